@@ -6,8 +6,7 @@ reasons. It is the fastest: 633 us for a photograph of 481x321, against 641 with
 torchvision and 765 with Pillow; all four use libjpeg-turbo and gave the same bits for 6,400
 photographs and for all chroma samplings (test_decode.py checks that). And it refuses what libjpeg
 only warns about, such as an image that ends too early, where the others paint the rest grey. Pillow
-reads the files that simplejpeg does not know, and all files on platforms without a wheel of it: the
-same pixels, slower, and without that strictness.
+reads the files that simplejpeg does not know.
 
 If a file has several frames or pages, the first one is the image, but for thumbnails in a TIFF.
 
@@ -29,7 +28,7 @@ from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError, features
+from PIL import Image, UnidentifiedImageError
 
 from datamodules.clock import DECODING
 from datamodules.files import jpeg
@@ -99,7 +98,6 @@ def metadata_after_pixels(file: IO[bytes]) -> bool:
 
 log = logging.getLogger(__name__)
 FORMATS = tuple(KNOWN)
-QUICK_JPEG = jpeg.AVAILABLE and features.check("libjpeg_turbo")
 REASONS = (
     "empty",  # no bytes
     "not an image",  # in none of the formats
@@ -285,7 +283,7 @@ def _plain_jpeg(data: jpeg.Bytes) -> DecodedImage | None:
 
     This costs 4 us beside simplejpeg; opening the file with Pillow as well costs 20 more.
     """
-    header = jpeg.read_header(data) if QUICK_JPEG else None
+    header = jpeg.read_header(data)
     if header is None or header.tagged or header.components not in (1, 3):
         return None
     if header.height * header.width > most_pixels():
@@ -428,6 +426,6 @@ def _from_cmyk(image: Image.Image, data: jpeg.Bytes | None, icc: bytes | None) -
 
 def _strictly(image: Image.Image, data: jpeg.Bytes | None, colors: str) -> NDArray[np.uint8] | None:
     # MPO is Pillow's name for a JPEG with further images after the first.
-    if data is None or not QUICK_JPEG or image.format not in ("JPEG", "MPO"):
+    if data is None or image.format not in ("JPEG", "MPO"):
         return None
     return jpeg.read_strictly(data, colors)

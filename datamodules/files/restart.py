@@ -87,19 +87,18 @@ def restart_offsets(data: bytes) -> NDArray[np.uint32]:
     """Return the offsets of a JPEG's segments, for ``decode_crop``.
 
     Args:
-        data: The whole file.
+        data: The result of ``encode_jpeg``.
 
     Returns:
         (2 + segments,) offsets of the frame header's marker, of the first coded byte, and of the
         marker after each segment, row by row.
 
     Raises:
-        ValueError: If the file has no restart markers that allow crops.
+        ValueError: If the file has no such markers.
     """
     header = jpeg.read_header(data)
-    problem = "it is not a JPEG with an ordinary header" if header is None else _unfit(data, header)
-    if header is None or problem:
-        raise ValueError(f"crops cannot be decoded by themselves: {problem}")
+    if header is None or not _is_fit(header):
+        raise ValueError("the JPEG has no restart markers by which its crops can be decoded")
     grid = _grid(data, header)
     coded = np.frombuffer(data, np.uint8, offset=header.scan)
     second = coded[1:]
@@ -107,29 +106,14 @@ def restart_offsets(data: bytes) -> NDArray[np.uint32]:
     markers = np.flatnonzero((coded[:-1] == 255) & (second != 0) & (second != 255))
     count = grid.rows * grid.across
     if len(markers) < count or (second[markers[:count]] != _marker_codes(count)).any():
-        raise ValueError(
-            f"crops cannot be decoded by themselves: the markers of its {count} segments are not "
-            "in order"
-        )
+        raise ValueError(f"the restart markers of the JPEG's {count} segments are not in order")
     ends = markers[:count] + header.scan
     return np.concatenate([[header.frame, header.scan], ends]).astype(np.uint32)
 
 
-def _unfit(data: jpeg.Bytes, header: jpeg.Header) -> str:
-    """Return why crops of a JPEG cannot be decoded by themselves, or ""."""
-    if header.process != BASELINE or header.precision != 8:
-        return "it is progressive, or not of 8 bits"
-    if header.tagged:
-        return "it has EXIF or a colour profile"
-    if not header.interval:
-        return "it has no restart markers"
-    # The scan header ends the header: a count, two bytes per component, three more.
-    if header.components != data[header.scan - 4 - 2 * header.components]:
-        return "its colours are in several scans"
-    columns = _grid(data, header).columns
-    if columns % header.interval:
-        return f"its segments of {header.interval} blocks straddle the rows of {columns} blocks"
-    return ""
+def _is_fit(header: jpeg.Header) -> bool:
+    """Return whether a header is one of our JPEGs with restart markers."""
+    return header.process == BASELINE and header.components == 3 and header.interval > 0
 
 
 def _grid(data: jpeg.Bytes, header: jpeg.Header) -> _Grid:
@@ -176,7 +160,7 @@ def decode_crop(
     header = jpeg.read_header(data)
     if header is not None and header.tagged:
         return None
-    if header is None or _unfit(data, header):
+    if header is None or not _is_fit(header):
         raise UnreadableImage(f"{name}: its header is damaged, or no longer has restart markers")
     bottom, right = box.top + box.height, box.left + box.width
     if min(box.top, box.left) < 0 or bottom > header.height or right > header.width:

@@ -236,7 +236,10 @@ def _images_of(source: str, what: str, refused: list[Refused]) -> dict[str, Memb
     if path.is_dir() or (has_wildcard(str(path)) and not path.exists()):
         found = by_key(images_of(str(path)), what)
         if not found:
-            raise ValueError(_no_images(path, source, what))
+            raise ValueError(
+                f"{what} {source!r} has no images ({EXPECTED}); give tars as 'folder/*.tar', and "
+                "an LMDB as its folder with data.mdb"
+            )
         return {key: _member(file) for key, file in found.items()}
     if not path.is_file():
         raise ValueError(
@@ -250,16 +253,6 @@ def _images_of(source: str, what: str, refused: list[Refused]) -> dict[str, Memb
 
 def _member(path: Path) -> Member:
     return path.suffix.lower().removeprefix("."), File(str(path))
-
-
-def _no_images(path: Path, source: str, what: str) -> str:
-    message = f"{what} {source!r} has no images"
-    if path.is_dir():
-        if next(path.glob("*.tar"), None):
-            return f"{message}, but tars: give them as {str(path / '*.tar')!r}"
-        if path.suffix == ".lmdb":
-            return f"{message}, and is not an LMDB either: it has no data.mdb"
-    return f"{message} ({EXPECTED})"
 
 
 # ---------------------------------------------------------------------------------------- of a list

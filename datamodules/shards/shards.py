@@ -8,11 +8,10 @@ import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
-from threading import BoundedSemaphore
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,6 @@ from datamodules.shards.index import (
     load_index,
     parse_index,
     read_index,
-    same_key_in_tars,
     save_index,
 )
 from datamodules.shards.reader import Reader, Tar, WrongBytes
@@ -43,7 +41,6 @@ from datamodules.shards.remote import (
     RetryPolicy,
     look_up,
     read_small,
-    scheme_of,
     shown,
 )
 from datamodules.shards.sample import Raw, add_text, decoded, raw_of
@@ -55,8 +52,6 @@ from files.numbers import NonNegativeInt, PositiveFloat
 from files.paths import expand_path
 
 log = logging.getLogger(__name__)
-FEW = 4  # shards of unknown size fetched at a time: no room can be reserved for them
-_TURNS = BoundedSemaphore(FEW)
 
 
 def wanted_of(url: str, policy: RetryPolicy) -> Wanted:
@@ -83,12 +78,11 @@ def load_remote_index(wanted: Wanted, folder: Path, cache: DiskCache) -> ShardIn
     """
     place = folder / f"{wanted.name}.idx.json"
     index = read_index(place)
-    if index is not None and wanted.size in (None, index.size):
+    if index is not None and wanted.size == index.size:
         return index
     index = _beside(wanted, cache.policy)
     if index is None:
-        with _TURNS if wanted.size is None else nullcontext():
-            index = _made(wanted, cache)
+        index = _made(wanted, cache)
     try:
         save_index(index, place)
     except OSError as error:
@@ -97,8 +91,6 @@ def load_remote_index(wanted: Wanted, folder: Path, cache: DiskCache) -> ShardIn
 
 
 def _beside(wanted: Wanted, policy: RetryPolicy) -> ShardIndex | None:
-    if scheme_of(wanted.url) == "pipe":
-        return None
     address, question, query = wanted.url.partition("?")
     data = read_small(f"{address}.idx.json{question}{query}", policy)
     if data is None:
@@ -108,7 +100,7 @@ def _beside(wanted: Wanted, policy: RetryPolicy) -> ShardIndex | None:
     except ValueError as error:
         log.warning("the index beside %s is damaged: %s", shown(wanted.url), error)
         return None
-    if index is not None and wanted.size not in (None, index.size):
+    if index is not None and wanted.size != index.size:
         log.warning(
             "the index beside %s is of a tar of %d bytes, but that tar has %s: making a new one",
             shown(wanted.url),
@@ -166,8 +158,6 @@ class Shards(Source):
         read_ahead: Number of remote shards that are downloaded ahead at a time; 0 for none.
         retries: How often a failed request to a server is repeated, with growing pauses.
         deadline: Seconds without progress after which a request fails, whatever ``retries`` is.
-        allow_pipes: Run urls of the form ``pipe:COMMAND``, and cache their output like a remote
-            shard. Commands in a configuration run with your permissions.
         stages: Your own functions of a webdataset sample, in this order, such as
             ``my.module.stage``: each gets a dict of ``__key__``, ``__url__`` and all members by
             suffix, as bytes or as an earlier stage left them, and returns such a dict, or None to
@@ -184,13 +174,12 @@ class Shards(Source):
         read_ahead: NonNegativeInt = 2,
         retries: NonNegativeInt = 8,
         deadline: PositiveFloat = 300.0,
-        allow_pipes: bool = False,
         stages: list[Callable[[dict[str, Any]], Any]] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.urls, self.shard_in_key, self.index_cache = urls, shard_in_key, index_cache
-        self.cache_dir, self.allow_pipes = cache_dir, allow_pipes
+        self.cache_dir = cache_dir
         self.cache_size = parse_bytes(cache_size, "Shards.cache_size")
         self.read_ahead, self.stages = read_ahead, stages or []
         self.policy = RetryPolicy(retries, deadline, stall=min(30.0, deadline / 4))
@@ -209,7 +198,7 @@ class Shards(Source):
             RemoteError: If a server cannot be reached, or refuses.
         """
         self._folder = folder = Path(expand_path(self.index_cache, "Shards.index_cache"))
-        names = list_shards(self.urls, self.allow_pipes, self.policy)
+        names = list_shards(self.urls, False, self.policy)
         cache = self._cache() if any(map(is_remote, names)) else None
         with _parallel_map(cache is not None) as apply:
             tars = list(apply(self._tar, names))
@@ -222,7 +211,7 @@ class Shards(Source):
         if without := len(table.lacking("txt")):
             of = f"{without} of {len(table.keys)}"
             log.warning("Shards.urls: %s samples have no txt; their caption is empty", of)
-        self._tars = list(map(_completed, tars, table.sizes, table.checksums))
+        self._tars = list(map(_completed, tars, table.checksums))
         self._table, self._ends = table, list(accumulate(table.counts))
         self._reader.close()
         self._reader = Reader(cache)
@@ -237,7 +226,7 @@ class Shards(Source):
     def _tar(self, name: str) -> Tar:
         if is_remote(name):
             wanted = wanted_of(name, self.policy)
-            return Tar(name, wanted.size or 0, wanted=wanted)
+            return Tar(name, wanted.size, wanted=wanted)
         state = os.stat(name)
         return Tar(name, state.st_size, state.st_mtime_ns)
 
@@ -263,7 +252,7 @@ class Shards(Source):
         return table
 
     def _refuse_duplicate(self, key: str, table: Table, parts: list[Table]) -> None:
-        names = list_shards(self.urls, self.allow_pipes, self.policy)
+        names = list_shards(self.urls, False, self.policy)
         count = sum(name == key for name in table.keys)
         where = [name for name, part in zip(names, parts, strict=True) if key in part.keys]
         raise ValueError(
@@ -273,9 +262,9 @@ class Shards(Source):
 
     def _advice(self, where: list[str]) -> str:
         """Return the fix for tars that share a key, or for a tar that has it twice."""
-        if len(where) == 1:
-            return "rename one of the members"
-        return same_key_in_tars(where[0], where[1], "shard_in_key: true", self.shard_in_key)
+        if len(where) == 1 or self.shard_in_key:
+            return "rename one of them"
+        return "list each tar once; if each counts from 0, set shard_in_key: true"
 
     @property
     def keys(self) -> Names:
@@ -417,7 +406,7 @@ def _shuffled_order(count: int) -> list[int]:
     return permutation(count, seed_of("indices", dist.get_rank())).tolist()
 
 
-def _completed(tar: Tar, size: int, checksum: str | None) -> Tar:
+def _completed(tar: Tar, checksum: str | None) -> Tar:
     if tar.wanted is None:
         return tar
-    return replace(tar, size=size, wanted=tar.wanted._replace(size=size, checksum=checksum))
+    return replace(tar, wanted=tar.wanted._replace(checksum=checksum))

@@ -29,7 +29,6 @@ class Table:
     Args:
         keys: (n) names of the samples.
         counts: Number of samples of each shard.
-        sizes: Size of each shard in bytes.
         checksums: Hexadecimal xxh3_128 of each shard, if known.
         columns: Places by field of ``FIELDS``, for fields that some sample has.
         notes: Warnings about skipped samples, logged at every start.
@@ -37,7 +36,6 @@ class Table:
 
     keys: Names
     counts: list[int]
-    sizes: list[int]
     checksums: list[str | None]
     columns: dict[str, Column]
     notes: list[str]
@@ -109,7 +107,6 @@ def table_of(shard: str, index: ShardIndex, prefix: str = "", needed: str = "hr"
     return Table(
         keys=Names.of(keys),
         counts=[len(keys)],
-        sizes=[index.size],
         checksums=[index.checksum],
         columns={
             field: np.array([sample.get(field, absent) for sample in samples], PLACE)
@@ -131,7 +128,6 @@ def joined(tables: Iterable[Table]) -> Table:
     return Table(
         keys=Names.concatenate([table.keys for table in tables]),
         counts=[count for table in tables for count in table.counts],
-        sizes=[size for table in tables for size in table.sizes],
         checksums=[checksum for table in tables for checksum in table.checksums],
         columns=columns,
         notes=[note for table in tables for note in table.notes],

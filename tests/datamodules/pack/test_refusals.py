@@ -36,8 +36,8 @@ OPTIONS = [
 SOURCES = [
     ("nothing", "does not exist"),
     ("empty", "has no images"),
-    ("x.lmdb", "no data.mdb"),
-    ("tars", "but tars: give them as"),
+    ("x.lmdb", "with data.mdb"),
+    ("tars", "give tars as"),
     ("tars/no*.tar", "matches no tar"),
     ("tars/short.tar", "truncated"),
     ("images/b.png", "single image"),
