@@ -61,7 +61,8 @@ def columns(runs: Sequence[compare.RunNumbers], asked: compare.Selection) -> lis
             None if result is None else _cell(result, of.get(identity(result), []))
             for result, of in zip(results, images, strict=True)
         ]
-        sign = {True: 1, False: -1}.get(first.get("higher_is_better"), 0)
+        higher = first.get("higher_is_better")
+        sign = 0 if higher is None else 1 if higher else -1
         values = [sign * cell.value for cell in cells if cell and math.isfinite(cell.value)]
         top = max(values, default=math.nan) if sign and len(values) > 1 else math.nan
         marked = [cell and cell._replace(best=sign * cell.value == top) for cell in cells]
@@ -98,8 +99,8 @@ def grid(names: Sequence[str], table: Sequence[Column], form: Format) -> str:
         head, *body = (" & ".join(row) + r" \\" for row in (["", *heads], *rows))
         lines = [rf"\begin{{tabular}}{{l{'r' * len(heads)}}}", r"\toprule", head, r"\midrule"]
         return "\n".join([*lines, *body, r"\bottomrule", r"\end{tabular}"]) + "\n"
-    lines = [["", *heads], ["---", *["---:"] * len(heads)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    rule = ["---", *["---:"] * len(heads)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (["", *heads], rule, *rows)) + "\n"
 
 
 def _count(cells: Sequence[Cell | None]) -> str:
