@@ -16,6 +16,7 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path, PurePath
 from typing import BinaryIO
 
@@ -43,6 +44,10 @@ FORMATS = {
     "GIF": (".gif",),
     "AVIF": (".avif", ".avifs"),
 }
+HEIF = (".heic", ".heif", ".hif")
+if find_spec("pillow_heif") is not None:  # the extra `heic`
+    FORMATS["HEIF"] = HEIF
+RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2")  # of cameras
 IMAGE_EXTENSIONS = frozenset(ending for endings in FORMATS.values() for ending in endings)
 VIDEO_EXTENSIONS = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv"}
@@ -219,12 +224,17 @@ def by_key(images: Iterable[tuple[str, Path]], what: str) -> dict[str, Path]:
 
 
 def count_by_ending(paths: Iterable[Path]) -> str:
-    """Count files by ending, e.g. ``3 .heic, 2 .txt``."""
+    """Count files by ending, e.g. ``3 .heic, 2 .txt``, and say what would read them."""
     counts = Counter(_ending(path) for path in paths).most_common()
     shown = [f"{count} {ending}" for ending, count in counts[:SHOWN_ENDINGS]]
     if more := sum(count for _, count in counts[SHOWN_ENDINGS:]):
         shown.append(f"{more} others")
-    return ", ".join(shown)
+    advice = ""
+    if any(ending in HEIF for ending, _ in counts):
+        advice = "; HEIC is read with the extra heic: pip install -c constraints.txt -e '.[heic]'"
+    if any(ending in RAW for ending, _ in counts):
+        advice += "; a camera's raw files must be developed first, as by darktable-cli"
+    return ", ".join(shown) + advice
 
 
 def glob_paths(pattern: str, root: str = "") -> list[str]:

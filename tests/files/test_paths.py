@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from files.paths import (
+    count_by_ending,
     existing_part,
     expand_path,
     fixed_part,
@@ -157,8 +158,8 @@ def test_what_is_left_out_is_named_by_its_ending(
     for name in (
         "a.jfif",
         "b.JPG",
-        "c.heic",
-        "d.HEIC",
+        "c.psd",
+        "d.PSD",
         "e.txt",
         "f",
         ".DS_Store",
@@ -170,7 +171,7 @@ def test_what_is_left_out_is_named_by_its_ending(
         found = list_images(Path())
     assert [path.name for path in found] == ["a.jfif", "b.JPG", "x.mpo", "y.tif"]
     assert (
-        "not images by their names: 2 .heic, 1 hidden, 1 .txt, 1 without an ending" in caplog.text
+        "not images by their names: 2 .psd, 1 hidden, 1 .txt, 1 without an ending" in caplog.text
     )
 
 
@@ -211,3 +212,9 @@ def test_files_are_opened(here: Path) -> None:
     for missing in ("none", "loop"):
         with pytest.raises(OSError, match=r"No such file|Too many levels"):
             open_regular(missing)
+
+
+def test_what_would_read_other_files() -> None:
+    said = count_by_ending([Path("a.dng"), Path("b.txt")])
+    assert said.startswith("1 .dng, 1 .txt; ")
+    assert "darktable" in said
