@@ -119,10 +119,10 @@ class SDSR(Direct):
             self.upscaler.load_weights(find("upscaler_weights", self.upscaler_weights))
 
     def setup(self, stage: str) -> None:
-        """Check the frozen parts, and refuse ``fit``.
+        """Check the frozen parts.
 
         Raises:
-            ValueError: As in ``Direct.setup``, or if the upscaler has random weights.
+            ValueError: As in ``FromBase.setup``, or if the upscaler has random weights.
         """
         super().setup(stage)
         if self.upscaler.needs_weights:

@@ -52,7 +52,6 @@ class RoundTrip(NothingToTrain, InLatents, SuperResolver):
             ``Autoencoder``, its authors' file, or a name of ``configs/weights.yaml``.
     """
 
-    instead = "use test, or another model.class_path for fit"
     latent_pairs = True
 
     def __init__(
