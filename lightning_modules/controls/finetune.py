@@ -135,13 +135,6 @@ class FineTune(FromBase):
         """Whether something is trained: always."""
         return True
 
-    def _check_flags(self) -> None:
-        super()._check_flags()
-        if not self.base_frozen and self.denoiser.flags.frozen:
-            raise ValueError(
-                "FineTune trains the base itself: set frozen in its flags to false, or use LoRA"
-            )
-
 
 class LoRA(FineTune):
     """Train low-rank updates of the base's linear layers at the target's size.

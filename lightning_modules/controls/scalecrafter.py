@@ -240,8 +240,7 @@ class ScaleCrafter(NetworkPatch):
         """As ``NetworkPatch.options``."""
         factors = " ".join(f"{name}={factor:g}" for name, factor in self.factors.items())
         own: dict[str, str | int | float] = {"factors": factors, "tau": self.tau}
-        if self.progressive:
-            own["progressive"] = "true"
+        own |= {"progressive": "true"} if self.progressive else {}
         if self.damped_steps:
             own["damped"] = f"{self.damped_steps} {' '.join(self.damped_without)}"
         if self.freeu is not None:

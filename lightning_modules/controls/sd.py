@@ -34,8 +34,6 @@ from lightning_modules.sampling.tiling import padded
 if TYPE_CHECKING:
     from files.batch import Batch
 
-UpscalerCallable = Callable[[float], SuperResolver]
-
 
 class SDSR(Direct):
     """The frozen base at its own size, then a frozen upscaler. Nothing is trained.
@@ -58,7 +56,7 @@ class SDSR(Direct):
         self,
         scale: float,
         *,
-        upscaler: UpscalerCallable,
+        upscaler: Callable[[float], SuperResolver],
         upscaler_weights: str | None = None,
         upscaler_scale: PositiveFloat | None = None,
         **kwargs: Any,

@@ -23,8 +23,6 @@ from lightning_modules.noise import Noise
 if TYPE_CHECKING:
     from files.batch import Batch
 
-Image = Literal["hr", "bicubic"]
-
 
 class Bicubic(NothingToTrain, SuperResolver):
     """Enlarge with the cubic kernel of MATLAB and Pillow (a = -0.5).
@@ -58,7 +56,7 @@ class RoundTrip(NothingToTrain, InLatents, SuperResolver):
         self,
         scale: float,
         space: Space,
-        of: Image = "bicubic",
+        of: Literal["hr", "bicubic"] = "bicubic",
         space_weights: str | None = None,
     ) -> None:
         super().__init__(scale, space_weights=space_weights)
