@@ -49,7 +49,6 @@ from commands.distributed.heartbeat import Ranks
 from commands.distributed.launch import (
     own_plugins,
     own_strategy,
-    own_timers,
     refuse_unsupported,
 )
 from commands.distributed.preflight import start_facts
@@ -65,6 +64,7 @@ from commands.run.directory import RunDirectory, RunOptions, experiment_name, ru
 from commands.run.files import fingerprint, why_unseen
 from commands.run.loggers import keep_earlier_metrics, name_loggers
 from commands.run.weights import find_weights, freezes, load_trained, needed_files, weights_are_read
+from commands.signals import Stopped
 from commands.tracebacks import sentence_of, status_of
 from commands.world import agree
 from datamodules.base import SRDataModule
@@ -74,7 +74,6 @@ from files.numbers import NonNegativeInt
 from files.paths import expand_path
 from files.yaml_loader import plain_yaml
 from lightning_modules.base import ImageModel, SuperResolver
-from lightning_modules.sampling.stopping import Stopped
 from lightning_modules.sampling.tiling import Tiling
 
 log = logging.getLogger(__name__)
@@ -247,9 +246,7 @@ class EnlargerCLI(CommandsCLI):
         if config.ckpt_path is not None:
             config.ckpt_path = expand_path(config.ckpt_path, "ckpt_path")
         self.ranks = Ranks(
-            None if self.subcommand in DRY_RUN_COMMANDS else self.run.path,
-            60 * options.preflight_minutes,
-            *(options.heartbeat_seconds, options.lost_after_seconds),
+            60 * options.preflight_minutes, options.heartbeat_seconds, options.lost_after_seconds
         )
         self.ranks.signals.saves = self.subcommand == "fit"
         own = weights_are_read(self.run, config, self.fits)
@@ -310,7 +307,6 @@ class EnlargerCLI(CommandsCLI):
             trainer.logger = DescribedLogger(str(self.run.path))
         if self.subcommand == "fit" and not trainer.barebones:
             trainer.logger = with_record(trainer.logger, self.run.path)
-        given += own_timers(trainer, given)
         trainer.callbacks = [
             Start(self.ranks, self._facts, self.config_dump),
             Stops(self.ranks),

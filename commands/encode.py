@@ -10,13 +10,13 @@ and the first process gives the shards their names.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import itertools
 import json
 import logging
 import tarfile
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -38,11 +38,8 @@ from datamodules.degrading import degradation_of
 from datamodules.files.decode import UnreadableImage
 from datamodules.loading import expect_workers, start_worker
 from datamodules.order.keys import digest_of
-from datamodules.pack.joining import Adopting
-from datamodules.pack.journal import Journal, Stage, own_shards
-from datamodules.pack.packing import Progress
-from datamodules.pack.parts import Blocks
-from datamodules.parts import digest_of as digest_of_job
+from datamodules.pack.blocks import Blocks, Record, Report
+from datamodules.pack.packing import counted
 from datamodules.samples import Flips, Images, SampleDraws, draw_turn, turned
 from datamodules.shards.index import split_name
 from datamodules.shards.writer import Members, ShardWriter, find_shards
@@ -51,7 +48,7 @@ from datamodules.sources.latents import ABOUT, Latents
 from datamodules.sources.triplets import Triplets
 from degradations.draws import seed_of
 from files.numbers import PositiveInt
-from files.owned import remove_file, remove_folder, remove_leftovers, write_whole
+from files.owned import remove_file, write_whole
 from files.paths import expand_path
 from lightning_modules.base import ImageModel
 
@@ -256,66 +253,51 @@ class Encoding:
         self.count = len(self.squares) * options.crops_per_image
 
     @property
-    def journal(self) -> Path:
-        """Path of the journal."""
-        return self.out / f"{NAME}.journal.jsonl"
-
-    @property
-    def _all_of_job(self) -> dict[str, Any]:
-        job: dict[str, Any] = json.loads(json.dumps(self._job()))
-        return job
-
-    @property
     def _blocks(self) -> Blocks:
-        digest = digest_of_job(self._all_of_job)
-        return Blocks(self.out, NAME, self.count, self.options.samples_per_shard, digest)
+        job = json.loads(json.dumps(self._job()))
+        fix = "give another --encode.out, or --encode.overwrite true"
+        return Blocks(self.out, NAME, self.count, self.options.samples_per_shard, job, fix)
 
     def run(self) -> None:
-        """Continue where the journal ends, in one process."""
-        with Journal(self.journal) as journal:
-            todo = self._begin(journal)
-            self._write_blocks(todo)
-            self._join(journal)
-            self._finish()
+        """Encode the missing blocks, in one process."""
+        self._write_blocks(self._begin())
+        self._finish()
 
     def run_together(self, ranks: Together) -> None:
-        """Continue where the journal ends, in all processes.
+        """Encode the missing blocks, in all processes.
 
         Raises:
             ConfigurationError: If one of them fails; the others finish their blocks before.
         """
-        with contextlib.ExitStack() as opened:
-            journal, todo, failure = None, None, ""
-            if ranks.rank == 0:
-                try:
-                    journal = opened.enter_context(Journal(self.journal))
-                    todo = self._begin(journal)
-                except (OSError, ValueError) as error:
-                    failure = str(error)
-            todo = ranks.gather((todo, failure))[0]
-            if todo[1]:
-                raise ConfigurationError(todo[1])
+        todo, failure = list[int](), ""
+        if ranks.rank == 0:
             try:
-                self._write_blocks(todo[0][ranks.rank :: ranks.size])
+                todo = self._begin()
             except (OSError, ValueError) as error:
-                failure = f"process {ranks.rank}: {error}"
-            if failed := [text for text in ranks.gather(failure) if text]:
-                raise ConfigurationError(
-                    f"{'; '.join(failed)}. What the other processes have encoded stays: give the "
-                    "same command to go on"
-                )
-            if journal is not None:
-                try:
-                    self._join(journal)
-                    self._finish()
-                except (OSError, ValueError) as error:
-                    failure = str(error)
-            if failure := ranks.gather(failure)[0]:
-                raise ConfigurationError(failure)
+                failure = str(error)
+        todo, failed = ranks.gather((todo, failure))[0]
+        if failed:
+            raise ConfigurationError(failed)
+        try:
+            self._write_blocks(todo[ranks.rank :: ranks.size])
+        except (OSError, ValueError) as error:
+            failure = f"process {ranks.rank}: {error}"
+        if failures := [text for text in ranks.gather(failure) if text]:
+            raise ConfigurationError(
+                f"{'; '.join(failures)}. What the other processes have encoded stays: give the "
+                "same command to go on"
+            )
+        if ranks.rank == 0:
+            try:
+                self._finish()
+            except (OSError, ValueError) as error:
+                failure = str(error)
+        if failure := ranks.gather(failure)[0]:
+            raise ConfigurationError(failure)
 
     def _job(self) -> dict[str, Any]:
         settings = {k: v for k, v in asdict(self.options).items() if k not in ("out", "overwrite")}
-        if not settings["texts"]:  # as in journals before this option
+        if not settings["texts"]:  # as before this option
             del settings["texts"]
         made = {"space": self.space.identity, "seed": self.seed, "scale": self.model.scale}
         images = {"count": len(self.source.keys), "digest": digest_of(self.source.keys)}
@@ -326,81 +308,42 @@ class Encoding:
             made["augment"] = repr(self.augment)
         return {**settings, **made, "images_of": images, "degradation": lr}
 
-    def _begin(self, journal: Journal) -> list[int]:
+    def _begin(self) -> list[int]:
         """Compare with earlier output, and return the blocks that are not encoded yet."""
-        job, folder = self._all_of_job, self._blocks.folder
-        if journal.job and not self.options.overwrite:
-            changed = [k for k in job if job[k] != journal.job.get(k)]
-            if changed:
-                raise ConfigurationError(
-                    f"{self.out} holds latents with other settings ({', '.join(changed)}): give "
-                    "another --encode.out, or --encode.overwrite true to replace them"
-                )
-            if journal.done:
-                return []
-            last = journal.finished[-1].next if journal.finished else (0, 0)
-            return [n for n in range(len(self._blocks)) if not self._blocks.is_whole(n, last)]
-        if find_shards(self.out, NAME) and not self.options.overwrite:
-            raise ConfigurationError(
-                f"{self.out} holds unknown shards {NAME}-*.tar: give another --encode.out"
-            )
-        for path in own_shards(self.out, NAME, journal, [self.out / ABOUT]):
-            remove_file(path)
-        if folder.exists():
-            remove_folder(folder, self._blocks.known)
-        journal.begin(job)
-        return list(range(len(self._blocks)))
+        blocks = self._blocks
+        try:
+            blocks.begin(self.options.overwrite)
+            if self.options.overwrite:
+                remove_file(self.out / ABOUT)
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from error
+        return blocks.todo(range(len(blocks)))
 
     def _write_blocks(self, todo: Sequence[int]) -> None:
         """Encode some blocks into shards of their own."""
         blocks = self._blocks
         spans = [blocks.numbers(block) for block in todo]
-        with Progress(sum(map(len, spans)), 0) as progress:
-            for block, span, squares in zip(todo, spans, self._read(spans), strict=True):
-                with Journal(blocks.journal(block)) as journal:
-                    blocks.clear(block)
-                    journal.begin(blocks.job(block))
-                    writer = ShardWriter(blocks.folder, blocks.shards_name(block), len(span))
-                    self._fill(journal, writer, squares, span.stop, progress)
+        numbers = list(itertools.chain.from_iterable(spans))
+        with closing(counted(numbers, len(numbers))) as done:
+            for block, squares in zip(todo, self._read(spans), strict=True):
+                with blocks.writing(block) as (writer, record):
+                    self._fill(writer, record, squares, done)
 
     def _fill(
         self,
-        journal: Journal,
         writer: ShardWriter,
+        record: Record,
         squares: Iterator[dict[str, Any]],
-        stop: int,
-        progress: Progress,
+        done: Iterator[int],
     ) -> None:
-        """Encode squares, and end the journal."""
-        stage = Stage()
-        try:
-            for batch in self._batches(squares):
-                for item, sample in zip(batch, self._encoded(batch), strict=True):
-                    if sample is None:
-                        stage.refused.append((item["number"], "unreadable", item["error"]))
-                    else:
-                        writer.add(item["key"], sample)
-                    progress.step()
-            if writer.samples:
-                journal.append(stage.finished(writer, (stop, 0)))
-                stage = Stage()
-            stage.next = (stop, 0)
-            journal.append(stage)
-        finally:
-            writer.abandon()
-
-    def _join(self, journal: Journal) -> None:
-        """Give the shards of all blocks their names."""
-        blocks = self._blocks
-        if not journal.done:
-            adopting = Adopting(journal, blocks)
-            for block in range(len(blocks)):
-                adopting.join(blocks.done(block))
-            adopting.end()
-            _warn(journal)
-        remove_leftovers(blocks.folder, blocks.known)
-        if blocks.folder.exists():
-            remove_folder(blocks.folder, blocks.known)
+        """Encode the squares of a block."""
+        for batch in self._batches(squares):
+            for item, sample in zip(batch, self._encoded(batch), strict=True):
+                if sample is None:
+                    record.refused.append((item["number"], "unreadable", item["error"]))
+                else:
+                    writer.add(item["key"], sample)
+                next(done)
 
     def _read(self, spans: Sequence[range]) -> Iterator[Iterator[dict[str, Any]]]:
         """Yield the squares of each span of numbers, in order."""
@@ -465,7 +408,12 @@ class Encoding:
         return z.float().cpu()
 
     def _finish(self) -> None:
-        """Write ``encode.json``, which marks the output as complete."""
+        """Give the shards their names, and write ``encode.json``, which marks them as complete."""
+        blocks = self._blocks
+        if refused := blocks.join(_refused)["refused"]:
+            log.warning(
+                "%d squares were skipped; see %s for the reasons", len(refused), blocks.report
+            )
         shards = find_shards(self.out, NAME)
         if not shards:
             raise ConfigurationError(
@@ -520,10 +468,9 @@ def _latents(shard: Path) -> Iterator[NDArray[np.float64]]:
                 yield np.load(io.BytesIO(content)).astype(np.float64)
 
 
-def _warn(journal: Journal) -> None:
-    refused = sum(len(stage.refused) for stage in journal.stages)
-    if refused:
-        log.warning("%d squares were skipped; see %s for the reasons", refused, journal.path)
+def _refused(records: Sequence[Record]) -> Report:
+    """Return the squares that were skipped, for the report."""
+    return {"refused": [one for record in records for one in record.refused]}
 
 
 class _Chained(Sampler[int]):

@@ -25,7 +25,6 @@ BY_GROUP = {
         "freeze": "Write degraded images into files, for other programs.",
         "prompt": "Write the embeddings of one prompt to a file, in place of a text encoder.",
         "weights": "List published weights, and download them.",
-        "schema": "Write JSON Schemas of configurations, with which editors complete keys.",
     },
     "share": {
         "export": "Write the best weights of a run for other programs: export RUN.",
@@ -46,5 +45,4 @@ TOOLS = {
     "freeze": "degradations.tools.freeze",
     "prompt": "lightning_modules.backbone.prompt",
     "weights": "callbacks.weights",
-    "schema": "commands.schema",
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import ParamSpec, TypeVar
 
 from files.batch import Seconds
 
@@ -25,8 +25,6 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        # If set, it makes each of these calls, given the function and its arguments.
-        self.around: Callable[..., Any] | None = None
         self._within = False
 
     def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
@@ -38,8 +36,6 @@ class Stopwatch:
                 return function(*args, **kwargs)
             self._within, begun = True, time.perf_counter()
             try:
-                if self.around is not None:
-                    return cast("T", self.around(function, *args, **kwargs))
                 return function(*args, **kwargs)
             finally:
                 self.seconds += time.perf_counter() - begun

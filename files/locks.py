@@ -43,6 +43,26 @@ def lock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
+def try_lock(descriptor: int, shared: bool = False) -> bool:
+    """Lock an open file or folder, unless another process holds it.
+
+    Args:
+        descriptor: The open file or folder.
+        shared: Let other processes share it, so that only an exclusive lock is refused.
+
+    Returns:
+        Whether no other process holds it; always true on a disk without locks.
+    """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a disk without locks
+        pass
+    return True
+
+
 def unlock(descriptor: int) -> None:
     """Free a lock, also where a forked child still has the descriptor, and close it."""
     with contextlib.suppress(OSError):  # a disk without locks

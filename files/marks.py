@@ -16,8 +16,7 @@ _MARKS = {
     r"results\.csv": rb"dataset,scale,checkpoint",
     r"best\.json": rb'\{\s*"monitor": ',
     r"encode\.json": rb'\{\s*"version": \d+,\s*"source": ',
-    r".+\.report\.json": rb'\{\s*"options": ',
-    r".+\.index\.jsonl": rb'\{"shard": ',
+    r".+\.report\.json": rb'\{\s*"job": ',
 }
 MARKS = [(re.compile(name), re.compile(mark, re.DOTALL)) for name, mark in _MARKS.items()]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,14 @@ from lightning_modules.weights import (
     Weights,
     check_sources,
     check_tensors,
-    compare_part,
     loaded_apart,
     read_weights,
     recognised,
     sources,
+    unlike,
 )
 
-PROCESSES = {"process", "schedule"}  # arguments with `settings`
+log = logging.getLogger(__name__)
 
 
 class Loaded(Method, LightningModule):
@@ -40,6 +41,7 @@ class Loaded(Method, LightningModule):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.loaded_with: dict[str, Any] = {}
+        self._find: Callable[[str, str], Path] | None = None
 
     @property
     def needs_weights(self) -> bool:
@@ -51,8 +53,10 @@ class Loaded(Method, LightningModule):
 
         Args:
             find: Returns the file for an argument's name and value. The value is a path, the
-                folder of a run, or a name of ``configs/weights.yaml``.
+                folder of a run, or a name of ``configs/weights.yaml``. It is kept for ``setup``,
+                which loads what only training needs.
         """
+        self._find = find
 
     def load_weights(self, path: str | Path) -> None:
         """Load weights without optimiser state.
@@ -93,19 +97,22 @@ class Loaded(Method, LightningModule):
     def trained_with(self) -> dict[str, Any]:
         """Settings that weights are trained with and tensors do not show, of plain types.
 
-        They are stored in checkpoints and exported files, for ``compare``. ``process`` and
-        ``schedule`` are the ``settings`` of the attributes of these names.
+        They are stored in checkpoints and exported files, for ``compare``.
         """
         return {}
 
     def compare(self, weights: Weights) -> None:
-        """Warn if weights were trained with another process or schedule, which tensors do not show.
+        """Warn if weights were trained with other settings, which tensors do not show.
 
         Args:
             weights: The weights that are about to be loaded.
         """
-        for name in PROCESSES & self.trained_with.keys():
-            compare_part(weights, name, getattr(self, name))
+        if found := unlike(self.trained_with, weights.trained_with):
+            log.warning(
+                "%s was trained with other settings of the model (%s): its outputs are wrong until "
+                "it has been trained further",
+                *(weights.name, "; ".join(found)),
+            )
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map the tensors of the authors' file to this model's names.
@@ -120,6 +127,15 @@ class Loaded(Method, LightningModule):
             Tensors by this model's names.
         """
         return tensors
+
+    def with_parts(self, **parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of the model, those of some parts from a file.
+
+        Args:
+            **parts: By the attribute's name, tensors by the part's own names.
+        """
+        others = {k: v for k, v in self.state_dict().items() if k.partition(".")[0] not in parts}
+        return others | {f"{part}.{k}": v for part, of in parts.items() for k, v in of.items()}
 
     def _named(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         bare = bare_names(tensors)

@@ -31,13 +31,12 @@ from files.numbers import NonNegativeInt, PositiveInt, UnitInterval
 from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.library import repeated, resized
 from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.controls.larger import Aspect, FromBase, Predict, Rule, cascade_sizes
+from lightning_modules.controls.larger import FromBase, Predict, cascade_sizes
 from lightning_modules.networks.attachments import Attachment, Blocks, Skips
 from lightning_modules.networks.feature_upsampler import FeatureUpsampler, Places
 from lightning_modules.noise import Noise, Size
 from lightning_modules.sampling.captions import drop_captions, frames_of, training_images
 from lightning_modules.settings import as_option, changed
-from lightning_modules.weights import Weights
 
 if TYPE_CHECKING:
     from files.batch import Batch
@@ -51,10 +50,9 @@ class Cascade:
     """The stages of Self-Cascade.
 
     Args:
-        stages: ``geometric``: the fewest stages of one factor with at most four times the pixels
-            each; ``x4_then_rest``; or their sizes, [[1024, 1024], [2048, 2048]].
-        aspect: If ``base_size`` has another aspect ratio than the output: with ``target`` the base
-            stage has the output's, with as many pixels; with ``base`` the first stage changes it.
+        stages: Sizes of the stages, [[1024, 1024], [2048, 2048]]; by default the fewest of one
+            factor with at most four times the pixels each. The base stage has as many pixels as
+            ``base_size``, and the output's aspect ratio.
         multiple: All sides must be multiples of this, in pixels; the space's factor by default. 64
             avoids odd sides within Stable Diffusion.
         pivot_strength: K as a share of all timesteps. By default the stages begin at the
@@ -65,8 +63,7 @@ class Cascade:
         pivot_resize: ``bilinear`` interpolation, as in the paper, or ``bicubic``, as released.
     """
 
-    stages: Rule | list[tuple[PositiveInt, PositiveInt]] = "geometric"
-    aspect: Aspect = "target"
+    stages: list[tuple[PositiveInt, PositiveInt]] | None = None
     multiple: PositiveInt | None = None
     pivot_strength: UnitInterval | None = None
     pivot_space: Literal["latent", "rgb"] = "latent"
@@ -199,7 +196,7 @@ class SelfCascade(FromBase):
             ValueError: If the target is smaller than the base, or a side is no multiple.
         """
         base = self.trained_size(target)
-        return cascade_sizes(base, target, self.cascade.stages, self.cascade.aspect, self.multiple)
+        return cascade_sizes(base, target, self.cascade.stages, self.multiple)
 
     def stage(
         self,
@@ -347,16 +344,6 @@ class SelfCascade(FromBase):
         """K, below which upsamplers are trained."""
         return {"K": self.K}
 
-    def compare(self, weights: Weights) -> None:
-        """Warn if the upsamplers were trained for another K."""
-        super().compare(weights)
-        trained = weights.trained_with.get("K", self.K)
-        if trained != self.K:
-            log.warning(
-                "%s was trained below timestep %d, and cascade.pivot_strength makes that %d",
-                *(weights.name, trained, self.K),
-            )
-
 
 @torch.no_grad()
 def time_embedding(unet: Any, t: Tensor, condition: Condition) -> Tensor:
@@ -365,7 +352,7 @@ def time_embedding(unet: Any, t: Tensor, condition: Condition) -> Tensor:
     Args:
         unet: The U-Net.
         t: (B,) timesteps.
-        condition: The condition; ``noise_level`` is ignored.
+        condition: The condition.
     """
     dtype = next(unet.parameters()).dtype
     embedded: Tensor = unet.time_embedding(unet.time_proj(t).to(dtype))

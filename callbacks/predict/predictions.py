@@ -39,8 +39,7 @@ WHERE = frozenset({"count", "samples", "names", "root", "files", "file", "recurs
 
 # Have fields of their own, are linked to another key, or change nothing but the memory.
 APART = frozenset(
-    {"model.class_path", "model.init_args.scale", "model.init_args.weights"}
-    | {"tiling.batch", "tiling.together"}
+    {"model.class_path", "model.init_args.scale", "model.init_args.weights"} | {"tiling.batch"}
 )
 TRAINING = ("model.init_args.optimizer", "model.init_args.lr_scheduler")
 Options = dict[str, Any]

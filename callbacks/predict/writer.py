@@ -211,8 +211,8 @@ class Writer(Callback):
         self.skipped = len(done)
         check_folder(self._root, to_write=len(done) < len(keys))
         datamodule.skip_in_predict(done)
-        if self._videos and not method_of(pl_module).tiles_are_shared:
-            self._abandon = datamodule.abandon_in_predict  # else all need the same frames
+        if self._videos:
+            self._abandon = datamodule.abandon_in_predict
         ours = sum(self._lines.find(self._name(key)) is not None for key in keys)
         if trainer.is_global_zero and ours > len(done):
             text = "%s: %d outputs were made otherwise, and are made again"
@@ -241,8 +241,6 @@ class Writer(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Submit the images of one batch to the writing threads."""
-        if method_of(pl_module).tiles_are_shared and not trainer.is_global_zero:
-            return  # all processes have this output
         dataset = predicted_dataset(trainer, dataloader_idx)
         keys = [key.removeprefix(f"{getattr(dataset, 'name', '')}/") for key in batch["key"]]
         if "error" in batch:

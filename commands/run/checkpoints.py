@@ -46,10 +46,10 @@ from commands.run.files import (
     write_atomically,
     write_whole,
 )
+from commands.signals import Stopped
 from files.method import method_of
 from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveInt
 from files.owned import remove_file
-from lightning_modules.sampling.stopping import Stopped
 
 
 def batches_done(trainer: Trainer) -> int:

@@ -6,8 +6,7 @@ reasons. It is the fastest: 633 us for a photograph of 481x321, against 641 with
 torchvision and 765 with Pillow; all four use libjpeg-turbo and gave the same bits for 6,400
 photographs and for all chroma samplings (test_decode.py checks that). And it refuses what libjpeg
 only warns about, such as an image that ends too early, where the others paint the rest grey. Pillow
-reads the files that simplejpeg does not know, and all files on platforms without a wheel of it: the
-same pixels, slower, and without that strictness.
+reads the files that simplejpeg does not know.
 
 If a file has several frames or pages, the first one is the image, but for thumbnails in a TIFF.
 
@@ -29,7 +28,7 @@ from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError, features
+from PIL import Image, UnidentifiedImageError
 
 from datamodules.clock import DECODING
 from datamodules.files import jpeg
@@ -37,13 +36,10 @@ from datamodules.files.deep import (
     Pixels,
     Unsupported,
     bits_of_tiff,
-    kind_of_tiff,
     png_16,
     tiff_16,
-    to_srgb_16,
 )
 from datamodules.files.exif import tiff_exif
-from datamodules.workers import CRASH, TOO_SLOW
 from files.colours import GREY, describe
 from files.image_profiles import image_of, orientation_of, space_of, to_srgb, upright
 from files.paths import FORMATS as KNOWN
@@ -102,7 +98,6 @@ def metadata_after_pixels(file: IO[bytes]) -> bool:
 
 log = logging.getLogger(__name__)
 FORMATS = tuple(KNOWN)
-QUICK_JPEG = jpeg.AVAILABLE and features.check("libjpeg_turbo")
 REASONS = (
     "empty",  # no bytes
     "not an image",  # in none of the formats
@@ -112,8 +107,6 @@ REASONS = (
     "unsupported",  # whole, but of a kind that has no RGB form here
     "checksum",  # not the bytes in the shard's index
     "missing",
-    TOO_SLOW,  # for the limit of `pack` and `stats`
-    CRASH,  # of the decoder, with its process
     "not a file",  # but a folder, a pipe, a socket or a device
     "unreadable",  # by this user, or by the disk
 )
@@ -271,8 +264,8 @@ def decode(data: jpeg.Bytes, name: str, srgb: bool = False) -> DecodedImage:
         name: The image's name in error messages.
         srgb: Convert pixels from the file's colour profile to sRGB, by relative colorimetry, as
             training and evaluation need one colour space. An sRGB profile changes nothing, and a
-            broken one is ignored. 16-bit pixels with a profile of tables stay unchanged, with the
-            profile in ``icc``. CMYK is always converted, as its RGB depends on a profile.
+            broken one is ignored. 16-bit pixels that are converted become 8-bit ones. CMYK is
+            always converted, as its RGB depends on a profile.
 
     Raises:
         UnreadableImage: If ``data`` is not an image, is broken, or is of a kind without RGB form.
@@ -290,7 +283,7 @@ def _plain_jpeg(data: jpeg.Bytes) -> DecodedImage | None:
 
     This costs 4 us beside simplejpeg; opening the file with Pillow as well costs 20 more.
     """
-    header = jpeg.read_header(data) if QUICK_JPEG else None
+    header = jpeg.read_header(data)
     if header is None or header.tagged or header.components not in (1, 3):
         return None
     if header.height * header.width > most_pixels():
@@ -327,32 +320,9 @@ def _diagnosis(data: jpeg.Bytes, error: Exception) -> tuple[str, str]:
         )
         if not known:
             return "not an image", text
-        kind = kind_of_tiff(data)
-        if kind is not None:
-            return "unsupported", kind
-    if TRUNCATED.search(text) or (_cut_short(data) and "checksum" not in text):
+    if TRUNCATED.search(text):
         return "truncated", f"the file is truncated: {text}"
     return "damaged", text
-
-
-def _cut_short(data: bytes) -> bool:
-    """Return whether the end is missing that the format requires."""
-    start = data[:2]
-    if start == jpeg.START:
-        header = jpeg.read_header(data)
-        return data.rfind(jpeg.END, header.scan if header else 0) < 0
-    if start == PNG:
-        return data.rfind(b"IEND") < 0
-    if start == GIF:
-        return not data.rstrip(b"\0").endswith(b";")
-    if start in (TIFF_LITTLE, TIFF_BIG):  # the offset of its directory
-        order = "<" if start == TIFF_LITTLE else ">"
-        return len(data) < 8 or struct.unpack_from(order + "I", data, 4)[0] >= len(data)
-    sizes = {RIFF: (4, 8), BMP: (2, 0)}  # offset of the file's size, and what it omits
-    if start not in sizes:
-        return False
-    at, more = sizes[start]
-    return int.from_bytes(data[at : at + 4], "little") + more > len(data)
 
 
 class _Raw(NamedTuple):
@@ -417,10 +387,19 @@ def _pixels(image: Image.Image, data: jpeg.Bytes | None, srgb: bool) -> _Raw:
 
 
 def _converted_16(raw: _Raw, srgb: bool) -> _Raw:
+    """Return the pixels in sRGB; of 8 bits if they are converted, as Pillow converts no others."""
     icc = raw.icc or raw.grey_icc
-    deep = cast(NDArray[np.uint16], raw.rgb)
-    converted = to_srgb_16(deep, icc) if srgb and icc else None
-    return raw if converted is None else _Raw(converted, raw.alpha)
+    if not (srgb and icc):
+        return raw
+    rgb = _eight_bits(raw.rgb)
+    converted = to_srgb(rgb if raw.icc else rgb[..., 0], icc)
+    if converted is None:
+        return raw
+    return _Raw(converted, None if raw.alpha is None else _eight_bits(raw.alpha))
+
+
+def _eight_bits(pixels: Pixels) -> NDArray[np.uint8]:
+    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def _pixels_8(
@@ -447,6 +426,6 @@ def _from_cmyk(image: Image.Image, data: jpeg.Bytes | None, icc: bytes | None) -
 
 def _strictly(image: Image.Image, data: jpeg.Bytes | None, colors: str) -> NDArray[np.uint8] | None:
     # MPO is Pillow's name for a JPEG with further images after the first.
-    if data is None or not QUICK_JPEG or image.format not in ("JPEG", "MPO"):
+    if data is None or image.format not in ("JPEG", "MPO"):
         return None
     return jpeg.read_strictly(data, colors)

@@ -14,15 +14,11 @@ import struct
 from typing import NamedTuple
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 
 from datamodules.clock import DECODING
 
-try:
-    import simplejpeg
-except ImportError:  # a platform without a wheel: Pillow reads the same, less strictly
-    simplejpeg = None
-AVAILABLE = simplejpeg is not None
 log = logging.getLogger(__name__)
 Bytes = bytes | bytearray | memoryview
 START, END = b"\xff\xd8", b"\xff\xd9"
@@ -143,7 +139,7 @@ def read_rows(data: bytes, bottom: int, most: float) -> NDArray[np.uint8] | None
         (at least `bottom`, W, 3) in [0, 255]; None for other kinds of files.
     """
     header = read_header(data)
-    if simplejpeg is None or header is None or header.tagged or header.process != 0xFFC0:
+    if header is None or header.tagged or header.process != 0xFFC0:
         return None
     if header.components != 3 or header.precision != 8:
         return None

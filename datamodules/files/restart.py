@@ -16,27 +16,21 @@ The starts of the segments are found once, when a shard is written, and stored b
 
 from __future__ import annotations
 
-import io
 import math
-import shutil
 import struct
-import subprocess
 from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from datamodules.clock import DECODING
 from datamodules.files import jpeg
 from datamodules.files.decode import UnreadableImage, decode
-from files.image_profiles import orientation_of
 
 # Chroma pixels are interpolated from their neighbours: two neighbours of a crop contribute, and
 # libjpeg treats rows of four pixels or fewer differently.
 MARGIN, NARROW = 2, 8
-BASELINE, EXTENDED = 0xFFC0, 0xFFC1  # the processes with one scan and Huffman coding
-JPEGTRAN_SECONDS = 60
+BASELINE = 0xFFC0  # the process with one scan and Huffman coding
 
 
 class Box(NamedTuple):
@@ -57,61 +51,27 @@ class _Grid(NamedTuple):
     across: int  # segments in a row
 
 
-def encode_jpeg(
-    rgb: NDArray[np.uint8], quality: int, blocks: int = 8, subsampling: str = "4:2:0"
-) -> bytes:
-    """Encode an image with restart markers.
+def encode_jpeg(rgb: NDArray[np.uint8], quality: int, blocks: int = 8) -> bytes:
+    """Encode an image with restart markers and halved chroma.
 
     Args:
         rgb: (H, W, 3) in [0, 255].
         quality: 1 to 100.
         blocks: Wanted number of blocks (MCUs) per segment; the nearest possible number is used.
             Fewer blocks make faster crops and larger files.
-        subsampling: Chroma subsampling: ``4:2:0``, ``4:2:2`` or ``4:4:4``.
 
     """
     import cv2  # here, as its import is slow; Pillow's encoder fails on some large noise images
 
-    samplings = {
-        "4:2:0": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
-        "4:2:2": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422,
-        "4:4:4": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
-    }
-    unit = 8 if subsampling == "4:4:4" else 16
-    interval = _segment_blocks(-(-rgb.shape[1] // unit), blocks)
+    interval = _segment_blocks(-(-rgb.shape[1] // 16), blocks)
     options = {
         cv2.IMWRITE_JPEG_QUALITY: quality,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR: samplings[subsampling],
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR: cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
         cv2.IMWRITE_JPEG_RST_INTERVAL: interval,
         cv2.IMWRITE_JPEG_OPTIMIZE: 1,
     }
     _, data = cv2.imencode(".jpg", rgb[..., ::-1], [n for pair in options.items() for n in pair])
     return data.tobytes()
-
-
-def transcode_jpeg(data: bytes, blocks: int = 8) -> bytes | None:
-    """Add restart markers to a JPEG without changing any pixel, by libjpeg's ``jpegtran``.
-
-    Metadata are kept; a progressive file becomes sequential.
-
-    Args:
-        data: The whole file.
-        blocks: As for ``encode_jpeg``.
-
-    Returns:
-        None if jpegtran is not installed, refuses the file, or warns about it.
-    """
-    header, program = jpeg.read_header(data), shutil.which("jpegtran")
-    if header is None or program is None:
-        return None
-    interval = _segment_blocks(_grid(data, header).columns, blocks)
-    command = [program, "-copy", "all", "-optimize", "-restart", f"{interval}B"]
-    try:
-        run = subprocess.run(command, input=data, capture_output=True, timeout=JPEGTRAN_SECONDS)
-        restart_offsets(run.stdout)
-    except (OSError, ValueError, subprocess.TimeoutExpired):
-        return None
-    return run.stdout if run.returncode == 0 else None  # 2 for a warning
 
 
 def _segment_blocks(columns: int, wanted: int) -> int:
@@ -127,19 +87,18 @@ def restart_offsets(data: bytes) -> NDArray[np.uint32]:
     """Return the offsets of a JPEG's segments, for ``decode_crop``.
 
     Args:
-        data: The whole file.
+        data: The result of ``encode_jpeg``.
 
     Returns:
         (2 + segments,) offsets of the frame header's marker, of the first coded byte, and of the
         marker after each segment, row by row.
 
     Raises:
-        ValueError: If the file has no restart markers that allow crops.
+        ValueError: If the file has no such markers.
     """
     header = jpeg.read_header(data)
-    problem = "it is not a JPEG with an ordinary header" if header is None else _unfit(data, header)
-    if header is None or problem:
-        raise ValueError(f"crops cannot be decoded by themselves: {problem}")
+    if header is None or not _is_fit(header):
+        raise ValueError("the JPEG has no restart markers by which its crops can be decoded")
     grid = _grid(data, header)
     coded = np.frombuffer(data, np.uint8, offset=header.scan)
     second = coded[1:]
@@ -147,32 +106,14 @@ def restart_offsets(data: bytes) -> NDArray[np.uint32]:
     markers = np.flatnonzero((coded[:-1] == 255) & (second != 0) & (second != 255))
     count = grid.rows * grid.across
     if len(markers) < count or (second[markers[:count]] != _marker_codes(count)).any():
-        raise ValueError(
-            f"crops cannot be decoded by themselves: the markers of its {count} segments are not "
-            "in order"
-        )
+        raise ValueError(f"the restart markers of the JPEG's {count} segments are not in order")
     ends = markers[:count] + header.scan
     return np.concatenate([[header.frame, header.scan], ends]).astype(np.uint32)
 
 
-def _unfit(data: jpeg.Bytes, header: jpeg.Header) -> str:
-    """Return why crops of a JPEG cannot be decoded by themselves, or ""."""
-    if header.process not in (BASELINE, EXTENDED):
-        return "it is progressive or of another process with several scans"
-    if header.precision != 8:
-        return f"it has {header.precision} bits"
-    if not header.interval:
-        return "it has no restart markers"
-    # The scan header ends the header: a count, two bytes per component, three more.
-    if header.components != data[header.scan - 4 - 2 * header.components]:
-        return "its colours are in several scans"
-    columns = _grid(data, header).columns
-    if columns % header.interval:
-        return (
-            f"its segments of {header.interval} blocks straddle the rows of {columns} blocks; "
-            "write it again with --restart-markers"
-        )
-    return ""
+def _is_fit(header: jpeg.Header) -> bool:
+    """Return whether a header is one of our JPEGs with restart markers."""
+    return header.process == BASELINE and header.components == 3 and header.interval > 0
 
 
 def _grid(data: jpeg.Bytes, header: jpeg.Header) -> _Grid:
@@ -196,27 +137,20 @@ def _marker_codes(count: int) -> NDArray[np.uint8]:
 def decode_crop(
     data: jpeg.Bytes,
     offsets: NDArray[np.uint32],
-    top: int,
-    left: int,
-    height: int,
-    width: int,
-    srgb: bool = False,
+    box: Box,
     name: str = "the JPEG",
-) -> NDArray[np.uint8]:
+) -> NDArray[np.uint8] | None:
     """Decode a rectangle of a JPEG, bit-equal to that part of ``decode``.
 
     Args:
-        data: The whole file. Of a memory map, only the crop's pages are read.
+        data: The whole file.
         offsets: Result of ``restart_offsets``.
-        top: First row of the crop in the upright image.
-        left: First column of the crop.
-        height: Number of rows.
-        width: Number of columns.
-        srgb: As for ``decode``.
+        box: The rectangle.
         name: The file's name in error messages.
 
     Returns:
-        (height, width, 3) in [0, 255], read-only; it may be a view of a larger array.
+        (height, width, 3) in [0, 255], read-only; it may be a view of a larger array. None for a
+        file with EXIF or a profile, whose pixels may need to be turned or converted.
 
     Raises:
         UnreadableImage: If the crop's part of the file is damaged, or the offsets belong to another
@@ -224,25 +158,17 @@ def decode_crop(
         ValueError: If the crop is not inside the image.
     """
     header = jpeg.read_header(data)
-    if header is None or _unfit(data, header):
+    if header is not None and header.tagged:
+        return None
+    if header is None or not _is_fit(header):
         raise UnreadableImage(f"{name}: its header is damaged, or no longer has restart markers")
-    turn = _orientation(data, header, name) if header.tagged else 1
-    upright = (header.width, header.height) if turn >= 5 else (header.height, header.width)
-    if (
-        min(top, left) < 0
-        or min(height, width) < 1
-        or (top + height > upright[0] or left + width > upright[1])
-    ):
-        raise ValueError(
-            f"{name}: a crop of {height}x{width} at row {top} and column {left} is not inside the "
-            f"image of {upright[0]}x{upright[1]}"
-        )
-    box = _to_stored(Box(top, left, height, width), turn, upright)
+    bottom, right = box.top + box.height, box.left + box.width
+    if min(box.top, box.left) < 0 or bottom > header.height or right > header.width:
+        raise ValueError(f"{name}: {box} is not inside {header.height} rows of {header.width}")
     part, region = _part(data, header, offsets, box, name)
-    rgb = decode(part, name, srgb).rgb
-    within = box._replace(top=box.top - region.top, left=box.left - region.left)
-    at = _to_upright(within, turn, cast(tuple[int, int], rgb.shape[:2]))
-    return cast(NDArray[np.uint8], rgb[at.top : at.top + height, at.left : at.left + width])
+    rgb = cast("NDArray[np.uint8]", decode(part, name).rgb)
+    top, left = box.top - region.top, box.left - region.left
+    return rgb[top : top + box.height, left : left + box.width]
 
 
 def _part(
@@ -297,40 +223,8 @@ def _region(header: jpeg.Header, grid: _Grid, box: Box) -> tuple[Box, range, ran
     return Box(top, left, min(rows.stop * high, header.height) - top, right - left), rows, columns
 
 
-def _orientation(data: jpeg.Bytes, header: jpeg.Header, name: str) -> int:
-    head = _head(data, header, (1, 1))  # Pillow refuses to open very large images
-    try:
-        return orientation_of(Image.open(io.BytesIO(head), formats=("JPEG",)))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UnreadableImage(f"{name}: its header is damaged: {error}") from error
-
-
 def _head(data: jpeg.Bytes, header: jpeg.Header, size: tuple[int, int]) -> bytearray:
     """Return all bytes before the pixels, for an image of another size (H, W)."""
     head = bytearray(data[: header.scan])
     head[header.frame + 5 : header.frame + 9] = struct.pack(">HH", *size)
     return head
-
-
-def _to_upright(box: Box, orientation: int, size: tuple[int, int]) -> Box:
-    """Map a box of the stored pixels to the upright image of (H, W) ``size``."""
-    top, left, height, width = box
-    if orientation >= 5:
-        top, left, height, width = left, top, width, height
-    if orientation in (2, 3, 6, 7):
-        left = size[1] - left - width
-    if orientation in (3, 4, 7, 8):
-        top = size[0] - top - height
-    return Box(top, left, height, width)
-
-
-def _to_stored(box: Box, orientation: int, size: tuple[int, int]) -> Box:
-    """Map a box of the upright image of (H, W) ``size`` to the stored pixels."""
-    top, left, height, width = box
-    if orientation in (2, 3, 6, 7):
-        left = size[1] - left - width
-    if orientation in (3, 4, 7, 8):
-        top = size[0] - top - height
-    if orientation >= 5:
-        top, left, height, width = left, top, width, height
-    return Box(top, left, height, width)

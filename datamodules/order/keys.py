@@ -94,18 +94,9 @@ class Names(Sequence[str]):
         shown = ", ".join(repr(name) for name in self[:3])
         return f"Names({shown}{', ...' if len(self) > 3 else ''}; {len(self)})"
 
-    @property
-    def nbytes(self) -> int:
-        """Memory of the arrays in bytes."""
-        return self.blob.nbytes + self.starts.nbytes
-
     def duplicates(self) -> str | None:
         """Return the first name that occurred before; None if all differ."""
         return self._again
-
-    def assume_distinct(self) -> None:
-        """Skip the search for duplicates: these names are known to be distinct."""
-        self._again = None
 
     @cached_property
     def _again(

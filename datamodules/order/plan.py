@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.order.shuffle import Ahead, Integers, Interleave, Mixture, Shuffle
+from datamodules.order.shuffle import Integers, Interleave, Mixture, Shuffle
 from degradations.seeds import mix, seed_of
 
 MAX_STREAMS = 64
@@ -183,18 +183,34 @@ class Plan:
                 return int(others[pick // length % len(others)])
         return own
 
-    def ahead(self, epoch: int, position: int) -> Ahead:
-        """Return the groups that the stream of ``position`` needs next.
+    @cached_property
+    def reach(self) -> int:
+        """Number of samples of a stream that ``coming`` looks at: about a window of groups."""
+        images = -(-sum(self.groups) * self.window // len(self.groups))
+        return max(images * self.repeats, self.batch_size // self.streams)
 
-        ``until`` is the position at which to ask again, at most the stream's end.
+    def coming(self, epoch: int, batch: int, rank: int, world: int) -> list[int]:
+        """Return the groups that a process reads from a global batch on, soonest first.
+
+        At the end of an epoch it looks into the next. Args as ``batches``.
         """
-        length, base = self.stream_length, epoch * self._epoch_length
-        end = (position // length + 1) * length
-        now, following, until = self._order.ahead(base + position, base + end)
-        until = min(until - base, end)
-        if until == end:
-            following = self._order.groups_at(base + self._epoch_length + end - length)
-        return Ahead(now, following, until)
+        length, share = self.stream_length, self.batch_size // self.streams
+        streams: list[list[int]] = []
+        for stream in self.own_streams(rank, world):
+            begin, end = stream * length, (stream + 1) * length
+            start = begin + batch * share
+            rest = self.reach - (end - start)
+            samples = np.concatenate(
+                [
+                    self._take(epoch, start, min(start + self.reach, end)),
+                    self._take(epoch + 1, begin, min(begin + max(rest, 0), end)),
+                ]
+            )
+            groups = np.searchsorted(np.cumsum(self.groups), samples // self.repeats, "right")
+            names, uses = np.unique(groups, return_index=True)
+            streams.append(names[np.argsort(uses)].tolist())
+        found = dict.fromkeys(chain(*zip_longest(*streams)))
+        return [group for group in found if group is not None]
 
     def _others(self, epoch: int, start: int, stop: int, own: int) -> Integers:
         images = self._take(epoch, start, stop) // self.repeats
@@ -223,7 +239,7 @@ class Plan:
 
     @cached_property
     def _order(self) -> Shuffle | Interleave:
-        keep = 2 * self.streams + 2  # a stream may straddle two windows
+        keep = 3 * self.streams + 2  # a stream and what it looks at may lie in three windows
         arguments = (self.repeats, self.window, self.seed)
         if self.mixture is None:
             return Shuffle(self.groups, *arguments, keep=keep)
@@ -288,56 +304,6 @@ def check_world(plan: Plan, world: int) -> None:
         )
 
 
-class Announcements:
-    """Notifies a Source of the groups that one process reads next.
-
-    Args:
-        plan: The order of the samples.
-        rank: Rank of this process.
-        world: Number of processes.
-        tell: Called with the numbers of the groups, soonest first: the windows that this process's
-            streams are in, and the windows after these.
-    """
-
-    def __init__(
-        self, plan: Plan, rank: int, world: int, tell: Callable[[list[int]], None]
-    ) -> None:
-        self.plan, self.tell = plan, tell
-        self._streams = plan.own_streams(rank, world)
-        self._spots: list[Ahead] = []
-        self._epoch, self._next = -1, 0  # position of the next announcement
-
-    def before(self, epoch: int, batch: int) -> None:
-        """Announce new groups, if any; call this before each batch.
-
-        Args:
-            epoch: Number of the epoch.
-            batch: Number of the global batch in it.
-        """
-        if epoch == self._epoch and batch < self._next:
-            return
-        length, share = self.plan.stream_length, self.plan.batch_size // self.plan.streams
-        places = [stream * length + batch * share for stream in self._streams]
-        if epoch != self._epoch:
-            self._spots = [Ahead([], [], -1)] * len(places)
-        for number, (spot, place) in enumerate(zip(self._spots, places, strict=True)):
-            if spot.until < place + share:  # the batch is beyond the announced windows
-                self._spots[number] = self._ahead(epoch, place, place + share)
-        left = [spot.until - place for spot, place in zip(self._spots, places, strict=True)]
-        self._epoch, self._next = epoch, batch + min(left) // share
-        now = chain(*zip_longest(*(spot.now for spot in self._spots)))
-        following = chain(*(self._spots[number].next for number in np.argsort(left)))
-        self.tell([g for g in dict.fromkeys(chain(now, following)) if g is not None])
-
-    def _ahead(self, epoch: int, start: int, stop: int) -> Ahead:
-        """Return what the stream needs at least from ``start`` to ``stop``."""
-        spot = self.plan.ahead(epoch, start)
-        while spot.until < stop:
-            further = self.plan.ahead(epoch, spot.until)
-            spot = Ahead(spot.now + further.now, further.next, further.until)
-        return spot
-
-
 class PlanSampler:
     """The batch sampler of training: the plan, from the run's position on.
 
@@ -374,12 +340,11 @@ class PlanSampler:
 
     def _batches(self, epoch: int, start: int) -> Iterator[list[Item]]:
         batches = self.plan.batches(epoch, start, self.rank, self.world)
-        if self.tell is None:
-            yield from batches
-            return
-        announcements = Announcements(self.plan, self.rank, self.world, self.tell)
+        # Half of what was looked at is left when the next groups are told.
+        every = max(1, self.plan.reach // (2 * self.plan.batch_size // self.plan.streams))
         for number, batch in enumerate(batches, start):
-            announcements.before(epoch, number)
+            if self.tell and len(self.plan.groups) > 1 and (number - start) % every == 0:
+                self.tell(self.plan.coming(epoch, number, self.rank, self.world))
             yield batch
 
 

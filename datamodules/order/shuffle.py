@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
-from itertools import accumulate, chain, pairwise, zip_longest
+from itertools import accumulate, pairwise
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -26,19 +26,6 @@ from numpy.typing import NDArray
 from degradations.seeds import GAMMA, mix, seed_of
 
 Integers = NDArray[np.signedinteger[Any]]
-
-
-class Ahead(NamedTuple):
-    """Groups that a reader needs from a place of the order on.
-
-    now: Groups of the current window, by their first use.
-    next: Groups of the next window.
-    until: The place where the current window ends.
-    """
-
-    now: list[int]
-    next: list[int]
-    until: int
 
 
 class _Pass(NamedTuple):
@@ -54,7 +41,6 @@ class Shuffle:
         repeats: How often a pass takes each image.
         window: Number of groups within which samples are shuffled.
         seed: Seed of the order.
-        first_group: Number of the first of these groups, if there are others before them.
         first_image: Number of the first image, if there are others before.
         keep: Number of computed windows to keep, at most those of two epochs.
         epoch: Places of the order in an epoch; by default a pass.
@@ -66,13 +52,12 @@ class Shuffle:
         repeats: int,
         window: int,
         seed: int,
-        first_group: int = 0,
         first_image: int = 0,
         keep: int = 8,
         epoch: int | None = None,
     ) -> None:
         self.repeats, self.window, self.seed = repeats, window, seed
-        self.first_group, self.first_image = first_group, first_image
+        self.first_image = first_image
         self._sizes = np.asarray(groups, dtype=np.int64)
         self._starts = np.concatenate([[0], np.cumsum(self._sizes)])
         self.length = int(self._starts[-1]) * repeats
@@ -93,23 +78,6 @@ class Shuffle:
             parts.append(self._window(number, window)[start - first : here - first])
             start = here
         return np.concatenate(parts) if parts else np.zeros(0, self._type)
-
-    def ahead(self, start: int, stop: int) -> Ahead:
-        """Return the groups that a reader from ``start`` to ``stop`` needs next."""
-        number, window, first, end = self._at(start)
-        samples = self._window(number, window)[start - first : min(stop, end) - first]
-        groups = np.searchsorted(self._starts, self._images(samples), "right") - 1
-        names, uses = np.unique(groups, return_index=True)
-        now = names[np.argsort(uses)] + self.first_group
-        following = self._groups(*self._at(end)[:2]) + self.first_group if end < stop else now[:0]
-        return Ahead(now.tolist(), following.tolist(), end)
-
-    def groups_at(self, start: int) -> list[int]:
-        """Return the groups of the window at ``start``, without computing its samples."""
-        return (self._groups(*self._at(start)[:2]) + self.first_group).tolist()
-
-    def _images(self, samples: Integers) -> Integers:
-        return samples // self.repeats - self.first_image
 
     def _at(self, place: int) -> tuple[int, int, int, int]:
         """Return the pass, the window in it, and the window's start and end in the order."""
@@ -201,7 +169,6 @@ class Interleave:
                 repeats,
                 window,
                 seed_of(seed, "part", number),
-                first_group=first,
                 first_image=sum(groups[:first]),
                 keep=keep,
                 epoch=ceil(epoch * share),
@@ -210,7 +177,6 @@ class Interleave:
                 zip(self._shares, pairwise(firsts), strict=True)
             )
         ]
-        self._repeats, self._group_ends = repeats, np.cumsum(groups)
         self._block = lru_cache(2 * keep)(self._new_block)
 
     def take(self, start: int, stop: int) -> Integers:
@@ -223,34 +189,6 @@ class Interleave:
             parts.append(part)
             start, block = start + len(part), block + 1
         return np.concatenate(parts) if parts else np.zeros(0, np.int32)
-
-    def ahead(self, start: int, stop: int) -> Ahead:
-        """Return the groups that a reader from ``start`` to ``stop`` needs next."""
-        block = self._block_of(start)
-        first, samples = self._block(block)
-        end = first + len(samples)  # of this block, whose samples give the groups
-        now, following, until = [self._groups_of(samples[start - first : stop - first])], [], stop
-        if end < stop:
-            given, last = self._given(block + 1), self._given(self._block_of(stop) + 1)
-            spots = [
-                part.ahead(*ends) for part, *ends in zip(self._parts, given, last, strict=True)
-            ]
-            now += [spot.now for spot in spots]
-            following = [spot.next for spot in spots]
-            # The last block before a part moves to another window.
-            ends = zip(spots, self._shares, strict=True)
-            whole = min(-(-(spot.until + 1) // (BLOCK * share)) - 1 for spot, share in ends)
-            until = min(stop, max(end, sum(self._given(whole))))
-        return Ahead(_dealt(now), _dealt(following), until)
-
-    def groups_at(self, start: int) -> list[int]:
-        """Return the groups of the windows at ``start``, without computing their samples."""
-        given = self._given(self._block_of(start))
-        return [g for part, at in zip(self._parts, given, strict=True) for g in part.groups_at(at)]
-
-    def _groups_of(self, samples: Integers) -> list[int]:
-        groups = np.searchsorted(self._group_ends, samples // self._repeats, "right")
-        return list(dict.fromkeys(groups.tolist()))
 
     def _given(self, block: int) -> list[int]:
         """Return how many samples each part gave before a block."""
@@ -274,8 +212,3 @@ class Interleave:
         dealt = np.empty_like(samples)
         dealt[np.argsort(turns, kind="stable")] = samples
         return sum(given), dealt
-
-
-def _dealt(lists: list[list[int]]) -> list[int]:
-    """Take from the lists in turn, each value once."""
-    return [item for item in dict.fromkeys(chain(*zip_longest(*lists))) if item is not None]

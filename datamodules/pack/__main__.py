@@ -7,12 +7,15 @@ import logging
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from datamodules.pack import joining, parts
+from datamodules.pack.blocks import Blocks, Report
+from datamodules.pack.inputs import Inputs
 from datamodules.pack.options import check, inputs_of, job_of, parse, parse_size
+from datamodules.pack.packing import pack
 from datamodules.pack.places import Entry, TarMember
-from datamodules.pack.report import Report
+from datamodules.pack.report import print_report, report_of
 from datamodules.shards.writer import find_shards
 from files.paths import expand_path
 
@@ -50,21 +53,32 @@ def _run(options: argparse.Namespace) -> int:
     inputs = inputs_of(options)
     _check_apart(inputs.entries, out, options.name)
     job = job_of(options, inputs)
-    blocks = parts.Blocks.of(job, out, options.name, options.samples_per_shard)
-    if options.finish:
-        joining.check_complete(blocks, job)
-    elif options.part is not None:
-        refused = parts.pack_part(options.part, blocks, job, inputs, options)
-        done = "was packed already" if refused is None else f"is packed, {refused} refused"
-        log.info("part %d/%d %s; --finish instead joins all parts", *options.part, done)
-        return 0
-    else:
-        parts.begin(blocks, job, options.overwrite)
-        if parts.is_finished(blocks, job):
-            log.info("everything was packed already")
-        else:
-            parts.pack_part((1, 1), blocks, job, inputs, options)
-    return _end(joining.join(blocks, job, inputs), out, options.name)
+    blocks = Blocks(out, options.name, len(inputs.entries), options.samples_per_shard, job)
+    part = options.part or (1, 1)
+    blocks.begin(options.overwrite, None if options.finish else part[1])
+    if not options.finish:
+        refused = _pack(blocks, part, inputs, options)
+        if options.part is not None:
+            done = "was packed already" if refused is None else f"is packed, {refused} refused"
+            log.info("part %d/%d %s; --finish instead joins all parts", *part, done)
+            return 0
+    report = blocks.join(partial(report_of, inputs))
+    print_report(report, blocks.report)
+    return _end(report, out, options.name)
+
+
+def _pack(
+    blocks: Blocks, part: tuple[int, int], inputs: Inputs, options: argparse.Namespace
+) -> int | None:
+    """Pack what is missing of a part; return the number of refused inputs, or None."""
+    own = blocks.of_part(*part)
+    todo = blocks.todo(own)
+    if not todo:
+        log.info("everything was packed already")
+        return None
+    if len(todo) < len(own):
+        log.info("continuing with %d of %d blocks", len(todo), len(own))
+    return pack(blocks, todo, inputs.entries, options)
 
 
 def _end(report: Report, out: Path, name: str) -> int:

@@ -1,4 +1,4 @@
-"""Check, shrink, cut and encode one image for packing."""
+"""Check, cut and encode one image for packing."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import json
 import re
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -21,10 +20,11 @@ from datamodules.files.decode import FORMATS, DecodedImage, UnreadableImage, dec
 from datamodules.files.pairs import misfit
 from datamodules.files.roles import Roles, roles_of
 from datamodules.pack.places import Entry
-from datamodules.workers import TIME_LIMIT, lost_in_decoding, time_limit
-from files.png_text import of_any_size, open_image
+from files.png_text import open_image
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+Planes = list[Pixels]  # colours (H, W, 3), and alpha (H, W) if present
+Members = dict[str, bytes]  # suffix: content
 EXTENSIONS = {"JPEG": "jpg", "TIFF": "tif"}  # of Pillow's formats, if not the lower-case name
 PNG_HEADER = 33  # bytes of the signature and of the IHDR chunk
 WEBP_SIDE = 16383  # largest side of a WebP in pixels
@@ -112,11 +112,8 @@ def encode(
     """
     kind, format_ = encoding.kind, format_of(original.data)
     if planes is None:
-        if restart_markers and format_ == "JPEG":
-            return _transcoded(original)
         if kind == "keep" or (kind.upper() == format_ and kind != "jpeg"):
-            notes = ("images kept without restart markers",) if restart_markers else ()
-            return Made(original.extension, original.data, notes=notes)
+            return Made(original.extension, original.data)
         planes = _planes(original.image)
     if kind == "jpeg":
         return _jpeg(original, planes, encoding.quality, restart_markers)
@@ -140,29 +137,7 @@ def extension_of(data: bytes) -> str:
     return EXTENSIONS.get(format_, format_.lower())
 
 
-def pixels_of(data: bytes) -> int | None:
-    """Return the number of pixels from an image's header; None if the header is broken."""
-    try:
-        # Pillow's refusal would hide the number.
-        with of_any_size(), open_image(io.BytesIO(data), FORMATS) as image:
-            return image.width * image.height
-    except Exception:  # as in format_of
-        return None
-
-
 # ---------------------------------------------------------------------------------------- the kinds
-def _transcoded(original: Original) -> Made:
-    from datamodules.files.restart import restart_offsets, transcode_jpeg
-
-    data = transcode_jpeg(original.data) or original.data
-    try:
-        offsets = restart_offsets(data)
-    except ValueError:
-        notes = ("images kept without restart markers",)
-        return Made(original.extension, original.data, notes=notes)
-    return Made(original.extension, data, _packed(offsets))
-
-
 def _jpeg(original: Original, planes: Planes, quality: int, restart_markers: bool) -> Made:
     _check_depth(original, planes, "JPEG")
     rgb = cast(NDArray[np.uint8], np.ascontiguousarray(planes[0]))
@@ -172,11 +147,7 @@ def _jpeg(original: Original, planes: Planes, quality: int, restart_markers: boo
     from datamodules.files.restart import encode_jpeg, restart_offsets
 
     data = encode_jpeg(rgb, quality)
-    return Made("jpg", data, _packed(restart_offsets(data)), notes)
-
-
-def _packed(offsets: NDArray[np.uint32]) -> bytes:
-    return offsets.astype("<u4").tobytes()
+    return Made("jpg", data, restart_offsets(data).astype("<u4").tobytes(), notes)
 
 
 def _webp(original: Original, planes: Planes) -> bytes:
@@ -186,7 +157,7 @@ def _webp(original: Original, planes: Planes) -> bytes:
         raise Refusal(
             "too large for WebP",
             f"{original.where}: {width}x{height}, but a WebP's sides have at most {WEBP_SIDE} "
-            "pixels: use --encode png, --crop or --max-long-side",
+            "pixels: use --encode png, or --crop",
         )
     # exact: training sees the colours of transparent pixels.
     options = {"lossless": True, "exact": True, "icc_profile": original.image.icc or b""}
@@ -231,126 +202,23 @@ def _saved(pixels: Pixels, format_: str, options: dict[str, Any]) -> bytes:
 Planes = list[Pixels]  # colours (H, W, 3), and alpha (H, W) if present
 
 
-class Grid(NamedTuple):
-    """A grid of squares.
-
-    Attributes:
-        size: Side of a square.
-        step: Distance from one square to the next.
-        thresh: Pixels that may remain at the end; if more remain, one more square ends there.
-    """
-
-    size: int
-    step: int
-    thresh: float = 0
-
-
-def bounded(size: tuple[int, int], long_side: int | None) -> tuple[int, int]:
-    """Return the (W, H) of an image whose long side is at most ``long_side``, if that is set."""
-    ratio = min(1.0, (long_side or max(size)) / max(size))
-    return max(1, round(size[0] * ratio)), max(1, round(size[1] * ratio))
-
-
-def resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """Resize pixels by Pillow's Lanczos; alpha is resized separately, without effect on colours.
-
-    Args:
-        pixels: (H, W, 3) or (H, W), of 8 or 16 bits.
-        size: (W, H) of the result.
-    """
-    lanczos = Image.Resampling.LANCZOS
-    if pixels.dtype == np.uint8:
-        return np.asarray(Image.fromarray(pixels).resize(size, lanczos))
-    # Pillow has no 16-bit colour, but single float planes.
-    planes = np.atleast_3d(pixels).astype(np.float32)
-    small = [
-        np.asarray(Image.fromarray(np.ascontiguousarray(planes[..., n])).resize(size, lanczos))
-        for n in range(planes.shape[2])
-    ]
-    rounded = np.stack(small, axis=-1).round().clip(0, 65535).astype(np.uint16)
-    return rounded if pixels.ndim == 3 else rounded[..., 0]
-
-
-def places(length: int, grid: Grid) -> list[int]:
-    """Return the starts of squares along one side, as in BasicSR's ``extract_subimages``.
-
-    Args:
-        length: Length of the side, at least the square's.
-        grid: The grid of squares.
-    """
-    found = list(range(0, length - grid.size + 1, grid.step))
-    if length - (found[-1] + grid.size) > grid.thresh:
-        found.append(length - grid.size)
-    return found
-
-
-def squares(
-    whole: Mapping[str, Planes], factors: Mapping[str, int], grid: Grid
-) -> Iterator[dict[str, Planes]]:
-    """Cut the images of one sample alike, row by row.
-
-    Args:
-        whole: The images by their role.
-        factors: Size of each image relative to the smallest.
-        grid: The grid on the smallest image.
-    """
-    smallest = min(whole, key=lambda role: factors[role])
-    height, width = whole[smallest][0].shape[:2]
-    for top in places(height, grid):
-        for left in places(width, grid):
-            yield {
-                role: [_cut(plane, top, left, grid.size, factors[role]) for plane in planes]
-                for role, planes in whole.items()
-            }
-
-
-def _cut(plane: Pixels, top: int, left: int, size: int, factor: int) -> Pixels:
-    rows = slice(top * factor, (top + size) * factor)
-    return plane[rows, left * factor : (left + size) * factor]
-
-
-MAX_PIXELS = 2 * 89_478_485  # where Pillow reports a decompression bomb
-
-# Reading a pickle executes its code: our readers never do, and others should not.
-PICKLES = frozenset({"pyd", "pkl", "pickle", "pt", "pth"})
-Members = dict[str, bytes]  # suffix: content
-
-
-@dataclass(frozen=True)
-class Recipe:
+# --------------------------------------------------------------------------------------- processing
+class Recipe(NamedTuple):
     """Settings for processing every input.
 
-    Args:
+    Attributes:
         scale: How many times larger than its LR an image is, if there are LR images.
         crop: Side of the squares that images are cut into, or None to leave them whole.
         step: Pixels from one square to the next; None for the square's side.
-        thresh: Pixels that may remain at the right and the bottom; if more remain, one more square
-            lies at the border.
-        max_long_side: Largest long side; longer images are shrunk.
-        min_side: Images whose short side is then below this are refused.
-        max_pixels: Images with more pixels are refused before decoding.
-        decode_timeout: Inputs whose decoding takes longer are refused.
         encode: Encoding of images.
         restart_markers: Write JPEG with restart markers and their offsets.
-        captions: Key of a caption in the JSON, or None to use the text file.
     """
 
     scale: float | None = None
     crop: int | None = None
     step: int | None = None
-    thresh: int = 0
-    max_long_side: int | None = None
-    min_side: int = 1
-    max_pixels: int = MAX_PIXELS
-    decode_timeout: float = TIME_LIMIT
     encode: Encoding = KEEP
     restart_markers: bool = False
-    captions: str | None = None
-
-    @property
-    def writes(self) -> bool:
-        """Whether images may be encoded again, instead of kept unchanged."""
-        return self.encode != KEEP or self.crop is not None or self.max_long_side is not None
 
 
 class Outcome(NamedTuple):
@@ -380,9 +248,8 @@ def process(recipe: Recipe, entry: Entry) -> Outcome:
     notes = [f"members {suffix}: images without a role, kept" for suffix in roles.unused]
     try:
         content = {suffix: place.read() for suffix, place in entry.members.items()}
-        with time_limit(recipe.decode_timeout):
-            originals = dict(_decoded(entry, content, roles, recipe))
-        others = _others(entry, content, roles, recipe, notes)
+        originals = _decoded(entry, content, roles, recipe)
+        others = _others(entry, content, roles)
         samples = list(_samples(entry.key, originals, others, recipe, notes))
     except (Refusal, UnreadableImage) as error:
         return Outcome([], reason=error.reason, message=str(error))
@@ -393,20 +260,13 @@ def process(recipe: Recipe, entry: Entry) -> Outcome:
     return Outcome(samples, notes=tuple(notes))
 
 
-def lost(recipe: Recipe, entry: Entry, reason: str) -> Outcome:
-    """Return what becomes of an input that ended its worker; arguments as of ``in_order``."""
-    message = lost_in_decoding(entry.where, reason, recipe.decode_timeout)
-    return Outcome([], reason=reason, message=message)
-
-
-# -------------------------------------------------------------------------------------------- input
 def _decoded(
     entry: Entry, content: dict[str, bytes], roles: Roles, recipe: Recipe
-) -> Iterator[tuple[str, Original]]:
+) -> dict[str, Original]:
     """Return the checked images, by what is before the extension: "", ``hr.`` or ``lr.``."""
-    found: dict[str, Original] = {}
     if "hr" not in roles.members:
         raise Refusal("no image", f"{entry.where}: its sample has no image, nor one named hr.<ext>")
+    found: dict[str, Original] = {}
     for field in ("hr", "lr"):
         suffix = roles.members.get(field)
         if suffix is None:
@@ -422,112 +282,60 @@ def _decoded(
         if problem:
             fault = f"does not fit scale {recipe.scale:g}: {problem}"
             raise Refusal("sizes of the pair", f"{large.where}: the pair {fault}")
-    yield from found.items()
+    return found
 
 
 def _image(data: bytes, where: str, recipe: Recipe, role: str) -> DecodedImage:
-    pixels = pixels_of(data)
-    if pixels is not None and pixels > recipe.max_pixels:
-        raise Refusal(
-            "too large",
-            f"{where}: {pixels} pixels, more than --max-pixels {recipe.max_pixels}: a "
-            "decompression bomb, or raise it",
-        )
     # Our JPEGs have no profile, so their pixels must be sRGB.
     jpeg = recipe.encode.kind == "jpeg" and role != "lr."
-    with of_any_size():  # our own limit was just checked, and may be higher
-        image = decode(data, where, srgb=jpeg)
-        # Other formats keep the profile, unless it is for CMYK or grey: we write RGB.
-        if not jpeg and image.mode[:3] != "RGB" and recipe.writes:
-            return decode(data, where, srgb=True)
-        return image
+    image = decode(data, where, srgb=jpeg)
+    # Other formats keep the profile, unless it is for CMYK or grey: we write RGB.
+    writes = recipe.encode != KEEP or recipe.crop is not None
+    if not jpeg and image.mode[:3] != "RGB" and writes:
+        return decode(data, where, srgb=True)
+    return image
 
 
 def _size(image: DecodedImage) -> tuple[int, int]:
     return image.rgb.shape[1], image.rgb.shape[0]
 
 
-def _others(
-    entry: Entry, content: dict[str, bytes], roles: Roles, recipe: Recipe, notes: list[str]
-) -> Members:
+def _others(entry: Entry, content: dict[str, bytes], roles: Roles) -> Members:
     """Return the members beside the image: caption, metadata, and others of a tar."""
     images = {roles.members.get("hr"), roles.members.get("lr")}
     others = {suffix: data for suffix, data in content.items() if suffix not in images}
-    for suffix in PICKLES & others.keys():
-        notes.append(f"members {suffix} (pickles) left out")
-        del others[suffix]
     for field in {"txt", "json"} & roles.members.keys():
         others[field] = others.pop(roles.members[field])
     where = entry.where
-    if recipe.captions is not None:
-        caption = _caption(_json(others, where), recipe.captions, where)
-        others.pop("txt", None)
-        if caption is not None:
-            others["txt"] = caption.encode()
-    _json(others, where)
-    if "txt" in others:
-        try:
+    try:
+        json.loads(others.get("json") or "null")
+    except (ValueError, RecursionError) as error:
+        raise Refusal("broken metadata", f"{where}: its JSON is broken: {error}") from error
+    try:
+        if "txt" in others:
             others["txt"] = caption_of(others["txt"]).encode()
-        except ValueError as error:
-            raise Refusal("broken caption", f"{where}: {error}") from error
+    except ValueError as error:
+        raise Refusal("broken caption", f"{where}: {error}") from error
     return others
 
 
-def _json(members: Members, where: str) -> Any:
-    try:
-        return json.loads(members["json"]) if members.get("json") else None
-    except (ValueError, RecursionError) as error:
-        raise Refusal("broken metadata", f"{where}: its JSON is broken: {error}") from error
-
-
-def _caption(content: Any, key: str, where: str) -> str | None:
-    caption = content.get(key) if isinstance(content, dict) else None
-    if caption is not None and not isinstance(caption, str):
-        raise Refusal(
-            "broken caption", f"{where}: {key!r} in its JSON is {caption!r}; expected text"
-        )
-    return caption
-
-
-# ------------------------------------------------------------------------------------------- output
 def _samples(
     key: str, originals: dict[str, Original], others: Members, recipe: Recipe, notes: list[str]
 ) -> Iterator[tuple[str, Members]]:
-    hr = "hr." if "hr." in originals else ""
-    image = originals[hr].image
-    size = bounded(_size(image), recipe.max_long_side)
-    if min(size) < recipe.min_side:
-        raise Refusal(
-            "too small",
-            f"{originals[hr].where}: {size[0]}x{size[1]}; --min-side is {recipe.min_side}",
-        )
-    shrunk = size != _size(image)
-    if shrunk and "lr." in originals:
-        raise Refusal("cannot be shrunk", f"{originals[hr].where}: its LR would no longer fit")
-    if recipe.crop is None and not shrunk:
+    if recipe.crop is None:
         yield key, _encoded(originals, None, others, recipe, notes)
         return
-    _check_cut(originals[hr], others)
-    whole = {role: _planes(original.image) for role, original in originals.items()}
-    if shrunk:
-        notes.append("images shrunk")
-        whole[hr] = [resized(plane, size) for plane in whole[hr]]
-    if recipe.crop is None:
-        yield key, _encoded(originals, whole, others, recipe, notes)
-        return
-    for number, cut in enumerate(_squares(whole, originals[hr], recipe, recipe.crop), start=1):
-        done = notes if number == 1 else []  # counted once per image
-        yield f"{key}_s{number:03d}", _encoded(originals, cut, others, recipe, done)
-
-
-def _check_cut(original: Original, others: Members) -> None:
+    large = originals.get("hr.") or originals[""]
     further = roles_of(tuple(others)).unused
     if further:
         raise Refusal(
             "further images",
-            f"{original.where}: its sample has another image {further[0]}, which may or may "
+            f"{large.where}: its sample has another image {further[0]}, which may or may "
             "not need the same cut: pack it whole, or without that member",
         )
+    for number, cut in enumerate(_squares(originals, large, recipe, recipe.crop), start=1):
+        done = notes if number == 1 else []  # counted once per image
+        yield f"{key}_s{number:03d}", _encoded(originals, cut, others, recipe, done)
 
 
 def _planes(image: DecodedImage) -> Planes:
@@ -535,16 +343,44 @@ def _planes(image: DecodedImage) -> Planes:
 
 
 def _squares(
-    whole: dict[str, Planes], original: Original, recipe: Recipe, crop: int
+    originals: dict[str, Original], large: Original, recipe: Recipe, crop: int
 ) -> Iterator[dict[str, Planes]]:
-    unit = _whole_scale(original, recipe) if "lr." in whole else 1
+    """Cut the images of one sample alike, row by row."""
+    whole = {role: _planes(original.image) for role, original in originals.items()}
+    unit = _whole_scale(large, recipe) if "lr." in whole else 1
     factors = {role: 1 if role == "lr." else unit for role in whole}
-    grid = Grid(crop // unit, (recipe.step or crop) // unit, recipe.thresh / unit)
-    height, width = next(planes for role, planes in whole.items() if role != "lr.")[0].shape[:2]
-    # Limited by the LR, too: HR may have some pixels more.
-    if min(height, width) < crop or min(min(p[0].shape[:2]) for p in whole.values()) < grid.size:
-        raise Refusal("too small", f"{original.where}: {width}x{height}; --crop is {crop}")
-    yield from squares(whole, factors, grid)
+    side, step = crop // unit, (recipe.step or crop) // unit
+    # Limited by both: HR may have some pixels more.
+    height, width = (
+        min(planes[0].shape[axis] // factors[role] for role, planes in whole.items())
+        for axis in (0, 1)
+    )
+    if min(height, width) < side:
+        width, height = _size(large.image)
+        raise Refusal("too small", f"{large.where}: {width}x{height}; --crop is {crop}")
+    for top in places(height, side, step):
+        for left in places(width, side, step):
+            yield {
+                role: [_cut(plane, top, left, side, factors[role]) for plane in planes]
+                for role, planes in whole.items()
+            }
+
+
+def places(length: int, side: int, step: int) -> list[int]:
+    """Return the starts of squares along one side, as in BasicSR's ``extract_subimages``.
+
+    Args:
+        length: Length of the side, at least the square's.
+        side: Side of a square.
+        step: Distance from one square to the next; one more square ends where pixels remain.
+    """
+    found = list(range(0, length - side + 1, step))
+    return found if found[-1] + side == length else [*found, length - side]
+
+
+def _cut(plane: Pixels, top: int, left: int, size: int, factor: int) -> Pixels:
+    rows = slice(top * factor, (top + size) * factor)
+    return plane[rows, left * factor : (left + size) * factor]
 
 
 def _whole_scale(original: Original, recipe: Recipe) -> int:
@@ -576,9 +412,7 @@ def _encoded(
         made = encode(original, planes, how, markers)
         notes += made.notes
         members[f"{role}{made.extension}"] = made.data
-        offsets = (
-            kept_offsets if made.data is original.data and made.offsets is None else made.offsets
-        )
+        offsets = kept_offsets if made.data is original.data else made.offsets
         if offsets is not None:
             members[f"{role}rst"] = offsets
     return {**members, **companions}

@@ -17,8 +17,7 @@ from datamodules.files.pairs import match, mixed
 from datamodules.files.paths import braced, images_of
 from datamodules.files.roles import SUFFIXES, roles_of, texts_beside
 from datamodules.pack.places import Entry, File, Place, Refused, TarMember
-from datamodules.parts import sized
-from datamodules.shards.index import METADATA, build_index, same_key_in_tars, split_name
+from datamodules.shards.index import METADATA, build_index, split_name
 from files.paths import (
     IMAGE_EXTENSIONS,
     by_key,
@@ -29,6 +28,7 @@ from files.paths import (
     is_image,
     open_regular,
     read_text,
+    size_and_time,
 )
 
 DATA = "data.mdb"
@@ -148,7 +148,6 @@ log = logging.getLogger(__name__)
 EXPECTED = ", ".join(sorted(SUFFIXES))
 REMOTE = re.compile(r"(pipe:|[a-z][a-z0-9+.-]*://)", re.IGNORECASE)
 SIZED = re.compile(r"(.+?)\s+\(\d+(?:\s*,\s*\d+){1,2}\)(?:\s+\d+)?")  # BasicSR's meta_info
-PAIR = re.compile(rf"(.+?\.(?:{'|'.join(sorted(SUFFIXES))}))\s*,\s*(.+)", re.IGNORECASE)
 TABLES = (".csv", ".tsv", ".parquet")
 DOWNLOAD = "img2dataset downloads the images of one into shards (docs/shards.md, 'From the web')"
 TEXT = 4096  # bytes of a list that are checked before it is read
@@ -170,41 +169,35 @@ class Inputs(NamedTuple):
 
 
 def _sized(place: Place) -> str:
+    """Return a place with its size, which tells most files that were replaced.
+
+    The time of modification would, too, but the copies of a set do not share it.
+    """
     if isinstance(place, TarMember):
         return f"{place.where}\0{place.offset}\0{place.size}"
-    return sized(place.path) if isinstance(place, File) else place.where
+    found = size_and_time(place.path) if isinstance(place, File) else None
+    return place.where if found is None else f"{place.where}\0{found[0]}"
 
 
-def find_inputs(
-    source: str,
-    lr: str | None = None,
-    lr_suffix: str = "",
-    shard_in_key: bool = False,
-    sidecars: bool = True,
-) -> Inputs:
+def find_inputs(source: str, lr: str | None = None, lr_suffix: str = "") -> Inputs:
     """List what to pack. Only names and sizes are read.
 
     Args:
         source: A folder, a pattern of images, a text file of paths, an LMDB, or tars.
         lr: The LR images of ``source``, in the same forms except tars.
         lr_suffix: Suffix of an LR key after the HR's key.
-        shard_in_key: Prefix keys with their tar's name.
-        sidecars: Whether the text and JSON beside an image file belong to it.
 
     Raises:
         ValueError: If there are no images, they cannot be read, keys are not unique, or HR and LR
             do not match.
     """
-    for one in (source, lr or ""):
-        if REMOTE.match(one) and not os.path.lexists(one):
-            raise ValueError(f"{one} is remote: download it first, and pack the files")
-        if is_table(one):
-            raise ValueError(f"{one} is a table: {DOWNLOAD}")
     refused: list[Refused] = []
+    if is_tars(source) and lr is None:
+        return _checked(_from_tars(source), refused, source)
+    large = _images_of(source, "SOURCE", refused)
     if lr is None:
-        entries = _entries_of(source, refused, shard_in_key)
+        entries = [Entry(key, {extension: place}) for key, (extension, place) in large.items()]
     else:
-        large = _images_of(source, "SOURCE", refused)
         small = _images_of(lr, "--lr", refused)
         # A refused image leaves its partner without one, which is not another error.
         gone = {entry.key for entry in refused}
@@ -213,9 +206,7 @@ def find_inputs(
         small = {key: member for key, member in small.items() if key not in partners}
         pairs = match(large, small, (source, lr), lr_suffix).items()
         entries = [Entry(k, {f"hr.{a[0]}": a[1], f"lr.{b[0]}": b[1]}) for k, (a, b) in pairs]
-    if sidecars:
-        entries = list(_with_texts(entries))
-    return _checked(entries, refused, source, shard_in_key)
+    return _checked(_with_texts(entries), refused, source)
 
 
 def _with_texts(entries: list[Entry]) -> Iterator[Entry]:
@@ -230,37 +221,10 @@ def _with_texts(entries: list[Entry]) -> Iterator[Entry]:
 Member = tuple[str, Place]  # extension, or "" if only its bytes show it; place
 
 
-Listed = tuple[str, Path, Path | None]  # key, HR, LR
-
-
-def _entries_of(source: str, refused: list[Refused], shard_in_key: bool) -> list[Entry]:
-    if is_tars(source):
-        return list(_from_tars(source, shard_in_key))
-    path = Path(expand_path(source, "SOURCE"))
-    if _is_list(path):
-        entries = []
-        for key, hr, lr in _from_list(path, "SOURCE", refused):
-            extension, place = _member(hr)
-            if lr is None:
-                entries.append(Entry(key, {extension: place}))
-                continue
-            small, other = _member(lr)
-            entries.append(Entry(key, {f"hr.{extension}": place, f"lr.{small}": other}))
-        return entries
-    images = _images_of(source, "SOURCE", refused)
-    return [Entry(key, {extension: place}) for key, (extension, place) in images.items()]
-
-
-def is_table(source: str) -> bool:
-    """Return whether a source is a CSV or parquet file, as img2dataset reads them."""
-    return source.lower().endswith(TABLES) and os.path.isfile(source)
-
-
-def _is_list(path: Path) -> bool:
-    return path.is_file() and not is_image(path) and not is_lmdb(path)
-
-
 def _images_of(source: str, what: str, refused: list[Refused]) -> dict[str, Member]:
+    """Return the images of a folder, a pattern, a list or an LMDB by key."""
+    if REMOTE.match(source) and not os.path.lexists(source):
+        raise ValueError(f"{source} is remote: download it first, and pack the files")
     path = Path(expand_path(source, what))
     if is_tars(source):
         raise ValueError(
@@ -272,7 +236,10 @@ def _images_of(source: str, what: str, refused: list[Refused]) -> dict[str, Memb
     if path.is_dir() or (has_wildcard(str(path)) and not path.exists()):
         found = by_key(images_of(str(path)), what)
         if not found:
-            raise ValueError(_no_images(path, source, what))
+            raise ValueError(
+                f"{what} {source!r} has no images ({EXPECTED}); give tars as 'folder/*.tar', and "
+                "an LMDB as its folder with data.mdb"
+            )
         return {key: _member(file) for key, file in found.items()}
     if not path.is_file():
         raise ValueError(
@@ -281,94 +248,43 @@ def _images_of(source: str, what: str, refused: list[Refused]) -> dict[str, Memb
         )
     if is_image(path):
         raise ValueError(f"{what} {source!r} is a single image; expected its folder or a list")
-    listed = _from_list(path, what, refused)
-    if any(lr is not None for _, _, lr in listed):
-        raise ValueError(f"{what} {source!r} lists HR and LR: give it as SOURCE, without --lr")
-    return {key: _member(hr) for key, hr, _ in listed}
+    return {key: _member(file) for key, file in _from_list(path, what, refused).items()}
 
 
 def _member(path: Path) -> Member:
     return path.suffix.lower().removeprefix("."), File(str(path))
 
 
-def _no_images(path: Path, source: str, what: str) -> str:
-    message = f"{what} {source!r} has no images"
-    if path.is_dir():
-        if next(path.glob("*.tar"), None):
-            return f"{message}, but tars: give them as {str(path / '*.tar')!r}"
-        if path.suffix == ".lmdb":
-            return f"{message}, and is not an LMDB either: it has no data.mdb"
-    return f"{message} ({EXPECTED})"
-
-
 # ---------------------------------------------------------------------------------------- of a list
-class Line(NamedTuple):
-    """One line of a list that names an image, or HR and LR."""
+def _from_list(path: Path, what: str, refused: list[Refused]) -> dict[str, Path]:
+    """Return the images that a text file names, in its order, by key.
 
-    where: str
-    hr: Path
-    lr: Path | None
-
-
-def _from_list(path: Path, what: str, refused: list[Refused]) -> list[Listed]:
-    """Return the images that a text file names, in its order.
-
-    A line is a path, a path and its size as in BasicSR (``a.png (480,480,3)``), or HR and LR as in
-    Real-ESRGAN (``gt/a.png, lq/a.png``); all lines are of one kind.
+    A line is a path, or a path and its size as in BasicSR (``a.png (480,480,3)``).
     """
-    folder = path.parent
-    texts = list(_lines(path, what, folder))
-    if not texts:
-        raise ValueError(f"{what} {str(path)!r} is an empty list; expected one path per line")
-    if REMOTE.match(texts[0][1]):
-        raise ValueError(f"{what} {str(path)!r} is a list of addresses: {DOWNLOAD}")
-    read = [_line(text, folder, f"{path}, line {n}") for n, text in texts]
-    lines = [line for line in read if isinstance(line, Line)]
-    refused += [line for line in read if isinstance(line, Refused)]
-    root = Path(os.path.abspath(folder))
-    if not all(line.hr.is_relative_to(root) for line in lines):
-        root = Path(os.path.commonpath([line.hr.parent for line in lines]))
-    listed: dict[str, Listed] = {}
-    for line in lines:
-        if (line.lr is None) != (lines[0].lr is None):
-            kinds = ("a pair", "one image") if line.lr else ("one image", "a pair")
-            message = f"{line.where}: it names {kinds[0]}, but {lines[0].where} {kinds[1]}"
-            refused.append(Refused(str(line.hr), line.where, "mixed list", message))
+    folder = Path(os.path.abspath(path.parent))
+    paths: dict[Path, None] = {}
+    for number, text in _lines(path, what):
+        sized = SIZED.fullmatch(text)
+        image = Path(os.path.abspath(folder / (sized[1] if sized else text)))
+        if is_image(image):
+            paths[image] = None
             continue
-        key = image_key(line.hr, root)
-        other = listed.setdefault(key, (key, line.hr, line.lr))
-        if other[1] != line.hr:
-            by_key([(key, other[1]), (key, line.hr)], what)  # its error says how to fix it
-        if other[2] != line.lr:
-            message = f"{line.where}: {line.hr} already has the LR {other[2]} in an earlier line"
-            refused.append(Refused(key, line.where, "listed twice", message))
-    return list(listed.values())
+        where = f"{path}, line {number}"
+        message = f"{where}: {image}: not the name of an image; expected one of {EXPECTED}"
+        refused.append(Refused(str(image), where, "unsupported", message))
+    if not paths and not refused:
+        raise ValueError(f"{what} {str(path)!r} is an empty list; expected one path per line")
+    root = folder
+    if not all(image.is_relative_to(root) for image in paths):
+        root = Path(os.path.commonpath([image.parent for image in paths]))
+    keyed = {image_key(image, root): image for image in paths}
+    if len(keyed) < len(paths):
+        by_key(((image_key(image, root), image) for image in paths), what)  # its error says which
+    return keyed
 
 
-def _line(text: str, folder: Path, where: str) -> Line | Refused:
-    sized, pair = SIZED.fullmatch(text), PAIR.fullmatch(text)
-    parts = [sized[1]] if sized else [text]
-    if pair and not sized and not _path_in(folder, text).is_file():
-        parts = [pair[1], pair[2]]
-    paths = [_path_in(folder, part) for part in parts]
-    for path in paths:
-        if not is_image(path):
-            message = (
-                f"{where}: {path}: not the name of an image; expected one of {EXPECTED}, alone, "
-                "with its size as 'a.png (480,480,3)', or HR and LR as 'gt/a.png, lq/a.png'"
-            )
-            return Refused(str(path), where, "unsupported", message)
-    return Line(where, paths[0], paths[1] if len(paths) > 1 else None)
-
-
-def _path_in(folder: Path, name: str) -> Path:
-    path = Path(os.path.abspath(folder / name))
-    if "\\" in name and not path.exists():  # a list made on Windows
-        return Path(os.path.abspath(folder / name.replace("\\", "/")))
-    return path
-
-
-def _lines(path: Path, what: str, folder: Path) -> Iterator[tuple[int, str]]:
+def _lines(path: Path, what: str) -> Iterator[tuple[int, str]]:
+    """Yield number and text of each line that is not empty or a comment."""
     try:
         with open_regular(path) as file:
             if b"\0" in file.read(TEXT):
@@ -379,9 +295,10 @@ def _lines(path: Path, what: str, folder: Path) -> Iterator[tuple[int, str]]:
             f"{what} {str(path)!r} is neither a tar nor an LMDB nor a list of paths ({error})"
         ) from error
     # Not splitlines, which also splits at characters that names may contain.
-    lines = ((number, line.strip()) for number, line in enumerate(text.split("\n"), start=1))
-    for number, line in lines:
-        if line and not (line.startswith("#") and not (folder / line).is_file()):
+    for number, line in enumerate(map(str.strip, text.split("\n")), start=1):
+        if REMOTE.match(line) or path.suffix.lower() in TABLES:
+            raise ValueError(f"{what} {str(path)!r} is a list of addresses: {DOWNLOAD}")
+        if line and not (line.startswith("#") and not (path.parent / line).is_file()):
             yield number, line
 
 
@@ -391,16 +308,15 @@ def is_tars(source: str) -> bool:
     return source.lower().endswith((".tar", ".tar}", ".tar.gz", ".tgz"))
 
 
-def _from_tars(source: str, shard_in_key: bool) -> Iterator[Entry]:
+def _from_tars(source: str) -> Iterator[Entry]:
     for path in _tar_files(source):
         index = build_index(path)
-        prefix = f"{path.stem}/" if shard_in_key else ""
         for key, members in zip(index.keys, index.members, strict=True):
             places: dict[str, Place] = {
                 suffix: TarMember(str(path), f"{key}.{suffix}", member.offset, member.size)
                 for suffix, member in members.items()
             }
-            yield Entry(prefix + key, places)
+            yield Entry(key, places)
 
 
 def _tar_files(source: str) -> Iterator[Path]:
@@ -413,9 +329,7 @@ def _tar_files(source: str) -> Iterator[Path]:
 
 
 # --------------------------------------------------------------------------------------------- keys
-def _checked(
-    entries: Iterable[Entry], refused: list[Refused], source: str, shard_in_key: bool
-) -> Inputs:
+def _checked(entries: Iterable[Entry], refused: list[Refused], source: str) -> Inputs:
     """Refuse what a tar cannot hold or a reader of it would refuse, unless keys are not unique."""
     kept: dict[str, Entry] = {}
     renamed = []
@@ -432,14 +346,10 @@ def _checked(
             renamed.append(entry.key)
         other = kept.setdefault(key, entry)
         if other is not entry:
-            first = next(iter(other.members.values()))
             dots = ", as a key cannot have dots" if other.key != entry.key else ""
-            fix = "rename one"
-            if isinstance(first, TarMember) and isinstance(place, TarMember):
-                fix = same_key_in_tars(first.path, place.path, "--shard-in-key", shard_in_key)
             raise ValueError(
-                f"two images would have the key {key!r}{dots} ({first.where} and "
-                f"{place.where}): {fix}"
+                f"two images would have the key {key!r}{dots} ({other.where} and {place.where}): "
+                "rename one, or pack tars that all count from 0 one by one"
             )
     if renamed:
         log.info("%d keys had dots, which were replaced by _: %s, ...", len(renamed), renamed[0])

@@ -6,15 +6,14 @@ import argparse
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any
 
 from datamodules.files.pairs import with_scale
 from datamodules.files.paths import parse_bytes
-from datamodules.pack.images import KEEP, MAX_PIXELS, Recipe, parse_encoding
-from datamodules.pack.inputs import REMOTE, Inputs, find_inputs, is_tars
-from datamodules.parts import parse_natural, parse_part, parse_positive
-from datamodules.workers import TIME_LIMIT, usable_cores
+from datamodules.pack.blocks import Job
+from datamodules.pack.images import KEEP, Recipe, parse_encoding
+from datamodules.pack.inputs import REMOTE, Inputs, find_inputs
+from datamodules.workers import usable_cores
 from files.paths import expand_path
 
 DESCRIPTION = """\
@@ -57,6 +56,25 @@ def parse_size(text: str) -> int:
     return size
 
 
+def _part(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text, re.ASCII)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a part; expected I/N with I from 1 to N, such as 3/7"
+        )
+    return int(match[1]), int(match[2])
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _natural(text: str) -> int:
+    return 0 if text == "0" else _positive(text)
+
+
 def _name(text: str) -> str:
     if not re.fullmatch(r"\w[\w.-]*", text, re.ASCII):
         raise argparse.ArgumentTypeError(
@@ -94,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
         "source",
         metavar="SOURCE",
         help="a folder (with its subfolders), a pattern of images, a text file with a path on "
-        "each line (also BasicSR's and Real-ESRGAN's meta_info, with sizes or pairs), an LMDB, or "
+        "each line (also BasicSR's meta_info, with sizes), an LMDB, or "
         "tars: 'old/train-{000..099}.tar'",
     )
     made.add_argument("out", metavar="OUT", help="folder to write the shards to")
@@ -121,91 +139,41 @@ def _add_inputs(group: Any) -> None:
         metavar="TEXT",
         help="what an LR name has after the HR's, such as x2 or x{scale}",
     )
-    group.add_argument(
-        "--captions",
-        metavar="KEY",
-        help="take the caption from this key of the JSON beside an image. By default the text file "
-        "a.txt is the caption of a.jpg. a.json goes into the shard unchanged",
-    )
-    group.add_argument(
-        "--no-sidecars", action="store_true", help="ignore text and JSON beside images"
-    )
-    group.add_argument(
-        "--shard-in-key",
-        action="store_true",
-        help="prefix keys with their tar's name, for tars that all count from 0",
-    )
-    group.add_argument(
-        "--max-pixels",
-        type=parse_positive,
-        default=MAX_PIXELS,
-        metavar="N",
-        help="refuse images with more pixels before decoding (default: %(default)s)",
-    )
-    group.add_argument(
-        "--decode-timeout",
-        type=parse_positive,
-        default=TIME_LIMIT,
-        metavar="SECONDS",
-        help="refuse images whose decoding takes longer, twice (default: %(default)g)",
-    )
 
 
 def _add_images(group: Any) -> None:
     group.add_argument(
-        "--max-long-side",
-        type=parse_positive,
-        metavar="N",
-        help="shrink images with a longer long side, by Lanczos",
-    )
-    group.add_argument(
-        "--min-side",
-        type=parse_positive,
-        default=1,
-        metavar="N",
-        help="refuse images whose short side is then below this",
-    )
-    group.add_argument(
         "--crop",
-        type=parse_positive,
+        type=_positive,
         metavar="N",
         help="cut images into squares of this side, as BasicSR's extract_subimages: a_s001, ...",
     )
     group.add_argument(
         "--step",
-        type=parse_positive,
+        type=_positive,
         metavar="N",
         help="distance between squares (default: --crop)",
-    )
-    group.add_argument(
-        "--thresh",
-        type=parse_natural,
-        default=0,
-        metavar="N",
-        help="pixels that may remain at the border; if more remain, another square ends there "
-        "(default: %(default)s)",
     )
     group.add_argument(
         "--encode",
         type=parse_encoding,
         default=KEEP,
         metavar="HOW",
-        help="keep: unchanged files, and PNG for shrunk or cut images (default); webp: lossless; "
-        "png; jpeg:QUALITY, for HR only: LR is always lossless",
+        help="keep: unchanged files, and PNG for cut images (default); webp: lossless; png; "
+        "jpeg:QUALITY, for HR only: LR is always lossless",
     )
     group.add_argument(
         "--restart-markers",
         action="store_true",
-        help="give JPEGs restart markers, so that crops are read without the rest: JPEG files are "
-        "converted without loss (by jpegtran, else they are kept), others are encoded by --encode "
-        "jpeg:QUALITY",
+        help="write JPEGs with restart markers, so that crops are read without the rest; needs "
+        "--encode jpeg:QUALITY",
     )
 
 
 def _add_shards(group: Any) -> None:
     group.add_argument(
         "--samples-per-shard",
-        type=parse_positive,
+        type=_positive,
         default=1000,
         metavar="N",
         help="samples in each shard, at most; after as many inputs a new shard begins (default: "
@@ -228,18 +196,17 @@ def _add_shards(group: Any) -> None:
     )
     group.add_argument(
         "--workers",
-        type=parse_natural,
+        type=_natural,
         default=usable_cores(),
         metavar="N",
-        help="processes (default: one per core, here %(default)s); with 0, images are decoded in "
-        "this one, without --decode-timeout",
+        help="processes (default: one per core, here %(default)s); 0 decodes in this one",
     )
 
 
 def _add_parts(group: Any) -> None:
     group.add_argument(
         "--part",
-        type=parse_part,
+        type=_part,
         metavar="I/N",
         help="make part I of N only; the others can be made anywhere, at any time, as often as "
         "needed. OUT must be a folder that all machines share",
@@ -266,23 +233,12 @@ def check(options: argparse.Namespace) -> None:
         raise ValueError("--lr needs --scale, to check the sizes of the pairs")
     if options.scale is not None and not 1 <= options.scale < float("inf"):
         raise ValueError(f"--scale is {options.scale:g}; expected a number of at least 1")
-    shrunk = options.max_long_side is not None
-    if options.lr is not None and shrunk:
-        raise ValueError("--max-long-side would misalign HR and --lr: drop it")
-    if options.crop is None and (options.step is not None or options.thresh):
-        raise ValueError("--step and --thresh apply to --crop, which is not given")
+    if options.crop is None and options.step is not None:
+        raise ValueError("--step applies to --crop, which is not given")
     if options.crop is not None and options.scale is not None:
         _check_grid(options)
-    kind = options.encode.kind
-    if options.restart_markers and kind in ("webp", "png"):
-        raise ValueError(f"--restart-markers requires JPEG, but --encode is {kind}: drop one")
-    if options.restart_markers and kind == "keep" and (shrunk or options.crop is not None):
-        raise ValueError(
-            "--restart-markers with --crop or --max-long-side writes new JPEGs: set their quality, "
-            "--encode jpeg:97"
-        )
-    if options.captions is not None and options.no_sidecars and not is_tars(options.source):
-        raise ValueError("--captions reads the JSON beside images: drop --no-sidecars")
+    if options.restart_markers and options.encode.kind != "jpeg":
+        raise ValueError("--restart-markers writes new JPEGs: set their quality, --encode jpeg:97")
 
 
 def _check_grid(options: argparse.Namespace) -> None:
@@ -299,12 +255,7 @@ def _check_grid(options: argparse.Namespace) -> None:
 
 def recipe_of(options: argparse.Namespace) -> Recipe:
     """Return the processing of an image."""
-    return Recipe(**{field.name: getattr(options, field.name) for field in fields(Recipe)})
-
-
-def suffix_of(options: argparse.Namespace) -> str:
-    """Return the suffix of an LR name after the HR's."""
-    return with_scale(options.lr_suffix, options.scale) if options.lr_suffix else ""
+    return Recipe(*(getattr(options, name) for name in Recipe._fields))
 
 
 def inputs_of(options: argparse.Namespace) -> Inputs:
@@ -313,9 +264,8 @@ def inputs_of(options: argparse.Namespace) -> Inputs:
     Raises:
         ValueError: As ``find_inputs``.
     """
-    return find_inputs(
-        *(*_sources(options), suffix_of(options), options.shard_in_key), not options.no_sidecars
-    )
+    suffix = with_scale(options.lr_suffix, options.scale) if options.lr_suffix else ""
+    return find_inputs(*_sources(options), suffix)
 
 
 def _sources(options: argparse.Namespace) -> tuple[str, str | None]:
@@ -328,25 +278,15 @@ def _absolute(path: str, name: str) -> str:
     return path if REMOTE.match(path) else os.path.abspath(expand_path(path, name))
 
 
-# On these the shards do not depend, or `described` names them otherwise.
-ELSEWHERE = (
-    *("finish", "overwrite", "part", "workers", "out", "source", "lr"),
-    "decode_timeout",
-)
+# On these the shards do not depend, or `job_of` names them otherwise.
+ELSEWHERE = ("finish", "overwrite", "part", "workers", "out", "source", "lr")
 
 
-def described(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the options that the shards depend on, by their command-line names."""
+def job_of(options: argparse.Namespace, inputs: Inputs) -> Job:
+    """Return what the shards depend on: the options, and the names and sizes of the inputs."""
     names = {name: value for name, value in vars(options).items() if name not in ELSEWHERE}
     names["encode"] = str(names["encode"])
     source, lr = _sources(options)
     named = {f"--{name.replace('_', '-')}": value for name, value in sorted(names.items())}
-    return {"SOURCE": source, "--lr": lr, **named}
-
-
-def job_of(options: argparse.Namespace, inputs: Inputs) -> dict[str, Any]:
-    """Return what the shards depend on: the first line of a journal."""
-    return {
-        "options": described(options),
-        "inputs": {"count": len(inputs.entries), "digest": inputs.digest()},
-    }
+    images = f"{len(inputs.entries)} of names and sizes {inputs.digest()}"
+    return {"SOURCE": source, "--lr": lr, **named, "images": images}

@@ -1,98 +1,53 @@
-"""Report and index of a packing, written from its journal."""
+"""What a packing reports: counts, and the refused inputs."""
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
+from datamodules.pack.blocks import Record, Report
 from datamodules.pack.inputs import Inputs
-from datamodules.pack.journal import Journal
-from datamodules.pack.packing import NO_CAPTION
 from datamodules.pack.places import Refused
-from files.owned import write_whole
 
-Report = dict[str, Any]
 log = logging.getLogger(__name__)
 SHOWN = 5  # refused inputs on the screen; all are in the file
+NO_CAPTION = "images without a caption"
 
 
-class Files(NamedTuple):
-    """The files beside the shards.
-
-    Attributes:
-        report: Options, counts and refused inputs, as JSON.
-        lines: A line of JSON for each shard: its name, bytes, samples and checksum (xxh3_128).
-    """
-
-    report: Path
-    lines: Path
-
-    @classmethod
-    def of(cls, out: Path, name: str) -> Files:
-        """Return the files of shards with a name."""
-        return cls(out / f"{name}.report.json", out / f"{name}.index.jsonl")
-
-
-def write_report(journal: Journal, inputs: Inputs, out: Path, name: str) -> Report:
-    """Write report and index of a finished packing, and print a summary.
+def report_of(inputs: Inputs, records: Sequence[Record]) -> Report:
+    """Return counts and refused inputs.
 
     Args:
-        journal: Its journal.
-        inputs: Its inputs.
-        out: Folder of the shards.
-        name: Prefix of their names.
-
-    Returns:
-        The report.
-
-    Raises:
-        OSError: If they cannot be written.
+        inputs: All inputs.
+        records: Those of all blocks.
     """
-    report, files = _report(journal, inputs), Files.of(out, name)
-    facts = [
-        {"shard": one.shard, "bytes": one.size, "samples": one.samples, "checksum": one.checksum}
-        for one in journal.finished
-    ]
-    write_whole(files.lines, "".join(json.dumps(one) + "\n" for one in facts))
-    write_whole(files.report, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-    _print(report, files.report)
-    return report
-
-
-def _report(journal: Journal, inputs: Inputs) -> Report:
-    entries, stages, finished = inputs.entries, journal.stages, journal.finished
-    refused = list(inputs.refused)
-    notes = Counter[str]()
-    for stage in stages:
-        for number, reason, message in stage.refused:
-            entry = entries[number]
+    refused, notes = list(inputs.refused), Counter[str]()
+    for record in records:
+        for number, reason, message in record.refused:
+            entry = inputs.entries[number]
             refused.append(Refused(entry.key, entry.where, reason, message))
-        notes.update(stage.notes)
-    packed = sum(stage.inputs for stage in stages)
-    if notes[NO_CAPTION] == packed and not journal.job["options"].get("--captions"):
+        notes.update(record.notes)
+    shards = [shard for record in records for shard in record.shards]
+    packed = sum(record.packed for record in records)
+    if notes[NO_CAPTION] == packed:
         del notes[NO_CAPTION]
     counts = {
-        "inputs": len(entries) + len(inputs.refused),
+        "inputs": len(inputs.entries) + len(inputs.refused),
         "packed": packed,
-        "samples": sum(stage.samples for stage in finished),
-        "shards": len(finished),
-        "bytes": sum(stage.size for stage in finished),
+        "samples": sum(shard.samples for shard in shards),
+        "shards": len(shards),
+        "bytes": sum(shard.bytes for shard in shards),
         "refused": len(refused),
         "refused_by_reason": dict(Counter(one.reason for one in refused).most_common()),
         "notes": dict(sorted(notes.items())),
     }
-    return {
-        "options": journal.job["options"],
-        "counts": counts,
-        "refused": [one._asdict() for one in refused],
-        "shards": [stage.shard for stage in finished],
-    }
+    return {"counts": counts, "refused": [one._asdict() for one in refused]}
 
 
-def _print(report: Report, path: Path) -> None:
+def print_report(report: Report, path: Path) -> None:
+    """Log a summary of a report, which is at ``path``."""
     counts = report["counts"]
     for one in report["refused"][:SHOWN]:
         log.error("refused (%s): %s", one["reason"], one["message"])

@@ -21,12 +21,10 @@ import threading
 import time
 import uuid
 import weakref
-from bisect import insort
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from operator import itemgetter
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -44,23 +42,21 @@ from files.owned import put_in_place, remove_file
 
 log = logging.getLogger(__name__)
 PAUSE = 2.0  # seconds until a thing that did not fit is tried again
-Thing = TypeVar("Thing")
 
 
-class ReadAhead(Generic[Thing]):
-    """A list of things to fetch, and threads that work through it.
+class ReadAhead:
+    """A list of files to fetch, and threads that work through it.
 
     Args:
-        fetch: Fetches one thing; gets a function that returns whether to stop. It returns False if
-            there is no room now: the thing is tried again after a pause, before later ones.
-        threads: Number of things fetched at a time.
+        fetch: Fetches one file; gets a function that returns whether to stop. It returns False if
+            there is no room now: the file is tried again after a pause, before later ones.
+        threads: Number of files fetched at a time.
     """
 
-    def __init__(self, fetch: Callable[[Thing, Callable[[], bool]], bool], threads: int) -> None:
+    def __init__(self, fetch: Callable[[Wanted, Callable[[], bool]], bool], threads: int) -> None:
         self._fetch = fetch
         self._change = threading.Condition()
-        self._waiting: list[tuple[int, Thing]] = []  # things with their places in the list
-        self._not_before = 0.0  # when to continue after there was no room
+        self._waiting: list[Wanted] = []
         self._closed = threading.Event()
         self._threads = [
             # Daemons, so that a download of minutes does not delay the end of the process.
@@ -70,10 +66,10 @@ class ReadAhead(Generic[Thing]):
         for thread in self._threads:
             thread.start()
 
-    def ask(self, things: Sequence[Thing]) -> None:
+    def ask(self, files: Sequence[Wanted]) -> None:
         """Fetch these, soonest first, instead of the previous list."""
         with self._change:
-            self._waiting, self._not_before = list(enumerate(things)), 0.0
+            self._waiting = list(files)
             self._change.notify_all()
 
     def close(self) -> None:
@@ -85,31 +81,21 @@ class ReadAhead(Generic[Thing]):
                 thread.join(timeout=2)
 
     def _work(self) -> None:
-        while (taken := self._next()) is not None:
-            waiting, place, thing = taken
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._waiting or self._closed.is_set())
+                if self._closed.is_set():
+                    return
+                waiting = self._waiting
+                file = waiting.pop(0)
             try:
-                fetched = self._fetch(thing, self._closed.is_set)
+                fetched = self._fetch(file, self._closed.is_set)
             except Exception as error:  # its reader will get the same error, and report it
                 log.warning("reading ahead: %s", error)
                 continue
             if not fetched:
-                self._requeue(waiting, place, thing)
-
-    def _next(self) -> tuple[list[tuple[int, Thing]], int, Thing] | None:
-        """Wait for the next thing; return it with its list and place, or None at the end."""
-        with self._change:
-            while not self._closed.is_set():
-                left = self._not_before - time.monotonic()
-                if self._waiting and left <= 0:
-                    return self._waiting, *self._waiting.pop(0)
-                self._change.wait(left if self._waiting else None)
-        return None
-
-    def _requeue(self, waiting: list[tuple[int, Thing]], place: int, thing: Thing) -> None:
-        with self._change:
-            if self._waiting is waiting:  # else the list was replaced
-                insort(waiting, (place, thing), key=itemgetter(0))
-                self._not_before = time.monotonic() + PAUSE
+                waiting.insert(0, file)  # of no effect if the list was replaced
+                self._closed.wait(PAUSE)
 
 
 PART = re.compile(r"\.(\d+)\.part$")
@@ -124,13 +110,13 @@ class Wanted(NamedTuple):
     Args:
         url: Its address.
         version: The version that the server reports; another version is another file.
-        size: Size in bytes, if known.
+        size: Size in bytes.
         checksum: Hexadecimal xxh3_128 of the content, if known.
     """
 
     url: str
-    version: str = ""
-    size: int | None = None
+    version: str
+    size: int
     checksum: str | None = None
 
     @property
@@ -171,7 +157,7 @@ class DiskCache:
     def _forget(self) -> None:
         """Reset to a process that has claimed nothing and fetches nothing ahead."""
         self._pid = os.getpid()
-        self._ahead: ReadAhead[Wanted] | None = None
+        self._ahead: ReadAhead | None = None
         self._claims: tuple[int, Path] | None = None  # the locked descriptor, and its list
         self._claimed: list[str] = []
         self._full_until = 0.0
@@ -225,7 +211,7 @@ class DiskCache:
     def _has(self, path: Path, wanted: Wanted) -> bool:
         try:
             state = path.stat()
-            if wanted.size is not None and state.st_size != wanted.size:
+            if state.st_size != wanted.size:
                 return False
             os.utime(path)  # the time of its last use
         except FileNotFoundError:
@@ -233,9 +219,8 @@ class DiskCache:
         return True
 
     def _download(self, wanted: Wanted, path: Path, stopped: Callable[[], bool]) -> bool:
-        part = path.with_name(f"{path.name}.{wanted.size or 0}.part")
-        unknown = wanted.size is None
-        if not self._make_room(wanted.size or 0, part, anyway=unknown):
+        part = path.with_name(f"{path.name}.{wanted.size}.part")
+        if not self._make_room(wanted.size, part):
             self._warn_no_room(wanted)
             return False
         attempts = Attempts(wanted.url, self.policy)
@@ -245,8 +230,6 @@ class DiskCache:
                 if stopped():
                     break
                 _verify(part, wanted)
-                if unknown:  # until now, so nothing was reserved for it
-                    self._make_room(_written(part), part, anyway=True)
                 put_in_place(part, path)
                 return True
             except WrongContent as error:
@@ -254,7 +237,7 @@ class DiskCache:
                 if not self._retry(attempts, error, wanted):
                     return False
             except RemoteError as error:
-                if error.kind != "content" or wanted.size is None:
+                if error.kind != "content":
                     if not _written(part):
                         remove_file(part)
                     raise
@@ -264,7 +247,7 @@ class DiskCache:
             except OSError as error:
                 if error.errno not in FULL:
                     raise
-                if not self._make_room(_missing(part, wanted), part, full=True):
+                if not self._make_room(max(wanted.size - _written(part), 1), part, full=True):
                     remove_file(part)
                     self._warn_disk_full(wanted)
                     return False
@@ -289,14 +272,13 @@ class DiskCache:
 
     # -------------------------------------------------------------------------------------- room
 
-    def _make_room(self, needed: int, part: Path, full: bool = False, anyway: bool = False) -> bool:
+    def _make_room(self, needed: int, part: Path, full: bool = False) -> bool:
         """Remove the least recently used files until ``needed`` bytes are free; reserve ``part``.
 
         Args:
             needed: Bytes to free.
             part: The file that needs them.
             full: Whether the disk is full, whatever the limit is.
-            anyway: Remove what can be removed, and continue even if that is not enough.
         """
         with self._lock("evict"):
             files = [file for file in self._files() if file.path != part]
@@ -311,7 +293,7 @@ class DiskCache:
                 if not self._in_use(file, claimed, part):
                     chosen.append(file.path)
                     over -= file.size
-            if over > 0 and not anyway:
+            if over > 0:
                 return False
             for path in chosen:
                 remove_file(path)  # processes that have it open can still read it
@@ -353,11 +335,11 @@ class DiskCache:
         total = sum(file.size for file in self._files() if file.path.name in claimed)
         self._warn_once(
             "room",
-            f"the cache {self.folder} of {self.limit} bytes is smaller than what is read at the "
-            f"same time: {max(len(claimed), 1)} shards are in use or next on this node, and the "
-            f"cached ones take {total} bytes; {shown(wanted.url)} and others are read from the "
-            "server, sample by sample: raise Shards.cache_size, or lower data.init_args.streams, "
-            "as each stream reads its own shards",
+            f"the cache {self.folder} of {self.limit} bytes, or its disk, is smaller than what is "
+            f"read at the same time: {max(len(claimed), 1)} shards are in use or next on this "
+            f"node, and the cached ones take {total} bytes; others, such as {shown(wanted.url)}, "
+            "are read from the server, sample by sample: raise Shards.cache_size, or lower "
+            "data.init_args.streams, as each stream reads its own shards",
         )
 
     def _warn_disk_full(self, wanted: Wanted) -> None:
@@ -472,7 +454,3 @@ def _verify(part: Path, wanted: Wanted) -> None:
 
 def _written(part: Path) -> int:
     return part.stat().st_size if part.exists() else 0
-
-
-def _missing(part: Path, wanted: Wanted) -> int:
-    return max((wanted.size or 0) - _written(part), 1)

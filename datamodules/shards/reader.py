@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import resource
 import time
@@ -74,13 +73,11 @@ class Reader:
         self.cache = cache
         self._open: OrderedDict[str, int] = OrderedDict()
         self._of_cache: set[str] = set()  # files of the cache among them
-        self._dropped: set[tuple[str, int]] = set()  # members for which a cached file was dropped
         self._looked = 0.0  # time of the last check for removed files
 
     def __getstate__(self) -> dict[str, Any]:
         # File descriptors are invalid in another process.
-        state: dict[str, Any] = {"cache": self.cache, "_open": OrderedDict()}
-        return state | {"_of_cache": set(), "_dropped": set(), "_looked": 0.0}
+        return {"cache": self.cache, "_open": OrderedDict(), "_of_cache": set(), "_looked": 0.0}
 
     def __del__(self) -> None:
         self.close()
@@ -121,21 +118,13 @@ class Reader:
     def _explained(
         self, tar: Tar, descriptor: int, member: tuple[int, int, int], count: int
     ) -> bytes:
-        """Try again if that may help; else raise an error with the cause."""
+        """Read from the server what the disk has damaged; else raise an error with the cause."""
         if tar.wanted is None:
             if count != member[1]:
                 raise ValueError(f"shard {tar.path} was truncated while it was in use: start again")
             _check_same(tar, os.fstat(descriptor))
-        elif self.cache is not None and (tar.path, member[0]) not in self._dropped:
-            self._dropped.add((tar.path, member[0]))
-            os.close(self._open.pop(tar.path))
-            self.cache.drop(tar.wanted)
-            data = self.read(tar, *member)
-            # The disk was at fault, and may be again; an error on the server stays in the set.
-            self._dropped.discard((tar.path, member[0]))
-            return data
-        reason = "truncated" if count != member[1] else "checksum"
-        raise WrongBytes(_differs(member), reason)
+            raise WrongBytes(_differs(member), "checksum")
+        return self._from_server(tar, *member)
 
     def _from_server(self, tar: Tar, offset: int, size: int, checksum: int) -> bytes:
         if tar.wanted is None or self.cache is None:
@@ -179,7 +168,7 @@ class Reader:
 
     def _local(self, tar: Tar) -> int:
         try:
-            return self._descriptor(tar.path)
+            return _descriptor(tar.path)
         except FileNotFoundError as error:
             raise ValueError(
                 f"shard {tar.path} was removed while it was in use: restore it, and start again"
@@ -189,21 +178,14 @@ class Reader:
         self._close_removed()
         while self.cache is not None and (path := self.cache.fetch(wanted)) is not None:
             try:
-                return self._descriptor(str(path))
+                return _descriptor(str(path))
             except FileNotFoundError:  # another process needed the room
                 continue
         return None
 
-    def _descriptor(self, path: str) -> int:
-        try:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._open:
-                raise
-            # Other code in this process has files open, too.
-            for _ in range(len(self._open) // 2 + 1):
-                os.close(self._open.popitem(last=False)[1])
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+def _descriptor(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _check_same(tar: Tar, state: os.stat_result) -> None:

@@ -7,32 +7,27 @@ import logging
 import os
 import random
 import re
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 from urllib.parse import quote
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem, sync
-
-from files.own_modules import own_environment
 
 log = logging.getLogger(__name__)
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 PASSING = frozenset({408, 416, 425, 429})  # HTTP 4xx errors that a retry may fix
 NO_CREDENTIALS = re.compile("Credentials|TokenRetrieval|RefreshError|ProfileNotFound")
-CREDENTIALS = {
-    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a public bucket "
-    "FSSPEC_S3='{\"anon\": true}'",
-    "gs": "set GOOGLE_APPLICATION_CREDENTIALS to a key file; for a public bucket "
-    'FSSPEC_GS=\'{"token": "anon"}\'',
-}
-PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
+CREDENTIALS = (
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or GOOGLE_APPLICATION_CREDENTIALS, or sign "
+    "the address; for a public bucket FSSPEC_S3='{\"anon\": true}' or "
+    'FSSPEC_GS=\'{"token": "anon"}\''
+)
 T = TypeVar("T")
 
 
@@ -162,24 +157,21 @@ def shown(url: str) -> str:
 
 def _raise_permanent(error: Exception, url: str, owner: str) -> None:
     """Raise an error that a retry cannot fix."""
-    scheme = url.partition(":")[0].lower()
     true = _root_cause(error)
     status = _status(true)
     if isinstance(true, ImportError):
-        package = PACKAGES.get(scheme, "the package for it")
-        extra = f"-c constraints.txt -e '.[{scheme}]'" if scheme in PACKAGES else package
         raise RemoteError(
-            f"{shown(url)} needs {package}, which is not installed: pip install {extra}", "setup"
+            f"{shown(url)} needs a further package ({true}): pip install -c constraints.txt -e "
+            "'.[s3]' or '.[gs]'",
+            "setup",
         ) from error
     if (
         isinstance(true, PermissionError)
         or status in (401, 403, 407)
         or NO_CREDENTIALS.search(type(true).__name__)
     ):
-        fix = CREDENTIALS.get(scheme, "this address needs a login, or a signed address")
         raise RemoteError(
-            f"{shown(url)} requires other credentials ({_cause(true)}): {fix}",
-            "denied",
+            f"{shown(url)} requires other credentials ({_cause(true)}): {CREDENTIALS}", "denied"
         ) from error
     if isinstance(true, FileNotFoundError) or status in (404, 410):
         raise RemoteError(
@@ -227,11 +219,11 @@ class RemoteState:
     """State of a file on its server.
 
     Args:
-        size: Size in bytes, if the server reports it.
+        size: Size in bytes.
         version: A string that changes when the file does, or an empty one.
     """
 
-    size: int | None
+    size: int
     version: str
 
 
@@ -248,14 +240,18 @@ def look_up(url: str, policy: RetryPolicy) -> RemoteState:
     Raises:
         RemoteError: If it cannot be reached, or does not exist.
     """
-    if scheme_of(url) == "pipe":
-        return RemoteState(None, "")
 
     def ask() -> RemoteState:
         system, path = _system(url)
         info = system.info(path, **_limited(system, policy))
+        if info.get("size") is None:
+            raise RemoteError(
+                f"{shown(url)}: its server does not say how large it is; read it by "
+                "datamodules.Stream",
+                "setup",
+            )
         version = next((str(info[name]) for name in STATES if info.get(name)), "")
-        return RemoteState(info.get("size"), version)
+        return RemoteState(info["size"], version)
 
     return persistently(ask, url, policy)
 
@@ -308,8 +304,6 @@ def read_range(url: str, offset: int, size: int, policy: RetryPolicy) -> bytes:
         RemoteError: If the server cannot be reached, or sends no parts of files; of the kind
             ``content`` if the file ends before.
     """
-    if scheme_of(url) == "pipe":
-        raise RemoteError(f"{url} can be read only from the cache: raise Shards.cache_size")
 
     def ask() -> bytes:
         system, path = _system(url)
@@ -336,7 +330,7 @@ def read_range(url: str, offset: int, size: int, policy: RetryPolicy) -> bytes:
 def download(
     url: str,
     part: Path,
-    size: int | None,
+    size: int,
     policy: RetryPolicy,
     stopped: Callable[[], bool] = lambda: False,
 ) -> None:
@@ -345,7 +339,7 @@ def download(
     Args:
         url: The file's address.
         part: The target; existing content must be the file's beginning.
-        size: Expected size in bytes, if known.
+        size: Expected size in bytes.
         policy: When to give up, counted from the last progress.
         stopped: Called after each block; the download ends early if it returns True.
 
@@ -371,13 +365,13 @@ def download(
                 os.fsync(file.fileno())
                 return
             except Exception as error:
-                if isinstance(error, WrongContent) and size is not None and file.tell() > size:
+                if isinstance(error, WrongContent) and file.tell() > size:
                     file.truncate(0)
                 attempts.failed(error)
 
 
-def _check_length(have: int, size: int | None, over: bool) -> None:
-    if size is not None and (have > size if over else have != size):
+def _check_length(have: int, size: int, over: bool) -> None:
+    if have > size if over else have != size:
         more = "at least " if over else ""
         raise WrongContent(f"it has {more}{have} bytes; expected {size}")
 
@@ -411,8 +405,6 @@ def _takes_timeout(system: Any) -> bool:
 
 def blocks_from(url: str, start: int, policy: RetryPolicy) -> Iterator[bytes]:
     """Iterate over the bytes of a file from ``start`` on."""
-    if scheme_of(url) == "pipe":
-        return _skipping(_pipe_blocks(url.removeprefix("pipe:")), start)
     system, path = _system(url)
     if scheme_of(url) in HTTP:
         return _http_blocks(system, path, start, None, policy)
@@ -473,16 +465,6 @@ async def _request(system: Any, url: str, options: dict[str, Any]) -> tuple[Any,
     except BaseException:
         response.close()
         raise
-
-
-def _pipe_blocks(command: str) -> Iterator[bytes]:
-    with subprocess.Popen(
-        command, shell=True, stdout=subprocess.PIPE, env=own_environment()
-    ) as process:
-        output = cast(IO[bytes], process.stdout)
-        yield from iter(lambda: output.read(CHUNK), b"")
-    if process.returncode:
-        raise OSError(f"the command ended with status {process.returncode}")
 
 
 def _skipping(blocks: Iterator[bytes], count: int) -> Iterator[bytes]:

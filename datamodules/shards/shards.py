@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
-from threading import BoundedSemaphore
 from typing import Any
 
 import numpy as np
@@ -32,11 +30,9 @@ from datamodules.shards.index import (
     Member,
     ShardIndex,
     build_index,
-    index_places,
     load_index,
     parse_index,
     read_index,
-    same_key_in_tars,
     save_index,
 )
 from datamodules.shards.reader import Reader, Tar, WrongBytes
@@ -45,19 +41,10 @@ from datamodules.shards.remote import (
     RetryPolicy,
     look_up,
     read_small,
-    scheme_of,
     shown,
 )
 from datamodules.shards.sample import Raw, add_text, decoded, raw_of
-from datamodules.shards.table import (
-    VERSION,
-    Column,
-    Table,
-    joined,
-    load_table,
-    save_table,
-    table_of,
-)
+from datamodules.shards.table import Table, joined, table_of
 from datamodules.shards.urls import is_remote, list_shards
 from datamodules.source import Pixels, Sample, Source
 from degradations.seeds import seed_of
@@ -65,8 +52,6 @@ from files.numbers import NonNegativeInt, PositiveFloat
 from files.paths import expand_path
 
 log = logging.getLogger(__name__)
-FEW = 4  # shards of unknown size fetched at a time: no room can be reserved for them
-_TURNS = BoundedSemaphore(FEW)
 
 
 def wanted_of(url: str, policy: RetryPolicy) -> Wanted:
@@ -93,12 +78,11 @@ def load_remote_index(wanted: Wanted, folder: Path, cache: DiskCache) -> ShardIn
     """
     place = folder / f"{wanted.name}.idx.json"
     index = read_index(place)
-    if index is not None and wanted.size in (None, index.size):
+    if index is not None and wanted.size == index.size:
         return index
     index = _beside(wanted, cache.policy)
     if index is None:
-        with _TURNS if wanted.size is None else nullcontext():
-            index = _made(wanted, cache)
+        index = _made(wanted, cache)
     try:
         save_index(index, place)
     except OSError as error:
@@ -107,8 +91,6 @@ def load_remote_index(wanted: Wanted, folder: Path, cache: DiskCache) -> ShardIn
 
 
 def _beside(wanted: Wanted, policy: RetryPolicy) -> ShardIndex | None:
-    if scheme_of(wanted.url) == "pipe":
-        return None
     address, question, query = wanted.url.partition("?")
     data = read_small(f"{address}.idx.json{question}{query}", policy)
     if data is None:
@@ -118,7 +100,7 @@ def _beside(wanted: Wanted, policy: RetryPolicy) -> ShardIndex | None:
     except ValueError as error:
         log.warning("the index beside %s is damaged: %s", shown(wanted.url), error)
         return None
-    if index is not None and wanted.size not in (None, index.size):
+    if index is not None and wanted.size != index.size:
         log.warning(
             "the index beside %s is of a tar of %d bytes, but that tar has %s: making a new one",
             shown(wanted.url),
@@ -146,7 +128,6 @@ def _made(wanted: Wanted, cache: DiskCache) -> ShardIndex:
     )
 
 
-LARGE = 50_000  # samples; a smaller set's table is made as fast as it is read
 AT_ONCE = 16  # parallel requests to servers
 INDICES = 64  # shards whose members the stages are given are kept by name
 WHOLE = ("hr", "lr", "txt", "text_features", "json")  # fields that a sample is made of
@@ -177,8 +158,6 @@ class Shards(Source):
         read_ahead: Number of remote shards that are downloaded ahead at a time; 0 for none.
         retries: How often a failed request to a server is repeated, with growing pauses.
         deadline: Seconds without progress after which a request fails, whatever ``retries`` is.
-        allow_pipes: Run urls of the form ``pipe:COMMAND``, and cache their output like a remote
-            shard. Commands in a configuration run with your permissions.
         stages: Your own functions of a webdataset sample, in this order, such as
             ``my.module.stage``: each gets a dict of ``__key__``, ``__url__`` and all members by
             suffix, as bytes or as an earlier stage left them, and returns such a dict, or None to
@@ -195,13 +174,12 @@ class Shards(Source):
         read_ahead: NonNegativeInt = 2,
         retries: NonNegativeInt = 8,
         deadline: PositiveFloat = 300.0,
-        allow_pipes: bool = False,
         stages: list[Callable[[dict[str, Any]], Any]] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.urls, self.shard_in_key, self.index_cache = urls, shard_in_key, index_cache
-        self.cache_dir, self.allow_pipes = cache_dir, allow_pipes
+        self.cache_dir = cache_dir
         self.cache_size = parse_bytes(cache_size, "Shards.cache_size")
         self.read_ahead, self.stages = read_ahead, stages or []
         self.policy = RetryPolicy(retries, deadline, stall=min(30.0, deadline / 4))
@@ -220,32 +198,26 @@ class Shards(Source):
             RemoteError: If a server cannot be reached, or refuses.
         """
         self._folder = folder = Path(expand_path(self.index_cache, "Shards.index_cache"))
-        names = list_shards(self.urls, self.allow_pipes, self.policy)
+        names = list_shards(self.urls, False, self.policy)
         cache = self._cache() if any(map(is_remote, names)) else None
         with _parallel_map(cache is not None) as apply:
             tars = list(apply(self._tar, names))
-            known = load_table(self._place(tars, folder))
-            table = known
-            if table is None:
-                order = _shuffled_order(len(tars)) if cache is None else list(range(len(tars)))
-                parts = apply(lambda number: self._part(tars[number], folder, cache), order)
-                made = dict(zip(order, parts, strict=True))
-                table = self._join([made[number] for number in range(len(tars))])
-            table.keys.assume_distinct()  # else it would not have been kept
+            order = _shuffled_order(len(tars)) if cache is None else list(range(len(tars)))
+            parts = apply(lambda number: self._part(tars[number], folder, cache), order)
+            made = dict(zip(order, parts, strict=True))
+        table = self._join([made[number] for number in range(len(tars))])
         for note in table.notes:
             log.warning(note)
         if without := len(table.lacking("txt")):
             of = f"{without} of {len(table.keys)}"
             log.warning("Shards.urls: %s samples have no txt; their caption is empty", of)
-        self._tars = list(map(_completed, tars, table.sizes, table.checksums))
+        self._tars = list(map(_completed, tars, table.checksums))
         self._table, self._ends = table, list(accumulate(table.counts))
         self._reader.close()
         self._reader = Reader(cache)
-        if known is None:
-            problem = mixed(table.keys, self._image_size) if "hr" in table.columns else None
-            if problem is not None:
-                raise ValueError(f"Shards.urls: {problem}")
-            _store(table, self._place(tars, folder))  # now with the new indices
+        problem = mixed(table.keys, self._image_size) if "hr" in table.columns else None
+        if problem is not None:
+            raise ValueError(f"Shards.urls: {problem}")
 
     def _cache(self) -> DiskCache:
         folder = Path(expand_path(self.cache_dir, "Shards.cache_dir"))
@@ -254,22 +226,9 @@ class Shards(Source):
     def _tar(self, name: str) -> Tar:
         if is_remote(name):
             wanted = wanted_of(name, self.policy)
-            return Tar(name, wanted.size or 0, wanted=wanted)
+            return Tar(name, wanted.size, wanted=wanted)
         state = os.stat(name)
         return Tar(name, state.st_size, state.st_mtime_ns)
-
-    def _place(self, tars: Sequence[Tar], folder: Path) -> Path:
-        """Return the file of the table, named by the hash of all its inputs."""
-        parts: list[object] = [VERSION, self.shard_in_key]
-        for tar in tars:
-            parts.append((tar.path, tar.size, tar.mtime_ns, tar.wanted))
-            if tar.wanted is None:
-                path = Path(tar.path)
-                parts += [_state(place) for place in index_places(path, folder)]
-            else:
-                parts.append(_state(folder / f"{tar.wanted.name}.idx.json"))
-        digest = hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
-        return folder / f"{digest}.table.npz"
 
     def _part(self, tar: Tar, folder: Path, cache: DiskCache | None) -> Table:
         index = self._index(tar, folder, cache)
@@ -293,7 +252,7 @@ class Shards(Source):
         return table
 
     def _refuse_duplicate(self, key: str, table: Table, parts: list[Table]) -> None:
-        names = list_shards(self.urls, self.allow_pipes, self.policy)
+        names = list_shards(self.urls, False, self.policy)
         count = sum(name == key for name in table.keys)
         where = [name for name, part in zip(names, parts, strict=True) if key in part.keys]
         raise ValueError(
@@ -303,9 +262,9 @@ class Shards(Source):
 
     def _advice(self, where: list[str]) -> str:
         """Return the fix for tars that share a key, or for a tar that has it twice."""
-        if len(where) == 1:
-            return "rename one of the members"
-        return same_key_in_tars(where[0], where[1], "shard_in_key: true", self.shard_in_key)
+        if len(where) == 1 or self.shard_in_key:
+            return "rename one of them"
+        return "list each tar once; if each counts from 0, set shard_in_key: true"
 
     @property
     def keys(self) -> Names:
@@ -319,15 +278,15 @@ class Shards(Source):
 
     def size(self, index: int) -> tuple[int, int] | None:
         """Return (H, W) of the image, if the index has it."""
-        if self._table.sides is None or "lr" in self._table.columns or self.stages:
+        if "lr" in self._table.columns or self.stages:
             return None
-        height, width = self._table.sides[index].tolist()
-        return (height, width) if height and width else None
+        image = self._table.place("hr", index)
+        return (image.height, image.width) if image.height and image.width else None
 
     def _image_size(self, index: int) -> tuple[int, int]:
         """Return (W, H) of an HR image from its header, also with LR beside it."""
         tar = self._tars[bisect_right(self._ends, index)]
-        data = self._bytes(self._table.columns["hr"], tar, index, self._table.keys[index])
+        data = self._bytes("hr", tar, index, self._table.keys[index])
         return read_size(io.BytesIO(data))
 
     def upcoming(self, groups: Sequence[int]) -> None:
@@ -351,11 +310,11 @@ class Shards(Source):
     def _raw(self, index: int, fields: Sequence[str]) -> Raw:
         """Return the bytes of some fields of a sample."""
         tar, key = self._tars[bisect_right(self._ends, index)], self._table.keys[index]
-        columns = {f: self._table.columns[f] for f in fields if f in self._table.columns}
         members = {}
-        for field, column in columns.items():
-            name = f"{tar.name}: {key}" if field == "hr" else f"{tar.name}: {key} ({field})"
-            members[field] = self._bytes(column, tar, index, name)
+        for field in fields:
+            if field in self._table.columns:
+                name = f"{tar.name}: {key}" if field == "hr" else f"{tar.name}: {key} ({field})"
+                members[field] = self._bytes(field, tar, index, name)
         return Raw(tar.name, key, members)
 
     def _staged(self, index: int) -> Raw:
@@ -364,8 +323,7 @@ class Shards(Source):
         tar = self._tars[number]
         sample: dict[str, Any] = {"__key__": key, "__url__": tar.path}
         for suffix, member in self._members(tar)[key].items():
-            place = (member.offset, member.size, member.checksum or 0)
-            sample[suffix] = self._member(tar, *place, f"{tar.name}: {key}.{suffix}")
+            sample[suffix] = self._member(tar, member, f"{tar.name}: {key}.{suffix}")
         stages = [s if isinstance(s, FilterFunction) else webdataset.map(s) for s in self.stages]
         given = next(iter(webdataset.DataPipeline([[sample]], *stages)), None)
         raw = None if given is None else raw_of(given)
@@ -385,34 +343,34 @@ class Shards(Source):
         if "lr" in columns or self.stages:
             return super().read_crop(index, top, left, height, width)
         raw = self._raw(index, WHOLE)
-        data, hr, rst, size = raw.fields["hr"], columns["hr"], columns.get("rst"), self.size(index)
-        name = f"{raw.shard}: {raw.key}"
-        small = size is not None and size[0] * size[1] < MANY * height * width
-        if rst is not None and rst.offsets[index] and not small:
-            from datamodules.files.restart import decode_crop  # few shards have them
+        data, image, name = (
+            raw.fields["hr"],
+            self._table.place("hr", index),
+            f"{raw.shard}: {raw.key}",
+        )
+        large = not image.height or image.height * image.width >= MANY * height * width
+        part: Pixels | None = None
+        if large and "rst" in columns and self._table.place("rst", index).size:
+            from datamodules.files.restart import Box, decode_crop  # few shards have them
 
             marks = np.frombuffer(self._raw(index, ("rst",)).fields["rst"], dtype="<u4")
-            part: Pixels = decode_crop(data, marks, top, left, height, width, self.srgb, name)
-        else:
+            part = decode_crop(data, marks, Box(top, left, height, width), name)
+        if part is None:
             # Only if the file is known to be intact: damage looks like the rows that are left out.
-            intact = hr.checksums is not None and bool(hr.checksums[index])
-            above = read_rows(data, top + height, most_pixels()) if intact else None
+            above = read_rows(data, top + height, most_pixels()) if image.checksum else None
             rows = decode(data, name, self.srgb).rgb if above is None else above
             part = rows[top : top + height, left : left + width]
         sample = Sample(hr=part, meta={"path": raw.shard})
         add_text(sample, raw)
         return sample
 
-    def _bytes(self, column: Column, tar: Tar, index: int, name: str) -> bytes:
-        offset = int(column.offsets[index])
-        if not offset:
-            return b""
-        checksum = 0 if column.checksums is None else int(column.checksums[index])
-        return self._member(tar, offset, int(column.sizes[index]), checksum, name)
+    def _bytes(self, field: str, tar: Tar, index: int, name: str) -> bytes:
+        place = self._table.place(field, index)
+        return self._member(tar, place, name) if place.offset else b""
 
-    def _member(self, tar: Tar, offset: int, size: int, checksum: int, name: str) -> bytes:
+    def _member(self, tar: Tar, member: Member, name: str) -> bytes:
         try:
-            return self._reader.read(tar, offset, size, checksum)
+            return self._reader.read(tar, *member[:3])
         except WrongBytes as error:
             raise UnreadableImage(f"{name}: {error}", error.reason) from error
 
@@ -448,23 +406,7 @@ def _shuffled_order(count: int) -> list[int]:
     return permutation(count, seed_of("indices", dist.get_rank())).tolist()
 
 
-def _completed(tar: Tar, size: int, checksum: str | None) -> Tar:
+def _completed(tar: Tar, checksum: str | None) -> Tar:
     if tar.wanted is None:
         return tar
-    return replace(tar, size=size, wanted=tar.wanted._replace(size=size, checksum=checksum))
-
-
-def _state(path: Path) -> tuple[int, int] | None:
-    try:
-        state = path.stat()
-    except FileNotFoundError:
-        return None
-    return state.st_size, state.st_mtime_ns
-
-
-def _store(table: Table, place: Path) -> None:
-    if len(table.keys) >= LARGE:
-        try:
-            save_table(table, place)
-        except OSError as error:
-            log.debug("cannot write %s: %s", place, error)
+    return replace(tar, wanted=tar.wanted._replace(checksum=checksum))

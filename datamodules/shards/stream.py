@@ -18,7 +18,6 @@ import numpy as np
 from torch.utils.data import get_worker_info
 from webdataset import (
     DataPipeline,
-    ResampledShards,
     SimpleShardList,
     gopen,
     shuffle,
@@ -35,12 +34,11 @@ from datamodules.files.decode import UnreadableImage, read_size
 from datamodules.files.pairs import mixed
 from datamodules.files.roles import roles_of
 from datamodules.order.plan import Item, Plan
-from datamodules.order.shuffle import Ahead, Integers
+from datamodules.order.shuffle import Integers
 from datamodules.samples import Skipped, TrainingImages
 from datamodules.shards.index import BLOCK, split_name
 from datamodules.shards.remote import RetryPolicy, scheme_of, shown
 from datamodules.shards.sample import Raw, decoded, raw_of, warn_once
-from datamodules.shards.table import RULE
 from datamodules.shards.urls import list_shards
 from datamodules.source import Pixels, Sample, Source
 from degradations.base import Degradation
@@ -50,7 +48,6 @@ from files.own_modules import own_environment
 
 log = logging.getLogger(__name__)
 CHUNK = 1 << 20  # bytes that are read at a time
-MOST_LEFT_OUT = 10_000  # samples without an image in a row; an endless pipeline may have no others
 BROKEN = (  # what tarfile raises for damaged bytes, and what reading them raises
     *(tarfile.TarError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError),
     *(OSError, AssertionError),
@@ -90,10 +87,6 @@ class StreamPlan(Plan):
         """Return how many samples have been tried. Args as ``Plan.replacement``."""
         return attempt + 1
 
-    def ahead(self, epoch: int, position: int) -> Ahead:
-        """Return no groups. Args as ``Plan.ahead``."""
-        return Ahead([], [], (position // self.stream_length + 1) * self.stream_length)
-
     def _take(self, epoch: int, start: int, stop: int) -> Integers:
         return np.zeros(stop - start, dtype=np.int64)
 
@@ -101,9 +94,9 @@ class StreamPlan(Plan):
 class Stream(Source):
     """Samples of WebDataset tars, read from front to back by webdataset's own pipeline.
 
-    Use it for tars that a server or a command gives only as a whole, for sets too large to be kept
-    or indexed, and for pipelines that exist already. Wherever ``Shards`` can read the tars, it is
-    the better choice: it shuffles better and resumes exactly. For training only.
+    Use it for tars that a server or a command gives only as a whole, and for sets too large to be
+    kept or indexed. Wherever ``Shards`` can read the tars, it is the better choice: it shuffles
+    better and resumes exactly. For training only.
 
     Each epoch begins a new pass over the tars in an order of its own. webdataset shuffles the tars,
     deals them to processes and workers, and shuffles their samples. If the pass ends before the
@@ -121,40 +114,26 @@ class Stream(Source):
         urls: Tars: paths, addresses (``http(s)://``, ``s3://``, ``gs://``) or commands
             (``pipe:``), with ``{000..999}`` for several, or a list of these; at least as many as
             processes.
-        pipeline: A ``webdataset.DataPipeline`` (such as a ``webdataset.WebDataset``) instead of
-            urls: the class, or a function whose return annotation names it. It must give single
-            samples as dicts, decoded or not, split them among processes itself
-            (``nodesplitter=webdataset.split_by_node``), and shuffle them itself. It is read on from
-            epoch to epoch, and from its beginning again when it ends or a run is resumed.
-        shuffle: Samples of ``urls``, over all processes together, that are kept undecoded in memory
-            to be shuffled. 0 shuffles the tars only.
-        resampled: Draw the tars of ``urls`` with replacement in each worker. There may then be
-            fewer tars than workers, and an epoch may take a sample several times or not at all.
+        shuffle: Samples, over all processes together, that are kept undecoded in memory to be
+            shuffled. 0 shuffles the tars only.
         scale: Scale of this source alone.
         degradation: Makes the LR of this source alone; by default the run's ``degradation``.
         allow_pipes: Run urls of the form ``pipe:COMMAND``. Commands in a configuration run with
             your rights.
-
-    Raises:
-        ValueError: If not exactly one of urls and pipeline is set.
     """
 
     def __init__(
         self,
         samples: PositiveInt,
-        urls: str | list[str] | None = None,
-        pipeline: DataPipeline | None = None,
+        urls: str | list[str],
         shuffle: NonNegativeInt = 1000,
-        resampled: bool = False,
         scale: PositiveFloat | None = None,
         degradation: Degradation | None = None,
         allow_pipes: bool = False,
     ) -> None:
         super().__init__(scale, degradation)
-        if (urls is None) == (pipeline is None):
-            raise ValueError("set exactly one of Stream.urls and Stream.pipeline")
-        self.samples, self.urls, self.pipeline, self.shuffle = samples, urls, pipeline, shuffle
-        self.resampled, self.allow_pipes = resampled, allow_pipes
+        self.samples, self.urls, self.shuffle = samples, urls, shuffle
+        self.allow_pipes = allow_pipes
         self._shards: list[str] = []
 
     def prepare(self, scale: float) -> None:
@@ -163,9 +142,8 @@ class Stream(Source):
         Raises:
             ValueError: If there are none, or some of a kind that is not read.
         """
-        if self.urls is not None:
-            policy = RetryPolicy(owner="Stream", settable=False)
-            self._shards = list_shards(self.urls, self.allow_pipes, policy)
+        policy = RetryPolicy(owner="Stream", settable=False)
+        self._shards = list_shards(self.urls, self.allow_pipes, policy)
 
     def plan(self, seed: int, batch_size: int, streams: int, repeats: int) -> StreamPlan:
         """Return the lengths and seeds of the epochs. Args as of ``Plan``.
@@ -191,14 +169,11 @@ class Stream(Source):
         Raises:
             ValueError: If there are fewer tars than processes.
         """
-        if self.pipeline is not None or self.resampled:
-            return wanted
         count = len(self._shards)
         if count < world:
             raise ValueError(
                 f"Stream.urls has {count} tars, fewer than the {world} processes among which they "
-                "are dealt as whole tars: pack smaller tars, use fewer processes, or set "
-                "Stream.resampled: true"
+                "are dealt as whole tars: pack smaller tars, or use fewer processes"
             )
         if wanted > count // world:
             log.warning(
@@ -234,7 +209,7 @@ class Stream(Source):
 
         Args:
             plan: The plan.
-            epoch: Number of the epoch; a pipeline of a user is read on regardless.
+            epoch: Number of the epoch.
             start: The batch at which the run entered it.
             notes: The skipped tars are added here.
 
@@ -245,10 +220,7 @@ class Stream(Source):
         captions = False  # whether the set has some
         for turn in itertools.count():
             count = 0
-            if self.pipeline is not None:
-                coming = _copies(map(raw_of, self.pipeline), plan.repeats)
-            else:
-                coming = iter(self._pass(plan, (epoch, start, turn), notes))
+            coming = self._pass(plan, (epoch, start, turn), notes)
             for count, raw in enumerate(coming, 1):  # noqa: B007
                 first = first or raw
                 _check_alike(first, raw)
@@ -261,8 +233,8 @@ class Stream(Source):
                 rank, _, worker, _ = pytorch_worker_info()
                 why = notes[0].message if notes else "no images in it"
                 raise ValueError(
-                    f"Stream.{'urls' if self.pipeline is None else 'pipeline'}: no samples in a "
-                    f"pass of worker {worker} of process {rank} ({why})"
+                    f"Stream.urls: no samples in a pass of worker {worker} of process {rank} "
+                    f"({why})"
                 )
 
     def _pass(
@@ -271,12 +243,7 @@ class Stream(Source):
         """Return webdataset's pipeline of one pass over the tars."""
         rank, world, worker, workers = pytorch_worker_info()
         seed = seed_of(plan.seed, "shards", *place)
-        if self.resampled:
-            shards = [
-                ResampledShards(self._shards, len(self._shards), seed=seed, deterministic=True)
-            ]
-        else:
-            shards = [SimpleShardList(self._shards, seed=seed), split_by_node, split_by_worker]
+        shards = [SimpleShardList(self._shards, seed=seed), split_by_node, split_by_worker]
         stages = [partial(samples_of, notes=notes), partial(map, raw_of)]
         stages.append(partial(_copies, repeats=plan.repeats))
         if self.shuffle:
@@ -326,10 +293,7 @@ class StreamImages(TrainingImages):
         # With the process, since a fork must leave open files alone.
         begun: tuple[int, ...] = (os.getpid(), item.epoch, item.image)
         latest = (plan.batch_of(item.position), item.position)
-        again = latest <= self._latest
-        if self._stream.pipeline is not None:  # is read on
-            begun, again = begun[:1], False
-        if begun != self._begun or again:
+        if begun != self._begun or latest <= self._latest:
             _tell_webdataset(*self.ranks)
             self._notes: list[Skipped] = []
             self._raws = self._stream.raws(plan, item.epoch, item.image, self._notes)
@@ -487,13 +451,9 @@ class _Tar:
 # ---------------------------------------------------------------------------------------- a sample
 def _copies(raws: Iterable[Raw | None], repeats: int) -> Iterator[Raw]:
     """Yield each sample that has an image as often as an epoch takes it."""
-    left_out = 0
     for raw in raws:
-        left_out = 0 if raw is not None else left_out + 1
         if raw is not None:
             yield from itertools.repeat(raw, repeats)
-        elif left_out == MOST_LEFT_OUT:
-            raise ValueError(f"Stream: {left_out} samples in a row have no image ({RULE})")
 
 
 def _check_alike(one: Raw, other: Raw) -> None:

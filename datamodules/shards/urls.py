@@ -52,9 +52,8 @@ def _expanded(url: str, allow_pipes: bool, policy: RetryPolicy) -> list[str]:
     if scheme == "pipe":
         if not allow_pipes:
             raise ValueError(
-                f"{key} has {url!r}, which would run a command: set "
-                f"{policy.owner}.allow_pipes: true if you trust its author, or give the "
-                "address of the tars"
+                f"{key} has {url!r}, which would run a command: datamodules.Stream does, with "
+                "allow_pipes: true if you trust its author"
             )
         return list(braceexpand(url, escape=False))
     if scheme == "file":

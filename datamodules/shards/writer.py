@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from datamodules.shards.index import BLOCK, build_index, index_places, save_index
 from files.owned import put_in_place, remove_file, sync_folder
@@ -15,6 +15,21 @@ if TYPE_CHECKING:
     from webdataset import TarWriter
 
 Members = dict[str, bytes]  # suffix: content
+
+
+class Shard(NamedTuple):
+    """A complete shard.
+
+    name: Name of its file.
+    bytes: Its size.
+    samples: Number of samples in it.
+    checksum: Hexadecimal xxh3_128 of the file.
+    """
+
+    name: str
+    bytes: int
+    samples: int
+    checksum: str
 
 
 class ShardWriter:
@@ -29,15 +44,12 @@ class ShardWriter:
         name: Prefix of the shards' names.
         most: Maximum number of samples in a shard.
         size: Maximum bytes of a shard; a single larger sample gets a shard of its own.
-        first: Number of the first shard.
     """
 
-    def __init__(
-        self, out: Path, name: str, most: int, size: int | None = None, first: int = 0
-    ) -> None:
-        self.out, self.name, self.most, self.size, self.number = out, name, most, size, first
-        self.samples = 0
-        self.checksum = ""  # xxh3_128 of the last complete shard
+    def __init__(self, out: Path, name: str, most: int, size: int | None = None) -> None:
+        self.out, self.name, self.most, self.size = out, name, most, size
+        self.shards: list[Shard] = []  # those that are complete
+        self.samples = 0  # in the current one
         self._bytes = 0
         self._file: IO[bytes] | None = None
         self._tar: TarWriter | None = None
@@ -45,10 +57,9 @@ class ShardWriter:
     @property
     def path(self) -> Path:
         """Final path of the current shard."""
-        return self.out / f"{self.name}-{self.number:06d}.tar"
+        return self.out / f"{self.name}-{len(self.shards):06d}.tar"
 
-    def has_room(self, members: Members) -> bool:
-        """Return whether a sample fits into the shard; an empty shard takes any sample."""
+    def _has_room(self, members: Members) -> bool:
         if self.samples == 0:
             return True
         return self.samples < self.most and (
@@ -56,7 +67,7 @@ class ShardWriter:
         )
 
     def add(self, key: str, members: Members) -> None:
-        """Write a sample.
+        """Write a sample, to the next shard if this one is full.
 
         Args:
             key: Its key, without dots after the last slash.
@@ -65,6 +76,8 @@ class ShardWriter:
         Raises:
             OSError: If it cannot be written.
         """
+        if not self._has_room(members):
+            self.finish()
         if self._tar is None:
             from webdataset import TarWriter  # imports torch, which takes seconds
 
@@ -95,13 +108,12 @@ class ShardWriter:
         # The index first: without its shard, it is never read.
         place = index_places(path, path)[0]
         index = build_index(self._part, checksums=True, sizes=True)
-        self.checksum = index.checksum or ""
         save_index(index, place)
         put_in_place(self._part, path)
         sync_folder(self.out)
+        self.shards.append(Shard(path.name, index.size, self.samples, index.checksum or ""))
         self._tar = self._file = None
         self.samples = self._bytes = 0
-        self.number += 1
         return path
 
     def abandon(self) -> None:
@@ -135,7 +147,4 @@ def find_shards(out: Path, name: str, parts: bool = False) -> list[Path]:
     """
     more = r"(\.part|\.idx\.json)?" if parts else ""
     pattern = re.compile(rf"{re.escape(name)}-\d{{6,}}\.tar{more}")
-    left = re.compile(rf"\.{re.escape(name)}-\d{{6,}}\.tar\.idx\.json\.[0-9a-f]+\.part")
-    found = [path for path in out.glob("*") if pattern.fullmatch(path.name)]
-    found += [path for path in out.glob(".*") if parts and left.fullmatch(path.name)]
-    return sorted(found)
+    return sorted(path for path in out.glob("*") if pattern.fullmatch(path.name))

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +43,6 @@ from files.numbers import PositiveFloat, PositiveInt
 from files.paths import expand_path, image_key, list_images
 
 log = logging.getLogger(__name__)
-Short = Literal["error", "skip"]
 Frames = NDArray[np.uint8]  # (T, H, W, 3)
 SHOWN = 3  # clips in a message
 
@@ -86,18 +85,13 @@ class RecordedClips(ClipSource):
         stride: Take every stride-th of the recorded frames.
         side: Resize the frames until their shorter side has this many pixels (bicubic,
             antialiased), and cut the central square; by default they stay as they are.
-        short: What to do with a clip that has too few frames: ``error``, or ``skip`` it.
     """
 
     def __init__(
-        self,
-        stride: PositiveInt = 1,
-        side: PositiveInt | None = None,
-        short: Short = "error",
-        **kwargs: Any,
+        self, stride: PositiveInt = 1, side: PositiveInt | None = None, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self.stride, self.side, self.short = stride, side, short
+        self.stride, self.side = stride, side
 
     @property
     def span(self) -> int:
@@ -141,29 +135,26 @@ class RecordedClips(ClipSource):
             levels = [_square(frame, self.side) for frame in levels]
         return np.stack(levels)
 
-    def _long_enough(self, counts: dict[str, int]) -> tuple[list[str], str]:
-        """Return the keys of clips with enough frames, and a line about the others.
+    def _long_enough(self, counts: dict[str, int]) -> list[str]:
+        """Return the keys of clips with enough frames; the others are logged.
 
         Args:
             counts: Number of recorded frames by key.
 
         Raises:
-            ValueError: If a clip is too short and ``short`` is ``error``, or all are too short.
+            ValueError: If all are too short.
         """
         few = {key: count for key, count in counts.items() if count < self.span}
-        if not few:
-            return list(counts), ""
         shown = ", ".join(f"{key} {count}" for key, count in list(few.items())[:SHOWN])
         what = (
             f"{len(few)} of {len(counts)} clips have fewer than the {self.span} frames that frames "
             f"{self.frames} and stride {self.stride} span ({shown}{', ...' * (len(few) > SHOWN)})"
         )
-        if self.short == "error" or len(few) == len(counts):
-            raise ValueError(
-                f"{type(self).__name__}: {what}: lower frames or stride, or set short to skip if "
-                "other clips are long enough"
-            )
-        return [key for key in counts if key not in few], what
+        if len(few) == len(counts):
+            raise ValueError(f"{type(self).__name__}: {what}: lower frames or stride")
+        if few:
+            log.warning("%s left out: %s", type(self).__name__, what)
+        return [key for key in counts if key not in few]
 
 
 class Clips(RecordedClips):
@@ -173,24 +164,13 @@ class Clips(RecordedClips):
 
     Args:
         root: Folder of the clips. May contain environment variables, ``$ENLARGER_DATA/clips``.
-        pattern: If several clips share a folder: a regular expression for a frame's path below
-            ``root`` without extension, whose group ``clip`` is the clip's name, such as
-            ``(?P<clip>.+)_[0-9]+``. Files that do not match are left out.
-
-    Raises:
-        ValueError: If ``pattern`` has no such group.
     """
 
-    def __init__(self, root: str, pattern: str | None = None, **kwargs: Any) -> None:
+    def __init__(self, root: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.root, self.pattern = root, pattern
+        self.root = root
         self._keys: list[str] = []
         self._files: list[list[str]] = []
-        if pattern is not None and "clip" not in re.compile(pattern).groupindex:
-            raise ValueError(
-                f"Clips.pattern {pattern!r} has no group named clip: write (?P<clip>...) around "
-                "the clip's name"
-            )
 
     def prepare(self, scale: float) -> None:
         """Find the frames. Args as ``Source.prepare``.
@@ -203,32 +183,21 @@ class Clips(RecordedClips):
             raise ValueError(f"Clips.root {str(root)!r} is not a folder; expected one of clips")
         found: dict[str, list[str]] = {}
         for path in list_images(root):
-            name = self._clip_of(image_key(path, root))
-            if name is not None:
-                found.setdefault(name or root.name, []).append(str(path))
+            name = image_key(path, root).rpartition("/")[0]
+            found.setdefault(name or root.name, []).append(str(path))
         if not found:
             raise ValueError(
-                f"Clips.root {str(root)!r} has no frames; expected a folder of images for each "
-                "clip, or Clips.pattern for several clips in one folder"
+                f"Clips.root {str(root)!r} has no frames; expected a folder of images for each clip"
             )
-        keys, note = self._long_enough({key: len(paths) for key, paths in found.items()})
-        if note:
-            log.warning("Clips left out: %s", note)
-        self._keys = sorted(keys)
+        self._keys = sorted(self._long_enough({key: len(files) for key, files in found.items()}))
         self._files = [sorted(found[key], key=in_order) for key in self._keys]
         problem = mixed(self._keys, lambda index: read_size(self._files[index][0]))
         if problem is not None:
             raise ValueError(f"Clips.root: {problem}")
 
-    def _clip_of(self, frame: str) -> str | None:
-        if self.pattern is None:
-            return frame.rpartition("/")[0]
-        match = re.fullmatch(self.pattern, frame)
-        return match and match["clip"]
-
     @property
     def keys(self) -> list[str]:
-        """Path of each clip below the root, or its name by the pattern."""
+        """Path of each clip below the root."""
         return self._keys
 
     def recorded(self, index: int) -> list[str]:
@@ -432,8 +401,6 @@ class ClipShards(RecordedClips):
         urls: Tars: a path or an address (``file:``, ``http(s)://``, ``s3://``, ``gs://``), with
             ``{000..099}`` or ``*`` for several, or a list of these. May contain environment
             variables.
-        short: What to do with a clip that has too few frames: ``skip`` it (counted and logged), or
-            ``error``.
         shard_in_key: Prefix every key with the shard's name, for shards that all number their clips
             from 0.
         index_cache: Folder for the indices of shards in folders that are not writable.
@@ -444,14 +411,13 @@ class ClipShards(RecordedClips):
     def __init__(
         self,
         urls: str | list[str],
-        short: Short = "skip",
         shard_in_key: bool = False,
         index_cache: str = "~/.cache/enlarger/shards",
         cache_dir: str = "~/.cache/enlarger/tars",
         cache_size: str | int = "50G",
         **kwargs: Any,
     ) -> None:
-        super().__init__(short=short, **kwargs)
+        super().__init__(**kwargs)
         places = {"index_cache": index_cache, "cache_dir": cache_dir, "cache_size": cache_size}
         self._frames = _Frames(urls, shard_in_key, **places)  # type: ignore[arg-type]
         self._keys = Names.of([])
@@ -495,10 +461,7 @@ class ClipShards(RecordedClips):
                         " in one shard: pack them again, or set shard_in_key where names repeat"
                     )
                 counts[name] = len(numbers)
-        long_enough, note = self._long_enough(counts)
-        if note:
-            log.warning("ClipShards left out: %s", note)
-        wanted, name_of = set(long_enough), self._frames.keys
+        wanted, name_of = set(self._long_enough(counts)), self._frames.keys
         clips: dict[str, list[int]] = {}
         for shard in shards:
             clips |= {name: numbers for name, numbers in shard.items() if name in wanted}
@@ -538,10 +501,6 @@ class _Frames(Shards):
 
     def _index(self, tar: Tar, folder: Path, cache: DiskCache | None) -> ShardIndex:
         return _by_frame(super()._index(tar, folder, cache))
-
-    def _place(self, tars: Sequence[Tar], folder: Path) -> Path:
-        place = super()._place(tars, folder)
-        return place.with_name(f"frames-{place.name}")  # not the table of images
 
     def caption(self, index: int) -> str | None:
         """Return the text beside a frame, if the set has texts."""

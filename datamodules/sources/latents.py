@@ -24,7 +24,7 @@ from datamodules.shards.table import Table, table_of
 from datamodules.shards.urls import is_remote, list_shards
 from datamodules.source import Pixels, Sample
 
-ABOUT = "encode.json"  # beside the shards, written after all of them
+ABOUT = "encode.json"  # beside the shards, complete after all of them
 LATENTS = ("latent", "lr_latent")
 TEXT = "text_features"
 
@@ -67,10 +67,6 @@ class Latents(Shards):
             )
         super().prepare(scale)
 
-    def _place(self, tars: Any, folder: Path) -> Path:
-        place = super()._place(tars, folder)
-        return place.with_name(f"latents-{place.name}")  # not the table of images
-
     def _part(self, tar: Tar, folder: Path, cache: DiskCache | None) -> Table:
         return table_of(tar.name, load_index(Path(tar.path), folder), needed="latent")
 
@@ -90,14 +86,14 @@ class Latents(Shards):
         """
         tar = self._tars[bisect_right(self._ends, index)]
         sample: dict[str, Any] = {}
-        for field, column in self._table.columns.items():
+        for field in self._table.columns:
             name = f"{tar.name}: {self._table.keys[index]} ({field})"
+            data = self._bytes(field, tar, index, name)
             if field in LATENTS:
-                sample[field] = array_of(self._bytes(column, tar, index, name), name, 3)
-            elif field == TEXT and column.sizes[index]:
-                sample[field] = array_of(self._bytes(column, tar, index, name), name, 2)
+                sample[field] = array_of(data, name, 3)
+            elif field == TEXT and data:
+                sample[field] = array_of(data, name, 2)
             elif field in ("hr", "lr"):
-                data = self._bytes(column, tar, index, name)
                 sample[field] = decode(data, name, self.srgb).rgb
         return cast(Sample, sample)
 
@@ -148,5 +144,7 @@ def _about(path: Path) -> dict[str, Any]:
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error}): encode again") from error
     if missing:
-        raise ValueError(f"{path} has no {', '.join(sorted(missing))}: encode again")
+        raise ValueError(
+            f"{path} has no {', '.join(sorted(missing))}: run the same encode command to finish"
+        )
     return about

@@ -13,7 +13,6 @@ from PIL import Image
 
 from datamodules.files.decode import UnreadableImage
 from datamodules.source import Sample, Source
-from files.numbers import NonNegativeInt, PositiveInt
 from files.paths import expand_path
 
 
@@ -21,16 +20,13 @@ class Torchvision(Source):
     """Images of a class of ``torchvision.datasets``, such as ``CIFAR10`` or ``ImageFolder``.
 
     A key is the number of the image in the whole dataset, behind its class where classes have
-    names: ``automobile/00004``. It does not depend on ``classes``, ``start`` or ``stop``.
+    names: ``automobile/00004``.
 
     Args:
         dataset: Name of the class in ``torchvision.datasets``.
         root: Folder of the dataset's files. May contain environment variables.
-        classes: Names of the classes to keep; all by default.
         train: Whether to use the part for training; None for a dataset without the argument.
         download: Whether torchvision may download missing files.
-        start: Number of the first image to use, among those of ``classes``.
-        stop: Number after that of the last one; None for all.
         options: Further arguments of the dataset's class, such as ``{split: test}``.
 
     """
@@ -39,20 +35,15 @@ class Torchvision(Source):
         self,
         dataset: str,
         root: str,
-        classes: list[str] | None = None,
         train: bool | None = None,
         download: bool = False,
-        start: NonNegativeInt = 0,
-        stop: PositiveInt | None = None,
         options: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.dataset, self.root, self.classes = dataset, root, classes
+        self.dataset, self.root = dataset, root
         self.train, self.download, self.options = train, download, options or {}
-        self.start, self.stop = start, stop
         self._keys: list[str] = []
-        self._indices: list[int] = []
         self._opened: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -63,31 +54,15 @@ class Torchvision(Source):
         """Open the dataset, after a download where that is allowed. Args as ``Source.prepare``.
 
         Raises:
-            ValueError: If torchvision has no such dataset or refuses its arguments, its files are
-                missing or broken, or a class is unknown.
+            ValueError: If torchvision has no such dataset or refuses its arguments, or its files
+                are missing or broken.
         """
         self._opened = self._open(self.download)
         names, labels = list(getattr(self._opened, "classes", ())), self._labels()
-        for name in self.classes or ():
-            if name not in names or labels is None:
-                raise ValueError(
-                    f"Torchvision.classes has {name!r}, which {self.dataset} does not name; "
-                    f"expected some of {', '.join(map(str, names)) or 'no classes'}"
-                )
-        digits, self._keys, self._indices = len(str(len(self._opened) - 1)), [], []
+        digits, self._keys = len(str(len(self._opened) - 1)), []
         for index in range(len(self._opened)):
-            own = names[labels[index]] if names and labels is not None else None
-            if self.classes is None or own in self.classes:
-                number = f"{index:0{digits}}"
-                self._keys.append(number if own is None else f"{own}/{number}")
-                self._indices.append(index)
-        part = slice(self.start, self.stop)
-        self._keys, self._indices = self._keys[part], self._indices[part]
-        if not self._keys:
-            raise ValueError(
-                f"Torchvision has no image of {self.dataset} left: lower start ({self.start}), "
-                "raise stop, or name other classes"
-            )
+            folder = f"{names[labels[index]]}/" if names and labels is not None else ""
+            self._keys.append(f"{folder}{index:0{digits}}")
 
     @property
     def keys(self) -> list[str]:
@@ -104,7 +79,7 @@ class Torchvision(Source):
         if self._opened is None:
             self._opened = self._open(download=False)
         try:
-            item = self._opened[self._indices[index]]
+            item = self._opened[index]
             image = item[0] if isinstance(item, tuple) else item
             if not isinstance(image, Image.Image):
                 raise ValueError(

@@ -21,18 +21,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.base import NothingToTrain
 from lightning_modules.controls.larger import FromBase
 from lightning_modules.controls.scalecrafter import NetworkPatch, Step
-from lightning_modules.noise import Noise
 from lightning_modules.optimisation import adam
 
 if TYPE_CHECKING:
-    from files.batch import Batch
+    pass
 
 
 class Direct(NothingToTrain, FromBase):
@@ -54,16 +52,6 @@ class Direct(NothingToTrain, FromBase):
     def __init__(self, scale: float, **kwargs: Any) -> None:
         super().__init__(scale, optimizer=adam, lr_scheduler=None, weights=None, **kwargs)
         self._name_weights()
-
-    @torch.no_grad()
-    def generate(self, batch: Batch, noise: Noise) -> Tensor:
-        """Run all steps from noise of the output's size.
-
-        Raises:
-            ValueError: If a side is no multiple of the space's factor, or of ``scale``.
-        """
-        size = (batch["size"][0], batch["size"][1])
-        return self.space.decode(self.direct(batch, size, self.trained_size(size), noise))
 
     def setup(self, stage: str) -> None:
         """Check the frozen parts, and refuse ``fit``.

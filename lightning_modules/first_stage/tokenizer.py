@@ -27,10 +27,10 @@ from lightning_modules.networks.bsq import (
     commitment,
     entropy_penalty,
     live_bits,
+    proportional,
     quantized,
     scales_of,
 )
-from lightning_modules.networks.scales import proportional
 from lightning_modules.noise import Noise, Size
 from lightning_modules.sampling.tiling import padded
 
@@ -213,10 +213,4 @@ class Tokenizer(Reconstruction, BitwiseMethod):
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map a released file, which has only the autoencoder."""
-        own = self.state_dict().items()
-        kept = {name: tensor for name, tensor in own if not name.startswith("vae.")}
-        found = bitwise_vae_from_official(tensors)
-        return {
-            **kept,
-            **{f"vae.{k}": tensor for k, tensor in found.items()},
-        }
+        return self.with_parts(vae=bitwise_vae_from_official(tensors))

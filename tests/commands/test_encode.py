@@ -146,7 +146,9 @@ def test_a_stopped_command_goes_on(
             enlarger(*ENCODE, *CROPS)
     assert len(list(Path("out").rglob("*.tar"))) == 2
     assert not list(Path("out").rglob("*.part"))
-    assert "other settings (flips)" in refusal(*ENCODE, *CROPS, "--encode.flips", "true")
+    assert "made otherwise (flips was False, now it is True)" in refusal(
+        *ENCODE, *CROPS, "--encode.flips", "true"
+    )
     enlarger(*ENCODE, *CROPS)
     Path("out/encode.json").unlink()
     sentence = refusal(*fit())
@@ -159,7 +161,7 @@ def test_a_stopped_command_goes_on(
 
     assert "this method also needs LR images" in refusal(*fit())
     save_halves(1)
-    assert "other settings (space)" in refusal(*ENCODE, *CROPS)
+    assert "made otherwise (space was" in refusal(*ENCODE, *CROPS)
 
 
 INVERT = """
@@ -248,7 +250,7 @@ SPLIT = ("--encode.crop", 32, "--encode.crops_per_image", 3, "--encode.samples_p
 def output(folder: str) -> dict[str, object]:
     found: dict[str, object] = {p.name: p.read_bytes() for p in Path(folder).glob("*.tar")}
     found["about"] = Path(folder, "encode.json").read_text()
-    found["journal"] = Path(folder, "latents.journal.jsonl").read_text()
+    found["report"] = Path(folder, "latents.report.json").read_text()
     assert not Path(folder, "latents.parts").exists()
     return found
 
@@ -278,7 +280,7 @@ def test_several_processes_give_the_bytes_of_one(
     monkeypatch.setenv("FAULT", "disk")
     status, said = torchrun("stops.py", *stopped)
     assert status != 0
-    assert "process 1: [Errno 28] No space left on device" in said
+    assert "process 1: cannot write to stopped/latents.parts: No space left on device" in said
     assert "What the other processes have encoded stays" in said
     kept = {path: path.stat().st_mtime_ns for path in Path("stopped/latents.parts").glob("*.tar")}
     assert kept.keys() >= done

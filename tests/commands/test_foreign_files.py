@@ -77,5 +77,5 @@ def test_what_the_commands_write_is_ours(
     found = [path for path in Path().rglob("*") if any(n.fullmatch(path.name) for n, _ in MARKS)]
     names = {path.name for path in found}
     assert names >= {Path(name).name for name in FIXED} | {"predict.html", NAME}
-    assert names >= {"shard.report.json", "shard.index.jsonl"}
+    assert "shard.report.json" in names
     assert not [path for path in found if is_foreign(path)]

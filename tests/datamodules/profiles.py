@@ -48,19 +48,9 @@ def _text(words):
     return b"desc\0\0\0\0" + struct.pack(">I", len(ascii_)) + ascii_ + bytes(78)
 
 
-def table_curve(levels):
-    """A curve of equally spaced values in [0, 1]."""
-    entries = [round(65535 * float(level)) for level in levels]
-    return b"curv\0\0\0\0" + struct.pack(f">I{len(entries)}H", len(entries), *entries)
-
-
-def parametric_curve(kind, *numbers):
-    return b"para\0\0\0\0" + struct.pack(">HH", kind, 0) + _fixed(numbers)
-
-
-def rgb_profile(primaries=WIDE, gamma=1.8, curve=None):
+def rgb_profile(primaries=WIDE, gamma=1.8):
     columns = {name: _xyz(primaries[:, n]) for n, name in enumerate((b"rXYZ", b"gXYZ", b"bXYZ"))}
-    curves = dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve or _curve(gamma))
+    curves = dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), _curve(gamma))
     tags = {b"desc": _text("wide"), b"wtpt": _xyz(D50), **columns, **curves}
     return _profile(b"RGB ", b"XYZ ", b"mntr", tags)
 

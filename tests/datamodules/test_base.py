@@ -21,10 +21,12 @@ from datamodules.samples import PredictImages, TrainingImages
 from datamodules.sources.folder import Folder
 from degradations.base import cut_size
 from degradations.bicubic import Bicubic
+from degradations.pipeline import Pipeline
 from tests.datamodules.image_files import save
 from tests.datamodules.memory import (
     Memory,
     Stage,
+    ending,
     evaluation,
     noisy,
     on_device,
@@ -69,6 +71,17 @@ class TestTheSampleDecides:
             tolerance = 0 if name == "hr" else 1e-5
             for sample, image in images.items():
                 torch.testing.assert_close(got[sample], image, rtol=0, atol=tolerance)
+
+    def test_workers_draw_the_degradation(self, monkeypatch):
+        data = data_of(random_images(12), workers=1)
+        data.setup("fit")
+        batches = iter(ending(data.train_dataloader()))
+        waiting = [next(batches) for _ in range(3)]  # the worker has begun
+        with monkeypatch.context() as patch:
+            patch.setattr(Pipeline, "draw", None)
+            made = [on_device(data, batch) for batch in waiting]
+        for batch in made:
+            assert torch.equal(batch["lr"], noisy()(batch["hr"], batch["seed"]))
 
     def test_any_number_of_workers(self):
         """Bit-equal batches, with broken, small and replaced images among them."""

@@ -23,9 +23,7 @@ ALLOWED = {
     ("datamodules/sources/paired.py", "glob"): "a suggestion in a message",
     ("datamodules/shards/cache.py", "glob"): "own locks in the cache",
     ("datamodules/shards/cache.py", "scandir"): "own files in the cache",
-    ("datamodules/pack/inputs.py", "glob"): "a suggestion in a message",
     ("datamodules/shards/remote.py", "glob"): "a remote system's, not a path",
-    ("datamodules/shards/table.py", "glob"): "own files in the cache",
     ("datamodules/shards/writer.py", "glob"): "own files, a fixed pattern",
 }
 # Modules that read images, lists and recipes of users open paths only through `files/`.

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from benchmarks.speed.streaming.loaders import decode
 from datamodules.base import CropSettings, SRDataModule
-from datamodules.files.restart import decode_crop
+from datamodules.files.restart import Box, decode_crop
 from datamodules.pack import __main__ as pack
 from datamodules.shards.shards import Shards
 
@@ -105,9 +105,14 @@ def compare_size(
         for number in range(IMAGES)
         for _ in range(CROPS)
     ]
+
+    def crop_of(number: int, top: int, left: int) -> Pixels:
+        return cast("Pixels", decode_crop(*pairs[number], Box(top, left, CROP, CROP)))
+
     for number, top, left in spots[::CROPS]:
         wanted = decode(pairs[number][0])[top : top + CROP, left : left + CROP]
-        if not np.array_equal(decode_crop(*pairs[number], top, left, CROP, CROP), wanted):
+        part = crop_of(number, top, left)
+        if not np.array_equal(part, wanted):
             raise RuntimeError(f"the crop of image {number} differs from that of the whole")
 
     def decode_whole() -> None:
@@ -116,7 +121,7 @@ def compare_size(
 
     def decode_crops() -> None:
         for number, top, left in spots:
-            decode_crop(*pairs[number], top, left, CROP, CROP).copy()
+            crop_of(number, top, left).copy()
 
     def epoch(data: SRDataModule) -> None:
         for _ in data.train_dataloader():

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import io
-import shutil
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image
 
-from datamodules.files import decode as decode_module
 from datamodules.files.decode import UnreadableImage, decode
 from datamodules.files.jpeg import read_header
-from datamodules.files.restart import decode_crop, encode_jpeg, restart_offsets
-
-needs_jpegtran = pytest.mark.skipif(not shutil.which("jpegtran"), reason="needs jpegtran")
-needs_simplejpeg = pytest.mark.skipif(
-    not decode_module.QUICK_JPEG, reason="there is no wheel of simplejpeg here"
-)
+from datamodules.files.restart import Box, decode_crop, encode_jpeg, restart_offsets
 
 
 def smooth(height, width, seed=0):
@@ -38,12 +31,6 @@ def saved(pixels, kind="JPEG", **options):
     return buffer.getvalue()
 
 
-def tags(orientation):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return exif
-
-
 def boxes(height, width):
     """(top, left, height, width) inside an image, often at its edges."""
     rows = st.tuples(st.integers(0, height - 1), st.integers(0, height - 1))
@@ -58,9 +45,9 @@ def boxes(height, width):
     )
 
 
-def assert_same_crop(data, box, whole, **options):
+def assert_same_crop(data, box, whole):
     top, left, height, width = box
-    crop = decode_crop(data, restart_offsets(data), *box, **options)
+    crop = decode_crop(data, restart_offsets(data), Box(*box))
     assert crop.dtype == np.uint8
     np.testing.assert_array_equal(crop, whole[top : top + height, left : left + width])
 
@@ -70,12 +57,11 @@ def assert_same_crop(data, box, whole, **options):
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-@pytest.mark.parametrize("subsampling", ["4:2:0", "4:2:2", "4:4:4"])
-def test_a_crop_is_a_slice_of_the_whole(subsampling, data):
+def test_a_crop_is_a_slice_of_the_whole(data):
     height, width = data.draw(st.integers(1, 120)), data.draw(st.integers(1, 180))
     quality, blocks = data.draw(st.integers(5, 100)), data.draw(st.integers(1, 9))
     pixels = smooth(height, width, data.draw(st.integers(0, 9)))
-    file = encode_jpeg(pixels, quality, blocks, subsampling)
+    file = encode_jpeg(pixels, quality, blocks)
     whole = decode(file, "a").rgb
     assert whole.shape == pixels.shape
     assert_same_crop(file, data.draw(boxes(height, width)), whole)
@@ -103,7 +89,7 @@ def test_what_is_broken_elsewhere_does_not_matter():
     broken = bytearray(file)
     broken[offsets[-3] + 2 : offsets[-2]] = bytes(int(offsets[-2] - offsets[-3]) - 2)
     np.testing.assert_array_equal(
-        decode_crop(bytes(broken), offsets, 0, 0, 64, 64), whole[:64, :64]
+        decode_crop(bytes(broken), offsets, Box(0, 0, 64, 64)), whole[:64, :64]
     )
 
 
@@ -126,40 +112,11 @@ def test_segments_never_straddle_rows(width, blocks, interval):
     assert len(restart_offsets(file)) == 2 + 3 * (-(-width // 16) // interval)
 
 
-# ------------------------------------------------------------------------------------ foreign JPEGs
-
-
-def sources():
-    import cv2
-
-    pixels = smooth(70, 150)
-    image = Image.fromarray(pixels)
-    _, narrow = cv2.imencode(
-        ".jpg",
-        pixels,
-        [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_411],
-    )
-    return {
-        "sequential": saved(image),
-        "progressive": saved(image, progressive=True),
-        "grey": saved(image.convert("L")),
-        "CMYK": saved(image.convert("CMYK")),
-        "RGB": saved(image, keep_rgb=True),
-        "4:1:1": narrow.tobytes(),
-        **{f"turned {number}": saved(image, exif=tags(number)) for number in range(1, 9)},
-    }
-
-
-def test_a_profile_goes_with_the_crop():
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    # The red and blue columns of its matrix are swapped: a profile that swaps colours.
-    swapped = profile.replace(b"rXYZ", b"????", 1).replace(b"bXYZ", b"rXYZ", 1)
-    file = saved(
-        smooth(64, 128), icc_profile=swapped.replace(b"????", b"bXYZ"), restart_marker_blocks=4
-    )
-    whole = decode(file, "a", srgb=True).rgb
-    assert (whole != decode(file, "a").rgb).mean() > 0.5
-    assert_same_crop(file, (20, 30, 30, 50), whole, srgb=True)
+def test_a_file_with_exif_is_decoded_whole():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = saved(smooth(64, 128), exif=exif, restart_marker_blocks=4)
+    assert decode_crop(file, np.zeros(0, np.uint32), Box(0, 0, 8, 8)) is None
 
 
 # --------------------------------------------------------------------------------------- refusals
@@ -169,10 +126,8 @@ def test_a_profile_goes_with_the_crop():
     ("file", "reason"),
     [
         (saved(smooth(32, 32)), "no restart markers"),
-        (saved(smooth(32, 32), progressive=True, restart_marker_blocks=1), "progressive"),
-        (saved(smooth(32, 128), restart_marker_blocks=3), "3 blocks straddle the rows of 8 blocks"),
-        (saved(smooth(32, 32), "PNG"), "not a JPEG"),
-        (b"", "not a JPEG"),
+        (saved(smooth(32, 32), progressive=True, restart_marker_blocks=1), "no restart markers"),
+        (b"", "no restart markers"),
         (encode_jpeg(smooth(64, 64), 90, 1)[:-200], "not in order"),
         (
             encode_jpeg(smooth(64, 64), 90, 1).replace(b"\xff\xd3", b"\xff\xd4"),
@@ -216,9 +171,7 @@ def unfit():
 
 @pytest.mark.parametrize("case", unfit())
 def test_offsets_that_do_not_fit(case):
-    if case == "damaged" and not decode_module.QUICK_JPEG:
-        pytest.skip("Pillow does not see it")
     file, offsets, reason, message = unfit()[case]
     with pytest.raises(UnreadableImage, match=rf"^a\.jpg: .*({message})") as caught:
-        decode_crop(file, offsets, 8, 8, 48, 100, name="a.jpg")
+        decode_crop(file, offsets, Box(8, 8, 48, 100), name="a.jpg")
     assert caught.value.reason == reason

@@ -105,7 +105,7 @@ def test_report(images, tmp_path, caplog):
     for number in range(7):
         (images / f"empty{number}.png").touch()
     (images / "text.jpg").write_text("this is no image")
-    assert pack.main([str(images), str(tmp_path / "out"), "--min-side", "5"]) == 1
+    assert pack.main([str(images), str(tmp_path / "out"), "--samples-per-shard", "99"]) == 1
     assert caplog.text.count("refused (") == 5
     assert "refused by reason: 7 empty, 1 not an image; all are listed in" in caplog.text
     report = json.loads((tmp_path / "out" / "shard.report.json").read_text())
@@ -116,8 +116,8 @@ def test_report(images, tmp_path, caplog):
         "reason": "empty",
         "message": f"{images / 'empty0.png'}: the file is empty",
     }
-    assert report["options"]["--min-side"] == 5
-    assert (report["counts"]["packed"], report["shards"]) == (5, ["shard-000000.tar"])
+    assert report["job"]["--samples-per-shard"] == 99
+    assert (report["counts"]["packed"], len(report["shards"])) == (5, 1)
 
 
 def test_earlier_shards_are_not_mixed_in(images, tmp_path, caplog):
@@ -125,14 +125,12 @@ def test_earlier_shards_are_not_mixed_in(images, tmp_path, caplog):
     pack.main([str(images), str(out), "--samples-per-shard", "1"])
     other = save(out / "mine.png")
     assert pack.main([str(images), str(out)]) == 2
-    assert "already has shards named shard-*.tar" in caplog.text
+    assert "made otherwise (--samples-per-shard was 1, now it is 1000)" in caplog.text
     assert pack.main([str(images), str(out), "--overwrite"]) == 0
     assert sorted(p.name for p in out.iterdir()) == [
         "mine.png",
         "shard-000000.tar",
         "shard-000000.tar.idx.json",
-        "shard.index.jsonl",
-        "shard.journal.jsonl",
         "shard.report.json",
     ]
     assert other.exists()
@@ -142,12 +140,12 @@ def test_earlier_shards_are_not_mixed_in(images, tmp_path, caplog):
     "name", ["shard-000000.tar", "shard-000007.tar.idx.json", "shard-000000.tar.part"]
 )
 def test_shards_of_others_are_never_removed(images, tmp_path, caplog, name):
-    """Not even by --overwrite: no journal lists them."""
+    """Not even by --overwrite: no report lists them."""
     out = tmp_path / "out"
     out.mkdir()
     (out / name).write_bytes(b"mine")
     assert pack.main([str(images), str(out), "--overwrite"]) == 2
-    assert f"{name} would be removed or replaced, and shard.journal.jsonl does not" in caplog.text
+    assert f"{name} would be removed or replaced, and shard.report.json does not" in caplog.text
     assert [(path.name, path.read_bytes()) for path in out.iterdir()] == [(name, b"mine")]
 
 
@@ -162,11 +160,10 @@ def test_a_shard_of_another_among_ours(images, tmp_path, caplog):
     assert pack.main([str(images), str(out), "--overwrite"]) == 0
 
 
-@pytest.mark.parametrize("name", ["shard.journal.jsonl", "shard.report.json"])
-def test_other_files_of_others_stay(images, tmp_path, caplog, name):
+def test_other_files_of_others_stay(images, tmp_path, caplog):
     out = tmp_path / "out"
     out.mkdir()
-    (out / name).write_text('{"mine": 1}\n')
+    (out / "shard.report.json").write_text('{"mine": 1}\n')
     for more in ([], ["--overwrite"]):
         assert pack.main([str(images), str(out), *more]) == 2
         assert "move it away" in caplog.text

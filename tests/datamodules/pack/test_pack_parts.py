@@ -9,8 +9,7 @@ import shutil
 import pytest
 
 from datamodules.pack import __main__ as pack
-from datamodules.pack import joining
-from datamodules.pack.journal import Journal, read_journal
+from datamodules.pack.blocks import Blocks
 from datamodules.shards.shards import Shards
 from tests.datamodules.image_files import save
 from tests.datamodules.pack.killed import kill_at_every_step
@@ -62,7 +61,7 @@ def test_any_number_of_parts_gives_the_same(images, tmp_path, options):
         assert content(out) == whole
     counts = json.loads(whole["shard.report.json"])["counts"]
     assert counts["refused"] == 7
-    shards = [json.loads(line) for line in whole["shard.index.jsonl"].splitlines()]
+    shards = json.loads(whole["shard.report.json"])["shards"]
     assert sum(shard["samples"] for shard in shards) == counts["samples"]
     assert {len(shard["checksum"]) for shard in shards} == {32}
     source = Shards(str(out / "*.tar"))
@@ -141,8 +140,8 @@ def test_kills_at_every_step(images, tmp_path):
 def test_parts_of_other_options_or_inputs(images, tmp_path, caplog):
     out = tmp_path / "out"
     assert pack.main([str(images), str(out), *WHOLE, "--part", "1/2"]) == 0
-    assert pack.main([str(images), str(out), *WHOLE, "--min-side", "9", "--part", "2/2"]) == 2
-    assert "made otherwise (--min-side was 1, now it is 9)" in caplog.text
+    assert pack.main([str(images), str(out), *WHOLE, "--encode", "png", "--part", "2/2"]) == 2
+    assert "made otherwise (--encode was 'keep', now it is 'png')" in caplog.text
     assert pack.main([str(images), str(out), *WHOLE, "--part", "2/2"]) == 0
     for count in (60, 59):
         if count == 60:  # under its name
@@ -151,30 +150,10 @@ def test_parts_of_other_options_or_inputs(images, tmp_path, caplog):
             (images / "10.png").unlink()
         caplog.clear()
         assert pack.main([str(images), str(out), *WHOLE, "--part", "2/2"]) == 2
-        assert f"SOURCE had 60 images, now it has {count}, of other names or sizes" in caplog.text
+        assert "images was '60 of names and sizes" in caplog.text
+        assert f"now it is '{count} of names and sizes" in caplog.text
         assert pack.main([str(images), str(out), *WHOLE, "--finish"]) == 2
         assert "made otherwise" in caplog.text
-
-
-def test_a_block_that_is_begun_again_while_parts_are_joined(images, tmp_path, monkeypatch, caplog):
-    """The block's images must not be left out; the part and --finish again give them all."""
-    whole, out = made(images, tmp_path / "whole", *WHOLE), tmp_path / "out"
-    part = [str(images), str(out), *WHOLE, "--part", "1/1"]
-    assert pack.main(part) == 0
-    begin = joining.begin
-
-    def meanwhile(*arguments, **options):
-        with Journal(out / "shard.parts" / "shard-000002.journal.jsonl") as journal:
-            journal.begin(journal.job)
-        begin(*arguments, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(joining, "begin", meanwhile)
-        assert pack.main([str(images), str(out), *WHOLE, "--finish"]) == 2
-    assert "shard-000002.journal.jsonl was begun again while the parts were joined" in caplog.text
-    assert pack.main(part) == 0
-    assert pack.main([str(images), str(out), *WHOLE, "--finish"]) == 1
-    assert content(out) == whole
 
 
 def test_a_file_of_the_user_among_the_parts_stays(images, tmp_path, caplog):
@@ -187,25 +166,19 @@ def test_a_file_of_the_user_among_the_parts_stays(images, tmp_path, caplog):
     assert "shard-notes.txt, which Enlarger did not write" in caplog.text
 
 
-def test_a_journal_that_is_removed_before_it_is_locked(tmp_path, monkeypatch):
-    """As by a process that gave up before its first line: nobody would find what comes next."""
-    path, lock = tmp_path / "a.journal.jsonl", Journal._lock
-
-    def late(journal):
-        monkeypatch.setattr(Journal, "_lock", lock)
-        path.unlink()
-        lock(journal)
-
-    monkeypatch.setattr(Journal, "_lock", late)
-    with Journal(path) as journal:
-        journal.begin({"a": 1})
-    assert read_journal(path)[0] == {"a": 1}
-
-
 def test_two_processes_of_one_part(images, tmp_path, caplog):
     out = tmp_path / "out"
-    with Journal(out / "shard.parts" / "shard-000003.journal.jsonl"):
+    with Blocks(out, "shard", 60, 6, {}).writing(3):
         assert pack.main([str(images), str(out), *WHOLE, "--part", "1/2"]) == 2
         assert "another process packs these shards" in caplog.text
         assert pack.main([str(images), str(out), *WHOLE, "--part", "2/2"]) == 0
     assert pack.main([str(images), str(out), *WHOLE, "--part", "1/2"]) == 0
+
+
+def test_parts_are_not_joined_while_one_is_made(images, tmp_path, caplog):
+    out = tmp_path / "out"
+    assert pack.main([str(images), str(out), *WHOLE, "--part", "1/1"]) == 0
+    with Blocks(out, "shard", 60, 6, {}).writing(12):
+        assert pack.main([str(images), str(out), *WHOLE, "--finish"]) == 2
+    assert "another process packs these shards" in caplog.text
+    assert not list(out.glob("*.tar"))

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import pickle
 import tarfile
-from collections import Counter
-from functools import partial
 
 import numpy as np
 import pytest
@@ -15,11 +12,9 @@ import torch
 import webdataset
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 from webdataset.tariterators import base_plus_ext
 
 from datamodules.base import SRDataModule
-from datamodules.shards import stream
 from datamodules.shards.index import METADATA, split_name
 from datamodules.shards.sample import decoded, raw_of
 from datamodules.shards.shards import Shards
@@ -209,17 +204,6 @@ def test_shuffles_within_a_tar(tmp_path):
         assert sorted(keys) == list(range(100))
 
 
-def test_resampled(even):
-    """Drawn with replacement: as long as asked for, with fewer tars than workers."""
-    made = source(even, urls=f"{even}/0.tar", samples=32, resampled=True)
-    first, again = (batches(module(made, workers=2), [(0, 0), (1, 0)]) for _ in range(2))
-    same(first, again)
-    assert set(keys_of(first)) == {f"train/e{n}" for n in range(4)}
-    made = source(even, urls=f"{even}/{{0..7}}.tar", samples=32, resampled=True)
-    counts = Counter(keys_of(batches(module(made), [(0, 0)])))
-    assert max(counts.values()) > 1
-
-
 # --------------------------------------------------------------------------------------- what is in
 
 
@@ -379,58 +363,6 @@ def test_a_command_that_fails_is_no_short_tar(tars, then):
     assert note.reason == "unreadable tar"
 
 
-# ---------------------------------------------------------------------------- pipelines of a user
-
-
-def test_a_pipeline_of_webdataset(even):
-    urls = [str(path) for path in sorted(even.glob("*.tar"))]
-    pipeline = webdataset.WebDataset(urls, shardshuffle=8, seed=1).shuffle(10, seed=1)
-    seen = keys_of(batches(module(Stream(16, pipeline=pipeline), workers=2)))
-    assert len(seen) == 48
-    # It is read on from epoch to epoch: two of 16 go through all 32.
-    assert sorted(seen[:32]) == sorted(f"train/e{n}" for n in range(32))
-
-
-def decode_it(sample, how):
-    image = Image.open(io.BytesIO(sample["png"]))
-    return {"__key__": sample["__key__"], "hr": image if how == "PIL" else np.asarray(image)}
-
-
-@pytest.mark.parametrize("how", ["PIL", "NumPy", "decode"])
-def test_a_pipeline_that_decodes(even, how):
-    urls = [f"{even}/0.tar"]
-    data = webdataset.WebDataset(urls, shardshuffle=False)
-    data = data.decode("pil") if how == "decode" else data.map(partial(decode_it, how=how))
-    made = module(Stream(4, pipeline=data), batch_size=4, crop_size=16, flips=False)
-    plain = module(Stream(4, f"{even}/0.tar", shuffle=0), batch_size=4, crop_size=16, flips=False)
-    same(batches(made, [(0, 0)]), batches(plain, [(0, 0)]))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda data: data.to_tuple("png"), "gave a tuple that is no sample"),
-        (lambda data: data.batched(2), "gave a dict that is no sample"),
-        (
-            lambda data: data.rename(hr="png").map(lambda s: {**s, "hr": 3}),
-            "gave hr as int; expected",
-        ),
-        (lambda data: data.select(lambda s: False), "pipeline: no samples in a pass of worker 0"),
-    ],
-)
-def test_a_pipeline_that_gives_something_else(even, change, message):
-    pipeline = change(webdataset.WebDataset([f"{even}/0.tar"], shardshuffle=False))
-    with pytest.raises(ValueError, match=message):
-        batches(module(Stream(8, pipeline=pipeline)), [(0, 0)])
-
-
-def test_an_endless_pipeline_without_images(monkeypatch):
-    monkeypatch.setattr(stream, "MOST_LEFT_OUT", 50)
-    pipeline = webdataset.DataPipeline(webdataset.MockDataset({"__key__": "a", "txt": b"x"}, 10**9))
-    with pytest.raises(ValueError, match="50 samples in a row have no image"):
-        batches(module(Stream(8, pipeline=pipeline)), [(0, 0)])
-
-
 # ---------------------------------------------------------------------------------------- refusals
 
 
@@ -447,9 +379,6 @@ def test_fewer_tars_than_processes(tars, caplog):
 def test_settings_that_do_not_fit(tars):
     with pytest.raises(ValueError, match=r"samples is 7 .*batch_size 8: raise samples"):
         module(source(tars, samples=7)).setup("fit")
-    for both in ({}, {"urls": "a.tar", "pipeline": webdataset.DataPipeline()}):
-        with pytest.raises(ValueError, match=r"exactly one of Stream\.urls and Stream\.pipeline"):
-            Stream(8, **both)
 
 
 @pytest.mark.parametrize("place", ["val", "test", "predict", "mix", "crops", "crops in val"])

@@ -48,9 +48,6 @@ def prepared(source: Torchvision) -> Torchvision:
 def test_keys_name_class_and_number(cifar: Path) -> None:
     every = prepared(Torchvision("CIFAR10", str(cifar), train=True, download=True))
     assert every.keys == ["car/0", "plane/1", "car/2", "cat/3", "car/4"]
-    cars = prepared(Torchvision("CIFAR10", str(cifar), classes=["car"], train=True))
-    assert cars.keys == ["car/0", "car/2", "car/4"]
-    assert np.array_equal(cars.read(1)["hr"], every.read(2)["hr"])
     test = prepared(Torchvision("CIFAR10", str(cifar), train=False))
     assert test.keys == ["car/0", "plane/1"]
 
@@ -87,10 +84,8 @@ def test_a_dataset_without_classes_has_numbers_as_keys(
     ("arguments", "message"),
     [
         ({"dataset": "CIFAR1"}, r"'CIFAR1'.* did you mean 'CIFAR1?0'"),
-        ({"classes": ["bus"]}, r"classes has 'bus'.*expected some of plane, car, cat"),
         ({"options": {"year": 2012}}, r"refuses its arguments \(.*year.*Torchvision.train"),
         ({"root": "none"}, r"CIFAR10 cannot be read in Torchvision.root 'none': .*download"),
-        ({"start": 5}, r"no image of CIFAR10 left: lower start \(5\)"),
     ],
 )
 def test_a_mistake_is_named(cifar: Path, arguments: dict[str, Any], message: str) -> None:
