@@ -1,5 +1,4 @@
 from .evaluation import EvaluationCallback as EvaluationCallback
-from .evaluation import FiniteOutputs as FiniteOutputs
 from .metrics.base import ImageMetric as ImageMetric
 from .metrics.base import Metric as Metric
 from .metrics.base import TooSmall as TooSmall
@@ -14,10 +13,8 @@ from .metrics.fid import PatchKID as PatchKID
 from .metrics.fid import PatchMetric as PatchMetric
 from .metrics.iqa import IQA as IQA
 from .metrics.niqe import NIQE as NIQE
-from .metrics.perceptual import DISTS as DISTS
 from .metrics.perceptual import LPIPS as LPIPS
 from .metrics.perceptual import Perceptual as Perceptual
-from .metrics.pixels import MSSSIM as MSSSIM
 from .metrics.pixels import PSNR as PSNR
 from .metrics.pixels import SSIM as SSIM
 from .metrics.pixels import PixelMetric as PixelMetric

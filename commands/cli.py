@@ -28,7 +28,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 
-from callbacks.evaluation import FiniteOutputs, all_callbacks, is_distributed
+from callbacks.evaluation import all_callbacks, is_distributed
 from callbacks.predict.predictions import outputs_in
 from callbacks.predict.writer import Writer
 from callbacks.report.report import Report
@@ -313,8 +313,6 @@ class EnlargerCLI(CommandsCLI):
             *given,
         ]
         trainer.callbacks += self._own_callbacks(trainer)
-        # Last: it may fail the command after all others have written their results.
-        trainer.callbacks.sort(key=lambda callback: isinstance(callback, FiniteOutputs))
         trainer.plugins = own_plugins(trainer.plugins, trainer.strategy, self.world)
         idle = {"writer"} if self.fits else {"checkpoint"}
         if trainer.enable_checkpointing is False:
@@ -347,7 +345,7 @@ class EnlargerCLI(CommandsCLI):
             trainer.enable_model_summary = False  # or Lightning's line that there is one
         if self.subcommand not in ("predict", *DRY_RUN_COMMANDS):
             given = [type(callback) for callback in trainer.callbacks]
-            kinds: tuple[type[Callback], ...] = (FiniteOutputs, Results, Report)
+            kinds: tuple[type[Callback], ...] = (Results, Report)
             if self.subcommand == "fit" and not trainer.barebones:  # which has no logger
                 kinds = (*kinds, LearningRateMonitor)
             own += [kind() for kind in kinds if not any(issubclass(g, kind) for g in given)]

@@ -49,16 +49,12 @@ class Part(NamedTuple):
     label: Name of the method.
     file: The image.
     enlarged: Whether it is enlarged to the scene's size, by bicubic.
-    cut: Whether only its upper left part of the scene's size is shown.
-    caption: Its numbers.
     frame: Number of the frame, from 1, if the file is a video.
     """
 
     label: str
     file: Path
     enlarged: bool = False
-    cut: bool = False
-    caption: str = ""
     frame: int | None = None
 
 
@@ -66,33 +62,11 @@ class Scene(NamedTuple):
     """Images to compare.
 
     key: Its name.
-    parts: At least one.
-    whole: Number of the part that gives the size.
-    left: Number of the part that is on the left of the slider at first.
-    right: The same for its right.
+    parts: At least one; the last one gives the size.
     """
 
     key: str
     parts: Sequence[Part]
-    whole: int = -1
-    left: int = 0
-    right: int = 1
-
-
-class PageTable(NamedTuple):
-    """A table above the images.
-
-    headings: Of the columns.
-    rows: Text of the cells; the first of each row names it.
-    notes: Lines below the table.
-    texts: Headings of further columns of text; all others are numbers.
-    """
-
-    title: str
-    headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    notes: Sequence[str] = ()
-    texts: Sequence[str] = ()
 
 
 class _View(NamedTuple):
@@ -115,16 +89,12 @@ class Content:
     facts: Names and values.
     links: Names and files of what is not shown.
     notes: What the reader should know.
-    tables: Numbers of all images.
-    lists: Headings and lines of lists that open with a click.
     """
 
     title: str
     facts: list[tuple[str, str]] = field(default_factory=list)
     links: list[tuple[str, Path]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    tables: list[PageTable] = field(default_factory=list)
-    lists: list[tuple[str, Sequence[str]]] = field(default_factory=list)
 
 
 def write_images_page(page: Path, scenes: Iterable[Scene], content: Content) -> None:
@@ -158,7 +128,6 @@ def _write_page(page: Path, scenes: Iterable[Scene], content: Content, maker: _M
         figures=figures,
         links=[(name, maker.address(file)) for name, file in content.links[:LISTED]],
         more=max(more, 0),
-        listed=LISTED,
     )
     write_whole(page, text)
 
@@ -180,16 +149,13 @@ class _Maker:
             ValueError: If it is damaged.
         """
         sizes = [_size_of(part) for part in scene.parts]
-        size = sizes[scene.whole]
-        cut = [part.cut and own != size for part, own in zip(scene.parts, sizes, strict=True)]
-        parts = [part._replace(cut=cuts) for part, cuts in zip(scene.parts, cut, strict=True)]
+        size = sizes[-1]
         read = functools.cache(_levels)
-        right = min(scene.right, len(parts) - 1)
 
         def figure(key: str, about: str, view: _View) -> Figure:
-            tiles = [self._tile(part, view, read) for part in parts]
+            tiles = [self._tile(part, view, read) for part in scene.parts]
             (height, width), full = view.shown, view.window[3]
-            return Figure(key, about, width, height, tiles, scene.left, right, full)
+            return Figure(key, about, width, height, tiles, 0, len(tiles) - 1, full)
 
         shown = _reduced(size)
         whole = f"{size[1]}x{size[0]} pixels"
@@ -207,14 +173,14 @@ class _Maker:
         found = os.stat(part.file)
         state = [os.fspath(part.file.absolute()), found.st_size, found.st_mtime_ns]
         state += [] if part.frame is None else [part.frame]
-        described = repr([*state, part.enlarged, part.cut, view])
+        described = repr([*state, part.enlarged, view])
         return xxhash.xxh3_64_hexdigest(described.encode(errors="replace"))
 
     def _tile(self, part: Part, view: _View, read: Read) -> Tile:
         digest = self._digest(part, view)
         whole = view.window[2:] == view.size
         reduced = view.shown != view.window[2:]
-        direct = whole and not (part.enlarged or part.cut or reduced)
+        direct = whole and not (part.enlarged or reduced)
         direct = direct and part.file.suffix.lower() in SHOWN
         address = self.address(part.file)
         if not direct:
@@ -223,7 +189,7 @@ class _Maker:
             if not preview.exists():
                 _save(preview, _seen(part, view, read))
         link = "" if direct or part.enlarged else address
-        return Tile(part.label, address if direct else self.address(preview), part.caption, link)
+        return Tile(part.label, address if direct else self.address(preview), "", link)
 
     def finish(self) -> None:
         """Remove previews that are used no more."""

@@ -8,7 +8,7 @@ import resource
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -69,10 +69,6 @@ def _peak_memory(device: torch.device) -> int | None:
         return None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _no_more(key: str) -> None:
-    """Do nothing: the frames do not come from our data module."""
 
 
 def _input_state(source: str | None, meta: Mapping[str, Any]) -> Line:
@@ -174,7 +170,7 @@ class Writer(Callback):
         self._pending: deque[tuple[Future[list[str]], Line]] = deque()
         self._videos: set[str] = set()  # keys
         self._video: _Video | None = None  # the one whose frames come now
-        self._abandon: Callable[[str], None] = _no_more  # ask for no more of its frames
+        self._data: Any = None  # the data module, if it is ours
         self._abandoned: set[str] = set()
 
     # ------------------------------------------------------------------------- Lightning's hooks
@@ -202,7 +198,7 @@ class Writer(Callback):
             return
         if self.profile == "convert":
             datamodule.convert_in_predict()
-        keys = datamodule.predict_keys
+        self._data, keys = datamodule, datamodule.predict_keys
         paths = getattr(datamodule, "predict_paths", [None] * len(keys))
         self._sources = dict(zip(keys, paths, strict=True))
         self._inputs = set(map(_file_number, paths))
@@ -211,8 +207,6 @@ class Writer(Callback):
         self.skipped = len(done)
         check_folder(self._root, to_write=len(done) < len(keys))
         datamodule.skip_in_predict(done)
-        if self._videos:
-            self._abandon = datamodule.abandon_in_predict
         ours = sum(self._lines.find(self._name(key)) is not None for key in keys)
         if trainer.is_global_zero and ours > len(done):
             text = "%s: %d outputs were made otherwise, and are made again"
@@ -420,7 +414,7 @@ class Writer(Callback):
         except OSError:  # a disk error, which other videos will have, too
             raise
         except Exception as error:  # whatever encoders raise
-            self._abandon(key)
+            self._data.abandon_in_predict(key)
             self._abandoned.add(key)
             self._drop_video()
             self._fail(key, meta["path"], f"it cannot be written as a video: {error}")

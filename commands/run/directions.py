@@ -21,14 +21,14 @@ WORDS = {"max": "higher", "min": "lower"}
 KNOWN: dict[str, Direction] = {
     **dict.fromkeys(
         (
-            *("psnr", "lr_psnr", "ssim", "ms_ssim", "musiq", "maniqa", "clipiqa"),
+            *("psnr", "lr_psnr", "ssim", "musiq", "maniqa", "clipiqa"),
             *("topiq_nr", "2afc", "bit_accuracy", "accuracy"),
         ),
         "max",
     ),
     **dict.fromkeys(
         (
-            *("lpips", "dists", "niqe", "pi", "fid", "kid", "pfid", "pkid", "fvd", "kvd"),
+            *("lpips", "niqe", "pi", "fid", "kid", "pfid", "pkid", "fvd", "kvd"),
             *("kid_thumb", "swd", "frame_swd", "flicker", "repetition"),
             *("robustness", "loss", "mse", "perceptual", "pixel"),
         ),

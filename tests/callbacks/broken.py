@@ -8,7 +8,6 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable
 from torch import Tensor, nn
 
-from lightning_modules.controls.simple import Bicubic
 from lightning_modules.one_pass.one_pass import NetworkCallable
 from lightning_modules.one_pass.regression import Regression
 from tests.callbacks.tiny import Tiny
@@ -100,14 +99,3 @@ class SometimesNaN(Regression):
         self.seen += 1
         bad = self.seen > self.after and (self.always or int(batch["seed"][0]) % 2 == 0)
         return super().training_step(batch, batch_idx) * (torch.nan if bad else 1.0)
-
-
-class NaNOutputs(Bicubic):
-    """Bicubic, with a pixel that is NaN in the images whose names end in 3 or 4."""
-
-    def restore(self, batch: Any, noise: Any) -> Tensor:
-        sr = super().restore(batch, noise).clone()
-        for image, key in zip(sr, batch["key"], strict=True):
-            if key[-1] in "34":
-                image[0, 0, 0] = torch.nan
-        return sr

@@ -18,7 +18,7 @@ from callbacks.metrics.base import Metric
 from callbacks.metrics.fid import InceptionMetric
 from callbacks.metrics.iqa import IQA
 from callbacks.metrics.niqe import FEATURES, NIQE
-from callbacks.metrics.perceptual import DISTS, LPIPS, NETS
+from callbacks.metrics.perceptual import LPIPS, NETS
 from callbacks.metrics.pixels import PSNR
 from callbacks.metrics.robustness import Robustness
 from callbacks.metrics.sets import SetMetric
@@ -122,7 +122,7 @@ def _stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def pristine(metric: Any) -> None:
         metric.pristine = torch.zeros(FEATURES).double(), torch.eye(FEATURES).double()
 
-    for cls, load in ((InceptionMetric, few), (DISTS, few), (NIQE, pristine)):
+    for cls, load in ((InceptionMetric, few), (NIQE, pristine)):
         monkeypatch.setattr(cls, "load", load)
         monkeypatch.setattr(cls, "absent", lambda metric: "")
     state = {f"features.{k}": v for k, v in models.squeezenet1_1().features.state_dict().items()}
