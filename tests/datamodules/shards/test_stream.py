@@ -25,7 +25,6 @@ from tests.datamodules.image_files import pixels
 from tests.datamodules.memory import Memory, noisy, with_crops
 from tests.datamodules.server import serving
 from tests.datamodules.shards.test_shards import image_bytes, write
-from tests.datamodules.test_lightning import fit
 from tests.quick import quick
 
 SHARDS = 7
@@ -414,17 +413,3 @@ def test_a_checkpoint_of_another_order_is_refused(tars):
 
 
 # --------------------------------------------------------------------------------------- Lightning
-
-
-@pytest.mark.parametrize("workers", quick([0, 2], 2))
-def test_a_run_that_is_resumed(tars, tmp_path, workers):
-    def data():
-        return module(source(tars), workers=workers)
-
-    _, whole, final = fit(tmp_path, data())
-    run, first, _ = fit(tmp_path, data(), max_epochs=1)
-    run.save_checkpoint(tmp_path / "one.ckpt")
-    _, second, resumed = fit(tmp_path, data(), tmp_path / "one.ckpt")
-    assert len(whole.train) == 6
-    assert first.train + second.train == whole.train
-    assert all(map(torch.equal, final.parameters(), resumed.parameters()))
