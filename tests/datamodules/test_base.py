@@ -625,8 +625,13 @@ class TestOnDevice:
 
     @pytest.mark.parametrize(
         ("max_steps", "max_epochs", "compile", "expected"),
-        [(-1, -1, None, None), (1999, -1, None, False), (2000, -1, None, None)]
-        + [(-1, 3, None, False), (10, -1, True, True)],
+        [
+            (-1, -1, None, None),
+            (1999, -1, None, False),
+            (2000, -1, None, None),
+            (-1, 3, None, False),
+            (10, -1, True, True),
+        ],
     )
     def test_short_runs_do_not_compile(self, max_steps, max_epochs, compile, expected, caplog):
         degradation = noisy()
