@@ -16,6 +16,7 @@ from PIL import Image
 from datamodules.augment import Albumentations
 from datamodules.base import Source, SRDataModule, check_crop
 from datamodules.batches import check_batch, collate
+from datamodules.degrading import compile_if_it_pays
 from datamodules.order.plan import Item
 from datamodules.samples import PredictImages, TrainingImages
 from datamodules.sources.folder import Folder
@@ -569,8 +570,28 @@ class TestOnDevice:
         data, _ = self.raw()
         data.trainer = Stage("train")
         data.trainer.strategy = SimpleNamespace(root_device=torch.device(device))
+        data.trainer.max_steps, data.trainer.max_epochs = -1, None
         loader = data.train_dataloader()
         assert loader.pin_memory == (device == "cuda")
+
+    @pytest.mark.parametrize(
+        ("max_steps", "max_epochs", "compile", "expected"),
+        [
+            (-1, -1, None, None),
+            (1999, -1, None, False),
+            (2000, -1, None, None),
+            (-1, 3, None, False),
+            (10, -1, True, True),
+        ],
+    )
+    def test_short_runs_do_not_compile(self, max_steps, max_epochs, compile, expected, caplog):
+        degradation = noisy()
+        degradation.compile_canvas = compile
+        trainer = SimpleNamespace(max_steps=max_steps, max_epochs=max_epochs)
+        with caplog.at_level(logging.INFO, "datamodules.degrading"):
+            compile_if_it_pays(degradation, trainer, 100)
+        assert degradation.compile_canvas is expected
+        assert ("not compiled" in caplog.text) == (compile is None and expected is False)
 
     def test_degrades_in_float32_under_autocast(self):
         data, batch = self.raw()
