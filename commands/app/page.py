@@ -22,7 +22,12 @@ from lightning_modules import Bicubic
 from lightning_modules.sampling.tiling import Tiling
 
 PREVIEW = 2000  # pixels of a side in the page; the PNG has all
+MIDDLE = 192  # pixels of a side of what `Preview` enlarges
+QUALITY = 95  # of JPEG
 LARGEST_UPLOAD = "200mb"
+INTRODUCTION = """# Enlarger
+Drop photographs, choose a model and press **Enlarge**; **Preview** enlarges only the middle of the
+first one. Nothing leaves the machine that serves this page."""
 Event = Callable[..., Iterator[Any]]
 
 
@@ -41,6 +46,25 @@ def preview(pixels: Any) -> Image.Image:
     image = Image.fromarray(pixels if pixels.dtype == "uint8" else (pixels >> 8).astype("uint8"))
     image.thumbnail((PREVIEW, PREVIEW), Image.Resampling.LANCZOS)
     return image
+
+
+def middle(pixels: Any) -> Any:
+    """Return the middle of an image, ``MIDDLE`` pixels a side or what it has."""
+    top, left = (max(0, (side - MIDDLE) // 2) for side in pixels.shape[:2])
+    return pixels[top : top + MIDDLE, left : left + MIDDLE]
+
+
+def examples() -> list[str]:
+    """Return a photograph that comes with the environment."""
+    from sklearn.datasets import __file__ as package
+
+    return [str(Path(package).parent / "images" / "flower.jpg")]
+
+
+def _some(photos: list[str] | None) -> list[str]:
+    if not photos:
+        raise ValueError("Choose a photograph first.")
+    return photos
 
 
 def in_page(function: Event) -> Event:
@@ -75,20 +99,40 @@ def application(models: Models, megapixels: float = math.inf) -> Any:
         yield model.scale, gr.Number(steps, visible=steps is not None)
 
     @in_page
-    def drop(photo: str | None) -> Iterator[Any]:
-        pixels = None if photo is None else read(photo)[0]
+    def drop(photos: list[str] | None) -> Iterator[Any]:
+        pixels = read(photos[0])[0] if photos else None
         shown = None if pixels is None else (preview(pixels),) * 2
         about = "" if pixels is None else f"{pixels.shape[1]} x {pixels.shape[0]} pixels"
-        slider = gr.ImageSlider(shown, label="Photograph")
-        yield slider, about, gr.DownloadButton(interactive=False)
+        yield gr.ImageSlider(shown, label="Photograph"), about, []
 
     @in_page
-    def press(
-        photo: str | None, source: str, scale: float, steps: int, tile: int, seed: int
-    ) -> Iterator[Any]:
-        if photo is None:
-            raise ValueError("Choose a photograph first.")
-        pixels, colours = read(photo)
+    def look(photos: list[str] | None, *settings: Any) -> Iterator[Any]:
+        pixels = middle(read(_some(photos)[0])[0])
+        bicubic, output, about = enlarged(pixels, *settings)
+        label = f"The middle. Left: bicubic. Right: {settings[0]}"
+        yield gr.ImageSlider((preview(bicubic), preview(output)), label=label), about, []
+
+    @in_page
+    def press(photos: list[str] | None, *settings: Any) -> Iterator[Any]:
+        *settings, form = settings  # type: ignore[assignment]
+        done: list[str] = []
+        with tempfile.TemporaryDirectory() as folder:  # until Gradio has its own copies
+            for number, photo in enumerate(_some(photos)):
+                pixels, colours = read(photo)
+                bicubic, output, about = enlarged(pixels, *settings)
+                levels = np.atleast_3d(output)
+                factor = output.shape[0] / pixels.shape[0]
+                file = Path(folder, str(number), f"{Path(photo).stem}_x{factor:g}.{form}")
+                file.parent.mkdir()
+                extras = fitted_extras(colours, levels, form)[0]
+                file.write_bytes(encode(levels, extras, form, QUALITY))
+                done.append(str(file))
+                label = f"{Path(photo).name}. Left: bicubic. Right: {settings[0]}"
+                yield gr.ImageSlider((preview(bicubic), preview(output)), label=label), about, done
+
+    def enlarged(
+        pixels: Any, source: str, scale: float, steps: int, tile: int, seed: int
+    ) -> tuple[Any, Any, str]:
         model = models.load(source, steps)
         scale = scale or model.scale
         h, w = pixels.shape[:2]
@@ -105,41 +149,50 @@ def application(models: Models, megapixels: float = math.inf) -> Any:
             if scale == model.scale:
                 raise
             raise ValueError(f"{source} was made for scale {model.scale:g}. {error}") from error
-        bicubic = enlarger.Enlarger(Bicubic(scale), "cpu").enlarge(pixels)
-        with tempfile.TemporaryDirectory() as folder:  # until Gradio has its own copy
-            png = Path(folder, f"{Path(photo).stem}_x{scale:g}.png")
-            levels = np.atleast_3d(output)
-            png.write_bytes(encode(levels, fitted_extras(colours, levels, "png")[0], "png", 95))
-            shown = preview(bicubic), preview(output)
-            slider = gr.ImageSlider(shown, label=f"Left: bicubic. Right: {source}")
-            yield slider, about, gr.DownloadButton(value=png, interactive=True)
+        return enlarger.Enlarger(Bicubic(scale), "cpu").enlarge(pixels), output, about
 
     with gr.Blocks(title="Enlarger", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
-        gr.Markdown("# Enlarger")
+        gr.Markdown(INTRODUCTION)
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
-                photo = gr.File(label="Photograph", file_types=sorted(IMAGE_EXTENSIONS), height=140)
+                photos = gr.File(
+                    label="Photographs",
+                    file_count="multiple",
+                    file_types=sorted(IMAGE_EXTENSIONS),
+                    height=140,
+                )
                 source = gr.Dropdown(models.sources, value=models.sources[0], label="Model")
                 with gr.Row():
                     scale = gr.Number(label="Scale", min_width=130)
                     steps = gr.Number(label="Steps", precision=0, visible=False, min_width=130)
                     tile = gr.Number(0, label="Tile (0: auto)", precision=0, min_width=130)
                     seed = gr.Number(0, label="Seed", precision=0, min_width=130)
-                button = gr.Button("Enlarge", variant="primary")
+                form = gr.Radio(["png", "jpg"], value="png", label="Files")
+                with gr.Row():
+                    button = gr.Button("Enlarge", variant="primary", min_width=90)
+                    crop = gr.Button("Preview", min_width=90)
+                    stop = gr.Button("Stop", min_width=90)
+                gr.Examples([[[example]] for example in examples()], photos, label="An example")
             with gr.Column(scale=2, min_width=300):
                 slider = gr.ImageSlider(
                     label="Photograph", format="png", buttons=["fullscreen"], max_height=640
                 )
                 about = gr.Markdown()
-                download = gr.DownloadButton("Download PNG", interactive=False)
-        given, shown = [photo, source, scale, steps, tile, seed], [slider, about, download]
+                files = gr.File(
+                    label="Enlarged", file_count="multiple", interactive=False, height=140
+                )
+        given, shown = [photos, source, scale, steps, tile, seed], [slider, about, files]
         # One event at a time, because one model is in memory.
         one: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
         hidden: dict[str, Any] = {"api_visibility": "private", **one}
         for event in (page.load, source.change):
             event(choose, source, [scale, steps], **hidden)
-        photo.change(drop, photo, shown, show_progress_on=slider, **hidden)
-        button.click(press, given, shown, show_progress_on=slider, api_name="enlarge", **one)
+        photos.change(drop, photos, shown, show_progress_on=slider, **hidden)
+        crop.click(look, given, shown, show_progress_on=slider, **hidden)
+        run = button.click(
+            press, [*given, form], shown, show_progress_on=slider, api_name="enlarge", **one
+        )
+        stop.click(None, cancels=[run])
     page.queue(max_size=20, api_open=False)
     return gr.mount_gradio_app(
         fastapi.FastAPI(),

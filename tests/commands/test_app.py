@@ -101,12 +101,16 @@ class Page:
 
     def press(self, photo: Path, source: str, *settings: Any) -> Path:
         """Enlarge; return the PNG. The settings are scale, steps, tile, seed and the visitor."""
+        *given, visitor = [*settings, *[None] * (5 - len(settings))]
+        return self.press_all([photo], source, *given, "png", visitor=visitor)[0]
+
+    def press_all(self, photos: list[Path], *given: Any, visitor: Any = None) -> list[Path]:
         from gradio_client import handle_file
 
-        *given, visitor = [*settings, *[None] * (5 - len(settings))]
         visitor = visitor or self.visitor
-        _, _, png = visitor.predict(handle_file(photo), source, *given, api_name="/enlarge")
-        return Path(png["value"])
+        files = [handle_file(photo) for photo in photos]
+        _, _, made = visitor.predict(files, *given, api_name="/enlarge")
+        return [*map(Path, made)]
 
     def close(self) -> None:
         self._server.should_exit = True
@@ -158,6 +162,14 @@ def test_the_file_is_what_python_gives(page: Page, photo: Path, tmp_path: Path) 
     cv2.imwrite(str(tmp_path / "deep.png"), deep[..., ::-1])
     made = page.press(tmp_path / "deep.png", page.edsr)
     assert np.array_equal(decode(made.read_bytes(), "made").rgb, model.enlarge(deep))
+
+
+def test_several_photographs_as_jpeg(page: Page, photo: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.png"
+    Image.fromarray(RGB[::-1]).save(other)
+    made = page.press_all([photo, other], page.edsr, None, None, None, None, "jpg")
+    assert [file.name for file in made] == ["photo_x2.jpg", "other_x2.jpg"]
+    assert [Image.open(file).format for file in made] == ["JPEG", "JPEG"]
 
 
 def test_steps_tiles_and_seed_are_those_of_python(page: Page, photo: Path) -> None:
