@@ -165,7 +165,8 @@ class RealESRGAN(Adversarial, OnePass):
         if stage != "fit":
             return
         for name, loss in self._terms.items():
-            if loss.file is None or getattr(loss, "source", ""):
+            loaded: str = getattr(loss, "source", "")
+            if loss.file is None or loaded:
                 continue
             if self._find is not None:
                 loss.load(self._find(f"losses.{name}.init_args.perceptual_weights", loss.file))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-
 import pytest
 import torch
 from lightning.pytorch import Callback
@@ -37,45 +35,18 @@ class Draws(Callback):
         torch.rand(1)
 
 
-class Forgets(Callback):
-    seen = 0
-
-    def on_train_batch_end(self, *_):
-        self.seen += 1
-
-    def state_dict(self):
-        return {"seen": self.seen}
-
-
-class SwapsUnsafely(Callback):
-    def on_validation_start(self, trainer, pl_module):
-        for parameter in pl_module.parameters():
-            parameter.data = parameter.data + 1
-
-    def on_validation_end(self, trainer, pl_module):
-        for parameter in pl_module.parameters():
-            parameter.data = parameter.data - 1
-
-
 @pytest.mark.parametrize(
-    ("cls", "check", "in_folder"),
+    ("cls", "check"),
     [
-        (Meddles, CHECK.test_training_goes_on_as_without_it_and_resumes, True),
-        (Draws, CHECK.test_training_goes_on_as_without_it_and_resumes, True),
-        (Forgets, CHECK.test_training_goes_on_as_without_it_and_resumes, True),
-        (
-            SwapsUnsafely,
-            CHECK.test_after_an_exception_the_weights_are_those_that_were_trained,
-            True,
-        ),
+        (Meddles, CHECK.test_training_goes_on_as_without_it_and_resumes),
+        (Draws, CHECK.test_training_goes_on_as_without_it_and_resumes),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
-def test_a_broken_callback_is_caught(cls, check, in_folder, tmp_path):
-    folder = (tmp_path,) if in_folder else ()
-    check(Nothing, *folder)
-    with pytest.raises((AssertionError, AttributeError, pickle.PickleError)):
-        check(cls, *folder)
+def test_a_broken_callback_is_caught(cls, check, tmp_path):
+    check(Nothing, tmp_path)
+    with pytest.raises(AssertionError):
+        check(cls, tmp_path)
 
 
 class Difference(ImageMetric):
@@ -96,15 +67,6 @@ class Pooled(Difference):
         return super().compute(sr, hr, batch).mean().expand(len(sr))
 
 
-class WrongWay(Difference):
-    higher_is_better = True
-
-
-class Dithers(Difference):
-    def compute(self, sr, hr, batch):
-        return super().compute(sr, hr, batch) + 1e-9 * torch.rand(len(sr))
-
-
 class NoProtocol(Difference):
     def protocol(self):
         return {}
@@ -121,8 +83,6 @@ def measured(cls, folder):
     ("cls", "check"),
     [
         (Pooled, METRIC.test_an_image_does_not_depend_on_its_batch),
-        (WrongWay, METRIC.test_less_noise_is_better),
-        (Dithers, METRIC.test_it_uses_no_global_generator),
         (NoProtocol, METRIC.test_the_protocol_is_beside_each_number),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",

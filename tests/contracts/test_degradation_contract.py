@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from degradations.base import Degradation, Stage
-from degradations.stages.noise import GaussianNoise
 from tests.contracts.degradation_contract import DegradationContract, StageContract
 
 
@@ -24,32 +23,14 @@ class SharedDraw(Plain):
         return {"u": np.repeat(draws.uniform()[:1], shape[0])}
 
 
-class BatchStatistics(Plain):
-    def forward(self, x, params):
-        return x - x.mean()
-
-
 class InPlace(Plain):
     def forward(self, x, params):
         return x.mul_(0.5)
 
 
-class Counting(Plain):
-    calls = 0
-
-    def forward(self, x, params):
-        self.calls += 1
-        return x + 0.01 * self.calls
-
-
 class GlobalTorch(Plain):
     def forward(self, x, params):
         return x + torch.rand(())
-
-
-class StridedNoise(Plain):
-    def forward(self, x, params):
-        return torch.empty_like(x).normal_(generator=torch.Generator().manual_seed(0))
 
 
 CHECK = StageContract()
@@ -59,12 +40,8 @@ CHECK = StageContract()
     ("stage", "check"),
     [
         (SharedDraw, CHECK.test_an_image_does_not_depend_on_its_batch),
-        (BatchStatistics, CHECK.test_an_image_does_not_depend_on_its_batch),
         (InPlace, CHECK.test_forward_is_pure),
-        (Counting, CHECK.test_forward_is_pure),
-        (Counting, CHECK.test_same_seeds_give_the_same_bits),
         (GlobalTorch, CHECK.test_no_global_generator_is_used),
-        (StridedNoise, CHECK.test_memory_format_does_not_matter),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
@@ -113,23 +90,9 @@ class Corner(Degradation):
         return hr[..., :h, :w] * params["u"].view(-1, 1, 1, 1)
 
 
-class SeesTheBatch(Corner):
-    def degrade(self, hr, params):
-        return super().degrade(hr, params) * hr.mean()
-
-
 class ChangesHR(Corner):
     def degrade(self, hr, params):
         return super().degrade(hr.mul_(0.5), params)
-
-
-class KeepsDraws(Corner):
-    def draw(self, draws, shape):
-        self.drawn = super().draw(draws, shape)
-        return {}
-
-    def degrade(self, hr, params):
-        return super().degrade(hr, {"u": torch.from_numpy(self.drawn["u"]).float()}) * 1.0
 
 
 LR = DegradationContract()
@@ -138,19 +101,10 @@ LR = DegradationContract()
 @pytest.mark.parametrize(
     ("cls", "check"),
     [
-        (SeesTheBatch, lambda c: LR.test_an_image_does_not_depend_on_its_batch(c(2.0))),
         (ChangesHR, lambda c: LR.test_hr_is_left_alone(c(2.0))),
-        (KeepsDraws, lambda c: LR.test_recorded_params_replay(c(2.0))),
     ],
 )
 def test_a_broken_degradation_is_caught(cls, check):
     # The degradation itself refuses some of them.
     with pytest.raises((AssertionError, pytest.fail.Exception, ValueError)):
         check(cls)
-
-
-def test_sound_ones_pass():
-    CHECK.test_forward_is_pure(GaussianNoise())
-    LR.test_hr_is_left_alone(Corner(2.0))
-    LR.test_shape_dtype_and_range(Corner, 3.0, (32, 32))
-    LR.test_an_image_does_not_depend_on_its_batch(Corner(2.0))

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from lightning_modules.base import SuperResolver
-from tests.contracts.model_contract import ModelContract, batch_of, calls_of
+from tests.contracts.model_contract import ModelContract
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,47 +50,11 @@ class Statistics(Plain):
         return sr - sr.mean()
 
 
-class InSteps(Plain):
-    """A stochastic sampler, whose rounding errors add up."""
-
-    def restore(self, batch, noise):
-        x = noise.normal((len(batch["lr"]), 3, *batch["size"]))
-        for _ in range(20):
-            x = 1.3 * (x - 0.2 * self.net(x)) + 0.1 * noise.normal(x.shape)
-        return x
-
-
-class StatisticsInSteps(InSteps):
-    def restore(self, batch, noise):
-        sr = super().restore(batch, noise)
-        return sr / sr.std()
-
-
 class Cheats(Plain):
     def restore(self, batch, noise):
         return batch.get(
             "hr", batch["lr"].mean() + torch.zeros(len(batch["lr"]), 3, *batch["size"])
         )
-
-
-class Drifting(Plain):
-    steps = 0
-
-    def training_step(self, batch, batch_idx):
-        self.steps += 1
-        return super().training_step(batch, batch_idx) * self.steps
-
-
-class Forgets(Plain):
-    def __init__(self, scale):
-        super().__init__(scale)
-        self.norm = nn.BatchNorm2d(3, affine=False)
-
-    def enlarged(self, batch):
-        return self.norm(super().enlarged(batch))
-
-    def checkpoint_keys(self):
-        return [name for name in super().checkpoint_keys() if "norm" not in name]
 
 
 class HidesTypes(Plain):
@@ -111,10 +75,7 @@ class HidesTypes(Plain):
         (Global, CHECK.test_the_same_batch_gives_the_same_bits),
         (Global, CHECK.test_it_draws_from_the_noise_alone),
         (Statistics, CHECK.test_an_image_does_not_depend_on_its_batch),
-        (StatisticsInSteps, CHECK.test_an_image_does_not_depend_on_its_batch),
         (Cheats, CHECK.test_without_hr),
-        (Drifting, CHECK.test_what_training_draws_belongs_to_the_batch),
-        (Forgets, lambda m: CHECK.test_a_checkpoint_holds_all_that_was_trained(type(m), m)),
         (HidesTypes, CHECK.test_arguments_are_typed_and_explained),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
@@ -125,25 +86,3 @@ def test_a_broken_model_is_caught(cls, check):
         (AssertionError, KeyError, ValueError, AttributeError, pytest.fail.Exception)
     ):
         check(cls(2.0))
-
-
-def test_a_sound_one_passes():
-    CHECK.test_arguments_are_typed_and_explained(Plain(2.0))
-    CHECK.test_refuses_a_scale_that_is_none(Plain)
-    CHECK.test_steps_give_images(Plain(2.0), "test_step", (13, 21))
-    CHECK.test_an_image_does_not_depend_on_its_batch(Plain(2.0))
-    CHECK.test_without_hr(Plain(2.0))
-    CHECK.test_an_image_that_could_not_be_read(Plain(2.0))
-    CHECK.test_a_training_step(Plain(2.0))
-    CHECK.test_what_training_draws_belongs_to_the_batch(Plain(2.0))
-    CHECK.test_the_optimiser_has_what_is_trainable(Plain(2.0))
-    CHECK.test_a_checkpoint_holds_all_that_was_trained(Plain, Plain(2.0))
-
-
-def test_tolerances_grow_with_the_calls_of_the_network():
-    for cls, expected in ((Plain, 1), (InSteps, 20)):
-        torch.manual_seed(0)
-        model = cls(2.0)
-        assert calls_of(lambda model=model: CHECK.images(model, batch_of()))[1] == expected
-        CHECK.test_an_image_does_not_depend_on_its_batch(model)
-        CHECK.test_as_lightning_runs_it(model, discrete=False)

@@ -9,12 +9,10 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
-from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader
 
 from callbacks.training.ema import EMA
-from files.class_path import class_path
 from lightning_modules.base import ImageModel
 from tests.datamodules.memory import trainer
 from tests.lightning_modules.tiny import Model, batch_of, fill
@@ -122,16 +120,6 @@ class TestRandomness:
         assert torch.equal(draws[0], draws[1])
         assert not torch.equal(draws[0], draws[2])
 
-    def test_order_and_number_of_the_samples_count(self):
-        model, batch = Model(), batch_of(3)
-        draws = []
-        for images in (slice(0, 3), slice(0, 2), slice(None, None, -1)):
-            seed = torch.tensor(batch["seed"].tolist()[images])
-            model.on_train_batch_start({"seed": seed}, 0)
-            draws.append(torch.rand(4))
-        assert not torch.equal(draws[0], draws[1])
-        assert not torch.equal(draws[0], draws[2])
-
     def test_a_trainer_does_it(self, tmp_path):
         class Disturbance(Callback):
             def on_train_batch_end(self, *args: Any) -> None:
@@ -155,20 +143,6 @@ class TestCheckpoint:
             "net.1.weight",
             "net.1.bias",
         }
-
-    def test_resuming_takes_frozen_parts_from_the_model(self, checkpoint):
-        model = Model()
-        fill(model, seed=1)
-        frozen = copy.deepcopy(model.frozen.state_dict())
-        content = torch.load(checkpoint, weights_only=True)
-        saved = dict(content["state_dict"])
-        model.on_load_checkpoint(content)
-        model.load_state_dict(content["state_dict"])
-        state = model.state_dict()
-        assert all(torch.equal(state[name], value) for name, value in saved.items())
-        assert all(torch.equal(state[f"frozen.{k}"], value) for k, value in frozen.items())
-        assert state["whiten.running_mean"].abs().sum() > 0
-        assert state["seen"] == 10
 
     def test_resumed_is_uninterrupted(self, tmp_path):
         whole = Model()
@@ -194,26 +168,6 @@ class TestCheckpoint:
         del content["model"]
         with pytest.raises(ValueError, match="trained with an unnamed model"):
             Model().on_load_checkpoint(content)
-
-    def test_another_size(self, checkpoint):
-        class Wider(Model):
-            def __init__(self) -> None:
-                super().__init__()
-                self.tail = nn.Conv2d(8, 5, 1)
-                self.extra = nn.Linear(2, 2)
-                del self.whiten
-
-        content = torch.load(checkpoint, weights_only=True) | {"model": class_path(Wider)}
-        with pytest.raises(ValueError, match="do not fit the model") as caught:
-            Wider().on_load_checkpoint(content)
-        for part in (
-            "the tensors of the checkpoint",
-            "2 missing (extra.weight, extra.bias)",
-            "3 unexpected (whiten.running_mean, ",
-            "2 of another shape (tail.weight 3x8x1x1 for 5x8x1x1, tail.bias 3 for 5)",
-            "data.init_args.scale",
-        ):
-            assert part in str(caught.value)
 
 
 class Odd(ImageModel):
@@ -267,15 +221,6 @@ class TestLoadWeights:
         assert not torch.equal(state["tail.weight"], content["state_dict"]["tail.weight"])
         assert all(torch.equal(state[f"frozen.{k}"], value) for k, value in frozen.items())
         assert model.weights_source == f"{checkpoint} (EMA)"
-
-    def test_safetensors(self, tmp_path):
-        trained = Model()
-        fill(trained, seed=2)
-        save_file(trained.state_dict(), tmp_path / "w.safetensors")
-        model = Model()
-        model.load_weights(tmp_path / "w.safetensors")
-        assert torch.equal(model.frozen.body[0].weight, trained.frozen.body[0].weight)
-        assert torch.equal(model.tail.weight, trained.tail.weight)
 
     def test_of_our_names_without_what_has_a_file_of_its_own(self, tmp_path):
         # As somebody may save a compiled model, without saying what it is.
@@ -346,27 +291,6 @@ class TestSteps:
         message = rf"Fixed made {made} of a/0, expected 1x3x12x16: its scale is 2; set"
         with pytest.raises(ValueError, match=message):
             Fixed(torch.zeros(shape)).validation_step(batch_of(1), 0)
-
-    def test_only_prediction_is_tiled(self):
-        sides = []
-
-        class Watched(Model):
-            tile, tile_overlap = 16, 4
-
-            def restore(self, batch, noise):
-                sides.append(max(batch["lr"].shape[-2:]))
-                return super().restore(batch, noise)
-
-        model, batch = Watched().eval(), batch_of(1, side=40)
-        model.test_step(batch, 0)
-        assert sides == [42]
-        sides.clear()
-        assert model.predict_step(batch, 0)["sr"].shape == (1, 3, 80, 84)
-        assert len(sides) == 3 * 4
-        assert set(sides) == {16}
-        sides.clear()
-        model.predict_step(batch_of(1, side=14), 0)
-        assert sides == [16]
 
 
 def test_infinity_is_no_good_image():

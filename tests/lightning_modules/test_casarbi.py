@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from functools import partial
 
 import pytest
@@ -149,17 +148,6 @@ def test_noise_augmentation_reaches_the_network():
     assert 0.1 < level.max() <= 0.2
 
 
-def test_the_base_sees_the_noise():
-    given = batch()
-    seen = []
-    made = method(noise_probability=1.0, noise_level=0.2)
-    encode = made.base.encode
-    made.base.encode = lambda lr: (seen.append(lr), encode(lr))[1]
-    made.training_step(given, 0)
-    difference = (seen[0] - given["lr"]).flatten(1).std(1) * 2  # in [-1, 1]
-    torch.testing.assert_close(difference, made.network.got[0]["level"], rtol=0.2, atol=0)
-
-
 # ---------------------------------------------------------------------------------------- cascade
 
 
@@ -260,19 +248,3 @@ def test_another_base_than_that_of_training_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"trained with base from .*one\.ckpt \w+, and here it is"):
         models["two"].on_load_checkpoint(checkpoint)
     models["one"].on_load_checkpoint(checkpoint)
-
-
-def test_its_unit_is_the_one_of_now():
-    """Sampling keeps its value; training measures it in place, and weights are loaded over it."""
-    given, made = batch(), method(answer=1.0)
-
-    def restored(model):
-        return model.restore(given, Noise(given["seed"]))
-
-    before = restored(made)
-    made.sigma_r.fill_(0.2)
-    measured = restored(made)
-    assert torch.equal(measured, restored(copy.deepcopy(made)))
-    assert not torch.equal(before, measured)
-    made.load_state_dict(method(answer=1.0).state_dict())
-    assert torch.equal(restored(made), before)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 
 import pytest
@@ -17,7 +16,6 @@ from lightning_modules.backbone.space import PixelSpace
 from lightning_modules.diffusion import TRAILING, Diffusion, min_snr_weights
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import Sampler
-from tests.lightning_modules.backbone.unets import wrapped
 
 PREDICTIONS = pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 
@@ -91,10 +89,6 @@ def quiet(model):
     return model
 
 
-def small(flags=None, **settings):
-    return quiet(Diffusion(1.0, wrapped(null="learned", flags=flags), **sampled(settings)))
-
-
 # ---------------------------------------------------------------------------------------- training
 
 
@@ -138,24 +132,6 @@ def test_weights_are_those_of_the_clean_samples_error(prediction):
         torch.testing.assert_close(weights[t].double() * error, expected, rtol=1e-5, atol=0)
 
 
-def test_closed_forms_of_the_weights():
-    """Of the paper: min(SNR, g) for x0, min(SNR, g) / SNR for noise, / (SNR + 1) for velocity."""
-    for prediction, below, above in (
-        ("sample", lambda snr: snr, lambda snr: 5.0),
-        ("epsilon", lambda snr: 1.0, lambda snr: 5.0 / snr),
-        ("v_prediction", lambda snr: snr / (snr + 1), lambda snr: 5.0 / (snr + 1)),
-    ):
-        schedule = Schedule(prediction=prediction)
-        weights = min_snr_weights(schedule, 5.0)
-        for t in (5, 50, 300, 990):
-            snr = schedule.level(t).alpha ** 2 / schedule.level(t).sigma ** 2
-            expected = (below if snr < 5 else above)(snr)
-            assert float(weights[t]) == pytest.approx(expected, rel=1e-6)
-    assert torch.equal(min_snr_weights(Schedule(), None), torch.ones(1000))
-    exploding = Schedule(variance="exploding")
-    assert torch.allclose(min_snr_weights(exploding, 5.0), min_snr_weights(Schedule(), 5.0))
-
-
 def test_the_weights_are_used():
     method = oracle("sample", timesteps=(10, 11), min_snr=5.0)
     method.denoiser.x0 = method.denoiser.x0 + 0.1
@@ -193,29 +169,6 @@ def test_smaller_images_by_their_area():
         functional.avg_pool2d(found, 2), found[..., ::2, ::2], rtol=0, atol=1e-6
     )
     torch.testing.assert_close(found[..., ::2, ::2], small_hr, rtol=0, atol=1e-4)
-
-
-@pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (1.0, 1), (0.25, 0.25)])
-def test_captions_are_left_out_at_random(share, expected):
-    count = 4000
-    given = {**batch(), "hr": torch.rand(count, 3, 1, 1), "text": ["ab"] * count}
-    method = oracle(given=given, encoder=Words(), caption_dropout=share)
-    method.training_step(given, 0)
-    (text,) = method.denoiser.texts
-    assert set(text.unique().tolist()) <= {-1.0, 2.0}
-    dropped = (text == -1).all((1, 2))
-    assert torch.equal(dropped, (text == -1).any((1, 2)))
-    assert abs(dropped.float().mean() - expected) < 0.03
-
-
-def test_a_network_without_a_null_text_gets_an_empty_caption():
-    """As Stable Diffusion was trained; its U-Net has no token of its own for it."""
-    method = oracle(encoder=Words(), caption_dropout=1.0)
-    method.denoiser.null_text = lambda *_: None
-    method.training_step(batch(), 0)
-    (text,) = method.denoiser.texts
-    assert text.shape == (4, 3, 4)
-    assert (text == len("")).all()
 
 
 # ---------------------------------------------------------------------------------------- sampling
@@ -281,26 +234,3 @@ def test_guidance():
     plain, calls = made(1.0)
     torch.testing.assert_close(plain, 0.01 * lengths, rtol=0, atol=1e-5)
     assert calls == [4, 4]
-
-
-# ------------------------------------------------------------------------------------- checkpoints
-
-
-def test_frozen_parts_are_named_and_not_stored():
-    space = PixelSpace()
-    space.inner, space.source = nn.Linear(2, 2).requires_grad_(False), "vae 0123456789abcdef"
-    method = small(space=space)
-    checkpoint = {"state_dict": method.state_dict()}
-    method.on_save_checkpoint(checkpoint)
-    assert all(name.startswith("denoiser.") for name in checkpoint["state_dict"])
-    assert checkpoint["frozen"] == {"space": "vae 0123456789abcdef"}
-    file = io.BytesIO()
-    torch.save(checkpoint, file)
-    file.seek(0)
-    method.on_load_checkpoint(torch.load(file, weights_only=True))
-    space.source = "vae ffffffffffffffff"
-    with pytest.raises(ValueError, match="trained with space from vae 0123456789abcdef"):
-        method.on_load_checkpoint({**checkpoint, "state_dict": {}} | checkpoint)
-
-
-# ---------------------------------------------------------------------------------------- mistakes

@@ -201,16 +201,6 @@ class TestColors:
         assert torch.equal(found, fix_colors(plain, batch["lr"], kind))
         assert (found - plain).abs().max() > 0.02
 
-    def test_a_reference_of_the_methods_own(self) -> None:
-        class Misaligned(Fixed):
-            def color_reference(self, batch: Any) -> Tensor:
-                return functional.pad(batch["lr"], (0, 4, 0, 4), mode="reflect")
-
-        batch = batch_of(1, 20)
-        found = predicted(Misaligned(color_fix="wavelet"), batch)
-        wide = functional.pad(batch["lr"], (0, 4, 0, 4), mode="reflect")
-        assert torch.equal(found, fix_colors(predicted(Fixed(), batch), wide, "wavelet"))
-
 
 class TestAttributes:
     def test_some_methods_cut_in_evaluation(self) -> None:
@@ -251,26 +241,3 @@ class TestAttributes:
         batch = {"key": ["a"], "seed": torch.zeros(1, dtype=torch.int64), "lr": lr, "size": size}
         predicted(Watched(scale), batch)
         assert sides == {side}
-
-    def test_where_tiles_begin(self) -> None:
-        class Lattice(Fixed):
-            tile_multiple = 8
-
-            def restore(self, batch: Any, noise: Any) -> Tensor:
-                sides.add((batch["lr"].shape[-2], batch["lr"].shape[-1]))
-                begins.update(span.lr.start for span in noise.places[0])
-                return super().restore(batch, noise)
-
-        sides: set[tuple[int, int]] = set()
-        begins: set[int] = set()
-        batch = batch_of(1, 90)  # and 92
-        found = predicted(Lattice(), batch)
-        assert sides == {(32, 32)}
-        assert begins == {0, 16, 32, 48, 64}
-        torch.testing.assert_close(found, predicted(Fixed(), batch), rtol=0, atol=1e-5)
-        sides.clear()
-        predicted(Lattice(), batch_of(1, 90, 2.5))  # nothing is added: it would not be whole
-        assert sides == {(32, 32), (34, 32), (32, 36), (34, 36)}
-        sides.clear()
-        predicted(Lattice(), batch, size=31)  # too small for such a lattice
-        assert sides == {(31, 31)}

@@ -284,15 +284,6 @@ def test_the_trained_timesteps_are_in_the_base_s_checkpoint(tmp_path: Path) -> N
     assert denoiser.trained_timesteps == [0, 300]
 
 
-# --------------------------------------------------------------------------------- other scales
-
-
-def test_weights_of_another_scale_are_refused(tmp_path: Path) -> None:
-    torch.save(predictor().state_dict(), tmp_path / "x4.pth")
-    with pytest.raises(ValueError, match=r"conv_in\.weight"):
-        invsr(1.0).load_weights(tmp_path / "x4.pth")
-
-
 # ------------------------------------------------------------------------------------- training
 
 
@@ -413,9 +404,6 @@ def test_released_files_of_predictor_and_discriminator(tmp_path: Path) -> None:
     wrong = invsr(discriminator=judge(), discriminator_weights="predictor.pth")
     with pytest.raises(ValueError, match=r"\(model\.init_args\.discriminator_weights\) do not fit"):
         wrong.load_parts(lambda _, name: tmp_path / name)
-
-
-# ------------------------------------------------------------------------------------- bad input
 
 
 # ------------------------------------------------------------------------------------- the control

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lightning_modules.noise import SQUARE, Noise, PlacedNoise, Span, Tile
-from lightning_modules.sampling.tiling import grid, whole
+from lightning_modules.sampling.tiling import grid
 from tests.contracts.degradation_contract import global_generators_untouched
 
 SEEDS = torch.arange(16) * 1000003
@@ -118,17 +118,6 @@ def test_tiles_draw_alike_what_they_share(of):
     assert factor * 100 > 2 * SQUARE
 
 
-@pytest.mark.parametrize("of", [{}, {"stream": 1}])
-def test_tiles_of_one_batch_each_have_their_place(of):
-    places, size = [(0, 0), (31, 17), (60, 50)], (40, 40)
-    tiles = [tile_at(place, size) for place in places]
-    noise = PlacedNoise(torch.zeros(3, dtype=torch.int64), tiles)
-    noise = noise.stream(of["stream"]) if of else noise
-    together = noise.normal((3, 3, 80, 80))
-    for place, field in zip(places, together, strict=True):
-        assert torch.equal(placed(place, size, **of)[0], field)
-
-
 def test_a_field_without_places_is_the_images():
     seeds = torch.arange(2)
     found = PlacedNoise(seeds, [tile_at((8, 8), (4, 4))] * 2).normal((2, 5))
@@ -164,17 +153,6 @@ def test_neighbours_draw_alike_at_any_ratio(side, out_side, field):
         assert torch.equal(before[-shared:], after[:shared])
 
 
-@pytest.mark.parametrize("part", [4, 8])
-def test_latents_lie_on_the_lattice_of_their_tiles(part):
-    """At scale 4, parts of the output, in tiles that begin where those do."""
-    size = (4 * 64, 4 * 2304)
-    image = PlacedNoise(SEED, [whole((64, 2304), size)]).normal((1, 2, 8, size[1] // part))
-    for tile in grid((64, 2304), size, 128, 64, multiple=16):
-        begin, n = tile.columns.out.start // part, tile.size[1] // part
-        field = PlacedNoise(SEED, [tile]).normal((1, 2, 8, n))
-        assert torch.equal(field, image[..., begin : begin + n])
-
-
 @pytest.mark.parametrize("n", [8, 16, 24, 32, 40, 48, 64, 128])
 def test_coarse_grids_of_tiles_meet(n):
     """Scales of a next-scale model at 1024 pixels: 24, 40 and 48 are no whole pixels."""
@@ -184,15 +162,3 @@ def test_coarse_grids_of_tiles_meet(n):
     begin = n * 224 // 256
     assert torch.equal(one[..., begin:], other[..., : n - begin])
     assert not torch.equal(one[..., begin - 1 : -1], other[..., : n - begin])
-
-
-def test_a_part_of_the_output_that_is_rounded():
-    """A stage at a quarter of the output's sides: at most half of one of its pixels beside."""
-    tiles = grid((16, 2300), (40, 7013), 200, 32)
-    assert len({tile.size[1] % 4 for tile in tiles}) > 1
-    image = PlacedNoise(SEED, [whole((16, 2300), (40, 7013))]).normal((1, 10, 1753))[0, 0]
-    for tile in tiles:
-        begin, n = round(tile.columns.out.start / 4 + 0.01), round(tile.size[1] / 4)
-        field = PlacedNoise(SEED, [tile]).normal((1, 10, n))[0, 0]
-        n = min(n, len(image) - begin)
-        assert torch.equal(field[:n], image[begin : begin + n])

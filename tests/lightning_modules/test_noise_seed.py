@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_modules.base import ImageModel, SuperResolver
-from tests.lightning_modules.tiny import Model, Painter, batch_of, part_of
+from tests.lightning_modules.tiny import Model, Painter, batch_of
 
 
 class Plain(SuperResolver):
@@ -49,16 +49,6 @@ def test_the_seed_changes_what_is_drawn(
     assert torch.equal(output(model, batch), first)
     for image in range(2):
         assert not torch.equal(other[image], first[image])
-
-
-@pytest.mark.parametrize(("kind", "output", "side"), CASES)
-def test_it_is_the_images_own_in_any_batch(
-    kind: type[ImageModel], output: Callable[..., Tensor], side: int
-) -> None:
-    model, batch = kind(2.0), batch_of(2, side)
-    model.set_noise_seed(1)
-    alone = output(model, part_of(batch, slice(1, 2)))
-    torch.testing.assert_close(alone, output(model, batch)[1:], rtol=0, atol=1e-5)
 
 
 def test_the_batch_keeps_the_images_seeds() -> None:

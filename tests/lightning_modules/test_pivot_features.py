@@ -82,8 +82,3 @@ def test_widths_and_sizes_are_those_of_a_run(padding, size):
         assert list(features) == list(found.widths)
         for name, feature in features.items():
             assert feature.shape == (1, found.widths[name], *found.sizes(size)[name])
-
-
-def test_small_networks_have_four_places_too():
-    assert list(Skips(wrapped(null="zero").unet, None).skips.values()) == [0, 1, 2, 3]
-    assert list(Skips(wrapped(null="zero", **THREE).unet, None).skips.values()) == [1, 3, 4, 5]

@@ -17,8 +17,6 @@ from torch import Tensor
 from lightning_modules.adversarial import Adversarial
 from lightning_modules.backbone.space import KLSpace
 from lightning_modules.base import ImageModel
-from lightning_modules.controls.finetune import FineTune
-from lightning_modules.first_stage.tokenizer import Tokenizer
 from lightning_modules.one_pass.regression import Regression
 from tests.conftest import REPO
 from tests.contracts.model_contract import SCALE
@@ -155,25 +153,6 @@ def test_refused_before_the_first_step(precision: str, tmp_path: Path) -> None:
             model.setup(stage)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", CONVERTED)
-def test_a_step_is_lost_by_rounding(precision: str, tmp_path: Path) -> None:
-    """Why training is refused: measured with a method that computes in it."""
-
-    def change(precision: str) -> Tensor:
-        model = made(EXAMPLES[FineTune]["pixels"], tmp_path)
-        before = weights(model)
-        measured(model, precision)
-        cast(Any, model).configure_optimizers().step()
-        return weights(model) - before
-
-    assert apart(change(precision), change("32-true")) > 0.8
-
-
-def weights(model: ImageModel) -> Tensor:
-    return torch.cat([p.detach().float().flatten() for p in model.optimized()])
-
-
 class TestAutoencodersUnderFp16:
     @pytest.fixture
     def space(self) -> KLSpace:
@@ -195,34 +174,11 @@ class TestAutoencodersUnderFp16:
             assert torch.equal(space.distribution(images)[0], mean)
             assert torch.equal(space.decode(z), expected)
 
-    def test_bf16_and_autoencoders_made_for_fp16_are_as_fast_as_before(self) -> None:
-        z = torch.rand(1, 4, 4, 4)
-        for kind, settings in ((torch.bfloat16, {}), (torch.float16, {"force_upcast": False})):
-            space = KLSpace(KL | settings)
-            with torch.autocast("cpu", kind):
-                assert space.decode(z).dtype == kind
-
     def test_the_tokenizers_decoder(self) -> None:
         space, total = next_scale_parts.space(), torch.rand(1, 4, 4, 4)
         expected = space.images(total)
         with torch.autocast("cpu", torch.float16):
             assert torch.equal(space.images(total), expected)
-
-    @pytest.mark.parametrize("precision", ["16-mixed", "16-true", "bf16-true"])
-    def test_a_method_that_trains_the_tokenizer(self, precision: str) -> None:
-        """Outputs, and decoded codes; in 16-mixed also a step."""
-        model = Tokenizer(1, next_scale_parts.vae(), next_scale_parts.GRIDS)
-        with torch.no_grad():
-            model.vae.encoder.conv_in.weight *= 1e6
-            model.vae.decoder.conv_in.weight *= 1e6
-        model.log = lambda *_, **__: None  # type: ignore[method-assign, assignment]
-        total = torch.rand(1, 4, 4, 4)
-        exact, decoded = measured(deepcopy(model), "32-true"), model.decoded(total)
-        found = measured(model, precision, trains=precision in MIXED)
-        assert torch.equal(found.output, exact.output)
-        assert apart(found.gradient, exact.gradient) < 1e-3
-        with torch.autocast("cpu", torch.float16, enabled=precision in MIXED):
-            assert torch.equal(model.decoded(total), decoded)
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_weights_stay(self, space: KLSpace, dtype: torch.dtype) -> None:

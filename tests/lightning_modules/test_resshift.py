@@ -13,8 +13,6 @@ from lightning_modules.latents import enlarged, latent_pair
 from lightning_modules.networks.swin_unet import SwinUNet, released_mask
 from lightning_modules.noise import Noise
 from lightning_modules.resshift import ResShift
-from lightning_modules.weights import fingerprint
-from tests.reference.vqgan import VQGAN
 
 SMALL = {"width": 32, "multipliers": (1, 2), "size": 16, "swin_width": 48, "heads": 3}
 
@@ -166,42 +164,6 @@ def test_the_perceptual_part_is_of_decoded_images(target):
 
 
 # ------------------------------------------------------------------------------------ frozen parts
-
-
-def test_nothing_is_computed_with_a_random_autoencoder(tmp_path):
-    method = ResShift(4.0, Echo(), small_vq())
-    with pytest.raises(ValueError, match=r"ResShiftVQ, has random weights: .*space_weights"):
-        method.setup("fit")
-    official = {f"module.{name}": value for name, value in official_vq().items()}
-    torch.save({"state_dict": official}, tmp_path / "vq.pth")
-    method = ResShift(4.0, Echo(), small_vq(), space_weights="vq.pth")
-    method.load_parts(lambda argument, name: tmp_path / name)
-    method.setup("fit")
-    assert method.space.source == f"vq.pth {fingerprint(method.space.vae.state_dict())}"
-    ResShift(4.0, Echo(), PixelSpace()).setup("fit")
-
-
-def official_vq():
-    """A file of the released layout, of the small sizes."""
-    torch.manual_seed(3)
-    return VQGAN((32, 64), 16, 3).state_dict()
-
-
-def test_a_checkpoint_of_other_latents(tmp_path):
-    method = ResShift(4.0, Echo(), small_vq())
-    checkpoint = {"state_dict": {}}
-    method.space.source = f"one.pth {'1' * 16}"
-    method.on_save_checkpoint(checkpoint)
-    method.on_load_checkpoint(checkpoint)
-    torch.save(checkpoint | {"pytorch-lightning_version": "2"}, tmp_path / "a.ckpt")
-    method.load_weights(tmp_path / "a.ckpt")
-    method.space.source = f"one.pth {'5' * 16}"
-    for load in (
-        lambda: method.on_load_checkpoint(checkpoint),
-        lambda: method.load_weights(tmp_path / "a.ckpt"),  # `test` and `predict`
-    ):
-        with pytest.raises(ValueError, match=r"trained with space from one\.pth 1+, .*pth 5+"):
-            load()
 
 
 def test_weights_of_another_process_are_warned_about(tmp_path, caplog):

@@ -74,15 +74,6 @@ def test_as_released_it_goes_on_where_it_stopped(stop):
     assert before + rates(second, 12 - stop) == pytest.approx(released_rates(5e-5, 4, 12, 2e-5))
 
 
-def test_it_goes_on_where_it_stopped():
-    whole = rates(WarmUpCosine(optimizer(), steps=12, warm_up=4), 12)
-    first, second = (WarmUpCosine(optimizer(), steps=12, warm_up=4) for _ in range(2))
-    before = rates(first, 5)
-    second.optimizer.load_state_dict(first.optimizer.state_dict())
-    second.load_state_dict(first.state_dict())
-    assert before + rates(second, 7) == pytest.approx(whole)
-
-
 @pytest.mark.parametrize("kind", ["warm-up", "cosine"])
 def test_it_goes_on_by_new_settings(kind):
     """Such as a later end, where a run that is over is to be trained for longer."""

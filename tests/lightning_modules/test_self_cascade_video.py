@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
 from lightning_modules.backbone.library import Flags
-from lightning_modules.networks.feature_upsampler import Full, Shared
+from lightning_modules.networks.feature_upsampler import Full
 from lightning_modules.noise import Noise
-from lightning_modules.sampling.solvers import Sampler
 from lightning_modules.self_cascade import SelfCascade
 from tests.lightning_modules.backbone.unets import wrapped
-from tests.lightning_modules.test_self_cascade import grouped, noted, tuned
-from tests.quick import quick
+from tests.lightning_modules.test_self_cascade import grouped, tuned
 
 FRAMES = 3
 TEMPORAL = ("transformer_in", "temp_convs", "temp_attentions")  # of the network
@@ -84,7 +81,7 @@ class Given(Noise):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("upsampler", [None, partial(Full, gated=True)])
+@pytest.mark.parametrize("upsampler", [None, Full])
 @torch.no_grad()
 def test_without_temporal_layers_it_is_that_of_images(upsampler):
     """Noise is one field a clip; all else is frame by frame, phi's timestep too."""
@@ -109,48 +106,3 @@ def test_frames_know_of_each_other():
     made = method.generate(given, Noise(given["seed"]))
     without = cascade(denoiser=without_time(base())).generate(given, Noise(given["seed"]))
     assert (made - without).abs().max() > 1e-3
-
-
-@pytest.mark.parametrize(
-    ("name", "attach"),
-    quick([("shared", "skip"), ("gated", "block_out")], "shared"),
-)
-@torch.no_grad()
-def test_untrained_it_is_the_tuning_free_variant(name, attach):
-    kinds: dict[str, Any] = {"shared": Shared, "gated": partial(Full, gated=True)}
-    given = batch()
-    free = cascade().generate(given, Noise(given["seed"]))
-    kind = kinds[name]
-    method = cascade(upsampler=kind, attach=attach)
-    assert torch.equal(method.generate(given, Noise(given["seed"])), free)
-    assert (tuned(method).generate(given, Noise(given["seed"])) - free).abs().max() > 1e-4
-
-
-@pytest.mark.slow
-@torch.no_grad()
-def test_calls_of_the_base():
-    method = cascade(upsampler=Shared, sampler=Sampler())
-    calls, given = noted(method), batch()
-    method.generate(given, Noise(given["seed"]))
-    shapes = [(call.kind, tuple(call.z.shape[2:])) for call in calls]
-    assert shapes == (
-        [("forward", (FRAMES, 8, 8))] * 50
-        + [("features", (FRAMES, 8, 8))]
-        + [("forward", (FRAMES, 16, 16))] * 35
-    )
-
-
-@pytest.mark.slow
-def test_training():
-    """Gradients reach phi; what is learned makes the loss smaller."""
-    method = cascade(upsampler=Shared)
-    optimizer, losses = torch.optim.Adam(method.upsampler.parameters(), 0.02), []
-    for _ in range(25):
-        torch.manual_seed(1)
-        loss = method.training_step(batch(), 0)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.97 * losses[0]
-    assert method.trained_ratio == 2.0

@@ -7,7 +7,7 @@ import torch
 
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.networks.autoencoders import BitwiseVAE
-from lightning_modules.networks.bsq import from_bits, proportional, published, to_bits, total_after
+from lightning_modules.networks.bsq import from_bits, published, to_bits, total_after
 from tests.lightning_modules.networks.test_bitwise_vae import released
 from tests.lightning_modules.next_scale_parts import BITS, GRIDS, space
 
@@ -35,13 +35,6 @@ def test_a_round_trip_says_what_bits_say():
     assert not torch.allclose(found.decode(z), found.images(z))
     again = found.coded(found.encode(images[:1]))
     assert torch.equal(from_bits(again[3].bits), again[3].code)
-
-
-def test_other_sizes_have_their_share():
-    assert proportional(GRIDS, (4, 4)) == GRIDS
-    assert proportional(GRIDS, (8, 2)) == [(2, 1), (4, 1), (6, 2), (8, 2)]
-    wide = torch.rand(1, 3, 16, 64)
-    assert space().decode(space().encode(wide)).shape == wide.shape
 
 
 @pytest.mark.parametrize("wrapper", ["vae", None])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 
@@ -113,24 +111,7 @@ def test_residuals_are_added(kind):
     assert torch.equal(denoiser(z, t, condition, Residuals()), denoiser(z, t, condition))
 
 
-def test_gradients_reach_residuals_of_a_frozen_network():
-    z, t, text = inputs()
-    denoiser = wrapped(flags=Flags(frozen=True))
-    features = denoiser.features(z, t, Condition(text=text))
-    extra = torch.zeros_like(features.skips[1]).requires_grad_()
-    denoiser(z, t, Condition(text=text), Residuals({1: extra})).sum().backward()
-    assert extra.grad.abs().max() > 0
-    assert all(parameter.grad is None for parameter in denoiser.parameters())
-
-
 # ------------------------------------------------------------------------------------------- flags
-
-
-def test_frozen():
-    denoiser = wrapped(null="learned", flags=Flags(frozen=True)).train()
-    assert not any(module.training for module in denoiser.modules())
-    assert not any(parameter.requires_grad for parameter in denoiser.parameters())
-    assert wrapped().train().unet.training
 
 
 @KINDS
@@ -165,20 +146,6 @@ def test_gradient_checkpointing_gives_the_same_gradients(kind, frozen):
     assert (len(gradients[0]) == 1) == frozen
     torch.testing.assert_close(*gradients)
     assert [len(counted) for counted in calls] == [1, 2]
-
-
-@pytest.mark.slow
-@torch.no_grad()
-def test_compiled_it_gives_the_same():
-    z, t, text = inputs()
-    condition = Condition(text=text)
-    plain, compiled = wrapped(), wrapped(flags=Flags(compile=True))
-    assert copy.deepcopy(compiled).state_dict().keys() == plain.state_dict().keys()
-    torch.testing.assert_close(
-        compiled(z, t, condition), plain(z, t, condition), rtol=1e-4, atol=1e-4
-    )
-    features = compiled.features(z, t, condition)
-    assert all(map(torch.equal, features.skips, plain.features(z, t, condition).skips))
 
 
 # --------------------------------------------------------------------------------------- its files

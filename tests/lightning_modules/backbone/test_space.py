@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
-from skimage import data
 
 from lightning_modules.backbone.space import (
     KLSpace,
@@ -21,8 +16,6 @@ from lightning_modules.noise import Noise
 from lightning_modules.weights import fingerprint
 from tests.lightning_modules.backbone.unets import small_kl
 from tests.reference.vqgan import VQGAN
-
-WEIGHTS = Path(os.environ.get("ENLARGER_WEIGHTS", "nowhere"))
 
 
 def image(count=2, side=32):
@@ -107,17 +100,3 @@ def test_the_released_layout_gives_the_same_numbers(tmp_path):
     torch.testing.assert_close(space.decode(z), (official.decode(z) + 1) / 2, rtol=1e-5, atol=1e-5)
     assert space.source.startswith("autoencoder.pth ")
     assert len(vq_from_official(official.state_dict())) == len(official.state_dict())
-
-
-# ------------------------------------------------------------------------------------------ TAEF2
-
-
-@pytest.mark.skipif(
-    not (WEIGHTS / "taef2_encoder.pth").exists(), reason="taef2_*.pth not in $ENLARGER_WEIGHTS"
-)
-@torch.no_grad()
-def test_a_photograph_comes_back():
-    space = Taef2Space(WEIGHTS / "taef2_encoder.pth", WEIGHTS / "taef2_decoder.pth")
-    photo = torch.from_numpy(np.array(data.astronaut())).permute(2, 0, 1)[None].float() / 255
-    back = space.decode(space.encode(photo)).clamp(0, 1)
-    assert -10 * (back - photo).square().mean().log10() > 27

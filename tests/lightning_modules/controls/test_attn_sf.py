@@ -10,9 +10,7 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
 from lightning_modules.controls.direct import AttnSF, self_attention, temperature
 from lightning_modules.controls.scalecrafter import Step
-from lightning_modules.noise import Noise
-from tests.lightning_modules.controls.test_direct import direct
-from tests.lightning_modules.test_self_cascade import base, batch
+from tests.lightning_modules.test_self_cascade import base
 
 TWICE = Step(0, 50, (16, 16), (8, 8))
 
@@ -45,30 +43,3 @@ def test_a_layer_attends_with_it(processor):
         expected = layer.to_out[0](mixed.transpose(1, 2).flatten(2))
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5, msg=name)
         assert isinstance(layer.processor, processor)
-
-
-@torch.no_grad()
-def test_images_are_others_but_at_the_training_size():
-    given, denoiser = batch(), base()
-    for layer in self_attention(denoiser.unet).values():
-        layer.to_q.weight *= 10  # random weights attend to all tokens alike
-    settings = {"denoiser": denoiser, "clamp": 1.0}
-    plain = direct(**settings).generate(given, Noise(given["seed"]))
-    scaled = direct(**settings, patch=AttnSF()).generate(given, Noise(given["seed"]))
-    assert (scaled - plain).abs().max() > 1e-3
-    same = direct(**settings, patch=AttnSF(), base_size=16).generate(given, Noise(given["seed"]))
-    assert torch.equal(same, plain)
-
-
-def test_the_network_is_as_before_after_an_exception():
-    denoiser = base()
-    layers = self_attention(denoiser.unet).values()
-
-    def stopped() -> None:
-        with AttnSF().applied(denoiser, TWICE):
-            assert {len(layer.to_q._forward_hooks) for layer in layers} == {1}
-            raise RuntimeError("stopped")
-
-    with pytest.raises(RuntimeError, match="stopped"):
-        stopped()
-    assert not any(module._forward_hooks for module in denoiser.unet.modules())

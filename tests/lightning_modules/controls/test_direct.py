@@ -18,11 +18,8 @@ from lightning_modules.controls.direct import Direct
 from lightning_modules.diffusion import Diffusion
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import Sampler
-from lightning_modules.self_cascade import SelfCascade
 from tests.lightning_modules.backbone.unets import bare, small_kl, wrapped
 from tests.lightning_modules.test_self_cascade import (
-    SDXL,
-    Pooled,
     base,
     batch,
     noted,
@@ -43,27 +40,6 @@ def test_all_steps_at_the_outputs_size():
     method.generate(given, Noise(given["seed"]))
     assert [call.z.shape for call in calls] == [(2, 3, 16, 16)] * 50
     assert [int(call.t[0]) for call in calls] == list(range(981, 0, -20))
-
-
-@pytest.mark.parametrize("variance", ["preserving", "exploding"])
-@torch.no_grad()
-def test_it_is_the_base_stage_of_a_cascade_that_has_no_other(variance):
-    settings = {"schedule": Schedule(variance=variance), "sampler": Sampler(4, eta=0.5)}
-    given, noise = batch(), Noise(batch()["seed"])
-    cascade = SelfCascade(1.0, denoiser=base(), **settings).eval()
-    expected = cascade.generate(given, noise)
-    found = direct(**settings).generate(given, Noise(batch()["seed"]).stream(0))
-    assert torch.equal(found, expected)
-
-
-@pytest.mark.parametrize(("kind", "expected"), [("stage", 16), ("base", 8)])
-@torch.no_grad()
-def test_sdxl_gets_sizes(kind, expected):
-    method = direct(denoiser=base(**SDXL), size_condition=kind, encoder=Pooled())
-    calls = noted(method)
-    given = batch()
-    method.generate(given, Noise(given["seed"]))
-    assert calls[0].got.sizes.tolist() == [[expected, expected, 0, 0, expected, expected]] * 2
 
 
 def test_nothing_is_trained():

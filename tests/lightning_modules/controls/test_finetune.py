@@ -15,11 +15,8 @@ from lightning_modules.diffusion import Diffusion
 from lightning_modules.noise import Noise
 from tests.lightning_modules.backbone.unets import wrapped
 from tests.lightning_modules.test_self_cascade import (
-    SDXL,
-    Pooled,
     base,
     batch,
-    noted,
     sampled,
 )
 
@@ -99,23 +96,6 @@ def test_the_loss_is_the_bases_own(prediction):
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
 
 
-@torch.no_grad()
-def test_small_updates_of_a_base_in_bfloat16_are_not_rounded_away():
-    denoiser = base()
-    denoiser.unet.to(torch.bfloat16)
-    method = made(LoRA, denoiser=denoiser)
-    method.load_parts(lambda *_: pytest.fail("no part has a file"))
-    for name, parameter in method.named_parameters():
-        if "lora_B" in name:  # far less than the last digit of most weights
-            parameter += 1e-4 * torch.randn(parameter.shape)
-    z, t = torch.randn(2, 3, 16, 16), torch.tensor([7, 500])
-    updated = method.denoiser(z, t)
-    for name, parameter in method.named_parameters():
-        if "lora_B" in name:
-            parameter.zero_()
-    assert not torch.equal(updated, method.denoiser(z, t))
-
-
 def test_a_fit_may_start_from_the_weights_of_another(tmp_path):
     """They are all there is: no other base has to be named."""
     stored: dict[str, Any] = {"state_dict": whole().state_dict()}
@@ -126,19 +106,6 @@ def test_a_fit_may_start_from_the_weights_of_another(tmp_path):
         again.setup("fit")
     again.load_weights(tmp_path / "a.ckpt")
     again.setup("fit")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("kind", "expected"), [("stage", 16), ("base", 8)])
-def test_sdxl_gets_sizes_in_training(kind, expected):
-    denoiser = wrapped(null="learned", **SDXL)
-    denoiser.initial_source = "base.ckpt"
-    settings = {"size_condition": kind, "encoder": Pooled(), "caption_dropout": 0.0}
-    method = made(FineTune, denoiser=denoiser, **settings)
-    calls = noted(method)
-    method.training_step(batch(), 0).backward()
-    assert calls[0].got.sizes.tolist() == [[expected, expected, 0, 0, expected, expected]] * 2
-    assert calls[0].got.text[:, 0, 0].tolist() == [1.0, 2.0]  # lengths of the captions
 
 
 def test_what_is_trained_and_kept():
@@ -186,14 +153,3 @@ def test_a_base_that_is_trained_further_may_get_another_schedule(tmp_path, caplo
     frozen.load_parts(lambda *_: tmp_path / "base.ckpt")
     with pytest.raises(ValueError, match="there epsilon"):
         frozen.setup("fit")
-
-
-def test_its_checkpoints_name_the_schedule(tmp_path, caplog):
-    method = whole(**V)
-    checkpoint = {"state_dict": method.state_dict(), "pytorch-lightning_version": "2"}
-    method.on_save_checkpoint(checkpoint)
-    torch.save(checkpoint, tmp_path / "a.ckpt")
-    whole(**V).load_weights(tmp_path / "a.ckpt")
-    assert "schedule" not in caplog.text
-    whole().load_weights(tmp_path / "a.ckpt")
-    assert "schedule.prediction epsilon, there v_prediction" in caplog.text

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional
 
 from lightning_modules.controls.scalecrafter import (
     ScaleCrafter,
@@ -39,27 +38,6 @@ def test_dilation_is_a_convolution_of_each_phase(factor):
             expected = conv(x[..., i::factor, j::factor])
             torch.testing.assert_close(found[..., i::factor, j::factor], expected)
     assert not torch.allclose(found, conv(x))
-
-
-@torch.no_grad()
-def test_it_commutes_with_enlarging():
-    conv, x = layer(), torch.randn(1, 2, 6, 8)
-    with redilated(conv, 2):
-        found = conv(functional.interpolate(x, scale_factor=2, mode="nearest"))
-    expected = functional.interpolate(conv(x), scale_factor=2, mode="nearest")
-    torch.testing.assert_close(found, expected)
-
-
-@pytest.mark.parametrize("stride", [1, 2])
-@torch.no_grad()
-def test_a_factor_between_stretches_the_input(stride):
-    conv, x = layer(stride), torch.randn(1, 2, 12, 20)
-    with redilated(conv, 1.5):
-        found = conv(x)
-    wide = functional.interpolate(x, (16, 27), mode="bilinear")
-    there = functional.conv2d(wide, conv.weight, conv.bias, stride, padding=2, dilation=2)
-    expected = functional.interpolate(there, (12 // stride, 20 // stride), mode="bilinear")
-    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("factor", [1.5, 2, 4])
@@ -119,19 +97,6 @@ def calls_of(method: Any) -> list[tuple[int, tuple[int, ...]]]:
 
     method.denoiser.forward = forward
     return found
-
-
-@torch.no_grad()
-def test_only_the_first_steps():
-    method = direct(patch=ScaleCrafter(DEEP, tau=2), sampler=Sampler(steps=4))
-    calls = calls_of(method)
-    given = batch()
-    found = method.generate(given, Noise(given["seed"]))
-    assert [max(dilations) for _, dilations in calls] == [2, 2, 1, 1]
-    plain = direct(sampler=Sampler(steps=4)).generate(given, Noise(given["seed"]))
-    assert (found - plain).abs().max() > 1e-3
-    never = direct(patch=ScaleCrafter(DEEP, tau=0), sampler=Sampler(steps=4))
-    assert torch.equal(never.generate(given, Noise(given["seed"])), plain)
 
 
 @torch.no_grad()

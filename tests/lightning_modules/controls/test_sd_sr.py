@@ -104,13 +104,3 @@ def test_a_trained_upscaler(tmp_path):
     assert torch.equal(
         method.upscaler.enlarge({**given, "lr": lr})["sr"], network(lr, 0).clamp(0, 1)
     )
-
-
-def test_parts_of_the_upscaler_are_named_as_its_own():
-    class Parted(Bicubic):
-        def load_parts(self, find: Any) -> None:
-            find("base_weights", "runs/base")
-
-    asked = []
-    sd_sr(upscaler=Parted).load_parts(lambda key, name: asked.append((key, name)))
-    assert asked == [("upscaler.init_args.base_weights", "runs/base")]

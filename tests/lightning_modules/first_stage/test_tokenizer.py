@@ -6,13 +6,8 @@ import dataclasses
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional
-from torchvision.models import squeezenet1_1
 
-from callbacks import weights
-from callbacks.metrics.perceptual import Perceptual
-from lightning_modules.adversarial import hinge_generator
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.controls.simple import RoundTrip
 from lightning_modules.first_stage.tokenizer import Tokenizer, TokenizerLosses
@@ -21,15 +16,6 @@ from lightning_modules.networks.discriminator import PatchGAN
 from tests.lightning_modules.next_scale_parts import GRIDS, vae
 
 PIXELS = {"pixel_weight": 1.0, "entropy_weight": 0.0, "commitment_weight": 0.0}
-
-
-class Distance(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.tensor(2.0))
-
-    def forward(self, a, b):
-        return self.weight * (a - b).square().mean((1, 2, 3))
 
 
 def method(**settings):
@@ -100,15 +86,6 @@ class TestLosses:
         assert set(seen) == {2, 3, 4}
         assert 5 < seen.count(4) < 25
 
-    def test_the_last_decoded_scale_is_never_dropped(self):
-        model = method(drop_scales=0.9, partial_share=1.0, partial_least=1)
-        torch.manual_seed(0)
-        for _ in range(20):
-            dropped = model._dropped().tolist()
-            last = max(n for n, drops in enumerate(dropped) if not drops)
-            assert last < 3
-            assert all(dropped[last + 1 :])
-
     def test_smaller_ones_count_alike(self):
         given = batch()
         small = functional.interpolate(given["hr"], (8, 8), mode="area")
@@ -120,44 +97,6 @@ class TestLosses:
         assert {"train/pixel", "train/pixel_4"} <= model.logged.keys()
         with pytest.raises(ValueError, match=r"32x32 .* downscaled by 3; expected multiples of 24"):
             method(smaller=[3]).generator_loss(given)
-
-    def test_perception_and_judgement(self):
-        torch.manual_seed(0)
-        judge, given = PatchGAN(8, 2), batch()
-        plain, (_, made) = method().generator_loss(given)
-        model = method(
-            perceptual=Distance(),
-            perceptual_weight=0.3,
-            discriminator=judge,
-            adversarial_weight=5,
-        )
-        loss, _ = model.generator_loss(given)
-        distance = 2 * (made - given["hr"]).square().mean()
-        extra = 0.3 * distance + 5 * hinge_generator(judge(made))
-        torch.testing.assert_close(loss, plain + extra)
-        assert not model.perceptual.weight.requires_grad
-
-    def test_lpips(self, tmp_path, monkeypatch):
-        torch.manual_seed(0)
-        features = squeezenet1_1(weights=None).features.state_dict()
-        file = tmp_path / "squeezenet.pth"  # as torchvision publishes it
-        torch.save({f"features.{k}": v for k, v in features.items()}, file)
-        monkeypatch.setattr(weights, "obtain", {"squeezenet": file}.get)
-        model, given = method(perceptual=Perceptual("squeeze"), perceptual_weight=0.5), batch()
-        model.setup("fit")
-        plain, (_, made) = method().generator_loss(given)
-        loss, _ = model.generator_loss(given)
-        torch.testing.assert_close(loss, plain + 0.5 * model.perceptual(made, given["hr"]).mean())
-        loss.backward()
-        assert not any(p.requires_grad for p in model.perceptual.parameters())
-        assert not any(name.startswith("perceptual") for name in model.checkpoint_keys())
-
-    def test_judgement_may_begin_later(self):
-        model = method(discriminator=PatchGAN(8, 2), adversarial_start=5)
-        model.generator_loss(batch())
-        assert "train/adversarial" not in model.logged
-        loss = model.discriminator_loss((batch()["hr"], batch()["hr"] * 0.5))
-        assert float(loss.detach()) == pytest.approx(1, abs=0.2)  # of an untrained one
 
 
 class TestUse:

@@ -29,22 +29,6 @@ def test_a_corner_of_the_sphere() -> None:
     assert bsq.quantized(torch.zeros(1, 4, 1, 1)).norm() == 1
 
 
-def test_the_gradient_is_that_of_the_direction(f: Tensor) -> None:
-    z, weight = f.clone().requires_grad_(), torch.randn_like(f)
-    (bsq.quantized(z) * weight).sum().backward()
-    other = f.clone().requires_grad_()
-    (functional.normalize(other, dim=1) * weight).sum().backward()
-    torch.testing.assert_close(z.grad, other.grad)
-    assert abs((z.grad * f).sum(1)).max() < 1e-5  # along z itself there is none
-
-
-def test_half_precision_is_left_alone(f: Tensor) -> None:
-    near = 1e-8 * f  # bfloat16 would keep the signs, float16 would not
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert bsq.quantized(near).dtype == torch.float32
-    assert torch.equal(bsq.to_bits(bsq.quantized(near)), bsq.to_bits(f))
-
-
 # ------------------------------------------------------------------------------------- many scales
 
 
@@ -73,19 +57,6 @@ def test_residuals_are_those_of_infinity(f: Tensor) -> None:
     assert torch.equal(again, scales[-1].total)
 
 
-def test_codes_teach_their_own_scale_and_none_before(f: Tensor) -> None:
-    z = f.clone().requires_grad_()
-    *_, before, last = bsq.scales_of(z, SIZES)
-    [alone] = torch.autograd.grad(last.code.sum(), z, retain_graph=True)
-    other = f - before.total.detach()
-    other.requires_grad_()
-    [expected] = torch.autograd.grad(functional.normalize(other, dim=1).sum(), other)
-    torch.testing.assert_close(alone, expected)
-    # The sum's gradient passes through the codes of all scales.
-    [whole] = torch.autograd.grad(last.total.sum(), z)
-    assert not torch.allclose(whole, alone)
-
-
 @pytest.mark.parametrize("through", [False, True])
 def test_where_gradients_pass(f: Tensor, through: bool) -> None:
     """Of two scales of one size: with ``through``, what the second one takes back counts."""
@@ -103,35 +74,6 @@ def test_where_gradients_pass(f: Tensor, through: bool) -> None:
         first, second = (by_direction(scale.residual, weight) for scale in scales)
         back = by_direction(scales[0].residual, second)
         torch.testing.assert_close(found, first + second - back * through)
-
-
-def test_commitment(f: Tensor) -> None:
-    (scale,) = bsq.scales_of(f.requires_grad_(True), [(6, 8)])
-    u = functional.normalize(f, dim=1)
-    expected = ((u - u.detach().sign() * 5**-0.5) ** 2).mean()
-    torch.testing.assert_close(bsq.commitment(scale), expected)
-    (found,) = torch.autograd.grad(bsq.commitment(scale), f)
-    (wanted,) = torch.autograd.grad(expected, f)
-    torch.testing.assert_close(found, wanted)
-
-
-def test_what_was_flipped_changes_labels_of_later_scales_alone(f: Tensor) -> None:
-    def change(number: int, residual: Tensor) -> Tensor:
-        bits = bsq.to_bits(residual)
-        return bsq.from_bits(1 - bits if number == 1 else bits)
-
-    plain, other = list(bsq.scales_of(f, SIZES)), list(bsq.scales_of(f, SIZES, change))
-    same = [torch.equal(a.bits, b.bits) for a, b in zip(plain, other, strict=True)]
-    assert same == [True, True, False, False]
-    assert torch.equal(bsq.to_bits(other[1].code), 1 - plain[1].bits)
-
-
-@pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
-def test_share_of_flips(probability: float) -> None:
-    bits = torch.zeros(100_000, dtype=torch.uint8)
-    found = bsq.flipped(bits, probability, torch.Generator().manual_seed(0))
-    assert float(found.float().mean()) == pytest.approx(probability, abs=0.01)
-    assert found.dtype == torch.uint8
 
 
 # ---------------------------------------------------------------------------------------- the rest

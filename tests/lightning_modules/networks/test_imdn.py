@@ -40,15 +40,6 @@ def test_published_weights_give_published_psnr(scale, parameters, psnr, weights_
     assert np.mean(found) == pytest.approx(psnr, abs=0.001)
 
 
-def test_official_only_drops_the_prefix():
-    net = IMDN(2, channels=16, blocks=2)
-    state = {f"module.{name}": tensor for name, tensor in net.state_dict().items()}
-    mapped = IMDN.official(state)
-    assert mapped.keys() == net.state_dict().keys()
-    assert all(mapped[name] is state[f"module.{name}"] for name in mapped)
-    assert IMDN.official(mapped).keys() == mapped.keys()  # without a prefix: as it is
-
-
 def test_attention_gate_is_deviation_plus_mean():
     attention = ContrastAttention(16)
     x = torch.randn(2, 16, 5, 4, generator=torch.Generator().manual_seed(0))

@@ -12,7 +12,6 @@ from lightning_modules.next_scale.next_scale import (
     self_correction,
     teacher_forcing,
 )
-from tests.classes import Classes
 from tests.lightning_modules.next_scale_parts import BITS, space, transformer
 from tests.reference.infinity_official import random_weights
 
@@ -33,10 +32,6 @@ def batch(count=2, text=None):
         "size": (32, 32),
     }
     return found | ({} if text is None else {"text": text})
-
-
-def wanted(given):
-    return {name: given[name] for name in ("key", "seed", "size", "text") if name in given}
 
 
 class TestTraining:
@@ -83,14 +78,6 @@ class TestTexts:
         assert numbers.abs().max() <= 2 + 1e-5
         assert 0.93 < numbers.std() < 0.99  # the deviation of such numbers is 0.955
 
-    def test_dropped_captions_are_no_text(self):
-        given = batch(text=["a", "b"])
-        model = method(encoder=Classes(["a", "b"]), text_dropout=1.0, flip_strength=0.0)
-        plain = method(flip_strength=0.0)
-        torch.testing.assert_close(model.training_step(given, 0), plain.training_step(given, 0))
-        model.text_dropout = 0.0
-        assert model.training_step(given, 0) != plain.training_step(given, 0)
-
 
 class TestWeights:
     def test_a_released_file(self):
@@ -100,19 +87,3 @@ class TestWeights:
         assert found.keys() == model.state_dict().keys()
         name = "transformer.blocks.1.attention.qkv.weight"
         assert torch.equal(found[name], official["blocks.1.sa.mat_qkv.weight"])
-
-    def test_a_checkpoint_has_the_transformer_alone(self, tmp_path):
-        model, path = method(), tmp_path / "a.ckpt"
-        checkpoint = {"state_dict": model.state_dict(), "pytorch-lightning_version": "2.6"}
-        model.on_save_checkpoint(checkpoint)
-        assert all(name.startswith("transformer.") for name in checkpoint["state_dict"])
-        checkpoint["frozen"]["encoder"] = "t5 0123456789abcdef"
-        torch.save(checkpoint, path)
-        other = Infinity(1, space(), transformer(7))
-        other.load_weights(path)  # where nothing reads captions, no encoder is needed
-        made = [each.eval().sample(wanted(batch()))["sr"] for each in (model, other)]
-        assert torch.equal(*made)
-        with pytest.raises(ValueError, match="trained with encoder from t5"):
-            method(encoder=Classes(["a"])).load_weights(path)
-        with pytest.raises(ValueError, match="was trained with space from test"):
-            Infinity(1, space(8), transformer()).on_load_checkpoint(checkpoint)

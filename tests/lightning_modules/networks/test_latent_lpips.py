@@ -68,15 +68,6 @@ def test_a_released_file_gives_the_packages_number(package, tmp_path):
     torch.testing.assert_close(model(a, b), expected, rtol=1e-4, atol=1e-6)
 
 
-def test_it_is_a_distance():
-    model, (a, b) = seeded(), latents()
-    assert torch.equal(model(a, a), torch.zeros(2))
-    torch.testing.assert_close(model(a, b), model(b, a))
-    nearer = model(a, a + 0.1 * (b - a))
-    assert (nearer < model(a, b)).all()
-    torch.testing.assert_close(model(a, b)[1:], model(a[1:], b[1:]))
-
-
 def test_a_gradient_where_nothing_answers():
     """Of places whose features are all 0: no NaN, which a root has there."""
     model, (a, _) = seeded(), latents()

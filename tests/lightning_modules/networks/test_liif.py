@@ -72,28 +72,6 @@ def test_sizes_with_ties_equal_the_official_form(lr_size, size):
         torch.testing.assert_close(net(lr, size), expected, atol=TOLERANCE, rtol=0)
 
 
-def test_gradients_equal_the_official_form():
-    net = small().double()
-    source = generator()
-    lr = torch.rand(2, 3, 9, 8, generator=source, dtype=torch.float64, requires_grad=True)
-    coord = torch.rand(2, 50, 2, generator=source, dtype=torch.float64) * 2 - 1
-    cell = torch.rand(2, 50, 2, generator=source, dtype=torch.float64)  # one each, as in training
-    target = torch.rand(2, 50, 3, generator=source, dtype=torch.float64)
-    state = dict(net.named_parameters())
-
-    ours = net.query(net.encode(lr), coord, cell)
-    features = liif_official.encode(state, lr * 2 - 1)
-    official = liif_official.query(state, features, coord, cell) * 0.5 + 0.5
-    wanted = [lr, *net.parameters()]
-    found, expected = (
-        torch.autograd.grad((values - target).abs().mean(), wanted) for values in (ours, official)
-    )
-    torch.testing.assert_close(ours, official, atol=1e-12, rtol=0)
-    for one, other in zip(found, expected, strict=True):
-        assert other.abs().max() > 0
-        torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-9)
-
-
 # ---------------------------------------------------------------------------- queries
 
 
@@ -104,14 +82,6 @@ def test_no_layer_sees_more_points_than_a_chunk():
     with torch.no_grad():
         torch.testing.assert_close(net(lr, (21, 25)), small()(lr, (21, 25)), atol=1e-6, rtol=0)
     assert max(rows) == 99  # 33 points of each of 3 images
-
-
-@pytest.mark.parametrize(("scale", "size"), [(2, (14, 18)), (2.5, (18, 22)), (0.5, (4, 4))])
-def test_size_is_the_scale_unless_given(scale, size):
-    net, lr = small(scale), torch.rand(1, 3, 7, 9, generator=generator())
-    with torch.no_grad():
-        assert net(lr).shape[-2:] == size
-        assert net(lr, (3, 40)).shape[-2:] == (3, 40)
 
 
 def test_the_skip_begins_as_bicubic():
@@ -131,6 +101,3 @@ def test_autocast_keeps_coordinates_and_blend_exact():
         found = net(lr, (160, 160))
     assert found.dtype == torch.float32
     assert (found - expected).abs().mean() < 0.02 * expected.std()
-
-
-# ---------------------------------------------------------------------------- errors, speed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lightning_modules.networks.bsq import RATIOS, Scales, published
+from lightning_modules.networks.bsq import published
 
 
 @pytest.mark.parametrize(
@@ -44,13 +44,6 @@ def test_the_published_grids(ratio: float, sizes: str) -> None:
     assert published(ratio, "0.06M").grids == published(ratio).grids[:7]
 
 
-def test_fifteen_ratios_and_the_nearest_is_taken() -> None:
-    assert len(RATIOS) == 15
-    assert published(1.3).grids == published(4 / 3).grids
-    assert published(0.01).grids == published(1 / 3).grids
-    assert published(100).grids == published(3.0).grids
-
-
 def test_nsarm() -> None:
     scales = published(patch=2)
     assert len(scales) == 13
@@ -60,11 +53,3 @@ def test_nsarm() -> None:
     assert scales.grids[:7] == published(budget="0.06M").grids
     assert scales.spans[7].start == 521
     assert scales.tokens - 521 == 10_000
-
-
-def test_spans_are_where_the_tokens_are() -> None:
-    scales = Scales([(1, 1), (2, 2), (2, 3)])
-    assert [list(range(11))[span] for span in scales.spans] == [
-        *([0], [1, 2, 3, 4], [5, 6, 7, 8, 9, 10])
-    ]
-    assert (scales.tokens, scales.full, scales.latents) == (11, (2, 3), [(1, 1), (2, 2), (2, 3)])

@@ -107,11 +107,3 @@ def test_published_files_into_an_architecture(tmp_path):
     with torch.no_grad():
         found = net(lr).clamp(0, 1)
     torch.testing.assert_close(found, Spandrel(4, str(tmp_path / "x4.pth"))(lr))
-
-
-def test_averages_are_preferred(tmp_path):
-    path, old = tmp_path / "w.pth", {k: torch.zeros_like(v) for k, v in COMPACT.items()}
-    torch.save({"params": old, "params-ema": COMPACT}, path)
-    lr = torch.rand(1, 3, 6, 5)
-    expected = computed(lr).clamp(0, 1)
-    torch.testing.assert_close(Spandrel(2, str(path))(lr), expected, atol=1e-6, rtol=0)

@@ -10,7 +10,6 @@ from lightning_modules.networks.swin_unet import (
     SwinUNet,
     WindowAttention,
     from_official,
-    from_windows,
     released_mask,
     to_windows,
     wrap_mask,
@@ -53,18 +52,6 @@ def test_a_released_file_loads():
     torch.testing.assert_close(other(x, t, lr), model(x, t, lr))
 
 
-def test_which_blocks_are_shifted():
-    with torch.device("meta"):
-        model = SwinUNet()
-    shifts = [
-        (module.blocks[0].shift, module.blocks[1].shift)
-        for module in model.modules()
-        if hasattr(module, "patch_embed")
-    ]
-    # 64, 32, 16, then 8 down, in the middle and up, then the others
-    assert shifts == [(0, 4)] * 3 + [(0, 0)] * 3 + [(0, 4)] * 3
-
-
 def test_patches_are_positions():
     """Four times the pixels for the positions of one; inside a patch and beyond it, all counts."""
     torch.manual_seed(0)
@@ -80,14 +67,6 @@ def test_patches_are_positions():
 
 
 # ----------------------------------------------------------------------------------------- windows
-
-
-def test_windows_and_back():
-    x = torch.arange(2 * 3 * 16 * 24.0).view(2, 3, 16, 24)
-    windows = to_windows(x, 8)
-    assert windows.shape == (2, 6, 64, 3)
-    assert torch.equal(windows[1, 4, 8 * 2 + 5], x[1, :, 8 + 2, 8 + 5])
-    assert torch.equal(from_windows(windows, 16, 24, 8), x)
 
 
 def test_attention_with_its_bias_pixel_by_pixel():

@@ -93,32 +93,3 @@ def test_targets_correct_the_codes_of_the_network() -> None:
     assert not torch.equal(found[1], own[1])
     for target, residual in zip(small().targets(f, sizes, outputs), own[:2], strict=True):
         assert torch.equal(target, residual)
-
-
-def test_layers_are_those_of_the_release() -> None:
-    """By hand: norms over whole maps, transformers that normalise afterwards."""
-    network, z = small(), torch.randn(1, 3, 6, 8)
-    weights = network.state_dict()
-
-    def convolved(x: Tensor, name: str, place: int) -> Tensor:
-        x = functional.conv2d(
-            x, weights[f"{name}.{place}.weight"], weights[f"{name}.{place}.bias"], padding=1
-        )
-        mean, var = x.mean((1, 2, 3), keepdim=True), x.var((1, 2, 3), False, keepdim=True)
-        x = (x - mean) / (var + 1e-5).sqrt()
-        x = x * weights[f"{name}.{place + 1}.weight"] + weights[f"{name}.{place + 1}.bias"]
-        return functional.gelu(x)
-
-    x = z
-    for place in (0, 3, 6):
-        x = convolved(x, "trunk", place)
-    for place in (0, 3):
-        x = convolved(x, "branches.0.local", place)
-    x = functional.adaptive_avg_pool2d(x, (2, 3)).flatten(2).transpose(1, 2)
-    layer = network.branches[0].whole.layers[0]
-    x = layer.norm1(x + layer.self_attn(x, x, x)[0])
-    x = layer.norm2(x + layer.linear2(layer.linear1(x).relu()))
-    torch.testing.assert_close(
-        network(z)[0].flatten(), network.branches[0].out(x).flatten(), rtol=1e-4, atol=1e-5
-    )
-    assert layer.dropout.p == layer.self_attn.dropout == 0.1

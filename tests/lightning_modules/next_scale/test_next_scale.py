@@ -52,12 +52,6 @@ class TestTeacherForcing:
                 here = found.inputs[:, span.start - 1 : span.stop - 1]
                 torch.testing.assert_close(here, below.flatten(2).mT)
 
-    def test_tokens_of_two_by_two(self):
-        scales = Scales([(1, 1), (2, 2)], patch=2)
-        found = teacher_forcing(latent(), scales)
-        assert found.bits.shape == (2, 5, 4 * BITS)
-        assert found.inputs.shape == (2, 4, 4 * BITS)
-
     def test_flips_leave_labels_of_their_scale_and_change_those_after_it(self):
         f = latent()
 
@@ -134,28 +128,6 @@ class TestSample:
         likelier = (logits[..., 1] > logits[..., 0]).float()
         for code, span in zip(codes, SPANS, strict=True):
             assert torch.equal((code > 0).float().flatten(2).mT, likelier[:, span])
-
-    @torch.no_grad()
-    @pytest.mark.parametrize("how", [Bitwise(1.0), Bitwise(1.0, 0.9, 3.0)])
-    def test_known_scales_are_kept(self, how):
-        whole = texts()
-        if how.guidance != 1:
-            whole = Text(torch.cat([whole.features] * 2).flip(0), torch.cat([whole.lengths] * 2))
-        known = sample(self.network, SCALES, whole, self.noise(), how)[:2]
-        found = sample(self.network, SCALES, whole, self.noise(), how, [-k for k in known])
-        assert torch.equal(found[1], -known[1])
-        assert [tuple(code.shape[-2:]) for code in found] == GRIDS
-
-    @torch.no_grad()
-    def test_guidance_leads_away_from_the_second_half(self):
-        text, other = texts(), Text(texts().features.flip(0), texts().lengths.flip(0))
-        both = Text(*(torch.cat(pair) for pair in zip(text, other, strict=True)))
-        plain = sample(self.network, SCALES, text, self.noise(), Bitwise(1.0))
-        led = sample(self.network, SCALES, both, self.noise(), Bitwise(1.0, guidance=5))
-        assert any(not torch.equal(a, b) for a, b in zip(plain, led, strict=True))
-        same = Text(*(torch.cat([part, part]) for part in text))
-        found = sample(self.network, SCALES, same, self.noise(), Bitwise(1.0, guidance=5))
-        assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True))
 
     @torch.no_grad()
     def test_guidance_goes_on_from_no_text_through_the_text(self):

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch.nn import functional
 
-from files.class_path import class_path
 from lightning_modules.networks.bsq import quantized, scales_of
 from lightning_modules.networks.infinity import Text
 from lightning_modules.networks.transformation import Branch, LatentEstimate, Transformation
 from lightning_modules.next_scale.infinity import Infinity
-from lightning_modules.next_scale.next_scale import Bitwise
 from lightning_modules.next_scale.nsarm import NSARM, NSARMStageOne, StageTwo
 from tests.classes import Classes
 from tests.lightning_modules.networks.test_transformation import official as released
@@ -174,14 +170,6 @@ class TestChoicesThatAreNotThePapers:
         codes = model.eval().bits_of(given)
         assert torch.equal(codes[0], quantized(model.mapper(y)[0]))
 
-    @pytest.mark.parametrize("size", [(16, 16), (7, 30), (37, 20)])
-    def test_an_enlarged_lr_of_any_size(self, size):
-        model = estimating(enlarge_lr=True).eval()
-        assert (model.tile, model.tile_multiple) == (16, 4)  # of latents of 8 pixels of HR
-        given = batch(1, *size)
-        assert model.enlarge(given)["sr"].shape[-2:] == (2 * size[0], 2 * size[1])
-        assert (model.tile_count > 1) == (max(size) > 16)
-
     def test_the_mapper_has_a_rate_of_its_own(self):
         model = method(mapper_lr=1e-7, optimizer=lambda groups: torch.optim.AdamW(groups, lr=1e-3))
         rates = {
@@ -195,49 +183,6 @@ class TestChoicesThatAreNotThePapers:
         own = {id(p) for g in model.optimized() for p in g["params"] if "weight_decay" not in g}
         assert len(decayed) == len(own)
         assert len(rates) == sum(len(g["params"]) for g in plain)
-
-
-class TestLatents:
-    @pytest.mark.parametrize("second", [False, True])
-    def test_pairs_that_were_encoded_before(self, second):
-        model, given = method(second), batch()
-        encoded = {
-            **{"key": given["key"], "seed": given["seed"], "space": model.space.identity},
-            "latent": model.space.encode(given["hr"]),
-            "lr_latent": model.space.encode(given["lr"]),
-        }
-        found = []
-        for each in (given, encoded):
-            torch.manual_seed(0)
-            found.append(model.training_step(each, 0))
-        assert torch.equal(*found)
-        assert model.enlarged_lr(given["lr"], (32, 32)) is given["lr"]
-
-
-class TestImages:
-    @pytest.mark.parametrize(("mode", "torchs"), [("area", "area"), ("trilinear", "bilinear")])
-    def test_inputs_are_made_small_as_is_asked(self, mode, torchs):
-        model, seen = method(bits=Bitwise(next_input_mode=mode)).eval(), []
-        model.transformer.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-        codes = model.bits_of(batch())
-        total = sum(functional.interpolate(code, (4, 4), mode="bilinear") for code in codes[:2])
-        expected = functional.interpolate(total, (3, 3), mode=torchs).flatten(2).mT
-        torch.testing.assert_close(seen[0][:, 4:], expected)  # after the four tokens of 2x2
-
-    def test_the_tokenizer_is_not_rounded(self):
-        """All other weights are, by trainer.precision bf16-true."""
-        model, given = method(bits=Bitwise(0)).eval(), batch()
-        plain, sizes = model.space.encode(given["lr"]), model.bits_of(given)
-        model.to(torch.bfloat16)
-        assert {p.dtype for p in model.transformer.parameters()} == {torch.bfloat16}
-        torch.set_default_dtype(torch.bfloat16)  # as Lightning does then
-        try:
-            assert torch.equal(model.space.encode(given["lr"]), plain)
-            made, bits = model.enlarge(given)["sr"], model.bits_of(given)
-        finally:
-            torch.set_default_dtype(torch.float32)
-        assert made.dtype == torch.float32
-        assert (flat(bits) == flat(sizes)).float().mean() > 0.8
 
 
 class TestWeights:
@@ -305,32 +250,3 @@ class TestWeights:
         ):
             with pytest.raises(ValueError, match=r"is positions, and .*mapper\.pth.* memory"):
                 load()
-
-    def test_a_run_in_the_other_layout(self, tmp_path):
-        first = NSARMStageOne(2, space(), mapper(layout="positions"))
-        checkpoint = {"state_dict": first.state_dict()}
-        first.on_save_checkpoint(checkpoint)
-        NSARMStageOne(2, space(), mapper(layout="positions")).on_load_checkpoint(checkpoint)
-        with pytest.raises(ValueError, match="layout is memory, and the checkpoint was trained"):
-            NSARMStageOne(2, space(), mapper()).on_load_checkpoint(checkpoint)
-
-    def test_what_an_exported_file_lacks_is_missing(self, tmp_path):
-        first = method(False)
-        save_file(
-            {n: first.state_dict()[n] for n in first.checkpoint_keys()}, tmp_path / "a.safetensors"
-        )
-        method(False).load_weights(tmp_path / "a.safetensors")
-        with pytest.raises(ValueError, match=r"missing \(transformer\."):
-            method().load_weights(tmp_path / "a.safetensors")
-
-    def test_a_checkpoint_has_both_networks(self):
-        model = method()
-        checkpoint = {"state_dict": model.state_dict()}
-        model.on_save_checkpoint(checkpoint)
-        parts = {name.split(".")[0] for name in checkpoint["state_dict"]}
-        assert parts == {"mapper", "transformer"}
-        assert checkpoint["model"] == class_path(type(model))
-        file = io.BytesIO()
-        torch.save(checkpoint, file)
-        file.seek(0)
-        assert torch.load(file, weights_only=True)["frozen"] == {"space": model.space.source}

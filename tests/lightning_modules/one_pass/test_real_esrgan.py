@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from callbacks.training.ema import EMA
-from callbacks.training.guard import Guard
 from degradations.stages.sharpen import USM
 from lightning_modules.networks.discriminator import UNetDiscriminator
 from lightning_modules.networks.rrdb import SRVGGNetCompact
@@ -24,9 +22,8 @@ from lightning_modules.one_pass.losses import (
     VGG19Perceptual,
 )
 from lightning_modules.one_pass.real_esrgan import RealESRGAN
-from tests.callbacks.tiny import Images, collate, trainer
 from tests.lightning_modules.networks.test_unet_discriminator import released
-from tests.lightning_modules.test_adversarial import Save, batches, fit, tensors
+from tests.lightning_modules.test_adversarial import batches, fit, tensors
 from tests.lightning_modules.vgg19 import save_vgg19
 
 RATES: dict[str, Any] = {
@@ -97,18 +94,6 @@ def test_it_trains_as_a_plain_loop_does(tmp_path: Path) -> None:
     assert all(value.equal(expected[name]) for name, value in tensors(method).items())
 
 
-def test_a_step_updates_both_networks(tmp_path: Path) -> None:
-    """With the U-Net; its spectral norms move, too."""
-    method = model(UNetDiscriminator(4))
-    before = tensors(method)
-    fit(tmp_path, method, batches(1))
-    now = tensors(method)
-    assert moved(before, method) == {"network", "discriminator"}
-    names = [name for name in now if name.endswith("._u")]
-    assert len(names) == 8
-    assert all(not now[name].equal(before[name]) for name in names)
-
-
 def test_the_losses_see_sharpened_hr_and_the_discriminator_does_not(tmp_path: Path) -> None:
     judge, kept = Sees(), Kept()
     fit(tmp_path, model(judge, losses={"kept": kept}), data := batches(1), EMA())
@@ -151,53 +136,6 @@ def test_terms_count_from_their_step(tmp_path: Path) -> None:
     assert not model(losses={"l1": L1(), "other": None}).losses.keys() - {"l1"}
 
 
-def test_what_is_not_finite_moves_neither(tmp_path: Path) -> None:
-    """Guard leaves the step out, with both networks and the power iterations as they were."""
-
-    class Spoils(L1):
-        def forward(self, sr: Tensor, hr: Tensor, averaged: Tensor | None = None) -> Tensor:
-            return super().forward(sr, hr) * float("nan")
-
-    method, guard = model(losses={"nan": Spoils()}), Guard()
-    before = tensors(method)
-    fit(tmp_path, method, batches(1), guard)
-    assert guard.skipped == 1
-    assert "network" not in moved(before, method)
-
-
-class Share(RealESRGAN):
-    """Each process has its half of every batch."""
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        own = list(range(self.trainer.global_rank, 12, self.trainer.world_size))
-        return DataLoader(Images(12), 6 // self.trainer.world_size, sampler=own, collate_fn=collate)
-
-    def configure_model(self) -> None:
-        torch.manual_seed(1)
-        self.discriminator = UNetDiscriminator(4)  # spectral norms cannot be sent to a process
-
-
-def shared() -> Share:
-    torch.manual_seed(0)
-    network = partial(SRVGGNetCompact, channels=4, convolutions=1)
-    settings: dict[str, Any] = {"losses": {"l1": L1()}, **RATES}
-    return Share(2.0, network=network, discriminator=nn.Identity(), **settings)
-
-
-@pytest.mark.slow
-@pytest.mark.distributed
-def test_two_processes_train_as_one_with_their_batches(tmp_path: Path) -> None:
-    """The power iterations follow from the weights alone, so they are the same on both."""
-    two = trainer(tmp_path, Save(tmp_path), devices=2, strategy="ddp_spawn")
-    two.fit(shared())
-    trainer(tmp_path, Save(tmp_path)).fit(shared())
-    files = [torch.load(tmp_path / f"{name}.pt") for name in ("2-0", "2-1", "1-0")]
-    assert [file["steps"] for file in files] == [2, 2, 2]
-    for name, value in files[0]["state"].items():
-        assert torch.equal(value, files[1]["state"][name])
-        torch.testing.assert_close(value, files[2]["state"][name], rtol=0, atol=1e-3)
-
-
 # ------------------------------------------------------------------------------------------ weights
 
 
@@ -225,18 +163,6 @@ def test_vgg19_is_loaded_for_training_alone_and_is_in_no_checkpoint(tmp_path: Pa
     again.load_weights(tmp_path / "a.ckpt")
     for name, value in tensors(again).items():
         assert value.equal(saved["state_dict"][name])
-
-
-def test_stage_2_begins_with_the_weights_of_stage_1(tmp_path: Path) -> None:
-    first = model()
-    first.discriminator = None
-    fit(tmp_path, first, batches(2)).save_checkpoint(tmp_path / "net.ckpt")
-    second = model(UNetDiscriminator(4))
-    before = tensors(second)
-    second.load_weights(tmp_path / "net.ckpt")
-    assert moved(before, second) == {"network"}
-    for name, value in tensors(first).items():
-        assert value.equal(tensors(second)[name])
 
 
 def test_a_released_discriminator(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lightning_modules.networks.edsr import EDSR
@@ -77,20 +76,6 @@ class TestLoss:
         expected = (model(batch["lr"], batch["size"]) - batch["hr"]).abs().mean()
         torch.testing.assert_close(loss, expected)
 
-    def test_charbonnier(self):
-        model, batch = Regression(2, Convolution, loss="charbonnier"), batch_of()
-        difference = (model(batch["lr"], batch["size"]) - batch["hr"]).double()
-        expected = torch.hypot(difference, torch.tensor(1e-3).double()).mean()
-        torch.testing.assert_close(model.training_step(batch, 0).double(), expected)
-
-
-class Renaming(Convolution):
-    """Its authors' names differ; ``module.`` of DDP is removed before."""
-
-    @staticmethod
-    def official(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {f"conv.{name.removeprefix('head.')}": v for name, v in state.items()}
-
 
 class Finished(Convolution):
     """Comes with its weights."""
@@ -111,28 +96,8 @@ class TestWeights:
     def tensors(self):
         return {name: value + 1 for name, value in Convolution(2).state_dict().items()}
 
-    def test_a_network_with_a_map(self, tmp_path, tensors):
-        theirs = {k.replace("conv.", "module.head."): v for k, v in tensors.items()}
-        model = self.load(Renaming, theirs, tmp_path / "w.pth")
-        assert torch.equal(model.network.conv.weight, tensors["conv.weight"])
-
-    @pytest.mark.parametrize("network", [Convolution, Renaming])
-    def test_an_exported_file_of_ours(self, tmp_path, tensors, network):
-        ours = {f"network.{name}": value for name, value in tensors.items()}
-        save_file(ours, tmp_path / "w.safetensors")
-        model = Regression(2, network)
-        model.load_weights(tmp_path / "w.safetensors")
-        assert torch.equal(model.network.conv.weight, tensors["conv.weight"])
-
     def test_a_network_that_has_its_weights(self):
         model = Regression(2, Finished)
         assert model.weights_source == "/models/finished.pth"
         assert not model.needs_weights
         assert Regression(2, Convolution).needs_weights
-
-    @pytest.mark.parametrize("scale", [2, 3, 4])
-    def test_published_weights_of_imdn(self, weights_root, scale):
-        model = Regression(scale, IMDN)
-        model.load_weights(weights_root / f"imdn-x{scale}.pth")
-        batch = batch_of(1, side=24, scale=scale)
-        assert model.eval().test_step(batch, 0)["sr"].shape == batch["hr"].shape

@@ -10,7 +10,6 @@ from lightning_modules.backbone.condition import Condition, TextEncoder
 from lightning_modules.sampling.captions import (
     drop_captions,
     encode_captions,
-    size_ids,
 )
 from tests.lightning_modules.backbone.unets import wrapped
 
@@ -27,13 +26,6 @@ class Lengths(TextEncoder):
     def forward(self, texts):
         text = torch.tensor([float(len(text)) for text in texts]).view(-1, 1, 1).expand(-1, 3, 6)
         return Condition(text=text, pooled=10 * text[:, 0]) if self.pooled else text
-
-
-def test_without_an_encoder():
-    sizes = size_ids((8, 16), 2, torch.device("cpu"))
-    assert sizes.tolist() == [[8, 16, 0, 0, 8, 16]] * 2
-    for found in encode_captions(BATCH, wrapped(), None, sizes):
-        assert found.used.keys() == {"sizes"}
 
 
 def test_the_networks_own_token_stands_for_none():

@@ -72,17 +72,6 @@ def test_a_share_of_one_is_the_posterior_and_of_none_ddim(method, timesteps):
     assert torch.equal(restored(pair(method, timesteps=timesteps, sampler=0)), ddim)
 
 
-@pytest.mark.parametrize("method", ["resshift", "casarbi"])
-def test_samplers_differ_and_are_recorded(method):
-    names = ("posterior", "ddim", "dpm_solver_2m")
-    made = [pair(method, sampler=name) for name in names]
-    found = [restored(model) for model in made]
-    for n in range(3):
-        assert (found[n] - found[n - 1]).abs().max() > 1e-3
-    key = "sampler" if method == "resshift" else "solver"
-    assert [model.output_settings.get(key) for model in made] == [None, *names[1:]]
-
-
 @SAMPLERS
 @pytest.mark.parametrize("domain", ["residual", "image"])
 def test_relative_noise_is_absolute_noise_of_the_same_strength(sampler, domain):

@@ -64,28 +64,6 @@ def test_order_of_convergence(solver, order, kind):
     assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.15)
 
 
-@pytest.mark.parametrize("solver", ["ancestral", "ddim of eta 1"])
-def test_noise_that_is_added_keeps_the_variance(solver):
-    """Mean and variance along a chain with the exact denoiser, in closed form."""
-    one, nothing = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-
-    def step(x, noise, now, then):
-        x0 = exact_x0(x, now)
-        if solver == "ancestral":
-            return solvers.euler_ancestral(x, x0, now, then, noise)
-        return solvers.ddim(x, x0, now, then, 1.0, noise)
-
-    path = levels(4000, "preserving")
-    mean, variance = path[0].alpha * MEAN * one, deviation_at(path[0]) ** 2
-    for now, then in itertools.pairwise(path):
-        base = step(nothing, nothing, now, then)
-        gain = (step(one, nothing, now, then) - base).item()
-        added = (step(nothing, one, now, then) - base).item()
-        mean, variance = step(mean, nothing, now, then), gain**2 * variance + added**2
-    assert mean.item() == pytest.approx(path[-1].alpha * MEAN, abs=1e-9)
-    assert variance == pytest.approx(deviation_at(path[-1]) ** 2, rel=2e-3)
-
-
 # ---------------------------------------------------------------------------------------- diffusers
 
 CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
