@@ -205,7 +205,7 @@ class OneThread(Callback):
 
 
 def set_metrics() -> list[Metric]:
-    several = KID("torchmetrics", 3, 4, label="kid_of_4")
+    several = KID("torch-fidelity", 3, 4, label="kid_of_4")
     return [Color(control=True), FID(), KID(), several, SWD(), KIDThumb()]
 
 

@@ -28,7 +28,6 @@ from datamodules.base import SRDataModule
 from datamodules.sources.folder import Outputs
 from files.video import BT601, BT709, Colours, VideoFrame
 from lightning_modules.controls.simple import Bicubic
-from lightning_modules.sampling.tiling import Tiling
 from tests.callbacks.tiny import trainer
 from tests.conftest import REPO
 from tests.quick import quick
@@ -74,8 +73,6 @@ def predict(
     data.outputs = Outputs(out, partial(outputs_in, out))  # as the command does
     model = Counted(scale)
     model.stop_at, model.how = stop_at, how
-    if settings.pop("together", False):
-        model.set_tiling(Tiling(size=16, overlap=4, together=True))
     several: dict[str, Any] = {"limit_predict_batches": settings.pop("limit", None)}
     several |= {"devices": 2, "strategy": "ddp_fork"} if settings.pop("several", False) else {}
     writer = Writer(folder=str(out), suffix="_x2", page=False, **settings)
@@ -347,31 +344,6 @@ def test_processes_share_the_videos(tmp_path: Path) -> None:
     assert len(lines(out)) == 3
     for key, line in one.items():
         assert all(both[key][name] == line[name] for name in line if name in SAME), key
-
-
-@pytest.mark.slow
-@pytest.mark.distributed
-def test_a_video_that_cannot_be_written_holds_up_nobody_who_makes_its_tiles(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Only the first process writes, so that only it knows; the other goes on with the frames."""
-    make_video(tmp_path / "a.mp4", LONG, size=(64, 48))
-    make_video(tmp_path / "b.mp4", EVEN, size=(64, 48))
-    add, added = VideoWriter.add, []
-
-    def once_refused(writer: VideoWriter, *frame: Any) -> None:
-        added.append(frame)
-        if len(added) == 3:
-            raise ValueError("refused by the test")
-        add(writer, *frame)
-
-    monkeypatch.setattr(VideoWriter, "add", once_refused)  # in the forked processes, too
-    predict(tmp_path, tmp_path / "out", several=True, together=True)
-    assert files(tmp_path / "out") == ["b_x2.mp4"]
-    assert len(read_video(tmp_path / "out/b_x2.mp4").times) == len(EVEN)
-    refused, made = lines(tmp_path / "out")
-    assert "refused by the test" in refused["error"]
-    assert made["frames"] == len(EVEN)
 
 
 # ---------------------------------------------------------------------------------- broken videos
