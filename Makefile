@@ -14,7 +14,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := app,dev,docs,lmdb,onnx,s3,spandrel,video
+EXTRAS := app,dev,docs,heic,lmdb,onnx,s3,spandrel,video
 BUDGET ?= 480
 DEMO := configs/experiment/quickstart.yaml
 export NO_ALBUMENTATIONS_UPDATE := 1

@@ -56,7 +56,12 @@ from commands.encode import Encode, EncodeOptions
 from commands.errors import ConfigurationError, RepeatedError, TemporaryError, print_error
 from commands.export.export import ExportOptions, Origin, export, model_alone, of_run
 from commands.lightning_internals import CommandsCLI, load_only_given_checkpoint
-from commands.process import keep_freed_memory, prepare_output, raise_limit
+from commands.process import (
+    keep_compiled_code,
+    keep_freed_memory,
+    prepare_output,
+    raise_limit,
+)
 from commands.run.arithmetic import arithmetic
 from commands.run.checkpoints import Checkpoints, is_foreign_checkpoint_callback
 from commands.run.directions import check_directions
@@ -501,6 +506,7 @@ def run(args: list[str]) -> None:
     args = [arg for arg in args if arg != "--debug"]
     prepare_output()
     keep_freed_memory()
+    keep_compiled_code()
     raise_limit()
     status = 0
     try:

@@ -142,6 +142,16 @@ def keep_freed_memory() -> None:
         mallopt(_TRIM_THRESHOLD, 1 << 30)
 
 
+def keep_compiled_code() -> None:
+    """Let torch.compile find its code again in a later start, or on another process.
+
+    In ``$ENLARGER_CACHE``, by default ``~/.cache/enlarger``. No effect if the user has set
+    ``TORCHINDUCTOR_CACHE_DIR``.
+    """
+    folder = os.path.expanduser(os.environ.get("ENLARGER_CACHE") or "~/.cache/enlarger")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(folder, "compiled"))
+
+
 MOST = 1 << 16  # nothing here needs more, even if the system has no limit
 
 

@@ -4,7 +4,6 @@ from .files.decode import UnreadableImage as UnreadableImage
 from .shards.shards import Shards as Shards
 from .shards.stream import Stream as Stream
 from .source import Source as Source
-from .sources.captioned import Captioned as Captioned
 from .sources.clips import Clips as Clips
 from .sources.clips import ClipShards as ClipShards
 from .sources.clips import ClipSource as ClipSource
@@ -21,5 +20,4 @@ from .sources.paired import Paired as Paired
 from .sources.photos import Photos as Photos
 from .sources.prompts import Prompts as Prompts
 from .sources.prompts import Seeds as Seeds
-from .sources.torchvision import Torchvision as Torchvision
 from .sources.triplets import Triplets as Triplets

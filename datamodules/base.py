@@ -219,8 +219,11 @@ class SRDataModule(Predicted, LightningDataModule):
         if isinstance(dataset, StreamImages):
             dataset.ranks = self._ranks()
             workers = cast(Stream, dataset.source).workers(workers, dataset.ranks[1])
-        collate = partial(degrading.collated, dataset.source.degradation or self.degradation)
-        return loader_of(dataset, sampler, workers, on_cuda(self.trainer), True, collate)
+        degradation, cuda = dataset.source.degradation or self.degradation, on_cuda(self.trainer)
+        if degradation is not None and cuda:
+            degrading.compile_if_it_pays(degradation, self.trainer, len(sampler))
+        collate = partial(degrading.collated, degradation)
+        return loader_of(dataset, sampler, workers, cuda, True, collate)
 
     def _evaluation(self, part: str, batch_size: int) -> list[Loader]:
         left_out = self._left_out if part == "predict" else set()

@@ -10,9 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import default_collate, get_worker_info
+from torch.utils.data import default_collate
 
-from datamodules.clock import Preparation
 from datamodules.source import Pixels
 from files.batch import Batch
 
@@ -21,40 +20,6 @@ CLIP = "clip"
 WHOLE = ("text", "meta", "error")  # lists as they are
 COMMON = ("size", "frames")  # equal in all samples of a batch
 TEXTS = ("text_features", "text_lengths")  # of captions of different lengths
-
-
-class Crops(list[dict[str, Any]]):
-    """Training samples whose ``hr`` share one array, so that stacking them copies nothing.
-
-    Args:
-        count: Number of samples.
-        side: Side of each crop in pixels.
-    """
-
-    def __init__(self, count: int, side: int) -> None:
-        super().__init__()
-        self.clock = Preparation()
-        size = (count, side, side, 3)
-        if get_worker_info() is None:
-            self.hr = torch.empty(size, dtype=torch.uint8)
-        else:  # shared from the start: else sending it from a worker copies it
-            memory = cast(Any, torch.UntypedStorage)._new_shared(count * side * side * 3)
-            self.hr = torch.empty(0, dtype=torch.uint8).set_(memory).view(size)
-        self.rows: NDArray[np.uint8] = self.hr.numpy()
-
-    def add(self, sample: dict[str, Any]) -> None:
-        """Add the next sample; its ``hr`` is copied unless it already lies in its row."""
-        self.append(sample)
-        row, hr = self.rows[len(self) - 1], sample["hr"]
-        if hr.dtype == np.uint8 and hr is not row:
-            row[...] = hr
-            sample["hr"] = row
-
-    def together(self) -> Tensor | None:
-        """Return (B, 3, side, side); None if some crops have 16 bits."""
-        if any(sample["hr"].dtype != np.uint8 for sample in self):
-            return None
-        return self.hr.permute(0, 3, 1, 2)
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -86,10 +51,6 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
                 f"only {len(values)} of {len(samples)} samples in one batch ({', '.join(keys[:3])}"
                 f", ...) have {name!r}: a Source gives it for all images, or for none"
             )
-        ready = samples.together() if name == "hr" and isinstance(samples, Crops) else None
-        if ready is not None:
-            batch[name] = ready
-            continue
         if name in IMAGES or name == CLIP:
             batch[name] = _stack(values, keys)
         elif name in COMMON:
@@ -106,8 +67,8 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
         batch["skipped"] = skipped
     if "place" in samples[0]:
         batch["place"] = [samples[0]["place"]]  # of the batch, which is one in the plan
-    if isinstance(samples, Crops):
-        batch["seconds"] = [samples.clock.seconds()]
+    if "clock" in samples[0]:
+        batch["seconds"] = [samples[0]["clock"].seconds()]
     return batch
 
 
@@ -121,12 +82,7 @@ def _equal(values: list[Any], keys: list[str], what: str) -> Any:
 
 
 def _stack(images: list[Pixels], keys: list[str]) -> Tensor:
-    shapes = {image.shape for image in images}
-    if len(shapes) > 1:
-        raise ValueError(
-            f"images of different sizes in one batch ({', '.join(keys[:3])}, ...): set "
-            "data.init_args.eval_batch_size 1"
-        )
+    _check_sizes(images, keys, "set data.init_args.eval_batch_size 1")
     arrays: list[NDArray[Any]] = list(images)
     if any(image.dtype != np.uint8 for image in images):
         arrays = [image.astype(np.float32) / np.iinfo(image.dtype).max for image in images]
@@ -134,12 +90,14 @@ def _stack(images: list[Pixels], keys: list[str]) -> Tensor:
 
 
 def _latents(values: list[NDArray[Any]], keys: list[str]) -> Tensor:
-    if len({value.shape for value in values}) > 1:
-        raise ValueError(
-            f"latents of different sizes in one batch ({', '.join(keys[:3])}, ...): encode squares "
-            "with --encode.crop, or set data.init_args.batch_size 1"
-        )
+    advice = "encode squares with --encode.crop, or set data.init_args.batch_size 1"
+    _check_sizes(values, keys, advice)
     return _stacked(values)
+
+
+def _check_sizes(values: Sequence[NDArray[Any]], keys: list[str], advice: str) -> None:
+    if len({value.shape for value in values}) > 1:
+        raise ValueError(f"different sizes in one batch ({', '.join(keys[:3])}, ...): {advice}")
 
 
 def _filled(texts: Sequence[Tensor], keys: list[str]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -10,6 +11,9 @@ from datamodules.batches import collate
 from datamodules.samples import Images
 from degradations.base import Degradation
 from degradations.pool import PairPool, Pairs
+
+log = logging.getLogger(__name__)
+LONG = 2000  # steps from which compiling pays
 
 
 def degradation_of(
@@ -94,6 +98,23 @@ def check_pooled(batch: dict[str, Any]) -> None:
             "degradation.init_args.pool exchanges 8-bit images, but data.init_args.train gives "
             f"{', '.join(other)} ({batch['key'][0]}, ...): set pool to 0"
         )
+
+
+def compile_if_it_pays(degradation: Degradation, trainer: Any, batches: int) -> None:
+    """Leave a degradation uncompiled in a run that ends before compiling pays.
+
+    Args:
+        degradation: The degradation of training; its own ``compile`` goes first.
+        trainer: Says how long the run is.
+        batches: Of an epoch.
+    """
+    limits = [] if trainer.max_steps == -1 else [trainer.max_steps]
+    if trainer.max_epochs not in (None, -1):
+        limits.append(batches * trainer.max_epochs)
+    steps = min(limits, default=LONG)
+    if steps < LONG and degradation.compile_canvas is None:
+        degradation.compile_canvas = False
+        log.info("the degradation is not compiled, for %d steps; its compile: true does", steps)
 
 
 def collated(degradation: Degradation | None, samples: list[dict[str, Any]]) -> dict[str, Any]:

@@ -31,9 +31,8 @@ def leave_signals_to_the_owner() -> None:
     training in the middle of a step, instead of after it. The owner ends its workers itself; if it
     is killed, they notice within seconds.
     """
-    for name in ("SIGINT", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     # The second signal counts: with it the owner ends a worker that hangs.
     signal.signal(signal.SIGTERM, _ignore_once)
     # An orphan would wait forever until its images are read, as it holds both ends of the pipe.
@@ -50,15 +49,11 @@ def expect_workers() -> None:
     FFmpeg frees a decoder once its threads have ended, and those threads do not exist in a fork.
     """
     atexit.register(_end_workers)
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=gc.freeze)
+    os.register_at_fork(after_in_child=gc.freeze)
 
 
 def _end_workers() -> None:
-    if hasattr(signal, "SIGCHLD"):
-        signal.signal(
-            signal.SIGCHLD, signal.SIG_DFL
-        )  # torch's handler raises if a worker was killed
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises if one was killed
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from datamodules.batches import Crops
-from datamodules.clock import READING
+from datamodules.clock import READING, Preparation
 from datamodules.files.decode import UnreadableImage
 from datamodules.files.exif import lasting_exif, without_hidden_colours
 from datamodules.order.keys import Keys
@@ -95,7 +94,7 @@ class SampleDraws:
         return low + int((high - low) * ((_mix(self._state) >> 11) * 2.0**-53))
 
 
-def turned(image: Pixels, turn: int, out: Pixels | None = None) -> Pixels:
+def turned(image: Pixels, turn: int) -> Pixels:
     """Return a copy, flipped and transposed.
 
     By OpenCV, as NumPy goes pixel by pixel: a fortieth of the time for a crop of 256 pixels.
@@ -103,18 +102,9 @@ def turned(image: Pixels, turn: int, out: Pixels | None = None) -> Pixels:
     Args:
         image: (H, W, 3).
         turn: 0 to 7: 1 flips left and right, 2 top and bottom, 4 swaps the axes after that.
-        out: Array for the copy, contiguous; used if it has the same type.
     """
-    if out is None or out.dtype != image.dtype:
-        out = np.empty((*image.shape[:2][:: -1 if turn & 4 else 1], 3), image.dtype)
-    code = (0, 1, 0, -1)[turn & 3]
-    if turn & 4:
-        cv2.transpose(cv2.flip(image, code) if turn & 3 else image, out)
-    elif turn:
-        cv2.flip(image, code, out)
-    else:
-        out[...] = image
-    return out
+    flipped = cv2.flip(image, (0, 1, 0, -1)[turn & 3]) if turn & 3 else image
+    return cast(Pixels, cv2.transpose(flipped) if turn & 4 else np.array(flipped))
 
 
 def draw_turn(flips: Flips, draws: SampleDraws) -> int:
@@ -359,15 +349,15 @@ class TrainingImages(Images):
         self.crop_size, self.flips, self.augment = crop_size, flips, augment
         self.small, self.plan = small, plan
 
-    def __getitems__(self, items: list[Item]) -> Crops:
-        """Return a batch of crops, each written directly to its row.
+    def __getitems__(self, items: list[Item]) -> list[dict[str, Any]]:
+        """Return the crops of a batch; the first has the clock of all.
 
         Raises:
             ValueError: As ``__getitem__``.
         """
-        samples = Crops(len(items), self.crop_size)
-        for item, row in zip(items, samples.rows, strict=True):
-            samples.add(self._sample(item, row))
+        clock = Preparation()
+        samples = [self._sample(item) for item in items]
+        samples[0]["clock"] = clock
         return samples
 
     def __getitem__(self, item: Item) -> dict[str, Any]:
@@ -378,17 +368,17 @@ class TrainingImages(Images):
             ValueError: If it is smaller than the crop, breaks the contract, or no replacement can
                 be used.
         """
-        return self._sample(item, None)
+        return self._sample(item)
 
-    def _sample(self, item: Item, out: Pixels | None) -> dict[str, Any]:
-        sample, index, skipped = self._usable(item, out)
+    def _sample(self, item: Item) -> dict[str, Any]:
+        sample, index, skipped = self._usable(item)
         if self.augment is not None:
             self._augmented(sample, index, item.seed)
         place = (item.epoch, item.position)
         key, seed = self.keys[index], item.seed
         return {**sample, "key": key, "seed": seed, "place": place, "skipped": skipped}
 
-    def _usable(self, item: Item, out: Pixels | None) -> tuple[Sample, int, list[Skipped]]:
+    def _usable(self, item: Item) -> tuple[Sample, int, list[Skipped]]:
         """Return the crop, the number of its image, and the images skipped before it."""
         skipped: list[Skipped] = []
         tried: set[int] = set()
@@ -400,7 +390,7 @@ class TrainingImages(Images):
                 continue
             tried.add(index)
             try:
-                return self._crop(index, SampleDraws(item.seed, "crop"), out), index, skipped
+                return self._crop(index, SampleDraws(item.seed, "crop")), index, skipped
             except (UnreadableImage, _TooSmallError) as error:
                 small = isinstance(error, _TooSmallError)
                 if self.plan is None or (small and self.small == "error"):
@@ -409,10 +399,10 @@ class TrainingImages(Images):
                 skipped.append(Skipped(self.keys[index], reason, str(error), not attempt))
         raise ValueError(_all_in_a_row(skipped))
 
-    def _crop(self, index: int, draws: SampleDraws, out: Pixels | None) -> Sample:
+    def _crop(self, index: int, draws: SampleDraws) -> Sample:
         size = self.source.size(index)
         if size is not None and min(size) >= self.crop_size:
-            return self._crop_alone(index, size, draws, out)
+            return self._crop_alone(index, size, draws)
         if size is not None and self.small != "pad":
             raise self._too_small(index, size)
         sample = self.read(index)
@@ -420,14 +410,12 @@ class TrainingImages(Images):
         if "hr" not in sample:
             raise ValueError(f"{self.keys[index]} has no HR image, which training needs")
         if "lr" in sample:
-            return self._pair(sample, index, draws, out)
+            return self._pair(sample, index, draws)
         top, left, turn = self._place(sample["hr"].shape[:2], self.crop_size, index, draws)
-        sample["hr"] = self._cut(sample["hr"], top, left, self.crop_size, turn, out)
+        sample["hr"] = self._cut(sample["hr"], top, left, self.crop_size, turn)
         return sample
 
-    def _crop_alone(
-        self, index: int, size: tuple[int, int], draws: SampleDraws, out: Pixels | None
-    ) -> Sample:
+    def _crop_alone(self, index: int, size: tuple[int, int], draws: SampleDraws) -> Sample:
         """Return the crop of an image of known size, if possible without decoding the rest."""
         side = self.crop_size
         top, left, turn = self._place(size, side, index, draws)
@@ -439,14 +427,14 @@ class TrainingImages(Images):
                 f"but read_crop gave {_size(sample['hr'])} {'and an LR ' if 'lr' in sample else ''}"
                 f"for a crop of {side} pixels at row {top}, column {left}"
             )
-        sample["hr"] = turned(sample["hr"], turn, out)
+        sample["hr"] = turned(sample["hr"], turn)
         return sample
 
     @READING
     def _read_crop(self, index: int, top: int, left: int) -> Sample:
         return self.source.read_crop(index, top, left, self.crop_size, self.crop_size)
 
-    def _pair(self, sample: Sample, index: int, draws: SampleDraws, out: Pixels | None) -> Sample:
+    def _pair(self, sample: Sample, index: int, draws: SampleDraws) -> Sample:
         key, step = self.keys[index], int(self.scale)
         height, width = _paired_size(sample, self.scale, key)
         if self.scale != step:
@@ -458,7 +446,7 @@ class TrainingImages(Images):
         top, left, turn = self._place(sample["lr"].shape[:2], side, index, draws, step)
         sample["lr"] = self._cut(sample["lr"], top, left, side, turn)
         hr = sample["hr"][:height, :width]
-        sample["hr"] = self._cut(hr, top * step, left * step, self.crop_size, turn, out)
+        sample["hr"] = self._cut(hr, top * step, left * step, self.crop_size, turn)
         return sample
 
     def _place(
@@ -484,10 +472,9 @@ class TrainingImages(Images):
         left: int,
         side: int,
         turn: int,
-        out: Pixels | None = None,
     ) -> Pixels:
         cut = image[top : top + side, left : left + side]
-        return turned(pad_symmetric(cut, side, side), turn, out)
+        return turned(pad_symmetric(cut, side, side), turn)
 
     def _too_small(self, index: int, size: tuple[int, ...]) -> _TooSmallError:
         return _TooSmallError(
@@ -497,14 +484,13 @@ class TrainingImages(Images):
         )
 
     def _augmented(self, sample: Sample, index: int, seed: int) -> None:
-        if self.augment is None:
-            return
         if "lr" in sample:
             raise ValueError(
                 f"{self.keys[index]} comes with its own LR, so data.init_args.crops.augment would "
                 "change only one of them: unset it"
             )
-        sample["hr"] = self.augment(cast(NDArray[np.uint8], sample["hr"]), seed)
+        augment = cast(Augmentation, self.augment)
+        sample["hr"] = augment(cast(NDArray[np.uint8], sample["hr"]), seed)
 
 
 class PredictImages(Images):

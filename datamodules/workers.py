@@ -47,9 +47,7 @@ def in_order(
     if not workers:
         yield from map(function, items)
         return
-    # Not a fork of this process, which has threads.
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    context = multiprocessing.get_context("forkserver")  # no fork of this one, which has threads
     workers = max(1, min(workers, -(-count // FEW)))
     pool = ProcessPoolExecutor(workers, context, _begin)
     waiting: deque[tuple[list[Item], Future[list[Result]]]] = deque()

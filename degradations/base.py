@@ -67,12 +67,17 @@ class Canvas(NamedTuple):
         )
         return self.gather(rows, columns)
 
-    def reflected(self, pad: int) -> Tensor:
+    def reflected(self, pad: int, extent: tuple[int, int] | None = None) -> Tensor:
         """Return (B, C, H + 2 pad, W + 2 pad), each image mirrored at its own edges.
 
         Edge pixels are not repeated, as in `numpy.pad(..., mode="reflect")`.
+
+        Args:
+            pad: Pixels above and left of an image.
+            extent: (rows, columns) of the result, if it should have more.
         """
-        axes = (torch.arange(-pad, n + pad, device=self.pixels.device) for n in self._extent())
+        rows_and_columns = extent or [n + 2 * pad for n in self._extent()]
+        axes = (torch.arange(-pad, n - pad, device=self.pixels.device) for n in rows_and_columns)
         rows, columns = (
             reflected_index(axis, n.unsqueeze(1))
             for axis, n in zip(axes, self.sizes.unbind(1), strict=True)

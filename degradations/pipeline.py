@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -40,10 +41,10 @@ class Pipeline(Degradation):
             one padded canvas without waiting for the device; ``auto`` is the faster one:
             ``images`` on a CPU, ``canvas`` elsewhere.
         compile: Compile the canvas executor with torch.compile: takes a minute or more for each of
-            the first four batch shapes of training, and of validation, and a fraction of the
-            launches from then on; further shapes, such as those of whole images in validation, are
-            not compiled. By default training batches on a CUDA device are compiled, unless that
-            fails.
+            the first four batch shapes of training, and of validation, and one launch, that of a
+            CUDA graph, from then on; further shapes, such as those of whole images in validation,
+            are not compiled. By default training batches on a CUDA device are compiled, unless that
+            fails or the run is shorter than 2,000 steps.
 
     Raises:
         ValueError: ``compile`` is true, and a stage cannot be compiled.
@@ -123,7 +124,9 @@ class Pipeline(Degradation):
             self._on_canvas(hr, packed.unpacked(rows))  # names the stage whose output is wrong
         log.info("compiling %s for batches of %s", name, tuple(hr.shape))
         try:
-            lr = self._run(packed)(hr, rows)
+            with warnings.catch_warnings():  # spectra are multiplied by torch's own kernel
+                warnings.filterwarnings("ignore", ".*code generation for complex operators")
+                lr = self._run(packed)(hr, rows)
         except Exception as error:
             if self.compile_canvas:
                 raise

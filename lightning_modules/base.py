@@ -48,10 +48,9 @@ class ImageModel(Loaded, Optimised, ABC):
         ValueError: If ``scale`` is below 1.
     """
 
-    # Whether outputs can be computed with all weights in half precision, and whether these can be
-    # trained: rounding would lose most of each step, except with an optimiser that keeps the rest.
+    # Whether outputs can be computed with all weights in half precision. These are never trained:
+    # rounding would lose most of each step.
     half_outputs = True
-    half_training = False
     latent_pairs = False  # whether it trains on pairs of latents (`main.py encode --encode.pairs`)
 
     def __init__(
@@ -128,7 +127,7 @@ class ImageModel(Loaded, Optimised, ABC):
         if precision not in ("bf16-true", "16-true"):
             return
         training = stage == "fit"
-        if not (self.half_training if training else self.half_outputs):
+        if training or not self.half_outputs:
             raise ValueError(
                 f"trainer.precision is {precision}, by which {type(self).__name__} loses too much "
                 f"in {'training' if training else 'its outputs'}: set it to "
@@ -267,21 +266,14 @@ class Generator(ImageModel):
 
 
 class NothingToTrain:
-    """Goes before the base class of a method that is only tested; ``fit`` is refused.
+    """Goes before the base class of a method that is only tested.
 
-    Attributes:
-        instead: What to do instead, for the message.
+    ``configure_optimizers`` refuses ``fit`` of a method without trainable parameters.
     """
 
-    instead = "use test or predict, or another model.class_path for fit"
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Raise: there is nothing to train.
-
-        Raises:
-            ValueError: Always.
-        """
-        raise ValueError(f"{type(self).__name__} has nothing to train: {self.instead}")
+        """Never called."""
+        raise NotImplementedError
 
 
 @torch.no_grad()

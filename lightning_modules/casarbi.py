@@ -258,7 +258,7 @@ class CasArbi(SuperResolver):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the error of the predicted residual at a random timestep, in units of sigma_r."""
-        network = self._network()
+        network = cast(nn.Module, self.network)
         hr, lr = self.encoded(batch["hr"]), batch["lr"]
         y, level = augmented(lr, self.noise_probability, self.noise_level)
         b, features = self.base_output(y, batch["size"])
@@ -373,13 +373,8 @@ class CasArbi(SuperResolver):
         return (kept**2 + (noise * self.process.kappa) ** 2 * eta).sqrt()
 
     def on_train_start(self) -> None:
-        """Measure sigma_r on the first training pairs, unless it is known.
-
-        Raises:
-            ValueError: If there is no network to train.
-        """
+        """Measure sigma_r on the first training pairs, unless it is known."""
         super().on_train_start()
-        self._network()
         if self.sigma_r == 0 and self.trainer.ckpt_path is None:
             self.sigma_r.copy_(self._measured())
             log.info("sigma_r, the deviation of HR - base, is %.4f", self.sigma_r.item())
@@ -395,14 +390,6 @@ class CasArbi(SuperResolver):
     def _error(self, hr: Tensor, lr: Tensor) -> Tensor:
         b, _ = self.base_output(lr, (hr.shape[-2], hr.shape[-1]))
         return (self.encoded(hr) - b).square().mean()
-
-    def _network(self) -> nn.Module:
-        if self.network is None:
-            raise ValueError(
-                "CasArbi has no network to train: set model.init_args.network, or use test or "
-                "predict, where the cascade has only the base"
-            )
-        return self.network
 
     # ----------------------------------------------------------------------------------------- base
 

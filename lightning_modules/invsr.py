@@ -397,10 +397,6 @@ class InvSR(InLatents, Adversarial):
 
     def _check(self) -> None:
         sampling, schedule = self.sampling, self.schedule
-        if sampling.timesteps is not None and (sampling.start is not None or sampling.steps != 1):
-            raise ValueError(
-                "model.init_args.sampling has timesteps, and steps or start: set either of them"
-            )
         if (sampling.solver == "predicted") != (self.middle is not None):
             raise ValueError(
                 f"model.init_args.sampling.solver is {sampling.solver}; predicted is for a middle, "
@@ -428,8 +424,6 @@ class InvSR(InLatents, Adversarial):
                 )
 
     def _check_training(self) -> None:
-        if self.predictor is None:
-            raise ValueError("there is nothing to train: set model.init_args.predictor")
         timesteps, first = self.denoiser.trained_timesteps, max(self.losses.starts)
         if timesteps is not None and first > timesteps[1]:
             raise ValueError(

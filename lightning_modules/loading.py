@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,16 +80,11 @@ class Loaded(Method, LightningModule):
         frozen = weights.frozen.items()
         check_sources(self, {k: v for k, v in frozen if not f"{k}.".startswith(self.unchecked)})
         state = weights.tensors if weights.model else self._named(weights.tensors)
-        state = recognised(self, state, str(path))
-        own = self.state_dict()
-        state = self._needed(state, own)
-        trained = set(self.checkpoint_keys())
-        missing = [k for k in own if k not in state and (k in trained or not weights.model)]
+        required = set(self.state_dict())
         if weights.model:  # parts that only training needs may be missing; they start untrained
-            missing = [k for k in missing if not k.startswith(self.training_only)]
-        check_tensors(path, own, state, missing)
-        check_numbers(str(path), state, own)
-        self.load_state_dict({**own, **state})
+            keys = self.checkpoint_keys()
+            required = {name for name in keys if not name.startswith(self.training_only)}
+        self.load_state_dict(self._fitted(str(path), state, required))
         self.weights_source, self.loaded_with = weights.name, weights.trained_with
         weights.log()
 
@@ -159,9 +154,17 @@ class Loaded(Method, LightningModule):
             or (name not in trained and name.startswith(apart))
         }
 
-    def _needed(self, state: dict[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
+    def _fitted(
+        self, where: str, state: dict[str, Tensor], required: set[str]
+    ) -> dict[str, Tensor]:
+        # All tensors of the model: those of a file, checked, and the current others.
+        state, own = recognised(self, state, where), self.state_dict()
         absent = tuple(p for p in self.training_only if not any(k.startswith(p) for k in own))
-        return {k: v for k, v in state.items() if not k.startswith(absent)}
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(absent)}
+        missing = [name for name in own if name in required and name not in state]
+        check_tensors(where, own, state, missing)
+        check_numbers(where, state, own)
+        return {**own, **state}
 
     def checkpoint_keys(self) -> list[str]:
         """Return the names that a checkpoint holds: trained parameters and their buffers.
@@ -205,13 +208,8 @@ class Loaded(Method, LightningModule):
                 f"the model here is {class_path(type(self))}: set model.class_path to that"
             )
         check_sources(self, checkpoint.get("frozen", {}))
-        state = recognised(self, checkpoint["state_dict"], "the checkpoint")
-        own = self.state_dict()
-        state = self._needed(state, own)
-        missing = [k for k in self.checkpoint_keys() if k not in state]
-        check_tensors("the checkpoint", own, state, missing)
-        check_numbers("the checkpoint", state, own)
-        checkpoint["state_dict"] = {**own, **state}
+        state, keys = checkpoint["state_dict"], set(self.checkpoint_keys())
+        checkpoint["state_dict"] = self._fitted("the checkpoint", state, keys)
 
 
 def _around(name: str) -> list[str]:

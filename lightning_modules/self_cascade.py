@@ -16,7 +16,6 @@ guidance are unpublished: they are arguments.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
     from files.batch import Batch
 
 PAPER = Schedule().level(699)  # the noisiest one below the paper's K of 700
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -149,9 +147,9 @@ class SelfCascade(FromBase):
         """Algorithm 1, for the last stage. Only layers after the upsamplers keep activations.
 
         Raises:
-            ValueError: If there is nothing to train, or the batch has no images.
+            ValueError: If the batch has no images.
         """
-        upsampler = self._upsampler()
+        upsampler = cast(FeatureUpsampler, self.upsampler)
         z, pivot, sizes = self._pair(batch)
         t = torch.randint(self.tuning.adapter_t_min, self.K, (len(z),), device=z.device)
         eps = torch.randn_like(z)
@@ -295,24 +293,11 @@ class SelfCascade(FromBase):
                 f"model.init_args.cascade.pivot_strength makes K {self.K}, and no sampled timestep "
                 "is below it: set a larger share"
             )
-        if self.tuning.adapter_t_min >= self.K:
-            raise ValueError(
-                f"model.init_args.tuning.adapter_t_min is {self.tuning.adapter_t_min}; expected "
-                f"less than K, {self.K}"
-            )
         if self.tuning.attach == "block_out" and self.denoiser.flags.compile:
             raise ValueError(
                 "model.init_args.tuning.attach is block_out, which has no effect on a compiled "
                 "network: set compile in model.init_args.denoiser.init_args.flags to false"
             )
-
-    def _upsampler(self) -> FeatureUpsampler:
-        if self.upsampler is None:
-            raise ValueError(
-                "SelfCascade has nothing to train: set model.init_args.tuning.upsampler, or use "
-                "test or predict, which need no tuning"
-            )
-        return self.upsampler
 
     @property
     def output_settings(self) -> dict[str, str | int | float]:
@@ -327,17 +312,6 @@ class SelfCascade(FromBase):
     def trains(self) -> bool:
         """Whether there are upsamplers."""
         return self.upsampler is not None
-
-    def setup(self, stage: str) -> None:
-        """Check the frozen parts, and log the number of trained parameters.
-
-        Raises:
-            ValueError: If the base or the autoencoder has random weights, or nothing is trained.
-        """
-        super().setup(stage)
-        if stage == "fit":
-            count = sum(parameter.numel() for parameter in self._upsampler().parameters())
-            log.info("%d parameters are trained, at %s", count, ", ".join(self.attachment.widths))
 
     @property
     def trained_with(self) -> dict[str, Any]:

@@ -32,7 +32,7 @@ ITSELF = frozenset({"trainer.precision"}) | {
 # All settings of a Source but those that say which images it has, where they lie, and how they
 # are read.
 SOURCE = "data.init_args.predict.init_args."
-WHERE = frozenset({"count", "samples", "names", "root", "files", "file", "recursive", "urls"}) | {
+WHERE = frozenset({"count", "samples", "names", "root", "files", "file", "urls"}) | {
     *("shard_in_key", "index_cache", "cache_dir", "cache_size", "read_ahead", "retries"),
     *("deadline", "allow_pipes"),
 }

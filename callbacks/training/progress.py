@@ -49,7 +49,9 @@ class Progress(ProgressBar):
         self._enabled = True
         self._how: dict[str, Any] = {"mininterval": REFRESH, "dynamic_ncols": True}
         if not sys.stderr.isatty():
+            # At one place, or tqdm moves a cursor that a file has not.
             self._how = {"mininterval": every_n_seconds, "bar_format": LINE, "file": _LogLines()}
+            self._how |= {"position": 0, "leave": True}
         self._bars: list[tqdm[Any]] = []
         self._shown = 0.0
 

@@ -119,7 +119,6 @@ ORIENTED = frozenset({"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif
 # The first two bytes of a file; AVIF has its name further on.
 PNG, GIF, RIFF, BMP, TIFF_LITTLE, TIFF_BIG = b"\x89P", b"GI", b"RI", b"BM", b"II", b"MM"
 STARTS = (jpeg.START, PNG, GIF, RIFF, BMP, TIFF_LITTLE, TIFF_BIG)
-VIDEO = re.compile(rb"(?s)....ftyp(isom|iso\d|mp4|M4V|avc1|qt  )|\x1aE\xdf\xa3|RIFF....AVI ")
 
 # Messages of decoders.
 TRUNCATED = re.compile(r"[Tt]runcat|Premature end of JPEG|failed to read \d+ bytes")
@@ -305,14 +304,9 @@ def _diagnosis(data: jpeg.Bytes, error: Exception) -> tuple[str, str]:
         return "empty", "the file is empty"
     if isinstance(error, Image.DecompressionBombError | MemoryError):
         return "too large", f"refused because of its size: {text}"
-    header = jpeg.read_header(data)
-    if header is not None and header.precision != 8:
-        return "unsupported", f"a JPEG of {header.precision} bits; only 8 bits can be read"
     if isinstance(error, Unsupported | NotImplementedError) or UNSUPPORTED.search(text):
         return "unsupported", text
     known = data[:2] in STARTS or data[4:8] == b"ftyp"
-    if VIDEO.match(data):
-        return "not an image", "a video: split it into frames first, as docs/predict.md shows"
     if isinstance(error, UnidentifiedImageError):
         text = (
             f"not an image, or its header is broken: it starts with {data[:8]!r}; expected "

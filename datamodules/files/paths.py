@@ -19,15 +19,12 @@ from files.paths import (
 )
 
 
-def images_of(
-    pattern: str, recursive: bool = True, root: str = "", videos: bool = False
-) -> Iterator[tuple[str, Path]]:
+def images_of(pattern: str, root: str = "", videos: bool = False) -> Iterator[tuple[str, Path]]:
     """Iterate over keys and paths of the images of a path, whose variables are expanded already.
 
     Args:
         pattern: A folder (keys are relative to it), a file (its key is its name), or a pattern with
             ``* ? [ ]`` and ``**`` (keys are relative to the part before the first of these).
-        recursive: Whether a folder is searched below its first level.
         root: Start of a relative pattern; ``*`` and the like in it are literal.
         videos: Whether to include videos.
 
@@ -36,7 +33,7 @@ def images_of(
     """
     path = Path(root, pattern)
     if path.is_dir():
-        listed = list_images(path, recursive, videos)
+        listed = list_images(path, videos=videos)
         yield from ((image_key(found, path), found) for found in listed)
     elif path.exists():
         yield path.stem, path

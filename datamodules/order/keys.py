@@ -90,10 +90,6 @@ class Names(Sequence[str]):
 
     __hash__ = None  # type: ignore[assignment]  # as a list
 
-    def __repr__(self) -> str:
-        shown = ", ".join(repr(name) for name in self[:3])
-        return f"Names({shown}{', ...' if len(self) > 3 else ''}; {len(self)})"
-
     def duplicates(self) -> str | None:
         """Return the first name that occurred before; None if all differ."""
         return self._again

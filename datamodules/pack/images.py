@@ -199,9 +199,6 @@ def _saved(pixels: Pixels, format_: str, options: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-Planes = list[Pixels]  # colours (H, W, 3), and alpha (H, W) if present
-
-
 # --------------------------------------------------------------------------------------- processing
 class Recipe(NamedTuple):
     """Settings for processing every input.

@@ -30,10 +30,6 @@ examples:
     python main.py pack DIV2K_train_HR shards --lr DIV2K_train_LR_bicubic/X2 \\
       --lr-suffix x2 --scale 2 --crop 480 --step 240 --encode webp
 
-  on many machines, one part of a hundred each, and then one index over all of them:
-    python main.py pack my/photos my/shards --part 7/100
-    python main.py pack my/photos my/shards --finish
-
 A command that was killed, or stopped at a full disk, continues when it is run again. The same input
 and options give the same bytes, for any number of workers, parts and interruptions.
 

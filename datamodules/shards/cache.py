@@ -100,7 +100,6 @@ class ReadAhead:
 
 PART = re.compile(r"\.(\d+)\.part$")
 OLD_PART = 24 * 3600.0  # seconds after which a partial download counts as abandoned
-FULL_PAUSE = 60.0  # seconds before a full disk is tried again
 ROOM_PAUSE = 2.0  # seconds before a file that did not fit is tried again
 
 
@@ -160,9 +159,8 @@ class DiskCache:
         self._ahead: ReadAhead | None = None
         self._claims: tuple[int, Path] | None = None  # the locked descriptor, and its list
         self._claimed: list[str] = []
-        self._full_until = 0.0
         self._not_before: dict[str, float] = {}  # when to try files again that did not fit
-        self._said: set[str] = set()
+        self._said = False  # whether a lack of room was logged
 
     def __getstate__(self) -> dict[str, Any]:
         keep = ("folder", "limit", "policy", "downloads")
@@ -196,7 +194,7 @@ class DiskCache:
         if self._has(path, wanted):
             return path
         # Without this pause, each sample would wait for the locks and list the folder.
-        if time.monotonic() < max(self._full_until, self._not_before.get(wanted.name, 0.0)):
+        if time.monotonic() < self._not_before.get(wanted.name, 0.0):
             return None
         with self._lock(wanted.name):
             if self._has(path, wanted):  # another process was faster
@@ -249,7 +247,7 @@ class DiskCache:
                     raise
                 if not self._make_room(max(wanted.size - _written(part), 1), part, full=True):
                     remove_file(part)
-                    self._warn_disk_full(wanted)
+                    self._warn_no_room(wanted)
                     return False
         return False
 
@@ -330,31 +328,19 @@ class DiskCache:
 
     def _warn_no_room(self, wanted: Wanted) -> None:
         self._not_before[wanted.name] = time.monotonic() + ROOM_PAUSE
+        if self._said:
+            return
         with self._lock("evict"):
             claimed = self._claimed_by_all()
         total = sum(file.size for file in self._files() if file.path.name in claimed)
-        self._warn_once(
-            "room",
-            f"the cache {self.folder} of {self.limit} bytes, or its disk, is smaller than what is "
-            f"read at the same time: {max(len(claimed), 1)} shards are in use or next on this "
-            f"node, and the cached ones take {total} bytes; others, such as {shown(wanted.url)}, "
-            "are read from the server, sample by sample: raise Shards.cache_size, or lower "
-            "data.init_args.streams, as each stream reads its own shards",
+        self._said = True
+        log.warning(
+            "the cache %s of %d bytes, or its disk, is smaller than what is read at the same time: "
+            "%d shards are in use or next on this node, and the cached ones take %d bytes; others, "
+            "such as %s, are read from the server, sample by sample: raise Shards.cache_size, or "
+            "lower data.init_args.streams, as each stream reads its own shards",
+            *(self.folder, self.limit, max(len(claimed), 1), total, shown(wanted.url)),
         )
-
-    def _warn_disk_full(self, wanted: Wanted) -> None:
-        self._full_until = time.monotonic() + FULL_PAUSE
-        self._warn_once(
-            "full",
-            f"the disk of {self.folder} is full, and nothing in the cache can be removed: "
-            f"{shown(wanted.url)} and others are read from the server, sample by sample; free "
-            "some space, or put Shards.cache_dir on another disk",
-        )
-
-    def _warn_once(self, what: str, message: str) -> None:
-        if what not in self._said:
-            self._said.add(what)
-            log.warning(message)
 
     # ------------------------------------------------------------------------------ what is next
 

@@ -208,7 +208,6 @@ SCHEMES = (*HTTP, "s3", "gs")
 ADDRESS = re.compile(r"(\w+://)([^/?#]*)(.*)", re.DOTALL)  # scheme, host, and the rest
 CHUNK = 1 << 20
 OBJECT_CHUNK = 8 << 20  # one request to an object store
-LARGEST_INDEX = 1 << 30
 
 # Fields that identify a file's version, best first: entity tags differ between mirrors.
 STATES = ("Last-Modified", "LastModified", "updated", "mtime", "ETag", "etag", "created")
@@ -279,14 +278,7 @@ def read_small(url: str, policy: RetryPolicy) -> bytes | None:
     """
 
     def ask() -> bytes:
-        content = bytearray()
-        for block in blocks_from(url, 0, policy):
-            content += block
-            if len(content) > LARGEST_INDEX:
-                raise RemoteError(
-                    f"{shown(url)} is larger than {LARGEST_INDEX} bytes: it is not an index"
-                )
-        return bytes(content)
+        return b"".join(blocks_from(url, 0, policy))
 
     try:
         return persistently(ask, url, policy)

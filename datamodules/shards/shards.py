@@ -93,22 +93,15 @@ def load_remote_index(wanted: Wanted, folder: Path, cache: DiskCache) -> ShardIn
 def _beside(wanted: Wanted, policy: RetryPolicy) -> ShardIndex | None:
     address, question, query = wanted.url.partition("?")
     data = read_small(f"{address}.idx.json{question}{query}", policy)
-    if data is None:
-        return None
     try:
-        index = parse_index(data)
+        index = None if data is None else parse_index(data)
+        if index is None or index.size == wanted.size:
+            return index
+        problem: object = f"it is of a tar of {index.size} bytes, not {wanted.size}"
     except ValueError as error:
-        log.warning("the index beside %s is damaged: %s", shown(wanted.url), error)
-        return None
-    if index is not None and wanted.size != index.size:
-        log.warning(
-            "the index beside %s is of a tar of %d bytes, but that tar has %s: making a new one",
-            shown(wanted.url),
-            index.size,
-            wanted.size,
-        )
-        return None
-    return index
+        problem = error
+    log.warning("the index beside %s is made again: %s", shown(wanted.url), problem)
+    return None
 
 
 def _made(wanted: Wanted, cache: DiskCache) -> ShardIndex:
@@ -253,8 +246,8 @@ class Shards(Source):
 
     def _refuse_duplicate(self, key: str, table: Table, parts: list[Table]) -> None:
         names = list_shards(self.urls, False, self.policy)
-        count = sum(name == key for name in table.keys)
         where = [name for name, part in zip(names, parts, strict=True) if key in part.keys]
+        count = sum(name == key for name in table.keys)
         raise ValueError(
             f"Shards.urls: {count} samples have the key {key!r} (in "
             f"{', '.join(map(shown, where[:3]))}); keys must be unique: {self._advice(where)}"

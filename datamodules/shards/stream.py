@@ -28,7 +28,6 @@ from webdataset.gopen import Pipe
 from webdataset.tariterators import group_by_keys, tar_file_expander
 from webdataset.utils import pytorch_worker_info
 
-from datamodules.batches import Crops
 from datamodules.clock import READING
 from datamodules.files.decode import UnreadableImage, read_size
 from datamodules.files.pairs import mixed
@@ -40,7 +39,7 @@ from datamodules.shards.index import BLOCK, split_name
 from datamodules.shards.remote import RetryPolicy, scheme_of, shown
 from datamodules.shards.sample import Raw, decoded, raw_of, warn_once
 from datamodules.shards.urls import list_shards
-from datamodules.source import Pixels, Sample, Source
+from datamodules.source import Sample, Source
 from degradations.base import Degradation
 from degradations.seeds import seed_of
 from files.numbers import NonNegativeInt, PositiveFloat, PositiveInt
@@ -272,7 +271,7 @@ class StreamImages(TrainingImages):
         """Return what another process needs: no open files."""
         return {**vars(self), "_raws": None, "_begun": ()}
 
-    def __getitems__(self, items: list[Item]) -> Crops:
+    def __getitems__(self, items: list[Item]) -> list[dict[str, Any]]:
         """Return the next batch of this worker. Errors as ``TrainingImages``."""
         self._go_to(items[0])
         return super().__getitems__(items)
@@ -300,10 +299,10 @@ class StreamImages(TrainingImages):
             self._begun = begun
         self._latest = latest
 
-    def _sample(self, item: Item, out: Pixels | None) -> dict[str, Any]:
+    def _sample(self, item: Item) -> dict[str, Any]:
         # A sample that cannot be used is replaced by the next one.
         self._tried = -1
-        sample = super()._sample(item._replace(image=0), out)
+        sample = super()._sample(item._replace(image=0))
         skipped = [*self._notes, *sample["skipped"]]
         self._notes.clear()
         return {**sample, "skipped": skipped}
@@ -458,16 +457,11 @@ def _copies(raws: Iterable[Raw | None], repeats: int) -> Iterator[Raw]:
 
 def _check_alike(one: Raw, other: Raw) -> None:
     """Raise if one of two samples has an LR, and the other does not."""
-    if _has_lr(one) != _has_lr(other):
-        names = [f"{raw.shard}: {raw.key}" for raw in sorted((one, other), key=_has_lr)]
+    if ("lr" in one.fields) != ("lr" in other.fields):
         raise ValueError(
-            f"Stream: {names[1]!r} has an LR, but {names[0]!r} has no lr.<ext>; all must have one, "
-            "or none"
+            f"Stream: of {one.shard}: {one.key} and {other.shard}: {other.key}, one has no "
+            "lr.<ext>; all must have one, or none"
         )
-
-
-def _has_lr(raw: Raw) -> bool:
-    return "lr" in raw.fields
 
 
 # ---------------------------------------------------------------------------------------- refusals

@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import re
 from abc import abstractmethod
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -236,15 +235,7 @@ class ClipImages(Images):
 class TrainingClips(TrainingImages):
     """Dataset of clips for training; args as ``TrainingImages``."""
 
-    def __getitems__(self, items: list[Item]) -> Any:
-        """Return the samples of a batch.
-
-        Raises:
-            ValueError: If frames are smaller than ``crop_size``, or the source gives no clip.
-        """
-        return [self._sample(item, None) for item in items]
-
-    def _crop(self, index: int, draws: SampleDraws, out: Pixels | None) -> Sample:
+    def _crop(self, index: int, draws: SampleDraws) -> Sample:
         source = cast(ClipSource, self.source)
         sample: Any = _checked(source.clip(index, draws), self._where(index))
         clip = sample["clip"]
@@ -293,9 +284,6 @@ def _square(frame: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     return resized[top : top + side, left : left + side]
 
 
-KEPT = 64  # decoded images; 30 MB at 480x320
-
-
 class MovingCrops(PerImage, ClipSource):
     """A window that pans over each image of another source at constant speed.
 
@@ -323,16 +311,11 @@ class MovingCrops(PerImage, ClipSource):
         super().__init__(**kwargs)
         self.source, self.side, self.reduce = source, side, reduce
         self.speed, self.per_image = speed, per_image
-        self._decoded: OrderedDict[int, Sample] = OrderedDict()
+        self._latest: tuple[int, Sample] | None = None  # an image's clips follow each other
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without pixels: each worker decodes its own."""
-        return {**self.__dict__, "_decoded": OrderedDict()}
-
-    def prepare(self, scale: float) -> None:
-        """As ``PerImage.prepare``."""
-        super().prepare(scale)
-        self._decoded.clear()
+        return {**self.__dict__, "_latest": None}
 
     def clip(self, index: int, draws: SampleDraws | None) -> Sample:
         """As ``ClipSource.clip``.
@@ -368,18 +351,15 @@ class MovingCrops(PerImage, ClipSource):
         return [start + (2 * length * n + steps) // (2 * steps) for n in range(self.frames)]
 
     def _image(self, number: int) -> Sample:
-        if number not in self._decoded:
+        if self._latest is None or self._latest[0] != number:
             sample = self.source.read(number)
             if "hr" not in sample or "lr" in sample:
                 raise ValueError(
                     f"{self.source.keys[number]} is not a single image, which MovingCrops needs: "
                     "set its source to a folder or shards of images"
                 )
-            self._decoded[number] = sample
-        self._decoded.move_to_end(number)
-        while len(self._decoded) > KEPT:
-            self._decoded.popitem(last=False)
-        return self._decoded[number]
+            self._latest = number, sample
+        return self._latest[1]
 
 
 def _averaged(window: Pixels, factor: int) -> NDArray[np.uint8]:

@@ -82,7 +82,6 @@ class Folder(Source):
         files: Files, folders, or patterns such as ``1*.png`` and ``**/*.jpg``, instead of all of
             ``root``. They are relative to ``root`` if it is given. Without ``root``, keys are
             relative to the named folder, or to the part of a pattern before its first ``*``.
-        recursive: Search subfolders.
 
     Raises:
         ValueError: If neither ``root`` nor ``files`` is given.
@@ -94,13 +93,12 @@ class Folder(Source):
         self,
         root: str | None = None,
         files: list[str] | None = None,
-        recursive: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if root is None and not files:
             raise ValueError("Folder needs images: set its root to a folder, or files to a list")
-        self.root, self.files, self.recursive = root, files, recursive
+        self.root, self.files = root, files
         self.outputs: Outputs | None = None  # predict's own outputs, which are not inputs
         self._distinct = False  # whether keys have the extension if only that differs
         self._keys, self._paths = Names.of([]), Names.of([])
@@ -169,7 +167,7 @@ class Folder(Source):
                 yield image_key(path, Path(root)), path
 
     def _found(self, pattern: str, what: str, root: str = "") -> list[tuple[str, Path]]:
-        images = _images_or_error(pattern, self.recursive, what, root, self._distinct)
+        images = _images_or_error(pattern, what, root, self._distinct)
         searched = searched_folder(pattern, root)
         if self.outputs is None or searched is None:
             return images
@@ -231,10 +229,8 @@ def _with_distinct_keys(
         keys = longer
 
 
-def _images_or_error(
-    pattern: str, recursive: bool, what: str, root: str, videos: bool
-) -> list[tuple[str, Path]]:
-    images = list(images_of(pattern, recursive, root, videos))
+def _images_or_error(pattern: str, what: str, root: str, videos: bool) -> list[tuple[str, Path]]:
+    images = list(images_of(pattern, root, videos))
     if not images:
         path = Path(root, pattern)
         problem = "has no images" if path.exists() else "does not exist"

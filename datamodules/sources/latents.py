@@ -22,9 +22,9 @@ from datamodules.shards.reader import Tar
 from datamodules.shards.shards import Shards
 from datamodules.shards.table import Table, table_of
 from datamodules.shards.urls import is_remote, list_shards
-from datamodules.source import Pixels, Sample
+from datamodules.source import Sample
 
-ABOUT = "encode.json"  # beside the shards, complete after all of them
+ABOUT = "encode.json"  # beside the shards, written after all of them
 LATENTS = ("latent", "lr_latent")
 TEXT = "text_features"
 
@@ -101,17 +101,14 @@ class Latents(Shards):
 class TrainingLatents(TrainingImages):
     """Dataset of ``Latents`` for training; args as ``TrainingImages``."""
 
-    def __getitems__(self, items: list[Any]) -> Any:
-        """Return the samples of a batch."""
-        if self.augment is not None:
-            raise ValueError("data.init_args.crops.augment changes images, not latents: unset it")
-        return [self._sample(item, None) for item in items]
-
-    def _crop(self, index: int, draws: SampleDraws, out: Pixels | None) -> Sample:
+    def _crop(self, index: int, draws: SampleDraws) -> Sample:
         return self.read(index)
 
     def _checked(self, given: Sample, index: int) -> Sample:
         return given
+
+    def _augmented(self, sample: Sample, index: int, seed: int) -> None:
+        raise ValueError("data.init_args.crops.augment changes images, not latents: unset it")
 
 
 Latents.training_dataset = TrainingLatents
@@ -135,7 +132,8 @@ def add_latents(batch: dict[str, Any], source: Any) -> None:
 def _about(path: Path) -> dict[str, Any]:
     try:
         about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        missing = {"space", "factor", "scale"} - about.keys()
+        if {"space", "factor", "scale"} <= about.keys():
+            return about
     except FileNotFoundError as error:
         raise ValueError(
             f"{path}, which main.py encode writes at its end, is missing: run the same encode "
@@ -143,8 +141,4 @@ def _about(path: Path) -> dict[str, Any]:
         ) from error
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error}): encode again") from error
-    if missing:
-        raise ValueError(
-            f"{path} has no {', '.join(sorted(missing))}: run the same encode command to finish"
-        )
-    return about
+    raise ValueError(f"{path} says no space, factor or scale: encode again")

@@ -16,7 +16,7 @@ import numpy as np
 from datamodules.files.decode import UnreadableImage, read_image
 from datamodules.files.pairs import SHOWN
 from datamodules.samples import Images, SampleDraws, TrainingImages
-from datamodules.source import Pixels, Sample, Source
+from datamodules.source import Sample, Source
 from files.paths import expand_path, image_key, list_images, read_bytes, walk
 
 PARTS = ("ref", "p0", "p1")
@@ -93,19 +93,7 @@ class TripletImages(Images):
 class TrainingTriplets(TrainingImages):
     """Dataset of ``Triplets`` for training; args as ``TrainingImages``."""
 
-    def __getitems__(self, items: list[Any]) -> Any:
-        """Return the samples of a batch.
-
-        Raises:
-            ValueError: If an image is smaller than ``crop_size``, or ``crops.augment`` is set.
-        """
-        if self.augment is not None:
-            raise ValueError(
-                "data.init_args.crops.augment would change a triplet's reference: unset it"
-            )
-        return [self._sample(item, None) for item in items]
-
-    def _crop(self, index: int, draws: SampleDraws, out: Pixels | None) -> Sample:
+    def _crop(self, index: int, draws: SampleDraws) -> Sample:
         sample: Any = self.read(index)
         top, left, turn = self._place(sample["ref"].shape[:2], self.crop_size, index, draws)
         cuts = {part: self._cut(sample[part], top, left, self.crop_size, turn) for part in PARTS}
@@ -113,6 +101,11 @@ class TrainingTriplets(TrainingImages):
 
     def _checked(self, given: Sample, index: int) -> Sample:
         return given.copy()
+
+    def _augmented(self, sample: Sample, index: int, seed: int) -> None:
+        raise ValueError(
+            "data.init_args.crops.augment would change a triplet's reference: unset it"
+        )
 
 
 Triplets.evaluation_dataset, Triplets.training_dataset = TripletImages, TrainingTriplets

@@ -7,7 +7,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -153,7 +153,15 @@ class FixedPrompt(nn.Module):
         return Condition(text=self.negative.expand(count, -1, -1))
 
 
-class TextEncoder(nn.Module):
+class Frozen(nn.Module):
+    """Base of encoders, which stay in evaluation mode."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+
+class TextEncoder(Frozen):
     """CLIP's text encoder as in Stable Diffusion, frozen; needs transformers.
 
     Args:
@@ -176,11 +184,6 @@ class TextEncoder(nn.Module):
         self.source = named(path, self.model, revision)
         self.requires_grad_(False)
         self.train(False)
-
-    def train(self, mode: bool = True) -> TextEncoder:
-        """Stay in evaluation mode."""
-        super().train(False)
-        return self
 
     @torch.no_grad()
     def forward(self, texts: Sequence[str]) -> Tensor | Condition:
@@ -311,7 +314,7 @@ class Texts(nn.Module, ABC):
         """
 
 
-class T5(Texts):
+class T5(Frozen, Texts):
     """T5's encoder, frozen, as in Infinity and NSARM (flan-t5-xl); needs transformers.
 
     Args:
@@ -339,11 +342,6 @@ class T5(Texts):
         self.source = named(path, self.model, revision)
         self.requires_grad_(False)
         self.train(False)
-
-    def train(self, mode: bool = True) -> T5:
-        """Stay in evaluation mode."""
-        super().train(False)
-        return self
 
     @torch.no_grad()
     def forward(self, texts: Sequence[str]) -> Text:

@@ -150,10 +150,6 @@ class Space(Float32, ABC):
             ValueError: If there is nothing to load, or the file is corrupt or of another
                 autoencoder.
         """
-        if not any(True for _ in self.parameters()):
-            raise ValueError(
-                f"{type(self).__name__} has no weights: unset model.init_args.space_weights"
-            )
         found = read_weights(path)
         load_part(self, found, "space", self.official)
         # The hash is of the autoencoder's own names, as where it is read from a folder.

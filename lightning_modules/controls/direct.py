@@ -44,36 +44,21 @@ class Direct(NothingToTrain, FromBase):
         ValueError: If parts do not fit together.
     """
 
-    instead = (
-        "use test or predict; to train the base at the output's size, or an adapter, set another "
-        "model.class_path"
-    )
-
     def __init__(self, scale: float, **kwargs: Any) -> None:
         super().__init__(scale, optimizer=adam, lr_scheduler=None, weights=None, **kwargs)
         self._name_weights()
-
-    def setup(self, stage: str) -> None:
-        """Check the frozen parts, and refuse ``fit``.
-
-        Raises:
-            ValueError: As in ``FromBase.setup``, or if the stage is ``fit``.
-        """
-        super().setup(stage)
-        if stage == "fit":
-            self.training_step({}, 0)
 
 
 class AttnSF(NetworkPatch):
     """Scale all self-attention over positions, at all steps, but not cross-attention."""
 
-    def check(self, denoiser: UNet2D, guidance: float) -> None:
+    def check(self, denoiser: UNet2D) -> None:
         """Raise if the base does not support the patch.
 
         Raises:
             ValueError: As in ``NetworkPatch.check``, or if self-attention has no plain query.
         """
-        super().check(denoiser, guidance)
+        super().check(denoiser)
         layers = self_attention(denoiser.unet).values()
         if not layers or any(a.fused_projections or a.norm_q is not None for a in layers):
             raise ValueError("AttnSF finds no self-attention with a plain query: use another base")

@@ -135,20 +135,6 @@ class FineTune(FromBase):
         """Whether something is trained: always."""
         return True
 
-    def setup(self, stage: str) -> None:
-        """Check the frozen parts, and log the number of trained parameters."""
-        super().setup(stage)
-        if stage == "fit":
-            count = sum(p.numel() for p in self.denoiser.parameters() if p.requires_grad)
-            log.info("%d parameters are trained", count)
-
-    def _check_flags(self) -> None:
-        super()._check_flags()
-        if not self.base_frozen and self.denoiser.flags.frozen:
-            raise ValueError(
-                "FineTune trains the base itself: set frozen in its flags to false, or use LoRA"
-            )
-
 
 class LoRA(FineTune):
     """Train low-rank updates of the base's linear layers at the target's size.

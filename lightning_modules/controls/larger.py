@@ -211,7 +211,7 @@ class FromBase(InLatents, Generator):
         check_guidance(encoder, sampler.guidance)
         self._check_flags()
         if patch is not None:
-            patch.check(denoiser, sampler.guidance)
+            patch.check(denoiser)
 
     # ------------------------------------------------------------------------------------- sizes
 

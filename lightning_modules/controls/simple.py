@@ -23,8 +23,6 @@ from lightning_modules.noise import Noise
 if TYPE_CHECKING:
     from files.batch import Batch
 
-Image = Literal["hr", "bicubic"]
-
 
 class Bicubic(NothingToTrain, SuperResolver):
     """Enlarge with the cubic kernel of MATLAB and Pillow (a = -0.5).
@@ -52,14 +50,13 @@ class RoundTrip(NothingToTrain, InLatents, SuperResolver):
             ``Autoencoder``, its authors' file, or a name of ``configs/weights.yaml``.
     """
 
-    instead = "use test, or another model.class_path for fit"
     latent_pairs = True
 
     def __init__(
         self,
         scale: float,
         space: Space,
-        of: Image = "bicubic",
+        of: Literal["hr", "bicubic"] = "bicubic",
         space_weights: str | None = None,
     ) -> None:
         super().__init__(scale, space_weights=space_weights)

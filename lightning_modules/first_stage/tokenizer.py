@@ -83,7 +83,7 @@ class Tokenizer(Reconstruction, BitwiseMethod):
             such as NSARM's for LR: norms over a whole image depend on its size.
 
     Raises:
-        ValueError: If the scale is not 1, or ``partial_least`` is not below the number of scales.
+        ValueError: If the scale is not 1.
     """
 
     losses: TokenizerLosses
@@ -101,11 +101,6 @@ class Tokenizer(Reconstruction, BitwiseMethod):
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, losses, color_fix="none", **kwargs)
-        if partial_share and partial_least >= len(grids):
-            raise ValueError(
-                f"model.init_args.partial_least is {partial_least}; expected less than the number "
-                f"of model.init_args.grids, {len(grids)}"
-            )
         self.vae, self.grids = vae, [(int(h), int(w)) for h, w in grids]
         self.tile_multiple = vae.factor
         self.drop_scales = drop_scales

@@ -110,8 +110,6 @@ class Infinity(NextScale, Generator):
     def _codes(self, batch: Batch, noise: Noise) -> list[Tensor]:
         H, W = batch["size"]
         factor = self.space.factor
-        if H % factor or W % factor:
-            raise ValueError(f"images of {H}x{W} were requested; expected multiples of {factor}")
         scales = self.space.scales((H // factor, W // factor))
         text, how = self.sampling(batch)
         return sample(self.transformer, scales, text, noise, how)

@@ -220,14 +220,6 @@ class NSARMStageOne(InBits, SuperResolver):
         batch = with_noise_seeds(batch, self.noise_seed)
         return self.codes(batch, batch["lr"], self.whole_noise(batch))
 
-    def _tile_side(self, batch: Batch) -> int:
-        if self.tiling.size not in ("auto", self.tile):
-            raise ValueError(
-                f"tiling.size is {self.tiling.size}, and model.init_args.mapper takes exactly "
-                f"{self.tile} pixels of LR: set it to {self.tile} or to auto"
-            )
-        return super()._tile_side(batch)
-
     # ------------------------------------------------------------------------- checks and weights
 
     def _check_mapper(self) -> None:

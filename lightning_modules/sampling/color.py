@@ -6,7 +6,7 @@ coarse components of LR, so they do not blur. All computation is float32, also u
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +16,6 @@ from degradations.bicubic import resize
 from degradations.device import tensor_like
 
 ColorFix = Literal["none", "wavelet", "adain", "ycbcr", "blend", "adain_wavelet"]
-KINDS: tuple[ColorFix, ...] = get_args(ColorFix)
 LEVELS = 5  # of the wavelet: SR keeps details finer than about 2**LEVELS pixels
 LUMA = (0.299, 0.587, 0.114)  # BT.601
 EPS = 1e-5  # added to variances

@@ -12,7 +12,6 @@ from PIL import Image
 from datamodules.shards.shards import Shards
 from datamodules.shards.stream import Stream
 from datamodules.source import Source
-from datamodules.sources.captioned import Captioned
 from datamodules.sources.clips import ClipSource
 from datamodules.sources.crops import Crops, OneLR
 from datamodules.sources.folder import Folder, Inputs
@@ -21,7 +20,6 @@ from datamodules.sources.mix import Mix
 from datamodules.sources.paired import Benchmark, Paired
 from datamodules.sources.photos import Photos
 from datamodules.sources.prompts import Prompts, Seeds
-from datamodules.sources.torchvision import Torchvision
 from datamodules.sources.triplets import Triplets
 from datamodules.sources.videos import Videos
 from tests.contracts import discovery
@@ -123,28 +121,9 @@ def one_lr(tmp_path):
     return SourceExample(*(lambda make=make: OneLR(make(), (8, 10)) for make in whole))
 
 
-def captioned(tmp_path):
-    for name, damaged in (("good", False), ("bad", True)):
-        write(tmp_path / name / "cars", damaged=damaged)
-    whole = (lambda name=name: Folder(f"{tmp_path}/{name}") for name in ("good", "bad", "none"))
-    return SourceExample(*(lambda make=make: Captioned(make()) for make in whole))
-
-
-def torchvision(tmp_path):
-    for name, damaged in (("good", False), ("bad", True)):
-        write(tmp_path / name / "cars", damaged=damaged)
-    return SourceExample(
-        *(
-            lambda name=name: Torchvision("ImageFolder", f"{tmp_path}/{name}")
-            for name in ("good", "bad", "none")
-        )
-    )
-
-
 # A line for each class of ours: how to make one in an empty folder.
 EXAMPLES = {
     Benchmark: benchmark,
-    Captioned: captioned,
     Crops: crops,
     Folder: folder,
     Inputs: inputs,
@@ -153,7 +132,6 @@ EXAMPLES = {
     Paired: paired,
     Photos: photos,
     Shards: shards,
-    Torchvision: torchvision,
 }
 
 

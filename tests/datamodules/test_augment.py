@@ -10,10 +10,8 @@ import albumentations
 import numpy as np
 import pytest
 import torch
-from jsonargparse import ArgumentParser
 
 from datamodules.augment import Albumentations
-from datamodules.source import Augmentation
 from tests.datamodules.image_files import pixels
 
 HR = pixels((48, 48))
@@ -102,35 +100,3 @@ def test_transform_that_changes_the_size():
         ValueError, match=r"augment: RandomCrop returned uint8 \(8, 8, 3\) for uint8 \(48, 48"
     ):
         adapter(albumentations.RandomCrop(8, 8, p=1))(HR, 0)
-
-
-@pytest.mark.filterwarnings(r"ignore:\s+Dump of a value that does not round-trip")  # list for tuple
-def test_class_paths():
-    parser = ArgumentParser()
-    parser.add_argument("--augment", type=Augmentation)
-    transforms = [
-        {"class_path": "albumentations.HueSaturationValue", "init_args": {"p": 1.0}},
-        {
-            "class_path": "albumentations.OneOf",
-            "init_args": {
-                "transforms": [
-                    {"class_path": "albumentations.Blur", "init_args": {"blur_limit": 5}},
-                    {"class_path": "albumentations.ToGray"},
-                ]
-            },
-        },
-    ]
-    config = parser.parse_object(
-        {
-            "augment": {
-                "class_path": "datamodules.Albumentations",
-                "init_args": {"transforms": transforms},
-            }
-        }
-    )
-    augment = parser.instantiate(config).augment
-    assert [type(t).__name__ for t in augment.transforms] == ["HueSaturationValue", "OneOf"]
-    again = parser.parse_string(parser.dump(config))  # as a run reads its config.yaml again
-    for seed in range(5):
-        expected = parser.instantiate(again).augment(HR, seed)
-        np.testing.assert_array_equal(augment(HR, seed), expected)

@@ -16,6 +16,7 @@ from PIL import Image
 from datamodules.augment import Albumentations
 from datamodules.base import Source, SRDataModule, check_crop
 from datamodules.batches import check_batch, collate
+from datamodules.degrading import compile_if_it_pays
 from datamodules.order.plan import Item
 from datamodules.samples import PredictImages, TrainingImages
 from datamodules.sources.folder import Folder
@@ -131,21 +132,6 @@ class TestTheSampleDecides:
         for sample, image in expected.items():
             torch.testing.assert_close(got[sample], image, rtol=0, atol=1e-5)
 
-    def test_ranks_share_a_global_batch(self):
-        def run(rank, world):
-            data = data_of(random_images(12), batch_size=4)
-            data.setup("fit")
-            data._ranks = lambda: (rank, world)
-            return [by_name([on_device(data, b)], "lr") for b in data.train_dataloader()]
-
-        alone, ranks = run(0, 1), [run(rank, 2) for rank in (0, 1)]
-        assert len(alone) == 3
-        for batch, first, second in zip(alone, *ranks, strict=True):
-            assert first.keys() | second.keys() == batch.keys()
-            assert first.keys().isdisjoint(second)
-            for sample, image in {**first, **second}.items():
-                torch.testing.assert_close(image, batch[sample], rtol=0, atol=1e-5)
-
     def test_global_generators_are_left_alone(self):
         from tests.contracts.degradation_contract import global_generators_untouched
 
@@ -188,14 +174,6 @@ class TestCrops:
         assert {y for y, _ in corners} == set(range(16))
         assert {x for _, x in corners} == set(range(20))
 
-    def test_hr_larger_than_the_pair_is_cut(self):
-        lr = located(20, 24)
-        hr = np.pad(repeated(lr, 3), ((0, 2), (0, 1), (0, 0)), constant_values=255)
-        dataset = TrainingImages(Memory({"a": {"hr": hr, "lr": lr}}), "train", 3.0, 15, True)
-        for item in self.items(50):
-            sample = dataset[item]
-            np.testing.assert_array_equal(sample["hr"], repeated(sample["lr"], 3))
-
     def test_horizontal_flips_keep_rows(self):
         hr = located(8, 8)
         dataset = TrainingImages(Memory({"a": {"hr": hr}}), "train", 2.0, 8, flips="horizontal")
@@ -226,18 +204,6 @@ class TestCrops:
         alone = collate(samples[:1])["hr"]
         assert alone.dtype == torch.uint8
         assert torch.equal(alone.float().div_(255)[0], batch[0])
-
-    def test_nothing_of_the_file_goes_along_with_a_crop(self):
-        samples = {
-            "a": {
-                "hr": random_image(32, 32),
-                "meta": {"alpha": random_image(32, 32)},
-                "text": "sea",
-            }
-        }
-        (batch,) = training(data_of(Memory(samples), batch_size=1))
-        assert "meta" not in batch
-        assert batch["text"] == ["sea"]
 
 
 class TestEvaluation:
@@ -326,13 +292,6 @@ class TestUnreadable:
         got = [record.getMessage() for record in caplog.records]
         assert got[0].startswith("skipped an unreadable training image (1 so far): /photos/bad")
         assert len(got) == min(count, 20)
-
-    def test_nothing_but_broken_ones_stops(self):
-        data = data_of(Memory({f"{i}": f"{i}.jpg: empty" for i in range(4)}))
-        with pytest.raises(
-            ValueError, match=r"4 images of data\.init_args\.train in a row.*\(damaged 4\).*: \d"
-        ):
-            list(training(data))
 
     @pytest.mark.parametrize("workers", [0, 2])
     def test_in_evaluation_it_is_an_error(self, workers):
@@ -446,13 +405,6 @@ class TestMessages:
         with pytest.raises(ValueError, match=message):
             data.setup("fit")
         check_crop(crop, 4.5)  # a fractional scale need not divide it
-
-    @pytest.mark.parametrize("workers", [0, 1])
-    def test_a_crop_larger_than_the_image(self, workers):
-        data = data_of(random_images(4, 20, 60), crop_size=24, workers=workers)
-        message = r"train/p0\d is 60x20 pixels, smaller than data\.init_args\.crop_size 24: lower"
-        with pytest.raises(ValueError, match=message):
-            list(training(data))
 
     def test_a_plug_in_without_images(self):
         data = SRDataModule(2, val={"mine": Memory({})}, workers=0)
@@ -618,8 +570,28 @@ class TestOnDevice:
         data, _ = self.raw()
         data.trainer = Stage("train")
         data.trainer.strategy = SimpleNamespace(root_device=torch.device(device))
+        data.trainer.max_steps, data.trainer.max_epochs = -1, None
         loader = data.train_dataloader()
         assert loader.pin_memory == (device == "cuda")
+
+    @pytest.mark.parametrize(
+        ("max_steps", "max_epochs", "compile", "expected"),
+        [
+            (-1, -1, None, None),
+            (1999, -1, None, False),
+            (2000, -1, None, None),
+            (-1, 3, None, False),
+            (10, -1, True, True),
+        ],
+    )
+    def test_short_runs_do_not_compile(self, max_steps, max_epochs, compile, expected, caplog):
+        degradation = noisy()
+        degradation.compile_canvas = compile
+        trainer = SimpleNamespace(max_steps=max_steps, max_epochs=max_epochs)
+        with caplog.at_level(logging.INFO, "datamodules.degrading"):
+            compile_if_it_pays(degradation, trainer, 100)
+        assert degradation.compile_canvas is expected
+        assert ("not compiled" in caplog.text) == (compile is None and expected is False)
 
     def test_degrades_in_float32_under_autocast(self):
         data, batch = self.raw()

@@ -167,18 +167,3 @@ def test_a_process_without_an_image_does_not_keep_the_others_waiting(tmp_path):
     assert sorted(keys_0 + keys_1) == sorted(keys)
     assert records_0 == records_1 == records
     assert [record["n"] for record in records] == [1, 3]
-
-
-@pytest.mark.slow
-@pytest.mark.distributed
-def test_only_one_image_for_two_processes(tmp_path):
-    """One process has an empty evaluation, whose hooks Lightning would skip."""
-    data = SRDataModule(2, test={"one": random_images(1)}, degradation=Degradation(2), workers=0)
-    test = trainer(tmp_path, callbacks=[PSNR(), Report(tmp_path)], devices=2, strategy="ddp_spawn")
-    test.test(Bicubic(2), datamodule=data, verbose=False)
-    (keys_0, records_0), (keys_1, records_1) = (
-        torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)
-    )
-    assert (keys_0, keys_1) == (["one/p00"], [])
-    assert records_0 == records_1
-    assert records_0[0]["n"] == 1

@@ -16,7 +16,6 @@ from datamodules.pack.__main__ import main as pack
 from datamodules.pack.inputs import find_inputs
 from datamodules.shards.shards import Shards
 from datamodules.shards.stream import Stream
-from datamodules.sources.captioned import Captioned
 from datamodules.sources.clips import Clips, ClipShards
 from datamodules.sources.folder import Folder, Inputs
 from tests.datamodules.image_files import write_tar
@@ -201,9 +200,8 @@ def test_captions_are_the_same_in_all(
     with caplog.at_level("INFO"):
         pack([str(folder), str(tmp_path / "out"), "--workers", "0"])
     assert "images without a caption: 1" in caplog.text
-    captioned = Captioned(Folder(str(folder)), by="file")
     packed, shards = Shards(f"{tmp_path}/out/*.tar"), Shards(str(path), index_cache=str(tmp_path))
-    for source in (captioned, packed, shards):
+    for source in (packed, shards):
         source.prepare(2.0)
         assert [source.read(n)["text"] for n in range(2)] == ["a cat", ""]
     assert [sample["txt"] for sample in streamed(path)] == [b"a cat", b""]
@@ -212,7 +210,5 @@ def test_captions_are_the_same_in_all(
 def test_two_captions_are_refused_by_all(tmp_path: Path) -> None:
     members = {"a.png": png(8), "a.txt": b"a cat", "a.caption": b"a dog"}
     folder = in_folder(tmp_path, members)
-    with pytest.raises(ValueError, match=r"a\.png: it has several txt members"):
-        Captioned(Folder(str(folder)), by="file").prepare(2.0)
     [refused] = find_inputs(str(folder)).refused
     assert refused.key == "a"

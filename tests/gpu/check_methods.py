@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from lightning_modules.invsr import InvSR
 from lightning_modules.networks.discriminator import LatentDiscriminator
 from lightning_modules.networks.feature_upsampler import Shared
 from lightning_modules.resshift import ResShift
-from lightning_modules.sampling.color import KINDS, fix_colors
+from lightning_modules.sampling.color import ColorFix, fix_colors
 from lightning_modules.sampling.solvers import Sampler
 from lightning_modules.sampling.tiling import Tiling
 from tests.contracts import test_models
@@ -140,7 +140,7 @@ def test_tiles(tmp_path: Path) -> None:
     assert not waits, f"tiles wait:\n{waits}"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", get_args(ColorFix))
 def test_a_colour_fix(kind: Any) -> None:
     given = batch_of()
     expected = fix_colors(given["hr"], given["lr"], kind)

@@ -73,6 +73,15 @@ def test_lines_where_there_is_no_terminal(
     assert "%|" not in capsys.readouterr().err  # no bar
 
 
+def test_a_validation_within_training_moves_no_cursor(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = trainer(tmp_path, Progress(0), max_steps=2, max_epochs=-1, val_check_interval=1)
+    run.fit(Logging(), loader(), loader())
+    assert "validate" in {line.partition(":")[0] for line in lines(caplog)}
+    assert all(line.isprintable() for line in lines(caplog))
+
+
 def test_test_and_predict(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = trainer(tmp_path, Progress(1000))
     run.test(Logging(), [loader(), loader(Images(3))], verbose=False)

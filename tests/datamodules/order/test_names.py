@@ -63,4 +63,3 @@ def test_differs():
         names[2]
     with pytest.raises(IndexError):
         names[-3]
-    assert repr(names) == "Names('a', 'bc'; 2)"

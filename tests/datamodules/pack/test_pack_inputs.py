@@ -101,14 +101,6 @@ def test_names_that_can_be_no_keys(tmp_path, caplog):
     assert (tmp_path / "out" / "shard.report.json").read_text().count("unsafe name") == 4
 
 
-def test_the_digest_tells_inputs_apart(tmp_path):
-    save(tmp_path / "in" / "a.png")
-    first = find_inputs(str(tmp_path / "in")).digest()
-    assert find_inputs(str(tmp_path / "in")).digest() == first
-    save(tmp_path / "in" / "b.png")
-    assert find_inputs(str(tmp_path / "in")).digest() != first
-
-
 # --------------------------------------------------------------------------------------------- tars
 
 

@@ -17,11 +17,8 @@ import pytest
 
 from datamodules.pack import __main__ as pack
 from datamodules.shards import writer as shard_writer
-from files import owned
-from files.owned import hidden
 from tests.conftest import REPO
 from tests.datamodules.image_files import save
-from tests.datamodules.pack.killed import kill_at_every_step
 
 OPTIONS = ["--samples-per-shard", "3", "--crop", "8", "--step", "8", "--encode", "png"]
 
@@ -68,28 +65,6 @@ def test_any_number_of_workers_gives_the_same(tmp_path):
 
 
 # -------------------------------------------------------------------------------------------- kills
-
-
-def test_what_a_kill_left_of_the_report_is_removed(images, tmp_path, monkeypatch):
-    assert run(images, tmp_path / "whole") == run(images, tmp_path / "out") == 1
-    path = tmp_path / "out" / "shard.report.json"
-    assert path.is_file()
-    hidden(path).write_bytes(b"{")
-    monkeypatch.setattr(owned, "_CLEARED", set())  # as in another process
-    assert run(images, tmp_path / "out", "--overwrite") == 1
-    assert content(tmp_path / "out") == content(tmp_path / "whole")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("first", "stride"), [(1, 1), (20, 3)])
-def test_kills_at_every_step(images, tmp_path, first, stride):
-    """Kill before and after each write, flush, rename and removal."""
-    assert run(images, tmp_path / "whole") == 1
-    out = tmp_path / "out"
-    command = [images, out, *OPTIONS, "--workers", "0"]
-    kills, status = kill_at_every_step(out, first, stride, *command)
-    assert (kills > 5, status) == (True, 1)
-    assert content(out) == content(tmp_path / "whole")
 
 
 @pytest.mark.slow

@@ -339,43 +339,6 @@ def test_a_shard_is_served_truncated(two, prepared, caplog):
     assert caplog.text.count("is not the file that was indexed") == 1
 
 
-def test_a_shard_is_served_with_other_bytes(two, prepared, caplog):
-    source = prepared(f"{two.url}/t-{{000..001}}.tar")
-    offset = source._table.place("hr", 1).offset
-    data = bytearray((two.root / "t-000.tar").read_bytes())
-    data[offset + 30] ^= 1
-    (two.root / "t-000.tar").write_bytes(data)
-    with pytest.raises(UnreadableImage, match=r"k1: .*by their checksum") as caught:
-        source.read(1)
-    assert caught.value.reason == "checksum"
-    np.testing.assert_array_equal(source.read(0)["hr"], pixels(seed=0))
-    np.testing.assert_array_equal(source.read(2)["hr"], pixels(seed=2))
-
-
-def test_a_proxy_gives_other_bytes_once(two, prepared):
-    """The checksum belongs to another file: the shard is downloaded again."""
-    source = prepared(f"{two.url}/t-{{000..001}}.tar")
-    path, times = two.root / "t-000.tar", []
-    data = path.read_bytes()
-    path.write_bytes(bytes(len(data)))
-    pause = retry.time.sleep
-
-    def mended(seconds):
-        times.append(seconds)
-        path.write_bytes(data)
-        pause(0)
-
-    retry_time = type(
-        "Time", (), {"sleep": staticmethod(mended), "monotonic": retry.time.monotonic}
-    )
-    old, retry.time = retry.time, retry_time
-    try:
-        check(source)
-    finally:
-        retry.time = old
-    assert len(times) == 1
-
-
 def test_commands_are_for_stream(two, prepared):
     with pytest.raises(ValueError, match="would run a command"):
         prepared(f"pipe:cat {two.root}/t-{{000..001}}.tar")

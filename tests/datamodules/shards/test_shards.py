@@ -28,7 +28,6 @@ from datamodules.shards.index import (
     index_places,
     load_index,
     save_index,
-    split_name,
 )
 from datamodules.shards.shards import Shards
 from datamodules.source import Source
@@ -62,54 +61,6 @@ def test_reads_by_offset(two):
     assert source.groups == [3, 2]
     for index in (4, 0, 3, 1, 2):
         np.testing.assert_array_equal(source.read(index)["hr"], pixels(seed=index))
-
-
-@pytest.mark.parametrize("form", ["braces", "list", "pattern", "variable"])
-def test_ways_to_name_shards(two, form, monkeypatch):
-    monkeypatch.setenv("SHARDS", str(two))
-    urls = {
-        "braces": f"{two}/t-{{000..001}}.tar",
-        "list": [f"{two}/t-000.tar", f"{two}/t-001.tar"],
-        "pattern": f"{two}/t-*.tar",
-        "variable": "${SHARDS}/t-{000,001}.tar",
-    }[form]
-    assert prepared(urls).groups == [3, 2]
-
-
-def test_same_samples_as_webdataset(data_root, tmp_path):
-    path = tmp_path / "t.tar"  # a copy, as the index is written beside it
-    shutil.copy(data_root / "cifar10" / "test-automobile-000.tar", path)
-    theirs = webdataset.WebDataset(str(path), shardshuffle=False).decode("rgb8")
-    ours = prepared(path)
-    count = 0
-    for index, sample in enumerate(theirs):
-        assert ours.keys[index] == sample["__key__"]
-        np.testing.assert_array_equal(ours.read(index)["hr"], sample["jpg"])
-        count += 1
-    assert len(ours.keys) == count == 1000
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("a/b.PNG", ("a/b", "png")),
-        ("./a/b.hr.png", ("a/b", "hr.png")),
-        ("v1.0/b.jpg", ("v1.0/b", "jpg")),
-        ("a/.hidden.png", None),
-        ("a/noextension", None),
-        ("__meta__/a.png", None),
-    ],
-)
-def test_keys_as_webdataset_has_them(name, expected):
-    assert split_name(name) == expected
-
-
-def test_captions_that_some_lack(tmp_path, caplog):
-    image = image_bytes(tmp_path, 0)
-    path = write(tmp_path / "t.tar", [("a.png", image), ("b.png", image), ("b.txt", b" a cat\n")])
-    source = prepared(path)
-    assert [source.read(0)["text"], source.read(1)["text"]] == ["", "a cat"]
-    assert "1 of 2 samples have no txt; their caption is empty" in caplog.text
 
 
 def test_workers_read_the_same(two):
@@ -164,15 +115,6 @@ def test_few_files_are_open(seven, monkeypatch):
 
 
 # ------------------------------------------------------------------------------------------- index
-
-
-def test_index_is_kept_and_used(two):
-    prepared(two / "t-*.tar")
-    kept = two / "t-000.tar.idx.json"
-    content = json.loads(kept.read_text())
-    content["samples"][0][0] = "from the index"
-    kept.write_text(json.dumps(content))
-    assert prepared(two / "t-*.tar").keys[0] == "from the index"
 
 
 @pytest.mark.parametrize("change", ["content", "time", "index", "other version"])
@@ -364,21 +306,6 @@ def test_an_index_that_split_samples_is_made_again(tmp_path, caplog):
 
 def _of(index, suffix):
     return [(k, sample[suffix]) for k, sample in zip(index.keys, index.members, strict=True)]
-
-
-def test_checksums_of_members_that_lie_apart(tmp_path):
-    path = apart(tmp_path)
-    save_index(build_index(path, checksums=True, sizes=True), index_places(path, tmp_path)[0])
-    source = prepared(path, index_cache=str(tmp_path))
-    check_joined(source)
-    data = bytearray(path.read_bytes())
-    at = build_index(path).members[2]["lr.png"].offset
-    data[at + 40] ^= 255
-    path.write_bytes(data)
-    os.utime(path, ns=(source._tars[0].mtime_ns,) * 2)
-    with pytest.raises(UnreadableImage, match=r"2 \(lr\): .*by their checksum"):
-        prepared(path, index_cache=str(tmp_path)).read(2)
-    prepared(path, index_cache=str(tmp_path)).read(1)
 
 
 def test_samples_without_an_image_are_counted(two, caplog):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from datamodules.files.decode import UnreadableImage
 from datamodules.sources.folder import Folder
 from files.paths import expand_path
 from tests.datamodules.image_files import pixels, save
@@ -117,12 +116,6 @@ def test_two_files_with_one_key(tree):
         prepared(str(tree))
 
 
-def test_empty_folder(tmp_path):
-    (tmp_path / "readme.txt").write_text("x")
-    with pytest.raises(ValueError, match=r"Folder.root .* has no images; expected a folder"):
-        prepared(str(tmp_path))
-
-
 def test_pattern_without_a_match(tree):
     with pytest.raises(ValueError, match=r"Folder.files '.*\*\.bmp' matches no images"):
         prepared(str(tree), files=["*.bmp"])
@@ -138,9 +131,3 @@ def test_nothing_given():
         Folder()
     with pytest.raises(ValueError, match=r"Folder\.root is empty"):
         prepared("")
-
-
-def test_broken_image_is_named(tree):
-    (tree / "b.png").write_text("this is no image")
-    with pytest.raises(UnreadableImage, match=r"b\.png: not an image"):
-        prepared(str(tree)).read(1)

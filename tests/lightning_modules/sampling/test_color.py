@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from degradations.bicubic import resize
 from lightning_modules.sampling.color import (
-    KINDS,
     ColorFix,
     adain,
     fix_colors,
@@ -21,7 +20,7 @@ from lightning_modules.sampling.color import (
     ycbcr,
 )
 
-FIXES: list[Any] = [kind for kind in KINDS if kind != "none"]
+FIXES: list[Any] = [kind for kind in get_args(ColorFix) if kind != "none"]
 
 
 def images(h: int = 20, w: int = 26, count: int = 2, seed: int = 0) -> Tensor:
