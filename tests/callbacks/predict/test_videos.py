@@ -8,7 +8,6 @@ import logging
 import os
 import subprocess
 import sys
-import weakref
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -22,11 +21,10 @@ from av.stream import Disposition
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.predict.predictions import NAME, outputs_in
-from callbacks.predict.videos import WAITING, VideoSettings, VideoWriter
 from callbacks.predict.writer import Writer
 from datamodules.base import SRDataModule
 from datamodules.sources.folder import Outputs
-from files.video import BT601, BT709, Colours, VideoFrame
+from files.video import BT601
 from lightning_modules.controls.simple import Bicubic
 from tests.callbacks.tiny import trainer
 from tests.conftest import REPO
@@ -246,14 +244,6 @@ def test_what_is_left_out_is_said_at_the_first_frame(
     assert len(read_video(tmp_path / "out/a_x2.mp4").times) == len(EVEN)
 
 
-def test_a_size_that_the_encoder_refuses_is_found_early(tmp_path: Path) -> None:
-    make_video(tmp_path / "a.mp4", LONG, size=(4, 4))
-    make_video(tmp_path / "b.mp4", EVEN)
-    model = predict(tmp_path, tmp_path / "out", codec="hevc")
-    assert model.made <= WAITING + 2 + len(EVEN)
-    assert files(tmp_path / "out") == ["b_x2.mp4"]
-
-
 def test_interlaced_and_transparent_videos_are_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -388,28 +378,3 @@ def test_a_video_that_cannot_be_written_ends_early(tmp_path: Path) -> None:
     assert model.made <= 5 + 12 + 5  # the frames that were read ahead
     assert files(tmp_path / "out") == ["b_x2.mp4"]
     assert "not finite" in lines(tmp_path / "out")[0]["error"]
-
-
-# ------------------------------------------------------------------------------------ memory
-
-
-def test_few_frames_wait(tmp_path: Path) -> None:
-    source = make_video(tmp_path / "a.mp4", LONG)
-    settings = VideoSettings("h264", 18, "keep")
-    writer = VideoWriter(tmp_path / "b.mp4", str(source), settings, lambda: None)
-    colours, alive, most = Colours(BT709, False, 8, 2, 2), 0, 0
-
-    def gone() -> None:
-        nonlocal alive
-        alive -= 1
-
-    for number in range(1, 100):
-        pixels = np.zeros((240, 320, 3), np.uint8)
-        weakref.finalize(pixels, gone)
-        alive += 1
-        times = (40 * number, 40, Fraction(1, 1000), Fraction(25))
-        writer.add(pixels, VideoFrame("a", number, *times, False, colours, Fraction(1), None))
-        del pixels
-        most = max(most, alive)
-    writer.drop()
-    assert 1 <= most <= WAITING + 2  # one is encoded, and one is done but not collected

@@ -80,7 +80,6 @@ def test_only_what_is_measured_again_is_replaced(tmp_path: Path) -> None:
     [
         ("a.ckpt", {}, "a.ckpt"),
         ("a.ckpt", {"color_fix": "adain", "steps": 3}, "a.ckpt, color_fix adain, steps 3"),
-        (None, {"steps": 3}, "steps 3"),
         (None, {}, None),
     ],
 )
