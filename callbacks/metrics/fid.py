@@ -36,7 +36,7 @@ from files.tensors import check_numbers, read_tensors
 if TYPE_CHECKING:
     from files.batch import Batch
 
-Preset = Literal["clean-fid", "torch-fidelity", "torchmetrics"]
+Preset = Literal["clean-fid", "torch-fidelity"]
 SIDE = 299
 SEED = 2020  # torch-fidelity's
 
@@ -46,9 +46,8 @@ class InceptionMetric(WeightsMetric, SetMetric):
 
     Args:
         preset: How images are prepared: ``clean-fid`` (antialiased bicubic, as papers since
-            2022), ``torch-fidelity`` (TensorFlow's bilinear without antialiasing, as earlier
-            papers), or ``torchmetrics`` (antialiased bilinear). Their numbers differ and must not
-            be compared with one another.
+            2022) or ``torch-fidelity`` (TensorFlow's bilinear without antialiasing, as earlier
+            papers). Their numbers differ and must not be compared with one another.
     """
 
     files = ("fid-inception",)
@@ -156,11 +155,6 @@ def bicubic(pixels: Tensor) -> Tensor:
     return resized.to(pixels)
 
 
-def bilinear(pixels: Tensor) -> Tensor:
-    """Resize as torchmetrics: antialiased bilinear. Shapes as ``bicubic``."""
-    return functional.interpolate(pixels, (SIDE, SIDE), mode="bilinear", antialias=True)
-
-
 def tensorflow_bilinear(pixels: Tensor) -> Tensor:
     """Resize as the original: TensorFlow 1's bilinear, half a pixel off and not antialiased.
 
@@ -177,22 +171,20 @@ def tensorflow_bilinear(pixels: Tensor) -> Tensor:
 PREPARATIONS: dict[str, tuple[str, bool, Callable[[Tensor], Tensor]]] = {
     "clean-fid": ("bicubic, clipped", True, bicubic),
     "torch-fidelity": ("TensorFlow 1 bilinear", False, tensorflow_bilinear),
-    "torchmetrics": ("bilinear", True, bilinear),
 }
 
 
 class FID(InceptionMetric):
     """Frechet Inception distance between the outputs and their HR images; lower is better.
 
-    The number of clean-fid 0.1.35 (``mode="clean"``), torch-fidelity 0.4 or torchmetrics 1.9, by
-    ``preset``, for the same 8-bit images and the same weights. It is biased upward for few
-    images: compare only numbers of equal counts, and quote the count.
+    The number of clean-fid 0.1.35 (``mode="clean"``) or torch-fidelity 0.4, by ``preset``, for the
+    same 8-bit images and the same weights. It is biased upward for few images: compare only numbers
+    of equal counts, and quote the count.
 
     Args:
         preset: How images are prepared: ``clean-fid`` (antialiased bicubic, as papers since
-            2022), ``torch-fidelity`` (TensorFlow's bilinear without antialiasing, as earlier
-            papers), or ``torchmetrics`` (antialiased bilinear). Their numbers differ and must not
-            be compared with one another.
+            2022) or ``torch-fidelity`` (TensorFlow's bilinear without antialiasing, as earlier
+            papers). Their numbers differ and must not be compared with one another.
     """
 
     name = "fid"
@@ -242,14 +234,14 @@ def _root(features: Tensor) -> Tensor:
 class KID(InceptionMetric):
     """Kernel Inception distance between the outputs and their HR images; lower is better.
 
-    The mean over random subsets, as in clean-fid, torch-fidelity and torchmetrics (not multiplied
+    The mean over random subsets, as in clean-fid and torch-fidelity (not multiplied
     by 1000); ``<name>_std`` is the deviation between subsets. Unbiased, so it needs fewer images
     than FID; it may be slightly negative.
 
     Args:
         preset: How images are prepared: ``clean-fid`` (antialiased bicubic, as papers since
-            2022), ``torch-fidelity`` (TensorFlow's bilinear without antialiasing, as earlier
-            papers), or ``torchmetrics`` (antialiased bilinear).
+            2022) or ``torch-fidelity`` (TensorFlow's bilinear without antialiasing, as earlier
+            papers).
         subsets: Number of subsets.
         subset_size: Images in each, at most. If there are no more images than that, all are used,
             once.

@@ -394,7 +394,7 @@ def verdict(interval: tuple[float, float], higher_is_better: bool | None) -> str
 
 def over_seeds(numbers: list[ImageNumbers]) -> dict[str, float]:
     """Return the mean over the seeds of each image that all of them have."""
-    keys = set.intersection(*(set(n["values"]) for n in numbers))
+    keys = sorted(set.intersection(*(set(n["values"]) for n in numbers)))
     return {key: sum(n["values"][key] for n in numbers) / len(numbers) for key in keys}
 
 

@@ -68,11 +68,3 @@ def test_an_error_on_one_process_is_raised_on_all(tmp_path: Path, where: str) ->
         "FailedElsewhereError: a damaged file",
         "ArithmeticError: a damaged file",
     ]
-
-
-def test_one_process_raises_its_own_error() -> None:
-    def work() -> None:
-        raise ArithmeticError("here")
-
-    with pytest.raises(ArithmeticError, match="here"):
-        on_all(work)

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -136,20 +135,6 @@ def test_limit_takes_the_first_images_of_the_dataset_and_is_in_the_protocol(tmp_
     assert metric.records[0]["value"] == pytest.approx(expected(3), rel=1e-6)
     assert metric.records[0]["protocol"]["images"] == 3
     assert metric.asked == [["tiny/04", "tiny/02"], ["tiny/01", "tiny/03"], ["tiny/00"]]
-
-
-def test_nothing_is_computed_in_the_sanity_check(tmp_path: Path) -> None:
-    class Seen(Callback):
-        metrics: dict[str, Any]
-
-        def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-            self.metrics = dict(trainer.callback_metrics)
-
-    metric, seen = Calls(), Seen()
-    run = trainer(tmp_path, metric, seen, num_sanity_val_steps=2, limit_val_batches=1)
-    run.fit(Tiny(), loader(), loader())
-    assert seen.metrics == {}
-    assert metric.asked == [["tiny/00", "tiny/01"]]
 
 
 def test_every_n_counts_validations_and_goes_on_counting_after_a_resume(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from callbacks.metrics.swd import SWD
 from callbacks.metrics.video import Flicker, FrameSWD
-from tests.callbacks.tiny import Images, Tiny
 
 
 def smooth(seed: int, side: int = 80) -> Tensor:
@@ -63,29 +62,6 @@ def test_noise_of_each_frame_counts() -> None:
     draws = torch.Generator().manual_seed(0)
     noisy = clips + 0.05 * torch.randn(clips.shape, generator=draws)
     assert flicker(noisy)["flicker"] > 4 * flicker(clips)["flicker"]
-
-
-def test_a_clip_is_its_own() -> None:
-    clips = torch.stack([moving(n, 1) for n in range(3)])
-    whole = Flicker().features(clips, keys(3))
-    for n in range(3):
-        assert torch.equal(Flicker().features(clips[n : n + 1], keys(1))[0], whole[n])
-
-
-class Clips(Images):
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        clip = moving(index, 1)
-        return {"key": self.keys[index], "clip": clip, "sr": clip * 0.9}
-
-
-def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    batch: dict[str, Any] = {"key": [s["key"] for s in samples]}
-    return batch | {k: torch.stack([s[k] for s in samples]) for k in ("clip", "sr")}
-
-
-class Echo(Tiny):
-    def validation_step(self, batch: Any, *indices: int) -> dict[str, Tensor]:
-        return {"sr": batch["sr"]}
 
 
 def test_frames_are_measured_as_images() -> None:

@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch_fidelity import calculate_metrics
-from torchmetrics.image.fid import NoTrainInceptionV3
-from torchmetrics.image.kid import KernelInceptionDistance
 
 from callbacks.metrics.fid import FID, KID, Inception, kernel_distance, polynomial_mmd
 from tests.callbacks.metrics.test_fid import Tensors, gaussian, two_sets
@@ -79,17 +77,6 @@ def test_kid_is_torch_fidelitys_with_the_same_subsets(inception: Path) -> None:
     assert found["kid_std"] == pytest.approx(theirs[deviation], rel=1e-3, abs=1e-6)
 
 
-@pytest.mark.slow
-def test_kid_is_torchmetrics(inception: Path) -> None:
-    sr, hr = two_sets(6, 6)
-    net = NoTrainInceptionV3("theirs", ["2048"], str(inception), antialias=True)
-    theirs = KernelInceptionDistance(net, subsets=1, subset_size=6)
-    theirs.update(sr, real=False)
-    theirs.update(hr, real=True)
-    found = ours(KID("torchmetrics"), sr, hr)
-    assert found["kid"] == pytest.approx(float(theirs.compute()[0]), rel=1e-3, abs=1e-6)
-
-
 def test_fid_and_kid_of_a_preset_are_the_work_of_one(
     small_inception: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,7 +87,7 @@ def test_fid_and_kid_of_a_preset_are_the_work_of_one(
         return forward(self, pixels)
 
     monkeypatch.setattr(Inception, "forward", counted)
-    alone, fid, kid, other = FID(), FID(), KID(), KID("torchmetrics", label="other")
+    alone, fid, kid, other = FID(), FID(), KID(), KID("torch-fidelity", label="other")
     trainer(tmp_path, alone).validate(Tiny(), loader(Images(2)), verbose=False)
     assert calls == [2, 2]
     trainer(tmp_path, fid, kid).validate(Tiny(), loader(Images(2)), verbose=False)

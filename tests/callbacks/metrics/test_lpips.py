@@ -104,22 +104,6 @@ def test_rounded_images_are_those_of_files(monkeypatch: pytest.MonkeyPatch, net:
     torch.testing.assert_close(compute(metric, sr, hr), inside)
 
 
-def test_the_package_computes_and_fetches_nothing(
-    monkeypatch: pytest.MonkeyPatch, net: Any
-) -> None:
-    def download(*_: Any, **__: Any) -> None:
-        raise AssertionError("fetched")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    network = loaded(monkeypatch, net).network
-    assert network is not None
-    assert isinstance(network.model, lpips.LPIPS)
-    theirs = reference(net).state_dict()
-    assert network.model.state_dict().keys() == theirs.keys()
-    for name, tensor in network.model.state_dict().items():
-        assert torch.equal(tensor, theirs[name]), name
-
-
 def test_a_loss_in_training_drops_nothing(monkeypatch: pytest.MonkeyPatch, net: Any) -> None:
     name, file, _ = net
     monkeypatch.setattr(weights, "obtain", {NAMES[name]: file}.get)
@@ -151,9 +135,6 @@ def test_no_loss_without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "obtain", lambda name: None)
     with pytest.raises(FileNotFoundError, match=r"vgg16-397923af\.pth is neither"):
         Perceptual().load()
-
-
-# -------------------------------------------------------------------------------------------- a run
 
 
 # --------------------------------------------------------------------------------------- what fails

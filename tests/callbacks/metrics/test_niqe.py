@@ -153,14 +153,8 @@ def test_files_that_are_no_model(tmp_path: Path) -> None:
     path.write_bytes(b"PK not a zip")
     with pytest.raises(ValueError, match="is no model of NIQE, or damaged"):
         read_model(path)
-    np.savez(path, other=np.zeros(3))
-    with pytest.raises(ValueError, match=r"no model of NIQE, or damaged: .*mu_pris_param"):
-        read_model(path)
     np.savez(path, mu_pris_param=np.zeros((1, 18)), cov_pris_param=np.eye(18))
     with pytest.raises(ValueError, match=r"mean \(18,\), covariance \(18, 18\); expected"):
-        read_model(path)
-    np.savez(path, mu_pris_param=np.full((1, 36), np.nan), cov_pris_param=np.eye(36))
-    with pytest.raises(ValueError, match="of finite numbers"):
         read_model(path)
     np.savez(path, mu_pris_param=np.array([object()] * 36), cov_pris_param=np.eye(36))
     with pytest.raises(ValueError, match=r"no model of NIQE, or damaged: .*pickle"):

@@ -6,14 +6,13 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from callbacks.metrics.base import Metric
 
 FOLDER = Path(__file__).parents[3] / "configs/callbacks"
 NAMES = ("liif-div2k", "idm-faces", "invsr-imagenet", "resshift", "nsarm-real", "selfcascade-fid")
-LIBRARIES = ("clean-fid", "torch-fidelity", "torchmetrics")
+LIBRARIES = ("clean-fid", "torch-fidelity")
 
 
 def preset(name: str) -> list[Metric]:
@@ -25,14 +24,6 @@ def preset(name: str) -> list[Metric]:
         module, _, kind = path.rpartition(".")
         metrics.append(getattr(importlib.import_module(module), kind)(**arguments))
     return metrics
-
-
-@pytest.mark.parametrize("name", [*NAMES, *LIBRARIES])
-def test_a_preset_makes_metrics_of_different_names(name: str) -> None:
-    metrics = preset(name)
-    names = [metric.name for metric in metrics]
-    assert len(set(names)) == len(names) > 0
-    assert all(metric.protocol()["implementation"] for metric in metrics)
 
 
 def protocols(name: str) -> dict[str, Any]:

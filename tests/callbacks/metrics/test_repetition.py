@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import tarfile
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from callbacks.metrics.consistency import Repetition, autocorrelation
-from degradations.bicubic import resize
 
 
 def scenes(count: int, seed: int, side: int = 32) -> Tensor:
@@ -63,26 +58,3 @@ def test_images_of_any_size_are_brought_to_one() -> None:
     assert number(large, base=64) == pytest.approx(number(whole), abs=1e-6)
     flat = torch.full((1, 3, 32, 48), 0.5)
     assert number(flat) == pytest.approx(0, abs=1e-9)
-
-
-def test_the_values_of_automobiles(data_root: Path) -> None:
-    """The numbers of docs/protocols.md."""
-    path = data_root / "cifar10" / "test-automobile-000.tar"
-    if not path.is_file():
-        pytest.skip(f"needs {path}")
-    images = []
-    with tarfile.open(path) as tar:
-        for member in tar:
-            if member.name.endswith(".jpg"):
-                images.append(np.array(Image.open(tar.extractfile(member)).convert("RGB")))
-    whole = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
-    assert whole.shape == (1000, 3, 32, 32)
-    once = number(whole)
-    small = functional.avg_pool2d(whole, 2)
-    upper, lower = (torch.cat([small[n::4], small[n + 1 :: 4]], -1) for n in (0, 2))
-    assert number(torch.cat([upper, lower], -2)) - once == pytest.approx(0.13, abs=0.01)
-    assert number(small.tile(1, 1, 2, 2)) - once == pytest.approx(0.89, abs=0.01)
-    blurred = resize(resize(whole, (16, 16)), (32, 32)).clamp(0, 1)
-    assert number(blurred) - once == pytest.approx(-0.06, abs=0.01)
-    noise = torch.randn(whole.shape, generator=torch.Generator().manual_seed(0))
-    assert number((whole + 0.08 * noise).clamp(0, 1)) - once == pytest.approx(0.03, abs=0.01)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -133,25 +132,6 @@ class Absent(Color):
         raise AssertionError("nothing is loaded where something is missing")
 
 
-class AbsentPSNR(PSNR):
-    def absent(self) -> str:
-        return "net.pth is missing"
-
-
-@pytest.mark.parametrize("kind", [Absent, AbsentPSNR])
-def test_a_metric_without_its_weights_is_off(
-    tmp_path: Path, caplog: Any, kind: type[Metric]
-) -> None:
-    metric = kind()
-    run = trainer(tmp_path, metric, num_sanity_val_steps=1)
-    with caplog.at_level(logging.WARNING):
-        run.fit(Tiny(), loader(), loader())
-    assert metric.records == []
-    assert not [name for name in run.callback_metrics if name.startswith("val/")]
-    said = [r.getMessage() for r in caplog.records if "net.pth" in r.getMessage()]
-    assert said == [f"{metric.name} is off, no number will appear: net.pth is missing"]
-
-
 def test_strict_weights_stop_the_run(tmp_path: Path) -> None:
     metric = Absent()
     metric.strict_weights = True
@@ -205,7 +185,7 @@ class OneThread(Callback):
 
 
 def set_metrics() -> list[Metric]:
-    several = KID("torchmetrics", 3, 4, label="kid_of_4")
+    several = KID("torch-fidelity", 3, 4, label="kid_of_4")
     return [Color(control=True), FID(), KID(), several, SWD(), KIDThumb()]
 
 

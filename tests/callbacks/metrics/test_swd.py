@@ -17,7 +17,6 @@ from torch.nn import functional
 
 from callbacks.metrics.swd import SWD, blur, wasserstein
 from degradations.bicubic import resize
-from lightning_modules.networks.imdn import IMDN
 from tests.quick import quick
 
 
@@ -98,16 +97,6 @@ def test_the_value_of_bicubic_on_set5(
         for prefix in ("set5/", "", *"abcdefg")
     ]
     assert (found[0], min(found), max(found)) == pytest.approx((value, least, most), abs=0.01)
-
-
-@pytest.mark.slow
-def test_the_value_of_imdn_on_set5(data_root: Path, weights_root: Path) -> None:
-    net = IMDN(2.0)
-    state = torch.load(weights_root / "imdn-x2.pth", map_location="cpu", weights_only=True)
-    net.load_state_dict(IMDN.official(state))
-    with torch.inference_mode():
-        pairs = {k: (net(lr).clamp(0, 1), hr) for k, (lr, hr) in set5(data_root, 2).items()}
-    assert distance(pairs) == pytest.approx(0.73, abs=0.01)
 
 
 def set5(root: Path, scale: int) -> dict[str, tuple[Tensor, Tensor]]:

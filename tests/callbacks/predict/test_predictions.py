@@ -153,14 +153,6 @@ def test_another_input_of_the_same_name(tmp_path: Path) -> None:
     assert not is_same(tmp_path, made(), source)
 
 
-def test_what_the_lines_name_as_made(tmp_path: Path) -> None:
-    assert outputs_in(tmp_path) == set()
-    predictions = Predictions(tmp_path, made())
-    predictions.add(line(output="sub/a_x2.png"))
-    predictions.add(line(output="b_x2.png", error="cut off"))
-    assert outputs_in(tmp_path) == {"sub/a_x2.png"}
-
-
 # ---------------------------------------------------------------------- what a line is made up of
 
 

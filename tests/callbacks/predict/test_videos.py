@@ -8,7 +8,6 @@ import logging
 import os
 import subprocess
 import sys
-import weakref
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -22,13 +21,11 @@ from av.stream import Disposition
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.predict.predictions import NAME, outputs_in
-from callbacks.predict.videos import WAITING, VideoSettings, VideoWriter
 from callbacks.predict.writer import Writer
 from datamodules.base import SRDataModule
 from datamodules.sources.folder import Outputs
-from files.video import BT601, BT709, Colours, VideoFrame
+from files.video import BT601
 from lightning_modules.controls.simple import Bicubic
-from lightning_modules.sampling.tiling import Tiling
 from tests.callbacks.tiny import trainer
 from tests.conftest import REPO
 from tests.quick import quick
@@ -74,8 +71,6 @@ def predict(
     data.outputs = Outputs(out, partial(outputs_in, out))  # as the command does
     model = Counted(scale)
     model.stop_at, model.how = stop_at, how
-    if settings.pop("together", False):
-        model.set_tiling(Tiling(size=16, overlap=4, together=True))
     several: dict[str, Any] = {"limit_predict_batches": settings.pop("limit", None)}
     several |= {"devices": 2, "strategy": "ddp_fork"} if settings.pop("several", False) else {}
     writer = Writer(folder=str(out), suffix="_x2", page=False, **settings)
@@ -249,14 +244,6 @@ def test_what_is_left_out_is_said_at_the_first_frame(
     assert len(read_video(tmp_path / "out/a_x2.mp4").times) == len(EVEN)
 
 
-def test_a_size_that_the_encoder_refuses_is_found_early(tmp_path: Path) -> None:
-    make_video(tmp_path / "a.mp4", LONG, size=(4, 4))
-    make_video(tmp_path / "b.mp4", EVEN)
-    model = predict(tmp_path, tmp_path / "out", codec="hevc")
-    assert model.made <= WAITING + 2 + len(EVEN)
-    assert files(tmp_path / "out") == ["b_x2.mp4"]
-
-
 def test_interlaced_and_transparent_videos_are_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -349,31 +336,6 @@ def test_processes_share_the_videos(tmp_path: Path) -> None:
         assert all(both[key][name] == line[name] for name in line if name in SAME), key
 
 
-@pytest.mark.slow
-@pytest.mark.distributed
-def test_a_video_that_cannot_be_written_holds_up_nobody_who_makes_its_tiles(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Only the first process writes, so that only it knows; the other goes on with the frames."""
-    make_video(tmp_path / "a.mp4", LONG, size=(64, 48))
-    make_video(tmp_path / "b.mp4", EVEN, size=(64, 48))
-    add, added = VideoWriter.add, []
-
-    def once_refused(writer: VideoWriter, *frame: Any) -> None:
-        added.append(frame)
-        if len(added) == 3:
-            raise ValueError("refused by the test")
-        add(writer, *frame)
-
-    monkeypatch.setattr(VideoWriter, "add", once_refused)  # in the forked processes, too
-    predict(tmp_path, tmp_path / "out", several=True, together=True)
-    assert files(tmp_path / "out") == ["b_x2.mp4"]
-    assert len(read_video(tmp_path / "out/b_x2.mp4").times) == len(EVEN)
-    refused, made = lines(tmp_path / "out")
-    assert "refused by the test" in refused["error"]
-    assert made["frames"] == len(EVEN)
-
-
 # ---------------------------------------------------------------------------------- broken videos
 
 
@@ -416,28 +378,3 @@ def test_a_video_that_cannot_be_written_ends_early(tmp_path: Path) -> None:
     assert model.made <= 5 + 12 + 5  # the frames that were read ahead
     assert files(tmp_path / "out") == ["b_x2.mp4"]
     assert "not finite" in lines(tmp_path / "out")[0]["error"]
-
-
-# ------------------------------------------------------------------------------------ memory
-
-
-def test_few_frames_wait(tmp_path: Path) -> None:
-    source = make_video(tmp_path / "a.mp4", LONG)
-    settings = VideoSettings("h264", 18, "keep")
-    writer = VideoWriter(tmp_path / "b.mp4", str(source), settings, lambda: None)
-    colours, alive, most = Colours(BT709, False, 8, 2, 2), 0, 0
-
-    def gone() -> None:
-        nonlocal alive
-        alive -= 1
-
-    for number in range(1, 100):
-        pixels = np.zeros((240, 320, 3), np.uint8)
-        weakref.finalize(pixels, gone)
-        alive += 1
-        times = (40 * number, 40, Fraction(1, 1000), Fraction(25))
-        writer.add(pixels, VideoFrame("a", number, *times, False, colours, Fraction(1), None))
-        del pixels
-        most = max(most, alive)
-    writer.drop()
-    assert 1 <= most <= WAITING + 2  # one is encoded, and one is done but not collected

@@ -119,33 +119,6 @@ def test_zoom_and_pan_are_those_of_all_methods(page: Browser) -> None:
     assert set(transforms(page)) == {"1.000 0.00 0.00"}
 
 
-def test_values_of_a_curve_under_the_mouse(page: Browser) -> None:
-    value = "return document.querySelector('.chart .value').textContent"
-    assert page.run(value) == "1"
-    page.drag(".chart svg", (-150, 0))
-    assert page.run(value) == "step 100: 2"
-
-
-def test_a_telephone_scrolls_downwards_only(page: Browser) -> None:
-    screen = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
-    page.command("Emulation.setDeviceMetricsOverride", **screen)
-    try:
-        widths = page.run(
-            "return [document.documentElement.scrollWidth, innerWidth, "
-            "document.querySelector(arguments[0]).clientWidth]",
-            f"{FIRST} .stage",
-        )
-        small = page.run(
-            "return [...document.querySelectorAll('button, select, .slide')]"
-            ".filter(node => node.getBoundingClientRect().height < 24).length"
-        )
-    finally:
-        page.command("Emulation.clearDeviceMetricsOverride")
-    assert widths[0] <= widths[1] == 360
-    assert widths[2] > 20
-    assert small == 0, "too small for a finger"
-
-
 def test_nothing_is_asked_for_and_nothing_complains(
     chrome: Browser, pages: tuple[Path, Path]
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from callbacks.report.page import POINTS, averaged, log_ticks, page, short, ticks
+from callbacks.report.page import POINTS, averaged, log_ticks, page, ticks
 from callbacks.report.runs import Curve, Run
 from tests.callbacks.parsed_page import Node, parse
 
@@ -73,14 +73,6 @@ def test_ticks_are_round_and_inside() -> None:
     assert ticks(-0.3, 12.1) == pytest.approx([0, 5, 10])
     assert log_ticks(0.01, 10) == pytest.approx([0.01, 0.1, 1, 10])
     assert log_ticks(0.9, 25) == pytest.approx([1, 3, 10])
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0.0, "0"), (9999, "9999"), (500_000, "500k"), (2.5e6, "2.5M"), (1e-4, "0.0001")],
-)
-def test_short_numbers(value: float, text: str) -> None:
-    assert short(value) == text
 
 
 def test_a_name_that_is_not_utf_8_is_spelt_out() -> None:

@@ -9,16 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from torch import Tensor
 
-from callbacks.metrics.base import ImageMetric
 from callbacks.results.compare import ALL, Selection, compare, load_run, main, verdict
 from callbacks.results.files import write_images, write_results
-from callbacks.results.results import Results
-from callbacks.tensorboard import MetricProtocol
 from tests.callbacks.results.test_per_image import numbers
 from tests.callbacks.results.test_results import result
-from tests.callbacks.tiny import Double, Images, loader, trainer
 
 KEYS = [f"set5/{i}" for i in range(12)]
 
@@ -127,45 +122,6 @@ def test_images_whose_pixels_differ_are_left_out(tmp_path: Path) -> None:
     assert found.interval == pytest.approx((1.0, 1.0))
     assert (found.a["n"], found.b["n"]) == (11, 11)
     assert found.a["value"] - found.b["value"] == pytest.approx(1.0)
-
-
-@pytest.mark.parametrize("field", ["hr", "lr"])
-def test_runs_on_other_images_are_refused(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, field: str
-) -> None:
-    for name, shift in (("a", 0), ("b", 0), ("c", 1)):
-        images = Replaced(field, shift)
-        batches = loader(images, 2 if name == "a" else 3)
-        trainer(tmp_path / name, Mean(), Results()).test(Double(), batches, verbose=False)
-    a, b, c = (str(tmp_path / name) for name in "abc")
-    assert main([a, b]) == 0
-    assert main([a, c]) == 2
-    assert f"mean on tiny x2: 7 of 7 images are left out, because {a} and {c} have" in caplog.text
-    assert "tiny/00, tiny/01, tiny/02, tiny/03, tiny/04 and 2 more" in caplog.text
-
-
-class Mean(ImageMetric):
-    name, needs_hr = "mean", False
-
-    def protocol(self) -> MetricProtocol:
-        return {"implementation": "test"}
-
-    def compute(self, sr: Tensor, hr: Tensor, batch: Any) -> Tensor:
-        return sr.mean((1, 2, 3))
-
-
-class Replaced(Images):
-    """Images under the names of others if ``shift`` is not 0; LR alone if the field is ``lr``."""
-
-    def __init__(self, field: str, shift: int) -> None:
-        super().__init__()
-        self.field, self.shift = field, shift
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        sample = Images(8)[index + self.shift]
-        if self.field == "lr":
-            del sample["hr"]
-        return sample | {"key": self.keys[index]}
 
 
 # --------------------------------------------------------------------------- what has no interval

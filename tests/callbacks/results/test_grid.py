@@ -9,14 +9,15 @@ import pytest
 
 from callbacks.results.compare import ALL, load_run, mean_interval
 from callbacks.results.grid import Format, columns, grid
-from tests.callbacks.results.test_compare import run
+from tests.callbacks.results.test_compare import KEYS, run
 
 
 def test_the_best_is_bold_and_numbers_have_intervals(tmp_path: Path) -> None:
     worse, better = [30.0 + i for i in range(12)], [31.0 + i for i in range(12)]
     names = [run(tmp_path / "a", worse), run(tmp_path / "b_1", better)]
     table = columns([load_run(name) for name in names], ALL)
-    low, high = mean_interval(np.array(better))
+    by_name = [value for _, value in sorted(zip(KEYS, better, strict=True))]
+    low, high = mean_interval(np.array(by_name))
     ((head, cells),) = table
     assert cells[1] is not None
     assert cells[0] is not None

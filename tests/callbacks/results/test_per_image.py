@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -70,20 +69,6 @@ def test_every_image_and_those_of_bicubic(tmp_path: Path) -> None:
     for stored, found in zip(results, images, strict=True):
         assert stored["checkpoint"] == found["checkpoint"]
         assert stored["value"] == sum(found["values"].values()) / stored["n"]
-
-
-def test_strict_json_of_what_is_not_finite(tmp_path: Path) -> None:
-    def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is no JSON")
-
-    values = {"a": math.inf, "b": math.nan, "c": 1.5}
-    write_images(tmp_path, [numbers(values=values)])
-    text = (tmp_path / "images.json").read_text()
-    stored = json.loads(text, parse_constant=refuse)["images"][0]["values"]
-    assert stored == {"a": "inf", "b": "nan", "c": 1.5}
-    found = load_images(tmp_path)[0]["values"]
-    assert found["a"] == math.inf
-    assert math.isnan(found["b"])
 
 
 # ------------------------------------------------------------------------ what replaces what

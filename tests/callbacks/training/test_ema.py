@@ -13,7 +13,6 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, OnExceptionCh
 from torch import Tensor, nn
 
 from callbacks.training.ema import EMA
-from lightning_modules.lightning_internals import exclude_from_step_count
 from tests.callbacks.tiny import Tiny, loader, trainer
 
 
@@ -59,7 +58,7 @@ def test_the_formula_with_its_warm_up(tmp_path: Path, decay: float) -> None:
 
 @pytest.mark.parametrize("first", [1, None])
 def test_the_warm_ups_of_released_code(tmp_path: Path, first: int | None) -> None:
-    """InvSR's counts from 1, ResShift has none; resumed in the middle as in one run."""
+    """InvSR's counts from 1, ResShift has none."""
     note, whole = Note(), EMA(0.9, first=first)
     trainer(tmp_path, note, whole, max_epochs=3).fit(Tiny(), loader())
     average = note.raw[0].double()
@@ -67,13 +66,6 @@ def test_the_warm_ups_of_released_code(tmp_path: Path, first: int | None) -> Non
         d = 0.9 if first is None else min(0.9, (1 + n) / (10 + n))
         average = d * average + (1 - d) * weight.double()
     close(whole.state_dict()["weights"]["net.weight"], average)
-    saver = ModelCheckpoint(tmp_path, filename="last", save_on_train_epoch_end=True)
-    part = trainer(tmp_path, EMA(0.9, first=first), saver, max_epochs=1, enable_checkpointing=True)
-    part.fit(Tiny(), loader())
-    again = EMA(0.9, first=first)
-    run = trainer(tmp_path, again, max_epochs=3)
-    run.fit(Tiny(), loader(), ckpt_path=tmp_path / "last.ckpt")
-    same(again.state_dict(), whole.state_dict())
 
 
 def test_accumulated_batches_are_one_step(tmp_path: Path) -> None:
@@ -83,37 +75,6 @@ def test_accumulated_batches_are_one_step(tmp_path: Path) -> None:
     assert ema.updates == 4
     distinct = [w for i, w in enumerate(note.raw) if i == 0 or not torch.equal(w, note.raw[i - 1])]
     close(ema.state_dict()["weights"]["net.weight"], reference(distinct, 0.999))
-
-
-def test_a_second_optimiser_is_not_counted(tmp_path: Path) -> None:
-    class Two(Tiny):
-        def __init__(self) -> None:
-            super().__init__()
-            self.automatic_optimization = False
-            self.other = nn.Linear(1, 1)
-
-        def training_step(self, batch: Any, batch_idx: int) -> None:
-            main, second = self.optimizers()
-            for optimizer, loss in (
-                (second, self.other.weight.square().sum() + self.other.bias.sum()),
-                (main, super().training_step(batch, batch_idx)),
-            ):
-                if optimizer is main and batch_idx % 2:
-                    continue  # two updates of the second for one of the main
-                optimizer.zero_grad()
-                self.manual_backward(loss)
-                if optimizer is second:
-                    exclude_from_step_count(optimizer)
-                optimizer.step()
-
-        def configure_optimizers(self) -> Any:
-            second = torch.optim.SGD(self.other.parameters(), lr=0.1)
-            return [torch.optim.SGD(self.net.parameters(), lr=0.5), second]
-
-    ema, model = EMA(), Two()
-    run = trainer(tmp_path, ema)
-    run.fit(model, loader(batch_size=1))
-    assert (run.global_step, ema.updates) == (4, 4)
 
 
 def test_only_validation_in_fit_sees_the_average(tmp_path: Path) -> None:

@@ -134,13 +134,3 @@ def test_an_exception_closes_the_bars(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(RuntimeError, match="interrupted"):
         trainer(tmp_path, progress, Interruption(), max_epochs=2).fit(Logging(), loader())
     assert progress._bars == []
-
-
-# ------------------------------------------------------------------------------------ what it costs
-
-
-class Silent(Tiny):
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        loss = super().training_step(batch, batch_idx)
-        self.log("train/secret", loss)
-        return loss
