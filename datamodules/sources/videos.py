@@ -38,11 +38,6 @@ AROUND = 50  # packets in which a gap belongs to a leap of the clock
 Wanted = Callable[[int, bool], bool]  # of a frame's number and whether it is the last one
 
 
-def every(number: int, last: bool) -> bool:
-    """Want every frame."""
-    return True
-
-
 class Videos(Source):
     """Videos to enlarge; each is one key, and many frames.
 
@@ -67,7 +62,7 @@ class Videos(Source):
         """Return the first frame of ``keys[index]``. Raises as ``decode``."""
         return next(self.decode(index))
 
-    def decode(self, index: int, wanted: Wanted = every) -> Iterator[Sample]:
+    def decode(self, index: int, wanted: Wanted = lambda number, last: True) -> Iterator[Sample]:
         """Decode a video.
 
         Args:
