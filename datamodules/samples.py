@@ -312,8 +312,8 @@ class Images(Dataset[dict[str, Any]]):
         if not {"hr", "lr", "size"} & sample.keys():
             raise ValueError(f"{self._where(index)} gave neither hr nor lr, but {sorted(sample)}")
         for name in ("hr", "lr"):
-            if name in sample and not _is_image(sample[name]):
-                raise ValueError(_no_image(sample[name], f"{self._where(index)} gave {name} as"))
+            if name in sample:
+                _check_image(sample[name], f"{self._where(index)} gave {name} as")
         return sample
 
     def _where(self, index: int) -> str:
@@ -564,20 +564,14 @@ def _prepare(sample: Sample) -> None:
     sample["meta"] = meta
 
 
-def _is_image(value: Any) -> bool:
-    return (
-        isinstance(value, np.ndarray)
-        and value.ndim == 3
-        and value.shape[2] == 3
-        and value.size > 0
-        and value.dtype in (np.uint8, np.uint16)
-    )
-
-
-def _no_image(value: Any, what: str) -> str:
+def _check_image(value: Any, what: str) -> None:
     if not isinstance(value, np.ndarray):
-        return f"{what} {type(value).__name__}; expected an (H, W, 3) NumPy array"
-    return f"{what} {value.dtype} {value.shape}; expected (H, W, 3) uint8 or uint16, RGB"
+        raise ValueError(f"{what} {type(value).__name__}; expected an (H, W, 3) NumPy array")
+    fits = value.ndim == 3 and value.shape[2] == 3 and value.size > 0
+    if not fits or value.dtype not in (np.uint8, np.uint16):
+        raise ValueError(
+            f"{what} {value.dtype} {value.shape}; expected (H, W, 3) uint8 or uint16, RGB"
+        )
 
 
 def _all_in_a_row(skipped: list[Skipped]) -> str:

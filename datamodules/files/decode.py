@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import errno
 import io
-import logging
 import os
 import re
 import struct
@@ -96,7 +95,6 @@ def metadata_after_pixels(file: IO[bytes]) -> bool:
         at += 12 + length
 
 
-log = logging.getLogger(__name__)
 FORMATS = tuple(KNOWN)
 REASONS = (
     "empty",  # no bytes
@@ -233,10 +231,9 @@ def read_size(file: str | os.PathLike[str] | IO[bytes]) -> tuple[int, int]:
                 return _size(opened)
         return _size(file)
     except Exception as error:  # as in decode
-        reason = "damaged"
+        reason = "too large" if isinstance(error, Image.DecompressionBombError) else "damaged"
         if isinstance(error, OSError) and error.errno is not None:
             reason = reason_of(error)
-        reason = "too large" if isinstance(error, Image.DecompressionBombError) else reason
         name = os.fspath(file) if isinstance(file, str | os.PathLike) else "the image"
         raise UnreadableImage(
             f"{name}: {getattr(error, 'strerror', None) or error}", reason

@@ -80,10 +80,6 @@ class Names(Sequence[str]):
         return (str(part, *CODING) for part in self._parts())
 
     def __eq__(self, other: object) -> bool:
-        if isinstance(other, Names):
-            return np.array_equal(self.starts, other.starts) and np.array_equal(
-                self.blob, other.blob
-            )
         if isinstance(other, Sequence) and not isinstance(other, str):
             return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
         return NotImplemented
@@ -188,18 +184,9 @@ class Keys(Sequence[str]):
 
 def first_duplicate(keys: Sequence[str]) -> str | None:
     """Return a key that occurs twice; None if all differ."""
-    if isinstance(keys, Names | Keys):
-        return keys.duplicates()
-    seen: set[str] = set()
-    for key in keys:
-        if key in seen:
-            return key
-        seen.add(key)
-    return None
+    return (keys if isinstance(keys, Names | Keys) else Names.of(keys)).duplicates()
 
 
 def digest_of(keys: Sequence[str]) -> str:
     """Return the hash of keys in order, as hexadecimal digits."""
-    if isinstance(keys, Names | Keys):
-        return keys.digest()
-    return hashlib.blake2b("\n".join(keys).encode(*CODING), digest_size=8).hexdigest()
+    return (keys if isinstance(keys, Names | Keys) else Names.of(keys)).digest()

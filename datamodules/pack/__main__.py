@@ -12,14 +12,13 @@ from pathlib import Path
 
 from datamodules.pack.blocks import Blocks, Report
 from datamodules.pack.inputs import Inputs
-from datamodules.pack.options import check, inputs_of, job_of, parse, parse_size
+from datamodules.pack.options import check, inputs_of, job_of, parser
 from datamodules.pack.packing import pack
 from datamodules.pack.places import Entry, TarMember
 from datamodules.pack.report import print_report, report_of
 from datamodules.shards.writer import find_shards
 from files.paths import expand_path
 
-__all__ = ["main", "parse_size"]
 log = logging.getLogger(__name__)
 
 
@@ -33,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 if all images were packed, or a part was made; 1 if some were refused, 2 after an error,
         130 after Ctrl-C.
     """
-    options = parse(arguments)
+    options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         return _run(options)

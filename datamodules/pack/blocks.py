@@ -138,7 +138,8 @@ class Blocks:
                 f"give the same command as before to continue; or {self.fix}"
             )
         if report:
-            self._check_finished(report)
+            for shard in report["shards"] if not self.folder.exists() else ():
+                _check_size(self.out / shard["name"], shard["bytes"], self.fix)
         elif shards:
             raise ValueError(f"{self.out} already has shards named {self.name}-*.tar: {self.fix}")
         elif parts is not None and about != {"job": self.job, "parts": parts}:
@@ -156,10 +157,6 @@ class Blocks:
             remove_folder(self.folder, self.known)
         for path in [*shards, self.report]:
             remove_file(path)
-
-    def _check_finished(self, report: Report) -> None:
-        for shard in report["shards"] if not self.folder.exists() else ():
-            _check_size(self.out / shard["name"], shard["bytes"], self.fix)
 
     def known(self, path: str) -> bool:
         """Return whether a path below the folder is a file of this program."""

@@ -26,7 +26,6 @@ from files.paths import (
     has_wildcard,
     image_key,
     is_image,
-    open_regular,
     read_text,
     size_and_time,
 )
@@ -150,7 +149,6 @@ REMOTE = re.compile(r"(pipe:|[a-z][a-z0-9+.-]*://)", re.IGNORECASE)
 SIZED = re.compile(r"(.+?)\s+\(\d+(?:\s*,\s*\d+){1,2}\)(?:\s+\d+)?")  # BasicSR's meta_info
 TABLES = (".csv", ".tsv", ".parquet")
 DOWNLOAD = "img2dataset downloads the images of one into shards (docs/shards.md, 'From the web')"
-TEXT = 4096  # bytes of a list that are checked before it is read
 
 
 class Inputs(NamedTuple):
@@ -286,11 +284,8 @@ def _from_list(path: Path, what: str, refused: list[Refused]) -> dict[str, Path]
 def _lines(path: Path, what: str) -> Iterator[tuple[int, str]]:
     """Yield number and text of each line that is not empty or a comment."""
     try:
-        with open_regular(path) as file:
-            if b"\0" in file.read(TEXT):
-                raise ValueError("it has zero bytes")
         text = read_text(path)
-    except ValueError as error:  # of UTF-8, too
+    except ValueError as error:
         raise ValueError(
             f"{what} {str(path)!r} is neither a tar nor an LMDB nor a list of paths ({error})"
         ) from error

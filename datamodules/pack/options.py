@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Sequence
 from typing import Any
 
 from datamodules.files.pairs import with_scale
@@ -37,7 +36,7 @@ exit status: 0 all packed, 1 some inputs were refused, 2 an error stopped it, 13
 """
 
 
-def parse_size(text: str) -> int:
+def _size(text: str) -> int:
     """Parse a size in bytes such as ``300M``.
 
     Raises:
@@ -79,23 +78,8 @@ def _name(text: str) -> str:
     return text
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse a command line; exit with a message if it is wrong.
-
-    Args:
-        arguments: Command-line arguments; by default those of this process.
-    """
-    made = _parser()
-    options, more = made.parse_known_args(arguments)
-    if more:
-        made.error(
-            f"unknown arguments: {' '.join(more)} (quote a pattern of images, as 'photos/*.jpg', "
-            "so that the shell does not expand it)"
-        )
-    return options
-
-
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command."""
     made = argparse.ArgumentParser(
         prog="main.py pack",
         usage="%(prog)s SOURCE OUT [options]",
@@ -177,7 +161,7 @@ def _add_shards(group: Any) -> None:
     )
     group.add_argument(
         "--shard-size",
-        type=parse_size,
+        type=_size,
         metavar="SIZE",
         help="bytes in each shard, at most, e.g. 300M",
     )

@@ -56,18 +56,11 @@ def print_report(report: Report, path: Path) -> None:
         log.error("refused by reason: %s; all are listed in %s", reasons, path)
     for note, count in counts["notes"].items():
         log.info("%s: %d", note, count)
-    samples = ""
-    if counts["samples"] != counts["packed"]:
-        samples = f" as {_counted(counts['samples'], 'sample')}"
     log.info(
-        "%s packed%s into %s (%.1f MB), %d refused",
-        _counted(counts["packed"], "image"),
-        samples,
-        _counted(counts["shards"], "shard"),
+        "%d images packed into %d shards (%d samples, %.1f MB), %d refused",
+        counts["packed"],
+        counts["shards"],
+        counts["samples"],
         counts["bytes"] / 1e6,
         counts["refused"],
     )
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -232,7 +232,10 @@ class DiskCache:
                 return True
             except WrongContent as error:
                 remove_file(part)
-                if not self._retry(attempts, error, wanted):
+                try:
+                    attempts.failed(error)
+                except RemoteError as last:
+                    self._refuse_file(wanted, last)
                     return False
             except RemoteError as error:
                 if error.kind != "content":
@@ -250,14 +253,6 @@ class DiskCache:
                     self._warn_no_room(wanted)
                     return False
         return False
-
-    def _retry(self, attempts: Attempts, error: WrongContent, wanted: Wanted) -> bool:
-        try:
-            attempts.failed(error)
-        except RemoteError as last:
-            self._refuse_file(wanted, last)
-            return False
-        return True
 
     def _refuse_file(self, wanted: Wanted, error: RemoteError) -> None:
         self._not_before[wanted.name] = math.inf

@@ -388,11 +388,8 @@ def _sent(url: str) -> str:
 
 
 def _limited(system: Any, policy: RetryPolicy) -> dict[str, float]:
-    return {"timeout": policy.stall} if _takes_timeout(system) else {}
-
-
-def _takes_timeout(system: Any) -> bool:
-    return isinstance(system, AsyncFileSystem)  # its methods go through `sync`, which has a limit
+    # Methods of an asynchronous system go through `sync`, which has a limit.
+    return {"timeout": policy.stall} if isinstance(system, AsyncFileSystem) else {}
 
 
 def blocks_from(url: str, start: int, policy: RetryPolicy) -> Iterator[bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,6 @@ from datamodules.files.roles import EXPECTED, FIELDS, SUFFIXES, roles_of
 from datamodules.order.keys import Names
 from datamodules.shards.index import Member, ShardIndex
 
-log = logging.getLogger(__name__)
 RULE = "a key ends at the first dot of the file name"
 PLACE = np.dtype(  # of a member, as ``Member``; zeros if a sample lacks it
     [("offset", "i8"), ("size", "i8"), ("checksum", "u8"), ("height", "u4"), ("width", "u4")]

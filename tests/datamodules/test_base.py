@@ -506,10 +506,6 @@ class TestPlugIns:
         ("sample", "message"),
         [
             ({}, r"v/a: Memory\.read gave neither hr nor lr, but \[\]"),
-            (
-                {"hr": random_image(8, 8)[..., 0]},
-                r"gave hr as uint8 \(8, 8\); expected \(H, W, 3\)",
-            ),
             ({"hr": np.zeros((8, 8, 4), np.uint8)}, r"gave hr as uint8 \(8, 8, 4\)"),
             ({"hr": np.zeros((8, 8, 3))}, r"gave hr as float64 \(8, 8, 3\); .*uint8 or uint16"),
             ({"hr": np.zeros((0, 8, 3), np.uint8)}, r"gave hr as uint8 \(0, 8, 3\)"),
@@ -605,15 +601,8 @@ class TestOnDevice:
         [
             ({"hr": torch.zeros(2, 1, 8, 8)}, r"batch\['hr'\] is torch\.float32 \(2, 1, 8, 8\)"),
             ({"hr": torch.zeros(3, 3, 8, 8)}, r"expected float32 \(2, 3, H, W\) for \['a', 'b'\]"),
-            ({"lr": torch.zeros(2, 3, 4, 4, dtype=torch.float64)}, r"batch\['lr'\] is torch\.fl"),
             ({"lr": torch.full((2, 3, 4, 4), 1.5)}, r"values in \[1\.5, 1\.5\]; expected \[0, 1\]"),
             ({"lr": torch.full((2, 3, 4, 4), float("nan"))}, r"values in \[nan, nan\]"),
-            ({"hr": torch.full((2, 3, 8, 8), -0.1)}, r"expected \[0, 1\]"),
-            (
-                {"seed": torch.zeros(3, dtype=torch.int64)},
-                r"batch\['seed'\] is .*\(2,\) on the CPU",
-            ),
-            ({"seed": torch.zeros(2)}, r"batch\['seed'\] is torch\.float32"),
             (
                 {"seed": torch.zeros(2, dtype=torch.int64, device="meta")},
                 r"batch\['seed'\] is torch\.int64 \(2,\) on meta",

@@ -115,10 +115,8 @@ def test_unclear_roles_are_refused_by_all(tmp_path: Path, members: Members) -> N
 APART = {
     "folders": ("hr/{}", "lr/{}"),
     "DIV2K": ("{}", "{}x2"),
-    "DIV2K with folders": ("DIV2K_train_HR/{}", "DIV2K_train_LR_bicubic/X2/{}x2"),
     "BasicSR": ("gt/{}", "lq/{}"),
     "words": ("{}_HR", "{}_LR"),
-    "prefix": ("HR{}", "LR{}"),
     "upper case": ("A{}", "a{}_lr"),
     "scale before": ("{}", "{}_2x"),
     "input and target": ("target/{}", "input/{}"),

@@ -37,15 +37,6 @@ def test_hidden_pixels_get_the_colour_of_the_nearest_that_is_seen(kind):
     assert not (found == 77).any()
 
 
-def test_what_is_seen_stays_and_the_rest_is_of_it():
-    alpha = np.random.default_rng(1).choice([0, 1, 255], (17, 23), p=[0.8, 0.1, 0.1])
-    alpha = alpha.astype(np.uint8)
-    found = without_hidden_colours(RGB, alpha)
-    np.testing.assert_array_equal(found[alpha > 0], RGB[alpha > 0])
-    seen = {tuple(colour) for colour in RGB[alpha > 0]}
-    assert {tuple(colour) for colour in found[alpha == 0]} <= seen
-
-
 @pytest.mark.parametrize("shape", [(17, 22), (17, 23, 1)])
 def test_alpha_of_another_shape(shape):
     with pytest.raises(ValueError, match=r"meta\['alpha'\] of shape \(17, .* of \(17, 23, 3\)"):

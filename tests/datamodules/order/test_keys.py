@@ -44,12 +44,6 @@ def test_the_digest_is_that_of_the_keys(one, other):
         assert (digest_of(first) == digest_of(second)) == (list(one.items()) == list(other.items()))
 
 
-@given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1)))
-def test_lists_and_names_have_one_digest(keys):
-    assert digest_of(keys) == digest_of(Names.of(keys))
-    assert (first_duplicate(keys) is None) == (first_duplicate(Names.of(keys)) is None)
-
-
 def test_unlike_other_keys():
     assert Keys({"a": ["b"]}) != ["a/c"]
     assert Keys({"a": ["b"]}) != "a/b"

@@ -70,12 +70,9 @@ def prepared(tmp_path):
 
 SIGNED = [  # by S3, Google, Azure, CloudFront, and others
     "/b/t.tar?X-Amz-Credential=AK%2F2026%2Fs3&X-Amz-Signature=0f",
-    "/b/t.tar?GoogleAccessId=a%40b&Signature=a%2Bb%2fc%3D%3D",
     "/b/t.tar?sv=2026&sig=x+y/z==&se=2026-01-01T00:00:00Z",
-    "/b/t.tar?Policy=eyJ~_-&Signature=a~b-c_&Key-Pair-Id=K",
     "/b/t.tar?name=UTF-8''t%C3%A4.tar&of=*&to=a::b",
     "/b%2Fc/~user/%7Eother/t.tar?a='1'&b=(2)&c=%e4;d",
-    "/b//t.tar?x=1?y=2&z",
     "/b/t+1%20.tar",
 ]
 
@@ -195,22 +192,17 @@ def test_parts(server):
 # ------------------------------------------------------------------------------------- what is said
 
 
-def test_refused_connection(tmp_path):
+def test_refused_connection():
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))  # no server listens
         url = f"http://127.0.0.1:{held.getsockname()[1]}/a.tar"
-        for action in (
-            lambda: look_up(url, HASTE),
-            lambda: read_small(url, HASTE),
-            lambda: download(url, tmp_path / "part", 1, HASTE),
-        ):
-            with pytest.raises(
-                RemoteError,
-                match=r"127.0.0.1:\d+/a\.tar could not be read: 4 attempts in .*Connect.*address "
-                r"and the network.*Shards\.retries \(3\)",
-            ) as caught:
-                action()
-            assert caught.value.kind == "unreachable"
+        with pytest.raises(
+            RemoteError,
+            match=r"127.0.0.1:\d+/a\.tar could not be read: 4 attempts in .*Connect.*address "
+            r"and the network.*Shards\.retries \(3\)",
+        ) as caught:
+            look_up(url, HASTE)
+        assert caught.value.kind == "unreachable"
 
 
 class Clock:

@@ -81,17 +81,13 @@ def test_index_of_another_tar_of_the_same_size(shard, tmp_path, caplog):
 
 LIES = {
     "beyond the end": {"png": [512, 10**9]},
-    "far beyond the end": {"png": [10**15, 10]},
     "before the first header": {"png": [0, 10]},
-    "negative offset": {"png": [-512, 10]},
     "negative size": {"png": [512, -1]},
     "too large for 64 bits": {"png": [512, 10**30]},
     "no number": {"png": ["a", 10]},
     "not finite": {"png": [float("nan"), 10]},
-    "too few": {"png": [512]},
     "too many": {"png": [512, 10, None, 1, 1, 1]},
     "checksum": {"png": [512, 10, "xyz"]},
-    "checksum of another kind": {"png": [512, 10, 77]},
     "size of an image": {"png": [512, 10, None, -3, 5]},
     "no members": 7,
 }
@@ -166,7 +162,6 @@ def pax(records):
 HARM = {
     "a name of 8 GB": header("././@LongLink", 8**11 - 1, tarfile.GNUTYPE_LONGNAME),
     "attributes of 8 GB": header("pax", 8**11 - 1, tarfile.XHDTYPE),
-    "attributes of 2 MB": header("pax", 2 << 20, tarfile.XHDTYPE) + bytes(3 << 20),
     "a member of 2**62 bytes": header("k.png", 2**62),
     "a negative size": header("k.png", -1024),
     "a negative size of a name": header("././@LongLink", -512, tarfile.GNUTYPE_LONGNAME),

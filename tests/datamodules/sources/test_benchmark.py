@@ -36,15 +36,3 @@ def test_plain_folder_is_told_from_a_benchmark(tmp_path):
         Benchmark(str(tmp_path)).prepare(2.0)
     with pytest.raises(ValueError, match=r"Benchmark.root '.*nowhere' does not exist"):
         Benchmark(str(tmp_path / "nowhere")).prepare(2.0)
-
-
-@pytest.mark.parametrize("scale", [2.0, 3.0, 4.0])
-@pytest.mark.parametrize(("name", "count"), [("set5", 5), ("set14", 14)])
-def test_shipped_sets(data_root, monkeypatch, name, count, scale):
-    monkeypatch.setenv("ENLARGER_DATA", str(data_root))
-    source = Benchmark(f"$ENLARGER_DATA/{name}")
-    source.prepare(scale)
-    assert len(source.keys) == count
-    sample = source.read(0)
-    assert sample["hr"].shape[0] == scale * sample["lr"].shape[0]
-    assert sample["hr"].shape[2] == 3

@@ -88,10 +88,6 @@ def test_unset_variable_says_what_belongs_there(monkeypatch):
         (["x.jpg", "x.png", "x.jpg.png"], ["x.jpg", "x.jpg.png", "x.png"]),
         (["x.jpg", "x.jpg.png"], ["x", "x.jpg"]),
         (
-            ["x.jpg.png", "x.jpg.webp", "x.jpg", "x.png"],
-            ["x.jpg.png", "x.jpg.webp", "x.jpg", "x.png"],
-        ),
-        (
             ["x.png", "x.bmp", "x.png.png", "x.png.png.png"],
             ["x.png", "x.bmp", "x.png.png", "x.png.png.png"],
         ),

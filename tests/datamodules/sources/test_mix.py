@@ -130,10 +130,6 @@ class TestWhatCannotBeMixed:
         ("source", "message"),
         [
             (
-                Memory(random_images(1).samples, scale=3),
-                "has scale 3, but Mix is used at 2",
-            ),
-            (
                 Memory(random_images(1).samples, degradation=Bicubic(2)),
                 "has its own degradation",
             ),
