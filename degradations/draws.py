@@ -175,7 +175,8 @@ class Draws:
 
 
 Params: TypeAlias = dict[str, Any]
-_TYPES = {  # by the kind of a NumPy type; the largest first, so that all are aligned
+# By the kind of a NumPy type; the largest first, so that all are aligned.
+_TYPES: dict[str, tuple[np.dtype[Any], torch.dtype]] = {
     "i": (np.dtype(np.int64), torch.int64),
     "f": (np.dtype(np.float32), torch.float32),
     "b": (np.dtype(np.bool_), torch.bool),

@@ -24,17 +24,14 @@ from callbacks.metrics.pixels import PSNR
 from callbacks.metrics.robustness import Robustness
 from callbacks.metrics.sets import SetMetric
 from callbacks.metrics.video import FVD, KVD, Flicker, FrameKIDThumb, FrameSWD
-from callbacks.report.scales import ScaleReport
 from callbacks.results.files import digests_of, load_images
 from callbacks.results.results import Results
-from lightning_modules.next_scale.nsarm import NSARM
 from tests.callbacks.tiny import Images, collate, trainer
 from tests.contracts import discovery
 from tests.contracts.arguments import build
 from tests.contracts.test_callbacks import EXAMPLES as IMAGES
 from tests.contracts.test_set_metrics import EXAMPLES as SETS
 from tests.gpu.device import GPU, Waits, counted, pretended_gpu
-from tests.lightning_modules import next_scale_parts
 
 # Most waits of a batch. May only fall; an image's metric that is not listed must not wait at all.
 # Features of sets are kept on the host, where those of HR are looked up by its pixels.
@@ -162,12 +159,3 @@ def test_results(tmp_path: Path) -> None:
     words = digests_of(torch.stack([data[index]["hr"] for index in range(4)])).tolist()
     assert found["digests"] == {k: f"{word:08x}" for k, word in zip(data.keys, words, strict=True)}
     assert not waits, f"a batch waits:\n{waits}"
-
-
-def test_the_report_of_scales(tmp_path: Path) -> None:
-    """One copy of all numbers, and one of all images in the strip."""
-    parts = next_scale_parts.space(), next_scale_parts.mapper(), next_scale_parts.transformer()
-    report = ScaleReport(shown=6)
-    waits = waits_of_a_batch(tmp_path, NSARM(2.0, *parts), Images(4, side=32), report)
-    assert (tmp_path / "samples" / "scales-test.json").is_file()
-    assert waits.total() <= 2, f"a batch waits:\n{waits}"
