@@ -226,7 +226,8 @@ class Packed:
         rows = np.zeros((batch, end // 8 + 1), np.int64)
         views = {kind: rows.view(dtype) for kind, (dtype, _) in _TYPES.items()}
         for path, (kind, column, shape) in places.items():
-            views[kind][:, column : column + math.prod(shape)] = arrays[path].reshape(batch, -1)
+            width = math.prod(shape)
+            views[kind][:, column : column + width] = arrays[path].reshape(batch, width)
         return cls(rows, _replaced(params, places))
 
     def to(self, device: torch.device) -> Tensor:
