@@ -322,7 +322,7 @@ class Degradation(nn.Module, ABC):
         check_images(hr, seeds)
         return self.replay(hr, self.params_of(seeds, hr.shape))
 
-    def draw_ahead(self, seeds: Seeds, shape: torch.Size) -> Params | Packed:
+    def draw_ahead(self, seeds: Seeds, shape: torch.Size) -> Packed:
         """Draw as `params_of` for `replay` in another process, as a loader's worker does."""
         return Packed.of(self.params_of(seeds, shape), len(seeds))
 

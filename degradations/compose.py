@@ -265,7 +265,7 @@ class Mixture(Degradation):
             params[name] = recipe.draw(draws.fold(name), shape)
         return params
 
-    def draw_ahead(self, seeds: Seeds, shape: torch.Size) -> Params:
+    def draw_ahead(self, seeds: Seeds, shape: torch.Size) -> Any:
         """Draw as `params_of`: the recipes' images are chosen on the host."""
         return self.params_of(seeds, shape)
 

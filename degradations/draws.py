@@ -175,7 +175,8 @@ class Draws:
 
 
 Params: TypeAlias = dict[str, Any]
-_TYPES = {  # by the kind of a NumPy type; the largest first, so that all are aligned
+# By the kind of a NumPy type; the largest first, so that all are aligned.
+_TYPES: dict[str, tuple[np.dtype[Any], torch.dtype]] = {
     "i": (np.dtype(np.int64), torch.int64),
     "f": (np.dtype(np.float32), torch.float32),
     "b": (np.dtype(np.bool_), torch.bool),
@@ -225,7 +226,8 @@ class Packed:
         rows = np.zeros((batch, end // 8 + 1), np.int64)
         views = {kind: rows.view(dtype) for kind, (dtype, _) in _TYPES.items()}
         for path, (kind, column, shape) in places.items():
-            views[kind][:, column : column + math.prod(shape)] = arrays[path].reshape(batch, -1)
+            width = math.prod(shape)
+            views[kind][:, column : column + width] = arrays[path].reshape(batch, width)
         return cls(rows, _replaced(params, places))
 
     def to(self, device: torch.device) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 import warnings
@@ -106,15 +107,40 @@ class Pipeline(Degradation):
             return self._compile_now(hr, packed, rows) if new else self._run(packed)(hr, rows)
 
     def _run(self, packed: Packed) -> Callable[..., Tensor]:
-        """Return the compiled function of (hr, rows), on a GPU one launch of a CUDA graph."""
-        if self._compiled is None or self._compiled[0] != packed.layout:
+        """Return the compiled function of (hr, rows), on a GPU a CUDA graph.
 
-            def run(hr: Tensor, rows: Tensor) -> Tensor:
-                return self._on_canvas(hr, packed.unpacked(rows))
+        Leading stages that draw nothing, such as USM, are a graph of their own: the compiler's
+        cache then has the others, whether a recipe sharpens or not.
+        """
+        if self._compiled is None or self._compiled[0] != packed.layout:
+            leading = [
+                stage
+                for _, stage in itertools.takewhile(
+                    lambda item: not (packed.layout[item[0]] or item[1].resizes),
+                    self.named_stages(),
+                )
+            ]
+
+            def first(hr: Tensor) -> Tensor:
+                canvas = Canvas.of(hr)
+                for stage in leading:
+                    canvas = stage.run_on_canvas(canvas, {})
+                return canvas.pixels
+
+            def rest(hr: Tensor, rows: Tensor) -> Tensor:
+                return self._on_canvas(hr, packed.unpacked(rows), len(leading))
+
+            def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+                return torch.compile(
+                    function, fullgraph=True, dynamic=False, mode="reduce-overhead"
+                )
 
             allow_kinds()  # of all pipelines together
-            compiled = torch.compile(run, fullgraph=True, dynamic=False, mode="reduce-overhead")
-            self._compiled = packed.layout, compiled
+            before, after = compiled(first) if leading else None, compiled(rest)
+            self._compiled = (
+                packed.layout,
+                lambda hr, rows: after(before(hr) if before else hr, rows),
+            )
         return self._compiled[1]
 
     def _compile_now(self, hr: Tensor, packed: Packed, rows: Tensor) -> Tensor:
@@ -168,11 +194,11 @@ class Pipeline(Degradation):
         batch = torch.cat(lr)
         return quantize_8bit(batch) if self.quantize else batch
 
-    def _on_canvas(self, hr: Tensor, params: Params) -> Tensor:
+    def _on_canvas(self, hr: Tensor, params: Params, skipped: int = 0) -> Tensor:
         size = self.lr_size(hr.shape[-2:])
         canvas, prepared = Canvas.of(hr), self._prepared(params)
         resized = False
-        for name, stage in self.named_stages():
+        for name, stage in self.named_stages()[skipped:]:
             canvas = stage.run_on_canvas(canvas, prepared[name])
             # After a stage that unites sizes, images fill their canvas again.
             resized = not stage.unites and (resized or stage.resizes)

@@ -1,21 +1,17 @@
-"""How many launches a compiled recipe takes, and what in it would make the host wait."""
+"""How many launches a compiled recipe takes, and how many bytes it moves."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from degradations.pipeline import Pipeline
 from degradations.stages.noise import hashed_fields
 
 _VIEWS = r"aten\.(unsqueeze|view)\b"  # among calls of the library: they move nothing
-# What reads a value of the device, or a size that depends on values, back to the host.
-WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "bincount", "equal.default")
 
 
 class Launches(NamedTuple):
@@ -47,7 +43,7 @@ def count_launches(recipe: Pipeline, hr: Tensor, seeds: Tensor) -> Launches:
 
     def count(nodes: list[Any]) -> Any:
         nodes = [node for node in nodes if not isinstance(node, NopKernelSchedulerNode)]
-        library = [node for node in nodes if isinstance(node, ExternKernelSchedulerNode)]
+        library: list[Any] = [n for n in nodes if isinstance(n, ExternKernelSchedulerNode)]
         views = [node for node in library if re.search(_VIEWS, str(node.node.op_overload))]
         moved = sum(node.get_read_write_buffers_sizes() for node in nodes if node not in views)
         kernels = len(nodes) - len(library)
@@ -67,31 +63,3 @@ def count_launches(recipe: Pipeline, hr: Tensor, seeds: Tensor) -> Launches:
             if not found:
                 raise
     return found[0]
-
-
-class Waits(TorchDispatchMode):
-    """Count the operations that would make the host wait for a device.
-
-    On a CPU nothing waits, so the names of the operations stand for it.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: Counter[str] = Counter()
-        self.calls = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        self.calls += 1
-        name = str(func)
-        if any(word in name for word in WAITING):
-            self.seen[name] += 1
-        if "index" in name and any(
-            isinstance(part, Tensor) and part.dtype == torch.bool
-            for arg in args
-            if isinstance(arg, list | tuple)
-            for part in arg
-        ):
-            self.seen[f"{name} by a mask"] += 1
-        return func(*args, **(kwargs or {}))

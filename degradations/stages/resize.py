@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -192,53 +190,14 @@ def _taps(
     return np.clip(index, 0, n - 1).astype(np.int64), weight
 
 
-def _make_bags(n: int, m: int, mode: Mode, antialias: bool, planes: int) -> Bags:
+@functools.lru_cache(maxsize=1024)  # 10 kB each for crops, some hundred for whole images
+def _bags(n: int, m: int, mode: Mode, antialias: bool, planes: int) -> Bags:
     """Return `_taps` of `planes` stacked images in the form of `embedding_bag`."""
     index, weight = _taps(n, m, mode, antialias)
     stacked = (index + n * np.arange(planes)[:, None, None]).reshape(-1)
     starts = np.arange(planes * m + 1) * index.shape[1]
     weights = np.tile(weight.astype(np.float32).reshape(-1), planes)
     return torch.from_numpy(stacked), torch.from_numpy(starts), torch.from_numpy(weights)
-
-
-class _BagCache:
-    """Least-recently-used cache of bags, limited by bytes.
-
-    `functools.lru_cache` limits the number of entries, but a whole image takes some hundred kB, a
-    crop ten.
-
-    Args:
-        make: Function that makes the bags of a key.
-        room: Limit in bytes.
-    """
-
-    def __init__(self, make: Callable[..., Bags], room: int) -> None:
-        self.make, self.room = make, room
-        self.found: OrderedDict[tuple[int | str, ...], Bags] = OrderedDict()
-        self.taken = 0
-        self._lock = threading.Lock()
-
-    def __call__(self, *key: int | str) -> Bags:
-        with self._lock:
-            found = self.found.get(key)
-            if found is not None:
-                self.found.move_to_end(key)
-                return found
-        made = self.make(*key)
-        with self._lock:
-            if key not in self.found:
-                self.found[key] = made
-                self.taken += _bytes(made)
-            while self.taken > self.room:
-                self.taken -= _bytes(self.found.popitem(last=False)[1])
-        return made
-
-
-def _bytes(bags: Bags) -> int:
-    return sum(part.nbytes for part in bags)
-
-
-_bags = _BagCache(_make_bags, 128 << 20)  # 2,000 crops; crops of one size repeat factors
 
 
 def _sum_bags(rows: Tensor, n: int, m: int, mode: Mode, antialias: bool) -> Tensor:

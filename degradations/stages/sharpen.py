@@ -100,10 +100,7 @@ def blurred(image: Tensor, taps: Tensor) -> Tensor:
     """
     (_, H, W), n = image.shape, len(taps) // 2
     across = _along_columns(mirror(image, (n, 0), (H + 2 * n, _round_up(W))), taps)[:, :, :W]
-    if n < W and _round_up(H) == H:
-        turned = _transposed_and_mirrored(across, n)
-    else:
-        turned = mirror(transposed(across), (n, 0), (W + 2 * n, _round_up(H)))
+    turned = mirror(transposed(across), (n, 0), (W + 2 * n, _round_up(H)))
     return transposed(_along_columns(turned, taps)[:, :, :H])
 
 
@@ -115,19 +112,6 @@ def transposed(image: Tensor) -> Tensor:
     y = image.new_empty(C, W, H)
     for plane, target in zip(image.numpy(), y.numpy(), strict=True):
         cv2.transpose(plane, dst=target)
-    return y
-
-
-def _transposed_and_mirrored(image: Tensor, n: int) -> Tensor:
-    # (C, n + W + n, H), with one copy less: borders are mirrored in place.
-    import cv2
-
-    C, H, W = image.shape
-    y = image.new_empty(C, W + 2 * n, H)
-    for plane, target in zip(image.numpy(), y.numpy(), strict=True):
-        cv2.transpose(plane, dst=target[n : n + W])
-        target[:n] = target[2 * n : n : -1]
-        target[n + W :] = target[n + W - 2 : W - 2 : -1]
     return y
 
 

@@ -8,8 +8,6 @@ import pytest
 import torch
 from kornia.augmentation import (
     AugmentationSequential,
-    ImageSequential,
-    RandomBrightness,
     RandomHorizontalFlip,
 )
 
@@ -52,21 +50,6 @@ def test_seeds_come_from_torchs_generator_and_are_kept(hr):
     assert torch.equal(pickle.loads(pickle.dumps(augmentation))(hr, params=params), first)
 
 
-def test_an_image_does_not_depend_on_its_batch(hr):
-    augmentation = RandomDegradation({"noise": GaussianNoise(), "jpeg": JPEG()}, p=0.5)
-    y = augmentation(hr)
-    params = augmentation._params
-    for n in range(4):
-        own = {name: params[name][n : n + 1] for name in ("seeds", "batch_prob")}
-        assert torch.equal(augmentation(hr[n : n + 1], params=own)[0], y[n])
-
-
-def test_p_is_of_each_image():
-    hr = torch.full((200, 3, 4, 4), 0.5)
-    same = RandomDegradation(GaussianNoise((20.0, 20.0)), p=0.3)(hr) == hr
-    assert 110 < same.flatten(1).all(1).sum() < 170
-
-
 def test_pairs_of_lr_and_hr(hr):
     """The HR is a mask, so that both get the same flips."""
     pairs = AugmentationSequential(
@@ -78,27 +61,6 @@ def test_pairs_of_lr_and_hr(hr):
     assert 0 < sum(flipped) < 4
     again, _ = pairs(hr, hr, params=pairs._params)
     assert torch.equal(again, lr)
-
-
-def test_in_any_place_of_a_container(hr):
-    container = ImageSequential(
-        RandomBrightness((1.5, 1.9), p=1.0, clip_output=False),  # beyond 1, which is clamped
-        RandomDegradation(JPEG(), p=1.0),
-        RandomHorizontalFlip(p=1.0),
-        random_apply=2,
-    )
-    for _ in range(4):
-        y = container(hr)
-        assert y.shape == hr.shape
-        assert torch.equal(container(hr, params=container._params), y)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
-def test_other_types(hr, dtype):
-    y = RandomDegradation(JPEG())(hr.to(dtype), params={"seeds": SEEDS})
-    assert y.dtype == dtype
-    expected = RandomDegradation(JPEG())(hr.to(dtype).float(), params={"seeds": SEEDS})
-    assert torch.equal(y, expected.to(dtype))
 
 
 def test_refuses_sizes_that_cannot_be_in_one_batch():

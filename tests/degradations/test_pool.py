@@ -45,10 +45,6 @@ def run(pool: PairPool, numbers: range) -> list[list[int]]:
     return [names(pool.exchange(batch(n), seeds(n))) for n in numbers]
 
 
-def test_until_it_is_full_batches_pass_through():
-    assert run(PairPool(SIZE), range(3)) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
-
-
 def test_then_as_many_come_out_as_go_in():
     given = run(PairPool(SIZE), range(40))
     inside = set(range(SIZE))
@@ -94,15 +90,6 @@ def test_resume(stop, ahead):
     resumed = PairPool(SIZE)
     resumed.load(state, 0, 1)
     assert run(resumed, range(stop, 14)) == whole[stop:]
-
-
-def test_state_is_of_8_bits_and_no_larger_than_what_is_in_it():
-    pool = PairPool(SIZE)
-    run(pool, range(2))
-    state = saved(pool)[0]
-    assert state["hr"].dtype == state["lr"].dtype == torch.uint8
-    assert len(state["hr"]) == B  # the second batch is not applied yet
-    assert state["last_hr"].shape == (B, 3, 8, 6)
 
 
 def test_another_number_of_processes_is_refused():

@@ -14,26 +14,24 @@ import torch
 import yaml
 from scipy import stats
 
-from degradations.base import Canvas, Degradation, select
+from degradations.base import Canvas, Degradation
 from degradations.bicubic import Bicubic
 from degradations.compose import Mixture
 from degradations.draws import Draws, split_params, to_device
 from degradations.pipeline import Pipeline
-from degradations.recipes.bsrgan import BSRGAN, ChannelNoise, GaussianBlur, SampleGaussian
+from degradations.recipes.bsrgan import BSRGAN, ChannelNoise, SampleGaussian
 from degradations.recipes.resshift import ImageNetTest, ResShift
 from degradations.recipes.second_order import Order, RealESRGAN, RealESRGANLight, SecondOrder
 from degradations.recipes.web import Photograph, Web
 from degradations.stages.noise import hashed_fields
 from degradations.stages.resize import MODES
-from tests.launches import Waits, count_launches
+from tests.launches import count_launches
 
 N = 10_000
 P = 1e-4  # of each of some 250 tests, at fixed seeds
 CPU = torch.device("cpu")
 SIDE = 512
 ALL = (RealESRGAN, RealESRGANLight, ResShift, ImageNetTest, BSRGAN, Photograph, Web)
-JPEG_ONLY = functools.partial(Web, webp=0.0)
-ON_DEVICE = (*ALL[:-1], JPEG_ONLY)
 
 
 def mixed(scale: float, **arguments: Any) -> Mixture:
@@ -300,26 +298,6 @@ def test_bsrgans_schedule_contains_every_order() -> None:
     assert (place == 7).all()
 
 
-def test_bsrgans_schedule_changes_no_bit() -> None:
-    """Each image as if every stage ran at every place of its order."""
-    recipe, hr = BSRGAN(3.0, executor="canvas"), make_images(8, (29, 38))
-    params = to_device(recipe.params_of(torch.arange(8), hr.shape), 8, CPU)
-
-    def by_place(canvas: Canvas, own: Any) -> Canvas:
-        for place in range(7):
-            result = canvas
-            for number, (name, stage) in enumerate(shuffled._named()):
-                here = own["order"][:, place] == number
-                result = select(here, stage.run_on_canvas(canvas, own[name]), result)
-            canvas = result
-        return canvas
-
-    found = recipe.degrade(hr, params)
-    shuffled: Any = recipe.stages["shuffled"]
-    shuffled.on_canvas = by_place
-    assert torch.equal(found, recipe.degrade(hr, params))
-
-
 def test_bsrgan_shuffles_but_shrinks_before_the_lr() -> None:
     order = drawn(BSRGAN)["shuffled"]["order"]
     names = ["blur", "blur2", "shrink", "to_lr", "noise", "jpeg", "camera"]
@@ -329,14 +307,6 @@ def test_bsrgan_shuffles_but_shrinks_before_the_lr() -> None:
         is_any_of(place[name], range(7))
     # The smaller of two different places of seven: 6, 5, ... 0 of 21 pairs.
     is_often(place["shrink"], {k: (6 - k) / 21 for k in range(6)})
-
-
-def test_bsrgan_halves_at_x4_only() -> None:
-    assert "halve" not in BSRGAN(2.0).stages
-    params = drawn(BSRGAN, 2.0)["shuffled"]
-    is_uniform(params["blur"]["variance_x"], 0.5, 6.0)
-    is_uniform(params["blur"]["sigma"], 0.1, 2.4)
-    is_uniform(1.0 / params["shrink"]["resize"]["factor"], 1.0, 4.0)
 
 
 def test_photograph() -> None:
@@ -406,11 +376,6 @@ def dependent(recipe: Degradation, batches: int = 150) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("recipe", [*ALL, mixed], ids=name_of)
-def test_the_images_of_a_batch_are_independent(recipe: Callable[..., Degradation]) -> None:
-    assert dependent(recipe(4.0)) == set()
-
-
 # By the released code of Real-ESRGAN and ResShift.
 ONCE_A_BATCH = {
     *(f"resize.{name}" for name in ("factor", "height", "width", "mode")),
@@ -434,17 +399,6 @@ def test_faithful_draws_once_a_batch_what_upstream_does(recipe: Callable[..., An
 
 
 # ------------------------------------------------------------------------------------ what is done
-
-
-def test_second_order_probability_changes_no_other_draw() -> None:
-    always, half = drawn(RealESRGAN), drawn(functools.partial(RealESRGAN, second_p=0.5))
-    np.testing.assert_array_equal(
-        always["noise2"]["stage"]["gaussian"]["levels"],
-        half["noise2"]["stage"]["gaussian"]["levels"],
-    )
-    np.testing.assert_array_equal(
-        always["final"]["jpeg"]["quality"], half["final"]["jpeg"]["quality"]
-    )
 
 
 def test_the_last_steps_in_both_orders() -> None:
@@ -517,39 +471,6 @@ def test_each_stage_is_the_same_by_both_executors(recipe: Callable[..., Pipeline
     assert rounded
 
 
-@pytest.mark.parametrize(
-    ("recipe", "scale"),
-    [*((recipe, 4.0) for recipe in ALL), (mixed, 3.7)],
-    ids=lambda value: f"x{value:g}" if isinstance(value, float) else name_of(value),
-)
-def test_both_executors(recipe: Callable[..., Degradation], scale: float) -> None:
-    """After two to four codecs, each of which increases the difference of blocks.
-
-    A wrong stage would differ in most values.
-    """
-    hr, seeds = make_images(6, (96, 80)), torch.arange(6)
-    images, canvas = recipe(scale, executor="images"), recipe(scale, executor="canvas")
-    params = images.params_of(seeds, hr.shape)
-    with hashed_fields():
-        off = (images.replay(hr, params) - canvas.replay(hr, params)).abs() * 255
-    assert off.mean() <= 0.6
-    assert (off > 1.02).float().mean() <= 0.12
-
-
-@pytest.mark.parametrize("recipe", [*ON_DEVICE, mixed], ids=name_of)
-def test_a_canvas_never_waits(recipe: Callable[..., Any]) -> None:
-    hr, seeds = make_images(3, (40, 36)), torch.arange(3)
-    degrade = recipe(4.0, executor="canvas")
-    degrade(hr, seeds)  # the first batch is checked, which waits once
-    parts = degrade.recipes.values() if isinstance(degrade, Mixture) else [degrade]
-    for part in parts:
-        applied = to_device(part.params_of(seeds, hr.shape), 3, CPU)
-        with Waits() as waits:
-            part.degrade(hr, applied)
-        assert not waits.seen, waits.seen
-        assert waits.calls > 5
-
-
 @pytest.mark.slow  # the compiler's plan takes a minute
 def test_a_budget_of_launches_and_bytes() -> None:
     """Of 16 images of 256 px; the bytes are 0.4 ms of an H200. May only fall."""
@@ -569,27 +490,6 @@ def test_the_compiled_canvas() -> None:
 
 
 # --------------------------------------------------------------------------------- BSRGAN's stages
-
-
-def test_gaussian_blur_has_the_drawn_covariance() -> None:
-    blur = GaussianBlur(kernel_size=(31, 31))
-    params = to_device(blur.draw(Draws(np.arange(20)), torch.Size((20, 3, 8, 8))), 20, CPU)
-    psf = blur.psf(params)
-    axis = torch.arange(-15.0, 16.0)
-    for n in range(20):
-        c, s = params["rotation"][n].cos(), params["rotation"][n].sin()
-        turn = torch.tensor([[c, -s], [s, c]])
-        if params["isotropic"][n]:
-            covariance = params["sigma"][n] ** 2 * torch.eye(2)
-        else:
-            own = torch.stack([params["variance_x"][n], params["variance_y"][n]])
-            covariance = turn @ torch.diag(own) @ turn.T
-        if torch.linalg.eigvalsh(covariance).min() < 0.5:
-            continue  # narrower than pixels
-        xx, yy = (psf[n] * axis**2).sum(), (psf[n] * axis.view(-1, 1) ** 2).sum()
-        xy = (psf[n] * axis * axis.view(-1, 1)).sum()
-        got = torch.stack([xx, xy, xy, yy]).view(2, 2)
-        torch.testing.assert_close(got, covariance, rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize("divisor", [2.0, 3.0, 4.0])
@@ -650,17 +550,6 @@ def of_image(params: dict[str, Any], n: int) -> dict[str, Any]:
     }
 
 
-def test_another_weight_changes_no_image_that_stays() -> None:
-    recipes = {"bicubic": Bicubic, "light": RealESRGANLight}
-    hr, seeds = make_images(16, (16, 16)), torch.arange(16)
-    few, many = (Mixture(2.0, recipes, weights) for weights in ([0.2, 0.8], [0.8, 0.2]))
-    before, after = (m.params_of(seeds, hr.shape)["which"] for m in (few, many))
-    stay = before == after
-    assert stay.any()
-    assert not stay.all()
-    assert torch.equal(few(hr, seeds)[stay], many(hr, seeds)[stay])
-
-
 # --------------------------------------------------------------------------------------- bad input
 
 
@@ -708,21 +597,3 @@ def test_one_range_in_yaml_leaves_the_others_of_the_recipe() -> None:
     is_uniform(params["blur"]["stage"]["sigma_x"], 0.5, 0.6)
     is_any_of(params["blur"]["stage"]["kernel_size"], range(3, 12, 2))
     is_uniform(params["noise"]["poisson"]["strength"], 0.05, 0.3)
-
-
-def test_a_mixture_in_yaml() -> None:
-    recipe = from_yaml(
-        """
-        class_path: degradations.Mixture
-        init_args:
-          scale: 3.7
-          recipes:
-            mild: {class_path: degradations.RealESRGANLight, init_args: {usm: false}}
-            plain: degradations.Bicubic
-          weights: [3, 1]
-        """
-    )
-    assert [type(part) for part in recipe.recipes.values()] == [RealESRGANLight, Bicubic]
-    assert {part.scale for part in recipe.recipes.values()} == {3.7}
-    assert "usm" not in recipe.recipes["mild"].stages
-    assert recipe.p == (0.75, 0.25)

@@ -11,22 +11,19 @@ import torch
 from torch import Tensor
 
 from lightning_modules.adversarial import Adversarial
-from lightning_modules.backbone.space import KLSpace, PixelSpace
+from lightning_modules.backbone.space import PixelSpace
 from lightning_modules.first_stage.latent_perceptual import LatentPerceptual
 from lightning_modules.inversion import STARTS, Training
 from lightning_modules.invsr import InvSR
 from lightning_modules.networks.discriminator import LatentDiscriminator
-from lightning_modules.networks.feature_upsampler import Shared
 from lightning_modules.resshift import ResShift
 from lightning_modules.sampling.color import ColorFix, fix_colors
-from lightning_modules.sampling.solvers import Sampler
 from lightning_modules.sampling.tiling import Tiling
 from tests.contracts import test_models
 from tests.contracts.model_contract import SCALE, batch_of
 from tests.gpu.device import GPU, counted, moved, pretended_gpu
-from tests.lightning_modules import test_resshift, test_self_cascade_video
+from tests.lightning_modules import test_resshift
 from tests.lightning_modules.averaged import Averaged
-from tests.lightning_modules.backbone.unets import small_kl
 from tests.lightning_modules.others import OTHERS, batch_for
 
 
@@ -151,22 +148,3 @@ def test_a_colour_fix(kind: Any) -> None:
                 sr = fix_colors(there["hr"], there["lr"], kind)
         assert not waits, f"colours wait:\n{waits}"
         torch.testing.assert_close(sr.cpu(), expected, rtol=0, atol=1e-5)
-
-
-@pytest.mark.slow
-def test_clips() -> None:
-    """Self-Cascade of video, in latents: a training step, and the clips of a batch."""
-    four = test_self_cascade_video.base(in_channels=4, out_channels=4)
-    space = {"space": KLSpace(small_kl()), "pivot_space": "rgb", "upsampler": Shared}
-    model = test_self_cascade_video.cascade(denoiser=four, sampler=Sampler(steps=2), **space)
-    with pretended_gpu():
-        moved(model)
-        given = on_device(test_self_cascade_video.batch(1))
-        for _ in range(2):
-            with counted() as waits:
-                model.train().training_step(given, 0).backward()
-                with torch.no_grad():
-                    sr = model.eval().test_step(given, 0)["sr"]
-        assert sr.shape == given["clip"].shape
-        assert sr.device == GPU
-    assert not waits, f"clips wait:\n{waits}"

@@ -7,10 +7,8 @@ import pytest
 import torch
 from scipy import stats
 
-from degradations.base import Canvas
-from degradations.draws import Draws, split_params, to_device
+from degradations.draws import Draws, to_device
 from degradations.stages.camera import Camera, bayer_masks, demosaic, develop, unprocess
-from degradations.stages.noise import hashed_fields
 
 N = 10_000
 CPU = torch.device("cpu")
@@ -152,19 +150,6 @@ def test_noise_variance_is_shot_times_signal_plus_read(level):
 
 
 # ---------------------------------------------------------------------------------------- canvas
-
-
-def test_the_edge_of_an_image_on_a_canvas():
-    sizes = [(20, 18), (13, 18), (20, 9), (1, 5)]
-    pixels = torch.rand(4, 3, 20, 18, generator=torch.Generator().manual_seed(3))
-    params = applied(4)
-    with hashed_fields():
-        got = Camera().on_canvas(Canvas(pixels, torch.tensor(sizes), (20, 18)), params)
-        for n, (own, (h, w)) in enumerate(zip(split_params(params, 4), sizes, strict=True)):
-            expected = Camera()(pixels[n : n + 1, :, :h, :w], own)
-            torch.testing.assert_close(
-                got.pixels[n : n + 1, :, :h, :w], expected, atol=2e-3, rtol=0
-            )
 
 
 # ------------------------------------------------------------------------------------- bad input

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from skimage import data
 
-from degradations.base import Canvas
 from degradations.draws import Draws
 from degradations.stages.codec import WebP
 
@@ -39,11 +38,3 @@ def test_quality_is_drawn_per_image_with_both_ends():
         assert torch.equal(image, alone)
     with pytest.raises(ValueError, match="quality"):
         WebP((50, 101))
-
-
-def test_images_on_a_canvas_are_cut_out():
-    sizes = torch.tensor([[40, 31], [64, 64]])
-    params = {"quality": torch.tensor([50, 50])}
-    canvas = WebP().on_canvas(Canvas(X[..., :64, :64].repeat(2, 1, 1, 1), sizes, (64, 64)), params)
-    alone = WebP()(X[..., :40, :31], {"quality": torch.tensor([50])})
-    assert torch.equal(canvas.pixels[:1, :, :40, :31], alone)

@@ -102,16 +102,3 @@ def test_separable_kernels_are_known():
     assert prepare_kernels(hole)["separable"].tolist() == [False]
     x = make_image((20, 30))
     assert_convolved(convolve(x, prepare_kernels(hole)), x, hole[0])
-
-
-@pytest.mark.slow
-def test_compiles_as_one_graph():
-    def blurred(pixels, sigma, cutoff):
-        squared = kernels.squared_distance(sigma, sigma, sigma, 6)
-        bell = kernels.bell(squared, sigma, sigma > 9) + kernels.sinc(cutoff, 6)
-        bell = bell + kernels.motion(sigma, sigma, 0 * sigma, 6) + kernels.disk(sigma, 6)
-        return convolve_canvas(Canvas.of(pixels), prepare_kernels(kernels.normalized(bell))).pixels
-
-    values = make_image((20, 24)), torch.tensor([1.5]), torch.tensor([2.0])
-    compiled = torch.compile(blurred, fullgraph=True, dynamic=False, backend="eager")
-    torch.testing.assert_close(compiled(*values), blurred(*values))

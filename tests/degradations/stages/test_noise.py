@@ -36,11 +36,6 @@ def photo(*shape):
 # Gaussian
 
 
-def test_levels_cover_the_range_uniformly():
-    params = drawn(GaussianNoise((5.0, 25.0)), np.arange(10_000))
-    assert stats.kstest(params["levels"], stats.uniform(5, 20).cdf).pvalue > 1e-3
-
-
 def test_mean_and_deviation_are_the_drawn_ones():
     x = torch.full((8, 3, 96, 96), 0.5)
     y, params = noisy(GaussianNoise((1.0, 30.0), clip=False), x, torch.arange(8))
@@ -50,12 +45,6 @@ def test_mean_and_deviation_are_the_drawn_ones():
     # Five standard errors of a sample's mean and of its deviation.
     np.testing.assert_array_less(noise.mean(1).abs(), 5 * params["levels"] / n**0.5)
     np.testing.assert_allclose(noise.std(1), params["levels"], rtol=5 / (2 * n) ** 0.5)
-
-
-def test_channels_are_independent():
-    y, _ = noisy(GaussianNoise(clip=False), torch.zeros(1, 3, 96, 96), torch.tensor([4]))
-    correlation = np.corrcoef(y[0].reshape(3, -1)) - np.eye(3)
-    assert np.abs(correlation).max() < 4 / 96
 
 
 # Poisson
@@ -97,19 +86,6 @@ def test_poisson_counts_of_a_constant_image_have_the_exact_distribution(value):
     most = int(law.ppf(1 - 5 / counts.size))  # the rarer ones in one cell
     observed = np.bincount(np.minimum(counts.round().astype(int), most), minlength=most + 1)
     expected = np.append(law.pmf(np.arange(most)), law.sf(most - 1)) * counts.size
-    assert stats.chisquare(observed, expected).pvalue > 1e-3
-
-
-@pytest.mark.parametrize("level", [30, 100, 200])
-def test_poisson_counts_of_a_rich_image_have_the_exact_distribution(level):
-    x = torch.full((1, 3, 80, 80), level / 255)
-    x[0, 0, :4] = torch.linspace(0, 1, 320).view(4, 80)  # 256 values
-    y, _ = noisy(PoissonNoise((1.0, 1.0), clip=False), x, [level])
-    counts = (y[0, 1:].flatten().numpy() * 256).round().astype(int)
-    law = stats.poisson(level / 255 * 256)
-    edges = np.unique(law.ppf(np.linspace(0.05, 0.95, 19)))
-    observed = np.bincount(np.searchsorted(edges, counts), minlength=len(edges) + 1)
-    expected = np.diff(np.concatenate(([0], law.cdf(edges), [1]))) * counts.size
     assert stats.chisquare(observed, expected).pvalue > 1e-3
 
 
@@ -199,11 +175,3 @@ def test_clip(noise):
     assert free.max() > 1
     assert noise is PoissonNoise or free.min() < 0
     assert torch.equal(clipped, free.clamp(0, 1))
-
-
-@pytest.mark.parametrize("values", [(30.0, 1.0), (-1.0, 5.0)])
-def test_refuses_a_range(values):
-    with pytest.raises(ValueError, match="sigma is"):
-        GaussianNoise(values)
-    with pytest.raises(ValueError, match="strength is"):
-        PoissonNoise(values)

@@ -73,14 +73,3 @@ def test_blurred(size):
     x = torch.rand(3, *size, generator=torch.Generator().manual_seed(0))
     expected = np.stack([gaussian(plane, 51) for plane in x.double().numpy()])
     np.testing.assert_allclose(blurred(x, gaussian_taps(51)), expected, rtol=0, atol=1e-6)
-
-
-def test_compiles_as_one_graph():
-    x = photograph((24, 20))
-    sharpened = torch.compile(
-        lambda pixels: USM().on_canvas(Canvas.of(pixels), {}).pixels,
-        fullgraph=True,
-        dynamic=False,
-        backend="eager",
-    )
-    torch.testing.assert_close(sharpened(x), USM()(x, {}), rtol=0, atol=1e-5)

@@ -15,7 +15,7 @@ from degradations.pipeline import Pipeline
 from degradations.stages.blur import Sinc
 from degradations.stages.noise import GaussianNoise
 from degradations.tools import preview
-from degradations.tools.preview import Section, Tile, parameters_of, sheet, steps_of
+from degradations.tools.preview import Section, Tile, sheet, steps_of
 
 HR = torch.rand(1, 3, 24, 20, generator=torch.Generator().manual_seed(0))
 STAGE = {"class_path": "degradations.GaussianNoise", "init_args": {"sigma": [25, 25]}}
@@ -101,18 +101,6 @@ def test_the_steps_are_those_of_the_degradation(seed):
     assert [step.name.startswith("own / ") for step in steps] == (
         [True] * 6 if params["which"][0] else []
     )
-
-
-def test_parameters_by_their_names():
-    params = {
-        "depth": np.array([0.123456]),
-        "on": np.array([False]),
-        "shared": 2,
-        "field_seeds": np.array([1]),
-        "matrix": np.zeros((1, 2)),
-        "inner": {"level": np.array([1.0])},
-    }
-    assert parameters_of(params) == ["depth 0.123", "on False", "shared 2", "level 1"]
 
 
 def test_a_sheet_shows_images_where_they_belong():
