@@ -18,6 +18,7 @@ from datamodules import clock
 from datamodules.base import Sample, Source, SRDataModule
 from datamodules.clock import DECODING
 from degradations.bicubic import Bicubic
+from degradations.draws import Params
 from files.batch import Seconds
 from tests.callbacks.tiny import Tiny, trainer
 
@@ -68,9 +69,9 @@ class SlowBicubic(Bicubic):
         super().__init__(2)
         self.still = still
 
-    def forward(self, hr: Tensor, seeds: Tensor) -> Tensor:
+    def degrade(self, hr: Tensor, params: Params) -> Tensor:
         self.still.now += 5
-        return super().forward(hr, seeds)
+        return super().degrade(hr, params)
 
 
 class Model(Tiny):
