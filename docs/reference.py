@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("lightning_modules", "datamodules", "degradations", "callbacks", "commands", "files")
+BELOW = "---\nsearch:\n  boost: 0.5\n---\n"  # the search lists pages before the API
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -46,7 +47,7 @@ def api_pages(room: str) -> Iterator[tuple[str, str]]:
             0
         ]
         rows.append(f"| [`{name}.py`]({room}/{name}.md) | {cell(about)} |")
-        yield f"reference/{room}/{name}.md", f"# {module}\n\n::: {module}\n"
+        yield f"reference/{room}/{name}.md", f"{BELOW}# {module}\n\n::: {module}\n"
     listed = "\n".join(["| | |", "|---|---|", *rows])
     # Not an index.md, or the section that lists the rooms would take the first one's as its own.
     yield f"reference/{room}.md", f"# {room}\n\n{listed}\n"
