@@ -12,7 +12,6 @@ from torch.nn import functional
 from lightning_modules.backbone.condition import TextEncoder
 from lightning_modules.backbone.denoiser import Denoiser
 from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.backbone.space import PixelSpace
 from lightning_modules.diffusion import TRAILING, Diffusion, min_snr_weights
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import Sampler
@@ -136,26 +135,6 @@ def test_the_weights_are_used():
     method = oracle("sample", timesteps=(10, 11), min_snr=5.0)
     method.denoiser.x0 = method.denoiser.x0 + 0.1
     torch.testing.assert_close(method.training_step(batch(), 0), torch.tensor(5.0 * 0.01))
-
-
-class Halved(PixelSpace):
-    def _encode(self, image, noise):
-        return image
-
-
-def test_latents_that_were_encoded_before():
-    """They are kept as the encoder gives them, and standardised here."""
-    given = batch()
-    space = Halved(mean=(0.5,), deviation=(0.5,))
-    method = quiet(Diffusion(1.0, Oracle(given["hr"] * 2 - 1), space))
-    encoded = {name: value for name, value in given.items() if name != "hr"}
-    encoded |= {"latent": given["hr"], "space": space.identity}
-    assert method.training_step(encoded, 0) < 1e-6
-    torch.testing.assert_close(method.latent(encoded), method.latent(given))
-    with pytest.raises(
-        ValueError, match=r"were made by PixelSpace .*space is Halved .*encode with"
-    ):
-        method.latent({**encoded, "space": PixelSpace().identity})
 
 
 def test_smaller_images_by_their_area():

@@ -20,7 +20,7 @@ from lightning_modules.backbone.space import KLSpace
 from lightning_modules.networks.feature_upsampler import Full, Shared
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import Sampler
-from lightning_modules.self_cascade import Cascade, SelfCascade, Tuning, time_embedding
+from lightning_modules.self_cascade import Cascade, SelfCascade, Tuning
 from tests.lightning_modules.backbone.unets import small_kl, wrapped
 from tests.quick import quick
 
@@ -339,21 +339,6 @@ def test_sdxl_gets_sizes(kind, expected):
         assert call.got.pooled.shape == (4, 5)
     sides = [call.got.sizes[0].tolist() for call in (calls[0], calls[-1])]
     assert sides == [[side, side, 0, 0, side, side] for side in expected]
-
-
-@torch.no_grad()
-def test_the_networks_embedding_is_what_its_blocks_get():
-    seen = []
-    denoiser = base(**SDXL)
-    block = denoiser.unet.down_blocks[0]
-    hook = block.register_forward_pre_hook(
-        lambda _, __, more: seen.append(more["temb"]), with_kwargs=True
-    )
-    z, t = torch.randn(2, 3, 8, 8), torch.tensor([600, 3])
-    got = Condition(torch.randn(2, 3, 6), torch.randn(2, 5), torch.rand(2, 6))
-    denoiser(z, t, got)
-    hook.remove()
-    assert torch.equal(time_embedding(denoiser.unet, t, got), seen[0])
 
 
 # ------------------------------------------------------------------------------------- training
