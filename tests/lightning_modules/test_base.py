@@ -203,19 +203,6 @@ class TestCheckpointKeys:
 
 
 class TestLoadWeights:
-    def test_ours_prefers_averages(self, checkpoint):
-        model = Model()
-        fill(model, seed=1)
-        frozen = copy.deepcopy(model.frozen.state_dict())
-        model.load_weights(checkpoint)
-        content = torch.load(checkpoint, weights_only=True)
-        expected = {**content["state_dict"], **content["callbacks"]["EMA"]["weights"]}
-        state = model.state_dict()
-        assert all(torch.equal(state[name], value) for name, value in expected.items())
-        assert not torch.equal(state["tail.weight"], content["state_dict"]["tail.weight"])
-        assert all(torch.equal(state[f"frozen.{k}"], value) for k, value in frozen.items())
-        assert model.weights_source == f"{checkpoint} (EMA)"
-
     def test_of_our_names_without_what_has_a_file_of_its_own(self, tmp_path):
         # As somebody may save a compiled model, without saying what it is.
         class Apart(Model):

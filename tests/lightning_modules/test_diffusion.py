@@ -172,23 +172,6 @@ def test_an_exploding_process():
     torch.testing.assert_close(found, given["hr"], rtol=0, atol=1e-5)
 
 
-def test_a_gaussian_keeps_its_deviation():
-    """The exact denoiser of normal data: samples have the data's mean and deviation."""
-    mean, deviation, schedule = 0.3, 0.5, Schedule(prediction="sample")
-
-    class Exact(Oracle):
-        def forward(self, z_t, t, condition=None, residuals=None):
-            alpha, sigma = schedule.level(int(t[0]))
-            kept = alpha * deviation**2 / (alpha**2 * deviation**2 + sigma**2)
-            return mean + kept * (z_t - alpha * mean)
-
-    method = Diffusion(1.0, Exact(None), schedule=schedule, sampler=replace(TRAILING, steps=200))
-    given = batch(2, 64)
-    z = method.generate(given, Noise(given["seed"])) * 2 - 1
-    assert abs(z.mean() - mean) < 0.03
-    assert abs(z.std() - deviation) < 0.02
-
-
 def test_guidance():
     """With a network that answers by its text alone, guidance is a straight line."""
 

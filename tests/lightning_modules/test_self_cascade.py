@@ -405,17 +405,3 @@ def stored(method: Any) -> Any:
     torch.save(checkpoint, file)
     file.seek(0)
     return torch.load(file, weights_only=True)
-
-
-def test_a_checkpoint_holds_the_upsamplers_and_what_they_are_for():
-    method = tuned(cascade(upsampler=Shared, places=[1, 3]))
-    method.training_step(batch(), 0)
-    checkpoint = stored(method)
-    parts = {".".join(name.split(".")[:3]) for name in checkpoint["state_dict"]}
-    assert parts == {"upsampler.places.skip1", "upsampler.places.skip3"}
-    assert checkpoint["trained_with"] == {"K": 700}
-    other = cascade(upsampler=Shared, places=[1, 3])
-    other.on_load_checkpoint(checkpoint)
-    other.load_state_dict(checkpoint["state_dict"])
-    given = batch()
-    assert torch.equal(other.sample(given)["sr"], method.sample(given)["sr"])
