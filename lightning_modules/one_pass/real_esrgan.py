@@ -165,8 +165,7 @@ class RealESRGAN(Adversarial, OnePass):
         if stage != "fit":
             return
         for name, loss in self._terms.items():
-            loaded: str = getattr(loss, "source", "")
-            if loss.file is None or loaded:
+            if loss.file is None or bool(getattr(loss, "source", "")):
                 continue
             if self._find is not None:
                 loss.load(self._find(f"losses.{name}.init_args.perceptual_weights", loss.file))

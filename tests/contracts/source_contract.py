@@ -1,8 +1,8 @@
 """What every Source keeps, as a test class to run on yours.
 
 The classes of this repository and of `pytest tests/contracts --plugin my_sr.data` are found by
-test_sources.py. A class that cannot be made without arguments gets those of your YAML file, or is
-tested by a file of your own (run it with the repository on PYTHONPATH):
+test_sources.py. A class that cannot be made without arguments is tested by a file of your own (run
+it with the repository on PYTHONPATH):
 
     from tests.contracts.source_contract import SourceContract, SourceExample
 

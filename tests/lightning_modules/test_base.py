@@ -154,12 +154,6 @@ class TestCheckpoint:
         for name, value in whole.state_dict().items():
             assert torch.equal(value, resumed.state_dict()[name]), name
 
-    def test_a_checkpoint_to_resume_with_infinities(self, checkpoint):
-        content = torch.load(checkpoint, weights_only=True)
-        content["state_dict"]["tail.weight"][0] = torch.inf
-        with pytest.raises(ValueError, match=r"the checkpoint has NaN or .* such as tail\.weight"):
-            Model().on_load_checkpoint(content)
-
     def test_another_methods(self, checkpoint):
         content = torch.load(checkpoint, weights_only=True)
         message = r"trained with other\.Method, but the model here is tests\.\S*Model: set model\."
@@ -209,19 +203,6 @@ class TestCheckpointKeys:
 
 
 class TestLoadWeights:
-    def test_ours_prefers_averages(self, checkpoint):
-        model = Model()
-        fill(model, seed=1)
-        frozen = copy.deepcopy(model.frozen.state_dict())
-        model.load_weights(checkpoint)
-        content = torch.load(checkpoint, weights_only=True)
-        expected = {**content["state_dict"], **content["callbacks"]["EMA"]["weights"]}
-        state = model.state_dict()
-        assert all(torch.equal(state[name], value) for name, value in expected.items())
-        assert not torch.equal(state["tail.weight"], content["state_dict"]["tail.weight"])
-        assert all(torch.equal(state[f"frozen.{k}"], value) for k, value in frozen.items())
-        assert model.weights_source == f"{checkpoint} (EMA)"
-
     def test_of_our_names_without_what_has_a_file_of_its_own(self, tmp_path):
         # As somebody may save a compiled model, without saying what it is.
         class Apart(Model):

@@ -12,7 +12,6 @@ from torch.nn import functional
 from lightning_modules.backbone.condition import TextEncoder
 from lightning_modules.backbone.denoiser import Denoiser
 from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.backbone.space import PixelSpace
 from lightning_modules.diffusion import TRAILING, Diffusion, min_snr_weights
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import Sampler
@@ -138,26 +137,6 @@ def test_the_weights_are_used():
     torch.testing.assert_close(method.training_step(batch(), 0), torch.tensor(5.0 * 0.01))
 
 
-class Halved(PixelSpace):
-    def _encode(self, image, noise):
-        return image
-
-
-def test_latents_that_were_encoded_before():
-    """They are kept as the encoder gives them, and standardised here."""
-    given = batch()
-    space = Halved(mean=(0.5,), deviation=(0.5,))
-    method = quiet(Diffusion(1.0, Oracle(given["hr"] * 2 - 1), space))
-    encoded = {name: value for name, value in given.items() if name != "hr"}
-    encoded |= {"latent": given["hr"], "space": space.identity}
-    assert method.training_step(encoded, 0) < 1e-6
-    torch.testing.assert_close(method.latent(encoded), method.latent(given))
-    with pytest.raises(
-        ValueError, match=r"were made by PixelSpace .*space is Halved .*encode with"
-    ):
-        method.latent({**encoded, "space": PixelSpace().identity})
-
-
 def test_smaller_images_by_their_area():
     given = batch(side=16)
     small_hr = given["hr"].unflatten(2, (8, 2)).unflatten(4, (8, 2)).mean((3, 5))
@@ -191,23 +170,6 @@ def test_an_exploding_process():
     method = oracle("sample", "exploding", steps=5)
     found = method.generate(given, Noise(given["seed"]))
     torch.testing.assert_close(found, given["hr"], rtol=0, atol=1e-5)
-
-
-def test_a_gaussian_keeps_its_deviation():
-    """The exact denoiser of normal data: samples have the data's mean and deviation."""
-    mean, deviation, schedule = 0.3, 0.5, Schedule(prediction="sample")
-
-    class Exact(Oracle):
-        def forward(self, z_t, t, condition=None, residuals=None):
-            alpha, sigma = schedule.level(int(t[0]))
-            kept = alpha * deviation**2 / (alpha**2 * deviation**2 + sigma**2)
-            return mean + kept * (z_t - alpha * mean)
-
-    method = Diffusion(1.0, Exact(None), schedule=schedule, sampler=replace(TRAILING, steps=200))
-    given = batch(2, 64)
-    z = method.generate(given, Noise(given["seed"])) * 2 - 1
-    assert abs(z.mean() - mean) < 0.03
-    assert abs(z.std() - deviation) < 0.02
 
 
 def test_guidance():

@@ -17,7 +17,6 @@ from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.diffusion import Diffusion
 from lightning_modules.inversion import STARTS, Sampling, Training, timesteps_for
 from lightning_modules.invsr import InvSR
 from lightning_modules.latents import enlarged
@@ -269,21 +268,6 @@ def test_a_base_that_was_trained_on_fewer_timesteps() -> None:
         method.setup("fit")
 
 
-def saved(base: Any, path: Path) -> Path:
-    checkpoint: Any = {"state_dict": base.state_dict(), "pytorch-lightning_version": "2"}
-    base.on_save_checkpoint(checkpoint)
-    torch.save(checkpoint, path)
-    return path
-
-
-def test_the_trained_timesteps_are_in_the_base_s_checkpoint(tmp_path: Path) -> None:
-    trained = Diffusion(1.0, UNet2D(UNET), timesteps=(0, 300))
-    denoiser = base()
-    assert denoiser.trained_timesteps is None
-    denoiser.load(saved(trained, tmp_path / "base.ckpt"))
-    assert denoiser.trained_timesteps == [0, 300]
-
-
 # ------------------------------------------------------------------------------------- training
 
 
@@ -404,6 +388,3 @@ def test_released_files_of_predictor_and_discriminator(tmp_path: Path) -> None:
     wrong = invsr(discriminator=judge(), discriminator_weights="predictor.pth")
     with pytest.raises(ValueError, match=r"\(model\.init_args\.discriminator_weights\) do not fit"):
         wrong.load_parts(lambda _, name: tmp_path / name)
-
-
-# ------------------------------------------------------------------------------------- the control

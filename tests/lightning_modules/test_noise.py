@@ -151,14 +151,3 @@ def test_neighbours_draw_alike_at_any_ratio(side, out_side, field):
         shared = a + len(before) - b
         assert shared > 15
         assert torch.equal(before[-shared:], after[:shared])
-
-
-@pytest.mark.parametrize("n", [8, 16, 24, 32, 40, 48, 64, 128])
-def test_coarse_grids_of_tiles_meet(n):
-    """Scales of a next-scale model at 1024 pixels: 24, 40 and 48 are no whole pixels."""
-    first, second = grid((256, 480), (1024, 1920), 256, 32, multiple=8)
-    assert second.columns.lr.start == 224
-    one, other = (PlacedNoise(SEED, [tile]).normal((1, 3, n, n)) for tile in (first, second))
-    begin = n * 224 // 256
-    assert torch.equal(one[..., begin:], other[..., : n - begin])
-    assert not torch.equal(one[..., begin - 1 : -1], other[..., : n - begin])

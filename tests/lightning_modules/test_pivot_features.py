@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from lightning_modules.backbone.denoiser import UNet2D
-from lightning_modules.networks.attachments import Blocks, Skips, skip_shapes
+from lightning_modules.networks.attachments import Blocks, Skips
 from lightning_modules.networks.feature_upsampler import Full, Places, Shared
-from tests.lightning_modules.backbone.unets import wrapped
 
 SD21 = {
     "block_out_channels": [320, 640, 1280, 1280],
@@ -21,12 +20,6 @@ SDXL = {
     "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
     "attention_head_dim": [5, 10, 20],
     "cross_attention_dim": 2048,
-}
-THREE = {
-    "block_out_channels": [8, 16, 24],
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    "attention_head_dim": 2,
 }
 
 
@@ -66,19 +59,3 @@ def test_sdxl(kind):
     with torch.device("meta"):
         phi = Full(Places(other.widths, 1280))
     assert sum(p.numel() for p in phi.parameters()) == 99_573_120
-
-
-@pytest.mark.parametrize("padding", [0, 1])
-@pytest.mark.parametrize("size", [(16, 8), (13, 22), (7, 9), (10, 14)])
-@torch.no_grad()
-def test_widths_and_sizes_are_those_of_a_run(padding, size):
-    denoiser = wrapped(null="zero", downsample_padding=padding, **THREE)
-    z, t = torch.randn(1, 3, *size), torch.tensor([5])
-    read = denoiser.features(z, t, middle=True)
-    assert [skip.shape[1] for skip in read.skips] == [c for c, _ in skip_shapes(denoiser.unet)]
-    for kind, numbers in ((Skips, range(6)), (Blocks, range(4))):
-        found = kind(denoiser.unet, list(numbers))
-        features = found.features(read)
-        assert list(features) == list(found.widths)
-        for name, feature in features.items():
-            assert feature.shape == (1, found.widths[name], *found.sizes(size)[name])

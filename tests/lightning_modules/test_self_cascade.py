@@ -20,7 +20,7 @@ from lightning_modules.backbone.space import KLSpace
 from lightning_modules.networks.feature_upsampler import Full, Shared
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import Sampler
-from lightning_modules.self_cascade import Cascade, SelfCascade, Tuning, time_embedding
+from lightning_modules.self_cascade import Cascade, SelfCascade, Tuning
 from tests.lightning_modules.backbone.unets import small_kl, wrapped
 from tests.quick import quick
 
@@ -341,21 +341,6 @@ def test_sdxl_gets_sizes(kind, expected):
     assert sides == [[side, side, 0, 0, side, side] for side in expected]
 
 
-@torch.no_grad()
-def test_the_networks_embedding_is_what_its_blocks_get():
-    seen = []
-    denoiser = base(**SDXL)
-    block = denoiser.unet.down_blocks[0]
-    hook = block.register_forward_pre_hook(
-        lambda _, __, more: seen.append(more["temb"]), with_kwargs=True
-    )
-    z, t = torch.randn(2, 3, 8, 8), torch.tensor([600, 3])
-    got = Condition(torch.randn(2, 3, 6), torch.randn(2, 5), torch.rand(2, 6))
-    denoiser(z, t, got)
-    hook.remove()
-    assert torch.equal(time_embedding(denoiser.unet, t, got), seen[0])
-
-
 # ------------------------------------------------------------------------------------- training
 
 
@@ -420,17 +405,3 @@ def stored(method: Any) -> Any:
     torch.save(checkpoint, file)
     file.seek(0)
     return torch.load(file, weights_only=True)
-
-
-def test_a_checkpoint_holds_the_upsamplers_and_what_they_are_for():
-    method = tuned(cascade(upsampler=Shared, places=[1, 3]))
-    method.training_step(batch(), 0)
-    checkpoint = stored(method)
-    parts = {".".join(name.split(".")[:3]) for name in checkpoint["state_dict"]}
-    assert parts == {"upsampler.places.skip1", "upsampler.places.skip3"}
-    assert checkpoint["trained_with"] == {"K": 700}
-    other = cascade(upsampler=Shared, places=[1, 3])
-    other.on_load_checkpoint(checkpoint)
-    other.load_state_dict(checkpoint["state_dict"])
-    given = batch()
-    assert torch.equal(other.sample(given)["sr"], method.sample(given)["sr"])

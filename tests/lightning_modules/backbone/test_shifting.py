@@ -38,16 +38,6 @@ def test_the_papers_ends():
     assert ResidualShift(kappa=1.0).eta(0) == pytest.approx(0.04**2)
 
 
-@pytest.mark.parametrize("kappa", [0.2, 0.5, 1.0, 2.0, 4.0])
-def test_min_noise_is_the_noise_of_the_first_timestep(kappa):
-    """Also for kappa below 1, where the released code has less."""
-    process = ResidualShift(kappa=kappa)
-    assert process.level(0).sigma == pytest.approx(0.04)
-    assert process.level(0).alpha == pytest.approx(1 - (0.04 / kappa) ** 2)
-    assert process.level(14).sigma == pytest.approx(0.99 * kappa)
-    assert process.level(-1) == (1, 0)
-
-
 def test_variances_of_four_steps():
     process = ResidualShift(4, min_noise=0.2)
     x, noise = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)

@@ -96,18 +96,6 @@ def test_the_loss_is_the_bases_own(prediction):
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_fit_may_start_from_the_weights_of_another(tmp_path):
-    """They are all there is: no other base has to be named."""
-    stored: dict[str, Any] = {"state_dict": whole().state_dict()}
-    whole().on_save_checkpoint(stored)
-    torch.save(stored, tmp_path / "a.ckpt")
-    again = made(FineTune, denoiser=wrapped(null="learned"))
-    with pytest.raises(ValueError, match=r"a trained base is required"):
-        again.setup("fit")
-    again.load_weights(tmp_path / "a.ckpt")
-    again.setup("fit")
-
-
 def test_what_is_trained_and_kept():
     method = lora()
     method.training_step(batch(), 0).backward()

@@ -31,15 +31,6 @@ def test_a_released_file_loads(around):
         assert torch.equal(found, expected)
 
 
-def test_without_text():
-    model, (z, t, text) = seeded(text_width=None), inputs()
-    assert not any("attn2" in name or "add_embedding" in name for name in model.state_dict())
-    maps = model(z, t)
-    assert [tuple(logits.shape) for logits in maps] == [(2, 1, n, n) for n in (2, 4, 8, 8)]
-    for found, expected in zip(model(z, t, text), maps, strict=True):
-        assert torch.equal(found, expected)
-
-
 def test_heads_and_norms_are_those_of_the_release():
     with torch.device("meta"):
         model = LatentDiscriminator()

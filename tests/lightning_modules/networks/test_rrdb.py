@@ -64,11 +64,3 @@ def test_released_files_load_and_compute_what_spandrel_does(
         with torch.no_grad():
             found = model(lr, (12 * scale, 16 * scale)).clamp(0, 1)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 4), (7, 9)])
-@pytest.mark.parametrize("scale", [1, 2, 4])
-def test_any_size(scale: int, size: tuple[int, int]) -> None:
-    lr = torch.rand(1, 3, *size)
-    for network in (RRDBNet(scale, 4, 1), SRVGGNetCompact(scale, 4, 1)):
-        assert network(lr).shape == (1, 3, scale * size[0], scale * size[1])

@@ -30,20 +30,6 @@ def test_tokens_of_the_published_grids(ratio: float, tokens: tuple[int, ...]) ->
         assert wide.full == (tall.full[1], tall.full[0])
 
 
-@pytest.mark.parametrize(
-    ("ratio", "sizes"),
-    [
-        (1.25, "1x1 2x2 3x3 5x4 10x8 15x12 20x16 25x20 30x24 35x28 45x36 55x44 70x56"),
-        (4 / 3, "1x1 2x2 4x3 8x6 12x9 16x12 20x15 24x18 28x21 36x27 48x36 60x45 72x54"),
-        (3.0, "1x1 2x2 6x2 9x3 15x5 21x7 27x9 36x12 45x15 54x18 72x24 90x30 111x37"),
-    ],
-)
-def test_the_published_grids(ratio: float, sizes: str) -> None:
-    """Height first: a tall image has more rows."""
-    assert [f"{h}x{w}" for h, w in published(ratio).grids] == sizes.split()
-    assert published(ratio, "0.06M").grids == published(ratio).grids[:7]
-
-
 def test_nsarm() -> None:
     scales = published(patch=2)
     assert len(scales) == 13

@@ -40,16 +40,6 @@ def test_features_lie_where_they_are_also_beside_a_patch_beyond_the_border():
     assert torch.equal(seen[0], model.reduce(inputs["features"])[:, :, rows])
 
 
-@pytest.mark.parametrize(("adapter", "moves"), [("fourier", True), ("mlp", True), ("none", False)])
-def test_the_adapter_tells_where_a_pixel_lies(adapter, moves):
-    """With inputs that are the same everywhere, only coordinates make pixels differ."""
-    model = awake(SFTUNet(**{**SMALL, "features": 0}, adapter=adapter, attention=False))
-    inputs = given((96, 96), (64, 64), features=0)
-    y = model(**{**inputs, "x": torch.zeros(2, 3, 96, 96), "base": torch.zeros(2, 3, 96, 96)})
-    inner = y[:, :, 40:56, 40:56]  # away from the borders
-    assert (inner.flatten(2).std(2).max() > 1e-4) == moves
-
-
 def test_the_published_size():
     with torch.device("meta"):
         model = SFTUNet()

@@ -52,20 +52,6 @@ class TestTeacherForcing:
                 here = found.inputs[:, span.start - 1 : span.stop - 1]
                 torch.testing.assert_close(here, below.flatten(2).mT)
 
-    def test_flips_leave_labels_of_their_scale_and_change_those_after_it(self):
-        f = latent()
-
-        def change(number, residual):
-            bits = bsq.to_bits(residual)
-            return bsq.from_bits(1 - bits if number == 1 else bits)
-
-        plain, found = teacher_forcing(f, SCALES), teacher_forcing(f, SCALES, change)
-        upto = SPANS[1].stop
-        assert torch.equal(found.bits[:, :upto], plain.bits[:, :upto])
-        assert not torch.equal(found.bits[:, upto:], plain.bits[:, upto:])
-        assert torch.equal(found.inputs[:, : upto - 1], plain.inputs[:, : upto - 1])
-        assert not torch.equal(found.inputs[:, upto - 1 :], plain.inputs[:, upto - 1 :])
-
     def test_self_correction_flips_up_to_its_strength_in_the_first_scales(self):
         residual = torch.rand(8, BITS, 32, 32) + 0.1
         shares = []

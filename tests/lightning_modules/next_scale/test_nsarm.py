@@ -238,15 +238,3 @@ class TestWeights:
         swapped = method(mapper_weights=str(files["transformer_weights"]))
         with pytest.raises(ValueError, match="do not fit the network"):
             swapped.load_parts(lambda *_: files["transformer_weights"])
-
-    def test_released_weights_in_the_other_layout(self, tmp_path):
-        torch.save(released(mapper()), tmp_path / "mapper.pth")
-        rows = mapper(layout="positions")
-        for load in (
-            lambda: NSARMStageOne(2, space(), rows).load_weights(tmp_path / "mapper.pth"),
-            lambda: NSARM(2, space(), rows, transformer(), StageTwo("a")).load_parts(
-                lambda *_: tmp_path / "mapper.pth"
-            ),
-        ):
-            with pytest.raises(ValueError, match=r"is positions, and .*mapper\.pth.* memory"):
-                load()

@@ -54,14 +54,6 @@ def test_the_last_step_gives_what_the_network_predicts(sampler, timesteps):
     torch.testing.assert_close(found, given["hr"], rtol=0, atol=1e-5)
 
 
-@SAMPLERS
-def test_both_domains_are_one_process(sampler):
-    made = {d: casarbi(domain=d, sampler=sampler) for d in ("residual", "image")}
-    made["image"].network.answer = lambda b: b + 0.1 * (0.1 + 0.3 * b)
-    found = {domain: restored(model) for domain, model in made.items()}
-    torch.testing.assert_close(found["residual"], found["image"], rtol=0, atol=1e-5)
-
-
 @pytest.mark.parametrize("method", ["resshift", "casarbi"])
 @TIMESTEPS
 def test_a_share_of_one_is_the_posterior_and_of_none_ddim(method, timesteps):
