@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -52,6 +53,7 @@ def member(rank: int, folder: str, where: str) -> None:
 
 
 def got(folder: Path, where: str) -> list[str]:
+    gc.collect()  # a forked process that frees a decoder of PyAV waits for its threads forever
     mp.start_processes(member, (str(folder), where), nprocs=2, start_method="fork")  # type: ignore[no-untyped-call]
     return [(folder / f"{rank}.txt").read_text() for rank in range(2)]
 

@@ -102,18 +102,6 @@ def test_scalars_of_one_value_are_no_curves(tmp_path: Path) -> None:
     assert [node.text for node in page.all("section")[2].all("dt")] == ["guard/skipped"]
 
 
-def test_curves_lie_over_one_another(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        logger = ScalarRecord(tmp_path / name)
-        settings = {"logger": logger, "log_every_n_steps": 1, "max_epochs": 2}
-        trainer(tmp_path / name, PSNR(), **settings).fit(Tiny(), loader(), loader())
-    page = compared(tmp_path, tmp_path / "a", tmp_path / "b")
-    chart = page.one("figure", "chart")
-    assert chart.one("span", "name").text == "val/psnr"
-    assert len(chart.all("polyline")) == 2
-    assert [node.text for node in page.one("div", "legend").all("h3")] == ["a", "b"]
-
-
 def test_an_image_that_was_removed_is_said(tmp_path: Path) -> None:
     run = run_of(tmp_path / "run", 0.5)
     index = load_index(run)
