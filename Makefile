@@ -14,7 +14,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := app,dev,docs,lmdb,onnx,s3,spandrel,video
+EXTRAS := app,dev,docs,heic,lmdb,onnx,s3,spandrel,video
 BUDGET ?= 480
 DEMO := configs/experiment/quickstart.yaml
 export NO_ALBUMENTATIONS_UPDATE := 1
@@ -63,7 +63,6 @@ types: install
 # Not --quiet, which takes broken links for right. The same commit gives the same bytes; a source archive has none.
 # Material would say at each build that it will end in 2027 (docs/decisions.md).
 docs: install
-	OMP_NUM_THREADS=1 $(BIN)/python main.py schema
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 0) NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 docs-commands: install

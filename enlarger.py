@@ -41,6 +41,7 @@ from callbacks.weights import place_of
 from commands.arguments.parser import Parser
 from commands.errors import ConfigurationError, did_you_mean
 from commands.process import hide_advertising
+from commands.released import released
 from commands.run.checkpoints import Checkpoints, SavesLast
 from commands.run.directory import RunDirectory
 from commands.run.files import FOLDER, list_checkpoints, newest_whole
@@ -58,7 +59,6 @@ from files.own_modules import import_own
 from files.paths import read_text
 from files.yaml_loader import plain_yaml, strict_loader
 from lightning_modules.base import ImageModel, SuperResolver
-from lightning_modules.chain import Chain
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.tiling import Tiling
 
@@ -322,19 +322,6 @@ def load(
     return Enlarger(module, device)
 
 
-def chain(*parts: Enlarger) -> Enlarger:
-    """Return a method that enlarges by several, one after the other.
-
-    Args:
-        parts: What ``load`` returned, in their order. The scale is the product of theirs.
-
-    Raises:
-        ValueError: If there are no parts.
-    """
-    scale = math.prod(part.scale for part in parts)
-    return Enlarger(Chain(scale, [part.module for part in parts]))
-
-
 def _load(source: str, scale: float | None, arguments: dict[str, Any]) -> ImageModel:
     path = Path(source).expanduser()
     if (path / CONFIG).is_file():
@@ -356,14 +343,13 @@ def _load(source: str, scale: float | None, arguments: dict[str, Any]) -> ImageM
         found = scale_of_file(str(path)) if scale is None else scale
         return _built({"class_path": "lightning_modules.Regression"}, found, {"network": network})
     models = {file.stem: file for file in sorted((CONFIGS / "model").glob("*.yaml"))}
-    published = _published(models.values())
-    if source in published:
-        file, own = published[source]
+    if source in released():
+        file, own = released()[source]
         if scale is not None and scale != own:
             raise ValueError(f"{source} are weights for x{own:g}, and scale is {scale:g}")
         return _built(str(file), own if scale is None else scale, arguments)
     if not path.is_file() and source not in models:
-        known = [*published, *models]
+        known = [*released(), *models]
         raise ValueError(
             f"{source!r} is neither a trained run, an export nor a file, and not one of the names "
             f"{', '.join(known)}{did_you_mean(source, known)}"
@@ -371,17 +357,6 @@ def _load(source: str, scale: float | None, arguments: dict[str, Any]) -> ImageM
     if scale is None:
         raise ValueError(f"{source} describes a model for any scale: give its scale")
     return _built(str(path if path.is_file() else models[source]), scale, arguments)
-
-
-def _published(models: Iterable[Path]) -> dict[str, tuple[Path, float]]:
-    """Return the file of the model and the scale of published weights, by name."""
-    found: dict[str, tuple[Path, float]] = {}
-    for file in models:
-        content = yaml.load(read_text(file), strict_loader())
-        name = str((content.get("init_args") or {}).get("weights"))
-        for scale in (1, 2, 3, 4, 8):
-            found.setdefault(name.replace("{scale}", str(scale)), (file, float(scale)))
-    return {name: place for name, place in found.items() if name in manifest()}
 
 
 def _built(
@@ -428,8 +403,7 @@ def sources(runs: str | Path = "runs") -> list[str]:
         Their paths, then names of published weights.
     """
     found = [str(path.parent) for path in sorted(Path(runs).glob(f"*/{CONFIG}")) if _enlarges(path)]
-    models = sorted((CONFIGS / "model").glob("*.yaml"))
-    return found + [name for name in _published(models) if place_of(manifest()[name]) is not None]
+    return found + [name for name in released() if place_of(manifest()[name]) is not None]
 
 
 def _enlarges(config: Path) -> bool:

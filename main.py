@@ -34,18 +34,21 @@ def _working_directory() -> str:
         raise SystemExit(2) from None
 
 
-def _check(words: Sequence[str]) -> None:
+def _checked(words: Sequence[str]) -> list[str]:
     # Before the import of Lightning, which reads the launchers' variables as numbers.
     from commands.arguments.early import refuse_typos
     from commands.errors import ConfigurationError, print_error
+    from commands.released import with_released
     from commands.world import claimed
 
     try:
+        words = with_released(words)
         refuse_typos(words)
         claimed()
     except ConfigurationError as error:
         print_error(error)
         raise SystemExit(2) from None
+    return words
 
 
 def _run_alone(words: Sequence[str]) -> int | None:
@@ -96,7 +99,7 @@ def main(args: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if args is None else args)
     if (status := _run_alone(words)) is not None:
         raise SystemExit(status)
-    _check(words)
+    words = _checked(words)
     try:
         from commands.cli import run
     except KeyboardInterrupt:

@@ -1,11 +1,9 @@
 from .evaluation import EvaluationCallback as EvaluationCallback
-from .evaluation import FiniteOutputs as FiniteOutputs
 from .metrics.base import ImageMetric as ImageMetric
 from .metrics.base import Metric as Metric
 from .metrics.base import TooSmall as TooSmall
 from .metrics.consistency import LRConsistency as LRConsistency
 from .metrics.consistency import Repetition as Repetition
-from .metrics.consistency import SelfSSIM as SelfSSIM
 from .metrics.fid import FID as FID
 from .metrics.fid import KID as KID
 from .metrics.fid import InceptionMetric as InceptionMetric
@@ -15,10 +13,8 @@ from .metrics.fid import PatchKID as PatchKID
 from .metrics.fid import PatchMetric as PatchMetric
 from .metrics.iqa import IQA as IQA
 from .metrics.niqe import NIQE as NIQE
-from .metrics.perceptual import DISTS as DISTS
 from .metrics.perceptual import LPIPS as LPIPS
 from .metrics.perceptual import Perceptual as Perceptual
-from .metrics.pixels import MSSSIM as MSSSIM
 from .metrics.pixels import PSNR as PSNR
 from .metrics.pixels import SSIM as SSIM
 from .metrics.pixels import PixelMetric as PixelMetric
@@ -29,12 +25,10 @@ from .metrics.torchmetric import TorchMetric as TorchMetric
 from .metrics.video import FVD as FVD
 from .metrics.video import KVD as KVD
 from .metrics.video import Flicker as Flicker
-from .metrics.video import FrameKIDThumb as FrameKIDThumb
 from .metrics.video import FrameSWD as FrameSWD
 from .metrics.video import VideoMetric as VideoMetric
 from .predict.writer import Writer as Writer
 from .report.report import Report as Report
-from .report.scales import ScaleReport as ScaleReport
 from .results.results import Results as Results
 from .training.ema import EMA as EMA
 from .training.guard import Guard as Guard

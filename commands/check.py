@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from commands.distributed.preflight import Facts
-from lightning_modules.sampling.stopping import Stopped
+from commands.signals import Stopped
 
 if TYPE_CHECKING:
     from commands.distributed.heartbeat import Ranks

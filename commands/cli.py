@@ -28,7 +28,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 
-from callbacks.evaluation import FiniteOutputs, all_callbacks, is_distributed
+from callbacks.evaluation import all_callbacks, is_distributed
 from callbacks.predict.predictions import outputs_in
 from callbacks.predict.writer import Writer
 from callbacks.report.report import Report
@@ -49,7 +49,6 @@ from commands.distributed.heartbeat import Ranks
 from commands.distributed.launch import (
     own_plugins,
     own_strategy,
-    own_timers,
     refuse_unsupported,
 )
 from commands.distributed.preflight import start_facts
@@ -57,7 +56,12 @@ from commands.encode import Encode, EncodeOptions
 from commands.errors import ConfigurationError, RepeatedError, TemporaryError, print_error
 from commands.export.export import ExportOptions, Origin, export, model_alone, of_run
 from commands.lightning_internals import CommandsCLI, load_only_given_checkpoint
-from commands.process import keep_freed_memory, prepare_output, raise_limit
+from commands.process import (
+    keep_compiled_code,
+    keep_freed_memory,
+    prepare_output,
+    raise_limit,
+)
 from commands.run.arithmetic import arithmetic
 from commands.run.checkpoints import Checkpoints, is_foreign_checkpoint_callback
 from commands.run.directions import check_directions
@@ -65,6 +69,7 @@ from commands.run.directory import RunDirectory, RunOptions, experiment_name, ru
 from commands.run.files import fingerprint, why_unseen
 from commands.run.loggers import keep_earlier_metrics, name_loggers
 from commands.run.weights import find_weights, freezes, load_trained, needed_files, weights_are_read
+from commands.signals import Stopped
 from commands.tracebacks import sentence_of, status_of
 from commands.world import agree
 from datamodules.base import SRDataModule
@@ -74,7 +79,6 @@ from files.numbers import NonNegativeInt
 from files.paths import expand_path
 from files.yaml_loader import plain_yaml
 from lightning_modules.base import ImageModel, SuperResolver
-from lightning_modules.sampling.stopping import Stopped
 from lightning_modules.sampling.tiling import Tiling
 
 log = logging.getLogger(__name__)
@@ -247,9 +251,7 @@ class EnlargerCLI(CommandsCLI):
         if config.ckpt_path is not None:
             config.ckpt_path = expand_path(config.ckpt_path, "ckpt_path")
         self.ranks = Ranks(
-            None if self.subcommand in DRY_RUN_COMMANDS else self.run.path,
-            60 * options.preflight_minutes,
-            *(options.heartbeat_seconds, options.lost_after_seconds),
+            60 * options.preflight_minutes, options.heartbeat_seconds, options.lost_after_seconds
         )
         self.ranks.signals.saves = self.subcommand == "fit"
         own = weights_are_read(self.run, config, self.fits)
@@ -310,15 +312,12 @@ class EnlargerCLI(CommandsCLI):
             trainer.logger = DescribedLogger(str(self.run.path))
         if self.subcommand == "fit" and not trainer.barebones:
             trainer.logger = with_record(trainer.logger, self.run.path)
-        given += own_timers(trainer, given)
         trainer.callbacks = [
             Start(self.ranks, self._facts, self.config_dump),
             Stops(self.ranks),
             *given,
         ]
         trainer.callbacks += self._own_callbacks(trainer)
-        # Last: it may fail the command after all others have written their results.
-        trainer.callbacks.sort(key=lambda callback: isinstance(callback, FiniteOutputs))
         trainer.plugins = own_plugins(trainer.plugins, trainer.strategy, self.world)
         idle = {"writer"} if self.fits else {"checkpoint"}
         if trainer.enable_checkpointing is False:
@@ -351,7 +350,7 @@ class EnlargerCLI(CommandsCLI):
             trainer.enable_model_summary = False  # or Lightning's line that there is one
         if self.subcommand not in ("predict", *DRY_RUN_COMMANDS):
             given = [type(callback) for callback in trainer.callbacks]
-            kinds: tuple[type[Callback], ...] = (FiniteOutputs, Results, Report)
+            kinds: tuple[type[Callback], ...] = (Results, Report)
             if self.subcommand == "fit" and not trainer.barebones:  # which has no logger
                 kinds = (*kinds, LearningRateMonitor)
             own += [kind() for kind in kinds if not any(issubclass(g, kind) for g in given)]
@@ -507,6 +506,7 @@ def run(args: list[str]) -> None:
     args = [arg for arg in args if arg != "--debug"]
     prepare_output()
     keep_freed_memory()
+    keep_compiled_code()
     raise_limit()
     status = 0
     try:

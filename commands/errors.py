@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -58,31 +57,3 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
         near = [tails[t] for t in difflib.get_close_matches(tail, tails, n=1)]
         near = near or [choice for t, choice in tails.items() if t.startswith(f"{tail}_")]
     return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def hidden(module: str) -> str:
-    """Return which module is imported instead of the user's file of the same name.
-
-    The working directory is searched last, so that a user's file never replaces a module that
-    Enlarger needs.
-
-    Args:
-        module: The module, or the path of a class in it.
-
-    Returns:
-        Half a sentence that names both files, or an empty text.
-    """
-    first = module.partition(".")[0]
-    own = next((p for p in (Path.cwd() / f"{first}.py", Path.cwd() / first) if p.exists()), None)
-    if own is None or not first.isidentifier():
-        return ""
-    try:
-        spec = importlib.util.find_spec(first)
-    except (ImportError, ValueError):
-        return ""
-    places = list(spec.submodule_search_locations or ()) if spec else []
-    origin = spec.origin if spec and spec.has_location else None
-    if spec is None or own in map(Path, [*places, *([origin] if origin else [])]):
-        return ""
-    other = origin or (places[0] if places else "a module that is built into Python")
-    return f": {other} is imported first and hides {own}; give {own.name} another name"

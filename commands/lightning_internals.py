@@ -152,11 +152,6 @@ def end_restart(trainer: Trainer) -> None:
     trainer.fit_loop._restarting = False
 
 
-def validates_this_epoch(trainer: Trainer) -> bool:
-    """Return whether ``check_val_every_n_epoch`` asks for a validation in this epoch."""
-    return bool(trainer.fit_loop.epoch_loop._should_check_val_epoch())
-
-
 def run_validation(trainer: Trainer, ends_epoch: bool) -> None:
     """Validate within ``fit``, as Lightning does after a step; ``Trainer.validate`` cannot.
 

@@ -23,11 +23,8 @@ BY_GROUP = {
         "pack": "Pack images into WebDataset tars.",
         "encode": "Write latents of the training images into shards, so that fit need not encode.",
         "freeze": "Write degraded images into files, for other programs.",
-        "reference": "Compute the features of reference images, for FID and its family.",
-        "niqe": "Make a model of good photographs, for NIQE.",
         "prompt": "Write the embeddings of one prompt to a file, in place of a text encoder.",
         "weights": "List published weights, and download them.",
-        "schema": "Write JSON Schemas of configurations, with which editors complete keys.",
     },
     "share": {
         "export": "Write the best weights of a run for other programs: export RUN.",
@@ -46,9 +43,6 @@ TOOLS = {
     "doctor": "commands.doctor",
     "pack": "datamodules.pack.__main__",
     "freeze": "degradations.tools.freeze",
-    "reference": "callbacks.metrics.sets",
-    "niqe": "callbacks.metrics.niqe",
     "prompt": "lightning_modules.backbone.prompt",
     "weights": "callbacks.weights",
-    "schema": "commands.schema",
 }

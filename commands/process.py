@@ -142,11 +142,17 @@ def keep_freed_memory() -> None:
         mallopt(_TRIM_THRESHOLD, 1 << 30)
 
 
-MOST = 1 << 16  # nothing here needs more, even if the system has no limit
+def keep_compiled_code() -> None:
+    """Let torch.compile find its code again in a later start, or on another process.
 
-# For each process of a run: its connections to the store of rank 0 (ours, torch's, and one that
-# replaces a broken one), gloo's to every other process, and as many again in reserve.
-FOR_EACH = 6
+    In ``$ENLARGER_CACHE``, by default ``~/.cache/enlarger``. No effect if the user has set
+    ``TORCHINDUCTOR_CACHE_DIR``.
+    """
+    folder = os.path.expanduser(os.environ.get("ENLARGER_CACHE") or "~/.cache/enlarger")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(folder, "compiled"))
+
+
+MOST = 1 << 16  # nothing here needs more, even if the system has no limit
 
 
 def raise_limit() -> None:
@@ -160,37 +166,7 @@ def raise_limit() -> None:
     except ImportError:  # Windows
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (raised(soft, hard), hard))
-    except (OSError, ValueError):  # macOS has a lower limit that it does not report
-        return
-
-
-def raised(soft: int, hard: int) -> int:
-    """Return the limit that ``raise_limit`` sets.
-
-    Args:
-        soft: The present limit; negative for no limit.
-        hard: The maximum; negative for no limit.
-    """
-    if soft < 0:
-        return soft
-    return max(soft, MOST if hard < 0 else min(hard, MOST))
-
-
-def too_few(world: int) -> str:
-    """Return why the limit is too low to connect all processes; empty if it is not.
-
-    Args:
-        world: Number of processes.
-    """
-    import resource
-
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if not 0 <= soft < FOR_EACH * world:
-        return ""
-    return (
-        f"a process may have {soft} files open here, but {world} processes need up to "
-        f"{FOR_EACH * world} for their connections: raise the hard limit (ulimit -Hn prints it; "
-        "LimitNOFILE of systemd, --ulimit nofile of docker), or use fewer processes"
-    )
+    wanted = MOST if hard < 0 else min(hard, MOST)
+    if 0 <= soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # macOS has a lower limit that it hides
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

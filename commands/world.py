@@ -22,78 +22,37 @@ if TYPE_CHECKING:
     from jsonargparse import Namespace
     from lightning.pytorch import Trainer
 
-
-class Launcher(NamedTuple):
-    """The variables that a launcher sets for a process; '' for those that it does not set."""
-
-    name: str
-    rank: str
-    world: str
-    local_rank: str
-    local_world: str = ""  # processes on each node
-    nodes: str = ""
-
-    @property
-    def variables(self) -> tuple[str, ...]:
-        """Names of all variables."""
-        return tuple(name for name in self[1:] if name)
-
-
-TORCHRUN = Launcher(
-    "torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"
-)
-SLURM = Launcher(
-    *("SLURM", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
-    *("SLURM_NTASKS_PER_NODE", "SLURM_NNODES"),
-)
-# Set by hand, by Kubernetes' PyTorchJob, DeepSpeed and others; Lightning's own have no RANK.
-PLAIN = Launcher("the environment", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-# Variables by which other launchers tell the number of processes.
-OTHERS = (
-    *("JSM_NAMESPACE_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"),
-    "HOROVOD_SIZE",
-)
+TORCHRUN, SLURM, LIGHTNING = "torchrun", "srun", "Lightning"  # what starts processes
 SIGN = "TORCHELASTIC_RUN_ID"  # by which torch and Lightning detect torchrun
-ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 INTERACTIVE = ("bash", "interactive")  # names of SLURM jobs that Lightning treats as a shell
+# Variables by which Lightning finds the other processes of its own.
+OWN = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
 
 
 class Claim(NamedTuple):
-    """What the environment says about this process; None for what it does not say."""
+    """What the environment says about this process.
 
-    launcher: Launcher
-    rank: int | None
-    world: int | None
-    local_rank: int | None
-    local_world: int | None
-    nodes: int | None
-    node: int | None = None  # rank of this process's node
+    launcher: What started it. Of Lightning's own processes, only the two ranks are known.
+    rank: Rank of this process.
+    world: Number of processes.
+    local_world: Processes on each node.
+    nodes: Number of nodes.
+    local_rank: Rank on its node.
+    node: Rank of its node.
+    """
 
-    @property
-    def several(self) -> bool:
-        """Whether there are other processes."""
-        return not self.is_first or (self.world or 1) > 1
+    launcher: str
+    rank: int = 0
+    world: int = 1
+    local_world: int = 1
+    nodes: int = 1
+    local_rank: int = 0
+    node: int = 0
 
     @property
     def is_first(self) -> bool:
         """Whether this is the first process of all."""
-        return not self.rank if self.rank is not None else not (self.local_rank or self.node)
-
-    @property
-    def said(self) -> str:
-        """The variables and their values, for messages."""
-        given = {self.launcher.rank: self.rank, self.launcher.world: self.world}
-        if self.rank is None:
-            given |= {self.launcher.local_rank: self.local_rank, "NODE_RANK": self.node}
-        parts = [f"{name} is {value}" for name, value in given.items() if value is not None]
-        return f"in the environment {' and '.join(parts)}"
-
-    @property
-    def unset(self) -> str:
-        """How to unset the variables, for messages."""
-        names = [name for name in (*self.launcher.variables, "NODE_RANK") if name in os.environ]
-        return f"(or unset leftover variables: env {' '.join(f'-u {n}' for n in names)} COMMAND)"
+        return not (self.rank or self.local_rank or self.node)
 
 
 class World(NamedTuple):
@@ -104,8 +63,7 @@ class World(NamedTuple):
     devices: Any
     num_nodes: int
     strategy: Any
-    claim: Claim
-    local_rank: int = 0
+    launcher: str
 
     @property
     def is_first(self) -> bool:
@@ -119,128 +77,64 @@ class World(NamedTuple):
             ConfigurationError: If its rank or number of processes differs.
         """
         made = (trainer.global_rank, trainer.world_size)
-        size = self.size if self.claim.several else trainer.world_size
-        if made != (self.rank, size):
+        if self.launcher is not LIGHTNING and made != (self.rank, self.size):
             raise ConfigurationError(
-                f"this is process {self.rank} of {size}, but the trainer, by its strategy "
+                f"this is process {self.rank} of {self.size}, but the trainer, by its strategy "
                 f"{type(trainer.strategy).__name__} and its plugins, is process {made[0]} of "
-                f"{made[1]}: remove trainer.plugins and trainer.strategy {self.claim.unset}"
+                f"{made[1]}: remove trainer.plugins and trainer.strategy"
             )
 
 
-# ------------------------------------------------------------------------------- the environment
-
-
 def claimed(environment: Mapping[str, str] = os.environ) -> Claim:
-    """Return what the environment says about this process, whatever launcher started it.
+    """Return what the environment says about this process, whatever started it.
 
     Args:
         environment: The variables.
 
     Raises:
-        ConfigurationError: If variables are not numbers, contradict each other, or are missing.
+        ConfigurationError: If variables are not numbers, are missing, or are those of a launcher
+            that is not supported.
     """
-    claim = _claimed(environment)
-    if claim.several:
-        _number("MASTER_PORT", environment)  # must be a number if set
-    return claim
 
+    def number(name: str, default: int) -> int:
+        text = environment.get(name, str(default))
+        if not text.strip().isdecimal():
+            raise ConfigurationError(
+                f"the environment variable {name} is {text!r}, but must be a whole number, by "
+                f"which processes find each other: set it, or unset it (env -u {name} COMMAND)"
+            )
+        return int(text)
 
-def _claimed(environment: Mapping[str, str]) -> Claim:
+    rank, world = number("RANK", 0), number("WORLD_SIZE", 1)
+    local_rank, node = number("LOCAL_RANK", 0), number("NODE_RANK", 0)
     if SIGN in environment:
-        missing = [name for name in TORCHRUN.variables if name not in environment]
-        if missing:
+        here, nodes = number("LOCAL_WORLD_SIZE", world), number("GROUP_WORLD_SIZE", 1)
+        if "RANK" not in environment or here * nodes != world or rank >= world:
             raise ConfigurationError(
-                f"{SIGN} is set, as torchrun does, but {', '.join(missing)} is not: start the "
-                f"command with torchrun, or without that variable (env -u {SIGN} COMMAND)"
+                f"{SIGN} is set, as torchrun does, but RANK, WORLD_SIZE, LOCAL_WORLD_SIZE and "
+                f"GROUP_WORLD_SIZE do not fit together: start the command with torchrun, or unset "
+                f"them all (env -u {SIGN} COMMAND)"
             )
-        return _read(TORCHRUN, environment)
-    found = [_read(launcher, environment) for launcher in (SLURM, PLAIN)]
-    several = [claim for claim in found if claim.several]
-    for other in several[1:]:
-        _refuse_contradiction(several[0], other)
-    ranked = [claim for claim in several if claim.rank is not None]
-    single = [claim for claim in found if claim.world == 1]
-    chosen = next(iter([*ranked, *several, *single, found[1]]))
-    _refuse_without_torchrun(chosen, environment)
-    for name in OTHERS if not chosen.several else ():
-        if (_number(name, environment) or 1) > 1:
+        return Claim(TORCHRUN, rank, world, here, nodes, local_rank)
+    tasks, step = number("SLURM_NTASKS", 1), number("SLURM_STEP_NUM_TASKS", 0)
+    is_shell = environment.get("SLURM_JOB_NAME") in INTERACTIVE and step < 2
+    if "SLURM_NTASKS" in environment and not is_shell:
+        nodes = number("SLURM_NNODES", 1)
+        here = number("SLURM_NTASKS_PER_NODE", 1)
+        if here * nodes != tasks or (tasks > 1 and not step):
             raise ConfigurationError(
-                f"the environment variable {name} is {environment[name]}: start the processes with "
-                "torchrun or srun, or set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and "
-                "MASTER_PORT for each of them"
+                f"SLURM has {tasks} tasks on {nodes} nodes: start the command with srun, and give "
+                "--ntasks-per-node instead of --ntasks; a single process with srun --ntasks 1"
             )
-    return chosen
-
-
-def _read(launcher: Launcher, environment: Mapping[str, str]) -> Claim:
-    rank, world, local_rank, local_world, nodes = (
-        _number(name, environment) for name in launcher[1:]
-    )
-    node = None
-    if launcher is PLAIN and rank is None:
-        node = _number("NODE_RANK", environment)
-        node = _number("GROUP_RANK", environment) if node is None else node
-    if launcher is not PLAIN and not rank and (world is None or _is_shell(launcher, environment)):
-        rank = world = local_rank = None  # an allocation, with this single process
-    claim = Claim(launcher, rank, world, local_rank, local_world, nodes, node)
-    if world == 0 or (world is not None and (rank or 0) >= world):
+        of_task = number("SLURM_PROCID", 0), tasks, here, nodes, number("SLURM_LOCALID", 0)
+        return Claim(SLURM, *of_task)
+    if rank or (world > 1 and "LOCAL_RANK" not in environment):
         raise ConfigurationError(
-            f"{claim.said}: ranks must be from 0 to the number of processes - 1 {claim.unset}"
+            f"in the environment RANK is {rank} and WORLD_SIZE {world}, but neither torchrun nor "
+            "srun has started this process: start all of them by one of the two (or unset "
+            "leftover variables: env -u RANK -u WORLD_SIZE COMMAND)"
         )
-    if rank is not None and (local_rank or 0) > rank:
-        raise ConfigurationError(
-            f"{claim.said}, and {launcher.local_rank} {local_rank}, which must not exceed the rank "
-            f"{claim.unset}"
-        )
-    return claim
-
-
-def _is_shell(launcher: Launcher, environment: Mapping[str, str]) -> bool:
-    # The shell of an allocation; srun within it sets the number of started tasks.
-    tasks = _number("SLURM_STEP_NUM_TASKS", environment) or 1
-    named = environment.get("SLURM_JOB_NAME") in INTERACTIVE
-    return launcher is SLURM and named and tasks == 1
-
-
-def _number(name: str, environment: Mapping[str, str]) -> int | None:
-    text = environment.get(name) if name else None
-    if text is None:
-        return None
-    if not text.strip().isdecimal():
-        raise ConfigurationError(
-            f"the environment variable {name} is {text!r}, but must be a whole number, by which "
-            f"processes find each other: set it, or unset it (env -u {name} COMMAND)"
-        )
-    return int(text)
-
-
-def _refuse_contradiction(one: Claim, other: Claim) -> None:
-    for name in ("rank", "world", "local_rank"):
-        mine, theirs = getattr(one, name), getattr(other, name)
-        if None not in (mine, theirs) and mine != theirs:
-            raise ConfigurationError(
-                f"{one.said}, but {other.said}: {one.launcher.name} and {other.launcher.name} "
-                "disagree about this process; unset the variables of the launcher that did not "
-                f"start it ({', '.join(one.launcher.variables)}; or "
-                f"{', '.join(other.launcher.variables)})"
-            )
-
-
-def _refuse_without_torchrun(claim: Claim, environment: Mapping[str, str]) -> None:
-    # Kubeflow sets torchrun's arguments in a container, but the command must call torchrun.
-    given = {name: environment.get(f"PET_{name}", "1") for name in ("NNODES", "NPROC_PER_NODE")}
-    counts = [value.rpartition(":")[2] for value in given.values()]
-    asked = [int(count) if count.isdecimal() else 1 for count in counts]
-    if asked[0] * asked[1] > 1 and (asked[1] > 1 or not claim.several):
-        raise ConfigurationError(
-            f"in the environment PET_NNODES is {given['NNODES']} and PET_NPROC_PER_NODE "
-            f"{given['NPROC_PER_NODE']}, which torchrun reads, but torchrun has not started this "
-            "process: write torchrun instead of python"
-        )
-
-
-# ----------------------------------------------------------------------------------- the trainer
+    return Claim(LIGHTNING, local_rank=local_rank, node=node)
 
 
 def agree(
@@ -261,138 +155,43 @@ def agree(
         ConfigurationError: If trainer and environment differ in the number of processes.
     """
     claim = claimed(environment)
-    if command == "export" and claim.several:
-        raise ConfigurationError(
-            f"{claim.said}, but export runs in one process: start it once {claim.unset}"
-        )
-    if claim.rank is None:
+    if command == "export" and claim.world > 1:
+        raise ConfigurationError(f"export runs in one process, but {claim.launcher} has started it")
+    if claim.launcher is LIGHTNING:
         return _started_by_lightning(claim, trainer, environment)
-    devices, nodes = trainer.devices, trainer.num_nodes
-    shape, known = _shape(claim, trainer, environment)
-    if shape is not None and known:
-        devices = shape[0] if devices == "auto" else devices
-        nodes = shape[1] if nodes == 1 else nodes
-    elif shape is not None and (devices, nodes) == ("auto", 1):
-        devices, nodes = shape
-    here = _count(devices, trainer.accelerator)
-    wrong = here * nodes != claim.world
-    if claim.world is None:
-        wrong = claim.rank > 0 or here * nodes > 1
-    if wrong or (known and (here, nodes) != shape):
-        raise ConfigurationError(_mismatch(claim, trainer, shape, here * trainer.num_nodes))
-    local_rank = claim.rank % here if claim.local_rank is None else claim.local_rank
-    if local_rank >= here:
+    devices = claim.local_world if trainer.devices == "auto" else trainer.devices
+    nodes = claim.nodes if trainer.num_nodes == 1 else trainer.num_nodes
+    if (_count(devices, trainer.accelerator), nodes) != (claim.local_world, claim.nodes):
         raise ConfigurationError(
-            f"{claim.said}, and {claim.launcher.local_rank} {local_rank}, but trainer.devices is "
-            f"{devices}: set --trainer.devices to the number of processes on each node, and "
-            "--trainer.num_nodes to the number of nodes"
+            f"{claim.launcher} has started {claim.local_world} processes on each of {claim.nodes} "
+            f"nodes, but trainer.devices is {trainer.devices} and trainer.num_nodes "
+            f"{trainer.num_nodes}: remove both, or set them to {claim.local_world} and "
+            f"{claim.nodes}"
         )
-    if claim.several:
-        _refuse_without_address(claim, environment)
-    strategy = trainer.strategy
-    strategy = "ddp" if strategy == "auto" and claim.several else strategy
-    return World(claim.rank, here * nodes, devices, nodes, strategy, claim, local_rank)
+    strategy = "ddp" if trainer.strategy == "auto" and claim.world > 1 else trainer.strategy
+    return World(claim.rank, claim.world, devices, nodes, strategy, claim.launcher)
 
 
 def _started_by_lightning(
     claim: Claim, trainer: Namespace, environment: Mapping[str, str]
 ) -> World:
-    # One process on each node, from which Lightning starts the others with LOCAL_RANK and
-    # WORLD_SIZE.
+    # One process on each node, from which Lightning starts the others.
     here, nodes = _count(trainer.devices, trainer.accelerator), trainer.num_nodes
-    size, local_rank, node = here * nodes, claim.local_rank or 0, claim.node or 0
-    if claim.launcher is not PLAIN:
+    if claim.local_rank >= here or claim.node >= nodes:
         raise ConfigurationError(
-            f"{claim.said}, but {claim.launcher.rank}, the rank of this process, is not set: start "
-            f"the command with {claim.launcher.name}'s launcher {claim.unset}"
+            f"in the environment LOCAL_RANK is {claim.local_rank} and NODE_RANK {claim.node}, but "
+            f"trainer.devices is {trainer.devices} and trainer.num_nodes {nodes}: set both to what "
+            "was started (or unset leftover variables: env -u LOCAL_RANK -u NODE_RANK COMMAND)"
         )
-    if claim.world not in (None, size) or local_rank >= here or node >= nodes:
-        raise ConfigurationError(_mismatch(claim, trainer, None, size))
-    if size > 1:
-        _number("MASTER_PORT", environment)
-    if size > 1 and (nodes > 1 or claim.local_rank is not None):
-        needed = [*ADDRESS, *(["NODE_RANK"] if nodes > 1 and claim.node is None else [])]
-        missing = [name for name in needed if name not in environment]
-        if missing:
-            raise ConfigurationError(
-                f"trainer.devices is {trainer.devices} and trainer.num_nodes {nodes}, but the "
-                "environment has no address or rank of this process: start it with torchrun or "
-                f"srun, or set {', '.join(missing)}"
-            )
-    given = (trainer.devices, nodes, trainer.strategy)
-    return World(node * here + local_rank, size, *given, claim, local_rank)
-
-
-def _shape(
-    claim: Claim, trainer: Namespace, environment: Mapping[str, str]
-) -> tuple[tuple[int, int] | None, bool]:
-    """Return (processes on each node, nodes), and whether that is known rather than likely."""
-    world, here = claim.world or 1, claim.local_world
-    if world == 1:
-        return ((1, 1), True) if claim.launcher is TORCHRUN else (None, False)
-    if claim.launcher is SLURM:
-        return _shape_by_slurm(claim, trainer, environment), True
-    if here:
-        if world % here:
-            raise ConfigurationError(
-                f"{claim.said}, and {claim.launcher.local_world} {here}: all nodes must have the "
-                "same number of processes"
-            )
-        return (here, claim.nodes or world // here), True
-    if environment.get("MASTER_ADDR") in LOOPBACK:  # all are on this machine
-        return (world, 1), False
-    return ((1, world), False) if claim.local_rank is None else (None, False)
-
-
-def _shape_by_slurm(
-    claim: Claim, trainer: Namespace, environment: Mapping[str, str]
-) -> tuple[int, int]:
-    world, here = claim.world or 1, claim.local_world
-    nodes = claim.nodes or (world // here if here else 1)
-    if here is None or here * nodes != world:
-        each = world // nodes if world % nodes == 0 else "N"
-        raise ConfigurationError(
-            f"SLURM has started {world} tasks on {nodes} nodes, but not the same number on each by "
-            f"--ntasks-per-node: give sbatch or srun --nodes {nodes} --ntasks-per-node {each} "
-            "instead of --ntasks"
-        )
-    # An sbatch script without srun is a single process in an allocation for several.
-    if trainer.devices == "auto" and not _number("SLURM_STEP_NUM_TASKS", environment):
-        raise ConfigurationError(
-            f"{claim.said}, but srun does not seem to have started this process: start it with "
-            f"srun and --trainer.devices {here} --trainer.num_nodes {nodes}, or alone with "
-            "srun --ntasks 1"
-        )
-    return here, nodes
-
-
-def _refuse_without_address(claim: Claim, environment: Mapping[str, str]) -> None:
-    if claim.launcher in (TORCHRUN, SLURM):
-        return
-    missing = [name for name in ADDRESS if name not in environment]
+    missing = [name for name in OWN if name not in environment] if nodes > 1 else []
     if missing:
         raise ConfigurationError(
-            f"{claim.said}, but not the address of the first process: set {' and '.join(missing)} "
-            f"(a host and a free port of it) for all of them, or start them with torchrun "
-            f"{claim.unset}"
+            f"trainer.num_nodes is {nodes}, but the environment has no address of the first node "
+            f"or rank of this one: start the command with torchrun or srun, or set "
+            f"{', '.join(missing)}"
         )
-
-
-def _mismatch(
-    claim: Claim, trainer: Namespace, shape: tuple[int, int] | None, processes: int
-) -> str:
-    given = f"trainer.devices is {trainer.devices} and trainer.num_nodes {trainer.num_nodes}"
-    if claim.launcher in (TORCHRUN, SLURM) and shape is not None:
-        return (
-            f"{claim.launcher.name} has started {shape[0]} processes on each of {shape[1]} nodes, "
-            f"but {given}: remove both, or set them to {shape[0]} and {shape[1]}"
-        )
-    number = "1 process" if processes == 1 else f"{processes} processes"
-    fix = "set --trainer.devices and --trainer.num_nodes to what was started"
-    shape = (1, 1) if claim.world == 1 else shape
-    if shape is not None:
-        fix = f"set --trainer.devices {shape[0]} --trainer.num_nodes {shape[1]}"
-    return f"{claim.said}, but {given}, which makes {number}: {fix} {claim.unset}"
+    own = (trainer.devices, nodes, trainer.strategy, LIGHTNING)
+    return World(claim.node * here + claim.local_rank, here * nodes, *own)
 
 
 def _count(devices: Any, accelerator: Any) -> int:

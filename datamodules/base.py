@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -31,7 +32,6 @@ from datamodules.sources.videos import VideoFrames
 from degradations.base import Degradation
 from degradations.pool import PairPool
 from files.batch import Batch, Listener
-from files.method import method_of
 from files.numbers import NonNegativeInt, PositiveFloat, PositiveInt
 
 __all__ = ["Augmentation", "CropSettings", "Pixels", "SRDataModule", "Sample", "Source"]
@@ -206,10 +206,6 @@ class SRDataModule(Predicted, LightningDataModule):
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _enlarges_together(self) -> bool:
-        # All processes enlarge each image together, so that each gets all images.
-        return method_of(self.trainer and self.trainer.lightning_module).tiles_are_shared
-
     def _position(self) -> tuple[int, int]:
         return position_of(self.trainer)
 
@@ -223,17 +219,19 @@ class SRDataModule(Predicted, LightningDataModule):
         if isinstance(dataset, StreamImages):
             dataset.ranks = self._ranks()
             workers = cast(Stream, dataset.source).workers(workers, dataset.ranks[1])
-        return loader_of(dataset, sampler, workers, on_cuda(self.trainer), persistent=True)
+        degradation, cuda = dataset.source.degradation or self.degradation, on_cuda(self.trainer)
+        if degradation is not None and cuda:
+            degrading.compile_if_it_pays(degradation, self.trainer, len(sampler))
+        collate = partial(degrading.collated, degradation)
+        return loader_of(dataset, sampler, workers, cuda, True, collate)
 
     def _evaluation(self, part: str, batch_size: int) -> list[Loader]:
         left_out = self._left_out if part == "predict" else set()
         seed, ranks, loaders = self.degradation_seed, self._ranks(), []
-        if part == "predict" and self._enlarges_together():
-            ranks = (0, 1)
         for x in self._datasets[part]:
             sampler, workers = None, self.workers
             if isinstance(x, VideoFrames):
-                x.start(left_out, self._begun, seed, ranks)
+                x.start(left_out, seed, ranks)
                 workers = min(workers, 1)  # frames come in order
             else:
                 sampler = evaluation_sampler(x, left_out, seed, batch_size, ranks)
@@ -294,11 +292,9 @@ class SRDataModule(Predicted, LightningDataModule):
     def transfer_batch_to_device(
         self, batch: dict[str, Any], device: torch.device, dataloader_idx: int
     ) -> Any:
-        """Move the tensors except ``seed``, which stays on the CPU, where it is used."""
-        seed = batch.pop("seed")
-        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
-        moved["seed"] = seed
-        return moved
+        """Move the tensors except ``seed`` and ``draws``, which are used on the CPU."""
+        kept = {name: batch.pop(name) for name in ("seed", "draws") if name in batch}
+        return super().transfer_batch_to_device(batch, device, dataloader_idx) | kept
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> Batch:
         """Convert to float32 in [0, 1], make missing LR, and check each source's first batch.

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
 
+from datamodules.batches import collate
 from datamodules.samples import Images
 from degradations.base import Degradation
 from degradations.pool import PairPool, Pairs
+
+log = logging.getLogger(__name__)
+LONG = 2000  # steps from which compiling pays
 
 
 def degradation_of(
@@ -95,6 +100,37 @@ def check_pooled(batch: dict[str, Any]) -> None:
         )
 
 
+def compile_if_it_pays(degradation: Degradation, trainer: Any, batches: int) -> None:
+    """Leave a degradation uncompiled in a run that ends before compiling pays.
+
+    Args:
+        degradation: The degradation of training; its own ``compile`` goes first.
+        trainer: Says how long the run is.
+        batches: Of an epoch.
+    """
+    limits = [] if trainer.max_steps == -1 else [trainer.max_steps]
+    if trainer.max_epochs not in (None, -1):
+        limits.append(batches * trainer.max_epochs)
+    steps = min(limits, default=LONG)
+    if steps < LONG and degradation.compile_canvas is None:
+        degradation.compile_canvas = False
+        log.info("the degradation is not compiled, for %d steps; its compile: true does", steps)
+
+
+def collated(degradation: Degradation | None, samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Collate training samples, and draw the parameters of `make_lr` here, in the worker.
+
+    Args:
+        degradation: The degradation of training, if there is one.
+        samples: The samples.
+    """
+    batch = collate(samples)
+    if degradation is not None and "hr" in batch and "lr" not in batch:
+        shape = batch["hr"].shape
+        batch["draws"] = (shape, degradation.draw_ahead(batch["seed"], shape))
+    return batch
+
+
 def make_lr(
     batch: dict[str, Any], degradation: Degradation, pool: PairPool | None, finite: bool = True
 ) -> None:
@@ -104,14 +140,18 @@ def make_lr(
     that comes again would get the same noise.
 
     Args:
-        batch: Has ``hr`` in float32; gets ``lr``.
+        batch: Has ``hr`` in float32, and ``draws`` of `collated`, or none; gets ``lr``.
         degradation: Makes the LR.
         pool: The pool of training, or None.
         finite: Whether to refuse NaN and infinity in a degradation's first batch.
     """
     if not finite:
         degradation.skip_first_batch_checks()
-    batch["lr"] = degradation(batch["hr"], batch["seed"])
+    hr, (shape, params) = batch["hr"], batch.pop("draws", ((), None))
+    if tuple(shape) == hr.shape:  # else resized since then, to a scale drawn for the batch
+        batch["lr"] = degradation.replay(hr, params)
+    else:
+        batch["lr"] = degradation(hr, batch["seed"])
     if pool is None:
         return
     notes: dict[str, list[str]] = {n: batch[n] for n in ("key", "text") if n in batch}

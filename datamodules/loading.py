@@ -10,7 +10,7 @@ import multiprocessing.util
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -72,7 +72,12 @@ Loader = DataLoader[dict[str, Any]]
 
 
 def loader_of(
-    dataset: Images, sampler: Any, workers: int, pin_memory: bool, persistent: bool = False
+    dataset: Images,
+    sampler: Any,
+    workers: int,
+    pin_memory: bool,
+    persistent: bool = False,
+    collate: Callable[[Any], dict[str, Any]] = collate,
 ) -> Loader:
     """Return a loader of collated batches.
 
@@ -82,6 +87,7 @@ def loader_of(
         workers: Number of reader processes; 0 reads in this process.
         pin_memory: Whether batches go to a GPU.
         persistent: Whether to keep the workers from epoch to epoch.
+        collate: Makes a batch of samples, in the worker.
     """
     if workers:
         expect_workers()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-
 from datamodules.samples import Images, PredictImages
 from datamodules.source import Source
 from datamodules.sources.folder import Folder
@@ -28,7 +26,6 @@ class Predicted:
         super().__init__()
         self._datasets: dict[str, list[Images]] = {}
         self._left_out: set[str] = set()
-        self._begun: Mapping[str, Collection[int]] = {}  # finished segments of videos
 
     @property
     def predict_keys(self) -> list[str]:
@@ -54,14 +51,6 @@ class Predicted:
     def skip_in_predict(self, keys: set[str]) -> None:
         """Leave images out of ``predict``, by their ``predict_keys``, for example finished ones."""
         self._left_out = keys
-
-    def continue_in_predict(self, begun: Mapping[str, Collection[int]]) -> None:
-        """Leave out finished segments of videos (``files.video.SEGMENT``).
-
-        Args:
-            begun: Numbers of segments, by key.
-        """
-        self._begun = begun
 
     def abandon_in_predict(self, key: str) -> None:
         """Give no more frames of a video."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from degradations.device import copy_to
-from degradations.draws import Draws, Params, Seeds, split_params, to_device
+from degradations.draws import Draws, Packed, Params, Seeds, split_params
 
 N = TypeVar("N", int, float)
 
@@ -67,12 +67,17 @@ class Canvas(NamedTuple):
         )
         return self.gather(rows, columns)
 
-    def reflected(self, pad: int) -> Tensor:
+    def reflected(self, pad: int, extent: tuple[int, int] | None = None) -> Tensor:
         """Return (B, C, H + 2 pad, W + 2 pad), each image mirrored at its own edges.
 
         Edge pixels are not repeated, as in `numpy.pad(..., mode="reflect")`.
+
+        Args:
+            pad: Pixels above and left of an image.
+            extent: (rows, columns) of the result, if it should have more.
         """
-        axes = (torch.arange(-pad, n + pad, device=self.pixels.device) for n in self._extent())
+        rows_and_columns = extent or [n + 2 * pad for n in self._extent()]
+        axes = (torch.arange(-pad, n - pad, device=self.pixels.device) for n in rows_and_columns)
         rows, columns = (
             reflected_index(axis, n.unsqueeze(1))
             for axis, n in zip(axes, self.sizes.unbind(1), strict=True)
@@ -317,23 +322,28 @@ class Degradation(nn.Module, ABC):
         check_images(hr, seeds)
         return self.replay(hr, self.params_of(seeds, hr.shape))
 
+    def draw_ahead(self, seeds: Seeds, shape: torch.Size) -> Params | Packed:
+        """Draw as `params_of` for `replay` in another process, as a loader's worker does."""
+        return Packed.of(self.params_of(seeds, shape), len(seeds))
+
     def params_of(self, seeds: Seeds, shape: torch.Size) -> Params:
         """Draw the parameters of images with these seeds, as NumPy arrays that can be recorded."""
         # A sub-stream, so that crops drawn from the same seed get other numbers.
         return self.draw(Draws(seeds).fold("degradation"), shape)
 
-    def replay(self, hr: Tensor, params: Params) -> Tensor:
-        """Degrade (B, 3, H, W) by given parameters, drawn or recorded; otherwise as `forward`."""
+    def replay(self, hr: Tensor, params: Params | Packed) -> Tensor:
+        """Degrade (B, 3, H, W) by parameters, drawn, recorded or packed; otherwise as `forward`."""
         check_images(hr)
         size = self.lr_size(hr.shape[-2:])
         if not self._checked:
             _check_unit_range(hr)
-        applied = to_device(params, len(hr), hr.device)
+        packed = params if isinstance(params, Packed) else Packed.of(params, len(hr))
+        rows = packed.to(hr.device)
         # Training uses the HR, so stages must not write to it, nor to a view of it.
         version = None if hr.is_inference() else hr._version
         # Half precision would quantise the LR more coarsely than 8 bits do, and TF32 nearly so.
         with torch.autocast(hr.device.type, enabled=False), ieee_float32(hr.device):
-            lr = self.degrade(hr, applied)
+            lr = self._degrade_packed(hr, packed, rows)
         name = type(self).__name__
         if version is not None and hr._version != version:
             raise ValueError(f"{name} changed the HR in place; one of its stages writes to its x")
@@ -342,6 +352,9 @@ class Degradation(nn.Module, ABC):
             raise ValueError(f"{name} returned {tuple(lr.shape)}; expected {(len(hr), 3, *size)}")
         self._checked = True
         return lr.clamp(0.0, 1.0)
+
+    def _degrade_packed(self, hr: Tensor, packed: Packed, rows: Tensor) -> Tensor:
+        return self.degrade(hr, packed.unpacked(rows))
 
     def check_output(self, name: str, x: Tensor, batch: int) -> None:
         """Check (B, C, h, w), the output of the stage `name`; its values on the first batch only.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from degradations.base import Canvas, Degradation, Stage, check_images, each_image, select
-from degradations.draws import Draws, Integers, Params, check_probabilities, to_device
+from degradations.draws import Draws, Integers, Params, Seeds, check_probabilities, to_device
 from files.numbers import NonNegativeFloat, UnitInterval
 
 Stages = list[Stage] | dict[str, Stage]
@@ -265,7 +265,11 @@ class Mixture(Degradation):
             params[name] = recipe.draw(draws.fold(name), shape)
         return params
 
-    def replay(self, hr: Tensor, params: Params) -> Tensor:
+    def draw_ahead(self, seeds: Seeds, shape: torch.Size) -> Params:
+        """Draw as `params_of`: the recipes' images are chosen on the host."""
+        return self.params_of(seeds, shape)
+
+    def replay(self, hr: Tensor, params: Any) -> Tensor:
         """Degrade by given parameters as `Degradation.replay`."""
         check_images(hr)
         which = np.asarray(params["which"])

@@ -16,14 +16,17 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from degradations.device import copy_to
 from degradations.seeds import CODING as CODING
 from degradations.seeds import GAMMA as GAMMA
 from degradations.seeds import MULTIPLIERS as MULTIPLIERS
@@ -172,46 +175,103 @@ class Draws:
 
 
 Params: TypeAlias = dict[str, Any]
-_ON_DEVICE = {
-    "f": (np.float32, torch.float32),
-    "i": (np.int64, torch.int64),
-    "b": (np.bool_, torch.bool),
+_TYPES = {  # by the kind of a NumPy type; the largest first, so that all are aligned
+    "i": (np.dtype(np.int64), torch.int64),
+    "f": (np.dtype(np.float32), torch.float32),
+    "b": (np.dtype(np.bool_), torch.bool),
 }
-_ALIGNMENT = 16  # bytes, enough for all types above
+
+
+class _Place(NamedTuple):
+    """Where a parameter lies in a row: its first column, counted in its type."""
+
+    kind: str
+    column: int
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The parameters of a batch with one row per image, for one copy to a device.
+
+    A worker can draw and pack them: the training process then only copies and unpacks them.
+
+    rows: (B, n) words of 64 bits.
+    layout: The parameters; the place in a row instead of an array.
+    """
+
+    rows: Integers
+    layout: Params
+
+    @classmethod
+    def of(cls, params: Params, batch: int) -> Packed:
+        """Pack drawn parameters; a number for all images stays in the layout.
+
+        Args:
+            params: The parameters.
+            batch: Number of images, to check the first dimension of each array.
+
+        Raises:
+            TypeError: A parameter is neither a number nor an array with one entry per image.
+        """
+        arrays = {path: x for path, x in leaves(params) if _is_array(path, x, batch)}
+        places: dict[str, _Place] = {}
+        end = 0  # in bytes
+        for kind, (dtype, _) in _TYPES.items():
+            for path, x in arrays.items():
+                if x.dtype.kind == kind:
+                    places[path] = _Place(kind, end // dtype.itemsize, x.shape[1:])
+                    end += math.prod(x.shape[1:]) * dtype.itemsize
+        rows = np.zeros((batch, end // 8 + 1), np.int64)
+        views = {kind: rows.view(dtype) for kind, (dtype, _) in _TYPES.items()}
+        for path, (kind, column, shape) in places.items():
+            views[kind][:, column : column + math.prod(shape)] = arrays[path].reshape(batch, -1)
+        return cls(rows, _replaced(params, places))
+
+    def to(self, device: torch.device) -> Tensor:
+        """Copy the rows to a device, without waiting."""
+        return copy_to(torch.from_numpy(self.rows), device)
+
+    def unpacked(self, rows: Tensor) -> Params:
+        """Return the parameters as tensors, views of the rows on their device.
+
+        Args:
+            rows: (B, n), the result of `to`.
+        """
+        views = {kind: rows.view(dtype) for kind, (_, dtype) in _TYPES.items()}
+
+        def unpacked(layout: Params) -> Params:
+            params: Params = {}
+            for name, x in layout.items():
+                if isinstance(x, dict):
+                    params[name] = unpacked(x)
+                elif isinstance(x, _Place):
+                    view = views[x.kind]
+                    params[name] = (
+                        view[:, x.column : x.column + math.prod(x.shape)].view(len(rows), *x.shape)
+                        if x.shape
+                        else view.select(1, x.column)
+                    )
+                else:
+                    params[name] = x
+            return params
+
+        return unpacked(self.layout)
 
 
 def to_device(params: Params, batch: int, device: torch.device) -> Params:
     """Convert drawn arrays to tensors on `device` in one transfer.
 
     Args:
-        params: Drawn parameters; tensors are only moved, Python numbers kept.
+        params: Drawn parameters; Python numbers are kept.
         batch: Number of images, to check the first dimension of each array.
         device: Device of the images.
 
     Raises:
         TypeError: A parameter is neither a number nor an array with one entry per image.
     """
-    arrays: list[npt.NDArray[Any]] = [
-        np.asarray(leaf, _ON_DEVICE[leaf.dtype.kind][0])
-        for path, leaf in leaves(params)
-        if _is_array(path, leaf, batch)
-    ]
-    if device.type == "cpu":  # nothing to transfer
-        return _with_tensors(params, map(torch.from_numpy, arrays), device)
-    starts = [0]
-    for array in arrays:
-        starts.append(starts[-1] + -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT)
-    # Pinned, so that the host does not wait for the copy.
-    host = torch.empty(starts[-1], dtype=torch.uint8, pin_memory=device.type == "cuda")
-    buffer = host.numpy()
-    for array, start in zip(arrays, starts, strict=False):
-        buffer[start : start + array.nbytes] = array.reshape(-1).view(np.uint8)
-    there = host.to(device, non_blocking=True)
-    tensors = iter(
-        there[start : start + array.nbytes].view(_ON_DEVICE[array.dtype.kind][1]).view(array.shape)
-        for array, start in zip(arrays, starts, strict=False)
-    )
-    return _with_tensors(params, tensors, device)
+    packed = Packed.of(params, batch)
+    return packed.unpacked(packed.to(device))
 
 
 def leaves(params: Params, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -229,9 +289,9 @@ def leaves(params: Params, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _is_array(path: str, leaf: Any, batch: int) -> bool:
-    if isinstance(leaf, Tensor | bool | int | float):
+    if isinstance(leaf, bool | int | float):
         return False
-    usable = isinstance(leaf, np.ndarray) and leaf.dtype.kind in _ON_DEVICE
+    usable = isinstance(leaf, np.ndarray) and leaf.dtype.kind in _TYPES
     if not usable or leaf.shape[:1] != (batch,):
         kind = getattr(leaf, "dtype", type(leaf).__name__)
         raise TypeError(
@@ -241,16 +301,14 @@ def _is_array(path: str, leaf: Any, batch: int) -> bool:
     return True
 
 
-def _with_tensors(params: Params, tensors: Iterator[Tensor], device: torch.device) -> Params:
-    moved: Params = {}
-    for name, value in params.items():
-        if isinstance(value, dict):
-            moved[name] = _with_tensors(value, tensors, device)
-        elif isinstance(value, np.ndarray):
-            moved[name] = next(tensors)
-        else:
-            moved[name] = value.to(device) if isinstance(value, Tensor) else value
-    return moved
+def _replaced(params: Params, others: Params, path: str = "") -> Params:
+    """Replace the values whose paths are in ``others``."""
+    return {
+        name: _replaced(x, others, f"{path}{name}.")
+        if isinstance(x, dict)
+        else others.get(path + name, x)
+        for name, x in params.items()
+    }
 
 
 def per_image(values: Tensor | float, x: Tensor) -> Tensor:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from degradations.base import Canvas, Degradation, Stage, quantize_8bit
 from degradations.bicubic import resize
 from degradations.compiling import Shapes, allow_kinds
 from degradations.compose import Stages, items_of, name_stages
-from degradations.draws import Draws, Params, split_params
+from degradations.draws import Draws, Packed, Params, split_params
 from degradations.stages.noise import hashed_fields
 from degradations.stages.resize import shrink_canvas
 
@@ -40,10 +41,10 @@ class Pipeline(Degradation):
             one padded canvas without waiting for the device; ``auto`` is the faster one:
             ``images`` on a CPU, ``canvas`` elsewhere.
         compile: Compile the canvas executor with torch.compile: takes a minute or more for each of
-            the first four batch shapes of training, and of validation, and a fraction of the
-            launches from then on; further shapes, such as those of whole images in validation, are
-            not compiled. By default training batches on a CUDA device are compiled, unless that
-            fails.
+            the first four batch shapes of training, and of validation, and one launch, that of a
+            CUDA graph, from then on; further shapes, such as those of whole images in validation,
+            are not compiled. By default training batches on a CUDA device are compiled, unless that
+            fails or the run is shorter than 2,000 steps.
 
     Raises:
         ValueError: ``compile`` is true, and a stage cannot be compiled.
@@ -67,7 +68,7 @@ class Pipeline(Degradation):
                 "on_canvas, does not); remove them, or set compile to false"
             )
         self.executor, self.compile_canvas = executor, compile
-        self._compiled: Callable[..., Tensor] | None = None
+        self._compiled: tuple[Params, Callable[..., Tensor]] | None = None
         self._shapes = Shapes()
 
     def _not_compiled(self) -> str:
@@ -85,39 +86,54 @@ class Pipeline(Degradation):
 
     def degrade(self, hr: Tensor, params: Params) -> Tensor:
         """Run the stages and resize: (B, 3, H, W) to (B, 3, *lr_size((H, W)))."""
-        on_canvas = (
-            hr.device.type != "cpu" if self.executor == "auto" else (self.executor == "canvas")
-        )
-        if not on_canvas:
+        if not self._uses_canvas(hr):
             return self._by_images(hr, params)
         with hashed_fields():  # on a CPU, too: their values do not depend on the canvas
-            wanted = self.compile_canvas
-            if wanted is None:  # only training's: whole images of validation have too many shapes
-                training = hr.device.type == "cuda" and torch.is_grad_enabled()
-                wanted = training and not self._not_compiled()
-            new = not self._shapes.known(hr)
-            if not (wanted and self._shapes.take(hr)):
-                return self._on_canvas(hr, params)
-            if self._compiled is None:
-                allow_kinds()  # of all pipelines together
-                self._compiled = torch.compile(self._on_canvas, fullgraph=True, dynamic=False)
-            return self._compile_now(hr, params) if new else self._compiled(hr, params)
+            return self._on_canvas(hr, params)
 
-    def _compile_now(self, hr: Tensor, params: Params) -> Tensor:
+    def _uses_canvas(self, hr: Tensor) -> bool:
+        return hr.device.type != "cpu" if self.executor == "auto" else self.executor == "canvas"
+
+    def _degrade_packed(self, hr: Tensor, packed: Packed, rows: Tensor) -> Tensor:
+        wanted = self.compile_canvas
+        if wanted is None:  # only training's: whole images of validation have too many shapes
+            training = hr.device.type == "cuda" and torch.is_grad_enabled()
+            wanted = training and not self._not_compiled()
+        new = not self._shapes.known(hr)
+        if not (wanted and self._uses_canvas(hr) and self._shapes.take(hr)):
+            return self.degrade(hr, packed.unpacked(rows))
+        with hashed_fields():
+            return self._compile_now(hr, packed, rows) if new else self._run(packed)(hr, rows)
+
+    def _run(self, packed: Packed) -> Callable[..., Tensor]:
+        """Return the compiled function of (hr, rows), on a GPU one launch of a CUDA graph."""
+        if self._compiled is None or self._compiled[0] != packed.layout:
+
+            def run(hr: Tensor, rows: Tensor) -> Tensor:
+                return self._on_canvas(hr, packed.unpacked(rows))
+
+            allow_kinds()  # of all pipelines together
+            compiled = torch.compile(run, fullgraph=True, dynamic=False, mode="reduce-overhead")
+            self._compiled = packed.layout, compiled
+        return self._compiled[1]
+
+    def _compile_now(self, hr: Tensor, packed: Packed, rows: Tensor) -> Tensor:
         """Compile by the first batch of its shape; by default, go on without if that fails."""
         name, began = type(self).__name__, time.perf_counter()
         if not self._checked:
-            self._on_canvas(hr, params)  # names the stage whose output is wrong
+            self._on_canvas(hr, packed.unpacked(rows))  # names the stage whose output is wrong
         log.info("compiling %s for batches of %s", name, tuple(hr.shape))
         try:
-            lr = cast("Callable[..., Tensor]", self._compiled)(hr, params)
+            with warnings.catch_warnings():  # spectra are multiplied by torch's own kernel
+                warnings.filterwarnings("ignore", ".*code generation for complex operators")
+                lr = self._run(packed)(hr, rows)
         except Exception as error:
             if self.compile_canvas:
                 raise
             self.compile_canvas = False
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             log.warning("%s is not compiled, so it takes more launches: %s", name, reason)
-            return self._on_canvas(hr, params)
+            return self.degrade(hr, packed.unpacked(rows))
         seconds = time.perf_counter() - began
         log.info("compiled %s in %.0f s; its compile: false does without", name, seconds)
         return lr

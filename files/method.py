@@ -81,11 +81,6 @@ class Method:
         return self._tile_count
 
     @property
-    def tiles_are_shared(self) -> bool:
-        """Whether all processes make the tiles of each image of ``predict`` together."""
-        return False
-
-    @property
     def output_settings(self) -> dict[str, str | int | float]:
         """Settings that change outputs of the same weights; they label results."""
         return {}
@@ -105,7 +100,7 @@ class Method:
 
 
 class BitwiseMethod(ABC):
-    """A method that makes images from bits at several scales, for ``callbacks.ScaleReport``."""
+    """A method that makes images from bits at several scales."""
 
     @abstractmethod
     def bits_of(self, batch: Batch) -> list[Tensor] | None:

@@ -50,14 +50,6 @@ def hidden(path: Path) -> Path:
     return path.with_name(f".{_short(path)}.{uuid.uuid4().hex[:8]}.tmp")
 
 
-def parts_folder(path: Path) -> Path:
-    """Return the hidden folder beside a path for parts of a file that takes long to write.
-
-    It is always the same, so that a later process continues.
-    """
-    return path.with_name(f".{_short(path)}.parts")
-
-
 def _short(path: Path) -> str:
     # A hash, because the longest valid names leave no room for more characters.
     return xxhash.xxh3_64_hexdigest(os.fsencode(path.name))

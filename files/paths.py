@@ -14,8 +14,8 @@ import logging
 import os
 import re
 import stat
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path, PurePath
 from typing import BinaryIO
 
@@ -43,21 +43,15 @@ FORMATS = {
     "GIF": (".gif",),
     "AVIF": (".avif", ".avifs"),
 }
+HEIF = (".heic", ".heif", ".hif")
+if find_spec("pillow_heif") is not None:  # the extra `heic`
+    FORMATS["HEIF"] = HEIF
+RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2")  # of cameras
 IMAGE_EXTENSIONS = frozenset(ending for endings in FORMATS.values() for ending in endings)
 VIDEO_EXTENSIONS = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv"}
     | {".flv", ".ogv", ".3gp", ".y4m"}
 )
-SHOWN_ENDINGS = 8  # endings that are named for skipped files
-
-_OTHER_KINDS = (
-    (stat.S_ISDIR, "a folder"),
-    (stat.S_ISFIFO, "a named pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
-
 
 # --------------------------------------------------------------------------------------- expansion
 
@@ -188,7 +182,8 @@ def images_among(paths: Sequence[Path], where: str, videos: bool = False) -> lis
     kept = [path for path in paths if is_image(path) or (videos and is_video(path))]
     left_out = {*paths} - {*kept}
     if others := [p for p in paths if p in left_out and p.name not in (PREDICTIONS, PREDICT_PAGE)]:
-        log.info("%s: not images by their names: %s", where, count_by_ending(others))
+        text, more = "%s: %d files are not images by their names%s", _what_reads(others)
+        log.info(text, where, len(others), more)
     return kept
 
 
@@ -218,13 +213,11 @@ def by_key(images: Iterable[tuple[str, Path]], what: str) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def count_by_ending(paths: Iterable[Path]) -> str:
-    """Count files by ending, e.g. ``3 .heic, 2 .txt``."""
-    counts = Counter(_ending(path) for path in paths).most_common()
-    shown = [f"{count} {ending}" for ending, count in counts[:SHOWN_ENDINGS]]
-    if more := sum(count for _, count in counts[SHOWN_ENDINGS:]):
-        shown.append(f"{more} others")
-    return ", ".join(shown)
+def _what_reads(paths: Iterable[Path]) -> str:
+    endings = {path.suffix.lower() for path in paths}
+    heif = "; HEIC needs the extra heic: pip install '.[heic]'" if endings & {*HEIF} else ""
+    raw = "; develop a camera's raw files first (darktable-cli)" if endings & {*RAW} else ""
+    return heif + raw
 
 
 def glob_paths(pattern: str, root: str = "") -> list[str]:
@@ -274,8 +267,7 @@ def check_regular(path: str | os.PathLike[str]) -> None:
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
         number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
-        kind = next((kind for is_kind, kind in _OTHER_KINDS if is_kind(mode)), "a special file")
-        raise OSError(number, f"{kind}, not a file", os.fspath(path))
+        raise OSError(number, "not a regular file", os.fspath(path))
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
@@ -322,15 +314,6 @@ def _raise_unlistable(error: OSError) -> None:
         f"the folder {error.filename!r} cannot be listed ({error.strerror or error}): make it "
         "readable, or move it away"
     ) from error
-
-
-def _ending(path: Path) -> str:
-    if path.name.startswith("."):
-        return "hidden"
-    if not path.suffix:
-        return "without an ending"
-    ending = path.suffix.lower()
-    return ending if ending.isprintable() and len(ending) <= 12 else "with another ending"
 
 
 def _matches(base: str, parts: Sequence[str], root: str) -> Iterator[str]:

@@ -7,6 +7,7 @@ with a megabyte in one of them, although pixels do not depend on it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import itertools
 import logging
@@ -55,6 +56,7 @@ def open_image(
     Raises:
         OSError: It cannot be read, or is not an image. Pillow raises other errors, too.
     """
+    _register()
     formats = tuple(FORMATS) if formats is None else formats
     if isinstance(file, str | os.PathLike):
         with open_regular(file) as opened:
@@ -72,6 +74,14 @@ def open_image(
         image.info[MORE] = getattr(image, "is_animated", False)
     describe(image, code_points)
     return image
+
+
+@functools.cache
+def _register() -> None:
+    if "HEIF" in FORMATS:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
 
 
 def _seek_image(tiff: Image.Image, file: str | os.PathLike[str] | IO[bytes]) -> None:

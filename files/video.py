@@ -22,7 +22,6 @@ DEMUXERS = "mov,mp4,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf,flv,ogg,yuv4mpeg
 # Microseconds and bytes in which streams that are announced may begin; sound may be late.
 PATIENCE = {"analyzeduration": "60000000", "probesize": "50000000"}
 
-SEGMENT = 32  # frames that are encoded together: what a stopped run loses at most
 RGB, BT709, UNSPECIFIED, BT601_625, BT601 = 0, 1, 2, 5, 6  # FFmpeg's numbers of matrices
 # Shares of red and blue in luma (ITU-T H.273, table 4).
 LUMA = {
@@ -91,16 +90,6 @@ class VideoFrame(NamedTuple):
     matrix: tuple[int, ...] | None
     interlaced: bool = False
     transparent: bool = False
-
-    @property
-    def segment(self) -> int:
-        """Number of its segment of the output, from 0."""
-        return segment_of(self.number)
-
-
-def segment_of(number: int) -> int:
-    """Return the segment, from 0, of a frame, from 1."""
-    return (number - 1) // SEGMENT
 
 
 def load_av(what: str) -> Any:

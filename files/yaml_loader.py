@@ -9,12 +9,11 @@ from typing import Any
 
 import yaml
 from jsonargparse import set_loader
-from jsonargparse.typing import Path
 
 from files.paths import CONFIGURATIONS
 
 NO_FILE = '"<unicode string>"'  # the name of any text in messages of PyYAML
-NO_CONFIGURATION = "is not a configuration: its name must end in .yaml, .yml or .json"
+NO_CONFIGURATION = "is not a configuration: a regular file whose name ends in .yaml, .yml or .json"
 
 
 def is_configuration(path: str) -> bool:
@@ -24,28 +23,6 @@ def is_configuration(path: str) -> bool:
         path: The value; a leading ``~`` is the home directory.
     """
     return path.lower().endswith(CONFIGURATIONS) and os.path.isfile(os.path.expanduser(path))
-
-
-@cache
-def open_configurations_alone() -> None:
-    """Let the parser open only files with the ending of a configuration, from now on.
-
-    The library reads any existing file that a value names as configuration, also an image, and
-    would instantiate classes named in it.
-    """
-    whole = Path.__init__
-
-    def __init__(self: Path, path: Any, mode: str = "fr", *args: Any, **kwargs: Any) -> None:  # noqa: N807
-        # Path types are subclasses; only readable files are opened as configuration.
-        opened = type(self) is Path and isinstance(path, str | os.PathLike) and {*"fr"} <= {*mode}
-        name = os.fspath(path) if opened and not isinstance(path, Path) else None
-        whole(self, path, mode, *args, **kwargs)
-        if name is not None and not name.lower().endswith(CONFIGURATIONS):
-            raise TypeError(f"{name!r} {NO_CONFIGURATION}")
-        if name is not None and not self.is_fsspec and not os.path.isfile(self.absolute):  # a pipe
-            raise TypeError(f"{name!r} is not a regular file")
-
-    Path.__init__ = __init__  # type: ignore[method-assign]
 
 
 def plain_yaml(text: str) -> Any:

@@ -22,7 +22,6 @@ from .base import Generator as Generator
 from .base import ImageModel as ImageModel
 from .base import SuperResolver as SuperResolver
 from .casarbi import CasArbi as CasArbi
-from .chain import Chain as Chain
 from .controls.direct import AttnSF as AttnSF
 from .controls.direct import Direct as Direct
 from .controls.finetune import FineTune as FineTune
@@ -32,8 +31,6 @@ from .controls.scalecrafter import ScaleCrafter as ScaleCrafter
 from .controls.sd import SDSR as SDSR
 from .controls.sd import SDUpscale as SDUpscale
 from .controls.simple import Bicubic as Bicubic
-from .controls.simple import FolderOutputs as FolderOutputs
-from .controls.simple import LatentRegression as LatentRegression
 from .controls.simple import RoundTrip as RoundTrip
 from .diffusion import Diffusion as Diffusion
 from .next_scale.infinity import Infinity as Infinity
@@ -45,9 +42,9 @@ from .one_pass.losses import L1 as L1
 from .one_pass.losses import Charbonnier as Charbonnier
 from .one_pass.losses import Loss as Loss
 from .one_pass.losses import VGG19Perceptual as VGG19Perceptual
-from .networks.any_size import AnySize as AnySize
+from .networks.liif import AnySize as AnySize
 from .networks.autoencoders import BitwiseVAE as BitwiseVAE
-from .networks.compact import SRVGGNetCompact as SRVGGNetCompact
+from .networks.rrdb import SRVGGNetCompact as SRVGGNetCompact
 from .networks.discriminator import LatentDiscriminator as LatentDiscriminator
 from .networks.discriminator import PatchGAN as PatchGAN
 from .networks.discriminator import UNetDiscriminator as UNetDiscriminator
@@ -74,6 +71,5 @@ from .optimisation import WarmUpCosine as WarmUpCosine
 from .one_pass.real_esrgan import RealESRGAN as RealESRGAN
 from .one_pass.regression import Regression as Regression
 from .resshift import ResShift as ResShift
-from .resshift import ResShiftControl as ResShiftControl
 from .self_cascade import SelfCascade as SelfCascade
 from .first_stage.tokenizer import Tokenizer as Tokenizer

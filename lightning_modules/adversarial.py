@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch.cli import OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.nn import functional
@@ -45,7 +45,6 @@ class Adversarial(SuperResolver):
     """
 
     training_only: tuple[str, ...] = ("discriminator.",)
-    discriminator_weights: str | None = None  # initial ones, of methods that take them
     group = ""  # of the arguments `accumulate` and `clip`, such as "training."
 
     def __init__(
@@ -152,20 +151,6 @@ class Adversarial(SuperResolver):
 
     # ----------------------------------------------------------------------------------- optimisers
 
-    def setup(self, stage: str) -> None:
-        """Raise if there are weights for a discriminator that is missing.
-
-        Raises:
-            ValueError: If so, in training.
-        """
-        super().setup(stage)
-        missing = self.discriminator is None and self.discriminator_weights is not None
-        if stage == "fit" and missing:
-            raise ValueError(
-                "model.init_args.discriminator_weights is set, and there is no discriminator: set "
-                "model.init_args.discriminator, or leave out its weights"
-            )
-
     def on_fit_start(self) -> None:
         """Raise if gradients cannot be averaged with this strategy.
 
@@ -195,7 +180,7 @@ class Adversarial(SuperResolver):
         """Return the main optimiser with its schedule, and the discriminator's.
 
         Raises:
-            ValueError: If nothing is trainable, or the schedule monitors a metric.
+            ValueError: If nothing is trainable.
         """
         own = nn.ModuleList() if self.discriminator is None else self.discriminator
         with frozen(own):
@@ -203,20 +188,10 @@ class Adversarial(SuperResolver):
         schedules = []
         if isinstance(configured, dict):
             schedules = [configured["lr_scheduler"]]
-            if isinstance(schedules[0]["scheduler"], ReduceLROnPlateau):
-                raise ValueError(
-                    f"{type(self).__name__} steps its schedule once a step: "
-                    "model.init_args.lr_scheduler cannot be ReduceLROnPlateau"
-                )
             configured = configured["optimizer"]
         optimizers = [configured]
         if self.discriminator is not None:
             judging = [p for p in own.parameters() if p.requires_grad]
-            if not judging:
-                raise ValueError(
-                    "model.init_args.discriminator has no trainable parameters: train it, or leave "
-                    "it out"
-                )
             optimizers.append(optimizer_of(self.discriminator_optimizer, judging))
         return optimizers, schedules
 

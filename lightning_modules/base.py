@@ -2,8 +2,8 @@
 
 Your own method is a subclass of ``SuperResolver`` with ``training_step`` and ``restore``, or of
 ``Generator`` with ``training_step`` and ``generate``. What all methods share is elsewhere:
-optimisers and schedules in ``optimisation.py``, ``log`` in ``logged.py``, weights and checkpoints
-in ``loading.py``, tiles and colours in ``sampling/enlarging.py``.
+optimisers and schedules in ``optimisation.py``, weights and checkpoints in ``loading.py``, tiles
+and colours in ``sampling/enlarging.py``.
 """
 
 from __future__ import annotations
@@ -11,22 +11,20 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from degradations.draws import seed_of
 from lightning_modules.loading import Loaded
-from lightning_modules.logged import Logged
 from lightning_modules.noise import Noise, Size, seeds_of, with_noise_seeds
 from lightning_modules.optimisation import Optimised, adam
 from lightning_modules.sampling.color import ColorFix
 from lightning_modules.sampling.enlarging import InTiles, in_range
-from lightning_modules.sampling.together import check_same
 from lightning_modules.weights import shape_text
 
 if TYPE_CHECKING:
@@ -35,13 +33,13 @@ if TYPE_CHECKING:
     from lightning_modules.backbone.space import Space
 
 
-class ImageModel(Loaded, Logged, Optimised, ABC):
+class ImageModel(Loaded, Optimised, ABC):
     """Base of all methods: the command line accepts any subclass.
 
     Args:
         scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
         optimizer: Makes the optimiser of the trainable parameters.
-        lr_scheduler: Makes the learning-rate schedule, stepped once a step (or once a validation
+        lr_scheduler: Makes the learning-rate schedule, stepped once a step (or once an epoch
             where it monitors a validation metric); none by default.
         weights: Weights to start from: a file, or a name of ``configs/weights.yaml``, in which
             ``{scale}`` is filled in.
@@ -50,10 +48,9 @@ class ImageModel(Loaded, Logged, Optimised, ABC):
         ValueError: If ``scale`` is below 1.
     """
 
-    # Whether outputs can be computed with all weights in half precision, and whether these can be
-    # trained: rounding would lose most of each step, except with an optimiser that keeps the rest.
+    # Whether outputs can be computed with all weights in half precision. These are never trained:
+    # rounding would lose most of each step.
     half_outputs = True
-    half_training = False
     latent_pairs = False  # whether it trains on pairs of latents (`main.py encode --encode.pairs`)
 
     def __init__(
@@ -130,7 +127,7 @@ class ImageModel(Loaded, Logged, Optimised, ABC):
         if precision not in ("bf16-true", "16-true"):
             return
         training = stage == "fit"
-        if not (self.half_training if training else self.half_outputs):
+        if training or not self.half_outputs:
             raise ValueError(
                 f"trainer.precision is {precision}, by which {type(self).__name__} loses too much "
                 f"in {'training' if training else 'its outputs'}: set it to "
@@ -154,7 +151,6 @@ class ImageModel(Loaded, Logged, Optimised, ABC):
         torch.default_generator.manual_seed(seed)
         if self.device.type != "cpu":
             torch.get_device_module(self.device).manual_seed(seed)
-        super().on_train_batch_start(batch, batch_idx)
 
 
 class SuperResolver(InTiles, ImageModel):
@@ -197,14 +193,7 @@ class SuperResolver(InTiles, ImageModel):
     def predict_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Tensor] | None:
-        """Enlarge one image as ``enlarge``, in tiles if it is large; None if it could not be read.
-
-        Raises:
-            ValueError: As in ``enlarge``; and if the processes are to make tiles together, and have
-                different images.
-        """
-        if self.tiling.together and dist.is_initialized():
-            check_same((batch["key"], "error" in batch))
+        """Enlarge an image, in tiles if it is large; None if it could not be read."""
         return None if "error" in batch else self.enlarge(batch, tiled=True)
 
 
@@ -277,21 +266,14 @@ class Generator(ImageModel):
 
 
 class NothingToTrain:
-    """Goes before the base class of a method that is only tested; ``fit`` is refused.
+    """Goes before the base class of a method that is only tested.
 
-    Attributes:
-        instead: What to do instead, for the message.
+    ``configure_optimizers`` refuses ``fit`` of a method without trainable parameters.
     """
 
-    instead = "use test or predict, or another model.class_path for fit"
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Raise: there is nothing to train.
-
-        Raises:
-            ValueError: Always.
-        """
-        raise ValueError(f"{type(self).__name__} has nothing to train: {self.instead}")
+        """Never called."""
+        raise NotImplementedError
 
 
 @torch.no_grad()
@@ -305,14 +287,7 @@ def first_batches(method: ImageModel, count: int) -> Iterator[Batch]:
         count: Maximum number of batches, on each rank.
     """
     data: Any = method.trainer.datamodule  # type: ignore[attr-defined]
-    if not hasattr(data, "apart_from_training"):  # not ours
-        method.trainer.fit_loop.setup_data()
-        with torch.random.fork_rng(devices=[]):  # the order of a loader comes from it
-            loader: Any = method.trainer.train_dataloader
-            for batch in islice(loader, count):
-                yield method.trainer.strategy.batch_to_device(batch, method.device)
-        return
-    with data.apart_from_training():
+    with getattr(data, "apart_from_training", nullcontext)():  # of ours
         for batch in islice(data.train_dataloader(), count):
             kept = {k: v for k, v in batch.items() if k not in ("skipped", "seconds")}
             moved = data.transfer_batch_to_device(kept, method.device, 0)

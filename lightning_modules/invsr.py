@@ -22,8 +22,6 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -42,11 +40,9 @@ from lightning_modules.backbone.space import Space
 from lightning_modules.inversion import ONE_STEP, PAPER, Sampling, Training, timesteps_for
 from lightning_modules.latents import (
     InLatents,
+    check_base,
     check_channels,
-    check_run,
-    compare_schedule,
     enlarged,
-    fit_predictor,
     latent_pair,
     whole_lr,
 )
@@ -61,7 +57,7 @@ from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.solvers import euler, euler_ancestral
 from lightning_modules.sampling.tiling import padded
 from lightning_modules.settings import changed
-from lightning_modules.weights import Weights, fingerprint, load_part, read_weights, same_weights
+from lightning_modules.weights import fingerprint, load_part, read_weights, same_weights
 
 if TYPE_CHECKING:
     from files.batch import Batch
@@ -131,11 +127,10 @@ class InvSR(InLatents, Adversarial):
         self.prompt, self.sampling, self.losses = prompt, sampling, training
         self.schedule = schedule or Schedule(variance="exploding")
         self.middle, self.perceptual = _frozen(sampling.middle), _frozen(training.perceptual)
-        self._find_perceptual: Callable[[], Path] | None = None
         self.discriminator_weights = training.discriminator_weights
         self.tile, self.tile_overlap, self.tile_window = self.patch, self.patch // 2, "gaussian"
         self.tile_least = self.patch
-        self.tile_always = self.tiles_latents = True
+        self.tile_always = True
         self._check()
         self.tile_multiple = self.multiple
         self.plan()  # raises if sampling is impossible
@@ -224,12 +219,8 @@ class InvSR(InLatents, Adversarial):
         sigma = self.schedule.level(indices[0]).sigma
         z = y + sigma * self._noise(self.predictor, lr, y, indices[0], noise.stream("start"))
         conditions = self._conditions(batch)
-        guidance = self.sampling.guidance
         for now, then in itertools.pairwise([*indices, -1]):
-            x0 = self.in_tiles(
-                partial(self._clean, t=now, conditions=conditions, guidance=guidance),
-                *(z, self._per_lr, 1, self._sides),
-            )
+            x0 = self._clean(z, now, conditions, self.sampling.guidance)
             levels = self.schedule.level(now), self.schedule.level(then)
             if self.sampling.solver == "euler" or then < 0:
                 z = euler(z, x0, *levels)
@@ -237,39 +228,21 @@ class InvSR(InLatents, Adversarial):
                 by = self.middle if self.sampling.solver == "predicted" else None
                 fresh = self._noise(by, lr, y, then, noise.stream(then))
                 z = euler_ancestral(z, x0, *levels, fresh)
-        image = self.in_tiles(self.space.decode, z, self._per_lr, self.space.factor)
-        return mirrored.crop(image, batch["size"])
+        return mirrored.crop(self.space.decode(z), batch["size"])
 
     def _encoded(self, lr: Tensor, noise: Noise) -> Tensor:
-        def moments(image: Tensor) -> Tensor:
-            mean, deviation = self.space.distribution(image)
-            return mean if deviation is None else torch.cat([mean, deviation], 1)
-
         size = (round(lr.shape[-2] * self.scale), round(lr.shape[-1] * self.scale))
-        factor = self.space.factor
-        both = self.in_tiles(
-            moments, enlarged(lr, size), self.scale, Fraction(1, factor), factor * self._sides
-        )
-        mean, deviation = both.tensor_split([self.space.channels], 1)
-        if self.sampling.deterministic or not deviation.shape[1]:
-            return mean
-        return mean + deviation * noise.normal(mean.shape)
+        return self.space.encode(enlarged(lr, size), None if self.sampling.deterministic else noise)
 
     def _noise(
         self, predictor: NoisePredictor | None, lr: Tensor, y: Tensor, t: int, noise: Noise
     ) -> Tensor:
         if predictor is None:
             return noise.normal(y.shape)
-        unit = predictor.divisor
-
-        def moments(image: Tensor) -> Tensor:
-            return torch.cat(predictor(image, float(t)), 1)
-
-        both = self.in_tiles(moments, lr, 1, Fraction(1, unit), unit)
-        gaussian = Gaussian(*both.chunk(2, 1))
-        return (
-            gaussian.mean if self.sampling.deterministic else gaussian.sample(noise.normal(y.shape))
-        )
+        gaussian: Gaussian = predictor(lr, float(t))
+        if self.sampling.deterministic:
+            return gaussian.mean
+        return gaussian.sample(noise.normal(y.shape))
 
     def _clean(
         self, z_t: Tensor, t: Tensor | int, conditions: Conditions, guidance: float = 1.0
@@ -277,11 +250,8 @@ class InvSR(InLatents, Adversarial):
         def predict(z: Tensor, t: Tensor, condition: Condition) -> Tensor:
             return cast(Tensor, self.denoiser(z, t, condition))
 
-        count = len(z_t)
-        steps = torch.full((count,), t, device=z_t.device) if isinstance(t, int) else t
-        with_it, without = (_repeated(condition, count) for condition in conditions)
-        z = self.schedule.scale_input(z_t, t)
-        raw = guided(predict, z, steps, with_it, without, guidance)
+        steps = torch.full((len(z_t),), t, device=z_t.device) if isinstance(t, int) else t
+        raw = guided(predict, self.schedule.scale_input(z_t, t), steps, *conditions, guidance)
         return self.schedule.to_x0(raw, z_t, t)
 
     @torch.no_grad()
@@ -344,8 +314,6 @@ class InvSR(InLatents, Adversarial):
             options["middle"] = getattr(self.middle, "source", "").rpartition(" ")[2]
         if self.predictor is None:
             options["denoiser (unpredicted noise)"] = self.denoiser.source.rpartition(" ")[2]
-        if self.patch != lr_side(None, self.scale):
-            options["patch"] = self.patch
         return {**super().output_settings, **options}
 
     @property
@@ -359,10 +327,6 @@ class InvSR(InLatents, Adversarial):
         # The denoiser requires latents' sides to be multiples of this.
         return int(2 ** (len(self.denoiser.unet.config.block_out_channels) - 1))
 
-    @property
-    def _per_lr(self) -> float:
-        return self.scale / self.space.factor
-
     # ------------------------------------------------------------------------- checks and weights
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
@@ -373,18 +337,15 @@ class InvSR(InLatents, Adversarial):
         super().load_parts(find)
         if self.denoiser_weights is not None:
             self.denoiser.load(find("denoiser_weights", self.denoiser_weights))
-            check_run(self.denoiser, self.space, self.schedule)
         if self.middle is not None and self.sampling.middle_weights is not None:
             key = "sampling.middle_weights"
             found = read_weights(find(key, self.sampling.middle_weights))
             # In the run that trained it, it was the predictor.
             own = load_part(self.middle, found, "predictor", from_official, key)
-            self._compare_uses(found, between=True)
+            if found.trained_with.get("starting"):
+                log.warning("%s was trained for the start, not between steps", found.name)
             # It is frozen, so checkpoints and results name its source.
             cast(Any, self.middle).source = f"{found.name} {fingerprint(own)}"
-        weights = self.losses.perceptual_weights
-        if self.perceptual is not None and weights is not None:
-            self._find_perceptual = partial(find, "training.perceptual_weights", weights)
         if self.discriminator is not None and self.discriminator_weights is not None:
             key = "discriminator_weights"
             found = read_weights(find(key, self.discriminator_weights))
@@ -395,31 +356,10 @@ class InvSR(InLatents, Adversarial):
         """The starts, and whether the predictor is for them."""
         return {"starts": list(self.losses.starts), "starting": self.losses.starting}
 
-    def compare(self, weights: Weights) -> None:
-        """Warn if sampling uses the predictor for what it was not trained for."""
-        super().compare(weights)
-        if self.predictor is not None and self.losses.starting:
-            self._compare_uses(weights, between=False)
-
-    def _compare_uses(self, weights: Weights, between: bool) -> None:
-        # Of a predictor, for the noise between the steps or at the start.
-        trained = weights.trained_with
-        if "starts" not in trained:
-            return
-        wanted = self.plan()[1:] if between else self.plan()[:1]
-        starts = trained["starts"][1:] if between else trained["starts"]
-        if trained["starting"] == between or set(wanted) - set(starts):
-            log.warning(
-                "%s was trained with training.starting %s and starts %s, and model.init_args uses "
-                "it %s at timesteps %s: its outputs are wrong until it has been trained further",
-                *(weights.name, str(trained["starting"]).lower(), trained["starts"]),
-                *("between the steps" if between else "at the start", wanted),
-            )
-
     def _load_perceptual(self) -> None:
-        if self._find_perceptual is not None:
-            cast(Any, self.perceptual).load(self._find_perceptual())
-            self._find_perceptual = None
+        weights = self.losses.perceptual_weights
+        if self.perceptual is not None and weights is not None and self._find is not None:
+            cast(Any, self.perceptual).load(self._find("training.perceptual_weights", weights))
         if getattr(self.perceptual, "source", None) == "":
             raise ValueError(
                 "training.perceptual has random weights: set perceptual_weights beside it to a "
@@ -433,15 +373,15 @@ class InvSR(InLatents, Adversarial):
             )
 
     def setup(self, stage: str) -> None:
-        """Raise if a frozen part has no trained weights; warn of a schedule unlike the base's.
+        """Raise if a frozen part has no trained weights, or another than the base was trained with.
 
         Raises:
             FileNotFoundError: If the file of the perceptual distance is missing.
             ValueError: If the denoiser, the autoencoder, or another part has random weights; or the
-                base was not trained at a start.
+                base was trained with others, with another schedule, or not at a start.
         """
         super().setup(stage)
-        compare_schedule(self.denoiser, self.schedule)
+        check_base(self.denoiser, self.space, self.schedule)
         if not self.denoiser.source:
             raise ValueError(
                 "InvSR needs a trained denoiser that is frozen: set its folder or "
@@ -457,10 +397,6 @@ class InvSR(InLatents, Adversarial):
 
     def _check(self) -> None:
         sampling, schedule = self.sampling, self.schedule
-        if sampling.timesteps is not None and (sampling.start is not None or sampling.steps != 1):
-            raise ValueError(
-                "model.init_args.sampling has timesteps, and steps or start: set either of them"
-            )
         if (sampling.solver == "predicted") != (self.middle is not None):
             raise ValueError(
                 f"model.init_args.sampling.solver is {sampling.solver}; predicted is for a middle, "
@@ -478,12 +414,16 @@ class InvSR(InLatents, Adversarial):
             )
         check_channels(self.denoiser, self.space)
         for predictor in (self.predictor, self.middle):
-            if predictor is not None:
-                fit_predictor(predictor, self.scale, self.space)
+            if predictor is None:
+                continue
+            predictor.fit_to(self.scale, self.space.factor)
+            if predictor.latent != self.space.channels:
+                raise ValueError(
+                    f"the predictor is for latents of {predictor.latent} channels, and the space "
+                    f"has {self.space.channels}: set the predictor's latent"
+                )
 
     def _check_training(self) -> None:
-        if self.predictor is None:
-            raise ValueError("there is nothing to train: set model.init_args.predictor")
         timesteps, first = self.denoiser.trained_timesteps, max(self.losses.starts)
         if timesteps is not None and first > timesteps[1]:
             raise ValueError(
@@ -499,17 +439,8 @@ class InvSR(InLatents, Adversarial):
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map a released file, which has only the predictor; other parts stay."""
-        own = self.state_dict().items()
-        kept = {k: v for k, v in own if not k.startswith("predictor.")}
-        found = {f"predictor.{name}": tensor for name, tensor in from_official(tensors).items()}
-        return {**kept, **found}
+        return self.with_parts(predictor=from_official(tensors))
 
 
 def _frozen(module: Part | None) -> Part | None:
     return None if module is None else module.requires_grad_(False)
-
-
-def _repeated(condition: Condition, count: int) -> Condition:
-    # For `count` tiles, which are in order of tiles, not of images.
-    parts = condition.used.items()
-    return Condition(**{name: torch.cat([part] * (count // len(part))) for name, part in parts})

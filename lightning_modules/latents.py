@@ -17,12 +17,11 @@ from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import ImageModel
 from lightning_modules.noise import Noise
-from lightning_modules.weights import apart, same_weights
+from lightning_modules.weights import same_weights, unlike
 
 if TYPE_CHECKING:
     from files.batch import Batch
     from lightning_modules.backbone.denoiser import Denoiser, UNet2D
-    from lightning_modules.networks.noise_predictor import NoisePredictor
 
 log = logging.getLogger(__name__)
 
@@ -120,22 +119,6 @@ def enlarged(lr: Tensor, size: tuple[int, int]) -> Tensor:
     return functional.interpolate(lr, size, mode="bicubic", align_corners=False)
 
 
-def fit_predictor(predictor: NoisePredictor, scale: float, space: Space) -> None:
-    """Fit a noise predictor to a scale and a space.
-
-    Raises:
-        ValueError: If it cannot be.
-    """
-    predictor.fit_to(scale, space.factor)
-    made_for = space.factor / predictor.divisor
-    if (scale, space.channels) != (made_for, predictor.latent):
-        raise ValueError(
-            f"this predictor and space are for scale {made_for:g} and latents of "
-            f"{predictor.latent} channels, not {scale:g} and {space.channels}: set "
-            "data.init_args.scale, or leave out the predictor's halvings and set its latent"
-        )
-
-
 def check_channels(denoiser: Denoiser, space: Space) -> None:
     """Raise if the denoiser does not fit the space.
 
@@ -149,13 +132,14 @@ def check_channels(denoiser: Denoiser, space: Space) -> None:
         )
 
 
-def check_run(denoiser: UNet2D, space: Space, schedule: Schedule) -> None:
-    """Raise if the run that trained the base had another autoencoder, or another schedule.
+def check_base(denoiser: UNet2D, space: Space, schedule: Schedule, frozen: bool = True) -> None:
+    """Raise if the base was trained with another autoencoder or another schedule.
 
     Args:
-        denoiser: The base, with the weights of ``denoiser_weights``.
+        denoiser: The base, from a run, or a folder with its scheduler.
         space: The latents here.
         schedule: The schedule here.
+        frozen: Whether the base stays as it is; if not, it may be trained for another schedule.
 
     Raises:
         ValueError: If so; the message has what differs.
@@ -166,26 +150,14 @@ def check_run(denoiser: UNet2D, space: Space, schedule: Schedule) -> None:
             f"model.init_args.denoiser_weights were trained with the autoencoder of {theirs}, and "
             f"model.init_args.space has {space.source or 'no weights'}: set the same"
         )
-    if found := apart(schedule, denoiser.trained_schedule):
-        raise ValueError(
-            f"model.init_args.schedule has {found[0]}, and the base of denoiser_weights, "
-            f"{denoiser.initial_source}, was trained with {found[1]}: set schedule to that"
+    if found := unlike(schedule.settings, denoiser.trained_schedule or {}):
+        message = (
+            f"model.init_args.schedule differs from that of the base, {denoiser.initial_source} "
+            f"({'; '.join(found)})"
         )
-
-
-def compare_schedule(denoiser: UNet2D, schedule: Schedule) -> None:
-    """Warn if the base was trained with another schedule, or its folder has another scheduler.
-
-    Args:
-        denoiser: The base.
-        schedule: The schedule here.
-    """
-    if found := apart(schedule, denoiser.trained_schedule):
-        log.warning(
-            "model.init_args.schedule has %s, and that of the base, %s, has %s: if the base was "
-            "trained with the latter, it makes noise until it has been trained further",
-            *(found[0], denoiser.initial_source, found[1]),
-        )
+        if frozen:
+            raise ValueError(f"{message}: set it as there")
+        log.warning("%s: it makes noise until it has been trained further", message)
 
 
 def check_space(space: Space, other_key: str | None = None) -> None:

@@ -6,31 +6,9 @@ changes the private name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch.core.optimizer import do_nothing_closure
-from torch import Tensor
-
-
-def writes_step(trainer: Any) -> bool:
-    """Return whether Lightning writes the values of this step.
-
-    No public counter equals its count of steps with accumulation, two optimisers, skipped updates,
-    and resumed runs with another accumulation. Held by ``TestLog`` in
-    tests/lightning_modules/test_base.py.
-    """
-    return bool(trainer.fast_dev_run or trainer._logger_connector.should_update_logs)
-
-
-def measured_now(trainer: Any) -> Mapping[str, Tensor]:
-    """Return the values of this validation alone, scalars by their names in the logs.
-
-    ``callback_metrics`` keeps those of earlier ones. Held by
-    ``test_what_a_validation_did_not_measure_is_not_looked_at`` in test_plateau.py.
-    """
-    measured: Mapping[str, Tensor] = trainer._logger_connector.metrics["callback"]
-    return measured
 
 
 def exclude_from_step_count(optimizer: Any) -> None:

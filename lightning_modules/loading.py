@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,14 @@ from lightning_modules.weights import (
     Weights,
     check_sources,
     check_tensors,
-    compare_part,
     loaded_apart,
     read_weights,
     recognised,
     sources,
+    unlike,
 )
 
-PROCESSES = {"process", "schedule"}  # arguments with `settings`
+log = logging.getLogger(__name__)
 
 
 class Loaded(Method, LightningModule):
@@ -40,6 +41,7 @@ class Loaded(Method, LightningModule):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.loaded_with: dict[str, Any] = {}
+        self._find: Callable[[str, str], Path] | None = None
 
     @property
     def needs_weights(self) -> bool:
@@ -51,8 +53,10 @@ class Loaded(Method, LightningModule):
 
         Args:
             find: Returns the file for an argument's name and value. The value is a path, the
-                folder of a run, or a name of ``configs/weights.yaml``.
+                folder of a run, or a name of ``configs/weights.yaml``. It is kept for ``setup``,
+                which loads what only training needs.
         """
+        self._find = find
 
     def load_weights(self, path: str | Path) -> None:
         """Load weights without optimiser state.
@@ -76,16 +80,11 @@ class Loaded(Method, LightningModule):
         frozen = weights.frozen.items()
         check_sources(self, {k: v for k, v in frozen if not f"{k}.".startswith(self.unchecked)})
         state = weights.tensors if weights.model else self._named(weights.tensors)
-        state = recognised(self, state, str(path))
-        own = self.state_dict()
-        state = self._needed(state, own)
-        trained = set(self.checkpoint_keys())
-        missing = [k for k in own if k not in state and (k in trained or not weights.model)]
+        required = set(self.state_dict())
         if weights.model:  # parts that only training needs may be missing; they start untrained
-            missing = [k for k in missing if not k.startswith(self.training_only)]
-        check_tensors(path, own, state, missing)
-        check_numbers(str(path), state, own)
-        self.load_state_dict({**own, **state})
+            keys = self.checkpoint_keys()
+            required = {name for name in keys if not name.startswith(self.training_only)}
+        self.load_state_dict(self._fitted(str(path), state, required))
         self.weights_source, self.loaded_with = weights.name, weights.trained_with
         weights.log()
 
@@ -93,19 +92,22 @@ class Loaded(Method, LightningModule):
     def trained_with(self) -> dict[str, Any]:
         """Settings that weights are trained with and tensors do not show, of plain types.
 
-        They are stored in checkpoints and exported files, for ``compare``. ``process`` and
-        ``schedule`` are the ``settings`` of the attributes of these names.
+        They are stored in checkpoints and exported files, for ``compare``.
         """
         return {}
 
     def compare(self, weights: Weights) -> None:
-        """Warn if weights were trained with another process or schedule, which tensors do not show.
+        """Warn if weights were trained with other settings, which tensors do not show.
 
         Args:
             weights: The weights that are about to be loaded.
         """
-        for name in PROCESSES & self.trained_with.keys():
-            compare_part(weights, name, getattr(self, name))
+        if found := unlike(self.trained_with, weights.trained_with):
+            log.warning(
+                "%s was trained with other settings of the model (%s): its outputs are wrong until "
+                "it has been trained further",
+                *(weights.name, "; ".join(found)),
+            )
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map the tensors of the authors' file to this model's names.
@@ -120,6 +122,15 @@ class Loaded(Method, LightningModule):
             Tensors by this model's names.
         """
         return tensors
+
+    def with_parts(self, **parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of the model, those of some parts from a file.
+
+        Args:
+            **parts: By the attribute's name, tensors by the part's own names.
+        """
+        others = {k: v for k, v in self.state_dict().items() if k.partition(".")[0] not in parts}
+        return others | {f"{part}.{k}": v for part, of in parts.items() for k, v in of.items()}
 
     def _named(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         bare = bare_names(tensors)
@@ -143,9 +154,17 @@ class Loaded(Method, LightningModule):
             or (name not in trained and name.startswith(apart))
         }
 
-    def _needed(self, state: dict[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
+    def _fitted(
+        self, where: str, state: dict[str, Tensor], required: set[str]
+    ) -> dict[str, Tensor]:
+        # All tensors of the model: those of a file, checked, and the current others.
+        state, own = recognised(self, state, where), self.state_dict()
         absent = tuple(p for p in self.training_only if not any(k.startswith(p) for k in own))
-        return {k: v for k, v in state.items() if not k.startswith(absent)}
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(absent)}
+        missing = [name for name in own if name in required and name not in state]
+        check_tensors(where, own, state, missing)
+        check_numbers(where, state, own)
+        return {**own, **state}
 
     def checkpoint_keys(self) -> list[str]:
         """Return the names that a checkpoint holds: trained parameters and their buffers.
@@ -189,13 +208,8 @@ class Loaded(Method, LightningModule):
                 f"the model here is {class_path(type(self))}: set model.class_path to that"
             )
         check_sources(self, checkpoint.get("frozen", {}))
-        state = recognised(self, checkpoint["state_dict"], "the checkpoint")
-        own = self.state_dict()
-        state = self._needed(state, own)
-        missing = [k for k in self.checkpoint_keys() if k not in state]
-        check_tensors("the checkpoint", own, state, missing)
-        check_numbers("the checkpoint", state, own)
-        checkpoint["state_dict"] = {**own, **state}
+        state, keys = checkpoint["state_dict"], set(self.checkpoint_keys())
+        checkpoint["state_dict"] = self._fitted("the checkpoint", state, keys)
 
 
 def _around(name: str) -> list[str]:

@@ -6,83 +6,15 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import LBFGS, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.lr_scheduler import ReduceLROnPlateau as TorchReduceLROnPlateau
 
 from files.class_path import class_path
 from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveInt
-from lightning_modules.lightning_internals import measured_now
-
-VALIDATED = "val/"  # prefix of validation metrics
-NEVER = 2**62  # epochs between two steps by Lightning itself
-
-
-def check_plateaus(trainer: Trainer) -> None:
-    """Raise if a schedule monitors validation and there is none.
-
-    Args:
-        trainer: Trainer that is about to train.
-
-    Raises:
-        ValueError: If there is no validation.
-    """
-    for monitor in _watched(trainer):
-        if not _validates(trainer):
-            raise ValueError(
-                f"model.init_args.lr_scheduler monitors {monitor}, but there is no validation: "
-                "set data.init_args.val, or another lr_scheduler"
-            )
-
-
-def _validates(trainer: Trainer) -> bool:
-    if trainer.val_dataloaders is None and trainer.enable_validation:
-        # With `check_val_every_n_epoch`, Lightning opens them in the first epoch that validates.
-        trainer.validating = True
-        trainer.fit_loop.epoch_loop.val_loop.setup_data()
-        trainer.training = True
-    return sum(trainer.num_val_batches) > 0
-
-
-def step_plateaus(trainer: Trainer) -> None:
-    """Step the schedules that monitor a value of this validation.
-
-    Args:
-        trainer: Trainer at the end of a validation, with its logged values.
-
-    Raises:
-        ValueError: If no validation so far has logged a monitored value.
-    """
-    if trainer.sanity_checking or trainer.state.fn != "fit":
-        return
-    measured = measured_now(trainer)
-    for monitor, scheduler in _watched(trainer).items():
-        if monitor in measured:
-            trainer.lightning_module.lr_scheduler_step(scheduler, _rankable(measured[monitor]))
-        elif monitor not in trainer.callback_metrics:
-            names = ", ".join(sorted(n for n in measured if n.startswith(VALIDATED)))
-            raise ValueError(
-                f"model.init_args.lr_scheduler monitors {monitor!r}, which this validation did "
-                f"not log: set its monitor to one of {names}"
-            )
-
-
-def _rankable(value: Any) -> Any:
-    # A value that is not finite must never count as the best: nothing could exceed infinity.
-    return value if math.isfinite(value) else math.nan
-
-
-def _watched(trainer: Trainer) -> dict[str, Any]:
-    return {
-        str(config.monitor): config.scheduler
-        for config in trainer.lr_scheduler_configs
-        if config.reduce_on_plateau and config.frequency == NEVER
-    }
 
 
 def adam(parameters: Iterable[Any]) -> Optimizer:
@@ -122,32 +54,24 @@ def optimizer_of(make: Callable[[Any], Any], parameters: Iterable[Any]) -> Any:
 def schedule_of(make: Callable[[Any], Any], optimizer: Any) -> dict[str, Any]:
     """Return Lightning's configuration of a schedule that is stepped once a step.
 
-    Lightning steps one that monitors a value once an epoch. For validation metrics
-    ``step_plateaus`` does it instead, so that ``patience`` counts validations.
+    Lightning steps one that monitors a value once an epoch.
 
     Args:
         make: Factory from the configuration.
         optimizer: The optimiser.
 
     Raises:
-        ValueError: If it monitors a value without a name.
+        ValueError: If it monitors a value of training.
     """
     schedule = make(optimizer)
-    if not isinstance(schedule, TorchReduceLROnPlateau):
+    if not isinstance(schedule, ReduceLROnPlateau):
         return {"scheduler": schedule, "interval": "step"}
-    monitor = getattr(schedule, "monitor", None)
-    if monitor is None:
+    if not schedule.monitor.startswith("val/"):  # each rank has its own, and so would rates
         raise ValueError(
-            "model.init_args.lr_scheduler is torch's ReduceLROnPlateau, which has no monitor: use "
-            "lightning.pytorch.cli.ReduceLROnPlateau with monitor"
+            f"model.init_args.lr_scheduler monitors {schedule.monitor}: set its monitor to a value "
+            "of validation, such as val/psnr"
         )
-    frequency = NEVER if monitor.startswith(VALIDATED) else 1
-    return {
-        "scheduler": schedule,
-        "monitor": monitor,
-        "interval": "epoch",
-        "frequency": frequency,
-    }
+    return {"scheduler": schedule, "monitor": schedule.monitor}
 
 
 def average_gradients(optimizer: Any, planned: int, summed: int) -> None:
@@ -167,11 +91,11 @@ def average_gradients(optimizer: Any, planned: int, summed: int) -> None:
 
 
 class Optimised(LightningModule):
-    """Optimiser and schedule of a method, stepped by the mean loss and the mean metric.
+    """Optimiser and schedule of a method, stepped by the mean loss.
 
     Args:
         optimizer: Makes the optimiser of the trainable parameters.
-        lr_scheduler: Makes the learning-rate schedule, stepped once a step (or once a validation
+        lr_scheduler: Makes the learning-rate schedule, stepped once a step (or once an epoch
             where it monitors a validation metric); none by default.
     """
 
@@ -189,7 +113,7 @@ class Optimised(LightningModule):
         """Return the optimiser, and the schedule that is stepped once a step.
 
         Raises:
-            ValueError: If nothing is trainable, or the schedule monitors a value without a name.
+            ValueError: If nothing is trainable, or the schedule monitors a value of training.
         """
         trainable = self.optimized()
         if not trainable:
@@ -216,25 +140,13 @@ class Optimised(LightningModule):
 
         super().optimizer_step(epoch, batch_idx, optimizer, closure)
 
-    def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
-        """Step as Lightning does, by the mean of all processes."""
-        if metric is not None and not str(getattr(scheduler, "monitor", "")).startswith(VALIDATED):
-            # A process has its own values of training; by these, learning rates would differ.
-            metric = self.trainer.strategy.reduce(torch.as_tensor(metric), reduce_op="mean")
-        super().lr_scheduler_step(scheduler, metric)
-
-    def on_train_start(self) -> None:
-        """Raise if the schedule cannot be followed. Subclasses must call super() first."""
-        check_plateaus(self.trainer)
-
     def on_validation_start(self) -> None:
         """Stop synchronising the ranks, which may have different numbers of images."""
         self._synchronise_buffers(False)
 
     def on_validation_end(self) -> None:
-        """Synchronise again, and step the schedules that monitor this validation."""
+        """Synchronise again."""
         self._synchronise_buffers(True)
-        step_plateaus(self.trainer)
 
     def _synchronise_buffers(self, synchronise: bool) -> None:
         # In `fit`, validation goes through the DDP wrapper, which broadcasts the buffers before

@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
-from torch.nn import functional
 
-from files.numbers import NonNegativeFloat, PositiveInt, UnitInterval
+from files.numbers import NonNegativeFloat, UnitInterval
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import SuperResolver
@@ -51,10 +50,8 @@ class ResShift(InLatents, SuperResolver):
         sampler: ``posterior``, as in the papers; ``ddim``, deterministic; a share from 0 to 1 of
             the posterior's fresh noise, between those two; or ``dpm_solver_2m``, which delivers
             more detail with the same network and number of calls.
-        divisor: Sides of latents are padded to a multiple of this; the network's by default.
         perceptual: Distance of two batches of images in [0, 1], (B,), added to the loss on decoded
-            images, such as ``callbacks.Perceptual``; frozen. Dropped in steps in
-            which it is not finite, where ``train/perceptual_dropped`` is 1.
+            images, such as ``callbacks.Perceptual``; frozen.
         perceptual_weight: Its weight: 1 in the paper, 10 for faces and inpainting.
         perceptual_target: Target of decoded predictions: ``round_trip``, HR encoded and decoded, or
             ``hr`` itself, as for the released weights. Since an autoencoder shifts colours
@@ -77,7 +74,6 @@ class ResShift(InLatents, SuperResolver):
         process: ResidualShift | None = None,
         timesteps: Sequence[int] | None = None,
         sampler: ShiftSolver | UnitInterval = "posterior",
-        divisor: PositiveInt | None = None,
         perceptual: nn.Module | None = None,
         perceptual_weight: NonNegativeFloat = 1.0,
         perceptual_target: PerceptualTarget = "round_trip",
@@ -96,7 +92,7 @@ class ResShift(InLatents, SuperResolver):
             )
         self.sampled = self.process if timesteps is None else self.process.respaced(timesteps)
         self.sampler = ShiftSampler(self.sampled, sampler)
-        self.divisor = divisor or int(getattr(network, "divisor", 1))
+        self.divisor = int(getattr(network, "divisor", 1))  # of latents' sides
         self.tile_multiple = self.divisible
         self.perceptual = None if perceptual is None else perceptual.requires_grad_(False)
         self.perceptual_weight = perceptual_weight
@@ -140,9 +136,7 @@ class ResShift(InLatents, SuperResolver):
         return loss
 
     def _perceptual(self, x0: Tensor, z: Tensor, batch: Batch) -> Tensor:
-        # Gradients go through the distance and the decoder to the prediction. The view has those of
-        # this term alone: the prediction may be the network's output itself.
-        x0 = x0.view_as(x0)
+        # Gradients go through the distance and the decoder to the prediction.
         images = self.space.decode(x0).clamp(0, 1)
         with torch.no_grad():
             on_hr = self.perceptual_target == "hr"
@@ -150,15 +144,8 @@ class ResShift(InLatents, SuperResolver):
                 raise ValueError("perceptual_target is hr: encode with --encode.hr true")
             target = batch["hr"] if on_hr else self.space.decode(z).clamp(0, 1)
         distance = cast(nn.Module, self.perceptual)(images, target).mean()
-        # A term that is not finite has such gradients, whatever its weight: the prediction's are
-        # zeroed, too. All on the device, for which the host does not wait.
-        finite = torch.isfinite(distance)
-        if x0.requires_grad:
-            cast(Any, x0).register_hook(lambda gradient: torch.where(finite, gradient, 0))
-        self.log("train/perceptual_dropped", (~finite).float())
-        term = torch.where(finite, distance, 0)
-        self.log("train/perceptual", term)
-        return self.perceptual_weight * term
+        self.log("train/perceptual", distance)
+        return self.perceptual_weight * distance
 
     # ------------------------------------------------------------------------------------- sampling
 
@@ -213,52 +200,4 @@ class ResShift(InLatents, SuperResolver):
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map a released file, which has only the network; the autoencoder stays."""
-        own = {k: v for k, v in self.state_dict().items() if not k.startswith("network.")}
-        found = {f"network.{name}": tensor for name, tensor in from_official(tensors).items()}
-        return {**own, **found}
-
-
-class ResShiftControl(ResShift):
-    """ResShift without diffusion, as a control: the same network, trained as a regression.
-
-    The same network and space, with one call per image and only the mean squared error.
-
-    Args:
-        scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
-        prediction: What the network predicts: HR (``sample``), or the enlarged LR minus HR
-            (``residual``).
-    """
-
-    def __init__(
-        self,
-        scale: float,
-        *,
-        prediction: Literal["sample", "residual"] = "sample",
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            scale,
-            process=ResidualShift(prediction=prediction),
-            timesteps=None,
-            perceptual=None,
-            perceptual_weight=1.0,
-            perceptual_target="round_trip",
-            **kwargs,
-        )
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the distance between the prediction from the enlarged LR and HR."""
-        z, y = latent_pair(self.space, batch)
-        loss = functional.mse_loss(self._answer(y, batch["lr"]), z)
-        self.log("train/loss", loss, prog_bar=True)
-        return loss
-
-    @torch.no_grad()
-    def restore(self, batch: Batch, noise: Noise) -> Tensor:
-        """One call; deterministic."""
-        lr = padded(batch["lr"], self.divisible).lr
-        return self._image(self._answer(self._anchor(lr), lr), batch)
-
-    def _answer(self, y: Tensor, lr: Tensor) -> Tensor:
-        t = torch.zeros(len(y), dtype=torch.int64, device=y.device)
-        return self.process.to_x0(self.network(y, t, lr * 2 - 1), y, t, y)
+        return self.with_parts(network=from_official(tensors))

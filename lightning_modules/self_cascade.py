@@ -16,7 +16,6 @@ guidance are unpublished: they are arguments.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -31,19 +30,17 @@ from files.numbers import NonNegativeInt, PositiveInt, UnitInterval
 from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.library import repeated, resized
 from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.controls.larger import Aspect, FromBase, Predict, Rule, cascade_sizes
+from lightning_modules.controls.larger import FromBase, Predict, cascade_sizes
 from lightning_modules.networks.attachments import Attachment, Blocks, Skips
 from lightning_modules.networks.feature_upsampler import FeatureUpsampler, Places
 from lightning_modules.noise import Noise, Size
 from lightning_modules.sampling.captions import drop_captions, frames_of, training_images
 from lightning_modules.settings import as_option, changed
-from lightning_modules.weights import Weights
 
 if TYPE_CHECKING:
     from files.batch import Batch
 
 PAPER = Schedule().level(699)  # the noisiest one below the paper's K of 700
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,10 +48,9 @@ class Cascade:
     """The stages of Self-Cascade.
 
     Args:
-        stages: ``geometric``: the fewest stages of one factor with at most four times the pixels
-            each; ``x4_then_rest``; or their sizes, [[1024, 1024], [2048, 2048]].
-        aspect: If ``base_size`` has another aspect ratio than the output: with ``target`` the base
-            stage has the output's, with as many pixels; with ``base`` the first stage changes it.
+        stages: Sizes of the stages, [[1024, 1024], [2048, 2048]]; by default the fewest of one
+            factor with at most four times the pixels each. The base stage has as many pixels as
+            ``base_size``, and the output's aspect ratio.
         multiple: All sides must be multiples of this, in pixels; the space's factor by default. 64
             avoids odd sides within Stable Diffusion.
         pivot_strength: K as a share of all timesteps. By default the stages begin at the
@@ -65,8 +61,7 @@ class Cascade:
         pivot_resize: ``bilinear`` interpolation, as in the paper, or ``bicubic``, as released.
     """
 
-    stages: Rule | list[tuple[PositiveInt, PositiveInt]] = "geometric"
-    aspect: Aspect = "target"
+    stages: list[tuple[PositiveInt, PositiveInt]] | None = None
     multiple: PositiveInt | None = None
     pivot_strength: UnitInterval | None = None
     pivot_space: Literal["latent", "rgb"] = "latent"
@@ -152,9 +147,9 @@ class SelfCascade(FromBase):
         """Algorithm 1, for the last stage. Only layers after the upsamplers keep activations.
 
         Raises:
-            ValueError: If there is nothing to train, or the batch has no images.
+            ValueError: If the batch has no images.
         """
-        upsampler = self._upsampler()
+        upsampler = cast(FeatureUpsampler, self.upsampler)
         z, pivot, sizes = self._pair(batch)
         t = torch.randint(self.tuning.adapter_t_min, self.K, (len(z),), device=z.device)
         eps = torch.randn_like(z)
@@ -199,7 +194,7 @@ class SelfCascade(FromBase):
             ValueError: If the target is smaller than the base, or a side is no multiple.
         """
         base = self.trained_size(target)
-        return cascade_sizes(base, target, self.cascade.stages, self.cascade.aspect, self.multiple)
+        return cascade_sizes(base, target, self.cascade.stages, self.multiple)
 
     def stage(
         self,
@@ -298,24 +293,11 @@ class SelfCascade(FromBase):
                 f"model.init_args.cascade.pivot_strength makes K {self.K}, and no sampled timestep "
                 "is below it: set a larger share"
             )
-        if self.tuning.adapter_t_min >= self.K:
-            raise ValueError(
-                f"model.init_args.tuning.adapter_t_min is {self.tuning.adapter_t_min}; expected "
-                f"less than K, {self.K}"
-            )
         if self.tuning.attach == "block_out" and self.denoiser.flags.compile:
             raise ValueError(
                 "model.init_args.tuning.attach is block_out, which has no effect on a compiled "
                 "network: set compile in model.init_args.denoiser.init_args.flags to false"
             )
-
-    def _upsampler(self) -> FeatureUpsampler:
-        if self.upsampler is None:
-            raise ValueError(
-                "SelfCascade has nothing to train: set model.init_args.tuning.upsampler, or use "
-                "test or predict, which need no tuning"
-            )
-        return self.upsampler
 
     @property
     def output_settings(self) -> dict[str, str | int | float]:
@@ -331,31 +313,10 @@ class SelfCascade(FromBase):
         """Whether there are upsamplers."""
         return self.upsampler is not None
 
-    def setup(self, stage: str) -> None:
-        """Check the frozen parts, and log the number of trained parameters.
-
-        Raises:
-            ValueError: If the base or the autoencoder has random weights, or nothing is trained.
-        """
-        super().setup(stage)
-        if stage == "fit":
-            count = sum(parameter.numel() for parameter in self._upsampler().parameters())
-            log.info("%d parameters are trained, at %s", count, ", ".join(self.attachment.widths))
-
     @property
     def trained_with(self) -> dict[str, Any]:
         """K, below which upsamplers are trained."""
         return {"K": self.K}
-
-    def compare(self, weights: Weights) -> None:
-        """Warn if the upsamplers were trained for another K."""
-        super().compare(weights)
-        trained = weights.trained_with.get("K", self.K)
-        if trained != self.K:
-            log.warning(
-                "%s was trained below timestep %d, and cascade.pivot_strength makes that %d",
-                *(weights.name, trained, self.K),
-            )
 
 
 @torch.no_grad()
@@ -365,7 +326,7 @@ def time_embedding(unet: Any, t: Tensor, condition: Condition) -> Tensor:
     Args:
         unet: The U-Net.
         t: (B,) timesteps.
-        condition: The condition; ``noise_level`` is ignored.
+        condition: The condition.
     """
     dtype = next(unet.parameters()).dtype
     embedded: Tensor = unet.time_embedding(unet.time_proj(t).to(dtype))

@@ -90,56 +90,21 @@ def read_weights(path: str | Path) -> Weights:
     return Weights(tensors, None, str(path), group)
 
 
-def settings_of(kind: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the ``settings`` of a process, with its defaults; None if they are unknown.
+def unlike(own: Mapping[str, Any], trained: Mapping[str, Any]) -> list[str]:
+    """Return the settings that differ, such as ``process.steps 15, there 4``.
 
     Args:
-        kind: Its class.
-        arguments: Some of its arguments, from a file. Those of a user's subclass are unknown here.
+        own: Settings by name, or groups of them.
+        trained: Those of some weights; only what both have is compared.
     """
-    try:
-        return dict(kind(**arguments).settings)
-    except (TypeError, ValueError):
-        return None
-
-
-def differences(own: Mapping[str, Any], trained: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return what differs between settings, such as ``("steps 15", "steps 4")``; None if equal.
-
-    Args:
-        own: Settings by name.
-        trained: Those of some weights.
-    """
-    apart = [name for name in {**own, **trained} if own.get(name) != trained.get(name)]
-    here, there = (", ".join(f"{k} {of[k]}" for k in apart if k in of) for of in (own, trained))
-    return (here, there) if apart else None
-
-
-def apart(part: Any, known: Mapping[str, Any] | None) -> tuple[str, str] | None:
-    """As ``differences``, of a process or schedule; None also if the other is unknown.
-
-    Args:
-        part: The one here, which has ``settings``.
-        known: Arguments of the one that weights were trained with.
-    """
-    trained = None if known is None else settings_of(type(part), known)
-    return None if trained is None else differences(part.settings, trained)
-
-
-def compare_part(weights: Weights, name: str, part: Any) -> None:
-    """Warn if weights were trained with another process or schedule, if their file names one.
-
-    Args:
-        weights: The weights.
-        name: The model's argument, as in ``ImageModel.trained_with``.
-        part: Its value here, which has ``settings``.
-    """
-    if found := apart(part, weights.trained_with.get(name)):
-        log.warning(
-            "model.init_args.%s has %s, and %s was trained with %s: its outputs are wrong here "
-            "until it has been trained further",
-            *(name, found[0], weights.name, found[1]),
-        )
+    found = []
+    for name in (name for name in own if name in trained):
+        here, there = own[name], trained[name]
+        if isinstance(here, Mapping) and isinstance(there, Mapping):
+            found += [f"{name}.{difference}" for difference in unlike(here, there)]
+        elif here != there:
+            found.append(f"{name} {here}, there {there}")
+    return found
 
 
 def _parts(index: Path) -> dict[str, Tensor]:

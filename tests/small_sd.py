@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from lightning_modules.backbone.condition import FixedPrompt
+from lightning_modules.backbone.prompt import write
 from lightning_modules.networks.latent_lpips import LatentDistance
 
 TEXT = 96  # channels of the prompt
@@ -40,7 +40,8 @@ def save_sd(folder: Path) -> None:
         torch.save(LatentDistance(4, LPIPS).state_dict(), folder / "lpips.pth")
         texts = torch.randn(2, 1, 77, TEXT)
     made = iter(texts)
-    FixedPrompt.write(folder / "prompt.safetensors", lambda _: next(made), "sharp", "blurred")
+    prompts = {"prompt": "sharp", "negative": "blurred"}
+    write(folder / "prompt.safetensors", lambda _: next(made), prompts)
 
 
 def options(folder: Path) -> tuple[str, ...]:

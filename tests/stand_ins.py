@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from torch import Tensor
 
 import commands.run.weights
 from callbacks import weights
-from callbacks.metrics.niqe import FEATURES, save_model
+from callbacks.metrics.niqe import FEATURES
 from lightning_modules.networks.imdn import IMDN
+
+
+def save_niqe_model(path: Path, mean: Tensor, covariance: Tensor) -> None:
+    """Write a model of NIQE as its authors release it.
+
+    Args:
+        path: The file.
+        mean: (36,).
+        covariance: (36, 36).
+    """
+    np.savez(path, mu_pris_param=mean[None].numpy(), cov_pris_param=covariance.numpy())
 
 
 def stand_in(folder: Path, patch: pytest.MonkeyPatch) -> None:
@@ -30,7 +43,7 @@ def stand_in(folder: Path, patch: pytest.MonkeyPatch) -> None:
     official = {f"module.{name}": tensor for name, tensor in state.items()}
     torch.save(official, folder / imdn["file"])
     mean = torch.zeros(FEATURES, dtype=torch.float64)
-    save_model(folder / niqe["file"], mean, torch.eye(FEATURES, dtype=torch.float64))
+    save_niqe_model(folder / niqe["file"], mean, torch.eye(FEATURES, dtype=torch.float64))
     for entry in (imdn, niqe):
         entry["sha256"] = weights.digest_of(folder / entry["file"])
     manifest = folder / "weights.yaml"

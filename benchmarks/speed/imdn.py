@@ -1,7 +1,7 @@
 """Published IMDN on Set5 and Set14: `ENLARGER_WEIGHTS=... python -m benchmarks.speed.imdn`.
 
-Runs the test that README shows for each set and scale, with `$ENLARGER_DATA` as well and bicubic
-beside it, and writes benchmarks/results/imdn.json and README's table, with the paper's figures.
+Runs the test of each set and scale, with `$ENLARGER_DATA` as well and bicubic beside it, and writes
+benchmarks/results/imdn.json and the table of docs/metrics.md, with the paper's figures.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def main() -> None:
         sys.exit(f"{' and '.join(missing)} not set: name the folders of set5 and imdn-x2.pth")
     found = {name: {f"x{scale}": test(name, scale) for scale in SCALES} for name in SETS}
     write_report("imdn", found, seed=0)
-    readme = REPOSITORY / "README.md"
-    write_whole(readme, placed(readme.read_text(encoding="utf-8"), table(found), MARKS))
+    page = REPOSITORY / "docs/metrics.md"
+    write_whole(page, placed(page.read_text(encoding="utf-8"), table(found), MARKS))
 
 
 def test(name: str, scale: int) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def test(name: str, scale: int) -> dict[str, Any]:
 
 
 def table(found: dict[str, Any]) -> str:
-    """README's table.
+    """The table of docs/metrics.md.
 
     Args:
         found: What JSON holds.

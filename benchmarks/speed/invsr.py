@@ -34,6 +34,7 @@ from diffusers import AutoencoderKL
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.report import write_report
+from lightning_modules.backbone import prompt
 from lightning_modules.backbone.condition import FixedPrompt
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.library import Flags
@@ -143,7 +144,7 @@ def build(case: Case, width: float, patch: int = SIDE) -> InvSR:
 def _prompt() -> FixedPrompt:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "prompt.safetensors")
-        FixedPrompt.write(file, lambda _: torch.randn(1, TOKENS, TEXT), "any")
+        prompt.write(file, lambda _: torch.randn(1, TOKENS, TEXT), {"prompt": "any"})
         return FixedPrompt(file)
 
 

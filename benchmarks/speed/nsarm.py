@@ -37,9 +37,16 @@ from benchmarks.report import write_report
 from benchmarks.speed.invsr import clock_of, megabytes
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.networks.autoencoders import BitwiseVAE
-from lightning_modules.networks.bsq import enlarged, quantized, shrunk, to_tokens, total_after
+from lightning_modules.networks.bsq import (
+    Scales,
+    enlarged,
+    published,
+    quantized,
+    shrunk,
+    to_tokens,
+    total_after,
+)
 from lightning_modules.networks.infinity import Cache, InfinityTransformer, Text
-from lightning_modules.networks.scales import Scales, published
 from lightning_modules.networks.transformation import RELEASED, Branch, Transformation
 from lightning_modules.next_scale.next_scale import Bitwise, drawn_code, sample
 from lightning_modules.noise import Noise

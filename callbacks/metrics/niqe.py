@@ -1,7 +1,5 @@
 """NIQE: features, model and metric.
 
-    python main.py niqe fit IMAGES --out mine.npz     a model of your own photographs
-
 Source: Mittal, Soundararajan, Bovik, "Making a completely blind image quality analyzer", IEEE
 Signal Processing Letters 2013; the fit of the asymmetric generalised Gaussian by moments after
 Lasmar, Stitou, Berthoumieu, "Multiscale skewed heavy tailed model for texture analysis", 2009.
@@ -12,12 +10,9 @@ Lasmar, Stitou, Berthoumieu, "Multiscale skewed heavy tailed model for texture a
 
 from __future__ import annotations
 
-import argparse
 import functools
-import logging
 import math
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,28 +20,21 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from tqdm import tqdm
 
-from callbacks import weights
 from callbacks.metrics.base import ImageMetric, TooSmall, WeightsMetric
 from callbacks.metrics.pixels import to_pixels
-from callbacks.metrics.sets import find_images, read_image
 from callbacks.tensorboard import MetricProtocol
 from degradations.device import copy_to, tensor_like
 from files.numbers import NonNegativeInt
-from files.owned import whole_file
-from files.paths import expand_path
 
 if TYPE_CHECKING:
     from files.batch import Batch
 
-log = logging.getLogger(__name__)
 PRISTINE = "niqe-pristine"  # the name in configs/weights.yaml
 BLOCK = 96  # pixels a side; half as many on the second scale
 WINDOW = f"two blocks of {BLOCK}x{BLOCK} pixels ({2 * BLOCK}x{BLOCK})"
 FEATURES = 36
 YIQ = (0.299, 0.587, 0.114)  # its Y, in [0, 255]
-SHARP = 0.75  # blocks of a pristine model: at least this share of the sharpest block's sharpness
 CACHED = 256 * 256 * 4  # pixels that a CPU handles at once
 RADIUS, DEVIATION = 3, 7 / 6  # of the Gaussian window, 7x7
 SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))  # to the neighbours: right, below, the two diagonals
@@ -59,21 +47,19 @@ def gaussian_taps() -> Tensor:
     return taps / taps.sum()
 
 
-def block_features(luma: Tensor) -> tuple[Tensor, Tensor]:
+def block_features(luma: Tensor) -> Tensor:
     """Return the statistics of each block of 96x96 pixels, cutting off the rest at right and below.
 
     Args:
         luma: (B, H, W) float64, whole levels in [0, 255]; H and W at least 96.
 
     Returns:
-        (B, N, 36) float64 statistics, NaN if a block is flat, and (B, N) float64 sharpness (the
-        mean deviation) of the blocks.
+        (B, N, 36) float64 statistics, NaN if a block is flat.
     """
     # On a CPU a few images at a time, which stay in its cache: 1.3 ms each of 256 px, not 2.6.
     few = max(1, CACHED // luma[0].numel())
     parts = torch.split(luma, few) if luma.device.type == "cpu" else [luma]
-    moments, sharpness = zip(*map(_measure, parts), strict=True)
-    return _statistics(torch.cat(moments)), torch.cat(sharpness)
+    return _statistics(torch.cat([_measure(part) for part in parts]))
 
 
 def mean_and_covariance(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,22 +105,20 @@ def distance(mean: Tensor, covariance: Tensor, features: Tensor) -> Tensor:
 
 
 # ------------------------------------------------------------------------------------- pixels
-def _measure(luma: Tensor) -> tuple[Tensor, Tensor]:
-    """Return moments (B, N, 2 scales, 5 maps, 5) and sharpness (B, N) of all blocks, float64."""
+def _measure(luma: Tensor) -> Tensor:
+    """Return moments (B, N, 2 scales, 5 maps, 5) of all blocks, float64."""
     grid = luma.shape[-2] // BLOCK, luma.shape[-1] // BLOCK
     x = luma[:, : grid[0] * BLOCK, : grid[1] * BLOCK].float()
-    normalised, sigma = _normalise(x)
-    smaller, _ = _normalise(_half(x))
-    moments = torch.stack([_maps(_blocks(part, grid)) for part in (normalised, smaller)], dim=1)
-    sharpness = _blocks(sigma, grid).mean((1, 2), dtype=torch.float64)
-    return moments.view(len(luma), -1, 2, 5, 5), sharpness.view(len(luma), -1)
+    scales = _normalised(x), _normalised(_half(x))
+    moments = torch.stack([_maps(_blocks(part, grid)) for part in scales], dim=1)
+    return moments.view(len(luma), -1, 2, 5, 5)
 
 
-def _normalise(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return Eq. 1 of (B, H, W) float32, and the local deviation."""
+def _normalised(x: Tensor) -> Tensor:
+    """Return Eq. 1 of (B, H, W) float32."""
     mean, square = _smooth(torch.cat([x, x * x])).chunk(2)
     sigma = square.sub_(mean * mean).abs_().sqrt_()
-    return (x - mean).div_(sigma + 1), sigma
+    return (x - mean).div_(sigma + 1)
 
 
 def _smooth(x: Tensor) -> Tensor:
@@ -270,54 +254,6 @@ def read_model(path: Path) -> tuple[Tensor, Tensor]:
     return found
 
 
-def fit_model(paths: Sequence[Path]) -> tuple[Tensor, Tensor, int]:
-    """Fit a model to the sharp blocks of photographs, as in the paper.
-
-    Args:
-        paths: Images, each of at least one block.
-
-    Returns:
-        Mean (36,) and covariance (36, 36) float64, and the number of blocks.
-
-    Raises:
-        ValueError: If an image is too small or cannot be read, or all of them have too few blocks.
-    """
-    kept = []
-    for path in tqdm(paths, desc="photographs"):
-        image = read_image(path)
-        if min(image.shape[-2:]) < BLOCK:
-            size = "x".join(map(str, image.shape[:-3:-1]))
-            raise ValueError(f"{path} is {size} pixels; a model needs {BLOCK}x{BLOCK} or more")
-        features, sharpness = block_features(to_pixels(image, "y")[:, 0].round())
-        kept.append(features[sharpness > SHARP * sharpness.max()])
-    features = torch.cat(kept)
-    blocks = int((~features.isnan().any(1)).sum())
-    if blocks <= FEATURES:
-        raise ValueError(
-            f"{len(paths)} photographs have {blocks} sharp blocks; a model of {FEATURES} "
-            f"statistics needs more than {FEATURES} (the authors' has 125 photographs)"
-        )
-    mean, covariance = mean_and_covariance(features[None])
-    return mean[0], covariance[0], blocks
-
-
-def save_model(path: Path, mean: Tensor, covariance: Tensor) -> None:
-    """Write a model with the names of the authors' release, readable by other programs.
-
-    Args:
-        path: The file; its folder is made.
-        mean: (36,), as of ``fit_model``.
-        covariance: (36, 36).
-    """
-    with whole_file(path) as file:
-        np.savez(
-            file,
-            mu_pris_param=mean[None].numpy(),
-            cov_pris_param=covariance.numpy(),
-            gaussian_window=torch.outer(gaussian_taps(), gaussian_taps()).numpy(),
-        )
-
-
 class NIQE(WeightsMetric, ImageMetric):
     """Natural image quality evaluator: needs no HR image; lower is better.
 
@@ -331,11 +267,6 @@ class NIQE(WeightsMetric, ImageMetric):
             ``yiq`` for that of YIQ in [0, 255], as pyiqa has it; not to be compared.
         border: Pixels cut off at each side first; ``scale`` cuts as many as the scale, rounded up.
         round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
-        model: Statistics of good photographs: ``niqe-pristine``, those of the authors, or a file
-            made by ``python main.py niqe fit``.
-
-    Raises:
-        ValueError: If the model is neither a name nor a file.
     """
 
     name = "niqe"
@@ -349,30 +280,10 @@ class NIQE(WeightsMetric, ImageMetric):
         color: Literal["y", "yiq"] = "y",
         border: NonNegativeInt | Literal["scale"] = 0,
         round_8bit: bool = True,
-        model: str = PRISTINE,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if model != PRISTINE and not _path(model).is_file():
-            raise ValueError(
-                f"`model` of NIQE is {model!r}, and there is no such file; expected {PRISTINE!r}, "
-                "or a file made by `python main.py niqe fit IMAGES --out FILE`"
-            )
-        self.color, self.border, self.round_8bit, self.model = color, border, round_8bit, model
-
-    def absent(self) -> str:
-        """Name the missing model in one line; empty if found."""
-        return super().absent() if self.model == PRISTINE else ""
-
-    def load(self) -> None:
-        """Read the model.
-
-        Raises:
-            FileNotFoundError: If it is missing.
-        """
-        path = weights.require(PRISTINE) if self.model == PRISTINE else _path(self.model)
-        self.build([path])
-        self.sha256 = weights.digest_of(path)
+        self.color, self.border, self.round_8bit = color, border, round_8bit
 
     def build(self, paths: list[Path]) -> None:
         """Read the model."""
@@ -387,7 +298,7 @@ class NIQE(WeightsMetric, ImageMetric):
             "round_8bit": self.round_8bit,
             "data_range": 255,
             "block": BLOCK,
-            "weights": f"{PRISTINE}.npz" if self.model == PRISTINE else _path(self.model).name,
+            "weights": f"{PRISTINE}.npz",
             "sha256": self.sha256,
         }
 
@@ -405,7 +316,7 @@ class NIQE(WeightsMetric, ImageMetric):
         whole = sr[..., border : border + rows * BLOCK, border : border + columns * BLOCK]
         luma = self._luma(whole)
         mean, covariance = (copy_to(x, luma.device) for x in self.pristine)
-        return distance(mean, covariance, block_features(luma)[0])
+        return distance(mean, covariance, block_features(luma))
 
     def _luma(self, image: Tensor) -> Tensor:
         """Return (B, H, W) float64, whole levels."""
@@ -413,43 +324,3 @@ class NIQE(WeightsMetric, ImageMetric):
             return to_pixels(image, "y", round_8bit=self.round_8bit)[:, 0].round()
         pixels = to_pixels(image, "rgb", round_8bit=self.round_8bit)
         return (pixels * tensor_like(YIQ, pixels).view(3, 1, 1)).sum(1).round()
-
-
-def _path(model: str) -> Path:
-    return Path(expand_path(model, "NIQE.model"))
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        arguments: Command-line arguments; those of this process by default.
-
-    Returns:
-        0, or 2 after an error.
-    """
-    parser = argparse.ArgumentParser(prog="main.py niqe", description="NIQE's models.")
-    verbs = parser.add_subparsers(required=True, metavar="fit")
-    about = (
-        "Make a model of good photographs: the statistics of their sharp blocks of 96x96 pixels."
-    )
-    verb = verbs.add_parser("fit", help=about, description=about)
-    verb.add_argument("images", nargs="+", metavar="IMAGES", help="folders or files of photographs")
-    verb.add_argument("--out", type=Path, required=True, help="the model's file, .npz")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        paths = find_images(options.images)
-        mean, covariance, blocks = fit_model(paths)
-        save_model(options.out, mean, covariance)
-    except (ValueError, OSError) as error:
-        log.error("error: %s", error)
-        return 2
-    digest = weights.digest_of(options.out)
-    log.info("%s: %d blocks of %d photographs, sha256 %s", options.out, blocks, len(paths), digest)
-    log.info("to use it: callbacks.NIQE with model: %s", options.out)
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

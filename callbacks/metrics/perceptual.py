@@ -1,10 +1,7 @@
-"""LPIPS and DISTS, as metrics and as training losses.
+"""LPIPS, as a metric and as a training loss.
 
 Source: Zhang, Isola, Efros, Shechtman, Wang, "The unreasonable effectiveness of deep features as a
 perceptual metric" (CVPR 2018), Eq. 1.
-
-Source: Ding, Ma, Wang, Simoncelli, "Image quality assessment: unifying structure and texture
-similarity" (IEEE TPAMI 2020).
 """
 
 from __future__ import annotations
@@ -13,7 +10,6 @@ import warnings
 from importlib.metadata import version
 from importlib.resources import as_file, files
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
 import lpips
@@ -210,68 +206,3 @@ class LPIPS(WeightsMetric, ImageMetric):
     def _prepared(self, image: Tensor) -> Tensor:
         pixels = image.float() * 255
         return (pixels.round() if self.round_8bit else pixels) / 127.5 - 1
-
-
-class DISTS(WeightsMetric, ImageMetric):
-    """Deep image structure and texture similarity; lower is better, 0 for equal images.
-
-    The number of torchmetrics 1.9, whose network and parameters it uses, for whole images in
-    [0, 1]. The authors' own script first shrinks images to 256 pixels on the shorter side.
-
-    Args:
-        round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
-    """
-
-    name = "dists"
-    higher_is_better = False
-    files = ("vgg16",)
-    network: nn.Module
-
-    def __init__(self, round_8bit: bool = True, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.round_8bit = round_8bit
-
-    def build(self, paths: list[Path]) -> None:
-        """Build the network."""
-        self.network = dists_network(paths[0])
-
-    def protocol(self) -> MetricProtocol:
-        """Return implementation, rounding, resize, range, and the weights with their hash."""
-        return {
-            "implementation": f"torchmetrics {version('torchmetrics')} dists",
-            "color": "rgb",
-            "border": 0,
-            "round_8bit": self.round_8bit,
-            "resize": "none",
-            "data_range": 1,
-            **self.weights_protocol(),
-        }
-
-    def compute(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
-        """Return (B,) distances."""
-        images = [(x * 255).round() / 255 if self.round_8bit else x for x in (sr, hr)]
-        device = sr.device
-        with torch.no_grad(), torch.autocast(device.type, enabled=False), ieee_float32(device):
-            return self.network(*(x.float() for x in images)).reshape(len(sr))
-
-
-def dists_network(path: Path) -> nn.Module:
-    """Return the network of torchmetrics, on VGG-16 from a file.
-
-    torchmetrics would download VGG-16 unverified, and draw random weights that it then replaces:
-    so its loading function is replaced meanwhile, and the global generator restored.
-
-    Args:
-        path: The weights file.
-    """
-    from torchmetrics.functional.image import dists  # here: it takes seconds to import
-
-    library: Any = dists
-    vgg = SimpleNamespace(features=load_features("vgg16", path))
-    original = library.vgg16
-    library.vgg16 = lambda weights: vgg
-    try:
-        with torch.random.fork_rng(devices=[]):
-            return dists.DISTSNetwork().requires_grad_(False).eval()
-    finally:
-        library.vgg16 = original

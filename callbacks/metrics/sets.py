@@ -1,4 +1,4 @@
-"""SetMetric: a number for a whole set; reference features and their files.
+"""SetMetric: a number for a whole set; reference features, which are kept.
 
 To add a metric, write one small class:
 
@@ -14,25 +14,19 @@ To add a metric, write one small class:
         def distance(self, sr: Tensor, hr: Tensor) -> float:
             return float((sr.mean(0) - hr.mean(0)).norm())
 
-The command writes reference features:
+The argument ``reference`` names a folder of other images than HR. Their features are kept under the
+hash of the images' content and of the metric's protocol.
 
-    python main.py reference IMAGES                              for FID and KID, clean-fid
-    python main.py reference IMAGES --set preset=torch-fidelity
-    python main.py reference IMAGES --side 1024 --out real.npz     cropped, to be shared
-    python main.py reference IMAGES --metric callbacks.SWD
-
-The file is for a metric's argument ``reference``; a folder given there is computed likewise. It is
-kept under the hash of the images' content, and refused by a metric of another protocol.
+Not torchmetrics' states: they would gather all features on all processes, and count the images
+twice that a sampler repeats.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import math
 import os
-import zipfile
 from abc import abstractmethod
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -44,7 +38,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 import xxhash
-import yaml
 from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -56,9 +49,7 @@ from callbacks.metrics.base import Measured, Metric, Record, TooSmall
 from callbacks.tensorboard import MetricProtocol
 from degradations import images as image_files
 from degradations.base import ieee_float32
-from degradations.bicubic import resize
 from degradations.draws import CODING
-from files.own_modules import import_own
 from files.owned import whole_file
 from files.paths import expand_path
 
@@ -66,8 +57,6 @@ if TYPE_CHECKING:
     from files.batch import Batch
 
 log = logging.getLogger(__name__)
-VERSION = 2
-HEADER = "enlarger reference"
 CACHE = "~/.cache/enlarger/references"
 BATCH = 8
 READING = 3  # version of image reading: since 3 with the colours of all tags of a file
@@ -112,65 +101,11 @@ class Reference(NamedTuple):
     features: (N, ...) float32, one entry per image.
     name: Name of the set, for readers.
     content: Hash of the images' names and bytes.
-    prepared: How the images were read: ``as they are``, or cropped.
-    protocol: What the features depend on.
     """
 
     features: NDArray[np.float32]
     name: str
     content: str
-    prepared: str
-    protocol: MetricProtocol
-
-
-def save_reference(path: Path, reference: Reference) -> None:
-    """Write a file atomically; its folder is created."""
-    about = {
-        "kind": HEADER,
-        "version": VERSION,
-        "digest": _digest(reference.features),
-        **{key: getattr(reference, key) for key in ("name", "content", "prepared", "protocol")},
-    }
-    with whole_file(path) as file:
-        np.savez(file, features=reference.features, about=np.array(json.dumps(about)))
-
-
-def load_reference(path: Path) -> Reference:
-    """Read a file of ``save_reference``. Nothing in it is executed.
-
-    Raises:
-        ValueError: If it is damaged, or not such a file.
-    """
-    fix = "make it again by `python main.py reference IMAGES`"
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            features, about = content["features"], json.loads(str(content["about"]))
-        if (about["kind"], about["version"]) != (HEADER, VERSION):
-            raise ValueError(f"it is {about['kind']!r} of version {about['version']}")
-        fields = {key: about[key] for key in ("name", "content", "prepared", "protocol")}
-        if _digest(features) != about["digest"]:
-            raise ValueError("its features are not those that were written")
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no file of reference features ({error}); {fix}") from error
-    return Reference(features, **fields)
-
-
-def check_protocol(path: Path, reference: Reference, wanted: Mapping[str, Any]) -> None:
-    """Compare what a file's features depend on with what a metric computes.
-
-    Raises:
-        ValueError: If they differ; the message names the differences.
-    """
-    found = reference.protocol
-    names = [n for n in {**found, **wanted} if found.get(n) != wanted.get(n)]
-    if names:
-        there = ", ".join(f"{name} {found.get(name)!r}" for name in names)
-        here = ", ".join(f"{name} {wanted.get(name)!r}" for name in names)
-        raise ValueError(
-            f"{path} was made under another protocol: it has {there}; the metric here has {here}. "
-            "Numbers of both must not be compared: make the reference again by "
-            "`python main.py reference`, or set the metric's arguments as they were"
-        )
 
 
 def content_hash(images: Iterable[tuple[str, Path]]) -> str:
@@ -185,81 +120,48 @@ def content_hash(images: Iterable[tuple[str, Path]]) -> str:
     return whole.hexdigest()
 
 
-def protocol_hash(*parts: Any) -> str:
-    """Return a short hash of the protocol of a file's features, for its name."""
-    return xxhash.xxh3_64_hexdigest(json.dumps(parts, sort_keys=True).encode())
-
-
-def _digest(features: NDArray[Any]) -> str:
-    shape = f"{features.dtype.str} {features.shape} ".encode()
-    return xxhash.xxh3_128_hexdigest(shape + np.ascontiguousarray(features).tobytes())
-
-
 def find_reference(metric: SetMetric, place: str) -> Reference:
-    """Return the features that a metric's argument ``reference`` stands for.
+    """Return the features of a metric's argument ``reference``, kept ones if possible.
 
     Args:
         metric: Ready to compute features.
-        place: A file of features, or a folder of images; environment variables are expanded.
+        place: A folder of images; environment variables are expanded.
 
     Raises:
-        ValueError: If the place is missing, the file is damaged or of another protocol, an image is
-            broken, or other processes would wait too long for the features.
+        ValueError: If the folder is missing, an image is broken, or other processes would wait too
+            long for the features.
     """
-    name = f"`reference` of {type(metric).__name__}"
-    path = Path(expand_path(place, name))
-    if path.is_dir():
-        if is_distributed() and (count := len(find_images([path]))) > MANY:
+    argument = f"`reference` of {type(metric).__name__}"
+    folder = Path(expand_path(place, argument))
+    if not folder.is_dir():
+        raise ValueError(f"{argument} is {place!r}, which is no folder of images")
+    images = images_by_name([folder])
+    content, described = content_hash(images.items()), [metric.features_protocol(), READING]
+    protocol = xxhash.xxh3_64_hexdigest(json.dumps(described, sort_keys=True).encode())
+    kept = Path(CACHE).expanduser() / f"{content}-{protocol}.npy"
+    features = _kept_features(kept)
+    if features is None:
+        if is_distributed() and len(images) > MANY:
             raise ValueError(
-                f"{name} is {place!r}, {count} images, for which all other processes would wait: "
-                f"give a file made by `python main.py reference {place} --out FILE.npz`"
+                f"{argument} is {place!r}, {len(images)} images, for which all other processes "
+                "would wait: run the command once on one process, which keeps their features"
             )
-        return cached_reference([path], metric)[1]
-    if not path.is_file():
-        raise ValueError(
-            f"{name} is {place!r}, where there is neither a folder of images nor a file of "
-            "`python main.py reference`"
-        )
-    reference = load_reference(path)
-    check_protocol(path, reference, metric.features_protocol())
-    return reference
-
-
-def cached_reference(
-    places: Sequence[str | Path], metric: SetMetric, side: int | None = None
-) -> tuple[Path, Reference]:
-    """Return the features of all images below some places, from the cache if possible.
-
-    Args:
-        places: Folders or files.
-        metric: Ready to compute features.
-        side: Resize each image's shorter side to this many pixels, and cut out the centre.
-
-    Returns:
-        The file in the cache, and its content.
-
-    Raises:
-        ValueError: If an image is broken, or a place holds none.
-    """
-    images = images_by_name(places)
-    content, protocol = content_hash(images.items()), metric.features_protocol()
-    prepared = "as they are" if side is None else f"shorter side to {side}, centre {side}x{side}"
-    name = f"{content}-{protocol_hash(protocol, prepared, READING)}.npz"
-    path = Path(CACHE).expanduser() / name
-    if path.is_file():
-        try:
-            reference = load_reference(path)
-            check_protocol(path, reference, protocol)
-            return path, reference
-        except ValueError as error:  # a damaged cache must not stop the run
-            log.warning("computed again: %s", error)
-    features = compute(metric, images, side)
+        features = compute(metric, images)
+        with whole_file(kept) as file:
+            np.save(file, features)
     # Bytes of a name that are not UTF-8, which no table can show, are spelt out.
-    names = [os.fsencode(Path(place).resolve().name) for place in places]
-    title = ", ".join(name.decode("utf-8", "backslashreplace") for name in names)
-    reference = Reference(features, title, content, prepared, protocol)
-    save_reference(path, reference)
-    return path, reference
+    name = os.fsencode(folder.resolve().name).decode("utf-8", "backslashreplace")
+    return Reference(features, name, content)
+
+
+def _kept_features(path: Path) -> Any:
+    try:
+        return np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError) as error:  # a damaged file must not stop the run
+        log.warning("computed again: %s: %s", path, error)
+        return None
 
 
 def images_by_name(places: Sequence[str | Path]) -> dict[str, Path]:
@@ -279,7 +181,7 @@ def images_by_name(places: Sequence[str | Path]) -> dict[str, Path]:
     return named
 
 
-def compute(metric: SetMetric, images: dict[str, Path], side: int | None) -> Any:
+def compute(metric: SetMetric, images: dict[str, Path]) -> Any:
     """Compute the (N, ...) float32 features of images, sorted by name.
 
     Raises:
@@ -294,7 +196,7 @@ def compute(metric: SetMetric, images: dict[str, Path], side: int | None) -> Any
         except ValueError as error:
             broken.append(str(error))
             return name, torch.empty(0)
-        return name, image if side is None else centre(image, side)
+        return name, image
 
     names = sorted(images)
     with ThreadPoolExecutor(READERS) as pool:
@@ -317,97 +219,10 @@ def compute(metric: SetMetric, images: dict[str, Path], side: int | None) -> Any
     return np.stack([found[name] for name in names])
 
 
-def centre(image: Tensor, side: int) -> Tensor:
-    """Resize the shorter side by antialiased bicubic, and cut out the centre (1, 3, side, side)."""
-    height, width = image.shape[-2:]
-    factor = side / min(height, width)
-    resized = resize(image, (max(side, round(height * factor)), max(side, round(width * factor))))
-    top, left = (resized.shape[-2] - side) // 2, (resized.shape[-1] - side) // 2
-    return resized[..., top : top + side, left : left + side]
-
-
 def device_of(metric: SetMetric) -> torch.device:
     """Return the device of the metric's networks."""
     nets = [value for value in vars(metric).values() if isinstance(value, nn.Module)]
     return next((p.device for net in nets for p in net.parameters()), torch.device("cpu"))
-
-
-# -------------------------------------------------------------------------------- the command
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        arguments: Command-line arguments; those of this process by default.
-
-    Returns:
-        0, or 2 after an error.
-    """
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        metric = _made(options.metric, options.set)
-        if reason := metric.absent():
-            raise ValueError(reason)
-        metric.load()
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        for value in vars(metric).values():
-            if isinstance(value, nn.Module):
-                value.to(device)
-        path, reference = cached_reference(options.images, metric, options.side)
-        if options.out is not None:
-            path = options.out
-            save_reference(path, reference)
-    except (ValueError, OSError, ImportError, AttributeError, TypeError, LookupError) as error:
-        log.error("error: %s", error)
-        return 2
-    count, kind = len(reference.features), options.metric
-    log.info("%d images (%s) for %s: %s", count, reference.prepared, kind, path)
-    log.info("in trainer.callbacks: {class_path: %s, init_args: {reference: %s}}", kind, path)
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="main.py reference",
-        description="Compute the features of reference images, which FID and its family compare "
-        "outputs with.",
-        epilog="The result is kept in "
-        f"{CACHE} under a hash of the images, so a second call is quick.",
-    )
-    parser.add_argument("images", nargs="+", metavar="IMAGES", help="folders or files of images")
-    parser.add_argument(
-        "--metric",
-        default="callbacks.FID",
-        metavar="CLASS",
-        help="class path of the metric (default: %(default)s, whose features serve KID as well)",
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an argument of the metric, e.g. preset=torch-fidelity; may be given again",
-    )
-    parser.add_argument(
-        "--side",
-        type=int,
-        help="bring each image's shorter side to this many pixels and cut out the centre; by "
-        "default images are taken as they are",
-    )
-    parser.add_argument("--out", type=Path, help="also write the file here (.npz), to share it")
-    return parser
-
-
-def _made(class_path: str, settings: Sequence[str]) -> SetMetric:
-    module, _, name = class_path.rpartition(".")
-    pairs = (setting.partition("=") for setting in settings)
-    arguments = {key: yaml.safe_load(value) for key, _, value in pairs}
-    metric: SetMetric = getattr(import_own(module), name)(**arguments)
-    return metric
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
 
 
 class SetMetric(Metric):
@@ -419,8 +234,7 @@ class SetMetric(Metric):
     processes nor on the order; there the distance is computed in float64.
 
     Args:
-        reference: Compare the outputs with these instead of their HR images: a folder of
-            images, or a file made by ``python main.py reference``.
+        reference: Compare the outputs with the images of this folder, not with their HR images.
     """
 
     higher_is_better = False
@@ -527,7 +341,7 @@ class SetMetric(Metric):
         record = super().record(dataset, value, n, name)
         if self._reference is not None:
             known = self._reference
-            record["protocol"]["reference"] = f"{known.name}, {known.prepared}, {known.content}"
+            record["protocol"]["reference"] = f"{known.name}, as they are, {known.content}"
             record["protocol"]["reference_n"] = len(known.features)
             n = min(n, len(known.features))
         if n < self.enough:

@@ -187,14 +187,6 @@ class TorchMetric(ImageMetric):
             raise ValueError(
                 "`pixels: uint8` of TorchMetric needs whole levels: leave `round_8bit` true"
             )
-        update = inspect.signature(self.kind.update)
-        try:
-            update.bind(None, *self.inputs)
-        except TypeError as error:
-            raise ValueError(
-                f"`inputs` of TorchMetric is {', '.join(self.inputs)}, but {self.kind.__name__} "
-                f"takes {update}: {error}"
-            ) from error
 
 
 def _class_of(metric: Any) -> tuple[type[torchmetrics.Metric], dict[str, Any]]:

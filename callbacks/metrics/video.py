@@ -1,4 +1,4 @@
-"""Metrics of clips: FVD, KVD, Flicker, FrameSWD, FrameKIDThumb.
+"""Metrics of clips: FVD, KVD, Flicker, FrameSWD.
 
 Source: Unterthiner et al., "FVD: a new metric for video generation" (ICLR workshop 2019).
 
@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from callbacks import weights as files
 from callbacks.metrics.base import TooSmall
-from callbacks.metrics.fid import KIDThumb, frechet_distance, levels, polynomial_mmd
+from callbacks.metrics.fid import frechet_distance, levels, polynomial_mmd
 from callbacks.metrics.sets import SetMetric
 from callbacks.metrics.swd import SWD
 from callbacks.tensorboard import MetricProtocol
@@ -306,35 +306,6 @@ class FrameSWD(SWD):
         found = super().features(*_frames(images, batch))
         by_clip = found.view(len(images), -1, *found.shape[1:])  # (B, F, levels, patches, D)
         return by_clip.transpose(1, 2).flatten(2, 3)
-
-
-class FrameKIDThumb(KIDThumb):
-    """KID-thumb of all frames: compares the distributions of layout and colour with real clips.
-
-    Ignores motion. Frames of a clip resemble each other, so it is noisier than for as many images.
-
-    Args:
-        side: Pixels of a thumbnail's side.
-        subsets: Number of random subsets to average over.
-        subset_size: Images in each, at most. If there are no more images than that, all are used,
-            once.
-    """
-
-    name = "frame_kid_thumb"
-    target = "clip"
-
-    def protocol(self) -> MetricProtocol:
-        """Return ``KIDThumb.protocol``, marked as one of frames."""
-        return {**super().protocol(), "of": "all frames"}
-
-    def features(self, images: Tensor, batch: Batch) -> Tensor:
-        """Return (B, F, D) thumbnails of (B, F, 3, H, W) clips, or of images."""
-        found = super().features(*_frames(images, batch))
-        return found.view(len(images), -1, found.shape[-1])
-
-    def distance(self, sr: Tensor, hr: Tensor) -> float:
-        """Return the discrepancy of (N, F, D) and (M, F, D) thumbnails."""
-        return super().distance(sr.flatten(0, 1), hr.flatten(0, 1))
 
 
 def _frames(images: Tensor, batch: Batch) -> tuple[Tensor, Batch]:

@@ -1,7 +1,7 @@
-"""A page of image files: those of one scene with the slider between them, and numbers.
+"""A page of image files: those of one scene with the slider between them.
 
     predict.html      the page; it shows files of its folder where a browser can
-    .predict_html     what else it shows: bicubic, and previews of large files; `numbers.json`
+    .predict_html     what else it shows: bicubic, and previews of large files
 
 Hidden, so that no command takes the previews for images.
 """
@@ -9,8 +9,6 @@ Hidden, so that no command takes the previews for images.
 from __future__ import annotations
 
 import functools
-import json
-import logging
 import os
 import re
 import urllib.parse
@@ -20,15 +18,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 import xxhash
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from callbacks import weights
-from callbacks.metrics.base import TooSmall
-from callbacks.metrics.niqe import NIQE, PRISTINE
 from callbacks.pages.render import Figure, Tile, render_page
 from degradations.images import read_levels
 from files.image_profiles import orientation_of
@@ -36,7 +30,6 @@ from files.owned import remove_file, whole_file, write_whole
 from files.png_text import of_any_size, open_image
 from files.video import read_frame
 
-log = logging.getLogger(__name__)
 TEMPLATE = Path(__file__).parent / "images.html.j2"
 MOST = 200  # scenes with images; the others are links
 LISTED = 2_000  # links
@@ -44,7 +37,6 @@ SIDE = 2_000  # pixels; larger images are shown by a preview, and by a part
 PART = 640  # pixels; side of that part
 SHOWN = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".bmp")  # by browsers
 PREVIEW = re.compile(r"[0-9a-f]{16}\.jpg")
-NUMBERS = "numbers.json"
 JPEG: dict[str, Any] = {"format": "JPEG", "quality": 92, "subsampling": 0}
 Size = tuple[int, int]  # height, width
 Window = tuple[int, int, int, int]  # top, left, height, width
@@ -57,16 +49,12 @@ class Part(NamedTuple):
     label: Name of the method.
     file: The image.
     enlarged: Whether it is enlarged to the scene's size, by bicubic.
-    cut: Whether only its upper left part of the scene's size is shown.
-    caption: Its numbers; None for NIQE.
     frame: Number of the frame, from 1, if the file is a video.
     """
 
     label: str
     file: Path
     enlarged: bool = False
-    cut: bool = False
-    caption: str | None = None
     frame: int | None = None
 
 
@@ -74,33 +62,11 @@ class Scene(NamedTuple):
     """Images to compare.
 
     key: Its name.
-    parts: At least one.
-    whole: Number of the part that gives the size.
-    left: Number of the part that is on the left of the slider at first.
-    right: The same for its right.
+    parts: At least one; the last one gives the size.
     """
 
     key: str
     parts: Sequence[Part]
-    whole: int = -1
-    left: int = 0
-    right: int = 1
-
-
-class PageTable(NamedTuple):
-    """A table above the images.
-
-    headings: Of the columns.
-    rows: Text of the cells; the first of each row names it.
-    notes: Lines below the table.
-    texts: Headings of further columns of text; all others are numbers.
-    """
-
-    title: str
-    headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    notes: Sequence[str] = ()
-    texts: Sequence[str] = ()
 
 
 class _View(NamedTuple):
@@ -123,31 +89,24 @@ class Content:
     facts: Names and values.
     links: Names and files of what is not shown.
     notes: What the reader should know.
-    tables: Numbers of all images.
-    lists: Headings and lines of lists that open with a click.
     """
 
     title: str
     facts: list[tuple[str, str]] = field(default_factory=list)
     links: list[tuple[str, Path]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    tables: list[PageTable] = field(default_factory=list)
-    lists: list[tuple[str, Sequence[str]]] = field(default_factory=list)
 
 
-def write_images_page(
-    page: Path, scenes: Iterable[Scene], content: Content, device: torch.device | None = None
-) -> None:
+def write_images_page(page: Path, scenes: Iterable[Scene], content: Content) -> None:
     """Write a page, with previews in a hidden folder beside it; those of an earlier page are used.
 
     Args:
         page: The file.
         scenes: Those after the first ``MOST`` become links, as do unreadable ones.
         content: What else it says; links and notes are added to it.
-        device: Where NIQE is computed.
     """
     with of_any_size():  # outputs may be larger than inputs can be
-        _write_page(page, scenes, content, _Maker(page, device))
+        _write_page(page, scenes, content, _Maker(page))
 
 
 def _write_page(page: Path, scenes: Iterable[Scene], content: Content, maker: _Maker) -> None:
@@ -169,8 +128,6 @@ def _write_page(page: Path, scenes: Iterable[Scene], content: Content, maker: _M
         figures=figures,
         links=[(name, maker.address(file)) for name, file in content.links[:LISTED]],
         more=max(more, 0),
-        niqe=maker.shows_niqe,
-        listed=LISTED,
     )
     write_whole(page, text)
 
@@ -178,38 +135,27 @@ def _write_page(page: Path, scenes: Iterable[Scene], content: Content, maker: _M
 class _Maker:
     """Make the tiles of one page."""
 
-    def __init__(self, page: Path, device: torch.device | None) -> None:
+    def __init__(self, page: Path) -> None:
         self.page, self.folder = page, page.with_name(f".{page.stem}_html")
-        # float64, which some devices do not have.
-        self.device = device if device is not None and device.type == "cuda" else "cpu"
-        self.shows_niqe = False
         self.used: set[str] = set()  # previews
-        self.numbers: dict[str, Any] = {}  # NIQE by digest; places of parts
-        try:
-            self.known: dict[str, Any] = json.loads((self.folder / NUMBERS).read_text("utf-8"))
-        except (OSError, ValueError):  # none yet, or damaged
-            self.known = {}
 
     def figures(self, scene: Scene) -> list[Figure]:
         """Return the figures of a scene, writing the previews they need: large images in two.
 
-        The first one is of the whole images, reduced; the second one of the most detailed part.
+        The first one is of the whole images, reduced; the second one of their middle.
 
         Raises:
             OSError: If a file is missing.
             ValueError: If it is damaged.
         """
         sizes = [_size_of(part) for part in scene.parts]
-        size = sizes[scene.whole]
-        cut = [part.cut and own != size for part, own in zip(scene.parts, sizes, strict=True)]
-        parts = [part._replace(cut=cuts) for part, cuts in zip(scene.parts, cut, strict=True)]
+        size = sizes[-1]
         read = functools.cache(_levels)
-        right = min(scene.right, len(parts) - 1)
 
         def figure(key: str, about: str, view: _View) -> Figure:
-            tiles = [self._tile(part, view, read) for part in parts]
+            tiles = [self._tile(part, view, read) for part in scene.parts]
             (height, width), full = view.shown, view.window[3]
-            return Figure(key, about, width, height, tiles, scene.left, right, full)
+            return Figure(key, about, width, height, tiles, 0, len(tiles) - 1, full)
 
         shown = _reduced(size)
         whole = f"{size[1]}x{size[0]} pixels"
@@ -219,86 +165,35 @@ class _Maker:
             return [figure(scene.key, about, _View(size, (0, 0, *size), size))]
         view = _View(size, (0, 0, *size), shown)
         found = [figure(scene.key, f"{about}, shown at {shown[1]}x{shown[0]}", view)]
-        top, left, h, w = window = self._window(parts[0], view, read)
+        top, left, h, w = window = _middle(size)
         about = f"{w}x{h} of {whole}, at column {left} and row {top}"
         return [*found, figure(f"{scene.key} at 100 %", about, _View(size, window, (h, w)))]
-
-    def _window(self, part: Part, view: _View, read: Read) -> Window:
-        """Return the part of a large image that has the most detail when it is reduced."""
-        key = f"{self._digest(part, view)} part"
-        h, w = (min(PART, side) for side in view.size)
-        if key not in self.known:
-            factors = [small / side for small, side in zip(view.shown, view.size, strict=True)]
-            small = [max(1, round(side * f)) for side, f in zip((h, w), factors, strict=True)]
-            grey = np.asarray(_seen(part, view, read).convert("L"), np.float32)
-            place = most_detailed(torch.from_numpy(grey)[None, None], (small[0], small[1]), 1)
-            self.known[key] = [
-                min(round(at / f), side - own)
-                for at, f, side, own in zip(place, factors, view.size, (h, w), strict=True)
-            ]
-        self.numbers[key] = top, left = self.known[key]
-        return top, left, h, w
 
     def _digest(self, part: Part, view: _View) -> str:
         found = os.stat(part.file)
         state = [os.fspath(part.file.absolute()), found.st_size, found.st_mtime_ns]
         state += [] if part.frame is None else [part.frame]
-        described = repr([*state, part.enlarged, part.cut, view])
+        described = repr([*state, part.enlarged, view])
         return xxhash.xxh3_64_hexdigest(described.encode(errors="replace"))
 
     def _tile(self, part: Part, view: _View, read: Read) -> Tile:
         digest = self._digest(part, view)
-        pixels = functools.cache(lambda: _seen(part, view, read))
         whole = view.window[2:] == view.size
         reduced = view.shown != view.window[2:]
-        direct = whole and not (part.enlarged or part.cut or reduced)
+        direct = whole and not (part.enlarged or reduced)
         direct = direct and part.file.suffix.lower() in SHOWN
         address = self.address(part.file)
         if not direct:
             preview = self.folder / f"{digest}.jpg"
             self.used.add(preview.name)
             if not preview.exists():
-                _save(preview, pixels())
-        caption = part.caption
-        if caption is None:
-            caption = "" if reduced else self._niqe_of(digest, pixels)
-            caption += " of this part" if caption and not whole else ""
+                _save(preview, _seen(part, view, read))
         link = "" if direct or part.enlarged else address
-        return Tile(part.label, address if direct else self.address(preview), caption, link)
-
-    def _niqe_of(self, digest: str, pixels: Callable[[], Image.Image]) -> str:
-        if self.niqe is None:
-            return ""
-        self.shows_niqe = True
-        if digest not in self.known:
-            levels = torch.from_numpy(np.array(pixels())).movedim(-1, 0)[None]
-            image = levels.to(self.device).float() / 255
-            try:
-                self.known[digest] = float(self.niqe.compute(image, image, {}))
-            except TooSmall:
-                self.known[digest] = None
-        self.numbers[digest] = value = self.known[digest]
-        return "" if value is None else f"NIQE {value:.2f}"
-
-    @functools.cached_property
-    def niqe(self) -> NIQE | None:
-        """The metric, if its model is on this machine; nothing is fetched for a page."""
-        try:
-            if weights.find(PRISTINE) is None:
-                return None
-            metric = NIQE()
-            metric.load()
-        except (OSError, ValueError) as error:
-            log.warning("the page has no NIQE: %s", error)
-            return None
-        return metric
+        return Tile(part.label, address if direct else self.address(preview), "", link)
 
     def finish(self) -> None:
-        """Keep the numbers, and remove previews that are used no more."""
-        if not self.folder.is_dir() and not self.numbers:
-            return
-        write_whole(self.folder / NUMBERS, json.dumps(self.numbers, indent=1) + "\n")
-        for path in self.folder.iterdir():
+        """Remove previews that are used no more."""
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
             if PREVIEW.fullmatch(path.name) and path.name not in self.used:
                 remove_file(path)
 
@@ -345,6 +240,11 @@ def _size_of(part: Part) -> Size:
         return size_of(part.file)
     height, width = read_frame(part.file, 1).shape[:2]
     return height, width
+
+
+def _middle(size: Size) -> Window:
+    height, width = (min(PART, side) for side in size)
+    return (size[0] - height) // 2, (size[1] - width) // 2, height, width
 
 
 def _reduced(size: Size) -> Size:

@@ -10,8 +10,7 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from fractions import Fraction
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -24,20 +23,9 @@ from torch import Tensor
 
 from degradations.bicubic import resize
 from files.colours import GREY, fitted
-from files.owned import (
-    Known,
-    NotOursError,
-    foreign,
-    remove_file,
-    remove_folder,
-    whole_file,
-    whole_folder,
-    write_whole,
-)
+from files.owned import Known, whole_file, whole_folder
 from files.png_text import png_chunk
-from files.video import load_av
 
-Video = Literal["mp4", "gif"]
 Format = Literal["png", "jpg", "webp", "tiff"]
 SPELLED: dict[str, Format] = {"jpeg": "jpg", "tif": "tiff"}  # other names of these
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
@@ -62,7 +50,6 @@ PNG_HEADER = 33  # bytes of the signature and of the IHDR chunk
 EXIF_START = b"Exif\0\0"
 LUMA = (0.299, 0.587, 0.114)  # BT.601 in full range, as in Pillow's convert("L")
 FRAME = re.compile(r"([0-9]{4,})\.(?:png|jpg|webp|tiff)")  # names of frames
-CRF = "18"  # of x264: nearly indistinguishable from the frames
 
 
 class Extras(NamedTuple):
@@ -121,16 +108,6 @@ def why_no_folder(folder: Path, to_write: bool) -> str:
     if to_write and not os.access(at, os.W_OK | os.X_OK):
         return f"nothing can be written in {at}: it is read-only, or another user's"
     return ""
-
-
-def exists(path: Path) -> bool:
-    """Return whether a path exists; a name that is too long for the disk does not."""
-    try:
-        return path.exists()
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        return False
 
 
 @long_name_errors()
@@ -376,11 +353,6 @@ def output_levels(output: Tensor, meta: dict[str, Any]) -> Pixels:
     return cast(Pixels, np.stack([image_levels(frame, meta) for frame in output]))
 
 
-def video_of(folder: Path, video: Video) -> Path:
-    """Return the path of the video beside a folder of frames."""
-    return folder.with_name(f"{folder.name}.{video}")
-
-
 def frames_of(count: int | None) -> Known:
     """Return a function that recognises names of frames of ``write_clip``.
 
@@ -395,101 +367,23 @@ def frames_of(count: int | None) -> Known:
     return known
 
 
-def remove(target: Path, count: int | None, videos: Iterable[Video]) -> None:
-    """Remove a clip of ours in one step, and its videos before it.
-
-    Args:
-        target: The folder of frames; it may be missing.
-        count: Frames in it; None if unknown.
-        videos: Formats of the videos beside it.
-
-    Raises:
-        NotOursError: If the folder holds something else; nothing is removed.
-    """
-    if exists(target) and (others := foreign(target, frames_of(count))):
-        raise NotOursError(foreign_files_message(target, others))
-    for video in videos:  # before the frames, or it would seem to belong to the next ones
-        if exists(video_of(target, video)):
-            remove_file(video_of(target, video))
-    if exists(target):
-        remove_folder(target, frames_of(count))
-
-
-def foreign_files_message(target: Path, others: list[str]) -> str:
-    """Return the message about a folder of frames with other files."""
-    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-    return (
-        f"the folder of frames {target} holds {others[0]}{more}, which Enlarger did not write, and "
-        "would be replaced: move it away, or set another writer.folder"
-    )
-
-
 @long_name_errors()
 def write_clip(
-    folder: Path,
-    frames: Pixels,
-    format: Format,
-    quality: int,
-    video: tuple[Video | None, float],
-    before: Callable[[], None],
+    folder: Path, frames: Pixels, format: Format, quality: int, before: Callable[[], None]
 ) -> None:
-    """Write frames to a temporary folder and move it to its place; then write the video.
+    """Write frames to a temporary folder and move it to its place.
 
     Args:
         folder: The folder of the frames ``0001.png`` and so on.
         frames: (F, H, W, C) uint8 or uint16.
         format: File format of the frames.
         quality: Quality of ``jpg`` and ``webp``.
-        video: Format of the video, if any, and frames per second.
         before: Called when all frames are on the disk; it removes older ones from their place.
 
     Raises:
         ValueError: If an encoder fails, or the name is too long for the disk.
         OSError: If a file could not be written.
     """
-    kind, fps = video
-    film = None if kind is None else encode_video(frames, kind, fps)
     with whole_folder(folder, before, frames_of(None)) as beside:
-        if kind is not None:  # raise for a name too long before anything is in its place
-            with contextlib.suppress(FileNotFoundError):
-                video_of(folder, kind).stat()
         for number, frame in enumerate(frames, start=1):
             write_image(beside / f"{number:04}.{format}", frame, Extras(), format, quality)
-    if kind is not None and film is not None:
-        write_whole(video_of(folder, kind), film)
-
-
-def encode_video(frames: Pixels, kind: Video, fps: float) -> bytes:
-    """Return the bytes of a video of (F, H, W, C) frames."""
-    rgb = _rgb(frames)
-    return _gif(rgb, fps) if kind == "gif" else _mp4(rgb, fps)
-
-
-def _rgb(frames: Pixels) -> NDArray[np.uint8]:
-    if frames.dtype == np.uint16:
-        frames = (frames / 257).round().astype(np.uint8)
-    return np.ascontiguousarray(np.broadcast_to(frames[..., :3], (*frames.shape[:3], 3)), np.uint8)
-
-
-def _gif(frames: NDArray[np.uint8], fps: float) -> bytes:
-    first, *others = [Image.fromarray(frame) for frame in frames]
-    buffer = io.BytesIO()
-    settings: dict[str, Any] = {"save_all": True, "append_images": others, "loop": 0}
-    first.save(buffer, "GIF", duration=round(1000 / fps), **settings)
-    return buffer.getvalue()
-
-
-def _mp4(frames: NDArray[np.uint8], fps: float) -> bytes:
-    av, buffer = load_av("writer.video mp4"), io.BytesIO()
-    height, width = frames.shape[1:3]
-    # 4:2:0 needs even sides: the last row or column is repeated.
-    even = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
-        stream.height, stream.width = even.shape[1:3]
-        stream.pix_fmt, stream.options = "yuv420p", {"crf": CRF}
-        for frame in even:
-            image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            container.mux(stream.encode(image))
-        container.mux(stream.encode(None))
-    return buffer.getvalue()

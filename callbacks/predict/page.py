@@ -8,10 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from callbacks.pages.images import MOST, Content, Part, Scene, write_images_page
-from callbacks.predict.files import exists
 from callbacks.predict.predictions import last_lines, outputs_in
 from files.paths import PREDICT_PAGE
 
@@ -22,17 +19,16 @@ VIDEO = ".mp4"
 MIDDLES = (1, 3, 5)  # sixths: a frame of each third of a video is shown
 
 
-def write_predict_page(folder: Path, device: torch.device | None = None) -> None:
+def write_predict_page(folder: Path) -> None:
     """Write the page of all outputs in a folder that have a line and exist, of this run or earlier.
 
     Args:
         folder: The folder of outputs.
-        device: Where NIQE is computed.
     """
     names = sorted(outputs_in(folder))
-    there = [name for name in names if exists(folder / name)]
+    there = [name for name in names if os.path.exists(folder / name)]
     lines = last_lines(folder, {*there[:MOST]})
-    errors = [line for name, line in lines.items() if not exists(folder / name)]
+    errors = [line for name, line in lines.items() if not os.path.exists(folder / name)]
     content = Content(f"{folder.name}: before and after", _facts(lines, len(there)))
     content.notes += [
         f"Not enlarged: {line.get('input') or line['key']}: {line['error']}"
@@ -41,7 +37,7 @@ def write_predict_page(folder: Path, device: torch.device | None = None) -> None
     if len(errors) > ERRORS:
         content.notes.append(f"{len(errors) - ERRORS} more could not be enlarged.")
     if there or errors:
-        write_images_page(folder / PAGE, _scenes(folder, there, lines), content, device)
+        write_images_page(folder / PAGE, _scenes(folder, there, lines), content)
         log.info("before and after: %s", folder / PAGE)
 
 

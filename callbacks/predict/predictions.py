@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
@@ -39,8 +39,7 @@ WHERE = frozenset({"count", "samples", "names", "root", "files", "file", "urls"}
 
 # Have fields of their own, are linked to another key, or change nothing but the memory.
 APART = frozenset(
-    {"model.class_path", "model.init_args.scale", "model.init_args.weights"}
-    | {"tiling.batch", "tiling.together"}
+    {"model.class_path", "model.init_args.scale", "model.init_args.weights"} | {"tiling.batch"}
 )
 TRAINING = ("model.init_args.optimizer", "model.init_args.lr_scheduler")
 Options = dict[str, Any]
@@ -81,10 +80,8 @@ class Line(TypedDict, total=False):
     tiles: Number of tiles, 1 for a whole image; None if the method does not report it.
     seed: Seed of a stochastic method's noise; None if it drew none.
     frames: Number of frames of a clip or a video.
-    video: Format of the video beside a clip's frames; None for none.
     input_bytes: Size of the input's file when it was read.
     input_modified: Its modification time then, in nanoseconds since 1970.
-    input_digest: Hash of its bytes; None if it changed before they could be hashed.
     """
 
     key: str
@@ -100,10 +97,8 @@ class Line(TypedDict, total=False):
     tiles: int | None
     seed: int | None
     frames: int
-    video: str | None
     input_bytes: int | None
     input_modified: int | None
-    input_digest: str | None
 
 
 class Made(NamedTuple):
@@ -113,18 +108,14 @@ class Made(NamedTuple):
     seed: Seed of a stochastic method's noise; None if it drew none.
     input_bytes: As in ``Line``.
     input_modified: As in ``Line``.
-    input_digest: As in ``Line``.
     frames: As in ``Line``; None for an image.
-    video: As in ``Line``.
     """
 
     way: int
     seed: int | None
     input_bytes: int | None
     input_modified: int | None
-    input_digest: str | None
     frames: int | None
-    video: str | None
 
 
 class Predictions:
@@ -167,19 +158,12 @@ class Predictions:
             source: File of the input, if it has one.
             own: Options of this output alone.
         """
+        read = (made.input_bytes, made.input_modified)
         return (
-            made.way == self.way(own)
+            made.way == _way(self._with(own))
             and made.seed in (None, self.seed)
-            and _same_input(made, source)
+            and (source is None or read == (None, None) or read == size_and_time(source))
         )
-
-    def way(self, own: Options | None = None) -> int:
-        """Return a hash of model, weights and options, by which two outputs of an input are equal.
-
-        Args:
-            own: Options of this output alone.
-        """
-        return _way(self._with(own))
 
     def add(self, line: Line, own: Options | None = None) -> None:
         """Write a line; it is in the disk's cache when this returns.
@@ -243,39 +227,6 @@ def digest_of(model: nn.Module) -> str | None:
     return hashed.hexdigest() if found else None
 
 
-def input_facts(source: str | None, read: Sequence[int] | None = None) -> Line:
-    """Return size, time and hash of an input's file, as far as available, for its output's line.
-
-    Args:
-        source: The file, if there is one.
-        read: Its size in bytes and its time in nanoseconds when its pixels were read; by default
-            the current ones. A file that has changed since is not hashed.
-    """
-    if source is None:
-        return {}
-    try:
-        digest: str | None = _digest(source)
-    except OSError:  # the image has been read; later changes of the file do not matter
-        digest = None
-    now = size_and_time(source)  # after the bytes, to notice changes between the two
-    then = now if read is None else tuple(read)
-    if then is None:
-        return {}
-    return {
-        "input_bytes": then[0],
-        "input_modified": then[1],
-        "input_digest": digest if now == then else None,
-    }
-
-
-def _digest(source: str) -> str:
-    hashed = xxhash.xxh3_64()
-    with open(source, "rb") as file:
-        while part := file.read(1 << 20):  # videos are large
-            hashed.update(part)
-    return hashed.hexdigest()
-
-
 def outputs_in(folder: Path) -> set[str]:
     """Return the output files of a folder according to its lines, whether or not they exist."""
     return {line["output"] for line in _lines(folder / NAME) if "error" not in line}
@@ -308,17 +259,6 @@ def _way(made: Mapping[str, Any]) -> int:
     options = {k: v for k, v in made["options"].items() if not k.endswith("weights")}
     compared = [made["model"], made["weights_digest"], options]
     return xxhash.xxh3_64_intdigest(json.dumps(compared, sort_keys=True).encode())
-
-
-def _same_input(made: Made, source: str | None) -> bool:
-    if source is None or made.input_bytes is None:
-        return True  # nothing to compare by
-    state = size_and_time(source)
-    if state == (made.input_bytes, made.input_modified):
-        return True
-    if state is None or state[0] != made.input_bytes:
-        return False
-    return input_facts(source).get("input_digest") == made.input_digest  # it may have been copied
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

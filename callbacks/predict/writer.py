@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import logging
+import os
 import resource
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.evaluation import gather, output_image, predicted_dataset
+from callbacks.evaluation import output_image, predicted_dataset
 from callbacks.files import commit
 from callbacks.predict.files import (
     EIGHT_BIT,
@@ -27,49 +27,36 @@ from callbacks.predict.files import (
     Extras,
     Format,
     Pixels,
-    Video,
     check_folder,
     enlarge_alpha,
-    exists,
     fitted_exif,
     fitted_extras,
-    foreign_files_message,
     frames_of,
     output_levels,
-    remove,
     unwritable_reason,
-    video_of,
     write_clip,
     write_image,
 )
 from callbacks.predict.page import PAGE, write_predict_page
-from callbacks.predict.places import OutputPlaces
 from callbacks.predict.predictions import (
     NAME,
     Line,
     Predictions,
     RunProperties,
     digest_of,
-    input_facts,
     options_of,
 )
-from callbacks.predict.videos import (
-    Codec,
-    VideoSettings,
-    VideoWriter,
-    finished_segments,
-    remove_parts,
-)
+from callbacks.predict.videos import Codec, VideoSettings, VideoWriter
 from files.class_path import class_path
-from files.folder_lock import FolderLock
 from files.method import method_of
-from files.numbers import NonNegativeInt, PositiveFloat, PositiveInt
-from files.owned import foreign, refuse_foreign, remove_file
+from files.numbers import NonNegativeInt, PositiveInt
+from files.owned import foreign, refuse_foreign, remove_file, remove_folder
 from files.paths import expand_path, size_and_time
-from files.video import VideoFrame, load_av
+from files.video import VideoFrame
 
 log = logging.getLogger(__name__)
 THREADS = 2
+ELSEWHERE = "set another writer.folder or writer.suffix"
 Profile = Literal["keep", "convert"]
 ExifPart = Literal["keep", "no_place", "drop"]
 
@@ -84,44 +71,35 @@ def _peak_memory(device: torch.device) -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _no_more(key: str) -> None:
-    """Do nothing: the frames do not come from our data module."""
+def _input_state(source: str | None, meta: Mapping[str, Any]) -> Line:
+    """Return size and time of an input's file, when its pixels were read if that is known."""
+    read = meta.get("read") or (size_and_time(source) if source else None)
+    return Line() if read is None else Line(input_bytes=read[0], input_modified=read[1])
 
 
-def _not_ours(path: Path) -> str:
-    return (
-        f"{path} exists, and no line of {NAME} says that Enlarger wrote it: move it away, or set "
-        "another writer.folder or writer.suffix"
-    )
+def _file_number(path: str | Path | None) -> tuple[int, int] | None:
+    """Return what all links and spellings of a file share; None if there is none."""
+    try:
+        found = os.stat(path or "")
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 @dataclass
 class _Video:
-    """A video that is written.
+    """The video that is written.
 
     key: Its key.
     writer: Its writer.
-    seconds: Of its frames in this process.
-    line: Its line, once this process had the last frame.
+    seconds: Of its frames.
+    line: Its line, once the last frame was added.
     """
 
     key: str
     writer: VideoWriter
     seconds: list[float] = field(default_factory=list)
     line: Line | None = None
-
-
-class _Lost(NamedTuple):
-    """A video that is not written.
-
-    reason: Why.
-    broken: Whether the input is broken.
-    ours: Whether this command wrote segments of it.
-    """
-
-    reason: str
-    broken: bool
-    ours: bool
 
 
 class Writer(Callback):
@@ -137,7 +115,7 @@ class Writer(Callback):
     model. Each image has a line in ``<folder>/predictions.jsonl``. A clip is a folder,
     ``<folder>/<key><suffix>``, of frames ``0001.<format>`` and so on, written atomically, too. A
     video becomes ``<folder>/<key><suffix>.mp4`` with the times, colours, rotation and audio of its
-    input; a stopped run continues it.
+    input; each is made by one process.
 
     Args:
         folder: Where to write; by default ``predict`` in the run's directory.
@@ -147,8 +125,6 @@ class Writer(Callback):
         profile: ``keep`` pixel values and colour profile, or first ``convert`` them to sRGB.
         exif: ``keep`` camera, exposure, dates, author and place; or these except the place
             (``no_place``); or ``drop`` all.
-        video: Also write a video of a clip: ``mp4`` (H.264; needs the extra ``video``) or ``gif``.
-        fps: Frames per second of the video; a GIF counts in hundredths of a second.
         page: Write ``<folder>/predict.html``: each output beside bicubic, with a slider.
         codec: Codec of enlarged videos.
         crf: Quality of enlarged videos by the codec's own scale: from 0, the best, to 51 (``av1``:
@@ -166,8 +142,6 @@ class Writer(Callback):
         quality: PositiveInt = 95,
         profile: Profile = "keep",
         exif: ExifPart = "keep",
-        video: Video | None = None,
-        fps: PositiveFloat = 8.0,
         page: bool = True,
         codec: Codec = "h264",
         crf: NonNegativeInt = 18,
@@ -178,7 +152,7 @@ class Writer(Callback):
         self.folder, self.suffix = folder, suffix
         self.format: Format = SPELLED.get(format, cast("Format", format))
         self.quality, self.profile, self.exif = quality, profile, exif
-        self.video, self.fps, self.page = video, fps, page
+        self.page = page
         self._settings = VideoSettings(codec, crf, exif)
         self.config: Mapping[str, Any] = {}  # of the command; see commands/cli.py
         self._began = 0.0  # when the current batch was on the device
@@ -190,18 +164,14 @@ class Writer(Callback):
         self._root, self._of_clips = Path(), False
         self._noted: Counter[str] = Counter()  # what happened to images besides
         self._sources: dict[str, str | None] = {}  # file of each input, by key
+        self._inputs: set[tuple[int, int] | None] = set()  # their numbers
         self._lines: Predictions  # from `setup` on
         self._pool: ThreadPoolExecutor | None = None
         self._pending: deque[tuple[Future[list[str]], Line]] = deque()
         self._videos: set[str] = set()  # keys
         self._video: _Video | None = None  # the one whose frames come now
-        self._shared = False  # whether other processes make other segments of each video
-        self._to_join: list[_Video] = []  # whose last frame was this process's
-        self._continued: dict[str, frozenset[int]] = {}  # their finished segments, by key
-        self._lost_videos: dict[str, _Lost] = {}  # by key, of this process
-        self._abandon: Callable[[str], None] = _no_more  # ask for no more of its frames
+        self._data: Any = None  # the data module, if it is ours
         self._abandoned: set[str] = set()
-        self._lock: FolderLock | None = None  # of the folder
 
     # ------------------------------------------------------------------------- Lightning's hooks
 
@@ -215,7 +185,6 @@ class Writer(Callback):
         if stage != "predict":
             return
         self._begin()
-        self._shared = trainer.world_size > 1 and not method_of(pl_module).tiles_are_shared
         self._root = self.output_folder(trainer)
         check_folder(self._root)
         if self.page:
@@ -223,48 +192,25 @@ class Writer(Callback):
         datamodule: Any = getattr(trainer, "datamodule", None)
         self._of_clips = getattr(datamodule, "predict_frames", None) is not None
         has_keys = hasattr(datamodule, "predict_keys")  # else a plain DataLoader: each batch has
-        if self.video is not None and has_keys and not self._of_clips:
-            log.warning("writer.video %s writes nothing: these are no clips", self.video)
-        elif self.video == "mp4":
-            load_av("unlike gif, writer.video mp4")
         self._lines = self._open_lines(pl_module)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="writer")
         if not has_keys:
             return
         if self.profile == "convert":
             datamodule.convert_in_predict()
-        keys = datamodule.predict_keys
+        self._data, keys = datamodule, datamodule.predict_keys
         paths = getattr(datamodule, "predict_paths", [None] * len(keys))
         self._sources = dict(zip(keys, paths, strict=True))
+        self._inputs = set(map(_file_number, paths))
         self._videos = set(getattr(datamodule, "predict_videos", []))
-        places = OutputPlaces(self._root, [path for path in paths if path is not None])
-        places.check_all({key: self._target(key) for key in keys})
-        done = {key for key in keys if self._is_done(key, self._sources[key], places)}
+        done = {key for key in keys if self._is_done(key, self._sources[key])}
         self.skipped = len(done)
         check_folder(self._root, to_write=len(done) < len(keys))
         datamodule.skip_in_predict(done)
-        if self._videos:
-            if not method_of(pl_module).tiles_are_shared:  # else all processes need the same frames
-                self._abandon = datamodule.abandon_in_predict
-            self._continued = self._begun(done, trainer.is_global_zero)
-            datamodule.continue_in_predict(self._continued)
-        if trainer.is_global_zero and len(done) < len(keys):
-            self._lock = self._locked()
-            if others := sum(self._is_ours(key) and key not in done for key in keys):
-                log.warning(
-                    "%s: %d outputs were made otherwise, and are made again", self._root, others
-                )
-
-    def _locked(self) -> FolderLock:
-        """Lock the folder; warn if another command writes to it."""
-        lock = FolderLock(self._root)
-        with suppress(OSError):  # a disk without locks
-            if not lock.acquire():
-                log.warning(
-                    "%s is being written by %s: outputs that both commands make are made twice",
-                    *(self._root, lock.holder()),
-                )
-        return lock
+        ours = sum(self._lines.find(self._name(key)) is not None for key in keys)
+        if trainer.is_global_zero and ours > len(done):
+            text = "%s: %d outputs were made otherwise, and are made again"
+            log.warning(text, self._root, ours - len(done))
 
     def on_predict_batch_start(
         self,
@@ -289,16 +235,13 @@ class Writer(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Submit the images of one batch to the writing threads."""
-        if method_of(pl_module).tiles_are_shared and not trainer.is_global_zero:
-            return  # all processes have this output
         dataset = predicted_dataset(trainer, dataloader_idx)
         keys = [key.removeprefix(f"{getattr(dataset, 'name', '')}/") for key in batch["key"]]
         if "error" in batch:
             for key, reason in zip(keys, batch["error"], strict=True):
                 if key in self._videos:
-                    self._lose_video(key, reason, broken=True)
-                else:
-                    self._report_broken(key, reason)
+                    self._drop_video()
+                self._report_broken(key, reason)
             return
         metas = batch.get("meta") or [{} for _ in keys]
         metas = [meta if "frame" in meta else self._fitting(meta) for meta in metas]
@@ -325,9 +268,6 @@ class Writer(Callback):
             return
         while self._pending:
             self._settle(*self._pending.popleft())
-        self._leave_video()
-        if self._shared:
-            self._end_shared(trainer.is_global_zero)
         self._close()
         for what, count in self._noted.items():
             log.warning("%d %s", count, what)
@@ -353,7 +293,7 @@ class Writer(Callback):
             )
         if self.page and trainer.is_global_zero:
             try:
-                write_predict_page(self._root, pl_module.device)
+                write_predict_page(self._root)
             except Exception as error:  # must not fail a finished run
                 log.warning("%s was not written: %r", self._root / PAGE, error)
 
@@ -380,7 +320,7 @@ class Writer(Callback):
         if self.format in ("jpg", "webp"):
             own["writer.quality"] = self.quality
         if self._of_clips:  # their names do not show it
-            own |= {"writer.format": self.format, "writer.fps": self.fps}
+            own["writer.format"] = self.format
         made = RunProperties(
             model=class_path(type(pl_module)),
             weights=method_of(pl_module).weights_source,
@@ -400,30 +340,30 @@ class Writer(Callback):
             raise ValueError(f"the key {key!r} leads out of the folder {self._root}")
         return self._root / self._name(key)
 
-    def _is_ours(self, key: str) -> bool:
-        return self._lines.find(self._name(key)) is not None
-
-    def _is_done(self, key: str, source: str | None, places: OutputPlaces) -> bool:
+    def _is_done(self, key: str, source: str | None) -> bool:
         """Return whether an output is there, made as it would be made now.
 
         Raises:
             ValueError: If it is not, and something that is not ours would be replaced.
         """
         target, made = self._target(key), self._lines.find(self._name(key))
-        places.check(key, target, self._of_clips)
-        film = video_of(target, self.video) if self._of_clips and self.video else None
-        if film is not None:
-            places.check(key, film, folder=False)
-        there = exists(target) and (film is None or exists(film))
-        if there and made is not None and self._lines.is_same(made, source, self._own(key)):
+        if not os.path.lexists(target):
+            return False
+        number = _file_number(target)
+        if number is not None and (number in self._inputs or number == _file_number(source)):
+            raise ValueError(f"{target} would overwrite an input: {ELSEWHERE}")
+        if made is None or target.is_dir() != self._of_clips:
+            raise ValueError(
+                f"{target} exists, and no line of {NAME} says that Enlarger wrote it: move it "
+                f"away, or {ELSEWHERE}"
+            )
+        if self._lines.is_same(made, source, self._own(key)):
             return True
-        if self._of_clips and exists(target):
-            if others := foreign(target, frames_of(0 if made is None else made.frames)):
-                raise ValueError(foreign_files_message(target, others))
-        elif exists(target) and made is None:
-            raise ValueError(_not_ours(target))
-        if film is not None and exists(film) and (made is None or made.video != self.video):
-            raise ValueError(_not_ours(film))
+        if self._of_clips and (others := foreign(target, frames_of(made.frames))):
+            raise ValueError(
+                f"{target} holds {others[0]}, which Enlarger did not write, and would be replaced: "
+                f"move it away, or {ELSEWHERE}"
+            )
         return False
 
     # ------------------------------------------------------------------------------ the videos
@@ -434,45 +374,31 @@ class Writer(Callback):
             return {}
         return {"writer.codec": self._settings.codec, "writer.crf": self._settings.crf}
 
-    def _made(self, key: str) -> dict[str, Any]:
-        """Return what must be equal, so that a later run continues a video."""
-        read = size_and_time(self._sources[key] or "")
-        return {"way": self._lines.way(self._own(key)), "seed": self._lines.seed, "input": read}
-
-    def _begun(self, done: set[str], first: bool) -> dict[str, frozenset[int]]:
-        """Return the segments that an earlier run finished; remove what is not needed."""
-        begun = {}
-        for key in sorted(self._videos):
-            target = self._target(key)
-            if key not in done and (found := finished_segments(target, self._made(key))):
-                begun[key] = found
-            elif first:
-                remove_parts(target)
-        return begun
-
     def _opened(self, meta: dict[str, Any]) -> _Video:
-        """Open the video of a frame; the first process to do so says what it will not keep."""
+        """Open the video of a frame, and say what it will not keep."""
         frame: VideoFrame = meta["frame"]
-        key, path = frame.video, meta["path"]
-        begun = self._continued.get(key, frozenset())
-        how = (self._settings, self._made(key), begun, self._shared)
-        writer = VideoWriter(self._target(key), path, *how)
+        target, path = self._target(frame.video), meta["path"]
+
+        def note() -> None:  # in the same order as for an image
+            remove_file(target)
+            if self._video is not None and self._video.line is not None:
+                self._lines.add(self._video.line, self._own(frame.video))
+
+        writer = VideoWriter(target, path, self._settings, note)
         losses = writer.left_out + ["transparency"] * frame.transparent
         if frame.interlaced:
             losses.append("fields (interlaced, enlarged as progressive: deinterlace first)")
-        if losses and writer.is_first(frame):
+        if losses:
             log.warning("%s: not kept: %s", path, ", ".join(losses))
-        return _Video(key, writer)
+        return _Video(frame.video, writer)
 
     def _add_frame(self, pixels: Pixels, meta: dict[str, Any], common: Line, finite: bool) -> None:
+        """Add a frame to its video; an encoder's error does not end the run."""
         frame: VideoFrame = meta["frame"]
         key = frame.video
-        if self._video is not None and self._video.key != key:
-            self._leave_video()  # its last frame is another process's
         if key in self._abandoned:
             return
-
-        def add() -> None:
+        try:
             if self._video is None:
                 self._video = self._opened(meta)
             if not finite:
@@ -482,101 +408,29 @@ class Writer(Callback):
             if frame.last:
                 size = list(pixels.shape[:2])
                 self._video.line = self._video_line(self._video, meta, size, common)
-
-        self._try(key, add)
-        if frame.last:
-            self._leave_video()
+                self._video.writer.finish()
+                self._video = None
+                self.written += 1
+        except OSError:  # a disk error, which other videos will have, too
+            raise
+        except Exception as error:  # whatever encoders raise
+            self._data.abandon_in_predict(key)
+            self._abandoned.add(key)
+            self._drop_video()
+            self._fail(key, meta["path"], f"it cannot be written as a video: {error}")
 
     def _video_line(
         self, video: _Video, meta: dict[str, Any], size: list[int], common: Line
     ) -> Line:
-        facts = input_facts(meta["path"], meta["read"])
         named = Line(key=video.key, input=meta["path"], output=self._name(video.key))
         seconds = round(sum(video.seconds) / len(video.seconds), 6)
         own = Line(size=size, frames=meta["frame"].number, seconds=seconds)
-        return Line(**{**named, **common, **own, **facts})
+        return Line(**{**named, **common, **own, **_input_state(meta["path"], meta)})
 
-    def _leave_video(self) -> None:
-        """End the current video's frames in this process, and join what is whole."""
-        video = self._video
-        if video is None or not self._try(video.key, video.writer.end):
-            return
+    def _drop_video(self) -> None:
+        if self._video is not None:
+            self._video.writer.drop()
         self._video = None
-        if video.line is None:
-            video.writer.close()
-        else:
-            self._to_join.append(video)
-        self._join_whole(last=not self._shared)
-
-    def _join_whole(self, last: bool) -> None:
-        """Join the videos that have all segments; ``last``: warn of the others."""
-        for video in list(self._to_join):
-            if video.writer.is_whole():
-                self._join(video)
-            elif last:
-                log.warning(
-                    "%s: not all of its segments are there, or another command writes them: run "
-                    "the command again",
-                    video.writer.target,
-                )
-            else:
-                continue
-            video.writer.close()
-            self._to_join.remove(video)
-
-    def _join(self, video: _Video) -> None:
-        def note() -> None:  # in the same order as for an image
-            remove_file(video.writer.target)
-            if video.line is not None:
-                self._lines.add(video.line, self._own(video.key))
-
-        def join() -> None:
-            video.writer.join(note)
-            self.written += 1
-
-        if not self._try(video.key, join):
-            video.writer.drop()
-
-    def _end_shared(self, first: bool) -> None:
-        """Join and report the other videos, once all processes have ended their segments."""
-        found = gather(self._lost_videos)
-        self._shared = False
-        lost = {key: one for some in found for key, one in some.items()}
-        ours = {key for some in found for key, one in some.items() if one.ours}
-        for video in [video for video in self._to_join if video.key in lost]:
-            video.writer.drop()
-            self._to_join.remove(video)
-        self._join_whole(last=True)
-        for key, one in sorted(lost.items()) if first else ():
-            if key in ours:
-                remove_parts(self._target(key))
-            self._lose_video(key, one.reason, one.broken)
-
-    def _try(self, key: str, work: Callable[[], None]) -> bool:
-        """Return whether a part of a video succeeded; an encoder's error does not end the run."""
-        try:
-            work()
-        except OSError:  # a disk error, which other videos will have, too
-            raise
-        except Exception as error:  # whatever encoders raise
-            self._abandon(key)
-            self._abandoned.add(key)
-            self._lose_video(key, f"it cannot be written as a video: {error}", broken=False)
-            return False
-        return True
-
-    def _lose_video(self, key: str, reason: str, broken: bool) -> None:
-        """Report a video that is not written, and drop it; if it is shared, once all have ended."""
-        ours = self._video is not None and self._video.key == key
-        if self._video is not None and ours:
-            writer, self._video = self._video.writer, None
-            (writer.close if self._shared else writer.drop)()
-        if self._shared:
-            self._lost_videos[key] = _Lost(reason, broken, ours)
-        elif broken:
-            self._report_broken(key, reason)
-        else:
-            self._fail(key, self._sources.get(key), reason)
 
     # ------------------------------------------------------------------------------ the images
 
@@ -617,11 +471,9 @@ class Writer(Callback):
         self, key: str, pixels: Pixels, meta: dict[str, Any], common: Line, finite: bool
     ) -> None:
         target, source = self._target(key), meta.get("path") or self._sources.get(key)
-        if not self._sources:  # else all was checked in `setup`
-            places = OutputPlaces(self._root, [source] if source else [])
-            if self._is_done(key, source, places):
-                self.skipped += 1
-                return
+        if not self._sources and self._is_done(key, source):  # else all was checked in `setup`
+            self.skipped += 1
+            return
         if reason := unwritable_reason(pixels, finite, self.format):
             self._fail(key, source, reason)
             return
@@ -669,7 +521,7 @@ class Writer(Callback):
         exif = meta.get("exif")
         if exif is not None:
             exif = fitted_exif(exif, pixels.shape[:2], self.exif == "keep")
-        facts = input_facts(line["input"], meta.get("read"))
+        line = Line(**{**line, **_input_state(line["input"], meta)})
 
         def note() -> None:
             # The new image is complete on the disk. The old one is removed before the line is
@@ -677,35 +529,25 @@ class Writer(Callback):
             # image of another run with this line, and none without a line: at worst the image is
             # missing, and the next run writes it.
             if pixels.ndim == 4:
-                remove(target, *self._written(line["output"]))
-                own = Line(frames=len(pixels), video=self.video)
+                made = self._lines.find(line["output"])
+                if made is not None and target.exists():
+                    remove_folder(target, frames_of(made.frames))
+                self._lines.add(Line(**{**line, "frames": len(pixels)}))
             else:
                 remove_file(target)
-                own = Line()
-            self._lines.add(Line(**{**line, **own, **facts}))
+                self._lines.add(line)
 
         if pixels.ndim == 4:
-            video = (self.video, self.fps)
-            write_clip(target, pixels, self.format, self.quality, video, note)
+            write_clip(target, pixels, self.format, self.quality, note)
             return []
         extras = Extras(meta.get("icc"), exif, meta.get("cicp"))
         extras, lost = fitted_extras(extras, pixels, self.format)
         write_image(target, pixels, extras, self.format, self.quality, note)
         return lost
 
-    def _written(self, output: str) -> tuple[int | None, set[Video]]:
-        """Return the number of frames of an earlier run, and the videos to remove with them."""
-        made = self._lines.find(output)
-        count, video = (made.frames, made.video) if made else (0, None)
-        return count, {kind for kind in get_args(Video) if kind in (video, self.video)}
-
     def _close(self) -> None:
-        for video in [*self._to_join, *([] if self._video is None else [self._video])]:
-            video.writer.close()
-        self._video = None
+        self._drop_video()
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
         self._pool = None
         self._pending.clear()
-        if self._lock is not None:
-            self._lock.release()

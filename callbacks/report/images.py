@@ -12,7 +12,6 @@ import json
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -34,7 +33,6 @@ log = logging.getLogger(__name__)
 VERSION = 1
 GAP = 8  # pixels between rows of images
 INDEX, FOLDER = "report/images.json", "report/images"
-BICUBIC = "bicubic/"  # before the name of a validation's number: that of bicubic
 
 # 25 % smaller than PNG, and faster; two to ten times the effort would save another 5 to 10 %.
 WEBP: dict[str, Any] = {"format": "WEBP", "lossless": True, "quality": 50, "method": 0}
@@ -89,15 +87,6 @@ class Index(Provenance):
     evaluations: list[Evaluation]
 
 
-@dataclass(frozen=True)
-class _Scene:
-    """The part that is independent of the method, kept for the next validation."""
-
-    input: str
-    window: Window
-    files: dict[str, str]
-
-
 class ImageStore:
     """Write the images of a run.
 
@@ -109,7 +98,6 @@ class ImageStore:
     def __init__(self, run: Path, side: int) -> None:
         self.run, self.folder = run, run / FOLDER
         self.side = side
-        self._scenes: dict[tuple[str, float, str], _Scene] = {}
 
     def keep(
         self, dataset: Any, key: str, sr: Tensor, lr: Tensor | None, hr: Tensor | None
@@ -117,7 +105,7 @@ class ImageStore:
         """Write the new files of one image.
 
         Args:
-            dataset: Has ``name`` and ``scale``.
+            dataset: Has ``scale``.
             key: Name of the image.
             sr: (1, 3, H, W) in [0, 1], the output.
             lr: (1, 3, h, w) in [0, 1], the input, if there is one.
@@ -125,24 +113,6 @@ class ImageStore:
         """
         if hr is not None and hr.shape != sr.shape:
             hr = None  # the metrics report it
-        given = hr if lr is None else lr
-        digest = "" if given is None else _digest(to_8_bit(given))
-        name = (dataset.name, float(dataset.scale), key)
-        scene = self._scenes.get(name)
-        if scene is None or not digest or scene.input != digest:
-            scene = self._scenes[name] = self._scene(dataset, digest, sr, lr, hr)
-        return {
-            "key": key,
-            "size": (sr.shape[-1], sr.shape[-2]),
-            "window": scene.window,
-            "input": None if lr is None else digest,
-            "files": {**scene.files, "sr": self._write(sr, scene.window)},
-            "numbers": {},
-        }
-
-    def _scene(
-        self, dataset: Any, digest: str, sr: Tensor, lr: Tensor | None, hr: Tensor | None
-    ) -> _Scene:
         size = (sr.shape[-2], sr.shape[-1])
         bicubic = None if lr is None else resize(lr, size)
         # Detail in the LR, so that all methods show the same window.
@@ -152,9 +122,15 @@ class ImageStore:
         if shown != size:
             corner = most_detailed(reference, shown, math.ceil(dataset.scale))
         window = (*corner, *shown)
-        images = {"bicubic": bicubic, "hr": hr}
-        files = {k: self._write(x, window) for k, x in images.items() if x is not None}
-        return _Scene(digest, window, files)
+        images = {"bicubic": bicubic, "hr": hr, "sr": sr}
+        return {
+            "key": key,
+            "size": size[::-1],
+            "window": window,
+            "input": None if lr is None else _digest(to_8_bit(lr)),
+            "files": {k: self._write(x, window) for k, x in images.items() if x is not None},
+            "numbers": {},
+        }
 
     def _write(self, image: Tensor, window: Window) -> str:
         top, left, height, width = window

@@ -13,7 +13,7 @@ import numpy as np
 
 from callbacks.files import Provenance
 from callbacks.pages.render import Figure, Tile, embedded, render_page
-from callbacks.report.images import BICUBIC, Evaluation, ReportImage
+from callbacks.report.images import Evaluation, ReportImage
 from callbacks.report.runs import Curve, Run
 from callbacks.results.files import (
     Result,
@@ -28,27 +28,15 @@ from callbacks.tensorboard import MetricProtocol
 
 WIDTH, HEIGHT = 360, 200
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 24  # margins
-POINTS = 200  # of a line; more values are averaged
+POINTS = 400  # of a line; more values are averaged
 COLORS = 8  # classes `series-0` ... of report.css
 LOGARITHMIC = 20.0  # a positive range with at least this ratio has a logarithmic axis
 Places = list[tuple[float, float]]  # x and y in the drawing
-Levels = Sequence[tuple[str, float]]
 TITLES = {"bicubic": "LR, bicubic", "hr": "HR"}
 CONTROL = "bicubic"  # the checkpoint of a metric's control
-SHARE = "throughput/share_"  # scalars of callbacks/training/throughput.py
-MEGABYTE = 1_000_000
 TEMPLATE = Path(__file__).parent / "report.html.j2"
 LEFT_OUT = ("epoch", "hp_metric")  # scalars that are no measurement
-ORDER = ("train", "val", "lr", "throughput")  # of curves, by the first part of their names
-
-
-class Line(NamedTuple):
-    """A curve as it is drawn: each point is one value, or the mean of several."""
-
-    steps: list[float]
-    means: list[float]
-    lows: list[float]
-    highs: list[float]
+ORDER = ("train", "val", "lr")  # of curves, by the first part of their names
 
 
 class Axis(NamedTuple):
@@ -80,12 +68,10 @@ class Series(NamedTuple):
 
     color: Its number; ``COLORS`` of them exist.
     line: Places of its points; a single one is drawn as a dot.
-    band: Outline of the least and greatest of averaged values; empty for none.
     """
 
     color: int
     line: Places
-    band: Places
 
 
 class Chart(NamedTuple):
@@ -95,7 +81,6 @@ class Chart(NamedTuple):
     latest: The last value of each run.
     summary: The last values with their steps, for screen readers.
     note: What the drawing leaves out or averages; may be empty.
-    levels: Names and values of horizontal lines.
     """
 
     title: str
@@ -105,25 +90,23 @@ class Chart(NamedTuple):
     y: Axis
     series: list[Series]
     note: str
-    levels: Levels
 
 
-def chart(title: str, curves: Mapping[int, Curve], levels: Levels = ()) -> Chart:
+def chart(title: str, curves: Mapping[int, Curve]) -> Chart:
     """Lay out the drawing of one scalar.
 
     Args:
         title: Name of the scalar.
         curves: By the run's number, which chooses the colour; each has at least one value.
-        levels: Names and values of horizontal lines.
     """
     lines = {number: averaged(curve) for number, curve in curves.items()}
-    x, y = _axes(list(lines.values()), [value for _, value in levels])
+    x, y = _axes(list(lines.values()))
     summary = "; ".join(f"{c.values[-1]:.4g} at step {c.steps[-1]}" for c in curves.values())
     series = [
-        _series(number, line, x, y, with_band=len(lines) == 1) for number, line in lines.items()
+        Series(number % COLORS, [(x.place(step), y.place(value)) for step, value in line])
+        for number, line in lines.items()
     ]
-    summary += "".join(f"; {name} {value:.4g}" for name, value in levels)
-    return Chart(title, latest(curves), summary, x, y, series, _note(curves, y.log), levels)
+    return Chart(title, latest(curves), summary, x, y, series, _note(curves, y.log))
 
 
 def latest(curves: Mapping[int, Curve]) -> str:
@@ -131,19 +114,11 @@ def latest(curves: Mapping[int, Curve]) -> str:
     return " · ".join(f"{curve.values[-1]:.4g}" for curve in curves.values())
 
 
-def averaged(curve: Curve, points: int = POINTS) -> Line:
-    """Reduce a curve of more than ``2 * points`` values to ``points`` means of neighbours."""
-    if len(curve.steps) <= 2 * points:
-        values = list(map(float, curve.values))
-        return Line(list(map(float, curve.steps)), values, values, values)
-    steps = np.array_split(np.asarray(curve.steps, np.float64), points)
-    values_ = np.array_split(np.asarray(curve.values, np.float64), points)
-    return Line(
-        [float(part.mean()) for part in steps],
-        [float(part.mean()) for part in values_],
-        [float(part.min()) for part in values_],
-        [float(part.max()) for part in values_],
-    )
+def averaged(curve: Curve, points: int = POINTS) -> Places:
+    """Return steps and values; of more than ``points`` of them, means of neighbours."""
+    parts = min(points, len(curve.steps))
+    both = np.array([curve.steps, curve.values], np.float64)
+    return [(float(a), float(b)) for a, b in (p.mean(1) for p in np.array_split(both, parts, 1))]
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -174,11 +149,10 @@ def short(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _axes(lines: Sequence[Line], levels: Sequence[float]) -> tuple[Axis, Axis]:
-    first = min(line.steps[0] for line in lines)
-    last = max(line.steps[-1] for line in lines)
-    low = min(*levels, *(min(line.lows) for line in lines), math.inf)
-    high = max(*levels, *(max(line.highs) for line in lines), -math.inf)
+def _axes(lines: Sequence[Places]) -> tuple[Axis, Axis]:
+    first, last = min(line[0][0] for line in lines), max(line[-1][0] for line in lines)
+    values = [value for line in lines for _, value in line]
+    low, high = min(values), max(values)
     log = low > 0 and high / low >= LOGARITHMIC
     if not log:
         # A constant gets a range, too, and no line lies on the frame.
@@ -188,19 +162,10 @@ def _axes(lines: Sequence[Line], levels: Sequence[float]) -> tuple[Axis, Axis]:
     return x, Axis(low, high, HEIGHT - BOTTOM, TOP, log)
 
 
-def _series(number: int, line: Line, x: Axis, y: Axis, with_band: bool) -> Series:
-    def places(values: Sequence[float]) -> Places:
-        return [(x.place(s), y.place(v)) for s, v in zip(line.steps, values, strict=True)]
-
-    spread = with_band and line.lows is not line.highs
-    band = places(line.highs) + places(line.lows)[::-1] if spread else []
-    return Series(number % COLORS, places(line.means), band)
-
-
 def _note(curves: Mapping[int, Curve], log: bool) -> str:
     notes = ["logarithmic"] if log else []
-    if any(len(curve.steps) > 2 * POINTS for curve in curves.values()):
-        notes.append("means over a band from least to greatest" if len(curves) == 1 else "means")
+    if any(len(curve.steps) > POINTS for curve in curves.values()):
+        notes.append("means")
     if left_out := sum(curve.left_out for curve in curves.values()):
         notes.append(f"{left_out} values that are not finite are left out")
     return "; ".join(notes)
@@ -329,14 +294,6 @@ class ResultsTable(NamedTuple):
     note: str
 
 
-class Share(NamedTuple):
-    """One bar: a run's share of time, in [0, 1]."""
-
-    name: str
-    run: int
-    value: float
-
-
 def results_table(runs: Sequence[Run]) -> ResultsTable | None:
     """Return the table of all results; None without any."""
     results = [result for run in runs for result in run.results]
@@ -349,17 +306,6 @@ def results_table(runs: Sequence[Run]) -> ResultsTable | None:
         [(heading, describe(protocol)) for heading, protocol in headings.values()],
         _seeds_note(results),
     )
-
-
-def shares(runs: Sequence[Run]) -> list[Share]:
-    """Return the last values of the scalars ``throughput/share_...``."""
-    tags = dict.fromkeys(tag for run in runs for tag in run.curves if tag.startswith(SHARE))
-    return [
-        Share(tag.removeprefix(SHARE), number, run.curves[tag].values[-1])
-        for tag in tags
-        for number, run in enumerate(runs)
-        if tag in run.curves and run.curves[tag].values
-    ]
 
 
 def _arrow(column: str, results: list[Result]) -> str:
@@ -395,17 +341,6 @@ def _seeds_note(results: list[Result]) -> str:
     return f"Mean ± standard deviation over {', '.join(map(str, counts))} seeds."
 
 
-class Limits(NamedTuple):
-    """How many images go into a page.
-
-    images: At most this many of each dataset; None for all that were kept.
-    megabytes: Images that would make the page larger than this are left out.
-    """
-
-    images: int | None = None
-    megabytes: float = 32.0
-
-
 class Dataset(NamedTuple):
     """The figures of one dataset and scale.
 
@@ -417,20 +352,19 @@ class Dataset(NamedTuple):
     figures: list[Figure]
 
 
-def page(runs: Sequence[Run], limits: Limits) -> str:
+def page(runs: Sequence[Run], limit: int | None = None) -> str:
     """Return the whole page.
 
     Args:
         runs: One or more.
-        limits: How many of their images it holds.
+        limit: It holds at most this many images of each dataset; None for all that were kept.
     """
     charts, single, drawn = _curves(runs)
-    datasets, notes = _datasets(runs, limits)
+    datasets, notes = _datasets(runs, limit)
     parts = {
         "Images": True,
         "Results": True,
         "Curves": charts or single,
-        "Shares of time": (bars := shares(runs)),
         "Configuration": any(run.config for run in runs),
     }
     return render_page(
@@ -446,7 +380,6 @@ def page(runs: Sequence[Run], limits: Limits) -> str:
         single=single,
         width=WIDTH,
         height=HEIGHT,
-        shares=bars,
         contents=[name for name, present in parts.items() if present],
         datasets=datasets,
         notes=notes,
@@ -482,19 +415,11 @@ def _curves(runs: Sequence[Run]) -> tuple[list[Chart], list[tuple[str, str]], li
     lines = [tag for tag in tags if any(len(curve.steps) > 1 for curve in found[tag].values())]
     single = [(tag, latest(found[tag])) for tag in tags if tag not in lines]
     drawn = sorted({number for tag in lines for number in found[tag]})
-    return [chart(tag, found[tag], _levels(runs, tag)) for tag in lines], single, drawn
-
-
-def _levels(runs: Sequence[Run], tag: str) -> Levels:
-    """Return bicubic's numbers, which differ between runs on other images only."""
-    curves = [run.curves[of] for run in runs if (of := BICUBIC + tag) in run.curves]
-    values = dict.fromkeys(round(curve.values[-1], 4) for curve in curves if curve.values)
-    return [(CONTROL, value) for value in values]
+    return [chart(tag, found[tag]) for tag in lines], single, drawn
 
 
 def _is_drawn(tag: str) -> bool:
-    # The numbers of a test are in the table, shares are bars, and bicubic's are in their charts.
-    return tag not in LEFT_OUT and not tag.startswith(("test/", SHARE, BICUBIC))
+    return tag not in LEFT_OUT and not tag.startswith("test/")  # which is in the table
 
 
 def _place(tag: str) -> int:
@@ -503,55 +428,33 @@ def _place(tag: str) -> int:
 
 
 # ---------------------------------------------------------------------------------------- images
-def _datasets(runs: Sequence[Run], limits: Limits) -> tuple[list[Dataset], list[str]]:
+def _datasets(runs: Sequence[Run], limit: int | None) -> tuple[list[Dataset], list[str]]:
     """Return the figures by dataset, and notes on what is not shown."""
     found = scenes(runs)
     common = [s for s in found if len(s.shown) > 1] if len(runs) > 1 else found
     if not common:
         return [], ["No two runs show the same image." if found else "No images were kept."]
-    kept, notes = _within_limits(common, limits)
-    if alone := len(found) - len(common):
-        notes.append(f"{alone} images that only one run has are not shown.")
     datasets: dict[tuple[str, float], Dataset] = {}
-    for scene, shown in kept:
-        title = f"{scene.dataset} x{scene.scale:g}"
-        new = Dataset(title, _evaluations(scene), [])
+    missing = left_out = 0
+    for scene in common:
+        new = Dataset(f"{scene.dataset} x{scene.scale:g}", _evaluations(scene), [])
         dataset = datasets.setdefault((scene.dataset, scene.scale), new)
-        dataset.figures.append(figure(scene, shown))
-    return list(datasets.values()), notes
-
-
-def _within_limits(
-    found: Sequence[Scene], limits: Limits
-) -> tuple[list[tuple[Scene, list[Tile]]], list[str]]:
-    """Return the scenes within the limits, in their order, with their tiles; and notes."""
-    counts: dict[tuple[str, float], int] = {}
-    turns: list[tuple[int, int]] = []  # all datasets' first images, all their second ones, ...
-    for index, scene in enumerate(found):
-        place = scene.dataset, scene.scale
-        count = counts[place] = counts.get(place, 0) + 1
-        if limits.images is None or count <= limits.images:
-            turns.append((count, index))
-    kept: dict[int, list[Tile]] = {}
-    missing, budget = 0, limits.megabytes * MEGABYTE
-    for _, index in sorted(turns):
-        if not (shown := tiles(found[index])):
+        if limit is not None and len(dataset.figures) >= limit:
+            left_out += 1
+        elif shown := tiles(scene):
+            dataset.figures.append(figure(scene, shown))
+        else:
             missing += 1
-            continue
-        budget -= sum(len(tile.uri) for tile in shown)
-        if budget < 0:
-            break
-        kept[index] = shown
-    notes = []
-    if missing:
-        notes.append(f"The files of {missing} images are missing.")
-    if left_out := len(found) - len(kept) - missing:
-        notes.append(
-            f"{left_out} more images are in report/images of the run: the page holds at most "
-            f"{limits.megabytes:g} MB of them"
-            + ("." if limits.images is None else f", {limits.images} of each dataset.")
+    notes = [
+        f"{count} {what}"
+        for count, what in (
+            (missing, "images are not shown: their files are missing."),
+            (left_out, f"more images are in report/images: the page shows {limit} of a dataset."),
+            (len(found) - len(common), "images that only one run has are not shown."),
         )
-    return [(found[index], kept[index]) for index in sorted(kept)], notes
+        if count
+    ]
+    return [dataset for dataset in datasets.values() if dataset.figures], notes
 
 
 def _evaluations(scene: Scene) -> str:

@@ -28,21 +28,19 @@ from callbacks.evaluation import (
     gather_on_first,
 )
 from callbacks.files import Provenance, provenance
-from callbacks.metrics.base import ImageMetric, Metric
-from callbacks.metrics.pixels import PixelMetric
+from callbacks.metrics.base import ImageMetric
 from callbacks.report.images import (
-    BICUBIC,
     Evaluation,
     ImageStore,
     ReportImage,
     log_image,
     write_index,
 )
-from callbacks.report.page import MEGABYTE, Limits, page
+from callbacks.report.page import page
 from callbacks.report.runs import read_run, read_runs
 from callbacks.results.files import made_by, one_writer
 from files.method import method_of
-from files.numbers import NonNegativeInt, PositiveFloat, PositiveInt
+from files.numbers import NonNegativeInt, PositiveInt
 from files.owned import write_whole
 
 if TYPE_CHECKING:
@@ -57,32 +55,24 @@ class Report(EvaluationCallback):
     """Keep images of each evaluation, and write ``report.html`` at the end of each command.
 
     Bicubic, output and HR of each dataset's first images are kept in ``report/images`` of the
-    run's directory, lossless; in ``fit`` those of the latest validation. The first validation also
-    measures bicubic by PSNR, SSIM and the like, for a line in their curves. TensorBoard, W&B and
+    run's directory, lossless; in ``fit`` those of the latest validation. TensorBoard, W&B and
     MLflow get the first images of each validation in ``fit``, side by side. Errors never end a run:
     they are warnings.
 
     Args:
         limit: Images kept of each dataset, the first ones; 0 keeps none.
         side: Images larger than this are cut to the window of this side with the most detail.
-        megabytes: Images that would make the page larger than this are left out of it.
     """
 
-    def __init__(
-        self, limit: NonNegativeInt = 8, side: PositiveInt = 384, megabytes: PositiveFloat = 32.0
-    ) -> None:
+    def __init__(self, limit: NonNegativeInt = 8, side: PositiveInt = 384) -> None:
         super().__init__()
-        self.limit, self.side, self.megabytes = limit, side, megabytes
+        self.limit, self.side = limit, side
         self._store: ImageStore | None = None  # None: nothing is kept of this evaluation
         self._datasets: list[Any] = []
         self._wanted: list[list[str]] = []
         self._kept: list[dict[str, ReportImage]] = []
         self._source: Provenance | None = None
         self._has_news = False  # whether there is anything new to show
-        self._lent: list[PixelMetric] = []  # metrics that measure bicubic for us, once
-        self._measured: set[str] = set()  # their names, the same on all processes
-        self._bicubic: dict[str, float] = {}  # its numbers in validations, by tag
-        self._bicubic_images: dict[str, dict[str, dict[str, float]]] = {}  # by metric and dataset
 
     # ------------------------------------------------------------------------- Lightning's hooks
 
@@ -109,16 +99,6 @@ class Report(EvaluationCallback):
     # ---------------------------------------------------------------------------------- the work
 
     def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            self._lent = [
-                metric
-                for metric in all_callbacks(trainer)
-                if isinstance(metric, PixelMetric)
-                and not metric.control
-                and metric.name not in self._measured
-            ]
-            for metric in self._lent:
-                metric.control = True
         self._datasets, self._kept = [], []
         if trainer.sanity_checking or _trial(trainer) or not self.limit:
             return
@@ -156,26 +136,9 @@ class Report(EvaluationCallback):
     def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         """Do nothing: metrics do not have their numbers yet."""
 
-    def _log_bicubic(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log bicubic's numbers at each validation, for a line in its curve."""
-        for lent in self._lent:
-            lent.control = False
-            if lent.records:  # else it was not its turn
-                self._measured.add(lent.name)
-        self._lent = []
-        for metric in all_callbacks(trainer):
-            if isinstance(metric, Metric) and metric.control_records:
-                self._bicubic_images[metric.name] = metric.control_images
-                for record in metric.control_records:
-                    self._bicubic[BICUBIC + metric.tag("val", record)] = record["value"]
-        for logger in trainer.loggers if self._bicubic else ():
-            logger.log_metrics(self._bicubic, trainer.global_step)
-
     def _bring_together(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.sanity_checking:
             return
-        if trainer.state.fn == TrainerFn.FITTING:
-            self._log_bicubic(trainer, pl_module)
         self._has_news |= trainer.state.fn != TrainerFn.FITTING
         if not self._datasets:
             return
@@ -221,8 +184,7 @@ class Report(EvaluationCallback):
         kept = [found[key] for key in self._wanted[index] if key in found]
         metrics = [c for c in all_callbacks(trainer) if isinstance(c, ImageMetric)]
         for metric in metrics:
-            bicubic = metric.control_images or self._bicubic_images.get(metric.name, {})
-            for kind, images in (("sr", metric.images), ("bicubic", bicubic)):
+            for kind, images in (("sr", metric.images), ("bicubic", metric.control_images)):
                 values = images.get(dataset.name, {})
                 for image in kept:
                     if image["key"] in values:
@@ -244,8 +206,7 @@ class Report(EvaluationCallback):
                 logger.experiment.flush()
         run = Path(trainer.default_root_dir)
         try:
-            text = page([read_run(run, run.resolve().name)], Limits(None, self.megabytes))
-            write_page(run / NAME, text)
+            write_page(run / NAME, page([read_run(run, run.resolve().name)]))
         except Exception as error:  # must not fail a finished run
             log.warning("%s was not written: %r", run / NAME, error)
 
@@ -253,7 +214,7 @@ class Report(EvaluationCallback):
 def write_page(path: Path, text: str) -> None:
     """Write a page atomically, and log its path."""
     write_whole(path, text)
-    log.info("report: %s (%.1f MB)", path, path.stat().st_size / MEGABYTE)
+    log.info("report: %s (%.1f MB)", path, path.stat().st_size / 1e6)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -270,8 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs = [Path(run) for run in options.runs]
     out = Path(options.out or (NAME if len(runs) > 1 else runs[0] / NAME))
     try:
-        text = page(read_runs(runs), Limits(options.limit, options.megabytes))
-        write_page(out, text)
+        write_page(out, page(read_runs(runs), options.limit))
     except (OSError, ValueError) as error:
         log.error("error: %s", error)
         return 2
@@ -289,9 +249,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--limit", type=_positive, help="images of each dataset; by default all that were kept"
-    )
-    parser.add_argument(
-        "--megabytes", type=_positive, default=32, help="size of all images on the page (32)"
     )
     return parser
 

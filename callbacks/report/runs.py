@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
-
 from callbacks.files import Provenance
 from callbacks.report.images import FOLDER, INDEX, Evaluation, load_index
 from callbacks.report.scalar_record import FILE as RECORD
@@ -20,7 +18,6 @@ from callbacks.results.files import Result, load_results
 
 log = logging.getLogger(__name__)
 RESULTS, CONFIG = "results.json", "config.yaml"
-PATIENCE = 2.0  # seconds before a progress bar appears
 
 
 class Curve(NamedTuple):
@@ -73,10 +70,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     """
     for path in paths:
         check_run(path)
-    names = unique_names(paths)
-    pairs = list(zip(paths, names, strict=True))
-    bar = tqdm(pairs, desc="runs", delay=PATIENCE, leave=False, disable=None)
-    return [read_run(path, name) for path, name in bar]
+    return [read_run(path, name) for path, name in zip(paths, unique_names(paths), strict=True)]
 
 
 def check_run(path: Path) -> None:

@@ -249,9 +249,9 @@ def compare(
     found: list[Comparison] = []
     left_out: list[str] = []
     seen: set[str] = set()
-    for first in _results(a, asked):
+    for first in results(a, asked):
         seen.add(_place(first))
-        second, why = _counterpart(first, b)
+        second, why = counterpart(first, b)
         if second is None:
             left_out.append(f"{_place(first)} is left out: {why}")
             continue
@@ -270,8 +270,12 @@ def compare(
     return found, left_out
 
 
-def _results(run: RunNumbers, asked: Selection) -> Iterator[Result]:
-    """Yield the selected results, each once; several checkpoints of one number are an error."""
+def results(run: RunNumbers, asked: Selection) -> Iterator[Result]:
+    """Yield the selected results of a run, each once.
+
+    Raises:
+        ValueError: If several checkpoints have one number.
+    """
     groups: dict[str, list[Result]] = {}
     for result in run.results:
         if asked.wants(result):
@@ -281,7 +285,7 @@ def _results(run: RunNumbers, asked: Selection) -> Iterator[Result]:
             yield only
 
 
-def _counterpart(result: Result, run: RunNumbers) -> tuple[Result | None, str]:
+def counterpart(result: Result, run: RunNumbers) -> tuple[Result | None, str]:
     """Return the run's number to compare with, or None and the reason."""
     same = [r for r in run.results if _place(r) == _place(result)]
     for strict in (True, False):  # first those with an equal number of images
@@ -316,7 +320,7 @@ def _common(a: list[ImageNumbers], b: list[ImageNumbers]) -> tuple[list[str], li
     """Return the names of images that both have, and those of them whose pixels differ."""
     if not a or not b:
         return [], []
-    common = sorted(_over_seeds(a).keys() & _over_seeds(b).keys())
+    common = sorted(over_seeds(a).keys() & over_seeds(b).keys())
     digests: dict[str, set[str]] = {}
     for numbers in (*a, *b):
         for key, digest in numbers.get("digests", {}).items():
@@ -339,7 +343,7 @@ def _compared(
         elif a["n"] != b["n"]:
             note += f", and of {a['n']} and {b['n']} images: not to be compared"
         return Comparison(a, b, None, NO_INTERVAL, [note])
-    first, second = _over_seeds(of_a), _over_seeds(of_b)
+    first, second = over_seeds(of_a), over_seeds(of_b)
     common = first.keys() & second.keys()
     keys = sorted(common - {*unlike})
     values = np.array([[first[key], second[key]] for key in keys]).reshape(-1, 2)
@@ -388,7 +392,7 @@ def verdict(interval: tuple[float, float], higher_is_better: bool | None) -> str
     return "A is better" if (low > 0) == higher_is_better else "B is better"
 
 
-def _over_seeds(numbers: list[ImageNumbers]) -> dict[str, float]:
+def over_seeds(numbers: list[ImageNumbers]) -> dict[str, float]:
     """Return the mean over the seeds of each image that all of them have."""
     keys = set.intersection(*(set(n["values"]) for n in numbers))
     return {key: sum(n["values"][key] for n in numbers) / len(numbers) for key in keys}
@@ -488,12 +492,31 @@ def compare_runs(options: argparse.Namespace) -> int:
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        if len(options.runs) < 2:
-            raise ValueError(f"got one run; give two or more, or {options.runs[0]}@bicubic")
-        asked = Selection(options.metric, options.dataset)
-        first, *others = [load_run(run) for run in options.runs]
+        loaded = [load_run(run) for run in options.runs]
+    except (ValueError, OSError) as error:
+        log.error("error: %s", error)
+        return 2
+    return compare_numbers(loaded, options)
+
+
+def compare_numbers(loaded: Sequence[RunNumbers], options: argparse.Namespace) -> int:
+    """Print the comparisons of all with the first.
+
+    Args:
+        loaded: The numbers of each.
+        options: With ``metric`` and ``dataset``.
+
+    Returns:
+        0, or 2 if nothing could be compared.
+    """
+    first, *others = loaded
+    try:
+        if not others:
+            raise ValueError(
+                f"got one run; give two or more, or {first.name}@bicubic where it is a run"
+            )
         for other in others:
-            _show(first, other, asked)
+            _show(first, other, Selection(options.metric, options.dataset))
     except (ValueError, OSError) as error:
         log.error("error: %s", error)
         return 2

@@ -1,9 +1,7 @@
-"""The files of results: results.json, images.json, results.csv."""
+"""The files of results: results.json, images.json."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import math
@@ -385,24 +383,3 @@ def _warn_of_other_images(old: list[ImageNumbers], new: list[ImageNumbers]) -> N
             "two different names in data.init_args.val and data.init_args.test",
             *(place, len(names), min(names), len(now), min(now)),
         )
-
-
-def write_csv(path: Path, results: list[Result]) -> None:
-    """Write all results, one in each row, for pandas and spreadsheets.
-
-    Args:
-        path: The file.
-        results: As in ``results.json``.
-    """
-    names = ("dataset", "scale", "checkpoint", "metric", "value", "std", "n", "seeds", "protocol")
-    text = io.StringIO()
-    table = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
-    table.writeheader()
-    for result in results:
-        changed = {
-            "n": result["n"] - result.get("not_finite", 0),
-            "seeds": " ".join(map(str, result.get("seeds", []))),
-            "protocol": describe(result["protocol"]),
-        }
-        table.writerow({**result, **changed})
-    write_whole(path, text.getvalue())

@@ -39,7 +39,6 @@ from callbacks.results.files import (
     set_aside,
     shown_value,
     update_images,
-    write_csv,
     write_results,
 )
 from files.method import Method, method_of
@@ -122,9 +121,9 @@ class Results(Callback):
     """Store the numbers of ``validate`` and ``test`` in the run's directory, and show them.
 
     A new number replaces that of the same dataset, scale, metric, protocol and checkpoint; all
-    others stay. Besides ``results.json``, ``images.json`` has the numbers of single images, and
-    ``results.csv`` a table for papers. The validations within ``fit`` are in the logs instead; a
-    line compares the model with bicubic, if a metric has that control.
+    others stay. Besides ``results.json``, ``images.json`` has the numbers of single images. The
+    validations within ``fit`` are in the logs instead; a line compares the model with bicubic, if a
+    metric has that control.
 
     Args:
         filename: Name of the file in the run's directory.
@@ -191,7 +190,6 @@ class Results(Callback):
                 stored = merge(_readable(path), results)
                 write_results(path, stored)
                 update_images(path.parent, images_of(self._evaluations))
-                write_csv(path.with_suffix(".csv"), stored)
         if self.drew_noise and len(self._evaluations) < self.repeats:
             return
         self._evaluations = []

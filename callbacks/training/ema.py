@@ -16,7 +16,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from callbacks.training.guard import when_judged
 from files.method import method_of
 from files.numbers import NonNegativeInt, UnitInterval
 from files.tensors import check_numbers
@@ -85,9 +84,6 @@ class EMA(Callback):
         batch_idx: int,
     ) -> None:
         """Update if the batch completed a step; with accumulation not every batch does."""
-        when_judged(trainer, partial(self._follow, trainer, pl_module))
-
-    def _follow(self, trainer: Trainer, pl_module: LightningModule) -> None:
         step = trainer.global_step
         if step != self._step:
             self._step = step
@@ -171,11 +167,6 @@ class EMA(Callback):
                 state[prefix + name] = self._raw[position]
 
     # ------------------------------------------------------------------------------------ state
-
-    @property
-    def state_key(self) -> str:
-        """The key under which a checkpoint keeps the averages."""
-        return "EMA"
 
     def state_dict(self) -> dict[str, Any]:
         """Return averages by parameter name (no copies) and the counters."""

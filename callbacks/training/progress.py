@@ -14,7 +14,19 @@ from tqdm import tqdm
 from callbacks.evaluation import accumulated
 
 log = logging.getLogger(__name__)
+LINE = "{desc}: {unit} {n_fmt} of {total_fmt}, {rate_fmt}, {remaining} left{postfix}"
 REFRESH = 0.5  # seconds; reading the values for the bar waits for the device
+
+
+class _LogLines:
+    """A stream for tqdm that makes a line of the log of each drawing of a bar."""
+
+    def write(self, text: str) -> None:
+        if line := text.strip():
+            log.info("%s", line)
+
+    def flush(self) -> None:
+        pass
 
 
 class Progress(ProgressBar):
@@ -34,9 +46,12 @@ class Progress(ProgressBar):
 
     def __init__(self, every_n_seconds: float = 10.0) -> None:
         super().__init__()
-        self.every_n_seconds = every_n_seconds
         self._enabled = True
-        self._terminal = sys.stderr.isatty()
+        self._how: dict[str, Any] = {"mininterval": REFRESH, "dynamic_ncols": True}
+        if not sys.stderr.isatty():
+            # At one place, or tqdm moves a cursor that a file has not.
+            self._how = {"mininterval": every_n_seconds, "bar_format": LINE, "file": _LogLines()}
+            self._how |= {"position": 0, "leave": True}
         self._bars: list[tqdm[Any]] = []
         self._shown = 0.0
 
@@ -109,66 +124,34 @@ class Progress(ProgressBar):
     # -------------------------------------------------------------------------------------- the bar
 
     def _open(self, title: str, total: int | None, unit: str, initial: int = 0) -> None:
-        if not self._enabled:
-            return
-        bar = tqdm(
-            desc=title,
-            total=total,
-            initial=initial,
-            unit=unit,
-            leave=not self._bars,
-            position=len(self._bars),
-            disable=not self._terminal,
-            dynamic_ncols=True,
-            mininterval=REFRESH,
-        )
-        # A disabled bar does not keep these, and a log line needs them.
-        bar.n, bar.initial, bar.total, bar.desc, bar.unit = initial, initial, total, title, unit
-        bar.start_t = time.time()
-        self._bars.append(bar)
-        self._shown = time.monotonic()
+        if self._enabled:
+            bars = len(self._bars)
+            how = {"leave": not bars, "position": bars, "initial": initial, **self._how}
+            self._bars.append(tqdm(desc=title, total=total, unit=unit, **how))
+            self._shown = time.monotonic()
 
     def _advance(self, trainer: Trainer, to: int | None = None) -> None:
         if not self._bars:
             return
         bar = self._bars[-1]
         bar.n = bar.n + 1 if to is None else to
-        now = time.monotonic()
-        if now - self._shown >= (REFRESH if self._terminal else self.every_n_seconds):
+        if time.monotonic() - self._shown >= bar.mininterval:
             self._show(trainer)
 
-    def _show(self, trainer: Trainer) -> None:
-        bar = self._bars[-1]
+    def _show(self, trainer: Trainer, refresh: bool = True) -> None:
         self._shown = time.monotonic()
-        values = ", ".join(
-            f"{k} {_short(v)}"
-            for k, v in self.get_metrics(trainer, trainer.lightning_module).items()
-        )
-        if self._terminal:
-            bar.set_postfix_str(values, refresh=False)
-            bar.refresh()
-            return
-        elapsed = max(time.time() - bar.start_t, 1e-6)
-        rate = (bar.n - bar.initial) / elapsed
-        left = f", {_clock((bar.total - bar.n) / rate)} left" if bar.total and rate else ""
-        log.info(
-            "%s: %s %d%s, %.2f a second%s%s",
-            *(
-                bar.desc.removesuffix(": "),
-                bar.unit,
-                bar.n,
-                f" of {bar.total}" if bar.total else "",
-            ),
-            *(rate, left, f", {values}" if values else ""),
-        )
+        values = self.get_metrics(trainer, trainer.lightning_module)
+        self._bars[-1].set_postfix(values, refresh=refresh)
 
     def _close(self, trainer: Trainer) -> None:
-        if self._bars:
-            if self._bars[-1].n == self._bars[-1].initial:  # there was nothing to do
-                self._bars[-1].leave = False
-            else:
-                self._show(trainer)
-            self._bars.pop().close()
+        if not self._bars:
+            return
+        bar = self._bars[-1]
+        if bar.n == bar.initial:  # there was nothing to do
+            bar.leave = False
+        else:
+            self._show(trainer, refresh=not bar.leave)  # else `close` shows it
+        self._bars.pop().close()
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Return the values logged with ``prog_bar=True``."""
@@ -188,13 +171,3 @@ def _total_steps(trainer: Trainer) -> int | None:
 def _total(batches: int | float | list[int | float]) -> int | None:
     total = sum(batches) if isinstance(batches, list) else batches
     return None if total == float("inf") else int(total)
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

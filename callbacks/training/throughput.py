@@ -1,4 +1,4 @@
-"""Throughput, and the time line of a training step."""
+"""Throughput: where the time of training goes, in one line at its end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_only
 
 if TYPE_CHECKING:
     from files.batch import Seconds
@@ -108,11 +107,9 @@ class Budget:
 
 
 class Throughput(Callback):
-    """Log images/s over all processes, and the shares of a run's time.
+    """Log the shares of a run's time at its end, in the line ``time of training``.
 
-    Once in ``trainer.log_every_n_steps``. ``throughput/images_per_second`` is an average over the
-    steps since the last number, without validation. ``throughput/share_...`` are shares of the
-    first process's time since training began, without its first batch:
+    They are shares of the first process's time since training began, without its first batch:
 
     - ``waiting`` for the next batch, ``degrading`` (with the copy to the device), ``stepping`` and
       ``validating`` follow one another; callbacks and checkpoints count as steps, and the rest to 1
@@ -122,7 +119,7 @@ class Throughput(Callback):
       closer their sum is to 1, the closer the workers are to limiting the speed. Without workers
       they belong to the training process, and do not count as waiting.
 
-    The host waits for the device once an interval.
+    The host waits for the device once in ``trainer.log_every_n_steps``.
     """
 
     # Not dispatched, see `callbacks/training/progress.py`.
@@ -133,7 +130,7 @@ class Throughput(Callback):
         super().__init__()
         self._line: Timeline | None = None  # None before the end of the first batch
         self._budget = Budget(0)
-        self._step = self._images = 0  # at the interval's start; of this process since then
+        self._step = 0  # of the last reading
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the data module report each batch; the first one only warms up."""
@@ -156,16 +153,15 @@ class Throughput(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Count the images; log at the end of an interval."""
+        """Mark the end of the step; read the marks now and then, so that they do not pile up."""
         self._mark("stepping")
-        self._images += len(batch["key"])
-        every_n: int = max(vars(trainer)["log_every_n_steps"], 1)
         if self._line is None:
             self._line = Timeline(trainer.strategy.root_device)
             self._budget = Budget(getattr(trainer.train_dataloader, "num_workers", 0))
-            self._step, self._images = trainer.global_step, 0
-        elif trainer.global_step - self._step >= every_n:
-            self._report(trainer, self._line.read())
+            self._step = trainer.global_step
+        elif trainer.global_step - self._step >= max(vars(trainer)["log_every_n_steps"], 1):
+            self._budget.add(self._line.read())
+            self._step = trainer.global_step
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Mark the begin of validation."""
@@ -180,7 +176,6 @@ class Throughput(Callback):
         if self._line is None:
             return
         self._budget.add(self._line.read())
-        self._log(trainer, self._shares())
         if trainer.is_global_zero and (sentence := self._budget.sentence()):
             log.info("%s", sentence)
 
@@ -202,27 +197,6 @@ class Throughput(Callback):
         """Mark that the batch is on the device, with its LR."""
         self._mark("degrading")
 
-    # -------------------------------------------------------------------------------- the numbers
-
     def _mark(self, part: str) -> None:
         if self._line is not None:
             self._line.mark(part)
-
-    def _report(self, trainer: Trainer, spent: dict[str, float]) -> None:
-        self._budget.add(spent)
-        seconds = sum(spent.values()) - spent.get("validating", 0.0)
-        # All processes have equally many images.
-        speed = self._images * trainer.world_size / seconds
-        self._log(trainer, {"throughput/images_per_second": speed, **self._shares()})
-        self._step, self._images = trainer.global_step, 0
-
-    def _shares(self) -> dict[str, float]:
-        shares = self._budget.shares()
-        known = (part for part in (*OF_TRAINING, *OF_WORKERS) if part in shares)
-        return {f"throughput/share_{part}": shares[part] for part in known}
-
-    @rank_zero_only
-    def _log(self, trainer: Trainer, values: dict[str, float]) -> None:
-        # Not with pl_module.log, which would cost time at every step.
-        for logger in trainer.loggers:
-            logger.log_metrics(values, step=trainer.global_step)

@@ -1,6 +1,6 @@
 """``main.py app``: a page in the browser that enlarges photographs; needs the extra ``app``.
 
-python main.py app                   all runs, exports and published weights on this machine
+python main.py app                   all runs, exports and released models on this machine
 python main.py app runs/quickstart   begins with this one
 """
 
@@ -19,6 +19,7 @@ from contextlib import suppress
 
 from commands.app.models import Models
 from commands.errors import ConfigurationError
+from commands.released import DEFAULT
 
 INSTALL = "pip install -c constraints.txt -e '.[app]'"
 
@@ -33,8 +34,7 @@ def main(words: Sequence[str] | None = None) -> int:
         0.
 
     Raises:
-        ConfigurationError: If Gradio is missing, there is nothing to enlarge with, or the address
-            cannot be used.
+        ConfigurationError: If Gradio is missing, or the address cannot be used.
     """
     options = _parser().parse_args(words)
     if importlib.util.find_spec("gradio") is None:
@@ -91,12 +91,7 @@ def _parser() -> argparse.ArgumentParser:
 def _models(options: argparse.Namespace) -> Models:
     import enlarger
 
-    found = dict.fromkeys([*options.sources, *enlarger.sources(options.runs)])
-    if not found:
-        raise ConfigurationError(
-            f"app found no trained run or export in {options.runs}, and no published weights on "
-            "this machine: train a run (main.py fit), or get weights (main.py weights)"
-        )
+    found = dict.fromkeys([*options.sources, *enlarger.sources(options.runs), DEFAULT])
     models = Models([*found], options.device)
     try:
         for source in reversed(options.sources):  # the first one stays in memory

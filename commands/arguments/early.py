@@ -16,10 +16,9 @@ from pathlib import Path
 import yaml
 
 from commands.arguments.messages import missing_keys, unknown_argument, unknown_key
-from commands.errors import CONFIGS, EXPERIMENTS, ConfigurationError, did_you_mean
+from commands.errors import EXPERIMENTS, ConfigurationError, did_you_mean
 from commands.names import ABOUT, TOOLS
 from commands.options import ROOMS, SOURCES, arguments, options, public_names
-from files.numbers import RANGED
 from files.paths import CONFIGURATIONS, read_text
 
 # First parts of the commands' options.
@@ -30,28 +29,13 @@ TOP = (
     *("encode", "export"),
 )
 ON_RUNS = ("report", "compare", "measure", "export")  # whose first words are paths
-NUMBERS = {
-    "int": "int",
-    "float": "float",
-    **{kind.__name__: (kind.__doc__ or "").rstrip(".").replace("A", "a", 1) for kind in RANGED},
-}
-# Keys by the folder of configs/ whose files are their values, and by the room of such a class.
-PARTS = {
-    **{"model": "model", "lightning_modules": "model", "backbone": "model.space"},
-    **{"data": "data", "datamodules": "data", "augment": "data.crops.augment"},
-    **{"degradation": "degradation", "degradations": "degradation"},
-    **{"trainer": "trainer", "callbacks": "trainer.callbacks", "logger": "trainer.logger"},
-}
 Key = tuple[str, ...]  # the parts of a key without `init_args`
 _SPECIAL = {*"$~*?[]{},:\n"}  # characters of patterns, lists and addresses
-_WORD = re.compile(r"(?!(?i:null|none|true|false|yes|no|on|off|inf|nan)$)[A-Za-z]+")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def refuse_typos(args: Sequence[str]) -> None:
-    """Raise for a misspelt command, key, class or file, or a word in place of a number.
-
-    Raise, too, for a list of texts that is typed twice: the second would replace the first.
+    """Raise for a misspelt command, key, class or file.
 
     Args:
         args: Arguments as typed after ``main.py``.
@@ -67,7 +51,6 @@ def refuse_typos(args: Sequence[str]) -> None:
     refuse_missing_run(args)
     classes: dict[Key, str] = {(group,): group for group in SOURCES}
     classes[("data",)] = "datamodules.SRDataModule"  # as of the parser
-    lists: set[Key] = set()
     for number, word in enumerate(args):
         option, equals, value = word.partition("=")
         if not option.startswith("--"):
@@ -82,11 +65,8 @@ def refuse_typos(args: Sequence[str]) -> None:
         _refuse_group(option, key)
         if option == "--config":
             _refuse_file(value)
-        elif key == ("data", "predict") and args[0] == "predict":
-            _refuse_no_image(option[2:], value, classes)
         _refuse_class(option, value)
-        _refuse_key(key, value, classes)
-        _refuse_repeated(option, key, classes, lists)
+        _refuse_key(key, classes)
         try:
             inline = yaml.compose(value, _LOADER) if value.startswith("{") else None
             _note(key, inline or yaml.ScalarNode("", value), Path(), classes)
@@ -140,19 +120,11 @@ def _refuse_group(option: str, key: Key) -> None:
         raise ConfigurationError(f"unknown key {option[2:]!r}; did you mean {meant!r}?")
 
 
-def _refuse_no_image(key: str, value: str, classes: Mapping[Key, str]) -> None:
-    ours = classes.get(("data",)) == "datamodules.SRDataModule"
-    if ours and not re.fullmatch(r"(\w+\.)+[A-Z]\w*", value):  # a source
-        _refuse_missing(key, value)
-
-
 def _refuse_file(value: str) -> None:
     if _SPECIAL & {*value} or not value:
         return
     path = Path(value)
-    if path.is_file():
-        _refuse_part(path)
-    elif not path.exists():
+    if not path.exists():
         beside = {file.stem: file for file in path.parent.glob("*.y*ml")}
         files = {file.stem: file for file in EXPERIMENTS.rglob("*.yaml")} | beside
         near = [files[path.stem]] if path.stem in files else []
@@ -160,23 +132,6 @@ def _refuse_file(value: str) -> None:
         near = near or [files[s] for s in difflib.get_close_matches(path.stem, files, n=1)]
         meant = f"; did you mean {' or '.join(map(os.path.relpath, near[:3]))}?" if near else ""
         raise ConfigurationError(f"config is {value}, and there is no such file{meant}")
-
-
-def _refuse_part(path: Path) -> None:
-    """Raise if a file holds the value of one key, such as a model, and is no configuration."""
-    if path.suffix not in CONFIGURATIONS:
-        return
-    lines = path.read_text("utf-8", errors="replace").splitlines()
-    first = next((line for line in lines if line.partition("#")[0].strip()), "")
-    named = re.match(r"(?:- )?class_path: *(\w+)", first)
-    shipped = CONFIGS in path.resolve().parents
-    key = PARTS.get(path.parent.resolve().name if shipped else "")
-    key = key or (PARTS.get(named[1], "model") if named else None)
-    if key:
-        raise ConfigurationError(
-            f"{path} is the value of one key, not a configuration: give it to its key, as "
-            f"--{key} {path}"
-        )
 
 
 def _refuse_class(option: str, value: str) -> None:
@@ -196,7 +151,7 @@ def _types(of: str) -> Mapping[str, str] | None:
     return {name: "" for name in options(of)} or None if of in SOURCES else arguments(of)
 
 
-def _refuse_key(key: Key, value: str, classes: Mapping[Key, str]) -> None:
+def _refuse_key(key: Key, classes: Mapping[Key, str]) -> None:
     full = ""
     for depth, name in enumerate(key):
         of = classes.get(key[:depth], "")
@@ -206,26 +161,10 @@ def _refuse_key(key: Key, value: str, classes: Mapping[Key, str]) -> None:
             continue
         if name not in types and of in SOURCES:
             names = [f"{where}.{each}" for each in types]
-            raise ConfigurationError(unknown_key(f"Option '{full}' is not accepted", names, [full]))
+            raise ConfigurationError(unknown_key(f"Option '{full}' is not accepted", names))
         if name not in types:
             sentence = unknown_key(f"Option '{name}' is not accepted", types)
             raise ConfigurationError(unknown_argument(where, sentence))
-        expected = NUMBERS.get(types[name].removesuffix(" | None"))
-        if depth == len(key) - 1 and expected and _WORD.fullmatch(value):
-            raise ConfigurationError(f"{full} is {value}; expected {expected}")
-
-
-def _refuse_repeated(option: str, key: Key, classes: Mapping[Key, str], lists: set[Key]) -> None:
-    """Refuse a second list of texts, such as paths, and enter the first."""
-    types = arguments(classes.get(key[:-1], "")) or {}
-    if not key or "list[str]" not in types.get(key[-1], ""):
-        return
-    if key in lists and not option.endswith("+"):
-        raise ConfigurationError(
-            f"{option} is typed twice, and the second value would replace the first: give both as "
-            f"one list, {option} '[A, B]', or the second as {option}+ B"
-        )
-    lists.add(key)
 
 
 def _note(key: Key, node: yaml.Node | None, folder: Path, classes: dict[Key, str]) -> None:

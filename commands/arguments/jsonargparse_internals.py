@@ -6,16 +6,10 @@ from argparse import Action
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jsonargparse import Namespace, _actions, _completions_jsonschema, _typehints
+from jsonargparse import Namespace, _actions, _typehints
 from lightning.pytorch.cli import LightningArgumentParser
 
 ActionTypeHint = _typehints.ActionTypeHint
-
-# For ``schema.py``: the public ``ArgumentParser.print_completion`` lists every imported class.
-schema_library = _completions_jsonschema
-ParserJsonschema = _completions_jsonschema.ParserJsonschema
-get_all_subclass_paths = _typehints.get_all_subclass_paths
-get_callable_return_type = _typehints.get_callable_return_type
 
 
 class HookedParser(LightningArgumentParser):
@@ -65,10 +59,10 @@ def is_group(action: Action) -> bool:
     return isinstance(action, _actions._ActionConfigLoad)
 
 
-def expects_class(action: Action) -> bool:
-    """Return whether an argument may be an object, given by the path of its class."""
+def is_class_hint(hint: Any) -> bool:
+    """Return whether values of a type are objects, given by the path of their class."""
     check: Any = ActionTypeHint.is_subclass_typehint
-    return bool(check(hint_of(action), all_subtypes=False))
+    return bool(check(hint, all_subtypes=False))
 
 
 def expects_mapping(action: Action) -> bool:

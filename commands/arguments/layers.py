@@ -8,8 +8,8 @@ dictionaries with the same position and class, and mix the arguments of two data
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,7 @@ import yaml
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
 
 from files.paths import CONFIGURATIONS, read_text
-from files.yaml_loader import strict_loader
-
-log = logging.getLogger(__name__)
+from files.yaml_loader import NO_CONFIGURATION, is_configuration, strict_loader
 
 
 class ConfigFile(ActionConfigFile):
@@ -28,30 +26,30 @@ class ConfigFile(ActionConfigFile):
     def __call__(
         self, parser: Any, cfg: Any, values: Any, option_string: str | None = None
     ) -> None:
-        """Remove what the file replaces, then read it."""
+        """Remove what the file replaces, then read it.
+
+        Raises:
+            TypeError: If it is no configuration.
+        """
+        if os.path.exists(str(values)) and not is_configuration(str(values)):
+            raise TypeError(f"{values!r} {NO_CONFIGURATION}")
         if cfg.get(self.dest):  # the first file only overrides defaults
             content, folder = _content(str(values), Path())
-            for kept in replaced(cfg, content, folder):
-                log.info("%s changes %s, which is set before it", values, kept)
+            replaced(cfg, content, folder)
         super().__call__(parser, cfg, values, option_string)  # type: ignore[no-untyped-call]
         parser.check_groups(cfg)  # here: a key that is typed would replace what is no group
 
 
-def replaced(earlier: Namespace, later: Any, folder: Path, key: str = "") -> Iterator[str]:
+def replaced(earlier: Namespace, later: Any, folder: Path) -> None:
     """Remove what a later layer replaces as a whole.
 
     Args:
         earlier: The configuration so far; changed in place.
         later: The layer as read.
         folder: Folder of the layer's relative paths.
-        key: Key of both.
-
-    Yields:
-        A text for each class of the layer that keeps earlier arguments.
     """
     for name, value in later.items() if isinstance(later, Mapping) else ():
         before = earlier.get(name) if isinstance(name, str) else None
-        here = f"{key}.{name}" if key else str(name)
         if isinstance(before, dict | list):
             del earlier[name]
         elif isinstance(before, Namespace):
@@ -60,30 +58,15 @@ def replaced(earlier: Namespace, later: Any, folder: Path, key: str = "") -> Ite
                 del earlier[name]  # as on the command line
                 continue
             content, place = _content(value, folder) if named else (value, folder)
-            yield from _into(before, content, place, here)
+            _into(before, content, place)
 
 
-def _into(before: Namespace, value: Any, folder: Path, key: str) -> Iterator[str]:
+def _into(before: Namespace, value: Any, folder: Path) -> None:
     if "class_path" not in before:
-        yield from replaced(before, value, folder, key)
-        return
-    if not isinstance(value, Mapping):
-        return
-    arguments = value.get("init_args", {} if "class_path" in value else value)
-    set_before = before.get("init_args")
-    if not isinstance(set_before, Namespace):
-        return
-    yield from replaced(set_before, arguments, folder, f"{key}.init_args")
-    kept = {name: v for name, v in vars(set_before).items() if name not in (arguments or {})}
-    if kept and value.get("class_path") == before.class_path:
-        shown = ", ".join(f"{name} {_short(v)}" for name, v in kept.items())
-        yield f"{key} and keeps its {shown}"
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, Namespace):
-        return str(value.get("class_path", "..."))
-    return repr(value)
+        replaced(before, value, folder)
+    elif isinstance(value, Mapping) and isinstance(before.get("init_args"), Namespace):
+        arguments = value.get("init_args", {} if "class_path" in value else value)
+        replaced(before.init_args, arguments, folder)
 
 
 def _content(name: str, folder: Path) -> tuple[Any, Path]:

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from commands.errors import EXPERIMENTS, ROOT, ConfigurationError, did_you_mean
 from commands.options import ROOMS, stub
-from files.paths import walk
 
 WEIGHTS = ROOT / "configs" / "weights.yaml"
 BASES = {"ImageModel": "methods", "Loss": "losses"}  # what classes of a kind derive from
@@ -28,7 +27,6 @@ HINTS = {
     "weights": "--model.weights NAME; python main.py weights --fetch NAME downloads it",
 }
 _LONGEST = 90  # characters of a sentence that is shown as a whole
-_DEEP = 2  # folders below the working directory that are searched for a user's classes
 
 
 class Entry(NamedTuple):
@@ -66,9 +64,6 @@ def main(words: Sequence[str]) -> int:
         return 0
     (kind,) = words
     _write(entries(kind))
-    if others := yours(kind):
-        sys.stdout.write("\nyours\n")
-        _write(others)
     sys.stdout.write(f"\n{HINTS[kind]}\n")
     return 0
 
@@ -89,21 +84,6 @@ def entries(kind: str) -> list[Entry]:
         for name, found in public(room).items()
         if _kind_of(room, name, _classes_of(room)) == kind
     )
-
-
-def yours(kind: str) -> list[Entry]:
-    """Return classes of a kind in the working directory, where it is not Enlarger's own."""
-    here, room = Path.cwd(), _room(kind)
-    if here == ROOT:
-        return []
-    found = list[Entry]()
-    for path in sorted(_python_files(here)):
-        module = ".".join(path.relative_to(here).with_suffix("").parts)
-        for name, own in _classes_in(path).items():
-            derived = any(base in public(room) for base in own.bases)
-            if derived and _kind_of(room, name, {**_classes_of(room), name: own}) == kind:
-                found.append(Entry(f"{module}.{name}", own.about))
-    return found
 
 
 @functools.cache
@@ -137,16 +117,13 @@ def _kind_of(room: str, name: str, known: dict[str, _Class]) -> str:
 
 @functools.cache
 def _classes_of(room: str) -> dict[str, _Class]:
-    files = sorted(_python_files(ROOT / room))
+    files = sorted((ROOT / room).rglob("*.py"))
     return {name: own for path in files for name, own in _classes_in(path).items()}
 
 
 @functools.cache
 def _classes_in(path: Path) -> dict[str, _Class]:
-    try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (OSError, SyntaxError, ValueError):  # a user's file
-        return {}
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     return {n.name: _read(n) for n in tree.body if isinstance(n, ast.ClassDef | ast.FunctionDef)}
 
 
@@ -165,13 +142,6 @@ def _first_sentence(text: str) -> str:
     if len(sentence) > _LONGEST:
         sentence = re.split(r"[:;]\s", sentence, maxsplit=1)[0]
     return sentence.rstrip(".:;")
-
-
-def _python_files(folder: Path) -> Iterator[Path]:
-    for place, inner, files in walk(folder):
-        depth = len(place.relative_to(folder).parts)
-        inner[:] = [d for d in inner if not d.startswith((".", "_")) and depth < _DEEP]
-        yield from (place / file for file in files if file.endswith(".py"))
 
 
 def _experiments() -> Iterator[Entry]:

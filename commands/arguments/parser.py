@@ -10,9 +10,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import BackboneFinetuning
 
-from callbacks.evaluation import all_callbacks
 from commands.arguments.jsonargparse_internals import (
     ActionTypeHint,
     HookedParser,
@@ -28,6 +26,7 @@ from commands.arguments.values import (
     Typed,
     TypedArgument,
     is_final,
+    is_other_file,
     is_text,
     names_in,
     plain,
@@ -37,11 +36,9 @@ from commands.errors import ConfigurationError
 from commands.names import ABOUT, TOOLS
 from files.own_modules import import_own
 from files.ranges import register_ranges
-from files.yaml_loader import open_configurations_alone, strict_loader
+from files.yaml_loader import is_configuration, strict_loader
 from lightning_modules.adversarial import Adversarial
 from lightning_modules.base import ImageModel
-
-MOST_LISTED = 12  # classes named in the help of one argument
 
 # Source of each linked key.
 LINKS = {
@@ -54,7 +51,6 @@ DESCRIPTIONS = {name: about for name, about in ABOUT.items() if name not in TOOL
 
 # For all parsers, also those of Python code.
 register_ranges()
-open_configurations_alone()
 strict_loader()
 
 
@@ -92,7 +88,7 @@ class Parser(HookedParser):
         """Raise a readable error; the library may catch those of nested parsers."""
         if not self.exit_on_error:
             super().error(unknown_key(message, _keys(self)) or message, ex)
-        sentence = readable(message, _keys(self), self.typed)
+        sentence = readable(message, _keys(self))
         key = re.match(rf"(?:{UNKNOWN}')?((?:\w+\.)*\w+)", sentence)
         place = place_of(key[1], self.typed) if key else ""
         raise ConfigurationError(f"{place}{sentence}") from ex
@@ -135,14 +131,11 @@ class Parser(HookedParser):
                 return checked if append else names
             if (is_text if typed else is_final)(action, value):
                 return plain(check(Typed(value))) if append else str(value)
-            refuse_file(action, value)
+            if is_other_file(value):
+                refuse_file(action, value)
+                return plain(check(Typed(value)))
+        refuse_file(action, value)
         return check(str(value) if isinstance(value, Typed) else value)
-
-    def format_help(self, *args: Any, **kwargs: Any) -> str:
-        """Return the help, without lists of every class: for a network, all of torch.nn."""
-        return re.sub(
-            r"known subclasses:\s+([\w.]+(?:,\s+[\w.]+)*)", _shorten, super().format_help()
-        )
 
     def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
         """Dump a configuration without defaults that have no text form, such as a device."""
@@ -173,17 +166,15 @@ class Parser(HookedParser):
         if not any(isinstance(action, ConfigFile) for action in arguments_of(self)):
             return  # of a class, whose arguments may have these names
         for group in GROUPS:
-            if group not in config or isinstance(config[group], Namespace | str):  # str: a file
+            if group not in config or isinstance(config[group], Namespace):
+                continue
+            if isinstance(config[group], str) and is_configuration(config[group]):
                 continue
             if config[group] is None:  # its keys are all commented out
                 raise ConfigurationError(
                     f"{group} is empty: set a key below it, or remove the line {group}:"
                 )
             raise ConfigurationError(f"{group} is {config[group]!r}: it takes keys below it")
-
-
-def _shorten(match: re.Match[str]) -> str:
-    return match[0] if match[1].count(",") < MOST_LISTED else "any subclass by its class path"
 
 
 def _check_links(config: Namespace) -> None:
@@ -235,14 +226,6 @@ def check_own_options(model: ImageModel, trainer: Trainer) -> None:
         ConfigurationError: If such an option is set; the message names the method's own.
     """
     name = type(model).__name__
-    parts = {part for part, _ in model.named_children()}
-    if "backbone" not in parts and any(
-        isinstance(callback, BackboneFinetuning) for callback in all_callbacks(trainer)
-    ):
-        raise ConfigurationError(
-            f"trainer.callbacks has a BackboneFinetuning, but {name} has no attribute backbone "
-            "that it could freeze: remove it"
-        )
     if not isinstance(model, Adversarial):
         return
     for flag, (own, default) in OWN.items():

@@ -12,6 +12,7 @@ import pathlib
 import types
 import typing
 from argparse import Action
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
@@ -19,9 +20,9 @@ from jsonargparse import Namespace
 
 from commands.arguments.jsonargparse_internals import (
     ActionTypeHint,
-    expects_class,
     expects_mapping,
     hint_of,
+    is_class_hint,
 )
 from commands.arguments.layers import replace_typed
 from files import paths
@@ -78,16 +79,37 @@ def _replace(action: Action, config: Namespace, value: Any, option: str | None) 
         replace_typed(config, option)
 
 
-def refuse_file(action: Action, value: str) -> None:
+def is_other_file(value: Any) -> bool:
+    """Return whether a value names a file that is no configuration, and is not to be opened."""
+    return isinstance(value, str) and os.path.exists(value) and not is_configuration(value)
+
+
+def refuse_file(action: Action, value: Any) -> None:
     """Raise for the name of a file in place of a class: ``a.jpg`` would import a module ``a``.
 
     Raises:
         TypeError: If so.
     """
-    of_class = expects_class(action)
-    other = os.path.isfile(value) and not is_configuration(value)
-    if of_class and other and not _takes_text(hint_of(action)):
-        raise TypeError(f'Parser key "{action.dest}": {value!r} {NO_CONFIGURATION}')
+    kinds = [*_kinds(hint_of(action))]
+    if str in kinds or not any(map(is_class_hint, kinds)):
+        return
+    means = _meaning(value) if isinstance(value, str) else value
+    means = [*means.values()] if isinstance(means, dict) else means
+    for each in means if isinstance(means, list) else [value]:
+        if is_other_file(each):
+            raise TypeError(f'Parser key "{action.dest}": {each!r} {NO_CONFIGURATION}')
+
+
+def _kinds(hint: Any) -> Iterator[Any]:
+    # The types of a value, and of the items of a list or dictionary.
+    parts = typing.get_args(hint)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        for part in parts:
+            yield from _kinds(part)
+    elif typing.get_origin(hint) in (list, dict):
+        yield from _kinds(parts[-1])
+    else:
+        yield hint
 
 
 def _reaches_in(action: Action, option: str, value: str) -> bool:

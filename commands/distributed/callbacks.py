@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,23 +18,20 @@ from torch.utils.hooks import RemovableHandle
 from callbacks.evaluation import all_callbacks
 from callbacks.report.scalar_record import ScalarRecord
 from callbacks.results.files import made_by
-from commands.distributed.preflight import Facts, room
-from commands.run.checkpoints import Checkpoints, SavesLast, checkpoints_of, gradients_pending
+from commands.distributed.preflight import Facts
+from commands.run.checkpoints import SavesLast, checkpoints_of, gradients_pending
 from commands.run.directions import check_directions
-from commands.run.files import list_checkpoints
 from commands.run.loggers import log_hyperparameters
+from commands.signals import Stopped
 from datamodules.base import SRDataModule
 from files.method import method_of
-from lightning_modules.sampling.stopping import Stopped, listen, stop_here
 
 if TYPE_CHECKING:
     from commands.distributed.heartbeat import Ranks
 
-COPIES = 4  # weights, averages, and Adam's two moments
-
 
 class Start(Callback):
-    """Compare the data of all processes, and check that checkpoints fit on the disk.
+    """Compare the data of all processes.
 
     Args:
         ranks: The processes of this run.
@@ -55,16 +49,13 @@ class Start(Callback):
         """Meet after the setup of the data module, before training.
 
         Raises:
-            ConfigurationError: If the processes differ, or the disk is full.
+            ConfigurationError: If the processes differ.
         """
         if not self.ranks.met and self.ranks.may_meet(trainer):
             self.ranks.meet(trainer, self.facts())
-        facts: Facts = {"data": data_facts(trainer), "refusal": None}
         # The best weights of a run that still trains may change meanwhile.
-        facts["weights"] = made_by(method_of(pl_module))
-        if trainer.is_global_zero and stage == "fit":
-            facts["refusal"] = _no_room(trainer, pl_module)
-        self.ranks.compare("data", facts)
+        weights = made_by(method_of(pl_module))
+        self.ranks.compare("data", {"data": data_facts(trainer), "weights": weights})
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the direction of all monitored values.
@@ -101,28 +92,20 @@ def _short(value: Any) -> str:
     return text if len(text) < 80 else hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _no_room(trainer: Trainer, module: nn.Module) -> str | None:
-    for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, Checkpoints) and not vars(trainer)["fast_dev_run"]:
-            folder = Path(trainer.default_root_dir) / "checkpoints"
-            present = list_checkpoints(folder)
-            size = present[0].stat().st_size if present else _expected_size(module)
-            kept = callback.keep_last + callback.keep_best + 1
-            return room(folder, size, max(1, kept - len(present)))
-    return None
-
-
-def _expected_size(module: nn.Module) -> int:
-    return COPIES * sum(
-        p.numel() * p.element_size() for p in module.parameters() if p.requires_grad
-    )
-
-
 log = logging.getLogger(__name__)
+_leave: Callable[[], None] | None = None  # raises `Stopped`, within the image at hand
 
 
 def _before_network(module: nn.Module, inputs: Any) -> None:
-    stop_here()
+    # Compiled code would be compiled again when the signal arrives.
+    if not torch.compiler.is_compiling() and _leave is not None:
+        _leave()
+
+
+def _within_image(leave: Callable[[], None] | None) -> None:
+    """Set what raises ``Stopped`` before the next call of a network; None for nothing."""
+    global _leave
+    _leave = leave
 
 
 class Agreement:
@@ -166,37 +149,6 @@ class Agreement:
         self._work.wait()
         self._work = None
         return int(self._number)
-
-
-class TimedValidation(Callback):
-    """``trainer.val_check_interval`` as a time: all processes validate after the same step.
-
-    Args:
-        seconds: Seconds between two validations, by the clock of any process.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds, self._since = seconds, 0.0
-        self._agreement: Agreement | None = None
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Create the process group; all processes come here together."""
-        if trainer.world_size > 1 and self._agreement is None:
-            self._agreement = Agreement()
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count, without a validation until then."""
-        self._since = time.monotonic()
-        trainer.val_check_batch = sys.maxsize
-
-    on_validation_end = on_train_start
-
-    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Let Lightning validate after this batch if the time is over, and the step complete."""
-        if not gradients_pending(trainer):
-            late = int(time.monotonic() - self._since >= self.seconds)
-            due = late if self._agreement is None else self._agreement.step(late)
-            trainer.val_check_batch = 1 if due else sys.maxsize
 
 
 class Stops(SavesLast):
@@ -263,9 +215,8 @@ class Stops(SavesLast):
             spent = isinstance(callback, Timer) and (callback.time_remaining() or 1.0) <= 0
             if spent and trainer.should_stop and self.ranks.step == 0:
                 log.warning(
-                    "nothing was trained: the Timer in trainer.callbacks counts all starts of the "
-                    "run together, and its time is over; raise it, or use trainer.max_time, which "
-                    "counts each start separately"
+                    "nothing was trained: Lightning's Timer (trainer.max_time) counts all starts "
+                    "of the run together, and its time is over: raise it"
                 )
 
     # ----------------------------------------------------------------------------------- evaluation
@@ -294,21 +245,16 @@ class Stops(SavesLast):
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         """Leave before the next image; earlier ones are written."""
-        received = self.ranks.received_signal()
-        if self._agreement is not None and method_of(pl_module).tiles_are_shared:
-            received = self._agreement.now(received)  # all make this image, or none
-        if received:
+        if received := self.ranks.received_signal():
             raise Stopped(received, "before its end")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to leave within images, where no process waits for another in a network."""
         if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
             return
-        listen(lambda: self._leave_image(trainer))
-        # With shared tiles only between tiles, where all processes leave.
-        if not method_of(pl_module).tiles_are_shared:
-            modules = pl_module.modules()
-            self._hooks = [m.register_forward_pre_hook(_before_network) for m in modules]
+        _within_image(lambda: self._leave_image(trainer))
+        modules = pl_module.modules()
+        self._hooks = [m.register_forward_pre_hook(_before_network) for m in modules]
 
     on_test_start = on_predict_start = on_validation_start
 
@@ -330,7 +276,7 @@ class Stops(SavesLast):
         self._ignore_signals()
 
     def _ignore_signals(self) -> None:
-        listen(None)
+        _within_image(None)
         for hook in self._hooks:
             hook.remove()
 

@@ -1,26 +1,22 @@
 """Ranks that watch each other, so that a lost one ends the run.
 
 Each process repeatedly writes a number into the shared store and reads those of the others, in
-threads beside the training. Without a lost process, training hangs in a collective operation until
-the watchdog of NCCL or gloo ends it, after ten or thirty minutes and without naming a process. It
-hangs, too, if no process returns from its call. So the process ends itself, and its launcher can
-start it again.
+threads beside the training. Else training would hang in a collective operation until the watchdog
+of NCCL or gloo ends it, after ten or thirty minutes and without naming a process. So the process
+ends itself, and its launcher can start it again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import logging
 import os
 import re
 import socket
 import threading
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
-from pathlib import Path
+from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
@@ -32,16 +28,13 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 from callbacks.evaluation import FailedElsewhereError
 from commands.distributed.preflight import Facts, differences, gather, open_store
 from commands.errors import ConfigurationError, RepeatedError, TemporaryError
-from commands.process import too_few
-from commands.signals import Signals, place
+from commands.signals import Signals
 
 LOST = 75  # exit status after another process was lost: EX_TEMPFAIL, start again
 GRACE = 5.0  # seconds in which a process may still end by itself after another one failed
 TOGETHER = 2.0  # seconds within which processes fail for the same reason
-FOLDER = "lastwords"
 FAILED, SIGNAL = "failed", "signal"  # keys of the first failure and of a signal in the store
 SHOWN = 8  # ranks in a message
-PATIENCE = 20  # limits that a process waits for one that computes; torch's own end is half an hour
 
 
 class Heartbeat:
@@ -52,10 +45,8 @@ class Heartbeat:
         rank: Rank of this process.
         hosts: Host names of all processes, by rank.
         interval: Seconds between two heartbeats.
-        limit: Seconds without a heartbeat after which a process is lost, and without a return
-            from a call after which a run hangs.
-        state: Returns of this process the ``step``, the number of a received ``signal`` or 0,
-            ``at``, the function it is in, and ``still``, the seconds since it last returned.
+        limit: Seconds without a heartbeat after which a process is lost.
+        state: Returns of this process the ``step``, and the number of a received ``signal`` or 0.
         end: Ends this process, by reason and status.
     """
 
@@ -74,13 +65,11 @@ class Heartbeat:
         self._tick = min(1.0, interval / 2)
         self.state, self.end = state, end
         self.signal = 0  # received by any process
-        now = time.monotonic()
         self._last: dict[int, dict[str, Any]] = {r: {} for r in range(len(hosts)) if r != rank}
-        self._seen = dict.fromkeys(self._last, now)
-        self._answered = self._connected = now
+        self._answered = time.monotonic()  # by the store
+        self._seen = dict.fromkeys(self._last, self._answered)
         self.first: tuple[int, str, int] | None = None  # failure: its rank, reason, status
         self._noticed = 0.0  # when
-        self._connection = 0
         self._over = threading.Event()
 
     # ------------------------------------------------------------------------------------- the ends
@@ -90,8 +79,8 @@ class Heartbeat:
         # The watch ends this process, not a time-out of the store with pages of C++ frames.
         self.store.set_timeout(timedelta(hours=1))
         self._send(self.store, "here")
-        self._connect()
-        threading.Thread(target=self._watch, name="lifeline", daemon=True).start()
+        for work in (self._exchange, self._watch):  # the store may not answer
+            threading.Thread(target=work, daemon=True).start()
 
     def leave(self, why: str = "done", status: int = 0) -> None:
         """Tell the others that this process ends.
@@ -124,19 +113,13 @@ class Heartbeat:
 
     # -------------------------------------------------------------------------------------- sending
 
-    def _connect(self) -> None:
-        # A new connection each time: one that hangs in a broken link is abandoned.
-        self._connection += 1
-        self._connected = time.monotonic()
-        threading.Thread(target=self._exchange, args=(self._connection,), daemon=True).start()
-
-    def _exchange(self, connection: int) -> None:
-        with contextlib.suppress(RuntimeError):  # the watch opens another connection
-            store, due, known = self.store.clone(), 0.0, 0
-            while connection == self._connection and not self._over.wait(self._tick):
+    def _exchange(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the watch notices the silence
+            store, due, sent = self.store.clone(), 0.0, 0
+            while not self._over.wait(self._tick):
                 now, signal = time.monotonic(), self.state()["signal"]
-                if now >= due or signal != known:  # a signal is sent at once
-                    due, known = now + self.interval, signal
+                if now >= due or signal != sent:  # a signal is sent at once
+                    due, sent = now + self.interval, signal
                     self._send(store, "here")
                     self._receive(store.multi_get([_key(rank) for rank in self._last]))
                 # Not with the heartbeats: a process that leaves by a signal does not wait for them.
@@ -163,20 +146,10 @@ class Heartbeat:
     # ------------------------------------------------------------------------------------- watching
 
     def _watch(self) -> None:
-        before = time.monotonic()
         while not self._over.wait(self._tick):
-            now = time.monotonic()
-            if now - before > self._tick + self.limit / 2:
-                # This process itself was suspended (a laptop's lid, a debugger): read first.
-                self._seen = dict.fromkeys(self._seen, now)
-                self._answered = now
-            before = now
-            if found := self._judge(now, self.limit, GRACE) or self._hang():
+            if found := self._judge(time.monotonic(), self.limit, GRACE):
                 self.end(*found)
                 return
-            silent = now - max(self._answered, self._connected)
-            if self.first is None and silent > 2 * self.interval:
-                self._connect()
 
     def explain(self) -> tuple[str, int] | None:
         """Find the process that is the reason for a broken connection.
@@ -204,7 +177,8 @@ class Heartbeat:
                 f"no answer from the shared store (on {self.hosts[0]}) for {silent:.0f} s, so no "
                 "heartbeat of any other process"
             ), LOST
-        gone = [rank for rank in self._present() if now - self._seen.get(rank, now) > limit]
+        present = [rank for rank, sign in self._last.items() if sign.get("word") != "done"]
+        gone = [rank for rank in present if now - self._seen[rank] > limit]
         if not gone:
             return None
         oldest = now - min(self._seen[rank] for rank in gone)
@@ -212,52 +186,8 @@ class Heartbeat:
         names = _listed([self._name(rank) for rank in gone])
         return f"no heartbeat of {names} for {oldest:.0f} s, last at step {step}", LOST
 
-    def _hang(self) -> tuple[str, int] | None:
-        signs = self._present()
-        still = [sign.get("still", 0.0) for sign in signs.values()]
-        # A process that computes, as the first one does for a metric, returns from its calls.
-        if min(still) <= self.limit and max(still) <= PATIENCE * self.limit:
-            return None
-        places = [f"{self._name(r)} in {signs[r].get('at', 'its start')}" for r in sorted(signs)]
-        return (
-            f"the processes do not meet, for {max(still):.0f} s after step {self.state()['step']}: "
-            f"{_listed(places)}; if one only takes long, raise run.lost_after_seconds"
-        ), LOST
-
-    def _present(self) -> dict[int, dict[str, Any]]:
-        signs = {self.rank: self.state(), **self._last}
-        return {rank: sign for rank, sign in signs.items() if sign.get("word") != "done"}
-
     def _name(self, rank: int) -> str:
         return f"rank {rank} (on {self.hosts[rank]})"
-
-
-def write_failure_note(folder: Path | None, rank: int, why: str) -> None:
-    """Write why this process ends to stderr and to ``<run>/lastwords/rank-N.txt``.
-
-    Args:
-        folder: The run directory; None writes no file.
-        rank: Rank of this process.
-        why: The reason.
-    """
-    line = f"rank {rank} on {socket.gethostname()}: {why}: stopping\n"
-    os.write(2, line.encode("utf-8", "backslashreplace"))  # it may name any file
-    if folder is None:
-        return
-    # The run directory may be on the lost node.
-    thread = threading.Thread(target=_append_note, args=(folder, rank, line), daemon=True)
-    thread.start()
-    thread.join(GRACE)
-
-
-def _append_note(folder: Path, rank: int, line: str) -> None:
-    try:
-        path = folder / FOLDER / f"rank-{rank}.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {line}")
-    except OSError as error:
-        os.write(2, f"the note of the failure could not be written ({error})\n".encode())
 
 
 def _key(rank: int) -> str:
@@ -269,26 +199,18 @@ def _listed(parts: list[str]) -> str:
     return ", ".join(parts[:SHOWN]) + more
 
 
-log = logging.getLogger(__name__)
-
-
 class Ranks:
     """All processes of a run; one process alone needs no connection.
 
     Args:
-        folder: The run directory, for notes of failures; None for a command that writes nothing,
-            whose processes report one result.
         limit: Seconds to wait for the others at a meeting.
         interval: Seconds between two heartbeats.
         lost_after: Seconds without a heartbeat after which a process is lost.
     """
 
-    def __init__(
-        self, folder: Path | None, limit: float, interval: float, lost_after: float
-    ) -> None:
-        self.folder, self.limit = folder, limit
-        self.interval, self.lost_after = interval, lost_after
-        self.signals = Signals(self.received_signal, self._end)
+    def __init__(self, limit: float, interval: float, lost_after: float) -> None:
+        self.limit, self.interval, self.lost_after = limit, interval, lost_after
+        self.signals = Signals()
         self.step = 0  # kept up to date by `Stops`
         self.rank, self.world = 0, 1
         self.met = False
@@ -315,24 +237,18 @@ class Ranks:
             The facts of all processes, by rank.
 
         Raises:
-            ConfigurationError: If facts differ, a process refuses to start, or this one may open
-                too few files for its connections.
+            ConfigurationError: If facts differ, or a process refuses to start.
             TemporaryError: If processes are missing after the time limit.
         """
         environment = _environment(trainer)
         if environment is None:
             raise RuntimeError("there are no other processes; call may_meet first")
         self.rank, self.world = trainer.global_rank, trainer.world_size
-        if reason := too_few(self.world):  # failing connections would look like a network error
-            raise ConfigurationError(reason)
         self._store = open_store(
             *(environment.global_rank(), environment.world_size()),
             *(environment.main_address, environment.main_port),
             self.limit,
         )
-        config = json.dumps(facts["config"], sort_keys=True)
-        self._store.set(f"config/{self.rank}", config)  # long, and only read if they differ
-        facts = {**facts, "config": hashlib.sha256(config.encode()).hexdigest()[:16]}
         everyone = self.gather(facts, "start")
         self.met = True
         # Compared before the heartbeat starts, so that all report it and none ends another.
@@ -381,12 +297,6 @@ class Ranks:
             return
         if self._store is None:
             raise ConfigurationError(str(everyone[0]["refusal"]))
-        if "config" in everyone[0]:
-            first = everyone[0]["config"]
-            for rank, facts in enumerate(everyone):
-                where = 0 if facts["config"] == first else rank
-                facts["config"] = json.loads(self._store.get(f"config/{where}"))
-            found = differences(everyone)
         with contextlib.suppress(TemporaryError):  # the store may end with the first process
             gather(self._store, f"{name}: seen", self.rank, self.world, {}, GRACE)
         own = found if self.rank == 0 else [s for s in found if s.startswith(f"rank {self.rank} ")]
@@ -398,14 +308,17 @@ class Ranks:
     def received_signal(self) -> int:
         """Return the number of a signal that any process has received, as far as known; or 0."""
         others = 0 if self._heartbeat is None else self._heartbeat.signal
-        return self.signals.arrived or others
+        return self.signals.received or others
 
     def _state(self) -> dict[str, Any]:
-        now = self.signals
-        return {"step": self.step, "signal": now.arrived, "still": now.still(), "at": place()}
+        return {"step": self.step, "signal": self.signals.received}
+
+    def _signed(self, why: str) -> str:
+        return f"rank {self.rank} on {socket.gethostname()}: {why}, after step {self.step}"
 
     def _end(self, why: str, status: int) -> None:
-        write_failure_note(self.folder if self.world > 1 else None, self.rank, why)
+        line = f"{self._signed(why)}: stopping\n"
+        os.write(2, line.encode("utf-8", "backslashreplace"))  # it may name any file
         if self._heartbeat is not None:
             self._heartbeat.leave(why, status)
         os._exit(status)
@@ -416,7 +329,7 @@ class Ranks:
             self._heartbeat.leave()
 
     def fail(self, error: BaseException, status: int) -> TemporaryError | None:
-        """Note the failure of this process, and tell the others.
+        """Tell the others that this process fails.
 
         Args:
             error: The exception that ends it.
@@ -437,13 +350,11 @@ class Ranks:
             found = None if heartbeat is None else heartbeat.explain()
             reason, status = found or ("all other processes still send heartbeats", LOST)
             why = text if elsewhere else f"{reason} (a connection broke: {text})"
-            blamed = TemporaryError(why, status)
-        if self.folder is not None:
-            write_failure_note(self.folder, self.rank, f"{why}, last at step {self.step}")
+            blamed = TemporaryError(self._signed(why), status)
         if heartbeat is not None:
             heartbeat.leave(why, status)
             first, reason, _ = heartbeat.first or (self.rank, why, status)
-            if self.folder is None and first != self.rank and reason == why:
+            if first != self.rank and reason == why:
                 raise RepeatedError(status) from error
         return blamed
 

@@ -8,7 +8,6 @@ processes, or on one.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,12 @@ import torch
 from jsonargparse import Namespace
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     LearningRateFinder,
     ModelPruning,
     StochasticWeightAveraging,
-    Timer,
     WeightAveraging,
 )
 from lightning.pytorch.core.optimizer import LightningOptimizer
@@ -39,11 +36,9 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 
-from commands.distributed.callbacks import TimedValidation
 from commands.errors import ConfigurationError
 from commands.lightning_internals import set_data_parallel_size
-from commands.run.checkpoints import gradients_pending
-from commands.world import SLURM, TORCHRUN, World
+from commands.world import SLURM, World
 from files.tensors import read_file
 
 log = logging.getLogger(__name__)
@@ -104,6 +99,12 @@ def refuse_unsupported(trainer: Namespace, callbacks: list[Any]) -> None:
             raise ConfigurationError(
                 f"trainer.{key} is {trainer[key]}: it must be above 0{COUNTS[key]}"
             )
+    every = trainer.val_check_interval
+    if not (every is None or isinstance(every, int | float)):
+        raise ConfigurationError(
+            f"trainer.val_check_interval is the time {every}, which each process would measure by "
+            "its own clock: give it in batches"
+        )
     if isinstance(clip := trainer.gradient_clip_val, int | float) and clip < 0:
         # Lightning would not clip at all.
         raise ConfigurationError(f"trainer.gradient_clip_val is {clip}: it must be at least 0")
@@ -140,133 +141,6 @@ def refuse_unsupported(trainer: Namespace, callbacks: list[Any]) -> None:
             )
 
 
-class MaxTime(Timer):
-    """``trainer.max_time``: a limit of this start, not of all starts of a run.
-
-    Args:
-        duration: The duration, as in the configuration.
-    """
-
-    def __init__(self, duration: Any) -> None:
-        super().__init__(duration, verbose=False)
-
-    @property
-    def state_key(self) -> str:
-        """Key of Lightning's timer, which older checkpoints have."""
-        return Timer.__qualname__
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing: the next start has its own time."""
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Ignore the time of older checkpoints."""
-
-    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Check the clock where a checkpoint can be written: it holds no gradients."""
-        if not gradients_pending(trainer):
-            super().on_train_batch_end(trainer, *args, **kwargs)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log why training ends."""
-        super().on_train_end(trainer, pl_module)
-        finished = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
-        if (self.time_remaining() or 0.0) <= 0 and not finished:
-            log.info(
-                "trainer.max_time is over: stopped after step %d; the same command continues",
-                trainer.global_step,
-            )
-
-
-def own_timers(trainer: Namespace, callbacks: list[Any]) -> list[Any]:
-    """Return our callbacks for ``trainer.max_time`` and a timed ``trainer.val_check_interval``.
-
-    Args:
-        trainer: The trainer's arguments; those that the callbacks replace are set to None.
-        callbacks: Callbacks of the configuration; a ``Timer`` among them is used instead.
-
-    Raises:
-        ConfigurationError: If one of them is not a positive duration.
-    """
-    made: list[Any] = []
-    if trainer.max_time is not None and not any(isinstance(c, Timer) for c in callbacks):
-        _seconds("max_time", trainer.max_time)
-        made.append(MaxTime(trainer.max_time))
-        trainer.max_time = None
-    every = trainer.val_check_interval
-    if not (every is None or isinstance(every, int | float) or trainer.fast_dev_run):
-        made.append(TimedValidation(_seconds("val_check_interval", every)))
-        trainer.val_check_interval = None
-    return made
-
-
-def _seconds(key: str, duration: Any) -> float:
-    try:
-        seconds = Timer(duration).time_remaining() or 0.0
-    except (MisconfigurationException, TypeError):  # TypeError: a key that is not a unit of time
-        seconds = 0.0
-    if seconds <= 0:
-        raise ConfigurationError(
-            f"trainer.{key} is {duration}: it must be above 0, as DD:HH:MM:SS, or by "
-            "unit, as {hours: 1, minutes: 30}"
-        )
-    return seconds
-
-
-class ExternalEnvironment(ClusterEnvironment):
-    """Processes started by a launcher that Lightning does not know, by their variables.
-
-    Args:
-        world: The processes according to the variables.
-    """
-
-    def __init__(self, world: World) -> None:
-        super().__init__()
-        self._world = world
-
-    @property
-    def creates_processes_externally(self) -> bool:
-        """Always true: all processes run."""
-        return True
-
-    @property
-    def main_address(self) -> str:
-        """Address of the first process."""
-        return os.environ["MASTER_ADDR"]
-
-    @property
-    def main_port(self) -> int:
-        """Port of the first process."""
-        return int(os.environ["MASTER_PORT"])
-
-    @staticmethod
-    def detect() -> bool:
-        """Return False: Lightning does not choose it."""
-        return False
-
-    def world_size(self) -> int:
-        """Return the number of processes."""
-        return self._world.size
-
-    def set_world_size(self, size: int) -> None:
-        """Do nothing: it is fixed."""
-
-    def global_rank(self) -> int:
-        """Return the rank of this process."""
-        return self._world.rank
-
-    def set_global_rank(self, rank: int) -> None:
-        """Do nothing: it is fixed."""
-
-    def local_rank(self) -> int:
-        """Return the rank of this process on its node."""
-        return self._world.local_rank
-
-    def node_rank(self) -> int:
-        """Return the rank of the node."""
-        return self._world.rank // (self._world.size // self._world.num_nodes)
-
-
 def own_plugins(plugins: Any, strategy: Any, world: World) -> Any:
     """Return the trainer's plugins, with an environment where Lightning's own does not fit.
 
@@ -280,15 +154,9 @@ def own_plugins(plugins: Any, strategy: Any, world: World) -> Any:
     own = getattr(strategy, "cluster_environment", None)
     if own is not None or any(isinstance(plugin, ClusterEnvironment) for plugin in given):
         return given
-    launcher = world.claim.launcher
-    if launcher is TORCHRUN:
-        return given
-    if launcher is SLURM or not world.claim.several:
-        # Lightning's requeueing saves from inside a signal handler, in the middle of a step; we
-        # resume from the last checkpoint when SLURM starts the job again.
-        started = (launcher is SLURM and world.claim.several) or SLURMEnvironment.detect()
-        return [*given, SLURMEnvironment(auto_requeue=False)] if started else given
-    return given if world.claim.rank is None else [*given, ExternalEnvironment(world)]
+    # Lightning's requeueing saves from inside a signal handler, in the middle of a step; we resume
+    # from the last checkpoint when SLURM starts the job again.
+    return [*given, SLURMEnvironment(auto_requeue=False)] if world.launcher is SLURM else given
 
 
 # Tensors on the CPU and Python objects go by gloo: no process waits for its GPU to exchange them.

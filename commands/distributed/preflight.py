@@ -11,7 +11,6 @@ import importlib
 import importlib.metadata
 import json
 import os
-import shutil
 import socket
 import sys
 import sysconfig
@@ -148,7 +147,6 @@ NAMES = {
     "data": ("the training images", "all nodes must see the same files"),
 }
 PRIVATE = ("host", "refusal", "place")  # not compared
-MEGABYTE = 2**20
 
 
 def start_facts(config: dict[str, Any], world: int) -> Facts:
@@ -198,25 +196,6 @@ def differences(everyone: list[Facts]) -> list[str]:
                 text = _difference(here, there, first["host"])
                 found.append(f"{who} differs in {what}: {text}; {fix}")
     return found
-
-
-def room(folder: Path, size: int, kept: int) -> str | None:
-    """Return why checkpoints would not fit on the disk, or None.
-
-    Args:
-        folder: Folder of the checkpoints; it need not exist.
-        size: Size of a checkpoint in bytes.
-        kept: Number of further checkpoints, including the one being written.
-    """
-    place = next(path for path in (folder, *folder.resolve().parents) if path.exists())
-    free = shutil.disk_usage(place).free
-    if free >= size * kept:
-        return None
-    return (
-        f"{folder} has {free / MEGABYTE:.0f} MB left; a checkpoint takes about "
-        f"{size / MEGABYTE:.0f} MB, and {kept} more will be written: free space, or lower "
-        "checkpoint.keep_last and checkpoint.keep_best"
-    )
 
 
 # ------------------------------------------------------------------------------------------- parts

@@ -18,7 +18,7 @@ from jsonargparse import Namespace
 
 from commands.arguments.saved_config import as_yaml
 from commands.errors import ConfigurationError
-from commands.export.about import card, describe_export
+from commands.export.about import describe_export
 from commands.export.formats import (
     backbones,
     check_community,
@@ -38,7 +38,7 @@ from lightning_modules.weights import EXPORTED
 
 log = logging.getLogger(__name__)
 CONFIG = "config.yaml"
-CARD = "README.md"
+CARD = "README.md"  # in exports of 0.1.0
 ONNX = "model.onnx"
 COMMUNITY = "network.safetensors"
 BACKBONE = re.compile(r"[^/]+/(config\.json|diffusion_pytorch_model[\w.-]*\.(safetensors|json))")
@@ -144,7 +144,7 @@ def export(model: ImageModel, options: ExportOptions, origin: Origin) -> None:
         lines = _write(model, options, origin, beside)
     for line in lines:
         log.info("%s", line)
-    log.info("exported to %s; %s explains its use", out, out / CARD)
+    log.info("exported to %s", out)
 
 
 def _check(model: ImageModel, options: ExportOptions, out: Path) -> None:
@@ -189,9 +189,6 @@ def _write(model: ImageModel, options: ExportOptions, origin: Origin, folder: Pa
     if options.onnx:
         lines.append(write_onnx(model, folder / ONNX, about))
     (folder / CONFIG).write_text(as_yaml(_config(model, origin)), encoding="utf-8")
-    (folder / CARD).write_text(
-        card(model, about, origin.run, sorted(folder.iterdir())), encoding="utf-8"
-    )
     for path in folder.rglob("*"):
         if path.is_file():  # safetensors creates files that only their owner may read
             path.chmod(folder.stat().st_mode & 0o666)

@@ -16,7 +16,6 @@ import json
 import logging
 import math
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, GradientAccumulationScheduler
 
 from callbacks.evaluation import accumulated, all_callbacks
-from callbacks.training.guard import when_judged
 from commands.arguments.saved_config import as_yaml
 from commands.errors import did_you_mean
 from commands.lightning_internals import (
@@ -35,7 +33,6 @@ from commands.lightning_internals import (
     restore_logged_values,
     run_validation,
     set_logged_step,
-    validates_this_epoch,
 )
 from commands.run.directions import Direction, direction_of
 from commands.run.files import (
@@ -48,10 +45,10 @@ from commands.run.files import (
     write_atomically,
     write_whole,
 )
+from commands.signals import Stopped
 from files.method import method_of
 from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveInt
 from files.owned import remove_file
-from lightning_modules.sampling.stopping import Stopped
 
 
 def batches_done(trainer: Trainer) -> int:
@@ -70,29 +67,6 @@ def gradients_pending(trainer: Trainer) -> bool:
     done = batches_done(trainer)
     last = done >= trainer.num_training_batches
     return not last and done % accumulated(trainer) != 0
-
-
-def validated_within(trainer: Trainer) -> bool:
-    """Return whether a validation runs before the next step, within its accumulation.
-
-    No exact checkpoint can be written there; its weights are the present ones.
-
-    Args:
-        trainer: The trainer, between two steps.
-    """
-    every, together = vars(trainer)["val_check_batch"], accumulated(trainer)
-    if together == 1 or not isinstance(every, int) or trainer.global_step == 0:
-        return False
-    done = batches_done(trainer)
-    left = min(together, trainer.num_training_batches - done)  # an epoch's last batch is a step
-    through = trainer.check_val_every_n_epoch is None  # counted on from epoch to epoch
-    count = (
-        int(vars(trainer.fit_loop.epoch_loop.batch_progress.total)["processed"])
-        if through
-        else done
-    )
-    due = any((count + n) % every == 0 for n in range(1, int(left)))
-    return due and validates_this_epoch(trainer)
 
 
 def follow_schedule(trainer: Trainer) -> None:
@@ -181,8 +155,9 @@ class Checkpoints(Checkpoint):
         self._position: tuple[int, int] | None = None  # (epoch, its finished batches)
         self._before: dict[str, Any] = {}  # logged values when the validation began
         self._direction: Direction | None = mode  # if known
-        self._warned = False  # that the monitored value was not logged
-        self._warned_of: set[str] = set()  # other warnings about it
+        self._warned = (
+            False  # of a monitored value that is not logged, or whose direction is unknown
+        )
         self.off = False  # True if nothing more is to be written
         self._validation_due = False  # True after an interrupted validation
         self._monitored: dict[str, float] = {}  # values logged before the run was resumed
@@ -244,9 +219,7 @@ class Checkpoints(Checkpoint):
     ) -> None:
         """Write a due checkpoint: the step before is complete, and the next one has not begun."""
         self._note(trainer, pl_module)
-        if gradients_pending(trainer):
-            return
-        if self._due or (self._saved_step != trainer.global_step and validated_within(trainer)):
+        if self._due and not gradients_pending(trainer):
             self.save(trainer)
 
     def save_between(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -278,9 +251,6 @@ class Checkpoints(Checkpoint):
         if gradients_pending(trainer):
             return
         self._value = None
-        when_judged(trainer, partial(self._decide, trainer))
-
-    def _decide(self, trainer: Trainer) -> None:
         step = trainer.global_step
         whole = bool(self.every_n_steps) and step > 0 and step % self.every_n_steps == 0
         if whole and step != self._saved_step:
@@ -302,12 +272,22 @@ class Checkpoints(Checkpoint):
         new = {name: value for name, value in found.items() if value is not self._before.get(name)}
         value = new.get(self.monitor)
         self._value = None if value is None else float(value)
-        if self._value is not None:
-            self._warn_about_value(trainer, self._value)
-        if gradients_pending(trainer):
-            self._rank_within(trainer)
-        else:
+        if not gradients_pending(trainer):
             self._due = True
+        elif self._value is not None:
+            log.warning(
+                "the validation after step %d ran within an accumulation of %d batches, where no "
+                "checkpoint can be written: its %s is not ranked; set trainer.val_check_interval "
+                "to a multiple",
+                *(trainer.global_step, accumulated(trainer), self.monitor),
+            )
+        if self._value is not None and self._direction is None and not self._warned:
+            self._warned = True
+            log.warning(
+                "checkpoint.monitor is %r, and it is unknown whether larger values are better: the "
+                "largest counts as the best; set checkpoint.mode to max or min",
+                self.monitor,
+            )
         logged = [name for name in new if name.startswith("val/")]
         if self.monitor not in found and logged and not self._warned:  # nor did any earlier one
             self._warned = True
@@ -445,40 +425,6 @@ class Checkpoints(Checkpoint):
             self.off = True  # or `on_exception` would try again
             raise OSError(message) from error
         log.error("%s. Training continues and tries again at the next checkpoint.", message)
-
-    def _warn_about_value(self, trainer: Trainer, value: float) -> None:
-        if not trainer.is_global_zero:
-            return
-        if self._direction is None and self._once("direction"):
-            log.warning(
-                "checkpoint.monitor is %r, and it is unknown whether larger values are better: the "
-                "largest counts as the best; set checkpoint.mode to max or min",
-                self.monitor,
-            )
-        if not math.isfinite(value) and self._once("finite"):
-            log.warning(
-                "%s is %s at step %d: a value that is not finite is never the best",
-                *(self.monitor, value, trainer.global_step),
-            )
-
-    def _once(self, what: str) -> bool:
-        warned = what in self._warned_of
-        self._warned_of.add(what)
-        return not warned
-
-    def _rank_within(self, trainer: Trainer) -> None:
-        # The weights are those of the previous step, whose checkpoint was written for this.
-        written = self._saved_step == trainer.global_step
-        if self.off or not trainer.is_global_zero:
-            return
-        if written:
-            self._rank(_name(trainer.global_step))
-        elif self._value is not None:
-            log.warning(
-                "the validation after step %d ran within an accumulation of %d batches, and the "
-                "weights of that step were not saved: its %s of %.4f is not ranked",
-                *(trainer.global_step, accumulated(trainer), self.monitor, self._value),
-            )
 
     def _rank(self, name: str) -> None:
         # Checkpoints that this run did not write are neither ranked nor removed.

@@ -21,15 +21,15 @@ WORDS = {"max": "higher", "min": "lower"}
 KNOWN: dict[str, Direction] = {
     **dict.fromkeys(
         (
-            *("psnr", "lr_psnr", "ssim", "ms_ssim", "self_ssim", "musiq", "maniqa", "clipiqa"),
+            *("psnr", "lr_psnr", "ssim", "musiq", "maniqa", "clipiqa"),
             *("topiq_nr", "2afc", "bit_accuracy", "accuracy"),
         ),
         "max",
     ),
     **dict.fromkeys(
         (
-            *("lpips", "dists", "niqe", "pi", "fid", "kid", "pfid", "pkid", "fvd", "kvd"),
-            *("kid_thumb", "frame_kid_thumb", "swd", "frame_swd", "flicker", "repetition"),
+            *("lpips", "niqe", "pi", "fid", "kid", "pfid", "pkid", "fvd", "kvd"),
+            *("kid_thumb", "swd", "frame_swd", "flicker", "repetition"),
             *("robustness", "loss", "mse", "perceptual", "pixel"),
         ),
         "min",

@@ -111,7 +111,7 @@ WRITTEN = {"seed_everything", "trainer", "model", "data", "run", "checkpoint"}
 WRITE = ("fit", "check", "validate", "test")  # commands that need a writable run directory
 FIXED = (  # files that they write there
     *("report.html", "report/scalars.jsonl", "report/images.json", f"{FOLDER}/best.json"),
-    *("results.json", "results.csv", "images.json"),
+    *("results.json", "images.json"),
 )
 GROWING = ("trainer.max_steps", "trainer.max_epochs")  # may only become larger
 

@@ -87,11 +87,7 @@ def _named(name: str, entry: Entry, key: str, fetches: bool) -> Path:
 # --------------------------------------------------------------------- before anything is built
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".npz", ".bin")
 _PATHS = ("$", "/", "~", "./", "../")
-_SOURCES = {  # keys of data.init_args, by command
-    **dict.fromkeys(("fit", "check"), ("train", "val")),
-    "encode": ("train",),
-    **{"validate": ("val",), "test": ("test",), "predict": ("predict",)},
-}
+_TRAINING = ("fit", "check", "encode")
 _TEXTS = ("prompt", "negative", "negative_prompt", "text")
 
 
@@ -109,22 +105,12 @@ def needed_files(config: Namespace, command: str, own: bool) -> dict[str, Path]:
     scale = float(config.data.init_args.get("scale") or 1)
     found: dict[str, Path] = {}
     problems: dict[str, None] = {}
-    for name in _SOURCES.get(command, ()):
-        for key, value, owner, _ in _texts(
-            config.data.init_args.get(name), f"data.init_args.{name}"
-        ):
-            try:  # other values, such as a folder to enlarge, are checked elsewhere
-                if owner:
-                    argument = key.rpartition(".")[2]
-                    _refuse_unset(f"{owner.rpartition('.')[2]}.{argument}", value)
-            except ConfigurationError as error:
-                problems[str(error)] = None
     # Names last: a download may take an hour, and is pointless if another file is missing.
     entries = manifest()
     texts = sorted(_texts(config.model, "model"), key=lambda text: text[1] in entries)
     for key, value, owner, own_scale in texts:
         if (key == "model.init_args.weights" and not own) or (
-            key.endswith("perceptual_weights") and "train" not in _SOURCES.get(command, ())
+            key.endswith("perceptual_weights") and command not in _TRAINING
         ):
             continue
         try:

@@ -74,8 +74,8 @@ class OneLR(Wrapper):
 
     LR is the image downsampled to ``lr_side`` by Pillow's bicubic, and HR the image downsampled to
     ``lr_side`` times the scale, rounded. Faces are evaluated at many scales like this (IDM, Kim &
-    Kim), and ``SelfSSIM`` can compare outputs of one LR. An image has the same seed at all scales,
-    so CasArbi draws the same noise for stages that two scales share.
+    Kim). An image has the same seed at all scales, so CasArbi draws the same noise for stages that
+    two scales share.
 
     Args:
         source: Source of the images; HR only, 8 bits, at least as large as the HR.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from math import inf
 from typing import Any
@@ -26,16 +26,12 @@ from files.video import (
     film_of,
     frame_to_rgb,
     open_video,
-    segment_of,
 )
 
 USUAL_RATE, LARGEST_RATE = Fraction(25), Fraction(1000)  # frames a second
 STATING = ("mov", "matroska")  # containers that state how long they are
 SHORT = Fraction(1)  # seconds that may be missing at the end
 AROUND = 50  # packets in which a gap belongs to a leap of the clock
-
-
-Wanted = Callable[[int, bool], bool]  # of a frame's number and whether it is the last one
 
 
 class Videos(Source):
@@ -62,12 +58,11 @@ class Videos(Source):
         """Return the first frame of ``keys[index]``. Raises as ``decode``."""
         return next(self.decode(index))
 
-    def decode(self, index: int, wanted: Wanted = lambda number, last: True) -> Iterator[Sample]:
+    def decode(self, index: int) -> Iterator[Sample]:
         """Decode a video.
 
         Args:
             index: Number of the video.
-            wanted: Which frames to yield.
 
         Yields:
             ``hr``, (H, W, 3), in the orientation that is stored, and ``meta`` with a ``VideoFrame``
@@ -96,8 +91,6 @@ class Videos(Source):
                     stated = frame.duration or duration
                     duration = stated if ahead is None else ahead[1] - pts
                     base, last = Fraction(frame.time_base), ahead is None
-                    if not wanted(number, last):
-                        continue
                     times = (pts, duration, base, rate, last)
                     own = (self.keys[index], number, *times, colours, aspect, _matrix(frame))
                     lost = (interlaced, _is_transparent(frame, stream))
@@ -116,29 +109,22 @@ class Videos(Source):
 class VideoFrames(PredictImages, IterableDataset[dict[str, Any]]):
     """Dataset of the frames of videos, in order; a broken video ends with its error.
 
-    Segments of each video are shared out among processes, which all decode the whole video: that
-    finds damage, and takes little time beside the enlarging. ``start`` says what is left.
+    Videos are shared out among processes. ``start`` says what is left.
     """
 
     source: Videos
 
-    def start(
-        self,
-        done: set[str],
-        begun: Mapping[str, Collection[int]],
-        seed: int,
-        ranks: tuple[int, int],
-    ) -> None:
-        """Choose the frames.
+    def start(self, done: set[str], seed: int, ranks: tuple[int, int]) -> None:
+        """Choose the videos.
 
         Args:
             done: Keys of videos to leave out.
-            begun: Segments to leave out of other videos, by key. A video's last frame still comes.
             seed: ``data.init_args.degradation_seed``.
             ranks: Rank of this process, and number of processes.
         """
-        self._left = [index for index, key in enumerate(self.source.keys) if key not in done]
-        self._begun, self._seed, self._ranks = begun, seed, ranks
+        left = [index for index, key in enumerate(self.source.keys) if key not in done]
+        rank, world = ranks
+        self._left, self._seed = left[rank::world], seed
         # Shared with the worker.
         flags: Any = torch.zeros(len(self.source.keys), dtype=torch.bool)
         self._abandoned = flags.share_memory_()
@@ -156,22 +142,15 @@ class VideoFrames(PredictImages, IterableDataset[dict[str, Any]]):
         raise TypeError("the number of a video's frames is not known before they are decoded")
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Iterate over this process's frames of all videos."""
-        for place, index in enumerate(self._left):
-            yield from self._frames(index, place)
+        """Iterate over the frames of this process's videos."""
+        for index in self._left:
+            yield from self._frames(index)
 
-    def _frames(self, index: int, place: int) -> Iterator[dict[str, Any]]:
-        key, path = self.source.keys[index], self.source.path(index)
-        (rank, world), done = self._ranks, self._begun.get(key, ())
-
-        def wanted(number: int, last: bool) -> bool:
-            segment = segment_of(number)
-            own = (place + segment) % world == rank
-            return own and (last or segment not in done)
-
+    def _frames(self, index: int) -> Iterator[dict[str, Any]]:
+        path = self.source.path(index)
         failed = {"key": self.keys[index], "seed": 0, "meta": {"path": path, "frame": None}}
         try:
-            for given in self.source.decode(index, wanted):
+            for given in self.source.decode(index):
                 if self._abandoned[index]:
                     return
                 sample: Any = self._checked(given, index)

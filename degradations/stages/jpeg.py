@@ -1,8 +1,8 @@
 """The JPEG stage, and libjpeg's arithmetic in torch.
 
 The lossless part of the format (entropy coding) is omitted. All arithmetic is exact: integers below
-2**24 in float32, and float64 around the transform, whose matrix products would round in float32
-(and more so in TF32). Compiled, a call is 11 fused kernels and 4 matrix products for any batch.
+2**24 in float32, and around the transform float64 or, compiled, 32-bit integers: products in
+float32 would round (and more so in TF32).
 """
 
 from __future__ import annotations
@@ -166,27 +166,39 @@ def _quantise_blocks(blocks: Tensor, steps: Tensor) -> Tensor:
 
     Args:
         blocks: [row, column].
-        steps: (B, N, 8, 8) or (1, N, 8, 8) float64 quantisation, [horizontal, vertical frequency].
+        steps: (B, N, 8, 8) or (1, N, 8, 8) quantisation, [horizontal, vertical frequency].
     """
     dct = _dct(blocks.device)
     # Each pass works along the last axis, so blocks are transposed between passes.
-    rows = torch.floor((blocks.double() - 128.0) @ (dct.T * 2.0**-11) + 0.5)
-    coefficients = torch.floor(rows.transpose(-1, -2) @ (dct.T * 2.0**-15) + 0.5)
-    ratio = coefficients / (8.0 * steps)
-    sign = torch.where(ratio < 0.0, -1.0, 1.0)
-    quantised = sign * torch.floor(sign * ratio + 0.5) * steps
-    columns = torch.floor(quantised @ (dct * 2.0**-11) + 0.5)
-    decoded = torch.floor(columns.transpose(-1, -2) @ (dct * 2.0**-18) + 0.5)
-    return (decoded + 128.0).clamp(0.0, 255.0).float()
+    rows = _transformed(blocks - 128.0, dct.T, 11)
+    coefficients = _transformed(rows.transpose(-1, -2), dct.T, 15)
+    sign = torch.where(coefficients < 0, -1, 1).to(coefficients.dtype)
+    steps = steps.to(coefficients.dtype)
+    quantised = (sign * coefficients + 4 * steps).div(8 * steps, rounding_mode="floor")
+    columns = _transformed(sign * quantised * steps, dct, 11)
+    decoded = _transformed(columns.transpose(-1, -2), dct, 18)
+    return (decoded + 128).clamp(0, 255).float()
+
+
+def _transformed(x: Tensor, matrix: Tensor, bits: int) -> Tensor:
+    """Multiply the last axis of integers by (8, 8) integers, divide by 2**bits and round.
+
+    Compiled, sums of 32-bit integers are one kernel with what surrounds them; float64, whose matrix
+    products are the fastest exact ones otherwise, has twice the bytes. All sums are below 2**28.
+    """
+    if torch.compiler.is_compiling():
+        products = x.int().unsqueeze(-1) * matrix.int()
+        return (products.sum(-2, dtype=torch.int32) + (1 << (bits - 1))) >> bits
+    return torch.floor(x.double() @ (matrix * 2.0**-bits) + 0.5)
 
 
 def _quantisation_steps(quality: Tensor) -> Tensor:
-    """Return the (B, 2, 8, 8) float64 quantisation of luma and chroma, transposed."""
+    """Return the (B, 2, 8, 8) int64 quantisation of luma and chroma, transposed."""
     percent = torch.where(quality < 50, 5000 // quality, 200 - 2 * quality)
     base = _base_steps(quality.device)
     # In integers: an inexact float32 division could round to another step.
     scaled = (base * percent.view(-1, 1, 1, 1) + 50) // 100
-    return scaled.clamp(1, 255).double()
+    return scaled.clamp(1, 255)
 
 
 def _to_y_cb_cr(levels: Tensor) -> Tensor:

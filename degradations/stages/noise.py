@@ -54,16 +54,17 @@ def seeded_randn_like(x: Tensor, seeds: Tensor) -> Tensor:
     return fields.to(x.dtype)
 
 
-def seeded_integers_like(x: Tensor, seeds: Tensor, bits: int) -> Tensor:
+def seeded_integers_like(x: Tensor, seeds: Tensor, bits: int, grey: Tensor | None = None) -> Tensor:
     """Return uniform int32 in [0, 2**bits), of the shape and device of `x`.
 
     Args:
         x: (B, C, H, W); values, dtype and memory format do not matter.
         seeds: (B,) int64 on x's device, e.g. from `Draws.seeds`.
         bits: 1 to 15.
+        grey: (B,) bool, for hashed fields: whether an image's channels are equal.
     """
     if x.device.type != "cpu" or _hash_everywhere:
-        return hashed_integers(x.shape, seeds, bits)
+        return hashed_integers(x.shape, seeds, bits, grey)
     size = math.prod(x.shape[1:])
     # SFC64, whose words NumPy keeps stable; takes half the time of torch's `random_`.
     generators = [np.random.SFC64(seed & 0xFFFFFFFFFFFFFFFF) for seed in seeds.tolist()]
@@ -73,7 +74,7 @@ def seeded_integers_like(x: Tensor, seeds: Tensor, bits: int) -> Tensor:
     return picked.to(torch.int32).view(x.shape)
 
 
-def quick_randn_like(x: Tensor, seeds: Tensor) -> Tensor:
+def quick_randn_like(x: Tensor, seeds: Tensor, grey: Tensor | None = None) -> Tensor:
     """Return noise as `seeded_randn_like`, from a table of 32,768 quantiles, for 8-bit images.
 
     Mean 0 and variance 1 are exact; the rarest 1 in 65,536 on either side (beyond 4.17 standard
@@ -83,11 +84,12 @@ def quick_randn_like(x: Tensor, seeds: Tensor) -> Tensor:
     Args:
         x: (B, C, H, W); values, dtype and memory format do not matter.
         seeds: (B,) int64 on x's device, e.g. from `Draws.seeds`.
+        grey: As in `seeded_integers_like`.
 
     Returns:
         float32, of x's shape.
     """
-    places = seeded_integers_like(x, seeds, _NORMAL_BITS)
+    places = seeded_integers_like(x, seeds, _NORMAL_BITS, grey)
     return _normal_quantiles(x.device).index_select(0, places.view(-1)).view(places.shape)
 
 
@@ -113,18 +115,23 @@ def hashed_randn(shape: torch.Size, seeds: Tensor) -> Tensor:
     return pairs.flatten(-2)[..., :W]
 
 
-def hashed_integers(shape: torch.Size, seeds: Tensor, bits: int) -> Tensor:
+def hashed_integers(
+    shape: torch.Size, seeds: Tensor, bits: int, grey: Tensor | None = None
+) -> Tensor:
     """Return (B, C, H, W) int32 in [0, 2**bits) on the seeds' device; no synchronisation."""
     _, C, H, W = shape
-    return ((_hashed_words(seeds, C, H, W) >> 32) & ((1 << bits) - 1)).to(torch.int32)
+    return ((_hashed_words(seeds, C, H, W, grey) >> 32) & ((1 << bits) - 1)).to(torch.int32)
 
 
-def _hashed_words(seeds: Tensor, C: int, H: int, W: int) -> Tensor:
+def _hashed_words(seeds: Tensor, C: int, H: int, W: int, grey: Tensor | None = None) -> Tensor:
     # Indexed by (channel, row, column) with fixed strides, independent of the canvas.
     channel, row, column = (
         torch.arange(n, device=seeds.device) << shift for n, shift in ((C, 48), (H, 24), (W, 0))
     )
-    place = channel.view(-1, 1, 1) + row.view(-1, 1) + column
+    channel = channel.view(-1, 1, 1)
+    if grey is not None:  # all channels are the first one: a field is hashed only once
+        channel = channel * grey.logical_not().view(-1, 1, 1, 1)
+    place = channel + row.view(-1, 1) + column
     starts = mixed(seeds + signed(GAMMA)).view(-1, 1, 1, 1)
     return mixed(starts + place * signed(GAMMA))
 
@@ -272,15 +279,15 @@ class PoissonNoise(Stage):
         return canvas.with_pixels(_add_noise(x, noise, self.clip))
 
 
-def _field(make: Callable[[Tensor, Tensor], Tensor], x: Tensor, params: Params) -> Tensor:
+def _field(make: Callable[..., Tensor], x: Tensor, params: Params) -> Tensor:
     """Return `make(x, seeds)` of x's shape, the same in all channels if `grey`."""
-    seeds, grey, on_cpu = params["field_seeds"], params["grey"], x.device.type == "cpu"
-    if len(x) == 1 and on_cpu and not torch.compiler.is_compiling():
+    seeds, grey = params["field_seeds"], params["grey"]
+    if x.device.type != "cpu" or _hash_everywhere:
+        return make(x, seeds, grey=grey)
+    if len(x) == 1:
         return make(x[:, :1] if grey else x, seeds)
-    colour = make(x, seeds)
-    # Hashed fields do not depend on their size; those of a generator do, in the last 16 values.
-    one = make(x[:, :1], seeds) if on_cpu else colour[:, :1]
-    return torch.where(per_image(grey, x) > 0, one, colour)
+    # A generator's fields of another size differ in the last 16 values.
+    return torch.where(per_image(grey, x) > 0, make(x[:, :1], seeds), make(x, seeds))
 
 
 def _add_noise(x: Tensor, noise: Tensor, clip: bool) -> Tensor:

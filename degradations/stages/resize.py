@@ -93,14 +93,10 @@ def resample_canvas(
     Returns:
         The images and their new sizes; edge pixels are repeated outside an image.
     """
-    rows, columns = (
-        _matrices(n, m, N, M, modes, antialias, possible)
-        for n, m, N, M in zip(
-            canvas.sizes.unbind(1), (heights, widths), canvas.pixels.shape[-2:], extent, strict=True
-        )
-    )
-    pixels = rows.unsqueeze(1) @ _by_columns(canvas.pixels, columns)
-    return Canvas(pixels, torch.stack((heights, widths), 1), canvas.hr_size)
+    sizes = torch.stack((heights, widths), 1)
+    rows, columns = _matrices(canvas, sizes, extent, modes, antialias, possible)
+    pixels = _by_rows(rows, _by_columns(canvas.pixels, columns))
+    return Canvas(pixels, sizes, canvas.hr_size)
 
 
 def shrink_canvas(canvas: Canvas, size: tuple[int, int]) -> Tensor:
@@ -113,12 +109,10 @@ def shrink_canvas(canvas: Canvas, size: tuple[int, int]) -> Tensor:
     Returns:
         (B, C, h, w) in [0, 1].
     """
-    rows, columns = (
-        _matrices(n, torch.full_like(n, m), N, m, "bicubic", True)
-        for n, N, m in zip(canvas.sizes.unbind(1), canvas.pixels.shape[-2:], size, strict=True)
-    )
+    sizes = torch.stack([torch.full_like(canvas.sizes[:, 0], n) for n in size], 1)
+    rows, columns = _matrices(canvas, sizes, size, "bicubic", True)
     narrow = _by_columns(canvas.pixels, columns).clamp(0.0, 1.0)
-    return (rows.unsqueeze(1) @ narrow).clamp(0.0, 1.0)
+    return _by_rows(rows, narrow).clamp(0.0, 1.0)
 
 
 # Kernels are functions of the distance in pixels (new pixels if antialiased), 0 beyond their
@@ -280,32 +274,49 @@ def _transposed(matrix: Tensor) -> Tensor:
 
 # On a canvas each image has a matrix. Positions are integers and remainders, to be exact for sides
 # beyond 4096, where float32 would be 2e-4 pixels off.
+# Channels lie between rows and columns there: both products are then without a copy of a matrix
+# for each channel.
 def _by_columns(pixels: Tensor, matrices: Tensor) -> Tensor:
-    """Multiply (B, C, H, N) by (B, M, N) to (B, C, H, M)."""
+    """Multiply (B, C, H, N) by (B, M, N) to (B, H, C, M)."""
     B, C, H, N = pixels.shape
-    return (pixels.reshape(B, C * H, N) @ matrices.transpose(1, 2)).view(B, C, H, -1)
+    lines = pixels.transpose(1, 2).reshape(B, H * C, N)
+    return (lines @ matrices.transpose(1, 2)).view(B, H, C, -1)
+
+
+def _by_rows(matrices: Tensor, pixels: Tensor) -> Tensor:
+    """Multiply (B, M, N) by (B, N, C, W) to (B, C, M, W)."""
+    B, N, C, W = pixels.shape
+    return (matrices @ pixels.view(B, N, C * W)).view(B, -1, C, W).transpose(1, 2)
 
 
 def _matrices(
-    n: Tensor,
-    m: Tensor,
-    N: int,
-    M: int,
+    canvas: Canvas,
+    sizes: Tensor,
+    extent: tuple[int, int],
     modes: Tensor | Mode,
     antialias: Tensor | bool,
     possible: Sequence[Mode] = MODES,
-) -> Tensor:
-    """Return (B, M, N) float32 that map the first n pixels to m; rows beyond m repeat the last."""
-    n, m = n.view(-1, 1, 1), m.view(-1, 1, 1)
-    i = torch.minimum(torch.arange(M, device=n.device).view(-1, 1), m - 1)
-    j = torch.arange(N, device=n.device)
-    if isinstance(modes, str):
-        return _matrix(modes, antialias, n, m, i, j)
-    result = _matrix(possible[0], antialias, n, m, i, j)
-    for mode in possible[1:]:
-        chosen = (modes == MODES.index(mode)).view(-1, 1, 1)
-        result = torch.where(chosen, _matrix(mode, antialias, n, m, i, j), result)
-    return result
+) -> tuple[Tensor, Tensor]:
+    """Return (B, M, N) float32 for rows and for columns, which map the images to other sizes.
+
+    Rows of a matrix beyond the size of the result repeat the last.
+    """
+
+    def twice(x: Any) -> Any:
+        return x.repeat(2) if isinstance(x, Tensor) else x
+
+    # Of both axes together: half of the launches.
+    n, m = (part.t().reshape(-1, 1, 1) for part in (canvas.sizes, sizes))
+    device, (H, W) = sizes.device, canvas.pixels.shape[-2:]
+    i = torch.minimum(torch.arange(max(extent), device=device).view(-1, 1), m - 1)
+    j = torch.arange(max(H, W), device=device)
+    first, *others = [modes] if isinstance(modes, str) else possible
+    result = _matrix(first, twice(antialias), n, m, i, j)
+    for mode in others:
+        chosen = twice(modes == MODES.index(mode)).view(-1, 1, 1)
+        result = torch.where(chosen, _matrix(mode, twice(antialias), n, m, i, j), result)
+    rows, columns = result.chunk(2)
+    return rows[:, : extent[0], :H], columns[:, : extent[1], :W]
 
 
 def _matrix(

@@ -17,7 +17,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from degradations.base import Degradation
 from files.paths import CONFIGURATIONS, read_text
 from files.ranges import register_ranges
-from files.yaml_loader import NO_CONFIGURATION, open_configurations_alone, strict_loader
+from files.yaml_loader import NO_CONFIGURATION, strict_loader
 
 # Lines of the parser's messages that say nothing of the mistake.
 _NOISE = re.compile(
@@ -25,7 +25,6 @@ _NOISE = re.compile(
     r"|Subclass types|a (class|dict))"
 )
 
-open_configurations_alone()
 register_ranges()
 
 

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from lightning_modules.backbone.space import Space
 from lightning_modules.networks.autoencoders import BitwiseVAE, bitwise_vae_from_official
-from lightning_modules.networks.bsq import Scale, scales_of
-from lightning_modules.networks.scales import (
+from lightning_modules.networks.bsq import (
     RATIOS,
     Budget,
+    Scale,
     Scales,
     proportional,
     published,
+    scales_of,
 )
 from lightning_modules.noise import Noise, Size
 from lightning_modules.weights import fingerprint, load_part, read_weights

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -33,15 +32,11 @@ class Condition:
         text: (B, N, D), one embedding per token.
         pooled: (B, D'), one embedding of the whole text, for SDXL.
         sizes: (B, n) numbers to embed, such as SDXL's original size, crop and target.
-        image: (B, C, h, w), concatenated to the noisy sample, in its size.
-        noise_level: (B,) levels of the noise added to ``image``.
     """
 
     text: Tensor | None = None
     pooled: Tensor | None = None
     sizes: Tensor | None = None
-    image: Tensor | None = None
-    noise_level: Tensor | None = None
 
     @property
     def used(self) -> dict[str, Tensor]:
@@ -102,7 +97,7 @@ def guided(
 
 
 class FixedPrompt(nn.Module):
-    """Embeddings of one prompt and its negative, from a file made by ``write``.
+    """Embeddings of one prompt and its negative, from a file of ``python main.py prompt``.
 
     They are buffers that are not stored in checkpoints. Training and sampling need no text encoder.
 
@@ -119,15 +114,14 @@ class FixedPrompt(nn.Module):
 
     prompt: Tensor
     negative: Tensor
-    how_to_make = "make it, with transformers installed, by python main.py prompt --out {path}"
 
     def __init__(self, path: str | Path) -> None:
         super().__init__()
         file = Path(expand_path(str(path), "model.init_args.prompt"))
         if not file.is_file():
             raise FileNotFoundError(
-                f"model.init_args.prompt: no embedding of a prompt at {file}; "
-                + self.how_to_make.format(path=path)
+                f"no embedding of a prompt at {file}; make it, with transformers installed, by "
+                f"python main.py prompt --out {path} (with --t5 for FixedText)"
             )
         tensors = read_file(file)
         if "prompt" not in tensors or tensors["prompt"].ndim != 2:
@@ -158,29 +152,16 @@ class FixedPrompt(nn.Module):
             )
         return Condition(text=self.negative.expand(count, -1, -1))
 
-    @staticmethod
-    def write(
-        path: str | Path,
-        encode: Callable[[Sequence[str]], Tensor],
-        prompt: str,
-        negative: str | None = None,
-    ) -> None:
-        """Write the file of a fixed prompt.
 
-        Args:
-            path: The file to write; its header keeps the texts.
-            encode: From texts to (B, tokens, channels), such as a ``TextEncoder``.
-            prompt: The text.
-            negative: The negative prompt of guidance; empty for "no text".
-        """
-        from safetensors.torch import save_file
+class Frozen(nn.Module):
+    """Base of encoders, which stay in evaluation mode."""
 
-        texts = {"prompt": prompt} | ({} if negative is None else {"negative": negative})
-        tensors = {name: encode([text])[0].float().cpu().clone() for name, text in texts.items()}
-        save_file(tensors, path, metadata={"texts": json.dumps(texts)})
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode."""
+        return super().train(False)
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(Frozen):
     """CLIP's text encoder as in Stable Diffusion, frozen; needs transformers.
 
     Args:
@@ -203,11 +184,6 @@ class TextEncoder(nn.Module):
         self.source = named(path, self.model, revision)
         self.requires_grad_(False)
         self.train(False)
-
-    def train(self, mode: bool = True) -> TextEncoder:
-        """Stay in evaluation mode."""
-        super().train(False)
-        return self
 
     @torch.no_grad()
     def forward(self, texts: Sequence[str]) -> Tensor | Condition:
@@ -278,8 +254,6 @@ class SDXLTextEncoder(TextEncoder):
         path: Folder with ``text_encoder``, ``tokenizer``, ``text_encoder_2`` and ``tokenizer_2`` in
             diffusers' layout, or name on the hub. Environment variables are expanded.
         revision: Branch, tag or commit on the hub.
-        empty: Embedding of an empty text: ``zero``, as the released base was trained and diffusers
-            samples it, or ``encoded`` like any other text.
 
     Raises:
         FileNotFoundError: If the folder is missing, or the hub cannot be reached.
@@ -289,14 +263,8 @@ class SDXLTextEncoder(TextEncoder):
     model_2: Any
     tokenizer_2: Any
 
-    def __init__(
-        self,
-        path: str,
-        revision: str | None = None,
-        empty: Literal["zero", "encoded"] = "zero",
-    ) -> None:
+    def __init__(self, path: str, revision: str | None = None) -> None:
         super().__init__(path, revision)
-        self.empty = empty
         self.tokenizer_2 = loaded("CLIPTokenizer", path, revision, "tokenizer_2")
         self.model_2 = loaded("CLIPTextModelWithProjection", path, revision, "text_encoder_2")
         self.source = named(path, nn.ModuleList([self.model, self.model_2]), revision)
@@ -312,18 +280,16 @@ class SDXLTextEncoder(TextEncoder):
 
         Returns:
             ``text`` (B, tokens, D), the concatenated penultimate layers of both encoders, and
-            ``pooled`` (B, D') of the second one.
+            ``pooled`` (B, D') of the second one; 0 for an empty text, as the base was trained.
         """
         pairs = ((self.tokenizer, self.model), (self.tokenizer_2, self.model_2))
         ids = [token_ids(tokenizer, model, texts) for tokenizer, model in pairs]
         first = self.model(ids[0], output_hidden_states=True)
         second = self.model_2(ids[1], output_hidden_states=True)
         text = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
-        pooled = second.text_embeds
-        if self.empty == "zero":
-            kept = copy_to(torch.tensor([bool(one) for one in texts]), text.device)
-            text, pooled = text * kept.view(-1, 1, 1), pooled * kept.view(-1, 1)
-        return Condition(text=text, pooled=pooled)
+        kept = copy_to(torch.tensor([bool(one) for one in texts]), text.device)
+        pooled = second.text_embeds * kept.view(-1, 1)
+        return Condition(text=text * kept.view(-1, 1, 1), pooled=pooled)
 
 
 class Texts(nn.Module, ABC):
@@ -348,7 +314,7 @@ class Texts(nn.Module, ABC):
         """
 
 
-class T5(Texts):
+class T5(Frozen, Texts):
     """T5's encoder, frozen, as in Infinity and NSARM (flan-t5-xl); needs transformers.
 
     Args:
@@ -376,11 +342,6 @@ class T5(Texts):
         self.source = named(path, self.model, revision)
         self.requires_grad_(False)
         self.train(False)
-
-    def train(self, mode: bool = True) -> T5:
-        """Stay in evaluation mode."""
-        super().train(False)
-        return self
 
     @torch.no_grad()
     def forward(self, texts: Sequence[str]) -> Text:
@@ -410,11 +371,6 @@ class FixedText(Texts):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__()
-        if not Path(expand_path(str(path), "FixedText.path")).is_file():
-            raise FileNotFoundError(
-                f"model.init_args.encoder: no features of a text at {path}; make them by "
-                f"python main.py prompt --t5 --model google/flan-t5-xl --out {path}"
-            )
         self.prompt = FixedPrompt(path)
         self.width, self.source = self.prompt.prompt.shape[-1], self.prompt.source
 
@@ -425,17 +381,16 @@ class FixedText(Texts):
         return Text(features, lengths)
 
 
-def text_of(batch: Batch, encoder: Texts | None, prompt: str | None, width: int) -> Text | None:
+def text_of(batch: Batch, encoder: Texts | None, prompt: str | None) -> Text | None:
     """Return the text of a batch; None without encoder and cached features.
 
     Args:
         batch: Batch with ``text``, or with cached ``text_features``.
         encoder: Encodes captions.
         prompt: A caption for all images, instead of their own.
-        width: Channels of the network's text features.
 
     Raises:
-        ValueError: If a caption is missing or empty, or features have another width.
+        ValueError: If a caption is missing or empty.
     """
     count, key = len(batch["key"]), batch["key"][0]
     if "text_features" in batch:
@@ -444,14 +399,11 @@ def text_of(batch: Batch, encoder: Texts | None, prompt: str | None, width: int)
                 f"{key} has features of its own caption, and model.init_args.prompt is for all "
                 "images: unset it, or use shards without text_features.npy"
             )
-        text = Text(batch["text_features"], batch["text_lengths"])
-    elif encoder is None:
+        return Text(batch["text_features"], batch["text_lengths"])
+    if encoder is None:
         return None
-    elif prompt is not None or not encoder.reads:
-        text = encoder([prompt or ""] * count)
-    else:
-        text = encoder(_captions(batch))
-    return text
+    texts = _captions(batch) if prompt is None and encoder.reads else [prompt or ""] * count
+    return encoder(texts)
 
 
 def _captions(batch: Batch) -> list[str]:

@@ -17,9 +17,16 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from files.paths import expand_path
 from files.tensors import bare_names
 from lightning_modules.backbone.condition import Condition
-from lightning_modules.backbone.library import Flags, beside, pretrained, run_as, untrained
+from lightning_modules.backbone.library import (
+    Flags,
+    library_class,
+    pretrained,
+    run_as,
+    untrained,
+)
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import named
 from lightning_modules.networks.attachments import (
@@ -91,7 +98,7 @@ class UNet2D(Denoiser):
     null: Tensor | None
     kind: ClassVar[str] = "UNet2DConditionModel"
     dimensions: ClassVar[int] = 4
-    takes: ClassVar[frozenset[str]] = frozenset({"text", "pooled", "sizes", "image", "noise_level"})
+    takes: ClassVar[frozenset[str]] = frozenset({"text", "pooled", "sizes"})
 
     def __init__(
         self,
@@ -215,41 +222,25 @@ class UNet2D(Denoiser):
         surplus = condition.used.keys() - self.takes
         if surplus:
             raise ValueError(f"{type(self).__name__} takes no {', '.join(sorted(surplus))}")
-        z = z_t if condition.image is None else torch.cat([z_t, condition.image], 1)
-        if self.flags.channels_last and z.ndim == 4:
-            z = z.contiguous(memory_format=torch.channels_last)
+        if self.flags.channels_last and z_t.ndim == 4:
+            z_t = z_t.contiguous(memory_format=torch.channels_last)
         dtype = next(self.unet.parameters()).dtype  # diffusers' own property walks over all modules
-        text = condition.text if condition.text is not None else self.null_text(len(z))
+        text = condition.text if condition.text is not None else self.null_text(len(z_t))
         if text is None:
             raise ValueError(f"{type(self).__name__} has no null text: pass a condition with text")
-        inputs = {"sample": z.to(dtype), "timestep": t, "encoder_hidden_states": text.to(dtype)}
+        inputs = {"sample": z_t.to(dtype), "timestep": t, "encoder_hidden_states": text.to(dtype)}
         return inputs | self._extras(condition)
 
     def _extras(self, condition: Condition) -> dict[str, Any]:
-        extras: dict[str, Any] = {}
-        sdxl = condition.sizes is not None or condition.pooled is not None
-        if not sdxl and condition.noise_level is None:
-            return extras
-        unheard = {
-            "noise_level": condition.noise_level is not None and self.unet.class_embedding is None,
-            "sizes and pooled": sdxl and self.unet.config.addition_embed_type is None,
-        }
-        if any(unheard.values()):  # diffusers ignores them silently
-            names = " or ".join(name for name, is_so in unheard.items() if is_so)
+        if condition.sizes is None and condition.pooled is None:
+            return {}
+        if self.unet.config.addition_embed_type is None:  # diffusers ignores them silently
             raise ValueError(
-                f"the condition has {names}, and the network has no embedding for it: leave it "
-                "out, or set class_embed_type or addition_embed_type in the network's arguments"
+                "the condition has sizes and pooled, and the network has no embedding for them: "
+                "leave them out, or set addition_embed_type in the network's arguments"
             )
-        if condition.noise_level is not None:
-            counted = self.unet.config.class_embed_type is None  # a table of levels
-            level = condition.noise_level
-            extras["class_labels"] = level.long() if counted else level
-        if sdxl:
-            extras["added_cond_kwargs"] = {
-                "text_embeds": condition.pooled,
-                "time_ids": condition.sizes,
-            }
-        return extras
+        added = {"text_embeds": condition.pooled, "time_ids": condition.sizes}
+        return {"added_cond_kwargs": added}
 
 
 class UNet3D(UNet2D):
@@ -270,15 +261,17 @@ class UNet3D(UNet2D):
 
     kind = "UNet3DConditionModel"
     dimensions = 5
-    takes = frozenset({"text", "image"})
+    takes = frozenset({"text"})
 
 
 def _schedule_of(network: str, revision: str | None) -> Mapping[str, Any] | None:
-    file = beside(network, "scheduler/scheduler_config.json", revision)
-    if file is not None:
-        # A process that no Schedule can have, or no configuration at all.
-        with suppress(ValueError, OSError, TypeError, AttributeError):
-            return Schedule.from_config(file).settings
+    # A process that no Schedule can have, or no configuration at all.
+    with suppress(ValueError, OSError):
+        place = expand_path(network, "network")
+        config = library_class("DDIMScheduler").load_config(
+            place, subfolder="scheduler", revision=revision, local_files_only=True
+        )
+        return Schedule.from_config(config).settings
     return None
 
 

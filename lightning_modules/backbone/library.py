@@ -84,7 +84,11 @@ def pretrained(key: str, kind: str, path: str, subfolder: str | None, revision: 
             ignore_mismatched_sizes=True,  # reported below, with missing tensors
         )
     except OSError as error:
-        raise FileNotFoundError(_cannot_load(key, place, subfolder, error)) from error
+        reason = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else str(error).splitlines()[0]
+        raise FileNotFoundError(
+            f"{key}: cannot load {folder}: {reason}; set a folder in diffusers' layout, or "
+            f"download it by `hf download {place}` with internet access"
+        ) from error
     reshaped = [f"{name} {tuple(a)} for {tuple(b)}" for name, a, b in notes["mismatched_keys"]]
     refuse(
         f"the tensors of {folder} do not fit the network",
@@ -93,32 +97,6 @@ def pretrained(key: str, kind: str, path: str, subfolder: str | None, revision: 
         reshaped,
     )
     return network
-
-
-def _cannot_load(key: str, place: str, subfolder: str | None, error: OSError) -> str:
-    reason = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else str(error).splitlines()[0]
-    return (
-        f"{key}: cannot load {Path(place, subfolder or '')}: {reason}; set a folder in diffusers' "
-        f"layout, or download it by `hf download {place}` with internet access"
-    )
-
-
-def beside(path: str, file: str, revision: str | None = None) -> Path | None:
-    """Return a file of a folder in diffusers' layout, or of the hub's cache; None if missing.
-
-    Args:
-        path: Folder, or name on the hub. Environment variables are expanded.
-        file: Name of the file in it.
-        revision: Branch, tag or commit on the hub.
-    """
-    place = expand_path(path, "network")
-    if Path(place).is_dir():
-        found: Any = Path(place, file)
-    else:
-        from huggingface_hub import try_to_load_from_cache  # slow to import
-
-        found = try_to_load_from_cache(place, file, revision=revision)
-    return Path(found) if isinstance(found, str | Path) and Path(found).is_file() else None
 
 
 @dataclass(frozen=True)

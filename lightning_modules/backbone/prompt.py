@@ -2,7 +2,7 @@
 
     ENLARGER_WEIGHTS=my/weights python main.py prompt
     python main.py prompt --model my/sd-turbo --out prompts/invsr.safetensors
-    python main.py prompt --prompt 'a photograph' --negative '' --out ...
+    python main.py prompt --prompt 'a photograph' --negative '' --out ..
     python main.py prompt --t5 --model google/flan-t5-xl --prompt .. --out ..
 
 Without --prompt and --negative the texts are InvSR's, without --model the encoder is SD-Turbo's.
@@ -12,6 +12,7 @@ Only this command needs transformers.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,11 +20,9 @@ from pathlib import Path
 from torch import Tensor
 
 from files.paths import expand_path
-from lightning_modules.backbone.condition import T5, FixedPrompt, TextEncoder
+from lightning_modules.backbone.condition import T5, TextEncoder
 
 log = logging.getLogger(__name__)
-
-Encode = Callable[[Sequence[str]], Tensor]
 
 MODEL = "stabilityai/sd-turbo"
 OUT = "$ENLARGER_WEIGHTS/invsr_prompt.safetensors"
@@ -49,35 +48,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    texts = {"prompt": options.prompt} | ({} if options.t5 else {"negative": options.negative})
     try:
-        out = _place(options.out, options.overwrite)
-        encoder, encode = _encoder(options)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        FixedPrompt.write(out, encode, options.prompt, None if options.t5 else options.negative)
-        written = FixedPrompt(out)
+        out = Path(expand_path(options.out, "--out"))
+        if out.exists():
+            raise ValueError(f"{out} already exists: remove it, or set another --out")
+        if options.t5:
+            encoder: T5 | TextEncoder = T5(options.model)
+            write(out, lambda words: encoder(words).features, texts)
+        else:
+            encoder = TextEncoder(options.model)
+            write(out, encoder, texts)
     except (ValueError, OSError) as error:
         log.error("error: %s", error)
         return 2
-    tokens, channels = written.prompt.shape
-    log.info("%s: %d tokens of %d channels, by %s", out, tokens, channels, encoder.source)
+    log.info("%s: %s, by %s", out, " and ".join(texts), encoder.source)
     return 0
 
 
-def _encoder(options: argparse.Namespace) -> tuple[T5 | TextEncoder, Encode]:
-    if not options.t5:
-        clip = TextEncoder(options.model, options.revision)
-        return clip, clip
-    t5 = T5(options.model, options.revision)
-    return t5, lambda texts: t5(texts).features
+def write(out: Path, encode: Callable[[Sequence[str]], Tensor], texts: dict[str, str]) -> None:
+    """Write the features of texts.
 
+    Args:
+        out: The file to write; its header keeps the texts.
+        encode: From texts to (B, tokens, channels), such as a ``TextEncoder``.
+        texts: The ``prompt``, and the ``negative`` prompt of guidance; empty for "no text".
+    """
+    from safetensors.torch import save_file
 
-def _place(given: str, overwrite: bool) -> Path:
-    out = Path(expand_path(given, "--out"))
-    if out.suffix != ".safetensors":
-        raise ValueError(f"--out is {given}; expected the name of a .safetensors file")
-    if out.exists() and not overwrite:
-        raise ValueError(f"{out} already exists: set another --out, or --overwrite")
-    return out
+    features = {name: encode([text])[0].float().cpu().clone() for name, text in texts.items()}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_file(features, out, metadata={"texts": json.dumps(texts)})
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -98,7 +99,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="the model is T5's encoder, in transformers' layout: for NSARM and Infinity, "
         "lightning_modules.FixedText; without a negative prompt",
     )
-    parser.add_argument("--revision", help="branch, tag or commit on the hub")
     parser.add_argument(
         "--out", default=OUT, help="the .safetensors file to write (default: %(default)s)"
     )
@@ -108,7 +108,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=NEGATIVE,
         help="the negative prompt; '' for no text (default: InvSR's)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     return parser.parse_args(arguments)
 
 

@@ -7,10 +7,8 @@ All tables are float64 on the CPU. A network may predict the noise ("epsilon"), 
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -60,12 +58,6 @@ class Schedule:
             cosine of Nichol and Dhariwal (2021; arXiv 2102.09672).
         prediction: What the network predicts.
         variance: The form of the process, see above.
-        zero_snr: Rescale the schedule so that the last timestep is pure noise (Lin et al., 2023;
-            arXiv 2305.08891, algorithm 1).
-
-    Raises:
-        ValueError: For ``zero_snr`` with noise prediction, which is undefined at the last timestep,
-            or with exploding variance.
 
     Source: Ho et al., 2020 (arXiv 2006.11239), equation 4; v as in Salimans and Ho, 2022 (arXiv
     2202.00512), appendix D.
@@ -79,56 +71,39 @@ class Schedule:
         betas: Betas = "scaled_linear",
         prediction: Prediction = "epsilon",
         variance: Variance = "preserving",
-        zero_snr: bool = False,
     ) -> None:
-        if zero_snr and (prediction == "epsilon" or variance == "exploding"):
-            raise ValueError(
-                "zero_snr makes the last timestep pure noise: it needs prediction v_prediction or "
-                "sample, and variance preserving"
-            )
         self.prediction, self.variance = prediction, variance
         unused = {"beta_start", "beta_end"} if betas == "squaredcos_cap_v2" else set()
         known: dict[str, Any] = {"steps": steps, "beta_start": beta_start, "beta_end": beta_end}
-        known |= {"betas": betas, "prediction": prediction, "zero_snr": zero_snr}
+        known |= {"betas": betas, "prediction": prediction}
         # What a network is trained with. Not the variance: networks see the same in both forms.
         self.settings = {name: value for name, value in known.items() if name not in unused}
         with torch.device("cpu"):  # numbers, also while a model is built on the meta device
             kept = torch.cumprod(1 - _betas(steps, beta_start, beta_end, betas), 0)
-            if zero_snr:
-                kept = _down_to_zero(kept)
         self._alphas, self._sigmas = kept.sqrt(), (1 - kept).sqrt()  # variance preserving
         self._tables = Table(self._alphas), Table(self._sigmas)
 
     @classmethod
-    def from_config(
-        cls, config: Mapping[str, Any] | str | Path, variance: Variance = "preserving"
-    ) -> Schedule:
+    def from_config(cls, config: Mapping[str, Any], variance: Variance = "preserving") -> Schedule:
         """Create a schedule from the configuration of a diffusers scheduler.
 
         Args:
-            config: The configuration, or its file, e.g. ``scheduler/scheduler_config.json``.
+            config: The content of a ``scheduler_config.json``.
             variance: The form to sample in.
 
         Raises:
             ValueError: If it has trained betas, or betas of an unknown kind.
         """
-        if isinstance(config, Mapping):
-            where, values = "the scheduler's configuration", config
-        else:
-            where, values = str(config), json.loads(Path(config).read_text(encoding="utf-8"))
-        if values.get("trained_betas") is not None:
-            raise ValueError(f"{where} has trained_betas, which are not supported")
-        betas = values.get("beta_schedule", "linear")
-        if betas not in get_args(Betas):
-            raise ValueError(f"{where} has beta_schedule {betas}, which is not supported")
+        betas = config.get("beta_schedule", "linear")
+        if betas not in get_args(Betas) or config.get("trained_betas") is not None:
+            raise ValueError(f"beta_schedule {betas}, or trained_betas, are not supported")
         return cls(
-            steps=values.get("num_train_timesteps", 1000),
-            beta_start=values.get("beta_start", 0.0001),
-            beta_end=values.get("beta_end", 0.02),
+            steps=config.get("num_train_timesteps", 1000),
+            beta_start=config.get("beta_start", 0.0001),
+            beta_end=config.get("beta_end", 0.02),
             betas=betas,
-            prediction=values.get("prediction_type", "epsilon"),
+            prediction=config.get("prediction_type", "epsilon"),
             variance=variance,
-            zero_snr=values.get("rescale_betas_zero_snr", False),
         )
 
     @property
@@ -265,10 +240,3 @@ def _betas(steps: int, start: float, end: float, kind: Betas) -> Tensor:
     angle = (torch.arange(steps + 1, dtype=torch.float64) / steps + 0.008) / 1.008 * (math.pi / 2)
     kept = angle.cos().square()
     return (1 - kept[1:] / kept[:-1]).clamp_max(_LARGEST_BETA)
-
-
-def _down_to_zero(kept: Tensor) -> Tensor:
-    # In alpha: shifted so that the last is 0, then scaled so that the first stays.
-    alpha = kept.sqrt()
-    shifted = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
-    return shifted.square()

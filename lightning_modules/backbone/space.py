@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -71,7 +70,8 @@ class Space(Float32, ABC):
         Args:
             image: (B, 3, H, W) in [0, 1], sides divisible by ``factor``; or clips, (B, F, 3, H, W),
                 encoded frame by frame.
-            noise: Draws from the encoder's distribution, if it has one; by default its mean.
+            noise: Draws from the encoder's distribution, if it has one; by default, and for clips,
+                its mean.
 
         Returns:
             (B, channels, H / factor, W / factor), or (B, channels, F, ...) for clips.
@@ -85,16 +85,9 @@ class Space(Float32, ABC):
                 f"the image is {H}x{W}; {type(self).__name__} needs sides divisible by "
                 f"{self.factor}: choose data.init_args.crop_size or a size accordingly, or pad"
             )
-        if image.ndim == 4:
-            return self.standardised(self._encode(image, noise))
-        if noise is None:
+        if image.ndim == 5:
             return of_clip(self.encode, image)
-        mean, deviation = (of_clip(partial(self._part_of, n), image) for n in range(2))
-        return mean + deviation * noise.normal(mean.shape)
-
-    def _part_of(self, number: int, image: Tensor) -> Tensor:
-        mean, deviation = self.distribution(image)
-        return (mean, torch.zeros_like(mean) if deviation is None else deviation)[number]
+        return self.standardised(self._encode(image, noise))
 
     def distribution(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return mean and deviation of the encoder's distribution; None if it has none.
@@ -157,10 +150,6 @@ class Space(Float32, ABC):
             ValueError: If there is nothing to load, or the file is corrupt or of another
                 autoencoder.
         """
-        if not any(True for _ in self.parameters()):
-            raise ValueError(
-                f"{type(self).__name__} has no weights: unset model.init_args.space_weights"
-            )
         found = read_weights(path)
         load_part(self, found, "space", self.official)
         # The hash is of the autoencoder's own names, as where it is read from a folder.

@@ -21,18 +21,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.base import NothingToTrain
 from lightning_modules.controls.larger import FromBase
 from lightning_modules.controls.scalecrafter import NetworkPatch, Step
-from lightning_modules.noise import Noise
 from lightning_modules.optimisation import adam
 
 if TYPE_CHECKING:
-    from files.batch import Batch
+    pass
 
 
 class Direct(NothingToTrain, FromBase):
@@ -46,46 +44,21 @@ class Direct(NothingToTrain, FromBase):
         ValueError: If parts do not fit together.
     """
 
-    instead = (
-        "use test or predict; to train the base at the output's size, or an adapter, set another "
-        "model.class_path"
-    )
-
     def __init__(self, scale: float, **kwargs: Any) -> None:
         super().__init__(scale, optimizer=adam, lr_scheduler=None, weights=None, **kwargs)
         self._name_weights()
-
-    @torch.no_grad()
-    def generate(self, batch: Batch, noise: Noise) -> Tensor:
-        """Run all steps from noise of the output's size.
-
-        Raises:
-            ValueError: If a side is no multiple of the space's factor, or of ``scale``.
-        """
-        size = (batch["size"][0], batch["size"][1])
-        return self.space.decode(self.direct(batch, size, self.trained_size(size), noise))
-
-    def setup(self, stage: str) -> None:
-        """Check the frozen parts, and refuse ``fit``.
-
-        Raises:
-            ValueError: As in ``FromBase.setup``, or if the stage is ``fit``.
-        """
-        super().setup(stage)
-        if stage == "fit":
-            self.training_step({}, 0)
 
 
 class AttnSF(NetworkPatch):
     """Scale all self-attention over positions, at all steps, but not cross-attention."""
 
-    def check(self, denoiser: UNet2D, guidance: float) -> None:
+    def check(self, denoiser: UNet2D) -> None:
         """Raise if the base does not support the patch.
 
         Raises:
             ValueError: As in ``NetworkPatch.check``, or if self-attention has no plain query.
         """
-        super().check(denoiser, guidance)
+        super().check(denoiser)
         layers = self_attention(denoiser.unet).values()
         if not layers or any(a.fused_projections or a.norm_q is not None for a in layers):
             raise ValueError("AttnSF finds no self-attention with a plain query: use another base")

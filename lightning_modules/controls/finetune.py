@@ -11,10 +11,9 @@ layers are unpublished; the defaults are ours, the layers those of ``lora_layers
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -23,7 +22,6 @@ from torch.nn import functional
 
 from files.numbers import PositiveInt, UnitInterval
 from lightning_modules.controls.larger import FromBase
-from lightning_modules.noise import Noise
 from lightning_modules.sampling.captions import drop_captions, training_images
 
 if TYPE_CHECKING:
@@ -66,38 +64,6 @@ def add_layers(unet: Any, rank: int) -> None:
     for parameter in unet.parameters():
         if parameter.requires_grad:  # in the base's bfloat16, rounding would lose most steps
             parameter.data = parameter.data.float()
-
-
-@contextmanager
-def merged(unet: Any) -> Iterator[None]:
-    """Merge updates into the weights within the context, so that sampling is as fast as the base.
-
-    The base's weights are restored bit for bit; subtracting an update would leave rounding errors.
-    In half precision, updates are not merged, since rounding would lose most of them.
-
-    Args:
-        unet: The U-Net, with or without layers of ``add_layers``.
-    """
-    layers: list[Any] = [
-        module
-        for module in unet.modules()
-        if hasattr(module, "lora_A")
-        and hasattr(module, "merge")
-        and module.get_base_layer().weight.dtype == torch.float32
-    ]
-    kept: list[tuple[nn.Parameter, torch.Tensor]] = []
-    try:
-        for layer in layers:
-            weight = cast(nn.Parameter, layer.get_base_layer().weight)
-            kept.append((weight, weight.data))
-            weight.data = weight.data.clone()
-            layer.merge()
-        yield
-    finally:
-        for weight, own in kept:
-            weight.data = own
-        for layer in layers:
-            layer.merged_adapters.clear()
 
 
 def adamw_whole(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
@@ -159,18 +125,6 @@ class FineTune(FromBase):
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
-    @torch.no_grad()
-    def generate(self, batch: Batch, noise: Noise) -> Tensor:
-        """Run all steps from noise of the output's size.
-
-        Raises:
-            ValueError: If a side is no multiple of the space's factor, or of ``scale``.
-        """
-        size = (batch["size"][0], batch["size"][1])
-        with merged(self.denoiser.unet):
-            z = self.direct(batch, size, self.trained_size(size), noise)
-        return self.space.decode(z)
-
     @property
     def trained_with(self) -> dict[str, Any]:
         """The schedule."""
@@ -181,26 +135,12 @@ class FineTune(FromBase):
         """Whether something is trained: always."""
         return True
 
-    def setup(self, stage: str) -> None:
-        """Check the frozen parts, and log the number of trained parameters."""
-        super().setup(stage)
-        if stage == "fit":
-            count = sum(p.numel() for p in self.denoiser.parameters() if p.requires_grad)
-            log.info("%d parameters are trained", count)
-
-    def _check_flags(self) -> None:
-        super()._check_flags()
-        if not self.base_frozen and self.denoiser.flags.frozen:
-            raise ValueError(
-                "FineTune trains the base itself: set frozen in its flags to false, or use LoRA"
-            )
-
 
 class LoRA(FineTune):
     """Train low-rank updates of the base's linear layers at the target's size.
 
     1,921,792 parameters on Stable Diffusion 2.1 with rank 4, 15,374,336 with 32. Without training
-    it equals ``Direct``, bit for bit. For sampling, updates are merged into the weights.
+    it equals ``Direct``, bit for bit.
 
     Args:
         scale: Factor between the sides of the base's images and of the output; set by

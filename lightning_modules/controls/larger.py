@@ -7,7 +7,7 @@ the loop over timesteps.
 
 Guo et al., ECCV 2024 (arXiv 2402.10491), section 3.2: R = ceil(log_4(d_R / d)), d and d_R being
 numbers of pixels, not sides. The paper does not fix the sizes in between if the ratio is no power
-of four, nor how to change the aspect ratio; both are arguments here.
+of four: here factors are equal, or sizes are an argument.
 """
 
 from __future__ import annotations
@@ -31,10 +31,9 @@ from lightning_modules.base import Generator
 from lightning_modules.controls.scalecrafter import NetworkPatch, Step
 from lightning_modules.latents import (
     InLatents,
+    check_base,
     check_channels,
-    check_run,
     check_space,
-    compare_schedule,
 )
 from lightning_modules.noise import Noise, Size
 from lightning_modules.sampling.captions import (
@@ -50,8 +49,6 @@ from lightning_modules.settings import changed
 if TYPE_CHECKING:
     from files.batch import Batch
 
-Rule = Literal["geometric", "x4_then_rest"]
-Aspect = Literal["target", "base"]
 SizeCondition = Literal["stage", "base"]
 DDIM = Sampler()  # Stable Diffusion's
 # From (timestep, z, t, condition) to the base's raw output, or its replacement.
@@ -94,8 +91,7 @@ def base_of(target: Size, scale: float) -> Size:
 def cascade_sizes(
     base: Size,
     target: Size,
-    rule: Rule | Sequence[Size] = "geometric",
-    aspect: Aspect = "target",
+    stages: Sequence[Size] | None = None,
     multiple: int = 8,
 ) -> list[Size]:
     """Return the sizes from the base stage to the target.
@@ -103,33 +99,29 @@ def cascade_sizes(
     Args:
         base: (h, w) that the base model was trained for.
         target: (H, W) of the output.
-        rule: ``geometric``: equal factors; ``x4_then_rest``: four times the pixels, and the rest in
-            the last stage; or the sizes of all stages after the base's, with the target last.
-        aspect: ``target``: the base stage has the target's aspect ratio and as many pixels as
-            ``base``; ``base``: it has the size of ``base``, and the first stage changes the aspect.
+        stages: Sizes of all stages after the base's, with the target last; by default the fewest
+            of equal factors.
         multiple: Sides are multiples of this; intermediate ones are rounded to it, halves up.
 
     Returns:
-        R + 1 sizes, the target last. For equal sizes only the target; for equal numbers of pixels
-        and different aspect ratios, one stage.
+        R + 1 sizes, the target last; for equal numbers of pixels only the target. The first has the
+        target's aspect ratio and as many pixels as ``base``.
 
     Raises:
         ValueError: If the target has fewer pixels than the base, or a side is no multiple.
     """
     target = (target[0], target[1])  # on its way to a GPU a tuple becomes a list
-    _check(base, target, rule, multiple)
-    stages = count_stages(base, target)
+    _check(base, target, stages or [], multiple)
     pixels = base[0] * base[1]
-    first = base if aspect == "base" else _of(pixels, target, multiple)
+    first = _of(pixels, target, multiple)
     if first == target:
         return [target]
-    if not isinstance(rule, str):
-        _check_explicit(first, target, rule)
-        return [first, *rule]
-    factor = 4.0
-    if rule == "geometric" and stages:
-        factor = (target[0] * target[1] / pixels) ** (1 / stages)
-    between = [_of(pixels * factor**stage, target, multiple) for stage in range(1, stages)]
+    if stages is not None:
+        _check_explicit(first, target, stages)
+        return [first, *stages]
+    count = max(count_stages(base, target), 1)
+    factor = (target[0] * target[1] / pixels) ** (1 / count)
+    between = [_of(pixels * factor**stage, target, multiple) for stage in range(1, count)]
     return [first, *between, target]
 
 
@@ -142,9 +134,8 @@ def _of(pixels: float, target: Size, multiple: int) -> Size:
     return height, width
 
 
-def _check(base: Size, target: Size, rule: Rule | Sequence[Size], multiple: int) -> None:
-    explicit = [] if isinstance(rule, str) else rule
-    for size in (base, target, *explicit):
+def _check(base: Size, target: Size, stages: Sequence[Size], multiple: int) -> None:
+    for size in (base, target, *stages):
         if size[0] % multiple or size[1] % multiple:
             raise ValueError(
                 f"a size of {size[0]}x{size[1]} is no multiple of {multiple}: choose sizes of "
@@ -220,7 +211,7 @@ class FromBase(InLatents, Generator):
         check_guidance(encoder, sampler.guidance)
         self._check_flags()
         if patch is not None:
-            patch.check(denoiser, sampler.guidance)
+            patch.check(denoiser)
 
     # ------------------------------------------------------------------------------------- sizes
 
@@ -256,6 +247,16 @@ class FromBase(InLatents, Generator):
         """Return the pure noise that sampling starts from. Arguments and shape as in ``eps``."""
         first = self.schedule.level(self.sampled[0])
         return self.eps(size, noise, frames) * (first.alpha**2 + first.sigma**2) ** 0.5
+
+    @torch.no_grad()
+    def generate(self, batch: Batch, noise: Noise) -> Tensor:
+        """Run all steps from noise of the output's size.
+
+        Raises:
+            ValueError: If a side is no multiple of the space's factor, or of ``scale``.
+        """
+        size = (batch["size"][0], batch["size"][1])
+        return self.space.decode(self.direct(batch, size, self.trained_size(size), noise))
 
     def direct(self, batch: Batch, size: Size, base: Size, noise: Noise) -> Tensor:
         """Run all steps from noise of this size, and return the clean sample.
@@ -392,14 +393,12 @@ class FromBase(InLatents, Generator):
         """Load the autoencoder and the base.
 
         Raises:
-            ValueError: If the base does not fit, or its run had another autoencoder, process or
-                range of timesteps than are used here.
+            ValueError: If the base does not fit, or was trained on other timesteps than are used.
         """
         super().load_parts(find)
         if self.denoiser_weights is not None:
             self.denoiser.load(find("denoiser_weights", self.denoiser_weights))
-            if self.base_frozen:  # what is trained further may get another process
-                check_run(self.denoiser, self.space, self.schedule)
+            if self.base_frozen:  # what is trained further may get others
                 self._check_timesteps()
             self._name_weights()
 
@@ -415,17 +414,18 @@ class FromBase(InLatents, Generator):
             )
 
     def setup(self, stage: str) -> None:
-        """Raise if a frozen part has no trained weights; warn of a schedule unlike the base's.
+        """Raise if a frozen part has no trained weights, or another than the base was trained with.
 
         Raises:
-            ValueError: If the base or the autoencoder has random weights.
+            ValueError: If the base or the autoencoder has random weights, or the base's run had
+                another autoencoder or schedule.
         """
         super().setup(stage)
         # If the base itself was trained, a test loads all weights from the run's checkpoint, and a
         # fit may start from those of another run.
         begins = stage == "fit" and self.weights_source is None
         if self.base_frozen or begins:
-            compare_schedule(self.denoiser, self.schedule)
+            check_base(self.denoiser, self.space, self.schedule, self.base_frozen)
             if not (self.denoiser.source or self.denoiser.initial_source):
                 raise ValueError(
                     "a trained base is required: set its folder or hub name in "

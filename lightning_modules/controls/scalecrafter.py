@@ -63,12 +63,11 @@ class Step:
 class NetworkPatch(ABC):
     """Base of the patches."""
 
-    def check(self, denoiser: UNet2D, guidance: float) -> None:
+    def check(self, denoiser: UNet2D) -> None:
         """Raise if the base does not support the patch.
 
         Args:
             denoiser: The base.
-            guidance: Strength of classifier-free guidance; 1 for none.
 
         Raises:
             ValueError: If the base is compiled.
@@ -171,29 +170,18 @@ class ScaleCrafter(NetworkPatch):
         if min(factors.values(), default=0) < 1:
             raise ValueError(f"ScaleCrafter got factors {factors}; expected 1 and more")
 
-    def check(self, denoiser: UNet2D, guidance: float) -> None:
+    def check(self, denoiser: UNet2D) -> None:
         """Raise if the base does not support the patch.
 
         Raises:
-            ValueError: As in ``NetworkPatch.check``; or for a name without 3x3 convolutions, the
-                network's first or last layer, another padding, or damping without guidance.
+            ValueError: As in ``NetworkPatch.check``; or for a name without 3x3 convolutions, or of
+                the network's first or last layer.
         """
-        super().check(denoiser, guidance)
+        super().check(denoiser)
         layers = convolutions(denoiser.unet)
         for name in (*self.factors, *(self.damped_without if self.damped_steps else ())):
             if not any(_within(layer, name) for layer in layers):
                 raise ValueError(_no_such(name, denoiser.unet))
-        odd = [n for n in _factors(layers, self.factors) if layers[n].padding != (1, 1)]
-        if odd:
-            raise ValueError(
-                f"ScaleCrafter cannot dilate {odd[0]}, which pads by {layers[odd[0]].padding}, not "
-                "by 1: leave it out of model.init_args.patch.init_args.factors"
-            )
-        if self.damped_steps and guidance == 1:
-            raise ValueError(
-                "ScaleCrafter's damped_steps need guidance, and sampler.guidance is 1: "
-                "set it higher, or damped_steps to 0"
-            )
 
     @contextmanager
     def applied(self, denoiser: UNet2D, step: Step) -> Iterator[None]:
@@ -252,8 +240,7 @@ class ScaleCrafter(NetworkPatch):
         """As ``NetworkPatch.options``."""
         factors = " ".join(f"{name}={factor:g}" for name, factor in self.factors.items())
         own: dict[str, str | int | float] = {"factors": factors, "tau": self.tau}
-        if self.progressive:
-            own["progressive"] = "true"
+        own |= {"progressive": "true"} if self.progressive else {}
         if self.damped_steps:
             own["damped"] = f"{self.damped_steps} {' '.join(self.damped_without)}"
         if self.freeu is not None:

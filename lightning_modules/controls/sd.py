@@ -34,8 +34,6 @@ from lightning_modules.sampling.tiling import padded
 if TYPE_CHECKING:
     from files.batch import Batch
 
-UpscalerCallable = Callable[[float], SuperResolver]
-
 
 class SDSR(Direct):
     """The frozen base at its own size, then a frozen upscaler. Nothing is trained.
@@ -58,7 +56,7 @@ class SDSR(Direct):
         self,
         scale: float,
         *,
-        upscaler: UpscalerCallable,
+        upscaler: Callable[[float], SuperResolver],
         upscaler_weights: str | None = None,
         upscaler_scale: PositiveFloat | None = None,
         **kwargs: Any,
@@ -119,10 +117,10 @@ class SDSR(Direct):
             self.upscaler.load_weights(find("upscaler_weights", self.upscaler_weights))
 
     def setup(self, stage: str) -> None:
-        """Check the frozen parts, and refuse ``fit``.
+        """Check the frozen parts.
 
         Raises:
-            ValueError: As in ``Direct.setup``, or if the upscaler has random weights.
+            ValueError: As in ``FromBase.setup``, or if the upscaler has random weights.
         """
         super().setup(stage)
         if self.upscaler.needs_weights:

@@ -150,10 +150,7 @@ class Autoencoder(Reconstruction):
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map a released file, which has only the autoencoder."""
-        own = self.state_dict().items()
-        kept = {name: tensor for name, tensor in own if not name.startswith("space.")}
-        found = self.space.official(tensors)
-        return {**kept, **{f"space.{name}": tensor for name, tensor in found.items()}}
+        return self.with_parts(space=self.space.official(tensors))
 
 
 def alike(batches: Sequence[Tensor]) -> Tensor:

@@ -27,10 +27,10 @@ from lightning_modules.networks.bsq import (
     commitment,
     entropy_penalty,
     live_bits,
+    proportional,
     quantized,
     scales_of,
 )
-from lightning_modules.networks.scales import proportional
 from lightning_modules.noise import Noise, Size
 from lightning_modules.sampling.tiling import padded
 
@@ -83,7 +83,7 @@ class Tokenizer(Reconstruction, BitwiseMethod):
             such as NSARM's for LR: norms over a whole image depend on its size.
 
     Raises:
-        ValueError: If the scale is not 1, or ``partial_least`` is not below the number of scales.
+        ValueError: If the scale is not 1.
     """
 
     losses: TokenizerLosses
@@ -101,11 +101,6 @@ class Tokenizer(Reconstruction, BitwiseMethod):
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, losses, color_fix="none", **kwargs)
-        if partial_share and partial_least >= len(grids):
-            raise ValueError(
-                f"model.init_args.partial_least is {partial_least}; expected less than the number "
-                f"of model.init_args.grids, {len(grids)}"
-            )
         self.vae, self.grids = vae, [(int(h), int(w)) for h, w in grids]
         self.tile_multiple = vae.factor
         self.drop_scales = drop_scales
@@ -213,10 +208,4 @@ class Tokenizer(Reconstruction, BitwiseMethod):
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map a released file, which has only the autoencoder."""
-        own = self.state_dict().items()
-        kept = {name: tensor for name, tensor in own if not name.startswith("vae.")}
-        found = bitwise_vae_from_official(tensors)
-        return {
-            **kept,
-            **{f"vae.{k}": tensor for k, tensor in found.items()},
-        }
+        return self.with_parts(vae=bitwise_vae_from_official(tensors))

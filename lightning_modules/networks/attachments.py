@@ -239,19 +239,6 @@ def _ends(unet: Any) -> list[int]:
     return ends
 
 
-@contextmanager
-def _added(unet: Any, added: Mapping[int, Tensor]) -> Iterator[None]:
-    def adding(x: Tensor) -> Any:
-        return lambda _, __, output: (output[0] + x.to(output[0].dtype), *output[1:])
-
-    hooks = [unet.down_blocks[n].register_forward_hook(adding(x)) for n, x in added.items()]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
 def _check(numbers: Sequence[int], count: int) -> None:
     wrong = [n for n in numbers if not 0 <= n < count]
     if wrong or not numbers or len(set(numbers)) < len(numbers):

@@ -3,14 +3,11 @@
 Lim et al., CVPRW 2017; arXiv 1707.02921.
 
 16 blocks of 64 channels are the paper's baseline, 32 blocks of 256 with `res_scale` 0.1 its large
-model. Tensor names are those of the released EDSR-PyTorch files; BasicSR's are accepted too.
+model. Tensor names are those of the released EDSR-PyTorch files.
 Differs from the paper in: `global_skip`, an option that is off by default.
 """
 
 from __future__ import annotations
-
-import re
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +18,6 @@ from files.numbers import NonNegativeInt, PositiveInt
 MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K's training images, in RGB
 FACTORS = (2, 3, 4, 8)
 PEAK = 255.0  # released weights work on levels of 0..255
-
-BASICSR = (  # names of the same tensors in BasicSR's port
-    (r"conv_first\.", "head.0."),
-    (r"body\.(\d+)\.conv1\.", r"body.\1.body.0."),
-    (r"body\.(\d+)\.conv2\.", r"body.\1.body.2."),
-    (r"upsample\.", "tail.0."),
-    (r"conv_last\.", "tail.1."),
-)
 
 
 class MeanShift(nn.Module):
@@ -173,24 +162,6 @@ class EDSR(Trunk):
         restored: Tensor = self.add_mean(y) / PEAK
         return restored
 
-    @staticmethod
-    def official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Rename the tensors of a released file to ours.
-
-        Args:
-            state: Flat state dict of EDSR-PyTorch (our names already), or of BasicSR's port: the
-                dict that its files hold under `params`. BasicSR's files lack the mean; it subtracts
-                the same constants, so they are added.
-        """
-        if "conv_first.weight" not in state:
-            return dict(state)
-        blocks = len([name for name in state if re.fullmatch(r"body\.\d+\.conv1\.weight", name)])
-        table = (*BASICSR, (r"conv_after_body\.", f"body.{blocks}."))
-        ours = {_renamed(name, table): tensor for name, tensor in state.items()}
-        for name, shift in (("sub_mean", MeanShift(-1)), ("add_mean", MeanShift(1))):
-            ours |= {f"{name}.{key}": tensor for key, tensor in shift.state_dict().items()}
-        return ours
-
 
 def _upsampler(scale: int, channels: int) -> list[nn.Module]:
     """Create sub-pixel convolutions: one for x3, otherwise one per factor of two."""
@@ -200,12 +171,3 @@ def _upsampler(scale: int, channels: int) -> list[nn.Module]:
         layers.append(nn.Conv2d(channels, channels * factor**2, 3, padding=1))
         layers.append(nn.PixelShuffle(factor))
     return layers
-
-
-def _renamed(name: str, table: tuple[tuple[str, str], ...]) -> str:
-    """Return the name after the first rule that matches its start; unknown names stay."""
-    for pattern, replacement in table:
-        ours, count = re.subn(rf"^{pattern}", replacement, name)
-        if count:
-            return ours
-    return name

@@ -124,19 +124,17 @@ class Full(FeatureUpsampler):
 
     Args:
         places: Of the U-Net; given by the method.
-        gated: Multiply by one scalar per place that starts at 0: untrained, nothing is added.
         resize: How features are enlarged: ``bilinear``, or ``nearest``, as released.
     """
 
     from_network = True
 
-    def __init__(self, places: Places, gated: bool = False, resize: Resize = "bilinear") -> None:
-        self.gated = gated
+    def __init__(self, places: Places, resize: Resize = "bilinear") -> None:
         super().__init__(places, resize)
 
     def phi(self, width: int, embedding: int) -> nn.Module:
         """As ``FeatureUpsampler.phi``."""
-        return _Full(width, embedding, self.gated)
+        return _Full(width, embedding)
 
 
 class _Shared(nn.Module):
@@ -179,15 +177,14 @@ class _EachChannel(nn.Module):
 
 
 class _Full(nn.Module):
-    def __init__(self, width: int, embedding: int, gated: bool) -> None:
+    def __init__(self, width: int, embedding: int) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(_Released(width, embedding) for _ in range(2))
-        self.gate = nn.Parameter(torch.zeros(())) if gated else None
 
     def forward(self, h: Tensor, resize: Callable[[Tensor], Tensor], time: Tensor) -> Tensor:
         first, second = self.blocks
-        x = second(first(h, time, resize), time, None)
-        return x if self.gate is None else self.gate * x
+        x: Tensor = second(first(h, time, resize), time, None)
+        return x
 
 
 class _Released(nn.Module):

@@ -14,7 +14,6 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -23,8 +22,8 @@ from torch.nn import functional
 
 from degradations.device import copy_to
 from files.numbers import UnitInterval
+from lightning_modules.networks.bsq import Scales
 from lightning_modules.networks.running import Running
-from lightning_modules.networks.scales import Scales
 from lightning_modules.noise import Size
 
 EPS = 1e-6
@@ -220,26 +219,17 @@ def rotary_embedding(
     Returns:
         (2, n, D / 2), cosines and sines: of rows, then of columns.
     """
-    return _rotary_embedding(
-        tuple(scales.grids[first:last]), cast(Size, scales.full), width, device
-    )
-
-
-@lru_cache(maxsize=64)  # used at every step, and for every scale of every image
-def _rotary_embedding(
-    grids: tuple[Size, ...], full: Size, width: int, device: torch.device
-) -> Tensor:
-    real: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
-    with torch.inference_mode(False):  # the next caller may be training
-        theta = 10000.0 ** (-torch.arange(0, width // 2, 2, **real) / (width // 2))
-        angles = []
-        for h, w in grids:
-            # Halves are rounded to even, as in the released code.
-            y = (torch.arange(h, **real) * (full[0] / h)).round().repeat_interleave(w)
-            x = (torch.arange(w, **real) * (full[1] / w)).round().repeat(h)
-            angles.append(torch.cat([torch.outer(y, theta), torch.outer(x, theta)], 1))
-        whole = torch.cat(angles).to(device)
-        return torch.stack([whole.cos(), whole.sin()])
+    full = cast(Size, scales.full)
+    place: dict[str, Any] = {"dtype": torch.float32, "device": device}
+    theta = 10000.0 ** (-torch.arange(0, width // 2, 2, **place) / (width // 2))
+    angles = []
+    for h, w in scales.grids[first:last]:
+        # Halves are rounded to even, as in the released code.
+        y = (torch.arange(h, **place) * (full[0] / h)).round().repeat_interleave(w)
+        x = (torch.arange(w, **place) * (full[1] / w)).round().repeat(h)
+        angles.append(torch.cat([torch.outer(y, theta), torch.outer(x, theta)], 1))
+    whole = torch.cat(angles)
+    return torch.stack([whole.cos(), whole.sin()])
 
 
 def apply_rotary_embedding(x: Tensor, rotary: Tensor) -> Tensor:

@@ -1,4 +1,6 @@
-"""LIIF: Learning Continuous Image Representation with Local Implicit Image Function.
+"""Networks for any size: LIIF, and AnySize around a network of one factor, such as EDSR.
+
+Learning Continuous Image Representation with Local Implicit Image Function.
 
 Chen et al., CVPR 2021; arXiv 2012.09161.
 
@@ -13,7 +15,7 @@ and cell are added per query.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import product
 from typing import Any, cast
 
@@ -53,7 +55,7 @@ class Perceptron(nn.Module):
     def rest(self, x: Tensor) -> Tensor:
         """Apply all layers after the first to x (n, width)."""
         for layer in self.layers[1:]:
-            x = linear(x, layer) if isinstance(layer, nn.Linear) else layer(x)
+            x = layer(x)
         return x
 
 
@@ -244,13 +246,63 @@ def nearest(coord: Tensor, n: int, shift: int) -> tuple[Tensor, Tensor]:
     return index.long(), (coord - centre) * n
 
 
-def linear(x: Tensor, layer: nn.Linear) -> Tensor:
-    """Return `layer(x)` for x (n, inputs), by the library that is fastest on the device."""
-    if x.device.type != "cpu":
-        return layer(x)
-    # oneDNN's 1x1 convolution: on AMD processors MKL's matrix product runs at half its speed. With
-    # one thread torch prefers MKL for a single image as well, but not for 16 and more.
-    images = 16 if len(x) % 16 == 0 else 1
-    pixels = x.view(images, len(x) // images, 1, -1).permute(0, 3, 1, 2)
-    y = functional.conv2d(pixels, layer.weight[:, :, None, None], layer.bias)
-    return y.permute(0, 2, 3, 1).reshape(len(x), -1)
+class AnySize(nn.Module):
+    """A network of one factor, resized to any size by antialiased bicubic interpolation.
+
+    As the base of ``lightning_modules.CasArbi``, its features are those of the network's own
+    ``encode``, as EDSR has it, or else the LR image. CasArbi's paper lists EDSR among its bases
+    without the resizing; this is our choice.
+
+    Args:
+        scale: Factor of enlargement, any number of at least 1 (linked from data.init_args.scale);
+            used if ``forward`` gets no output size.
+        network: The network: a class whose first argument is the factor, such as
+            ``lightning_modules.EDSR`` or ``lightning_modules.Spandrel``.
+        factor: The network's own factor.
+    """
+
+    def __init__(
+        self, scale: float, network: Callable[[float], nn.Module], factor: float = 2.0
+    ) -> None:
+        super().__init__()
+        self.scale, self.network = scale, network(factor)
+        self.encodes = hasattr(self.network, "encode")
+        # The source of weights that the network loads itself, as Spandrel does.
+        self.weights_source: str | None = getattr(self.network, "weights_source", None)
+
+    def forward(self, lr: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Enlarge to any size.
+
+        Args:
+            lr: (B, 3, h, w) in [0, 1].
+            size: (H, W) of the output; ``scale`` times that of lr, rounded, by default.
+
+        Returns:
+            (B, 3, H, W), about [0, 1]; not clamped.
+        """
+        height, width = size or tuple(round(self.scale * n) for n in lr.shape[-2:])
+        return resize(self.network(lr), (height, width), clamp=False)
+
+    def encode(self, lr: Tensor) -> Tensor:
+        """Return features (B, C, h, w) of lr (B, 3, h, w) in [0, 1]."""
+        return cast(Any, self.network).encode(lr) if self.encodes else lr
+
+    def render(self, features: Tensor, lr: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return the output of ``forward`` from the features of ``encode``.
+
+        Args:
+            features: (B, C, h, w), the result of ``encode``.
+            lr: (B, 3, h, w) in [0, 1], the LR that they are of.
+            size: (H, W) of the output.
+
+        Returns:
+            (B, 3, H, W), about [0, 1]; not clamped.
+        """
+        known = cast(Any, self.network)
+        image = known.enlarged(features, lr) if self.encodes else known(lr)
+        return resize(image, size, clamp=False)
+
+    def official(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rename the tensors of a released file of the network to ours."""
+        official = getattr(self.network, "official", dict)
+        return {f"network.{name}": tensor for name, tensor in official(state).items()}

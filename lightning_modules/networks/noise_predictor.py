@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from files.numbers import NonNegativeInt, PositiveInt
+from files.numbers import PositiveInt
 from files.tensors import bare_names
 from lightning_modules.networks.running import Running
 
@@ -53,14 +53,6 @@ class NoisePredictor(Running):
         widths: Channels of the levels, multiples of 32 and of ``head_width``.
         layers: Residual blocks per level, each with self-attention over all pixels.
         head_width: Channels of one attention head.
-        halvings: Halvings of the LR image's sides to the latent's: 1 at scale 4 with a factor of 8,
-            where the latent has half of them; 0 at scale 8, where they are equal. By default as the
-            scale asks (``fit_to``), with all but one folded; 1 before it is known.
-        folded: How many of them fold squares of 2x2 pixels into channels before the first layer.
-            The others are those of levels, one each. By default 0, if ``halvings`` is set.
-
-    Raises:
-        ValueError: If there are more halvings than levels and folded ones.
     """
 
     divisor: int  # of the sides of the LR image
@@ -73,32 +65,27 @@ class NoisePredictor(Running):
         widths: Sequence[PositiveInt] = (256, 512),
         layers: PositiveInt = 3,
         head_width: PositiveInt = 64,
-        halvings: NonNegativeInt | None = None,
-        folded: NonNegativeInt = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        by_levels = 0 if halvings is None else halvings - folded
-        if not 0 <= by_levels <= len(widths):
-            raise ValueError(
-                f"halvings is {halvings} with {len(widths)} widths and {folded} folded; a level "
-                "halves the sides once: set more widths, or folded"
-            )
-        self.latent, self.channels, self.halvings = latent, channels, halvings
+        self.latent, self.channels = latent, channels
         self._sizes = (widths, layers, head_width)
-        self._build(*((1, 0) if halvings is None else (halvings, folded)))
+        self._build(1)
 
-    def _build(self, halvings: int, folded: int) -> None:
+    def _build(self, halvings: int) -> None:
+        # All but one fold squares of 2x2 pixels into channels before the first layer.
+        folded = max(halvings - 1, 0)
         self.divisor, self.fold = 2**halvings, 2**folded
         channels = self.channels * self.fold**2
         self.encoder = Encoder(channels, 2 * self.latent, *self._sizes, halvings - folded)
         self.prepare_to_run()
 
     def fit_to(self, scale: float, factor: int) -> None:
-        """Take the halvings that a scale needs, with new random weights, if they are others.
+        """Halve the sides as often as a scale needs, with new random weights where that changes.
 
-        All but one are folded, so that the levels see as many pixels as at scale 4, and cost the
-        same for an output of the same size. If ``halvings`` was set, nothing changes.
+        From LR to the latent, at scale 4 and a factor of 8, sides halve once. Further halvings are
+        folded, so that the levels see as many pixels as there, and cost the same for an output of
+        the same size.
 
         Args:
             scale: Factor by which images are enlarged.
@@ -107,8 +94,6 @@ class NoisePredictor(Running):
         Raises:
             ValueError: If no number of halvings leads from LR to the latents.
         """
-        if self.halvings is not None:
-            return
         needed = math.log2(factor / scale)
         if scale < 1 or needed < 0 or not needed.is_integer():
             scales = [f"{factor / 2**n:g}" for n in range(int(math.log2(factor)), -1, -1)]
@@ -117,7 +102,7 @@ class NoisePredictor(Running):
                 f"output's: set data.init_args.scale to one of {', '.join(scales)}"
             )
         if self.divisor != 2**needed:
-            self._build(int(needed), max(int(needed) - 1, 0))
+            self._build(int(needed))
 
     def forward(self, lr: Tensor, t: Tensor | float) -> Gaussian:
         """Return the distribution of the noise.

@@ -1,4 +1,4 @@
-"""RRDBNet: the network of ESRGAN and Real-ESRGAN.
+"""RRDBNet and SRVGGNetCompact: the networks of ESRGAN and Real-ESRGAN.
 
 Wang et al., ESRGAN, ECCVW 2018 (arXiv 1809.00219), section 3.1; Real-ESRGAN, ICCVW 2021 (arXiv
 2107.10833), section 3.4, which shuffles pixels into channels for x2 and x1.
@@ -7,6 +7,10 @@ Blocks of three dense blocks, no normalisation, every residual scaled by 0.2. Te
 of the released files. 16.7 million parameters with the default sizes.
 Differs from the papers in: sides that do not fit the shuffle are mirrored up and the output is
 cropped.
+
+SRVGGNetCompact, known as Compact, is released with Real-ESRGAN and not described in the paper:
+plain convolutions on LR and a shuffle of pixels at the end, by which it learns what the nearest
+pixel lacks.
 """
 
 from __future__ import annotations
@@ -131,6 +135,51 @@ class RRDBNet(nn.Module):
             mode = "reflect" if min(lr.shape[-2:]) > max(bottom, right) else "replicate"
             lr = functional.pad(lr, (0, right, 0, bottom), mode=mode)
         return functional.pixel_unshuffle(lr, self.shuffle)
+
+    def community(self) -> dict[str, Tensor]:
+        """Return the tensors by the names of the released files, which are the network's own."""
+        return dict(self.state_dict())
+
+
+class SRVGGNetCompact(nn.Module):
+    """Light network of plain convolutions, upsampling at its end.
+
+    Args:
+        scale: Factor of enlargement, a whole number from 1 (linked from data.init_args.scale).
+        channels: Width of all layers.
+        convolutions: Convolutions between the first and the last one: 16 in the released network
+            for videos of anime, 32 in the general one.
+
+    Raises:
+        ValueError: If ``scale`` is no whole number from 1.
+    """
+
+    def __init__(
+        self, scale: float, channels: PositiveInt = 64, convolutions: PositiveInt = 16
+    ) -> None:
+        super().__init__()
+        if scale != int(scale) or scale < 1:
+            raise ValueError(
+                f"data.init_args.scale is {scale:g}, but SRVGGNetCompact enlarges by a whole "
+                "number; within AnySize it enlarges by any factor"
+            )
+        self.scale = int(scale)
+        layers: list[nn.Module] = []
+        for inputs in (3, *[channels] * convolutions):
+            layers += [nn.Conv2d(inputs, channels, 3, padding=1), nn.PReLU(channels)]
+        self.body = nn.Sequential(*layers, nn.Conv2d(channels, 3 * self.scale**2, 3, padding=1))
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """Enlarge.
+
+        Args:
+            lr: (B, 3, h, w) in [0, 1].
+
+        Returns:
+            (B, 3, scale * h, scale * w), about [0, 1]; not clamped.
+        """
+        nearest = functional.interpolate(lr, scale_factor=self.scale, mode="nearest")
+        return functional.pixel_shuffle(self.body(lr), self.scale) + nearest
 
     def community(self) -> dict[str, Tensor]:
         """Return the tensors by the names of the released files, which are the network's own."""

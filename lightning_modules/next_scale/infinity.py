@@ -110,8 +110,6 @@ class Infinity(NextScale, Generator):
     def _codes(self, batch: Batch, noise: Noise) -> list[Tensor]:
         H, W = batch["size"]
         factor = self.space.factor
-        if H % factor or W % factor:
-            raise ValueError(f"images of {H}x{W} were requested; expected multiples of {factor}")
         scales = self.space.scales((H // factor, W // factor))
         text, how = self.sampling(batch)
         return sample(self.transformer, scales, text, noise, how)
@@ -121,7 +119,5 @@ class Infinity(NextScale, Generator):
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map a released file, which has only the transformer; other parts stay."""
         tensors = bare_names(tensors)
-        own = self.state_dict().items()
-        kept = {name: tensor for name, tensor in own if not name.startswith("transformer.")}
-        found = from_official(tensors, len(self.transformer.no_text))
-        return {**kept, **{f"transformer.{name}": tensor for name, tensor in found.items()}}
+        rows = len(self.transformer.no_text)
+        return self.with_parts(transformer=from_official(tensors, rows))

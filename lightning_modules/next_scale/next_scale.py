@@ -27,6 +27,7 @@ from lightning_modules.backbone.condition import Texts, text_of
 from lightning_modules.latents import InLatents
 from lightning_modules.networks.bsq import (
     Down,
+    Scales,
     enlarged,
     flipped,
     from_bits,
@@ -44,7 +45,6 @@ from lightning_modules.networks.infinity import (
     Text,
     decay_groups,
 )
-from lightning_modules.networks.scales import Scales
 from lightning_modules.noise import Noise, Size
 from lightning_modules.settings import changed
 
@@ -266,7 +266,23 @@ def adamw(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=6e-5, betas=(0.9, 0.97), weight_decay=0.005, fused=True)
 
 
-class NextScale(InLatents, BitwiseMethod):
+class InBits(InLatents, BitwiseMethod):
+    """A method whose latents are the bits of a frozen tokenizer."""
+
+    space: BitwiseSpace
+
+    @torch.no_grad()
+    def decoded(self, total: Tensor) -> Tensor:
+        """Decode the sum of codes (B, d, h, w) to images (B, 3, H, W)."""
+        return self.space.images(total)
+
+    @torch.no_grad()
+    def encoded(self, images: Tensor) -> Tensor:
+        """Encode images to latents (B, d, h, w), not quantised."""
+        return self.space.encode(images)
+
+
+class NextScale(InBits):
     """A method whose transformer predicts the bits of a frozen tokenizer, scale by scale.
 
     Args:
@@ -279,7 +295,6 @@ class NextScale(InLatents, BitwiseMethod):
         bits: How bits are drawn.
     """
 
-    space: BitwiseSpace
     transformer: InfinityTransformer
 
     def __init__(
@@ -318,8 +333,7 @@ class NextScale(InLatents, BitwiseMethod):
 
     def text(self, batch: Batch) -> Text | None:
         """Return the text of a batch; None without text. Raises as ``text_of``."""
-        width = self.transformer.no_text.shape[1]
-        return text_of(batch, self.encoder, self.prompt, width)
+        return text_of(batch, self.encoder, self.prompt)
 
     def predicted(self, batch: Batch, inputs: Tensor, scales: Scales) -> Tensor:
         """Return logits of all scales, (B, n, bits, 2), with captions dropped as in training.
@@ -382,17 +396,7 @@ class NextScale(InLatents, BitwiseMethod):
         """Parameter groups: norms, biases and tables without weight decay."""
         return decay_groups(self)
 
-    # -------------------------------------------------------------------------------------- latents
-
-    @torch.no_grad()
-    def decoded(self, total: Tensor) -> Tensor:
-        """Decode the sum of codes (B, d, h, w) to images (B, 3, H, W)."""
-        return self.space.images(total)
-
-    @torch.no_grad()
-    def encoded(self, images: Tensor) -> Tensor:
-        """Encode images to latents (B, d, h, w), not quantised."""
-        return self.space.encode(images)
+    # -------------------------------------------------------------------------------------- weights
 
     @property
     def output_settings(self) -> dict[str, str | int | float]:
@@ -403,8 +407,6 @@ class NextScale(InLatents, BitwiseMethod):
         if self.prompt is not None:
             settings["prompt"] = self.prompt
         return settings
-
-    # -------------------------------------------------------------------------------------- weights
 
     @property
     def unchecked(self) -> tuple[str, ...]:

@@ -36,18 +36,17 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from degradations.device import copy_to
-from files.method import BitwiseMethod
 from files.numbers import PositiveFloat, UnitInterval
 from files.tensors import bare_names
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.base import SuperResolver
-from lightning_modules.latents import InLatents, enlarged
+from lightning_modules.latents import enlarged
 from lightning_modules.networks import infinity, transformation
-from lightning_modules.networks.bsq import quantized, total_after
+from lightning_modules.networks.bsq import Scales, quantized, total_after
 from lightning_modules.networks.infinity import InfinityTransformer, decay_groups
-from lightning_modules.networks.scales import Scales
 from lightning_modules.networks.transformation import Mapper
 from lightning_modules.next_scale.next_scale import (
+    InBits,
     NextScale,
     adamw,
     bit_losses,
@@ -66,7 +65,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class NSARMStageOne(InLatents, SuperResolver, BitwiseMethod):
+class NSARMStageOne(InBits, SuperResolver):
     """Stage 1: the network that maps LR to the first scales; it restores only these.
 
     Args:
@@ -84,7 +83,6 @@ class NSARMStageOne(InLatents, SuperResolver, BitwiseMethod):
     """
 
     latent_pairs = True
-    space: BitwiseSpace
 
     def __init__(
         self,
@@ -222,40 +220,12 @@ class NSARMStageOne(InLatents, SuperResolver, BitwiseMethod):
         batch = with_noise_seeds(batch, self.noise_seed)
         return self.codes(batch, batch["lr"], self.whole_noise(batch))
 
-    @torch.no_grad()
-    def decoded(self, total: Tensor) -> Tensor:
-        """Decode the sum of codes (B, d, h, w) to images (B, 3, H, W)."""
-        return self.space.images(total)
-
-    @torch.no_grad()
-    def encoded(self, images: Tensor) -> Tensor:
-        """Encode images to latents (B, d, h, w), not quantised."""
-        return self.space.encode(images)
-
-    def _tile_side(self, batch: Batch) -> int:
-        if self.tiling.size not in ("auto", self.tile):
-            raise ValueError(
-                f"tiling.size is {self.tiling.size}, and model.init_args.mapper takes exactly "
-                f"{self.tile} pixels of LR: set it to {self.tile} or to auto"
-            )
-        return super()._tile_side(batch)
-
     # ------------------------------------------------------------------------- checks and weights
 
     def _check_mapper(self) -> None:
-        mapper, factor = self.mapper, 1 if self.enlarge_lr else self.scale
-        side = mapper.size[0] * factor
-        pixels = side * self.space.factor if self.enlarge_lr else 0
-        if side % 1 or pixels % self._enlargement:
-            raise ValueError(
-                f"at scale {self.scale:g}, LR and HR's latent must have whole sides: set "
-                "data.init_args.scale, or the mapper's size"
-            )
-        if (mapper.bits, mapper.size[0]) != (self.space.channels, mapper.size[1]):
-            raise ValueError(
-                f"model.init_args.mapper is for {mapper.bits} bits and a size of {mapper.size}: "
-                f"set them to {self.space.channels}, as the space has, and to a square"
-            )
+        mapper = self.mapper
+        if mapper.size[0] != mapper.size[1]:
+            raise ValueError(f"model.init_args.mapper has size {mapper.size}: set it to a square")
         expected = self.scales.latents[: len(mapper.grids)]
         full = self.scales.latents[-1]
         if [tuple(grid) for grid in mapper.grids] != expected or mapper.full not in (None, full):
@@ -266,11 +236,7 @@ class NSARMStageOne(InLatents, SuperResolver, BitwiseMethod):
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map the released file, which has transformer and mapper; other parts stay."""
-        tensors = bare_names(tensors)
-        own = self.state_dict().items()
-        kept = {k: v for k, v in own if not k.startswith(("mapper.", "transformer."))}
-        mapped = transformation.from_official(tensors)
-        return {**kept, **{f"mapper.{name}": tensor for name, tensor in mapped.items()}}
+        return self.with_parts(mapper=transformation.from_official(bare_names(tensors)))
 
 
 @dataclass(frozen=True)
@@ -452,9 +418,9 @@ class NSARM(NextScale, NSARMStageOne):
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map the released file, which has transformer and mapper; other parts stay."""
-        base = _base(bare_names(tensors), len(self.transformer.no_text))
-        mapped = super().import_official(tensors)
-        return {**mapped, **{f"transformer.{name}": tensor for name, tensor in base.items()}}
+        tensors = bare_names(tensors)
+        base = _base(tensors, len(self.transformer.no_text))
+        return self.with_parts(mapper=transformation.from_official(tensors), transformer=base)
 
 
 def _base(tensors: dict[str, Tensor], rows: int) -> dict[str, Tensor]:

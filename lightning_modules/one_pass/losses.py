@@ -7,10 +7,9 @@ at each class.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -102,13 +101,24 @@ def charbonnier(sr: Tensor, hr: Tensor, eps: float = 1e-3) -> Tensor:
 
 # ------------------------------------------------------------------------------------ perceptual
 
-VGG19 = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))  # convolutions and width of each stage
+CONVOLUTIONS = (2, 2, 4, 4, 4)  # of VGG19's stages
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 LAYERS = {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_4": 1.0, "conv4_4": 1.0, "conv5_4": 1.0}
 
 
+def places() -> dict[str, int]:
+    """Return the numbers of VGG19's convolutions in torchvision's network, by name."""
+    found, place = {}, 0
+    for stage, count in enumerate(CONVOLUTIONS, 1):
+        for number in range(1, count + 1):
+            found[f"conv{stage}_{number}"] = place
+            place += 2  # with its ReLU
+        place += 1  # the pooling
+    return found
+
+
 class VGG19Features(nn.Module):
-    """The convolutions of VGG19 up to the deepest of some layers.
+    """torchvision's VGG19 up to the deepest of some layers.
 
     Args:
         layers: Names of the layers, from ``conv1_1`` to ``conv5_4``.
@@ -119,20 +129,10 @@ class VGG19Features(nn.Module):
 
     def __init__(self, layers: Sequence[str]) -> None:
         super().__init__()
-        self.layers = tuple(layers)
-        self.places: dict[str, int] = {}  # in torchvision's file, by layer
-        found, inputs, place = nn.ModuleDict(), 3, 0
-        for stage, (count, width) in enumerate(VGG19, 1):
-            for number in range(1, count + 1):
-                if set(self.layers) <= found.keys():
-                    break
-                name = f"conv{stage}_{number}"
-                # Without random numbers: the weights are loaded.
-                empty: Any = nn.utils.skip_init
-                found[name] = empty(nn.Conv2d, inputs, width, 3, padding=1)
-                self.places[name], inputs, place = place, width, place + 2
-            place += 1
-        self.convolutions = found
+        from torchvision.models.vgg import cfgs, make_layers  # takes a second
+
+        self.wanted = {place: name for name, place in places().items() if name in layers}
+        self.features = make_layers(cfgs["E"])[: max(self.wanted) + 1]
         for name, values in (("mean", MEAN), ("deviation", DEVIATION)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
@@ -143,23 +143,12 @@ class VGG19Features(nn.Module):
             images: (B, 3, H, W), about [0, 1].
         """
         x, outputs = (images - self.mean) / self.deviation, {}
-        for name, convolution in self.convolutions.items():
-            if name.endswith("_1") and name != "conv1_1":
-                x = functional.max_pool2d(x, 2)
-            x = convolution(x)
-            if name in self.layers:
-                outputs[name] = x
-            x = functional.relu(x)
+        for place, layer in enumerate(self.features):
+            # torchvision's ReLU would change the outputs in place.
+            x = functional.relu(x) if isinstance(layer, nn.ReLU) else layer(x)
+            if place in self.wanted:
+                outputs[self.wanted[place]] = x
         return outputs
-
-    def official(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the tensors of torchvision's file that this network has, by its own names."""
-        return {
-            f"convolutions.{name}.{kind}": tensors[f"features.{place}.{kind}"]
-            for name, place in self.places.items()
-            for kind in ("weight", "bias")
-            if f"features.{place}.{kind}" in tensors
-        }
 
 
 class VGG19Perceptual(Loss):
@@ -187,8 +176,7 @@ class VGG19Perceptual(Loss):
         perceptual_weights: str = "vgg19",
     ) -> None:
         super().__init__(weight, start)
-        names = {f"conv{n}_{m + 1}" for n, (count, _) in enumerate(VGG19, 1) for m in range(count)}
-        if not layers or not layers.keys() <= names:
+        if not layers or not layers.keys() <= places().keys():
             raise ValueError(f"VGG19Perceptual has layers {layers}; expected conv1_1 to conv5_4")
         self.layers, self.file = dict(layers), perceptual_weights
         self.network: VGG19Features | None = None
@@ -205,7 +193,7 @@ class VGG19Perceptual(Loss):
             ValueError: If it has other tensors.
         """
         network, found = VGG19Features(list(self.layers)), read_weights(path)
-        own = network.official(found.tensors)
+        own = {k: v for k, v in found.tensors.items() if k in network.state_dict()}
         load_strictly(network, own, found.name)
         self.network = network.requires_grad_(False).eval().to(memory_format=torch.channels_last)
         self.source = f"{found.name} {fingerprint(own)}"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
-import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -18,32 +16,6 @@ if TYPE_CHECKING:
     from files.batch import Batch
 
 NetworkCallable = Callable[[float], nn.Module]
-
-
-def built(network: NetworkCallable, scale: float) -> nn.Module:
-    """Build the network for a scale.
-
-    Args:
-        network: Factory from the configuration, or a network, which is returned.
-        scale: Factor by which it enlarges.
-
-    Raises:
-        ValueError: If the first argument of its class is not the scale.
-    """
-    if isinstance(network, nn.Module):
-        return network
-    try:
-        return network(scale)
-    except TypeError as error:
-        # Only errors of the parser's call: those within the network's code keep their traceback.
-        *_, last = traceback.extract_tb(error.__traceback__)
-        by_parser = "jsonargparse" in last.filename
-        if not by_parser or not re.search(r"__init__\(\) takes .* given", str(error)):
-            raise
-        raise ValueError(
-            f"model.init_args.network: {error}. The first argument of a network is the scale: "
-            "def __init__(self, scale: float, ...), as docs/plugins/network.md shows"
-        ) from error
 
 
 class OnePass(SuperResolver):
@@ -65,7 +37,8 @@ class OnePass(SuperResolver):
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, **kwargs)
-        self.network = built(network, self.scale)
+        # In Python also a network that is built already.
+        self.network = network if isinstance(network, nn.Module) else network(self.scale)
         # A network with its own weights, such as spandrel's, names their source.
         self.weights_source = getattr(self.network, "weights_source", None)
         self.network.to(memory_format=torch.channels_last)  # in which convolutions are fastest
@@ -113,6 +86,4 @@ class OnePass(SuperResolver):
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map the authors' tensors by the network's ``official``, if it has one."""
         official = getattr(self.network, "official", dict)
-        own = self.state_dict().items()
-        kept = {k: v for k, v in own if k.startswith(self.training_only)}
-        return {**kept, **{f"network.{name}": t for name, t in official(tensors).items()}}
+        return self.with_parts(network=official(tensors))

@@ -20,7 +20,6 @@ of the data: ``degradations.RealESRGAN``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
 
 
 RELEASED = GAN()
-LOGGED = ("loss", "adversarial", "discriminator", "logits_real", "logits_fake")
 
 
 def adam(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
@@ -66,10 +64,6 @@ class RealESRGAN(Adversarial, OnePass):
             released file.
         discriminator_optimizer: Makes the discriminator's optimiser.
         optimizer: Makes the network's optimiser.
-
-    Raises:
-        ValueError: If no term counts from the first step, or one has the name of another value that
-            is logged.
     """
 
     training_only = ("discriminator.", "losses.")
@@ -94,22 +88,9 @@ class RealESRGAN(Adversarial, OnePass):
             **kwargs,
         )
         terms = {name: loss for name, loss in (losses or {"l1": L1()}).items() if loss is not None}
-        if taken := [name for name in terms if name in LOGGED]:
-            raise ValueError(
-                f"model.init_args.losses.{taken[0]}: the name is logged for something else; give "
-                "the term another one"
-            )
         self.losses = nn.ModuleDict(terms)
         self.gan, self.discriminator_weights = gan, discriminator_weights
         self.usm = USM() if sharpen else None
-        self._files: dict[str, Callable[[], Path]] = {}  # of losses, which only training loads
-        starts = [loss.start for loss in terms.values()]
-        starts += [gan.start] if self.discriminator is not None else []
-        if min(starts, default=1):
-            raise ValueError(
-                "no term of model.init_args.losses counts from the first step: set start of one of "
-                "them to 0"
-            )
 
     # ------------------------------------------------------------------------------------- training
 
@@ -166,10 +147,6 @@ class RealESRGAN(Adversarial, OnePass):
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
         """Load the discriminator. Only ``setup`` for training loads what losses need."""
         super().load_parts(find)
-        for name, loss in self._terms.items():
-            if loss.file is not None:
-                key = f"losses.{name}.init_args.perceptual_weights"
-                self._files[name] = partial(find, key, loss.file)
         if self.discriminator is not None and self.discriminator_weights is not None:
             key = "discriminator_weights"
             found = read_weights(find(key, self.discriminator_weights))
@@ -188,9 +165,11 @@ class RealESRGAN(Adversarial, OnePass):
         if stage != "fit":
             return
         for name, loss in self._terms.items():
-            if name in self._files:
-                loss.load(self._files.pop(name)())
-            elif loss.file is not None and not getattr(loss, "source", ""):
+            if loss.file is None or getattr(loss, "source", ""):
+                continue
+            if self._find is not None:
+                loss.load(self._find(f"losses.{name}.init_args.perceptual_weights", loss.file))
+            else:
                 raise ValueError(
                     f"model.init_args.losses.{name} has random weights: call its load with the "
                     f"file of {loss.file}"

@@ -6,7 +6,7 @@ coarse components of LR, so they do not blur. All computation is float32, also u
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,19 +16,18 @@ from degradations.bicubic import resize
 from degradations.device import tensor_like
 
 ColorFix = Literal["none", "wavelet", "adain", "ycbcr", "blend", "adain_wavelet"]
-KINDS: tuple[ColorFix, ...] = get_args(ColorFix)
 LEVELS = 5  # of the wavelet: SR keeps details finer than about 2**LEVELS pixels
 LUMA = (0.299, 0.587, 0.114)  # BT.601
 EPS = 1e-5  # added to variances
 
 
-def fix_colors(sr: Tensor, lr: Tensor, kind: ColorFix, share: float = 0.5) -> Tensor:
+def fix_colors(sr: Tensor, lr: Tensor, kind: ColorFix) -> Tensor:
     """Give an output the colours of its LR image.
 
     - ``wavelet``: details of SR on the coarse LR image; also corrects local tints
     - ``adain``: each channel gets its mean and deviation in LR
     - ``ycbcr``: brightness of SR, colour of LR
-    - ``blend``: a weighted mean of ``wavelet`` and ``adain``
+    - ``blend``: the mean of ``wavelet`` and ``adain``
     - ``adain_wavelet``: ``adain``, then ``wavelet``, as in NSARM
 
     The reference is LR enlarged by antialiased bicubic interpolation (a = -0.5). Official InvSR
@@ -39,7 +38,6 @@ def fix_colors(sr: Tensor, lr: Tensor, kind: ColorFix, share: float = 0.5) -> Te
         sr: (B, 3, H, W) in [0, 1].
         lr: (B, 3, h, w) in [0, 1].
         kind: The correction; ``none`` returns ``sr`` itself.
-        share: Weight of ``wavelet`` in ``blend``, from 0 to 1.
 
     Returns:
         (B, 3, H, W) float32 in [0, 1].
@@ -57,18 +55,18 @@ def fix_colors(sr: Tensor, lr: Tensor, kind: ColorFix, share: float = 0.5) -> Te
         for channel in range(3):  # one at a time, to save memory
             part = slice(channel, channel + 1)
             reference = resize(lr[:, part], sr.shape[-2:], clamp=False)
-            fixed[:, part] = _fixed(sr[:, part], reference, kind, share)
+            fixed[:, part] = _fixed(sr[:, part], reference, kind)
         return fixed.clamp_(0, 1)
 
 
-def _fixed(sr: Tensor, reference: Tensor, kind: ColorFix, share: float) -> Tensor:
+def _fixed(sr: Tensor, reference: Tensor, kind: ColorFix) -> Tensor:
     if kind == "wavelet":
         return wavelet(sr, reference)
     if kind == "adain":
         return adain(sr, reference)
     if kind == "adain_wavelet":
         return wavelet(adain(sr, reference).clamp_(0, 1), reference)
-    return torch.lerp(adain(sr, reference), wavelet(sr, reference), share)
+    return torch.lerp(adain(sr, reference), wavelet(sr, reference), 0.5)
 
 
 def wavelet(sr: Tensor, reference: Tensor) -> Tensor:

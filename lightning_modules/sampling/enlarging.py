@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
-from collections.abc import Callable
-from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast, final
 
 import torch
-import torch.distributed as dist
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
@@ -24,10 +20,8 @@ from lightning_modules.sampling.tiling import (
     halved_when_full,
     padded,
     restore_tiled,
-    tiled,
     whole,
 )
-from lightning_modules.sampling.together import Together
 from lightning_modules.weights import shape_text
 
 if TYPE_CHECKING:
@@ -53,15 +47,11 @@ class InTiles(Method, LightningModule):
     # multiples and have such sides; otherwise latents of two tiles would not share one lattice.
     tile_multiple = 1
     tile_always = False  # whether validation and test go through tiles too
-    tiles_latents = False  # whether `restore` uses `in_tiles`, for `tiling.where: latent`
-    color_share = 0.5  # of wavelet, with `color_fix: blend`
 
     def __init__(self, *args: Any, color_fix: ColorFix = "none", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.color_fix: ColorFix = color_fix
         self._tiling, self._tile_count = Tiling(), 1
-        self._side: int | None = None  # of its tiles, in LR pixels; None for no tiles
-        self._together = False  # whether all processes make them
         self._whole: tuple[Size, Size] | None = None  # LR and output of the image that they are of
 
     @abstractmethod
@@ -78,11 +68,6 @@ class InTiles(Method, LightningModule):
     def set_tiling(self, tiling: Tiling) -> None:
         """Set how large images are cut into tiles."""
         self._tiling = tiling
-
-    @property
-    def tiles_are_shared(self) -> bool:
-        """Whether all processes make the tiles of each image of ``predict`` together."""
-        return self.tiling.together
 
     @property
     def output_settings(self) -> dict[str, str | int | float]:
@@ -117,8 +102,8 @@ class InTiles(Method, LightningModule):
             ``{"sr": (B, 3, H, W) float32 in [0, 1]}``.
 
         Raises:
-            ValueError: If LR is missing, ``restore`` returns another size, the method has no tiles
-                of latents, or the tiles are too small for it.
+            ValueError: If LR is missing, ``restore`` returns another size, or the tiles are too
+                small for the method.
         """
         if "lr" not in batch:
             raise ValueError(
@@ -126,57 +111,18 @@ class InTiles(Method, LightningModule):
                 "images in data.init_args, such as data.init_args.predict FOLDER"
             )
         batch = with_noise_seeds(batch, self.noise_seed)
-        self._together = tiled and self.tiling.together and dist.is_initialized()
-        if self.tiling.where == "latent" and not self.tiles_latents:
-            raise ValueError(
-                f"tiling.where is latent, and {type(self).__name__} has no tiles of latents: set "
-                "it to pixels"
-            )
         side = self._tile_side(batch) if tiled or self.tile_always else None
         if side is None or not tiled or self.tiling.size != "auto":
             sr = self._at_side(batch, side)
         else:
             sr = halved_when_full(partial(self._at_side, batch), side, self._least_side)
-        return {"sr": fix_colors(sr, self.color_reference(batch), self.color_fix, self.color_share)}
-
-    def in_tiles(
-        self,
-        function: Callable[[Tensor], Tensor],
-        x: Tensor,
-        per_lr: float = 1,
-        factor: int | Fraction = 1,
-        multiple: int = 1,
-    ) -> Tensor:
-        """Apply a part of ``restore``, in tiles if ``tiling.where`` is ``latent``.
-
-        Args:
-            function: An encoder, a decoder, or a denoiser at one step; as in ``tiling.tiled``.
-            x: Input (B, C, h, w).
-            per_lr: Pixels of ``x`` per LR pixel, along a side.
-            factor: Factor by which ``function`` enlarges.
-            multiple: Tiles start at multiples of so many pixels of ``x``.
-
-        Returns:
-            (B, C', factor h, factor w).
-        """
-        if self._side is None or self.tiling.where == "pixels":
-            return function(x)
-        tile, overlap = (math.ceil(n * per_lr) for n in (self._side, self._overlap))
-        how = (self._window, factor, multiple, self.tiling.batch)
-        return tiled(function, x, tile, overlap, *how)
+        return {"sr": fix_colors(sr, self.color_reference(batch), self.color_fix)}
 
     def _at_side(self, batch: Batch, side: int | None) -> Tensor:
-        self._tile_count, self._side = 1, side
-        h, w = batch["lr"].shape[-2:]
-        if side and max(h, w) > side and self.tiling.where == "pixels":
-            return self._in_pixel_tiles(batch, side)
-        if not self._together:
-            return self._restored(batch, self.whole_noise(batch))
-        tile = whole((h, w), batch["size"])  # made by one process, so that none waits for another
-        make = Together(
-            lambda _: self._restored(batch, self.whole_noise(batch)), [[tile]], batch["lr"]
-        )
-        return make([tile])
+        self._tile_count = 1
+        if side and max(batch["lr"].shape[-2:]) > side:
+            return self._in_tiles(batch, side)
+        return self._restored(batch, self.whole_noise(batch))
 
     def whole_noise(self, batch: Batch) -> Noise:
         """Return the noise of images that are enlarged in one piece.
@@ -188,7 +134,7 @@ class InTiles(Method, LightningModule):
         places = [whole((lr.shape[-2], lr.shape[-1]), batch["size"])] * len(batch["seed"])
         return PlacedNoise(batch["seed"], places, lr.device)
 
-    def _in_pixel_tiles(self, batch: Batch, side: int) -> Tensor:
+    def _in_tiles(self, batch: Batch, side: int) -> Tensor:
         (h, w), (H, W) = batch["lr"].shape[-2:], batch["size"]
         unit = self.tile_multiple if 4 * self.tile_multiple <= side else 1
         mirrored, size = padded(batch["lr"]), (H, W)
@@ -203,10 +149,9 @@ class InTiles(Method, LightningModule):
         bar = trainer is not None and trainer.progress_bar_callback is not None
         first = trainer is None or trainer.is_global_zero
         full = cast("Batch", {**batch, "lr": mirrored.lr, "size": size})
-        how = (self.tiling.batch, bar and first, self._together)
         self._whole = (h, w), (H, W)
         try:
-            sr = restore_tiled(self._restored, full, tiles, *how)
+            sr = restore_tiled(self._restored, full, tiles, self.tiling.batch, bar and first)
         finally:
             self._whole = None
         return mirrored.crop(sr, (H, W)).clamp_(0, 1)  # weights add up to 1 except for rounding
@@ -221,14 +166,12 @@ class InTiles(Method, LightningModule):
 
     @property
     def _least_side(self) -> int:
-        # Latents are padded once, before they are cut into tiles.
-        least = self.tile_least if self.tiling.where == "pixels" else 1
-        return max(2 * self._overlap, least)
+        return max(2 * self._overlap, self.tile_least)
 
     def _tile_side(self, batch: Batch) -> int:
         asked = self.tiling.size
         if asked != "auto":
-            if asked < self.tile_least and self.tiling.where == "pixels":
+            if asked < self.tile_least:
                 raise ValueError(
                     f"tiling.size is {asked}, and {type(self).__name__} pads smaller tiles to "
                     f"{self.tile_least} pixels: set it to {self.tile_least} or more, or to auto"

@@ -141,7 +141,7 @@ def _given(noise: Tensor | None) -> Tensor:
     return noise
 
 
-Solver = Literal["ddim", "euler", "euler_ancestral", "dpm_solver_2m"]
+Solver = Literal["ddim", "dpm_solver_2m"]
 
 
 @dataclass(frozen=True)
@@ -152,8 +152,8 @@ class Sampler:
         steps: Number of steps from pure noise.
         spacing: Spacing of the timesteps: ``leading``, ``trailing`` or ``linspace``.
         offset: Added to ``leading`` timesteps.
-        solver: ``ddim``, ``euler``, ``euler_ancestral`` or ``dpm_solver_2m``.
-        eta: For ``ddim``: 0 is deterministic sampling, 1 DDPM's.
+        solver: ``ddim`` or ``dpm_solver_2m``.
+        eta: For ``ddim``: 0 is deterministic sampling, Euler's method, 1 DDPM's, the ancestral one.
         last: Where sampling ends: at -1, without noise, or at timestep 0, as in Stable Diffusion's
             own scheduler.
         guidance: Strength of classifier-free guidance; 1 for none.
@@ -210,7 +210,7 @@ class Sampler:
             timesteps: Timesteps, noisiest first.
             clean: Predicts the clean sample from a noisy one and its timestep.
             schedule: The process.
-            noise: Used by ``euler_ancestral``, and by ``ddim`` with an ``eta``.
+            noise: Used by ``ddim`` with an ``eta``.
 
         Returns:
             (B, ...).
@@ -222,10 +222,6 @@ class Sampler:
             if self.solver == "ddim":
                 fresh = noise.normal(z.shape) if self.eta and then >= 0 else None
                 z = ddim(z, x0, *levels, self.eta, fresh)
-            elif self.solver == "euler":
-                z = euler(z, x0, *levels)
-            elif self.solver == "euler_ancestral":
-                z = euler_ancestral(z, x0, *levels, noise.normal(z.shape))
             else:
                 z = dpm_solver_2m(z, x0, *levels, earlier)
                 earlier = x0, levels[0]

@@ -1,18 +1,15 @@
 """Tiles: their grid, blending, padding and side.
 
-The outer pixels of a tile lack their surroundings, so they are discarded: a quarter of the overlap,
-or half of it with the window ``flat``. A method with a smaller receptive field gives the same
+The outer pixels of a tile lack their surroundings, so they are discarded: a quarter of the overlap.
+A method with a smaller receptive field gives the same
 output as on the whole image, wherever the tiles lie.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
-from fractions import Fraction
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
@@ -22,18 +19,14 @@ from tqdm import tqdm
 from degradations.device import copy_to
 from files.numbers import NonNegativeInt, PositiveInt
 from lightning_modules.noise import Noise, PlacedNoise, Size, Span, Tile, length_of
-from lightning_modules.sampling.stopping import stop_here
-from lightning_modules.sampling.together import Together
+from lightning_modules.settings import Option, changed
 
 if TYPE_CHECKING:
     from files.batch import Batch
 
-Window = Literal["linear", "gaussian", "flat", "released"]
-Where = Literal["pixels", "latent"]
+Window = Literal["linear", "gaussian", "released"]
 log = logging.getLogger(__name__)
-SPEED = ("batch", "together")  # settings that change no output
 SHORT = 2  # seconds; tiles that take less need no bar
-SILENCE = 10  # seconds between two lines where there is no terminal
 
 
 @dataclass(frozen=True)
@@ -46,40 +39,21 @@ class Tiling:
         overlap: LR pixels that neighbouring tiles share; 32 for most methods.
         window: How tiles are blended. ``linear``, the default of most methods: over the middle half
             of the overlap; ``gaussian``: the same, with more weight in the middle of a tile;
-            ``flat``: each pixel is from one tile. ``released``: as InvSR's code, for its published
+            ``released``: as InvSR's code, for its published
             numbers: the Gaussian over the whole tile, half a pixel off its centre, and images
             below the size of a tile are mirrored up to it first. Only for whole factors.
         batch: Tiles that are enlarged at once.
-        where: ``pixels``: each tile separately, from LR to output. ``latent``, if the method can:
-            one latent for the whole image; in each step the networks see tiles of it, so that
-            neighbouring tiles agree.
-        together: All processes make the tiles of each image together, and the first one writes it:
-            for images of many tiles. By default each process has its own images.
-
-    Raises:
-        ValueError: If latents are to be made together, or as released.
     """
 
     size: PositiveInt | Literal["auto"] = "auto"
     overlap: NonNegativeInt | None = None
     window: Window | None = None
     batch: PositiveInt = 1
-    where: Where = "pixels"
-    together: bool = False
-
-    def __post_init__(self) -> None:
-        if self.where == "latent" and (self.together or self.window == "released"):
-            raise ValueError(
-                "tiling.together, and tiling.window released, are for tiles of pixels: set "
-                "tiling.where to pixels"
-            )
 
     @property
-    def options(self) -> dict[str, str | int | float]:
+    def options(self) -> dict[str, Option]:
         """Settings that differ from the defaults and change outputs, by key."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        own = {field.name: field.default for field in fields(self)}
-        return {f"tiling.{k}": v for k, v in values.items() if v != own[k] and k not in SPEED}
+        return {f"tiling.{k}": v for k, v in changed(self).items() if k != "batch"}
 
 
 def grid(
@@ -125,7 +99,6 @@ def restore_tiled(
     tiles: Sequence[Tile],
     at_once: int = 1,
     bar: bool = False,
-    together: bool = False,
 ) -> Tensor:
     """Restore an image tile by tile; memory holds ``at_once`` tiles and the output.
 
@@ -136,25 +109,22 @@ def restore_tiled(
         batch: ``lr`` (B, 3, h, w) in [0, 1], ``size`` (H, W) of the output.
         tiles: Result of ``grid`` for these sizes.
         at_once: Tiles that are restored as one batch, of ``at_once`` times B.
-        bar: Show progress: a bar in a terminal, else lines.
-        together: All processes call this for the same image, and each makes some of the tiles.
+        bar: Show a bar in a terminal.
 
     Returns:
-        (B, 3, H, W) float32, in all processes.
+        (B, 3, H, W) float32.
     """
     lr = batch["lr"]
     rest = {key: batch[key] for key in batch if key not in ("lr", "size", "hr")}  # type: ignore[literal-required]
 
     def make(group: Sequence[Tile]) -> Tensor:
-        stop_here()
         part = {key: _repeated(value, len(group)) for key, value in rest.items()}
         part |= {"lr": _cut(lr, group), "size": group[0].size}
         places = [tile for tile in group for _ in range(len(lr))]
         noise = PlacedNoise(part["seed"], places, lr.device)
         return restore(cast("Batch", part), noise)
 
-    maker = Together(make, [*_groups(tiles, at_once)], lr) if together else make
-    return blend(maker, tiles, at_once, bar)
+    return blend(make, tiles, at_once, bar)
 
 
 def halved_when_full(work: Callable[[int], Tensor], side: int, least: int) -> Tensor:
@@ -184,48 +154,6 @@ def halved_when_full(work: Callable[[int], Tensor], side: int, least: int) -> Te
         side = smaller
 
 
-def tiled(
-    function: Callable[[Tensor], Tensor],
-    x: Tensor,
-    tile: int,
-    overlap: int,
-    window: Window = "linear",
-    factor: int | Fraction = 1,
-    multiple: int = 1,
-    at_once: int = 1,
-) -> Tensor:
-    """Apply a part of a method to tiles: an encoder, a decoder, or one step of a denoiser.
-
-    For a denoiser's prediction, all tiles share one latent and are blended in each step
-    (MultiDiffusion; Bar-Tal et al., 2023; arXiv 2302.08113, Eq. 5).
-
-    Args:
-        function: From (n, C, h, w) to (n, C', factor h, factor w), n being a multiple of B. Other
-            inputs that depend on the position, such as a condition, must be channels of ``x``.
-        x: (B, C, h, w).
-        tile: Side of a tile in pixels of ``x``.
-        overlap: Least number of pixels that neighbours share.
-        window: As in ``Tiling``.
-        factor: Factor by which ``function`` enlarges; for an encoder a fraction, whose denominator
-            must divide the sides of ``x``.
-        multiple: Tiles start at multiples of this and of the fraction's denominator.
-        at_once: Tiles per call of ``function``.
-
-    Returns:
-        (B, C', factor h, factor w) of the type of ``x``.
-
-    Raises:
-        ValueError: If ``overlap`` is not below ``tile``, or ``function`` returns another size.
-    """
-    h, w = x.shape[-2:]
-    if max(h, w) <= tile:
-        return function(x)
-    unit = math.lcm(multiple, Fraction(factor).denominator)
-    size = int(h * factor), int(w * factor)
-    tiles = grid((h, w), size, tile, overlap, window, unit)
-    return blend(lambda group: function(_cut(x, group)), tiles, at_once).to(x.dtype)
-
-
 def blend(
     make: Callable[[Sequence[Tile]], Tensor],
     tiles: Sequence[Tile],
@@ -238,7 +166,7 @@ def blend(
         make: From n tiles of one size to (n B, C, H', W'), with B outputs per tile in order.
         tiles: Result of ``grid``.
         at_once: Largest n.
-        bar: Show progress: a bar in a terminal, else lines.
+        bar: Show a bar in a terminal.
 
     Returns:
         (B, C, H, W) float32.
@@ -247,7 +175,6 @@ def blend(
         ValueError: If the output of a tile has another size than expected.
     """
     total: Tensor | None = None
-    finished, said = 0, time.monotonic()
     progress = tqdm(
         total=len(tiles),
         desc="tiles",
@@ -273,10 +200,6 @@ def blend(
                 window = copy_to(window, total.device, total.dtype)
                 total[..., tile.rows.out, tile.columns.out] += part.float() * window
             done.update(len(group))
-            finished += len(group)
-            if bar and done.disable and time.monotonic() - said >= SILENCE:
-                log.info("tiles: %d of %d", finished, len(tiles))
-                said = time.monotonic()
     return cast(Tensor, total)
 
 
@@ -375,11 +298,8 @@ def _weights(length: int, fade: int, follows: bool, goes_on: bool, window: Windo
         weights = torch.exp(-(((steps - (length - 1) / 2) / sigma) ** 2) / 2)
     if not fade:
         return weights
-    if window == "flat":
-        ramp = (steps >= fade // 2).double()
-    else:
-        margin = fade // 4
-        ramp = ((steps + 0.5 - margin) / (fade - 2 * margin)).clamp(0, 1)
+    margin = fade // 4
+    ramp = ((steps + 0.5 - margin) / (fade - 2 * margin)).clamp(0, 1)
     both = torch.ones_like(steps)
     if follows:
         both = torch.minimum(both, ramp)

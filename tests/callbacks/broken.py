@@ -8,7 +8,6 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable
 from torch import Tensor, nn
 
-from lightning_modules.controls.simple import Bicubic
 from lightning_modules.one_pass.one_pass import NetworkCallable
 from lightning_modules.one_pass.regression import Regression
 from tests.callbacks.tiny import Tiny
@@ -47,15 +46,12 @@ class Poisoned(Tiny):
     Args:
         fault: One of ``FAULTS``.
         bad: Keys of images.
-        fused: Whether the optimiser can skip a step by itself.
     """
 
-    def __init__(
-        self, fault: str = "nan loss", bad: tuple[str, ...] = (), fused: bool = False
-    ) -> None:
+    def __init__(self, fault: str = "nan loss", bad: tuple[str, ...] = ()) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(3)
-        self.fault, self.bad, self.fused = fault, bad, fused
+        self.fault, self.bad = fault, bad
 
     def forward(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
         return super().forward(self.norm(lr), size)
@@ -72,7 +68,7 @@ class Poisoned(Tiny):
 
     def configure_optimizers(self) -> Any:
         trained = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam(trained, lr=0.01, fused=self.fused)
+        optimizer = torch.optim.Adam(trained, lr=0.01)
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -103,14 +99,3 @@ class SometimesNaN(Regression):
         self.seen += 1
         bad = self.seen > self.after and (self.always or int(batch["seed"][0]) % 2 == 0)
         return super().training_step(batch, batch_idx) * (torch.nan if bad else 1.0)
-
-
-class NaNOutputs(Bicubic):
-    """Bicubic, with a pixel that is NaN in the images whose names end in 3 or 4."""
-
-    def restore(self, batch: Any, noise: Any) -> Tensor:
-        sr = super().restore(batch, noise).clone()
-        for image, key in zip(sr, batch["key"], strict=True):
-            if key[-1] in "34":
-                image[0, 0, 0] = torch.nan
-        return sr

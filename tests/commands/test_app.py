@@ -239,7 +239,6 @@ def test_what_is_missing_is_one_sentence(
     refusal: Refusal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("enlarger.place_of", lambda entry: None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert (
         refusal("app")
@@ -247,7 +246,6 @@ def test_what_is_missing_is_one_sentence(
     )
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     monkeypatch.setattr("os.environ", os.environ.copy())
-    assert "app found no trained run or export in runs" in refusal("app", "--port", 0)
     assert "is neither a trained run" in refusal("app", "no/run", "--port", 0)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -77,22 +77,6 @@ class Spoil(Callback):
             next(pl_module.parameters()).fill_(torch.nan)
 
 
-def test_a_disk_without_room(
-    tiny: Path, refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("commands.distributed.preflight.shutil.disk_usage", lambda _: Full())
-    for command in ("check", "fit"):
-        sentence = refusal(command, *CHECK[1:])
-        assert "runs/tiny/checkpoints has 0 MB left" in sentence
-    assert not Path("runs/tiny/checkpoints").exists()
-
-
-class Full:
-    """`disk_usage` of a full disk."""
-
-    free = 0
-
-
 def test_ctrl_c_is_the_verdict(
     tiny: Path, enlarger: Enlarger, capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,

@@ -136,12 +136,6 @@ def test_end_restart() -> None:
     assert train(change)[2] == (True, False)
 
 
-@pytest.mark.parametrize(("every", "expected"), [(1, True), (2, False)])
-def test_validates_this_epoch(every: int, expected: bool) -> None:
-    found = train(internals.validates_this_epoch, check_val_every_n_epoch=every)[2]
-    assert found is expected
-
-
 @pytest.mark.parametrize("ends_epoch", [False, True])
 def test_run_validation(ends_epoch: bool) -> None:
     def validate(trainer: Trainer) -> Any:

@@ -10,8 +10,7 @@ import pytest
 import torch
 import yaml
 
-from lightning_modules.networks.compact import SRVGGNetCompact
-from lightning_modules.networks.rrdb import RRDBNet
+from lightning_modules.networks.rrdb import RRDBNet, SRVGGNetCompact
 from lightning_modules.one_pass.real_esrgan import RealESRGAN
 from tests.commands.export.test_export import written
 from tests.commands.test_resume import Interruption, assert_same, newest

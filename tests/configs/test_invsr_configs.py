@@ -105,7 +105,7 @@ def test_the_constants_of_the_paper() -> None:
         "released": True,
     }
     averaged = {"class_path": "callbacks.EMA", "init_args": {"first": 1}}
-    quality = content(CONFIGS / "callbacks/quality.yaml")
+    quality = content(CONFIGS / "callbacks/paper.yaml")
     assert run["trainer"]["callbacks"] == [
         averaged if callback == "callbacks.EMA" else callback for callback in quality
     ]

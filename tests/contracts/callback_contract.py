@@ -39,7 +39,7 @@ from tests.datamodules.memory import Memory, random_images, trainer
 from tests.lightning_modules.tiny import Convolution
 
 METRICS: dict[tuple[type, type], ImageMetric] = {}
-SIDES = (208, 216)  # five scales of MS-SSIM fit, and four blocks of NIQE
+SIDES = (208, 216)  # four blocks of NIQE
 
 
 @functools.cache

@@ -73,7 +73,7 @@ def test_invsr(autoencoder: Autoencoder, tmp_path: Any) -> None:
     denoiser.source = "base.ckpt 0123456789abcdef"
     method = InvSR(
         4.0,
-        NoisePredictor(12, widths=(64,), layers=1, head_width=32, halvings=0),
+        NoisePredictor(12, widths=(64,), layers=1, head_width=32),
         denoiser,
         space,
         sampling=Sampling(start=250),

@@ -105,12 +105,6 @@ class HidesTypes(Plain):
         super().__init__(scale)
 
 
-class Untrained(Plain):
-    def __init__(self, scale):
-        super().__init__(scale)
-        self.requires_grad_(False)
-
-
 @pytest.mark.parametrize(
     ("cls", "check"),
     [
@@ -122,7 +116,6 @@ class Untrained(Plain):
         (Drifting, CHECK.test_what_training_draws_belongs_to_the_batch),
         (Forgets, lambda m: CHECK.test_a_checkpoint_holds_all_that_was_trained(type(m), m)),
         (HidesTypes, CHECK.test_arguments_are_typed_and_explained),
-        (Untrained, CHECK.test_nothing_to_train_is_said),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import functools
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 from torch.nn import functional
 
@@ -18,49 +16,36 @@ from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import PixelSpace, Taef2Space
 from lightning_modules.base import ImageModel
 from lightning_modules.casarbi import CasArbi, Stages
-from lightning_modules.chain import Chain
 from lightning_modules.controls.direct import Direct
 from lightning_modules.controls.finetune import FineTune, LoRA
 from lightning_modules.controls.sd import SDSR, SDUpscale
-from lightning_modules.controls.simple import Bicubic, FolderOutputs, LatentRegression, RoundTrip
+from lightning_modules.controls.simple import Bicubic, RoundTrip
 from lightning_modules.diffusion import Diffusion
 from lightning_modules.first_stage.autoencoder import Autoencoder
 from lightning_modules.first_stage.latent_perceptual import LatentPerceptual
 from lightning_modules.first_stage.tokenizer import Tokenizer
 from lightning_modules.inversion import STARTS, Sampling, Training
 from lightning_modules.invsr import InvSR
-from lightning_modules.networks.compact import SRVGGNetCompact
 from lightning_modules.networks.discriminator import UNetDiscriminator
 from lightning_modules.networks.edsr import EDSR
 from lightning_modules.networks.feature_upsampler import Shared
 from lightning_modules.networks.imdn import IMDN
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.noise_predictor import NoisePredictor
-from lightning_modules.networks.rrdb import RRDBNet
+from lightning_modules.networks.rrdb import RRDBNet, SRVGGNetCompact
 from lightning_modules.networks.sft_unet import SFTUNet
 from lightning_modules.next_scale.infinity import Infinity
 from lightning_modules.next_scale.nsarm import NSARM, NSARMStageOne
 from lightning_modules.one_pass.real_esrgan import RealESRGAN
 from lightning_modules.one_pass.regression import Regression
-from lightning_modules.resshift import ResShift, ResShiftControl
+from lightning_modules.resshift import ResShift
 from lightning_modules.sampling.solvers import Sampler
 from lightning_modules.self_cascade import SelfCascade, Tuning
 from tests.contracts import discovery
 from tests.contracts.arguments import build
-from tests.contracts.model_contract import SIZES, ModelContract, batch_of
+from tests.contracts.model_contract import ModelContract
 from tests.lightning_modules import next_scale_parts
 from tests.lightning_modules.averaged import Averaged
-
-
-def folder_outputs(scale, folder):
-    """Other images than HR, so that one who copied that would be caught."""
-    for batch in (batch_of(), *map(batch_of, SIZES)):
-        for key, hr in zip(batch["key"], batch["hr"], strict=True):
-            path = folder / f"{key}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pixels = (hr.permute(1, 2, 0).numpy() * 200).astype(np.uint8)
-            Image.fromarray(pixels).save(path)
-    return FolderOutputs(scale, str(folder))
 
 
 def regression(network, **settings):
@@ -160,26 +145,15 @@ def nsarm(kind, *parts):
 # folder. Several for one class are all tested.
 EXAMPLES = {
     CasArbi: {f"adapter {kind}": casarbi(kind) for kind in ("fourier", "mlp", "none")},
-    Chain: {
-        "of two": lambda scale, folder: Chain(
-            scale, [ResShift(scale, Denoiser(), PixelSpace()), Bicubic(1)]
-        )
-    },
     Diffusion: {"pixels": diffusion},
     Direct: {"pixels": from_base(Direct)},
     FineTune: {"pixels": trained_on},
-    FolderOutputs: {"files": folder_outputs},
     InvSR: {
         "averaged pixels": lambda scale, folder: InvSR(
             *(scale, predictor(), frozen_denoiser(), Averaged(4)),
             sampling=Sampling(steps=2),
             training=Training(starts=STARTS),
             patch=8,
-        )
-    },
-    LatentRegression: {
-        "averaged pixels": lambda scale, folder: LatentRegression(
-            scale, predictor(), Averaged(4), patch=8
         )
     },
     LoRA: {"pixels": low_rank},
@@ -201,11 +175,6 @@ EXAMPLES = {
     SelfCascade: {
         "tuning-free": from_base(SelfCascade),
         "tuned": from_base(SelfCascade, tuning=Tuning(Shared)),
-    },
-    ResShiftControl: {
-        "pixels": lambda scale, folder: ResShiftControl(
-            scale, network=Denoiser(), space=PixelSpace()
-        )
     },
 }
 
@@ -262,4 +231,4 @@ class TestDiscreteModels(TestModels):
 
 def test_all_of_ours_are_found():
     found = {cls.__name__ for cls in discovery.concrete_subclasses(ImageModel, "lightning_modules")}
-    assert {"Regression", "Bicubic", "FolderOutputs"} <= found
+    assert {"Regression", "Bicubic"} <= found

@@ -35,7 +35,7 @@ EXAMPLES = {
     TorchMetric: lambda: TorchMetric(UniversalImageQualityIndex, smallest=11),
 }
 SMALL = 2  # number of the small image
-LARGE = 208  # five scales of MS-SSIM fit, and four blocks of NIQE
+LARGE = 208  # four blocks of NIQE
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

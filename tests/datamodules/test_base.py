@@ -16,15 +16,18 @@ from PIL import Image
 from datamodules.augment import Albumentations
 from datamodules.base import Source, SRDataModule, check_crop
 from datamodules.batches import check_batch, collate
+from datamodules.degrading import compile_if_it_pays
 from datamodules.order.plan import Item
 from datamodules.samples import PredictImages, TrainingImages
 from datamodules.sources.folder import Folder
 from degradations.base import cut_size
 from degradations.bicubic import Bicubic
+from degradations.pipeline import Pipeline
 from tests.datamodules.image_files import save
 from tests.datamodules.memory import (
     Memory,
     Stage,
+    ending,
     evaluation,
     noisy,
     on_device,
@@ -69,6 +72,17 @@ class TestTheSampleDecides:
             tolerance = 0 if name == "hr" else 1e-5
             for sample, image in images.items():
                 torch.testing.assert_close(got[sample], image, rtol=0, atol=tolerance)
+
+    def test_workers_draw_the_degradation(self, monkeypatch):
+        data = data_of(random_images(12), workers=1)
+        data.setup("fit")
+        batches = iter(ending(data.train_dataloader()))
+        waiting = [next(batches) for _ in range(3)]  # the worker has begun
+        with monkeypatch.context() as patch:
+            patch.setattr(Pipeline, "draw", None)
+            made = [on_device(data, batch) for batch in waiting]
+        for batch in made:
+            assert torch.equal(batch["lr"], noisy()(batch["hr"], batch["seed"]))
 
     def test_any_number_of_workers(self):
         """Bit-equal batches, with broken, small and replaced images among them."""
@@ -552,8 +566,28 @@ class TestOnDevice:
         data, _ = self.raw()
         data.trainer = Stage("train")
         data.trainer.strategy = SimpleNamespace(root_device=torch.device(device))
+        data.trainer.max_steps, data.trainer.max_epochs = -1, None
         loader = data.train_dataloader()
         assert loader.pin_memory == (device == "cuda")
+
+    @pytest.mark.parametrize(
+        ("max_steps", "max_epochs", "compile", "expected"),
+        [
+            (-1, -1, None, None),
+            (1999, -1, None, False),
+            (2000, -1, None, None),
+            (-1, 3, None, False),
+            (10, -1, True, True),
+        ],
+    )
+    def test_short_runs_do_not_compile(self, max_steps, max_epochs, compile, expected, caplog):
+        degradation = noisy()
+        degradation.compile_canvas = compile
+        trainer = SimpleNamespace(max_steps=max_steps, max_epochs=max_epochs)
+        with caplog.at_level(logging.INFO, "datamodules.degrading"):
+            compile_if_it_pays(degradation, trainer, 100)
+        assert degradation.compile_canvas is expected
+        assert ("not compiled" in caplog.text) == (compile is None and expected is False)
 
     def test_degrades_in_float32_under_autocast(self):
         data, batch = self.raw()

@@ -550,14 +550,21 @@ def test_a_canvas_never_waits(recipe: Callable[..., Any]) -> None:
         assert waits.calls > 5
 
 
-@pytest.mark.slow  # the compiler takes a minute
-@pytest.mark.parametrize("usm", [True, False])
-def test_launches_of_the_compiled_canvas(usm: bool) -> None:
-    recipe = RealESRGAN(4.0, usm=usm, executor="canvas")
+@pytest.mark.slow  # the compiler's plan takes a minute
+def test_a_budget_of_launches_and_bytes() -> None:
+    """Of 16 images of 256 px; the bytes are 0.4 ms of an H200. May only fall."""
+    recipe, hr = RealESRGAN(4.0, usm=False), torch.zeros(16, 3, 256, 256)
+    launches = count_launches(recipe, hr, torch.arange(16))
+    assert launches.kernels <= 72, launches
+    assert launches.library <= 24, launches
+    assert launches.bytes <= 2.0e9, launches
+
+
+@pytest.mark.slow  # the compiler takes minutes
+def test_the_compiled_canvas() -> None:
     hr, seeds = make_images(4, (64, 64)), torch.arange(4)
-    launches = count_launches(recipe, hr, seeds)
-    assert launches.total <= 150, launches
-    off = (launches.lr - recipe(hr, seeds)).abs() * 255
+    compiled, plain = (RealESRGAN(4.0, executor="canvas", compile=c) for c in (True, False))
+    off = (compiled(hr, seeds) - plain(hr, seeds)).abs() * 255
     assert (off > 1.02).float().mean() <= 0.12  # as of the two executors
 
 

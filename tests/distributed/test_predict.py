@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from torch.nn import functional
 
 from callbacks.predict.predictions import NAME
 from lightning_modules.base import SuperResolver
-from tests.distributed.test_two_processes import by_hand, torchrun
+from tests.distributed.test_two_processes import by_srun, torchrun
 
 
 @pytest.mark.slow
@@ -45,28 +44,6 @@ def test_two_processes_write_one_file_of_lines(
     assert "0 images written, 10 skipped" in caplog.text
 
 
-@pytest.mark.slow
-@pytest.mark.distributed
-def test_tiles_of_an_image_on_two_processes(
-    tiny: Path, photo_folder: Path, enlarger: Callable[..., None], capfd: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copytree(photo_folder, "photos")
-    Path("photos", "broken.png").write_bytes(b"no image")
-    command = ["predict", "--config", "tiny.yaml", "--tiling.size", "16", "--tiling.overlap", "4"]
-    command += ["--model", "lightning_modules.Bicubic"]
-    command += ["--data.init_args.predict", "photos", "--writer.folder"]
-    torchrun(*command, "both", "--tiling.together", "true")
-    assert capfd.readouterr().err.count("10 images written, 0 skipped (done before), 1 unus") == 1
-    enlarger(*command, "alone")
-    lines = [json.loads(text) for text in Path("both", NAME).read_text().splitlines()]
-    assert sorted(line["output"] for line in lines if "error" not in line) == sorted(
-        path.name for path in Path("alone").glob("*.png")
-    )
-    assert all(line["tiles"] > 1 for line in lines if "error" not in line)
-    for path in Path("alone").glob("*.png"):
-        assert Path("both", path.name).read_bytes() == path.read_bytes()
-
-
 class Slow(nn.Module):
     """A network whose third call brings a signal to one of two processes."""
 
@@ -74,7 +51,7 @@ class Slow(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         Slow.calls += 1
-        if Slow.calls == 3 and os.environ["RANK"] == os.environ["STOPPED"]:
+        if Slow.calls == 3 and os.environ["SLURM_PROCID"] == os.environ["STOPPED"]:
             os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.05)
         return x
@@ -91,27 +68,22 @@ class InSteps(SuperResolver):
         raise NotImplementedError
 
     def restore(self, batch: Any, noise: Any) -> Tensor:
-        for _ in range(1000 if self.tiling.size == "auto" else 10):
+        for _ in range(1000):
             self.network(batch["lr"])
         return functional.interpolate(batch["lr"], batch["size"])
-
-
-TOGETHER = ("--tiling.size", 16, "--tiling.overlap", 4, "--tiling.together", "true")
 
 
 @pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize("stopped", ["0", "1"])
-@pytest.mark.parametrize(
-    ("verb", "options"), [("predict", ()), ("predict", TOGETHER), ("test", ()), ("validate", ())]
-)
+@pytest.mark.parametrize("verb", ["predict", "test", "validate"])
 def test_a_signal_to_one_process_ends_both_within_an_image(
-    tiny: Path, photo_folder: Path, verb: str, options: tuple[object, ...], stopped: str
+    tiny: Path, photo_folder: Path, verb: str, stopped: str
 ) -> None:
-    command = [verb, "--config", "tiny.yaml", "--model", f"{__name__}.InSteps", *options]
+    command = [verb, "--config", "tiny.yaml", "--model", f"{__name__}.InSteps"]
     if verb == "predict":
         command += ["--data.init_args.predict", photo_folder, "--writer.folder", "out"]
-    for status, said in by_hand(*command, more={"STOPPED": stopped}):
+    for status, said in by_srun(*command, more={"STOPPED": stopped}):
         assert status == 128 + signal.SIGTERM, said
         assert "stopped by SIGTERM before its end; the same command continues" in said
     assert not list(Path().rglob("out/*.png"))

@@ -32,6 +32,7 @@ def task(rank: int, at: int, *args: object) -> subprocess.Popen[str]:
     """Start one task of two nodes."""
     slurm = {
         **{"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "enlarger", "SLURM_NTASKS": "2"},
+        **{"SLURM_STEP_NUM_TASKS": "2"},
         **{"SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "2", "SLURM_LOCALID": "0"},
         **{"SLURM_PROCID": str(rank), "SLURM_NODEID": str(rank)},
         **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(at), "OMP_NUM_THREADS": "1"},

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,18 +87,32 @@ def test_a_schedule_that_monitors_the_loss_is_one_for_both(tiny: Path) -> None:
     assert len(set(one)) > 1
 
 
-def by_hand(*args: object, more: dict[str, str] | None = None) -> list[tuple[int, str]]:
-    """Return status and output of two processes started with a launcher's variables."""
+def by_srun(
+    *args: object, more: dict[str, str] | None = None, first_ends: bool = False
+) -> list[tuple[int, str]]:
+    """Return status and output of two processes with the variables of SLURM's tasks.
+
+    Args:
+        args: Of ``main.py``.
+        more: Further variables.
+        first_ends: Kill the second one once the first one has ended.
+    """
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    job = dict.fromkeys(("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_STEP_NUM_TASKS"), "2")
+    job |= {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "enlarger", "SLURM_NODEID": "0"}
     processes = [
         subprocess.Popen(
             [sys.executable, str(REPO / "main.py"), *map(str, args)],
-            env={**os.environ, **place, "RANK": str(rank), "WORLD_SIZE": "2", **(more or {})},
+            env={**os.environ, **place, **job, "SLURM_PROCID": str(rank),
+                 "SLURM_LOCALID": str(rank), **(more or {})},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for rank in (0, 1)
     ]  # fmt: skip
     try:
+        if first_ends:
+            processes[0].wait(LIMIT)
+            processes[1].kill()
         said = [process.communicate(timeout=LIMIT)[0] for process in processes]
     finally:
         for process in processes:
@@ -109,31 +122,14 @@ def by_hand(*args: object, more: dict[str, str] | None = None) -> list[tuple[int
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_two_processes_that_are_started_by_hand_train_one_run(
-    tiny: Path, enlarger: Callable[..., None]
-) -> None:
-    """As Kubernetes' PyTorchJob does: each would train alone, into one directory."""
-    command = ["fit", "--config", "tiny.yaml", "--run.name"]
-    for status, said in by_hand(*command, "both", "--trainer.max_steps", 7):
-        assert status == 0, said
-        assert re.search("MEMBER: [12]/2", said)
-    enlarger(*command, "both")
-    enlarger(*command, "alone")
-    both, alone = weights("both"), weights("alone")
-    for name in both:
-        torch.testing.assert_close(both[name], alone[name], rtol=0, atol=1e-6)
-
-
-@pytest.mark.slow
-@pytest.mark.distributed
 def test_check_has_one_verdict(tiny: Path) -> None:
     check = ("check", "--config", "tiny.yaml")
-    (first, one), (second, other) = by_hand(*check)
+    (first, one), (second, other) = by_srun(*check)
     assert (first, second) == (0, 0), one + other
     assert (one + other).count("all is well") == 1
     assert "exception" not in one + other
 
-    (first, one), (second, other) = by_hand(*check, "--data.init_args.train.init_args.root", "none")
+    (first, one), (second, other) = by_srun(*check, "--data.init_args.train.init_args.root", "none")
     assert (first, second) == (2, 2), one + other
     assert (one + other).count("Folder.root 'none' does not exist") == 1
     assert not Path("runs").exists()
@@ -154,39 +150,22 @@ class Leaves(Callback):
             return
         if self.way == "raises":
             raise ValueError("no more")
-        if self.way == "after SIGTERM":
-            os.kill(os.getpid(), signal.SIGTERM)
-        while self.way == "computes":
-            time.sleep(0.1)
-        time.sleep(LIMIT)
+        os.kill(os.getpid(), signal.SIGSTOP)
 
 
 @pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize(
     ("way", "status", "reason"),
-    [
-        ("sleeps", 75, "the processes do not meet, .* in on_train_batch_start"),
-        ("computes", 75, "the processes do not meet, .* in on_train_batch_start"),
-        ("after SIGTERM", 143, "stopped by SIGTERM in "),
-        ("raises", 2, "no more"),
-    ],
+    [("stops", 75, r"no heartbeat of rank 1 \(on .*\) for \d+ s"), ("raises", 2, "no more")],
 )
 def test_a_process_that_stops_taking_part(tiny: Path, way: str, status: int, reason: str) -> None:
     leaves = json.dumps({"class_path": f"{__name__}.Leaves", "init_args": {"way": way}})
-    limits = ("--run.heartbeat_seconds", 0.5, "--run.lost_after_seconds", 2 if status == 75 else 60)
-    both = by_hand("fit", "--config", "tiny.yaml", *limits, "--trainer.callbacks+", leaves)
-    for got, said in both:
-        assert got == status, said
-        assert re.search(reason, said), said
-        assert "frame #" not in said
-
-
-@pytest.mark.slow
-@pytest.mark.distributed
-def test_validations_by_time_are_those_of_both(tiny: Path) -> None:
-    """Each process asks its own clock, and one that validates alone waits for ever."""
-    every = ("--trainer.val_check_interval", "{milliseconds: 20}", "--checkpoint.keep_best", 9)
-    for status, said in by_hand("fit", "--config", "tiny.yaml", *every):
-        assert status == 0, said
-    assert json.loads(Path("runs/tiny/checkpoints/best.json").read_text())["scores"]
+    limits = ("--run.heartbeat_seconds", 0.5, "--run.lost_after_seconds", 4)
+    first, _ = by_srun(
+        *("fit", "--config", "tiny.yaml", *limits, "--trainer.callbacks+", leaves), first_ends=True
+    )
+    got, said = first
+    assert got == status, said
+    assert re.search(reason, said), said
+    assert "frame #" not in said

@@ -15,32 +15,28 @@ from torchvision import models
 
 from callbacks import weights
 from callbacks.metrics.base import Metric
-from callbacks.metrics.consistency import SelfSSIM
 from callbacks.metrics.fid import InceptionMetric
 from callbacks.metrics.iqa import IQA
 from callbacks.metrics.niqe import FEATURES, NIQE
-from callbacks.metrics.perceptual import DISTS, LPIPS, NETS
+from callbacks.metrics.perceptual import LPIPS, NETS
 from callbacks.metrics.pixels import PSNR
 from callbacks.metrics.robustness import Robustness
 from callbacks.metrics.sets import SetMetric
-from callbacks.metrics.video import FVD, KVD, Flicker, FrameKIDThumb, FrameSWD
-from callbacks.report.scales import ScaleReport
+from callbacks.metrics.video import FVD, KVD, Flicker, FrameSWD
 from callbacks.results.files import digests_of, load_images
 from callbacks.results.results import Results
-from lightning_modules.next_scale.nsarm import NSARM
 from tests.callbacks.tiny import Images, collate, trainer
 from tests.contracts import discovery
 from tests.contracts.arguments import build
 from tests.contracts.test_callbacks import EXAMPLES as IMAGES
 from tests.contracts.test_set_metrics import EXAMPLES as SETS
 from tests.gpu.device import GPU, Waits, counted, pretended_gpu
-from tests.lightning_modules import next_scale_parts
 
 # Most waits of a batch. May only fall; an image's metric that is not listed must not wait at all.
 # Features of sets are kept on the host, where those of HR are looked up by its pixels.
 OF_SETS = 3
 LIMITS = {"NIQE": 1, "TorchMetric": 2, "Flicker": 5}  # the flow is computed on the host
-CLIPS = (Flicker, FrameKIDThumb, FrameSWD)
+CLIPS = (Flicker, FrameSWD)
 # Networks that are files of the user, or of a package not tested here; numbers of other metrics.
 SKIPPED = (FVD, KVD, IQA, Robustness)
 
@@ -126,7 +122,7 @@ def _stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def pristine(metric: Any) -> None:
         metric.pristine = torch.zeros(FEATURES).double(), torch.eye(FEATURES).double()
 
-    for cls, load in ((InceptionMetric, few), (DISTS, few), (NIQE, pristine)):
+    for cls, load in ((InceptionMetric, few), (NIQE, pristine)):
         monkeypatch.setattr(cls, "load", load)
         monkeypatch.setattr(cls, "absent", lambda metric: "")
     state = {f"features.{k}": v for k, v in models.squeezenet1_1().features.state_dict().items()}
@@ -148,8 +144,7 @@ def test_a_metric(cls: Any, tmp_path: Path) -> None:
     default = OF_SETS if issubclass(cls, SetMetric) else 0
     data = (Clips if cls in CLIPS else Images)(4, side=304 if "Patch" in cls.__name__ else 208)
     waits = waits_of_a_batch(tmp_path, Echo(), data, metric)
-    # The similarity to itself needs datasets of two scales.
-    assert metric.records or cls is SelfSSIM, "it measured nothing"
+    assert metric.records, "it measured nothing"
     assert all(record["value"] == record["value"] for record in metric.records)
     assert waits.total() <= LIMITS.get(cls.__name__, default), f"a batch waits:\n{waits}"
 
@@ -162,12 +157,3 @@ def test_results(tmp_path: Path) -> None:
     words = digests_of(torch.stack([data[index]["hr"] for index in range(4)])).tolist()
     assert found["digests"] == {k: f"{word:08x}" for k, word in zip(data.keys, words, strict=True)}
     assert not waits, f"a batch waits:\n{waits}"
-
-
-def test_the_report_of_scales(tmp_path: Path) -> None:
-    """One copy of all numbers, and one of all images in the strip."""
-    parts = next_scale_parts.space(), next_scale_parts.mapper(), next_scale_parts.transformer()
-    report = ScaleReport(shown=6)
-    waits = waits_of_a_batch(tmp_path, NSARM(2.0, *parts), Images(4, side=32), report)
-    assert (tmp_path / "samples" / "scales-test.json").is_file()
-    assert waits.total() <= 2, f"a batch waits:\n{waits}"

@@ -1,4 +1,4 @@
-"""Whole runs on the pretended GPU: ``main.py fit`` with EMA and Guard, then ``test``."""
+"""Whole runs on the pretended GPU: ``main.py fit`` with EMA, then ``test``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def test_no_step_of_a_run_waits(tiny: Path, enlarger: Callable[..., None]) -> No
         with pretended_gpu(), counted() as waits:
             enlarger(
                 *("fit", "--config", "tiny.yaml", "--run.name", name, "--trainer.accelerator"),
-                *("gpu", "--trainer.callbacks+", "callbacks.Guard", "--trainer.max_steps", steps),
+                *("gpu", "--trainer.max_steps", steps),
                 *("--trainer.log_every_n_steps", 1000, "--trainer.limit_val_batches", 0),
                 *("--data.init_args.crops.per_image", 20),
             )

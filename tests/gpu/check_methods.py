@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from lightning_modules.invsr import InvSR
 from lightning_modules.networks.discriminator import LatentDiscriminator
 from lightning_modules.networks.feature_upsampler import Shared
 from lightning_modules.resshift import ResShift
-from lightning_modules.sampling.color import KINDS, fix_colors
+from lightning_modules.sampling.color import ColorFix, fix_colors
 from lightning_modules.sampling.solvers import Sampler
 from lightning_modules.sampling.tiling import Tiling
 from tests.contracts import test_models
@@ -126,22 +126,21 @@ def test_a_training_step_and_a_batch_of_outputs(
         assert output.total() <= limit.output, f"an output waits:\n{output}"
 
 
-@pytest.mark.parametrize(("where", "batch"), [("pixels", 4), ("latent", 1)])
-def test_tiles(where: Any, batch: int, tmp_path: Path) -> None:
+def test_tiles(tmp_path: Path) -> None:
     """Nine and more tiles wait no more than one."""
     model: Any = test_models.EXAMPLES[InvSR]["averaged pixels"](SCALE, tmp_path)
-    model.set_tiling(Tiling(size=12, overlap=6, where=where, batch=batch))
+    model.set_tiling(Tiling(size=12, overlap=6, batch=4))
     with pretended_gpu():
         given = on_device(batch_of((22, 24), 1))
         moved(model.eval()).predict_step(given, 0)
         with counted() as waits:
             sr = model.predict_step(given, 0)["sr"]
         assert sr.device == GPU
-        assert where == "latent" or model.tile_count >= 9
+        assert model.tile_count >= 9
     assert not waits, f"tiles wait:\n{waits}"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", get_args(ColorFix))
 def test_a_colour_fix(kind: Any) -> None:
     given = batch_of()
     expected = fix_colors(given["hr"], given["lr"], kind)

@@ -15,7 +15,6 @@ from callbacks.training.ema import EMA
 from callbacks.training.guard import Guard
 from lightning_modules.base import ImageModel
 from lightning_modules.casarbi import CasArbi
-from lightning_modules.controls.simple import LatentRegression
 from lightning_modules.diffusion import Diffusion
 from lightning_modules.invsr import InvSR
 from lightning_modules.one_pass.real_esrgan import RealESRGAN
@@ -25,7 +24,7 @@ from tests.contracts.model_contract import batch_of
 from tests.contracts.test_models import EXAMPLES
 from tests.gpu.device import pretended_gpu
 
-KINDS = (Regression, RealESRGAN, ResShift, Diffusion, CasArbi, LatentRegression, InvSR)
+KINDS = (Regression, RealESRGAN, ResShift, Diffusion, CasArbi, InvSR)
 
 
 def images(as_list: bool) -> list[dict[str, Any]]:

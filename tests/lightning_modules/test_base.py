@@ -1,16 +1,14 @@
-"""What every method gets: optimisers, keyed randomness, cheap logs, weights and checkpoints."""
+"""What every method gets: optimisers, keyed randomness, weights and checkpoints."""
 
 from __future__ import annotations
 
 import copy
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch import Callback
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader
@@ -20,7 +18,6 @@ from files.class_path import class_path
 from lightning_modules.base import ImageModel
 from tests.datamodules.memory import trainer
 from tests.lightning_modules.tiny import Model, batch_of, fill
-from tests.quick import quick
 
 TRAINED = {
     *("net.0.weight", "net.0.bias", "net.1.weight", "net.1.bias"),
@@ -146,125 +143,6 @@ class TestRandomness:
         assert len(plain.drawn) == 10
         assert all(map(torch.equal, plain.drawn, disturbed.drawn))
         assert not torch.equal(plain.drawn[0], plain.drawn[1])
-
-
-class Logging(Model):
-    """Logs in all the ways there are."""
-
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        loss = super().training_step(batch, batch_idx)
-        here = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        self.log("loss", loss, prog_bar=True)
-        self.log("number", here)
-        self.log("float", here / 7, prog_bar=True)
-        self.log("double", torch.tensor(here / 7, dtype=torch.float64))
-        self.log("half", loss.bfloat16())
-        self.log("epoch", loss, on_epoch=True)
-        self.log("positional", loss, False, None, True, True)
-        self.log("epoch_only", loss, on_step=False, on_epoch=True)
-        self.log("hidden", loss, logger=False)
-        if here % 4 == 1:  # never at a step that is written
-            self.log("now_and_then", float(here))
-        self.log_dict({"one": loss * 1, "two": loss * 2})
-        return loss
-
-    def on_before_optimizer_step(self, optimizer: Any) -> None:
-        self.log("gradient", self.tail.weight.grad.norm())
-
-    def on_train_epoch_end(self) -> None:
-        self.log("at_epoch_end", 5.0)
-
-    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        output = super().validation_step(batch, batch_idx)
-        self.log("val/mean", output["sr"].mean())
-        return output
-
-
-class Plain(Logging):
-    """The same with Lightning's own `log`."""
-
-    log = LightningModule.log
-
-
-class Record(DummyLogger):
-    """Keeps what is written."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows: list[tuple[int, dict[str, float]]] = []
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        self.rows.append((step, dict(metrics)))
-
-
-class Watch(Callback):
-    """Logs itself, keeps what others can see, and may stop the run."""
-
-    def __init__(self, stop: int | None) -> None:
-        self.stop, self.seen, self.bar = stop, [], []
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
-        done = trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        pl_module.log("from_callback", float(done))
-        if done == self.stop:
-            trainer.should_stop = True
-
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        self.seen.append({k: v.item() for k, v in trainer.callback_metrics.items()})
-
-
-def logged(root: Path, model: Model, interval: int, stop: int | None = None, **settings: Any):
-    watch, record = Watch(stop), Record()
-    run = trainer(
-        root,
-        callbacks=[watch],
-        logger=record,
-        max_epochs=2,
-        log_every_n_steps=interval,
-        num_sanity_val_steps=0,
-        **settings,
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        run.fit(model, batches(), batches(2))
-    return record.rows, watch.seen
-
-
-SETTINGS = {
-    "every third step": {"interval": 3},
-    "every step": {"interval": 1},
-    "less often than an epoch's end": {"interval": 100},
-    "accumulating": {"interval": 3, "accumulate_grad_batches": 2},
-    "accumulating an uneven number": {"interval": 2, "accumulate_grad_batches": 3},
-    "stopped at a step that is not written": {"interval": 4, "stop": 7, "min_epochs": 0},
-    "stopped at a step that is written": {"interval": 4, "stop": 8},
-    "validating in between": {"interval": 3, "val_check_interval": 4},
-    "limited by steps": {"interval": 4, "max_steps": 13},
-    "a quick look": {"interval": 50, "fast_dev_run": 3},
-}
-
-
-class TestLog:
-    @pytest.mark.parametrize("case", quick(SETTINGS, *list(SETTINGS)[::3]))
-    def test_writes_what_lightning_writes(self, tmp_path, case):
-        settings = SETTINGS[case]
-        ours, theirs = (logged(tmp_path, model(), **settings) for model in (Logging, Plain))
-        assert ours == theirs
-        assert "fast_dev_run" in settings or len(ours[0]) > 2
-
-    def test_values_reach_lightning_at_the_steps_that_are_written(self, tmp_path, monkeypatch):
-        names = []
-        original = LightningModule.log
-
-        def counting(self, name, *args, **kwargs):
-            names.append(name)
-            return original(self, name, *args, **kwargs)
-
-        monkeypatch.setattr(LightningModule, "log", counting)
-        logged(tmp_path, Logging(), interval=5)
-        # 20 steps of two epochs: the 1st, 5th, 10th, 11th, 15th and 20th.
-        assert names.count("two") == names.count("number") == names.count("gradient") == 6
-        assert names.count("epoch") == names.count("positional") == 20
 
 
 class TestCheckpoint:

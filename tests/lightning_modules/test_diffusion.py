@@ -304,15 +304,3 @@ def test_frozen_parts_are_named_and_not_stored():
 
 
 # ---------------------------------------------------------------------------------------- mistakes
-
-
-def test_weights_of_another_schedule_are_warned_about(tmp_path, caplog):
-    made = Diffusion(1.0, wrapped(null="learned"), schedule=Schedule(prediction="v_prediction"))
-    checkpoint = {"state_dict": made.state_dict(), "pytorch-lightning_version": "2"}
-    made.on_save_checkpoint(checkpoint)
-    torch.save(checkpoint, tmp_path / "a.ckpt")
-    made.load_weights(tmp_path / "a.ckpt")
-    assert "init_args" not in caplog.text
-    Diffusion(1.0, wrapped(null="learned")).load_weights(tmp_path / "a.ckpt")
-    assert "init_args.schedule has prediction epsilon, and " in caplog.text
-    assert "was trained with prediction v_prediction: its outputs are wrong" in caplog.text

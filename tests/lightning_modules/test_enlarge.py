@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -19,8 +18,6 @@ from lightning_modules.sampling.color import fix_colors
 from lightning_modules.sampling.solvers import residual_shift
 from lightning_modules.sampling.tiling import Tiling, grid
 from tests.lightning_modules.tiny import batch_of, fill
-
-QUARTER = Fraction(1, 4)
 
 
 def seam(image: Tensor, tiles: Sequence[Tile]) -> float:
@@ -85,36 +82,6 @@ class Stochastic(Plain):
             x_0 = self.net(torch.cat([x, y], 1))
             x = residual_shift(x, x_0, eta, previous, 1.0, noise.normal(y.shape))
         return 0.5 + 0.2 * x
-
-
-class Latent(Plain):
-    """An encoder by 4, two steps, a decoder by 4: each sees tiles where that is asked for."""
-
-    tile, tile_overlap, tiles_latents = 32, 24, True
-
-    def __init__(self, scale: float = 2.0) -> None:
-        super().__init__(scale)
-        self.encoder = nn.Conv2d(3, 4, 4, stride=4)
-        self.net = nn.Conv2d(4, 4, 3, padding=1)
-        self.decoder = nn.ConvTranspose2d(4, 3, 4, stride=4)
-        fill(self)
-        self.largest = 0
-
-    def watched(self, network: nn.Module) -> Any:
-        def call(x: Tensor) -> Tensor:
-            self.largest = max(self.largest, *(n // (1 if x.shape[1] == 4 else 4) for n in x.shape))
-            made: Tensor = network(x)
-            return made
-
-        return call
-
-    def restore(self, batch: Any, noise: Any) -> Tensor:
-        up = functional.interpolate(batch["lr"], batch["size"])
-        z = self.in_tiles(self.watched(self.encoder), up, per_lr=2, factor=QUARTER)
-        z = z + noise.normal(z.shape).to(z)
-        for _ in range(2):
-            z = z + self.in_tiles(self.watched(self.net), z, per_lr=0.5)
-        return self.in_tiles(self.watched(self.decoder), z, per_lr=0.5, factor=4)
 
 
 class Normalised(Plain):
@@ -189,40 +156,8 @@ class TestACardWithoutMemory:
         with caplog.at_level("WARNING"):
             found = predicted(model, batch)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-        assert (model._side, model.tile_count) == (24, tiles)
+        assert model.tile_count == tiles
         assert [r.args for r in caplog.records] == [(96, 48), (48, 24)]
-
-    def test_of_latents(self) -> None:
-        class Few(Latent):
-            tile, tile_overlap = 40, 8
-
-            def in_tiles(self, function: Any, x: Tensor, *how: Any, **named: Any) -> Tensor:
-                if self._side is not None and self._side > 20:
-                    raise torch.OutOfMemoryError("CUDA out of memory")
-                return super().in_tiles(function, x, *how, **named)
-
-        model, batch = Few(), batch_of(1, 96)
-        batch["lr"], batch["size"] = batch["lr"][..., :96], (192, 192)
-        predicted(model, batch, where="latent")
-        assert model.largest == 10
-
-
-class TestLatents:
-    def test_the_same_in_tiles_of_latents(self) -> None:
-        model, batch = Latent(), batch_of(2, 96)
-        batch["lr"], batch["size"] = batch["lr"][..., :96], (192, 192)
-        whole = model.eval().test_step(batch, 0)["sr"]
-        assert model.largest == 48  # latents have half of LR's side
-        model.largest = 0
-        found = predicted(model, batch, where="latent", size=40)
-        assert model.largest == 20
-        torch.testing.assert_close(found, whole, rtol=0, atol=1e-5)
-
-    def test_one_latent_is_left_to_itself_in_tiles_of_pixels(self) -> None:
-        model, batch = Latent(), batch_of(1, 96)
-        batch["lr"], batch["size"] = batch["lr"][..., :96], (192, 192)
-        predicted(model, batch, size=40)
-        assert (model.tile_count, model.largest) == (25, 20)
 
 
 class TestSeams:
@@ -276,15 +211,6 @@ class TestColors:
         wide = functional.pad(batch["lr"], (0, 4, 0, 4), mode="reflect")
         assert torch.equal(found, fix_colors(predicted(Fixed(), batch), wide, "wavelet"))
 
-    def test_a_share_of_the_methods_own(self) -> None:
-        class Shared(Fixed):
-            color_share = 0.2
-
-        batch = batch_of(1, 20)
-        found = predicted(Shared(color_fix="blend"), batch)
-        plain = predicted(Fixed(), batch)
-        assert torch.equal(found, fix_colors(plain, batch["lr"], "blend", 0.2))
-
 
 class TestAttributes:
     def test_some_methods_cut_in_evaluation(self) -> None:
@@ -306,7 +232,7 @@ class TestAttributes:
 
         model, batch = Filling(), batch_of(1, 140)
         predicted(model, batch)
-        assert model._side == 50
+        assert model.tile_count == 16
         predicted(model, batch, size=50)
         with pytest.raises(ValueError, match=r"tiling\.size is 49, and Filling pads .* to 50"):
             predicted(model, batch, size=49)

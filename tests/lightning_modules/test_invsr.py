@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +25,6 @@ from lightning_modules.networks.discriminator import LatentDiscriminator
 from lightning_modules.networks.noise_predictor import NoisePredictor
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.tiling import Tiling
-from lightning_modules.weights import Weights
 from tests.lightning_modules.averaged import Averaged
 
 SMALL = {"widths": (32, 32), "layers": 1, "head_width": 16}
@@ -182,7 +180,7 @@ def test_sampling_starts_at_the_levels_that_were_trained() -> None:
     for start, sigma in released.items():
         method, given = invsr(predictor=None, start=start, deterministic=True).eval(), batch()
         z: list[Tensor] = []
-        method._clean = lambda z_t, z=z, **_: z.append(z_t) or z_t
+        method._clean = lambda z_t, *_, z=z: z.append(z_t) or z_t
         method.restore(given, Noise(given["seed"]))
         y = method.space.encode(enlarged(given["lr"], given["size"]))
         noise = Noise(given["seed"]).stream("start").normal(y.shape)
@@ -415,24 +413,6 @@ def test_released_files_of_predictor_and_discriminator(tmp_path: Path) -> None:
     wrong = invsr(discriminator=judge(), discriminator_weights="predictor.pth")
     with pytest.raises(ValueError, match=r"\(model\.init_args\.discriminator_weights\) do not fit"):
         wrong.load_parts(lambda _, name: tmp_path / name)
-
-
-@pytest.mark.parametrize(
-    ("options", "warned"),
-    [
-        ({"starts": [100]}, None),
-        ({"starts": [250, 100], "start": 100}, None),
-        ({}, r"starts \[100\], and .* at the start at timesteps \[200\]"),
-        ({"starts": [250, 100], "starting": False}, None),  # to be trained for another use
-    ],
-)
-def test_starts_that_the_weights_were_not_trained_for(
-    options: Any, warned: str | None, caplog: pytest.LogCaptureFixture
-) -> None:
-    starts = {"starts": [100], "starting": True}
-    invsr(**options).compare(Weights({}, None, "a.ckpt", trained_with=starts))
-    assert bool(caplog.text) == bool(warned)
-    assert re.search(warned or "", caplog.text)
 
 
 # ------------------------------------------------------------------------------------- bad input

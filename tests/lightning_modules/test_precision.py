@@ -17,9 +17,7 @@ from torch import Tensor
 from lightning_modules.adversarial import Adversarial
 from lightning_modules.backbone.space import KLSpace
 from lightning_modules.base import ImageModel
-from lightning_modules.chain import Chain
 from lightning_modules.controls.finetune import FineTune
-from lightning_modules.controls.simple import FolderOutputs
 from lightning_modules.first_stage.tokenizer import Tokenizer
 from lightning_modules.one_pass.regression import Regression
 from tests.conftest import REPO
@@ -38,11 +36,7 @@ ROWS = {
     for line in (REPO / "docs/methods/index.md").read_text().splitlines()
     if (cells := [cell.strip() for cell in line.strip("|").split("|")]) and len(cells) == 4
 }
-METHODS = {
-    f"`{cls.__name__}`": examples
-    for cls, examples in {**EXAMPLES, **OTHERS}.items()
-    if cls not in (Chain, FolderOutputs)  # what its parts do; nothing
-}
+METHODS = {f"`{cls.__name__}`": examples for cls, examples in {**EXAMPLES, **OTHERS}.items()}
 QUICK = ("`Diffusion`", "`NSARM`", "`Regression`", "`ResShift`", "`SDSR`")
 
 

@@ -12,7 +12,7 @@ from lightning_modules.backbone.space import PixelSpace, ResShiftVQ
 from lightning_modules.latents import enlarged, latent_pair
 from lightning_modules.networks.swin_unet import SwinUNet, released_mask
 from lightning_modules.noise import Noise
-from lightning_modules.resshift import ResShift, ResShiftControl
+from lightning_modules.resshift import ResShift
 from lightning_modules.weights import fingerprint
 from tests.reference.vqgan import VQGAN
 
@@ -121,33 +121,30 @@ def test_latents_and_released_weights(tmp_path):
 class Distance(nn.Module):
     """The mean squared difference, as a perceptual distance would come."""
 
-    def __init__(self, broken=False):
+    def __init__(self):
         super().__init__()
         self.layer = nn.Conv2d(3, 3, 1, bias=False)
         self.layer.weight.data = torch.eye(3)[:, :, None, None]
-        self.broken, self.seen = broken, []
+        self.seen = []
 
     def forward(self, a, b):
         self.seen.append((a, b))
-        return (self.layer(a - b)).square().mean((1, 2, 3)) / (0.0 if self.broken else 1.0)
+        return (self.layer(a - b)).square().mean((1, 2, 3))
 
 
 def perceptual(distance, **options):
-    """A method in small latents whose network always gives the same latent, and its logs."""
+    """A method in small latents whose network always gives the same latent."""
     torch.manual_seed(2)
     network = Oracle(nn.Parameter(torch.randn(2, 3, 16, 16)))
     method = ResShift(4.0, network, small_vq(), perceptual=distance, **options)
-    logged = {}
-    method.log = lambda name, value, **_: logged.update(
-        {name: float(torch.as_tensor(value).detach())}
-    )
-    return method, logged
+    method.log = lambda *_, **__: None
+    return method
 
 
 @pytest.mark.parametrize("target", ["round_trip", "hr"])
 def test_the_perceptual_part_is_of_decoded_images(target):
     given, distance = batch(), Distance()
-    method, logged = perceptual(distance, perceptual_weight=3.0, perceptual_target=target)
+    method = perceptual(distance, perceptual_weight=3.0, perceptual_target=target)
     loss = method.training_step(given, 0)
     (ours, theirs), answer = distance.seen[0], method.network.answer
     space = method.space
@@ -157,29 +154,15 @@ def test_the_perceptual_part_is_of_decoded_images(target):
     expected = (answer - space.encode(given["hr"])).square().mean()
     expected = expected + 3 * (ours - theirs).square().mean()
     torch.testing.assert_close(loss, expected)
-    assert logged["train/perceptual_dropped"] == 0
 
     loss.backward()
-    mse, _ = perceptual(None)
+    mse = perceptual(None)
     mse.training_step(given, 0).backward()
     through_decoder = answer.grad - mse.network.answer.grad
     assert through_decoder.abs().max() > 1e-6
     frozen = [*space.parameters(), *distance.parameters()]
     assert not any(p.requires_grad or p.grad is not None for p in frozen)
     assert {name.split(".")[0] for name in method.checkpoint_keys()} == {"network"}
-
-
-def test_a_perceptual_part_that_is_not_finite_is_left_out():
-    given = batch()
-    (method, logged), (mse, _) = perceptual(Distance(broken=True)), perceptual(None)
-    for _ in range(2):
-        loss, expected = (each.training_step(given, 0) for each in (method, mse))
-        torch.testing.assert_close(loss, expected)
-        loss.backward()
-        expected.backward()
-        assert logged["train/perceptual_dropped"] == 1
-        assert logged["train/perceptual"] == 0
-    torch.testing.assert_close(method.network.answer.grad, mse.network.answer.grad)
 
 
 # ------------------------------------------------------------------------------------ frozen parts
@@ -230,26 +213,7 @@ def test_weights_of_another_process_are_warned_about(tmp_path, caplog):
     four.load_weights(tmp_path / "a.ckpt")
     assert "process" not in caplog.text
     ResShift(4.0, SwinUNet(**SMALL), PixelSpace()).load_weights(tmp_path / "a.ckpt")
-    assert "init_args.process has steps 15, min_noise 0.04, and " in caplog.text
-    assert "a.ckpt was trained with steps 4, min_noise 0.2: its outputs are wrong" in caplog.text
-
-
-# ------------------------------------------------------------------------------------- the control
-
-
-@pytest.mark.parametrize("prediction", ["sample", "residual"])
-def test_the_control_answers_at_once(prediction):
-    given = batch()
-    hr = given["hr"] * 2 - 1
-    y = enlarged(given["lr"], given["size"]) * 2 - 1
-    network = Oracle(hr if prediction == "sample" else y - hr)
-    method = ResShiftControl(4.0, network=network, space=PixelSpace(), prediction=prediction)
-    method.log = lambda *_, **__: None
-    assert method.training_step(given, 0) < 1e-10
-    noise = Noise(given["seed"])
-    torch.testing.assert_close(method.restore(given, noise), given["hr"], rtol=0, atol=1e-6)
-    assert network.got == [[0, 0], [0, 0]]
-    assert noise.calls == 0
+    assert "process.steps 15, there 4; process.min_noise 0.04, there 0.2)" in caplog.text
 
 
 def test_latents_that_come_along_are_taken():

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import torch
 
-from lightning_modules.one_pass.losses import VGG19
-
+VGG19 = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))  # convolutions and width of each stage
 NAME = "vgg19-dcbb9e9d.pth"
 
 

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.speed import nsarm
 from benchmarks.speed.nsarm import Parts, uncached
-from lightning_modules.networks.scales import Scales
+from lightning_modules.networks.bsq import Scales
 from lightning_modules.next_scale.next_scale import Bitwise, sample
 
 SMALL = Scales([(1, 1), (2, 2), (4, 4), (6, 6), (8, 8), (12, 12), (16, 16), (20, 20)], 2)

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from callbacks.evaluation import are_finite
 from callbacks.metrics.base import ImageMetric
 from callbacks.metrics.pixels import PSNR
 from callbacks.tensorboard import MetricProtocol
@@ -234,3 +235,9 @@ def test_two_metrics_of_one_name(tmp_path: Path) -> None:
     run = trainer(tmp_path, *both)
     run.validate(Tiny(), loader(), verbose=False)
     assert set(run.callback_metrics) == {"val/psnr", "val/psnr_rgb"}
+
+
+def test_large_sums_are_finite() -> None:
+    images = torch.full((2, 3, 300, 300), 1.0, dtype=torch.float16)
+    images[1, 0, 7, 7] = torch.nan
+    assert are_finite(images).tolist() == [True, False]

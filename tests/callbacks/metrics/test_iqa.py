@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from callbacks import weights
 from callbacks.metrics import iqa
 from callbacks.metrics.iqa import IQA
-from callbacks.metrics.niqe import save_model
+from tests.stand_ins import save_niqe_model
 
 needs_pyiqa = pytest.mark.skipif(
     importlib.util.find_spec("pyiqa") is None, reason="needs the optional package pyiqa"
@@ -170,7 +170,7 @@ def pristine_file(folder: Path) -> Path:
     generator = torch.Generator().manual_seed(0)
     root = torch.randn(36, 36, generator=generator, dtype=torch.float64)
     mean = torch.rand(36, generator=generator, dtype=torch.float64)
-    save_model(folder / "file.npz", mean, root @ root.T / 36)
+    save_niqe_model(folder / "file.npz", mean, root @ root.T / 36)
     return folder / "file.npz"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,9 @@ from PIL import Image
 from skimage import data
 from torch import Tensor
 
-from callbacks import weights
-from callbacks.metrics.niqe import (
-    NIQE,
-    block_features,
-    distance,
-    fit_model,
-    main,
-    read_model,
-    save_model,
-)
-from tests.callbacks.tiny import Images
+from callbacks.metrics.niqe import NIQE, block_features, mean_and_covariance, read_model
 from tests.reference import niqe_numpy
+from tests.stand_ins import save_niqe_model
 
 IMAGES = {"astronaut": data.astronaut, "coffee": data.coffee, "rocket": data.rocket}
 
@@ -52,22 +42,29 @@ def bicubic(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of parts of four photographs."""
-    folder = tmp_path_factory.mktemp("niqe")
-    for name in (*IMAGES, "chelsea"):
-        whole = Image.fromarray(getattr(data, name)())
-        for left in range(0, whole.width - 191, 64):
-            whole.crop((left, 0, left + 192, 288)).save(folder / f"{name}-{left}.png")
-    mean, covariance, _ = fit_model(sorted(folder.iterdir()))
-    save_model(folder / "mine.npz", mean, covariance)
-    return folder / "mine.npz"
+    """A model of parts of three photographs."""
+    parts = [
+        IMAGES[name]()[:288, left : left + 192]
+        for name in IMAGES
+        for left in range(0, IMAGES[name]().shape[1] - 191, 64)
+    ]
+    luma = np.stack([niqe_numpy.luma(part) for part in parts])
+    features = block_features(torch.from_numpy(luma)).flatten(0, 1)
+    mean, covariance = mean_and_covariance(features[None])
+    path = tmp_path_factory.mktemp("niqe") / "mine.npz"
+    save_niqe_model(path, mean[0], covariance[0])
+    return path
+
+
+def niqe_of(model: Path) -> NIQE:
+    niqe = NIQE()
+    niqe.build([model])
+    return niqe
 
 
 @pytest.fixture
 def metric(pristine: Path) -> NIQE:
-    niqe = NIQE(model=str(pristine))
-    niqe.load()
-    return niqe
+    return niqe_of(pristine)
 
 
 def compute(metric: NIQE, sr: Tensor, key: str = "x") -> Tensor:
@@ -80,8 +77,7 @@ def compute(metric: NIQE, sr: Tensor, key: str = "x") -> Tensor:
 
 def test_baboon_is_the_published_number(data_root: Path, weights_root: Path) -> None:
     """MATLAB's release and BasicSR: 5.7296."""
-    metric = NIQE(model=str(weights_root / "niqe-pristine.npz"))
-    metric.load()
+    metric = niqe_of(weights_root / "niqe-pristine.npz")
     baboon = np.asarray(Image.open(data_root / "niqe/baboon.png").convert("RGB"))
     assert compute(metric, tensor(baboon)).item() == pytest.approx(5.7296, abs=1e-3)
 
@@ -99,8 +95,7 @@ def test_as_the_paper_in_numpy(metric: NIQE, pristine: Path, name: str, change: 
 @pytest.mark.parametrize("name", ["kodim01", "kodim02", "kodim05"])
 def test_as_the_paper_in_float64(data_root: Path, weights_root: Path, name: str) -> None:
     """What float32 does to pixels matters in nearly flat areas, and may move a shape by a step."""
-    metric = NIQE(model=str(weights_root / "niqe-pristine.npz"))
-    metric.load()
+    metric = niqe_of(weights_root / "niqe-pristine.npz")
     image = np.asarray(Image.open(data_root / f"kodak24/{name}.png").convert("RGB"))
     assert metric.pristine is not None
     mean, covariance = (x.numpy() for x in metric.pristine)
@@ -116,7 +111,7 @@ def test_flat_blocks_as_in_numpy(metric: NIQE, pristine: Path) -> None:
     with np.load(pristine, allow_pickle=False) as file:
         mean, covariance = file["mu_pris_param"], file["cov_pris_param"]
     luma = niqe_numpy.luma(image)
-    assert block_features(torch.from_numpy(luma)[None])[0][0, 0].isnan().any()
+    assert block_features(torch.from_numpy(luma)[None])[0, 0].isnan().any()
     expected = niqe_numpy.niqe(luma, mean, covariance, np.float32)
     assert compute(metric, tensor(image)).item() == pytest.approx(expected, rel=1e-4)
 
@@ -153,19 +148,6 @@ def test_the_luma_of_yiq(metric: NIQE, pristine: Path) -> None:
 # --------------------------------------------------------------------------------------- what fails
 
 
-class OneSmall(Images):
-    """Of 192x192 pixels, but for the second one."""
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        self.side = 96 if index == 1 else 192
-        return super().__getitem__(index)
-
-
-def test_a_model_that_is_not_there() -> None:
-    with pytest.raises(ValueError, match=r"`model` of NIQE is 'mine.npz', and there is no such"):
-        NIQE(model="mine.npz")
-
-
 def test_files_that_are_no_model(tmp_path: Path) -> None:
     path = tmp_path / "bad.npz"
     path.write_bytes(b"PK not a zip")
@@ -183,43 +165,3 @@ def test_files_that_are_no_model(tmp_path: Path) -> None:
     np.savez(path, mu_pris_param=np.array([object()] * 36), cov_pris_param=np.eye(36))
     with pytest.raises(ValueError, match=r"no model of NIQE, or damaged: .*pickle"):
         read_model(path)  # a pickle could run anything
-
-
-# ------------------------------------------------------------------------------------ the command
-
-
-def test_fit_takes_the_sharp_blocks(tmp_path: Path) -> None:
-    blurred = photograph("astronaut", 384)
-    blurred[:192] = np.asarray(Image.fromarray(blurred).resize((24, 24)).resize((384, 384)))[:192]
-    Image.fromarray(blurred).save(tmp_path / "half.png")
-    _, sharp = block_features(torch.from_numpy(niqe_numpy.luma(blurred))[None])
-    expected = int((sharp > 0.75 * sharp.max()).sum())
-    assert 0 < expected < 16
-    with pytest.raises(ValueError, match=f"1 photographs have {expected} sharp blocks"):
-        fit_model([tmp_path / "half.png"])
-
-
-def test_the_command(tmp_path: Path, pristine: Path, caplog: pytest.LogCaptureFixture) -> None:
-    out = tmp_path / "new/mine.npz"
-    with caplog.at_level(logging.INFO):
-        assert main(["fit", str(pristine.parent), "--out", str(out)]) == 0
-    assert weights.digest_of(out) in caplog.text
-    assert weights.digest_of(out) == weights.digest_of(pristine)  # the same bytes every time
-    mean, covariance = read_model(out)
-    other = block_features(torch.from_numpy(niqe_numpy.luma(photograph("rocket")))[None])[0]
-    assert distance(mean, covariance, other).isfinite().all()
-
-
-def test_the_command_names_what_is_wrong(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    Image.new("RGB", (95, 200)).save(tmp_path / "a.png")
-    arguments = [str(tmp_path), "--out", str(tmp_path / "x.npz")]
-    for prepare, message in (
-        (lambda: None, "a.png is 95x200 pixels"),
-        (lambda: (tmp_path / "a.png").write_bytes(b"junk"), "a.png cannot be read"),
-        (lambda: (tmp_path / "a.png").unlink(), "contains no images"),
-    ):
-        prepare()
-        assert main(["fit", *arguments]) == 2
-        assert message in caplog.text
-    assert main(["fit", str(tmp_path / "none"), "--out", "x.npz"]) == 2
-    assert "neither a file nor a folder" in caplog.text

@@ -1,4 +1,4 @@
-"""References: computed, cached, shared and refused; metrics that compare with them."""
+"""References: computed, kept and refused; metrics that compare with them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from callbacks.metrics import sets as module
-from callbacks.metrics.sets import (
-    SetMetric,
-    cached_reference,
-    centre,
-    content_hash,
-    find_reference,
-    load_reference,
-    main,
-)
+from callbacks.metrics.sets import SetMetric, content_hash, find_reference
 from callbacks.tensorboard import MetricProtocol
 from tests.callbacks.random_inception import inception, inception_file
 from tests.callbacks.tiny import Images, Tiny, loader, trainer
@@ -68,27 +60,26 @@ def folder(tmp_path: Path) -> Path:
     return place
 
 
-def test_features_of_each_image_by_name(folder: Path, cache: Path) -> None:
-    metric = Color()
-    path, found = cached_reference([folder], metric)
-    assert path.parent == cache
-    assert (found.name, found.prepared) == ("real", "as they are")
+def test_features_of_each_image_by_name(folder: Path) -> None:
+    found = find_reference(Color(), str(folder))
+    assert found.name == "real"
     files = sorted(folder.rglob("*.png"), key=lambda p: p.relative_to(folder).as_posix())
     means = [np.asarray(Image.open(p)).mean((0, 1)) / 255 for p in files]
     assert np.allclose(found.features, means, atol=1e-6)
 
 
 def test_computed_once_for_the_same_content(folder: Path, tmp_path: Path) -> None:
-    metric = Color()
-    first, _ = cached_reference([folder], metric)
+    metric, moved = Color(), tmp_path / "elsewhere"
+    find_reference(metric, str(folder))
+    folder.rename(moved)
+    find_reference(metric, str(moved))
     assert metric.asked == 11
-    folder.rename(tmp_path / "elsewhere")
-    assert cached_reference([tmp_path / "elsewhere"], metric)[0] == first
-    assert metric.asked == 11
-    assert cached_reference([tmp_path / "elsewhere"], Color("other"))[0] != first
-    assert cached_reference([tmp_path / "elsewhere"], metric, side=20)[0] != first
-    Image.new("RGB", (32, 40)).save(tmp_path / "elsewhere" / "3.png")
-    assert cached_reference([tmp_path / "elsewhere"], metric)[0] != first
+    other = Color("other")  # of another protocol
+    find_reference(other, str(moved))
+    assert other.asked == 11
+    Image.new("RGB", (32, 40)).save(moved / "3.png")
+    find_reference(metric, str(moved))
+    assert metric.asked == 22
 
 
 def test_the_hash_knows_names_and_bytes(tmp_path: Path) -> None:
@@ -104,27 +95,32 @@ def test_the_hash_knows_names_and_bytes(tmp_path: Path) -> None:
 def test_others_do_not_wait_for_many_images(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "is_distributed", lambda: True)
     monkeypatch.setattr(module, "MANY", 10)
-    with pytest.raises(ValueError, match=r"11 images, for which all .*main.py reference"):
+    with pytest.raises(ValueError, match=r"11 images, for which all .* once on one process"):
         find_reference(Color(), str(folder))
 
 
-def test_a_damaged_file_of_the_cache_is_made_again(folder: Path, caplog: Any) -> None:
-    metric = Color()
-    path, first = cached_reference([folder], metric)
-    path.write_bytes(path.read_bytes()[:-40])
+@pytest.mark.parametrize("pickled", [False, True])
+def test_a_damaged_file_is_made_again(
+    folder: Path, cache: Path, caplog: Any, pickled: bool
+) -> None:
+    first = find_reference(Color(), str(folder))
+    (path,) = cache.iterdir()
+    if pickled:
+        np.save(path, np.array([{"a": 1}], dtype=object))
+    else:
+        path.write_bytes(path.read_bytes()[:-40])
     with caplog.at_level(logging.WARNING):
-        _, again = cached_reference([folder], metric)
+        again = find_reference(Color(), str(folder))
     assert np.array_equal(first.features, again.features)
     assert "computed again" in caplog.text
-    there = [p for p in path.parent.iterdir() if p.is_file()]
-    assert there == [path]  # no half-written file is left
+    assert list(cache.iterdir()) == [path]  # no half-written file is left
 
 
 def test_all_broken_images_are_named(folder: Path, cache: Path) -> None:
     (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:100])
     (folder / "more" / "9.png").write_text("no image")
     with pytest.raises(ValueError, match=r"1\.png cannot be read") as error:
-        cached_reference([folder], Color())
+        find_reference(Color(), str(folder))
     assert "9.png cannot be read" in str(error.value)
     assert not cache.exists()
 
@@ -132,15 +128,7 @@ def test_all_broken_images_are_named(folder: Path, cache: Path) -> None:
 def test_images_of_one_name(folder: Path) -> None:
     Image.new("RGB", (8, 8)).save(folder / "1.jpg")
     with pytest.raises(ValueError, match=r"1\.png and .*1\.jpg have one name, '1'; rename one"):
-        cached_reference([folder], Color())
-
-
-def test_the_centre_is_cut_out() -> None:
-    image = torch.arange(60.0).expand(1, 3, 30, 60) / 60
-    cut = centre(image, 30)
-    assert torch.equal(cut, image[..., 15:45])
-    assert centre(image, 10).shape == (1, 3, 10, 10)
-    assert centre(torch.rand(1, 3, 33, 31), 31).shape == (1, 3, 31, 31)
+        find_reference(Color(), str(folder))
 
 
 # --------------------------------------------------------------------------------- in a metric
@@ -156,63 +144,20 @@ def expected(folder: Path) -> float:
     return float(np.linalg.norm(np.mean(sr, 0) - hr))
 
 
-@pytest.mark.parametrize("kind", ["folder", "file"])
-def test_outputs_against_other_images(tmp_path: Path, folder: Path, kind: str) -> None:
-    place = folder
-    if kind == "file":
-        assert main([str(folder), "--metric", f"{__name__}.Color", "--out", f"{folder}.npz"]) == 0
-        place = folder.with_name("real.npz")
-    metric = Color(reference=str(place))
+def test_outputs_against_other_images(tmp_path: Path, folder: Path) -> None:
+    metric = Color(reference=str(folder))
     trainer(tmp_path, metric).validate(Tiny(), loader(), verbose=False)
     record = metric.records[0]
     assert record["value"] == pytest.approx(expected(folder), rel=1e-5)
     assert record["n"] == 7
     assert record["protocol"]["reference_n"] == 11
     assert str(record["protocol"]["reference"]).startswith("real, as they are, ")
-    assert metric.asked == (7 if kind == "file" else 18)
+    assert metric.asked == 18
 
 
-def test_another_protocol_is_refused(tmp_path: Path, folder: Path) -> None:
-    path, _ = cached_reference([folder], Color("other"))
-    message = r"made under another protocol: it has kind 'other'; the metric here has kind 'mean'"
-    run = trainer(tmp_path, Color(reference=str(path)))
-    with pytest.raises(ValueError, match=message):
-        run.validate(Tiny(), loader(), verbose=False)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"no archive", "is no file of reference features"),
-        (b"", "is no file of reference features"),
-        (None, "where there is neither a folder of images nor a file"),
-    ],
-)
-def test_what_is_no_reference(tmp_path: Path, content: bytes | None, message: str) -> None:
-    path = tmp_path / "a.npz"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        trainer(tmp_path, Color(reference=str(path))).validate(Tiny(), loader(), verbose=False)
-
-
-def test_a_file_that_was_changed(folder: Path) -> None:
-    path, found = cached_reference([folder], Color())
-    with np.load(path) as content:
-        about = content["about"]
-    np.savez(path, features=found.features + 1, about=about)
-    with pytest.raises(ValueError, match="its features are not those that were written"):
-        load_reference(path)
-    np.savez(path, mu=found.features)  # as clean-fid's statistics are
-    with pytest.raises(ValueError, match="is no file of reference features"):
-        load_reference(path)
-
-
-def test_pickles_are_not_read(folder: Path, tmp_path: Path) -> None:
-    path, _ = cached_reference([folder], Color())
-    np.savez(path, features=np.array([{"a": 1}], dtype=object), about="{}")
-    with pytest.raises(ValueError, match="is no file of reference features"):
-        load_reference(path)
+def test_what_is_no_reference(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="which is no folder of images"):
+        find_reference(Color(), str(tmp_path / "a.npz"))
 
 
 def test_one_image_is_no_reference(tmp_path: Path) -> None:
@@ -221,32 +166,3 @@ def test_one_image_is_no_reference(tmp_path: Path) -> None:
     metric = Color(reference=str(tmp_path / "one"))
     with pytest.raises(ValueError, match="has 1 images; it needs at least 2"):
         trainer(tmp_path, metric).validate(Tiny(), loader(), verbose=False)
-
-
-# -------------------------------------------------------------------------------- the command
-
-
-def test_the_command_says_where_the_file_is(folder: Path, tmp_path: Path, caplog: Any) -> None:
-    caplog.set_level(logging.INFO)
-    command = [str(folder), "--metric", "callbacks.KIDThumb", "--set", "side=4"]
-    out = tmp_path / "out" / "thumbs.npz"
-    assert main([*command, "--side", "32", "--out", str(out)]) == 0
-    said = f"11 images (shorter side to 32, centre 32x32) for callbacks.KIDThumb: {out}"
-    assert said in caplog.text
-    assert load_reference(out).features.shape == (11, 48)
-    assert f"init_args: {{reference: {out}}}" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--metric", "callbacks.PSNR"], "features_protocol"),
-        (["--metric", "callbacks.nothing.FID"], "nothing"),
-        (["--metric", "callbacks.SWD", "--set", "colour=y"], "colour"),
-    ],
-)
-def test_what_the_command_refuses(
-    folder: Path, caplog: Any, arguments: list[str], message: str
-) -> None:
-    assert main([str(folder), *arguments]) == 2
-    assert message in caplog.text

@@ -1,11 +1,10 @@
-"""Clips of predict: frames, videos, earlier outputs, and interrupted ones."""
+"""Clips of predict: frames, earlier outputs, and interrupted ones."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from callbacks.predict import files as clip_files
-from callbacks.predict.files import encode_video, write_clip
+from callbacks.predict.files import write_clip
 from callbacks.predict.predictions import NAME
 from callbacks.predict.writer import Writer
 from datamodules.base import SRDataModule
 from datamodules.sources.prompts import Seeds
-from lightning_modules.controls.simple import Bicubic
 from tests.callbacks.tiny import Tiny, trainer
 
 
@@ -73,56 +71,12 @@ def test_what_is_done_is_left_alone(tmp_path: Path) -> None:
     assert len(names(tmp_path)) == 7
 
 
-def test_a_video_beside_the_frames(tmp_path: Path) -> None:
-    predict(tmp_path)
-    assert predict(tmp_path, video="gif", fps=10.0).made == 2  # they had none
-    assert predict(tmp_path, video="gif", fps=10.0).made == 0
-    with Image.open(tmp_path / "out/000001.gif") as film:
-        assert (film.n_frames, film.size) == (3, (9, 6))
-        assert film.info["duration"] == 100
-    (tmp_path / "out/000001.gif").unlink()
-    assert predict(tmp_path, video="gif", fps=10.0).made == 1
-
-
-def test_mp4(tmp_path: Path) -> None:
-    av = pytest.importorskip("av", reason="the extra 'video' is not installed")
-    predict(tmp_path, 1, size=(33, 48), video="mp4", fps=12.5)
-    with av.open(str(tmp_path / "out/000000.mp4")) as film:
-        stream = film.streams.video[0]
-        assert (float(stream.average_rate), stream.codec_context.name) == (12.5, "h264")
-        frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(stream)]
-    assert len(frames) == 3
-    assert frames[0].shape == (34, 48, 3)  # even sides
-    assert abs(int(frames[2][5, 5, 0]) - int(frames[0][5, 5, 0])) > 25
-
-
-def test_mp4_without_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(ValueError, match=r"mp4 needs the package av .*\[video\]"):
-        predict(tmp_path, video="mp4")
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_video_of_single_images_is_said_to_be_none(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    Image.new("RGB", (9, 6)).save(tmp_path / "a.png")
-    data = SRDataModule(1.0, predict=str(tmp_path / "a.png"), workers=0)
-    writer = Writer(folder=str(tmp_path / "out"), video="gif")
-    trainer(tmp_path, writer).predict(Bicubic(1), data, return_predictions=False)
-    said = [record.getMessage() for record in caplog.records]
-    assert any("writer.video gif writes nothing" in line for line in said)
-    predict(tmp_path, 1, video="gif")
-    assert sum("writes nothing" in record.getMessage() for record in caplog.records) == 1
-
-
 def test_an_old_clip_stays_until_the_new_one_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames = np.zeros((3, 4, 5, 3), np.uint8)
     target = tmp_path / "a"
-    how: Any = ("png", 95, (None, 8.0))
-    write_clip(target, frames, *how, lambda: clip_files.remove(target, None, ()))
+    write_clip(target, frames, "png", 95, list)
     own, written = clip_files.write_image, []
 
     def cut_off(path: Path, *rest: Any) -> None:
@@ -132,61 +86,26 @@ def test_an_old_clip_stays_until_the_new_one_is_whole(
 
     monkeypatch.setattr(clip_files, "write_image", cut_off)
     with pytest.raises(OSError, match="full"):
-        write_clip(target, frames + 9, *how, lambda: clip_files.remove(target, None, ()))
+        write_clip(target, frames + 9, "png", 95, list)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert len(list(target.iterdir())) == 3
     assert not np.asarray(Image.open(target / "0001.png")).any()
 
 
-def test_another_format_or_rate_is_noticed(tmp_path: Path) -> None:
-    """A clip's name has neither."""
-    predict(tmp_path, video="gif", fps=10.0)
-    assert predict(tmp_path, fps=10.0).made == 0  # an extra video changes nothing
-    assert predict(tmp_path, video="gif", fps=5.0).made == 2
+def test_another_format_is_noticed(tmp_path: Path) -> None:
+    """A clip's name does not have it."""
+    predict(tmp_path)
     assert predict(tmp_path, format="jpg").made == 2
     assert names(tmp_path)[:3] == [f"000000/{n:04}.jpg" for n in (1, 2, 3)]
-
-
-@pytest.mark.parametrize("kind", ["gif", "mp4"])
-def test_no_video_of_other_frames_is_left(tmp_path: Path, kind: Any) -> None:
-    """After a kill between the frames and their video, the old video must not seem to be theirs."""
-    frames, target = np.zeros((3, 4, 5, 3), np.uint8), tmp_path / "a"
-    old = tmp_path / f"a.{kind}"
-    write_clip(target, frames, "png", 95, (None, 8.0), lambda: None)
-    old.write_bytes(b"of other frames")
-    write_clip(target, frames, "png", 95, (None, 8.0), lambda: clip_files.remove(target, 3, [kind]))
-    assert not old.exists()
-
-
-def test_frames_go_all_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = tmp_path / "a"
-    write_clip(target, np.zeros((3, 4, 5, 3), np.uint8), "png", 95, (None, 8.0), list)
-
-    def killed(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "unlink", killed)
-    with pytest.raises(KeyboardInterrupt):
-        clip_files.remove(target, 3, ())
-    assert not target.exists()
-
-
-def test_grey_and_16_bits_in_a_video(tmp_path: Path) -> None:
-    grey = np.full((2, 4, 4, 1), 257 * 80, np.uint16)
-    grey[1] = 0
-    (tmp_path / "a.gif").write_bytes(encode_video(grey, "gif", 5))
-    with Image.open(tmp_path / "a.gif") as film:
-        assert film.convert("RGB").getpixel((0, 0)) == (80, 80, 80)
 
 
 # ------------------------------------------------------------------ what is there and is not ours
 
 
 def test_frames_of_others_stay(tmp_path: Path) -> None:
-    """A folder of frames without a line, in the place of a clip."""
     (tmp_path / "out/000001").mkdir(parents=True)
     shutil.copy(frame(tmp_path), tmp_path / "out/000001/0001.png")
-    with pytest.raises(ValueError, match=r"000001 holds 0001\.png, which Enlarger did not write"):
+    with pytest.raises(ValueError, match=r"000001 exists, and no line of"):
         predict(tmp_path)
     assert names(tmp_path) == ["000001/0001.png"]
 
@@ -216,17 +135,7 @@ def test_what_a_user_put_among_the_frames_is_not_removed_with_them(
     assert predict(tmp_path, format="jpg").made == 2
 
 
-def test_a_video_of_another_stays(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    mine = tmp_path / "out/000000.gif"
-    mine.write_bytes(b"mine")
-    with pytest.raises(ValueError, match=r"000000\.gif exists, and no line of predictions\.jsonl"):
-        predict(tmp_path, video="gif")
-    predict(tmp_path)  # without a video
-    assert mine.read_bytes() == b"mine"
-
-
-@pytest.mark.parametrize("kind", ["file", "link to a folder", "link to nowhere", "video"])
+@pytest.mark.parametrize("kind", ["file", "link to a folder", "link to nowhere"])
 def test_something_else_in_the_place_of_a_clip(tmp_path: Path, kind: str) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "mine").mkdir()
@@ -234,11 +143,9 @@ def test_something_else_in_the_place_of_a_clip(tmp_path: Path, kind: str) -> Non
     place = tmp_path / "out/000000"
     if kind == "file":
         place.write_text("mine")
-    elif kind == "video":
-        place.with_suffix(".gif").mkdir()
     else:
         place.symlink_to(tmp_path / ("mine" if kind == "link to a folder" else "nowhere"))
     with pytest.raises(ValueError, match="000000"):
-        predict(tmp_path, video="gif" if kind == "video" else None)
+        predict(tmp_path)
     assert (tmp_path / "mine/0001.png").read_text() == "mine"
-    assert os.path.lexists(place if kind != "video" else place.with_suffix(".gif"))
+    assert os.path.lexists(place)

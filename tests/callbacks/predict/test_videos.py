@@ -1,4 +1,4 @@
-"""Videos through predict: times, colours, sound, rotation; stopped, broken and finished ones."""
+"""Videos through predict: times, colours, sound, rotation; stopped, broken, finished ones."""
 
 from __future__ import annotations
 
@@ -20,16 +20,13 @@ import pytest
 import torch
 from av.stream import Disposition
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch.multiprocessing import ProcessRaisedException
 
-from callbacks.predict import videos
 from callbacks.predict.predictions import NAME, outputs_in
 from callbacks.predict.videos import WAITING, VideoSettings, VideoWriter
 from callbacks.predict.writer import Writer
 from datamodules.base import SRDataModule
 from datamodules.sources.folder import Outputs
-from files.owned import parts_folder
-from files.video import BT601, BT709, SEGMENT, Colours, VideoFrame
+from files.video import BT601, BT709, Colours, VideoFrame
 from lightning_modules.controls.simple import Bicubic
 from lightning_modules.sampling.tiling import Tiling
 from tests.callbacks.tiny import trainer
@@ -39,8 +36,8 @@ from tests.video_files import make_video, read_video
 
 EVEN = [40 * n for n in range(12)]
 UNEVEN = [0, 40, 73, 106, 300, 301, 350, 1000]
-SAME = {"input", "output", "error", "lr_size", "size", "scale", "frames", "seed", "input_digest"}
-LONG = [40 * n for n in range(2 * SEGMENT + 6)]
+SAME = {"input", "output", "error", "lr_size", "size", "scale", "frames", "seed"}
+LONG = [40 * n for n in range(70)]
 
 
 class Counted(Bicubic):
@@ -312,119 +309,44 @@ def test_what_is_done_is_left_alone(tmp_path: Path) -> None:
 
 def killed(root: str) -> None:
     """Called in a process of its own."""
-    predict(Path(root, "a.mp4"), Path(root, "out"), stop_at=2 * SEGMENT + 3, how="kill")
+    predict(Path(root, "a.mp4"), Path(root, "out"), stop_at=67, how="kill")
 
 
 @pytest.mark.parametrize("how", quick(["error", "kill"], "error"))
-def test_a_stopped_run_continues(tmp_path: Path, how: str) -> None:
+def test_a_stopped_run_makes_the_video_afresh(tmp_path: Path, how: str) -> None:
     source, out = make_video(tmp_path / "a.mp4", LONG, audio="aac"), tmp_path / "out"
     if how == "error":
         with pytest.raises(KeyError, match="stopped"):
-            predict(source, out, stop_at=2 * SEGMENT + 3)
+            predict(source, out, stop_at=67)
+        assert files(out) == []
     else:
         code = f"from {__name__} import killed; killed({str(tmp_path)!r})"
         done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True)
         assert done.returncode == 9, done.stderr
-    parts = parts_folder(out / "a_x2.mp4")
-    assert len(list(parts.glob("*.mp4"))) == 2
-    assert not (out / "a_x2.mp4").exists()
-    assert predict(source, out).made == len(LONG) - 2 * SEGMENT
-    assert files(out) == ["a_x2.mp4"]  # no parts
-    assert predict(source, tmp_path / "whole").made == len(LONG)
-    assert (out / "a_x2.mp4").read_bytes() == (tmp_path / "whole/a_x2.mp4").read_bytes()
-    assert read_video(out / "a_x2.mp4").times == [Fraction(time, 1000) for time in LONG]
-
-
-@pytest.mark.parametrize("change", [{"crf": 20}, "input"])
-def test_segments_that_were_made_otherwise_are_not_continued(tmp_path: Path, change: Any) -> None:
-    source, out = make_video(tmp_path / "a.mp4", LONG), tmp_path / "out"
-    with pytest.raises(KeyError):
-        predict(source, out, stop_at=SEGMENT + 3)
-    if change == "input":
-        make_video(source, [time + 2 for time in LONG])
-    assert predict(source, out, **({} if change == "input" else change)).made == len(LONG)
+    assert predict(source, out).made == len(LONG)
     assert files(out) == ["a_x2.mp4"]
-
-
-@pytest.mark.parametrize("count", [2 * SEGMENT, 2 * SEGMENT + 6])
-def test_a_run_that_stopped_before_joining(
-    tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source, out = make_video(tmp_path / "a.mp4", LONG[:count]), tmp_path / "out"
-
-    def full(*arguments: Any) -> list[str]:
-        raise OSError("No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(videos, "_join", full)
-        with pytest.raises(OSError, match="No space"):
-            predict(source, out)
-    assert predict(source, out).made == 1  # the last frame tells the end
-    assert len(read_video(out / "a_x2.mp4").times) == count
-
-
-def test_another_process_is_left_alone(tmp_path: Path) -> None:
-    source = make_video(tmp_path / "a.mp4", EVEN)
-    target, how = tmp_path / "out/a_x2.mp4", VideoSettings("h264", 18, "keep")
-    other = VideoWriter(target, str(source), how, {})
-    with pytest.raises(ValueError, match="another process is writing"):
-        VideoWriter(target, str(source), how, {})
-    with pytest.raises(ValueError, match="none of the 1 inputs"):
-        predict(source, tmp_path / "out")
-    assert "another process" in lines(tmp_path / "out")[0]["error"]
-    assert parts_folder(target).is_dir()
-    other.drop()
-    assert predict(source, tmp_path / "out").made == 12
-
-
-def test_segments_that_are_removed_meanwhile(tmp_path: Path) -> None:
-    source = make_video(tmp_path / "a.mp4", EVEN)
-    how = VideoSettings("h264", 18, "keep")
-    changed = pytest.raises(ValueError, match="has changed meanwhile: run the command again")
-    with changed:
-        VideoWriter(tmp_path / "out/a_x2.mp4", str(source), how, {}, begun=frozenset({0}))
-    with changed:  # another command's, by other settings, since this one has begun
-        VideoWriter(tmp_path / "out/a_x2.mp4", str(source), how, {"crf": 20})
+    assert read_video(out / "a_x2.mp4").times == [Fraction(time, 1000) for time in LONG]
 
 
 # ------------------------------------------------------------------------------ several processes
 
 
 @pytest.mark.distributed
-def test_processes_share_the_segments_of_each_video(tmp_path: Path) -> None:
+def test_processes_share_the_videos(tmp_path: Path) -> None:
     inputs, out, whole = tmp_path / "in", tmp_path / "out", tmp_path / "whole"
     inputs.mkdir()
     make_video(inputs / "long.mp4", LONG, audio="aac")
     make_video(inputs / "short.mp4", EVEN)
     broken(inputs, "damaged")
-    with pytest.raises(KeyError, match="stopped"):
-        predict(inputs / "long.mp4", out, stop_at=SEGMENT + 3)
-    # The first process makes the last six frames, the second only six of the segment before.
-    predict(inputs / "long.mp4", out, several=True, limit=6)
-    parts = parts_folder(out / "long_x2.mp4")
-    assert [path.name[:6] for path in sorted(parts.glob("*.mp4"))] == ["000000", "000002"]
     predict(inputs, out, several=True)
     predict(inputs, whole)
-    assert files(out) == files(whole) == ["long_x2.mp4", "short_x2.mp4"]  # no parts
+    assert files(out) == files(whole) == ["long_x2.mp4", "short_x2.mp4"]
     for name in files(out):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
     one, both = ({line["key"]: line for line in lines(folder)} for folder in (whole, out))
     assert len(lines(out)) == 3
     for key, line in one.items():
         assert all(both[key][name] == line[name] for name in line if name in SAME), key
-
-
-@pytest.mark.distributed
-@pytest.mark.parametrize("stop_at", quick([5, SEGMENT + 2], SEGMENT + 2))
-def test_a_video_that_both_or_one_cannot_write_is_counted_once(
-    tmp_path: Path, stop_at: int
-) -> None:
-    make_video(tmp_path / "a.mp4", LONG)
-    with pytest.raises(ProcessRaisedException, match="none of the 1 inputs could be enlarged"):
-        predict(tmp_path, tmp_path / "out", stop_at=stop_at, how="nan", several=True)
-    assert files(tmp_path / "out") == []  # no parts
-    (line,) = lines(tmp_path / "out")
-    assert "not finite" in line["error"]
 
 
 @pytest.mark.slow
@@ -480,7 +402,7 @@ def test_a_broken_video_is_counted(
     make_video(tmp_path / "sound.mp4", EVEN)
     with caplog.at_level(logging.INFO):
         predict(tmp_path, tmp_path / "out", workers=workers)
-    assert files(tmp_path / "out") == ["sound_x2.mp4"]  # no parts either
+    assert files(tmp_path / "out") == ["sound_x2.mp4"]
     assert f"unusable, left out: {source}: " in caplog.text
     assert "1 images written, 0 skipped (done before), 1 unusable" in caplog.text
     assert predict(tmp_path, tmp_path / "out").made < len(LONG)  # tried again, by the same rules
@@ -501,7 +423,8 @@ def test_a_video_that_cannot_be_written_ends_early(tmp_path: Path) -> None:
 
 def test_few_frames_wait(tmp_path: Path) -> None:
     source = make_video(tmp_path / "a.mp4", LONG)
-    writer = VideoWriter(tmp_path / "b.mp4", str(source), VideoSettings("h264", 18, "keep"), {})
+    settings = VideoSettings("h264", 18, "keep")
+    writer = VideoWriter(tmp_path / "b.mp4", str(source), settings, lambda: None)
     colours, alive, most = Colours(BT709, False, 8, 2, 2), 0, 0
 
     def gone() -> None:

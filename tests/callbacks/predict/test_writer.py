@@ -422,7 +422,7 @@ def test_a_line_for_each_image(tmp_path: Path) -> None:
     }
     assert {key: line[key] for key in expected} == expected
     assert line["seconds"] > 0
-    assert len(line["weights_digest"]) == len(line["input_digest"]) == 16
+    assert len(line["weights_digest"]) == 16
     assert line["peak_memory"] > 1 << 20
 
 
@@ -510,7 +510,7 @@ def test_an_input_is_refused_before_any_work(tmp_path: Path) -> None:
     other = str(tmp_path / "photos/a.jpg")
     data = Data({"a": batch_of(), "b": batch_of()}, paths=[other, str(source)])
     writer = Writer(str(tmp_path / "link"))
-    with pytest.raises(ValueError, match=r"the output of 'b' would overwrite the input .*b\.png"):
+    with pytest.raises(ValueError, match=r"b\.png would overwrite an input"):
         predict(tmp_path, writer, data)
     assert source.read_bytes() == b"precious"
     assert not (tmp_path / "photos/a.png").exists()
@@ -520,7 +520,7 @@ def test_an_input_is_refused_also_by_its_meta(tmp_path: Path) -> None:
     source = tmp_path / "a.png"
     source.write_bytes(b"precious")
     loader = DataLoader(Inputs({"a": batch_of(path=str(source))}), batch_size=None)
-    with pytest.raises(ValueError, match="would overwrite the input"):
+    with pytest.raises(ValueError, match="would overwrite an input"):
         trainer(tmp_path, Writer(str(tmp_path))).predict(Double(), loader)
     assert source.read_bytes() == b"precious"
 
@@ -556,7 +556,7 @@ def test_a_full_disk_stops_the_run_and_leaves_no_half_file(
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         predict(tmp_path, Writer(), Data({str(i): batch_of() for i in range(count)}))
-    assert not (tmp_path / "predict").exists()
+    assert not list((tmp_path / "predict").iterdir())
 
 
 def test_a_page_shows_the_outputs_and_never_fails_a_run(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from pathlib import Path
@@ -18,7 +17,6 @@ from callbacks.results.files import (
     load_images,
     load_results,
     update_images,
-    write_csv,
     write_images,
 )
 from callbacks.results.results import Evaluation, Results, over_seeds
@@ -145,25 +143,3 @@ def test_evaluations_that_belong_together(tmp_path: Path, capsys: Any) -> None:
     # Another evaluation replaces them.
     run.test(model, loader(), verbose=False)
     assert load_results(tmp_path / "results.json")["results"][0]["seeds"] == [6]
-
-
-# -------------------------------------------------------------------------------------- the CSV
-
-
-def test_a_table_that_programs_read(tmp_path: Path) -> None:
-    results = [
-        result(seeds=[0, 1], std=0.25),
-        result(metric="ssim", value=0.96, seeds=[0, 1], std=0.01),
-        result(checkpoint="bicubic", value=33.7),
-        result(dataset="div2k, hard", n=100, protocol={"color": "rgb"}, value=math.inf),
-    ]
-    write_csv(tmp_path / "results.csv", results)
-    rows = list(csv.DictReader((tmp_path / "results.csv").open()))
-    assert [(row["metric"], row["value"], row["std"], row["seeds"]) for row in rows] == [
-        ("psnr", "38.0", "0.25", "0 1"),
-        ("ssim", "0.96", "0.01", "0 1"),
-        ("psnr", "33.7", "", ""),
-        ("psnr", "inf", "", ""),
-    ]
-    assert (rows[3]["dataset"], rows[3]["n"]) == ("div2k, hard", "100")
-    assert (rows[2]["checkpoint"], rows[2]["protocol"]) == ("bicubic", "color y, border scale")

@@ -20,7 +20,7 @@ from callbacks.results.results import Results, margins, table
 from files.method import Method
 from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
-FILES = ("results.json", "images.json", "results.csv")
+FILES = ("results.json", "images.json")
 
 
 def result(**changes: Any) -> Result:

@@ -64,21 +64,33 @@ def test_lines_where_there_is_no_terminal(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trainer(tmp_path, Progress(0), max_steps=4, max_epochs=-1).fit(Logging(), loader())
-    form = r"fit: step \d of 4, [\d.]+ a second, \d+:\d\d left, train/loss [\d.e-]+"
-    assert all(re.fullmatch(form, line) for line in lines(caplog))
+    form = r"fit: step \d of 4, +[\d.]+(?:step/s|s/step), \d+:\d\d left, train/loss=[\d.e-]+"
+    assert all(re.fullmatch(form, line) for line in lines(caplog)[1:])
     assert [line.split(" of ")[0] for line in lines(caplog)] == [
-        *(f"fit: step {step}" for step in (1, 2, 3, 4)),
+        *(f"fit: step {step}" for step in (0, 1, 2, 3, 4)),
         "fit: step 4",  # the closing one
     ]
     assert "%|" not in capsys.readouterr().err  # no bar
+
+
+def test_a_validation_within_training_moves_no_cursor(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = trainer(tmp_path, Progress(0), max_steps=2, max_epochs=-1, val_check_interval=1)
+    run.fit(Logging(), loader(), loader())
+    assert "validate" in {line.partition(":")[0] for line in lines(caplog)}
+    assert all(line.isprintable() for line in lines(caplog))
 
 
 def test_test_and_predict(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = trainer(tmp_path, Progress(1000))
     run.test(Logging(), [loader(), loader(Images(3))], verbose=False)
     run.predict(Logging(), loader(batch_size=1))
-    closing = [re.sub(r",.*", "", line) for line in lines(caplog)]
-    assert closing == ["test: batch 6 of 6", "predict: image 7 of 7"]
+    told = [re.sub(r",.*", "", line) for line in lines(caplog)]
+    assert told == [
+        *("test: batch 0 of 6", "test: batch 6 of 6"),
+        *("predict: image 0 of 7", "predict: image 7 of 7"),
+    ]
 
 
 # ---------------------------------------------------------------------------------- what is counted

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,20 +97,6 @@ def test_dictionaries_and_lists_in_a_class_of_ones_own(printed: Callable[..., An
     assert found["listed"][0]["init_args"] == {"size": 1, "name": "b"}
     assert found["one"]["init_args"] == {"size": 7, "name": "b"}  # a class keeps its other keys
     assert found["weights"] == {"b": 3.0}
-
-
-def test_what_is_kept_is_said(
-    printed: Callable[..., Any], caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    folder = {"class_path": FOLDER, "init_args": {"recursive": False}}
-    found = printed({"data": {"init_args": {"train": folder}}})
-    assert found["data"]["init_args"]["train"]["init_args"]["recursive"] is False
-    (said,) = (r.getMessage() for r in caplog.records if "and keeps its" in r.getMessage())
-    assert said.startswith("0.yaml changes data.init_args.train and keeps its root '")
-    caplog.clear()
-    printed({"data": {"init_args": {"batch_size": 2}}})  # a change of one key is expected
-    assert "keeps its" not in caplog.text
 
 
 def test_null_takes_away(printed: Callable[..., Any]) -> None:

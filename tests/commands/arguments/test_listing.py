@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 
@@ -57,18 +56,3 @@ def test_experiments_and_weights(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.count("main.py list ") == len(listing.HINTS)
     with pytest.raises(ConfigurationError, match=r"not 'method'; did you mean 'methods'\?"):
         listing.main(["method"])
-
-
-def test_a_user_s_classes_are_listed_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "my_sr").mkdir()
-    (tmp_path / "my_sr/stripes.py").write_text(
-        'import degradations\nclass Stripes(degradations.Stage):\n    """Paint stripes. Often."""\n'
-    )
-    (tmp_path / "broken.py").write_text("class (")
-    assert listing.yours("degradations") == [("my_sr.stripes.Stripes", "Paint stripes")]
-    assert listing.yours("methods") == []
-    assert listing.main(["degradations"]) == 0
-    assert "\nyours\nmy_sr.stripes.Stripes  Paint stripes\n" in capsys.readouterr().out

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-import json
-import logging
-import re
-import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     EarlyStopping,
@@ -35,21 +28,9 @@ from commands.distributed.launch import (
     COUNTS,
     FullySharded,
     own_strategy,
-    own_timers,
     refuse_unsupported,
 )
 from commands.errors import ConfigurationError
-from tests.quick import quick
-
-Enlarger = Callable[..., None]
-FIT = ("fit", "--config", "tiny.yaml")
-
-
-def weights(run: str = "tiny") -> dict[str, Any]:
-    path = sorted(Path("runs", run, "checkpoints").glob("step-*.ckpt"))[-1]
-    state: dict[str, Any] = torch.load(path, weights_only=True)
-    return state
-
 
 # ---------------------------------------------------------------------------------- what is refused
 
@@ -111,63 +92,9 @@ def test_strategies_that_are_refused(strategy: str) -> None:
         refuse_unsupported(of_trainer(strategy=strategy), [])
 
 
-# ----------------------------------------------------- what other callbacks do to the weights
-
-
-# -------------------------------------------------------------------------------- what is resumed
-
-
-def psnr(text: str) -> list[str]:
-    return [line for line in text.splitlines() if '"value"' in line or "psnr" in line]
-
-
-# --------------------------------------------------------------------------------- the time
-
-
-class Slow(Callback):
-    """Make steps last a tenth of a second."""
-
-    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        time.sleep(0.1)
-
-
-@pytest.mark.parametrize("together", quick([1, 2], 2))
-def test_max_time_is_that_of_each_start(
-    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture, together: int
-) -> None:
-    limited = (*FIT, "--trainer.max_time", "{milliseconds: 350}", "--trainer.max_steps", 1000)
-    limited += ("--trainer.callbacks+", f"{__name__}.Slow")
-    limited += ("--trainer.accumulate_grad_batches", together, "--data.init_args.val", "null")
-    reached = [0]
-    for _ in range(2):
-        caplog.clear()
-        with caplog.at_level(logging.INFO):
-            enlarger(*limited)
-        reached.append(weights()["global_step"])
-        assert f"trainer.max_time is over: stopped after step {reached[-1]}" in caplog.text
-    assert reached[0] < reached[1] < reached[2]
-
-
-SAID = "it must be above 0, as DD:HH:MM:SS"
-
-
-@pytest.mark.parametrize("key", ["max_time", "val_check_interval"])
-@pytest.mark.parametrize("given", ["00:00:00:00", "12", "01:00", {"second": 1}, {"seconds": 0}])
-def test_no_time_at_all(key: str, given: Any) -> None:
-    with pytest.raises(ConfigurationError, match=re.escape(f"{key} is {given}: {SAID}")):
-        own_timers(of_trainer(**{key: given}), [])
-
-
-def test_a_validation_by_time(
-    tiny: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A second a step: after every third one, as long as no accumulation is unfinished."""
-    clock = SimpleNamespace(monotonic=itertools.count(0.0, 1.0).__next__)
-    monkeypatch.setattr("commands.distributed.callbacks.time", clock)
-    every = ("--trainer.val_check_interval", "00:00:00:02", "--trainer.accumulate_grad_batches", 2)
-    enlarger(*FIT, *every, "--checkpoint.keep_best", 9)
-    scores = json.loads(Path("runs/tiny/checkpoints/best.json").read_text())["scores"]
-    assert list(scores) == [f"step-{step:09d}.ckpt" for step in (2, 4, 6, 8, 10, 12)]
+def test_a_validation_by_time_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="give it in batches"):
+        refuse_unsupported(of_trainer(val_check_interval="00:00:10:00"), [])
 
 
 @pytest.mark.parametrize("gpu", [False, True])

@@ -8,19 +8,13 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch.distributed as dist
 
-from commands.distributed.heartbeat import (
-    LOST,
-    Heartbeat,
-    Ranks,
-    is_broken_link,
-    write_failure_note,
-)
+from commands.distributed.heartbeat import LOST, Heartbeat, Ranks, is_broken_link
+from commands.errors import RepeatedError
 
 BEAT, LIMIT = 0.04, 0.4  # seconds; a thread that pauses for longer counts as lost
 PATIENCE = 60.0
@@ -52,14 +46,12 @@ class Process:
 
     def __init__(self, server: dist.TCPStore, rank: int) -> None:
         self.ends, self.signal, self.step = Ends(), 0, 10 * (rank + 1)
-        self.still = 0.0
         self.line = Heartbeat(
             *(server.clone(), rank, ["a", "b", "c"], BEAT, LIMIT, self.state), end=self.ends
         )
 
     def state(self) -> dict[str, Any]:
-        at = f"work{self.line.rank}"
-        return {"step": self.step, "signal": self.signal, "still": self.still, "at": at}
+        return {"step": self.step, "signal": self.signal}
 
 
 @pytest.fixture
@@ -70,10 +62,6 @@ def three(server: dist.TCPStore) -> Iterator[list[Process]]:
     yield processes
     for process in processes:
         process.line._over.set()
-
-
-def words(folder: Path, rank: int) -> str:
-    return (folder / "lastwords" / f"rank-{rank}.txt").read_text()
 
 
 def test_nobody_ends_who_sees_the_others(three: list[Process]) -> None:
@@ -112,25 +100,6 @@ def test_the_first_failure_is_the_reason_of_those_that_follow(three: list[Proces
     assert three[1].line.first == [2, "ValueError: no such thing", 2]
 
 
-@pytest.mark.parametrize("left", [False, True])
-def test_processes_that_wait_for_each_other_end(three: list[Process], left: bool) -> None:
-    for process in three[:2]:
-        process.still = 2 * LIMIT
-    assert not three[0].ends.done.wait(2 * LIMIT)  # the third one computes
-    if left:
-        three[2].line.leave()
-    three[2].still = 2 * LIMIT
-    for process in three[:2]:
-        assert process.ends.done.wait(PATIENCE)
-        assert process.ends.status == LOST
-        assert "rank 0 (on a) in work0, rank 1 (on b) in work1" in process.ends.why
-
-
-def test_a_process_that_computes_is_not_waited_for_for_ever(three: list[Process]) -> None:
-    three[1].still = 100 * LIMIT
-    assert three[0].ends.done.wait(PATIENCE)
-
-
 def test_a_signal_is_heard_by_all(three: list[Process]) -> None:
     three[1].signal = 15
     deadline = time.monotonic() + PATIENCE
@@ -155,25 +124,6 @@ def test_a_store_that_is_gone() -> None:
     del server
     assert process.ends.done.wait(PATIENCE)
     assert "no answer from the shared store (on a)" in process.ends.why
-
-
-def test_a_pause_of_the_process_itself_is_not_held_against_the_others(
-    three: list[Process], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = time.monotonic
-    monkeypatch.setattr("commands.distributed.heartbeat.time.monotonic", lambda: real() + 1000.0)
-    assert not three[0].ends.done.wait(2 * LIMIT)
-
-
-def test_last_words_where_nothing_can_be_written(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "lastwords").write_text("a file, where the folder should be")
-    write_failure_note(tmp_path, 3, "the reason")
-    said = capfd.readouterr().err
-    assert "rank 3 on " in said
-    assert "the reason: stopping" in said
-    assert "could not be written" in said
 
 
 def test_a_broken_connection_is_explained_by_who_is_silent(three: list[Process]) -> None:
@@ -214,23 +164,30 @@ def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_little_patience")
-def test_last_words_of_a_process_that_fails(three: list[Process], tmp_path: Path) -> None:
-    ranks = Ranks(tmp_path, limit=1.0, interval=BEAT, lost_after=LIMIT)
+def test_a_broken_connection_is_blamed_on_who_is_lost(three: list[Process]) -> None:
+    ranks = Ranks(limit=1.0, interval=BEAT, lost_after=LIMIT)
     ranks.rank, ranks.world, ranks._heartbeat = 0, 3, three[0].line
     three[1].line._over.set()
     blamed = ranks.fail(GLOO, 1)
     assert blamed is not None
     assert blamed.status == LOST
-    said = words(tmp_path, 0)
+    said = str(blamed)
+    assert said.startswith("rank 0 on ")
     assert "no heartbeat of rank 1 (on b)" in said
     assert "(a connection broke: Read error [10.77.0.2]:59033: Connection reset by peer.)" in said
     three[2].line.leave()
 
 
 @pytest.mark.usefixtures("_little_patience")
-def test_an_error_of_its_own_blames_nobody(three: list[Process], tmp_path: Path) -> None:
-    ranks = Ranks(tmp_path, limit=1.0, interval=BEAT, lost_after=LIMIT)
+def test_an_error_of_its_own_blames_nobody(three: list[Process]) -> None:
+    ranks = Ranks(limit=1.0, interval=BEAT, lost_after=LIMIT)
     ranks.rank, ranks.world, ranks._heartbeat = 0, 3, three[0].line
     assert ranks.fail(ValueError("data.init_args.scale is 0"), 2) is None
-    assert "rank 0 on " in words(tmp_path, 0)
-    assert "ValueError: data.init_args.scale is 0, last at step 0: stopping" in words(tmp_path, 0)
+
+
+def test_one_of_those_that_fail_alike_reports_it(three: list[Process]) -> None:
+    three[2].line.leave("ValueError: no such thing", status=2)
+    ranks = Ranks(limit=1.0, interval=BEAT, lost_after=LIMIT)
+    ranks.rank, ranks.world, ranks._heartbeat = 1, 3, three[1].line
+    with pytest.raises(RepeatedError):
+        ranks.fail(ValueError("no such thing"), 2)

@@ -13,7 +13,7 @@ import pytest
 from torch.distributed import TCPStore
 
 from commands.distributed import preflight as meeting
-from commands.distributed.preflight import CODE, differences, gather, room, start_facts, versions
+from commands.distributed.preflight import CODE, differences, gather, start_facts, versions
 from commands.errors import TemporaryError
 from commands.run.directory import RunOptions
 from commands.run.files import fingerprint, why_unseen, write_whole
@@ -158,13 +158,6 @@ def test_one_that_is_not(checkpoint: Path, change: Callable[[Path], None], expec
     assert why is not None
     assert expected in why
     assert "on a disk shared by all nodes" in why
-
-
-def test_room_on_the_disk(tmp_path: Path) -> None:
-    assert room(tmp_path / "not" / "yet", size=1, kept=3) is None
-    why = room(tmp_path / "not" / "yet", size=2**60, kept=3)
-    assert why is not None
-    assert "3 more will be written: free space, or lower checkpoint.keep_last" in why
 
 
 # ----------------------------------------------------------------------------------------- options

@@ -12,12 +12,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors.torch import save_file
 
-import commands.run.weights
 from commands.errors import ConfigurationError
 from commands.export import formats as export_onnx
-from commands.export.about import licences
 from commands.export.export import ExportOptions, Origin, export
 from commands.export.formats import exported_tensors
 from commands.run.weights import find_weights
@@ -25,9 +22,9 @@ from files.tensors import read_metadata
 from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.space import KLSpace, PixelSpace
 from lightning_modules.diffusion import Diffusion
-from lightning_modules.networks.any_size import AnySize
 from lightning_modules.networks.edsr import EDSR
 from lightning_modules.networks.imdn import IMDN
+from lightning_modules.networks.liif import AnySize
 from lightning_modules.one_pass.regression import Regression
 from lightning_modules.weights import read_weights
 from tests.lightning_modules.backbone.unets import CLASSES, WRAPPERS, inputs, small_kl, wrapped
@@ -61,11 +58,7 @@ def test_the_weights_come_back_bit_for_bit(
     trained: Path, enlarger: Enlarger, photo_folder: Path
 ) -> None:
     enlarger("export", trained)
-    assert {path.name for path in OUT.iterdir()} == {
-        "README.md",
-        "config.yaml",
-        "model.safetensors",
-    }
+    assert {path.name for path in OUT.iterdir()} == {"config.yaml", "model.safetensors"}
     checkpoint = find_weights(str(trained), 2)
     expected, found = read_weights(checkpoint), read_weights(OUT / "model.safetensors")
     assert expected.name.endswith("(EMA)")
@@ -94,7 +87,6 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     model, out = Regression(2.0, edsr), tmp_path / "out"
     out.mkdir()
     written(model, tmp_path)  # an empty folder counts as missing
-    assert "None: `test` was not run" in (out / "README.md").read_text()
     (out / "notes.txt").write_text("old")
     with pytest.raises(ConfigurationError, match=r"out already holds an export: give"):
         written(model, tmp_path)
@@ -102,13 +94,13 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
         written(model, tmp_path, overwrite=True)
     assert (out / "notes.txt").read_text() == "old"
     (out / "notes.txt").unlink()
-    (out / "README.md").write_text("an older card")
+    (out / "README.md").write_text("a card of 0.1.0")
     written(model, tmp_path, overwrite=True)
-    assert "None: `test` was not run" in (out / "README.md").read_text()
+    assert not (out / "README.md").exists()
     (out / "model.safetensors").unlink()
     with pytest.raises(ConfigurationError, match=r"out exists and is not an export"):
         written(model, tmp_path, overwrite=True)
-    assert (out / "README.md").is_file()
+    assert (out / "config.yaml").is_file()
     assert list(tmp_path.iterdir()) == [out]
 
 
@@ -147,43 +139,6 @@ def test_frozen_parts_are_named_where_they_have_a_source() -> None:
     found = exported_tensors(model)
     assert not own & found.keys()
     assert {n for n in found if n.startswith("denoiser.unet.")}
-
-
-# ----------------------------------------------------------------------------------------- the card
-
-
-def test_the_card_has_the_numbers(trained: Path, enlarger: Enlarger) -> None:
-    psnr = "[{class_path: callbacks.PSNR, init_args: {control: true}}]"
-    enlarger("test", "--config", "tiny.yaml", "--trainer.callbacks", psnr)
-    enlarger("export", trained)
-    text = (OUT / "README.md").read_text()
-    results = json.loads((trained / "results.json").read_text())["results"]
-    own, bicubic = (r["value"] for r in results if r["metric"] == "psnr")
-    assert f"| photos | x2 | {own:.4f} | 2 |" in text
-    assert f"| photos, bicubic | x2 | {bicubic:.4f} | 2 |" in text
-    assert "- psnr: implementation enlarger psnr 1, color y, border scale" in text
-    assert "trained for 5 steps" in text
-
-
-def test_licences_follow_the_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: Path, enlarger: Enlarger
-) -> None:
-    content = b"published"
-    entry = {"file": "net.pth", "licence": "MIT", "source": "https://example.invalid/net.pth"}
-    digest = hashlib.sha256(content).hexdigest()
-    file = tmp_path / "weights.yaml"
-    file.write_text(yaml.safe_dump({"net-x2": {**entry, "sha256": digest, "used_by": "nobody"}}))
-    monkeypatch.setattr(commands.run.weights, "MANIFEST", file)
-    assert licences({"a": ["net-x{scale}", "x" * 5000, 3]}, 2.0) == {"net-x2": "MIT"}
-    assert licences("net-x{scale}", 3.0) == {}
-    (tmp_path / "copy.pth").write_bytes(content)
-    monkeypatch.setenv("MINE", str(tmp_path))
-    assert licences("$MINE/copy.pth", 2.0) == {"net-x2": "MIT"}
-    run = {"model": {"init_args": {"weights": "$MINE/copy.pth", "base": "runs/tiny"}}}
-    (trained / "config.yaml").write_text(yaml.safe_dump(run))
-    assert licences("runs/tiny", 2.0) == {"net-x2": "MIT"}  # which names itself, too
-    save_file({}, tmp_path / "e.safetensors", {"enlarger": "1", "licences": '{"net-x2": "MIT"}'})
-    assert licences("$MINE/e.safetensors", 2.0) == {"net-x2": "MIT"}
 
 
 # ---------------------------------------------------------------------------------------- diffusers

@@ -87,7 +87,7 @@ def test_a_pipe_in_the_place_of_a_caption_does_not_block(tmp_path, name):
     [entry] = find_inputs(str(tmp_path)).entries
     found = process(Recipe(), entry)
     assert found.reason == "not a file"
-    assert found.message == f"{tmp_path / name}: a named pipe, not a file"
+    assert found.message == f"{tmp_path / name}: not a regular file"
 
 
 @pytest.mark.parametrize("kind", [Shards, ClipShards, Stream])

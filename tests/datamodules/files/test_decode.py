@@ -597,3 +597,17 @@ def test_meta_holds_what_a_writer_needs():
     assert decode(grey, "a").meta("a.png")["icc"] == grey_profile()
     tagged = encoded(Image.fromarray(RGB), "JPEG", exif=exif(6))
     assert decode(tagged, "a").meta("a.jpg")["exif"] == exif(6).tobytes()
+
+
+def test_heic_is_read_upright() -> None:
+    heif = pytest.importorskip("pillow_heif")
+    x, y = np.meshgrid(np.arange(64), np.arange(48))
+    pixels = np.stack([4 * x, 5 * y, 0 * x], 2).astype(np.uint8)
+    heif.register_heif_opener()
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.fromarray(pixels).save(buffer, "HEIF", quality=95, exif=exif.tobytes())
+    found = decode(buffer.getvalue(), "a.heic").rgb
+    assert found.shape == (64, 48, 3)
+    assert np.abs(found.astype(int) - np.rot90(pixels, -1)).mean() < 4

@@ -8,11 +8,9 @@ import torch
 from scipy import ndimage
 
 from degradations.base import Canvas
-from degradations.draws import Draws, to_device
 from degradations.stages import blur as kernels
 from degradations.stages import blur as module
-from degradations.stages.blur import Blur, convolve, convolve_canvas, prepare_kernels
-from degradations.stages.sharpen import USM
+from degradations.stages.blur import convolve, convolve_canvas, prepare_kernels
 
 # radius of the kernel, size of the image, and the fastest way for them
 WAYS = [
@@ -117,23 +115,3 @@ def test_compiles_as_one_graph():
     values = make_image((20, 24)), torch.tensor([1.5]), torch.tensor([2.0])
     compiled = torch.compile(blurred, fullgraph=True, dynamic=False, backend="eager")
     torch.testing.assert_close(compiled(*values), blurred(*values))
-
-
-@pytest.mark.parametrize("stage", [Blur(), USM(radius=10)])
-def test_the_canvas_convolves_by_kornia(stage, monkeypatch):
-    """One kernel per image; the same bits as a grouped convolution of torch."""
-    calls = []
-
-    def filter2d(x, kernels, padding):
-        calls.append(len(kernels))
-        B, C, H, W = x.shape
-        weights = kernels.repeat_interleave(C, 0).unsqueeze(1)
-        y = torch.nn.functional.conv2d(x.reshape(1, B * C, H, W), weights, groups=B * C)
-        return y.view(B, C, *y.shape[-2:])
-
-    x = torch.cat([make_image((20, 30), seed) for seed in range(3)])
-    params = stage.prepare(to_device(stage.draw(Draws(np.arange(3)), x.shape), 3, x.device))
-    y = stage.on_canvas(Canvas.of(x), params).pixels
-    monkeypatch.setattr("kornia.filters.filter2d", filter2d)
-    assert torch.equal(stage.on_canvas(Canvas.of(x), params).pixels, y)
-    assert calls == ([3] if isinstance(stage, Blur) else [3] * 4)

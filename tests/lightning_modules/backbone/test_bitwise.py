@@ -7,8 +7,7 @@ import torch
 
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.networks.autoencoders import BitwiseVAE
-from lightning_modules.networks.bsq import from_bits, to_bits, total_after
-from lightning_modules.networks.scales import proportional, published
+from lightning_modules.networks.bsq import from_bits, proportional, published, to_bits, total_after
 from tests.lightning_modules.networks.test_bitwise_vae import released
 from tests.lightning_modules.next_scale_parts import BITS, GRIDS, space
 

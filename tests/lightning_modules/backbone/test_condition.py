@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lightning_modules.backbone.condition import Condition, FixedPrompt, TextEncoder, guided, joined
+from lightning_modules.backbone.prompt import write
 from tests.lightning_modules.backbone.texts import save_text_encoder
 
 TRANSFORMERS = importlib.util.find_spec("transformers") is not None
@@ -18,12 +19,12 @@ def field(*shape, seed=0):
 
 
 def test_two_as_one_batch():
-    first = Condition(text=field(2, 3, 4), noise_level=torch.tensor([1.0, 2.0]))
-    second = Condition(text=field(1, 3, 4, seed=1), noise_level=torch.tensor([3.0]))
+    first = Condition(text=field(2, 3, 4), sizes=torch.tensor([1.0, 2.0]))
+    second = Condition(text=field(1, 3, 4, seed=1), sizes=torch.tensor([3.0]))
     both = joined(first, second)
-    assert both.used.keys() == {"text", "noise_level"}
+    assert both.used.keys() == {"text", "sizes"}
     assert both.text.shape == (3, 3, 4)
-    assert both.noise_level.tolist() == [1, 2, 3]
+    assert both.sizes.tolist() == [1, 2, 3]
     with pytest.raises(ValueError, match="the other nothing"):
         joined(first, Condition())
 
@@ -59,7 +60,7 @@ def encode(texts):
 
 def test_a_fixed_prompt_comes_from_a_file(tmp_path):
     file = tmp_path / "prompt.safetensors"
-    FixedPrompt.write(file, encode, "sharp", "blurred and dull")
+    write(file, encode, {"prompt": "sharp", "negative": "blurred and dull"})
     prompt = FixedPrompt(file)
     assert torch.equal(prompt.condition(3).text, encode(["sharp"]).expand(3, -1, -1))
     assert torch.equal(prompt.unconditional(2).text[1], encode(["blurred and dull"])[0])
@@ -67,7 +68,7 @@ def test_a_fixed_prompt_comes_from_a_file(tmp_path):
     assert prompt.source.startswith(f"{file} ")
     assert prompt.double().condition(1).text.dtype == torch.float64  # it moves with the model
 
-    FixedPrompt.write(file, encode, "sharper")
+    write(file, encode, {"prompt": "sharper"})
     other = FixedPrompt(file)
     assert other.source != prompt.source
     with pytest.raises(ValueError, match="no negative prompt, as guidance needs"):

@@ -30,7 +30,7 @@ def test_it_is_diffusers_network(kind):
 
 @torch.no_grad()
 def test_what_is_known_besides():
-    """Sizes and a pooled text as of SDXL; an image and its noise level as of the x4 upscaler."""
+    """Sizes and a pooled text as of SDXL."""
     z, t, text = inputs()
     added = {
         "addition_embed_type": "text_time",
@@ -42,12 +42,6 @@ def test_what_is_known_besides():
     expected = bare(**added)(z, t, text, added_cond_kwargs=got).sample
     condition = Condition(text=text, sizes=sizes, pooled=pooled)
     assert torch.equal(wrapped(**added)(z, t, condition), expected)
-
-    beside = {"in_channels": 6, "num_class_embeds": 10}
-    level, image = torch.tensor([3, 7]), torch.randn_like(z)
-    expected = bare(**beside)(torch.cat([z, image], 1), t, text, class_labels=level).sample
-    condition = Condition(text=text, image=image, noise_level=level.float())
-    assert torch.equal(wrapped(**beside)(z, t, condition), expected)
 
 
 @torch.no_grad()

@@ -45,5 +45,7 @@ def test_the_file(folder: Path) -> None:
         texts = json.loads(file.metadata()["texts"])
     assert texts == {"prompt": PROMPT, "negative": NEGATIVE}
 
-    assert main(["--model", "sd", "--prompt", "a", "--negative", "", "--overwrite"]) == 0
+    assert main(["--model", "sd"]) == 2  # nothing is replaced
+    written.unlink()
+    assert main(["--model", "sd", "--prompt", "a", "--negative", ""]) == 0
     assert torch.equal(FixedPrompt(written).condition(1).text, encoder(["a"]))

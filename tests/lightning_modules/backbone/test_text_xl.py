@@ -16,7 +16,7 @@ from lightning_modules.backbone.condition import SDXLTextEncoder
 from tests.lightning_modules.backbone.texts import save_text_encoder
 from tests.lightning_modules.test_self_cascade import SDXL, base
 
-TEXTS = ["a b", "b", ""]
+TEXTS = ["a b", "b"]
 
 
 @pytest.fixture(scope="module")
@@ -44,18 +44,13 @@ def pipeline(folder: Path) -> StableDiffusionXLPipeline:
 @torch.no_grad()
 def test_it_is_what_the_pipeline_encodes(folder):
     encoder = SDXLTextEncoder(str(folder))
-    found = encoder(TEXTS[:2])
-    text, none, pooled, pooled_none = pipeline(folder).encode_prompt(TEXTS[:2])
+    found = encoder(TEXTS)
+    text, none, pooled, pooled_none = pipeline(folder).encode_prompt(TEXTS)
     assert torch.equal(found.text, text)
     assert torch.equal(found.pooled, pooled)
     nothing = encoder([""] * 2)
     assert torch.equal(nothing.text, none)
     assert torch.equal(nothing.pooled, pooled_none)
-    like_any = SDXLTextEncoder(str(folder), empty="encoded")(TEXTS)
-    text, _, pooled, _ = pipeline(folder).encode_prompt(TEXTS)
-    assert torch.equal(like_any.text, text)
-    assert torch.equal(like_any.pooled, pooled)
-    assert like_any.text[2].abs().max() > 0
 
 
 def test_it_is_frozen_and_both_of_its_networks_are_named(folder, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_modules.backbone import prompt
-from lightning_modules.backbone.condition import T5, FixedPrompt, FixedText, text_of
+from lightning_modules.backbone.condition import T5, FixedText, text_of
 from tests import small_t5
 
 
@@ -41,9 +41,9 @@ class TestT5:
 
 def test_one_text_from_a_file(tmp_path):
     features = torch.randn(1, 3, 16)
-    FixedPrompt.write(tmp_path / "text.safetensors", lambda texts: features, "a car")
+    prompt.write(tmp_path / "text.safetensors", lambda _: features, {"prompt": "a car"})
     found = FixedText(tmp_path / "text.safetensors")
-    said = text_of({"key": ["a", "b"]}, found, None, 16)
+    said = text_of({"key": ["a", "b"]}, found, None)
     assert torch.equal(said.features, features.expand(2, -1, -1))
     assert said.lengths.tolist() == [3, 3]
     assert "text.safetensors" in found.source
@@ -51,7 +51,7 @@ def test_one_text_from_a_file(tmp_path):
 
 def test_the_command_that_writes_such_a_file(folder, tmp_path):
     out = tmp_path / "text.safetensors"
-    with pytest.raises(FileNotFoundError, match=r"no features of a text at .*prompt --t5"):
+    with pytest.raises(FileNotFoundError, match=r"no embedding of a prompt at .*--t5"):
         FixedText(out)
     words = ("--t5", "--model", folder, "--prompt", "a red car", "--out", str(out))
     assert prompt.main(words) == 0

@@ -10,8 +10,8 @@ from torch import nn
 
 from degradations.bicubic import resize
 from lightning_modules.casarbi import CasArbi
-from lightning_modules.networks.any_size import AnySize
 from lightning_modules.networks.edsr import EDSR
+from lightning_modules.networks.liif import AnySize
 from tests.lightning_modules.tiny import Convolution, fill
 
 SMALL = partial(EDSR, blocks=1, channels=8, global_skip=True)

@@ -43,21 +43,6 @@ def official_form(state, levels, scale, blocks, res_scale):
     return conv("add_mean", conv("tail.1", x), padding=0)
 
 
-def basicsr_form(state, lr, scale, blocks):
-    """BasicSR's port: lr (B, 3, h, w) of 0..1 in and out, the mean kept outside of the file."""
-
-    def conv(name, x):
-        return functional.conv2d(x, state[f"{name}.weight"], state[f"{name}.bias"], padding=1)
-
-    first = conv("conv_first", (lr - MEAN) * 255)
-    x = first
-    for i in range(blocks):
-        x = x + conv(f"body.{i}.conv2", functional.relu(conv(f"body.{i}.conv1", x)))
-    x = conv("conv_after_body", x) + first
-    x = upsample(x, conv, ["upsample.0", "upsample.2"][: scale.bit_length() - 1], scale)
-    return conv("conv_last", x) / 255 + MEAN
-
-
 @pytest.mark.parametrize("scale", [2, 3, 4, 8])
 def test_equals_the_official_form(scale):
     net = randomised(EDSR(scale, blocks=3, channels=16, res_scale=0.1))
@@ -68,28 +53,6 @@ def test_equals_the_official_form(scale):
     assert found.shape == (2, 3, 9 * scale, 7 * scale)
     assert expected.std() > 0.1
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("scale", [2, 3, 4])
-def test_basicsr_weights(scale):
-    blocks, channels = 11, 8  # two digits, so that 1 is not taken for 10
-    source = generator()
-    factors = [3] if scale == 3 else [2] * (scale // 2)
-    layers = {"conv_first": (3, channels), "conv_after_body": (channels, channels)}
-    layers |= {f"body.{i}.conv{j}": (channels, channels) for i in range(blocks) for j in (1, 2)}
-    layers |= {f"upsample.{2 * n}": (channels, channels * f**2) for n, f in enumerate(factors)}
-    layers["conv_last"] = (channels, 3)
-    state = {}
-    for name, (inputs, outputs) in layers.items():
-        state[f"{name}.weight"] = torch.randn(outputs, inputs, 3, 3, generator=source) * 0.1
-        state[f"{name}.bias"] = torch.randn(outputs, generator=source) * 0.1
-
-    net = EDSR(scale, blocks=blocks, channels=channels)
-    net.load_state_dict(EDSR.official(state), strict=True)
-    lr = torch.rand(1, 3, 6, 5, generator=source)
-    with torch.no_grad():
-        expected = basicsr_form(state, lr, scale, blocks)
-        torch.testing.assert_close(net(lr), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("scale", [2, 3])

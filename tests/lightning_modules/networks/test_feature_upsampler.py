@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import torch
 from torch.nn import functional
@@ -16,7 +14,6 @@ from lightning_modules.networks.feature_upsampler import (
 )
 
 SMALL = Places({"1": 6, "middle": 8}, 16)
-NEUTRAL = {"shared": Shared, "full, gated": partial(Full, gated=True)}
 
 
 def given(seed=0):
@@ -35,10 +32,9 @@ def time_of(phi, t=(5, 600)):
     return sinusoid(steps, 16) if phi.from_network else steps
 
 
-@pytest.mark.parametrize("name", NEUTRAL)
-def test_untrained_they_add_nothing_but_learn(name):
+def test_untrained_they_add_nothing_but_learn():
     torch.manual_seed(0)
-    phi = NEUTRAL[name](SMALL)
+    phi = Shared(SMALL)
     added = phi(given(), SIZES, time_of(phi))
     assert [tuple(x.shape) for x in added.values()] == [(2, 6, 11, 8), (2, 8, 6, 4)]
     assert not any(x.any() for x in added.values())

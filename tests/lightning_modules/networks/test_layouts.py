@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from lightning_modules.networks.autoencoders import BitwiseVAE, resshift_vq
-from lightning_modules.networks.compact import SRVGGNetCompact
 from lightning_modules.networks.discriminator import (
     LatentDiscriminator,
     PatchGAN,
@@ -23,7 +22,7 @@ from lightning_modules.networks.imdn import IMDN
 from lightning_modules.networks.latent_lpips import LatentDistance
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.noise_predictor import NoisePredictor
-from lightning_modules.networks.rrdb import RRDBNet
+from lightning_modules.networks.rrdb import RRDBNet, SRVGGNetCompact
 from lightning_modules.networks.swin_unet import SwinUNet
 from lightning_modules.networks.transformation import Transformation
 
@@ -73,7 +72,6 @@ def test_layouts(name: str) -> None:
     [
         (partial(Shared, SDXL), 1_932),
         (partial(Full, SDXL), 145_457_280),
-        (partial(Full, SDXL, gated=True), 145_457_284),
     ],
 )
 def test_parameters_of_feature_upsamplers(make: Callable[[], nn.Module], parameters: int) -> None:

@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_modules.networks.compact import SRVGGNetCompact
-from lightning_modules.networks.rrdb import RRDBNet
+from lightning_modules.networks.rrdb import RRDBNet, SRVGGNetCompact
 from lightning_modules.networks.spandrel import Spandrel
 from lightning_modules.one_pass.real_esrgan import RealESRGAN
 from lightning_modules.one_pass.regression import Regression

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
+from lightning_modules.networks.bsq import Scales
 from lightning_modules.networks.discriminator import LatentDiscriminator
 from lightning_modules.networks.infinity import InfinityTransformer, Text
 from lightning_modules.networks.noise_predictor import NoisePredictor
 from lightning_modules.networks.running import Running
-from lightning_modules.networks.scales import Scales
 from lightning_modules.networks.sft_unet import SFTUNet
 from lightning_modules.networks.swin_unet import SwinUNet
 from tests.contracts import discovery

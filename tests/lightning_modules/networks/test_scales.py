@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lightning_modules.networks.scales import RATIOS, Scales, published
+from lightning_modules.networks.bsq import RATIOS, Scales, published
 
 
 @pytest.mark.parametrize(

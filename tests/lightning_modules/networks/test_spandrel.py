@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lightning_modules.networks.compact import SRVGGNetCompact
+from lightning_modules.networks.rrdb import SRVGGNetCompact
 from lightning_modules.networks.spandrel import Spandrel
 from tests.lightning_modules.networks.test_rrdb import random, released_compact, released_rrdb
 

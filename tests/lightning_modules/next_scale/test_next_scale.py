@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional
 
 from lightning_modules.networks import bsq
+from lightning_modules.networks.bsq import Scales
 from lightning_modules.networks.infinity import Text
-from lightning_modules.networks.scales import Scales
 from lightning_modules.next_scale.next_scale import (
     Bitwise,
     bit_losses,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from torch.nn import functional
 
 from degradations.bicubic import resize
 from lightning_modules.noise import Noise
-from lightning_modules.sampling import tiling
 from lightning_modules.sampling.tiling import grid, restore_tiled, spans
 
 
@@ -57,11 +55,11 @@ def whole(restore, batch):
 class TestResult:
     @pytest.mark.parametrize(
         ("window", "radius", "overlap"),
-        [("linear", 1, 4), ("linear", 4, 16), ("gaussian", 4, 16), ("flat", 4, 8), ("flat", 8, 16)],
+        [("linear", 1, 4), ("linear", 4, 16), ("gaussian", 4, 16)],
     )
     @pytest.mark.parametrize("scale", [1, 2, 3])
     def test_what_the_overlap_covers_is_exact(self, window, radius, overlap, scale):
-        """A quarter of it; a flat window throws half of it away."""
+        """A quarter of it."""
         batch = batch_of(70, 61, scale)
         sr = tiled(blur(radius, scale), batch, 32, overlap, window)
         torch.testing.assert_close(sr, whole(blur(radius, scale), batch), rtol=0, atol=1e-5)
@@ -148,7 +146,7 @@ class TestSpans:
         st.integers(1, 400),
         st.floats(1, 8),
         st.integers(1, 64),
-        st.sampled_from(["linear", "gaussian", "flat"]),
+        st.sampled_from(["linear", "gaussian"]),
         st.data(),
     )
     @settings(max_examples=100, deadline=None)
@@ -187,10 +185,9 @@ class TestSpans:
     def test_windows(self):
         """Two tiles of 16, which share 8: what is thrown away, and what is blended."""
         shared = slice(8, 16)
-        found = {w: spans(24, 24, 16, 8, w)[0].window[shared] for w in ("linear", "flat")}
+        found = spans(24, 24, 16, 8, "linear")[0].window[shared]
         expected = [1, 1, 7 / 8, 5 / 8, 3 / 8, 1 / 8, 0, 0]
-        torch.testing.assert_close(found["linear"], torch.tensor(expected))
-        assert found["flat"].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
+        torch.testing.assert_close(found, torch.tensor(expected))
 
     def test_a_gaussian_window_prefers_the_middle_of_a_tile(self):
         """Three tiles in one place, for the last one is moved back."""
@@ -261,40 +258,3 @@ class TestReleased:
             total[:, rows, columns] += tile[0].double().numpy() * weight
             weights[rows, columns] += weight
         np.testing.assert_allclose(found[0], total / weights, rtol=0, atol=1e-6)
-
-
-# -------------------------------------------------------------------------------- parts, settings
-
-
-def kernel(factor=1):
-    generator = torch.Generator().manual_seed(2)
-    return torch.randn(5, 4, 3 * factor, 3 * factor, generator=generator) / 50
-
-
-def predict(z):
-    return functional.conv2d(z, kernel().to(z.dtype), padding=1)
-
-
-def encode(z):
-    return functional.conv2d(z, kernel(8), stride=8, padding=8)
-
-
-def decode(z):
-    return predict(functional.interpolate(z, scale_factor=8, mode="nearest"))
-
-
-@pytest.mark.parametrize(
-    ("part", "size", "tile", "overlap", "options"),
-    [
-        (predict, (50, 61), 24, 8, {}),
-        (predict, (24, 20), 24, 8, {}),  # at once
-        (encode, (96, 136), 41, 27, {"factor": Fraction(1, 8)}),
-        (encode, (40, 200), 41, 27, {"factor": Fraction(1, 8)}),
-        (decode, (30, 41), 12, 4, {"factor": 8, "at_once": 3}),
-    ],
-)
-def test_parts_of_a_method(part, size, tile, overlap, options):
-    """Denoisers, encoders, whose tiles begin where latents do, and decoders."""
-    x = torch.rand(2, 4, *size)
-    found = tiling.tiled(part, x, tile, overlap, **options)
-    torch.testing.assert_close(found, part(x), rtol=0, atol=1e-5)
