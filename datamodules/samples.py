@@ -215,8 +215,7 @@ class Tally:
         return _listed(self.reasons)
 
     def _warn(self, message: str, image: Skipped) -> None:
-        small = image.reason == SMALL
-        count = self.reasons[SMALL] if small else self.unreadable
+        count = self.reasons[SMALL] if image.reason == SMALL else self.unreadable
         if count <= WARNINGS or count % 1000 == 0:
             log.warning(message, count, image.message)
 

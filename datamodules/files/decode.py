@@ -212,7 +212,7 @@ def reason_of(error: OSError) -> str:
     """Return which of ``REASONS`` a file has that ``open_regular`` does not open."""
     if isinstance(error, FileNotFoundError):
         return "missing"
-    other_kind = error.errno in (errno.EINVAL, errno.EISDIR) and error.filename is not None
+    other_kind = error.errno in (errno.EINVAL, errno.EISDIR) and error.filename
     return "not a file" if other_kind else "unreadable"
 
 

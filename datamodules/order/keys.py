@@ -73,7 +73,8 @@ class Names(Sequence[str]):
         number += len(self) if number < 0 else 0
         if not 0 <= number < len(self):
             raise IndexError(f"there is no name {index} among {len(self)}")
-        return str(self._bytes(number), *CODING)
+        start, end = int(self.starts[number]), int(self.starts[number + 1]) - 1
+        return str(self._view[start:end], *CODING)
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over all names in order."""
@@ -113,9 +114,6 @@ class Names(Sequence[str]):
         for first in range(0, len(self), 1 << 16):
             starts = self.starts[first : first + (1 << 16) + 1].tolist()
             yield from (self._view[a : b - 1] for a, b in pairwise(starts))
-
-    def _bytes(self, number: int) -> memoryview:
-        return self._view[int(self.starts[number]) : int(self.starts[number + 1]) - 1]
 
 
 class Keys(Sequence[str]):

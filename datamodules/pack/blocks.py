@@ -250,8 +250,7 @@ class Blocks:
         report = _read(self.report)
         if not report or self.folder.exists():
             with self._locked("lock"):
-                if not report:
-                    report = self._begun(described)
+                report = report or self._begun(described)
                 self._rename(report)
             self._clear()
         remove_leftovers(self.folder, self.known)
