@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback
@@ -10,7 +10,6 @@ from torch import nn
 
 from datamodules.base import Sample, Source
 from lightning_modules.base import SuperResolver
-from lightning_modules.controls.simple import Bicubic
 
 # The message of each mistake.
 MESSAGES = {
@@ -92,16 +91,6 @@ class Mistaken(Source):
         if self.mistake == "zero":
             1 / 0  # noqa: B018
         return {"hr": np.zeros((32, 32, 3), np.uint8)}
-
-
-class DefaultScale(Bicubic):
-    """A method whose scale has a default."""
-
-    built_for: ClassVar[float] = 0
-
-    def __init__(self, scale: float = 4.0) -> None:
-        super().__init__(scale)
-        DefaultScale.built_for = scale
 
 
 class LogsWhereItMayNot(Callback):

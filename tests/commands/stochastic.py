@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lightning.pytorch import Callback
 from torch import Tensor
 from torch.nn import functional
 
@@ -63,14 +62,3 @@ class Input(ImageMetric):
 
     def compute(self, sr: Tensor, hr: Tensor, batch: Any) -> Tensor:
         return batch["lr"].mean((1, 2, 3))
-
-
-class Fails(Callback):
-    """Raise when the second evaluation begins."""
-
-    begun = 0
-
-    def on_test_start(self, trainer: Any, pl_module: Any) -> None:
-        self.begun += 1
-        if self.begun == 2:
-            raise RuntimeError("the machine went away")

@@ -79,16 +79,6 @@ def test_broken_training_images_are_skipped_and_counted(
     assert "1 so far" in got[0]
 
 
-def test_nothing_but_broken_training_images(tiny: Path, tmp_path: Path, refusal: Refusal) -> None:
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    for number in range(4):
-        (broken / f"{number}.jpg").write_text("no image")
-    sentence = refusal(*FIT, *root(broken))
-    assert "data.train" in sentence
-    assert "could not be used" in sentence
-
-
 # -------------------------------------------------------------------------------------- evaluation
 
 
@@ -152,25 +142,6 @@ def test_no_weights(tiny: Path, refusal: Refusal, command: str) -> None:
     assert f"{command} needs trained weights, but runs/tiny/checkpoints has none" in sentence
     assert "--model.weights" in sentence
     assert not Path("runs/tiny/results.json").exists()
-
-
-@pytest.mark.parametrize("command", ["fit", "test"])
-def test_weights_of_another_method(trained: Path, refusal: Refusal, command: str) -> None:
-    checkpoint = next((trained / "checkpoints").glob("*.ckpt"))
-    content = torch.load(checkpoint, weights_only=True)
-    torch.save({**content, "model": "lightning_modules.other.Other"}, "other.ckpt")
-    sentence = refusal(
-        command,
-        "--config",
-        "tiny.yaml",
-        "--model.init_args.weights",
-        "other.ckpt",
-        "--run.name",
-        "x",
-    )
-    assert "other.ckpt was trained with lightning_modules.other.Other" in sentence
-    assert "the model here is lightning_modules.Regression" in sentence
-    assert "set model.class_path" in sentence
 
 
 @pytest.mark.parametrize(

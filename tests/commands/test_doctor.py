@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -51,17 +50,6 @@ def test_a_torchvision_that_does_not_fit_is_named(
     monkeypatch.setitem(sys.modules, "torchvision", None)
     status, found = lines()
     assert (status, found["torchvision"][0]) == (1, "broken")
-
-
-@pytest.mark.parametrize("name", ["torch", "kornia", "fsspec", "spandrel"])
-def test_a_package_that_is_too_old_is_named(
-    lines: Any, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    version = importlib.metadata.version
-    old = lambda one: "0.0.1" if one == name else version(one)  # noqa: E731
-    monkeypatch.setattr(importlib.metadata, "version", old)
-    status, found = lines()
-    assert (status, found[name][0]) == (1, "broken")
 
 
 def test_a_wrong_weights_file_and_a_missing_folder_are_broken(

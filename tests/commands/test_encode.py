@@ -10,7 +10,6 @@ import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,11 +18,9 @@ import torch
 from PIL import Image
 
 from commands import encode as encoding
-from commands.errors import ConfigurationError
 from datamodules.shards.writer import ShardWriter
 from degradations.bicubic import Bicubic
-from lightning_modules.backbone.space import PixelSpace, Taef2Space
-from lightning_modules.controls.simple import RoundTrip
+from lightning_modules.backbone.space import Taef2Space
 from lightning_modules.latents import enlarged, latent_pair
 from lightning_modules.networks.autoencoders import taef2_decoder, taef2_encoder
 from lightning_modules.resshift import ResShift
@@ -197,13 +194,6 @@ def test_squares_are_changed_by_augment_and_flipped_by_axis(work: Path, enlarger
     assert 0 < turned < len(images)
 
 
-def test_whole_images_are_not_flipped() -> None:
-    command = encoding.Encode(encoding.EncodeOptions("out", flips="horizontal"))
-    model = RoundTrip(1.0, PixelSpace())
-    with pytest.raises(ConfigurationError, match=r"flips is horizontal without --encode\.crop"):
-        command.on_fit_start(SimpleNamespace(world_size=1), model)  # type: ignore[arg-type]
-
-
 @pytest.mark.slow
 def test_what_cannot_be_encoded(work: Path, refusal: Refusal) -> None:
     assert "expected a multiple of 8" in refusal(*ENCODE, "--encode.crop", 20)
@@ -326,3 +316,9 @@ def torchrun(script: str, *args: object, processes: int = 2) -> tuple[int, str]:
     error = [line for line in done.stderr.splitlines() if "error: " in line]
     print(done.stderr[-6000:])
     return done.returncode, error[-1] if error else ""
+
+
+@pytest.mark.parametrize("sample", [{}, {"text": " \n"}])
+def test_a_blank_caption_is_not_encoded(sample: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"a/1 has no caption, which --encode\.texts requires: "):
+        encoding._caption("a/1", sample)

@@ -53,17 +53,6 @@ def test_a_run_refuses_it_before_any_work(
     assert [path.name for path in Path("runs").rglob("*") if path.is_file()] == [path.name]
 
 
-@pytest.mark.parametrize("name", ["predict.html", NAME])
-def test_predict_refuses_it(
-    tiny: Path, photo_folder: Path, refusal: Callable[..., str], name: str
-) -> None:
-    Path("in").symlink_to(photo_folder)
-    Path("out").mkdir()
-    (path := Path("out", name)).write_text(FOREIGN[path.suffix])
-    assert f"{name} exists, and Enlarger did not write it" in refusal(*PREDICT)
-    assert [path.name for path in Path("out").iterdir()] == [name]
-
-
 def test_what_the_commands_write_is_ours(
     tiny: Path, photo_folder: Path, enlarger: Callable[..., None]
 ) -> None:

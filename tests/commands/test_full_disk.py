@@ -11,8 +11,7 @@ import pytest
 from lightning.pytorch import Callback, Trainer
 
 from files import owned
-from main import main
-from tests.commands.run.test_checkpoints import FIT, files, newest_step, ranking, steps
+from tests.commands.run.test_checkpoints import FIT, files, newest_step, steps
 from tests.commands.test_resume import assert_same
 
 Refusal = Callable[..., str]
@@ -97,18 +96,6 @@ def test_a_full_disk_at_the_end_is_an_error(
     assert newest_step() == 6
 
 
-@needs_full
-def test_a_full_disk_when_the_ranking_is_written(
-    trained: Path, enlarger: Enlarger, fill: Fill, caplog: pytest.LogCaptureFixture
-) -> None:
-    before, ranked = steps(), ranking()
-    fill("best.json")
-    enlarger(*FIT, "--trainer.max_steps", 13)
-    assert "best.json could not be written" in caplog.text
-    assert ranking() == ranked
-    assert steps() == [13, *before]  # nothing is deleted that the ranking still names
-
-
 @pytest.mark.parametrize("command", ["fit", "check", "validate", "test"])
 def test_a_file_where_runs_are_to_lie_is_refused_before_any_work(
     tiny: Path, refusal: Refusal, command: str
@@ -117,15 +104,3 @@ def test_a_file_where_runs_are_to_lie_is_refused_before_any_work(
     sentence = refusal(command, "--config", "tiny.yaml", *place)
     assert "the run cannot be written to tiny.yaml/new: tiny.yaml is no folder" in sentence
     assert sentence.endswith("set another run.root or run.name")
-
-
-def test_a_deleted_working_directory_is_a_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "gone").mkdir()
-    monkeypatch.chdir(tmp_path / "gone")
-    (tmp_path / "gone").rmdir()
-    with pytest.raises(SystemExit) as ended:
-        main(["list"])
-    assert ended.value.code == 2
-    assert capsys.readouterr().err.startswith("error: the working directory was deleted")

@@ -4,52 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from callbacks.report.runs import Curve, read_run
 from commands.run.loggers import OF_TRAINER, hyperparameters
 from tests.conftest import REPO
 
 Enlarger = Callable[..., None]
 FIT = ("fit", "--config", "tiny.yaml", "--trainer.val_check_interval", 2)
-TAGS = ("train/loss", "val/psnr", "bicubic/val/psnr", "lr-Adam")
-
-
-def needs(*packages: str) -> pytest.MarkDecorator:
-    # A folder `wandb` in the working directory, which W&B writes, is no package.
-    found = [(name, find_spec(name)) for name in packages]
-    missing = [name for name, spec in found if spec is None or spec.origin is None]
-    return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} is not installed")
-
-
-@pytest.fixture
-def curves(
-    tiny: Path,
-    enlarger: Enlarger,
-    fitted: Callable[..., Path],
-    caplog: pytest.LogCaptureFixture,
-) -> Callable[..., dict[str, Curve]]:
-    """Fit with a logger, check the report, and return its curves."""
-    expected = read_run(fitted("--trainer.val_check_interval", 2, name="without"), "without")
-
-    def fit(*logger: object) -> dict[str, Curve]:
-        enlarger(*FIT, "--trainer.logger", *logger)
-        assert "cannot reproduce this run" not in caplog.text
-        found = read_run(Path("runs/tiny"), "tiny").curves
-        assert {tag: found[tag] for tag in TAGS} == {tag: expected.curves[tag] for tag in TAGS}
-        page = Path("runs/tiny/report.html").read_text()
-        assert all(f'<span class="name">{tag}</span>' in page for tag in TAGS[:2])
-        return found
-
-    return fit
 
 
 EXPECTED = {
@@ -106,20 +72,6 @@ def test_wandb_gets_hyperparameters_and_images(
     assert all(image.dtype == np.uint8 and image.shape[-1] == 3 for [image] in shown.values())
     enlarger(*command, "--run.change", "true", "--model.init_args.lr_scheduler.step_size", 5)
     assert run.values["model.lr_scheduler.step_size"] == 5
-
-
-def test_tensorboard_gets_hyperparameters_and_no_metric_of_them(
-    tiny: Path, enlarger: Enlarger
-) -> None:
-    enlarger(*FIT, "--trainer.logger", "true")
-    events = EventAccumulator("runs/tiny/tensorboard").Reload()  # type: ignore[no-untyped-call]
-    metadata = events.summary_metadata["_hparams_/session_start_info"]
-    shown = HParamsPluginData.FromString(metadata.plugin_data.content).session_start_info.hparams
-    found = {name: value.number_value or value.string_value for name, value in shown.items()}
-    assert {key: found[key] for key in EXPECTED if EXPECTED[key]} == {
-        key: value for key, value in EXPECTED.items() if value
-    }
-    assert "hp_metric" not in events.Tags()["scalars"]
 
 
 def test_hyperparameters_of_lists_and_addresses() -> None:

@@ -40,21 +40,3 @@ def test_predict(folder: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixt
     (made,) = Path("out").rglob(f"{LATIN}.png")
     lines = map(json.loads, Path("out", NAME).read_text(encoding="utf-8").splitlines())
     assert made.relative_to("out").as_posix() in [line["output"] for line in lines]
-
-
-def test_test(folder: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(folder.parent))  # reference features are cached there
-    monkeypatch.setenv("PHOTOS", str(folder))  # a configuration is text and cannot name this folder
-    source = "{class_path: datamodules.Folder, init_args: {root: $PHOTOS}}"
-    metrics = (
-        "[callbacks.PSNR, {class_path: callbacks.SWD, init_args: {"
-        "levels: 1, reference: $PHOTOS, control: true}}]"
-    )
-    data = f"{{old: {source}}}"
-    enlarger("test", *BICUBIC, "--data.init_args.test", data, "--trainer.callbacks", metrics)
-    run = Path("runs/tiny")
-    texts = {name: (run / name).read_text("utf-8") for name in ("images.json", "results.json")}
-    assert f"old/{LATIN}" in json.loads(texts["images.json"])["images"][0]["values"]
-    found = {r["metric"]: r for r in json.loads(texts["results.json"])["results"]}
-    assert found["swd"]["protocol"]["reference"].startswith(r"\xfcber, ")
-    assert r"old/caf\udce9" in (run / "report.html").read_text("utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -68,23 +67,6 @@ def test_all_of_them_at_once(tiny: Path, refusal: Refusal, monkeypatch: pytest.M
     assert "things are missing:" in said
     assert "model.weights is '$ENLARGER_WEIGHTS/NSARM.pth'" in said
     assert "model.space_weights is 'infinity-vae-d56'" in said
-
-
-@pytest.mark.parametrize("argument", ["encoder", "decoder"])
-@pytest.mark.usefixtures("unbuilt")
-def test_of_a_frozen_part(bicubic: str, refusal: Refusal, argument: str) -> None:
-    space = {
-        "class_path": "lightning_modules.Taef2Space",
-        "init_args": {"encoder": __file__, "decoder": __file__, argument: "$HOME/none.pth"},
-    }
-    model = {
-        "class_path": "lightning_modules.RoundTrip",
-        "init_args": {"space": space},
-    }
-    Path("model.yaml").write_text(json.dumps(model))
-    said = refusal("test", "--config", bicubic, "--model", "model.yaml")
-    assert f"model.space.{argument} is '" in said
-    assert said.endswith("none.pth', and there is no such file or folder")
 
 
 @pytest.mark.usefixtures("unbuilt")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from commands.process import MOST, raise_limit
+from commands.process import MOST
 
 FILES = resource.RLIMIT_NOFILE
 
@@ -28,15 +28,3 @@ def low() -> Iterator[int]:
 def test_a_command_raises_it(low: int, tiny: Path, refusal: Any) -> None:
     refusal("fit", "--config", "tiny.yaml", "--trainer.max_steps", "many")  # the parser's error
     assert resource.getrlimit(FILES) == (MOST if low < 0 else min(low, MOST), low)
-
-
-def test_a_system_that_refuses_is_left_as_it_is(low: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-
-    def refused(*limit: Any) -> None:
-        asked.append(limit)
-        raise ValueError("not allowed to raise maximum limit")
-
-    monkeypatch.setattr(resource, "setrlimit", refused)
-    raise_limit()
-    assert len(asked) == 1

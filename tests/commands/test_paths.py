@@ -12,7 +12,6 @@ from jsonargparse import Namespace
 from callbacks.predict.predictions import NAME
 from degradations.tools.configure import degradation_of
 from tests.commands.test_predict import PREDICT, smooth
-from tests.quick import quick
 
 Refusal = Callable[..., str]
 Enlarger = Callable[..., None]
@@ -22,7 +21,6 @@ STREAM = """class_path: datamodules.Stream
 init_args: {samples: 1, urls: "pipe:touch RAN; cat /dev/null", allow_pipes: true}
 """
 FOLDER = "class_path: datamodules.Folder\ninit_args: {root: other}\n"
-ODD = ("#2", "- dash", "Trip: Rome", "1e3", "[hd]", "{a}", "*x", "&a", "yes", "~x", "$5", "a: b\nc")
 
 
 @pytest.fixture
@@ -50,21 +48,6 @@ def test_the_text_of_an_image_is_no_configuration(
     assert outputs() == []
     assert not Path("RAN").exists()
     assert "unusable, left out: a.jpg: " in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        *((name, STREAM) for name in ("a.jpg", "a.png", "list.txt", "noending", "a.yaml.png")),
-        *(("a.jpg", text) for text in (FOLDER, "[other]", "other", "", "version https://git-lfs")),
-    ],
-)
-def test_whatever_its_name_and_text(
-    other: Path, configured: Configured, name: str, text: str
-) -> None:
-    (other / name).write_text(text)
-    assert configured(*PREDICT, "--data.init_args.predict", name).data.init_args.predict == name
-    assert not Path("RAN").exists()
 
 
 @pytest.mark.parametrize("given", ["a.jpg", "[a.jpg]", '["a.jpg"]'])
@@ -138,18 +121,6 @@ def test_the_name_of_a_shard_is_no_command(other: Path, refusal: Refusal) -> Non
 # ------------------------------------------------------------------------------------------ paths
 
 
-@pytest.mark.parametrize(
-    "name", quick([*(n for n in ODD if n != "[hd]"), "Null", "cost$", "trail "], "Null", "cost$")
-)
-def test_any_name_is_taken_as_it_is_typed(other: Path, configured: Configured, name: str) -> None:
-    Path(name).mkdir()
-    Path(name, "a.png").touch()
-    found = configured(*PREDICT, f"--data.init_args.predict={name}", f"--writer.folder={name}")
-    assert (found.data.init_args.predict, found.writer.folder) == (name, name)
-    found = configured(*PREDICT, f"--data.predict={name}/a.png", f"--writer.folder={name}/out")
-    assert (found.data.init_args.predict, found.writer.folder) == (f"{name}/a.png", f"{name}/out")
-
-
 @pytest.mark.parametrize("name", ["[hd]", "*x", "~x", "$5", "a: b\nc"])
 def test_a_folder_of_any_name_is_read_and_written(
     other: Path, enlarger: Enlarger, name: str
@@ -160,28 +131,6 @@ def test_a_folder_of_any_name_is_read_and_written(
     assert outputs(f"out/{name}") == ["a.png"]
     enlarger(*PREDICT, f"--data.predict={name}/a.png", f"--writer.folder={name}/out")
     assert outputs(f"{name}/out") == ["a.png"]
-
-
-NAMES = ["#2", "- dash", "Trip: Rome", "[hd]", "null", "2024"]
-
-
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "null"])
-def test_a_source_and_a_run_have_the_names_that_are_typed(
-    other: Path, configured: Configured, name: str
-) -> None:
-    (other / name).mkdir()
-    (other / name / "a").touch()
-    source = ("--data.init_args.train", "datamodules.Folder")
-    run = (f"--run.root={name}/runs", f"--run.name={name}")
-    weights = ("--model", "lightning_modules.Regression", f"--model.init_args.weights={name}/a")
-    network = ("--model.init_args.network", "lightning_modules.EDSR")
-    config = configured(
-        *("fit", "--config", "bicubic/tiny.yaml", *source, *weights, *network, *run),
-        f"--data.init_args.train.root={name}",
-    )
-    assert config.data.init_args.train.init_args.root == name
-    assert (config.run.root, config.run.name) == (f"{name}/runs", name)
-    assert config.model.init_args.weights == f"{name}/a"
 
 
 def test_lists_of_any_names(other: Path, enlarger: Enlarger) -> None:
@@ -236,7 +185,3 @@ def test_what_is_no_file_is_said_at_once(
 
 
 # ---------------------------------------------------------------------------------------- modules
-
-PLUGIN = (
-    "from lightning_modules.controls.simple import Bicubic\n\n\nclass Mine(Bicubic):\n    pass\n"
-)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import tifffile
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import Image
 from PIL.ExifTags import IFD, Base
 
 from callbacks.predict.page import PAGE
@@ -57,10 +54,6 @@ def written(root: Path = OUT) -> list[str]:
     return sorted(p.as_posix() for p in shown if not any(s.startswith(".") for s in p.parts))
 
 
-def lines(root: Path = OUT) -> list[dict[str, Any]]:
-    return [json.loads(text) for text in (root / NAME).read_text().splitlines()]
-
-
 # ------------------------------------------------------------------------------------ the files
 
 
@@ -74,54 +67,6 @@ def test_to_a_size(folder: Path, enlarger: Enlarger) -> None:
     assert out.shape == (30, 70, 4)
     alpha = np.asarray(expected.getchannel("A")).astype(int)
     assert np.abs(out[..., 3] - alpha).max() <= 1
-
-
-def test_what_is_done_is_skipped(
-    folder: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
-) -> None:
-    predict(enlarger, folder / "a.png")
-    before = (OUT / "a.png").stat().st_mtime_ns
-    predict(enlarger, folder)
-    assert (OUT / "a.png").stat().st_mtime_ns == before
-    assert "1 images written, 1 skipped (done before), 0 unusable" in caplog.text
-    caplog.clear()
-    predict(enlarger, folder, "--run.name", "tiny", "--trainer.accelerator", "cpu")
-    assert "0 images written, 2 skipped (done before), 0 unusable" in caplog.text
-    assert len(lines()) == 2
-    assert pixels(OUT / "a.png").shape == (40, 48, 3)
-
-
-def test_other_weights_of_the_same_name_are_seen(
-    trained: Path, folder: Path, enlarger: Enlarger
-) -> None:
-    command = ("predict", "--config", "tiny.yaml", "--data.init_args.predict", folder)
-    enlarger(*command)
-    best = lines()[0]["weights"].removesuffix(" (EMA)")
-    enlarger(*command, "--model.init_args.weights", best)  # the same, wherever they are found
-    assert len(lines()) == 2
-    other = trained / "checkpoints" / "step-000000012.ckpt"
-    enlarger(*command, "--model.init_args.weights", other)
-    assert len(lines()) == 4
-
-
-def test_a_folder_of_inputs_in_the_place_of_an_output_stays(folder: Path, refusal: Refusal) -> None:
-    (folder / "pics.png").mkdir()
-    smooth().save(folder / "pics.png/1.png")
-    smooth().save(folder / "pics.jpg")
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    place = ("--data.init_args.predict", folder / "pics.jpg", "--writer.folder", folder)
-    assert "pics.png exists, and no line of predictions.jsonl" in refusal(*PREDICT, *place)
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
-
-
-def test_an_input_is_never_overwritten(folder: Path, refusal: Refusal) -> None:
-    before = (folder / "a.png").read_bytes()
-    place = ("--data.init_args.predict", folder, "--writer.folder", folder)
-    sentence = refusal(*PREDICT, *place)
-    assert "would overwrite an input" in sentence
-    assert "a.png" in sentence
-    assert (folder / "a.png").read_bytes() == before
-    assert written(folder) == ["a.png", "sub/b.c.jpg"]
 
 
 PLACES = [("in/out", ""), ("in/out", "_x2"), ("in", "_x2")]
@@ -150,55 +95,7 @@ def test_outputs_among_the_inputs_are_not_enlarged(
     assert len(written(folder)) == 6
 
 
-def test_one_broken_image(
-    folder: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
-) -> None:
-    (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:500])
-    for workers in (0, 1):
-        predict(enlarger, folder, "--data.init_args.workers", workers)
-        assert written() == ["a.png", "sub/b.c.png"]
-    assert "2 images written, 0 skipped (done before), 1 unusable" in caplog.text
-    assert "0 images written, 2 skipped (done before), 1 unusable" in caplog.text
-    assert any("broken.png" in r.getMessage() for r in caplog.records if r.levelname == "WARNING")
-
-
 # ------------------------------------------------------------------------- what else a file holds
-
-
-def test_alpha(folder: Path, enlarger: Enlarger) -> None:
-    smooth(mode="RGBA").save(folder / "a.png")
-    predict(enlarger, folder)
-    out = pixels(OUT / "a.png")
-    assert out.shape == (40, 48, 4)
-    expected = smooth(mode="RGBA").getchannel("A").resize((48, 40), Image.Resampling.BICUBIC)
-    assert np.abs(out[..., 3].astype(int) - np.asarray(expected)).max() <= 1
-
-
-@pytest.mark.parametrize("kind", ["png", "tiff"])
-def test_16_bits(folder: Path, enlarger: Enlarger, kind: str) -> None:
-    y, x, channel = np.mgrid[:20, :24, :3]
-    ramp = (317 * x + 401 * y + 20000 * channel).astype(np.uint16)
-    tifffile.imwrite(folder / "deep.tif", ramp, photometric="rgb")
-    predict(enlarger, folder / "deep.tif", "--writer.format", kind)
-    if kind == "tiff":
-        out = tifffile.imread(OUT / "deep.tiff")
-    else:
-        import cv2
-
-        out = cv2.imread(str(OUT / "deep.png"), cv2.IMREAD_UNCHANGED)[..., ::-1]
-    assert out.dtype == np.uint16
-    assert out.shape == (40, 48, 3)
-    # A cubic kernel keeps a ramp; the four pixels that stand for one have its value on average.
-    fours = out.reshape(20, 2, 24, 2, 3).astype(float).mean((1, 3))
-    assert np.abs(fours - ramp)[2:-2, 2:-2].max() <= 1
-
-
-def test_colour_profile(folder: Path, enlarger: Enlarger) -> None:
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    smooth().save(folder / "a.png", icc_profile=profile)
-    predict(enlarger, folder)
-    with Image.open(OUT / "a.png") as image:
-        assert image.info["icc_profile"] == profile
 
 
 def test_exif(folder: Path, enlarger: Enlarger) -> None:
@@ -226,12 +123,6 @@ def test_orientation(folder: Path, enlarger: Enlarger) -> None:
     assert out.shape == (48, 40, 3)
     upright = smooth().rotate(-90, expand=True).resize((40, 48), Image.Resampling.BICUBIC)
     assert np.abs(out.astype(int) - np.asarray(upright)).mean() < 2  # JPEG
-
-
-def test_grey_stays_grey(folder: Path, enlarger: Enlarger) -> None:
-    smooth(mode="L").save(folder / "grey.png")
-    predict(enlarger, folder / "grey.png")
-    assert pixels(OUT / "grey.png").shape == (40, 48)
 
 
 # -------------------------------------------------------------------------------------- large ones

@@ -11,7 +11,6 @@ import pytest
 import yaml
 
 from callbacks.results.files import ImageNumbers, Result, load_images, load_results
-from tests.distributed.test_two_processes import torchrun
 from tests.quick import quick
 
 Enlarger = Callable[..., None]
@@ -82,29 +81,3 @@ def test_without_noise_once_is_enough(
     ]
     assert list(images("tiny")) == [None]
     assert results("tiny")["psnr"].keys() & {"seeds", "std"} == set()
-
-
-def test_an_interrupt_leaves_the_seeds_before_it(stochastic: str, enlarger: Enlarger) -> None:
-    command = ("test", "--config", stochastic, "--run.seeds", 3)
-    with pytest.raises(RuntimeError, match="the machine went away"):
-        enlarger(*command, "--trainer.callbacks+", "tests.commands.stochastic.Fails")
-    assert results()["psnr"]["seeds"] == [0]
-    assert list(images()) == [0]
-    before = images()[0]
-    enlarger(*command)
-    assert list(images()) == [0, 1, 2]
-    assert images()[0] == before
-
-
-@pytest.mark.slow
-@pytest.mark.distributed
-def test_two_processes_give_the_same(stochastic: str, enlarger: Enlarger) -> None:
-    """With one image, the second process sees no draw of the method."""
-    for files in ("[3.png]", "[3.png,4.png,5.png]"):
-        given = ("--data.init_args.test.photos.init_args.files", files)
-        command = ("test", "--config", stochastic, "--run.seeds", "2", *given)
-        torchrun(*command, "--run.name", "both")
-        enlarger(*command, "--run.name", "alone")
-        assert list(images("both")) == [0, 1]
-        assert images("both") == images("alone")
-        assert results("both") == results("alone")

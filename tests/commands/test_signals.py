@@ -246,31 +246,6 @@ def test_an_image_is_left_after_the_step_or_tile_at_hand(
         assert len(list(Path("runs").rglob("*.png"))) == 10
 
 
-def test_a_validation_within_training_is_left_within_an_image(
-    tiny: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The network is called by training, too, where only whole steps are left."""
-    monkeypatch.setattr(Calls, "made", 0)
-    monkeypatch.setattr(Calls, "signal_in", 2)
-    command = ["fit", "--config", "tiny.yaml", "--model", f"{__name__}.Trains"]
-    command += ["--trainer.num_sanity_val_steps", "0", "--trainer.val_check_interval", "1"]
-    with pytest.raises(SystemExit) as stopped:
-        enlarger(*command)
-    assert (stopped.value.code, Calls.made) == (143, 2)
-    assert newest("tiny")["callbacks"]["Checkpoints"] == {"validation_due": True}
-
-
-class Trains(InSteps):
-    """A method that trains without its sampler."""
-
-    def __init__(self, scale: float) -> None:
-        super().__init__(scale)
-        self.weight = nn.Parameter(torch.ones(()))
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return (self.weight * batch["hr"]).mean()
-
-
 def test_a_second_ctrl_c_stops_at_once(
     tiny: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,9 +12,7 @@ from jsonargparse import Namespace
 import main
 from commands.errors import ConfigurationError
 from commands.world import agree, claimed
-from tests.quick import quick
 
-Enlarger = Callable[..., None]
 PLACE = {"MASTER_ADDR": "node0", "MASTER_PORT": "29500"}
 RUN = {"TORCHELASTIC_RUN_ID": "none", "RANK": "4", "WORLD_SIZE": "6", "LOCAL_RANK": "1"}
 RUN |= {"LOCAL_WORLD_SIZE": "3", "GROUP_WORLD_SIZE": "2", "GROUP_RANK": "1"}
@@ -90,28 +88,6 @@ def test_or_a_refusal_with_the_fix(
 ) -> None:
     with pytest.raises(ConfigurationError, match=sentence):
         agree(given, environment)
-
-
-OTHER = ("validate", "test", "predict", "check", "encode", "export")
-
-
-@pytest.mark.parametrize(
-    ("command", "left_over"),
-    quick([("fit", {"RANK": "none"}), *((name, {"RANK": "1"}) for name in ("fit", *OTHER))], "fit"),
-)
-def test_no_command_goes_by_what_is_left_over(
-    tiny: Path,
-    refusal: Callable[..., str],
-    monkeypatch: pytest.MonkeyPatch,
-    command: str,
-    left_over: dict[str, str],
-) -> None:
-    for name, value in left_over.items():
-        monkeypatch.setenv(name, value)
-    before = sorted(tiny.rglob("*"))
-    sentence = refusal(command, "--config", "tiny.yaml")
-    assert all(f"-u {name}" in sentence for name in left_over)
-    assert sorted(tiny.rglob("*")) == before
 
 
 TWO = {**RUN, "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -10,18 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 from commands.cli import EnlargerCLI
 from tests.configs.shipped import PATHS
-from tests.configs.test_invsr_configs import save
 from tests.conftest import REPO
 from tests.quick import quick
 
 Enlarger = Callable[..., None]
 CONFIGS = REPO / "configs"
-TRAINED = ("tokenizer", "base", "stage1", "stage2")
 
 
 def at(name: str) -> Path:
@@ -102,50 +98,3 @@ def command(name: str) -> list[str]:
     python, program, *words = shlex.split(first.removeprefix("# "))
     assert (python, program) == ("python", "main.py")
     return [str(REPO / word) if word.endswith(".yaml") else word for word in words]
-
-
-@pytest.mark.slow
-@pytest.mark.runs(*(f"mini/nsarm/{name}" for name in (*TRAINED, "latents")))
-def test_the_miniature_as_a_newcomer_types_it(
-    tmp_path: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each file's own command, with fewer steps, on images that are here."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ENLARGER_DATA", str(tmp_path / "data"))
-    for folder in ("bsds400", "set14/x4/hr", "kodak24"):
-        for n in range(4):
-            save(tmp_path / "data" / folder / f"{n}.png", (80, 72), n)
-    run = (
-        *("--trainer.accelerator", "cpu", "--trainer.logger", "false"),
-        *("--trainer.enable_progress_bar", "false", "--data.init_args.workers", "0"),
-    )
-    fit = (
-        *("--trainer.max_steps", "2", "--data.init_args.batch_size", "2"),
-        *("--trainer.limit_val_batches", "1", "--trainer.num_sanity_val_steps", "0"),
-        *("--trainer.val_check_interval", "2", "--data.init_args.eval_batch_size", "2"),
-    )
-    for name in ("tokenizer", "latents", "base", "stage1", "stage2"):
-        words = command(name)
-        few = ("--encode.crops_per_image", "1") if name == "latents" else fit
-        enlarger(*words, *run, *few)
-    for name in TRAINED:
-        assert list(Path("runs", f"mini_nsarm_{name}", "checkpoints").glob("*.ckpt"))
-    generator = ("--config", str(at("base")), *run)
-    enlarger("test", *generator, "--trainer.limit_test_batches", "1")
-    results = json.loads(Path("runs/mini_nsarm_base/results.json").read_text())
-    metrics = {row["metric"] for row in results["results"]}  # of sets, for it restores nothing
-    assert {"kid_thumb", "swd"} <= metrics
-    assert "psnr" not in metrics
-    enlarger("predict", *generator)
-    assert len(list(Path("runs/mini_nsarm_base/predict").glob("*.png"))) == 16
-    Image.new("RGB", (20, 30), (200, 90, 30)).save("small.png")
-    for name, scale in (("tokenizer", 1), ("stage1", 4), ("stage2", 4)):
-        words = ("--config", str(at(name)), *run)
-        enlarger("test", *words, "--trainer.limit_test_batches", "1")
-        results = json.loads(Path(f"runs/mini_nsarm_{name}/results.json").read_text())
-        assert {row["dataset"] for row in results["results"]} >= {
-            "kodak_x4" if scale > 1 else "kodak"
-        }
-        enlarger("predict", *words, "--data.init_args.predict", "small.png")
-        with Image.open(f"runs/mini_nsarm_{name}/predict/small.png") as large:
-            assert large.size == (20 * scale, 30 * scale)

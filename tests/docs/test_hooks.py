@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from docs import hooks
 
 README = """# Name
@@ -18,26 +16,6 @@ As many as there are.
 ## Train
 Yes.
 """
-
-
-@pytest.mark.parametrize(
-    ("page", "written", "shown"),
-    [
-        ("data.md", "[a](predict.md#x)", "[a](predict.md#x)"),
-        ("data.md", "[a](#x) [b](https://a.b/c.md)", "[a](#x) [b](https://a.b/c.md)"),
-        ("data.md", "[a](../configs/x.yaml)", "[a](repository/configs/x.yaml)"),
-        ("methods/a.md", "![a](../../b/x.png)", "![a](../repository/b/x.png)"),
-        ("methods/a.md", "[a](../data.md#x)", "[a](../data.md#x)"),
-        ("methods/a.md", "[a](../../README.md#start)", "[a](../index.md#start)"),
-        (
-            "a.md",
-            "```\n[a](../b.py)\n```\n[a](../b.py)",
-            "```\n[a](../b.py)\n```\n[a](repository/b.py)",
-        ),
-    ],
-)
-def test_links(page: str, written: str, shown: str) -> None:
-    assert hooks.site_text(written, page) == shown
 
 
 def test_a_section_of_the_readme_is_included_with_its_links() -> None:

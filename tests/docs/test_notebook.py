@@ -31,9 +31,3 @@ def test_it_runs(
     assert "bicubic" in printed
     assert names["numbers"]["bicubic"]["psnr"]["value"] > 30
     assert names["numbers"]["ours"]["psnr"]["value"] > 20
-
-
-def test_it_holds_no_outputs() -> None:
-    cells = [cell for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]
-    assert len(cells) >= 5
-    assert not any(cell["outputs"] or cell["execution_count"] for cell in cells)

@@ -17,6 +17,7 @@ ALLOWED = {
     ("callbacks/weights.py", "glob"): "the cache of Hugging Face, whose place it says itself",
     ("commands/arguments/early.py", "glob"): "a suggestion in a message",
     ("commands/arguments/early.py", "rglob"): "Enlarger's own code and configurations",
+    ("commands/arguments/listing.py", "rglob"): "Enlarger's own code",
     ("commands/export/export.py", "rglob"): "the folder that it has just written",
     ("commands/distributed/preflight.py", "rglob"): "Enlarger's own code",
     ("commands/run/weights.py", "glob"): "one file's name in an exported folder, a fixed pattern",

@@ -19,12 +19,10 @@ from files import owned
 from files.owned import (
     NotOursError,
     foreign,
-    hidden,
     move_aside,
     put_in_place,
     remove_file,
     remove_folder,
-    remove_leftovers,
     whole_file,
     whole_folder,
     write_whole,
@@ -95,11 +93,6 @@ def test_a_file_is_whole_or_as_before(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_full_disk_says_of_which_file(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"a\.txt"), whole_file(tmp_path / "a.txt"):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-
 def test_a_folder_in_the_place_of_a_file_stays(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     part = tmp_path / "part"
@@ -121,14 +114,6 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), whole_folder(tmp_path / "b") as beside:
         (beside / "none/1").write_text("x")
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
-
-
-def test_a_folder_with_something_in_it_is_not_replaced(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a/mine.txt").write_text("mine")
-    with pytest.raises(OSError, match="not empty"), whole_folder(tmp_path / "a") as beside:
-        (beside / "1").write_text("x")
-    assert [p.name for p in tmp_path.rglob("*")] == ["a", "mine.txt"]
 
 
 # ---------------------------------------------------------------------------------------- deleting
@@ -178,39 +163,6 @@ def test_links_are_never_followed(folder: Path, tmp_path: Path) -> None:
     assert (other / "1.png").read_text() == "mine"
 
 
-def test_a_file_that_comes_meanwhile_survives(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another program writes into the folder between check and deletion."""
-    look = owned.foreign
-
-    def and_then(*arguments: object) -> list[str]:
-        found = look(*arguments)  # type: ignore[arg-type]
-        (folder / "mine.txt").write_text("mine")
-        return found
-
-    monkeypatch.setattr(owned, "foreign", and_then)
-    with pytest.raises(OSError, match="not empty"):
-        remove_folder(folder, ours)
-    assert [p.read_text() for p in folder.parent.rglob("mine.txt")] == ["mine"]
-
-
-def test_leftover_folders_of_one_path_alone(tmp_path: Path) -> None:
-    path = tmp_path / "a"
-    clip = hidden(path)
-    clip.mkdir()
-    (clip / "1.png").write_text("x")
-    hidden(clip / "1.png").write_text("x")
-    kept = [hidden(tmp_path / "b"), tmp_path / ".a.tmp", hidden(path).with_suffix(".txt")]
-    for other in kept:
-        other.mkdir()
-    full = hidden(path)
-    full.mkdir()
-    (full / "mine.txt").write_text("mine")
-    remove_leftovers(path, ours)
-    assert set(tmp_path.iterdir()) == {*kept, full}
-
-
 def begin(path: Path, end: Connection[Any, Any]) -> None:
     with whole_file(path) as file, whole_folder(path.with_name("folder")) as beside:
         file.write(b"half")
@@ -255,22 +207,6 @@ def test_the_next_writer_removes_what_a_kill_left(
 
 def no_locks(descriptor: int, operation: int) -> None:
     raise OSError(errno.ENOLCK, "No locks available")
-
-
-def test_a_file_that_is_taken_for_a_leftover_is_begun_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another process clears the folder after it was opened and before it is locked."""
-    flock = fcntl.flock
-
-    def cleared(descriptor: int, operation: int) -> None:
-        monkeypatch.setattr(fcntl, "flock", flock)
-        owned.remove_unfinished(tmp_path)
-        flock(descriptor, operation)
-
-    monkeypatch.setattr(fcntl, "flock", cleared)
-    write_whole(tmp_path / "a", "x")
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_what_is_moved_aside_replaces_nothing(tmp_path: Path) -> None:

@@ -11,13 +11,11 @@ from pathlib import Path
 import pytest
 
 from files.paths import (
-    existing_part,
     expand_path,
     fixed_part,
     glob_paths,
     list_images,
     open_regular,
-    read_text,
     walk,
 )
 
@@ -76,14 +74,6 @@ def test_a_variable_that_is_not_set(here: Path, monkeypatch: pytest.MonkeyPatch)
     assert expand_path("a/$SET/b", "x") == "a/$SET/b"
     with pytest.raises(ValueError, match="x is empty"):
         expand_path(" ", "x")
-
-
-def test_the_existing_part(here: Path) -> None:
-    Path("a", "{b}").mkdir(parents=True)
-    assert existing_part("a/{b}/{0..3}.tar") == ("a/{b}", "{0..3}.tar")
-    assert existing_part("a") == ("a", "")
-    assert existing_part("b/c") == ("", "b/c")
-    assert existing_part("{b}/c", "a") == ("{b}", "c")
 
 
 class TestPatterns:
@@ -146,11 +136,6 @@ def test_a_folder_that_cannot_be_listed_is_named(
         listed()
 
 
-def test_a_hidden_folder_need_not_be_listed(closed: Path) -> None:
-    closed.rename(closed.with_name(".closed"))
-    assert list_images(Path("set")) == [Path("set/a.png")]
-
-
 def test_what_is_left_out_is_named_by_its_ending(
     here: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -172,17 +157,6 @@ def test_what_is_left_out_is_named_by_its_ending(
     assert "5 files are not images by their names" in caplog.text
 
 
-def test_files_of_predict_are_not_named(here: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for name in ("a.png", "predict.html", "predictions.jsonl"):
-        Path(name).touch()
-    with caplog.at_level(logging.INFO):
-        assert [path.name for path in list_images(Path())] == ["a.png"]
-        assert not caplog.text
-        Path("other.html").touch()
-        list_images(Path())
-    assert "1 files are not images by their names" in caplog.text
-
-
 def special(kind: str, path: Path) -> None:
     if kind == "named pipe":
         os.mkfifo(path)
@@ -199,16 +173,6 @@ def test_only_regular_files_are_opened(here: Path, kind: str) -> None:
     special(kind, Path("x"))
     with pytest.raises(OSError, match="not a regular file"):
         open_regular("x")
-
-
-def test_files_are_opened(here: Path) -> None:
-    Path("x").write_bytes("\ufeffä\r\nb".encode())
-    Path("y").symlink_to("x")
-    assert read_text("y") == "ä\nb"
-    Path("loop").symlink_to("loop")
-    for missing in ("none", "loop"):
-        with pytest.raises(OSError, match=r"No such file|Too many levels"):
-            open_regular(missing)
 
 
 def test_what_would_read_other_files(here: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -27,10 +27,6 @@ def facts(**changed: Any) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------- differences
 
 
-def test_equal_ones() -> None:
-    assert differences([facts(), facts(host="b")]) == []
-
-
 CHANGES: dict[str, tuple[Any, str]] = {
     "world": (3, "the number of processes: 3 there, 2 on rank 0 (on a)"),
     "python": ("3.99.0", "Python: 3.99.0 there"),
@@ -54,12 +50,6 @@ def test_a_difference_of_the_configuration_names_the_key() -> None:
     (found,) = differences([facts(), facts(host="b", config=config)])
     assert "data.init_args.batch_size is 8 there, 4 on rank 0" in found
     assert "seed" not in found
-
-
-def test_a_key_that_only_one_of_them_has() -> None:
-    config = {**facts()["config"], "data.init_args.crops.flips": False}
-    (found,) = differences([facts(), facts(host="b", config=config)])
-    assert "data.init_args.crops.flips is False there, unset on rank 0" in found
 
 
 def test_a_process_that_refuses_is_quoted() -> None:

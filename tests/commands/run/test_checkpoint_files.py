@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import multiprocessing
 import random
 import time
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pytest
 
 from commands.run.files import (
-    best_or_newest,
     checksum_of,
     file_hash,
     fingerprint,
-    is_whole,
     list_checkpoints,
     newest_whole,
     write_whole,
@@ -58,44 +54,6 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
         reported = step
 
 
-def test_two_processes_write_the_same_name(tmp_path: Path) -> None:
-    """The second write begins and ends in the middle of the first."""
-    path = tmp_path / "step-000000001.ckpt"
-
-    def write(file: BinaryIO) -> None:
-        file.write(b"A" * 50000)
-        file.flush()
-        other = FORK.Process(target=write_whole, args=(path, lambda f: f.write(b"B" * 100000)))
-        other.start()
-        other.join()
-        assert other.exitcode == 0
-        assert is_whole(path)
-        assert path.read_bytes() == b"B" * 100000
-        file.write(b"A" * 50000)
-
-    write_whole(path, write)
-    assert is_whole(path)
-    assert path.read_bytes() == b"A" * 100000
-    assert sorted(tmp_path.iterdir()) == [path, checksum_of(path)]
-
-
-def test_a_ranking_that_names_what_is_gone(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Outdated after copying some of the files, or a power cut in between."""
-    for step in (1, 2):
-        write_whole(tmp_path / f"step-{step:09d}.ckpt", lambda file: file.write(b"x") and None)
-    names = ["step-000000009.ckpt", "step-000000001.ckpt"]
-    ranking = {"monitor": "val/psnr", "best": names, "scores": dict.fromkeys(names, 30.0)}
-    (tmp_path / "best.json").write_text(json.dumps(ranking))
-    with caplog.at_level(logging.ERROR):
-        found = best_or_newest(tmp_path)
-    assert found == (tmp_path / names[1], "best val/psnr 30.0000")
-    assert "step-000000009.ckpt, is missing" in caplog.text
-    (tmp_path / names[1]).unlink()
-    assert best_or_newest(tmp_path) == (tmp_path / "step-000000002.ckpt", "the newest")
-
-
 @pytest.mark.parametrize("content", [b"", b"\xff\x00" * 40, b"0  step-000000002.ckpt\n"])
 def test_a_checksum_that_is_damaged(tmp_path: Path, content: bytes) -> None:
     older, newer = (tmp_path / f"step-{step:09d}.ckpt" for step in (1, 2))
@@ -104,17 +62,3 @@ def test_a_checksum_that_is_damaged(tmp_path: Path, content: bytes) -> None:
     checksum_of(newer).write_bytes(content)
     assert newest_whole(tmp_path) == older
     assert fingerprint(newer) in (file_hash(newer), "0")
-
-
-def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
-    path = tmp_path / "step-000000001.ckpt"
-    write_whole(path, lambda file: file.write(b"first") and None)
-
-    def fail(file: object) -> None:
-        raise RuntimeError("the disk is full, as torch puts it")
-
-    with pytest.raises(OSError, match="the disk is full"):
-        write_whole(path, fail)
-    assert path.read_bytes() == b"first"
-    assert is_whole(path)
-    assert {p.name for p in tmp_path.iterdir()} == {path.name, checksum_of(path).name}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from commands.run.files import best_or_newest, is_whole, list_checkpoints
+from commands.run.files import is_whole, list_checkpoints
 from files.owned import hidden
 from lightning_modules.networks.edsr import EDSR
 from tests.commands.test_resume import assert_same, newest
@@ -151,13 +151,6 @@ def test_a_damaged_best_one(
     assert "DAMAGED CHECKPOINT: the best one" in caplog.text
     assert "test uses the newest of the run" in caplog.text
     assert "step-000000012.ckpt" in (trained / "results.json").read_text()
-
-
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"best": 3}', '{"best": ["step-1.ckpt"]}'])
-def test_a_damaged_ranking(trained: Path, content: str) -> None:
-    (trained / "checkpoints" / "best.json").write_text(content)
-    newest = trained / "checkpoints" / "step-000000012.ckpt"
-    assert best_or_newest(trained / "checkpoints") == (newest, "the newest")
 
 
 def test_what_a_killed_run_left_half_written_confuses_nobody(

@@ -5,16 +5,13 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-import math
 import pkgutil
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from lightning.pytorch import Callback, LightningModule, Trainer
-from PIL import Image
 
 import callbacks
 from callbacks.metrics.base import Metric
@@ -28,7 +25,6 @@ from commands.run.checkpoints import Checkpoints
 from commands.run.directions import KNOWN, check_directions, direction_of
 from commands.run.files import best_or_newest
 from tests.commands.run.test_checkpoints import ranking
-from tests.commands.test_resume import newest
 
 Enlarger = Callable[..., None]
 ON_SWD = '{"class_path": "callbacks.SWD", "init_args": {"levels": 1}}'
@@ -122,40 +118,6 @@ def test_a_ranking_of_an_earlier_version(
 
 
 # ------------------------------------------------------------------- values that are not finite
-
-
-@pytest.fixture
-def black(tiny: Path) -> Path:
-    """Make the first validation image of `tiny` black, and so its output."""
-    text = (tiny / "tiny.yaml").read_text()
-    source = text.split("root: ")[1].split("}")[0]
-    shutil.copytree(source, tiny / "photos")
-    Image.new("RGB", (48, 40)).save(tiny / "photos" / "1.png")
-    (tiny / "tiny.yaml").write_text(text.replace(source, str(tiny / "photos")))
-    return tiny
-
-
-def test_one_black_image(black: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture) -> None:
-    stopping = """{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {
-        monitor: val/psnr, mode: max, patience: 9}}"""
-    enlarger(*FIT, "--trainer.callbacks+", stopping)
-    scores = ranking()["scores"]
-    assert newest("tiny")["global_step"] == 4
-    assert all(math.isfinite(value) for value in scores.values())
-    assert ranking()["best"] == [best_of(scores, "max")]
-    message = (
-        "psnr is not finite for 1 of 2 images of photos, and the mean is of the other 1: photos/1"
-    )
-    assert caplog.text.count(message) == 1  # of five validations
-
-    enlarger("validate", "--config", "tiny.yaml")
-    results = json.loads(Path("runs/tiny/results.json").read_text())["results"]
-    (psnr,) = [r for r in results if r["metric"] == "psnr"]
-    assert (psnr["n"], psnr["not_finite"]) == (2, 1)
-    assert psnr["value"] == pytest.approx(max(scores.values()))
-    images = json.loads(Path("runs/tiny/images.json").read_text())["images"]
-    (psnr,) = [r for r in images if r["metric"] == "psnr"]
-    assert psnr["values"]["photos/1"] == "inf"
 
 
 # ------------------------------------------------------------------------ directions of names

