@@ -5,7 +5,6 @@ from .compose import Mixture as Mixture
 from .compose import OneOf as OneOf
 from .compose import Shuffled as Shuffled
 from .compose import Sometimes as Sometimes
-from .containers import RandomDegradation as RandomDegradation
 from .pipeline import Pipeline as Pipeline
 from .recipes.bsrgan import BSRGAN as BSRGAN
 from .recipes.bsrgan import ChannelNoise as ChannelNoise

@@ -232,7 +232,8 @@ class Packed:
 
     def to(self, device: torch.device) -> Tensor:
         """Copy the rows to a device, without waiting."""
-        return copy_to(torch.from_numpy(self.rows), device)
+        # NumPy has no strides for no images.
+        return copy_to(torch.from_numpy(self.rows.reshape(-1)).view(self.rows.shape), device)
 
     def unpacked(self, rows: Tensor) -> Params:
         """Return the parameters as tensors, views of the rows on their device.

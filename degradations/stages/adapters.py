@@ -30,7 +30,6 @@ class KorniaAugmentation(Stage):
 
     kornia draws the parameters of each image, its ``p`` included, on the CPU from a generator with
     the seed of the image. They depend on neither the batch nor torch's global generators.
-    `degradations.RandomDegradation` does the converse.
 
     Args:
         augmentation: The augmentation, by class path, e.g. ``kornia.augmentation.RandomJPEG``. Its

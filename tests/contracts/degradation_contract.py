@@ -28,9 +28,7 @@ import torch
 from torch import Tensor
 
 from degradations.base import Canvas, Degradation, Stage
-from degradations.containers import RandomDegradation
 from degradations.draws import Draws, Params, split_params, to_device
-from degradations.pipeline import Pipeline
 from degradations.stages.noise import hashed_fields
 from tests.contracts import discovery
 
@@ -101,17 +99,6 @@ def each(stage: Stage, x: Tensor, params: Params) -> list[Tensor]:
     """Apply `forward` to each image alone."""
     own = split_params(stage.prepare(params), len(x))
     return [stage(image, part) for image, part in zip(x.split(1), own, strict=True)]
-
-
-def in_a_container(degradation: Stage | Degradation, x: Tensor) -> Tensor:
-    """Apply an `ImageSequential` of kornia that drew `SEEDS`."""
-    from kornia.augmentation import ImageSequential
-
-    container = ImageSequential(RandomDegradation(degradation))
-    with torch.random.fork_rng([]):
-        params = container.forward_parameters(x.shape)
-    params[0].data["seeds"] = SEEDS[: len(x)]
-    return container(x, params=params)
 
 
 def padded(images: list[Tensor]) -> Tensor:
@@ -304,12 +291,6 @@ class StageContract:
         except AssertionError as error:
             raise AssertionError(f"{fix} ({error})") from error
 
-    def test_works_in_a_container_of_kornia(self, stage):
-        x = make_images(3, (32, 32))
-        y = in_a_container(stage, x)
-        assert y.shape == x.shape
-        assert torch.equal(y, Pipeline(1.0, [stage], quantize=False)(x, SEEDS[:3]))
-
     @pytest.mark.gpu
     def test_runs_on_cuda_with_the_same_params(self, stage):
         x = make_images(3, (32, 32))
@@ -428,10 +409,6 @@ class DegradationContract:
     def test_refuses_another_number_of_seeds(self, degradation):
         with pytest.raises(ValueError, match="3 seeds for 2 images"):
             degradation(make_images(2, (32, 32)), SEEDS[:3])
-
-    def test_works_in_a_container_of_kornia(self, degradation):
-        hr = make_images(3, (32, 32))
-        assert torch.equal(in_a_container(degradation, hr), degradation(hr, SEEDS[:3]))
 
     @pytest.mark.gpu
     @torch.no_grad()  # compiled by default in training alone, which takes a minute

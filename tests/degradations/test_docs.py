@@ -63,16 +63,3 @@ def test_examples_make_degradations(tmp_path, name):
     first = [REPO / "configs" / "degradation" / "real_esrgan.yaml"] if name == "milder.yaml" else []
     degradation_of([*first, tmp_path / name], 4.0)
     assert yaml.safe_load(BLOCKS[name])
-
-
-def test_the_example_with_kornia_makes_pairs():
-    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    made = {}
-    with torch.random.fork_rng([]):
-        torch.manual_seed(0)
-        exec(code, made)
-    lr, hr = made["lr"], made["hr"]
-    assert lr.shape == (8, 3, 32, 32)
-    assert hr.shape == (8, 3, 128, 128)
-    assert torch.equal(made["again"], lr)
-    assert torch.equal(made["by_seed"], made["recipe"](hr, torch.arange(8)))

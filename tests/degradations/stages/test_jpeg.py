@@ -124,6 +124,16 @@ def test_rounding_is_half_to_even_like_everywhere():
     np.testing.assert_array_equal(got, (quantize_8bit(x) * 255).round().numpy())
 
 
+def test_the_compiled_transform_has_the_same_bits(monkeypatch):
+    """In 32-bit integers, as in float64; noise and blocks of black and white are the extremes."""
+    blocks = torch.randint(256, (100, 60, 8, 8), generator=torch.Generator().manual_seed(0)).float()
+    blocks[:, 30:] = (blocks[:, 30:] > 127) * 255.0
+    steps = jpeg._quantisation_steps(torch.arange(1, 101))[:, :1]
+    expected = jpeg._quantise_blocks(blocks, steps)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert torch.equal(jpeg._quantise_blocks(blocks, steps), expected)
+
+
 @pytest.mark.slow
 def test_compiles_as_one_graph():
     x = torch.rand(2, 3, 24, 40)
