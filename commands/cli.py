@@ -145,6 +145,12 @@ def _saves_on_exception(callback: Any) -> bool:
     return isinstance(callback, OnExceptionCheckpoint) or bool(own)
 
 
+def _part(needed: dict[str, Path], scale: float, argument: str, name: str) -> Path:
+    # The method keeps it, and callbacks copy methods: so it is no method of the command.
+    key = f"model.init_args.{argument}"
+    return needed.get(key) or find_weights(name, scale, key)
+
+
 VISIBLE_SECONDS = 60.0  # in which a shared disk shows a new file to all nodes
 LIKE_FIT = (*DRY_RUN_COMMANDS, "export")  # export reads the configuration of a run of fit
 
@@ -375,7 +381,7 @@ class EnlargerCLI(CommandsCLI):
                 callback.config = self._dump()
                 folder = callback.output_folder(self.trainer)
                 self.datamodule.outputs = Outputs(folder, partial(outputs_in, folder))
-        self.model.load_parts(self._find_part)
+        self.model.load_parts(partial(_part, self._needed, self.model.scale))
         if self.fits:
             if self.resumed_from is not None:
                 log.info("resuming the run in %s from %s", self.run.path, self.resumed_from)
@@ -462,10 +468,6 @@ class EnlargerCLI(CommandsCLI):
         config = self.config[self.subcommand]
         seeds = range(config.seed_everything, config.seed_everything + config.run.seeds)
         evaluate_seeds(self.trainer, self.model, seeds, evaluate)
-
-    def _find_part(self, argument: str, name: str) -> Path:
-        key = f"model.init_args.{argument}"
-        return self._needed.get(key) or find_weights(name, self.model.scale, key)
 
     def after_fit(self) -> None:
         """Log why training ended early, and where the curves are."""

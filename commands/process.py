@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from commands.world import claimed
+from files.paths import expand_path
 
 
 class BrokenPipeSafe:
@@ -148,7 +149,7 @@ def keep_compiled_code() -> None:
     In ``$ENLARGER_CACHE``, by default ``~/.cache/enlarger``. No effect if the user has set
     ``TORCHINDUCTOR_CACHE_DIR``.
     """
-    folder = os.path.expanduser(os.environ.get("ENLARGER_CACHE") or "~/.cache/enlarger")
+    folder = expand_path(os.environ.get("ENLARGER_CACHE") or "~/.cache/enlarger", "ENLARGER_CACHE")
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(folder, "compiled"))
 
 

@@ -20,7 +20,6 @@ SAID = {
     "data.predict": "images to enlarge: a file, a folder, or a pattern in quotation marks",
     "degradation": "makes LR images (main.py list degradations), or a file of configs/degradation",
     "writer.suffix": "added to each name, such as _x2",
-    "tiling.where": "pixels: tile by tile; latent: all tiles in each step, where the method can",
     "encode.flips": "flip and transpose the squares at random; horizontal: only left and right",
     "trainer.callbacks": "metrics and other callbacks (main.py list metrics); + adds one",
     "trainer.max_steps": "optimiser steps to train",
@@ -60,7 +59,7 @@ SHOWN: dict[str, tuple[str, ...]] = {
     "predict": (
         *(*_WHICH, "data.predict", "data.scale", "data.size", "ckpt_path"),
         *("writer.folder", "writer.suffix", "writer.format"),
-        *("tiling.size", "tiling.where", "trainer.accelerator", "trainer.precision"),
+        *("tiling.size", "trainer.accelerator", "trainer.precision"),
         *(*_RUN, *_LAST),
     ),
     "encode": (

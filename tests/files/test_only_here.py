@@ -20,6 +20,7 @@ ALLOWED = {
     ("commands/arguments/listing.py", "rglob"): "Enlarger's own code",
     ("commands/export/export.py", "rglob"): "the folder that it has just written",
     ("commands/distributed/preflight.py", "rglob"): "Enlarger's own code",
+    ("commands/released.py", "glob"): "Enlarger's own configurations",
     ("commands/run/weights.py", "glob"): "one file's name in an exported folder, a fixed pattern",
     ("datamodules/sources/paired.py", "glob"): "a suggestion in a message",
     ("datamodules/shards/cache.py", "glob"): "own locks in the cache",

@@ -36,6 +36,7 @@ class Limit(NamedTuple):
 
 # May only fall. A method that is not listed must not wait at all.
 LIMITS = {
+    "CasArbi": Limit(0, 2),  # sigma_r, once a stage
     "SDUpscale": Limit(0, 17),  # a pipeline of diffusers as it is, of two steps
 }
 

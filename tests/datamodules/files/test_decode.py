@@ -576,7 +576,7 @@ def test_what_is_there_is_not_called_missing(read, tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.png").mkdir()
     for name in ("pipe.png", "folder.png"):
-        with pytest.raises(UnreadableImage, match="not a file") as caught:
+        with pytest.raises(UnreadableImage, match="not a regular file") as caught:
             read(tmp_path / name)
         assert caught.value.reason == "not a file"
     monkeypatch.setattr("files.paths.check_regular", _refuse)
