@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 import xxhash
 from PIL import Image
 from torch import Tensor
@@ -33,8 +34,8 @@ from files.video import read_frame
 TEMPLATE = Path(__file__).parent / "images.html.j2"
 MOST = 200  # scenes with images; the others are links
 LISTED = 2_000  # links
-SIDE = 2_000  # pixels; larger images are shown by a preview, and by a part
-PART = 640  # pixels; side of that part
+SIDE = 2_000  # pixels; larger images are shown by a preview, and by parts
+PARTS, PART = 3, 640  # of the parts of a large image, and pixels of a side of each
 SHOWN = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".bmp")  # by browsers
 PREVIEW = re.compile(r"[0-9a-f]{16}\.jpg")
 JPEG: dict[str, Any] = {"format": "JPEG", "quality": 92, "subsampling": 0}
@@ -140,9 +141,9 @@ class _Maker:
         self.used: set[str] = set()  # previews
 
     def figures(self, scene: Scene) -> list[Figure]:
-        """Return the figures of a scene, writing the previews they need: large images in two.
+        """Return the figures of a scene, writing the previews they need: large images in several.
 
-        The first one is of the whole images, reduced; the second one of their middle.
+        The first one is of the whole images, reduced; the others of the parts with most detail.
 
         Raises:
             OSError: If a file is missing.
@@ -165,9 +166,12 @@ class _Maker:
             return [figure(scene.key, about, _View(size, (0, 0, *size), size))]
         view = _View(size, (0, 0, *size), shown)
         found = [figure(scene.key, f"{about}, shown at {shown[1]}x{shown[0]}", view)]
-        top, left, h, w = window = _middle(size)
-        about = f"{w}x{h} of {whole}, at column {left} and row {top}"
-        return [*found, figure(f"{scene.key} at 100 %", about, _View(size, window, (h, w)))]
+        last = scene.parts[-1]
+        for top, left, h, w in _parts(read(last.file, last.frame), shown):
+            about = f"{w}x{h} of {whole}, at column {left} and row {top}"
+            view = _View(size, (top, left, h, w), (h, w))
+            found.append(figure(f"{scene.key} at 100 %", about, view))
+        return found
 
     def _digest(self, part: Part, view: _View) -> str:
         found = os.stat(part.file)
@@ -203,25 +207,32 @@ class _Maker:
         return urllib.parse.quote(os.fsencode(below))
 
 
-def most_detailed(image: Tensor, size: tuple[int, int], step: int) -> tuple[int, int]:
-    """Return the position of the window with the strongest gradients.
+def most_detailed(
+    image: Tensor, size: tuple[int, int], step: int = 1, count: int = 1
+) -> list[tuple[int, int]]:
+    """Return the positions of the windows with the strongest gradients, each without those before.
 
     Args:
         image: (1, 3, H, W).
-        size: (h, w) of the window, at most (H, W).
-        step: Round the position down to a multiple of this, so that LR pixels are shown whole.
+        size: (h, w) of a window, at most (H, W).
+        step: Round positions down to a multiple of this, so that LR pixels are shown whole.
+        count: Number of windows.
 
     Returns:
-        (top, left) of the window.
+        (top, left) of each window.
     """
     grey = image[0].cpu().double().mean(0)
     energy = functional.pad(grey.diff(dim=0).square(), (0, 0, 0, 1))
     energy += functional.pad(grey.diff(dim=1).square(), (0, 1))
-    sums = functional.pad(energy.cumsum(0).cumsum(1), (1, 0, 1, 0))
     h, w = size
-    windows = sums[h:, w:] - sums[:-h, w:] - sums[h:, :-w] + sums[:-h, :-w]
-    top, left = divmod(int(windows.argmax()), windows.shape[1])
-    return top // step * step, left // step * step
+    found = []
+    for _ in range(count):
+        sums = functional.pad(energy.cumsum(0).cumsum(1), (1, 0, 1, 0))
+        windows = sums[h:, w:] - sums[:-h, w:] - sums[h:, :-w] + sums[:-h, :-w]
+        top, left = divmod(int(windows.argmax()), windows.shape[1])
+        energy[top : top + h, left : left + w] = 0
+        found.append((top // step * step, left // step * step))
+    return found
 
 
 def size_of(file: Path) -> Size:
@@ -242,9 +253,18 @@ def _size_of(part: Part) -> Size:
     return height, width
 
 
-def _middle(size: Size) -> Window:
-    height, width = (min(PART, side) for side in size)
-    return (size[0] - height) // 2, (size[1] - width) // 2, height, width
+def _parts(image: Image.Image, shown: Size) -> list[Window]:
+    # Found in the reduced image.
+    factor = image.height / shown[0]
+    small = np.array(image.convert("L").resize(shown[::-1], Image.Resampling.BILINEAR))
+    side = round(min(PART, *image.size) / factor)
+    corners = most_detailed(torch.from_numpy(small)[None, None], (side, side), count=PARTS)
+    height, width = (min(PART, length) for length in (image.height, image.width))
+    most = image.height - height, image.width - width
+    return [
+        (min(round(top * factor), most[0]), min(round(left * factor), most[1]), height, width)
+        for top, left in corners
+    ]
 
 
 def _reduced(size: Size) -> Size:

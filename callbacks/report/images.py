@@ -120,7 +120,7 @@ class ImageStore:
         shown = (min(self.side, size[0]), min(self.side, size[1]))
         corner = (0, 0)
         if shown != size:
-            corner = most_detailed(reference, shown, math.ceil(dataset.scale))
+            (corner,) = most_detailed(reference, shown, math.ceil(dataset.scale))
         window = (*corner, *shown)
         images = {"bicubic": bicubic, "hr": hr, "sr": sr}
         return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,7 +69,7 @@ def test_the_output_stands_beside_bicubic(tmp_path: Path) -> None:
     assert "method Sharp, x2, best.ckpt" in " ".join(page.one("header").text.split())
 
 
-def test_the_middle_of_a_large_output_is_also_shown_at_100_percent(
+def test_parts_of_a_large_output_are_also_shown_at_100_percent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bicubic and output show the same place; Pillow's limit is not that of our own outputs."""
@@ -77,15 +78,20 @@ def test_the_middle_of_a_large_output_is_also_shown_at_100_percent(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     folder = made(tmp_path, size=(90, 80))
     page = page_of(folder)
-    whole, part = page.all("figure", "viewer")
+    whole, *parts = page.all("figure", "viewer")
     assert (whole.attributes["data-width"], whole.attributes["data-shown"]) == ("180", "100")
-    assert (part.attributes["data-width"], part.attributes["data-shown"]) == ("40", "40")
-    assert "40x40 of 180x160 pixels, at column 70 and row 60" in part.text
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    expected = np.asarray(Image.open(folder / "a_x2.png"), int)[60:100, 70:110]
-    for source in sources(page)[2:]:
-        view = np.asarray(Image.open(folder / source), int)
-        assert np.abs(view - expected).mean() < 6, "more than JPEG's"
+    output = np.asarray(Image.open(folder / "a_x2.png"), int)
+    assert len(parts) == images.PARTS
+    for number, part in enumerate(parts):
+        assert (part.attributes["data-width"], part.attributes["data-shown"]) == ("40", "40")
+        place = re.search(r"40x40 of 180x160 pixels, at column (\d+) and row (\d+)", part.text)
+        assert place is not None
+        left, top = map(int, place.groups())
+        for source in sources(page)[2 * number + 2 : 2 * number + 4]:
+            view = np.asarray(Image.open(folder / source), int)
+            expected = output[top : top + 40, left : left + 40]
+            assert np.abs(view - expected).mean() < 6, "more than JPEG's"
 
 
 def test_many_images_become_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
