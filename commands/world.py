@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 TORCHRUN, SLURM, LIGHTNING = "torchrun", "srun", "Lightning"  # what starts processes
 SIGN = "TORCHELASTIC_RUN_ID"  # by which torch and Lightning detect torchrun
 INTERACTIVE = ("bash", "interactive")  # names of SLURM jobs that Lightning treats as a shell
+# Variables by which other launchers tell the number of processes.
+OTHERS = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "JSM_NAMESPACE_SIZE")
 # Variables by which Lightning finds the other processes of its own.
 OWN = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
 
@@ -134,6 +136,12 @@ def claimed(environment: Mapping[str, str] = os.environ) -> Claim:
             "srun has started this process: start all of them by one of the two (or unset "
             "leftover variables: env -u RANK -u WORLD_SIZE COMMAND)"
         )
+    for name in OTHERS:
+        if number(name, 1) > 1:
+            raise ConfigurationError(
+                f"in the environment {name} is {environment[name]}, of a launcher that is not "
+                f"supported: use torchrun or srun (or unset it: env -u {name} COMMAND)"
+            )
     return Claim(LIGHTNING, local_rank=local_rank, node=node)
 
 

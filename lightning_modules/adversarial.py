@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable, ReduceLROnPlateau
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.nn import functional
@@ -180,7 +180,7 @@ class Adversarial(SuperResolver):
         """Return the main optimiser with its schedule, and the discriminator's.
 
         Raises:
-            ValueError: If nothing is trainable.
+            ValueError: If nothing is trainable, or the schedule monitors a metric.
         """
         own = nn.ModuleList() if self.discriminator is None else self.discriminator
         with frozen(own):
@@ -188,6 +188,11 @@ class Adversarial(SuperResolver):
         schedules = []
         if isinstance(configured, dict):
             schedules = [configured["lr_scheduler"]]
+            if isinstance(schedules[0]["scheduler"], ReduceLROnPlateau):
+                raise ValueError(
+                    f"{type(self).__name__} steps its schedule once a step: "
+                    "model.init_args.lr_scheduler cannot be ReduceLROnPlateau"
+                )
             configured = configured["optimizer"]
         optimizers = [configured]
         if self.discriminator is not None:

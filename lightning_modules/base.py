@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -287,7 +286,14 @@ def first_batches(method: ImageModel, count: int) -> Iterator[Batch]:
         count: Maximum number of batches, on each rank.
     """
     data: Any = method.trainer.datamodule  # type: ignore[attr-defined]
-    with getattr(data, "apart_from_training", nullcontext)():  # of ours
+    if not hasattr(data, "apart_from_training"):  # not ours
+        method.trainer.fit_loop.setup_data()
+        with torch.random.fork_rng(devices=[]):  # the order of a loader comes from it
+            loader: Any = method.trainer.train_dataloader
+            for batch in islice(loader, count):
+                yield method.trainer.strategy.batch_to_device(batch, method.device)
+        return
+    with data.apart_from_training():
         for batch in islice(data.train_dataloader(), count):
             kept = {k: v for k, v in batch.items() if k not in ("skipped", "seconds")}
             moved = data.transfer_batch_to_device(kept, method.device, 0)

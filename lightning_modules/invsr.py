@@ -284,6 +284,10 @@ class InvSR(InLatents, Adversarial):
         """
         starts, sampling = self.losses.starts, self.sampling
         if sampling.timesteps is not None:
+            if sampling.start is not None or sampling.steps != 1:
+                raise ValueError(
+                    "model.init_args.sampling has timesteps, and steps or start: set either of them"
+                )
             timesteps = list(sampling.timesteps)
         else:
             timesteps = timesteps_for(sampling.steps, sampling.start)
@@ -310,6 +314,8 @@ class InvSR(InLatents, Adversarial):
         """Settings that change outputs: timesteps, solver, side of tiles and others."""
         sampling = replace(self.sampling, steps=1, start=None, middle=None, middle_weights=None)
         options = changed(sampling) | {"timesteps": " ".join(map(str, self.plan()))}
+        if self.patch != lr_side(None, self.scale):
+            options["patch"] = self.patch
         if self.middle is not None:
             options["middle"] = getattr(self.middle, "source", "").rpartition(" ")[2]
         if self.predictor is None:

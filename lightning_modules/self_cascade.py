@@ -131,6 +131,11 @@ class SelfCascade(FromBase):
             self.K = self.schedule.first_noisier(PAPER)
         else:
             self.K = round(cascade.pivot_strength * self.schedule.steps)
+        if self.tuning.adapter_t_min >= self.K:
+            raise ValueError(
+                f"model.init_args.tuning.adapter_t_min is {self.tuning.adapter_t_min}; expected "
+                f"less than K, {self.K}"
+            )
         self.below_K = [t for t in self.sampled if t < self.K]
         self._check()
         attach = Skips if tuning.attach == "skip" else Blocks

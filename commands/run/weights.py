@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -133,10 +132,9 @@ def _needed(key: str, value: str, owner: str, scale: float, fetches: bool) -> Pa
     _refuse_unset(key, value)
     is_path = value.endswith(_SUFFIXES) or value.startswith(_PATHS)
     if ours and is_path:  # a plug-in checks its own paths
-        module, _, name = owner.rpartition(".")
-        make = str(getattr(getattr(sys.modules.get(module), name, None), "how_to_make", ""))
         path = _expanded(value.replace("{scale}", f"{scale:g}"), key)
-        _refuse_missing(key, path, make.format(path=value))
+        how = "python main.py prompt writes it" if owner.endswith(".FixedPrompt") else ""
+        _refuse_missing(key, path, how)
     return None
 
 

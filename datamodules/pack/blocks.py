@@ -185,6 +185,8 @@ class Blocks:
         """
         name = f"{self.name}-{block:06d}"
         with self._locked(f"{name}.lock"), self._locked("lock", shared=True):
+            if self.report.exists():  # another process has joined all blocks meanwhile
+                raise ValueError(f"{self.report} was finished by another process: nothing is left")
             for path in find_shards(self.folder, name, parts=True):
                 remove_file(path)
             writer, record = ShardWriter(self.folder, name, self.size, limit), Record()
@@ -286,7 +288,11 @@ class Blocks:
         return [record for record in map(self.read, range(len(self))) if record is not None]
 
     def _rename(self, report: Report) -> None:
-        sources = chain.from_iterable(record.shards for record in self._records())
+        sources = [shard for record in self._records() for shard in record.shards]
+        if len(sources) != len(report["shards"]):
+            for shard in report["shards"]:  # whole, but for blocks that were begun again
+                _check_size(self.out / shard["name"], shard["bytes"], self.fix)
+            return
         for shard, made in zip(report["shards"], sources, strict=True):
             source, target = self.folder / made.name, self.out / shard["name"]
             # The index first: without its shard, it is never read.

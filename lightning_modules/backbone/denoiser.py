@@ -271,6 +271,8 @@ def _schedule_of(network: str, revision: str | None) -> Mapping[str, Any] | None
         config = library_class("DDIMScheduler").load_config(
             place, subfolder="scheduler", revision=revision, local_files_only=True
         )
+        if config.get("rescale_betas_zero_snr"):
+            return {"rescale_betas_zero_snr": True}  # which no Schedule has
         return Schedule.from_config(config).settings
     return None
 

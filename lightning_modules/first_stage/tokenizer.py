@@ -83,7 +83,7 @@ class Tokenizer(Reconstruction, BitwiseMethod):
             such as NSARM's for LR: norms over a whole image depend on its size.
 
     Raises:
-        ValueError: If the scale is not 1.
+        ValueError: If the scale is not 1, or ``partial_least`` is not below the number of scales.
     """
 
     losses: TokenizerLosses
@@ -104,6 +104,11 @@ class Tokenizer(Reconstruction, BitwiseMethod):
         self.vae, self.grids = vae, [(int(h), int(w)) for h, w in grids]
         self.tile_multiple = vae.factor
         self.drop_scales = drop_scales
+        if partial_share and partial_least >= len(grids):
+            raise ValueError(
+                f"model.init_args.partial_least is {partial_least}; expected less than the number "
+                f"of model.init_args.grids, {len(grids)}"
+            )
         self.partial_share, self.partial_least = partial_share, partial_least
         self.smaller = list(smaller)
 

@@ -88,8 +88,17 @@ class RealESRGAN(Adversarial, OnePass):
             **kwargs,
         )
         terms = {name: loss for name, loss in (losses or {"l1": L1()}).items() if loss is not None}
+        if taken := {"loss", "adversarial", "discriminator"} & {*terms}:
+            raise ValueError(f"model.init_args.losses: {min(taken)} is logged for something else")
         self.losses = nn.ModuleDict(terms)
         self.gan, self.discriminator_weights = gan, discriminator_weights
+        starts = [loss.start for loss in terms.values()]
+        starts += [gan.start] if self.discriminator is not None else []
+        if min(starts, default=1):
+            raise ValueError(
+                "no term of model.init_args.losses counts from the first step: set start of one of "
+                "them to 0"
+            )
         self.usm = USM() if sharpen else None
 
     # ------------------------------------------------------------------------------------- training

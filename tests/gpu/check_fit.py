@@ -8,7 +8,9 @@ from pathlib import Path
 from tests.gpu.device import Waits, counted, pretended_gpu
 
 
-def test_no_step_of_a_run_waits(tiny: Path, enlarger: Callable[..., None]) -> None:
+def test_a_step_of_a_run_waits_for_the_guard_alone(
+    tiny: Path, enlarger: Callable[..., None]
+) -> None:
     def fit(name: str, steps: int) -> Waits:
         with pretended_gpu(), counted() as waits:
             enlarger(
@@ -21,7 +23,7 @@ def test_no_step_of_a_run_waits(tiny: Path, enlarger: Callable[..., None]) -> No
 
     fit("warm", 5)
     few, many = fit("few", 5), fit("many", 15)
-    assert many.total() <= few.total(), f"{many - few}"
+    assert many.total() <= few.total() + 10, f"{many - few}"  # its verdict, once a step
 
 
 def test_fit_and_test(tiny: Path, enlarger: Callable[..., None]) -> None:

@@ -182,3 +182,31 @@ def test_parts_are_not_joined_while_one_is_made(images, tmp_path, caplog):
         assert pack.main([str(images), str(out), *WHOLE, "--finish"]) == 2
     assert "another process packs these shards" in caplog.text
     assert not list(out.glob("*.tar"))
+
+
+def test_a_second_process_changes_nothing_of_a_finished_job(tmp_path):
+    """It had asked what is to be done before the first one joined all blocks."""
+    out = tmp_path / "out"
+    out.mkdir()
+    blocks = Blocks(out, "s", 6, 2, {})
+
+    def write(block):
+        with blocks.writing(block) as (writer, record):
+            for number in blocks.numbers(block):
+                writer.add(f"k{number}", {"txt": f"{number}".encode()})
+                record.packed += 1
+
+    todo = blocks.todo(range(3))
+    for block in todo:
+        write(block)
+    left = shutil.copytree(blocks.folder, tmp_path / "left")
+    blocks.join(lambda records: {})
+    before = content(out)
+    with pytest.raises(ValueError, match="finished by another process"):
+        write(todo[-1])
+    shutil.rmtree(blocks.folder, ignore_errors=True)
+    shutil.move(left, blocks.folder)
+    for file in blocks.folder.glob("s-000000*"):
+        file.unlink()
+    blocks.join(lambda records: {})
+    assert content(out) == before

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.cli import ReduceLROnPlateau
 from torch import Tensor, nn
 
 from callbacks.training.ema import EMA
@@ -119,6 +120,16 @@ def test_real_esrnet_has_one_optimiser(tmp_path: Path) -> None:
     assert moved(before, method) == {"network"}
     assert set(run.logged_metrics) >= {"train/l1", "train/loss"}
     assert "train/adversarial" not in run.logged_metrics
+
+
+def test_what_would_train_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="adversarial is logged"):
+        model(losses={"adversarial": L1()})
+    with pytest.raises(ValueError, match="from the first step"):
+        model(losses={"l1": L1(start=5)}, gan=GAN(start=5))
+    plateau = partial(ReduceLROnPlateau, monitor="val/psnr")
+    with pytest.raises(ValueError, match="ReduceLROnPlateau"):
+        fit(tmp_path, model(lr_scheduler=plateau), batches(1))
 
 
 def test_terms_count_from_their_step(tmp_path: Path) -> None:
