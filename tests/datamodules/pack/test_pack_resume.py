@@ -56,7 +56,7 @@ def test_any_number_of_workers_gives_the_same(tmp_path):
     for number in range(40):
         save(tmp_path / "images" / f"{number}.png", (20, 20), seed=number)
     found = []
-    for workers in (0, 3):
+    for workers in (0, 2):
         out = tmp_path / str(workers)
         arguments = [str(tmp_path / "images"), str(out), "--workers", str(workers)]
         assert pack.main([*arguments, "--samples-per-shard", "9", "--encode", "webp"]) == 0
