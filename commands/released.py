@@ -60,7 +60,7 @@ def with_released(words: Sequence[str]) -> list[str]:
     if not words or words[0] not in ON_IMAGES or "-h" in words or "--help" in words:
         return words
     options = [word.partition("=")[0] for word in words]
-    if "--config" in options or "-c" in options:
+    if {"--config", "-c", "--model.class_path"} & {*options}:
         return words
     name = DEFAULT
     if "--model" in options:

@@ -21,6 +21,7 @@ from lightning_modules import SRVGGNetCompact
         ("predict --model=realesrgan-x4 --data.predict x", "realesrgan-x4"),
         ("predict --config a.yaml --data.predict x", None),
         ("predict --model my.Class --data.predict x", None),
+        ("predict --model.class_path my.Class --data.predict x", None),
         ("predict", None),
         ("fit --model my.Class", None),
     ],
