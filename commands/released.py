@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from callbacks.weights import manifest
 from commands.errors import CONFIGS, ConfigurationError, did_you_mean
 from files.paths import read_text
 from files.yaml_loader import plain_yaml
@@ -34,7 +35,7 @@ class Released(NamedTuple):
 @functools.cache
 def released() -> dict[str, Released]:
     """Return all released models by name."""
-    published = plain_yaml(read_text(CONFIGS / "weights.yaml"))
+    published = manifest()
     found: dict[str, Released] = {}
     for file in sorted((CONFIGS / "model").glob("*.yaml")):
         weights = str((plain_yaml(read_text(file)).get("init_args") or {}).get("weights"))

@@ -1,4 +1,4 @@
-"""Decode PNG and TIFF of 16 bits, of which Pillow keeps 8."""
+"""Decode 16-bit PNG and TIFF, which Pillow reduces to 8 bits."""
 
 from __future__ import annotations
 

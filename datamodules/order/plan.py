@@ -340,7 +340,7 @@ class PlanSampler:
 
     def _batches(self, epoch: int, start: int) -> Iterator[list[Item]]:
         batches = self.plan.batches(epoch, start, self.rank, self.world)
-        # Half of what was looked at is left when the next groups are told.
+        # Announce the next groups when half of the announced ones are used up.
         every = max(1, self.plan.reach // (2 * self.plan.batch_size // self.plan.streams))
         for number, batch in enumerate(batches, start):
             if self.tell and len(self.plan.groups) > 1 and (number - start) % every == 0:
