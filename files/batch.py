@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict
 
-from torch import Tensor
+if TYPE_CHECKING:  # the packer and its workers need no torch, whose import takes seconds
+    from torch import Tensor
 
 
 class Batch(TypedDict, total=False):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import logging
 import os
 import random
@@ -12,11 +13,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import quote
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem, sync
+
+from datamodules.shards.index import checksum_of
 
 log = logging.getLogger(__name__)
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds
@@ -52,6 +55,29 @@ class WrongContent(ValueError):  # noqa: N818  (names the state)
     """A remote file has other bytes than expected; a retry may fix it."""
 
 
+class Wanted(NamedTuple):
+    """A remote file.
+
+    Args:
+        url: Its address.
+        version: A string that changes when the file on the server does, or an empty one.
+        size: Size in bytes.
+        checksum: Hexadecimal xxh3_128 of the content, if known.
+    """
+
+    url: str
+    version: str
+    size: int
+    checksum: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The file's name in the cache."""
+        digest = hashlib.blake2b(f"{self.url}\n{self.version}".encode(), digest_size=8).hexdigest()
+        file = re.sub(r"[^\w.-]", "_", shown(self.url).rpartition("/")[2])[-80:]
+        return f"{digest}-{file}"
+
+
 @dataclass(frozen=True)
 class RetryPolicy:
     """When to give up on a remote read.
@@ -61,24 +87,12 @@ class RetryPolicy:
         deadline: Seconds without progress after which no further attempt is made.
         stall: Seconds without a byte after which a connection counts as failed.
         owner: Class whose keys messages name.
-        settable: Whether ``retries`` and ``deadline`` are keys of that class.
     """
 
     retries: int = 8
     deadline: float = 300.0
     stall: float = 30.0
     owner: str = "Shards"
-    settable: bool = True
-
-    @property
-    def advice(self) -> str:
-        """Return the end of a message about a read that failed too often."""
-        if not self.settable:
-            return ""
-        return (
-            f", or raise {self.owner}.retries ({self.retries}) or {self.owner}.deadline "
-            f"({self.deadline:g} s)"
-        )
 
 
 class Attempts:
@@ -120,7 +134,7 @@ class Attempts:
             fix = "get or pack the file again" if wrong else "check the address and the network"
             raise RemoteError(
                 f"{shown(self.url)} could not be read: {self.count} attempts in {waited:.0f} s, "
-                f"the last ended with {_cause(error)}; {fix}{self.policy.advice}",
+                f"the last ended with {_cause(error)}; {fix}",
                 "content" if wrong else "unreachable",
             ) from error
         log.warning(
@@ -213,19 +227,6 @@ OBJECT_CHUNK = 8 << 20  # one request to an object store
 STATES = ("Last-Modified", "LastModified", "updated", "mtime", "ETag", "etag", "created")
 
 
-@dataclass(frozen=True)
-class RemoteState:
-    """State of a file on its server.
-
-    Args:
-        size: Size in bytes.
-        version: A string that changes when the file does, or an empty one.
-    """
-
-    size: int
-    version: str
-
-
 def scheme_of(url: str) -> str:
     """Return ``s3`` for ``s3://bucket/a.tar``, ``pipe`` for a command, "" for a path."""
     scheme, colon, rest = url.partition(":")
@@ -233,14 +234,14 @@ def scheme_of(url: str) -> str:
     return scheme.lower() if colon and known else ""
 
 
-def look_up(url: str, policy: RetryPolicy) -> RemoteState:
-    """Return the size and version of a file.
+def look_up(url: str, policy: RetryPolicy) -> Wanted:
+    """Return a file with its size and version.
 
     Raises:
         RemoteError: If it cannot be reached, or does not exist.
     """
 
-    def ask() -> RemoteState:
+    def ask() -> Wanted:
         system, path = _system(url)
         info = system.info(path, **_limited(system, policy))
         if info.get("size") is None:
@@ -250,7 +251,7 @@ def look_up(url: str, policy: RetryPolicy) -> RemoteState:
                 "setup",
             )
         version = next((str(info[name]) for name in STATES if info.get(name)), "")
-        return RemoteState(info["size"], version)
+        return Wanted(url, version, info["size"])
 
     return persistently(ask, url, policy)
 
@@ -320,52 +321,55 @@ def read_range(url: str, offset: int, size: int, policy: RetryPolicy) -> bytes:
 
 
 def download(
-    url: str,
+    wanted: Wanted,
     part: Path,
-    size: int,
     policy: RetryPolicy,
     stopped: Callable[[], bool] = lambda: False,
 ) -> None:
     """Download a remote file to ``part``, continuing where an earlier attempt ended.
 
     Args:
-        url: The file's address.
+        wanted: The file.
         part: The target; existing content must be the file's beginning.
-        size: Expected size in bytes.
         policy: When to give up, counted from the last progress.
         stopped: Called after each block; the download ends early if it returns True.
 
     Raises:
-        RemoteError: If the download fails; of the kind ``content`` if the file has another size.
+        RemoteError: If the download fails; of the kind ``content`` if the file has another size or
+            checksum.
         OSError: If ``part`` cannot be written.
     """
-    attempts, best = Attempts(url, policy), -1
+    attempts, best = Attempts(wanted.url, policy), -1
     with part.open("ab") as file:
         while True:
             have = file.tell()
             try:
-                for block in blocks_from(url, have, policy) if have != size else ():
+                for block in blocks_from(wanted.url, have, policy) if have != wanted.size else ():
                     file.write(block)
                     if stopped():
                         return
-                    _check_length(file.tell(), size, over=True)
+                    if file.tell() > wanted.size:
+                        raise WrongContent(f"it has more than {wanted.size} bytes")
                     if file.tell() > best:
                         best = file.tell()
                         attempts.progress()
                 file.flush()
-                _check_length(file.tell(), size, over=False)
-                os.fsync(file.fileno())
-                return
+                if file.tell() == wanted.size:
+                    _verify(part, wanted.checksum)
+                    os.fsync(file.fileno())
+                    return
+                raise WrongContent(f"it has {file.tell()} bytes; expected {wanted.size}")
             except Exception as error:
-                if isinstance(error, WrongContent) and file.tell() > size:
-                    file.truncate(0)
+                if isinstance(error, WrongContent) and file.tell() >= wanted.size:
+                    file.seek(0)
+                    file.truncate()
                 attempts.failed(error)
 
 
-def _check_length(have: int, size: int, over: bool) -> None:
-    if have > size if over else have != size:
-        more = "at least " if over else ""
-        raise WrongContent(f"it has {more}{have} bytes; expected {size}")
+def _verify(part: Path, checksum: str | None) -> None:
+    found = None if checksum is None else checksum_of(part)
+    if found != checksum:
+        raise WrongContent(f"its checksum is {found}; expected {checksum}")
 
 
 # ------------------------------------------------------------------------------------------ streams

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch.distributed as dist
 import webdataset
 from webdataset.filters import FilterFunction
 
@@ -24,8 +23,7 @@ from datamodules.files.jpeg import read_rows
 from datamodules.files.pairs import mixed
 from datamodules.files.paths import parse_bytes
 from datamodules.order.keys import Names, digest_of
-from datamodules.order.shuffle import permutation
-from datamodules.shards.cache import DiskCache, Wanted
+from datamodules.shards.cache import DiskCache
 from datamodules.shards.index import (
     Member,
     ShardIndex,
@@ -36,33 +34,16 @@ from datamodules.shards.index import (
     read_index,
     save_index,
 )
-from datamodules.shards.reader import Reader, Tar, WrongBytes
-from datamodules.shards.remote import (
-    RemoteState,
-    RetryPolicy,
-    look_up,
-    read_small,
-    shown,
-)
+from datamodules.shards.reader import Reader, Tar
+from datamodules.shards.remote import RetryPolicy, Wanted, look_up, read_small, shown
 from datamodules.shards.sample import Raw, add_text, decoded, raw_of
 from datamodules.shards.table import Table, joined, load_table, save_table, table_of
 from datamodules.shards.urls import is_remote, list_shards
 from datamodules.source import Pixels, Sample, Source
-from degradations.seeds import seed_of
 from files.numbers import NonNegativeInt, PositiveFloat
 from files.paths import expand_path
 
 log = logging.getLogger(__name__)
-
-
-def wanted_of(url: str, policy: RetryPolicy) -> Wanted:
-    """Return the current state of a remote shard.
-
-    Raises:
-        RemoteError: If it does not exist, or cannot be reached.
-    """
-    state: RemoteState = look_up(url, policy)
-    return Wanted(url, state.version, state.size)
 
 
 def load_remote_index(wanted: Wanted, folder: Path, cache: DiskCache) -> ShardIndex:
@@ -198,7 +179,9 @@ class Shards(Source):
         with _parallel_map(cache is not None) as apply:
             tars = list(apply(self._tar, names))
             kept = load_table(self._place(tars, folder))
-            table = kept or self._made(tars, folder, cache, apply)
+            table = kept or self._join(
+                list(apply(lambda tar: self._part(tar, folder, cache), tars))
+            )
         for note in table.notes:
             log.warning(note)
         if without := len(table.lacking("txt")):
@@ -219,14 +202,6 @@ class Shards(Source):
             except OSError as error:
                 log.debug("the table of %s is not kept: %s", self.urls, error)
 
-    def _made(
-        self, tars: list[Tar], folder: Path, cache: DiskCache | None, apply: Callable[..., Any]
-    ) -> Table:
-        order = _shuffled_order(len(tars)) if cache is None else list(range(len(tars)))
-        parts = apply(lambda number: self._part(tars[number], folder, cache), order)
-        made = dict(zip(order, parts, strict=True))
-        return self._join([made[number] for number in range(len(tars))])
-
     def _place(self, tars: Sequence[Tar], folder: Path) -> Path:
         """Return the file of the table, named by the hash of all its inputs."""
         parts: list[object] = [self.shard_in_key]
@@ -245,7 +220,7 @@ class Shards(Source):
 
     def _tar(self, name: str) -> Tar:
         if is_remote(name):
-            wanted = wanted_of(name, self.policy)
+            wanted = look_up(name, self.policy)
             return Tar(name, wanted.size, wanted=wanted)
         state = os.stat(name)
         return Tar(name, state.st_size, state.st_mtime_ns)
@@ -343,7 +318,7 @@ class Shards(Source):
         tar = self._tars[number]
         sample: dict[str, Any] = {"__key__": key, "__url__": tar.path}
         for suffix, member in self._members(tar)[key].items():
-            sample[suffix] = self._member(tar, member, f"{tar.name}: {key}.{suffix}")
+            sample[suffix] = self._reader.read(tar, member, f"{tar.name}: {key}.{suffix}")
         stages = [s if isinstance(s, FilterFunction) else webdataset.map(s) for s in self.stages]
         given = next(iter(webdataset.DataPipeline([[sample]], *stages)), None)
         raw = None if given is None else raw_of(given)
@@ -386,13 +361,7 @@ class Shards(Source):
 
     def _bytes(self, field: str, tar: Tar, index: int, name: str) -> bytes:
         place = self._table.place(field, index)
-        return self._member(tar, place, name) if place.offset else b""
-
-    def _member(self, tar: Tar, member: Member, name: str) -> bytes:
-        try:
-            return self._reader.read(tar, *member[:3])
-        except WrongBytes as error:
-            raise UnreadableImage(f"{name}: {error}", error.reason) from error
+        return self._reader.read(tar, place, name) if place.offset else b""
 
     def _members(self, tar: Tar) -> dict[str, dict[str, Member]]:
         """Return the members of each sample of a shard by suffix, also those without a role."""
@@ -413,17 +382,6 @@ def _parallel_map(far: bool) -> Iterator[Callable[..., Iterable[Any]]]:
         return
     with ThreadPoolExecutor(AT_ONCE) as pool:
         yield pool.map
-
-
-def _shuffled_order(count: int) -> list[int]:
-    """Return the numbers of shards, in another order in each process that prepares them.
-
-    Making indices, as after a copy, is slow. So the processes share the work, as each finds the
-    indices that the others have stored, without locks, which a network disk may not support.
-    """
-    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
-        return list(range(count))
-    return permutation(count, seed_of("indices", dist.get_rank())).tolist()
 
 
 def _completed(tar: Tar, checksum: str | None) -> Tar:

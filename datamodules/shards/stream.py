@@ -141,8 +141,7 @@ class Stream(Source):
         Raises:
             ValueError: If there are none, or some of a kind that is not read.
         """
-        policy = RetryPolicy(owner="Stream", settable=False)
-        self._shards = list_shards(self.urls, self.allow_pipes, policy)
+        self._shards = list_shards(self.urls, self.allow_pipes, RetryPolicy(owner="Stream"))
 
     def plan(self, seed: int, batch_size: int, streams: int, repeats: int) -> StreamPlan:
         """Return the lengths and seeds of the epochs. Args as of ``Plan``.

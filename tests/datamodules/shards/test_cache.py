@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import multiprocessing
 import os
 import pickle
@@ -12,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,10 +19,9 @@ import xxhash
 
 from datamodules.files.paths import parse_bytes
 from datamodules.shards import cache as cache_module
-from datamodules.shards import cache as read_ahead
 from datamodules.shards import remote as retry
-from datamodules.shards.cache import DiskCache, Wanted
-from datamodules.shards.remote import RemoteError, RetryPolicy
+from datamodules.shards.cache import DiskCache
+from datamodules.shards.remote import RemoteError, RetryPolicy, Wanted
 from datamodules.shards.shards import Shards
 from tests.datamodules.image_files import pixels
 from tests.datamodules.server import serving
@@ -38,8 +36,7 @@ FORK = multiprocessing.get_context("fork")
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch):
     monkeypatch.setattr(retry, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(cache_module, "ROOM_PAUSE", 0.0)
-    monkeypatch.setattr(read_ahead, "PAUSE", 0.01)
+    monkeypatch.setattr(cache_module, "PAUSE", 0.01)
 
 
 @pytest.fixture
@@ -112,24 +109,32 @@ def test_least_recently_used_goes_first(server, tmp_path):
     assert names(tmp_path) == ["f0", "f2", "f3"]
 
 
-def test_what_is_next_is_not_removed(server, tmp_path, caplog):
+def test_what_is_next_is_not_removed(server, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(cache_module, "HELD", 1000.0)
     owner, other = cache_of(tmp_path, files=2), cache_of(tmp_path, files=2)
     for number in range(2):
         other.fetch(wanted(server, number))
     owner.read_ahead([wanted(server, 0), wanted(server, 1)])
+    assert other.fetch(wanted(server, 0))  # which leaves it held
     assert other.fetch(wanted(server, 2)) is None
     assert other.fetch(wanted(server, 3)) is None
-    message = "smaller than what is read at the same time: 2 shards are in use or next"
+    message = "smaller than what is read at the same time: 2 shards of 200000 bytes are in use"
     assert caplog.text.count(message) == 1
     assert names(tmp_path) == ["f0", "f1"]
-    owner.read_ahead([wanted(server, 1)])
-    assert other.fetch(wanted(server, 2))
-    assert names(tmp_path) == ["f1", "f2"]
     owner.close()
-    assert other.fetch(wanted(server, 3))
+    age(tmp_path / "cache" / wanted(server, 0).name, 1)  # as after HELD seconds
     assert other.fetch(wanted(server, 4))
-    assert names(tmp_path) == ["f3", "f4"]
-    assert list((tmp_path / "cache" / "claims").iterdir()) == []
+    assert names(tmp_path) == ["f1", "f4"]
+
+
+def test_what_is_read_stays_held(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache_module, "HELD", 0.04)
+    cache = cache_of(tmp_path)
+    path = cache.fetch(wanted(server, 0))
+    cache.read_ahead([wanted(server, 0)])
+    held = path.stat().st_mtime
+    until(lambda: path.stat().st_mtime > held)
+    cache.close()
 
 
 def test_a_file_larger_than_the_cache(server, tmp_path, caplog):
@@ -139,65 +144,33 @@ def test_a_file_larger_than_the_cache(server, tmp_path, caplog):
     assert server.got("f0") == 0
 
 
-def claim_and_wait(folder, names, ready):
-    cache = DiskCache(folder, 10 * SIZE, HASTE, 0)
-    cache.read_ahead([Wanted(*name) for name in names])
-    ready.set()
-    time.sleep(600)
-
-
-def test_claims_end_with_their_process(server, tmp_path):
-    cache = cache_of(tmp_path, files=1)
-    cache.fetch(wanted(server, 0))
-    ready = FORK.Event()
-    process = FORK.Process(
-        target=claim_and_wait, args=(tmp_path / "cache", [tuple(wanted(server, 0))], ready)
-    )
-    process.start()
-    try:
-        assert ready.wait(120)
-        assert cache.fetch(wanted(server, 1)) is None
-    finally:
-        process.kill()
-        process.join()
-    assert cache.fetch(wanted(server, 1))
-    assert list((tmp_path / "cache" / "claims").iterdir()) == []
-
-
 # -------------------------------------------------------------------------------------- a full disk
 
 
-def full(monkeypatch, times):
-    """Fill the disk in the middle of the first ``times`` downloads."""
-    download, left = cache_module.download, [times]
+def test_a_disk_that_fills_up(server, tmp_path, monkeypatch, caplog):
+    cache = cache_of(tmp_path)
 
-    def filled(url, part, size, *rest):
-        if left[0]:
-            left[0] -= 1
-            part.write_bytes(b"x" * 10)
-            raise OSError(errno.ENOSPC, "No space left on device")
-        part.write_bytes(b"")
-        download(url, part, size, *rest)
+    def filled(wanted, part, *rest):
+        part.write_bytes(b"x" * 10)
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(cache_module, "download", filled)
+    with monkeypatch.context() as patched:
+        patched.setattr(cache_module, "download", filled)
+        assert cache.fetch(wanted(server, 0)) is None
+        assert cache.fetch(wanted(server, 1)) is None
+    assert caplog.text.count("or its disk, is smaller than what is read") == 1
+    assert names(tmp_path) == []
+    until(lambda: cache.fetch(wanted(server, 0)))
 
 
-def test_full_disk_makes_room(server, tmp_path, monkeypatch):
+def test_a_full_disk_makes_room(server, tmp_path, monkeypatch):
     cache = cache_of(tmp_path)
     for number in range(3):
         age(cache.fetch(wanted(server, number)), 100 - number)
-    full(monkeypatch, times=1)
+    free = SimpleNamespace(free=SIZE // 2)
+    monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda folder: free)
     assert cache.fetch(wanted(server, 3)).read_bytes() == content(3)
     assert names(tmp_path) == ["f1", "f2", "f3"]
-
-
-def test_full_disk_without_anything_to_remove(server, tmp_path, monkeypatch, caplog):
-    cache = cache_of(tmp_path)
-    full(monkeypatch, times=9)
-    assert cache.fetch(wanted(server, 0)) is None
-    assert cache.fetch(wanted(server, 1)) is None
-    assert caplog.text.count("or its disk, is smaller than what is read") == 1
-    assert names(tmp_path) == []
 
 
 # -------------------------------------------------------------------------------- several processes
@@ -247,24 +220,12 @@ def test_a_killed_download_is_continued(server, tmp_path):
     assert names(tmp_path) == ["f0"]
 
 
-def test_old_parts_are_removed(tmp_path):
-    folder = tmp_path / "cache"
-    cache_of(tmp_path)
-    for name, seconds in (("old", 100_000), ("new", 10)):
-        part = folder / f"{'0' * 16}-{name}.100.part"
-        part.write_bytes(b"x")
-        (folder / "locks" / f"{'0' * 16}-{name}.lock").touch()  # the lock of its download
-        age(part, seconds)
-    cache_of(tmp_path)
-    assert names(tmp_path) == ["new.100.part"]
-
-
 def test_files_of_others_in_the_folder_are_not_removed(server, tmp_path):
     """Foreign files may have similar names; ours have the lock of their download."""
     folder = tmp_path / "cache"
-    (folder / "claims").mkdir(parents=True)
-    mine = [folder / f"{'0' * 16}-mine.tar", folder / f"{'0' * 16}-mine.100.part"]
-    mine += [folder / "claims/mine.json", folder / "claims/mine.lock", folder / "notes.txt"]
+    folder.mkdir()
+    names = [f"{'0' * 16}-mine.tar", f"{'0' * 16}-mine.100.part", "notes.txt"]
+    mine = [folder / name for name in names]
     for path in mine:
         path.write_bytes(b"x" * SIZE)
         age(path, 100_000)
@@ -310,8 +271,8 @@ def test_errors_ahead_are_left_to_the_reader(server, tmp_path, caplog):
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from datamodules.shards.cache import DiskCache, Wanted
-from datamodules.shards.remote import RetryPolicy
+from datamodules.shards.cache import DiskCache
+from datamodules.shards.remote import RetryPolicy, Wanted
 folder = Path(sys.argv[1])
 cache = DiskCache(folder, 10**8, RetryPolicy(9, 60.0, 60.0), 2)
 cache.read_ahead([Wanted(sys.argv[2], "v1", 100_000)])
@@ -325,7 +286,6 @@ def test_process_ends_while_it_fetches(server, tmp_path):
     url = f"{server.url}/f0"
     subprocess.run([sys.executable, "-c", SCRIPT, tmp_path / "cache", url], check=True, timeout=300)
     assert names(tmp_path) == ["f0.100000.part"]
-    assert list((tmp_path / "cache" / "claims").iterdir()) == []
 
 
 def test_pickled_and_forked_caches_begin_anew(server, tmp_path):
@@ -396,24 +356,6 @@ def test_a_cached_shard_that_vanishes(source, server, tmp_path):
     assert server.got("t-0.tar") == 2
 
 
-def test_the_disk_has_the_room_of_what_was_removed(source, tmp_path):
-    """A removed file takes space while a process has it open, beyond the limit."""
-    for index in [*range(6), *range(6)]:
-        check(source, index)
-        assert len(names(tmp_path)) <= 2
-        assert len(removed_and_open(tmp_path / "cache")) <= 1  # the file that was just read
-    assert len(source._reader._open) <= 3
-
-
-def removed_and_open(folder):
-    """Return removed files of a folder that this process still has open."""
-    found = []
-    for number in os.listdir("/proc/self/fd"):
-        with suppress(FileNotFoundError):  # the descriptor of the listing itself
-            found.append(os.readlink(f"/proc/self/fd/{number}"))
-    return [path for path in found if path.startswith(f"{folder}/") and path.endswith("(deleted)")]
-
-
 def test_a_cached_shard_that_rots(source, server, tmp_path):
     check(source, 0)
     (path,) = (tmp_path / "cache").glob("*.tar")
@@ -422,12 +364,6 @@ def test_a_cached_shard_that_rots(source, server, tmp_path):
     path.write_bytes(data)
     check(source, 0)
     assert server.got("t-0.tar") == 2
-
-
-def test_claims_are_those_of_the_plan(source, tmp_path):
-    source.upcoming([2, 4])
-    (claims,) = (tmp_path / "cache" / "claims").glob("*.json")
-    assert [name[17:] for name in json.loads(claims.read_text())] == ["t-2.tar", "t-4.tar"]
 
 
 # -------------------------------------------------------------------------------------------- sizes

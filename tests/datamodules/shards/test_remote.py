@@ -18,6 +18,7 @@ from datamodules.shards import remote as retry
 from datamodules.shards.remote import (
     RemoteError,
     RetryPolicy,
+    Wanted,
     download,
     look_up,
     read_range,
@@ -127,17 +128,21 @@ def test_secrets_are_not_shown():
 # ---------------------------------------------------------------------------------------- downloads
 
 
+def wanted(server, size=None):
+    return Wanted(f"{server.url}/f.bin", "", size or len(CONTENT))
+
+
 @pytest.mark.parametrize("faults", [[], [503, 500], ["cut", "cut"], ["stall"], [429, "cut", 503]])
 def test_download_survives(server, tmp_path, faults):
     server.faults = faults
     policy = SHORT if "stall" in faults else HASTE
-    download(f"{server.url}/f.bin", tmp_path / "part", len(CONTENT), policy)
+    download(wanted(server), tmp_path / "part", policy)
     assert (tmp_path / "part").read_bytes() == CONTENT
 
 
 def test_download_goes_on_where_it_ended(server, tmp_path):
     server.faults = ["cut"]
-    download(f"{server.url}/f.bin", tmp_path / "part", len(CONTENT), HASTE)
+    download(wanted(server), tmp_path / "part", HASTE)
     first, second = (asked for method, _, asked in server.requests if method == "GET")
     assert first == ""
     assert 0 < int(second.removeprefix("bytes=").rstrip("-")) <= len(CONTENT) // 2
@@ -145,7 +150,7 @@ def test_download_goes_on_where_it_ended(server, tmp_path):
 
 def test_download_from_a_server_without_ranges(server, tmp_path):
     server.ranges, server.faults = False, ["cut"]
-    download(f"{server.url}/f.bin", tmp_path / "part", len(CONTENT), HASTE)
+    download(wanted(server), tmp_path / "part", HASTE)
     assert (tmp_path / "part").read_bytes() == CONTENT
 
 
@@ -154,14 +159,14 @@ def test_progress_is_not_counted_as_failure(server, tmp_path, size):
     """A bad connection: each attempt gets up to half of the rest; no two in a row get nothing."""
     (server.root / "f.bin").write_bytes(CONTENT[:size])
     server.faults = ["cut"] * 4
-    download(f"{server.url}/f.bin", tmp_path / "part", size, RetryPolicy(1, 60.0, 20.0))
+    download(wanted(server, size), tmp_path / "part", RetryPolicy(1, 60.0, 20.0))
     assert (tmp_path / "part").read_bytes() == CONTENT[:size]
     assert server.got("f.bin") == 5
 
 
 def test_download_of_a_file_that_is_long(server, tmp_path):
-    with pytest.raises(RemoteError, match="expected 1000") as caught:
-        download(f"{server.url}/f.bin", tmp_path / "part", 1000, HASTE)
+    with pytest.raises(RemoteError, match="more than 1000 bytes") as caught:
+        download(wanted(server, 1000), tmp_path / "part", HASTE)
     assert caught.value.kind == "content"
 
 
@@ -171,7 +176,7 @@ def test_a_full_disk_is_not_tried_again(server, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left") as caught:
-        download(f"{server.url}/f.bin", tmp_path / "part", len(CONTENT), HASTE)
+        download(wanted(server), tmp_path / "part", HASTE)
     assert caught.value.errno == errno.ENOSPC
     assert server.got("f.bin") == 1
 
@@ -198,8 +203,7 @@ def test_refused_connection():
         url = f"http://127.0.0.1:{held.getsockname()[1]}/a.tar"
         with pytest.raises(
             RemoteError,
-            match=r"127.0.0.1:\d+/a\.tar could not be read: 4 attempts in .*Connect.*address "
-            r"and the network.*Shards\.retries \(3\)",
+            match=r"127.0.0.1:\d+/a\.tar could not be read: 4 attempts in .*Connect.*network",
         ) as caught:
             look_up(url, HASTE)
         assert caught.value.kind == "unreachable"
@@ -222,7 +226,7 @@ def test_deadline_ends_before_the_retries(server, monkeypatch):
     monkeypatch.setattr(retry, "FIRST_PAUSE", 1.0)  # the pauses: 0.5 to 1, 1 to 2 seconds
     monkeypatch.setattr(retry, "time", Clock())
     server.always = 503
-    with pytest.raises(RemoteError, match=r"2 attempts .*HTTP status 503.*Shards\.deadline"):
+    with pytest.raises(RemoteError, match=r"2 attempts .*HTTP status 503"):
         read_range(f"{server.url}/f.bin", 0, 5, RetryPolicy(100, 1.25, 20.0))
 
 
@@ -379,5 +383,5 @@ def test_object_stores(store, prepared, url):
 
 def test_large_objects_come_in_pieces(store, tmp_path, monkeypatch):
     monkeypatch.setattr(remote, "OBJECT_CHUNK", 1000)
-    download("s3://bucket/f.bin", tmp_path / "part", len(CONTENT), HASTE)
+    download(Wanted("s3://bucket/f.bin", "", len(CONTENT)), tmp_path / "part", HASTE)
     assert (tmp_path / "part").read_bytes() == CONTENT
