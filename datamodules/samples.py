@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal, NamedTuple, cast
 
 import cv2
@@ -23,7 +21,7 @@ from datamodules.order.plan import Item, Plan
 from datamodules.scales import Scales
 from datamodules.source import Augmentation, Pixels, Sample, Source
 from degradations.base import cut_size
-from degradations.draws import GAMMA, MULTIPLIERS, SHIFTS
+from degradations.draws import Draws
 from files.numbers import PositiveInt, UnitInterval
 
 log = logging.getLogger(__name__)
@@ -34,7 +32,6 @@ LEAST = 1000  # samples: a share of fewer would be mostly chance
 WARNINGS = 20  # warnings before they become rare
 LISTED = 50  # images in the error
 ATTEMPTS = 300  # replacements tried before the run stops: 9 of 10 images may be too small
-_WORD = (1 << 64) - 1
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ def check_crop(crop_size: int, scale: float) -> None:
 
 
 class SampleDraws:
-    """The numbers of ``Draws`` for one sample, ten times as fast as arrays of one number.
+    """The integers of ``Draws`` for one sample.
 
     Args:
         seed: The sample's seed.
@@ -86,12 +83,11 @@ class SampleDraws:
     """
 
     def __init__(self, seed: int, name: str) -> None:
-        self._state = _mix(_mix((seed + GAMMA) & _WORD) ^ _hash_of_name(name))
+        self._draws = Draws(np.array([seed])).fold(name)
 
     def integer(self, low: int, high: int) -> int:
         """Draw uniformly from {low, ..., high - 1}; ``high`` is above ``low``."""
-        self._state = (self._state + GAMMA) & _WORD
-        return low + int((high - low) * ((_mix(self._state) >> 11) * 2.0**-53))
+        return int(self._draws.integers(low, high)[0])
 
 
 def turned(image: Pixels, turn: int) -> Pixels:
@@ -134,17 +130,6 @@ def pad_symmetric(image: Pixels, height: int, width: int) -> Pixels:
     if not (down or right):
         return image
     return cast(Pixels, np.pad(image, ((0, down), (0, right), (0, 0)), mode="symmetric"))
-
-
-@cache
-def _hash_of_name(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
-
-
-def _mix(word: int) -> int:
-    word = (word ^ (word >> SHIFTS[0])) * MULTIPLIERS[0] & _WORD
-    word = (word ^ (word >> SHIFTS[1])) * MULTIPLIERS[1] & _WORD
-    return word ^ (word >> SHIFTS[2])
 
 
 class Skipped(NamedTuple):
@@ -255,7 +240,7 @@ class Images(Dataset[dict[str, Any]]):
         keys = Keys({self.name: self.source.keys})
         if not keys:
             raise ValueError(f"source {self.name!r} ({type(self.source).__name__}) has no images")
-        twice = keys.duplicates()
+        twice = keys.duplicate
         if twice is not None:
             count = sum(key == twice for key in keys)
             raise ValueError(

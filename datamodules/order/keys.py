@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -16,7 +17,35 @@ from numpy.typing import NDArray
 from degradations.seeds import CODING
 
 
-class Names(Sequence[str]):
+class _Texts(Sequence[str]):
+    """A sequence of strings that equals every other one with the same strings."""
+
+    @abstractmethod
+    def text(self, number: int) -> str:
+        """Return a string; ``number`` is in {0, ..., len - 1}."""
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        """Return a string, or a list of strings."""
+        if isinstance(index, slice):
+            return [self.text(number) for number in range(*index.indices(len(self)))]
+        number = index + len(self) if index < 0 else index
+        if not 0 <= number < len(self):
+            raise IndexError(f"there is no name {index} among {len(self)}")
+        return self.text(number)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Sequence) and not isinstance(other, str):
+            return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+        return NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # as a list
+
+
+class Names(_Texts):
     r"""A sequence of strings, stored as the bytes of ``"\n".join(texts)`` and their starts.
 
     A list of a million ``str`` takes 60 MB in each process: reference counting writes to the pages,
@@ -61,18 +90,8 @@ class Names(Sequence[str]):
         """Number of names."""
         return len(self.starts) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        """Return a name, or a list of names."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        number = int(index)
-        number += len(self) if number < 0 else 0
-        if not 0 <= number < len(self):
-            raise IndexError(f"there is no name {index} among {len(self)}")
+    def text(self, number: int) -> str:
+        """Return a name."""
         start, end = int(self.starts[number]), int(self.starts[number + 1]) - 1
         return str(self._view[start:end], *CODING)
 
@@ -80,21 +99,9 @@ class Names(Sequence[str]):
         """Iterate over all names in order."""
         return (str(part, *CODING) for part in self._parts())
 
-    def __eq__(self, other: object) -> bool:
-        if isinstance(other, Sequence) and not isinstance(other, str):
-            return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
-        return NotImplemented
-
-    __hash__ = None  # type: ignore[assignment]  # as a list
-
-    def duplicates(self) -> str | None:
-        """Return the first name that occurred before; None if all differ."""
-        return self._again
-
-    @cached_property
-    def _again(
-        self,
-    ) -> str | None:  # cached: it takes a second for a million, and has several callers
+    @cached_property  # it takes a second for a million, and has several callers
+    def duplicate(self) -> str | None:
+        """The first name that occurred before; None if all differ."""
         hashed = np.fromiter(
             map(xxhash.xxh3_64_intdigest, self._parts()), dtype=np.uint64, count=len(self)
         )
@@ -116,7 +123,7 @@ class Names(Sequence[str]):
             yield from (self._view[a : b - 1] for a, b in pairwise(starts))
 
 
-class Keys(Sequence[str]):
+class Keys(_Texts):
     """The keys of one or several sources, prefixed with the source's name: ``set5/0001``.
 
     Args:
@@ -131,46 +138,26 @@ class Keys(Sequence[str]):
         """Number of keys."""
         return self._ends[-1] if self._ends else 0
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        """Return a key, or a list of keys."""
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        number, within = self.place(index)
-        return f"{self._names[number]}/{self._keys[number][within]}"
+    def text(self, number: int) -> str:
+        """Return a key."""
+        source, within = self.place(number)
+        return f"{self._names[source]}/{self._keys[source][within]}"
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over all keys in order."""
         for name, keys in zip(self._names, self._keys, strict=True):
             yield from (f"{name}/{key}" for key in keys)
 
-    def __eq__(self, other: object) -> bool:
-        if isinstance(other, Sequence) and not isinstance(other, str):
-            return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
-        return NotImplemented
-
-    __hash__ = None  # type: ignore[assignment]  # as a list
-
-    def place(self, index: int) -> tuple[int, int]:
-        """Return the number of a key's source, and the key's number in it.
-
-        Raises:
-            IndexError: If there is no such key.
-        """
-        number = index + len(self) if index < 0 else index
-        if not 0 <= number < len(self):
-            raise IndexError(f"there is no key {index} among {len(self)}")
+    def place(self, number: int) -> tuple[int, int]:
+        """Return the number of a key's source, and the key's number in it."""
         source = bisect_right(self._ends, number)
         return source, number - (self._ends[source - 1] if source else 0)
 
-    def duplicates(self) -> str | None:
-        """Return a key that occurs twice; None if all differ."""
+    @property
+    def duplicate(self) -> str | None:
+        """A key that occurs twice; None if all differ."""
         for name, keys in zip(self._names, self._keys, strict=True):  # names are distinct
-            twice = first_duplicate(keys)
-            if twice is not None:
+            if (twice := _compact(keys).duplicate) is not None:
                 return f"{name}/{twice}"
         return None
 
@@ -180,11 +167,10 @@ class Keys(Sequence[str]):
         return digest_of(parts)
 
 
-def first_duplicate(keys: Sequence[str]) -> str | None:
-    """Return a key that occurs twice; None if all differ."""
-    return (keys if isinstance(keys, Names | Keys) else Names.of(keys)).duplicates()
-
-
 def digest_of(keys: Sequence[str]) -> str:
     """Return the hash of keys in order, as hexadecimal digits."""
-    return (keys if isinstance(keys, Names | Keys) else Names.of(keys)).digest()
+    return _compact(keys).digest()
+
+
+def _compact(keys: Sequence[str]) -> Names | Keys:
+    return keys if isinstance(keys, Names | Keys) else Names.of(keys)

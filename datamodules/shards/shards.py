@@ -240,7 +240,7 @@ class Shards(Source):
 
     def _join(self, parts: list[Table]) -> Table:
         table = joined(parts)
-        key = table.keys.duplicates()
+        key = table.keys.duplicate
         if key is not None:
             self._refuse_duplicate(key, table, parts)
         table.check_lr("Shards.urls")

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules.order.plan import Item, Plan
-from datamodules.samples import SampleDraws, TrainingImages, pad_symmetric, turned
-from degradations.draws import Draws
+from datamodules.samples import TrainingImages, pad_symmetric, turned
 from tests.datamodules.memory import Memory, random_image
 from tests.datamodules.test_base import located, repeated
 
@@ -175,16 +174,3 @@ class TestTurns:
             min(i % (2 * width), 2 * width - 1 - i % (2 * width)) for i in range(len(got[0]))
         ]
         np.testing.assert_array_equal(got, whole[np.ix_(rows, columns)])
-
-
-class TestSampleDraws:
-    @given(
-        st.integers(0, 2**63 - 1),
-        st.text(max_size=8),
-        st.lists(st.tuples(st.integers(-50, 50), st.integers(1, 10**6)), max_size=9),
-    )
-    @settings(max_examples=100, deadline=None)
-    def test_what_draws_gives_for_one_sample(self, seed, name, ranges):
-        one, many = SampleDraws(seed, name), Draws(np.array([seed])).fold(name)
-        for low, length in ranges:
-            assert one.integer(low, low + length) == many.integers(low, low + length)[0]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.order.keys import Keys, Names, digest_of, first_duplicate
+from datamodules.order.keys import Keys, Names, digest_of
 
 SOURCES = st.dictionaries(
     st.sampled_from("abc"), st.lists(st.text(min_size=1, max_size=4), max_size=6)
@@ -32,7 +32,7 @@ def test_as_a_list(sources, number, names):
     else:
         with pytest.raises(IndexError):
             keys[number]
-    twice = first_duplicate(keys)
+    twice = keys.duplicate
     assert (twice is None) == (len(set(expected)) == len(expected))
     assert twice is None or expected.count(twice) > 1
 

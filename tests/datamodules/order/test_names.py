@@ -40,13 +40,13 @@ def test_several_become_one(parts):
 @QUICK
 def test_first_duplicate(texts):
     expected = next((text for i, text in enumerate(texts) if text in texts[:i]), None)
-    assert Names.of(texts).duplicates() == expected
+    assert Names.of(texts).duplicate == expected
 
 
 def test_equal_hashes_are_no_duplicates(monkeypatch):
     monkeypatch.setattr("xxhash.xxh3_64_intdigest", len)
-    assert Names.of(["aa", "bb", "c", "dd"]).duplicates() is None
-    assert Names.of(["aa", "bb", "c", "bb"]).duplicates() == "bb"
+    assert Names.of(["aa", "bb", "c", "dd"]).duplicate is None
+    assert Names.of(["aa", "bb", "c", "bb"]).duplicate == "bb"
 
 
 def test_names_of_bytes_that_are_no_utf8():
