@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -195,17 +195,20 @@ class Wrapper(Source):
         return self.source.path(index)
 
 
-class PerImage(Source):
+class PerImage(Wrapper):
     """Base class of sources that make several samples from each image of another one.
 
     Attributes:
-        source: The other source.
         per_image: Samples per image.
     """
 
-    source: Source
     per_image: int
     _keys = Names.of([])
+    _latest: tuple[int, Sample] | None = None  # an image's samples are read one after another
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without pixels: each worker decodes its own."""
+        return {**vars(self), "_latest": None}
 
     def prepare(self, scale: float) -> None:
         """Find the images. Args as ``Source.prepare``.
@@ -233,9 +236,39 @@ class PerImage(Source):
         mixture = self.source.mixture
         return None if mixture is None else mixture.times(self.per_image)
 
-    def upcoming(self, groups: Sequence[int]) -> None:
-        """Notify the source. Args as ``Source.upcoming``."""
-        self.source.upcoming(groups)
+    def path(self, index: int) -> str | None:
+        """Return the file of the image of the sample ``keys[index]``, if it has one."""
+        return self.source.path(index // self.per_image)
+
+    def image(self, index: int, side: int) -> Sample:
+        """Return the image of which the sample ``keys[index]`` is a part.
+
+        Args:
+            index: Number of the sample.
+            side: Smallest side that the image may have, in pixels.
+
+        Raises:
+            UnreadableImage: If the image is broken.
+            ValueError: If it is smaller, or has its own LR.
+        """
+        number, name = index // self.per_image, type(self).__name__
+        if self._latest is None or self._latest[0] != number:
+            self._latest = number, self.source.read(number)
+        sample, key = self._latest[1], self.source.keys[number]
+        if "hr" not in sample or "lr" in sample:
+            raise ValueError(f"{key} is a pair of HR and LR, or no image, which {name} cannot cut")
+        height, width = sample["hr"].shape[:2]
+        if min(height, width) < side:
+            raise ValueError(
+                f"{key} is {width}x{height} pixels, smaller than the square of {side} that {name} "
+                "cuts: make that smaller, or leave such images out"
+            )
+        return sample
+
+
+def texts_of(sample: Sample) -> Sample:
+    """Return the caption of a sample and its features, if it has them."""
+    return cast(Sample, {n: sample[n] for n in ("text", "text_features") if n in sample})  # type: ignore[literal-required]
 
 
 def prepare_within(source: Source, around: Source, scale: float) -> None:

@@ -382,14 +382,17 @@ def _converted_16(raw: _Raw, srgb: bool) -> _Raw:
     icc = raw.icc or raw.grey_icc
     if not (srgb and icc):
         return raw
-    rgb = _eight_bits(raw.rgb)
+    rgb = eight_bits(raw.rgb)
     converted = to_srgb(rgb if raw.icc else rgb[..., 0], icc)
     if converted is None:
         return raw
-    return _Raw(converted, None if raw.alpha is None else _eight_bits(raw.alpha))
+    return _Raw(converted, None if raw.alpha is None else eight_bits(raw.alpha))
 
 
-def _eight_bits(pixels: Pixels) -> NDArray[np.uint8]:
+def eight_bits(pixels: Pixels) -> NDArray[np.uint8]:
+    """Round 16 bits to 8; 8-bit pixels are returned as they are."""
+    if pixels.dtype == np.uint8:
+        return cast("NDArray[np.uint8]", pixels)
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from datamodules.files.decode import UnreadableImage, read_image, read_size
+from datamodules.files.decode import UnreadableImage, eight_bits, read_image, read_size
 from datamodules.files.pairs import mixed
 from datamodules.files.roles import SUFFIXES, role_of
 from datamodules.order.keys import Names
@@ -35,7 +35,7 @@ from datamodules.shards.index import Member, ShardIndex
 from datamodules.shards.reader import Tar
 from datamodules.shards.sample import add_text
 from datamodules.shards.shards import Shards
-from datamodules.source import PerImage, Pixels, Sample, Source
+from datamodules.source import PerImage, Pixels, Sample, Source, texts_of
 from degradations.base import cut_size
 from degradations.draws import seed_of
 from files.numbers import PositiveFloat, PositiveInt
@@ -129,7 +129,7 @@ class RecordedClips(ClipSource):
                 f"{self.keys[index]} has frames of {' and '.join(sizes)}; expected one size in all "
                 "frames of a clip"
             )
-        levels = [_eight_bit(frame) for frame in frames]
+        levels = [eight_bits(frame) for frame in frames]
         if self.side is not None:
             levels = [_square(frame, self.side) for frame in levels]
         return np.stack(levels)
@@ -269,12 +269,6 @@ def _checked(given: Sample, where: str) -> Sample:
     return cast(Sample, sample)
 
 
-def _eight_bit(frame: Pixels) -> NDArray[np.uint8]:
-    if frame.dtype == np.uint16:
-        return (frame.astype(np.float32) / 257).round().astype(np.uint8)
-    return cast("NDArray[np.uint8]", frame)
-
-
 def _square(frame: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     height, width = frame.shape[:2]
     factor = side / min(height, width)
@@ -311,11 +305,6 @@ class MovingCrops(PerImage, ClipSource):
         super().__init__(**kwargs)
         self.source, self.side, self.reduce = source, side, reduce
         self.speed, self.per_image = speed, per_image
-        self._latest: tuple[int, Sample] | None = None  # an image's clips follow each other
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the state without pixels: each worker decodes its own."""
-        return {**self.__dict__, "_latest": None}
 
     def clip(self, index: int, draws: SampleDraws | None) -> Sample:
         """As ``ClipSource.clip``.
@@ -324,23 +313,16 @@ class MovingCrops(PerImage, ClipSource):
             UnreadableImage: If the image is broken.
             ValueError: If it is smaller than the window, or a pair.
         """
-        sample = self._image(index // self.per_image)
-        own = draws or SampleDraws(seed_of("moving", self.keys[index]), "path")
         window = self.side * self.reduce
+        sample = self.image(index, window)
         height, width = sample["hr"].shape[:2]
-        if min(height, width) < window:
-            raise ValueError(
-                f"{self.keys[index]} is {width}x{height} pixels, smaller than the window of "
-                f"{window} that MovingCrops.side {self.side} and reduce {self.reduce} make: lower "
-                "these, or leave such images out"
-            )
+        own = draws or SampleDraws(seed_of("moving", self.keys[index]), "path")
         rows, columns = (self._starts(length - window, own) for length in (height, width))
         frames = [
             _averaged(sample["hr"][top : top + window, left : left + window], self.reduce)
             for top, left in zip(rows, columns, strict=True)
         ]
-        found = cast(Sample, {"clip": np.stack(frames)})
-        return {**found, "text": sample["text"]} if "text" in sample else found
+        return {"clip": np.stack(frames), **texts_of(sample)}
 
     def _starts(self, room: int, draws: SampleDraws) -> list[int]:
         """Return the window's start along an axis in each frame, of ``room`` + 1 positions."""
@@ -349,17 +331,6 @@ class MovingCrops(PerImage, ClipSource):
         start = draws.integer(max(0, -length), room - max(0, length) + 1)
         steps = self.frames - 1
         return [start + (2 * length * n + steps) // (2 * steps) for n in range(self.frames)]
-
-    def _image(self, number: int) -> Sample:
-        if self._latest is None or self._latest[0] != number:
-            sample = self.source.read(number)
-            if "hr" not in sample or "lr" in sample:
-                raise ValueError(
-                    f"{self.source.keys[number]} is not a single image, which MovingCrops needs: "
-                    "set its source to a folder or shards of images"
-                )
-            self._latest = number, sample
-        return self._latest[1]
 
 
 def _averaged(window: Pixels, factor: int) -> NDArray[np.uint8]:

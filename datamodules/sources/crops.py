@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from datamodules.source import PerImage, Pixels, Sample, Source, Wrapper, prepare_within
+from datamodules.source import PerImage, Pixels, Sample, Source, Wrapper, prepare_within, texts_of
 from degradations.draws import Draws, seed_of
 from files.numbers import PositiveInt
 
@@ -34,9 +34,6 @@ class Crops(PerImage):
     ) -> None:
         super().__init__(**kwargs)
         self.source, self.side, self.per_image = source, size, per_image
-        self._latest: tuple[int, Sample] | None = (
-            None  # an image's crops are read one after another
-        )
 
     def read(self, index: int) -> Sample:
         """Return the square ``keys[index]``; its position depends on its name alone.
@@ -45,28 +42,13 @@ class Crops(PerImage):
             UnreadableImage: If the image is broken.
             ValueError: If the image is smaller than the square, or has its own LR.
         """
+        sample = self.image(index, self.side)
         number, square = divmod(index, self.per_image)
-        key = self.source.keys[number]
-        if self._latest is None or self._latest[0] != number:
-            self._latest = number, self.source.read(number)
-        sample = self._latest[1]
-        if "lr" in sample:
-            raise ValueError(f"{key} is a pair of HR and LR, which Crops does not cut")
+        draws = Draws(np.array([seed_of("crops", self.source.keys[number], square)]))
         height, width = sample["hr"].shape[:2]
-        if min(height, width) < self.side:
-            raise ValueError(
-                f"{key} is {width}x{height} pixels, smaller than Crops.size {self.side}: lower "
-                "that, or leave such images out"
-            )
-        draws = Draws(np.array([seed_of("crops", key, square)]))
         top, left = (int(draws.integers(0, n - self.side + 1)[0]) for n in (height, width))
         hr = sample["hr"][top : top + self.side, left : left + self.side]
-        cut: Sample = {"hr": hr}
-        if "text" in sample:
-            cut["text"] = sample["text"]
-        if "text_features" in sample:
-            cut["text_features"] = sample["text_features"]
-        return cut
+        return {"hr": hr, **texts_of(sample)}
 
 
 class OneLR(Wrapper):
@@ -116,12 +98,8 @@ class OneLR(Wrapper):
         wrong = self._wrong(sample)
         if wrong is not None:
             raise ValueError(f"{self.source.keys[index]} {wrong}")
-        pair: Sample = {"hr": shrunk(image, self.hr_size), "lr": shrunk(image, self.lr_size)}
-        if "text" in sample:
-            pair["text"] = sample["text"]
-        if "text_features" in sample:
-            pair["text_features"] = sample["text_features"]
-        return pair
+        hr, lr = shrunk(image, self.hr_size), shrunk(image, self.lr_size)
+        return {"hr": hr, "lr": lr, **texts_of(sample)}
 
     def _wrong(self, sample: Sample) -> str | None:
         """Return why the image cannot become a pair, or None."""

@@ -2,64 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from datamodules.files.decode import UnreadableImage, read_image, read_size
 from datamodules.files.pairs import match, misfit, shown, with_scale
 from datamodules.source import Sample, Source
 from files.paths import by_key, expand_path, image_key, list_images
-
-
-class Pair(NamedTuple):
-    """The HR and LR files of one image."""
-
-    key: str
-    hr: Path
-    lr: Path
-
-
-def match_pairs(hr: Path, lr: Path, lr_suffix: str = "") -> list[Pair]:
-    """Find the LR image of every HR image.
-
-    Args:
-        hr: Folder of the HR images.
-        lr: Folder of the LR images.
-        lr_suffix: Suffix of an LR name after the HR image's name.
-
-    Raises:
-        ValueError: If a folder is missing or empty, or names lack a partner; they are listed.
-    """
-    pairs = match(_images(hr, "HR"), _images(lr, "LR"), (str(hr), str(lr)), lr_suffix)
-    return [Pair(key, *paths) for key, paths in pairs.items()]
-
-
-def check_sizes(pairs: Iterable[Pair], scale: float) -> None:
-    """Compare the sizes in the files' headers.
-
-    Args:
-        pairs: The files; those with a broken header are skipped, as reading them raises.
-        scale: HR must be ``scale`` times LR, rounded; fewer than ``scale`` further pixels are cut
-            off when the pair is read.
-
-    Raises:
-        ValueError: If sizes do not fit.
-    """
-    wrong = []
-    for pair in pairs:
-        try:
-            large, small = read_size(pair.hr), read_size(pair.lr)
-        except UnreadableImage:
-            continue
-        problem = misfit(large, small, scale)
-        if problem:
-            wrong.append(f"{pair.key} ({problem})")
-    if wrong:
-        raise ValueError(
-            f"{len(wrong)} pairs of HR and LR do not fit scale {scale:g}: {shown(wrong)}. Set "
-            "data.init_args.scale to the scale of these folders"
-        )
 
 
 def _images(root: Path, kind: str) -> dict[str, Path]:
@@ -87,7 +37,7 @@ class Paired(Source):
     def __init__(self, hr: str, lr: str, lr_suffix: str = "", **kwargs: Any) -> None:
         super().__init__(degradation=None, **kwargs)
         self.hr, self.lr, self.lr_suffix = hr, lr, lr_suffix
-        self._pairs: list[Pair] = []
+        self._pairs: dict[str, tuple[Path, Path]] = {}  # HR and LR by key
         self._keys: list[str] = []
 
     def prepare(self, scale: float) -> None:
@@ -100,9 +50,23 @@ class Paired(Source):
         name = type(self).__name__
         hr = Path(expand_path(with_scale(self.hr, scale), f"{name}.hr"))
         lr = Path(expand_path(with_scale(self.lr, scale), f"{name}.lr"))
-        self._pairs = match_pairs(hr, lr, with_scale(self.lr_suffix, scale))
-        check_sizes(self._pairs, scale)
-        self._keys = [pair.key for pair in self._pairs]
+        suffix = with_scale(self.lr_suffix, scale)
+        self._pairs = match(_images(hr, "HR"), _images(lr, "LR"), (str(hr), str(lr)), suffix)
+        self._check_sizes(scale)
+        self._keys = list(self._pairs)
+
+    def _check_sizes(self, scale: float) -> None:
+        """Compare the sizes in the files' headers; reading a file with a broken one raises."""
+        wrong = []
+        for key, (hr, lr) in self._pairs.items():
+            with suppress(UnreadableImage):
+                if problem := misfit(read_size(hr), read_size(lr), scale):
+                    wrong.append(f"{key} ({problem})")
+        if wrong:
+            raise ValueError(
+                f"{len(wrong)} pairs of HR and LR do not fit scale {scale:g}: {shown(wrong)}. Set "
+                "data.init_args.scale to the scale of these folders"
+            )
 
     @property
     def keys(self) -> list[str]:
@@ -111,9 +75,9 @@ class Paired(Source):
 
     def read(self, index: int) -> Sample:
         """Return the pair ``keys[index]``."""
-        pair = self._pairs[index]
-        hr, lr = (read_image(path, self.srgb) for path in (pair.hr, pair.lr))
-        return {"hr": hr.rgb, "lr": lr.rgb, "meta": hr.meta(pair.hr)}
+        path, lr = self._pairs[self._keys[index]]
+        hr = read_image(path, self.srgb)
+        return {"hr": hr.rgb, "lr": read_image(lr, self.srgb).rgb, "meta": hr.meta(path)}
 
 
 class Benchmark(Paired):

@@ -290,5 +290,5 @@ def test_windows_are_made_smaller_by_means() -> None:
 
 
 def test_a_window_that_is_too_large() -> None:
-    with pytest.raises(ValueError, match="is 90x60 pixels, smaller than the window of 80"):
+    with pytest.raises(ValueError, match="is 90x60 pixels, smaller than the square of 80"):
         moving(side=20, reduce=4).read(0)

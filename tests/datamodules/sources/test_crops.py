@@ -88,7 +88,9 @@ def test_settings_of_the_inner_source_do_not_vanish(name, around):
 
 
 def test_what_cannot_be_cut():
-    with pytest.raises(ValueError, match=r"p0 is 60x40 pixels, smaller than Crops.size 48"):
+    with pytest.raises(
+        ValueError, match=r"p0 is 60x40 pixels, smaller than the square of 48 that Crops"
+    ):
         crops_of(Numbered(), size=48).read(0)
     with pytest.raises(ValueError, match="p0 is a pair"):
         Crops(Numbered(pairs=True), size=16).read(0)
