@@ -15,7 +15,6 @@ from .sources.folder import Folder as Folder
 from .sources.folder import Inputs as Inputs
 from .sources.latents import Latents as Latents
 from .sources.mix import Mix as Mix
-from .sources.paired import Benchmark as Benchmark
 from .sources.paired import Paired as Paired
 from .sources.photos import Photos as Photos
 from .sources.prompts import Prompts as Prompts

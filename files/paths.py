@@ -61,7 +61,7 @@ def expand_path(path: str, what: str, root: str = "") -> str:
 
     Args:
         path: The path as written, e.g. ``$ENLARGER_DATA/set5``.
-        what: Name of the argument, for the message, e.g. ``Benchmark.root``.
+        what: Name of the argument, for the message, e.g. ``Folder.root``.
         root: Folder of a relative path.
 
     Raises:

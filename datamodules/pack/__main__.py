@@ -13,9 +13,8 @@ from pathlib import Path
 from datamodules.pack.blocks import Blocks, Report
 from datamodules.pack.inputs import Inputs
 from datamodules.pack.options import check, inputs_of, job_of, parser
-from datamodules.pack.packing import pack
+from datamodules.pack.packing import pack, print_report, report_of
 from datamodules.pack.places import Entry, TarMember
-from datamodules.pack.report import print_report, report_of
 from datamodules.shards.writer import find_shards
 from files.paths import expand_path
 

@@ -247,7 +247,7 @@ def checksum_of(path: Path) -> str:
 
 
 # --------------------------------------------------------------------------------------------- make
-def build_index(shard: Path, checksums: bool = False, sizes: bool = False) -> ShardIndex:
+def build_index(shard: Path, examine: bool = False) -> ShardIndex:
     """Build the index of a tar in one pass.
 
     Members with one key are one sample wherever they lie. Samples are in the order of their first
@@ -255,8 +255,8 @@ def build_index(shard: Path, checksums: bool = False, sizes: bool = False) -> Sh
 
     Args:
         shard: The tar.
-        checksums: Compute the checksums of the members and of the whole tar.
-        sizes: Read the heights and widths of the images.
+        examine: Compute the checksums of the members and of the whole tar, and read the heights
+            and widths of the images.
 
     Raises:
         ValueError: If the tar is empty, truncated, damaged or compressed, a sample has two members
@@ -285,7 +285,7 @@ def build_index(shard: Path, checksums: bool = False, sizes: bool = False) -> Sh
     if others:
         log.warning("%s: passed over %d members that belong to no sample", shard, others)
     index = ShardIndex(state.st_size, state.st_mtime_ns, list(samples), list(samples.values()))
-    return _examined(index, shard, checksums, sizes) if checksums or sizes else index
+    return _examined(index, shard) if examine else index
 
 
 def check_member(member: tarfile.TarInfo, shard: Path) -> None:
@@ -314,7 +314,7 @@ def check_member(member: tarfile.TarInfo, shard: Path) -> None:
         )
 
 
-def _examined(index: ShardIndex, shard: Path, checksums: bool, sizes: bool) -> ShardIndex:
+def _examined(index: ShardIndex, shard: Path) -> ShardIndex:
     """Return the index with checksums and sizes."""
     examined: list[dict[str, Member]] = []
     with shard.open("rb") as file:
@@ -323,10 +323,9 @@ def _examined(index: ShardIndex, shard: Path, checksums: bool, sizes: bool) -> S
             for suffix, member in sample.items():
                 file.seek(member.offset)
                 data = file.read(member.size)
-                checksum = xxhash.xxh3_64_intdigest(data) if checksums else 0
-                height, width = _image_size(data, suffix) if sizes else (0, 0)
-                examined[-1][suffix] = Member(*member[:2], checksum, height, width)
-    return replace(index, members=examined, checksum=checksum_of(shard) if checksums else None)
+                found = (xxhash.xxh3_64_intdigest(data), *_image_size(data, suffix))
+                examined[-1][suffix] = Member(*member[:2], *found)
+    return replace(index, members=examined, checksum=checksum_of(shard))
 
 
 def _image_size(data: bytes, suffix: str) -> tuple[int, int]:

@@ -90,7 +90,7 @@ def _made(wanted: Wanted, cache: DiskCache) -> ShardIndex:
     log.info("%s has no index beside it: downloading it once", shown(wanted.url))
     while (path := cache.fetch(wanted)) is not None:
         try:
-            return build_index(path, checksums=True)
+            return build_index(path, examine=True)
         except FileNotFoundError:  # another process needed the room
             continue
         except ValueError as error:

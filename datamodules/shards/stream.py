@@ -173,11 +173,6 @@ class Stream(Source):
                 f"Stream.urls has {count} tars, fewer than the {world} processes among which they "
                 "are dealt as whole tars: pack smaller tars, or use fewer processes"
             )
-        if wanted > count // world:
-            log.warning(
-                "Stream.urls has %d tars for %d processes: each of these has %d workers, not %d",
-                *(count, world, count // world, wanted),
-            )
         return min(wanted, count // world)
 
     @property

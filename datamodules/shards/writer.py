@@ -107,7 +107,7 @@ class ShardWriter:
         path = self.path
         # The index first: without its shard, it is never read.
         place = index_places(path, path)[0]
-        index = build_index(self._part, checksums=True, sizes=True)
+        index = build_index(self._part, examine=True)
         save_index(index, place)
         put_in_place(self._part, path)
         sync_folder(self.out)

@@ -1,4 +1,4 @@
-"""Sources of HR and LR pairs: Paired and Benchmark."""
+"""Paired: images of a folder with their LR in another one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class Paired(Source):
     """Images with their own LR, in a second folder with the same names.
 
     All three arguments may contain ``{scale}``, which becomes 2 for scale 2.0. For DIV2K they are
-    ``$DIV2K/DIV2K_train_HR``, ``$DIV2K/DIV2K_train_LR_bicubic/X{scale}`` and ``x{scale}``.
+    ``$DIV2K/DIV2K_train_HR``, ``$DIV2K/DIV2K_train_LR_bicubic/X{scale}`` and ``x{scale}``; a test
+    set of several scales may lie in ``set5/x{scale}/hr`` and ``set5/x{scale}/lr``.
 
     Args:
         hr: Folder of the HR images, with subfolders.
@@ -78,36 +79,3 @@ class Paired(Source):
         path, lr = self._pairs[self._keys[index]]
         hr = read_image(path, self.srgb)
         return {"hr": hr.rgb, "lr": read_image(lr, self.srgb).rgb, "meta": hr.meta(path)}
-
-
-class Benchmark(Paired):
-    """A test set laid out as ``root/x{scale}/hr`` and ``root/x{scale}/lr``, with equal names.
-
-    Args:
-        root: The set's folder. May hold environment variables: ``$ENLARGER_DATA/set5``.
-    """
-
-    def __init__(self, root: str, **kwargs: Any) -> None:
-        hr, lr = f"{root}/x{{scale}}/hr", f"{root}/x{{scale}}/lr"
-        super().__init__(hr=hr, lr=lr, lr_suffix="", **kwargs)
-        self.root = root
-
-    def prepare(self, scale: float) -> None:
-        """Find the scale's folder, and pair its images. Args as ``Source.prepare``.
-
-        Raises:
-            ValueError: If the set has no folder for this scale (the message lists those it has),
-                or as for ``Paired``.
-        """
-        root = Path(expand_path(self.root, "Benchmark.root"))
-        if not root.is_dir():
-            raise ValueError(f"Benchmark.root {str(root)!r} does not exist")
-        wanted = with_scale("x{scale}", scale)
-        if not (root / wanted).is_dir():
-            found = sorted(folder.parent.name for folder in root.glob("x*/hr"))
-            there = f"it has {', '.join(found)}" if found else "it has none such as x2/hr"
-            raise ValueError(
-                f"Benchmark.root {str(root)!r} has no folder {wanted} for data.init_args.scale "
-                f"{scale:g}: {there} (a plain folder of images is a datamodules.Folder)"
-            )
-        super().prepare(scale)

@@ -17,7 +17,7 @@ from datamodules.sources.crops import Crops, OneLR
 from datamodules.sources.folder import Folder, Inputs
 from datamodules.sources.latents import Latents
 from datamodules.sources.mix import Mix
-from datamodules.sources.paired import Benchmark, Paired
+from datamodules.sources.paired import Paired
 from datamodules.sources.photos import Photos
 from datamodules.sources.prompts import Prompts, Seeds
 from datamodules.sources.triplets import Triplets
@@ -68,17 +68,6 @@ def paired(tmp_path):
     )
 
 
-def benchmark(tmp_path):
-    for name, damaged in (("good", False), ("bad", True)):
-        write(tmp_path / name / "x2" / "hr", scale=2)
-        write(tmp_path / name / "x2" / "lr", damaged=damaged)
-    return SourceExample(
-        lambda: Benchmark(f"{tmp_path}/good"),
-        lambda: Benchmark(f"{tmp_path}/bad"),
-        lambda: Benchmark(f"{tmp_path}/none"),
-    )
-
-
 def photos(tmp_path):
     return SourceExample(lambda: Photos(["rocket", "coins"]))
 
@@ -123,7 +112,6 @@ def one_lr(tmp_path):
 
 # A line for each class of ours: how to make one in an empty folder.
 EXAMPLES = {
-    Benchmark: benchmark,
     Crops: crops,
     Folder: folder,
     Inputs: inputs,

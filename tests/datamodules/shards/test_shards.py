@@ -346,7 +346,7 @@ def test_shard_changed_while_in_use(two, change, message):
 
 def indexed(path):
     """A tar as the packer writes it."""
-    save_index(build_index(path, checksums=True, sizes=True), Path(f"{path}.idx.json"))
+    save_index(build_index(path, examine=True), Path(f"{path}.idx.json"))
     return path
 
 

@@ -365,14 +365,13 @@ def test_a_command_that_fails_is_no_short_tar(tars, then):
 # ---------------------------------------------------------------------------------------- refusals
 
 
-def test_fewer_tars_than_processes(tars, caplog):
+def test_fewer_tars_than_processes(tars):
     made = source(tars, urls=f"{tars}/t{{0..1}}.tar")
     with pytest.raises(ValueError, match=r"2 tars, fewer than the 4 processes"):
         batches(module(made), rank=0, world=4)
     data = module(made, workers=4)
     data.setup("fit")
     assert data.train_dataloader().num_workers == 2
-    assert "2 tars for 1 processes: each of these has 2 workers, not 4" in caplog.text
 
 
 def test_settings_that_do_not_fit(tars):
