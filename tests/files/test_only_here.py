@@ -22,7 +22,6 @@ ALLOWED = {
     ("commands/distributed/preflight.py", "rglob"): "Enlarger's own code",
     ("commands/released.py", "glob"): "Enlarger's own configurations",
     ("commands/run/weights.py", "glob"): "one file's name in an exported folder, a fixed pattern",
-    ("datamodules/sources/paired.py", "glob"): "a suggestion in a message",
     ("datamodules/shards/cache.py", "scandir"): "own files in the cache",
     ("datamodules/shards/remote.py", "glob"): "a remote system's, not a path",
     ("datamodules/shards/writer.py", "glob"): "own files, a fixed pattern",
