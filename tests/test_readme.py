@@ -105,14 +105,6 @@ def test_the_degraded_quickstart_is_what_was_measured() -> None:
 
 def test_reading_against_peers_is_what_was_measured() -> None:
     results = stored("streaming")["results"]
-    crops = results["crops without the whole image"]
-    faster = [crops[size]["loader_times_as_fast"] for size in ("1 MP", "2K, 2.8 MP")]
-    said = written(
-        *("With crops of ", " pixels at quality ", ", reading is "),
-        *(" times as fast as with whole images at 1152x896, ", " times at 2040x1356"),
-        page=SHARDS,
-    )
-    assert_rounded(said, crops["crop"], crops["quality"], *faster)
     alone, two = (results[who]["ours_over"] for who in ("0 workers, one core", "2 workers"))
     said = written(
         *("`Shards` is ", " times as fast as webdataset, ", " times as litdata and "), page=SHARDS

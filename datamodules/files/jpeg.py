@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 Bytes = bytes | bytearray | memoryview
 START, END = b"\xff\xd8", b"\xff\xd9"
 FRAME_HEADERS = frozenset(range(0xFFC0, 0xFFD0)) - {0xFFC4, 0xFFC8, 0xFFCC}
-SCAN_HEADER, RESTART_INTERVAL, EXIF, PROFILE = 0xFFDA, 0xFFDD, 0xFFE1, 0xFFE2
+SCAN_HEADER, EXIF, PROFILE = 0xFFDA, 0xFFE1, 0xFFE2
 WITHOUT_LENGTH = frozenset(range(0xFFD0, 0xFFDA))
 
 # libjpeg's warnings about invalid data, after which it continues.
@@ -32,7 +32,6 @@ DAMAGE = re.compile(
 )
 _segment = struct.Struct(">HH").unpack_from
 _frame = struct.Struct(">BHHB").unpack_from
-_number = struct.Struct(">H").unpack_from
 
 
 class Header(NamedTuple):
@@ -45,8 +44,6 @@ class Header(NamedTuple):
         precision: Bits per sample.
         frame: Offset of the frame header's marker.
         process: That marker, 0xFFC0 for baseline.
-        scan: Offset of the first entropy-coded byte.
-        interval: MCUs between two restart markers, 0 without them.
         tagged: Whether segments may hold EXIF, XMP, a colour profile or further images.
     """
 
@@ -56,8 +53,6 @@ class Header(NamedTuple):
     precision: int
     frame: int
     process: int
-    scan: int
-    interval: int
     tagged: bool
 
 
@@ -73,7 +68,7 @@ def read_header(data: Bytes) -> Header | None:
     """
     if data[:2] != START:
         return None
-    frame = process = interval = precision = height = width = components = 0
+    frame = process = precision = height = width = components = 0
     tagged = False
     at = 2
     try:
@@ -84,8 +79,6 @@ def read_header(data: Bytes) -> Header | None:
                 precision, height, width, components = _frame(data, at + 4)
             elif marker in (EXIF, PROFILE):
                 tagged = True
-            elif marker == RESTART_INTERVAL:
-                interval = _number(data, at + 4)[0]
             elif marker < 0xFFC0 or marker in WITHOUT_LENGTH:
                 return None
             at += 2 + length
@@ -95,7 +88,7 @@ def read_header(data: Bytes) -> Header | None:
         return None
     if not height or not width or at > len(data):  # some files give the height after the pixels
         return None
-    return Header(height, width, components, precision, frame, process, at, interval, tagged)
+    return Header(height, width, components, precision, frame, process, tagged)
 
 
 def read_strictly(data: Bytes, colors: str = "rgb") -> NDArray[np.uint8] | None:

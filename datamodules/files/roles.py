@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from files.paths import IMAGE_EXTENSIONS, walk
 
-FIELDS = ("hr", "lr", "txt", "json", "rst", "latent", "lr_latent", "text_features")
+FIELDS = ("hr", "lr", "txt", "json", "latent", "lr_latent", "text_features")
 SUFFIXES = frozenset(extension.removeprefix(".") for extension in IMAGE_EXTENSIONS)
 ARRAYS = ("latent", "lr_latent", "text_features")  # fields that are .npy files
 EXPECTED = "an image is EXT or hr.EXT, its LR lr.EXT, its caption txt"
@@ -74,9 +74,6 @@ def roles_of(suffixes: tuple[str, ...]) -> Roles:
             f"it has an LR ({members['lr']}) but no HR; both need the same name, in upper and "
             "lower case and in the Unicode form of its accents, too"
         )
-    markers = "hr.rst" if members.get("hr", "").startswith("hr") else "rst"
-    if markers in suffixes and "hr" in members:
-        members["rst"] = markers
     return Roles(members, tuple(unused))
 
 

@@ -86,26 +86,21 @@ class Made(NamedTuple):
     Attributes:
         extension: Extension of its file.
         data: Content of its file.
-        offsets: Offsets of its restart markers, as stored in a shard, or None.
         notes: Events to count.
     """
 
     extension: str
     data: bytes
-    offsets: bytes | None = None
     notes: tuple[str, ...] = ()
 
 
-def encode(
-    original: Original, planes: Planes | None, encoding: Encoding, restart_markers: bool
-) -> Made:
+def encode(original: Original, planes: Planes | None, encoding: Encoding) -> Made:
     """Encode an image. The file of an unchanged image is kept if it has the wanted format.
 
     Args:
         original: The image.
         planes: Its changed colours, and alpha if present; None if it is unchanged.
         encoding: The wanted encoding.
-        restart_markers: Whether to give a JPEG restart markers.
 
     Raises:
         Refusal: If the encoding cannot hold the image.
@@ -116,7 +111,7 @@ def encode(
             return Made(original.extension, original.data)
         planes = _planes(original.image)
     if kind == "jpeg":
-        return _jpeg(original, planes, encoding.quality, restart_markers)
+        return _jpeg(original, planes, encoding.quality)
     if kind == "webp":
         return Made(kind, _webp(original, planes))
     return Made("png", _png(planes, original.image.icc))
@@ -138,16 +133,11 @@ def extension_of(data: bytes) -> str:
 
 
 # ---------------------------------------------------------------------------------------- the kinds
-def _jpeg(original: Original, planes: Planes, quality: int, restart_markers: bool) -> Made:
+def _jpeg(original: Original, planes: Planes, quality: int) -> Made:
     _check_depth(original, planes, "JPEG")
     rgb = cast(NDArray[np.uint8], np.ascontiguousarray(planes[0]))
     notes = ("images whose alpha was left out, as JPEG has none",) if len(planes) > 1 else ()
-    if not restart_markers:
-        return Made("jpg", _saved(rgb, "JPEG", {"quality": quality}), notes=notes)
-    from datamodules.files.restart import encode_jpeg, restart_offsets
-
-    data = encode_jpeg(rgb, quality)
-    return Made("jpg", data, restart_offsets(data).astype("<u4").tobytes(), notes)
+    return Made("jpg", _saved(rgb, "JPEG", {"quality": quality}), notes)
 
 
 def _webp(original: Original, planes: Planes) -> bytes:
@@ -208,14 +198,12 @@ class Recipe(NamedTuple):
         crop: Side of the squares that images are cut into, or None to leave them whole.
         step: Pixels from one square to the next; None for the square's side.
         encode: Encoding of images.
-        restart_markers: Write JPEG with restart markers and their offsets.
     """
 
     scale: float | None = None
     crop: int | None = None
     step: int | None = None
     encode: Encoding = KEEP
-    restart_markers: bool = False
 
 
 class Outcome(NamedTuple):
@@ -399,17 +387,11 @@ def _encoded(
 ) -> Members:
     """Return the members of a sample, images first."""
     members: Members = {}
-    companions = dict(others)
     for role, original in originals.items():
-        kept_offsets = companions.pop(f"{role}rst", None)
         planes = None if changed is None else changed[role]
-        how, markers = recipe.encode, recipe.restart_markers
-        if role == "lr.":  # without loss
-            how, markers = KEEP if how.kind == "jpeg" else how, False
-        made = encode(original, planes, how, markers)
+        lossy = recipe.encode.kind == "jpeg"
+        how = KEEP if lossy and role == "lr." else recipe.encode  # LR without loss
+        made = encode(original, planes, how)
         notes += made.notes
         members[f"{role}{made.extension}"] = made.data
-        offsets = kept_offsets if made.data is original.data else made.offsets
-        if offsets is not None:
-            members[f"{role}rst"] = offsets
-    return {**members, **companions}
+    return {**members, **others}

@@ -23,8 +23,6 @@ EXAMPLES = """\
 examples:
   a folder with its files unchanged, in shards of at most 300 MB:
     python main.py pack my/photos my/shards --shard-size 300M
-  2K images from which training decodes crops only:
-    python main.py pack DIV2K_train_HR shards --encode jpeg:97 --restart-markers
   sub-images of pairs, as BasicSR cuts them:
     python main.py pack DIV2K_train_HR shards --lr DIV2K_train_LR_bicubic/X2 \\
       --lr-suffix x2 --scale 2 --crop 480 --step 240 --encode webp
@@ -142,12 +140,6 @@ def _add_images(group: Any) -> None:
         help="keep: unchanged files, and PNG for cut images (default); webp: lossless; png; "
         "jpeg:QUALITY, for HR only: LR is always lossless",
     )
-    group.add_argument(
-        "--restart-markers",
-        action="store_true",
-        help="write JPEGs with restart markers, so that crops are read without the rest; needs "
-        "--encode jpeg:QUALITY",
-    )
 
 
 def _add_shards(group: Any) -> None:
@@ -217,8 +209,6 @@ def check(options: argparse.Namespace) -> None:
         raise ValueError("--step applies to --crop, which is not given")
     if options.crop is not None and options.scale is not None:
         _check_grid(options)
-    if options.restart_markers and options.encode.kind != "jpeg":
-        raise ValueError("--restart-markers writes new JPEGs: set their quality, --encode jpeg:97")
 
 
 def _check_grid(options: argparse.Namespace) -> None:

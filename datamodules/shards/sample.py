@@ -66,7 +66,7 @@ def raw_of(sample: Any) -> Raw | None:
     if roles.unused:
         example = f"{key}.{roles.unused[0]} ({EXPECTED})"
         warn_once("%s: left out images without a role, such as %s", shard, example)
-    fields = {field: members[name] for field, name in roles.members.items() if field != "rst"}
+    fields = {field: members[name] for field, name in roles.members.items()}
     return Raw(shard, key, fields)
 
 

@@ -14,7 +14,6 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import webdataset
 from webdataset.filters import FilterFunction
 
@@ -39,7 +38,7 @@ from datamodules.shards.remote import RetryPolicy, Wanted, look_up, read_small, 
 from datamodules.shards.sample import Raw, add_text, decoded, raw_of
 from datamodules.shards.table import Table, joined, load_table, save_table, table_of
 from datamodules.shards.urls import is_remote, list_shards
-from datamodules.source import Pixels, Sample, Source
+from datamodules.source import Sample, Source
 from files.numbers import NonNegativeInt, PositiveFloat
 from files.paths import expand_path
 
@@ -107,7 +106,6 @@ AT_ONCE = 16  # parallel requests to servers
 LARGE = 10_000  # samples from which reading the indices takes a tenth of a second
 INDICES = 64  # shards whose members the stages are given are kept by name
 WHOLE = ("hr", "lr", "txt", "text_features", "json")  # fields that a sample is made of
-MANY = 4  # times the crop's pixels; decoding all of a smaller image is as fast
 
 
 class Shards(Source):
@@ -327,34 +325,19 @@ class Shards(Source):
         return raw
 
     def read_crop(self, index: int, top: int, left: int, height: int, width: int) -> Sample:
-        """Return a part of the image, decoding as little as possible.
-
-        For a large image with restart markers that is the part's surroundings; for another JPEG,
-        all rows above the part's lower edge.
+        """Return a part of the image; of a JPEG, rows below it are not decoded.
 
         Args and errors as ``Source.read_crop`` and ``read``.
         """
-        columns = self._table.columns
-        if "lr" in columns or self.stages:
+        if "lr" in self._table.columns or self.stages:
             return super().read_crop(index, top, left, height, width)
         raw = self._raw(index, WHOLE)
-        data, image, name = (
-            raw.fields["hr"],
-            self._table.place("hr", index),
-            f"{raw.shard}: {raw.key}",
-        )
-        large = not image.height or image.height * image.width >= MANY * height * width
-        part: Pixels | None = None
-        if large and "rst" in columns and self._table.place("rst", index).size:
-            from datamodules.files.restart import Box, decode_crop  # few shards have them
-
-            marks = np.frombuffer(self._raw(index, ("rst",)).fields["rst"], dtype="<u4")
-            part = decode_crop(data, marks, Box(top, left, height, width), name)
-        if part is None:
-            # Only if the file is known to be intact: damage looks like the rows that are left out.
-            above = read_rows(data, top + height, most_pixels()) if image.checksum else None
-            rows = decode(data, name, self.srgb).rgb if above is None else above
-            part = rows[top : top + height, left : left + width]
+        data, name = raw.fields["hr"], f"{raw.shard}: {raw.key}"
+        # Only if the file is known to be intact: damage looks like the rows that are left out.
+        intact = self._table.place("hr", index).checksum
+        rows = read_rows(data, top + height, most_pixels()) if intact else None
+        rows = decode(data, name, self.srgb).rgb if rows is None else rows
+        part = rows[top : top + height, left : left + width]
         sample = Sample(hr=part, meta={"path": raw.shard})
         add_text(sample, raw)
         return sample

@@ -19,7 +19,7 @@ from datamodules.shards.index import Member, ShardIndex
 from files.owned import whole_file
 
 log = logging.getLogger(__name__)
-VERSION = 5  # of the file
+VERSION = 6  # of the file
 LISTS = ("counts", "checksums", "notes")
 RULE = "a key ends at the first dot of the file name"
 PLACE = np.dtype(  # of a member, as ``Member``; zeros if a sample lacks it

@@ -1,10 +1,10 @@
 """Reading images from shards: ours against the limit and against other loaders, in turns.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.speed.streaming PHOTOGRAPHS LARGE
+    OMP_NUM_THREADS=1 python -m benchmarks.speed.streaming PHOTOGRAPHS
 
-PHOTOGRAPHS is a folder of JPEG files, each larger than 256 px (numbers here are of 481x321 px);
-LARGE is a folder of images that large ones are put together from. litdata and mosaicml-streaming
-take part where they are installed (they are no dependencies: an environment of its own will do).
+PHOTOGRAPHS is a folder of JPEG files, each larger than 256 px (numbers here are of 481x321 px).
+litdata and mosaicml-streaming take part where they are installed (they are no dependencies: an
+environment of its own will do).
 
 Time is that of the processors (user and system, of this process and of its workers), so that what
 else runs on the machine matters little. Without workers, everything is on one core. A ratio is the
@@ -26,7 +26,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks import report
-from benchmarks.speed.streaming import crops, start
+from benchmarks.speed.streaming import start
 from benchmarks.speed.streaming.loaders import BATCH, CROP, Runner, Turn, available, packages
 
 SEED = 0
@@ -96,7 +96,6 @@ def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description="Time training loaders on JPEG files.")
     parser.add_argument("photographs", type=Path, help="folder of JPEG files")
-    parser.add_argument("large", type=Path, help="folder of images to make large ones of")
     parser.add_argument("--turns", type=int, default=9, help="turns of each loader")
     parser.add_argument("--device", default=report.device(), help="by default what is there")
     arguments = parser.parse_args()
@@ -110,9 +109,6 @@ def main() -> None:
             "batch": f"{BATCH} crops of {CROP} px",
             "packages": packages(),
             **loaders(arguments.photographs, place, arguments.turns, arguments.device),
-            "crops without the whole image": crops.compare(
-                arguments.large, place / "large", arguments.turns
-            ),
             "start, a million samples": start.measure(place / "start"),
         }
     report.write_report("streaming", results, SEED, device=arguments.device)

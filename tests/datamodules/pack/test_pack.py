@@ -90,17 +90,6 @@ def test_stock_readers_read_them(tmp_path, options):
         np.testing.assert_array_equal(np.asarray(image), pixels((8, 8), 2))
 
 
-def test_restart_markers_reach_the_reader(tmp_path):
-    save(tmp_path / "images" / "a.png", (160, 96))
-    arguments = [str(tmp_path / "images"), str(tmp_path / "out")]
-    assert pack.main([*arguments, "--encode", "jpeg:95", "--restart-markers"]) == 0
-    assert names(tmp_path / "out" / "shard-000000.tar") == ["a.jpg", "a.rst"]
-    packed = source(tmp_path / "out")
-    assert packed.size(0) == (96, 160)
-    crop = packed.read_crop(0, 20, 30, 40, 50)["hr"]
-    np.testing.assert_array_equal(crop, packed.read(0)["hr"][20:60, 30:80])
-
-
 def test_report(images, tmp_path, caplog):
     for number in range(7):
         (images / f"empty{number}.png").touch()

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image, ImageCms
 
 from datamodules.files.decode import decode
-from datamodules.files.restart import Box, decode_crop
 from datamodules.files.roles import roles_of
 from datamodules.pack.images import Encoding, Recipe, places, process
 from datamodules.pack.inputs import find_inputs
@@ -130,19 +129,6 @@ def test_webp_has_limits(tmp_path):
     path.write_bytes(encoded(np.zeros((2, 16384, 3), np.uint8)))
     assert outcome(path, Recipe(encode=WEBP)).reason == "too large for WebP"
     assert not outcome(path, Recipe(encode=PNG)).reason
-
-
-# ---------------------------------------------------------------------------------- restart markers
-
-
-def test_crops_can_be_read_from_new_jpegs(tmp_path):
-    path = save(tmp_path / "a.png", (300, 170))
-    recipe = Recipe(encode=JPEG, restart_markers=True)
-    _, members = only(outcome(path, recipe))
-    assert list(members) == ["jpg", "rst"]
-    offsets = np.frombuffer(members["rst"], "<u4")
-    crop = decode_crop(members["jpg"], offsets, Box(50, 60, 64, 96))
-    np.testing.assert_array_equal(crop, image(members).rgb[50:114, 60:156])
 
 
 # ----------------------------------------------------------------------------------------- cutting

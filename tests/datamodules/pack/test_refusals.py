@@ -20,7 +20,6 @@ OPTIONS = [
     (["--lr", "other", "--scale", "2"], "have no LR: b; 1 of"),
     (["--lr", "a.tar", "--scale", "2"], "without --lr"),
     (["--step", "4"], "--crop, which is not given"),
-    (["--restart-markers"], "--encode jpeg:97"),
     (["--part", "1/2", "--overwrite"], "would remove what other parts"),
     (["--part", "1/2", "--finish"], "joins all parts"),
     (["--part", "4/3"], "I from 1 to N"),

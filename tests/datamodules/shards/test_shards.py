@@ -389,23 +389,6 @@ def test_sizes_are_those_of_the_images(two):
     assert prepared(two / "t-000.tar").size(0) is None  # a foreign tar
 
 
-@pytest.mark.parametrize("name", ["{}.jpg {}.rst", "{}.hr.jpg {}.hr.rst"])
-def test_crop_by_restart_markers(two, name):
-    from datamodules.files.restart import encode_jpeg, restart_offsets
-
-    data = encode_jpeg(pixels((90, 120), 5), 90)
-    marks = restart_offsets(data).astype("<u4").tobytes()
-    first, second = name.format("a", "a").split()
-    members = [(first, data), (second, marks), ("a.txt", b"a cat"), ("b.png", image_bytes(two, 1))]
-    source = prepared(indexed(write(two / "r.tar", members)))
-    whole = source.read(0)["hr"]
-    part = source.read_crop(0, 17, 40, 31, 29)
-    np.testing.assert_array_equal(part["hr"], whole[17:48, 40:69])
-    assert part["text"] == "a cat"
-    np.testing.assert_array_equal(source.read_crop(1, 1, 2, 3, 3)["hr"], pixels(seed=1)[1:4, 2:5])
-    assert source.size(0) == whole.shape[:2]
-
-
 @pytest.mark.parametrize("subsampling", ["4:2:0", "4:2:2", "4:4:4"])
 @pytest.mark.parametrize("progressive", [False, True])
 def test_crops_are_those_of_the_whole(two, subsampling, progressive):
