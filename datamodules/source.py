@@ -268,7 +268,7 @@ class PerImage(Wrapper):
 
 def texts_of(sample: Sample) -> Sample:
     """Return the caption of a sample and its features, if it has them."""
-    return cast(Sample, {n: sample[n] for n in ("text", "text_features") if n in sample})  # type: ignore[literal-required]
+    return cast(Sample, {n: sample[n] for n in ("text", "text_features") if n in sample})
 
 
 def prepare_within(source: Source, around: Source, scale: float) -> None:

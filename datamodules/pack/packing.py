@@ -6,7 +6,7 @@ import logging
 import sys
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import chain
@@ -73,10 +73,10 @@ def _take(writer: ShardWriter, record: Record, number: int, outcome: Outcome) ->
     record.note([*outcome.notes, *([] if captioned else [NO_CAPTION])])
 
 
-def counted(items: Iterable[Item], total: int) -> Iterator[Item]:
+def counted(items: Iterable[Item], total: int) -> Generator[Item, None, None]:
     """Iterate over some items below a progress bar, or with a line a minute."""
     pause = 0.1 if sys.stderr.isatty() else SILENCE
-    return iter(tqdm(items, total=total, unit=" images", mininterval=pause))
+    yield from tqdm(items, total=total, unit=" images", mininterval=pause)
 
 
 def report_of(inputs: Inputs, records: Sequence[Record]) -> Report:

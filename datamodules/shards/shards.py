@@ -335,8 +335,8 @@ class Shards(Source):
         data, name = raw.fields["hr"], f"{raw.shard}: {raw.key}"
         # Only if the file is known to be intact: damage looks like the rows that are left out.
         intact = self._table.place("hr", index).checksum
-        rows = read_rows(data, top + height, most_pixels()) if intact else None
-        rows = decode(data, name, self.srgb).rgb if rows is None else rows
+        above = read_rows(data, top + height, most_pixels()) if intact else None
+        rows = decode(data, name, self.srgb).rgb if above is None else above
         part = rows[top : top + height, left : left + width]
         sample = Sample(hr=part, meta={"path": raw.shard})
         add_text(sample, raw)

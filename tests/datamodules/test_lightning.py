@@ -80,27 +80,21 @@ class TestFit:
         assert seen.train == [(epoch, seeds) for epoch in range(3) for seeds in first]
         assert len(set(seen.drawn)) == len(seen.drawn) == 6
 
+    @pytest.mark.parametrize("mixture", [False, True])
     @pytest.mark.parametrize("workers", quick([0, 2], 2))
-    def test_resuming(self, tmp_path, workers):
-        _, whole, final = fit(tmp_path, module(workers=workers))
-        run, first, _ = fit(tmp_path, module(workers=workers), max_epochs=1)
-        run.save_checkpoint(tmp_path / "one.ckpt")
-        _, second, resumed = fit(tmp_path, module(workers=workers), tmp_path / "one.ckpt")
-        assert first.train + second.train == whole.train
-        assert all(map(torch.equal, final.parameters(), resumed.parameters()))
-
-    def test_resuming_a_mixture(self, tmp_path):
+    def test_resuming(self, tmp_path, mixture, workers):
         def data() -> SRDataModule:
-            mix = Mix(
-                {"a": random_images(7), "b": random_images(3)}, {"a": 1, "b": 2.5}, samples=22
-            )
-            return module(train=mix)
+            images = random_images(12)
+            if mixture:
+                parts = {"a": random_images(7), "b": random_images(3)}
+                images = Mix(parts, {"a": 1, "b": 2.5}, samples=22)
+            return module(train=images, workers=workers)
 
         _, whole, final = fit(tmp_path, data())
         run, first, _ = fit(tmp_path, data(), max_epochs=1)
         run.save_checkpoint(tmp_path / "one.ckpt")
         _, second, resumed = fit(tmp_path, data(), tmp_path / "one.ckpt")
-        assert (len(first.train), len(whole.train)) == (5, 10)
+        assert (len(first.train), len(whole.train)) == ((5, 10) if mixture else (3, 6))
         assert first.train + second.train == whole.train
         assert all(map(torch.equal, final.parameters(), resumed.parameters()))
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from torch.utils.data import DataLoader
+from torch.utils.data._utils import worker
 
-from datamodules.loading import expect_workers
+from datamodules.loading import expect_workers, start_worker
 from tests.conftest import REPO
 
 PROGRAM = """
@@ -25,37 +30,41 @@ next(held)
 raise ValueError("an error")
 """
 
-ORPHANED = """
-import multiprocessing, os, signal, time
-import numpy as np
-from torch.utils.data import DataLoader
-import torch.utils.data._utils.worker as worker
-from datamodules.loading import start_worker
-worker.MP_STATUS_CHECK_INTERVAL = 0.2  # seconds after which a worker looks for its owner; else 5
 
 class Large:
-    def __len__(self):
+    """Items that are no tensors, so that they go through the pipe, which they fill."""
+
+    def __len__(self) -> int:
         return 8
-    def __getitem__(self, index):
-        return np.zeros(1 << 20)  # no tensor, so it goes through the pipe, which it fills
 
-held = iter(DataLoader(Large(), None, num_workers=1, collate_fn=np.asarray,
-                       worker_init_fn=start_worker))
-(child,) = multiprocessing.active_children()
-print(child.pid, flush=True)
-time.sleep(1)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
+    def __getitem__(self, index: int) -> np.ndarray:
+        return np.zeros(1 << 20)
 
 
-def test_a_worker_ends_although_its_owner_reads_no_more() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", ORPHANED], cwd=REPO, timeout=60, stdout=subprocess.PIPE, text=True
+def orphaned(pid: Any) -> None:
+    """Own a worker, and be killed."""
+    loader = DataLoader(
+        Large(), None, num_workers=1, collate_fn=np.asarray, worker_init_fn=start_worker
     )
-    worker, until = int(done.stdout), time.monotonic() + 30
-    while alive(worker) and time.monotonic() < until:
+    held = iter(loader)
+    (child,) = multiprocessing.active_children()
+    pid.value = child.pid
+    time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGKILL)
+    del held
+
+
+def test_a_worker_ends_although_its_owner_reads_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "MP_STATUS_CHECK_INTERVAL", 0.2)  # seconds; else 5
+    fork = multiprocessing.get_context("fork")
+    pid = fork.Value("i")
+    owner = fork.Process(target=orphaned, args=(pid,))
+    owner.start()
+    owner.join()
+    until = time.monotonic() + 30
+    while alive(pid.value) and time.monotonic() < until:
         time.sleep(0.1)
-    assert not alive(worker)
+    assert not alive(pid.value)
 
 
 def alive(pid: int) -> bool:
@@ -92,10 +101,10 @@ def test_a_worker_does_not_free_what_it_inherits(tmp_path: Path) -> None:
     gc.disable()
     try:
         Decoder(tmp_path / "freed")
-        worker = multiprocessing.get_context("fork").Process(target=gc.collect)
-        worker.start()
-        worker.join()
-        assert worker.exitcode == 0
+        process = multiprocessing.get_context("fork").Process(target=gc.collect)
+        process.start()
+        process.join()
+        assert process.exitcode == 0
         assert not (tmp_path / "freed").exists()
     finally:
         gc.enable()

@@ -72,10 +72,6 @@ class TestLimit:
         assert str(caught.value).endswith("\n  shard-7.tar: bad: cut off")
         assert data.tally.samples < 200
 
-    def test_zero_stops_at_the_first(self):
-        with pytest.raises(ValueError, match=r"\d of the \d0 training samples"):
-            list(training(self.data(one_in(10), unreadable_limit=0)))
-
     def test_small_ones_are_told_at_the_end(self, caplog):
         source = Memory({"dot": {"hr": random_image(2, 2)}, **random_images(9, 8, 8).samples})
         data = self.data(source, small="skip", unreadable_limit=0)

@@ -89,25 +89,22 @@ def test_grey_becomes_rgb():
     assert image.mode == "L"
 
 
-def test_palette():
-    image = Image.fromarray(RGB).quantize(256)
-    found = decode(encoded(image), "a")
-    np.testing.assert_array_equal(found.rgb, np.asarray(image.convert("RGB")))
-    assert (found.mode, found.alpha) == ("P", None)
-
-
-@pytest.mark.parametrize("transparency", [3, bytes(range(0, 200, 10))])
-def test_palette_with_transparency(transparency):
+@pytest.mark.parametrize("transparency", [None, 3, bytes(range(0, 200, 10))])
+def test_palette(transparency):
     image = Image.fromarray(RGB).quantize(20)
-    found = decode(encoded(image, transparency=transparency), "a")
-    entry = np.asarray(image)
+    options = {} if transparency is None else {"transparency": transparency}
+    found = decode(encoded(image, **options), "a")
+    np.testing.assert_array_equal(found.rgb, np.asarray(image.convert("RGB")))
+    assert found.mode == "P"
+    if transparency is None:
+        assert found.alpha is None
+        return
     table = np.full(256, 255)
     if isinstance(transparency, int):
         table[transparency] = 0
     else:
         table[: len(transparency)] = list(transparency)
-    np.testing.assert_array_equal(found.rgb, np.asarray(image.convert("RGB")))
-    np.testing.assert_array_equal(found.alpha, table[entry])
+    np.testing.assert_array_equal(found.alpha, table[np.asarray(image)])
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
@@ -124,13 +121,6 @@ def test_transparent_colour_of_rgb_png():
     np.testing.assert_array_equal(image.rgb, RGB)
     assert image.alpha[2, 3] == 0
     assert (image.alpha == 0).sum() == 1
-
-
-def test_cmyk_jpeg():
-    cmyk = Image.new("CMYK", (8, 8), (0, 255, 255, 0))  # red
-    image = decode(encoded(cmyk, "JPEG", quality=95), "a")
-    np.testing.assert_allclose(image.rgb, np.broadcast_to([255, 0, 0], (8, 8, 3)), atol=4)
-    assert image.mode == "CMYK"
 
 
 def test_cmyk_jpeg_as_adobe_writes_it():

@@ -10,18 +10,6 @@ from datamodules.files.exif import without_hidden_colours
 RGB = np.random.default_rng(0).integers(0, 256, (17, 23, 3)).astype(np.uint8)
 
 
-def nearest(rgb, alpha):
-    """Return the colour of the nearest visible pixel, by comparing all of them."""
-    seen = np.argwhere(alpha > 0)
-    filled = rgb.copy()
-    distances = np.zeros(alpha.shape)
-    for place in np.argwhere(alpha == 0):
-        far = np.hypot(*(seen - place).T)
-        filled[tuple(place)] = rgb[tuple(seen[far.argmin()])]
-        distances[tuple(place)] = far.min()
-    return filled, distances
-
-
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
 def test_hidden_pixels_get_the_colour_of_the_nearest_that_is_seen(kind):
     """One colour per half, so that either of two equally near pixels gives the same."""
@@ -32,8 +20,7 @@ def test_hidden_pixels_get_the_colour_of_the_nearest_that_is_seen(kind):
     spoiled = np.where(alpha[..., None] == 0, 77, rgb).astype(kind)
     found = without_hidden_colours(spoiled, alpha)
     assert found.dtype == kind
-    expected = nearest(spoiled, alpha)[0]
-    np.testing.assert_array_equal(np.delete(found, 11, 1), np.delete(expected, 11, 1))
+    np.testing.assert_array_equal(np.delete(found, 11, 1), np.delete(rgb, 11, 1))
     assert not (found == 77).any()
 
 

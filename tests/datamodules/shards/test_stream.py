@@ -409,6 +409,3 @@ def test_a_checkpoint_of_another_order_is_refused(tars):
             state(**options).load_state_dict(saved)
     with pytest.raises(ValueError, match="hash of the names"):
         state(urls=f"{tars}/t{{0..5}}.tar").load_state_dict(saved)
-
-
-# --------------------------------------------------------------------------------------- Lightning

@@ -197,9 +197,6 @@ def test_other_scales_are_for_images(root: Path) -> None:
         list(training(module(Clips(str(root), frames=4), scales=scales, scale=2.0)))
 
 
-# -------------------------------------------------------------------------------------- evaluation
-
-
 # ------------------------------------------------------------------------------------------ shards
 
 
