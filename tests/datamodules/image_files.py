@@ -6,6 +6,7 @@ import io
 import tarfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -22,6 +23,14 @@ def save(path: Path, size: tuple[int, int] = (8, 6), seed: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels(size, seed)).save(path)
     return path
+
+
+def encoded(image: Image.Image | np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
+    """Return an image as a file of Pillow's format."""
+    buffer = io.BytesIO()
+    whole = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    whole.save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 def write_tar(path: Path, members: Mapping[str, bytes] | Iterable[tuple[str, bytes]]) -> Path:

@@ -8,7 +8,6 @@ import re
 import pytest
 
 from datamodules.base import SRDataModule
-from datamodules.files.decode import UnreadableImage
 from datamodules.samples import LISTED, Skipped, Tally
 from tests.datamodules.memory import Memory, random_image, random_images, training
 from tests.datamodules.test_base import data_of
@@ -47,16 +46,6 @@ class TestTally:
         assert lines == [f"  /photos/{number}.jpg: truncated" for number in range(LISTED)]
 
 
-def one_in(count: int, reason: str = "truncated") -> Memory:
-    class Damaged(Memory):
-        def read(self, index):
-            if index == 0:
-                raise UnreadableImage("shard-7.tar: bad: cut off", reason)
-            return super().read(index)
-
-    return Damaged({"bad": "", **random_images(count - 1, 8, 8).samples})
-
-
 class TestLimit:
     def data(self, source: Memory, **settings: object) -> SRDataModule:
         defaults = {"batch_size": 10, "crop_size": 8, "per_image": 50}
@@ -64,10 +53,11 @@ class TestLimit:
 
     @pytest.mark.parametrize("workers", [0, 2])
     def test_the_run_stops_with_the_list(self, workers):
-        data = self.data(one_in(10, "checksum"), workers=workers)
+        source = Memory({"bad": "shard-7.tar: bad: cut off", **random_images(9, 8, 8).samples})
+        data = self.data(source, workers=workers)
         with pytest.raises(ValueError, match=r"11 of the \d+0 training samples") as caught:
             list(training(data))
-        assert "(checksum 11), more than the 10 that" in str(caught.value)
+        assert "(damaged 11), more than the 10 that" in str(caught.value)
         assert "unreadable_limit allows (0.01 of 1000)" in str(caught.value)
         assert str(caught.value).endswith("\n  shard-7.tar: bad: cut off")
         assert data.tally.samples < 200

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from datamodules.files.pairs import mixed
 from datamodules.files.roles import roles_of
@@ -18,17 +15,14 @@ from datamodules.shards.shards import Shards
 from datamodules.shards.stream import Stream
 from datamodules.sources.clips import Clips, ClipShards
 from datamodules.sources.folder import Folder, Inputs
-from tests.datamodules.image_files import write_tar
+from tests.datamodules.image_files import encoded, pixels, write_tar
 
 Members = Mapping[str, bytes]
 NAMES = [f"{number:04}" for number in range(4)]
 
 
 def png(side: int, seed: int = 0) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
+    return encoded(pixels((side, side), seed))
 
 
 def in_tar(folder: Path, members: Members) -> Path:

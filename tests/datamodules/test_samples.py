@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from datamodules.order.plan import Item, Plan
-from datamodules.samples import TrainingImages, pad_symmetric, turned
+from datamodules.samples import TrainingImages, turned
 from tests.datamodules.memory import Memory, random_image
 from tests.datamodules.test_base import located, repeated
 
@@ -18,7 +16,7 @@ class Sized(Memory):
 
     def __init__(self, samples):
         super().__init__(samples)
-        self.reads, self.cuts = [], []
+        self.reads = []
 
     def size(self, index):
         sample = self.samples[self.keys[index]]
@@ -29,7 +27,6 @@ class Sized(Memory):
         return super().read(index)
 
     def read_crop(self, index, top, left, height, width):
-        self.cuts.append(index)
         sample = Memory.read(self, index).copy()
         sample["hr"] = sample["hr"][top : top + height, left : left + width].copy()
         return sample
@@ -67,12 +64,6 @@ class TestCropsAlone:
             np.testing.assert_array_equal(a.pop("hr"), b.pop("hr"))
             assert a == b
             assert "meta" not in b
-
-    def test_nothing_else_is_read(self):
-        source = Sized(SAMPLES)
-        crops(source, 12)
-        assert source.reads == []
-        assert source.cuts == [*range(6), *range(6)]
 
     def test_a_size_that_is_wrong(self):
         class Wrong(Told):
@@ -163,14 +154,3 @@ class TestTurns:
             assert got.dtype == dtype
             got[...] = 0  # a copy
             np.testing.assert_array_equal(cut, before)
-
-    @given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 20), st.integers(0, 20))
-    @settings(max_examples=60, deadline=None)
-    def test_pad_symmetric(self, height, width, down, right):
-        whole = random_image(height, width)
-        got = pad_symmetric(whole, height + down, width + right)
-        rows = [min(i % (2 * height), 2 * height - 1 - i % (2 * height)) for i in range(len(got))]
-        columns = [
-            min(i % (2 * width), 2 * width - 1 - i % (2 * width)) for i in range(len(got[0]))
-        ]
-        np.testing.assert_array_equal(got, whole[np.ix_(rows, columns)])

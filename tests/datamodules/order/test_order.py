@@ -80,7 +80,7 @@ def sequence_of(plan, epoch):
 
 class TestPlan:
     @given(plans(), st.integers(0, 3))
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=60, deadline=None)
     def test_every_sample_at_most_once_and_few_are_left_out(self, plan, epoch):
         batches = epoch_of(plan, epoch)
         total = sum(plan.groups) * plan.repeats
@@ -92,7 +92,7 @@ class TestPlan:
         assert total - counts.total() <= plan.batch_size - 1
 
     @given(plans() | mixtures(), st.integers(0, 3))
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=40, deadline=None)
     def test_a_global_batch_is_the_same_on_any_number_of_processes(self, plan, epoch):
         alone = [set(batch) for batch in epoch_of(plan, epoch)]
         for world in divisors(plan.streams):
@@ -178,7 +178,7 @@ def stream_of(plan: Plan, position: int) -> range:
 
 class TestReplacement:
     @given(plans(), st.integers(0, 2), st.data())
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=60, deadline=None)
     def test_another_image_of_the_same_stream(self, plan, epoch, data):
         assume(len(plan))
         position = data.draw(st.integers(0, len(plan) * plan.batch_size - 1))
@@ -222,7 +222,7 @@ class TestReplacement:
 
 class TestAnnouncements:
     @given(plans() | mixtures(), st.integers(0, 2), st.data())
-    @settings(max_examples=80, deadline=None)
+    @settings(max_examples=40, deadline=None)
     def test_each_group_is_announced_before_it_is_read(self, plan, epoch, data):
         assume(len(plan.groups) > 1)
         world = data.draw(st.sampled_from(divisors(plan.streams)))
@@ -241,7 +241,7 @@ class TestAnnouncements:
 class TestMixture:
     @pytest.mark.slow
     @given(mixtures(), st.integers(0, 5))
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=60, deadline=None)
     def test_shares_are_exact_and_nothing_is_left_out(self, plan, epochs):
         ends = np.cumsum(plan.groups)[np.cumsum(plan.mixture.groups) - 1]
         samples = np.concatenate([sequence_of(plan, epoch) for epoch in range(epochs + 1)])
@@ -331,7 +331,7 @@ class TestEvaluationSampler:
     @given(
         st.integers(0, 20), st.integers(1, 4), st.integers(1, 6), st.lists(st.integers(0, 2**62))
     )
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=40, deadline=None)
     def test_each_image_once_over_uneven_processes(self, n, batch_size, world, seeds):
         seeds = (seeds * n)[:n] or [0] * n
         seeds += [0] * (n - len(seeds))

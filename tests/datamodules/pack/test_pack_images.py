@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 
 import numpy as np
@@ -14,7 +13,7 @@ from datamodules.files.roles import roles_of
 from datamodules.pack.images import Encoding, Recipe, places, process
 from datamodules.pack.inputs import find_inputs
 from datamodules.pack.places import Entry, File
-from tests.datamodules.image_files import pixels, save
+from tests.datamodules.image_files import encoded, pixels, save
 
 PNG, WEBP, JPEG = Encoding("png"), Encoding("webp"), Encoding("jpeg", 95)
 
@@ -37,12 +36,6 @@ def image(members, role=""):
     suffix = roles_of(tuple(members)).members[role.removesuffix(".") or "hr"]
     assert suffix.startswith(role)
     return decode(members[suffix], "packed")
-
-
-def encoded(array, kind="PNG", **options):
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def wide_profile():

@@ -375,3 +375,5 @@ def test_a_cached_shard_that_rots(source, server, tmp_path):
 )
 def test_sizes(text, expected):
     assert parse_bytes(text, "x") == expected
+    with pytest.raises(ValueError, match="x is 'much'; expected a number of bytes"):
+        parse_bytes("much", "x")

@@ -175,13 +175,6 @@ def test_file_urls(two):
     assert prepared(f"file:{two}/t-*.tar").groups == [3, 2]
 
 
-def test_a_cache_size_that_is_no_number():
-    with pytest.raises(
-        ValueError, match=r"Shards\.cache_size is 'much'; expected a number of bytes"
-    ):
-        Shards("x.tar", cache_size="much")
-
-
 @pytest.mark.parametrize(
     "at", ["in a header", "after a header", "in an image", "between", "at the end"]
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import pickle
 from pathlib import Path
@@ -18,7 +17,7 @@ from datamodules.files.decode import UnreadableImage
 from datamodules.samples import SampleDraws
 from datamodules.scales import Scales
 from datamodules.sources.clips import Clips, ClipShards, MovingCrops
-from tests.datamodules.image_files import write_tar
+from tests.datamodules.image_files import encoded, write_tar
 from tests.datamodules.memory import Memory, evaluation, training, with_crops
 
 SIDE = 20
@@ -37,10 +36,8 @@ def write(folder: Path, numbers: Any, name: str = "{}.png", **settings: Any) -> 
     return folder
 
 
-def png(number: int, damaged: bool = False) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(frame(number)).save(buffer, "PNG")
-    return buffer.getvalue()[: 60 if damaged else None]
+def png(number: int) -> bytes:
+    return encoded(frame(number))
 
 
 def pack(path: Path, members: dict[str, bytes]) -> str:

@@ -1,11 +1,15 @@
-"""Folder: the files it finds, their keys, and its errors."""
+"""Folder: the files it finds, their keys, its errors, and outputs that it leaves out."""
 
 from __future__ import annotations
+
+import pickle
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from datamodules.sources.folder import Folder
+from datamodules.sources.folder import Folder, Outputs
 from files.paths import expand_path
 from tests.datamodules.image_files import pixels, save
 
@@ -127,3 +131,48 @@ def test_nothing_given():
         Folder()
     with pytest.raises(ValueError, match=r"Folder\.root is empty"):
         prepared("")
+
+
+# ---------------------------------------------------------------------- predict's own outputs
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for name in ("a.jpg", "a.png", "sub/b.png", "sub/out/c.png", "sub/outer/d.png"):
+        save(tmp_path / "in" / name)
+    return tmp_path / "in"
+
+
+def left(paths: str | list[str], folder: Path, *names: str) -> list[str]:
+    source = Folder.of(paths)
+    source.outputs = Outputs(folder, partial(set, names))
+    source.prepare(2.0)
+    return list(pickle.loads(pickle.dumps(source)).keys)  # as a worker gets it
+
+
+@pytest.mark.parametrize("pattern", ["", "**/*.*"])
+def test_a_writers_folder_below_the_one_that_is_searched(photos: Path, pattern: str) -> None:
+    paths = str(photos / pattern)
+    assert left(paths, photos / "sub" / "out") == ["a.jpg", "a.png", "sub/b", "sub/outer/d"]
+    assert left(paths, photos / "sub") == ["a.jpg", "a.png"]
+    assert (
+        len(left(paths, photos / "not_there_yet")) == len(left(paths, photos.parent / "other")) == 5
+    )
+
+
+def test_in_the_writers_folder_or_below_it_what_is_known(photos: Path) -> None:
+    """A name does not change if an output with another extension is beside it."""
+    assert left(str(photos), photos, "a.png", "sub/out/c.png") == ["a", "sub/b", "sub/outer/d"]
+    assert left(str(photos / "sub"), photos, "a.png", "sub/b.png") == ["out/c", "outer/d"]
+    assert len(left(str(photos), photos)) == 5
+
+
+def test_files_that_are_named_stay(photos: Path) -> None:
+    files = [str(photos / "sub" / "b.png"), str(photos / "a.png")]
+    assert left(files, photos, "a.png") == left(files, photos / "sub") == ["a", "b"]
+
+
+def test_nothing_but_outputs(photos: Path) -> None:
+    message = r"all 1 images found in '.*out' are outputs in writer.folder '.*out': set another"
+    with pytest.raises(ValueError, match=message):
+        left(str(photos / "sub" / "out"), photos / "sub" / "out", "c.png")

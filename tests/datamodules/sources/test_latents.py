@@ -28,11 +28,11 @@ def npy(array: Any) -> bytes:
     return buffer.getvalue()
 
 
-def write(folder: Path, members: dict[str, bytes], about: dict[str, Any] | None = None) -> str:
+def write(folder: Path, *samples: dict[str, bytes], about: dict[str, Any] | None = None) -> str:
     folder.mkdir()
     writer = ShardWriter(folder, "latents", 10)
-    for key in ("a/0", "a/1"):
-        writer.add(key, members)
+    for number, members in enumerate(samples):
+        writer.add(f"a/{number}", members)
     writer.finish()
     (folder / ABOUT).write_text(json.dumps(about or ABOUT_OURS))
     return f"{folder}/*.tar"
@@ -40,7 +40,7 @@ def write(folder: Path, members: dict[str, bytes], about: dict[str, Any] | None 
 
 def test_a_batch_of_latents(tmp_path: Path) -> None:
     z = np.arange(24, dtype=np.float16).reshape(2, 3, 4)
-    source = Latents(write(tmp_path / "out", {"latent.npy": npy(z)}))
+    source = Latents(write(tmp_path / "out", *[{"latent.npy": npy(z)}] * 2))
     source.prepare(2.0)
     assert list(source.keys) == ["a/0", "a/1"]
     assert source.groups == [2]
@@ -77,7 +77,7 @@ def test_what_is_no_latent(tmp_path: Path) -> None:
 
 def test_encode_json(tmp_path: Path) -> None:
     z = {"latent.npy": npy(np.zeros((1, 2, 2), np.float32))}
-    urls = write(tmp_path / "pairs", z, {**ABOUT_OURS, "scale": 4.0})
+    urls = write(tmp_path / "pairs", z, about={**ABOUT_OURS, "scale": 4.0})
     with pytest.raises(ValueError, match=r"of scale 4, but data\.init_args\.scale is 2"):
         Latents(urls).prepare(2.0)
     (tmp_path / "pairs" / ABOUT).write_text("{}")
@@ -106,14 +106,8 @@ def test_no_pool_beside_what_it_would_not_exchange(name: str) -> None:
 def test_features_of_captions_are_filled_up_to_the_longest(tmp_path: Path) -> None:
     z = np.zeros((1, 2, 2), np.float32)
     texts = [np.full((n, 3), n, np.float16) for n in (2, 5, 1)]
-    folder = tmp_path / "out"
-    folder.mkdir()
-    writer = ShardWriter(folder, "latents", 10)
-    for n, text in enumerate(texts):
-        writer.add(f"{n}", {"latent.npy": npy(z), "text_features.npy": npy(text)})
-    writer.finish()
-    (folder / ABOUT).write_text(json.dumps({"space": "x", "factor": 8, "scale": None}))
-    source = Latents(str(folder / "*.tar"))
+    members = [{"latent.npy": npy(z), "text_features.npy": npy(text)} for text in texts]
+    source = Latents(write(tmp_path / "out", *members))
     source.prepare(1)
     samples = [{"key": str(n), "seed": n, **source.read(n)} for n in range(3)]
     batch = collate(samples)

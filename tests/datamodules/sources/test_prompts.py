@@ -56,17 +56,6 @@ def test_prompts_of_a_file(file, caplog, workers):
     assert all(batch["size"] == (32, 32) for batch in found)
 
 
-def test_another_text_has_another_key(file, tmp_path):
-    """So that outputs of different prompts are not confused."""
-    before = Prompts(file, 32)
-    before.prepare(1.0)
-    (tmp_path / "prompts.txt").write_text(TEXT.replace("dog", "cat"), encoding="utf-8")
-    after = Prompts(file, 32)
-    after.prepare(1.0)
-    same = [a == b for a, b in zip(before.keys, after.keys, strict=True)]
-    assert same == [True, False, True, True]
-
-
 def test_in_predict(file):
     first, *_ = batches(Prompts(file, 32), "predict")
     assert (first["text"], first["size"]) == (["a red car"], (32, 32))
