@@ -297,7 +297,7 @@ class DiskCache:
         """Let no process remove those of some files that are here, for a while."""
         until = time.time() + HELD
         for file in files:
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # it is not here, or another user's
                 os.utime(self.folder / file.name, (until, until))
 
     def close(self) -> None:
