@@ -261,7 +261,7 @@ class EnlargerCLI(CommandsCLI):
         )
         self.ranks.signals.saves = self.subcommand == "fit"
         own = weights_are_read(self.run, config, self.fits)
-        self._needed = needed_files(config, str(self.subcommand), own)
+        self._needed = needed_files(config, own)
         self.resumed_from: Path | None = None
         self._refusal: ConfigurationError | TemporaryError | None = None
         if self.subcommand in ("fit", "check") and not config.trainer.fast_dev_run:
