@@ -41,7 +41,6 @@ from commands.run.files import (
     is_whole,
     list_checkpoints,
     read_ranking,
-    read_written,
     write_atomically,
     write_whole,
 )
@@ -196,7 +195,7 @@ class Checkpoints(Checkpoint):
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             content = as_yaml(self.config)
             write_atomically(self.folder.parent / "config.yaml", content.encode())
-        self._written = read_written(self.folder)
+        self._written = {*read_ranking(self.folder).get("written", ())}
         if self.resumed_from is not None and self.resumed_from.parent == self.folder:
             self._written.add(self.resumed_from.name)  # killed before the list was written
         self._saved_step = trainer.global_step if self.resumed_from else -1
