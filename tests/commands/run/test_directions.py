@@ -46,13 +46,6 @@ def best_of(values: dict[str, float], mode: str) -> str:
     return (max if mode == "max" else min)(values, key=lambda name: values[name])
 
 
-@pytest.fixture
-def by_swd(fitted: Callable[..., Path]) -> dict[str, Any]:
-    """Return the ranking of a run, by a metric whose lower values are better."""
-    fitted(*MEASURED, *RANKED)
-    return ranking()
-
-
 @pytest.mark.parametrize("monitor", ["val/swd", "val/psnr"])
 def test_the_best_follows_from_the_metric(fitted: Callable[..., Path], monitor: str) -> None:
     fitted(*MEASURED, "--checkpoint.monitor", monitor, *RANKED[2:])
