@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from commands.arguments.messages import missing_keys, unknown_key
+from commands.arguments.messages import unknown_key
 from commands.errors import EXPERIMENTS, ConfigurationError, did_you_mean
-from commands.names import ABOUT, TOOLS
+from commands.names import ABOUT
 from commands.options import ROOMS, SOURCES, options, public_names
 from files.paths import CONFIGURATIONS, read_text
 
@@ -54,7 +54,6 @@ def refuse_typos(args: Sequence[str]) -> None:
             _refuse_file(value)
         _refuse_key(option[2:].rstrip("+"))
         _refuse_class(option, value)
-    _refuse_nothing_set(args)
 
 
 def _refuse_encoding(key: str, value: str) -> None:
@@ -98,12 +97,6 @@ def _refuse_missing(key: str, path: str) -> None:
     near = difflib.get_close_matches(name, beside, n=1)
     meant = f"; did you mean {os.path.join(folder, near[0])!r}?" if near else ""
     raise ConfigurationError(f"{key} is {path!r}, which does not exist{meant}")
-
-
-def _refuse_nothing_set(args: Sequence[str]) -> None:
-    given = any(word.startswith(("--config", "-c", "--model", "--print")) for word in args)
-    if not given and args[0] not in (*TOOLS, "export") and not any("help" in w for w in args):
-        raise ConfigurationError(missing_keys(["data", "model"]))
 
 
 def _refuse_key(key: str) -> None:

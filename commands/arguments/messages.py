@@ -156,22 +156,18 @@ def _unknown(found: _Found) -> str:
 def _top_level(found: _Found) -> str:
     missing = re.match("the following arguments are required: (.*)", found.message)
     if missing:
-        return missing_keys([key.partition(".")[2] for key in missing[1].split(", ")])
+        keys = [key.partition(".")[2] for key in missing[1].split(", ")]
+        files = " ".join(f"--{key} configs/{key}/NAME.yaml" for key in keys)
+        return (
+            f"missing {', '.join(keys)}: name an experiment with --config "
+            f"configs/experiment/NAME.yaml, or add {files}"
+        )
     word = found.message.removeprefix("unrecognized arguments: ")
     if word == found.message:
         return word + (" (a tab? YAML is indented by spaces)" if "any token" in word else "")
     return (
         f"{word!r} is not an option: write its key before it, as --config {word}, or for images "
         f"--data.predict {word}, a pattern in quotation marks"
-    )
-
-
-def missing_keys(keys: Sequence[str]) -> str:
-    """Return the sentence about keys of a command that nothing sets."""
-    files = " ".join(f"--{key} configs/{key}/NAME.yaml" for key in keys)
-    return (
-        f"missing {', '.join(keys)}: name an experiment with --config "
-        f"configs/experiment/NAME.yaml, or add {files}"
     )
 
 

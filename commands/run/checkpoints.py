@@ -98,16 +98,6 @@ def monitored_values(trainer: Trainer) -> dict[str, float]:
     return {name: float(logged[name]) for name in sorted(map(str, names)) if name in logged}
 
 
-def restore_monitored_values(trainer: Trainer, values: dict[str, float]) -> None:
-    """Restore values of a checkpoint, as if this process had logged them.
-
-    Args:
-        trainer: The trainer, before training.
-        values: Values of ``monitored_values``.
-    """
-    restore_logged_values(trainer, values)
-
-
 log = logging.getLogger(__name__)
 
 
@@ -200,7 +190,7 @@ class Checkpoints(Checkpoint):
             self._written.add(self.resumed_from.name)  # killed before the list was written
         self._saved_step = trainer.global_step if self.resumed_from else -1
         self._saved_at = time.monotonic()
-        restore_monitored_values(trainer, self._monitored)
+        restore_logged_values(trainer, self._monitored)
         follow_schedule(trainer)
         if self._validation_due and not self.off:
             log.info("the interrupted validation runs first")

@@ -162,6 +162,10 @@ def test_a_file_of_ones_own_that_imports_what_is_not_there(tiny: Path, refusal: 
     assert "importing.Method: No module named 'torhc'" in sentence
 
 
+def test_nothing_is_set(tiny: Path, refusal: Refusal) -> None:
+    assert "missing data, model: name an experiment" in refusal("fit")
+
+
 def source(mistake: str) -> tuple[str, ...]:
     text = f"{{class_path: {PLUGINS}.Mistaken, init_args: {{mistake: {mistake}}}}}"
     return ("--data.init_args.train", text, "--data.init_args.val", "null")
@@ -235,7 +239,6 @@ TYPOS = {
     "fit --config CASE --trainer.max_stepz 3": "did you mean 'trainer.max_steps'?",
     "predict --config CASE --tiling.sise 3": "did you mean 'tiling.size'?",
     "fit --config=gone.yaml": "gone.yaml, and there is no such file",
-    "fit": "missing data, model: name an experiment",
     "export": "export needs a run",
     "fit --model lightning_modules.EDRS": "did you mean 'lightning_modules.EDSR'?",
     "report": "report needs a run, such as runs/NAME",
