@@ -478,10 +478,6 @@ class EnlargerCLI(CommandsCLI):
         if isinstance(self.trainer.logger, TensorBoardLogger):
             log.info("curves and images: tensorboard --logdir %s", self.run.path)
 
-    def after_test(self) -> None:
-        """Log where the curves are."""
-        self.after_fit()
-
     def command_arguments(self, command: str) -> dict[str, Any]:
         """Return the arguments of the trainer method, with the checkpoint chosen here."""
         kwargs = super().command_arguments(command)

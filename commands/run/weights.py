@@ -149,7 +149,8 @@ def load_trained(
     given = model.initial_weights
     if given is not None and freezes(model):
         model.load_weights(find_weights(given, model.scale))
-    trained = None if ckpt_path is not None or _is_result(given, run) else run.trained_weights()
+    named = ckpt_path is not None or _is_result(given, run)
+    trained = None if named else best_or_newest(run.checkpoints)
     if ckpt_path is not None:
         path = _refuse_no_file(ckpt_path)
     elif trained is not None:
