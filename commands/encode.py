@@ -156,12 +156,13 @@ class Squares(Dataset[list[dict[str, Any]]]):
 
     def _cut(self, whole: NDArray[np.uint8], draws: SampleDraws) -> NDArray[np.uint8]:
         rows, columns = self._sides(whole)
-        if not self.options.crop:
-            return turned(whole[:rows, :columns], 0)
-        height, width = whole.shape[:2]
-        top, left = draws.integer(0, height - rows + 1), draws.integer(0, width - columns + 1)
-        turn = draw_turn(self.options.flips, draws)
-        return turned(whole[top : top + rows, left : left + columns], turn)
+        top = left = turn = 0
+        if self.options.crop:
+            height, width = whole.shape[:2]
+            top, left = draws.integer(0, height - rows + 1), draws.integer(0, width - columns + 1)
+            turn = draw_turn(self.options.flips, draws)
+        part = whole[top : top + rows, left : left + columns]
+        return cast("NDArray[np.uint8]", turned(part, turn))
 
 
 def name_of(key: str) -> str:
