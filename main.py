@@ -70,6 +70,8 @@ def _run_alone(words: Sequence[str]) -> int | None:
     except ConfigurationError as error:
         print_error(error)
         return 2
+    except BrokenPipeError:
+        raise
     except Exception as error:
         from commands.tracebacks import sentence_of, status_of  # loads Lightning
 
@@ -93,11 +95,14 @@ def main(args: Sequence[str] | None = None) -> None:
             imports, which take seconds.
     """
     _set_paths()
-    from commands.process import ignore_broken_pipe
-
-    ignore_broken_pipe()
     words = list(sys.argv[1:] if args is None else args)
-    if (status := _run_alone(words)) is not None:
+    try:
+        status = _run_alone(words)
+        sys.stdout.flush()
+    except BrokenPipeError:  # of `main.py list methods | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    if status is not None:
         raise SystemExit(status)
     words = _checked(words)
     try:

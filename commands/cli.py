@@ -261,7 +261,7 @@ class EnlargerCLI(CommandsCLI):
         )
         self.ranks.signals.saves = self.subcommand == "fit"
         own = weights_are_read(self.run, config, self.fits)
-        self._needed = needed_files(config, str(self.subcommand), own)
+        self._needed = needed_files(config, own)
         self.resumed_from: Path | None = None
         self._refusal: ConfigurationError | TemporaryError | None = None
         if self.subcommand in ("fit", "check") and not config.trainer.fast_dev_run:
@@ -477,10 +477,6 @@ class EnlargerCLI(CommandsCLI):
                 log.warning("training ended early: %s", callback.stopping_reason_message)
         if isinstance(self.trainer.logger, TensorBoardLogger):
             log.info("curves and images: tensorboard --logdir %s", self.run.path)
-
-    def after_test(self) -> None:
-        """Log where the curves are."""
-        self.after_fit()
 
     def command_arguments(self, command: str) -> dict[str, Any]:
         """Return the arguments of the trainer method, with the checkpoint chosen here."""

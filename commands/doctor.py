@@ -85,12 +85,9 @@ def _guarded(name: str, check: Callable[[], Iterable[Line]]) -> Iterator[Line]:
 
 
 def python() -> Iterator[Line]:
-    """Check the Python interpreter."""
+    """Name the Python interpreter."""
     found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    if sys.version_info < (3, 11):  # noqa: UP036  (this file also runs in an older one)
-        yield Line("broken", "Python", f"{found}, but 3.11 or newer is required: make PYTHON=...")
-    else:
-        yield Line("ok", "Python", f"{found}, {sys.executable}")
+    yield Line("ok", "Python", f"{found}, {sys.executable}")
 
 
 def packages() -> Iterator[Line]:

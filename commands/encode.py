@@ -30,7 +30,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from commands.check import Checked
 from commands.errors import ConfigurationError
@@ -156,12 +156,13 @@ class Squares(Dataset[list[dict[str, Any]]]):
 
     def _cut(self, whole: NDArray[np.uint8], draws: SampleDraws) -> NDArray[np.uint8]:
         rows, columns = self._sides(whole)
-        if not self.options.crop:
-            return _copy(whole[:rows, :columns], 0)
-        height, width = whole.shape[:2]
-        top, left = draws.integer(0, height - rows + 1), draws.integer(0, width - columns + 1)
-        turn = draw_turn(self.options.flips, draws)
-        return _copy(whole[top : top + rows, left : left + columns], turn)
+        top = left = turn = 0
+        if self.options.crop:
+            height, width = whole.shape[:2]
+            top, left = draws.integer(0, height - rows + 1), draws.integer(0, width - columns + 1)
+            turn = draw_turn(self.options.flips, draws)
+        part = whole[top : top + rows, left : left + columns]
+        return cast("NDArray[np.uint8]", turned(part, turn))
 
 
 def name_of(key: str) -> str:
@@ -196,10 +197,6 @@ def _to_8_bits(image: NDArray[Any]) -> NDArray[np.uint8]:
     if image.dtype == np.uint16:
         image = np.round(image / 257)
     return image.astype(np.uint8, copy=False)
-
-
-def _copy(part: NDArray[np.uint8], turn: int) -> NDArray[np.uint8]:
-    return cast("NDArray[np.uint8]", turned(part, turn))
 
 
 log = logging.getLogger(__name__)
@@ -353,7 +350,7 @@ class Encoding:
         images = [range(span.start // count, -(-span.stop // count)) for span in spans]
         loader: Any = DataLoader(
             self.squares,
-            sampler=_Chained(images),
+            sampler=[*itertools.chain.from_iterable(images)],
             batch_size=None,
             num_workers=self.workers,
             collate_fn=_identity,
@@ -471,23 +468,6 @@ def _latents(shard: Path) -> Iterator[NDArray[np.float64]]:
 def _refused(records: Sequence[Record]) -> Report:
     """Return the squares that were skipped, for the report."""
     return {"refused": [one for record in records for one in record.refused]}
-
-
-class _Chained(Sampler[int]):
-    """Numbers of several ranges, one after the other.
-
-    Args:
-        ranges: The ranges.
-    """
-
-    def __init__(self, ranges: Sequence[range]) -> None:
-        self.ranges = ranges
-
-    def __iter__(self) -> Iterator[int]:
-        return itertools.chain.from_iterable(self.ranges)
-
-    def __len__(self) -> int:
-        return sum(map(len, self.ranges))
 
 
 def _shape(item: dict[str, Any]) -> Any:

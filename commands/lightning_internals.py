@@ -1,7 +1,7 @@
 """Private names of Lightning, in one file.
 
-Each function names the public behaviour that is missing. A test of the same name in
-``tests/commands/test_lightning_internals.py`` fails when Lightning changes the private name.
+Each function names the public behaviour that is missing. Runs in ``tests/commands`` fail when
+Lightning changes the private name; for what only rare runs need, ``test_lightning_internals.py``.
 """
 
 from __future__ import annotations

@@ -23,8 +23,6 @@ SOURCES = {
     "trainer": ("pytorch/trainer/trainer.py", "Trainer"),  # of lightning
 }
 ROOMS = ("lightning_modules", "datamodules", "degradations", "callbacks")
-# Bases whose constructors take nothing.
-BARE = ("lightning.pytorch.LightningModule", "files.method.Method", "abc.ABC")
 
 
 class Option(NamedTuple):
@@ -93,49 +91,3 @@ def stub(room: str) -> dict[str, str]:
 def public_names(room: str) -> list[str]:
     """Return what users write for the public names of a room, such as ``callbacks.PSNR``."""
     return [f"{room}.{name}" for name in stub(room)]
-
-
-@functools.cache
-def arguments(class_path: str) -> dict[str, str] | None:
-    """Return the arguments of a class's constructor, by name, with their types as written.
-
-    Args:
-        class_path: As users write it: ``lightning_modules.EDSR``, or with the file's name.
-
-    Returns:
-        None for a class of a user or of a library, and for one that passes arguments on to such.
-    """
-    if class_path in BARE:
-        return {}
-    module, _, name = class_path.rpartition(".")
-    if module in ROOMS:
-        module = f"{module}.{stub(module).get(name, '')}"
-    file = ROOT.joinpath(*module.split(".")).with_suffix(".py")
-    if module.partition(".")[0] not in ROOMS or not file.is_file():
-        return None
-    for node in _parsed(file).body:
-        if isinstance(node, ast.ImportFrom) and any(alias.name == name for alias in node.names):
-            return arguments(f"{node.module}.{name}")
-        if isinstance(node, ast.ClassDef) and node.name == name:
-            return _arguments_of(node, module)
-    return None
-
-
-@functools.cache
-def _parsed(file: Path) -> ast.Module:
-    return ast.parse(file.read_text(encoding="utf-8"))
-
-
-def _arguments_of(found: ast.ClassDef, module: str) -> dict[str, str] | None:
-    makers = [n for n in found.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
-    if not makers and found.decorator_list:  # a dataclass
-        return None
-    own = makers[0].args if makers else None
-    named = [*own.args, *own.kwonlyargs] if own else []
-    types = {each.arg: ast.unparse(each.annotation) for each in named if each.annotation}
-    for base in found.bases if own is None or own.kwarg else ():  # which take the rest
-        inherited = arguments(f"{module}.{ast.unparse(base)}")
-        if inherited is None:
-            return None
-        types = types | inherited | types  # its own first
-    return types

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import sys
 import sysconfig
 import traceback
 
@@ -66,13 +65,6 @@ def sentence_of(error: BaseException) -> str | None:
         return message
     if isinstance(error, OSError) and (sentence := _of_disk(error, frames)):
         return sentence
-    # Not imported for this: it takes seconds, and only what compiles has imported it.
-    compiler = sys.modules.get("torch._dynamo.exc")
-    if compiler and isinstance(error, compiler.BackendCompilerFailed):
-        reason = str(error.inner_exception).partition("\n")[0]
-        return (
-            f"torch.compile failed ({reason}): set compile of the network or degradation to false"
-        )
     if not _by_lightning(frames):
         return None
     refused = ValueError | MisconfigurationException | ModuleNotFoundError  # of optional packages
@@ -113,13 +105,10 @@ def _of_disk(error: OSError, frames: list[tuple[str, str]]) -> str | None:
     if error.errno in FULL and not names and ours:  # a full disk names no file
         return f"{error.strerror}, where {ours[-1]} writes; {DISK[error.errno]}"
     # A socket may be denied, too; an existing folder is a race between processes.
-    if error.errno not in DISK or not names or (error.errno == errno.EEXIST and _all_dirs(names)):
+    race = error.errno == errno.EEXIST and all(map(os.path.isdir, names))
+    if error.errno not in DISK or not names or race:
         return None
     return f"{' -> '.join(names)}: {error.strerror}; {DISK[error.errno]}"
-
-
-def _all_dirs(names: list[str]) -> bool:
-    return all(map(os.path.isdir, names))
 
 
 def _on_purpose(frames: list[tuple[str, str]]) -> bool:

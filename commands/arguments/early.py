@@ -1,7 +1,6 @@
-"""Misspelt commands, keys, classes and files, answered before torch is imported, in seconds less.
+"""Misspelt commands, options, classes and files, answered before torch is imported.
 
-Classes are read from the configurations, and their arguments from the sources. What they do not
-tell is left to the parser, as are the keys of files.
+The arguments of classes are left to the parser, as are the keys of files.
 """
 
 from __future__ import annotations
@@ -9,16 +8,14 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
-import yaml
-
-from commands.arguments.messages import missing_keys, unknown_argument, unknown_key
+from commands.arguments.messages import unknown_key
 from commands.errors import EXPERIMENTS, ConfigurationError, did_you_mean
-from commands.names import ABOUT, TOOLS
-from commands.options import ROOMS, SOURCES, arguments, options, public_names
+from commands.names import ABOUT
+from commands.options import ROOMS, SOURCES, options, public_names
 from files.paths import CONFIGURATIONS, read_text
 
 # First parts of the commands' options.
@@ -29,9 +26,7 @@ TOP = (
     *("encode", "export"),
 )
 ON_RUNS = ("report", "compare", "measure", "export")  # whose first words are paths
-Key = tuple[str, ...]  # the parts of a key without `init_args`
 _SPECIAL = {*"$~*?[]{},:\n"}  # characters of patterns, lists and addresses
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def refuse_typos(args: Sequence[str]) -> None:
@@ -49,30 +44,29 @@ def refuse_typos(args: Sequence[str]) -> None:
         near = did_you_mean(args[0], ABOUT) or f"; the commands are {', '.join(ABOUT)}"
         raise ConfigurationError(f"unknown command {args[0]!r}{near}")
     refuse_missing_run(args)
-    classes: dict[Key, str] = {(group,): group for group in SOURCES}
-    classes[("data",)] = "datamodules.SRDataModule"  # as of the parser
     for number, word in enumerate(args):
         option, equals, value = word.partition("=")
         if not option.startswith("--"):
             continue
         value = value if equals else args[number + 1] if number + 1 < len(args) else ""
-        if not value.isascii() and os.fsencode(value).decode(errors="ignore") != value:
-            raise ConfigurationError(
-                f"{option[2:]} is {os.fsencode(value)!r}, which is not UTF-8, as YAML requires: "
-                "rename it, or name the folder above it or a pattern"
-            )
-        key = () if option == "--config" else _parts(option[2:])
-        _refuse_group(option, key)
+        _refuse_encoding(option[2:], value)
         if option == "--config":
             _refuse_file(value)
+        _refuse_key(option[2:].rstrip("+"))
         _refuse_class(option, value)
-        _refuse_key(key, classes)
+
+
+def _refuse_encoding(key: str, value: str) -> None:
+    if not value.isascii() and os.fsencode(value).decode(errors="ignore") != value:
+        raise ConfigurationError(
+            f"{key} is {os.fsencode(value)!r}, which is not UTF-8, as YAML requires: rename it, or "
+            "name the folder above it or a pattern"
+        )
+    if value.endswith(CONFIGURATIONS) and os.path.isfile(value):
         try:
-            inline = yaml.compose(value, _LOADER) if value.startswith("{") else None
-            _note(key, inline or yaml.ScalarNode("", value), Path(), classes)
-        except (OSError, ValueError, RecursionError, yaml.YAMLError):  # the parser has a sentence
-            return
-    _refuse_nothing_set(args)
+            read_text(value)
+        except UnicodeDecodeError as error:  # some editors write other encodings
+            raise ConfigurationError(f"{value} is not UTF-8 text: save it so") from error
 
 
 def refuse_missing_run(words: Sequence[str]) -> None:
@@ -105,19 +99,19 @@ def _refuse_missing(key: str, path: str) -> None:
     raise ConfigurationError(f"{key} is {path!r}, which does not exist{meant}")
 
 
-def _refuse_nothing_set(args: Sequence[str]) -> None:
-    given = any(word.startswith(("--config", "-c", "--model", "--print")) for word in args)
-    if not given and args[0] not in (*TOOLS, "export") and not any("help" in w for w in args):
-        raise ConfigurationError(missing_keys(["data", "model"]))
-
-
-def _refuse_group(option: str, key: Key) -> None:
-    first, rest = "".join(key[:1]), key[1:]
-    near = difflib.get_close_matches(first, TOP, n=1, cutoff=0.75)
-    # A key of a single part may be another program's name for ours, which the parser knows.
-    if near and first not in TOP and (rest or near == ["config"]):
-        meant = ".".join((near[0], *rest))
-        raise ConfigurationError(f"unknown key {option[2:]!r}; did you mean {meant!r}?")
+def _refuse_key(key: str) -> None:
+    group, _, rest = key.partition(".")
+    if group not in TOP:
+        near = difflib.get_close_matches(group, TOP, n=1, cutoff=0.75)
+        # A key of a single part may be another program's name for ours, which the parser knows.
+        if near and (rest or near == ["config"]):
+            meant = f"{near[0]}.{rest}" if rest else near[0]
+            raise ConfigurationError(f"unknown key {key!r}; did you mean {meant!r}?")
+    elif rest and group in SOURCES and group != "data":  # whose class may be another one
+        name, known = rest.partition(".")[0], options(group)
+        if known and name not in (*known, "help"):
+            names = [f"{group}.{each}" for each in known]
+            raise ConfigurationError(unknown_key(f"Option '{group}.{name}' is not accepted", names))
 
 
 def _refuse_file(value: str) -> None:
@@ -140,47 +134,3 @@ def _refuse_class(option: str, value: str) -> None:
     if room in ROOMS and re.fullmatch(r"[A-Z]\w*", name) and value not in public_names(room):
         near = did_you_mean(value, public_names(room))
         raise ConfigurationError(f"{option[2:].rstrip('+')}: {room} has no {name!r}{near}")
-
-
-def _parts(key: str) -> Key:
-    return tuple(part for part in key.rstrip("+").split(".") if part != "init_args")
-
-
-def _types(of: str) -> Mapping[str, str] | None:
-    """Return the arguments of a class or a group, with their types; None if unknown."""
-    return {name: "" for name in options(of)} or None if of in SOURCES else arguments(of)
-
-
-def _refuse_key(key: Key, classes: Mapping[Key, str]) -> None:
-    full = ""
-    for depth, name in enumerate(key):
-        of = classes.get(key[:depth], "")
-        types, where = _types(of), full
-        full = f"{full}{'.' if of in SOURCES or not of else '.init_args.'}{name}".removeprefix(".")
-        if types is None or name in ("class_path", "dict_kwargs", "help"):
-            continue
-        if name not in types and of in SOURCES:
-            names = [f"{where}.{each}" for each in types]
-            raise ConfigurationError(unknown_key(f"Option '{full}' is not accepted", names))
-        if name not in types:
-            sentence = unknown_key(f"Option '{name}' is not accepted", types)
-            raise ConfigurationError(unknown_argument(where, sentence))
-
-
-def _note(key: Key, node: yaml.Node | None, folder: Path, classes: dict[Key, str]) -> None:
-    """Enter the classes that a layer names, in place of those that it replaces."""
-    if isinstance(node, yaml.ScalarNode) and node.value.endswith(CONFIGURATIONS):
-        file = folder / node.value
-        try:
-            node = yaml.compose(read_text(file), _LOADER)
-        except UnicodeDecodeError as error:  # some editors write other encodings
-            raise ConfigurationError(f"{file} is not UTF-8 text: save it so") from error
-        _note(key, node, file.parent, classes)
-    elif isinstance(node, yaml.ScalarNode):
-        key = key[:-1] if key[-1:] == ("class_path",) else key
-        for replaced in [each for each in classes if each[: len(key)] == key]:
-            del classes[replaced]
-        classes[key] = node.value
-    elif isinstance(node, yaml.MappingNode):
-        for name, value in sorted(node.value, key=lambda pair: pair[0].value != "class_path"):
-            _note((*key, *_parts(str(name.value))), value, folder, classes)

@@ -141,23 +141,13 @@ def _outermost(unknown: str, keys: Sequence[str]) -> str:
     return next((g for g in groups if not any(f"{k}.".startswith(f"{g}.") for k in keys)), unknown)
 
 
-def unknown_argument(where: str, sentence: str) -> str:
-    """Return the sentence about an unknown key of a class, with full keys.
-
-    Args:
-        where: The key of the class.
-        sentence: As of ``unknown_key``, from the arguments of the class.
-    """
-    return re.sub(r"(key |mean )'([^']+)'", rf"\1'{where}.init_args.\2'", sentence)
-
-
 def _unknown(found: _Found) -> str:
     if not found.message.startswith(UNKNOWN):
         return ""
     name = found.message.split("'")[1]
     if did_you_mean(name, ("class_path", "init_args")):
         return f"{found.where} takes class_path and init_args, but is {found.given}"
-    return unknown_argument(found.where, found.message)
+    return re.sub(r"(key |mean )'([^']+)'", rf"\1'{found.where}.init_args.\2'", found.message)
 
 
 # ------------------------------------------------------------------------------ missing, and words
@@ -166,22 +156,18 @@ def _unknown(found: _Found) -> str:
 def _top_level(found: _Found) -> str:
     missing = re.match("the following arguments are required: (.*)", found.message)
     if missing:
-        return missing_keys([key.partition(".")[2] for key in missing[1].split(", ")])
+        keys = [key.partition(".")[2] for key in missing[1].split(", ")]
+        files = " ".join(f"--{key} configs/{key}/NAME.yaml" for key in keys)
+        return (
+            f"missing {', '.join(keys)}: name an experiment with --config "
+            f"configs/experiment/NAME.yaml, or add {files}"
+        )
     word = found.message.removeprefix("unrecognized arguments: ")
     if word == found.message:
         return word + (" (a tab? YAML is indented by spaces)" if "any token" in word else "")
     return (
         f"{word!r} is not an option: write its key before it, as --config {word}, or for images "
         f"--data.predict {word}, a pattern in quotation marks"
-    )
-
-
-def missing_keys(keys: Sequence[str]) -> str:
-    """Return the sentence about keys of a command that nothing sets."""
-    files = " ".join(f"--{key} configs/{key}/NAME.yaml" for key in keys)
-    return (
-        f"missing {', '.join(keys)}: name an experiment with --config "
-        f"configs/experiment/NAME.yaml, or add {files}"
     )
 
 

@@ -11,9 +11,6 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from callbacks.evaluation import all_callbacks
 from callbacks.report.scalar_record import ScalarRecord
@@ -69,7 +66,7 @@ class Start(Callback):
         """Log hyperparameters, and begin the record of scalars.
 
         Raises:
-            ConfigurationError: If a restored schedule has the wrong direction, as of 0.1.0.
+            ConfigurationError: If a restored schedule has the wrong direction.
         """
         check_directions(trainer)
         if self.config is not None:
@@ -93,19 +90,6 @@ def _short(value: Any) -> str:
 
 
 log = logging.getLogger(__name__)
-_leave: Callable[[], None] | None = None  # raises `Stopped`, within the image at hand
-
-
-def _before_network(module: nn.Module, inputs: Any) -> None:
-    # Compiled code would be compiled again when the signal arrives.
-    if not torch.compiler.is_compiling() and _leave is not None:
-        _leave()
-
-
-def _within_image(leave: Callable[[], None] | None) -> None:
-    """Set what raises ``Stopped`` before the next call of a network; None for nothing."""
-    global _leave
-    _leave = leave
 
 
 class Agreement:
@@ -152,9 +136,7 @@ class Agreement:
 
 
 class Stops(SavesLast):
-    """Stop after a signal: between two steps of training, or within an image of an evaluation.
-
-    An image is left before its next tile, or before the next call of any of the method's networks.
+    """Stop after a signal: between two steps of training, or two images of an evaluation.
 
     A signal is exchanged at the end of a step and known to all processes one step later. The
     checkpoint is written when the batch after it begins, or after the accumulation. A validation is
@@ -173,7 +155,6 @@ class Stops(SavesLast):
         self.ranks = ranks
         self._agreement: Agreement | None = None
         self._agreed = 0
-        self._hooks: list[RemovableHandle] = []  # before each call of a network
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Create the process group; all processes come here together."""
@@ -246,44 +227,6 @@ class Stops(SavesLast):
     ) -> None:
         """Leave before the next image; earlier ones are written."""
         if received := self.ranks.received_signal():
-            raise Stopped(received, "before its end")
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to leave within images, where no process waits for another in a network."""
-        if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
-            return
-        _within_image(lambda: self._leave_image(trainer))
-        modules = pl_module.modules()
-        self._hooks = [m.register_forward_pre_hook(_before_network) for m in modules]
-
-    on_test_start = on_predict_start = on_validation_start
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop leaving within images."""
-        super().on_validation_end(trainer, pl_module)
-        self._ignore_signals()
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop leaving within images."""
-        self._ignore_signals()
-
-    on_predict_end = on_test_end
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        """Stop leaving within images."""
-        self._ignore_signals()
-
-    def _ignore_signals(self) -> None:
-        _within_image(None)
-        for hook in self._hooks:
-            hook.remove()
-
-    def _leave_image(self, trainer: Trainer) -> None:
-        if not trainer.predicting:
-            self._leave(trainer, begun=True)
-        elif received := self.ranks.received_signal():
             raise Stopped(received, "before its end")
 
     def _leave(self, trainer: Trainer, begun: bool) -> None:

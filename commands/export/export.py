@@ -38,7 +38,6 @@ from lightning_modules.weights import EXPORTED
 
 log = logging.getLogger(__name__)
 CONFIG = "config.yaml"
-CARD = "README.md"  # in exports of 0.1.0
 ONNX = "model.onnx"
 COMMUNITY = "network.safetensors"
 BACKBONE = re.compile(r"[^/]+/(config\.json|diffusion_pytorch_model[\w.-]*\.(safetensors|json))")
@@ -212,4 +211,4 @@ def _remove(out: Path) -> None:
 
 
 def _written_here(name: str) -> bool:
-    return name in (EXPORT, CONFIG, CARD, ONNX, COMMUNITY) or BACKBONE.fullmatch(name) is not None
+    return name in (EXPORT, CONFIG, ONNX, COMMUNITY) or BACKBONE.fullmatch(name) is not None

@@ -41,7 +41,6 @@ from commands.run.files import (
     is_whole,
     list_checkpoints,
     read_ranking,
-    read_written,
     write_atomically,
     write_whole,
 )
@@ -97,16 +96,6 @@ def monitored_values(trainer: Trainer) -> dict[str, float]:
     names |= {c.monitor for c in all_callbacks(trainer) if isinstance(c, EarlyStopping)}
     logged = trainer.callback_metrics
     return {name: float(logged[name]) for name in sorted(map(str, names)) if name in logged}
-
-
-def restore_monitored_values(trainer: Trainer, values: dict[str, float]) -> None:
-    """Restore values of a checkpoint, as if this process had logged them.
-
-    Args:
-        trainer: The trainer, before training.
-        values: Values of ``monitored_values``.
-    """
-    restore_logged_values(trainer, values)
 
 
 log = logging.getLogger(__name__)
@@ -196,12 +185,12 @@ class Checkpoints(Checkpoint):
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             content = as_yaml(self.config)
             write_atomically(self.folder.parent / "config.yaml", content.encode())
-        self._written = read_written(self.folder)
+        self._written = {*read_ranking(self.folder).get("written", ())}
         if self.resumed_from is not None and self.resumed_from.parent == self.folder:
             self._written.add(self.resumed_from.name)  # killed before the list was written
         self._saved_step = trainer.global_step if self.resumed_from else -1
         self._saved_at = time.monotonic()
-        restore_monitored_values(trainer, self._monitored)
+        restore_logged_values(trainer, self._monitored)
         follow_schedule(trainer)
         if self._validation_due and not self.off:
             log.info("the interrupted validation runs first")

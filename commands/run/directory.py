@@ -19,7 +19,6 @@ from commands.arguments.saved_config import flat
 from commands.errors import ConfigurationError, TemporaryError
 from commands.run.files import (
     FOLDER,
-    best_or_newest,
     checksum_of,
     is_whole,
     list_checkpoints,
@@ -382,10 +381,6 @@ class RunDirectory:
                 "newest automatically: remove ckpt_path, or, to go back to this one, choose "
                 "another --run.name"
             )
-
-    def trained_weights(self) -> tuple[Path, str] | None:
-        """Return the best checkpoint, else the newest, and the reason; None without any."""
-        return best_or_newest(self.checkpoints)
 
     def trained_config(self) -> dict[str, Any]:
         """Return the configuration of ``fit``, flat; empty before the first ``fit``.

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from commands.run.directions import WORDS, direction_of
 from files.owned import sync_folder, whole_file
 from files.owned import write_whole as write_whole_file
 from files.paths import glob_paths
@@ -141,37 +140,10 @@ def read_ranking(folder: Path) -> dict[str, Any]:
     return content if sound else {}
 
 
-def read_written(folder: Path) -> set[str]:
-    """Return the names of the checkpoints that a run wrote into its folder.
-
-    Runs of 0.1.0 have no list: then those whose checksum file names them.
-    """
-    ranking = read_ranking(folder)
-    if "written" in ranking:
-        return {*map(str, ranking["written"])}
-    return {path.name for path in list_checkpoints(folder) if _checksum(path)[1:] == [path.name]}
-
-
-def _best_first(content: dict[str, Any], folder: Path) -> list[str]:
-    # Version 0.1.0 ranked by the mode that was set, `max` by default.
-    names: list[str] = content["best"]
-    right = direction_of(content["monitor"])
-    if right is None or content.get("mode", right) == right:
-        return names
-    scores: dict[str, float] = content["scores"]
-    names = sorted(scores, key=lambda name: (scores[name], name), reverse=right == "max")
-    log.warning(
-        "%s/best.json was ranked as if %s values of %s were better: of the remaining checkpoints, "
-        "%s is the best",
-        *(folder, WORDS[content["mode"]], content["monitor"], names[0] if names else "none"),
-    )
-    return names
-
-
 def best_or_newest(folder: Path) -> tuple[Path, str] | None:
     """Return the best intact checkpoint, else the newest, and the reason."""
     ranking = read_ranking(folder)
-    for name in _best_first(ranking, folder) if ranking.get("best") else ():
+    for name in ranking.get("best", ()):
         path = folder / name
         if is_whole(path):
             return path, f"best {ranking['monitor']} {ranking['scores'][name]:.4f}"

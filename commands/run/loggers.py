@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning.fabric.loggers.csv_logs import CSVLogger
-from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import Trainer
 
 from commands.arguments.saved_config import flat
-from commands.errors import ConfigurationError
 from datamodules.shards.remote import shown
 from files.owned import move_aside
 
@@ -52,26 +50,16 @@ def keep_earlier_metrics(trainer: Trainer) -> None:
 
     Args:
         trainer: The trainer, before its loggers write.
-
-    Raises:
-        ConfigurationError: If the file is not on a local disk.
     """
     for logger in trainer.loggers if trainer.is_global_zero else ():
         if not isinstance(logger, CSVLogger):
             continue
-        folder = logger.log_dir
-        if "://" not in folder:
-            path = Path(folder, FILE)
-            if path.is_file():
-                log.warning(
-                    "%s has the metrics of an earlier start, and %s would delete them: they are "
-                    "now in %s. Remove its version for a new folder at each start",
-                    *(path, type(logger).__name__, move_aside(path)),
-                )
-        elif get_filesystem(folder).isfile(f"{folder}/{FILE}"):
-            raise ConfigurationError(
-                f"{folder}/{FILE} has the metrics of an earlier start, and "
-                f"{type(logger).__name__} would delete them: remove its version, or set another"
+        path = Path(logger.log_dir, FILE)
+        if path.is_file():
+            log.warning(
+                "%s has the metrics of an earlier start, and %s would delete them: they are now "
+                "in %s. Remove its version for a new folder at each start",
+                *(path, type(logger).__name__, move_aside(path)),
             )
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from jsonargparse import Namespace
 
@@ -27,9 +25,7 @@ def manifest() -> dict[str, Entry]:
     return weights.manifest(MANIFEST)
 
 
-def find_weights(
-    name: str, scale: float, key: str = "model.init_args.weights", fetches: bool = True
-) -> Path:
+def find_weights(name: str, scale: float, key: str = "model.init_args.weights") -> Path:
     """Return the file of a weights argument.
 
     A file is itself; a folder stands for its index of weights, its ``model.safetensors`` if
@@ -42,13 +38,15 @@ def find_weights(
             replaced.
         scale: The scale that replaces ``{scale}``.
         key: The argument, for messages.
-        fetches: Whether to download a missing file.
 
     Raises:
         ConfigurationError: If it is neither a file nor a known name, or cannot be downloaded.
     """
-    path = _expanded(name.replace("{scale}", f"{scale:g}"), key)
-    filled = str(path)
+    try:
+        filled = expand_path(name.replace("{scale}", f"{scale:g}"), key)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+    path = Path(filled)
     if path.is_file():
         return path
     if path.is_dir():
@@ -64,7 +62,7 @@ def find_weights(
         return trained[0]
     entries = manifest()
     if filled in entries:
-        return _named(filled, entries[filled], key, fetches)
+        return _named(filled, entries[filled], key)
     if path.suffix or "/" in filled:
         what = "file" if path.suffix else "file or run: train it first, or name another one"
         raise ConfigurationError(f"{key} is {filled!r}, and there is no such {what}")
@@ -74,105 +72,32 @@ def find_weights(
     )
 
 
-def _named(name: str, entry: Entry, key: str, fetches: bool) -> Path:
+def _named(name: str, entry: Entry, key: str) -> Path:
     try:
-        if (path := weights.locate(entry)) is None and not fetches:
-            raise UnavailableError(weights.missing(name))
-        return path or weights.fetch(entry)
+        return weights.locate(entry) or weights.fetch(entry)
     except (WrongWeightsError, UnavailableError) as error:
         raise ConfigurationError(f"{key} is {name!r}: {error}") from error
 
 
-# --------------------------------------------------------------------- before anything is built
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".npz", ".bin")
-_PATHS = ("$", "/", "~", "./", "../")
-_TRAINING = ("fit", "check", "encode")
-_TEXTS = ("prompt", "negative", "negative_prompt", "text")
-
-
-def needed_files(config: Namespace, command: str, own: bool) -> dict[str, Path]:
-    """Return the weights that a command will read, by key, before a large model is built.
+def needed_files(config: Namespace, own: bool) -> dict[str, Path]:
+    """Return the weights that the method's own arguments name, by key, before it is built.
 
     Args:
         config: Configuration of the command.
-        command: Name of the command.
         own: Whether ``model.init_args.weights`` will be read.
 
     Raises:
-        ConfigurationError: If files are missing; all of them are named.
+        ConfigurationError: If one is missing.
     """
     scale = float(config.data.init_args.get("scale") or 1)
+    ours = config.model.class_path.startswith("lightning_modules.")  # a plug-in may mean others
     found: dict[str, Path] = {}
-    problems: dict[str, None] = {}
-    # Names last: a download may take an hour, and is pointless if another file is missing.
-    entries = manifest()
-    texts = sorted(_texts(config.model, "model"), key=lambda text: text[1] in entries)
-    for key, value, owner, own_scale in texts:
-        if (key == "model.init_args.weights" and not own) or (
-            key.endswith("perceptual_weights") and command not in _TRAINING
-        ):
-            continue
-        try:
-            if path := _needed(key, value, owner, own_scale or scale, not problems):
-                found[key] = path
-        except ConfigurationError as error:
-            problems[str(error)] = None
-    if problems:
-        several = f"{len(problems)} things are missing:\n  " if len(problems) > 1 else ""
-        raise ConfigurationError(several + "\n  ".join(problems))
+    for name, value in vars(config.model.init_args).items():
+        read = own if name == "weights" else ours and name.endswith("_weights")
+        if read and isinstance(value, str):
+            key = f"model.init_args.{name}"
+            found[key] = find_weights(value, scale, key)
     return found
-
-
-def _needed(key: str, value: str, owner: str, scale: float, fetches: bool) -> Path | None:
-    ours, last = owner.startswith("lightning_modules."), key.rpartition(".")[2]
-    if key == "model.init_args.weights" or (ours and (last.endswith("weights") or last == "vgg16")):
-        return find_weights(value, scale, key, fetches)
-    if last in _TEXTS and not value.endswith(_SUFFIXES):
-        return None
-    _refuse_unset(key, value)
-    is_path = value.endswith(_SUFFIXES) or value.startswith(_PATHS)
-    if ours and is_path:  # a plug-in checks its own paths
-        path = _expanded(value.replace("{scale}", f"{scale:g}"), key)
-        how = "python main.py prompt writes it" if owner.endswith(".FixedPrompt") else ""
-        _refuse_missing(key, path, how)
-    return None
-
-
-def _refuse_unset(key: str, value: str) -> None:
-    if "$" in value and value.startswith(_PATHS):
-        _expanded(value, key)
-
-
-def _expanded(value: str, key: str) -> Path:
-    try:
-        return Path(expand_path(value, key))
-    except ValueError as error:
-        raise ConfigurationError(str(error)) from error
-
-
-def _refuse_missing(key: str, path: Path, make: str = "") -> None:
-    if not path.exists():
-        more = f"; {make}" if make else ""
-        raise ConfigurationError(
-            f"{key} is {str(path)!r}, and there is no such file or folder{more}"
-        )
-
-
-def _texts(
-    value: Any, key: str, owner: str = "", scale: float | None = None
-) -> Iterator[tuple[str, str, str, float | None]]:
-    # Each text of a configuration, its key, the class that takes it, and that class's scale.
-    if isinstance(value, Namespace | dict):
-        items = dict(vars(value)) if isinstance(value, Namespace) else value
-        owner, scale = str(items.get("class_path") or owner), items.get("scale") or scale
-        for name, inner in items.items():
-            if name != "class_path":
-                yield from _texts(inner, f"{key}.{name}", owner, scale)
-    elif isinstance(value, list | tuple):
-        for number, inner in enumerate(value):
-            yield from _texts(inner, f"{key}[{number}]", owner, scale)
-    elif isinstance(value, str | Path):
-        yield key, str(value), owner, scale
 
 
 log = logging.getLogger(__name__)
@@ -224,7 +149,8 @@ def load_trained(
     given = model.initial_weights
     if given is not None and freezes(model):
         model.load_weights(find_weights(given, model.scale))
-    trained = None if ckpt_path is not None or _is_result(given, run) else run.trained_weights()
+    named = ckpt_path is not None or _is_result(given, run)
+    trained = None if named else best_or_newest(run.checkpoints)
     if ckpt_path is not None:
         path = _refuse_no_file(ckpt_path)
     elif trained is not None:

@@ -43,7 +43,7 @@ from files.colours import GREY, describe
 from files.image_profiles import image_of, orientation_of, space_of, to_srgb, upright
 from files.paths import FORMATS as KNOWN
 from files.paths import open_regular, read_bytes
-from files.png_text import MORE, PROFILES, TEXTS, open_image, without_text
+from files.png_text import MORE, PROFILES, TEXTS, open_image
 
 ANCILLARY = 32  # this bit of a chunk's name marks chunks that decoding does not need
 _chunk = struct.Struct(">I4s").unpack_from
@@ -267,7 +267,7 @@ def decode(data: jpeg.Bytes, name: str, srgb: bool = False) -> DecodedImage:
         UnreadableImage: If ``data`` is not an image, is broken, or is of a kind without RGB form.
     """
     try:
-        return _plain_jpeg(data) or _any_image(data, srgb, name)
+        return _plain_jpeg(data) or _any_image(data, srgb)
     # Decoders raise anything on arbitrary bytes, from struct.error to MemoryError.
     except Exception as error:
         reason, text = _diagnosis(data, error)
@@ -336,8 +336,8 @@ def from_pillow(image: Image.Image) -> DecodedImage:
     return _upright(copied, _pixels(copied, None, srgb=False), orientation_of(image))
 
 
-def _any_image(data: jpeg.Bytes, srgb: bool, name: str) -> DecodedImage:
-    image = open_image(io.BytesIO(data), FORMATS, name)
+def _any_image(data: jpeg.Bytes, srgb: bool) -> DecodedImage:
+    image = open_image(io.BytesIO(data), FORMATS)
     raw = _pixels(image, data, srgb)
     return _upright(image, raw, orientation_of(image))
 
@@ -366,7 +366,7 @@ def _pixels(image: Image.Image, data: jpeg.Bytes | None, srgb: bool) -> _Raw:
     if data is not None and image.format == "PNG":
         check_png(data)
         if data[24] == 16:  # the bit depth in the header chunk
-            return _converted_16(_Raw(*png_16(image, without_text(data)), kept, grey), srgb)
+            return _converted_16(_Raw(*png_16(image, data), kept, grey), srgb)
     if data is not None and image.format == "TIFF" and max(bits_of_tiff(image)) > 8:
         return _converted_16(_Raw(*tiff_16(image, data), kept, grey), srgb)
     if image.mode == "CMYK":

@@ -15,7 +15,6 @@ import pytest
 from commands.arguments.early import TOP, refuse_typos
 from commands.cli import run
 from commands.errors import ConfigurationError, did_you_mean
-from commands.options import ROOMS, arguments, public_names
 from tests.commands import plugins_with_bugs
 from tests.conftest import REPO
 
@@ -163,6 +162,10 @@ def test_a_file_of_ones_own_that_imports_what_is_not_there(tiny: Path, refusal: 
     assert "importing.Method: No module named 'torhc'" in sentence
 
 
+def test_nothing_is_set(tiny: Path, refusal: Refusal) -> None:
+    assert "missing data, model: name an experiment" in refusal("fit")
+
+
 def source(mistake: str) -> tuple[str, ...]:
     text = f"{{class_path: {PLUGINS}.Mistaken, init_args: {{mistake: {mistake}}}}}"
     return ("--data.init_args.train", text, "--data.init_args.val", "null")
@@ -236,11 +239,8 @@ TYPOS = {
     "fit --config CASE --trainer.max_stepz 3": "did you mean 'trainer.max_steps'?",
     "predict --config CASE --tiling.sise 3": "did you mean 'tiling.size'?",
     "fit --config=gone.yaml": "gone.yaml, and there is no such file",
-    "fit": "missing data, model: name an experiment",
     "export": "export needs a run",
     "fit --model lightning_modules.EDRS": "did you mean 'lightning_modules.EDSR'?",
-    "fit --config CASE --model.network.chanels 32": "did you mean 'model.network.channels'?",
-    "fit --config CASE --data.val.photos.nams x": "did you mean 'data.val.photos.names'?",
     "report": "report needs a run, such as runs/NAME",
     "compare docs@bicubic dosc": "compare is 'dosc', which does not exist; did you mean",
 }
@@ -277,29 +277,14 @@ def test_a_typo_is_answered_without_torch(
     assert TYPOS[typed] in text
 
 
-@pytest.mark.parametrize(
-    "typed",
-    [
-        "--model.init_args.network.init_args.chanels 32",
-        "--model.network lightning_modules.IMDN --model.network.chanels 3",
-        "--data.train.rot x",
-        "--degradation degradations.RealESRGAN --degradation.pol 3",
-        "--trainer.max_stepz 3",
-    ],
-)
+@pytest.mark.parametrize("typed", ["--trainer.max_stepz 3", "--tiling.sise 3"])
 def test_the_parser_would_have_said_it(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["fit", "--config", str(FOLDER), *typed.split()]
     with pytest.raises(ConfigurationError) as early:
         refuse_typos(words)
     with pytest.raises(SystemExit):
         run(words)
-    said = str(early.value).replace(".init_args.", ".")
-    assert capsys.readouterr().err.strip() == f"error: {said}"
-
-
-def test_no_argument_that_a_class_takes_is_refused() -> None:
-    known = [arguments(name) for room in ROOMS for name in public_names(room)]
-    assert sum(found is not None for found in known) > 150
+    assert capsys.readouterr().err.strip() == f"error: {early.value}"
 
 
 @pytest.mark.parametrize("command", ["fit", "test", "predict", "encode"])

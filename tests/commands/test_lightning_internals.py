@@ -1,10 +1,9 @@
-"""Each private name of Lightning still does what its function expects."""
+"""Private names of Lightning that no quick run of a command would miss."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import OnExceptionCheckpoint
@@ -12,8 +11,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
 from commands import lightning_internals as internals
-from commands.arguments.parser import DESCRIPTIONS
-from commands.distributed.launch import FullySharded
 
 STEPS = 4
 
@@ -79,35 +76,6 @@ def test_load_only_given_checkpoint(tmp_path: Any) -> None:
         assert (chosen and str(chosen)) == expected
 
 
-def test_replace_signal_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
-    called = []
-    trainer = Trainer(
-        logger=False, enable_checkpointing=False, accelerator="cpu", max_steps=1,
-        enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
-    asked = trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor
-    internals.replace_signal_handlers(
-        trainer, lambda: called.append("install"), lambda: called.append("restore")
-    )
-    trainer.fit(Small(), DataLoader(torch.ones(1, 1)), DataLoader(torch.ones(1, 1)))
-    assert called[0] == "install"
-    assert called[-1] == "restore"
-    assert trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor != asked
-
-
-def test_dump_checkpoint() -> None:
-    _, _, found = train(internals.dump_checkpoint)
-    assert found["global_step"] == 2
-    assert set(found) >= {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks"}
-    assert "fit_loop" in found["loops"]
-
-
-def test_logged_values() -> None:
-    _, trainer, before = train(internals.logged_values)
-    assert before == {}
-    assert set(internals.logged_values(trainer)) == {"val/value"}
-
-
 def test_restore_logged_values() -> None:
     def restore(trainer: Trainer) -> Any:
         internals.restore_logged_values(trainer, {"val/other": 3.0})
@@ -134,35 +102,3 @@ def test_end_restart() -> None:
         return before, trainer.fit_loop.restarting
 
     assert train(change)[2] == (True, False)
-
-
-@pytest.mark.parametrize("ends_epoch", [False, True])
-def test_run_validation(ends_epoch: bool) -> None:
-    def validate(trainer: Trainer) -> Any:
-        schedule = trainer.lr_scheduler_configs[0].scheduler
-        internals.run_validation(trainer, ends_epoch)
-        return trainer.training, schedule.last_epoch
-
-    model, _, (training, looked) = train(validate)
-    assert training
-    assert looked == int(ends_epoch)  # the schedule has seen the validated value
-    assert model.validations == 2
-
-
-def test_set_data_parallel_size() -> None:
-    strategy = FullySharded()
-    assert strategy._data_parallel_size == "auto"
-    internals.set_data_parallel_size(strategy, 3)
-    assert strategy._data_parallel_size == 3
-
-
-def test_commands_cli(capsys: pytest.CaptureFixture[str], enlarger: Any) -> None:
-    with pytest.raises(SystemExit):
-        enlarger("--help")
-    listed = capsys.readouterr().out
-    assert all(name in listed for name in DESCRIPTIONS)
-    for name in (
-        "_add_subcommands", "_prepare_subcommand_parser", "_parse_ckpt_path", "_run_subcommand",
-        "_prepare_subcommand_kwargs",
-    ):  # fmt: skip
-        assert callable(getattr(internals.LightningCLI, name)), name

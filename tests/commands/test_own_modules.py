@@ -85,7 +85,7 @@ def run(*command: str, **environment: str) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("command", quick(COMMANDS, *COMMANDS[:1]))
+@pytest.mark.parametrize("command", quick(COMMANDS, COMMANDS[2]))
 def test_no_script_of_a_name_that_is_asked_for_runs(
     folder: Path, tmp_path_factory: pytest.TempPathFactory, command: str
 ) -> None:

@@ -14,12 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor, nn
-from torch.nn import functional
 
-from lightning_modules.base import Generator, SuperResolver
 from tests.commands.test_resume import assert_same, newest
 from tests.conftest import REPO
 from tests.quick import quick
@@ -160,90 +156,6 @@ class First(Callback):
         os.kill(os.getpid(), TERM)
 
     on_test_batch_end = on_predict_batch_end = on_validation_batch_end
-
-
-class Calls(nn.Module):
-    """A network of a sampler; a signal arrives in its n-th call."""
-
-    made, signal_in = 0, 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        Calls.made += 1
-        if Calls.made == Calls.signal_in:
-            os.kill(os.getpid(), TERM)
-        return x
-
-
-class InSteps(SuperResolver):
-    """A sampler of its own: 50 calls of a network for each image or tile."""
-
-    tile_overlap = 4
-
-    def __init__(self, scale: float, steps: int = 50) -> None:
-        super().__init__(scale)
-        self.network, self.sampling = Calls(), steps
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        raise NotImplementedError
-
-    def restore(self, batch: Any, noise: Any) -> Tensor:
-        x = functional.interpolate(batch["lr"], batch["size"])
-        for _ in range(self.sampling):
-            x = self.network(x)
-        return x
-
-
-class Creates(Generator):
-    """A method without LR."""
-
-    def __init__(self, scale: float) -> None:
-        super().__init__(scale)
-        self.network = Calls()
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        raise NotImplementedError
-
-    def generate(self, batch: Any, noise: Any) -> Tensor:
-        x = torch.zeros(len(batch["key"]), 3, *batch["size"])
-        for _ in range(50):
-            x = self.network(x)
-        return x
-
-
-TILES = ("--tiling.size", 16, "--tiling.overlap", 4)
-
-
-@pytest.mark.parametrize(
-    ("verb", "method", "options"),
-    [
-        ("predict", "InSteps", ()),
-        ("predict", "InSteps", TILES),
-        ("predict", "InSteps", (*TILES, "--tiling.batch", 2)),
-        ("predict", "Creates", ()),
-        ("test", "InSteps", ()),
-        ("validate", "Creates", ()),
-    ],
-)
-def test_an_image_is_left_after_the_step_or_tile_at_hand(
-    tiny: Path,
-    enlarger: Enlarger,
-    photo_folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    verb: str,
-    method: str,
-    options: tuple[object, ...],
-) -> None:
-    monkeypatch.setattr(Calls, "made", 0)
-    monkeypatch.setattr(Calls, "signal_in", 3)
-    command = [verb, "--config", "tiny.yaml", "--model", f"{__name__}.{method}", *options]
-    command += ["--data.init_args.predict", photo_folder] if verb == "predict" else []
-    with pytest.raises(SystemExit) as stopped:
-        enlarger(*command)
-    assert (stopped.value.code, Calls.made) == (143, 3)
-    assert not list(Path("runs").rglob("*.png"))
-    enlarger(*command)
-    if verb == "predict":
-        assert len(list(Path("runs").rglob("*.png"))) == 10
 
 
 def test_a_second_ctrl_c_stops_at_once(

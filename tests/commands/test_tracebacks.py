@@ -69,18 +69,3 @@ def test_a_full_disk_that_names_no_file_is_told_by_the_code_that_wrote() -> None
     said = sentence_of(raised.value)
     assert said is not None
     assert said.startswith(f"No space left on device, where {__file__} writes; free space there")
-
-
-def test_a_compiler_that_fails_is_a_sentence() -> None:
-    def backend(graph: object, inputs: object) -> Callable[..., object]:
-        raise OSError("no compiler found\nin a long text")
-
-    with pytest.raises(RuntimeError) as raised:
-        torch.compile(lambda x: x + 1, backend=backend)(torch.ones(2))
-    said = sentence_of(raised.value)
-    assert said is not None
-    assert said == (
-        "torch.compile failed (no compiler found): "
-        "set compile of the network or degradation to false"
-    )
-    assert status_of(raised.value) == 2

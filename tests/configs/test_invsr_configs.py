@@ -1,4 +1,4 @@
-"""InvSR's experiments: its miniature as a newcomer types it, its paper's run, and its test sets."""
+"""InvSR's experiment of its paper."""
 
 from __future__ import annotations
 
@@ -7,12 +7,6 @@ from tests.conftest import REPO
 
 CONFIGS = REPO / "configs"
 PAPER = CONFIGS / "experiment" / "invsr_sd_turbo.yaml"
-
-
-# ----------------------------------------------------------------------------------- the miniature
-
-
-# ------------------------------------------------------------------------------------- the paper
 
 
 def test_the_constants_of_the_paper() -> None:

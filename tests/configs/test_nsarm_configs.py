@@ -1,10 +1,8 @@
-"""NSARM's experiments: its miniature as a newcomer types it, and its paper's runs."""
+"""NSARM's experiments of its paper."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,16 +10,11 @@ import torch
 from torch import nn
 
 from commands.cli import EnlargerCLI
-from tests.configs.shipped import PATHS
 from tests.conftest import REPO
 from tests.quick import quick
 
 Enlarger = Callable[..., None]
 CONFIGS = REPO / "configs"
-
-
-def at(name: str) -> Path:
-    return PATHS[f"experiment/mini/nsarm/{name}.yaml"]
 
 
 def model_of(
@@ -90,11 +83,3 @@ class TestPaper:
         assert millions(model.transformer) == count
         sides = {"2b": 64, "8b": 128}[name]
         assert model.space.scales((sides, sides)).tokens == 10_521
-
-
-def command(name: str) -> list[str]:
-    """What the first line of a file says to type."""
-    first = at(name).read_text().splitlines()[0]
-    python, program, *words = shlex.split(first.removeprefix("# "))
-    assert (python, program) == ("python", "main.py")
-    return [str(REPO / word) if word.endswith(".yaml") else word for word in words]

@@ -64,10 +64,3 @@ class TestMetrics(MetricContract):
     @pytest.fixture
     def make(self, metric_class):
         return maker(metric_class)
-
-
-def test_names_of_metrics_differ():
-    """Two in one run would log under one name."""
-    metrics = discovery.concrete_subclasses(ImageMetric, "callbacks")
-    names = [cls.name for cls in metrics]
-    assert len(set(names)) == len(names)

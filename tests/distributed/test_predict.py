@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from callbacks.predict.predictions import NAME
@@ -44,32 +44,16 @@ def test_two_processes_write_one_file_of_lines(
     assert "0 images written, 10 skipped" in caplog.text
 
 
-class Slow(nn.Module):
-    """A network whose third call brings a signal to one of two processes."""
-
-    calls = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        Slow.calls += 1
-        if Slow.calls == 3 and os.environ["SLURM_PROCID"] == os.environ["STOPPED"]:
-            os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.05)
-        return x
-
-
-class InSteps(SuperResolver):
-    """A sampler of 1000 calls for each image or tile."""
-
-    def __init__(self, scale: float) -> None:
-        super().__init__(scale)
-        self.network = Slow()
+class Slow(SuperResolver):
+    """A method whose first image brings a signal to one of two processes."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         raise NotImplementedError
 
     def restore(self, batch: Any, noise: Any) -> Tensor:
-        for _ in range(1000):
-            self.network(batch["lr"])
+        if os.environ["SLURM_PROCID"] == os.environ["STOPPED"]:
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(2)  # in which the other process learns of it
         return functional.interpolate(batch["lr"], batch["size"])
 
 
@@ -77,13 +61,13 @@ class InSteps(SuperResolver):
 @pytest.mark.distributed
 @pytest.mark.parametrize("stopped", ["0", "1"])
 @pytest.mark.parametrize("verb", ["predict", "test", "validate"])
-def test_a_signal_to_one_process_ends_both_within_an_image(
+def test_a_signal_to_one_process_ends_both_before_the_next_image(
     tiny: Path, photo_folder: Path, verb: str, stopped: str
 ) -> None:
-    command = [verb, "--config", "tiny.yaml", "--model", f"{__name__}.InSteps"]
+    command = [verb, "--config", "tiny.yaml", "--model", f"{__name__}.Slow"]
     if verb == "predict":
         command += ["--data.init_args.predict", photo_folder, "--writer.folder", "out"]
     for status, said in by_srun(*command, more={"STOPPED": stopped}):
         assert status == 128 + signal.SIGTERM, said
         assert "stopped by SIGTERM before its end; the same command continues" in said
-    assert not list(Path().rglob("out/*.png"))
+    assert len(list(Path().rglob("out/*.png"))) < 10

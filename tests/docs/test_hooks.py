@@ -4,19 +4,6 @@ from __future__ import annotations
 
 from docs import hooks
 
-README = """# Name
-## Start
-Type `make` ([how](docs/data.md#pack), [numbers](benchmarks/results/x.json)).
-
-```bash
-# Train
-```
-### On several machines
-As many as there are.
-## Train
-Yes.
-"""
-
 
 def test_a_section_of_the_readme_is_included_with_its_links() -> None:
     line = "[Start](../README.md#start) <!-- include -->"

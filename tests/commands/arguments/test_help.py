@@ -91,6 +91,3 @@ def test_the_short_help_names_options_that_there_are(
         else:
             assert key in found, key
     assert all(f"--{key} " in short_help(command) for key in keys)
-
-
-# ------------------------------------------------------------------------------------ every class

@@ -94,9 +94,7 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
         written(model, tmp_path, overwrite=True)
     assert (out / "notes.txt").read_text() == "old"
     (out / "notes.txt").unlink()
-    (out / "README.md").write_text("a card of 0.1.0")
     written(model, tmp_path, overwrite=True)
-    assert not (out / "README.md").exists()
     (out / "model.safetensors").unlink()
     with pytest.raises(ConfigurationError, match=r"out exists and is not an export"):
         written(model, tmp_path, overwrite=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import pkgutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,6 @@ from callbacks.metrics.torchmetric import TorchMetric
 from commands.errors import ConfigurationError
 from commands.run.checkpoints import Checkpoints
 from commands.run.directions import KNOWN, check_directions, direction_of
-from commands.run.files import best_or_newest
 from tests.commands.run.test_checkpoints import ranking
 
 Enlarger = Callable[..., None]
@@ -46,13 +44,6 @@ class Score(Callback):
 
 def best_of(values: dict[str, float], mode: str) -> str:
     return (max if mode == "max" else min)(values, key=lambda name: values[name])
-
-
-@pytest.fixture
-def by_swd(fitted: Callable[..., Path]) -> dict[str, Any]:
-    """Return the ranking of a run, by a metric whose lower values are better."""
-    fitted(*MEASURED, *RANKED)
-    return ranking()
 
 
 @pytest.mark.parametrize("monitor", ["val/swd", "val/psnr"])
@@ -96,28 +87,6 @@ def test_a_value_of_unknown_direction(
     enlarger(*FIT, *score, "--checkpoint.mode", "min", "--run.overwrite", "true")
     assert [name[5:14] for name in ranking()["best"]] == ["000000003"]
     assert "set checkpoint.mode" not in caplog.text
-
-
-def test_a_ranking_of_an_earlier_version(
-    by_swd: dict[str, Any], enlarger: Enlarger, caplog: pytest.LogCaptureFixture
-) -> None:
-    """0.1.0 ranked by `max` by default."""
-    folder = Path("runs/tiny/checkpoints")
-    content = by_swd
-    worst = best_of(content["scores"], "max")
-    (folder / "best.json").write_text(json.dumps(content | {"mode": "max", "best": [worst]}))
-    path, why = best_or_newest(folder) or (None, "")
-    assert path is not None
-    assert path.name == best_of(content["scores"], "min") != worst
-    assert f"best val/swd {content['scores'][path.name]:.4f}" == why
-    assert "as if higher values of val/swd were better" in caplog.text
-    caplog.clear()
-    enlarger(*FIT[:4], 5, *FIT[5:], *RANKED)
-    assert ranking()["mode"] == "min"
-    assert ranking()["best"] == [best_of(ranking()["scores"], "min")]
-
-
-# ------------------------------------------------------------------- values that are not finite
 
 
 # ------------------------------------------------------------------------ directions of names

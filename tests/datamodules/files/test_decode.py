@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import functools
 import io
 import os
 import struct
@@ -18,7 +17,6 @@ import tifffile
 from PIL import Image, ImageCms
 
 from datamodules.files.decode import UnreadableImage, decode, read_image, read_size
-from degradations import images as image_files
 from files.image_profiles import image_of
 from tests.datamodules.image_files import encoded
 from tests.datamodules.profiles import (
@@ -29,7 +27,6 @@ from tests.datamodules.profiles import (
     srgb_of_inks,
     srgb_of_rgb,
 )
-from tests.quick import quick
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
 RGB_16 = np.random.default_rng(1).integers(0, 65536, (5, 7, 3)).astype(np.uint16)
@@ -232,47 +229,29 @@ def inserted(data, chunks, late=False):
     return data[:at] + chunks + data[at:]
 
 
-@functools.cache
-def bomb(size):
-    return zlib.compress(bytes(1000) * (size // 1000), 9)
-
-
-TEXTS = {  # made where they are used: all processes collect these tests
-    "workflow of ComfyUI": lambda: chunk(b"zTXt", b"workflow\0\0" + bomb(1_200_000)),
-    "compressed": lambda: chunk(b"iTXt", b"history\0\1\0\0\0" + bomb(70_000_000)),
-    "plain": lambda: chunk(b"tEXt", b"history\0" + bytes(70_000_000)),
-    "plain, international": lambda: chunk(b"iTXt", b"history\0\0\0\0\0" + bytes(70_000_000)),
-    "many": lambda: chunk(b"zTXt", b"history\0\0" + bomb(1_000_000)) * 80,
-    "XMP": lambda: chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + bomb(70_000_000)),
-    "many of XMP": lambda: chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + bomb(10_000_000)) * 20,
-    "EXIF": lambda: chunk(b"zTXt", b"Raw profile type exif\0\0" + bomb(70_000_000)),
-    "damaged": lambda: chunk(b"zTXt", b"history\0\0" + bomb(9_000_000)[:-9])[:-4] + b"1234",
-    "profile": lambda: chunk(b"iCCP", b"icc\0\0" + bomb(70_000_000)),
+TEXTS = {
+    "compressed": (b"zTXt", b"workflow\0\0"),
+    "international": (b"iTXt", b"history\0\1\0\0\0"),
+    "EXIF": (b"zTXt", b"Raw profile type exif\0\0"),
 }
 
 
-@pytest.mark.parametrize(
-    ("deep", "late"), quick([(False, False), (False, True), (True, False)], True)
-)
-@pytest.mark.parametrize(
-    "kind", quick(TEXTS, "compressed", "many", "XMP", "EXIF", "damaged", "profile")
-)
+@pytest.mark.parametrize("kind", TEXTS)
+@pytest.mark.parametrize(("deep", "late"), [(False, False), (False, True), (True, False)])
 def test_texts_of_a_png_have_no_say_in_its_pixels(kind, deep, late, tmp_path):
-    """Pillow refuses more than 1 MB of text in a chunk, and 64 MB in all."""
+    """Pillow's own limit is 1 MB of text in a chunk."""
+    name, begin = TEXTS[kind]
     whole = png_16(RGB_16, 2) if deep else encoded(Image.fromarray(RGB))
-    data = inserted(whole, TEXTS[kind](), late)
-    tracemalloc.start()
-    image = decode(data, "a", srgb=True)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    np.testing.assert_array_equal(image.rgb, RGB_16 if deep else RGB)
-    assert peak < 100e6
-    assert read_size(io.BytesIO(data)) == (7, 5)
+    data = inserted(whole, chunk(name, begin + zlib.compress(bytes(20_000_000))), late)
+    np.testing.assert_array_equal(decode(data, "a").rgb, RGB_16 if deep else RGB)
     (tmp_path / "a.png").write_bytes(data)
-    assert read_size(tmp_path / "a.png") == (7, 5)
-    if not deep:
-        as_metrics_see_it = image_files.read_image(tmp_path / "a.png")
-        np.testing.assert_array_equal(as_metrics_see_it[0].permute(1, 2, 0) * 255, RGB)
+    assert read_size(tmp_path / "a.png") == read_size(io.BytesIO(data)) == (7, 5)
+
+
+def test_a_text_that_expands_to_a_bomb_is_refused():
+    bomb = chunk(b"zTXt", b"history\0\0" + zlib.compress(bytes(70_000_000)))
+    with pytest.raises(UnreadableImage, match="MAX_TEXT_CHUNK"):
+        decode(inserted(encoded(Image.fromarray(RGB)), bomb), "a")
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -285,7 +264,7 @@ def test_a_png_lies_on_its_side_by_a_large_xmp(compressed):
 
 
 @pytest.mark.parametrize("deep", [False, True])
-def test_a_large_colour_profile_of_a_png(deep, caplog):
+def test_a_large_colour_profile_of_a_png(deep):
     whole = png_16(RGB_16, 2) if deep else encoded(Image.fromarray(RGB))
 
     def with_profile(size):
@@ -299,10 +278,6 @@ def test_a_large_colour_profile_of_a_png(deep, caplog):
     converted = decode(data, "a", srgb=True).rgb
     np.testing.assert_array_equal(converted, decode(expected, "a", srgb=True).rgb)
     assert (converted != decode(expected, "a").rgb).any()
-    assert not caplog.text
-    image = decode(with_profile(9_000_000)[1], "here/a.png", srgb=True)
-    np.testing.assert_array_equal(image.rgb, RGB_16 if deep else RGB)
-    assert "here/a.png: its colour profile of more than 8 MB is ignored" in caplog.text
 
 
 @pytest.mark.parametrize("late", [False, True])
