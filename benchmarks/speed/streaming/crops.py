@@ -10,8 +10,6 @@ import io
 import random
 import statistics
 import tarfile
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -20,9 +18,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from simplejpeg import decode_jpeg
 from tqdm import tqdm
 
-from benchmarks.speed.streaming.loaders import decode
+from benchmarks.timing import in_turns, ratio, seconds
 from datamodules.base import CropSettings, SRDataModule
 from datamodules.files.restart import Box, decode_crop
 from datamodules.pack import __main__ as pack
@@ -110,14 +109,14 @@ def compare_size(
         return cast("Pixels", decode_crop(*pairs[number], Box(top, left, CROP, CROP)))
 
     for number, top, left in spots[::CROPS]:
-        wanted = decode(pairs[number][0])[top : top + CROP, left : left + CROP]
+        wanted = decode_jpeg(pairs[number][0])[top : top + CROP, left : left + CROP]
         part = crop_of(number, top, left)
         if not np.array_equal(part, wanted):
             raise RuntimeError(f"the crop of image {number} differs from that of the whole")
 
     def decode_whole() -> None:
         for number, top, left in spots:
-            decode(whole[number])[top : top + CROP, left : left + CROP].copy()
+            decode_jpeg(whole[number])[top : top + CROP, left : left + CROP].copy()
 
     def decode_crops() -> None:
         for number, top, left in spots:
@@ -127,11 +126,12 @@ def compare_size(
         for _ in data.train_dataloader():
             pass
 
-    columns: dict[str, Callable[[], Any]] = {
-        "whole": decode_whole,
-        "crops": decode_crops,
-        "loader, whole": partial(epoch, loader(place / "plain")),
-        "loader, crops": partial(epoch, loader(place / "marked")),
+    plain_loader, marked_loader = loader(place / "plain"), loader(place / "marked")
+    columns = {
+        "whole": lambda _: seconds(decode_whole),
+        "crops": lambda _: seconds(decode_crops),
+        "loader, whole": lambda _: seconds(partial(epoch, plain_loader)),
+        "loader, crops": lambda _: seconds(partial(epoch, marked_loader)),
     }
     times = in_turns(columns, turns)
     with_markers = sum(len(data) for sample in marked.values() for data in sample.values())
@@ -140,10 +140,10 @@ def compare_size(
         "size": f"{size[1]}x{size[0]}",
         "decoding_whole_us": _median(times["whole"], len(spots)),
         "decoding_the_crop_us": _median(times["crops"], len(spots)),
-        "times_as_fast": _ratio(times["whole"], times["crops"]),
+        "times_as_fast": round(ratio(times["whole"], times["crops"]), 2),
         "loader_whole_us": _median(times["loader, whole"], len(spots)),
         "loader_crops_us": _median(times["loader, crops"], len(spots)),
-        "loader_times_as_fast": _ratio(times["loader, whole"], times["loader, crops"]),
+        "loader_times_as_fast": round(ratio(times["loader, whole"], times["loader, crops"]), 2),
         "bytes_more_by_markers": round(with_markers / without - 1, 4),
     }
 
@@ -154,24 +154,8 @@ def _without_markers(path: Path) -> bytes:
     return file.getvalue()
 
 
-def in_turns(columns: dict[str, Callable[[], Any]], turns: int) -> dict[str, list[float]]:
-    """Seconds of the processor for each column, after one turn that warms up."""
-    times: dict[str, list[float]] = {name: [] for name in columns}
-    for turn in range(-1, turns):
-        for name, column in columns.items():
-            begun = time.process_time()
-            column()
-            if turn >= 0:
-                times[name].append(time.process_time() - begun)
-    return times
-
-
 def _median(times: list[float], count: int) -> float:
     return round(statistics.median(times) / count * 1e6, 1)
-
-
-def _ratio(whole: list[float], crops: list[float]) -> float:
-    return round(statistics.median(a / b for a, b in zip(whole, crops, strict=True)), 2)
 
 
 def compare(folder: Path, place: Path, turns: int) -> dict[str, Any]:
