@@ -26,9 +26,9 @@ import torch
 from torch import Tensor, nn
 
 from callbacks import weights
+from callbacks.evaluation import MetricProtocol
 from callbacks.metrics.base import ImageMetric, TooSmall, WeightsMetric
 from callbacks.metrics.niqe import read_model
-from callbacks.tensorboard import MetricProtocol
 from degradations.base import ieee_float32
 from files.tensors import check_numbers, read_tensors
 

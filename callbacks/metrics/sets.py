@@ -28,8 +28,7 @@ import logging
 import math
 import os
 from abc import abstractmethod
-from collections import ChainMap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
@@ -44,9 +43,8 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 from tqdm import tqdm
 
-from callbacks.evaluation import Stage, are_finite, is_distributed, on_first
+from callbacks.evaluation import MetricProtocol, are_finite, is_distributed, on_first
 from callbacks.metrics.base import Measured, Metric, Record, TooSmall
-from callbacks.tensorboard import MetricProtocol
 from degradations import images as image_files
 from degradations.base import ieee_float32
 from degradations.draws import CODING
@@ -228,10 +226,9 @@ def device_of(metric: SetMetric) -> torch.device:
 class SetMetric(Metric):
     """A distance between the set of outputs and that of their HR images, or of other references.
 
-    Features are computed image by image as batches come; those of references are kept for the next
-    validation while their pixels stay the same. At the end they are gathered by key on the first
-    process, sorted, so that each image counts once and the number depends neither on batches nor on
-    processes nor on the order; there the distance is computed in float64.
+    Features are computed image by image as batches come. At the end they are gathered by key on the
+    first process, sorted, so that each image counts once and the number depends neither on batches
+    nor on processes nor on the order; there the distance is computed in float64.
 
     Args:
         reference: Compare the outputs with the images of this folder, not with their HR images.
@@ -246,8 +243,6 @@ class SetMetric(Metric):
         super().__init__(**kwargs)
         self.reference, self.needs_hr = reference, reference is None
         self._reference: Reference | None = None  # on the first process only, which compares
-        self._known: dict[bytes, NDArray[Any]] = {}  # features of references seen before, ...
-        self._used: dict[bytes, NDArray[Any]] = {}  # ... and in the current evaluation
 
     @abstractmethod
     def features(self, images: Tensor, batch: Batch) -> Tensor:
@@ -306,11 +301,8 @@ class SetMetric(Metric):
 
     def measure(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
         """Return (B, 2, ...) features of output and HR; (B, 1, ...) with other references."""
-        return self._paired(self.finite_features(sr, batch), hr, batch)
-
-    def measure_control(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
-        """Measure bicubic likewise, cached: the next validation has the same pixels."""
-        return self._paired(self._cached_features(sr, batch), hr, batch)
+        compared = (sr, hr) if self.reference is None else (sr,)
+        return torch.stack([self.finite_features(images, batch) for images in compared], 1)
 
     def _are_enough(self, dataset: Any, count: int, small: int) -> bool:
         if not small or count >= self.minimum:
@@ -349,12 +341,6 @@ class SetMetric(Metric):
             record["protocol"]["remark"] = f"few images (below {self.enough}){meaning}"
         return record
 
-    # Old features are dropped only at the end of an evaluation: after an interrupted one, the next
-    # must not compute all of them again.
-    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super()._start(trainer, pl_module)
-        self._used = {}
-
     def _add(
         self,
         trainer: Trainer,
@@ -368,11 +354,6 @@ class SetMetric(Metric):
             dataset = self._datasets[dataloader_idx]
             self._refuse_few(dataset, len(dataset.keys[: self.limit]))
         super()._add(trainer, pl_module, outputs, batch, dataloader_idx)
-
-    def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
-        if self._active:
-            self._known = self._used
-        super()._finish(trainer, pl_module, stage)
 
     def _refuse_few(self, dataset: Any, n: int) -> None:
         if n < self.minimum:
@@ -392,11 +373,6 @@ class SetMetric(Metric):
                 )
             self._reference = found
 
-    def _paired(self, features: Tensor, hr: Tensor, batch: Batch) -> Tensor:
-        if self.reference is not None:
-            return features[:, None]
-        return torch.stack([features, self._cached_features(hr, batch)], 1)
-
     def finite_features(self, images: Tensor, batch: Batch) -> Tensor:
         """Return features on the CPU; NaN if pixels are not finite, which rounding would hide.
 
@@ -410,15 +386,3 @@ class SetMetric(Metric):
         finite = are_finite(images).to(features.device)
         finite = finite.view(-1, *[1] * (features.ndim - 1))
         return torch.where(finite, features, math.nan).detach().cpu()
-
-    def _cached_features(self, images: Tensor, batch: Batch) -> Tensor:
-        """Return the features, cached by pixels and key."""
-        digests = [
-            xxhash.xxh3_128_digest(key.encode(*CODING) + pixels.tobytes())
-            for key, pixels in zip(batch["key"], images.cpu().numpy(), strict=True)
-        ]
-        have: Mapping[bytes, NDArray[Any]] = ChainMap(self._used, self._known)
-        if not all(digest in have for digest in digests):
-            have = dict(zip(digests, self.finite_features(images, batch).numpy(), strict=True))
-        self._used.update((digest, have[digest]) for digest in digests)
-        return torch.from_numpy(np.stack([have[digest] for digest in digests]))

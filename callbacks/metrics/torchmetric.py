@@ -16,11 +16,9 @@ import xxhash
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from callbacks import weights
-from callbacks.evaluation import are_finite
+from callbacks.evaluation import MetricProtocol, are_finite
 from callbacks.metrics.base import ImageMetric, TooSmall
 from callbacks.metrics.pixels import to_pixels
-from callbacks.tensorboard import MetricProtocol
 from degradations.base import ieee_float32
 from files.numbers import PositiveInt
 
@@ -89,11 +87,7 @@ class TorchMetric(ImageMetric):
         self.metric: torchmetrics.Metric  # once loaded
 
     def load(self) -> None:
-        """Construct the metric, without downloads and without global random numbers.
-
-        Raises:
-            FileNotFoundError: If its weights are missing; nothing is computed with random ones.
-        """
+        """Construct the metric, without global random numbers."""
         with self._enclosed():
             # No collective operation within a step: the numbers are gathered at the end.
             self.metric = self.kind(**self.arguments | {"sync_on_compute": False}).eval()
@@ -175,8 +169,8 @@ class TorchMetric(ImageMetric):
 
     @contextmanager
     def _enclosed(self) -> Iterator[None]:
-        """Forbid downloads, seed random numbers, and restore the global generator."""
-        with weights.local_only(self.kind.__name__), torch.random.fork_rng(devices=[]):
+        """Seed random numbers, and restore the global generator."""
+        with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(SEED)
             yield
 

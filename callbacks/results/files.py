@@ -15,9 +15,9 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.nn import functional
 
+from callbacks.evaluation import MetricProtocol
 from callbacks.files import Provenance, provenance
 from callbacks.metrics.base import ImageMetric, Metric, Record
-from callbacks.tensorboard import MetricProtocol
 from degradations.draws import GAMMA
 from degradations.stages.noise import mixed, signed
 from files.method import Method

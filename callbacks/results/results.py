@@ -23,8 +23,6 @@ from callbacks.metrics.base import OUTPUT, ImageMetric, Measurements, Metric
 from callbacks.results.files import (
     ImageNumbers,
     Result,
-    ResultsFile,
-    column_of,
     columns,
     counts_of,
     describe,
@@ -43,19 +41,6 @@ from callbacks.results.files import (
 )
 from files.method import Method, method_of
 
-__all__ = [
-    "Result",
-    "Results",
-    "ResultsFile",
-    "column_of",
-    "columns",
-    "describe",
-    "load_results",
-    "margins",
-    "merge",
-    "table",
-    "write_results",
-]
 log = logging.getLogger(__name__)
 
 

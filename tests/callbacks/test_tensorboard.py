@@ -1,47 +1,15 @@
-"""TensorBoard shows how a metric was computed, next to its curve."""
+"""A full disk costs curves of TensorBoard, and no run."""
 
 from __future__ import annotations
 
 import errno
 from types import SimpleNamespace
 
-import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.backend.event_processing.plugin_event_accumulator import (
-    EventAccumulator as ShownEvents,  # as TensorBoard's pages get them
-)
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from callbacks import tensorboard
-from callbacks.tensorboard import DescribedLogger
-
-
-def description(folder, tag):
-    events = ShownEvents(str(folder))
-    events.Reload()
-    metadata = events.SummaryMetadata(tag)
-    assert metadata.plugin_data.plugin_name == "scalars"
-    return metadata.summary_description
-
-
-def test_description_and_numbers(tmp_path, caplog):
-    logger = DescribedLogger(str(tmp_path))
-    logger.describe("val/psnr", {"color": "y", "border": 2})
-    logger.log_metrics({"val/psnr": 30.0, "train/loss": 0.5}, step=10)
-    logger.describe("val/psnr", {"color": "rgb"})  # the first one stays
-    logger.log_metrics({"val/psnr": torch.tensor(31.0), "train/loss": 0.25}, step=20)
-    logger.finalize("success")
-
-    assert description(tmp_path / "tensorboard", "val/psnr") == "- color: y\n- border: 2"
-    assert description(tmp_path / "tensorboard", "train/loss") == ""
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    found = {
-        tag: [(event.step, event.value) for event in events.Scalars(tag)]
-        for tag in ("val/psnr", "train/loss")
-    }
-    assert "not associated with a plugin" not in caplog.text  # noise in every report
-    assert found == {"val/psnr": [(10, 30), (20, 31)], "train/loss": [(10, 0.5), (20, 0.25)]}
+from callbacks.tensorboard import TensorBoard
 
 
 def test_a_full_disk_costs_curves_and_no_run(tmp_path, monkeypatch, caplog):
@@ -55,7 +23,7 @@ def test_a_full_disk_costs_curves_and_no_run(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(RecordWriter, "write", write_or_fail)
     monkeypatch.setattr(tensorboard, "time", SimpleNamespace(monotonic=lambda: 1.0 + now[0]))
     monkeypatch.setattr("threading.excepthook", lambda _: None)
-    logger = DescribedLogger(str(tmp_path))
+    logger = TensorBoard(str(tmp_path))
     logger.log_metrics({"train/loss": 0.5}, step=10)
     logger.experiment.flush()
     full[0] = True
