@@ -159,32 +159,6 @@ class FailedElsewhereError(RuntimeError):
     """Another process failed, and raises the error itself; the message is the same."""
 
 
-def on_first(work: Callable[[], T]) -> T:
-    """Call ``work`` on the first process and return its result on all; errors are raised on all.
-
-    Args:
-        work: Called on the first process only.
-
-    Raises:
-        FailedElsewhereError: If it failed; the first process raises the error itself.
-    """
-    if not is_distributed():
-        return work()
-    sent: list[Any] = [None, None]
-    error: BaseException | None = None
-    if dist.get_rank() == 0:
-        try:
-            sent[0] = work()
-        except Exception as caught:  # whatever it is, the others must not wait forever
-            error, sent[1] = caught, str(caught)
-    dist.broadcast_object_list(sent)
-    if error is not None:
-        raise error
-    if sent[1] is not None:
-        raise FailedElsewhereError(sent[1])
-    return sent[0]
-
-
 def on_all(work: Callable[[], T]) -> list[T]:
     """Call ``work`` on each process and return all results by rank; errors are raised on all.
 
@@ -207,6 +181,19 @@ def on_all(work: Callable[[], T]) -> list[T]:
         if problem is not None:
             raise FailedElsewhereError(problem)
     return [found for found, _ in everyones]  # type: ignore[misc]  # without an error, no None
+
+
+def on_first(work: Callable[[], T]) -> T:
+    """Call ``work`` on the first process and return its result on all; errors are raised on all.
+
+    Args:
+        work: Called on the first process only.
+
+    Raises:
+        FailedElsewhereError: If it failed; the first process raises the error itself.
+    """
+    is_first = not is_distributed() or dist.get_rank() == 0
+    return on_all(work if is_first else lambda: None)[0]  # type: ignore[return-value]  # its own
 
 
 def is_distributed() -> bool:

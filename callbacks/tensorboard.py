@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,57 +12,47 @@ from lightning.pytorch.utilities import rank_zero_only
 
 log = logging.getLogger(__name__)
 
-PAUSE = 60.0  # seconds until writing to a full disk is tried again
-
 
 class Events:
     """TensorBoard's writer without its errors.
 
-    The writing thread ends at its first error, and every later call would raise that error. So
-    events are dropped for a while, and then a new file of events is started.
+    The writing thread ends at its first error, and every later call would raise that error. So no
+    more events are written until training is started again.
 
     Args:
         writer: TensorBoard's own writer.
     """
 
     def __init__(self, writer: Any) -> None:
-        self._writer = writer
-        self._again = 0.0  # when to start another file; 0 while this one works
+        self._writer, self._failed = writer, False
 
     def add_event(self, event: Any) -> None:
-        """Write an event, or drop it."""
-        if self._again and time.monotonic() >= self._again:
-            self._try(self._renew)
-        if not self._again:
-            self._try(lambda: self._writer.add_event(event))
+        """Write an event."""
+        self._try(lambda: self._writer.add_event(event))
 
     def flush(self) -> None:
         """Write everything to the disk."""
-        if not self._again:
-            self._try(self._writer.flush)
+        self._try(self._writer.flush)
 
     def close(self) -> None:
         """Close the file."""
-        if not self._again:
-            self._try(self._writer.close)
+        self._try(self._writer.close)
 
     def get_logdir(self) -> str:
         """Return the folder of its files."""
         return str(self._writer.get_logdir())
 
-    def _renew(self) -> None:
-        self._writer = type(self._writer)(self.get_logdir())
-        self._again = 0.0
-
     def _try(self, action: Callable[[], object]) -> None:
+        if self._failed:
+            return
         try:
             action()
         except OSError as error:
-            self._again = time.monotonic() + PAUSE
+            self._failed = True
             log.error(
                 "the curves in %s could not be written (%s): training goes on without them, and "
-                "the next try is in %g s",
-                *(self.get_logdir(), error, PAUSE),
+                "they go on when it is started again; those of the report are kept",
+                *(self.get_logdir(), error),
             )
 
 

@@ -81,8 +81,8 @@ def entry_of(name: str) -> Entry:
     return entries[name]
 
 
-def find(name: str) -> Path | None:
-    """Find the file of a name on this machine.
+def obtain(name: str) -> Path | None:
+    """Find the file of a name on this machine, or fetch it.
 
     Args:
         name: A name of the manifest.
@@ -94,11 +94,6 @@ def find(name: str) -> Path | None:
         ValueError: If the manifest has no such name.
         WrongWeightsError: If the file found is not the published one.
     """
-    return locate(entry_of(name))
-
-
-def obtain(name: str) -> Path | None:
-    """Find the file of a name, or fetch it; None if neither works. Args as ``find``."""
     entry = entry_of(name)
     if (path := locate(entry)) is not None:
         return path
@@ -106,7 +101,7 @@ def obtain(name: str) -> Path | None:
 
 
 def require(name: str) -> Path:
-    """Find the file of a name, or fetch it. Args as ``find``.
+    """As ``obtain``, for what cannot do without.
 
     Raises:
         FileNotFoundError: If it is missing; nothing is computed with random weights.

@@ -18,10 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-from callbacks.report.runs import CONFIG, RESULTS
+from callbacks.report.runs import CONFIG
 from callbacks.results import compare as runs
 from callbacks.results import grid
-from callbacks.results.files import ImageNumbers, Result
+from callbacks.results.files import RESULTS, ImageNumbers, Result
 from commands.errors import ConfigurationError
 from commands.process import prepare_output
 

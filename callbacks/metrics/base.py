@@ -42,6 +42,7 @@ from callbacks.evaluation import (
     on_first,
     output_image,
 )
+from degradations.base import ieee_float32
 from degradations.bicubic import resize
 from files.numbers import PositiveInt
 
@@ -289,7 +290,7 @@ class Metric(EvaluationCallback):
         if wanted is not None and wanted.isdisjoint(keys):
             return
         dataset = self._datasets[dataloader_idx]
-        sr = output_image(outputs)
+        sr = output_image(outputs).float()
         hr: Tensor = batch.get(self.target, sr)  # type: ignore[assignment]  # a key of a variable
         if sr.shape != hr.shape:
             raise ValueError(
@@ -302,7 +303,8 @@ class Metric(EvaluationCallback):
         own = type(self).__module__.startswith("callbacks.")
         given = (sr, hr) if own else (sr.clone(), hr.clone())
         try:
-            self._measured.update(dataloader_idx, OUTPUT, keys, self.measure(*given, batch))
+            with ieee_float32(sr.device):
+                self._measured.update(dataloader_idx, OUTPUT, keys, self.measure(*given, batch))
         except TooSmall as error:
             self._small[dataloader_idx].update(dict.fromkeys(keys, error.window))
             return
@@ -313,7 +315,8 @@ class Metric(EvaluationCallback):
         same = batch["lr"].shape == hr.shape and torch.equal(batch["lr"], hr)
         if not (self.needs_hr and same):
             bicubic = resize(batch["lr"], hr.shape[-2:])
-            measured = self.measure(bicubic, hr if own else hr.clone(), batch)
+            with ieee_float32(sr.device):
+                measured = self.measure(bicubic, hr if own else hr.clone(), batch)
             self._measured.update(dataloader_idx, BICUBIC, keys, measured)
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:

@@ -28,7 +28,7 @@ import logging
 import math
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
@@ -48,6 +48,7 @@ from callbacks.metrics.base import Measured, Metric, Record, TooSmall
 from degradations import images as image_files
 from degradations.base import ieee_float32
 from degradations.draws import CODING
+from degradations.images import find_images
 from files.owned import whole_file
 from files.paths import expand_path
 
@@ -63,22 +64,6 @@ MANY = 5000  # images: more may take a CPU over half an hour, the time that othe
 
 # Features of the current batch's images, so that FID and KID of one preset compute them once.
 _SEEN: Any = WeakTensorKeyDictionary()
-
-
-def find_images(places: Sequence[str | Path]) -> list[Path]:
-    """Return all images in files and folders (and below them), each once, sorted by path.
-
-    Hidden files are skipped: a killed run may have left them half-written.
-
-    Raises:
-        ValueError: If a place is missing or holds no image.
-    """
-    found: set[Path] = set()
-    for place in map(Path, places):
-        if not place.exists():
-            raise ValueError(f"{place} is neither a file nor a folder; give the path of images")
-        found.update(image_files.find_images(place) if place.is_dir() else [place])
-    return sorted(found)
 
 
 def read_image(path: Path) -> Tensor:
@@ -133,7 +118,7 @@ def find_reference(metric: SetMetric, place: str) -> Reference:
     folder = Path(expand_path(place, argument))
     if not folder.is_dir():
         raise ValueError(f"{argument} is {place!r}, which is no folder of images")
-    images = images_by_name([folder])
+    images = images_by_name(folder)
     content, described = content_hash(images.items()), [metric.features_protocol(), READING]
     protocol = xxhash.xxh3_64_hexdigest(json.dumps(described, sort_keys=True).encode())
     kept = Path(CACHE).expanduser() / f"{content}-{protocol}.npy"
@@ -162,20 +147,20 @@ def _kept_features(path: Path) -> Any:
         return None
 
 
-def images_by_name(places: Sequence[str | Path]) -> dict[str, Path]:
-    """Return images by their path below their folder, without suffix.
+def images_by_name(folder: str | Path) -> dict[str, Path]:
+    """Return the images of a folder and below it by their path there, without suffix.
+
+    Hidden files are skipped: a killed run may have left them half-written.
 
     Raises:
-        ValueError: If two have one name, or a place holds none.
+        ValueError: If two have one name, or there are none.
     """
     named: dict[str, Path] = {}
-    for place in map(Path, places):
-        for path in find_images([place]):
-            below = path.relative_to(place) if place.is_dir() else Path(path.name)
-            name = below.with_suffix("").as_posix()
-            if name in named:
-                raise ValueError(f"{path} and {named[name]} have one name, {name!r}; rename one")
-            named[name] = path
+    for path in find_images(Path(folder)):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in named:
+            raise ValueError(f"{path} and {named[name]} have one name, {name!r}; rename one")
+        named[name] = path
     return named
 
 
@@ -380,9 +365,8 @@ class SetMetric(Metric):
             images: (B, 3, H, W) in [0, 1].
             batch: The rest of the batch; references have a ``key`` only.
         """
-        device = images.device
-        with torch.no_grad(), torch.autocast(device.type, enabled=False), ieee_float32(device):
-            features = self.features(images.float(), batch)
+        with torch.no_grad(), ieee_float32(images.device):
+            features = self.features(images, batch)
         finite = are_finite(images).to(features.device)
         finite = finite.view(-1, *[1] * (features.ndim - 1))
         return torch.where(finite, features, math.nan).detach().cpu()

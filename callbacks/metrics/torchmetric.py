@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from callbacks.evaluation import MetricProtocol, are_finite
 from callbacks.metrics.base import ImageMetric, TooSmall
 from callbacks.metrics.pixels import to_pixels
-from degradations.base import ieee_float32
 from files.numbers import PositiveInt
 
 if TYPE_CHECKING:
@@ -119,13 +118,8 @@ class TorchMetric(ImageMetric):
         values = [math.nan] * len(sr)
         images = {"sr": sr, "hr": hr, "lr": batch.get("lr")}
         given = [self._prepared(images[name]) for name in self.inputs]
-        finite, device = are_finite(sr).tolist(), sr.device
-        with (
-            torch.no_grad(),
-            torch.autocast(device.type, enabled=False),
-            ieee_float32(device),
-            self._enclosed(),
-        ):
+        finite = are_finite(sr).tolist()
+        with self._enclosed():
             for i, key in enumerate(batch["key"]):
                 if not finite[i]:
                     continue

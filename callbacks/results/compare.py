@@ -32,6 +32,7 @@ from scipy.special import ndtr, stdtrit
 
 from callbacks.evaluation import MetricProtocol
 from callbacks.results.files import (
+    RESULTS,
     ImageNumbers,
     Result,
     describe,
@@ -141,7 +142,7 @@ def load_run(asked: str) -> RunNumbers:
         folder = Path(before or asked)
     if folder.is_file():
         folder = folder.parent
-    path = folder / "results.json"
+    path = folder / RESULTS
     if not path.exists():
         raise FileNotFoundError(
             f"there is no {path}: name the directory of a run, and measure it first: main.py "

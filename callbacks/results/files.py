@@ -24,7 +24,7 @@ from files.method import Method
 from files.owned import move_aside, write_whole
 
 log = logging.getLogger(__name__)
-FILENAME = "images.json"
+RESULTS, FILENAME = "results.json", "images.json"
 LOCK = ".results.lock"
 PATIENCE = 60.0  # seconds to wait for other writers, which take far less than one
 _UNLOCKED: set[Path] = set()  # runs that could not be locked
