@@ -125,7 +125,7 @@ class IQA(WeightsMetric, ImageMetric):
             blocks = "200x104 pixels (two blocks of NIQE, and the border)"
             raise TooSmall(sr, blocks if self.metric == "pi" else "32x32 pixels")
         # One by one: some metrics mix a batch's images, and all round differently in a batch.
-        return torch.stack([_score(image, self.network) for image in sr.split(1)])
+        return torch.stack([_score(image, self.network) for image in torch.split(sr, 1)])
 
 
 class PerceptualIndex(nn.Module):
