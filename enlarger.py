@@ -532,7 +532,7 @@ def _named(images: Images, argument: str) -> dict[str, Any]:
     if isinstance(images, str | Path):
         if not Path(images).is_dir():
             raise ValueError(f"{images} is not a folder of images")
-        return dict(images_by_name([images]))
+        return dict(images_by_name(images))
     # A single array is iterable, too: its rows would be taken for grey images.
     alone = isinstance(images, np.ndarray | Tensor) and images.ndim < 4
     if alone or not isinstance(images, Iterable):

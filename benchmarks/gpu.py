@@ -13,7 +13,6 @@ row that can be small on the device of ``tests/gpu``, to find faults of these sc
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -28,7 +27,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.report import REPOSITORY, machine
+from benchmarks.report import REPOSITORY, machine, parser
 from callbacks.files import commit
 
 BSDS = "$ENLARGER_DATA/bsds400"
@@ -114,14 +113,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0, or 1 where a command failed.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.gpu", description="Measure on a GPU within a budget."
-    )
-    parser.add_argument("--budget", type=float, default=480.0, help="seconds in all (480)")
-    parser.add_argument("--only", default="", metavar="WORD", help="rows with this word")
-    parser.add_argument("--pretend", action="store_true", help="small, on a pretended device")
-    parser.add_argument("--again", action="store_true", help="also rows that are done")
-    options = parser.parse_args(arguments)
+    known = parser(__doc__)
+    known.add_argument("--budget", type=float, default=480.0, help="seconds in all (480)")
+    known.add_argument("--only", default="", metavar="WORD", help="rows with this word")
+    known.add_argument("--pretend", action="store_true", help="small, on a pretended device")
+    known.add_argument("--again", action="store_true", help="also rows that are done")
+    options = known.parse_args(arguments)
     chosen = [row for row in ROWS if options.only in f"{row.name} {row.words}"]
     if options.pretend:
         return max(map(pretended, chosen))

@@ -7,9 +7,8 @@ Photographs are `kodak24` in `$ENLARGER_DATA`; `--weights NAME=FILE` names a cop
 
 from __future__ import annotations
 
-import argparse
 import os
-import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +16,8 @@ from PIL import Image, ImageDraw
 from torch import nn
 
 import enlarger
-from benchmarks.report import REPOSITORY, write_report
+from benchmarks.report import REPOSITORY, parser, write_report
+from benchmarks.timing import seconds
 from lightning_modules import IMDN, RRDBNet, SRVGGNetCompact
 
 NETWORKS = {  # by the names of configs/weights.yaml
@@ -34,9 +34,9 @@ SHOWN, GAP, HEAD = 280, 4, 18  # pixels of a crop of an output, between, above
 
 def main() -> None:
     """Measure, draw, write."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.models", description=__doc__)
-    parser.add_argument("--weights", nargs="*", default=[], metavar="NAME=FILE")
-    copies = dict(word.split("=", 1) for word in parser.parse_args().weights)
+    options = parser(__doc__)
+    options.add_argument("--weights", nargs="*", default=[], metavar="NAME=FILE")
+    copies = dict(word.split("=", 1) for word in options.parse_args().weights)
     torch.set_num_threads(1)
     write_report("models", {name: _cost(make()) for name, make in NETWORKS.items()}, seed=0)
     columns: dict[str, enlarger.Enlarger | None] = {"bicubic": None}
@@ -49,15 +49,12 @@ def main() -> None:
 
 def _cost(network: nn.Module) -> dict[str, float]:
     # The first call allocates; of two others the faster one.
-    x, seconds = torch.rand(1, 3, SIDE, SIDE), []
+    call = partial(network.eval(), torch.rand(1, 3, SIDE, SIDE))
     with torch.inference_mode():
-        for _ in range(3):
-            begin = time.thread_time()
-            network.eval()(x)
-            seconds.append(time.thread_time() - begin)
+        _, *taken = (seconds(call) for _ in range(3))
     return {
         "parameters": sum(p.numel() for p in network.parameters()),
-        "seconds a megapixel of the input, one core": round(min(seconds[1:]) / SIDE**2 * 1e6, 1),
+        "seconds a megapixel of the input, one core": round(min(taken) / SIDE**2 * 1e6, 1),
     }
 
 

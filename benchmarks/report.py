@@ -19,60 +19,53 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks/results"
 
 
-def write_report(
-    name: str, results: dict[str, Any], seed: int, path: Path | None = None, device: str = "cpu"
-) -> Path:
+def write_report(name: str, results: dict[str, Any], seed: int, device: str = "cpu") -> Path:
     """Write ``results/<name>.json`` and show it.
 
     Args:
-        name: Name of the benchmark, that of its file.
+        name: Of the file.
         results: The numbers.
         seed: Seed of everything random in it.
-        path: Another file to write.
         device: Where it was measured; of a GPU the file is ``<name>_cuda.json``, beside the CPU's.
     """
-    report = {
-        "command": shlex.join([*settings(), "python", "-m", module(name), *sys.argv[1:]]),
-        "commit": commit(),
-        "machine": machine(),
-        "seed": seed,
-        "results": results,
-    }
-    path = path or RESULTS / f"{name}{'' if device == 'cpu' else f'_{device}'}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(report, indent=2)
+    path = RESULTS / f"{name}{'' if device == 'cpu' else f'_{device}'}.json"
+    text = json.dumps(provenance(seed) | {"results": results}, indent=2)
     path.write_text(f"{text}\n", encoding="utf-8")
     sys.stdout.write(f"{text}\n{path}\n")
     return path
 
 
-def module(name: str) -> str:
-    """Return the module that ``python -m`` runs now.
+def provenance(seed: int) -> dict[str, Any]:
+    """Command, with the variables that change numbers; commit, machine, seed."""
+    kinds = ("MALLOC_", "OMP_")
+    settings = [f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith(kinds)]
+    return {
+        "command": shlex.join([*settings, "python", *sys.orig_argv[1:]]),
+        "commit": commit(),
+        "machine": machine(),
+        "seed": seed,
+    }
+
+
+def parser(what: str | None, timed: bool = False) -> argparse.ArgumentParser:
+    """Parser of a benchmark's options.
 
     Args:
-        name: Of the benchmark, if it was started otherwise, as by a test.
+        what: The docstring of its file.
+        timed: Whether it has ``--device`` and ``--threads``.
     """
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    found = "" if spec is None else spec.name.removesuffix(".__main__")
-    return found if found.startswith("benchmarks.") else f"benchmarks.{name}"
+    made = argparse.ArgumentParser(
+        description=what, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    if timed:
+        made.add_argument("--device", default=device(), help="cuda or cpu; default: what is there")
+        made.add_argument("--threads", type=int, default=1, help="CPU threads")
+    return made
 
 
 def device() -> str:
     """Return the default device of commands: ``cuda`` if there is one, else ``cpu``."""
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def without_options(what: str | None) -> None:
-    """For a command that has none: `--help` says what it measures, and all else is refused.
-
-    Args:
-        what: The docstring of its file.
-    """
-    argparse.ArgumentParser(
-        prog=f"python -m {module(Path(sys.argv[0]).stem)}",
-        description=what,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    ).parse_args()
 
 
 def placed(page: str, text: str, marks: tuple[str, str]) -> str:
@@ -91,11 +84,6 @@ def placed(page: str, text: str, marks: tuple[str, str]) -> str:
     if not (first and second):
         raise ValueError(f"the page has no {marks[0]} followed by {marks[1]}: add both")
     return f"{before}{first}\n\n{text}\n{second}{after}"
-
-
-def settings() -> list[str]:
-    """Variables that are set and change the numbers, as they stand before a command."""
-    return [f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith(("MALLOC_", "OMP_"))]
 
 
 def machine() -> dict[str, Any]:

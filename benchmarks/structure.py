@@ -7,7 +7,6 @@ next one (or of one validated batch), in a short run of ``real_esrgan_quickstart
 
 from __future__ import annotations
 
-import argparse
 import ast
 import inspect
 import json
@@ -16,13 +15,18 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import grimp
 import lightning
+import numpy as np
+from scipy.sparse.csgraph import connected_components
+
+from benchmarks.report import parser
 
 ROOT = Path.cwd()
 ROOMS = ("files", "degradations", "datamodules", "callbacks", "lightning_modules", "commands")
@@ -90,45 +94,16 @@ def modules() -> dict[str, Path]:
     }
 
 
-def imported(tree: ast.AST, known: dict[str, Path]) -> Iterator[str]:
-    """Modules of the rooms that a module imports anywhere but under ``if TYPE_CHECKING``."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            continue
-        if isinstance(node, ast.ImportFrom) and node.module:
-            for alias in node.names:
-                full = f"{node.module}.{alias.name}"
-                yield full if full in known else node.module
-        elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        else:
-            yield from imported(node, known)
-
-
 def circles() -> list[list[str]]:
     """Groups of modules that import each other."""
-    known = modules()
-    graph = {
-        name: {
-            other
-            for other in imported(ast.parse(path.read_text(encoding="utf-8")), known)
-            if other in known and other != name
-        }
-        for name, path in known.items()
-    }
-    reached: dict[str, set[str]] = {}
-    for name in graph:
-        seen: set[str] = set()
-        waiting = list(graph[name])
-        while waiting:
-            if (other := waiting.pop()) not in seen:
-                seen.add(other)
-                waiting += graph[other]
-        reached[name] = seen
-    groups = {
-        tuple(sorted(b for b in reached[a] if a in reached[b])) for a in graph if a in reached[a]
-    }
-    return [list(group) for group in sorted(groups)]
+    graph = grimp.build_graph(*ROOMS, exclude_type_checking_imports=True, cache_dir=None)
+    names = sorted(graph.modules)
+    imports = [np.isin(names, [*graph.find_modules_directly_imported_by(n)]) for n in names]
+    _, labels = connected_components(np.array(imports), connection="strong")
+    groups = [
+        [n for n, label in zip(names, labels, strict=True) if label == k] for k in set(labels)
+    ]
+    return [group for group in groups if len(group) > 1]
 
 
 def largest_constructor() -> tuple[int, str]:
@@ -196,11 +171,7 @@ def lengths() -> dict[str, int]:
 
 def main() -> None:
     """Print all of it as JSON."""
-    argparse.ArgumentParser(
-        prog="python -m benchmarks.structure",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    ).parse_args()
+    parser(__doc__).parse_args()
     count, name = largest_constructor()
     files = passed()
     result = {

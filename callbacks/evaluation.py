@@ -15,30 +15,19 @@ from typing import Any, Literal, TypeVar
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from files.method import method_of
-from files.numbers import PositiveInt
 
 Stage = Literal["val", "test"]
+MetricProtocol = dict[str, str | int | float | bool | None]  # how a number is computed
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 SHOWN = 5  # images in a message
 
 
 class EvaluationCallback(Callback, ABC):
-    """A callback that works alike in ``validate``, ``test`` and the validations of ``fit``.
-
-    Args:
-        every_n: In ``fit``, run at the first validation and at every n-th after it; a resumed run
-            continues the count.
-    """
-
-    def __init__(self, every_n: PositiveInt = 1) -> None:
-        super().__init__()
-        self.every_n = every_n
-        self._validations = 0  # completed so far
+    """A callback that works alike in ``validate``, ``test`` and the validations of ``fit``."""
 
     @abstractmethod
     def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -58,14 +47,6 @@ class EvaluationCallback(Callback, ABC):
     @abstractmethod
     def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         """Finish the evaluation: the place to combine the numbers of all processes."""
-
-    def _due(self, trainer: Trainer) -> bool:
-        """Return whether this evaluation is due; to be called once, at its start."""
-        if trainer.sanity_checking:
-            return False
-        if trainer.state.fn != TrainerFn.FITTING:
-            return True
-        return self._validations % self.every_n == 0
 
     # ------------------------------------------------------------------------- Lightning's hooks
 
@@ -90,29 +71,10 @@ class EvaluationCallback(Callback, ABC):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring together what all processes saw."""
         self._finish(trainer, pl_module, "val")
-        # Only now: a resumed run repeats an interrupted validation under the same number.
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            self._validations += 1
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring together what all processes saw."""
         self._finish(trainer, pl_module, "test")
-
-    # Not in `state_dict`: Lightning would refuse two metrics of one class with its own message,
-    # before `setup` can name the key to change.
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Store the number of validations for ``every_n``."""
-        if self.every_n > 1:
-            checkpoint["callbacks"][self.state_key] = {"validations": self._validations}
-
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Restore the number of validations."""
-        state = checkpoint["callbacks"].get(self.state_key, {})
-        self._validations = state.get("validations", 0)
 
 
 def evaluated_datasets(trainer: Trainer) -> list[Any]:
@@ -197,32 +159,6 @@ class FailedElsewhereError(RuntimeError):
     """Another process failed, and raises the error itself; the message is the same."""
 
 
-def on_first(work: Callable[[], T]) -> T:
-    """Call ``work`` on the first process and return its result on all; errors are raised on all.
-
-    Args:
-        work: Called on the first process only.
-
-    Raises:
-        FailedElsewhereError: If it failed; the first process raises the error itself.
-    """
-    if not is_distributed():
-        return work()
-    sent: list[Any] = [None, None]
-    error: BaseException | None = None
-    if dist.get_rank() == 0:
-        try:
-            sent[0] = work()
-        except Exception as caught:  # whatever it is, the others must not wait forever
-            error, sent[1] = caught, str(caught)
-    dist.broadcast_object_list(sent)
-    if error is not None:
-        raise error
-    if sent[1] is not None:
-        raise FailedElsewhereError(sent[1])
-    return sent[0]
-
-
 def on_all(work: Callable[[], T]) -> list[T]:
     """Call ``work`` on each process and return all results by rank; errors are raised on all.
 
@@ -245,6 +181,19 @@ def on_all(work: Callable[[], T]) -> list[T]:
         if problem is not None:
             raise FailedElsewhereError(problem)
     return [found for found, _ in everyones]  # type: ignore[misc]  # without an error, no None
+
+
+def on_first(work: Callable[[], T]) -> T:
+    """Call ``work`` on the first process and return its result on all; errors are raised on all.
+
+    Args:
+        work: Called on the first process only.
+
+    Raises:
+        FailedElsewhereError: If it failed; the first process raises the error itself.
+    """
+    is_first = not is_distributed() or dist.get_rank() == 0
+    return on_all(work if is_first else lambda: None)[0]  # type: ignore[return-value]  # its own
 
 
 def is_distributed() -> bool:

@@ -1,10 +1,9 @@
-"""TensorBoard's logger with protocols: each metric's curve shows how its numbers are computed."""
+"""TensorBoard's logger, without its errors: a full disk must not end a run."""
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
@@ -13,64 +12,52 @@ from lightning.pytorch.utilities import rank_zero_only
 
 log = logging.getLogger(__name__)
 
-MetricProtocol = dict[str, str | int | float | bool | None]
-
-PAUSE = 60.0  # seconds until writing to a full disk is tried again
-
 
 class Events:
-    """TensorBoard's writer without its errors: a full disk must not end a run.
+    """TensorBoard's writer without its errors.
 
-    The writing thread ends at its first error, and every later call would raise that error. So
-    events are dropped for a while, and then a new file of events is started.
+    The writing thread ends at its first error, and every later call would raise that error. So no
+    more events are written until training is started again.
 
     Args:
         writer: TensorBoard's own writer.
     """
 
     def __init__(self, writer: Any) -> None:
-        self._writer = writer
-        self._again = 0.0  # when to start another file; 0 while this one works
+        self._writer, self._failed = writer, False
 
     def add_event(self, event: Any) -> None:
-        """Write an event, or drop it."""
-        if self._again and time.monotonic() >= self._again:
-            self._try(self._renew)
-        if not self._again:
-            self._try(lambda: self._writer.add_event(event))
+        """Write an event."""
+        self._try(lambda: self._writer.add_event(event))
 
     def flush(self) -> None:
         """Write everything to the disk."""
-        if not self._again:
-            self._try(self._writer.flush)
+        self._try(self._writer.flush)
 
     def close(self) -> None:
         """Close the file."""
-        if not self._again:
-            self._try(self._writer.close)
+        self._try(self._writer.close)
 
     def get_logdir(self) -> str:
         """Return the folder of its files."""
         return str(self._writer.get_logdir())
 
-    def _renew(self) -> None:
-        self._writer = type(self._writer)(self.get_logdir())
-        self._again = 0.0
-
     def _try(self, action: Callable[[], object]) -> None:
+        if self._failed:
+            return
         try:
             action()
         except OSError as error:
-            self._again = time.monotonic() + PAUSE
+            self._failed = True
             log.error(
                 "the curves in %s could not be written (%s): training goes on without them, and "
-                "the next try is in %g s",
-                *(self.get_logdir(), error, PAUSE),
+                "they go on when it is started again; those of the report are kept",
+                *(self.get_logdir(), error),
             )
 
 
-class DescribedLogger(TensorBoardLogger):
-    """TensorBoard's logger with descriptions of tags; see ``describe``. Args as Lightning's.
+class TensorBoard(TensorBoardLogger):
+    """Lightning's logger of TensorBoard, with ``Events``, and with hyperparameters alone.
 
     Args:
         save_dir: Folder of all runs' logs.
@@ -80,8 +67,6 @@ class DescribedLogger(TensorBoardLogger):
 
     def __init__(self, save_dir: str, name: str = "", version: str = "tensorboard") -> None:
         super().__init__(save_dir, name=name, version=version)
-        self._descriptions: dict[str, str] = {}  # of tags without a value so far
-        self._described: set[str] = set()
         self._files: Any = None  # of the experiment
 
     @property
@@ -95,24 +80,6 @@ class DescribedLogger(TensorBoardLogger):
             self._files.event_writer = Events(self._files.event_writer)
         return experiment
 
-    def describe(self, tag: str, protocol: MetricProtocol) -> None:
-        """Describe how a tag's numbers are computed, before the first of them is logged.
-
-        Args:
-            tag: Its name in the logs.
-            protocol: Shown by TensorBoard behind the (i) of the curve, one line per entry.
-        """
-        if tag not in self._described:
-            self._descriptions[tag] = "\n".join(f"- {k}: {v}" for k, v in protocol.items())
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Write scalars, the first one of a described tag with its description."""
-        new = metrics.keys() & self._descriptions.keys()
-        for tag in new:
-            self._write_described(tag, float(metrics[tag]), step)
-        super().log_metrics({k: v for k, v in metrics.items() if k not in new}, step)
-
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Write the hyperparameters for the tab of this name.
@@ -121,21 +88,6 @@ class DescribedLogger(TensorBoardLogger):
         """
         from torch.utils.tensorboard.summary import hparams
 
-        for summary in hparams(dict(params), {}):  # type: ignore[no-untyped-call]
-            self._add(summary, None)
-
-    def _write_described(self, tag: str, value: float, step: int | None) -> None:
-        # torch's writer has no argument for it. TensorBoard keeps the first value's description.
-        from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
-
-        description = self._descriptions.pop(tag)
-        self._described.add(tag)
-        # Without its plugin's name, readers of the file complain about the tag.
-        plugin = SummaryMetadata.PluginData(plugin_name="scalars")
-        metadata = SummaryMetadata(summary_description=description, plugin_data=plugin)
-        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value, metadata=metadata)])
-        self._add(summary, step)
-
-    def _add(self, summary: Any, step: int | None) -> None:
         if self.experiment is not None:  # which makes the files
-            self._files.add_summary(summary, step)
+            for summary in hparams(dict(params), {}):  # type: ignore[no-untyped-call]
+                self._files.add_summary(summary)

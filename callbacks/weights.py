@@ -13,14 +13,12 @@ from __future__ import annotations
 import argparse
 import functools
 import hashlib
-import io
 import logging
 import os
 import socket
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypedDict
 
@@ -83,8 +81,8 @@ def entry_of(name: str) -> Entry:
     return entries[name]
 
 
-def find(name: str) -> Path | None:
-    """Find the file of a name on this machine.
+def obtain(name: str) -> Path | None:
+    """Find the file of a name on this machine, or fetch it.
 
     Args:
         name: A name of the manifest.
@@ -96,11 +94,6 @@ def find(name: str) -> Path | None:
         ValueError: If the manifest has no such name.
         WrongWeightsError: If the file found is not the published one.
     """
-    return locate(entry_of(name))
-
-
-def obtain(name: str) -> Path | None:
-    """Find the file of a name, or fetch it; None if neither works. Args as ``find``."""
     entry = entry_of(name)
     if (path := locate(entry)) is not None:
         return path
@@ -108,12 +101,12 @@ def obtain(name: str) -> Path | None:
 
 
 def require(name: str) -> Path:
-    """Find the file of a name, or fetch it. Args as ``find``.
+    """As ``obtain``, for what cannot do without.
 
     Raises:
         FileNotFoundError: If it is missing; nothing is computed with random weights.
     """
-    path = find(name) or obtain(name)
+    path = obtain(name)
     if path is None:
         raise FileNotFoundError(missing(name))
     return path
@@ -139,56 +132,6 @@ def missing(name: str) -> str:
         f"{entry['file']} is neither in $ENLARGER_WEIGHTS nor in the caches of torch and Hugging "
         f"Face; {_mend(entry)}"
     )
-
-
-@contextmanager
-def local_only(who: str) -> Iterator[None]:
-    """Let a library find local weights instead of downloading them.
-
-    A file of the manifest must have the published hash; other files must not contain code.
-
-    Args:
-        who: What needs the weights, for the message.
-
-    Raises:
-        FileNotFoundError: If a file is missing.
-        WrongWeightsError: If a file is not the published one.
-    """
-    import torch
-    from huggingface_hub import constants
-
-    from files.tensors import read_file
-
-    places = folders()
-
-    def take(url: str, dst: str, hash_prefix: str | None = None, progress: bool = True) -> None:
-        file = Path(dst).name
-        path = next((folder / file for folder in places if (folder / file).is_file()), None)
-        advice = f"{file} is neither in $ENLARGER_WEIGHTS nor in torch's cache; get it from {url}"
-        for name, entry in manifest().items():
-            if entry["file"] == file:
-                advice = missing(name)
-                path = path or _in_hugging_face(entry)
-                if path is not None:
-                    _verify(path, entry)
-        if path is None:
-            raise FileNotFoundError(f"{who} lacks weights: {advice}")
-        read_file(path)  # libraries would run its code
-        Path(dst).symlink_to(path.resolve())
-
-    hub = torch.hub.download_url_to_file, torch.hub.get_dir
-    offline, printed = constants.HF_HUB_OFFLINE, io.StringIO()
-    with tempfile.TemporaryDirectory() as empty:  # a hub folder without any file
-        try:
-            torch.hub.download_url_to_file, torch.hub.get_dir = take, lambda: empty
-            constants.HF_HUB_OFFLINE = True
-            with redirect_stdout(printed), redirect_stderr(printed):
-                yield
-        finally:
-            torch.hub.download_url_to_file, torch.hub.get_dir = hub
-            constants.HF_HUB_OFFLINE = offline
-            lines = printed.getvalue().splitlines(keepends=True)
-            sys.stderr.writelines(line for line in lines if not line.startswith("Downloading: "))
 
 
 def digest_of(path: Path) -> str:

@@ -34,7 +34,7 @@ from callbacks.predict.writer import Writer
 from callbacks.report.report import Report
 from callbacks.report.scalar_record import with_record
 from callbacks.results.results import Results
-from callbacks.tensorboard import DescribedLogger
+from callbacks.tensorboard import TensorBoard
 from callbacks.training.progress import Progress
 from commands.arguments.parser import (
     DESCRIPTIONS,
@@ -315,7 +315,7 @@ class EnlargerCLI(CommandsCLI):
         if not self.fits:  # their points would lie at step 0 of the training's curves
             trainer.logger = False
         elif trainer.logger in (None, True):
-            trainer.logger = DescribedLogger(str(self.run.path))
+            trainer.logger = TensorBoard(str(self.run.path))
         if self.subcommand == "fit" and not trainer.barebones:
             trainer.logger = with_record(trainer.logger, self.run.path)
         trainer.callbacks = [

@@ -18,10 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-from callbacks.report.runs import CONFIG, RESULTS
+from callbacks.report.runs import CONFIG
 from callbacks.results import compare as runs
 from callbacks.results import grid
-from callbacks.results.files import ImageNumbers, Result
+from callbacks.results.files import RESULTS, ImageNumbers, Result
 from commands.errors import ConfigurationError
 from commands.process import prepare_output
 
@@ -35,26 +35,26 @@ def main(words: Sequence[str] | None = None) -> int:
         words: Command-line arguments; those of this process by default.
 
     Returns:
-        0, or 2 if there is nothing to compare.
+        0.
 
     Raises:
-        ConfigurationError: If folders cannot be measured.
+        ConfigurationError: If there is nothing to compare, or folders cannot be measured.
     """
     options = _parser().parse_args(words)
-    are_runs = any(map(_is_run, options.runs))
-    if are_runs and not options.format:
-        return runs.compare_runs(options)
     prepare_output()
     try:
+        are_runs = any(map(_is_run, options.runs))
         read = runs.load_run if are_runs else partial(_measured, options=options)
         loaded = [read(name) for name in options.runs]
+        asked = runs.Selection(options.metric, options.dataset)
         if options.format:
-            numbers = grid.columns(loaded, runs.Selection(options.metric, options.dataset))
+            numbers = grid.columns(loaded, asked)
             sys.stdout.write(grid.grid(options.runs, numbers, options.format))
-            return 0
+        else:
+            runs.show(loaded, asked)
     except (OSError, ValueError) as error:
         raise ConfigurationError(str(error)) from error
-    return runs.compare_numbers(loaded, options)
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,7 +65,8 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help=f"{runs.RUN}; or a folder of images")
-    runs.add_arguments(parser)
+    parser.add_argument("--metric", action="append", default=[], help="only this; may be repeated")
+    parser.add_argument("--dataset", action="append", default=[], help="only this; may be repeated")
     parser.add_argument("--format", choices=grid.FORMATS, help="one table over all, for a paper")
     group = parser.add_argument_group("folders of images")
     group.add_argument("--reference", metavar="FOLDER", help="the HR images: PSNR and SSIM")

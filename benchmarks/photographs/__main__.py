@@ -60,9 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0, or 1 if a command failed or another one is running.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
     table = load()
-    options = _options(words, [row.name for row in table.rows])
+    options = _options(arguments, [row.name for row in table.rows])
     rows = table.wanted(options.only)
     if options.dry_run:
         for command in _commands(table, rows):
@@ -77,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with FileLock(RUNS / "lock", timeout=0):
             for row in rows:
                 _fill(table, row)
-                _write(table, options.results, words)
+                _write(table, options.results)
                 page.draw(table, row, options.results)
     except Timeout:
         sys.stderr.write(f"another command fills {RUNS}: wait for it\n")
@@ -88,17 +87,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _options(words: Sequence[str], rows: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.photographs",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--only", nargs="+", default=[], choices=rows, metavar="ROW")
-    parser.add_argument("--results", type=Path, default=report.RESULTS, help="another folder")
-    parser.add_argument("--page", action="store_true", help="write the page from the JSON")
-    parser.add_argument("--dry-run", action="store_true", help="print the commands")
-    return parser.parse_args(words)
+def _options(words: Sequence[str] | None, rows: Sequence[str]) -> argparse.Namespace:
+    known = report.parser(__doc__)
+    known.add_argument("--only", nargs="+", default=[], choices=rows, metavar="ROW")
+    known.add_argument("--results", type=Path, default=report.RESULTS, help="another folder")
+    known.add_argument("--page", action="store_true", help="write the page from the JSON")
+    known.add_argument("--dry-run", action="store_true", help="print the commands")
+    return known.parse_args(words)
 
 
 def _commands(table: Table, rows: Sequence[Row]) -> list[list[str]]:
@@ -177,7 +172,7 @@ def _note(verb: str, name: str) -> Note:
     return found
 
 
-def _write(table: Table, folder: Path, words: Sequence[str]) -> None:
+def _write(table: Table, folder: Path) -> None:
     """Write the JSON of all rows that are measured by now."""
     measured: dict[str, dict[str, dict[str, Numbers]]] = {}
     for row in table.rows:
@@ -187,22 +182,15 @@ def _write(table: Table, folder: Path, words: Sequence[str]) -> None:
                 numbers = json.loads(place.read_text(encoding="utf-8"))["numbers"]
                 measured.setdefault(row.name, {})[name] = numbers
     trained = {training.name: _note(training.verb, training.name) for training in table.trainings}
-    found = {
-        "command": shlex.join(
-            [*report.settings(), "python", "-m", "benchmarks.photographs", *words]
-        ),
-        "commit": commit(),
-        "machine": report.machine(),
-        "seed": 0,
-        "results": {
-            "trainings": {name: note for name, note in trained.items() if note},
-            "rows": {
-                name: _note("test", name) | {"tables": page.means(tables)}
-                for name, tables in measured.items()
-            },
-            "claims": [page.judged(claim, table, measured) for claim in table.claims],
+    results = {
+        "trainings": {name: note for name, note in trained.items() if note},
+        "rows": {
+            name: _note("test", name) | {"tables": page.means(tables)}
+            for name, tables in measured.items()
         },
+        "claims": [page.judged(claim, table, measured) for claim in table.claims],
     }
+    found = report.provenance(seed=0) | {"results": results}
     write_whole(folder / page.JSON, json.dumps(found, indent=1, allow_nan=False) + "\n")
 
 

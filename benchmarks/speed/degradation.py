@@ -13,14 +13,11 @@ compiled, and replayed as a CUDA graph; numbers are then in `degradation_cuda.js
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import logging
-import math
 import random
 import statistics
 import sys
-import time
 import types
 from collections.abc import Callable
 from functools import partial
@@ -31,20 +28,20 @@ import numpy as np
 import torch
 import yaml
 from torch import Tensor
-from tqdm import tqdm
 
 from benchmarks import report
 from benchmarks.memory import peak_mib
+from benchmarks.timing import in_turns, seconds
 from commands.process import keep_freed_memory
 from degradations.base import Degradation
-from degradations.compose import Mixture
 from degradations.draws import Packed
-from degradations.recipes.second_order import RealESRGAN, RealESRGANLight
+from degradations.recipes.second_order import RealESRGAN
 from degradations.tools.configure import degradation_of
 from tests.launches import count_launches
 
 SEED = 0
 BATCH, SIDE, SCALE = 16, 256, 4
+Prepare = Callable[[int], Callable[[], Any]]  # by the number of a turn, what is timed in it
 MODES = {"as it is": None, "compiled": "default", "CUDA graphs": "reduce-overhead"}
 
 
@@ -153,30 +150,6 @@ def photographs(count: int, side: int) -> Tensor:
     return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous().float() / 255
 
 
-def seconds(function: Callable[[], Any], device: torch.device) -> float:
-    """Time of one call, the device's work included."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def in_turns(
-    columns: dict[str, Callable[[int], Callable[[], Any]]], draws: int, device: torch.device
-) -> dict[str, list[float]]:
-    """Seconds a call of every column, one call each in turn; what comes before is not timed."""
-    times: dict[str, list[float]] = {name: [] for name in columns}
-    for draw in tqdm(range(-3, draws), desc=" / ".join(columns), leave=False):
-        for name, prepare in columns.items():
-            taken = seconds(prepare(draw), device)
-            if draw >= 0:  # the others warm up
-                times[name].append(taken)
-    return times
-
-
 def summary(times: list[float]) -> dict[str, float]:
     """Mean and median in milliseconds."""
     return {
@@ -196,26 +169,36 @@ def against(peer: list[float], ours: list[float]) -> dict[str, Any]:
     }
 
 
-def compare(folder: Path, usm: bool, draws: int, device: torch.device, compile: bool) -> Any:
-    """Their pipeline and ours on the same images, new draws at every turn."""
+def compare(folder: Path, usm: bool, draws: int, device: torch.device) -> dict[str, Any]:
+    """Their pipeline and ours on the same images, new draws at every turn; ours compiled on a GPU.
+
+    Args:
+        folder: Of ``Peer``.
+        usm: Whether HR is sharpened first.
+        draws: Batches of each.
+        device: Where both run.
+    """
     hr = photographs(BATCH, SIDE).to(device)
     peer = Peer(folder, usm, device)
-    ours = RealESRGAN(SCALE, usm=usm, compile=compile).to(device)
+    ours = _on(RealESRGAN(SCALE, usm=usm, compile=device.type == "cuda").to(device), hr)
 
     def theirs(draw: int) -> Callable[[], Any]:
         return partial(peer, {name: x.to(device) for name, x in peer.batch(hr).items()})
 
-    def own(draw: int) -> Callable[[], Any]:
-        return partial(ours, hr, seeds(draw))
+    times = _in_turns({"Real-ESRGAN": theirs, "Enlarger": ours}, draws)
+    peaks = {"peer": peak_mib(theirs(draws), device), "ours": peak_mib(ours(draws), device)}
+    return against(*times.values()) | {"peak_mib": peaks}
 
-    times = in_turns({"Real-ESRGAN": theirs, "Enlarger": own}, draws, device)
-    return {
-        **against(times["Real-ESRGAN"], times["Enlarger"]),
-        "peak_mib": {
-            "peer": peak_mib(theirs(draws), device),
-            "ours": peak_mib(own(draws), device),
-        },
-    }
+
+def _on(degradation: Degradation, hr: Tensor) -> Prepare:
+    """What degrades the same images with new parameters in each turn."""
+    return lambda draw: partial(degradation, hr, torch.arange(BATCH) + (draw + 10) * BATCH)
+
+
+def _in_turns(columns: dict[str, Prepare], draws: int) -> dict[str, list[float]]:
+    """Seconds a batch; what prepares it is not timed."""
+    timed = {name: lambda draw, of=of: seconds(of(draw)) for name, of in columns.items()}
+    return in_turns(timed, draws, warm=3)
 
 
 def gains(
@@ -230,13 +213,12 @@ def gains(
         backend: Of the compiler.
     """
     hr = photographs(BATCH, side).to(device)
-    columns: dict[str, Callable[[int], Callable[[], Any]]] = {}
-    peaks = {}
+    columns, peaks = dict[str, Prepare](), {}
     for name, mode in MODES.items():
         compiled = mode is not None
         ours = RealESRGAN(SCALE, usm=False, executor="canvas", compile=compiled).to(device)
         if compiled:  # as the pipeline does it by itself, but for mode and backend
-            packed = ours.draw_ahead(seeds(0), hr.shape)
+            packed = ours.draw_ahead(torch.arange(BATCH), hr.shape)
             run = torch.compile(
                 partial(_run, ours, packed),
                 fullgraph=True,
@@ -245,9 +227,9 @@ def gains(
                 backend=backend,
             )
             ours._compiled = packed.layout, run
-        columns[name] = partial(_batch, ours, hr)
+        columns[name] = _on(ours, hr)
         peaks[name] = peak_mib(columns[name](-4), device, times=3)
-    times = in_turns(columns, draws, device)
+    times = _in_turns(columns, draws)
     first, *_ = (statistics.mean(values) for values in times.values())
     return {
         name: {
@@ -263,106 +245,12 @@ def _run(ours: RealESRGAN, packed: Packed, hr: Tensor, rows: Tensor) -> Tensor:
     return ours._on_canvas(hr, packed.unpacked(rows))
 
 
-def _batch(degradation: Degradation, hr: Tensor, draw: int) -> Callable[[], Any]:
-    return partial(degradation, hr, seeds(draw))
-
-
-def seeds(draw: int) -> Tensor:
-    """(B,) new ones for every draw."""
-    return torch.arange(BATCH) + (draw + 10) * BATCH
-
-
-def variants(draws: int, device: torch.device) -> dict[str, Any]:
-    """Our pipeline on images of differing sizes, and in a mixture, against itself.
-
-    Images of differing sizes, 192 to 320 px, go one by one, as evaluation has them; so they are
-    compared with images of 256 px that go one by one.
-    """
-    hr = photographs(BATCH, SIDE).to(device)
-    generator = np.random.default_rng(SEED)
-    sides = np.sort(generator.integers(192 // 4, 320 // 4 + 1, BATCH) * 4)
-    others = [photographs(BATCH, int(side))[i : i + 1].to(device) for i, side in enumerate(sides)]
-    pixels = sum(x.shape[-1] ** 2 for x in others) / (BATCH * SIDE**2)
-    plain = RealESRGAN(SCALE, usm=False, compile=False)
-    light = RealESRGANLight(SCALE, usm=False, compile=False)
-    mixture = Mixture(
-        SCALE,
-        [
-            lambda scale: RealESRGAN(scale, usm=False),
-            lambda scale: RealESRGANLight(scale, usm=False),
-        ],
-        [0.5, 0.5],
-    )
-
-    def batch(degradation: Degradation, draw: int) -> Callable[[], Any]:
-        return partial(degradation, hr, seeds(draw))
-
-    def one_by_one(images: list[Tensor], draw: int) -> Callable[[], Any]:
-        def run() -> None:
-            for x, seed in zip(images, seeds(draw).chunk(BATCH), strict=True):
-                plain(x, seed)
-
-        return run
-
-    times = in_turns(
-        {
-            "plain": partial(batch, plain),
-            "one by one": partial(one_by_one, list(hr.chunk(BATCH))),
-            "differing sizes": partial(one_by_one, others),
-            "light": partial(batch, light),
-            "mixture": partial(batch, mixture),
-        },
-        draws,
-        device,
-    )
-    mean = {name: statistics.mean(values) for name, values in times.items()}
-    return {
-        **{name: summary(values) for name, values in times.items()},
-        # Throughput against that of what it is made of: pixels, members, the recipe by itself.
-        "throughput_of_one_by_one": round(mean["plain"] / mean["one by one"], 3),
-        "throughput_of_differing_sizes": round(
-            mean["one by one"] * pixels / mean["differing sizes"], 3
-        ),
-        "throughput_of_mixture": round((mean["plain"] + mean["light"]) / 2 / mean["mixture"], 3),
-        "draws": draws,
-    }
-
-
 def beside_kornia(draws: int, device: torch.device) -> dict[str, Any]:
     """Ours without USM, beside the same order of steps out of kornia's augmentations."""
     hr = photographs(BATCH, SIDE).to(device)
     kornia = degradation_of(["configs/degradation/kornia.yaml"], SCALE)
     ours = RealESRGAN(SCALE, usm=False, compile=False)
-    columns: dict[str, Callable[[int], Callable[[], Any]]] = {
-        "kornia": partial(_batch, kornia, hr),
-        "ours": partial(_batch, ours, hr),
-    }
-    times = in_turns(columns, draws, device)
-    return against(times["kornia"], times["ours"])
-
-
-def host_ms(drawn: bool) -> float:
-    """CPU milliseconds of the training process for a batch, but for its launches: best of seven.
-
-    The compiler's guards are included; its code is replaced by a function that does nothing.
-
-    Args:
-        drawn: Whether a worker has drawn the parameters.
-    """
-    hr, lr = torch.zeros(BATCH, 3, SIDE, SIDE), torch.zeros(BATCH, 3, SIDE // SCALE, SIDE // SCALE)
-    ours = RealESRGAN(SCALE, usm=False, executor="canvas", compile=True)
-    ours.skip_first_batch_checks()
-    packed = ours.draw_ahead(seeds(0), hr.shape)
-    run = partial(_run, ours, packed)
-    ours._compiled = packed.layout, torch.compile(run, backend=lambda *_: lambda *_: (lr,))
-    rows = [ours.draw_ahead(seeds(draw), hr.shape) for draw in range(100)]
-    best = math.inf
-    for _ in range(8):  # the first compiles
-        start = time.process_time()
-        for draw, row in enumerate(rows):
-            ours.replay(hr, row) if drawn else ours(hr, seeds(draw))
-        best = min(best, time.process_time() - start)
-    return round(best / len(rows) * 1e3, 2)
+    return against(*_in_turns({"kornia": _on(kornia, hr), "ours": _on(ours, hr)}, draws).values())
 
 
 def launches(device: torch.device) -> dict[str, dict[str, int]]:
@@ -373,7 +261,9 @@ def launches(device: torch.device) -> dict[str, dict[str, int]]:
     hr = photographs(BATCH, SIDE).to(device)
     found = {}
     for usm in (False, True):
-        counted = count_launches(RealESRGAN(SCALE, usm=usm, executor="canvas"), hr, seeds(0))
+        counted = count_launches(
+            RealESRGAN(SCALE, usm=usm, executor="canvas"), hr, torch.arange(BATCH)
+        )
         found["with USM" if usm else "without USM"] = {
             "kernels": counted.kernels,
             "library_calls": counted.library,
@@ -385,7 +275,7 @@ def launches(device: torch.device) -> dict[str, dict[str, int]]:
 
 def main() -> None:
     """Measure and write the result."""
-    parser = argparse.ArgumentParser(description="Time degradation against Real-ESRGAN's code.")
+    parser = report.parser(__doc__, timed=True)
     parser.add_argument(
         "peers",
         type=Path,
@@ -395,8 +285,6 @@ def main() -> None:
     )
     parser.add_argument("--draws", type=int, default=150, help="batches of each, without USM")
     parser.add_argument("--usm-draws", type=int, default=30, help="batches of each, with USM")
-    parser.add_argument("--device", default=report.device(), help="by default what is there")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     arguments = parser.parse_args()
 
     logging.getLogger().setLevel(logging.ERROR)
@@ -410,16 +298,13 @@ def main() -> None:
         results = beside_kornia(arguments.draws, device)
         report.write_report("degradation_kornia", results, SEED, device=device.type)
         return
-    compiled = device.type == "cuda"
     results = {
         "batch": f"{BATCH} images of {SIDE} px to x{SCALE}",
-        "without USM": compare(arguments.peers, False, arguments.draws, device, compiled),
-        "with USM": compare(arguments.peers, True, arguments.usm_draws, device, compiled),
-        "variants": variants(arguments.draws, device),
+        "without USM": compare(arguments.peers, False, arguments.draws, device),
+        "with USM": compare(arguments.peers, True, arguments.usm_draws, device),
         "canvas, compiled": launches(device),
-        "host_ms": {"drawn by a worker": host_ms(True), "drawn here": host_ms(False)},
     }
-    if compiled:
+    if device.type == "cuda":
         results["gains"] = gains(arguments.draws, device)
     report.write_report("degradation", results, SEED, device=device.type)
 

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import REPOSITORY, placed, without_options, write_report
+from benchmarks.report import REPOSITORY, parser, placed, write_report
 from callbacks.results.files import load_results
 from files.owned import write_whole
 
@@ -31,6 +31,7 @@ PUBLISHED = {
 
 def main() -> None:
     """Test, write JSON and table."""
+    parser(__doc__).parse_args()
     if missing := [
         name for name in ("ENLARGER_DATA", "ENLARGER_WEIGHTS") if name not in os.environ
     ]:
@@ -85,5 +86,4 @@ def table(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    without_options(__doc__)
     main()

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from callbacks import weights
 from callbacks.evaluation import (
     EvaluationCallback,
+    MetricProtocol,
     Stage,
     all_callbacks,
     are_finite,
@@ -41,7 +42,7 @@ from callbacks.evaluation import (
     on_first,
     output_image,
 )
-from callbacks.tensorboard import DescribedLogger, MetricProtocol
+from degradations.base import ieee_float32
 from degradations.bicubic import resize
 from files.numbers import PositiveInt
 
@@ -149,8 +150,6 @@ class Metric(EvaluationCallback):
     evaluation. Nothing is computed in Lightning's sanity check.
 
     Args:
-        every_n: In ``fit``, compute at the first validation and at every n-th after it; the
-            commands ``validate`` and ``test`` always compute.
         limit: Use only the first images of each dataset, this many; all of them by default.
         label: Name in logs and results, if one metric is used twice (say, on Y and on RGB).
         control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
@@ -166,12 +165,11 @@ class Metric(EvaluationCallback):
 
     def __init__(
         self,
-        every_n: PositiveInt = 1,
         limit: PositiveInt | None = None,
         label: str | None = None,
         control: bool = False,
     ) -> None:
-        super().__init__(every_n)
+        super().__init__()
         self.name = label or self.name
         self.limit, self.control = limit, control
         self.scale = 1.0  # of the current dataset, for `measure`
@@ -203,10 +201,6 @@ class Metric(EvaluationCallback):
         Raises:
             TooSmall: If the images are below the metric's window. They are skipped with a warning.
         """
-
-    def measure_control(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
-        """Measure bicubic enlargements ``sr`` in the same way, as ``measure``."""
-        return self.measure(sr, hr, batch)
 
     @abstractmethod
     def summarise(self, dataset: Any, images: Measured) -> list[Record]:
@@ -263,11 +257,6 @@ class Metric(EvaluationCallback):
             if isinstance(value, nn.Module):
                 value.to(trainer.strategy.root_device)
 
-    @property
-    def state_key(self) -> str:
-        """The key under which a checkpoint keeps the number of validations."""
-        return f"{type(self).__qualname__}:{self.name}"
-
     # ---------------------------------------------------------------------------------- the work
 
     def _load_once(self) -> None:
@@ -278,7 +267,7 @@ class Metric(EvaluationCallback):
     def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.records, self.control_records = [], []
         self.images, self.control_images = {}, {}
-        self._active = not self._off and self._due(trainer)
+        self._active = not (self._off or trainer.sanity_checking)
         self._datasets = evaluated_datasets(trainer)
         self._wanted = [
             None if self.limit is None else set(dataset.keys[: self.limit])
@@ -301,7 +290,7 @@ class Metric(EvaluationCallback):
         if wanted is not None and wanted.isdisjoint(keys):
             return
         dataset = self._datasets[dataloader_idx]
-        sr = output_image(outputs)
+        sr = output_image(outputs).float()
         hr: Tensor = batch.get(self.target, sr)  # type: ignore[assignment]  # a key of a variable
         if sr.shape != hr.shape:
             raise ValueError(
@@ -314,7 +303,8 @@ class Metric(EvaluationCallback):
         own = type(self).__module__.startswith("callbacks.")
         given = (sr, hr) if own else (sr.clone(), hr.clone())
         try:
-            self._measured.update(dataloader_idx, OUTPUT, keys, self.measure(*given, batch))
+            with ieee_float32(sr.device):
+                self._measured.update(dataloader_idx, OUTPUT, keys, self.measure(*given, batch))
         except TooSmall as error:
             self._small[dataloader_idx].update(dict.fromkeys(keys, error.window))
             return
@@ -325,8 +315,8 @@ class Metric(EvaluationCallback):
         same = batch["lr"].shape == hr.shape and torch.equal(batch["lr"], hr)
         if not (self.needs_hr and same):
             bicubic = resize(batch["lr"], hr.shape[-2:])
-            truth = hr if own else hr.clone()
-            measured = self.measure_control(bicubic, truth, batch)
+            with ieee_float32(sr.device):
+                measured = self.measure(bicubic, hr if own else hr.clone(), batch)
             self._measured.update(dataloader_idx, BICUBIC, keys, measured)
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
@@ -337,12 +327,8 @@ class Metric(EvaluationCallback):
         self.records, self.control_records = on_first(lambda: self._summaries(small))
         self._measured, self._small = Measurements(), []
         for record in self.records:
-            tag = self.tag(stage, record)
-            for logger in trainer.loggers:
-                if isinstance(logger, DescribedLogger):
-                    logger.describe(tag, record["protocol"])
             pl_module.log(
-                tag,
+                self.tag(stage, record),
                 record["value"],
                 add_dataloader_idx=False,
                 batch_size=1,

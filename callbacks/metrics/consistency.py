@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from callbacks.evaluation import MetricProtocol
 from callbacks.metrics.base import ImageMetric, TooSmall
 from callbacks.metrics.pixels import psnr, to_pixels
 from callbacks.metrics.sets import SetMetric
-from callbacks.tensorboard import MetricProtocol
 from degradations.bicubic import resize
 from files.numbers import NonNegativeInt
 

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from callbacks import weights
+from callbacks.evaluation import MetricProtocol
 from callbacks.metrics.base import TooSmall, WeightsMetric, as_float64
 from callbacks.metrics.sets import SetMetric
-from callbacks.tensorboard import MetricProtocol
 from degradations.bicubic import resize
 from degradations.draws import seed_of
 from files.numbers import PositiveInt

@@ -26,10 +26,9 @@ import torch
 from torch import Tensor, nn
 
 from callbacks import weights
+from callbacks.evaluation import MetricProtocol
 from callbacks.metrics.base import ImageMetric, TooSmall, WeightsMetric
 from callbacks.metrics.niqe import read_model
-from callbacks.tensorboard import MetricProtocol
-from degradations.base import ieee_float32
 from files.tensors import check_numbers, read_tensors
 
 if TYPE_CHECKING:
@@ -125,12 +124,8 @@ class IQA(WeightsMetric, ImageMetric):
         if not self.fits(*sr.shape[-2:]):
             blocks = "200x104 pixels (two blocks of NIQE, and the border)"
             raise TooSmall(sr, blocks if self.metric == "pi" else "32x32 pixels")
-        device = sr.device
-        with torch.no_grad(), torch.autocast(device.type, enabled=False), ieee_float32(device):
-            # One by one: some metrics mix a batch's images, and all round differently in a batch.
-            return torch.stack(
-                [_score(image, self.network) for image in torch.split(sr.float(), 1)]
-            )
+        # One by one: some metrics mix a batch's images, and all round differently in a batch.
+        return torch.stack([_score(image, self.network) for image in torch.split(sr, 1)])
 
 
 class PerceptualIndex(nn.Module):

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from callbacks.evaluation import MetricProtocol
 from callbacks.metrics.base import ImageMetric, TooSmall, WeightsMetric
 from callbacks.metrics.pixels import to_pixels
-from callbacks.tensorboard import MetricProtocol
+from degradations.bicubic import resize
 from degradations.device import copy_to, tensor_like
 from files.numbers import NonNegativeInt
 
@@ -35,7 +36,6 @@ BLOCK = 96  # pixels a side; half as many on the second scale
 WINDOW = f"two blocks of {BLOCK}x{BLOCK} pixels ({2 * BLOCK}x{BLOCK})"
 FEATURES = 36
 YIQ = (0.299, 0.587, 0.114)  # its Y, in [0, 255]
-CACHED = 256 * 256 * 4  # pixels that a CPU handles at once
 RADIUS, DEVIATION = 3, 7 / 6  # of the Gaussian window, 7x7
 SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))  # to the neighbours: right, below, the two diagonals
 
@@ -56,10 +56,7 @@ def block_features(luma: Tensor) -> Tensor:
     Returns:
         (B, N, 36) float64 statistics, NaN if a block is flat.
     """
-    # On a CPU a few images at a time, which stay in its cache: 1.3 ms each of 256 px, not 2.6.
-    few = max(1, CACHED // luma[0].numel())
-    parts = torch.split(luma, few) if luma.device.type == "cpu" else [luma]
-    return _statistics(torch.cat([_measure(part) for part in parts]))
+    return _statistics(_measure(luma))
 
 
 def mean_and_covariance(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,27 +139,13 @@ def _smooth(x: Tensor) -> Tensor:
 def _half(x: Tensor) -> Tensor:
     """Return (B, H, W) float32 at half the size: antialiased bicubic, mirrored at the border.
 
-    MATLAB's `imresize`; the kernel is the same for all pixels: 8 taps, cubic with a = -1/2.
+    MATLAB's `imresize`.
     """
-    distance = torch.arange(-3.5, 4.0, dtype=torch.float64).abs() / 2
-    near = 1.5 * distance**3 - 2.5 * distance**2 + 1
-    far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
-    taps = torch.where(distance <= 1, near, far)
     for dim in (-2, -1):
-        x = _shrink(x, (taps / taps.sum()).tolist(), dim)
-    return x
-
-
-def _shrink(x: Tensor, taps: list[float], dim: int) -> Tensor:
-    first, last = x.narrow(dim, 0, 3), x.narrow(dim, x.shape[dim] - 3, 3)
-    x = torch.cat([first.flip(dim), x, last.flip(dim)], dim).double()
-    # Pixel i of the result lies between 2i and 2i + 1 of the source: taps from 2i - 3 to 2i + 4.
-    even, odd = (x[:, i::2] if dim == -2 else x[..., i::2] for i in (0, 1))
-    length = even.shape[dim] - 3
-    total = even.narrow(dim, 0, length) * taps[0]
-    for i in range(1, 8):
-        total.add_((odd if i % 2 else even).narrow(dim, i // 2, length), alpha=taps[i])
-    return total.float()
+        first, last = x.narrow(dim, 0, 4), x.narrow(dim, x.shape[dim] - 4, 4)
+        x = torch.cat([first.flip(dim), x, last.flip(dim)], dim)
+    size = [side // 2 for side in x.shape[-2:]]
+    return resize(x[:, None].double(), size, clamp=False)[:, 0, 2:-2, 2:-2].float()
 
 
 def _blocks(x: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from callbacks import weights
+from callbacks.evaluation import MetricProtocol
 from callbacks.metrics.base import ImageMetric, TooSmall, WeightsMetric
-from callbacks.tensorboard import MetricProtocol
-from degradations.base import ieee_float32
 from files.numbers import NonNegativeInt
 from files.tensors import check_numbers, read_tensors
 
@@ -196,13 +195,11 @@ class LPIPS(WeightsMetric, ImageMetric):
         height, width = (side - 2 * cut for side in sr.shape[-2:])
         if min(height, width) < SMALLEST:
             raise TooSmall(sr, f"{SMALLEST}x{SMALLEST} pixels without the border of {cut}")
-        device = sr.device
-        with torch.no_grad(), torch.autocast(device.type, enabled=False), ieee_float32(device):
-            ours, theirs = (
-                self._prepared(x[..., cut : cut + height, cut : cut + width]) for x in (sr, hr)
-            )
-            return self.network.distances(self.network(ours), self.network(theirs))
+        ours, theirs = (
+            self._prepared(x[..., cut : cut + height, cut : cut + width]) for x in (sr, hr)
+        )
+        return self.network.distances(self.network(ours), self.network(theirs))
 
     def _prepared(self, image: Tensor) -> Tensor:
-        pixels = image.float() * 255
+        pixels = image * 255
         return (pixels.round() if self.round_8bit else pixels) / 127.5 - 1

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from callbacks.evaluation import MetricProtocol
 from callbacks.metrics.base import ImageMetric, TooSmall, as_float64
-from callbacks.tensorboard import MetricProtocol
 from files.numbers import NonNegativeInt
 
 if TYPE_CHECKING:

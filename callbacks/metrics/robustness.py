@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.evaluation import all_callbacks
+from callbacks.evaluation import MetricProtocol, all_callbacks
 from callbacks.metrics.base import ImageMetric, Measured, Metric, Record
-from callbacks.tensorboard import MetricProtocol
 
 if TYPE_CHECKING:
     from files.batch import Batch

@@ -28,8 +28,7 @@ import logging
 import math
 import os
 from abc import abstractmethod
-from collections import ChainMap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
@@ -44,12 +43,12 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 from tqdm import tqdm
 
-from callbacks.evaluation import Stage, are_finite, is_distributed, on_first
+from callbacks.evaluation import MetricProtocol, are_finite, is_distributed, on_first
 from callbacks.metrics.base import Measured, Metric, Record, TooSmall
-from callbacks.tensorboard import MetricProtocol
 from degradations import images as image_files
 from degradations.base import ieee_float32
 from degradations.draws import CODING
+from degradations.images import find_images
 from files.owned import whole_file
 from files.paths import expand_path
 
@@ -65,22 +64,6 @@ MANY = 5000  # images: more may take a CPU over half an hour, the time that othe
 
 # Features of the current batch's images, so that FID and KID of one preset compute them once.
 _SEEN: Any = WeakTensorKeyDictionary()
-
-
-def find_images(places: Sequence[str | Path]) -> list[Path]:
-    """Return all images in files and folders (and below them), each once, sorted by path.
-
-    Hidden files are skipped: a killed run may have left them half-written.
-
-    Raises:
-        ValueError: If a place is missing or holds no image.
-    """
-    found: set[Path] = set()
-    for place in map(Path, places):
-        if not place.exists():
-            raise ValueError(f"{place} is neither a file nor a folder; give the path of images")
-        found.update(image_files.find_images(place) if place.is_dir() else [place])
-    return sorted(found)
 
 
 def read_image(path: Path) -> Tensor:
@@ -135,7 +118,7 @@ def find_reference(metric: SetMetric, place: str) -> Reference:
     folder = Path(expand_path(place, argument))
     if not folder.is_dir():
         raise ValueError(f"{argument} is {place!r}, which is no folder of images")
-    images = images_by_name([folder])
+    images = images_by_name(folder)
     content, described = content_hash(images.items()), [metric.features_protocol(), READING]
     protocol = xxhash.xxh3_64_hexdigest(json.dumps(described, sort_keys=True).encode())
     kept = Path(CACHE).expanduser() / f"{content}-{protocol}.npy"
@@ -164,20 +147,20 @@ def _kept_features(path: Path) -> Any:
         return None
 
 
-def images_by_name(places: Sequence[str | Path]) -> dict[str, Path]:
-    """Return images by their path below their folder, without suffix.
+def images_by_name(folder: str | Path) -> dict[str, Path]:
+    """Return the images of a folder and below it by their path there, without suffix.
+
+    Hidden files are skipped: a killed run may have left them half-written.
 
     Raises:
-        ValueError: If two have one name, or a place holds none.
+        ValueError: If two have one name, or there are none.
     """
     named: dict[str, Path] = {}
-    for place in map(Path, places):
-        for path in find_images([place]):
-            below = path.relative_to(place) if place.is_dir() else Path(path.name)
-            name = below.with_suffix("").as_posix()
-            if name in named:
-                raise ValueError(f"{path} and {named[name]} have one name, {name!r}; rename one")
-            named[name] = path
+    for path in find_images(Path(folder)):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in named:
+            raise ValueError(f"{path} and {named[name]} have one name, {name!r}; rename one")
+        named[name] = path
     return named
 
 
@@ -228,10 +211,9 @@ def device_of(metric: SetMetric) -> torch.device:
 class SetMetric(Metric):
     """A distance between the set of outputs and that of their HR images, or of other references.
 
-    Features are computed image by image as batches come; those of references are kept for the next
-    validation while their pixels stay the same. At the end they are gathered by key on the first
-    process, sorted, so that each image counts once and the number depends neither on batches nor on
-    processes nor on the order; there the distance is computed in float64.
+    Features are computed image by image as batches come. At the end they are gathered by key on the
+    first process, sorted, so that each image counts once and the number depends neither on batches
+    nor on processes nor on the order; there the distance is computed in float64.
 
     Args:
         reference: Compare the outputs with the images of this folder, not with their HR images.
@@ -246,8 +228,6 @@ class SetMetric(Metric):
         super().__init__(**kwargs)
         self.reference, self.needs_hr = reference, reference is None
         self._reference: Reference | None = None  # on the first process only, which compares
-        self._known: dict[bytes, NDArray[Any]] = {}  # features of references seen before, ...
-        self._used: dict[bytes, NDArray[Any]] = {}  # ... and in the current evaluation
 
     @abstractmethod
     def features(self, images: Tensor, batch: Batch) -> Tensor:
@@ -306,11 +286,8 @@ class SetMetric(Metric):
 
     def measure(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
         """Return (B, 2, ...) features of output and HR; (B, 1, ...) with other references."""
-        return self._paired(self.finite_features(sr, batch), hr, batch)
-
-    def measure_control(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
-        """Measure bicubic likewise, cached: the next validation has the same pixels."""
-        return self._paired(self._cached_features(sr, batch), hr, batch)
+        compared = (sr, hr) if self.reference is None else (sr,)
+        return torch.stack([self.finite_features(images, batch) for images in compared], 1)
 
     def _are_enough(self, dataset: Any, count: int, small: int) -> bool:
         if not small or count >= self.minimum:
@@ -349,12 +326,6 @@ class SetMetric(Metric):
             record["protocol"]["remark"] = f"few images (below {self.enough}){meaning}"
         return record
 
-    # Old features are dropped only at the end of an evaluation: after an interrupted one, the next
-    # must not compute all of them again.
-    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super()._start(trainer, pl_module)
-        self._used = {}
-
     def _add(
         self,
         trainer: Trainer,
@@ -368,11 +339,6 @@ class SetMetric(Metric):
             dataset = self._datasets[dataloader_idx]
             self._refuse_few(dataset, len(dataset.keys[: self.limit]))
         super()._add(trainer, pl_module, outputs, batch, dataloader_idx)
-
-    def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
-        if self._active:
-            self._known = self._used
-        super()._finish(trainer, pl_module, stage)
 
     def _refuse_few(self, dataset: Any, n: int) -> None:
         if n < self.minimum:
@@ -392,11 +358,6 @@ class SetMetric(Metric):
                 )
             self._reference = found
 
-    def _paired(self, features: Tensor, hr: Tensor, batch: Batch) -> Tensor:
-        if self.reference is not None:
-            return features[:, None]
-        return torch.stack([features, self._cached_features(hr, batch)], 1)
-
     def finite_features(self, images: Tensor, batch: Batch) -> Tensor:
         """Return features on the CPU; NaN if pixels are not finite, which rounding would hide.
 
@@ -404,21 +365,8 @@ class SetMetric(Metric):
             images: (B, 3, H, W) in [0, 1].
             batch: The rest of the batch; references have a ``key`` only.
         """
-        device = images.device
-        with torch.no_grad(), torch.autocast(device.type, enabled=False), ieee_float32(device):
-            features = self.features(images.float(), batch)
+        with torch.no_grad(), ieee_float32(images.device):
+            features = self.features(images, batch)
         finite = are_finite(images).to(features.device)
         finite = finite.view(-1, *[1] * (features.ndim - 1))
         return torch.where(finite, features, math.nan).detach().cpu()
-
-    def _cached_features(self, images: Tensor, batch: Batch) -> Tensor:
-        """Return the features, cached by pixels and key."""
-        digests = [
-            xxhash.xxh3_128_digest(key.encode(*CODING) + pixels.tobytes())
-            for key, pixels in zip(batch["key"], images.cpu().numpy(), strict=True)
-        ]
-        have: Mapping[bytes, NDArray[Any]] = ChainMap(self._used, self._known)
-        if not all(digest in have for digest in digests):
-            have = dict(zip(digests, self.finite_features(images, batch).numpy(), strict=True))
-        self._used.update((digest, have[digest]) for digest in digests)
-        return torch.from_numpy(np.stack([have[digest] for digest in digests]))

@@ -16,12 +16,9 @@ import xxhash
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from callbacks import weights
-from callbacks.evaluation import are_finite
+from callbacks.evaluation import MetricProtocol, are_finite
 from callbacks.metrics.base import ImageMetric, TooSmall
 from callbacks.metrics.pixels import to_pixels
-from callbacks.tensorboard import MetricProtocol
-from degradations.base import ieee_float32
 from files.numbers import PositiveInt
 
 if TYPE_CHECKING:
@@ -89,11 +86,7 @@ class TorchMetric(ImageMetric):
         self.metric: torchmetrics.Metric  # once loaded
 
     def load(self) -> None:
-        """Construct the metric, without downloads and without global random numbers.
-
-        Raises:
-            FileNotFoundError: If its weights are missing; nothing is computed with random ones.
-        """
+        """Construct the metric, without global random numbers."""
         with self._enclosed():
             # No collective operation within a step: the numbers are gathered at the end.
             self.metric = self.kind(**self.arguments | {"sync_on_compute": False}).eval()
@@ -125,13 +118,8 @@ class TorchMetric(ImageMetric):
         values = [math.nan] * len(sr)
         images = {"sr": sr, "hr": hr, "lr": batch.get("lr")}
         given = [self._prepared(images[name]) for name in self.inputs]
-        finite, device = are_finite(sr).tolist(), sr.device
-        with (
-            torch.no_grad(),
-            torch.autocast(device.type, enabled=False),
-            ieee_float32(device),
-            self._enclosed(),
-        ):
+        finite = are_finite(sr).tolist()
+        with self._enclosed():
             for i, key in enumerate(batch["key"]):
                 if not finite[i]:
                     continue
@@ -175,8 +163,8 @@ class TorchMetric(ImageMetric):
 
     @contextmanager
     def _enclosed(self) -> Iterator[None]:
-        """Forbid downloads, seed random numbers, and restore the global generator."""
-        with weights.local_only(self.kind.__name__), torch.random.fork_rng(devices=[]):
+        """Seed random numbers, and restore the global generator."""
+        with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(SEED)
             yield
 

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from callbacks import weights as files
+from callbacks.evaluation import MetricProtocol
 from callbacks.metrics.base import TooSmall
 from callbacks.metrics.fid import frechet_distance, levels, polynomial_mmd
 from callbacks.metrics.sets import SetMetric
 from callbacks.metrics.swd import SWD
-from callbacks.tensorboard import MetricProtocol
 from files.numbers import PositiveInt
 from files.paths import expand_path
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from callbacks.evaluation import MetricProtocol
 from callbacks.files import Provenance
 from callbacks.pages.render import Figure, Tile, embedded, render_page
 from callbacks.report.images import Evaluation, ReportImage
@@ -24,7 +25,6 @@ from callbacks.results.files import (
     rows_of,
     shown_value,
 )
-from callbacks.tensorboard import MetricProtocol
 
 WIDTH, HEIGHT = 360, 200
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 24  # margins

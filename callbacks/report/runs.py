@@ -14,10 +14,10 @@ from callbacks.files import Provenance
 from callbacks.report.images import FOLDER, INDEX, Evaluation, load_index
 from callbacks.report.scalar_record import FILE as RECORD
 from callbacks.report.scalar_record import read_record
-from callbacks.results.files import Result, load_results
+from callbacks.results.files import RESULTS, Result, load_results
 
 log = logging.getLogger(__name__)
-RESULTS, CONFIG = "results.json", "config.yaml"
+CONFIG = "config.yaml"
 
 
 class Curve(NamedTuple):

@@ -16,7 +16,6 @@ bootstrap" (2015): plain percentiles are too narrow, for 10 images by a sixth.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,7 +30,9 @@ from rich.table import Table
 from rich.text import Text
 from scipy.special import ndtr, stdtrit
 
+from callbacks.evaluation import MetricProtocol
 from callbacks.results.files import (
+    RESULTS,
     ImageNumbers,
     Result,
     describe,
@@ -40,7 +41,6 @@ from callbacks.results.files import (
     load_results,
     shown_value,
 )
-from callbacks.tensorboard import MetricProtocol
 
 FEWEST = 5  # images: fewer have too few different resamples for an interval of 95 %
 _TOGETHER = 4_000_000  # indices drawn at a time: 32 MB
@@ -142,7 +142,7 @@ def load_run(asked: str) -> RunNumbers:
         folder = Path(before or asked)
     if folder.is_file():
         folder = folder.parent
-    path = folder / "results.json"
+    path = folder / RESULTS
     if not path.exists():
         raise FileNotFoundError(
             f"there is no {path}: name the directory of a run, and measure it first: main.py "
@@ -460,76 +460,25 @@ def _signed(value: float) -> str:
     return f"{value:+.4f}" if value == 0 or abs(value) >= 0.001 else f"{value:+.2g}"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command on runs; ``main.py compare`` takes folders of images, too.
+def show(runs: Sequence[RunNumbers], asked: Selection = ALL) -> None:
+    """Print the comparisons of all runs with the first.
 
-    Args:
-        arguments: Command-line arguments; those of this process by default.
-
-    Returns:
-        0, or 2 if nothing could be compared.
+    Raises:
+        FileNotFoundError: If a run has no numbers of single images.
+        ValueError: If nothing could be compared.
     """
-    parser = argparse.ArgumentParser(
-        prog="main.py compare",
-        description="Compare runs by their numbers on the same images; all with the first.",
-    )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help=RUN)
-    add_arguments(parser)
-    return compare_runs(parser.parse_args(arguments))
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say what is compared."""
-    parser.add_argument("--metric", action="append", default=[], help="only this; may be repeated")
-    parser.add_argument("--dataset", action="append", default=[], help="only this; may be repeated")
-
-
-def compare_runs(options: argparse.Namespace) -> int:
-    """Print the comparisons of ``options.runs``.
-
-    Returns:
-        0, or 2 if nothing could be compared.
-    """
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        loaded = [load_run(run) for run in options.runs]
-    except (ValueError, OSError) as error:
-        log.error("error: %s", error)
-        return 2
-    return compare_numbers(loaded, options)
-
-
-def compare_numbers(loaded: Sequence[RunNumbers], options: argparse.Namespace) -> int:
-    """Print the comparisons of all with the first.
-
-    Args:
-        loaded: The numbers of each.
-        options: With ``metric`` and ``dataset``.
-
-    Returns:
-        0, or 2 if nothing could be compared.
-    """
-    first, *others = loaded
-    try:
-        if not others:
-            raise ValueError(
-                f"got one run; give two or more, or {first.name}@bicubic where it is a run"
-            )
-        for other in others:
-            _show(first, other, Selection(options.metric, options.dataset))
-    except (ValueError, OSError) as error:
-        log.error("error: %s", error)
-        return 2
-    return 0
-
-
-def _show(a: RunNumbers, b: RunNumbers, asked: Selection) -> None:
-    comparisons, left_out = compare(a, b, asked)
-    for line in left_out:
-        log.warning("%s", line)
-    if not comparisons:
-        raise ValueError(f"nothing of {a.name} and {b.name} is comparable")
-    print_table(a.name, b.name, comparisons)
+    first, *others = runs
+    if not others:
+        raise ValueError(
+            f"got one run; give two or more, or {first.name}@bicubic where it is a run"
+        )
+    for other in others:
+        comparisons, left_out = compare(first, other, asked)
+        for line in left_out:
+            log.warning("%s", line)
+        if not comparisons:
+            raise ValueError(f"nothing of {first.name} and {other.name} is comparable")
+        print_table(first.name, other.name, comparisons)
 
 
 def print_table(a: str, b: str, comparisons: Sequence[Comparison]) -> None:
@@ -538,7 +487,3 @@ def print_table(a: str, b: str, comparisons: Sequence[Comparison]) -> None:
     if not console.is_terminal:  # a file can have any width, and unbroken rows are easier to find
         console = Console(width=160)
     console.print(table(a, b, comparisons))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -15,16 +15,16 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.nn import functional
 
+from callbacks.evaluation import MetricProtocol
 from callbacks.files import Provenance, provenance
 from callbacks.metrics.base import ImageMetric, Metric, Record
-from callbacks.tensorboard import MetricProtocol
 from degradations.draws import GAMMA
 from degradations.stages.noise import mixed, signed
 from files.method import Method
 from files.owned import move_aside, write_whole
 
 log = logging.getLogger(__name__)
-FILENAME = "images.json"
+RESULTS, FILENAME = "results.json", "images.json"
 LOCK = ".results.lock"
 PATIENCE = 60.0  # seconds to wait for other writers, which take far less than one
 _UNLOCKED: set[Path] = set()  # runs that could not be locked

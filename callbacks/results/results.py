@@ -21,10 +21,9 @@ from callbacks.evaluation import (
 )
 from callbacks.metrics.base import OUTPUT, ImageMetric, Measurements, Metric
 from callbacks.results.files import (
+    RESULTS,
     ImageNumbers,
     Result,
-    ResultsFile,
-    column_of,
     columns,
     counts_of,
     describe,
@@ -43,19 +42,6 @@ from callbacks.results.files import (
 )
 from files.method import Method, method_of
 
-__all__ = [
-    "Result",
-    "Results",
-    "ResultsFile",
-    "column_of",
-    "columns",
-    "describe",
-    "load_results",
-    "margins",
-    "merge",
-    "table",
-    "write_results",
-]
 log = logging.getLogger(__name__)
 
 
@@ -124,14 +110,10 @@ class Results(Callback):
     others stay. Besides ``results.json``, ``images.json`` has the numbers of single images. The
     validations within ``fit`` are in the logs instead; a line compares the model with bicubic, if a
     metric has that control.
-
-    Args:
-        filename: Name of the file in the run's directory.
     """
 
-    def __init__(self, filename: str = "results.json") -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.filename = filename
         self.repeats = 1  # evaluations, one per seed, to be combined; `--run.seeds`
         self.drew_noise = False  # whether the latest evaluation depended on the seed
         self._evaluations: list[Evaluation] = []  # one per seed so far, on the first process
@@ -183,7 +165,7 @@ class Results(Callback):
         seed = method.noise_seed if self.drew_noise else None
         self._evaluations.append(_evaluation(trainer, method, seed, self._digests))
         results = over_seeds(self._evaluations)
-        path = Path(trainer.default_root_dir, self.filename)
+        path = Path(trainer.default_root_dir, RESULTS)
         if results:
             # After each seed, so that an interrupt keeps the numbers of earlier ones.
             with one_writer(path.parent):

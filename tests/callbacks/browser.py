@@ -118,10 +118,6 @@ class Browser:
         shot = self._call("GET", f"/element/{self.find(selector)[ELEMENT]}/screenshot", None)
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(shot))).convert("RGB"))
 
-    def command(self, name: str, **parameters: Any) -> None:
-        """Run a command of the DevTools protocol."""
-        self._post("/goog/cdp/execute", {"cmd": name, "params": parameters})
-
     def log(self, kind: str) -> list[dict[str, Any]]:
         """Return lines of a log, `browser` or `performance`, since the last call."""
         return self._post("/se/log", {"type": kind})

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from callbacks import weights
-from callbacks.weights import UnavailableError, WrongWeightsError, fetch, find, main, missing
+from callbacks.weights import UnavailableError, WrongWeightsError, fetch, main, missing, obtain
 
 CONTENT = {"net": b"the published weights", "extra": b"other weights"}
 REAL = weights.MANIFEST
@@ -78,21 +78,21 @@ def put(folder: Path, name: str = "net", content: bytes | None = None) -> Path:
 
 
 def test_places_in_their_order(places: dict[str, Path]) -> None:
-    assert find("net") is None
+    assert obtain("net") is None
     blob = places["hf"] / hashlib.sha256(CONTENT["net"]).hexdigest()
     blob.write_bytes(CONTENT["net"])
-    assert find("net") == blob
+    assert obtain("net") == blob
     in_torch = put(places["torch"])
-    assert find("net") == in_torch
+    assert obtain("net") == in_torch
     own = put(places["own"])
-    assert find("net") == own
+    assert obtain("net") == own
 
 
 @pytest.mark.parametrize("place", ["own", "torch"])
 def test_another_content_is_an_error_with_both_hashes(places: dict[str, Path], place: str) -> None:
     path = put(places[place], content=b"something else")
     with pytest.raises(WrongWeightsError) as raised:
-        find("net")
+        obtain("net")
     for part in (
         str(path),
         hashlib.sha256(b"something else").hexdigest(),
@@ -105,11 +105,11 @@ def test_another_content_is_an_error_with_both_hashes(places: dict[str, Path], p
 def test_a_file_of_unknown_hash_is_taken_as_it_is(places: dict[str, Path]) -> None:
     path = places["own"] / "unknown.pth"
     path.write_bytes(b"anything")
-    assert find("unknown") == path
+    assert obtain("unknown") == path
 
 
 def test_a_name_that_is_not_in_the_manifest() -> None:
-    for function in (find, missing, weights.obtain):
+    for function in (missing, obtain):
         with pytest.raises(ValueError, match=r"'nett' is no name of .*: extra, net, unknown"):
             function("nett")
 
@@ -129,8 +129,8 @@ def test_what_is_nowhere_is_fetched_once(
 ) -> None:
     asked = online(monkeypatch)
     path = places["torch"] / "net-1.pth"
-    assert weights.obtain("net") == path
-    assert weights.obtain("net") == path
+    assert obtain("net") == path
+    assert obtain("net") == path
     assert fetch(weights.entry_of("net")) == path  # as a process does that came second
     assert asked == ["https://example.invalid/net.pth"]
 
@@ -147,11 +147,11 @@ def test_a_source_out_of_reach_is_asked_and_reported_once(
         raise OSError("no route to host")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    assert [weights.obtain("net") for _ in range(3)] == [None] * 3
+    assert [obtain("net") for _ in range(3)] == [None] * 3
     assert len(asked) == 1
     assert caplog.text.count("no route to host") == 1
     path = put(places["own"])
-    assert weights.obtain("net") == path
+    assert obtain("net") == path
 
 
 def test_a_fetched_file_of_another_content_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +169,7 @@ def test_a_silent_server_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     before = socket.getdefaulttimeout()
-    assert weights.obtain("net") is None
+    assert obtain("net") is None
     assert seen == [weights.PATIENCE]
     assert socket.getdefaulttimeout() == before
 

@@ -69,4 +69,5 @@ def test_runs_are_compared_by_their_numbers(tmp_path: Path, capsys: Any) -> None
         write_images(tmp_path / name, [numbers(**keys, values=values)])
     assert compare.main([str(tmp_path / "one"), str(tmp_path / "two")]) == 0
     assert "A is better" in capsys.readouterr().out
-    assert compare.main([str(tmp_path / "one"), "nowhere"]) == 2
+    with pytest.raises(ConfigurationError, match="name the directory of a run"):
+        compare.main([str(tmp_path / "one"), "nowhere"])

@@ -33,8 +33,7 @@ from tests.contracts.test_set_metrics import EXAMPLES as SETS
 from tests.gpu.device import GPU, Waits, counted, pretended_gpu
 
 # Most waits of a batch. May only fall; an image's metric that is not listed must not wait at all.
-# Features of sets are kept on the host, where those of HR are looked up by its pixels.
-OF_SETS = 3
+OF_SETS = 2  # features of outputs and of HR are kept on the host
 LIMITS = {"NIQE": 1, "TorchMetric": 2, "Flicker": 5}  # the flow is computed on the host
 CLIPS = (Flicker, FrameSWD)
 # Networks that are files of the user, or of a package not tested here; numbers of other metrics.
@@ -127,8 +126,7 @@ def _stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(cls, "absent", lambda metric: "")
     state = {f"features.{k}": v for k, v in models.squeezenet1_1().features.state_dict().items()}
     torch.save(state, file := tmp_path / "squeezenet.pth")
-    for name in ("find", "obtain"):
-        monkeypatch.setattr(weights, name, {NETS["squeeze"]: file}.get)
+    monkeypatch.setattr(weights, "obtain", {NETS["squeeze"]: file}.get)
 
 
 @pytest.mark.usefixtures("_stand_ins")

@@ -14,7 +14,6 @@ GPU batches are brought there, within the time; numbers are in `streaming_cuda.j
 
 from __future__ import annotations
 
-import argparse
 import logging
 import statistics
 import tempfile
@@ -27,21 +26,17 @@ from tqdm import tqdm
 
 from benchmarks import report
 from benchmarks.speed.streaming import start
-from benchmarks.speed.streaming.loaders import BATCH, CROP, Runner, Turn, available, packages
+from benchmarks.speed.streaming.loaders import BATCH, CROP, Runner, Turn, installed
+from benchmarks.timing import in_turns, ratio
 
 SEED = 0
 WORKERS = 2
 
 
 def compare(runners: list[Runner], workers: int, turns: int) -> dict[str, Any]:
-    """All loaders in turns, each turn beginning with another one."""
-    times: dict[str, list[Turn]] = {runner.name: [] for runner in runners}
-    for number in tqdm(range(-1, turns), desc=f"{workers} workers", disable=None):
-        first = number % len(runners)
-        for runner in runners[first:] + runners[:first]:
-            taken = runner.turn(workers)
-            if number >= 0:  # the first one warms up
-                times[runner.name].append(taken)
+    """All loaders in turns."""
+    columns = {runner.name: lambda _, of=runner: of.turn(workers) for runner in runners}
+    times = in_turns(columns, turns)
     return {
         "columns": {name: summary(taken) for name, taken in times.items()},
         **against({name: [turn.cpu for turn in taken] for name, taken in times.items()}),
@@ -60,16 +55,14 @@ def summary(taken: list[Turn]) -> dict[str, float]:
 
 def against(times: dict[str, list[float]]) -> dict[str, Any]:
     """How many times as fast ours is, and what a sample of ours costs beyond the limit."""
-
-    def ratio(name: str, mine: str = "ours") -> float:
-        pairs = zip(times[name], times[mine], strict=True)
-        return round(statistics.median(other / own for other, own in pairs), 3)
-
     own = [a - b for a, b in zip(times["ours"], times["limit"], strict=True)]
     return {
-        "ours_over": {name: ratio(name) for name in times if not name.startswith("ours")},
-        "ours_flipped_over_limit": ratio("limit", "ours_flipped"),
-        "stream_over_webdataset": ratio("webdataset_bare", "ours_stream"),
+        "ours_over": {
+            name: round(ratio(taken, times["ours"]), 3)
+            for name, taken in times.items()
+            if not name.startswith("ours")
+        },
+        "stream_over_webdataset": round(ratio(times["webdataset_bare"], times["ours_stream"]), 3),
         "us_a_sample_of_our_own": round(statistics.median(own), 1),
         "turns": len(own),
     }
@@ -77,10 +70,9 @@ def against(times: dict[str, list[float]]) -> dict[str, Any]:
 
 def loaders(photographs: Path, place: Path, turns: int, device: str = "cpu") -> dict[str, Any]:
     """All loaders that are there, without workers and with them."""
-    names = available()
-    runners = []
+    runners = list[Runner]()
     try:
-        for name in tqdm(names, desc="preparing", disable=None):
+        for name in tqdm(installed(), desc="preparing", disable=None):
             runners.append(Runner(name, photographs, place, device))
             runners[-1].turn(0)  # one after the other: the first of ours packs the shards
         return {
@@ -94,20 +86,19 @@ def loaders(photographs: Path, place: Path, turns: int, device: str = "cpu") -> 
 
 def main() -> None:
     """Measure and write the result."""
-    parser = argparse.ArgumentParser(description="Time training loaders on JPEG files.")
+    parser = report.parser(__doc__, timed=True)
     parser.add_argument("photographs", type=Path, help="folder of JPEG files")
     parser.add_argument("--turns", type=int, default=9, help="turns of each loader")
-    parser.add_argument("--device", default=report.device(), help="by default what is there")
     arguments = parser.parse_args()
 
     logging.getLogger().setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
+    torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         results: dict[str, Any] = {
             "batch": f"{BATCH} crops of {CROP} px",
-            "packages": packages(),
+            "packages": installed(),
             **loaders(arguments.photographs, place, arguments.turns, arguments.device),
             "start, a million samples": start.measure(place / "start"),
         }

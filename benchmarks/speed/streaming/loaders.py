@@ -8,7 +8,6 @@ lives in a process of its own, for some have threads that go on when nobody asks
 from __future__ import annotations
 
 import gc
-import io
 import multiprocessing
 import os
 import random
@@ -17,14 +16,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from simplejpeg import decode_jpeg
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
@@ -34,10 +33,6 @@ from datamodules.shards.shards import Shards
 from datamodules.shards.stream import Stream
 from datamodules.source import Source
 
-try:
-    import simplejpeg
-except ImportError:  # an optional extra
-    simplejpeg = None
 CROP, BATCH = 256, 16
 COPIES = 4  # times that every file is taken in a turn
 SHARD = 50  # samples a shard
@@ -62,18 +57,9 @@ class Turn(NamedTuple):
     wall: float
 
 
-def decode(data: bytes) -> Bytes:
-    """(H, W, 3) in [0, 255]."""
-    if simplejpeg is not None:
-        return simplejpeg.decode_jpeg(data)
-    from PIL import Image
-
-    return np.asarray(Image.open(io.BytesIO(data)))
-
-
 def cut(data: bytes) -> Bytes:
     """Decode a file; a random crop of it, (CROP, CROP, 3)."""
-    image = decode(data)
+    image = decode_jpeg(data)
     top = int((image.shape[0] - CROP + 1) * random.random())
     left = int((image.shape[1] - CROP + 1) * random.random())
     return image[top : top + CROP, left : left + CROP]
@@ -161,18 +147,18 @@ def _same(batch: Any) -> Any:
 
 
 # ------------------------------------------------------------------------------------------- ours
-def ours(images: Path, place: Path, flips: bool = False) -> Loader:
+def ours(images: Path, place: Path) -> Loader:
     """The training loader of `SRDataModule` over `Shards`."""
-    return _ours(Shards(shards(images, place)), crops_per_image=COPIES, flips=flips)
+    return _ours(Shards(shards(images, place)), COPIES)
 
 
-def _ours(source: Source, crops_per_image: int, flips: bool) -> Loader:
+def _ours(source: Source, crops_per_image: int) -> Loader:
     data = SRDataModule(
         4,
         train=source,
         batch_size=BATCH,
         crop_size=CROP,
-        crops=CropSettings(per_image=crops_per_image, flips=flips),
+        crops=CropSettings(per_image=crops_per_image, flips=False),
         seed=0,
     )
     data.setup("fit")
@@ -184,15 +170,10 @@ def _ours(source: Source, crops_per_image: int, flips: bool) -> Loader:
     return Loader(batches, lambda batch: batch["hr"])
 
 
-def ours_flipped(images: Path, place: Path) -> Loader:
-    """Ours with flips and transpositions, which are its default and which no other column has."""
-    return ours(images, place, flips=True)
-
-
 def ours_stream(images: Path, place: Path) -> Loader:
     """The same over `Stream`, which reads the tars as often as the webdataset pipelines do."""
     urls, samples = shards(images, place), COPIES * len(read_files(images))
-    return _ours(Stream(samples, urls, shuffle=100), crops_per_image=1, flips=False)
+    return _ours(Stream(samples, urls, shuffle=100), 1)
 
 
 # ------------------------------------------------------------------------------------------ peers
@@ -200,7 +181,8 @@ def webdataset_bare(images: Path, place: Path) -> Loader:
     """A webdataset pipeline with nothing that costs time: our decoder, our crop."""
     import webdataset as wds
 
-    urls = _urls(images, place)
+    pattern = Path(shards(images, place))
+    urls = sorted(map(str, pattern.parent.glob(pattern.name))) * COPIES
 
     def batches(workers: int) -> Iterable[Any]:
         data = wds.WebDataset(urls, shardshuffle=100).shuffle(100)
@@ -208,26 +190,6 @@ def webdataset_bare(images: Path, place: Path) -> Loader:
         return wds.WebLoader(data, batch_size=None, num_workers=workers)
 
     return Loader(batches, _same)
-
-
-def webdataset_stock(images: Path, place: Path) -> Loader:
-    """A webdataset pipeline as its own examples have it, with torchvision's transforms."""
-    import webdataset as wds
-    from torchvision.transforms import Compose, RandomCrop, ToTensor
-
-    urls, transform = _urls(images, place), Compose([RandomCrop(CROP), ToTensor()])
-
-    def batches(workers: int) -> Iterable[Any]:
-        data = wds.WebDataset(urls, shardshuffle=100).shuffle(100)
-        data = data.decode("pil").to_tuple("jpg").map_tuple(transform).batched(BATCH)
-        return wds.WebLoader(data, batch_size=None, num_workers=workers)
-
-    return Loader(batches, lambda batch: batch[0])
-
-
-def _urls(images: Path, place: Path) -> list[str]:
-    pattern = Path(shards(images, place))
-    return sorted(map(str, pattern.parent.glob(pattern.name))) * COPIES
 
 
 def litdata(images: Path, place: Path) -> Loader:
@@ -278,15 +240,13 @@ def mosaicml_streaming(images: Path, place: Path) -> Loader:
 
 
 # -------------------------------------------------------------------------------------- a turn each
-LOADERS: dict[str, tuple[Callable[[Path, Path], Loader], str]] = {  # and the module it needs
-    "limit": (limit, "torch"),
-    "ours": (ours, "torch"),
-    "ours_flipped": (ours_flipped, "torch"),
+LOADERS: dict[str, tuple[Callable[[Path, Path], Loader], str]] = {  # and the package it needs
+    "limit": (limit, "simplejpeg"),
+    "ours": (ours, "simplejpeg"),
     "ours_stream": (ours_stream, "webdataset"),
     "webdataset_bare": (webdataset_bare, "webdataset"),
-    "webdataset_stock": (webdataset_stock, "webdataset"),
     "litdata": (litdata, "litdata"),
-    "mosaicml_streaming": (mosaicml_streaming, "streaming"),
+    "mosaicml_streaming": (mosaicml_streaming, "mosaicml-streaming"),
 }
 
 
@@ -328,22 +288,14 @@ class Runner:
         self._process.join()
 
 
-def available() -> list[str]:
-    """Names of the loaders whose packages are there."""
-    return [name for name, (_, module) in LOADERS.items() if find_spec(module) is not None]
-
-
-def packages() -> dict[str, str]:
-    """Versions of what takes part."""
-    names = ("simplejpeg", "pillow", "webdataset", "litdata", "mosaicml-streaming")
-    return {name: _version(name) for name in names}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed: left out"
+def installed() -> dict[str, str]:
+    """Loaders whose packages are there, with their versions."""
+    there = {distribution.name: distribution.version for distribution in distributions()}
+    return {
+        name: f"{package} {there[package]}"
+        for name, (_, package) in LOADERS.items()
+        if package in there
+    }
 
 
 def _serve(pipe: Any, name: str, images: Path, place: Path, device: str) -> None:

@@ -26,13 +26,12 @@ def test_the_whole_width_is_the_release_s(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.slow
-def test_what_changes_no_image() -> None:
+def test_plain_attention_changes_no_image() -> None:
     batch: Any = {"lr": torch.rand(1, 3, 32, 32), "size": (128, 128), "key": ["a"]}
     batch["seed"] = torch.tensor([0])
     made = []
-    for case in CASES[0], CASES[2], CASES[4]:
+    for case in CASES[0], CASES[2]:
         torch.manual_seed(0)
         with torch.inference_mode(), invsr._as(case, "cpu"):
             made.append(build(case, 0.0, patch=32).enlarge(batch)["sr"])
-    for other in made[1:]:
-        torch.testing.assert_close(other, made[0], rtol=0, atol=1e-4)
+    torch.testing.assert_close(*made, rtol=0, atol=1e-4)

@@ -1,4 +1,4 @@
-"""The benchmark of sampling counts right, and compares what gives the same image."""
+"""The benchmark of sampling compares what gives the same image."""
 
 from __future__ import annotations
 
@@ -22,11 +22,3 @@ def test_compiled_networks_give_the_same_images() -> None:
         (name, how) for name in ("CasArbi", "ResShift-15") for how in ("compiled", "CUDA graphs")
     ]
     assert max(row["largest_difference"] for row in found) < 1e-5
-
-
-@pytest.mark.slow
-def test_plain_loops_give_the_same_images() -> None:
-    with torch.inference_mode():
-        # 4 divides 1000; of others diffusers computes some levels one timestep beside the next one.
-        assert sampling.measure_ddim(16, 4, 1)["largest_difference"] < 1e-4
-        assert sampling.measure_residual_shift(32, 1)["largest_difference"] < 1e-4

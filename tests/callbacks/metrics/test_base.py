@@ -9,14 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from callbacks.evaluation import are_finite
+from callbacks.evaluation import MetricProtocol, are_finite
 from callbacks.metrics.base import ImageMetric
 from callbacks.metrics.pixels import PSNR
-from callbacks.tensorboard import MetricProtocol
 from tests.callbacks.tiny import Double, Images, NoHR, Tiny, collate, loader, trainer
 
 
@@ -42,8 +40,8 @@ class Brightness(MeanDifference):
 class Calls(MeanDifference):
     """A dataset that records the requested keys."""
 
-    def __init__(self, every_n: int = 1, limit: int | None = None) -> None:
-        super().__init__(every_n, limit)
+    def __init__(self, limit: int | None = None) -> None:
+        super().__init__(limit)
         self.asked: list[list[str]] = []
 
     def compute(self, sr: Tensor, hr: Tensor, batch: Any) -> Tensor:
@@ -135,21 +133,6 @@ def test_limit_takes_the_first_images_of_the_dataset_and_is_in_the_protocol(tmp_
     assert metric.records[0]["value"] == pytest.approx(expected(3), rel=1e-6)
     assert metric.records[0]["protocol"]["images"] == 3
     assert metric.asked == [["tiny/04", "tiny/02"], ["tiny/01", "tiny/03"], ["tiny/00"]]
-
-
-def test_every_n_counts_validations_and_goes_on_counting_after_a_resume(tmp_path: Path) -> None:
-    def fit(epochs: int, resume: bool) -> int:
-        metric = Calls(every_n=3)
-        saver = ModelCheckpoint(tmp_path, filename="last", save_on_train_epoch_end=False)
-        arguments = {"max_epochs": epochs, "enable_checkpointing": True, "limit_val_batches": 1}
-        run = trainer(tmp_path, metric, saver, **arguments)
-        run.fit(Tiny(), loader(), loader(), ckpt_path=tmp_path / "last.ckpt" if resume else None)
-        return len(metric.asked)
-
-    assert fit(1, resume=False) == 1  # validation 0
-    assert fit(3, resume=True) == 0  # 1 and 2
-    (tmp_path / "last.ckpt").unlink()
-    assert fit(7, resume=False) == 3  # 0, 3, 6
 
 
 def test_images_without_hr(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,7 +13,6 @@ from PIL import Image
 from scipy.linalg import sqrtm
 from torch import Tensor
 from torch.utils.data import Dataset
-from torch_fidelity import calculate_metrics
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torchmetrics.image.fid import _compute_fid
@@ -96,12 +95,6 @@ def two_sets(n: int = 6, m: int = 6) -> tuple[Tensor, Tensor]:
     return pixels(n=n), (pixels(n=m + 1)[1:].float() * 0.8).to(torch.uint8)
 
 
-def distance(metric: FID, sr: Tensor, hr: Tensor) -> float:
-    metric.load()
-    found = [metric.features(images / 255, {}).double() for images in (sr, hr)]  # type: ignore[typeddict-item]
-    return metric.distance(*found)
-
-
 def test_the_network_is_torch_fidelitys(inception: Path) -> None:
     images = pixels(n=3)
     theirs = FeatureExtractorInceptionV3("theirs", ["2048"], str(inception))(images)[0]
@@ -121,23 +114,6 @@ def test_the_distance_is_the_libraries() -> None:
     assert frechet_distance(a, b) == pytest.approx(float(_compute_fid(*moments)), rel=1e-6)
 
 
-@pytest.mark.slow  # five seconds for a root of a matrix; network and distance are compared above
-def test_fid_is_torch_fidelitys(inception: Path) -> None:
-    """From images to the number."""
-    sr, hr = two_sets()
-    theirs = calculate_metrics(
-        input1=Tensors(sr),
-        input2=Tensors(hr),
-        fid=True,
-        cuda=False,
-        cache=False,
-        verbose=False,
-        save_cpu_ram=True,
-        feature_extractor_weights_path=str(inception),
-    )["frechet_inception_distance"]
-    assert distance(FID("torch-fidelity"), sr, hr) == pytest.approx(theirs, rel=1e-4)
-
-
 def test_pixels_are_rounded_not_cut_off(inception: Path) -> None:
     """torchmetrics' `normalize=True` truncates instead."""
     metric = FID()
@@ -145,6 +121,3 @@ def test_pixels_are_rounded_not_cut_off(inception: Path) -> None:
     images = pixels(40, 40)
     moved = (images + 0.4).clamp(0, 255) / 255
     assert torch.equal(metric.extract(moved), metric.extract(images / 255))
-
-
-# -------------------------------------------------------------------------------- in a run

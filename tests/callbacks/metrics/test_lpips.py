@@ -44,7 +44,6 @@ def net(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 def loaded(monkeypatch: pytest.MonkeyPatch, net: Any, **arguments: Any) -> LPIPS:
     """Return our metric with that file instead of the published one."""
     name, file, _ = net
-    monkeypatch.setattr(weights, "find", {NAMES[name]: file}.get)
     monkeypatch.setattr(weights, "obtain", {NAMES[name]: file}.get)
     metric = LPIPS(name, **arguments)
     metric.load()

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from callbacks.evaluation import MetricProtocol
 from callbacks.metrics import sets as module
 from callbacks.metrics.sets import SetMetric, content_hash, find_reference
-from callbacks.tensorboard import MetricProtocol
 from tests.callbacks.random_inception import inception, inception_file
 from tests.callbacks.tiny import Images, Tiny, loader, trainer
 

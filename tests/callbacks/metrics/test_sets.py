@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from callbacks.evaluation import MetricProtocol
 from callbacks.metrics.base import Metric
 from callbacks.metrics.fid import FID, KID, KIDThumb
 from callbacks.metrics.pixels import PSNR
@@ -18,7 +19,6 @@ from callbacks.metrics.sets import SetMetric
 from callbacks.metrics.swd import SWD
 from callbacks.results.files import load_results
 from callbacks.results.results import Results
-from callbacks.tensorboard import MetricProtocol
 from tests.callbacks.random_inception import inception, inception_file
 from tests.callbacks.tiny import Images, Tiny, collate, loader, trainer
 
@@ -74,27 +74,6 @@ def test_one_number_of_the_set_for_any_batch_size(tmp_path: Path, batch_size: in
     assert (record["n"], record["dataset"], record["scale"]) == (7, "tiny", 2.0)
     assert record["protocol"] == {"implementation": "test"}
     assert metric.seen == [(7, 7)]
-
-
-def test_references_are_computed_once_while_they_stay_the_same(tmp_path: Path) -> None:
-    metric = Color(control=True)
-    trainer(tmp_path, metric, max_epochs=3).fit(Tiny(), loader(), loader())
-    # First SR, HR and bicubic of each batch; then SR alone.
-    assert metric.asked == [n for n in (2, 2, 2, 1) for _ in range(3)] + [2, 2, 2, 1] * 2
-    assert metric.control_records[0]["value"] != metric.records[0]["value"]
-
-    class Brighter(Images):
-        def __getitem__(self, index: int) -> dict[str, Any]:
-            sample = super().__getitem__(index)
-            return sample | {"hr": (sample["hr"] + 0.1).clamp(0, 1)}
-
-    again = Color()
-    run = trainer(tmp_path, again)
-    run.validate(Tiny(), loader(), verbose=False)
-    before = again.records[0]["value"]
-    run.validate(Tiny(), loader(Brighter()), verbose=False)  # the same keys, other pixels
-    assert again.records[0]["value"] != before
-    assert len(again._known) == 7  # others are dropped
 
 
 def test_few_images_are_said_beside_the_number(tmp_path: Path) -> None:

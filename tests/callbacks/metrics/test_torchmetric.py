@@ -182,30 +182,6 @@ def test_images_that_are_too_small(tmp_path: Path, caplog: Any) -> None:
         trainer(tmp_path, undeclared).test(Tiny(), loader(Uneven(side=SIDE), 1), verbose=False)
 
 
-# ------------------------------------------------------------------------------------------ weights
-
-
-def test_weights_that_are_missing_are_named_and_not_fetched(
-    tmp_path: Path, monkeypatch: Any, capfd: Any
-) -> None:
-    def download(*_: Any, **__: Any) -> None:
-        raise AssertionError("fetched")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    monkeypatch.delenv("ENLARGER_WEIGHTS", raising=False)
-    metric, model = TorchMetric(LearnedPerceptualImagePatchSimilarity), Tiny()
-    before = torch.get_rng_state()
-    with pytest.raises(
-        FileNotFoundError, match=r"lacks weights: alexnet.* is neither in .*ENLARGER"
-    ):
-        trainer(tmp_path, metric).test(model, loader(Images(side=SIDE)), verbose=False)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert torch.hub.download_url_to_file is download
-    assert list(tmp_path.rglob("*.pth")) == []
-    assert "Downloading" not in "".join(capfd.readouterr())
-
-
 # --------------------------------------------------------------------------------------- what fails
 
 

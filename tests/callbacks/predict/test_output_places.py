@@ -47,6 +47,7 @@ def folder_of_others(place: Path) -> None:
 @pytest.mark.parametrize(
     "make",
     [
+        save,
         folder_of_others,
         Path.mkdir,
         os.mkfifo,
@@ -76,12 +77,6 @@ def test_another_name_of_an_input(tmp_path: Path, link: Any) -> None:
     (tmp_path / "out").mkdir()
     link(tmp_path / "in/a.png", tmp_path / "out/a.png")
     refused(tmp_path / "in", tmp_path / "out", r"a\.png would overwrite an input")
-
-
-def test_a_file_in_the_place_of_the_writer_s_folder_or_above(tmp_path: Path) -> None:
-    mine = save(tmp_path / "in/a.jpg")
-    for out in (mine, mine / "sub"):
-        refused(tmp_path / "in", out, r"writer\.folder is .* and .*a\.jpg is no folder")
 
 
 @pytest.mark.parametrize("out", ["in", ".", "in/sub", "in/new"])

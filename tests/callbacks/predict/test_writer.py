@@ -432,16 +432,6 @@ def test_what_was_made_otherwise_is_made_again(
     assert (kept.written, kept.skipped) == (2, 0)
 
 
-def test_an_image_of_another_is_never_replaced(tmp_path: Path) -> None:
-    there = tmp_path / "predict/a.png"
-    there.parent.mkdir()
-    there.write_bytes(b"precious")
-    with pytest.raises(ValueError, match=r"a\.png exists, and no line of predictions\.jsonl says"):
-        predict(tmp_path, Writer(), Data({"a": batch_of(), "b": batch_of()}))
-    assert there.read_bytes() == b"precious"
-    assert images_in(there.parent) == ["a.png"]
-
-
 def test_an_image_is_never_below_the_line_of_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

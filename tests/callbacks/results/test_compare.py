@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from callbacks.results.compare import ALL, Selection, compare, load_run, main, verdict
+from callbacks.results.compare import ALL, Selection, compare, load_run, show, verdict
 from callbacks.results.files import write_images, write_results
 from tests.callbacks.results.test_per_image import numbers
 from tests.callbacks.results.test_results import result
@@ -222,33 +222,32 @@ def test_several_checkpoints(tmp_path: Path) -> None:
         load_run(f"{a}@step-3")
 
 
-# ------------------------------------------------------------------------------------ the command
+# ------------------------------------------------------------------------------------ the table
 
 
-def test_the_command(tmp_path: Path, capsys: Any) -> None:
+def test_all_are_compared_with_the_first(tmp_path: Path, capsys: Any) -> None:
     a, b = run(tmp_path / "a", noise() + 1), run(tmp_path / "b", noise())
     c = run(tmp_path / "c", noise() + 2, protocol={"color": "y", "border": "scale", "images": 12})
-    assert main([a, b, c]) == 0
+    show([load_run(name) for name in (a, b, c)])
     printed = capsys.readouterr().out
     assert printed.count("A is better") == printed.count("B is better") == 1
     assert "+1.0000 to +1.0000" in printed
     assert "psnr: color y, border scale" in printed
 
 
-def test_what_ends_the_command(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_cannot_be_compared(tmp_path: Path) -> None:
     a, b = run(tmp_path / "a", noise()), run(tmp_path / "b", noise(), metric="ssim")
     (tmp_path / "old").mkdir()
     write_results(tmp_path / "old" / "results.json", [result()])
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "results.json").write_text("{")
-    for arguments, said in (
-        ([a], f"got one run; give two or more, or {a}@bicubic"),
-        ([a, b], "is comparable"),
-        ([a, str(tmp_path / "nowhere")], "name the directory of a run"),
-        ([a, str(tmp_path / "old")], "run test (or validate) again with this version"),
-        ([a, str(tmp_path / "broken")], "damaged"),
-        ([a, a, "--metric", "lpips"], "has nothing that was asked for; it has psnr on set5"),
+    for names, asked, said in (
+        ([a], ALL, "got one run; give two or more"),
+        ([a, b], ALL, "is comparable"),
+        ([a, str(tmp_path / "nowhere")], ALL, "name the directory of a run"),
+        ([a, str(tmp_path / "old")], ALL, "test .or validate. again with this version"),
+        ([a, str(tmp_path / "broken")], ALL, "damaged"),
+        ([a, a], Selection(["lpips"]), "has nothing that was asked for; it has psnr on set5"),
     ):
-        caplog.clear()
-        assert main(arguments) == 2
-        assert said in caplog.messages[-1]
+        with pytest.raises((ValueError, OSError), match=said):
+            show([load_run(name) for name in names], asked)

@@ -35,11 +35,11 @@ class Note(Callback):
         self.seen.append(pl_module.net.weight.detach().clone())
 
 
-def reference(weights: list[Tensor], decay: float) -> Tensor:
+def reference(weights: list[Tensor], decay: float, first: int | None = 0) -> Tensor:
     """Return the average of weights[1:], starting at weights[0], in float64."""
     average = weights[0].double()
-    for n, weight in enumerate(weights[1:]):
-        d = min(decay, (1 + n) / (10 + n))
+    for n, weight in enumerate(weights[1:], first or 0):
+        d = decay if first is None else min(decay, (1 + n) / (10 + n))
         average = d * average + (1 - d) * weight.double()
     return average
 
@@ -48,24 +48,13 @@ def close(a: Tensor, b: Tensor) -> None:
     torch.testing.assert_close(a.double(), b.double(), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("decay", [0.3, 0.999])  # 0.3 is reached after 5 steps
-def test_the_formula_with_its_warm_up(tmp_path: Path, decay: float) -> None:
-    note, ema = Note(), EMA(decay)
+@pytest.mark.parametrize(("decay", "first"), [(0.3, 0), (0.999, 0), (0.9, 1), (0.9, None)])
+def test_the_formula_with_its_warm_up(tmp_path: Path, decay: float, first: int | None) -> None:
+    """0.3 is reached after 5 steps; InvSR's warm-up counts from 1, ResShift has none."""
+    note, ema = Note(), EMA(decay, first=first)
     trainer(tmp_path, note, ema, max_epochs=3).fit(Tiny(), loader())
     assert ema.updates == len(note.raw) - 1 == 12
-    close(ema.state_dict()["weights"]["net.weight"], reference(note.raw, decay))
-
-
-@pytest.mark.parametrize("first", [1, None])
-def test_the_warm_ups_of_released_code(tmp_path: Path, first: int | None) -> None:
-    """InvSR's counts from 1, ResShift has none."""
-    note, whole = Note(), EMA(0.9, first=first)
-    trainer(tmp_path, note, whole, max_epochs=3).fit(Tiny(), loader())
-    average = note.raw[0].double()
-    for n, weight in enumerate(note.raw[1:], start=1):
-        d = 0.9 if first is None else min(0.9, (1 + n) / (10 + n))
-        average = d * average + (1 - d) * weight.double()
-    close(whole.state_dict()["weights"]["net.weight"], average)
+    close(ema.state_dict()["weights"]["net.weight"], reference(note.raw, decay, first))
 
 
 def test_accumulated_batches_are_one_step(tmp_path: Path) -> None:
