@@ -7,13 +7,7 @@ a base class of ``lightning_modules``, is the method's own and means nothing to 
 from __future__ import annotations
 
 import inspect
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, final
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from files.batch import Batch
+from typing import Any, final
 
 
 class Method:
@@ -97,25 +91,6 @@ class Method:
             optimizer: One of the trainer's.
         """
         return True
-
-
-class BitwiseMethod(ABC):
-    """A method that makes images from bits at several scales."""
-
-    @abstractmethod
-    def bits_of(self, batch: Batch) -> list[Tensor] | None:
-        """Return (B, d, h_k, w_k) for each scale: the codes of the outputs; 0 without a prediction.
-
-        None for images that are not generated in one piece.
-        """
-
-    @abstractmethod
-    def decoded(self, total: Tensor) -> Tensor:
-        """Return (B, 3, H, W) in about [0, 1] of (B, d, h, w), the sum of codes at full size."""
-
-    @abstractmethod
-    def encoded(self, images: Tensor) -> Tensor:
-        """Return (B, d, h, w) of (B, 3, H, W), not quantised."""
 
 
 _FOREIGN = Method()

@@ -32,7 +32,7 @@ from lightning_modules.next_scale.next_scale import (
     self_correction,
     teacher_forcing,
 )
-from lightning_modules.noise import Noise, with_noise_seeds
+from lightning_modules.noise import Noise
 
 if TYPE_CHECKING:
     from files.batch import Batch
@@ -99,20 +99,12 @@ class Infinity(NextScale, Generator):
         Raises:
             ValueError: If there are no scales for the size.
         """
-        return self.space.images(total_after(self._codes(batch, noise)))
-
-    @torch.no_grad()
-    def bits_of(self, batch: Batch) -> list[Tensor]:
-        """Return the codes (B, d, h_k, w_k) of each scale of the images."""
-        batch = with_noise_seeds(batch, self.noise_seed)
-        return self._codes(batch, Noise(batch["seed"], self.device))
-
-    def _codes(self, batch: Batch, noise: Noise) -> list[Tensor]:
         H, W = batch["size"]
         factor = self.space.factor
         scales = self.space.scales((H // factor, W // factor))
         text, how = self.sampling(batch)
-        return sample(self.transformer, scales, text, noise, how)
+        codes = sample(self.transformer, scales, text, noise, how)
+        return self.space.images(total_after(codes))
 
     # -------------------------------------------------------------------------------------- weights
 

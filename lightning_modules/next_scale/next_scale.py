@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from files.method import BitwiseMethod
 from files.numbers import NonNegativeFloat, PositiveFloat, UnitInterval
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.backbone.condition import Texts, text_of
@@ -266,23 +265,7 @@ def adamw(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=6e-5, betas=(0.9, 0.97), weight_decay=0.005, fused=True)
 
 
-class InBits(InLatents, BitwiseMethod):
-    """A method whose latents are the bits of a frozen tokenizer."""
-
-    space: BitwiseSpace
-
-    @torch.no_grad()
-    def decoded(self, total: Tensor) -> Tensor:
-        """Decode the sum of codes (B, d, h, w) to images (B, 3, H, W)."""
-        return self.space.images(total)
-
-    @torch.no_grad()
-    def encoded(self, images: Tensor) -> Tensor:
-        """Encode images to latents (B, d, h, w), not quantised."""
-        return self.space.encode(images)
-
-
-class NextScale(InBits):
+class NextScale(InLatents):
     """A method whose transformer predicts the bits of a frozen tokenizer, scale by scale.
 
     Args:
@@ -295,6 +278,7 @@ class NextScale(InBits):
         bits: How bits are drawn.
     """
 
+    space: BitwiseSpace
     transformer: InfinityTransformer
 
     def __init__(

@@ -40,13 +40,12 @@ from files.numbers import PositiveFloat, UnitInterval
 from files.tensors import bare_names
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.base import SuperResolver
-from lightning_modules.latents import enlarged
+from lightning_modules.latents import InLatents, enlarged
 from lightning_modules.networks import infinity, transformation
 from lightning_modules.networks.bsq import Scales, quantized, total_after
 from lightning_modules.networks.infinity import InfinityTransformer, decay_groups
 from lightning_modules.networks.transformation import Mapper
 from lightning_modules.next_scale.next_scale import (
-    InBits,
     NextScale,
     adamw,
     bit_losses,
@@ -54,7 +53,7 @@ from lightning_modules.next_scale.next_scale import (
     scale_weights,
     teacher_forcing,
 )
-from lightning_modules.noise import Noise, with_noise_seeds
+from lightning_modules.noise import Noise
 from lightning_modules.sampling.color import ColorFix
 from lightning_modules.sampling.tiling import padded
 from lightning_modules.weights import Weights, fingerprint, load_part, read_weights, same_weights
@@ -65,7 +64,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class NSARMStageOne(InBits, SuperResolver):
+class NSARMStageOne(InLatents, SuperResolver):
     """Stage 1: the network that maps LR to the first scales; it restores only these.
 
     Args:
@@ -82,6 +81,7 @@ class NSARMStageOne(InBits, SuperResolver):
         ValueError: If parts do not fit each other or the scale.
     """
 
+    space: BitwiseSpace
     latent_pairs = True
 
     def __init__(
@@ -208,17 +208,6 @@ class NSARMStageOne(InBits, SuperResolver):
         shape = len(lr), self.space.channels
         left = self.scales.latents[len(codes) :]
         return [*codes, *(lr.new_zeros(*shape, *size) for size in left)]
-
-    @torch.no_grad()
-    def bits_of(self, batch: Batch) -> list[Tensor] | None:
-        """Return the codes (B, d, h_k, w_k) of each scale of the outputs.
-
-        None for images of other sizes than the network's.
-        """
-        if tuple(batch["lr"].shape[-2:]) != (self.tile, self.tile):
-            return None
-        batch = with_noise_seeds(batch, self.noise_seed)
-        return self.codes(batch, batch["lr"], self.whole_noise(batch))
 
     # ------------------------------------------------------------------------- checks and weights
 
