@@ -46,12 +46,7 @@ from lightning_modules.latents import (
     latent_pair,
     whole_lr,
 )
-from lightning_modules.networks.noise_predictor import (
-    Gaussian,
-    NoisePredictor,
-    from_official,
-    lr_side,
-)
+from lightning_modules.networks.noise_predictor import Gaussian, NoisePredictor, lr_side
 from lightning_modules.noise import Noise
 from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.solvers import euler, euler_ancestral
@@ -116,6 +111,7 @@ class InvSR(InLatents, Adversarial):
         super().__init__(
             scale,
             discriminator=training.discriminator,
+            discriminator_weights=training.discriminator_weights,
             discriminator_optimizer=training.discriminator_optimizer,
             accumulate=training.accumulate,
             clip=training.clip,
@@ -127,7 +123,6 @@ class InvSR(InLatents, Adversarial):
         self.prompt, self.sampling, self.losses = prompt, sampling, training
         self.schedule = schedule or Schedule(variance="exploding")
         self.middle, self.perceptual = _frozen(sampling.middle), _frozen(training.perceptual)
-        self.discriminator_weights = training.discriminator_weights
         self.tile, self.tile_overlap, self.tile_window = self.patch, self.patch // 2, "gaussian"
         self.tile_least = self.patch
         self.tile_always = True
@@ -336,10 +331,7 @@ class InvSR(InLatents, Adversarial):
     # ------------------------------------------------------------------------- checks and weights
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
-        """Load autoencoder, denoiser, middle predictor and discriminator.
-
-        Only ``setup`` for training loads the perceptual distance.
-        """
+        """Load the frozen parts; ``setup`` for training loads the perceptual distance."""
         super().load_parts(find)
         if self.denoiser_weights is not None:
             self.denoiser.load(find("denoiser_weights", self.denoiser_weights))
@@ -347,15 +339,11 @@ class InvSR(InLatents, Adversarial):
             key = "sampling.middle_weights"
             found = read_weights(find(key, self.sampling.middle_weights))
             # In the run that trained it, it was the predictor.
-            own = load_part(self.middle, found, "predictor", from_official, key)
+            own = load_part(self.middle, found, "predictor", dict, key)
             if found.trained_with.get("starting"):
                 log.warning("%s was trained for the start, not between steps", found.name)
             # It is frozen, so checkpoints and results name its source.
             cast(Any, self.middle).source = f"{found.name} {fingerprint(own)}"
-        if self.discriminator is not None and self.discriminator_weights is not None:
-            key = "discriminator_weights"
-            found = read_weights(find(key, self.discriminator_weights))
-            load_part(self.discriminator, found, "discriminator", from_official, key)
 
     @property
     def trained_with(self) -> dict[str, Any]:
@@ -445,7 +433,7 @@ class InvSR(InLatents, Adversarial):
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map a released file, which has only the predictor; other parts stay."""
-        return self.with_parts(predictor=from_official(tensors))
+        return self.with_parts(predictor=tensors)
 
 
 def _frozen(module: Part | None) -> Part | None:

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from files.class_path import class_path
 from files.method import Method
-from files.tensors import bare_names, check_numbers
+from files.tensors import check_numbers
 from lightning_modules.weights import (
     Weights,
     check_sources,
     check_tensors,
     loaded_apart,
     read_weights,
-    recognised,
+    recognise,
     sources,
     unlike,
 )
@@ -116,7 +116,7 @@ class Loaded(Method, LightningModule):
         of a frozen part that has another source. Files with this model's names are not mapped.
 
         Args:
-            tensors: Tensors by the names in the file.
+            tensors: Tensors by the names in the file, without those that DDP and compiling add.
 
         Returns:
             Tensors by this model's names.
@@ -133,10 +133,9 @@ class Loaded(Method, LightningModule):
         return others | {f"{part}.{k}": v for part, of in parts.items() for k, v in of.items()}
 
     def _named(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        bare = bare_names(tensors)
-        if self.state_dict().keys().isdisjoint(bare):
+        if self.state_dict().keys().isdisjoint(tensors):
             return self.import_official(tensors)
-        return {**self._not_exported(), **bare}  # our file, without metadata
+        return {**self._not_exported(), **tensors}  # our file, without metadata
 
     @property
     def unchecked(self) -> tuple[str, ...]:
@@ -158,7 +157,8 @@ class Loaded(Method, LightningModule):
         self, where: str, state: dict[str, Tensor], required: set[str]
     ) -> dict[str, Tensor]:
         # All tensors of the model: those of a file, checked, and the current others.
-        state, own = recognised(self, state, where), self.state_dict()
+        recognise(self, state)
+        own = self.state_dict()
         absent = tuple(p for p in self.training_only if not any(k.startswith(p) for k in own))
         state = {name: tensor for name, tensor in state.items() if not name.startswith(absent)}
         missing = [name for name in own if name in required and name not in state]

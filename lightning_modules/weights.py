@@ -13,12 +13,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from files.tensors import bare_names, check_numbers, read_file, read_metadata, unwrapped
+from files.tensors import check_numbers, read_file, read_metadata, unwrapped
 
 INDEX = ".index.json"  # suffix of the index of weights in several files
 
@@ -141,39 +141,18 @@ def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
     return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
 
 
-class Recognises(Protocol):
-    """A network that reads settings from weights that tensor shapes do not show."""
-
-    def recognise(self, tensors: dict[str, Tensor], prefix: str, where: str) -> None:
-        """Apply the settings, and leave only loadable tensors in ``tensors``.
-
-        Args:
-            tensors: Tensors by ``prefix`` and the network's own names; changed in place.
-            prefix: Prefix of the names.
-            where: Name of the file, for messages.
-
-        Raises:
-            ValueError: If the settings contradict an argument of the network.
-        """
-
-
-def recognised(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Return the tensors to load, after each network within has read its settings from them.
+def recognise(module: nn.Module, names: Iterable[str]) -> None:
+    """Have networks within read from weights what shapes do not show, such as ResShift's mask.
 
     Args:
         module: The module to load into.
-        tensors: Tensors by the module's own names.
-        where: Name of the file, for messages.
-
-    Raises:
-        ValueError: If the settings contradict an argument of a network.
+        names: Names of the tensors.
     """
-    found = dict(tensors)
-    for name, part in module.named_modules():
-        prefix = f"{name}." if name else ""
-        if hasattr(type(part), "recognise") and any(key.startswith(prefix) for key in found):
-            cast(Recognises, part).recognise(found, prefix, where)
-    return found
+    for prefix, part in module.named_modules():
+        if hasattr(type(part), "recognise"):
+            start = f"{prefix}." if prefix else ""
+            if own := [name.removeprefix(start) for name in names if name.startswith(start)]:
+                cast(Any, part).recognise(own)
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
@@ -188,7 +167,7 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], where: str) 
         ValueError: If tensors are missing, unexpected, of another shape, or no finite
             floating-point numbers.
     """
-    tensors = recognised(module, tensors, where)
+    recognise(module, tensors)
     own = module.state_dict()
     refuse(
         f"the tensors of {where} do not fit the network",
@@ -222,8 +201,7 @@ def load_part(
     Raises:
         ValueError: As in ``load_strictly``.
     """
-    tensors = bare_names(found.tensors)
-    own = part_of(tensors, part) or official(tensors)
+    own = part_of(found.tensors, part) or official(found.tensors)
     load_strictly(
         module, own, found.name if key is None else f"{found.name} (model.init_args.{key})"
     )

@@ -23,10 +23,8 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
 from files.numbers import PositiveInt
-from lightning_modules.networks.noise_predictor import from_official
 from lightning_modules.networks.running import Running
 
-__all__ = ["LatentDiscriminator", "from_official"]  # the same mapping for both files
 _GROUPS, _EPS = 32, 1e-5  # of all normalisations except those within transformers
 
 

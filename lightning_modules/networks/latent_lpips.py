@@ -11,15 +11,13 @@ the fourth, before its last three convolutions, is kept.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from files.tensors import bare_names
 from lightning_modules.weights import (
     fingerprint,
     load_strictly,
@@ -115,7 +113,8 @@ class LatentLPIPS(LatentDistance):
         tensors = weights.tensors
         if weights.model:
             tensors = part_of(tensors, "network")
-        load_strictly(self, from_official(tensors), str(path))
+        used = {k: tensor for k, tensor in tensors.items() if not k.startswith(_UNUSED)}
+        load_strictly(self, used, str(path))
         self.source = f"{Path(path).name} {fingerprint(self.state_dict())}"
         self.space = weights.frozen.get("space", "")
 
@@ -149,16 +148,6 @@ class Head(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, width, h, w) to (B, 1, h, w)."""
         return self.model(x)
-
-
-def from_official(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Map tensors of a released file to our names, without repeated or unused ones.
-
-    Args:
-        tensors: Tensors as in the file, or in its ``state_dict``.
-    """
-    bare = bare_names(tensors.get("state_dict", tensors))
-    return {name: tensor for name, tensor in bare.items() if not name.startswith(_UNUSED)}
 
 
 def from_imagenet(path: str | Path, channels: int = 4) -> dict[str, Tensor]:

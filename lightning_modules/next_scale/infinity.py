@@ -18,7 +18,6 @@ from torch import Tensor
 
 from degradations.device import copy_to
 from files.numbers import NonNegativeInt, UnitInterval
-from files.tensors import bare_names
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.base import Generator
 from lightning_modules.networks.bsq import total_after
@@ -110,6 +109,5 @@ class Infinity(NextScale, Generator):
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map a released file, which has only the transformer; other parts stay."""
-        tensors = bare_names(tensors)
         rows = len(self.transformer.no_text)
         return self.with_parts(transformer=from_official(tensors, rows))

@@ -37,7 +37,6 @@ from torch import Tensor, nn
 
 from degradations.device import copy_to
 from files.numbers import PositiveFloat, UnitInterval
-from files.tensors import bare_names
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.base import SuperResolver
 from lightning_modules.latents import InLatents, enlarged
@@ -225,7 +224,7 @@ class NSARMStageOne(InLatents, SuperResolver):
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map the released file, which has transformer and mapper; other parts stay."""
-        return self.with_parts(mapper=transformation.from_official(bare_names(tensors)))
+        return self.with_parts(mapper=transformation.from_official(tensors))
 
 
 @dataclass(frozen=True)
@@ -407,7 +406,6 @@ class NSARM(NextScale, NSARMStageOne):
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map the released file, which has transformer and mapper; other parts stay."""
-        tensors = bare_names(tensors)
         base = _base(tensors, len(self.transformer.no_text))
         return self.with_parts(mapper=transformation.from_official(tensors), transformer=base)
 

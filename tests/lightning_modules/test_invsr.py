@@ -386,5 +386,5 @@ def test_released_files_of_predictor_and_discriminator(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"1 missing \(predictor\.encoder\.conv_in\.bias\)"):
         method.load_weights(tmp_path / "short.pth")
     wrong = invsr(discriminator=judge(), discriminator_weights="predictor.pth")
-    with pytest.raises(ValueError, match=r"\(model\.init_args\.discriminator_weights\) do not fit"):
+    with pytest.raises(ValueError, match=r"args\.training\.discriminator_weights\) do not fit"):
         wrong.load_parts(lambda _, name: tmp_path / name)
