@@ -7,7 +7,10 @@ a base class of ``lightning_modules``, is the method's own and means nothing to 
 from __future__ import annotations
 
 import inspect
+from dataclasses import fields
 from typing import Any, final
+
+Option = str | int | float  # a setting as results show it
 
 
 class Method:
@@ -75,7 +78,7 @@ class Method:
         return self._tile_count
 
     @property
-    def output_settings(self) -> dict[str, str | int | float]:
+    def output_settings(self) -> dict[str, Option]:
         """Settings that change outputs of the same weights; they label results."""
         return {}
 
@@ -103,3 +106,23 @@ def method_of(module: object) -> Method:
         module: A method, or any other LightningModule.
     """
     return module if isinstance(module, Method) else _FOREIGN
+
+
+def changed(settings: Any) -> dict[str, Option]:
+    """Return the plain settings of a dataclass that differ from their defaults.
+
+    Args:
+        settings: The dataclass.
+    """
+    values = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    defaults = {field.name: field.default for field in fields(settings)}
+    return {name: as_option(v) for name, v in values.items() if v != defaults[name]}
+
+
+def as_option(value: Any) -> Option:
+    """Return a setting as results show it: lists as words, true and false as in YAML."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "none"}[value]
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
+    return value if isinstance(value, str | int | float) else type(value).__name__

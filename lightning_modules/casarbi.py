@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from degradations.bicubic import resize
+from files.method import changed
 from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveFloat, UnitInterval
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.base import SuperResolver, first_batches
@@ -40,13 +41,7 @@ from lightning_modules.networks.liif import LIIF
 from lightning_modules.noise import Noise, Size, augmented
 from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.solvers import ShiftSampler, ShiftSolver
-from lightning_modules.settings import changed
-from lightning_modules.weights import (
-    fingerprint,
-    load_strictly,
-    part_of,
-    read_weights,
-)
+from lightning_modules.weights import fingerprint, load_part, read_weights
 
 if TYPE_CHECKING:
     from files.batch import Batch
@@ -146,16 +141,16 @@ class ShiftSampling:
     Args:
         timesteps: Timesteps of sampling, from the last one down, such as [14, 9, 4, 0]; all by
             default.
-        solver: ``posterior``, as in the paper; ``ddim``, deterministic; a share from 0 to 1 of the
-            posterior's fresh noise, between those two; or ``dpm_solver_2m``, which delivers more
-            detail with the same network and number of calls. By the default process, ``posterior``
-            delivers 0.27 of the residual's power at a deviation of 0.05, and 0.40 at 0.2.
+        solver: ``posterior``, as in the paper; ``ddim``, deterministic; or ``dpm_solver_2m``, which
+            delivers more detail with the same network and number of calls. By the default process,
+            ``posterior`` delivers 0.27 of the residual's power at a deviation of 0.05, and 0.40 at
+            0.2.
         guidance: Share of the difference between the stage's input and the downscaled prediction
             that is added to each prediction; 0 for none.
     """
 
     timesteps: Sequence[NonNegativeInt] | None = None
-    solver: ShiftSolver | UnitInterval = "posterior"
+    solver: ShiftSolver = "posterior"
     guidance: UnitInterval = 0.0
 
 
@@ -417,10 +412,8 @@ class CasArbi(SuperResolver):
         Raises:
             ValueError: If the file belongs to another network.
         """
-        found = read_weights(path)
-        official = getattr(self.base, "official", dict)
-        tensors = part_of(found.tensors, "network") if found.model else official(found.tensors)
-        load_strictly(self.base, tensors, f"model.init_args.base_weights, {path},")
+        found, official = read_weights(path), getattr(self.base, "official", dict)
+        load_part(self.base, found, "network", official, "base_weights")
         self._name_base(found.name)
 
     @property

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from degradations.device import copy_to
+from files.method import changed
 from files.numbers import PositiveInt
 from lightning_modules.adversarial import Adversarial, hinge_discriminator, hinge_generator
 from lightning_modules.backbone.condition import Condition, FixedPrompt, guided
@@ -51,7 +52,6 @@ from lightning_modules.noise import Noise
 from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.solvers import euler, euler_ancestral
 from lightning_modules.sampling.tiling import padded
-from lightning_modules.settings import changed
 from lightning_modules.weights import fingerprint, load_part, read_weights, same_weights
 
 if TYPE_CHECKING:

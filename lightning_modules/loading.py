@@ -12,9 +12,7 @@ from torch import Tensor
 
 from files.class_path import class_path
 from files.method import Method
-from files.tensors import check_numbers
 from lightning_modules.weights import (
-    Weights,
     check_sources,
     check_tensors,
     loaded_apart,
@@ -76,7 +74,12 @@ class Loaded(Method, LightningModule):
                 f"{path} was trained with {weights.model}, but the model here is "
                 f"{class_path(type(self))}: set model.class_path to that, or name another file"
             )
-        self.compare(weights)
+        if found := unlike(self.trained_with, weights.trained_with):
+            log.warning(
+                "%s was trained with other settings of the model (%s): its outputs are wrong until "
+                "it has been trained further",
+                *(weights.name, "; ".join(found)),
+            )
         frozen = weights.frozen.items()
         check_sources(self, {k: v for k, v in frozen if not f"{k}.".startswith(self.unchecked)})
         state = weights.tensors if weights.model else self._named(weights.tensors)
@@ -92,22 +95,9 @@ class Loaded(Method, LightningModule):
     def trained_with(self) -> dict[str, Any]:
         """Settings that weights are trained with and tensors do not show, of plain types.
 
-        They are stored in checkpoints and exported files, for ``compare``.
+        They are stored in checkpoints and exported files, and compared where weights are loaded.
         """
         return {}
-
-    def compare(self, weights: Weights) -> None:
-        """Warn if weights were trained with other settings, which tensors do not show.
-
-        Args:
-            weights: The weights that are about to be loaded.
-        """
-        if found := unlike(self.trained_with, weights.trained_with):
-            log.warning(
-                "%s was trained with other settings of the model (%s): its outputs are wrong until "
-                "it has been trained further",
-                *(weights.name, "; ".join(found)),
-            )
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map the tensors of the authors' file to this model's names.
@@ -161,9 +151,7 @@ class Loaded(Method, LightningModule):
         own = self.state_dict()
         absent = tuple(p for p in self.training_only if not any(k.startswith(p) for k in own))
         state = {name: tensor for name, tensor in state.items() if not name.startswith(absent)}
-        missing = [name for name in own if name in required and name not in state]
-        check_tensors(where, own, state, missing)
-        check_numbers(where, state, own)
+        check_tensors(where, own, state, required)
         return {**own, **state}
 
     def checkpoint_keys(self) -> list[str]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -169,13 +169,7 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], where: str) 
     """
     recognise(module, tensors)
     own = module.state_dict()
-    refuse(
-        f"the tensors of {where} do not fit the network",
-        missing=[name for name in own if name not in tensors],
-        unexpected=[name for name in tensors if name not in own],
-        reshaped=_reshaped(own, tensors),
-    )
-    check_numbers(where, tensors, own)
+    check_tensors(where, own, tensors, own)
     module.load_state_dict(tensors)
 
 
@@ -209,12 +203,7 @@ def load_part(
 
 
 def refuse(
-    message: str,
-    missing: list[str],
-    unexpected: list[str],
-    reshaped: list[str],
-    hint: str = "Is it another network, or one of another size?",
-    shown: int = 3,
+    message: str, missing: list[str], unexpected: list[str], reshaped: list[str], shown: int = 3
 ) -> None:
     """Raise if tensors of a file do not fit.
 
@@ -229,7 +218,10 @@ def refuse(
         f"{len(names)} {what} ({', '.join(names[:shown])}{', ...' if len(names) > shown else ''})"
         for what, names in kinds.items()
     )
-    raise ValueError(f"{message}: {problems}. {hint}")
+    raise ValueError(
+        f"{message}: {problems}. Is it another network, size or scale? See model.init_args and "
+        "data.init_args.scale"
+    )
 
 
 def shape_text(shape: Iterable[int]) -> str:
@@ -237,38 +229,35 @@ def shape_text(shape: Iterable[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def _reshaped(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
-    return [
-        f"{name} {shape_text(tensors[name].shape)} for {shape_text(tensor.shape)}"
-        for name, tensor in own.items()
-        if name in tensors and tensors[name].shape != tensor.shape
-    ]
-
-
 def check_tensors(
-    where: str | Path,
-    own: dict[str, Tensor],
-    state: dict[str, Tensor],
-    missing: list[str],
+    where: str,
+    own: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    required: Container[str],
 ) -> None:
     """Raise if tensors do not fit a model.
 
     Args:
         where: Name of the file, for messages.
         own: The model's tensors.
-        state: The tensors to load.
-        missing: Names of missing tensors.
+        tensors: The tensors to load.
+        required: Names of the model's tensors that must be among them.
 
     Raises:
-        ValueError: If tensors are missing, unexpected, or of another shape.
+        ValueError: If tensors are missing, unexpected, of another shape, or no finite
+            floating-point numbers.
     """
     refuse(
         f"the tensors of {where} do not fit the model",
-        missing,
-        unexpected=[name for name in state if name not in own],
-        reshaped=_reshaped(own, state),
-        hint="Is it another network, size or scale? See model.init_args and data.init_args.scale",
+        missing=[name for name in own if name in required and name not in tensors],
+        unexpected=[name for name in tensors if name not in own],
+        reshaped=[
+            f"{name} {shape_text(tensors[name].shape)} for {shape_text(tensor.shape)}"
+            for name, tensor in own.items()
+            if name in tensors and tensors[name].shape != tensor.shape
+        ],
     )
+    check_numbers(where, tensors, own)
 
 
 def loaded_apart(model: nn.Module) -> dict[str, str]:

@@ -67,7 +67,6 @@ def guided(
     condition: Condition,
     unconditional: Condition,
     scale: float,
-    together: bool = True,
 ) -> Tensor:
     """Classifier-free guidance: extrapolate from the unconditional prediction.
 
@@ -77,8 +76,7 @@ def guided(
         t: (B,).
         condition: Condition of B samples.
         unconditional: The same parts, with a null text or a negative prompt.
-        scale: Strength; 1 is no guidance, with one call.
-        together: Make one call of 2B samples; otherwise two, which need less memory.
+        scale: Strength; 1 is no guidance. Otherwise the call is of 2B samples.
 
     Returns:
         The guided prediction, (B, ...).
@@ -88,11 +86,8 @@ def guided(
     """
     if scale == 1:
         return predict(z, t, condition)
-    if together:
-        both = predict(torch.cat([z, z]), torch.cat([t, t]), joined(unconditional, condition))
-        without, with_it = both.chunk(2)
-    else:
-        without, with_it = predict(z, t, unconditional), predict(z, t, condition)
+    both = predict(torch.cat([z, z]), torch.cat([t, t]), joined(unconditional, condition))
+    without, with_it = both.chunk(2)
     return without + scale * (with_it - without)
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from files.method import changed
 from files.numbers import PositiveInt
 from lightning_modules.backbone.condition import Condition, TextEncoder, guided
 from lightning_modules.backbone.denoiser import UNet2D
@@ -44,7 +45,6 @@ from lightning_modules.sampling.captions import (
     size_ids,
 )
 from lightning_modules.sampling.solvers import Sampler
-from lightning_modules.settings import changed
 
 if TYPE_CHECKING:
     from files.batch import Batch

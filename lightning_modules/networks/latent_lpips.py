@@ -18,12 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.weights import (
-    fingerprint,
-    load_strictly,
-    part_of,
-    read_weights,
-)
+from lightning_modules.weights import fingerprint, load_part, read_weights
 
 VGG16 = (64, 128, 256, 512, 512)  # channels of its stages
 _CONVOLUTIONS = (2, 2, 3, 3, 3)  # in each of them
@@ -110,11 +105,7 @@ class LatentLPIPS(LatentDistance):
                 f"{path} was trained with {weights.model}; expected a run of {_TRAINER} or a "
                 "released file of InvSR"
             )
-        tensors = weights.tensors
-        if weights.model:
-            tensors = part_of(tensors, "network")
-        used = {k: tensor for k, tensor in tensors.items() if not k.startswith(_UNUSED)}
-        load_strictly(self, used, str(path))
+        load_part(self, weights, "network", _used)
         self.source = f"{Path(path).name} {fingerprint(self.state_dict())}"
         self.space = weights.frozen.get("space", "")
 
@@ -148,6 +139,10 @@ class Head(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, width, h, w) to (B, 1, h, w)."""
         return self.model(x)
+
+
+def _used(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(_UNUSED)}
 
 
 def from_imagenet(path: str | Path, channels: int = 4) -> dict[str, Tensor]:

@@ -107,21 +107,12 @@ class NoisePredictor(Running):
         """Return the distribution of the noise.
 
         Args:
-            lr: (B, channels, h, w) in [0, 1], not enlarged.
+            lr: (B, channels, h, w) in [0, 1], not enlarged; sides divisible by ``divisor``.
             t: Training timestep to start at, possibly fractional: (B,), or one for all.
 
         Returns:
             Mean and logarithm of the variance, each (B, latent, h / divisor, w / divisor).
-
-        Raises:
-            ValueError: If a side of the image is not divisible by ``divisor``.
         """
-        h, w = lr.shape[-2:]
-        if h % self.divisor or w % self.divisor:
-            raise ValueError(
-                f"the LR image is {h}x{w}; {type(self).__name__} needs sides divisible by "
-                f"{self.divisor}: pad it"
-            )
         pixels = functional.pixel_unshuffle(lr * 2 - 1, self.fold)
         mean, logvar = self.encoder(pixels, t, self.run_block).chunk(2, dim=1)
         return Gaussian(mean, logvar.clamp(_LOWEST, _HIGHEST))

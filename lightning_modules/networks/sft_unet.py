@@ -137,12 +137,6 @@ class SFTUNet(Running):
         inputs = [_as_patches(x, self.patch), _as_patches(base, self.patch)]
         places = inputs[0].shape[-2], inputs[0].shape[-1]
         if self.reduce is not None:
-            given = 0 if features is None else features.shape[1]
-            if features is None or given != self.reduce.in_channels:
-                raise ValueError(
-                    f"SFTUNet was made for {self.reduce.in_channels} channels of LR features and "
-                    f"got {given}: set its argument features to that"
-                )
             inputs.append(_spread(self.reduce(features), size, places, self.patch))
         maps = self._maps(size, lr_size, embedded, x)
         x = self.first(torch.cat(inputs, 1))

@@ -99,9 +99,6 @@ class Transformation(Mapper):
         branches: Width, layers and heads for each of them.
         trunk: Channels of the trunk's first two layers.
         dropout: Dropout of the transformers, in training.
-
-    Raises:
-        ValueError: If the numbers of grids and branches differ.
     """
 
     def __init__(
@@ -114,11 +111,6 @@ class Transformation(Mapper):
         dropout: UnitInterval = 0.1,
     ) -> None:
         super().__init__(bits, size, grids)
-        if len(grids) != len(branches):
-            raise ValueError(
-                f"there are {len(grids)} grids and {len(branches)} branches: set as many of "
-                "model.init_args.mapper.init_args.branches as of its grids"
-            )
         self.trunk = nn.Sequential(
             *_convolution(bits, trunk[0], size),
             *_convolution(trunk[0], trunk[1], size),

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from files.method import changed
 from files.numbers import NonNegativeFloat, PositiveFloat, UnitInterval
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.backbone.condition import Texts, text_of
@@ -45,7 +46,6 @@ from lightning_modules.networks.infinity import (
     decay_groups,
 )
 from lightning_modules.noise import Noise, Size
-from lightning_modules.settings import changed
 
 if TYPE_CHECKING:
     from files.batch import Batch

@@ -30,7 +30,7 @@ from degradations.base import ieee_float32
 from degradations.stages.sharpen import USM
 from lightning_modules.adversarial import Adversarial
 from lightning_modules.one_pass.losses import GAN, L1, Loss
-from lightning_modules.one_pass.one_pass import NetworkCallable, OnePass
+from lightning_modules.one_pass.regression import NetworkCallable, OnePass
 
 if TYPE_CHECKING:
     from files.batch import Batch

@@ -9,11 +9,7 @@ import pytest
 from jsonargparse import ArgumentParser
 
 from lightning_modules.base import ImageModel
-from lightning_modules.controls.direct import Direct
 from lightning_modules.controls.finetune import LoRA
-from lightning_modules.invsr import InvSR
-from lightning_modules.one_pass.regression import Regression
-from lightning_modules.optimisation import adam
 from tests.contracts import discovery
 
 METHODS = discovery.concrete_subclasses(ImageModel, "lightning_modules")
@@ -41,18 +37,4 @@ def test_those_of_all_parents_are_on_the_command_line() -> None:
     assert expected <= found.keys()
     assert all(found[name].help for name in expected)
     assert found["caption_dropout"].default == 0.1
-
-
-def test_those_that_a_parent_fixes_are_not() -> None:
-    assert "patch" not in arguments_of(LoRA)
-    assert not {"optimizer", "lr_scheduler", "weights"} & arguments_of(Direct).keys()
-
-
-def test_defaults_are_those_of_the_parent() -> None:
-    assert arguments_of(Regression)["optimizer"].default == f"{adam.__module__}.adam"
-
-
-def test_groups() -> None:
-    found = arguments_of(InvSR)
-    assert found["sampling.steps"].default == 1
-    assert found["training.adversarial_start"].default == 10_000
+    assert "patch" not in found  # which the parent fixes

@@ -189,9 +189,6 @@ class Odd(ImageModel):
 
 
 class TestCheckpointKeys:
-    def test_model(self):
-        assert set(Model().checkpoint_keys()) == TRAINED
-
     def test_odd_ones(self):
         assert Odd().checkpoint_keys() == [
             *("own", "mean"),

@@ -170,22 +170,6 @@ def test_networks_and_noise_levels_get_the_index(solver: Any, guidance: float) -
     assert seen.pop("middle", [199, 149, 99, 49]) == [199, 149, 99, 49]
 
 
-def test_sampling_starts_at_the_levels_that_were_trained() -> None:
-    method = invsr()
-    assert method.trained == [t - 1 for t in method.losses.starts] == [249, 199, 149, 99]
-    released = dict(
-        zip(method.losses.starts, (0.693205, 0.569285, 0.453819, 0.341674), strict=True)
-    )
-    for start, sigma in released.items():
-        method, given = invsr(predictor=None, start=start, deterministic=True).eval(), batch()
-        z: list[Tensor] = []
-        method._clean = lambda z_t, *_, z=z: z.append(z_t) or z_t
-        method.restore(given, Noise(given["seed"]))
-        y = method.space.encode(enlarged(given["lr"], given["size"]))
-        noise = Noise(given["seed"]).stream("start").normal(y.shape)
-        torch.testing.assert_close(z[0], y + sigma * noise, rtol=0, atol=1e-5)
-
-
 # ------------------------------------------------------------------------------------- sampling
 
 

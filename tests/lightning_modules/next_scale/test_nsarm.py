@@ -235,5 +235,5 @@ class TestWeights:
         with pytest.raises(ValueError, match="mapper_weights were trained with the space of"):
             elsewhere.load_parts(lambda name, _: files[name.removeprefix("stage_two.")])
         swapped = method(mapper_weights=str(files["transformer_weights"]))
-        with pytest.raises(ValueError, match="do not fit the network"):
+        with pytest.raises(ValueError, match="do not fit the model"):
             swapped.load_parts(lambda *_: files["transformer_weights"])
