@@ -15,7 +15,6 @@ from files.method import Method
 from lightning_modules.weights import (
     check_sources,
     check_tensors,
-    loaded_apart,
     read_weights,
     recognise,
     sources,
@@ -82,8 +81,9 @@ class Loaded(Method, LightningModule):
             )
         frozen = weights.frozen.items()
         check_sources(self, {k: v for k, v in frozen if not f"{k}.".startswith(self.unchecked)})
-        state = weights.tensors if weights.model else self._named(weights.tensors)
-        required = set(self.state_dict())
+        state, required = weights.tensors, set(self.state_dict())
+        if not weights.model and required.isdisjoint(state):
+            state = self.import_official(state)
         if weights.model:  # parts that only training needs may be missing; they start untrained
             keys = self.checkpoint_keys()
             required = {name for name in keys if not name.startswith(self.training_only)}
@@ -122,26 +122,10 @@ class Loaded(Method, LightningModule):
         others = {k: v for k, v in self.state_dict().items() if k.partition(".")[0] not in parts}
         return others | {f"{part}.{k}": v for part, of in parts.items() for k, v in of.items()}
 
-    def _named(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        if self.state_dict().keys().isdisjoint(tensors):
-            return self.import_official(tensors)
-        return {**self._not_exported(), **tensors}  # our file, without metadata
-
     @property
     def unchecked(self) -> tuple[str, ...]:
         """Prefixes of frozen parts that may differ from those the weights were trained with."""
         return self.training_only
-
-    def _not_exported(self) -> dict[str, Tensor]:
-        # Frozen parts with their own files, and parts that only training needs.
-        apart = tuple(f"{part}." for part in loaded_apart(self))
-        trained = set(self.checkpoint_keys())
-        return {
-            name: own
-            for name, own in self.state_dict().items()
-            if name.startswith(self.training_only)
-            or (name not in trained and name.startswith(apart))
-        }
 
     def _fitted(
         self, where: str, state: dict[str, Tensor], required: set[str]

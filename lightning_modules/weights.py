@@ -260,20 +260,14 @@ def check_tensors(
     check_numbers(where, tensors, own)
 
 
-def loaded_apart(model: nn.Module) -> dict[str, str]:
-    """Return the source of each part with its own weights file; "" if not loaded yet."""
-    modules = model.named_modules()
-    said = {name: getattr(module, "source", None) for name, module in modules}
-    return {name: source for name, source in said.items() if isinstance(source, str)}
-
-
 def sources(model: nn.Module) -> dict[str, str]:
     """Return the source and hash of the weights of each frozen part."""
-    return {
-        name: source
-        for name, source in loaded_apart(model).items()
-        if source and not _trains_whole(model.get_submodule(name))
-    }
+    found = {}
+    for name, module in model.named_modules():
+        source = getattr(module, "source", None)
+        if source and isinstance(source, str) and not _trains_whole(module):
+            found[name] = source
+    return found
 
 
 def same_weights(one: str, other: str) -> bool:

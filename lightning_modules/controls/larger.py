@@ -34,7 +34,6 @@ from lightning_modules.latents import (
     InLatents,
     check_base,
     check_channels,
-    check_space,
 )
 from lightning_modules.noise import Noise, Size
 from lightning_modules.sampling.captions import (
@@ -431,4 +430,3 @@ class FromBase(InLatents, Generator):
                     "a trained base is required: set its folder or hub name in "
                     "model.init_args.denoiser, or model.init_args.denoiser_weights to its run"
                 )
-        check_space(self.space)
