@@ -42,7 +42,6 @@ from lightning_modules.inversion import ONE_STEP, PAPER, Sampling, Training, tim
 from lightning_modules.latents import (
     InLatents,
     check_base,
-    check_channels,
     enlarged,
     latent_pair,
     whole_lr,
@@ -50,7 +49,7 @@ from lightning_modules.latents import (
 from lightning_modules.networks.noise_predictor import Gaussian, NoisePredictor, lr_side
 from lightning_modules.noise import Noise
 from lightning_modules.optimisation import adamw
-from lightning_modules.sampling.solvers import euler, euler_ancestral
+from lightning_modules.sampling.solvers import ddim
 from lightning_modules.sampling.tiling import padded
 from lightning_modules.weights import fingerprint, load_part, read_weights, same_weights
 
@@ -218,11 +217,11 @@ class InvSR(InLatents, Adversarial):
             x0 = self._clean(z, now, conditions, self.sampling.guidance)
             levels = self.schedule.level(now), self.schedule.level(then)
             if self.sampling.solver == "euler" or then < 0:
-                z = euler(z, x0, *levels)
+                z = ddim(z, x0, *levels)
             else:
                 by = self.middle if self.sampling.solver == "predicted" else None
                 fresh = self._noise(by, lr, y, then, noise.stream(then))
-                z = euler_ancestral(z, x0, *levels, fresh)
+                z = ddim(z, x0, *levels, 1.0, fresh)
         return mirrored.crop(self.space.decode(z), batch["size"])
 
     def _encoded(self, lr: Tensor, noise: Noise) -> Tensor:
@@ -406,16 +405,9 @@ class InvSR(InLatents, Adversarial):
                 f"model.init_args.sampling.guidance is {sampling.guidance:g}, and a prompt, whose "
                 "negative it leads away from, is missing: set model.init_args.prompt"
             )
-        check_channels(self.denoiser, self.space)
         for predictor in (self.predictor, self.middle):
-            if predictor is None:
-                continue
-            predictor.fit_to(self.scale, self.space.factor)
-            if predictor.latent != self.space.channels:
-                raise ValueError(
-                    f"the predictor is for latents of {predictor.latent} channels, and the space "
-                    f"has {self.space.channels}: set the predictor's latent"
-                )
+            if predictor is not None:
+                predictor.fit_to(self.scale, self.space.factor)
 
     def _check_training(self) -> None:
         timesteps, first = self.denoiser.trained_timesteps, max(self.losses.starts)

@@ -7,7 +7,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from files.paths import expand_path
 from files.tensors import read_file
 from lightning_modules.backbone.space import named
 from lightning_modules.networks.infinity import Text
+from lightning_modules.networks.running import Frozen
 from lightning_modules.weights import fingerprint
 
 if TYPE_CHECKING:
@@ -146,14 +147,6 @@ class FixedPrompt(nn.Module):
                 " set the guidance to 1"
             )
         return Condition(text=self.negative.expand(count, -1, -1))
-
-
-class Frozen(nn.Module):
-    """Base of encoders, which stay in evaluation mode."""
-
-    def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode."""
-        return super().train(False)
 
 
 class TextEncoder(Frozen):

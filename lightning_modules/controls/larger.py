@@ -33,7 +33,6 @@ from lightning_modules.controls.scalecrafter import NetworkPatch, Step
 from lightning_modules.latents import (
     InLatents,
     check_base,
-    check_channels,
 )
 from lightning_modules.noise import Noise, Size
 from lightning_modules.sampling.captions import (
@@ -206,7 +205,6 @@ class FromBase(InLatents, Generator):
         self.base_size = (base_size, base_size) if isinstance(base_size, int) else base_size
         self.size_condition, self.sampler, self.patch = size_condition, sampler, patch
         self.sampled = self.sampler.timesteps(self.schedule.steps)
-        check_channels(denoiser, self.space)
         check_guidance(encoder, sampler.guidance)
         self._check_flags()
         if patch is not None:

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.networks.running import Frozen
 from lightning_modules.weights import fingerprint, load_part, read_weights
 
 VGG16 = (64, 128, 256, 512, 512)  # channels of its stages
@@ -72,7 +73,7 @@ class LatentDistance(nn.Module):
                 weight.clamp_(min=0)
 
 
-class LatentLPIPS(LatentDistance):
+class LatentLPIPS(Frozen, LatentDistance):
     """The trained distance for a loss: frozen, with gradients to its inputs.
 
     Args:
@@ -118,11 +119,6 @@ class LatentLPIPS(LatentDistance):
         if not self.source:
             raise RuntimeError(f"{type(self).__name__} has no weights before `load` was called")
         return super().forward(a, b)
-
-    def train(self, mode: bool = True) -> LatentLPIPS:
-        """Stay in evaluation mode, without dropout."""
-        super().train(False)
-        return self
 
 
 class Head(nn.Module):

@@ -47,9 +47,6 @@ class Infinity(NextScale, Generator):
         flip_strength: Largest share of bits that are flipped in training.
         flip_scales: Number of first scales in which bits are flipped.
         optimizer: Makes the optimiser of the trainable parameters.
-
-    Raises:
-        ValueError: If transformer and space do not fit.
     """
 
     def __init__(
@@ -65,7 +62,6 @@ class Infinity(NextScale, Generator):
         super().__init__(scale, optimizer=optimizer, **kwargs)
         self.space, self.transformer = space, transformer
         self.flip_strength, self.flip_scales = flip_strength, flip_scales
-        self.check_parts()
 
     # ------------------------------------------------------------------------------------- training
 

@@ -276,6 +276,9 @@ class NextScale(InLatents):
         text_dropout: Share of captions to drop in training, for guidance.
         reweight: Whether tokens of fine scales count less, by the square root of their number.
         bits: How bits are drawn.
+
+    Raises:
+        ValueError: If there is a prompt, and no encoder that reads it.
     """
 
     space: BitwiseSpace
@@ -294,23 +297,10 @@ class NextScale(InLatents):
         super().__init__(scale, **kwargs)
         self.encoder, self.prompt = encoder, prompt
         self.text_dropout, self.reweight, self.bits = text_dropout, reweight, bits
-
-    def check_parts(self) -> None:
-        """Raise if the parts do not fit together.
-
-        Raises:
-            ValueError: If transformer and space have different numbers of bits, or a prompt has no
-                encoder.
-        """
-        if self.prompt is not None and (self.encoder is None or not self.encoder.reads):
+        if prompt is not None and (encoder is None or not encoder.reads):
             raise ValueError(
                 "model.init_args.prompt is set, and an encoder, which reads it, is missing: set "
                 "model.init_args.encoder"
-            )
-        if self.transformer.bits != self.space.bits:
-            raise ValueError(
-                f"model.init_args.transformer is for {self.transformer.bits} bits a token, and the "
-                f"space has {self.space.bits}: set the same"
             )
 
     # ---------------------------------------------------------------------------------- the network

@@ -288,7 +288,6 @@ class NSARM(NextScale, NSARMStageOne):
         self.transformer, self.stage_two = transformer, stage_two
         # A frozen network needs evaluation mode, without dropout; Lightning does not set it.
         mapper.requires_grad_(stage_two.train_mapper).train(stage_two.train_mapper)
-        self.check_parts()
         if len(mapper.grids) >= len(self.scales):
             raise ValueError(
                 f"model.init_args.mapper makes all {len(self.scales)} scales, so there is none "

@@ -32,6 +32,9 @@ def ddim(
 ) -> Tensor:
     """Song et al., 2021 (arXiv 2010.02502), equations 12 and 16.
 
+    In x / alpha this is Euler's method (Karras et al., 2022; arXiv 2206.00364, algorithm 1), and
+    with ``eta`` 1 k-diffusion's ancestral one.
+
     Args:
         x: (B, ...) at ``now``.
         x0: (B, ...), predicted.
@@ -40,38 +43,12 @@ def ddim(
         eta: 0 is deterministic, 1 is DDPM's ancestral sampling.
         noise: (B, ...), standard normal; required unless ``eta`` is 0.
     """
+    ratio = (now.alpha * then.sigma) / (then.alpha * now.sigma)
+    fresh = eta * then.sigma * math.sqrt(max(1 - ratio**2, 0.0))  # deviation of DDPM's posterior
     # eps is (x - alpha x0) / sigma; collected by x and x0:
-    fresh = eta * _ancestral(now, then)
     kept = math.sqrt(max(then.sigma**2 - fresh**2, 0.0)) / now.sigma
     y = (kept * x).add_(x0, alpha=then.alpha - kept * now.alpha)
     return y if fresh == 0 else y.add_(_given(noise), alpha=fresh)
-
-
-def euler(x: Tensor, x0: Tensor, now: Level, then: Level) -> Tensor:
-    """Euler's method in x / alpha: Karras et al., 2022 (arXiv 2206.00364), algorithm 1, line 5.
-
-    Collected by x and x0. In these coordinates DDIM without noise is the same step. Arguments as in
-    ``ddim``.
-    """
-    kept = then.sigma / now.sigma
-    return (kept * x).add_(x0, alpha=then.alpha - kept * now.alpha)
-
-
-def euler_ancestral(x: Tensor, x0: Tensor, now: Level, then: Level, noise: Tensor) -> Tensor:
-    """Euler's method to a lower level, then noise up to the next one.
-
-    Args:
-        x: (B, ...) at ``now``.
-        x0: (B, ...), predicted.
-        now: Level of x.
-        then: Level of the result.
-        noise: (B, ...), standard normal.
-
-    Source: k-diffusion's ``sample_euler_ancestral``: the ancestral step of DDPM in x / alpha.
-    """
-    fresh = _ancestral(now, then)
-    below = math.sqrt(max(then.sigma**2 - fresh**2, 0.0))
-    return euler(x, x0, now, Level(then.alpha, below)) + fresh * noise
 
 
 def dpm_solver_2m(
@@ -117,12 +94,6 @@ def residual_shift(
     y = (kept * x).add_(x0, alpha=1 - kept)  # in place: large temporaries are slower than sums
     fresh = kappa * math.sqrt(kept * (now - then))
     return y if then == 0 else y.add_(_given(noise), alpha=fresh)
-
-
-def _ancestral(now: Level, then: Level) -> float:
-    """Return the standard deviation of the noise that DDPM's posterior adds between two levels."""
-    kept = (now.alpha * then.sigma) / (then.alpha * now.sigma)
-    return then.sigma * math.sqrt(max(1 - kept**2, 0.0))
 
 
 def _given(noise: Tensor | None) -> Tensor:
