@@ -7,13 +7,10 @@ a base class of ``lightning_modules``, is the method's own and means nothing to 
 from __future__ import annotations
 
 import inspect
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, final
+from dataclasses import fields
+from typing import Any, final
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from files.batch import Batch
+Option = str | int | float  # a setting as results show it
 
 
 class Method:
@@ -81,7 +78,7 @@ class Method:
         return self._tile_count
 
     @property
-    def output_settings(self) -> dict[str, str | int | float]:
+    def output_settings(self) -> dict[str, Option]:
         """Settings that change outputs of the same weights; they label results."""
         return {}
 
@@ -99,25 +96,6 @@ class Method:
         return True
 
 
-class BitwiseMethod(ABC):
-    """A method that makes images from bits at several scales."""
-
-    @abstractmethod
-    def bits_of(self, batch: Batch) -> list[Tensor] | None:
-        """Return (B, d, h_k, w_k) for each scale: the codes of the outputs; 0 without a prediction.
-
-        None for images that are not generated in one piece.
-        """
-
-    @abstractmethod
-    def decoded(self, total: Tensor) -> Tensor:
-        """Return (B, 3, H, W) in about [0, 1] of (B, d, h, w), the sum of codes at full size."""
-
-    @abstractmethod
-    def encoded(self, images: Tensor) -> Tensor:
-        """Return (B, d, h, w) of (B, 3, H, W), not quantised."""
-
-
 _FOREIGN = Method()
 
 
@@ -128,3 +106,23 @@ def method_of(module: object) -> Method:
         module: A method, or any other LightningModule.
     """
     return module if isinstance(module, Method) else _FOREIGN
+
+
+def changed(settings: Any) -> dict[str, Option]:
+    """Return the plain settings of a dataclass that differ from their defaults.
+
+    Args:
+        settings: The dataclass.
+    """
+    values = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    defaults = {field.name: field.default for field in fields(settings)}
+    return {name: as_option(v) for name, v in values.items() if v != defaults[name]}
+
+
+def as_option(value: Any) -> Option:
+    """Return a setting as results show it: lists as words, true and false as in YAML."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "none"}[value]
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
+    return value if isinstance(value, str | int | float) else type(value).__name__

@@ -65,7 +65,7 @@ from .networks.transformation import Transformation as Transformation
 from .next_scale.next_scale import NextScale as NextScale
 from .next_scale.nsarm import NSARM as NSARM
 from .next_scale.nsarm import NSARMStageOne as NSARMStageOne
-from .one_pass.one_pass import OnePass as OnePass
+from .one_pass.regression import OnePass as OnePass
 from .optimisation import WarmUp as WarmUp
 from .optimisation import WarmUpCosine as WarmUpCosine
 from .one_pass.real_esrgan import RealESRGAN as RealESRGAN

@@ -10,8 +10,9 @@ batch through all parameters.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -26,6 +27,7 @@ from files.numbers import PositiveFloat, PositiveInt
 from lightning_modules.base import SuperResolver
 from lightning_modules.lightning_internals import exclude_from_step_count
 from lightning_modules.optimisation import adam, average_gradients, optimizer_of
+from lightning_modules.weights import load_part, read_weights
 
 if TYPE_CHECKING:
     from files.batch import Batch
@@ -42,10 +44,15 @@ class Adversarial(SuperResolver):
         discriminator_optimizer: Makes the discriminator's optimiser.
         accumulate: Batches per step, whose gradients are accumulated.
         clip: Largest norm of the gradient of a step, for each optimiser; unlimited by default.
+        discriminator_weights: Weights from which the discriminator starts: a run that trained it,
+            or a released file.
+
+    Raises:
+        ValueError: If there are weights of a discriminator, and no discriminator.
     """
 
     training_only: tuple[str, ...] = ("discriminator.",)
-    group = ""  # of the arguments `accumulate` and `clip`, such as "training."
+    group = ""  # of these arguments, such as "training."
 
     def __init__(
         self,
@@ -54,11 +61,17 @@ class Adversarial(SuperResolver):
         discriminator_optimizer: OptimizerCallable = adam,
         accumulate: PositiveInt = 1,
         clip: PositiveFloat | None = None,
+        discriminator_weights: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, **kwargs)
         self.automatic_optimization = False
-        self.discriminator = discriminator
+        if discriminator is None and discriminator_weights is not None:
+            raise ValueError(
+                f"model.init_args.{self.group}discriminator_weights is set, and a discriminator is "
+                f"missing: set model.init_args.{self.group}discriminator, or leave the weights out"
+            )
+        self.discriminator, self.discriminator_weights = discriminator, discriminator_weights
         self.discriminator_optimizer = discriminator_optimizer
         self.accumulate, self.clip = accumulate, clip
         self._made: list[Any] = []  # by the batches of the current step
@@ -130,6 +143,15 @@ class Adversarial(SuperResolver):
         """Clip the gradient, which the AMP scaler has already unscaled."""
         if self.clip is not None:
             nn.utils.clip_grad_norm_(_trained(optimizer), self.clip)
+
+    def load_parts(self, find: Callable[[str, str], Path]) -> None:
+        """Load the discriminator's weights. Subclasses must call super() first."""
+        super().load_parts(find)
+        if self.discriminator is not None and self.discriminator_weights is not None:
+            key = f"{self.group}discriminator_weights"
+            found = read_weights(find(key, self.discriminator_weights))
+            official = getattr(self.discriminator, "official", dict)
+            load_part(self.discriminator, found, "discriminator", official, key)
 
     # ----------------------------------------------------------------------------------- processes
 

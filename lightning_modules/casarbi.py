@@ -33,21 +33,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from degradations.bicubic import resize
+from files.method import changed
 from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveFloat, UnitInterval
-from files.tensors import bare_names
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.base import SuperResolver, first_batches
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.noise import Noise, Size, augmented
 from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.solvers import ShiftSampler, ShiftSolver
-from lightning_modules.settings import changed
-from lightning_modules.weights import (
-    fingerprint,
-    load_strictly,
-    part_of,
-    read_weights,
-)
+from lightning_modules.weights import fingerprint, load_part, read_weights
 
 if TYPE_CHECKING:
     from files.batch import Batch
@@ -147,16 +141,16 @@ class ShiftSampling:
     Args:
         timesteps: Timesteps of sampling, from the last one down, such as [14, 9, 4, 0]; all by
             default.
-        solver: ``posterior``, as in the paper; ``ddim``, deterministic; a share from 0 to 1 of the
-            posterior's fresh noise, between those two; or ``dpm_solver_2m``, which delivers more
-            detail with the same network and number of calls. By the default process, ``posterior``
-            delivers 0.27 of the residual's power at a deviation of 0.05, and 0.40 at 0.2.
+        solver: ``posterior``, as in the paper; ``ddim``, deterministic; or ``dpm_solver_2m``, which
+            delivers more detail with the same network and number of calls. By the default process,
+            ``posterior`` delivers 0.27 of the residual's power at a deviation of 0.05, and 0.40 at
+            0.2.
         guidance: Share of the difference between the stage's input and the downscaled prediction
             that is added to each prediction; 0 for none.
     """
 
     timesteps: Sequence[NonNegativeInt] | None = None
-    solver: ShiftSolver | UnitInterval = "posterior"
+    solver: ShiftSolver = "posterior"
     guidance: UnitInterval = 0.0
 
 
@@ -259,7 +253,7 @@ class CasArbi(SuperResolver):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the error of the predicted residual at a random timestep, in units of sigma_r."""
         network = cast(nn.Module, self.network)
-        hr, lr = self.encoded(batch["hr"]), batch["lr"]
+        hr, lr = batch["hr"] * 2 - 1, batch["lr"]
         y, level = augmented(lr, self.noise_probability, self.noise_level)
         b, features = self.base_output(y, batch["size"])
         x_0 = hr if self.domain == "image" else hr - b
@@ -302,7 +296,7 @@ class CasArbi(SuperResolver):
         b, features = self.base_output(y, size)
         network = self.network
         if network is None:
-            return self.decoded(b, size)
+            return (b + 1) / 2
         process, lr_size = self.sampled, (y.shape[-2], y.shape[-1])
         level = torch.zeros(len(y), device=y.device)
         # All in units of sigma_r, as the network's output. In Lightning's sanity check before
@@ -320,22 +314,14 @@ class CasArbi(SuperResolver):
         anchor = self._anchor(b)
         x = process.prior(anchor, noise_unit * noise.normal(b.shape)) / unit
         x = self.sampler.denoise(x, anchor / unit, clean, noise, unit / noise_unit)
-        return self.decoded(self._image(x, b, unit), size)
-
-    def encoded(self, image: Tensor) -> Tensor:
-        """Return images (B, 3, H, W) in [0, 1] as the diffusion's values: here, in [-1, 1]."""
-        return image * 2 - 1
-
-    def decoded(self, x: Tensor, size: Size) -> Tensor:
-        """Return images (B, 3, *size) in [0, 1] of the diffusion's values."""
-        return (x.clamp(-1, 1) + 1) / 2
+        return (self._image(x, b, unit).clamp(-1, 1) + 1) / 2
 
     def base_output(self, y: Tensor, size: Size) -> tuple[Tensor, Tensor]:
-        """Return the base's b (B, 3, *size), encoded, and its features of y (B, 3, h, w)."""
+        """Return the base's b (B, 3, *size) in [-1, 1], and its features of y (B, 3, h, w)."""
         base = cast(Base, self.base)
         with torch.no_grad():
             features = base.encode(y)
-            b = self.encoded(base.render(features, y, size).clamp(0, 1))
+            b = base.render(features, y, size).clamp(0, 1) * 2 - 1
         return b, features
 
     def _guided(self, x_0: Tensor, b: Tensor, y: Tensor, unit: float) -> Tensor:
@@ -389,7 +375,7 @@ class CasArbi(SuperResolver):
 
     def _error(self, hr: Tensor, lr: Tensor) -> Tensor:
         b, _ = self.base_output(lr, (hr.shape[-2], hr.shape[-1]))
-        return (self.encoded(hr) - b).square().mean()
+        return (hr * 2 - 1 - b).square().mean()
 
     # ----------------------------------------------------------------------------------------- base
 
@@ -426,11 +412,8 @@ class CasArbi(SuperResolver):
         Raises:
             ValueError: If the file belongs to another network.
         """
-        found = read_weights(path)
-        tensors = bare_names(found.tensors)
-        official = getattr(self.base, "official", dict)
-        tensors = part_of(tensors, "network") if found.model else official(tensors)
-        load_strictly(self.base, tensors, f"model.init_args.base_weights, {path},")
+        found, official = read_weights(path), getattr(self.base, "official", dict)
+        load_part(self.base, found, "network", official, "base_weights")
         self._name_base(found.name)
 
     @property

@@ -24,7 +24,7 @@ from lightning_modules.backbone.library import resized
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import PixelSpace, Space
 from lightning_modules.base import Generator
-from lightning_modules.latents import InLatents, check_channels
+from lightning_modules.latents import InLatents
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.captions import (
     check_guidance,
@@ -62,8 +62,8 @@ class Diffusion(InLatents, Generator):
         sampler: Timesteps, solver and guidance.
 
     Raises:
-        ValueError: If the scale is not whole, the timesteps are out of range, the denoiser and the
-            space have different numbers of channels, or there is guidance without an encoder.
+        ValueError: If the scale is not whole, the timesteps are out of range, or there is guidance
+            without an encoder.
     """
 
     weight: Tensor
@@ -183,7 +183,6 @@ class Diffusion(InLatents, Generator):
                 f"Diffusion got scale {self.scale:g}; expected a whole number: set "
                 "data.init_args.scale, 1 to learn images as they are"
             )
-        check_channels(self.denoiser, self.space)
         first, end = self.timesteps
         if not 0 <= first < end <= self.schedule.steps:
             raise ValueError(

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from degradations.device import copy_to
+from files.method import changed
 from files.numbers import PositiveInt
 from lightning_modules.adversarial import Adversarial, hinge_discriminator, hinge_generator
 from lightning_modules.backbone.condition import Condition, FixedPrompt, guided
@@ -41,22 +42,15 @@ from lightning_modules.inversion import ONE_STEP, PAPER, Sampling, Training, tim
 from lightning_modules.latents import (
     InLatents,
     check_base,
-    check_channels,
     enlarged,
     latent_pair,
     whole_lr,
 )
-from lightning_modules.networks.noise_predictor import (
-    Gaussian,
-    NoisePredictor,
-    from_official,
-    lr_side,
-)
+from lightning_modules.networks.noise_predictor import Gaussian, NoisePredictor, lr_side
 from lightning_modules.noise import Noise
 from lightning_modules.optimisation import adamw
-from lightning_modules.sampling.solvers import euler, euler_ancestral
+from lightning_modules.sampling.solvers import ddim
 from lightning_modules.sampling.tiling import padded
-from lightning_modules.settings import changed
 from lightning_modules.weights import fingerprint, load_part, read_weights, same_weights
 
 if TYPE_CHECKING:
@@ -116,6 +110,7 @@ class InvSR(InLatents, Adversarial):
         super().__init__(
             scale,
             discriminator=training.discriminator,
+            discriminator_weights=training.discriminator_weights,
             discriminator_optimizer=training.discriminator_optimizer,
             accumulate=training.accumulate,
             clip=training.clip,
@@ -127,7 +122,6 @@ class InvSR(InLatents, Adversarial):
         self.prompt, self.sampling, self.losses = prompt, sampling, training
         self.schedule = schedule or Schedule(variance="exploding")
         self.middle, self.perceptual = _frozen(sampling.middle), _frozen(training.perceptual)
-        self.discriminator_weights = training.discriminator_weights
         self.tile, self.tile_overlap, self.tile_window = self.patch, self.patch // 2, "gaussian"
         self.tile_least = self.patch
         self.tile_always = True
@@ -223,11 +217,11 @@ class InvSR(InLatents, Adversarial):
             x0 = self._clean(z, now, conditions, self.sampling.guidance)
             levels = self.schedule.level(now), self.schedule.level(then)
             if self.sampling.solver == "euler" or then < 0:
-                z = euler(z, x0, *levels)
+                z = ddim(z, x0, *levels)
             else:
                 by = self.middle if self.sampling.solver == "predicted" else None
                 fresh = self._noise(by, lr, y, then, noise.stream(then))
-                z = euler_ancestral(z, x0, *levels, fresh)
+                z = ddim(z, x0, *levels, 1.0, fresh)
         return mirrored.crop(self.space.decode(z), batch["size"])
 
     def _encoded(self, lr: Tensor, noise: Noise) -> Tensor:
@@ -336,10 +330,7 @@ class InvSR(InLatents, Adversarial):
     # ------------------------------------------------------------------------- checks and weights
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
-        """Load autoencoder, denoiser, middle predictor and discriminator.
-
-        Only ``setup`` for training loads the perceptual distance.
-        """
+        """Load the frozen parts; ``setup`` for training loads the perceptual distance."""
         super().load_parts(find)
         if self.denoiser_weights is not None:
             self.denoiser.load(find("denoiser_weights", self.denoiser_weights))
@@ -347,15 +338,11 @@ class InvSR(InLatents, Adversarial):
             key = "sampling.middle_weights"
             found = read_weights(find(key, self.sampling.middle_weights))
             # In the run that trained it, it was the predictor.
-            own = load_part(self.middle, found, "predictor", from_official, key)
+            own = load_part(self.middle, found, "predictor", dict, key)
             if found.trained_with.get("starting"):
                 log.warning("%s was trained for the start, not between steps", found.name)
             # It is frozen, so checkpoints and results name its source.
             cast(Any, self.middle).source = f"{found.name} {fingerprint(own)}"
-        if self.discriminator is not None and self.discriminator_weights is not None:
-            key = "discriminator_weights"
-            found = read_weights(find(key, self.discriminator_weights))
-            load_part(self.discriminator, found, "discriminator", from_official, key)
 
     @property
     def trained_with(self) -> dict[str, Any]:
@@ -418,16 +405,9 @@ class InvSR(InLatents, Adversarial):
                 f"model.init_args.sampling.guidance is {sampling.guidance:g}, and a prompt, whose "
                 "negative it leads away from, is missing: set model.init_args.prompt"
             )
-        check_channels(self.denoiser, self.space)
         for predictor in (self.predictor, self.middle):
-            if predictor is None:
-                continue
-            predictor.fit_to(self.scale, self.space.factor)
-            if predictor.latent != self.space.channels:
-                raise ValueError(
-                    f"the predictor is for latents of {predictor.latent} channels, and the space "
-                    f"has {self.space.channels}: set the predictor's latent"
-                )
+            if predictor is not None:
+                predictor.fit_to(self.scale, self.space.factor)
 
     def _check_training(self) -> None:
         timesteps, first = self.denoiser.trained_timesteps, max(self.losses.starts)
@@ -445,7 +425,7 @@ class InvSR(InLatents, Adversarial):
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map a released file, which has only the predictor; other parts stay."""
-        return self.with_parts(predictor=from_official(tensors))
+        return self.with_parts(predictor=tensors)
 
 
 def _frozen(module: Part | None) -> Part | None:

@@ -21,7 +21,7 @@ from lightning_modules.weights import same_weights, unlike
 
 if TYPE_CHECKING:
     from files.batch import Batch
-    from lightning_modules.backbone.denoiser import Denoiser, UNet2D
+    from lightning_modules.backbone.denoiser import UNet2D
 
 log = logging.getLogger(__name__)
 
@@ -117,19 +117,6 @@ def enlarged(lr: Tensor, size: tuple[int, int]) -> Tensor:
         (B, 3, H, W), not clamped.
     """
     return functional.interpolate(lr, size, mode="bicubic", align_corners=False)
-
-
-def check_channels(denoiser: Denoiser, space: Space) -> None:
-    """Raise if the denoiser does not fit the space.
-
-    Raises:
-        ValueError: If they have different numbers of channels.
-    """
-    if denoiser.channels != space.channels:
-        raise ValueError(
-            f"the denoiser is for {denoiser.channels} channels and the space has {space.channels}: "
-            "set model.init_args.denoiser or model.init_args.space"
-        )
 
 
 def check_base(denoiser: UNet2D, space: Space, schedule: Schedule, frozen: bool = True) -> None:

@@ -12,14 +12,11 @@ from torch import Tensor
 
 from files.class_path import class_path
 from files.method import Method
-from files.tensors import bare_names, check_numbers
 from lightning_modules.weights import (
-    Weights,
     check_sources,
     check_tensors,
-    loaded_apart,
     read_weights,
-    recognised,
+    recognise,
     sources,
     unlike,
 )
@@ -76,11 +73,17 @@ class Loaded(Method, LightningModule):
                 f"{path} was trained with {weights.model}, but the model here is "
                 f"{class_path(type(self))}: set model.class_path to that, or name another file"
             )
-        self.compare(weights)
+        if found := unlike(self.trained_with, weights.trained_with):
+            log.warning(
+                "%s was trained with other settings of the model (%s): its outputs are wrong until "
+                "it has been trained further",
+                *(weights.name, "; ".join(found)),
+            )
         frozen = weights.frozen.items()
         check_sources(self, {k: v for k, v in frozen if not f"{k}.".startswith(self.unchecked)})
-        state = weights.tensors if weights.model else self._named(weights.tensors)
-        required = set(self.state_dict())
+        state, required = weights.tensors, set(self.state_dict())
+        if not weights.model and required.isdisjoint(state):
+            state = self.import_official(state)
         if weights.model:  # parts that only training needs may be missing; they start untrained
             keys = self.checkpoint_keys()
             required = {name for name in keys if not name.startswith(self.training_only)}
@@ -92,22 +95,9 @@ class Loaded(Method, LightningModule):
     def trained_with(self) -> dict[str, Any]:
         """Settings that weights are trained with and tensors do not show, of plain types.
 
-        They are stored in checkpoints and exported files, for ``compare``.
+        They are stored in checkpoints and exported files, and compared where weights are loaded.
         """
         return {}
-
-    def compare(self, weights: Weights) -> None:
-        """Warn if weights were trained with other settings, which tensors do not show.
-
-        Args:
-            weights: The weights that are about to be loaded.
-        """
-        if found := unlike(self.trained_with, weights.trained_with):
-            log.warning(
-                "%s was trained with other settings of the model (%s): its outputs are wrong until "
-                "it has been trained further",
-                *(weights.name, "; ".join(found)),
-            )
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map the tensors of the authors' file to this model's names.
@@ -116,7 +106,7 @@ class Loaded(Method, LightningModule):
         of a frozen part that has another source. Files with this model's names are not mapped.
 
         Args:
-            tensors: Tensors by the names in the file.
+            tensors: Tensors by the names in the file, without those that DDP and compiling add.
 
         Returns:
             Tensors by this model's names.
@@ -132,38 +122,20 @@ class Loaded(Method, LightningModule):
         others = {k: v for k, v in self.state_dict().items() if k.partition(".")[0] not in parts}
         return others | {f"{part}.{k}": v for part, of in parts.items() for k, v in of.items()}
 
-    def _named(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        bare = bare_names(tensors)
-        if self.state_dict().keys().isdisjoint(bare):
-            return self.import_official(tensors)
-        return {**self._not_exported(), **bare}  # our file, without metadata
-
     @property
     def unchecked(self) -> tuple[str, ...]:
         """Prefixes of frozen parts that may differ from those the weights were trained with."""
         return self.training_only
 
-    def _not_exported(self) -> dict[str, Tensor]:
-        # Frozen parts with their own files, and parts that only training needs.
-        apart = tuple(f"{part}." for part in loaded_apart(self))
-        trained = set(self.checkpoint_keys())
-        return {
-            name: own
-            for name, own in self.state_dict().items()
-            if name.startswith(self.training_only)
-            or (name not in trained and name.startswith(apart))
-        }
-
     def _fitted(
         self, where: str, state: dict[str, Tensor], required: set[str]
     ) -> dict[str, Tensor]:
         # All tensors of the model: those of a file, checked, and the current others.
-        state, own = recognised(self, state, where), self.state_dict()
+        recognise(self, state)
+        own = self.state_dict()
         absent = tuple(p for p in self.training_only if not any(k.startswith(p) for k in own))
         state = {name: tensor for name, tensor in state.items() if not name.startswith(absent)}
-        missing = [name for name in own if name in required and name not in state]
-        check_tensors(where, own, state, missing)
-        check_numbers(where, state, own)
+        check_tensors(where, own, state, required)
         return {**own, **state}
 
     def checkpoint_keys(self) -> list[str]:

@@ -101,11 +101,6 @@ class Noise:
         Raises:
             ValueError: If the first dimension is not the number of images.
         """
-        if not shape or shape[0] != len(self.seeds):
-            raise ValueError(
-                f"noise of shape {tuple(shape)} was requested, expected ({len(self.seeds)}, ...): "
-                "one field for each image of the batch"
-            )
         # An explicit type, since Lightning's "true" half precisions change the default.
         pinned = self.device.type == "cuda"  # so that the host does not wait for the copy
         fields = torch.empty(tuple(shape), dtype=torch.float32, pin_memory=pinned)

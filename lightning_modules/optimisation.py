@@ -11,7 +11,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, Reduce
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import LBFGS, Adam, AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LRScheduler
 
 from files.class_path import class_path
 from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveInt
@@ -156,7 +156,7 @@ class Optimised(LightningModule):
             wrapper.require_forward_param_sync = synchronise
 
 
-class WarmUp(LambdaLR):
+class WarmUp(LRScheduler):
     """Linear warm-up, then a constant learning rate.
 
     Step n, counted from 1, uses n / ``warm_up`` of the optimiser's rate. The released code of
@@ -176,7 +176,11 @@ class WarmUp(LambdaLR):
         self, optimizer: Optimizer, warm_up: NonNegativeInt = 5000, released: bool = False
     ) -> None:
         self.warm_up, self.released = warm_up, released
-        super().__init__(optimizer, [self._of(g["lr"]) for g in optimizer.param_groups])
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[Any]:
+        """Return the rate of each group of parameters at this step."""
+        return [base * self._factor(base, self.last_epoch) for base in self.base_lrs]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the position, but keep the settings of this schedule; torch would load them too.
@@ -184,11 +188,15 @@ class WarmUp(LambdaLR):
         Args:
             state_dict: The ``state_dict`` of another schedule.
         """
-        own = {name: self.__dict__[name] for name in self._settings}
-        super().load_state_dict({**state_dict, **own, "lr_lambdas": [None] * len(self.lr_lambdas)})
+        super().load_state_dict({**state_dict, **{k: self.__dict__[k] for k in self._settings}})
 
-    def _of(self, rate: float) -> _Factor:
-        return _Factor(self.warm_up, self.released)
+    def _factor(self, base: Any, step: int) -> Any:
+        # Of the rate at a step, counted from 0.
+        if step >= self.warm_up:
+            return 1.0
+        if self.released:
+            return step / self.warm_up if step else 1.0
+        return (step + 1) / self.warm_up
 
 
 class WarmUpCosine(WarmUp):
@@ -225,24 +233,9 @@ class WarmUpCosine(WarmUp):
         self.steps, self.final = steps, final
         super().__init__(optimizer, warm_up, released)
 
-    def _of(self, rate: float) -> _Factor:
-        return _Factor(self.warm_up, self.released, self.steps, self.final / rate)
-
-
-class _Factor:
-    """Factor of the learning rate at a step, counted from 0."""
-
-    def __init__(
-        self, warm_up: int, released: bool, steps: int | None = None, final: float = 1.0
-    ) -> None:
-        self.warm_up, self.released, self.steps, self.final = warm_up, released, steps, final
-
-    def __call__(self, step: int) -> float:
+    def _factor(self, base: Any, step: int) -> Any:
         if step < self.warm_up:
-            if self.released:
-                return step / self.warm_up if step else 1.0
-            return (step + 1) / self.warm_up
-        if self.steps is None:
-            return 1.0
+            return super()._factor(base, step)
         done = min((step - self.warm_up) / (self.steps - self.warm_up), 1.0)
-        return self.final + (1 - self.final) * (1 + math.cos(math.pi * done)) / 2
+        final = self.final / base
+        return final + (1 - final) * (1 + math.cos(math.pi * done)) / 2

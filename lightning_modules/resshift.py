@@ -20,7 +20,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from files.numbers import NonNegativeFloat, UnitInterval
+from files.numbers import NonNegativeFloat
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import SuperResolver
@@ -47,9 +47,8 @@ class ResShift(InLatents, SuperResolver):
         process: The shift and its noise; that of the conference paper by default.
         timesteps: Timesteps of sampling, from the last one down, such as [14, 9, 4, 0]; all by
             default.
-        sampler: ``posterior``, as in the papers; ``ddim``, deterministic; a share from 0 to 1 of
-            the posterior's fresh noise, between those two; or ``dpm_solver_2m``, which delivers
-            more detail with the same network and number of calls.
+        sampler: ``posterior``, as in the papers; ``ddim``, deterministic; or ``dpm_solver_2m``,
+            which delivers more detail with the same network and number of calls.
         perceptual: Distance of two batches of images in [0, 1], (B,), added to the loss on decoded
             images, such as ``callbacks.Perceptual``; frozen.
         perceptual_weight: Its weight: 1 in the paper, 10 for faces and inpainting.
@@ -73,7 +72,7 @@ class ResShift(InLatents, SuperResolver):
         space: Space,
         process: ResidualShift | None = None,
         timesteps: Sequence[int] | None = None,
-        sampler: ShiftSolver | UnitInterval = "posterior",
+        sampler: ShiftSolver = "posterior",
         perceptual: nn.Module | None = None,
         perceptual_weight: NonNegativeFloat = 1.0,
         perceptual_target: PerceptualTarget = "round_trip",

@@ -26,6 +26,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.nn import functional
 
+from files.method import as_option, changed
 from files.numbers import NonNegativeInt, PositiveInt, UnitInterval
 from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.library import repeated, resized
@@ -35,7 +36,6 @@ from lightning_modules.networks.attachments import Attachment, Blocks, Skips
 from lightning_modules.networks.feature_upsampler import FeatureUpsampler, Places
 from lightning_modules.noise import Noise, Size
 from lightning_modules.sampling.captions import drop_captions, frames_of, training_images
-from lightning_modules.settings import as_option, changed
 
 if TYPE_CHECKING:
     from files.batch import Batch

@@ -10,15 +10,15 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from files.tensors import bare_names, check_numbers, read_file, read_metadata, unwrapped
+from files.tensors import check_numbers, read_file, read_metadata, unwrapped
 
 INDEX = ".index.json"  # suffix of the index of weights in several files
 
@@ -141,39 +141,18 @@ def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
     return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
 
 
-class Recognises(Protocol):
-    """A network that reads settings from weights that tensor shapes do not show."""
-
-    def recognise(self, tensors: dict[str, Tensor], prefix: str, where: str) -> None:
-        """Apply the settings, and leave only loadable tensors in ``tensors``.
-
-        Args:
-            tensors: Tensors by ``prefix`` and the network's own names; changed in place.
-            prefix: Prefix of the names.
-            where: Name of the file, for messages.
-
-        Raises:
-            ValueError: If the settings contradict an argument of the network.
-        """
-
-
-def recognised(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Return the tensors to load, after each network within has read its settings from them.
+def recognise(module: nn.Module, names: Iterable[str]) -> None:
+    """Have networks within read from weights what shapes do not show, such as ResShift's mask.
 
     Args:
         module: The module to load into.
-        tensors: Tensors by the module's own names.
-        where: Name of the file, for messages.
-
-    Raises:
-        ValueError: If the settings contradict an argument of a network.
+        names: Names of the tensors.
     """
-    found = dict(tensors)
-    for name, part in module.named_modules():
-        prefix = f"{name}." if name else ""
-        if hasattr(type(part), "recognise") and any(key.startswith(prefix) for key in found):
-            cast(Recognises, part).recognise(found, prefix, where)
-    return found
+    for prefix, part in module.named_modules():
+        if hasattr(type(part), "recognise"):
+            start = f"{prefix}." if prefix else ""
+            if own := [name.removeprefix(start) for name in names if name.startswith(start)]:
+                cast(Any, part).recognise(own)
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
@@ -188,15 +167,9 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], where: str) 
         ValueError: If tensors are missing, unexpected, of another shape, or no finite
             floating-point numbers.
     """
-    tensors = recognised(module, tensors, where)
+    recognise(module, tensors)
     own = module.state_dict()
-    refuse(
-        f"the tensors of {where} do not fit the network",
-        missing=[name for name in own if name not in tensors],
-        unexpected=[name for name in tensors if name not in own],
-        reshaped=_reshaped(own, tensors),
-    )
-    check_numbers(where, tensors, own)
+    check_tensors(where, own, tensors, own)
     module.load_state_dict(tensors)
 
 
@@ -222,8 +195,7 @@ def load_part(
     Raises:
         ValueError: As in ``load_strictly``.
     """
-    tensors = bare_names(found.tensors)
-    own = part_of(tensors, part) or official(tensors)
+    own = part_of(found.tensors, part) or official(found.tensors)
     load_strictly(
         module, own, found.name if key is None else f"{found.name} (model.init_args.{key})"
     )
@@ -231,12 +203,7 @@ def load_part(
 
 
 def refuse(
-    message: str,
-    missing: list[str],
-    unexpected: list[str],
-    reshaped: list[str],
-    hint: str = "Is it another network, or one of another size?",
-    shown: int = 3,
+    message: str, missing: list[str], unexpected: list[str], reshaped: list[str], shown: int = 3
 ) -> None:
     """Raise if tensors of a file do not fit.
 
@@ -251,7 +218,10 @@ def refuse(
         f"{len(names)} {what} ({', '.join(names[:shown])}{', ...' if len(names) > shown else ''})"
         for what, names in kinds.items()
     )
-    raise ValueError(f"{message}: {problems}. {hint}")
+    raise ValueError(
+        f"{message}: {problems}. Is it another network, size or scale? See model.init_args and "
+        "data.init_args.scale"
+    )
 
 
 def shape_text(shape: Iterable[int]) -> str:
@@ -259,54 +229,45 @@ def shape_text(shape: Iterable[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def _reshaped(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
-    return [
-        f"{name} {shape_text(tensors[name].shape)} for {shape_text(tensor.shape)}"
-        for name, tensor in own.items()
-        if name in tensors and tensors[name].shape != tensor.shape
-    ]
-
-
 def check_tensors(
-    where: str | Path,
-    own: dict[str, Tensor],
-    state: dict[str, Tensor],
-    missing: list[str],
+    where: str,
+    own: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    required: Container[str],
 ) -> None:
     """Raise if tensors do not fit a model.
 
     Args:
         where: Name of the file, for messages.
         own: The model's tensors.
-        state: The tensors to load.
-        missing: Names of missing tensors.
+        tensors: The tensors to load.
+        required: Names of the model's tensors that must be among them.
 
     Raises:
-        ValueError: If tensors are missing, unexpected, or of another shape.
+        ValueError: If tensors are missing, unexpected, of another shape, or no finite
+            floating-point numbers.
     """
     refuse(
         f"the tensors of {where} do not fit the model",
-        missing,
-        unexpected=[name for name in state if name not in own],
-        reshaped=_reshaped(own, state),
-        hint="Is it another network, size or scale? See model.init_args and data.init_args.scale",
+        missing=[name for name in own if name in required and name not in tensors],
+        unexpected=[name for name in tensors if name not in own],
+        reshaped=[
+            f"{name} {shape_text(tensors[name].shape)} for {shape_text(tensor.shape)}"
+            for name, tensor in own.items()
+            if name in tensors and tensors[name].shape != tensor.shape
+        ],
     )
-
-
-def loaded_apart(model: nn.Module) -> dict[str, str]:
-    """Return the source of each part with its own weights file; "" if not loaded yet."""
-    modules = model.named_modules()
-    said = {name: getattr(module, "source", None) for name, module in modules}
-    return {name: source for name, source in said.items() if isinstance(source, str)}
+    check_numbers(where, tensors, own)
 
 
 def sources(model: nn.Module) -> dict[str, str]:
     """Return the source and hash of the weights of each frozen part."""
-    return {
-        name: source
-        for name, source in loaded_apart(model).items()
-        if source and not _trains_whole(model.get_submodule(name))
-    }
+    found = {}
+    for name, module in model.named_modules():
+        source = getattr(module, "source", None)
+        if source and isinstance(source, str) and not _trains_whole(module):
+            found[name] = source
+    return found
 
 
 def same_weights(one: str, other: str) -> bool:

@@ -24,7 +24,7 @@ METHODS = {"pl_module", "model", "module", "method", "lightning_module"}
 READERS = {"getattr", "hasattr", "setattr", "delattr", "vars", "dir", "getattr_static"}
 FREE = (  # names that a method may give to anything
     *("steps", "accumulate", "counts", "tiles", "options", "network", "space", "encoder"),
-    *("enlarged", "bits_of", "backbone", "clip", "sampled", "sampling", "weights", "optimizer"),
+    *("enlarged", "backbone", "clip", "sampled", "sampling", "weights", "optimizer"),
     *("lr_scheduler", "seed", "noise", "schedule", "state", "batches", "sampler", "timesteps"),
 )
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from commands.errors import ConfigurationError
 from lightning_modules.base import ImageModel, SuperResolver
-from lightning_modules.one_pass.one_pass import OnePass
+from lightning_modules.one_pass.regression import OnePass
 from lightning_modules.weights import read_weights, sources
 
 if TYPE_CHECKING:

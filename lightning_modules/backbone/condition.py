@@ -7,7 +7,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from files.paths import expand_path
 from files.tensors import read_file
 from lightning_modules.backbone.space import named
 from lightning_modules.networks.infinity import Text
+from lightning_modules.networks.running import Frozen
 from lightning_modules.weights import fingerprint
 
 if TYPE_CHECKING:
@@ -67,7 +68,6 @@ def guided(
     condition: Condition,
     unconditional: Condition,
     scale: float,
-    together: bool = True,
 ) -> Tensor:
     """Classifier-free guidance: extrapolate from the unconditional prediction.
 
@@ -77,8 +77,7 @@ def guided(
         t: (B,).
         condition: Condition of B samples.
         unconditional: The same parts, with a null text or a negative prompt.
-        scale: Strength; 1 is no guidance, with one call.
-        together: Make one call of 2B samples; otherwise two, which need less memory.
+        scale: Strength; 1 is no guidance. Otherwise the call is of 2B samples.
 
     Returns:
         The guided prediction, (B, ...).
@@ -88,11 +87,8 @@ def guided(
     """
     if scale == 1:
         return predict(z, t, condition)
-    if together:
-        both = predict(torch.cat([z, z]), torch.cat([t, t]), joined(unconditional, condition))
-        without, with_it = both.chunk(2)
-    else:
-        without, with_it = predict(z, t, unconditional), predict(z, t, condition)
+    both = predict(torch.cat([z, z]), torch.cat([t, t]), joined(unconditional, condition))
+    without, with_it = both.chunk(2)
     return without + scale * (with_it - without)
 
 
@@ -151,14 +147,6 @@ class FixedPrompt(nn.Module):
                 " set the guidance to 1"
             )
         return Condition(text=self.negative.expand(count, -1, -1))
-
-
-class Frozen(nn.Module):
-    """Base of encoders, which stay in evaluation mode."""
-
-    def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode."""
-        return super().train(False)
 
 
 class TextEncoder(Frozen):

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from files.paths import expand_path
-from files.tensors import bare_names
 from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.library import (
     Flags,
@@ -144,15 +143,14 @@ class UNet2D(Denoiser):
             ValueError: If it is corrupt, or belongs to another network.
         """
         weights = read_weights(path)
-        tensors = bare_names(weights.tensors)
-        own = part_of(tensors, "denoiser")
-        load_strictly(self if own else self.unet, own or tensors, weights.name)
+        own = part_of(weights.tensors, "denoiser")
+        load_strictly(self if own else self.unet, own or weights.tensors, weights.name)
         self.initial_source, known = weights.name, weights.trained_with
         self.trained_timesteps = known.get("timesteps")
         self.trained_schedule = known.get("schedule")
         self.trained_space = weights.frozen.get("space", "")
         if self.flags.frozen:
-            self.source = f"{weights.name} {fingerprint(own or tensors)}"
+            self.source = f"{weights.name} {fingerprint(own or weights.tensors)}"
 
     # ------------------------------------------------------------------------------------- running
 

@@ -91,7 +91,7 @@ def pretrained(key: str, kind: str, path: str, subfolder: str | None, revision: 
         ) from error
     reshaped = [f"{name} {tuple(a)} for {tuple(b)}" for name, a, b in notes["mismatched_keys"]]
     refuse(
-        f"the tensors of {folder} do not fit the network",
+        f"the tensors of {folder} do not fit the model",
         notes["missing_keys"],
         notes["unexpected_keys"],
         reshaped,

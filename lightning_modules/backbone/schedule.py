@@ -19,7 +19,7 @@ from files.numbers import PositiveInt, UnitInterval
 
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 Betas = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
-Spacing = Literal["leading", "trailing", "linspace"]
+Spacing = Literal["leading", "trailing"]
 Variance = Literal["preserving", "exploding"]
 
 _LARGEST_BETA = 0.999  # of the cosine schedule
@@ -84,12 +84,11 @@ class Schedule:
         self._tables = Table(self._alphas), Table(self._sigmas)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], variance: Variance = "preserving") -> Schedule:
+    def from_config(cls, config: Mapping[str, Any]) -> Schedule:
         """Create a schedule from the configuration of a diffusers scheduler.
 
         Args:
             config: The content of a ``scheduler_config.json``.
-            variance: The form to sample in.
 
         Raises:
             ValueError: If it has trained betas, rescaled ones, or betas of an unknown kind.
@@ -105,7 +104,6 @@ class Schedule:
             beta_end=config.get("beta_end", 0.02),
             betas=betas,
             prediction=config.get("prediction_type", "epsilon"),
-            variance=variance,
         )
 
     @property
@@ -193,7 +191,7 @@ def spaced(steps: int, count: int, spacing: Spacing, offset: int = 0) -> list[in
         steps: Number of training timesteps, T.
         count: Number of sampling timesteps.
         spacing: ``leading``: 0, T // count, ... plus ``offset``; ``trailing``: T - 1 and down by
-            T / count; ``linspace``: evenly from T - 1 to 0, both included.
+            T / count.
         offset: Added to leading timesteps; Stable Diffusion has 1.
 
     Raises:
@@ -205,11 +203,8 @@ def spaced(steps: int, count: int, spacing: Spacing, offset: int = 0) -> list[in
         raise ValueError(f"{count} sampling steps were requested; expected 1 to {steps}")
     if spacing == "leading":
         found = [i * (steps // count) + offset for i in range(count)][::-1]
-    elif spacing == "trailing":
-        found = [round(steps - i * steps / count) - 1 for i in range(count)]
     else:
-        last = max(count - 1, 1)
-        found = [round(i * (steps - 1) / last) for i in range(count)][::-1]
+        found = [round(steps - i * steps / count) - 1 for i in range(count)]
     return explicit(steps, found)
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -28,9 +28,6 @@ from lightning_modules.base import NothingToTrain
 from lightning_modules.controls.larger import FromBase
 from lightning_modules.controls.scalecrafter import NetworkPatch, Step
 from lightning_modules.optimisation import adam
-
-if TYPE_CHECKING:
-    pass
 
 
 class Direct(NothingToTrain, FromBase):

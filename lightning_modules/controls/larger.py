@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from files.method import changed
 from files.numbers import PositiveInt
 from lightning_modules.backbone.condition import Condition, TextEncoder, guided
 from lightning_modules.backbone.denoiser import UNet2D
@@ -32,8 +33,6 @@ from lightning_modules.controls.scalecrafter import NetworkPatch, Step
 from lightning_modules.latents import (
     InLatents,
     check_base,
-    check_channels,
-    check_space,
 )
 from lightning_modules.noise import Noise, Size
 from lightning_modules.sampling.captions import (
@@ -44,7 +43,6 @@ from lightning_modules.sampling.captions import (
     size_ids,
 )
 from lightning_modules.sampling.solvers import Sampler
-from lightning_modules.settings import changed
 
 if TYPE_CHECKING:
     from files.batch import Batch
@@ -207,7 +205,6 @@ class FromBase(InLatents, Generator):
         self.base_size = (base_size, base_size) if isinstance(base_size, int) else base_size
         self.size_condition, self.sampler, self.patch = size_condition, sampler, patch
         self.sampled = self.sampler.timesteps(self.schedule.steps)
-        check_channels(denoiser, self.space)
         check_guidance(encoder, sampler.guidance)
         self._check_flags()
         if patch is not None:
@@ -431,4 +428,3 @@ class FromBase(InLatents, Generator):
                     "a trained base is required: set its folder or hub name in "
                     "model.init_args.denoiser, or model.init_args.denoiser_weights to its run"
                 )
-        check_space(self.space)

@@ -27,6 +27,7 @@ from lightning_modules.backbone.library import library_class
 from lightning_modules.backbone.space import named
 from lightning_modules.base import NothingToTrain, SuperResolver
 from lightning_modules.controls.direct import Direct
+from lightning_modules.networks.running import Frozen
 from lightning_modules.noise import Noise, Size
 from lightning_modules.sampling.color import ColorFix
 from lightning_modules.sampling.tiling import padded
@@ -62,11 +63,6 @@ class SDSR(Direct):
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, patch=None, **kwargs)
-        if self.denoiser.dimensions != 4:
-            raise ValueError(
-                "SDSR enlarges images, and model.init_args.denoiser makes clips: set it to "
-                "lightning_modules.UNet2D, or use another method"
-            )
         self.upscaler_weights, self.upscaler_scale = upscaler_weights, upscaler_scale
         self.upscaler = upscaler(self.scale if upscaler_scale is None else upscaler_scale)
         self.upscaler.requires_grad_(False)
@@ -130,7 +126,7 @@ class SDSR(Direct):
             )
 
 
-class SDUpscale(NothingToTrain, SuperResolver):
+class SDUpscale(Frozen, NothingToTrain, SuperResolver):
     """``StableDiffusionUpscalePipeline`` of diffusers; needs transformers. Nothing is trained.
 
     Args:
@@ -175,11 +171,6 @@ class SDUpscale(NothingToTrain, SuperResolver):
         self.weights_source = named(path, self, revision)
         self.requires_grad_(False)
         self.train(False)
-
-    def train(self, mode: bool = True) -> SDUpscale:
-        """Stay in evaluation mode."""
-        super().train(False)
-        return self
 
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from files.method import BitwiseMethod
 from files.numbers import NonNegativeFloat, PositiveInt, UnitInterval
 from lightning_modules.first_stage.reconstruction import Losses, Reconstruction
 from lightning_modules.networks.autoencoders import BitwiseVAE, bitwise_vae_from_official
@@ -60,7 +59,7 @@ class TokenizerLosses(Losses):
     commitment_weight: NonNegativeFloat = 1.0
 
 
-class Tokenizer(Reconstruction, BitwiseMethod):
+class Tokenizer(Reconstruction):
     """Train an autoencoder whose latents are bits.
 
     It does not enlarge: ``data.init_args.scale`` is 1, and the output is a reconstruction of LR.
@@ -191,23 +190,6 @@ class Tokenizer(Reconstruction, BitwiseMethod):
         mirrored = padded(batch["lr"], self.vae.factor)
         made = self.vae.decode(self.coded(mirrored.lr)[-1].total)
         return mirrored.crop(made, batch["size"])
-
-    @torch.no_grad()
-    def bits_of(self, batch: Batch) -> list[Tensor] | None:
-        """Return the codes (B, d, h_k, w_k) of each scale of LR; None if grids are not whole."""
-        if any(side % self.vae.factor for side in batch["lr"].shape[-2:]):
-            return None
-        return [scale.code for scale in self.coded(batch["lr"])]
-
-    @torch.no_grad()
-    def decoded(self, total: Tensor) -> Tensor:
-        """Decode the sum of codes (B, d, h, w) to images (B, 3, H, W)."""
-        return self.vae.decode(total)
-
-    @torch.no_grad()
-    def encoded(self, images: Tensor) -> Tensor:
-        """Encode images to latents (B, d, h, w), not quantised."""
-        return self.vae.encode(images)
 
     # -------------------------------------------------------------------------------------- weights
 

@@ -185,18 +185,17 @@ def enlarged(code: Tensor, size: Size) -> Tensor:
     return functional.interpolate(code, size, mode="bilinear", align_corners=False)
 
 
-def flipped(bits: Tensor, probability: float, generator: torch.Generator | None = None) -> Tensor:
+def flipped(bits: Tensor, probability: float) -> Tensor:
     """Flip each bit with this probability: Infinity's bitwise self-correction.
 
     Args:
         bits: Any shape, 0 or 1.
         probability: In [0, 1].
-        generator: Generator on the bits' device; the global one by default.
 
     Returns:
         Bits in the shape of ``bits``.
     """
-    drawn = torch.rand(bits.shape, device=bits.device, generator=generator)
+    drawn = torch.rand(bits.shape, device=bits.device)
     return torch.where(drawn < probability, 1 - bits, bits)
 
 

@@ -23,10 +23,8 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
 from files.numbers import PositiveInt
-from lightning_modules.networks.noise_predictor import from_official
 from lightning_modules.networks.running import Running
 
-__all__ = ["LatentDiscriminator", "from_official"]  # the same mapping for both files
 _GROUPS, _EPS = 32, 1e-5  # of all normalisations except those within transformers
 
 
@@ -239,12 +237,10 @@ class UNetDiscriminator(nn.Module):
 
     Args:
         width: Channels of the first layer; they double three times.
-        skips: Whether the way up gets the features of the way down.
     """
 
-    def __init__(self, width: PositiveInt = 64, skips: bool = True) -> None:
+    def __init__(self, width: PositiveInt = 64) -> None:
         super().__init__()
-        self.skips = skips
         self.conv0 = nn.Conv2d(3, width, 3, padding=1)
         for number, (inputs, outputs) in enumerate(pairwise((1, 2, 4, 8, 4, 2, 1, 1, 1)), 1):
             down = number <= 3
@@ -279,9 +275,7 @@ class UNetDiscriminator(nn.Module):
             x = self._layer(number, x)
         for number in (4, 5, 6):
             larger = functional.interpolate(x, scale_factor=2, mode="bilinear")
-            x, beside = self._layer(number, larger), passed.pop()
-            if self.skips:
-                x = x + beside
+            x = self._layer(number, larger) + passed.pop()
         logits: Tensor = self.conv9(self._layer(8, self._layer(7, x)))
         return [logits]
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from files.numbers import PositiveInt
-from lightning_modules.networks.swin_unet import zeroed
+from lightning_modules.networks.swin_unet import sinusoids, zeroed
 from lightning_modules.noise import Size
 
 Resize = Literal["bilinear", "nearest"]
@@ -145,7 +145,8 @@ class _Shared(nn.Module):
         self.alpha = nn.Parameter(torch.zeros(()))
 
     def forward(self, h: Tensor, resize: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
-        x, tau = resize(h), sinusoid(t, self.time_width)
+        # Sines, then cosines, as in checkpoints.
+        x, tau = resize(h), sinusoids(t, self.time_width).roll(self.time_width // 2, 1)
         for block in self.blocks:
             x = block(x, tau)
         return self.alpha * x
@@ -206,18 +207,3 @@ class _Released(nn.Module):
             x, y = resize(x), resize(y)
         y = self.conv1(y) + self.time(functional.silu(time.float()))[..., None, None]
         return x + self.conv2(functional.silu(self.norm2(y)))
-
-
-def sinusoid(t: Tensor, width: int) -> Tensor:
-    """Return (B, width) sines and cosines of timesteps, of wavelengths from 2 pi to 20,000 pi.
-
-    Args:
-        t: (B,) timesteps.
-        width: An even number.
-
-    Source: Vaswani et al., 2017 (arXiv 1706.03762), section 3.5, as in diffusion models.
-    """
-    half = width // 2
-    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=t.device) / half)
-    angles = t.float()[:, None] * frequencies
-    return torch.cat([angles.sin(), angles.cos()], 1)

@@ -10,8 +10,6 @@ Differs from the paper in: nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -125,12 +123,3 @@ class IMDN(nn.Module):
             outputs.append(x)
         restored: Tensor = self.upsampler(self.LR_conv(self.c(torch.cat(outputs, dim=1))) + shallow)
         return restored
-
-    @staticmethod
-    def official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Rename the tensors of a released file to ours.
-
-        Args:
-            state: Flat state dict; the authors' names start with `module.`, from DataParallel.
-        """
-        return {name.removeprefix("module."): tensor for name, tensor in state.items()}

@@ -11,21 +11,15 @@ the fourth, before its last three convolutions, is kept.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from files.tensors import bare_names
-from lightning_modules.weights import (
-    fingerprint,
-    load_strictly,
-    part_of,
-    read_weights,
-)
+from lightning_modules.networks.running import Frozen
+from lightning_modules.weights import fingerprint, load_part, read_weights
 
 VGG16 = (64, 128, 256, 512, 512)  # channels of its stages
 _CONVOLUTIONS = (2, 2, 3, 3, 3)  # in each of them
@@ -79,7 +73,7 @@ class LatentDistance(nn.Module):
                 weight.clamp_(min=0)
 
 
-class LatentLPIPS(LatentDistance):
+class LatentLPIPS(Frozen, LatentDistance):
     """The trained distance for a loss: frozen, with gradients to its inputs.
 
     Args:
@@ -112,10 +106,7 @@ class LatentLPIPS(LatentDistance):
                 f"{path} was trained with {weights.model}; expected a run of {_TRAINER} or a "
                 "released file of InvSR"
             )
-        tensors = weights.tensors
-        if weights.model:
-            tensors = part_of(tensors, "network")
-        load_strictly(self, from_official(tensors), str(path))
+        load_part(self, weights, "network", _used)
         self.source = f"{Path(path).name} {fingerprint(self.state_dict())}"
         self.space = weights.frozen.get("space", "")
 
@@ -128,11 +119,6 @@ class LatentLPIPS(LatentDistance):
         if not self.source:
             raise RuntimeError(f"{type(self).__name__} has no weights before `load` was called")
         return super().forward(a, b)
-
-    def train(self, mode: bool = True) -> LatentLPIPS:
-        """Stay in evaluation mode, without dropout."""
-        super().train(False)
-        return self
 
 
 class Head(nn.Module):
@@ -151,14 +137,8 @@ class Head(nn.Module):
         return self.model(x)
 
 
-def from_official(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Map tensors of a released file to our names, without repeated or unused ones.
-
-    Args:
-        tensors: Tensors as in the file, or in its ``state_dict``.
-    """
-    bare = bare_names(tensors.get("state_dict", tensors))
-    return {name: tensor for name, tensor in bare.items() if not name.startswith(_UNUSED)}
+def _used(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(_UNUSED)}
 
 
 def from_imagenet(path: str | Path, channels: int = 4) -> dict[str, Tensor]:

@@ -204,17 +204,6 @@ class LIIF(nn.Module):
         weights = weights / weights.sum(dim=0)
         return (torch.stack(values).view(*weights.shape, 3) * weights.unsqueeze(-1)).sum(dim=0)
 
-    @staticmethod
-    def official(state: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Return the tensors of a released file, which have our names.
-
-        Args:
-            state: The flat state dict, or a checkpoint of the authors' code:
-                `{"model": {"name", "args", "sd"}, "optimizer": ..., "epoch": ...}`.
-        """
-        model = state.get("model")
-        return dict(model["sd"] if isinstance(model, Mapping) else state)
-
 
 def grid(height: int, width: int, device: torch.device) -> Tensor:
     """Return the centres (height * width, 2) of all pixels: (row, column), from edge -1 to 1."""

@@ -8,7 +8,7 @@ Differs from the paper in: other sizes; scales but 4.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from files.numbers import PositiveInt
-from files.tensors import bare_names
 from lightning_modules.networks.running import Running
 
 _GROUPS, _EPS = 32, 1e-6  # of all normalisations
@@ -108,21 +107,12 @@ class NoisePredictor(Running):
         """Return the distribution of the noise.
 
         Args:
-            lr: (B, channels, h, w) in [0, 1], not enlarged.
+            lr: (B, channels, h, w) in [0, 1], not enlarged; sides divisible by ``divisor``.
             t: Training timestep to start at, possibly fractional: (B,), or one for all.
 
         Returns:
             Mean and logarithm of the variance, each (B, latent, h / divisor, w / divisor).
-
-        Raises:
-            ValueError: If a side of the image is not divisible by ``divisor``.
         """
-        h, w = lr.shape[-2:]
-        if h % self.divisor or w % self.divisor:
-            raise ValueError(
-                f"the LR image is {h}x{w}; {type(self).__name__} needs sides divisible by "
-                f"{self.divisor}: pad it"
-            )
         pixels = functional.pixel_unshuffle(lr * 2 - 1, self.fold)
         mean, logvar = self.encoder(pixels, t, self.run_block).chunk(2, dim=1)
         return Gaussian(mean, logvar.clamp(_LOWEST, _HIGHEST))
@@ -209,13 +199,3 @@ def lr_side(patch: int | None, scale: float) -> int:
         scale: Factor by which images are enlarged.
     """
     return round(OUTPUT / scale) if patch is None else patch
-
-
-def from_official(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Unwrap the tensors of a released file; the names are the same.
-
-    Args:
-        tensors: Tensors as in the file, or in its ``state_dict``; also of a compiled or distributed
-            network.
-    """
-    return bare_names(tensors.get("state_dict", tensors))

@@ -99,6 +99,14 @@ def checkpointed(block: Callable[..., Any], *inputs: Any, draws: bool = True, **
     return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=draws, **more)
 
 
+class Frozen(nn.Module):
+    """Base class of parts that are never trained: they stay in evaluation mode."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, whatever the model does."""
+        return super().train(False)
+
+
 class Float32(nn.Module):
     """Base class of autoencoders, whose weights stay in float32 in bf16-true and 16-true."""
 

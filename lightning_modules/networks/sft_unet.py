@@ -47,7 +47,6 @@ class SFTUNet(Running):
         dropout: Share of features to drop in training.
         patch: Side of the squares of pixels that become one position, with their values as
             channels. Above 1 for small trainings, which it makes about patch^2 times as fast.
-        channels: Channels of the residual and of the base's image; more than 3 in latents.
     """
 
     draws = True  # dropout
@@ -63,7 +62,6 @@ class SFTUNet(Running):
         bands: int = 4,
         dropout: UnitInterval = 0.0,
         patch: PositiveInt = 1,
-        channels: PositiveInt = 3,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -74,7 +72,7 @@ class SFTUNet(Running):
         )
         self.mix = nn.Sequential(nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
         self.reduce = nn.Conv2d(features, _REDUCED, 1) if features else None
-        inputs = 2 * channels * patch**2 + (_REDUCED if features else 0)
+        inputs = 6 * patch**2 + (_REDUCED if features else 0)
         self.first = nn.Conv2d(inputs, width, 3, padding=1)
         widths = [width * factor for factor in multipliers]
         self.adapter = (
@@ -111,7 +109,7 @@ class SFTUNet(Running):
             below = widths[level - 1] if level else after
             self.grow.append(nn.Conv2d(after, below, 3, padding=1) if level else nn.Identity())
             now = below
-        to_pixels = zeroed(nn.Conv2d(now, channels * patch**2, 3, padding=1))
+        to_pixels = zeroed(nn.Conv2d(now, 3 * patch**2, 3, padding=1))
         self.last = nn.Sequential(_norm(now), nn.SiLU(), to_pixels)
         self.prepare_to_run()
 
@@ -124,12 +122,12 @@ class SFTUNet(Running):
         lr_size: Size,
         noise_level: Tensor | None = None,
     ) -> Tensor:
-        """Return the residual, (B, channels, H, W).
+        """Return the residual, (B, 3, H, W).
 
         Args:
-            x: (B, channels, H, W), the noisy residual, scaled to a deviation of about 1.
+            x: (B, 3, H, W), the noisy residual, scaled to a deviation of about 1.
             t: (B,) timesteps.
-            base: (B, channels, H, W), the base's image, in [-1, 1] unless it is in latents.
+            base: (B, 3, H, W), the base's image, in [-1, 1].
             features: (B, features, h, w) of the LR image, or None.
             lr_size: (h, w) of the stage's input.
             noise_level: (B,) standard deviation of the noise on the stage's input; 0 by default.
@@ -139,12 +137,6 @@ class SFTUNet(Running):
         inputs = [_as_patches(x, self.patch), _as_patches(base, self.patch)]
         places = inputs[0].shape[-2], inputs[0].shape[-1]
         if self.reduce is not None:
-            given = 0 if features is None else features.shape[1]
-            if features is None or given != self.reduce.in_channels:
-                raise ValueError(
-                    f"SFTUNet was made for {self.reduce.in_channels} channels of LR features and "
-                    f"got {given}: set its argument features to that"
-                )
             inputs.append(_spread(self.reduce(features), size, places, self.patch))
         maps = self._maps(size, lr_size, embedded, x)
         x = self.first(torch.cat(inputs, 1))

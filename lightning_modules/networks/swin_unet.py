@@ -4,15 +4,14 @@ Yue et al., NeurIPS 2023 (arXiv 2307.12348), with the blocks of Swin (Liu et al.
 2103.14030) between convolutions, and with GroupNorm. It has 118,593,583 parameters with the sizes
 of the release; tensor names are those of the released files.
 
-Differs from the paper in: `mask` and `patch`, see ``SwinUNet``.
+Differs from the paper in: `patch`, and the mask of new trainings, see ``SwinUNet``.
 """
 
 from __future__ import annotations
 
 import functools
-import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -56,17 +55,14 @@ class SwinLayer(nn.Module):
         heads: Attention heads.
         window: Side of the windows.
         resolution: Side of the layer's input in training.
-        mask: As in ``SwinUNet``.
     """
 
-    def __init__(
-        self, channels: int, width: int, heads: int, window: int, resolution: int, mask: Mask
-    ) -> None:
+    def __init__(self, channels: int, width: int, heads: int, window: int, resolution: int) -> None:
         super().__init__()
         self.patch_embed = Projection(channels, width)
         shift = window // 2 if resolution > window else 0
         self.blocks = nn.Sequential(
-            SwinBlock(width, heads, window, 0, mask), SwinBlock(width, heads, window, shift, mask)
+            SwinBlock(width, heads, window, 0), SwinBlock(width, heads, window, shift)
         )
         self.patch_unembed = Projection(width, channels)
 
@@ -83,12 +79,13 @@ class SwinBlock(nn.Module):
         heads: Attention heads.
         window: Side of the windows.
         shift: Number of pixels by which the windows are shifted along both axes.
-        mask: As in ``SwinUNet``.
     """
 
-    def __init__(self, width: int, heads: int, window: int, shift: int, mask: Mask) -> None:
+    mask: Mask = "correct"
+
+    def __init__(self, width: int, heads: int, window: int, shift: int) -> None:
         super().__init__()
-        self.window, self.shift, self.mask = window, shift, mask
+        self.window, self.shift = window, shift
         self.norm1, self.attn = group_norm(width), WindowAttention(width, heads, window)
         self.norm2, self.mlp = group_norm(width), MLP(width, 4 * width)
 
@@ -225,7 +222,6 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(_GROUPS, channels), channels)
 
 
-log = logging.getLogger(__name__)
 _CONDITION = 16  # first width of the layers that downsample a larger condition
 _ATTENTION_MASK = ".attn_mask"  # in released files; shows which mask the weights need
 _PLACES = ".relative_position_index"  # in released files; follows from sizes
@@ -234,6 +230,11 @@ _MARK = "released_mask"  # a tensor in weights that need the released mask
 
 class SwinUNet(Running):
     """Predict from a noisy latent, its timestep and the LR image.
+
+    Shifted windows hold pixels that are neighbours only by wrapping. The ``correct`` mask, Swin's,
+    keeps them apart; the ``released`` one, of ResShift's code, only columns in the last row of
+    windows. New trainings have the correct mask, and loaded weights that with which they were
+    trained: weights of the released one have a mark, which is a tensor of the state dict.
 
     Its memory layout is an argument of the method, ``channels_last``.
 
@@ -249,10 +250,6 @@ class SwinUNet(Running):
         window: Side of the attention windows.
         condition_factor: Side of the LR image over that of the latent, a power of two; below 1,
             as for diffusion in pixels, the LR image is enlarged by bicubic interpolation first.
-        mask: Mask for pixels that share a window only because the shift wraps around: ``correct``
-            as in Swin, or ``released`` as in ResShift's code, which masks columns of the last row
-            of windows only, and with which its weights were trained. By default the mask that the
-            loaded weights were trained with, and ``correct`` for new training.
         patch: Side of the squares of the latent that become one position, with their values as
             channels. Above 1 for diffusion in pixels, which it makes about patch^2 times as fast.
 
@@ -274,7 +271,6 @@ class SwinUNet(Running):
         heads: int = 6,
         window: int = 8,
         condition_factor: PositiveFloat = 1,
-        mask: Mask | None = None,
         patch: PositiveInt = 1,
         **kwargs: Any,
     ) -> None:
@@ -293,7 +289,7 @@ class SwinUNet(Running):
         condition = condition if halvings <= 0 else _CONDITION * 2 ** int(halvings)
 
         def swin(inside: int, resolution: int) -> SwinLayer:
-            return SwinLayer(inside, swin_width, heads, window, resolution, mask or "correct")
+            return SwinLayer(inside, swin_width, heads, window, resolution)
 
         now, resolution = width * multipliers[0], size // patch
         first = nn.Conv2d((channels + condition) * patch**2, now, 3, padding=1)
@@ -328,50 +324,27 @@ class SwinUNet(Running):
         self.out = nn.Sequential(
             group_norm(now), nn.SiLU(), zeroed(nn.Conv2d(now, channels * patch**2, 3, padding=1))
         )
-        self.requested_mask = mask
-        self._use(mask or "correct")
         self.register_load_state_dict_pre_hook(_before_loading)  # type: ignore[no-untyped-call]
         self.prepare_to_run()
 
-    def _use(self, mask: Mask) -> None:
+    def set_mask(self, mask: Mask) -> None:
+        """Set the mask, and the mark of saved weights."""
         for module in self.modules():
             if isinstance(module, SwinBlock):
                 module.mask = mask
-        # Saved weights that need the released mask have the mark; others have none.
         if mask == "released":
             device = next(self.parameters()).device
             self.register_buffer(_MARK, torch.ones((), dtype=torch.uint8, device=device))
         elif hasattr(self, _MARK):
             delattr(self, _MARK)
 
-    def recognise(self, tensors: dict[str, Tensor], prefix: str, where: str) -> None:
-        """Use the mask that weights were trained with, unless ``mask`` is set.
+    def recognise(self, names: Iterable[str]) -> None:
+        """Use the mask with which weights were trained.
 
         Args:
-            tensors: The weights, by this network's names after ``prefix``. Their mark is removed or
-                added, as the mask requires.
-            prefix: Prefix of the names.
-            where: Source of the weights, for messages.
-
-        Raises:
-            ValueError: If the weights were trained with another mask than ``mask``.
+            names: Names of their tensors.
         """
-        mark = tensors.pop(prefix + _MARK, None)
-        trained: Mask | None = None if mark is None else "released" if mark else "correct"
-        asked = self.requested_mask
-        if asked is not None and trained not in (None, asked):
-            parts = ["model", *prefix.split(".")[:-1], "mask"] if prefix else ["mask"]
-            raise ValueError(
-                f"{'.init_args.'.join(parts)} is {asked}, and {where} was trained with the "
-                f"{trained} attention mask: leave mask out, or set it to {trained}"
-            )
-        if asked is None and trained == "released" and not hasattr(self, _MARK):
-            log.info("attention mask: released, with which %s was trained", where)
-        elif asked == "released" and trained is None:  # of 0.1.0, or of another program
-            log.info("attention mask: released, as asked for; %s has no mark of its mask", where)
-        self._use(asked or trained or "correct")
-        if hasattr(self, _MARK):
-            tensors[prefix + _MARK] = self.get_buffer(_MARK)
+        self.set_mask("released" if _MARK in names else "correct")
 
     def forward(self, x: Tensor, t: Tensor, lr: Tensor) -> Tensor:
         """Return the prediction, (B, channels, h, w).
@@ -409,14 +382,13 @@ def from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Its attention masks become the mark of the mask that the weights were trained with.
 
     Args:
-        tensors: The tensors of the file, or of its ``state_dict``.
+        tensors: The tensors of the file.
     """
     found = {}
     for name, tensor in tensors.items():
-        for wrapper in ("module.", "_orig_mod."):
-            name = name.replace(wrapper, "")
         if name.endswith(_ATTENTION_MASK):
-            found[_MARK] = torch.tensor(not _is_correct(tensor), dtype=torch.uint8)
+            if not _is_correct(tensor):
+                found[_MARK] = torch.ones((), dtype=torch.uint8)
         elif not name.endswith(_PLACES):
             found[name] = tensor
     return found
@@ -424,8 +396,8 @@ def from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _before_loading(network: SwinUNet, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     # For torch's own load_state_dict.
-    if any(name.startswith(prefix) for name in state):
-        network.recognise(state, prefix, "what is loaded")
+    if names := [name.removeprefix(prefix) for name in state if name.startswith(prefix)]:
+        network.recognise(names)
 
 
 def _is_correct(mask: Tensor) -> bool:

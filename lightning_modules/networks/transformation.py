@@ -13,17 +13,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import islice
-from typing import Literal, NamedTuple, cast
+from typing import NamedTuple, cast
 
-import torch
 from torch import Tensor, nn
 
 from files.numbers import PositiveInt, UnitInterval
 from lightning_modules.networks.bsq import enlarged, quantized, scales_of
 from lightning_modules.noise import Size
-
-Layout = Literal["memory", "positions"]
-_MARK = "rows_are_positions"  # buffer of networks with that layout
 
 
 class Branch(NamedTuple):
@@ -92,7 +88,9 @@ class Transformation(Mapper):
     """NSARM's network: the residuals of the first scales, from independent branches.
 
     It has no positional encoding. Only zero padding at the border and norms over whole maps, with
-    weights for each position, tell positions apart. It therefore takes a single size.
+    weights for each position, tell positions apart. It therefore takes a single size. As released,
+    a branch's rows (positions, channels) are read as they lie in memory, as if they were (channels,
+    positions): row p is not position p.
 
     Args:
         bits: Channels of the latent, d.
@@ -101,13 +99,6 @@ class Transformation(Mapper):
         branches: Width, layers and heads for each of them.
         trunk: Channels of the trunk's first two layers.
         dropout: Dropout of the transformers, in training.
-        layout: How a branch's rows (positions, channels) become a map. ``memory``, as released:
-            the values are read as they lie in memory, as if they were (channels, positions), so
-            row p is not position p; released weights need it. ``positions``: row p is position p,
-            for new trainings.
-
-    Raises:
-        ValueError: If the numbers of grids and branches differ.
     """
 
     def __init__(
@@ -118,17 +109,8 @@ class Transformation(Mapper):
         branches: Sequence[Branch] = RELEASED,
         trunk: tuple[int, int] = (64, 128),
         dropout: UnitInterval = 0.1,
-        layout: Layout = "memory",
     ) -> None:
         super().__init__(bits, size, grids)
-        if len(grids) != len(branches):
-            raise ValueError(
-                f"there are {len(grids)} grids and {len(branches)} branches: set as many of "
-                "model.init_args.mapper.init_args.branches as of its grids"
-            )
-        self.layout: Layout = layout
-        if layout == "positions":  # in checkpoints and exports, since tensors look alike
-            self.register_buffer(_MARK, torch.ones((), dtype=torch.bool))
         self.trunk = nn.Sequential(
             *_convolution(bits, trunk[0], size),
             *_convolution(trunk[0], trunk[1], size),
@@ -139,37 +121,13 @@ class Transformation(Mapper):
             for grid, branch in zip(self.grids, branches, strict=True)
         )
 
-    def recognise(self, tensors: dict[str, Tensor], prefix: str, where: str) -> None:
-        """Raise if weights were trained with the other layout.
-
-        Args:
-            tensors: The weights, by this network's names after ``prefix``.
-            prefix: Prefix of the names.
-            where: Source of the weights, for messages.
-
-        Raises:
-            ValueError: If so; released weights were trained with ``memory``.
-        """
-        trained = "positions" if prefix + _MARK in tensors else "memory"
-        if trained != self.layout:
-            as_released = ", as released ones are" if trained == "memory" else ""
-            raise ValueError(
-                f"model.init_args.mapper.init_args.layout is {self.layout}, and {where} was "
-                f"trained with {trained}{as_released}: set it to {trained}"
-            )
-
     def forward(self, z: Tensor) -> list[Tensor]:
         """Return o_k, (B, d, h_k, w_k) of each scale, not quantised; see ``Mapper``."""
         features = self.trunk(z.to(next(self.parameters()).dtype))
         return [
-            self._map(cast(Tensor, branch(features)), grid)
+            cast(Tensor, branch(features)).reshape(len(z), self.bits, *grid)
             for branch, grid in zip(self.branches, self.grids, strict=True)
         ]
-
-    def _map(self, rows: Tensor, grid: Size) -> Tensor:
-        if self.layout == "positions":
-            rows = rows.transpose(1, 2)
-        return rows.reshape(len(rows), self.bits, *grid)
 
 
 class LatentEstimate(Mapper):

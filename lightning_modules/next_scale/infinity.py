@@ -18,7 +18,6 @@ from torch import Tensor
 
 from degradations.device import copy_to
 from files.numbers import NonNegativeInt, UnitInterval
-from files.tensors import bare_names
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.base import Generator
 from lightning_modules.networks.bsq import total_after
@@ -32,7 +31,7 @@ from lightning_modules.next_scale.next_scale import (
     self_correction,
     teacher_forcing,
 )
-from lightning_modules.noise import Noise, with_noise_seeds
+from lightning_modules.noise import Noise
 
 if TYPE_CHECKING:
     from files.batch import Batch
@@ -48,9 +47,6 @@ class Infinity(NextScale, Generator):
         flip_strength: Largest share of bits that are flipped in training.
         flip_scales: Number of first scales in which bits are flipped.
         optimizer: Makes the optimiser of the trainable parameters.
-
-    Raises:
-        ValueError: If transformer and space do not fit.
     """
 
     def __init__(
@@ -66,7 +62,6 @@ class Infinity(NextScale, Generator):
         super().__init__(scale, optimizer=optimizer, **kwargs)
         self.space, self.transformer = space, transformer
         self.flip_strength, self.flip_scales = flip_strength, flip_scales
-        self.check_parts()
 
     # ------------------------------------------------------------------------------------- training
 
@@ -99,25 +94,16 @@ class Infinity(NextScale, Generator):
         Raises:
             ValueError: If there are no scales for the size.
         """
-        return self.space.images(total_after(self._codes(batch, noise)))
-
-    @torch.no_grad()
-    def bits_of(self, batch: Batch) -> list[Tensor]:
-        """Return the codes (B, d, h_k, w_k) of each scale of the images."""
-        batch = with_noise_seeds(batch, self.noise_seed)
-        return self._codes(batch, Noise(batch["seed"], self.device))
-
-    def _codes(self, batch: Batch, noise: Noise) -> list[Tensor]:
         H, W = batch["size"]
         factor = self.space.factor
         scales = self.space.scales((H // factor, W // factor))
         text, how = self.sampling(batch)
-        return sample(self.transformer, scales, text, noise, how)
+        codes = sample(self.transformer, scales, text, noise, how)
+        return self.space.images(total_after(codes))
 
     # -------------------------------------------------------------------------------------- weights
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map a released file, which has only the transformer; other parts stay."""
-        tensors = bare_names(tensors)
         rows = len(self.transformer.no_text)
         return self.with_parts(transformer=from_official(tensors, rows))

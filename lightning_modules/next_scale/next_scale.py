@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from files.method import BitwiseMethod
+from files.method import changed
 from files.numbers import NonNegativeFloat, PositiveFloat, UnitInterval
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.backbone.condition import Texts, text_of
@@ -46,7 +46,6 @@ from lightning_modules.networks.infinity import (
     decay_groups,
 )
 from lightning_modules.noise import Noise, Size
-from lightning_modules.settings import changed
 
 if TYPE_CHECKING:
     from files.batch import Batch
@@ -266,23 +265,7 @@ def adamw(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=6e-5, betas=(0.9, 0.97), weight_decay=0.005, fused=True)
 
 
-class InBits(InLatents, BitwiseMethod):
-    """A method whose latents are the bits of a frozen tokenizer."""
-
-    space: BitwiseSpace
-
-    @torch.no_grad()
-    def decoded(self, total: Tensor) -> Tensor:
-        """Decode the sum of codes (B, d, h, w) to images (B, 3, H, W)."""
-        return self.space.images(total)
-
-    @torch.no_grad()
-    def encoded(self, images: Tensor) -> Tensor:
-        """Encode images to latents (B, d, h, w), not quantised."""
-        return self.space.encode(images)
-
-
-class NextScale(InBits):
+class NextScale(InLatents):
     """A method whose transformer predicts the bits of a frozen tokenizer, scale by scale.
 
     Args:
@@ -293,8 +276,12 @@ class NextScale(InBits):
         text_dropout: Share of captions to drop in training, for guidance.
         reweight: Whether tokens of fine scales count less, by the square root of their number.
         bits: How bits are drawn.
+
+    Raises:
+        ValueError: If there is a prompt, and no encoder that reads it.
     """
 
+    space: BitwiseSpace
     transformer: InfinityTransformer
 
     def __init__(
@@ -310,23 +297,10 @@ class NextScale(InBits):
         super().__init__(scale, **kwargs)
         self.encoder, self.prompt = encoder, prompt
         self.text_dropout, self.reweight, self.bits = text_dropout, reweight, bits
-
-    def check_parts(self) -> None:
-        """Raise if the parts do not fit together.
-
-        Raises:
-            ValueError: If transformer and space have different numbers of bits, or a prompt has no
-                encoder.
-        """
-        if self.prompt is not None and (self.encoder is None or not self.encoder.reads):
+        if prompt is not None and (encoder is None or not encoder.reads):
             raise ValueError(
                 "model.init_args.prompt is set, and an encoder, which reads it, is missing: set "
                 "model.init_args.encoder"
-            )
-        if self.transformer.bits != self.space.bits:
-            raise ValueError(
-                f"model.init_args.transformer is for {self.transformer.bits} bits a token, and the "
-                f"space has {self.space.bits}: set the same"
             )
 
     # ---------------------------------------------------------------------------------- the network

@@ -37,16 +37,14 @@ from torch import Tensor, nn
 
 from degradations.device import copy_to
 from files.numbers import PositiveFloat, UnitInterval
-from files.tensors import bare_names
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.base import SuperResolver
-from lightning_modules.latents import enlarged
+from lightning_modules.latents import InLatents, enlarged
 from lightning_modules.networks import infinity, transformation
 from lightning_modules.networks.bsq import Scales, quantized, total_after
 from lightning_modules.networks.infinity import InfinityTransformer, decay_groups
 from lightning_modules.networks.transformation import Mapper
 from lightning_modules.next_scale.next_scale import (
-    InBits,
     NextScale,
     adamw,
     bit_losses,
@@ -54,7 +52,7 @@ from lightning_modules.next_scale.next_scale import (
     scale_weights,
     teacher_forcing,
 )
-from lightning_modules.noise import Noise, with_noise_seeds
+from lightning_modules.noise import Noise
 from lightning_modules.sampling.color import ColorFix
 from lightning_modules.sampling.tiling import padded
 from lightning_modules.weights import Weights, fingerprint, load_part, read_weights, same_weights
@@ -65,7 +63,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class NSARMStageOne(InBits, SuperResolver):
+class NSARMStageOne(InLatents, SuperResolver):
     """Stage 1: the network that maps LR to the first scales; it restores only these.
 
     Args:
@@ -82,6 +80,7 @@ class NSARMStageOne(InBits, SuperResolver):
         ValueError: If parts do not fit each other or the scale.
     """
 
+    space: BitwiseSpace
     latent_pairs = True
 
     def __init__(
@@ -209,17 +208,6 @@ class NSARMStageOne(InBits, SuperResolver):
         left = self.scales.latents[len(codes) :]
         return [*codes, *(lr.new_zeros(*shape, *size) for size in left)]
 
-    @torch.no_grad()
-    def bits_of(self, batch: Batch) -> list[Tensor] | None:
-        """Return the codes (B, d, h_k, w_k) of each scale of the outputs.
-
-        None for images of other sizes than the network's.
-        """
-        if tuple(batch["lr"].shape[-2:]) != (self.tile, self.tile):
-            return None
-        batch = with_noise_seeds(batch, self.noise_seed)
-        return self.codes(batch, batch["lr"], self.whole_noise(batch))
-
     # ------------------------------------------------------------------------- checks and weights
 
     def _check_mapper(self) -> None:
@@ -236,7 +224,7 @@ class NSARMStageOne(InBits, SuperResolver):
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map the released file, which has transformer and mapper; other parts stay."""
-        return self.with_parts(mapper=transformation.from_official(bare_names(tensors)))
+        return self.with_parts(mapper=transformation.from_official(tensors))
 
 
 @dataclass(frozen=True)
@@ -300,7 +288,6 @@ class NSARM(NextScale, NSARMStageOne):
         self.transformer, self.stage_two = transformer, stage_two
         # A frozen network needs evaluation mode, without dropout; Lightning does not set it.
         mapper.requires_grad_(stage_two.train_mapper).train(stage_two.train_mapper)
-        self.check_parts()
         if len(mapper.grids) >= len(self.scales):
             raise ValueError(
                 f"model.init_args.mapper makes all {len(self.scales)} scales, so there is none "
@@ -418,7 +405,6 @@ class NSARM(NextScale, NSARMStageOne):
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map the released file, which has transformer and mapper; other parts stay."""
-        tensors = bare_names(tensors)
         base = _base(tensors, len(self.transformer.no_text))
         return self.with_parts(mapper=transformation.from_official(tensors), transformer=base)
 

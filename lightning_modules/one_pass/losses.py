@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveFloat
+from lightning_modules.networks.running import Frozen
 from lightning_modules.weights import fingerprint, load_strictly, read_weights
 
 
@@ -151,7 +152,7 @@ class VGG19Features(nn.Module):
         return outputs
 
 
-class VGG19Perceptual(Loss):
+class VGG19Perceptual(Frozen, Loss):
     """L1 between features of VGG19, before their ReLU.
 
     Args:
@@ -197,10 +198,6 @@ class VGG19Perceptual(Loss):
         load_strictly(network, own, found.name)
         self.network = network.requires_grad_(False).eval().to(memory_format=torch.channels_last)
         self.source = f"{found.name} {fingerprint(own)}"
-
-    def train(self, mode: bool = True) -> VGG19Perceptual:
-        """Stay in evaluation mode, whatever the model does."""
-        return super().train(False)
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         """Return the weighted sum of the layers' mean absolute differences.

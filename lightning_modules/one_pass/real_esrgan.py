@@ -19,8 +19,7 @@ of the data: ``degradations.RealESRGAN``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -31,8 +30,7 @@ from degradations.base import ieee_float32
 from degradations.stages.sharpen import USM
 from lightning_modules.adversarial import Adversarial
 from lightning_modules.one_pass.losses import GAN, L1, Loss
-from lightning_modules.one_pass.one_pass import NetworkCallable, OnePass
-from lightning_modules.weights import load_part, read_weights
+from lightning_modules.one_pass.regression import NetworkCallable, OnePass
 
 if TYPE_CHECKING:
     from files.batch import Batch
@@ -60,8 +58,6 @@ class RealESRGAN(Adversarial, OnePass):
         gan: The adversarial loss; only with a discriminator.
         sharpen: Compare outputs with HR sharpened by an unsharp mask. The discriminator always sees
             HR itself.
-        discriminator_weights: Initial weights of the discriminator: a run that trained it, or a
-            released file.
         discriminator_optimizer: Makes the discriminator's optimiser.
         optimizer: Makes the network's optimiser.
     """
@@ -75,7 +71,6 @@ class RealESRGAN(Adversarial, OnePass):
         losses: dict[str, Loss | None] | None = None,
         gan: GAN = RELEASED,
         sharpen: bool = True,
-        discriminator_weights: str | None = None,
         discriminator_optimizer: OptimizerCallable = adam,
         optimizer: OptimizerCallable = adam,
         **kwargs: Any,
@@ -91,7 +86,7 @@ class RealESRGAN(Adversarial, OnePass):
         if taken := {"loss", "adversarial", "discriminator"} & {*terms}:
             raise ValueError(f"model.init_args.losses: {min(taken)} is logged for something else")
         self.losses = nn.ModuleDict(terms)
-        self.gan, self.discriminator_weights = gan, discriminator_weights
+        self.gan = gan
         starts = [loss.start for loss in terms.values()]
         starts += [gan.start] if self.discriminator is not None else []
         if min(starts, default=1):
@@ -152,15 +147,6 @@ class RealESRGAN(Adversarial, OnePass):
         return sharp
 
     # -------------------------------------------------------------------------------------- weights
-
-    def load_parts(self, find: Callable[[str, str], Path]) -> None:
-        """Load the discriminator. Only ``setup`` for training loads what losses need."""
-        super().load_parts(find)
-        if self.discriminator is not None and self.discriminator_weights is not None:
-            key = "discriminator_weights"
-            found = read_weights(find(key, self.discriminator_weights))
-            official = getattr(self.discriminator, "official", dict)
-            load_part(self.discriminator, found, "discriminator", official, key)
 
     def setup(self, stage: str) -> None:
         """Load what losses need.

@@ -1,31 +1,106 @@
-"""Regression: one network, one pass, a pixel loss.
+"""Methods of one pass of a network, and regression, which trains one by a pixel loss.
 
-Shared by EDSR (Lim et al., CVPRW 2017; arXiv 1707.02921), IMDN (Hui et al., ACM MM 2019; arXiv
-1909.11856) and LIIF (Chen et al., CVPR 2021; arXiv 2012.09161); the network is an argument.
+Regression is shared by EDSR (Lim et al., CVPRW 2017; arXiv 1707.02921), IMDN
+(Hui et al., ACM MM 2019; arXiv 1909.11856) and LIIF (Chen et al., CVPR 2021; arXiv 2012.09161); the
+network is an argument.
 Differs from the papers in: LIIF trains on all pixels of a crop, not on samples of them; and at one
 scale, or, with ``data.init_args.crops.scales``, at one scale per batch, not per image.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.nn import functional
 
 from files.numbers import NonNegativeFloat, UnitInterval
-from lightning_modules.noise import augmented
+from lightning_modules.base import SuperResolver
+from lightning_modules.noise import Noise, augmented
 from lightning_modules.one_pass.losses import charbonnier
-from lightning_modules.one_pass.one_pass import NetworkCallable, OnePass
 
 if TYPE_CHECKING:
     from files.batch import Batch
 
+NetworkCallable = Callable[[float], nn.Module]
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l1": functional.l1_loss,
     "charbonnier": charbonnier,
 }
+
+
+class OnePass(SuperResolver):
+    """A method that enlarges by one pass of a network, without noise.
+
+    Args:
+        scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
+        network: The network: a class whose first argument is the scale, and whose ``forward(lr)``
+            or ``forward(lr, size)`` returns the enlarged image.
+    """
+
+    one_pass = True
+    half_outputs = False
+
+    def __init__(
+        self,
+        scale: float,
+        network: NetworkCallable,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(scale, **kwargs)
+        # In Python also a network that is built already.
+        self.network = network if isinstance(network, nn.Module) else network(self.scale)
+        # A network with its own weights, such as spandrel's, names their source.
+        self.weights_source = getattr(self.network, "weights_source", None)
+        self.network.to(memory_format=torch.channels_last)  # in which convolutions are fastest
+        self.takes_size = "size" in inspect.signature(self.network.forward).parameters
+
+    def forward(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
+        """Enlarge.
+
+        Args:
+            lr: (B, 3, h, w) in [0, 1].
+            size: (H, W) of the output.
+
+        Returns:
+            (B, 3, H, W), unclamped.
+        """
+        lr = lr.contiguous(memory_format=torch.channels_last)
+        sr: Tensor = self.network(lr, size) if self.takes_size else self.network(lr)
+        return sr
+
+    def enlarged_for(self, lr: Tensor, hr: Tensor, size: tuple[int, int]) -> Tensor:
+        """Enlarge LR in training, and check the output's size.
+
+        Args:
+            lr: (B, 3, h, w) in [0, 1].
+            hr: (B, 3, H, W), which the output is compared with.
+            size: (H, W) of the output.
+
+        Raises:
+            ValueError: If the network returns another size.
+        """
+        sr = self(lr, size)
+        if sr.shape != hr.shape:  # some shapes would be broadcast silently
+            raise ValueError(
+                f"{type(self.network).__name__} made {tuple(sr.shape)}, expected "
+                f"{tuple(hr.shape)}: does it enlarge by data.init_args.scale, {self.scale:g}?"
+            )
+        return sr
+
+    @torch.no_grad()
+    def restore(self, batch: Batch, noise: Noise) -> Tensor:
+        """One forward pass; deterministic."""
+        sr: Tensor = self(batch["lr"], batch["size"])
+        return sr
+
+    def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Map the authors' tensors by the network's ``official``, if it has one."""
+        official = getattr(self.network, "official", dict)
+        return self.with_parts(network=official(tensors))
 
 
 class Regression(OnePass):

@@ -15,7 +15,7 @@ from torch.nn import functional
 from degradations.bicubic import resize
 from degradations.device import tensor_like
 
-ColorFix = Literal["none", "wavelet", "adain", "ycbcr", "blend", "adain_wavelet"]
+ColorFix = Literal["none", "wavelet", "adain", "ycbcr", "adain_wavelet"]
 LEVELS = 5  # of the wavelet: SR keeps details finer than about 2**LEVELS pixels
 LUMA = (0.299, 0.587, 0.114)  # BT.601
 EPS = 1e-5  # added to variances
@@ -27,7 +27,6 @@ def fix_colors(sr: Tensor, lr: Tensor, kind: ColorFix) -> Tensor:
     - ``wavelet``: details of SR on the coarse LR image; also corrects local tints
     - ``adain``: each channel gets its mean and deviation in LR
     - ``ycbcr``: brightness of SR, colour of LR
-    - ``blend``: the mean of ``wavelet`` and ``adain``
     - ``adain_wavelet``: ``adain``, then ``wavelet``, as in NSARM
 
     The reference is LR enlarged by antialiased bicubic interpolation (a = -0.5). Official InvSR
@@ -64,9 +63,7 @@ def _fixed(sr: Tensor, reference: Tensor, kind: ColorFix) -> Tensor:
         return wavelet(sr, reference)
     if kind == "adain":
         return adain(sr, reference)
-    if kind == "adain_wavelet":
-        return wavelet(adain(sr, reference).clamp_(0, 1), reference)
-    return torch.lerp(adain(sr, reference), wavelet(sr, reference), 0.5)
+    return wavelet(adain(sr, reference).clamp_(0, 1), reference)
 
 
 def wavelet(sr: Tensor, reference: Tensor) -> Tensor:

@@ -32,6 +32,9 @@ def ddim(
 ) -> Tensor:
     """Song et al., 2021 (arXiv 2010.02502), equations 12 and 16.
 
+    In x / alpha this is Euler's method (Karras et al., 2022; arXiv 2206.00364, algorithm 1), and
+    with ``eta`` 1 k-diffusion's ancestral one.
+
     Args:
         x: (B, ...) at ``now``.
         x0: (B, ...), predicted.
@@ -40,34 +43,12 @@ def ddim(
         eta: 0 is deterministic, 1 is DDPM's ancestral sampling.
         noise: (B, ...), standard normal; required unless ``eta`` is 0.
     """
-    return _ddim(x, x0, now, then, eta * _ancestral(now, then), noise)
-
-
-def euler(x: Tensor, x0: Tensor, now: Level, then: Level) -> Tensor:
-    """Euler's method in x / alpha: Karras et al., 2022 (arXiv 2206.00364), algorithm 1, line 5.
-
-    Collected by x and x0. In these coordinates DDIM without noise is the same step. Arguments as in
-    ``ddim``.
-    """
-    kept = then.sigma / now.sigma
-    return (kept * x).add_(x0, alpha=then.alpha - kept * now.alpha)
-
-
-def euler_ancestral(x: Tensor, x0: Tensor, now: Level, then: Level, noise: Tensor) -> Tensor:
-    """Euler's method to a lower level, then noise up to the next one.
-
-    Args:
-        x: (B, ...) at ``now``.
-        x0: (B, ...), predicted.
-        now: Level of x.
-        then: Level of the result.
-        noise: (B, ...), standard normal.
-
-    Source: k-diffusion's ``sample_euler_ancestral``: the ancestral step of DDPM in x / alpha.
-    """
-    fresh = _ancestral(now, then)
-    below = math.sqrt(max(then.sigma**2 - fresh**2, 0.0))
-    return euler(x, x0, now, Level(then.alpha, below)) + fresh * noise
+    ratio = (now.alpha * then.sigma) / (then.alpha * now.sigma)
+    fresh = eta * then.sigma * math.sqrt(max(1 - ratio**2, 0.0))  # deviation of DDPM's posterior
+    # eps is (x - alpha x0) / sigma; collected by x and x0:
+    kept = math.sqrt(max(then.sigma**2 - fresh**2, 0.0)) / now.sigma
+    y = (kept * x).add_(x0, alpha=then.alpha - kept * now.alpha)
+    return y if fresh == 0 else y.add_(_given(noise), alpha=fresh)
 
 
 def dpm_solver_2m(
@@ -111,28 +92,8 @@ def residual_shift(
     """
     kept = then / now
     y = (kept * x).add_(x0, alpha=1 - kept)  # in place: large temporaries are slower than sums
-    return y if then == 0 else y.add_(_given(noise), alpha=_posterior(now, then, kappa))
-
-
-def _posterior(now: float, then: float, kappa: float) -> float:
-    """Return the standard deviation of the noise that ``residual_shift`` adds."""
-    return kappa * math.sqrt(then / now * (now - then))
-
-
-def _ddim(
-    x: Tensor, x0: Tensor, now: Level, then: Level, fresh: float, noise: Tensor | None
-) -> Tensor:
-    """Step as ``ddim``, with fresh noise of the standard deviation ``fresh``."""
-    # eps is (x - alpha x0) / sigma; collected by x and x0:
-    kept = math.sqrt(max(then.sigma**2 - fresh**2, 0.0)) / now.sigma
-    y = (kept * x).add_(x0, alpha=then.alpha - kept * now.alpha)
-    return y if fresh == 0 else y.add_(_given(noise), alpha=fresh)
-
-
-def _ancestral(now: Level, then: Level) -> float:
-    """Return the standard deviation of the noise that DDPM's posterior adds between two levels."""
-    kept = (now.alpha * then.sigma) / (then.alpha * now.sigma)
-    return then.sigma * math.sqrt(max(1 - kept**2, 0.0))
+    fresh = kappa * math.sqrt(kept * (now - then))
+    return y if then == 0 else y.add_(_given(noise), alpha=fresh)
 
 
 def _given(noise: Tensor | None) -> Tensor:
@@ -150,7 +111,7 @@ class Sampler:
 
     Args:
         steps: Number of steps from pure noise.
-        spacing: Spacing of the timesteps: ``leading``, ``trailing`` or ``linspace``.
+        spacing: Spacing of the timesteps: ``leading`` or ``trailing``.
         offset: Added to ``leading`` timesteps.
         solver: ``ddim`` or ``dpm_solver_2m``.
         eta: For ``ddim``: 0 is deterministic sampling, Euler's method, 1 DDPM's, the ancestral one.
@@ -240,12 +201,11 @@ class ShiftSampler:
 
     Args:
         process: The process, at the timesteps of sampling.
-        solver: ``posterior``, ``ddim`` or ``dpm_solver_2m``; or a number: the share of the
-            posterior's fresh noise, 0 for ``ddim`` and 1 for ``posterior``.
+        solver: ``posterior``, ``ddim`` or ``dpm_solver_2m``.
     """
 
     process: ResidualShift
-    solver: ShiftSolver | float = "posterior"
+    solver: ShiftSolver = "posterior"
 
     @property
     def options(self) -> dict[str, str | int | float]:
@@ -266,21 +226,19 @@ class ShiftSampler:
             x: (B, ...), the prior.
             anchor: (B, ...), y.
             clean: Predicts x0 from x_t and its number among the timesteps of sampling.
-            noise: Used by ``posterior``, and for a share of fresh noise.
+            noise: Used by ``posterior``.
             unit: Number by which x and the anchor were divided, so that kappa is, too.
 
         Returns:
             (B, ...).
         """
         process, kappa = self.process, self.process.kappa / unit
-        share = self.solver if isinstance(self.solver, int | float) else 0.0
         earlier: tuple[Tensor, Level] | None = None
         for step in reversed(range(process.steps)):
             x0 = clean(x, step)
             etas = process.eta(step), process.eta(step - 1)
-            draws = step > 0 and (self.solver == "posterior" or share > 0)
-            fresh = noise.normal(x.shape) if draws else None
             if self.solver == "posterior":
+                fresh = noise.normal(x.shape) if step > 0 else None
                 x = residual_shift(x, x0, *etas, kappa, fresh)
                 continue
             levels = [Level(alpha, s / unit) for alpha, s in map(process.level, (step, step - 1))]
@@ -289,7 +247,6 @@ class ShiftSampler:
                 y = dpm_solver_2m(y, y0, levels[0], levels[1], earlier)
                 earlier = y0, levels[0]
             else:
-                deviation = share * _posterior(*etas, kappa)
-                y = _ddim(y, y0, levels[0], levels[1], deviation, fresh)
+                y = ddim(y, y0, levels[0], levels[1])
             x = y + anchor
         return x

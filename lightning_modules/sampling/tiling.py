@@ -17,9 +17,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from degradations.device import copy_to
+from files.method import Option, changed
 from files.numbers import NonNegativeInt, PositiveInt
 from lightning_modules.noise import Noise, PlacedNoise, Size, Span, Tile, length_of
-from lightning_modules.settings import Option, changed
 
 if TYPE_CHECKING:
     from files.batch import Batch

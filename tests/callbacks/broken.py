@@ -8,8 +8,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable
 from torch import Tensor, nn
 
-from lightning_modules.one_pass.one_pass import NetworkCallable
-from lightning_modules.one_pass.regression import Regression
+from lightning_modules.one_pass.regression import NetworkCallable, Regression
 from tests.callbacks.tiny import Tiny
 
 

@@ -16,6 +16,7 @@ from lightning_modules.networks.infinity import InfinityTransformer
 from lightning_modules.networks.transformation import LatentEstimate
 from lightning_modules.next_scale.next_scale import Bitwise
 from lightning_modules.next_scale.nsarm import NSARM, NSARMStageOne, StageTwo
+from lightning_modules.noise import Noise
 from tests.contracts import memorising
 from tests.contracts.memorising import batch_of, psnr
 
@@ -81,7 +82,8 @@ def test_both_stages(space, ceiling, tmp_path):
     first = NSARMStageOne(SCALE, space, mapper(), **settings, optimizer=adam(2e-3))
     learn(first, 150, tmp_path / "1")
     batch = batch_of(SCALE)
-    codes, own = first.bits_of(batch), space.coded(space.encode(batch["hr"]))
+    codes = first.codes(batch, batch["lr"], Noise(batch["seed"]))
+    own = space.coded(space.encode(batch["hr"]))
     right = [(code == o.code).float().mean().item() for code, o in zip(codes, own, strict=True)]
     assert min(right[:2]) > 0.95, right
     second = NSARM(

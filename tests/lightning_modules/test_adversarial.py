@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.plugins.precision import MixedPrecision
 from torch.utils.data import DataLoader
 
 from callbacks.training.ema import EMA
@@ -100,11 +99,6 @@ def test_a_left_out_update_leaves_the_other_alone(tmp_path: Path, whose: str) ->
     }
     assert moves == ({0: 2.0, 1: 3.0} if whose == "generator" else {0: 3.0, 1: 2.0})
     assert all(value.isfinite().all() for value in tensors(model).values())
-
-
-def half(scale: float) -> list[Any]:
-    scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=2)
-    return [MixedPrecision("16-mixed", "cpu", scaler=scaler)]
 
 
 def test_hinges_by_hand() -> None:

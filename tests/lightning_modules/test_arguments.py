@@ -1,30 +1,16 @@
-"""Constructor arguments: parents' arguments come through ``kwargs``, with help and defaults."""
+"""Constructor arguments: no class has too many of its own."""
 
 from __future__ import annotations
 
 import inspect
-from typing import Any
 
 import pytest
-from jsonargparse import ArgumentParser
 
 from lightning_modules.base import ImageModel
-from lightning_modules.controls.direct import Direct
-from lightning_modules.controls.finetune import LoRA
-from lightning_modules.invsr import InvSR
-from lightning_modules.one_pass.regression import Regression
-from lightning_modules.optimisation import adam
 from tests.contracts import discovery
 
 METHODS = discovery.concrete_subclasses(ImageModel, "lightning_modules")
 LARGEST = 15  # number of a class's own arguments
-
-
-def arguments_of(method: type) -> dict[str, Any]:
-    """The command line's arguments of a method."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(method, None, fail_untyped=False)
-    return {action.dest: action for action in parser._actions}
 
 
 @pytest.mark.parametrize("method", METHODS, ids=discovery.full_name)
@@ -33,26 +19,3 @@ def test_no_method_has_too_many_of_its_own(method: type) -> None:
         {*inspect.signature(c).parameters} for c in method.__mro__ if issubclass(c, ImageModel)
     )
     assert len(own - {"kwargs"}.union(*parents)) <= LARGEST
-
-
-def test_those_of_all_parents_are_on_the_command_line() -> None:
-    found = arguments_of(LoRA)
-    expected = {"rank", "caption_dropout", "denoiser", "sampler", "weights"}
-    assert expected <= found.keys()
-    assert all(found[name].help for name in expected)
-    assert found["caption_dropout"].default == 0.1
-
-
-def test_those_that_a_parent_fixes_are_not() -> None:
-    assert "patch" not in arguments_of(LoRA)
-    assert not {"optimizer", "lr_scheduler", "weights"} & arguments_of(Direct).keys()
-
-
-def test_defaults_are_those_of_the_parent() -> None:
-    assert arguments_of(Regression)["optimizer"].default == f"{adam.__module__}.adam"
-
-
-def test_groups() -> None:
-    found = arguments_of(InvSR)
-    assert found["sampling.steps"].default == 1
-    assert found["training.adversarial_start"].default == 10_000

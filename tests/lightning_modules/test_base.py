@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch.utils.data import DataLoader
 from callbacks.training.ema import EMA
 from lightning_modules.base import ImageModel
 from tests.datamodules.memory import trainer
-from tests.lightning_modules.tiny import Model, batch_of, fill
+from tests.lightning_modules.tiny import Model, batch_of
 
 TRAINED = {
     *("net.0.weight", "net.0.bias", "net.1.weight", "net.1.bias"),
@@ -57,20 +56,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestOptimizer:
-    def test_only_what_is_trainable(self):
-        model = Model()
-        optimizer = model.configure_optimizers()
-        (group,) = optimizer.param_groups
-        assert {id(p) for p in group["params"]} == {
-            id(p) for name, p in model.named_parameters() if not name.startswith("frozen.")
-        }
-
-    def test_nothing_to_train(self):
-        model = Model().requires_grad_(False)
-        message = r"tiny\.Model has no trainable parameters: use test .*model\.class_path for fit"
-        with pytest.raises(ValueError, match=message):
-            model.configure_optimizers()
-
     def test_schedules_are_stepped_once_a_step(self, tmp_path):
         def schedule(optimizer):
             return torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
@@ -110,16 +95,6 @@ class TestOptimizer:
 
 
 class TestRandomness:
-    def test_draws_belong_to_the_batch(self):
-        model = Model()
-        draws = []
-        for batch, disturbance in ((batch_of(), 0), (batch_of(), 5), (batch_of(name="b"), 0)):
-            torch.rand(disturbance)
-            model.on_train_batch_start(batch, 0)
-            draws.append(torch.rand(4))
-        assert torch.equal(draws[0], draws[1])
-        assert not torch.equal(draws[0], draws[2])
-
     def test_a_trainer_does_it(self, tmp_path):
         class Disturbance(Callback):
             def on_train_batch_end(self, *args: Any) -> None:
@@ -154,15 +129,6 @@ class TestCheckpoint:
         for name, value in whole.state_dict().items():
             assert torch.equal(value, resumed.state_dict()[name]), name
 
-    def test_another_methods(self, checkpoint):
-        content = torch.load(checkpoint, weights_only=True)
-        message = r"trained with other\.Method, but the model here is tests\.\S*Model: set model\."
-        with pytest.raises(ValueError, match=message):
-            Model().on_load_checkpoint({**content, "model": "other.Method"})
-        del content["model"]
-        with pytest.raises(ValueError, match="trained with an unnamed model"):
-            Model().on_load_checkpoint(content)
-
 
 class Odd(ImageModel):
     """Tied weights, parameters of its own, adapters inside a frozen network."""
@@ -189,9 +155,6 @@ class Odd(ImageModel):
 
 
 class TestCheckpointKeys:
-    def test_model(self):
-        assert set(Model().checkpoint_keys()) == TRAINED
-
     def test_odd_ones(self):
         assert Odd().checkpoint_keys() == [
             *("own", "mean"),
@@ -203,33 +166,6 @@ class TestCheckpointKeys:
 
 
 class TestLoadWeights:
-    def test_of_our_names_without_what_has_a_file_of_its_own(self, tmp_path):
-        # As somebody may save a compiled model, without saying what it is.
-        class Apart(Model):
-            training_only = ("critic.",)
-
-            def __init__(self):
-                super().__init__()
-                self.critic = torch.nn.Linear(2, 2)
-                self.frozen.source = ""
-
-            def import_official(self, tensors):
-                raise AssertionError("not an official file")
-
-        trained, model = Model(), Apart()
-        kept = copy.deepcopy({**model.critic.state_dict(), **model.frozen.state_dict()})
-        fill(trained, seed=2)
-        own = {f"_orig_mod.{k}": v for k, v in trained.state_dict().items() if k in TRAINED}
-        torch.save(own, tmp_path / "w.pth")
-        model.load_weights(tmp_path / "w.pth")
-        assert torch.equal(model.tail.weight, trained.tail.weight)
-        found = {**model.critic.state_dict(), **model.frozen.state_dict()}
-        assert all(torch.equal(found[name], value) for name, value in kept.items())
-        del own["_orig_mod.tail.weight"]
-        torch.save(own, tmp_path / "w.pth")
-        with pytest.raises(ValueError, match=r"1 missing \(tail\.weight\)"):
-            model.load_weights(tmp_path / "w.pth")
-
     def test_official_by_the_methods_own_map(self, tmp_path):
         class Mapped(Model):
             def import_official(self, tensors):
@@ -241,11 +177,6 @@ class TestLoadWeights:
         model = Mapped()
         model.load_weights(tmp_path / "w.pth")
         assert torch.equal(model.tail.weight, own["net.tail.weight"])
-
-    def test_a_file_without_the_frozen_part_is_not_enough_unless_it_is_ours(self, tmp_path):
-        torch.save({k: v for k, v in Model().state_dict().items() if k in TRAINED}, tmp_path / "w")
-        with pytest.raises(ValueError, match=r"missing \(frozen\."):
-            Model().load_weights(tmp_path / "w")
 
 
 class Fixed(Model):

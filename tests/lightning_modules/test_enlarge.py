@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,52 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from degradations.bicubic import resize
 from lightning_modules.base import SuperResolver
 from lightning_modules.controls.simple import Bicubic
-from lightning_modules.noise import Span, Tile
 from lightning_modules.sampling.color import fix_colors
 from lightning_modules.sampling.solvers import residual_shift
-from lightning_modules.sampling.tiling import Tiling, grid
+from lightning_modules.sampling.tiling import Tiling
 from tests.lightning_modules.tiny import batch_of, fill
-
-
-def seam(image: Tensor, tiles: Sequence[Tile]) -> float:
-    """Mean absolute gradient across the borders of tiles, over that across all other lines.
-
-    Borders are the lines at which a tile begins or ends, and those at which it begins or ends to
-    count, alone or beside its neighbours. Each is compared with other lines that lie in the same
-    way between the pixels of LR, for gradients within one are smaller than those between two.
-
-    Args:
-        image: (..., H, W).
-        tiles: Of it.
-
-    Returns:
-        About 1 where tiles do not show, in an image that is the same everywhere.
-    """
-    on, off = [], []
-    for dim, spans in ((-2, [t.rows for t in tiles]), (-1, [t.columns for t in tiles])):
-        lines = image.diff(dim=dim).abs().movedim(dim, 0).flatten(1).mean(1)
-        factor = max(len(spans[0].window) // (spans[0].lr.stop - spans[0].lr.start), 1)
-        crossed = torch.zeros(len(lines), dtype=torch.bool)
-        crossed[[p - 1 for span in spans for p in borders(span) if 0 < p <= len(lines)]] = True
-        for phase in range(factor):
-            found, here = lines[phase::factor], crossed[phase::factor]
-            if here.any():
-                on.append(found[here].sum())
-                off.append(found[~here].mean() * here.sum())
-    return (sum(on, torch.zeros(())) / sum(off, torch.zeros(()))).item()
-
-
-def borders(span: Span) -> list[int]:
-    """First output pixels behind each border of a side of a tile."""
-    counts, alone = (span.window > 0).nonzero(), (span.window > 1 - 1e-6).nonzero()
-    found = [0, len(span.window)]
-    for part in (counts, alone):
-        if len(part):
-            found += [int(part[0]), int(part[-1]) + 1]
-    return [span.out.start + position for position in found]
 
 
 class Plain(SuperResolver):
@@ -82,29 +41,6 @@ class Stochastic(Plain):
             x_0 = self.net(torch.cat([x, y], 1))
             x = residual_shift(x, x_0, eta, previous, 1.0, noise.normal(y.shape))
         return 0.5 + 0.2 * x
-
-
-class Normalised(Plain):
-    """What it adds to bicubic depends on statistics of all that it is given."""
-
-    tile, tile_overlap = 64, 32
-
-    def __init__(self, scale: float = 2.0) -> None:
-        super().__init__(scale)
-        self.net = nn.Sequential(
-            *(nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.SiLU()),
-            *(nn.Conv2d(8, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.SiLU()),
-            nn.Conv2d(8, 3, 3, padding=1),
-        )
-        generator = torch.Generator().manual_seed(0)
-        for layer in self.net:
-            if isinstance(layer, nn.Conv2d):
-                layer.weight.data.copy_(torch.randn(layer.weight.shape, generator=generator) / 5)
-
-    def restore(self, batch: Any, noise: Any) -> Tensor:
-        return resize(batch["lr"], batch["size"]) + 0.1 * self.net(
-            functional.interpolate(batch["lr"], batch["size"])
-        )
 
 
 def predicted(model: SuperResolver, given: Any, **settings: Any) -> Tensor:
@@ -158,26 +94,6 @@ class TestACardWithoutMemory:
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
         assert model.tile_count == tiles
         assert [r.args for r in caplog.records] == [(96, 48), (48, 24)]
-
-
-class TestSeams:
-    def image(self, side: int = 240) -> Any:
-        """Texture that is the same everywhere, in a light that is not."""
-        batch: Any = batch_of(1, side)
-        light = torch.linspace(0.2, 0.8, side + 2)
-        batch["lr"] = light + 0.2 * (resize(batch["lr"], (side, side + 2)) - 0.5)
-        return batch
-
-    @pytest.mark.parametrize("window", ["linear", "gaussian"])
-    def test_statistics_of_a_tile_do_not_show(self, window: Any) -> None:
-        model, batch = Normalised(), self.image()
-        whole = model.eval().test_step(batch, 0)["sr"]
-        found = predicted(model, batch, window=window)
-        tiles = grid(batch["lr"].shape[-2:], batch["size"], 64, 32, window)
-        assert len(tiles) == model.tile_count > 9
-        assert (found - whole).abs().max() > 1e-3  # there is something to hide
-        assert seam(found, tiles) < 1.05
-        assert seam(found, tiles) < 1.01 * seam(whole, tiles)
 
 
 class Fixed(Plain):

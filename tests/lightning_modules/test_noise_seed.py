@@ -51,14 +51,6 @@ def test_the_seed_changes_what_is_drawn(
         assert not torch.equal(other[image], first[image])
 
 
-def test_the_batch_keeps_the_images_seeds() -> None:
-    model, batch = Model(), batch_of()
-    before = batch["seed"].clone()
-    model.set_noise_seed(3)
-    whole(model, batch)
-    assert torch.equal(batch["seed"], before)
-
-
 @pytest.mark.parametrize(
     ("kind", "output", "draws"),
     [(Model, whole, True), (Tiled, in_tiles, True), (Painter, whole, True), (Plain, whole, False)],

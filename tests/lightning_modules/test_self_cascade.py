@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -396,12 +395,3 @@ def test_gradients_stop_before_the_way_up():
 
 
 # ---------------------------------------------------------------------------------- checkpoints
-
-
-def stored(method: Any) -> Any:
-    checkpoint: dict[str, Any] = {"state_dict": method.state_dict()}
-    method.on_save_checkpoint(checkpoint)
-    file = io.BytesIO()
-    torch.save(checkpoint, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)

@@ -101,8 +101,3 @@ def batch_of(count: int = 2, side: int = 6, scale: float = 2.0, name: str = "a")
         "lr": torch.stack([torch.rand(3, side, side + 2, generator=g) for g in images]),
         "hr": torch.stack([torch.rand(3, *size, generator=g) for g in images]),
     }
-
-
-def part_of(batch: dict[str, Any], images: slice) -> dict[str, Any]:
-    """Some images of a batch."""
-    return {k: v if k == "size" else v[images] for k, v in batch.items()}

@@ -88,17 +88,3 @@ def query(
     opposite = areas[::-1]  # the order of the shifts makes the diagonal corner the reversed list
     weighted = [v * (a / total).unsqueeze(-1) for v, a in zip(values, opposite, strict=True)]
     return torch.stack(weighted).sum(dim=0)
-
-
-@torch.no_grad()
-def enlarge(state: State, lr: Tensor, height: int, width: int, chunk: int = 30_000) -> Tensor:
-    """Image (B, 3, height, width) in [0, 1], unclamped, of lr (B, 3, h, w) in [0, 1]."""
-    features = encode(state, (lr - 0.5) / 0.5)
-    coord = cell_centres(height, width).unsqueeze(0).repeat(len(lr), 1, 1)
-    cell = torch.tensor([2 / height, 2 / width]).expand_as(coord)
-    parts = [
-        query(state, features, coord[:, i : i + chunk], cell[:, i : i + chunk])
-        for i in range(0, coord.shape[1], chunk)
-    ]
-    image = torch.cat(parts, dim=1).permute(0, 2, 1).reshape(len(lr), 3, height, width)
-    return image * 0.5 + 0.5

@@ -33,10 +33,10 @@ def test_two_as_one_batch():
 
 
 @pytest.mark.parametrize(
-    ("scale", "together", "sizes"),
-    [(1.0, True, [2]), (0.0, True, [4]), (7.5, True, [4]), (7.5, False, [2, 2])],
+    ("scale", "sizes"),
+    [(1.0, [2]), (0.0, [4]), (7.5, [4])],
 )
-def test_guidance(scale, together, sizes):
+def test_guidance(scale, sizes):
     calls = []
 
     def predict(z, t, condition):
@@ -45,7 +45,7 @@ def test_guidance(scale, together, sizes):
 
     conditions = Condition(text=field(2, 3, 4)), Condition(text=field(2, 3, 4, seed=1))
     z, t = field(2, 5), torch.tensor([3, 7])
-    found = guided(predict, z, t, *conditions, scale, together)
+    found = guided(predict, z, t, *conditions, scale)
     assert calls == sizes
     with_it, without = (predict(z, t, condition) for condition in conditions)
     torch.testing.assert_close(found, scale * with_it + (1 - scale) * without)

@@ -25,13 +25,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_texts_are_those_of_the_release() -> None:
-    assert PROMPT.split(", ")[1] == "high-contrast"
-    assert (len(PROMPT.split(", ")), PROMPT[-1]) == (8, "s")  # no full stop
-    assert "noisy,painting, drawing" in NEGATIVE
-    assert "  " not in PROMPT + NEGATIVE
-
-
 @NEEDS
 def test_the_file(folder: Path) -> None:
     save_text_encoder(folder / "sd")

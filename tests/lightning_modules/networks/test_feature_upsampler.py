@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional
@@ -10,7 +12,6 @@ from lightning_modules.networks.feature_upsampler import (
     Full,
     Places,
     Shared,
-    sinusoid,
 )
 
 SMALL = Places({"1": 6, "middle": 8}, 16)
@@ -25,6 +26,13 @@ def given(seed=0):
 
 
 SIZES = {"1": (11, 8), "middle": (6, 4)}
+
+
+def sinusoid(t, width):
+    """Sines, then cosines, of wavelengths from 2 pi."""
+    places = torch.arange(width // 2)
+    angles = t[:, None] * torch.exp(-math.log(10_000) / (width // 2) * places)
+    return torch.cat([angles.sin(), angles.cos()], 1)
 
 
 def time_of(phi, t=(5, 600)):
@@ -83,10 +91,3 @@ def test_each_channel_is_an_image_of_its_own_to_the_blocks():
             x = x + block.conv2(functional.silu(inner).flatten(0, 1)).view_as(x)
         added = phi(features, SIZES, times)["1"]
     torch.testing.assert_close(added, own.alpha * x, rtol=1e-4, atol=1e-4)
-
-
-def test_sinusoid():
-    found = sinusoid(torch.tensor([0, 700]), 40)
-    assert torch.equal(found[0], torch.tensor([0.0] * 20 + [1.0] * 20))
-    assert found.shape == (2, 40)
-    torch.testing.assert_close(found[1, 0], torch.tensor(700.0).sin())

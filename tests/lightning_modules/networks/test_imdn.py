@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from lightning_modules.networks.imdn import IMDN, ContrastAttention
+from lightning_modules.weights import read_weights
 from tests.quick import quick
 
 # What the published x2, x3 and x4 files hold, and their PSNR-Y on Set5 (border = scale, 8 bits),
@@ -25,8 +26,7 @@ def psnr_y(sr, hr, border):
 def test_published_weights_give_published_psnr(scale, parameters, psnr, weights_root, data_root):
     net = IMDN(float(scale))
     path = weights_root / f"imdn-x{scale}.pth"
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    net.load_state_dict(IMDN.official(state), strict=True)
+    net.load_state_dict(read_weights(path).tensors, strict=True)
     assert sum(p.numel() for p in net.parameters()) == parameters
 
     found = []

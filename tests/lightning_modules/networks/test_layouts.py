@@ -17,7 +17,6 @@ from lightning_modules.networks.discriminator import (
     UNetDiscriminator,
 )
 from lightning_modules.networks.edsr import EDSR
-from lightning_modules.networks.feature_upsampler import Full, Places, Shared
 from lightning_modules.networks.imdn import IMDN
 from lightning_modules.networks.latent_lpips import LatentDistance
 from lightning_modules.networks.liif import LIIF
@@ -27,7 +26,6 @@ from lightning_modules.networks.swin_unet import SwinUNet
 from lightning_modules.networks.transformation import Transformation
 
 F8, F16 = (128, 256, 512, 512), (128, 256, 512, 512, 512)
-SDXL = Places({"2": 320, "5": 640, "7": 1280, "8": 1280}, 1280)
 
 # Parameters, tensors, and a digest of all names with their shapes.
 LAYOUTS: dict[str, tuple[Callable[[], nn.Module], int, int, str]] = {
@@ -65,15 +63,3 @@ def test_layouts(name: str) -> None:
     parameters = sum(parameter.numel() for parameter in network.parameters())
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
     assert [parameters, len(lines), digest] == expected, "\n".join(lines)
-
-
-@pytest.mark.parametrize(
-    ("make", "parameters"),
-    [
-        (partial(Shared, SDXL), 1_932),
-        (partial(Full, SDXL), 145_457_280),
-    ],
-)
-def test_parameters_of_feature_upsamplers(make: Callable[[], nn.Module], parameters: int) -> None:
-    with torch.device("meta"):
-        assert sum(parameter.numel() for parameter in make().parameters()) == parameters

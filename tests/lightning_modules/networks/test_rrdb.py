@@ -23,14 +23,6 @@ def shapes_of(network: nn.Module) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
-def released_rrdb(scale: int, channels: int, blocks: int) -> Shapes:
-    return shapes_of(RRDBNet(scale, channels, blocks))
-
-
-def released_compact(scale: int, channels: int, convolutions: int) -> Shapes:
-    return shapes_of(SRVGGNetCompact(scale, channels, convolutions))
-
-
 def random(shapes: Shapes) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     return {

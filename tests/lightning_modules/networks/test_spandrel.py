@@ -4,14 +4,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lightning_modules.networks.rrdb import SRVGGNetCompact
+from lightning_modules.networks.rrdb import RRDBNet, SRVGGNetCompact
 from lightning_modules.networks.spandrel import Spandrel
-from tests.lightning_modules.networks.test_rrdb import random, released_compact, released_rrdb
+from tests.lightning_modules.networks.test_rrdb import random, shapes_of
 
 spandrel = pytest.importorskip("spandrel", reason="needs the optional package spandrel")
 
 
-COMPACT = random(released_compact(2, 8, 1))
+COMPACT = random(shapes_of(SRVGGNetCompact(2, 8, 1)))
 
 
 def computed(lr):
@@ -99,7 +99,7 @@ def test_an_architecture_trained_from_scratch(architecture, tmp_path):
 
 def test_published_files_into_an_architecture(tmp_path):
     """ESRGAN's newer names become the older ones that spandrel has."""
-    released = random(released_rrdb(4, 8, 1))
+    released = random(shapes_of(RRDBNet(4, 8, 1)))
     torch.save({"params_ema": released}, tmp_path / "x4.pth")
     net = Spandrel(4, train=True, architecture="ESRGAN", arguments=SMALL["ESRGAN"])
     net.load_state_dict(net.official(released))

@@ -52,16 +52,14 @@ def test_released_weights(prefix: str) -> None:
         assert torch.equal(one, two)
 
 
-@pytest.mark.parametrize("layout", ["memory", "positions"])
-def test_rows_are_read_as_they_lie_in_memory_or_as_positions(layout: str) -> None:
-    network, z = small(layout=layout), torch.randn(2, 3, 6, 8)
+def test_rows_are_read_as_they_lie_in_memory() -> None:
+    network, z = small(), torch.randn(2, 3, 6, 8)
     rows: list[Tensor] = []
     for branch in network.branches:
         branch.register_forward_hook(lambda module, given, found: rows.append(found))
     for found, row, grid in zip(network(z), rows, network.grids, strict=True):
         assert row.shape == (2, grid[0] * grid[1], 3)
-        expected = row if layout == "memory" else row.transpose(1, 2)
-        assert torch.equal(found, expected.reshape(found.shape))
+        assert torch.equal(found, row.reshape(found.shape))
 
 
 def estimating(**options: object) -> LatentEstimate:

@@ -65,12 +65,3 @@ def test_released_files_load_and_compute_the_figure() -> None:
     (found,) = network(x)
     assert found.shape == (2, 1, 16, 24)
     torch.testing.assert_close(found, computed(state, x), rtol=1e-9, atol=1e-9)
-
-
-def test_skips_may_be_left_out() -> None:
-    x = torch.rand(1, 3, 16, 16)
-    torch.manual_seed(0)
-    with_skips = UNetDiscriminator(4).eval()
-    torch.manual_seed(0)
-    without = UNetDiscriminator(4, skips=False).eval()
-    assert not torch.equal(with_skips(x)[0], without(x)[0])

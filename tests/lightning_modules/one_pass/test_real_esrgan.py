@@ -185,3 +185,5 @@ def test_a_released_discriminator(tmp_path: Path) -> None:
     expected = UNetDiscriminator.official(released(4))
     for name, value in expected.items():
         assert value.equal(method.state_dict()[f"discriminator.{name}"])
+    with pytest.raises(ValueError, match="discriminator_weights is set, and a discriminator is m"):
+        RealESRGAN(2.0, SRVGGNetCompact, discriminator_weights="netD")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_modules.networks.edsr import EDSR
 from lightning_modules.networks.imdn import IMDN
@@ -43,17 +42,6 @@ class TestNetworks:
         assert list(built.state_dict()) == list(made.state_dict())
         built.load_state_dict(made.state_dict())
 
-    def test_the_network_gets_the_scale(self):
-        scales = []
-
-        def network(scale: float) -> nn.Module:
-            scales.append(scale)
-            return Convolution(scale)
-
-        Regression(3, network)
-        assert scales == [3.0]
-        assert type(scales[0]) is float
-
     def test_weights_and_images_are_in_that_layout(self):
         seen: list[Tensor] = []
 
@@ -86,16 +74,6 @@ class Finished(Convolution):
 
 
 class TestWeights:
-    def load(self, network: Any, tensors: dict[str, Tensor], path: Any) -> Regression:
-        torch.save(tensors, path)
-        model = Regression(2, network)
-        model.load_weights(path)
-        return model
-
-    @pytest.fixture
-    def tensors(self):
-        return {name: value + 1 for name, value in Convolution(2).state_dict().items()}
-
     def test_a_network_that_has_its_weights(self):
         model = Regression(2, Finished)
         assert model.weights_source == "/models/finished.pth"
