@@ -133,6 +133,16 @@ class Writer(Callback):
 
     Raises:
         ValueError: If the suffix has a slash.
+
+    Examples:
+        >>> from callbacks import Writer
+        >>> from datamodules import SRDataModule
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning_modules import Bicubic
+        >>> data = SRDataModule(4, predict="my/photos", workers=0)
+        >>> writer = Writer("enlarged", suffix="_x4")
+        >>> trainer = Trainer(callbacks=[writer], enable_progress_bar=False)
+        >>> trainer.predict(Bicubic(4), data, return_predictions=False)
     """
 
     def __init__(

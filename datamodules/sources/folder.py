@@ -85,6 +85,13 @@ class Folder(Source):
 
     Raises:
         ValueError: If neither ``root`` nor ``files`` is given.
+
+    Examples:
+        >>> from datamodules import Folder
+        >>> photos = Folder("my/photos", files=["**/*.png"])
+        >>> photos.prepare(scale=4)
+        >>> list(photos.keys)
+        ['a', 'b']
     """
 
     has_hr = True  # whether its images are HR
