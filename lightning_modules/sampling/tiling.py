@@ -178,7 +178,8 @@ def blend(
     total: Tensor | None = None
     height, width = tiles[-1].rows.out.stop, tiles[-1].columns.out.stop
     shown = {**bar_options(), "unit": "pixels", "unit_scale": True, "leave": False}
-    progress = tqdm(total=height * width, desc="image", delay=SHORT, disable=not bar, **shown)
+    shown["disable"] = not bar or len(tiles) == 1
+    progress = tqdm(total=height * width, desc="image", delay=SHORT, **shown)
     with progress as done:
         for group in _groups(tiles, at_once):
             made = make(group)

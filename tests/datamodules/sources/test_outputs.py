@@ -47,6 +47,6 @@ def test_files_that_are_named_stay(tree: Path) -> None:
 
 
 def test_nothing_but_outputs(tree: Path) -> None:
-    message = r"all 1 images found in '.*out' are outputs in writer.folder '.*out': set another"
+    message = r"data\.predict: all 1 images found in '.*out' are outputs in writer.folder '.*out'"
     with pytest.raises(ValueError, match=message):
         keys(str(tree / "sub" / "out"), tree / "sub" / "out", "c.png")
