@@ -195,7 +195,8 @@ def blend(
                 window = tile.rows.window[:, None] * tile.columns.window
                 window = copy_to(window, total.device, total.dtype)
                 total[..., tile.rows.out, tile.columns.out] += part.float() * window
-                done.update(float(tile.rows.window.sum() * tile.columns.window.sum()))
+                share = float(tile.rows.window.sum() * tile.columns.window.sum())
+                done.update(min(share, height * width - done.n))  # rounded, it may be too much
     return cast(Tensor, total)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -62,6 +64,14 @@ def test_pixels_are_counted_without_a_terminal(caplog, monkeypatch):
     told = [record.getMessage() for record in caplog.records]
     assert len(told) > 12
     assert told[-1].startswith("image: pixels 8.00k of 8.00k, ")
+
+
+def test_rounded_windows_are_no_more_than_all_pixels(monkeypatch):
+    shown = {"file": io.StringIO(), "mininterval": 0, "miniters": 1}
+    monkeypatch.setattr("lightning_modules.sampling.tiling.bar_options", lambda: shown)
+    monkeypatch.setattr("lightning_modules.sampling.tiling.SHORT", 0)
+    with warnings.catch_warnings(action="error"):  # tqdm's
+        restore_tiled(enlarge, batch_of(41, 41), grid((41, 41), (82, 82), 16, 4), bar=True)
 
 
 class TestResult:
