@@ -353,6 +353,14 @@ class RealESRGAN(SecondOrder):
 
     Source: Wang et al., "Real-ESRGAN: Training Real-World Blind Super-Resolution with Pure
     Synthetic Data" (ICCVW 2021; arXiv 2107.10833), options train_realesrgan_x4plus.
+
+    Examples:
+        >>> import torch
+        >>> from degradations import RealESRGAN
+        >>> degrade = RealESRGAN(4, usm=False)
+        >>> hr, seeds = torch.rand(2, 3, 64, 48), torch.tensor([0, 1])
+        >>> degrade(hr, seeds).shape
+        torch.Size([2, 3, 16, 12])
     """
 
 
