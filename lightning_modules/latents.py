@@ -87,6 +87,10 @@ def latent_pair(space: Space, batch: Batch, noise: Noise | None = None) -> tuple
     Raises:
         ValueError: If the batch has latents of another space, or no LR.
     """
+    if noise is None and {"hr", "lr"} <= batch.keys() and "latent" not in batch:
+        both = torch.cat([batch["hr"], enlarged(batch["lr"], batch["size"])])
+        z, y = space.encode(both).chunk(2)  # half the launches
+        return z, y
     if "latent" in batch:
         z = space.take(batch["latent"], batch["space"])
     else:
