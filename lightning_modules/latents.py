@@ -62,13 +62,17 @@ class InLatents(ImageModel):
             self.space.load_official(find("space_weights", self.space_weights))
 
     def setup(self, stage: str) -> None:
-        """Raise if the autoencoder has random weights. Subclasses must call super().
+        """Compile the autoencoder where a network is; raise if its weights are random.
+
+        Subclasses must call super().
 
         Raises:
             ValueError: If so.
         """
         super().setup(stage)
         check_space(self.space, "space_weights")
+        if any(getattr(part, "compiled", False) for part in self.children()):
+            self.space.compile_halves()
 
 
 @torch.no_grad()

@@ -51,6 +51,7 @@ class SFTUNet(Running):
     """
 
     draws = True  # dropout
+    regions = ("Block", "Modulation")
 
     def __init__(
         self,

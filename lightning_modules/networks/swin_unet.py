@@ -149,7 +149,7 @@ class WindowAttention(nn.Module):
         else:
             bias = bias + mask[:, None].to(q.dtype)
         y = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias.flatten(0, 1)[None])
-        y = y.unflatten(1, (windows, self.heads)).transpose(2, 3)
+        y = y.reshape(B, windows, self.heads, N, -1).transpose(2, 3)
         return self.proj(y.reshape(B, windows, N, C))
 
 
@@ -263,6 +263,7 @@ class SwinUNet(Running):
         ValueError: If ``condition_factor`` is no power of two.
     """
 
+    regions = ("ResBlock", "SwinLayer")
     any_size = False  # windows of unknown sizes take the compiler more than ten minutes
 
     def __init__(
