@@ -131,7 +131,7 @@ class ResShift(InLatents, SuperResolver):
         """Algorithm of section 3.1: a random timestep, and the distance to the target."""
         z, y = latent_pair(self.space, batch)
         t = torch.randint(self.process.steps, (len(z),), device=z.device)
-        eps = torch.randn_like(z)
+        eps = torch.randn(z.shape, device=z.device)  # independent of memory layouts
         x = self.process.add_noise(z, y, eps, t)
         raw = self.network(self.process.scale_input(x, t), t, batch["lr"] * 2 - 1)
         loss = self.process.loss(raw, z, y, eps, t)
