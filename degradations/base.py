@@ -45,9 +45,7 @@ class Canvas(NamedTuple):
     def of(cls, hr: Tensor) -> Canvas:
         """Return the canvas of (B, C, H, W) images of one size, which fill it."""
         size = (hr.shape[-2], hr.shape[-1])
-        # Filled on the device: a copy from the host would be a transfer.
-        sizes = torch.stack([torch.full((len(hr),), n, device=hr.device) for n in size], 1)
-        return cls(hr, sizes, size, filled=True)
+        return cls(hr, alike(size, len(hr), hr.device), size, filled=True)
 
     def with_pixels(self, pixels: Tensor) -> Canvas:
         """Return a canvas of the same sizes with other pixels (B, C, H, W)."""
@@ -98,6 +96,12 @@ class Canvas(NamedTuple):
     def _axes(self) -> tuple[Tensor, Tensor]:
         rows, columns = (torch.arange(n, device=self.pixels.device) for n in self._extent())
         return rows, columns
+
+
+def alike(size: Sequence[int], batch: int, device: torch.device) -> Tensor:
+    """Return (B, 2) int64, the same (H, W) for each image; not copied from the host."""
+    is_width = torch.arange(2, device=device).expand(batch, 2)
+    return is_width * (size[1] - size[0]) + size[0]
 
 
 def reflected_index(index: Tensor, n: Tensor | int) -> Tensor:

@@ -46,7 +46,7 @@ class ToLR(Resize):
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw as `Resize.draw`, with the sides of the LR."""
         params = super().draw(draws, shape)
-        params["height"][:], params["width"][:] = self.extent((shape[-2], shape[-1]))
+        params["size"][:] = self.extent((shape[-2], shape[-1]))
         return params
 
     def extent(self, hr_size: tuple[int, int]) -> tuple[int, int]:
