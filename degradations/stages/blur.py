@@ -37,15 +37,18 @@ _BANDED = 256  # largest side for bands: larger images have many sizes, each com
 
 
 def prepare_kernels(psf: Tensor) -> Params:
-    """Prepare kernels for `convolve` and `convolve_canvas`.
+    """Prepare kernels for `convolve`.
 
     Args:
         psf: (B, K, K), K odd, sum 1: the image of a point.
 
     Returns:
-        `kernels` (B, K, K), flipped for correlations; `radius` (B,) int64, the effective radius;
-        `separable` (B,) bool, whether the kernel is the product of a column and a row.
+        `psf`, and for images on the CPU also `kernels` (B, K, K), flipped for correlations;
+        `radius` (B,) int64, the effective radius; `separable` (B,) bool, whether the kernel is the
+        product of a column and a row.
     """
+    if psf.device.type != "cpu":
+        return {"psf": psf}
     kernels = psf.flip((1, 2))
     n = psf.shape[-1] // 2
     axis = torch.arange(-n, n + 1, device=psf.device).abs()
@@ -55,6 +58,7 @@ def prepare_kernels(psf: Tensor) -> Params:
     row, column = kernels[:, n : n + 1], kernels[:, :, n : n + 1]
     product = column * row / kernels[:, n : n + 1, n : n + 1]  # 0 / 0 is NaN, not separable
     return {
+        "psf": psf,
         "kernels": kernels,
         "radius": (mass > _TAIL).sum(1) - 1,
         "separable": (kernels - product).abs().sum((1, 2)) < _SEPARABLE,
@@ -69,7 +73,7 @@ def convolve(x: Tensor, params: Params) -> Tensor:
         params: The result of `prepare_kernels`.
     """
     if x.device.type != "cpu" or x.requires_grad:
-        return convolve_canvas(Canvas.of(x), params).pixels
+        return convolve_canvas(Canvas.of(x), params["psf"]).pixels
     if len(x) != 1:
         return each_image(convolve, x, params)
     radius, n = int(params["radius"].item()), params["kernels"].shape[-1] // 2
@@ -89,29 +93,18 @@ def convolve(x: Tensor, params: Params) -> Tensor:
     return y.unsqueeze(0)
 
 
-def convolve_canvas(canvas: Canvas, params: Params) -> Canvas:
-    """Convolve all images at once by FFT, whatever their kernels' radii.
+def convolve_canvas(canvas: Canvas, psf: Tensor) -> Canvas:
+    """Convolve all images by FFT; a GPU's direct convolution takes ten times as long.
 
     Args:
         canvas: The images.
-        params: The result of `prepare_kernels`.
+        psf: (B, K, K), or (1, K, K) for all images, K odd.
     """
-    return correlate_canvas(canvas, params["kernels"])
-
-
-def correlate_canvas(canvas: Canvas, kernels: Tensor) -> Canvas:
-    """Correlate all images with kernels by FFT; a GPU's direct convolution takes ten times as long.
-
-    Args:
-        canvas: The images.
-        kernels: (B, K, K), or (1, K, K) for all images, K odd.
-    """
-    (H, W), K = canvas.pixels.shape[-2:], kernels.shape[-1]
+    (H, W), K = canvas.pixels.shape[-2:], psf.shape[-1]
     grid = _fast_fft_size(H + K - 1), _fast_fft_size(W + K - 1)
     spectra = torch.fft.rfft2(canvas.reflected(K // 2, grid))
-    # A product with the kernel's spectrum is a convolution: its first K - 1 rows wrap around.
-    responses = torch.fft.rfft2(kernels.flip((1, 2)), grid).unsqueeze(1)
-    wrapped = torch.fft.irfft2(spectra * responses, grid)
+    wrapped = torch.fft.irfft2(spectra * torch.fft.rfft2(psf, grid).unsqueeze(1), grid)
+    # The first K - 1 rows wrap around.
     return canvas.with_pixels(wrapped[..., K - 1 : K - 1 + H, K - 1 : K - 1 + W])
 
 
@@ -354,7 +347,7 @@ class KernelStage(Stage):
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Convolve all images at once, whatever the radii of their kernels."""
-        return convolve_canvas(canvas, self.prepare(params)["convolution"])
+        return convolve_canvas(canvas, self.prepare(params)["convolution"]["psf"])
 
 
 class Blur(KernelStage):

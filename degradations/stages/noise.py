@@ -118,21 +118,25 @@ def hashed_randn(shape: torch.Size, seeds: Tensor) -> Tensor:
 def hashed_integers(
     shape: torch.Size, seeds: Tensor, bits: int, grey: Tensor | None = None
 ) -> Tensor:
-    """Return (B, C, H, W) int32 in [0, 2**bits) on the seeds' device; no synchronisation."""
+    """Return (B, C, H, W) int32 in [0, 2**bits) on the seeds' device; no synchronisation.
+
+    The channels, at most four, are 16 bits each of one word.
+    """
     _, C, H, W = shape
-    return ((_hashed_words(seeds, C, H, W, grey) >> 32) & ((1 << bits) - 1)).to(torch.int32)
+    shift = torch.arange(0, 64, 16, device=seeds.device)[:C].view(-1, 1, 1)
+    if grey is not None:  # all channels are the first one
+        shift = shift * grey.logical_not().view(-1, 1, 1, 1)
+    return ((_hashed_words(seeds, 1, H, W) >> shift) & ((1 << bits) - 1)).to(torch.int32)
 
 
-def _hashed_words(seeds: Tensor, C: int, H: int, W: int, grey: Tensor | None = None) -> Tensor:
+def _hashed_words(seeds: Tensor, C: int, H: int, W: int) -> Tensor:
     # Indexed by (channel, row, column) with fixed strides, independent of the canvas.
     channel, row, column = (
         torch.arange(n, device=seeds.device) << shift for n, shift in ((C, 48), (H, 24), (W, 0))
     )
-    channel = channel.view(-1, 1, 1)
-    if grey is not None:  # all channels are the first one: a field is hashed only once
-        channel = channel * grey.logical_not().view(-1, 1, 1, 1)
-    place = channel + row.view(-1, 1) + column
-    starts = mixed(seeds + signed(GAMMA)).view(-1, 1, 1, 1)
+    place = channel.view(-1, 1, 1) + row.view(-1, 1) + column
+    # An odd factor of its own, so that consecutive seeds are not neighbouring places.
+    starts = (seeds * signed(MULTIPLIERS[1]) + signed(GAMMA)).view(-1, 1, 1, 1)
     return mixed(starts + place * signed(GAMMA))
 
 
@@ -263,7 +267,7 @@ class PoissonNoise(Stage):
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Add noise to all images; N does not count values outside an image."""
         x = canvas.pixels
-        source = torch.where(per_image(params["grey"], x) > 0, _luma(x), x)
+        source = torch.where(params["grey"].view(-1, 1, 1, 1), _luma(x), x)
         rounded = source.detach().mul(255.0).round().clamp(0.0, 255.0)
         values = rounded.long()
         # A 257th value for pixels outside; repeated writes into `seen` all write 1.
@@ -300,11 +304,8 @@ def _luma(x: Tensor) -> Tensor:
     """Return the luma of (B, 3, H, W), or the channel of (B, 1, H, W), as (B, 1, H, W)."""
     if x.shape[1] != 3:
         return x[:, :1]
-    from kornia.color import rgb_to_grayscale
-
-    # Filled on the device: a copy from the host would be a transfer.
-    weights = torch.stack([x.new_full((), weight) for weight in _LUMA])
-    return rgb_to_grayscale(x, weights)
+    r, g, b = x.split(1, dim=1)
+    return (r * _LUMA[0]).add(g, alpha=_LUMA[1]).add(b, alpha=_LUMA[2])
 
 
 def _power_above(values: Tensor) -> int:

@@ -27,6 +27,7 @@ Mode: TypeAlias = Literal["area", "bilinear", "bicubic", "nearest", "lanczos"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 Modes: TypeAlias = tuple[Mode, ...] | dict[Mode, float]
 Bags: TypeAlias = tuple[Tensor, Tensor, Tensor]
+Matrices: TypeAlias = tuple[Tensor, Tensor]  # for rows and for columns
 
 
 def resample(x: Tensor, size: Sequence[int], mode: Mode, antialias: bool = False) -> Tensor:
@@ -89,9 +90,8 @@ def resample_canvas(
     Returns:
         The images and their new sizes; edge pixels are repeated outside an image.
     """
-    rows, columns = _matrices(canvas, sizes, extent, modes, antialias, possible)
-    pixels = _by_rows(rows, _by_columns(canvas.pixels, columns))
-    return Canvas(pixels, sizes, canvas.hr_size)
+    matrices = _matrices(canvas, sizes, extent, modes, antialias, possible)
+    return _resampled_by(matrices, canvas, sizes)
 
 
 def shrink_canvas(canvas: Canvas, size: tuple[int, int]) -> Tensor:
@@ -248,6 +248,12 @@ def _by_rows(matrices: Tensor, pixels: Tensor) -> Tensor:
     return (matrices @ pixels.view(B, N, C * W)).view(B, -1, C, W).transpose(1, 2)
 
 
+def _resampled_by(matrices: Matrices, canvas: Canvas, sizes: Tensor) -> Canvas:
+    rows, columns = matrices
+    pixels = _by_rows(rows, _by_columns(canvas.pixels, columns))
+    return Canvas(pixels, sizes, canvas.hr_size)
+
+
 def _matrices(
     canvas: Canvas,
     sizes: Tensor,
@@ -255,7 +261,7 @@ def _matrices(
     modes: Tensor | Mode,
     antialias: Tensor | bool,
     possible: Sequence[Mode] = MODES,
-) -> tuple[Tensor, Tensor]:
+) -> Matrices:
     """Return (B, M, N) float32 for rows and for columns, which map the images to other sizes.
 
     Rows of a matrix beyond the size of the result repeat the last.
@@ -299,8 +305,9 @@ def _matrices(
     if plain:
         steps = torch.arange(-1, 3, device=device)
         pixels = torch.minimum((whole + steps).clamp_min(0), n - 1)  # beyond an edge: its pixel
-        taps = weights(steps - rest, plain).unsqueeze(2)
-        matrix = ((j.unsqueeze(1) == pixels.unsqueeze(2)) * taps).sum(3)
+        taps = weights(steps - rest, plain)
+        for pixel, tap in zip(pixels.split(1, 2), taps.split(1, 2), strict=True):
+            matrix = torch.where(j == pixel, matrix + tap, matrix)
     if wide:
         weight = weights(((j - whole) - rest) / (n / m).clamp_min(1.0), wide) * (j < n)
         weight = weight / weight.sum(2, keepdim=True)
@@ -391,14 +398,19 @@ class Resize(Stage):
         """Resize to (B, C, *size), equal for all images of the batch."""
         if len(x) > 1:
             return each_image(self, x, params)
-        return resample(x, params["size"][0].tolist(), MODES[int(params["mode"])], bool(params["antialias"]))
+        mode, antialias = MODES[int(params["mode"])], bool(params["antialias"])
+        return resample(x, params["size"][0].tolist(), mode, antialias)
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Resize all images, on a canvas for the largest size that can be drawn."""
+        return self.resampler(canvas, params)(canvas)
+
+    def resampler(self, canvas: Canvas, params: Params) -> Callable[[Canvas], Canvas]:
+        """Return `on_canvas` for any canvas with the sizes of this one."""
         antialias = params["antialias"] if 0.0 < self.antialias < 1.0 else self.antialias > 0.0
-        extent = self.extent(canvas.hr_size)
-        sizes, modes = params["size"], params["mode"]
-        return resample_canvas(canvas, sizes, modes, antialias, extent, self.modes)
+        sizes, extent = params["size"], self.extent(canvas.hr_size)
+        matrices = _matrices(canvas, sizes, extent, params["mode"], antialias, self.modes)
+        return lambda other: _resampled_by(matrices, other, sizes)
 
     def extent(self, hr_size: tuple[int, int]) -> tuple[int, int]:
         """Return (H, W) of a canvas for every result for HR of this size.

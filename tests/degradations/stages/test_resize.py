@@ -97,9 +97,7 @@ def test_large_sides_are_exact(mode, n, m):
     x = noise(1, 1, n, 1)
     expected = functional.interpolate(x.double(), (m, 1), mode=mode).float()
     torch.testing.assert_close(resample(x, (m, 1), mode), expected, rtol=0, atol=1e-6)
-    got = resample_canvas(
-        Canvas.of(x), torch.tensor([[m, 1]]), mode, False, (m, 1)
-    ).pixels
+    got = resample_canvas(Canvas.of(x), torch.tensor([[m, 1]]), mode, False, (m, 1)).pixels
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
 
 
