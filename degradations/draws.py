@@ -242,18 +242,19 @@ class Packed:
             rows: (B, n), the result of `to`.
         """
         views = {kind: rows.view(dtype) for kind, (_, dtype) in _TYPES.items()}
-        columns = {kind: view.unbind(1) for kind, view in views.items()}
 
         def unpacked(layout: Params) -> Params:
             params: Params = {}
             for name, x in layout.items():
                 if isinstance(x, dict):
                     params[name] = unpacked(x)
-                elif isinstance(x, _Place) and not x.shape:
-                    params[name] = columns[x.kind][x.column]
                 elif isinstance(x, _Place):
-                    part = views[x.kind].narrow(1, x.column, math.prod(x.shape))
-                    params[name] = part.view(len(rows), *x.shape)
+                    view = views[x.kind]
+                    params[name] = (
+                        view[:, x.column : x.column + math.prod(x.shape)].view(len(rows), *x.shape)
+                        if x.shape
+                        else view.select(1, x.column)
+                    )
                 else:
                     params[name] = x
             return params

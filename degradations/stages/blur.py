@@ -6,9 +6,8 @@ point: `convolve` flips it for correlations.
 
 Borders are mirrored without repeating edge pixels, as often as a small image requires. On one core
 of a Zen 5, for 3 channels of 256 px and 21 x 21 taps, in one run: 0.6 ms for a separable kernel
-(OpenCV's row and column filters), 1.8 ms for others (FFT; the depthwise convolution of bands is
-equal here and slower for larger images), 5.2 ms by OpenCV's `filter2D`, 6.5 ms by torch's `conv2d`
-and 6.7 ms by kornia's `filter2d`. The canvas uses FFT.
+(OpenCV's row and column filters), 1.8 ms for others (FFT), 5.2 ms by OpenCV's `filter2D`, 6.5 ms by
+torch's `conv2d` and 6.7 ms by kornia's `filter2d`. The canvas uses FFT.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from degradations.base import Canvas, Stage, check_range, each_image
 from degradations.draws import Draws, Params, check_probabilities
@@ -31,9 +29,7 @@ Families: TypeAlias = tuple[float, float, float, float, float, float]
 
 _TAIL = 1e-5  # outer rings of a kernel with less mass in total are dropped
 _SEPARABLE = 1e-6  # sum of absolute differences from the product of a column and a row
-_BAND = 16  # rows
 _ONE_TILE = 210  # largest side that OpenCV transforms at once
-_BANDED = 256  # largest side for bands: larger images have many sizes, each compiled separately
 
 
 def prepare_kernels(psf: Tensor) -> Params:
@@ -84,8 +80,6 @@ def convolve(x: Tensor, params: Params) -> Tensor:
     H, W = image.shape[1:]
     if params["separable"].item():
         y = _by_rows_and_columns(image, kernel)
-    elif 5 <= radius <= 8 and _ONE_TILE < max(H, W) <= _BANDED:
-        y = _by_bands(image, kernel)
     elif radius <= 5 or max(H, W) <= _ONE_TILE:
         y = _by_opencv(image, kernel)
     else:
@@ -128,23 +122,6 @@ def _by_opencv(image: Tensor, kernel: Tensor) -> Tensor:
     for plane, target in zip(image.numpy(), y.numpy(), strict=True):
         cv2.filter2D(plane, -1, taps, dst=target, borderType=cv2.BORDER_REFLECT_101)
     return y
-
-
-def _by_bands(image: Tensor, kernel: Tensor) -> Tensor:
-    """Turn bands of rows into channels, so that the depthwise convolution fills its registers."""
-    C, H, W = image.shape
-    halo = len(kernel) - 1
-    # Rounded up to few sizes, because oneDNN compiles for every new shape.
-    bands, width = -(-H // (4 * _BAND)) * 4, -(-W // 64) * 64
-    rows, columns = bands * _BAND + halo, width + halo
-    padded = mirror(image, (halo // 2, halo // 2), (rows, columns))
-    cut = padded.as_strided(
-        (C, bands, _BAND + halo, columns), (rows * columns, _BAND * columns, columns, 1)
-    )
-    channels = cut.reshape(1, C * bands, _BAND + halo, columns)
-    weights = kernel.expand(C * bands, 1, -1, -1)
-    y = functional.conv2d(channels, weights, groups=C * bands)
-    return y.view(C, bands * _BAND, width)[:, :H, :W].contiguous()
 
 
 def _by_fourier(image: Tensor, kernel: Tensor) -> Tensor:

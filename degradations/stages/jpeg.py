@@ -7,9 +7,7 @@ float32 would round (and more so in TF32).
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import Any, Literal, TypeAlias, cast, get_args
+from typing import Literal, TypeAlias, cast, get_args
 
 import numpy as np
 import torch
@@ -267,8 +265,7 @@ class JPEG(Stage):
 
     The image is clamped and rounded to 8 bits. All paths give the pixels of Pillow, bit for bit. On
     a CPU a real codec is used: OpenCV's encoder and the decoder of simplejpeg (16 photographs of
-    256 pixels: 7.8 ms of one core; 8.2 with OpenCV's decoder, which is used if simplejpeg is
-    missing, 11.0 by Pillow). On a GPU libjpeg's arithmetic runs in torch;
+    256 pixels: 7.8 ms of one core, 11.0 by Pillow). On a GPU libjpeg's arithmetic runs in torch;
     kornia's `jpeg_codec_differentiable` takes as long as that on a CPU
     (196 ms; ours 165) and is on average 1.0 (quality 95) to 2.0 levels (quality 10) off Pillow's
     4:2:0 on Kodak's photographs.
@@ -329,6 +326,7 @@ def encode_decode(pixels: Bytes, quality: int, subsampling: str) -> Bytes:
     up to quality 95 it always uses libjpeg-turbo's inexact transform.
     """
     import cv2
+    import simplejpeg
 
     settings = [
         cv2.IMWRITE_JPEG_QUALITY,
@@ -339,19 +337,4 @@ def encode_decode(pixels: Bytes, quality: int, subsampling: str) -> Bytes:
     written, file = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), settings)
     if not written:
         raise RuntimeError(f"OpenCV could not write a JPEG of {pixels.shape}")
-    return _decoder()(file)
-
-
-@functools.cache
-def _decoder() -> Callable[[Bytes], Bytes]:
-    try:
-        import simplejpeg
-    except ImportError:
-        import cv2
-
-        def decode(file: Bytes) -> Bytes:
-            image: Any = cv2.imdecode(file, cv2.IMREAD_COLOR)
-            return cast(Bytes, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-
-        return decode
-    return cast(Callable[[Bytes], Bytes], simplejpeg.decode_jpeg)
+    return cast(Bytes, simplejpeg.decode_jpeg(file))

