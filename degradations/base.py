@@ -107,7 +107,9 @@ def select(mask: Tensor, chosen: Canvas, other: Canvas) -> Canvas:
     ]
     a, b = (_padded_to(canvas.pixels, extent) for canvas in (chosen, other))
     pixels = torch.where(mask.view(-1, 1, 1, 1), a, b)
-    sizes = torch.where(mask.view(-1, 1), chosen.sizes, other.sizes)
+    sizes = chosen.sizes
+    if sizes is not other.sizes:
+        sizes = torch.where(mask.view(-1, 1), sizes, other.sizes)
     alike = chosen.pixels.shape == other.pixels.shape
     return Canvas(pixels, sizes, chosen.hr_size, alike and chosen.filled and other.filled)
 

@@ -7,8 +7,8 @@ PEERS is a folder with checkouts of BasicSR and Real-ESRGAN as they are publishe
 timed. Their blur kernels come ready-made, as their data loader's workers make them; ours are made
 within the time that is measured. A batch of theirs may take ten times as long as another, since
 most choices are made once a batch: the ratio is that of the mean times over many batches, and
-that of the medians is beside it. On a GPU ours is compiled there, and `gains` compares it as it is,
-compiled, and replayed as a CUDA graph; numbers are then in `degradation_cuda.json`.
+that of the medians is beside it. On a GPU ours is compiled there, and `gains` compares it with what
+it is without; numbers are then in `degradation_cuda.json`.
 """
 
 from __future__ import annotations
@@ -41,11 +41,10 @@ from degradations.compose import Mixture
 from degradations.draws import Packed
 from degradations.recipes.second_order import RealESRGAN, RealESRGANLight
 from degradations.tools.configure import degradation_of
-from tests.launches import count_launches
+from tests.launches import count_launches, count_operators
 
 SEED = 0
 BATCH, SIDE, SCALE = 16, 256, 4
-MODES = {"as it is": None, "compiled": "default", "CUDA graphs": "reduce-overhead"}
 
 
 class Peer:
@@ -218,44 +217,17 @@ def compare(folder: Path, usm: bool, draws: int, device: torch.device, compile: 
     }
 
 
-def gains(
-    draws: int, device: torch.device, side: int = SIDE, backend: str = "inductor"
-) -> dict[str, Any]:
-    """Our canvas as it is, compiled and as a CUDA graph, in turns; the first calls' peak memory.
-
-    Args:
-        draws: Batches of each.
-        device: A GPU; a CPU has no graphs, and can stand in.
-        side: Of the images.
-        backend: Of the compiler.
-    """
-    hr = photographs(BATCH, side).to(device)
+def gains(draws: int, device: torch.device) -> dict[str, Any]:
+    """Our canvas as it is and compiled (on a GPU: a CUDA graph), in turns."""
+    hr = photographs(BATCH, SIDE).to(device)
     columns: dict[str, Callable[[int], Callable[[], Any]]] = {}
-    peaks = {}
-    for name, mode in MODES.items():
-        compiled = mode is not None
+    for name, compiled in (("as it is", False), ("compiled", True)):
         ours = RealESRGAN(SCALE, usm=False, executor="canvas", compile=compiled).to(device)
-        if compiled:  # as the pipeline does it by itself, but for mode and backend
-            packed = ours.draw_ahead(seeds(0), hr.shape)
-            run = torch.compile(
-                partial(_run, ours, packed),
-                fullgraph=True,
-                dynamic=False,
-                mode=mode,
-                backend=backend,
-            )
-            ours._compiled = packed.layout, run
         columns[name] = partial(_batch, ours, hr)
-        peaks[name] = peak_mib(columns[name](-4), device, times=3)
-    times = in_turns(columns, draws, device)
-    first, *_ = (statistics.mean(values) for values in times.values())
+    peaks = {name: peak_mib(column(-4), device, times=3) for name, column in columns.items()}
     return {
-        name: {
-            **summary(values),
-            "times_as_fast": round(first / statistics.mean(values), 2),
-            "peak_mib": peaks[name],
-        }
-        for name, values in times.items()
+        name: {**summary(values), "peak_mib": peaks[name]}
+        for name, values in in_turns(columns, draws, device).items()
     }
 
 
@@ -368,17 +340,19 @@ def host_ms(drawn: bool) -> float:
 def launches(device: torch.device) -> dict[str, dict[str, int]]:
     """Kernels, library calls and bytes of a batch on the canvas, as the compiler plans it.
 
-    A machine without a GPU can stand in.
+    And the operators of one that is not compiled. A machine without a GPU can stand in.
     """
     hr = photographs(BATCH, SIDE).to(device)
     found = {}
     for usm in (False, True):
-        counted = count_launches(RealESRGAN(SCALE, usm=usm, executor="canvas"), hr, seeds(0))
+        recipe = RealESRGAN(SCALE, usm=usm, executor="canvas")
+        counted = count_launches(recipe, hr, seeds(0))
         found["with USM" if usm else "without USM"] = {
             "kernels": counted.kernels,
             "library_calls": counted.library,
             "launches": counted.kernels + counted.library,
             "megabytes": counted.bytes // 10**6,
+            "operators": count_operators(recipe, tuple(hr.shape)),
         }
     return found
 
