@@ -88,17 +88,17 @@ def jpeg(
     """
     H, W = canvas.pixels.shape[-2:]
     levels = (canvas.pixels.clamp(0.0, 1.0) * 255.0).round()
-    luma, cb_cr = _converted(levels, _to_y_cb_cr(levels.device)).split((1, 2), 1)
+    planes = _converted(levels, _to_y_cb_cr(levels.device))
     h, w = (-(-n // 2) if half else n for n, half in zip((H, W), halved, strict=True))
 
-    luma = canvas.with_pixels(luma).edges_repeated((_round_up_to_8(H), _round_up_to_8(W)))
+    luma = canvas.with_pixels(planes[:, :1]).edges_repeated((_round_up_to_8(H), _round_up_to_8(W)))
     chroma = _Chroma(canvas, subsampling, (_round_up_to_8(h), _round_up_to_8(w)))
-    cb_cr = chroma.downsample(cb_cr)
+    cb_cr = chroma.downsample(planes[:, 1:])
 
     lumas = luma[0].numel() // 64
     blocks = torch.cat([_to_blocks(luma), _to_blocks(cb_cr)], 1)
     is_luma = torch.arange(blocks.shape[1], device=blocks.device) < lumas
-    of_luma, of_chroma = _quantisation_steps(quality).split(1, 1)
+    of_luma, of_chroma = _quantisation_steps(quality).chunk(2, 1)
     blocks = _quantise_blocks(blocks, torch.where(is_luma.view(-1, 1, 1), of_luma, of_chroma))
 
     luma = _from_blocks(blocks[:, :lumas], luma.shape)[..., :H, :W]
@@ -201,8 +201,8 @@ def _transformed(x: Tensor, matrix: Tensor, bits: int) -> Tensor:
 
 def _converted(planes: Tensor, matrix: Tensor) -> Tensor:
     """Multiply the channels (B, K, H, W) by (C, K + 1), add the last column and round down."""
-    factors, added = matrix.view(*matrix.shape, 1, 1).split((planes.shape[1], 1), 1)
-    return torch.floor((planes.unsqueeze(1) * factors).sum(2) + added[:, 0])
+    matrix = matrix.view(*matrix.shape, 1, 1)
+    return torch.floor((planes.unsqueeze(1) * matrix[:, :-1]).sum(2) + matrix[:, -1])
 
 
 def _quantisation_steps(quality: Tensor) -> Tensor:

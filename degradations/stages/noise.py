@@ -284,7 +284,7 @@ def _luma(x: Tensor) -> Tensor:
     """Return the luma of (B, 3, H, W), or the channel of (B, 1, H, W), as (B, 1, H, W)."""
     if x.shape[1] != 3:
         return x[:, :1]
-    r, g, b = x.split(1, dim=1)
+    r, g, b = x.chunk(3, 1)
     return (r * _LUMA[0]).add(g, alpha=_LUMA[1]).add(b, alpha=_LUMA[2])
 
 

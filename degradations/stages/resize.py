@@ -306,7 +306,7 @@ def _matrices(
         steps = torch.arange(-1, 3, device=device)
         pixels = torch.minimum((whole + steps).clamp_min(0), n - 1)  # beyond an edge: its pixel
         taps = weights(steps - rest, plain)
-        for pixel, tap in zip(pixels.split(1, 2), taps.split(1, 2), strict=True):
+        for pixel, tap in zip(pixels.chunk(4, 2), taps.chunk(4, 2), strict=True):
             matrix = torch.where(j == pixel, matrix + tap, matrix)
     if wide:
         weight = weights(((j - whole) - rest) / (n / m).clamp_min(1.0), wide) * (j < n)
@@ -423,7 +423,7 @@ class Resize(Stage):
         )
         return height, width
 
-    def _side(self, n: int, factor: Any) -> Any:
+    def _side(self, n: Any, factor: Any) -> Any:
         return np.maximum(np.floor(n / self.divisor * factor), 1)
 
 

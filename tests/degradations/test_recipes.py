@@ -473,7 +473,7 @@ def test_each_stage_is_the_same_by_both_executors(recipe: Callable[..., Pipeline
 
 def test_a_budget_of_operators() -> None:
     """Where nothing is compiled. May only fall."""
-    assert count_operators(RealESRGAN(4.0, usm=False), (16, 3, 256, 256)) <= 1375
+    assert count_operators(RealESRGAN(4.0, usm=False), (16, 3, 256, 256)) <= 1345
 
 
 @pytest.mark.slow  # the compiler's plan takes a minute
@@ -481,9 +481,9 @@ def test_a_budget_of_launches_and_bytes() -> None:
     """Of 16 images of 256 px; the bytes are 0.3 ms of an H200. May only fall."""
     recipe, hr = RealESRGAN(4.0, usm=False), torch.zeros(16, 3, 256, 256)
     launches = count_launches(recipe, hr, torch.arange(16))
-    assert launches.kernels <= 48, launches
+    assert launches.kernels <= 47, launches
     assert launches.library <= 24, launches
-    assert launches.bytes <= 1.5e9, launches
+    assert launches.bytes <= 1.31e9, launches
 
 
 @pytest.mark.slow  # the compiler takes minutes
