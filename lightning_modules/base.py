@@ -82,10 +82,10 @@ class ImageModel(Loaded, Optimised, ABC):
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move; on a GPU, weights have the memory layout in which convolutions are fastest."""
-        device = torch._C._nn._parse_to(*args, **kwargs)[0]
-        if device is not None and device.type == "cuda":
+        super().to(*args, **kwargs)
+        if self.device.type == "cuda":
             to_channels_last(self)  # activations follow; on a CPU the last bits would differ
-        return super().to(*args, **kwargs)
+        return self
 
     @property
     def default_steps(self) -> int | None:
