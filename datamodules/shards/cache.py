@@ -169,13 +169,12 @@ class DiskCache:
     def _has(self, path: Path, wanted: Wanted) -> bool:
         try:
             state = path.stat()
-            if state.st_size != wanted.size:
-                return False
-            if state.st_mtime < time.time():  # else it is held
-                os.utime(path)
         except FileNotFoundError:
             return False
-        return True
+        if state.st_mtime < time.time():  # else it is held
+            with suppress(OSError):  # another user's
+                os.utime(path)
+        return state.st_size == wanted.size
 
     def _download(self, wanted: Wanted, path: Path, stopped: Callable[[], bool]) -> bool:
         part = path.with_name(f"{path.name}.{wanted.size}.part")

@@ -86,6 +86,18 @@ def test_a_file_is_fetched_once(server, tmp_path):
     assert server.got("f0") == 1
 
 
+def test_a_file_of_another_user_is_read(server, tmp_path, monkeypatch):
+    path = cache_of(tmp_path).fetch(wanted(server, 0))
+
+    def refused(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(cache_module.os, "utime", refused)
+    cache = cache_of(tmp_path)
+    cache.hold([wanted(server, 0)])
+    assert cache.fetch(wanted(server, 0)) == path
+
+
 def test_checksum_is_compared(server, tmp_path, caplog):
     (server.root / "f0").write_bytes(content(77))
     cache = cache_of(tmp_path)
