@@ -17,7 +17,6 @@ from callbacks import weights
 from callbacks.weights import UnavailableError, WrongWeightsError, fetch, main, missing, obtain
 
 CONTENT = {"net": b"the published weights", "extra": b"other weights"}
-REAL = weights.MANIFEST
 
 
 @pytest.fixture(autouse=True)
@@ -210,6 +209,3 @@ def test_fetching(
     assert main(["--fetch", "net"]) == 0
     assert f"net: {places['torch'] / 'net-1.pth'}" in capsys.readouterr().out
     assert asked == ["https://example.invalid/net.pth"]
-
-
-# -------------------------------------------------------------------------------- the real manifest

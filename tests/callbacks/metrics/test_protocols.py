@@ -11,7 +11,6 @@ import yaml
 from callbacks.metrics.base import Metric
 
 FOLDER = Path(__file__).parents[3] / "configs/callbacks"
-NAMES = ("liif-div2k", "idm-faces", "invsr-imagenet", "resshift", "nsarm-real", "selfcascade-fid")
 LIBRARIES = ("clean-fid", "torch-fidelity")
 
 
