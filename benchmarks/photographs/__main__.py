@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     table = load()
-    options = _options(words, [row.name for row in table.rows])
+    options = _options(words, [row.repeats or row.name for row in table.rows])
     rows = table.wanted(options.only)
     if options.dry_run:
         for command in _commands(table, rows):
@@ -120,14 +120,14 @@ def _fill(table: Table, row: Row) -> None:
         controls = {
             f"{label} + noise": other
             for label, other in others.items()
-            if row.generative and _note("test", other)
+            if row.generative and other and _note("test", other)
         }
         made = [note["digest"], *(_note("test", other)["digest"] for other in controls.values())]
         place = NOTES / f"numbers_{row.name}_{name}.json"
         if place.is_file() and json.loads(place.read_text(encoding="utf-8"))["made"] == made:
             continue
         folders = {label: ROWS / other / OUTPUTS for label, other in controls.items()}
-        if compared.bicubic:
+        if compared.scale:
             numbers = Measure(compared.scale).row(ROWS / row.name / OUTPUTS, name, folders)
         else:
             results = load_results(ROWS / row.name / "results.json")["results"]
