@@ -141,9 +141,18 @@ def _run(name: str, command: list[str], needed: Sequence[Training]) -> Note:
     checkpoints = [best_or_newest(TRAININGS / training.name / FOLDER) for training in needed]
     inputs = [*texts(command), *(fingerprint(found[0]) for found in checkpoints if found)]
     digest = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
-    if before.get("digest") == digest:
+    same = before.get("digest") == digest
+    if same and "seconds" in before:
         return before
-    afresh = ["--run.overwrite", "true"] if verb == "fit" and before else []
+    # A training that was cut off goes on.
+    afresh = ["--run.overwrite", "true"] if verb == "fit" and before and not same else []
+    note = {
+        "digest": digest,
+        "command": shlex.join(["python", "main.py", *command]),
+        "commit": commit(),
+    }
+    place = NOTES / f"{verb}_{name}.json"
+    write_whole(place, json.dumps(note) + "\n")
     sys.stderr.write(f"{time.strftime('%X')} {verb} {name}\n")
     begun, log = time.monotonic(), NOTES / f"{verb}_{name}.log"
     with log.open("w", encoding="utf-8") as output:
@@ -161,13 +170,8 @@ def _run(name: str, command: list[str], needed: Sequence[Training]) -> Note:
         raise RuntimeError(
             f"{verb} {name} ended with {done.returncode} ({log}):\n" + "\n".join(last)
         )
-    note = {
-        "digest": digest,
-        "command": shlex.join(["python", "main.py", *command]),
-        "commit": commit(),
-        "seconds": round(time.monotonic() - begun),
-    }
-    write_whole(NOTES / f"{verb}_{name}.json", json.dumps(note) + "\n")
+    note |= {"seconds": round(time.monotonic() - begun)}
+    write_whole(place, json.dumps(note) + "\n")
     return note
 
 
@@ -195,7 +199,7 @@ def _write(table: Table, folder: Path, words: Sequence[str]) -> None:
         "machine": report.machine(),
         "seed": 0,
         "results": {
-            "trainings": {name: note for name, note in trained.items() if note},
+            "trainings": {name: note for name, note in trained.items() if "seconds" in note},
             "rows": {
                 name: _note("test", name) | {"tables": page.means(tables)}
                 for name, tables in measured.items()

@@ -145,9 +145,11 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(command, "NOTES", tmp_path)
     runs = list[list[str]]()
 
+    code = 0
+
     def run(words: list[str], **_: Any) -> Any:
         runs.append(words[2:])
-        return type("Done", (), {"returncode": 0})()
+        return type("Done", (), {"returncode": code})()
 
     monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr(command, "commit", lambda: "abc")
@@ -155,8 +157,13 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
     first = command._run(training.name, training.command, [])
     assert command._run(training.name, training.command, []) == first
     changed = replace(training, options=("--seed_everything", "1"))
+    code = 1  # it is cut off, and goes on
+    with pytest.raises(RuntimeError, match="ended with 1"):
+        command._run(changed.name, changed.command, [])
+    code = 0
     command._run(changed.name, changed.command, [])
-    assert runs == [training.command, [*changed.command, "--run.overwrite", "true"]]
+    afresh = [*changed.command, "--run.overwrite", "true"]
+    assert runs == [training.command, afresh, changed.command]
     assert json.loads((tmp_path / "fit_regression.json").read_text())["digest"] != first["digest"]
 
 
