@@ -129,7 +129,8 @@ def markdown(table: Table, found: dict[str, Any]) -> str:
         pooled = {label: _pooled(trained) for label, trained in found_here.items()}
         parts += [f"### {compared.title}", *([_numbers(pooled)] if pooled else [])]
         missing = dict.fromkeys(row.label for row in tested if row.name not in rows)
-        parts += [f"{', '.join(missing)}: {UNKNOWN}."] if missing else []
+        waiting = f"{', '.join(missing)}: {UNKNOWN}." if pooled else f"{UNKNOWN.capitalize()}."
+        parts += [waiting] if missing else []
         parts += [
             f"{row.label}: {row.about}\n\n![LR, bicubic, regression, {row.label}, HR]"
             f"(../benchmarks/results/{IMAGES}/{row.name}.webp)"
@@ -166,18 +167,21 @@ def _cell(numbers: dict[str, list[float]], metric: str) -> str:
 
 def _claims(table: Table, claims: list[dict[str, Any]]) -> str:
     lines = []
-    for claim in claims:
-        weakest = min(claim["parts"], key=lambda part: part["sure"], default=None)
+    for claim in (claim for claim in claims if claim["verdict"] != UNKNOWN):
+        weakest = min(claim["parts"], key=lambda part: part["sure"])
         lines.append([claim["text"], f"**{claim['verdict']}**", _said(table, weakest)])
-    kinds = {HOLDS: "hold", FAILS: "do not", OPEN: "are not decided", UNKNOWN: "wait for rows"}
+    kinds = {
+        HOLDS: "hold",
+        FAILS: "do not",
+        OPEN: "are not decided",
+        UNKNOWN: "wait for rows that are not trained yet",
+    }
     counts = [f"{sum(c['verdict'] == kind for c in claims)} {kinds[kind]}" for kind in kinds]
     said = f"Of {len(claims)} claims {', '.join(counts)}."
     return f"{said}\n\n{_grid(['claim', '', 'its weakest comparison'], lines)}"
 
 
-def _said(table: Table, part: dict[str, Any] | None) -> str:
-    if part is None:
-        return ""
+def _said(table: Table, part: dict[str, Any]) -> str:
     labels = {row.name: row.label for row in table.rows}
     heading, digits = COLUMNS[part["metric"]]
     number = f"{part['value']:+.{digits}f} ± {part['reach']:.{digits}f}"
