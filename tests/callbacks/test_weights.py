@@ -17,7 +17,6 @@ from callbacks import weights
 from callbacks.weights import UnavailableError, WrongWeightsError, fetch, main, missing, obtain
 
 CONTENT = {"net": b"the published weights", "extra": b"other weights"}
-REAL = weights.MANIFEST
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,6 @@ from callbacks.metrics.sets import read_image
 from datamodules.files.decode import decode
 from tests.datamodules.profiles import grey_profile, rgb_profile
 
-LEVELS = np.arange(0, 65536, 257, np.uint16).reshape(16, 16)
-
-
 RGB = np.random.default_rng(0).integers(0, 256, (8, 16, 3), np.uint8)
 
 

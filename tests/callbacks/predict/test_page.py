@@ -19,8 +19,6 @@ from callbacks.predict.page import PAGE, write_predict_page
 from callbacks.predict.predictions import NAME
 from tests.callbacks.parsed_page import Node, parse
 
-HIDDEN = Path(".predict_html")
-
 
 def smooth(size: tuple[int, int], seed: int = 0) -> Image.Image:
     levels = np.random.default_rng(seed).integers(0, 256, (5, 4, 3), np.uint8)
