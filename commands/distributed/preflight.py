@@ -15,7 +15,7 @@ import socket
 import sys
 import sysconfig
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from commands.arguments.saved_config import flat
 from commands.errors import TemporaryError
 
 POLL = 0.5  # seconds between two checks for missing processes
+SHOWN = 8  # ranks in a message
 Facts = dict[str, Any]
 
 
@@ -98,9 +99,10 @@ def gather(
             if not missing:
                 break
             if time.monotonic() > deadline:
+                names = listed([f"rank {r}" for r in sorted(missing)])
                 raise TemporaryError(
                     f"rank {rank} on {host} waited {limit:g} s for all {world} processes at "
-                    f"{name!r}, but {_ranks(missing)} did not answer: look at their output, or "
+                    f"{name!r}, but {names} did not answer: look at their output, or "
                     "raise run.preflight_minutes if they are only slow"
                 )
             time.sleep(POLL)
@@ -112,10 +114,10 @@ def gather(
         ) from error
 
 
-def _ranks(ranks: Iterable[int]) -> str:
-    named = [str(rank) for rank in sorted(ranks)]
-    more = f" and {len(named) - 8} more" if len(named) > 8 else ""
-    return f"rank{'s' if len(named) > 1 else ''} {', '.join(named[:8])}{more}"
+def listed(ranks: Sequence[str]) -> str:
+    """Return the first of some ranks, and how many follow, for a message."""
+    more = f" and {len(ranks) - SHOWN} more" if len(ranks) > SHOWN else ""
+    return ", ".join(ranks[:SHOWN]) + more
 
 
 def _first_line(error: Exception) -> str:
