@@ -1,4 +1,4 @@
-"""Open images: their colours, the page of a TIFF, and the text chunks of PNGs."""
+"""Open images: their colours, the page of a TIFF, and PNGs with long texts."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import contextlib
 import functools
 import itertools
 import os
-import struct
-import zlib
 from collections.abc import Iterator
 from typing import IO
 
@@ -16,8 +14,6 @@ from PIL import Image, PngImagePlugin
 from files.colours import code_points_of, describe
 from files.paths import FORMATS, open_regular
 
-TEXTS = (b"tEXt", b"zTXt", b"iTXt")
-PROFILES = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # texts with EXIF or XMP
 # Bytes of a text, or of a colour profile, that a PNG may hold: some programs store workflows and
 # editing histories there. Pillow refuses a file with more than a megabyte in one of them.
 MAX_TEXT = 64 << 20
@@ -95,8 +91,3 @@ def of_any_size() -> Iterator[None]:
         yield
     finally:
         Image.MAX_IMAGE_PIXELS = limit
-
-
-def png_chunk(body: bytes) -> bytes:
-    """Return a chunk of a PNG from its name and content: with its length and checksum."""
-    return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
