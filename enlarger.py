@@ -241,6 +241,11 @@ class Enlarger:
         Raises:
             ValueError: If the image is invalid, the method has another scale, or the result would
                 be smaller than the image.
+
+        Examples:
+            >>> import enlarger
+            >>> image.size, enlarger.load("bicubic", scale=2).enlarge(image).size
+            ((32, 24), (64, 48))
         """
         x, back = _tensor(image)
         height, width = _output_size(x, self.scale if scale is None else scale, size)
@@ -312,6 +317,12 @@ def load(
 
     Raises:
         ValueError: If there is no such thing, or it does not enlarge images.
+
+    Examples:
+        >>> import enlarger
+        >>> enlarger.load("bicubic", scale=2).scale
+        2.0
+        >>> model = enlarger.load("runs/casarbi", sampling={"steps": 3})  # doctest: +SKIP
     """
     try:
         module = _load(str(source), scale, arguments)

@@ -76,6 +76,12 @@ ROWS = (
         ("$ENLARGER_WEIGHTS/taef2_encoder.pth",),
     ),
     Row(
+        "training, compiled",
+        f"{SPEED}.training --only ResShift-compiled --device cuda --profile --limit 140",
+        150.0,
+        ("$ENLARGER_WEIGHTS/taef2_encoder.pth",),
+    ),
+    Row(
         "tests",
         "-m pytest -q -m gpu -n 8 -p no:cacheprovider tests/contracts tests/degradations "
         "tests/lightning_modules tests/callbacks tests/datamodules",
@@ -84,8 +90,8 @@ ROWS = (
     Row("InvSR", f"{SPEED}.invsr", 60.0, small="--width 0.01 --side 32 --repeats 1"),
     Row(
         "training of the others",
-        f"{SPEED}.training --only CasArbi Real-ESRGAN --device cuda --profile",
-        130.0,
+        f"{SPEED}.training --only CasArbi Real-ESRGAN InvSR --device cuda --profile",
+        190.0,
     ),
     Row("NSARM", f"{SPEED}.nsarm", 60.0, small="--width 0.0357 --depth 0.05 --repeats 1"),
     Row(

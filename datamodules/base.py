@@ -72,6 +72,13 @@ class SRDataModule(Predicted, LightningDataModule):
 
     Raises:
         ValueError: If settings do not fit together; the message names the keys.
+
+    Examples:
+        >>> from datamodules import Folder, SRDataModule
+        >>> from degradations import RealESRGAN
+        >>> train = Folder("my/photos")
+        >>> data = SRDataModule(4, train, batch_size=2, crop_size=32, degradation=RealESRGAN(4))
+        >>> Trainer(max_steps=1000).fit(model, data)  # doctest: +SKIP
     """
 
     def __init__(

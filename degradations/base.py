@@ -45,9 +45,7 @@ class Canvas(NamedTuple):
     def of(cls, hr: Tensor) -> Canvas:
         """Return the canvas of (B, C, H, W) images of one size, which fill it."""
         size = (hr.shape[-2], hr.shape[-1])
-        # Filled on the device: a copy from the host would be a transfer.
-        sizes = torch.stack([torch.full((len(hr),), n, device=hr.device) for n in size], 1)
-        return cls(hr, sizes, size, filled=True)
+        return cls(hr, alike(size, len(hr), hr.device), size, filled=True)
 
     def with_pixels(self, pixels: Tensor) -> Canvas:
         """Return a canvas of the same sizes with other pixels (B, C, H, W)."""
@@ -55,61 +53,51 @@ class Canvas(NamedTuple):
 
     def inside(self) -> Tensor:
         """Return (B, 1, H, W) bool, true for the pixels inside an image."""
-        rows, columns = self._axes()
-        height, width = self.sizes.view(-1, 2, 1, 1).unbind(1)
-        return ((rows.view(-1, 1) < height) & (columns < width)).unsqueeze(1)
+        H, W = self.pixels.shape[-2:]
+        rows, columns = (self._axis(max(H, W)) < self.sizes.unsqueeze(2)).unbind(1)
+        return (rows[:, :H].unsqueeze(2) & columns[:, :W].unsqueeze(1)).unsqueeze(1)
 
-    def edges_repeated(self) -> Tensor:
-        """Return (B, C, H, W), each image extended by its nearest pixels."""
-        rows, columns = (
-            torch.minimum(axis, (n - 1).unsqueeze(1))
-            for axis, n in zip(self._axes(), self.sizes.unbind(1), strict=True)
-        )
-        return self.gather(rows, columns)
+    def edges_repeated(self, extent: tuple[int, int] | None = None) -> Tensor:
+        """Return (B, C, H, W), each image extended by its nearest pixels.
+
+        Args:
+            extent: (H, W) of the result; by default that of the canvas.
+        """
+        h, w = extent or self.pixels.shape[-2:]
+        last = self.sizes.unsqueeze(2) - 1
+        return self.gather(torch.minimum(self._axis(max(h, w)), last), (h, w))
 
     def reflected(self, pad: int, extent: tuple[int, int] | None = None) -> Tensor:
         """Return (B, C, H + 2 pad, W + 2 pad), each image mirrored at its own edges.
 
-        Edge pixels are not repeated, as in `numpy.pad(..., mode="reflect")`.
+        Edge pixels are not repeated, as in `numpy.pad(..., mode="reflect")`, and an image is
+        mirrored as often as needed.
 
         Args:
             pad: Pixels above and left of an image.
             extent: (rows, columns) of the result, if it should have more.
         """
-        rows_and_columns = extent or [n + 2 * pad for n in self._extent()]
-        axes = (torch.arange(-pad, n - pad, device=self.pixels.device) for n in rows_and_columns)
-        rows, columns = (
-            reflected_index(axis, n.unsqueeze(1))
-            for axis, n in zip(axes, self.sizes.unbind(1), strict=True)
-        )
-        return self.gather(rows, columns)
+        h, w = extent or (n + 2 * pad for n in self.pixels.shape[-2:])
+        last = self.sizes.unsqueeze(2) - 1
+        folded = (self._axis(max(h, w)) - pad).abs() % (2 * last).clamp_min(1)
+        return self.gather(last - (last - folded).abs(), (h, w))
 
-    def gather(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Gather (B, C, h, w) by the (B, h) row and (B, w) column numbers of each image."""
-        B, C, _, W = self.pixels.shape
-        h, w = rows.shape[1], columns.shape[1]
+    def gather(self, places: Tensor, extent: tuple[int, int]) -> Tensor:
+        """Return (B, C, h, w) from the row and column numbers (B, 2, n), n the larger side."""
+        (B, C, _, W), (h, w) = self.pixels.shape, extent
+        rows, columns = places[:, 0, :h], places[:, 1, :w]
         positions = (rows.unsqueeze(2) * W + columns.unsqueeze(1)).view(B, 1, h * w)
         flat = self.pixels.reshape(B, C, -1)
         return flat.gather(2, positions.expand(B, C, h * w)).view(B, C, h, w)
 
-    def _extent(self) -> tuple[int, int]:
-        return self.pixels.shape[-2], self.pixels.shape[-1]
-
-    def _axes(self) -> tuple[Tensor, Tensor]:
-        rows, columns = (torch.arange(n, device=self.pixels.device) for n in self._extent())
-        return rows, columns
+    def _axis(self, n: int) -> Tensor:
+        return torch.arange(n, device=self.pixels.device)
 
 
-def reflected_index(index: Tensor, n: Tensor | int) -> Tensor:
-    """Mirror integers into [0, n) at both ends as often as needed; the ends are not repeated.
-
-    Args:
-        index: Integers, in any shape.
-        n: Above 0; a tensor is broadcast with ``index``.
-    """
-    last = torch.as_tensor(n, device=index.device) - 1 if isinstance(n, int) else n - 1
-    folded = index.abs() % (2 * last).clamp_min(1)
-    return (last - (last - folded).abs()).clamp_min(0)
+def alike(size: Sequence[int], batch: int, device: torch.device) -> Tensor:
+    """Return (B, 2) int64, the same (H, W) for each image; not copied from the host."""
+    is_width = torch.arange(2, device=device).expand(batch, 2)
+    return is_width * (size[1] - size[0]) + size[0]
 
 
 def select(mask: Tensor, chosen: Canvas, other: Canvas) -> Canvas:
@@ -119,7 +107,9 @@ def select(mask: Tensor, chosen: Canvas, other: Canvas) -> Canvas:
     ]
     a, b = (_padded_to(canvas.pixels, extent) for canvas in (chosen, other))
     pixels = torch.where(mask.view(-1, 1, 1, 1), a, b)
-    sizes = torch.where(mask.view(-1, 1), chosen.sizes, other.sizes)
+    sizes = chosen.sizes
+    if sizes is not other.sizes:
+        sizes = torch.where(mask.view(-1, 1), sizes, other.sizes)
     alike = chosen.pixels.shape == other.pixels.shape
     return Canvas(pixels, sizes, chosen.hr_size, alike and chosen.filled and other.filled)
 

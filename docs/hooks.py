@@ -1,4 +1,4 @@
-"""What the documentation site does beside MkDocs: links to the repository, and parts of README.
+"""What the site does beside MkDocs: links to the repository, parts of README, the notebook.
 
 Pages are written for a reader of the repository: a link may lead to any file of it, relative to
 the page. On the site those of `docs/` are its pages; others are copied into it. A line
@@ -10,6 +10,7 @@ is a link in the repository, and that section of README, without its heading, on
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from mkdocs.structure.files import Files
 
 ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOK = "docs/quickstart.ipynb"
+PAGES = {"README.md": "docs/index.md", NOTEBOOK: "docs/quickstart.md"}  # what is shown as a page
 COPIES = "repository"  # the site's folder of files that are not in docs/
 FENCE = re.compile(r"(^ *```.*?^ *```$)", re.MULTILINE | re.DOTALL)
 TARGET = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)")
@@ -26,7 +29,7 @@ INCLUDE = re.compile(r"^\[[^]]*\]\(\S*?README\.md#([\w-]+)\) <!-- include -->$",
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Copy what pages link to outside `docs/`.
+    """Make the notebook's page, and copy what pages link to outside `docs/`.
 
     Args:
         files: Of the site.
@@ -34,6 +37,8 @@ def on_files(files: Files, config: Any) -> Files:
     """
     from mkdocs.structure.files import File
 
+    notebook = notebook_page((ROOT / NOTEBOOK).read_text(encoding="utf-8"))
+    files.append(File.generated(config, PAGES[NOTEBOOK].removeprefix("docs/"), content=notebook))
     for page in list(files.documentation_pages()):
         text = site_text(page.content_string, page.src_uri)
         for name in sorted(copied(text, page.src_uri)):
@@ -51,6 +56,24 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         page: MkDocs' own.
     """
     return site_text(markdown, page.file.src_uri)
+
+
+def notebook_page(text: str) -> str:
+    """A notebook as Markdown, with what its cells printed and drew when it was last saved.
+
+    Args:
+        text: The file's, in nbformat 4.
+    """
+    parts = []
+    for cell in json.loads(text)["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in cell.get("outputs", []):
+            if "text" in output:
+                parts.append("```\n{}```".format("".join(output["text"])))
+            for kind in {"image/png", "image/jpeg"} & {*output.get("data", {})}:
+                parts.append(f"![output](data:{kind};base64,{output['data'][kind]})")
+    return "\n\n".join(parts) + "\n"
 
 
 def site_text(markdown: str, page: str) -> str:
@@ -101,7 +124,7 @@ def relink(text: str, base: str, folder: str) -> str:
 
     def target(found: re.Match[str]) -> str:
         name = posixpath.normpath(posixpath.join(base, found[1]))
-        place = "docs/index.md" if name == "README.md" else name
+        place = PAGES.get(name, name)
         inside = place.startswith("docs/")
         place = place.removeprefix("docs/") if inside else f"{COPIES}/{place}"
         return posixpath.relpath(place, folder or ".")

@@ -184,6 +184,12 @@ class CasArbi(SuperResolver):
 
     Attributes:
         sigma_r: Measured on the first training pairs, for values in [-1, 1]; kept in checkpoints.
+
+    Examples:
+        >>> from lightning_modules import LIIF, CasArbi, SFTUNet
+        >>> network = SFTUNet(width=16, multipliers=(1, 2), blocks=1)
+        >>> model = CasArbi(4, LIIF, network=network)
+        >>> Trainer(max_steps=1000).fit(model, data)  # doctest: +SKIP
     """
 
     half_outputs = False

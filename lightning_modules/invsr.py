@@ -90,6 +90,11 @@ class InvSR(InLatents, Adversarial):
     Raises:
         ValueError: If sampling would start at an untrained step, steps do not fall, the scale is
             not the predictor's, or parts do not fit together.
+
+    Examples:
+        >>> import enlarger
+        >>> model = enlarger.load("invsr", scale=4, weights="invsr")  # doctest: +SKIP
+        >>> sr = model.enlarge(image, seed=1)  # doctest: +SKIP
     """
 
     def __init__(

@@ -62,13 +62,17 @@ class InLatents(ImageModel):
             self.space.load_official(find("space_weights", self.space_weights))
 
     def setup(self, stage: str) -> None:
-        """Raise if the autoencoder has random weights. Subclasses must call super().
+        """Compile the autoencoder where a network is; raise if its weights are random.
+
+        Subclasses must call super().
 
         Raises:
             ValueError: If so.
         """
         super().setup(stage)
         check_space(self.space, "space_weights")
+        if any(getattr(part, "compiled", False) for part in self.children()):
+            self.space.compile_halves()
 
 
 @torch.no_grad()
@@ -87,6 +91,10 @@ def latent_pair(space: Space, batch: Batch, noise: Noise | None = None) -> tuple
     Raises:
         ValueError: If the batch has latents of another space, or no LR.
     """
+    if noise is None and {"hr", "lr"} <= batch.keys() and "latent" not in batch:
+        both = torch.cat([batch["hr"], enlarged(batch["lr"], batch["size"])])
+        z, y = space.encode(both).chunk(2)  # half the launches
+        return z, y
     if "latent" in batch:
         z = space.take(batch["latent"], batch["space"])
     else:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from torch import Tensor
@@ -48,7 +49,18 @@ def optimizer_of(make: Callable[[Any], Any], parameters: Iterable[Any]) -> Any:
     # A fused optimiser unscales AMP gradients itself, and Lightning then refuses to clip them.
     # With this, the scaler does it, at no measurable cost.
     optimizer._step_supports_amp_scaling = False
+    optimizer.register_load_state_dict_post_hook(_in_layout_of_weights)
     return optimizer
+
+
+def _in_layout_of_weights(optimizer: Any) -> None:
+    # A fused optimiser reads both in memory order, and a checkpoint of a CPU may have another.
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            if not isinstance(value, Tensor) or value.shape != weight.shape:
+                continue
+            if value.stride() != weight.stride():
+                state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 def schedule_of(make: Callable[[Any], Any], optimizer: Any) -> dict[str, Any]:

@@ -61,6 +61,13 @@ class ResShift(InLatents, SuperResolver):
     Raises:
         ValueError: If the timesteps do not fall from the last one or are unknown, or the process
             is relative.
+
+    Examples:
+        >>> from lightning_modules import PixelSpace, ResShift, SwinUNet
+        >>> size = {"width": 16, "multipliers": (1, 2), "swin_width": 16, "heads": 2}
+        >>> network = SwinUNet(**size, condition_factor=0.25)  # LR has a quarter of the side
+        >>> model = ResShift(4, network, PixelSpace(), timesteps=[14, 9, 4, 0])
+        >>> Trainer(max_steps=1000).fit(model, data)  # doctest: +SKIP
     """
 
     half_outputs = False
@@ -124,7 +131,7 @@ class ResShift(InLatents, SuperResolver):
         """Algorithm of section 3.1: a random timestep, and the distance to the target."""
         z, y = latent_pair(self.space, batch)
         t = torch.randint(self.process.steps, (len(z),), device=z.device)
-        eps = torch.randn_like(z)
+        eps = torch.randn(z.shape, device=z.device)  # independent of memory layouts
         x = self.process.add_noise(z, y, eps, t)
         raw = self.network(self.process.scale_input(x, t), t, batch["lr"] * 2 - 1)
         loss = self.process.loss(raw, z, y, eps, t)

@@ -113,6 +113,13 @@ class SelfCascade(FromBase):
 
     Raises:
         ValueError: If parts do not fit together.
+
+    Examples:
+        >>> from lightning_modules import KLSpace, SelfCascade, UNet2D
+        >>> from lightning_modules.backbone.library import Flags
+        >>> sd = "stabilityai/stable-diffusion-2-1-base"
+        >>> base = UNet2D(sd, flags=Flags(frozen=True))  # doctest: +SKIP
+        >>> model = SelfCascade(4, denoiser=base, space=KLSpace(sd))  # doctest: +SKIP
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""How many launches a compiled recipe takes, and how many bytes it moves."""
+"""How many operators a recipe takes on a canvas; compiled, how many launches and bytes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from degradations.pipeline import Pipeline
 from degradations.stages.noise import hashed_fields
@@ -24,6 +25,28 @@ class Launches(NamedTuple):
     kernels: int
     library: int
     bytes: int
+
+
+class _Operators(TorchDispatchMode):
+    count = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+def count_operators(recipe: Pipeline, shape: tuple[int, ...]) -> int:
+    """Count what the host calls for a batch (B, 3, H, W) that is not compiled, views included."""
+    hr = torch.empty(shape, device="meta")
+    packed = recipe.draw_ahead(torch.arange(len(hr)), hr.shape)
+    recipe.skip_first_batch_checks()
+    rows = packed.to(hr.device)
+    recipe.degrade(hr, packed.unpacked(rows))  # copies the constants
+    with _Operators() as operators:
+        recipe.degrade(hr, packed.unpacked(rows))
+    return operators.count
 
 
 def count_launches(recipe: Pipeline, hr: Tensor, seeds: Tensor) -> Launches:

@@ -7,8 +7,8 @@ PEERS is a folder with checkouts of BasicSR and Real-ESRGAN as they are publishe
 timed. Their blur kernels come ready-made, as their data loader's workers make them; ours are made
 within the time that is measured. A batch of theirs may take ten times as long as another, since
 most choices are made once a batch: the ratio is that of the mean times over many batches, and
-that of the medians is beside it. On a GPU ours is compiled there, and `gains` compares it as it is,
-compiled, and replayed as a CUDA graph; numbers are then in `degradation_cuda.json`.
+that of the medians is beside it. On a GPU ours is compiled there, and `gains` compares it with what
+it is without; numbers are then in `degradation_cuda.json`.
 """
 
 from __future__ import annotations
@@ -34,15 +34,13 @@ from benchmarks.memory import peak_mib
 from benchmarks.timing import in_turns, seconds
 from commands.process import keep_freed_memory
 from degradations.base import Degradation
-from degradations.draws import Packed
 from degradations.recipes.second_order import RealESRGAN
 from degradations.tools.configure import degradation_of
-from tests.launches import count_launches
+from tests.launches import count_launches, count_operators
 
 SEED = 0
 BATCH, SIDE, SCALE = 16, 256, 4
 Prepare = Callable[[int], Callable[[], Any]]  # by the number of a turn, what is timed in it
-MODES = {"as it is": None, "compiled": "default", "CUDA graphs": "reduce-overhead"}
 
 
 class Peer:
@@ -201,48 +199,18 @@ def _in_turns(columns: dict[str, Prepare], draws: int) -> dict[str, list[float]]
     return in_turns(timed, draws, warm=3)
 
 
-def gains(
-    draws: int, device: torch.device, side: int = SIDE, backend: str = "inductor"
-) -> dict[str, Any]:
-    """Our canvas as it is, compiled and as a CUDA graph, in turns; the first calls' peak memory.
-
-    Args:
-        draws: Batches of each.
-        device: A GPU; a CPU has no graphs, and can stand in.
-        side: Of the images.
-        backend: Of the compiler.
-    """
-    hr = photographs(BATCH, side).to(device)
-    columns, peaks = dict[str, Prepare](), {}
-    for name, mode in MODES.items():
-        compiled = mode is not None
-        ours = RealESRGAN(SCALE, usm=False, executor="canvas", compile=compiled).to(device)
-        if compiled:  # as the pipeline does it by itself, but for mode and backend
-            packed = ours.draw_ahead(torch.arange(BATCH), hr.shape)
-            run = torch.compile(
-                partial(_run, ours, packed),
-                fullgraph=True,
-                dynamic=False,
-                mode=mode,
-                backend=backend,
-            )
-            ours._compiled = packed.layout, run
-        columns[name] = _on(ours, hr)
-        peaks[name] = peak_mib(columns[name](-4), device, times=3)
-    times = _in_turns(columns, draws)
-    first, *_ = (statistics.mean(values) for values in times.values())
-    return {
-        name: {
-            **summary(values),
-            "times_as_fast": round(first / statistics.mean(values), 2),
-            "peak_mib": peaks[name],
-        }
-        for name, values in times.items()
+def gains(draws: int, device: torch.device) -> dict[str, Any]:
+    """Our canvas as it is and compiled (on a GPU: a CUDA graph), in turns."""
+    hr = photographs(BATCH, SIDE).to(device)
+    columns = {
+        name: _on(RealESRGAN(SCALE, usm=False, executor="canvas", compile=compiled).to(device), hr)
+        for name, compiled in (("as it is", False), ("compiled", True))
     }
-
-
-def _run(ours: RealESRGAN, packed: Packed, hr: Tensor, rows: Tensor) -> Tensor:
-    return ours._on_canvas(hr, packed.unpacked(rows))
+    peaks = {name: peak_mib(column(-4), device, times=3) for name, column in columns.items()}
+    return {
+        name: {**summary(values), "peak_mib": peaks[name]}
+        for name, values in _in_turns(columns, draws).items()
+    }
 
 
 def beside_kornia(draws: int, device: torch.device) -> dict[str, Any]:
@@ -256,19 +224,19 @@ def beside_kornia(draws: int, device: torch.device) -> dict[str, Any]:
 def launches(device: torch.device) -> dict[str, dict[str, int]]:
     """Kernels, library calls and bytes of a batch on the canvas, as the compiler plans it.
 
-    A machine without a GPU can stand in.
+    And the operators of one that is not compiled. A machine without a GPU can stand in.
     """
     hr = photographs(BATCH, SIDE).to(device)
     found = {}
     for usm in (False, True):
-        counted = count_launches(
-            RealESRGAN(SCALE, usm=usm, executor="canvas"), hr, torch.arange(BATCH)
-        )
+        recipe = RealESRGAN(SCALE, usm=usm, executor="canvas")
+        counted = count_launches(recipe, hr, torch.arange(BATCH))
         found["with USM" if usm else "without USM"] = {
             "kernels": counted.kernels,
             "library_calls": counted.library,
             "launches": counted.kernels + counted.library,
             "megabytes": counted.bytes // 10**6,
+            "operators": count_operators(recipe, tuple(hr.shape)),
         }
     return found
 

@@ -60,7 +60,6 @@ class Case:
         steps: Of sampling.
         plain: Whether attention is computed by torch's plain kernel, which keeps the whole matrix.
         bf16: Whether networks compute in bfloat16, the frozen U-Net's weights among them.
-        channels_last: Whether networks have that memory layout.
         compiled: Whether networks are compiled.
     """
 
@@ -68,7 +67,6 @@ class Case:
     steps: int = 1
     plain: bool = False
     bf16: bool = False
-    channels_last: bool = False
     compiled: bool = False
 
 
@@ -79,8 +77,7 @@ CASES = (
 )
 ON_GPU = {
     Case("bf16", bf16=True): "most CPUs emulate bfloat16: its times say nothing of a GPU's",
-    Case("bf16, channels_last", bf16=True, channels_last=True): "it is for a GPU's matrix units",
-    Case("bf16, channels_last, compiled", bf16=True, channels_last=True, compiled=True): (
+    Case("bf16, compiled", bf16=True, compiled=True): (
         "compiling takes minutes on a core, and gains what a GPU loses on launches"
     ),
 }
@@ -105,7 +102,6 @@ def build(case: Case, width: float, patch: int = SIDE) -> InvSR:
     flags = Flags(
         frozen=True,
         dtype="bfloat16" if case.bf16 else "float32",
-        channels_last=case.channels_last,
         compile=case.compiled,
     )
     network: dict[str, Any] = {
@@ -131,9 +127,6 @@ def build(case: Case, width: float, patch: int = SIDE) -> InvSR:
         sampling=Sampling(steps=case.steps),
         patch=patch,
     )
-    for part in (predictor, autoencoder):
-        if case.channels_last:
-            part.to(memory_format=torch.channels_last)
     if case.compiled:
         predictor.compile()
         autoencoder.encoder.compile()
@@ -217,7 +210,9 @@ def measure(
     Returns:
         Seconds an image, of its parts and as a share outside of them; megabytes.
     """
-    model = build(case, width, patch=side).to(device)
+    with torch.device(device):  # weights are made there: on a CPU that takes minutes
+        model = build(case, width, patch=side)
+    model.to(device)
     batch: Any = {
         "lr": torch.rand(1, 3, side, side, device=device),
         "size": (4 * side, 4 * side),

@@ -69,10 +69,11 @@ class Parts:
     def __init__(self, width: float, depth: float, device: str) -> None:
         heads = max(1, round(HEADS * width))
         blocks = max(1, round(DEPTH * depth))
-        self.network = InfinityTransformer(depth=blocks, width=128 * heads, heads=heads)
         widths = [max(32, round(w * width / 32) * 32) for w in VAE]
-        self.space = BitwiseSpace(BitwiseVAE(14, widths, groups=min(32, min(widths) // 4)))
-        self.mapper = Transformation(branches=[_scaled(b, width, depth) for b in RELEASED])
+        with torch.device(device):  # weights are made there: on a CPU that takes minutes
+            self.network = InfinityTransformer(depth=blocks, width=128 * heads, heads=heads)
+            self.space = BitwiseSpace(BitwiseVAE(14, widths, groups=min(32, min(widths) // 4)))
+            self.mapper = Transformation(branches=[_scaled(b, width, depth) for b in RELEASED])
         for part in (self.network, self.space, self.mapper):
             part.to(device).eval()
         self.scales: Scales = published(1.0, "1M", 2)

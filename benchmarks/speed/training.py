@@ -1,11 +1,12 @@
-"""Speed of training: `python -m benchmarks.speed.training`, for three shipped networks.
+"""Speed of training: `python -m benchmarks.speed.training`, for four shipped networks.
 
 Each row is `main.py fit` of a configuration, in a process of its own, on the photographs that come
 with the environment: steps a second once it runs, seconds until its first step has ended, TFLOP a
 step (matrix products and convolutions, forward and backward) and, on a GPU, their rate, its share
 of the card's bf16 and memory. A step is counted, too: its operations, views left out, and the
 convolutions whose images are not channels_last. `--profile` adds the ten longest kernels.
-Writes benchmarks/results/training.json, of a GPU training_cuda.json, after each row.
+Frozen parts that others trained have random weights. Writes benchmarks/results/training_<row>.json,
+of a GPU training_<row>_cuda.json, after each row.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -35,13 +36,28 @@ PEAKS = {"H200": 989.0, "H100": 989.0, "A100": 312.0}  # TFLOP/s of dense bf16
 PHOTOS = (
     "--data datamodules.SRDataModule --data.train datamodules.Photos --data.val null --data.scale 4"
 )
+RESSHIFT = f"resshift_natural {PHOTOS} --data.batch_size 64 --data.crop_size 256"
+UNET = (  # SD-Turbo's
+    "{block_out_channels: [320, 640, 1280, 1280], attention_head_dim: [5, 10, 20, 20], "
+    "cross_attention_dim: 1024, use_linear_projection: true}"
+)
+VAE = (
+    "{down_block_types: [DownEncoderBlock2D, DownEncoderBlock2D, DownEncoderBlock2D, "
+    "DownEncoderBlock2D], up_block_types: [UpDecoderBlock2D, UpDecoderBlock2D, UpDecoderBlock2D, "
+    "UpDecoderBlock2D], block_out_channels: [128, 256, 512, 512], layers_per_block: 2}"
+)
 # A configuration and what is set beside it: photographs for data, no weights of others.
 ROWS = {
-    "ResShift": f"resshift_natural {PHOTOS} --data.batch_size 64 --data.crop_size 256",
+    "ResShift": RESSHIFT,
+    "ResShift-compiled": f"{RESSHIFT} --model.network.compile true",
     "CasArbi": f"casarbi --model.base_weights {{runs}}/casarbi_base {PHOTOS} "
     "--data.batch_size 16 --data.crop_size 128",
     "Real-ESRGAN": "realesrgan_x4plus --model.weights null --model.losses "
     f"'{{l1: lightning_modules.L1}}' {PHOTOS} --data.batch_size 12 --data.crop_size 256",
+    "InvSR": f"invsr_sd_turbo --model.denoiser.network '{UNET}' --model.space.vae '{VAE}' "
+    "--model.prompt null --model.training.perceptual null --model.training.perceptual_weights null "
+    f"--model.training.discriminator.text_width null {PHOTOS} "
+    "--data.batch_size 8 --data.crop_size 512",
 }
 # Trained before: a base that is farther from HR than bicubic is refused.
 BASES = {"CasArbi": f"casarbi_base --model.noise_probability 0 --model.optimizer.lr 3e-4 {PHOTOS}"}
@@ -74,6 +90,12 @@ class Measured(Callback):
         self.modes = (FlopCounterMode(display=False), Operations())
         self.profile = profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU])
         self.begun = 0.0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Name a source of frozen parts with random weights, which methods refuse."""
+        for part in pl_module.modules():
+            if getattr(part, "source", None) == "":
+                cast(Any, part).source = "random"
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -173,10 +195,9 @@ def main() -> None:
     parser.add_argument("--device", default=device(), help="cuda or cpu, by default what is there")
     parser.add_argument("--more", default="", help="further arguments of fit")
     options = parser.parse_args()
-    rows = {}
     for name in options.only:
-        rows[name] = measure(name, options)
-        write_report("training", rows, 0, device=options.device)
+        found = measure(name, options)
+        write_report(f"training_{name.lower()}", found, 0, device=options.device)
 
 
 if __name__ == "__main__":

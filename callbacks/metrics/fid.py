@@ -185,6 +185,12 @@ class FID(InceptionMetric):
         preset: How images are prepared: ``clean-fid`` (antialiased bicubic, as papers since
             2022) or ``torch-fidelity`` (TensorFlow's bilinear without antialiasing, as earlier
             papers). Their numbers differ and must not be compared with one another.
+
+    Examples:
+        >>> from callbacks import FID
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(callbacks=[FID("torch-fidelity")])
+        >>> trainer.test(model, data)  # doctest: +SKIP
     """
 
     name = "fid"

@@ -250,6 +250,11 @@ class NIQE(WeightsMetric, ImageMetric):
             ``yiq`` for that of YIQ in [0, 255], as pyiqa has it; not to be compared.
         border: Pixels cut off at each side first; ``scale`` cuts as many as the scale, rounded up.
         round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
+
+    Examples:
+        >>> import enlarger
+        >>> from callbacks import NIQE
+        >>> enlarger.measure("enlarged", None, [NIQE()])["niqe"]["value"]  # doctest: +SKIP
     """
 
     name = "niqe"

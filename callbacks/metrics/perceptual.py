@@ -151,6 +151,11 @@ class LPIPS(WeightsMetric, ImageMetric):
         net: ``alex``, ``vgg`` or ``squeeze``; their numbers must not be compared.
         border: Pixels cut off at each side first; papers cut none.
         round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
+
+    Examples:
+        >>> from callbacks import LPIPS
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(callbacks=[LPIPS("alex", every_n=5)])  # in each fifth validation
     """
 
     name = "lpips"

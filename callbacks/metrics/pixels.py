@@ -120,6 +120,15 @@ class PSNR(PixelMetric):
         border: Pixels cut off at each side before comparing; ``scale`` cuts as many as the scale,
             rounded up, ``scale+6`` six more (as tables of DIV2K in RGB have it).
         round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
+
+    Examples:
+        >>> import enlarger
+        >>> import numpy as np
+        >>> from callbacks import PSNR
+        >>> sr, hr = (np.full((32, 32, 3), level, np.uint8) for level in (150, 125))
+        >>> found = enlarger.measure([sr], [hr], [PSNR(color="rgb")], scale=4)
+        >>> round(found["psnr"]["value"], 2)  # 20 log10(255 / 25)
+        20.17
     """
 
     name = "psnr"
@@ -154,6 +163,13 @@ class SSIM(PixelMetric):
         border: Pixels cut off at each side before comparing; ``scale`` cuts as many as the scale,
             rounded up, ``scale+6`` six more (as tables of DIV2K in RGB have it).
         round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
+
+    Examples:
+        >>> import enlarger
+        >>> from callbacks import SSIM
+        >>> found = enlarger.measure([image], [image], [SSIM()], scale=4)
+        >>> found["ssim"]["value"]
+        1.0
     """
 
     name = "ssim"

@@ -56,6 +56,7 @@ from files.video import VideoFrame
 
 log = logging.getLogger(__name__)
 THREADS = 2
+LARGE = 50_000_000  # bytes
 ELSEWHERE = "set another writer.folder or writer.suffix"
 Profile = Literal["keep", "convert"]
 ExifPart = Literal["keep", "no_place", "drop"]
@@ -132,6 +133,16 @@ class Writer(Callback):
 
     Raises:
         ValueError: If the suffix has a slash.
+
+    Examples:
+        >>> from callbacks import Writer
+        >>> from datamodules import SRDataModule
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning_modules import Bicubic
+        >>> data = SRDataModule(4, predict="my/photos", workers=0)
+        >>> writer = Writer("enlarged", suffix="_x4")
+        >>> trainer = Trainer(callbacks=[writer], enable_progress_bar=False)
+        >>> trainer.predict(Bicubic(4), data, return_predictions=False)
     """
 
     def __init__(
@@ -499,6 +510,8 @@ class Writer(Callback):
         self.written += 1
         for what in lost:
             self._lose(what)
+        if self.format == "png" and os.path.getsize(self._root / named["output"]) > LARGE:
+            self._noted["images are above 50 MB: --writer.format jpg is far smaller"] += 1
 
     def _fail(self, key: str, source: str | None, reason: str) -> None:
         self.failed += 1

@@ -15,7 +15,7 @@ from callbacks.evaluation import MetricProtocol
 from callbacks.files import Provenance
 from callbacks.pages.render import Figure, Tile, embedded, render_page
 from callbacks.report.images import Evaluation, ReportImage
-from callbacks.report.runs import Curve, Run
+from callbacks.report.runs import Curve, Run, setting
 from callbacks.results.files import (
     Result,
     column_of,
@@ -68,10 +68,12 @@ class Series(NamedTuple):
 
     color: Its number; ``COLORS`` of them exist.
     line: Places of its points; a single one is drawn as a dot.
+    name: What a dot stands for.
     """
 
     color: int
     line: Places
+    name: str = ""
 
 
 class Chart(NamedTuple):
@@ -107,6 +109,46 @@ def chart(title: str, curves: Mapping[int, Curve]) -> Chart:
         for number, line in lines.items()
     ]
     return Chart(title, latest(curves), summary, x, y, series, _note(curves, y.log))
+
+
+def charts_over(key: str, runs: Sequence[Run]) -> list[Chart]:
+    """Lay out each number of the results over a hyperparameter, with a dot for each checkpoint.
+
+    Args:
+        key: The hyperparameter as on the command line, such as ``model.optimizer.lr``.
+        runs: Those that are compared.
+
+    Raises:
+        ValueError: If a run's configuration has no number there.
+    """
+    found: dict[tuple[str, float, str], list[tuple[float, Result, int]]] = {}
+    for number, run in enumerate(runs):
+        at = setting(run, key)
+        for result in run.results:
+            if result["checkpoint"] != CONTROL and math.isfinite(result["value"]):
+                drawing = (result["dataset"], result["scale"], column_of(result))
+                found.setdefault(drawing, []).append((at, result, number))
+    headings = columns([result for run in runs for result in run.results])
+    charts = []
+    for (dataset, scale, column), points in found.items():
+        x = _axis([at for at, _, _ in points], LEFT, WIDTH - RIGHT)
+        y = _axis([result["value"] for _, result, _ in points], HEIGHT - BOTTOM, TOP)
+        sign = 1 if points[0][1].get("higher_is_better", True) else -1
+        best = max(points, key=lambda point: sign * point[1]["value"])
+        dots = [
+            Series(
+                number % COLORS,
+                [(x.place(at), y.place(result["value"]))],
+                f"{runs[number].name}: {result['value']:.4g} at {at:g}",
+            )
+            for at, result, number in points
+        ]
+        title = f"{headings[column][0]}, {dataset} x{scale:g}"
+        summary = "; ".join(dot.name for dot in dots)
+        logarithmic = [f"logarithmic {name}" for name, axis in (("x", x), ("y", y)) if axis.log]
+        text = f"best {best[1]['value']:.4g} at {best[0]:g}"
+        charts.append(Chart(title, text, summary, x, y, dots, "; ".join(logarithmic)))
+    return charts
 
 
 def latest(curves: Mapping[int, Curve]) -> str:
@@ -151,15 +193,18 @@ def short(value: float) -> str:
 
 def _axes(lines: Sequence[Places]) -> tuple[Axis, Axis]:
     first, last = min(line[0][0] for line in lines), max(line[-1][0] for line in lines)
-    values = [value for line in lines for _, value in line]
+    x = Axis(first, last if last > first else first + 1, LEFT, WIDTH - RIGHT)
+    return x, _axis([value for line in lines for _, value in line], HEIGHT - BOTTOM, TOP)
+
+
+def _axis(values: Sequence[float], start: float, end: float) -> Axis:
     low, high = min(values), max(values)
     log = low > 0 and high / low >= LOGARITHMIC
     if not log:
         # A constant gets a range, too, and no line lies on the frame.
         margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
         low, high = low - margin, high + margin
-    x = Axis(first, last if last > first else first + 1, LEFT, WIDTH - RIGHT)
-    return x, Axis(low, high, HEIGHT - BOTTOM, TOP, log)
+    return Axis(low, high, start, end, log)
 
 
 def _note(curves: Mapping[int, Curve], log: bool) -> str:
@@ -352,18 +397,23 @@ class Dataset(NamedTuple):
     figures: list[Figure]
 
 
-def page(runs: Sequence[Run], limit: int | None = None) -> str:
+def page(runs: Sequence[Run], limit: int | None = None, over: str | None = None) -> str:
     """Return the whole page.
 
     Args:
         runs: One or more.
         limit: It holds at most this many images of each dataset; None for all that were kept.
+        over: A hyperparameter over which numbers are drawn.
+
+    Raises:
+        ValueError: If a run's configuration has no number there.
     """
     charts, single, drawn = _curves(runs)
     datasets, notes = _datasets(runs, limit)
     parts = {
         "Images": True,
         "Results": True,
+        "Sweep": over is not None,
         "Curves": charts or single,
         "Configuration": any(run.config for run in runs),
     }
@@ -375,6 +425,8 @@ def page(runs: Sequence[Run], limit: int | None = None) -> str:
         runs=runs,
         facts=[_facts(run) for run in runs],
         table=results_table(runs),
+        over=over,
+        sweep=[] if over is None else charts_over(over, runs),
         charts=charts,
         drawn=drawn,
         single=single,

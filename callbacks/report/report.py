@@ -3,6 +3,7 @@
     python main.py report runs/a                  write the page of one run again
     python main.py report runs/a runs/b           several side by side, in ./report.html
     python main.py report runs/* --out all.html --limit 4
+    python main.py report runs/* --x model.optimizer.lr   and their numbers over it
 
 A page is one file that needs no network. docs/report.md shows one.
 """
@@ -231,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs = [Path(run) for run in options.runs]
     out = Path(options.out or (NAME if len(runs) > 1 else runs[0] / NAME))
     try:
-        write_page(out, page(read_runs(runs), options.limit))
+        write_page(out, page(read_runs(runs), options.limit, options.x))
     except (OSError, ValueError) as error:
         log.error("error: %s", error)
         return 2
@@ -249,6 +250,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--limit", type=_positive, help="images of each dataset; by default all that were kept"
+    )
+    parser.add_argument(
+        "--x", metavar="KEY", help="also draw the numbers over a hyperparameter: model.optimizer.lr"
     )
     return parser
 

@@ -15,6 +15,7 @@ from callbacks.report.images import FOLDER, INDEX, Evaluation, load_index
 from callbacks.report.scalar_record import FILE as RECORD
 from callbacks.report.scalar_record import read_record
 from callbacks.results.files import RESULTS, Result, load_results
+from files.yaml_loader import plain_yaml
 
 log = logging.getLogger(__name__)
 CONFIG = "config.yaml"
@@ -107,6 +108,30 @@ def _shortest(own: tuple[str, ...], parts: Sequence[tuple[str, ...]]) -> str:
     counts = range(1, len(own) + 1)
     alone = (n for n in counts if sum(other[-n:] == own[-n:] for other in parts) == 1)
     return "/".join(own[-next(alone, len(own)) :])
+
+
+def setting(run: Run, key: str) -> float:
+    """Return a number of a run's configuration.
+
+    Args:
+        run: The run.
+        key: As on the command line, with or without ``init_args``.
+
+    Raises:
+        ValueError: If there is no number.
+    """
+    value = plain_yaml(run.config)
+    for part in key.split("."):
+        if isinstance(value, dict) and part not in value:
+            value = value.get("init_args")
+        value = value.get(part) if isinstance(value, dict) else None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{run.path / CONFIG} has {key}: {value!r}; give --x the key of a number, such as "
+            "model.optimizer.lr"
+        ) from None
 
 
 def read_run(path: Path, name: str) -> Run:

@@ -39,6 +39,11 @@ class EMA(Callback):
 
     Raises:
         ValueError: If a checkpoint holds averages of other parameters.
+
+    Examples:
+        >>> from callbacks import EMA
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(max_steps=1000, callbacks=[EMA(decay=0.995)])
     """
 
     def __init__(self, decay: UnitInterval = 0.999, first: NonNegativeInt | None = 0) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
 from typing import Any
@@ -11,22 +10,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
-from callbacks.evaluation import accumulated
-
-log = logging.getLogger(__name__)
-LINE = "{desc}: {unit} {n_fmt} of {total_fmt}, {rate_fmt}, {remaining} left{postfix}"
-REFRESH = 0.5  # seconds; reading the values for the bar waits for the device
-
-
-class _LogLines:
-    """A stream for tqdm that makes a line of the log of each drawing of a bar."""
-
-    def write(self, text: str) -> None:
-        if line := text.strip():
-            log.info("%s", line)
-
-    def flush(self) -> None:
-        pass
+from callbacks.evaluation import accumulated, output_image
+from files.progress import bar_options
 
 
 class Progress(ProgressBar):
@@ -47,13 +32,10 @@ class Progress(ProgressBar):
     def __init__(self, every_n_seconds: float = 10.0) -> None:
         super().__init__()
         self._enabled = True
-        self._how: dict[str, Any] = {"mininterval": REFRESH, "dynamic_ncols": True}
-        if not sys.stderr.isatty():
-            # At one place, or tqdm moves a cursor that a file has not.
-            self._how = {"mininterval": every_n_seconds, "bar_format": LINE, "file": _LogLines()}
-            self._how |= {"position": 0, "leave": True}
+        self._how = bar_options(every_n_seconds)
         self._bars: list[tqdm[Any]] = []
         self._shown = 0.0
+        self._enlarged = 0.0  # megapixels of outputs
 
     def disable(self) -> None:
         """Disable the bar; called on all ranks except the first."""
@@ -110,9 +92,24 @@ class Progress(ProgressBar):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open a bar over all images to enlarge."""
+        self._enlarged = 0.0
         self._open("predict", _total(trainer.num_predict_batches), "image")
 
-    on_predict_batch_end, on_predict_end = on_validation_batch_end, on_validation_end
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Advance by a batch and its pixels."""
+        if outputs is not None:  # else it could not be read
+            image = output_image(outputs)
+            self._enlarged += image.numel() / image.shape[-3] / 1e6
+        self._advance(trainer)
+
+    on_predict_end = on_validation_end
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -157,6 +154,8 @@ class Progress(ProgressBar):
         """Return the values logged with ``prog_bar=True``."""
         metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
+        if trainer.predicting:
+            metrics["megapixels"] = round(self._enlarged, 1)
         return metrics
 
 

@@ -136,6 +136,13 @@ class Shards(Source):
             ``my.module.stage``: each gets a dict of ``__key__``, ``__url__`` and all members by
             suffix, as bytes or as an earlier stage left them, and returns such a dict, or None to
             leave the sample out. webdataset's filters (``webdataset.decode("rgb8")``) work, too.
+
+    Examples:
+        >>> from datamodules import Shards
+        >>> shards = Shards("my/shards/{000..001}.tar")
+        >>> shards.prepare(scale=4)
+        >>> shards.read(0)["hr"].shape
+        (48, 64, 3)
     """
 
     def __init__(

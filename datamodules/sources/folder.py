@@ -85,6 +85,13 @@ class Folder(Source):
 
     Raises:
         ValueError: If neither ``root`` nor ``files`` is given.
+
+    Examples:
+        >>> from datamodules import Folder
+        >>> photos = Folder("my/photos", files=["**/*.png"])
+        >>> photos.prepare(scale=4)
+        >>> list(photos.keys)
+        ['a', 'b']
     """
 
     has_hr = True  # whether its images are HR
@@ -120,7 +127,7 @@ class Folder(Source):
 
     def prepare(self, scale: float) -> None:
         """List the files. Args and Raises as ``Source.prepare``."""
-        what = "Folder.files" if self.root is None else "Folder.root"
+        what = self._what
         listed = list(self._list())
         if self._distinct:
             found = [one for one in listed if is_video(one[1])]
@@ -143,11 +150,17 @@ class Folder(Source):
             if problem is not None:
                 raise ValueError(f"{what}: {problem}")
 
+    @property
+    def _what(self) -> str:
+        """What an error names."""
+        if self._distinct:
+            return "data.predict"
+        return "Folder.files" if self.root is None else "Folder.root"
+
     def _list(self) -> Iterator[tuple[str, Path]]:
         if self.root is None:
             for file in self.files or []:
-                path = expand_path(file, "Folder.files")
-                yield from self._found(path, "Folder.files")
+                yield from self._found(expand_path(file, self._what), self._what)
             return
         root = expand_path(self.root, "Folder.root")
         if self.files is not None:

@@ -150,15 +150,14 @@ class SampleGaussian(KernelStage):
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Blur and sample (B, C, H, W) to the LR size."""
-        h, w = (int(params["resize"][side][0].item()) for side in ("height", "width"))
-        return resample(super().forward(x, params), (h, w), "nearest")
+        size = params["resize"]["size"][0].tolist()
+        return resample(super().forward(x, params), size, "nearest")
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Apply as `forward`."""
-        size = params["resize"]["height"], params["resize"]["width"]
-        extent = self.to_lr.extent(canvas.hr_size)
+        sizes, extent = params["resize"]["size"], self.to_lr.extent(canvas.hr_size)
         blurred = super().on_canvas(canvas, params)
-        return resample_canvas(blurred, *size, "nearest", False, extent)
+        return resample_canvas(blurred, sizes, "nearest", False, extent)
 
 
 class ChannelNoise(Stage):
@@ -317,8 +316,8 @@ class BSRGAN(Pipeline):
 
 
 def _sides(factor: Floats, shape: torch.Size) -> Params:
-    H, W = (np.maximum(np.floor(n * factor), 1).astype(np.int64) for n in shape[-2:])
-    return {"height": H, "width": W, "factor": factor}
+    size = np.maximum(np.floor(np.array(shape[-2:]) * factor[:, None]), 1)
+    return {"size": size.astype(np.int64), "factor": factor}
 
 
 def _rescaled(where: Booleans, values: Floats, low: float, high: float, to: float) -> Floats:

@@ -46,7 +46,7 @@ class ToLR(Resize):
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw as `Resize.draw`, with the sides of the LR."""
         params = super().draw(draws, shape)
-        params["height"][:], params["width"][:] = self.extent((shape[-2], shape[-1]))
+        params["size"][:] = self.extent((shape[-2], shape[-1]))
         return params
 
     def extent(self, hr_size: tuple[int, int]) -> tuple[int, int]:
@@ -115,17 +115,13 @@ class SincAndJPEG(Stage):
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Apply both orders around one JPEG, and select one for each image."""
-        last = params["jpeg_last"]
-        compressed = self.jpeg.on_canvas(
-            select(last, self._small(canvas, params), canvas), params["jpeg"]
-        )
-        small = self._small(compressed, params)
+        last, resized = params["jpeg_last"], self.resize.resampler(canvas, params["resize"])
+        small = self.sinc.on_canvas(resized(canvas), params["sinc"])
+        compressed = self.jpeg.on_canvas(select(last, small, canvas), params["jpeg"])
+        small = self.sinc.on_canvas(resized(compressed), params["sinc"])
         h, w = small.pixels.shape[-2:]
         pixels = torch.where(last.view(-1, 1, 1, 1), compressed.pixels[..., :h, :w], small.pixels)
         return small.with_pixels(pixels)
-
-    def _small(self, canvas: Canvas, params: Params) -> Canvas:
-        return self.sinc.on_canvas(self.resize.on_canvas(canvas, params["resize"]), params["sinc"])
 
 
 @dataclass(frozen=True)
@@ -353,6 +349,14 @@ class RealESRGAN(SecondOrder):
 
     Source: Wang et al., "Real-ESRGAN: Training Real-World Blind Super-Resolution with Pure
     Synthetic Data" (ICCVW 2021; arXiv 2107.10833), options train_realesrgan_x4plus.
+
+    Examples:
+        >>> import torch
+        >>> from degradations import RealESRGAN
+        >>> degrade = RealESRGAN(4, usm=False)
+        >>> hr, seeds = torch.rand(2, 3, 64, 48), torch.tensor([0, 1])
+        >>> degrade(hr, seeds).shape
+        torch.Size([2, 3, 16, 12])
     """
 
 

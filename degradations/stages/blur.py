@@ -6,9 +6,8 @@ point: `convolve` flips it for correlations.
 
 Borders are mirrored without repeating edge pixels, as often as a small image requires. On one core
 of a Zen 5, for 3 channels of 256 px and 21 x 21 taps, in one run: 0.6 ms for a separable kernel
-(OpenCV's row and column filters), 1.8 ms for others (FFT; the depthwise convolution of bands is
-equal here and slower for larger images), 5.2 ms by OpenCV's `filter2D`, 6.5 ms by torch's `conv2d`
-and 6.7 ms by kornia's `filter2d`. The canvas uses FFT.
+(OpenCV's row and column filters), 1.8 ms for others (FFT), 5.2 ms by OpenCV's `filter2D`, 6.5 ms by
+torch's `conv2d` and 6.7 ms by kornia's `filter2d`. The canvas uses FFT.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from degradations.base import Canvas, Stage, check_range, each_image
 from degradations.draws import Draws, Params, check_probabilities
@@ -31,21 +29,22 @@ Families: TypeAlias = tuple[float, float, float, float, float, float]
 
 _TAIL = 1e-5  # outer rings of a kernel with less mass in total are dropped
 _SEPARABLE = 1e-6  # sum of absolute differences from the product of a column and a row
-_BAND = 16  # rows
 _ONE_TILE = 210  # largest side that OpenCV transforms at once
-_BANDED = 256  # largest side for bands: larger images have many sizes, each compiled separately
 
 
 def prepare_kernels(psf: Tensor) -> Params:
-    """Prepare kernels for `convolve` and `convolve_canvas`.
+    """Prepare kernels for `convolve`.
 
     Args:
         psf: (B, K, K), K odd, sum 1: the image of a point.
 
     Returns:
-        `kernels` (B, K, K), flipped for correlations; `radius` (B,) int64, the effective radius;
-        `separable` (B,) bool, whether the kernel is the product of a column and a row.
+        `psf`, and for images on the CPU also `kernels` (B, K, K), flipped for correlations;
+        `radius` (B,) int64, the effective radius; `separable` (B,) bool, whether the kernel is the
+        product of a column and a row.
     """
+    if psf.device.type != "cpu":
+        return {"psf": psf}
     kernels = psf.flip((1, 2))
     n = psf.shape[-1] // 2
     axis = torch.arange(-n, n + 1, device=psf.device).abs()
@@ -55,6 +54,7 @@ def prepare_kernels(psf: Tensor) -> Params:
     row, column = kernels[:, n : n + 1], kernels[:, :, n : n + 1]
     product = column * row / kernels[:, n : n + 1, n : n + 1]  # 0 / 0 is NaN, not separable
     return {
+        "psf": psf,
         "kernels": kernels,
         "radius": (mass > _TAIL).sum(1) - 1,
         "separable": (kernels - product).abs().sum((1, 2)) < _SEPARABLE,
@@ -69,7 +69,7 @@ def convolve(x: Tensor, params: Params) -> Tensor:
         params: The result of `prepare_kernels`.
     """
     if x.device.type != "cpu" or x.requires_grad:
-        return convolve_canvas(Canvas.of(x), params).pixels
+        return convolve_canvas(Canvas.of(x), params["psf"]).pixels
     if len(x) != 1:
         return each_image(convolve, x, params)
     radius, n = int(params["radius"].item()), params["kernels"].shape[-1] // 2
@@ -80,8 +80,6 @@ def convolve(x: Tensor, params: Params) -> Tensor:
     H, W = image.shape[1:]
     if params["separable"].item():
         y = _by_rows_and_columns(image, kernel)
-    elif 5 <= radius <= 8 and _ONE_TILE < max(H, W) <= _BANDED:
-        y = _by_bands(image, kernel)
     elif radius <= 5 or max(H, W) <= _ONE_TILE:
         y = _by_opencv(image, kernel)
     else:
@@ -89,29 +87,18 @@ def convolve(x: Tensor, params: Params) -> Tensor:
     return y.unsqueeze(0)
 
 
-def convolve_canvas(canvas: Canvas, params: Params) -> Canvas:
-    """Convolve all images at once by FFT, whatever their kernels' radii.
+def convolve_canvas(canvas: Canvas, psf: Tensor) -> Canvas:
+    """Convolve all images by FFT; a GPU's direct convolution takes ten times as long.
 
     Args:
         canvas: The images.
-        params: The result of `prepare_kernels`.
+        psf: (B, K, K), or (1, K, K) for all images, K odd.
     """
-    return correlate_canvas(canvas, params["kernels"])
-
-
-def correlate_canvas(canvas: Canvas, kernels: Tensor) -> Canvas:
-    """Correlate all images with kernels by FFT; a GPU's direct convolution takes ten times as long.
-
-    Args:
-        canvas: The images.
-        kernels: (B, K, K), or (1, K, K) for all images, K odd.
-    """
-    (H, W), K = canvas.pixels.shape[-2:], kernels.shape[-1]
+    (H, W), K = canvas.pixels.shape[-2:], psf.shape[-1]
     grid = _fast_fft_size(H + K - 1), _fast_fft_size(W + K - 1)
     spectra = torch.fft.rfft2(canvas.reflected(K // 2, grid))
-    # A product with the kernel's spectrum is a convolution: its first K - 1 rows wrap around.
-    responses = torch.fft.rfft2(kernels.flip((1, 2)), grid).unsqueeze(1)
-    wrapped = torch.fft.irfft2(spectra * responses, grid)
+    wrapped = torch.fft.irfft2(spectra * torch.fft.rfft2(psf, grid).unsqueeze(1), grid)
+    # The first K - 1 rows wrap around.
     return canvas.with_pixels(wrapped[..., K - 1 : K - 1 + H, K - 1 : K - 1 + W])
 
 
@@ -135,23 +122,6 @@ def _by_opencv(image: Tensor, kernel: Tensor) -> Tensor:
     for plane, target in zip(image.numpy(), y.numpy(), strict=True):
         cv2.filter2D(plane, -1, taps, dst=target, borderType=cv2.BORDER_REFLECT_101)
     return y
-
-
-def _by_bands(image: Tensor, kernel: Tensor) -> Tensor:
-    """Turn bands of rows into channels, so that the depthwise convolution fills its registers."""
-    C, H, W = image.shape
-    halo = len(kernel) - 1
-    # Rounded up to few sizes, because oneDNN compiles for every new shape.
-    bands, width = -(-H // (4 * _BAND)) * 4, -(-W // 64) * 64
-    rows, columns = bands * _BAND + halo, width + halo
-    padded = mirror(image, (halo // 2, halo // 2), (rows, columns))
-    cut = padded.as_strided(
-        (C, bands, _BAND + halo, columns), (rows * columns, _BAND * columns, columns, 1)
-    )
-    channels = cut.reshape(1, C * bands, _BAND + halo, columns)
-    weights = kernel.expand(C * bands, 1, -1, -1)
-    y = functional.conv2d(channels, weights, groups=C * bands)
-    return y.view(C, bands * _BAND, width)[:, :H, :W].contiguous()
 
 
 def _by_fourier(image: Tensor, kernel: Tensor) -> Tensor:
@@ -354,7 +324,7 @@ class KernelStage(Stage):
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Convolve all images at once, whatever the radii of their kernels."""
-        return convolve_canvas(canvas, self.prepare(params)["convolution"])
+        return convolve_canvas(canvas, self.prepare(params)["convolution"]["psf"])
 
 
 class Blur(KernelStage):

@@ -7,9 +7,7 @@ float32 would round (and more so in TF32).
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import Any, Literal, TypeAlias, cast, get_args
+from typing import Literal, TypeAlias, cast, get_args
 
 import numpy as np
 import torch
@@ -59,6 +57,14 @@ _CHROMA = (
     *((99,) * 8,) * 4,
 )
 
+# Colours in libjpeg's 16-bit fixed point, all three about 0; the last column is added.
+_TO_Y_CB_CR = (
+    (19595, 38470, 7471, 32768 - (128 << 16)),
+    (-11059, -21709, 32768, 32767),
+    (32768, -27439, -5329, 32767),
+)
+_TO_RGB = ((0, 91881, 32768), (-22554, -46802, 32768), (116130, 0, 32768))
+
 
 def jpeg(
     canvas: Canvas,
@@ -81,14 +87,13 @@ def jpeg(
         (B, 3, H, W) float32, multiples of 1/255.
     """
     H, W = canvas.pixels.shape[-2:]
-    planes = _to_y_cb_cr((canvas.pixels.clamp(0.0, 1.0) * 255.0).round())
-
-    chroma = _Chroma(canvas.sizes, subsampling)
-    height, width = canvas.sizes.chunk(2, 1)
-    row, column = _axes(_round_up_to_8(H), _round_up_to_8(W), planes.device)
-    luma = _gather(planes[:, :1], torch.minimum(row, height - 1), torch.minimum(column, width - 1))
+    levels = (canvas.pixels.clamp(0.0, 1.0) * 255.0).round()
+    planes = _converted(levels, _to_y_cb_cr(levels.device))
     h, w = (-(-n // 2) if half else n for n, half in zip((H, W), halved, strict=True))
-    cb_cr = chroma.downsample(planes[:, 1:], _round_up_to_8(h), _round_up_to_8(w))
+
+    luma = canvas.with_pixels(planes[:, :1]).edges_repeated((_round_up_to_8(H), _round_up_to_8(W)))
+    chroma = _Chroma(canvas, subsampling, (_round_up_to_8(h), _round_up_to_8(w)))
+    cb_cr = chroma.downsample(planes[:, 1:])
 
     lumas = luma[0].numel() // 64
     blocks = torch.cat([_to_blocks(luma), _to_blocks(cb_cr)], 1)
@@ -97,8 +102,9 @@ def jpeg(
     blocks = _quantise_blocks(blocks, torch.where(is_luma.view(-1, 1, 1), of_luma, of_chroma))
 
     luma = _from_blocks(blocks[:, :lumas], luma.shape)[..., :H, :W]
-    cb_cr = chroma.upsample(_from_blocks(blocks[:, lumas:], cb_cr.shape), H, W)
-    return _to_rgb(luma, cb_cr - 128.0).clamp(0.0, 255.0) / 255.0
+    cb_cr = chroma.upsample(_from_blocks(blocks[:, lumas:], cb_cr.shape))
+    rgb = luma + _converted(cb_cr, _to_rgb(luma.device))
+    return (rgb.clamp(-128.0, 127.0) + 128.0) / 255.0
 
 
 class _Chroma:
@@ -106,63 +112,64 @@ class _Chroma:
 
     One formula covers all subsamplings: along an axis that is not halved, a sample is the mean of
     two equal pixels, and a pixel the mean of two equal samples.
+
+    Args:
+        canvas: The images.
+        subsampling: As in `jpeg`.
+        extent: (h, w) of all samples.
     """
 
-    def __init__(self, sizes: Tensor, subsampling: Tensor) -> None:
-        # All (B, 1): size of the image, pixels per sample, number of samples.
-        self.height, self.width = sizes.chunk(2, 1)
-        self.tall = 1 + (subsampling > 1).long().unsqueeze(1)
-        self.wide = 1 + (subsampling > 0).long().unsqueeze(1)
-        self.rows = (self.height + self.tall - 1) // self.tall
-        self.columns = (self.width + self.wide - 1) // self.wide
+    def __init__(self, canvas: Canvas, subsampling: Tensor, extent: tuple[int, int]) -> None:
+        self.canvas, self.extent = canvas, extent
+        # (B, 2, 1), for rows and for columns: pixels per sample, number of samples.
+        is_width = torch.arange(2, device=subsampling.device).view(2, 1)
+        self.step = 1 + (subsampling.view(-1, 1, 1) + is_width > 1).long()
+        self.count = (canvas.sizes.unsqueeze(2) + self.step - 1) // self.step
+        self.tall = self.step[:, :1].unsqueeze(1)
+        self.is_width = is_width > 0
 
-    def downsample(self, planes: Tensor, h: int, w: int) -> Tensor:
+    def downsample(self, planes: Tensor) -> Tensor:
         """Average (B, 2, H, W) pixels to (B, 2, h, w) samples, extended by repeated edges.
 
         As in libjpeg, pixels are repeated to the right, but samples downwards.
         """
-        row, column = _axes(h, w, planes.device)
-        above = self.tall * torch.minimum(row, self.rows - 1)
-        left = self.wide * column
-        rows = torch.stack([above, above + self.tall - 1], 2).flatten(1)
-        columns = torch.stack([left, left + self.wide - 1], 2).flatten(1)
-        four = _gather(
-            planes, torch.minimum(rows, self.height - 1), torch.minimum(columns, self.width - 1)
-        )
-        total = four.view(len(four), 2, h, 2, w, 2).sum((3, 5))
+        index = torch.arange(max(self.extent), device=planes.device)
+        first = self.step * torch.where(self.is_width, index, torch.minimum(index, self.count - 1))
+        both = torch.stack((first, first + self.step - 1), 3)
+        both = torch.minimum(both, self.canvas.sizes.view(-1, 2, 1, 1) - 1)
+        total = _four(self.canvas.with_pixels(planes), both, self.extent).sum((3, 5))
         # The alternating bias rounds halves up and down equally often.
-        bias = torch.where(column % 2 == 0, self.tall - 1, 2).view(-1, 1, 1, w)
+        bias = torch.where(index[: self.extent[1]] % 2 == 0, self.tall - 1, 2)
         return torch.floor((total + bias) / 4.0)
 
-    def upsample(self, samples: Tensor, H: int, W: int) -> Tensor:
+    def upsample(self, samples: Tensor) -> Tensor:
         """Upsample (B, 2, h, w) to (B, 2, H, W): 9, 3, 3 and 1 sixteenths of the nearest samples.
 
         This is libjpeg's "fancy" upsampling; chroma of at most two samples in width is repeated.
         """
-        row, column = _axes(H, W, samples.device)
-        smooth = (self.columns > 2).long()
+        H, W = self.canvas.pixels.shape[-2:]
+        index = torch.arange(max(H, W), device=samples.device)
         # Within the samples even if `halved` is wrong: a GPU fails on indices out of range.
-        h, w = samples.shape[-2:]
-        y, other_y = _nearest_two(row, self.tall, self.rows.clamp_max(h), smooth)
-        x, other_x = _nearest_two(column, self.wide, self.columns.clamp_max(w), smooth)
-        lines = 3.0 * _gather_rows(samples, y) + _gather_rows(samples, other_y)
-        total = 3.0 * _gather_columns(lines, x) + _gather_columns(lines, other_x)
+        last = torch.minimum(self.count, torch.where(self.is_width, *self.extent[::-1])) - 1
+        near = torch.minimum(index // self.step, last)
+        smooth = (self.step - 1) * (self.count[:, 1:] > 2)
+        far = torch.minimum((near + (2 * (index % 2) - 1) * smooth).clamp_min(0), last)
+        four = _four(self.canvas.with_pixels(samples), torch.stack((near, far), 3), (H, W))
+        total = (four * _sixteenths(four.device)).sum((3, 5))
         # Alternating again; 4:2:2 rounds quarters, with the opposite bias.
-        bias = torch.where(column % 2 == 0, 4 * self.tall, 9 - self.tall).view(-1, 1, 1, W)
+        bias = torch.where(index[:W] % 2 == 0, 4 * self.tall, 9 - self.tall)
         return torch.floor((total + bias) / 16.0)
 
 
-def _nearest_two(
-    pixel: Tensor, step: Tensor, count: Tensor, smooth: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return the (B, n) indices of the nearest and second nearest sample of each pixel."""
-    near = torch.minimum(pixel // step, count - 1)
-    far = near + (2 * (pixel % 2) - 1) * (step - 1) * smooth
-    return near, torch.minimum(far.clamp_min(0), count - 1)
+def _four(canvas: Canvas, places: Tensor, extent: tuple[int, int]) -> Tensor:
+    """Gather (B, C, h, 2, w, 2) from two rows and two columns each, (B, 2, n, 2)."""
+    h, w = extent
+    four = canvas.gather(places.flatten(2), (2 * h, 2 * w))
+    return four.view(*four.shape[:2], h, 2, w, 2)
 
 
 def _quantise_blocks(blocks: Tensor, steps: Tensor) -> Tensor:
-    """Transform, quantise and invert (B, N, 8, 8) float32, integers in [0, 255].
+    """Transform, quantise and invert (B, N, 8, 8) float32, integers in [-128, 127].
 
     Args:
         blocks: [row, column].
@@ -170,14 +177,14 @@ def _quantise_blocks(blocks: Tensor, steps: Tensor) -> Tensor:
     """
     dct = _dct(blocks.device)
     # Each pass works along the last axis, so blocks are transposed between passes.
-    rows = _transformed(blocks - 128.0, dct.T, 11)
+    rows = _transformed(blocks, dct.T, 11)
     coefficients = _transformed(rows.transpose(-1, -2), dct.T, 15)
-    sign = torch.where(coefficients < 0, -1, 1).to(coefficients.dtype)
     steps = steps.to(coefficients.dtype)
-    quantised = (sign * coefficients + 4 * steps).div(8 * steps, rounding_mode="floor")
-    columns = _transformed(sign * quantised * steps, dct, 11)
+    halves = coefficients.sign() * (4 * steps)  # away from 0
+    quantised = (coefficients + halves).div(8 * steps, rounding_mode="trunc")
+    columns = _transformed(quantised * steps, dct, 11)
     decoded = _transformed(columns.transpose(-1, -2), dct, 18)
-    return (decoded + 128).clamp(0, 255).float()
+    return decoded.clamp(-128, 127).float()
 
 
 def _transformed(x: Tensor, matrix: Tensor, bits: int) -> Tensor:
@@ -192,6 +199,12 @@ def _transformed(x: Tensor, matrix: Tensor, bits: int) -> Tensor:
     return torch.floor(x.double() @ (matrix * 2.0**-bits) + 0.5)
 
 
+def _converted(planes: Tensor, matrix: Tensor) -> Tensor:
+    """Multiply the channels (B, K, H, W) by (C, K + 1), add the last column and round down."""
+    matrix = matrix.view(*matrix.shape, 1, 1)
+    return torch.floor((planes.unsqueeze(1) * matrix[:, :-1]).sum(2) + matrix[:, -1])
+
+
 def _quantisation_steps(quality: Tensor) -> Tensor:
     """Return the (B, 2, 8, 8) int64 quantisation of luma and chroma, transposed."""
     percent = torch.where(quality < 50, 5000 // quality, 200 - 2 * quality)
@@ -201,20 +214,19 @@ def _quantisation_steps(quality: Tensor) -> Tensor:
     return scaled.clamp(1, 255)
 
 
-def _to_y_cb_cr(levels: Tensor) -> Tensor:
-    """Convert RGB (B, 3, H, W) to YCbCr in libjpeg's 16-bit fixed point; integers in [0, 255]."""
-    r, g, b = levels.chunk(3, 1)
-    y = 19595.0 * r + 38470.0 * g + 7471.0 * b + 32768.0
-    cb = 8421375.0 - 11059.0 * r - 21709.0 * g + 32768.0 * b
-    cr = 8421375.0 + 32768.0 * r - 27439.0 * g - 5329.0 * b
-    return torch.floor(torch.cat([y, cb, cr], 1) * 2.0**-16)
+@constant
+def _to_y_cb_cr() -> Tensor:
+    return torch.tensor(_TO_Y_CB_CR) / 65536
 
 
-def _to_rgb(y: Tensor, cb_cr: Tensor) -> Tensor:
-    """Convert (B, 1, H, W) and (B, 2, H, W), chroma about 0, to RGB without clamping."""
-    cb, cr = cb_cr.chunk(2, 1)
-    differences = torch.cat([91881.0 * cr, -22554.0 * cb - 46802.0 * cr, 116130.0 * cb], 1)
-    return y + torch.floor((differences + 32768.0) * 2.0**-16)
+@constant
+def _to_rgb() -> Tensor:
+    return torch.tensor(_TO_RGB) / 65536
+
+
+@constant
+def _sixteenths() -> Tensor:
+    return torch.tensor([[[9.0, 3.0]], [[3.0, 1.0]]])
 
 
 @constant
@@ -243,26 +255,6 @@ def _from_blocks(blocks: Tensor, shape: torch.Size) -> Tensor:
     return blocks.reshape(B, C, H // 8, W // 8, 8, 8).transpose(3, 4).reshape(shape)
 
 
-def _gather(planes: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Gather (B, C, h, w) by (B, h) row and (B, w) column numbers."""
-    return _gather_columns(_gather_rows(planes, rows), columns)
-
-
-def _gather_rows(planes: Tensor, rows: Tensor) -> Tensor:
-    B, C, _, W = planes.shape
-    return planes.gather(2, rows.view(-1, 1, rows.shape[1], 1).expand(B, C, -1, W))
-
-
-def _gather_columns(planes: Tensor, columns: Tensor) -> Tensor:
-    B, C, H, _ = planes.shape
-    return planes.gather(3, columns.view(-1, 1, 1, columns.shape[1]).expand(B, C, H, -1))
-
-
-def _axes(h: int, w: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return row numbers (1, h) and column numbers (1, w)."""
-    return torch.arange(h, device=device).unsqueeze(0), torch.arange(w, device=device).unsqueeze(0)
-
-
 def _round_up_to_8(n: int) -> int:
     """Round `n` up to a multiple of 8."""
     return -(-n // 8) * 8
@@ -273,8 +265,7 @@ class JPEG(Stage):
 
     The image is clamped and rounded to 8 bits. All paths give the pixels of Pillow, bit for bit. On
     a CPU a real codec is used: OpenCV's encoder and the decoder of simplejpeg (16 photographs of
-    256 pixels: 7.8 ms of one core; 8.2 with OpenCV's decoder, which is used if simplejpeg is
-    missing, 11.0 by Pillow). On a GPU libjpeg's arithmetic runs in torch;
+    256 pixels: 7.8 ms of one core, 11.0 by Pillow). On a GPU libjpeg's arithmetic runs in torch;
     kornia's `jpeg_codec_differentiable` takes as long as that on a CPU
     (196 ms; ours 165) and is on average 1.0 (quality 95) to 2.0 levels (quality 10) off Pillow's
     4:2:0 on Kodak's photographs.
@@ -335,6 +326,7 @@ def encode_decode(pixels: Bytes, quality: int, subsampling: str) -> Bytes:
     up to quality 95 it always uses libjpeg-turbo's inexact transform.
     """
     import cv2
+    import simplejpeg
 
     settings = [
         cv2.IMWRITE_JPEG_QUALITY,
@@ -345,19 +337,4 @@ def encode_decode(pixels: Bytes, quality: int, subsampling: str) -> Bytes:
     written, file = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), settings)
     if not written:
         raise RuntimeError(f"OpenCV could not write a JPEG of {pixels.shape}")
-    return _decoder()(file)
-
-
-@functools.cache
-def _decoder() -> Callable[[Bytes], Bytes]:
-    try:
-        import simplejpeg
-    except ImportError:
-        import cv2
-
-        def decode(file: Bytes) -> Bytes:
-            image: Any = cv2.imdecode(file, cv2.IMREAD_COLOR)
-            return cast(Bytes, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-
-        return decode
-    return cast(Callable[[Bytes], Bytes], simplejpeg.decode_jpeg)
+    return cast(Bytes, simplejpeg.decode_jpeg(file))

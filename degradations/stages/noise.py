@@ -45,7 +45,7 @@ def seeded_randn_like(x: Tensor, seeds: Tensor) -> Tensor:
         seeds: (B,) int64 on x's device, e.g. from `Draws.seeds`.
     """
     if x.device.type != "cpu" or _hash_everywhere:
-        return hashed_randn(x.shape, seeds).to(x.dtype)
+        return quick_randn_like(x, seeds).to(x.dtype)
     # Always contiguous: a generator fills strided memory in another order.
     fields = torch.empty(x.shape, dtype=torch.float32)
     generator = torch.Generator()
@@ -100,40 +100,24 @@ def _normal_quantiles() -> Tensor:
     return (quantiles / quantiles.square().mean().sqrt()).float()
 
 
-def hashed_randn(shape: torch.Size, seeds: Tensor) -> Tensor:
-    """Return (B, C, H, W) float32 standard normal noise on the seeds' device; no synchronisation.
-
-    Box-Muller makes the pixels (2k, 2k + 1) of a row from one 64-bit word.
-    """
-    _, C, H, W = shape
-    words = _hashed_words(seeds, C, H, (W + 1) // 2)
-    upper, lower = (words >> 32) & 0xFFFFFFFF, words & 0xFFFFFFFF
-    # Half a step above 0, to avoid log(0).
-    radius = ((upper.float() + 0.5) * 2.0**-32).log().mul(-2.0).sqrt()
-    angle = lower.float() * (2.0 * math.pi * 2.0**-32)
-    pairs = torch.stack((radius * angle.cos(), radius * angle.sin()), dim=-1)
-    return pairs.flatten(-2)[..., :W]
-
-
 def hashed_integers(
     shape: torch.Size, seeds: Tensor, bits: int, grey: Tensor | None = None
 ) -> Tensor:
-    """Return (B, C, H, W) int32 in [0, 2**bits) on the seeds' device; no synchronisation."""
+    """Return (B, C, H, W) int32 in [0, 2**bits) on the seeds' device; no synchronisation.
+
+    The channels, at most four, are 16 bits each of the word of a pixel, which follows from its row
+    and column, not from the size of the canvas.
+    """
     _, C, H, W = shape
-    return ((_hashed_words(seeds, C, H, W, grey) >> 32) & ((1 << bits) - 1)).to(torch.int32)
-
-
-def _hashed_words(seeds: Tensor, C: int, H: int, W: int, grey: Tensor | None = None) -> Tensor:
-    # Indexed by (channel, row, column) with fixed strides, independent of the canvas.
-    channel, row, column = (
-        torch.arange(n, device=seeds.device) << shift for n, shift in ((C, 48), (H, 24), (W, 0))
-    )
-    channel = channel.view(-1, 1, 1)
-    if grey is not None:  # all channels are the first one: a field is hashed only once
-        channel = channel * grey.logical_not().view(-1, 1, 1, 1)
-    place = channel + row.view(-1, 1) + column
-    starts = mixed(seeds + signed(GAMMA)).view(-1, 1, 1, 1)
-    return mixed(starts + place * signed(GAMMA))
+    row, column = (torch.arange(n, device=seeds.device) for n in (H, W))
+    place = (row << 32).view(-1, 1) + column
+    # An odd factor of its own, so that consecutive seeds are not neighbouring places.
+    starts = (seeds * signed(MULTIPLIERS[1]) + signed(GAMMA)).view(-1, 1, 1, 1)
+    words = mixed(starts + place * signed(GAMMA))
+    shift = torch.arange(0, 64, 16, device=seeds.device)[:C].view(-1, 1, 1)
+    if grey is not None:  # all channels are the first one
+        shift = shift * grey.logical_not().view(-1, 1, 1, 1)
+    return ((words >> shift) & ((1 << bits) - 1)).to(torch.int32)
 
 
 def _generator_seed(seed: int) -> int:
@@ -263,7 +247,7 @@ class PoissonNoise(Stage):
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Add noise to all images; N does not count values outside an image."""
         x = canvas.pixels
-        source = torch.where(per_image(params["grey"], x) > 0, _luma(x), x)
+        source = torch.where(params["grey"].view(-1, 1, 1, 1), _luma(x), x)
         rounded = source.detach().mul(255.0).round().clamp(0.0, 255.0)
         values = rounded.long()
         # A 257th value for pixels outside; repeated writes into `seen` all write 1.
@@ -300,11 +284,8 @@ def _luma(x: Tensor) -> Tensor:
     """Return the luma of (B, 3, H, W), or the channel of (B, 1, H, W), as (B, 1, H, W)."""
     if x.shape[1] != 3:
         return x[:, :1]
-    from kornia.color import rgb_to_grayscale
-
-    # Filled on the device: a copy from the host would be a transfer.
-    weights = torch.stack([x.new_full((), weight) for weight in _LUMA])
-    return rgb_to_grayscale(x, weights)
+    r, g, b = x.chunk(3, 1)
+    return (r * _LUMA[0]).add(g, alpha=_LUMA[1]).add(b, alpha=_LUMA[2])
 
 
 def _power_above(values: Tensor) -> int:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from degradations.base import Canvas, Stage, check_range, each_image
+from degradations.base import Canvas, Stage, alike, check_range, each_image
 from degradations.draws import Draws, Params, check_probabilities
 from files.numbers import PositiveFloat, UnitInterval
 
@@ -27,6 +27,7 @@ Mode: TypeAlias = Literal["area", "bilinear", "bicubic", "nearest", "lanczos"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 Modes: TypeAlias = tuple[Mode, ...] | dict[Mode, float]
 Bags: TypeAlias = tuple[Tensor, Tensor, Tensor]
+Matrices: TypeAlias = tuple[Tensor, Tensor]  # for rows and for columns
 
 
 def resample(x: Tensor, size: Sequence[int], mode: Mode, antialias: bool = False) -> Tensor:
@@ -53,8 +54,8 @@ def resample(x: Tensor, size: Sequence[int], mode: Mode, antialias: bool = False
     if (h, w) == (H, W):
         return x
     if x.device.type != "cpu":
-        heights, widths = (torch.full((len(x),), n, device=x.device) for n in (h, w))
-        return resample_canvas(Canvas.of(x), heights, widths, mode, antialias, (h, w)).pixels
+        canvas, sizes = Canvas.of(x), alike((h, w), len(x), x.device)
+        return resample_canvas(canvas, sizes, mode, antialias, (h, w)).pixels
     planes = x.reshape(-1, H, W)
     small = max(H, W, h, w) <= _OPENCV_SIDE
     if small and mode in _OPENCV and not (antialias or x.requires_grad) and x.dtype == _OPENCV_TYPE:
@@ -70,8 +71,7 @@ def resample(x: Tensor, size: Sequence[int], mode: Mode, antialias: bool = False
 
 def resample_canvas(
     canvas: Canvas,
-    heights: Tensor,
-    widths: Tensor,
+    sizes: Tensor,
     modes: Tensor | Mode,
     antialias: Tensor | bool,
     extent: tuple[int, int],
@@ -81,8 +81,7 @@ def resample_canvas(
 
     Args:
         canvas: The images.
-        heights: (B,) int64 on the images' device, at most extent[0].
-        widths: (B,), at most extent[1].
+        sizes: (B, 2) int64 on the images' device, at most the extent.
         modes: (B,) indices of `MODES`, or one mode for all.
         antialias: (B,) bool, or one for all.
         extent: (H, W) of the new canvas.
@@ -91,10 +90,8 @@ def resample_canvas(
     Returns:
         The images and their new sizes; edge pixels are repeated outside an image.
     """
-    sizes = torch.stack((heights, widths), 1)
-    rows, columns = _matrices(canvas, sizes, extent, modes, antialias, possible)
-    pixels = _by_rows(rows, _by_columns(canvas.pixels, columns))
-    return Canvas(pixels, sizes, canvas.hr_size)
+    matrices = _matrices(canvas, sizes, extent, modes, antialias, possible)
+    return _resampled_by(matrices, canvas, sizes)
 
 
 def shrink_canvas(canvas: Canvas, size: tuple[int, int]) -> Tensor:
@@ -107,7 +104,7 @@ def shrink_canvas(canvas: Canvas, size: tuple[int, int]) -> Tensor:
     Returns:
         (B, C, h, w) in [0, 1].
     """
-    sizes = torch.stack([torch.full_like(canvas.sizes[:, 0], n) for n in size], 1)
+    sizes = alike(size, len(canvas.pixels), canvas.pixels.device)
     rows, columns = _matrices(canvas, sizes, size, "bicubic", True)
     narrow = _by_columns(canvas.pixels, columns).clamp(0.0, 1.0)
     return _by_rows(rows, narrow).clamp(0.0, 1.0)
@@ -115,15 +112,17 @@ def shrink_canvas(canvas: Canvas, size: tuple[int, int]) -> Tensor:
 
 # Kernels are functions of the distance in pixels (new pixels if antialiased), 0 beyond their
 # radius, for NumPy arrays and torch tensors.
+def _box(d: Any) -> Any:
+    return 1.0 * (d > -0.5) * (d <= 0.5)
+
+
 def _triangle(d: Any) -> Any:
-    return (1 - abs(d)) * (abs(d) < 1)
+    return (1 - abs(d)).clip(0, None)
 
 
 def _cubic(a: float, d: Any) -> Any:
-    d = abs(d)
-    near = ((a + 2) * d - (a + 3)) * d * d + 1
-    far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
-    return near * (d <= 1) + far * ((d > 1) & (d < 2))
+    near, far = _triangle(d), (2 - abs(d)).clip(0, None)
+    return a * far * far * (1 - far) + near * near * (4 * a + 3 - 2 * near)
 
 
 def _lanczos(d: Any) -> Any:
@@ -131,11 +130,12 @@ def _lanczos(d: Any) -> Any:
     return sinc(d) * sinc(d / 3) * (abs(d) < 3)
 
 
-_PLAIN: dict[str, tuple[Callable[[Any], Any], int]] = {
+_PLAIN: dict[Mode, tuple[Callable[[Any], Any], int]] = {
     "bilinear": (_triangle, 1),
     "bicubic": (functools.partial(_cubic, -0.75), 2),
+    "nearest": (_box, 1),
 }
-_ANTIALIASED: dict[str, tuple[Callable[[Any], Any], int]] = {
+_ANTIALIASED: dict[Mode, tuple[Callable[[Any], Any], int]] = {
     "bilinear": (_triangle, 1),
     "bicubic": (functools.partial(_cubic, -0.5), 2),
     "lanczos": (_lanczos, 3),
@@ -248,6 +248,12 @@ def _by_rows(matrices: Tensor, pixels: Tensor) -> Tensor:
     return (matrices @ pixels.view(B, N, C * W)).view(B, -1, C, W).transpose(1, 2)
 
 
+def _resampled_by(matrices: Matrices, canvas: Canvas, sizes: Tensor) -> Canvas:
+    rows, columns = matrices
+    pixels = _by_rows(rows, _by_columns(canvas.pixels, columns))
+    return Canvas(pixels, sizes, canvas.hr_size)
+
+
 def _matrices(
     canvas: Canvas,
     sizes: Tensor,
@@ -255,55 +261,64 @@ def _matrices(
     modes: Tensor | Mode,
     antialias: Tensor | bool,
     possible: Sequence[Mode] = MODES,
-) -> tuple[Tensor, Tensor]:
+) -> Matrices:
     """Return (B, M, N) float32 for rows and for columns, which map the images to other sizes.
 
     Rows of a matrix beyond the size of the result repeat the last.
     """
-
-    def twice(x: Any) -> Any:
-        return x.repeat(2) if isinstance(x, Tensor) else x
-
+    mode: Any = modes
+    if isinstance(modes, str):
+        mode, possible = MODES.index(modes), [modes]
     # Of both axes together: half of the launches.
     n, m = (part.t().reshape(-1, 1, 1) for part in (canvas.sizes, sizes))
+    mode, widen = (
+        x.repeat(2).view(-1, 1, 1) if isinstance(x, Tensor) else x for x in (mode, antialias)
+    )
     device, (H, W) = sizes.device, canvas.pixels.shape[-2:]
     i = torch.minimum(torch.arange(max(extent), device=device).view(-1, 1), m - 1)
     j = torch.arange(max(H, W), device=device)
-    first, *others = [modes] if isinstance(modes, str) else possible
-    result = _matrix(first, twice(antialias), n, m, i, j)
-    for mode in others:
-        chosen = twice(modes == MODES.index(mode)).view(-1, 1, 1)
-        result = torch.where(chosen, _matrix(mode, twice(antialias), n, m, i, j), result)
-    rows, columns = result.chunk(2)
+    whole, rest = _divmod((2 * i + 1) * n - m, 2 * m)  # (2B, M, 1): the centre of a new pixel
+
+    plain = {
+        name: kernel
+        for name, (kernel, _) in _PLAIN.items()
+        if name in possible and not (antialias is True and name in _ANTIALIASED)
+    }
+    wide = {
+        name: kernel
+        for name, (kernel, _) in _ANTIALIASED.items()
+        if name in possible and (antialias is not False or name == "lanczos")
+    }
+
+    def is_mode(name: Mode) -> Tensor:
+        result: Tensor = mode == MODES.index(name)
+        return result
+
+    def weights(d: Tensor, kernels: dict[Mode, Callable[[Any], Any]]) -> Tensor:
+        (_, kernel), *others = kernels.items()
+        result: Tensor = kernel(d)
+        for name, kernel in others:
+            result = torch.where(is_mode(name), kernel(d), result)
+        return result
+
+    matrix = torch.zeros((), device=device)
+    if plain:
+        steps = torch.arange(-1, 3, device=device)
+        pixels = torch.minimum((whole + steps).clamp_min(0), n - 1)  # beyond an edge: its pixel
+        taps = weights(steps - rest, plain)
+        for pixel, tap in zip(pixels.chunk(4, 2), taps.chunk(4, 2), strict=True):
+            matrix = torch.where(j == pixel, matrix + tap, matrix)
+    if wide:
+        weight = weights(((j - whole) - rest) / (n / m).clamp_min(1.0), wide) * (j < n)
+        weight = weight / weight.sum(2, keepdim=True)
+        chosen = is_mode("lanczos") | (widen & (is_mode("bilinear") | is_mode("bicubic")))
+        matrix = torch.where(chosen, weight, matrix) if plain or "area" in possible else weight
+    if "area" in possible:
+        low, high = i * n // m, (i * n + (n + m - 1)) // m
+        mean = ((j >= low) & (j < high)) / (high - low)
+        matrix = torch.where(is_mode("area"), mean, matrix) if plain or wide else mean
+    rows, columns = matrix.chunk(2)
     return rows[:, : extent[0], :H], columns[:, : extent[1], :W]
-
-
-def _matrix(
-    mode: Mode, antialias: Tensor | bool, n: Tensor, m: Tensor, i: Tensor, j: Tensor
-) -> Tensor:
-    """Return the matrices of one mode; i (B, M, 1) indexes the new pixels, j (N,) the old ones."""
-    if isinstance(antialias, Tensor):
-        if mode not in _PLAIN:
-            return _matrix(mode, False, n, m, i, j)
-        plain, widened = (_matrix(mode, widen, n, m, i, j) for widen in (False, True))
-        return torch.where(antialias.view(-1, 1, 1), widened, plain)
-    if mode == "nearest":
-        return (j == (2 * i + 1) * n // (2 * m)).float()
-    if mode == "area":
-        low, high = i * n // m, -((i + 1) * -n // m)
-        return ((j >= low) & (j < high)) / (high - low)
-    if _widened(mode, antialias):
-        kernel, _ = _ANTIALIASED[mode]
-        whole, rest = _divmod((2 * i + 1) * n, 2 * m)
-        weight = kernel(((j - whole) + (0.5 - rest)) / (n / m).clamp_min(1.0)) * (j < n)
-        return weight / weight.sum(2, keepdim=True)
-    kernel, radius = _PLAIN[mode]
-    first, rest = _divmod((2 * i + 1) * n - m, 2 * m)
-    result = torch.zeros((), device=n.device)
-    for step in range(1 - radius, 1 + radius):  # beyond an edge: the edge pixel
-        place = torch.minimum((first + step).clamp_min(0), n - 1)
-        result = result + (j == place) * kernel(step - rest)
-    return result
 
 
 def _divmod(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -369,31 +384,33 @@ class Resize(Stage):
         self.antialias, self.divisor = float(antialias), float(divisor)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """Draw `height`, `width`, `factor`, `mode` (index of `MODES`), `antialias`, (B,) each."""
+        """Draw `factor`, `mode` (index of `MODES`), `antialias`, (B,) each; `size` (B, 2)."""
         kind = draws.choice([0, 1, 2], self.p)
         factor = np.choose(kind, [draws.uniform(*self.up), draws.uniform(*self.down), 1.0])
-        H, W = shape[-2:]
         return {
-            "height": self._side(H, factor).astype(np.int64),
-            "width": self._side(W, factor).astype(np.int64),
+            "size": self._side(np.array(shape[-2:]), factor[:, None]).astype(np.int64),
             "factor": factor,
             "mode": draws.choice([MODES.index(mode) for mode in self.modes], self.mode_p),
             "antialias": draws.bernoulli(self.antialias),
         }
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
-        """Resize to (B, C, height, width), equal for all images of the batch."""
+        """Resize to (B, C, *size), equal for all images of the batch."""
         if len(x) > 1:
             return each_image(self, x, params)
-        size = int(params["height"]), int(params["width"])
-        return resample(x, size, MODES[int(params["mode"])], bool(params["antialias"]))
+        mode, antialias = MODES[int(params["mode"])], bool(params["antialias"])
+        return resample(x, params["size"][0].tolist(), mode, antialias)
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Resize all images, on a canvas for the largest size that can be drawn."""
+        return self.resampler(canvas, params)(canvas)
+
+    def resampler(self, canvas: Canvas, params: Params) -> Callable[[Canvas], Canvas]:
+        """Return `on_canvas` for any canvas with the sizes of this one."""
         antialias = params["antialias"] if 0.0 < self.antialias < 1.0 else self.antialias > 0.0
-        extent = self.extent(canvas.hr_size)
-        size = params["height"], params["width"]
-        return resample_canvas(canvas, *size, params["mode"], antialias, extent, self.modes)
+        sizes, extent = params["size"], self.extent(canvas.hr_size)
+        matrices = _matrices(canvas, sizes, extent, params["mode"], antialias, self.modes)
+        return lambda other: _resampled_by(matrices, other, sizes)
 
     def extent(self, hr_size: tuple[int, int]) -> tuple[int, int]:
         """Return (H, W) of a canvas for every result for HR of this size.
@@ -406,7 +423,7 @@ class Resize(Stage):
         )
         return height, width
 
-    def _side(self, n: int, factor: Any) -> Any:
+    def _side(self, n: Any, factor: Any) -> Any:
         return np.maximum(np.floor(n / self.divisor * factor), 1)
 
 

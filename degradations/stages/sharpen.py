@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from degradations.base import Canvas, Stage
 from degradations.draws import Draws, Params
-from degradations.stages.blur import correlate_canvas, mirror
+from degradations.stages.blur import convolve_canvas, mirror
 from files.numbers import NonNegativeFloat, PositiveInt
 
 _LANES = 16  # floats of a vector register; columns are padded to multiples
@@ -60,9 +60,9 @@ class USM(Stage):
         # Made on the device: a copy from the host would be a transfer.
         taps = gaussian_taps(len(self.taps), canvas.pixels.device)
         kernel = torch.outer(taps, taps).unsqueeze(0)
-        residual = canvas.pixels - correlate_canvas(canvas, kernel).pixels
+        residual = canvas.pixels - convolve_canvas(canvas, kernel).pixels
         mask = (residual.abs() * 255 > self.threshold).to(residual.dtype)
-        soft = correlate_canvas(canvas.with_pixels(mask), kernel).pixels
+        soft = convolve_canvas(canvas.with_pixels(mask), kernel).pixels
         sharp = (canvas.pixels + self.weight * residual).clamp(0, 1)
         return canvas.with_pixels(torch.lerp(canvas.pixels, sharp, soft))
 

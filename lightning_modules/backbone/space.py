@@ -170,6 +170,12 @@ class Space(Float32, ABC):
         self._trains = True
         self.train()
 
+    def compile_halves(self) -> None:
+        """Compile encoder and decoder at their first calls; names of tensors stay."""
+        for name, part in self.named_modules():
+            if name.rpartition(".")[2] in ("encoder", "decoder"):
+                part.compile()
+
     def initialise(self, images: Tensor) -> None:
         """Start from training images, if the autoencoder has such a start.
 

@@ -280,6 +280,7 @@ class InfinityTransformer(Running):
             texts.
     """
 
+    regions = ("Block",)
     called = ("encode_text", "without_text")  # entry points besides `forward`, for sharding
 
     def __init__(
@@ -318,11 +319,6 @@ class InfinityTransformer(Running):
         self.head = nn.Linear(width, 2 * bits)
         self._initialise()
         self.prepare_to_run()
-
-    def compile_in_place(self) -> None:
-        """Compile block by block: all are alike, and share what is compiled."""
-        for block in self.blocks:
-            block.compile()
 
     def _initialise(self) -> None:
         # As in Infinity's training from scratch: blocks start close to the identity.

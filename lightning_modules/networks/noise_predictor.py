@@ -56,6 +56,7 @@ class NoisePredictor(Running):
 
     divisor: int  # of the sides of the LR image
     encoder: Encoder
+    regions = ("ResnetBlock2D", "Attention")
 
     def __init__(
         self,

@@ -29,6 +29,8 @@ class Running(nn.Module):
         compile: Compile with ``torch.compile`` at the first call.
     """
 
+    # Classes of the parts that are compiled in place of the whole, those that are alike once.
+    regions: ClassVar[tuple[str, ...]] = ()
     # Whether blocks draw random numbers, such as dropout; a recomputed block has to draw the same.
     draws: ClassVar[bool] = False
     # Whether one compiled form serves images of all sizes; otherwise the first few sizes have one.
@@ -51,8 +53,10 @@ class Running(nn.Module):
             self.compile_in_place()
 
     def compile_in_place(self) -> None:
-        """Compile; names of tensors stay."""
-        self.compile(dynamic=None if self.any_size else False)
+        """Compile, by ``regions`` if there are any; names of tensors stay."""
+        parts = [part for part in self.modules() if type(part).__name__ in self.regions]
+        for part in parts or [self]:
+            part.compile(dynamic=None if self.any_size else False)
 
     def __call__(self, *inputs: Any, **more: Any) -> Any:
         """Run the network, uncompiled if it has a compiled form, but none for these sizes."""

@@ -50,6 +50,7 @@ class SFTUNet(Running):
     """
 
     draws = True  # dropout
+    regions = ("Block", "Modulation")
 
     def __init__(
         self,

@@ -137,14 +137,17 @@ class WindowAttention(nn.Module):
             mask: (windows, N, N), added to the logits.
         """
         B, windows, N, C = x.shape
-        q, k, v = (
-            self.qkv(x).view(B * windows, N, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
-        )
+        # The windows of an image are further heads, so that all images share one bias.
+        parts = self.qkv(x).view(B, windows, N, 3, self.heads, C // self.heads)
+        q, k, v = parts.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
         bias = self.relative_position_bias_table[self.places].permute(2, 0, 1).to(q.dtype)
-        if mask is not None:  # (windows, heads, N, N), for each image of the batch
-            bias = (bias + mask[:, None].to(q.dtype)).repeat(B, 1, 1, 1)
-        y = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return self.proj(y.transpose(1, 2).reshape(B, windows, N, C))
+        if mask is None:
+            bias = bias.expand(windows, -1, -1, -1)
+        else:
+            bias = bias + mask[:, None].to(q.dtype)
+        y = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias.flatten(0, 1)[None])
+        y = y.reshape(B, windows, self.heads, N, -1).transpose(2, 3)
+        return self.proj(y.reshape(B, windows, N, C))
 
 
 class MLP(nn.Module):
@@ -257,6 +260,7 @@ class SwinUNet(Running):
         ValueError: If ``condition_factor`` is no power of two.
     """
 
+    regions = ("ResBlock", "SwinLayer")
     any_size = False  # windows of unknown sizes take the compiler more than ten minutes
 
     def __init__(

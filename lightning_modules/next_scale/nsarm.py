@@ -266,6 +266,11 @@ class NSARM(NextScale, NSARMStageOne):
 
     Raises:
         ValueError: If parts do not fit each other or the scale.
+
+    Examples:
+        >>> import enlarger
+        >>> model = enlarger.load("nsarm_8b", scale=4)  # doctest: +SKIP
+        >>> sr = model.enlarge(image, seed=1)  # doctest: +SKIP
     """
 
     def __init__(

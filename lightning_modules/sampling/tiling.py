@@ -19,6 +19,7 @@ from tqdm import tqdm
 from degradations.device import copy_to
 from files.method import Option, changed
 from files.numbers import NonNegativeInt, PositiveInt
+from files.progress import bar_options
 from lightning_modules.noise import Noise, PlacedNoise, Size, Span, Tile, length_of
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 Window = Literal["linear", "gaussian", "released"]
 log = logging.getLogger(__name__)
-SHORT = 2  # seconds; tiles that take less need no bar
+SHORT = 2  # seconds; images that take less need no bar
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def restore_tiled(
         batch: ``lr`` (B, 3, h, w) in [0, 1], ``size`` (H, W) of the output.
         tiles: Result of ``grid`` for these sizes.
         at_once: Tiles that are restored as one batch, of ``at_once`` times B.
-        bar: Show a bar in a terminal.
+        bar: Show the pixels that are done, in a terminal or in the log.
 
     Returns:
         (B, 3, H, W) float32.
@@ -166,7 +167,7 @@ def blend(
         make: From n tiles of one size to (n B, C, H', W'), with B outputs per tile in order.
         tiles: Result of ``grid``.
         at_once: Largest n.
-        bar: Show a bar in a terminal.
+        bar: Show the pixels that are done, in a terminal or in the log.
 
     Returns:
         (B, C, H, W) float32.
@@ -175,14 +176,10 @@ def blend(
         ValueError: If the output of a tile has another size than expected.
     """
     total: Tensor | None = None
-    progress = tqdm(
-        total=len(tiles),
-        desc="tiles",
-        unit="tile",
-        leave=False,
-        delay=SHORT,
-        disable=None if bar else True,  # None: unless it is no terminal
-    )
+    height, width = tiles[-1].rows.out.stop, tiles[-1].columns.out.stop
+    shown = {**bar_options(), "unit": "pixels", "unit_scale": True, "leave": False}
+    shown["disable"] = not bar or len(tiles) == 1
+    progress = tqdm(total=height * width, desc="image", delay=SHORT, **shown)
     with progress as done:
         for group in _groups(tiles, at_once):
             made = make(group)
@@ -193,13 +190,13 @@ def blend(
                     "the sizes of input and output match?"
                 )
             if total is None:
-                size = tiles[-1].rows.out.stop, tiles[-1].columns.out.stop
-                total = parts.new_zeros((*parts.shape[1:3], *size), dtype=torch.float32)
+                total = parts.new_zeros((*parts.shape[1:3], height, width), dtype=torch.float32)
             for tile, part in zip(group, parts, strict=True):
                 window = tile.rows.window[:, None] * tile.columns.window
                 window = copy_to(window, total.device, total.dtype)
                 total[..., tile.rows.out, tile.columns.out] += part.float() * window
-            done.update(len(group))
+                share = float(tile.rows.window.sum() * tile.columns.window.sum())
+                done.update(min(share, height * width - done.n))  # rounded, it may be too much
     return cast(Tensor, total)
 
 

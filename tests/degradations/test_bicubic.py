@@ -100,20 +100,6 @@ class TestMatlab:
         assert sum(values) / len(values) == pytest.approx(published, abs=0.01)
 
 
-class TestKernel:
-    @pytest.mark.parametrize("scale", [2, 3, 4])
-    def test_is_keys_with_half(self, scale):
-        """An impulse gives the values of the kernel, Keys' Eq. 4 with a = -1/2, widened."""
-        n = 24 * scale
-        impulse = torch.nn.functional.one_hot(torch.tensor(n // 2), n).float()
-        out = resize(impulse.view(1, 1, 1, n).expand(1, 3, 1, n), (1, 24), clamp=False)[0, 0, 0]
-        d = ((torch.arange(24.0) + 0.5) * scale - 0.5 - n // 2).abs() / scale
-        near = 1.5 * d**3 - 2.5 * d**2 + 1
-        far = -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2
-        kernel = torch.where(d <= 1, near, torch.where(d < 2, far, torch.zeros(())))
-        torch.testing.assert_close(out, kernel / scale, rtol=0, atol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("size", "target"), [((24, 1), (6, 1)), ((1, 24), (1, 6)), ((8, 8), (4, 1))]
 )

@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from degradations.base import Canvas, Stage
-from degradations.compose import OneOf, Shuffled, Sometimes, name_stages
+from degradations.compose import OneOf, Shuffled, Sometimes
 from degradations.draws import Draws, split_params, to_device
 from degradations.pipeline import Pipeline
-from degradations.stages.noise import GaussianNoise
 
 N = 4000
 X = torch.rand(16, 3, 8, 6, generator=torch.Generator().manual_seed(0))
@@ -123,16 +122,6 @@ def test_every_order_is_equally_likely():
 
 
 # ------------------------------------------------------------------------------------------ names
-
-
-def test_names_in_a_list():
-    stages = [GaussianNoise(), Double(), GaussianNoise(), GaussianNoise()]
-    assert list(name_stages(stages)) == [
-        "GaussianNoise",
-        "Double",
-        "GaussianNoise#2",
-        "GaussianNoise#3",
-    ]
 
 
 @pytest.mark.parametrize("name", ["", "a.b", "values", "type"])

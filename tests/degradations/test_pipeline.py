@@ -189,23 +189,6 @@ class RowNoise(Gain):
         return x + 0.1 * seeded_randn_like(x[..., :1], params["field_seeds"])
 
 
-class Border(Gain):
-    """Blacken the edges of each image and mirror the rest: depends on places, keeps sizes."""
-
-    def forward(self, x, params):
-        y = torch.zeros_like(x)
-        y[..., 1:-1, 1:-1] = x[..., 1:-1, 1:-1].flip(-1)
-        return y
-
-
-class Contrast(Gain):
-    """Stretch each image to the range of its pixels."""
-
-    def forward(self, x, params):
-        low, high = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
-        return (x - low) / (high - low + 1e-3)
-
-
 class ReadsItsNumber(Gain):
     """Written for one image at a time."""
 
@@ -219,14 +202,11 @@ class ReadsItsNumber(Gain):
     [
         Vignette(),
         RowNoise(),
-        Border(),
-        Contrast(),
         ReadsItsNumber(),
         Sometimes(Vignette(), 0.5),
         OneOf([Vignette(), RowNoise(), Gain()]),
-        Shuffled([Vignette(), Border(), Contrast()]),
-        Shuffled([Vignette(), Resize(), Border()]),
-        Sometimes(OneOf([Resize(), Shuffled([Border(), Vignette()])]), 0.8),
+        Shuffled([Vignette(), Resize(), RowNoise()]),
+        Sometimes(OneOf([Resize(), Shuffled([RowNoise(), Vignette()])]), 0.8),
     ],
     ids=lambda stage: type(stage).__name__,
 )

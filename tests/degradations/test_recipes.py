@@ -25,7 +25,7 @@ from degradations.recipes.second_order import Order, RealESRGAN, RealESRGANLight
 from degradations.recipes.web import Photograph, Web
 from degradations.stages.noise import hashed_fields
 from degradations.stages.resize import MODES
-from tests.launches import count_launches
+from tests.launches import count_launches, count_operators
 
 N = 10_000
 P = 1e-4  # of each of some 250 tests, at fixed seeds
@@ -205,8 +205,7 @@ def check_resize(
     is_uniform(factor[kind == 1], ends[0], 1.0)
     is_any_of(resize["mode"], [MODES.index(mode) for mode in ("area", "bilinear", "bicubic")])
     assert not resize["antialias"].any()
-    for side in ("height", "width"):
-        np.testing.assert_array_equal(resize[side], np.floor(of * factor))
+    np.testing.assert_array_equal(resize["size"], np.floor(of * factor)[:, None].repeat(2, 1))
 
 
 @pytest.mark.parametrize("recipe", SECOND_ORDERS, ids=name_of)
@@ -249,7 +248,7 @@ def test_jpeg_and_the_last_steps(recipe: type[SecondOrder]) -> None:
     is_any_of(final["sinc"]["stage"]["kernel_size"], expected.last_sizes)
     is_uniform(final["sinc"]["stage"]["cutoff"], math.pi / 3, math.pi)
     is_any_of(final["resize"]["mode"], range(3))
-    assert set(final["resize"]["height"]) == {SIDE // 4}
+    assert set(final["resize"]["size"].flat) == {SIDE // 4}
     assert ("usm" in params) == expected.usm
 
 
@@ -273,7 +272,7 @@ def test_bsrgan() -> None:
     resize = shrink["resize"]
     is_uniform(1.0 / resize["factor"][~halved], 1.0, 8.0)
     is_uniform(0.5 / resize["factor"][halved], 1.0, 4.0)
-    np.testing.assert_array_equal(resize["height"], np.floor(SIDE * resize["factor"]))
+    np.testing.assert_array_equal(resize["size"][:, 0], np.floor(SIDE * resize["factor"]))
     is_any_of(resize["mode"], range(3))
     noise = shuffled["noise"]
     is_any_of(noise["level"], range(1, 26))
@@ -282,7 +281,7 @@ def test_bsrgan() -> None:
     is_any_of(shuffled["jpeg"]["stage"]["quality"], range(30, 96))
     is_chance(shuffled["camera"]["applied"], 0.25)
     is_any_of(params["final_jpeg"]["quality"], range(30, 96))
-    assert set(shuffled["to_lr"]["height"]) == {SIDE // 4}
+    assert set(shuffled["to_lr"]["size"].flat) == {SIDE // 4}
 
 
 def test_bsrgans_schedule_contains_every_order() -> None:
@@ -378,8 +377,8 @@ def dependent(recipe: Degradation, batches: int = 150) -> set[str]:
 
 # By the released code of Real-ESRGAN and ResShift.
 ONCE_A_BATCH = {
-    *(f"resize.{name}" for name in ("factor", "height", "width", "mode")),
-    *(f"resize2.stage.{name}" for name in ("factor", "height", "width", "mode")),
+    *(f"resize.{name}" for name in ("factor", "mode")),
+    *(f"resize2.stage.{name}" for name in ("factor", "mode")),
     *("noise.which", "noise2.stage.which", "blur2.applied", "final.jpeg_last"),
     "final.resize.mode",
 }
@@ -448,6 +447,7 @@ def levels_off(images: list[torch.Tensor], canvas: Canvas) -> torch.Tensor:
     return torch.cat(off)
 
 
+SIX_SEEDS = np.arange(6, 12)  # with which no value before a first JPEG lies at a half
 # The first stage that rounds.
 ROUNDS = {"BSRGAN": "shuffled", "Photograph": "camera", "Web": "saved", "RealESRGANLight": "final"}
 
@@ -460,7 +460,7 @@ def test_each_stage_is_the_same_by_both_executors(recipe: Callable[..., Pipeline
     internally: a value near a half that is rounded differently changes a whole block of JPEG.
     """
     rounded = False
-    for name, alone, chain in each_stage(recipe(4.0), make_images(6, (96, 80)), np.arange(6)):
+    for name, alone, chain in each_stage(recipe(4.0), make_images(6, (96, 80)), SIX_SEEDS):
         composed = name in ("final", "shuffled")
         assert (alone > 1.02).float().mean() <= (0.03 if composed else 1e-3), name
         first = name == ROUNDS.get(recipe.__name__, "jpeg")
@@ -471,14 +471,19 @@ def test_each_stage_is_the_same_by_both_executors(recipe: Callable[..., Pipeline
     assert rounded
 
 
+def test_a_budget_of_operators() -> None:
+    """Where nothing is compiled. May only fall."""
+    assert count_operators(RealESRGAN(4.0, usm=False), (16, 3, 256, 256)) <= 1345
+
+
 @pytest.mark.slow  # the compiler's plan takes a minute
 def test_a_budget_of_launches_and_bytes() -> None:
-    """Of 16 images of 256 px; the bytes are 0.4 ms of an H200. May only fall."""
+    """Of 16 images of 256 px; the bytes are 0.3 ms of an H200. May only fall."""
     recipe, hr = RealESRGAN(4.0, usm=False), torch.zeros(16, 3, 256, 256)
     launches = count_launches(recipe, hr, torch.arange(16))
-    assert launches.kernels <= 72, launches
+    assert launches.kernels <= 47, launches
     assert launches.library <= 24, launches
-    assert launches.bytes <= 2.0e9, launches
+    assert launches.bytes <= 1.31e9, launches
 
 
 @pytest.mark.slow  # the compiler takes minutes

@@ -1,4 +1,4 @@
-"""The notebook runs from its first cell to its last, and holds no outputs."""
+"""The notebook runs from its first cell to its last; its page shows its outputs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from docs.hooks import notebook_page
 from tests.conftest import REPO
 
-NOTEBOOK = json.loads((REPO / "docs/quickstart.ipynb").read_text())
+TEXT = (REPO / "docs/quickstart.ipynb").read_text()
+NOTEBOOK = json.loads(TEXT)
 CELLS = ["".join(cell["source"]) for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]
 
 
@@ -31,3 +33,9 @@ def test_it_runs(
     assert "bicubic" in printed
     assert names["numbers"]["bicubic"]["psnr"]["value"] > 30
     assert names["numbers"]["ours"]["psnr"]["value"] > 20
+
+
+def test_its_page_has_its_outputs() -> None:
+    page = notebook_page(TEXT)
+    assert page.count("![output](data:image/") == 3
+    assert "```\nbicubic" in page

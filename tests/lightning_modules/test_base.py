@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from callbacks.training.ema import EMA
 from lightning_modules.base import ImageModel
+from lightning_modules.optimisation import optimizer_of
 from tests.datamodules.memory import trainer
 from tests.lightning_modules.tiny import Model, batch_of
 
@@ -218,3 +221,22 @@ def test_infinity_is_no_good_image():
     assert sr[:, 0].isnan().all()
     assert sr[:, 1, 0].isnan().all()
     assert sr[:, 1, 1:].unique().tolist() == [0.5]
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_an_optimiser_reads_a_checkpoint_of_another_memory_layout(fused: bool) -> None:
+    """A fused one takes weights and states in memory order, whatever their strides are."""
+    found = []
+    for layouts in ([torch.contiguous_format] * 2, [torch.contiguous_format, torch.channels_last]):
+        state: Any = None
+        for layout in layouts:  # of the run before, and of this one
+            torch.manual_seed(0)
+            net = nn.Conv2d(3, 4, 3).to(memory_format=layout)  # type: ignore[call-overload]
+            optimizer = optimizer_of(partial(torch.optim.AdamW, fused=fused), net.parameters())
+            if state is not None:
+                optimizer.load_state_dict(state)
+            net(torch.ones(1, 3, 5, 5).cumsum(1)).square().sum().backward()
+            optimizer.step()
+            state = copy.deepcopy(optimizer.state_dict())
+        found.append(net.weight.detach().contiguous())
+    torch.testing.assert_close(*found)

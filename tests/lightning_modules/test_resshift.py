@@ -190,3 +190,11 @@ def test_latents_that_come_along_are_taken():
     del given["lr_latent"]
     y = method.space.encode(enlarged(given["lr"], given["size"]))
     torch.testing.assert_close(latent_pair(method.space, given)[1], y)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_an_autoencoder_is_compiled_where_the_network_is(compiled):
+    method = ResShift(4.0, SwinUNet(**SMALL, compile=compiled), small_vq())
+    method.space.source = "trained"
+    method.setup("fit")
+    assert (method.space.vae.encoder._compiled_call_impl is not None) == compiled

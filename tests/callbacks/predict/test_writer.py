@@ -302,6 +302,14 @@ def test_what_is_not_kept_is_counted(
     assert f"1 images {said}" in caplog.text
 
 
+def test_large_files_are_counted_with_the_way_to_smaller_ones(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("callbacks.predict.writer.LARGE", 10)
+    one(tmp_path, batch_of())
+    assert "1 images are above 50 MB: --writer.format jpg" in caplog.text
+
+
 def test_a_side_that_a_format_cannot_have(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     long = batch_of() | {"lr": torch.zeros(1, 3, 1, 8192)}
     data = Data({"a": long, "b": batch_of()})

@@ -154,3 +154,19 @@ def test_deviations_over_seeds(tmp_path: Path) -> None:
     page = parse((run / "report.html").read_text())
     assert table(page)[1]["psnr ↑"] == "12.3457 ± 0.0123"
     assert "over 3 seeds" in page.text
+
+
+def test_numbers_over_a_hyperparameter(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    runs = [run_of(tmp_path / name, float(name)) for name in ("0.25", "0.5", "0.75")]
+    for run, rate in zip(runs, ("0.001", "1e-2", "0.1"), strict=True):  # YAML 1.1 has 1e-2 as text
+        optimizer = f"{{class_path: torch.optim.Adam, init_args: {{lr: {rate}}}}}"
+        (run / "config.yaml").write_text(f"model: {{init_args: {{optimizer: {optimizer}}}}}")
+    command = [*map(str, runs), "--out", str(tmp_path / "all.html"), "--x"]
+    assert main([*command, "model.optimizer.lr"]) == 0
+    chart = parse((tmp_path / "all.html").read_text()).one("figure", "chart")
+    dots = chart.all("circle")
+    assert [float(dot.attributes["cx"] or 0) for dot in dots] == [46, 197, 348]  # powers of ten
+    assert [dot.text.split(": ")[0] for dot in dots] == ["0.25", "0.5", "0.75"]
+    assert chart.one("output").text.endswith(" at 0.01")  # the middle level is the nearest
+    assert main([*command, "model.optimizer.eps"]) == 2
+    assert "config.yaml has model.optimizer.eps: None; give --x the key" in caplog.text

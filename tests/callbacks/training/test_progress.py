@@ -49,12 +49,12 @@ class Terminal(io.StringIO):
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.name == "callbacks.training.progress"]
+    return [r.getMessage() for r in caplog.records if r.name == "files.progress"]
 
 
 @pytest.fixture(autouse=True)
 def _heard(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, logger="callbacks.training.progress")
+    caplog.set_level(logging.INFO, logger="files.progress")
 
 
 # ------------------------------------------------------------------------------------ log lines
@@ -91,6 +91,11 @@ def test_test_and_predict(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
         *("test: batch 0 of 6", "test: batch 6 of 6"),
         *("predict: image 0 of 7", "predict: image 7 of 7"),
     ]
+
+
+def test_predict_counts_megapixels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trainer(tmp_path, Progress(0)).predict(Logging(), loader(Images(2, side=1000)))
+    assert lines(caplog)[-1].endswith(", megapixels=2")
 
 
 # ---------------------------------------------------------------------------------- what is counted

@@ -173,6 +173,6 @@ def test_files_that_are_named_stay(photos: Path) -> None:
 
 
 def test_nothing_but_outputs(photos: Path) -> None:
-    message = r"all 1 images found in '.*out' are outputs in writer.folder '.*out': set another"
+    message = r"data\.predict: all 1 images found in '.*out' are outputs in writer.folder '.*out'"
     with pytest.raises(ValueError, match=message):
         left(str(photos / "sub" / "out"), photos / "sub" / "out", "c.png")

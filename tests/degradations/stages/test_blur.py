@@ -56,14 +56,9 @@ def drawn():
 
 class TestDraws:
     def test_the_other_blurs(self):
-        params = draw(Sinc())
-        counts(params["kernel_size"], range(7, 22, 2))
-        uniform(params["cutoff"], math.pi / 3, math.pi)
         params = draw(MotionBlur((2.0, 9.0), (10.0, 50.0), (-0.5, 1.0)))
-        uniform(params["length"], 2, 9)
         uniform(params["angle"], 10, 50)
         uniform(params["direction"], -0.5, 1)
-        uniform(draw(DefocusBlur((1.0, 4.0)))["radius"], 1, 4)
 
 
 def by_hand(params, i, extent=10):

@@ -31,10 +31,5 @@ def test_is_exactly_what_pillow_writes_and_reads(size):
 def test_quality_is_drawn_per_image_with_both_ends():
     params = WebP((40, 42)).draw(Draws(np.arange(1000)), torch.Size((1000, 3, 8, 8)))
     assert set(params["quality"]) == {40, 41, 42}
-    qualities = torch.tensor([10, 90])
-    both = WebP()(X[..., :64, :64].repeat(2, 1, 1, 1), {"quality": qualities})
-    for image, quality in zip(both, qualities, strict=True):
-        alone = WebP()(X[..., :64, :64], {"quality": quality.view(1)})[0]
-        assert torch.equal(image, alone)
     with pytest.raises(ValueError, match="quality"):
         WebP((50, 101))

@@ -17,14 +17,11 @@ WAYS = [
     (1, (40, 30), "_by_opencv"),
     (4, (211, 220), "_by_opencv"),
     (5, (200, 210), "_by_opencv"),
-    (5, (211, 220), "_by_bands"),
     (5, (211, 257), "_by_opencv"),
     (6, (210, 100), "_by_opencv"),
     (10, (64, 64), "_by_opencv"),
-    (6, (211, 129), "_by_bands"),
-    (8, (100, 256), "_by_bands"),
     (6, (100, 257), "_by_fourier"),
-    (9, (220, 47), "_by_fourier"),
+    (8, (220, 47), "_by_fourier"),
     (10, (211, 231), "_by_fourier"),
     (14, (33, 250), "_by_fourier"),
 ]
@@ -62,7 +59,7 @@ def test_every_way(radius, size, way, monkeypatch):
     assert taken == [way]
 
 
-@pytest.mark.parametrize("way", ["_by_opencv", "_by_bands", "_by_fourier", "_by_rows_and_columns"])
+@pytest.mark.parametrize("way", ["_by_opencv", "_by_fourier", "_by_rows_and_columns"])
 @pytest.mark.parametrize("size", [(40, 50), (4, 7), (70, 1)])
 def test_each_way_at_any_size(way, size):
     kernel = psf(6)[0]
@@ -82,7 +79,7 @@ def test_a_bright_point_becomes_the_kernel(radius, size):
     rows, columns = (slice(c - radius, c + radius + 1) for c in (row, column))
     for y in (
         convolve(x, prepare_kernels(kernel)),
-        convolve_canvas(Canvas.of(x), prepare_kernels(kernel)).pixels,
+        convolve_canvas(Canvas.of(x), kernel).pixels,
     ):
         torch.testing.assert_close(
             y[0, :, rows, columns], kernel.expand(3, -1, -1), rtol=0, atol=1e-6

@@ -12,7 +12,6 @@ from degradations.stages import noise as fields
 from degradations.stages.noise import (
     hashed_fields,
     hashed_integers,
-    hashed_randn,
     quick_randn_like,
     seeded_integers_like,
     seeded_randn_like,
@@ -35,8 +34,7 @@ def quick_hashed(shape, seeds):
 
 
 @pytest.fixture(
-    params=[generators, hashed_randn, quick, quick_hashed],
-    ids=["CPU", "GPU's hash", "table on a CPU", "table on a GPU"],
+    params=[generators, quick, quick_hashed], ids=["CPU", "table on a CPU", "table on a GPU"]
 )
 def fill(request):
     return lambda *shape, seeds=SEEDS: request.param(torch.Size(shape), seeds)
@@ -71,15 +69,13 @@ def test_all_bits_of_a_seed_count(fill):
 
 
 def test_the_hash_is_frozen():
-    # The same on every machine, up to the rounding of logarithm and cosine.
-    field = hashed_randn(torch.Size((1, 1, 1, 4)), torch.tensor([0]))
-    expected = torch.tensor([[[[1.5914, -0.0298, -0.2920, 0.8768]]]])
-    torch.testing.assert_close(field, expected, rtol=0, atol=1e-4)
+    """The same on every machine."""
+    field = hashed_integers(torch.Size((1, 3, 1, 2)), torch.tensor([2**62]), 15)
+    assert field.flatten().tolist() == [17073, 17366, 29008, 21738, 3879, 10891]
 
 
 def test_a_hashed_field_does_not_depend_on_its_canvas():
     small, large = (torch.Size((2, 3, *size)) for size in ((7, 9), (16, 24)))
-    assert torch.equal(hashed_randn(large, SEEDS[:2])[..., :7, :9], hashed_randn(small, SEEDS[:2]))
     assert torch.equal(
         hashed_integers(large, SEEDS[:2], 11)[..., :7, :9], hashed_integers(small, SEEDS[:2], 11)
     )

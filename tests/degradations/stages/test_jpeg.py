@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import io
-import sys
 
 import numpy as np
 import pytest
@@ -63,21 +62,9 @@ def on_one_canvas(stage, images, quality, subsampling):
     return [to_bytes(y[:, :h, :w]) for y, (h, w) in zip(done.pixels, sizes.tolist(), strict=True)]
 
 
-@pytest.fixture(params=["simplejpeg", "opencv"])
-def decoder(request, monkeypatch):
-    if request.param == "simplejpeg":
-        pytest.importorskip("simplejpeg", reason="there is no wheel of simplejpeg here")
-    else:
-        monkeypatch.setitem(sys.modules, "simplejpeg", None)
-    jpeg._decoder.cache_clear()
-    yield request.param
-    jpeg._decoder.cache_clear()
-
-
 @pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
 @pytest.mark.parametrize("quality", [1, 10, 49, 50, 75, 95, 96, 100])
-def test_the_real_codec_gives_the_bits_of_pillow(decoder, quality, subsampling):
-    assert (jpeg._decoder().__module__ == "degradations.stages.jpeg") == (decoder == "opencv")
+def test_the_real_codec_gives_the_bits_of_pillow(quality, subsampling):
     for number, (h, w) in enumerate([(200, 180), *SIZES]):
         for pixels in (crop(h, w, number), noise(h, w)):
             got = encode_decode(pixels, quality, subsampling)
@@ -102,13 +89,11 @@ def test_the_torch_codec_gives_the_bits_of_pillow(subsampling, step):
             np.testing.assert_array_equal(y, by_pillow(image, q, s), err_msg=f"{q} {s}")
 
 
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_forward_is_the_codec_on_8_bits(memory_format):
+def test_forward_is_the_codec_on_8_bits():
     x = torch.cat([as_tensor(crop(48, 56, n)) for n in range(3)]) * 1.3 - 0.15
-    x = (x + 0.3 / 255).contiguous(memory_format=memory_format)
+    x = x + 0.3 / 255
     names = ("4:2:0", "4:4:4", "4:2:2")
     y = JPEG()(x, as_params([12, 70, 95], names))
-    assert y.is_contiguous(memory_format=memory_format)
     for out, image, quality, name in zip(y, quantize_8bit(x), (12, 70, 95), names, strict=True):
         pixels = (image * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
         expected = as_tensor(by_pillow(pixels, quality, name))
@@ -128,6 +113,7 @@ def test_the_compiled_transform_has_the_same_bits(monkeypatch):
     """In 32-bit integers, as in float64; noise and blocks of black and white are the extremes."""
     blocks = torch.randint(256, (100, 60, 8, 8), generator=torch.Generator().manual_seed(0)).float()
     blocks[:, 30:] = (blocks[:, 30:] > 127) * 255.0
+    blocks -= 128
     steps = jpeg._quantisation_steps(torch.arange(1, 101))[:, :1]
     expected = jpeg._quantise_blocks(blocks, steps)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import integrate, special
+from scipy import integrate
 
 from degradations.stages import blur as kernels
 
@@ -39,17 +39,6 @@ def test_hostile_parameters_give_a_point_not_nan():
         kernel = kernels.normalized(kernels.bell(squared, torch.tensor([100.0]), plateau))[0]
         assert kernel[10, 10] == 1
         assert kernel.sum() == 1
-
-
-class TestSinc:
-    def test_is_the_transform_of_a_disk(self):
-        """The integral of cos(u . d) over |u| < w, in polar coordinates, by (2 pi)^2."""
-        w = 1.3
-        kernel = kernels.sinc(f64(w), 5)[0]
-        for row, column in ((0, 0), (0, 1), (2, -3), (-5, 5)):
-            r = math.hypot(row, column)
-            value = integrate.quad(lambda u, r=r: u * special.j0(u * r), 0, w)[0] / (2 * math.pi)
-            assert kernel[5 + row, 5 + column].item() == pytest.approx(value, abs=1e-8)
 
 
 class TestMotion:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -10,7 +9,7 @@ from scipy import ndimage
 from skimage import data
 
 from degradations.base import Canvas
-from degradations.stages.sharpen import USM, blurred, gaussian_taps
+from degradations.stages.sharpen import USM
 
 SIZES = [(96, 112), (61, 37), (20, 31), (1, 40), (1, 1)]
 
@@ -59,17 +58,3 @@ def test_each_image_of_a_batch_and_of_a_canvas():
     for i, (h, w) in enumerate(sizes):
         expected = formula(whole[i : i + 1, :, :h, :w])
         np.testing.assert_allclose(canvas.pixels[i : i + 1, :, :h, :w], expected, atol=2e-6)
-
-
-@pytest.mark.parametrize(("radius", "side"), [(50, 51), (51, 51), (12, 13), (1, 1)])
-def test_taps_are_opencvs(radius, side):
-    taps = USM(radius=radius).taps
-    assert taps.shape == (side,)
-    np.testing.assert_allclose(taps, cv2.getGaussianKernel(side, 0)[:, 0], rtol=1e-5)
-
-
-@pytest.mark.parametrize("size", [(40, 48), (33, 50), (7, 100), (100, 1)])
-def test_blurred(size):
-    x = torch.rand(3, *size, generator=torch.Generator().manual_seed(0))
-    expected = np.stack([gaussian(plane, 51) for plane in x.double().numpy()])
-    np.testing.assert_allclose(blurred(x, gaussian_taps(51)), expected, rtol=0, atol=1e-6)

@@ -34,12 +34,6 @@ def file(tmp_path):
     return write
 
 
-def test_a_shipped_file():
-    degradation = degradation_of([REPO / "configs/degradation/bicubic.yaml"], 3.0)
-    assert isinstance(degradation, Bicubic)
-    assert degradation.scale == 3.0
-
-
 @pytest.mark.parametrize(
     ("name", "recipe"), [("invsr", ResShift), ("invsr_imagenet_test", ImageNetTest)]
 )

@@ -144,6 +144,8 @@ def test_compiled(kind: type[Running], compiled: list[Any]) -> None:
         model.eval()  # the compiler's own draws are others
         sum(result.square().mean() for result in outputs(model)).backward()
     assert compiled
+    # Those that are alike once: of three blocks, one.
+    assert kind is not InfinityTransformer or len(compiled) == 1
     for expected, found in zip(plain.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(found.grad, expected.grad, rtol=1e-5, atol=1e-6)
 
