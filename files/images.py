@@ -1,4 +1,4 @@
-"""Open images: their colours, the page of a TIFF, and PNGs with long texts."""
+"""Open images: their colours, the page of a TIFF, and the chunks of PNGs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import contextlib
 import functools
 import itertools
 import os
+import struct
+import zlib
 from collections.abc import Iterator
 from typing import IO
 
@@ -14,6 +16,7 @@ from PIL import Image, PngImagePlugin
 from files.colours import code_points_of, describe
 from files.paths import FORMATS, open_regular
 
+TEXTS = (b"tEXt", b"zTXt", b"iTXt")  # chunks of a PNG
 # Bytes of a text, or of a colour profile, that a PNG may hold: some programs store workflows and
 # editing histories there. Pillow refuses a file with more than a megabyte in one of them.
 MAX_TEXT = 64 << 20
@@ -91,3 +94,8 @@ def of_any_size() -> Iterator[None]:
         yield
     finally:
         Image.MAX_IMAGE_PIXELS = limit
+
+
+def png_chunk(body: bytes) -> bytes:
+    """Return a chunk of a PNG from its name and content: with its length and checksum."""
+    return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))

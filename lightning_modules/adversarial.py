@@ -2,9 +2,8 @@
 
 In manual optimisation, Lightning counts the updates of all optimisers. Here a step is one update of
 the main optimiser, for ``trainer.max_steps``, schedules, checkpoints and logs. Accumulation,
-clipping and gradient averaging over ranks are implemented here:
-Lightning refuses its flags in manual optimisation, and torch's DDP expects one backward pass per
-batch through all parameters.
+clipping and gradient averaging over ranks are implemented here: Lightning refuses its flags in
+manual optimisation, and torch's DDP expects one backward pass per batch through all parameters.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from degradations.bicubic import resize
 from files.colours import GREY, fitted
+from files.images import png_chunk
 from files.owned import Known, whole_file, whole_folder
 
 Format = Literal["png", "jpg", "webp", "tiff"]
@@ -248,11 +249,6 @@ def _with_chunks(data: bytes, extras: Extras) -> bytes:
     if extras.exif:
         chunks += png_chunk(b"eXIf" + extras.exif.removeprefix(EXIF_START))
     return data[:PNG_HEADER] + chunks + data[PNG_HEADER:]
-
-
-def png_chunk(body: bytes) -> bytes:
-    """Return a chunk of a PNG from its name and content: with its length and checksum."""
-    return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
 
 
 def _tiff_16(pixels: Pixels, icc: bytes | None) -> bytes:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules.files import jpeg
+from files.images import TEXTS
 
 TOP = 65535
 
@@ -33,7 +34,7 @@ def png_16(image: Image.Image, data: jpeg.Bytes) -> tuple[Pixels, Pixels | None]
     Raises:
         ValueError: If it is damaged; or any error of Pillow.
     """
-    pixels = _opencv_16(data)
+    pixels = _opencv_16(_without_texts(data))
     if pixels is None:
         image.load()  # its error names the problem; OpenCV's does not
         raise ValueError("the 16-bit PNG is damaged")
@@ -98,6 +99,17 @@ def _opencv_16(data: jpeg.Bytes) -> NDArray[np.uint16] | None:
     if pixels.ndim == 3:
         pixels[..., :3] = pixels[..., 2::-1].copy()  # BGR(A) to RGB(A)
     return cast(NDArray[np.uint16], pixels)
+
+
+def _without_texts(png: jpeg.Bytes) -> bytes:
+    """Drop texts and profile: OpenCV refuses a file with 8 MB in one of them."""
+    view, at, kept = memoryview(png), 8, [memoryview(png)[:8]]
+    while at + 8 <= len(view):
+        end = at + 12 + int.from_bytes(view[at : at + 4])
+        if view[at + 4 : at + 8] not in (*TEXTS, b"iCCP"):
+            kept.append(view[at:end])
+        at = end
+    return b"".join(kept)
 
 
 def _split(pixels: NDArray[np.uint16]) -> tuple[NDArray[np.uint16], NDArray[np.uint16] | None]:

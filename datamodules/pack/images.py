@@ -6,7 +6,6 @@ import argparse
 import io
 import json
 import re
-import struct
 import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
@@ -20,7 +19,7 @@ from datamodules.files.decode import FORMATS, DecodedImage, UnreadableImage, dec
 from datamodules.files.pairs import misfit
 from datamodules.files.roles import Roles, roles_of
 from datamodules.pack.places import Entry
-from files.images import open_image
+from files.images import open_image, png_chunk
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 Planes = list[Pixels]  # colours (H, W, 3), and alpha (H, W) if present
@@ -174,8 +173,7 @@ def _png(planes: list[Pixels], icc: bytes | None) -> bytes:
     data = bytes(encoded.tobytes())
     if not icc:
         return data
-    body = b"iCCP" + b"icc\0\0" + zlib.compress(icc)
-    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    chunk = png_chunk(b"iCCP" + b"icc\0\0" + zlib.compress(icc))
     return data[:PNG_HEADER] + chunk + data[PNG_HEADER:]
 
 

@@ -10,6 +10,7 @@ and stays until then.
 from __future__ import annotations
 
 import atexit
+import errno
 import logging
 import math
 import os
@@ -109,7 +110,8 @@ class _File(NamedTuple):
     @property
     def is_held(self) -> bool:
         """Whether a process reads it, or will soon."""
-        return self.used > time.time()
+        # Later times were set before a clock was set back.
+        return 0 < self.used - time.time() < 2 * HELD
 
 
 class DiskCache:
@@ -167,13 +169,12 @@ class DiskCache:
     def _has(self, path: Path, wanted: Wanted) -> bool:
         try:
             state = path.stat()
-            if state.st_size != wanted.size:
-                return False
-            if state.st_mtime < time.time():  # else it is held
-                os.utime(path)
         except FileNotFoundError:
             return False
-        return True
+        if state.st_mtime < time.time():  # else it is held
+            with suppress(OSError):  # another user's
+                os.utime(path)
+        return state.st_size == wanted.size
 
     def _download(self, wanted: Wanted, path: Path, stopped: Callable[[], bool]) -> bool:
         part = path.with_name(f"{path.name}.{wanted.size}.part")
@@ -190,6 +191,8 @@ class DiskCache:
                 self._refuse_file(wanted, error)
             elif error.errno in FULL:
                 self._warn_no_room(wanted)
+                if error.errno == errno.EDQUOT:  # which free space does not show
+                    self.limit = sum(file.size for file in self._files())
             else:
                 raise
             return False

@@ -209,6 +209,3 @@ def test_fetching(
     assert main(["--fetch", "net"]) == 0
     assert f"net: {places['torch'] / 'net-1.pth'}" in capsys.readouterr().out
     assert asked == ["https://example.invalid/net.pth"]
-
-
-# -------------------------------------------------------------------------------- the real manifest

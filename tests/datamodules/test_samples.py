@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from datamodules.order.plan import Item, Plan
-from datamodules.samples import TrainingImages, turned
+from datamodules.samples import SampleDraws, TrainingImages, turned
+from degradations.draws import Draws
 from tests.datamodules.memory import Memory, random_image
 from tests.datamodules.test_base import located, repeated
 
@@ -154,3 +157,11 @@ class TestTurns:
             assert got.dtype == dtype
             got[...] = 0  # a copy
             np.testing.assert_array_equal(cut, before)
+
+
+@given(st.integers(0, 2**63 - 1), st.lists(st.tuples(st.integers(-50, 50), st.integers(1, 10**6))))
+@settings(max_examples=40, deadline=None)
+def test_draws_of_one_sample(seed, ranges):
+    one, many = SampleDraws(seed, "crop"), Draws(np.array([seed])).fold("crop")
+    for low, length in ranges:
+        assert one.integer(low, low + length) == many.integers(low, low + length)[0]

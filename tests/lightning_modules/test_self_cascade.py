@@ -392,6 +392,3 @@ def test_gradients_stop_before_the_way_up():
     assert skip < 0.8 * whole
     _, needs = kept("block_out", through=False)
     assert needs == [False, False, False, True]  # of the pivot, and from the first place on
-
-
-# ---------------------------------------------------------------------------------- checkpoints

@@ -248,6 +248,11 @@ def test_texts_of_a_png_have_no_say_in_its_pixels(kind, deep, late, tmp_path):
     assert read_size(tmp_path / "a.png") == read_size(io.BytesIO(data)) == (7, 5)
 
 
+def test_16_bits_beside_a_text_that_opencv_refuses():
+    text = chunk(b"iTXt", b"workflow\0\0\0\0\0" + bytes(9_000_000))
+    np.testing.assert_array_equal(decode(inserted(png_16(RGB_16, 2), text), "a").rgb, RGB_16)
+
+
 def test_a_text_that_expands_to_a_bomb_is_refused():
     bomb = chunk(b"zTXt", b"history\0\0" + zlib.compress(bytes(70_000_000)))
     with pytest.raises(UnreadableImage, match="MAX_TEXT_CHUNK"):

@@ -86,6 +86,18 @@ def test_a_file_is_fetched_once(server, tmp_path):
     assert server.got("f0") == 1
 
 
+def test_a_file_of_another_user_is_read(server, tmp_path, monkeypatch):
+    path = cache_of(tmp_path).fetch(wanted(server, 0))
+
+    def refused(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(cache_module.os, "utime", refused)
+    cache = cache_of(tmp_path)
+    cache.hold([wanted(server, 0)])
+    assert cache.fetch(wanted(server, 0)) == path
+
+
 def test_checksum_is_compared(server, tmp_path, caplog):
     (server.root / "f0").write_bytes(content(77))
     cache = cache_of(tmp_path)
@@ -125,6 +137,12 @@ def test_what_is_next_is_not_removed(server, tmp_path, caplog, monkeypatch):
     age(tmp_path / "cache" / wanted(server, 0).name, 1)  # as after HELD seconds
     assert other.fetch(wanted(server, 4))
     assert names(tmp_path) == ["f1", "f4"]
+
+
+def test_what_was_used_before_the_clock_was_set_back_is_not_held(server, tmp_path):
+    cache = cache_of(tmp_path, files=1)
+    age(cache.fetch(wanted(server, 0)), -3600)
+    assert cache.fetch(wanted(server, 1))
 
 
 def test_what_is_read_stays_held(server, tmp_path, monkeypatch):
@@ -171,6 +189,21 @@ def test_a_full_disk_makes_room(server, tmp_path, monkeypatch):
     monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda folder: free)
     assert cache.fetch(wanted(server, 3)).read_bytes() == content(3)
     assert names(tmp_path) == ["f1", "f2", "f3"]
+
+
+def test_a_quota_makes_room(server, tmp_path, monkeypatch):
+    cache = cache_of(tmp_path)
+    for number in range(2):
+        age(cache.fetch(wanted(server, number)), 100 - number)
+
+    def refused(*_):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cache_module, "download", refused)
+        assert cache.fetch(wanted(server, 2)) is None
+    until(lambda: cache.fetch(wanted(server, 2)))
+    assert names(tmp_path) == ["f1", "f2"]
 
 
 # -------------------------------------------------------------------------------- several processes
