@@ -41,7 +41,7 @@ from benchmarks.photographs.table import (
     texts,
 )
 from benchmarks.report import REPOSITORY
-from callbacks.files import commit
+from callbacks.provenance import commit
 from callbacks.results.files import load_results
 from commands.run.files import FOLDER, best_or_newest, fingerprint
 from files.owned import write_whole

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from callbacks.evaluation import MetricProtocol
-from callbacks.files import Provenance, provenance
 from callbacks.metrics.base import ImageMetric, Metric, Record
+from callbacks.provenance import Provenance, provenance
 from degradations.draws import GAMMA
 from degradations.stages.noise import mixed, signed
 from files.method import Method
