@@ -15,7 +15,7 @@ import socket
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from commands.arguments.saved_config import flat
 from commands.errors import TemporaryError
+from files.words import first_of
 
 POLL = 0.5  # seconds between two checks for missing processes
 SHOWN = 8  # ranks in a message
@@ -99,7 +100,7 @@ def gather(
             if not missing:
                 break
             if time.monotonic() > deadline:
-                names = listed([f"rank {r}" for r in sorted(missing)])
+                names = first_of((f"rank {r}" for r in sorted(missing)), SHOWN)
                 raise TemporaryError(
                     f"rank {rank} on {host} waited {limit:g} s for all {world} processes at "
                     f"{name!r}, but {names} did not answer: look at their output, or "
@@ -112,12 +113,6 @@ def gather(
             f"rank {rank} on {host} lost the shared store ({_first_line(error)}): the process on "
             "the first node ended, or the network failed"
         ) from error
-
-
-def listed(ranks: Sequence[str]) -> str:
-    """Return the first of some ranks, and how many follow, for a message."""
-    more = f" and {len(ranks) - SHOWN} more" if len(ranks) > SHOWN else ""
-    return ", ".join(ranks[:SHOWN]) + more
 
 
 def _first_line(error: Exception) -> str:
