@@ -82,10 +82,9 @@ class ImageModel(Loaded, Optimised, ABC):
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move; on a GPU, weights have the memory layout in which convolutions are fastest."""
-        super().to(*args, **kwargs)
-        if self.device.type == "cuda":
+        if torch.empty(0).to(*args, **kwargs).is_cuda:
             to_channels_last(self)  # activations follow; on a CPU the last bits would differ
-        return self
+        return super().to(*args, **kwargs)
 
     @property
     def default_steps(self) -> int | None:

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, or 1 if a command failed or another one is running.
     """
     table = load()
-    options = _options(arguments, [row.name for row in table.rows])
+    options = _options(arguments, [row.repeats or row.name for row in table.rows])
     rows = table.wanted(options.only)
     if options.dry_run:
         for command in _commands(table, rows):
@@ -115,14 +115,14 @@ def _fill(table: Table, row: Row) -> None:
         controls = {
             f"{label} + noise": other
             for label, other in others.items()
-            if row.generative and _note("test", other)
+            if row.generative and other and _note("test", other)
         }
         made = [note["digest"], *(_note("test", other)["digest"] for other in controls.values())]
         place = NOTES / f"numbers_{row.name}_{name}.json"
         if place.is_file() and json.loads(place.read_text(encoding="utf-8"))["made"] == made:
             continue
         folders = {label: ROWS / other / OUTPUTS for label, other in controls.items()}
-        if compared.bicubic:
+        if compared.scale:
             numbers = Measure(compared.scale).row(ROWS / row.name / OUTPUTS, name, folders)
         else:
             results = load_results(ROWS / row.name / "results.json")["results"]
@@ -136,9 +136,18 @@ def _run(name: str, command: list[str], needed: Sequence[Training]) -> Note:
     checkpoints = [best_or_newest(TRAININGS / training.name / FOLDER) for training in needed]
     inputs = [*texts(command), *(fingerprint(found[0]) for found in checkpoints if found)]
     digest = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
-    if before.get("digest") == digest:
+    same = before.get("digest") == digest
+    if same and "seconds" in before:
         return before
-    afresh = ["--run.overwrite", "true"] if verb == "fit" and before else []
+    # A training that was cut off goes on.
+    afresh = ["--run.overwrite", "true"] if verb == "fit" and before and not same else []
+    note = {
+        "digest": digest,
+        "command": shlex.join(["python", "main.py", *command]),
+        "commit": commit(),
+    }
+    place = NOTES / f"{verb}_{name}.json"
+    write_whole(place, json.dumps(note) + "\n")
     sys.stderr.write(f"{time.strftime('%X')} {verb} {name}\n")
     begun, log = time.monotonic(), NOTES / f"{verb}_{name}.log"
     with log.open("w", encoding="utf-8") as output:
@@ -156,13 +165,8 @@ def _run(name: str, command: list[str], needed: Sequence[Training]) -> Note:
         raise RuntimeError(
             f"{verb} {name} ended with {done.returncode} ({log}):\n" + "\n".join(last)
         )
-    note = {
-        "digest": digest,
-        "command": shlex.join(["python", "main.py", *command]),
-        "commit": commit(),
-        "seconds": round(time.monotonic() - begun),
-    }
-    write_whole(NOTES / f"{verb}_{name}.json", json.dumps(note) + "\n")
+    note |= {"seconds": round(time.monotonic() - begun)}
+    write_whole(place, json.dumps(note) + "\n")
     return note
 
 
@@ -183,7 +187,7 @@ def _write(table: Table, folder: Path) -> None:
                 measured.setdefault(row.name, {})[name] = numbers
     trained = {training.name: _note(training.verb, training.name) for training in table.trainings}
     results = {
-        "trainings": {name: note for name, note in trained.items() if note},
+        "trainings": {name: note for name, note in trained.items() if "seconds" in note},
         "rows": {
             name: _note("test", name) | {"tables": page.means(tables)}
             for name, tables in measured.items()

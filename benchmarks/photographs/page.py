@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
@@ -69,17 +71,19 @@ def judged(claim: Claim, table: Table, measured: dict[str, Tables]) -> dict[str,
     """
     parts = []
     for name in claim.tables:
-        others = [claim.than] if claim.than else [table.tables[name].regression]
-        if any(name not in measured.get(row, {}) for row in (claim.row, *others)):
+        rows = table.named(claim.row)
+        others = table.named(claim.than or table.tables[name].regression)
+        if any(name not in measured.get(row, {}) for row in (*rows, *others)):
             return {"text": claim.text, "verdict": UNKNOWN, "parts": []}
-        row = measured[claim.row][name]
-        against = {other: measured[other][name]["row"] for other in others}
-        if not claim.than:  # its controls with noise
-            against |= {who: numbers for who, numbers in row.items() if who != "row"}
-        for metric in [claim.metric] if claim.than else DETAIL:
-            for other, numbers in against.items():
-                found = compare(row["row"], numbers, metric, claim.margin)
-                parts.append(_part(name, metric, other, found))
+        for row, other in zip(rows, cycle(others)):
+            numbers = measured[row][name]
+            against = {other: measured[other][name]["row"]}
+            if not claim.than:  # its controls with noise
+                against |= {who: noise for who, noise in numbers.items() if who != "row"}
+            for metric in [claim.metric] if claim.than else DETAIL:
+                for than, compared in against.items():
+                    found = compare(numbers["row"], compared, metric, claim.margin)
+                    parts.append(_part(name, metric, than, found))
     return {
         "text": claim.text,
         "verdict": verdict(part["verdict"] for part in parts),
@@ -118,11 +122,13 @@ def markdown(table: Table, found: dict[str, Any]) -> str:
     parts = ["### Claims", _claims(table, found["results"]["claims"])]
     for name, compared in table.tables.items():
         tested = [row for row in table.rows if name in table.sets[row.set].tables]
-        found_here = {
-            row.label: rows[row.name]["tables"][name] for row in tested if row.name in rows
-        }
-        parts += [f"### {compared.title}", *([_numbers(found_here)] if found_here else [])]
-        missing = [row.label for row in tested if row.name not in rows]
+        found_here: dict[str, list[dict[str, Any]]] = {}
+        for row in tested:
+            if row.name in rows:
+                found_here.setdefault(row.label, []).append(rows[row.name]["tables"][name])
+        pooled = {label: _pooled(trained) for label, trained in found_here.items()}
+        parts += [f"### {compared.title}", *([_numbers(pooled)] if pooled else [])]
+        missing = dict.fromkeys(row.label for row in tested if row.name not in rows)
         parts += [f"{', '.join(missing)}: {UNKNOWN}."] if missing else []
         parts += [
             f"{row.label}: {row.about}\n\n![LR, bicubic, regression, {row.label}, HR]"
@@ -131,6 +137,15 @@ def markdown(table: Table, found: dict[str, Any]) -> str:
             if row.sheet == name and row.name in rows
         ]
     return "\n\n".join(parts) + "\n"
+
+
+def _pooled(trained: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the numbers of a row: of several trainings their mean, and half of their range."""
+    if len(trained) == 1:
+        return trained[0]
+    rows = [numbers["row"] for numbers in trained]
+    values = {metric: [row[metric][0] for row in rows] for metric in rows[0]}
+    return {"row": {m: [fmean(each), (max(each) - min(each)) / 2] for m, each in values.items()}}
 
 
 def _numbers(tested: dict[str, dict[str, Any]]) -> str:

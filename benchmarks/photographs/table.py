@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,6 +66,7 @@ class Row:
     about: What was seen in its images.
     generative: Whether it has controls with noise.
     sheet: Table whose images are shown; none if empty.
+    repeats: Row of the file that it is one training of, if that has several.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Row:
     about: str = ""
     generative: bool = False
     sheet: str = ""
+    repeats: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,14 +97,14 @@ class Compared:
     """A table of the page: all rows that are tested on one dataset.
 
     title: Its heading.
-    scale: Factor, rounded up.
-    bicubic: Row that enlarges by bicubic; empty for a table of generated images, whose numbers are
-        those of ``main.py test``.
-    regression: Row of one pass.
+    scale: Factor, rounded up; 0 for a table of generated images, whose numbers are those of
+        ``main.py test``.
+    bicubic: Row that enlarges by bicubic, if the table has generative rows.
+    regression: Row of one pass, likewise.
     """
 
     title: str
-    scale: int = 1
+    scale: int = 0
     bicubic: str = ""
     regression: str = ""
 
@@ -169,9 +172,14 @@ class Table:
         for name, table in self.tables.items():
             _check(filter(None, [table.bicubic, table.regression]), rows, f"table {name!r}")
         _check(self.front, rows, "`front`")
+        rows += [row.repeats for row in self.rows]
         for claim in self.claims:
             _check([claim.row, *filter(None, [claim.than])], rows, f"claim {claim.text!r}")
             _check(claim.tables, self.tables, f"claim {claim.text!r}")
+
+    def named(self, name: str) -> list[str]:
+        """Return the row of a name, or those of its trainings if it has several."""
+        return [row.name for row in self.rows if name in (row.name, row.repeats)]
 
     def training(self, name: str) -> Training:
         """Return a training by its name."""
@@ -183,7 +191,8 @@ class Table:
         Args:
             only: Names of the rows; all if empty.
         """
-        names = set(only or [row.name for row in self.rows])
+        named = map(self.named, only or [row.name for row in self.rows])
+        names = set(chain.from_iterable(named))
         for row in self.rows:
             if row.name in names:
                 for compared in map(self.tables.__getitem__, self.sets[row.set].tables):
@@ -245,6 +254,8 @@ def of_model(options: Iterable[str]) -> list[str]:
 def load(path: Path = TABLE) -> Table:
     """Read a table. An entry of ``options`` may be several words.
 
+    A training with ``seeds: n`` stands for n of them, and so does each row of it.
+
     Args:
         path: The file.
 
@@ -255,6 +266,9 @@ def load(path: Path = TABLE) -> Table:
     content.pop("words", None)  # anchors
     for entry in (*content["trainings"], *content["rows"], *content["sets"].values()):
         entry["options"] = " ".join(entry.get("options", [])).split()
+    seeds = {entry.get("name"): entry.pop("seeds", 0) for entry in content["trainings"]}
+    for entries in (content["trainings"], content["rows"]):
+        entries[:] = [each for entry in entries for each in _for_each_seed(entry, seeds)]
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--table", type=Table, required=True)
     try:
@@ -263,6 +277,24 @@ def load(path: Path = TABLE) -> Table:
         raise ValueError(f"{path}: {error}") from error
     table: Table = found.table
     return table
+
+
+def _for_each_seed(entry: dict[str, Any], seeds: dict[str, int]) -> list[dict[str, Any]]:
+    """Return a training, or a row of it, once for each of the training's seeds."""
+    name, of = entry.get("name", ""), entry.get("of", "")
+    if seeds.get(of):
+        return [
+            entry | {"name": f"{name}_{seed}", "of": f"{of}_{seed}", "repeats": name}
+            for seed in range(seeds[of])
+        ]
+    return [
+        entry
+        | {
+            "name": f"{name}_{seed}",
+            "options": [*entry["options"], "--seed_everything", str(seed)],
+        }
+        for seed in range(seeds.get(name, 0))
+    ] or [entry]
 
 
 def _check(names: Iterable[str], among: Iterable[str], what: str) -> None:

@@ -181,6 +181,11 @@ class TestLoadWeights:
         model.load_weights(tmp_path / "w.pth")
         assert torch.equal(model.tail.weight, own["net.tail.weight"])
 
+    def test_by_our_names_a_file_is_whole(self, tmp_path):
+        torch.save({k: v for k, v in Model().state_dict().items() if k in TRAINED}, tmp_path / "w")
+        with pytest.raises(ValueError, match=r"missing \(frozen\."):
+            Model().load_weights(tmp_path / "w")
+
 
 class Fixed(Model):
     """Returns what it is given."""

@@ -86,6 +86,21 @@ def test_a_claim_that_noise_passes_does_not_hold(row: Any, noise: Any, said: str
     assert page.judged(claim, PHOTOGRAPHS, measured)["verdict"] == page.UNKNOWN
 
 
+@pytest.mark.parametrize(("last", "said"), [(0.3, HOLDS), (0.8, FAILS)])
+def test_a_claim_holds_if_it_does_in_each_training(last: float, said: str) -> None:
+    claim = Claim("a", "ablated_equal", ("ablated_real",), than="ablated_frozen", metric="swd_2")
+    measured = {
+        f"{name}_{seed}": {"ablated_real": {"row": numbers(3, swd)}}
+        for name, values in (("ablated_equal", (0.3, 0.4, last)), ("ablated_frozen", (0.6,) * 3))
+        for seed, swd in enumerate(values)
+    }
+    assert page.judged(claim, PHOTOGRAPHS, measured)["verdict"] == said
+    rows = {name: page.means(tables)["ablated_real"] for name, tables in measured.items()}
+    pooled = page._pooled([rows[f"ablated_equal_{seed}"] for seed in range(3)])
+    spread = max(0.4, last) - 0.3
+    assert pooled["row"]["swd_2"] == pytest.approx([0.07 + (0.7 + last) / 3, spread / 2])
+
+
 @pytest.mark.parametrize(
     ("old", "new", "named"),
     [
@@ -130,9 +145,11 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(command, "NOTES", tmp_path)
     runs = list[list[str]]()
 
+    code = 0
+
     def run(words: list[str], **_: Any) -> Any:
         runs.append(words[2:])
-        return type("Done", (), {"returncode": 0})()
+        return type("Done", (), {"returncode": code})()
 
     monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr(command, "commit", lambda: "abc")
@@ -140,8 +157,13 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
     first = command._run(training.name, training.command, [])
     assert command._run(training.name, training.command, []) == first
     changed = replace(training, options=("--seed_everything", "1"))
+    code = 1  # it is cut off, and goes on
+    with pytest.raises(RuntimeError, match="ended with 1"):
+        command._run(changed.name, changed.command, [])
+    code = 0
     command._run(changed.name, changed.command, [])
-    assert runs == [training.command, [*changed.command, "--run.overwrite", "true"]]
+    afresh = [*changed.command, "--run.overwrite", "true"]
+    assert runs == [training.command, afresh, changed.command]
     assert json.loads((tmp_path / "fit_regression.json").read_text())["digest"] != first["digest"]
 
 
