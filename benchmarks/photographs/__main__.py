@@ -141,7 +141,7 @@ def _run(name: str, command: list[str], needed: Sequence[Training]) -> Note:
         return before
     # A training that was cut off goes on.
     afresh = ["--run.overwrite", "true"] if verb == "fit" and before and not same else []
-    note = {
+    note: Note = {
         "digest": digest,
         "command": shlex.join(["python", "main.py", *command]),
         "commit": commit(),
