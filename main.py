@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 from collections.abc import Sequence
@@ -83,6 +84,12 @@ def _run_alone(words: Sequence[str]) -> int | None:
     return status
 
 
+def _reader_ended() -> bool:
+    events = select.poll()
+    events.register(sys.stdout.fileno(), 0)  # 0: errors alone
+    return bool(events.poll(0))
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command.
 
@@ -98,8 +105,11 @@ def main(args: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if args is None else args)
     try:
         status = _run_alone(words)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # a service may have none
+            sys.stdout.flush()
     except BrokenPipeError:  # of `main.py list methods | head`
+        if not _reader_ended():  # but of another pipe
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     if status is not None:

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.report import REPOSITORY, machine, parser
-from callbacks.files import commit
+from callbacks.provenance import commit
 
 BSDS = "$ENLARGER_DATA/bsds400"
 PEERS = ("$ENLARGER_PEERS/BasicSR", "$ENLARGER_PEERS/Real-ESRGAN")

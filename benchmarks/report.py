@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from callbacks.files import commit
+from callbacks.provenance import commit
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks/results"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -23,7 +23,6 @@ Stage = Literal["val", "test"]
 MetricProtocol = dict[str, str | int | float | bool | None]  # how a number is computed
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-SHOWN = 5  # images in a message
 
 
 class EvaluationCallback(Callback, ABC):
@@ -111,11 +110,6 @@ def output_image(outputs: Any) -> Tensor:
             'expected {"sr": image}, the image (B, 3, H, W) in [0, 1]'
         )
     return outputs["sr"]
-
-
-def first_of(keys: Sequence[str]) -> str:
-    """Return the first of some names, for a message."""
-    return ", ".join(keys[:SHOWN]) + (", ..." if len(keys) > SHOWN else "")
 
 
 def all_callbacks(trainer: Trainer) -> list[Callback]:

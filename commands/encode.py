@@ -350,7 +350,7 @@ class Encoding:
         images = [range(span.start // count, -(-span.stop // count)) for span in spans]
         loader: Any = DataLoader(
             self.squares,
-            sampler=[*itertools.chain.from_iterable(images)],
+            sampler=itertools.chain.from_iterable(images),  # read once
             batch_size=None,
             num_workers=self.workers,
             collate_fn=_identity,

@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from files.image_profiles import orientation_of, space_of, to_srgb, upright
+from files.images import open_image
 from files.paths import list_images
-from files.png_text import open_image
 
 log = logging.getLogger(__name__)
 

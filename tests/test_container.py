@@ -9,7 +9,7 @@ import tomllib
 
 import pytest
 
-from callbacks.files import commit
+from callbacks.provenance import commit
 from tests.conftest import REPO
 
 DOCKERFILE = (REPO / "Dockerfile").read_text()

@@ -41,7 +41,7 @@ from benchmarks.photographs.table import (
     texts,
 )
 from benchmarks.report import REPOSITORY
-from callbacks.files import commit
+from callbacks.provenance import commit
 from callbacks.results.files import load_results
 from commands.run.files import FOLDER, best_or_newest, fingerprint
 from files.owned import write_whole
@@ -141,7 +141,7 @@ def _run(name: str, command: list[str], needed: Sequence[Training]) -> Note:
         return before
     # A training that was cut off goes on.
     afresh = ["--run.overwrite", "true"] if verb == "fit" and before and not same else []
-    note = {
+    note: Note = {
         "digest": digest,
         "command": shlex.join(["python", "main.py", *command]),
         "commit": commit(),

@@ -53,7 +53,7 @@ from lightning_modules.noise import Noise
 
 ROWS = ("one pass", "no cache")
 SIDE, KNOWN = 256, 7
-WIDTH, DEPTH, HEADS = 3584, 40, 28
+DEPTH, HEADS = 40, 28
 VAE = (128, 256, 512, 512)
 
 

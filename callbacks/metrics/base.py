@@ -35,7 +35,6 @@ from callbacks.evaluation import (
     all_callbacks,
     are_finite,
     evaluated_datasets,
-    first_of,
     gather_on_first,
     nan_where_not_finite,
     on_all,
@@ -45,6 +44,7 @@ from callbacks.evaluation import (
 from degradations.base import ieee_float32
 from degradations.bicubic import resize
 from files.numbers import PositiveInt
+from files.words import first_of
 
 if TYPE_CHECKING:
     from files.batch import Batch
@@ -84,7 +84,7 @@ def warn_of_small(metric: str, dataset: str, small: Mapping[str, str], kept: int
     window = " or ".join(dict.fromkeys(small.values()))
     message = "%s of %s: %d of %d images are smaller than %s and left out, so %s: %s"
     log.warning(
-        message, metric, dataset, len(small), len(small) + kept, window, left, first_of([*small])
+        message, metric, dataset, len(small), len(small) + kept, window, left, first_of(small)
     )
 
 

@@ -88,8 +88,11 @@ class TorchMetric(ImageMetric):
     def load(self) -> None:
         """Construct the metric, without global random numbers."""
         with self._enclosed():
-            # No collective operation within a step: the numbers are gathered at the end.
-            self.metric = self.kind(**self.arguments | {"sync_on_compute": False}).eval()
+            self.metric = self.kind(**self.arguments).eval()
+        # No collective operation within a step, also of metrics in it: numbers are gathered later.
+        for part in self.metric.modules():
+            if isinstance(part, torchmetrics.Metric):
+                part.distributed_available_fn = lambda: False
 
     def protocol(self) -> MetricProtocol:
         """Return class and version, arguments, inputs, colour, rounding and range."""

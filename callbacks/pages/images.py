@@ -27,8 +27,8 @@ from torch.nn import functional
 from callbacks.pages.render import Figure, Tile, render_page
 from degradations.images import read_levels
 from files.image_profiles import orientation_of
+from files.images import of_any_size, open_image
 from files.owned import remove_file, whole_file, write_whole
-from files.png_text import of_any_size, open_image
 from files.video import read_frame
 
 TEMPLATE = Path(__file__).parent / "images.html.j2"

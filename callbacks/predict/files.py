@@ -23,8 +23,8 @@ from torch import Tensor
 
 from degradations.bicubic import resize
 from files.colours import GREY, fitted
+from files.images import png_chunk
 from files.owned import Known, whole_file, whole_folder
-from files.png_text import png_chunk
 
 Format = Literal["png", "jpg", "webp", "tiff"]
 SPELLED: dict[str, Format] = {"jpeg": "jpg", "tif": "tiff"}  # other names of these

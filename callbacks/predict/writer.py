@@ -19,7 +19,6 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.evaluation import output_image, predicted_dataset
-from callbacks.files import commit
 from callbacks.predict.files import (
     EIGHT_BIT,
     OPAQUE,
@@ -47,6 +46,7 @@ from callbacks.predict.predictions import (
     options_of,
 )
 from callbacks.predict.videos import Codec, VideoSettings, VideoWriter
+from callbacks.provenance import commit
 from files.class_path import class_path
 from files.method import method_of
 from files.numbers import NonNegativeInt, PositiveInt

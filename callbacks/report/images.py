@@ -23,8 +23,8 @@ from PIL import Image
 from torch import Tensor
 
 from callbacks.evaluation import MetricProtocol
-from callbacks.files import Provenance
 from callbacks.pages.images import most_detailed
+from callbacks.provenance import Provenance
 from callbacks.results.files import set_aside, storable
 from degradations.bicubic import resize
 from files.owned import remove_file, whole_file, write_whole

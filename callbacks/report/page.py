@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from callbacks.evaluation import MetricProtocol
-from callbacks.files import Provenance
 from callbacks.pages.render import Figure, Tile, embedded, render_page
+from callbacks.provenance import Provenance
 from callbacks.report.images import Evaluation, ReportImage
 from callbacks.report.runs import Curve, Run, setting
 from callbacks.results.files import (

@@ -28,8 +28,8 @@ from callbacks.evaluation import (
     evaluated_datasets,
     gather_on_first,
 )
-from callbacks.files import Provenance, provenance
 from callbacks.metrics.base import ImageMetric
+from callbacks.provenance import Provenance, provenance
 from callbacks.report.images import (
     Evaluation,
     ImageStore,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from callbacks.files import Provenance
+from callbacks.provenance import Provenance
 from callbacks.report.images import FOLDER, INDEX, Evaluation, load_index
 from callbacks.report.scalar_record import FILE as RECORD
 from callbacks.report.scalar_record import read_record

@@ -41,6 +41,7 @@ from callbacks.results.files import (
     load_results,
     shown_value,
 )
+from files.words import first_of
 
 FEWEST = 5  # images: fewer have too few different resamples for an interval of 95 %
 _TOGETHER = 4_000_000  # indices drawn at a time: 32 MB
@@ -244,7 +245,7 @@ def compare(
     for run in (a, b):
         if not any(asked.wants(result) for result in run.results):
             there = dict.fromkeys(f"{r['metric']} on {r['dataset']}" for r in run.results)
-            raise ValueError(f"{run.name} has nothing that was asked for; it has {_some(there)}")
+            raise ValueError(f"{run.name} has nothing that was asked for; it has {first_of(there)}")
     images = a.images(), b.images()
     found: list[Comparison] = []
     left_out: list[str] = []
@@ -260,7 +261,7 @@ def compare(
         if unlike:
             left_out.append(
                 f"{_place(first)}: {len(unlike)} of {len(common)} images are left out, because "
-                f"{a.name} and {b.name} have other pixels under their names: {_some(unlike)}"
+                f"{a.name} and {b.name} have other pixels under their names: {first_of(unlike)}"
             )
             if unlike == common:
                 continue
@@ -359,12 +360,12 @@ def _compared(
     if bad and finite.any() and not (math.isnan(a["value"]) or math.isnan(b["value"])):
         notes.append(
             f"{len(bad)} of {len(keys)} images are left out: their number is not finite in A or B: "
-            f"{_some(_with_values(bad, first, second))}"
+            f"{first_of(_with_values(bad, first, second))}"
         )
         values = values[finite]
         a, b = _on_part(a, values[:, 0]), _on_part(b, values[:, 1])
     elif bad:
-        notes.append(f"{len(bad)} of {len(keys)} images have no finite number: {_some(bad)}")
+        notes.append(f"{len(bad)} of {len(keys)} images have no finite number: {first_of(bad)}")
         return Comparison(a, b, None, NO_INTERVAL, notes)
     if len(values) < FEWEST:
         notes.append(f"{len(values)} images are too few: an interval takes {FEWEST} or more")
@@ -409,12 +410,6 @@ def _on_part(result: Result, values: NDArray[np.float64]) -> Result:
 
 def _place(result: Result) -> str:
     return f"{result['metric']} on {result['dataset']} x{result['scale']:g}"
-
-
-def _some(names: Sequence[str] | dict[str, None], count: int = 5) -> str:
-    listed = list(names)
-    rest = f" and {len(listed) - count} more" if len(listed) > count else ""
-    return ", ".join(listed[:count]) + rest
 
 
 def table(a: str, b: str, comparisons: Sequence[Comparison]) -> Table:

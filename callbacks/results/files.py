@@ -16,15 +16,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from callbacks.evaluation import MetricProtocol
-from callbacks.files import Provenance, provenance
 from callbacks.metrics.base import ImageMetric, Metric, Record
+from callbacks.provenance import Provenance, provenance
 from degradations.draws import GAMMA
 from degradations.stages.noise import mixed, signed
 from files.method import Method
 from files.owned import move_aside, write_whole
 
 log = logging.getLogger(__name__)
-RESULTS, FILENAME = "results.json", "images.json"
+RESULTS, IMAGES = "results.json", "images.json"
 LOCK = ".results.lock"
 PATIENCE = 60.0  # seconds to wait for other writers, which take far less than one
 _UNLOCKED: set[Path] = set()  # runs that could not be locked
@@ -311,7 +311,7 @@ def load_images(run: str | Path) -> list[ImageNumbers]:
         FileNotFoundError: If there is no ``images.json``.
         ValueError: If it is damaged, or a folder.
     """
-    path = Path(run, FILENAME)
+    path = Path(run, IMAGES)
     if not path.exists():
         raise FileNotFoundError(
             f"there is no {path}: run test (or validate) again with this version, which writes it"
@@ -345,7 +345,7 @@ def write_images(run: Path, images: list[ImageNumbers]) -> None:
         )
         for numbers in images
     ]
-    write_whole(run / FILENAME, '{"images": [\n' + ",\n".join(lines) + "\n]}\n")
+    write_whole(run / IMAGES, '{"images": [\n' + ",\n".join(lines) + "\n]}\n")
 
 
 def update_images(run: Path, new: list[ImageNumbers]) -> None:
@@ -358,11 +358,11 @@ def update_images(run: Path, new: list[ImageNumbers]) -> None:
         new: The numbers of an evaluation.
     """
     old: list[ImageNumbers] = []
-    if (run / FILENAME).exists():
+    if (run / IMAGES).exists():
         try:
             old = load_images(run)
         except ValueError as error:
-            log.warning("%s; it was moved to %s", error, set_aside(run / FILENAME))
+            log.warning("%s; it was moved to %s", error, set_aside(run / IMAGES))
     _warn_of_other_images(old, new)
     write_images(run, merge_images(old, new))
 

@@ -67,6 +67,8 @@ def _refuse_encoding(key: str, value: str) -> None:
             read_text(value)
         except UnicodeDecodeError as error:  # some editors write other encodings
             raise ConfigurationError(f"{value} is not UTF-8 text: save it so") from error
+        except OSError:  # the parser has a sentence
+            return
 
 
 def refuse_missing_run(words: Sequence[str]) -> None:

@@ -26,15 +26,15 @@ from lightning.pytorch.strategies import ParallelStrategy
 from torch.distributed import Store  # type: ignore[attr-defined]
 
 from callbacks.evaluation import FailedElsewhereError
-from commands.distributed.preflight import Facts, differences, gather, open_store
+from commands.distributed.preflight import SHOWN, Facts, differences, gather, open_store
 from commands.errors import ConfigurationError, RepeatedError, TemporaryError
 from commands.signals import Signals
+from files.words import first_of
 
 LOST = 75  # exit status after another process was lost: EX_TEMPFAIL, start again
 GRACE = 5.0  # seconds in which a process may still end by itself after another one failed
 TOGETHER = 2.0  # seconds within which processes fail for the same reason
 FAILED, SIGNAL = "failed", "signal"  # keys of the first failure and of a signal in the store
-SHOWN = 8  # ranks in a message
 
 
 class Heartbeat:
@@ -183,7 +183,7 @@ class Heartbeat:
             return None
         oldest = now - min(self._seen[rank] for rank in gone)
         step = max(self._last[rank].get("step", 0) for rank in gone)
-        names = _listed([self._name(rank) for rank in gone])
+        names = first_of(map(self._name, gone), SHOWN)
         return f"no heartbeat of {names} for {oldest:.0f} s, last at step {step}", LOST
 
     def _name(self, rank: int) -> str:
@@ -192,11 +192,6 @@ class Heartbeat:
 
 def _key(rank: int) -> str:
     return f"alive/{rank}"
-
-
-def _listed(parts: list[str]) -> str:
-    more = f" and {len(parts) - SHOWN} more" if len(parts) > SHOWN else ""
-    return ", ".join(parts[:SHOWN]) + more
 
 
 class Ranks:

@@ -15,7 +15,7 @@ import socket
 import sys
 import sysconfig
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,10 @@ from torch.distributed.rendezvous import rendezvous
 
 from commands.arguments.saved_config import flat
 from commands.errors import TemporaryError
+from files.words import first_of
 
 POLL = 0.5  # seconds between two checks for missing processes
+SHOWN = 8  # ranks in a message
 Facts = dict[str, Any]
 
 
@@ -98,9 +100,10 @@ def gather(
             if not missing:
                 break
             if time.monotonic() > deadline:
+                names = first_of((f"rank {r}" for r in sorted(missing)), SHOWN)
                 raise TemporaryError(
                     f"rank {rank} on {host} waited {limit:g} s for all {world} processes at "
-                    f"{name!r}, but {_ranks(missing)} did not answer: look at their output, or "
+                    f"{name!r}, but {names} did not answer: look at their output, or "
                     "raise run.preflight_minutes if they are only slow"
                 )
             time.sleep(POLL)
@@ -110,12 +113,6 @@ def gather(
             f"rank {rank} on {host} lost the shared store ({_first_line(error)}): the process on "
             "the first node ended, or the network failed"
         ) from error
-
-
-def _ranks(ranks: Iterable[int]) -> str:
-    named = [str(rank) for rank in sorted(ranks)]
-    more = f" and {len(named) - 8} more" if len(named) > 8 else ""
-    return f"rank{'s' if len(named) > 1 else ''} {', '.join(named[:8])}{more}"
 
 
 def _first_line(error: Exception) -> str:

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from callbacks.files import commit
+from callbacks.provenance import commit
 from callbacks.results.files import made_by
 from callbacks.weights import digest_of
 from files.class_path import class_path

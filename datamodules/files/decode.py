@@ -41,10 +41,11 @@ from datamodules.files.deep import (
 from datamodules.files.exif import tiff_exif
 from files.colours import GREY, describe
 from files.image_profiles import image_of, orientation_of, space_of, to_srgb, upright
+from files.images import MORE, TEXTS, open_image
 from files.paths import FORMATS as KNOWN
 from files.paths import open_regular, read_bytes
-from files.png_text import MORE, PROFILES, TEXTS, open_image
 
+PROFILES = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # texts with EXIF or XMP
 ANCILLARY = 32  # this bit of a chunk's name marks chunks that decoding does not need
 _chunk = struct.Struct(">I4s").unpack_from
 _checksum = struct.Struct(">I").unpack_from

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules.files import jpeg
-from files.png_text import TEXTS
+from files.images import TEXTS
 
 TOP = 65535
 

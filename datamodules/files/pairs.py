@@ -11,8 +11,8 @@ from itertools import pairwise
 from typing import TypeVar
 
 from datamodules.files.decode import UnreadableImage
+from files.words import first_of
 
-SHOWN = 5  # names in a message; the others are counted
 MEASURED = 20  # groups of images that are compared by size
 T = TypeVar("T")
 
@@ -52,9 +52,9 @@ def match(
     if missing or extra:
         problems = []
         if missing:
-            problems.append(f"{len(missing)} of {names[0]} have no LR: {shown(missing)}")
+            problems.append(f"{len(missing)} of {names[0]} have no LR: {first_of(missing)}")
         if extra:
-            problems.append(f"{len(extra)} of {names[1]} have no HR: {shown(extra)}")
+            problems.append(f"{len(extra)} of {names[1]} have no HR: {first_of(extra)}")
         suffix = f" followed by {lr_suffix!r}" if lr_suffix else ""
         raise ValueError(
             f"names of HR and LR do not match. {'; '.join(problems)}. An LR image has the name "
@@ -125,9 +125,3 @@ def _scene(key: str) -> str:
     """Return a name without the words that only HR or LR images have."""
     text = unicodedata.normalize("NFC", key).casefold()
     return _BETWEEN.sub(" ", _MARKS.sub(" ", text)).strip()
-
-
-def shown(names: list[str]) -> str:
-    """Return the first names of a list, and how many more there are."""
-    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + rest

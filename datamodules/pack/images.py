@@ -19,7 +19,7 @@ from datamodules.files.decode import FORMATS, DecodedImage, UnreadableImage, dec
 from datamodules.files.pairs import misfit
 from datamodules.files.roles import Roles, roles_of
 from datamodules.pack.places import Entry
-from files.png_text import open_image, png_chunk
+from files.images import open_image, png_chunk
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 Planes = list[Pixels]  # colours (H, W, 3), and alpha (H, W) if present

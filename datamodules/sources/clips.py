@@ -40,10 +40,10 @@ from degradations.base import cut_size
 from degradations.draws import seed_of
 from files.numbers import PositiveFloat, PositiveInt
 from files.paths import expand_path, image_key, list_images
+from files.words import first_of
 
 log = logging.getLogger(__name__)
 Frames = NDArray[np.uint8]  # (T, H, W, 3)
-SHOWN = 3  # clips in a message
 
 
 class ClipSource(Source):
@@ -144,10 +144,10 @@ class RecordedClips(ClipSource):
             ValueError: If all are too short.
         """
         few = {key: count for key, count in counts.items() if count < self.span}
-        shown = ", ".join(f"{key} {count}" for key, count in list(few.items())[:SHOWN])
+        shown = first_of((f"{key} {count}" for key, count in few.items()), 3)
         what = (
             f"{len(few)} of {len(counts)} clips have fewer than the {self.span} frames that frames "
-            f"{self.frames} and stride {self.stride} span ({shown}{', ...' * (len(few) > SHOWN)})"
+            f"{self.frames} and stride {self.stride} span ({shown})"
         )
         if len(few) == len(counts):
             raise ValueError(f"{type(self).__name__}: {what}: lower frames or stride")

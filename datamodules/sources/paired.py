@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.files.decode import UnreadableImage, read_image, read_size
-from datamodules.files.pairs import match, misfit, shown, with_scale
+from datamodules.files.pairs import match, misfit, with_scale
 from datamodules.source import Sample, Source
 from files.paths import by_key, expand_path, image_key, list_images
+from files.words import first_of
 
 
 def _images(root: Path, kind: str) -> dict[str, Path]:
@@ -65,8 +66,8 @@ class Paired(Source):
                     wrong.append(f"{key} ({problem})")
         if wrong:
             raise ValueError(
-                f"{len(wrong)} pairs of HR and LR do not fit scale {scale:g}: {shown(wrong)}. Set "
-                "data.init_args.scale to the scale of these folders"
+                f"{len(wrong)} pairs of HR and LR do not fit scale {scale:g}: {first_of(wrong)}. "
+                "Set data.init_args.scale to the scale of these folders"
             )
 
     @property

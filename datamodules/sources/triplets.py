@@ -14,10 +14,10 @@ from typing import Any, cast
 import numpy as np
 
 from datamodules.files.decode import UnreadableImage, read_image
-from datamodules.files.pairs import SHOWN
 from datamodules.samples import Images, SampleDraws, TrainingImages
 from datamodules.source import Sample, Source
 from files.paths import expand_path, image_key, list_images, read_bytes, walk
+from files.words import first_of
 
 PARTS = ("ref", "p0", "p1")
 
@@ -123,10 +123,9 @@ def _triplets_in(folder: Path) -> dict[str, dict[str, Path]]:
     names = sorted(set().union(*parts.values()))
     torn = [name for name in names if any(name not in files for files in parts.values())]
     if torn:
-        rest = f" and {len(torn) - SHOWN} more" if len(torn) > SHOWN else ""
         raise ValueError(
             f"{len(torn)} triplets of {folder} are not in all of ref, p0, p1 and judge: "
-            f"{', '.join(torn[:SHOWN])}{rest}: unpack the data set again"
+            f"{first_of(torn)}: unpack the data set again"
         )
     return {name: {part: files[name] for part, files in parts.items()} for name in names}
 

@@ -28,9 +28,9 @@ from degradations.images import as_image, cropped, find_images, read_image
 from degradations.tools.configure import degradation_of
 from degradations.tools.preview import add_config_argument, positive
 from files.class_path import class_path
+from files.images import open_image
 from files.owned import whole_file
 from files.paths import by_key, image_key, open_regular
-from files.png_text import open_image
 
 log = logging.getLogger(__name__)
 Members = dict[str, bytes]  # suffix: content

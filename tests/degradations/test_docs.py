@@ -8,7 +8,6 @@ import re
 
 import kornia.augmentation
 import pytest
-import torch
 import yaml
 
 import degradations
@@ -16,7 +15,6 @@ from degradations.base import Stage
 from degradations.tools.configure import degradation_of
 from tests.conftest import REPO
 
-HR, SEEDS = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)), torch.arange(4)
 TEXT = (REPO / "docs" / "degradations.md").read_text()
 BLOCKS = dict(re.findall(r"```yaml\n# (\S+)\n(.*?)```", TEXT, re.DOTALL))
 

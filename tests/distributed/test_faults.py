@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from benchmarks.report import machine
-from callbacks.files import commit
+from callbacks.provenance import commit
 from commands.distributed.heartbeat import LOST
 from tests.conftest import REPO
 from tests.distributed.network import Network, Process, network, wait_until

@@ -15,7 +15,7 @@ from PIL import Image, ImageCms
 
 from datamodules.files.decode import decode
 from degradations.images import read_image
-from files.png_text import png_chunk
+from files.images import png_chunk
 from tests.datamodules.profiles import WIDE, rgb_profile, srgb_of_grey, srgb_of_rgb, srgb_of_xyz
 
 RGB = np.random.default_rng(0).integers(20, 256, (6, 8, 3), dtype=np.uint8)

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.linalg import sqrtm
 from torch import Tensor
-from torch.utils.data import Dataset
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torchmetrics.image.fid import _compute_fid
@@ -77,22 +76,6 @@ def test_clean_fids_resize_is_pillows_in_float(size: tuple[int, int]) -> None:
 
 
 # ---------------------------------------------------------------------- against the libraries
-
-
-class Tensors(Dataset[Tensor]):
-    def __init__(self, images: Tensor) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.images[index]
-
-
-def two_sets(n: int = 6, m: int = 6) -> tuple[Tensor, Tensor]:
-    """Noise of two brightnesses, uint8."""
-    return pixels(n=n), (pixels(n=m + 1)[1:].float() * 0.8).to(torch.uint8)
 
 
 def test_the_network_is_torch_fidelitys(inception: Path) -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import Dataset
 from torch_fidelity import calculate_metrics
 
 from callbacks.metrics.fid import FID, KID, Inception, kernel_distance, polynomial_mmd
-from tests.callbacks.metrics.test_fid import Tensors, gaussian, two_sets
+from tests.callbacks.metrics.test_fid import gaussian, pixels
 from tests.callbacks.random_inception import inception, inception_file, small_inception
 from tests.callbacks.tiny import Images, Tiny, loader, trainer
 from tests.quick import quick
@@ -56,9 +57,20 @@ def ours(metric: KID, sr: torch.Tensor, hr: torch.Tensor) -> dict[str, float]:
     return metric.distances(*found)
 
 
+class Tensors(Dataset[torch.Tensor]):
+    def __init__(self, images: torch.Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.images[index]
+
+
 @pytest.mark.slow
 def test_kid_is_torch_fidelitys_with_the_same_subsets(inception: Path) -> None:
-    sr, hr = two_sets(6, 7)
+    sr, hr = pixels(n=6), (pixels(n=8)[1:] * 0.8).to(torch.uint8)
     theirs = calculate_metrics(
         input1=Tensors(sr),
         input2=Tensors(hr),

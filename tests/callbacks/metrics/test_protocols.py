@@ -11,7 +11,6 @@ import yaml
 from callbacks.metrics.base import Metric
 
 FOLDER = Path(__file__).parents[3] / "configs/callbacks"
-LIBRARIES = ("clean-fid", "torch-fidelity")
 
 
 def preset(name: str) -> list[Metric]:
@@ -45,5 +44,5 @@ def test_what_the_papers_say() -> None:
     assert all(m.needs_hr is False for m in cascade)
     assert cascade[0].protocol()["preset"] == "clean-fid"
     assert str(cascade[2].protocol()["crops"]).startswith("3 of 299x299")
-    for name in LIBRARIES:
+    for name in ("clean-fid", "torch-fidelity"):
         assert {p["preset"] for p in protocols(name).values()} == {name}

@@ -65,6 +65,34 @@ def values_of(tmp_path: Path, *metrics: Any, batch_size: int = 2, n: int = 7) ->
     return [record["value"] for metric in metrics for record in metric.records]
 
 
+class Half(torchmetrics.Metric):
+    """Half of PSNR, by a metric in it."""
+
+    higher_is_better = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = PSNR()
+
+    def update(self, sr: Tensor, hr: Tensor) -> None:
+        self.inner.update(sr, hr)
+
+    def compute(self) -> Tensor:
+        value: Tensor = self.inner.compute()
+        return value / 2
+
+
+def test_no_metric_waits_for_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also none within another: processes have different numbers of images."""
+    monkeypatch.setattr("torchmetrics.metric.jit_distributed_available", lambda: True)
+    sr, hr = outputs(1)
+    batch: Any = {"key": ["a"]}
+    whole, half = TorchMetric(PSNR), TorchMetric(Half)
+    for metric in (whole, half):
+        metric.load()
+    assert half.compute(sr, hr, batch) == whole.compute(sr, hr, batch) / 2
+
+
 # ---------------------------------------------------------------------------------- as the library
 
 

@@ -79,10 +79,6 @@ def share(page: Browser, color: tuple[int, int, int]) -> float:
     return float((np.abs(row - color).max(1) < 40).mean())
 
 
-def text(page: Browser, selector: str) -> str:
-    return page.run("return document.querySelector(arguments[0]).textContent", selector)
-
-
 def transforms(page: Browser) -> list[str]:
     """Return the zoom of each image, and its offset relative to its size."""
     script = """

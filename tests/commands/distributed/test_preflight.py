@@ -109,7 +109,7 @@ def test_all_hear_all(store: TCPStore) -> None:
 def test_who_does_not_come_is_named(store: TCPStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meeting, "POLL", 0.01)
     store.set("start/2", "{}")
-    with pytest.raises(TemporaryError, match="ranks 0, 3 did not answer: look at") as caught:
+    with pytest.raises(TemporaryError, match="rank 0, rank 3 did not answer: look at") as caught:
         gather(store, "start", 1, 4, {}, 0.1)
     assert caught.value.status == 75
     assert "run.preflight_minutes" in str(caught.value)

@@ -1,4 +1,4 @@
-"""Open images: their colours, the page of a TIFF, and the text chunks of PNGs."""
+"""Open images: their colours, the page of a TIFF, and the chunks of PNGs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from PIL import Image, PngImagePlugin
 from files.colours import code_points_of, describe
 from files.paths import FORMATS, open_regular
 
-TEXTS = (b"tEXt", b"zTXt", b"iTXt")
-PROFILES = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # texts with EXIF or XMP
+TEXTS = (b"tEXt", b"zTXt", b"iTXt")  # chunks of a PNG
 # Bytes of a text, or of a colour profile, that a PNG may hold: some programs store workflows and
 # editing histories there. Pillow refuses a file with more than a megabyte in one of them.
 MAX_TEXT = 64 << 20
