@@ -155,7 +155,7 @@ class LPIPS(WeightsMetric, ImageMetric):
     Examples:
         >>> from callbacks import LPIPS
         >>> from lightning.pytorch import Trainer
-        >>> trainer = Trainer(callbacks=[LPIPS("alex", every_n=5)])  # in each fifth validation
+        >>> trainer = Trainer(callbacks=[LPIPS("alex")])
     """
 
     name = "lpips"
