@@ -65,20 +65,20 @@ ROWS = (
     Row(
         "degradation",
         f"{SPEED}.degradation $ENLARGER_PEERS --device cuda --draws 60 --usm-draws 15",
-        130.0,
+        120.0,
         PEERS,
         "$ENLARGER_PEERS --device cuda --draws 2 --usm-draws 1",
     ),
     Row(
         "training of ResShift",
-        f"{SPEED}.training --only ResShift --device cuda --profile --limit 110",
-        120.0,
+        f"{SPEED}.training --only ResShift --device cuda --profile --limit 100",
+        110.0,
         ("$ENLARGER_WEIGHTS/taef2_encoder.pth",),
     ),
     Row(
         "training, compiled",
-        f"{SPEED}.training --only ResShift-compiled --device cuda --profile --limit 140",
-        150.0,
+        f"{SPEED}.training --only ResShift-compiled --device cuda --profile --limit 120",
+        130.0,
         ("$ENLARGER_WEIGHTS/taef2_encoder.pth",),
     ),
     Row(
