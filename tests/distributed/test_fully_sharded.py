@@ -43,8 +43,7 @@ MAPPER = """
     class_path: lightning_modules.Transformation
     init_args: {bits: 4, size: [2, 2], grids: [[1, 1], [2, 2]], branches: [[16, 1, 2], [16, 1, 2]]}
 """
-STAGE_ONE = f"class_path: lightning_modules.NSARMStageOne\ninit_args:{SPACE}{MAPPER}"
-BOTH = f"{STAGE_ONE}{TRANSFORMER}"
+BOTH = f"class_path: lightning_modules.NSARM\ninit_args:{SPACE}{MAPPER}{TRANSFORMER}"
 METRIC = "[callbacks.PSNR]"  # and no EMA, which needs whole parameters
 
 

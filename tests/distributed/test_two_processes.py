@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 
 from tests.conftest import REPO
 
@@ -61,30 +61,6 @@ def test_one_image_for_two_processes(tiny: Path, enlarger: Callable[..., None]) 
     assert both.keys() == alone.keys()
     for name in both:
         torch.testing.assert_close(both[name], alone[name], rtol=0, atol=1e-6)
-
-
-class NotesRates(Callback):
-    """Write the learning rate of each epoch into a file of this process."""
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        with Path(f"rates{trainer.global_rank}.txt").open("a") as file:
-            file.write(f"{trainer.optimizers[0].param_groups[0]['lr']}\n")
-
-
-@pytest.mark.slow
-@pytest.mark.distributed
-def test_a_schedule_that_monitors_the_loss_is_one_for_both(tiny: Path) -> None:
-    """Each process logs the loss on its own crops; it may be a new best for one process only."""
-    schedule = """{class_path: lightning.pytorch.cli.ReduceLROnPlateau, init_args: {
-        monitor: train/loss, patience: 0, threshold: 0.1}}"""
-    torchrun(
-        *("fit", "--config", "tiny.yaml", "--trainer.max_steps", 60),
-        *("--data.init_args.val", "null", "--model.init_args.lr_scheduler", schedule),
-        *("--trainer.callbacks+", f"{__name__}.NotesRates"),
-    )
-    one, other = (Path(f"rates{rank}.txt").read_text().split() for rank in (0, 1))
-    assert one == other
-    assert len(set(one)) > 1
 
 
 def by_srun(
