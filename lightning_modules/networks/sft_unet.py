@@ -132,12 +132,21 @@ class SFTUNet(Running):
             features: (B, features, h, w) of the LR image, or None.
             lr_size: (h, w) of the stage's input.
             noise_level: (B,) standard deviation of the noise on the stage's input; 0 by default.
+
+        Raises:
+            ValueError: If the features are not as many as it was made for.
         """
         size = x.shape[-2], x.shape[-1]
         embedded = self._embedded(t, size, lr_size, noise_level, x.dtype)
         inputs = [_as_patches(x, self.patch), _as_patches(base, self.patch)]
         places = inputs[0].shape[-2], inputs[0].shape[-1]
         if self.reduce is not None:
+            count = 0 if features is None else features.shape[1]
+            if features is None or count != self.reduce.in_channels:
+                raise ValueError(
+                    f"SFTUNet was made for {self.reduce.in_channels} channels of LR features and "
+                    f"got {count}: set its argument features to that"
+                )
             inputs.append(_spread(self.reduce(features), size, places, self.patch))
         maps = self._maps(size, lr_size, embedded, x)
         x = self.first(torch.cat(inputs, 1))
