@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+
+if TYPE_CHECKING:
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +26,7 @@ class Events:
         writer: TensorBoard's own writer.
     """
 
-    def __init__(self, writer: Any) -> None:
+    def __init__(self, writer: EventFileWriter) -> None:
         self._writer, self._failed = writer, False
 
     def add_event(self, event: Any) -> None:

@@ -241,7 +241,7 @@ class PerImage(Wrapper):
         return self.source.path(index // self.per_image)
 
     def image(self, index: int, side: int) -> Sample:
-        """Return the image of which the sample ``keys[index]`` is a part.
+        """Return the image that the sample ``keys[index]`` is cut from.
 
         Args:
             index: Number of the sample.

@@ -166,10 +166,11 @@ def _cell(numbers: dict[str, list[float]], metric: str) -> str:
 
 
 def _claims(table: Table, claims: list[dict[str, Any]]) -> str:
-    lines = []
-    for claim in (claim for claim in claims if claim["verdict"] != UNKNOWN):
-        weakest = min(claim["parts"], key=lambda part: part["sure"])
-        lines.append([claim["text"], f"**{claim['verdict']}**", _said(table, weakest)])
+    lines = [
+        [claim["text"], f"**{claim['verdict']}**", _weakest(table, claim["parts"])]
+        for claim in claims
+        if claim["verdict"] != UNKNOWN
+    ]
     kinds = {
         HOLDS: "hold",
         FAILS: "do not",
@@ -181,7 +182,8 @@ def _claims(table: Table, claims: list[dict[str, Any]]) -> str:
     return f"{said}\n\n{_grid(['claim', '', 'its weakest comparison'], lines)}"
 
 
-def _said(table: Table, part: dict[str, Any]) -> str:
+def _weakest(table: Table, parts: list[dict[str, Any]]) -> str:
+    part = min(parts, key=lambda part: part["sure"])
     labels = {row.name: row.label for row in table.rows}
     heading, digits = COLUMNS[part["metric"]]
     number = f"{part['value']:+.{digits}f} ± {part['reach']:.{digits}f}"

@@ -172,10 +172,11 @@ class Table:
         for name, table in self.tables.items():
             _check(filter(None, [table.bicubic, table.regression]), rows, f"table {name!r}")
         _check(self.front, rows, "`front`")
-        rows += [row.repeats for row in self.rows]
+        rows += [row.repeats for row in self.rows if row.repeats]
         for claim in self.claims:
-            _check([claim.row, *filter(None, [claim.than])], rows, f"claim {claim.text!r}")
             _check(claim.tables, self.tables, f"claim {claim.text!r}")
+            against = [claim.than or self.tables[name].regression for name in claim.tables]
+            _check([claim.row, *against], rows, f"claim {claim.text!r}")
 
     def named(self, name: str) -> list[str]:
         """Return the row of a name, or those of its trainings if it has several."""
@@ -282,19 +283,12 @@ def load(path: Path = TABLE) -> Table:
 def _for_each_seed(entry: dict[str, Any], seeds: dict[str, int]) -> list[dict[str, Any]]:
     """Return a training, or a row of it, once for each of the training's seeds."""
     name, of = entry.get("name", ""), entry.get("of", "")
-    if seeds.get(of):
-        return [
-            entry | {"name": f"{name}_{seed}", "of": f"{of}_{seed}", "repeats": name}
-            for seed in range(seeds[of])
-        ]
-    return [
-        entry
-        | {
-            "name": f"{name}_{seed}",
-            "options": [*entry["options"], "--seed_everything", str(seed)],
-        }
-        for seed in range(seeds.get(name, 0))
-    ] or [entry]
+    each = []
+    for seed in range(seeds.get(of or name, 0)):
+        seeded = [*entry["options"], "--seed_everything", str(seed)]
+        own = {"of": f"{of}_{seed}", "repeats": name} if of else {"options": seeded}
+        each.append(entry | own | {"name": f"{name}_{seed}"})
+    return each or [entry]
 
 
 def _check(names: Iterable[str], among: Iterable[str], what: str) -> None:

@@ -107,6 +107,7 @@ def test_a_claim_holds_if_it_does_in_each_training(last: float, said: str) -> No
         ("of: casarbi,", "of: casarbo,", "casarbo"),
         ("regression: regression_real", "regression: regresion", "regresion"),
         ("tables: [real]}", "tables: [reel]}", "reel"),
+        ("tables: [real]}", "tables: [ablated_real]}", "names ''"),  # which has no regression
         ("{name: resshift}", "{name: casarbi}", "casarbi is there twice"),
         ("{name: resshift}", "{nome: resshift}", "nome"),
     ],

@@ -61,9 +61,9 @@ def test_pixels_are_counted_without_a_terminal(caplog, monkeypatch):
     monkeypatch.setattr("lightning_modules.sampling.tiling.bar_options", lambda: bar_options(0))
     caplog.set_level("INFO", logger="files.progress")
     restore_tiled(enlarge, batch_of(40, 50), grid((40, 50), (80, 100), 16, 4), bar=True)
-    told = [record.getMessage() for record in caplog.records]
-    assert len(told) > 12
-    assert told[-1].startswith("image: pixels 8.00k of 8.00k, ")
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) > 12
+    assert lines[-1].startswith("image: pixels 8.00k of 8.00k, ")
 
 
 def test_rounded_windows_are_no_more_than_all_pixels(monkeypatch):
