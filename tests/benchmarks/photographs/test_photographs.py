@@ -108,8 +108,8 @@ def test_a_claim_holds_if_it_does_in_each_training(last: float, said: str) -> No
         ("regression: regression_real", "regression: regresion", "regresion"),
         ("tables: [real]}", "tables: [reel]}", "reel"),
         ("tables: [real]}", "tables: [ablated_real]}", "names ''"),  # which has no regression
-        ("{name: resshift}", "{name: casarbi}", "casarbi is there twice"),
-        ("{name: resshift}", "{nome: resshift}", "nome"),
+        ("{name: regression}", "{name: casarbi}", "casarbi is there twice"),
+        ("{name: regression}", "{nome: regression}", "nome"),
     ],
 )
 def test_a_mistake_in_the_table_is_named(tmp_path: Path, old: str, new: str, named: str) -> None:
@@ -134,11 +134,11 @@ def test_its_commands_are_those_of_main(accepted: Callable[..., None], shipped: 
 
 
 def test_only_what_a_row_needs_and_its_controls() -> None:
-    rows = PHOTOGRAPHS.wanted(["resshift"])
-    assert [row.name for row in rows] == ["bicubic_real", "regression_real", "resshift"]
+    rows = PHOTOGRAPHS.wanted(["real_esrgan"])
+    assert [row.name for row in rows] == ["bicubic_real", "regression_real", "real_esrgan"]
     words = command._commands(PHOTOGRAPHS, rows)
     assert [w[w.index("--run.name") + 1] for w in words] == [
-        *("regression_real", "resshift", "bicubic_real", "regression_real", "resshift")
+        *("regression_real", "real_esrgan", "bicubic_real", "regression_real", "real_esrgan")
     ]
 
 
