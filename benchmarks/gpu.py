@@ -83,11 +83,11 @@ ROWS = (
     ),
     Row(
         "tests",
-        "-m pytest -q -m gpu -n 8 -p no:cacheprovider tests/contracts tests/degradations "
-        "tests/lightning_modules tests/callbacks tests/datamodules",
+        "-m pytest -q -m gpu -n 8 -p no:cacheprovider tests/contracts "
+        "tests/lightning_modules/test_noise.py tests/callbacks/training/test_throughput.py",
         90.0,
     ),
-    Row("InvSR", f"{SPEED}.invsr", 60.0, small="--width 0.01 --side 32 --repeats 1"),
+    Row("InvSR", f"{SPEED}.invsr", 90.0, small="--width 0.01 --side 32 --repeats 1"),
     Row(
         "training of the others",
         f"{SPEED}.training --only CasArbi Real-ESRGAN InvSR --device cuda --profile",

@@ -9,8 +9,8 @@ Each row is a process of its own that makes one image several times: median seco
 its parts (`encode`, `predictor`, `unet`, `decode`), the share of the time in which none of these
 runs, and the most memory that it took, on a CPU with all that was imported; with torch's own choice
 of a kernel for attention, and with the plain one. With one thread, the default, seconds are CPU
-time. Prints JSON, and writes it to benchmarks/results/invsr.json, of a GPU to invsr_cuda.json
-beside it.
+time. After each row prints JSON, and writes it to benchmarks/results/invsr.json, of a GPU to
+invsr_cuda.json beside it.
 """
 
 from __future__ import annotations
@@ -276,25 +276,25 @@ def main() -> None:
 
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
+    device = "cuda" if gpu else "cpu"
     if options.one is not None:
-        device = "cuda" if gpu else "cpu"
         row = measure(Case(**options.one), options.width, options.side, options.repeats, device)
         sys.stdout.write(json.dumps(row))
         return
-    cases = [*CASES, *(ON_GPU if gpu else ())]
-    rows = {case.name: _in_a_process(case, options) for case in cases}
-    sizes = [row.pop("parameters") for row in rows.values()]
     results: dict[str, Any] = {
         "lr": [options.side] * 2,
         "hr": [4 * options.side] * 2,
         "width": options.width,
-        "device": "cuda" if gpu else "cpu",
-        "parameters": sizes[0],
-        "rows": rows,
+        "device": device,
+        "rows": {},
     }
     if not gpu:
         results["not_run"] = {case.name: f"on a GPU alone: {why}" for case, why in ON_GPU.items()}
-    write_report("invsr", results, options.seed, device="cuda" if gpu else "cpu")
+    for case in [*CASES, *(ON_GPU if gpu else ())]:
+        row = _in_a_process(case, options)
+        results["parameters"] = row.pop("parameters")
+        results["rows"][case.name] = row
+        write_report("invsr", results, options.seed, device=device)
 
 
 def _in_a_process(case: Case, options: argparse.Namespace) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from benchmarks.report import REPOSITORY, device, write_report
 
 SETTINGS = "ENLARGER_TRAINING"  # variable with the settings of Measured, as JSON
 COUNTED, WARM = 1, 8  # the batch that is counted; the first that is timed
+PROFILED = 10  # batches at the end, which are not timed
 PEAKS = {"H200": 989.0, "H100": 989.0, "A100": 312.0}  # TFLOP/s of dense bf16
 PHOTOS = (
     "--data datamodules.SRDataModule --data.train datamodules.Photos --data.val null --data.scale 4"
@@ -49,7 +50,8 @@ VAE = (
 # A configuration and what is set beside it: photographs for data, no weights of others.
 ROWS = {
     "ResShift": RESSHIFT,
-    "ResShift-compiled": f"{RESSHIFT} --model.network.compile true",
+    "ResShift-compiled": f"{RESSHIFT} --model.network.compile true "
+    "--degradation.init_args.compile true",
     "CasArbi": f"casarbi --model.base_weights {{runs}}/casarbi_base {PHOTOS} "
     "--data.batch_size 16 --data.crop_size 128",
     "Real-ESRGAN": "realesrgan_x4plus --model.weights null --model.losses "
@@ -89,7 +91,7 @@ class Measured(Callback):
         self.found: dict[str, Any] = {}
         self.modes = (FlopCounterMode(display=False), Operations())
         self.profile = profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU])
-        self.begun = 0.0
+        self.begun = self.taken = 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Name a source of frozen parts with random weights, which methods refuse."""
@@ -100,12 +102,14 @@ class Measured(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Count one step, and time all from ``WARM`` on."""
+        """Count one step, and time all from ``WARM`` on but the last ones."""
         if batch_idx == COUNTED:
             for mode in self.modes:
                 mode.__enter__()
         if batch_idx == WARM:
             self.begun = _now()
+        if batch_idx == trainer.max_steps - PROFILED:
+            self.taken = _now() - self.begun
             if self.settings["profile"]:
                 self.profile.start()
 
@@ -121,7 +125,9 @@ class Measured(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the numbers."""
-        rate = (trainer.max_steps - WARM) / (_now() - self.begun)
+        if self.settings["profile"]:
+            self.profile.stop()
+        rate = (trainer.max_steps - PROFILED - WARM) / self.taken
         flops, operations = self.modes
         tera = flops.get_total_flops() / 1e12
         self.found |= {
@@ -138,11 +144,12 @@ class Measured(Callback):
             self.found["share_of_bf16"] = peak and round(tera * rate / peak, 3)
             self.found["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
         if self.settings["profile"]:
-            self.profile.stop()
             table = self.profile.key_averages()
             unit = "device" if torch.cuda.is_available() else "cpu"
             taken = {row.key: round(getattr(row, f"self_{unit}_time_total")) for row in table}
-            self.found["longest_us"] = dict(sorted(taken.items(), key=lambda kv: -kv[1])[:10])
+            longest = sorted(taken.items(), key=lambda kv: -kv[1])[:10]
+            self.found["us_a_step"] = round(sum(taken.values()) / PROFILED)
+            self.found["longest_us_a_step"] = {key: us // PROFILED for key, us in longest}
         Path(self.settings["out"]).write_text(json.dumps(self.found), encoding="utf-8")
 
 
