@@ -6,7 +6,6 @@ A plain ``tensor.to("cuda")`` waits until everything queued on the device is don
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -32,20 +31,22 @@ def tensor_like(values: Sequence[float], like: Tensor) -> Tensor:
 
 
 def constant(make: Callable[[], Tensor]) -> Callable[[torch.device], Tensor]:
-    """Return a function that copies a tensor to a device once, and is a constant where compiled.
+    """Return a function that copies a tensor to a device once.
+
+    What is compiled finds the copy there, if the function was called before.
 
     Args:
         make: Makes the tensor on the CPU.
     """
+    copies: dict[torch.device, Tensor] = {}
 
-    @functools.cache
-    def copied(device: torch.device) -> Tensor:
-        return copy_to(make(), device)
-
-    # Dynamo cannot look into a cache, but into this.
-    @torch.compiler.assume_constant_result
     def on_device(device: torch.device) -> Tensor:
-        return copied(device)
+        if device not in copies:
+            with torch.inference_mode(False):  # a later training step needs it, too
+                copies[device] = copy_to(make(), device)
+            if device.type == "cuda":  # else a CUDA graph would copy it each time
+                torch._dynamo.mark_static_address(copies[device])
+        return copies[device]
 
     return on_device
 

@@ -146,8 +146,8 @@ class Pipeline(Degradation):
     def _compile_now(self, hr: Tensor, packed: Packed, rows: Tensor) -> Tensor:
         """Compile by the first batch of its shape; by default, go on without if that fails."""
         name, began = type(self).__name__, time.perf_counter()
-        if not self._checked:
-            self._on_canvas(hr, packed.unpacked(rows))  # names the stage whose output is wrong
+        # Names the stage whose output is wrong, and copies the constants.
+        self._on_canvas(hr, packed.unpacked(rows))
         log.info("compiling %s for batches of %s", name, tuple(hr.shape))
         try:
             with warnings.catch_warnings():  # spectra are multiplied by torch's own kernel

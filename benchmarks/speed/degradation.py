@@ -4,11 +4,12 @@
 
 PEERS is a folder with checkouts of BasicSR and Real-ESRGAN as they are published; their pipeline
 (`RealESRNetModel.feed_data`, with its released options) runs unchanged, on the device that is
-timed. Their blur kernels come ready-made, as their data loader's workers make them; ours are drawn
-within the time that is measured, on a GPU before it, as our loader's workers do. A batch of theirs may take ten times as long as another, since
-most choices are made once a batch: the ratio is that of the mean times over many batches, and
-that of the medians is beside it. On a GPU ours is compiled there, and `gains` compares it with what
-it is without; numbers are then in `degradation_cuda.json`.
+timed. Their blur kernels come ready-made, as their data loader's workers make them; our parameters
+are drawn within the time that is measured, on a GPU before it, as our loader's workers do. A batch
+of theirs may take ten times as long as another, since most choices are made once a batch: the ratio
+is that of the mean times over many batches, and that of the medians is beside it. On a GPU ours is
+compiled there, and `gains` compares it with what it is without; numbers are then in
+`degradation_cuda.json`.
 """
 
 from __future__ import annotations

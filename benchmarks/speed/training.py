@@ -35,7 +35,8 @@ COUNTED, WARM = 1, 8  # the batch that is counted; the first that is timed
 PROFILED = 10  # batches at the end, which are not timed
 PEAKS = {"H200": 989.0, "H100": 989.0, "A100": 312.0}  # TFLOP/s of dense bf16
 PHOTOS = (
-    "--data datamodules.SRDataModule --data.train datamodules.Photos --data.val null --data.scale 4"
+    "--data datamodules.SRDataModule --data.train datamodules.Photos --data.val null "
+    "--data.scale 4 --data.crops.per_image 8"
 )
 RESSHIFT = f"resshift_natural {PHOTOS} --data.batch_size 64 --data.crop_size 256"
 UNET = (  # SD-Turbo's

@@ -195,8 +195,11 @@ TOGETHER = [
     tuple(names[number % len(names)] for names in MEMBERS.values())
     for number in range(max(map(len, MEMBERS.values())))
 ]
-# An experiment is parsed where it is run, below, or built, in test_built.py.
-ALONE = [name for name in FILES if name.partition("/")[0] not in (*GROUPS, "experiment")]
+# An experiment is parsed where a quick test runs it, below, or builds it, in test_built.py.
+ALONE = [
+    *(name for name in FILES if name.partition("/")[0] not in (*GROUPS, "experiment")),
+    *sorted(VARIANTS | ALIKE),
+]
 ALONE.remove("weights.yaml")
 
 

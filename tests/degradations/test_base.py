@@ -15,6 +15,7 @@ from degradations.base import (
     ieee_float32,
     quantize_8bit,
 )
+from degradations.device import constant
 from degradations.pipeline import Pipeline
 
 HR = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -162,3 +163,16 @@ def test_a_stage_that_writes_to_hr_is_refused():
         Pipeline(2.0, stages, executor="images")(HR.clone(), SEEDS)
     with torch.inference_mode():  # which does not count changes
         Pipeline(2.0, [])(HR.clone(), SEEDS)
+
+
+def test_constants_within_what_is_compiled():
+    """Several, one of them twice; torch 2.11 takes results assumed constant only once each."""
+    ones, twos = constant(lambda: torch.ones(3)), constant(lambda: torch.full((3,), 2.0))
+
+    def total(x):
+        return x + ones(x.device) + twos(x.device) + ones(x.device)
+
+    x = torch.zeros(3)
+    assert torch.equal(total(x), torch.full((3,), 4.0))
+    compiled = torch.compile(total, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(x), total(x))
