@@ -179,7 +179,7 @@ Params: TypeAlias = dict[str, Any]
 _TYPES: dict[str, tuple[np.dtype[Any], torch.dtype]] = {
     "i": (np.dtype(np.int64), torch.int64),
     "f": (np.dtype(np.float32), torch.float32),
-    "b": (np.dtype(np.bool_), torch.bool),
+    "b": (np.dtype(np.bool_), torch.uint8),
 }
 
 
@@ -242,6 +242,7 @@ class Packed:
             rows: (B, n), the result of `to`.
         """
         views = {kind: rows.view(dtype) for kind, (_, dtype) in _TYPES.items()}
+        views["b"] = views["b"].bool()  # a view as booleans cannot be compiled by torch 2.11
 
         def unpacked(layout: Params) -> Params:
             params: Params = {}

@@ -75,13 +75,15 @@ def count_launches(recipe: Pipeline, hr: Tensor, seeds: Tensor) -> Launches:
 
     torch.compiler.reset()
     packed = recipe.draw_ahead(seeds, hr.shape)
+    rows = packed.to(hr.device)
 
     def degrade(hr: Tensor, rows: Tensor) -> Tensor:
         return recipe._on_canvas(hr, packed.unpacked(rows))
 
     with hashed_fields(), torch.no_grad(), config.patch(_post_fusion_custom_pass=count):
+        degrade(hr, rows)  # copies the constants
         try:
-            torch.compile(degrade, fullgraph=True, dynamic=False)(hr, packed.to(hr.device))
+            torch.compile(degrade, fullgraph=True, dynamic=False)(hr, rows)
         except Exception:
             if not found:
                 raise

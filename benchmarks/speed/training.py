@@ -92,7 +92,7 @@ class Measured(Callback):
         self.found: dict[str, Any] = {}
         self.modes = (FlopCounterMode(display=False), Operations())
         self.profile = profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU])
-        self.begun = self.taken = 0.0
+        self.begun, self.taken, self.batches = 0.0, 0.0, 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Name a source of frozen parts with random weights, which methods refuse."""
@@ -104,12 +104,12 @@ class Measured(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Count one step, and time all from ``WARM`` on but the last ones."""
-        if batch_idx == COUNTED:
+        if self.batches == COUNTED:
             for mode in self.modes:
                 mode.__enter__()
-        if batch_idx == WARM:
+        if self.batches == WARM:
             self.begun = _now()
-        if batch_idx == trainer.max_steps - PROFILED:
+        if self.batches == self.settings["steps"] - PROFILED:
             self.taken = _now() - self.begun
             if self.settings["profile"]:
                 self.profile.start()
@@ -117,18 +117,20 @@ class Measured(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """End the count."""
-        if batch_idx == 0:
+        """End the count, and the training: a GAN's batch is two of Lightning's steps."""
+        if self.batches == 0:
             self.found["first_step_s"] = round(time.time() - self.settings["started"], 1)
-        if batch_idx == COUNTED:
+        if self.batches == COUNTED:
             for mode in reversed(self.modes):
                 mode.__exit__(None, None, None)
+        self.batches += 1
+        trainer.should_stop = self.batches == self.settings["steps"]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the numbers."""
         if self.settings["profile"]:
             self.profile.stop()
-        rate = (trainer.max_steps - PROFILED - WARM) / self.taken
+        rate = (self.settings["steps"] - PROFILED - WARM) / self.taken
         flops, operations = self.modes
         tera = flops.get_total_flops() / 1e12
         self.found |= {
@@ -164,13 +166,13 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Train one row; what went wrong, where it failed or took longer than its limit."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "found.json"
-        settings = {"out": str(out), "profile": options.profile, "started": time.time()}
-        os.environ[SETTINGS] = json.dumps(settings)
+        settings = {"out": str(out), "profile": options.profile, "steps": options.steps}
+        os.environ[SETTINGS] = json.dumps(settings | {"started": time.time()})
         try:
             if name in BASES:
                 _fit(BASES[name], folder, options, steps=500, callback="lightning.pytorch.Callback")
             callback = "benchmarks.speed.training.Measured"
-            _fit(ROWS[name], folder, options, options.steps, callback)
+            _fit(ROWS[name], folder, options, 2 * options.steps, callback)
         except subprocess.SubprocessError as error:
             return {"failed": str(error).rpartition("]' ")[2]}
         found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
@@ -195,7 +197,7 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description="Time training steps of the shipped networks.")
     parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), help="these rows")
-    parser.add_argument("--steps", type=int, default=60, help="of each training")
+    parser.add_argument("--steps", type=int, default=60, help="batches of each training")
     parser.add_argument("--precision", default="bf16-mixed", help="of Lightning's trainer")
     parser.add_argument("--workers", type=int, default=8, help="of the loader")
     parser.add_argument("--limit", type=float, default=60.0, help="seconds that a row gets")
