@@ -126,7 +126,8 @@ def _fill(table: Table, row: Row) -> None:
             numbers = Measure(compared.scale).row(ROWS / row.name / OUTPUTS, name, folders)
         else:
             results = load_results(ROWS / row.name / "results.json")["results"]
-            numbers = {"row": {result["metric"]: [result["value"]] for result in results}}
+            here = [result for result in results if result["dataset"] == name]
+            numbers = {"row": {result["metric"]: [result["value"]] for result in here}}
         write_whole(place, json.dumps({"made": made, "numbers": numbers}) + "\n")
 
 

@@ -97,8 +97,7 @@ class Compared:
     """A table of the page: all rows that are tested on one dataset.
 
     title: Its heading.
-    scale: Factor, rounded up; 0 for a table of generated images, whose numbers are those of
-        ``main.py test``.
+    scale: Factor, rounded up; 0 for one whose numbers are those of ``main.py test``.
     bicubic: Row that enlarges by bicubic, if the table has generative rows.
     regression: Row of one pass, likewise.
     """
@@ -255,7 +254,8 @@ def of_model(options: Iterable[str]) -> list[str]:
 def load(path: Path = TABLE) -> Table:
     """Read a table. An entry of ``options`` may be several words.
 
-    A training with ``seeds: n`` stands for n of them, and so does each row of it.
+    A training with ``seeds: n`` stands for n of them, and so does each row of it. A row with
+    ``also: [set]`` stands for another row, without controls and images, tested on that set.
 
     Args:
         path: The file.
@@ -265,6 +265,7 @@ def load(path: Path = TABLE) -> Table:
     """
     content = plain_yaml(path.read_text(encoding="utf-8"))
     content.pop("words", None)  # anchors
+    content["rows"] = [each for entry in content["rows"] for each in _for_each_set(entry)]
     for entry in (*content["trainings"], *content["rows"], *content["sets"].values()):
         entry["options"] = " ".join(entry.get("options", [])).split()
     seeds = {entry.get("name"): entry.pop("seeds", 0) for entry in content["trainings"]}
@@ -278,6 +279,13 @@ def load(path: Path = TABLE) -> Table:
         raise ValueError(f"{path}: {error}") from error
     table: Table = found.table
     return table
+
+
+def _for_each_set(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a row, and what it is on the other sets that it names."""
+    other = {k: v for k, v in entry.items() if k not in ("generative", "sheet", "about", "also")}
+    also = entry.pop("also", [])
+    return [entry, *(other | {"name": f"{entry['name']}_{name}", "set": name} for name in also)]
 
 
 def _for_each_seed(entry: dict[str, Any], seeds: dict[str, int]) -> list[dict[str, Any]]:
