@@ -6,7 +6,7 @@
 # make test-slow   what takes longer: runs on several processes, and the like
 # make bench-gpu BUDGET=480   what is measured on a GPU, as far as so many seconds go; without one, what that would be
 # make test-faults   two nodes that lose power, cables and disks, again and again (half an hour; needs root)
-# make test-minimum   the quick tests with the oldest versions that pyproject.toml allows, in .venv-minimum (needs uv)
+# make test-minimum   the quick tests, and compiled code, with the oldest versions that pyproject.toml allows, in .venv-minimum (needs uv)
 # make test-python VERSION=3.13   the quick tests with that Python, in .venv-3.13 (needs uv)
 # make test-iqa   the metrics of the extra iqa against pyiqa itself, in .venv-iqa (needs uv; pyiqa is for noncommercial purposes only)
 # make coverage   which part of the code the quick tests run
@@ -89,6 +89,7 @@ $(MINIMUM)/.installed: pyproject.toml
 
 test-minimum: $(MINIMUM)/.installed
 	OMP_NUM_THREADS=1 $(MINIMUM)/bin/python -m pytest -q -n 2 --dist worksteal
+	$(MINIMUM)/bin/python -m pytest -q -m slow tests/degradations/test_recipes.py -k compiled
 
 # The versions that CI tested, with another Python.
 VERSION ?= 3.13

@@ -61,6 +61,7 @@ class Row(NamedTuple):
 
 
 SPEED = "-m benchmarks.speed"
+FEW = "--device cpu --steps 20 --profile --workers 1 --precision 32-true --limit 500 --more "
 ROWS = (
     Row(
         "degradation",
@@ -74,6 +75,7 @@ ROWS = (
         f"{SPEED}.training --only ResShift --device cuda --profile --limit 100",
         110.0,
         ("$ENLARGER_WEIGHTS/taef2_encoder.pth",),
+        f"--only ResShift {FEW} '--data.batch_size 2'",
     ),
     Row(
         "training, compiled",
@@ -90,8 +92,10 @@ ROWS = (
     Row("InvSR", f"{SPEED}.invsr", 90.0, small="--width 0.01 --side 32 --repeats 1"),
     Row(
         "training of the others",
-        f"{SPEED}.training --only CasArbi Real-ESRGAN InvSR --device cuda --profile",
+        f"{SPEED}.training --only Real-ESRGAN CasArbi InvSR --device cuda --profile --limit 90",
         190.0,
+        small=f"--only Real-ESRGAN {FEW} "
+        "'--data.batch_size 4 --data.crop_size 32 --model.network.init_args.blocks 1'",
     ),
     Row("NSARM", f"{SPEED}.nsarm", 60.0, small="--width 0.0357 --depth 0.05 --repeats 1"),
     Row(
