@@ -385,13 +385,11 @@ def _built(
         module = cast(ImageModel, parser.instantiate_classes(config)["model"])
     except (TypeError, ValueError) as error:
         raise origin(error) from None
-    module.load_parts(
-        lambda name, value: find_weights(value, module.scale, f"model.init_args.{name}")
-    )
+    module.load_parts(lambda name, value: find_weights(value, module.scale, name))
     if run is not None:
         load_trained(module, run, "load", None)
     elif module.initial_weights is not None:
-        module.load_weights(find_weights(module.initial_weights, module.scale))
+        module.load_weights(find_weights(module.initial_weights, module.scale, "weights"))
     elif module.needs_weights:
         raise ValueError(f"{type(module).__name__} needs trained weights: give weights=FILE")
     return module

@@ -185,8 +185,9 @@ def fetch(entry: Entry) -> Path:
                 _download(entry, path)
         _verify(path, entry)
     except Exception as error:  # urllib, ssl, hash and disk errors alike
+        why = str(error).removeprefix("<urlopen error ").removesuffix(">")
         raise UnavailableError(
-            f"{entry['file']} is missing and could not be fetched ({error}): {_mend(entry)}"
+            f"{entry['file']} is missing and could not be fetched ({why}): {_mend(entry)}"
         ) from error
     return path
 

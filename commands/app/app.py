@@ -7,15 +7,15 @@ python main.py app runs/quickstart   begins with this one
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import math
 import os
+import shutil
 import signal
 import socket
-import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 
 from commands.app.models import Models
 from commands.errors import ConfigurationError
@@ -52,8 +52,9 @@ def main(words: Sequence[str] | None = None) -> int:
     with listening:
         models = _models(options)
         with tempfile.TemporaryDirectory(prefix="enlarger-app-") as folder:
+            tempfile.tempdir = folder
             # Gradio reads them when it is imported.
-            os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
+            os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": f"{folder}/page"}
             import uvicorn
 
             from commands.app.page import application
@@ -62,11 +63,17 @@ def main(words: Sequence[str] | None = None) -> int:
             print(
                 f"http://{options.host}:{listening.getsockname()[1]} (Ctrl-C ends it)", flush=True
             )
-            settings = uvicorn.Config(page, log_level="warning", timeout_graceful_shutdown=1)
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder is removed
-            with suppress(KeyboardInterrupt):
-                uvicorn.Server(settings).run([listening])
+            server = uvicorn.Server(uvicorn.Config(page, log_level="warning"))
+            server.handle_exit = functools.partial(_end, folder)  # type: ignore[method-assign]
+            server.run([listening])
     return 0
+
+
+def _end(folder: str, number: int, _frame: object) -> None:
+    # At once: no thread can be stopped in the middle of a photograph.
+    os.write(2, f"stopped by {signal.Signals(number).name}\n".encode())
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(0)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,7 +98,9 @@ def _parser() -> argparse.ArgumentParser:
 def _models(options: argparse.Namespace) -> Models:
     import enlarger
 
-    found = dict.fromkeys([*options.sources, *enlarger.sources(options.runs), DEFAULT])
+    here = enlarger.sources(options.runs)
+    photographs = [name for name in here if name.startswith("realesr")]
+    found = dict.fromkeys([*options.sources, *photographs, DEFAULT, *here])
     models = Models([*found], options.device)
     try:
         for source in reversed(options.sources):  # the first one stays in memory

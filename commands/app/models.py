@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,10 +15,18 @@ class Models:
     Args:
         sources: What ``enlarger.load`` takes.
         device: Where they run; by default the first GPU, if there is one.
+
+    Attributes:
+        names: As the page shows them: without folders where that is unique.
     """
 
     def __init__(self, sources: list[str], device: str | None = None) -> None:
         self.sources, self.device = sources, device
+        short = [Path(source).name for source in sources]
+        self.names = {
+            source: name if short.count(name) == 1 else source
+            for source, name in zip(sources, short, strict=True)
+        }
         self._loaded: tuple[tuple[str, int | None], Enlarger] | None = None
         self._own: dict[str, int | None] = {}  # steps by default
 

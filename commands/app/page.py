@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-import enlarger
 from callbacks.predict.files import Extras, encode, fitted_extras
 from commands.app.models import Models
+from commands.released import released
 from datamodules.files.decode import decode
 from files.paths import IMAGE_EXTENSIONS
-from lightning_modules import Bicubic
+from lightning_modules.sampling.enlarging import WrongScaleError
 from lightning_modules.sampling.tiling import Tiling
 
 PREVIEW = 2000  # pixels of a side in the page; the PNG has all
@@ -28,6 +28,7 @@ LARGEST_UPLOAD = "200mb"
 INTRODUCTION = """# Enlarger
 Drop photographs, choose a model and press **Enlarge**; **Preview** enlarges only the middle of the
 first one. Nothing leaves the machine that serves this page."""
+FIELDS = {"data.init_args.scale": "Scale", "tiling.size": "Tile"}  # in errors
 Event = Callable[..., Iterator[Any]]
 
 
@@ -46,6 +47,12 @@ def preview(pixels: Any) -> Image.Image:
     image = Image.fromarray(pixels if pixels.dtype == "uint8" else (pixels >> 8).astype("uint8"))
     image.thumbnail((PREVIEW, PREVIEW), Image.Resampling.LANCZOS)
     return image
+
+
+def compared(pixels: Any, output: Any) -> tuple[Image.Image, Image.Image]:
+    """Return bicubic and the output, as ``preview`` shows it."""
+    after = preview(output)
+    return preview(pixels).resize(after.size, Image.Resampling.BICUBIC), after
 
 
 def middle(pixels: Any) -> Any:
@@ -77,6 +84,8 @@ def in_page(function: Event) -> Event:
             yield from function(*values)
         except (ValueError, OSError) as error:
             text = html.escape(str(error), quote=False)
+            for key, field in FIELDS.items():
+                text = text.replace(key, field)
             raise gr.Error(text, duration=None, print_exception=False) from None
 
     return wrapped
@@ -94,9 +103,13 @@ def application(models: Models, megapixels: float = math.inf) -> Any:
 
     @in_page
     def choose(source: str) -> Iterator[Any]:
-        model = models.load(source)
-        steps = model.module.default_steps
-        yield model.scale, gr.Number(steps, visible=steps is not None)
+        fixed = released().get(source)  # fetched when it is first used
+        model = fixed or models.load(source)
+        steps = None if fixed else models.load(source).module.default_steps
+        yield (
+            gr.Number(model.scale, interactive=fixed is None),
+            gr.Number(steps, visible=steps is not None),
+        )
 
     @in_page
     def drop(photos: list[str] | None) -> Iterator[Any]:
@@ -108,18 +121,24 @@ def application(models: Models, megapixels: float = math.inf) -> Any:
     @in_page
     def look(photos: list[str] | None, *settings: Any) -> Iterator[Any]:
         pixels = middle(read(_some(photos)[0])[0])
-        bicubic, output, about = enlarged(pixels, *settings)
-        label = f"The middle. Left: bicubic. Right: {settings[0]}"
-        yield gr.ImageSlider((preview(bicubic), preview(output)), label=label), about, []
+        output, about = enlarged(pixels, *settings)
+        label = f"The middle: bicubic | {models.names[settings[0]]}"
+        yield gr.ImageSlider(compared(pixels, output), label=label), about, []
+
+    of_tiles = gr.Progress(track_tqdm=True)
 
     @in_page
-    def press(photos: list[str] | None, *settings: Any) -> Iterator[Any]:
+    def press(
+        photos: list[str] | None,
+        progress: Any = of_tiles,
+        *settings: Any,
+    ) -> Iterator[Any]:
         *settings, form = settings  # type: ignore[assignment]
         done: list[str] = []
         with tempfile.TemporaryDirectory() as folder:  # until Gradio has its own copies
             for number, photo in enumerate(_some(photos)):
                 pixels, colours = read(photo)
-                bicubic, output, about = enlarged(pixels, *settings)
+                output, about = enlarged(pixels, *settings)
                 levels = np.atleast_3d(output)
                 factor = output.shape[0] / pixels.shape[0]
                 file = Path(folder, str(number), f"{Path(photo).stem}_x{factor:g}.{form}")
@@ -127,12 +146,13 @@ def application(models: Models, megapixels: float = math.inf) -> Any:
                 extras = fitted_extras(colours, levels, form)[0]
                 file.write_bytes(encode(levels, extras, form, QUALITY))
                 done.append(str(file))
-                label = f"{Path(photo).name}. Left: bicubic. Right: {settings[0]}"
-                yield gr.ImageSlider((preview(bicubic), preview(output)), label=label), about, done
+                label = f"Bicubic | {models.names[settings[0]]}"
+                about = f"{Path(photo).name}: {about}"
+                yield gr.ImageSlider(compared(pixels, output), label=label), about, done
 
     def enlarged(
         pixels: Any, source: str, scale: float, steps: int, tile: int, seed: int
-    ) -> tuple[Any, Any, str]:
+    ) -> tuple[Any, str]:
         model = models.load(source, steps)
         scale = scale or model.scale
         h, w = pixels.shape[:2]
@@ -142,14 +162,14 @@ def application(models: Models, megapixels: float = math.inf) -> Any:
                 f"{about}: the scale must be at least 1, and the output at most {megapixels:g} "
                 "megapixels (main.py app --megapixels)"
             )
+        tiling = Tiling(size=tile or "auto")
         try:
-            tiling = Tiling(size=tile or "auto")
-            output = model.enlarge(pixels, scale=scale, seed=seed or 0, tiling=tiling)
-        except ValueError as error:
-            if scale == model.scale:
-                raise
-            raise ValueError(f"{source} was made for scale {model.scale:g}. {error}") from error
-        return enlarger.Enlarger(Bicubic(scale), "cpu").enlarge(pixels), output, about
+            return model.enlarge(pixels, scale=scale, seed=seed or 0, tiling=tiling), about
+        except WrongScaleError as error:
+            own = f"{model.scale:g}"
+            raise ValueError(
+                f"{models.names[source]} enlarges by {own} only; set Scale to {own}"
+            ) from error
 
     with gr.Blocks(title="Enlarger", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
         gr.Markdown(INTRODUCTION)
@@ -161,7 +181,11 @@ def application(models: Models, megapixels: float = math.inf) -> Any:
                     file_types=sorted(IMAGE_EXTENSIONS),
                     height=140,
                 )
-                source = gr.Dropdown(models.sources, value=models.sources[0], label="Model")
+                source = gr.Dropdown(
+                    [(name, source) for source, name in models.names.items()],
+                    value=models.sources[0],
+                    label="Model",
+                )
                 with gr.Row():
                     scale = gr.Number(label="Scale", min_width=130)
                     steps = gr.Number(label="Steps", precision=0, visible=False, min_width=130)

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from files.batch import Batch
 
 
+class WrongScaleError(ValueError):
+    """A method enlarged an image by another factor than asked for."""
+
+
 class InTiles(Method, LightningModule):
     """A method whose ``enlarge`` cuts large images into tiles, if it is asked to.
 
@@ -102,8 +106,8 @@ class InTiles(Method, LightningModule):
             ``{"sr": (B, 3, H, W) float32 in [0, 1]}``.
 
         Raises:
-            ValueError: If LR is missing, ``restore`` returns another size, or the tiles are too
-                small for the method.
+            WrongScaleError: If ``restore`` returns another size.
+            ValueError: If LR is missing, or the tiles are too small for the method.
         """
         if "lr" not in batch:
             raise ValueError(
@@ -188,7 +192,7 @@ class InTiles(Method, LightningModule):
         self._drew_noise |= noise.drew
         expected = (len(batch["lr"]), 3, *batch["size"])
         if sr.shape != expected:
-            raise ValueError(
+            raise WrongScaleError(
                 f"{type(self).__name__} made {shape_text(sr.shape)} of {batch['key'][0]}, expected "
                 f"{shape_text(expected)}: its scale is {self.scale:g}; set data.init_args.scale to "
                 "that"

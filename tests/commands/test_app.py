@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,16 @@ import torch
 import yaml
 from PIL import Image, ImageCms
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 import enlarger
+from commands.app import app
 from commands.app.models import Models
 from datamodules.files.decode import decode
 from lightning_modules import EDSR
 from lightning_modules.sampling.tiling import Tiling
 from main import main
+from tests.commands.stochastic import Noisy
 
 Refusal = Callable[..., str]
 DRAWS = np.random.default_rng(0)
@@ -84,8 +86,8 @@ class Page:
         self.edsr, self.noisy = sorted(map(str, runs.iterdir()))
         listening = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        app = application(Models([self.edsr, self.noisy], "cpu"), megapixels=0.02)
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+        page = application(Models([self.edsr, self.noisy], "cpu"), megapixels=0.02)
+        self._server = uvicorn.Server(uvicorn.Config(page, log_level="error"))
         self._thread = threading.Thread(target=self._server.run, args=([listening],))
         self._thread.start()
         self._downloads = runs.with_name("downloads")
@@ -202,9 +204,19 @@ def test_what_is_wrong_is_said_on_the_page(page: Page, photo: Path, tmp_path: Pa
     assert "44 x 24 to 44000 x 24000 pixels" in large
     assert "at most 0.02 megapixels (main.py app --megapixels)" in large
     assert "the scale must be at least 1" in said(photo, page.edsr, 0.5)
-    assert f"{page.edsr} was made for scale 2." in said(photo, page.edsr, 3)
-    assert "tiling.size" in said(photo, page.edsr, 2, None, -5)
+    assert said(photo, page.edsr, 3) == "edsr enlarges by 2 only; set Scale to 2"
+    assert "Tile is -5" in said(photo, page.edsr, 2, None, -5)
     assert "/etc" in said(photo, "/etc")  # none of those that are offered
+
+
+def test_the_scale_of_a_released_model_is_locked(page: Page) -> None:
+    """Without its file, too."""
+    from commands.app.page import application
+
+    blocks: Any = application(Models(["imdn-x2", page.edsr], "cpu")).routes[-1]
+    [choose] = [e.fn for e in blocks.app.get_blocks().fns.values() if e.targets[0][1] == "load"]
+    fields = [next(choose(source))[0] for source in ("imdn-x2", page.edsr)]
+    assert [(field.value, field.interactive) for field in fields] == [(2, False), (2, True)]
 
 
 def test_only_runs_that_enlarge_are_offered(
@@ -219,32 +231,86 @@ def test_only_runs_that_enlarge_are_offered(
     assert enlarger.sources(tmp_path) == [str(tmp_path / "edsr"), "imdn-x3"]
 
 
-def test_sigterm_ends_it_and_leaves_nothing(
-    page: Page, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+class Stuck(Noisy):
+    """Makes one tile, and waits in the next one."""
+
+    released = threading.Event()
+    tiles = 0
+
+    def restore(self, batch: Any, noise: Any) -> Tensor:
+        self.tiles += 1
+        if self.tiles > 1:
+            self.released.wait()
+        return super().restore(batch, noise)
+
+
+def test_sigterm_ends_it_in_the_middle_of_a_photograph_and_leaves_nothing(
+    page: Page,
+    photo: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("os.environ", os.environ.copy())
-    before = signal.getsignal(signal.SIGTERM)
+    """Its progress is shown until then, as the share of the tiles."""
+    from gradio_client import Client, handle_file
+
+    stuck, temporary = tmp_path / "runs/stuck", tmp_path / "temporary"
+    configure(stuck, "tests.commands.test_app.Stuck", {})
+    temporary.mkdir()
     found: list[Any] = []
 
     def visit() -> None:
-        while not (printed := capsys.readouterr().out).startswith("http"):
+        while not (printed := capfd.readouterr().out).startswith("http"):
             time.sleep(0.05)
-        found.append(urllib.request.urlopen(printed.split()[0]).status)
-        found.append([path.name[:13] for path in tmp_path.iterdir()])
+        visitor = Client(printed.split()[0], verbose=False, analytics_enabled=False)
+        given = [handle_file(photo)], str(stuck), 2, None, 40, 0, "png"
+        job = visitor.submit(*given, api_name="/enlarge")
+        while not (shown := job.status().progress_data) or not shown[0].index:
+            time.sleep(0.05)
+        found.append(shown[0].index / shown[0].length)
+        found.append([path.name[:13] for path in temporary.iterdir()])
         os.kill(os.getpid(), signal.SIGTERM)
 
     visitor = threading.Thread(target=visit)
     visitor.start()
-    try:
-        with pytest.raises(SystemExit) as ended:
-            main(["app", page.edsr, "--runs", "none", "--port", "0", "--device", "cpu"])
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.tempdir", str(temporary))
+        patch.setattr("os.environ", os.environ.copy())
+        patch.setattr("os._exit", sys.exit)  # which, by itself, would wait for the tile
+        try:
+            with pytest.raises(SystemExit) as ended:
+                main(["app", str(stuck), "--runs", "none", "--port", "0", "--device", "cpu"])
+        finally:
+            Stuck.released.set()
     visitor.join()
     assert ended.value.code == 0
-    assert found == [200, ["enlarger-app-"]]
-    assert not [*tmp_path.iterdir()]
+    assert "\nstopped by SIGTERM\n" in f"\n{capfd.readouterr().err}"
+    assert 0.4 < found[0] < 0.6  # one of two tiles
+    assert found[1] == ["enlarger-app-"]
+    assert not [*temporary.iterdir()]
+
+
+def test_it_begins_with_a_model_for_photographs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where tests' models are all that is there."""
+
+    def listed(*files: str, words: Sequence[str] = ()) -> list[str]:
+        monkeypatch.setattr("enlarger.place_of", lambda e: tmp_path if e["file"] in files else None)
+        return app._models(app._parser().parse_args([*words, "--runs", "none"])).sources
+
+    assert listed("imdn-x2.pth") == ["realesr-general-x4", "imdn-x2"]
+    large = "RealESRGAN_x4plus.pth"
+    assert listed("imdn-x2.pth", large) == ["realesrgan-x4", "realesr-general-x4", "imdn-x2"]
+    both = listed("imdn-x2.pth", large, "realesr-general-x4v3.pth")
+    assert both == ["realesr-general-x4", "realesrgan-x4", "imdn-x2"]
+    monkeypatch.setattr(Models, "load", lambda *_: None)
+    assert listed("imdn-x2.pth", words=["imdn-x2"]) == ["imdn-x2", "realesr-general-x4"]
+
+
+def test_names_have_no_folders_where_that_is_unique() -> None:
+    models = Models(["/far/net.pth", "runs/a", "old/a", "imdn-x4"])
+    assert [*models.names.values()] == ["net.pth", "runs/a", "old/a", "imdn-x4"]
 
 
 def test_what_is_missing_is_one_sentence(
