@@ -7,7 +7,7 @@ BY_GROUP = {
         "fit": "Train a model; the same command again continues the run.",
         "validate": "Measure the run's best weights on the validation images.",
         "test": "Measure the run's best weights on the test images.",
-        "predict": "Enlarge a folder of images with the run's best weights.",
+        "predict": "Enlarge images and videos with a released model, or the run's best weights.",
         "check": "Do what fit does up to its first step, on all processes, and print a summary.",
     },
     "look": {

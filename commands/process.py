@@ -60,12 +60,13 @@ def prepare_output() -> None:
 
 
 def hide_advertising() -> None:
-    """Leave out Lightning's advertisements of its other packages."""
+    """Leave out Lightning's advertisements, and its lines on devices that are not there."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertising)
 
 
 def _no_advertising(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith("💡")
+    said = record.getMessage()
+    return not said.startswith(("💡", "GPU available: False", "TPU available: False"))
 
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of mallopt's parameters, from malloc.h

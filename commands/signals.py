@@ -4,7 +4,7 @@
 |---|---|---|
 | SIGTERM | schedulers, torchrun, ``kill`` | 143 |
 | SIGUSR1 | SLURM's warning before a job's time limit (``--signal=USR1@120``) | 138 |
-| SIGINT | Ctrl-C; a second one stops at once | 130 |
+| SIGINT | Ctrl-C; a second one, or one of another command than ``fit``, stops at once | 130 |
 
 Lightning's handlers communicate with the other processes from inside the handler and, with SLURM,
 save in the middle of a step; they are not installed.
@@ -76,7 +76,8 @@ class Signals:
         if os.getpid() != self._owner:  # a DataLoader worker: its owner decides
             return
         now = time.monotonic()
-        if number == signal.SIGINT and self.received == number and now - self._at > REPEAT_SECONDS:
+        again = self.received == number and now - self._at > REPEAT_SECONDS
+        if number == signal.SIGINT and (again or not self.saves):
             raise KeyboardInterrupt
         if not self.received:
             self._at = now

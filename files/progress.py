@@ -10,6 +10,7 @@ __all__ = ["bar_options"]
 
 log = logging.getLogger(__name__)
 LINE = "{desc}: {unit} {n_fmt} of {total_fmt}, {rate_fmt}, {remaining} left{postfix}"
+ENDLESS = "{desc}: {unit} {n_fmt}, {rate_fmt}{postfix}"
 REFRESH = 0.5  # seconds; reading the values for the bar waits for the device
 
 
@@ -24,14 +25,19 @@ class _LogLines:
         pass
 
 
-def bar_options(every_n_seconds: float = 10.0) -> dict[str, Any]:
+def bar_options(every_n_seconds: float = 10.0, endless: bool = False) -> dict[str, Any]:
     """Return the arguments of a tqdm.
 
     Args:
         every_n_seconds: Time between two lines without a terminal.
+        endless: Whether the total is not known.
     """
     if sys.stderr.isatty():
         return {"mininterval": REFRESH, "dynamic_ncols": True}
     # At one place, or tqdm moves a cursor that a file has not.
-    lines = {"mininterval": every_n_seconds, "miniters": 1, "bar_format": LINE}
+    lines = {
+        "mininterval": every_n_seconds,
+        "miniters": 1,
+        "bar_format": ENDLESS if endless else LINE,
+    }
     return {**lines, "file": _LogLines(), "position": 0, "leave": True}

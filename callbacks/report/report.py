@@ -232,7 +232,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs = [Path(run) for run in options.runs]
     out = Path(options.out or (NAME if len(runs) > 1 else runs[0] / NAME))
     try:
-        write_page(out, page(read_runs(runs), options.limit, options.x))
+        found = read_runs(runs)
+        for run in found:
+            if not run.results:
+                log.warning("%s has no numbers: run validate or test", run.path)
+        write_page(out, page(found, options.limit, options.x))
     except (OSError, ValueError) as error:
         log.error("error: %s", error)
         return 2

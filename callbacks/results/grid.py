@@ -20,6 +20,10 @@ from callbacks.results.files import identity
 
 Format = Literal["markdown", "latex", "csv"]
 FORMATS: tuple[Format, ...] = ("markdown", "latex", "csv")
+SAID = (
+    "± is half of the 95 % interval of a mean over images. Whether two runs differ, and the "
+    "protocols: compare them without --format."
+)
 BOLD = {"markdown": "**{}**", "latex": r"\textbf{{{}}}"}
 DIGITS = {"psnr": 2, "psnr_rgb": 2, "niqe": 2, "fid": 2}
 SPECIAL = "&%$#_{}"  # characters of LaTeX
@@ -66,7 +70,9 @@ def columns(runs: Sequence[compare.RunNumbers], asked: compare.Selection) -> lis
         values = [sign * cell.value for cell in cells if cell and math.isfinite(cell.value)]
         top = max(values, default=math.nan) if sign and len(values) > 1 else math.nan
         marked = [cell and cell._replace(best=sign * cell.value == top) for cell in cells]
-        found.append((f"{first['metric']}, {first['dataset']} x{first['scale']:g}", marked))
+        better = {1: " ↑", -1: " ↓", 0: ""}[sign]
+        head = f"{first['metric']}, {first['dataset']} x{first['scale']:g}{better}"
+        found.append((head, marked))
     return found
 
 
@@ -98,9 +104,10 @@ def grid(names: Sequence[str], table: Sequence[Column], form: Format) -> str:
     if form == "latex":
         head, *body = (" & ".join(row) + r" \\" for row in (["", *heads], *rows))
         lines = [rf"\begin{{tabular}}{{l{'r' * len(heads)}}}", r"\toprule", head, r"\midrule"]
-        return "\n".join([*lines, *body, r"\bottomrule", r"\end{tabular}"]) + "\n"
+        return "\n".join([f"% {SAID}", *lines, *body, r"\bottomrule", r"\end{tabular}"]) + "\n"
     rule = ["---", *["---:"] * len(heads)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (["", *heads], rule, *rows)) + "\n"
+    lines = [f"| {' | '.join(row)} |" for row in (["", *heads], rule, *rows)]
+    return "\n".join([*lines, "", SAID]) + "\n"
 
 
 def _count(cells: Sequence[Cell | None]) -> str:
@@ -118,7 +125,8 @@ def _shown(head: str, cell: Cell | None, form: Format) -> str:
 
 
 def _escaped(text: str) -> str:
-    return "".join(rf"\{letter}" if letter in SPECIAL else letter for letter in text)
+    text = "".join(rf"\{letter}" if letter in SPECIAL else letter for letter in text)
+    return text.replace("↑", r"$\uparrow$").replace("↓", r"$\downarrow$")
 
 
 def _csv(names: Sequence[str], table: Sequence[Column]) -> str:
@@ -128,5 +136,5 @@ def _csv(names: Sequence[str], table: Sequence[Column]) -> str:
     for head, cells in table:
         for name, cell in zip(names, cells, strict=True):
             if cell:
-                writer.writerow([name, head, cell.value, cell.reach, cell.n])
+                writer.writerow([name, head.rstrip(" ↑↓"), cell.value, cell.reach, cell.n])
     return buffer.getvalue()

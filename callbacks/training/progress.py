@@ -32,7 +32,7 @@ class Progress(ProgressBar):
     def __init__(self, every_n_seconds: float = 10.0) -> None:
         super().__init__()
         self._enabled = True
-        self._how = bar_options(every_n_seconds)
+        self._every_n_seconds = every_n_seconds
         self._bars: list[tqdm[Any]] = []
         self._shown = 0.0
         self._enlarged = 0.0  # megapixels of outputs
@@ -123,7 +123,8 @@ class Progress(ProgressBar):
     def _open(self, title: str, total: int | None, unit: str, initial: int = 0) -> None:
         if self._enabled:
             bars = len(self._bars)
-            how = {"leave": not bars, "position": bars, "initial": initial, **self._how}
+            shown = bar_options(self._every_n_seconds, endless=total is None)
+            how = {"leave": not bars, "position": bars, "initial": initial, **shown}
             self._bars.append(tqdm(desc=title, total=total, unit=unit, **how))
             self._shown = time.monotonic()
 

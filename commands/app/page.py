@@ -28,7 +28,11 @@ LARGEST_UPLOAD = "200mb"
 INTRODUCTION = """# Enlarger
 Drop photographs, choose a model and press **Enlarge**; **Preview** enlarges only the middle of the
 first one. Nothing leaves the machine that serves this page."""
-FIELDS = {"data.init_args.scale": "Scale", "tiling.size": "Tile"}  # in errors
+HERE = {  # words of `predict` in errors
+    "data.init_args.scale": "Scale",
+    "tiling.size": "Tile",
+    "--model.weights FILE": "main.py app FILE",
+}
 Event = Callable[..., Iterator[Any]]
 
 
@@ -84,8 +88,8 @@ def in_page(function: Event) -> Event:
             yield from function(*values)
         except (ValueError, OSError) as error:
             text = html.escape(str(error), quote=False)
-            for key, field in FIELDS.items():
-                text = text.replace(key, field)
+            for there, here in HERE.items():
+                text = text.replace(there, here)
             raise gr.Error(text, duration=None, print_exception=False) from None
 
     return wrapped

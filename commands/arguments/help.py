@@ -13,7 +13,8 @@ from commands.options import SOURCES, options
 # Help that is in no docstring, or not in words for the command line.
 SAID = {
     "config": "an experiment (main.py list experiments); of several, later ones win",
-    "model": "a method (main.py list methods), or a file of configs/model",
+    "model": "a method (main.py list methods), or a file of configs/model; of predict also a "
+    "released model (main.py list weights), by default realesr-general-x4",
     "model.weights": "weights to start from: a file, or a name of main.py list weights",
     "data": "images: a class, or a file of configs/data",
     "data.train.root": "folder of the images to train on, where the experiment reads a folder",
@@ -129,7 +130,7 @@ def short_help(command: str) -> str:
     Args:
         command: A key of ``SHOWN``.
     """
-    typed = "RUN" if command == "export" else "--config FILE.yaml"
+    typed = {"export": "RUN", "predict": "--data.predict FOLDER"}.get(command, "--config FILE.yaml")
     lines = [f"usage: main.py {command} {typed} [--KEY VALUE ...]", "", ABOUT[command], ""]
     rows = [(key if key == "RUN" else f"--{key}", _about(key)) for key in SHOWN[command]]
     width = max(len(option) for option, _ in rows) + 4

@@ -61,7 +61,7 @@ def typed(page: str, start: str) -> list[str]:
         start: `python ~/enlarger/main.py`, say.
     """
     text = "".join(block.text for block in blocks(PAGES[page])).replace("\\\n", "")
-    (line,) = [line for line in text.splitlines() if line.startswith(start)]
+    line = next(line for line in text.splitlines() if line.startswith(start))
     return shlex.split(line.removeprefix(start).replace("~/enlarger", str(REPO)))
 
 

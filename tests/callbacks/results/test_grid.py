@@ -19,6 +19,7 @@ def test_the_best_is_bold_and_numbers_have_intervals(tmp_path: Path) -> None:
     by_name = [value for _, value in sorted(zip(KEYS, better, strict=True))]
     low, high = mean_interval(np.array(by_name))
     ((head, cells),) = table
+    assert head == "psnr, set5 x2 ↑"
     assert cells[1] is not None
     assert cells[0] is not None
     assert (cells[1].value, cells[1].n, cells[1].best) == (36.5, 12, True)
@@ -27,7 +28,7 @@ def test_the_best_is_bold_and_numbers_have_intervals(tmp_path: Path) -> None:
     texts: dict[Format, str] = {
         "markdown": f"| b_1 | **36.50** ± {cells[1].reach:.2f} |",
         "latex": rf"b\_1 & \textbf{{36.50}} $\pm$ {cells[1].reach:.2f} \\",
-        "csv": f"b_1,{chr(34)}{head}{chr(34)},36.5,{cells[1].reach},12",
+        "csv": f"b_1,{chr(34)}psnr, set5 x2{chr(34)},36.5,{cells[1].reach},12",
     }
     for form, line in texts.items():
         assert line in grid(["a", "b_1"], table, form).splitlines()

@@ -23,7 +23,7 @@ ASKED: dict[str, tuple[str, ...]] = {
         "Train a model; the same command again continues the run.",
         "Measure the run's best weights on the validation images.",
         "Measure the run's best weights on the test images.",
-        "Enlarge a folder of images with the run's best weights.",
+        "Enlarge images and videos with a released model, or the run's best weights.",
     ),
     "fit --help": (
         "Train a model; the same command again continues the run.",
@@ -47,7 +47,7 @@ ASKED: dict[str, tuple[str, ...]] = {
         "--checkpoint.every_n_steps EVERY_N_STEPS Steps between two checkpoints; 0 for none by",
     ),
     "predict --help all": (
-        "Enlarge a folder of images with the run's best weights.",
+        "Enlarge images and videos with a released model, or the run's best weights.",
         "--writer.suffix SUFFIX Added to each name, e.g. ``_x2``.",
     ),
     "fit --model.help lightning_modules.Regression": (
