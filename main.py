@@ -90,6 +90,11 @@ def _reader_ended() -> bool:
     return bool(events.poll(0))
 
 
+def _stopped() -> int:
+    sys.stderr.write("stopped by SIGINT\n")
+    return 128 + signal.SIGINT
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command.
 
@@ -98,8 +103,8 @@ def main(args: Sequence[str] | None = None) -> None:
 
     Raises:
         SystemExit: With the status of a command without Lightning, such as ``pack``; 2 after a
-            configuration error, which is printed as one sentence; 130 after a Ctrl-C during the
-            imports, which take seconds.
+            configuration error, which is printed as one sentence; 130 after a Ctrl-C in such a
+            command, or during the imports, which take seconds.
     """
     _set_paths()
     words = list(sys.argv[1:] if args is None else args)
@@ -112,14 +117,15 @@ def main(args: Sequence[str] | None = None) -> None:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
+    except KeyboardInterrupt:
+        status = _stopped()
     if status is not None:
         raise SystemExit(status)
     words = _checked(words)
     try:
         from commands.cli import run
     except KeyboardInterrupt:
-        sys.stderr.write("stopped by SIGINT\n")
-        raise SystemExit(128 + signal.SIGINT) from None
+        raise SystemExit(_stopped()) from None
     except Exception as error:
         error.add_note("`python main.py doctor` reports what is wrong with this installation.")
         raise

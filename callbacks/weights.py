@@ -235,10 +235,7 @@ def _verify(path: Path, entry: Entry) -> None:
 def _mend(entry: Entry) -> str:
     own = os.environ.get("ENLARGER_WEIGHTS")
     place = f"{own} ($ENLARGER_WEIGHTS)" if own else "a folder named by $ENLARGER_WEIGHTS"
-    return (
-        f"get it from {entry['source']} (licence: {entry['licence']}) and put it into {place}; "
-        "another copy of the same network goes with --model.weights FILE"
-    )
+    return f"get it from {entry['source']} (licence: {entry['licence']}) and put it into {place}"
 
 
 @functools.cache

@@ -64,7 +64,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 f"http://{options.host}:{listening.getsockname()[1]} (Ctrl-C ends it)", flush=True
             )
             server = uvicorn.Server(uvicorn.Config(page, log_level="warning"))
-            server.handle_exit = functools.partial(_end, folder)  # type: ignore[method-assign]
+            server.handle_exit = functools.partial(_end, folder)
             server.run([listening])
     return 0
 

@@ -28,11 +28,7 @@ LARGEST_UPLOAD = "200mb"
 INTRODUCTION = """# Enlarger
 Drop photographs, choose a model and press **Enlarge**; **Preview** enlarges only the middle of the
 first one. Nothing leaves the machine that serves this page."""
-HERE = {  # words of `predict` in errors
-    "data.init_args.scale": "Scale",
-    "tiling.size": "Tile",
-    "--model.weights FILE": "main.py app FILE",
-}
+FIELDS = {"data.init_args.scale": "Scale", "tiling.size": "Tile"}  # in errors
 Event = Callable[..., Iterator[Any]]
 
 
@@ -51,12 +47,6 @@ def preview(pixels: Any) -> Image.Image:
     image = Image.fromarray(pixels if pixels.dtype == "uint8" else (pixels >> 8).astype("uint8"))
     image.thumbnail((PREVIEW, PREVIEW), Image.Resampling.LANCZOS)
     return image
-
-
-def compared(pixels: Any, output: Any) -> tuple[Image.Image, Image.Image]:
-    """Return bicubic and the output, as ``preview`` shows it."""
-    after = preview(output)
-    return preview(pixels).resize(after.size, Image.Resampling.BICUBIC), after
 
 
 def middle(pixels: Any) -> Any:
@@ -88,8 +78,8 @@ def in_page(function: Event) -> Event:
             yield from function(*values)
         except (ValueError, OSError) as error:
             text = html.escape(str(error), quote=False)
-            for there, here in HERE.items():
-                text = text.replace(there, here)
+            for key, field in FIELDS.items():
+                text = text.replace(key, field)
             raise gr.Error(text, duration=None, print_exception=False) from None
 
     return wrapped
@@ -107,13 +97,10 @@ def application(models: Models, megapixels: float = math.inf) -> Any:
 
     @in_page
     def choose(source: str) -> Iterator[Any]:
-        fixed = released().get(source)  # fetched when it is first used
-        model = fixed or models.load(source)
+        fixed = released().get(source)  # whose file is fetched when it is first used
         steps = None if fixed else models.load(source).module.default_steps
-        yield (
-            gr.Number(model.scale, interactive=fixed is None),
-            gr.Number(steps, visible=steps is not None),
-        )
+        scale = gr.Number((fixed or models.load(source)).scale, interactive=fixed is None)
+        yield scale, gr.Number(steps, visible=steps is not None)
 
     @in_page
     def drop(photos: list[str] | None) -> Iterator[Any]:
@@ -125,24 +112,18 @@ def application(models: Models, megapixels: float = math.inf) -> Any:
     @in_page
     def look(photos: list[str] | None, *settings: Any) -> Iterator[Any]:
         pixels = middle(read(_some(photos)[0])[0])
-        output, about = enlarged(pixels, *settings)
-        label = f"The middle: bicubic | {models.names[settings[0]]}"
-        yield gr.ImageSlider(compared(pixels, output), label=label), about, []
+        yield *enlarged("the middle", pixels, *settings)[1:], []
 
     of_tiles = gr.Progress(track_tqdm=True)
 
     @in_page
-    def press(
-        photos: list[str] | None,
-        progress: Any = of_tiles,
-        *settings: Any,
-    ) -> Iterator[Any]:
+    def press(photos: list[str] | None, progress: Any = of_tiles, *settings: Any) -> Iterator[Any]:
         *settings, form = settings  # type: ignore[assignment]
         done: list[str] = []
         with tempfile.TemporaryDirectory() as folder:  # until Gradio has its own copies
             for number, photo in enumerate(_some(photos)):
                 pixels, colours = read(photo)
-                output, about = enlarged(pixels, *settings)
+                output, *made = enlarged(Path(photo).name, pixels, *settings)
                 levels = np.atleast_3d(output)
                 factor = output.shape[0] / pixels.shape[0]
                 file = Path(folder, str(number), f"{Path(photo).stem}_x{factor:g}.{form}")
@@ -150,13 +131,11 @@ def application(models: Models, megapixels: float = math.inf) -> Any:
                 extras = fitted_extras(colours, levels, form)[0]
                 file.write_bytes(encode(levels, extras, form, QUALITY))
                 done.append(str(file))
-                label = f"Bicubic | {models.names[settings[0]]}"
-                about = f"{Path(photo).name}: {about}"
-                yield gr.ImageSlider(compared(pixels, output), label=label), about, done
+                yield *made, done
 
     def enlarged(
-        pixels: Any, source: str, scale: float, steps: int, tile: int, seed: int
-    ) -> tuple[Any, str]:
+        what: str, pixels: Any, source: str, scale: float, steps: int, tile: int, seed: int
+    ) -> tuple[Any, Any, str]:
         model = models.load(source, steps)
         scale = scale or model.scale
         h, w = pixels.shape[:2]
@@ -168,12 +147,16 @@ def application(models: Models, megapixels: float = math.inf) -> Any:
             )
         tiling = Tiling(size=tile or "auto")
         try:
-            return model.enlarge(pixels, scale=scale, seed=seed or 0, tiling=tiling), about
+            output = model.enlarge(pixels, scale=scale, seed=seed or 0, tiling=tiling)
         except WrongScaleError as error:
             own = f"{model.scale:g}"
             raise ValueError(
                 f"{models.names[source]} enlarges by {own} only; set Scale to {own}"
             ) from error
+        after = preview(output)
+        before = preview(pixels).resize(after.size, Image.Resampling.BICUBIC)
+        label = f"Bicubic | {models.names[source]}"
+        return output, gr.ImageSlider((before, after), label=label), f"{about}, {what}"
 
     with gr.Blocks(title="Enlarger", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
         gr.Markdown(INTRODUCTION)

@@ -76,7 +76,9 @@ def _named(name: str, entry: Entry, key: str) -> Path:
     try:
         return weights.locate(entry) or weights.fetch(entry)
     except (WrongWeightsError, UnavailableError) as error:
-        raise ConfigurationError(f"{key} is {name!r}: {error}") from error
+        raise ConfigurationError(
+            f"{key} is {name!r}: {error}; or name another copy of the same network by its path"
+        ) from error
 
 
 def needed_files(config: Namespace, own: bool) -> dict[str, Path]:
