@@ -20,10 +20,7 @@ from callbacks.results.files import identity
 
 Format = Literal["markdown", "latex", "csv"]
 FORMATS: tuple[Format, ...] = ("markdown", "latex", "csv")
-SAID = (
-    "± is half of the 95 % interval of a mean over images. Whether two runs differ, and the "
-    "protocols: compare them without --format."
-)
+SAID = "± is half of the 95 % interval; whether runs differ: compare them without --format."
 BOLD = {"markdown": "**{}**", "latex": r"\textbf{{{}}}"}
 DIGITS = {"psnr": 2, "psnr_rgb": 2, "niqe": 2, "fid": 2}
 SPECIAL = "&%$#_{}"  # characters of LaTeX
@@ -70,9 +67,8 @@ def columns(runs: Sequence[compare.RunNumbers], asked: compare.Selection) -> lis
         values = [sign * cell.value for cell in cells if cell and math.isfinite(cell.value)]
         top = max(values, default=math.nan) if sign and len(values) > 1 else math.nan
         marked = [cell and cell._replace(best=sign * cell.value == top) for cell in cells]
-        better = {1: " ↑", -1: " ↓", 0: ""}[sign]
-        head = f"{first['metric']}, {first['dataset']} x{first['scale']:g}{better}"
-        found.append((head, marked))
+        better = ("", " ↑", " ↓")[sign]
+        found.append((f"{first['metric']}, {first['dataset']} x{first['scale']:g}{better}", marked))
     return found
 
 
