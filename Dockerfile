@@ -5,10 +5,12 @@ FROM python:3.12-slim AS common
 # The versions of Debian's packages are the image's.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends git make \
+    && apt-get install -y --no-install-recommends gcc git libc6-dev make \
     && rm -rf /var/lib/apt/lists/* \
     && pip install --no-cache-dir "uv>=0.9,<1"
 ENV UV_LINK_MODE=copy UV_NO_CACHE=1 NO_ALBUMENTATIONS_UPDATE=1
+# For `docker run --user`, whose home would be /: caches of shards, of the compiler and of matplotlib.
+ENV HOME=/tmp
 WORKDIR /enlarger
 
 # The packages first: an edit of the code installs none of them again.

@@ -114,7 +114,15 @@ def test_the_script(checker: list[str]) -> None:
 
 @pytest.mark.parametrize(
     ("status", "restarts", "requeued"),
-    [(0, 0, False), (138, 0, True), (75, 3, True), (75, 50, False), (2, 0, False), (143, 0, False)],
+    [
+        (0, 0, False),
+        (138, 0, True),
+        (75, 3, True),
+        (137, 0, True),
+        (75, 50, False),
+        (2, 0, False),
+        (143, 0, False),
+    ],
 )
 def test_when_the_script_starts_the_job_again(
     tmp_path: Path, status: int, restarts: int, requeued: bool
