@@ -41,8 +41,8 @@ def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
             digest = file_hash(Path(file.name))
             write_atomically(checksum_of(path), f"{digest}  {path.name}\n".encode())
         sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        raise OSError(str(error)) from error
+    except RuntimeError as error:
+        raise OSError(f"is the disk full? {error}") from error  # which torch says in C++
 
 
 def write_atomically(path: Path, content: bytes) -> None:
