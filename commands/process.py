@@ -60,13 +60,13 @@ def prepare_output() -> None:
 
 
 def hide_advertising() -> None:
-    """Leave out Lightning's advertisements, and its lines on devices that are not there."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertising)
+    """Leave out Lightning's advertisements, and lines that say what everybody knows."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
 
 
-def _no_advertising(record: logging.LogRecord) -> bool:
-    said = record.getMessage()
-    return not said.startswith(("💡", "GPU available: False", "TPU available: False"))
+def _is_news(record: logging.LogRecord) -> bool:
+    known = ("💡", "GPU available: False", "TPU available: False", "Detected KeyboardInterrupt")
+    return not record.getMessage().strip().startswith(known)
 
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of mallopt's parameters, from malloc.h

@@ -4,7 +4,7 @@
 |---|---|---|
 | SIGTERM | schedulers, torchrun, ``kill`` | 143 |
 | SIGUSR1 | SLURM's warning before a job's time limit (``--signal=USR1@120``) | 138 |
-| SIGINT | Ctrl-C; a second one, or one of another command than ``fit``, stops at once | 130 |
+| SIGINT | Ctrl-C; a second one, or one of a command that does not train, stops at once | 130 |
 
 Lightning's handlers communicate with the other processes from inside the handler and, with SLURM,
 save in the middle of a step; they are not installed.
@@ -49,6 +49,7 @@ class Signals:
     def __init__(self) -> None:
         self.received = 0  # the signal's number
         self.saves = True  # whether the command writes checkpoints
+        self.trains = True  # else Ctrl-C stops it at once
         self._at = 0.0
         self._owner = os.getpid()
         self._before: dict[int, Any] = {}
@@ -77,7 +78,7 @@ class Signals:
             return
         now = time.monotonic()
         again = self.received == number and now - self._at > REPEAT_SECONDS
-        if number == signal.SIGINT and (again or not self.saves):
+        if number == signal.SIGINT and (again or not self.trains):
             raise KeyboardInterrupt
         if not self.received:
             self._at = now

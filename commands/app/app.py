@@ -11,7 +11,6 @@ import functools
 import importlib.util
 import math
 import os
-import shutil
 import signal
 import socket
 import tempfile
@@ -51,7 +50,8 @@ def main(words: Sequence[str] | None = None) -> int:
     prepare_output()
     with listening:
         models = _models(options)
-        with tempfile.TemporaryDirectory(prefix="enlarger-app-") as folder:
+        ours = tempfile.TemporaryDirectory(prefix="enlarger-app-", ignore_cleanup_errors=True)
+        with ours as folder:
             tempfile.tempdir = folder
             # Gradio reads them when it is imported.
             os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": f"{folder}/page"}
@@ -64,15 +64,15 @@ def main(words: Sequence[str] | None = None) -> int:
                 f"http://{options.host}:{listening.getsockname()[1]} (Ctrl-C ends it)", flush=True
             )
             server = uvicorn.Server(uvicorn.Config(page, log_level="warning"))
-            server.handle_exit = functools.partial(_end, folder)
+            server.handle_exit = functools.partial(_end, ours)
             server.run([listening])
     return 0
 
 
-def _end(folder: str, number: int, _frame: object) -> None:
+def _end(ours: tempfile.TemporaryDirectory[str], number: int, _frame: object) -> None:
     # At once: no thread can be stopped in the middle of a photograph.
     os.write(2, f"stopped by {signal.Signals(number).name}\n".encode())
-    shutil.rmtree(folder, ignore_errors=True)
+    ours.cleanup()
     os._exit(0)
 
 
