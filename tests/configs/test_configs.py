@@ -198,7 +198,7 @@ TOGETHER = [
 # An experiment is parsed where a quick test runs it, below, or builds it, in test_built.py.
 ALONE = [
     *(name for name in FILES if name.partition("/")[0] not in (*GROUPS, "experiment")),
-    *sorted(VARIANTS | ALIKE),
+    *sorted(name for name in VARIANTS | ALIKE if "/mini/" not in name),
 ]
 ALONE.remove("weights.yaml")
 
