@@ -259,8 +259,7 @@ class EnlargerCLI(CommandsCLI):
         self.ranks = Ranks(
             60 * options.preflight_minutes, options.heartbeat_seconds, options.lost_after_seconds
         )
-        self.ranks.signals.saves = self.subcommand == "fit"
-        self.ranks.signals.trains = self.subcommand in ("fit", "check")
+        self.ranks.signals.command = str(self.subcommand)
         own = weights_are_read(self.run, config, self.fits)
         self._needed = needed_files(config, own)
         self.resumed_from: Path | None = None

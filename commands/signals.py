@@ -48,8 +48,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.received = 0  # the signal's number
-        self.saves = True  # whether the command writes checkpoints
-        self.trains = True  # else Ctrl-C stops it at once
+        self.command = "fit"
         self._at = 0.0
         self._owner = os.getpid()
         self._before: dict[int, Any] = {}
@@ -78,12 +77,13 @@ class Signals:
             return
         now = time.monotonic()
         again = self.received == number and now - self._at > REPEAT_SECONDS
-        if number == signal.SIGINT and (again or not self.trains):
+        if number == signal.SIGINT and (again or self.command not in ("fit", "check")):
             raise KeyboardInterrupt
         if not self.received:
             self._at = now
             self.received = number
-            where = "between two steps, with a checkpoint" if self.saves else "as soon as it can"
+            known = {"fit": "between two steps, with a checkpoint"}
+            where = known.get(self.command, "as soon as it can")
             _say(f"{signal.Signals(number).name}: stopping {where}")
 
 

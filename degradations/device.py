@@ -30,27 +30,6 @@ def tensor_like(values: Sequence[float], like: Tensor) -> Tensor:
     return copy_to(torch.tensor(values, dtype=like.dtype), like.device)
 
 
-def constant(make: Callable[[], Tensor]) -> Callable[[torch.device], Tensor]:
-    """Return a function that copies a tensor to a device once.
-
-    What is compiled finds the copy there, if the function was called before.
-
-    Args:
-        make: Makes the tensor on the CPU.
-    """
-    copies: dict[torch.device, Tensor] = {}
-
-    def on_device(device: torch.device) -> Tensor:
-        if device not in copies:
-            with torch.inference_mode(False):  # a later training step needs it, too
-                copies[device] = copy_to(make(), device)
-            if device.type == "cuda":  # else a CUDA graph would copy it each time
-                torch._dynamo.mark_static_address(copies[device])
-        return copies[device]
-
-    return on_device
-
-
 class Table:
     """Constants on the CPU that are copied to each device and type once.
 
@@ -64,11 +43,35 @@ class Table:
 
     def like(self, x: Tensor) -> Tensor:
         """Return the constants on the device and in the type of ``x``."""
-        place = x.device, x.dtype
+        return self.on(x.device, x.dtype)
+
+    def on(self, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+        """Return the constants on a device, in their own type by default."""
+        place = device, dtype or self.values.dtype
         if place not in self._copies:
             with torch.inference_mode(False):  # a later training step needs them, too
                 self._copies[place] = copy_to(self.values, *place)
+            if device.type == "cuda":  # else a CUDA graph would copy them each time
+                torch._dynamo.mark_static_address(self._copies[place])
         return self._copies[place]
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_copies": {}}  # copies belong to this process
+
+
+def constant(make: Callable[[], Tensor]) -> Callable[[torch.device], Tensor]:
+    """Return a function that returns the `Table` that is made at its first call, on a device.
+
+    What is compiled finds the copy there, if the function was called before.
+
+    Args:
+        make: Makes the tensor on the CPU.
+    """
+    made: list[Table] = []
+
+    def on_device(device: torch.device) -> Tensor:
+        if not made:
+            made.append(Table(make()))
+        return made[0].on(device)
+
+    return on_device

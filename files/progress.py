@@ -35,9 +35,6 @@ def bar_options(every_n_seconds: float = 10.0, endless: bool = False) -> dict[st
     if sys.stderr.isatty():
         return {"mininterval": REFRESH, "dynamic_ncols": True}
     # At one place, or tqdm moves a cursor that a file has not.
-    lines = {
-        "mininterval": every_n_seconds,
-        "miniters": 1,
-        "bar_format": ENDLESS if endless else LINE,
-    }
+    line = ENDLESS if endless else LINE
+    lines = {"mininterval": every_n_seconds, "miniters": 1, "bar_format": line}
     return {**lines, "file": _LogLines(), "position": 0, "leave": True}

@@ -41,7 +41,6 @@ from tests.launches import count_launches, count_operators
 
 SEED = 0
 BATCH, SIDE, SCALE = 16, 256, 4
-MAIN = ("Real-ESRGAN", "Enlarger")
 Prepare = Callable[[int], Callable[[], Any]]  # by the number of a turn, what is timed in it
 
 
@@ -185,13 +184,13 @@ def compare(folder: Path, usm: bool, draws: int, device: torch.device) -> dict[s
     def theirs(draw: int) -> Callable[[], Any]:
         return partial(peer, {name: x.to(device) for name, x in peer.batch(hr).items()})
 
-    columns: dict[str, Prepare] = {"Real-ESRGAN": theirs, "Enlarger": _on(recipe, hr, ahead=gpu)}
+    columns: dict[str, Prepare] = {"peer": theirs, "ours": _on(recipe, hr, ahead=gpu)}
     if gpu:
-        columns["draws included"] = _on(recipe, hr)
+        columns["ours, draws included"] = _on(recipe, hr)
     times = _in_turns(columns, draws)
     peaks = {name: peak_mib(column(draws), device) for name, column in columns.items()}
-    others = {name: summary(taken) for name, taken in times.items() if name not in MAIN}
-    return against(*(times[name] for name in MAIN)) | others | {"peak_mib": peaks}
+    found = against(times.pop("peer"), times.pop("ours"))
+    return found | {name: summary(taken) for name, taken in times.items()} | {"peak_mib": peaks}
 
 
 def _on(recipe: Degradation, hr: Tensor, ahead: bool = False) -> Prepare:

@@ -128,8 +128,6 @@ class Measured(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the numbers."""
-        if self.settings["profile"]:
-            self.profile.stop()
         rate = (self.settings["steps"] - PROFILED - WARM) / self.taken
         flops, operations = self.modes
         tera = flops.get_total_flops() / 1e12
@@ -147,6 +145,7 @@ class Measured(Callback):
             self.found["share_of_bf16"] = peak and round(tera * rate / peak, 3)
             self.found["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
         if self.settings["profile"]:
+            self.profile.stop()
             table = self.profile.key_averages()
             unit = "device" if torch.cuda.is_available() else "cpu"
             taken = {row.key: round(getattr(row, f"self_{unit}_time_total")) for row in table}

@@ -41,7 +41,7 @@ class Cell(NamedTuple):
     best: bool
 
 
-Column = tuple[str, list[Cell | None]]  # the heading, and a cell for each run
+Column = tuple[str, str, list[Cell | None]]  # heading, arrow to the better, a cell for each run
 
 
 def columns(runs: Sequence[compare.RunNumbers], asked: compare.Selection) -> list[Column]:
@@ -67,8 +67,8 @@ def columns(runs: Sequence[compare.RunNumbers], asked: compare.Selection) -> lis
         values = [sign * cell.value for cell in cells if cell and math.isfinite(cell.value)]
         top = max(values, default=math.nan) if sign and len(values) > 1 else math.nan
         marked = [cell and cell._replace(best=sign * cell.value == top) for cell in cells]
-        better = ("", " ↑", " ↓")[sign]
-        found.append((f"{first['metric']}, {first['dataset']} x{first['scale']:g}{better}", marked))
+        head = f"{first['metric']}, {first['dataset']} x{first['scale']:g}"
+        found.append((head, ("", " ↑", " ↓")[sign], marked))
     return found
 
 
@@ -92,9 +92,9 @@ def grid(names: Sequence[str], table: Sequence[Column], form: Format) -> str:
     if form == "csv":
         return _csv(names, table)
     escape = _escaped if form == "latex" else str
-    heads = [escape(f"{head} (n = {_count(cells)})") for head, cells in table]
+    heads = [escape(f"{head}{arrow} (n = {_count(cells)})") for head, arrow, cells in table]
     rows = [
-        [escape(name), *(_shown(head, cells[number], form) for head, cells in table)]
+        [escape(name), *(_shown(head, cells[number], form) for head, _, cells in table)]
         for number, name in enumerate(names)
     ]
     if form == "latex":
@@ -129,8 +129,8 @@ def _csv(names: Sequence[str], table: Sequence[Column]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["run", "number", "value", "half_interval", "n"])
-    for head, cells in table:
+    for head, _, cells in table:
         for name, cell in zip(names, cells, strict=True):
             if cell:
-                writer.writerow([name, head.rstrip(" ↑↓"), cell.value, cell.reach, cell.n])
+                writer.writerow([name, head, cell.value, cell.reach, cell.n])
     return buffer.getvalue()

@@ -18,8 +18,9 @@ def test_the_best_is_bold_and_numbers_have_intervals(tmp_path: Path) -> None:
     table = columns([load_run(name) for name in names], ALL)
     by_name = [value for _, value in sorted(zip(KEYS, better, strict=True))]
     low, high = mean_interval(np.array(by_name))
-    ((head, cells),) = table
-    assert head == "psnr, set5 x2 ↑"
+    ((head, arrow, cells),) = table
+    assert (head, arrow) == ("psnr, set5 x2", " ↑")
+    assert "psnr, set5 x2 ↑ (n = 12)" in grid(["a", "b_1"], table, "markdown")
     assert cells[1] is not None
     assert cells[0] is not None
     assert (cells[1].value, cells[1].n, cells[1].best) == (36.5, 12, True)
@@ -39,7 +40,7 @@ def test_numbers_of_another_protocol_are_left_out(tmp_path: Path) -> None:
         run(tmp_path / "a", [30.0] * 12, protocol={"color": "y"}),
         run(tmp_path / "b", [40.0] * 12, protocol={"color": "rgb"}),
     ]
-    ((_, cells),) = columns([load_run(name) for name in names], ALL)
+    ((_, _, cells),) = columns([load_run(name) for name in names], ALL)
     assert cells[0] is not None
     assert cells[1:] == [None]
     assert not cells[0].best
