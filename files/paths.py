@@ -183,8 +183,8 @@ def images_among(paths: Sequence[Path], where: str, videos: bool = False) -> lis
     left_out = {*paths} - {*kept}
     if others := [p for p in paths if p in left_out and p.name not in (PREDICTIONS, PREDICT_PAGE)]:
         names = ", ".join(path.name for path in others[:3]) + ", ..." * (len(others) > 3)
-        text, more = "%s: %d files are not images by their names (%s)%s", _what_reads(others)
-        log.info(text, where, len(others), names, more)
+        text = "%s: left out %d that are not images by their names (%s)%s"
+        log.info(text, where, len(others), names, _what_reads(others))
     return kept
 
 

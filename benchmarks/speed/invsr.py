@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL
@@ -60,14 +60,14 @@ class Case:
         steps: Of sampling.
         plain: Whether attention is computed by torch's plain kernel, which keeps the whole matrix.
         bf16: Whether networks compute in bfloat16, the frozen U-Net's weights among them.
-        compiled: Whether networks are compiled.
+        compiled: Whether networks are compiled; ``graphs``: the U-Net as a CUDA graph.
     """
 
     name: str
     steps: int = 1
     plain: bool = False
     bf16: bool = False
-    compiled: bool = False
+    compiled: bool | Literal["graphs"] = False
 
 
 CASES = (
@@ -80,6 +80,7 @@ ON_GPU = {
     Case("bf16, compiled", bf16=True, compiled=True): (
         "compiling takes minutes on a core, and gains what a GPU loses on launches"
     ),
+    Case("bf16, graphs", bf16=True, compiled="graphs"): "a CPU has no CUDA graphs",
 }
 
 

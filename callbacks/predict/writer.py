@@ -291,8 +291,7 @@ class Writer(Callback):
         if trainer.is_global_zero:
             log.log(
                 logging.WARNING if unusable or failed else logging.INFO,
-                "%s%s: %d images written, %d skipped (done before), %d unusable%s; a line for each "
-                "in %s",
+                "%s%s: %d written, %d skipped (done before), %d unusable%s; a line for each in %s",
                 *("nothing to do, all outputs are there: " if idle else "", self._root),
                 *(written, self.skipped, unusable),
                 *(f", {failed} failed" if failed else "", NAME),

@@ -35,6 +35,7 @@ LOST = 75  # exit status after another process was lost: EX_TEMPFAIL, start agai
 GRACE = 5.0  # seconds in which a process may still end by itself after another one failed
 TOGETHER = 2.0  # seconds within which processes fail for the same reason
 FAILED, SIGNAL = "failed", "signal"  # keys of the first failure and of a signal in the store
+ASKED = "asked"  # and of a process that wants to know who is lost
 
 
 class Heartbeat:
@@ -70,6 +71,7 @@ class Heartbeat:
         self._seen = dict.fromkeys(self._last, self._answered)
         self.first: tuple[int, str, int] | None = None  # failure: its rank, reason, status
         self._noticed = 0.0  # when
+        self._asks = False  # who is lost
         self._over = threading.Event()
 
     # ------------------------------------------------------------------------------------- the ends
@@ -118,7 +120,10 @@ class Heartbeat:
             store, due, sent = self.store.clone(), 0.0, 0
             while not self._over.wait(self._tick):
                 now, signal = time.monotonic(), self.state()["signal"]
-                if now >= due or signal != sent:  # a signal is sent at once
+                if self._asks:
+                    store.set(ASKED, "")
+                # A signal is sent at once, and an answer to `explain`.
+                if now >= due or signal != sent or store.check([ASKED]):
                     due, sent = now + self.interval, signal
                     self._send(store, "here")
                     self._receive(store.multi_get([_key(rank) for rank in self._last]))
@@ -157,14 +162,13 @@ class Heartbeat:
         Returns:
             Message and exit status; None if all others still send heartbeats.
         """
-        # After a broken connection, three missing heartbeats are enough. The last one may have been
-        # read an interval after it was sent, and a busy machine may be late itself.
-        deadline = time.monotonic() + 6 * self.interval
-        while time.monotonic() < deadline:
-            if found := self._judge(time.monotonic(), 3 * self.interval, grace=0.0):
-                return found
-            time.sleep(self.interval / 10)
-        return None
+        # Soon enough for torchrun, which kills 30 seconds after another process has ended.
+        self._asks = True
+        # A lost process's last heartbeat may be read after this; a busy machine may be late itself.
+        deadline = time.monotonic() + 12 * self._tick
+        while self.first is None and time.monotonic() < deadline:
+            time.sleep(self._tick / 10)
+        return self._judge(time.monotonic(), 8 * self._tick, grace=0.0)
 
     def _judge(self, now: float, limit: float, grace: float) -> tuple[str, int] | None:
         if self.first is not None:

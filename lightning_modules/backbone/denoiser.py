@@ -171,7 +171,8 @@ class UNet2D(Denoiser):
         if residuals is not None:
             inputs |= residual_arguments(self.unet, residuals, inputs["sample"])
         raw: Tensor = self.unet(**inputs, return_dict=False)[0]
-        return raw.to(z_t.dtype)
+        # The next replay of a graph overwrites its output.
+        return raw.to(z_t.dtype, copy=self.flags.compile == "graphs")
 
     def features(
         self, z_t: Tensor, t: Tensor, condition: Condition | None = None, middle: bool = False

@@ -110,7 +110,8 @@ class Flags:
             fastest on a GPU.
         gradient_checkpointing: Recompute the blocks in the backward pass instead of storing their
             activations: less memory, a third more time.
-        compile: Compile it with ``torch.compile`` at its first call.
+        compile: Compile it with ``torch.compile`` at its first call; ``graphs``: on a GPU, also
+            replay it as a CUDA graph, one for each size, for inputs of few sizes.
         dtype: Number type of a frozen network's weights and computation. A network that trains
             stays in float32 and follows ``trainer.precision``.
 
@@ -121,7 +122,7 @@ class Flags:
     frozen: bool = False
     channels_last: bool = False
     gradient_checkpointing: bool = False
-    compile: bool = False
+    compile: bool | Literal["graphs"] = False
     dtype: Precision = "float32"
 
     def __post_init__(self) -> None:
@@ -151,7 +152,8 @@ def run_as(network: Any, flags: Flags) -> None:
             _add_checkpointing(network)
     if flags.compile:
         allow_kinds()
-        network.compile()  # in place, so that names of tensors stay
+        # In place, so that names of tensors stay.
+        network.compile(mode="reduce-overhead" if flags.compile == "graphs" else None)
 
 
 def _add_checkpointing(network: Any) -> None:

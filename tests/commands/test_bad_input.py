@@ -100,7 +100,7 @@ def test_broken_images_do_not_stop_prediction(
     enlarger("predict", *BICUBIC, "--data.init_args.predict", folder)
     written = sorted(p.name for p in Path("runs/tiny/predict").glob("*.png"))
     assert written == ["0.png", "1.png", "2.png"]
-    assert "3 images written, 0 skipped (done before), 3 unusable" in caplog.text
+    assert "3 written, 0 skipped (done before), 3 unusable" in caplog.text
     warnings = "".join(r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING)
     assert all(name in warnings for name in ("bad.jpg", "bad-cut.png", "bad-empty.png"))
 
@@ -119,7 +119,7 @@ def test_prediction_fails_if_no_input_is_an_image(
         assert sentence.endswith("/runs/tiny/predict/predictions.jsonl has the reason for each")
     image((24, 20)).save(folder / "0.png")
     enlarger(*command)
-    assert "1 images written, 0 skipped (done before), 2 unusable" in caplog.text
+    assert "1 written, 0 skipped (done before), 2 unusable" in caplog.text
 
 
 # ------------------------------------------------------------------------ weights and checkpoints

@@ -33,7 +33,7 @@ def folder(tiny: Path, photo_folder: Path) -> Path:
 def test_predict(folder: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture) -> None:
     (folder / f"{LATIN}2.png").write_bytes(b"broken")
     settings = ("--data.init_args.predict", folder.parent / "*ber/*", "--data.init_args.workers", 1)
-    for count in ("2 images written, 0 skipped", "0 images written, 2 skipped"):
+    for count in ("2 written, 0 skipped", "0 written, 2 skipped"):
         caplog.clear()
         enlarger("predict", *BICUBIC, *settings, "--writer.folder", "out")
         assert f"{count} (done before), 1 unusable" in caplog.text

@@ -88,7 +88,7 @@ def test_outputs_among_the_inputs_are_not_enlarged(
         caplog.clear()
         predict(enlarger, inputs, *command)
         assert written(folder) == first
-        assert "0 images written, 2 skipped (done before), 0 unusable" in caplog.text
+        assert "0 written, 2 skipped (done before), 0 unusable" in caplog.text
         assert "left out 2 images in writer.folder" in caplog.text
     smooth().save(folder / "new.png")
     predict(enlarger, folder, *command)

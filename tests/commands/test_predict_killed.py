@@ -66,7 +66,7 @@ def test_kill_and_go_on(
 
     enlarger(*command, "slow.Slow")
     del sys.modules["slow"]
-    assert f"{COUNT - len(done)} images written, {len(done)} skipped" in caplog.text
+    assert f"{COUNT - len(done)} written, {len(done)} skipped" in caplog.text
     names = sorted(path.name for path in OUT.glob("*.png"))
     assert names == [f"{number:02d}.png" for number in range(COUNT)]
     text = (OUT / NAME).read_text()

@@ -37,11 +37,11 @@ def test_two_processes_write_one_file_of_lines(
     ]
     command += ["--data.init_args.predict", str(photo_folder), "--writer.folder", "out"]
     torchrun(*command)
-    assert capfd.readouterr().err.count("10 images written, 0 skipped") == 1  # of all processes
+    assert capfd.readouterr().err.count("10 written, 0 skipped") == 1  # of all processes
     lines = [json.loads(text) for text in Path("out", NAME).read_text().splitlines()]
     assert sorted(line["output"] for line in lines) == [f"{number}.png" for number in range(10)]
     enlarger(*command)  # on one process, which finds nothing to do
-    assert "0 images written, 10 skipped" in caplog.text
+    assert "0 written, 10 skipped" in caplog.text
 
 
 class Slow(SuperResolver):

@@ -145,7 +145,7 @@ def test_what_is_left_out_is_named_by_its_ending(
         found = list_images(Path())
     assert [path.name for path in found] == ["a.jfif", "b.JPG", "x.mpo", "y.tif"]
     assert (
-        "5 files are not images by their names (.DS_Store, c.psd, d.DNG, ...); develop"
+        "left out 5 that are not images by their names (.DS_Store, c.psd, d.DNG, ...); develop"
         in caplog.text
     )
 

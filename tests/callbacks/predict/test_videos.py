@@ -366,7 +366,7 @@ def test_a_broken_video_is_counted(
         predict(tmp_path, tmp_path / "out", workers=workers)
     assert files(tmp_path / "out") == ["sound_x2.mp4"]
     assert f"unusable, left out: {source}: " in caplog.text
-    assert "1 images written, 0 skipped (done before), 1 unusable" in caplog.text
+    assert "1 written, 0 skipped (done before), 1 unusable" in caplog.text
     assert predict(tmp_path, tmp_path / "out").made < len(LONG)  # tried again, by the same rules
     assert [line["key"] for line in lines(tmp_path / "out")] == ["broken", "sound", "broken"]
 

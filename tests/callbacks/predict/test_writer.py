@@ -380,7 +380,7 @@ def test_what_is_done_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert data.left_out == {"a"}
     assert done.read_text() == "made smaller by another program"
     assert (writer.written, writer.skipped, writer.unusable) == (1, 1, 0)
-    assert "1 images written, 1 skipped (done before), 0 unusable" in caplog.text
+    assert "1 written, 1 skipped (done before), 0 unusable" in caplog.text
 
 
 class Stepped(Method, Double):

@@ -55,6 +55,21 @@ def test_the_null_text():
     torch.testing.assert_close(several, learned(z, t))
 
 
+@pytest.mark.parametrize(
+    "device",
+    [pytest.param("cpu", marks=pytest.mark.slow), pytest.param("cuda", marks=pytest.mark.gpu)],
+)
+@torch.inference_mode()
+def test_outputs_of_a_graph_stay_when_it_is_replayed(device):
+    graph = wrapped(flags=Flags(frozen=True, compile="graphs")).to(device)
+    plain = wrapped().to(device)
+    z, t, text = (x.to(device) for x in inputs())
+    batches = [z * factor for factor in (1, 2, 3, 4)]
+    found = [graph(batch, t, Condition(text=text)) for batch in batches]
+    for batch, output in zip(batches, found, strict=True):
+        torch.testing.assert_close(output, plain(batch, t, Condition(text=text)), rtol=0, atol=1e-4)
+
+
 # ---------------------------------------------------------------------------- features, residuals
 
 
