@@ -43,7 +43,7 @@ from benchmarks.photographs.table import (
 from benchmarks.report import REPOSITORY
 from callbacks.provenance import commit
 from callbacks.results.files import load_results
-from commands.run.files import FOLDER, best_or_newest, fingerprint
+from commands.run.files import FOLDER, best_or_newest, fingerprint, newest_whole
 from files.owned import write_whole
 
 NOTES = RUNS / "notes"
@@ -140,14 +140,17 @@ def _run(name: str, command: list[str], needed: Sequence[Training]) -> Note:
     same = before.get("digest") == digest
     if same and "seconds" in before:
         return before
-    # A training that was cut off goes on.
-    afresh = ["--run.overwrite", "true"] if verb == "fit" and before and not same else []
+    place, run = NOTES / f"{verb}_{name}.json", TRAININGS / name / FOLDER
+    spent = 0.0
+    if same and (kept := newest_whole(run)):  # a training that was cut off goes on
+        spent = before.get("spent", 0.0) + max(kept.stat().st_mtime - place.stat().st_mtime, 0)
     note: Note = {
         "digest": digest,
         "command": shlex.join(["python", "main.py", *command]),
         "commit": commit(),
+        "spent": round(spent),
     }
-    place = NOTES / f"{verb}_{name}.json"
+    afresh = ["--run.overwrite", "true"] if verb == "fit" and before and not same else []
     write_whole(place, json.dumps(note) + "\n")
     sys.stderr.write(f"{time.strftime('%X')} {verb} {name}\n")
     begun, log = time.monotonic(), NOTES / f"{verb}_{name}.log"
@@ -166,7 +169,9 @@ def _run(name: str, command: list[str], needed: Sequence[Training]) -> Note:
         raise RuntimeError(
             f"{verb} {name} ended with {done.returncode} ({log}):\n" + "\n".join(last)
         )
-    note |= {"seconds": round(time.monotonic() - begun)}
+    note["seconds"] = note.pop("spent") + round(time.monotonic() - begun)
+    if verb == "fit" and (kept := newest_whole(run)):
+        note["steps"] = int(kept.stem.partition("-")[2])
     write_whole(place, json.dumps(note) + "\n")
     return note
 

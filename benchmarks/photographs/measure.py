@@ -140,17 +140,16 @@ def mean(values: list[float]) -> tuple[float, float]:
     return statistics.fmean(values), deviations * statistics.stdev(values) / math.sqrt(count)
 
 
-def compare(row: Numbers, other: Numbers, metric: str, margin: float = 0.0) -> Difference:
+def compare(row: Numbers, other: Numbers, metric: str) -> Difference:
     """Return how far a row is from another one, image by image.
 
     Args:
         row: The row that should be better.
         other: The other one, of the same images.
         metric: The metric.
-        margin: What the row must be better by.
     """
     pairs = zip(row[metric], other[metric], strict=True)
-    return Difference(*mean([a - b - margin for a, b in pairs]), metric in HIGHER)
+    return Difference(*mean([a - b for a, b in pairs]), metric in HIGHER)
 
 
 def verdict(parts: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import cycle
 from pathlib import Path
 from statistics import fmean
@@ -27,6 +28,7 @@ from benchmarks.report import REPOSITORY
 from files.owned import write_whole
 
 JSON, IMAGES, PAGE = "photographs.json", "photographs", "docs/photographs.md"
+CLAIMS = "docs/claims.md"
 MARKS = ("<!-- photographs -->", "<!-- end of photographs -->")
 COLUMNS = {  # heading and digits of each metric
     "psnr": ("PSNR-Y", 2),
@@ -82,7 +84,7 @@ def judged(claim: Claim, table: Table, measured: dict[str, Tables]) -> dict[str,
                 against |= {who: noise for who, noise in numbers.items() if who != "row"}
             for metric in [claim.metric] if claim.than else DETAIL:
                 for than, compared in against.items():
-                    found = compare(numbers["row"], compared, metric, claim.margin)
+                    found = compare(numbers["row"], compared, metric)
                     parts.append(_part(name, metric, than, found))
     return {
         "text": claim.text,
@@ -105,7 +107,7 @@ def _part(table: str, metric: str, other: str, found: Difference) -> dict[str, A
 
 
 def write(table: Table, found: dict[str, Any]) -> None:
-    """Write the page's part.
+    """Write the page's part, and each verdict beside its claim in the papers' claims.
 
     Args:
         table: The table.
@@ -114,12 +116,19 @@ def write(table: Table, found: dict[str, Any]) -> None:
     place = REPOSITORY / PAGE
     text = markdown(table, found)
     write_whole(place, report.placed(place.read_text(encoding="utf-8"), text, MARKS))
+    papers = REPOSITORY / CLAIMS
+    text = papers.read_text(encoding="utf-8")
+    for claim in found["results"]["claims"]:
+        said = re.compile(rf"\*{re.escape(claim['text'])}\*( \(\*\*[^*]*\*\*\))?")
+        text = said.sub(f"*{claim['text']}* (**{claim['verdict']}**)", text)
+    write_whole(papers, text)
 
 
 def markdown(table: Table, found: dict[str, Any]) -> str:
     """Return the claims, and each table with its images. Args as for ``write``."""
     rows = found["results"]["rows"]
-    parts = ["### Claims", _claims(table, found["results"]["claims"])]
+    trainings = _trainings(found["results"]["trainings"])
+    parts = ["### Claims", _claims(table, found["results"]["claims"]), "### Trainings", trainings]
     for name, compared in table.tables.items():
         tested = [row for row in table.rows if name in table.sets[row.set].tables]
         found_here: dict[str, list[dict[str, Any]]] = {}
@@ -169,7 +178,6 @@ def _claims(table: Table, claims: list[dict[str, Any]]) -> str:
     lines = [
         [claim["text"], f"**{claim['verdict']}**", _weakest(table, claim["parts"])]
         for claim in claims
-        if claim["verdict"] != UNKNOWN
     ]
     kinds = {
         HOLDS: "hold",
@@ -182,7 +190,17 @@ def _claims(table: Table, claims: list[dict[str, Any]]) -> str:
     return f"{said}\n\n{_grid(['claim', '', 'its weakest comparison'], lines)}"
 
 
+def _trainings(found: dict[str, dict[str, Any]]) -> str:
+    lines = [
+        [name, str(note.get("steps", "")), f"{note['seconds'] / 60:.0f}", note["commit"][:8]]
+        for name, note in found.items()
+    ]
+    return _grid(["training", "steps", "minutes", "ended at commit"], lines)
+
+
 def _weakest(table: Table, parts: list[dict[str, Any]]) -> str:
+    if not parts:
+        return ""
     part = min(parts, key=lambda part: part["sure"])
     labels = {row.name: row.label for row in table.rows}
     heading, digits = COLUMNS[part["metric"]]

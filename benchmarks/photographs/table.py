@@ -118,7 +118,6 @@ class Claim:
     than: Another row that it is compared with; if empty, the claim is one of detail: better than
         the regression, and than both controls with noise, at NIQE and SWD halved.
     metric: The metric of the comparison with another row.
-    margin: What is added to the other row's number.
     """
 
     text: str
@@ -126,7 +125,6 @@ class Claim:
     tables: tuple[str, ...]
     than: str = ""
     metric: str = ""
-    margin: float = 0.0
 
 
 @dataclass(frozen=True)
