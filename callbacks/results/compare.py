@@ -47,7 +47,8 @@ FEWEST = 5  # images: fewer have too few different resamples for an interval of 
 _TOGETHER = 4_000_000  # indices drawn at a time: 32 MB
 CONTROL = "bicubic"
 log = logging.getLogger(__name__)
-NO_INTERVAL = "no interval"
+NO_INTERVAL, NOTHING = "no interval", "no difference shown"
+WEIGHTS = "Of these weights, on these images: another training, by another seed, differs, too."
 RUN = "a run's directory; RUN@PART: of the checkpoint whose name has PART in it"
 
 
@@ -387,7 +388,7 @@ def verdict(interval: tuple[float, float], higher_is_better: bool | None) -> str
     """
     low, high = interval
     if low <= 0 <= high:
-        return "no difference shown"
+        return NOTHING
     if higher_is_better is None:
         return "A is higher" if low > 0 else "B is higher"
     return "A is better" if (low > 0) == higher_is_better else "B is better"
@@ -426,7 +427,7 @@ def table(a: str, b: str, comparisons: Sequence[Comparison]) -> Table:
     for each in comparisons:
         place = each.a["dataset"], f"x{each.a['scale']:g}", each.a["metric"]
         shown.add_row(*map(escape, place), *cells(each))
-    shown.caption = Text("\n".join([*protocols(comparisons), *notes(comparisons)]))
+    shown.caption = Text("\n".join([*protocols(comparisons), *notes(comparisons), WEIGHTS]))
     return shown
 
 

@@ -1,26 +1,30 @@
 """A table over runs, as a paper prints it: ``compare --format markdown | latex | csv``.
 
-A column is a dataset, scale and metric; a row is a run. A number is the mean over images with half
-of its 95 % interval over them (``mean_interval``); the best one is bold. All of a column have the
+A column is a dataset, scale and metric; a row is a run. Beside the number of each run but the first
+is its difference to that of the first, with half of the interval that ``compare`` gives it. Bold
+are the best number, and those that it is not shown to be better than. All of a column have the
 first run's protocol, and other numbers are left out.
 """
 
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
-
-import numpy as np
+from typing import Literal, NamedTuple
 
 from callbacks.results import compare
-from callbacks.results.files import identity
+from callbacks.results.files import Result, identity
 
 Format = Literal["markdown", "latex", "csv"]
 FORMATS: tuple[Format, ...] = ("markdown", "latex", "csv")
-SAID = "± is half of the 95 % interval; whether runs differ: compare them without --format."
+SAID = (
+    "In brackets the difference to the first run, ± half of its 95 % interval over the images, of "
+    "these weights: another training differs, too. Bold: the best, and what is not shown to differ "
+    "from it."
+)
 BOLD = {"markdown": "**{}**", "latex": r"\textbf{{{}}}"}
 DIGITS = {"psnr": 2, "psnr_rgb": 2, "niqe": 2, "fid": 2}
 SPECIAL = "&%$#_{}"  # characters of LaTeX
@@ -30,15 +34,17 @@ class Cell(NamedTuple):
     """A number of a run.
 
     value: Its mean over images, or that of the whole set.
-    reach: Half of its interval; None where there is none.
     n: Number of images.
-    best: Whether no other run has a better one.
+    more: How far it is above that of the first run; None for the first run itself.
+    reach: Half of the interval of this; None where there is none.
+    bold: Whether no other run is shown to have a better one.
     """
 
     value: float
-    reach: float | None
     n: int
-    best: bool
+    more: float | None = None
+    reach: float | None = None
+    bold: bool = False
 
 
 Column = tuple[str, str, list[Cell | None]]  # heading, arrow to the better, a cell for each run
@@ -52,33 +58,43 @@ def columns(runs: Sequence[compare.RunNumbers], asked: compare.Selection) -> lis
         asked: Which numbers.
 
     Raises:
-        ValueError: If the first run has several checkpoints with one number.
+        ValueError: If a run has several checkpoints with one number, or nothing that is asked for.
     """
-    images = [run.images() for run in runs]
+
+    @functools.cache
+    def compared(one: int, other: int) -> dict[str, compare.Comparison]:
+        return {_key(each.a): each for each in compare.compare(runs[one], runs[other], asked)[0]}
+
     found: list[Column] = []
     for first in compare.results(runs[0], asked):
-        results = [first, *(compare.counterpart(first, run)[0] for run in runs[1:])]
-        cells = [
-            None if result is None else _cell(result, of.get(identity(result), []))
-            for result, of in zip(results, images, strict=True)
-        ]
+        key = _key(first)
+        others = [compared(0, number).get(key) for number in range(1, len(runs))]
+        cells = [Cell(first["value"], first["n"]), *map(_cell, others)]
         higher = first.get("higher_is_better")
         sign = 0 if higher is None else 1 if higher else -1
-        values = [sign * cell.value for cell in cells if cell and math.isfinite(cell.value)]
-        top = max(values, default=math.nan) if sign and len(values) > 1 else math.nan
-        marked = [cell and cell._replace(best=sign * cell.value == top) for cell in cells]
+        known = {n: sign * cell.value for n, cell in enumerate(cells) if cell}
+        known = {n: value for n, value in known.items() if math.isfinite(value)}
+        if sign and len(known) > 1:
+            best = max(known, key=known.__getitem__)
+            for number, cell in enumerate(cells):
+                against = compared(best, number).get(key) if number in known else None
+                if cell and against and (number == best or against.verdict == compare.NOTHING):
+                    cells[number] = cell._replace(bold=True)
         head = f"{first['metric']}, {first['dataset']} x{first['scale']:g}"
-        found.append((head, ("", " ↑", " ↓")[sign], marked))
+        found.append((head, ("", " ↑", " ↓")[sign], cells))
     return found
 
 
-def _cell(result: Any, images: list[Any]) -> Cell:
-    values = np.array([*compare.over_seeds(images).values()] if images else [])
-    reach = None
-    if len(values) >= compare.FEWEST and np.isfinite(values).all():
-        low, high = compare.mean_interval(values)
-        reach = (high - low) / 2
-    return Cell(result["value"], reach, result["n"], False)
+def _key(result: Result) -> str:
+    return identity({**result, "checkpoint": None})
+
+
+def _cell(found: compare.Comparison | None) -> Cell | None:
+    if found is None:
+        return None
+    reach = None if found.interval is None else (found.interval[1] - found.interval[0]) / 2
+    value = found.b["value"]
+    return Cell(value, found.b["n"], value - found.a["value"], reach)
 
 
 def grid(names: Sequence[str], table: Sequence[Column], form: Format) -> str:
@@ -99,8 +115,10 @@ def grid(names: Sequence[str], table: Sequence[Column], form: Format) -> str:
     ]
     if form == "latex":
         head, *body = (" & ".join(row) + r" \\" for row in (["", *heads], *rows))
+        body = [line.replace("±", r"\pm") for line in body]
         lines = [rf"\begin{{tabular}}{{l{'r' * len(heads)}}}", r"\toprule", head, r"\midrule"]
-        return "\n".join([f"% {SAID}", *lines, *body, r"\bottomrule", r"\end{tabular}"]) + "\n"
+        notes = [f"% {SAID}", r"% \usepackage{booktabs}"]
+        return "\n".join([*notes, *lines, *body, r"\bottomrule", r"\end{tabular}"]) + "\n"
     rule = ["---", *["---:"] * len(heads)]
     lines = [f"| {' | '.join(row)} |" for row in (["", *heads], rule, *rows)]
     return "\n".join([*lines, "", SAID]) + "\n"
@@ -115,9 +133,12 @@ def _shown(head: str, cell: Cell | None, form: Format) -> str:
         return "-"
     digits = DIGITS.get(head.partition(",")[0], 4)
     value = f"{cell.value:.{digits}f}"
-    value = BOLD[form].format(value) if cell.best else value
-    between = " ± " if form == "markdown" else r" $\pm$ "
-    return value if cell.reach is None else f"{value}{between}{cell.reach:.{digits}f}"
+    value = BOLD[form].format(value) if cell.bold else value
+    if cell.more is None or not math.isfinite(cell.more):
+        return value
+    more = f"{cell.more:+.{digits}f}"
+    more += "" if cell.reach is None else f" ± {cell.reach:.{digits}f}"
+    return f"{value} ({more})" if form == "markdown" else rf"{value} (${more}$)"
 
 
 def _escaped(text: str) -> str:
@@ -128,9 +149,9 @@ def _escaped(text: str) -> str:
 def _csv(names: Sequence[str], table: Sequence[Column]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["run", "number", "value", "half_interval", "n"])
+    writer.writerow(["run", "number", "value", "difference", "half_interval", "n"])
     for head, _, cells in table:
         for name, cell in zip(names, cells, strict=True):
             if cell:
-                writer.writerow([name, head, cell.value, cell.reach, cell.n])
+                writer.writerow([name, head, cell.value, cell.more, cell.reach, cell.n])
     return buffer.getvalue()

@@ -8,31 +8,35 @@ import numpy as np
 import pytest
 
 from callbacks.results.compare import ALL, load_run, mean_interval
-from callbacks.results.grid import Format, columns, grid
-from tests.callbacks.results.test_compare import KEYS, run
+from callbacks.results.grid import Cell, Format, columns, grid
+from tests.callbacks.results.test_compare import run
 
 
-def test_the_best_is_bold_and_numbers_have_intervals(tmp_path: Path) -> None:
-    worse, better = [30.0 + i for i in range(12)], [31.0 + i for i in range(12)]
-    names = [run(tmp_path / "a", worse), run(tmp_path / "b_1", better)]
+def test_the_best_is_bold_and_differences_have_intervals(tmp_path: Path) -> None:
+    worse = [30.0 + i for i in range(12)]
+    better = [value + 1 + 0.02 * (i % 2) for i, value in enumerate(worse)]
+    alike = [value + 0.1 * (-1) ** i for i, value in enumerate(better)]
+    names = [run(tmp_path / "a", worse), run(tmp_path / "b_1", better), run(tmp_path / "c", alike)]
     table = columns([load_run(name) for name in names], ALL)
-    by_name = [value for _, value in sorted(zip(KEYS, better, strict=True))]
-    low, high = mean_interval(np.array(by_name))
     ((head, arrow, cells),) = table
     assert (head, arrow) == ("psnr, set5 x2", " ↑")
-    assert "psnr, set5 x2 ↑ (n = 12)" in grid(["a", "b_1"], table, "markdown")
-    assert cells[1] is not None
-    assert cells[0] is not None
-    assert (cells[1].value, cells[1].n, cells[1].best) == (36.5, 12, True)
-    assert cells[1].reach == pytest.approx((high - low) / 2)
-    assert not cells[0].best
+    assert "psnr, set5 x2 ↑ (n = 12)" in grid(["a", "b_1", "c"], table, "markdown")
+    first, second, third = cells
+    assert first == Cell(35.5, 12)
+    assert second is not None
+    assert third is not None
+    assert (second.bold, third.bold) == (True, True)
+    low, high = mean_interval(np.array([1.0, 1.02] * 6))
+    assert second.more == pytest.approx(1.01)
+    assert second.reach == pytest.approx((high - low) / 2, rel=0.1)
+    numbers = f"{second.value},{second.more},{second.reach},12"
     texts: dict[Format, str] = {
-        "markdown": f"| b_1 | **36.50** ± {cells[1].reach:.2f} |",
-        "latex": rf"b\_1 & \textbf{{36.50}} $\pm$ {cells[1].reach:.2f} \\",
-        "csv": f"b_1,{chr(34)}psnr, set5 x2{chr(34)},36.5,{cells[1].reach},12",
+        "markdown": f"| b_1 | **36.51** (+1.01 ± {second.reach:.2f}) |",
+        "latex": rf"b\_1 & \textbf{{36.51}} ($+1.01 \pm {second.reach:.2f}$) \\",
+        "csv": f'b_1,"psnr, set5 x2",{numbers}',
     }
     for form, line in texts.items():
-        assert line in grid(["a", "b_1"], table, form).splitlines()
+        assert line in grid(["a", "b_1", "c"], table, form).splitlines()
 
 
 def test_numbers_of_another_protocol_are_left_out(tmp_path: Path) -> None:
@@ -43,4 +47,4 @@ def test_numbers_of_another_protocol_are_left_out(tmp_path: Path) -> None:
     ((_, _, cells),) = columns([load_run(name) for name in names], ALL)
     assert cells[0] is not None
     assert cells[1:] == [None]
-    assert not cells[0].best
+    assert not cells[0].bold
