@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from files.yaml_loader import plain_yaml
 
 DEFAULT = "realesr-general-x4"
 ON_IMAGES = ("predict", "export")  # the commands that need no more than a model
+SCALE = ("--data.scale", "--data.init_args.scale")
 SCALES = (1, 2, 3, 4, 8)  # that {scale} may stand for
 
 
@@ -55,7 +57,7 @@ def with_released(words: Sequence[str]) -> list[str]:
         words: Arguments as typed after ``main.py``.
 
     Raises:
-        ConfigurationError: If a model is named that is not released.
+        ConfigurationError: If a model is named that is not released, or has another scale.
     """
     words = list(words)
     if not words or words[0] not in ON_IMAGES or "-h" in words or "--help" in words:
@@ -78,6 +80,13 @@ def with_released(words: Sequence[str]) -> list[str]:
     elif words[0] != "predict" or "--data.predict" not in options:
         return words
     file, scale = released()[name]
+    for word, following in pairwise([*words, ""]):
+        option, equals, value = word.partition("=")
+        asked = value if equals else following
+        if option in SCALE and asked not in ("", str(scale)):
+            others = [other for other, its in released().items() if str(its.scale) == asked]
+            hint = f": --model {' or --model '.join(others)}" if others else ""
+            raise ConfigurationError(f"{name} enlarges by {scale}, not by {asked}{hint}")
     data = [] if "--data" in options else ["--data", "datamodules.SRDataModule"]
     factor = ["--data.init_args.scale", str(scale)]
     return [words[0], "--run.name", name, *data, *factor, "--model", str(file), *words[1:]]

@@ -135,6 +135,15 @@ def film_of(container: Any) -> Any:
     return next((film for film in films if film.index == best.index), next(iter(films), None))
 
 
+def stated_frames(path: str) -> int:
+    """Return about how many frames a video has, by what its file says; 0 if it says nothing."""
+    with contextlib.suppress(Exception), open_video(path) as container:
+        film = film_of(container)
+        seconds = (container.duration or 0) / MICROSECONDS
+        return int(film.frames or seconds * (film.average_rate or 0))
+    return 0
+
+
 class Clock:
     """Change the times of a file's packets, in the order that they are stored: they begin at 0.
 

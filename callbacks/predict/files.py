@@ -48,6 +48,7 @@ OPTIONS: dict[Format, dict[str, Any]] = {
 }
 PNG_HEADER = 33  # bytes of the signature and of the IHDR chunk
 EXIF_START = b"Exif\0\0"
+BAND = 1 << 24  # pixels that are converted at a time
 LUMA = (0.299, 0.587, 0.114)  # BT.601 in full range, as in Pillow's convert("L")
 FRAME = re.compile(r"([0-9]{4,})\.(?:png|jpg|webp|tiff)")  # names of frames
 
@@ -326,10 +327,32 @@ def to_pixels(image: Tensor, bit_depth: int) -> Pixels:
     Returns:
         (H, W, C) uint8 or uint16.
     """
+    # By bands of rows: copies of a large output in float32 would take gigabytes.
+    bands = torch.split(image, max(BAND // image.shape[-1], 1), dim=-2)
+    return np.concatenate([_levels(band, bit_depth) for band in bands])
+
+
+def _levels(image: Tensor, bit_depth: int) -> Pixels:
     levels = (image.float().clamp(0, 1) * (2**bit_depth - 1)).round().permute(1, 2, 0)
     if bit_depth == 8:
         return levels.to(torch.uint8).cpu().numpy()
     return levels.to(torch.int32).cpu().numpy().astype(np.uint16)
+
+
+def on_white(pixels: Pixels, alpha: Pixels) -> Pixels:
+    """Put an image on white, for a format without transparency; both (H, W, C), of one type."""
+    white = np.iinfo(pixels.dtype).max
+    mixed = white - (white - pixels) * (alpha / np.float32(white))
+    return cast(Pixels, mixed.round().astype(pixels.dtype))
+
+
+def fitted_pixels(pixels: Pixels, format: Format) -> Pixels:
+    """Return (H, W, C) as a format can hold it: on white without alpha, rounded to 8 bits."""
+    if format in OPAQUE and pixels.shape[2] in (2, 4):
+        pixels = on_white(pixels[..., :-1], pixels[..., -1:])
+    if format in EIGHT_BIT and pixels.dtype == np.uint16:
+        pixels = (pixels / np.float32(257)).round().astype(np.uint8)
+    return pixels
 
 
 def enlarge_alpha(alpha: Pixels | Tensor, pixels: Pixels) -> Pixels:
@@ -346,10 +369,11 @@ def output_levels(output: Tensor, meta: dict[str, Any]) -> Pixels:
 
     Args:
         output: (3, H, W) or (F, 3, H, W) in [0, 1].
-        meta: As for ``image_levels``.
+        meta: As for ``image_levels``; ``matte``, the input's alpha if the format has none.
     """
     if output.ndim == 3:
-        return image_levels(output, meta)
+        pixels = image_levels(output, meta)
+        return on_white(pixels, enlarge_alpha(meta["matte"], pixels)) if "matte" in meta else pixels
     return cast(Pixels, np.stack([image_levels(frame, meta) for frame in output]))
 
 

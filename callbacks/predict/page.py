@@ -51,7 +51,7 @@ def _scenes(folder: Path, names: list[str], lines: dict[str, dict[str, Any]]) ->
         parts = [Part("output", output)]
         # An input may be gone, or lie in a shard.
         if isinstance(source, str) and os.path.isfile(source):
-            parts.insert(0, Part("bicubic", Path(source), enlarged=True))
+            parts.insert(0, Part("bicubic (plain enlargement)", Path(source), enlarged=True))
         if name.endswith(VIDEO):
             count = line.get("frames", 1)
             for number in sorted({count * sixths // 6 + 1 for sixths in MIDDLES}):

@@ -281,7 +281,7 @@ class Writer(Callback):
             self._settle(*self._pending.popleft())
         self._close()
         for what, count in self._noted.items():
-            log.warning("%d %s", count, what)
+            log.warning("%s: %d", what, count)
         # A sum over all processes, so each has written its images when this is done.
         own = torch.tensor([self.written, self.unusable, self.failed])
         strategy = trainer.strategy
@@ -452,17 +452,17 @@ class Writer(Callback):
             meta["bit_depth"] = 8
         if meta.get("alpha") is not None and self.format in OPAQUE:
             self._lose("transparency")
-            meta["alpha"] = None
+            meta["matte"], meta["alpha"] = meta["alpha"], None
         if meta.get("more"):
-            self._noted["images have more frames or pages: only the first is used"] += 1
+            self._noted["images of whose frames or pages only the first is used"] += 1
         if meta.get("cicp") and self.profile == "convert":
-            self._noted["images are not converted: sRGB cannot show HDR"] += 1
+            self._noted["HDR images, which are not converted, since sRGB cannot show them"] += 1
         if self.exif == "drop":
             meta["exif"] = None
         return meta
 
     def _lose(self, what: str) -> None:
-        self._noted[f"images lost their {what}: {self.format} cannot hold it"] += 1
+        self._noted[f"images that lost their {what}, which {self.format} cannot hold"] += 1
 
     def _common(self, pl_module: LightningModule, batch: Any, seconds: float) -> Line:
         lr, method = batch.get("lr"), method_of(pl_module)
@@ -489,6 +489,8 @@ class Writer(Callback):
             return
         if self._pool is None:
             raise RuntimeError("Writer got an image before `setup` or after `teardown`")
+        if pixels.size > LARGE:
+            log.info("writing %s", target)
         named = Line(key=key, input=source, output=self._name(key))
         line = Line(**{**named, "size": list(pixels.shape[-3:-1]), **common})
         self._pending.append((self._pool.submit(self._write, target, pixels, meta, line), named))
@@ -510,7 +512,7 @@ class Writer(Callback):
         for what in lost:
             self._lose(what)
         if self.format == "png" and os.path.getsize(self._root / named["output"]) > LARGE:
-            self._noted["images are above 50 MB: --writer.format jpg is far smaller"] += 1
+            self._noted["images above 50 MB (--writer.format jpg is far smaller)"] += 1
 
     def _fail(self, key: str, source: str | None, reason: str) -> None:
         self.failed += 1

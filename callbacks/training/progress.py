@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from math import inf
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
-from callbacks.evaluation import accumulated, output_image
+from callbacks.evaluation import accumulated, output_image, predicted_dataset
 from files.progress import bar_options
 
 
@@ -93,7 +94,13 @@ class Progress(ProgressBar):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open a bar over all images to enlarge."""
         self._enlarged = 0.0
-        self._open("predict", _total(trainer.num_predict_batches), "image")
+        counts = trainer.num_predict_batches
+        if _total(counts) is None:  # frames of videos
+            counts = [
+                getattr(predicted_dataset(trainer, n), "stated_frames", 0) if c == inf else c
+                for n, c in enumerate(counts)
+            ]
+        self._open("predict", _total(counts) or None, "image")
 
     def on_predict_batch_end(
         self,

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from enlarger import Enlarger
+
+
+class Stopped(Exception):  # noqa: N818  (no error)
+    """Raised within an enlargement that was stopped."""
 
 
 class Models:
@@ -29,6 +36,33 @@ class Models:
         }
         self._loaded: tuple[tuple[str, int | None], Enlarger] | None = None
         self._own: dict[str, int | None] = {}  # steps by default
+        self._at_work: object = None  # the latest enlargement, unless it was stopped
+
+    def stop(self) -> None:
+        """End the enlargement that runs now, at its next layer."""
+        self._at_work = None
+
+    @contextlib.contextmanager
+    def stoppable(self) -> Iterator[None]:
+        """Let ``stop``, or another enlargement, end what this thread does within.
+
+        Raises:
+            Stopped: If so.
+        """
+        from torch.nn.modules.module import register_module_forward_pre_hook
+
+        own, thread = object(), threading.get_ident()
+        self._at_work = own
+
+        def check(*_: object) -> None:  # called for all threads
+            if threading.get_ident() == thread and self._at_work is not own:
+                raise Stopped
+
+        handle = register_module_forward_pre_hook(check)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def load(self, source: str, steps: int | None = None) -> Enlarger:
         """Return a method, from memory if it was the last one.

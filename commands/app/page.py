@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from callbacks.predict.files import Extras, encode, fitted_extras
-from commands.app.models import Models
+from callbacks.predict.files import Extras, encode, fitted_extras, fitted_pixels
+from commands.app.models import Models, Stopped
 from commands.released import released
 from datamodules.files.decode import decode
 from files.paths import IMAGE_EXTENSIONS
@@ -68,6 +68,13 @@ def _some(photos: list[str] | None) -> list[str]:
     return photos
 
 
+def _words(error: str) -> str:
+    text = html.escape(error, quote=False)
+    for key, field in FIELDS.items():
+        text = text.replace(key, field)
+    return text
+
+
 def in_page(function: Event) -> Event:
     """Return an event whose errors are sentences on the page."""
     import gradio as gr
@@ -76,11 +83,10 @@ def in_page(function: Event) -> Event:
     def wrapped(*values: Any) -> Iterator[Any]:
         try:
             yield from function(*values)
+        except Stopped:
+            return
         except (ValueError, OSError) as error:
-            text = html.escape(str(error), quote=False)
-            for key, field in FIELDS.items():
-                text = text.replace(key, field)
-            raise gr.Error(text, duration=None, print_exception=False) from None
+            raise gr.Error(_words(str(error)), duration=None, print_exception=False) from None
 
     return wrapped
 
@@ -122,9 +128,15 @@ def application(models: Models, megapixels: float = math.inf) -> Any:
         done: list[str] = []
         with tempfile.TemporaryDirectory() as folder:  # until Gradio has its own copies
             for number, photo in enumerate(_some(photos)):
-                pixels, colours = read(photo)
-                output, *made = enlarged(Path(photo).name, pixels, *settings)
-                levels = np.atleast_3d(output)
+                try:
+                    pixels, colours = read(photo)
+                    output, *made = enlarged(Path(photo).name, pixels, *settings)
+                except (ValueError, OSError) as error:
+                    if number + 1 == len(photos or ()) and not done:
+                        raise
+                    gr.Warning(_words(f"{Path(photo).name}: {error}"), duration=None)
+                    continue
+                levels = fitted_pixels(np.atleast_3d(output), form)
                 factor = output.shape[0] / pixels.shape[0]
                 file = Path(folder, str(number), f"{Path(photo).stem}_x{factor:g}.{form}")
                 file.parent.mkdir()
@@ -147,7 +159,8 @@ def application(models: Models, megapixels: float = math.inf) -> Any:
             )
         tiling = Tiling(size=tile or "auto")
         try:
-            output = model.enlarge(pixels, scale=scale, seed=seed or 0, tiling=tiling)
+            with models.stoppable():
+                output = model.enlarge(pixels, scale=scale, seed=seed or 0, tiling=tiling)
         except WrongScaleError as error:
             own = f"{model.scale:g}"
             raise ValueError(
@@ -203,7 +216,7 @@ def application(models: Models, megapixels: float = math.inf) -> Any:
         run = button.click(
             press, [*given, form], shown, show_progress_on=slider, api_name="enlarge", **one
         )
-        stop.click(None, cancels=[run])
+        stop.click(models.stop, cancels=[run], queue=False, api_visibility="private")
     page.queue(max_size=20, api_open=False)
     return gr.mount_gradio_app(
         fastapi.FastAPI(),

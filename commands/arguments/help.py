@@ -14,7 +14,7 @@ from commands.options import SOURCES, options
 SAID = {
     "config": "an experiment (main.py list experiments); of several, later ones win",
     "model": "a method (main.py list methods), or a file of configs/model; of predict also a "
-    "released model (main.py list weights), by default realesr-general-x4",
+    "released model (docs/models.md), by default realesr-general-x4",
     "model.weights": "weights to start from: a file, or a name of main.py list weights",
     "data": "images: a class, or a file of configs/data",
     "data.train.root": "folder of the images to train on, where the experiment reads a folder",

@@ -26,6 +26,7 @@ from files.video import (
     film_of,
     frame_to_rgb,
     open_video,
+    stated_frames,
 )
 
 USUAL_RATE, LARGEST_RATE = Fraction(25), Fraction(1000)  # frames a second
@@ -128,6 +129,11 @@ class VideoFrames(PredictImages, IterableDataset[dict[str, Any]]):
         # Shared with the worker.
         flags: Any = torch.zeros(len(self.source.keys), dtype=torch.bool)
         self._abandoned = flags.share_memory_()
+
+    @property
+    def stated_frames(self) -> int:
+        """About how many frames are left, by what the files say."""
+        return sum(stated_frames(self.source.path(index)) for index in self._left)
 
     def abandon(self, key: str) -> None:
         """Give no more frames of a video; at most those that were read ahead still come."""

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import enlarger
 from commands.app import app
-from commands.app.models import Models
+from commands.app.models import Models, Stopped
 from datamodules.files.decode import decode
 from lightning_modules import EDSR
 from lightning_modules.sampling.tiling import Tiling
@@ -169,9 +169,14 @@ def test_the_file_is_what_python_gives(page: Page, photo: Path, tmp_path: Path) 
 def test_several_photographs_as_jpeg(page: Page, photo: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.png"
     Image.fromarray(RGB[::-1]).save(other)
-    made = page.press_all([photo, other], page.edsr, None, None, None, None, "jpg")
-    assert [file.name for file in made] == ["photo_x2.jpg", "other_x2.jpg"]
-    assert [Image.open(file).format for file in made] == ["JPEG", "JPEG"]
+    clear, broken = tmp_path / "clear.png", tmp_path / "broken.png"
+    Image.fromarray(np.dstack([RGB, np.zeros_like(RGB[..., 0])])).save(clear)
+    broken.write_text("no image")  # which does not keep the others from being made
+    photos = [photo, broken, other, clear]
+    made = page.press_all(photos, page.edsr, None, None, None, None, "jpg")
+    assert [file.name for file in made] == ["photo_x2.jpg", "other_x2.jpg", "clear_x2.jpg"]
+    assert [Image.open(file).format for file in made] == ["JPEG"] * 3
+    assert Image.open(made[2]).getextrema() == ((255, 255),) * 3
 
 
 def test_steps_tiles_and_seed_are_those_of_python(page: Page, photo: Path) -> None:
@@ -340,3 +345,35 @@ def test_what_is_missing_is_one_sentence(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert f"cannot listen on 127.0.0.1:{port}" in refusal("app", "--port", port)
+
+
+def test_stop_ends_the_enlargement_at_its_next_layer() -> None:
+    models, network = Models([]), nn.Identity()
+    ended: dict[str, bool] = {}
+    inside = threading.Event()
+
+    def work(name: str) -> None:
+        try:
+            with models.stoppable():
+                for _ in range(10_000):
+                    network(RGB)
+                    inside.set()
+                    time.sleep(0.001)
+        except Stopped:
+            ended[name] = True
+
+    for name, stop in (("stopped", models.stop), ("followed", lambda: work_once(models))):
+        inside.clear()
+        thread = threading.Thread(target=work, args=(name,))
+        thread.start()
+        assert inside.wait(10)
+        network(RGB)  # in this thread, which nobody stops
+        stop()
+        thread.join(5)
+        assert ended.pop(name)
+    network(RGB)
+
+
+def work_once(models: Models) -> None:
+    with models.stoppable():
+        nn.Identity()(RGB)

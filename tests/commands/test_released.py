@@ -40,6 +40,12 @@ def test_a_misspelt_name(refusal: Callable[..., str]) -> None:
     assert "realesr-general-x4" in refusal("predict", "--model", "realesr-generl-x4")
 
 
+def test_another_scale_than_the_models(refusal: Callable[..., str]) -> None:
+    command = ("predict", "--data.predict", "x", "--data.scale")
+    assert f"{DEFAULT} enlarges by 4, not by 2: --model imdn-x2" in refusal(*command, "2")
+    assert with_released([*command, "4"]) != [*command, "4"]
+
+
 def test_photographs_without_a_configuration(
     tmp_path: Path, enlarger: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

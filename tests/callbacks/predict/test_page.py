@@ -56,7 +56,10 @@ def test_the_output_stands_beside_bicubic(tmp_path: Path) -> None:
     folder = made(tmp_path)
     page = page_of(folder)
     (figure,) = page.all("figure", "viewer")
-    assert [tile.one("button").text for tile in figure.all("div", "tile")] == ["bicubic", "output"]
+    assert [tile.one("button").text for tile in figure.all("div", "tile")] == [
+        "bicubic (plain enlargement)",
+        "output",
+    ]
     assert figure.one("figcaption").text == "a_x2.png 12x10 → 24x20 pixels"
     bicubic, output = sources(page)
     assert output == "a_x2.png"

@@ -24,7 +24,7 @@ from callbacks.predict.predictions import NAME, outputs_in
 from callbacks.predict.writer import Writer
 from datamodules.base import SRDataModule
 from datamodules.sources.folder import Outputs
-from files.video import BT601
+from files.video import BT601, stated_frames
 from lightning_modules.controls.simple import Bicubic
 from tests.callbacks.tiny import trainer
 from tests.conftest import REPO
@@ -147,6 +147,8 @@ def test_other_containers(tmp_path: Path, name: str, codec: str, audio: str) -> 
     source = make_video(tmp_path / name, EVEN, audio=audio, codec=codec)
     predict(source, tmp_path / "out")
     then, now = read_video(source), read_video(tmp_path / "out/a_x2.mp4")
+    if not name.endswith("avi"):  # where this one's steps of a millisecond count
+        assert abs(stated_frames(str(source)) - len(EVEN)) <= 3  # what the progress counts to
     assert from_first(now.times) == [Fraction(time, 1000) for time in EVEN]
     assert b"".join(now.audio) == b"".join(then.audio)
 

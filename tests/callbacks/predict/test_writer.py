@@ -280,26 +280,41 @@ def test_exif_without_the_place_and_none(tmp_path: Path) -> None:
 
 
 HDR = bytes([9, 16, 0, 1])
+CLEAR = np.zeros((6, 5), np.uint8)
 NO_GREY = grey_profile().replace(b"XYZ ", b"Lab ", 1)
 
 
 @pytest.mark.parametrize(
     ("meta", "settings", "said"),
     [
-        ({"alpha": np.zeros((6, 5), np.uint8)}, {"format": "jpg"}, "lost their transparency: jpg"),
-        ({"bit_depth": 16}, {"format": "jpg"}, "lost their 16 bit: jpg cannot hold it"),
-        ({"exif": some_exif(bytes(70_000))}, {"format": "jpg"}, "lost their EXIF"),
-        ({"mode": "L", "icc": NO_GREY}, {"format": "webp"}, "lost their colour profile"),
-        ({"cicp": HDR}, {"format": "webp"}, "lost their colours (cICP code points"),
-        ({"cicp": HDR}, {"profile": "convert"}, "are not converted"),
-        ({"more": True}, {}, "have more frames or pages: only the first is used"),
+        ({"alpha": CLEAR}, {"format": "jpg"}, "that lost their transparency, which jpg"),
+        ({"bit_depth": 16}, {"format": "jpg"}, "that lost their 16 bit, which jpg cannot hold: 1"),
+        ({"exif": some_exif(bytes(70_000))}, {"format": "jpg"}, "that lost their EXIF"),
+        ({"mode": "L", "icc": NO_GREY}, {"format": "webp"}, "that lost their colour profile"),
+        ({"cicp": HDR}, {"format": "webp"}, "that lost their colours (cICP code points"),
+        (
+            {"cicp": HDR},
+            {"profile": "convert"},
+            "which are not converted, since sRGB cannot show them: 1",
+        ),
+        ({"more": True}, {}, "of whose frames or pages only the first is used: 1"),
     ],
 )
 def test_what_is_not_kept_is_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, meta: Any, settings: Any, said: str
 ) -> None:
     one(tmp_path, batch_of(**meta), **settings)
-    assert f"1 images {said}" in caplog.text
+    assert f"images {said}" in caplog.text or f"HDR images, {said}" in caplog.text
+
+
+def test_what_is_transparent_becomes_white_where_a_format_has_no_alpha(tmp_path: Path) -> None:
+    image = Image.open(one(tmp_path, batch_of(alpha=CLEAR), "jpg"))
+    assert image.getextrema() == ((255, 255),) * 3
+    output, alpha = torch.rand(3, 12, 10), CLEAR.copy()
+    alpha[3:] = 255
+    found, opaque = (image_file.output_levels(output, meta) for meta in ({"matte": alpha}, {}))
+    assert (found[:4] == 255).all()
+    assert (found[8:] == opaque[8:]).all()
 
 
 def test_large_files_are_counted_with_the_way_to_smaller_ones(
@@ -307,7 +322,7 @@ def test_large_files_are_counted_with_the_way_to_smaller_ones(
 ) -> None:
     monkeypatch.setattr("callbacks.predict.writer.LARGE", 10)
     one(tmp_path, batch_of())
-    assert "1 images are above 50 MB: --writer.format jpg" in caplog.text
+    assert "images above 50 MB (--writer.format jpg is far smaller): 1" in caplog.text
 
 
 def test_a_side_that_a_format_cannot_have(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
