@@ -1,8 +1,7 @@
 """Find or fetch weights by their name in ``configs/weights.yaml``.
 
     python main.py weights                     list found and missing files
-    python main.py weights --fetch             fetch all missing files
-    python main.py weights --fetch alexnet     fetch only these
+    python main.py weights --fetch alexnet     fetch these, if they are missing
 
 Files are searched in ``$ENLARGER_WEIGHTS``, then in the caches of torch and of Hugging Face, and
 used only if their SHA-256 is the published one. With ``HF_HUB_OFFLINE=1`` nothing is fetched.
@@ -272,8 +271,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="List the weights that the project knows by name, and fetch those missing.",
     )
     parser.add_argument("names", nargs="*", help="only these; all by default")
-    parser.add_argument("--fetch", action="store_true", help="fetch what is missing")
+    parser.add_argument("--fetch", action="store_true", help="fetch those that are named")
     options = parser.parse_args(arguments)
+    if options.fetch and not options.names:  # all together are tens of gigabytes
+        parser.error("--fetch takes names, such as --fetch alexnet; without it, all are listed")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         entries = {name: entry_of(name) for name in options.names} or manifest()
@@ -287,7 +288,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     absent = [name for name, state in states.items() if state.startswith("missing")]
     if absent and not options.fetch:
         place = " or ".join(map(str, folders()))
-        sys.stdout.write(f"missing: {', '.join(absent)}; put them into {place}, or give --fetch\n")
+        sys.stdout.write(
+            f"missing: {', '.join(absent)}; put them into {place}, or fetch them by --fetch NAME\n"
+        )
     for line in problems:
         log.error("error: %s", line)
     wrong = any(state.startswith("wrong") for state in states.values())

@@ -17,7 +17,7 @@ from callbacks.report.scalar_record import ScalarRecord
 from callbacks.results.files import made_by
 from commands.distributed.preflight import Facts
 from commands.run.checkpoints import SavesLast, checkpoints_of, gradients_pending
-from commands.run.directions import check_directions
+from commands.run.directions import check_directions, warn_of_length
 from commands.run.loggers import log_hyperparameters
 from commands.signals import Stopped
 from datamodules.base import SRDataModule
@@ -69,6 +69,7 @@ class Start(Callback):
             ConfigurationError: If a restored schedule has the wrong direction.
         """
         check_directions(trainer)
+        warn_of_length(trainer)
         if self.config is not None:
             log_hyperparameters(trainer, self.config)
         for logger in trainer.loggers:

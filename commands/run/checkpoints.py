@@ -457,6 +457,7 @@ class SavesLast(Callback):
 
     def __init__(self) -> None:
         self._validated = False  # whether this run was, also before it was resumed
+        self._at: int | None = None  # step of the last validation since the start
 
     @property
     def state_key(self) -> str:
@@ -473,7 +474,8 @@ class SavesLast(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note a validation."""
-        self._validated |= trainer.state.fn == "fit" and not trainer.sanity_checking
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._validated, self._at = True, trainer.global_step
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the limits that were lifted."""
@@ -502,6 +504,12 @@ class SavesLast(Callback):
         # The first process decides: another one may have had no image to validate.
         if trainer.enable_validation and not trainer.strategy.broadcast(self._validated):
             run_validation(trainer, ends_epoch=False)
+        elif self._at not in (None, trainer.global_step):
+            log.warning(
+                "the weights of step %d were not validated, the last that were are those of step "
+                "%d: test takes the best of these, or --ckpt_path",
+                *(trainer.global_step, self._at),
+            )
         self._save_last(trainer)
 
     def _save_last(self, trainer: Trainer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from callbacks.evaluation import all_callbacks
 from callbacks.metrics.base import Metric
 from commands.errors import ConfigurationError
 
+log = logging.getLogger(__name__)
 SCHEDULE = "model.init_args.lr_scheduler"
 Direction = Literal["min", "max"]
 WORDS = {"max": "higher", "min": "lower"}
@@ -84,6 +86,21 @@ def check_directions(trainer: Trainer) -> None:
         if config.reduce_on_plateau:
             schedule: Any = config.scheduler
             _refuse_against(SCHEDULE, str(config.monitor), schedule.mode, callbacks)
+
+
+def warn_of_length(trainer: Trainer) -> None:
+    """Warn of a schedule that is made for another number of steps than the training has."""
+    for config in trainer.lr_scheduler_configs:
+        for name in ("T_max", "steps", "total_steps"):
+            length, end = getattr(config.scheduler, name, None), trainer.max_steps
+            # Beyond its `steps`, WarmUpCosine keeps the last rate; that of `T_max` rises again.
+            unlike = length and 0 < end != length and (name != "steps" or end < length)
+            if config.interval == "step" and unlike:
+                log.warning(
+                    "%s.%s is %d, and the training ends at step %d (trainer.max_steps): set one to "
+                    "the other for the whole schedule",
+                    *(SCHEDULE, name, length, end),
+                )
 
 
 def _refuse_against(key: str, monitor: str, mode: str, callbacks: Iterable[Callback]) -> None:

@@ -212,7 +212,7 @@ def loaded(kind: str, path: str, revision: str | None, subfolder: str = "") -> A
     except (OSError, TypeError, ValueError) as error:  # TypeError: transformers 4, a missing file
         raise FileNotFoundError(
             f"{place} has no readable {subfolder or 'text encoder'} of transformers: "
-            "expected a folder, or a name on the hub that is cached or can be downloaded"
+            f"expected a folder, or a name on the hub; `hf download {place}` fetches it"
         ) from error
 
 

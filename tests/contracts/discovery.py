@@ -126,7 +126,8 @@ def made(cls: type[T], advice: str, *arguments: Any) -> T:
     if missing:
         pytest.fail(
             f"{full_name(cls)} cannot be made without {', '.join(missing)}: give them defaults, "
-            f"or {advice}; a class outside of the repository needs a test file of your own",
+            f"or {advice}; a class outside of the repository needs a test file of your own, as "
+            "the docstrings of tests/contracts/*_contract.py show",
             False,
         )
     return cls(*arguments)

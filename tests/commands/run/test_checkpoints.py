@@ -210,3 +210,14 @@ def test_a_misspelt_monitor_is_reported(
     (got,) = [r.getMessage() for r in caplog.records if "checkpoint.monitor" in r.getMessage()]
     assert "'val/pnsr'" in got
     assert "did you mean 'val/psnr'?" in got
+
+
+def test_steps_after_the_last_validation_are_named(
+    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    every = ("--trainer.val_check_interval", 2, "--trainer.max_steps")
+    enlarger("fit", "--config", "tiny.yaml", *every, 3)
+    assert "step 3 were not validated, the last that were are those of step 2" in caplog.text
+    caplog.clear()
+    enlarger("fit", "--config", "tiny.yaml", *every, 4)
+    assert "not validated" not in caplog.text

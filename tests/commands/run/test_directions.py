@@ -7,6 +7,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from callbacks.metrics.swd import SWD
 from callbacks.metrics.torchmetric import TorchMetric
 from commands.errors import ConfigurationError
 from commands.run.checkpoints import Checkpoints
-from commands.run.directions import KNOWN, check_directions, direction_of
+from commands.run.directions import KNOWN, check_directions, direction_of, warn_of_length
 from tests.commands.run.test_checkpoints import ranking
 
 Enlarger = Callable[..., None]
@@ -126,3 +127,22 @@ def test_names_agree_with_the_metrics() -> None:
 )
 def test_of_a_name(name: str, direction: str | None) -> None:
     assert direction_of(name) == direction
+
+
+@pytest.mark.parametrize(
+    ("schedule", "end", "warned"),
+    [
+        ({"T_max": 10}, 4, True),
+        ({"T_max": 10}, 20, True),
+        ({"T_max": 10}, 10, False),
+        ({"T_max": 10}, -1, False),
+        ({"steps": 10}, 4, True),
+        ({"steps": 10}, 20, False),
+    ],
+)
+def test_a_schedule_for_another_number_of_steps_is_named(
+    schedule: dict[str, int], end: int, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = SimpleNamespace(scheduler=SimpleNamespace(**schedule), interval="step")
+    warn_of_length(SimpleNamespace(lr_scheduler_configs=[config], max_steps=end))  # type: ignore[arg-type]
+    assert ("model.init_args.lr_scheduler" in caplog.text) == warned
