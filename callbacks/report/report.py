@@ -99,7 +99,7 @@ class Report(EvaluationCallback):
 
     # ---------------------------------------------------------------------------------- the work
 
-    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _start(self, trainer: Trainer) -> None:
         self._datasets, self._kept = [], []
         if trainer.sanity_checking or _trial(trainer) or not self.limit:
             return
@@ -113,14 +113,7 @@ class Report(EvaluationCallback):
         if self._store is None or self._store.run != run:
             self._store = ImageStore(run, self.side)
 
-    def _add(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Batch,
-        dataloader_idx: int,
-    ) -> None:
+    def _add(self, outputs: Any, batch: Batch, dataloader_idx: int) -> None:
         if not self._datasets or not isinstance(outputs, Mapping) or "sr" not in outputs:
             return
         dataset, kept = self._datasets[dataloader_idx], self._kept[dataloader_idx]
