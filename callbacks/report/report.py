@@ -41,7 +41,7 @@ from callbacks.report.page import page
 from callbacks.report.runs import read_run, read_runs
 from callbacks.results.files import made_by, one_writer
 from files.method import method_of
-from files.numbers import NonNegativeInt, PositiveInt
+from files.numbers import NonNegativeInt, PositiveInt, positive
 from files.owned import write_whole
 
 if TYPE_CHECKING:
@@ -246,19 +246,12 @@ def _parser() -> argparse.ArgumentParser:
         "--out", help=f"the page; by default {NAME} in the run, or here for several runs"
     )
     parser.add_argument(
-        "--limit", type=_positive, help="images of each dataset; by default all that were kept"
+        "--limit", type=positive, help="images of each dataset; by default all that were kept"
     )
     parser.add_argument(
         "--x", metavar="KEY", help="also draw the numbers over a hyperparameter: model.optimizer.lr"
     )
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value}; it must be at least 1")
-    return value
 
 
 def _trial(trainer: Trainer) -> bool:
