@@ -101,3 +101,11 @@ def batch_of(count: int = 2, side: int = 6, scale: float = 2.0, name: str = "a")
         "lr": torch.stack([torch.rand(3, side, side + 2, generator=g) for g in images]),
         "hr": torch.stack([torch.rand(3, *size, generator=g) for g in images]),
     }
+
+
+def random_batch(count: int, size: tuple[int, int], **shapes: tuple[int, ...]) -> Any:
+    """A batch of random images or clips: the shape of one by its name in the batch."""
+    generator = torch.Generator().manual_seed(0)
+    images = {name: torch.rand(count, *of, generator=generator) for name, of in shapes.items()}
+    keys = {"key": [str(n) for n in range(count)], "seed": torch.arange(count)}
+    return {**keys, "size": size, **images}
