@@ -65,14 +65,12 @@ class Model(SuperResolver):
         self.register_buffer("seen", torch.zeros(()))
         self.register_buffer("derived", torch.arange(5.0), persistent=False)
         fill(self)
-        self.drawn: list[Tensor] = []
 
     def restore(self, batch: Any, noise: Any) -> Tensor:
         x = functional.interpolate(batch["lr"], batch["size"], mode="nearest")
         return self.tail(self.net(x)) + 0.01 * noise.normal(x.shape).to(x)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        self.drawn.append(torch.rand(4))
         self.seen += 1
         x = functional.interpolate(batch["lr"], batch["size"], mode="nearest")
         return (self.tail(self.net(self.whiten(x))) - batch["hr"]).square().mean()

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from callbacks.training.ema import EMA
 from callbacks.training.guard import Guard
-from tests.callbacks.broken import FAULTS, HalfGradient, Poisoned
+from tests.callbacks.broken import FAULTS, Poisoned, WithGradient
 from tests.callbacks.tiny import Images, Tiny, collate, trainer
 from tests.commands.test_resume import Interruption, assert_same, newest
 from tests.conftest import REPO
@@ -162,7 +162,8 @@ class Overflows(Poisoned):
     """The gradient of a scaled loss overflows until the scale is low enough."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return HalfGradient.apply(super().training_step(batch, batch_idx)) * 4
+        loss = super().training_step(batch, batch_idx)
+        return WithGradient.apply(loss, lambda gradient: gradient.half().float()) * 4
 
 
 def scaled(scale: float) -> dict[str, Any]:
