@@ -29,18 +29,11 @@ class EvaluationCallback(Callback, ABC):
     """A callback that works alike in ``validate``, ``test`` and the validations of ``fit``."""
 
     @abstractmethod
-    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _start(self, trainer: Trainer) -> None:
         """Start an evaluation, or Lightning's sanity check."""
 
     @abstractmethod
-    def _add(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        dataloader_idx: int,
-    ) -> None:
+    def _add(self, outputs: Any, batch: Any, dataloader_idx: int) -> None:
         """Add a batch; no process may wait for another here."""
 
     @abstractmethod
@@ -51,7 +44,7 @@ class EvaluationCallback(Callback, ABC):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start afresh."""
-        self._start(trainer, pl_module)
+        self._start(trainer)
 
     def on_validation_batch_end(
         self,
@@ -63,7 +56,7 @@ class EvaluationCallback(Callback, ABC):
         dataloader_idx: int = 0,
     ) -> None:
         """Look at the images of one batch."""
-        self._add(trainer, pl_module, outputs, batch, dataloader_idx)
+        self._add(outputs, batch, dataloader_idx)
 
     on_test_epoch_start, on_test_batch_end = on_validation_epoch_start, on_validation_batch_end
 

@@ -49,7 +49,7 @@ from datamodules.sources.triplets import Triplets
 from degradations.draws import seed_of
 from files.numbers import PositiveInt
 from files.owned import remove_file, write_whole
-from files.paths import expand_path
+from files.paths import expand_path, shard_key
 from lightning_modules.base import ImageModel
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class Squares(Dataset[list[dict[str, Any]]]):
         except (UnreadableImage, _TooSmallError) as error:
             return [{"number": number, "error": str(error)} for number in numbers]
         caption = {"text": _caption(key, sample)} if self.options.texts else {}
-        name, squares = name_of(key), []
+        name, squares = shard_key(key), []
         for square, number in enumerate(numbers):
             seed = seed_of(self.seed, "encode", key, square)
             hr = self._cut(whole, SampleDraws(seed, "crop"))
@@ -165,17 +165,11 @@ class Squares(Dataset[list[dict[str, Any]]]):
         return cast("NDArray[np.uint8]", turned(part, turn))
 
 
-def name_of(key: str) -> str:
-    """Return the name of an image in the shards, where a key ends at the first dot."""
-    folder, slash, name = key.rpartition("/")
-    return f"{folder}{slash}{name.replace('.', '_')}"
-
-
 def colliding_keys(keys: Sequence[str]) -> tuple[str, str] | None:
     """Return two keys that would have the same name in the shards, or None."""
     dotted: dict[str, str] = {}
     for key in keys:
-        if (name := name_of(key)) != key and dotted.setdefault(name, key) != key:
+        if (name := shard_key(key)) != key and dotted.setdefault(name, key) != key:
             return dotted[name], key
     return next(((dotted[key], key) for key in keys if key in dotted), None) if dotted else None
 
@@ -201,7 +195,6 @@ def _to_8_bits(image: NDArray[Any]) -> NDArray[np.uint8]:
 
 log = logging.getLogger(__name__)
 NAME = "latents"  # prefix of the shards' names
-VERSION = 1  # of encode.json
 
 
 def unit_of(space: Space, scale: float) -> int:
@@ -235,7 +228,7 @@ class Encoding:
         if (pair := colliding_keys(self.source.keys)) is not None:
             raise ConfigurationError(
                 f"{pair[0]} and {pair[1]} would have the same name in the shards, "
-                f"{name_of(pair[0])}: rename one of them"
+                f"{shard_key(pair[0])}: rename one of them"
             )
         self.out = Path(expand_path(options.out, "encode.out"))
         self.seed, self.workers = data.seed, data.workers
@@ -418,7 +411,7 @@ class Encoding:
                 "unreadable, or smaller than --encode.crop"
             )
         about = {
-            **{"version": VERSION, "source": self.space.source, "factor": self.space.factor},
+            **{"source": self.space.source, "factor": self.space.factor},
             **self._job(),
             **statistics(shards),
         }

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import resource
 import warnings
 
 from commands.world import claimed
@@ -85,7 +86,7 @@ def keep_freed_memory() -> None:
         return
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # TypeError: Windows wants a name
+    except (AttributeError, OSError):
         return
     # Setting one alone would turn off glibc's adaptation and leave the other small.
     if mallopt(_MMAP_THRESHOLD, _LARGEST):
@@ -111,10 +112,6 @@ def raise_limit() -> None:
     Systems start with a low limit, mostly 1,024, for old programs that cannot handle more, and let
     each process raise it. The limit is never lowered.
     """
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST if hard < 0 else min(hard, MOST)
     if 0 <= soft < wanted:

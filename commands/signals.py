@@ -22,9 +22,7 @@ from lightning.pytorch import Trainer
 
 from commands.lightning_internals import replace_signal_handlers
 
-HANDLED = tuple(
-    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)
-)
+HANDLED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 REPEAT_SECONDS = 1.0  # a terminal's Ctrl-C may arrive twice, also through the launcher
 
 

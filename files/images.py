@@ -1,4 +1,4 @@
-"""Open images: their colours, the page of a TIFF, and the chunks of PNGs."""
+"""Open images: their colours, and the page of a TIFF; PNGs of 16 bits, and their chunks."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import zlib
 from collections.abc import Iterator
 from typing import IO
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from files.colours import code_points_of, describe
 from files.paths import FORMATS, open_regular
 
+PNG_HEADER = 33  # bytes of the signature and of the IHDR chunk
 TEXTS = (b"tEXt", b"zTXt", b"iTXt")  # chunks of a PNG
 # Bytes of a text, or of a colour profile, that a PNG may hold: some programs store workflows and
 # editing histories there. Pillow refuses a file with more than a megabyte in one of them.
@@ -96,6 +99,31 @@ def of_any_size() -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def png_chunk(body: bytes) -> bytes:
-    """Return a chunk of a PNG from its name and content: with its length and checksum."""
-    return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+def png_of_16_bits(pixels: NDArray[np.uint16]) -> bytes:
+    """Return the PNG of (H, W, C) pixels: grey, RGB, or RGB with alpha.
+
+    Raises:
+        ValueError: If the encoder fails.
+    """
+    # Pillow has no 16-bit colour.
+    import cv2  # here, as its import is slow and few images have 16 bits
+
+    order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[pixels.shape[2]]
+    done, encoded = cv2.imencode(".png", pixels[..., order])
+    if not done:
+        raise ValueError(f"OpenCV cannot encode {pixels.shape} {pixels.dtype} as PNG")
+    return encoded.tobytes()
+
+
+def with_chunks(png: bytes, *chunks: bytes) -> bytes:
+    """Return a PNG with chunks after its header, each given as its name and content."""
+    made = (
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        for chunk in chunks
+    )
+    return png[:PNG_HEADER] + b"".join(made) + png[PNG_HEADER:]
+
+
+def profile_chunk(icc: bytes) -> bytes:
+    """Return name and content of the chunk of a colour profile."""
+    return b"iCCPicc\0\0" + zlib.compress(icc)

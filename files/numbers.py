@@ -6,6 +6,7 @@ plain ``int`` and ``float``, which is also what a constructor gets.
 
 from __future__ import annotations
 
+import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,3 +34,14 @@ else:
 
 
 RANGED = (PositiveInt, NonNegativeInt, PositiveFloat, NonNegativeFloat, UnitInterval)
+
+
+def positive(text: str) -> int:
+    """Return an integer above 0 that was typed, for argparse.
+
+    Raises:
+        ArgumentTypeError: It is none.
+    """
+    if not (text.isascii() and text.isdigit()) or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)

@@ -193,6 +193,12 @@ def image_key(path: Path, root: Path) -> str:
     return path.relative_to(root).with_suffix("").as_posix()
 
 
+def shard_key(key: str) -> str:
+    """Return a key without dots in its last part: in a shard, a key ends at the first one."""
+    folder, slash, name = key.rpartition("/")
+    return folder + slash + name.replace(".", "_")
+
+
 def by_key(images: Iterable[tuple[str, Path]], what: str) -> dict[str, Path]:
     """Return images by key, sorted.
 

@@ -264,7 +264,7 @@ class Metric(EvaluationCallback):
             self.load()
             self._loaded = True
 
-    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _start(self, trainer: Trainer) -> None:
         self.records, self.control_records = [], []
         self.images, self.control_images = {}, {}
         self._active = not (self._off or trainer.sanity_checking)
@@ -276,14 +276,7 @@ class Metric(EvaluationCallback):
         self._measured = Measurements()
         self._small = [{} for _ in self._datasets]
 
-    def _add(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Batch,
-        dataloader_idx: int,
-    ) -> None:
+    def _add(self, outputs: Any, batch: Batch, dataloader_idx: int) -> None:
         if not self._active or (self.needs_hr and self.target not in batch):
             return
         keys, wanted = batch["key"], self._wanted[dataloader_idx]

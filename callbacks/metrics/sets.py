@@ -326,19 +326,12 @@ class SetMetric(Metric):
             record["protocol"]["remark"] = f"few images (below {self.enough}){meaning}"
         return record
 
-    def _add(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Batch,
-        dataloader_idx: int,
-    ) -> None:
+    def _add(self, outputs: Any, batch: Batch, dataloader_idx: int) -> None:
         if not self._off and (self.target in batch or not self.needs_hr):
             # Before anything is measured, also in the sanity check, and not after hours.
             dataset = self._datasets[dataloader_idx]
             self._refuse_few(dataset, len(dataset.keys[: self.limit]))
-        super()._add(trainer, pl_module, outputs, batch, dataloader_idx)
+        super()._add(outputs, batch, dataloader_idx)
 
     def _refuse_few(self, dataset: Any, n: int) -> None:
         if n < self.minimum:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 import torchmetrics
 import xxhash
-from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from callbacks.evaluation import MetricProtocol, are_finite
@@ -139,17 +138,10 @@ class TorchMetric(ImageMetric):
                     ) from error
         return torch.tensor(values, dtype=torch.float64)
 
-    def _add(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Batch,
-        dataloader_idx: int,
-    ) -> None:
+    def _add(self, outputs: Any, batch: Batch, dataloader_idx: int) -> None:
         if not self._active or not set(self.inputs) <= {"sr", *batch}:
             return
-        super()._add(trainer, pl_module, outputs, batch, dataloader_idx)
+        super()._add(outputs, batch, dataloader_idx)
 
     def _prepared(self, images: Any) -> Tensor:
         """Return images as the metric expects them."""

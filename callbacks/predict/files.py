@@ -9,7 +9,6 @@ import math
 import os
 import re
 import struct
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from degradations.bicubic import resize
 from files.colours import GREY, fitted
-from files.images import png_chunk
+from files.images import png_of_16_bits, profile_chunk, with_chunks
 from files.owned import Known, whole_file, whole_folder
 
 Format = Literal["png", "jpg", "webp", "tiff"]
@@ -46,7 +45,6 @@ OPTIONS: dict[Format, dict[str, Any]] = {
     "webp": {"format": "WEBP"},
     "tiff": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
 }
-PNG_HEADER = 33  # bytes of the signature and of the IHDR chunk
 EXIF_START = b"Exif\0\0"
 BAND = 1 << 24  # pixels that are converted at a time
 LUMA = (0.299, 0.587, 0.114)  # BT.601 in full range, as in Pillow's convert("L")
@@ -152,7 +150,7 @@ def encode(pixels: Pixels, extras: Extras, format: Format, quality: int) -> byte
         pixels = pixels[..., [0, 0, 0, 1]]  # Pillow cannot read 16-bit grey with alpha
     icc = extras.icc
     if deep and format == "png":
-        return _png_16(pixels, extras)
+        return with_chunks(png_of_16_bits(cast(Any, pixels)), *_chunks(extras))
     if deep:
         return _tiff_with_exif(_tiff_16(pixels, icc), extras.exif)
     options = dict(OPTIONS[format])
@@ -168,7 +166,7 @@ def encode(pixels: Pixels, extras: Extras, format: Format, quality: int) -> byte
     except OSError as error:  # Pillow's class for encoder errors; no disk is involved
         raise ValueError(f"the encoder of {format} failed: {error}") from error
     if format == "png":
-        return _with_chunks(buffer.getvalue(), Extras(cicp=extras.cicp))
+        return with_chunks(buffer.getvalue(), *_chunks(Extras(cicp=extras.cicp)))
     return _tiff_with_exif(buffer.getvalue(), extras.exif)
 
 
@@ -229,31 +227,18 @@ def fitted_exif(exif: bytes, size: tuple[int, int], place: bool) -> bytes | None
     return tags.tobytes()
 
 
-def _png_16(pixels: Pixels, extras: Extras) -> bytes:
-    # Pillow has no 16-bit colour. OpenCV has, but no extras: they are chunks after the header.
-    import cv2  # here, because it takes long to import and few images have 16 bits
-
-    order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[pixels.shape[2]]
-    done, encoded = cv2.imencode(".png", pixels[..., order])
-    if not done:
-        raise ValueError(f"OpenCV cannot encode {pixels.shape} {pixels.dtype} as PNG")
-    return _with_chunks(encoded.tobytes(), extras)
-
-
-def _with_chunks(data: bytes, extras: Extras) -> bytes:
-    """Return a PNG with extras after its header."""
-    chunks = b""
+def _chunks(extras: Extras) -> Iterator[bytes]:
+    """Yield the extras as chunks of a PNG."""
     if extras.cicp:
-        chunks += png_chunk(b"cICP" + extras.cicp)
+        yield b"cICP" + extras.cicp
     if extras.icc:
-        chunks += png_chunk(b"iCCP" + b"icc\0\0" + zlib.compress(extras.icc))
+        yield profile_chunk(extras.icc)
     if extras.exif:
-        chunks += png_chunk(b"eXIf" + extras.exif.removeprefix(EXIF_START))
-    return data[:PNG_HEADER] + chunks + data[PNG_HEADER:]
+        yield b"eXIf" + extras.exif.removeprefix(EXIF_START)
 
 
 def _tiff_16(pixels: Pixels, icc: bytes | None) -> bytes:
-    import tifffile  # here for the same reason
+    import tifffile  # here, as its import is slow and few images have 16 bits
 
     channels = pixels.shape[2]
     buffer = io.BytesIO()

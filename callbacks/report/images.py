@@ -30,7 +30,6 @@ from degradations.bicubic import resize
 from files.owned import remove_file, whole_file, write_whole
 
 log = logging.getLogger(__name__)
-VERSION = 1
 GAP = 8  # pixels between rows of images
 INDEX, FOLDER = "report/images.json", "report/images"
 
@@ -83,7 +82,6 @@ class Evaluation(TypedDict):
 class Index(Provenance):
     """The content of ``report/images.json``: the latest evaluation of each dataset and scale."""
 
-    version: int
     evaluations: list[Evaluation]
 
 
@@ -216,7 +214,7 @@ def write_index(run: Path, evaluations: list[Evaluation], source: Provenance) ->
         log.warning("%s; it was moved to %s", error, set_aside(run / INDEX))
     old = found["evaluations"] if found else []
     merged = {_identity(e): e for e in old} | {_identity(e): e for e in evaluations}
-    index: Index = {**source, "version": VERSION, "evaluations": list(merged.values())}
+    index: Index = {**source, "evaluations": list(merged.values())}
     write_whole(run / INDEX, json.dumps(_storable(index), indent=1) + "\n")
     # Only files of the old index: another process may be writing new files at this moment.
     for name in _named(old) - _named(index["evaluations"]):

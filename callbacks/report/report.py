@@ -41,7 +41,7 @@ from callbacks.report.page import page
 from callbacks.report.runs import read_run, read_runs
 from callbacks.results.files import made_by, one_writer
 from files.method import method_of
-from files.numbers import NonNegativeInt, PositiveInt
+from files.numbers import NonNegativeInt, PositiveInt, positive
 from files.owned import write_whole
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Report(EvaluationCallback):
 
     # ---------------------------------------------------------------------------------- the work
 
-    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _start(self, trainer: Trainer) -> None:
         self._datasets, self._kept = [], []
         if trainer.sanity_checking or _trial(trainer) or not self.limit:
             return
@@ -113,14 +113,7 @@ class Report(EvaluationCallback):
         if self._store is None or self._store.run != run:
             self._store = ImageStore(run, self.side)
 
-    def _add(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Batch,
-        dataloader_idx: int,
-    ) -> None:
+    def _add(self, outputs: Any, batch: Batch, dataloader_idx: int) -> None:
         if not self._datasets or not isinstance(outputs, Mapping) or "sr" not in outputs:
             return
         dataset, kept = self._datasets[dataloader_idx], self._kept[dataloader_idx]
@@ -253,19 +246,12 @@ def _parser() -> argparse.ArgumentParser:
         "--out", help=f"the page; by default {NAME} in the run, or here for several runs"
     )
     parser.add_argument(
-        "--limit", type=_positive, help="images of each dataset; by default all that were kept"
+        "--limit", type=positive, help="images of each dataset; by default all that were kept"
     )
     parser.add_argument(
         "--x", metavar="KEY", help="also draw the numbers over a hyperparameter: model.optimizer.lr"
     )
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value}; it must be at least 1")
-    return value
 
 
 def _trial(trainer: Trainer) -> bool:

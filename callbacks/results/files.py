@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.nn import functional
 
@@ -20,14 +20,13 @@ from callbacks.metrics.base import ImageMetric, Metric, Record
 from callbacks.provenance import Provenance, provenance
 from degradations.draws import GAMMA
 from degradations.stages.noise import mixed, signed
+from files.locks import lock, unlock
 from files.method import Method
 from files.owned import move_aside, write_whole
 
 log = logging.getLogger(__name__)
 RESULTS, IMAGES = "results.json", "images.json"
 LOCK = ".results.lock"
-PATIENCE = 60.0  # seconds to wait for other writers, which take far less than one
-_UNLOCKED: set[Path] = set()  # runs that could not be locked
 IDENTITY = ("dataset", "scale", "metric", "protocol", "checkpoint")
 
 
@@ -175,24 +174,16 @@ def storable(value: float) -> float | str:
 def one_writer(run: Path) -> Iterator[None]:
     """Lock a run's files against other evaluations while they are read and written.
 
-    If that fails, they are written nevertheless, after one warning.
-
     Args:
         run: The run's directory; it is created.
     """
-    with ExitStack() as held:
-        try:
-            run.mkdir(parents=True, exist_ok=True)
-            if run not in _UNLOCKED:
-                held.enter_context(FileLock(run / LOCK, timeout=PATIENCE))
-        except (Timeout, OSError, NotImplementedError) as error:  # not every file system has locks
-            _UNLOCKED.add(run)
-            log.warning(
-                "%s cannot be locked (%s): evaluations that end at the same moment may overwrite "
-                "each other's numbers",
-                *(run / LOCK, error),
-            )
+    run.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(run / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    lock(descriptor)
+    try:
         yield
+    finally:
+        unlock(descriptor)
 
 
 def set_aside(path: Path) -> Path:

@@ -11,7 +11,6 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 
-from commands.errors import ConfigurationError
 from commands.run.directory import RunOptions
 
 log = logging.getLogger(__name__)
@@ -25,17 +24,16 @@ def arithmetic(
 ) -> Iterator[None]:
     """Set torch's switches for the commands within, and log them if they change.
 
+    Without ``trainer.benchmark``, cuDNN chooses algorithms by their time where precision is
+    ``high`` by default, unless ``crops.scales`` gives batches many sizes.
+
     Args:
         options: ``run`` of the configuration.
         asked: ``trainer`` of the configuration.
         trainer: The trainer, which knows its device.
         command: The command.
         data: The data module, if there is one.
-
-    Raises:
-        ConfigurationError: If keys of ``run`` and ``trainer`` contradict each other.
     """
-    _check(options, asked)
     exact = bool(asked.deterministic)
     device = trainer.strategy.root_device
     fast = (
@@ -45,42 +43,26 @@ def arithmetic(
         and torch.cuda.get_device_capability(device) >= TENSOR_CORES
     )
     before = _now()
-    precision, benchmark = options.matmul_precision, options.cudnn_benchmark
+    precision, benchmark = options.matmul_precision, before[1]
     if precision is None:
         precision = "highest" if exact else "high" if fast else before[0]  # type: ignore[assignment]
-    if benchmark is None:
-        benchmark = before[1]  # Lightning has set it if trainer.benchmark is given
-        if asked.benchmark is None:
-            crops = getattr(data, "crops", None)
-            one_size = getattr(crops, "scales", None) is None  # cuDNN times each new size
-            benchmark = not exact and (benchmark or (fast and one_size))
+    if asked.benchmark is None:  # else Lightning has set it
+        crops = getattr(data, "crops", None)
+        one_size = getattr(crops, "scales", None) is None  # cuDNN times each new size
+        benchmark = not exact and (benchmark or (fast and one_size))
     # Torch has TF32 for convolutions by default, whatever the precision of matrix products.
     tf32 = before[2] and not exact and options.matmul_precision != "highest"
     try:
         _set(precision, benchmark, tf32)
         if _now() != before or exact:
             log.info(
-                "arithmetic: run.matmul_precision %s, run.cudnn_benchmark %s, convolutions in %s, "
+                "arithmetic: run.matmul_precision %s, trainer.benchmark %s, convolutions in %s, "
                 "on %s",
                 *(precision, str(benchmark).lower(), "TF32" if tf32 else "float32", device),
             )
         yield
     finally:
         _set(*before)
-
-
-def _check(options: RunOptions, asked: Namespace) -> None:
-    benchmark = options.cudnn_benchmark
-    if benchmark and asked.deterministic:
-        raise ConfigurationError(
-            "run.cudnn_benchmark is true, which chooses algorithms by their time, and "
-            f"trainer.deterministic is {asked.deterministic}: leave one of them out"
-        )
-    if benchmark is not None and asked.benchmark not in (None, benchmark):
-        raise ConfigurationError(
-            f"run.cudnn_benchmark is {benchmark} and trainer.benchmark is {asked.benchmark}: leave "
-            "one of them out"
-        )
 
 
 def _now() -> tuple[str, bool, bool]:

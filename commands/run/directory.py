@@ -99,7 +99,7 @@ FREE = (
             *("logger", "log_every_n_steps", "profiler", "detect_anomaly", "barebones"),
             *("enable_progress_bar", "enable_model_summary", "enable_checkpointing", "max_time"),
             *("val_check_interval", "check_val_every_n_epoch", "num_sanity_val_steps"),
-            *("limit_test_batches", "limit_predict_batches"),
+            *("limit_test_batches", "limit_predict_batches", "benchmark"),
         )
     ),
     *(f"data.init_args.{key}" for key in ("workers", "eval_batch_size", "test", "predict")),
@@ -137,9 +137,6 @@ class RunOptions:
             ``trainer.deterministic``, and torch's own otherwise. On a GPU torch has TF32 for
             convolutions; with ``highest`` given here, or ``trainer.deterministic``, they are in
             float32, too.
-        cudnn_benchmark: Whether cuDNN chooses algorithms by their time. By default true where
-            ``matmul_precision`` is ``high`` by default, unless ``crops.scales`` gives batches many
-            sizes; false with ``trainer.deterministic``, and torch's own otherwise.
 
     Raises:
         ValueError: If the times do not fit together.
@@ -154,7 +151,6 @@ class RunOptions:
     heartbeat_seconds: PositiveFloat = 10.0
     lost_after_seconds: PositiveFloat = 60.0
     matmul_precision: Literal["highest", "high", "medium"] | None = None
-    cudnn_benchmark: bool | None = None
 
     def __post_init__(self) -> None:
         if self.lost_after_seconds < 3 * self.heartbeat_seconds:

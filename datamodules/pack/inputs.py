@@ -27,6 +27,7 @@ from files.paths import (
     image_key,
     is_image,
     read_text,
+    shard_key,
     size_and_time,
 )
 
@@ -330,8 +331,7 @@ def _checked(entries: Iterable[Entry], refused: list[Refused], source: str) -> I
     renamed = []
     for entry in entries:
         place = next(iter(entry.members.values()))
-        # In a shard, the key ends at the first dot of the name: 2020.01.png would be the key 2020.
-        key = _dotless(entry.key)
+        key = shard_key(entry.key)
         problem = _problem(key)
         if problem:
             message = f"{place.where}: its key {key!r} {problem}; rename it"
@@ -384,11 +384,6 @@ def _readable(entries: list[Entry], refused: list[Refused], source: str) -> list
 def _refused(entry: Entry, reason: str, message: str) -> Refused:
     names = (entry.key, entry.where, reason, message)
     return Refused(*map(_printable, names))
-
-
-def _dotless(key: str) -> str:
-    folder, slash, name = key.rpartition("/")
-    return folder + slash + name.replace(".", "_")
 
 
 def _problem(key: str) -> str | None:

@@ -13,6 +13,7 @@ from datamodules.pack.blocks import Job
 from datamodules.pack.images import KEEP, Recipe, parse_encoding
 from datamodules.pack.inputs import REMOTE, Inputs, find_inputs
 from datamodules.workers import usable_cores
+from files.numbers import positive
 from files.paths import expand_path
 
 DESCRIPTION = """\
@@ -58,14 +59,8 @@ def _part(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
 def _natural(text: str) -> int:
-    return 0 if text == "0" else _positive(text)
+    return 0 if text == "0" else positive(text)
 
 
 def _name(text: str) -> str:
@@ -122,13 +117,13 @@ def _add_inputs(group: Any) -> None:
 def _add_images(group: Any) -> None:
     group.add_argument(
         "--crop",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="cut images into squares of this side, as BasicSR's extract_subimages: a_s001, ...",
     )
     group.add_argument(
         "--step",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="distance between squares (default: --crop)",
     )
@@ -145,7 +140,7 @@ def _add_images(group: Any) -> None:
 def _add_shards(group: Any) -> None:
     group.add_argument(
         "--samples-per-shard",
-        type=_positive,
+        type=positive,
         default=1000,
         metavar="N",
         help="samples in each shard, at most; after as many inputs a new shard begins (default: "

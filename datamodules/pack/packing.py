@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
@@ -22,6 +21,7 @@ from datamodules.pack.options import recipe_of
 from datamodules.pack.places import Entry, Refused
 from datamodules.shards.writer import ShardWriter
 from datamodules.workers import in_order
+from files.progress import bar_options
 
 Item = TypeVar("Item")
 log = logging.getLogger(__name__)
@@ -75,8 +75,7 @@ def _take(writer: ShardWriter, record: Record, number: int, outcome: Outcome) ->
 
 def counted(items: Iterable[Item], total: int) -> Generator[Item, None, None]:
     """Iterate over some items below a progress bar, or with a line a minute."""
-    pause = 0.1 if sys.stderr.isatty() else SILENCE
-    yield from tqdm(items, total=total, unit=" images", mininterval=pause)
+    yield from tqdm(items, "done", total, unit="images", **bar_options(SILENCE))
 
 
 def report_of(inputs: Inputs, records: Sequence[Record]) -> Report:

@@ -39,24 +39,32 @@ def degradation_of(paths: Sequence[str | Path], scale: float | None = None) -> D
     Raises:
         ValueError: A file cannot be read or is invalid; the message names file, key and value.
     """
+    named = " with ".join(map(str, paths))
     scale = scale if scale is not None else scale_in(paths)
     if scale is None:
-        raise ValueError(f"{_listed(paths)} has no data.init_args.scale: give the scale")
+        raise ValueError(f"{named} has no data.init_args.scale: give the scale")
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config")
     parser.add_subclass_arguments(Degradation, "degradation")
-    arguments: list[str] = []
+    arguments, others = list[str](), set[str]()
     for path in paths:
-        # Unsorted, to keep the order of stages, and of recipes and their weights.
-        text = yaml.safe_dump({"degradation": _degradation_part(Path(path))}, sort_keys=False)
-        arguments += ["--config", text]
+        content = _mapping(Path(path))
+        if "degradation" in content:
+            arguments += ["--config", str(path)]
+            others |= content.keys() - {"degradation"}
+        elif content.keys() & {"class_path", "init_args"}:
+            arguments += ["--degradation", str(path)]
+        else:
+            raise ValueError(f"{path} has neither class_path nor the key degradation")
+    for key in others:
+        parser.add_argument(f"--{key}", type=_as_it_is)
     try:
         config = parser.parse_args([*arguments, "--degradation.init_args.scale", repr(scale)])
         degradation = parser.instantiate(config).degradation
     except (ArgumentError, TypeError, ValueError) as error:
-        raise ValueError(f"{_listed(paths)}: {_in_short(str(error))}") from error
+        raise ValueError(f"{named}: {_in_short(str(error))}") from error
     if not isinstance(degradation, Degradation):
-        raise ValueError(f"{_listed(paths)}: no class_path of a degradation in it")
+        raise ValueError(f"{named}: no class_path of a degradation in it")
     return degradation
 
 
@@ -79,57 +87,23 @@ def scale_in(paths: Sequence[str | Path]) -> float | None:
     return scale
 
 
-def _degradation_part(path: Path) -> Any:
-    # The degradation part of a file, with absolute paths.
-    content = _mapping(path)
-    if "degradation" in content:
-        part = content["degradation"]
-    elif content.keys() <= {"class_path", "init_args"} and content:
-        part = content
-    else:
-        keys = ", ".join(repr(key) for key in content) or "nothing"
-        raise ValueError(
-            f"{path} has {keys} at its top; expected class_path and init_args of a degradation, "
-            "or the key degradation"
-        )
-    return _with_absolute_paths(part, path.resolve().parent)
-
-
 def _mapping(path: Path) -> dict[str, Any]:
+    if not path.name.lower().endswith(CONFIGURATIONS):
+        raise ValueError(f"{path} {NO_CONFIGURATION}")
     try:
-        if not path.name.lower().endswith(CONFIGURATIONS):
-            raise ValueError(f"{path} {NO_CONFIGURATION}")
         content = yaml.load(read_text(path), strict_loader())
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    except yaml.constructor.ConstructorError as error:  # valid YAML that the strict loader refuses
-        raise ValueError(f"{path}: {_in_one_line(error)}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {_in_one_line(error)}") from error
+        said = " ".join(str(error).split()).replace(' in "<unicode string>", ', ", ")
+        raise ValueError(f"{path} is not YAML: {said}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds {content!r:.60}; expected keys with values")
     return content
 
 
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).replace(' in "<unicode string>", ', ", ")
-
-
-def _with_absolute_paths(value: Any, folder: Path) -> Any:
-    # The text is parsed outside its folder; only recipes are found relative to the file.
-    if isinstance(value, dict):
-        return {key: _with_absolute_paths(part, folder) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_with_absolute_paths(part, folder) for part in value]
-    if isinstance(value, str) and value.endswith((".yaml", ".yml")):
-        if not (folder / value).is_file():
-            raise ValueError(f"{folder / value} is named in a configuration but is not a file")
-        return str(folder / value)
-    return value
-
-
-def _listed(paths: Sequence[str | Path]) -> str:
-    return " with ".join(str(path) for path in paths)
+def _as_it_is(value: Any) -> Any:
+    return value  # of a key that is another command's
 
 
 def _in_short(message: str) -> str:

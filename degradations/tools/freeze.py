@@ -26,11 +26,12 @@ from degradations.base import Degradation, cut_size
 from degradations.draws import Params, seed_of
 from degradations.images import as_image, cropped, find_images, read_image
 from degradations.tools.configure import degradation_of
-from degradations.tools.preview import add_config_argument, positive
+from degradations.tools.preview import add_config_argument
 from files.class_path import class_path
 from files.images import open_image
+from files.numbers import positive
 from files.owned import whole_file
-from files.paths import by_key, image_key, open_regular
+from files.paths import by_key, image_key, open_regular, shard_key
 
 log = logging.getLogger(__name__)
 Members = dict[str, bytes]  # suffix: content
@@ -105,8 +106,7 @@ def degrade_images(
     """
     taken: dict[str, str] = {}
     for key, path in images:
-        folder, slash, name = key.rpartition("/")
-        in_shard = folder + slash + name.replace(".", "_")  # a key in a shard ends at the first dot
+        in_shard = shard_key(key)
         if taken.setdefault(in_shard, key) != key:
             raise ValueError(
                 f"{taken[in_shard]!r} and {key!r} would both have the key {in_shard!r}, because a "

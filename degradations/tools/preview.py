@@ -23,6 +23,7 @@ from degradations.draws import Params, leaves, to_device
 from degradations.images import as_image, cropped, read_image
 from degradations.pipeline import Pipeline
 from degradations.tools.configure import degradation_of, scale_in
+from files.numbers import positive
 from files.owned import refuse_folder, whole_file
 
 GAP = 16  # pixels between tiles
@@ -250,13 +251,6 @@ def _run(options: argparse.Namespace) -> None:
     with whole_file(out) as file:
         sheet(sections).save(file, "PNG", optimize=True)
     log.info("%s", out)
-
-
-def positive(text: str) -> int:
-    """Parse a positive integer, for argparse."""
-    if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
-    return int(text)
 
 
 def add_config_argument(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,28 +13,17 @@ from lightning_modules.one_pass.regression import NetworkCallable, Regression
 from tests.callbacks.tiny import Tiny
 
 
-class Blow(torch.autograd.Function):
-    """Identity with a gradient that is infinite."""
+class WithGradient(torch.autograd.Function):
+    """Identity whose gradient is changed by a function."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.change = change
         return x.clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient * torch.inf
-
-
-class HalfGradient(torch.autograd.Function):
-    """Identity whose gradient overflows as in half precision."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient.half().float()
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.change(gradient), None
 
 
 FAULTS = ("nan loss", "inf loss", "nan beside it", "inf gradient", "nan input")
@@ -60,7 +50,7 @@ class Poisoned(Tiny):
         lr = batch["lr"] * torch.nan if fault == "nan input" else batch["lr"]
         loss = (self(lr, batch["size"]) - batch["hr"]).square().mean()
         if fault == "inf gradient":
-            return Blow.apply(loss)
+            return WithGradient.apply(loss, lambda gradient: gradient * torch.inf)
         if fault == "nan beside it":  # its gradient is finite
             return loss + torch.nan
         return loss * {"nan loss": torch.nan, "inf loss": torch.inf}.get(fault, 1.0)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-import logging
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
 from callbacks.metrics.pixels import PSNR
 from callbacks.report import images as report_images
@@ -19,6 +16,7 @@ from callbacks.results import files as results_file
 from callbacks.results import results
 from callbacks.results.files import load_images, load_results
 from callbacks.results.results import Results
+from files.locks import lock
 from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
 
@@ -42,11 +40,10 @@ def test_nothing_is_lost(
 
     thread = threading.Thread(target=second)
 
-    class Lock(FileLock):
-        def acquire(self, *args: Any, **kwargs: Any) -> Any:
-            if threading.current_thread() is thread:
-                there.set()  # it waits for the first one
-            return super().acquire(*args, **kwargs)
+    def announced(descriptor: int) -> None:
+        if threading.current_thread() is thread:
+            there.set()  # it waits for the first one
+        lock(descriptor)
 
     def with_a_second(*args: Any) -> Any:
         found = original(*args)
@@ -55,7 +52,7 @@ def test_nothing_is_lost(
             assert there.wait(60)
         return found
 
-    monkeypatch.setattr(results_file, "FileLock", Lock)
+    monkeypatch.setattr(results_file, "lock", announced)
     monkeypatch.setattr(module, name, with_a_second)
     evaluate(tmp_path, "a")
     thread.join(60)
@@ -66,19 +63,3 @@ def test_nothing_is_lost(
     index = load_index(tmp_path)
     assert index is not None
     assert {evaluation["dataset"] for evaluation in index["evaluations"]} == both
-
-
-def test_a_disk_without_locks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    class Lock(FileLock):
-        def acquire(self, *args: Any, **kwargs: Any) -> Any:
-            raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(results_file, "FileLock", Lock)
-    with caplog.at_level(logging.WARNING):
-        for dataset in ("a", "b"):
-            evaluate(tmp_path, dataset)
-    (got,) = (r.getMessage() for r in caplog.records if "cannot be locked" in r.getMessage())
-    assert "No locks available" in got
-    assert len(load_results(tmp_path / "results.json")["results"]) == 2

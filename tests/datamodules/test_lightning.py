@@ -16,7 +16,7 @@ from datamodules.sources.mix import Mix
 from degradations.bicubic import Bicubic as Degradation
 from lightning_modules.controls.simple import Bicubic
 from lightning_modules.one_pass.regression import Regression
-from tests.datamodules.memory import Memory, noisy, random_image, random_images, trainer
+from tests.datamodules.memory import noisy, random_images, trainer
 from tests.lightning_modules.tiny import Convolution
 from tests.quick import quick
 
@@ -27,7 +27,6 @@ class Seen(Callback):
     def __init__(self) -> None:
         self.train: list[tuple[int, list[int]]] = []
         self.val: list[list[str]] = []
-        self.predicted: list[tuple[str, Any]] = []
         self.drawn: list[float] = []  # a model's draws in each training batch
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, *_: Any) -> None:
@@ -41,9 +40,6 @@ class Seen(Callback):
 
     def on_validation_batch_start(self, trainer: Any, model: Any, batch: Any, *_: Any) -> None:
         self.val[-1] += batch["key"]
-
-    def on_predict_batch_end(self, trainer: Any, model: Any, out: Any, batch: Any, *_: Any) -> None:
-        self.predicted.append((batch["key"][0], out))
 
 
 def module(**settings: Any) -> SRDataModule:
@@ -97,31 +93,6 @@ class TestFit:
         assert (len(first.train), len(whole.train)) == ((5, 10) if mixture else (3, 6))
         assert first.train + second.train == whole.train
         assert all(map(torch.equal, final.parameters(), resumed.parameters()))
-
-
-class TestPredict:
-    def predicted(self, tmp_path: Path, data: SRDataModule) -> list[tuple[str, Any]]:
-        seen = Seen()
-        run = trainer(tmp_path, callbacks=[seen])
-        run.predict(Bicubic(2), datamodule=data, return_predictions=False)
-        return seen.predicted
-
-    @pytest.mark.parametrize("workers", [0, 2])
-    def test_one_broken_image(self, tmp_path, workers):
-        samples = {
-            "a": {"hr": random_image(8, 9)},
-            "b": "b.png: empty",
-            "c": {
-                "hr": random_image(7, 6),
-                "meta": {"path": "c.png", "icc": b"x", "alpha": random_image(7, 6)[..., 0]},
-            },
-        }
-        data = SRDataModule(2, predict=Memory(samples), workers=workers)
-        (a, sr), (b, none), (c, last) = self.predicted(tmp_path, data)
-        assert (a, b, c) == ("predict/a", "predict/b", "predict/c")
-        assert sr["sr"].shape == (1, 3, 16, 18)
-        assert none is None
-        assert last["sr"].shape == (1, 3, 14, 12)
 
 
 class Report(Callback):

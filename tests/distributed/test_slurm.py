@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,17 +14,12 @@ import pytest
 
 from tests.conftest import REPO
 from tests.distributed.records import newest, steps_of
+from tests.distributed.test_two_processes import free_port
 
 pytestmark = pytest.mark.distributed
 
 LIMIT = 300
 TWO = ("--trainer.num_nodes", 2, "--trainer.devices", 1, "--trainer.strategy", "ddp")
-
-
-def port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def task(rank: int, at: int, *args: object) -> subprocess.Popen[str]:
@@ -55,7 +49,7 @@ def ends(tasks: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
 
 @pytest.mark.slow
 def test_check_and_a_difference(tiny: Path) -> None:
-    at = port()
+    at = free_port()
     (first, table), (second, other) = ends(
         [task(rank, at, "check", "--config", "tiny.yaml") for rank in (0, 1)]
     )
@@ -63,7 +57,7 @@ def test_check_and_a_difference(tiny: Path) -> None:
     assert "all is well" in table
     assert not Path("runs").exists()
 
-    at = port()
+    at = free_port()
     sizes = (4, 8)
     both = ends(
         [
@@ -79,7 +73,7 @@ def test_check_and_a_difference(tiny: Path) -> None:
 
 @pytest.mark.slow
 def test_one_that_does_not_come_is_named(tiny: Path) -> None:
-    alone = task(0, port(), "fit", "--config", "tiny.yaml", "--run.preflight_minutes", 0.02)
+    alone = task(0, free_port(), "fit", "--config", "tiny.yaml", "--run.preflight_minutes", 0.02)
     ((status, said),) = ends([alone])
     assert status == 75, said
     # Whichever notices first.
@@ -92,7 +86,7 @@ def test_a_warning_before_the_time_is_over(tiny: Path) -> None:
     record = ("--trainer.callbacks+", "tests.distributed.records.Record")
     command = ["fit", "--config", "tiny.yaml", *record, "--trainer.callbacks.folder", "record"]
     command += ["--trainer.callbacks.seconds", "0.2", "--trainer.max_steps", "100000"]
-    at = port()
+    at = free_port()
     tasks = [task(rank, at, *command) for rank in (0, 1)]
     try:
         while max(steps_of(Path("record"), 1), default=0) < 3:

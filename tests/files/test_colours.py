@@ -15,7 +15,7 @@ from PIL import Image, ImageCms
 
 from datamodules.files.decode import decode
 from degradations.images import read_image
-from files.images import png_chunk
+from files.images import with_chunks
 from tests.datamodules.profiles import WIDE, rgb_profile, srgb_of_grey, srgb_of_rgb, srgb_of_xyz
 
 RGB = np.random.default_rng(0).integers(20, 256, (6, 8, 3), dtype=np.uint8)
@@ -24,18 +24,14 @@ DISPLAY_P3 = WIDE  # its primaries
 P3_CORNERS = (31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
 
 
-def inserted(data: bytes, *chunks: bytes) -> bytes:
-    return data[:33] + b"".join(map(png_chunk, chunks)) + data[33:]
-
-
 def png(*chunks: bytes, pixels: NDArray[np.uint8] = RGB, **options: bytes) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", **options)
-    return inserted(buffer.getvalue(), *chunks)
+    return with_chunks(buffer.getvalue(), *chunks)
 
 
 def png_16(*chunks: bytes) -> bytes:
-    return inserted(
+    return with_chunks(
         cv2.imencode(".png", RGB[..., ::-1].astype(np.uint16) * 257)[1].tobytes(), *chunks
     )
 

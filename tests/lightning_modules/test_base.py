@@ -97,20 +97,6 @@ class TestOptimizer:
         torch.testing.assert_close(model.weight, plain.weight)
 
 
-class TestRandomness:
-    def test_a_trainer_does_it(self, tmp_path):
-        class Disturbance(Callback):
-            def on_train_batch_end(self, *args: Any) -> None:
-                torch.rand(3)
-
-        plain, disturbed = Model(), Model()
-        fitted(tmp_path, model=plain)
-        fitted(tmp_path, Disturbance(), model=disturbed)
-        assert len(plain.drawn) == 10
-        assert all(map(torch.equal, plain.drawn, disturbed.drawn))
-        assert not torch.equal(plain.drawn[0], plain.drawn[1])
-
-
 class TestCheckpoint:
     def test_holds_what_trains_and_nothing_else(self, checkpoint):
         content = torch.load(checkpoint, weights_only=True)
@@ -121,16 +107,6 @@ class TestCheckpoint:
             "net.1.weight",
             "net.1.bias",
         }
-
-    def test_resumed_is_uninterrupted(self, tmp_path):
-        whole = Model()
-        fitted(tmp_path, model=whole, max_epochs=2)
-        fitted(tmp_path).save_checkpoint(tmp_path / "half.ckpt")
-        resumed = Model()
-        run = trainer(tmp_path, max_epochs=2)
-        run.fit(resumed, batches(), ckpt_path=tmp_path / "half.ckpt", weights_only=True)
-        for name, value in whole.state_dict().items():
-            assert torch.equal(value, resumed.state_dict()[name]), name
 
 
 class Odd(ImageModel):

@@ -18,6 +18,7 @@ from lightning_modules.networks.sft_unet import SFTUNet
 from lightning_modules.noise import Noise
 from lightning_modules.one_pass.regression import Regression
 from lightning_modules.sampling.tiling import Tiling
+from tests.lightning_modules.tiny import random_batch
 
 TINY = partial(LIIF, blocks=1, channels=8, hidden=(16,), global_skip=True)
 
@@ -38,14 +39,7 @@ class Oracle(nn.Module):
 
 
 def batch(h=12, w=8, size=(24, 16), count=2):
-    generator = torch.Generator().manual_seed(0)
-    return {
-        "key": [str(i) for i in range(count)],
-        "seed": torch.arange(count),
-        "lr": torch.rand(count, 3, h, w, generator=generator),
-        "hr": torch.rand(count, 3, *size, generator=generator),
-        "size": size,
-    }
+    return random_batch(count, size, lr=(3, h, w), hr=(3, *size))
 
 
 def grouped(settings):

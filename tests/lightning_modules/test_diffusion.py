@@ -15,6 +15,7 @@ from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.diffusion import TRAILING, Diffusion, min_snr_weights
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import Sampler
+from tests.lightning_modules.tiny import random_batch
 
 PREDICTIONS = pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 
@@ -58,14 +59,8 @@ class Words(TextEncoder):
 
 
 def batch(count=4, side=8):
-    generator = torch.Generator().manual_seed(0)
-    return {
-        "key": [str(n) for n in range(count)],
-        "seed": torch.arange(count),
-        "hr": torch.rand(count, 3, side, side, generator=generator),
-        "size": (side, side),
-        "text": ["a" * (n + 1) for n in range(count)],
-    }
+    images = random_batch(count, (side, side), hr=(3, side, side))
+    return {**images, "text": ["a" * (n + 1) for n in range(count)]}
 
 
 def oracle(prediction="epsilon", variance="preserving", given=None, **settings):

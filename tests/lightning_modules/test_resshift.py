@@ -13,6 +13,7 @@ from lightning_modules.latents import enlarged, latent_pair
 from lightning_modules.networks.swin_unet import SwinUNet, released_mask
 from lightning_modules.noise import Noise
 from lightning_modules.resshift import ResShift
+from tests.lightning_modules.tiny import random_batch
 
 SMALL = {"width": 32, "multipliers": (1, 2), "size": 16, "swin_width": 48, "heads": 3}
 
@@ -37,15 +38,8 @@ class Oracle(nn.Module):
 
 
 def batch(h=8, w=8, scale=4, count=2):
-    generator = torch.Generator().manual_seed(0)
     size = (h * scale, w * scale)
-    return {
-        "key": [str(i) for i in range(count)],
-        "seed": torch.arange(count),
-        "lr": torch.rand(count, 3, h, w, generator=generator),
-        "hr": torch.rand(count, 3, *size, generator=generator),
-        "size": size,
-    }
+    return random_batch(count, size, lr=(3, h, w), hr=(3, *size))
 
 
 class Echo(nn.Module):

@@ -21,6 +21,7 @@ from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import Sampler
 from lightning_modules.self_cascade import Cascade, SelfCascade, Tuning
 from tests.lightning_modules.backbone.unets import small_kl, wrapped
+from tests.lightning_modules.tiny import random_batch
 from tests.quick import quick
 
 FEW = Sampler(steps=4)
@@ -87,15 +88,9 @@ def tuned(method: Any) -> Any:
 
 
 def batch(side: int | tuple[int, int] = 16, count: int = 2) -> Any:
-    generator = torch.Generator().manual_seed(0)
     size = (side, side) if isinstance(side, int) else side
-    return {
-        "key": [str(n) for n in range(count)],
-        "seed": torch.arange(count),
-        "hr": torch.rand(count, 3, *size, generator=generator),
-        "size": size,
-        "text": ["a" * (n + 1) for n in range(count)],
-    }
+    images = random_batch(count, size, hr=(3, *size))
+    return {**images, "text": ["a" * (n + 1) for n in range(count)]}
 
 
 def noted(method: Any) -> list[SimpleNamespace]:

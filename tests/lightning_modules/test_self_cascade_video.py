@@ -13,6 +13,7 @@ from lightning_modules.noise import Noise
 from lightning_modules.self_cascade import SelfCascade
 from tests.lightning_modules.backbone.unets import wrapped
 from tests.lightning_modules.test_self_cascade import grouped, tuned
+from tests.lightning_modules.tiny import random_batch
 
 FRAMES = 3
 TEMPORAL = ("transformer_in", "temp_convs", "temp_attentions")  # of the network
@@ -34,14 +35,8 @@ def cascade(method: Any = SelfCascade, scale: float = 2.0, **settings: Any) -> A
 
 
 def batch(count: int = 2, side: int = 16, frames: int = FRAMES) -> Any:
-    generator = torch.Generator().manual_seed(0)
-    return {
-        "key": [str(n) for n in range(count)],
-        "seed": torch.arange(count),
-        "clip": torch.rand(count, frames, 3, side, side, generator=generator),
-        "size": (side, side),
-        "frames": frames,
-    }
+    clips = random_batch(count, (side, side), clip=(frames, 3, side, side))
+    return {**clips, "frames": frames}
 
 
 def without_time(denoiser: Any) -> Any:

@@ -65,14 +65,12 @@ class Model(SuperResolver):
         self.register_buffer("seen", torch.zeros(()))
         self.register_buffer("derived", torch.arange(5.0), persistent=False)
         fill(self)
-        self.drawn: list[Tensor] = []
 
     def restore(self, batch: Any, noise: Any) -> Tensor:
         x = functional.interpolate(batch["lr"], batch["size"], mode="nearest")
         return self.tail(self.net(x)) + 0.01 * noise.normal(x.shape).to(x)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        self.drawn.append(torch.rand(4))
         self.seen += 1
         x = functional.interpolate(batch["lr"], batch["size"], mode="nearest")
         return (self.tail(self.net(self.whiten(x))) - batch["hr"]).square().mean()
@@ -101,3 +99,11 @@ def batch_of(count: int = 2, side: int = 6, scale: float = 2.0, name: str = "a")
         "lr": torch.stack([torch.rand(3, side, side + 2, generator=g) for g in images]),
         "hr": torch.stack([torch.rand(3, *size, generator=g) for g in images]),
     }
+
+
+def random_batch(count: int, size: tuple[int, int], **shapes: tuple[int, ...]) -> Any:
+    """A batch of random images or clips: the shape of one by its name in the batch."""
+    generator = torch.Generator().manual_seed(0)
+    images = {name: torch.rand(count, *of, generator=generator) for name, of in shapes.items()}
+    keys = {"key": [str(n) for n in range(count)], "seed": torch.arange(count)}
+    return {**keys, "size": size, **images}

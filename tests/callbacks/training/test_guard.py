@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,10 +22,11 @@ from torch.utils.data import DataLoader
 
 from callbacks.training.ema import EMA
 from callbacks.training.guard import Guard
-from tests.callbacks.broken import FAULTS, HalfGradient, Poisoned
+from tests.callbacks.broken import FAULTS, Poisoned, WithGradient
 from tests.callbacks.tiny import Images, Tiny, collate, trainer
 from tests.commands.test_resume import Interruption, assert_same, newest
 from tests.conftest import REPO
+from tests.distributed.test_two_processes import free_port
 
 PARTS = ("state_dict", "optimizer_states", "lr_schedulers", "global_step")
 LIMIT = 150  # seconds for processes that would wait for each other
@@ -162,7 +162,8 @@ class Overflows(Poisoned):
     """The gradient of a scaled loss overflows until the scale is low enough."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return HalfGradient.apply(super().training_step(batch, batch_idx)) * 4
+        loss = super().training_step(batch, batch_idx)
+        return WithGradient.apply(loss, lambda gradient: gradient.half().float()) * 4
 
 
 def scaled(scale: float) -> dict[str, Any]:
@@ -274,11 +275,8 @@ def test_both_processes_leave_out_what_one_has_seen(tmp_path: Path, fault: str) 
 
 def launch(*args: object, processes: int) -> subprocess.CompletedProcess[str]:
     """``main.py`` on several processes: its output and its status."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     run = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
-    place = ["--master_addr", "127.0.0.1", "--master_port", str(port)]
+    place = ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
     return subprocess.run(
         [*run, *place, str(REPO / "main.py"), *map(str, args), "--trainer.devices", str(processes)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)},

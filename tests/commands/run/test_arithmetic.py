@@ -1,4 +1,4 @@
-"""`run.matmul_precision` and `run.cudnn_benchmark`: by the device, as given, and put back."""
+"""`run.matmul_precision` and `trainer.benchmark`: by the device, as given, and put back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 import torch
 from jsonargparse import Namespace
 
-from commands.errors import ConfigurationError
 from commands.run.arithmetic import arithmetic
 from commands.run.directory import RunOptions
 from datamodules.base import CropSettings, SRDataModule
@@ -55,14 +54,12 @@ def within(
     [
         ((8, 0), {}, ("high", True, True)),
         ((8, 0), {"scales": Scales()}, ("high", False, True)),
-        ((8, 0), {"scales": Scales(), "cudnn_benchmark": True}, ("high", True, True)),
         ((7, 5), {}, OWN),
         ((9, 0), {"command": "test"}, OWN),
         ((9, 0), {"device": "cpu"}, OWN),
         ((9, 0), {"deterministic": True}, EXACT),
         ((9, 0), {"matmul_precision": "highest"}, ("highest", True, False)),
         ((9, 0), {"command": "test", "matmul_precision": "highest"}, EXACT),
-        ((9, 0), {"cudnn_benchmark": False}, ("high", False, True)),
         ((9, 0), {"benchmark": False}, ("high", False, True)),  # Lightning has set it
         ((9, 0), {"command": "test", "matmul_precision": "medium"}, ("medium", False, True)),
         ((9, 0), {"deterministic": True, "matmul_precision": "high"}, ("high", False, False)),
@@ -76,15 +73,3 @@ def test_by_the_device(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert within(**settings) == expected
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"deterministic": "warn"}, "and trainer.deterministic is warn: leave one of them out"),
-        ({"benchmark": False}, "run.cudnn_benchmark is True and trainer.benchmark is False: leave"),
-    ],
-)
-def test_contradictions(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigurationError, match=message):
-        within("cpu", cudnn_benchmark=True, **settings)

@@ -79,13 +79,6 @@ def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
         time.sleep(0.01)
 
 
-def test_a_file_is_fetched_once(server, tmp_path):
-    path = cache_of(tmp_path).fetch(wanted(server, 0))
-    assert path.read_bytes() == content(0)
-    assert cache_of(tmp_path).fetch(wanted(server, 0)) == path
-    assert server.got("f0") == 1
-
-
 def test_a_file_of_another_user_is_read(server, tmp_path, monkeypatch):
     path = cache_of(tmp_path).fetch(wanted(server, 0))
 

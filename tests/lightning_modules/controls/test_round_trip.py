@@ -8,17 +8,11 @@ from degradations.bicubic import resize
 from lightning_modules.backbone.space import PixelSpace, Taef2Space
 from lightning_modules.controls.simple import RoundTrip
 from lightning_modules.noise import Noise
+from tests.lightning_modules.tiny import random_batch
 
 
 def batch():
-    generator = torch.Generator().manual_seed(0)
-    return {
-        "key": ["a"],
-        "seed": torch.tensor([0]),
-        "lr": torch.rand(1, 3, 8, 10, generator=generator),
-        "hr": torch.rand(1, 3, 16, 20, generator=generator),
-        "size": (16, 20),
-    }
+    return random_batch(1, (16, 20), lr=(3, 8, 10), hr=(3, 16, 20))
 
 
 def test_of_what_goes_through_it():

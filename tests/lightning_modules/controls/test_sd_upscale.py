@@ -16,6 +16,7 @@ from lightning_modules.controls.sd import SDUpscale
 from lightning_modules.noise import Noise, PlacedNoise
 from lightning_modules.sampling.tiling import padded, whole
 from tests.lightning_modules.others import save_upscaler
+from tests.lightning_modules.tiny import random_batch
 
 FEW: dict[str, Any] = {"steps": 2, "guidance": 3.0}
 
@@ -26,10 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def batch(count: int = 2, **more: Any) -> Any:
-    generator = torch.Generator().manual_seed(0)
-    lr = torch.rand(count, 3, 8, 12, generator=generator)
-    keys, seeds = [str(n) for n in range(count)], torch.arange(count)
-    return {"key": keys, "seed": seeds, "lr": lr, "size": (32, 48), **more}
+    return {**random_batch(count, (32, 48), lr=(3, 8, 12)), **more}
 
 
 def test_it_is_the_pipeline(folder):

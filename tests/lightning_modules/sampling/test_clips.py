@@ -17,17 +17,12 @@ from lightning_modules.diffusion import TRAILING, Diffusion
 from lightning_modules.noise import Noise, with_noise_seeds
 from lightning_modules.sampling.solvers import Sampler
 from tests.lightning_modules.backbone.unets import small_kl, wrapped
+from tests.lightning_modules.tiny import random_batch
 
 
 def clips(count: int = 2, length: int = 3, side: int = 16) -> Any:
-    generator = torch.Generator().manual_seed(0)
-    return {
-        "key": [str(n) for n in range(count)],
-        "seed": torch.arange(count),
-        "clip": torch.rand(count, length, 3, side, side + 8, generator=generator),
-        "size": (side, side + 8),
-        "frames": length,
-    }
+    made = random_batch(count, (side, side + 8), clip=(length, 3, side, side + 8))
+    return {**made, "frames": length}
 
 
 def base(**settings: Any) -> Any:
