@@ -21,13 +21,12 @@ from datamodules.files.decode import UnreadableImage, decode, most_pixels, read_
 from datamodules.files.jpeg import read_rows
 from datamodules.files.pairs import mixed
 from datamodules.files.paths import parse_bytes
-from datamodules.order.keys import Names, digest_of
+from datamodules.order.keys import Names
 from datamodules.shards.cache import DiskCache
 from datamodules.shards.index import (
     Member,
     ShardIndex,
     build_index,
-    index_places,
     load_index,
     parse_index,
     read_index,
@@ -36,7 +35,7 @@ from datamodules.shards.index import (
 from datamodules.shards.reader import Reader, Tar
 from datamodules.shards.remote import RetryPolicy, Wanted, look_up, read_small, shown
 from datamodules.shards.sample import Raw, add_text, decoded, raw_of
-from datamodules.shards.table import Table, joined, load_table, save_table, table_of
+from datamodules.shards.table import Table, joined, table_of
 from datamodules.shards.urls import is_remote, list_shards
 from datamodules.source import Sample, Source
 from files.numbers import NonNegativeInt, PositiveFloat
@@ -103,7 +102,6 @@ def _made(wanted: Wanted, cache: DiskCache) -> ShardIndex:
 
 
 AT_ONCE = 16  # parallel requests to servers
-LARGE = 10_000  # samples from which reading the indices takes a tenth of a second
 INDICES = 64  # shards whose members the stages are given are kept by name
 WHOLE = ("hr", "lr", "txt", "text_features", "json")  # fields that a sample is made of
 
@@ -183,10 +181,7 @@ class Shards(Source):
         cache = self._cache() if any(map(is_remote, names)) else None
         with _parallel_map(cache is not None) as apply:
             tars = list(apply(self._tar, names))
-            kept = load_table(self._place(tars, folder))
-            table = kept or self._join(
-                list(apply(lambda tar: self._part(tar, folder, cache), tars))
-            )
+            table = self._join(list(apply(lambda tar: self._part(tar, folder, cache), tars)))
         for note in table.notes:
             log.warning(note)
         if without := len(table.lacking("txt")):
@@ -196,28 +191,9 @@ class Shards(Source):
         self._table, self._ends = table, list(accumulate(table.counts))
         self._reader.close()
         self._reader = Reader(cache)
-        if kept is not None:  # and was checked before
-            return
         problem = mixed(table.keys, self._image_size) if "hr" in table.columns else None
         if problem is not None:
             raise ValueError(f"Shards.urls: {problem}")
-        if len(table.keys) >= LARGE:
-            try:
-                save_table(table, self._place(tars, folder))  # now with the new indices
-            except OSError as error:
-                log.debug("the table of %s is not kept: %s", self.urls, error)
-
-    def _place(self, tars: Sequence[Tar], folder: Path) -> Path:
-        """Return the file of the table, named by the hash of all its inputs."""
-        parts: list[object] = [self.shard_in_key]
-        for tar in tars:
-            path = Path(tar.path)
-            own = index_places(path, folder) if tar.wanted is None else ()
-            remote = [folder / f"{tar.wanted.name}.idx.json"] if tar.wanted else []
-            states = [place.stat() for place in (*own, *remote) if place.exists()]
-            parts.append((tar.path, tar.size, tar.mtime_ns, tar.wanted))
-            parts += [(state.st_size, state.st_mtime_ns) for state in states]
-        return folder / f"{digest_of([*map(repr, parts)])}.table.npz"
 
     def _cache(self) -> DiskCache:
         folder = Path(expand_path(self.cache_dir, "Shards.cache_dir"))

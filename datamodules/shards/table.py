@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +12,7 @@ from numpy.typing import NDArray
 from datamodules.files.roles import EXPECTED, FIELDS, SUFFIXES, roles_of
 from datamodules.order.keys import Names
 from datamodules.shards.index import Member, ShardIndex
-from files.owned import whole_file
 
-log = logging.getLogger(__name__)
-VERSION = 6  # of the file
-LISTS = ("counts", "checksums", "notes")
 RULE = "a key ends at the first dot of the file name"
 PLACE = np.dtype(  # of a member, as ``Member``; zeros if a sample lacks it
     [("offset", "i8"), ("size", "i8"), ("checksum", "u8"), ("height", "u4"), ("width", "u4")]
@@ -37,7 +29,7 @@ class Table:
         counts: Number of samples of each shard.
         checksums: Hexadecimal xxh3_128 of each shard, if known.
         columns: Places by field of ``FIELDS``, for fields that some sample has.
-        notes: Warnings about skipped samples, logged at every start.
+        notes: Warnings about skipped samples.
     """
 
     keys: Names
@@ -138,36 +130,3 @@ def joined(tables: Iterable[Table]) -> Table:
         columns=columns,
         notes=[note for table in tables for note in table.notes],
     )
-
-
-def save_table(table: Table, place: Path) -> None:
-    """Write a table: reading it takes a hundredth of the time of reading the indices.
-
-    Raises:
-        OSError: If the folder is not writable.
-    """
-    about = {"version": VERSION, **{name: getattr(table, name) for name in LISTS}}
-    arrays = {f"column.{name}": column for name, column in table.columns.items()}
-    arrays |= {"blob": table.keys.blob, "starts": table.keys.starts}
-    arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(place) as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-
-
-def load_table(place: Path) -> Table | None:
-    """Read a table; None if it is missing, of another version, or damaged."""
-    try:
-        with np.load(place, allow_pickle=False) as file:
-            arrays: dict[str, NDArray[Any]] = dict(file)
-        about = json.loads(arrays.pop("about").tobytes())
-        if about.pop("version") != VERSION:
-            return None
-        keys = Names(arrays.pop("blob"), arrays.pop("starts"))
-        columns = {name.removeprefix("column."): array for name, array in arrays.items()}
-        return Table(keys=keys, columns=columns, **about)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        log.warning("the table %s is damaged (%s): making a new one", place, error)
-        return None

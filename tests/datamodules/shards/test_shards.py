@@ -414,27 +414,3 @@ def test_stages_of_ones_own(tmp_path):
     assert again.read(2)["text"] == "2"
     decoding = prepared(path, index_cache=str(tmp_path), stages=[webdataset.decode("rgb8")])
     np.testing.assert_array_equal(decoding.read(0)["hr"], plain.read(0)["hr"])
-
-
-def test_places_of_a_large_set_are_kept(two, tmp_path, monkeypatch, caplog):
-    """The second start reads no index; a changed shard and a damaged file are seen."""
-    monkeypatch.setattr("datamodules.shards.shards.LARGE", 1)
-
-    def opened():
-        source = Shards(str(tmp_path / "*.tar"), index_cache=str(tmp_path / "cache"))
-        source.prepare(2)
-        return source
-
-    first = opened()
-    (place,) = (tmp_path / "cache").glob("*.table.npz")
-    with monkeypatch.context() as patch:
-        patch.setattr("datamodules.shards.shards.table_of", None)
-        again = opened()
-    assert list(again.keys) == list(first.keys)
-    assert np.array_equal(again.read(1)["hr"], pixels(seed=1))
-    place.write_bytes(place.read_bytes()[:-50])
-    assert list(opened().keys) == list(first.keys)
-    assert "damaged" in caplog.text
-    os.utime(next(iter(sorted(tmp_path.glob("*.tar")))), ns=(1, 1))
-    opened()
-    assert len(list((tmp_path / "cache").glob("*.table.npz"))) == 2
