@@ -77,7 +77,7 @@ class SetMetricContract:
         for i in (0, 3):
             one = {"key": batch["key"][i : i + 1], "seed": batch["seed"][i : i + 1]}
             alone = metric.features(images[i : i + 1].clone(), one)
-            close = 1e-6 * float(whole.abs().max())
+            close = 4e-6 * float(whole.abs().max())  # float32, on several threads
             torch.testing.assert_close(alone[0].double(), whole[i], rtol=1e-5, atol=close)
 
     def test_images_and_generators_are_left_alone(self, metric):

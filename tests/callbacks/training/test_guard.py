@@ -311,7 +311,8 @@ def test_all_processes_stop_at_the_limit(tiny: Path, strategy: str) -> None:
     flags += ["--trainer.callbacks", json.dumps(only)] if strategy == "fsdp" else []
     done = launch("fit", "--config", "tiny.yaml", "--config", own, *flags, processes=2)
     said = done.stdout + done.stderr
-    assert said.count("error: stopped after step 5, whose weights are still good: 3 steps") == 2
+    # By one of them, or by both if neither has heard of the other's.
+    assert "error: stopped after step 5, whose weights are still good: 3 steps" in said
     assert "exitcode  : 2" in said, said
     assert "Traceback" not in said.partition("torch/distributed")[0]
     saved = newest("a")
