@@ -18,7 +18,8 @@ FROM common AS dependencies
 COPY pyproject.toml constraints.txt Makefile README.md ./
 
 FROM dependencies AS cpu
-RUN make install TORCH=cpu EXTRAS=app,heic,lmdb,onnx,s3,spandrel,video
+ARG EXTRAS=app,heic,lmdb,onnx,s3,spandrel,video
+RUN make install TORCH=cpu EXTRAS=$EXTRAS
 COPY . .
 RUN uv pip install --python .venv/bin/python --no-deps -e .
 # For results, because the image has no .git; last, since each commit changes it.
@@ -30,7 +31,8 @@ ENTRYPOINT ["python", "/enlarger/main.py"]
 CMD ["--help"]
 
 FROM dependencies AS cuda
-RUN make install EXTRAS=app,heic,lmdb,onnx,s3,spandrel,video
+ARG EXTRAS=app,heic,lmdb,onnx,s3,spandrel,video
+RUN make install EXTRAS=$EXTRAS
 COPY . .
 RUN uv pip install --python .venv/bin/python --no-deps -e .
 ARG COMMIT=""

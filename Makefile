@@ -34,6 +34,7 @@ install: .venv/.installed
 	  ([ -x $(BIN)/python ] || uv venv --seed --python '>=3.11' .venv) && \
 	  uv pip install --compile-bytecode $(if $(TORCH),--torch-backend $(TORCH)) --python $(BIN)/python -c constraints.txt -e '.[$(EXTRAS)]'; \
 	else \
+	  [ -z "$(TORCH)" ] || { echo "TORCH=$(TORCH) needs uv: pip install uv" >&2; exit 2; }; \
 	  $(PYTHON) -c 'import sys; sys.exit("Enlarger needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ...") if sys.version_info < (3, 11) else 0' && \
 	  ([ -x $(BIN)/pip ] || $(PYTHON) -m venv --clear .venv) && \
 	  $(BIN)/python -m pip install --quiet --upgrade pip && \

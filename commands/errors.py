@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import json
+import os
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -43,7 +47,12 @@ class TemporaryError(Exception):
 
 def print_error(message: object) -> None:
     """Print the message that ends a command, with keys as they may be typed."""
-    sys.stderr.write(f"error: {str(message).replace('.init_args.', '.')}\n")
+    said = f"error: {str(message).replace('.init_args.', '.')}"
+    sys.stderr.write(f"{said}\n")
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # torchrun quotes it in its summary
+        with contextlib.suppress(OSError):
+            found = {"message": said, "timestamp": int(time.time())}
+            Path(file).write_text(json.dumps(found), encoding="utf-8")
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

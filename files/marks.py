@@ -15,7 +15,7 @@ _MARKS = {
     r"images\.json": rb'\{"images": \[\n(\{"dataset"|\n)|\{\s*"command": ',
     r"results\.csv": rb"dataset,scale,checkpoint",
     r"best\.json": rb'\{\s*"monitor": ',
-    r"encode\.json": rb'\{\s*"version": \d+,\s*"source": ',
+    r"encode\.json": rb'\{\s*("version": \d+,\s*)?"source": ',
     r".+\.report\.json": rb'\{\s*"job": ',
 }
 MARKS = [(re.compile(name), re.compile(mark, re.DOTALL)) for name, mark in _MARKS.items()]

@@ -18,7 +18,9 @@ PAGE = (REPO / "docs/jobs/container.md").read_text()
 
 def test_it_installs_extras_that_there_are_by_make() -> None:
     extras = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+    (default,) = set(re.findall(r"^ARG EXTRAS=(\S+)$", DOCKERFILE, re.MULTILINE))
     installs = re.findall(r"^RUN (make install.*)$", DOCKERFILE, re.MULTILINE)
+    installs = [command.replace("$EXTRAS", default) for command in installs]
     assert len(installs) == 2
     for command in installs:
         (named,) = re.findall(r"EXTRAS=(\S+)", command)
@@ -38,6 +40,13 @@ def test_targets_are_those_of_the_page_and_of_the_development_container() -> Non
     found = json.loads((REPO / ".devcontainer/devcontainer.json").read_text())
     assert found["build"]["target"] in stages
     assert (REPO / ".devcontainer" / found["build"]["dockerfile"]).resolve() == REPO / "Dockerfile"
+
+
+def test_what_is_installed_is_copied() -> None:
+    copied = re.findall(r"^!(\S+)$", (REPO / ".dockerignore").read_text(), re.MULTILINE)
+    find = tomllib.loads((REPO / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    assert {name.rstrip("*") for name in find["find"]["include"]} <= {*copied}
+    assert all((REPO / name).exists() for name in copied)
 
 
 def test_what_is_run_is_there() -> None:

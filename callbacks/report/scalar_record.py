@@ -1,7 +1,8 @@
 """A run's own record of logged scalars, for the report's curves, with any logger or none.
 
-One line of JSON per step in ``report/scalars.jsonl`` of the run's directory. Each line is written
-as soon as it is logged, so that a killed process loses one at most.
+One line of JSON per step in ``report/scalars.jsonl`` of the run's directory, with the time in
+seconds since 1970. Each line is written as soon as it is logged, so that a killed process loses one
+at most.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import Mapping
 from io import TextIOWrapper
 from pathlib import Path
@@ -56,7 +58,7 @@ class ScalarRecord(DummyLogger):
         }
         if scalars and step is not None:
             values = {name: storable(value) for name, value in scalars.items()}
-            self._write({"step": int(step), "values": values})
+            self._write({"step": int(step), "values": values, "time": round(time.time(), 3)})
 
     def _write(self, line: dict[str, Any]) -> None:
         try:

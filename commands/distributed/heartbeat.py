@@ -188,7 +188,7 @@ class Heartbeat:
         oldest = now - min(self._seen[rank] for rank in gone)
         step = max(self._last[rank].get("step", 0) for rank in gone)
         names = first_of(map(self._name, gone), SHOWN)
-        return f"no heartbeat of {names} for {oldest:.0f} s, last at step {step}", LOST
+        return f"no heartbeat of {names} for {oldest:.0f} s, the last at its step {step}", LOST
 
     def _name(self, rank: int) -> str:
         return f"rank {rank} (on {self.hosts[rank]})"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +113,8 @@ FIXED = (  # files that they write there
     *("report.html", "report/scalars.jsonl", "report/images.json", f"{FOLDER}/best.json"),
     *("results.json", "images.json"),
 )
+# What a checkpoint restores, also if the configuration differs.
+OF_CHECKPOINT = re.compile(r"(^|[._])(optimizer|lr_scheduler)(\.|$)")
 GROWING = ("trainer.max_steps", "trainer.max_epochs")  # may only become larger
 
 
@@ -295,7 +298,7 @@ class RunDirectory:
             log.warning("--run.change: resuming although %s", error)
             return
         now = flat(config)
-        differences = []
+        differences, kept = [], []
         for key in sorted(then.keys() | now.keys()):
             old, new = then.get(key, "unset"), now.get(key, "unset")
             if old == new or name_the_same(old, new):
@@ -303,8 +306,16 @@ class RunDirectory:
             line = f"{key}: {old} -> {new}"
             if _is_free(key) or (key in GROWING and _grows(old, new)):
                 log.info("changed on resume: %s", line)
+            elif OF_CHECKPOINT.search(key) and not _is_followed(key, now):
+                kept.append(line)
             else:
                 differences.append(line)
+        if kept:
+            raise ConfigurationError(
+                f"the run in {self.path} goes on with the optimiser and the schedule of its "
+                f"checkpoint, so this has no effect: {'; '.join(kept)}; undo it, or start a new "
+                f"run from the weights: --run.name NAME --model.weights {self.path}"
+            )
         if differences and change:
             log.warning("--run.change: resuming with %s", "; ".join(differences))
         elif differences:
@@ -418,6 +429,15 @@ def _readable(checkpoint: Path) -> Path:
             "--model.init_args.weights"
         )
     return checkpoint
+
+
+def _is_followed(key: str, now: Mapping[str, Any]) -> bool:
+    # `WarmUp` and `WarmUpCosine` follow their own settings, and the optimiser's rate.
+    parent = key.rpartition("optimizer")[0] or key.rpartition("lr_scheduler")[0]
+    schedule = str(now.get(f"{parent}lr_scheduler.class_path", ""))
+    return schedule.rpartition(".")[2].startswith("WarmUp") and (
+        "lr_scheduler." in key or key.endswith("optimizer.init_args.lr")
+    )
 
 
 def _is_free(key: str) -> bool:

@@ -70,8 +70,8 @@ def test_wandb_gets_hyperparameters_and_images(
     shown = {d["trainer/global_step"]: d["samples/val"] for d in run.logged if "samples/val" in d}
     assert list(shown) == [2, 4]
     assert all(image.dtype == np.uint8 and image.shape[-1] == 3 for [image] in shown.values())
-    enlarger(*command, "--run.change", "true", "--model.init_args.lr_scheduler.step_size", 5)
-    assert run.values["model.lr_scheduler.step_size"] == 5
+    enlarger(*command, "--run.change", "true", "--model.init_args.loss", "charbonnier")
+    assert run.values["model.loss"] == "charbonnier"
 
 
 def test_hyperparameters_of_lists_and_addresses() -> None:

@@ -70,7 +70,9 @@ def test_a_silent_process_ends_the_others(three: list[Process]) -> None:
         assert three[rank].ends.done.wait(PATIENCE)
         assert three[rank].ends.status == LOST == 75
         said = three[rank].ends.why
-        assert re.fullmatch(r"no heartbeat of rank 1 \(on b\) for \d+ s, last at step 20", said)
+        assert re.fullmatch(
+            r"no heartbeat of rank 1 \(on b\) for \d+ s, the last at its step 20", said
+        )
 
 
 def test_a_process_that_took_leave_is_not_missed(three: list[Process]) -> None:

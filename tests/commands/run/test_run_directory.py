@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import re
 import shutil
@@ -104,6 +105,36 @@ def test_other_changes_are_refused_and_all_listed(trained: Path, refusal: Refusa
     for way_out in ("--run.change true", "--run.name NAME", "--run.overwrite true"):
         assert way_out in lines[-1]
     assert (trained / "config.yaml").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("schedule", "key", "accepted"),
+    [
+        ("torch.optim.lr_scheduler.StepLR", "optimizer.init_args.lr", False),
+        (None, "optimizer.init_args.lr", False),
+        ("torch.optim.lr_scheduler.StepLR", "lr_scheduler.init_args.gamma", False),
+        ("lightning_modules.WarmUpCosine", "optimizer.init_args.lr", True),
+        ("lightning_modules.WarmUpCosine", "lr_scheduler.init_args.steps", True),
+        ("lightning_modules.WarmUpCosine", "optimizer.init_args.weight_decay", False),
+    ],
+)
+def test_what_the_checkpoint_would_keep_is_refused(
+    trained: Path, schedule: str | None, key: str, accepted: bool
+) -> None:
+    """Else a changed learning rate would be recorded, and not used."""
+    content = yaml.safe_load((trained / "config.yaml").read_text())
+    arguments = content["model"]["init_args"]
+    arguments["optimizer"] = {"class_path": "torch.optim.Adam", "init_args": {}}
+    arguments["lr_scheduler"] = schedule and {"class_path": schedule, "init_args": {}}
+    config = copy.deepcopy(content)
+    for number, settings in enumerate((content, config)):
+        place, _, name = key.rpartition(".")
+        part, _, _ = place.partition(".")
+        settings["model"]["init_args"][part]["init_args"][name] = 0.1 + number
+    (trained / "config.yaml").write_text(yaml.safe_dump(content))
+    refused = pytest.raises(ConfigurationError, match="so this has no effect")
+    with contextlib.nullcontext() if accepted else refused:
+        RunDirectory(trained).check(config, change=True)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import os
 import tarfile
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 import xxhash
@@ -77,6 +78,19 @@ def test_index_of_another_tar_of_the_same_size(shard, tmp_path, caplog):
     os.utime(shard, ns=(5, 5))
     assert load_index(shard, tmp_path / "cache").keys == ["j0", "j1", "j2"]
     assert "is that of another tar, and is made again" in caplog.text
+
+
+def test_damage_is_found_though_the_time_changed(shard, tmp_path, caplog):
+    indexed(shard)
+    made = load_index(shard, tmp_path / "cache")
+    data = bytearray(shard.read_bytes())
+    first = made.members[0]["png"]
+    data[first.offset + 40] ^= 255
+    shard.write_bytes(data)
+    os.utime(shard, ns=(5, 5))
+    found = load_index(shard, tmp_path / "cache")
+    assert found == replace(made, mtime_ns=5)  # whose checksums tell which image it is
+    assert "has other bytes than its index was made of" in caplog.text
 
 
 LIES = {
