@@ -82,7 +82,7 @@ def with_released(words: Sequence[str]) -> list[str]:
     file, scale = released()[name]
     for word, following in pairwise([*words, ""]):
         option, equals, value = word.partition("=")
-        asked = value if equals else following
+        asked = (value if equals else following).removesuffix(".0")
         if option in SCALE and asked not in ("", str(scale)):
             others = [other for other, its in released().items() if str(its.scale) == asked]
             hint = f": --model {' or --model '.join(others)}" if others else ""

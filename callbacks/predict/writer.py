@@ -257,7 +257,8 @@ class Writer(Callback):
         metas = batch.get("meta") or [{} for _ in keys]
         metas = [meta if "frame" in meta else self._fitting(meta) for meta in metas]
         images = list(output_image(outputs))
-        sound = [bool(image.sum().isfinite()) for image in images]  # without a copy of each
+        # By their sums, which are NaN if a pixel is: `isfinite` would copy them.
+        sound = [bool(image.sum(dtype=torch.float32).isfinite()) for image in images]
         self._of_clips = output_image(outputs).ndim == 5
         levels = [output_levels(image, meta) for image, meta in zip(images, metas, strict=True)]
         seconds = (time.perf_counter() - self._began) / len(keys)  # everything is on the host

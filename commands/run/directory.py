@@ -306,7 +306,7 @@ class RunDirectory:
             line = f"{key}: {old} -> {new}"
             if _is_free(key) or (key in GROWING and _grows(old, new)):
                 log.info("changed on resume: %s", line)
-            elif OF_CHECKPOINT.search(key) and not _is_followed(key, now):
+            elif _is_kept(key, old, new) and not _is_followed(key, now):
                 kept.append(line)
             else:
                 differences.append(line)
@@ -429,6 +429,11 @@ def _readable(checkpoint: Path) -> Path:
             "--model.init_args.weights"
         )
     return checkpoint
+
+
+def _is_kept(key: str, old: Any, new: Any) -> bool:
+    # Arguments that another version of torch does not have may come and go.
+    return OF_CHECKPOINT.search(key) is not None and "unset" not in (old, new)
 
 
 def _is_followed(key: str, now: Mapping[str, Any]) -> bool:

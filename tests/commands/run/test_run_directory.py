@@ -116,6 +116,7 @@ def test_other_changes_are_refused_and_all_listed(trained: Path, refusal: Refusa
         ("lightning_modules.WarmUpCosine", "optimizer.init_args.lr", True),
         ("lightning_modules.WarmUpCosine", "lr_scheduler.init_args.steps", True),
         ("lightning_modules.WarmUpCosine", "optimizer.init_args.weight_decay", False),
+        (None, "optimizer.init_args.of_another_torch", True),
     ],
 )
 def test_what_the_checkpoint_would_keep_is_refused(
@@ -130,7 +131,8 @@ def test_what_the_checkpoint_would_keep_is_refused(
     for number, settings in enumerate((content, config)):
         place, _, name = key.rpartition(".")
         part, _, _ = place.partition(".")
-        settings["model"]["init_args"][part]["init_args"][name] = 0.1 + number
+        if number or name != "of_another_torch":
+            settings["model"]["init_args"][part]["init_args"][name] = 0.1 + number
     (trained / "config.yaml").write_text(yaml.safe_dump(content))
     refused = pytest.raises(ConfigurationError, match="so this has no effect")
     with contextlib.nullcontext() if accepted else refused:
