@@ -134,7 +134,8 @@ def charts_over(key: str, runs: Sequence[Run]) -> list[Chart]:
         x = _axis([at for at, _, _ in points], LEFT, WIDTH - RIGHT)
         y = _axis([result["value"] for _, result, _ in points], HEIGHT - BOTTOM, TOP)
         sign = 1 if points[0][1].get("higher_is_better", True) else -1
-        best = max(points, key=lambda point: sign * point[1]["value"])
+        ranked = sorted((sign * result["value"], at) for at, result, _ in points)
+        worst, best = ranked[0], ranked[-1]
         dots = [
             Series(
                 number % COLORS,
@@ -146,7 +147,7 @@ def charts_over(key: str, runs: Sequence[Run]) -> list[Chart]:
         title = f"{headings[column][0]}, {dataset} x{scale:g}"
         summary = "; ".join(dot.name for dot in dots)
         logarithmic = [f"logarithmic {name}" for name, axis in (("x", x), ("y", y)) if axis.log]
-        text = f"best {best[1]['value']:.4g} at {best[0]:g}"
+        text = f"{sign * worst[0]:.4g} to {sign * best[0]:.4g} at {best[1]:g}, chance included"
         charts.append(Chart(title, text, summary, x, y, dots, "; ".join(logarithmic)))
     return charts
 

@@ -167,6 +167,7 @@ def test_numbers_over_a_hyperparameter(tmp_path: Path, caplog: pytest.LogCapture
     dots = chart.all("circle")
     assert [float(dot.attributes["cx"] or 0) for dot in dots] == [46, 197, 348]  # powers of ten
     assert [dot.text.split(": ")[0] for dot in dots] == ["0.25", "0.5", "0.75"]
-    assert chart.one("output").text.endswith(" at 0.01")  # the middle level is the nearest
+    said = chart.one("output").text
+    assert said.endswith(" at 0.01, chance included")  # the middle level is the nearest
     assert main([*command, "model.optimizer.eps"]) == 2
     assert "config.yaml has model.optimizer.eps: None; give --x the key" in caplog.text
