@@ -89,7 +89,7 @@ ROWS = (
         "tests/lightning_modules/test_noise.py tests/callbacks/training/test_throughput.py",
         90.0,
     ),
-    Row("InvSR", f"{SPEED}.invsr", 90.0, small="--width 0.01 --side 32 --repeats 1"),
+    Row("InvSR", f"{SPEED}.invsr", 90.0, small="--width 0.01 --side 32 --repeats 1 --float32"),
     Row(
         "training of the others",
         f"{SPEED}.training --only Real-ESRGAN CasArbi InvSR --device cuda --profile --limit 90",

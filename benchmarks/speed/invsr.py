@@ -272,6 +272,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=10 if gpu else 2, help="timed images")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and images")
+    parser.add_argument("--float32", action="store_true", help="leave out what is in bfloat16")
     parser.add_argument("--one", type=json.loads, help="one row, for a process of its own")
     options = parser.parse_args()
 
@@ -291,7 +292,7 @@ def main() -> None:
     }
     if not gpu:
         results["not_run"] = {case.name: f"on a GPU alone: {why}" for case, why in ON_GPU.items()}
-    for case in [*CASES, *(ON_GPU if gpu else ())]:
+    for case in [*CASES, *(ON_GPU if gpu and not options.float32 else ())]:
         row = _in_a_process(case, options)
         results["parameters"] = row.pop("parameters")
         results["rows"][case.name] = row
@@ -299,7 +300,7 @@ def main() -> None:
 
 
 def _in_a_process(case: Case, options: argparse.Namespace) -> dict[str, Any]:
-    given = {k: v for k, v in vars(options).items() if k != "one"}
+    given = {k: v for k, v in vars(options).items() if k not in ("one", "float32")}
     words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
     command = [
         sys.executable,
