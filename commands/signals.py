@@ -80,8 +80,8 @@ class Signals:
         if not self.received:
             self._at = now
             self.received = number
-            known = {"fit": "between two steps, with a checkpoint"}
-            where = known.get(self.command, "as soon as it can")
+            fits = self.command == "fit"
+            where = "between two steps, with a checkpoint" if fits else "as soon as it can"
             _say(f"{signal.Signals(number).name}: stopping {where}")
 
 

@@ -324,17 +324,12 @@ def _levels(image: Tensor, bit_depth: int) -> Pixels:
     return levels.to(torch.int32).cpu().numpy().astype(np.uint16)
 
 
-def on_white(pixels: Pixels, alpha: Pixels) -> Pixels:
-    """Put an image on white, for a format without transparency; both (H, W, C), of one type."""
-    white = np.iinfo(pixels.dtype).max
-    mixed = white - (white - pixels) * (alpha / np.float32(white))
-    return cast(Pixels, mixed.round().astype(pixels.dtype))
-
-
 def fitted_pixels(pixels: Pixels, format: Format) -> Pixels:
     """Return (H, W, C) as a format can hold it: on white without alpha, rounded to 8 bits."""
     if format in OPAQUE and pixels.shape[2] in (2, 4):
-        pixels = on_white(pixels[..., :-1], pixels[..., -1:])
+        white, share = np.iinfo(pixels.dtype).max, pixels[..., -1:]
+        mixed = white - (white - pixels[..., :-1]) * (share / np.float32(white))
+        pixels = cast(Pixels, mixed.round().astype(pixels.dtype))
     if format in EIGHT_BIT and pixels.dtype == np.uint16:
         pixels = (pixels / np.float32(257)).round().astype(np.uint8)
     return pixels
@@ -354,11 +349,10 @@ def output_levels(output: Tensor, meta: dict[str, Any]) -> Pixels:
 
     Args:
         output: (3, H, W) or (F, 3, H, W) in [0, 1].
-        meta: As for ``image_levels``; ``matte``, the input's alpha if the format has none.
+        meta: As for ``image_levels``.
     """
     if output.ndim == 3:
-        pixels = image_levels(output, meta)
-        return on_white(pixels, enlarge_alpha(meta["matte"], pixels)) if "matte" in meta else pixels
+        return image_levels(output, meta)
     return cast(Pixels, np.stack([image_levels(frame, meta) for frame in output]))
 
 

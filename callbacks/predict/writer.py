@@ -30,6 +30,7 @@ from callbacks.predict.files import (
     enlarge_alpha,
     fitted_exif,
     fitted_extras,
+    fitted_pixels,
     frames_of,
     output_levels,
     unwritable_reason,
@@ -446,14 +447,13 @@ class Writer(Callback):
     # ------------------------------------------------------------------------------ the images
 
     def _fitting(self, meta: dict[str, Any]) -> dict[str, Any]:
-        """Return the extras of an image that the format can hold; count the rest."""
+        """Return the extras of an image, without some that the format cannot hold; count these."""
         meta = dict(meta)
         if meta.get("bit_depth") == 16 and self.format in EIGHT_BIT:
             self._lose("16 bit")
             meta["bit_depth"] = 8
         if meta.get("alpha") is not None and self.format in OPAQUE:
             self._lose("transparency")
-            meta["matte"], meta["alpha"] = meta["alpha"], None
         if meta.get("more"):
             self._noted["images of whose frames or pages only the first is used"] += 1
         if meta.get("cicp") and self.profile == "convert":
@@ -532,7 +532,7 @@ class Writer(Callback):
         """Write an image and its line; return what the format cannot hold."""
         if meta.get("alpha") is not None:
             alpha = enlarge_alpha(meta["alpha"], pixels)
-            pixels = np.concatenate([pixels, alpha], axis=2)
+            pixels = fitted_pixels(np.concatenate([pixels, alpha], axis=2), self.format)
         exif = meta.get("exif")
         if exif is not None:
             exif = fitted_exif(exif, pixels.shape[:2], self.exif == "keep")

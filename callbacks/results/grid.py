@@ -76,10 +76,9 @@ def columns(runs: Sequence[compare.RunNumbers], asked: compare.Selection) -> lis
         known = {n: value for n, value in known.items() if math.isfinite(value)}
         if sign and len(known) > 1:
             best = max(known, key=known.__getitem__)
-            for number, cell in enumerate(cells):
-                against = compared(best, number).get(key) if number in known else None
-                if cell and against and (number == best or against.verdict == compare.NOTHING):
-                    cells[number] = cell._replace(bold=True)
+            against = {n: compared(best, n).get(key) for n in known if n != best}
+            bold = {best, *(n for n, c in against.items() if c and c.verdict == compare.NOTHING)}
+            cells = [cell and cell._replace(bold=n in bold) for n, cell in enumerate(cells)]
         head = f"{first['metric']}, {first['dataset']} x{first['scale']:g}"
         found.append((head, ("", " ↑", " ↓")[sign], cells))
     return found

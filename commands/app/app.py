@@ -70,7 +70,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _end(ours: tempfile.TemporaryDirectory[str], number: int, _frame: object) -> None:
-    # At once: no thread can be stopped in the middle of a photograph.
+    # At once: the server would wait for a photograph to be finished.
     os.write(2, f"stopped by {signal.Signals(number).name}\n".encode())
     ours.cleanup()
     os._exit(0)

@@ -367,7 +367,7 @@ def test_stop_ends_the_enlargement_at_its_next_layer() -> None:
         thread = threading.Thread(target=work, args=(name,))
         thread.start()
         assert inside.wait(10)
-        network(RGB)  # in this thread, which nobody stops
+        network(RGB)  # another thread is not affected
         stop()
         thread.join(5)
         assert ended.pop(name)

@@ -310,11 +310,11 @@ def test_what_is_not_kept_is_counted(
 def test_what_is_transparent_becomes_white_where_a_format_has_no_alpha(tmp_path: Path) -> None:
     image = Image.open(one(tmp_path, batch_of(alpha=CLEAR), "jpg"))
     assert image.getextrema() == ((255, 255),) * 3
-    output, alpha = torch.rand(3, 12, 10), CLEAR.copy()
-    alpha[3:] = 255
-    found, opaque = (image_file.output_levels(output, meta) for meta in ({"matte": alpha}, {}))
-    assert (found[:4] == 255).all()
-    assert (found[8:] == opaque[8:]).all()
+    colours = np.random.default_rng(0).integers(0, 256, (12, 10, 4), dtype=np.uint8)
+    colours[:6, :, 3], colours[6:, :, 3] = 0, 255
+    found = image_file.fitted_pixels(colours, "jpg")
+    assert (found[:6] == 255).all()
+    assert (found[6:] == colours[6:, :, :3]).all()
 
 
 def test_large_files_are_counted_with_the_way_to_smaller_ones(
