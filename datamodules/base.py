@@ -160,8 +160,7 @@ class SRDataModule(Predicted, LightningDataModule):
             self._datasets["test"] = self._evaluation_images(self.test)
         if stage == "predict":
             source = source_to_enlarge(self.predict, self.outputs)
-            source.srgb = False
-            scale = self._prepared(source)
+            scale = self._prepared(source, srgb=False)
             self._datasets["predict"] = images_to_enlarge(source, scale, self.size)
         for verb, part in (("validate", "val"), ("test", "test")):
             if stage == verb and not self._datasets[part]:
@@ -169,8 +168,9 @@ class SRDataModule(Predicted, LightningDataModule):
                     f"{verb} needs images: set data.init_args.{part} to a dict of name: Source"
                 )
 
-    def _prepared(self, source: Source) -> float:
+    def _prepared(self, source: Source, srgb: bool = True) -> float:
         """Prepare a source, and return its scale."""
+        source.srgb = srgb
         scale = self.scale if source.scale is None else _checked_scale(source.scale, "a source's ")
         source.prepare(scale)
         return scale

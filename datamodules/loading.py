@@ -134,7 +134,7 @@ def position_of(trainer: Any) -> tuple[int, int]:
     epoch, loop = trainer.current_epoch, trainer.fit_loop
     # Between two epochs, the number of batches is still the previous epoch's.
     begun = loop.epoch_progress.current.ready > epoch
-    done = loop.epoch_loop.batch_progress.current.completed if begun else 0
+    done = loop.epoch_loop.batch_progress.current.processed if begun else 0
     # Lightning takes the first batches of an epoch, and here each epoch has other batches.
     return 0 if trainer.overfit_batches else epoch, done
 

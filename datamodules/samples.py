@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, NamedTuple, cast
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from datamodules.clock import READING, Preparation
 from datamodules.files.decode import UnreadableImage
@@ -147,6 +150,27 @@ def _mix(word: int) -> int:
     return word ^ (word >> SHIFTS[2])
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Let a source, a stage or an augmentation of one's own draw from the sample's seed.
+
+    Those are Python's, NumPy's and torch's generators, which outside of workers are then as before.
+    """
+    before = None
+    if get_worker_info() is None:
+        before = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        if before is not None:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
+            torch.default_generator.set_state(before[2])
+
+
 class Skipped(NamedTuple):
     """An image that could not be used.
 
@@ -275,7 +299,8 @@ class Images(Dataset[dict[str, Any]]):
             ValueError: If the image has less than one LR pixel, or HR and LR do not fit.
         """
         key = self.keys[item.image]
-        sample = self.read(item.image)
+        with seeded(item.seed):
+            sample = self.read(item.image)
         if "hr" in sample:
             if "lr" in sample:
                 height, width = _paired_size(sample, self.scale, key)
@@ -370,9 +395,10 @@ class TrainingImages(Images):
         return self._sample(item)
 
     def _sample(self, item: Item) -> dict[str, Any]:
-        sample, index, skipped = self._usable(item)
-        if self.augment is not None:
-            self._augmented(sample, index, item.seed)
+        with seeded(item.seed):
+            sample, index, skipped = self._usable(item)
+            if self.augment is not None:
+                self._augmented(sample, index, item.seed)
         place = (item.epoch, item.position)
         key, seed = self.keys[index], item.seed
         return {**sample, "key": key, "seed": seed, "place": place, "skipped": skipped}
@@ -534,7 +560,8 @@ class PredictImages(Images):
         """
         key = self.keys[item.image]
         try:
-            sample = self.read(item.image)
+            with seeded(item.seed):
+                sample = self.read(item.image)
         except UnreadableImage as unreadable:
             return {"key": key, "seed": item.seed, "error": str(unreadable)}
         if "size" in sample:  # to be generated

@@ -115,7 +115,11 @@ class Source(ABC):
         """
 
     def path(self, index: int) -> str | None:
-        """Return the file of ``keys[index]``, if it has one; ``predict`` never overwrites it."""
+        """Return the file of ``keys[index]``, if it has one; ``predict`` never overwrites it.
+
+        By its size and time, ``predict`` knows whether another image has this key now. Of an image
+        without a file it compares the arguments ``root``, ``files`` and ``urls`` of the source.
+        """
         return None
 
     def size(self, index: int) -> tuple[int, int] | None:
@@ -170,6 +174,15 @@ class Wrapper(Source):
     """
 
     source: Source
+
+    @property
+    def srgb(self) -> bool:
+        """The source's, which reads the files."""
+        return self.source.srgb
+
+    @srgb.setter
+    def srgb(self, convert: bool) -> None:
+        self.source.srgb = convert
 
     @property
     def keys(self) -> Sequence[str]:

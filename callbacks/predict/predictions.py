@@ -32,9 +32,10 @@ ITSELF = frozenset({"trainer.precision"}) | {
 # All settings of a Source but those that say which images it has, where they lie, and how they
 # are read.
 SOURCE = "data.init_args.predict.init_args."
-WHERE = frozenset({"count", "samples", "names", "root", "files", "file", "urls"}) | {
-    *("shard_in_key", "index_cache", "cache_dir", "cache_size", "read_ahead", "retries"),
-    *("deadline", "allow_pipes"),
+PLACES = frozenset({"root", "files", "urls"})
+WHERE = PLACES | {
+    *("count", "samples", "names", "file", "shard_in_key", "index_cache", "cache_dir"),
+    *("cache_size", "read_ahead", "retries", "deadline", "allow_pipes"),
 }
 
 # Have fields of their own, are linked to another key, or change nothing but the memory.
@@ -213,6 +214,12 @@ def options_of(config: Mapping[str, Any]) -> Options:
         and key not in APART
         and not key.startswith(TRAINING)
     }
+
+
+def places_of(config: Mapping[str, Any]) -> Options:
+    """Return the settings that say where the images lie, for those that have no file."""
+    source = ((key, value) for key, value in _flat(config) if key.startswith(SOURCE))
+    return {key: value for key, value in source if key.rpartition(".")[2] in PLACES}
 
 
 def digest_of(model: nn.Module) -> str | None:

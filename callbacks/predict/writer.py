@@ -45,6 +45,7 @@ from callbacks.predict.predictions import (
     RunProperties,
     digest_of,
     options_of,
+    places_of,
 )
 from callbacks.predict.videos import Codec, VideoSettings, VideoWriter
 from callbacks.provenance import commit
@@ -382,9 +383,13 @@ class Writer(Callback):
 
     def _own(self, key: str) -> dict[str, Any]:
         """Return the options that an output has besides those of the run."""
-        if key not in self._videos:
-            return {}
-        return {"writer.codec": self._settings.codec, "writer.crf": self._settings.crf}
+        if key in self._videos:
+            return {"writer.codec": self._settings.codec, "writer.crf": self._settings.crf}
+        # Whether another image has its name now, a file's time tells.
+        source = self._sources.get(key)
+        if source is None:
+            return places_of(self.config)
+        return {"input": source} if "://" in source else {}
 
     def _opened(self, meta: dict[str, Any]) -> _Video:
         """Open the video of a frame, and say what it will not keep."""
@@ -537,6 +542,7 @@ class Writer(Callback):
         if exif is not None:
             exif = fitted_exif(exif, pixels.shape[:2], self.exif == "keep")
         line = Line(**{**line, **_input_state(line["input"], meta)})
+        own = self._own(line["key"])
 
         def note() -> None:
             # The new image is complete on the disk. The old one is removed before the line is
@@ -547,10 +553,10 @@ class Writer(Callback):
                 made = self._lines.find(line["output"])
                 if made is not None and target.exists():
                     remove_folder(target, frames_of(made.frames))
-                self._lines.add(Line(**{**line, "frames": len(pixels)}))
+                self._lines.add(Line(**{**line, "frames": len(pixels)}), own)
             else:
                 remove_file(target)
-                self._lines.add(line)
+                self._lines.add(line, own)
 
         if pixels.ndim == 4:
             write_clip(target, pixels, self.format, self.quality, note)

@@ -88,7 +88,14 @@ def _made(wanted: Wanted, cache: DiskCache) -> ShardIndex:
     log.info("%s has no index beside it: downloading it once", shown(wanted.url))
     while (path := cache.fetch(wanted)) is not None:
         try:
-            return build_index(path, examine=True)
+            index = build_index(path, examine=True)
+            # Without sizes, so that images are decoded whole: nobody has done so yet, and damage
+            # looks like the rows below a crop, which are left out.
+            sizeless = [
+                {suffix: member._replace(height=0, width=0) for suffix, member in members.items()}
+                for members in index.members
+            ]
+            return replace(index, members=sizeless)
         except FileNotFoundError:  # another process needed the room
             continue
         except ValueError as error:
@@ -259,10 +266,13 @@ class Shards(Source):
         image = self._table.place("hr", index)
         return (image.height, image.width) if image.height and image.width else None
 
+    def path(self, index: int) -> str:
+        """Return the tar of the sample ``keys[index]``, or its address without a password."""
+        return self._tar_of(index).name
+
     def _image_size(self, index: int) -> tuple[int, int]:
         """Return (W, H) of an HR image from its header, also with LR beside it."""
-        tar = self._tars[bisect_right(self._ends, index)]
-        data = self._bytes("hr", tar, index, self._table.keys[index])
+        data = self._bytes("hr", self._tar_of(index), index, self._table.keys[index])
         return read_size(io.BytesIO(data))
 
     def upcoming(self, groups: Sequence[int]) -> None:
@@ -285,7 +295,7 @@ class Shards(Source):
 
     def _raw(self, index: int, fields: Sequence[str]) -> Raw:
         """Return the bytes of some fields of a sample."""
-        tar, key = self._tars[bisect_right(self._ends, index)], self._table.keys[index]
+        tar, key = self._tar_of(index), self._table.keys[index]
         members = {}
         for field in fields:
             if field in self._table.columns:
@@ -295,8 +305,7 @@ class Shards(Source):
 
     def _staged(self, index: int) -> Raw:
         """Return a sample from webdataset's pipeline of the stages, whose source is the sample."""
-        number, key = bisect_right(self._ends, index), self._table.keys[index]
-        tar = self._tars[number]
+        tar, key = self._tar_of(index), self._table.keys[index]
         sample: dict[str, Any] = {"__key__": key, "__url__": tar.path}
         for suffix, member in self._members(tar)[key].items():
             sample[suffix] = self._reader.read(tar, member, f"{tar.name}: {key}.{suffix}")
@@ -324,6 +333,9 @@ class Shards(Source):
         sample = Sample(hr=part, meta={"path": raw.shard})
         add_text(sample, raw)
         return sample
+
+    def _tar_of(self, index: int) -> Tar:
+        return self._tars[bisect_right(self._ends, index)]
 
     def _bytes(self, field: str, tar: Tar, index: int, name: str) -> bytes:
         place = self._table.place(field, index)

@@ -29,7 +29,7 @@ from datamodules.files.pairs import mixed
 from datamodules.files.roles import SUFFIXES, role_of
 from datamodules.order.keys import Names
 from datamodules.order.plan import Item
-from datamodules.samples import Images, SampleDraws, TrainingImages
+from datamodules.samples import Images, SampleDraws, TrainingImages, seeded
 from datamodules.shards.cache import DiskCache
 from datamodules.shards.index import Member, ShardIndex
 from datamodules.shards.reader import Tar
@@ -39,7 +39,7 @@ from datamodules.source import PerImage, Pixels, Sample, Source, texts_of
 from degradations.base import cut_size
 from degradations.draws import seed_of
 from files.numbers import PositiveFloat, PositiveInt
-from files.paths import expand_path, image_key, list_images
+from files.paths import by_key, expand_path, image_key, list_images
 from files.words import first_of
 
 log = logging.getLogger(__name__)
@@ -181,9 +181,9 @@ class Clips(RecordedClips):
         if not root.is_dir():
             raise ValueError(f"Clips.root {str(root)!r} is not a folder; expected one of clips")
         found: dict[str, list[str]] = {}
-        for path in list_images(root):
-            name = image_key(path, root).rpartition("/")[0]
-            found.setdefault(name or root.name, []).append(str(path))
+        frames = by_key(((image_key(path, root), path) for path in list_images(root)), "Clips.root")
+        for key, path in frames.items():
+            found.setdefault(key.rpartition("/")[0] or root.name, []).append(str(path))
         if not found:
             raise ValueError(
                 f"Clips.root {str(root)!r} has no frames; expected a folder of images for each clip"
@@ -218,7 +218,8 @@ class ClipImages(Images):
             UnreadableImage: If a frame is broken, or frames differ in size.
             ValueError: If its frames have less than one pixel at the scale, or it is not a clip.
         """
-        sample: Any = self.read(item.image)
+        with seeded(item.seed):
+            sample: Any = self.read(item.image)
         height, width = cut_size(sample["clip"].shape[1:3], self.scale)
         if not (height and width):
             raise ValueError(

@@ -47,8 +47,12 @@ class Crops(PerImage):
         draws = Draws(np.array([seed_of("crops", self.source.keys[number], square)]))
         height, width = sample["hr"].shape[:2]
         top, left = (int(draws.integers(0, n - self.side + 1)[0]) for n in (height, width))
-        hr = sample["hr"][top : top + self.side, left : left + self.side]
-        return {"hr": hr, **texts_of(sample)}
+        cut = slice(top, top + self.side), slice(left, left + self.side)
+        kept: Sample = {"hr": sample["hr"][cut], **texts_of(sample)}
+        if "meta" in sample:
+            alpha = sample["meta"].get("alpha")
+            kept["meta"] = {**sample["meta"], "alpha": None if alpha is None else alpha[cut]}
+        return kept
 
 
 class OneLR(Wrapper):

@@ -79,6 +79,16 @@ class Mix(Source):
                 )
 
     @property
+    def srgb(self) -> bool:
+        """That of the sources, which read the files."""
+        return self._sources[0].srgb
+
+    @srgb.setter
+    def srgb(self, convert: bool) -> None:
+        for source in self._sources:
+            source.srgb = convert
+
+    @property
     def keys(self) -> Sequence[str]:
         """Name of the source and key of the image in it, such as ``photos/0001``."""
         return self._keys

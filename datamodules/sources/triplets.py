@@ -16,7 +16,7 @@ import numpy as np
 from datamodules.files.decode import UnreadableImage, read_image
 from datamodules.samples import Images, SampleDraws, TrainingImages
 from datamodules.source import Sample, Source
-from files.paths import expand_path, image_key, list_images, read_bytes, walk
+from files.paths import by_key, expand_path, image_key, list_images, read_bytes, walk
 from files.words import first_of
 
 PARTS = ("ref", "p0", "p1")
@@ -114,7 +114,7 @@ Triplets.evaluation_dataset, Triplets.training_dataset = TripletImages, Training
 def _triplets_in(folder: Path) -> dict[str, dict[str, Path]]:
     """Return the files of the triplets of one folder, by name."""
     parts = {
-        part: {image_key(path, folder / part): path for path in list_images(folder / part)}
+        part: by_key(((image_key(p, folder / part), p) for p in list_images(folder / part)), part)
         for part in PARTS
     }
     judged = [place / name for place, _, names in walk(folder / "judge") for name in names]

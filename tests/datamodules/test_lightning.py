@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from callbacks.metrics.pixels import PSNR
 from datamodules.base import SRDataModule
@@ -49,7 +50,9 @@ def module(**settings: Any) -> SRDataModule:
 
 def fit(root: Path, data: SRDataModule, ckpt_path: Path | None = None, **settings: Any) -> Any:
     seen = Seen()
-    run = trainer(root, callbacks=[seen], **{"max_epochs": 2, "num_sanity_val_steps": 0} | settings)
+    callbacks = [seen, *settings.pop("callbacks", [])]
+    settings = {"max_epochs": 2, "num_sanity_val_steps": 0} | settings
+    run = trainer(root, callbacks=callbacks, **settings)
     model = Regression(2, Convolution)
     run.fit(model, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
     return run, seen, model
@@ -93,6 +96,15 @@ class TestFit:
         assert (len(first.train), len(whole.train)) == ((5, 10) if mixture else (3, 6))
         assert first.train + second.train == whole.train
         assert all(map(torch.equal, final.parameters(), resumed.parameters()))
+
+
+def test_resuming_lightnings_own_checkpoint_within_an_epoch(tmp_path):
+    data = {"train": random_images(12), "batch_size": 4}
+    _, whole, _ = fit(tmp_path, module(**data))
+    kept = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=2, save_top_k=-1)
+    fit(tmp_path, module(**data), max_steps=2, callbacks=[kept], enable_checkpointing=True)
+    _, rest, _ = fit(tmp_path, module(**data), tmp_path / "step=2.ckpt")
+    assert rest.train == whole.train[2:]
 
 
 class Report(Callback):

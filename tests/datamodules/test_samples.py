@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -165,3 +168,22 @@ def test_draws_of_one_sample(seed, ranges):
     one, many = SampleDraws(seed, "crop"), Draws(np.array([seed])).fold("crop")
     for low, length in ranges:
         assert one.integer(low, low + length) == many.integers(low, low + length)[0]
+
+
+class Rolled(Memory):
+    """Draws by the global generators."""
+
+    def read(self, index):
+        drawn = [random.random(), np.random.random(), float(torch.rand(()))]
+        return {"hr": np.tile((255 * np.array(drawn)).astype(np.uint8), (12, 12, 1))}
+
+
+def test_what_a_source_draws_is_of_the_samples_seed():
+    images = TrainingImages(Rolled(SAMPLES), "train", 2.0, 12, False)
+    torch.manual_seed(1)
+    expected = float(torch.rand(()))
+    torch.manual_seed(1)
+    first, other, again = (images[Item(0, seed, 0, 0)]["hr"] for seed in (5, 6, 5))
+    assert float(torch.rand(())) == expected
+    np.testing.assert_array_equal(first, again)
+    assert (first[0, 0] != other[0, 0]).all()

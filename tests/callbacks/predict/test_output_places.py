@@ -6,13 +6,22 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from callbacks.predict.writer import Writer
 from datamodules.base import SRDataModule
+from datamodules.shards.shards import Shards
+from datamodules.source import Source
+from datamodules.sources.crops import Crops
+from datamodules.sources.folder import Folder
+from datamodules.sources.mix import Mix
 from lightning_modules.controls.simple import Bicubic
 from tests.callbacks.tiny import trainer
+from tests.datamodules.image_files import write_tar
+from tests.datamodules.memory import Memory, random_image
+from tests.datamodules.server import serving
 
 
 def save(path: Path) -> Path:
@@ -21,8 +30,9 @@ def save(path: Path) -> Path:
     return path
 
 
-def enlarge(folder: Path, out: Path, **settings: Any) -> None:
-    data = SRDataModule(2.0, predict=str(folder), workers=0)
+def enlarge(images: Path | Source, out: Path, **settings: Any) -> None:
+    predict = images if isinstance(images, Source) else str(images)
+    data = SRDataModule(2.0, predict=predict, workers=0)
     writer = Writer(folder=str(out), **settings)
     trainer(out.parent, writer).predict(Bicubic(2), data, return_predictions=False)
 
@@ -87,3 +97,51 @@ def test_beside_below_and_above_inputs(tmp_path: Path, out: str) -> None:
     enlarge(tmp_path / "in", tmp_path / out, suffix="_x2")
     assert before.items() <= files(tmp_path / "in").items()
     assert (tmp_path / out / "a_x2.png").is_file()
+
+
+def test_an_image_of_another_tar_is_another_image(tmp_path: Path) -> None:
+    def made(urls: Path | str) -> float:
+        folders = {"index_cache": f"{tmp_path}/indices", "cache_dir": f"{tmp_path}/cache"}
+        enlarge(Shards(str(urls), **folders), tmp_path / "out")  # type: ignore[arg-type]
+        with Image.open(tmp_path / "out/k.png") as image:
+            return float(np.asarray(image).mean())
+
+    for grey in (10, 20, 30):
+        Image.new("L", (5, 4), grey).save(tmp_path / "k.png")
+        write_tar(tmp_path / f"{grey}.tar", [("k.png", (tmp_path / "k.png").read_bytes())])
+    assert made(tmp_path / "10.tar") == 10
+    assert made(tmp_path / "20.tar") == 20
+    (tmp_path / "30.tar").replace(tmp_path / "20.tar")
+    assert made(tmp_path / "20.tar") == 30
+    with serving(tmp_path) as server:
+        assert made(f"{server.url}/10.tar") == 10
+        assert made(f"{server.url}/20.tar") == 30
+
+
+def test_without_a_file_the_place_counts(tmp_path: Path) -> None:
+    """Of a Source of one's own, which gives images from `root`, and no files."""
+
+    def enlarged(root: str, grey: int) -> int:
+        made = Memory({"k": {"hr": np.full((4, 5, 3), grey, np.uint8)}})
+        writer = Writer(folder=str(tmp_path / "out"))
+        writer.config = {"data": {"init_args": {"predict": {"init_args": {"root": root}}}}}
+        data = SRDataModule(2.0, predict=made, workers=0)
+        trainer(tmp_path, writer).predict(Bicubic(2), data, return_predictions=False)
+        with Image.open(tmp_path / "out/k.png") as image:
+            return int(np.asarray(image)[0, 0, 0])
+
+    assert [enlarged("a", 1), enlarged("a", 2), enlarged("b", 3)] == [1, 1, 3]
+
+
+def test_squares_keep_transparency_and_sources_in_others_are_converted(tmp_path: Path) -> None:
+    alpha = random_image(40, 40)[..., :1]
+    hr = np.full((40, 40, 3), 99, np.uint8)
+    Image.fromarray(np.concatenate([hr, alpha], 2)).save(tmp_path / "a.png")
+    inner = Folder(str(tmp_path))
+    square = Crops(Mix({"x": inner}), size=8, per_image=1)
+    square.srgb = False
+    square.prepare(2.0)
+    assert inner.srgb is False
+    places = np.lib.stride_tricks.sliding_window_view(alpha[..., 0], (8, 8))
+    found = square.read(0)["meta"]["alpha"]
+    assert (places == found).all((2, 3)).sum() == 1

@@ -13,6 +13,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from datamodules.files.decode import UnreadableImage
+from datamodules.order.plan import Item
+from datamodules.samples import TrainingImages
 from datamodules.shards import remote
 from datamodules.shards import remote as retry
 from datamodules.shards.remote import (
@@ -321,6 +323,15 @@ def test_shard_that_changes_between_two_runs(two, prepared, tmp_path):
     source = prepared(f"{two.url}/t-{{000..001}}.tar")
     assert source.keys == ["k0", "k1", "k2", "n3"]
     check(source, 4)
+
+
+def test_half_an_image_in_a_tar_without_an_index(server, tmp_path, prepared):
+    """Rows above the damage decode, but nobody has yet seen that the whole image does."""
+    half = image_bytes(tmp_path, 0, "jpg", (64, 64))
+    write(server.root / "t.tar", [("k.jpg", half[: len(half) // 2])])
+    source = prepared(f"{server.url}/t.tar")
+    with pytest.raises(UnreadableImage):
+        TrainingImages(source, "train", 2.0, 16, True)[Item(0, 0, 0, 0)]
 
 
 def test_a_shard_is_served_truncated(two, prepared, caplog):

@@ -286,3 +286,9 @@ def test_windows_are_made_smaller_by_means() -> None:
 def test_a_window_that_is_too_large() -> None:
     with pytest.raises(ValueError, match="is 90x60 pixels, smaller than the square of 80"):
         moving(side=20, reduce=4).read(0)
+
+
+def test_a_frame_in_two_formats_is_no_second_frame(root: Path) -> None:
+    write(root / "a", [3], "{}.jpg")
+    with pytest.raises(ValueError, match=r"a/3\.(jpg|png) and .*a/3\.(jpg|png)"):
+        prepared(Clips(str(root), frames=2))

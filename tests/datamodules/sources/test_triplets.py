@@ -105,3 +105,10 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
         source.read(2)
     with pytest.raises(UnreadableImage, match=r"d\.png"):
         source.read(3)
+
+
+def test_an_image_in_two_formats_is_ambiguous(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set")
+    Image.new("RGB", (SIDE, SIDE)).save(folder / "p0/a.webp")
+    with pytest.raises(ValueError, match=r"p0/a\.(png|webp) and .*p0/a\.(png|webp)"):
+        prepared(folder)
