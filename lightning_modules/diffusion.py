@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from files.method import changed
 from files.numbers import PositiveFloat, UnitInterval
 from lightning_modules.backbone.condition import Condition, TextEncoder, guided
 from lightning_modules.backbone.denoiser import Denoiser
@@ -171,6 +172,11 @@ class Diffusion(InLatents, Generator):
         return (len(batch["key"]), *shape)
 
     # ------------------------------------------------------------------------- checks and weights
+
+    @property
+    def output_settings(self) -> dict[str, str | int | float]:
+        """Settings that change outputs, with the sampler's."""
+        return super().output_settings | changed(self.sampler)
 
     @property
     def trained_with(self) -> dict[str, Any]:

@@ -315,10 +315,8 @@ class InvSR(InLatents, Adversarial):
         options = changed(sampling) | {"timesteps": " ".join(map(str, self.plan()))}
         if self.patch != lr_side(None, self.scale):
             options["patch"] = self.patch
-        if self.middle is not None:
-            options["middle"] = getattr(self.middle, "source", "").rpartition(" ")[2]
         if self.predictor is None:
-            options["denoiser (unpredicted noise)"] = self.denoiser.source.rpartition(" ")[2]
+            options["predictor"] = "none"
         return {**super().output_settings, **options}
 
     @property

@@ -15,6 +15,7 @@ from files.method import Method
 from lightning_modules.weights import (
     check_sources,
     check_tensors,
+    hash_of,
     read_weights,
     recognise,
     sources,
@@ -39,6 +40,7 @@ class Loaded(Method, LightningModule):
         super().__init__(*args, **kwargs)
         self.loaded_with: dict[str, Any] = {}
         self._find: Callable[[str, str], Path] | None = None
+        self._required: dict[str, str] = {}  # sources of frozen parts that the weights require
 
     @property
     def needs_weights(self) -> bool:
@@ -80,7 +82,8 @@ class Loaded(Method, LightningModule):
                 *(weights.name, "; ".join(found)),
             )
         frozen = weights.frozen.items()
-        check_sources(self, {k: v for k, v in frozen if not f"{k}.".startswith(self.unchecked)})
+        self._required = {k: v for k, v in frozen if not f"{k}.".startswith(self.unchecked)}
+        check_sources(self, self._required)
         state, required = weights.tensors, set(self.state_dict())
         if not weights.model and required.isdisjoint(state):
             state = self.import_official(state)
@@ -98,6 +101,16 @@ class Loaded(Method, LightningModule):
         They are stored in checkpoints and exported files, and compared where weights are loaded.
         """
         return {}
+
+    @property
+    def output_settings(self) -> dict[str, str | int | float]:
+        """Hashes of frozen parts that the weights leave open, such as a release's autoencoder."""
+        return {
+            name: hash_of(source)
+            for name, source in ({} if self.needs_weights else sources(self)).items()
+            if "." not in name and not f"{name}.".startswith(self.unchecked)
+            if name not in self._required and str(self.weights_source) not in source
+        }
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map the tensors of the authors' file to this model's names.

@@ -369,7 +369,8 @@ class FromBase(InLatents, Generator):
     @property
     def output_settings(self) -> dict[str, str | int | float]:
         """Settings that change outputs of the same weights; they label results."""
-        settings = {"steps": self.sampler.steps, **changed(self.sampler)}
+        steps = {"steps": self.sampler.steps, **changed(self.sampler)}
+        settings = super().output_settings | steps
         if self.base_size is not None:
             settings["base_size"] = "x".join(map(str, self.base_size))
         if self.size_condition is not None:
