@@ -181,7 +181,8 @@ class Diffusion(InLatents, Generator):
     @property
     def trained_with(self) -> dict[str, Any]:
         """The trained timesteps, end excluded, and the schedule."""
-        return {"timesteps": list(self.timesteps), "schedule": self.schedule.settings}
+        own = {"timesteps": list(self.timesteps), "schedule": self.schedule.settings}
+        return super().trained_with | own
 
     def _check(self) -> None:
         if self.scale != int(self.scale):

@@ -51,7 +51,7 @@ from lightning_modules.noise import Noise
 from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.solvers import ddim
 from lightning_modules.sampling.tiling import padded
-from lightning_modules.weights import fingerprint, load_part, read_weights, same_weights
+from lightning_modules.weights import fingerprint, load_part, read_weights, same_weights, unlike
 
 if TYPE_CHECKING:
     from files.batch import Batch
@@ -349,8 +349,10 @@ class InvSR(InLatents, Adversarial):
 
     @property
     def trained_with(self) -> dict[str, Any]:
-        """The starts, and whether the predictor is for them."""
-        return {"starts": list(self.losses.starts), "starting": self.losses.starting}
+        """The starts, whether the predictor is for them, and its heads."""
+        own = {"starts": list(self.losses.starts), "starting": self.losses.starting}
+        heads = {} if self.predictor is None else {"head_width": self.predictor.head_width}
+        return super().trained_with | own | heads
 
     def _load_perceptual(self) -> None:
         weights = self.losses.perceptual_weights
@@ -362,10 +364,12 @@ class InvSR(InLatents, Adversarial):
                 "run of configs/experiment/latent_lpips.yaml, or to a name of configs/weights.yaml"
             )
         trained_in = getattr(self.perceptual, "space", "")
-        if trained_in and not same_weights(trained_in, self.space.source):
+        found = unlike(self.space.settings, getattr(self.perceptual, "latents", {}))
+        if found or (trained_in and not same_weights(trained_in, self.space.source)):
             raise ValueError(
                 "model.init_args.training.perceptual_weights were trained in latents of "
-                f"{trained_in}, and the space here is {self.space.source}: train them in this one"
+                f"{'; '.join([trained_in, *found])}, and the space here is {self.space.source}: "
+                "train them in this one"
             )
 
     def setup(self, stage: str) -> None:

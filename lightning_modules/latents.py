@@ -55,6 +55,11 @@ class InLatents(ImageModel):
         """Return the image of the second latent of a pair, (B, 3, H, W)."""
         return enlarged(lr, size)
 
+    @property
+    def trained_with(self) -> dict[str, Any]:
+        """Settings of the latents. Subclasses add their own."""
+        return {"space": self.space.settings}
+
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
         """Load the autoencoder's weights. Subclasses must call super() first."""
         super().load_parts(find)
@@ -144,6 +149,11 @@ def check_base(denoiser: UNet2D, space: Space, schedule: Schedule, frozen: bool 
         raise ValueError(
             f"model.init_args.denoiser_weights were trained with the autoencoder of {theirs}, and "
             f"model.init_args.space has {space.source or 'no weights'}: set the same"
+        )
+    if found := unlike(space.settings, denoiser.trained_latents):
+        raise ValueError(
+            f"model.init_args.denoiser_weights were trained in other latents ({'; '.join(found)}): "
+            "set the same in model.init_args.space"
         )
     if found := unlike(schedule.settings, denoiser.trained_schedule or {}):
         message = (

@@ -13,6 +13,7 @@ from torch import Tensor
 from files.class_path import class_path
 from files.method import Method
 from lightning_modules.weights import (
+    Weights,
     check_sources,
     check_tensors,
     hash_of,
@@ -75,12 +76,7 @@ class Loaded(Method, LightningModule):
                 f"{path} was trained with {weights.model}, but the model here is "
                 f"{class_path(type(self))}: set model.class_path to that, or name another file"
             )
-        if found := unlike(self.trained_with, weights.trained_with):
-            log.warning(
-                "%s was trained with other settings of the model (%s): its outputs are wrong until "
-                "it has been trained further",
-                *(weights.name, "; ".join(found)),
-            )
+        self.warn_if_unlike(weights)
         frozen = weights.frozen.items()
         self._required = {k: v for k, v in frozen if not f"{k}.".startswith(self.unchecked)}
         check_sources(self, self._required)
@@ -93,6 +89,15 @@ class Loaded(Method, LightningModule):
         self.load_state_dict(self._fitted(str(path), state, required))
         self.weights_source, self.loaded_with = weights.name, weights.trained_with
         weights.log()
+
+    def warn_if_unlike(self, weights: Weights) -> None:
+        """Warn if weights were trained with other settings of the model."""
+        if found := unlike(self.trained_with, weights.trained_with):
+            log.warning(
+                "%s was trained with other settings of the model (%s): its outputs are wrong until "
+                "it has been trained further",
+                *(weights.name, "; ".join(found)),
+            )
 
     @property
     def trained_with(self) -> dict[str, Any]:
@@ -108,7 +113,7 @@ class Loaded(Method, LightningModule):
         return {
             name: hash_of(source)
             for name, source in ({} if self.needs_weights else sources(self)).items()
-            if "." not in name and not f"{name}.".startswith(self.unchecked)
+            if "." not in name and not f"{name}.".startswith(self.training_only)
             if name not in self._required and str(self.weights_source) not in source
         }
 

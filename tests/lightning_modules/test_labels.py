@@ -6,11 +6,15 @@ import pytest
 import torch
 
 from callbacks.results.files import made_by
+from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.backbone.space import PixelSpace
 from lightning_modules.controls.simple import RoundTrip
+from lightning_modules.weights import unlike
 from tests.lightning_modules.controls.test_direct import direct
+from tests.lightning_modules.next_scale.test_nsarm import estimating
+from tests.lightning_modules.next_scale_parts import vae
 from tests.lightning_modules.test_diffusion import Words, oracle
-from tests.lightning_modules.test_invsr import invsr
+from tests.lightning_modules.test_invsr import invsr, predictor
 
 
 def encoded(source):
@@ -40,6 +44,17 @@ def test_other_outputs_of_the_same_weights_have_another_label(name):
     for method in methods:
         method.weights_source = "released.pth"
     assert made_by(methods[0]) != made_by(methods[1])
+
+
+def test_settings_that_tensors_do_not_show_are_known_of_weights():
+    wide = invsr(predictor=predictor(head_width=32))
+    assert unlike(invsr().trained_with, wide.trained_with) == ["head_width 16, there 32"]
+    one, other = estimating(), estimating(enlarge_lr=True)
+    assert unlike(one.trained_with, other.trained_with) == ["enlarge_lr False, there True"]
+    one.space = BitwiseSpace(vae(), [(1, 1), (2, 2), (4, 4)], 1)
+    assert unlike(estimating().trained_with, one.trained_with) == [
+        "space.grids [[1, 1], [2, 2], [3, 3], [4, 4]], there [[1, 1], [2, 2], [4, 4]]"
+    ]
 
 
 def test_parts_that_the_weights_require_are_not_in_the_label(tmp_path):
