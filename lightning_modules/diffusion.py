@@ -20,12 +20,12 @@ from torch import Tensor
 from files.method import changed
 from files.numbers import PositiveFloat, UnitInterval
 from lightning_modules.backbone.condition import Condition, TextEncoder, guided
-from lightning_modules.backbone.denoiser import Denoiser
+from lightning_modules.backbone.denoiser import Denoiser, UNet2D
 from lightning_modules.backbone.library import resized
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import PixelSpace, Space
 from lightning_modules.base import Generator
-from lightning_modules.latents import InLatents
+from lightning_modules.latents import InLatents, check_base
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.captions import (
     check_guidance,
@@ -172,6 +172,17 @@ class Diffusion(InLatents, Generator):
         return (len(batch["key"]), *shape)
 
     # ------------------------------------------------------------------------- checks and weights
+
+    def setup(self, stage: str) -> None:
+        """Compare the schedule with that of a trained denoiser.
+
+        Raises:
+            ValueError: If it is another, and the denoiser is frozen.
+        """
+        super().setup(stage)
+        base, begins = self.denoiser, stage == "fit" and self.weights_source is None
+        if isinstance(base, UNet2D) and base.initial_source and (base.flags.frozen or begins):
+            check_base(base, self.space, self.schedule, base.flags.frozen)
 
     @property
     def output_settings(self) -> dict[str, str | int | float]:

@@ -39,13 +39,7 @@ from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.schedule import Schedule, explicit
 from lightning_modules.backbone.space import Space
 from lightning_modules.inversion import ONE_STEP, PAPER, Sampling, Training, timesteps_for
-from lightning_modules.latents import (
-    InLatents,
-    check_base,
-    enlarged,
-    latent_pair,
-    whole_lr,
-)
+from lightning_modules.latents import InLatents, check_base, enlarged, latent_pair, whole_lr
 from lightning_modules.networks.noise_predictor import Gaussian, NoisePredictor, lr_side
 from lightning_modules.noise import Noise
 from lightning_modules.optimisation import adamw
@@ -382,11 +376,6 @@ class InvSR(InLatents, Adversarial):
         """
         super().setup(stage)
         check_base(self.denoiser, self.space, self.schedule)
-        if not self.denoiser.source:
-            raise ValueError(
-                "InvSR needs a trained denoiser that is frozen: set its folder or "
-                "denoiser_weights, and flags.frozen to true"
-            )
         if self.middle is not None and self.sampling.middle_weights is None:
             raise ValueError(
                 "model.init_args.sampling.middle has random weights: set middle_weights beside it"

@@ -133,7 +133,7 @@ def enlarged(lr: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def check_base(denoiser: UNet2D, space: Space, schedule: Schedule, frozen: bool = True) -> None:
-    """Raise if the base was trained with another autoencoder or another schedule.
+    """Raise if the base is not trained, or was with another autoencoder or another schedule.
 
     Args:
         denoiser: The base, from a run, or a folder with its scheduler.
@@ -144,6 +144,12 @@ def check_base(denoiser: UNet2D, space: Space, schedule: Schedule, frozen: bool 
     Raises:
         ValueError: If so; the message has what differs.
     """
+    if not (denoiser.source if frozen else denoiser.initial_source):
+        raise ValueError(
+            "a trained base is required: set its folder or hub name in model.init_args.denoiser"
+            f"{' (and its flags.frozen to true)' if frozen else ''}, or "
+            "model.init_args.denoiser_weights to its run"
+        )
     theirs = denoiser.trained_space
     if theirs and not same_weights(theirs, space.source):
         raise ValueError(

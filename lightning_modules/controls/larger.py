@@ -30,10 +30,7 @@ from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import PixelSpace, Space
 from lightning_modules.base import Generator
 from lightning_modules.controls.scalecrafter import NetworkPatch, Step
-from lightning_modules.latents import (
-    InLatents,
-    check_base,
-)
+from lightning_modules.latents import InLatents, check_base
 from lightning_modules.noise import Noise, Size
 from lightning_modules.sampling.captions import (
     check_guidance,
@@ -424,8 +421,3 @@ class FromBase(InLatents, Generator):
         begins = stage == "fit" and self.weights_source is None
         if self.base_frozen or begins:
             check_base(self.denoiser, self.space, self.schedule, self.base_frozen)
-            if not (self.denoiser.source or self.denoiser.initial_source):
-                raise ValueError(
-                    "a trained base is required: set its folder or hub name in "
-                    "model.init_args.denoiser, or model.init_args.denoiser_weights to its run"
-                )

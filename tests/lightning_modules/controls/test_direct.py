@@ -104,8 +104,9 @@ def test_the_scheduler_beside_a_base_is_compared(prediction, fits, tmp_path):
     file = tmp_path / "scheduler" / "scheduler_config.json"
     file.write_text(json.dumps({**config, "prediction_type": prediction}))
     denoiser = UNet2D(str(tmp_path), null_token="zero", flags=Flags(frozen=True))
-    with nullcontext() if fits else pytest.raises(ValueError, match="there v_prediction"):
-        direct(denoiser=denoiser).setup("test")
+    for method in (direct(denoiser=denoiser), Diffusion(1.0, denoiser)):
+        with nullcontext() if fits else pytest.raises(ValueError, match="there v_prediction"):
+            method.setup("test")
 
 
 @pytest.mark.parametrize("ours", ["one 0123456789abcdef", "two fedcba9876543210"])
