@@ -151,6 +151,7 @@ class Adversarial(SuperResolver):
             found = read_weights(find(key, self.discriminator_weights))
             official = getattr(self.discriminator, "official", dict)
             load_part(self.discriminator, found, "discriminator", official, key)
+            self._own_parts = ("discriminator.",)
 
     # ----------------------------------------------------------------------------------- processes
 

@@ -41,6 +41,7 @@ class Loaded(Method, LightningModule):
         super().__init__(*args, **kwargs)
         self.loaded_with: dict[str, Any] = {}
         self._find: Callable[[str, str], Path] | None = None
+        self._own_parts: tuple[str, ...] = ()  # prefixes of parts with weights of their own
         self._required: dict[str, str] = {}  # sources of frozen parts that the weights require
 
     @property
@@ -86,6 +87,7 @@ class Loaded(Method, LightningModule):
         if weights.model:  # parts that only training needs may be missing; they start untrained
             keys = self.checkpoint_keys()
             required = {name for name in keys if not name.startswith(self.training_only)}
+            state = {k: v for k, v in state.items() if not k.startswith(self._own_parts)}
         self.load_state_dict(self._fitted(str(path), state, required))
         self.weights_source, self.loaded_with = weights.name, weights.trained_with
         weights.log()
