@@ -186,11 +186,12 @@ class Adversarial(SuperResolver):
                 f"{type(self).__name__} trains with two optimisers, which trainer.strategy "
                 f"{type(strategy).__name__} does not support: set trainer.strategy to ddp"
             )
+        trained = set(self.checkpoint_keys())
         moving = [
             name
             for name, module in self.named_modules()
-            if isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats
-            if any(p.requires_grad for p in module.parameters())
+            if isinstance(module, nn.modules.batchnorm._NormBase)
+            if f"{name}.running_mean" in trained
         ]
         if moving and self.trainer.world_size > 1:
             raise ValueError(
