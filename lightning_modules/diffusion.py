@@ -182,7 +182,7 @@ class Diffusion(InLatents, Generator):
         super().setup(stage)
         base, begins = self.denoiser, stage == "fit" and self.weights_source is None
         if isinstance(base, UNet2D) and base.initial_source and (base.flags.frozen or begins):
-            check_base(base, self.space, self.schedule, base.flags.frozen)
+            check_base(base, self.space, self.schedule, self.sampled, base.flags.frozen)
 
     @property
     def output_settings(self) -> dict[str, str | int | float]:

@@ -372,16 +372,16 @@ class InvSR(InLatents, Adversarial):
         Raises:
             FileNotFoundError: If the file of the perceptual distance is missing.
             ValueError: If the denoiser, the autoencoder, or another part has random weights; or the
-                base was trained with others, with another schedule, or not at a start.
+                base was trained with others, with another schedule, or not at a timestep.
         """
         super().setup(stage)
-        check_base(self.denoiser, self.space, self.schedule)
+        used = [*self.plan(), *(self.losses.starts if stage == "fit" else ())]
+        check_base(self.denoiser, self.space, self.schedule, [t - 1 for t in used])
         if self.middle is not None and self.sampling.middle_weights is None:
             raise ValueError(
                 "model.init_args.sampling.middle has random weights: set middle_weights beside it"
             )
         if stage == "fit":
-            self._check_training()
             self._load_perceptual()
 
     def _check(self) -> None:
@@ -404,15 +404,6 @@ class InvSR(InLatents, Adversarial):
         for predictor in (self.predictor, self.middle):
             if predictor is not None:
                 predictor.fit_to(self.scale, self.space.factor)
-
-    def _check_training(self) -> None:
-        timesteps, first = self.denoiser.trained_timesteps, max(self.losses.starts)
-        if timesteps is not None and first > timesteps[1]:
-            raise ValueError(
-                f"training.starts has timestep {first}, and the base was trained on timesteps "
-                f"{timesteps[0]} to {timesteps[1] - 1} from 0: set lower starts, or train another "
-                "base"
-            )
 
     @property
     def needs_weights(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,13 +132,20 @@ def enlarged(lr: Tensor, size: tuple[int, int]) -> Tensor:
     return functional.interpolate(lr, size, mode="bicubic", align_corners=False)
 
 
-def check_base(denoiser: UNet2D, space: Space, schedule: Schedule, frozen: bool = True) -> None:
-    """Raise if the base is not trained, or was with another autoencoder or another schedule.
+def check_base(
+    denoiser: UNet2D,
+    space: Space,
+    schedule: Schedule,
+    timesteps: Sequence[int],
+    frozen: bool = True,
+) -> None:
+    """Raise if the base is not trained, or was with another autoencoder, schedule or timesteps.
 
     Args:
         denoiser: The base, from a run, or a folder with its scheduler.
         space: The latents here.
         schedule: The schedule here.
+        timesteps: Those that are used here, from 0.
         frozen: Whether the base stays as it is; if not, it may be trained for another schedule.
 
     Raises:
@@ -169,6 +176,13 @@ def check_base(denoiser: UNet2D, space: Space, schedule: Schedule, frozen: bool 
         if frozen:
             raise ValueError(f"{message}: set it as there")
         log.warning("%s: it makes noise until it has been trained further", message)
+    first, end = denoiser.trained_timesteps or (0, schedule.steps)
+    if frozen and not first <= min(timesteps) <= max(timesteps) < end:
+        raise ValueError(
+            f"the base was trained on timesteps {first} to {end - 1}, counted from 0, and "
+            f"{max(timesteps)} to {min(timesteps)} are used: choose others, or train a base "
+            "without timesteps"
+        )
 
 
 def check_space(space: Space, other_key: str | None = None) -> None:

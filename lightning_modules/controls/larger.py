@@ -388,36 +388,23 @@ class FromBase(InLatents, Generator):
         """Load the autoencoder and the base.
 
         Raises:
-            ValueError: If the base does not fit, or was trained on other timesteps than are used.
+            ValueError: If the base does not fit.
         """
         super().load_parts(find)
         if self.denoiser_weights is not None:
             self.denoiser.load(find("denoiser_weights", self.denoiser_weights))
-            if self.base_frozen:  # what is trained further may get others
-                self._check_timesteps()
             self._name_weights()
-
-    def _check_timesteps(self) -> None:
-        known = self.denoiser.trained_timesteps
-        if known is None:
-            return
-        first, end = known
-        if not first <= self.sampled[-1] <= self.sampled[0] < end:
-            raise ValueError(
-                f"the base was trained on timesteps {first} to {end - 1}, and sampling runs "
-                f"{self.sampled[0]} to {self.sampled[-1]}: train one without timesteps"
-            )
 
     def setup(self, stage: str) -> None:
         """Raise if a frozen part has no trained weights, or another than the base was trained with.
 
         Raises:
             ValueError: If the base or the autoencoder has random weights, or the base's run had
-                another autoencoder or schedule.
+                another autoencoder, schedule or range of timesteps.
         """
         super().setup(stage)
         # If the base itself was trained, a test loads all weights from the run's checkpoint, and a
         # fit may start from those of another run.
-        begins = stage == "fit" and self.weights_source is None
-        if self.base_frozen or begins:
-            check_base(self.denoiser, self.space, self.schedule, self.base_frozen)
+        frozen, begins = self.base_frozen, stage == "fit" and self.weights_source is None
+        if frozen or begins:
+            check_base(self.denoiser, self.space, self.schedule, self.sampled, frozen)

@@ -239,10 +239,11 @@ def test_a_base_that_was_trained_on_fewer_timesteps() -> None:
     method = invsr(starts=[300], start=300)
     method.denoiser.trained_timesteps = [0, 300]
     method.setup("fit")
-    method.denoiser.trained_timesteps = [0, 299]
-    method.setup("test")
-    with pytest.raises(ValueError, match=r"timestep 300, and the base .* 0 to 298 .*"):
-        method.setup("fit")
+    for trained in ([0, 299], [300, 1000]):
+        method = invsr(starts=[300], start=300, predictor=None)  # which no fit checks
+        method.denoiser.trained_timesteps = trained
+        with pytest.raises(ValueError, match=f"{trained[0]} to .*, and 299 to 299 are used"):
+            method.setup("test")
 
 
 # ------------------------------------------------------------------------------------- training

@@ -82,8 +82,8 @@ COSINE: Any = {"betas": "squaredcos_cap_v2", "prediction": "v_prediction"}
             r"beta_end 0\.012, there 0\.02\): set",
         ),
         ({"space": PixelSpace(deviation=[0.5])}, {}, r"deviation \[1\.0\], there \[0\.5\]\): set"),
-        ({"timesteps": (0, 300)}, {}, r"timesteps 0 to 299, and sampling runs 751 to 1: train"),
-        ({"timesteps": (100, 1000)}, {}, r"timesteps 100 to 999, and sampling runs 751 to 1"),
+        ({"timesteps": (0, 300)}, {}, r"timesteps 0 to 299, counted from 0, and 751 to 1 are"),
+        ({"timesteps": (100, 1000)}, {}, r"timesteps 100 to 999, .* 751 to 1 are used"),
     ],
 )
 def test_a_base_is_used_as_its_run_was(settings, here, message, tmp_path):
