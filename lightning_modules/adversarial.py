@@ -174,12 +174,14 @@ class Adversarial(SuperResolver):
     # ----------------------------------------------------------------------------------- optimisers
 
     def on_fit_start(self) -> None:
-        """Raise if gradients cannot be averaged with this strategy.
+        """Begin a step anew; raise if gradients cannot be averaged with this strategy.
 
         Raises:
             ValueError: If the strategy shards parameters, or trained buffers would differ among
                 ranks.
         """
+        self._made.clear()  # a fit may have been stopped within an accumulation
+        self.zero_grad()
         strategy = self.trainer.strategy
         if not isinstance(strategy, DDPStrategy | SingleDeviceStrategy):
             raise ValueError(
