@@ -296,11 +296,11 @@ class InvSR(InLatents, Adversarial):
     @property
     def default_steps(self) -> int:
         """Sampling steps."""
-        return self.sampling.steps
+        return len(self.plan())
 
     def arguments_for_steps(self, steps: int) -> dict[str, Any]:
         """Return the group that has them."""
-        return {"sampling": {"steps": steps}}
+        return {"sampling": {"steps": steps, "timesteps": None}}
 
     @property
     def output_settings(self) -> dict[str, str | int | float]:

@@ -127,6 +127,13 @@ def test_timesteps_are_those_of_release_and_paper(
     assert invsr(steps=steps, start=start, starts=starts).plan() == expected
 
 
+def test_listed_timesteps_are_steps_and_give_way_to_their_number() -> None:
+    method = invsr(timesteps=[200, 150, 50])
+    assert method.default_steps == 3
+    changed = method.arguments_for_steps(2)["sampling"]
+    assert invsr(**{"timesteps": [200, 150, 50], **changed}).plan() == [200, 100]
+
+
 @pytest.mark.parametrize("start", [250, 100])
 def test_long_lists_are_rounded_as_released(start: int) -> None:
     """The released script calls ``numpy.linspace`` with integers."""
