@@ -130,8 +130,7 @@ def test_timesteps_are_those_of_release_and_paper(
 def test_listed_timesteps_are_steps_and_give_way_to_their_number() -> None:
     method = invsr(timesteps=[200, 150, 50])
     assert method.default_steps == 3
-    changed = method.arguments_for_steps(2)["sampling"]
-    assert invsr(**{"timesteps": [200, 150, 50], **changed}).plan() == [200, 100]
+    assert method.arguments_for_steps(2) == {"sampling": {"steps": 2, "timesteps": None}}
 
 
 @pytest.mark.parametrize("start", [250, 100])

@@ -17,33 +17,24 @@ from tests.lightning_modules.test_diffusion import Words, oracle
 from tests.lightning_modules.test_invsr import invsr, predictor
 
 
-def encoded(source):
-    encoder = Words()
-    encoder.source = source
-    return direct(encoder=encoder)
-
-
-def in_space(source):
-    method = invsr()
-    method.space.source = source
+def sourced(method, part, hashed):
+    getattr(method, part).source = f"a {hashed * 16}"
     return method
 
 
-LABELS = {
-    "of": (lambda of: RoundTrip(2.0, PixelSpace(), of), "hr", "bicubic"),
-    "eta": (lambda eta: oracle(eta=eta), 0.0, 1.0),
-    "encoder": (encoded, "clip 0123456789abcdef", "clip fedcba9876543210"),
-    "space": (in_space, "vae 0123456789abcdef", "vae fedcba9876543210"),
-}
-
-
-@pytest.mark.parametrize("name", LABELS)
-def test_other_outputs_of_the_same_weights_have_another_label(name):
-    make, *values = LABELS[name]
-    methods = [make(value) for value in values]
-    for method in methods:
-        method.weights_source = "released.pth"
-    assert made_by(methods[0]) != made_by(methods[1])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: RoundTrip(2.0, PixelSpace(), ("hr", "bicubic")[n]),
+        lambda n: oracle(eta=float(n)),
+        lambda n: sourced(direct(encoder=Words()), "encoder", "01"[n]),
+        lambda n: sourced(invsr(), "space", "01"[n]),
+    ],
+)
+def test_other_outputs_of_the_same_weights_have_another_label(make):
+    one, other = make(0), make(1)
+    one.weights_source = other.weights_source = "released.pth"
+    assert made_by(one) != made_by(other)
 
 
 def test_settings_that_tensors_do_not_show_are_known_of_weights():
@@ -52,13 +43,12 @@ def test_settings_that_tensors_do_not_show_are_known_of_weights():
     one, other = estimating(), estimating(enlarge_lr=True)
     assert unlike(one.trained_with, other.trained_with) == ["enlarge_lr False, there True"]
     one.space = BitwiseSpace(vae(), [(1, 1), (2, 2), (4, 4)], 1)
-    assert unlike(estimating().trained_with, one.trained_with) == [
-        "space.grids [[1, 1], [2, 2], [3, 3], [4, 4]], there [[1, 1], [2, 2], [4, 4]]"
-    ]
+    (found,) = unlike(estimating().trained_with, one.trained_with)
+    assert found.endswith("[4, 4]], there [[1, 1], [2, 2], [4, 4]]")
 
 
 def test_parts_that_the_weights_require_are_not_in_the_label(tmp_path):
-    run, path = in_space("vae 0123456789abcdef"), tmp_path / "a.ckpt"
+    run, path = sourced(invsr(), "space", "0"), tmp_path / "a.ckpt"
     stored = {"state_dict": run.state_dict()}
     run.on_save_checkpoint(stored)
     torch.save(stored, path)
