@@ -151,6 +151,7 @@ class Adversarial(SuperResolver):
             found = read_weights(find(key, self.discriminator_weights))
             official = getattr(self.discriminator, "official", dict)
             load_part(self.discriminator, found, "discriminator", official, key)
+            self._own_parts = ("discriminator.",)
 
     # ----------------------------------------------------------------------------------- processes
 
@@ -173,23 +174,26 @@ class Adversarial(SuperResolver):
     # ----------------------------------------------------------------------------------- optimisers
 
     def on_fit_start(self) -> None:
-        """Raise if gradients cannot be averaged with this strategy.
+        """Begin a step anew; raise if gradients cannot be averaged with this strategy.
 
         Raises:
             ValueError: If the strategy shards parameters, or trained buffers would differ among
                 ranks.
         """
+        self._made.clear()  # a fit may have been stopped within an accumulation
+        self.zero_grad()
         strategy = self.trainer.strategy
         if not isinstance(strategy, DDPStrategy | SingleDeviceStrategy):
             raise ValueError(
                 f"{type(self).__name__} trains with two optimisers, which trainer.strategy "
                 f"{type(strategy).__name__} does not support: set trainer.strategy to ddp"
             )
+        trained = set(self.checkpoint_keys())
         moving = [
             name
             for name, module in self.named_modules()
-            if isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats
-            if any(p.requires_grad for p in module.parameters())
+            if isinstance(module, nn.modules.batchnorm._NormBase)
+            if f"{name}.running_mean" in trained
         ]
         if moving and self.trainer.world_size > 1:
             raise ValueError(

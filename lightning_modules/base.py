@@ -122,13 +122,16 @@ class ImageModel(Loaded, Optimised, ABC):
         raise NotImplementedError(f"{type(self).__name__} does not train on pairs of latents")
 
     def setup(self, stage: str) -> None:
-        """Raise if weights are in half precision where they cannot be. Subclasses call super().
+        """Refuse half precision where it cannot be; set modes. Subclasses call super().
 
         Raises:
             ValueError: If ``trainer.precision`` is bf16-true or 16-true, and this method cannot
                 train, or compute outputs, in it.
         """
         super().setup(stage)
+        for part in self.modules() if stage == "fit" else ():
+            if type(part).train is not torch.nn.Module.train:  # Lightning calls none of them
+                part.train(part.training)
         precision = getattr(self._trainer, "precision", None)
         if precision not in ("bf16-true", "16-true"):
             return

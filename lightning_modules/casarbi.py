@@ -78,7 +78,8 @@ class Stages:
         """Return the sizes after each stage; the last one is exactly the target.
 
         If the smaller of the two ratios of target to size holds k fixed factors, the remainder is
-        the rest of each ratio. Intermediate sizes are rounded, halves up, from the first size.
+        the rest of each ratio, unless that is half a pixel, which the target's rounding explains.
+        Intermediate sizes are rounded, halves up, from the first size.
 
         Args:
             size: (h, w) of the input.
@@ -93,7 +94,7 @@ class Stages:
         if (h, w) == (H, W):
             return []
         ratios = H / h, W / w
-        factors = _factors(ratios, self.fixed, self.order)
+        factors = _factors(ratios, (H, W), self.fixed, self.order)
         sizes, grown = [], (1.0, 1.0)
         for factor in factors[:-1]:
             grown = grown[0] * factor[0], grown[1] * factor[1]
@@ -105,7 +106,9 @@ class Stages:
         return [*sizes, target]
 
 
-def _factors(ratios: tuple[float, float], fixed: float, order: Order) -> list[tuple[float, float]]:
+def _factors(
+    ratios: tuple[float, float], target: Size, fixed: float, order: Order
+) -> list[tuple[float, float]]:
     full = 0  # stages with the fixed factor along both sides
     while fixed ** (full + 1) <= min(ratios) * (1 + _TOLERANCE):
         full += 1
@@ -116,7 +119,7 @@ def _factors(ratios: tuple[float, float], fixed: float, order: Order) -> list[tu
         step = min(rest[0], fixed), min(rest[1], fixed)
         remainders.append(step)
         rest = rest[0] / step[0], rest[1] / step[1]
-    if max(rest) > 1 + _TOLERANCE:
+    if any(n - n / by > 0.5 + _TOLERANCE for n, by in zip(target, rest, strict=True)):
         remainders.append(rest)
     if order == "uniform":
         count = len(stages) + len(remainders)

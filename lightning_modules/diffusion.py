@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from files.method import changed
 from files.numbers import PositiveFloat, UnitInterval
 from lightning_modules.backbone.condition import Condition, TextEncoder, guided
-from lightning_modules.backbone.denoiser import Denoiser
+from lightning_modules.backbone.denoiser import Denoiser, UNet2D
 from lightning_modules.backbone.library import resized
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import PixelSpace, Space
 from lightning_modules.base import Generator
-from lightning_modules.latents import InLatents
+from lightning_modules.latents import InLatents, check_base
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.captions import (
     check_guidance,
@@ -172,10 +173,27 @@ class Diffusion(InLatents, Generator):
 
     # ------------------------------------------------------------------------- checks and weights
 
+    def setup(self, stage: str) -> None:
+        """Compare the schedule with that of a trained denoiser.
+
+        Raises:
+            ValueError: If it is another, and the denoiser is frozen.
+        """
+        super().setup(stage)
+        base, begins = self.denoiser, stage == "fit" and self.weights_source is None
+        if isinstance(base, UNet2D) and base.initial_source and (base.flags.frozen or begins):
+            check_base(base, self.space, self.schedule, self.sampled, base.flags.frozen)
+
+    @property
+    def output_settings(self) -> dict[str, str | int | float]:
+        """Settings that change outputs, with the sampler's."""
+        return super().output_settings | changed(self.sampler)
+
     @property
     def trained_with(self) -> dict[str, Any]:
         """The trained timesteps, end excluded, and the schedule."""
-        return {"timesteps": list(self.timesteps), "schedule": self.schedule.settings}
+        own = {"timesteps": list(self.timesteps), "schedule": self.schedule.settings}
+        return super().trained_with | own
 
     def _check(self) -> None:
         if self.scale != int(self.scale):

@@ -39,19 +39,13 @@ from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.schedule import Schedule, explicit
 from lightning_modules.backbone.space import Space
 from lightning_modules.inversion import ONE_STEP, PAPER, Sampling, Training, timesteps_for
-from lightning_modules.latents import (
-    InLatents,
-    check_base,
-    enlarged,
-    latent_pair,
-    whole_lr,
-)
+from lightning_modules.latents import InLatents, check_base, enlarged, latent_pair, whole_lr
 from lightning_modules.networks.noise_predictor import Gaussian, NoisePredictor, lr_side
 from lightning_modules.noise import Noise
 from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.solvers import ddim
 from lightning_modules.sampling.tiling import padded
-from lightning_modules.weights import fingerprint, load_part, read_weights, same_weights
+from lightning_modules.weights import fingerprint, load_part, read_weights, same_weights, unlike
 
 if TYPE_CHECKING:
     from files.batch import Batch
@@ -302,11 +296,11 @@ class InvSR(InLatents, Adversarial):
     @property
     def default_steps(self) -> int:
         """Sampling steps."""
-        return self.sampling.steps
+        return len(self.plan())
 
     def arguments_for_steps(self, steps: int) -> dict[str, Any]:
         """Return the group that has them."""
-        return {"sampling": {"steps": steps}}
+        return {"sampling": {"steps": steps, "timesteps": None}}
 
     @property
     def output_settings(self) -> dict[str, str | int | float]:
@@ -315,10 +309,8 @@ class InvSR(InLatents, Adversarial):
         options = changed(sampling) | {"timesteps": " ".join(map(str, self.plan()))}
         if self.patch != lr_side(None, self.scale):
             options["patch"] = self.patch
-        if self.middle is not None:
-            options["middle"] = getattr(self.middle, "source", "").rpartition(" ")[2]
         if self.predictor is None:
-            options["denoiser (unpredicted noise)"] = self.denoiser.source.rpartition(" ")[2]
+            options["predictor"] = "none"
         return {**super().output_settings, **options}
 
     @property
@@ -351,8 +343,10 @@ class InvSR(InLatents, Adversarial):
 
     @property
     def trained_with(self) -> dict[str, Any]:
-        """The starts, and whether the predictor is for them."""
-        return {"starts": list(self.losses.starts), "starting": self.losses.starting}
+        """The starts, whether the predictor is for them, and its heads."""
+        own = {"starts": list(self.losses.starts), "starting": self.losses.starting}
+        heads = {} if self.predictor is None else {"head_width": self.predictor.head_width}
+        return super().trained_with | own | heads
 
     def _load_perceptual(self) -> None:
         weights = self.losses.perceptual_weights
@@ -364,10 +358,12 @@ class InvSR(InLatents, Adversarial):
                 "run of configs/experiment/latent_lpips.yaml, or to a name of configs/weights.yaml"
             )
         trained_in = getattr(self.perceptual, "space", "")
-        if trained_in and not same_weights(trained_in, self.space.source):
+        found = unlike(self.space.settings, getattr(self.perceptual, "latents", {}))
+        if found or (trained_in and not same_weights(trained_in, self.space.source)):
             raise ValueError(
                 "model.init_args.training.perceptual_weights were trained in latents of "
-                f"{trained_in}, and the space here is {self.space.source}: train them in this one"
+                f"{'; '.join([trained_in, *found])}, and the space here is {self.space.source}: "
+                "train them in this one"
             )
 
     def setup(self, stage: str) -> None:
@@ -376,21 +372,16 @@ class InvSR(InLatents, Adversarial):
         Raises:
             FileNotFoundError: If the file of the perceptual distance is missing.
             ValueError: If the denoiser, the autoencoder, or another part has random weights; or the
-                base was trained with others, with another schedule, or not at a start.
+                base was trained with others, with another schedule, or not at a timestep.
         """
         super().setup(stage)
-        check_base(self.denoiser, self.space, self.schedule)
-        if not self.denoiser.source:
-            raise ValueError(
-                "InvSR needs a trained denoiser that is frozen: set its folder or "
-                "denoiser_weights, and flags.frozen to true"
-            )
+        used = [*self.plan(), *(self.losses.starts if stage == "fit" else ())]
+        check_base(self.denoiser, self.space, self.schedule, [t - 1 for t in used])
         if self.middle is not None and self.sampling.middle_weights is None:
             raise ValueError(
                 "model.init_args.sampling.middle has random weights: set middle_weights beside it"
             )
         if stage == "fit":
-            self._check_training()
             self._load_perceptual()
 
     def _check(self) -> None:
@@ -413,15 +404,6 @@ class InvSR(InLatents, Adversarial):
         for predictor in (self.predictor, self.middle):
             if predictor is not None:
                 predictor.fit_to(self.scale, self.space.factor)
-
-    def _check_training(self) -> None:
-        timesteps, first = self.denoiser.trained_timesteps, max(self.losses.starts)
-        if timesteps is not None and first > timesteps[1]:
-            raise ValueError(
-                f"training.starts has timestep {first}, and the base was trained on timesteps "
-                f"{timesteps[0]} to {timesteps[1] - 1} from 0: set lower starts, or train another "
-                "base"
-            )
 
     @property
     def needs_weights(self) -> bool:

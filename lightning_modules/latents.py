@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +54,11 @@ class InLatents(ImageModel):
     def enlarged_lr(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
         """Return the image of the second latent of a pair, (B, 3, H, W)."""
         return enlarged(lr, size)
+
+    @property
+    def trained_with(self) -> dict[str, Any]:
+        """Settings of the latents. Subclasses add their own."""
+        return {"space": self.space.settings}
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
         """Load the autoencoder's weights. Subclasses must call super() first."""
@@ -127,23 +132,41 @@ def enlarged(lr: Tensor, size: tuple[int, int]) -> Tensor:
     return functional.interpolate(lr, size, mode="bicubic", align_corners=False)
 
 
-def check_base(denoiser: UNet2D, space: Space, schedule: Schedule, frozen: bool = True) -> None:
-    """Raise if the base was trained with another autoencoder or another schedule.
+def check_base(
+    denoiser: UNet2D,
+    space: Space,
+    schedule: Schedule,
+    timesteps: Sequence[int],
+    frozen: bool = True,
+) -> None:
+    """Raise if the base is not trained, or was with another autoencoder, schedule or timesteps.
 
     Args:
         denoiser: The base, from a run, or a folder with its scheduler.
         space: The latents here.
         schedule: The schedule here.
+        timesteps: Those that are used here, from 0.
         frozen: Whether the base stays as it is; if not, it may be trained for another schedule.
 
     Raises:
         ValueError: If so; the message has what differs.
     """
+    if not (denoiser.source if frozen else denoiser.initial_source):
+        raise ValueError(
+            "a trained base is required: set its folder or hub name in model.init_args.denoiser"
+            f"{' (and its flags.frozen to true)' if frozen else ''}, or "
+            "model.init_args.denoiser_weights to its run"
+        )
     theirs = denoiser.trained_space
     if theirs and not same_weights(theirs, space.source):
         raise ValueError(
             f"model.init_args.denoiser_weights were trained with the autoencoder of {theirs}, and "
             f"model.init_args.space has {space.source or 'no weights'}: set the same"
+        )
+    if found := unlike(space.settings, denoiser.trained_latents):
+        raise ValueError(
+            f"model.init_args.denoiser_weights were trained in other latents ({'; '.join(found)}): "
+            "set the same in model.init_args.space"
         )
     if found := unlike(schedule.settings, denoiser.trained_schedule or {}):
         message = (
@@ -153,6 +176,13 @@ def check_base(denoiser: UNet2D, space: Space, schedule: Schedule, frozen: bool 
         if frozen:
             raise ValueError(f"{message}: set it as there")
         log.warning("%s: it makes noise until it has been trained further", message)
+    first, end = denoiser.trained_timesteps or (0, schedule.steps)
+    if frozen and not first <= min(timesteps) <= max(timesteps) < end:
+        raise ValueError(
+            f"the base was trained on timesteps {first} to {end - 1}, counted from 0, and "
+            f"{max(timesteps)} to {min(timesteps)} are used: choose others, or train a base "
+            "without timesteps"
+        )
 
 
 def check_space(space: Space, other_key: str | None = None) -> None:

@@ -13,8 +13,10 @@ from torch import Tensor
 from files.class_path import class_path
 from files.method import Method
 from lightning_modules.weights import (
+    Weights,
     check_sources,
     check_tensors,
+    hash_of,
     read_weights,
     recognise,
     sources,
@@ -39,6 +41,8 @@ class Loaded(Method, LightningModule):
         super().__init__(*args, **kwargs)
         self.loaded_with: dict[str, Any] = {}
         self._find: Callable[[str, str], Path] | None = None
+        self._own_parts: tuple[str, ...] = ()  # prefixes of parts with weights of their own
+        self._required: dict[str, str] = {}  # sources of frozen parts that the weights require
 
     @property
     def needs_weights(self) -> bool:
@@ -73,23 +77,29 @@ class Loaded(Method, LightningModule):
                 f"{path} was trained with {weights.model}, but the model here is "
                 f"{class_path(type(self))}: set model.class_path to that, or name another file"
             )
-        if found := unlike(self.trained_with, weights.trained_with):
-            log.warning(
-                "%s was trained with other settings of the model (%s): its outputs are wrong until "
-                "it has been trained further",
-                *(weights.name, "; ".join(found)),
-            )
+        self.warn_if_unlike(weights)
         frozen = weights.frozen.items()
-        check_sources(self, {k: v for k, v in frozen if not f"{k}.".startswith(self.unchecked)})
+        self._required = {k: v for k, v in frozen if not f"{k}.".startswith(self.unchecked)}
+        check_sources(self, self._required)
         state, required = weights.tensors, set(self.state_dict())
         if not weights.model and required.isdisjoint(state):
             state = self.import_official(state)
         if weights.model:  # parts that only training needs may be missing; they start untrained
             keys = self.checkpoint_keys()
             required = {name for name in keys if not name.startswith(self.training_only)}
+            state = {k: v for k, v in state.items() if not k.startswith(self._own_parts)}
         self.load_state_dict(self._fitted(str(path), state, required))
         self.weights_source, self.loaded_with = weights.name, weights.trained_with
         weights.log()
+
+    def warn_if_unlike(self, weights: Weights) -> None:
+        """Warn if weights were trained with other settings of the model."""
+        if found := unlike(self.trained_with, weights.trained_with):
+            log.warning(
+                "%s was trained with other settings of the model (%s): its outputs are wrong until "
+                "it has been trained further",
+                *(weights.name, "; ".join(found)),
+            )
 
     @property
     def trained_with(self) -> dict[str, Any]:
@@ -98,6 +108,16 @@ class Loaded(Method, LightningModule):
         They are stored in checkpoints and exported files, and compared where weights are loaded.
         """
         return {}
+
+    @property
+    def output_settings(self) -> dict[str, str | int | float]:
+        """Hashes of frozen parts that the weights leave open, such as a release's autoencoder."""
+        return {
+            name: hash_of(source)
+            for name, source in ({} if self.needs_weights else sources(self)).items()
+            if "." not in name and not f"{name}.".startswith(self.training_only)
+            if name not in self._required and str(self.weights_source) not in source
+        }
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map the tensors of the authors' file to this model's names.

@@ -202,7 +202,7 @@ class ResShift(InLatents, SuperResolver):
     @property
     def trained_with(self) -> dict[str, Any]:
         """The process."""
-        return {"process": self.process.settings}
+        return super().trained_with | {"process": self.process.settings}
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map a released file, which has only the network; the autoencoder stays."""

@@ -328,7 +328,7 @@ class SelfCascade(FromBase):
     @property
     def trained_with(self) -> dict[str, Any]:
         """K, below which upsamplers are trained."""
-        return {"K": self.K}
+        return super().trained_with | {"K": self.K}
 
 
 @torch.no_grad()

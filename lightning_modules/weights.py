@@ -275,6 +275,11 @@ def same_weights(one: str, other: str) -> bool:
     return _HASH.findall(one) == _HASH.findall(other)
 
 
+def hash_of(source: str) -> str:
+    """Return the hashes of a source, or, of one without any, all of it."""
+    return " ".join(_HASH.findall(source)) or source
+
+
 def check_sources(model: nn.Module, stored: Mapping[str, str]) -> None:
     """Raise if a checkpoint was trained with other frozen weights.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -49,6 +50,7 @@ class BitwiseSpace(Space):
         super().__init__()
         self.vae = vae or BitwiseVAE()
         self.channels, self.factor = self.vae.bits, self.vae.factor
+        self.grids = grids if isinstance(grids, str) else [list(grid) for grid in grids]
         if isinstance(grids, str):
             known = [published(ratio, grids, patch) for ratio in RATIOS]
         else:
@@ -56,6 +58,11 @@ class BitwiseSpace(Space):
         self._known_scales = {scales.latents[-1]: scales for scales in known}
         self.patch, self.source = patch, ""
         self._freeze()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """As ``Space.settings``, with the scales."""
+        return {**super().settings, "grids": self.grids, "patch": self.patch}
 
     @property
     def bits(self) -> int:

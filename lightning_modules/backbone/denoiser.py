@@ -125,6 +125,7 @@ class UNet2D(Denoiser):
             _schedule_of(network, revision) if isinstance(network, str) else None
         )
         self.trained_space = ""  # source of its run's autoencoder, if it had one
+        self.trained_latents: Mapping[str, Any] = {}  # `settings` of its run's space, if known
         if self.flags.frozen:
             self.requires_grad_(False)
             # Random weights have no source before `load`.
@@ -149,6 +150,7 @@ class UNet2D(Denoiser):
         self.trained_timesteps = known.get("timesteps")
         self.trained_schedule = known.get("schedule")
         self.trained_space = weights.frozen.get("space", "")
+        self.trained_latents = known.get("space", {})
         if self.flags.frozen:
             self.source = f"{weights.name} {fingerprint(own or weights.tensors)}"
 

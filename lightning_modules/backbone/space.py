@@ -205,6 +205,12 @@ class Space(Float32, ABC):
         """Kind of space and hash of its weights; latents with the same identity are compatible."""
         return f"{type(self).__name__} {fingerprint(self.state_dict())}"
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What latents depend on, and ``source`` does not show."""
+        numbers = {"mean": self.mean, "deviation": self.deviation}
+        return {k: [round(n, 6) for n in v.flatten().tolist()] for k, v in numbers.items()}
+
     @abstractmethod
     def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
         """Encode without standardising."""

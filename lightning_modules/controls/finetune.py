@@ -128,7 +128,7 @@ class FineTune(FromBase):
     @property
     def trained_with(self) -> dict[str, Any]:
         """The schedule."""
-        return {"schedule": self.schedule.settings}
+        return super().trained_with | {"schedule": self.schedule.settings}
 
     @property
     def trains(self) -> bool:

@@ -30,10 +30,7 @@ from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import PixelSpace, Space
 from lightning_modules.base import Generator
 from lightning_modules.controls.scalecrafter import NetworkPatch, Step
-from lightning_modules.latents import (
-    InLatents,
-    check_base,
-)
+from lightning_modules.latents import InLatents, check_base
 from lightning_modules.noise import Noise, Size
 from lightning_modules.sampling.captions import (
     check_guidance,
@@ -369,7 +366,8 @@ class FromBase(InLatents, Generator):
     @property
     def output_settings(self) -> dict[str, str | int | float]:
         """Settings that change outputs of the same weights; they label results."""
-        settings = {"steps": self.sampler.steps, **changed(self.sampler)}
+        steps = {"steps": self.sampler.steps, **changed(self.sampler)}
+        settings = super().output_settings | steps
         if self.base_size is not None:
             settings["base_size"] = "x".join(map(str, self.base_size))
         if self.size_condition is not None:
@@ -390,41 +388,23 @@ class FromBase(InLatents, Generator):
         """Load the autoencoder and the base.
 
         Raises:
-            ValueError: If the base does not fit, or was trained on other timesteps than are used.
+            ValueError: If the base does not fit.
         """
         super().load_parts(find)
         if self.denoiser_weights is not None:
             self.denoiser.load(find("denoiser_weights", self.denoiser_weights))
-            if self.base_frozen:  # what is trained further may get others
-                self._check_timesteps()
             self._name_weights()
-
-    def _check_timesteps(self) -> None:
-        known = self.denoiser.trained_timesteps
-        if known is None:
-            return
-        first, end = known
-        if not first <= self.sampled[-1] <= self.sampled[0] < end:
-            raise ValueError(
-                f"the base was trained on timesteps {first} to {end - 1}, and sampling runs "
-                f"{self.sampled[0]} to {self.sampled[-1]}: train one without timesteps"
-            )
 
     def setup(self, stage: str) -> None:
         """Raise if a frozen part has no trained weights, or another than the base was trained with.
 
         Raises:
             ValueError: If the base or the autoencoder has random weights, or the base's run had
-                another autoencoder or schedule.
+                another autoencoder, schedule or range of timesteps.
         """
         super().setup(stage)
         # If the base itself was trained, a test loads all weights from the run's checkpoint, and a
         # fit may start from those of another run.
-        begins = stage == "fit" and self.weights_source is None
-        if self.base_frozen or begins:
-            check_base(self.denoiser, self.space, self.schedule, self.base_frozen)
-            if not (self.denoiser.source or self.denoiser.initial_source):
-                raise ValueError(
-                    "a trained base is required: set its folder or hub name in "
-                    "model.init_args.denoiser, or model.init_args.denoiser_weights to its run"
-                )
+        frozen, begins = self.base_frozen, stage == "fit" and self.weights_source is None
+        if frozen or begins:
+            check_base(self.denoiser, self.space, self.schedule, self.sampled, frozen)

@@ -67,6 +67,7 @@ class SDSR(Direct):
         self.upscaler = upscaler(self.scale if upscaler_scale is None else upscaler_scale)
         self.upscaler.requires_grad_(False)
         self.upscaler.train(False)
+        self.half_outputs = self.upscaler.half_outputs
 
     @torch.no_grad()
     def generate(self, batch: Batch, noise: Noise) -> Tensor:
@@ -116,9 +117,11 @@ class SDSR(Direct):
         """Check the frozen parts.
 
         Raises:
-            ValueError: As in ``FromBase.setup``, or if the upscaler has random weights.
+            ValueError: As in ``FromBase.setup`` and the upscaler's own, or if that has random
+                weights.
         """
         super().setup(stage)
+        self.upscaler.setup(stage)
         if self.upscaler.needs_weights:
             raise ValueError(
                 f"model.init_args.upscaler, {type(self.upscaler).__name__}, has random weights: "

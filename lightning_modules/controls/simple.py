@@ -63,6 +63,11 @@ class RoundTrip(NothingToTrain, InLatents, SuperResolver):
         self.space, self.of = space, of
         self.weights_source = space.source or None
 
+    @property
+    def output_settings(self) -> dict[str, str | int | float]:
+        """Settings that change outputs, with what goes through."""
+        return super().output_settings | {"of": self.of}
+
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
         """Load the autoencoder's weights."""
         super().load_parts(find)

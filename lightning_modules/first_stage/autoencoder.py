@@ -89,7 +89,7 @@ class Autoencoder(Reconstruction):
             )
         space.unfreeze()
         self.space, self.tile_multiple = space, space.factor
-        self.latent_noise = latent_noise
+        self.latent_noise, self._begun = latent_noise, False
 
     # ------------------------------------------------------------------------------------- training
 
@@ -142,8 +142,11 @@ class Autoencoder(Reconstruction):
     def setup(self, stage: str) -> None:
         """Also start a new training from its first images."""
         super().setup(stage)
+        if stage != "fit" or self._begun:
+            return
+        self._begun = True
         # Before DDP copies the weights of rank 0, and EMA and the optimiser read them.
-        if stage == "fit" and self.trainer.ckpt_path is None and self.weights_source is None:
+        if self.trainer.ckpt_path is None and self.weights_source is None:
             self.space.initialise(
                 alike([batch["hr"] for batch in first_batches(self, INITIAL_BATCHES)])
             )

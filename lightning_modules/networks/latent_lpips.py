@@ -109,6 +109,7 @@ class LatentLPIPS(Frozen, LatentDistance):
         load_part(self, weights, "network", _used)
         self.source = f"{Path(path).name} {fingerprint(self.state_dict())}"
         self.space = weights.frozen.get("space", "")
+        self.latents = weights.trained_with.get("space", {})
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Return (B,) distances of standardised latents (B, channels, h, w) of at least 2x2.

@@ -376,8 +376,6 @@ class NextScale(InLatents):
     def output_settings(self) -> dict[str, str | int | float]:
         """Settings that change outputs of the same weights: drawing of bits, and text."""
         settings = super().output_settings | changed(self.bits)
-        if self.encoder is not None:
-            settings["encoder"] = self.encoder.source or type(self.encoder).__name__
         if self.prompt is not None:
             settings["prompt"] = self.prompt
         return settings

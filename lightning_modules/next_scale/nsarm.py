@@ -210,6 +210,11 @@ class NSARMStageOne(InLatents, SuperResolver):
 
     # ------------------------------------------------------------------------- checks and weights
 
+    @property
+    def trained_with(self) -> dict[str, Any]:
+        """Settings of the latents, and which LR is encoded."""
+        return super().trained_with | {"enlarge_lr": self.enlarge_lr}
+
     def _check_mapper(self) -> None:
         mapper = self.mapper
         if mapper.size[0] != mapper.size[1]:
@@ -370,6 +375,7 @@ class NSARM(NextScale, NSARMStageOne):
                     f"model.init_args.stage_two.{name}_weights were trained with the {part} of "
                     f"{theirs}, and this model has {ours}: set the same"
                 )
+        self.warn_if_unlike(weights)
         return weights
 
     def _name_mapper(self, where: str) -> None:

@@ -79,7 +79,7 @@ class InTiles(Method, LightningModule):
 
         Subclasses add their own.
         """
-        settings: dict[str, str | int | float] = {}
+        settings = super().output_settings
         if self.color_fix != "none":
             settings["color_fix"] = self.color_fix
         if self.tile_always:  # tiles only in prediction change no metric

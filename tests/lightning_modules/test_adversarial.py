@@ -101,6 +101,19 @@ def test_a_left_out_update_leaves_the_other_alone(tmp_path: Path, whose: str) ->
     assert all(value.isfinite().all() for value in tensors(model).values())
 
 
+class Stop(Callback):
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        trainer.should_stop = True
+
+
+def test_a_fit_that_was_stopped_within_a_step_leaves_nothing(tmp_path: Path) -> None:
+    model, fresh = Judged(accumulate=2), Judged(accumulate=2)
+    assert fit(tmp_path, model, batches(4), Stop(), min_epochs=0).global_step == 0
+    for each in (model, fresh):
+        fit(tmp_path, each, batches(4))
+    torch.testing.assert_close(tensors(model), tensors(fresh), rtol=0, atol=0)
+
+
 def test_hinges_by_hand() -> None:
     real, fake = [torch.tensor([[2.0, 0.0]])], [torch.tensor([[-3.0, 1.0]])]
     assert hinge_discriminator(real, fake).item() == (0.5 + 1.0) / 2

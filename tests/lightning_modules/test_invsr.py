@@ -127,6 +127,12 @@ def test_timesteps_are_those_of_release_and_paper(
     assert invsr(steps=steps, start=start, starts=starts).plan() == expected
 
 
+def test_listed_timesteps_are_steps_and_give_way_to_their_number() -> None:
+    method = invsr(timesteps=[200, 150, 50])
+    assert method.default_steps == 3
+    assert method.arguments_for_steps(2) == {"sampling": {"steps": 2, "timesteps": None}}
+
+
 @pytest.mark.parametrize("start", [250, 100])
 def test_long_lists_are_rounded_as_released(start: int) -> None:
     """The released script calls ``numpy.linspace`` with integers."""
@@ -239,10 +245,11 @@ def test_a_base_that_was_trained_on_fewer_timesteps() -> None:
     method = invsr(starts=[300], start=300)
     method.denoiser.trained_timesteps = [0, 300]
     method.setup("fit")
-    method.denoiser.trained_timesteps = [0, 299]
-    method.setup("test")
-    with pytest.raises(ValueError, match=r"timestep 300, and the base .* 0 to 298 .*"):
-        method.setup("fit")
+    for trained in ([0, 299], [300, 1000]):
+        method = invsr(starts=[300], start=300, predictor=None)  # which no fit checks
+        method.denoiser.trained_timesteps = trained
+        with pytest.raises(ValueError, match=f"{trained[0]} to .*, and 299 to 299 are used"):
+            method.setup("test")
 
 
 # ------------------------------------------------------------------------------------- training

@@ -162,14 +162,16 @@ def test_the_perceptual_part_is_of_decoded_images(target):
 
 def test_weights_of_another_process_are_warned_about(tmp_path, caplog):
     """Their tensors fit, and their outputs would be wrong without a word."""
-    four = ResShift(4.0, SwinUNet(**SMALL), PixelSpace(), ResidualShift(4, min_noise=0.2))
+    space, process = PixelSpace(deviation=[0.5]), ResidualShift(4, min_noise=0.2)
+    four = ResShift(4.0, SwinUNet(**SMALL), space, process)
     checkpoint = {"state_dict": four.state_dict(), "pytorch-lightning_version": "2"}
     four.on_save_checkpoint(checkpoint)
     torch.save(checkpoint, tmp_path / "a.ckpt")
     four.load_weights(tmp_path / "a.ckpt")
     assert "process" not in caplog.text
     ResShift(4.0, SwinUNet(**SMALL), PixelSpace()).load_weights(tmp_path / "a.ckpt")
-    assert "process.steps 15, there 4; process.min_noise 0.04, there 0.2)" in caplog.text
+    assert "(space.deviation [1.0], there [0.5]; process.steps 15, there 4; pro" in caplog.text
+    assert "process.min_noise 0.04, there 0.2)" in caplog.text
 
 
 def test_latents_that_come_along_are_taken():

@@ -49,6 +49,14 @@ def test_targets_share_their_first_stages():
     assert sides(16, 5.3, 2, "remainder_first")[0] != sides(16, 7, 2, "remainder_first")[0]
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_rounded_target_has_no_further_stage(order):
+    """49.5 becomes 50, and 52.5 becomes 52."""
+    for size, target in (((33, 33), (50, 50)), ((33, 35), (50, 52))):
+        assert Stages(1.5, order).sizes(size, target) == [target]
+    assert len(Stages(1.5, order).sizes((33, 35), (74, 79))) == 2  # of 74.25 and 78.75
+
+
 def test_sides_of_differing_ratios():
     assert Stages(2).sizes((10, 10), (20, 80)) == [(20, 20), (20, 40), (20, 80)]
     assert Stages(2).sizes((10, 20), (35, 50)) == [(20, 40), (35, 50)]

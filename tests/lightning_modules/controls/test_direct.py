@@ -13,7 +13,7 @@ import torch
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.backbone.space import KLSpace
+from lightning_modules.backbone.space import KLSpace, PixelSpace, Space
 from lightning_modules.controls.direct import Direct
 from lightning_modules.diffusion import Diffusion
 from lightning_modules.noise import Noise
@@ -53,8 +53,8 @@ def test_nothing_is_trained():
         method.setup("test")
 
 
-def run_of_a_base(path: Path, space: KLSpace | None = None, **settings: Any) -> Path:
-    channels = {"in_channels": 4, "out_channels": 4} if space else {}
+def run_of_a_base(path: Path, space: Space | None = None, **settings: Any) -> Path:
+    channels = {"in_channels": 4, "out_channels": 4} if isinstance(space, KLSpace) else {}
     run = Diffusion(1.0, wrapped(null="learned", **channels), space=space, **settings)
     checkpoint = {"state_dict": run.state_dict(), "pytorch-lightning_version": "2"}
     run.on_save_checkpoint(checkpoint)
@@ -81,8 +81,9 @@ COSINE: Any = {"betas": "squaredcos_cap_v2", "prediction": "v_prediction"}
             {},
             r"beta_end 0\.012, there 0\.02\): set",
         ),
-        ({"timesteps": (0, 300)}, {}, r"timesteps 0 to 299, and sampling runs 751 to 1: train"),
-        ({"timesteps": (100, 1000)}, {}, r"timesteps 100 to 999, and sampling runs 751 to 1"),
+        ({"space": PixelSpace(deviation=[0.5])}, {}, r"deviation \[1\.0\], there \[0\.5\]\): set"),
+        ({"timesteps": (0, 300)}, {}, r"timesteps 0 to 299, counted from 0, and 751 to 1 are"),
+        ({"timesteps": (100, 1000)}, {}, r"timesteps 100 to 999, .* 751 to 1 are used"),
     ],
 )
 def test_a_base_is_used_as_its_run_was(settings, here, message, tmp_path):
@@ -103,8 +104,9 @@ def test_the_scheduler_beside_a_base_is_compared(prediction, fits, tmp_path):
     file = tmp_path / "scheduler" / "scheduler_config.json"
     file.write_text(json.dumps({**config, "prediction_type": prediction}))
     denoiser = UNet2D(str(tmp_path), null_token="zero", flags=Flags(frozen=True))
-    with nullcontext() if fits else pytest.raises(ValueError, match="there v_prediction"):
-        direct(denoiser=denoiser).setup("test")
+    for method in (direct(denoiser=denoiser), Diffusion(1.0, denoiser)):
+        with nullcontext() if fits else pytest.raises(ValueError, match="there v_prediction"):
+            method.setup("test")
 
 
 @pytest.mark.parametrize("ours", ["one 0123456789abcdef", "two fedcba9876543210"])

@@ -12,10 +12,13 @@ from degradations.bicubic import resize
 from lightning_modules.controls.sd import SDSR
 from lightning_modules.controls.simple import Bicubic
 from lightning_modules.networks.edsr import EDSR
+from lightning_modules.networks.swin_unet import SwinUNet
 from lightning_modules.noise import Noise, with_noise_seeds
 from lightning_modules.one_pass.regression import Regression
+from lightning_modules.resshift import ResShift
 from lightning_modules.sampling.solvers import Sampler
 from tests.lightning_modules.controls.test_direct import direct
+from tests.lightning_modules.test_resshift import SMALL, small_vq
 from tests.lightning_modules.test_self_cascade import (
     base,
     batch,
@@ -104,3 +107,11 @@ def test_a_trained_upscaler(tmp_path):
     assert torch.equal(
         method.upscaler.enlarge({**given, "lr": lr})["sr"], network(lr, 0).clamp(0, 1)
     )
+
+
+def test_the_upscaler_is_checked_as_it_is_alone():
+    method = sd_sr(upscaler=lambda scale: ResShift(scale, SwinUNet(**SMALL), small_vq()))
+    assert not method.half_outputs
+    method.upscaler.weights_source = "network.pth"  # without the autoencoder's
+    with pytest.raises(ValueError, match=r"space, ResShiftVQ, has random weights"):
+        method.setup("test")

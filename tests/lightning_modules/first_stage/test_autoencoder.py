@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -119,10 +120,19 @@ def test_it_starts_from_batches_of_several_sizes(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(module, "first_batches", lambda _, count: batches[:count])
     method._trainer.ckpt_path = None
     method.setup("fit")
+    monkeypatch.setattr(module, "first_batches", lambda *_: pytest.fail("it begins again"))
+    method.setup("fit")  # a second training goes on
     z = method.space.encode(torch.cat([given[0], given[1][..., :16, :16]]))
     assert z.mean((0, 2, 3)).abs().max() < 1e-3
     for one in batches:
         method.generator_loss(one)[0].backward()
+
+
+def test_statistics_of_latents_would_differ_among_processes() -> None:
+    method = autoencoder()
+    method._trainer = SimpleNamespace(strategy=DDPStrategy(), world_size=2)
+    with pytest.raises(ValueError, match=r"space\.vae\.standard keeps running statistics"):
+        method.on_fit_start()
 
 
 @pytest.mark.parametrize("kind", SPACES)

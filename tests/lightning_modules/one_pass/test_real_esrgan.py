@@ -182,6 +182,11 @@ def test_a_released_discriminator(tmp_path: Path) -> None:
     before = tensors(method)
     method.load_parts(found_at({"netD": tmp_path / "netD.pth"}))
     assert moved(before, method) == {"discriminator"}
+    run = model(UNetDiscriminator(4))
+    checkpoint: dict[str, Any] = {"state_dict": run.state_dict()}
+    run.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, tmp_path / "gan.ckpt")
+    method.load_weights(tmp_path / "gan.ckpt")  # whose discriminator is another
     expected = UNetDiscriminator.official(released(4))
     for name, value in expected.items():
         assert value.equal(method.state_dict()[f"discriminator.{name}"])

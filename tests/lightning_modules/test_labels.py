@@ -1,0 +1,56 @@
+"""What names the numbers in results: all that changes the outputs of the same weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from callbacks.results.files import made_by
+from lightning_modules.backbone.bitwise import BitwiseSpace
+from lightning_modules.backbone.space import PixelSpace
+from lightning_modules.controls.simple import RoundTrip
+from lightning_modules.weights import unlike
+from tests.lightning_modules.controls.test_direct import direct
+from tests.lightning_modules.next_scale.test_nsarm import estimating
+from tests.lightning_modules.next_scale_parts import vae
+from tests.lightning_modules.test_diffusion import Words, oracle
+from tests.lightning_modules.test_invsr import invsr, predictor
+
+
+def sourced(method, part, hashed):
+    getattr(method, part).source = f"a {hashed * 16}"
+    return method
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: RoundTrip(2.0, PixelSpace(), ("hr", "bicubic")[n]),
+        lambda n: oracle(eta=float(n)),
+        lambda n: sourced(direct(encoder=Words()), "encoder", "01"[n]),
+        lambda n: sourced(invsr(), "space", "01"[n]),
+    ],
+)
+def test_other_outputs_of_the_same_weights_have_another_label(make):
+    one, other = make(0), make(1)
+    one.weights_source = other.weights_source = "released.pth"
+    assert made_by(one) != made_by(other)
+
+
+def test_settings_that_tensors_do_not_show_are_known_of_weights():
+    wide = invsr(predictor=predictor(head_width=32))
+    assert unlike(invsr().trained_with, wide.trained_with) == ["head_width 16, there 32"]
+    one, other = estimating(), estimating(enlarge_lr=True)
+    assert unlike(one.trained_with, other.trained_with) == ["enlarge_lr False, there True"]
+    one.space = BitwiseSpace(vae(), [(1, 1), (2, 2), (4, 4)], 1)
+    (found,) = unlike(estimating().trained_with, one.trained_with)
+    assert found.endswith("[4, 4]], there [[1, 1], [2, 2], [4, 4]]")
+
+
+def test_parts_that_the_weights_require_are_not_in_the_label(tmp_path):
+    run, path = sourced(invsr(), "space", "0"), tmp_path / "a.ckpt"
+    stored = {"state_dict": run.state_dict()}
+    run.on_save_checkpoint(stored)
+    torch.save(stored, path)
+    run.load_weights(path)
+    assert made_by(run) == f"{path}, timesteps 200, patch 16"
