@@ -342,7 +342,7 @@ class EnlargerCLI(CommandsCLI):
 
     def _own_callbacks(self, trainer: Namespace) -> list[Any]:
         if self.subcommand == "encode":
-            return [Encode(self.config_init[self.subcommand].encode)]
+            return [Encode(self.config_init[self.subcommand].encode, self.config_dump or {})]
         if self.subcommand == "export":
             return []
         own: list[Any] = [Check(self.ranks)] if self.subcommand == "check" else []
