@@ -158,6 +158,25 @@ def test_another_path_of_the_same_function_is_no_change(
         RunDirectory(trained).check(config, change=False)
 
 
+NAMED = {"b": "JPEG", "a": "USM"}
+
+
+@pytest.mark.parametrize("in_a_list", [False, True])
+def test_another_order_of_stages_is_another_configuration(trained: Path, in_a_list: bool) -> None:
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    stages: Any = {key: {"class_path": f"degradations.{name}"} for key, name in NAMED.items()}
+    config["data"]["init_args"]["val"] = stages
+    if in_a_list:
+        stages = [{"class_path": "degradations.Shuffled", "init_args": {"stages": stages}}]
+    config["degradation"] = {"class_path": "degradations.Pipeline", "init_args": {"stages": stages}}
+    text = yaml.safe_dump(config, sort_keys=False)
+    (trained / "config.yaml").write_text(text)
+    RunDirectory(trained).check(yaml.safe_load(text), change=False)
+    with pytest.raises(ConfigurationError, match=r"\('b', 'a'\) -> \('a', 'b'\)") as refused:
+        RunDirectory(trained).check(yaml.safe_load(yaml.safe_dump(config)), change=False)
+    assert "val" not in str(refused.value)
+
+
 SAID = "runs/tiny/config.yaml, the configuration of the run, is {}: restore it, or "
 
 
