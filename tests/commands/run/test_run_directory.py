@@ -248,6 +248,21 @@ def test_begins_with_a_checkpoint_of_another_run_and_the_same_command_goes_on(
     assert newest("second")["global_step"] == 14
 
 
+def test_a_given_checkpoint_keeps_its_optimiser_and_its_rate(
+    trained: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = str(max((trained / "checkpoints").glob("*.ckpt")))
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    second, arguments = RunDirectory(trained.with_name("second")), config["model"]["init_args"]
+    assert second.begin_from(given, config) == Path(given)
+    arguments["lr_scheduler"] = None
+    second.begin_from(given, config)
+    assert "lr_scheduler is null: the learning rate stays that of the checkpoint" in caplog.text
+    arguments["optimizer"] = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1.0}}
+    with pytest.raises(ConfigurationError, match=r"optimizer: \S*adam -> torch.optim.SGD; undo"):
+        second.begin_from(given, config)
+
+
 def test_a_checkpoint_of_the_run_itself_is_no_beginning(trained: Path, refusal: Refusal) -> None:
     oldest = min((trained / "checkpoints").glob("*.ckpt"))
     assert newest("tiny")["global_step"] == 12
