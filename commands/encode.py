@@ -218,10 +218,8 @@ class Encoding:
     ) -> None:
         self.options, self.model, self.config = options, model, flat(config)
         # As checked; the encoder only with `texts`.
-        self.space, self.encoder = (
-            cast("Space", model.latent_space),
-            cast("Texts", model.caption_encoder),
-        )
+        self.space = cast("Space", model.latent_space)
+        self.encoder = cast("Texts", model.caption_encoder)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self.source = data.train
         if isinstance(self.source, Latents | Triplets) or not len(self.source.keys):

@@ -68,7 +68,8 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     if isinstance(config, dict) and config:
-        if prefix.rpartition(".")[2] not in UNORDERED and all(map(_is_class, config.values())):
+        classes = all(isinstance(v, dict) and "class_path" in v for v in config.values())
+        if classes and prefix.rpartition(".")[2] not in UNORDERED:
             found[prefix] = tuple(config)
         for key, value in config.items():
             found |= flat(value, f"{prefix}.{key}" if prefix else str(key))
@@ -77,10 +78,6 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
         inner = flat(value, f"{prefix}.{number}").items()
         found |= {key: names for key, names in inner if isinstance(names, tuple)}
     return {prefix: config, **found}
-
-
-def _is_class(value: Any) -> bool:
-    return isinstance(value, dict) and "class_path" in value
 
 
 def is_mere_default(value: Any, default: Any, hint: Any) -> bool:

@@ -212,6 +212,21 @@ def test_a_misspelt_monitor_is_reported(
     assert "did you mean 'val/psnr'?" in got
 
 
+def test_scores_of_another_validation_set_are_not_compared(
+    trained: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = ranking()
+    assert before["scores"]
+    other = ("--data.init_args.val.photos.init_args.files", "[1.png]", "--run.change", "true")
+    enlarger(*FIT, *other, "--trainer.max_steps", 16)
+    assert "best.json is of other images or metrics" in caplog.text
+    assert not {*before["scores"]} & {*ranking()["scores"]}
+    assert (trained / "checkpoints" / before["best"][0]).exists()
+    caplog.clear()
+    enlarger(*FIT, *other[:2], "--trainer.max_steps", 17)
+    assert "best.json" not in caplog.text
+
+
 def test_steps_after_the_last_validation_are_named(
     tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:
