@@ -149,7 +149,7 @@ class Checkpoints(Checkpoint):
         self._position: tuple[int, int] | None = None  # (epoch, its finished batches)
         self._before: dict[str, Any] = {}  # logged values when the validation began
         self._direction: Direction | None = mode  # if known
-        self._warned = False  # of a monitored value not logged, or whose direction is unknown
+        self._warned = False  # of the monitored value, if it had to be
         self._measured = ""  # digest of the images that are validated, and of the metrics
         self.off = False  # True if nothing more is to be written
         self._validation_due = False  # True after an interrupted validation
@@ -265,8 +265,8 @@ class Checkpoints(Checkpoint):
         """Note the monitored value; a validated checkpoint is due, as it may be the best."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        found = trainer.callback_metrics
-        new = {name: value for name, value in found.items() if value is not self._before.get(name)}
+        found = trainer.callback_metrics.items()
+        new = {name: value for name, value in found if value is not self._before.get(name)}
         value = new.get(self.monitor)
         self._value = None if value is None else float(value)
         if not gradients_pending(trainer):
@@ -278,21 +278,20 @@ class Checkpoints(Checkpoint):
                 "to a multiple",
                 *(trainer.global_step, accumulated(trainer), self.monitor),
             )
-        if self._value is not None and self._direction is None and not self._warned:
-            self._warned = True
+        ranked, logged = self._value is not None, [n for n in new if n.startswith("val/")]
+        if ranked and self._direction is None and not self._warned:
             log.warning(
                 "checkpoint.monitor is %r, and it is unknown whether larger values are better: the "
                 "largest counts as the best; set checkpoint.mode to max or min",
                 self.monitor,
             )
-        logged = [name for name in new if name.startswith("val/")]
-        if self.monitor not in found and logged and not self._warned:  # nor did any earlier one
-            self._warned = True
+        if not ranked and logged and not self._warned:  # nor did any earlier one
             log.warning(
                 "checkpoint.monitor is %r, which this validation did not log, so no checkpoint is "
                 "ranked as best%s; logged: %s",
                 *(self.monitor, did_you_mean(self.monitor, logged), ", ".join(logged)),
             )
+        self._warned |= ranked or bool(logged)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let schedules that monitor a value see it at the end of a resumed epoch, too."""
