@@ -270,7 +270,7 @@ class EnlargerCLI(CommandsCLI):
                 self.run.check(self.config_dump, options.change)
             try:
                 choose = self.run.begin_from if options.overwrite else self.run.resume_from
-                self.resumed_from = choose(config.ckpt_path)
+                self.resumed_from = choose(config.ckpt_path, self.config_dump or {})
             except ConfigurationError as error:  # the other processes wait for it
                 self._refusal = self._refusal or error
 
@@ -342,7 +342,7 @@ class EnlargerCLI(CommandsCLI):
 
     def _own_callbacks(self, trainer: Namespace) -> list[Any]:
         if self.subcommand == "encode":
-            return [Encode(self.config_init[self.subcommand].encode)]
+            return [Encode(self.config_init[self.subcommand].encode, self.config_dump or {})]
         if self.subcommand == "export":
             return []
         own: list[Any] = [Check(self.ranks)] if self.subcommand == "check" else []

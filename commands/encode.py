@@ -32,6 +32,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from commands.arguments.saved_config import flat
 from commands.check import Checked
 from commands.errors import ConfigurationError
 from datamodules.degrading import degradation_of
@@ -209,15 +210,16 @@ class Encoding:
         options: The checked options.
         trainer: The trainer with its data module.
         model: The model on its device.
+        config: The configuration.
     """
 
-    def __init__(self, options: EncodeOptions, trainer: Trainer, model: ImageModel) -> None:
-        self.options, self.model = options, model
+    def __init__(
+        self, options: EncodeOptions, trainer: Trainer, model: ImageModel, config: dict[str, Any]
+    ) -> None:
+        self.options, self.model, self.config = options, model, flat(config)
         # As checked; the encoder only with `texts`.
-        self.space, self.encoder = (
-            cast("Space", model.latent_space),
-            cast("Texts", model.caption_encoder),
-        )
+        self.space = cast("Space", model.latent_space)
+        self.encoder = cast("Texts", model.caption_encoder)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self.source = data.train
         if isinstance(self.source, Latents | Triplets) or not len(self.source.keys):
@@ -236,10 +238,8 @@ class Encoding:
         if options.pairs:
             images = Images(self.source, "train", self.model.scale)
             self.degradation = degradation_of(images, data.degradation)
-        self.augment = data.crops.augment
-        self.squares = Squares(
-            self.source, options, unit_of(self.space, model.scale), self.seed, self.augment
-        )
+        unit = unit_of(self.space, model.scale)
+        self.squares = Squares(self.source, options, unit, self.seed, data.crops.augment)
         self.count = len(self.squares) * options.crops_per_image
 
     @property
@@ -291,12 +291,16 @@ class Encoding:
             del settings["texts"]
         made = {"space": self.space.identity, "seed": self.seed, "scale": self.model.scale}
         images = {"count": len(self.source.keys), "digest": digest_of(self.source.keys)}
-        lr = None if self.degradation is None else repr(self.degradation)
+        groups = ["data.init_args.train.", "data.init_args.crops.augment"]
+        if self.options.pairs:
+            groups.append("degradation")
+            tiny = self.model.enlarged_lr(torch.zeros(1, 3, 1, 1), (2, 2))
+            made["lr_enlarged"] = tiny.shape[-1] == 2
         if self.options.texts:
+            groups.append("model.init_args.encoder.")
             made["texts"] = self.encoder.source
-        if self.augment is not None:
-            made["augment"] = repr(self.augment)
-        return {**settings, **made, "images_of": images, "degradation": lr}
+        given = {key: v for key, v in self.config.items() if key.startswith(tuple(groups))}
+        return {**settings, **made, "images_of": images, **given}
 
     def _begin(self) -> list[int]:
         """Compare with earlier output, and return the blocks that are not encoded yet."""
@@ -506,10 +510,11 @@ class Encode(Callback):
 
     Args:
         options: Options of the command.
+        config: The configuration, as given.
     """
 
-    def __init__(self, options: EncodeOptions) -> None:
-        self.options = options
+    def __init__(self, options: EncodeOptions, config: dict[str, Any]) -> None:
+        self.options, self.config = options, config
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Encode; by now the model is on its device and the sources are open.
@@ -518,7 +523,8 @@ class Encode(Callback):
             Checked: When done.
             ConfigurationError: If options, model and source do not fit.
         """
-        encoding = Encoding(self.options, trainer, _checked(self.options, trainer, pl_module))
+        model = _checked(self.options, trainer, pl_module)
+        encoding = Encoding(self.options, trainer, model, self.config)
         if trainer.world_size > 1:
             encoding.run_together(Together(trainer))
         else:

@@ -45,10 +45,6 @@ class Albumentations(Augmentation):
             self._streams.append(seed_of("albumentations", name, seen[name]))
             seen[name] += 1
 
-    def __repr__(self) -> str:
-        """Return all transforms with their settings."""
-        return f"Albumentations({self.transforms})"
-
     def __call__(self, hr: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
         """Transform one image.
 

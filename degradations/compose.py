@@ -28,6 +28,7 @@ class Sometimes(Stage):
         super().__init__()
         self.stage, self.p = stage, p
         self.resizes, self.waits = stage.resizes, stage.waits
+        self.selects = 0.0 < p < 1.0  # set by a recipe that changes `applied`
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `applied` (B,) bool, and the parameters of the stage under `stage`."""
@@ -45,8 +46,8 @@ class Sometimes(Stage):
         return self.stage(x, params["stage"]) if params["applied"].item() else x
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
-        """Apply the stage to all images, then select; `p` of 0 or 1 needs no selection."""
-        if self.p in (0.0, 1.0):
+        """Apply the stage to all images, then select unless all are alike."""
+        if not self.selects:
             return self.stage.run_on_canvas(canvas, params["stage"]) if self.p else canvas
         return select(params["applied"], self.stage.run_on_canvas(canvas, params["stage"]), canvas)
 

@@ -76,7 +76,7 @@ class Parser(HookedParser):
         super().__init__(*args, allow_abbrev=allow_abbrev, **kwargs)
 
     def add_argument(self, *args: Any, **kwargs: Any) -> Any:
-        """Add an argument; a later configuration file replaces by the rule of ``layers.py``."""
+        """Add an argument; a later file replaces by the rule of ``files/layers.py``."""
         if kwargs.get("action") is ActionConfigFile:
             kwargs["action"] = ConfigFile
         action = super().add_argument(*args, **kwargs)

@@ -19,6 +19,9 @@ from files.yaml_loader import strict_loader
 
 PLAIN = (type(None), bool, int, float, str)
 
+# Dictionaries of classes whose order has no meaning.
+UNORDERED = ("", "init_args", "val", "test", "predict")
+
 # The library writes these as text and reads them again by the type of the argument.
 READ_AGAIN = (os.PathLike, timedelta, Enum)
 
@@ -59,13 +62,22 @@ for _kind in (os.PathLike, Path, timedelta):
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Return the values of a nested configuration by their dotted keys."""
+    """Return the values of a nested configuration by their dotted keys.
+
+    The key of a dictionary of classes, such as ``stages``, has a tuple of its names: their order.
+    """
+    found: dict[str, Any] = {}
     if isinstance(config, dict) and config:
-        found: dict[str, Any] = {}
+        classes = all(isinstance(v, dict) and "class_path" in v for v in config.values())
+        if classes and prefix.rpartition(".")[2] not in UNORDERED:
+            found[prefix] = tuple(config)
         for key, value in config.items():
             found |= flat(value, f"{prefix}.{key}" if prefix else str(key))
         return found
-    return {prefix: config}
+    for number, value in enumerate(config if isinstance(config, list) else ()):
+        inner = flat(value, f"{prefix}.{number}").items()
+        found |= {key: names for key, names in inner if isinstance(names, tuple)}
+    return {prefix: config, **found}
 
 
 def is_mere_default(value: Any, default: Any, hint: Any) -> bool:

@@ -24,7 +24,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, GradientAccumulationScheduler
 
 from callbacks.evaluation import accumulated, all_callbacks
-from commands.arguments.saved_config import as_yaml
+from callbacks.metrics.base import Metric
+from commands.arguments.saved_config import as_yaml, flat
 from commands.errors import did_you_mean
 from commands.lightning_internals import (
     dump_checkpoint,
@@ -45,9 +46,13 @@ from commands.run.files import (
     write_whole,
 )
 from commands.signals import Stopped
+from datamodules.order.keys import digest_of
 from files.method import method_of
 from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveInt
 from files.owned import remove_file
+
+# Settings, beside the metrics, without which scores cannot be compared.
+MEASURED = ("data.init_args.val", "degradation", "trainer.limit_val_batches")
 
 
 def batches_done(trainer: Trainer) -> int:
@@ -144,9 +149,8 @@ class Checkpoints(Checkpoint):
         self._position: tuple[int, int] | None = None  # (epoch, its finished batches)
         self._before: dict[str, Any] = {}  # logged values when the validation began
         self._direction: Direction | None = mode  # if known
-        self._warned = (
-            False  # of a monitored value that is not logged, or whose direction is unknown
-        )
+        self._warned = False  # of the monitored value, if it had to be
+        self._measured = ""  # digest of the images that are validated, and of the metrics
         self.off = False  # True if nothing more is to be written
         self._validation_due = False  # True after an interrupted validation
         self._monitored: dict[str, float] = {}  # values logged before the run was resumed
@@ -185,9 +189,13 @@ class Checkpoints(Checkpoint):
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             content = as_yaml(self.config)
             write_atomically(self.folder.parent / "config.yaml", content.encode())
-        self._written = {*read_ranking(self.folder).get("written", ())}
+        ranking, self._measured = read_ranking(self.folder), self._measurement(trainer)
+        self._written = {*ranking.get("written", ())}
         if self.resumed_from is not None and self.resumed_from.parent == self.folder:
             self._written.add(self.resumed_from.name)  # killed before the list was written
+        if not self._comparable(ranking):
+            log.warning("best.json is of other images or metrics: checkpoints are ranked anew")
+            self._written -= {*ranking["best"]}  # so they are not removed
         self._saved_step = trainer.global_step if self.resumed_from else -1
         self._saved_at = time.monotonic()
         restore_logged_values(trainer, self._monitored)
@@ -257,8 +265,8 @@ class Checkpoints(Checkpoint):
         """Note the monitored value; a validated checkpoint is due, as it may be the best."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        found = trainer.callback_metrics
-        new = {name: value for name, value in found.items() if value is not self._before.get(name)}
+        found = trainer.callback_metrics.items()
+        new = {name: value for name, value in found if value is not self._before.get(name)}
         value = new.get(self.monitor)
         self._value = None if value is None else float(value)
         if not gradients_pending(trainer):
@@ -270,21 +278,20 @@ class Checkpoints(Checkpoint):
                 "to a multiple",
                 *(trainer.global_step, accumulated(trainer), self.monitor),
             )
-        if self._value is not None and self._direction is None and not self._warned:
-            self._warned = True
+        ranked, logged = self._value is not None, [n for n in new if n.startswith("val/")]
+        if ranked and self._direction is None and not self._warned:
             log.warning(
                 "checkpoint.monitor is %r, and it is unknown whether larger values are better: the "
                 "largest counts as the best; set checkpoint.mode to max or min",
                 self.monitor,
             )
-        logged = [name for name in new if name.startswith("val/")]
-        if self.monitor not in found and logged and not self._warned:  # nor did any earlier one
-            self._warned = True
+        if not ranked and logged and not self._warned:  # nor did any earlier one
             log.warning(
                 "checkpoint.monitor is %r, which this validation did not log, so no checkpoint is "
                 "ranked as best%s; logged: %s",
                 *(self.monitor, did_you_mean(self.monitor, logged), ", ".join(logged)),
             )
+        self._warned |= ranked or bool(logged)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let schedules that monitor a value see it at the end of a resumed epoch, too."""
@@ -423,7 +430,7 @@ class Checkpoints(Checkpoint):
         later = [n for n in found if n > name and not is_whole(self.folder / n)]
         present = [n for n in found if n <= name]
         ranking = read_ranking(self.folder)
-        scores = ranking["scores"] if ranking.get("monitor") == self.monitor else {}
+        scores = ranking.get("scores", {}) if self._comparable(ranking) else {}
         mode = self._direction or "max"
         if self._value is not None and math.isfinite(self._value):
             scores[name] = self._value
@@ -433,6 +440,7 @@ class Checkpoints(Checkpoint):
         keep = {*present[: self.keep_last], *best}
         ranking = {
             "monitor": self.monitor,
+            "measured": self._measured,
             "mode": mode,
             "best": best,
             "scores": {n: v for n, v in scores.items() if n in keep},
@@ -446,6 +454,19 @@ class Checkpoints(Checkpoint):
         for old in [*later, *(n for n in present if n not in keep)]:
             remove_file(self.folder / old)
             remove_file(checksum_of(self.folder / old))
+
+    def _comparable(self, ranking: dict[str, Any]) -> bool:
+        # Rankings of earlier versions do not say what was measured.
+        now = {"monitor": self.monitor, "measured": self._measured}
+        return all(ranking.get(key, value) == value for key, value in now.items())
+
+    def _measurement(self, trainer: Trainer) -> str:
+        settings = flat(self.config or {})
+        measured = [item for item in settings.items() if item[0].startswith(MEASURED)]
+        names = {type(c).__name__ for c in all_callbacks(trainer) if isinstance(c, Metric)}
+        given = settings.get("trainer.callbacks") or []
+        metrics = [c for c in given if c["class_path"].rpartition(".")[2] in names]
+        return digest_of([as_yaml([measured, metrics])])
 
 
 class SavesLast(Callback):

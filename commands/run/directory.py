@@ -298,24 +298,14 @@ class RunDirectory:
             log.warning("--run.change: resuming although %s", error)
             return
         now = flat(config)
-        differences, kept = [], []
-        for key in sorted(then.keys() | now.keys()):
-            old, new = then.get(key, "unset"), now.get(key, "unset")
-            if old == new or name_the_same(old, new):
-                continue
+        self._check_kept(self.path, then, now)
+        differences = []
+        for key, old, new in _changes(then, now):
             line = f"{key}: {old} -> {new}"
             if _is_free(key) or (key in GROWING and _grows(old, new)):
                 log.info("changed on resume: %s", line)
-            elif _is_kept(key, old, new) and not _is_followed(key, now):
-                kept.append(line)
-            else:
+            elif not _is_kept(key, old, new, now):
                 differences.append(line)
-        if kept:
-            raise ConfigurationError(
-                f"the run in {self.path} goes on with the optimiser and the schedule of its "
-                f"checkpoint, so this has no effect: {'; '.join(kept)}; undo it, or start a new "
-                f"run from the weights: --run.name NAME --model.weights {self.path}"
-            )
         if differences and change:
             log.warning("--run.change: resuming with %s", "; ".join(differences))
         elif differences:
@@ -324,6 +314,21 @@ class RunDirectory:
                 + "\n  ".join(differences)
                 + "\nUndo the change, or accept it (--run.change true), or choose another name "
                 "(--run.name NAME), or start a new run (--run.overwrite true)"
+            )
+
+    def _check_kept(self, source: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
+        """Raise if settings differ that a checkpoint restores."""
+        kept = []
+        for key, old, new in _changes(then, now):
+            if _is_kept(key, old, new, now):
+                kept.append(f"{key}: {old} -> {new}")
+            elif key.endswith("lr_scheduler") and new is None:
+                log.warning("%s is null: the learning rate stays that of the checkpoint", key)
+        if kept:
+            raise ConfigurationError(
+                f"the run in {self.path} goes on with the optimiser and the schedule of the "
+                f"checkpoint of {source}, so this has no effect: {'; '.join(kept)}; undo it, or "
+                f"start a new run from the weights: --run.name NAME --model.weights {source}"
             )
 
     def _refuse_other_config(self) -> None:
@@ -337,13 +342,14 @@ class RunDirectory:
                 "or choose another run.root or run.name"
             )
 
-    def resume_from(self, given: str | None = None) -> Path | None:
+    def resume_from(self, given: str | None, config: dict[str, Any]) -> Path | None:
         """Return the newest intact checkpoint, else the given one, or None for a new run.
 
         The run's own come first, so that the same command resumes the run.
 
         Args:
             given: ``ckpt_path``, a checkpoint of another run to begin with.
+            config: The present configuration.
 
         Raises:
             ConfigurationError: If all checkpoints are damaged, the given one belongs to this run,
@@ -356,20 +362,22 @@ class RunDirectory:
                 "--run.overwrite true"
             )
         if own is None:
-            return self.begin_from(given)
+            return self.begin_from(given, config)
         if given is not None:
             self._refuse_own(given)
             log.info("the run resumes from its own checkpoints, not from %s", given)
         return _readable(own)
 
-    def begin_from(self, given: str | None) -> Path | None:
+    def begin_from(self, given: str | None, config: dict[str, Any]) -> Path | None:
         """Return the checkpoint that a new run begins with, or None.
 
         Args:
             given: ``ckpt_path``.
+            config: The present configuration.
 
         Raises:
-            ConfigurationError: If it is missing, damaged, or belongs to this run.
+            ConfigurationError: If it is missing, damaged, or belongs to this run; or if its run has
+                another optimiser or schedule, which it restores.
         """
         if given is None:
             return None
@@ -379,6 +387,11 @@ class RunDirectory:
             raise ConfigurationError(f"ckpt_path is {given}, and there is no such file")
         if checksum_of(path).is_file() and not is_whole(path):
             raise ConfigurationError(f"ckpt_path is {given}, which is damaged: name another one")
+        run = path.resolve().parent
+        if run.name == FOLDER and (then := RunDirectory(run.parent).trained_config()):
+            self._check_kept(path, then, flat(config))
+        else:
+            log.warning("%s has no config.yaml beside it: its optimiser and schedule go on", path)
         return _readable(path)
 
     def _refuse_own(self, given: str) -> None:
@@ -431,16 +444,26 @@ def _readable(checkpoint: Path) -> Path:
     return checkpoint
 
 
-def _is_kept(key: str, old: Any, new: Any) -> bool:
+def _changes(then: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    # An optimiser may be a function, or a class with arguments.
+    then, now = (
+        {re.sub(r"(optimizer)\.class_path$", r"\1", key): value for key, value in settings.items()}
+        for settings in (then, now)
+    )
+    for key in sorted(then.keys() | now.keys()):
+        old, new = then.get(key, "unset"), now.get(key, "unset")
+        if old != new and not name_the_same(old, new):
+            yield key, old, new
+
+
+def _is_kept(key: str, old: Any, new: Any, now: Mapping[str, Any]) -> bool:
     # Arguments that another version of torch does not have may come and go.
-    return OF_CHECKPOINT.search(key) is not None and "unset" not in (old, new)
-
-
-def _is_followed(key: str, now: Mapping[str, Any]) -> bool:
+    if OF_CHECKPOINT.search(key) is None or "unset" in (old, new):
+        return False
     # `WarmUp` and `WarmUpCosine` follow their own settings, and the optimiser's rate.
     parent = key.rpartition("optimizer")[0] or key.rpartition("lr_scheduler")[0]
     schedule = str(now.get(f"{parent}lr_scheduler.class_path", ""))
-    return schedule.rpartition(".")[2].startswith("WarmUp") and (
+    return not schedule.rpartition(".")[2].startswith("WarmUp") or not (
         "lr_scheduler." in key or key.endswith("optimizer.init_args.lr")
     )
 

@@ -79,7 +79,7 @@ def hyperparameters(config: Mapping[str, Any]) -> dict[str, Scalar]:
     for key, value in flat(groups).items():
         names = [name for name in key.split(".") if name not in ("class_path", "init_args")]
         evaluated = names[0] == "data" and names[1:2] and names[1] in EVALUATED
-        if value is not None and not evaluated:
+        if value is not None and not evaluated and not isinstance(value, tuple):
             plain = isinstance(value, bool | int | float | str)
             found[".".join(names)] = value if plain else str(value)
     return found

@@ -315,9 +315,9 @@ def _check_size(path: Path, size: int, fix: str) -> None:
 def _differences(then: Job, now: Job) -> list[str]:
     """Return how two jobs differ, each in a few words."""
     return [
-        f"{name} was {then.get(name)!r}, now it is {value!r}"
-        for name, value in now.items()
-        if then.get(name) != value
+        f"{name} was {then.get(name)!r}, now it is {now.get(name)!r}"
+        for name in {**then, **now}
+        if then.get(name) != now.get(name)
     ]
 
 

@@ -280,7 +280,9 @@ class SecondOrder(Pipeline):
         if jpeg_quality is not None:
             stages["jpeg"] = JPEG(jpeg_quality)
         if second_p > 0.0:
-            stages["blur2"], resize, noise = second.stages("second", modes, divisor)
+            blur, resize, noise = second.stages("second", modes, divisor)
+            blur.selects |= second_p < 1.0
+            stages["blur2"] = blur
             stages["resize2"] = Sometimes(resize, second_p)
             stages["noise2"] = Sometimes(noise, second_p)
         stages["final"] = SincAndJPEG(

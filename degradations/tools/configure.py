@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser  # type: ignore[attr-defined]
 
 from degradations.base import Degradation
+from files.layers import replaced
 from files.paths import CONFIGURATIONS, read_text
 from files.ranges import register_ranges
 from files.yaml_loader import NO_CONFIGURATION, strict_loader
@@ -26,6 +27,12 @@ _NOISE = re.compile(
 )
 
 register_ranges()
+
+
+class _ConfigFile(ActionConfigFile):
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
+        replaced(cfg, str(values))
+        super().__call__(parser, cfg, values, option_string)  # type: ignore[no-untyped-call]
 
 
 def degradation_of(paths: Sequence[str | Path], scale: float | None = None) -> Degradation:
@@ -44,7 +51,7 @@ def degradation_of(paths: Sequence[str | Path], scale: float | None = None) -> D
     if scale is None:
         raise ValueError(f"{named} has no data.init_args.scale: give the scale")
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--config", action="config")
+    parser.add_argument("--config", action=_ConfigFile)
     parser.add_subclass_arguments(Degradation, "degradation")
     arguments, others = list[str](), set[str]()
     for path in paths:
@@ -53,6 +60,8 @@ def degradation_of(paths: Sequence[str | Path], scale: float | None = None) -> D
             arguments += ["--config", str(path)]
             others |= content.keys() - {"degradation"}
         elif content.keys() & {"class_path", "init_args"}:
+            if "class_path" in content:  # replaces the whole, as with main.py
+                arguments.clear()
             arguments += ["--degradation", str(path)]
         else:
             raise ValueError(f"{path} has neither class_path nor the key degradation")

@@ -174,6 +174,17 @@ data:
 """
 
 
+def test_another_lr_or_another_folder_is_not_the_set_that_is_there(
+    work: Path, enlarger: Enlarger, refusal: Refusal
+) -> None:
+    more = (*small(work / "one", 1), "--encode.crop", 32, "--encode.pairs", "true")
+    enlarger(*ENCODE, *more)
+    other = ("--degradation.init_args.quantize", "false", *small(work / "two", 1))
+    sentence = refusal(*ENCODE, *more, *other)
+    assert f"data.train.root was '{work}/one', now it is '{work}/two'" in sentence
+    assert "degradation.quantize was True, now it is False" in sentence
+
+
 @pytest.mark.slow
 def test_squares_are_changed_by_augment_and_flipped_by_axis(work: Path, enlarger: Enlarger) -> None:
     Path("invert.yaml").write_text(INVERT)

@@ -471,6 +471,12 @@ def test_each_stage_is_the_same_by_both_executors(recipe: Callable[..., Pipeline
     assert rounded
 
 
+def test_images_without_a_second_order_are_not_blurred_by_it_on_a_canvas() -> None:
+    recipe = ResShift(4.0, second=Order(blur=1.0, kernel_size=(3, 13)))
+    for name, alone, _ in each_stage(recipe, make_images(6, (96, 80)), SIX_SEEDS):
+        assert name != "blur2" or alone.max() <= 1e-4 * 255
+
+
 def test_a_budget_of_operators() -> None:
     """Where nothing is compiled. May only fall."""
     assert count_operators(RealESRGAN(4.0, usm=False), (16, 3, 256, 256)) <= 1345

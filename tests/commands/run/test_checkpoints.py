@@ -203,13 +203,31 @@ def newest_step() -> int:
 # ------------------------------------------------------------------------------------ what is best
 
 
-def test_a_misspelt_monitor_is_reported(
-    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("monitor", "advice"), [("val/pnsr", "did you mean 'val/psnr'?"), ("train/loss", "val/psnr")]
+)
+def test_a_monitor_that_no_validation_logs_is_reported(
+    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture, monitor: str, advice: str
 ) -> None:
-    enlarger(*FIT, "--checkpoint.monitor", "val/pnsr", "--trainer.max_steps", 5)
+    enlarger(*FIT, "--checkpoint.monitor", monitor, "--trainer.max_steps", 5)
     (got,) = [r.getMessage() for r in caplog.records if "checkpoint.monitor" in r.getMessage()]
-    assert "'val/pnsr'" in got
-    assert "did you mean 'val/psnr'?" in got
+    assert f"{monitor!r}, which this validation did not log" in got
+    assert advice in got
+
+
+def test_scores_of_another_validation_set_are_not_compared(
+    trained: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = ranking()
+    assert before["scores"]
+    other = ("--data.init_args.val.photos.init_args.files", "[1.png]", "--run.change", "true")
+    enlarger(*FIT, *other, "--trainer.max_steps", 16)
+    assert "best.json is of other images or metrics" in caplog.text
+    assert not {*before["scores"]} & {*ranking()["scores"]}
+    assert (trained / "checkpoints" / before["best"][0]).exists()
+    caplog.clear()
+    enlarger(*FIT, *other[:2], "--trainer.max_steps", 17)
+    assert "best.json" not in caplog.text
 
 
 def test_steps_after_the_last_validation_are_named(

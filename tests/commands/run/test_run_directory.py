@@ -158,6 +158,25 @@ def test_another_path_of_the_same_function_is_no_change(
         RunDirectory(trained).check(config, change=False)
 
 
+NAMED = {"b": "JPEG", "a": "USM"}
+
+
+@pytest.mark.parametrize("in_a_list", [False, True])
+def test_another_order_of_stages_is_another_configuration(trained: Path, in_a_list: bool) -> None:
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    stages: Any = {key: {"class_path": f"degradations.{name}"} for key, name in NAMED.items()}
+    config["data"]["init_args"]["val"] = stages
+    if in_a_list:
+        stages = [{"class_path": "degradations.Shuffled", "init_args": {"stages": stages}}]
+    config["degradation"] = {"class_path": "degradations.Pipeline", "init_args": {"stages": stages}}
+    text = yaml.safe_dump(config, sort_keys=False)
+    (trained / "config.yaml").write_text(text)
+    RunDirectory(trained).check(yaml.safe_load(text), change=False)
+    with pytest.raises(ConfigurationError, match=r"\('b', 'a'\) -> \('a', 'b'\)") as refused:
+        RunDirectory(trained).check(yaml.safe_load(yaml.safe_dump(config)), change=False)
+    assert "val" not in str(refused.value)
+
+
 SAID = "runs/tiny/config.yaml, the configuration of the run, is {}: restore it, or "
 
 
@@ -227,6 +246,21 @@ def test_begins_with_a_checkpoint_of_another_run_and_the_same_command_goes_on(
     assert "resuming the run in runs/second from" in caplog.text
     assert "step-000000013.ckpt" in caplog.text
     assert newest("second")["global_step"] == 14
+
+
+def test_a_given_checkpoint_keeps_its_optimiser_and_its_rate(
+    trained: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = str(max((trained / "checkpoints").glob("*.ckpt")))
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    second, arguments = RunDirectory(trained.with_name("second")), config["model"]["init_args"]
+    assert second.begin_from(given, config) == Path(given)
+    arguments["lr_scheduler"] = None
+    second.begin_from(given, config)
+    assert "lr_scheduler is null: the learning rate stays that of the checkpoint" in caplog.text
+    arguments["optimizer"] = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1.0}}
+    with pytest.raises(ConfigurationError, match=r"optimizer: \S*adam -> torch.optim.SGD; undo"):
+        second.begin_from(given, config)
 
 
 def test_a_checkpoint_of_the_run_itself_is_no_beginning(trained: Path, refusal: Refusal) -> None:
