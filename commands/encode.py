@@ -43,6 +43,7 @@ from datamodules.pack.blocks import Blocks, Record, Report
 from datamodules.pack.packing import counted
 from datamodules.samples import Flips, Images, SampleDraws, draw_turn, turned
 from datamodules.shards.index import split_name
+from datamodules.shards.remote import shown
 from datamodules.shards.writer import Members, ShardWriter, find_shards
 from datamodules.source import Augmentation
 from datamodules.sources.latents import ABOUT, Latents
@@ -299,7 +300,8 @@ class Encoding:
         if self.options.texts:
             groups.append("model.init_args.encoder.")
             made["texts"] = self.encoder.source
-        given = {key: v for key, v in self.config.items() if key.startswith(tuple(groups))}
+        config = self.config.items()
+        given = {key: _shown(v) for key, v in config if key.startswith(tuple(groups))}
         return {**settings, **made, "images_of": images, **given}
 
     def _begin(self) -> list[int]:
@@ -503,6 +505,12 @@ class Together:
         found: list[Any] = [None] * self.size
         dist.all_gather_object(found, own, group=self._group)
         return found
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_shown(each) for each in value]
+    return shown(value) if isinstance(value, str) and "://" in value else value
 
 
 class Encode(Callback):
