@@ -19,7 +19,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +35,7 @@ from callbacks.results.files import (
     RESULTS,
     ImageNumbers,
     Result,
+    are_unlike,
     describe,
     identity,
     load_images,
@@ -260,7 +260,8 @@ def compare(
         if unlike:
             left_out.append(
                 f"{_place(first)}: {len(unlike)} of {len(common)} images are left out, because "
-                f"{a.name} and {b.name} have other pixels under their names: {first_of(unlike)}"
+                f"{a.name} and {b.name} have other pixels under their names, or LR of another "
+                f"degradation: {first_of(unlike)}"
             )
             if unlike == common:
                 continue
@@ -370,11 +371,8 @@ def _common(*runs: list[ImageNumbers]) -> tuple[list[str], list[str]]:
     if not runs or not all(runs):
         return [], []
     common = sorted(set.intersection(*(set(over_seeds(numbers)) for numbers in runs)))
-    digests: dict[str, set[str]] = {}
-    for numbers in chain(*runs):
-        for key, digest in numbers.get("digests", {}).items():
-            digests.setdefault(key, set()).add(digest)
-    return common, [key for key in common if len(digests.get(key, ())) > 1]
+    digests = [n.get("digests", {}) for numbers in runs for n in numbers]
+    return common, [key for key in common if are_unlike(*(of.get(key) for of in digests))]
 
 
 def _compared(

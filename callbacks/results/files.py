@@ -27,6 +27,7 @@ from files.owned import move_aside, write_whole
 log = logging.getLogger(__name__)
 RESULTS, IMAGES = "results.json", "images.json"
 LOCK = ".results.lock"
+ALIKE = 0.01  # two details of LR that differ by this share may be of one degradation
 IDENTITY = ("dataset", "scale", "metric", "protocol", "checkpoint")
 
 
@@ -209,7 +210,7 @@ class ImageNumbers(TypedDict):
     seed: Noise seed of a stochastic method; else None.
     values: The number of each image, by its key.
     digests: ``digests_of`` the HR of each image, of a clip's frames, or of LR without HR, by its
-        key; absent in files of earlier versions.
+        key; then a space and the ``detail`` of its LR; one or both are absent in earlier files.
     """
 
     dataset: str
@@ -236,6 +237,29 @@ def digests_of(images: Tensor) -> Tensor:
     # From W on, so that images of other sides differ, too, where all levels are equal.
     places = torch.arange(words.shape[1], device=words.device) + images.shape[-1]
     return mixed(words + places * signed(GAMMA)).sum(1) & 0xFFFFFFFF
+
+
+def detail_of(images: Tensor) -> Tensor:
+    """Return what tells degradations apart: how much neighbours in a row differ on average.
+
+    Unlike a hash, it is nearly the same where devices round differently.
+
+    Args:
+        images: (B, ..., W) in [0, 1], LR.
+
+    Returns:
+        (B,) float32 in levels of 8 bits.
+    """
+    steps = images.float().diff(dim=-1).abs().flatten(1)
+    return steps.mean(1).nan_to_num() * 255  # NaN of images that are one pixel wide
+
+
+def are_unlike(*digests: str | None) -> bool:
+    """Return whether some of the digests of an image are of other HR, or of LR made otherwise."""
+    parts = [digest.split() for digest in digests if digest]
+    details = [float(part[1]) for part in parts if len(part) > 1]
+    made_otherwise = details and max(details) - min(details) > ALIKE * max(details)
+    return len({part[0] for part in parts}) > 1 or bool(made_otherwise)
 
 
 def image_numbers(

@@ -27,6 +27,7 @@ from callbacks.results.files import (
     columns,
     counts_of,
     describe,
+    detail_of,
     digests_of,
     identity,
     image_numbers,
@@ -43,6 +44,7 @@ from callbacks.results.files import (
 from files.method import Method, method_of
 
 log = logging.getLogger(__name__)
+DETAIL = OUTPUT + 1  # kind of measurement beside the digests of HR
 
 
 class Evaluation(NamedTuple):
@@ -140,6 +142,7 @@ class Results(Callback):
         found = [batch[name] for name in ("hr", "clip", "lr") if name in batch]
         if found:
             self._digests.update(dataloader_idx, OUTPUT, batch["key"], digests_of(found[0]))
+            self._digests.update(dataloader_idx, DETAIL, batch["key"], detail_of(found[-1]))
 
     on_test_epoch_start, on_test_batch_end = on_validation_epoch_start, on_validation_batch_end
 
@@ -193,9 +196,13 @@ def _evaluation(
                 if (higher := metric.is_higher_better(record["metric"])) is not None:
                     more["higher_is_better"] = higher
                 results.append(cast(Result, {**record, **more}))
+    found = digests.by_key()
     named = {
-        evaluated_datasets(trainer)[index].name: {k: f"{word:08x}" for k, word in of.items()}
-        for (index, _), of in digests.by_key().items()
+        evaluated_datasets(trainer)[index].name: {
+            k: f"{word:08x} {found[index, DETAIL][k]:.4f}" for k, word in of.items()
+        }
+        for (index, kind), of in found.items()
+        if kind == OUTPUT
     }
     return Evaluation(seed, results, image_numbers(metrics, checkpoint, seed, named))
 
