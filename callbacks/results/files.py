@@ -23,11 +23,13 @@ from degradations.stages.noise import mixed, signed
 from files.locks import lock, unlock
 from files.method import Method
 from files.owned import move_aside, write_whole
+from files.words import first_of
 
 log = logging.getLogger(__name__)
 RESULTS, IMAGES = "results.json", "images.json"
 LOCK = ".results.lock"
 ALIKE = 0.01  # two details of LR that differ by this share may be of one degradation
+Row = tuple[str, float, str | None]  # dataset, scale, checkpoint
 IDENTITY = ("dataset", "scale", "metric", "protocol", "checkpoint")
 
 
@@ -37,12 +39,14 @@ class Result(Record):
     checkpoint: File or name of the weights, with the options that change their outputs; None for a
         method without any; ``bicubic`` for a metric's control.
     higher_is_better: The metric's direction; absent in files of earlier versions.
+    sha256: Of the weights' file; absent without one, and in files of earlier versions.
     seeds: Noise seeds of a stochastic method; ``value`` is the mean over them.
     std: Sample deviation of the dataset's number over several seeds.
     """
 
     checkpoint: str | None
     higher_is_better: NotRequired[bool]
+    sha256: NotRequired[str]
     seeds: NotRequired[list[int]]
     std: NotRequired[float]
 
@@ -100,11 +104,34 @@ def write_results(path: Path, results: list[Result]) -> None:
     write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def merge(old: list[Result], new: list[Result]) -> list[Result]:
-    """Return ``old`` with numbers of ``new`` replaced in place, and the rest appended."""
-    merged = {identity(result): result for result in old}
-    merged.update((identity(result), result) for result in new)
-    return list(merged.values())
+def merge(old: list[Result], new: list[Result], gone: set[Row]) -> list[Result]:
+    """Return ``old`` with numbers of ``new`` replaced in place, and the rest appended.
+
+    Args:
+        old: The numbers of the file.
+        new: Those of an evaluation.
+        gone: Rows whose weights or images are others now: their old numbers are left out.
+    """
+    now = {identity(result): result for result in new}
+    before = {identity(result): result for result in old}
+    lost = [r for key, r in before.items() if row_of(r) in gone and key not in now]
+    if lost:
+        names = [f"{r['metric']} on {r['dataset']} x{r['scale']:g}" for r in lost]
+        text = "of other weights or images than now, and so no longer among the results: %s"
+        log.warning(text, first_of(names))
+    return [r for r in {**before, **now}.values() if r not in lost]
+
+
+def row_of(numbers: Any) -> Row:
+    """Return the row of a number, or of numbers of single images, in a table."""
+    return numbers["dataset"], numbers["scale"], numbers["checkpoint"]
+
+
+def retrained(old: list[Result], new: list[Result]) -> set[Row]:
+    """Return the rows of ``old`` whose file of weights is another in ``new``."""
+    now = {row_of(result): result["sha256"] for result in new if "sha256" in result}
+    known = {row_of(result): result["sha256"] for result in old if "sha256" in result}
+    return {row for row in now.keys() & known.keys() if now[row] != known[row]}
 
 
 def identity(result: Any) -> str:
@@ -130,12 +157,11 @@ def columns(results: list[Result]) -> dict[str, tuple[str, MetricProtocol]]:
     }
 
 
-def rows_of(results: list[Result]) -> dict[tuple[str, float, str | None], dict[str, Result]]:
-    """Return the rows of a table by dataset, scale and checkpoint: results by column."""
-    rows: dict[tuple[str, float, str | None], dict[str, Result]] = {}
+def rows_of(results: list[Result]) -> dict[Row, dict[str, Result]]:
+    """Return the rows of a table: results by column."""
+    rows: dict[Row, dict[str, Result]] = {}
     for r in results:
-        row = rows.setdefault((r["dataset"], r["scale"], r["checkpoint"]), {})
-        row[column_of(r)] = r
+        rows.setdefault(row_of(r), {})[column_of(r)] = r
     return rows
 
 
@@ -306,14 +332,16 @@ def image_numbers(
     return found
 
 
-def merge_images(old: list[ImageNumbers], new: list[ImageNumbers]) -> list[ImageNumbers]:
-    """Return ``new``, and the numbers of ``old`` that it does not replace.
+def merge_images(
+    old: list[ImageNumbers], new: list[ImageNumbers], gone: set[Row]
+) -> list[ImageNumbers]:
+    """Return ``new``, and the numbers of ``old`` that it does not replace, without rows ``gone``.
 
     All seeds of a number are replaced together: another evaluation may have used other settings of
     the method, and a mean over both would be meaningless.
     """
     again = {identity(numbers) for numbers in new}
-    return [numbers for numbers in old if identity(numbers) not in again] + new
+    return [n for n in old if identity(n) not in again and row_of(n) not in gone] + new
 
 
 def load_images(run: str | Path) -> list[ImageNumbers]:
@@ -363,7 +391,7 @@ def write_images(run: Path, images: list[ImageNumbers]) -> None:
     write_whole(run / IMAGES, '{"images": [\n' + ",\n".join(lines) + "\n]}\n")
 
 
-def update_images(run: Path, new: list[ImageNumbers]) -> None:
+def update_images(run: Path, new: list[ImageNumbers], gone: set[Row]) -> set[Row]:
     """Merge new numbers into a run's ``images.json``; a damaged one is moved aside.
 
     Call it within ``one_writer``, or numbers that another process adds meanwhile are lost.
@@ -371,6 +399,10 @@ def update_images(run: Path, new: list[ImageNumbers]) -> None:
     Args:
         run: The run's directory.
         new: The numbers of an evaluation.
+        gone: Rows whose old numbers are left out.
+
+    Returns:
+        These, and the rows whose images are others in ``new``.
     """
     old: list[ImageNumbers] = []
     if (run / IMAGES).exists():
@@ -378,23 +410,37 @@ def update_images(run: Path, new: list[ImageNumbers]) -> None:
             old = load_images(run)
         except ValueError as error:
             log.warning("%s; it was moved to %s", error, set_aside(run / IMAGES))
-    _warn_of_other_images(old, new)
-    write_images(run, merge_images(old, new))
+    gone = gone | _of_other_images(old, new)
+    write_images(run, merge_images(old, new, gone))
+    return gone
 
 
-def _warn_of_other_images(old: list[ImageNumbers], new: list[ImageNumbers]) -> None:
+def _of_other_images(old: list[ImageNumbers], new: list[ImageNumbers]) -> set[Row]:
     # With one name for the images of validation and of test, the numbers of one would be lost.
     before = {identity(numbers): numbers["values"].keys() for numbers in old}
-    warned: set[str] = set()
+    digests: dict[Row, dict[str, str]] = {}
+    for numbers in old:
+        digests.setdefault(row_of(numbers), {}).update(numbers.get("digests", {}))
+    found: dict[Row, str] = {}
     for numbers in new:
         names, now = before.get(identity(numbers)), numbers["values"].keys()
-        place = f"{numbers['dataset']} x{numbers['scale']:g}"
-        if not names or names == now or place in warned:
-            continue
-        warned.add(place)
+        was = digests.get(row_of(numbers), {})
+        unlike = [k for k, d in numbers.get("digests", {}).items() if are_unlike(d, was.get(k))]
+        if unlike:
+            found[row_of(numbers)] = (
+                f"{len(unlike)} of {len(now)} have other pixels, or LR of another degradation "
+                f"({unlike[0]}, ...)"
+            )
+        elif names and names != now:
+            found[row_of(numbers)] = (
+                f"of {len(names)} ({min(names)}, ...) before, of {len(now)} ({min(now)}, ...) now"
+            )
+    places = {f"{dataset} x{scale:g}": said for (dataset, scale, _), said in found.items()}
+    for place, said in places.items():
         log.warning(
-            "the numbers of %s replace those of other images of the same dataset: of %d (%s, "
-            "...) before, of %d (%s, ...) now; to keep those of validation and of test, give the "
-            "two different names in data.init_args.val and data.init_args.test",
-            *(place, len(names), min(names), len(now), min(now)),
+            "the numbers of %s replace those of other images of the same dataset: %s; to keep "
+            "those of validation and of test, give the two different names in data.init_args.val "
+            "and data.init_args.test",
+            *(place, said),
         )
+    return set(found)

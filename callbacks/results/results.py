@@ -35,12 +35,14 @@ from callbacks.results.files import (
     made_by,
     merge,
     one_writer,
+    retrained,
     rows_of,
     set_aside,
     shown_value,
     update_images,
     write_results,
 )
+from callbacks.weights import digest_of
 from files.method import Method, method_of
 
 log = logging.getLogger(__name__)
@@ -172,9 +174,10 @@ class Results(Callback):
         if results:
             # After each seed, so that an interrupt keeps the numbers of earlier ones.
             with one_writer(path.parent):
-                stored = merge(_readable(path), results)
-                write_results(path, stored)
-                update_images(path.parent, images_of(self._evaluations))
+                old = _readable(path)
+                images = images_of(self._evaluations)
+                gone = update_images(path.parent, images, retrained(old, results))
+                write_results(path, merge(old, results, gone))
         if self.drew_noise and len(self._evaluations) < self.repeats:
             return
         self._evaluations = []
@@ -188,11 +191,14 @@ def _evaluation(
 ) -> Evaluation:
     metrics = [c for c in all_callbacks(trainer) if isinstance(c, Metric)]
     checkpoint = made_by(method)
+    file = Path((method.weights_source or "").removesuffix(" (EMA)"))
     results: list[Result] = []
     for metric in metrics:
         for records, weights in ((metric.records, checkpoint), (metric.control_records, "bicubic")):
             for record in records:
                 more: dict[str, object] = {"checkpoint": weights}
+                if weights != "bicubic" and file.is_file():
+                    more["sha256"] = digest_of(file)
                 if (higher := metric.is_higher_better(record["metric"])) is not None:
                     more["higher_is_better"] = higher
                 results.append(cast(Result, {**record, **more}))
