@@ -37,6 +37,7 @@ import datamodules
 from callbacks.metrics.base import Metric, Record
 from callbacks.metrics.sets import images_by_name, read_image
 from callbacks.predict.files import luma, to_pixels
+from callbacks.training.ema import EMA
 from callbacks.weights import place_of
 from commands.arguments.parser import Parser
 from commands.errors import ConfigurationError, did_you_mean
@@ -180,7 +181,7 @@ def fit(
         trainer: Further arguments of Lightning's Trainer, such as ``max_steps``.
 
     Returns:
-        The trained method.
+        The trained method; with ``callbacks.EMA`` its averages, as ``load`` of a run gives them.
     """
     module = model.module if isinstance(model, Enlarger) else model
     kept: list[Callback] = [*callbacks]
@@ -196,6 +197,9 @@ def fit(
     Trainer(callbacks=kept, **trainer).fit(
         module.train(), data, ckpt_path=newest, weights_only=True
     )
+    for callback in callbacks:
+        if isinstance(callback, EMA) and (state := callback.state_dict()):
+            module.load_state_dict(state["weights"], strict=False)
     return Enlarger(module)
 
 

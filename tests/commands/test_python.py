@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 from PIL import Image
 
 import enlarger
-from callbacks import PSNR
+from callbacks import EMA, PSNR
 from commands.run.files import newest_whole
 from degradations.bicubic import resize
 from degradations.tools.configure import degradation_of
@@ -284,6 +284,21 @@ def test_plain_lightning_trains_on_data(tmp_path: Path) -> None:
     assert any(not torch.equal(before[name], value) for name, value in module.state_dict().items())
     assert np.isfinite(float(trainer.callback_metrics["val/psnr"]))
     assert enlarger.Enlarger(module, "cpu").enlarge(RGB).shape == (48, 40, 3)
+
+
+def test_fit_with_ema_returns_the_averages(tmp_path: Path) -> None:
+    for number in range(4):
+        Image.fromarray(RGB.repeat(2, 0)).save(tmp_path / f"{number}.png")
+    quiet = {"accelerator": "cpu", "enable_progress_bar": False, "logger": False}
+    run = tmp_path / "run"
+    for _ in range(2):  # the second one only reads the checkpoint
+        images = enlarger.data(tmp_path, scale=2, crop_size=16, batch_size=2, workers=0)
+        averages, model = EMA(0.5), Regression(2, network=EDSR(2, blocks=1, channels=4))
+        enlarger.fit(model, images, run=run, callbacks=[averages], max_steps=3, **quiet)
+        expected = averages.state_dict()["weights"]
+        assert all(torch.equal(expected[n], p) for n, p in model.named_parameters())
+        raw = torch.load(newest_whole(run / "checkpoints"))["state_dict"]
+        assert any(not torch.equal(raw[n], p) for n, p in model.named_parameters())
 
 
 def test_fit_continues_a_run_as_if_it_had_not_stopped(
