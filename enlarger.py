@@ -51,7 +51,7 @@ from commands.tracebacks import origin
 from datamodules import SRDataModule
 from datamodules.files.decode import from_pillow
 from datamodules.files.exif import without_hidden_colours
-from degradations.base import Degradation
+from degradations.base import Degradation, cut_size
 from degradations.bicubic import resize
 from degradations.draws import seed_of
 from degradations.tools.configure import degradation_of
@@ -108,13 +108,16 @@ def degrade(
         seed: The only source of randomness.
 
     Returns:
-        The degraded image.
+        The degraded image, of the image cut to a multiple of the scale, as in ``main.py test``.
 
     Raises:
         ValueError: If the image or the recipe is invalid.
     """
     degradation = recipe if isinstance(recipe, Degradation) else _recipe(recipe, scale)
     hr, back = _tensor(image)
+    height, width = cut_size((hr.shape[-2], hr.shape[-1]), degradation.scale)
+    if height and width:  # else too small, which the degradation says
+        hr = hr[..., :height, :width]
     seeds = torch.tensor([seed_of("enlarger.degrade", seed)], dtype=torch.int64)
     return cast(Picture, back(degradation(hr[:, :3].cpu(), seeds)[0]))
 
@@ -473,8 +476,9 @@ def measure(
         raise ValueError(f"outputs and references differ in {len(names)} names, such as {names[0]}")
     if not given:
         raise ValueError("there are no outputs")
+    hr = _Given(truth)
     images = SRDataModule(
-        scale, test={"images": _Given(truth)}, degradation=_recipe("bicubic", scale), workers=0
+        scale, test={"images": hr}, degradation=_recipe("bicubic", scale), workers=0
     )
     with _quiet_lightning():
         try:
@@ -488,7 +492,7 @@ def measure(
             )
         except MisconfigurationException as error:
             raise ValueError(f"device is {device!r}: {error}") from error
-        trainer.test(_Outputs(scale, given), images, verbose=False)
+        trainer.test(_Outputs(scale, given, hr.sizes), images, verbose=False)
     found: dict[str, Measured] = {}
     for metric in chosen:
         of_images = metric.images.get("images", {})
@@ -562,21 +566,26 @@ class _Given(datamodules.Source):
     def __init__(self, images: dict[str, Any]) -> None:
         super().__init__()
         self.images, self._keys = images, list(images)
+        self.sizes: dict[str, tuple[int, ...]] = {}  # (H, W) of those that were read
 
     @property
     def keys(self) -> Sequence[str]:
         return self._keys
 
     def read(self, index: int) -> Sample:
-        return {"hr": _levels(self.images[self._keys[index]])}
+        hr = _levels(self.images[self._keys[index]])
+        self.sizes[self._keys[index]] = hr.shape[:2]
+        return {"hr": hr}
 
 
 class _Outputs(SuperResolver):
-    """Outputs that are given."""
+    """Outputs that are given, and the sizes of their references."""
 
-    def __init__(self, scale: float, images: dict[str, Any]) -> None:
+    def __init__(
+        self, scale: float, images: dict[str, Any], sizes: dict[str, tuple[int, ...]]
+    ) -> None:
         super().__init__(scale)
-        self.images = images
+        self.images, self.sizes = images, sizes
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         raise ValueError("these are outputs, with nothing to train")
@@ -585,12 +594,12 @@ class _Outputs(SuperResolver):
         names = [key.partition("/")[2] for key in batch["key"]]
         images = torch.stack([torch.from_numpy(_levels(self.images[name])) for name in names])
         images, (height, width) = images.movedim(-1, 1), batch["size"]
-        h, w = images.shape[-2:]
-        # HR is cut to a multiple of the scale, and so is its output.
-        if not (0 <= h - height < self.scale and 0 <= w - width < self.scale):
+        (h, w), (whole, wide) = images.shape[-2:], self.sizes[names[0]]
+        # HR is cut to a multiple of the scale, and so is its output, unless it was already.
+        if (h, w) not in ((whole, wide), (height, width)):
             raise ValueError(
-                f"the output {names[0]} is {w}x{h} pixels, and its reference {width}x{height}, cut "
-                f"to multiples of the scale {self.scale:g}: expected equal sizes"
+                f"the output {names[0]} is {w}x{h} pixels, and its reference {wide}x{whole}, cut "
+                f"to multiples of the scale {self.scale:g} {width}x{height}: expected equal sizes"
             )
         return images[..., :height, :width].to(batch["lr"].device) / 255
 

@@ -266,6 +266,18 @@ def test_what_cannot_be_measured(
         enlarger.measure(outputs, references, metrics)
 
 
+def test_sides_that_the_scale_does_not_divide(bicubic: enlarger.Enlarger) -> None:
+    """An output is as large as its reference, or as that is where it was cut."""
+    hr = RGB[:23, :19]
+    sr = bicubic.enlarge(enlarger.degrade(hr, "bicubic", scale=2))
+    assert sr.shape == (22, 18, 3)
+    cut, whole = (enlarger.measure([x], [hr], ["psnr"], scale=2) for x in (sr, hr))
+    assert np.isfinite(cut["psnr"]["value"])
+    assert np.isinf(whole["psnr"]["value"])
+    with pytest.raises(ValueError, match=r"18x23 pixels, and its reference 19x23, .* 2 18x22: exp"):
+        enlarger.measure([hr[:, :18]], [hr], ["psnr"], scale=2)
+
+
 # ----------------------------------------------------------------------------------------- the page
 
 
