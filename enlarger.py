@@ -78,7 +78,7 @@ class Measured(TypedDict):
     """A number of ``measure``.
 
     value: Mean over the images, or the number of the whole set.
-    n: Number of images.
+    n: Number of images that it is of, without those whose number is left out as infinite.
     protocol: How it was computed.
     higher_is_better: The metric's direction; None if it has none.
     images: The number of each image by its name; empty for a number of the whole set.
@@ -516,9 +516,10 @@ def _quiet_lightning() -> Iterator[None]:
 
 
 def _measured(metric: Metric, record: Record, images: dict[str, float]) -> Measured:
+    left_out = record.get("not_finite", 0) if math.isfinite(record["value"]) else 0
     return {
         "value": record["value"],
-        "n": record["n"],
+        "n": record["n"] - left_out,
         "protocol": record["protocol"],
         "higher_is_better": metric.is_higher_better(record["metric"]),
         "images": images,

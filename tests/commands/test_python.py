@@ -278,6 +278,11 @@ def test_sides_that_the_scale_does_not_divide(bicubic: enlarger.Enlarger) -> Non
         enlarger.measure([hr[:, :18]], [hr], ["psnr"], scale=2)
 
 
+def test_n_is_without_infinite_numbers() -> None:
+    found = enlarger.measure([RGB, RGB, RGB // 2], [RGB] * 3, ["psnr"])["psnr"]
+    assert (found["n"], len(found["images"])) == (1, 3)
+
+
 # ----------------------------------------------------------------------------------------- the page
 
 
