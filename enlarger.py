@@ -608,7 +608,7 @@ class _Outputs(SuperResolver):
 def _levels(image: Any) -> NDArray[np.uint8]:
     """Return an image or a file as (H, W, 3) uint8."""
     of_file = isinstance(image, str | Path)
-    pixels = read_image(Path(image)) if of_file else _tensor(image)[0]
+    pixels = read_image(Path(image)) if of_file else _tensor(image, srgb=True)[0]
     return cast(NDArray[np.uint8], to_pixels(pixels[0, :3], 8))
 
 
@@ -616,8 +616,10 @@ def _levels(image: Any) -> NDArray[np.uint8]:
 Back = Callable[[Tensor], Any]
 
 
-def _tensor(image: Any) -> tuple[Tensor, Back]:
+def _tensor(image: Any, srgb: bool = False) -> tuple[Tensor, Back]:
     """Return an image as (1, 3 or 4, h, w) in [0, 1], and the way back from (3 or 4, H, W).
+
+    With ``srgb``, a Pillow image is converted by its colour profile, as files are.
 
     Raises:
         ValueError: If it is no image.
@@ -630,7 +632,7 @@ def _tensor(image: Any) -> tuple[Tensor, Back]:
             )
         if image.mode.startswith("I;16") and image.has_transparency_data:
             raise ValueError("Pillow has no 16-bit grey with alpha: give an array (H, W, 2)")
-        decoded = from_pillow(image)
+        decoded = from_pillow(image, srgb)
         x, back = _tensor(decoded.array())
         return x, lambda made: _to_pillow(back(made), decoded.icc or decoded.grey_icc)
     if isinstance(image, Tensor):

@@ -283,7 +283,12 @@ def test_n_is_without_infinite_numbers() -> None:
     assert (found["n"], len(found["images"])) == (1, 3)
 
 
-# ----------------------------------------------------------------------------------------- the page
+def test_pillow_images_are_measured_in_srgb_as_files_are(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(RGB).save(path, icc_profile=rgb_profile())
+    found = enlarger.measure([Image.open(path)], [path], ["psnr"])
+    assert np.isinf(found["psnr"]["value"])
+    assert np.isfinite(enlarger.measure([RGB], [path], ["psnr"])["psnr"]["value"])
 
 
 # --------------------------------------------------------------------------------------- training
