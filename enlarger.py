@@ -467,6 +467,8 @@ def measure(
     if not (math.isfinite(scale) and scale >= 1):
         raise ValueError(f"scale is {scale:g}; it must be a number of at least 1")
     chosen = [_metric(m) for m in ([metrics] if isinstance(metrics, str) else metrics)]
+    if reading := [m.name for m in chosen if m.needs_lr]:
+        raise ValueError(f"{', '.join(reading)} needs the LR images: measure them by main.py test")
     given = _named(outputs, "outputs")
     if references is None and (needed := [m.name for m in chosen if m.needs_hr]):
         raise ValueError(f"{', '.join(needed)} needs references")

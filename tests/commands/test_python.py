@@ -253,6 +253,7 @@ def test_the_command_prints_and_writes_the_same_numbers(
         ([RGB], None, ["psnr"], "psnr needs references"),
         ({"a": RGB}, {"b": RGB}, ["psnr"], "differ in 2 names, such as a"),
         ([RGB[:9]], [RGB], ["psnr"], "000000 is 20x9 pixels, and its reference 20x24, cut to"),
+        ([RGB], [RGB], ["lr_consistency"], "lr_psnr needs the LR images"),
         ([], [], ["psnr"], "there are no outputs"),
         (RGB, RGB, ["psnr"], "outputs is a single ndarray; expected"),
         ([RGB], [RGB], [PSNR], "PSNR'> is not a metric"),
