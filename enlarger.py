@@ -34,7 +34,7 @@ from torch import Tensor
 
 import callbacks
 import datamodules
-from callbacks.metrics.base import Metric, Record
+from callbacks.metrics.base import Metric
 from callbacks.metrics.sets import images_by_name, read_image
 from callbacks.predict.files import luma, to_pixels
 from callbacks.training.ema import EMA
@@ -494,13 +494,20 @@ def measure(
             )
         except MisconfigurationException as error:
             raise ValueError(f"device is {device!r}: {error}") from error
-        trainer.test(_Outputs(scale, given, hr.sizes), images, verbose=False)
+        trainer.test(_Outputs(scale, given, hr), images, verbose=False)
     found: dict[str, Measured] = {}
     for metric in chosen:
         of_images = metric.images.get("images", {})
         each = {key.partition("/")[2]: value for key, value in of_images.items()}
         for record in metric.records:
-            found[record["metric"]] = _measured(metric, record, each)
+            left_out = record.get("not_finite", 0) if math.isfinite(record["value"]) else 0
+            found[record["metric"]] = {
+                "value": record["value"],
+                "n": record["n"] - left_out,
+                "protocol": record["protocol"],
+                "higher_is_better": metric.is_higher_better(record["metric"]),
+                "images": each,
+            }
     return found
 
 
@@ -515,17 +522,6 @@ def _quiet_lightning() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _measured(metric: Metric, record: Record, images: dict[str, float]) -> Measured:
-    left_out = record.get("not_finite", 0) if math.isfinite(record["value"]) else 0
-    return {
-        "value": record["value"],
-        "n": record["n"] - left_out,
-        "protocol": record["protocol"],
-        "higher_is_better": metric.is_higher_better(record["metric"]),
-        "images": images,
-    }
 
 
 def _metric(given: str | Metric) -> Metric:
@@ -582,13 +578,11 @@ class _Given(datamodules.Source):
 
 
 class _Outputs(SuperResolver):
-    """Outputs that are given, and the sizes of their references."""
+    """Outputs that are given, and their references."""
 
-    def __init__(
-        self, scale: float, images: dict[str, Any], sizes: dict[str, tuple[int, ...]]
-    ) -> None:
+    def __init__(self, scale: float, images: dict[str, Any], hr: _Given) -> None:
         super().__init__(scale)
-        self.images, self.sizes = images, sizes
+        self.images, self.hr = images, hr
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         raise ValueError("these are outputs, with nothing to train")
@@ -597,7 +591,7 @@ class _Outputs(SuperResolver):
         names = [key.partition("/")[2] for key in batch["key"]]
         images = torch.stack([torch.from_numpy(_levels(self.images[name])) for name in names])
         images, (height, width) = images.movedim(-1, 1), batch["size"]
-        (h, w), (whole, wide) = images.shape[-2:], self.sizes[names[0]]
+        (h, w), (whole, wide) = images.shape[-2:], self.hr.sizes[names[0]]
         # HR is cut to a multiple of the scale, and so is its output, unless it was already.
         if (h, w) not in ((whole, wide), (height, width)):
             raise ValueError(

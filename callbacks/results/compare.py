@@ -519,12 +519,7 @@ def show(runs: Sequence[RunNumbers], asked: Selection = ALL) -> None:
             log.warning("%s", line)
         if not comparisons:
             raise ValueError(f"nothing of {first.name} and {other.name} is comparable")
-        print_table(first.name, other.name, comparisons)
-
-
-def print_table(a: str, b: str, comparisons: Sequence[Comparison]) -> None:
-    """Print ``table``."""
-    console = Console()
-    if not console.is_terminal:  # a file can have any width, and unbroken rows are easier to find
-        console = Console(width=160)
-    console.print(table(a, b, comparisons))
+        console = Console()
+        if not console.is_terminal:  # a file can have any width; rows are easier to find unbroken
+            console = Console(width=160)
+        console.print(table(first.name, other.name, comparisons))

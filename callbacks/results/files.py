@@ -6,10 +6,10 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 RESULTS, IMAGES = "results.json", "images.json"
 LOCK = ".results.lock"
 ALIKE = 0.01  # two details of LR that differ by this share may be of one degradation
+T = TypeVar("T")
 Row = tuple[str, float, str | None]  # dataset, scale, checkpoint
 IDENTITY = ("dataset", "scale", "metric", "protocol", "checkpoint")
 
@@ -112,14 +113,13 @@ def merge(old: list[Result], new: list[Result], gone: set[Row]) -> list[Result]:
         new: Those of an evaluation.
         gone: Rows whose weights or images are others now: their old numbers are left out.
     """
-    now = {identity(result): result for result in new}
-    before = {identity(result): result for result in old}
-    lost = [r for key, r in before.items() if row_of(r) in gone and key not in now]
+    now = {identity(result) for result in new}
+    lost = [r for r in old if row_of(r) in gone and identity(r) not in now]
     if lost:
         names = [f"{r['metric']} on {r['dataset']} x{r['scale']:g}" for r in lost]
         text = "of other weights or images than now, and so no longer among the results: %s"
         log.warning(text, first_of(names))
-    return [r for r in {**before, **now}.values() if r not in lost]
+    return list({identity(r): r for r in [*old, *new] if r not in lost}.values())
 
 
 def row_of(numbers: Any) -> Row:
@@ -213,9 +213,13 @@ def one_writer(run: Path) -> Iterator[None]:
         unlock(descriptor)
 
 
-def set_aside(path: Path) -> Path:
-    """Rename a damaged file, or a folder in its place, and return its new path."""
-    return move_aside(path, "damaged")
+def load_or_set_aside(path: Path, load: Callable[[], T]) -> T | None:
+    """Return what ``load`` reads, if there is a file; a damaged one, or a folder, is renamed."""
+    try:
+        return load() if path.exists() else None
+    except ValueError as error:
+        log.warning("%s; it was moved to %s", error, move_aside(path, "damaged"))
+        return None
 
 
 def _storable(result: Result) -> dict[str, Any]:
@@ -320,28 +324,12 @@ def image_numbers(
                     "checkpoint": weights,
                     "seed": drawn,
                     "values": images[record["dataset"]],
-                    "digests": {
-                        key: digest
-                        for key, digest in digests.get(record["dataset"], {}).items()
-                        if key in images[record["dataset"]]
-                    },
+                    "digests": dict(digests.get(record["dataset"], {})),
                 }
                 for record in records
                 if record["dataset"] in images
             ]
     return found
-
-
-def merge_images(
-    old: list[ImageNumbers], new: list[ImageNumbers], gone: set[Row]
-) -> list[ImageNumbers]:
-    """Return ``new``, and the numbers of ``old`` that it does not replace, without rows ``gone``.
-
-    All seeds of a number are replaced together: another evaluation may have used other settings of
-    the method, and a mean over both would be meaningless.
-    """
-    again = {identity(numbers) for numbers in new}
-    return [n for n in old if identity(n) not in again and row_of(n) not in gone] + new
 
 
 def load_images(run: str | Path) -> list[ImageNumbers]:
@@ -394,7 +382,9 @@ def write_images(run: Path, images: list[ImageNumbers]) -> None:
 def update_images(run: Path, new: list[ImageNumbers], gone: set[Row]) -> set[Row]:
     """Merge new numbers into a run's ``images.json``; a damaged one is moved aside.
 
-    Call it within ``one_writer``, or numbers that another process adds meanwhile are lost.
+    Call it within ``one_writer``, or numbers that another process adds meanwhile are lost. All
+    seeds of a number are replaced together: another evaluation may have used other settings of the
+    method, and a mean over both would be meaningless.
 
     Args:
         run: The run's directory.
@@ -404,14 +394,10 @@ def update_images(run: Path, new: list[ImageNumbers], gone: set[Row]) -> set[Row
     Returns:
         These, and the rows whose images are others in ``new``.
     """
-    old: list[ImageNumbers] = []
-    if (run / IMAGES).exists():
-        try:
-            old = load_images(run)
-        except ValueError as error:
-            log.warning("%s; it was moved to %s", error, set_aside(run / IMAGES))
-    gone = gone | _of_other_images(old, new)
-    write_images(run, merge_images(old, new, gone))
+    old = load_or_set_aside(run / IMAGES, lambda: load_images(run)) or []
+    gone, again = gone | _of_other_images(old, new), {identity(numbers) for numbers in new}
+    kept = [n for n in old if identity(n) not in again and row_of(n) not in gone]
+    write_images(run, kept + new)
     return gone
 
 
@@ -423,24 +409,17 @@ def _of_other_images(old: list[ImageNumbers], new: list[ImageNumbers]) -> set[Ro
         digests.setdefault(row_of(numbers), {}).update(numbers.get("digests", {}))
     found: dict[Row, str] = {}
     for numbers in new:
-        names, now = before.get(identity(numbers)), numbers["values"].keys()
-        was = digests.get(row_of(numbers), {})
-        unlike = [k for k, d in numbers.get("digests", {}).items() if are_unlike(d, was.get(k))]
-        if unlike:
-            found[row_of(numbers)] = (
-                f"{len(unlike)} of {len(now)} have other pixels, or LR of another degradation "
-                f"({unlike[0]}, ...)"
-            )
-        elif names and names != now:
-            found[row_of(numbers)] = (
-                f"of {len(names)} ({min(names)}, ...) before, of {len(now)} ({min(now)}, ...) now"
-            )
-    places = {f"{dataset} x{scale:g}": said for (dataset, scale, _), said in found.items()}
-    for place, said in places.items():
+        row, now = row_of(numbers), numbers["values"].keys()
+        was, own = digests.get(row, {}), numbers.get("digests", {})
+        others = before.get(identity(numbers), now) ^ now
+        others |= {key for key in own if are_unlike(own[key], was.get(key))}
+        if others:
+            found[row] = f"{row[0]} x{row[1]:g} ({first_of(sorted(others))})"
+    for place in dict.fromkeys(found.values()):
         log.warning(
-            "the numbers of %s replace those of other images of the same dataset: %s; to keep "
-            "those of validation and of test, give the two different names in data.init_args.val "
-            "and data.init_args.test",
-            *(place, said),
+            "the numbers of other images of the same name, or of LR of another degradation, are "
+            "replaced: %s; to keep those of validation and of test, give the two different names "
+            "in data.init_args.val and data.init_args.test",
+            place,
         )
     return set(found)

@@ -60,30 +60,26 @@ def columns(runs: Sequence[compare.RunNumbers], asked: compare.Selection) -> lis
     """
     found: list[Column] = []
     for first, alone in compare.on_common_images(runs, asked):
-        pairs = [compare.compare(alone[0], run)[0] if run.results else [] for run in alone[1:]]
         own = alone[0].results[0]
-        cells = [Cell(own["value"], own["n"]), *map(_cell, pairs)]
+        cells = [Cell(own["value"], own["n"]), *(_cell(alone[0], run) for run in alone[1:])]
         higher = first.get("higher_is_better")
         sign = 0 if higher is None else 1 if higher else -1
         known = {n: cell for n, cell in enumerate(cells) if cell and math.isfinite(cell.value)}
         # A number of a whole set, such as FID, is comparable only with one of as many images.
         if sign and len(known) > 1 and len({cell.n for cell in known.values()}) == 1:
             best = max(known, key=lambda n: sign * known[n].value)
-            bold = {best}
-            for n in known.keys() - bold:
-                ((compared,), _) = compare.compare(alone[best], alone[n])
-                if compared.verdict == compare.NOTHING:
-                    bold.add(n)
+            against = {n: compare.compare(alone[best], alone[n])[0][0] for n in known if n != best}
+            bold = {best, *(n for n, c in against.items() if c.verdict == compare.NOTHING)}
             cells = [cell and cell._replace(bold=n in bold) for n, cell in enumerate(cells)]
         head = f"{first['metric']}, {first['dataset']} x{first['scale']:g}"
         found.append((head, ("", " ↑", " ↓")[sign], cells))
     return found
 
 
-def _cell(compared: Sequence[compare.Comparison]) -> Cell | None:
-    if not compared:
+def _cell(first: compare.RunNumbers, run: compare.RunNumbers) -> Cell | None:
+    if not run.results:
         return None
-    (found,) = compared
+    ((found,), _) = compare.compare(first, run)
     reach = None if found.interval is None else (found.interval[1] - found.interval[0]) / 2
     value = found.b["value"]
     return Cell(value, found.b["n"], value - found.a["value"], reach)

@@ -31,13 +31,13 @@ from callbacks.results.files import (
     digests_of,
     identity,
     image_numbers,
+    load_or_set_aside,
     load_results,
     made_by,
     merge,
     one_writer,
     retrained,
     rows_of,
-    set_aside,
     shown_value,
     update_images,
     write_results,
@@ -174,7 +174,7 @@ class Results(Callback):
         if results:
             # After each seed, so that an interrupt keeps the numbers of earlier ones.
             with one_writer(path.parent):
-                old = _readable(path)
+                old = load_or_set_aside(path, lambda: load_results(path)["results"]) or []
                 images = images_of(self._evaluations)
                 gone = update_images(path.parent, images, retrained(old, results))
                 write_results(path, merge(old, results, gone))
@@ -268,14 +268,3 @@ def _show(results: list[Result]) -> None:
 def _protocols(results: list[Result]) -> str:
     shown = columns(results).values()
     return "\n".join(f"{heading}: {describe(protocol)}" for heading, protocol in shown)
-
-
-def _readable(path: Path) -> list[Result]:
-    """Read the results at ``path``, if any; a damaged file is moved aside, never overwritten."""
-    if not path.exists():
-        return []
-    try:
-        return load_results(path)["results"]
-    except ValueError as error:
-        log.warning("%s; it was moved to %s and a new one begun", error, set_aside(path))
-        return []

@@ -271,10 +271,8 @@ def test_sides_that_the_scale_does_not_divide(bicubic: enlarger.Enlarger) -> Non
     """An output is as large as its reference, or as that is where it was cut."""
     hr = RGB[:23, :19]
     sr = bicubic.enlarge(enlarger.degrade(hr, "bicubic", scale=2))
-    assert sr.shape == (22, 18, 3)
-    cut, whole = (enlarger.measure([x], [hr], ["psnr"], scale=2) for x in (sr, hr))
-    assert np.isfinite(cut["psnr"]["value"])
-    assert np.isinf(whole["psnr"]["value"])
+    assert np.isfinite(enlarger.measure([sr], [hr], ["psnr"], scale=2)["psnr"]["value"])
+    assert np.isinf(enlarger.measure([hr], [hr], ["psnr"], scale=2)["psnr"]["value"])
     with pytest.raises(ValueError, match=r"18x23 pixels, and its reference 19x23, .* 2 18x22: exp"):
         enlarger.measure([hr[:, :18]], [hr], ["psnr"], scale=2)
 
@@ -309,21 +307,6 @@ def test_plain_lightning_trains_on_data(tmp_path: Path) -> None:
     assert enlarger.Enlarger(module, "cpu").enlarge(RGB).shape == (48, 40, 3)
 
 
-def test_fit_with_ema_returns_the_averages(tmp_path: Path) -> None:
-    for number in range(4):
-        Image.fromarray(RGB.repeat(2, 0)).save(tmp_path / f"{number}.png")
-    quiet = {"accelerator": "cpu", "enable_progress_bar": False, "logger": False}
-    run = tmp_path / "run"
-    for _ in range(2):  # the second one only reads the checkpoint
-        images = enlarger.data(tmp_path, scale=2, crop_size=16, batch_size=2, workers=0)
-        averages, model = EMA(0.5), Regression(2, network=EDSR(2, blocks=1, channels=4))
-        enlarger.fit(model, images, run=run, callbacks=[averages], max_steps=3, **quiet)
-        expected = averages.state_dict()["weights"]
-        assert all(torch.equal(expected[n], p) for n, p in model.named_parameters())
-        raw = torch.load(newest_whole(run / "checkpoints"))["state_dict"]
-        assert any(not torch.equal(raw[n], p) for n, p in model.named_parameters())
-
-
 def test_fit_continues_a_run_as_if_it_had_not_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -338,11 +321,19 @@ def test_fit_continues_a_run_as_if_it_had_not_stopped(
         images = enlarger.data(photos, scale=2, crop_size=16, batch_size=2, workers=0)
         model = Regression(2, network=EDSR(2, blocks=1, channels=4))
         quiet = {"accelerator": "cpu", "enable_progress_bar": False, "logger": False}
-        return enlarger.fit(model, images, max_steps=steps, run=run, **quiet)
+        ema = EMA(0.5)
+        found = enlarger.fit(model, images, callbacks=[ema], max_steps=steps, run=run, **quiet)
+        averages = ema.state_dict()["weights"]
+        assert all(torch.equal(averages[n], p) for n, p in found.module.named_parameters())
+        return found
 
     whole = fit(4, None).module.state_dict()
     fit(3, "x")
     resumed = fit(4, "x").module.state_dict()
-    assert newest_whole(tmp_path / "runs/x/checkpoints").name == "step-000000004.ckpt"
+    newest = newest_whole(tmp_path / "runs/x/checkpoints")
+    assert newest.name == "step-000000004.ckpt"
+    raw = torch.load(newest)["state_dict"]
+    assert any(not torch.equal(value, raw[name]) for name, value in whole.items())
+    fit(4, "x")  # which has nothing to do
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
     assert not any(path.name == "checkpoints" for path in tmp_path.iterdir())

@@ -63,8 +63,5 @@ def test_a_column_is_of_the_images_that_all_runs_have_with_a_finite_number(tmp_p
         run(tmp_path / "exact", exact, value=36.0, not_finite=2),
     ]
     ((_, _, cells),) = columns([load_run(name) for name in names], ALL)
-    assert [cell and (cell.value, cell.n, cell.bold) for cell in cells] == [
-        (33.0, 7, True),
-        (32.5, 7, False),
-        (32.0, 7, False),
-    ]
+    shown = [(cell.value, cell.n, cell.bold) for cell in cells if cell]
+    assert shown == [(33.0, 7, True), (32.5, 7, False), (32.0, 7, False)]

@@ -84,8 +84,8 @@ def test_numbers_of_other_images_are_replaced_with_a_line(
     others = [numbers(metric=m, values={"set5/head": 1.0}) for m in ("psnr", "ssim")]
     assert update_images(tmp_path, others, set()) == {("set5", 2.0, "a.ckpt")}
     (got,) = [record.getMessage() for record in caplog.records]
-    assert "set5 x2 replace those of other images" in got
-    assert "of 2 (set5/baby, ...) before, of 1 (set5/head, ...) now" in got
+    assert "other images of the same name" in got
+    assert "set5 x2 (set5/baby, set5/bird, set5/head)" in got
 
 
 # -------------------------------------------------------------------------------- several seeds

@@ -89,7 +89,7 @@ def test_a_row_is_of_one_training_and_of_the_same_images(
     class Others(Images):
         def __getitem__(self, index: int) -> dict[str, Any]:
             sample = super().__getitem__(index)
-            return {**sample, changed: sample[changed] / 2}
+            return {**sample, changed: sample.get(changed, 0) / 2}
 
     class Trained(Method, Tiny):
         weights_source: str | None
@@ -99,16 +99,12 @@ def test_a_row_is_of_one_training_and_of_the_same_images(
         Trained.weights_source = f"{tmp_path / name} (EMA)"
         trainer(tmp_path, PSNR(), SSIM(), Results()).test(Trained(), loader(), verbose=False)
     (tmp_path / "m.pth").write_text("after" if changed == "weights" else "before")
-    images = Others() if changed in ("hr", "lr") else Images()
-    trainer(tmp_path, PSNR(), Results()).test(Trained(), loader(images), verbose=False)
+    trainer(tmp_path, PSNR(), Results()).test(Trained(), loader(Others()), verbose=False)
     kept = ["psnr", "ssim"] if changed == "nothing" else ["psnr"]
-    found = load_results(tmp_path / "results.json")["results"], load_images(tmp_path)
-    assert [[n["metric"] for n in numbers] for numbers in found] == [
-        ["psnr", "ssim", *kept],
-        ["psnr", "ssim", *kept[::-1]],
-    ]
+    for numbers in (load_results(tmp_path / "results.json")["results"], load_images(tmp_path)):
+        assert sorted(n["metric"] for n in numbers) == sorted(["psnr", "ssim", *kept])
     assert ("no longer among the results: ssim on tiny x2" in caplog.text) == (len(kept) == 1)
-    assert ("7 of 7 have other pixels" in caplog.text) == (changed in ("hr", "lr"))
+    assert ("are replaced: tiny x2" in caplog.text) == (changed in ("hr", "lr"))
 
 
 @pytest.mark.parametrize(
