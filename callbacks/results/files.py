@@ -216,7 +216,9 @@ def one_writer(run: Path) -> Iterator[None]:
 def load_or_set_aside(path: Path, load: Callable[[], T]) -> T | None:
     """Return what ``load`` reads, if there is a file; a damaged one, or a folder, is renamed."""
     try:
-        return load() if path.exists() else None
+        return load()
+    except FileNotFoundError:
+        return None
     except ValueError as error:
         log.warning("%s; it was moved to %s", error, move_aside(path, "damaged"))
         return None
