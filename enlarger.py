@@ -34,9 +34,10 @@ from torch import Tensor
 
 import callbacks
 import datamodules
-from callbacks.metrics.base import Metric, Record
+from callbacks.metrics.base import Metric
 from callbacks.metrics.sets import images_by_name, read_image
 from callbacks.predict.files import luma, to_pixels
+from callbacks.training.ema import EMA
 from callbacks.weights import place_of
 from commands.arguments.parser import Parser
 from commands.errors import ConfigurationError, did_you_mean
@@ -50,7 +51,7 @@ from commands.tracebacks import origin
 from datamodules import SRDataModule
 from datamodules.files.decode import from_pillow
 from datamodules.files.exif import without_hidden_colours
-from degradations.base import Degradation
+from degradations.base import Degradation, cut_size
 from degradations.bicubic import resize
 from degradations.draws import seed_of
 from degradations.tools.configure import degradation_of
@@ -77,7 +78,7 @@ class Measured(TypedDict):
     """A number of ``measure``.
 
     value: Mean over the images, or the number of the whole set.
-    n: Number of images.
+    n: Number of images that it is of, without those whose number is left out as infinite.
     protocol: How it was computed.
     higher_is_better: The metric's direction; None if it has none.
     images: The number of each image by its name; empty for a number of the whole set.
@@ -107,13 +108,16 @@ def degrade(
         seed: The only source of randomness.
 
     Returns:
-        The degraded image.
+        The degraded image, of the image cut to a multiple of the scale, as in ``main.py test``.
 
     Raises:
         ValueError: If the image or the recipe is invalid.
     """
     degradation = recipe if isinstance(recipe, Degradation) else _recipe(recipe, scale)
     hr, back = _tensor(image)
+    height, width = cut_size((hr.shape[-2], hr.shape[-1]), degradation.scale)
+    if height and width:  # else too small, which the degradation says
+        hr = hr[..., :height, :width]
     seeds = torch.tensor([seed_of("enlarger.degrade", seed)], dtype=torch.int64)
     return cast(Picture, back(degradation(hr[:, :3].cpu(), seeds)[0]))
 
@@ -180,7 +184,7 @@ def fit(
         trainer: Further arguments of Lightning's Trainer, such as ``max_steps``.
 
     Returns:
-        The trained method.
+        The trained method; with ``callbacks.EMA`` its averages, as ``load`` of a run gives them.
     """
     module = model.module if isinstance(model, Enlarger) else model
     kept: list[Callback] = [*callbacks]
@@ -196,6 +200,9 @@ def fit(
     Trainer(callbacks=kept, **trainer).fit(
         module.train(), data, ckpt_path=newest, weights_only=True
     )
+    for callback in callbacks:
+        if isinstance(callback, EMA) and (state := callback.state_dict()):
+            module.load_state_dict(state["weights"], strict=False)
     return Enlarger(module)
 
 
@@ -460,6 +467,8 @@ def measure(
     if not (math.isfinite(scale) and scale >= 1):
         raise ValueError(f"scale is {scale:g}; it must be a number of at least 1")
     chosen = [_metric(m) for m in ([metrics] if isinstance(metrics, str) else metrics)]
+    if reading := [m.name for m in chosen if m.needs_lr]:
+        raise ValueError(f"{', '.join(reading)} needs the LR images: measure them by main.py test")
     given = _named(outputs, "outputs")
     if references is None and (needed := [m.name for m in chosen if m.needs_hr]):
         raise ValueError(f"{', '.join(needed)} needs references")
@@ -469,8 +478,9 @@ def measure(
         raise ValueError(f"outputs and references differ in {len(names)} names, such as {names[0]}")
     if not given:
         raise ValueError("there are no outputs")
+    hr = _Given(truth)
     images = SRDataModule(
-        scale, test={"images": _Given(truth)}, degradation=_recipe("bicubic", scale), workers=0
+        scale, test={"images": hr}, degradation=_recipe("bicubic", scale), workers=0
     )
     with _quiet_lightning():
         try:
@@ -484,13 +494,20 @@ def measure(
             )
         except MisconfigurationException as error:
             raise ValueError(f"device is {device!r}: {error}") from error
-        trainer.test(_Outputs(scale, given), images, verbose=False)
+        trainer.test(_Outputs(scale, given, hr), images, verbose=False)
     found: dict[str, Measured] = {}
     for metric in chosen:
         of_images = metric.images.get("images", {})
         each = {key.partition("/")[2]: value for key, value in of_images.items()}
         for record in metric.records:
-            found[record["metric"]] = _measured(metric, record, each)
+            left_out = record.get("not_finite", 0) if math.isfinite(record["value"]) else 0
+            found[record["metric"]] = {
+                "value": record["value"],
+                "n": record["n"] - left_out,
+                "protocol": record["protocol"],
+                "higher_is_better": metric.is_higher_better(record["metric"]),
+                "images": each,
+            }
     return found
 
 
@@ -505,16 +522,6 @@ def _quiet_lightning() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _measured(metric: Metric, record: Record, images: dict[str, float]) -> Measured:
-    return {
-        "value": record["value"],
-        "n": record["n"],
-        "protocol": record["protocol"],
-        "higher_is_better": metric.is_higher_better(record["metric"]),
-        "images": images,
-    }
 
 
 def _metric(given: str | Metric) -> Metric:
@@ -558,21 +565,24 @@ class _Given(datamodules.Source):
     def __init__(self, images: dict[str, Any]) -> None:
         super().__init__()
         self.images, self._keys = images, list(images)
+        self.sizes: dict[str, tuple[int, ...]] = {}  # (H, W) of those that were read
 
     @property
     def keys(self) -> Sequence[str]:
         return self._keys
 
     def read(self, index: int) -> Sample:
-        return {"hr": _levels(self.images[self._keys[index]])}
+        hr = _levels(self.images[self._keys[index]])
+        self.sizes[self._keys[index]] = hr.shape[:2]
+        return {"hr": hr}
 
 
 class _Outputs(SuperResolver):
-    """Outputs that are given."""
+    """Outputs that are given, and their references."""
 
-    def __init__(self, scale: float, images: dict[str, Any]) -> None:
+    def __init__(self, scale: float, images: dict[str, Any], hr: _Given) -> None:
         super().__init__(scale)
-        self.images = images
+        self.images, self.hr = images, hr
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         raise ValueError("these are outputs, with nothing to train")
@@ -581,12 +591,12 @@ class _Outputs(SuperResolver):
         names = [key.partition("/")[2] for key in batch["key"]]
         images = torch.stack([torch.from_numpy(_levels(self.images[name])) for name in names])
         images, (height, width) = images.movedim(-1, 1), batch["size"]
-        h, w = images.shape[-2:]
-        # HR is cut to a multiple of the scale, and so is its output.
-        if not (0 <= h - height < self.scale and 0 <= w - width < self.scale):
+        (h, w), (whole, wide) = images.shape[-2:], self.hr.sizes[names[0]]
+        # HR is cut to a multiple of the scale, and so is its output, unless it was already.
+        if (h, w) not in ((whole, wide), (height, width)):
             raise ValueError(
-                f"the output {names[0]} is {w}x{h} pixels, and its reference {width}x{height}, cut "
-                f"to multiples of the scale {self.scale:g}: expected equal sizes"
+                f"the output {names[0]} is {w}x{h} pixels, and its reference {wide}x{whole}, cut "
+                f"to multiples of the scale {self.scale:g} {width}x{height}: expected equal sizes"
             )
         return images[..., :height, :width].to(batch["lr"].device) / 255
 
@@ -594,7 +604,7 @@ class _Outputs(SuperResolver):
 def _levels(image: Any) -> NDArray[np.uint8]:
     """Return an image or a file as (H, W, 3) uint8."""
     of_file = isinstance(image, str | Path)
-    pixels = read_image(Path(image)) if of_file else _tensor(image)[0]
+    pixels = read_image(Path(image)) if of_file else _tensor(image, srgb=True)[0]
     return cast(NDArray[np.uint8], to_pixels(pixels[0, :3], 8))
 
 
@@ -602,8 +612,10 @@ def _levels(image: Any) -> NDArray[np.uint8]:
 Back = Callable[[Tensor], Any]
 
 
-def _tensor(image: Any) -> tuple[Tensor, Back]:
+def _tensor(image: Any, srgb: bool = False) -> tuple[Tensor, Back]:
     """Return an image as (1, 3 or 4, h, w) in [0, 1], and the way back from (3 or 4, H, W).
+
+    With ``srgb``, a Pillow image is converted by its colour profile, as files are.
 
     Raises:
         ValueError: If it is no image.
@@ -616,7 +628,7 @@ def _tensor(image: Any) -> tuple[Tensor, Back]:
             )
         if image.mode.startswith("I;16") and image.has_transparency_data:
             raise ValueError("Pillow has no 16-bit grey with alpha: give an array (H, W, 2)")
-        decoded = from_pillow(image)
+        decoded = from_pillow(image, srgb)
         x, back = _tensor(decoded.array())
         return x, lambda made: _to_pillow(back(made), decoded.icc or decoded.grey_icc)
     if isinstance(image, Tensor):

@@ -97,7 +97,7 @@ def _measured(name: str, options: argparse.Namespace) -> runs.RunNumbers:
             "protocol": number["protocol"],
         }
         values = number["images"]
-        result = {**place, "value": number["value"], "n": number["n"]}
+        result = {**place, "value": number["value"], "n": len(values) or number["n"]}
         if number["higher_is_better"] is not None:
             result["higher_is_better"] = number["higher_is_better"]
         if lost := sum(not math.isfinite(value) for value in values.values()):

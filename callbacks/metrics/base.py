@@ -159,6 +159,7 @@ class Metric(EvaluationCallback):
     name: str = ""  # in the logs
     higher_is_better: bool = True
     needs_hr: bool = True  # False: also for datasets without HR images, where `hr` is `sr`
+    needs_lr: bool = False  # True: `measure` reads `lr` of the batch
     target: str = "hr"  # key of the batch's reference; `clip` for videos
     strict_weights: bool = False  # True: missing weights are an error; an argument of metrics with
     describing = ("_std", "_real")  # suffixes of further numbers that have no direction

@@ -44,7 +44,7 @@ class LRConsistency(ImageMetric):
     """
 
     name = "lr_psnr"
-    needs_hr = False
+    needs_hr, needs_lr = False, True
 
     def __init__(
         self,

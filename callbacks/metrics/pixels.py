@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from callbacks.evaluation import MetricProtocol
-from callbacks.metrics.base import ImageMetric, TooSmall, as_float64
+from callbacks.metrics.base import ImageMetric, Record, TooSmall, as_float64
 from files.numbers import NonNegativeInt
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ class PixelMetric(ImageMetric):
         color: ``y`` for the luma of BT.601 in [16, 235], as papers on super-resolution do, or
             ``rgb``.
         border: Pixels cut off at each side before comparing; ``scale`` cuts as many as the scale,
-            rounded up, ``scale+6`` six more (as tables of DIV2K in RGB have it).
+            rounded up, none at scale 1, as tables of restoration have it, ``scale+6`` six more (as
+            tables of DIV2K in RGB have it).
         round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
     """
 
@@ -65,7 +66,15 @@ class PixelMetric(ImageMetric):
         """Return the pixels to cut off at each side for the current dataset."""
         if isinstance(self.border, int):
             return self.border
-        return math.ceil(self.scale) + (6 if self.border == "scale+6" else 0)
+        scale = 0 if self.scale == 1 else math.ceil(self.scale)
+        return scale + (6 if self.border == "scale+6" else 0)
+
+    def record(self, dataset: Any, value: float, n: int, name: str | None = None) -> Record:
+        """Return one number with its protocol; at scale 1 that has the pixels of the border."""
+        record = super().record(dataset, value, n, name)
+        if dataset.scale == 1 and not isinstance(self.border, int):
+            record["protocol"]["border"] = 6 if self.border == "scale+6" else 0
+        return record
 
     def compute(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
         """Return the score of each image.
@@ -118,7 +127,8 @@ class PSNR(PixelMetric):
         color: ``y`` for the luma of BT.601 in [16, 235], as papers on super-resolution do, or
             ``rgb``.
         border: Pixels cut off at each side before comparing; ``scale`` cuts as many as the scale,
-            rounded up, ``scale+6`` six more (as tables of DIV2K in RGB have it).
+            rounded up, none at scale 1, as tables of restoration have it, ``scale+6`` six more (as
+            tables of DIV2K in RGB have it).
         round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
 
     Examples:
@@ -161,7 +171,8 @@ class SSIM(PixelMetric):
         color: ``y`` for the luma of BT.601 in [16, 235], as papers on super-resolution do, or
             ``rgb``.
         border: Pixels cut off at each side before comparing; ``scale`` cuts as many as the scale,
-            rounded up, ``scale+6`` six more (as tables of DIV2K in RGB have it).
+            rounded up, none at scale 1, as tables of restoration have it, ``scale+6`` six more (as
+            tables of DIV2K in RGB have it).
         round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
 
     Examples:

@@ -81,7 +81,7 @@ class TorchMetric(ImageMetric):
                 "`higher_is_better` of TorchMetric in trainer.callbacks"
             )
         self.higher_is_better = direction
-        self.needs_hr = "hr" in self.inputs
+        self.needs_hr, self.needs_lr = ("hr" in self.inputs), ("lr" in self.inputs)
         self.metric: torchmetrics.Metric  # once loaded
 
     def load(self) -> None:

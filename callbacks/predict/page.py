@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from tarfile import is_tarfile
 from typing import Any
 
 from callbacks.pages.images import MOST, Content, Part, Scene, write_images_page
@@ -49,8 +50,8 @@ def _scenes(folder: Path, names: list[str], lines: dict[str, dict[str, Any]]) ->
             yield Scene(name, [Part("first frame", min(output.iterdir(), default=output))])
             continue
         parts = [Part("output", output)]
-        # An input may be gone, or lie in a shard.
-        if isinstance(source, str) and os.path.isfile(source):
+        # An input may be gone, or lie in a shard, which is the source then.
+        if isinstance(source, str) and os.path.isfile(source) and not is_tarfile(source):
             parts.insert(0, Part("bicubic (plain enlargement)", Path(source), enlarged=True))
         if name.endswith(VIDEO):
             count = line.get("frames", 1)

@@ -109,7 +109,9 @@ class Writer(Callback):
     """Write the enlarged images of ``predict``.
 
     An output that was made of the same input with the same weights and settings is skipped; any
-    other one of ours is made again. A file that Enlarger did not write is never replaced.
+    other one of ours is made again. Without a configuration the settings are scale, size, precision
+    and what the method lists in ``output_settings``. A file that Enlarger did not write is never
+    replaced.
 
     Files are ``<folder>/<key><suffix>.<format>``, where the key is the input's path below its root
     without the extension. Alpha, 16 bit (``png``, ``tiff``), colour profile, EXIF and grey are
@@ -205,7 +207,7 @@ class Writer(Callback):
         datamodule: Any = getattr(trainer, "datamodule", None)
         self._of_clips = getattr(datamodule, "predict_frames", None) is not None
         has_keys = hasattr(datamodule, "predict_keys")  # else a plain DataLoader: each batch has
-        self._lines = self._open_lines(pl_module)
+        self._lines = self._open_lines(trainer, pl_module)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="writer")
         if not has_keys:
             return
@@ -328,8 +330,13 @@ class Writer(Callback):
             return Path(trainer.default_root_dir, "predict").absolute()
         return Path(expand_path(self.folder, "writer.folder")).absolute()
 
-    def _open_lines(self, pl_module: LightningModule) -> Predictions:
+    def _open_lines(self, trainer: Trainer, pl_module: LightningModule) -> Predictions:
         own: dict[str, Any] = {"writer.profile": self.profile, "writer.exif": self.exif}
+        if not self.config:  # Lightning's own Trainer: what the objects say
+            data, model = getattr(trainer, "datamodule", None), pl_module
+            for of, name in ((data, "scale"), (data, "size"), (model, "scale"), (model, "tiling")):
+                own[f"{name} of {type(of).__name__}"] = str(getattr(of, name, None))
+            own |= {"precision": trainer.precision, **method_of(model).output_settings}
         if self.format in ("jpg", "webp"):
             own["writer.quality"] = self.quality
         if self._of_clips:  # their names do not show it

@@ -25,7 +25,7 @@ from torch import Tensor
 from callbacks.evaluation import MetricProtocol
 from callbacks.pages.images import most_detailed
 from callbacks.provenance import Provenance
-from callbacks.results.files import set_aside, storable
+from callbacks.results.files import load_or_set_aside, storable
 from degradations.bicubic import resize
 from files.owned import remove_file, whole_file, write_whole
 
@@ -207,11 +207,7 @@ def write_index(run: Path, evaluations: list[Evaluation], source: Provenance) ->
         evaluations: Each replaces that of the same dataset and scale.
         source: What wrote them.
     """
-    try:
-        found = load_index(run)
-    except ValueError as error:
-        found = None
-        log.warning("%s; it was moved to %s", error, set_aside(run / INDEX))
+    found = load_or_set_aside(run / INDEX, lambda: load_index(run))
     old = found["evaluations"] if found else []
     merged = {_identity(e): e for e in old} | {_identity(e): e for e in evaluations}
     index: Index = {**source, "evaluations": list(merged.values())}

@@ -35,6 +35,7 @@ from callbacks.results.files import (
     RESULTS,
     ImageNumbers,
     Result,
+    are_unlike,
     describe,
     identity,
     load_images,
@@ -243,10 +244,7 @@ def compare(
         FileNotFoundError: If a run has no numbers of single images.
         ValueError: If no selected number exists, or several checkpoints have one.
     """
-    for run in (a, b):
-        if not any(asked.wants(result) for result in run.results):
-            there = dict.fromkeys(f"{r['metric']} on {r['dataset']}" for r in run.results)
-            raise ValueError(f"{run.name} has nothing that was asked for; it has {first_of(there)}")
+    _refuse_nothing((a, b), asked)
     images = a.images(), b.images()
     found: list[Comparison] = []
     left_out: list[str] = []
@@ -262,7 +260,8 @@ def compare(
         if unlike:
             left_out.append(
                 f"{_place(first)}: {len(unlike)} of {len(common)} images are left out, because "
-                f"{a.name} and {b.name} have other pixels under their names: {first_of(unlike)}"
+                f"{a.name} and {b.name} have other pixels under their names, or LR of another "
+                f"degradation: {first_of(unlike)}"
             )
             if unlike == common:
                 continue
@@ -270,6 +269,55 @@ def compare(
     only_b = {_place(r): None for r in b.results if asked.wants(r) and _place(r) not in seen}
     left_out += [f"{place} is left out: {a.name} does not have it" for place in only_b]
     return found, left_out
+
+
+def _refuse_nothing(runs: Sequence[RunNumbers], asked: Selection) -> None:
+    for run in runs:
+        if not any(asked.wants(result) for result in run.results):
+            there = dict.fromkeys(f"{r['metric']} on {r['dataset']}" for r in run.results)
+            raise ValueError(f"{run.name} has nothing that was asked for; it has {first_of(there)}")
+
+
+def on_common_images(
+    runs: Sequence[RunNumbers], asked: Selection
+) -> Iterator[tuple[Result, list[RunNumbers]]]:
+    """Yield each number of the first run, and all runs with that number alone.
+
+    It is of the images that all have, of the same pixels and finite in all. Numbers of whole sets
+    stay as they are, as does a NaN, whose run must not empty the others. A run that has no number
+    to compare, or none of the first run's pixels, has no results.
+
+    Raises:
+        FileNotFoundError: If a run has no numbers of single images.
+        ValueError: If a run has several checkpoints with one number, or nothing that is asked for.
+    """
+    _refuse_nothing(runs, asked)
+    images = [run.images() for run in runs]
+    for first in results(runs[0], asked):
+        alone: list[RunNumbers] = []
+        for run, of in zip(runs, images, strict=True):
+            result = first if run is runs[0] else counterpart(first, run)[0]
+            measured = of.get(identity(result), []) if result else []
+            common, unlike = _common(alone[0].measured or [] if alone else [], measured)
+            found = [] if result is None or (unlike and unlike == common) else [result]
+            alone.append(RunNumbers(run.name, run.folder, found, measured if found else []))
+        sound = [run for run in alone if run.measured and not math.isnan(run.results[0]["value"])]
+        common, unlike = _common(*(run.measured or [] for run in sound))
+        values = [over_seeds(run.measured or []) for run in sound]
+        keys = [k for k in common if k not in unlike and all(math.isfinite(v[k]) for v in values)]
+        alone = [_on_images(run, keys) if run in sound else run for run in alone]
+        yield first, alone
+
+
+def _on_images(run: RunNumbers, keys: Sequence[str]) -> RunNumbers:
+    """Return a run of one number with that number over some of its images."""
+    measured = run.measured or []
+    values = over_seeds(measured)
+    if len(keys) == len(values):
+        return run
+    result = _on_part(run.results[0], np.array([values[key] for key in keys]))
+    only: ImageNumbers = {**measured[0], "values": {key: values[key] for key in keys}}
+    return run._replace(results=[result], measured=[only])  # of all seeds together
 
 
 def results(run: RunNumbers, asked: Selection) -> Iterator[Result]:
@@ -318,16 +366,13 @@ def _protocol(result: Result, whole: bool) -> MetricProtocol:
     return {k: v for k, v in result["protocol"].items() if whole or k != "images"}
 
 
-def _common(a: list[ImageNumbers], b: list[ImageNumbers]) -> tuple[list[str], list[str]]:
-    """Return the names of images that both have, and those of them whose pixels differ."""
-    if not a or not b:
+def _common(*runs: list[ImageNumbers]) -> tuple[list[str], list[str]]:
+    """Return the names of images that all have, and those of them whose pixels differ."""
+    if not runs or not all(runs):
         return [], []
-    common = sorted(over_seeds(a).keys() & over_seeds(b).keys())
-    digests: dict[str, set[str]] = {}
-    for numbers in (*a, *b):
-        for key, digest in numbers.get("digests", {}).items():
-            digests.setdefault(key, set()).add(digest)
-    return common, [key for key in common if len(digests.get(key, ())) > 1]
+    common = sorted(set.intersection(*(set(over_seeds(numbers)) for numbers in runs)))
+    digests = [n.get("digests", {}) for numbers in runs for n in numbers]
+    return common, [key for key in common if are_unlike(*(of.get(key) for of in digests))]
 
 
 def _compared(
@@ -474,12 +519,7 @@ def show(runs: Sequence[RunNumbers], asked: Selection = ALL) -> None:
             log.warning("%s", line)
         if not comparisons:
             raise ValueError(f"nothing of {first.name} and {other.name} is comparable")
-        print_table(first.name, other.name, comparisons)
-
-
-def print_table(a: str, b: str, comparisons: Sequence[Comparison]) -> None:
-    """Print ``table``."""
-    console = Console()
-    if not console.is_terminal:  # a file can have any width, and unbroken rows are easier to find
-        console = Console(width=160)
-    console.print(table(a, b, comparisons))
+        console = Console()
+        if not console.is_terminal:  # a file can have any width; rows are easier to find unbroken
+            console = Console(width=160)
+        console.print(table(first.name, other.name, comparisons))

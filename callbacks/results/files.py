@@ -6,10 +6,10 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,10 +23,14 @@ from degradations.stages.noise import mixed, signed
 from files.locks import lock, unlock
 from files.method import Method
 from files.owned import move_aside, write_whole
+from files.words import first_of
 
 log = logging.getLogger(__name__)
 RESULTS, IMAGES = "results.json", "images.json"
 LOCK = ".results.lock"
+ALIKE = 0.01  # two details of LR that differ by this share may be of one degradation
+T = TypeVar("T")
+Row = tuple[str, float, str | None]  # dataset, scale, checkpoint
 IDENTITY = ("dataset", "scale", "metric", "protocol", "checkpoint")
 
 
@@ -36,12 +40,14 @@ class Result(Record):
     checkpoint: File or name of the weights, with the options that change their outputs; None for a
         method without any; ``bicubic`` for a metric's control.
     higher_is_better: The metric's direction; absent in files of earlier versions.
+    sha256: Of the weights' file; absent without one, and in files of earlier versions.
     seeds: Noise seeds of a stochastic method; ``value`` is the mean over them.
     std: Sample deviation of the dataset's number over several seeds.
     """
 
     checkpoint: str | None
     higher_is_better: NotRequired[bool]
+    sha256: NotRequired[str]
     seeds: NotRequired[list[int]]
     std: NotRequired[float]
 
@@ -99,11 +105,33 @@ def write_results(path: Path, results: list[Result]) -> None:
     write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def merge(old: list[Result], new: list[Result]) -> list[Result]:
-    """Return ``old`` with numbers of ``new`` replaced in place, and the rest appended."""
-    merged = {identity(result): result for result in old}
-    merged.update((identity(result), result) for result in new)
-    return list(merged.values())
+def merge(old: list[Result], new: list[Result], gone: set[Row]) -> list[Result]:
+    """Return ``old`` with numbers of ``new`` replaced in place, and the rest appended.
+
+    Args:
+        old: The numbers of the file.
+        new: Those of an evaluation.
+        gone: Rows whose weights or images are others now: their old numbers are left out.
+    """
+    now = {identity(result) for result in new}
+    lost = [r for r in old if row_of(r) in gone and identity(r) not in now]
+    if lost:
+        names = [f"{r['metric']} on {r['dataset']} x{r['scale']:g}" for r in lost]
+        text = "of other weights or images than now, and so no longer among the results: %s"
+        log.warning(text, first_of(names))
+    return list({identity(r): r for r in [*old, *new] if r not in lost}.values())
+
+
+def row_of(numbers: Any) -> Row:
+    """Return the row of a number, or of numbers of single images, in a table."""
+    return numbers["dataset"], numbers["scale"], numbers["checkpoint"]
+
+
+def retrained(old: list[Result], new: list[Result]) -> set[Row]:
+    """Return the rows of ``old`` whose file of weights is another in ``new``."""
+    now = {row_of(result): result["sha256"] for result in new if "sha256" in result}
+    known = {row_of(result): result["sha256"] for result in old if "sha256" in result}
+    return {row for row in now.keys() & known.keys() if now[row] != known[row]}
 
 
 def identity(result: Any) -> str:
@@ -129,12 +157,11 @@ def columns(results: list[Result]) -> dict[str, tuple[str, MetricProtocol]]:
     }
 
 
-def rows_of(results: list[Result]) -> dict[tuple[str, float, str | None], dict[str, Result]]:
-    """Return the rows of a table by dataset, scale and checkpoint: results by column."""
-    rows: dict[tuple[str, float, str | None], dict[str, Result]] = {}
+def rows_of(results: list[Result]) -> dict[Row, dict[str, Result]]:
+    """Return the rows of a table: results by column."""
+    rows: dict[Row, dict[str, Result]] = {}
     for r in results:
-        row = rows.setdefault((r["dataset"], r["scale"], r["checkpoint"]), {})
-        row[column_of(r)] = r
+        rows.setdefault(row_of(r), {})[column_of(r)] = r
     return rows
 
 
@@ -186,9 +213,15 @@ def one_writer(run: Path) -> Iterator[None]:
         unlock(descriptor)
 
 
-def set_aside(path: Path) -> Path:
-    """Rename a damaged file, or a folder in its place, and return its new path."""
-    return move_aside(path, "damaged")
+def load_or_set_aside(path: Path, load: Callable[[], T]) -> T | None:
+    """Return what ``load`` reads, if there is a file; a damaged one, or a folder, is renamed."""
+    try:
+        return load()
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        log.warning("%s; it was moved to %s", error, move_aside(path, "damaged"))
+        return None
 
 
 def _storable(result: Result) -> dict[str, Any]:
@@ -209,7 +242,7 @@ class ImageNumbers(TypedDict):
     seed: Noise seed of a stochastic method; else None.
     values: The number of each image, by its key.
     digests: ``digests_of`` the HR of each image, of a clip's frames, or of LR without HR, by its
-        key; absent in files of earlier versions.
+        key; then a space and the ``detail`` of its LR; one or both are absent in earlier files.
     """
 
     dataset: str
@@ -236,6 +269,29 @@ def digests_of(images: Tensor) -> Tensor:
     # From W on, so that images of other sides differ, too, where all levels are equal.
     places = torch.arange(words.shape[1], device=words.device) + images.shape[-1]
     return mixed(words + places * signed(GAMMA)).sum(1) & 0xFFFFFFFF
+
+
+def detail_of(images: Tensor) -> Tensor:
+    """Return what tells degradations apart: how much neighbours in a row differ on average.
+
+    Unlike a hash, it is nearly the same where devices round differently.
+
+    Args:
+        images: (B, ..., W) in [0, 1], LR.
+
+    Returns:
+        (B,) float32 in levels of 8 bits.
+    """
+    steps = images.float().diff(dim=-1).abs().flatten(1)
+    return steps.mean(1).nan_to_num() * 255  # NaN of images that are one pixel wide
+
+
+def are_unlike(*digests: str | None) -> bool:
+    """Return whether some of the digests of an image are of other HR, or of LR made otherwise."""
+    parts = [digest.split() for digest in digests if digest]
+    details = [float(part[1]) for part in parts if len(part) > 1]
+    made_otherwise = details and max(details) - min(details) > ALIKE * max(details)
+    return len({part[0] for part in parts}) > 1 or bool(made_otherwise)
 
 
 def image_numbers(
@@ -270,26 +326,12 @@ def image_numbers(
                     "checkpoint": weights,
                     "seed": drawn,
                     "values": images[record["dataset"]],
-                    "digests": {
-                        key: digest
-                        for key, digest in digests.get(record["dataset"], {}).items()
-                        if key in images[record["dataset"]]
-                    },
+                    "digests": dict(digests.get(record["dataset"], {})),
                 }
                 for record in records
                 if record["dataset"] in images
             ]
     return found
-
-
-def merge_images(old: list[ImageNumbers], new: list[ImageNumbers]) -> list[ImageNumbers]:
-    """Return ``new``, and the numbers of ``old`` that it does not replace.
-
-    All seeds of a number are replaced together: another evaluation may have used other settings of
-    the method, and a mean over both would be meaningless.
-    """
-    again = {identity(numbers) for numbers in new}
-    return [numbers for numbers in old if identity(numbers) not in again] + new
 
 
 def load_images(run: str | Path) -> list[ImageNumbers]:
@@ -339,38 +381,47 @@ def write_images(run: Path, images: list[ImageNumbers]) -> None:
     write_whole(run / IMAGES, '{"images": [\n' + ",\n".join(lines) + "\n]}\n")
 
 
-def update_images(run: Path, new: list[ImageNumbers]) -> None:
+def update_images(run: Path, new: list[ImageNumbers], gone: set[Row]) -> set[Row]:
     """Merge new numbers into a run's ``images.json``; a damaged one is moved aside.
 
-    Call it within ``one_writer``, or numbers that another process adds meanwhile are lost.
+    Call it within ``one_writer``, or numbers that another process adds meanwhile are lost. All
+    seeds of a number are replaced together: another evaluation may have used other settings of the
+    method, and a mean over both would be meaningless.
 
     Args:
         run: The run's directory.
         new: The numbers of an evaluation.
+        gone: Rows whose old numbers are left out.
+
+    Returns:
+        These, and the rows whose images are others in ``new``.
     """
-    old: list[ImageNumbers] = []
-    if (run / IMAGES).exists():
-        try:
-            old = load_images(run)
-        except ValueError as error:
-            log.warning("%s; it was moved to %s", error, set_aside(run / IMAGES))
-    _warn_of_other_images(old, new)
-    write_images(run, merge_images(old, new))
+    old = load_or_set_aside(run / IMAGES, lambda: load_images(run)) or []
+    gone, again = gone | _of_other_images(old, new), {identity(numbers) for numbers in new}
+    kept = [n for n in old if identity(n) not in again and row_of(n) not in gone]
+    write_images(run, kept + new)
+    return gone
 
 
-def _warn_of_other_images(old: list[ImageNumbers], new: list[ImageNumbers]) -> None:
+def _of_other_images(old: list[ImageNumbers], new: list[ImageNumbers]) -> set[Row]:
     # With one name for the images of validation and of test, the numbers of one would be lost.
     before = {identity(numbers): numbers["values"].keys() for numbers in old}
-    warned: set[str] = set()
+    digests: dict[Row, dict[str, str]] = {}
+    for numbers in old:
+        digests.setdefault(row_of(numbers), {}).update(numbers.get("digests", {}))
+    found: dict[Row, str] = {}
     for numbers in new:
-        names, now = before.get(identity(numbers)), numbers["values"].keys()
-        place = f"{numbers['dataset']} x{numbers['scale']:g}"
-        if not names or names == now or place in warned:
-            continue
-        warned.add(place)
+        row, now = row_of(numbers), numbers["values"].keys()
+        was, own = digests.get(row, {}), numbers.get("digests", {})
+        others = before.get(identity(numbers), now) ^ now
+        others |= {key for key in own if are_unlike(own[key], was.get(key))}
+        if others:
+            found[row] = f"{row[0]} x{row[1]:g} ({first_of(sorted(others))})"
+    for place in dict.fromkeys(found.values()):
         log.warning(
-            "the numbers of %s replace those of other images of the same dataset: of %d (%s, "
-            "...) before, of %d (%s, ...) now; to keep those of validation and of test, give the "
-            "two different names in data.init_args.val and data.init_args.test",
-            *(place, len(names), min(names), len(now), min(now)),
+            "the numbers of other images of the same name, or of LR of another degradation, are "
+            "replaced: %s; to keep those of validation and of test, give the two different names "
+            "in data.init_args.val and data.init_args.test",
+            place,
         )
+    return set(found)

@@ -9,21 +9,19 @@ first run's protocol, and other numbers are left out.
 from __future__ import annotations
 
 import csv
-import functools
 import io
 import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from callbacks.results import compare
-from callbacks.results.files import Result, identity
 
 Format = Literal["markdown", "latex", "csv"]
 FORMATS: tuple[Format, ...] = ("markdown", "latex", "csv")
 SAID = (
     "In brackets the difference to the first run, ± half of its 95 % interval over the images, of "
     "these weights: another training differs, too. Bold: the best, and what is not shown to differ "
-    "from it."
+    "from it. n: the images that all runs have, with a finite number."
 )
 BOLD = {"markdown": "**{}**", "latex": r"\textbf{{{}}}"}
 DIGITS = {"psnr": 2, "psnr_rgb": 2, "niqe": 2, "fid": 2}
@@ -33,8 +31,8 @@ SPECIAL = "&%$#_{}"  # characters of LaTeX
 class Cell(NamedTuple):
     """A number of a run.
 
-    value: Its mean over images, or that of the whole set.
-    n: Number of images.
+    value: Its mean over the images that all runs have, or that of the whole set.
+    n: Number of these images.
     more: How far it is above that of the first run; None for the first run itself.
     reach: Half of the interval of this; None where there is none.
     bold: Whether no other run is shown to have a better one.
@@ -51,7 +49,7 @@ Column = tuple[str, str, list[Cell | None]]  # heading, arrow to the better, a c
 
 
 def columns(runs: Sequence[compare.RunNumbers], asked: compare.Selection) -> list[Column]:
-    """Return the columns of all numbers of the first run.
+    """Return the columns of all numbers of the first run, over the images that all runs have.
 
     Args:
         runs: The runs.
@@ -60,37 +58,28 @@ def columns(runs: Sequence[compare.RunNumbers], asked: compare.Selection) -> lis
     Raises:
         ValueError: If a run has several checkpoints with one number, or nothing that is asked for.
     """
-
-    @functools.cache
-    def compared(one: int, other: int) -> dict[str, compare.Comparison]:
-        return {_key(each.a): each for each in compare.compare(runs[one], runs[other], asked)[0]}
-
     found: list[Column] = []
-    for first in compare.results(runs[0], asked):
-        key = _key(first)
-        others = [compared(0, number).get(key) for number in range(1, len(runs))]
-        cells = [Cell(first["value"], first["n"]), *map(_cell, others)]
+    for first, alone in compare.on_common_images(runs, asked):
+        own = alone[0].results[0]
+        cells = [Cell(own["value"], own["n"]), *(_cell(alone[0], run) for run in alone[1:])]
         higher = first.get("higher_is_better")
         sign = 0 if higher is None else 1 if higher else -1
-        known = {n: sign * cell.value for n, cell in enumerate(cells) if cell}
-        known = {n: value for n, value in known.items() if math.isfinite(value)}
-        if sign and len(known) > 1:
-            best = max(known, key=known.__getitem__)
-            against = {n: compared(best, n).get(key) for n in known if n != best}
-            bold = {best, *(n for n, c in against.items() if c and c.verdict == compare.NOTHING)}
+        known = {n: cell for n, cell in enumerate(cells) if cell and math.isfinite(cell.value)}
+        # A number of a whole set, such as FID, is comparable only with one of as many images.
+        if sign and len(known) > 1 and len({cell.n for cell in known.values()}) == 1:
+            best = max(known, key=lambda n: sign * known[n].value)
+            against = {n: compare.compare(alone[best], alone[n])[0][0] for n in known if n != best}
+            bold = {best, *(n for n, c in against.items() if c.verdict == compare.NOTHING)}
             cells = [cell and cell._replace(bold=n in bold) for n, cell in enumerate(cells)]
         head = f"{first['metric']}, {first['dataset']} x{first['scale']:g}"
         found.append((head, ("", " ↑", " ↓")[sign], cells))
     return found
 
 
-def _key(result: Result) -> str:
-    return identity({**result, "checkpoint": None})
-
-
-def _cell(found: compare.Comparison | None) -> Cell | None:
-    if found is None:
+def _cell(first: compare.RunNumbers, run: compare.RunNumbers) -> Cell | None:
+    if not run.results:
         return None
+    ((found,), _) = compare.compare(first, run)
     reach = None if found.interval is None else (found.interval[1] - found.interval[0]) / 2
     value = found.b["value"]
     return Cell(value, found.b["n"], value - found.a["value"], reach)

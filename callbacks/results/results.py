@@ -27,22 +27,26 @@ from callbacks.results.files import (
     columns,
     counts_of,
     describe,
+    detail_of,
     digests_of,
     identity,
     image_numbers,
+    load_or_set_aside,
     load_results,
     made_by,
     merge,
     one_writer,
+    retrained,
     rows_of,
-    set_aside,
     shown_value,
     update_images,
     write_results,
 )
+from callbacks.weights import digest_of
 from files.method import Method, method_of
 
 log = logging.getLogger(__name__)
+DETAIL = OUTPUT + 1  # kind of measurement beside the digests of HR
 
 
 class Evaluation(NamedTuple):
@@ -140,6 +144,7 @@ class Results(Callback):
         found = [batch[name] for name in ("hr", "clip", "lr") if name in batch]
         if found:
             self._digests.update(dataloader_idx, OUTPUT, batch["key"], digests_of(found[0]))
+            self._digests.update(dataloader_idx, DETAIL, batch["key"], detail_of(found[-1]))
 
     on_test_epoch_start, on_test_batch_end = on_validation_epoch_start, on_validation_batch_end
 
@@ -169,9 +174,10 @@ class Results(Callback):
         if results:
             # After each seed, so that an interrupt keeps the numbers of earlier ones.
             with one_writer(path.parent):
-                stored = merge(_readable(path), results)
-                write_results(path, stored)
-                update_images(path.parent, images_of(self._evaluations))
+                old = load_or_set_aside(path, lambda: load_results(path)["results"]) or []
+                images = images_of(self._evaluations)
+                gone = update_images(path.parent, images, retrained(old, results))
+                write_results(path, merge(old, results, gone))
         if self.drew_noise and len(self._evaluations) < self.repeats:
             return
         self._evaluations = []
@@ -185,17 +191,24 @@ def _evaluation(
 ) -> Evaluation:
     metrics = [c for c in all_callbacks(trainer) if isinstance(c, Metric)]
     checkpoint = made_by(method)
+    file = Path((method.weights_source or "").removesuffix(" (EMA)"))
     results: list[Result] = []
     for metric in metrics:
         for records, weights in ((metric.records, checkpoint), (metric.control_records, "bicubic")):
             for record in records:
                 more: dict[str, object] = {"checkpoint": weights}
+                if weights != "bicubic" and file.is_file():
+                    more["sha256"] = digest_of(file)
                 if (higher := metric.is_higher_better(record["metric"])) is not None:
                     more["higher_is_better"] = higher
                 results.append(cast(Result, {**record, **more}))
+    found = digests.by_key()
     named = {
-        evaluated_datasets(trainer)[index].name: {k: f"{word:08x}" for k, word in of.items()}
-        for (index, _), of in digests.by_key().items()
+        evaluated_datasets(trainer)[index].name: {
+            k: f"{word:08x} {found[index, DETAIL][k]:.4f}" for k, word in of.items()
+        }
+        for (index, kind), of in found.items()
+        if kind == OUTPUT
     }
     return Evaluation(seed, results, image_numbers(metrics, checkpoint, seed, named))
 
@@ -255,14 +268,3 @@ def _show(results: list[Result]) -> None:
 def _protocols(results: list[Result]) -> str:
     shown = columns(results).values()
     return "\n".join(f"{heading}: {describe(protocol)}" for heading, protocol in shown)
-
-
-def _readable(path: Path) -> list[Result]:
-    """Read the results at ``path``, if any; a damaged file is moved aside, never overwritten."""
-    if not path.exists():
-        return []
-    try:
-        return load_results(path)["results"]
-    except ValueError as error:
-        log.warning("%s; it was moved to %s and a new one begun", error, set_aside(path))
-        return []

@@ -326,15 +326,16 @@ class _Raw(NamedTuple):
     grey_icc: bytes | None = None
 
 
-def from_pillow(image: Image.Image) -> DecodedImage:
+def from_pillow(image: Image.Image, srgb: bool = False) -> DecodedImage:
     """Return the upright pixels of an image that Pillow has opened or made, as ``decode`` does.
 
     Args:
         image: Of 8 or 16 bits a channel.
+        srgb: As for ``decode``; 16-bit grey is not converted.
     """
     copied = image.copy()  # with an `info` of its own
     describe(copied, None)
-    return _upright(copied, _pixels(copied, None, srgb=False), orientation_of(image))
+    return _upright(copied, _pixels(copied, None, srgb), orientation_of(image))
 
 
 def _any_image(data: jpeg.Bytes, srgb: bool) -> DecodedImage:

@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 from PIL import Image
 
 import enlarger
-from callbacks import PSNR
+from callbacks import EMA, PSNR
 from commands.run.files import newest_whole
 from degradations.bicubic import resize
 from degradations.tools.configure import degradation_of
@@ -253,6 +253,7 @@ def test_the_command_prints_and_writes_the_same_numbers(
         ([RGB], None, ["psnr"], "psnr needs references"),
         ({"a": RGB}, {"b": RGB}, ["psnr"], "differ in 2 names, such as a"),
         ([RGB[:9]], [RGB], ["psnr"], "000000 is 20x9 pixels, and its reference 20x24, cut to"),
+        ([RGB], [RGB], ["lr_consistency"], "lr_psnr needs the LR images"),
         ([], [], ["psnr"], "there are no outputs"),
         (RGB, RGB, ["psnr"], "outputs is a single ndarray; expected"),
         ([RGB], [RGB], [PSNR], "PSNR'> is not a metric"),
@@ -266,7 +267,27 @@ def test_what_cannot_be_measured(
         enlarger.measure(outputs, references, metrics)
 
 
-# ----------------------------------------------------------------------------------------- the page
+def test_sides_that_the_scale_does_not_divide(bicubic: enlarger.Enlarger) -> None:
+    """An output is as large as its reference, or as that is where it was cut."""
+    hr = RGB[:23, :19]
+    sr = bicubic.enlarge(enlarger.degrade(hr, "bicubic", scale=2))
+    assert np.isfinite(enlarger.measure([sr], [hr], ["psnr"], scale=2)["psnr"]["value"])
+    assert np.isinf(enlarger.measure([hr], [hr], ["psnr"], scale=2)["psnr"]["value"])
+    with pytest.raises(ValueError, match=r"18x23 pixels, and its reference 19x23, .* 2 18x22: exp"):
+        enlarger.measure([hr[:, :18]], [hr], ["psnr"], scale=2)
+
+
+def test_n_is_without_infinite_numbers() -> None:
+    found = enlarger.measure([RGB, RGB, RGB // 2], [RGB] * 3, ["psnr"])["psnr"]
+    assert (found["n"], len(found["images"])) == (1, 3)
+
+
+def test_pillow_images_are_measured_in_srgb_as_files_are(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(RGB).save(path, icc_profile=rgb_profile())
+    found = enlarger.measure([Image.open(path)], [path], ["psnr"])
+    assert np.isinf(found["psnr"]["value"])
+    assert np.isfinite(enlarger.measure([RGB], [path], ["psnr"])["psnr"]["value"])
 
 
 # --------------------------------------------------------------------------------------- training
@@ -300,11 +321,19 @@ def test_fit_continues_a_run_as_if_it_had_not_stopped(
         images = enlarger.data(photos, scale=2, crop_size=16, batch_size=2, workers=0)
         model = Regression(2, network=EDSR(2, blocks=1, channels=4))
         quiet = {"accelerator": "cpu", "enable_progress_bar": False, "logger": False}
-        return enlarger.fit(model, images, max_steps=steps, run=run, **quiet)
+        ema = EMA(0.5)
+        found = enlarger.fit(model, images, callbacks=[ema], max_steps=steps, run=run, **quiet)
+        averages = ema.state_dict()["weights"]
+        assert all(torch.equal(averages[n], p) for n, p in found.module.named_parameters())
+        return found
 
     whole = fit(4, None).module.state_dict()
     fit(3, "x")
     resumed = fit(4, "x").module.state_dict()
-    assert newest_whole(tmp_path / "runs/x/checkpoints").name == "step-000000004.ckpt"
+    newest = newest_whole(tmp_path / "runs/x/checkpoints")
+    assert newest.name == "step-000000004.ckpt"
+    raw = torch.load(newest)["state_dict"]
+    assert any(not torch.equal(value, raw[name]) for name, value in whole.items())
+    fit(4, "x")  # which has nothing to do
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
     assert not any(path.name == "checkpoints" for path in tmp_path.iterdir())

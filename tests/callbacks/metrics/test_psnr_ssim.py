@@ -16,6 +16,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 from torch.nn import functional
 
+import enlarger
 from callbacks.metrics.pixels import PSNR, SSIM, PixelMetric, to_pixels
 from tests.callbacks.tiny import Tiny, loader, trainer
 
@@ -96,6 +97,14 @@ def test_border_of_the_scale_is_rounded_up(scale: float, cut: int) -> None:
     inside = compute(PSNR(), sr, hr, scale)
     assert inside == compute(PSNR(border=cut), sr, hr)
     assert inside != compute(PSNR(border=cut - 1), sr, hr)
+
+
+def test_at_scale_1_there_is_no_border() -> None:
+    sr, hr = pair(1)
+    for border, cut in (("scale", 0), ("scale+6", 6)):
+        found = enlarger.measure([sr[0]], [hr[0]], [PSNR(border=border)])["psnr"]
+        assert found["protocol"]["border"] == cut
+        assert found["value"] == pytest.approx(compute(PSNR(border=cut), sr, hr).item())
 
 
 def test_equal_images_are_infinite_and_named(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import tarfile
 import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
@@ -107,9 +108,12 @@ def test_many_images_become_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "and 1 more." in page.text
 
 
-def test_without_its_input_an_output_stands_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tar", [False, True])
+def test_without_its_input_or_from_a_tar_an_output_stands_alone(tmp_path: Path, tar: bool) -> None:
     folder = made(tmp_path)
     os.unlink(tmp_path / "in/a.png")
+    if tar:
+        tarfile.open(tmp_path / "in/a.png", "w").close()
     page = page_of(folder)
     assert sources(page) == ["a_x2.png"]
     assert not page.all("div", "comparison")

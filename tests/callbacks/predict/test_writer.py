@@ -26,9 +26,11 @@ from callbacks.predict import files as image_file
 from callbacks.predict.page import PAGE
 from callbacks.predict.predictions import NAME
 from callbacks.predict.writer import Writer
+from datamodules import SRDataModule
 from degradations.bicubic import resize
 from files.colours import code_points_of
 from files.method import Method
+from lightning_modules import Bicubic
 from tests.callbacks.tiny import Tiny, trainer
 from tests.datamodules.profiles import grey_profile, rgb_profile, srgb_of_grey
 
@@ -453,6 +455,18 @@ def test_what_was_made_otherwise_is_made_again(
         model.net.weight[0, 0, 0, 0] += 1
     trainer(tmp_path, kept).predict(model, Data(samples), return_predictions=False)
     assert (kept.written, kept.skipped) == (2, 0)
+
+
+def test_without_a_configuration_the_objects_say_how_it_was_made(tmp_path: Path) -> None:
+    Image.new("RGB", (6, 5)).save(tmp_path / "a.png")
+    written = []
+    for scale, size, fix in ((4, None, "none"), (2, None, "none"), *2 * [(2, (9, 9), "adain")]):
+        data = SRDataModule(scale, predict=str(tmp_path / "a.png"), workers=0, size=size)
+        model, writer = Bicubic(scale), Writer(str(tmp_path / "out"))
+        model.color_fix = fix
+        trainer(tmp_path, writer).predict(model, data, return_predictions=False)
+        written.append(writer.written)
+    assert written == [1, 1, 1, 0]
 
 
 def test_an_image_is_never_below_the_line_of_another(

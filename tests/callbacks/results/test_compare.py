@@ -108,16 +108,18 @@ def test_the_mean_over_seeds_comes_first(tmp_path: Path) -> None:
 # ------------------------------------------------------------ other images under the same names
 
 
-def test_images_whose_pixels_differ_are_left_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", ["00000002", "00000002 9.00", "00000001 9.20"])
+def test_images_whose_pixels_or_degradation_differ_are_left_out(tmp_path: Path, other: str) -> None:
     values = noise() + 1.0
     values[3] = -100.0
-    digests = {key: "00000001" for key in KEYS}
+    # Of an earlier version without LR; of LR that another device rounded.
+    digests = {key: "00000001 9.00" for key in KEYS} | {"set5/0": "00000001"}
     a = run(tmp_path / "a", values, digests=digests)
-    b = run(tmp_path / "b", noise(), digests={**digests, "set5/3": "00000002"})
+    b = run(tmp_path / "b", noise(), digests=digests | {"set5/1": "00000001 9.01", "set5/3": other})
     ((found,), left_out) = compared(a, b)
     assert left_out == [
         f"psnr on set5 x2: 1 of 12 images are left out, because {a} and {b} have other pixels "
-        "under their names: set5/3"
+        "under their names, or LR of another degradation: set5/3"
     ]
     assert found.interval == pytest.approx((1.0, 1.0))
     assert (found.a["n"], found.b["n"]) == (11, 11)

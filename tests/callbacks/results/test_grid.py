@@ -9,7 +9,8 @@ import pytest
 
 from callbacks.results.compare import ALL, load_run, mean_interval
 from callbacks.results.grid import Cell, Format, columns, grid
-from tests.callbacks.results.test_compare import run
+from tests.callbacks.results.test_compare import KEYS, run
+from tests.callbacks.results.test_results import result
 
 
 def test_the_best_is_bold_and_differences_have_intervals(tmp_path: Path) -> None:
@@ -48,3 +49,19 @@ def test_numbers_of_another_protocol_are_left_out(tmp_path: Path) -> None:
     assert cells[0] is not None
     assert cells[1:] == [None]
     assert not cells[0].bold
+
+
+def test_a_column_is_of_the_images_that_all_runs_have_with_a_finite_number(tmp_path: Path) -> None:
+    """A worse run that lacks hard images, or reproduces them exactly, is not the best."""
+    full = np.array([30.0, 31, 32, 33, 34, 35, 36, 20, 20, 10, 38, 39])
+    part, exact = full[:9] - 0.5, full - 1
+    exact[7:9] = np.inf
+    protocol = {**result()["protocol"], "images": 9}
+    names = [
+        run(tmp_path / "full", full),
+        run(tmp_path / "part", part, keys=KEYS[:9], protocol=protocol),
+        run(tmp_path / "exact", exact, value=36.0, not_finite=2),
+    ]
+    ((_, _, cells),) = columns([load_run(name) for name in names], ALL)
+    shown = [(cell.value, cell.n, cell.bold) for cell in cells if cell]
+    assert shown == [(33.0, 7, True), (32.5, 7, False), (32.0, 7, False)]

@@ -79,14 +79,13 @@ def test_numbers_of_other_images_are_replaced_with_a_line(
 ) -> None:
     """For example, validation and test may both name their dataset photos."""
     write_images(tmp_path, [numbers(), numbers(metric="ssim")])
-    update_images(tmp_path, [numbers(), numbers(scale=4.0, values={"set5/head": 1.0})])
+    update_images(tmp_path, [numbers(), numbers(scale=4.0, values={"set5/head": 1.0})], set())
     assert not caplog.records
-    update_images(
-        tmp_path, [numbers(metric=m, values={"set5/head": 1.0}) for m in ("psnr", "ssim")]
-    )
+    others = [numbers(metric=m, values={"set5/head": 1.0}) for m in ("psnr", "ssim")]
+    assert update_images(tmp_path, others, set()) == {("set5", 2.0, "a.ckpt")}
     (got,) = [record.getMessage() for record in caplog.records]
-    assert "set5 x2 replace those of other images" in got
-    assert "of 2 (set5/baby, ...) before, of 1 (set5/head, ...) now" in got
+    assert "other images of the same name" in got
+    assert "set5 x2 (set5/baby, set5/bird, set5/head)" in got
 
 
 # -------------------------------------------------------------------------------- several seeds

@@ -15,7 +15,14 @@ from rich.console import Console
 from rich.table import Table
 
 from callbacks.metrics.pixels import PSNR, SSIM
-from callbacks.results.files import Result, columns, load_results, made_by, write_results
+from callbacks.results.files import (
+    Result,
+    columns,
+    load_images,
+    load_results,
+    made_by,
+    write_results,
+)
 from callbacks.results.results import Results, margins, table
 from files.method import Method
 from tests.callbacks.tiny import Images, Tiny, loader, trainer
@@ -73,6 +80,31 @@ def test_only_what_is_measured_again_is_replaced(tmp_path: Path) -> None:
     assert len(load_results(tmp_path / "results.json")["results"]) == 4
     evaluated(tmp_path, source=None)
     assert len(load_results(tmp_path / "results.json")["results"]) == 8
+
+
+@pytest.mark.parametrize("changed", ["nothing", "weights", "hr", "lr"])
+def test_a_row_is_of_one_training_and_of_the_same_images(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, changed: str
+) -> None:
+    class Others(Images):
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            sample = super().__getitem__(index)
+            return {**sample, changed: sample.get(changed, 0) / 2}
+
+    class Trained(Method, Tiny):
+        weights_source: str | None
+
+    for name in ("other.pth", "m.pth"):
+        (tmp_path / name).write_text("before")
+        Trained.weights_source = f"{tmp_path / name} (EMA)"
+        trainer(tmp_path, PSNR(), SSIM(), Results()).test(Trained(), loader(), verbose=False)
+    (tmp_path / "m.pth").write_text("after" if changed == "weights" else "before")
+    trainer(tmp_path, PSNR(), Results()).test(Trained(), loader(Others()), verbose=False)
+    kept = ["psnr", "ssim"] if changed == "nothing" else ["psnr"]
+    for numbers in (load_results(tmp_path / "results.json")["results"], load_images(tmp_path)):
+        assert sorted(n["metric"] for n in numbers) == sorted(["psnr", "ssim", *kept])
+    assert ("no longer among the results: ssim on tiny x2" in caplog.text) == (len(kept) == 1)
+    assert ("are replaced: tiny x2" in caplog.text) == (changed in ("hr", "lr"))
 
 
 @pytest.mark.parametrize(
