@@ -7,7 +7,6 @@ no error at all (one node has older code).
 from __future__ import annotations
 
 import hashlib
-import importlib
 import importlib.metadata
 import json
 import os
