@@ -101,17 +101,3 @@ def test_named_configurations_of_data_exist() -> None:
 def test_terms_of_all_configurations_of_data_are_reported() -> None:
     for path in DATA:
         assert any(fnmatch(path.stem, name) for name in configurations()), path.name
-
-
-def test_what_is_to_be_cited_is_cited() -> None:
-    asked = re.findall(r"(?:cite|and) (\w+)(?: et al\.)? (\d{4})", " ".join(NOTICE))
-    assert len(asked) > 3
-    papers = {(paper["authors"][0]["family-names"], paper["year"]) for paper in REFERENCES}
-    assert {(name, int(year)) for name, year in asked} <= papers
-
-
-def test_named_images_exist() -> None:
-    names = re.findall(r"(?:docs|benchmarks)/[\w./*]+", " ".join(section(3)))
-    assert len(names) > 4
-    for name in names:
-        assert list(REPO.glob(name.rstrip("/"))), name

@@ -197,18 +197,8 @@ def _resampled_rows(planes: Tensor, m: int, mode: Mode, antialias: bool) -> Tens
 def _resampled_columns(planes: Tensor, m: int, mode: Mode, antialias: bool) -> Tensor:
     """Resample (P, H, W) to (P, H, m)."""
     P, H, W = planes.shape
-    columns = _transposed(planes.reshape(P * H, W))
-    return _transposed(_sum_bags(columns, W, m, mode, antialias)).view(P, H, m)
-
-
-def _transposed(matrix: Tensor) -> Tensor:
-    if matrix.requires_grad:
-        return matrix.t().contiguous()
-    import cv2  # twice as fast
-
-    result = matrix.new_empty(matrix.shape[::-1])
-    cv2.transpose(matrix.numpy(), dst=result.numpy())
-    return result
+    columns = planes.reshape(P * H, W).t().contiguous()
+    return _sum_bags(columns, W, m, mode, antialias).t().reshape(P, H, m)
 
 
 # On a canvas each image has a matrix. Positions are integers and remainders, to be exact for sides
