@@ -305,7 +305,7 @@ def _blocks(network: nn.Module) -> Iterator[nn.Module]:
     for module in network.modules():
         if isinstance(module, nn.ModuleList | nn.Sequential) and module is not network:
             for block in module.children():
-                if [*block.parameters()] and [*block.children()]:
+                if any(True for _ in block.parameters()) and any(True for _ in block.children()):
                     yield block
 
 
