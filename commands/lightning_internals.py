@@ -114,7 +114,7 @@ def replace_signal_handlers(
     _require(loop, "_broadcast_sigterm_tensor", "share signals between processes")
     connector.register_signal_handlers = install  # type: ignore[method-assign]
     connector.teardown = restore  # type: ignore[method-assign]
-    loop._broadcast_sigterm_tensor = _do_nothing  # type: ignore[method-assign]
+    loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
 
 def dump_checkpoint(trainer: Trainer) -> dict[str, Any]:
@@ -186,7 +186,3 @@ def _require(owner: object, name: str, purpose: str) -> None:
 
 def _given_path(state_fn: Any, ckpt_path: Any, **_: Any) -> Any:
     return ckpt_path
-
-
-def _do_nothing() -> None:
-    return

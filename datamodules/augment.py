@@ -30,13 +30,6 @@ class Albumentations(Augmentation):
 
     def __init__(self, transforms: list[BasicTransform | BaseCompose]) -> None:
         self.transforms = transforms
-        # All transforms share two generators, which are reset to the start of the transform's own
-        # stream before it runs (4 us); new ones, as set_random_seed makes them, take 9 us.
-        self._generator = np.random.Generator(np.random.Philox(key=0))
-        self._start = self._generator.bit_generator.state
-        self._random = random.Random(0)
-        for transform in transforms:
-            transform.set_random_state(self._generator, self._random)
         # A stream belongs to a transform's name, so adding another transform does not change it.
         seen: Counter[str] = Counter()
         self._streams = []
@@ -62,7 +55,9 @@ class Albumentations(Augmentation):
             )
         image = hr.copy()  # some transforms work in place
         for transform, stream in zip(self.transforms, self._streams, strict=True):
-            self._seed(seed, stream)
+            key = np.array([seed, stream], np.uint64)
+            generator = np.random.Generator(np.random.Philox(key=key))
+            transform.set_random_state(generator, random.Random(stream << 64 | seed))
             image = transform(image=image)["image"]
             if image.shape != hr.shape or image.dtype != hr.dtype:
                 raise ValueError(
@@ -71,8 +66,3 @@ class Albumentations(Augmentation):
                     "that keep size and type (for the size of crops, set data.init_args.crop_size)"
                 )
         return image
-
-    def _seed(self, seed: int, stream: int) -> None:
-        self._start["state"]["key"][:] = (seed, stream)
-        self._generator.bit_generator.state = self._start
-        self._random.seed(stream << 64 | seed)

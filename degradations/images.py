@@ -140,7 +140,8 @@ def to_bytes(image: Tensor) -> Bytes:
     _, H, W = image.shape
     positive = image.detach().cpu().clamp_min(0.0)  # OpenCV takes absolute values
     lines = positive.reshape(3 * H, W).numpy()
-    return _bytes(cv2.merge(list(cv2.convertScaleAbs(lines, alpha=255.0).reshape(3, H, W))))
+    planes = cv2.convertScaleAbs(lines, alpha=255.0).reshape(3, H, W)
+    return cast(Bytes, cv2.merge(list(planes)))
 
 
 def from_bytes(pixels: Bytes, like: Tensor) -> Tensor:
@@ -155,8 +156,3 @@ def from_bytes(pixels: Bytes, like: Tensor) -> Tensor:
     planes = np.empty((3, *pixels.shape[:2]), np.uint8)
     cv2.split(pixels, list(planes))
     return torch.from_numpy(planes).to(like.device).unsqueeze(0).float().div_(255.0)
-
-
-def _bytes(array: Any) -> Bytes:
-    # OpenCV's stubs allow for any type.
-    return cast(Bytes, array)

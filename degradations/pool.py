@@ -82,7 +82,8 @@ class PairPool:
         if self._kept is None:
             self._kept = _empty_pairs(incoming, self.size)
         elif self._kept.hr.device != incoming.hr.device:  # from a checkpoint
-            self._kept = _to_device(self._kept, incoming.hr.device)
+            hr, lr, notes = self._kept
+            self._kept = Pairs(hr.to(incoming.hr.device), lr.to(incoming.hr.device), notes)
         if self._last is not None and self._last.seeds != own:
             self._put(self._kept, self._last)
         if self._filled < self.size:
@@ -209,10 +210,6 @@ def _to_float(images: Tensor) -> Tensor:
 def _empty_pairs(like: Pairs, size: int) -> Pairs:
     hr, lr = (images.new_zeros((size, *images.shape[1:])) for images in like[:2])
     return Pairs(hr, lr, {name: [""] * size for name in like.notes})
-
-
-def _to_device(pairs: Pairs, device: torch.device) -> Pairs:
-    return Pairs(pairs.hr.to(device), pairs.lr.to(device), pairs.notes)
 
 
 def _to_cpu(state: dict[str, Any]) -> dict[str, Any]:

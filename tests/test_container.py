@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import tomllib
@@ -31,15 +30,6 @@ def test_it_installs_extras_that_there_are_by_make() -> None:
         ).stdout  # fmt: skip
         assert f"-e '.[{named}]'" in shown
         assert ("--torch-backend cpu" in shown) == ("TORCH=cpu" in command)
-
-
-def test_targets_are_those_of_the_page_and_of_the_development_container() -> None:
-    stages = set(re.findall(r"^FROM \S+ AS (\w+)$", DOCKERFILE, re.MULTILINE))
-    assert stages == {"common", "dependencies", "cpu", "cuda"}
-    assert set(re.findall(r"--target (\w+)", PAGE)) == {"cpu", "cuda"}
-    found = json.loads((REPO / ".devcontainer/devcontainer.json").read_text())
-    assert found["build"]["target"] in stages
-    assert (REPO / ".devcontainer" / found["build"]["dockerfile"]).resolve() == REPO / "Dockerfile"
 
 
 def test_what_is_installed_is_copied() -> None:

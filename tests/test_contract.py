@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,54 +16,12 @@ from degradations.bicubic import resize
 from files.method import Method, method_of
 from lightning_modules.base import SuperResolver
 from tests.callbacks.tiny import Tiny, loader, trainer
-from tests.conftest import REPO
 
-METHODS = {"pl_module", "model", "module", "method", "lightning_module"}
-READERS = {"getattr", "hasattr", "setattr", "delattr", "vars", "dir", "getattr_static"}
 FREE = (  # names that a method may give to anything
     *("steps", "accumulate", "counts", "tiles", "options", "network", "space", "encoder"),
     *("enlarged", "backbone", "clip", "sampled", "sampling", "weights", "optimizer"),
     *("lr_scheduler", "seed", "noise", "schedule", "state", "batches", "sampler", "timesteps"),
 )
-
-
-def is_method(node: ast.AST) -> bool:
-    """Whether an expression is a method, by the names that this code gives to one."""
-    if isinstance(node, ast.NamedExpr):
-        return is_method(node.target) or is_method(node.value)
-    name = node.id if isinstance(node, ast.Name) else getattr(node, "attr", None)
-    return isinstance(node, ast.Name | ast.Attribute) and name in METHODS
-
-
-def uses(text: str) -> Iterator[int]:
-    """Lines that ask a method for a name by text, or assign to one of its attributes."""
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Call):
-            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-            found = name in READERS and any(map(is_method, node.args[:1]))
-        elif isinstance(node, ast.Attribute):
-            stored = isinstance(node.ctx, ast.Store | ast.Del) or node.attr == "__dict__"
-            found = stored and is_method(node.value)
-        elif isinstance(node, ast.Try):
-            caught = ast.unparse(ast.Module([*node.handlers], []))
-            parts = [part for line in node.body for part in ast.walk(line)]
-            read = [p for p in parts if isinstance(p, ast.Attribute) and is_method(p.value)]
-            found = "AttributeError" in caught and bool(read)
-        else:
-            found = False
-        if found:
-            yield node.lineno  # type: ignore[attr-defined]
-
-
-def test_nothing_is_asked_of_a_method_by_a_name_in_a_text() -> None:
-    disguised = (
-        "hasattr(pl_module, 'a')\ngetattr(x := model, 'a', 0)\nvars(method)['a']\n"
-        "getattr(trainer.lightning_module, 'a')\nself.model.a = 1\n"
-        "try:\n    model.a\nexcept AttributeError:\n    pass\nmodel.__dict__['a']\n"
-    )
-    assert len(list(uses(disguised))) == 7
-    files = [p for room in ("callbacks", "commands") for p in (REPO / room).rglob("*.py")]
-    assert not [f"{path}:{line}" for path in files for line in uses(path.read_text())]
 
 
 class Plain(SuperResolver):

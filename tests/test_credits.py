@@ -38,25 +38,6 @@ def test_software_is_this_project() -> None:
     assert CITATION["message"]
 
 
-@pytest.mark.parametrize("paper", REFERENCES, ids=lambda paper: paper["title"])
-def test_papers_have_the_form_of_cff(paper: dict[str, object]) -> None:
-    known = {"type", "title", "authors", "journal", "collection-title", "year", "url"}
-    assert paper.keys() <= known
-    assert paper["type"] == ("conference-paper" if "collection-title" in paper else "article")
-    assert isinstance(paper["title"], str)
-    assert 1900 < paper["year"] < 2100
-    assert paper["authors"]
-    for author in paper["authors"]:
-        assert author.keys() == {"family-names", "given-names"}
-        assert all(isinstance(name, str) for name in author.values())
-
-
-def test_no_paper_is_named_twice() -> None:
-    for key in ("title", "url"):
-        values = [paper[key] for paper in REFERENCES if key in paper]
-        assert len(values) == len(set(values))
-
-
 @pytest.mark.parametrize(
     "folder",
     ["docs", "configs", "lightning_modules", "datamodules", "degradations", "callbacks"],
@@ -120,17 +101,3 @@ def test_named_configurations_of_data_exist() -> None:
 def test_terms_of_all_configurations_of_data_are_reported() -> None:
     for path in DATA:
         assert any(fnmatch(path.stem, name) for name in configurations()), path.name
-
-
-def test_what_is_to_be_cited_is_cited() -> None:
-    asked = re.findall(r"(?:cite|and) (\w+)(?: et al\.)? (\d{4})", " ".join(NOTICE))
-    assert len(asked) > 3
-    papers = {(paper["authors"][0]["family-names"], paper["year"]) for paper in REFERENCES}
-    assert {(name, int(year)) for name, year in asked} <= papers
-
-
-def test_named_images_exist() -> None:
-    names = re.findall(r"(?:docs|benchmarks)/[\w./*]+", " ".join(section(3)))
-    assert len(names) > 4
-    for name in names:
-        assert list(REPO.glob(name.rstrip("/"))), name

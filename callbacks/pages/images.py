@@ -191,7 +191,8 @@ class _Maker:
             preview = self.folder / f"{digest}.jpg"
             self.used.add(preview.name)
             if not preview.exists():
-                _save(preview, _seen(part, view, read))
+                with whole_file(preview) as file:
+                    _seen(part, view, read).save(file, **JPEG)
         link = "" if direct or part.enlarged else address
         return Tile(part.label, address if direct else self.address(preview), "", link)
 
@@ -289,8 +290,3 @@ def _seen(part: Part, view: _View, read: Read) -> Image.Image:
     y, x = (y, x) if part.enlarged else (1, 1)
     box = (left * x, top * y, (left + width) * x, (top + height) * y)
     return image.resize(view.shown[::-1], Image.Resampling.BICUBIC, box)
-
-
-def _save(path: Path, image: Image.Image) -> None:
-    with whole_file(path) as file:
-        image.save(file, **JPEG)

@@ -135,7 +135,8 @@ class ImageStore:
         pixels = to_8_bit(image[..., top : top + height, left : left + width])
         path = self.folder / f"{_digest(pixels)}.webp"
         if not path.exists():
-            _save(path, pixels)
+            with whole_file(path) as file:
+                Image.fromarray(pixels).save(file, **WEBP)
         return path.name
 
     def side_by_side(self, images: list[ReportImage]) -> Pixels:
@@ -169,11 +170,6 @@ def to_8_bit(image: Tensor) -> Pixels:
     """Return the 8-bit levels of (1, 3, H, W) in [0, 1]; a pixel that is not finite is black."""
     rounded = (image[0].detach().float().nan_to_num(0, 0, 0).clamp(0, 1) * 255).round()
     return rounded.to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-
-
-def _save(path: Path, pixels: Pixels) -> None:
-    with whole_file(path) as file:
-        Image.fromarray(pixels).save(file, **WEBP)
 
 
 def load_index(run: Path) -> Index | None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from callbacks.provenance import Provenance
 from callbacks.report.images import FOLDER, INDEX, Evaluation, load_index
@@ -156,23 +156,22 @@ def _read_results(run: Run) -> None:
     if (path := run.path / RESULTS).exists():
         content = load_results(path)
         run.results = content["results"]
-        run.sources["numbers"] = {
-            "command": content.get("command", ""),
-            "commit": content.get("commit"),
-            "versions": content.get("versions", {}),
-            "arithmetic": content.get("arithmetic", {}),
-        }
+        run.sources["numbers"] = _source(content)
 
 
 def _read_images(run: Run) -> None:
     if (index := load_index(run.path)) is not None:
         run.evaluations = index["evaluations"]
-        run.sources["images"] = {
-            "command": index["command"],
-            "commit": index["commit"],
-            "versions": index["versions"],
-            "arithmetic": index.get("arithmetic", {}),
-        }
+        run.sources["images"] = _source(index)
+
+
+def _source(content: Any) -> Provenance:
+    return {
+        "command": content.get("command", ""),
+        "commit": content.get("commit"),
+        "versions": content.get("versions", {}),
+        "arithmetic": content.get("arithmetic", {}),
+    }
 
 
 def _read_config(run: Run) -> None:

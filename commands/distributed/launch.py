@@ -305,12 +305,8 @@ def _blocks(network: nn.Module) -> Iterator[nn.Module]:
     for module in network.modules():
         if isinstance(module, nn.ModuleList | nn.Sequential) and module is not network:
             for block in module.children():
-                if _has_parameters(block) and any(True for _ in block.children()):
+                if any(True for _ in block.parameters()) and any(True for _ in block.children()):
                     yield block
-
-
-def _has_parameters(module: nn.Module) -> bool:
-    return any(True for _ in module.parameters())
 
 
 def _contiguous(value: Any) -> Any:

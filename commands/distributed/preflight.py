@@ -7,7 +7,6 @@ no error at all (one node has older code).
 from __future__ import annotations
 
 import hashlib
-import importlib
 import importlib.metadata
 import json
 import os
@@ -159,7 +158,7 @@ def start_facts(config: dict[str, Any], world: int) -> Facts:
         "libraries": versions(),
         "code": _hash_of(_own_files()),
         "plugins": _hash_of(_plugin_files(config)),
-        "config": {key: _plain(value) for key, value in flat(config).items()},
+        "config": json.loads(json.dumps(flat(config), default=str)),
     }
 
 
@@ -206,10 +205,6 @@ def _difference(here: Any, there: Any, host: str) -> str:
         more = f", and {len(keys) - 5} more" if len(keys) > 5 else ""
         return "; ".join(parts) + more
     return f"{here} there, {there} on rank 0 (on {host})"
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value, default=str))
 
 
 def _own_files() -> Iterator[tuple[str, Path]]:

@@ -186,9 +186,9 @@ def split_name(name: str) -> tuple[str, str] | None:
 def load_index(shard: Path, cache: Path) -> ShardIndex:
     """Return the index of a tar: from beside it, from the cache, or a new one, which is kept.
 
-    If the modification time differs, as after a copy to another machine, the index is used if the
-    tar's size and checksum match, or if all members are where it says: then some have other bytes,
-    and their checksums tell which. It is kept with the new time.
+    If the modification time differs, as after a copy to another machine, the index is used if all
+    members are where it says; their checksums tell if one has other bytes. It is kept with the new
+    time.
 
     Args:
         shard: The tar.
@@ -207,21 +207,13 @@ def load_index(shard: Path, cache: Path) -> ShardIndex:
         if index.mtime_ns == state.st_mtime_ns:
             return index
         travelled = travelled or index
-    if travelled is not None and travelled.checksum is not None:
-        log.info("comparing %s with the checksum in its index, once", shard)
-        if travelled.checksum == checksum_of(shard):
-            return _kept(replace(travelled, mtime_ns=state.st_mtime_ns), shard, places)
     log.info("reading the headers of %s, once", shard)
     index = build_index(shard)
     if travelled is not None and travelled.checksum is not None:
         if _places_of(index) == _places_of(travelled):
-            log.warning(
-                "%s has other bytes than its index was made of: damaged images are left out, and "
-                "counted; get the tar again",
-                shard,
-            )
-            return _kept(replace(travelled, mtime_ns=state.st_mtime_ns), shard, places)
-        log.warning("the index beside %s is that of another tar, and is made again", shard)
+            index = replace(travelled, mtime_ns=state.st_mtime_ns)
+        else:
+            log.warning("the index beside %s is that of another tar, and is made again", shard)
     return _kept(index, shard, places)
 
 

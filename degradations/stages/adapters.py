@@ -111,11 +111,6 @@ class Albumentations(Stage):
         for single in _single_transforms(transform):
             _check_in_place(single)
         self.transform, self.dtype = transform, dtype
-        # The transform keeps these two generators; each image sets their seeds.
-        self._generator = np.random.Generator(np.random.Philox(key=0))
-        self._start = self._generator.bit_generator.state
-        self._random = random.Random(0)
-        self.transform.set_random_state(self._generator, self._random)  # type: ignore[attr-defined]
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `seeds`, (B,) int, from which the transform draws all else."""
@@ -135,9 +130,9 @@ class Albumentations(Stage):
         return each_on_host(canvas, params, self)
 
     def _applied(self, image: Tensor, seed: int) -> Tensor:
-        self._start["state"]["key"][:] = (seed, 0)
-        self._generator.bit_generator.state = self._start
-        self._random.seed(seed)
+        key = np.array([seed, 0], np.uint64)
+        generator = np.random.Generator(np.random.Philox(key=key))
+        self.transform.set_random_state(generator, random.Random(seed))  # type: ignore[attr-defined]
         bytewise = self.dtype == "uint8"
         floats = image.detach().clamp(0.0, 1.0).permute(1, 2, 0)
         # A copy, because some transforms work in place.

@@ -50,7 +50,9 @@ def seeded_randn_like(x: Tensor, seeds: Tensor) -> Tensor:
     fields = torch.empty(x.shape, dtype=torch.float32)
     generator = torch.Generator()
     for field, seed in zip(fields, seeds.tolist(), strict=True):
-        field.normal_(generator=generator.manual_seed(_generator_seed(seed)))
+        # The generator reads 32 bits of its seed: fold in the upper half.
+        folded = (seed ^ (seed >> 32)) & 0xFFFFFFFF
+        field.normal_(generator=generator.manual_seed(folded))
     return fields.to(x.dtype)
 
 
@@ -118,11 +120,6 @@ def hashed_integers(
     if grey is not None:  # all channels are the first one
         shift = shift * grey.logical_not().view(-1, 1, 1, 1)
     return ((words >> shift) & ((1 << bits) - 1)).to(torch.int32)
-
-
-def _generator_seed(seed: int) -> int:
-    # The generator reads 32 bits of its seed: fold in the upper half.
-    return (seed ^ (seed >> 32)) & 0xFFFFFFFF
 
 
 def signed(word: int) -> int:

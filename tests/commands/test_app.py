@@ -318,18 +318,6 @@ def test_names_have_no_folders_where_that_is_unique() -> None:
     assert [*models.names.values()] == ["net.pth", "runs/a", "old/a", "imdn-x4"]
 
 
-def test_ctrl_c_before_it_serves_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def interrupted(words: list[str]) -> int:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(app, "main", interrupted)
-    with pytest.raises(SystemExit) as ended:
-        main(["app"])
-    assert (ended.value.code, capsys.readouterr().err) == (130, "stopped by SIGINT\n")
-
-
 def test_what_is_missing_is_one_sentence(
     refusal: Refusal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -44,14 +44,6 @@ def test_a_failing_check_does_not_stop_the_others(
     assert found["disk"][0] in ("ok", "look")
 
 
-def test_a_torchvision_that_does_not_fit_is_named(
-    lines: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "torchvision", None)
-    status, found = lines()
-    assert (status, found["torchvision"][0]) == (1, "broken")
-
-
 def test_a_wrong_weights_file_and_a_missing_folder_are_broken(
     lines: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

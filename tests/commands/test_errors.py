@@ -277,14 +277,6 @@ def test_a_typo_is_answered_without_torch(
     assert TYPOS[typed] in text
 
 
-def test_a_file_that_may_not_be_read_is_left_to_the_parser(monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(_: str) -> str:
-        raise PermissionError
-
-    monkeypatch.setattr("commands.arguments.early.read_text", denied)
-    refuse_typos(["fit", "--config", str(FOLDER)])
-
-
 @pytest.mark.parametrize("typed", ["--trainer.max_stepz 3", "--tiling.sise 3"])
 def test_the_parser_would_have_said_it(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["fit", "--config", str(FOLDER), *typed.split()]

@@ -6,12 +6,12 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from scipy import stats
 
 from degradations.base import Canvas, Degradation
@@ -25,6 +25,7 @@ from degradations.recipes.second_order import Order, RealESRGAN, RealESRGANLight
 from degradations.recipes.web import Photograph, Web
 from degradations.stages.noise import hashed_fields
 from degradations.stages.resize import MODES
+from degradations.tools.configure import degradation_of
 from tests.launches import count_launches, count_operators
 
 N = 10_000
@@ -588,22 +589,10 @@ def test_refuses(make: Callable[[], Any], message: str) -> None:
 # -------------------------------------------------------------------------------------------- YAML
 
 
-def from_yaml(text: str) -> Any:
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser()
-    parser.add_argument("--degradation", type=Degradation)
-    config = parser.parse_object({"degradation": yaml.safe_load(text)})
-    return parser.instantiate(config).degradation
-
-
-def test_one_range_in_yaml_leaves_the_others_of_the_recipe() -> None:
-    recipe = from_yaml(
-        """
-        class_path: degradations.ImageNetTest
-        init_args: {scale: 4, first: {sigma: [0.5, 0.6]}}
-        """
-    )
+def test_one_range_in_yaml_leaves_the_others_of_the_recipe(tmp_path: Path) -> None:
+    path, first = tmp_path / "a.yaml", "init_args: {first: {sigma: [0.5, 0.6]}}"
+    path.write_text(f"class_path: degradations.ImageNetTest\n{first}\n")
+    recipe = degradation_of([path], 4.0)
     params = recipe.params_of(np.arange(N), torch.Size((N, 3, SIDE, SIDE)))
     is_uniform(params["blur"]["stage"]["sigma_x"], 0.5, 0.6)
     is_any_of(params["blur"]["stage"]["kernel_size"], range(3, 12, 2))

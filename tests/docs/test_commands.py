@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import REPO
 from tests.docs import commands
-from tests.docs.blocks import QUICKSTART, blocks, files, inline, pages
+from tests.docs.blocks import QUICKSTART, blocks, inline, pages
 
 TEXT = """# `make` is no command in a heading: `make nothing`
 `make test`, `make test` again, and `SEED=1 python -m
@@ -47,8 +47,3 @@ def test_commands_and_options_in_the_text(tmp_path: Path, monkeypatch: pytest.Mo
         (9, "parse", "python main.py compare --help"),
         (10, "option", "--x"),
     ]
-
-
-def test_files_that_a_page_shows() -> None:
-    shown = files(REPO / "docs" / "plugins" / "degradation.md")
-    assert set(shown) == {"my_sr/banding.py", "banding.yaml"}

@@ -27,7 +27,6 @@ from files.owned import (
     whole_folder,
     write_whole,
 )
-from tests.syntax import parsed
 
 REPO = Path(__file__).parents[2]
 FORK = multiprocessing.get_context("fork")
@@ -35,13 +34,12 @@ CODE = ("benchmarks", "docs", "commands", "lightning_modules", "datamodules", "c
 CODE += ("degradations", "files")
 DELETES = {"rmtree", "removedirs", "unlink", "rmdir", "rename", "renames"}
 OF_OS = {"remove", "replace"}
-# No file of a user can be there.
 
 
 def found_in(path: Path) -> Iterator[tuple[str, str, int]]:
     """Yield calls that delete or replace files: file, function and line."""
     name = path.relative_to(REPO).as_posix()
-    for node in ast.walk(parsed(path)):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module in ("os", "shutil"):
             for alias in node.names:
                 if alias.name in DELETES | OF_OS | {"move"}:

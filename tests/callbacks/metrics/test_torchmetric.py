@@ -246,9 +246,3 @@ def test_no_class_or_other_arguments(make: Any, message: str | None) -> None:
         return
     with pytest.raises(TypeError, match=message):
         TorchMetric(make)
-
-
-def test_several_numbers_of_an_image(tmp_path: Path) -> None:
-    full = partial(StructuralSimilarityIndexMeasure, data_range=1.0, return_full_image=True)
-    with pytest.raises(ValueError, match=r"structural.* of tiny/00"):
-        values_of(tmp_path, TorchMetric(full))

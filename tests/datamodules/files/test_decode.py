@@ -130,12 +130,6 @@ def test_cmyk_jpeg_as_adobe_writes_it():
 # ------------------------------------------------------------------------------------------ 16 bits
 
 
-def test_16_bit_rgb_png():
-    image = decode(png_16(RGB_16, 2), "a")
-    np.testing.assert_array_equal(image.rgb, RGB_16)
-    assert (image.rgb.dtype, image.bit_depth, image.alpha) == (np.uint16, 16, None)
-
-
 def test_transparent_level_of_a_16_bit_grey_png():
     level = chunk(b"tRNS", struct.pack(">H", ALPHA_16[0, 0]))
     image = decode(png_16(ALPHA_16[..., None], 0, level), "a")

@@ -42,13 +42,6 @@ def uniform(values, low, high):
     assert stats.kstest(values, stats.uniform(low, high - low).cdf).pvalue > LIKELY
 
 
-def counts(values, options, p=None):
-    found = [int((values == option).sum()) for option in options]
-    assert sum(found) == len(values)
-    expected = None if p is None else np.array(p) * len(values)
-    assert stats.chisquare(found, expected).pvalue > LIKELY
-
-
 @pytest.fixture(scope="module")
 def drawn():
     return draw(Blur())

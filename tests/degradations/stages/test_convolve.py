@@ -1,4 +1,4 @@
-"""Every way to convolve, compared with SciPy in double precision."""
+"""Ways to convolve, compared with SciPy in double precision."""
 
 from __future__ import annotations
 
@@ -11,20 +11,6 @@ from degradations.base import Canvas
 from degradations.stages import blur as kernels
 from degradations.stages import blur as module
 from degradations.stages.blur import convolve, convolve_canvas, prepare_kernels
-
-# radius of the kernel, size of the image, and the fastest way for them
-WAYS = [
-    (1, (40, 30), "_by_opencv"),
-    (4, (211, 220), "_by_opencv"),
-    (5, (200, 210), "_by_opencv"),
-    (5, (211, 257), "_by_opencv"),
-    (6, (210, 100), "_by_opencv"),
-    (10, (64, 64), "_by_opencv"),
-    (6, (100, 257), "_by_fourier"),
-    (8, (220, 47), "_by_fourier"),
-    (10, (211, 231), "_by_fourier"),
-    (14, (33, 250), "_by_fourier"),
-]
 
 
 def psf(radius, seed=0):
@@ -47,16 +33,6 @@ def reference(x, kernel):
 
 def assert_convolved(y, x, kernel):
     np.testing.assert_allclose(y[0], reference(x, kernel), rtol=0, atol=5e-6)
-
-
-@pytest.mark.parametrize(("radius", "size", "way"), WAYS)
-def test_every_way(radius, size, way, monkeypatch):
-    taken = []
-    function = getattr(module, way)
-    monkeypatch.setattr(module, way, lambda *args: taken.append(way) or function(*args))
-    x, kernel = make_image(size), psf(radius)
-    assert_convolved(convolve(x, prepare_kernels(kernel)), x, kernel[0])
-    assert taken == [way]
 
 
 @pytest.mark.parametrize("way", ["_by_opencv", "_by_fourier", "_by_rows_and_columns"])

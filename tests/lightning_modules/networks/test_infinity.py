@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_modules.networks.infinity import InfinityTransformer, Text
+from lightning_modules.networks.bsq import Scales
+from lightning_modules.networks.infinity import InfinityTransformer, Text, from_official
 from lightning_modules.next_scale.infinity import Infinity
 from lightning_modules.next_scale.next_scale import (
     scale_weights,
@@ -13,7 +14,7 @@ from lightning_modules.next_scale.next_scale import (
     teacher_forcing,
 )
 from tests.lightning_modules.next_scale_parts import BITS, space, transformer
-from tests.reference.infinity_official import random_weights
+from tests.reference.infinity_official import logits, random_weights
 
 
 def method(**settings):
@@ -80,6 +81,21 @@ class TestTexts:
 
 
 class TestWeights:
+    def test_logits_are_those_of_the_equations(self):
+        """Of a released file, in two chunks of blocks, and texts of two lengths."""
+        official = random_weights(128, 4, 2, 6, 256, 16)
+        network = InfinityTransformer(6, 4, 128, 4, 256, 16).eval()
+        network.load_state_dict(from_official(official, 16))
+        scales = Scales([(1, 1), (2, 1), (2, 3), (4, 5)], full=(7, 9))
+        generator = torch.Generator().manual_seed(1)
+        text = Text(torch.randn(2, 5, 256, generator=generator), torch.tensor([3, 5]))
+        inputs = torch.randn(2, sum(h * w for h, w in scales.grids) - 1, 6, generator=generator)
+        with torch.no_grad():
+            found = network(inputs, scales, network.encode_text(text))
+        for one, given, words, length in zip(found, inputs, *text, strict=True):
+            expected = logits(official, given, scales.grids, scales.full, words[:length], 2)
+            torch.testing.assert_close(one.flatten(1), expected, rtol=1e-4, atol=1e-4)
+
     def test_a_released_file(self):
         model = method()
         official = random_weights(64, 2, 1, BITS, 128, 8)
