@@ -3,6 +3,7 @@ from .metrics.base import ImageMetric as ImageMetric
 from .metrics.base import Metric as Metric
 from .metrics.base import TooSmall as TooSmall
 from .metrics.consistency import LRConsistency as LRConsistency
+from .metrics.consistency import Repetition as Repetition
 from .metrics.fid import FID as FID
 from .metrics.fid import KID as KID
 from .metrics.fid import InceptionMetric as InceptionMetric
@@ -23,6 +24,7 @@ from .metrics.swd import SWD as SWD
 from .metrics.torchmetric import TorchMetric as TorchMetric
 from .metrics.video import FVD as FVD
 from .metrics.video import KVD as KVD
+from .metrics.video import Flicker as Flicker
 from .metrics.video import FrameSWD as FrameSWD
 from .metrics.video import VideoMetric as VideoMetric
 from .predict.writer import Writer as Writer

@@ -35,6 +35,8 @@ LUMA = {
 STANDARD_LINES = 576  # of standard definition, whose untagged videos have the matrix of BT.601
 FULL = 2  # FFmpeg's number of the full range
 MICROSECONDS = 1_000_000  # of a second; FFmpeg's unit for containers
+# Seconds. Streams are written side by side, so that a larger step is another clock's.
+FORWARD, BACKWARD = 10, Fraction(1, 2)
 
 
 class Colours(NamedTuple):
@@ -143,21 +145,51 @@ def stated_frames(path: str) -> int:
 
 
 class Clock:
-    """Let the times of a file's packets begin at 0; a broadcast's clock begins anywhere.
+    """Change the times of a file's packets, in the order that they are stored: they begin at 0.
+
+    A broadcast's clock begins anywhere, and leaps where recordings were joined. All streams leap
+    together, so they stay synchronous; around a leap, packets of both clocks are interleaved.
 
     Args:
-        container: PyAV's, open for reading.
+        container: PyAV's.
     """
 
     def __init__(self, container: Any) -> None:
-        self._start = Fraction(container.start_time or 0, MICROSECONDS)
+        from av.format import Flags
 
-    def correct(self, packet: Any) -> None:
-        """Change the times of a packet."""
-        if packet.stream.type in ("video", "audio"):  # data may have a clock of its own
-            shift = round(self._start / packet.time_base)
-            packet.pts = None if packet.pts is None else packet.pts - shift
-            packet.dts = None if packet.dts is None else packet.dts - shift
+        self._may_leap = bool(container.format.flags & Flags.ts_discont.value)
+        # Seconds to add, by each clock; the number of each stream's present clock.
+        self._offsets = [-Fraction(container.start_time or 0, MICROSECONDS)]
+        self._clocks: dict[int, int] = {}
+        self._last: dict[int, Fraction] = {}  # time of each stream's last packet
+        self._end = Fraction(0)  # of all packets so far
+
+    def correct(self, packet: Any) -> bool:
+        """Change the times of the next packet; return whether the clock leaps."""
+        ticks = packet.pts if packet.dts is None else packet.dts
+        if ticks is None or packet.stream.type not in ("video", "audio"):
+            return False  # data may have a clock of its own
+        time, index = ticks * packet.time_base, packet.stream_index
+        later = range(self._clocks.get(index, 0), len(self._offsets))
+        number = min(later, key=lambda clock: abs(time + self._offsets[clock] - self._end))
+        leap = number + 1 == len(self._offsets) and self._has_leapt(index, time)
+        if leap:
+            self._offsets.append(self._end - time)
+            number += 1
+        offset = self._offsets[number]
+        self._clocks[index], self._last[index] = number, time + offset
+        duration = (packet.duration or 0) * packet.time_base
+        self._end = max(self._end, time + offset + duration)
+        shift = round(offset / packet.time_base)
+        packet.pts = None if packet.pts is None else packet.pts + shift
+        packet.dts = None if packet.dts is None else packet.dts + shift
+        return leap
+
+    def _has_leapt(self, index: int, time: Fraction) -> bool:
+        if not self._may_leap or index not in self._last:
+            return False
+        at = time + self._offsets[-1]
+        return at > self._end + FORWARD or at < self._last[index] - BACKWARD
 
 
 def colours_of(frame: Any) -> Colours:

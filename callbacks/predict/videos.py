@@ -229,7 +229,7 @@ def _copy(stream: Any, output: Any) -> Any:
 def _audio_packets(original: Any, copies: Mapping[Any, Any]) -> Iterator[Any]:
     """Yield packets for the copies of streams, with times that increase.
 
-    Those of some files overlap.
+    Those of joined recordings may overlap.
     """
     clock = Clock(original)
     last: dict[int, tuple[int, int]] = {}  # time and duration of each stream's packet before

@@ -31,7 +31,8 @@ KNOWN: dict[str, Direction] = {
     **dict.fromkeys(
         (
             *("lpips", "niqe", "pi", "fid", "kid", "pfid", "pkid", "fvd", "kvd"),
-            *("kid_thumb", "swd", "frame_swd", "robustness", "loss", "mse", "perceptual", "pixel"),
+            *("kid_thumb", "swd", "frame_swd", "flicker", "repetition"),
+            *("robustness", "loss", "mse", "perceptual", "pixel"),
         ),
         "min",
     ),

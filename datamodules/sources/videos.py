@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ from files.video import (
 USUAL_RATE, LARGEST_RATE = Fraction(25), Fraction(1000)  # frames a second
 STATING = ("mov", "matroska")  # containers that state how long they are
 SHORT = Fraction(1)  # seconds that may be missing at the end
-BACKWARD = Fraction(1)  # second that times may go back; more is another recording
+AROUND = 50  # packets in which a gap belongs to a leap of the clock
 
 
 class Videos(Source):
@@ -200,7 +201,6 @@ class _Times:
     def __init__(self, container: Any, stream: Any) -> None:
         rate = stream.average_rate
         self._usual = max(round(1 / (rate * stream.time_base)), 1) if rate else 1
-        self._backward = BACKWARD / stream.time_base
         self._is_avi = container.format.name == "avi"
         self._stored: deque[int] = deque()  # times of the packets whose frames are to come
         self._most = 0  # of them, since frames are not shown in the order they are stored
@@ -216,8 +216,6 @@ class _Times:
             self._last = 0 if pts is None else pts
         else:
             pts = self._last + self._usual if pts is None else pts
-            if pts < self._last - self._backward:
-                raise ValueError("its clock goes back, as where recordings were joined")
             self._last = max(pts, self._last + 1)
         return self._last
 
@@ -229,19 +227,26 @@ class _Times:
 
 
 def _packets(container: Any) -> Iterator[Any]:
-    """Yield the packets, with times from 0.
+    """Yield the packets, by one clock from 0.
 
     Raises:
-        ValueError: If a part is missing.
+        ValueError: If a part is missing, but not where two recordings were joined.
     """
     clock, end = Clock(container), Fraction(0)
-    for packet in container.demux():
-        if packet.is_corrupt:
-            raise ValueError("the file is truncated, a part is missing, or recordings were joined")
+    gap: int | None = None  # number of the packet where data are missing
+    leap = -inf  # where the clock leaps
+    for number, packet in enumerate(container.demux()):
+        if packet.is_corrupt and number > leap + AROUND:
+            gap = number
         if packet.pts is not None:
             end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
-        clock.correct(packet)
+        if clock.correct(packet):
+            leap, gap = number, None
+        if gap is not None and number > gap + AROUND:
+            raise ValueError("the file is truncated, or a part is missing")
         yield packet
+    if gap is not None:
+        raise ValueError("the file is truncated")
     stated = Fraction(container.duration or 0, MICROSECONDS)
     if container.format.name.startswith(STATING) and end < stated - SHORT:
         raise ValueError(

@@ -190,7 +190,7 @@ class MetricContract:
         if metric.absent():
             pytest.skip(metric.absent())
         if metric.target != "hr":
-            pytest.skip("it is of clips: see test_fvd.py and test_frame_swd.py")
+            pytest.skip("it is of clips: see test_fvd.py and test_flicker.py")
         return metric
 
     @staticmethod
@@ -287,5 +287,5 @@ class MetricContract:
         if metric.absent():
             pytest.skip(metric.absent())
         if metric.target != "hr":
-            pytest.skip("it is of clips: see test_fvd.py and test_frame_swd.py")
+            pytest.skip("it is of clips: see test_fvd.py and test_flicker.py")
         assert {f"val/a/{metric.name}", f"val/b/{metric.name}"} <= set(run.callback_metrics)

@@ -43,7 +43,7 @@ class SetMetricContract:
         if metric.absent():
             pytest.skip(metric.absent())
         if metric.target != "hr":
-            pytest.skip("it is of clips: see test_fvd.py and test_frame_swd.py")
+            pytest.skip("it is of clips: see test_fvd.py and test_flicker.py")
         metric.load()
         return metric
 

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback
 from torchmetrics.image import UniversalImageQualityIndex
 
 from callbacks.metrics.base import ImageMetric, Metric
+from callbacks.metrics.consistency import Repetition
 from callbacks.metrics.iqa import IQA
 from callbacks.metrics.torchmetric import TorchMetric
 from tests.contracts import discovery
@@ -18,6 +19,7 @@ from tests.contracts.callback_contract import CallbackContract, MetricContract
 # A line for each class of ours that cannot be made without arguments: a function that makes one.
 EXAMPLES: dict[type, object] = {
     IQA: lambda: IQA("musiq"),
+    Repetition: lambda: Repetition(16),
     TorchMetric: lambda: TorchMetric(UniversalImageQualityIndex),
 }
 

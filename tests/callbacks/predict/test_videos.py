@@ -177,18 +177,24 @@ def test_a_clock_may_begin_anywhere(tmp_path: Path, name: str, start: float) -> 
     assert 0 <= now.times[0] < Fraction(1, 10)
 
 
-@pytest.mark.parametrize("start", [0, 3])
-def test_recordings_that_were_joined_are_refused(tmp_path: Path, start: float) -> None:
+@pytest.mark.parametrize("start", [0, 50_000, 3])
+def test_recordings_that_were_joined(tmp_path: Path, start: float) -> None:
     parts = [
         make_video(tmp_path / f"{start}.mts", times, audio="aac", start=start)
         for start, times in ((5, LONG), (start, EVEN))
     ]
     source = tmp_path / "a.mts"
     source.write_bytes(b"".join(part.read_bytes() for part in parts))
-    with pytest.raises(ValueError, match="none of the 1 inputs"):
-        predict(source, tmp_path / "out")
-    assert files(tmp_path / "out") == []
-    assert "recordings were joined" in lines(tmp_path / "out")[0]["error"]
+    predict(source, tmp_path / "out")
+    then, now = [read_video(part) for part in parts], read_video(tmp_path / "out/a_x2.mp4")
+    of_second = len(LONG)
+    assert from_first(now.times[:of_second]) == [Fraction(time, 1000) for time in LONG]
+    assert from_first(now.times[of_second:]) == [Fraction(time, 1000) for time in EVEN]
+    assert 0 < now.times[of_second] - now.times[of_second - 1] < Fraction(1, 4)
+    assert len(now.audio) == sum(len(part.audio) for part in then)
+    assert now.audio_times == sorted(set(now.audio_times))
+    lag, lag_then = (video.times[-1] - video.audio_times[-1] for video in (now, then[1]))
+    assert abs(lag - lag_then) < Fraction(1, 1000)
 
 
 @pytest.mark.parametrize("ending", ["mkv", "mp4"])
