@@ -153,5 +153,5 @@ def test_results(tmp_path: Path) -> None:
     waits = waits_of_a_batch(tmp_path, Echo(), data, PSNR(), Results())
     (found,) = load_images(tmp_path)
     words = digests_of(torch.stack([data[index]["hr"] for index in range(4)])).tolist()
-    assert found["digests"] == {k: f"{word:08x}" for k, word in zip(data.keys, words, strict=True)}
+    assert [found["digests"][key].split()[0] for key in data.keys] == [f"{w:08x}" for w in words]
     assert not waits, f"a batch waits:\n{waits}"
