@@ -202,6 +202,7 @@ def fit(
     )
     for callback in callbacks:
         if isinstance(callback, EMA) and (state := callback.state_dict()):
+            # Not strict: only trained parameters have averages, by the names that they have here.
             module.load_state_dict(state["weights"], strict=False)
     return Enlarger(module)
 

@@ -154,7 +154,7 @@ def _mix(word: int) -> int:
 def seeded(seed: int) -> Iterator[None]:
     """Let a source, a stage or an augmentation of one's own draw from the sample's seed.
 
-    Those are Python's, NumPy's and torch's generators, which outside of workers are then as before.
+    It seeds Python's, NumPy's and torch's generators, and outside of workers restores them.
     """
     before = None
     if get_worker_info() is None:

@@ -174,7 +174,7 @@ class Adversarial(SuperResolver):
     # ----------------------------------------------------------------------------------- optimisers
 
     def on_fit_start(self) -> None:
-        """Begin a step anew; raise if gradients cannot be averaged with this strategy.
+        """Drop what a stopped fit accumulated; raise if this strategy cannot average gradients.
 
         Raises:
             ValueError: If the strategy shards parameters, or trained buffers would differ among

@@ -179,6 +179,7 @@ class Writer(Callback):
         self._root, self._of_clips = Path(), False
         self._noted: Counter[str] = Counter()  # what happened to images besides
         self._sources: dict[str, str | None] = {}  # file of each input, by key
+        self._places = places_of(self.config)
         self._inputs: set[tuple[int, int] | None] = set()  # their numbers
         self._lines: Predictions  # from `setup` on
         self._pool: ThreadPoolExecutor | None = None
@@ -392,10 +393,10 @@ class Writer(Callback):
         """Return the options that an output has besides those of the run."""
         if key in self._videos:
             return {"writer.codec": self._settings.codec, "writer.crf": self._settings.crf}
-        # Whether another image has its name now, a file's time tells.
+        # Size and time of a file say whether it has changed; without one, its place must do.
         source = self._sources.get(key)
         if source is None:
-            return places_of(self.config)
+            return self._places
         return {"input": source} if "://" in source else {}
 
     def _opened(self, meta: dict[str, Any]) -> _Video:

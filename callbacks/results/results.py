@@ -192,13 +192,14 @@ def _evaluation(
     metrics = [c for c in all_callbacks(trainer) if isinstance(c, Metric)]
     checkpoint = made_by(method)
     file = Path((method.weights_source or "").removesuffix(" (EMA)"))
+    sha256 = digest_of(file) if metrics and file.is_file() else None
     results: list[Result] = []
     for metric in metrics:
         for records, weights in ((metric.records, checkpoint), (metric.control_records, "bicubic")):
             for record in records:
                 more: dict[str, object] = {"checkpoint": weights}
-                if weights != "bicubic" and file.is_file():
-                    more["sha256"] = digest_of(file)
+                if weights != "bicubic" and sha256 is not None:
+                    more["sha256"] = sha256
                 if (higher := metric.is_higher_better(record["metric"])) is not None:
                     more["higher_is_better"] = higher
                 results.append(cast(Result, {**record, **more}))

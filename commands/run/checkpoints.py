@@ -194,7 +194,9 @@ class Checkpoints(Checkpoint):
         if self.resumed_from is not None and self.resumed_from.parent == self.folder:
             self._written.add(self.resumed_from.name)  # killed before the list was written
         if not self._comparable(ranking):
-            log.warning("best.json is of other images or metrics: checkpoints are ranked anew")
+            log.warning(
+                "best.json has scores of other images or metrics, which are ignored from now on"
+            )
             self._written -= {*ranking["best"]}  # so they are not removed
         self._saved_step = trainer.global_step if self.resumed_from else -1
         self._saved_at = time.monotonic()

@@ -25,8 +25,8 @@ from commands.run.files import (
     list_checkpoints,
     newest_whole,
 )
+from commands.run.folder_lock import HOLDER, FolderLock
 from files.class_path import name_the_same
-from files.folder_lock import HOLDER, FolderLock
 from files.numbers import PositiveFloat, PositiveInt
 from files.owned import NotOursError, move_aside, refuse_foreign, remove_file, remove_unfinished
 from files.paths import expand_path

@@ -89,8 +89,8 @@ def _made(wanted: Wanted, cache: DiskCache) -> ShardIndex:
     while (path := cache.fetch(wanted)) is not None:
         try:
             index = build_index(path, examine=True)
-            # Without sizes, so that images are decoded whole: nobody has done so yet, and damage
-            # looks like the rows below a crop, which are left out.
+            # Without sizes, images are decoded whole. These were never decoded, unlike those of
+            # `pack`, and a crop whose lower rows are not decoded would hide damage.
             sizeless = [
                 {suffix: member._replace(height=0, width=0) for suffix, member in members.items()}
                 for members in index.members

@@ -222,7 +222,7 @@ def test_scores_of_another_validation_set_are_not_compared(
     assert before["scores"]
     other = ("--data.init_args.val.photos.init_args.files", "[1.png]", "--run.change", "true")
     enlarger(*FIT, *other, "--trainer.max_steps", 16)
-    assert "best.json is of other images or metrics" in caplog.text
+    assert "best.json has scores of other images or metrics" in caplog.text
     assert not {*before["scores"]} & {*ranking()["scores"]}
     assert (trained / "checkpoints" / before["best"][0]).exists()
     caplog.clear()

@@ -20,7 +20,7 @@ import main
 from commands.errors import TemporaryError
 from commands.run import directory as run_lock
 from commands.run.directory import RunDirectory, alone_in
-from files.folder_lock import HOLDER
+from commands.run.folder_lock import HOLDER
 
 Enlarger = Callable[..., None]
 FORK = multiprocessing.get_context("fork")  # without the seconds of an import

@@ -326,7 +326,7 @@ def test_shard_that_changes_between_two_runs(two, prepared, tmp_path):
 
 
 def test_half_an_image_in_a_tar_without_an_index(server, tmp_path, prepared):
-    """Rows above the damage decode, but nobody has yet seen that the whole image does."""
+    """A crop above the damage would decode; the image as a whole does not."""
     half = image_bytes(tmp_path, 0, "jpg", (64, 64))
     write(server.root / "t.tar", [("k.jpg", half[: len(half) // 2])])
     source = prepared(f"{server.url}/t.tar")
