@@ -111,7 +111,8 @@ class Checkpoints(Checkpoint):
 
     Args:
         every_n_steps: Steps between two checkpoints; 0 for none by steps.
-        every_n_minutes: Minutes between two checkpoints; 0 for none by time.
+        every_n_minutes: Minutes between two checkpoints; 0 for none by time. On several ranks
+            the clock is read every ``trainer.log_every_n_steps`` steps.
         keep_last: Number of newest checkpoints to keep.
         keep_best: Number of best checkpoints to keep.
         monitor: The logged value that ranks checkpoints. Checkpoints without it are not ranked.
@@ -155,6 +156,7 @@ class Checkpoints(Checkpoint):
         self._validation_due = False  # True after an interrupted validation
         self._monitored: dict[str, float] = {}  # values logged before the run was resumed
         self._limits: tuple[int, int | None] | None = None  # on steps and epochs, while lifted
+        self._stops = False  # at the end of the accumulation
 
     # -------------------------------------------------------------------------------- when to write
 
@@ -247,16 +249,26 @@ class Checkpoints(Checkpoint):
         """Note the position, and decide whether a checkpoint is due."""
         self._position = next_position(trainer.current_epoch, batches_done(trainer), trainer)
         self._whole = True
-        if gradients_pending(trainer):
+        if self._hold(trainer):
             return
+        if self._stops:
+            self._stops, trainer.should_stop = False, True
         self._value = None
         step = trainer.global_step
         whole = bool(self.every_n_steps) and step > 0 and step % self.every_n_steps == 0
         if whole and step != self._saved_step:
             self._due = True
-        if self.every_n_minutes and step % max(1, vars(trainer)["log_every_n_steps"]) == 0:
+        seldom = trainer.world_size > 1 and step % max(1, vars(trainer)["log_every_n_steps"])
+        if self.every_n_minutes and not seldom:
             late = time.monotonic() - self._saved_at >= 60 * self.every_n_minutes
             self._due |= bool(trainer.strategy.broadcast(late)) if trainer.world_size > 1 else late
+
+    def _hold(self, trainer: Trainer) -> bool:
+        # Within an accumulation nothing could be saved: a timer's stop waits for its end.
+        pending = gradients_pending(trainer)
+        if pending and trainer.should_stop:
+            self._stops, trainer.should_stop = True, False
+        return pending
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the values so far: Lightning keeps those that this validation does not log."""
@@ -271,7 +283,7 @@ class Checkpoints(Checkpoint):
         new = {name: value for name, value in found if value is not self._before.get(name)}
         value = new.get(self.monitor)
         self._value = None if value is None else float(value)
-        if not gradients_pending(trainer):
+        if not self._hold(trainer):
             self._due = True
         elif self._value is not None:
             log.warning(

@@ -205,7 +205,10 @@ def run_folder(root: str, name: str) -> Path:
             f"run.name is {name!r}, which leads out of {above}, the folder of all runs: set "
             "run.root instead (--run.root FOLDER --run.name NAME)"
         )
-    return above / name
+    folder = above / name
+    # Lightning expands it again, and would drop `link/..` as text: two folders of one run.
+    plain = os.path.normpath(folder) == str(folder) and not str(folder).startswith("~")
+    return folder if plain else folder.resolve()
 
 
 class RunDirectory:

@@ -38,9 +38,12 @@ def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
         with whole_file(path) as file:
             write(file)
             file.flush()
-            digest = file_hash(Path(file.name))
-            write_atomically(checksum_of(path), f"{digest}  {path.name}\n".encode())
+            digest, before = file_hash(Path(file.name)), _digests(path)
+            # Until the new file is in its place, the checksum is also that of an earlier one.
+            _write_checksum(path, digest, *before)
         sync_folder(path.parent)
+        if before:
+            _write_checksum(path, digest)
     except RuntimeError as error:
         raise OSError(f"is the disk full? {error}") from error  # which torch says in C++
 
@@ -76,17 +79,22 @@ def checksum_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def _checksum(path: Path) -> list[str]:
-    """Return a checkpoint's digest and name as its checksum file has them; empty without one."""
+def _digests(path: Path) -> list[str]:
+    """Return a checkpoint's digests as its checksum file has them, usually one."""
     try:
-        return checksum_of(path).read_text(encoding="utf-8").split()
+        return checksum_of(path).read_text(encoding="utf-8").split()[::2]
     except (OSError, ValueError):  # ValueError: not text
         return []
 
 
+def _write_checksum(path: Path, *digests: str) -> None:
+    lines = "".join(f"{digest}  {path.name}\n" for digest in digests)
+    write_atomically(checksum_of(path), lines.encode())
+
+
 def is_whole(path: Path) -> bool:
     """Return whether a checkpoint matches its checksum."""
-    return path.is_file() and _checksum(path)[:1] == [file_hash(path)]
+    return path.is_file() and file_hash(path) in _digests(path)
 
 
 def newest_whole(folder: Path) -> Path | None:
@@ -103,7 +111,8 @@ def newest_whole(folder: Path) -> Path | None:
 
 def fingerprint(path: Path) -> str:
     """Return the SHA-256 of a checkpoint, from its checksum file if there is one."""
-    return next(iter(_checksum(path)), None) or file_hash(path)
+    known = _digests(path)
+    return known[0] if len(known) == 1 else file_hash(path)
 
 
 def why_unseen(path: Path, digest: str, patience: float) -> str | None:

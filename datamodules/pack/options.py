@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
+from pathlib import Path
 from typing import Any
 
 from datamodules.files.pairs import with_scale
@@ -240,7 +240,8 @@ def _sources(options: argparse.Namespace) -> tuple[str, str | None]:
 
 
 def _absolute(path: str, name: str) -> str:
-    return path if REMOTE.match(path) else os.path.abspath(expand_path(path, name))
+    # Not abspath, which drops `link/..` as text.
+    return path if REMOTE.match(path) else str(Path(expand_path(path, name)).absolute())
 
 
 # On these the shards do not depend, or `job_of` names them otherwise.

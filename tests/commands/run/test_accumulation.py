@@ -1,12 +1,14 @@
-"""A validation within an accumulation is reported, and not ranked."""
+"""Validations and stops within an accumulation."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from lightning.pytorch import Callback, Trainer
 
 Enlarger = Callable[..., None]
 
@@ -25,3 +27,16 @@ def test_a_validation_within_an_accumulation_is_not_ranked(
     said = [r.getMessage() for r in caplog.records if "accumulation" in r.getMessage()]
     assert len(said) == 5
     assert "set trainer.val_check_interval to a multiple" in said[0]
+
+
+class StopsEarly(Callback):
+    """Stop after the first batch, as a timer may."""
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        trainer.should_stop = True
+
+
+def test_a_stop_within_an_accumulation_waits_for_its_end(tiny: Path, enlarger: Enlarger) -> None:
+    more = ("--trainer.accumulate_grad_batches", 3, "--trainer.callbacks", f"{__name__}.StopsEarly")
+    enlarger("fit", "--config", "tiny.yaml", *more, "--trainer.limit_val_batches", 0)
+    assert Path("runs/tiny/checkpoints/step-000000001.ckpt").is_file()

@@ -9,6 +9,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -16,6 +17,7 @@ from commands.run.files import (
     checksum_of,
     file_hash,
     fingerprint,
+    is_whole,
     list_checkpoints,
     newest_whole,
     write_whole,
@@ -62,3 +64,18 @@ def test_a_checksum_that_is_damaged(tmp_path: Path, content: bytes) -> None:
     checksum_of(newer).write_bytes(content)
     assert newest_whole(tmp_path) == older
     assert fingerprint(newer) in (file_hash(newer), "0")
+
+
+def test_killed_while_a_checkpoint_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "step-000000001.ckpt"
+    write_whole(path, lambda file: file.write(b"old") and None)
+    with monkeypatch.context() as patched:
+        patched.setattr("files.owned.put_in_place", Mock(side_effect=OSError("killed")))
+        with pytest.raises(OSError, match="killed"):
+            write_whole(path, lambda file: file.write(b"new") and None)
+    assert is_whole(path)
+    assert fingerprint(path) == file_hash(path)
+    write_whole(path, lambda file: file.write(b"newest") and None)
+    assert checksum_of(path).read_text() == f"{file_hash(path)}  {path.name}\n"

@@ -48,7 +48,14 @@ def test_no_run_lies_outside_of_the_folder_of_all(tmp_path: Path, name: str) -> 
         run_folder(str(tmp_path), name)
     (tmp_path / "linked").symlink_to("/")
     for sound in ("a", "a/b", "a/../b", "..a", "linked/x"):
-        assert run_folder(str(tmp_path), sound) == tmp_path / sound
+        assert run_folder(str(tmp_path), sound).resolve() == (tmp_path / sound).resolve()
+
+
+def test_the_folder_above_a_link_is_its_targets(tmp_path: Path) -> None:
+    """Lightning would write beside the link."""
+    (tmp_path / "far/experiments").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("far/experiments")
+    assert run_folder(f"{tmp_path}/link/../runs", "x") == tmp_path.resolve() / "far/runs/x"
 
 
 def test_no_folder_is_called_null(tiny: Path, refusal: Refusal) -> None:
