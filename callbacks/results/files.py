@@ -101,7 +101,7 @@ def write_results(path: Path, results: list[Result]) -> None:
         path: The file; its folder is created.
         results: All results of the file.
     """
-    content = {"results": [_storable(result) for result in results], **provenance()}
+    content = {"results": storable(results), **provenance()}
     write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
@@ -192,9 +192,13 @@ def shown_value(result: Result) -> str:
     return f"{result['value']:.4f}{deviation}"
 
 
-def storable(value: float) -> float | str:
-    """Return a number for JSON: ``nan`` and ``inf`` as strings."""
-    return value if math.isfinite(value) else str(value)
+def storable(value: Any) -> Any:
+    """Return numbers, also those within mappings and lists, for JSON: ``nan``, ``inf`` as text."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        return {key: storable(v) for key, v in value.items()}
+    return [storable(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 @contextmanager
@@ -222,13 +226,6 @@ def load_or_set_aside(path: Path, load: Callable[[], T]) -> T | None:
     except ValueError as error:
         log.warning("%s; it was moved to %s", error, move_aside(path, "damaged"))
         return None
-
-
-def _storable(result: Result) -> dict[str, Any]:
-    changed: dict[str, Any] = {"value": storable(result["value"])}
-    if "std" in result:
-        changed["std"] = storable(result["std"])
-    return {**result, **changed}
 
 
 class ImageNumbers(TypedDict):
@@ -371,13 +368,7 @@ def write_images(run: Path, images: list[ImageNumbers]) -> None:
         run: The run's directory.
         images: All numbers of the file.
     """
-    lines = [
-        json.dumps(
-            {**numbers, "values": {key: storable(v) for key, v in numbers["values"].items()}},
-            allow_nan=False,
-        )
-        for numbers in images
-    ]
+    lines = [json.dumps(storable(numbers), allow_nan=False) for numbers in images]
     write_whole(run / IMAGES, '{"images": [\n' + ",\n".join(lines) + "\n]}\n")
 
 
