@@ -397,7 +397,7 @@ def _problem(key: str) -> str | None:
     if not key.isprintable():
         return "has unprintable characters"
     if split_name(f"{key}.x") != (key, "x"):
-        return "is one that WebDataset readers skip"
+        return "is one that readers of shards skip or shorten"
     return None
 
 

@@ -96,7 +96,7 @@ def test_names_that_can_be_no_keys(tmp_path, caplog):
             file.write(save(tmp_path / "x.png").read_bytes())
     assert pack.main([str(tmp_path / "in"), str(tmp_path / "out")]) == 1
     assert "refused by reason: 3 unsafe name" in caplog.text
-    for words in ("unprintable characters", "not UTF-8", "readers skip"):
+    for words in ("unprintable characters", "not UTF-8", "readers of shards"):
         assert words in caplog.text
     assert (tmp_path / "out" / "shard.report.json").read_text().count("unsafe name") == 4
 
