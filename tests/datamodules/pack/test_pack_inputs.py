@@ -162,6 +162,15 @@ def test_plain_keys(tmp_path, image):
         assert file.getnames() == ["a.png", "sub/b.jpg", "v1_0.png"]
 
 
+def test_replaced_values_are_not_taken_for_packed(tmp_path, image, caplog):
+    path, out = tmp_path / "plain", str(tmp_path / "out")
+    assert pack.main([str(database(path, {b"a": image})), out]) == 0
+    pack_lmdb._opened.cache_clear()  # which closes it
+    database(path, {b"a": save(tmp_path / "b.png", (9, 9)).read_bytes()})
+    assert pack.main([str(path), out]) == 2
+    assert "made otherwise (images was" in caplog.text
+
+
 def test_bad_records(tmp_path, image, caplog):
     records = {b"../x": image, b"\xff": image, b"text": b"no image", b"good": image}
     assert pack.main([str(database(tmp_path / "bad", records)), str(tmp_path / "out")]) == 1
