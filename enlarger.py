@@ -38,7 +38,7 @@ from callbacks.metrics.base import Metric
 from callbacks.metrics.sets import images_by_name, read_image
 from callbacks.predict.files import luma, to_pixels
 from callbacks.training.ema import EMA
-from callbacks.weights import place_of
+from callbacks.weights import manifest, place_of
 from commands.arguments.parser import Parser
 from commands.errors import ConfigurationError, did_you_mean
 from commands.process import hide_advertising
@@ -46,7 +46,7 @@ from commands.released import released
 from commands.run.checkpoints import Checkpoints, SavesLast
 from commands.run.directory import RunDirectory
 from commands.run.files import FOLDER, list_checkpoints, newest_whole
-from commands.run.weights import EXPORT, find_weights, load_trained, manifest
+from commands.run.weights import EXPORT, find_weights, load_trained
 from commands.tracebacks import origin
 from datamodules import SRDataModule
 from datamodules.files.decode import from_pillow

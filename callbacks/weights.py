@@ -60,9 +60,9 @@ class UnavailableError(OSError):
 # -------------------------------------------------------------------------------- by name
 
 
-def manifest(path: Path | None = None) -> dict[str, Entry]:
+def manifest() -> dict[str, Entry]:
     """Return all weights that the project knows, by name."""
-    entries: dict[str, Entry] = plain_yaml((path or MANIFEST).read_text(encoding="utf-8"))
+    entries: dict[str, Entry] = plain_yaml(MANIFEST.read_text(encoding="utf-8"))
     return entries
 
 

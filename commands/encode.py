@@ -38,7 +38,7 @@ from commands.errors import ConfigurationError
 from datamodules.degrading import degradation_of
 from datamodules.files.decode import UnreadableImage
 from datamodules.loading import expect_workers, start_worker
-from datamodules.order.keys import digest_of
+from datamodules.order.keys import Names
 from datamodules.pack.blocks import Blocks, Record, Report
 from datamodules.pack.packing import counted
 from datamodules.samples import Flips, Images, SampleDraws, draw_turn, turned
@@ -51,7 +51,7 @@ from datamodules.sources.triplets import Triplets
 from degradations.draws import seed_of
 from files.numbers import PositiveInt
 from files.owned import remove_file, write_whole
-from files.paths import expand_path, shard_key
+from files.paths import expand_path, shard_key, size_and_time
 from lightning_modules.base import ImageModel
 
 if TYPE_CHECKING:
@@ -176,6 +176,13 @@ def colliding_keys(keys: Sequence[str]) -> tuple[str, str] | None:
     return next(((dotted[key], key) for key in keys if key in dotted), None) if dotted else None
 
 
+def _sized_keys(source: Any) -> Iterator[str]:
+    """Yield keys with the sizes of their files, which tell most files that were replaced."""
+    for path, images in itertools.groupby(range(len(source.keys)), source.path):
+        found = path and size_and_time(path)
+        yield from (f"{source.keys[image]}\0{found and found[0]}" for image in images)
+
+
 def _caption(key: str, sample: Any) -> str:
     text: str = sample.get("text", "")
     if not text.strip():
@@ -234,6 +241,8 @@ class Encoding:
                 f"{shard_key(pair[0])}: rename one of them"
             )
         self.out = Path(expand_path(options.out, "encode.out"))
+        digest = Names.of(_sized_keys(self.source)).digest()
+        self.images = {"count": len(self.source.keys), "digest": digest}
         self.seed, self.workers = data.seed, data.workers
         self.degradation = None
         if options.pairs:
@@ -291,7 +300,6 @@ class Encoding:
         if not settings["texts"]:  # as before this option
             del settings["texts"]
         made = {"space": self.space.identity, "seed": self.seed, "scale": self.model.scale}
-        images = {"count": len(self.source.keys), "digest": digest_of(self.source.keys)}
         groups = ["data.init_args.train.", "data.init_args.crops.augment"]
         if self.options.pairs:
             groups.append("degradation")
@@ -302,7 +310,7 @@ class Encoding:
             made["texts"] = self.encoder.source
         config = self.config.items()
         given = {key: _shown(v) for key, v in config if key.startswith(tuple(groups))}
-        return {**settings, **made, "images_of": images, **given}
+        return {**settings, **made, "images_of": self.images, **given}
 
     def _begin(self) -> list[int]:
         """Compare with earlier output, and return the blocks that are not encoded yet."""
@@ -313,7 +321,10 @@ class Encoding:
                 remove_file(self.out / ABOUT)
         except ValueError as error:
             raise ConfigurationError(str(error)) from error
-        return blocks.todo(range(len(blocks)))
+        todo = blocks.todo(range(len(blocks)))
+        if not todo:
+            log.info("everything was encoded already")
+        return todo
 
     def _write_blocks(self, todo: Sequence[int]) -> None:
         """Encode some blocks into shards of their own."""

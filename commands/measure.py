@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import enlarger
+from callbacks.results.files import storable
 from commands.errors import ConfigurationError
 from commands.process import prepare_output
 from files.owned import write_whole
@@ -46,7 +47,7 @@ def main(words: Sequence[str] | None = None) -> int:
         protocol = ", ".join(f"{key} {value}" for key, value in measured["protocol"].items())
         print(f"{name:<12} {measured['value']:<10.5g} of {measured['n']} images  ({protocol})")
     if options.json is not None:
-        write_whole(options.json, json.dumps(found, indent=1).encode())
+        write_whole(options.json, json.dumps(storable(found), indent=1, allow_nan=False).encode())
     return 0
 
 

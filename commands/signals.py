@@ -37,7 +37,7 @@ class Stopped(Exception):  # noqa: N818  (no error)
 
     def __init__(self, number: int, at: str, in_validation: bool = False) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name} {at}")
-        self.number, self.status = number, 128 + number
+        self.status = 128 + number
         self.in_validation = in_validation
 
 

@@ -13,7 +13,6 @@ fails with a traceback if one of them is not a number.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from commands.errors import ConfigurationError
@@ -87,11 +86,8 @@ class World(NamedTuple):
             )
 
 
-def claimed(environment: Mapping[str, str] = os.environ) -> Claim:
+def claimed() -> Claim:
     """Return what the environment says about this process, whatever started it.
-
-    Args:
-        environment: The variables.
 
     Raises:
         ConfigurationError: If variables are not numbers, are missing, or are those of a launcher
@@ -99,7 +95,7 @@ def claimed(environment: Mapping[str, str] = os.environ) -> Claim:
     """
 
     def number(name: str, default: int) -> int:
-        text = environment.get(name, str(default))
+        text = os.environ.get(name, str(default))
         if not text.strip().isdecimal():
             raise ConfigurationError(
                 f"the environment variable {name} is {text!r}, but must be a whole number, by "
@@ -109,9 +105,9 @@ def claimed(environment: Mapping[str, str] = os.environ) -> Claim:
 
     rank, world = number("RANK", 0), number("WORLD_SIZE", 1)
     local_rank, node = number("LOCAL_RANK", 0), number("NODE_RANK", 0)
-    if SIGN in environment:
+    if SIGN in os.environ:
         here, nodes = number("LOCAL_WORLD_SIZE", world), number("GROUP_WORLD_SIZE", 1)
-        if "RANK" not in environment or here * nodes != world or rank >= world:
+        if "RANK" not in os.environ or here * nodes != world or rank >= world:
             raise ConfigurationError(
                 f"{SIGN} is set, as torchrun does, but RANK, WORLD_SIZE, LOCAL_WORLD_SIZE and "
                 f"GROUP_WORLD_SIZE do not fit together: start the command with torchrun, or unset "
@@ -119,8 +115,8 @@ def claimed(environment: Mapping[str, str] = os.environ) -> Claim:
             )
         return Claim(TORCHRUN, rank, world, here, nodes, local_rank)
     tasks, step = number("SLURM_NTASKS", 1), number("SLURM_STEP_NUM_TASKS", 0)
-    is_shell = environment.get("SLURM_JOB_NAME") in INTERACTIVE and step < 2
-    if "SLURM_NTASKS" in environment and not is_shell:
+    is_shell = os.environ.get("SLURM_JOB_NAME") in INTERACTIVE and step < 2
+    if "SLURM_NTASKS" in os.environ and not is_shell:
         nodes = number("SLURM_NNODES", 1)
         here = number("SLURM_NTASKS_PER_NODE", 1)
         if here * nodes != tasks or (tasks > 1 and not step):
@@ -130,7 +126,7 @@ def claimed(environment: Mapping[str, str] = os.environ) -> Claim:
             )
         of_task = number("SLURM_PROCID", 0), tasks, here, nodes, number("SLURM_LOCALID", 0)
         return Claim(SLURM, *of_task)
-    if rank or (world > 1 and "LOCAL_RANK" not in environment):
+    if rank or (world > 1 and "LOCAL_RANK" not in os.environ):
         raise ConfigurationError(
             f"in the environment RANK is {rank} and WORLD_SIZE {world}, but neither torchrun nor "
             "srun has started this process: start all of them by one of the two (or unset "
@@ -139,15 +135,13 @@ def claimed(environment: Mapping[str, str] = os.environ) -> Claim:
     for name in OTHERS:
         if number(name, 1) > 1:
             raise ConfigurationError(
-                f"in the environment {name} is {environment[name]}, of a launcher that is not "
+                f"in the environment {name} is {os.environ[name]}, of a launcher that is not "
                 f"supported: use torchrun or srun (or unset it: env -u {name} COMMAND)"
             )
     return Claim(LIGHTNING, local_rank=local_rank, node=node)
 
 
-def agree(
-    trainer: Namespace, environment: Mapping[str, str] = os.environ, command: str = "fit"
-) -> World:
+def agree(trainer: Namespace, command: str = "fit") -> World:
     """Return the processes on which trainer and environment agree.
 
     Defaults of ``trainer.devices``, ``num_nodes`` and ``strategy`` are replaced by the launcher's
@@ -156,17 +150,16 @@ def agree(
 
     Args:
         trainer: The trainer's arguments.
-        environment: The variables.
         command: Name of the command; ``export`` runs in one process.
 
     Raises:
         ConfigurationError: If trainer and environment differ in the number of processes.
     """
-    claim = claimed(environment)
+    claim = claimed()
     if command == "export" and claim.world > 1:
         raise ConfigurationError(f"export runs in one process, but {claim.launcher} has started it")
     if claim.launcher is LIGHTNING:
-        return _started_by_lightning(claim, trainer, environment)
+        return _started_by_lightning(claim, trainer)
     devices = claim.local_world if trainer.devices == "auto" else trainer.devices
     nodes = claim.nodes if trainer.num_nodes == 1 else trainer.num_nodes
     if (_count(devices, trainer.accelerator), nodes) != (claim.local_world, claim.nodes):
@@ -180,9 +173,7 @@ def agree(
     return World(claim.rank, claim.world, devices, nodes, strategy, claim.launcher)
 
 
-def _started_by_lightning(
-    claim: Claim, trainer: Namespace, environment: Mapping[str, str]
-) -> World:
+def _started_by_lightning(claim: Claim, trainer: Namespace) -> World:
     # One process on each node, from which Lightning starts the others.
     here, nodes = _count(trainer.devices, trainer.accelerator), trainer.num_nodes
     if claim.local_rank >= here or claim.node >= nodes:
@@ -191,7 +182,7 @@ def _started_by_lightning(
             f"trainer.devices is {trainer.devices} and trainer.num_nodes {nodes}: set both to what "
             "was started (or unset leftover variables: env -u LOCAL_RANK -u NODE_RANK COMMAND)"
         )
-    missing = [name for name in OWN if name not in environment] if nodes > 1 else []
+    missing = [name for name in OWN if name not in os.environ] if nodes > 1 else []
     if missing:
         raise ConfigurationError(
             f"trainer.num_nodes is {nodes}, but the environment has no address of the first node "

@@ -151,21 +151,18 @@ def is_video(path: PurePath) -> bool:
     return path.suffix.lower() in VIDEO_EXTENSIONS and not path.name.startswith(".")
 
 
-def list_images(root: Path, recursive: bool = True, videos: bool = False) -> list[Path]:
+def list_images(root: Path, videos: bool = False) -> list[Path]:
     """List the image files below a folder, sorted; the log counts other files by ending.
 
     Args:
         root: An existing folder.
-        recursive: Include subfolders.
         videos: Include videos.
 
     Raises:
         ValueError: A folder cannot be listed.
     """
     found: list[Path] = []
-    for folder, below, names in walk(root):
-        if not recursive:
-            below.clear()
+    for folder, _, names in walk(root):
         found += [folder / name for name in names]
     kept = images_among(found, str(root), videos)
     return sorted(kept, key=lambda path: path.relative_to(root).as_posix())

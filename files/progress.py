@@ -6,8 +6,6 @@ import logging
 import sys
 from typing import Any
 
-__all__ = ["bar_options"]
-
 log = logging.getLogger(__name__)
 LINE = "{desc}: {unit} {n_fmt} of {total_fmt}, {rate_fmt}, {remaining} left{postfix}"
 ENDLESS = "{desc}: {unit} {n_fmt}, {rate_fmt}{postfix}"

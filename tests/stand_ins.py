@@ -10,7 +10,6 @@ import torch
 import yaml
 from torch import Tensor
 
-import commands.run.weights
 from callbacks import weights
 from callbacks.metrics.niqe import FEATURES
 from lightning_modules.networks.imdn import IMDN
@@ -48,6 +47,5 @@ def stand_in(folder: Path, patch: pytest.MonkeyPatch) -> None:
         entry["sha256"] = weights.digest_of(folder / entry["file"])
     manifest = folder / "weights.yaml"
     manifest.write_text(yaml.safe_dump(entries))
-    for module in (weights, commands.run.weights):
-        patch.setattr(module, "MANIFEST", manifest)
+    patch.setattr(weights, "MANIFEST", manifest)
     patch.setenv("ENLARGER_WEIGHTS", str(folder))

@@ -83,6 +83,7 @@ class Line(TypedDict, total=False):
     frames: Number of frames of a clip or a video.
     input_bytes: Size of the input's file when it was read.
     input_modified: Its modification time then, in nanoseconds since 1970.
+    input_place: Hash of its path from the folder of the lines, with which it may be moved.
     """
 
     key: str
@@ -100,6 +101,7 @@ class Line(TypedDict, total=False):
     frames: int
     input_bytes: int | None
     input_modified: int | None
+    input_place: str
 
 
 class Made(NamedTuple):
@@ -109,6 +111,7 @@ class Made(NamedTuple):
     seed: Seed of a stochastic method's noise; None if it drew none.
     input_bytes: As in ``Line``.
     input_modified: As in ``Line``.
+    input_place: As in ``Line``; None in files of earlier versions.
     frames: As in ``Line``; None for an image.
     """
 
@@ -116,6 +119,7 @@ class Made(NamedTuple):
     seed: int | None
     input_bytes: int | None
     input_modified: int | None
+    input_place: str | None
     frames: int | None
 
 
@@ -164,6 +168,7 @@ class Predictions:
             made.way == _way(self._with(own))
             and made.seed in (None, self.seed)
             and (source is None or read == (None, None) or read == size_and_time(source))
+            and (source is None or made.input_place in (None, self._place_of(source)))
         )
 
     def add(self, line: Line, own: Options | None = None) -> None:
@@ -174,7 +179,13 @@ class Predictions:
             own: Options of this output alone.
         """
         with self._lock:
-            self._append(dict(line) if "error" in line else {**line, **self._with(own)})
+            source = line.get("input")
+            place = {"input_place": self._place_of(source)} if source else {}
+            self._append(dict(line) if "error" in line else {**line, **place, **self._with(own)})
+
+    def _place_of(self, source: str) -> str:
+        from_here = source if "://" in source else os.path.relpath(source, self.path.parent)
+        return xxhash.xxh3_64_hexdigest(os.fsencode(from_here))
 
     def _with(self, own: Options | None) -> dict[str, Any]:
         return {**self.run, "options": {**self.run["options"], **(own or {})}}

@@ -393,11 +393,7 @@ class Writer(Callback):
         """Return the options that an output has besides those of the run."""
         if key in self._videos:
             return {"writer.codec": self._settings.codec, "writer.crf": self._settings.crf}
-        # Size and time of a file say whether it has changed; without one, its place must do.
-        source = self._sources.get(key)
-        if source is None:
-            return self._places
-        return {"input": source} if "://" in source else {}
+        return self._places if self._sources.get(key) is None else {}
 
     def _opened(self, meta: dict[str, Any]) -> _Video:
         """Open the video of a frame, and say what it will not keep."""

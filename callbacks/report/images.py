@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -207,7 +206,7 @@ def write_index(run: Path, evaluations: list[Evaluation], source: Provenance) ->
     old = found["evaluations"] if found else []
     merged = {_identity(e): e for e in old} | {_identity(e): e for e in evaluations}
     index: Index = {**source, "evaluations": list(merged.values())}
-    write_whole(run / INDEX, json.dumps(_storable(index), indent=1) + "\n")
+    write_whole(run / INDEX, json.dumps(storable(index), indent=1) + "\n")
     # Only files of the old index: another process may be writing new files at this moment.
     for name in _named(old) - _named(index["evaluations"]):
         remove_file(run / FOLDER / name)
@@ -229,14 +228,6 @@ def _identity(evaluation: Evaluation) -> tuple[str, float]:
 
 def _named(evaluations: list[Evaluation]) -> set[str]:
     return {name for e in evaluations for p in e["images"] for name in p["files"].values()}
-
-
-def _storable(value: Any) -> Any:
-    if isinstance(value, float):
-        return storable(value)
-    if isinstance(value, Mapping):
-        return {key: _storable(v) for key, v in value.items()}
-    return [_storable(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def _digest(pixels: Pixels) -> str:

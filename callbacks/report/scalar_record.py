@@ -57,8 +57,8 @@ class ScalarRecord(DummyLogger):
             name: number for name, v in metrics.items() if (number := _number(v)) is not None
         }
         if scalars and step is not None:
-            values = {name: storable(value) for name, value in scalars.items()}
-            self._write({"step": int(step), "values": values, "time": round(time.time(), 3)})
+            line = {"step": int(step), "values": scalars, "time": round(time.time(), 3)}
+            self._write(storable(line))
 
     def _write(self, line: dict[str, Any]) -> None:
         try:

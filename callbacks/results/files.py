@@ -101,7 +101,7 @@ def write_results(path: Path, results: list[Result]) -> None:
         path: The file; its folder is created.
         results: All results of the file.
     """
-    content = {"results": [_storable(result) for result in results], **provenance()}
+    content = {"results": storable(results), **provenance()}
     write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
@@ -192,9 +192,13 @@ def shown_value(result: Result) -> str:
     return f"{result['value']:.4f}{deviation}"
 
 
-def storable(value: float) -> float | str:
-    """Return a number for JSON: ``nan`` and ``inf`` as strings."""
-    return value if math.isfinite(value) else str(value)
+def storable(value: Any) -> Any:
+    """Return numbers, also those within mappings and lists, for JSON: ``nan``, ``inf`` as text."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        return {key: storable(v) for key, v in value.items()}
+    return [storable(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 @contextmanager
@@ -222,13 +226,6 @@ def load_or_set_aside(path: Path, load: Callable[[], T]) -> T | None:
     except ValueError as error:
         log.warning("%s; it was moved to %s", error, move_aside(path, "damaged"))
         return None
-
-
-def _storable(result: Result) -> dict[str, Any]:
-    changed: dict[str, Any] = {"value": storable(result["value"])}
-    if "std" in result:
-        changed["std"] = storable(result["std"])
-    return {**result, **changed}
 
 
 class ImageNumbers(TypedDict):
@@ -371,36 +368,33 @@ def write_images(run: Path, images: list[ImageNumbers]) -> None:
         run: The run's directory.
         images: All numbers of the file.
     """
-    lines = [
-        json.dumps(
-            {**numbers, "values": {key: storable(v) for key, v in numbers["values"].items()}},
-            allow_nan=False,
-        )
-        for numbers in images
-    ]
+    lines = [json.dumps(storable(numbers), allow_nan=False) for numbers in images]
     write_whole(run / IMAGES, '{"images": [\n' + ",\n".join(lines) + "\n]}\n")
 
 
-def update_images(run: Path, new: list[ImageNumbers], gone: set[Row]) -> set[Row]:
-    """Merge new numbers into a run's ``images.json``; a damaged one is moved aside.
+def store(run: Path, results: list[Result], images: list[ImageNumbers]) -> None:
+    """Merge an evaluation into a run's ``results.json`` and ``images.json``; damaged ones go aside.
 
-    Call it within ``one_writer``, or numbers that another process adds meanwhile are lost. All
-    seeds of a number are replaced together: another evaluation may have used other settings of the
-    method, and a mean over both would be meaningless.
+    All seeds of a number are replaced together: another evaluation may have used other settings of
+    the method, and a mean over both would be meaningless. Rows of other weights or images are
+    removed first: whichever write a killed process does not reach, no row mixes two states.
 
     Args:
-        run: The run's directory.
-        new: The numbers of an evaluation.
-        gone: Rows whose old numbers are left out.
-
-    Returns:
-        These, and the rows whose images are others in ``new``.
+        run: The run's directory; it is created.
+        results: The numbers of an evaluation.
+        images: Those of single images.
     """
-    old = load_or_set_aside(run / IMAGES, lambda: load_images(run)) or []
-    gone, again = gone | _of_other_images(old, new), {identity(numbers) for numbers in new}
-    kept = [n for n in old if identity(n) not in again and row_of(n) not in gone]
-    write_images(run, kept + new)
-    return gone
+    path = run / RESULTS
+    with one_writer(run):
+        old = load_or_set_aside(path, lambda: load_results(path)["results"]) or []
+        before = load_or_set_aside(run / IMAGES, lambda: load_images(run)) or []
+        gone = retrained(old, results) | _of_other_images(before, images)
+        if gone:
+            write_results(path, [result for result in old if row_of(result) not in gone])
+        again = {identity(numbers) for numbers in images}
+        kept = [n for n in before if identity(n) not in again and row_of(n) not in gone]
+        write_images(run, kept + images)
+        write_results(path, merge(old, results, gone))
 
 
 def _of_other_images(old: list[ImageNumbers], new: list[ImageNumbers]) -> set[Row]:

@@ -31,16 +31,10 @@ from callbacks.results.files import (
     digests_of,
     identity,
     image_numbers,
-    load_or_set_aside,
-    load_results,
     made_by,
-    merge,
-    one_writer,
-    retrained,
     rows_of,
     shown_value,
-    update_images,
-    write_results,
+    store,
 )
 from callbacks.weights import digest_of
 from files.method import Method, method_of
@@ -173,11 +167,7 @@ class Results(Callback):
         path = Path(trainer.default_root_dir, RESULTS)
         if results:
             # After each seed, so that an interrupt keeps the numbers of earlier ones.
-            with one_writer(path.parent):
-                old = load_or_set_aside(path, lambda: load_results(path)["results"]) or []
-                images = images_of(self._evaluations)
-                gone = update_images(path.parent, images, retrained(old, results))
-                write_results(path, merge(old, results, gone))
+            store(path.parent, results, images_of(self._evaluations))
         if self.drew_noise and len(self._evaluations) < self.repeats:
             return
         self._evaluations = []

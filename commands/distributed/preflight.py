@@ -158,7 +158,8 @@ def start_facts(config: dict[str, Any], world: int) -> Facts:
         "libraries": versions(),
         "code": _hash_of(_own_files()),
         "plugins": _hash_of(_plugin_files(config)),
-        "config": json.loads(json.dumps(flat(config), default=str)),
+        # As text: 1 and 1.0 are equal, but one batch and all of them.
+        "config": {key: json.dumps(v, default=str) for key, v in flat(config).items()},
     }
 
 

@@ -52,7 +52,10 @@ from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveInt
 from files.owned import remove_file
 
 # Settings, beside the metrics, without which scores cannot be compared.
-MEASURED = ("data.init_args.val", "degradation", "trainer.limit_val_batches")
+MEASURED = (
+    *("data.init_args.val", "data.init_args.degradation_seed", "degradation"),
+    *("trainer.limit_val_batches", "tiling.size", "tiling.overlap", "tiling.window"),
+)
 
 
 def batches_done(trainer: Trainer) -> int:

@@ -115,6 +115,8 @@ FIXED = (  # files that they write there
 )
 # What a checkpoint restores, also if the configuration differs.
 OF_CHECKPOINT = re.compile(r"(^|[._])(optimizer|lr_scheduler)(\.|$)")
+# Where 1 is one batch and 1.0 all of them. Elsewhere 0, a default, is read again as 0.0.
+COUNT_OR_SHARE = ("trainer.limit_", "trainer.overfit_batches", "trainer.val_check_interval")
 GROWING = ("trainer.max_steps", "trainer.max_epochs")  # may only become larger
 
 
@@ -455,7 +457,8 @@ def _changes(then: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, A
     )
     for key in sorted(then.keys() | now.keys()):
         old, new = then.get(key, "unset"), now.get(key, "unset")
-        if old != new and not name_the_same(old, new):
+        other_kind = key.startswith(COUNT_OR_SHARE) and type(old) is not type(new)
+        if other_kind or (old != new and not name_the_same(old, new)):
             yield key, old, new
 
 

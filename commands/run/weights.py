@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from callbacks import weights
-from callbacks.weights import Entry, UnavailableError, WrongWeightsError
+from callbacks.weights import Entry, UnavailableError, WrongWeightsError, manifest
 from commands.errors import ConfigurationError, did_you_mean
 from commands.run.directory import RunDirectory
 from commands.run.files import FOLDER, best_or_newest, list_checkpoints
@@ -16,13 +16,7 @@ from files.paths import expand_path
 from lightning_modules.base import ImageModel
 from lightning_modules.weights import INDEX
 
-MANIFEST = weights.MANIFEST
 EXPORT = "model.safetensors"  # in a folder of `export`
-
-
-def manifest() -> dict[str, Entry]:
-    """Return all weights of configs/weights.yaml, by name."""
-    return weights.manifest(MANIFEST)
 
 
 def find_weights(name: str, scale: float, key: str = "model.init_args.weights") -> Path:

@@ -97,19 +97,6 @@ def metadata_after_pixels(file: IO[bytes]) -> bool:
 
 
 FORMATS = tuple(KNOWN)
-REASONS = (
-    "empty",  # no bytes
-    "not an image",  # in none of the formats
-    "truncated",  # the end is missing
-    "damaged",  # the bytes are wrong
-    "too large",  # so many pixels that it may be a decompression bomb
-    "unsupported",  # whole, but of a kind that has no RGB form here
-    "checksum",  # not the bytes in the shard's index
-    "missing",
-    "not a file",  # but a folder, a pipe, a socket or a device
-    "unreadable",  # by this user, or by the disk
-)
-
 CONVERTED = ("CMYK", "LAB")  # modes that become sRGB
 
 # Pillow's names of the metadata that hold an image's orientation.
@@ -129,7 +116,7 @@ class UnreadableImage(ValueError):  # noqa: N818  (names the state)
 
     Args:
         message: The file and the problem.
-        reason: One of ``REASONS``, for counting.
+        reason: The same in a word or two, such as ``truncated``, for counting.
     """
 
     def __init__(self, message: str, reason: str = "damaged") -> None:
@@ -210,7 +197,7 @@ def read_image(path: str | os.PathLike[str], srgb: bool = False) -> DecodedImage
 
 
 def reason_of(error: OSError) -> str:
-    """Return which of ``REASONS`` a file has that ``open_regular`` does not open."""
+    """Return why ``open_regular`` does not open a file, in a word or two."""
     if isinstance(error, FileNotFoundError):
         return "missing"
     other_kind = error.errno in (errno.EINVAL, errno.EISDIR) and error.filename
@@ -282,7 +269,7 @@ def most_pixels() -> float:
 
 
 def _diagnosis(data: jpeg.Bytes, error: Exception) -> tuple[str, str]:
-    """Return one of ``REASONS``, and the message."""
+    """Return the reason and the message."""
     data, text = bytes(data), str(error) or type(error).__name__
     if not data:
         return "empty", "the file is empty"

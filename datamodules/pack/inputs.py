@@ -39,6 +39,7 @@ class Record(NamedTuple):
 
     path: str
     key: bytes
+    size: int
 
     @property
     def where(self) -> str:
@@ -76,9 +77,9 @@ def _from_lmdb(path: Path, refused: list[Refused]) -> Iterator[tuple[str, Member
     import lmdb
 
     try:
-        with environment.begin() as transaction:
-            for key in transaction.cursor().iternext(values=False):
-                record = Record(str(path), bytes(key))
+        with environment.begin(buffers=True) as transaction:  # values are not copied
+            for key, value in transaction.cursor():
+                record = Record(str(path), bytes(key), len(value))
                 try:
                     name = record.key.decode()
                 except UnicodeDecodeError:
@@ -174,7 +175,9 @@ def _sized(place: Place) -> str:
     """
     if isinstance(place, TarMember):
         return f"{place.where}\0{place.offset}\0{place.size}"
-    found = size_and_time(place.path) if isinstance(place, File) else None
+    if isinstance(place, Record):
+        return f"{place.where}\0{place.size}"
+    found = size_and_time(place.where)
     return place.where if found is None else f"{place.where}\0{found[0]}"
 
 
@@ -397,7 +400,7 @@ def _problem(key: str) -> str | None:
     if not key.isprintable():
         return "has unprintable characters"
     if split_name(f"{key}.x") != (key, "x"):
-        return "is one that WebDataset readers skip"
+        return "is one that readers of shards skip or shorten"
     return None
 
 

@@ -162,9 +162,9 @@ class ShardIndex:
 def split_name(name: str) -> tuple[str, str] | None:
     """Split a member's name into key and suffix at the file name's first dot.
 
-    This is webdataset's rule (``webdataset.tariterators.base_plus_ext``), except that a
-    leading ``./`` is not part of a key, and hidden files in folders are not samples. webdataset
-    makes samples of these, named like the folder.
+    This is webdataset's rule (``webdataset.tariterators.base_plus_ext``), except that two spellings
+    of one path (``a/x``, ``./a//x``) are one key, and hidden files in folders are not samples.
+    webdataset makes samples of these, named like the folder.
 
     Args:
         name: Name of the member, e.g. ``a/b.hr.PNG``, which gives ``("a/b", "hr.png")``.
@@ -175,11 +175,11 @@ def split_name(name: str) -> tuple[str, str] | None:
     """
     if METADATA.match(name):
         return None
-    folder, slash, file = name.removeprefix("./").rpartition("/")
+    folder, slash, file = name.rpartition("/")
     stem, _, suffix = file.partition(".")
     if not stem or not suffix or suffix.startswith("__"):
         return None
-    return f"{folder}{slash}{stem}", suffix.lower()
+    return PurePosixPath(folder + slash, stem).as_posix(), suffix.lower()
 
 
 # ------------------------------------------------------------------------------------ find and keep

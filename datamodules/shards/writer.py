@@ -89,11 +89,8 @@ class ShardWriter:
         self.samples += 1
         self._bytes += _bytes_of(members)
 
-    def finish(self) -> Path:
+    def finish(self) -> None:
         """Complete the shard, rename it, and begin the next one.
-
-        Returns:
-            Path of the shard.
 
         Raises:
             OSError: If it cannot be written.
@@ -114,7 +111,6 @@ class ShardWriter:
         self.shards.append(Shard(path.name, index.size, self.samples, index.checksum or ""))
         self._tar = self._file = None
         self.samples = self._bytes = 0
-        return path
 
     def abandon(self) -> None:
         """Delete the unfinished shard."""

@@ -133,11 +133,11 @@ def test_a_stopped_command_goes_on(
     Path("out").rename("whole")
     finish, finished = ShardWriter.finish, []
 
-    def stops(writer: ShardWriter) -> Path:
+    def stops(writer: ShardWriter) -> None:
         finished.append(writer.path)
         if len(finished) == 3:
             raise RuntimeError("killed")
-        return finish(writer)
+        finish(writer)
 
     with monkeypatch.context() as patch:
         patch.setattr(ShardWriter, "finish", stops)
@@ -183,6 +183,8 @@ def test_another_lr_or_another_folder_is_not_the_set_that_is_there(
     sentence = refusal(*ENCODE, *more, *other)
     assert f"data.train.root was '{work}/one', now it is '{work}/two'" in sentence
     assert "degradation.quantize was True, now it is False" in sentence
+    Image.new("RGB", (64, 64)).save("one/00.png")
+    assert "made otherwise (images_of was" in refusal(*ENCODE, *more)
 
 
 @pytest.mark.slow

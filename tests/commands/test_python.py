@@ -15,6 +15,7 @@ from PIL import Image
 
 import enlarger
 from callbacks import EMA, PSNR
+from commands import measure
 from commands.run.files import newest_whole
 from degradations.bicubic import resize
 from degradations.tools.configure import degradation_of
@@ -220,6 +221,14 @@ def test_numbers_are_those_of_the_metric(tmp_path: Path, bicubic: enlarger.Enlar
     again = enlarger.measure(tmp_path / "sr", tmp_path / "hr", ["psnr"], scale=2)
     assert again["psnr"]["value"] == found["psnr"]["value"]
     assert list(again["psnr"]["images"]) == ["a", "b"]
+
+
+def test_an_infinite_number_is_written_as_text(tmp_path: Path) -> None:
+    Image.new("RGB", (24, 20)).save(tmp_path / "a.png")
+    file = tmp_path / "out.json"
+    assert measure.main([str(tmp_path), f"--reference={tmp_path}", f"--json={file}"]) == 0
+    found = json.loads(file.read_text(), parse_constant=pytest.fail)["psnr"]
+    assert (found["value"], found["images"]) == ("inf", {"a": "inf"})
 
 
 def test_the_command_prints_and_writes_the_same_numbers(

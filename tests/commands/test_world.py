@@ -37,6 +37,11 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+def put(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.mark.parametrize(
     ("environment", "given", "rank", "becomes"),
     [
@@ -57,12 +62,17 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_one_run_of_all_processes(
-    environment: dict[str, str], given: Namespace, rank: int, becomes: tuple[Any, ...]
+    environment: dict[str, str],
+    given: Namespace,
+    rank: int,
+    becomes: tuple[Any, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    found = agree(given, environment)
+    put(environment, monkeypatch)
+    found = agree(given)
     assert found.rank == rank
     assert (found.size, found.devices, found.num_nodes, found.strategy)[: len(becomes)] == becomes
-    assert found.is_first == (rank == 0) == claimed(environment).is_first
+    assert found.is_first == (rank == 0) == claimed().is_first
 
 
 @pytest.mark.parametrize(
@@ -85,10 +95,11 @@ def test_one_run_of_all_processes(
     ],
 )
 def test_or_a_refusal_with_the_fix(
-    environment: dict[str, str], given: Namespace, sentence: str
+    environment: dict[str, str], given: Namespace, sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    put(environment, monkeypatch)
     with pytest.raises(ConfigurationError, match=sentence):
-        agree(given, environment)
+        agree(given)
 
 
 TWO = {**RUN, "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
@@ -97,8 +108,7 @@ TWO = {**RUN, "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SI
 def test_a_strategy_that_is_one_process_is_refused(
     tiny: Path, refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {**TWO, "GROUP_WORLD_SIZE": "1", **PLACE}.items():
-        monkeypatch.setenv(name, value)
+    put({**TWO, "GROUP_WORLD_SIZE": "1", **PLACE}, monkeypatch)
     sentence = refusal(
         *("fit", "--config", "tiny.yaml", "--trainer.strategy"),
         "{class_path: lightning.pytorch.strategies.SingleDeviceStrategy, init_args: {device: cpu}}",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.files.decode import REASONS, UnreadableImage, decode
+from datamodules.files.decode import UnreadableImage, decode
 from tests.datamodules.image_files import pixels
 
 KINDS = {
@@ -42,8 +42,8 @@ def test_mutated_files(kind: str) -> None:
     for _ in range(200):
         try:
             rgb = decode(mutated(buffer.getvalue(), draw), "a").rgb
-        except UnreadableImage as error:
-            errors += error.reason in REASONS
+        except UnreadableImage:
+            errors += 1
         else:
             images += rgb.ndim == 3 and rgb.dtype == np.uint8
     assert errors + images == 200

@@ -142,6 +142,23 @@ def test_the_last_line_of_an_output_holds(tmp_path: Path) -> None:
     assert not is_same(tmp_path, made())
 
 
+def test_an_input_of_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Archives give their files one time; inputs and outputs may be moved together."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("x", "y"):
+        Path("all", name).mkdir(parents=True)
+        Path("all", name, "a.bmp").write_bytes(name.encode())
+        os.utime(f"all/{name}/a.bmp", (0, 0))
+    source = Path("all/x/a.bmp")
+    Predictions(tmp_path / "all", made()).add(line(source, input=str(source)))
+    assert not is_same(tmp_path / "all", made(), Path("all/y/a.bmp"))
+    Path("all").rename("moved")
+    monkeypatch.chdir("moved/x")
+    assert is_same(tmp_path / "moved", made(), Path("a.bmp"))
+    monkeypatch.chdir("../y")
+    assert not is_same(tmp_path / "moved", made(), Path("a.bmp"))
+
+
 def test_another_input_of_the_same_name(tmp_path: Path) -> None:
     source = tmp_path / "a.jpg"
     source.write_bytes(b"first")

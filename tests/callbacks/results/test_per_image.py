@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ from callbacks.results.files import (
     ImageNumbers,
     load_images,
     load_results,
-    update_images,
+    store,
     write_images,
 )
 from callbacks.results.results import Evaluation, Results, over_seeds
 from files.method import Method
+from files.owned import write_whole
 from tests.callbacks.results.test_results import result
 from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
@@ -79,13 +81,35 @@ def test_numbers_of_other_images_are_replaced_with_a_line(
 ) -> None:
     """For example, validation and test may both name their dataset photos."""
     write_images(tmp_path, [numbers(), numbers(metric="ssim")])
-    update_images(tmp_path, [numbers(), numbers(scale=4.0, values={"set5/head": 1.0})], set())
+    store(tmp_path, [], [numbers(), numbers(scale=4.0, values={"set5/head": 1.0})])
     assert not caplog.records
     others = [numbers(metric=m, values={"set5/head": 1.0}) for m in ("psnr", "ssim")]
-    assert update_images(tmp_path, others, set()) == {("set5", 2.0, "a.ckpt")}
+    store(tmp_path, [], others)
     (got,) = [record.getMessage() for record in caplog.records]
     assert "other images of the same name" in got
     assert "set5 x2 (set5/baby, set5/bird, set5/head)" in got
+    assert load_images(tmp_path) == [numbers(scale=4.0, values={"set5/head": 1.0}), *others]
+
+
+@pytest.mark.parametrize("written", [0, 1, 2])
+@pytest.mark.parametrize("again", ["00000001", "00000002"])
+def test_a_kill_between_two_writes_mixes_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int, again: str
+) -> None:
+    """Of other images than before, or of the first ones, PSNR alone is measured again."""
+
+    def measured(digest: str, *metrics: str) -> None:
+        images = [numbers(metric=m, digests={"set5/baby": digest}) for m in metrics]
+        store(tmp_path, [result(metric=m, value=int(digest)) for m in metrics], images)
+
+    measured("00000001", "psnr", "ssim")
+    done = iter([write_whole] * written)
+    with monkeypatch.context() as patch, contextlib.suppress(StopIteration):
+        patch.setattr("callbacks.results.files.write_whole", lambda *file: next(done)(*file))
+        measured("00000002", "psnr")
+    measured(again, "psnr")
+    found = load_results(tmp_path / "results.json")["results"]
+    assert {r["value"] for r in found} == {int(again)}
 
 
 # -------------------------------------------------------------------------------- several seeds

@@ -20,8 +20,12 @@ from commands.run.files import fingerprint, why_unseen, write_whole
 
 
 def facts(**changed: Any) -> dict[str, Any]:
-    config = {"data": {"init_args": {"batch_size": 4, "seed": 0}}, "trainer": {"max_steps": 3}}
-    return {**start_facts(config, world=2), "host": "a", **changed}
+    return {**start_facts(config_of(4), world=2), "host": "a", **changed}
+
+
+def config_of(batch_size: float) -> dict[str, Any]:
+    data = {"init_args": {"batch_size": batch_size, "seed": 0}}
+    return {"data": data, "trainer": {"max_steps": 3}}
 
 
 # ------------------------------------------------------------------------------------- differences
@@ -45,10 +49,11 @@ def test_a_difference_is_named_with_process_and_value(key: str) -> None:
     assert expected in found
 
 
-def test_a_difference_of_the_configuration_names_the_key() -> None:
-    config = {**facts()["config"], "data.init_args.batch_size": 8}
+@pytest.mark.parametrize("there", [8, 4.0])
+def test_a_difference_of_the_configuration_names_the_key(there: float) -> None:
+    config = start_facts(config_of(there), world=2)["config"]
     (found,) = differences([facts(), facts(host="b", config=config)])
-    assert "data.init_args.batch_size is 8 there, 4 on rank 0" in found
+    assert f"data.init_args.batch_size is {there} there, 4 on rank 0" in found
     assert "seed" not in found
 
 

@@ -215,18 +215,25 @@ def test_a_monitor_that_no_validation_logs_is_reported(
     assert advice in got
 
 
-def test_scores_of_another_validation_set_are_not_compared(
-    trained: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    "other",
+    [
+        ("--data.init_args.val.photos.init_args.files", "[1.png]"),
+        ("--data.init_args.degradation_seed", 1),
+        ("--tiling.size", 8),
+    ],
+)
+def test_scores_of_another_validation_are_not_compared(
+    other: tuple[Any, ...], trained: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = ranking()
     assert before["scores"]
-    other = ("--data.init_args.val.photos.init_args.files", "[1.png]", "--run.change", "true")
-    enlarger(*FIT, *other, "--trainer.max_steps", 16)
+    enlarger(*FIT, *other, "--run.change", "true", "--trainer.max_steps", 16)
     assert "best.json has scores of other images or metrics" in caplog.text
     assert not {*before["scores"]} & {*ranking()["scores"]}
     assert (trained / "checkpoints" / before["best"][0]).exists()
     caplog.clear()
-    enlarger(*FIT, *other[:2], "--trainer.max_steps", 17)
+    enlarger(*FIT, *other, "--trainer.max_steps", 17)
     assert "best.json" not in caplog.text
 
 

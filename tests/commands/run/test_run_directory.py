@@ -165,6 +165,20 @@ def test_another_path_of_the_same_function_is_no_change(
         RunDirectory(trained).check(config, change=False)
 
 
+@pytest.mark.parametrize(
+    ("key", "accepted"), [("limit_train_batches", False), ("gradient_clip_val", True)]
+)
+def test_one_batch_is_not_all_batches(trained: Path, key: str, accepted: bool) -> None:
+    """1 and 1.0 of the trainer's limits; elsewhere they are one number."""
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    config["trainer"][key] = 1.0
+    (trained / "config.yaml").write_text(yaml.safe_dump(config))
+    config["trainer"][key] = 1
+    refused = pytest.raises(ConfigurationError, match=rf"{key}: 1\.0 -> 1\n")
+    with contextlib.nullcontext() if accepted else refused:
+        RunDirectory(trained).check(config, change=False)
+
+
 NAMED = {"b": "JPEG", "a": "USM"}
 
 

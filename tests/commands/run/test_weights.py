@@ -11,10 +11,10 @@ import pytest
 import torch
 import yaml
 
-import commands.run.weights
+from callbacks.weights import MANIFEST
 from commands.errors import ConfigurationError
 from commands.run.files import write_whole
-from commands.run.weights import MANIFEST, find_weights
+from commands.run.weights import find_weights
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     }
     file = tmp_path / "weights.yaml"
     file.write_text(yaml.safe_dump(entries))
-    monkeypatch.setattr(commands.run.weights, "MANIFEST", file)
+    monkeypatch.setattr("callbacks.weights.MANIFEST", file)
     monkeypatch.chdir(tmp_path)
     weights, cache = tmp_path / "weights", tmp_path / "torch" / "checkpoints"
     weights.mkdir()

@@ -96,7 +96,7 @@ def test_names_that_can_be_no_keys(tmp_path, caplog):
             file.write(save(tmp_path / "x.png").read_bytes())
     assert pack.main([str(tmp_path / "in"), str(tmp_path / "out")]) == 1
     assert "refused by reason: 3 unsafe name" in caplog.text
-    for words in ("unprintable characters", "not UTF-8", "readers skip"):
+    for words in ("unprintable characters", "not UTF-8", "readers of shards"):
         assert words in caplog.text
     assert (tmp_path / "out" / "shard.report.json").read_text().count("unsafe name") == 4
 
@@ -160,6 +160,15 @@ def test_plain_keys(tmp_path, image):
     assert pack.main([str(database(tmp_path / "plain", records)), str(out)]) == 0
     with tarfile.open(out / "shard-000000.tar") as file:
         assert file.getnames() == ["a.png", "sub/b.jpg", "v1_0.png"]
+
+
+def test_replaced_values_are_not_taken_for_packed(tmp_path, image, caplog):
+    path, out = tmp_path / "plain", str(tmp_path / "out")
+    assert pack.main([str(database(path, {b"a": image})), out]) == 0
+    pack_lmdb._opened.cache_clear()  # which closes it
+    database(path, {b"a": save(tmp_path / "b.png", (9, 9)).read_bytes()})
+    assert pack.main([str(path), out]) == 2
+    assert "made otherwise (images was" in caplog.text
 
 
 def test_bad_records(tmp_path, image, caplog):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import pickle
 import tarfile
+from pathlib import PurePosixPath
 
 import numpy as np
 import pytest
@@ -229,12 +230,18 @@ def test_fields_as_shards_reads_them(tmp_path):
 @given(st.text(alphabet="ab.A/_é", max_size=12))
 def test_keys_follow_webdatasets_rule(name):
     found = split_name(name)
-    key, suffix = base_plus_ext(name.removeprefix("./"))
+    key, suffix = base_plus_ext(name)
     hidden = key is None or key.endswith("/")
     if METADATA.match(name) or hidden or not suffix or suffix.startswith("__"):
         assert found is None
     else:
-        assert found == (key, suffix.lower())
+        assert found == (PurePosixPath(key).as_posix(), suffix.lower())
+
+
+@pytest.mark.parametrize("name", ["k/x.png", "./k/x.png", "k/./x.png", "k//x.png"])
+def test_spellings_of_one_path_are_one_key(name):
+    assert split_name(name) == ("k/x", "png")
+    assert split_name(f"../{name}") == ("../k/x", "png")
 
 
 class Evil:
