@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from itertools import cycle
 from pathlib import Path
 from statistics import fmean
@@ -71,7 +72,7 @@ def judged(claim: Claim, table: Table, measured: dict[str, Tables]) -> dict[str,
         table: The table.
         measured: Numbers of the rows.
     """
-    parts = []
+    parts, trained = [], defaultdict(set)  # verdicts of the trainings of one comparison
     for name in claim.tables:
         rows = table.named(claim.row)
         others = table.named(claim.than or table.tables[name].regression)
@@ -86,11 +87,10 @@ def judged(claim: Claim, table: Table, measured: dict[str, Tables]) -> dict[str,
                 for than, compared in against.items():
                     found = compare(numbers["row"], compared, metric)
                     parts.append(_part(name, metric, than, found))
-    return {
-        "text": claim.text,
-        "verdict": verdict(part["verdict"] for part in parts),
-        "parts": parts,
-    }
+                    trained[name, metric, claim.than or than].add(found.verdict)
+    # Of three trainings one may be beyond its interval by chance: all must agree.
+    agreed = (found.pop() if len(found) == 1 else OPEN for found in trained.values())
+    return {"text": claim.text, "verdict": verdict(agreed), "parts": parts}
 
 
 def _part(table: str, metric: str, other: str, found: Difference) -> dict[str, Any]:

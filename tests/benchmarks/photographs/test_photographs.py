@@ -81,19 +81,24 @@ def test_a_claim_that_noise_passes_does_not_hold(row: Any, noise: Any, said: str
     assert page.judged(claim, PHOTOGRAPHS, measured)["verdict"] == page.UNKNOWN
 
 
-@pytest.mark.parametrize(("last", "said"), [(0.3, HOLDS), (0.8, FAILS)])
-def test_a_claim_holds_if_it_does_in_each_training(last: float, said: str) -> None:
+@pytest.mark.parametrize(
+    ("first", "last", "said"), [(0.3, 0.3, HOLDS), (0.3, 0.8, OPEN), (0.7, 0.8, FAILS)]
+)
+def test_a_claim_is_decided_if_all_trainings_agree(first: float, last: float, said: str) -> None:
     claim = Claim("a", "ablated_equal", ("ablated_real",), than="ablated_frozen", metric="swd_2")
     measured = {
         f"{name}_{seed}": {"ablated_real": {"row": numbers(3, swd)}}
-        for name, values in (("ablated_equal", (0.3, 0.4, last)), ("ablated_frozen", (0.6,) * 3))
+        for name, values in {
+            "ablated_equal": (first, first, last),
+            "ablated_frozen": (0.6,) * 3,
+        }.items()
         for seed, swd in enumerate(values)
     }
     assert page.judged(claim, PHOTOGRAPHS, measured)["verdict"] == said
     rows = {name: page.means(tables)["ablated_real"] for name, tables in measured.items()}
     pooled = page._pooled([rows[f"ablated_equal_{seed}"] for seed in range(3)])
-    spread = max(0.4, last) - 0.3
-    assert pooled["row"]["swd_2"] == pytest.approx([0.07 + (0.7 + last) / 3, spread / 2])
+    mean, reach = 0.07 + (2 * first + last) / 3, (last - first) / 2
+    assert pooled["row"]["swd_2"] == pytest.approx([mean, reach], abs=1e-6)
 
 
 @pytest.mark.parametrize(
