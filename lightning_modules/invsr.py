@@ -221,11 +221,11 @@ class InvSR(InLatents, Adversarial):
                 by = self.middle if self.sampling.solver == "predicted" else None
                 fresh = self._noise(by, lr, y, then, noise.stream(then))
                 z = ddim(z, x0, *levels, 1.0, fresh)
-        return mirrored.crop(self.space.decode(z), batch["size"])
+        return mirrored.crop(self.space.decode(z), self.own_size(batch["lr"]))
 
     def _encoded(self, lr: Tensor, noise: Noise) -> Tensor:
-        size = (round(lr.shape[-2] * self.scale), round(lr.shape[-1] * self.scale))
-        return self.space.encode(enlarged(lr, size), None if self.sampling.deterministic else noise)
+        y = enlarged(lr, self.own_size(lr))
+        return self.space.encode(y, None if self.sampling.deterministic else noise)
 
     def _noise(
         self, predictor: NoisePredictor | None, lr: Tensor, y: Tensor, t: int, noise: Noise

@@ -171,15 +171,12 @@ class ResShift(InLatents, SuperResolver):
         return self._image(self.sampler.denoise(x, y, clean, noise), batch)
 
     def _anchor(self, lr: Tensor) -> Tensor:
-        return self.space.encode(enlarged(lr, self._size(lr)))
+        return self.space.encode(enlarged(lr, self.own_size(lr)))
 
     def _image(self, z: Tensor, batch: Batch) -> Tensor:
         # The output of the whole LR: cropping to a smaller requested size would lose a part.
-        H, W = self._size(batch["lr"])
+        H, W = self.own_size(batch["lr"])
         return self.space.decode(z)[..., :H, :W]
-
-    def _size(self, lr: Tensor) -> tuple[int, int]:
-        return round(lr.shape[-2] * self.scale), round(lr.shape[-1] * self.scale)
 
     @property
     def divisible(self) -> int:
