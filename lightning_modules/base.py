@@ -123,7 +123,7 @@ class ImageModel(Loaded, Optimised, ABC):
         raise NotImplementedError(f"{type(self).__name__} does not train on pairs of latents")
 
     def setup(self, stage: str) -> None:
-        """Refuse half precision where it cannot be; set modes. Subclasses call super().
+        """Load named files, refuse half precision, set modes. Subclasses call super().
 
         Raises:
             ValueError: If ``trainer.precision`` is bf16-true or 16-true, and this method cannot
@@ -148,7 +148,7 @@ class ImageModel(Loaded, Optimised, ABC):
         """Do nothing: constructors make all parts. Lightning requires the hook to shard them."""
 
     def on_fit_start(self) -> None:
-        """Keep the state of torch's generators, which each batch seeds. Call super() if you do."""
+        """Keep the state of torch's generators, which each batch seeds."""
         self._random_states = [module.get_rng_state() for module in self._random]
 
     def on_fit_end(self) -> None:

@@ -37,6 +37,7 @@ from files.method import changed
 from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveFloat, UnitInterval
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.base import SuperResolver, first_batches
+from lightning_modules.loading import file_of
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.noise import Noise, Size, augmented
 from lightning_modules.optimisation import adamw
@@ -405,9 +406,11 @@ class CasArbi(SuperResolver):
         Raises:
             ValueError: If its file is not set, or belongs to another network.
         """
+        super().load_parts(find)
         if self.base_weights is None:
             if self._base_has_weights:
                 self._name_base(str(self.base.weights_source))
+            if self._base_has_weights or find is file_of:  # in Python it may be a trained one
                 return
             raise ValueError(
                 "CasArbi needs a trained base: set model.init_args.base_weights to a file, or to "

@@ -256,6 +256,7 @@ class AnySize(nn.Module):
         super().__init__()
         self.scale, self.network = scale, network(factor)
         self.encodes = hasattr(self.network, "encode")
+        self.divisor = int(getattr(self.network, "divisor", 1))
         # The source of weights that the network loads itself, as Spandrel does.
         self.weights_source: str | None = getattr(self.network, "weights_source", None)
 

@@ -67,6 +67,7 @@ class OnePass(SuperResolver):
         self.network = network if isinstance(network, nn.Module) else _built(network, self.scale)
         # A network with its own weights, such as spandrel's, names their source.
         self.weights_source = getattr(self.network, "weights_source", None)
+        self.tile_multiple = int(getattr(self.network, "divisor", 1))  # tiles keep its phase
         self.network.to(memory_format=torch.channels_last)  # in which convolutions are fastest
         self.takes_size = "size" in inspect.signature(self.network.forward).parameters
 
