@@ -8,6 +8,7 @@ adapters there, as in any program with diffusers.
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -36,6 +37,7 @@ from lightning_modules.networks.attachments import (
 )
 from lightning_modules.weights import fingerprint, load_strictly, part_of, read_weights
 
+log = logging.getLogger(__name__)
 Null = Literal["learned", "zero", "none"]
 
 
@@ -266,14 +268,17 @@ class UNet3D(UNet2D):
 
 
 def _schedule_of(network: str, revision: str | None) -> Mapping[str, Any] | None:
-    # A process that no Schedule can have, or no configuration at all.
-    with suppress(ValueError, OSError):
-        place = expand_path(network, "network")
+    place = expand_path(network, "network")
+    try:
         config = library_class("DDIMScheduler").load_config(
-            place, subfolder="scheduler", revision=revision, local_files_only=True
+            place, subfolder="scheduler", revision=revision
         )
-        if config.get("rescale_betas_zero_snr"):
-            return {"rescale_betas_zero_snr": True}  # which no Schedule has
+    except OSError:
+        log.warning("%s has no scheduler: model.init_args.schedule cannot be checked", place)
+        return None
+    if config.get("rescale_betas_zero_snr"):
+        return {"rescale_betas_zero_snr": True}  # which no Schedule has
+    with suppress(ValueError):  # a process that no Schedule can have
         return Schedule.from_config(config).settings
     return None
 
