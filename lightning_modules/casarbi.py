@@ -42,7 +42,7 @@ from lightning_modules.networks.liif import LIIF
 from lightning_modules.noise import Noise, Size, augmented
 from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.solvers import ShiftSampler, ShiftSolver
-from lightning_modules.weights import fingerprint, load_part, read_weights
+from lightning_modules.weights import fingerprint, load_part, read_weights, unlike
 
 if TYPE_CHECKING:
     from files.batch import Batch
@@ -422,10 +422,16 @@ class CasArbi(SuperResolver):
         """Load the base from a run's checkpoint or an official file.
 
         Raises:
-            ValueError: If the file belongs to another network.
+            ValueError: If the file belongs to another network, or one with other settings.
         """
         found, official = read_weights(path), getattr(self.base, "official", dict)
         load_part(self.base, found, "network", official, "base_weights")
+        theirs = found.trained_with.get("network", {})
+        if other := unlike(getattr(self.base, "trained_with", {}), theirs):
+            raise ValueError(
+                f"{found.name} was trained with other settings than those of model.init_args.base "
+                f"({'; '.join(other)}): set them as there"
+            )
         self._name_base(found.name)
 
     @property
