@@ -412,11 +412,10 @@ def _built(
 
 def _changed(before: Any, value: Any) -> Any:
     """Return an argument with the keys that are given of a group, or of a class if it stays."""
-    if not (isinstance(before, dict) and isinstance(value, Mapping)):
-        return value
-    if value.get("class_path", before.get("class_path")) != before.get("class_path"):
-        return value
-    return before | {name: _changed(before.get(name), new) for name, new in value.items()}
+    groups = isinstance(before, dict) and isinstance(value, Mapping)
+    if groups and {**before, **value}.get("class_path") == before.get("class_path"):
+        return before | {name: _changed(before.get(name), new) for name, new in value.items()}
+    return value
 
 
 def sources(runs: str | Path = "runs") -> list[str]:

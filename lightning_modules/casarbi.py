@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -126,16 +126,6 @@ def _factors(
         count = len(stages) + len(remainders)
         return [(ratios[0] ** (1 / count), ratios[1] ** (1 / count))] * count
     return stages + remainders if order == "remainder_last" else remainders + stages
-
-
-class Base(Protocol):
-    """A cascade's regression network."""
-
-    def encode(self, lr: Tensor) -> Tensor:
-        """Return features (B, C, h, w) of lr (B, 3, h, w) in [0, 1]."""
-
-    def render(self, features: Tensor, lr: Tensor, size: Size) -> Tensor:
-        """Return the image (B, 3, *size), about [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -328,7 +318,7 @@ class CasArbi(SuperResolver):
 
     def base_output(self, y: Tensor, size: Size) -> tuple[Tensor, Tensor]:
         """Return the base's b (B, 3, *size) in [-1, 1], and its features of y (B, 3, h, w)."""
-        base = cast(Base, self.base)
+        base: Any = self.base
         with torch.no_grad():
             features = base.encode(y)
             b = base.render(features, y, size).clamp(0, 1) * 2 - 1
@@ -407,16 +397,15 @@ class CasArbi(SuperResolver):
             ValueError: If its file is not set, or belongs to another network.
         """
         super().load_parts(find)
-        if self.base_weights is None:
-            if self._base_has_weights:
-                self._name_base(str(self.base.weights_source))
-            if self._base_has_weights or find is file_of:  # in Python it may be a trained one
-                return
+        if self.base_weights is not None:
+            self.load_base(find("base_weights", self.base_weights))
+        elif self._base_has_weights:
+            self._name_base(str(self.base.weights_source))
+        elif find is not file_of:  # in Python it may be a trained one
             raise ValueError(
                 "CasArbi needs a trained base: set model.init_args.base_weights to a file, or to "
                 "the run that trained it"
             )
-        self.load_base(find("base_weights", self.base_weights))
 
     def load_base(self, path: str | Path) -> None:
         """Load the base from a run's checkpoint or an official file.

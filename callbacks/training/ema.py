@@ -72,8 +72,8 @@ class EMA(Callback):
                 f"EMA needs whole parameters on each device, but trainer.strategy is "
                 f"{type(trainer.strategy).__name__}; use ddp, or drop EMA from trainer.callbacks"
             )
-        again = self._module is pl_module  # a second `fit` of this module continues, too
-        state = self._loaded or (self.state_dict() if again else {})
+        # A second `fit` of the same module continues, too.
+        state = self._loaded or (self._module is pl_module and self.state_dict())
         self._module = pl_module
         self.track(pl_module)
         self._step = trainer.global_step

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -268,19 +267,15 @@ class UNet3D(UNet2D):
 
 
 def _schedule_of(network: str, revision: str | None) -> Mapping[str, Any] | None:
-    place = expand_path(network, "network")
+    place, load = expand_path(network, "network"), library_class("DDIMScheduler").load_config
     try:
-        config = library_class("DDIMScheduler").load_config(
-            place, subfolder="scheduler", revision=revision
-        )
-    except OSError:
-        log.warning("%s has no scheduler: model.init_args.schedule cannot be checked", place)
-        return None
-    if config.get("rescale_betas_zero_snr"):
-        return {"rescale_betas_zero_snr": True}  # which no Schedule has
-    with suppress(ValueError):  # a process that no Schedule can have
+        config = load(place, subfolder="scheduler", revision=revision)
+        if config.get("rescale_betas_zero_snr"):
+            return {"rescale_betas_zero_snr": True}  # which no Schedule has
         return Schedule.from_config(config).settings
-    return None
+    except (OSError, ValueError):  # there is none, or one that no Schedule can have
+        log.warning("%s has no scheduler to compare model.init_args.schedule with", place)
+        return None
 
 
 def text_width(unet: Any) -> int | None:

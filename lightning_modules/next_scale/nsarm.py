@@ -253,9 +253,6 @@ class StageTwo:
     reweight: bool = True
 
 
-STAGE_TWO = StageTwo()
-
-
 class NSARM(NextScale, NSARMStageOne):
     """Super-resolution by next-scale prediction: the paper's stage 2.
 
@@ -281,7 +278,7 @@ class NSARM(NextScale, NSARMStageOne):
         space: BitwiseSpace,
         mapper: Mapper,
         transformer: InfinityTransformer,
-        stage_two: StageTwo = STAGE_TWO,
+        stage_two: StageTwo = StageTwo(),
         **kwargs: Any,
     ) -> None:
         super().__init__(
