@@ -117,11 +117,10 @@ def restore_tiled(
     """
     lr, (height, width) = batch["lr"], batch["size"]
     rest = {key: batch[key] for key in batch if key not in ("lr", "size", "hr")}  # type: ignore[literal-required]
-    total = torch.zeros((len(lr), 3, height, width), device=lr.device)
+    total = lr.new_zeros((len(lr), 3, height, width), dtype=torch.float32)
     shown = {**bar_options(), "unit": "pixels", "unit_scale": True, "leave": False}
     shown["disable"] = not bar or len(tiles) == 1
-    progress = tqdm(total=height * width, desc="image", delay=SHORT, **shown)
-    with progress as done:
+    with tqdm(total=height * width, desc="image", delay=SHORT, **shown) as done:
         for group in _groups(tiles, at_once):
             part = {key: _repeated(value, len(group)) for key, value in rest.items()}
             part |= {"lr": _cut(lr, group), "size": group[0].size}
