@@ -214,9 +214,14 @@ class Enlarger:
     Args:
         module: The method; set to evaluation and moved to the device.
         device: Where it runs; by default the first GPU, if there is one.
+
+    Raises:
+        FileNotFoundError: If a file that its arguments name is missing.
+        ValueError: If a frozen part has random weights.
     """
 
     def __init__(self, module: SuperResolver, device: str | torch.device | None = None) -> None:
+        module.setup("predict")
         best = "cuda" if torch.cuda.is_available() else "cpu"
         self.module = module.to(torch.device(device or best)).eval()
 
@@ -318,7 +323,8 @@ def load(
         scale: Factor of enlargement; by default that of the run or the file.
         device: Where it runs; by default the first GPU, if there is one.
         arguments: Other values of the method's arguments, such as ``sampler="dpm_solver_2m"``; of a
-            group some keys are enough: ``sampling={"steps": 3}``.
+            group some keys are enough: ``sampling={"steps": 3}``, and of a class that stays:
+            ``process={"init_args": {"kappa": 1.0}}``.
 
     Returns:
         The method, ready to enlarge images.
@@ -353,14 +359,15 @@ def _load(source: str, scale: float | None, arguments: dict[str, Any]) -> ImageM
                 "data.init_args.scale"
             ) from None
         if (path / EXPORT).is_file():
-            arguments = {**arguments, "weights": str(path / EXPORT)}
+            arguments = {"weights": str(path / EXPORT), **arguments}
         return _built(model, own if scale is None else scale, arguments, RunDirectory(path))
     if path.is_file() and path.suffix not in (".yaml", ".yml"):
         from lightning_modules.networks.spandrel import scale_of_file
 
         network = {"class_path": "lightning_modules.Spandrel", "init_args": {"path": str(path)}}
         found = scale_of_file(str(path)) if scale is None else scale
-        return _built({"class_path": "lightning_modules.Regression"}, found, {"network": network})
+        model = {"class_path": "lightning_modules.Regression", "init_args": {"network": network}}
+        return _built(model, found, arguments)
     models = {file.stem: file for file in sorted((CONFIGS / "model").glob("*.yaml"))}
     if source in released():
         file, own = released()[source]
@@ -404,9 +411,11 @@ def _built(
 
 
 def _changed(before: Any, value: Any) -> Any:
-    """Return an argument with the keys of a group that are given; all else is replaced."""
-    groups = isinstance(before, dict) and isinstance(value, Mapping) and "class_path" not in value
-    return {**before, **value} if groups else value
+    """Return an argument with the keys that are given of a group, or of a class if it stays."""
+    groups = isinstance(before, dict) and isinstance(value, Mapping)
+    if groups and {**before, **value}.get("class_path") == before.get("class_path"):
+        return before | {name: _changed(before.get(name), new) for name, new in value.items()}
+    return value
 
 
 def sources(runs: str | Path = "runs") -> list[str]:

@@ -180,6 +180,7 @@ class Adversarial(SuperResolver):
             ValueError: If the strategy shards parameters, or trained buffers would differ among
                 ranks.
         """
+        super().on_fit_start()
         self._made.clear()  # a fit may have been stopped within an accumulation
         self.zero_grad()
         strategy = self.trainer.strategy

@@ -67,6 +67,7 @@ class ImageModel(Loaded, Optimised, ABC):
                 "set data.init_args.scale"
             )
         self.scale, self.initial_weights = float(scale), weights
+        self._random_states: list[Tensor] = []
 
     @abstractmethod
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
@@ -122,7 +123,7 @@ class ImageModel(Loaded, Optimised, ABC):
         raise NotImplementedError(f"{type(self).__name__} does not train on pairs of latents")
 
     def setup(self, stage: str) -> None:
-        """Refuse half precision where it cannot be; set modes. Subclasses call super().
+        """Load named files, refuse half precision, set modes. Subclasses call super().
 
         Raises:
             ValueError: If ``trainer.precision`` is bf16-true or 16-true, and this method cannot
@@ -146,20 +147,35 @@ class ImageModel(Loaded, Optimised, ABC):
     def configure_model(self) -> None:
         """Do nothing: constructors make all parts. Lightning requires the hook to shard them."""
 
+    def on_fit_start(self) -> None:
+        """Keep the state of torch's generators, which each batch seeds."""
+        self._random_states = [module.get_rng_state() for module in self._random]
+
+    def on_fit_end(self) -> None:
+        """Restore the generators: the next model that is built would begin like this one."""
+        for module, state in zip(self._random, self._random_states, strict=False):
+            module.set_rng_state(state)
+
+    @property
+    def _random(self) -> list[Any]:
+        here = [] if self.device.type == "cpu" else [torch.get_device_module(self.device)]
+        return [torch, *here]
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed torch's generators by the samples of this batch. Subclasses must call super() first.
 
         A sample's seed is a hash of (run seed, epoch, position in the plan). So every rank and
         every batch differs, and a resumed run draws the same numbers as an uninterrupted one.
         """
-        # With overfit_batches, repeated batches draw new noise in each epoch.
-        repeated = getattr(self._trainer, "overfit_batches", 0)
-        again = (self.trainer.current_epoch,) if repeated else ()
+        # Seeds that come again in the next epoch shall draw new noise there.
+        trainer: Any = self._trainer
+        repeated = trainer is not None and (trainer.overfit_batches or not _is_ours(trainer))
+        again = (trainer.current_epoch,) if repeated else ()
         seed = seed_of("model", seeds_of(batch).numpy().tobytes(), *again)
         # torch.manual_seed records the call stack each time while CUDA is not initialised.
         torch.default_generator.manual_seed(seed)
-        if self.device.type != "cpu":
-            torch.get_device_module(self.device).manual_seed(seed)
+        for module in self._random[1:]:
+            module.manual_seed(seed)
 
 
 class SuperResolver(InTiles, ImageModel):
@@ -285,6 +301,10 @@ class NothingToTrain:
         raise NotImplementedError
 
 
+def _is_ours(trainer: Any) -> bool:
+    return hasattr(trainer.datamodule, "apart_from_training")  # whose seeds differ in each epoch
+
+
 @torch.no_grad()
 def first_batches(method: ImageModel, count: int) -> Iterator[Batch]:
     """Yield the first batches of training, on the model's device, to measure something.
@@ -296,7 +316,7 @@ def first_batches(method: ImageModel, count: int) -> Iterator[Batch]:
         count: Maximum number of batches, on each rank.
     """
     data: Any = method.trainer.datamodule  # type: ignore[attr-defined]
-    if not hasattr(data, "apart_from_training"):  # not ours
+    if not _is_ours(method.trainer):
         method.trainer.fit_loop.setup_data()
         with torch.random.fork_rng(devices=[]):  # the order of a loader comes from it
             loader: Any = method.trainer.train_dataloader

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -37,11 +37,12 @@ from files.method import changed
 from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveFloat, UnitInterval
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.base import SuperResolver, first_batches
+from lightning_modules.loading import file_of
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.noise import Noise, Size, augmented
 from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.solvers import ShiftSampler, ShiftSolver
-from lightning_modules.weights import fingerprint, load_part, read_weights
+from lightning_modules.weights import fingerprint, load_part, read_weights, unlike
 
 if TYPE_CHECKING:
     from files.batch import Batch
@@ -125,16 +126,6 @@ def _factors(
         count = len(stages) + len(remainders)
         return [(ratios[0] ** (1 / count), ratios[1] ** (1 / count))] * count
     return stages + remainders if order == "remainder_last" else remainders + stages
-
-
-class Base(Protocol):
-    """A cascade's regression network."""
-
-    def encode(self, lr: Tensor) -> Tensor:
-        """Return features (B, C, h, w) of lr (B, 3, h, w) in [0, 1]."""
-
-    def render(self, features: Tensor, lr: Tensor, size: Size) -> Tensor:
-        """Return the image (B, 3, *size), about [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -327,7 +318,7 @@ class CasArbi(SuperResolver):
 
     def base_output(self, y: Tensor, size: Size) -> tuple[Tensor, Tensor]:
         """Return the base's b (B, 3, *size) in [-1, 1], and its features of y (B, 3, h, w)."""
-        base = cast(Base, self.base)
+        base: Any = self.base
         with torch.no_grad():
             features = base.encode(y)
             b = base.render(features, y, size).clamp(0, 1) * 2 - 1
@@ -405,24 +396,31 @@ class CasArbi(SuperResolver):
         Raises:
             ValueError: If its file is not set, or belongs to another network.
         """
-        if self.base_weights is None:
-            if self._base_has_weights:
-                self._name_base(str(self.base.weights_source))
-                return
+        super().load_parts(find)
+        if self.base_weights is not None:
+            self.load_base(find("base_weights", self.base_weights))
+        elif self._base_has_weights:
+            self._name_base(str(self.base.weights_source))
+        elif find is not file_of:  # in Python it may be a trained one
             raise ValueError(
                 "CasArbi needs a trained base: set model.init_args.base_weights to a file, or to "
                 "the run that trained it"
             )
-        self.load_base(find("base_weights", self.base_weights))
 
     def load_base(self, path: str | Path) -> None:
         """Load the base from a run's checkpoint or an official file.
 
         Raises:
-            ValueError: If the file belongs to another network.
+            ValueError: If the file belongs to another network, or one with other settings.
         """
         found, official = read_weights(path), getattr(self.base, "official", dict)
         load_part(self.base, found, "network", official, "base_weights")
+        theirs = found.trained_with.get("network", {})
+        if other := unlike(getattr(self.base, "trained_with", {}), theirs):
+            raise ValueError(
+                f"{found.name} was trained with other settings than those of model.init_args.base "
+                f"({'; '.join(other)}): set them as there"
+            )
         self._name_base(found.name)
 
     @property

@@ -60,9 +60,6 @@ class Sampling:
     color_misaligned: bool = False
 
 
-ONE_STEP = Sampling()
-
-
 def adam_l2(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
     """Adam with a learning rate of 5e-5 and an L2 penalty, as released for the discriminator."""
     return torch.optim.Adam(parameters, lr=5e-5, weight_decay=1e-3, fused=True)
@@ -104,9 +101,6 @@ class Training:
     discriminator_optimizer: OptimizerCallable = adam_l2
     accumulate: PositiveInt = 1
     clip: PositiveFloat | None = None
-
-
-PAPER = Training()
 
 
 def timesteps_for(steps: int, start: int | None = None) -> list[int]:

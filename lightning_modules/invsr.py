@@ -38,7 +38,7 @@ from lightning_modules.backbone.condition import Condition, FixedPrompt, guided
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.schedule import Schedule, explicit
 from lightning_modules.backbone.space import Space
-from lightning_modules.inversion import ONE_STEP, PAPER, Sampling, Training, timesteps_for
+from lightning_modules.inversion import Sampling, Training, timesteps_for
 from lightning_modules.latents import InLatents, check_base, enlarged, latent_pair, whole_lr
 from lightning_modules.networks.noise_predictor import Gaussian, NoisePredictor, lr_side
 from lightning_modules.noise import Noise
@@ -100,8 +100,8 @@ class InvSR(InLatents, Adversarial):
         denoiser_weights: str | None = None,
         schedule: Schedule | None = None,
         prompt: FixedPrompt | None = None,
-        sampling: Sampling = ONE_STEP,
-        training: Training = PAPER,
+        sampling: Sampling = Sampling(),
+        training: Training = Training(),
         patch: PositiveInt | None = None,
         optimizer: OptimizerCallable = adamw,
         **kwargs: Any,
@@ -208,7 +208,8 @@ class InvSR(InLatents, Adversarial):
             )
         mirrored = padded(batch["lr"], self.multiple, self.patch)
         lr, indices = mirrored.lr, [t - 1 for t in self.plan()]
-        y = self._encoded(lr, noise.stream("encoder"))
+        drawn = None if self.sampling.deterministic else noise.stream("encoder")
+        y = self.space.encode(enlarged(lr, self.own_size(lr)), drawn)
         sigma = self.schedule.level(indices[0]).sigma
         z = y + sigma * self._noise(self.predictor, lr, y, indices[0], noise.stream("start"))
         conditions = self._conditions(batch)
@@ -221,11 +222,7 @@ class InvSR(InLatents, Adversarial):
                 by = self.middle if self.sampling.solver == "predicted" else None
                 fresh = self._noise(by, lr, y, then, noise.stream(then))
                 z = ddim(z, x0, *levels, 1.0, fresh)
-        return mirrored.crop(self.space.decode(z), batch["size"])
-
-    def _encoded(self, lr: Tensor, noise: Noise) -> Tensor:
-        size = (round(lr.shape[-2] * self.scale), round(lr.shape[-1] * self.scale))
-        return self.space.encode(enlarged(lr, size), None if self.sampling.deterministic else noise)
+        return mirrored.crop(self.space.decode(z), self.own_size(batch["lr"]))
 
     def _noise(
         self, predictor: NoisePredictor | None, lr: Tensor, y: Tensor, t: int, noise: Noise

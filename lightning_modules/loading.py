@@ -12,6 +12,7 @@ from torch import Tensor
 
 from files.class_path import class_path
 from files.method import Method
+from files.paths import expand_path
 from lightning_modules.weights import (
     Weights,
     check_sources,
@@ -52,12 +53,28 @@ class Loaded(Method, LightningModule):
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
         """Load frozen parts that have their own files, before the weights of the whole model.
 
+        Commands and ``enlarger.load`` call it; else ``setup`` and ``load_weights`` do. Subclasses
+        must call super() first.
+
         Args:
             find: Returns the file for an argument's name and value. The value is a path, the
                 folder of a run, or a name of ``configs/weights.yaml``. It is kept for ``setup``,
                 which loads what only training needs.
         """
         self._find = find
+
+    def setup(self, stage: str) -> None:
+        """Load the files that arguments name, of a method that was made in Python.
+
+        Raises:
+            FileNotFoundError: If one is missing.
+            ValueError: As in ``load_weights``.
+        """
+        super().setup(stage)
+        if self._find is None:
+            self.load_parts(file_of)
+            if self.initial_weights is not None:
+                self.load_weights(file_of("weights", self.initial_weights))
 
     def load_weights(self, path: str | Path) -> None:
         """Load weights without optimiser state.
@@ -71,6 +88,8 @@ class Loaded(Method, LightningModule):
                 tensors are missing, unexpected, of another shape, or no finite floating-point
                 numbers.
         """
+        if self._find is None:
+            self.load_parts(file_of)
         weights = read_weights(path)
         if weights.model not in (None, class_path(type(self))):
             raise ValueError(
@@ -202,6 +221,25 @@ class Loaded(Method, LightningModule):
         check_sources(self, checkpoint.get("frozen", {}))
         state, keys = checkpoint["state_dict"], set(self.checkpoint_keys())
         checkpoint["state_dict"] = self._fitted("the checkpoint", state, keys)
+
+
+def file_of(name: str, value: str) -> Path:
+    """Return the file of an argument in Python, where no names are looked up.
+
+    Args:
+        name: The argument.
+        value: Its value; environment variables are expanded.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    path = Path(expand_path(value, f"model.init_args.{name}"))
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"model.init_args.{name} is {value!r}, and there is no such file; runs and names of "
+            "configs/weights.yaml are for enlarger.load and main.py"
+        )
+    return path
 
 
 def _around(name: str) -> list[str]:

@@ -159,7 +159,7 @@ class ResShift(InLatents, SuperResolver):
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
         """Sample from the noised LR image down to t = 0, with one network call per timestep."""
         lr = padded(batch["lr"], self.divisible).lr  # mirrored, as released
-        y = self._anchor(lr)
+        y = self.space.encode(enlarged(lr, self.own_size(lr)))
         process = self.sampled
 
         def clean(x: Tensor, step: int) -> Tensor:
@@ -168,18 +168,10 @@ class ResShift(InLatents, SuperResolver):
             return process.to_x0(raw, x, step, y)
 
         x = process.prior(y, noise.normal(y.shape))
-        return self._image(self.sampler.denoise(x, y, clean, noise), batch)
-
-    def _anchor(self, lr: Tensor) -> Tensor:
-        return self.space.encode(enlarged(lr, self._size(lr)))
-
-    def _image(self, z: Tensor, batch: Batch) -> Tensor:
+        z = self.sampler.denoise(x, y, clean, noise)
         # The output of the whole LR: cropping to a smaller requested size would lose a part.
-        H, W = self._size(batch["lr"])
+        H, W = self.own_size(batch["lr"])
         return self.space.decode(z)[..., :H, :W]
-
-    def _size(self, lr: Tensor) -> tuple[int, int]:
-        return round(lr.shape[-2] * self.scale), round(lr.shape[-1] * self.scale)
 
     @property
     def divisible(self) -> int:

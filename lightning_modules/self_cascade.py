@@ -327,8 +327,11 @@ class SelfCascade(FromBase):
 
     @property
     def trained_with(self) -> dict[str, Any]:
-        """K, below which upsamplers are trained."""
-        return super().trained_with | {"K": self.K}
+        """K, below which upsamplers are trained, and which features they enlarge how."""
+        own: dict[str, Any] = {"K": self.K}
+        if self.upsampler is not None:
+            own |= {"pivot_features": self.tuning.pivot_features, "resize": self.upsampler.mode}
+        return super().trained_with | own
 
 
 @torch.no_grad()

@@ -51,6 +51,7 @@ class EMA(Callback):
         self.decay, self.first = decay, first
         self.updates = 0
         self._step = 0
+        self._module: LightningModule | None = None
         self._index: dict[str, int] = {}  # by name; parameters that are tied have several
         self._parameters: list[nn.Parameter] = []
         self._averages: list[Tensor] = []
@@ -71,7 +72,9 @@ class EMA(Callback):
                 f"EMA needs whole parameters on each device, but trainer.strategy is "
                 f"{type(trainer.strategy).__name__}; use ddp, or drop EMA from trainer.callbacks"
             )
-        state = self._loaded or self.state_dict()  # a second `fit` of this object continues, too
+        # A second `fit` of the same module continues, too.
+        state = self._loaded or (self._module is pl_module and self.state_dict())
+        self._module = pl_module
         self.track(pl_module)
         self._step = trainer.global_step
         if state:

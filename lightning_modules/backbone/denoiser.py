@@ -8,9 +8,9 @@ adapters there, as in any program with diffusers.
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -36,6 +36,7 @@ from lightning_modules.networks.attachments import (
 )
 from lightning_modules.weights import fingerprint, load_strictly, part_of, read_weights
 
+log = logging.getLogger(__name__)
 Null = Literal["learned", "zero", "none"]
 
 
@@ -266,16 +267,15 @@ class UNet3D(UNet2D):
 
 
 def _schedule_of(network: str, revision: str | None) -> Mapping[str, Any] | None:
-    # A process that no Schedule can have, or no configuration at all.
-    with suppress(ValueError, OSError):
-        place = expand_path(network, "network")
-        config = library_class("DDIMScheduler").load_config(
-            place, subfolder="scheduler", revision=revision, local_files_only=True
-        )
+    place, load = expand_path(network, "network"), library_class("DDIMScheduler").load_config
+    try:
+        config = load(place, subfolder="scheduler", revision=revision)
         if config.get("rescale_betas_zero_snr"):
             return {"rescale_betas_zero_snr": True}  # which no Schedule has
         return Schedule.from_config(config).settings
-    return None
+    except (OSError, ValueError):  # there is none, or one that no Schedule can have
+        log.warning("%s has no scheduler to compare model.init_args.schedule with", place)
+        return None
 
 
 def text_width(unet: Any) -> int | None:

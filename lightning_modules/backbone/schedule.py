@@ -91,13 +91,11 @@ class Schedule:
             config: The content of a ``scheduler_config.json``.
 
         Raises:
-            ValueError: If it has trained betas, rescaled ones, or betas of an unknown kind.
+            ValueError: If it has trained betas, or betas of an unknown kind.
         """
         betas = config.get("beta_schedule", "linear")
         if betas not in get_args(Betas) or config.get("trained_betas") is not None:
             raise ValueError(f"beta_schedule {betas}, or trained_betas, are not supported")
-        if config.get("rescale_betas_zero_snr"):
-            raise ValueError("rescale_betas_zero_snr is not supported")
         return cls(
             steps=config.get("num_train_timesteps", 1000),
             beta_start=config.get("beta_start", 0.0001),

@@ -163,20 +163,9 @@ class LoRA(FineTune):
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, optimizer=optimizer, **kwargs)
-        self.rank, self._added = rank, False
+        self.rank = rank
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
         """Load the base, and add the updates."""
-        super().load_parts(find)
-        self._add()
-
-    def setup(self, stage: str) -> None:
-        """As ``FineTune.setup``."""
-        self._add()
-        super().setup(stage)
-
-    def _add(self) -> None:
-        # Only after the base was loaded by its own names.
-        if not self._added:
-            add_layers(self.denoiser.unet, self.rank)
-            self._added = True
+        super().load_parts(find)  # by the base's own names
+        add_layers(self.denoiser.unet, self.rank)

@@ -221,10 +221,6 @@ class FromBase(InLatents, Generator):
         """Return (h, w) of a latent for (H, W) in pixels."""
         return size[0] // self.space.factor, size[1] // self.space.factor
 
-    def latent_shape(self, size: Size, frames: int | None = None) -> tuple[int, ...]:
-        """Return the shape of one z: (C, h, w), or (C, F, h, w) for clips, for (H, W) in pixels."""
-        return sample_shape(self.denoiser.channels, frames, self.latent_size(size))
-
     # ------------------------------------------------------------------------------------- sampling
 
     def eps(self, size: Size, noise: Noise, frames: int | None = None) -> Tensor:
@@ -235,7 +231,8 @@ class FromBase(InLatents, Generator):
             noise: Noise of B samples.
             frames: Frames of a clip, which has one field.
         """
-        return noise.normal((len(noise.seeds), *self.latent_shape(size, frames)))
+        shape = sample_shape(self.denoiser.channels, frames, self.latent_size(size))
+        return noise.normal((len(noise.seeds), *shape))
 
     def from_noise(self, size: Size, noise: Noise, frames: int | None = None) -> Tensor:
         """Return the pure noise that sampling starts from. Arguments and shape as in ``eps``."""

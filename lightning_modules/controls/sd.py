@@ -191,7 +191,7 @@ class SDUpscale(Frozen, NothingToTrain, SuperResolver):
             output_type="pt",
         )
         images: Tensor = made.images
-        return mirrored.crop(images, batch["size"])
+        return mirrored.crop(images, self.own_size(batch["lr"]))
 
     @property
     def default_steps(self) -> int:

@@ -24,6 +24,7 @@ from lightning_modules.noise import Size
 Down = Literal["area", "trilinear"]
 Budget = Literal["0.06M", "0.25M", "0.60M", "1M"]
 
+TAU = 100.0  # inverse temperature of the entropy penalty
 _COUNT: dict[Budget, int] = {"0.06M": 7, "0.25M": 10, "0.60M": 12, "1M": 13}
 _GRIDS = {  # by height over width; transposed for wider images
     1.0: "1x1 2x2 4x4 6x6 8x8 12x12 16x16 20x20 24x24 32x32 40x40 48x48 64x64",
@@ -199,28 +200,26 @@ def flipped(bits: Tensor, probability: float) -> Tensor:
     return torch.where(drawn < probability, 1 - bits, bits)
 
 
-def entropy_penalty(z: Tensor, tau: float = 100.0, gamma: float = 1.0) -> Tensor:
+def entropy_penalty(z: Tensor) -> Tensor:
     """BSQ's entropy penalty, factorised over bits: certain bits, with both values equally frequent.
 
-    (Mean entropy of each bit - ``gamma`` times the entropy of its mean) / ``tau``.
+    (Mean entropy of each bit - the entropy of its mean) / tau, the inverse temperature, 100.
 
     Args:
         z: (B, d, h, w), before projection to the sphere.
-        tau: Inverse temperature.
-        gamma: Weight of the second term.
 
     Returns:
-        A scalar, at least -gamma d ln 2 / tau.
+        A scalar, at least -d ln 2 / tau.
     """
     with torch.autocast(z.device.type, enabled=False):
         u = functional.normalize(z.float(), dim=1, eps=1e-12).movedim(1, -1).flatten(0, -2)
-        logit = 4 * tau / u.shape[-1] ** 0.5 * u
+        logit = 4 * TAU / u.shape[-1] ** 0.5 * u
         each = _entropy(logit).sum(-1).mean()
         usage = torch.sigmoid(logit).mean(0)
         # The mean of a constant bit has the logarithm of 0, without a gradient.
         chances = torch.stack([usage, 1 - usage])
         whole = -(chances * chances.clamp(min=1e-12).log()).sum()
-        return (each - gamma * whole) / tau
+        return (each - whole) / TAU
 
 
 def commitment(scale: Scale) -> Tensor:

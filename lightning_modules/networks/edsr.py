@@ -129,6 +129,7 @@ class EDSR(Trunk):
         super().__init__(blocks, channels, res_scale)
         self.scale = int(scale)
         self.global_skip = global_skip
+        self.trained_with = {"res_scale": res_scale, "global_skip": global_skip}
         last = nn.Conv2d(channels, 3, 3, padding=1)
         self.tail = nn.Sequential(nn.Sequential(*_upsampler(self.scale, channels)), last)
         if global_skip:

@@ -100,6 +100,7 @@ class LIIF(nn.Module):
         inputs = channels * self.kernel**2 + (4 if cell else 2)
         self.imnet = Perceptron(inputs, list(hidden))
         self.global_skip = global_skip
+        self.trained_with = {"global_skip": global_skip}
         if global_skip:
             last = cast("nn.Linear", self.imnet.layers[-1])
             nn.init.zeros_(last.weight)
@@ -256,6 +257,8 @@ class AnySize(nn.Module):
         super().__init__()
         self.scale, self.network = scale, network(factor)
         self.encodes = hasattr(self.network, "encode")
+        self.divisor = int(getattr(self.network, "divisor", 1))
+        self.trained_with = getattr(self.network, "trained_with", {})
         # The source of weights that the network loads itself, as Spandrel does.
         self.weights_source: str | None = getattr(self.network, "weights_source", None)
 

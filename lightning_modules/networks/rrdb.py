@@ -100,6 +100,7 @@ class RRDBNet(nn.Module):
                 "AnySize enlarge by any factor"
             )
         self.scale, self.shuffle = int(scale), SHUFFLES[int(scale)]
+        self.divisor = self.shuffle  # of LR sides; others are mirrored up to it
         self.conv_first = nn.Conv2d(3 * self.shuffle**2, channels, 3, padding=1)
         self.body = nn.Sequential(*(RRDB(channels, growth) for _ in range(blocks)))
         self.conv_body = nn.Conv2d(channels, channels, 3, padding=1)

@@ -86,7 +86,7 @@ class SFTUNet(Running):
             return Block(before, after, embedding, dropout)
 
         def modulation(channels: int) -> nn.Module:
-            return Unmodulated() if adapter == "none" else Modulation(width, channels)
+            return nn.Identity() if adapter == "none" else Modulation(width, channels)
 
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.halve, self.grow = nn.ModuleList(), nn.ModuleList()
@@ -154,7 +154,8 @@ class SFTUNet(Running):
         for blocks, modulate, halve, place in zip(
             self.down, self.modulate_down, self.halve, maps, strict=True
         ):
-            x = self.run_block(modulate, self._through(blocks, x, embedded), place)
+            x = self._through(blocks, x, embedded)
+            x = x if place is None else self.run_block(modulate, x, place)
             skips.append(x)
             x = halve(x)
         x = self.run_block(self.middle[0], x, embedded)
@@ -166,7 +167,7 @@ class SFTUNet(Running):
             if x.shape[-2:] != skip.shape[-2:]:
                 x = functional.interpolate(x, skip.shape[-2:], mode="nearest-exact")
             x = self._through(blocks, torch.cat([x, skip], 1), embedded)
-            x = grow(self.run_block(modulate, x, place))
+            x = grow(x if place is None else self.run_block(modulate, x, place))
         return functional.pixel_shuffle(self.last(x), self.patch)[..., : size[0], : size[1]]
 
     def _embedded(
@@ -264,14 +265,6 @@ class Modulation(nn.Module):
         """Modulate x (B, channels, h, w) by the map ``place`` (B, width, h, w)."""
         place = functional.silu(place)
         return x * (1 + self.gamma(place)) + self.beta(place)
-
-
-class Unmodulated(nn.Module):
-    """Replaces a modulation if there is no adapter."""
-
-    def forward(self, x: Tensor, place: None) -> Tensor:
-        """Return ``x`` (B, channels, h, w) as it is."""
-        return x
 
 
 class Block(nn.Module):

@@ -83,6 +83,7 @@ class Spandrel(nn.Module):
         self.model = model or self.descriptor.model
         self.model.requires_grad_(train)
         self.scale = self.descriptor.scale
+        self.divisor = self.descriptor.size_requirements.multiple_of  # of LR sides
 
     def forward(self, lr: Tensor) -> Tensor:
         """Enlarge.

@@ -163,10 +163,7 @@ class NSARMStageOne(InLatents, SuperResolver):
         return enlarged(lr, size) if self.enlarge_lr else lr
 
     def _latent_of(self, lr: Tensor) -> Tensor:
-        h, w = lr.shape[-2:]
-        return self.space.encode(
-            self.enlarged_lr(lr, (round(h * self.scale), round(w * self.scale)))
-        )
+        return self.space.encode(self.enlarged_lr(lr, self.own_size(lr)))
 
     def preliminary(self, y: Tensor) -> list[Tensor]:
         """Return the first scales: o_k, quantised, with straight-through gradients.
@@ -193,7 +190,7 @@ class NSARMStageOne(InLatents, SuperResolver):
         """Predict the first scales from LR, and in stage 2 draw the others."""
         mirrored = padded(batch["lr"], minimum=self.tile)
         codes = self.codes(batch, mirrored.lr, noise)
-        return mirrored.crop(self.space.images(total_after(codes)), batch["size"])
+        return mirrored.crop(self.space.images(total_after(codes)), self.own_size(batch["lr"]))
 
     def codes(self, batch: Batch, lr: Tensor, noise: Noise) -> list[Tensor]:
         """Return the codes (B, d, h_k, w_k) of all scales; in stage 1 zeros for unknown ones.
@@ -256,9 +253,6 @@ class StageTwo:
     reweight: bool = True
 
 
-STAGE_TWO = StageTwo()
-
-
 class NSARM(NextScale, NSARMStageOne):
     """Super-resolution by next-scale prediction: the paper's stage 2.
 
@@ -284,7 +278,7 @@ class NSARM(NextScale, NSARMStageOne):
         space: BitwiseSpace,
         mapper: Mapper,
         transformer: InfinityTransformer,
-        stage_two: StageTwo = STAGE_TWO,
+        stage_two: StageTwo = StageTwo(),
         **kwargs: Any,
     ) -> None:
         super().__init__(

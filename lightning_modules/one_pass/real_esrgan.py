@@ -153,19 +153,9 @@ class RealESRGAN(Adversarial, OnePass):
 
         Raises:
             FileNotFoundError: If a file is missing.
-            ValueError: As in ``Adversarial.setup``; and if the model was made without the command
-                line, and a loss is not loaded.
+            ValueError: As in ``Adversarial.setup``.
         """
         super().setup(stage)
-        if stage != "fit":
-            return
-        for name, loss in self._terms.items():
-            if loss.file is None or bool(getattr(loss, "source", "")):
-                continue
-            if self._find is not None:
+        for name, loss in self._terms.items() if stage == "fit" else ():
+            if loss.file and not getattr(loss, "source", "") and self._find is not None:
                 loss.load(self._find(f"losses.{name}.init_args.perceptual_weights", loss.file))
-            else:
-                raise ValueError(
-                    f"model.init_args.losses.{name} has random weights: call its load with the "
-                    f"file of {loss.file}"
-                )

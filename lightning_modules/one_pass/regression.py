@@ -67,6 +67,7 @@ class OnePass(SuperResolver):
         self.network = network if isinstance(network, nn.Module) else _built(network, self.scale)
         # A network with its own weights, such as spandrel's, names their source.
         self.weights_source = getattr(self.network, "weights_source", None)
+        self.tile_multiple = int(getattr(self.network, "divisor", 1))  # tiles keep its phase
         self.network.to(memory_format=torch.channels_last)  # in which convolutions are fastest
         self.takes_size = "size" in inspect.signature(self.network.forward).parameters
 
@@ -108,6 +109,11 @@ class OnePass(SuperResolver):
         """One forward pass; deterministic."""
         sr: Tensor = self(batch["lr"], batch["size"])
         return sr
+
+    @property
+    def trained_with(self) -> dict[str, Any]:
+        """The network's own ``trained_with``, if it has any."""
+        return super().trained_with | {"network": getattr(self.network, "trained_with", {})}
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map the authors' tensors by the network's ``official``, if it has one."""

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from files.batch import Batch
 
 
-@torch.no_grad()
 def encode_captions(
     batch: Batch, denoiser: Denoiser, encoder: TextEncoder | None, sizes: Tensor | None = None
 ) -> tuple[Condition, Condition]:
@@ -95,6 +94,7 @@ def check_guidance(encoder: TextEncoder | None, guidance: float) -> None:
         )
 
 
+@torch.no_grad()  # but the null text may be learned
 def _encoded(encoder: TextEncoder, texts: list[str]) -> Condition:
     found: Tensor | Condition = encoder(texts)
     return found if isinstance(found, Condition) else Condition(text=found)

@@ -83,9 +83,9 @@ def wavelet(sr: Tensor, reference: Tensor) -> Tensor:
     return sr + low_band(reference - sr)
 
 
-def low_band(x: Tensor, levels: int = LEVELS) -> Tensor:
-    """Blur (B, C, H, W) by so many levels of the a-trous wavelet."""
-    for level in range(levels):
+def low_band(x: Tensor) -> Tensor:
+    """Blur (B, C, H, W) by the five levels of the a-trous wavelet."""
+    for level in range(LEVELS):
         reach = 2**level
         for dim, pad in ((-1, (reach, reach, 0, 0)), (-2, (0, 0, reach, reach))):
             wide, side = functional.pad(x, pad, mode="replicate"), x.shape[dim]

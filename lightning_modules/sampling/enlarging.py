@@ -160,6 +160,10 @@ class InTiles(Method, LightningModule):
             self._whole = None
         return mirrored.crop(sr, (H, W)).clamp_(0, 1)  # weights add up to 1 except for rounding
 
+    def own_size(self, lr: Tensor) -> Size:
+        """Return (H, W) of LR (B, 3, h, w) enlarged by ``scale``, whatever a batch asks for."""
+        return round(lr.shape[-2] * self.scale), round(lr.shape[-1] * self.scale)
+
     @property
     def _overlap(self) -> int:
         return self.tile_overlap if self.tiling.overlap is None else self.tiling.overlap

@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from torch import Tensor
 
@@ -48,7 +48,7 @@ def ddim(
     # eps is (x - alpha x0) / sigma; collected by x and x0:
     kept = math.sqrt(max(then.sigma**2 - fresh**2, 0.0)) / now.sigma
     y = (kept * x).add_(x0, alpha=then.alpha - kept * now.alpha)
-    return y if fresh == 0 else y.add_(_given(noise), alpha=fresh)
+    return y if fresh == 0 else y.add_(cast(Tensor, noise), alpha=fresh)
 
 
 def dpm_solver_2m(
@@ -93,13 +93,7 @@ def residual_shift(
     kept = then / now
     y = (kept * x).add_(x0, alpha=1 - kept)  # in place: large temporaries are slower than sums
     fresh = kappa * math.sqrt(kept * (now - then))
-    return y if then == 0 else y.add_(_given(noise), alpha=fresh)
-
-
-def _given(noise: Tensor | None) -> Tensor:
-    if noise is None:
-        raise ValueError("this step adds noise, and noise is missing: pass `noise`")
-    return noise
+    return y if then == 0 else y.add_(cast(Tensor, noise), alpha=fresh)
 
 
 Solver = Literal["ddim", "dpm_solver_2m"]

@@ -115,17 +115,25 @@ def restore_tiled(
     Returns:
         (B, 3, H, W) float32.
     """
-    lr = batch["lr"]
+    lr, (height, width) = batch["lr"], batch["size"]
     rest = {key: batch[key] for key in batch if key not in ("lr", "size", "hr")}  # type: ignore[literal-required]
-
-    def make(group: Sequence[Tile]) -> Tensor:
-        part = {key: _repeated(value, len(group)) for key, value in rest.items()}
-        part |= {"lr": _cut(lr, group), "size": group[0].size}
-        places = [tile for tile in group for _ in range(len(lr))]
-        noise = PlacedNoise(part["seed"], places, lr.device)
-        return restore(cast("Batch", part), noise)
-
-    return blend(make, tiles, at_once, bar)
+    total = lr.new_zeros((len(lr), 3, height, width), dtype=torch.float32)
+    shown = {**bar_options(), "unit": "pixels", "unit_scale": True, "leave": False}
+    shown["disable"] = not bar or len(tiles) == 1
+    with tqdm(total=height * width, desc="image", delay=SHORT, **shown) as done:
+        for group in _groups(tiles, at_once):
+            part = {key: _repeated(value, len(group)) for key, value in rest.items()}
+            part |= {"lr": _cut(lr, group), "size": group[0].size}
+            places = [tile for tile in group for _ in range(len(lr))]
+            noise = PlacedNoise(part["seed"], places, lr.device)
+            made = restore(cast("Batch", part), noise)
+            for tile, sr in zip(group, made.chunk(len(group)), strict=True):
+                window = tile.rows.window[:, None] * tile.columns.window
+                window = copy_to(window, total.device, total.dtype)
+                total[..., tile.rows.out, tile.columns.out] += sr.float() * window
+                share = float(tile.rows.window.sum() * tile.columns.window.sum())
+                done.update(min(share, height * width - done.n))  # rounded, it may be too much
+    return total
 
 
 def halved_when_full(work: Callable[[int], Tensor], side: int, least: int) -> Tensor:
@@ -153,51 +161,6 @@ def halved_when_full(work: Callable[[int], Tensor], side: int, least: int) -> Te
             *(side, smaller),
         )
         side = smaller
-
-
-def blend(
-    make: Callable[[Sequence[Tile]], Tensor],
-    tiles: Sequence[Tile],
-    at_once: int = 1,
-    bar: bool = False,
-) -> Tensor:
-    """Blend outputs of tiles; only the result has the full size.
-
-    Args:
-        make: From n tiles of one size to (n B, C, H', W'), with B outputs per tile in order.
-        tiles: Result of ``grid``.
-        at_once: Largest n.
-        bar: Show the pixels that are done, in a terminal or in the log.
-
-    Returns:
-        (B, C, H, W) float32.
-
-    Raises:
-        ValueError: If the output of a tile has another size than expected.
-    """
-    total: Tensor | None = None
-    height, width = tiles[-1].rows.out.stop, tiles[-1].columns.out.stop
-    shown = {**bar_options(), "unit": "pixels", "unit_scale": True, "leave": False}
-    shown["disable"] = not bar or len(tiles) == 1
-    progress = tqdm(total=height * width, desc="image", delay=SHORT, **shown)
-    with progress as done:
-        for group in _groups(tiles, at_once):
-            made = make(group)
-            parts = made.view(len(group), -1, *made.shape[1:])
-            if parts.shape[-2:] != group[0].size:
-                raise ValueError(
-                    f"a tile became {tuple(parts.shape[-2:])}, expected {group[0].size}: do "
-                    "the sizes of input and output match?"
-                )
-            if total is None:
-                total = parts.new_zeros((*parts.shape[1:3], height, width), dtype=torch.float32)
-            for tile, part in zip(group, parts, strict=True):
-                window = tile.rows.window[:, None] * tile.columns.window
-                window = copy_to(window, total.device, total.dtype)
-                total[..., tile.rows.out, tile.columns.out] += part.float() * window
-                share = float(tile.rows.window.sum() * tile.columns.window.sum())
-                done.update(min(share, height * width - done.n))  # rounded, it may be too much
-    return cast(Tensor, total)
 
 
 def spans(

@@ -12,6 +12,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from PIL import Image
+from safetensors.torch import save_file
 
 import enlarger
 from callbacks import EMA, PSNR
@@ -19,13 +20,14 @@ from commands import measure
 from commands.run.files import newest_whole
 from degradations.bicubic import resize
 from degradations.tools.configure import degradation_of
-from lightning_modules import EDSR, Bicubic, Regression
+from lightning_modules import EDSR, Bicubic, Regression, ResShift, RRDBNet, Taef2Space
 from main import main
 from tests.conftest import REPO
 from tests.datamodules.profiles import rgb_profile
 
 Command = Callable[..., None]
 DRAWS = np.random.default_rng(0)
+EXPORTED = {"enlarger": "0", "model": "lightning_modules.Regression"}
 RGB = DRAWS.integers(0, 256, (24, 20, 3), dtype=np.uint8)
 
 
@@ -196,6 +198,52 @@ def test_what_cannot_be_loaded(tmp_path: Path) -> None:
         enlarger.load(REPO / "configs/model/edsr_small.yaml", scale=2)
     with pytest.raises(ValueError, match=r"colour_fix.* did you mean .*color_fix"):
         enlarger.load(REPO / "configs/model/edsr_small.yaml", scale=2, colour_fix="none")
+
+
+def test_files_that_arguments_name_are_read_in_python(tmp_path: Path) -> None:
+    """Random weights were taken, without a word; or the file may be missing."""
+    trained = Regression(2, network=EDSR(2, blocks=1, channels=4))
+    torch.save({"params": trained.network.state_dict()}, tmp_path / "a.pth")
+    named = Regression(2, network=EDSR(2, blocks=1, channels=4), weights=str(tmp_path / "a.pth"))
+    expected = enlarger.Enlarger(trained, "cpu").enlarge(RGB)
+    assert np.array_equal(enlarger.Enlarger(named, "cpu").enlarge(RGB), expected)
+    named.network.tail[-1].bias.data += 0.5
+    assert not np.array_equal(enlarger.Enlarger(named, "cpu").enlarge(RGB), expected)  # only once
+    missing = Regression(2, network=EDSR(2, blocks=1), weights="no/such.pth")
+    with pytest.raises(FileNotFoundError, match=r"weights is 'no/such\.pth'"):
+        enlarger.Enlarger(missing)
+    random = ResShift(4, torch.nn.Identity(), Taef2Space())
+    with pytest.raises(ValueError, match="space, Taef2Space, has random weights"):
+        enlarger.Enlarger(random)
+
+
+def test_arguments_change_what_they_name_and_nothing_else(tmp_path: Path) -> None:
+    """In a group of a class, in an export, and of a file that spandrel reads."""
+    networks = [EDSR(2, blocks=1, channels=4), EDSR(2, blocks=1, channels=4)]
+    for name, network in zip("ab", networks, strict=True):
+        torch.save({"params": network.state_dict()}, tmp_path / f"{name}.pth")
+    network = {"class_path": "lightning_modules.EDSR", "init_args": {"blocks": 1, "channels": 4}}
+    model = {"class_path": "lightning_modules.Regression", "init_args": {"network": network}}
+    (tmp_path / "model.yaml").write_text(json.dumps(model))
+    a, b = (str(tmp_path / f"{name}.pth") for name in "ab")
+    changed: Any = enlarger.load(
+        tmp_path / "model.yaml", scale=2, weights=a, network={"init_args": {"res_scale": 0.5}}
+    )
+    assert [block.res_scale for block in changed.module.network.body[:-1]] == [0.5]
+    data = {"init_args": {"scale": 2}}
+    (tmp_path / "config.yaml").write_text(json.dumps({"model": model, "data": data}))
+    state = {f"network.{name}": tensor for name, tensor in networks[0].state_dict().items()}
+    save_file(state, tmp_path / "model.safetensors", EXPORTED)
+    for given, expected in (({}, networks[0]), ({"weights": b}, networks[1])):
+        found = enlarger.load(tmp_path, **given).module.state_dict()
+        assert all(torch.equal(found[f"network.{n}"], t) for n, t in expected.state_dict().items())
+    pytest.importorskip("spandrel", reason="needs the optional package spandrel")
+    published = RRDBNet(4, channels=64, blocks=1, growth=32).community()
+    save_file({n: t.contiguous() for n, t in published.items()}, tmp_path / "x4.safetensors")
+    known: Any = enlarger.load(tmp_path / "x4.safetensors", color_fix="wavelet")
+    assert known.module.color_fix == "wavelet"
+    with pytest.raises(ValueError, match=r"unknown key .*colour_fix"):
+        enlarger.load(tmp_path / "x4.safetensors", colour_fix="wavelet")
 
 
 # ---------------------------------------------------------------------------------------- numbers

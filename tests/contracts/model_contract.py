@@ -25,7 +25,7 @@ from torch import Tensor
 
 from degradations.draws import seed_of
 from files.class_path import class_path
-from lightning_modules.base import ImageModel
+from lightning_modules.base import ImageModel, SuperResolver
 from tests.contracts.arguments import check_arguments
 from tests.contracts.degradation_contract import global_generators_untouched
 
@@ -133,6 +133,19 @@ class ModelContract:
         assert not output["sr"].requires_grad
         assert output["sr"].min() >= 0  # NaN fails both
         assert output["sr"].max() <= 1
+
+    def test_a_smaller_output_is_no_corner(self, model):
+        """Of a method of one scale it is refused."""
+        if not isinstance(model, SuperResolver):
+            pytest.skip("it enlarges no image")
+        model.color_fix = "none"
+        batch = batch_of(self.size)
+        H, W = (round(1.5 * side) for side in self.size)
+        try:
+            found = self.images(model, {**batch, "size": (H, W)})
+        except ValueError:
+            return
+        assert (found - self.images(model, batch)[..., :H, :W]).abs().max() > 1e-3
 
     def test_an_image_that_could_not_be_read(self, model):
         assert model.predict_step({"key": ["a"], "error": ["a.png: empty"]}, 0) is None

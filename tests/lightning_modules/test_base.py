@@ -50,6 +50,30 @@ class Line(ImageModel):
         return (self.weight - batch["hr"].mean()).square()
 
 
+class Drawing(Line):
+    """Notes what it draws."""
+
+    def __init__(self):
+        super().__init__()
+        self.drawn = []
+
+    def training_step(self, batch, batch_idx):
+        self.drawn.append(torch.rand(()).item())
+        return super().training_step(batch, batch_idx)
+
+
+def test_a_loader_of_ones_own_has_new_noise_in_each_epoch(tmp_path):
+    """Of the same image, with the same seed; and torch's generator is not left seeded."""
+    model = Drawing()
+    torch.manual_seed(0)
+    run = fitted(tmp_path, model=model, max_epochs=3)
+    assert run.global_step == 30
+    assert len({*model.drawn}) == 30
+    found = torch.rand(())
+    torch.manual_seed(0)
+    assert torch.equal(found, torch.rand(()))
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of `Model`, after ten steps, with averages."""

@@ -227,6 +227,9 @@ def test_the_base_comes_from_its_own_run(tmp_path):
     assert made.needs_weights  # those of the network
     assert not [name for name in made.checkpoint_keys() if name.startswith("base.")]
     assert "sigma_r" in made.checkpoint_keys()
+    plain = CasArbi(2.0, partial(TINY, global_skip=False))
+    with pytest.raises(ValueError, match="global_skip False, there True"):
+        plain.load_base(tmp_path / "base.ckpt")
     made.setup("fit")  # Lightning itself calls no `train`
     assert not any(part.training for part in made.base.modules())
 

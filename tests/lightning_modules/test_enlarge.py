@@ -11,6 +11,8 @@ from torch.nn import functional
 
 from lightning_modules.base import SuperResolver
 from lightning_modules.controls.simple import Bicubic
+from lightning_modules.networks.rrdb import RRDBNet
+from lightning_modules.one_pass.regression import Regression
 from lightning_modules.sampling.color import fix_colors
 from lightning_modules.sampling.solvers import residual_shift
 from lightning_modules.sampling.tiling import Tiling
@@ -69,6 +71,18 @@ class TestTheSameInTiles:
         model, batch = Stochastic(), batch_of(1, side)
         whole = model.eval().test_step(batch, 0)["sr"]
         assert torch.equal(predicted(model, batch), whole)
+
+
+@pytest.mark.parametrize("side", [100, 101])
+def test_pixels_that_a_network_folds_keep_their_phase(side: int) -> None:
+    """Also where the tile at the end of an odd side would start within a square."""
+    network = RRDBNet(2, channels=8, blocks=1, growth=4)
+    fill(network)
+    model, batch = Regression(2, network), batch_of(1, side)
+    batch["lr"], batch["size"] = batch["lr"][..., :side], (2 * side, 2 * side)
+    whole = model.eval().test_step(batch, 0)["sr"]
+    found = predicted(model, batch, size=64, overlap=32)
+    torch.testing.assert_close(found, whole, rtol=0, atol=1e-3)
 
 
 class Full(Stochastic):

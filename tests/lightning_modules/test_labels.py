@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -9,12 +11,16 @@ from callbacks.results.files import made_by
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.backbone.space import PixelSpace
 from lightning_modules.controls.simple import RoundTrip
+from lightning_modules.networks.edsr import EDSR
+from lightning_modules.networks.feature_upsampler import Shared
+from lightning_modules.one_pass.regression import Regression
 from lightning_modules.weights import unlike
 from tests.lightning_modules.controls.test_direct import direct
 from tests.lightning_modules.next_scale.test_nsarm import estimating
 from tests.lightning_modules.next_scale_parts import vae
 from tests.lightning_modules.test_diffusion import Words, oracle
 from tests.lightning_modules.test_invsr import invsr, predictor
+from tests.lightning_modules.test_self_cascade import cascade
 
 
 def sourced(method, part, hashed):
@@ -45,6 +51,17 @@ def test_settings_that_tensors_do_not_show_are_known_of_weights():
     one.space = BitwiseSpace(vae(), [(1, 1), (2, 2), (4, 4)], 1)
     (found,) = unlike(estimating().trained_with, one.trained_with)
     assert found.endswith("[4, 4]], there [[1, 1], [2, 2], [4, 4]]")
+    skipping, plain = (Regression(2, EDSR(2, 1, 8, global_skip=skip)) for skip in (True, False))
+    (found,) = unlike(plain.trained_with, skipping.trained_with)
+    assert found == "network.global_skip False, there True"
+    paper, released = (
+        cascade(upsampler=partial(Shared, resize=resize), pivot_features=features)
+        for resize, features in (("bilinear", "cached_t0"), ("nearest", "per_step"))
+    )
+    assert unlike(paper.trained_with, released.trained_with) == [
+        "pivot_features cached_t0, there per_step",
+        "resize bilinear, there nearest-exact",
+    ]
 
 
 def test_parts_that_the_weights_require_are_not_in_the_label(tmp_path):

@@ -57,6 +57,15 @@ def test_the_formula_with_its_warm_up(tmp_path: Path, decay: float, first: int |
     close(ema.state_dict()["weights"]["net.weight"], reference(note.raw, decay, first))
 
 
+def test_another_model_starts_anew(tmp_path: Path) -> None:
+    ema = EMA()
+    for _ in range(2):
+        note = Note()
+        trainer(tmp_path, note, ema, max_epochs=1).fit(Tiny(), loader())
+        assert ema.updates == 4
+        close(ema.state_dict()["weights"]["net.weight"], reference(note.raw, 0.999))
+
+
 def test_accumulated_batches_are_one_step(tmp_path: Path) -> None:
     note, ema = Note(), EMA()
     model = Tiny()

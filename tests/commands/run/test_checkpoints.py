@@ -55,7 +55,8 @@ def test_holds_what_the_design_lists_and_nothing_else(trained: Path) -> None:
         *("epoch", "global_step", "pytorch-lightning_version", "model", "SRDataModule"),
         *("frozen", "trained_with"),
     }
-    assert checkpoint["frozen"] == checkpoint["trained_with"] == {}
+    assert checkpoint["frozen"] == {}
+    assert checkpoint["trained_with"] == {"network": {"res_scale": 1.0, "global_skip": True}}
     network = EDSR(2, blocks=1, channels=8, global_skip=True)
     assert set(checkpoint["state_dict"]) == {f"network.{name}" for name in network.state_dict()}
     assert set(checkpoint["callbacks"]) == {"EMA", "SavesLast"}

@@ -70,8 +70,6 @@ def test_from_the_configuration_of_diffusers():
     assert Schedule.from_config({}).level(0).sigma ** 2 == pytest.approx(1e-4)
     with pytest.raises(ValueError, match="trained_betas"):
         Schedule.from_config({"trained_betas": [0.1]})
-    with pytest.raises(ValueError, match="zero_snr"):
-        Schedule.from_config({"rescale_betas_zero_snr": True})
 
 
 def test_its_numbers_are_the_same_where_a_model_is_built_on_the_meta_device() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.library import Flags
@@ -107,6 +108,21 @@ def test_the_scheduler_beside_a_base_is_compared(prediction, fits, tmp_path):
     for method in (direct(denoiser=denoiser), Diffusion(1.0, denoiser)):
         with nullcontext() if fits else pytest.raises(ValueError, match="there v_prediction"):
             method.setup("test")
+
+
+def test_the_scheduler_on_the_hub_is_fetched(tmp_path, monkeypatch, caplog):
+    """Of a base whose network alone is in the cache; where there is none, it is said."""
+
+    def load_config(place, subfolder, revision, local_files_only=False):
+        if local_files_only:
+            raise OSError("not in the cache")
+        return {"prediction_type": "v_prediction"}
+
+    bare().save_pretrained(tmp_path / "unet")
+    assert UNet2D(str(tmp_path)).trained_schedule is None
+    assert f"{tmp_path} has no scheduler to" in caplog.text
+    monkeypatch.setattr(DDIMScheduler, "load_config", load_config)
+    assert UNet2D(str(tmp_path)).trained_schedule["prediction"] == "v_prediction"
 
 
 @pytest.mark.parametrize("ours", ["one 0123456789abcdef", "two fedcba9876543210"])

@@ -89,7 +89,7 @@ def test_a_trained_upscaler(tmp_path):
     method = sd_sr(**settings)
     assert not any(parameter.requires_grad for parameter in method.parameters())
     with pytest.raises(ValueError, match=r"upscaler, Regression, has random weights: set .*_weig"):
-        method.setup("test")
+        sd_sr(upscaler=settings["upscaler"]).setup("test")
     asked = []
 
     def find(key: str, name: str) -> Any:

@@ -148,7 +148,7 @@ def test_a_run_is_loaded_by_another_method(kind: str, tmp_path: Any) -> None:
     base = UNet2D({**UNET, "in_channels": space.channels, "out_channels": space.channels})
     method = Diffusion(1.0, base, space, space_weights="runs/autoencoder")
     with pytest.raises(ValueError, match=r"random weights: .*set model\.init_args\.space_weights"):
-        method.setup("fit")
+        Diffusion(1.0, base, space).setup("fit")
     method.load_parts(lambda key, name: {("space_weights", "runs/autoencoder"): path}[key, name])
     method.setup("fit")
     assert space.source.startswith("last.ckpt ")

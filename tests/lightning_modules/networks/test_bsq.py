@@ -91,10 +91,9 @@ def test_four_positions_are_one_token() -> None:
 
 def test_entropy_is_that_of_its_coins() -> None:
     z = torch.randn(3, 4, 5, 5, dtype=torch.float64)
-    tau = 3.0
     u = functional.normalize(z, dim=1).movedim(1, -1).reshape(-1, 4)
-    p = torch.sigmoid(-4 * u * tau / math.sqrt(4))
-    coins = lambda p: -(p * p.log() + (1 - p) * (1 - p).log())  # noqa: E731
-    expected = (coins(p).sum(1).mean() - 0.5 * coins(p.mean(0)).sum()) / tau
-    found = bsq.entropy_penalty(z, tau, 0.5)
+    p = torch.sigmoid(-4 * u * 100 / math.sqrt(4))
+    coins = lambda p: torch.special.entr(p) + torch.special.entr(1 - p)  # noqa: E731
+    expected = (coins(p).sum(1).mean() - coins(p.mean(0)).sum()) / 100
+    found = bsq.entropy_penalty(z)
     assert float(found) == pytest.approx(float(expected), rel=1e-5)

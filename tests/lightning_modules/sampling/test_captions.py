@@ -33,6 +33,9 @@ def test_the_networks_own_token_stands_for_none():
     known, nothing = encode_captions(BATCH, denoiser, Lengths())
     assert known.text[:, 0, 0].tolist() == [3, 10]
     assert torch.equal(nothing.text, denoiser.null_text(2, 3))
+    nothing.text.sum().backward()  # it is learned
+    assert denoiser.null.grad.flatten().tolist() == [6.0] * 6
+    assert not known.text.requires_grad
 
 
 def test_else_an_empty_caption_does():
