@@ -12,8 +12,7 @@ from callbacks.metrics.pixels import PSNR
 from callbacks.report import images as report_images
 from callbacks.report.images import load_index
 from callbacks.report.report import Report
-from callbacks.results import files as results_file
-from callbacks.results import results
+from callbacks.results import files as results
 from callbacks.results.files import load_images, load_results
 from callbacks.results.results import Results
 from files.locks import lock
@@ -52,7 +51,7 @@ def test_nothing_is_lost(
             assert there.wait(60)
         return found
 
-    monkeypatch.setattr(results_file, "lock", announced)
+    monkeypatch.setattr(results, "lock", announced)
     monkeypatch.setattr(module, name, with_a_second)
     evaluate(tmp_path, "a")
     thread.join(60)
