@@ -152,7 +152,7 @@ class ImageModel(Loaded, Optimised, ABC):
         self._random_states = [module.get_rng_state() for module in self._random]
 
     def on_fit_end(self) -> None:
-        """Restore the generators: the next model that is built would begin like this one."""
+        """Restore the generators: otherwise the next model would begin like this one."""
         for module, state in zip(self._random, self._random_states, strict=False):
             module.set_rng_state(state)
 

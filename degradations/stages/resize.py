@@ -75,7 +75,6 @@ def resample_canvas(
     modes: Tensor | Mode,
     antialias: Tensor | bool,
     extent: tuple[int, int],
-    possible: Sequence[Mode] = MODES,
 ) -> Canvas:
     """Resample each image to its own size by its own kernel, by two matrix products.
 
@@ -85,12 +84,11 @@ def resample_canvas(
         modes: (B,) indices of `MODES`, or one mode for all.
         antialias: (B,) bool, or one for all.
         extent: (H, W) of the new canvas.
-        possible: The modes that may occur in `modes`; others cost nothing.
 
     Returns:
         The images and their new sizes; edge pixels are repeated outside an image.
     """
-    matrices = _matrices(canvas, sizes, extent, modes, antialias, possible)
+    matrices = _matrices(canvas, sizes, extent, modes, antialias)
     return _resampled_by(matrices, canvas, sizes)
 
 

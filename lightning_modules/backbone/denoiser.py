@@ -274,7 +274,7 @@ def _schedule_of(network: str, revision: str | None) -> Mapping[str, Any] | None
             return {"rescale_betas_zero_snr": True}  # which no Schedule has
         return Schedule.from_config(config).settings
     except (OSError, ValueError):  # there is none, or one that no Schedule can have
-        log.warning("%s has no scheduler to compare model.init_args.schedule with", place)
+        log.warning("%s has no scheduler that model.init_args.schedule can be compared with", place)
         return None
 
 

@@ -12,7 +12,7 @@ from callbacks.metrics.pixels import PSNR
 from callbacks.report import images as report_images
 from callbacks.report.images import load_index
 from callbacks.report.report import Report
-from callbacks.results import files as results
+from callbacks.results import files as results_files
 from callbacks.results.files import load_images, load_results
 from callbacks.results.results import Results
 from files.locks import lock
@@ -24,7 +24,9 @@ def evaluate(run: Path, dataset: str) -> None:
     trainer(run, *callbacks).test(Tiny(), loader(Images(2, dataset)), verbose=False)
 
 
-@pytest.mark.parametrize(("module", "name"), [(results, "merge"), (report_images, "load_index")])
+@pytest.mark.parametrize(
+    ("module", "name"), [(results_files, "merge"), (report_images, "load_index")]
+)
 def test_nothing_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, name: str
 ) -> None:
@@ -51,7 +53,7 @@ def test_nothing_is_lost(
             assert there.wait(60)
         return found
 
-    monkeypatch.setattr(results, "lock", announced)
+    monkeypatch.setattr(results_files, "lock", announced)
     monkeypatch.setattr(module, name, with_a_second)
     evaluate(tmp_path, "a")
     thread.join(60)

@@ -120,7 +120,7 @@ def test_the_scheduler_on_the_hub_is_fetched(tmp_path, monkeypatch, caplog):
 
     bare().save_pretrained(tmp_path / "unet")
     assert UNet2D(str(tmp_path)).trained_schedule is None
-    assert f"{tmp_path} has no scheduler to" in caplog.text
+    assert f"{tmp_path} has no scheduler that" in caplog.text
     monkeypatch.setattr(DDIMScheduler, "load_config", load_config)
     assert UNet2D(str(tmp_path)).trained_schedule["prediction"] == "v_prediction"
 
