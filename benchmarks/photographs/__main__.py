@@ -1,10 +1,10 @@
 """Every method small on photographs, beside its controls: `python -m benchmarks.photographs`.
 
 Trains what the table asks for (`main.py fit`), tests each row (`main.py test`), measures it and its
-controls, and writes `photographs.json` and an image a row into `benchmarks/results/` after each.
-What is done is not done again: a second call goes on where the first one ended, and a training
-whose options or configuration changed is done afresh. `--page` writes the tables into
-`docs/photographs.md`.
+controls, and writes `photographs.json` and an image a row into `benchmarks/results/` after each,
+beside what other machines wrote. What is done is not done again: a second call goes on where the
+first one ended, and a training whose options or configuration changed is done afresh. `--page`
+writes the tables into `docs/photographs.md`.
 
 Images are read from `$ENLARGER_DATA` (`bsds400`, `natural`, `kodak24`), weights of Real-ESRGAN and
 NIQE from `$ENLARGER_WEIGHTS`.
@@ -183,25 +183,33 @@ def _note(verb: str, name: str) -> Note:
 
 
 def _write(table: Table, folder: Path) -> None:
-    """Write the JSON of all rows that are measured by now."""
+    """Write the JSON of what is measured here; the rest of it stays as another machine wrote it."""
+    place = folder / page.JSON
+    before: dict[str, Any] = {"trainings": {}, "rows": {}, "claims": []}
+    if place.is_file():
+        before = json.loads(place.read_text(encoding="utf-8"))["results"]
     measured: dict[str, dict[str, dict[str, Numbers]]] = {}
     for row in table.rows:
         for name in table.sets[row.set].tables:
-            place = NOTES / f"numbers_{row.name}_{name}.json"
-            if place.is_file():
-                numbers = json.loads(place.read_text(encoding="utf-8"))["numbers"]
-                measured.setdefault(row.name, {})[name] = numbers
-    trained = {training.name: _note(training.verb, training.name) for training in table.trainings}
+            numbers = NOTES / f"numbers_{row.name}_{name}.json"
+            if numbers.is_file():
+                found = json.loads(numbers.read_text(encoding="utf-8"))["numbers"]
+                measured.setdefault(row.name, {})[name] = found
+    notes = {training.name: _note(training.verb, training.name) for training in table.trainings}
+    trainings = before["trainings"] | {n: note for n, note in notes.items() if "seconds" in note}
+    rows = before["rows"] | {
+        name: _note("test", name) | {"tables": page.means(tables)}
+        for name, tables in measured.items()
+    }
+    earlier = {claim["text"]: claim for claim in before["claims"]}
+    claims = [page.judged(claim, table, measured) for claim in table.claims]
     results = {
-        "trainings": {name: note for name, note in trained.items() if "seconds" in note},
-        "rows": {
-            name: _note("test", name) | {"tables": page.means(tables)}
-            for name, tables in measured.items()
-        },
-        "claims": [page.judged(claim, table, measured) for claim in table.claims],
+        "trainings": {t.name: trainings[t.name] for t in table.trainings if t.name in trainings},
+        "rows": {row.name: rows[row.name] for row in table.rows if row.name in rows},
+        "claims": [c if c["parts"] else earlier.get(c["text"], c) for c in claims],
     }
     found = report.provenance(seed=0) | {"results": results}
-    write_whole(folder / page.JSON, json.dumps(found, indent=1, allow_nan=False) + "\n")
+    write_whole(place, json.dumps(found, indent=1, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks import report
 from benchmarks.photographs import __main__ as command
 from benchmarks.photographs import page
 from benchmarks.photographs.measure import FAILS, HOLDS, OPEN, compare, noisy, psnr_y, verdict
@@ -165,6 +167,19 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
     afresh = [*changed.command, "--run.overwrite", "true"]
     assert runs == [training.command, afresh, changed.command]
     assert json.loads((tmp_path / "fit_regression.json").read_text())["digest"] != first["digest"]
+
+
+def test_rows_of_another_machine_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "NOTES", tmp_path)
+    place = tmp_path / page.JSON
+    shutil.copy(report.RESULTS / page.JSON, place)
+    there = json.loads(place.read_text())["results"]
+    numbers = {"row": {"psnr": [20.0, 22.0]}}
+    (tmp_path / "numbers_bicubic_x4.json").write_text(json.dumps({"numbers": numbers}))
+    command._write(PHOTOGRAPHS, tmp_path)
+    found = json.loads(place.read_text())["results"]
+    assert found["rows"]["bicubic"]["tables"]["x4"]["row"]["psnr"][0] == 21.0
+    assert found | {"rows": found["rows"] | {"bicubic": there["rows"]["bicubic"]}} == there
 
 
 def test_crops_lie_within_the_squares() -> None:
