@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_modules.backbone.condition import Texts
+from lightning_modules.backbone.denoiser import Denoiser, UNet2D
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import ImageModel
@@ -21,7 +22,6 @@ from lightning_modules.weights import same_weights, unlike
 
 if TYPE_CHECKING:
     from files.batch import Batch
-    from lightning_modules.backbone.denoiser import UNet2D
 
 log = logging.getLogger(__name__)
 
@@ -67,15 +67,23 @@ class InLatents(ImageModel):
             self.space.load_official(find("space_weights", self.space_weights))
 
     def setup(self, stage: str) -> None:
-        """Compile the autoencoder where a network is; raise if its weights are random.
+        """Compile the autoencoder where a network is; raise if the space does not fit.
 
         Subclasses must call super().
 
         Raises:
-            ValueError: If so.
+            ValueError: If its weights are random, or a part is for another number of channels.
         """
         super().setup(stage)
         check_space(self.space, "space_weights")
+        for part in self.children():
+            denoises = isinstance(part, Denoiser)
+            channels = part.channels if denoises else getattr(part, "latent", None)
+            if channels not in (None, self.space.channels):
+                raise ValueError(
+                    f"{type(part).__name__} is made for latents of {channels} channels, and those "
+                    f"of model.init_args.space have {self.space.channels}: set one to the other"
+                )
         if any(getattr(part, "compiled", False) for part in self.children()):
             self.space.compile_halves()
 

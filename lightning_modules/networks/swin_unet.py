@@ -282,6 +282,7 @@ class SwinUNet(Running):
         halvings = math.log2(condition_factor)
         if not halvings.is_integer():
             raise ValueError(f"condition_factor is {condition_factor:g}; expected a power of two")
+        self.latent = channels
         self.width, self.window, self.condition_factor = width, window, condition_factor
         self.patch = patch
         self.divisor = patch * window * 2 ** (len(multipliers) - 1)  # of the latent's sides
@@ -369,6 +370,11 @@ class SwinUNet(Running):
             )
         embedded = self.time_embed(sinusoids(t, self.width).to(x.dtype))
         beside = self.feature_extractor(lr)
+        if beside.shape[-2:] != x.shape[-2:]:
+            raise ValueError(
+                f"the latent is {h}x{w}, and LR {lr.shape[-2]}x{lr.shape[-1]}: set the network's "
+                f"condition_factor to {lr.shape[-2] / h:g}"
+            )
         x = functional.pixel_unshuffle(torch.cat([x, beside], dim=1), self.patch)
         skips = []
         for block in self.input_blocks:
