@@ -42,7 +42,7 @@ from lightning_modules.networks.liif import LIIF
 from lightning_modules.noise import Noise, Size, augmented
 from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.solvers import ShiftSampler, ShiftSolver
-from lightning_modules.weights import fingerprint, load_part, read_weights, unlike
+from lightning_modules.weights import fingerprint, load_part, read_weights
 
 if TYPE_CHECKING:
     from files.batch import Batch
@@ -415,20 +415,13 @@ class CasArbi(SuperResolver):
         """
         found, official = read_weights(path), getattr(self.base, "official", dict)
         load_part(self.base, found, "network", official, "base_weights")
-        theirs = found.trained_with.get("network", {})
-        if other := unlike(getattr(self.base, "trained_with", {}), theirs):
-            raise ValueError(
-                f"{found.name} was trained with other settings than those of model.init_args.base "
-                f"({'; '.join(other)}): set them as there"
-            )
         self._name_base(found.name)
 
     @property
     def trained_with(self) -> dict[str, Any]:
-        """The process and the domain of the network; nothing without one."""
-        if self.network is None:
-            return {}
-        return {"process": self.process.settings, "domain": self.domain}
+        """The process and the domain of the network, if there is one."""
+        own = {"process": self.process.settings, "domain": self.domain}
+        return super().trained_with | (own if self.network is not None else {})
 
     def _name_base(self, name: str) -> None:
         source = f"{name} {fingerprint(self.base.state_dict())}"

@@ -340,10 +340,9 @@ class InvSR(InLatents, Adversarial):
 
     @property
     def trained_with(self) -> dict[str, Any]:
-        """The starts, whether the predictor is for them, and its heads."""
+        """The starts, and whether the predictor is for them."""
         own = {"starts": list(self.losses.starts), "starting": self.losses.starting}
-        heads = {} if self.predictor is None else {"head_width": self.predictor.head_width}
-        return super().trained_with | own | heads
+        return super().trained_with | own
 
     def _load_perceptual(self) -> None:
         weights = self.losses.perceptual_weights

@@ -58,7 +58,7 @@ class InLatents(ImageModel):
     @property
     def trained_with(self) -> dict[str, Any]:
         """Settings of the latents. Subclasses add their own."""
-        return {"space": self.space.settings}
+        return super().trained_with | {"space": self.space.settings}
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
         """Load the autoencoder's weights. Subclasses must call super() first."""

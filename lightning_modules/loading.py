@@ -125,8 +125,10 @@ class Loaded(Method, LightningModule):
         """Settings that weights are trained with and tensors do not show, of plain types.
 
         They are stored in checkpoints and exported files, and compared where weights are loaded.
+        Those of a network are its attribute ``trained_with``.
         """
-        return {}
+        parts = {name: getattr(part, "trained_with", {}) for name, part in self.named_children()}
+        return {name: settings for name, settings in parts.items() if settings}
 
     @property
     def output_settings(self) -> dict[str, str | int | float]:

@@ -193,13 +193,32 @@ def load_part(
         The loaded tensors, by the module's own names.
 
     Raises:
-        ValueError: As in ``load_strictly``.
+        ValueError: As in ``load_strictly`` and ``refuse_unlike``.
     """
     own = part_of(found.tensors, part) or official(found.tensors)
-    load_strictly(
-        module, own, found.name if key is None else f"{found.name} (model.init_args.{key})"
-    )
+    name = found.name if key is None else f"{found.name} (model.init_args.{key})"
+    load_strictly(module, own, name)
+    refuse_unlike(module, found, part)
     return own
+
+
+def refuse_unlike(module: nn.Module, found: Weights, part: str) -> None:
+    """Raise if a part of a run was trained with settings that the module does not have.
+
+    Args:
+        module: The module that has its weights.
+        found: Weights of the run.
+        part: Name of the part in the run.
+
+    Raises:
+        ValueError: If so.
+    """
+    theirs = found.trained_with.get(part, {})
+    if other := unlike(getattr(module, "trained_with", {}), theirs):
+        raise ValueError(
+            f"{found.name} was trained with other settings of its {part} ({'; '.join(other)}): set "
+            "them as there"
+        )
 
 
 def refuse(

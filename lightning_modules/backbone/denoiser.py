@@ -34,10 +34,18 @@ from lightning_modules.networks.attachments import (
     residual_arguments,
     run_down_path,
 )
-from lightning_modules.weights import fingerprint, load_strictly, part_of, read_weights
+from lightning_modules.weights import (
+    fingerprint,
+    load_strictly,
+    part_of,
+    read_weights,
+    refuse_unlike,
+)
 
 log = logging.getLogger(__name__)
 Null = Literal["learned", "zero", "none"]
+# Of diffusers' configuration: what changes outputs, and not the shape of a tensor.
+UNSHAPED = ("attention_head_dim", "num_attention_heads", "norm_num_groups", "act_fn")
 
 
 class Denoiser(nn.Module, ABC):
@@ -119,6 +127,11 @@ class UNet2D(Denoiser):
         self._width = text_width(self.unet)
         self._add_null(null_token or ("none" if trained else "learned"))
         self.channels = int(self.unet.config.out_channels)
+        self.trained_with = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in self.unet.config.items()
+            if name in UNSHAPED
+        }
         self.initial_source = str(network) if trained else ""
         self.trained_timesteps: Sequence[int] | None = None  # first and end; None for all
         # Of the run, or of the scheduler in its folder; None if unknown.
@@ -142,11 +155,12 @@ class UNet2D(Denoiser):
 
         Raises:
             FileNotFoundError: If the file is missing.
-            ValueError: If it is corrupt, or belongs to another network.
+            ValueError: If it is corrupt, or belongs to another network or one of other settings.
         """
         weights = read_weights(path)
         own = part_of(weights.tensors, "denoiser")
         load_strictly(self if own else self.unet, own or weights.tensors, weights.name)
+        refuse_unlike(self, weights, "denoiser")
         self.initial_source, known = weights.name, weights.trained_with
         self.trained_timesteps = known.get("timesteps")
         self.trained_schedule = known.get("schedule")

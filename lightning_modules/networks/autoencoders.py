@@ -196,7 +196,7 @@ class BitwiseVAE(Float32):
 
         kept: dict[str, Any] = {"block_out_channels": tuple(widths), "layers_per_block": layers}
         kept |= {"norm_num_groups": groups or 1}
-        self.bits = bits
+        self.bits, self.trained_with = bits, {"groups": groups}
         self.encoder = Encoder(
             out_channels=bits,
             down_block_types=("DownEncoderBlock2D",) * len(widths),

@@ -68,7 +68,8 @@ class NoisePredictor(Running):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.latent, self.channels, self.head_width = latent, channels, head_width
+        self.latent, self.channels = latent, channels
+        self.trained_with = {"head_width": head_width}
         self._sizes = (widths, layers, head_width)
         self._build(1)
 

@@ -282,7 +282,7 @@ class SwinUNet(Running):
         halvings = math.log2(condition_factor)
         if not halvings.is_integer():
             raise ValueError(f"condition_factor is {condition_factor:g}; expected a power of two")
-        self.latent = channels
+        self.latent, self.trained_with = channels, {"size": size}
         self.width, self.window, self.condition_factor = width, window, condition_factor
         self.patch = patch
         self.divisor = patch * window * 2 ** (len(multipliers) - 1)  # of the latent's sides

@@ -111,6 +111,7 @@ class Transformation(Mapper):
         dropout: UnitInterval = 0.1,
     ) -> None:
         super().__init__(bits, size, grids)
+        self.trained_with = {"heads": [Branch(*branch).heads for branch in branches]}
         self.trunk = nn.Sequential(
             *_convolution(bits, trunk[0], size),
             *_convolution(trunk[0], trunk[1], size),

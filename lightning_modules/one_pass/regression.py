@@ -110,11 +110,6 @@ class OnePass(SuperResolver):
         sr: Tensor = self(batch["lr"], batch["size"])
         return sr
 
-    @property
-    def trained_with(self) -> dict[str, Any]:
-        """The network's own ``trained_with``, if it has any."""
-        return super().trained_with | {"network": getattr(self.network, "trained_with", {})}
-
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map the authors' tensors by the network's ``official``, if it has one."""
         official = getattr(self.network, "official", dict)

@@ -13,13 +13,16 @@ from lightning_modules.backbone.space import PixelSpace
 from lightning_modules.controls.simple import RoundTrip
 from lightning_modules.networks.edsr import EDSR
 from lightning_modules.networks.feature_upsampler import Shared
+from lightning_modules.networks.swin_unet import SwinUNet
 from lightning_modules.one_pass.regression import Regression
+from lightning_modules.resshift import ResShift
 from lightning_modules.weights import unlike
 from tests.lightning_modules.controls.test_direct import direct
 from tests.lightning_modules.next_scale.test_nsarm import estimating
 from tests.lightning_modules.next_scale_parts import vae
 from tests.lightning_modules.test_diffusion import Words, oracle
 from tests.lightning_modules.test_invsr import invsr, predictor
+from tests.lightning_modules.test_resshift import SMALL
 from tests.lightning_modules.test_self_cascade import cascade
 
 
@@ -45,7 +48,9 @@ def test_other_outputs_of_the_same_weights_have_another_label(make):
 
 def test_settings_that_tensors_do_not_show_are_known_of_weights():
     wide = invsr(predictor=predictor(head_width=32))
-    assert unlike(invsr().trained_with, wide.trained_with) == ["head_width 16, there 32"]
+    assert unlike(invsr().trained_with, wide.trained_with) == ["predictor.head_width 16, there 32"]
+    one, other = (ResShift(2, SwinUNet(**SMALL | {"size": s}), PixelSpace()) for s in (64, 16))
+    assert unlike(one.trained_with, other.trained_with) == ["network.size 64, there 16"]
     one, other = estimating(), estimating(enlarge_lr=True)
     assert unlike(one.trained_with, other.trained_with) == ["enlarge_lr False, there True"]
     one.space = BitwiseSpace(vae(), [(1, 1), (2, 2), (4, 4)], 1)

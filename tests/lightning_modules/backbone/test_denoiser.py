@@ -195,3 +195,14 @@ def test_a_file_of_its_weights(prefix, tmp_path):
     denoiser.load(tmp_path / "trained.ckpt")
     assert all(torch.equal(denoiser.unet.state_dict()[k], v) for k, v in state.items())
     assert denoiser.source.startswith(f"{tmp_path / 'trained.ckpt'} ")
+
+
+def test_a_run_of_as_many_heads_is_required(tmp_path):
+    """Their number is in the shape of no tensor."""
+    state = {f"denoiser.{name}": tensor for name, tensor in wrapped().state_dict().items()}
+    settings = {"denoiser": {"attention_head_dim": 4}}
+    run = {"model": "lightning_modules.Diffusion", "state_dict": state, "trained_with": settings}
+    torch.save(run, tmp_path / "trained.ckpt")
+    wrapped(attention_head_dim=4).load(tmp_path / "trained.ckpt")
+    with pytest.raises(ValueError, match=r"of its denoiser \(attention_head_dim 2, there 4\)"):
+        wrapped().load(tmp_path / "trained.ckpt")
