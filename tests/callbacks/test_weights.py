@@ -113,13 +113,6 @@ def test_a_name_that_is_not_in_the_manifest() -> None:
             function("nett")
 
 
-def test_the_line_for_who_lacks_a_file(places: dict[str, Path]) -> None:
-    line = missing("net")
-    assert "\n" not in line
-    for part in ("net-1.pth", "https://example.invalid/net.pth", "MIT", str(places["own"])):
-        assert part in line
-
-
 # --------------------------------------------------------------------------------------- fetching
 
 

@@ -13,13 +13,11 @@ from lightning_modules.base import SuperResolver
 
 # The message of each mistake.
 MESSAGES = {
-    "raise": "root is x; expected y",
     "raise in one line": "no images",
     "raise several lines": "two things are wrong:\n  one\n  two",
     "raise in the constructor": "mistake is raise in the constructor",
     "raise in prepare": "there is nothing: look elsewhere",
     "int": "invalid literal for int()",
-    "int in the constructor": "invalid literal for int()",
     "attribute in the constructor": "has no attribute 'nothing'",
     "zero": "division by zero",
 }
@@ -65,8 +63,6 @@ class Mistaken(Source):
         self.mistake = mistake
         if mistake == "raise in the constructor":
             raise ValueError(f"mistake is {mistake}")
-        if mistake == "int in the constructor":
-            int(mistake)
         if mistake == "attribute in the constructor":
             self.nothing.there  # noqa: B018
 
@@ -79,8 +75,6 @@ class Mistaken(Source):
         return ["a", "b", "c", "d"]
 
     def read(self, index: int) -> Sample:
-        if self.mistake == "raise":
-            raise ValueError("root is x; expected y")
         # fmt: off
         if self.mistake == "raise in one line": raise ValueError("no images")  # noqa: E701
         # fmt: on

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -26,22 +25,6 @@ def image(size: tuple[int, int] = (48, 40)) -> Image.Image:
     return Image.fromarray(blocks).resize(size, Image.Resampling.BICUBIC)
 
 
-def text_named_jpg(folder: Path) -> None:
-    (folder / "bad.jpg").write_text("this is no image")
-
-
-def truncated_png(folder: Path) -> None:
-    image().save(folder / "bad-cut.png")
-    (folder / "bad-cut.png").write_bytes((folder / "bad-cut.png").read_bytes()[:1000])
-
-
-def empty_file(folder: Path) -> None:
-    (folder / "bad-empty.png").write_bytes(b"")
-
-
-BROKEN = [text_named_jpg, truncated_png, empty_file]
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Return a folder of three intact images."""
@@ -52,10 +35,6 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def root(folder: Path) -> tuple[str, ...]:
-    return ("--data.init_args.train.init_args.root", str(folder))
-
-
 # --------------------------------------------------------------------------------------- training
 
 
@@ -63,8 +42,10 @@ def root(folder: Path) -> tuple[str, ...]:
 def test_broken_training_images_are_skipped_and_counted(
     tiny: Path, folder: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture, workers: int
 ) -> None:
-    truncated_png(folder)
-    enlarger(*FIT, *root(folder), "--data.init_args.workers", workers)
+    image().save(folder / "bad.png")
+    (folder / "bad.png").write_bytes((folder / "bad.png").read_bytes()[:1000])
+    root = ("--data.init_args.train.init_args.root", folder)
+    enlarger(*FIT, *root, "--data.init_args.workers", workers)
     assert newest("tiny")["global_step"] == 2
     got = [r.getMessage() for r in caplog.records if "unreadable" in r.getMessage()]
     assert got
@@ -72,37 +53,7 @@ def test_broken_training_images_are_skipped_and_counted(
     assert "1 so far" in got[0]
 
 
-# -------------------------------------------------------------------------------------- evaluation
-
-
-def of_test(folder: Path) -> tuple[str, ...]:
-    source = f"{{a: {{class_path: datamodules.Folder, init_args: {{root: {folder}}}}}}}"
-    degradation = ("--degradation", "degradations.Bicubic")
-    return ("test", *BICUBIC, *degradation, "--data.init_args.test", source)
-
-
-@pytest.mark.usefixtures("bicubic")
-def test_broken_test_images_are_an_error(folder: Path, refusal: Refusal) -> None:
-    """A mean over fewer images than the set has would not be comparable."""
-    text_named_jpg(folder)
-    assert "images/bad" in refusal(*of_test(folder))
-
-
 # -------------------------------------------------------------------------------------- prediction
-
-
-@pytest.mark.usefixtures("bicubic")
-def test_broken_images_do_not_stop_prediction(
-    folder: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
-) -> None:
-    for spoil in BROKEN:
-        spoil(folder)
-    enlarger("predict", *BICUBIC, "--data.init_args.predict", folder)
-    written = sorted(p.name for p in Path("runs/tiny/predict").glob("*.png"))
-    assert written == ["0.png", "1.png", "2.png"]
-    assert "3 written, 0 skipped (done before), 3 unusable" in caplog.text
-    warnings = "".join(r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING)
-    assert all(name in warnings for name in ("bad.jpg", "bad-cut.png", "bad-empty.png"))
 
 
 @pytest.mark.usefixtures("bicubic")

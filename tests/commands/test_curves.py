@@ -22,17 +22,6 @@ def curves(run: str = "tiny") -> Run:
     return read_run(Path("runs", run), run)
 
 
-@pytest.mark.slow
-def test_a_resumed_run_has_the_curves_of_an_uninterrupted_one(
-    fitted: Fitted, enlarger: Enlarger
-) -> None:
-    fitted(*EVERY_TWO, name="whole")
-    fitted(*EVERY_TWO, "--trainer.max_steps", 7, name="halves")
-    enlarger(*FIT, "--run.name", "halves")
-    whole, halves = curves("whole").curves, curves("halves").curves
-    assert halves["train/loss"] == whole["train/loss"]
-
-
 def test_what_is_logged_again_replaces_what_a_killed_process_left(
     fitted: Fitted, enlarger: Enlarger
 ) -> None:

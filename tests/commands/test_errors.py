@@ -6,7 +6,8 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -194,17 +195,9 @@ def test_a_bug_keeps_its_traceback(
     with pytest.raises(Exception) as raised:  # noqa: PT011  (of whatever type it is)
         enlarger(*FIT, *source(mistake), "--data.init_args.workers", workers)
     assert not isinstance(raised.value, SystemExit)
-    shown = "".join(_chain(raised.value))
+    shown = "".join(traceback.format_exception(raised.value))
     assert "plugins_with_bugs.py" in shown
     assert plugins_with_bugs.MESSAGES[mistake] in shown
-
-
-def _chain(error: BaseException | None) -> Iterator[str]:
-    import traceback
-
-    while error is not None:
-        yield "".join(traceback.format_exception(error, chain=False))
-        error = error.__cause__
 
 
 def test_a_wrong_use_of_lightning_keeps_its_traceback(tiny: Path, enlarger: Enlarger) -> None:

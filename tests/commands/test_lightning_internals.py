@@ -21,13 +21,11 @@ class Small(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.ones(1))
-        self.validations = 0
 
     def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
         return (self.weight * batch).mean()
 
     def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
-        self.validations += 1
         self.log("val/value", self.weight.mean())
 
     def configure_optimizers(self) -> Any:

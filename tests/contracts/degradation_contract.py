@@ -397,15 +397,6 @@ class DegradationContract:
         assert torch.equal(other.at(2.0)(hr, SEEDS[:2]), expected)
         assert torch.equal(degradation(hr, SEEDS[:2]), expected)
 
-    def test_refuses_what_is_no_float_image(self, degradation):
-        hr = make_images(2, (32, 32))
-        with pytest.raises(TypeError, match=r"hr is torch\.uint8.*divide them by 255"):
-            degradation((hr * 255).byte(), SEEDS[:2])
-        with pytest.raises(TypeError, match=r"hr is torch\.float64; expected torch\.float32"):
-            degradation(hr.double(), SEEDS[:2])
-        with pytest.raises(ValueError, match=r"expected \[0, 1\]"):
-            degradation(hr * 255, SEEDS[:2])
-
     def test_refuses_another_number_of_seeds(self, degradation):
         with pytest.raises(ValueError, match="3 seeds for 2 images"):
             degradation(make_images(2, (32, 32)), SEEDS[:3])

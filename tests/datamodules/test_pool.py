@@ -14,7 +14,6 @@ from lightning_modules.base import first_batches
 from lightning_modules.one_pass.regression import Regression
 from tests.datamodules.memory import (
     Memory,
-    Stage,
     random_image,
     random_images,
     trainer,
@@ -78,11 +77,6 @@ def test_16_bits_are_refused():
         list(training(module(train=Memory(samples))))
 
 
-def test_an_lr_that_is_not_rounded_is_refused():
-    with pytest.raises(ValueError, match=r"stores 8 bits, but lr has more.*quantize: true"):
-        list(training(module(degradation=Pooled(2, quantize=False))))
-
-
 class Keys(Callback):
     def __init__(self) -> None:
         self.keys: list[list[str]] = []
@@ -129,14 +123,3 @@ def test_resuming_with_another_pool_is_refused(tmp_path):
     run.save_checkpoint(tmp_path / "one.ckpt")
     with pytest.raises(ValueError, match=r"degradation\.init_args\.pool was 8, now it is 12"):
         fit(tmp_path, module(12), tmp_path / "one.ckpt", max_epochs=2)
-
-
-def test_resuming_on_another_number_of_processes_is_refused(tmp_path):
-    run, _, _ = fit(tmp_path, module(), max_epochs=1)
-    run.save_checkpoint(tmp_path / "one.ckpt")
-    state = torch.load(tmp_path / "one.ckpt", weights_only=True)["SRDataModule"]
-    data = module()
-    data.trainer = Stage("train", world=2)  # type: ignore[assignment]
-    data.setup("fit")
-    with pytest.raises(ValueError, match="of 1 processes, but there are 2 now"):
-        data.load_state_dict(state)

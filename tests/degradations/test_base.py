@@ -86,19 +86,6 @@ class TestDegradation:
             Crop(2.0, np.s_[..., :9, :8])(HR, SEEDS)
         assert Crop(2.0, np.s_[..., :8, :8])(HR, SEEDS).shape == (2, 3, 8, 8)
 
-    @pytest.mark.parametrize(
-        ("size", "scale", "expected"),
-        [
-            ((96, 64), 4.0, (24, 16)),
-            ((97, 95), 4.0, (24, 24)),
-            ((100, 50), 3.3, (30, 15)),
-            ((5, 7), 1.0, (5, 7)),
-            ((2, 2), 4.0 - 1e-9, (1, 1)),
-        ],
-    )
-    def test_lr_size(self, size, scale, expected):
-        assert Crop(scale, ...).lr_size(size) == expected
-
     def test_less_than_one_pixel(self):
         with pytest.raises(ValueError, match=r"16x3 px at scale 8 leaves 2x0 px.*init_args\.scale"):
             Crop(8.0, ...)(HR[..., :3], SEEDS)

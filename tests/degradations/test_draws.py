@@ -116,25 +116,6 @@ class TestDistributions:
         assert stats.kstest((seeds & 0xFFFFFFFF) / 2.0**32, "uniform").pvalue > ALPHA
 
 
-class TestStreams:
-    def test_a_stream_is_its_seeds_own(self):
-        whole = Draws(SEEDS[:16])
-        expected = [whole.uniform(), whole.normal(), whole.fold("x").seeds()]
-        for i in range(16):
-            alone = Draws(SEEDS[i : i + 1])
-            for value in expected[:2]:
-                assert (alone.uniform if value is expected[0] else alone.normal)()[0] == value[i]
-            assert alone.fold("x").seeds()[0] == expected[2][i]
-
-    def test_a_fold_depends_on_names_only(self):
-        untouched, used = first(), first()
-        used.uniform()
-        used.fold("other").normal()
-        np.testing.assert_array_equal(used.fold("blur").words(), untouched.fold("blur").words())
-        assert (first().fold("a").fold("b").words() != first().fold("b").fold("a").words()).all()
-        assert (first().fold("ab").words() != first().fold("a").fold("b").words()).all()
-
-
 class TestSeedsGiven:
     def test_refuses_floats(self):
         with pytest.raises(TypeError, match="seeds are float64; expected int64"):

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import io
-import socket
 from collections import Counter
 
-import numpy as np
 import pytest
 import torch
-from torch import multiprocessing
 
 from degradations.pool import PairPool, Pairs
 
@@ -115,42 +112,3 @@ def test_more_than_8_bits_are_refused(name, added, what):
 def test_sizes_that_do_not_fit():
     with pytest.raises(ValueError, match="10 pairs is not a multiple of the batch size 4"):
         PairPool(10).exchange(batch(0), seeds(0))
-
-
-def _process(rank: int, port: int, results: multiprocessing.Queue) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
-    )
-    pool = PairPool(SIZE)
-    for number in range(6):
-        n = 2 * number + rank
-        pool.exchange(batch(n), seeds(n))
-    states = pool.states()
-    results.put((rank, [{k: np.asarray(v).tolist() for k, v in s.items()} for s in states]))
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.slow
-@pytest.mark.distributed
-def test_the_first_process_gathers_all():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    results = context.SimpleQueue()
-    processes = [context.Process(target=_process, args=(r, port, results)) for r in range(2)]
-    for process in processes:
-        process.start()
-    got = dict(results.get() for _ in processes)
-    for process in processes:
-        process.join(60)
-    expected = []
-    for rank in range(2):
-        pool = PairPool(SIZE)
-        for number in range(6):
-            n = 2 * number + rank
-            pool.exchange(batch(n), seeds(n))
-        expected.append({k: np.asarray(v).tolist() for k, v in pool.state().items()})
-    assert got[0] == expected
-    assert got[1] == [{}, {}]

@@ -26,6 +26,7 @@ from degradations.recipes.web import Photograph, Web
 from degradations.stages.noise import hashed_fields
 from degradations.stages.resize import MODES
 from degradations.tools.configure import degradation_of
+from tests.contracts.degradation_contract import padded
 from tests.launches import count_launches, count_operators
 
 N = 10_000
@@ -416,12 +417,7 @@ def test_the_last_steps_in_both_orders() -> None:
 
 def canvas_of(images: list[torch.Tensor], hr_size: tuple[int, int]) -> Canvas:
     sizes = torch.tensor([image.shape[-2:] for image in images])
-    height, width = sizes.amax(0).tolist()
-    pixels = [
-        torch.nn.functional.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2]))
-        for x in images
-    ]
-    return Canvas(torch.cat(pixels), sizes, hr_size)
+    return Canvas(padded(images), sizes, hr_size)
 
 
 def each_stage(

@@ -48,15 +48,7 @@ def ends(tasks: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
 
 
 @pytest.mark.slow
-def test_check_and_a_difference(tiny: Path) -> None:
-    at = free_port()
-    (first, table), (second, other) = ends(
-        [task(rank, at, "check", "--config", "tiny.yaml") for rank in (0, 1)]
-    )
-    assert (first, second) == (0, 0), table + other
-    assert "all is well" in table
-    assert not Path("runs").exists()
-
+def test_a_difference_is_named_by_both(tiny: Path) -> None:
     at = free_port()
     sizes = (4, 8)
     both = ends(

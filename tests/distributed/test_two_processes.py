@@ -18,6 +18,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from tests.conftest import REPO
+from tests.distributed.records import newest
 
 LIMIT = 150  # seconds; waiting for a missing process would take half an hour
 
@@ -42,12 +43,6 @@ def torchrun(*args: object, processes: int = 2, strategy: str = "ddp") -> None:
     )
 
 
-def weights(run: str) -> dict[str, torch.Tensor]:
-    path = sorted(Path("runs", run, "checkpoints").glob("step-*.ckpt"))[-1]
-    state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["state_dict"]
-    return state
-
-
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_one_image_for_two_processes(tiny: Path, enlarger: Callable[..., None]) -> None:
@@ -57,7 +52,7 @@ def test_one_image_for_two_processes(tiny: Path, enlarger: Callable[..., None]) 
     torchrun(*command, "--run.name", "both", "--trainer.max_steps", 7)
     enlarger(*command, "--run.name", "both")  # continued on one process
     enlarger(*command, "--run.name", "alone")
-    both, alone = weights("both"), weights("alone")
+    both, alone = (newest(Path("runs", name))["state_dict"] for name in ("both", "alone"))
     assert both.keys() == alone.keys()
     for name in both:
         torch.testing.assert_close(both[name], alone[name], rtol=0, atol=1e-6)

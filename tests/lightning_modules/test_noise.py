@@ -9,21 +9,8 @@ import torch
 
 from lightning_modules.noise import SQUARE, Noise, PlacedNoise, Span, Tile
 from lightning_modules.sampling.tiling import grid
-from tests.contracts.degradation_contract import global_generators_untouched
 
 SEEDS = torch.arange(16) * 1000003
-
-
-@pytest.mark.parametrize("size", [1, 3, 16])
-def test_an_image_has_the_same_fields_in_any_batch(size):
-    whole = Noise(SEEDS)
-    expected = [whole.normal((16, 3, 5, 7)), whole.normal((16, 4, 2))]
-    for start in range(0, 16, size):
-        part = slice(start, start + size)
-        noise = Noise(SEEDS[part])
-        count = len(SEEDS[part])
-        assert torch.equal(noise.normal((count, 3, 5, 7)), expected[0][part])
-        assert torch.equal(noise.normal(torch.Size((count, 4, 2))), expected[1][part])
 
 
 def test_images_and_calls_differ():
@@ -50,11 +37,6 @@ def test_float32_whatever_the_default_is():
         torch.set_default_dtype(torch.float32)
     assert field.dtype == torch.float32
     assert torch.equal(field, Noise(SEEDS).normal((16, 8)))
-
-
-def test_the_global_generator_is_left_alone():
-    with global_generators_untouched():
-        Noise(SEEDS).normal((16, 8))
 
 
 @pytest.mark.gpu

@@ -78,18 +78,6 @@ def test_mean_of_images_for_any_batch_size(tmp_path: Path, batch_size: int) -> N
     assert run.callback_metrics["val/mae"].item() == pytest.approx(record["value"], rel=1e-6)
 
 
-def test_names_of_several_datasets(tmp_path: Path) -> None:
-    metric = MeanDifference()
-    run = trainer(tmp_path, metric)
-    loaders = [loader(Images(3, "a")), loader(Images(5, "b", scale=4))]
-    run.test(Tiny(), loaders, verbose=False)
-    assert set(run.callback_metrics) == {"test/a/mae", "test/b/mae"}
-    assert [(r["dataset"], r["scale"], r["n"]) for r in metric.records] == [
-        ("a", 2.0, 3),
-        ("b", 4.0, 5),
-    ]
-
-
 def test_a_metric_of_a_user_may_write_into_the_images(tmp_path: Path) -> None:
     class Spoils(MeanDifference):
         def compute(self, sr: Tensor, hr: Tensor, batch: Any) -> Tensor:

@@ -13,8 +13,6 @@ from PIL import Image
 from scipy.linalg import sqrtm
 from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
-from torchmetrics.image.fid import _compute_fid
 
 from callbacks.metrics.fid import FID, bicubic, frechet_distance
 from tests.callbacks.random_inception import inception, inception_file
@@ -86,15 +84,6 @@ def test_the_network_is_torch_fidelitys(inception: Path) -> None:
     ours = metric.extract(images / 255)
     assert theirs.std() > 0.01  # random, but not constant
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-
-
-def test_the_distance_is_the_libraries() -> None:
-    a, b = gaussian(90, 64, 40, 0), gaussian(70, 64, 64, 1)
-    statistics = [fid_features_to_statistics(x) for x in (a, b)]
-    theirs = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
-    assert frechet_distance(a, b) == pytest.approx(theirs, rel=1e-6)
-    moments = [m for x in (a, b) for m in (x.mean(0), x.T.cov())]
-    assert frechet_distance(a, b) == pytest.approx(float(_compute_fid(*moments)), rel=1e-6)
 
 
 def test_pixels_are_rounded_not_cut_off(inception: Path) -> None:

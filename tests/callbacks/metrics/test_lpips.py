@@ -41,11 +41,11 @@ def net(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return request.param, file, features
 
 
-def loaded(monkeypatch: pytest.MonkeyPatch, net: Any, **arguments: Any) -> LPIPS:
-    """Return our metric with that file instead of the published one."""
+def loaded(monkeypatch: pytest.MonkeyPatch, net: Any, kind: Any = LPIPS, **arguments: Any) -> Any:
+    """Return our metric, or loss, with that file instead of the published one."""
     name, file, _ = net
     monkeypatch.setattr(weights, "obtain", {NAMES[name]: file}.get)
-    metric = LPIPS(name, **arguments)
+    metric = kind(name, **arguments)
     metric.load()
     return metric
 
@@ -104,20 +104,14 @@ def test_rounded_images_are_those_of_files(monkeypatch: pytest.MonkeyPatch, net:
 
 
 def test_a_loss_in_training_drops_nothing(monkeypatch: pytest.MonkeyPatch, net: Any) -> None:
-    name, file, _ = net
-    monkeypatch.setattr(weights, "obtain", {NAMES[name]: file}.get)
-    loss, (sr, hr) = Perceptual(name), pair(2)
-    loss.load()
+    loss, (sr, hr) = loaded(monkeypatch, net, Perceptual), pair(2)
     model = nn.ModuleList([loss])
     expected = model.eval()[0](sr, hr)
     assert torch.equal(model.train()[0](sr, hr), expected)
 
 
 def test_as_a_loss_it_has_the_package_s_gradient(monkeypatch: pytest.MonkeyPatch, net: Any) -> None:
-    name, file, _ = net
-    monkeypatch.setattr(weights, "obtain", {NAMES[name]: file}.get)
-    loss, (sr, hr) = Perceptual(name), pair(2)
-    loss.load()
+    loss, (sr, hr) = loaded(monkeypatch, net, Perceptual), pair(2)
     found = []
     for distance, scaled in ((loss, False), (reference(net), True)):
         image = sr.clone().requires_grad_()

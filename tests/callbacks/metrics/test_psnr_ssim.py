@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import enlarger
-from callbacks.metrics.pixels import PSNR, SSIM, PixelMetric, to_pixels
+from callbacks.metrics.pixels import PSNR, SSIM, PixelMetric
 from tests.callbacks.tiny import Tiny, loader, trainer
 
 
@@ -82,12 +82,6 @@ def test_rounding_can_be_left_out() -> None:
     assert compute(PSNR(), hr + 0.4 / 255, hr).isinf().all()
     rgb = compute(PSNR("rgb", round_8bit=False), hr + 0.4 / 255, hr)
     assert rgb.item() == pytest.approx(20 * math.log10(255 / 0.4), abs=1e-4)
-
-
-def test_y_of_black_and_white() -> None:
-    black_and_white = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 1, 1)
-    luma = to_pixels(black_and_white, "y")
-    torch.testing.assert_close(luma.flatten(), torch.tensor([16.0, 235.0], dtype=torch.float64))
 
 
 @pytest.mark.parametrize(("scale", "cut"), [(2.0, 2), (2.5, 3), (4.0, 4)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from callbacks.results.files import (
     store,
     write_images,
 )
-from callbacks.results.results import Evaluation, Results, over_seeds
+from callbacks.results.results import Results
 from files.method import Method
 from files.owned import write_whole
 from tests.callbacks.results.test_results import result
@@ -113,19 +112,6 @@ def test_a_kill_between_two_writes_mixes_no_row(
 
 
 # -------------------------------------------------------------------------------- several seeds
-
-
-def evaluation(seed: int | None, value: float) -> Evaluation:
-    bicubic = result(checkpoint="bicubic", value=33.0)
-    controls = numbers(checkpoint="bicubic", seed=None)
-    return Evaluation(seed, [result(value=value), bicubic], [numbers(seed=seed), controls])
-
-
-def test_mean_and_deviation_over_seeds() -> None:
-    found = over_seeds([evaluation(seed, value) for seed, value in ((3, 1.0), (4, 2.0), (5, 6.0))])
-    expected = result(value=3.0, seeds=[3, 4, 5])
-    assert found[0].pop("std") == pytest.approx(math.sqrt(7))
-    assert found == [expected, result(checkpoint="bicubic", value=33.0)]
 
 
 def test_evaluations_that_belong_together(tmp_path: Path, capsys: Any) -> None:

@@ -97,14 +97,6 @@ def test_keeps_the_last_two_and_the_best_and_the_rest_is_gone(trained: Path) -> 
     assert all(is_whole(path) for path in list_checkpoints(trained / "checkpoints"))
 
 
-class Score(Callback):
-    """Log a value that goes up and down: 1, 9, 0, 8, 5."""
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.sanity_checking:
-            pl_module.log("val/score", float([1, 9, 0, 8, 5][trainer.global_step - 1]))
-
-
 # ---------------------------------------------------------------------------------------- damaged
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +10,6 @@ from typing import Any
 import pytest
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-import callbacks
 from callbacks.metrics.base import Metric
 from callbacks.metrics.iqa import FILES as IQA_FILES
 from callbacks.metrics.iqa import IQA
@@ -24,6 +20,7 @@ from commands.errors import ConfigurationError
 from commands.run.checkpoints import Checkpoints
 from commands.run.directions import KNOWN, check_directions, direction_of, warn_of_length
 from tests.commands.run.test_checkpoints import ranking
+from tests.contracts.discovery import concrete_subclasses
 
 Enlarger = Callable[..., None]
 ON_SWD = '{"class_path": "callbacks.SWD", "init_args": {"levels": 1}}'
@@ -43,16 +40,13 @@ class Score(Callback):
             pl_module.log("val/score", float([1, 9, 0, 8][trainer.global_step - 1]))
 
 
-def best_of(values: dict[str, float], mode: str) -> str:
-    return (max if mode == "max" else min)(values, key=lambda name: values[name])
-
-
 @pytest.mark.parametrize("monitor", ["val/swd", "val/psnr"])
 def test_the_best_follows_from_the_metric(fitted: Callable[..., Path], monitor: str) -> None:
     fitted(*MEASURED, "--checkpoint.monitor", monitor, *RANKED[2:])
     found, mode = ranking(), "min" if monitor == "val/swd" else "max"
     assert len(found["scores"]) == 4
-    assert (found["mode"], found["best"]) == (mode, [best_of(found["scores"], mode)])
+    best = (max if mode == "max" else min)(found["scores"], key=found["scores"].get)
+    assert (found["mode"], found["best"]) == (mode, [best])
 
 
 @pytest.mark.parametrize(
@@ -93,18 +87,9 @@ def test_a_value_of_unknown_direction(
 # ------------------------------------------------------------------------ directions of names
 
 
-def own_metrics() -> list[type[Metric]]:
-    modules = [
-        importlib.import_module(info.name)
-        for info in pkgutil.walk_packages(callbacks.__path__, "callbacks.")
-    ]
-    found = {v for m in modules for v in vars(m).values() if isinstance(v, type)}
-    own = [v for v in found if issubclass(v, Metric) and v.name and not inspect.isabstract(v)]
-    return [metric for metric in own if metric is not TorchMetric]  # named after what it holds
-
-
 def test_names_agree_with_the_metrics() -> None:
-    metrics = own_metrics()
+    found = concrete_subclasses(Metric, "callbacks")
+    metrics = [m for m in found if m not in (IQA, TorchMetric)]  # named after what they hold
     assert len(metrics) > 15
     for metric in [*metrics, *map(IQA, IQA_FILES)]:
         assert KNOWN.get(metric.name) == ("max" if metric.higher_is_better else "min"), metric.name

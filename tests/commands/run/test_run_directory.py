@@ -6,7 +6,6 @@ import contextlib
 import copy
 import json
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,6 @@ Enlarger = Callable[..., None]
 FIT = ("fit", "--config", "tiny.yaml")
 
 
-def results(run: str = "tiny") -> list[dict[str, Any]]:
-    content = json.loads(Path("runs", run, "results.json").read_text())
-    measured: list[dict[str, Any]] = content["results"]
-    return measured
-
-
 # --------------------------------------------------------------------------------------- its name
 
 
@@ -36,7 +29,7 @@ def test_no_run_lies_where_all_runs_are(trained: Path, refusal: Refusal) -> None
     """Overwriting it would rename all runs."""
     sentence = refusal(*FIT, "--run.name", "..", "--run.overwrite", "true")
     assert sentence.startswith("run.name is '..', which is not a folder below runs")
-    assert newest_step(trained) == 12
+    assert newest("tiny")["global_step"] == 12
     for name in ("", ".", "a/.."):
         with pytest.raises(ConfigurationError, match=r"which is not a folder below runs"):
             run_folder("runs", name)
@@ -64,10 +57,6 @@ def test_no_folder_is_called_null(tiny: Path, refusal: Refusal) -> None:
         sentence = refusal(*FIT, *more)
         assert re.search(r"run\.root is null(: remove it|; .*leave it out)", sentence)
     assert not Path("null").exists()
-
-
-def newest_step(run: Path) -> int:
-    return max(int(p.stem.removeprefix("step-")) for p in (run / "checkpoints").glob("*.ckpt"))
 
 
 # ----------------------------------------------------------------------------- its configuration
@@ -297,11 +286,6 @@ def test_a_checkpoint_of_the_run_itself_is_no_beginning(trained: Path, refusal: 
 # ------------------------------------------------------------------------------------- evaluation
 
 
-@pytest.fixture(autouse=True)
-def _one_image(tmp_path: Path, photo_folder: Path) -> None:
-    shutil.copy(photo_folder / "1.png", tmp_path / "tiny.png")
-
-
 def test_test_uses_the_best_and_says_so(
     trained: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -311,5 +295,6 @@ def test_test_uses_the_best_and_says_so(
     assert (
         f"test uses best val/psnr {best['scores'][name]:.4f} of the run in runs/tiny" in caplog.text
     )
-    assert name in results()[0]["checkpoint"]
+    measured = json.loads((trained / "results.json").read_text())["results"]
+    assert name in measured[0]["checkpoint"]
     assert name != "step-000000012.ckpt"  # the newest is another one

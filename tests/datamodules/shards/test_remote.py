@@ -16,7 +16,6 @@ from datamodules.files.decode import UnreadableImage
 from datamodules.order.plan import Item
 from datamodules.samples import TrainingImages
 from datamodules.shards import remote
-from datamodules.shards import remote as retry
 from datamodules.shards.remote import (
     RemoteError,
     RetryPolicy,
@@ -40,7 +39,7 @@ CONTENT = bytes(range(256)) * 20_000  # 5 MB
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch):
-    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.01)
 
 
 @pytest.fixture
@@ -227,8 +226,8 @@ class Clock:
 
 
 def test_deadline_ends_before_the_retries(server, monkeypatch):
-    monkeypatch.setattr(retry, "FIRST_PAUSE", 1.0)  # the pauses: 0.5 to 1, 1 to 2 seconds
-    monkeypatch.setattr(retry, "time", Clock())
+    monkeypatch.setattr(remote, "FIRST_PAUSE", 1.0)  # the pauses: 0.5 to 1, 1 to 2 seconds
+    monkeypatch.setattr(remote, "time", Clock())
     server.always = 503
     with pytest.raises(RemoteError, match=r"2 attempts .*HTTP status 503"):
         read_range(f"{server.url}/f.bin", 0, 5, RetryPolicy(100, 1.25, 20.0))

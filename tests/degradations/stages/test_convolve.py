@@ -9,7 +9,6 @@ from scipy import ndimage
 
 from degradations.base import Canvas
 from degradations.stages import blur as kernels
-from degradations.stages import blur as module
 from degradations.stages.blur import convolve, convolve_canvas, prepare_kernels
 
 
@@ -42,7 +41,7 @@ def test_each_way_at_any_size(way, size):
     if way == "_by_rows_and_columns":
         kernel = kernel.sum(1, keepdim=True) * kernel.sum(0, keepdim=True)
     x = make_image(size)
-    y = getattr(module, way)(x[0], kernel.flip(0, 1))
+    y = getattr(kernels, way)(x[0], kernel.flip(0, 1))
     assert_convolved(y[None], x, kernel)
 
 

@@ -123,20 +123,12 @@ class TestResult:
 
 
 class TestTiles:
-    def run(self, batch, tile, overlap):
-        parts = []
-
+    def test_the_rest_of_the_batch_goes_along_without_the_answer(self):
         def restore(part, noise):
-            parts.append((part, noise.normal(part["lr"].shape)))
+            assert (part["key"], part["text"], "hr" in part) == (["0"], ["sea"], False)
             return enlarge(part, noise)
 
-        tiled(restore, batch, tile, overlap)
-        return parts
-
-    def test_the_rest_of_the_batch_goes_along_without_the_answer(self):
-        batch = {**batch_of(40, 30), "text": ["sea"]}
-        for part, _ in self.run({**batch, "hr": torch.rand(1, 3, *batch["size"])}, 16, 4):
-            assert (part["key"], part["text"], "hr" in part) == (["0"], ["sea"], False)
+        tiled(restore, {**batch_of(40, 30), "text": ["sea"], "hr": torch.rand(1, 3, 80, 60)}, 16, 4)
 
     def test_an_overlap_is_as_noisy_as_the_rest(self):
         """Two samples of noise would be averaged there, and fine detail lost."""
@@ -210,25 +202,15 @@ class TestSpans:
 # ------------------------------------------------------------------------------ as InvSR's release
 
 
-def opencv_kernel(taps, sigma):
-    """``cv2.getGaussianKernel``: sampled at whole distances, summing to 1."""
-    distance = np.arange(taps, dtype=np.float64) - (taps - 1) / 2
-    kernel = np.exp(-(distance**2) / (2 * sigma**2))
-    return kernel / kernel.sum()
-
-
 def released_weights(size):
-    """An even size is the kernel of a tap more, without the first tap."""
+    """``cv2.getGaussianKernel`` of a tap more, without the first tap: the size is even."""
     sigma = 0.3 * ((size - 1) * 0.5 - 1) + 0.8
-    return opencv_kernel(size + 1, sigma)[1:] if size % 2 == 0 else opencv_kernel(size, sigma)
+    return np.exp(-((np.arange(1, size + 1) - size / 2) ** 2) / (2 * sigma**2))
 
 
 def released_starts(length, patch, stride):
     """0, stride, ...; those that overrun are moved back, and what is double is left out."""
-    if length <= patch:
-        return [0]
-    starts = [min(start, length - patch) for start in range(0, length, stride)]
-    return list(dict.fromkeys(starts))
+    return list(dict.fromkeys(min(start, length - patch) for start in range(0, length, stride)))
 
 
 class TestReleased:
