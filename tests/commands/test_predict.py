@@ -13,8 +13,6 @@ from PIL.ExifTags import IFD, Base
 
 from callbacks.predict.page import PAGE
 from callbacks.predict.predictions import NAME
-from degradations.bicubic import resize
-from lightning_modules.controls.simple import Bicubic
 from tests.quick import quick
 
 Refusal = Callable[..., str]
@@ -112,32 +110,3 @@ def test_exif_and_orientation(folder: Path, enlarger: Enlarger) -> None:
     assert (details[Base.ExifImageWidth], details[Base.ExifImageHeight]) == (40, 48)
     upright = smooth().rotate(-90, expand=True).resize((40, 48), Image.Resampling.BICUBIC)
     assert np.abs(out.astype(int) - np.asarray(upright)).mean() < 2  # JPEG
-
-
-# -------------------------------------------------------------------------------------- large ones
-
-
-class Small(Bicubic):
-    """Use tiles of 16 pixels, and note the inputs."""
-
-    tile, tile_overlap = 16, 8
-    largest = 0
-
-    def restore(self, batch, noise):  # type: ignore[no-untyped-def]
-        Small.largest = max(Small.largest, *batch["lr"].shape[-2:])
-        return resize(batch["lr"], batch["size"])
-
-
-def test_large_images_go_through_tiles(folder: Path, enlarger: Enlarger) -> None:
-    smooth((61, 45)).save(folder / "large.png")
-    predict(enlarger, folder)
-    Small.largest = 0
-    enlarger(
-        *(*PREDICT, "--model", f"{__name__}.Small"),
-        *("--data.init_args.predict", folder, "--writer.folder", "tiled"),
-    )
-    assert 0 < Small.largest < 24  # of the longer ones, by a quarter at most
-    whole, tiled = pixels(OUT / "large.png"), pixels(Path("tiled/large.png"))
-    assert whole.shape == (90, 122, 3)
-    # A bicubic kernel reaches two pixels, less than the quarter of the overlap that is cut away.
-    assert np.abs(whole.astype(int) - tiled).max() <= 1

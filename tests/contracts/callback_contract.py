@@ -29,7 +29,7 @@ from lightning.pytorch import Callback, Trainer
 from skimage.data import astronaut
 from torch import Tensor
 
-from callbacks.metrics.base import ImageMetric
+from callbacks.metrics.base import ImageMetric, Metric
 from datamodules.base import SRDataModule
 from degradations.bicubic import Bicubic, resize
 from lightning_modules.one_pass.regression import Regression
@@ -170,6 +170,20 @@ class CallbackContract:
             run.fit(Regression(2, Convolution), datamodule=data())
 
 
+def skip_without(metric: Metric) -> None:
+    """Skip a test of a metric whose packages are absent, and of one of clips."""
+    if metric.absent():
+        pytest.skip(metric.absent())
+    if metric.target != "hr":
+        pytest.skip("it is of clips: see test_fvd.py and test_flicker.py")
+
+
+def noisy(images: Tensor, level: float) -> Tensor:
+    """Return images with the same noise each time, of this level."""
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    return (images + level * noise).clamp(0, 1)
+
+
 class MetricContract:
     """For metrics, besides: subclass it too."""
 
@@ -187,10 +201,7 @@ class MetricContract:
             run.test(Regression(2, Convolution), datamodule=data(), verbose=False)
             METRICS[key] = metric
         metric = METRICS[key]
-        if metric.absent():
-            pytest.skip(metric.absent())
-        if metric.target != "hr":
-            pytest.skip("it is of clips: see test_fvd.py and test_flicker.py")
+        skip_without(metric)
         return metric
 
     @staticmethod
@@ -215,9 +226,7 @@ class MetricContract:
         return metric.measure(sr, hr, batch)
 
     def noisy(self, level: float = 0.1) -> Tensor:
-        generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(self.images().shape, generator=generator)
-        return (self.images() + level * noise).clamp(0, 1)
+        return noisy(self.images(), level)
 
     def test_one_value_an_image(self, metric):
         values = self.values(metric, self.noisy(), self.images())
@@ -284,8 +293,5 @@ class MetricContract:
 
         run, _ = fit(tmp_path, metric, Look(), num_sanity_val_steps=2)
         assert seen == [([], {})]
-        if metric.absent():
-            pytest.skip(metric.absent())
-        if metric.target != "hr":
-            pytest.skip("it is of clips: see test_fvd.py and test_flicker.py")
+        skip_without(metric)
         assert {f"val/a/{metric.name}", f"val/b/{metric.name}"} <= set(run.callback_metrics)

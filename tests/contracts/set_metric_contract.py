@@ -25,6 +25,7 @@ from torch import Tensor
 
 from callbacks.metrics import fid
 from callbacks.metrics.sets import SetMetric
+from tests.contracts.callback_contract import noisy, skip_without
 from tests.contracts.degradation_contract import global_generators_untouched
 
 FEATURES: dict[tuple[type, type, float], Tensor] = {}
@@ -40,10 +41,7 @@ class SetMetricContract:
     @pytest.fixture
     def metric(self, make) -> SetMetric:
         metric = make()
-        if metric.absent():
-            pytest.skip(metric.absent())
-        if metric.target != "hr":
-            pytest.skip("it is of clips: see test_fvd.py and test_flicker.py")
+        skip_without(metric)
         metric.load()
         return metric
 
@@ -59,9 +57,7 @@ class SetMetricContract:
         return {"key": [f"a/{i}" for i in range(count)], "seed": torch.arange(count)}
 
     def noisy(self, level: float = 0.1) -> Tensor:
-        generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(self.images().shape, generator=generator)
-        return (self.images() + level * noise).clamp(0, 1)
+        return noisy(self.images(), level)
 
     def features(self, metric, level: float) -> Tensor:
         """Of noisy images; computed once for all tests of a metric."""

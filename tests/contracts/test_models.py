@@ -87,28 +87,25 @@ class Denoiser(nn.Module):
         return self.conv(torch.cat([x, seen], 1)) + 0.01 * t.view(-1, 1, 1, 1)
 
 
+SMALLEST = {  # of the U-Nets of diffusers
+    **{"in_channels": 3, "out_channels": 3, "block_out_channels": [8], "layers_per_block": 1},
+    **{"down_block_types": ["CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D"]},
+    **{"norm_num_groups": 4, "attention_head_dim": 2, "cross_attention_dim": 8},
+}
+
+
 def diffusion(scale, folder):
-    """Of the smallest U-Net of diffusers; it predicts clean samples, so untrained it is tame."""
-    network = {
-        **{"in_channels": 3, "out_channels": 3, "block_out_channels": [8], "layers_per_block": 1},
-        **{"down_block_types": ["CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D"]},
-        **{"norm_num_groups": 4, "attention_head_dim": 2, "cross_attention_dim": 8},
-    }
-    denoiser = UNet2D(network)
+    """It predicts clean samples, so untrained it is tame."""
+    denoiser = UNet2D(SMALLEST)
     sampler = Sampler(3, "trailing", eta=1.0)
     return Diffusion(scale, denoiser, schedule=Schedule(prediction="sample"), sampler=sampler)
 
 
 def frozen_denoiser():
     """As small as can be; its weights are no part of a checkpoint."""
-    network = {
-        **{"in_channels": 3, "out_channels": 3, "block_out_channels": [8], "layers_per_block": 1},
-        **{"down_block_types": ["CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D"]},
-        **{"norm_num_groups": 4, "attention_head_dim": 2, "cross_attention_dim": 8},
-    }
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        return UNet2D(network, flags=Flags(frozen=True))
+        return UNet2D(SMALLEST, flags=Flags(frozen=True))
 
 
 def predictor():
@@ -227,8 +224,3 @@ class TestDiscreteModels(TestModels):
     @pytest.fixture
     def discrete(self):
         return True
-
-
-def test_all_of_ours_are_found():
-    found = {cls.__name__ for cls in discovery.concrete_subclasses(ImageModel, "lightning_modules")}
-    assert {"Regression", "Bicubic"} <= found

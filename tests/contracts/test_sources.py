@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
+import functools
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from datamodules.shards.shards import Shards
 from datamodules.shards.stream import Stream
@@ -25,13 +22,11 @@ from datamodules.sources.videos import Videos
 from tests.contracts import discovery
 from tests.contracts.arguments import build
 from tests.contracts.source_contract import SourceContract, SourceExample
+from tests.datamodules.image_files import encoded, pixels, write_tar
 
 
 def png(width, height, seed):
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
+    return encoded(pixels((width, height), seed))
 
 
 def write(folder, scale=1, damaged=False):
@@ -44,20 +39,10 @@ def write(folder, scale=1, damaged=False):
     return str(folder)
 
 
-def folder(tmp_path):
+def folder(tmp_path, kind=Folder):
     good, bad = write(tmp_path / "good"), write(tmp_path / "bad", damaged=True)
-    return SourceExample(
-        lambda: Folder(good), lambda: Folder(bad), lambda: Folder(f"{tmp_path}/none")
-    )
-
-
-def inputs(tmp_path):
-    good, bad = write(tmp_path / "good"), write(tmp_path / "bad", damaged=True)
-    return SourceExample(
-        lambda: Inputs(root=good),
-        lambda: Inputs(root=bad),
-        lambda: Inputs(root=f"{tmp_path}/none"),
-    )
+    roots = good, bad, f"{tmp_path}/none"
+    return SourceExample(*(functools.partial(kind, root=root) for root in roots))
 
 
 def paired(tmp_path):
@@ -75,14 +60,12 @@ def photos(tmp_path):
 def shards(tmp_path):
     for name, damaged in (("good", False), ("bad", True)):
         for number, keys in enumerate((["0", "1"], ["2"])):
-            with tarfile.open(tmp_path / f"{name}-{number}.tar", "w") as tar:
-                for key in keys:
-                    data = png(20, 17, int(key))
-                    data = data[: len(data) // 2] if damaged and key == "0" else data
-                    for suffix, content in (("png", data), ("txt", b"the sea")):
-                        member = tarfile.TarInfo(f"{key}.{suffix}")
-                        member.size = len(content)
-                        tar.addfile(member, io.BytesIO(content))
+            members = {}
+            for key in keys:
+                data = png(20, 17, int(key))
+                members[f"{key}.png"] = data[: len(data) // 2] if damaged and key == "0" else data
+                members[f"{key}.txt"] = b"the sea"
+            write_tar(tmp_path / f"{name}-{number}.tar", members)
     return SourceExample(
         lambda: Shards(f"{tmp_path}/good-*.tar"),
         lambda: Shards(f"{tmp_path}/bad-*.tar"),
@@ -114,7 +97,7 @@ def one_lr(tmp_path):
 EXAMPLES = {
     Crops: crops,
     Folder: folder,
-    Inputs: inputs,
+    Inputs: functools.partial(folder, kind=Inputs),
     Mix: mix,
     OneLR: one_lr,
     Paired: paired,

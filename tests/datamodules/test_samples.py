@@ -145,21 +145,20 @@ class TestSmallImages:
         assert sorted(source.reads) == [0, 1, 2, 3, 4]
 
 
-class TestTurns:
-    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-    @pytest.mark.parametrize("turn", range(8))
-    def test_as_by_numpy(self, turn, dtype):
-        whole = random_image(20, 30, dtype=dtype)
-        for cut in (whole, whole[3:8, 5:25], whole[::-1, ::2], whole[:1, :1]):
-            before = cut.copy()
-            expected = cut[:, ::-1] if turn & 1 else cut
-            expected = expected[::-1] if turn & 2 else expected
-            expected = expected.transpose(1, 0, 2) if turn & 4 else expected
-            got = turned(cut, turn)
-            np.testing.assert_array_equal(got, expected)
-            assert got.dtype == dtype
-            got[...] = 0  # a copy
-            np.testing.assert_array_equal(cut, before)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("turn", range(8))
+def test_turns_as_by_numpy(turn, dtype):
+    whole = random_image(20, 30, dtype=dtype)
+    for cut in (whole, whole[3:8, 5:25], whole[::-1, ::2], whole[:1, :1]):
+        before = cut.copy()
+        expected = cut[:, ::-1] if turn & 1 else cut
+        expected = expected[::-1] if turn & 2 else expected
+        expected = expected.transpose(1, 0, 2) if turn & 4 else expected
+        got = turned(cut, turn)
+        np.testing.assert_array_equal(got, expected)
+        assert got.dtype == dtype
+        got[...] = 0  # a copy
+        np.testing.assert_array_equal(cut, before)
 
 
 @given(st.integers(0, 2**63 - 1), st.lists(st.tuples(st.integers(-50, 50), st.integers(1, 10**6))))

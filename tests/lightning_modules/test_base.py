@@ -121,16 +121,15 @@ class TestOptimizer:
         torch.testing.assert_close(model.weight, plain.weight)
 
 
-class TestCheckpoint:
-    def test_holds_what_trains_and_nothing_else(self, checkpoint):
-        content = torch.load(checkpoint, weights_only=True)
-        assert set(content["state_dict"]) == TRAINED
-        assert content["model"] == "tests.lightning_modules.tiny.Model"
-        averages = content["callbacks"]["EMA"]["weights"]
-        assert set(averages) == {name for name in TRAINED if name.startswith(("net.0", "tail"))} | {
-            "net.1.weight",
-            "net.1.bias",
-        }
+def test_a_checkpoint_holds_what_trains_and_nothing_else(checkpoint):
+    content = torch.load(checkpoint, weights_only=True)
+    assert set(content["state_dict"]) == TRAINED
+    assert content["model"] == "tests.lightning_modules.tiny.Model"
+    averages = content["callbacks"]["EMA"]["weights"]
+    assert set(averages) == {name for name in TRAINED if name.startswith(("net.0", "tail"))} | {
+        "net.1.weight",
+        "net.1.bias",
+    }
 
 
 class Odd(ImageModel):
@@ -157,15 +156,14 @@ class Odd(ImageModel):
     def training_step(self, batch: Any, batch_idx: int) -> None: ...
 
 
-class TestCheckpointKeys:
-    def test_odd_ones(self):
-        assert Odd().checkpoint_keys() == [
-            *("own", "mean"),
-            *("first.weight", "first.bias", "second.weight", "second.bias"),
-            "head.bias",
-            *("adapted.lora.weight", "adapted.lora.bias"),
-            "filter.kernel",
-        ]
+def test_checkpoint_keys_of_odd_ones():
+    assert Odd().checkpoint_keys() == [
+        *("own", "mean"),
+        *("first.weight", "first.bias", "second.weight", "second.bias"),
+        "head.bias",
+        *("adapted.lora.weight", "adapted.lora.bias"),
+        "filter.kernel",
+    ]
 
 
 class TestLoadWeights:

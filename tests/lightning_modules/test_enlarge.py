@@ -96,18 +96,17 @@ class Full(Stochastic):
         return super().restore(batch, noise)
 
 
-class TestACardWithoutMemory:
-    @pytest.mark.parametrize(("side", "tiles"), [(100, 8 * 8), (90, 7 * 7)])
-    def test_tiles_of_half_the_side(self, caplog: Any, side: int, tiles: int) -> None:
-        """Of an image of several tiles, and of one that was not to be cut."""
-        model, batch = Full(), batch_of(1, side)
-        batch["lr"], batch["size"] = batch["lr"][..., :side], (2 * side, 2 * side)
-        expected = Stochastic().eval().test_step(batch, 0)["sr"]
-        with caplog.at_level("WARNING"):
-            found = predicted(model, batch)
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-        assert model.tile_count == tiles
-        assert [r.args for r in caplog.records] == [(96, 48), (48, 24)]
+@pytest.mark.parametrize(("side", "tiles"), [(100, 8 * 8), (90, 7 * 7)])
+def test_a_full_card_gets_tiles_of_half_the_side(caplog: Any, side: int, tiles: int) -> None:
+    """Of an image of several tiles, and of one that was not to be cut."""
+    model, batch = Full(), batch_of(1, side)
+    batch["lr"], batch["size"] = batch["lr"][..., :side], (2 * side, 2 * side)
+    expected = Stochastic().eval().test_step(batch, 0)["sr"]
+    with caplog.at_level("WARNING"):
+        found = predicted(model, batch)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert model.tile_count == tiles
+    assert [r.args for r in caplog.records] == [(96, 48), (48, 24)]
 
 
 class Fixed(Plain):
@@ -122,14 +121,13 @@ class Fixed(Plain):
         return functional.interpolate(batch["lr"], batch["size"]) * 0.8 + 0.1
 
 
-class TestColors:
-    @pytest.mark.parametrize("kind", ["wavelet", "adain_wavelet"])
-    def test_once_and_behind_the_tiles(self, kind: Any) -> None:
-        batch = batch_of(1, 60)
-        plain = predicted(Fixed(), batch)
-        found = predicted(Fixed(color_fix=kind), batch)
-        assert torch.equal(found, fix_colors(plain, batch["lr"], kind))
-        assert (found - plain).abs().max() > 0.02
+@pytest.mark.parametrize("kind", ["wavelet", "adain_wavelet"])
+def test_colors_once_and_behind_the_tiles(kind: Any) -> None:
+    batch = batch_of(1, 60)
+    plain = predicted(Fixed(), batch)
+    found = predicted(Fixed(color_fix=kind), batch)
+    assert torch.equal(found, fix_colors(plain, batch["lr"], kind))
+    assert (found - plain).abs().max() > 0.02
 
 
 class TestAttributes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -196,15 +195,9 @@ class Uneven(Images):
         return sample | (cut if index == 1 else {})
 
 
-def test_images_that_are_too_small(tmp_path: Path, caplog: Any) -> None:
-    vif = VisualInformationFidelity
-    metric = TorchMetric(vif, smallest=41)
-    with caplog.at_level(logging.WARNING):
-        trainer(tmp_path, metric).test(Tiny(), loader(Uneven(side=SIDE), 1), verbose=False)
-    assert metric.records[0]["n"] == 6
-    assert "1 of 7 images are smaller than 41x41 pixels" in caplog.text
-    assert "tiny/01" in caplog.text
-    undeclared = TorchMetric(vif)
+def test_an_image_below_a_window_that_is_not_declared(tmp_path: Path) -> None:
+    """Declared ones are left out: see contracts/test_too_small.py."""
+    undeclared = TorchMetric(VisualInformationFidelity)
     message = r"of tiny/01, 48x32 pixels: .*greater than actual input.* `smallest` leaves out"
     with pytest.raises(ValueError, match=message):
         trainer(tmp_path, undeclared).test(Tiny(), loader(Uneven(side=SIDE), 1), verbose=False)

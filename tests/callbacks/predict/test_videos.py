@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import os
 import subprocess
@@ -26,6 +25,7 @@ from datamodules.base import SRDataModule
 from datamodules.sources.folder import Outputs
 from files.video import BT601, stated_frames
 from lightning_modules.controls.simple import Bicubic
+from tests.callbacks.predict.test_predictions import stored
 from tests.callbacks.tiny import trainer
 from tests.conftest import REPO
 from tests.quick import quick
@@ -80,10 +80,6 @@ def predict(
     return model
 
 
-def lines(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(text) for text in (out / NAME).read_text().splitlines()]
-
-
 def files(out: Path) -> list[str]:
     return sorted(path.name for path in out.iterdir() if path.name != NAME)
 
@@ -106,7 +102,7 @@ def test_what_a_file_says_about_its_frames_is_kept(tmp_path: Path, codec: Any) -
     assert (now.rotation, now.aspect) == (then.rotation, then.aspect) == (90, Fraction(4, 3))
     assert now.tags["title"] == "Hut"
     assert np.abs(now.means - then.means).max() < 1
-    (line,) = lines(tmp_path / "out")
+    (line,) = stored(tmp_path / "out")
     assert (line["key"], line["output"]) == ("clip", "clip_x2.mp4")
     assert (line["frames"], line["size"], line["lr_size"]) == (len(UNEVEN), [48, 64], [24, 32])
     assert line["options"]["writer.codec"] == codec
@@ -266,7 +262,7 @@ def test_odd_sides_get_a_pixel(tmp_path: Path) -> None:
     source = make_video(tmp_path / "a.mp4", EVEN[:2], size=(34, 22))
     predict(source, tmp_path / "out", scale=1.5)
     assert read_video(tmp_path / "out/a_x2.mp4").size == (52, 34)
-    assert lines(tmp_path / "out")[0]["size"] == [33, 51]
+    assert stored(tmp_path / "out")[0]["size"] == [33, 51]
 
 
 def test_places_in_metadata_can_be_dropped(tmp_path: Path) -> None:
@@ -332,8 +328,8 @@ def test_processes_share_the_videos(tmp_path: Path) -> None:
     assert files(out) == files(whole) == ["long_x2.mp4", "short_x2.mp4"]
     for name in files(out):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
-    one, both = ({line["key"]: line for line in lines(folder)} for folder in (whole, out))
-    assert len(lines(out)) == 3
+    one, both = ({line["key"]: line for line in stored(folder)} for folder in (whole, out))
+    assert len(stored(out)) == 3
     for key, line in one.items():
         assert all(both[key][name] == line[name] for name in line if name in SAME), key
 
@@ -370,7 +366,7 @@ def test_a_broken_video_is_counted(
     assert f"unusable, left out: {source}: " in caplog.text
     assert "1 written, 0 skipped (done before), 1 unusable" in caplog.text
     assert predict(tmp_path, tmp_path / "out").made < len(LONG)  # tried again, by the same rules
-    assert [line["key"] for line in lines(tmp_path / "out")] == ["broken", "sound", "broken"]
+    assert [line["key"] for line in stored(tmp_path / "out")] == ["broken", "sound", "broken"]
 
 
 def test_a_video_that_cannot_be_written_ends_early(tmp_path: Path) -> None:
@@ -379,4 +375,4 @@ def test_a_video_that_cannot_be_written_ends_early(tmp_path: Path) -> None:
     model = predict(tmp_path, tmp_path / "out", stop_at=5, how="nan", workers=1)
     assert model.made <= 5 + 12 + 5  # the frames that were read ahead
     assert files(tmp_path / "out") == ["b_x2.mp4"]
-    assert "not finite" in lines(tmp_path / "out")[0]["error"]
+    assert "not finite" in stored(tmp_path / "out")[0]["error"]

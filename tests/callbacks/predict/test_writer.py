@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
 import os
 import threading
@@ -31,6 +30,7 @@ from degradations.bicubic import resize
 from files.colours import code_points_of
 from files.method import Method
 from lightning_modules import Bicubic
+from tests.callbacks.predict.test_predictions import stored
 from tests.callbacks.tiny import Tiny, trainer
 from tests.datamodules.profiles import grey_profile, rgb_profile, srgb_of_grey
 
@@ -111,10 +111,6 @@ def one(root: Path, sample: dict[str, Any], format: Any = "png", **settings: Any
 
 def images_in(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.name not in (NAME, PAGE, HIDDEN))
-
-
-def lines(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(text) for text in (folder / NAME).read_text().splitlines()]
 
 
 # ---------------------------------------------------------------------------------- kinds of pixels
@@ -338,7 +334,7 @@ def test_a_side_that_a_format_cannot_have(tmp_path: Path, caplog: pytest.LogCapt
     )
     assert f"not written: a: {reason}" in caplog.text
     assert "0 unusable, 1 failed" in caplog.text
-    assert [line.get("error") for line in lines(tmp_path / "predict")] == [reason, None]
+    assert [line.get("error") for line in stored(tmp_path / "predict")] == [reason, None]
     assert images_in(tmp_path / "predict") == ["b.webp"]
 
 
@@ -348,7 +344,7 @@ def test_an_output_that_is_not_finite_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="none of the 1 inputs could be enlarged"):
         predict(tmp_path, Writer(), Data({"a": broken}))
     assert images_in(tmp_path / "predict") == []
-    (line,) = lines(tmp_path / "predict")
+    (line,) = stored(tmp_path / "predict")
     assert line["error"] == "the output has pixels that are not finite"
 
 
@@ -364,7 +360,7 @@ def test_an_image_that_cannot_be_encoded_does_not_end_the_run(tmp_path: Path, co
     writer = Writer()
     predict(tmp_path, writer, data)
     assert (writer.written, writer.failed) == (count - 1, 1)
-    (line,) = (line for line in lines(tmp_path / "predict") if "error" in line)
+    (line,) = (line for line in stored(tmp_path / "predict") if "error" in line)
     assert line["output"] == "a.png"
     assert line["error"].startswith("it cannot be written as png: SyntaxError: not a TIFF file")
     assert len(images_in(tmp_path / "predict")) == count - 1
@@ -379,7 +375,7 @@ def test_a_name_that_is_too_long_does_not_end_the_run(tmp_path: Path, length: in
     assert data.left_out == ({long, "b"} if fits else {"b"})
     assert (writer.written, writer.failed) == (0, 0 if fits else 1)
     assert sorted(images_in(tmp_path / "predict")) == sorted(f"{k}.png" for k in data.left_out)
-    said = [line["error"] for line in lines(tmp_path / "predict") if "error" in line]
+    said = [line["error"] for line in stored(tmp_path / "predict") if "error" in line]
     assert len(said) == 2 * writer.failed
     assert all("name or path is longer than the disk allows: rename" in error for error in said)
 
@@ -422,7 +418,7 @@ def test_a_line_for_each_image(tmp_path: Path) -> None:
     data = Data(samples, paths=[str(source), "c.jpg"])
     model, writer = Stepped(), configured(steps=4)
     trainer(tmp_path, writer).predict(model, data, return_predictions=False)
-    lost, line = sorted(lines(tmp_path / "predict"), key=lambda line: "error" not in line)
+    lost, line = sorted(stored(tmp_path / "predict"), key=lambda line: "error" not in line)
     assert lost == {"key": "c", "input": "c.jpg", "output": "c.png", "error": "c.jpg: truncated"}
     expected = {
         **{"key": "a/b", "input": str(source), "output": "a/b.png"},
@@ -482,7 +478,7 @@ def test_an_image_is_never_below_the_line_of_another(
         patch.setattr("os.replace", killed)
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             predict(tmp_path, configured(steps=4), Data({"a": batch_of()}))
-    assert len(lines(tmp_path / "predict")) == 2
+    assert len(stored(tmp_path / "predict")) == 2
     writer = configured(steps=4)
     predict(tmp_path, writer, Data({"a": batch_of()}))
     assert writer.written == 1

@@ -188,13 +188,13 @@ def test_the_scaler_may_look_for_its_scale(tmp_path: Path) -> None:
 
 
 class Manual(Tiny):
-    """Two optimisers; the loss of the second may be NaN. ``raw`` bypasses Lightning's optimiser."""
+    """Two optimisers; the loss of the second may be NaN."""
 
-    def __init__(self, bad: int = -1, raw: bool = False) -> None:
+    def __init__(self, bad: int = -1) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.frozen.requires_grad_(True)
-        self.bad, self.raw = bad, raw
+        self.bad = bad
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         main, second = self.optimizers()
@@ -205,7 +205,7 @@ class Manual(Tiny):
         for optimizer, part in ((main, loss), (second, other)):
             optimizer.zero_grad()
             self.manual_backward(part)
-            (optimizer.optimizer if self.raw else optimizer).step()
+            optimizer.step()
 
     def configure_optimizers(self) -> Any:
         return [torch.optim.Adam(part.parameters(), lr=0.01) for part in (self.net, self.frozen)]
@@ -273,12 +273,12 @@ def test_both_processes_leave_out_what_one_has_seen(tmp_path: Path, fault: str) 
         assert torch.equal(*(saved["state_dict"][name] for saved in guarded))
 
 
-def launch(*args: object, processes: int) -> subprocess.CompletedProcess[str]:
-    """``main.py`` on several processes: its output and its status."""
-    run = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+def launch(*args: object) -> subprocess.CompletedProcess[str]:
+    """``main.py`` on two processes: its output and its status."""
+    run = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     place = ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
     return subprocess.run(
-        [*run, *place, str(REPO / "main.py"), *map(str, args), "--trainer.devices", str(processes)],
+        [*run, *place, str(REPO / "main.py"), *map(str, args), "--trainer.devices", "2"],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)},
         capture_output=True,
         text=True,
@@ -286,13 +286,10 @@ def launch(*args: object, processes: int) -> subprocess.CompletedProcess[str]:
     )
 
 
-def overlay(folder: Path, name: str, model: dict[str, Any], guard: dict[str, Any]) -> Path:
+def overlay(folder: Path, model: dict[str, Any], guard: dict[str, Any]) -> Path:
     """Return a configuration with a model of `broken.py` and a guard."""
-    path = folder / name
-    callbacks = [
-        "callbacks.EMA",
-        {"class_path": "callbacks.Guard", "init_args": guard},
-    ]
+    path = folder / "own.yaml"
+    callbacks = ["callbacks.EMA", {"class_path": "callbacks.Guard", "init_args": guard}]
     content = {
         "model": {"class_path": "tests.callbacks.broken.SometimesNaN", "init_args": model},
         "trainer": {"callbacks": callbacks},
@@ -305,11 +302,11 @@ def overlay(folder: Path, name: str, model: dict[str, Any], guard: dict[str, Any
 @pytest.mark.distributed
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_all_processes_stop_at_the_limit(tiny: Path, strategy: str) -> None:
-    own = overlay(tiny, "own.yaml", {"after": 5, "always": True}, {"in_a_row": 3})
+    own = overlay(tiny, {"after": 5, "always": True}, {"in_a_row": 3})
     flags = ["--run.name", "a", "--checkpoint.every_n_steps", 5, "--trainer.strategy", strategy]
     only = [{"class_path": "callbacks.Guard", "init_args": {"in_a_row": 3}}]  # no EMA
     flags += ["--trainer.callbacks", json.dumps(only)] if strategy == "fsdp" else []
-    done = launch("fit", "--config", "tiny.yaml", "--config", own, *flags, processes=2)
+    done = launch("fit", "--config", "tiny.yaml", "--config", own, *flags)
     said = done.stdout + done.stderr
     # By one of them, or by both if neither has heard of the other's.
     assert "error: stopped after step 5, whose weights are still good: 3 steps" in said
@@ -324,12 +321,12 @@ def test_all_processes_stop_at_the_limit(tiny: Path, strategy: str) -> None:
 @pytest.mark.distributed
 def test_a_sharded_run_goes_on_as_a_whole_one(tiny: Path) -> None:
     """Each process of FSDP has a part of the gradient only."""
-    own = overlay(tiny, "own.yaml", {"after": 1}, {})
+    own = overlay(tiny, {"after": 1}, {})
     only = [{"class_path": "callbacks.Guard", "init_args": {"in_a_row": 99}}]
     flags = ["--trainer.callbacks", json.dumps(only), "--trainer.strategy"]
     command = ["fit", "--config", "tiny.yaml", "--config", own]
     for name in ("ddp", "fsdp"):
-        done = launch(*command, *flags, name, "--run.name", name, processes=2)
+        done = launch(*command, *flags, name, "--run.name", name)
         assert done.returncode == 0, done.stderr
     ddp, fsdp = newest("ddp"), newest("fsdp")
     assert ddp["callbacks"]["Guard"]["skipped"] == fsdp["callbacks"]["Guard"]["skipped"] > 0
@@ -345,7 +342,7 @@ def test_a_sharded_run_goes_on_as_a_whole_one(tiny: Path) -> None:
 def test_a_resumed_run_ends_with_the_same_bits(
     tiny: Path, enlarger: Callable[..., None], hook: str
 ) -> None:
-    own = overlay(tiny, "own.yaml", {}, {})
+    own = overlay(tiny, {}, {})
     command = ["fit", "--config", "tiny.yaml", "--config", own]
     command += ["--trainer.val_check_interval", 2, "--checkpoint.every_n_steps", 1]
     command += ["--trainer.callbacks+", "tests.commands.test_resume.Interruption"]

@@ -220,22 +220,21 @@ class TestReplacement:
         assert np.searchsorted(ends, image, "right") == np.searchsorted(ends, own, "right")
 
 
-class TestAnnouncements:
-    @given(plans() | mixtures(), st.integers(0, 2), st.data())
-    @settings(max_examples=40, deadline=None)
-    def test_each_group_is_announced_before_it_is_read(self, plan, epoch, data):
-        assume(len(plan.groups) > 1)
-        world = data.draw(st.sampled_from(divisors(plan.streams)))
-        rank = data.draw(st.integers(0, world - 1))
-        start = data.draw(st.integers(0, max(0, len(plan) - 1)))
-        got: list[list[int]] = []
-        sampler = PlanSampler(plan, rank, world, lambda: (epoch, start), got.append)
-        ends = np.cumsum(plan.groups)
-        for batch in sampler:
-            groups = np.searchsorted(ends, [item.image for item in batch], "right")
-            assert set(groups.tolist()) <= set(got[-1])
-        assert all(len(set(groups)) == len(groups) for groups in got)
-        assert all(type(group) is int for groups in got for group in groups)
+@given(plans() | mixtures(), st.integers(0, 2), st.data())
+@settings(max_examples=40, deadline=None)
+def test_each_group_is_announced_before_it_is_read(plan, epoch, data):
+    assume(len(plan.groups) > 1)
+    world = data.draw(st.sampled_from(divisors(plan.streams)))
+    rank = data.draw(st.integers(0, world - 1))
+    start = data.draw(st.integers(0, max(0, len(plan) - 1)))
+    got: list[list[int]] = []
+    sampler = PlanSampler(plan, rank, world, lambda: (epoch, start), got.append)
+    ends = np.cumsum(plan.groups)
+    for batch in sampler:
+        groups = np.searchsorted(ends, [item.image for item in batch], "right")
+        assert set(groups.tolist()) <= set(got[-1])
+    assert all(len(set(groups)) == len(groups) for groups in got)
+    assert all(type(group) is int for groups in got for group in groups)
 
 
 class TestMixture:
@@ -327,23 +326,20 @@ class TestPlanSampler:
         assert first + list(batches) == epoch_of(PLAN, 0)
 
 
-class TestEvaluationSampler:
-    @given(
-        st.integers(0, 20), st.integers(1, 4), st.integers(1, 6), st.lists(st.integers(0, 2**62))
-    )
-    @settings(max_examples=40, deadline=None)
-    def test_each_image_once_over_uneven_processes(self, n, batch_size, world, seeds):
-        seeds = (seeds * n)[:n] or [0] * n
-        seeds += [0] * (n - len(seeds))
-        samplers = [
-            EvaluationSampler(range(n), seeds.__getitem__, batch_size, rank, world)
-            for rank in range(world)
-        ]
-        batches = [list(sampler) for sampler in samplers]
-        items = [item for own in batches for batch in own for item in batch]
-        assert sorted(items) == [Item(i, seed) for i, seed in enumerate(seeds)]
-        counts = [sum(map(len, own)) for own in batches]
-        assert max(counts) - min(counts) <= 1
-        assert all(0 < len(batch) <= batch_size for own in batches for batch in own)
-        # Lightning skips hooks if a loader is empty, and other processes wait in them.
-        assert [len(s) for s in samplers] == [max(1, len(own)) for own in batches]
+@given(st.integers(0, 20), st.integers(1, 4), st.integers(1, 6), st.lists(st.integers(0, 2**62)))
+@settings(max_examples=40, deadline=None)
+def test_evaluation_has_each_image_once_over_uneven_processes(n, batch_size, world, seeds):
+    seeds = (seeds * n)[:n] or [0] * n
+    seeds += [0] * (n - len(seeds))
+    samplers = [
+        EvaluationSampler(range(n), seeds.__getitem__, batch_size, rank, world)
+        for rank in range(world)
+    ]
+    batches = [list(sampler) for sampler in samplers]
+    items = [item for own in batches for batch in own for item in batch]
+    assert sorted(items) == [Item(i, seed) for i, seed in enumerate(seeds)]
+    counts = [sum(map(len, own)) for own in batches]
+    assert max(counts) - min(counts) <= 1
+    assert all(0 < len(batch) <= batch_size for own in batches for batch in own)
+    # Lightning skips hooks if a loader is empty, and other processes wait in them.
+    assert [len(s) for s in samplers] == [max(1, len(own)) for own in batches]

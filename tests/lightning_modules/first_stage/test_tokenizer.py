@@ -86,20 +86,19 @@ class TestLosses:
             method(smaller=[3]).generator_loss(given)
 
 
-class TestUse:
-    def test_the_space_of_its_run_says_the_same(self, tmp_path):
-        model, given = method().eval(), batch()
-        checkpoint = {"state_dict": model.state_dict(), "pytorch-lightning_version": "2.6"}
-        model.on_save_checkpoint(checkpoint)
-        path = tmp_path / "tokenizer.ckpt"
-        torch.save(checkpoint, path)
-        trip = RoundTrip(1, BitwiseSpace(vae(9), GRIDS, 1), "hr", str(path))
-        assert trip.needs_weights
-        trip.load_parts(lambda name, value: path)
-        assert not trip.needs_weights
-        assert trip.space.source.startswith(str(path))
-        expected = model.enlarge(given)["sr"]
-        torch.testing.assert_close(trip.eval().enlarge(given)["sr"], expected)
+def test_the_space_of_its_run_says_the_same(tmp_path):
+    model, given = method().eval(), batch()
+    checkpoint = {"state_dict": model.state_dict(), "pytorch-lightning_version": "2.6"}
+    model.on_save_checkpoint(checkpoint)
+    path = tmp_path / "tokenizer.ckpt"
+    torch.save(checkpoint, path)
+    trip = RoundTrip(1, BitwiseSpace(vae(9), GRIDS, 1), "hr", str(path))
+    assert trip.needs_weights
+    trip.load_parts(lambda name, value: path)
+    assert not trip.needs_weights
+    assert trip.space.source.startswith(str(path))
+    expected = model.enlarge(given)["sr"]
+    torch.testing.assert_close(trip.eval().enlarge(given)["sr"], expected)
 
 
 def test_a_released_file_has_the_autoencoder_alone():

@@ -70,14 +70,13 @@ class TestTraining:
         assert decayed | others == {n for n, p in model.named_parameters() if p.requires_grad}
 
 
-class TestTexts:
-    def test_the_table_for_no_text_begins_as_released(self):
-        """Normal numbers of deviation 1.2, none beyond 2, and then divided."""
-        torch.manual_seed(0)
-        table = InfinityTransformer(BITS, 1, 64, 2, text_width=128, text_length=64).no_text
-        numbers = table.detach() * 128**0.5
-        assert numbers.abs().max() <= 2 + 1e-5
-        assert 0.93 < numbers.std() < 0.99  # the deviation of such numbers is 0.955
+def test_the_table_for_no_text_begins_as_released():
+    """Normal numbers of deviation 1.2, none beyond 2, and then divided."""
+    torch.manual_seed(0)
+    table = InfinityTransformer(BITS, 1, 64, 2, text_width=128, text_length=64).no_text
+    numbers = table.detach() * 128**0.5
+    assert numbers.abs().max() <= 2 + 1e-5
+    assert 0.93 < numbers.std() < 0.99  # the deviation of such numbers is 0.955
 
 
 class TestWeights:

@@ -57,12 +57,11 @@ class TestNetworks:
         assert model.network.conv.weight.is_contiguous(memory_format=layout)
 
 
-class TestLoss:
-    def test_l1(self):
-        model, batch = Regression(2, Convolution), batch_of()
-        loss = model.training_step(batch, 0)
-        expected = (model(batch["lr"], batch["size"]) - batch["hr"]).abs().mean()
-        torch.testing.assert_close(loss, expected)
+def test_the_loss_is_l1():
+    model, batch = Regression(2, Convolution), batch_of()
+    loss = model.training_step(batch, 0)
+    expected = (model(batch["lr"], batch["size"]) - batch["hr"]).abs().mean()
+    torch.testing.assert_close(loss, expected)
 
 
 class Finished(Convolution):
@@ -73,9 +72,8 @@ class Finished(Convolution):
         self.weights_source = "/models/finished.pth"
 
 
-class TestWeights:
-    def test_a_network_that_has_its_weights(self):
-        model = Regression(2, Finished)
-        assert model.weights_source == "/models/finished.pth"
-        assert not model.needs_weights
-        assert Regression(2, Convolution).needs_weights
+def test_a_network_that_has_its_weights():
+    model = Regression(2, Finished)
+    assert model.weights_source == "/models/finished.pth"
+    assert not model.needs_weights
+    assert Regression(2, Convolution).needs_weights

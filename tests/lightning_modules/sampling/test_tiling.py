@@ -213,24 +213,23 @@ def released_starts(length, patch, stride):
     return list(dict.fromkeys(min(start, length - patch) for start in range(0, length, stride)))
 
 
-class TestReleased:
-    def test_what_is_blended(self):
-        """Each tile is a number of its own; the blend by hand, in two dimensions as released."""
-        size, scale, patch, stride = (44, 60), 4, 16, 8
-        made = []
+def test_what_is_blended_as_released():
+    """Each tile is a number of its own; the blend by hand, in two dimensions as released."""
+    size, scale, patch, stride = (44, 60), 4, 16, 8
+    made = []
 
-        def numbered(batch, noise):
-            made.append(torch.rand(1, 3, *batch["size"]))
-            return made[-1]
+    def numbered(batch, noise):
+        made.append(torch.rand(1, 3, *batch["size"]))
+        return made[-1]
 
-        batch = batch_of(*size, scale)
-        found = tiled(numbered, batch, patch, patch - stride, "released")
-        one = released_weights(patch * scale)
-        weight = np.outer(one, one)
-        total, weights = np.zeros((3, *batch["size"])), np.zeros(batch["size"])
-        starts = itertools.product(*(released_starts(side, patch, stride) for side in size))
-        for tile, (top, left) in zip(made, starts, strict=True):
-            rows, columns = (slice(scale * n, scale * (n + patch)) for n in (top, left))
-            total[:, rows, columns] += tile[0].double().numpy() * weight
-            weights[rows, columns] += weight
-        np.testing.assert_allclose(found[0], total / weights, rtol=0, atol=1e-6)
+    batch = batch_of(*size, scale)
+    found = tiled(numbered, batch, patch, patch - stride, "released")
+    one = released_weights(patch * scale)
+    weight = np.outer(one, one)
+    total, weights = np.zeros((3, *batch["size"])), np.zeros(batch["size"])
+    starts = itertools.product(*(released_starts(side, patch, stride) for side in size))
+    for tile, (top, left) in zip(made, starts, strict=True):
+        rows, columns = (slice(scale * n, scale * (n + patch)) for n in (top, left))
+        total[:, rows, columns] += tile[0].double().numpy() * weight
+        weights[rows, columns] += weight
+    np.testing.assert_allclose(found[0], total / weights, rtol=0, atol=1e-6)
