@@ -453,7 +453,7 @@ ROUNDS = {"BSRGAN": "shuffled", "Photograph": "camera", "Web": "saved", "RealESR
 def test_each_stage_is_the_same_by_both_executors(recipe: Callable[..., Pipeline]) -> None:
     """Equal to 1e-4 before the first rounding; then, and in each stage alone, a level in 99.9 %.
 
-    Poisson noise depends on rounded values. The composed stages `final` and `shuffled` round
+    Poisson noise depends on rounded values: one of them may differ, by the processor. The composed stages `final` and `shuffled` round
     internally: a value near a half that is rounded differently changes a whole block of JPEG.
     """
     rounded = False
@@ -463,7 +463,7 @@ def test_each_stage_is_the_same_by_both_executors(recipe: Callable[..., Pipeline
         first = name == ROUNDS.get(recipe.__name__, "jpeg")
         if not rounded and not composed:
             least = 1.02 if first else 1e-4 * 255
-            assert (chain > least).float().mean() <= (1e-3 if first else 1e-5), name
+            assert (chain > least).float().mean() <= (1e-3 if first else 1e-4), name
         rounded |= first
     assert rounded
 
