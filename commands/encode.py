@@ -535,6 +535,10 @@ class Encode(Callback):
     def __init__(self, options: EncodeOptions, config: dict[str, Any]) -> None:
         self.options, self.config = options, config
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the method a parameter: optimisers and DDP need one, and a `RoundTrip` has none."""
+        pl_module.register_parameter("unused", torch.nn.Parameter(torch.zeros(1)))
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Encode; by now the model is on its device and the sources are open.
 

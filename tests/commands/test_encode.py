@@ -41,6 +41,13 @@ init_args:
     init_args: {channels: 32, width: 8, multipliers: [1], blocks: 1, swin_width: 8, heads: 1,
                 window: 2, condition_factor: 4}
 """
+ROUND_TRIP = """
+class_path: lightning_modules.RoundTrip
+init_args:
+  space:
+    class_path: lightning_modules.Taef2Space
+    init_args: {encoder: encoder.pth, decoder: decoder.pth}
+"""
 ENCODE = ("encode", "--config", "tiny.yaml", "--model", "model.yaml", "--encode.out", "out")
 CROPS = ("--encode.crop", 32, "--encode.crops_per_image", 2, "--encode.samples_per_shard", 6)
 PAIRS = ("--encode.pairs", "true", "--encode.hr", "true", "--encode.flips", "true")
@@ -193,7 +200,9 @@ def test_squares_are_changed_by_augment_and_flipped_by_axis(work: Path, enlarger
     options = (*CROPS, "--encode.hr", "true")
     enlarger(*ENCODE, *options)
     enlarger(*ENCODE[:-1], "inverted", *options, "--config", "invert.yaml")
-    enlarger(*ENCODE[:-1], "flipped", *options, "--encode.flips", "horizontal")
+    Path("round_trip.yaml").write_text(ROUND_TRIP)  # which has nothing to train
+    flips = ("--encode.flips", "horizontal", "--model", "round_trip.yaml")
+    enlarger(*ENCODE[:-1], "flipped", *options, *flips)
     plain, inverted, flipped = (
         {k: v for path in sorted(Path(f).glob("*.tar")) for k, v in members(path).items()}
         for f in ("out", "inverted", "flipped")
