@@ -159,7 +159,6 @@ class SRDataModule(Predicted, LightningDataModule):
         if stage == "test":
             self._datasets["test"] = self._evaluation_images(self.test)
         if stage == "predict":
-            self._left_out = set()  # of an earlier predict
             source = source_to_enlarge(self.predict, self.outputs)
             scale = self._prepared(source, srgb=False)
             self._datasets["predict"] = images_to_enlarge(source, scale, self.size)

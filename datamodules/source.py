@@ -230,7 +230,6 @@ class PerImage(Wrapper):
         Raises:
             ValueError: If the source has its own scale or degradation, or as its ``prepare``.
         """
-        self._latest = None
         prepare_within(self.source, self, scale)
         numbers = range(self.per_image)
         self._keys = Names.of(f"{key}/{number}" for key in self.source.keys for number in numbers)

@@ -234,11 +234,7 @@ def _images_of(source: str, what: str, refused: list[Refused]) -> dict[str, Memb
             "sample: give these tars as SOURCE alone, without --lr"
         )
     if is_lmdb(path):
-        records: dict[str, Member] = {}
-        for key, member in _from_lmdb(path, refused):
-            if records.setdefault(key, member) is not member:
-                raise ValueError(f"{what}: {path} has two images {key!r}, such as a JPEG and a PNG")
-        return records
+        return dict(_from_lmdb(path, refused))
     if path.is_dir() or (has_wildcard(str(path)) and not path.exists()):
         found = by_key(images_of(str(path)), what)
         if not found:

@@ -183,7 +183,6 @@ class Shards(Source):
             ValueError: If there is no shard, a broken one, no image, or two samples with one key.
             RemoteError: If a server cannot be reached, or refuses.
         """
-        self._latest = {}
         self._folder = folder = Path(expand_path(self.index_cache, "Shards.index_cache"))
         names = list_shards(self.urls, False, self.policy)
         cache = self._cache() if any(map(is_remote, names)) else None

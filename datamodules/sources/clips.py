@@ -183,14 +183,7 @@ class Clips(RecordedClips):
         found: dict[str, list[str]] = {}
         frames = by_key(((image_key(path, root), path) for path in list_images(root)), "Clips.root")
         for key, path in frames.items():
-            found.setdefault(key.rpartition("/")[0], []).append(str(path))
-        if own := found.pop("", []):  # frames in the root itself
-            if root.name in found:
-                raise ValueError(
-                    f"Clips.root: frames in {root} and in {root / root.name} would both be the "
-                    f"clip {root.name!r}: move one of them"
-                )
-            found[root.name] = own
+            found.setdefault(key.rpartition("/")[0] or root.name, []).append(str(path))
         if not found:
             raise ValueError(
                 f"Clips.root {str(root)!r} has no frames; expected a folder of images for each clip"
@@ -254,11 +247,7 @@ class TrainingClips(TrainingImages):
     def _augmented(self, sample: Any, index: int, seed: int) -> None:
         # From the seed alone, so all frames change alike.
         if self.augment is not None:
-            frames = []
-            for frame in sample["clip"]:
-                with seeded(seed):  # also what an augmentation of one's own draws
-                    frames.append(self.augment(frame, seed))
-            sample["clip"] = np.stack(frames)
+            sample["clip"] = np.stack([self.augment(frame, seed) for frame in sample["clip"]])
 
 
 ClipSource.evaluation_dataset, ClipSource.training_dataset = ClipImages, TrainingClips

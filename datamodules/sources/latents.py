@@ -25,7 +25,6 @@ from datamodules.shards.urls import is_remote, list_shards
 from datamodules.source import Sample
 
 ABOUT = "encode.json"  # beside the shards, written after all of them
-SAME = ("space", "factor", "scale", "lr_enlarged", "texts")  # of all sets
 LATENTS = ("latent", "lr_latent")
 TEXT = "text_features"
 
@@ -52,21 +51,14 @@ class Latents(Shards):
         """Read the indices, and the description of the latents. Args as ``Source.prepare``.
 
         Raises:
-            ValueError: If there is no shard, a broken one, or a set is incomplete; or its LR has
-                another scale, or two sets are of other autoencoders or scales.
+            ValueError: If there is no shard, a broken one, or the set is incomplete; or its LR has
+                another scale.
         """
         names = list_shards(self.urls, False, self.policy)
         far = [name for name in names if is_remote(name)]
         if far:
             raise ValueError(f"Latents.urls: {far[0]} is remote; copy the shards to this host")
-        sets = {folder: _about(folder / ABOUT) for folder in {Path(name).parent for name in names}}
-        self.about = sets[Path(names[0]).parent]
-        for folder, about in sets.items():
-            if other := [key for key in SAME if about.get(key) != self.about.get(key)]:
-                raise ValueError(
-                    f"Latents.urls: {folder} and {Path(names[0]).parent} have another "
-                    f"{', '.join(other)} ({ABOUT}): encode both alike"
-                )
+        self.about = _about(Path(names[0]).parent / ABOUT)
         made = self.about["scale"]
         if made is not None and made != scale:
             raise ValueError(

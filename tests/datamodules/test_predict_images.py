@@ -39,13 +39,3 @@ def test_profiles_are_converted_where_that_is_asked_for(tmp_path):
     for batch, expected in ((kept, levels), (converted, srgb_of_rgb(levels))):
         found = batch["lr"][0].permute(1, 2, 0).numpy()
         np.testing.assert_allclose(found, expected, atol=1)
-
-
-def test_what_was_left_out_is_not_left_out_of_the_next_predict():
-    data = SRDataModule(2, predict=Memory({"a": random_image(8, 8)}), workers=0)
-    for left_out in ({"a"}, set()):
-        data.setup("predict")
-        if left_out:  # as Writer does
-            data.skip_in_predict({*data.predict_keys})
-        (loader,) = data.predict_dataloader()
-        assert len(loader) == (0 if left_out else 1)

@@ -162,12 +162,6 @@ def test_plain_keys(tmp_path, image):
         assert file.getnames() == ["a.png", "sub/b.jpg", "v1_0.png"]
 
 
-def test_two_images_of_one_name(tmp_path, image, caplog):
-    records = {b"a.png": image, b"a.jpg": save(tmp_path / "x.jpg").read_bytes()}
-    assert pack.main([str(database(tmp_path / "twice", records)), str(tmp_path / "out")]) == 2
-    assert "has two images 'a'" in caplog.text
-
-
 def test_replaced_values_are_not_taken_for_packed(tmp_path, image, caplog):
     path, out = tmp_path / "plain", str(tmp_path / "out")
     assert pack.main([str(database(path, {b"a": image})), out]) == 0

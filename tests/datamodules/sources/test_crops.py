@@ -63,15 +63,6 @@ def test_squares_lie_within_their_images():
     assert max(tops) == 40 - 32
 
 
-def test_images_are_read_anew_after_another_preparation():
-    source = Numbered()
-    crops = crops_of(source, size=32, per_image=2)
-    crops.read(0)
-    crops.prepare(2.0)
-    crops.read(0)
-    assert source.reads == [0, 0]
-
-
 def test_a_place_follows_from_the_name_alone():
     places = dict(
         zip(crops_of(Numbered(), 32, 5).keys, corners(crops_of(Numbered(), 32, 5)), strict=True)

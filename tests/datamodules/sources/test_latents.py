@@ -91,14 +91,6 @@ def test_encode_json(tmp_path: Path) -> None:
         Latents(urls).prepare(4.0)
 
 
-def test_sets_of_two_autoencoders(tmp_path: Path) -> None:
-    z = {"latent.npy": npy(np.zeros((1, 2, 2), np.float32))}
-    other = {**ABOUT_OURS, "space": "Space 4567"}
-    urls = [write(tmp_path / "one", z), write(tmp_path / "two", z, about=other)]
-    with pytest.raises(ValueError, match="have another space"):
-        Latents(urls).prepare(2.0)
-
-
 def test_no_mixture_of_latents(tmp_path: Path) -> None:
     source = Latents(write(tmp_path / "out", {"latent.npy": npy(np.zeros((1, 2, 2)))}))
     with pytest.raises(ValueError, match=r"Mix.sources: 'mine' holds latents.* urls of one"):
