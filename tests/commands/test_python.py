@@ -16,8 +16,11 @@ from safetensors.torch import save_file
 
 import enlarger
 from callbacks import EMA, PSNR
+from callbacks.results.files import load_results
+from callbacks.results.results import Results
 from commands import measure
 from commands.run.files import newest_whole
+from datamodules import Folder
 from degradations.bicubic import resize
 from degradations.tools.configure import degradation_of
 from lightning_modules import EDSR, Bicubic, Regression, ResShift, RRDBNet, Taef2Space
@@ -362,6 +365,41 @@ def test_plain_lightning_trains_on_data(tmp_path: Path) -> None:
     assert any(not torch.equal(before[name], value) for name, value in module.state_dict().items())
     assert np.isfinite(float(trainer.callback_metrics["val/psnr"]))
     assert enlarger.Enlarger(module, "cpu").enlarge(RGB).shape == (48, 40, 3)
+
+
+def test_numbers_of_trained_weights_are_not_those_of_the_file_before(tmp_path: Path) -> None:
+    """Neither after training, nor after Lightning's ``ckpt_path``, in the same process."""
+    (photos := tmp_path / "photos").mkdir()
+    for number in range(2):
+        Image.fromarray(RGB.repeat(2, 0)).save(photos / f"{number}.png")
+    file = tmp_path / "a.pth"
+    torch.save(Regression(2, network=EDSR(2, blocks=1, channels=4)).state_dict(), file)
+    images = enlarger.data(photos, scale=2, crop_size=16, batch_size=2, workers=0)
+    images.test = {"test": Folder(str(photos))}
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+
+    def trainer(**more: Any) -> Trainer:
+        return Trainer(
+            default_root_dir=tmp_path,
+            callbacks=[PSNR(), Results()],
+            accelerator="cpu",
+            **quiet,
+            **more,
+        )
+
+    def named() -> list[tuple[str | None, bool]]:
+        found = load_results(tmp_path / "results.json")["results"]
+        return [(result["checkpoint"], "sha256" in result) for result in found]
+
+    module = Regression(2, network=EDSR(2, blocks=1, channels=4), weights=str(file))
+    trainer().test(module, images, verbose=False)
+    (training := trainer(max_steps=1)).fit(module, images)
+    trainer().test(module, images, verbose=False)
+    assert named() == [(str(file), True), (f"{file}, trained on", False)]
+    training.save_checkpoint(tmp_path / "b.ckpt")
+    module = Regression(2, network=EDSR(2, blocks=1, channels=4), weights=str(file))
+    trainer().test(module, images, verbose=False, ckpt_path=tmp_path / "b.ckpt")
+    assert named() == [(str(file), True), (f"{file}, trained on", False)]
 
 
 def test_fit_continues_a_run_as_if_it_had_not_stopped(
