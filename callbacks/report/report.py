@@ -105,7 +105,7 @@ class Report(EvaluationCallback):
             return
         try:
             self._datasets = evaluated_datasets(trainer)
-        except TypeError as error:  # another data module: metrics refuse it, a page need not
+        except (TypeError, ValueError) as error:  # metrics refuse them, a page need not
             log.warning("the report has no images: %s", error)
         self._wanted = [list(dataset.keys[: self.limit]) for dataset in self._datasets]
         self._kept = [{} for _ in self._datasets]
