@@ -19,7 +19,7 @@ from callbacks.evaluation import (
     evaluated_datasets,
     gather,
 )
-from callbacks.metrics.base import OUTPUT, ImageMetric, Measurements, Metric
+from callbacks.metrics.base import OUTPUT, Measurements, Metric
 from callbacks.results.files import (
     RESULTS,
     ImageNumbers,
@@ -132,7 +132,7 @@ class Results(Callback):
     ) -> None:
         """Hash the images of ``validate`` or ``test`` for ``compare``, once for all metrics."""
         if trainer.state.fn == TrainerFn.FITTING or not any(
-            isinstance(c, ImageMetric) for c in all_callbacks(trainer)
+            isinstance(c, Metric) for c in all_callbacks(trainer)
         ):
             return
         found = [batch[name] for name in ("hr", "clip", "lr") if name in batch]
