@@ -25,7 +25,7 @@ from callbacks.results.files import (
     made_by,
     write_results,
 )
-from callbacks.results.results import Results, margins, table
+from callbacks.results.results import Evaluation, Results, margins, over_seeds, table
 from files.method import Method
 from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
@@ -129,6 +129,24 @@ def test_options_are_part_of_what_a_number_stands_for(
         output_settings = options  # type: ignore[assignment]
 
     assert made_by(Made()) == expected
+
+
+@pytest.mark.parametrize("bad", [0, 1])
+def test_a_number_that_a_seed_lacks_is_no_mean_of_the_others(bad: int) -> None:
+    """A metric of sets has one number, NaN, where an output is not finite; else further ones."""
+    seeds = [
+        Evaluation(
+            seed,
+            [result(metric="swd", value=math.nan)]
+            if seed == bad
+            else [result(metric="swd"), result(metric="swd_2")],
+            [],
+        )
+        for seed in range(3)
+    ]
+    found = over_seeds(seeds)
+    assert [r["metric"] for r in found] == ["swd", "swd_2"]
+    assert all(math.isnan(r["value"]) and math.isnan(r["std"]) for r in found)
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])
