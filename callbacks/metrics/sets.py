@@ -281,8 +281,9 @@ class SetMetric(Metric):
             ValueError: If they are missing, broken, too few, or of another protocol.
         """
         super().setup(trainer, pl_module, stage)
-        if self.reference is not None and self._loaded and not self._off:
-            on_first(self._find_reference)
+        place = self.reference
+        if place is not None and self._loaded and not self._off:
+            on_first(lambda: self._find_reference(place))  # each time: images may be others by now
 
     def measure(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
         """Return (B, 2, ...) features of output and HR; (B, 1, ...) with other references."""
@@ -341,15 +342,14 @@ class SetMetric(Metric):
                 "take the metric out of trainer.callbacks"
             )
 
-    def _find_reference(self) -> None:
-        if self._reference is None and self.reference is not None:
-            found = find_reference(self, self.reference)
-            if len(found.features) < self.minimum:
-                raise ValueError(
-                    f"`reference` of {type(self).__name__}, {self.reference!r}, has "
-                    f"{len(found.features)} images; it needs at least {self.minimum}"
-                )
-            self._reference = found
+    def _find_reference(self, place: str) -> None:
+        found = find_reference(self, place)
+        if len(found.features) < self.minimum:
+            raise ValueError(
+                f"`reference` of {type(self).__name__}, {place!r}, has {len(found.features)} "
+                f"images; it needs at least {self.minimum}"
+            )
+        self._reference = found
 
     def finite_features(self, images: Tensor, batch: Batch) -> Tensor:
         """Return features on the CPU; NaN if pixels are not finite, which rounding would hide.
