@@ -283,7 +283,8 @@ class Writer(Callback):
         levels = [output_levels(image, meta) for image, meta in zip(images, metas, strict=True)]
         seconds = (time.perf_counter() - self._began) / len(keys)  # everything is on the host
         common = self._common(pl_module, batch, seconds)
-        common["scale"] = getattr(dataset, "scale", None)
+        sized = getattr(dataset, "size", None) is not None
+        common["scale"] = None if sized else getattr(dataset, "scale", None)
         for key, pixels, meta, finite in zip(keys, levels, metas, sound, strict=True):
             if "frame" in meta:
                 self._add_frame(pixels, meta, common, finite)
