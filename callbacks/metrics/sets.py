@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 CACHE = "~/.cache/enlarger/references"
 BATCH = 8
-READING = 3  # version of image reading: since 3 with the colours of all tags of a file
+READING = 4  # version of image reading: since 4 with all bits of 16-bit files
 READERS = 4
 MANY = 5000  # images: more may take a CPU over half an hour, the time that other processes wait
 
