@@ -16,7 +16,7 @@ from files.class_path import class_path
 from files.paths import size_and_time
 
 log = logging.getLogger(__name__)
-PLAIN = str | int | float | list | tuple | None
+PLAIN = (str, int, float, list, tuple, type(None))
 
 
 def measured_objects(trainer: Trainer, pl_module: LightningModule) -> list[str]:

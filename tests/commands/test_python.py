@@ -26,6 +26,7 @@ from degradations import Bicubic as BicubicDegradation
 from degradations.bicubic import resize
 from degradations.tools.configure import degradation_of
 from lightning_modules import EDSR, Bicubic, Regression, ResShift, RRDBNet, Taef2Space
+from lightning_modules.sampling.tiling import Tiling
 from main import main
 from tests.conftest import REPO
 from tests.datamodules.profiles import rgb_profile
@@ -180,10 +181,14 @@ def test_a_run_is_loaded_as_predict_does(trained: Path, command: Command) -> Non
     """Also its export, alone in another folder; with another argument it is another model."""
     source = Path("photo.png")
     Image.fromarray(RGB).save(source)
-    command("predict", "--config", "tiny.yaml", "--data.init_args.predict", source)
+    config = trained / "config.yaml"
+    tiles = "  size: 8\n  overlap: 0\n"
+    config.write_text(config.read_text().replace("  size: auto\n  overlap: null\n", tiles))
+    command("predict", "--config", config, "--data.init_args.predict", source)
     predicted = np.asarray(Image.open(trained / "predict/photo.png"))
     model = enlarger.load(trained, device="cpu")
     assert np.array_equal(model.enlarge(RGB), predicted)
+    assert not np.array_equal(model.enlarge(RGB, tiling=Tiling()), predicted)
     command("export", trained, "--export.out", "shared")
     assert np.array_equal(enlarger.load("shared", device="cpu").enlarge(RGB), predicted)
     other = enlarger.load(trained, device="cpu", color_fix="adain")
