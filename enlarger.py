@@ -214,16 +214,23 @@ class Enlarger:
     Args:
         module: The method; set to evaluation and moved to the device.
         device: Where it runs; by default the first GPU, if there is one.
+        tiling: How large images are cut into tiles; by default only if they are large.
 
     Raises:
         FileNotFoundError: If a file that its arguments name is missing.
         ValueError: If a frozen part has random weights.
     """
 
-    def __init__(self, module: SuperResolver, device: str | torch.device | None = None) -> None:
+    def __init__(
+        self,
+        module: SuperResolver,
+        device: str | torch.device | None = None,
+        tiling: Tiling | None = None,
+    ) -> None:
         module.setup("predict")
         best = "cuda" if torch.cuda.is_available() else "cpu"
         self.module = module.to(torch.device(device or best)).eval()
+        self.tiling = tiling or Tiling()
 
     @property
     def scale(self) -> float:
@@ -246,7 +253,7 @@ class Enlarger:
             scale: Factor, for a method of any scale; by default ``self.scale``.
             size: (H, W) of the result, instead of ``scale``.
             seed: The only source of randomness.
-            tiling: How large images are cut into tiles; by default only if they are large.
+            tiling: How large images are cut into tiles; by default as of the run or export.
 
         Returns:
             The enlarged image.
@@ -267,7 +274,7 @@ class Enlarger:
                 f"both scale {scale:g} and size {size} are given: leave one of them out"
             )
         self.module.set_noise_seed(seed)
-        self.module.set_tiling(tiling or Tiling())
+        self.module.set_tiling(tiling or self.tiling)
         batch: Batch = {
             "key": ["image"],
             "seed": torch.tensor([seed_of("enlarger.enlarge")], dtype=torch.int64),
@@ -344,7 +351,7 @@ def load(
         raise ValueError(str(error)) from error
     if not isinstance(module, SuperResolver):
         raise ValueError(f"{source} is a {type(module).__name__}, which does not enlarge images")
-    return Enlarger(module, device)
+    return Enlarger(module, device, module.tiling)
 
 
 def _load(source: str, scale: float | None, arguments: dict[str, Any]) -> ImageModel:
@@ -360,7 +367,10 @@ def _load(source: str, scale: float | None, arguments: dict[str, Any]) -> ImageM
             ) from None
         if (path / EXPORT).is_file():
             arguments = {"weights": str(path / EXPORT), **arguments}
-        return _built(model, own if scale is None else scale, arguments, RunDirectory(path))
+        module = _built(model, own if scale is None else scale, arguments, RunDirectory(path))
+        if isinstance(module, SuperResolver):
+            module.set_tiling(Tiling(**(content.get("tiling") or {})))
+        return module
     if path.is_file() and path.suffix not in (".yaml", ".yml"):
         from lightning_modules.networks.spandrel import scale_of_file
 

@@ -74,6 +74,7 @@ def evaluated_datasets(trainer: Trainer) -> list[Any]:
 
     Raises:
         TypeError: If a dataset has no ``name``, ``scale`` or ``keys``.
+        ValueError: If two have one name.
     """
     found = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
     loaders = list(found.values()) if isinstance(found, Mapping) else found
@@ -88,6 +89,12 @@ def evaluated_datasets(trainer: Trainer) -> list[Any]:
                 "numbers are distinguished; evaluate through datamodules.SRDataModule, or give "
                 "the dataset these attributes"
             )
+    names = [dataset.name for dataset in datasets]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(
+            f"two datasets are named {twice[0]!r}, and numbers are distinguished by the names: "
+            "give one of them another `name`"
+        )
     return datasets
 
 

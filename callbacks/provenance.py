@@ -52,12 +52,15 @@ def commit() -> str | None:
 
     A copy without git, as in a container, has it in the variable ``ENLARGER_COMMIT``.
     """
+    here = Path(__file__).resolve().parent
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
             capture_output=True,
             text=True,
-            cwd=Path(__file__).parent,
+            cwd=here,
+            # A copy may lie in the repository of another program.
+            env={**os.environ, "GIT_CEILING_DIRECTORIES": str(here.parents[1])},
             timeout=10,
             check=True,
         )

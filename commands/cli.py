@@ -243,6 +243,7 @@ class EnlargerCLI(CommandsCLI):
         """Find the run directory, and decide what is resumed, before anything is built."""
         config = self.config[self.subcommand]
         if self.subcommand == "export":
+            self.precision = config.trainer.precision
             model_alone(config)
         self.world = agree(config.trainer, command=str(self.subcommand))
         options = config.run
@@ -449,7 +450,7 @@ class EnlargerCLI(CommandsCLI):
         ):
             keep_earlier_metrics(self.trainer)
             if command == "export":
-                origin = Origin(self.run.path, self._dump(), self.weights_file)
+                origin = Origin(self.run.path, self._dump(), self.weights_file, self.precision)
                 export(self.model, self.config_init[command].export, origin)
             else:
                 super().run_command(command)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from files.colours import GREY
+from files.deep import TOP, Pixels, deep_pixels, eight_bits
 from files.image_profiles import orientation_of, space_of, to_srgb, upright
 from files.images import open_image
-from files.paths import list_images
+from files.paths import list_images, read_bytes
 
 log = logging.getLogger(__name__)
 
@@ -23,16 +26,14 @@ log = logging.getLogger(__name__)
 def read_image(path: Path) -> Tensor:
     """Read an image upright, in sRGB and without alpha: (1, 3, H, W) float32 in [0, 1].
 
-    Images of 8 bits equal those of training and evaluation; the colour profile of 16-bit grey is
-    ignored.
+    The pixels are those of training and evaluation.
 
     Raises:
         ValueError: The file is missing, or is not an image.
     """
     pixels = _read(path)
-    if pixels.dtype == np.uint8:
-        pixels = pixels.astype(np.float32) / 255.0
-    return torch.from_numpy(pixels.clip(0.0, 1.0)).permute(2, 0, 1).unsqueeze(0)
+    scaled = pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
+    return torch.from_numpy(scaled).permute(2, 0, 1).unsqueeze(0)
 
 
 def read_levels(path: Path) -> NDArray[np.uint8]:
@@ -41,26 +42,38 @@ def read_levels(path: Path) -> NDArray[np.uint8]:
     Raises:
         ValueError: The file is missing, or is not an image.
     """
-    pixels = _read(path, on_white=True)
-    return pixels if pixels.dtype == np.uint8 else (pixels * 255).round().astype(np.uint8)
+    return eight_bits(_read(path, on_white=True))
 
 
-def _read(path: Path, on_white: bool = False) -> NDArray[Any]:
-    """Return (H, W, 3) uint8, or float32 in [0, 1] of 16-bit grey."""
+def _read(path: Path, on_white: bool = False) -> Pixels:
+    """Return (H, W, 3)."""
     try:
-        with open_image(path) as image:
-            if image.mode.startswith("I"):  # 16-bit grey, which convert would clip to 8 bits
-                deep = np.asarray(image, np.float32) / 65535.0
-                pixels = np.repeat(deep[..., None], 3, axis=-1)
+        data = read_bytes(path)
+        with open_image(io.BytesIO(data)) as image:
+            icc = image.info.get("icc_profile") or b""
+            deep = deep_pixels(image, data)
+            if deep is None:
+                pixels: Pixels = _srgb(image, icc, on_white)
             else:
-                pixels = _srgb(image, image.info.get("icc_profile") or b"", on_white)
+                pixels = _srgb_16(*deep, image.mode in GREY, icc, on_white)
             return upright(pixels, orientation_of(image))
     except FileNotFoundError as error:
         raise ValueError(f"the image {path} does not exist") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders raise anything on arbitrary bytes
         raise ValueError(
             f"{path} cannot be read as an image ({error}): replace or remove it"
         ) from error
+
+
+def _srgb_16(rgb: Pixels, alpha: Pixels | None, grey: bool, icc: bytes, on_white: bool) -> Pixels:
+    """Return (H, W, 3) of 16 bits; of 8 if it is converted, as Pillow converts no others."""
+    if on_white and alpha is not None:
+        share = alpha[..., None] / TOP
+        rgb = np.rint(rgb * share + TOP * (1 - share)).astype(np.uint16)
+    space, eight = space_of(icc), eight_bits(rgb)
+    described = eight if space == "RGB" else eight[..., 0] if grey and space == "L" else None
+    converted = None if described is None else to_srgb(described, icc)
+    return rgb if converted is None else converted
 
 
 def _srgb(image: Image.Image, icc: bytes, on_white: bool) -> NDArray[np.uint8]:

@@ -19,7 +19,8 @@ class Method:
     Attributes:
         training_only: Prefixes of parts that only training needs, such as a discriminator. EMA and
             exports leave them out, and checkpoints with them also load into a model without them.
-        weights_source: The weights that were loaded; None while all are as initialised.
+        weights_source: The weights that were loaded, and whether they were trained on since; None
+            while all are as initialised.
     """
 
     training_only: tuple[str, ...] = ()

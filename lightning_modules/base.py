@@ -167,6 +167,7 @@ class ImageModel(Loaded, Optimised, ABC):
         A sample's seed is a hash of (run seed, epoch, position in the plan). So every rank and
         every batch differs, and a resumed run draws the same numbers as an uninterrupted one.
         """
+        self.mark_as_changed()
         # Seeds that come again in the next epoch shall draw new noise there.
         trainer: Any = self._trainer
         repeated = trainer is not None and (trainer.overfit_batches or not _is_ours(trainer))

@@ -25,6 +25,7 @@ from lightning_modules.weights import (
 )
 
 log = logging.getLogger(__name__)
+TRAINED_ON = ", trained on"
 
 
 class Loaded(Method, LightningModule):
@@ -110,6 +111,11 @@ class Loaded(Method, LightningModule):
         self.load_state_dict(self._fitted(str(path), state, required))
         self.weights_source, self.loaded_with = weights.name, weights.trained_with
         weights.log()
+
+    def mark_as_changed(self) -> None:
+        """Note that the weights are no longer those of the file that they were loaded from."""
+        if (source := self.weights_source) is not None and not source.endswith(TRAINED_ON):
+            self.weights_source = source + TRAINED_ON
 
     def warn_if_unlike(self, weights: Weights) -> None:
         """Warn if weights were trained with other settings of the model."""
@@ -223,6 +229,7 @@ class Loaded(Method, LightningModule):
         check_sources(self, checkpoint.get("frozen", {}))
         state, keys = checkpoint["state_dict"], set(self.checkpoint_keys())
         checkpoint["state_dict"] = self._fitted("the checkpoint", state, keys)
+        self.mark_as_changed()
 
 
 def file_of(name: str, value: str) -> Path:

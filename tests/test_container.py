@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import subprocess
 import tomllib
+from pathlib import Path
 
 import pytest
 
+from callbacks import provenance
 from callbacks.provenance import commit
 from tests.conftest import REPO
 
@@ -51,3 +53,16 @@ def test_results_have_the_commit_without_git(monkeypatch: pytest.MonkeyPatch) ->
     assert commit() == "0f1e2d"
     monkeypatch.delenv("ENLARGER_COMMIT")
     assert commit() is None
+
+
+def test_the_commit_is_not_that_of_a_repository_around_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for command in ("init", "-c user.name=a -c user.email=b commit --allow-empty -m other"):
+        subprocess.run(["git", *command.split()], cwd=tmp_path, check=True, capture_output=True)
+    copied = tmp_path / "packages" / "callbacks" / "provenance.py"
+    copied.parent.mkdir(parents=True)
+    copied.touch()
+    monkeypatch.setattr(provenance, "__file__", str(copied))
+    monkeypatch.setenv("ENLARGER_COMMIT", "0f1e2d")
+    assert commit() == "0f1e2d"

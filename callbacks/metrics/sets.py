@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 CACHE = "~/.cache/enlarger/references"
 BATCH = 8
-READING = 3  # version of image reading: since 3 with the colours of all tags of a file
+READING = 4  # version of image reading: since 4 with all bits of 16-bit files
 READERS = 4
 MANY = 5000  # images: more may take a CPU over half an hour, the time that other processes wait
 
@@ -281,8 +281,9 @@ class SetMetric(Metric):
             ValueError: If they are missing, broken, too few, or of another protocol.
         """
         super().setup(trainer, pl_module, stage)
-        if self.reference is not None and self._loaded and not self._off:
-            on_first(self._find_reference)
+        place = self.reference
+        if place is not None and self._loaded and not self._off:
+            on_first(lambda: self._find_reference(place))  # each time: images may be others by now
 
     def measure(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
         """Return (B, 2, ...) features of output and HR; (B, 1, ...) with other references."""
@@ -341,15 +342,14 @@ class SetMetric(Metric):
                 "take the metric out of trainer.callbacks"
             )
 
-    def _find_reference(self) -> None:
-        if self._reference is None and self.reference is not None:
-            found = find_reference(self, self.reference)
-            if len(found.features) < self.minimum:
-                raise ValueError(
-                    f"`reference` of {type(self).__name__}, {self.reference!r}, has "
-                    f"{len(found.features)} images; it needs at least {self.minimum}"
-                )
-            self._reference = found
+    def _find_reference(self, place: str) -> None:
+        found = find_reference(self, place)
+        if len(found.features) < self.minimum:
+            raise ValueError(
+                f"`reference` of {type(self).__name__}, {place!r}, has {len(found.features)} "
+                f"images; it needs at least {self.minimum}"
+            )
+        self._reference = found
 
     def finite_features(self, images: Tensor, batch: Batch) -> Tensor:
         """Return features on the CPU; NaN if pixels are not finite, which rounding would hide.

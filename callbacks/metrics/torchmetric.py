@@ -121,21 +121,21 @@ class TorchMetric(ImageMetric):
         images = {"sr": sr, "hr": hr, "lr": batch.get("lr")}
         given = [self._prepared(images[name]) for name in self.inputs]
         finite = are_finite(sr).tolist()
-        with self._enclosed():
-            for i, key in enumerate(batch["key"]):
-                if not finite[i]:
-                    continue
-                try:
+        for i, key in enumerate(batch["key"]):
+            if not finite[i]:
+                continue
+            try:
+                with self._enclosed():
                     self.metric.reset()
                     self.metric.update(*(x[i : i + 1] for x in given))
                     values[i] = float(self.metric.compute())
-                except (ValueError, RuntimeError, TypeError) as error:
-                    (height, width), said = sr.shape[-2:], str(error).rstrip(".")
-                    raise ValueError(
-                        f"{self.name} of {key}, {width}x{height} pixels: {said}. Check `pixels`, "
-                        "`inputs` and `metric` of TorchMetric in trainer.callbacks; `smallest` "
-                        "leaves out images that are too small for the metric"
-                    ) from error
+            except (ValueError, RuntimeError, TypeError) as error:
+                (height, width), said = sr.shape[-2:], str(error).rstrip(".")
+                raise ValueError(
+                    f"{self.name} of {key}, {width}x{height} pixels: {said}. Check `pixels`, "
+                    "`inputs` and `metric` of TorchMetric in trainer.callbacks; `smallest` "
+                    "leaves out images that are too small for the metric"
+                ) from error
         return torch.tensor(values, dtype=torch.float64)
 
     def _add(self, outputs: Any, batch: Batch, dataloader_idx: int) -> None:

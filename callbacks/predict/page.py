@@ -23,13 +23,16 @@ MIDDLES = (1, 3, 5)  # sixths: a frame of each third of a video is shown
 def write_predict_page(folder: Path) -> None:
     """Write the page of all outputs in a folder that have a line and exist, of this run or earlier.
 
+    An output whose last line is an error is of an earlier run, and not shown as one of this run.
+
     Args:
         folder: The folder of outputs.
     """
     names = sorted(outputs_in(folder))
     there = [name for name in names if os.path.exists(folder / name)]
     lines = last_lines(folder, {*there[:MOST]})
-    errors = [line for name, line in lines.items() if not os.path.exists(folder / name)]
+    errors = [line for line in lines.values() if "error" in line]
+    there = [name for name in there if "error" not in lines.get(name, {})]
     content = Content(f"{folder.name}: before and after", _facts(lines, len(there)))
     content.notes += [
         f"Not enlarged: {line.get('input') or line['key']}: {line['error']}"

@@ -72,7 +72,7 @@ class Line(TypedDict, total=False):
     error: Why there is no output.
     lr_size: Height and width of the input, upright.
     size: Height and width of the output.
-    scale: The requested factor.
+    scale: The requested factor; None where ``data.init_args.size`` was requested.
     seconds: From the image on the device to integer levels on the host, without reading and
         encoding, which run concurrently. Of a video the mean over frames of the run that ended it.
     peak_memory: Bytes: on a GPU the peak of all tensors; on a CPU the peak of the whole process;

@@ -50,7 +50,7 @@ from callbacks.predict.predictions import (
 from callbacks.predict.videos import Codec, VideoSettings, VideoWriter
 from callbacks.provenance import commit
 from files.class_path import class_path
-from files.method import method_of
+from files.method import Method, method_of
 from files.numbers import NonNegativeInt, PositiveInt
 from files.owned import foreign, refuse_foreign, remove_file, remove_folder
 from files.paths import expand_path, size_and_time
@@ -228,6 +228,21 @@ class Writer(Callback):
             text = "%s: %d outputs were made otherwise, and are made again"
             log.warning(text, self._root, ours - len(done))
 
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the weights of Lightning's ``ckpt_path``, which it loads after ``setup``.
+
+        Raises:
+            ValueError: If outputs were skipped as made with the weights before.
+        """
+        if self.config or digest_of(pl_module) == self._lines.run["weights_digest"]:
+            return
+        if self.skipped:
+            raise ValueError(
+                f"{self._root} has outputs of the weights that the model had before Lightning "
+                f"loaded others: give the method `weights`, not `ckpt_path`, or {ELSEWHERE}"
+            )
+        self._lines = self._open_lines(trainer, pl_module)
+
     def on_predict_batch_start(
         self,
         trainer: Trainer,
@@ -268,7 +283,8 @@ class Writer(Callback):
         levels = [output_levels(image, meta) for image, meta in zip(images, metas, strict=True)]
         seconds = (time.perf_counter() - self._began) / len(keys)  # everything is on the host
         common = self._common(pl_module, batch, seconds)
-        common["scale"] = getattr(dataset, "scale", None)
+        sized = getattr(dataset, "size", None) is not None
+        common["scale"] = None if sized else getattr(dataset, "scale", None)
         for key, pixels, meta, finite in zip(keys, levels, metas, sound, strict=True):
             if "frame" in meta:
                 self._add_frame(pixels, meta, common, finite)
@@ -283,6 +299,7 @@ class Writer(Callback):
         """
         if stage != "predict" or self._pool is None:
             return
+        self.on_predict_start(trainer, pl_module)  # Lightning does not, if all were skipped
         while self._pending:
             self._settle(*self._pending.popleft())
         self._close()
@@ -335,6 +352,8 @@ class Writer(Callback):
         own: dict[str, Any] = {"writer.profile": self.profile, "writer.exif": self.exif}
         if not self.config:  # Lightning's own Trainer: what the objects say
             data, model = getattr(trainer, "datamodule", None), pl_module
+            if isinstance(model, Method):  # Lightning would load its files only later
+                model.setup("predict")
             for of, name in ((data, "scale"), (data, "size"), (model, "scale"), (model, "tiling")):
                 own[f"{name} of {type(of).__name__}"] = str(getattr(of, name, None))
             own |= {"precision": trainer.precision, **method_of(model).output_settings}

@@ -105,7 +105,7 @@ class Report(EvaluationCallback):
             return
         try:
             self._datasets = evaluated_datasets(trainer)
-        except TypeError as error:  # another data module: metrics refuse it, a page need not
+        except (TypeError, ValueError) as error:  # metrics refuse them, a page need not
             log.warning("the report has no images: %s", error)
         self._wanted = [list(dataset.keys[: self.limit]) for dataset in self._datasets]
         self._kept = [{} for _ in self._datasets]
@@ -177,6 +177,7 @@ class Report(EvaluationCallback):
         found = {key: image for part in parts for key, image in part.items()}
         kept = [found[key] for key in self._wanted[index] if key in found]
         metrics = [c for c in all_callbacks(trainer) if isinstance(c, ImageMetric)]
+        training = trainer.state.fn == TrainerFn.FITTING
         for metric in metrics:
             for kind, images in (("sr", metric.images), ("bicubic", metric.control_images)):
                 values = images.get(dataset.name, {})
@@ -189,7 +190,7 @@ class Report(EvaluationCallback):
             "scale": float(dataset.scale),
             "stage": stage,
             "step": trainer.global_step,
-            "checkpoint": made_by(method_of(pl_module)),
+            "checkpoint": None if training else made_by(method_of(pl_module)),
             "protocols": {m.name: m.protocol() for m in metrics if dataset.name in m.images},
             "images": kept,
         }

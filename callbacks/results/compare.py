@@ -125,7 +125,8 @@ class RunNumbers(NamedTuple):
         """
         found: dict[str, list[ImageNumbers]] = {}
         for numbers in load_images(self.folder) if self.measured is None else self.measured:
-            found.setdefault(identity(numbers), []).append(numbers)
+            if numbers["values"]:  # else of a whole set
+                found.setdefault(identity(numbers), []).append(numbers)
         return found
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from callbacks.evaluation import MetricProtocol
-from callbacks.metrics.base import ImageMetric, Metric, Record
+from callbacks.metrics.base import Metric, Record
 from callbacks.provenance import Provenance, provenance
 from degradations.draws import GAMMA
 from degradations.stages.noise import mixed, signed
@@ -237,7 +237,7 @@ class ImageNumbers(TypedDict):
     protocol: How the numbers were computed.
     checkpoint: As in ``results.json``.
     seed: Noise seed of a stochastic method; else None.
-    values: The number of each image, by its key.
+    values: The number of each image, by its key; empty for a number of the whole set.
     digests: ``digests_of`` the HR of each image, of a clip's frames, or of LR without HR, by its
         key; then a space and the ``detail`` of its LR; one or both are absent in earlier files.
     """
@@ -297,7 +297,7 @@ def image_numbers(
     seed: int | None,
     digests: Mapping[str, Mapping[str, str]],
 ) -> list[ImageNumbers]:
-    """Return the numbers of an evaluation, for metrics with a number for each image.
+    """Return the numbers of an evaluation; none of metrics of whole sets, but what they are of.
 
     Args:
         metrics: The trainer's metrics; only those of the first process have the numbers.
@@ -307,8 +307,6 @@ def image_numbers(
     """
     found: list[ImageNumbers] = []
     for metric in metrics:
-        if not isinstance(metric, ImageMetric):
-            continue
         kinds = (
             (metric.records, metric.images, checkpoint, seed),
             (metric.control_records, metric.control_images, "bicubic", None),
@@ -322,11 +320,10 @@ def image_numbers(
                     "protocol": record["protocol"],
                     "checkpoint": weights,
                     "seed": drawn,
-                    "values": images[record["dataset"]],
+                    "values": images.get(record["dataset"], {}),
                     "digests": dict(digests.get(record["dataset"], {})),
                 }
                 for record in records
-                if record["dataset"] in images
             ]
     return found
 
@@ -399,13 +396,13 @@ def store(run: Path, results: list[Result], images: list[ImageNumbers]) -> None:
 
 def _of_other_images(old: list[ImageNumbers], new: list[ImageNumbers]) -> set[Row]:
     # With one name for the images of validation and of test, the numbers of one would be lost.
-    before = {identity(numbers): numbers["values"].keys() for numbers in old}
+    before = {identity(numbers): _keys(numbers) for numbers in old}
     digests: dict[Row, dict[str, str]] = {}
     for numbers in old:
         digests.setdefault(row_of(numbers), {}).update(numbers.get("digests", {}))
     found: dict[Row, str] = {}
     for numbers in new:
-        row, now = row_of(numbers), numbers["values"].keys()
+        row, now = row_of(numbers), _keys(numbers)
         was, own = digests.get(row, {}), numbers.get("digests", {})
         others = before.get(identity(numbers), now) ^ now
         others |= {key for key in own if are_unlike(own[key], was.get(key))}
@@ -419,3 +416,7 @@ def _of_other_images(old: list[ImageNumbers], new: list[ImageNumbers]) -> set[Ro
             place,
         )
     return set(found)
+
+
+def _keys(numbers: ImageNumbers) -> set[str]:
+    return {*(numbers["values"] or numbers.get("digests", {}))}

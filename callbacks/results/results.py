@@ -19,7 +19,7 @@ from callbacks.evaluation import (
     evaluated_datasets,
     gather,
 )
-from callbacks.metrics.base import OUTPUT, ImageMetric, Measurements, Metric
+from callbacks.metrics.base import OUTPUT, Measurements, Metric
 from callbacks.results.files import (
     RESULTS,
     ImageNumbers,
@@ -64,25 +64,28 @@ def over_seeds(evaluations: Sequence[Evaluation]) -> list[Result]:
 
     Returns:
         Results as of one evaluation. Bicubic has no noise, so its numbers are those of the first.
+        A number that a seed does not have, because an output is not finite, is NaN.
     """
     seeds = [evaluation.seed for evaluation in evaluations if evaluation.seed is not None]
     values: dict[str, list[float]] = {}
+    first: dict[str, Result] = {}
     left_out: dict[str, int] = {}  # the largest number of images without a finite number
     for evaluation in evaluations:
         for result in evaluation.results:
             values.setdefault(place := identity(result), []).append(result["value"])
+            first.setdefault(place, result)
             left_out[place] = max(left_out.get(place, 0), result.get("not_finite", 0))
     combined: list[Result] = []
-    for result in evaluations[0].results:
+    for place, result in first.items():
         if not seeds or result["checkpoint"] == "bicubic":
             combined.append(result)
             continue
-        found = values[identity(result)]
+        found = values[place] + [math.nan] * (len(seeds) - len(values[place]))
         together: Result = {**result, "value": _mean(found), "seeds": seeds}
         if len(found) > 1:
             together["std"] = _deviation(found)
-        if left_out[identity(result)]:
-            together["not_finite"] = left_out[identity(result)]
+        if left_out[place]:
+            together["not_finite"] = left_out[place]
         combined.append(together)
     return combined
 
@@ -132,7 +135,7 @@ class Results(Callback):
     ) -> None:
         """Hash the images of ``validate`` or ``test`` for ``compare``, once for all metrics."""
         if trainer.state.fn == TrainerFn.FITTING or not any(
-            isinstance(c, ImageMetric) for c in all_callbacks(trainer)
+            isinstance(c, Metric) for c in all_callbacks(trainer)
         ):
             return
         found = [batch[name] for name in ("hr", "clip", "lr") if name in batch]

@@ -79,7 +79,7 @@ class EMA(Callback):
         self._step = trainer.global_step
         if state:
             self._restore(state)
-            if state["step"] != self._step:  # saved after a step, before its update (an exception)
+            if state["step"] < self._step:  # saved after a step, before its update (an exception)
                 self.update()
         self._loaded = {}
 

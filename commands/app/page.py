@@ -157,7 +157,7 @@ def application(models: Models, megapixels: float = math.inf) -> Any:
                 f"{about}: the scale must be at least 1, and the output at most {megapixels:g} "
                 "megapixels (main.py app --megapixels)"
             )
-        tiling = Tiling(size=tile or "auto")
+        tiling = Tiling(size=tile) if tile else None
         try:
             with models.stoppable():
                 output = model.enlarge(pixels, scale=scale, seed=seed or 0, tiling=tiling)

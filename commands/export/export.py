@@ -80,11 +80,13 @@ class Origin:
         run: The run directory.
         config: The configuration as plain values.
         file: The file of the weights, if any.
+        precision: ``trainer.precision`` of the run, which export itself does not use.
     """
 
     run: Path
     config: dict[str, Any]
     file: Path | None
+    precision: str | int | None = None
 
 
 def of_run(args: Sequence[str]) -> list[str]:
@@ -196,12 +198,17 @@ def _write(model: ImageModel, options: ExportOptions, origin: Origin, folder: Pa
 
 def _config(model: ImageModel, origin: Origin) -> dict[str, Any]:
     # What `predict` needs; the weights are named on the command line, so the folder may move.
-    made, data = origin.config["model"], origin.config["data"]
+    made, data, run = (origin.config.get(group) or {} for group in ("model", "data", "run"))
     arguments = {**(made.get("init_args") or {}), "weights": None}
-    return {
+    settings = {k: v for k, v in origin.config.items() if k in ("seed_everything", "tiling")}
+    return settings | {
+        "trainer": {"precision": origin.precision},
         "model": {"class_path": made["class_path"], "init_args": arguments},
         "data": {"class_path": data["class_path"], "init_args": {"scale": model.scale}},
-        "run": {"name": origin.run.resolve().name},
+        "run": {
+            "name": origin.run.resolve().name,
+            "matmul_precision": run.get("matmul_precision"),
+        },
     }
 
 

@@ -45,6 +45,7 @@ from commands.run.files import (
     write_atomically,
     write_whole,
 )
+from commands.run.objects import measured_objects, optimiser_options, warn_of_other_options
 from commands.signals import Stopped
 from datamodules.order.keys import digest_of
 from files.method import method_of
@@ -159,6 +160,7 @@ class Checkpoints(Checkpoint):
         self._validation_due = False  # True after an interrupted validation
         self._monitored: dict[str, float] = {}  # values logged before the run was resumed
         self._limits: tuple[int, int | None] | None = None  # on steps and epochs, while lifted
+        self._asked: list[dict[str, str]] = []  # of the optimisers, before a checkpoint's
         self._stops = False  # at the end of the accumulation
 
     # -------------------------------------------------------------------------------- when to write
@@ -174,6 +176,7 @@ class Checkpoints(Checkpoint):
 
         If it was the last one, Lightning would not begin a training that has nothing left to do.
         """
+        self._asked = optimiser_options(trainer)
         if self._validation_due and not self.off:
             loop = trainer.fit_loop
             self._limits = loop.max_steps, loop.max_epochs
@@ -194,7 +197,10 @@ class Checkpoints(Checkpoint):
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             content = as_yaml(self.config)
             write_atomically(self.folder.parent / "config.yaml", content.encode())
-        ranking, self._measured = read_ranking(self.folder), self._measurement(trainer)
+        if self.config is None:  # else the configuration was compared
+            warn_of_other_options(self._asked, optimiser_options(trainer))
+        ranking = read_ranking(self.folder)
+        self._measured = self._measurement(trainer, pl_module)
         self._written = {*ranking.get("written", ())}
         if self.resumed_from is not None and self.resumed_from.parent == self.folder:
             self._written.add(self.resumed_from.name)  # killed before the list was written
@@ -477,8 +483,10 @@ class Checkpoints(Checkpoint):
         now = {"monitor": self.monitor, "measured": self._measured}
         return all(ranking.get(key, value) == value for key, value in now.items())
 
-    def _measurement(self, trainer: Trainer) -> str:
-        settings = flat(self.config or {})
+    def _measurement(self, trainer: Trainer, pl_module: LightningModule) -> str:
+        if self.config is None:  # in Python
+            return digest_of(measured_objects(trainer, pl_module))
+        settings = flat(self.config)
         measured = [item for item in settings.items() if item[0].startswith(MEASURED)]
         names = {type(c).__name__ for c in all_callbacks(trainer) if isinstance(c, Metric)}
         given = settings.get("trainer.callbacks") or []

@@ -31,15 +31,9 @@ from PIL import Image, UnidentifiedImageError
 
 from datamodules.clock import DECODING
 from datamodules.files import jpeg
-from datamodules.files.deep import (
-    Pixels,
-    Unsupported,
-    bits_of_tiff,
-    png_16,
-    tiff_16,
-)
 from datamodules.files.exif import tiff_exif
 from files.colours import GREY, describe
+from files.deep import Pixels, Unsupported, deep_pixels, eight_bits
 from files.image_profiles import image_of, orientation_of, space_of, to_srgb, upright
 from files.images import MORE, TEXTS, open_image
 from files.paths import FORMATS as KNOWN
@@ -334,10 +328,8 @@ def _pixels(image: Image.Image, data: jpeg.Bytes | None, srgb: bool) -> _Raw:
         return _Raw(np.repeat(np.asarray(image, np.uint16)[..., None], 3, 2), None, None, grey)
     if data is not None and image.format == "PNG":
         check_png(data)
-        if data[24] == 16:  # the bit depth in the header chunk
-            return _converted_16(_Raw(*png_16(image, data), kept, grey), srgb)
-    if data is not None and image.format == "TIFF" and max(bits_of_tiff(image)) > 8:
-        return _converted_16(_Raw(*tiff_16(image, data), kept, grey), srgb)
+    if data is not None and (deep := deep_pixels(image, data)) is not None:
+        return _converted_16(_Raw(*deep, kept, grey), srgb)
     if image.mode == "CMYK":
         return _Raw(_from_cmyk(image, data, icc if space == "CMYK" else None))
     rgb, alpha = _pixels_8(image, data)
@@ -356,13 +348,6 @@ def _converted_16(raw: _Raw, srgb: bool) -> _Raw:
     if converted is None:
         return raw
     return _Raw(converted, None if raw.alpha is None else eight_bits(raw.alpha))
-
-
-def eight_bits(pixels: Pixels) -> NDArray[np.uint8]:
-    """Round 16 bits to 8; 8-bit pixels are returned as they are."""
-    if pixels.dtype == np.uint8:
-        return cast("NDArray[np.uint8]", pixels)
-    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def _pixels_8(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,16 @@ from safetensors.torch import save_file
 
 import enlarger
 from callbacks import EMA, PSNR
+from callbacks.results.files import load_results
+from callbacks.results.results import Results
 from commands import measure
 from commands.run.files import newest_whole
+from datamodules import Folder
+from degradations import Bicubic as BicubicDegradation
 from degradations.bicubic import resize
 from degradations.tools.configure import degradation_of
 from lightning_modules import EDSR, Bicubic, Regression, ResShift, RRDBNet, Taef2Space
+from lightning_modules.sampling.tiling import Tiling
 from main import main
 from tests.conftest import REPO
 from tests.datamodules.profiles import rgb_profile
@@ -175,10 +181,14 @@ def test_a_run_is_loaded_as_predict_does(trained: Path, command: Command) -> Non
     """Also its export, alone in another folder; with another argument it is another model."""
     source = Path("photo.png")
     Image.fromarray(RGB).save(source)
-    command("predict", "--config", "tiny.yaml", "--data.init_args.predict", source)
+    config = trained / "config.yaml"
+    tiles = "  size: 8\n  overlap: 0\n"
+    config.write_text(config.read_text().replace("  size: auto\n  overlap: null\n", tiles))
+    command("predict", "--config", config, "--data.init_args.predict", source)
     predicted = np.asarray(Image.open(trained / "predict/photo.png"))
     model = enlarger.load(trained, device="cpu")
     assert np.array_equal(model.enlarge(RGB), predicted)
+    assert not np.array_equal(model.enlarge(RGB, tiling=Tiling()), predicted)
     command("export", trained, "--export.out", "shared")
     assert np.array_equal(enlarger.load("shared", device="cpu").enlarge(RGB), predicted)
     other = enlarger.load(trained, device="cpu", color_fix="adain")
@@ -364,6 +374,41 @@ def test_plain_lightning_trains_on_data(tmp_path: Path) -> None:
     assert enlarger.Enlarger(module, "cpu").enlarge(RGB).shape == (48, 40, 3)
 
 
+def test_numbers_of_trained_weights_are_not_those_of_the_file_before(tmp_path: Path) -> None:
+    """Neither after training, nor after Lightning's ``ckpt_path``, in the same process."""
+    (photos := tmp_path / "photos").mkdir()
+    for number in range(2):
+        Image.fromarray(RGB.repeat(2, 0)).save(photos / f"{number}.png")
+    file = tmp_path / "a.pth"
+    torch.save(Regression(2, network=EDSR(2, blocks=1, channels=4)).state_dict(), file)
+    images = enlarger.data(photos, scale=2, crop_size=16, batch_size=2, workers=0)
+    images.test = {"test": Folder(str(photos))}
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+
+    def trainer(**more: Any) -> Trainer:
+        return Trainer(
+            default_root_dir=tmp_path,
+            callbacks=[PSNR(), Results()],
+            accelerator="cpu",
+            **quiet,
+            **more,
+        )
+
+    def named() -> list[tuple[str | None, bool]]:
+        found = load_results(tmp_path / "results.json")["results"]
+        return [(result["checkpoint"], "sha256" in result) for result in found]
+
+    module = Regression(2, network=EDSR(2, blocks=1, channels=4), weights=str(file))
+    trainer().test(module, images, verbose=False)
+    (training := trainer(max_steps=1)).fit(module, images)
+    trainer().test(module, images, verbose=False)
+    assert named() == [(str(file), True), (f"{file}, trained on", False)]
+    training.save_checkpoint(tmp_path / "b.ckpt")
+    module = Regression(2, network=EDSR(2, blocks=1, channels=4), weights=str(file))
+    trainer().test(module, images, verbose=False, ckpt_path=tmp_path / "b.ckpt")
+    assert named() == [(str(file), True), (f"{file}, trained on", False)]
+
+
 def test_fit_continues_a_run_as_if_it_had_not_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -394,3 +439,38 @@ def test_fit_continues_a_run_as_if_it_had_not_stopped(
     fit(4, "x")  # which has nothing to do
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
     assert not any(path.name == "checkpoints" for path in tmp_path.iterdir())
+
+
+def test_fit_goes_on_with_other_images_or_another_optimiser(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Scores of other images are not ranked together; the checkpoint's learning rate is said."""
+    for name, level in {"easy": 0, "hard": 128}.items():
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            Image.fromarray(RGB.repeat(2, 0) | np.uint8(level)).save(
+                tmp_path / name / f"{number}.png"
+            )
+
+    def fit(steps: int, val: str, degradation: Any = "bicubic", lr: float = 1e-3) -> list[str]:
+        optimizer = partial(torch.optim.Adam, lr=lr)
+        model = Regression(2, network=EDSR(2, blocks=1, channels=4), optimizer=optimizer)
+        settings: dict[str, Any] = {"crop_size": 16, "batch_size": 2, "workers": 0}
+        images = enlarger.data(
+            tmp_path / "hard", scale=2, val=tmp_path / val, degradation=degradation, **settings
+        )
+        quiet: dict[str, Any] = {"enable_progress_bar": False, "logger": False}
+        caplog.clear()
+        enlarger.fit(
+            model, images, run=tmp_path / "run", callbacks=[PSNR()], max_steps=steps,
+            accelerator="cpu", **quiet,
+        )  # fmt: skip
+        return [*json.loads((tmp_path / "run/checkpoints/best.json").read_text())["scores"]]
+
+    names = [f"step-{step:09d}.ckpt" for step in range(0, 10, 2)]
+    assert fit(2, "easy") == [names[1]]
+    assert fit(4, "easy") == [names[1], names[2]]
+    assert "goes on with" not in caplog.text
+    assert fit(6, "hard", lr=1e-5) == [names[3]]
+    assert "the checkpoint's lr 0.001, not 1e-05" in caplog.text
+    assert fit(8, "hard", degradation=BicubicDegradation(2, quantize=False)) == [names[4]]

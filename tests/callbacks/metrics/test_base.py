@@ -193,6 +193,11 @@ def test_two_metrics_of_one_name(tmp_path: Path) -> None:
     assert set(run.callback_metrics) == {"val/psnr", "val/psnr_rgb"}
 
 
+def test_two_datasets_of_one_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="two datasets are named 'tiny'"):
+        trainer(tmp_path, PSNR()).test(Tiny(), [loader(), loader(Images(3))], verbose=False)
+
+
 def test_large_sums_are_finite() -> None:
     images = torch.full((2, 3, 300, 300), 1.0, dtype=torch.float16)
     images[1, 0, 7, 7] = torch.nan

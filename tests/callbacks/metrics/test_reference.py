@@ -153,6 +153,9 @@ def test_outputs_against_other_images(tmp_path: Path, folder: Path) -> None:
     assert record["protocol"]["reference_n"] == 11
     assert str(record["protocol"]["reference"]).startswith("real, as they are, ")
     assert metric.asked == 18
+    Image.new("RGB", (32, 40)).save(folder / "3.png")  # seen by the next evaluation
+    trainer(tmp_path, metric).validate(Tiny(), loader(), verbose=False)
+    assert metric.records[0]["value"] == pytest.approx(expected(folder), rel=1e-5)
 
 
 def test_what_is_no_reference(tmp_path: Path) -> None:

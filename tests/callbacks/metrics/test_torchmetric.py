@@ -92,6 +92,18 @@ def test_no_metric_waits_for_other_processes(monkeypatch: pytest.MonkeyPatch) ->
     assert half.compute(sr, hr, batch) == whole.compute(sr, hr, batch) / 2
 
 
+class Drawn(Half):
+    """A number that is drawn, as of random crops."""
+
+    def compute(self) -> Tensor:
+        return torch.rand(())
+
+
+def test_what_a_metric_draws_is_the_same_for_each_image_in_any_batch(tmp_path: Path) -> None:
+    values_of(tmp_path, metric := TorchMetric(Drawn), batch_size=3)
+    assert len(set(metric.images["tiny"].values())) == 1
+
+
 # ---------------------------------------------------------------------------------- as the library
 
 

@@ -131,6 +131,10 @@ def test_what_cannot_be_shown_is_named(tmp_path: Path) -> None:
     write_line(folder, key="c", input=None, output="c_x2.png")  # made after all
     smooth((4, 4)).save(folder / "c_x2.png")
     assert "Not enlarged" not in page_of(folder).text
+    write_line(folder, key="c", input=None, output="c_x2.png", error="it is NaN now")
+    page = page_of(folder)  # an earlier run's output is none of the run that failed
+    assert "Not enlarged: c: it is NaN now" in page.text
+    assert not any(figure.one("b").text == "c_x2.png" for figure in page.all("figure"))
 
 
 def test_a_clip_is_shown_by_its_first_frame(tmp_path: Path) -> None:

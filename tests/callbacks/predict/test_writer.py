@@ -29,7 +29,7 @@ from datamodules import SRDataModule
 from degradations.bicubic import resize
 from files.colours import code_points_of
 from files.method import Method
-from lightning_modules import Bicubic
+from lightning_modules import EDSR, Bicubic, Regression
 from tests.callbacks.predict.test_predictions import stored
 from tests.callbacks.tiny import Tiny, trainer
 from tests.datamodules.profiles import grey_profile, rgb_profile, srgb_of_grey
@@ -462,6 +462,36 @@ def test_without_a_configuration_the_objects_say_how_it_was_made(tmp_path: Path)
         model.color_fix = fix
         trainer(tmp_path, writer).predict(model, data, return_predictions=False)
         written.append(writer.written)
+    assert written == [1, 1, 1, 0]
+    assert [line["scale"] for line in lines(tmp_path / "out")] == [4, 2, None]
+
+
+def test_without_a_configuration_other_weights_are_noticed(tmp_path: Path) -> None:
+    Image.new("RGB", (6, 5)).save(tmp_path / "a.png")
+    file, written = str(tmp_path / "a.ckpt"), []
+
+    def model(**arguments: Any) -> Regression:
+        torch.manual_seed(0)
+        return Regression(2, network=EDSR(2, blocks=1, channels=4), **arguments)
+
+    def predicted(model: Regression, checkpoint: str | None = None) -> None:
+        data = SRDataModule(2, predict=str(tmp_path / "a.png"), workers=0)
+        writer = Writer(str(tmp_path / "out"))
+        run = trainer(tmp_path, writer)
+        run.predict(model, data, return_predictions=False, ckpt_path=checkpoint)
+        written.append(writer.written)
+
+    other = model()
+    other.load_state_dict({name: 2 * value for name, value in other.state_dict().items()})
+    saved = trainer(tmp_path)
+    saved.strategy.connect(other)
+    saved.save_checkpoint(file)
+    predicted(model(), file)
+    predicted(model())
+    with pytest.raises(ValueError, match="not `ckpt_path`"):
+        predicted(model(), file)
+    predicted(model(weights=file))
+    predicted(model(weights=file))
     assert written == [1, 1, 1, 0]
 
 

@@ -20,6 +20,7 @@ from callbacks.report.report import Report
 from callbacks.report.scalar_record import ScalarRecord
 from callbacks.results.results import Results
 from degradations.bicubic import resize
+from files.method import Method
 from tests.callbacks.parsed_page import Node, parse, table, tiles
 from tests.callbacks.test_distributed import Sharded
 from tests.callbacks.tiny import Images, Tiny, collate, loader, trainer
@@ -71,7 +72,9 @@ def test_numbers_stand_with_their_protocols(tmp_path: Path) -> None:
 def test_fit_shows_the_latest_validation_and_the_curves(tmp_path: Path) -> None:
     logger = ScalarRecord(tmp_path)
 
-    class Logs(Tiny):
+    class Logs(Method, Tiny):
+        weights_source = "begun/with.pth"
+
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
             loss = super().training_step(batch, batch_idx)
             self.log("train/loss", loss)

@@ -14,7 +14,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from callbacks.metrics.base import Metric
 from callbacks.metrics.pixels import PSNR, SSIM
+from callbacks.metrics.swd import SWD
 from callbacks.results.files import (
     Result,
     columns,
@@ -23,7 +25,7 @@ from callbacks.results.files import (
     made_by,
     write_results,
 )
-from callbacks.results.results import Results, margins, table
+from callbacks.results.results import Evaluation, Results, margins, over_seeds, table
 from files.method import Method
 from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
@@ -82,9 +84,10 @@ def test_only_what_is_measured_again_is_replaced(tmp_path: Path) -> None:
     assert len(load_results(tmp_path / "results.json")["results"]) == 8
 
 
+@pytest.mark.parametrize("metric", [PSNR(), SWD(levels=1)], ids=["of images", "of sets"])
 @pytest.mark.parametrize("changed", ["nothing", "weights", "hr", "lr"])
 def test_a_row_is_of_one_training_and_of_the_same_images(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, changed: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, changed: str, metric: Metric
 ) -> None:
     class Others(Images):
         def __getitem__(self, index: int) -> dict[str, Any]:
@@ -94,16 +97,19 @@ def test_a_row_is_of_one_training_and_of_the_same_images(
     class Trained(Method, Tiny):
         weights_source: str | None
 
+    metrics = [PSNR(), SSIM(), SWD(levels=1)]
     for name in ("other.pth", "m.pth"):
         (tmp_path / name).write_text("before")
         Trained.weights_source = f"{tmp_path / name} (EMA)"
-        trainer(tmp_path, PSNR(), SSIM(), Results()).test(Trained(), loader(), verbose=False)
+        trainer(tmp_path, *metrics, Results()).test(Trained(), loader(), verbose=False)
     (tmp_path / "m.pth").write_text("after" if changed == "weights" else "before")
-    trainer(tmp_path, PSNR(), Results()).test(Trained(), loader(Others()), verbose=False)
-    kept = ["psnr", "ssim"] if changed == "nothing" else ["psnr"]
+    trainer(tmp_path, metric, Results()).test(Trained(), loader(Others()), verbose=False)
+    names = [m.name for m in metrics]
+    kept = names if changed == "nothing" else [metric.name]
     for numbers in (load_results(tmp_path / "results.json")["results"], load_images(tmp_path)):
-        assert sorted(n["metric"] for n in numbers) == sorted(["psnr", "ssim", *kept])
-    assert ("no longer among the results: ssim on tiny x2" in caplog.text) == (len(kept) == 1)
+        assert sorted(n["metric"] for n in numbers) == sorted([*names, *kept])
+    gone = next(name for name in names if name != metric.name)
+    assert (f"no longer among the results: {gone} on tiny x2" in caplog.text) == (len(kept) == 1)
     assert ("are replaced: tiny x2" in caplog.text) == (changed in ("hr", "lr"))
 
 
@@ -123,6 +129,24 @@ def test_options_are_part_of_what_a_number_stands_for(
         output_settings = options  # type: ignore[assignment]
 
     assert made_by(Made()) == expected
+
+
+@pytest.mark.parametrize("bad", [0, 1])
+def test_a_number_that_a_seed_lacks_is_no_mean_of_the_others(bad: int) -> None:
+    """A metric of sets has one number, NaN, where an output is not finite; else further ones."""
+    seeds = [
+        Evaluation(
+            seed,
+            [result(metric="swd", value=math.nan)]
+            if seed == bad
+            else [result(metric="swd"), result(metric="swd_2")],
+            [],
+        )
+        for seed in range(3)
+    ]
+    found = over_seeds(seeds)
+    assert [r["metric"] for r in found] == ["swd", "swd_2"]
+    assert all(math.isnan(r["value"]) and math.isnan(r["std"]) for r in found)
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])

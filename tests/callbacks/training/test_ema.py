@@ -65,6 +65,15 @@ def test_another_model_starts_anew(tmp_path: Path) -> None:
         close(ema.state_dict()["weights"]["net.weight"], reference(note.raw, 0.999))
 
 
+def test_a_second_fit_goes_on_with_one_update_a_step(tmp_path: Path) -> None:
+    note, ema, model = Note(), EMA(), Tiny()
+    trainer(tmp_path, note, ema, max_epochs=2).fit(model, loader())
+    del note.raw[-1]  # noted again when the second one starts
+    trainer(tmp_path, note, ema, max_epochs=1).fit(model, loader())
+    assert ema.updates == len(note.raw) - 1 == 12
+    close(ema.state_dict()["weights"]["net.weight"], reference(note.raw, 0.999))
+
+
 def test_accumulated_batches_are_one_step(tmp_path: Path) -> None:
     note, ema = Note(), EMA()
     model = Tiny()

@@ -57,6 +57,10 @@ def written(model: Any, folder: Path, **options: Any) -> Path:
 def test_the_weights_come_back_bit_for_bit(
     trained: Path, enlarger: Enlarger, photo_folder: Path
 ) -> None:
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    config["tiling"] |= {"size": 8, "overlap": 0}
+    config["trainer"]["precision"] = "bf16-mixed"
+    (trained / "config.yaml").write_text(yaml.safe_dump(config))
     enlarger("export", trained)
     assert {path.name for path in OUT.iterdir()} == {"config.yaml", "model.safetensors"}
     checkpoint = find_weights(str(trained), 2)
@@ -74,7 +78,11 @@ def test_the_weights_come_back_bit_for_bit(
     assert (about["step"], about["scale"], about["model"]) == ("5", "2.0", TRAINED_WITH)
 
     image = (*PHOTO, photo_folder / "5.png")
-    enlarger("predict", "--config", "tiny.yaml", *image, "--writer.folder", "by_run")
+    run = ("--config", trained / "config.yaml", *image)
+    enlarger("predict", *run, "--writer.folder", "by_run")
+    for key, value in (("tiling.size", 9), ("trainer.precision", 32)):  # both have a say
+        enlarger("predict", *run, f"--{key}", value, "--writer.folder", key)
+        assert Path("by_run/5.png").read_bytes() != Path(key, "5.png").read_bytes()
     weights = ("--model.init_args.weights", OUT / "model.safetensors")
     enlarger(
         "predict", "--config", OUT / "config.yaml", *weights, *image, "--writer.folder", "by_file"

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from datamodules.files import jpeg
 from files.images import TEXTS
 
 TOP = 65535
 
+Bytes = bytes | bytearray | memoryview
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 # Meaning of the fourth sample of a TIFF's pixel (tag ExtraSamples); alpha if the tag is missing.
@@ -24,16 +24,34 @@ class Unsupported(ValueError):  # noqa: N818  (names the state)
     """An intact image of a kind that is not supported."""
 
 
-def png_16(image: Image.Image, data: jpeg.Bytes) -> tuple[Pixels, Pixels | None]:
-    """Return RGB and, if it has one, alpha of a 16-bit PNG.
+def deep_pixels(image: Image.Image, data: Bytes) -> tuple[Pixels, Pixels | None] | None:
+    """Return RGB and, if it has one, alpha of a PNG or TIFF of 16 bits; None for other images.
 
     Args:
         image: The opened image.
         data: The whole file.
 
     Raises:
-        ValueError: If it is damaged; or any error of Pillow.
+        Unsupported: If a TIFF of more than 8 bits has samples that are not 16-bit unsigned
+            integers, or is neither grey nor RGB.
+        ValueError: If it is damaged; or any error of Pillow and tifffile.
     """
+    if image.format == "PNG" and data[24] == 16:  # the bit depth in the header chunk
+        return _png_16(image, data)
+    if image.format == "TIFF":
+        bits = tuple(image.tag_v2.get(258, (1,)))  # type: ignore[attr-defined]  # BitsPerSample
+        return _tiff_16(image, data, bits) if max(bits) > 8 else None
+    return None
+
+
+def eight_bits(pixels: Pixels) -> NDArray[np.uint8]:
+    """Round 16 bits to 8; 8-bit pixels are returned as they are."""
+    if pixels.dtype == np.uint8:
+        return cast("NDArray[np.uint8]", pixels)
+    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _png_16(image: Image.Image, data: Bytes) -> tuple[Pixels, Pixels | None]:
     pixels = _opencv_16(_without_texts(data))
     if pixels is None:
         image.load()  # its error names the problem; OpenCV's does not
@@ -45,25 +63,12 @@ def png_16(image: Image.Image, data: jpeg.Bytes) -> tuple[Pixels, Pixels | None]
     return rgb, alpha
 
 
-def bits_of_tiff(image: Image.Image) -> tuple[int, ...]:
-    """Return the bits of each sample of an opened TIFF."""
-    return tuple(image.tag_v2.get(258, (1,)))  # type: ignore[attr-defined]  # BitsPerSample
-
-
-def tiff_16(image: Image.Image, data: jpeg.Bytes) -> tuple[Pixels, Pixels | None]:
-    """Return RGB and, if it has one, alpha of a TIFF of more than 8 bits.
-
-    Args:
-        image: The opened image.
-        data: The whole file.
-
-    Raises:
-        Unsupported: If its samples are not 16-bit unsigned integers, or neither grey nor RGB.
-        ValueError: If it is damaged; tifffile raises other errors, too.
-    """
+def _tiff_16(
+    image: Image.Image, data: Bytes, bits: tuple[int, ...]
+) -> tuple[Pixels, Pixels | None]:
     import tifffile  # here, as its import is slow and few images have 16 bits
 
-    bits, kinds = bits_of_tiff(image), image.tag_v2.get(339, (1,))  # type: ignore[attr-defined]
+    kinds = image.tag_v2.get(339, (1,))  # type: ignore[attr-defined]
     if set(bits) != {16} or set(kinds) != {1} or image.mode[:4] not in ("I;16", "RGB", "RGBA"):
         raise Unsupported(
             f"TIFF of mode {image.mode} with {bits} bits a sample; above 8 bits, only TIFFs of "
@@ -90,7 +95,7 @@ def tiff_16(image: Image.Image, data: jpeg.Bytes) -> tuple[Pixels, Pixels | None
     return (_divided(rgb, alpha) if extra == PREMULTIPLIED else rgb), alpha
 
 
-def _opencv_16(data: jpeg.Bytes) -> NDArray[np.uint16] | None:
+def _opencv_16(data: Bytes) -> NDArray[np.uint16] | None:
     import cv2  # as above
 
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -101,7 +106,7 @@ def _opencv_16(data: jpeg.Bytes) -> NDArray[np.uint16] | None:
     return cast(NDArray[np.uint16], pixels)
 
 
-def _without_texts(png: jpeg.Bytes) -> bytes:
+def _without_texts(png: Bytes) -> bytes:
     """Drop texts and profile: OpenCV refuses a file with 8 MB in one of them."""
     view, at, kept = memoryview(png), 8, [memoryview(png)[:8]]
     while at + 8 <= len(view):
