@@ -162,6 +162,7 @@ class SRDataModule(Predicted, LightningDataModule):
             source = source_to_enlarge(self.predict, self.outputs)
             scale = self._prepared(source, srgb=False)
             self._datasets["predict"] = images_to_enlarge(source, scale, self.size)
+            self._left_out = set()  # of an earlier `predict`
         for verb, part in (("validate", "val"), ("test", "test")):
             if stage == verb and not self._datasets[part]:
                 raise ValueError(
