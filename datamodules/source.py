@@ -231,6 +231,7 @@ class PerImage(Wrapper):
             ValueError: If the source has its own scale or degradation, or as its ``prepare``.
         """
         prepare_within(self.source, self, scale)
+        self._latest = None
         numbers = range(self.per_image)
         self._keys = Names.of(f"{key}/{number}" for key in self.source.keys for number in numbers)
 
