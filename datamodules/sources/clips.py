@@ -175,7 +175,8 @@ class Clips(RecordedClips):
         """Find the frames. Args as ``Source.prepare``.
 
         Raises:
-            ValueError: If there are no clips, some are too short, or some are the LR of others.
+            ValueError: If there are no clips, all are too short, some are the LR of others, or two
+                have one name.
         """
         root = Path(expand_path(self.root, "Clips.root"))
         if not root.is_dir():
@@ -183,7 +184,14 @@ class Clips(RecordedClips):
         found: dict[str, list[str]] = {}
         frames = by_key(((image_key(path, root), path) for path in list_images(root)), "Clips.root")
         for key, path in frames.items():
-            found.setdefault(key.rpartition("/")[0] or root.name, []).append(str(path))
+            found.setdefault(key.rpartition("/")[0], []).append(str(path))
+        if "" in found:  # frames of the root itself
+            if root.name in found:
+                raise ValueError(
+                    f"Clips.root {str(root)!r} has frames, and so has its folder {root.name!r}: "
+                    "both clips would have this name; rename one of the folders"
+                )
+            found[root.name] = found.pop("")
         if not found:
             raise ValueError(
                 f"Clips.root {str(root)!r} has no frames; expected a folder of images for each clip"
