@@ -35,7 +35,7 @@ from datamodules.shards.index import Member, ShardIndex
 from datamodules.shards.reader import Tar
 from datamodules.shards.sample import add_text
 from datamodules.shards.shards import Shards
-from datamodules.source import PerImage, Pixels, Sample, Source, texts_of
+from datamodules.source import Augmentation, PerImage, Pixels, Sample, Source, texts_of
 from degradations.base import cut_size
 from degradations.draws import seed_of
 from files.numbers import PositiveFloat, PositiveInt
@@ -253,9 +253,11 @@ class TrainingClips(TrainingImages):
         return cast(Sample, {**sample, "clip": np.stack(cuts)})
 
     def _augmented(self, sample: Any, index: int, seed: int) -> None:
-        # From the seed alone, so all frames change alike.
-        if self.augment is not None:
-            sample["clip"] = np.stack([self.augment(frame, seed) for frame in sample["clip"]])
+        frames = []
+        for frame in sample["clip"]:
+            with seeded(seed):  # so that all frames change alike
+                frames.append(cast(Augmentation, self.augment)(frame, seed))
+        sample["clip"] = np.stack(frames)
 
 
 ClipSource.evaluation_dataset, ClipSource.training_dataset = ClipImages, TrainingClips
