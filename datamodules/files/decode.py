@@ -235,7 +235,8 @@ def _size(file: IO[bytes]) -> tuple[int, int]:
         tagged = image.info.keys() & ORIENTED or (
             image.format == "PNG" and metadata_after_pixels(file)
         )
-        turned = tagged and orientation_of(image) >= 5
+        # Pillow exchanges the sides of a TIFF itself.
+        turned = tagged and image.format != "TIFF" and orientation_of(image) >= 5
     return (height, width) if turned else (width, height)
 
 

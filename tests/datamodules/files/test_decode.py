@@ -293,6 +293,13 @@ def test_size_of_a_png_that_lies_on_its_side(kind, late, tmp_path):
         assert read_size(file) == (turned.shape[1], turned.shape[0])
 
 
+@pytest.mark.parametrize("tags", [{}, {700: b"<x:xmpmeta/>"}])
+def test_size_of_a_tiff_that_lies_on_its_side(tags):
+    data = encoded(Image.fromarray(RGB), "TIFF", tiffinfo={274: 6, **tags})
+    np.testing.assert_array_equal(decode(data, "a").rgb, np.rot90(RGB, -1))
+    assert read_size(io.BytesIO(data)) == (5, 7)
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow's
 def test_broken_exif_is_ignored():
     data = encoded(Image.fromarray(RGB), exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
