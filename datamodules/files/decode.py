@@ -39,7 +39,7 @@ from datamodules.files.deep import (
     tiff_16,
 )
 from datamodules.files.exif import tiff_exif
-from files.colours import GREY, describe
+from files.colours import GREY, describe, to_srgb_curve
 from files.image_profiles import image_of, orientation_of, space_of, to_srgb, upright
 from files.images import MORE, TEXTS, open_image
 from files.paths import FORMATS as KNOWN
@@ -356,6 +356,11 @@ def _converted_16(raw: _Raw, srgb: bool) -> _Raw:
     converted = to_srgb(rgb if raw.icc else rgb[..., 0], icc)
     if converted is None:
         return raw
+    finer = to_srgb_curve(icc)
+    if finer is not None:  # 8 bits of linear light have bands in the shadows
+        rgb = finer[0][raw.rgb]
+        converted = to_srgb(rgb if raw.icc else rgb[..., 0], finer[1])
+        converted = rgb if converted is None else converted
     return _Raw(converted, None if raw.alpha is None else eight_bits(raw.alpha))
 
 
