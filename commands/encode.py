@@ -595,4 +595,9 @@ def _checked(options: EncodeOptions, trainer: Trainer, model: LightningModule) -
         raise ConfigurationError(
             f"{type(model).__name__} does not support --encode.pairs: it does not enlarge LR"
         )
+    if options.pairs and model.scale % 1:
+        raise ConfigurationError(
+            "--encode.pairs requires an integer data.init_args.scale, since sides are a multiple "
+            f"of {unit} and of the scale, but it is {model.scale:g}"
+        )
     return model

@@ -54,7 +54,7 @@ class SRDataModule(Predicted, LightningDataModule):
         test: Sources to test on, by name.
         predict: Images and videos to enlarge: a folder, a file, a list of both, or a Source.
         batch_size: Training crops in one micro-batch, summed over all processes.
-        crop_size: Side of the training crops in HR pixels; a multiple of an integer scale. With
+        crop_size: Side of the training crops in HR pixels: a multiple of the scale, rounded. With
             ``crops.scales``, at least the largest HR side that may be drawn.
         crops: How training crops are taken from images.
         size: Height and width to which ``predict`` enlarges every image, whatever ``scale`` is.
@@ -162,6 +162,7 @@ class SRDataModule(Predicted, LightningDataModule):
             source = source_to_enlarge(self.predict, self.outputs)
             scale = self._prepared(source, srgb=False)
             self._datasets["predict"] = images_to_enlarge(source, scale, self.size)
+            self._left_out = set()  # of an earlier `predict`
         for verb, part in (("validate", "val"), ("test", "test")):
             if stage == verb and not self._datasets[part]:
                 raise ValueError(

@@ -65,18 +65,17 @@ class CropSettings:
 
 
 def check_crop(crop_size: int, scale: float) -> None:
-    """Check that an integer scale divides the crop size.
+    """Check that whole LR pixels make up the crop, as in evaluation: else it has another scale.
 
     Raises:
         ValueError: If not; the message has the keys and the nearest valid sizes.
     """
-    step = int(scale)
-    if scale == step and crop_size % step:
-        below = crop_size // step * step
-        fits = f"{below} or {below + step}" if below else f"{step}"
+    if round(round(crop_size / scale) * scale) != crop_size:
+        lr = int(crop_size / scale)
+        fits = " or ".join(f"{round(n * scale)}" for n in (lr, lr + 1) if n)
         raise ValueError(
             f"data.init_args.crop_size is {crop_size}, not a multiple of data.init_args.scale "
-            f"{step}; use {fits}"
+            f"{scale:g}; use {fits}"
         )
 
 

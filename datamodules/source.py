@@ -231,6 +231,7 @@ class PerImage(Wrapper):
             ValueError: If the source has its own scale or degradation, or as its ``prepare``.
         """
         prepare_within(self.source, self, scale)
+        self._latest = None
         numbers = range(self.per_image)
         self._keys = Names.of(f"{key}/{number}" for key in self.source.keys for number in numbers)
 
@@ -294,9 +295,15 @@ def prepare_within(source: Source, around: Source, scale: float) -> None:
         scale: The scale at which the outer source is used.
 
     Raises:
-        ValueError: If the inner source has its own scale or degradation, which would be ignored.
+        ValueError: If the inner source has its own scale, degradation or ``shares_seeds``, which
+            would be ignored.
     """
     name = type(around).__name__
+    if source.shares_seeds not in (type(source).shares_seeds, around.shares_seeds):
+        raise ValueError(
+            f"{name}.source has shares_seeds {source.shares_seeds}, which would be ignored: give "
+            f"it to {name}"
+        )
     if source.degradation is not None:
         raise ValueError(
             f"{name}.source has its own degradation, which would be ignored: give it to {name} if "

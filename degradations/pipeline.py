@@ -29,8 +29,8 @@ class Pipeline(Degradation):
 
     Each stage draws from a stream of its name, so adding, removing or moving a stage does not
     change the draws of the others. A stage in a list is named by its class, with a number from the
-    second of that class on (`GaussianNoise`, `GaussianNoise#2`); in a dictionary its key is the
-    name.
+    second of that class on (`GaussianNoise`, `GaussianNoise#2`), which changes if the first one is
+    removed; in a dictionary its key is the name: use one if a class occurs twice.
 
     Args:
         scale: How many times smaller the LR is; any positive number. Linked to

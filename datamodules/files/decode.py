@@ -32,7 +32,7 @@ from PIL import Image, UnidentifiedImageError
 from datamodules.clock import DECODING
 from datamodules.files import jpeg
 from datamodules.files.exif import tiff_exif
-from files.colours import GREY, describe
+from files.colours import GREY, describe, to_srgb_curve
 from files.deep import Pixels, Unsupported, deep_pixels, eight_bits
 from files.image_profiles import image_of, orientation_of, space_of, to_srgb, upright
 from files.images import MORE, TEXTS, open_image
@@ -229,7 +229,8 @@ def _size(file: IO[bytes]) -> tuple[int, int]:
         tagged = image.info.keys() & ORIENTED or (
             image.format == "PNG" and metadata_after_pixels(file)
         )
-        turned = tagged and orientation_of(image) >= 5
+        # Pillow exchanges the sides of a TIFF itself.
+        turned = tagged and image.format != "TIFF" and orientation_of(image) >= 5
     return (height, width) if turned else (width, height)
 
 
@@ -347,6 +348,11 @@ def _converted_16(raw: _Raw, srgb: bool) -> _Raw:
     converted = to_srgb(rgb if raw.icc else rgb[..., 0], icc)
     if converted is None:
         return raw
+    finer = to_srgb_curve(icc)
+    if finer is not None:  # 8 bits of linear light have bands in the shadows
+        rgb = finer[0][raw.rgb]
+        converted = to_srgb(rgb if raw.icc else rgb[..., 0], finer[1])
+        converted = rgb if converted is None else converted
     return _Raw(converted, None if raw.alpha is None else eight_bits(raw.alpha))
 
 

@@ -134,7 +134,7 @@ def _jpeg(original: Original, planes: Planes, quality: int) -> Made:
     _check_depth(original, planes, "JPEG")
     rgb = cast(NDArray[np.uint8], np.ascontiguousarray(planes[0]))
     notes = ("images whose alpha was left out, as JPEG has none",) if len(planes) > 1 else ()
-    return Made("jpg", _saved(rgb, "JPEG", {"quality": quality}), notes)
+    return Made("jpg", _saved(rgb, "JPEG", {"quality": quality, "subsampling": 0}), notes)
 
 
 def _webp(original: Original, planes: Planes) -> bytes:

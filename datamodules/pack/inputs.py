@@ -94,6 +94,18 @@ def _from_lmdb(path: Path, refused: list[Refused]) -> Iterator[tuple[str, Member
         raise ValueError(_broken(path, error)) from error
 
 
+def _unique(images: Iterable[tuple[str, Member]], what: str) -> dict[str, Member]:
+    found: dict[str, Member] = {}
+    for key, member in images:
+        other = found.setdefault(key, member)
+        if other is not member:
+            raise ValueError(
+                f"{what}: {other[1].where} and {member[1].where} would both have the key {key!r}, "
+                "but keys must be unique: rename one of them"
+            )
+    return found
+
+
 def _environment(path: Path) -> Any:
     import_lmdb()
     import lmdb
@@ -234,7 +246,7 @@ def _images_of(source: str, what: str, refused: list[Refused]) -> dict[str, Memb
             "sample: give these tars as SOURCE alone, without --lr"
         )
     if is_lmdb(path):
-        return dict(_from_lmdb(path, refused))
+        return _unique(_from_lmdb(path, refused), what)
     if path.is_dir() or (has_wildcard(str(path)) and not path.exists()):
         found = by_key(images_of(str(path)), what)
         if not found:

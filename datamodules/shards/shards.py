@@ -196,6 +196,7 @@ class Shards(Source):
             log.warning("Shards.urls: %s samples have no txt; their caption is empty", of)
         self._tars = list(map(_completed, tars, table.checksums))
         self._table, self._ends = table, list(accumulate(table.counts))
+        self._latest.clear()
         self._reader.close()
         self._reader = Reader(cache)
         problem = mixed(table.keys, self._image_size) if "hr" in table.columns else None

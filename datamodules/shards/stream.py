@@ -108,8 +108,9 @@ class Stream(Source):
     counted for ``data.init_args.crops.unreadable_limit``.
 
     Args:
-        samples: Samples of an epoch, over all processes together. If it is the number of all
-            samples, and all workers have equally many, an epoch takes each of them once.
+        samples: Samples of an epoch, over all processes together. An epoch takes each of
+            them once if it is the number of all samples, and all workers have equally many, in
+            whole batches: it is a multiple of ``batch_size`` times ``workers``.
         urls: Tars: paths, addresses (``http(s)://``, ``s3://``, ``gs://``) or commands
             (``pipe:``), with ``{000..999}`` for several, or a list of these; at least as many as
             processes.

@@ -35,7 +35,7 @@ from datamodules.shards.index import Member, ShardIndex
 from datamodules.shards.reader import Tar
 from datamodules.shards.sample import add_text
 from datamodules.shards.shards import Shards
-from datamodules.source import PerImage, Pixels, Sample, Source, texts_of
+from datamodules.source import Augmentation, PerImage, Pixels, Sample, Source, texts_of
 from degradations.base import cut_size
 from degradations.draws import seed_of
 from files.deep import eight_bits
@@ -176,7 +176,8 @@ class Clips(RecordedClips):
         """Find the frames. Args as ``Source.prepare``.
 
         Raises:
-            ValueError: If there are no clips, some are too short, or some are the LR of others.
+            ValueError: If there are no clips, all are too short, some are the LR of others, or two
+                have one name.
         """
         root = Path(expand_path(self.root, "Clips.root"))
         if not root.is_dir():
@@ -184,7 +185,14 @@ class Clips(RecordedClips):
         found: dict[str, list[str]] = {}
         frames = by_key(((image_key(path, root), path) for path in list_images(root)), "Clips.root")
         for key, path in frames.items():
-            found.setdefault(key.rpartition("/")[0] or root.name, []).append(str(path))
+            found.setdefault(key.rpartition("/")[0], []).append(str(path))
+        if "" in found:  # frames of the root itself
+            if root.name in found:
+                raise ValueError(
+                    f"Clips.root {str(root)!r} has frames, and so has its folder {root.name!r}: "
+                    "both clips would have this name; rename one of the folders"
+                )
+            found[root.name] = found.pop("")
         if not found:
             raise ValueError(
                 f"Clips.root {str(root)!r} has no frames; expected a folder of images for each clip"
@@ -246,9 +254,11 @@ class TrainingClips(TrainingImages):
         return cast(Sample, {**sample, "clip": np.stack(cuts)})
 
     def _augmented(self, sample: Any, index: int, seed: int) -> None:
-        # From the seed alone, so all frames change alike.
-        if self.augment is not None:
-            sample["clip"] = np.stack([self.augment(frame, seed) for frame in sample["clip"]])
+        frames = []
+        for frame in sample["clip"]:
+            with seeded(seed):  # so that all frames change alike
+                frames.append(cast(Augmentation, self.augment)(frame, seed))
+        sample["clip"] = np.stack(frames)
 
 
 ClipSource.evaluation_dataset, ClipSource.training_dataset = ClipImages, TrainingClips

@@ -27,6 +27,7 @@ from datamodules.source import Sample
 ABOUT = "encode.json"  # beside the shards, written after all of them
 LATENTS = ("latent", "lr_latent")
 TEXT = "text_features"
+ALIKE = ("space", "factor", "scale", "lr_enlarged", "texts")  # what sets must share
 
 
 class Latents(Shards):
@@ -51,14 +52,23 @@ class Latents(Shards):
         """Read the indices, and the description of the latents. Args as ``Source.prepare``.
 
         Raises:
-            ValueError: If there is no shard, a broken one, or the set is incomplete; or its LR has
-                another scale.
+            ValueError: If there is no shard, a broken one, or a set is incomplete; or its LR has
+                another scale, or two sets were not encoded alike.
         """
         names = list_shards(self.urls, False, self.policy)
         far = [name for name in names if is_remote(name)]
         if far:
             raise ValueError(f"Latents.urls: {far[0]} is remote; copy the shards to this host")
-        self.about = _about(Path(names[0]).parent / ABOUT)
+        folders = list(dict.fromkeys(Path(name).parent for name in names))
+        self.about, *others = (_about(folder / ABOUT) for folder in folders)
+        for folder, about in zip(folders[1:], others, strict=True):
+            for key in ALIKE:
+                ours, its = self.about.get(key), about.get(key)
+                if ours != its:
+                    raise ValueError(
+                        f"Latents.urls: {key} is {ours} in {folders[0] / ABOUT}, but {its} in "
+                        f"{folder / ABOUT}: encode both with the same settings, or train on one"
+                    )
         made = self.about["scale"]
         if made is not None and made != scale:
             raise ValueError(

@@ -224,6 +224,8 @@ def test_what_cannot_be_encoded(work: Path, refusal: Refusal) -> None:
     assert "without --encode.crop" in refusal(*ENCODE, "--encode.crops_per_image", 2)
     assert "nothing could be encoded" in refusal(*ENCODE, "--encode.crop", 64)
     assert "give --encode.out" in refusal(*ENCODE[:5])
+    scale = ("--data.init_args.scale", 2.5, "--data.init_args.crop_size", 15)
+    assert "requires an integer data" in refusal(*ENCODE, *PAIRS, "--encode.crop", 32, *scale)
     no_space = ("encode", "--config", "tiny.yaml", "--encode.out", "out")
     assert "Regression has no model.space" in refusal(*no_space)
     assert encoding.find_shards(Path("out"), encoding.NAME) == []

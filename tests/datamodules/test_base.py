@@ -181,11 +181,11 @@ class TestCrops:
         assert found == {hr.tobytes(), hr[:, ::-1].tobytes()}
 
     def test_fractional_scale(self):
-        data = data_of(random_images(4), scale=2.5, crop_size=17, degradation=Bicubic(2.5))
+        data = data_of(random_images(4), scale=2.5, crop_size=18, degradation=Bicubic(2.5))
         (batch,) = training(data)
-        assert batch["hr"].shape == (4, 3, 17, 17)
+        assert batch["hr"].shape == (4, 3, 18, 18)
         assert batch["lr"].shape == (4, 3, 7, 7)
-        assert batch["size"] == (17, 17)
+        assert batch["size"] == (18, 18)
 
     def test_8_and_16_bits_in_one_batch(self):
         eight = located(8, 8)
@@ -309,9 +309,12 @@ class TestPredict:
         data.setup("predict")
         assert data.predict_keys == ["p00", "p01", "p02", "p03"]
         data.skip_in_predict({"p00", "p02"})
+        data.keep_open("predict")
         assert [b["key"] for b in evaluation(data, "predict")] == [["predict/p01"], ["predict/p03"]]
         data.skip_in_predict(set(data.predict_keys))
+        data.keep_open("predict")
         assert list(evaluation(data, "predict")) == []
+        assert len(list(evaluation(data, "predict"))) == 4  # the next one leaves out nothing
 
     @pytest.mark.parametrize("many", [False, True])
     def test_paths(self, tmp_path, many):
@@ -369,16 +372,20 @@ class TestAugment:
 
 
 class TestMessages:
-    @pytest.mark.parametrize(("crop", "fits"), [(50, "48 or 52"), (3, "4"), (2, "4")])
-    def test_a_scale_that_does_not_divide_the_crop(self, crop, fits):
+    @pytest.mark.parametrize(
+        ("scale", "crop", "fits"),
+        [(4, 50, "48 or 52"), (4, 3, "4"), (4, 2, "4"), (2.5, 96, "95 or 98"), (3.6, 1, "4")],
+    )
+    def test_a_scale_that_does_not_divide_the_crop(self, scale, crop, fits):
         message = (
-            rf"data\.init_args\.crop_size is {crop}, not a multiple of data\.init_args\.scale 4; "
-            rf"use {fits}$"
+            rf"data\.init_args\.crop_size is {crop}, not a multiple of "
+            rf"data\.init_args\.scale {scale}; use {fits}$"
         )
-        data = data_of(random_images(1), scale=4, crop_size=crop)
+        data = data_of(random_images(1), scale=scale, crop_size=crop)
         with pytest.raises(ValueError, match=message):
             data.setup("fit")
-        check_crop(crop, 4.5)  # a fractional scale need not divide it
+        for side in fits.split(" or "):
+            check_crop(int(side), scale)
 
     def test_a_plug_in_without_images(self):
         data = SRDataModule(2, val={"mine": Memory({})}, workers=0)
@@ -438,7 +445,7 @@ class TestMessages:
     def test_pairs_at_a_fractional_scale(self):
         source = Memory({"a": {"hr": random_image(50, 50), "lr": random_image(20, 20)}})
         with pytest.raises(ValueError, match=r"integer data\.init_args\.scale, not 2\.5"):
-            list(training(data_of(source, scale=2.5, batch_size=1, degradation=None)))
+            list(training(data_of(source, scale=2.5, crop_size=15, batch_size=1, degradation=None)))
 
 
 class TestPlugIns:

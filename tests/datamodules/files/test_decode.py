@@ -21,6 +21,7 @@ from files.image_profiles import image_of
 from tests.datamodules.image_files import encoded
 from tests.datamodules.profiles import (
     SRGB,
+    WIDE,
     grey_profile,
     ink_profile,
     rgb_profile,
@@ -293,6 +294,13 @@ def test_size_of_a_png_that_lies_on_its_side(kind, late, tmp_path):
         assert read_size(file) == (turned.shape[1], turned.shape[0])
 
 
+@pytest.mark.parametrize("tags", [{}, {700: b"<x:xmpmeta/>"}])
+def test_size_of_a_tiff_that_lies_on_its_side(tags):
+    data = encoded(Image.fromarray(RGB), "TIFF", tiffinfo={274: 6, **tags})
+    np.testing.assert_array_equal(decode(data, "a").rgb, np.rot90(RGB, -1))
+    assert read_size(io.BytesIO(data)) == (5, 7)
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow's
 def test_broken_exif_is_ignored():
     data = encoded(Image.fromarray(RGB), exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
@@ -373,8 +381,17 @@ def test_16_bits_keep_their_profile_or_are_converted_as_8_bits():
     np.testing.assert_array_equal(image.rgb, RGB_16)
     assert image.icc == rgb_profile()
     image = decode(png_16(RGB_16, 2, embedded), "a", srgb=True)
-    np.testing.assert_allclose(image.rgb, srgb_of_rgb(np.rint(RGB_16 / 257)), atol=1)
+    np.testing.assert_allclose(image.rgb, srgb_of_rgb(RGB_16 / 257), atol=3)
     assert (image.icc, image.bit_depth, image.rgb.dtype) == (None, 8, np.uint8)
+
+
+@pytest.mark.parametrize("primaries", [SRGB, WIDE])
+@pytest.mark.parametrize("gamma", [1, 1.8])
+def test_shadows_of_16_bits_have_no_bands(gamma, primaries):
+    ramp = np.broadcast_to(np.arange(65536, dtype=np.uint16)[None, ::16, None], (1, 4096, 3))
+    icc = chunk(b"iCCP", b"of light\0\0" + zlib.compress(rgb_profile(primaries, gamma)))
+    got = decode(png_16(ramp, 2, icc), "a", srgb=True).rgb
+    np.testing.assert_allclose(got, srgb_of_rgb(ramp / 257, primaries, gamma), atol=1)
 
 
 # -------------------------------------------------------------------------------------- quick JPEG

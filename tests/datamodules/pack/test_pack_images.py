@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
+from PIL.JpegImagePlugin import get_sampling
 
 from datamodules.files.decode import decode
 from datamodules.files.roles import roles_of
@@ -111,6 +113,7 @@ def test_jpeg_has_the_quality_and_srgb(tmp_path):
         _, members = only(outcome(path, Recipe(encode=Encoding("jpeg", quality))))
         sizes[quality] = len(members["jpg"])
     assert sizes[30] < sizes[97]
+    assert get_sampling(Image.open(io.BytesIO(members["jpg"]))) == 0  # colours of all pixels
     packed = decode(members["jpg"], "")
     assert packed.icc is None
     expected = decode(path.read_bytes(), "", srgb=True).rgb.astype(int)

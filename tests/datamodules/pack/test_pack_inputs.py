@@ -171,6 +171,12 @@ def test_replaced_values_are_not_taken_for_packed(tmp_path, image, caplog):
     assert "made otherwise (images was" in caplog.text
 
 
+def test_two_images_of_one_name_in_a_database(tmp_path, image):
+    path = database(tmp_path / "twice", {b"a.png": image, b"a.jpg": image})
+    with pytest.raises(ValueError, match=r"twice: a\.jpg and .*twice: a\.png would both have"):
+        find_inputs(str(path))
+
+
 def test_bad_records(tmp_path, image, caplog):
     records = {b"../x": image, b"\xff": image, b"text": b"no image", b"good": image}
     assert pack.main([str(database(tmp_path / "bad", records)), str(tmp_path / "out")]) == 1

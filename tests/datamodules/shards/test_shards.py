@@ -413,4 +413,9 @@ def test_stages_of_ones_own(tmp_path):
     again = pickle.loads(pickle.dumps(source))
     assert again.read(2)["text"] == "2"
     decoding = prepared(path, index_cache=str(tmp_path), stages=[webdataset.decode("rgb8")])
-    np.testing.assert_array_equal(decoding.read(0)["hr"], plain.read(0)["hr"])
+    plain_0 = plain.read(0)["hr"]
+    np.testing.assert_array_equal(decoding.read(0)["hr"], plain_0)
+    write(tmp_path / "t.tar", members[::-1])
+    decoding.prepare(2.0)
+    assert list(decoding.keys) == ["k2", "k1", "k0"]
+    np.testing.assert_array_equal(decoding.read(2)["hr"], plain_0)

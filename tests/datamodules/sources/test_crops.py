@@ -91,6 +91,23 @@ def test_settings_of_the_inner_source_do_not_vanish(name, around):
     around(source).prepare(3.0)
 
 
+def test_seeds_are_shared_by_the_outer_source():
+    source = Numbered()
+    source.shares_seeds = True
+    with pytest.raises(ValueError, match=r"Crops\.source has shares_seeds True.* give it to Crops"):
+        crops_of(source, 16)
+    crops_of(source, 16, shares_seeds=True)
+
+
+def test_images_that_changed_are_read_again():
+    source = Memory({"a": {"hr": np.zeros((16, 16, 3), np.uint8)}})
+    crops = crops_of(source, 16, 1)
+    assert crops.read(0)["hr"].max() == 0
+    source.samples["a"] = {"hr": np.ones((16, 16, 3), np.uint8)}
+    crops.prepare(2.0)
+    assert crops.read(0)["hr"].min() == 1
+
+
 def test_what_cannot_be_cut():
     with pytest.raises(
         ValueError, match=r"p0 is 60x40 pixels, smaller than the square of 48 that Crops"

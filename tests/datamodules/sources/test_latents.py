@@ -91,6 +91,17 @@ def test_encode_json(tmp_path: Path) -> None:
         Latents(urls).prepare(4.0)
 
 
+def test_sets_that_were_not_encoded_alike(tmp_path: Path) -> None:
+    z = {"latent.npy": npy(np.zeros((1, 2, 2), np.float32))}
+    one = write(tmp_path / "one", z)
+    two = write(tmp_path / "two", z, about={**ABOUT_OURS, "space": "Space 4567"})
+    with pytest.raises(ValueError, match=r"space is Space 0123 in .*one/.*, but Space 4567 in "):
+        Latents([one, two]).prepare(2.0)
+    (tmp_path / "two" / ABOUT).unlink()
+    with pytest.raises(ValueError, match=r"two/encode\.json, which .* is missing"):
+        Latents([one, two]).prepare(2.0)
+
+
 def test_no_mixture_of_latents(tmp_path: Path) -> None:
     source = Latents(write(tmp_path / "out", {"latent.npy": npy(np.zeros((1, 2, 2)))}))
     with pytest.raises(ValueError, match=r"Mix.sources: 'mine' holds latents.* urls of one"):
