@@ -168,6 +168,9 @@ class TestChoicesThatAreNotThePapers:
         torch.testing.assert_close(y, model.space.encode(large))
         assert f.shape == y.shape == (2, BITS, 4, 4)
         torch.testing.assert_close(model.enlarged_lr(given["lr"], (32, 32)), large)
+        given |= {"lr_latent": model.space.encode(given["lr"])}  # as written without enlarge_lr
+        with pytest.raises(ValueError, match="LR are 2x2, and .* reads 4x4: set .*enlarge_lr"):
+            model.latents(given)
 
     def test_the_mapper_has_a_rate_of_its_own(self):
         model = method(mapper_lr=1e-7, optimizer=lambda groups: torch.optim.AdamW(groups, lr=1e-3))
