@@ -203,7 +203,8 @@ class NSARMStageOne(InLatents, SuperResolver):
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
         """Predict the first scales from LR, and in stage 2 draw the others."""
-        mirrored = padded(batch["lr"], minimum=self.tile)
+        unit = self._enlargement.denominator
+        mirrored = padded(batch["lr"], minimum=self.tile, unit=unit)
         codes = self.codes(batch, mirrored.lr, noise)
         return mirrored.crop(self.space.images(total_after(codes)), self.own_size(batch["lr"]))
 
