@@ -175,7 +175,7 @@ class Clips(RecordedClips):
         """Find the frames. Args as ``Source.prepare``.
 
         Raises:
-            ValueError: If there are no clips, some are too short, or some are the LR of others.
+            ValueError: If there are no clips, all are too short, or some are the LR of others.
         """
         root = Path(expand_path(self.root, "Clips.root"))
         if not root.is_dir():
