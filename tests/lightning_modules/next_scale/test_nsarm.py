@@ -170,7 +170,7 @@ class TestChoicesThatAreNotThePapers:
         assert f.shape == y.shape == (2, BITS, 4, 4)
         torch.testing.assert_close(model.enlarged_lr(given["lr"], (32, 32)), large)
         given |= {"lr_latent": model.space.encode(given["lr"])}  # as written without enlarge_lr
-        with pytest.raises(ValueError, match="LR are 2x2, and .* reads 4x4: set .*enlarge_lr"):
+        with pytest.raises(ValueError, match=r"LR are 2x2, and .* reads 4x4: set .*enlarge_lr"):
             model.latents(given)
 
     def test_small_images_are_cut_back_exactly_at_a_fractional_scale(self):
