@@ -214,6 +214,7 @@ class CasArbi(SuperResolver):
                 "lightning_modules.AnySize"
             )
         self.base.requires_grad_(False)
+        self.tile_multiple = int(getattr(self.base, "divisor", 1))  # tiles keep its phase
         self.network = network
         self.process = process or ResidualShift()
         if (self.process.prediction, self.process.input_scale) != ("sample", "latent"):

@@ -115,10 +115,15 @@ class Diffusion(InLatents, Generator):
         For clips (B, C, F, h, w).
 
         Raises:
-            ValueError: If the latents are of another space, or the denoiser models clips and the
-                batch has images, or vice versa.
+            ValueError: If the latents are of another space, or of full size at a scale that samples
+                smaller ones; or the denoiser models clips and the batch has images, or vice versa.
         """
         if "latent" in batch:
+            if self.scale != 1 and self._all_timesteps:
+                raise ValueError(
+                    "data.init_args.train has latents of whole images, and those of 1/"
+                    f"{self.scale:g} of their sides would be sampled: set data.init_args.scale to 1"
+                )
             return self.space.take(batch["latent"], batch["space"])
         x = training_images(batch, self.denoiser)
         small = (x.shape[-2] // int(self.scale), x.shape[-1] // int(self.scale))
@@ -149,6 +154,10 @@ class Diffusion(InLatents, Generator):
         raw: Tensor = self.denoiser(self.schedule.scale_input(z, t), t, condition)
         return raw
 
+    @property
+    def _all_timesteps(self) -> bool:
+        return self.timesteps == (0, self.schedule.steps)
+
     def _start(self) -> float:
         # Standard deviation of data of variance 1 plus the noise of the first step.
         first = self.schedule.level(self.sampled[0])
@@ -162,7 +171,7 @@ class Diffusion(InLatents, Generator):
                 f"images of {H}x{W} were requested; expected multiples of {unit}: choose the "
                 "images of data.init_args.val and test accordingly"
             )
-        if self.timesteps != (0, self.schedule.steps):
+        if not self._all_timesteps:
             raise ValueError(
                 f"it was trained on timesteps {self.timesteps} and cannot generate from pure "
                 "noise: set data.init_args.val to null, or leave out model.init_args.timesteps"

@@ -378,13 +378,15 @@ def text_of(batch: Batch, encoder: Texts | None, prompt: str | None) -> Text | N
         prompt: A caption for all images, instead of their own.
 
     Raises:
-        ValueError: If a caption is missing or empty.
+        ValueError: If a caption is missing or empty, or one text is for all images, and they have
+            cached features.
     """
     count, key = len(batch["key"]), batch["key"][0]
     if "text_features" in batch:
-        if prompt is not None:
+        fixed = "prompt" if encoder is None or encoder.reads else "encoder"
+        if prompt is not None or fixed == "encoder":
             raise ValueError(
-                f"{key} has features of its own caption, and model.init_args.prompt is for all "
+                f"{key} has features of its own caption, and model.init_args.{fixed} is for all "
                 "images: unset it, or use shards without text_features.npy"
             )
         return Text(batch["text_features"], batch["text_lengths"])

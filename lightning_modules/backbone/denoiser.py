@@ -24,6 +24,7 @@ from lightning_modules.backbone.library import (
     library_class,
     pretrained,
     run_as,
+    unshaped,
     untrained,
 )
 from lightning_modules.backbone.schedule import Schedule
@@ -44,8 +45,6 @@ from lightning_modules.weights import (
 
 log = logging.getLogger(__name__)
 Null = Literal["learned", "zero", "none"]
-# Of diffusers' configuration: what changes outputs, and not the shape of a tensor.
-UNSHAPED = ("attention_head_dim", "num_attention_heads", "norm_num_groups", "act_fn")
 
 
 class Denoiser(nn.Module, ABC):
@@ -127,11 +126,7 @@ class UNet2D(Denoiser):
         self._width = text_width(self.unet)
         self._add_null(null_token or ("none" if trained else "learned"))
         self.channels = int(self.unet.config.out_channels)
-        self.trained_with = {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in self.unet.config.items()
-            if name in UNSHAPED
-        }
+        self.trained_with = unshaped(self.unet)
         self.initial_source = str(network) if trained else ""
         self.trained_timesteps: Sequence[int] | None = None  # first and end; None for all
         # Of the run, or of the scheduler in its folder; None if unknown.

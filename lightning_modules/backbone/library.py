@@ -25,6 +25,13 @@ from lightning_modules.weights import refuse
 
 Precision = Literal["float32", "bfloat16", "float16"]
 PIXELS = 1024 * 1024  # of frames per call of an autoencoder
+# Of the configurations: what changes outputs, and not the shape of a tensor.
+UNSHAPED = (
+    *("attention_head_dim", "num_attention_heads", "norm_num_groups", "norm_eps", "act_fn"),
+    *("flip_sin_to_cos", "freq_shift", "time_embedding_act_fn", "timestep_post_act"),
+    *("center_input_sample", "downsample_padding", "mid_block_scale_factor"),
+    *("resnet_skip_time_act", "resnet_out_scale_factor"),
+)
 
 
 def library_class(kind: str) -> Any:
@@ -51,6 +58,15 @@ def untrained(kind: str, config: dict[str, Any]) -> Any:
     if unknown:
         raise ValueError(f"unknown arguments of the network: {kind} has no {', '.join(unknown)}")
     return made.from_config(plain)
+
+
+def unshaped(network: Any) -> dict[str, Any]:
+    """Return the settings of a network that tensors do not show, of plain types."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in network.config.items()
+        if name in UNSHAPED
+    }
 
 
 def pretrained(key: str, kind: str, path: str, subfolder: str | None, revision: str | None) -> Any:

@@ -8,7 +8,7 @@ through them to their input. Their weights stay in float32 at any ``trainer.prec
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +17,13 @@ from torch import Tensor, nn
 
 from files.numbers import PositiveFloat, PositiveInt
 from files.paths import expand_path
-from lightning_modules.backbone.library import of_clip, pretrained, to_clip, untrained
+from lightning_modules.backbone.library import (
+    of_clip,
+    pretrained,
+    to_clip,
+    unshaped,
+    untrained,
+)
 from lightning_modules.networks.autoencoders import (
     TAEF2_CHANNELS,
     TAEF2_FACTOR,
@@ -32,6 +38,7 @@ from lightning_modules.noise import Noise
 from lightning_modules.weights import fingerprint, load_part, load_strictly, read_weights
 
 T = TypeVar("T")
+_RELEASED = {"norm_num_groups": 32, "act_fn": "silu"}  # of Stable Diffusion's autoencoders
 
 
 class Space(Float32, ABC):
@@ -45,11 +52,13 @@ class Space(Float32, ABC):
         channels: Channels of a latent.
         factor: Pixels of an image per position of a latent, along a side.
         source: Source of the weights, with a hash; empty if there are none.
+        trained_with: Settings that the weights are trained with and tensors do not show.
     """
 
     channels: int
     factor: int
     source: str = ""
+    trained_with: Mapping[str, Any] = {}
     fp16_overflows: bool = False  # whether activations may exceed 65,504, the largest of fp16
     mean: Tensor
     deviation: Tensor
@@ -209,7 +218,8 @@ class Space(Float32, ABC):
     def settings(self) -> dict[str, Any]:
         """What latents depend on, and ``source`` does not show."""
         numbers = {"mean": self.mean, "deviation": self.deviation}
-        return {k: [round(n, 6) for n in v.flatten().tolist()] for k, v in numbers.items()}
+        own = {k: [round(n, 6) for n in v.flatten().tolist()] for k, v in numbers.items()}
+        return {**own, **self.trained_with}
 
     @abstractmethod
     def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
@@ -265,11 +275,17 @@ class KLSpace(Space):
         made, source = _autoencoder("AutoencoderKL", vae, subfolder, revision)
         config = made.config
         super().__init__((config.shift_factor or 0.0,), (1 / config.scaling_factor,))
-        self.vae, self.source = made, source
+        self.vae, self.source, self.trained_with = made, source, unshaped(made)
         self.channels = config.latent_channels
         self.factor = 2 ** (len(config.block_out_channels) - 1)
         self.fp16_overflows = config.force_upcast  # true in SDXL, and where nothing was said
         self._freeze()
+
+    @property
+    def identity(self) -> str:
+        """As ``Space.identity``, with settings that no release has."""
+        other = [f"{k} {v}" for k, v in self.trained_with.items() if _RELEASED.get(k) != v]
+        return " ".join([super().identity, *other])
 
     def distribution(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """As ``Space.distribution``."""

@@ -61,7 +61,7 @@ class LatentDiscriminator(Running):
         from diffusers.models.embeddings import TextTimeEmbedding, TimestepEmbedding, Timesteps
 
         embedding = 4 * widths[0]
-        self.latent = latent
+        self.latent, self.trained_with = latent, {"heads": heads, "text_heads": text_heads}
         self.divisor = 2 ** (len(widths) - 1)
         self.counts = [count + 1 for count in reversed(layers)]  # of skips, level by level
         self.time_proj = Timesteps(widths[0], flip_sin_to_cos=True, downscale_freq_shift=0)

@@ -100,7 +100,7 @@ class LIIF(nn.Module):
         inputs = channels * self.kernel**2 + (4 if cell else 2)
         self.imnet = Perceptron(inputs, list(hidden))
         self.global_skip = global_skip
-        self.trained_with = {"global_skip": global_skip}
+        self.trained_with = {"global_skip": global_skip, "ensemble": ensemble}
         if global_skip:
             last = cast("nn.Linear", self.imnet.layers[-1])
             nn.init.zeros_(last.weight)

@@ -103,7 +103,9 @@ class NoisePredictor(Running):
                 f"output's: set data.init_args.scale to one of {', '.join(scales)}"
             )
         if self.divisor != 2**needed:
+            trains = self.encoder.conv_in.weight.requires_grad
             self._build(int(needed))
+            self.requires_grad_(trains)
 
     def forward(self, lr: Tensor, t: Tensor | float) -> Gaussian:
         """Return the distribution of the noise.

@@ -55,7 +55,14 @@ from lightning_modules.next_scale.next_scale import (
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.color import ColorFix
 from lightning_modules.sampling.tiling import padded
-from lightning_modules.weights import Weights, fingerprint, load_part, read_weights, same_weights
+from lightning_modules.weights import (
+    Weights,
+    fingerprint,
+    load_part,
+    read_weights,
+    same_weights,
+    shape_text,
+)
 
 if TYPE_CHECKING:
     from files.batch import Batch
@@ -131,14 +138,22 @@ class NSARMStageOne(InLatents, SuperResolver):
             (B, d, H, W) and (B, d, h, w).
 
         Raises:
-            ValueError: If the latents are of another space, HR's has no scales, or LR is missing.
+            ValueError: If the latents are of another space, HR's has no scales, LR is missing, or
+                its latent is not of the size that the mapper reads.
         """
         if "latent" in batch:
             f = self.space.take(batch["latent"], batch["space"])
         else:
             f = self.space.encode(batch["hr"])
         self.space.scales((f.shape[-2], f.shape[-1]))
-        return f, self._lr_latent(batch)
+        y = self._lr_latent(batch)
+        if y.shape[-2:] != self.mapper.size:
+            raise ValueError(
+                f"the latents of LR are {shape_text(y.shape[-2:])}, and model.init_args.mapper "
+                f"reads {shape_text(self.mapper.size)}: set model.init_args.enlarge_lr as in "
+                "`encode`, or data.init_args.crop_size to the mapper's"
+            )
+        return f, y
 
     def _lr_latent(self, batch: Batch) -> Tensor:
         if "lr_latent" in batch:
@@ -188,7 +203,8 @@ class NSARMStageOne(InLatents, SuperResolver):
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
         """Predict the first scales from LR, and in stage 2 draw the others."""
-        mirrored = padded(batch["lr"], minimum=self.tile)
+        unit = self._enlargement.denominator
+        mirrored = padded(batch["lr"], minimum=self.tile, unit=unit)
         codes = self.codes(batch, mirrored.lr, noise)
         return mirrored.crop(self.space.images(total_after(codes)), self.own_size(batch["lr"]))
 

@@ -306,8 +306,8 @@ class Padded:
     def crop(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         """Crop an output to the image without its borders.
 
-        Exact if the added rows and columns are whole numbers of output pixels, as at any whole
-        factor, and if nothing was added above and on the left.
+        Exact if what was added above and on the left are whole numbers of output pixels, as at any
+        whole factor, and if nothing was.
 
         Args:
             image: (B, C, H', W'), the output for ``lr``, at any factor.
@@ -321,7 +321,7 @@ class Padded:
         return image[..., top : top + size[0], left : left + size[1]]
 
 
-def padded(lr: Tensor, multiple: int = 1, minimum: int = 1) -> Padded:
+def padded(lr: Tensor, multiple: int = 1, minimum: int = 1, unit: int = 1) -> Padded:
     """Mirror an image at its borders, repeatedly if necessary.
 
     The border row itself is not repeated, unless it is the only one.
@@ -330,6 +330,8 @@ def padded(lr: Tensor, multiple: int = 1, minimum: int = 1) -> Padded:
         lr: (B, C, h, w) of any type; sides of 1 or more.
         multiple: Pad both sides to multiples of this, below and on the right.
         minimum: Before that, pad both sides to this: half before and half after, the odd one after.
+        unit: What is added before is a multiple of this: at a fractional scale its denominator, so
+            that ``crop`` is exact.
 
     Returns:
         The padded image; ``lr`` itself if nothing was added.
@@ -338,7 +340,7 @@ def padded(lr: Tensor, multiple: int = 1, minimum: int = 1) -> Padded:
     for dim in (-2, -1):
         side = lr.shape[dim]
         middle = max(side, minimum)
-        before, end = (middle - side) // 2, middle + -middle % multiple
+        before, end = (middle - side) // (2 * unit) * unit, middle + -middle % multiple
         above.append(before)
         if end > side:
             rows = mirrored(torch.arange(end), middle) - before

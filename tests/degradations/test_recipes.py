@@ -453,8 +453,9 @@ ROUNDS = {"BSRGAN": "shuffled", "Photograph": "camera", "Web": "saved", "RealESR
 def test_each_stage_is_the_same_by_both_executors(recipe: Callable[..., Pipeline]) -> None:
     """Equal to 1e-4 before the first rounding; then, and in each stage alone, a level in 99.9 %.
 
-    Poisson noise depends on rounded values: one of them may differ, by the processor. The composed stages `final` and `shuffled` round
-    internally: a value near a half that is rounded differently changes a whole block of JPEG.
+    Poisson noise depends on rounded values: one of them may differ, by the processor. The composed
+    stages `final` and `shuffled` round internally: a value near a half that is rounded differently
+    changes a whole block of JPEG.
     """
     rounded = False
     for name, alone, chain in each_stage(recipe(4.0), make_images(6, (96, 80)), SIX_SEEDS):

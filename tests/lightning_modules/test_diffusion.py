@@ -12,6 +12,7 @@ from torch.nn import functional
 from lightning_modules.backbone.condition import TextEncoder
 from lightning_modules.backbone.denoiser import Denoiser
 from lightning_modules.backbone.schedule import Schedule
+from lightning_modules.backbone.space import PixelSpace
 from lightning_modules.diffusion import TRAILING, Diffusion, min_snr_weights
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import Sampler
@@ -141,6 +142,16 @@ def test_smaller_images_by_their_area():
         functional.avg_pool2d(found, 2), found[..., ::2, ::2], rtol=0, atol=1e-6
     )
     torch.testing.assert_close(found[..., ::2, ::2], small_hr, rtol=0, atol=1e-4)
+
+
+def test_encoded_latents_are_of_the_size_that_is_sampled():
+    """Those of ``encode`` are of whole images; a base of some timesteps samples nothing."""
+    given = {"latent": batch()["hr"] * 2 - 1, "space": PixelSpace().identity}
+    knows = Oracle(given["latent"])
+    for whole in (Diffusion(1.0, knows), Diffusion(2.0, knows, timesteps=(0, 300))):
+        assert torch.equal(whole.latent(given), given["latent"])
+    with pytest.raises(ValueError, match=r"1/2 of their sides .* set data.init_args.scale"):
+        Diffusion(2.0, knows).latent(given)
 
 
 # ---------------------------------------------------------------------------------------- sampling

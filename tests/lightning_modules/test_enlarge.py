@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_modules.base import SuperResolver
+from lightning_modules.casarbi import CasArbi
 from lightning_modules.controls.simple import Bicubic
+from lightning_modules.networks.liif import AnySize
 from lightning_modules.networks.rrdb import RRDBNet
 from lightning_modules.one_pass.regression import Regression
 from lightning_modules.sampling.color import fix_colors
@@ -74,11 +77,12 @@ class TestTheSameInTiles:
 
 
 @pytest.mark.parametrize("side", [100, 101])
-def test_pixels_that_a_network_folds_keep_their_phase(side: int) -> None:
+@pytest.mark.parametrize("method", [Regression, partial(CasArbi, network=None)])
+def test_pixels_that_a_network_folds_keep_their_phase(method: Any, side: int) -> None:
     """Also where the tile at the end of an odd side would start within a square."""
-    network = RRDBNet(2, channels=8, blocks=1, growth=4)
-    fill(network)
-    model, batch = Regression(2, network), batch_of(1, side)
+    network = partial(RRDBNet, channels=8, blocks=1, growth=4)
+    model, batch = method(2, partial(AnySize, network=network)), batch_of(1, side)
+    fill(model)
     batch["lr"], batch["size"] = batch["lr"][..., :side], (2 * side, 2 * side)
     whole = model.eval().test_step(batch, 0)["sr"]
     found = predicted(model, batch, size=64, overlap=32)

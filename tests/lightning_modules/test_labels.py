@@ -13,6 +13,7 @@ from lightning_modules.backbone.space import PixelSpace
 from lightning_modules.controls.simple import RoundTrip
 from lightning_modules.networks.edsr import EDSR
 from lightning_modules.networks.feature_upsampler import Shared
+from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.swin_unet import SwinUNet
 from lightning_modules.one_pass.regression import Regression
 from lightning_modules.resshift import ResShift
@@ -59,6 +60,8 @@ def test_settings_that_tensors_do_not_show_are_known_of_weights():
     skipping, plain = (Regression(2, EDSR(2, 1, 8, global_skip=skip)) for skip in (True, False))
     (found,) = unlike(plain.trained_with, skipping.trained_with)
     assert found == "network.global_skip False, there True"
+    one, other = (Regression(2, LIIF(2, 1, 8, (8,), ensemble=each)) for each in (True, False))
+    assert unlike(one.trained_with, other.trained_with) == ["network.ensemble True, there False"]
     paper, released = (
         cascade(upsampler=partial(Shared, resize=resize), pivot_features=features)
         for resize, features in (("bilinear", "cached_t0"), ("nearest", "per_step"))

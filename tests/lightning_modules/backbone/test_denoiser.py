@@ -197,12 +197,16 @@ def test_a_file_of_its_weights(prefix, tmp_path):
     assert denoiser.source.startswith(f"{tmp_path / 'trained.ckpt'} ")
 
 
-def test_a_run_of_as_many_heads_is_required(tmp_path):
-    """Their number is in the shape of no tensor."""
+@pytest.mark.parametrize(
+    ("name", "own", "there"),
+    [("attention_head_dim", 2, 4), ("flip_sin_to_cos", True, False), ("norm_eps", 1e-5, 0.1)],
+)
+def test_a_run_of_other_settings_is_refused(name, own, there, tmp_path):
+    """They are in the shape of no tensor."""
     state = {f"denoiser.{name}": tensor for name, tensor in wrapped().state_dict().items()}
-    settings = {"denoiser": {"attention_head_dim": 4}}
+    settings = {"denoiser": {name: there}}
     run = {"model": "lightning_modules.Diffusion", "state_dict": state, "trained_with": settings}
     torch.save(run, tmp_path / "trained.ckpt")
-    wrapped(attention_head_dim=4).load(tmp_path / "trained.ckpt")
-    with pytest.raises(ValueError, match=r"of its denoiser \(attention_head_dim 2, there 4\)"):
+    wrapped(**{name: there}).load(tmp_path / "trained.ckpt")
+    with pytest.raises(ValueError, match=rf"of its denoiser \({name} {own}, there {there}\)"):
         wrapped().load(tmp_path / "trained.ckpt")

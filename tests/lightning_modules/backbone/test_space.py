@@ -11,6 +11,7 @@ from lightning_modules.backbone.space import (
     ResShiftVQ,
     Taef2Space,
 )
+from lightning_modules.first_stage.autoencoder import Autoencoder
 from lightning_modules.networks.autoencoders import vq_from_official
 from lightning_modules.noise import Noise
 from lightning_modules.weights import fingerprint
@@ -65,6 +66,23 @@ def test_kl_is_scaled_as_its_configuration_says():
     drawn = space.encode(x, Noise(seeds))
     fields = Noise(seeds).normal(raw.mean.shape)
     torch.testing.assert_close(drawn, (raw.mean + raw.std * fields - 0.5) * 0.2)
+
+
+def test_a_run_with_other_groups_of_norms_is_refused(tmp_path):
+    """Their number is in the shape of no tensor; latents of it are others, too."""
+    config = dict(small_kl().config) | {"scaling_factor": 1.0}
+    run = Autoencoder(1, KLSpace(config))
+    stored = {"state_dict": run.state_dict()}
+    run.on_save_checkpoint(stored)
+    torch.save(stored, tmp_path / "run.ckpt")
+    same = KLSpace(config | {"scaling_factor": 0.2})
+    same.load_official(tmp_path / "run.ckpt")
+    other = KLSpace(config | {"norm_num_groups": 8})
+    with pytest.raises(ValueError, match=r"of its space \(norm_num_groups 8, there 4\)"):
+        other.load_official(tmp_path / "run.ckpt")
+    other.load_state_dict(same.state_dict())
+    assert other.identity != same.identity
+    assert other.settings["norm_num_groups"] == 8
 
 
 def test_from_pretrained(tmp_path):

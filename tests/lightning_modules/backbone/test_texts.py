@@ -43,6 +43,9 @@ def test_one_text_from_a_file(tmp_path):
     assert torch.equal(said.features, features.expand(2, -1, -1))
     assert said.lengths.tolist() == [3, 3]
     assert "text.safetensors" in found.source
+    cached = {"key": ["a"], "text_features": features, "text_lengths": torch.tensor([3])}
+    with pytest.raises(ValueError, match=r"a has features .*encoder is for all"):
+        text_of(cached, found, None)
 
 
 def test_the_command_that_writes_such_a_file(folder, tmp_path):

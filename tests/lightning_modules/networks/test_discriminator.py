@@ -14,6 +14,7 @@ def test_heads_and_norms_are_those_of_the_release():
     assert [tuple(logits.shape) for logits in maps] == [(2, 1, n, n) for n in (16, 32, 64, 64)]
     assert {m.heads for m in model.modules() if hasattr(m, "to_q")} == {16}
     assert model.add_embedding.pool.num_heads == 64
+    assert model.trained_with == {"heads": 16, "text_heads": 64}  # which no tensor shows
     norms = [(n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.GroupNorm)]
     assert {(m.num_groups, m.eps, ".attentions." in n) for n, m in norms} == {
         (32, 1e-5, False),

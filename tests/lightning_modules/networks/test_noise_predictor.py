@@ -76,10 +76,11 @@ def test_it_is_what_the_paper_draws():
 @pytest.mark.parametrize(("scale", "halvings"), [(8, 0), (4, 1), (2, 2), (1, 3)])
 def test_the_halvings_of_a_scale(scale, halvings):
     """Fitted to it, the levels see as many pixels as at scale 4, for an output of one size."""
-    model = seeded()
+    model = seeded().requires_grad_(False)
     before = model.encoder
     model.fit_to(scale, 8)
     assert (model.encoder is before) == (scale == 4)
+    assert not any(weight.requires_grad for weight in model.parameters())  # it stays frozen
     assert (model.divisor, model.fold) == (2**halvings, 2 ** max(halvings - 1, 0))
     seen = []
     model.encoder.down_blocks[0].attentions[0].register_forward_pre_hook(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from degradations.bicubic import resize
 from lightning_modules.networks.bsq import quantized, scales_of
 from lightning_modules.networks.infinity import Text
 from lightning_modules.networks.transformation import Branch, LatentEstimate, Transformation
@@ -168,6 +169,20 @@ class TestChoicesThatAreNotThePapers:
         torch.testing.assert_close(y, model.space.encode(large))
         assert f.shape == y.shape == (2, BITS, 4, 4)
         torch.testing.assert_close(model.enlarged_lr(given["lr"], (32, 32)), large)
+        given |= {"lr_latent": model.space.encode(given["lr"])}  # as written without enlarge_lr
+        with pytest.raises(ValueError, match=r"LR are 2x2, and .* reads 4x4: set .*enlarge_lr"):
+            model.latents(given)
+
+    def test_small_images_are_cut_back_exactly_at_a_fractional_scale(self):
+        """Mirrored by 5 rows, of which half are no whole number of output pixels."""
+        torch.manual_seed(0)
+        estimate = LatentEstimate(BITS, (4, 4), GRIDS[:2], (4, 4), width=8, blocks=1)
+        model = NSARMStageOne(1.6, space(), estimate, enlarge_lr=True, color_fix="none")
+        model.codes = lambda batch, lr, noise: [resize(lr, (32, 32))]
+        model.space.images = lambda total: total
+        given = batch(h=15, w=20) | {"size": (24, 32)}
+        found, expected = model.enlarge(given)["sr"], resize(given["lr"], (24, 32))
+        torch.testing.assert_close(found[..., :-6, :], expected[..., :-6, :])  # without the mirror
 
     def test_the_mapper_has_a_rate_of_its_own(self):
         model = method(mapper_lr=1e-7, optimizer=lambda groups: torch.optim.AdamW(groups, lr=1e-3))
