@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from files.colours import GREY
-from files.deep import TOP, Pixels, deep_pixels, eight_bits
+from files.deep import TOP, Pixels, deep_pixels, deep_to_srgb, eight_bits
 from files.image_profiles import orientation_of, space_of, to_srgb, upright
 from files.images import open_image
 from files.paths import list_images, read_bytes
@@ -70,9 +70,9 @@ def _srgb_16(rgb: Pixels, alpha: Pixels | None, grey: bool, icc: bytes, on_white
     if on_white and alpha is not None:
         share = alpha[..., None] / TOP
         rgb = np.rint(rgb * share + TOP * (1 - share)).astype(np.uint16)
-    space, eight = space_of(icc), eight_bits(rgb)
-    described = eight if space == "RGB" else eight[..., 0] if grey and space == "L" else None
-    converted = None if described is None else to_srgb(described, icc)
+    space = space_of(icc)
+    known = space == "RGB" or (grey and space == "L")
+    converted = deep_to_srgb(rgb, icc, space == "L") if known else None
     return rgb if converted is None else converted
 
 

@@ -200,7 +200,7 @@ class Checkpoints(Checkpoint):
         if self.config is None:  # else the configuration was compared
             warn_of_other_options(self._asked, optimiser_options(trainer))
         ranking = read_ranking(self.folder)
-        self._measured = self._measurement(trainer, pl_module)
+        self._measured = self._measurement(trainer)
         self._written = {*ranking.get("written", ())}
         if self.resumed_from is not None and self.resumed_from.parent == self.folder:
             self._written.add(self.resumed_from.name)  # killed before the list was written
@@ -483,9 +483,9 @@ class Checkpoints(Checkpoint):
         now = {"monitor": self.monitor, "measured": self._measured}
         return all(ranking.get(key, value) == value for key, value in now.items())
 
-    def _measurement(self, trainer: Trainer, pl_module: LightningModule) -> str:
+    def _measurement(self, trainer: Trainer) -> str:
         if self.config is None:  # in Python
-            return digest_of(measured_objects(trainer, pl_module))
+            return digest_of(measured_objects(trainer))
         settings = flat(self.config)
         measured = [item for item in settings.items() if item[0].startswith(MEASURED)]
         names = {type(c).__name__ for c in all_callbacks(trainer) if isinstance(c, Metric)}

@@ -6,44 +6,22 @@ import contextlib
 import logging
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 
 from callbacks.evaluation import all_callbacks, evaluated_datasets
 from callbacks.metrics.base import Metric
 from datamodules.order.keys import digest_of
-from datamodules.source import Source
-from files.class_path import class_path
-from files.paths import size_and_time
 
 log = logging.getLogger(__name__)
-PLAIN = (str, int, float, list, tuple, type(None))
 
 
-def measured_objects(trainer: Trainer, pl_module: LightningModule) -> list[str]:
-    """Return what scores of a validation depend on: images, degradations, tiles and metrics."""
-    data: Any = getattr(trainer, "datamodule", None)
-    asked = [getattr(data, "degradation_seed", None), vars(trainer)["limit_val_batches"]]
-    said = [repr([*asked, getattr(pl_module, "tiling", None)])]
+def measured_objects(trainer: Trainer) -> list[str]:
+    """Return what scores of a validation depend on: names and keys of its images, and metrics."""
     datasets: list[Any] = []
     with contextlib.suppress(AttributeError, TypeError, ValueError):  # loaders of another kind
         datasets = evaluated_datasets(trainer)
-    for dataset in datasets:
-        source: Any = getattr(dataset, "source", None)
-        said.append(repr([dataset.name, dataset.scale, digest_of(dataset.keys)]))
-        if isinstance(source, Source):
-            files = [source.path(index) for index in range(len(dataset.keys))]
-            said += [f"{file} {size_and_time(file)}" for file in files if file is not None]
-        recipe = getattr(source, "degradation", None) or getattr(data, "degradation", None)
-        said += [_settings(part) for part in recipe.modules()] if recipe is not None else []
-    return said + [_settings(c) for c in all_callbacks(trainer) if isinstance(c, Metric)]
-
-
-def _settings(part: object) -> str:
-    public = {k: v for k, v in vars(part).items() if isinstance(v, PLAIN) and not k.startswith("_")}
-    for passing in ("scale", "records", "control_records"):  # of a metric
-        if isinstance(part, Metric):
-            public.pop(passing, None)
-    return f"{class_path(type(part))} {public}"
+    said = [repr([each.name, each.scale, digest_of(each.keys)]) for each in datasets]
+    return said + [type(c).__name__ for c in all_callbacks(trainer) if isinstance(c, Metric)]
 
 
 def optimiser_options(trainer: Trainer) -> list[dict[str, str]]:

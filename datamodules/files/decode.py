@@ -32,8 +32,8 @@ from PIL import Image, UnidentifiedImageError
 from datamodules.clock import DECODING
 from datamodules.files import jpeg
 from datamodules.files.exif import tiff_exif
-from files.colours import GREY, describe, to_srgb_curve
-from files.deep import Pixels, Unsupported, deep_pixels, eight_bits
+from files.colours import GREY, describe
+from files.deep import Pixels, Unsupported, deep_pixels, deep_to_srgb, eight_bits
 from files.image_profiles import image_of, orientation_of, space_of, to_srgb, upright
 from files.images import MORE, TEXTS, open_image
 from files.paths import FORMATS as KNOWN
@@ -342,17 +342,9 @@ def _pixels(image: Image.Image, data: jpeg.Bytes | None, srgb: bool) -> _Raw:
 def _converted_16(raw: _Raw, srgb: bool) -> _Raw:
     """Return the pixels in sRGB; of 8 bits if they are converted, as Pillow converts no others."""
     icc = raw.icc or raw.grey_icc
-    if not (srgb and icc):
-        return raw
-    rgb = eight_bits(raw.rgb)
-    converted = to_srgb(rgb if raw.icc else rgb[..., 0], icc)
+    converted = deep_to_srgb(raw.rgb, icc, not raw.icc) if srgb and icc else None
     if converted is None:
         return raw
-    finer = to_srgb_curve(icc)
-    if finer is not None:  # 8 bits of linear light have bands in the shadows
-        rgb = finer[0][raw.rgb]
-        converted = to_srgb(rgb if raw.icc else rgb[..., 0], finer[1])
-        converted = rgb if converted is None else converted
     return _Raw(converted, None if raw.alpha is None else eight_bits(raw.alpha))
 
 

@@ -463,7 +463,7 @@ def test_without_a_configuration_the_objects_say_how_it_was_made(tmp_path: Path)
         trainer(tmp_path, writer).predict(model, data, return_predictions=False)
         written.append(writer.written)
     assert written == [1, 1, 1, 0]
-    assert [line["scale"] for line in lines(tmp_path / "out")] == [4, 2, None]
+    assert [line["scale"] for line in stored(tmp_path / "out")] == [4, 2, None]
 
 
 def test_without_a_configuration_other_weights_are_noticed(tmp_path: Path) -> None:
