@@ -535,6 +535,11 @@ class Encode(Callback):
     def __init__(self, options: EncodeOptions, config: dict[str, Any]) -> None:
         self.options, self.config = options, config
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the method an optimiser of nothing: a ``RoundTrip`` has nothing to train."""
+        nothing = torch.zeros(1, requires_grad=True)
+        pl_module.configure_optimizers = lambda: torch.optim.SGD([nothing])  # type: ignore[method-assign]
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Encode; by now the model is on its device and the sources are open.
 
