@@ -536,9 +536,8 @@ class Encode(Callback):
         self.options, self.config = options, config
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the method an optimiser of nothing: a ``RoundTrip`` has nothing to train."""
-        nothing = torch.zeros(1, requires_grad=True)
-        pl_module.configure_optimizers = lambda: torch.optim.SGD([nothing])  # type: ignore[method-assign]
+        """Give the method a parameter: optimisers and DDP need one, and a `RoundTrip` has none."""
+        pl_module.register_parameter("unused", torch.nn.Parameter(torch.zeros(1)))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Encode; by now the model is on its device and the sources are open.
