@@ -393,12 +393,16 @@ class Taef2Space(Space):
 class PCASpace(Space):
     """Latents of an autoencoder that ``lightning_modules.Autoencoder`` trained in minutes.
 
-    Arguments and errors are those of ``networks.autoencoders.PCAAutoencoder``, which also
+    Other arguments and errors are those of ``networks.autoencoders.PCAAutoencoder``, which also
     standardises the latents.
+
+    Args:
+        deviation: As in ``Space``; for ResShift that of each channel's residual between LR and HR,
+            so that the noise, equal in all channels, does not hide what LR shows.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__()
+    def __init__(self, deviation: Sequence[PositiveFloat] = (1.0,), **kwargs: Any) -> None:
+        super().__init__(deviation=deviation)
         self.vae = PCAAutoencoder(**kwargs)
         self.channels, self.factor = self.vae.latent, self.vae.factor
         self._freeze()
