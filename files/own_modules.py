@@ -1,4 +1,6 @@
-"""Import a user's own modules from the working directory, which is not on ``sys.path``.
+"""Names of classes, and modules of a user's own in the working directory.
+
+The working directory is not on ``sys.path``: modules are imported from there only by class paths.
 
 A library asks for many packages that are not installed. A script that happens to have such a name,
 in the folder where a command is typed, must not run. So that folder is searched only for the module
@@ -13,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from types import FrameType, ModuleType
+from typing import Any
 
 # Functions that import what a user named. Private names: the tests of plug-ins fail without them.
 LOOKUPS = {
@@ -89,3 +92,34 @@ def _importer() -> FrameType | None:
 
 def _module_of(frame: FrameType) -> str:
     return str(frame.f_globals.get("__name__"))
+
+
+def class_path(cls: type) -> str:
+    """Return the shortest path under which a configuration finds a class.
+
+    A room's public names, such as ``callbacks.PSNR``, stay the same when files move.
+
+    Args:
+        cls: The class.
+    """
+    package = cls.__module__.partition(".")[0]
+    public = getattr(sys.modules.get(package), cls.__name__, None)
+    return f"{package if public is cls else cls.__module__}.{cls.__qualname__}"
+
+
+def name_the_same(one: Any, other: Any) -> bool:
+    """Return whether two texts are paths of the same object, such as a function that has moved.
+
+    Nothing is imported: a path of a module that this process has not imported names nothing.
+
+    Args:
+        one: A value of a configuration.
+        other: Another one.
+    """
+    found = _named(one)
+    return found is not None and found is _named(other)
+
+
+def _named(path: Any) -> Any:
+    module, _, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
+    return vars(sys.modules[module]).get(name) if module in sys.modules else None

@@ -10,8 +10,8 @@ from typing import Any
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from files.class_path import class_path
 from files.method import Method
+from files.own_modules import class_path
 from files.paths import expand_path
 from lightning_modules.weights import (
     Weights,

@@ -14,8 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import LBFGS, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from files.class_path import class_path
 from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveInt
+from files.own_modules import class_path
 
 
 def adam(parameters: Iterable[Any]) -> Optimizer:

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from files.class_path import class_path
+from files.own_modules import class_path
 from tests.conftest import REPO
 
 ROOMS = ("callbacks", "datamodules", "degradations", "lightning_modules")

@@ -49,9 +49,9 @@ from callbacks.predict.predictions import (
 )
 from callbacks.predict.videos import Codec, VideoSettings, VideoWriter
 from callbacks.provenance import commit
-from files.class_path import class_path
 from files.method import Method, method_of
 from files.numbers import NonNegativeInt, PositiveInt
+from files.own_modules import class_path
 from files.owned import foreign, refuse_foreign, remove_file, remove_folder
 from files.paths import expand_path, size_and_time
 from files.video import VideoFrame

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from callbacks.provenance import commit
 from callbacks.results.files import made_by
 from callbacks.weights import digest_of
-from files.class_path import class_path
+from files.own_modules import class_path
 from files.tensors import read_file, read_metadata
 from lightning_modules.base import ImageModel
 from lightning_modules.weights import sources

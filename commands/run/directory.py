@@ -26,8 +26,8 @@ from commands.run.files import (
     newest_whole,
 )
 from commands.run.folder_lock import HOLDER, FolderLock
-from files.class_path import name_the_same
 from files.numbers import PositiveFloat, PositiveInt
+from files.own_modules import name_the_same
 from files.owned import NotOursError, move_aside, refuse_foreign, remove_file, remove_unfinished
 from files.paths import expand_path
 from files.tensors import read_file

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from degradations.draws import seed_of
-from files.class_path import class_path
+from files.own_modules import class_path
 from lightning_modules.base import ImageModel, SuperResolver
 from tests.contracts.arguments import check_arguments
 from tests.contracts.degradation_contract import global_generators_untouched

@@ -7,6 +7,7 @@ import torch
 
 from lightning_modules.backbone.space import (
     KLSpace,
+    PCASpace,
     PixelSpace,
     ResShiftVQ,
     Taef2Space,
@@ -66,6 +67,15 @@ def test_kl_is_scaled_as_its_configuration_says():
     drawn = space.encode(x, Noise(seeds))
     fields = Noise(seeds).normal(raw.mean.shape)
     torch.testing.assert_close(drawn, (raw.mean + raw.std * fields - 0.5) * 0.2)
+
+
+def test_a_deviation_of_each_channel():
+    plain, divided = PCASpace(), PCASpace(deviation=[2.0] * 12)
+    divided.load_state_dict(plain.state_dict())
+    torch.testing.assert_close(divided.encode(image()), plain.encode(image()) / 2)
+    torch.testing.assert_close(
+        divided.decode(divided.encode(image())), plain.decode(plain.encode(image()))
+    )
 
 
 def test_a_run_with_other_groups_of_norms_is_refused(tmp_path):

@@ -12,7 +12,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.nn import functional
 
-from files.class_path import class_path
+from files.own_modules import class_path
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.space import KLSpace, PCASpace, ResShiftVQ, Space
 from lightning_modules.diffusion import Diffusion
