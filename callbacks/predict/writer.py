@@ -299,7 +299,8 @@ class Writer(Callback):
         """
         if stage != "predict" or self._pool is None:
             return
-        self.on_predict_start(trainer, pl_module)  # Lightning does not, if all were skipped
+        if self.skipped:  # of all inputs, Lightning does not start
+            self.on_predict_start(trainer, pl_module)
         while self._pending:
             self._settle(*self._pending.popleft())
         self._close()

@@ -1,4 +1,4 @@
-"""What is said of a class whose arguments nobody explains."""
+"""The check of docstrings reports a class whose arguments are not explained."""
 
 from __future__ import annotations
 

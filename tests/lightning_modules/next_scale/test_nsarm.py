@@ -174,7 +174,7 @@ class TestChoicesThatAreNotThePapers:
             model.latents(given)
 
     def test_small_images_are_cut_back_exactly_at_a_fractional_scale(self):
-        """Mirrored by 5 rows, of which half are no whole number of output pixels."""
+        """Half of the 5 rows of padding would be no whole number of output pixels."""
         torch.manual_seed(0)
         estimate = LatentEstimate(BITS, (4, 4), GRIDS[:2], (4, 4), width=8, blocks=1)
         model = NSARMStageOne(1.6, space(), estimate, enlarge_lr=True, color_fix="none")
