@@ -49,13 +49,13 @@ from commands.run.files import FOLDER, list_checkpoints, newest_whole
 from commands.run.weights import EXPORT, find_weights, load_trained
 from commands.tracebacks import origin
 from datamodules import SRDataModule
-from datamodules.files.decode import from_pillow
-from datamodules.files.exif import without_hidden_colours
 from degradations.base import Degradation, cut_size
 from degradations.bicubic import resize
 from degradations.draws import seed_of
 from degradations.tools.configure import degradation_of
-from files.colours import GREY, fitted
+from files.images.alpha import without_hidden_colours
+from files.images.colours import GREY, fitted
+from files.images.decode import from_pillow
 from files.own_modules import import_own
 from files.paths import read_text
 from files.yaml_loader import plain_yaml, strict_loader

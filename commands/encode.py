@@ -36,7 +36,6 @@ from commands.arguments.saved_config import flat
 from commands.check import Checked
 from commands.errors import ConfigurationError
 from datamodules.degrading import degradation_of
-from datamodules.files.decode import UnreadableImage
 from datamodules.loading import expect_workers, start_worker
 from datamodules.order.keys import Names
 from datamodules.pack.blocks import Blocks, Record, Report
@@ -49,6 +48,7 @@ from datamodules.source import Augmentation
 from datamodules.sources.latents import ABOUT, Latents
 from datamodules.sources.triplets import Triplets
 from degradations.draws import seed_of
+from files.images.decode import UnreadableImage
 from files.numbers import PositiveInt
 from files.owned import remove_file, write_whole
 from files.paths import expand_path, shard_key, size_and_time

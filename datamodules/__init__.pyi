@@ -1,9 +1,9 @@
 from .augment import Albumentations as Albumentations
 from .base import SRDataModule as SRDataModule
-from .files.decode import UnreadableImage as UnreadableImage
 from .shards.shards import Shards as Shards
 from .shards.stream import Stream as Stream
 from .source import Source as Source
+from .source import UnreadableImage as UnreadableImage
 from .sources.clips import Clips as Clips
 from .sources.clips import ClipShards as ClipShards
 from .sources.clips import ClipSource as ClipSource

@@ -25,13 +25,14 @@ from datamodules.order.plan import Plan, PlanSampler, check_same_order, default_
 from datamodules.predicting import Predicted, images_to_enlarge
 from datamodules.samples import CropSettings, Images, Tally, TrainingImages, check_crop
 from datamodules.shards.stream import Stream, StreamImages
-from datamodules.source import Augmentation, Pixels, Sample, Source
+from datamodules.source import Augmentation, Sample, Source
 from datamodules.sources.folder import Outputs, source_to_enlarge
 from datamodules.sources.latents import add_latents
 from datamodules.sources.videos import VideoFrames
 from degradations.base import Degradation
 from degradations.pool import PairPool
 from files.batch import Batch, Listener
+from files.images.deep import Pixels
 from files.numbers import NonNegativeInt, PositiveFloat, PositiveInt
 
 __all__ = ["Augmentation", "CropSettings", "Pixels", "SRDataModule", "Sample", "Source"]

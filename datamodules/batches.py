@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import default_collate
 
-from datamodules.source import Pixels
 from files.batch import Batch
+from files.images.deep import Pixels
 
 IMAGES = ("hr", "lr", "ref", "p0", "p1")  # of a batch, where present
 CLIP = "clip"

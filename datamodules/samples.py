@@ -18,15 +18,17 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, get_worker_info
 
-from datamodules.clock import READING, Preparation
-from datamodules.files.decode import UnreadableImage
-from datamodules.files.exif import lasting_exif, without_hidden_colours
 from datamodules.order.keys import Keys
 from datamodules.order.plan import Item, Plan
 from datamodules.scales import Scales
-from datamodules.source import Augmentation, Pixels, Sample, Source
+from datamodules.source import Augmentation, Sample, Source
 from degradations.base import cut_size
 from degradations.seeds import GAMMA, MULTIPLIERS, SHIFTS
+from files.clock import READING, Preparation
+from files.images.alpha import without_hidden_colours
+from files.images.decode import UnreadableImage
+from files.images.deep import Pixels
+from files.images.exif import lasting_exif
 from files.numbers import PositiveInt, UnitInterval
 
 log = logging.getLogger(__name__)

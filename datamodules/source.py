@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from datamodules.order.keys import Names
 from datamodules.order.shuffle import Mixture
 from degradations.base import Degradation
+from files.images.decode import UnreadableImage as UnreadableImage
+from files.images.deep import Pixels
 from files.numbers import PositiveFloat
-
-Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 
 class Sample(TypedDict, total=False):

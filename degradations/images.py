@@ -1,101 +1,32 @@
-"""Image files, arrays, colour profiles and orientation, for tools and codecs."""
+"""Images and arrays, for tools and codecs."""
 
 from __future__ import annotations
 
-import io
-import logging
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from files.colours import GREY
-from files.deep import TOP, Pixels, deep_pixels, deep_to_srgb, eight_bits
-from files.image_profiles import orientation_of, space_of, to_srgb, upright
-from files.images import open_image
-from files.paths import list_images, read_bytes
-
-log = logging.getLogger(__name__)
+from files.images import decode
+from files.paths import list_images
 
 
 def read_image(path: Path) -> Tensor:
-    """Read an image upright, in sRGB and without alpha: (1, 3, H, W) float32 in [0, 1].
+    """Read an image as training and evaluation do: upright, in sRGB and without alpha.
 
-    The pixels are those of training and evaluation.
+    Returns:
+        (1, 3, H, W) float32 in [0, 1].
 
     Raises:
-        ValueError: The file is missing, or is not an image.
+        UnreadableImage: The file is missing, or is not an image.
     """
-    pixels = _read(path)
+    pixels = decode.read_image(path, srgb=True).rgb
     scaled = pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
     return torch.from_numpy(scaled).permute(2, 0, 1).unsqueeze(0)
-
-
-def read_levels(path: Path) -> NDArray[np.uint8]:
-    """Read an image to look at: (H, W, 3), as ``read_image`` does, but on white and in 8 bits.
-
-    Raises:
-        ValueError: The file is missing, or is not an image.
-    """
-    return eight_bits(_read(path, on_white=True))
-
-
-def _read(path: Path, on_white: bool = False) -> Pixels:
-    """Return (H, W, 3)."""
-    try:
-        data = read_bytes(path)
-        with open_image(io.BytesIO(data)) as image:
-            icc = image.info.get("icc_profile") or b""
-            deep = deep_pixels(image, data)
-            if deep is None:
-                pixels: Pixels = _srgb(image, icc, on_white)
-            else:
-                pixels = _srgb_16(*deep, image.mode in GREY, icc, on_white)
-            return upright(pixels, orientation_of(image))
-    except FileNotFoundError as error:
-        raise ValueError(f"the image {path} does not exist") from error
-    except Exception as error:  # decoders raise anything on arbitrary bytes
-        raise ValueError(
-            f"{path} cannot be read as an image ({error}): replace or remove it"
-        ) from error
-
-
-def _srgb_16(rgb: Pixels, alpha: Pixels | None, grey: bool, icc: bytes, on_white: bool) -> Pixels:
-    """Return (H, W, 3) of 16 bits; of 8 if it is converted, as Pillow converts no others."""
-    if on_white and alpha is not None:
-        share = alpha[..., None] / TOP
-        rgb = np.rint(rgb * share + TOP * (1 - share)).astype(np.uint16)
-    space = space_of(icc)
-    known = space == "RGB" or (grey and space == "L")
-    converted = deep_to_srgb(rgb, icc, space == "L") if known else None
-    return rgb if converted is None else converted
-
-
-def _srgb(image: Image.Image, icc: bytes, on_white: bool) -> NDArray[np.uint8]:
-    """Return (H, W, 3), converted by the colour profile if that fits the mode of the image."""
-    space, described = space_of(icc), None
-    if image.has_transparency_data:  # not at once: Pillow warns of palettes, and refuses La
-        opaque = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-        if on_white:
-            white = Image.new("RGBA", opaque.size, "white")
-            white.alpha_composite(opaque)
-            opaque = white
-        rgb = np.asarray(opaque.convert("RGB"))
-    else:
-        rgb = np.asarray(image.convert("RGB"))
-    if image.mode == "CMYK":
-        described = np.asarray(image) if space == "CMYK" else None
-    elif space == "RGB" and image.mode != "LAB":
-        described = rgb
-    elif space == image.mode[0] == "L":
-        described = rgb[..., 0]
-    converted = None if described is None else to_srgb(described, icc)
-    return rgb if converted is None else converted
 
 
 def cropped(image: Tensor, size: int, name: str) -> Tensor:

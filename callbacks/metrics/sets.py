@@ -45,10 +45,11 @@ from tqdm import tqdm
 
 from callbacks.evaluation import MetricProtocol, are_finite, is_distributed, on_first
 from callbacks.metrics.base import Measured, Metric, Record, TooSmall
-from degradations import images as image_files
 from degradations.base import ieee_float32
 from degradations.draws import CODING
 from degradations.images import find_images
+from files.images import decode
+from files.images.deep import eight_bits
 from files.owned import whole_file
 from files.paths import expand_path
 
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 CACHE = "~/.cache/enlarger/references"
 BATCH = 8
-READING = 4  # version of image reading: since 4 with all bits of 16-bit files
+READING = 5  # version of image reading: since 5 as training reads them
 READERS = 4
 MANY = 5000  # images: more may take a CPU over half an hour, the time that other processes wait
 
@@ -73,9 +74,10 @@ def read_image(path: Path) -> Tensor:
         (1, 3, H, W) float32 in [0, 1].
 
     Raises:
-        ValueError: If the file is damaged or not an image.
+        UnreadableImage: The file is damaged or not an image.
     """
-    return (image_files.read_image(path) * 255).round() / 255
+    levels = eight_bits(decode.read_image(path, srgb=True).rgb)
+    return torch.from_numpy(levels).permute(2, 0, 1).unsqueeze(0) / 255
 
 
 class Reference(NamedTuple):

@@ -25,9 +25,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from callbacks.pages.render import Figure, Tile, render_page
-from degradations.images import read_levels
-from files.image_profiles import orientation_of
-from files.images import of_any_size, open_image
+from files.images.alpha import on_white
+from files.images.decode import read_image
+from files.images.deep import eight_bits
+from files.images.pillow import of_any_size, open_image
+from files.images.profiles import orientation_of
 from files.owned import remove_file, whole_file, write_whole
 from files.video import read_frame
 
@@ -276,7 +278,10 @@ def _reduced(size: Size) -> Size:
 
 def _levels(file: Path, frame: int | None) -> Image.Image:
     if frame is None:
-        return Image.fromarray(read_levels(file))
+        image = read_image(file, srgb=True)
+        alpha = image.alpha
+        rgb = image.rgb if alpha is None else on_white(image.rgb, alpha[..., None])
+        return Image.fromarray(eight_bits(rgb))
     levels = read_frame(file, frame)
     return Image.fromarray((levels / (np.iinfo(levels.dtype).max / 255)).round().astype(np.uint8))
 

@@ -15,19 +15,19 @@ from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from PIL.ExifTags import IFD, Base
 from torch import Tensor
 
 from degradations.bicubic import resize
-from files.colours import GREY, fitted
-from files.images import png_of_16_bits, profile_chunk, with_chunks
+from files.images.alpha import on_white
+from files.images.colours import GREY, fitted
+from files.images.deep import Pixels, eight_bits
+from files.images.pillow import png_of_16_bits, profile_chunk, with_chunks
 from files.owned import Known, whole_file, whole_folder
 
 Format = Literal["png", "jpg", "webp", "tiff"]
 SPELLED: dict[str, Format] = {"jpeg": "jpg", "tif": "tiff"}  # other names of these
-Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 EIGHT_BIT: tuple[Format, ...] = ("jpg", "webp")  # formats that hold no 16 bits
 OPAQUE: tuple[Format, ...] = ("jpg",)  # formats that hold no alpha
 LARGEST: dict[Format, int] = {"jpg": 65500, "webp": 16383}  # pixels of a side; limits of encoders
@@ -327,12 +327,8 @@ def _levels(image: Tensor, bit_depth: int) -> Pixels:
 def fitted_pixels(pixels: Pixels, format: Format) -> Pixels:
     """Return (H, W, C) as a format can hold it: on white without alpha, rounded to 8 bits."""
     if format in OPAQUE and pixels.shape[2] in (2, 4):
-        white, share = np.iinfo(pixels.dtype).max, pixels[..., -1:]
-        mixed = white - (white - pixels[..., :-1]) * (share / np.float32(white))
-        pixels = cast(Pixels, mixed.round().astype(pixels.dtype))
-    if format in EIGHT_BIT and pixels.dtype == np.uint16:
-        pixels = (pixels / np.float32(257)).round().astype(np.uint8)
-    return pixels
+        pixels = on_white(pixels[..., :-1], pixels[..., -1:])
+    return eight_bits(pixels) if format in EIGHT_BIT else pixels
 
 
 def enlarge_alpha(alpha: Pixels | Tensor, pixels: Pixels) -> Pixels:

@@ -13,7 +13,8 @@ from math import ceil
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from callbacks.predict.files import Pixels, long_name_errors
+from callbacks.predict.files import long_name_errors
+from files.images.deep import Pixels
 from files.owned import whole_file
 from files.video import (
     MICROSECONDS,

@@ -25,7 +25,6 @@ from callbacks.predict.files import (
     SPELLED,
     Extras,
     Format,
-    Pixels,
     check_folder,
     enlarge_alpha,
     fitted_exif,
@@ -49,6 +48,7 @@ from callbacks.predict.predictions import (
 )
 from callbacks.predict.videos import Codec, VideoSettings, VideoWriter
 from callbacks.provenance import commit
+from files.images.deep import Pixels
 from files.method import Method, method_of
 from files.numbers import NonNegativeInt, PositiveInt
 from files.own_modules import class_path

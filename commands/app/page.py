@@ -16,7 +16,7 @@ from PIL import Image
 from callbacks.predict.files import Extras, encode, fitted_extras, fitted_pixels
 from commands.app.models import Models, Stopped
 from commands.released import released
-from datamodules.files.decode import decode
+from files.images.decode import decode
 from files.paths import IMAGE_EXTENSIONS
 from lightning_modules.sampling.enlarging import WrongScaleError
 from lightning_modules.sampling.tiling import Tiling

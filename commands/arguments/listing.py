@@ -93,7 +93,8 @@ def public(room: str) -> dict[str, _Class]:
     for name, module in stub(room).items():  # another file may have a class of the same name
         file = ROOT / room / f"{module.replace('.', '/')}.py"
         file = file if file.is_file() else file.with_suffix("") / "__init__.py"
-        found[name] = _classes_in(file)[name]
+        if name in (known := _classes_in(file)):  # not only passed on
+            found[name] = known[name]
     return found
 
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from itertools import pairwise
 from typing import TypeVar
 
-from datamodules.files.decode import UnreadableImage
+from files.images.decode import UnreadableImage
 from files.words import first_of
 
 MEASURED = 20  # groups of images that are compared by size

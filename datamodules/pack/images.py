@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules.files.captions import caption_of
-from datamodules.files.decode import FORMATS, DecodedImage, UnreadableImage, decode, reason_of
 from datamodules.files.pairs import misfit
 from datamodules.files.roles import Roles, roles_of
 from datamodules.pack.places import Entry
-from files.images import open_image, png_of_16_bits, profile_chunk, with_chunks
+from files.images.decode import FORMATS, DecodedImage, UnreadableImage, decode, reason_of
+from files.images.deep import Pixels
+from files.images.pillow import open_image, png_of_16_bits, profile_chunk, with_chunks
 
-Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 Planes = list[Pixels]  # colours (H, W, 3), and alpha (H, W) if present
 Members = dict[str, bytes]  # suffix: content
 EXTENSIONS = {"JPEG": "jpg", "TIFF": "tif"}  # of Pillow's formats, if not the lower-case name

@@ -12,12 +12,12 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from datamodules.files.decode import read_size
 from datamodules.files.pairs import match, mixed
 from datamodules.files.paths import braced, images_of
 from datamodules.files.roles import SUFFIXES, roles_of, texts_beside
 from datamodules.pack.places import Entry, File, Place, Refused, TarMember
 from datamodules.shards.index import METADATA, build_index, split_name
+from files.images.decode import read_size
 from files.paths import (
     IMAGE_EXTENSIONS,
     by_key,

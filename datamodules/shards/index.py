@@ -26,7 +26,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from datamodules.files.decode import UnreadableImage, read_size
+from files.images.decode import UnreadableImage, read_size
 from files.owned import write_whole
 from files.paths import IMAGE_EXTENSIONS
 

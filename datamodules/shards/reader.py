@@ -10,10 +10,10 @@ from typing import Any
 
 import xxhash
 
-from datamodules.files.decode import UnreadableImage
 from datamodules.shards.cache import DiskCache
 from datamodules.shards.index import Member
 from datamodules.shards.remote import RemoteError, Wanted, read_range, shown
+from files.images.decode import UnreadableImage
 
 MOST_FILES = 1 << 16
 

@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image
 
 from datamodules.files.captions import caption_of
-from datamodules.files.decode import UnreadableImage, decode
 from datamodules.files.roles import EXPECTED, MissingHR, roles_of
 from datamodules.shards.index import array_of
 from datamodules.shards.remote import shown
 from datamodules.shards.table import RULE
 from datamodules.source import Sample
+from files.images.decode import UnreadableImage, decode
 
 log = logging.getLogger(__name__)
 _WARNED: set[tuple[str, str]] = set()  # messages, and the tars that they are about

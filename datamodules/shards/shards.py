@@ -17,8 +17,6 @@ from typing import Any
 import webdataset
 from webdataset.filters import FilterFunction
 
-from datamodules.files.decode import UnreadableImage, decode, most_pixels, read_size
-from datamodules.files.jpeg import read_rows
 from datamodules.files.pairs import mixed
 from datamodules.files.paths import parse_bytes
 from datamodules.order.keys import Names
@@ -38,6 +36,8 @@ from datamodules.shards.sample import Raw, add_text, decoded, raw_of
 from datamodules.shards.table import Table, joined, table_of
 from datamodules.shards.urls import is_remote, list_shards
 from datamodules.source import Sample, Source
+from files.images.decode import UnreadableImage, decode, most_pixels, read_size
+from files.images.jpeg import read_rows
 from files.numbers import NonNegativeInt, PositiveFloat
 from files.paths import expand_path
 

@@ -28,8 +28,6 @@ from webdataset.gopen import Pipe
 from webdataset.tariterators import group_by_keys, tar_file_expander
 from webdataset.utils import pytorch_worker_info
 
-from datamodules.clock import READING
-from datamodules.files.decode import UnreadableImage, read_size
 from datamodules.files.pairs import mixed
 from datamodules.files.roles import roles_of
 from datamodules.order.plan import Item, Plan
@@ -42,6 +40,8 @@ from datamodules.shards.urls import list_shards
 from datamodules.source import Sample, Source
 from degradations.base import Degradation
 from degradations.seeds import seed_of
+from files.clock import READING
+from files.images.decode import UnreadableImage, read_size
 from files.numbers import NonNegativeInt, PositiveFloat, PositiveInt
 from files.own_modules import own_environment
 

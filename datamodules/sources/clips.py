@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from datamodules.files.decode import UnreadableImage, read_image, read_size
 from datamodules.files.pairs import mixed
 from datamodules.files.roles import SUFFIXES, role_of
 from datamodules.order.keys import Names
@@ -35,10 +34,11 @@ from datamodules.shards.index import Member, ShardIndex
 from datamodules.shards.reader import Tar
 from datamodules.shards.sample import add_text
 from datamodules.shards.shards import Shards
-from datamodules.source import Augmentation, PerImage, Pixels, Sample, Source, texts_of
+from datamodules.source import Augmentation, PerImage, Sample, Source, texts_of
 from degradations.base import cut_size
 from degradations.draws import seed_of
-from files.deep import eight_bits
+from files.images.decode import UnreadableImage, read_image, read_size
+from files.images.deep import Pixels, eight_bits
 from files.numbers import PositiveFloat, PositiveInt
 from files.paths import by_key, expand_path, image_key, list_images
 from files.words import first_of

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from datamodules.source import PerImage, Pixels, Sample, Source, Wrapper, prepare_within, texts_of
+from datamodules.source import PerImage, Sample, Source, Wrapper, prepare_within, texts_of
 from degradations.draws import Draws, seed_of
+from files.images.deep import Pixels
 from files.numbers import PositiveInt
 
 

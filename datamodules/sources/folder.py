@@ -8,11 +8,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.files.decode import FORMATS, read_image, read_size
 from datamodules.files.pairs import mixed
 from datamodules.files.paths import images_of, searched_folder
 from datamodules.order.keys import Names
 from datamodules.source import Sample, Source
+from files.images.decode import FORMATS, read_image, read_size
 from files.paths import by_key, expand_path, has_wildcard, image_key, is_video, size_and_time
 from files.video import load_av
 

@@ -14,7 +14,6 @@ from bisect import bisect_right
 from pathlib import Path
 from typing import Any, cast
 
-from datamodules.files.decode import decode
 from datamodules.samples import SampleDraws, TrainingImages
 from datamodules.shards.cache import DiskCache
 from datamodules.shards.index import array_of, load_index
@@ -23,6 +22,7 @@ from datamodules.shards.shards import Shards
 from datamodules.shards.table import Table, table_of
 from datamodules.shards.urls import is_remote, list_shards
 from datamodules.source import Sample
+from files.images.decode import decode
 
 ABOUT = "encode.json"  # beside the shards, written after all of them
 LATENTS = ("latent", "lr_latent")

@@ -6,9 +6,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from datamodules.files.decode import UnreadableImage, read_image, read_size
 from datamodules.files.pairs import match, misfit, with_scale
 from datamodules.source import Sample, Source
+from files.images.decode import UnreadableImage, read_image, read_size
 from files.paths import by_key, expand_path, image_key, list_images
 from files.words import first_of
 

@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.files.decode import read_image
 from datamodules.source import Sample, Source
+from files.images.decode import read_image
 
 SKIMAGE, SKLEARN = "skimage/data", "sklearn/datasets/images"
 DISTRIBUTIONS = {"skimage": "scikit-image", "sklearn": "scikit-learn"}

@@ -13,9 +13,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from datamodules.files.decode import UnreadableImage, read_image
 from datamodules.samples import Images, SampleDraws, TrainingImages
 from datamodules.source import Sample, Source
+from files.images.decode import UnreadableImage, read_image
 from files.paths import by_key, expand_path, image_key, list_images, read_bytes, walk
 from files.words import first_of
 

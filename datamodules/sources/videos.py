@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
-from datamodules.files.decode import UnreadableImage
 from datamodules.order.keys import Names
 from datamodules.samples import PredictImages
 from datamodules.source import Sample, Source
 from degradations.draws import seed_of
+from files.images.decode import UnreadableImage
 from files.paths import size_and_time
 from files.video import (
     MICROSECONDS,

@@ -27,7 +27,7 @@ from degradations.draws import Params, seed_of
 from degradations.images import as_image, cropped, find_images, read_image
 from degradations.tools.configure import degradation_of
 from degradations.tools.preview import add_config_argument
-from files.images import open_image
+from files.images.pillow import open_image
 from files.numbers import positive
 from files.own_modules import class_path
 from files.owned import whole_file

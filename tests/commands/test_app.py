@@ -25,7 +25,7 @@ from torch import Tensor, nn
 import enlarger
 from commands.app import app
 from commands.app.models import Models, Stopped
-from datamodules.files.decode import decode
+from files.images.decode import decode
 from lightning_modules import EDSR
 from lightning_modules.sampling.tiling import Tiling
 from main import main

@@ -27,8 +27,8 @@ import pytest
 import torch
 
 from datamodules.base import CropSettings, Source, SRDataModule
-from datamodules.files.decode import UnreadableImage
 from degradations.bicubic import Bicubic
+from files.images.decode import UnreadableImage
 from tests.contracts.arguments import check_arguments
 from tests.contracts.degradation_contract import global_generators_untouched
 from tests.datamodules.memory import evaluation, training

@@ -12,11 +12,11 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
 from datamodules.base import CropSettings, Sample, Source, SRDataModule
-from datamodules.files.decode import UnreadableImage
 from degradations.base import Degradation
 from degradations.pipeline import Pipeline
 from degradations.stages.noise import GaussianNoise
 from files.batch import Batch
+from files.images.decode import UnreadableImage
 
 
 class Memory(Source):

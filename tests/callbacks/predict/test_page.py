@@ -96,6 +96,14 @@ def test_parts_of_a_large_output_are_also_shown_at_100_percent(
             assert np.abs(view - expected).mean() < 6, "more than JPEG's"
 
 
+def test_what_is_transparent_is_shown_on_white(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    Image.new("RGBA", (12, 10), (0, 0, 0, 0)).save(tmp_path / "in" / "a.png")
+    page_of(folder)
+    (shown,) = (folder / ".predict_html").iterdir()
+    assert np.asarray(Image.open(shown)).min() == 255
+
+
 def test_many_images_become_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "MOST", 2)
     monkeypatch.setattr("callbacks.predict.page.MOST", 2)

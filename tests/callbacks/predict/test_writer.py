@@ -27,7 +27,7 @@ from callbacks.predict.predictions import NAME
 from callbacks.predict.writer import Writer
 from datamodules import SRDataModule
 from degradations.bicubic import resize
-from files.colours import code_points_of
+from files.images.colours import code_points_of
 from files.method import Method
 from lightning_modules import EDSR, Bicubic, Regression
 from tests.callbacks.predict.test_predictions import stored

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from callbacks.training import throughput as timeline
 from callbacks.training.throughput import Budget, Throughput, Timeline
-from datamodules import clock
 from datamodules.base import Sample, Source, SRDataModule
-from datamodules.clock import DECODING
 from degradations.bicubic import Bicubic
 from degradations.draws import Params
+from files import clock
 from files.batch import Seconds
+from files.clock import DECODING
 from tests.callbacks.tiny import Tiny, trainer
 
 

@@ -29,6 +29,7 @@ KINDS = ("methods", "networks", "parts", "losses", "degradations", "datasets", "
 def test_each_public_name_is_listed_once() -> None:
     found = [entry.name for kind in KINDS for entry in listing.entries(kind)]
     exported = [f"{room}.{name}" for room in listing.ROOMS for name in import_module(room).__all__]
+    exported.remove("datamodules.UnreadableImage")  # of files/, passed on
     assert sorted(found) == sorted(exported)
     methods = {entry.name: entry.about for entry in listing.entries("methods")}
     assert methods["lightning_modules.InvSR"] == "Diffusion inversion with a predicted start"

@@ -7,12 +7,12 @@ import os
 import pytest
 
 from datamodules.files.captions import caption_of
-from datamodules.files.decode import UnreadableImage
 from datamodules.pack.images import Recipe, process
 from datamodules.pack.inputs import find_inputs
 from datamodules.shards.shards import Shards
 from datamodules.shards.stream import Stream, decoded, raw_of, samples_of
 from datamodules.sources.clips import ClipShards
+from files.images.decode import UnreadableImage
 from tests.datamodules.image_files import save
 from tests.datamodules.shards.test_shards import image_bytes, write
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import webdataset
 
-from datamodules.files.decode import read_image
 from datamodules.pack import __main__ as pack
 from datamodules.shards.shards import Shards
+from files.images.decode import read_image
 from tests.datamodules.image_files import pixels, save
 
 

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image, ImageCms
 from PIL.JpegImagePlugin import get_sampling
 
-from datamodules.files.decode import decode
 from datamodules.files.roles import roles_of
 from datamodules.pack.images import Encoding, Recipe, places, process
 from datamodules.pack.inputs import find_inputs
 from datamodules.pack.places import Entry, File
+from files.images.decode import decode
 from tests.datamodules.image_files import encoded, pixels, save
 
 PNG, WEBP, JPEG = Encoding("png"), Encoding("webp"), Encoding("jpeg", 95)

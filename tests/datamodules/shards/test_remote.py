@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from datamodules.files.decode import UnreadableImage
 from datamodules.order.plan import Item
 from datamodules.samples import TrainingImages
 from datamodules.shards import remote
@@ -28,6 +27,7 @@ from datamodules.shards.remote import (
 )
 from datamodules.shards.shards import Shards
 from datamodules.shards.stream import Stream
+from files.images.decode import UnreadableImage
 from tests.datamodules.image_files import pixels
 from tests.datamodules.server import serving
 from tests.datamodules.shards.test_shards import image_bytes, indexed, write

@@ -19,7 +19,6 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from datamodules.files.decode import UnreadableImage
 from datamodules.shards import index as shard_index
 from datamodules.shards import reader as shard_reader
 from datamodules.shards.index import (
@@ -29,6 +28,7 @@ from datamodules.shards.index import (
 )
 from datamodules.shards.shards import Shards
 from datamodules.source import Source
+from files.images.decode import UnreadableImage
 from files.ranges import register_ranges
 from tests.datamodules.image_files import pixels, save
 from tests.datamodules.image_files import write_tar as write

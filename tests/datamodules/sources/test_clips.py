@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from datamodules.base import SRDataModule
-from datamodules.files.decode import UnreadableImage
 from datamodules.samples import SampleDraws
 from datamodules.scales import Scales
 from datamodules.sources.clips import Clips, ClipShards, MovingCrops
+from files.images.decode import UnreadableImage
 from tests.datamodules.image_files import encoded, write_tar
 from tests.datamodules.memory import Memory, evaluation, training, with_crops
 

@@ -13,11 +13,11 @@ import torch
 
 from datamodules.batches import collate
 from datamodules.degrading import check_pooled
-from datamodules.files.decode import UnreadableImage
 from datamodules.order.plan import Item
 from datamodules.shards.writer import ShardWriter
 from datamodules.sources.latents import ABOUT, Latents, TrainingLatents, add_latents
 from datamodules.sources.mix import Mix
+from files.images.decode import UnreadableImage
 
 ABOUT_OURS = {"space": "Space 0123", "factor": 8, "scale": None}
 

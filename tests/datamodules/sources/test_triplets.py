@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from datamodules.base import SRDataModule
-from datamodules.files.decode import UnreadableImage
 from datamodules.sources.triplets import PARTS, Triplets
+from files.images.decode import UnreadableImage
 from tests.datamodules.memory import training, with_crops
 
 SIDE = 20

@@ -50,8 +50,8 @@ def test_prints_the_parameters_and_draws_each_stage(folder, caplog):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere.png"], "the image nowhere.png does not exist"),
-        (["recipe.yaml"], "recipe.yaml cannot be read as an image"),
+        (["nowhere.png"], "nowhere.png: No such file"),
+        (["recipe.yaml"], "recipe.yaml: not an image"),
         (["photo.png", "--crop", "600"], "smaller than the crop of 600 px"),
         (["photo.png", "--config", "no.yaml"], "no.yaml cannot be read: No such file"),
         (["photo.png", "--scale", "0"], "scale is 0.0; expected a positive number"),

@@ -16,8 +16,8 @@ import simplejpeg
 import tifffile
 from PIL import Image, ImageCms
 
-from datamodules.files.decode import UnreadableImage, decode, read_image, read_size
-from files.image_profiles import image_of
+from files.images.decode import UnreadableImage, decode, read_image, read_size
+from files.images.profiles import image_of
 from tests.datamodules.image_files import encoded
 from tests.datamodules.profiles import (
     SRGB,

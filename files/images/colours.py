@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from files.image_profiles import space_of
+from files.images.profiles import space_of
 
 START = b"\x89PNG\r\n\x1a\n"
 GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")  # Pillow's modes

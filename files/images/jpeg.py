@@ -17,7 +17,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from datamodules.clock import DECODING
+from files.clock import DECODING
 
 log = logging.getLogger(__name__)
 Bytes = bytes | bytearray | memoryview

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from files.colours import code_points_of, describe
+from files.images.colours import code_points_of, describe
 from files.paths import FORMATS, open_regular
 
 PNG_HEADER = 33  # bytes of the signature and of the IHDR chunk
@@ -33,7 +33,7 @@ def open_image(
 ) -> Image.Image:
     """Open an image with Pillow.
 
-    ``info`` has its colours, as ``files.colours.describe`` sets them, and ``MORE``. Of a TIFF it is
+    ``info`` has its colours, as ``colours.describe`` sets them, and ``MORE``. Of a TIFF it is
     the first page that is no thumbnail.
 
     Args:

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from files.colours import to_srgb_curve
-from files.image_profiles import to_srgb
-from files.images import TEXTS
+from files.images.colours import to_srgb_curve
+from files.images.pillow import TEXTS
+from files.images.profiles import to_srgb
 
 TOP = 65535
 

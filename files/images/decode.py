@@ -29,13 +29,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from datamodules.clock import DECODING
-from datamodules.files import jpeg
-from datamodules.files.exif import tiff_exif
-from files.colours import GREY, describe
-from files.deep import Pixels, Unsupported, deep_pixels, deep_to_srgb, eight_bits
-from files.image_profiles import image_of, orientation_of, space_of, to_srgb, upright
-from files.images import MORE, TEXTS, open_image
+from files.clock import DECODING
+from files.images import jpeg
+from files.images.colours import GREY, describe
+from files.images.deep import Pixels, Unsupported, deep_pixels, deep_to_srgb, eight_bits
+from files.images.exif import tiff_exif
+from files.images.pillow import MORE, TEXTS, open_image
+from files.images.profiles import image_of, orientation_of, space_of, to_srgb, upright
 from files.paths import FORMATS as KNOWN
 from files.paths import open_regular, read_bytes
 

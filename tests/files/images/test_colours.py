@@ -13,9 +13,9 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from datamodules.files.decode import decode
 from degradations.images import read_image
-from files.images import with_chunks
+from files.images.decode import decode
+from files.images.pillow import with_chunks
 from tests.datamodules.profiles import WIDE, rgb_profile, srgb_of_grey, srgb_of_rgb, srgb_of_xyz
 
 RGB = np.random.default_rng(0).integers(20, 256, (6, 8, 3), dtype=np.uint8)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.files.decode import UnreadableImage, decode
+from files.images.decode import UnreadableImage, decode
 from tests.datamodules.image_files import pixels
 
 KINDS = {

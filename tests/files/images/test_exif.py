@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from PIL.ExifTags import GPS, IFD, Base
 
-from datamodules.files.decode import decode
-from datamodules.files.exif import lasting_exif
+from files.images.decode import decode
+from files.images.exif import lasting_exif
 
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 10, 3)).astype(np.uint8))
 KEPT = {Base.Make: "Maker", Base.Artist: "Somebody", Base.DateTime: "2020:01:02 03:04:05"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from datamodules.files.exif import without_hidden_colours
+from files.images.alpha import without_hidden_colours
 
 RGB = np.random.default_rng(0).integers(0, 256, (17, 23, 3)).astype(np.uint8)
 

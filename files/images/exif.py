@@ -1,17 +1,14 @@
-"""EXIF orientation and colour, and transparent pixels."""
+"""The part of an image's EXIF that also holds for the enlarged one."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from PIL.ExifTags import IFD, Base
 
-from files.image_profiles import UPRIGHT
+from files.images.profiles import UPRIGHT
 
 log = logging.getLogger(__name__)
 
@@ -90,42 +87,3 @@ def _lasting(found: Image.Exif) -> bytes | None:
         return None
     kept[Base.Orientation] = UPRIGHT
     return kept.tobytes()
-
-
-Pixels = TypeVar("Pixels", bound=NDArray[Any])
-
-
-def without_hidden_colours(rgb: Pixels, alpha: NDArray[Any]) -> Pixels:
-    """Give each fully transparent pixel the colour of the nearest visible pixel.
-
-    Programs leave arbitrary colours there, such as black or erased content. A method looks at the
-    neighbourhood of each pixel, and would spread them into visible pixels.
-
-    Args:
-        rgb: (H, W, 3).
-        alpha: (H, W), 0 for fully transparent pixels.
-
-    Returns:
-        (H, W, 3); a new array if anything changes.
-
-    Raises:
-        ValueError: If ``alpha`` has another shape.
-    """
-    if alpha.shape != rgb.shape[:2]:
-        raise ValueError(
-            f"a Source gave meta['alpha'] of shape {alpha.shape} with an image of {rgb.shape}; "
-            "expected the image's height and width"
-        )
-    hidden = alpha == 0
-    if not hidden.any() or hidden.all():
-        return rgb
-    import cv2  # here, as its import is slow and few images are transparent
-
-    _, nearest = cv2.distanceTransformWithLabels(
-        hidden.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
-    )
-    colours = np.zeros((int(nearest.max()) + 1, 3), rgb.dtype)
-    colours[nearest[~hidden]] = rgb[~hidden]
-    filled = rgb.copy()
-    filled[hidden] = colours[nearest[hidden]]
-    return filled
