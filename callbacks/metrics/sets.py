@@ -76,8 +76,8 @@ def read_image(path: Path) -> Tensor:
     Raises:
         UnreadableImage: The file is damaged or not an image.
     """
-    levels = eight_bits(decode.read_image(path, srgb=True).rgb)
-    return torch.from_numpy(levels).permute(2, 0, 1).unsqueeze(0) / 255
+    pixels = eight_bits(decode.read_image(path, srgb=True).rgb) / np.float32(255)
+    return torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
 
 
 class Reference(NamedTuple):
