@@ -574,8 +574,8 @@ class PredictImages(Images):
             )
         if "hr" in sample:
             sample["lr"] = sample.pop("hr")
-        if "meta" in sample:
-            _prepare(sample)
+        sample["meta"] = {"bit_depth": 8 * sample["lr"].itemsize} | sample.get("meta", {})
+        _prepare(sample)
         if error := self.too_large(key, sample["lr"].shape[:2]):
             return {"key": key, "seed": item.seed, "error": error}
         return {**sample, "key": key, "seed": item.seed}

@@ -14,9 +14,9 @@ from files.method import Method
 from files.own_modules import class_path
 from files.paths import expand_path
 from lightning_modules.weights import (
-    Weights,
     check_sources,
     check_tensors,
+    frozen_parts,
     hash_of,
     read_weights,
     recognise,
@@ -97,7 +97,7 @@ class Loaded(Method, LightningModule):
                 f"{path} was trained with {weights.model}, but the model here is "
                 f"{class_path(type(self))}: set model.class_path to that, or name another file"
             )
-        self.warn_if_unlike(weights)
+        self.warn_if_unlike(weights.name, weights.trained_with)
         frozen = weights.frozen.items()
         self._required = {k: v for k, v in frozen if not f"{k}.".startswith(self.unchecked)}
         check_sources(self, self._required)
@@ -117,13 +117,13 @@ class Loaded(Method, LightningModule):
         if (source := self.weights_source) is not None and not source.endswith(TRAINED_ON):
             self.weights_source = source + TRAINED_ON
 
-    def warn_if_unlike(self, weights: Weights) -> None:
-        """Warn if weights were trained with other settings of the model."""
-        if found := unlike(self.trained_with, weights.trained_with):
+    def warn_if_unlike(self, name: str, trained_with: dict[str, Any]) -> None:
+        """Warn if weights of this name were trained with other settings of the model."""
+        if found := unlike(self.trained_with, trained_with):
             log.warning(
                 "%s was trained with other settings of the model (%s): its outputs are wrong until "
                 "it has been trained further",
-                *(weights.name, "; ".join(found)),
+                *(name, "; ".join(found)),
             )
 
     @property
@@ -186,28 +186,26 @@ class Loaded(Method, LightningModule):
         return {**own, **state}
 
     def checkpoint_keys(self) -> list[str]:
-        """Return the names that a checkpoint holds: trained parameters and their buffers.
+        """Return the names that a checkpoint holds: all but frozen parts that have a ``source``.
 
         A buffer belongs to the nearest enclosing module with parameters. So running statistics
-        without weights of their own train with their network, and those in a frozen network do not.
+        without weights of their own train with their network, and those in such a part do not.
         """
-        parameters = dict(self.named_parameters(remove_duplicate=False))
-        trains: dict[str, bool] = {}
-        for name, parameter in parameters.items():
+        parts = tuple(f"{name}." for name in frozen_parts(self) if name)
+        parameters = self.named_parameters(remove_duplicate=False)
+        held = {name: p.requires_grad or not name.startswith(parts) for name, p in parameters}
+        holds: dict[str, bool] = {}
+        for name, is_held in held.items():
             for module in _around(name):
-                trains[module] = trains.get(module, False) or parameter.requires_grad
+                holds[module] = holds.get(module, False) or is_held
         return [
             name
             for name in self.state_dict()
-            if (
-                parameters[name].requires_grad
-                if name in parameters
-                else next((trains[module] for module in _around(name) if module in trains), True)
-            )
+            if held.get(name, next((holds[m] for m in _around(name) if m in holds), True))
         ]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only what training changes; frozen parts are stored by the name of their source."""
+        """Name the source of a frozen part that has one, in place of its weights."""
         keys = set(self.checkpoint_keys())
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in keys}
         checkpoint["model"], checkpoint["frozen"] = class_path(type(self)), sources(self)
@@ -227,6 +225,7 @@ class Loaded(Method, LightningModule):
                 f"the model here is {class_path(type(self))}: set model.class_path to that"
             )
         check_sources(self, checkpoint.get("frozen", {}))
+        self.warn_if_unlike("the checkpoint", checkpoint.get("trained_with", {}))
         state, keys = checkpoint["state_dict"], set(self.checkpoint_keys())
         checkpoint["state_dict"] = self._fitted("the checkpoint", state, keys)
         self.mark_as_changed()

@@ -279,14 +279,22 @@ def check_tensors(
     check_numbers(where, tensors, own)
 
 
+def frozen_parts(model: nn.Module) -> dict[str, str]:
+    """Return the source and hash of the weights of each frozen part that has them from elsewhere.
+
+    They are those with an attribute ``source``, which is empty until the weights are loaded.
+    """
+    named = ((name, part, getattr(part, "source", None)) for name, part in model.named_modules())
+    return {
+        name: source
+        for name, part, source in named
+        if isinstance(source, str) and not _trains_whole(part)
+    }
+
+
 def sources(model: nn.Module) -> dict[str, str]:
-    """Return the source and hash of the weights of each frozen part."""
-    found = {}
-    for name, module in model.named_modules():
-        source = getattr(module, "source", None)
-        if source and isinstance(source, str) and not _trains_whole(module):
-            found[name] = source
-    return found
+    """Return those frozen parts whose weights are loaded."""
+    return {name: source for name, source in frozen_parts(model).items() if source}
 
 
 def same_weights(one: str, other: str) -> bool:

@@ -31,7 +31,8 @@ ITSELF = frozenset({"trainer.precision"}) | {
 
 # All settings of a Source but those that say which images it has, where they lie, and how they
 # are read.
-SOURCE = "data.init_args.predict.init_args."
+PREDICT = "data.init_args.predict."
+SOURCE = f"{PREDICT}init_args."
 PLACES = frozenset({"root", "files", "urls"})
 WHERE = PLACES | {
     *("count", "samples", "names", "file", "shard_in_key", "index_cache", "cache_dir"),
@@ -228,9 +229,21 @@ def options_of(config: Mapping[str, Any]) -> Options:
 
 
 def places_of(config: Mapping[str, Any]) -> Options:
-    """Return the settings that say where the images lie, for those that have no file."""
-    source = ((key, value) for key, value in _flat(config) if key.startswith(SOURCE))
-    return {key: value for key, value in source if key.rpartition(".")[2] in PLACES}
+    """Return the settings that say where the images lie, for those that have no file.
+
+    Of a source that is not Enlarger's these are all.
+    """
+    settings = [(key, value) for key, value in _flat(config) if key.startswith(PREDICT)]
+    own = tuple(
+        key.removesuffix("class_path")
+        for key, value in settings
+        if key.endswith(".class_path") and not str(value).startswith("datamodules.")
+    )
+    return {
+        key: value
+        for key, value in settings
+        if key.rpartition(".")[2] in PLACES or key.startswith(own)
+    }
 
 
 def digest_of(model: nn.Module) -> str | None:
@@ -273,8 +286,12 @@ def _of_source(key: str) -> bool:
 
 
 def _way(made: Mapping[str, Any]) -> int:
-    # Weights are compared by content, not by path.
-    options = {k: v for k, v in made["options"].items() if not k.endswith("weights")}
+    # Weights are compared by content, not by path; numbers called weights are settings.
+    options = {
+        k: v
+        for k, v in made["options"].items()
+        if not (k.endswith("weights") and isinstance(v, str))
+    }
     compared = [made["model"], made["weights_digest"], options]
     return xxhash.xxh3_64_intdigest(json.dumps(compared, sort_keys=True).encode())
 

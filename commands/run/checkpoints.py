@@ -17,7 +17,7 @@ import logging
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -51,6 +51,7 @@ from datamodules.order.keys import digest_of
 from files.method import method_of
 from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveInt
 from files.owned import remove_file
+from files.tensors import plain, read_file
 
 # Settings, beside the metrics, without which scores cannot be compared.
 MEASURED = (
@@ -578,17 +579,29 @@ def write_checkpoint(trainer: Trainer, path: Path) -> None:
 
     Raises:
         OSError: If the disk is full or the folder not writable; nothing is left behind.
+        ValueError: If it holds objects that are not read again, as reading them would run code.
     """
-    checkpoint = dump_checkpoint(trainer)
-    error = None
+    checkpoint = plain(dump_checkpoint(trainer))
+
+    def write(file: BinaryIO) -> None:
+        torch.save(checkpoint, file)
+        file.flush()
+        read_file(Path(file.name), mapped=True)
+
+    error: OSError | ValueError | None = None
     if trainer.is_global_zero:
         try:
-            write_whole(path, lambda file: torch.save(checkpoint, file))
+            write_whole(path, write)
         except OSError as caught:
-            error = str(caught)
+            error = OSError(str(caught))
+        except ValueError as caught:
+            error = ValueError(
+                f"the checkpoint {caught}. Keep only numbers, texts, tensors, lists and "
+                "dictionaries in the state of callbacks, schedules and optimisers"
+            )
     error = trainer.strategy.broadcast(error) if trainer.world_size > 1 else error
     if error is not None:
-        raise OSError(error)
+        raise error
 
 
 def _name(step: int) -> str:

@@ -385,7 +385,7 @@ class NSARM(NextScale, NSARMStageOne):
                     f"model.init_args.stage_two.{name}_weights were trained with the {part} of "
                     f"{theirs}, and this model has {ours}: set the same"
                 )
-        self.warn_if_unlike(weights)
+        self.warn_if_unlike(weights.name, weights.trained_with)
         return weights
 
     def _name_mapper(self, where: str) -> None:

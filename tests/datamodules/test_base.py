@@ -298,7 +298,7 @@ class TestPredict:
         a, b, c = evaluation(data, "predict")
         assert a["key"] == ["predict/a"]
         assert a["size"] == (22, 18)  # 22.5 and 17.5, rounded to even
-        assert a["meta"] == [{"path": "/in/a.png", "alpha": None}]
+        assert a["meta"] == [{"bit_depth": 8, "path": "/in/a.png", "alpha": None}]
         assert "hr" not in a
         assert b == {"key": ["predict/b"], "error": ["/in/b.jpg: truncated"]}
         assert c["lr"].dtype == torch.float32

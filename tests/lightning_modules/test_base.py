@@ -145,6 +145,7 @@ class Odd(ImageModel):
         self.second.weight = self.first.weight
         self.frozen = nn.ModuleDict({"one": nn.Linear(3, 3), "two": nn.Linear(3, 3, bias=False)})
         self.frozen.requires_grad_(False)
+        self.frozen.source = ""
         self.frozen["two"].weight = self.frozen["one"].weight
         self.head = nn.Linear(3, 3)
         self.head.weight = self.frozen["one"].weight
@@ -158,10 +159,11 @@ class Odd(ImageModel):
 
 def test_checkpoint_keys_of_odd_ones():
     assert Odd().checkpoint_keys() == [
-        *("own", "mean"),
+        *("own", "fixed", "mean"),
         *("first.weight", "first.bias", "second.weight", "second.bias"),
-        "head.bias",
-        *("adapted.lora.weight", "adapted.lora.bias"),
+        *("head.weight", "head.bias"),
+        *(f"adapted.base.{name}" for name in ("weight", "bias", "running_mean", "running_var")),
+        *("adapted.base.num_batches_tracked", "adapted.lora.weight", "adapted.lora.bias"),
         "filter.kernel",
     ]
 

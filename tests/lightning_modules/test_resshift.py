@@ -123,6 +123,8 @@ def test_a_network_that_does_not_fit_the_latents_is_refused():
 class Distance(nn.Module):
     """The mean squared difference, as a perceptual distance would come."""
 
+    source = ""
+
     def __init__(self):
         super().__init__()
         self.layer = nn.Conv2d(3, 3, 1, bias=False)

@@ -45,6 +45,8 @@ def fill(module: nn.Module, seed: int = 0) -> None:
 class Frozen(nn.Module):
     """A large fixed part, with buffers at every depth."""
 
+    source = ""  # of weights from elsewhere
+
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(nn.Conv2d(64, 256, 3), nn.BatchNorm2d(256))

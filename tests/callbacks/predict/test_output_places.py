@@ -17,6 +17,7 @@ from datamodules.source import Source
 from datamodules.sources.crops import Crops
 from datamodules.sources.folder import Folder
 from datamodules.sources.mix import Mix
+from files.images.decode import read_image
 from lightning_modules.controls.simple import Bicubic
 from tests.callbacks.tiny import trainer
 from tests.datamodules.image_files import write_tar
@@ -118,17 +119,18 @@ def test_an_image_of_another_tar_is_another_image(tmp_path: Path) -> None:
         assert made(f"{server.url}/20.tar") == 30
 
 
-def test_without_a_file_the_place_counts(tmp_path: Path) -> None:
-    """Of a Source of one's own, which gives images from `root`, and no files."""
+@pytest.mark.parametrize("key", ["root", "file", "gain"])
+def test_without_a_file_the_place_counts(tmp_path: Path, key: str) -> None:
+    """Of a Source of one's own, which gives images of 16 bits, and no files."""
 
-    def enlarged(root: str, grey: int) -> int:
-        made = Memory({"k": {"hr": np.full((4, 5, 3), grey, np.uint8)}})
+    def enlarged(value: str, grey: int) -> int:
+        made = Memory({"k": {"hr": np.full((4, 5, 3), grey, np.uint16)}})
         writer = Writer(folder=str(tmp_path / "out"))
-        writer.config = {"data": {"init_args": {"predict": {"init_args": {"root": root}}}}}
+        source = {"class_path": "my.Archive", "init_args": {key: value}}
+        writer.config = {"data": {"init_args": {"predict": source}}}
         data = SRDataModule(2.0, predict=made, workers=0)
         trainer(tmp_path, writer).predict(Bicubic(2), data, return_predictions=False)
-        with Image.open(tmp_path / "out/k.png") as image:
-            return int(np.asarray(image)[0, 0, 0])
+        return int(read_image(tmp_path / "out/k.png").rgb[0, 0, 0])
 
     assert [enlarged("a", 1), enlarged("a", 2), enlarged("b", 3)] == [1, 1, 3]
 

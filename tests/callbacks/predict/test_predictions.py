@@ -115,6 +115,7 @@ def test_the_same_run_again_makes_the_same(tmp_path: Path) -> None:
     "changed",
     [
         {"options": {"model.init_args.steps": 4}},
+        {"options": {"model.init_args.channel_weights": [0.5, 1]}},
         {"options": {"tiling.window": "flat"}},
         {"model": "a.Other"},
         {"weights_digest": "cd"},

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from commands.run.files import is_whole, list_checkpoints
@@ -68,21 +70,36 @@ def test_holds_what_the_design_lists_and_nothing_else(trained: Path) -> None:
     assert checkpoint["model"] == "lightning_modules.Regression"
 
 
-def test_a_frozen_part_is_not_stored(tiny: Path, enlarger: Enlarger) -> None:
-    enlarger(*FIT, "--trainer.max_steps", 2, "--trainer.callbacks+", f"{__name__}.Freeze")
-    assert not [name for name in newest("tiny")["state_dict"] if "head" in name]
-    # and comes from the model when the run goes on
-    enlarger(*FIT, "--trainer.max_steps", 3, "--trainer.callbacks+", f"{__name__}.Freeze")
-    assert newest("tiny")["global_step"] == 3
+class Own(Callback):
+    """Freezes the first layer, and keeps a number of NumPy's; or an array, which is refused."""
 
-
-class Freeze(Callback):
-    """Freeze the network's first layer."""
+    def __init__(self, array: bool = False) -> None:
+        self.best = np.zeros(2) if array else np.float64(2)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        for name, parameter in pl_module.named_parameters():
-            if "head" in name:
-                parameter.requires_grad_(False)
+        pl_module.get_submodule("network.head").requires_grad_(False)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+
+def heads() -> list[torch.Tensor]:
+    return [value for name, value in newest("tiny")["state_dict"].items() if "head" in name]
+
+
+def test_a_frozen_layer_and_numpys_numbers_are_there_again(tiny: Path, enlarger: Enlarger) -> None:
+    own = ("--trainer.callbacks+", f"{__name__}.Own")
+    enlarger(*FIT, "--trainer.max_steps", 2, *own)
+    (head, *_) = heads()
+    enlarger(*FIT, "--trainer.max_steps", 3, *own)
+    assert newest("tiny")["callbacks"]["Own"] == {"best": 2}
+    assert torch.equal(heads()[0], head)
+
+
+def test_a_checkpoint_that_no_start_could_read_is_refused(tiny: Path, refusal: Refusal) -> None:
+    own = ("--trainer.callbacks+", f"{__name__}.Own", "--trainer.callbacks.array", "true")
+    assert "numpy" in refusal(*FIT, "--trainer.max_steps", 2, *own)
+    assert steps() == []
 
 
 # --------------------------------------------------------------------------------- which are kept
