@@ -515,8 +515,12 @@ class TrainingImages(Images):
                 f"{self.keys[index]} comes with its own LR, so data.init_args.crops.augment would "
                 "change only one of them: unset it"
             )
-        augment = cast(Augmentation, self.augment)
-        sample["hr"] = augment(cast(NDArray[np.uint8], sample["hr"]), seed)
+        hr, augment = cast(NDArray[np.uint8], sample["hr"]), cast(Augmentation, self.augment)
+        sample["hr"] = augment(hr, seed)
+        what = f"data.init_args.crops.augment made of a uint8 {hr.shape} crop"
+        _check_image(sample["hr"], what)
+        if (sample["hr"].shape, sample["hr"].dtype) != (hr.shape, hr.dtype):
+            raise ValueError(f"{what} {sample['hr'].dtype} {sample['hr'].shape}; expected the same")
 
 
 class PredictImages(Images):

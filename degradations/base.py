@@ -226,13 +226,21 @@ class Stage(nn.Module, ABC):
 
     def run_on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Run `on_canvas`, and update whether all images are known to fill their canvas."""
+        before = _version(canvas.pixels)
         made = self.on_canvas(canvas, params)
+        if _version(canvas.pixels) != before:  # within Sometimes others would be changed, too
+            raise ValueError(f"{type(self).__name__} changed its images in place: it must copy x")
         return made._replace(filled=self.unites or (canvas.filled and not self.resizes))
 
     @property
     def alone(self) -> bool:
         """Whether `on_canvas` cuts images out and passes them to `forward` one by one."""
         return not self.pixelwise and type(self).on_canvas is Stage.on_canvas
+
+
+def _version(x: Tensor) -> int | None:
+    """Return how often a tensor has been written to; None where that is not known."""
+    return None if x.is_inference() or torch.compiler.is_compiling() else x._version
 
 
 class Degradation(nn.Module, ABC):
@@ -330,12 +338,12 @@ class Degradation(nn.Module, ABC):
         packed = params if isinstance(params, Packed) else Packed.of(params, len(hr))
         rows = packed.to(hr.device)
         # Training uses the HR, so stages must not write to it, nor to a view of it.
-        version = None if hr.is_inference() else hr._version
+        version = _version(hr)
         # Half precision would quantise the LR more coarsely than 8 bits do, and TF32 nearly so.
         with torch.autocast(hr.device.type, enabled=False), ieee_float32(hr.device):
             lr = self._degrade_packed(hr, packed, rows)
         name = type(self).__name__
-        if version is not None and hr._version != version:
+        if _version(hr) != version:
             raise ValueError(f"{name} changed the HR in place; one of its stages writes to its x")
         self.check_output(name, lr, len(hr))
         if lr.shape[1:] != (3, *size):

@@ -234,7 +234,8 @@ def _is_sound(name: str, value: Tensor, own: Tensor | None) -> bool:
     if "mask" in name:  # an additive mask of attention has -inf where nothing is seen
         return not value.isnan().any()
     finite = value.isfinite()
-    if own is not None and own.shape == value.shape:  # a least value so far begins at infinity
+    # As where it begins, such as a buffer of the least value so far.
+    if own is not None and not own.is_meta and own.shape == value.shape:
         finite |= value == own.to(value)
     return bool(finite.all())
 

@@ -156,7 +156,7 @@ class Metric(EvaluationCallback):
             results, which a method should beat.
     """
 
-    name: str = ""  # in the logs
+    name: str = ""  # in the logs; by default that of the class
     higher_is_better: bool = True
     needs_hr: bool = True  # False: also for datasets without HR images, where `hr` is `sr`
     needs_lr: bool = False  # True: `measure` reads `lr` of the batch
@@ -171,7 +171,7 @@ class Metric(EvaluationCallback):
         control: bool = False,
     ) -> None:
         super().__init__()
-        self.name = label or self.name
+        self.name = label or self.name or type(self).__name__.lower()
         self.limit, self.control = limit, control
         self.scale = 1.0  # of the current dataset, for `measure`
         self.records: list[Record] = []  # of the latest evaluation

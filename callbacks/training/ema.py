@@ -212,4 +212,4 @@ class EMA(Callback):
 
 
 def _precise(dtype: torch.dtype) -> torch.dtype:
-    return dtype if dtype == torch.float64 else torch.float32
+    return dtype if dtype == torch.float64 or dtype.is_complex else torch.float32

@@ -365,6 +365,11 @@ class TestAugment:
         with pytest.raises(ValueError, match=r"own LR, so data\.init_args\.crops\.augment"):
             list(training(data_of(source, batch_size=1, augment=self.adapter())))
 
+    def test_another_size_is_refused(self):
+        data = data_of(random_images(1), batch_size=1, augment=lambda hr, seed: hr[::2])
+        with pytest.raises(ValueError, match=r"\(16, 16, 3\) crop uint8 \(8, 16, 3\)"):
+            list(training(data))
+
     def test_16_bits_are_refused(self):
         source = Memory({"a": {"hr": random_image(32, 32, dtype=np.uint16)}})
         with pytest.raises(ValueError, match=r"augment requires 8-bit images"):

@@ -15,6 +15,7 @@ from degradations.base import (
     ieee_float32,
     quantize_8bit,
 )
+from degradations.compose import Sometimes
 from degradations.device import constant
 from degradations.pipeline import Pipeline
 
@@ -143,10 +144,13 @@ def test_full_float32_whichever_way_the_precision_was_set(older):
         matmul.fp32_precision, mkldnn.fp32_precision = before
 
 
-def test_a_stage_that_writes_to_hr_is_refused():
+def test_a_stage_that_writes_to_its_images_is_refused():
     stages = [Probe(lambda x, params: x.mul_(0.5))]
     with pytest.raises(ValueError, match="Pipeline changed the HR in place"):
         Pipeline(2.0, stages, executor="images")(HR.clone(), SEEDS)
+    stages = [Probe(lambda x, params: x + 0), Sometimes(Probe(lambda x, params: x.mul_(0.5)), 0.5)]
+    with pytest.raises(ValueError, match="Probe changed its images in place"):
+        Pipeline(2.0, stages, executor="canvas")(HR, SEEDS)
     with torch.inference_mode():  # which does not count changes
         Pipeline(2.0, [])(HR.clone(), SEEDS)
 

@@ -182,6 +182,7 @@ class TestNumbers:
     def test_buffers_of_other_kinds(self):
         network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
         network.register_buffer("mask", torch.zeros(2, 2).fill_diagonal_(-torch.inf))
+        network.register_buffer("least", torch.full((2,), torch.inf))
         network.register_buffer("index", torch.tensor([0, 1]))
         load_strictly(network, network.half().state_dict(), "w.pth")
 
