@@ -40,7 +40,7 @@ from callbacks.predict.files import luma, to_pixels
 from callbacks.training.ema import EMA
 from callbacks.weights import manifest, place_of
 from commands.arguments.parser import Parser
-from commands.errors import ConfigurationError, did_you_mean
+from commands.errors import CONFIGS, ConfigurationError, did_you_mean
 from commands.process import hide_advertising
 from commands.released import released
 from commands.run.checkpoints import Checkpoints, SavesLast
@@ -68,7 +68,6 @@ if TYPE_CHECKING:
     from files.batch import Batch
 
 log = logging.getLogger(__name__)
-CONFIGS = Path(__file__).resolve().parent / "configs"
 CONFIG = "config.yaml"  # of a run or an exported folder
 
 Picture = TypeVar("Picture", Image.Image, NDArray[Any], Tensor)

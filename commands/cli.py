@@ -46,22 +46,13 @@ from commands.arguments.parser import (
 from commands.check import Check, Checked
 from commands.distributed.callbacks import Start, Stops
 from commands.distributed.heartbeat import Ranks
-from commands.distributed.launch import (
-    own_plugins,
-    own_strategy,
-    refuse_unsupported,
-)
+from commands.distributed.launch import own_plugins, own_strategy, refuse_unsupported
 from commands.distributed.preflight import start_facts
 from commands.encode import Encode, EncodeOptions
 from commands.errors import ConfigurationError, RepeatedError, TemporaryError, print_error
 from commands.export.export import ExportOptions, Origin, export, model_alone, of_run
 from commands.lightning_internals import CommandsCLI, load_only_given_checkpoint
-from commands.process import (
-    keep_compiled_code,
-    keep_freed_memory,
-    prepare_output,
-    raise_limit,
-)
+from commands.process import keep_compiled_code, keep_freed_memory, prepare_output, raise_limit
 from commands.run.arithmetic import arithmetic
 from commands.run.checkpoints import Checkpoints, is_foreign_checkpoint_callback
 from commands.run.directions import check_directions

@@ -14,7 +14,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 INSTALL = "pip install -c constraints.txt -e ."
@@ -94,12 +94,14 @@ def packages() -> Iterator[Line]:
     """Check required packages and the installed optional ones against ``pyproject.toml``."""
     import tomllib
 
+    from packaging.requirements import Requirement
+
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wrong = list(_unsuitable(project["dependencies"], required=True))
     absent = []
     for extra, requirements in project["optional-dependencies"].items():
         wrong += _unsuitable(requirements, required=False)
-        if any(_installed(name) is None for name, _ in _parsed(requirements)):
+        if any(_installed(each.name) is None for each in map(Requirement, requirements)):
             absent.append(extra)
     yield from wrong
     if not wrong:
@@ -125,19 +127,15 @@ def torch_pair() -> Iterator[Line]:
 
 
 def _unsuitable(requirements: list[str], required: bool) -> Iterator[Line]:
-    for name, specifier in _parsed(requirements):
+    from packaging.requirements import Requirement
+
+    for requirement in map(Requirement, requirements):
+        name, specifier = requirement.name, requirement.specifier
         found = _installed(name)
         if found is None and required:
             yield Line("broken", name, f"is missing: {INSTALL}")
         elif found is not None and not specifier.contains(found, prereleases=True):
             yield Line("broken", name, f"is {found}, but {specifier} is required: {INSTALL}")
-
-
-def _parsed(requirements: list[str]) -> Iterator[tuple[str, Any]]:
-    from packaging.requirements import Requirement
-
-    for requirement in map(Requirement, requirements):
-        yield requirement.name, requirement.specifier
 
 
 def _installed(name: str) -> str | None:

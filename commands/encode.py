@@ -49,6 +49,7 @@ from datamodules.sources.latents import ABOUT, Latents
 from datamodules.sources.triplets import Triplets
 from degradations.draws import seed_of
 from files.images.decode import UnreadableImage
+from files.images.deep import eight_bits
 from files.numbers import PositiveInt
 from files.owned import remove_file, write_whole
 from files.paths import expand_path, shard_key, size_and_time
@@ -130,7 +131,7 @@ class Squares(Dataset[list[dict[str, Any]]]):
         numbers = range(image * count, (image + 1) * count)
         try:
             sample = self.source.read(image)
-            whole = _to_8_bits(sample["hr"])
+            whole = eight_bits(sample["hr"])
             self._check_size(key, whole)
         except (UnreadableImage, _TooSmallError) as error:
             return [{"number": number, "error": str(error)} for number in numbers]
@@ -194,12 +195,6 @@ def _caption(key: str, sample: Any) -> str:
 
 class _TooSmallError(ValueError):
     """An image that is smaller than the square."""
-
-
-def _to_8_bits(image: NDArray[Any]) -> NDArray[np.uint8]:
-    if image.dtype == np.uint16:
-        image = np.round(image / 257)
-    return image.astype(np.uint8, copy=False)
 
 
 log = logging.getLogger(__name__)

@@ -90,7 +90,7 @@ def load_only_given_checkpoint(trainer: Trainer) -> None:
     """
     connector = trainer._checkpoint_connector
     _require(connector, "_parse_ckpt_path", "choose checkpoints")
-    connector._parse_ckpt_path = _given_path  # type: ignore[assignment]
+    connector._parse_ckpt_path = lambda _, given, **__: given  # type: ignore[method-assign]
 
 
 def replace_signal_handlers(
@@ -182,7 +182,3 @@ def _require(owner: object, name: str, purpose: str) -> None:
             f"this version of Lightning has another way to {purpose}; Enlarger was tested with "
             f"{TESTED}"
         )
-
-
-def _given_path(state_fn: Any, ckpt_path: Any, **_: Any) -> Any:
-    return ckpt_path

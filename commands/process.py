@@ -19,31 +19,22 @@ OWN = ("commands", "lightning_modules", "datamodules", "degradations", "callback
 
 # Warnings of the libraries that do not apply here, and the reason.
 QUIET = (
-    (".*does not have many workers.*", "data.init_args.workers is set on purpose"),
-    (
-        ".*ended before the epoch ended and your dataloader is not resumable.*",
-        "the sample order resumes exactly",
-    ),
-    (".*Checkpoint directory .* exists and is not empty.*", "that is how a run is resumed"),
-    (".*LightningCLI's args parameter is intended to run from within Python.*", "tests do"),
-    (
-        ".*Trying to infer the `batch_size` from an ambiguous collection.*",
-        "nothing here is weighted by it",
-    ),
-    (".*It is recommended to use .self.log.*sync_dist=True.*", "metrics are gathered before"),
-    (".*predict returned None if it was on purpose.*", "an unreadable image"),
-    (".*Total length of .* across ranks is zero.*", "no validation images are configured"),
-    (".*custom batch sampler .* for prediction.*", "ours yields every image once"),
-    (
-        ".*will create .* worker processes in total.*",
-        "`time of training` names the workers' share",
-    ),
-    (".*LeafSpec.* is deprecated.*", "Lightning's own"),
-    (".*smaller than the logging interval.*", "steps are logged across epochs"),
-    (r".*module\(s\) in eval mode at the start of training.*", "frozen parts stay in eval mode"),
-    (".*instantiate_classes.* was deprecated.*", "Lightning's own"),
-    (".*could be decompression bomb.*", "twice as many pixels are the limit"),
-    (".*`local_dir_use_symlinks` argument is deprecated.*", "diffusers' own"),
+    ".*does not have many workers.*",  # data.init_args.workers is set on purpose
+    ".*ended before the epoch ended and your dataloader is not resumable.*",  # it resumes exactly
+    ".*Checkpoint directory .* exists and is not empty.*",  # that is how a run is resumed
+    ".*LightningCLI's args parameter is intended to run from within Python.*",  # tests do
+    ".*Trying to infer the `batch_size` from an ambiguous collection.*",  # it weights nothing here
+    ".*It is recommended to use .self.log.*sync_dist=True.*",  # metrics are gathered before
+    ".*predict returned None if it was on purpose.*",  # an unreadable image
+    ".*Total length of .* across ranks is zero.*",  # no validation images are configured
+    ".*custom batch sampler .* for prediction.*",  # ours yields every image once
+    ".*will create .* worker processes in total.*",  # `time of training` names the workers' share
+    ".*LeafSpec.* is deprecated.*",  # Lightning's own
+    ".*smaller than the logging interval.*",  # steps are logged across epochs
+    r".*module\(s\) in eval mode at the start of training.*",  # frozen parts stay in eval mode
+    ".*instantiate_classes.* was deprecated.*",  # Lightning's own
+    ".*could be decompression bomb.*",  # twice as many pixels are the limit
+    ".*`local_dir_use_symlinks` argument is deprecated.*",  # diffusers' own
 )
 
 
@@ -56,7 +47,7 @@ def prepare_output() -> None:
     for name in OWN:
         logging.getLogger(name).setLevel(level)
     hide_advertising()
-    for message, _why in QUIET:
+    for message in QUIET:
         warnings.filterwarnings("ignore", message=message)
 
 

@@ -177,11 +177,14 @@ def _build(metric: str, paths: list[Path]) -> nn.Module:
         network = create(metric, backbone=str(paths[0]))
         return network
     if metric == "pi":
+        from scipy.io import savemat
+
         options = {"crop_border": PI_BORDER, "color_space": "ycbcr"}
         ma = create("nrqm", pretrained_model_path=str(paths[0]), **options)
         mean, covariance = read_model(paths[1])
         with tempfile.TemporaryDirectory() as folder:  # pyiqa reads a .mat file
-            path = _write_niqe_model(Path(folder), mean, covariance)
+            path = f"{folder}/niqe.mat"
+            savemat(path, {"mu_prisparam": mean[None].numpy(), "cov_prisparam": covariance.numpy()})
             return PerceptualIndex(ma, create("niqe", pretrained_model_path=path, **options))
     with _timm_untrained():
         own = {"backbone_pretrain": False} if metric == "topiq_nr" else {}
@@ -190,14 +193,6 @@ def _build(metric: str, paths: list[Path]) -> nn.Module:
     check_numbers(str(paths[0]), state, network.net.state_dict())
     network.net.load_state_dict(state)
     return network
-
-
-def _write_niqe_model(folder: Path, mean: Tensor, covariance: Tensor) -> str:
-    from scipy.io import savemat
-
-    path = str(folder / "niqe.mat")
-    savemat(path, {"mu_prisparam": mean[None].numpy(), "cov_prisparam": covariance.numpy()})
-    return path
 
 
 def _score(image: Tensor, network: nn.Module) -> Tensor:

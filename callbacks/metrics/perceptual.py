@@ -43,13 +43,10 @@ def load_features(name: Backbone, path: Path) -> nn.Sequential:
     """
     from torchvision import models  # here: it takes seconds to import
 
-    build = {
-        "alexnet": models.alexnet,
-        "vgg16": models.vgg16,
-        "squeezenet": models.squeezenet1_1,
-    }[name]
+    architecture = "squeezenet1_1" if name == "squeezenet" else name
     with torch.device("meta"):  # random weights would take time and use global random numbers
-        features: nn.Sequential = build(weights=None).features
+        network: Any = models.get_model(architecture, weights=None)
+    features: nn.Sequential = network.features
     try:
         state = read_tensors(path)
         own = {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features")}

@@ -69,7 +69,8 @@ class TorchMetric(ImageMetric):
         **kwargs: Any,
     ) -> None:
         self.kind, self.arguments = _class_of(metric)
-        self.name = _snake_case(self.kind.__name__)  # by default
+        # By default, in snake case.
+        self.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", self.kind.__name__).lower()
         super().__init__(**kwargs)
         self.inputs, self.pixels = tuple(inputs), pixels
         self.color, self.round_8bit, self.smallest = color, round_8bit, smallest
@@ -187,10 +188,6 @@ def _class_of(metric: Any) -> tuple[type[torchmetrics.Metric], dict[str, Any]]:
         f"`metric` of TorchMetric is {metric!r}; expected a class of torchmetrics, as in "
         "{class_path: torchmetrics.image.PeakSignalNoiseRatio, init_args: {data_range: 1.0}}"
     )
-
-
-def _snake_case(name: str) -> str:
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
 def _plain(value: Any) -> str | int | float | bool | None:

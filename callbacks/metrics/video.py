@@ -11,7 +11,6 @@ real clip of the same motion.
 from __future__ import annotations
 
 import functools
-from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -71,10 +70,6 @@ class VideoMetric(SetMetric):
         super().__init__(**kwargs)
         self.weights, self.frames, self.strict_weights = weights, frames, strict_weights
         self.sha256: str | None = None
-
-    @abstractmethod
-    def distance(self, sr: Tensor, hr: Tensor) -> float:
-        """Return the number, from (N, D) and (M, D) features."""
 
     def absent(self) -> str:
         """Name the missing network in one line; empty if found."""

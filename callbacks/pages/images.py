@@ -26,10 +26,9 @@ from torch.nn import functional
 
 from callbacks.pages.render import Figure, Tile, render_page
 from files.images.alpha import on_white
-from files.images.decode import read_image
+from files.images.decode import read_image, read_size
 from files.images.deep import eight_bits
-from files.images.pillow import of_any_size, open_image
-from files.images.profiles import orientation_of
+from files.images.pillow import of_any_size
 from files.owned import remove_file, whole_file, write_whole
 from files.video import read_frame
 
@@ -108,20 +107,17 @@ def write_images_page(page: Path, scenes: Iterable[Scene], content: Content) -> 
         scenes: Those after the first ``MOST`` become links, as do unreadable ones.
         content: What else it says; links and notes are added to it.
     """
-    with of_any_size():  # outputs may be larger than inputs can be
-        _write_page(page, scenes, content, _Maker(page))
-
-
-def _write_page(page: Path, scenes: Iterable[Scene], content: Content, maker: _Maker) -> None:
     figures: list[Figure] = []
-    for number, scene in enumerate(scenes):
-        if number < MOST:
-            try:
-                figures += maker.figures(scene)
-                continue
-            except (OSError, ValueError) as error:
-                content.notes.append(f"{scene.key} is not shown: {error}")
-        content.links.append((scene.key, scene.parts[-1].file))
+    maker = _Maker(page)
+    with of_any_size():  # outputs may be larger than inputs can be
+        for number, scene in enumerate(scenes):
+            if number < MOST:
+                try:
+                    figures += maker.figures(scene)
+                    continue
+                except (OSError, ValueError) as error:
+                    content.notes.append(f"{scene.key} is not shown: {error}")
+            content.links.append((scene.key, scene.parts[-1].file))
     maker.finish()
     more = len(content.links) - LISTED
     text = render_page(
@@ -238,21 +234,11 @@ def most_detailed(
     return found
 
 
-def size_of(file: Path) -> Size:
-    """Return the size of an image, upright.
-
-    Raises:
-        OSError: If it is missing, or no image.
-    """
-    with open_image(file) as image:
-        width, height = image.size
-        return (width, height) if orientation_of(image) >= 5 else (height, width)
-
-
 def _size_of(part: Part) -> Size:
     if part.frame is None:
-        return size_of(part.file)
-    height, width = read_frame(part.file, 1).shape[:2]
+        width, height = read_size(part.file)
+    else:
+        height, width = read_frame(part.file, 1).shape[:2]
     return height, width
 
 

@@ -16,15 +16,7 @@ from typing import Any, Literal, NamedTuple
 from callbacks.predict.files import long_name_errors
 from files.images.deep import Pixels
 from files.owned import whole_file
-from files.video import (
-    MICROSECONDS,
-    Clock,
-    VideoFrame,
-    film_of,
-    load_av,
-    open_video,
-    rgb_to_frame,
-)
+from files.video import MICROSECONDS, Clock, VideoFrame, film_of, load_av, open_video, rgb_to_frame
 
 Codec = Literal["h264", "hevc", "av1"]
 ENCODERS: dict[Codec, str] = {"h264": "libx264", "hevc": "libx265", "av1": "libsvtav1"}

@@ -244,12 +244,7 @@ class Writer(Callback):
         self._lines = self._open_lines(trainer, pl_module)
 
     def on_predict_batch_start(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         """Measure from here."""
         if pl_module.device.type == "cuda":
@@ -331,9 +326,7 @@ class Writer(Callback):
             except Exception as error:  # must not fail a finished run
                 log.warning("%s was not written: %r", self._root / PAGE, error)
 
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, *args: Any, **kwargs: Any) -> None:
         """Drop pending images; the next run writes them."""
         self._close()
 

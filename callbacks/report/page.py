@@ -35,7 +35,7 @@ Places = list[tuple[float, float]]  # x and y in the drawing
 TITLES = {"bicubic": "LR, bicubic", "hr": "HR"}
 CONTROL = "bicubic"  # the checkpoint of a metric's control
 TEMPLATE = Path(__file__).parent / "report.html.j2"
-LEFT_OUT = ("epoch", "hp_metric")  # scalars that are no measurement
+LEFT_OUT = ("epoch", "hp_metric")  # no measurements; those of `test` are in the table
 ORDER = ("train", "val", "lr")  # of curves, by the first part of their names
 
 
@@ -462,17 +462,13 @@ def _curves(runs: Sequence[Run]) -> tuple[list[Chart], list[tuple[str, str]], li
     found: dict[str, dict[int, Curve]] = {}
     for number, run in enumerate(runs):
         for tag, curve in run.curves.items():
-            if curve.steps and _is_drawn(tag):
+            if curve.steps and tag not in LEFT_OUT and not tag.startswith("test/"):
                 found.setdefault(tag, {})[number] = curve
     tags = sorted(found, key=_place)
     lines = [tag for tag in tags if any(len(curve.steps) > 1 for curve in found[tag].values())]
     single = [(tag, latest(found[tag])) for tag in tags if tag not in lines]
     drawn = sorted({number for tag in lines for number in found[tag]})
     return [chart(tag, found[tag]) for tag in lines], single, drawn
-
-
-def _is_drawn(tag: str) -> bool:
-    return tag not in LEFT_OUT and not tag.startswith("test/")  # which is in the table
 
 
 def _place(tag: str) -> int:

@@ -30,13 +30,7 @@ from callbacks.evaluation import (
 )
 from callbacks.metrics.base import ImageMetric
 from callbacks.provenance import Provenance, provenance
-from callbacks.report.images import (
-    Evaluation,
-    ImageStore,
-    ReportImage,
-    log_image,
-    write_index,
-)
+from callbacks.report.images import Evaluation, ImageStore, ReportImage, log_image, write_index
 from callbacks.report.page import page
 from callbacks.report.runs import read_run, read_runs
 from callbacks.results.files import made_by, one_writer

@@ -137,18 +137,15 @@ def setting(run: Run, key: str) -> float:
 def read_run(path: Path, name: str) -> Run:
     """Read a run; a damaged file becomes a remark, and the rest is shown."""
     run = Run(path, name)
-    readers = (_read_results, _read_images, _read_config, _read_curves)
-    for read in readers:
+    for read in (_read_results, _read_images, _read_config, _read_curves):
         try:
             read(run)
         except (OSError, ValueError) as error:
             run.remarks.append(str(error))
             log.warning("%s: %s", name, error)
-    files = [path / RESULTS, path / INDEX, path / RECORD]
-    files = [file for file in files if file.exists()]
-    if files:
-        newest = max(p.stat().st_mtime for p in files)
-        run.written = time.strftime("%Y-%m-%d %H:%M", time.localtime(newest))
+    files = (path / RESULTS, path / INDEX, path / RECORD)
+    if times := [file.stat().st_mtime for file in files if file.exists()]:
+        run.written = time.strftime("%Y-%m-%d %H:%M", time.localtime(max(times)))
     return run
 
 

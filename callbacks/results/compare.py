@@ -405,9 +405,10 @@ def _compared(
     bad = [key for key, sound in zip(keys, finite, strict=True) if not sound]
     # A run whose mean is NaN has an output with a pixel that is not finite: nothing is compared.
     if bad and finite.any() and not (math.isnan(a["value"]) or math.isnan(b["value"])):
+        said = [f"{key} ({first[key]:.4g}, {second[key]:.4g})" for key in bad]
         notes.append(
             f"{len(bad)} of {len(keys)} images are left out: their number is not finite in A or B: "
-            f"{first_of(_with_values(bad, first, second))}"
+            f"{first_of(said)}"
         )
         values = values[finite]
         a, b = _on_part(a, values[:, 0]), _on_part(b, values[:, 1])
@@ -419,10 +420,6 @@ def _compared(
         return Comparison(a, b, None, NO_INTERVAL, notes)
     interval = mean_interval(values[:, 0] - values[:, 1])
     return Comparison(a, b, interval, verdict(interval, a.get("higher_is_better")), notes)
-
-
-def _with_values(keys: Sequence[str], a: dict[str, float], b: dict[str, float]) -> list[str]:
-    return [f"{key} ({a[key]:.4g}, {b[key]:.4g})" for key in keys]
 
 
 def verdict(interval: tuple[float, float], higher_is_better: bool | None) -> str:

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from callbacks.evaluation import (
+    EvaluationCallback,
+    Stage,
     all_callbacks,
     evaluated_datasets,
     gather,
@@ -81,9 +83,11 @@ def over_seeds(evaluations: Sequence[Evaluation]) -> list[Result]:
             combined.append(result)
             continue
         found = values[place] + [math.nan] * (len(seeds) - len(values[place]))
-        together: Result = {**result, "value": _mean(found), "seeds": seeds}
+        mean = sum(found) / len(found)  # not fsum, which fails for inf and -inf
+        together: Result = {**result, "value": mean, "seeds": seeds}
         if len(found) > 1:
-            together["std"] = _deviation(found)
+            finite = all(map(math.isfinite, found))
+            together["std"] = statistics.stdev(found) if finite else math.nan
         if left_out[place]:
             together["not_finite"] = left_out[place]
         combined.append(together)
@@ -96,15 +100,7 @@ def images_of(evaluations: Sequence[Evaluation]) -> list[ImageNumbers]:
     return evaluations[0].images + later
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)  # not fsum, which fails for inf and -inf
-
-
-def _deviation(values: list[float]) -> float:
-    return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
-
-
-class Results(Callback):
+class Results(EvaluationCallback):
     """Store the numbers of ``validate`` and ``test`` in the run's directory, and show them.
 
     A new number replaces that of the same dataset, scale, metric, protocol and checkpoint; all
@@ -119,31 +115,22 @@ class Results(Callback):
         self.drew_noise = False  # whether the latest evaluation depended on the seed
         self._evaluations: list[Evaluation] = []  # one per seed so far, on the first process
         self._digests = Measurements()  # of the images that are measured
+        self._hashes = False  # whether `compare` will need them
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start afresh."""
+    def _start(self, trainer: Trainer) -> None:
         self._digests = Measurements()
+        measured = any(isinstance(c, Metric) for c in all_callbacks(trainer))
+        self._hashes = measured and trainer.state.fn != TrainerFn.FITTING
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Hash the images of ``validate`` or ``test`` for ``compare``, once for all metrics."""
-        if trainer.state.fn == TrainerFn.FITTING or not any(
-            isinstance(c, Metric) for c in all_callbacks(trainer)
-        ):
-            return
+    def _add(self, outputs: Any, batch: Any, dataloader_idx: int) -> None:
+        """Hash the images of ``validate`` or ``test``, once for all metrics."""
         found = [batch[name] for name in ("hr", "clip", "lr") if name in batch]
-        if found:
+        if found and self._hashes:
             self._digests.update(dataloader_idx, OUTPUT, batch["key"], digests_of(found[0]))
             self._digests.update(dataloader_idx, DETAIL, batch["key"], detail_of(found[-1]))
 
-    on_test_epoch_start, on_test_batch_end = on_validation_epoch_start, on_validation_batch_end
+    def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+        """Do nothing: metrics do not have their numbers yet."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Store and show the numbers of ``validate``; in ``fit``, compare them with bicubic."""
@@ -219,9 +206,7 @@ def margins(callbacks: list[Callback]) -> list[str]:
                 continue
             value, bicubic = record["value"], control["value"]
             difference = value - bicubic
-            verdict = ""
-            if (higher := metric.is_higher_better(record["metric"])) is not None:
-                verdict = _verdict(difference, higher)
+            verdict = _verdict(difference, metric.is_higher_better(record["metric"]))
             lines.append(
                 f"{record['dataset']} x{record['scale']:g}: {record['metric']} "
                 f"{value:.4f}, bicubic {bicubic:.4f}: {difference:+.4f}{verdict}"
@@ -229,9 +214,9 @@ def margins(callbacks: list[Callback]) -> list[str]:
     return lines
 
 
-def _verdict(difference: float, higher_is_better: bool) -> str:
+def _verdict(difference: float, higher_is_better: bool | None) -> str:
     # Equal as printed is equal; numbers that are not finite are not comparable.
-    if not math.isfinite(difference):
+    if higher_is_better is None or not math.isfinite(difference):
         return ""
     if round(difference, 4) == 0:
         return ", equal"

@@ -83,14 +83,7 @@ class EMA(Callback):
                 self.update()
         self._loaded = {}
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Update if the batch completed a step; with accumulation not every batch does."""
         step = trainer.global_step
         if step != self._step:
@@ -132,19 +125,12 @@ class EMA(Callback):
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self.swap_in(pl_module)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, *args: Any, **kwargs: Any) -> None:
         """Restore the weights; checkpoint callbacks come after this one."""
         self.swap_out()
 
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        """Restore the weights before a checkpoint of the failed run is written."""
-        self.swap_out()
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Restore the weights."""
-        self.swap_out()
+    # The first one before a checkpoint of the failed run is written.
+    on_exception = teardown = on_validation_end
 
     def swap_in(self, module: nn.Module) -> None:
         """Replace the weights of ``module`` by the averages: pointers are swapped, not copied."""

@@ -56,9 +56,7 @@ class Progress(ProgressBar):
         """Open the bar at the run's current step."""
         self._open("fit", _total_steps(trainer), "step", trainer.global_step)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Advance to the run's current step."""
         self._advance(trainer, trainer.global_step)
 
@@ -73,9 +71,7 @@ class Progress(ProgressBar):
         if not trainer.sanity_checking:
             self._open("validate", _total(trainer.num_val_batches), "batch")
 
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
-    ) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Advance by a batch."""
         if not trainer.sanity_checking:
             self._advance(trainer)
@@ -103,12 +99,7 @@ class Progress(ProgressBar):
         self._open("predict", _total(counts) or None, "image")
 
     def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        *args: Any,
-        **kwargs: Any,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
         """Advance by a batch and its pixels."""
         if outputs is not None:  # else it could not be read
@@ -118,9 +109,7 @@ class Progress(ProgressBar):
 
     on_predict_end = on_validation_end
 
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, *args: Any, **kwargs: Any) -> None:
         """Restore the terminal."""
         while self._bars:
             self._bars.pop().close()

@@ -139,20 +139,11 @@ class Throughput(Callback):
         if hasattr(data, "listener"):
             data.listener = self
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
         """Mark the begin of the step; a loader that reports nothing has been waited for."""
         self._mark("waiting")
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Mark the end of the step; read the marks now and then, so that they do not pile up."""
         self._mark("stepping")
         if self._line is None:

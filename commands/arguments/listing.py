@@ -78,7 +78,7 @@ def entries(kind: str) -> list[Entry]:
         return list(_experiments())
     if kind == "weights":
         return list(_weights())
-    room = _room(kind)
+    room = next((r for r, of in KIND_OF_ROOM.items() if of == kind), ROOMS[0])
     return sorted(
         Entry(f"{room}.{name}", found.about)
         for name, found in public(room).items()
@@ -96,10 +96,6 @@ def public(room: str) -> dict[str, _Class]:
         if name in (known := _classes_in(file)):  # not only passed on
             found[name] = known[name]
     return found
-
-
-def _room(kind: str) -> str:
-    return next((r for r, of in KIND_OF_ROOM.items() if of == kind), ROOMS[0])
 
 
 def _kind_of(room: str, name: str, known: dict[str, _Class]) -> str:

@@ -164,9 +164,7 @@ class Stops(SavesLast):
 
     # ------------------------------------------------------------------------------------- training
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Exchange received signals."""
         self.ranks.step = trainer.global_step
         if self._agreed:
@@ -203,29 +201,17 @@ class Stops(SavesLast):
 
     # ----------------------------------------------------------------------------------- evaluation
 
-    def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
-    ) -> None:
-        """Leave a validation before its next image."""
+    def on_validation_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Leave before the next image."""
         self._leave(trainer, begun=True)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave at the last moment: afterwards, processes wait for each other's metrics."""
         self._leave(trainer, begun=False)
 
-    def on_test_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
-    ) -> None:
-        """Leave a test before its next image."""
-        self._leave(trainer, begun=True)
+    on_test_batch_start, on_test_epoch_end = on_validation_batch_start, on_validation_epoch_end
 
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave a test before its metrics are gathered."""
-        self._leave(trainer, begun=False)
-
-    def on_predict_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
-    ) -> None:
+    def on_predict_batch_start(self, *args: Any, **kwargs: Any) -> None:
         """Leave before the next image; earlier ones are written."""
         if received := self.ranks.received_signal():
             raise Stopped(received, "before its end")

@@ -229,7 +229,7 @@ class Ranks:
         """Meet all processes, compare their facts, and start the heartbeat.
 
         Args:
-            trainer: The trainer of this process.
+            trainer: The trainer of this process, for which ``may_meet`` is true.
             facts: Facts of this process; see ``preflight.py``.
 
         Returns:
@@ -240,8 +240,6 @@ class Ranks:
             TemporaryError: If processes are missing after the time limit.
         """
         environment = _environment(trainer)
-        if environment is None:
-            raise RuntimeError("there are no other processes; call may_meet first")
         self.rank, self.world = trainer.global_rank, trainer.world_size
         self._store = open_store(
             *(environment.global_rank(), environment.world_size()),
@@ -265,23 +263,18 @@ class Ranks:
         self._heartbeat.start()
         return everyone
 
-    def compare(self, name: str, facts: Facts) -> list[Facts]:
+    def compare(self, name: str, facts: Facts) -> None:
         """Meet again later, and compare facts.
 
         Args:
             name: Name of the meeting; each can be used once.
             facts: Facts of this process.
 
-        Returns:
-            The facts of all processes, by rank.
-
         Raises:
             ConfigurationError: If facts differ, or a process refuses to continue.
             TemporaryError: If processes are missing after the time limit.
         """
-        everyone = self.gather(facts, name)
-        self._refuse(name, everyone)
-        return everyone
+        self._refuse(name, self.gather(facts, name))
 
     def gather(self, facts: Facts, name: str = "show") -> list[Facts]:
         """Return facts of all processes, by rank, which may differ."""

@@ -8,7 +8,7 @@ processes, or on one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -252,33 +252,14 @@ class FullySharded(ModelParallelStrategy):
         if self.global_rank != 0:
             return {}
         numbers = {name: i for i, name in enumerate(self._names(plain))}
-        return {
-            "state": {
-                numbers[name]: {key: self._as_before(name, value) for key, value in state.items()}
-                for name, state in whole["state"].items()
-            },
-            "param_groups": [
-                {**group, "params": [numbers[name] for name in group["params"]]}
-                for group in whole["param_groups"]
-            ],
-        }
+        return _renamed(whole, numbers, self._as_before)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Load this process's shard of the states."""
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             if not state["state"]:
                 continue
-            names = self._names(optimizer)
-            named: Any = {
-                "state": {
-                    names[i]: {key: _contiguous(value) for key, value in values.items()}
-                    for i, values in state["state"].items()
-                },
-                "param_groups": [
-                    {**group, "params": [names[i] for i in group["params"]]}
-                    for group in state["param_groups"]
-                ],
-            }
+            named = _renamed(state, self._names(optimizer), _contiguous)
             options = StateDictOptions(full_state_dict=True)
             set_optimizer_state_dict(self._whole(), optimizer, named, options=options)
 
@@ -309,5 +290,19 @@ def _blocks(network: nn.Module) -> Iterator[nn.Module]:
                     yield block
 
 
-def _contiguous(value: Any) -> Any:
+def _renamed(whole: Any, names: Any, changed: Callable[[Any, Any], Any]) -> dict[Any, Any]:
+    """Return an optimiser's state with other names of parameters, and each value changed."""
+    return {
+        "state": {
+            names[old]: {key: changed(old, value) for key, value in state.items()}
+            for old, state in whole["state"].items()
+        },
+        "param_groups": [
+            {**group, "params": [names[old] for old in group["params"]]}
+            for group in whole["param_groups"]
+        ],
+    }
+
+
+def _contiguous(_: Any, value: Any) -> Any:
     return value.contiguous() if isinstance(value, torch.Tensor) else value

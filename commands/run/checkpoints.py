@@ -247,15 +247,11 @@ class Checkpoints(Checkpoint):
         self._position = (trainer.current_epoch, batches_done(trainer))
         correct_logged_step(trainer, pl_module)
 
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
-    ) -> None:
+    def on_before_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Note that the weights are ahead of the counters until the end of the batch."""
         self._whole = False
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Note the position, and decide whether a checkpoint is due."""
         self._position = next_position(trainer.current_epoch, batches_done(trainer), trainer)
         self._whole = True
@@ -367,11 +363,6 @@ class Checkpoints(Checkpoint):
 
     # ------------------------------------------------------------------------------ what is written
 
-    @property
-    def state_key(self) -> str:
-        """Key of the state in a checkpoint."""
-        return "Checkpoints"
-
     def state_dict(self) -> dict[str, Any]:
         """Return whether a validation is due; ``on_save_checkpoint`` adds monitored values."""
         return {"validation_due": True} if self._validation_due else {}
@@ -392,20 +383,11 @@ class Checkpoints(Checkpoint):
         epoch, batches = self._position
         loop = checkpoint["loops"]["fit_loop"]
         done = vars(trainer.fit_loop.epoch_loop.batch_progress.total)["processed"]
-        loop["epoch_loop.batch_progress"] = {
-            "total": _all(done),
-            "current": _all(batches),
-            "is_last_batch": False,
-        }
+        loop["epoch_loop.batch_progress"] = _progress(done, batches)
         begun = epoch + 1 if batches else epoch
         counts = {"ready": begun, "started": begun, "processed": epoch, "completed": epoch}
         loop["epoch_progress"] = {"total": dict(counts), "current": dict(counts)}
-        loop["epoch_loop.val_loop.batch_progress"] = {
-            "total": _all(0),
-            "current": _all(0),
-            "is_last_batch": False,
-        }
-        checkpoint["loops"] = {"fit_loop": loop}
+        loop["epoch_loop.val_loop.batch_progress"] = _progress(0, 0)
         checkpoint["epoch"] = epoch
 
     def save(self, trainer: Trainer, final: bool = False) -> None:
@@ -529,15 +511,13 @@ class SavesLast(Callback):
         for checkpoints in checkpoints_of(trainer):
             checkpoints.restore_limits(trainer)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Correct the step before other callbacks log at it."""
-        correct_logged_step(trainer, pl_module)
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    def on_train_epoch_start(
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         """Correct the step before other callbacks log at it."""
         correct_logged_step(trainer, pl_module)
+
+    on_train_batch_start = on_train_epoch_start
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if training ends within an epoch, which a continued run does not end here."""
@@ -608,5 +588,7 @@ def _name(step: int) -> str:
     return f"step-{step:09d}.ckpt"
 
 
-def _all(n: int) -> dict[str, int]:
-    return {"ready": n, "started": n, "processed": n, "completed": n}
+def _progress(total: int, current: int) -> dict[str, Any]:
+    counts = ("ready", "started", "processed", "completed")
+    both = {"total": dict.fromkeys(counts, total), "current": dict.fromkeys(counts, current)}
+    return {**both, "is_last_batch": False}

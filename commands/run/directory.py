@@ -18,13 +18,7 @@ from jsonargparse import Namespace
 from callbacks.predict.files import why_no_folder
 from commands.arguments.saved_config import flat
 from commands.errors import ConfigurationError, TemporaryError
-from commands.run.files import (
-    FOLDER,
-    checksum_of,
-    is_whole,
-    list_checkpoints,
-    newest_whole,
-)
+from commands.run.files import FOLDER, checksum_of, is_whole, list_checkpoints, newest_whole
 from commands.run.folder_lock import HOLDER, FolderLock
 from files.numbers import PositiveFloat, PositiveInt
 from files.own_modules import name_the_same
@@ -213,6 +207,17 @@ def run_folder(root: str, name: str) -> Path:
     return folder if plain else folder.resolve()
 
 
+def checkpoint_file(given: str) -> Path:
+    """Return the path of ``ckpt_path``.
+
+    Raises:
+        ConfigurationError: If there is no such file.
+    """
+    if not Path(given).is_file():
+        raise ConfigurationError(f"ckpt_path is {given}, and there is no such file")
+    return Path(given)
+
+
 class RunDirectory:
     """The directory of one run.
 
@@ -307,7 +312,8 @@ class RunDirectory:
         differences = []
         for key, old, new in _changes(then, now):
             line = f"{key}: {old} -> {new}"
-            if _is_free(key) or (key in GROWING and _grows(old, new)):
+            free = any(f"{key}.".startswith(f"{prefix}.") for prefix in FREE)
+            if free or (key in GROWING and _grows(old, new)):
                 log.info("changed on resume: %s", line)
             elif not _is_kept(key, old, new, now):
                 differences.append(line)
@@ -387,9 +393,7 @@ class RunDirectory:
         if given is None:
             return None
         self._refuse_own(given)
-        path = Path(given)
-        if not path.is_file():
-            raise ConfigurationError(f"ckpt_path is {given}, and there is no such file")
+        path = checkpoint_file(given)
         if checksum_of(path).is_file() and not is_whole(path):
             raise ConfigurationError(f"ckpt_path is {given}, which is damaged: name another one")
         run = path.resolve().parent
@@ -472,10 +476,6 @@ def _is_kept(key: str, old: Any, new: Any, now: Mapping[str, Any]) -> bool:
     return not schedule.rpartition(".")[2].startswith("WarmUp") or not (
         "lr_scheduler." in key or key.endswith("optimizer.init_args.lr")
     )
-
-
-def _is_free(key: str) -> bool:
-    return any(key == free or key.startswith(f"{free}.") for free in FREE)
 
 
 def _grows(old: Any, new: Any) -> bool:

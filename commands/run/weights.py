@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 from callbacks import weights
 from callbacks.weights import Entry, UnavailableError, WrongWeightsError, manifest
 from commands.errors import ConfigurationError, did_you_mean
-from commands.run.directory import RunDirectory
+from commands.run.directory import RunDirectory, checkpoint_file
 from commands.run.files import FOLDER, best_or_newest, list_checkpoints
 from files.paths import expand_path
 from lightning_modules.base import ImageModel
@@ -120,7 +120,7 @@ def weights_are_read(run: RunDirectory, config: Namespace, fits: bool) -> bool:
     if fits:
         return given is not None and (config.run.overwrite or not has_checkpoints)
     if config.ckpt_path is not None:
-        _refuse_no_file(config.ckpt_path)
+        checkpoint_file(config.ckpt_path)
         return False
     return given is not None and (not has_checkpoints or _is_result(given, run))
 
@@ -148,7 +148,7 @@ def load_trained(
     named = ckpt_path is not None or _is_result(given, run)
     trained = None if named else best_or_newest(run.checkpoints)
     if ckpt_path is not None:
-        path = _refuse_no_file(ckpt_path)
+        path = checkpoint_file(ckpt_path)
     elif trained is not None:
         path, why = trained
         log.info("%s uses %s of the run in %s", subcommand, why, run.path)
@@ -173,12 +173,6 @@ def load_trained(
             f"use --config {settings}"
         ) from error
     return path
-
-
-def _refuse_no_file(ckpt_path: str) -> Path:
-    if not Path(ckpt_path).is_file():
-        raise ConfigurationError(f"ckpt_path is {ckpt_path}, and there is no such file")
-    return Path(ckpt_path)
 
 
 def _is_result(weights: str | None, run: RunDirectory) -> bool:

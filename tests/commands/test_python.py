@@ -437,6 +437,12 @@ def test_fit_continues_a_run_as_if_it_had_not_stopped(
     assert any(not torch.equal(value, raw[name]) for name, value in whole.items())
     fit(4, "x")  # which has nothing to do
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+    images = enlarger.data(photos, scale=2, val=photos, workers=0)
+    tester = Trainer(accelerator="cpu", enable_progress_bar=False, logger=False)
+    model = Regression(2, network=EDSR(2, blocks=1, channels=4))
+    tester.validate(model, images, ckpt_path=newest, weights_only=True, verbose=False)
+    assert all(torch.equal(value, raw[name]) for name, value in model.state_dict().items())
     assert not any(path.name == "checkpoints" for path in tmp_path.iterdir())
 
 

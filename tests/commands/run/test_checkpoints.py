@@ -65,7 +65,6 @@ def test_holds_what_the_design_lists_and_nothing_else(trained: Path) -> None:
     assert checkpoint["callbacks"]["SavesLast"] == {"validated": True}
     trained_names = {f"network.{name}" for name, _ in network.named_parameters()}
     assert set(checkpoint["callbacks"]["EMA"]["weights"]) == trained_names
-    assert set(checkpoint["loops"]) == {"fit_loop"}
     assert checkpoint["global_step"] == 12
     assert checkpoint["model"] == "lightning_modules.Regression"
 
