@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal, NamedTuple, cast
 
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import Dataset, get_worker_info
 
 from datamodules.order.keys import Keys
@@ -23,7 +20,7 @@ from datamodules.order.plan import Item, Plan
 from datamodules.scales import Scales
 from datamodules.source import Augmentation, Sample, Source
 from degradations.base import cut_size
-from degradations.seeds import GAMMA, MULTIPLIERS, SHIFTS
+from degradations.seeds import GAMMA, MULTIPLIERS, SHIFTS, hash_of_name
 from files.clock import READING, Preparation
 from files.images.alpha import without_hidden_colours
 from files.images.decode import UnreadableImage
@@ -90,7 +87,7 @@ class SampleDraws:
     """
 
     def __init__(self, seed: int, name: str) -> None:
-        self._state = _mix(_mix((seed + GAMMA) & _WORD) ^ _hash_of_name(name))
+        self._state = _mix(_mix((seed + GAMMA) & _WORD) ^ int(hash_of_name(name)))
 
     def integer(self, low: int, high: int) -> int:
         """Draw uniformly from {low, ..., high - 1}; ``high`` is above ``low``."""
@@ -138,11 +135,6 @@ def pad_symmetric(image: Pixels, height: int, width: int) -> Pixels:
     if not (down or right):
         return image
     return cast(Pixels, np.pad(image, ((0, down), (0, right), (0, 0)), mode="symmetric"))
-
-
-@cache
-def _hash_of_name(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
 
 
 def _mix(word: int) -> int:
@@ -515,8 +507,8 @@ class TrainingImages(Images):
                 f"{self.keys[index]} comes with its own LR, so data.init_args.crops.augment would "
                 "change only one of them: unset it"
             )
-        hr, augment = cast(NDArray[np.uint8], sample["hr"]), cast(Augmentation, self.augment)
-        sample["hr"] = augment(hr, seed)
+        hr: Pixels = sample["hr"]
+        sample["hr"] = cast(Any, self.augment)(hr, seed)
         what = f"data.init_args.crops.augment made of a uint8 {hr.shape} crop"
         _check_image(sample["hr"], what)
         if (sample["hr"].shape, sample["hr"].dtype) != (hr.shape, hr.dtype):

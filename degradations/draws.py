@@ -14,8 +14,6 @@ and after any resume, without generator states to save. The n-th call of a strea
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,6 +30,7 @@ from degradations.seeds import GAMMA as GAMMA
 from degradations.seeds import MULTIPLIERS as MULTIPLIERS
 from degradations.seeds import SHIFTS as SHIFTS
 from degradations.seeds import Words as Words
+from degradations.seeds import hash_of_name
 from degradations.seeds import mix as mix
 from degradations.seeds import seed_of as seed_of
 
@@ -42,13 +41,6 @@ Seeds: TypeAlias = Tensor | Integers
 Number: TypeAlias = float | Floats | Integers  # one for all images, or (B,)
 _AHEAD = 4  # calls computed together
 _ELEVEN, _ONE = np.uint64(11), np.uint64(1)
-
-
-@functools.cache
-def _hash_of_name(name: str) -> np.uint64:
-    return np.uint64(
-        int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
-    )
 
 
 def check_probabilities(p: Sequence[float], count: int, name: str = "p") -> tuple[float, ...]:
@@ -95,10 +87,7 @@ class Draws:
         It depends on the seeds and the names folded so far only, not on earlier draws or other
         names.
         """
-        folded = object.__new__(Draws)
-        folded._state = mix(self._state ^ _hash_of_name(name))
-        folded._calls = 0
-        return folded
+        return _draws_of(mix(self._state ^ hash_of_name(name)))
 
     def shared(self) -> Draws:
         """Return a sub-stream that all images of the batch share.
@@ -106,13 +95,10 @@ class Draws:
         It draws B equal numbers, which follow from the seeds of all images together. Only for the
         exact reproduction of programs that draw once per batch.
         """
-        folded = object.__new__(Draws)
         state = np.zeros(1, np.uint64)
         for word in self._state:
             state = mix(state ^ word)
-        folded._state = np.repeat(state, len(self._state))
-        folded._calls = 0
-        return folded
+        return _draws_of(np.repeat(state, len(self._state)))
 
     def words(self) -> Words:
         """Draw (B,) uint64, all 64 bits random; all other methods use these."""
@@ -172,6 +158,12 @@ class Draws:
     def _unit(self) -> Floats:
         """Draw (B,) float64 in [0, 1), a uniform multiple of 2**-53."""
         return (self.words() >> _ELEVEN).astype(np.float64) * 2.0**-53
+
+
+def _draws_of(state: Words) -> Draws:
+    draws = object.__new__(Draws)
+    draws._state, draws._calls = state, 0
+    return draws
 
 
 Params: TypeAlias = dict[str, Any]

@@ -6,6 +6,7 @@ constants of `mix` are David Stafford's variant 13, as in Java's SplittableRando
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import operator
 from typing import TypeAlias
@@ -27,6 +28,13 @@ def mix(words: Words) -> Words:
     words = (words ^ (words >> _S1)) * _M1
     words = (words ^ (words >> _S2)) * _M2
     return words ^ (words >> _S3)
+
+
+@functools.cache
+def hash_of_name(name: str) -> np.uint64:
+    """Hash the name of a stream."""
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    return np.uint64(int.from_bytes(digest, "little"))
 
 
 def seed_of(*parts: int | str | bytes) -> int:

@@ -14,12 +14,13 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path, PurePath
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 # Variables of the shipped configurations; part of the message if one is not set.
 VARIABLES = {
@@ -196,25 +197,33 @@ def shard_key(key: str) -> str:
     return folder + slash + name.replace(".", "_")
 
 
-def by_key(images: Iterable[tuple[str, Path]], what: str) -> dict[str, Path]:
-    """Return images by key, sorted.
+def unique(
+    images: Iterable[tuple[str, T]], what: str, where: Callable[[T], object] = str
+) -> dict[str, T]:
+    """Return images by key, in their order.
 
     Args:
-        images: Keys and paths; the same file may occur twice.
+        images: Keys and images, such as paths; the same image may occur twice.
         what: The key that named them, for the message.
+        where: Returns an image's place, for the message.
 
     Raises:
-        ValueError: If two files have the same key; both are named.
+        ValueError: If two images have the same key; both are named.
     """
-    found: dict[str, Path] = {}
-    for key, path in images:
-        other = found.setdefault(key, path)
-        if other != path:
+    found: dict[str, T] = {}
+    for key, image in images:
+        other = found.setdefault(key, image)
+        if other != image:
             raise ValueError(
-                f"{what}: {other} and {path} would both have the key {key!r}, but keys must be "
-                "unique: rename or move one of them"
+                f"{what}: {where(other)} and {where(image)} would both have the key {key!r}, but "
+                "keys must be unique: rename or move one of them"
             )
-    return dict(sorted(found.items()))
+    return found
+
+
+def by_key(images: Iterable[tuple[str, Path]], what: str) -> dict[str, Path]:
+    """Return image files by key, sorted. Args and Raises as ``unique``."""
+    return dict(sorted(unique(images, what).items()))
 
 
 def _what_reads(paths: Iterable[Path]) -> str:

@@ -100,7 +100,7 @@ class Adversarial(SuperResolver):
             loss, made = self.generator_loss(batch)
             self.manual_backward(loss / self.accumulate)
         self._made.append(made)
-        if self._completes(batch_idx):
+        if (batch_idx + 1) % self.accumulate == 0 or self.trainer.is_last_batch:
             self._update(MAIN)
             if self.discriminator is not None:
                 with self._unsynchronised():
@@ -109,10 +109,6 @@ class Adversarial(SuperResolver):
                     self._update(SECOND)
             self._made.clear()
         return loss.detach()
-
-    def _completes(self, batch_idx: int) -> bool:
-        done = batch_idx + 1
-        return done % self.accumulate == 0 or self.trainer.is_last_batch
 
     def _update(self, index: int) -> None:
         optimizers = self.optimizers()

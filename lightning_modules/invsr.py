@@ -188,8 +188,7 @@ class InvSR(InLatents, Adversarial):
 
     def _discriminator_logits(self, x0: Tensor, t: Tensor, conditions: Conditions) -> list[Tensor]:
         discriminator = cast(nn.Module, self.discriminator)
-        text = conditions[0].text
-        return cast("list[Tensor]", discriminator(x0.clamp(-CLAMP, CLAMP), t, text))
+        return discriminator(x0.clamp(-CLAMP, CLAMP), t, conditions[0].text)
 
     # ------------------------------------------------------------------------------------- sampling
 
@@ -237,11 +236,8 @@ class InvSR(InLatents, Adversarial):
     def _clean(
         self, z_t: Tensor, t: Tensor | int, conditions: Conditions, guidance: float = 1.0
     ) -> Tensor:
-        def predict(z: Tensor, t: Tensor, condition: Condition) -> Tensor:
-            return cast(Tensor, self.denoiser(z, t, condition))
-
         steps = torch.full((len(z_t),), t, device=z_t.device) if isinstance(t, int) else t
-        raw = guided(predict, self.schedule.scale_input(z_t, t), steps, *conditions, guidance)
+        raw = guided(self.denoiser, self.schedule.scale_input(z_t, t), steps, *conditions, guidance)
         return self.schedule.to_x0(raw, z_t, t)
 
     @torch.no_grad()

@@ -108,10 +108,7 @@ def latent_pair(space: Space, batch: Batch, noise: Noise | None = None) -> tuple
         both = torch.cat([batch["hr"], enlarged(batch["lr"], batch["size"])])
         z, y = space.encode(both).chunk(2)  # half the launches
         return z, y
-    if "latent" in batch:
-        z = space.take(batch["latent"], batch["space"])
-    else:
-        z = space.encode(batch["hr"], noise)
+    z = hr_latent(space, batch, noise)
     if "lr" not in batch:
         raise ValueError(
             "data.init_args.train has only latents, and this method also needs LR images: "
@@ -120,6 +117,14 @@ def latent_pair(space: Space, batch: Batch, noise: Noise | None = None) -> tuple
     if "lr_latent" in batch:
         return z, space.standardised(batch["lr_latent"])
     return z, space.encode(enlarged(batch["lr"], batch["size"]), noise)
+
+
+@torch.no_grad()
+def hr_latent(space: Space, batch: Batch, noise: Noise | None = None) -> Tensor:
+    """Return latents of HR, (B, C, h, w): those of the batch, or encoded from its images."""
+    if "latent" in batch:
+        return space.take(batch["latent"], batch["space"])
+    return space.encode(batch["hr"], noise)
 
 
 def whole_lr(pixels: int, scale: float) -> int:

@@ -132,6 +132,7 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
 
 
 log = logging.getLogger(__name__)
+_SHOWN = 3  # names of each kind in an error
 _HASH = re.compile(r"\b[0-9a-f]{16}\b")  # as of `fingerprint`
 
 
@@ -221,9 +222,7 @@ def refuse_unlike(module: nn.Module, found: Weights, part: str) -> None:
         )
 
 
-def refuse(
-    message: str, missing: list[str], unexpected: list[str], reshaped: list[str], shown: int = 3
-) -> None:
+def refuse(message: str, missing: list[str], unexpected: list[str], reshaped: list[str]) -> None:
     """Raise if tensors of a file do not fit.
 
     Raises:
@@ -234,7 +233,7 @@ def refuse(
     if not kinds:
         return
     problems = "; ".join(
-        f"{len(names)} {what} ({', '.join(names[:shown])}{', ...' if len(names) > shown else ''})"
+        f"{len(names)} {what} ({', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''})"
         for what, names in kinds.items()
     )
     raise ValueError(

@@ -84,16 +84,20 @@ def misfit(large: tuple[int, int], small: tuple[int, int], scale: float) -> str 
     )
 
 
-def mixed(keys: Sequence[str], size_of: Callable[[int], tuple[int, int]]) -> str | None:
-    """Return a message if a set of images has HR and LR of one scene as images of their own.
+def refuse_mixed(what: str, keys: Sequence[str], size_of: Callable[[int], tuple[int, int]]) -> None:
+    """Raise if a set of images has HR and LR of one scene as images of their own.
 
     Their names differ by words such as ``hr``, ``lr`` and ``x2`` alone, and their sizes by a whole
     factor.
 
     Args:
+        what: The set, for the message.
         keys: The images' names.
         size_of: Returns (W, H) of the image ``keys[index]``; if it raises, the image is skipped, as
             reading it raises.
+
+    Raises:
+        ValueError: If it has.
     """
     # Marks of a folder that all images share separate nothing.
     start = len(os.path.commonpath([min(keys), max(keys)])) if keys else 0
@@ -112,13 +116,12 @@ def mixed(keys: Sequence[str], size_of: Callable[[int], tuple[int, int]]) -> str
         for (small, lr), (large, hr) in pairwise(sizes):
             factor = round(large[0] / small[0])
             if factor > 1 and misfit(large, small, factor) is None:
-                return (
-                    f"{len(groups)} images are there in several sizes by their names, such as "
-                    f"{hr!r} ({large[0]}x{large[1]}) and {lr!r} ({small[0]}x{small[1]}): LR images "
-                    "would count as HR. Keep HR and LR in folders of their own (datamodules.Paired,"
-                    " pack --lr), or in a tar as KEY.hr.png and KEY.lr.png"
+                raise ValueError(
+                    f"{what}: {len(groups)} images are there in several sizes by their names, such "
+                    f"as {hr!r} ({large[0]}x{large[1]}) and {lr!r} ({small[0]}x{small[1]}): LR "
+                    "images would count as HR. Keep HR and LR in folders of their own "
+                    "(datamodules.Paired, pack --lr), or in a tar as KEY.hr.png and KEY.lr.png"
                 )
-    return None
 
 
 def _scene(key: str) -> str:

@@ -87,11 +87,6 @@ class Shuffle:
         begin = int(ends[window - 1]) if window else 0
         return number, window, place - within + begin, place - within + int(ends[window])
 
-    def _groups(self, number: int, window: int) -> NDArray[np.int64]:
-        """Return the groups of a window that are not empty."""
-        groups = self._pass(number).order[window * self.window : (window + 1) * self.window]
-        return groups[self._sizes[groups] > 0]
-
     def _new_pass(self, number: int) -> _Pass:
         order = permutation(len(self._sizes), seed_of(self.seed, "shards", number))
         ends = np.cumsum(self._sizes[order]) * self.repeats
@@ -99,7 +94,7 @@ class Shuffle:
         return _Pass(order, ends[last - 1])
 
     def _new_window(self, number: int, window: int) -> Integers:
-        groups = self._groups(number, window)
+        groups = self._pass(number).order[window * self.window : (window + 1) * self.window]
         sizes = self._sizes[groups] * self.repeats
         shifts = (self._starts[groups] + self.first_image) * self.repeats
         shifts -= np.cumsum(sizes) - sizes

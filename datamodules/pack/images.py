@@ -17,7 +17,7 @@ from datamodules.files.captions import caption_of
 from datamodules.files.pairs import misfit
 from datamodules.files.roles import Roles, roles_of
 from datamodules.pack.places import Entry
-from files.images.decode import FORMATS, DecodedImage, UnreadableImage, decode, reason_of
+from files.images.decode import DecodedImage, UnreadableImage, decode, reason_of
 from files.images.deep import Pixels
 from files.images.pillow import open_image, png_of_16_bits, profile_chunk, with_chunks
 
@@ -117,7 +117,7 @@ def encode(original: Original, planes: Planes | None, encoding: Encoding) -> Mad
 def format_of(data: bytes) -> str:
     """Return Pillow's name of an image file's format, or "" if it is not an image."""
     try:
-        with open_image(io.BytesIO(data), FORMATS) as image:
+        with open_image(io.BytesIO(data)) as image:
             return image.format or ""
     except Exception:  # a broken header raises anything; the decoder reports the problem
         return ""

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from datamodules.files.pairs import match, mixed
+from datamodules.files.pairs import match, refuse_mixed
 from datamodules.files.paths import braced, images_of
 from datamodules.files.roles import SUFFIXES, roles_of, texts_beside
 from datamodules.pack.places import Entry, File, Place, Refused, TarMember
@@ -29,6 +29,7 @@ from files.paths import (
     read_text,
     shard_key,
     size_and_time,
+    unique,
 )
 
 DATA = "data.mdb"
@@ -92,18 +93,6 @@ def _from_lmdb(path: Path, refused: list[Refused]) -> Iterator[tuple[str, Member
                     yield (stem, (extension.lower(), record)) if known else (name, ("", record))
     except lmdb.Error as error:
         raise ValueError(_broken(path, error)) from error
-
-
-def _unique(images: Iterable[tuple[str, Member]], what: str) -> dict[str, Member]:
-    found: dict[str, Member] = {}
-    for key, member in images:
-        other = found.setdefault(key, member)
-        if other is not member:
-            raise ValueError(
-                f"{what}: {other[1].where} and {member[1].where} would both have the key {key!r}, "
-                "but keys must be unique: rename one of them"
-            )
-    return found
 
 
 def _environment(path: Path) -> Any:
@@ -246,7 +235,7 @@ def _images_of(source: str, what: str, refused: list[Refused]) -> dict[str, Memb
             "sample: give these tars as SOURCE alone, without --lr"
         )
     if is_lmdb(path):
-        return _unique(_from_lmdb(path, refused), what)
+        return unique(_from_lmdb(path, refused), what, lambda member: member[1].where)
     if path.is_dir() or (has_wildcard(str(path)) and not path.exists()):
         found = by_key(images_of(str(path)), what)
         if not found:
@@ -291,10 +280,7 @@ def _from_list(path: Path, what: str, refused: list[Refused]) -> dict[str, Path]
     root = folder
     if not all(image.is_relative_to(root) for image in paths):
         root = Path(os.path.commonpath([image.parent for image in paths]))
-    keyed = {image_key(image, root): image for image in paths}
-    if len(keyed) < len(paths):
-        by_key(((image_key(image, root), image) for image in paths), what)  # its error says which
-    return keyed
+    return unique(((image_key(image, root), image) for image in paths), what)
 
 
 def _lines(path: Path, what: str) -> Iterator[tuple[int, str]]:
@@ -387,12 +373,11 @@ def _readable(entries: list[Entry], refused: list[Refused], source: str) -> list
         refused += [_refused(one, "no LR", f"{one.where}: {message}") for one in lacking]
         found = [(entry, roles) for entry, roles in found if "lr" in roles or "hr" not in roles]
     images = [(entry, entry.members[roles["hr"]]) for entry, roles in found if "hr" in roles]
-    problem = mixed(
+    refuse_mixed(
+        f"SOURCE {source!r}",
         [entry.key for entry, _ in images],
         lambda index: read_size(io.BytesIO(images[index][1].read())),
     )
-    if problem is not None:
-        raise ValueError(f"SOURCE {source!r}: {problem}")
     return [entry for entry, _ in found]
 
 

@@ -248,11 +248,8 @@ def index_places(shard: Path, cache: Path) -> list[Path]:
 
 def checksum_of(path: Path) -> str:
     """Return the xxh3_128 of a file in hexadecimal."""
-    whole = xxhash.xxh3_128()
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            whole.update(chunk)
-    return whole.hexdigest()
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
 
 
 # --------------------------------------------------------------------------------------------- make

@@ -17,7 +17,7 @@ from typing import Any
 import webdataset
 from webdataset.filters import FilterFunction
 
-from datamodules.files.pairs import mixed
+from datamodules.files.pairs import refuse_mixed
 from datamodules.files.paths import parse_bytes
 from datamodules.order.keys import Names
 from datamodules.shards.cache import DiskCache
@@ -199,9 +199,8 @@ class Shards(Source):
         self._latest.clear()
         self._reader.close()
         self._reader = Reader(cache)
-        problem = mixed(table.keys, self._image_size) if "hr" in table.columns else None
-        if problem is not None:
-            raise ValueError(f"Shards.urls: {problem}")
+        if "hr" in table.columns:
+            refuse_mixed("Shards.urls", table.keys, self._image_size)
 
     def _cache(self) -> DiskCache:
         folder = Path(expand_path(self.cache_dir, "Shards.cache_dir"))

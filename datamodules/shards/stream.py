@@ -28,7 +28,7 @@ from webdataset.gopen import Pipe
 from webdataset.tariterators import group_by_keys, tar_file_expander
 from webdataset.utils import pytorch_worker_info
 
-from datamodules.files.pairs import mixed
+from datamodules.files.pairs import refuse_mixed
 from datamodules.files.roles import roles_of
 from datamodules.order.plan import Item, Plan
 from datamodules.order.shuffle import Integers
@@ -378,9 +378,7 @@ def samples_of(sources: Iterable[dict[str, Any]], notes: list[Skipped]) -> Itera
             message = f"shard {shown(url)} cannot be read to its end: {why}"
             notes.append(Skipped(shown(url), "unreadable tar", message, True))
             continue
-        problem = mixed(list(sizes), list(sizes.values()).__getitem__)
-        if problem is not None:
-            raise ValueError(f"shard {shown(url)}: {problem}")
+        refuse_mixed(f"shard {shown(url)}", list(sizes), list(sizes.values()).__getitem__)
 
 
 def _split(name: str) -> tuple[str | None, str | None]:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from datamodules.files.pairs import mixed
+from datamodules.files.pairs import refuse_mixed
 from datamodules.files.roles import SUFFIXES, role_of
 from datamodules.order.keys import Names
 from datamodules.order.plan import Item
@@ -199,9 +199,7 @@ class Clips(RecordedClips):
             )
         self._keys = sorted(self._long_enough({key: len(files) for key, files in found.items()}))
         self._files = [sorted(found[key], key=in_order) for key in self._keys]
-        problem = mixed(self._keys, lambda index: read_size(self._files[index][0]))
-        if problem is not None:
-            raise ValueError(f"Clips.root: {problem}")
+        refuse_mixed("Clips.root", self._keys, lambda index: read_size(self._files[index][0]))
 
     @property
     def keys(self) -> list[str]:
@@ -381,8 +379,7 @@ class ClipShards(RecordedClips):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        places = {"index_cache": index_cache, "cache_dir": cache_dir, "cache_size": cache_size}
-        self._frames = _Frames(urls, shard_in_key, **places)  # type: ignore[arg-type]
+        self._frames = _Frames(urls, shard_in_key, index_cache, cache_dir, cache_size)
         self._keys = Names.of([])
         self._order = np.zeros(0, np.int64)  # numbers of all frames, clip after clip
         self._ends = np.zeros(0, np.int64)  # of each clip in _order

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.files.pairs import mixed
+from datamodules.files.pairs import refuse_mixed
 from datamodules.files.paths import images_of, searched_folder
 from datamodules.order.keys import Names
 from datamodules.source import Sample, Source
@@ -146,9 +146,7 @@ class Folder(Source):
         images = by_key(listed, what)
         self._keys, self._paths = Names.of(images), Names.of(map(str, images.values()))
         if self.has_hr and not self._distinct:
-            problem = mixed(list(images), lambda index: read_size(self._paths[index]))
-            if problem is not None:
-                raise ValueError(f"{what}: {problem}")
+            refuse_mixed(what, list(images), lambda index: read_size(self._paths[index]))
 
     @property
     def _what(self) -> str:

@@ -36,7 +36,7 @@ from files.images.deep import Pixels, Unsupported, deep_pixels, deep_to_srgb, ei
 from files.images.exif import tiff_exif
 from files.images.pillow import MORE, TEXTS, open_image
 from files.images.profiles import image_of, orientation_of, space_of, to_srgb, upright
-from files.paths import FORMATS as KNOWN
+from files.paths import FORMATS as FORMATS
 from files.paths import open_regular, read_bytes
 
 PROFILES = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # texts with EXIF or XMP
@@ -90,7 +90,6 @@ def metadata_after_pixels(file: IO[bytes]) -> bool:
         at += 12 + length
 
 
-FORMATS = tuple(KNOWN)
 CONVERTED = ("CMYK", "LAB")  # modes that become sRGB
 
 # Pillow's names of the metadata that hold an image's orientation.
@@ -223,7 +222,7 @@ def read_size(file: str | os.PathLike[str] | IO[bytes]) -> tuple[int, int]:
 
 
 def _size(file: IO[bytes]) -> tuple[int, int]:
-    with open_image(file, FORMATS) as image:
+    with open_image(file) as image:
         width, height = image.size
         # A PNG's getexif may load the pixels, so it is called only if there is something to find.
         tagged = image.info.keys() & ORIENTED or (
@@ -250,7 +249,7 @@ def decode(data: jpeg.Bytes, name: str, srgb: bool = False) -> DecodedImage:
         UnreadableImage: If ``data`` is not an image, is broken, or is of a kind without RGB form.
     """
     try:
-        image = open_image(io.BytesIO(data), FORMATS)
+        image = open_image(io.BytesIO(data))
         return _upright(image, _pixels(image, data, srgb), orientation_of(image))
     # Decoders raise anything on arbitrary bytes, from struct.error to MemoryError.
     except Exception as error:

@@ -28,17 +28,14 @@ NOT_AN_IMAGE = 1 | 4  # bits of the first: of reduced resolution, a mask
 MORE = "more"  # key of `info`: whether frames or pages follow that are images, too
 
 
-def open_image(
-    file: str | os.PathLike[str] | IO[bytes], formats: tuple[str, ...] | None = None
-) -> Image.Image:
-    """Open an image with Pillow.
+def open_image(file: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
+    """Open an image with Pillow, in one of ``files.paths.FORMATS``.
 
     ``info`` has its colours, as ``colours.describe`` sets them, and ``MORE``. Of a TIFF it is
     the first page that is no thumbnail.
 
     Args:
         file: Path or open file.
-        formats: As in ``Image.open``; by default all of ``files.paths.FORMATS``.
 
     Raises:
         OSError: It cannot be read, or is not an image. Pillow raises other errors, too.
@@ -50,7 +47,7 @@ def open_image(
     else:
         code_points = code_points_of(file)
         file.seek(0)
-    image = Image.open(file, formats=tuple(FORMATS) if formats is None else formats)
+    image = Image.open(file, formats=tuple(FORMATS))
     if image.format == "TIFF" and getattr(image, "is_animated", False):
         _seek_image(image, file)
     elif image.format != "MPO":  # photographs with a preview or a gain map

@@ -57,7 +57,7 @@ class BitwiseSpace(Space):
             known = [Scales(grids, patch)]
         self._known_scales = {scales.latents[-1]: scales for scales in known}
         self.patch, self.source = patch, ""
-        self._freeze()
+        self.requires_grad_(False).eval()
 
     @property
     def settings(self) -> dict[str, Any]:

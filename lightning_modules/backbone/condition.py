@@ -170,8 +170,7 @@ class TextEncoder(Frozen):
         self.tokenizer = loaded("CLIPTokenizer", path, revision, "tokenizer")
         self.model = loaded("CLIPTextModel", path, revision, "text_encoder")
         self.source = named(path, self.model, revision)
-        self.requires_grad_(False)
-        self.train(False)
+        self.requires_grad_(False).eval()
 
     @torch.no_grad()
     def forward(self, texts: Sequence[str]) -> Tensor | Condition:
@@ -256,8 +255,7 @@ class SDXLTextEncoder(TextEncoder):
         self.tokenizer_2 = loaded("CLIPTokenizer", path, revision, "tokenizer_2")
         self.model_2 = loaded("CLIPTextModelWithProjection", path, revision, "text_encoder_2")
         self.source = named(path, nn.ModuleList([self.model, self.model_2]), revision)
-        self.requires_grad_(False)
-        self.train(False)
+        self.requires_grad_(False).eval()
 
     @torch.no_grad()
     def forward(self, texts: Sequence[str]) -> Condition:
@@ -328,8 +326,7 @@ class T5(Frozen, Texts):
         self.model = loaded("T5EncoderModel", path, revision)
         self.width = self.model.config.d_model
         self.source = named(path, self.model, revision)
-        self.requires_grad_(False)
-        self.train(False)
+        self.requires_grad_(False).eval()
 
     @torch.no_grad()
     def forward(self, texts: Sequence[str]) -> Text:

@@ -229,10 +229,6 @@ class Space(Float32, ABC):
     def _decode(self, z: Tensor) -> Tensor:
         """Decode latents that are not standardised."""
 
-    def _freeze(self) -> None:
-        self.requires_grad_(False)
-        self.train(False)
-
     def train(self, mode: bool = True) -> Space:
         """Stay in evaluation mode unless the autoencoder trains."""
         super().train(mode and self._trains)
@@ -272,14 +268,19 @@ class KLSpace(Space):
         subfolder: str | None = None,
         revision: str | None = None,
     ) -> None:
-        made, source = _autoencoder("AutoencoderKL", vae, subfolder, revision)
+        made: Any = untrained("AutoencoderKL", vae) if isinstance(vae, dict) else vae
+        source = ""
+        if isinstance(vae, str):
+            key = "model.init_args.space.init_args.vae"
+            made = pretrained(key, "AutoencoderKL", vae, subfolder, revision)
+            source = named(vae, made, revision)
         config = made.config
         super().__init__((config.shift_factor or 0.0,), (1 / config.scaling_factor,))
         self.vae, self.source, self.trained_with = made, source, unshaped(made)
         self.channels = config.latent_channels
         self.factor = 2 ** (len(config.block_out_channels) - 1)
         self.fp16_overflows = config.force_upcast  # true in SDXL, and where nothing was said
-        self._freeze()
+        self.requires_grad_(False).eval()
 
     @property
     def identity(self) -> str:
@@ -327,7 +328,7 @@ class ResShiftVQ(Space):
         super().__init__()
         self.vae = resshift_vq(channels, entries, latent)
         self.channels, self.factor = latent, 2 ** (len(channels) - 1)
-        self._freeze()
+        self.requires_grad_(False).eval()
 
     def official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """As ``Space.official``, for a file such as ``autoencoder_vq_f4.pth``."""
@@ -381,7 +382,7 @@ class Taef2Space(Space):
             load_strictly(half, read_weights(path).tensors, f"{path}, a half of TAEF2,")
             names.append(f"{path.name} {fingerprint(half.state_dict())}")
         self.source = ", ".join(names)
-        self._freeze()
+        self.requires_grad_(False).eval()
 
     def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
         return self.encoder(image)
@@ -405,7 +406,7 @@ class PCASpace(Space):
         super().__init__(deviation=deviation)
         self.vae = PCAAutoencoder(**kwargs)
         self.channels, self.factor = self.vae.latent, self.vae.factor
-        self._freeze()
+        self.requires_grad_(False).eval()
 
     def initialise(self, images: Tensor) -> None:
         """Start at the principal components of the images' patches."""
@@ -416,21 +417,6 @@ class PCASpace(Space):
 
     def _decode(self, z: Tensor) -> Tensor:
         return self.vae.decode(z)
-
-
-def _autoencoder(
-    kind: str,
-    vae: str | dict[str, Any] | nn.Module,
-    subfolder: str | None,
-    revision: str | None,
-) -> tuple[Any, str]:
-    """Return an autoencoder of diffusers, and the source of its weights if it is trained."""
-    if isinstance(vae, nn.Module):
-        return vae, ""
-    if isinstance(vae, dict):
-        return untrained(kind, vae), ""
-    made = pretrained("model.init_args.space.init_args.vae", kind, vae, subfolder, revision)
-    return made, named(vae, made, revision)
 
 
 def named(path: str, module: nn.Module, revision: str | None = None) -> str:

@@ -300,15 +300,14 @@ class FromBase(InLatents, Generator):
 
         def clean(z: Tensor, now: int) -> Tensor:
             t = torch.full((len(z),), now, device=z.device)
+            call, strength = partial(predict, now), self.sampler.guidance
             if self.patch is None or base is None:
-                raw = guided(partial(predict, now), z, t, *conditions, self.sampler.guidance)
+                raw = guided(call, z, t, *conditions, strength)
             else:
                 size = (z.shape[-2], z.shape[-1])
                 step = Step(
                     self.sampled.index(now), len(self.sampled), size, self.latent_size(base)
                 )
-                call = partial(predict, now)
-                strength = self.sampler.guidance
                 raw = self.patch.guided(self.denoiser, step, call, z, t, conditions, strength)
             return self.schedule.to_x0(raw, z, now)
 

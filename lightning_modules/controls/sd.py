@@ -65,8 +65,7 @@ class SDSR(Direct):
         super().__init__(scale, patch=None, **kwargs)
         self.upscaler_weights, self.upscaler_scale = upscaler_weights, upscaler_scale
         self.upscaler = upscaler(self.scale if upscaler_scale is None else upscaler_scale)
-        self.upscaler.requires_grad_(False)
-        self.upscaler.train(False)
+        self.upscaler.requires_grad_(False).eval()
         self.half_outputs = self.upscaler.half_outputs
 
     @torch.no_grad()
@@ -172,8 +171,7 @@ class SDUpscale(Frozen, NothingToTrain, SuperResolver):
             )
         self.tile_multiple = factor
         self.weights_source = named(path, self, revision)
-        self.requires_grad_(False)
-        self.train(False)
+        self.requires_grad_(False).eval()
 
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:

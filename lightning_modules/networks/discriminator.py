@@ -99,10 +99,8 @@ class LatentDiscriminator(Running):
                 f"the latent is {h}x{w}; {type(self).__name__} needs sides divisible by "
                 f"{self.divisor}: choose data.init_args.crop_size accordingly"
             )
-        timesteps = (t if isinstance(t, Tensor) else torch.full((), t, device=z.device)).expand(
-            len(z)
-        )
-        embedded = self.time_embedding(self.time_proj(timesteps).to(z.dtype))
+        t = t if isinstance(t, Tensor) else torch.full((), t, device=z.device)
+        embedded = self.time_embedding(self.time_proj(t.expand(len(z))).to(z.dtype))
         if self.add_embedding is None:
             text = None
         else:

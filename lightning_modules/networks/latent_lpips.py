@@ -87,8 +87,7 @@ class LatentLPIPS(Frozen, LatentDistance):
     def __init__(self, channels: int = 4, widths: Sequence[int] = VGG16) -> None:
         super().__init__(channels, widths)
         self.source = ""
-        self.requires_grad_(False)
-        self.train(False)
+        self.requires_grad_(False).eval()
 
     def load(self, path: str | Path) -> None:
         """Load a released file, or a run of ``LatentPerceptual``.

@@ -184,10 +184,8 @@ class Encoder(nn.Module):
             t: Their timesteps.
             run: Calls a block.
         """
-        timesteps = (t if isinstance(t, Tensor) else torch.full((), t, device=x.device)).expand(
-            len(x)
-        )
-        embedded = self.time_embedding(self.time_proj(timesteps).to(x.dtype))
+        t = t if isinstance(t, Tensor) else torch.full((), t, device=x.device)
+        embedded = self.time_embedding(self.time_proj(t.expand(len(x))).to(x.dtype))
         x = self.conv_in(x)
         for block in self.down_blocks:
             x = run(block, x, embedded)[0]

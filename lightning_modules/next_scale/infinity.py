@@ -20,6 +20,7 @@ from degradations.device import copy_to
 from files.numbers import NonNegativeInt, UnitInterval
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.base import Generator
+from lightning_modules.latents import hr_latent
 from lightning_modules.networks.bsq import total_after
 from lightning_modules.networks.infinity import InfinityTransformer, from_official
 from lightning_modules.next_scale.next_scale import (
@@ -80,10 +81,7 @@ class Infinity(NextScale, Generator):
 
     def latent(self, batch: Batch) -> Tensor:
         """Return f, (B, d, h, w): from the batch, or encoded from its images."""
-        if "latent" in batch:
-            return self.space.take(batch["latent"], batch["space"])
-        with torch.no_grad():
-            return self.space.encode(batch["hr"])
+        return hr_latent(self.space, batch)
 
     # ------------------------------------------------------------------------------------- sampling
 

@@ -39,7 +39,7 @@ from degradations.device import copy_to
 from files.numbers import PositiveFloat, UnitInterval
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.base import SuperResolver
-from lightning_modules.latents import InLatents, enlarged
+from lightning_modules.latents import InLatents, enlarged, hr_latent
 from lightning_modules.networks import infinity, transformation
 from lightning_modules.networks.bsq import Scales, quantized, total_after
 from lightning_modules.networks.infinity import InfinityTransformer, decay_groups
@@ -141,10 +141,7 @@ class NSARMStageOne(InLatents, SuperResolver):
             ValueError: If the latents are of another space, HR's has no scales, LR is missing, or
                 its latent is not of the size that the mapper reads.
         """
-        if "latent" in batch:
-            f = self.space.take(batch["latent"], batch["space"])
-        else:
-            f = self.space.encode(batch["hr"])
+        f = hr_latent(self.space, batch)
         self.space.scales((f.shape[-2], f.shape[-1]))
         y = self._lr_latent(batch)
         if y.shape[-2:] != self.mapper.size:

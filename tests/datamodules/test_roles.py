@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.files.pairs import mixed
+from datamodules.files.pairs import refuse_mixed
 from datamodules.files.roles import roles_of
 from datamodules.pack.__main__ import main as pack
 from datamodules.pack.inputs import find_inputs
@@ -154,7 +154,7 @@ def test_clips_and_their_lr_are_refused(tmp_path: Path, lr: str) -> None:
 )
 def test_other_images_are_not_taken_for_pairs(sizes: tuple[int, int], names: tuple[str, str]):
     keys = [name.format(number) for name in names for number in NAMES]
-    assert mixed(keys, lambda i: (sizes[i // len(NAMES)],) * 2) is None
+    refuse_mixed("a set", keys, lambda i: (sizes[i // len(NAMES)],) * 2)
 
 
 def test_an_image_without_a_role_is_counted_by_all(
