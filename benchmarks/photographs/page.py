@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from itertools import cycle
 from pathlib import Path
 from statistics import fmean
@@ -185,9 +185,11 @@ def _claims(table: Table, claims: list[dict[str, Any]]) -> str:
         OPEN: "are not decided",
         UNKNOWN: "wait for rows that are not trained yet",
     }
-    counts = [f"{sum(c['verdict'] == kind for c in claims)} {kinds[kind]}" for kind in kinds]
-    said = f"Of {len(claims)} claims {', '.join(counts)}."
-    return f"{said}\n\n{_grid(['claim', '', 'its weakest comparison'], lines)}"
+    counted = Counter(claim["verdict"] for claim in claims)
+    said = f"Of {len(claims)} claims " + ", ".join(
+        f"{counted[kind]} {words}" for kind, words in kinds.items() if counted[kind]
+    )
+    return f"{said}.\n\n{_grid(['claim', '', 'its weakest comparison'], lines)}"
 
 
 def _trainings(found: dict[str, dict[str, Any]]) -> str:
