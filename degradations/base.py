@@ -240,7 +240,7 @@ class Stage(nn.Module, ABC):
 
 def _version(x: Tensor) -> int | None:
     """Return how often a tensor has been written to; None where that is not known."""
-    return None if x.is_inference() or torch.compiler.is_compiling() else x._version
+    return None if torch.compiler.is_compiling() or x.is_inference() else x._version
 
 
 class Degradation(nn.Module, ABC):

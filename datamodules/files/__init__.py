@@ -1,1 +1,1 @@
-"""Image files: bytes to pixels."""
+"""Image files: their names, roles, pairs and captions."""
