@@ -178,11 +178,10 @@ class SRDataModule(Predicted, LightningDataModule):
         return scale
 
     def _evaluation_images(self, sources: dict[str, Source]) -> list[Images]:
-        datasets = []
-        for name, source in sources.items():
-            scale = self._prepared(source)
-            datasets.append((source.evaluation_dataset or Images)(source, name, scale))
-        return datasets
+        return [
+            (source.evaluation_dataset or Images)(source, name, self._prepared(source))
+            for name, source in sources.items()
+        ]
 
     def _training_images(self) -> TrainingImages:
         source, crops = self.train, self.crops

@@ -483,14 +483,7 @@ class TrainingImages(Images):
         left = draws.integer(0, max(columns, 0) + 1)
         return top, left, draw_turn(self.flips, draws)
 
-    def _cut(
-        self,
-        image: Pixels,
-        top: int,
-        left: int,
-        side: int,
-        turn: int,
-    ) -> Pixels:
+    def _cut(self, image: Pixels, top: int, left: int, side: int, turn: int) -> Pixels:
         cut = image[top : top + side, left : left + side]
         return turned(pad_symmetric(cut, side, side), turn)
 

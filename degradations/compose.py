@@ -261,10 +261,9 @@ class Mixture(Degradation):
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `which` (B,), the index of the recipe, and the parameters of all by their names."""
-        params: Params = {"which": draws.choice(np.arange(len(self.recipes)), self.p)}
-        for name, recipe in self._named():
-            params[name] = recipe.draw(draws.fold(name), shape)
-        return params
+        which = draws.choice(np.arange(len(self.recipes)), self.p)
+        parts = {name: recipe.draw(draws.fold(name), shape) for name, recipe in self._named()}
+        return {"which": which, **parts}
 
     def draw_ahead(self, seeds: Seeds, shape: torch.Size) -> Any:
         """Draw as `params_of`: the recipes' images are chosen on the host."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
 import warnings
@@ -113,13 +112,11 @@ class Pipeline(Degradation):
         cache then has the others, whether a recipe sharpens or not.
         """
         if self._compiled is None or self._compiled[0] != packed.layout:
-            leading = [
-                stage
-                for _, stage in itertools.takewhile(
-                    lambda item: not (packed.layout[item[0]] or item[1].resizes),
-                    self.named_stages(),
-                )
-            ]
+            leading: list[Stage] = []
+            for name, stage in self.named_stages():
+                if packed.layout[name] or stage.resizes:
+                    break
+                leading.append(stage)
 
             def first(hr: Tensor) -> Tensor:
                 canvas = Canvas.of(hr)

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from lightning_modules.backbone.condition import Texts
     from lightning_modules.backbone.space import Space
 
+Output = dict[str, Tensor]  # of a step: ``sr``, the images
+
 
 class ImageModel(Loaded, Optimised, ABC):
     """Base of all methods: the command line accepts any subclass.
@@ -206,19 +208,15 @@ class SuperResolver(InTiles, ImageModel):
             (B, 3, H, W), about [0, 1]; the caller clamps it.
         """
 
-    def validation_step(
-        self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
-    ) -> dict[str, Tensor]:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Output:
         """Restore a validation batch, as ``enlarge``; callbacks measure the output."""
         return self.enlarge(batch)
 
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Output:
         """Restore a test batch, as ``enlarge``; callbacks measure the output."""
         return self.enlarge(batch)
 
-    def predict_step(
-        self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
-    ) -> dict[str, Tensor] | None:
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Output | None:
         """Enlarge an image, in tiles if it is large; None if it could not be read."""
         return None if "error" in batch else self.enlarge(batch, tiled=True)
 
@@ -249,7 +247,7 @@ class Generator(ImageModel):
         """
 
     @torch.no_grad()
-    def sample(self, batch: Batch) -> dict[str, Tensor]:
+    def sample(self, batch: Batch) -> Output:
         """Generate, check and clamp.
 
         Args:
@@ -274,19 +272,15 @@ class Generator(ImageModel):
             )
         return {"sr": in_range(images)}
 
-    def validation_step(
-        self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
-    ) -> dict[str, Tensor]:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Output:
         """Generate for a validation batch, as ``sample``; callbacks measure the output."""
         return self.sample(batch)
 
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Output:
         """Generate for a test batch, as ``sample``; callbacks measure the output."""
         return self.sample(batch)
 
-    def predict_step(
-        self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
-    ) -> dict[str, Tensor] | None:
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Output | None:
         """Generate the images of a batch, as ``sample``; None if it could not be read."""
         return None if "error" in batch else self.sample(batch)
 

@@ -294,8 +294,7 @@ class SelfCascade(FromBase):
         time = repeated(time, z)  # features of clips are those of their frames
         added = upsampler(features, self.attachment.sizes((z.shape[-2], z.shape[-1])), time)
         with self.attachment.adding(self.denoiser.unet, added) as residuals:
-            raw: Tensor = self.denoiser(z, t, condition, residuals)
-        return raw
+            return self.denoiser(z, t, condition, residuals)
 
     # ------------------------------------------------------------------------- checks and weights
 

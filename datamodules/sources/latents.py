@@ -10,7 +10,6 @@ images HR itself, ``png``; with texts the text encoder's features of the caption
 from __future__ import annotations
 
 import json
-from bisect import bisect_right
 from pathlib import Path
 from typing import Any, cast
 
@@ -94,7 +93,7 @@ class Latents(Shards):
             UnreadableImage: If a part of it is broken, or its checksum differs.
             ValueError: If a shard changed after it was indexed.
         """
-        tar = self._tars[bisect_right(self._ends, index)]
+        tar = self._tar_of(index)
         sample: dict[str, Any] = {}
         for field in self._table.columns:
             name = f"{tar.name}: {self._table.keys[index]} ({field})"

@@ -90,11 +90,7 @@ class Shrink(Resize):
     Source: BSRGAN (Zhang et al., ICCV 2021; arXiv 2103.14006), section 3.2, numbers for x4.
     """
 
-    def __init__(
-        self,
-        by: tuple[float, float] = (1.0, 8.0),
-        modes: Modes = _MODES,
-    ) -> None:
+    def __init__(self, by: tuple[float, float] = (1.0, 8.0), modes: Modes = _MODES) -> None:
         super().__init__(p=(0.0, 1.0, 0.0), modes=modes)
         self.by = check_range(by, "by", low=1.0)
 

@@ -59,13 +59,8 @@ def image_of(pixels: NDArray[np.uint8], mode: str) -> Image.Image:
 def _transform(icc: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-        transform = ImageCms.buildTransform(
-            profile,
-            ImageCms.createProfile("sRGB"),
-            mode,
-            "RGB",
-            ImageCms.Intent.RELATIVE_COLORIMETRIC,
-        )
+        srgb, how = ImageCms.createProfile("sRGB"), ImageCms.Intent.RELATIVE_COLORIMETRIC
+        transform = ImageCms.buildTransform(profile, srgb, mode, "RGB", how)
         return None if mode != "CMYK" and _keeps_colours(transform, mode) else transform
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
         log.debug("a broken colour profile is ignored: %s", error)
@@ -74,12 +69,9 @@ def _transform(icc: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 def _keeps_colours(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
     levels = np.linspace(0, 255, 18).round().astype(np.uint8)
-    if mode == "L":
-        colours = np.repeat(levels[None, :, None], 3, axis=2)
-        before = image_of(colours[..., 0], "L")
-    else:
-        colours = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3)
-        before = image_of(colours, "RGB")
+    channels = [levels] * 3 if mode == "L" else np.meshgrid(levels, levels, levels)
+    colours = np.stack(channels, axis=-1).reshape(1, -1, 3)
+    before = image_of(colours[..., 0] if mode == "L" else colours, mode)
     after = np.asarray(transform.apply(before))
     return bool(np.abs(after.astype(int) - colours).max() <= SAME)
 

@@ -282,10 +282,7 @@ def redilated(layer: nn.Conv2d, factor: float) -> Iterator[None]:
 
     try:
         if stretch != 1:
-            handles = [
-                layer.register_forward_pre_hook(before),
-                layer.register_forward_hook(after),
-            ]
+            handles = [layer.register_forward_pre_hook(before), layer.register_forward_hook(after)]
         layer.dilation = layer.padding = (dilation, dilation)
         yield
     finally:

@@ -99,15 +99,9 @@ class LatentPerceptual(InLatents):
         x, x_0, x_1 = zip(*parts, strict=True)
         return self.network.distances(x, x_0), self.network.distances(x, x_1)
 
-    def optimizer_step(
-        self,
-        epoch: int,
-        batch_idx: int,
-        optimizer: Any,
-        optimizer_closure: Callable[[], Any] | None = None,
-    ) -> None:
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then clamp the channels' weights to at least 0, as in the paper."""
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        super().optimizer_step(*args, **kwargs)
         self.network.keep_positive()
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:

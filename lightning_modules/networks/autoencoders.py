@@ -230,8 +230,7 @@ class BitwiseVAE(Float32):
             (B, d, H / factor, W / factor).
         """
         with torch.autocast(images.device.type, enabled=False):
-            f: Tensor = self.encoder(2 * images.float() - 1)
-        return f
+            return self.encoder(2 * images.float() - 1)
 
     def decode(self, total: Tensor) -> Tensor:
         """Decode to images; in float32 under fp16 autocast, whose range activations exceed.

@@ -215,11 +215,7 @@ class _Branch(nn.Module):
 
 
 def _convolution(inputs: int, outputs: int, size: Size) -> tuple[nn.Module, ...]:
-    return (
-        nn.Conv2d(inputs, outputs, 3, padding=1),
-        nn.LayerNorm((outputs, *size)),
-        nn.GELU(),
-    )
+    return nn.Conv2d(inputs, outputs, 3, padding=1), nn.LayerNorm((outputs, *size)), nn.GELU()
 
 
 PREFIX = "map_transformer."

@@ -40,7 +40,6 @@ from lightning_modules.networks.bsq import (
 )
 from lightning_modules.networks.infinity import (
     Cache,
-    EncodedText,
     InfinityTransformer,
     Text,
     decay_groups,
@@ -236,28 +235,15 @@ def sample(
             inputs.append(below.repeat(copies, 1, 1))
         if number < len(known):
             continue
-        logits = _logits(network, inputs, scales, encoded, first, cache, how)
+        tokens = torch.cat(inputs, 1) if inputs else None
+        logits: Tensor = network(tokens, scales, encoded, first, cache)
+        if how.guidance != 1:
+            with_it, without = logits.chunk(2)
+            logits = without + how.guidance * (with_it - without)
         h, w = scales.grids[number]
         codes.append(drawn_code(logits[:, -h * w :], noise, (h, w), scales.patch, how))
         inputs, first = [], number + 1
     return codes
-
-
-def _logits(
-    network: InfinityTransformer,
-    inputs: Sequence[Tensor],
-    scales: Scales,
-    encoded: EncodedText,
-    first: int,
-    cache: Cache,
-    how: Bitwise,
-) -> Tensor:
-    tokens = torch.cat(list(inputs), 1) if inputs else None
-    logits: Tensor = network(tokens, scales, encoded, first, cache)
-    if how.guidance == 1:
-        return logits
-    with_it, without = logits.chunk(2)
-    return without + how.guidance * (with_it - without)
 
 
 def adamw(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:

@@ -119,10 +119,9 @@ class RealESRGAN(Adversarial, OnePass):
         # run that stops before that resumes exactly.
         discriminator = cast(nn.Module, self.discriminator).eval()
         try:
-            logits: list[Tensor] = discriminator(sr)
+            return discriminator(sr)
         finally:
             discriminator.train()
-        return logits
 
     def discriminator_loss(self, made: Any) -> Tensor:
         """Return the discriminator's loss of HR and outputs."""
@@ -143,8 +142,7 @@ class RealESRGAN(Adversarial, OnePass):
         if self.usm is None:
             return hr
         with torch.autocast(hr.device.type, enabled=False), ieee_float32(hr.device):
-            sharp: Tensor = self.usm(hr, {})
-        return sharp
+            return self.usm(hr, {})
 
     # -------------------------------------------------------------------------------------- weights
 

@@ -56,12 +56,7 @@ class OnePass(SuperResolver):
     one_pass = True
     half_outputs = False
 
-    def __init__(
-        self,
-        scale: float,
-        network: NetworkCallable,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, scale: float, network: NetworkCallable, **kwargs: Any) -> None:
         super().__init__(scale, **kwargs)
         # In Python also a network that is built already.
         self.network = network if isinstance(network, nn.Module) else _built(network, self.scale)

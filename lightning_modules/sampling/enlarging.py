@@ -119,7 +119,8 @@ class InTiles(Method, LightningModule):
         if side is None or not tiled or self.tiling.size != "auto":
             sr = self._at_side(batch, side)
         else:
-            sr = halved_when_full(partial(self._at_side, batch), side, self._least_side)
+            least = max(2 * self._overlap, self.tile_least)
+            sr = halved_when_full(partial(self._at_side, batch), side, least)
         return {"sr": fix_colors(sr, self.color_reference(batch), self.color_fix)}
 
     def _at_side(self, batch: Batch, side: int | None) -> Tensor:
@@ -171,10 +172,6 @@ class InTiles(Method, LightningModule):
     @property
     def _window(self) -> Window:
         return self.tiling.window or self.tile_window
-
-    @property
-    def _least_side(self) -> int:
-        return max(2 * self._overlap, self.tile_least)
 
     def _tile_side(self, batch: Batch) -> int:
         asked = self.tiling.size
