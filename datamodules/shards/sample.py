@@ -110,9 +110,8 @@ def add_text(sample: Sample, raw: Raw) -> None:
     try:
         if "txt" in fields:
             sample["text"] = _plain(fields["txt"], caption_of)
-        if (
-            not isinstance(features, bytes) or features
-        ):  # else collate says that only some have them
+        # Of a sample without them, collate says that only some have them.
+        if not isinstance(features, bytes) or features:
             sample["text_features"] = _plain(
                 features, lambda data: array_of(data, f"{name} (text_features)", 2)
             )

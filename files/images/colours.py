@@ -37,10 +37,7 @@ PRIMARIES = {
     22: (*D65, 0.630, 0.340, 0.295, 0.605, 0.155, 0.077),  # EBU
 }
 # Exponents by code point; None for the curve of sRGB, by which browsers show those of video, too.
-GAMMAS = {
-    **dict.fromkeys((1, UNSPECIFIED, 6, 13, 14, 15)),
-    **{4: 2.2, 5: 2.8, 8: 1.0, 17: 2.6},
-}
+GAMMAS = dict.fromkeys((1, UNSPECIFIED, 6, 13, 14, 15)) | {4: 2.2, 5: 2.8, 8: 1.0, 17: 2.6}
 D50 = (0.9642, 1.0, 0.8249)  # XYZ of a profile's white
 BRADFORD = np.array(
     [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
