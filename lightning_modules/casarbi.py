@@ -214,6 +214,7 @@ class CasArbi(SuperResolver):
                 "lightning_modules.AnySize"
             )
         self.base.requires_grad_(False)
+        cast(Any, self.base).source = ""  # its weights are its own, and in no checkpoint
         self.tile_multiple = int(getattr(self.base, "divisor", 1))  # tiles keep its phase
         self.network = network
         self.process = process or ResidualShift()

@@ -25,7 +25,7 @@ def test_every_name_of_a_stub_exists(room: str) -> None:
     for name in names:
         found = getattr(package, name)
         assert found.__name__ == name
-        if inspect.isclass(found):
+        if inspect.isclass(found) and found.__module__.startswith(room):  # not passed on
             assert class_path(found) == f"{room}.{name}"
 
 
