@@ -234,10 +234,12 @@ def _is_sound(name: str, value: Tensor, own: Tensor | None) -> bool:
     if "mask" in name:  # an additive mask of attention has -inf where nothing is seen
         return not value.isnan().any()
     finite = value.isfinite()
-    # As where it begins, such as a buffer of the least value so far.
-    if own is not None and not own.is_meta and own.shape == value.shape:
-        finite |= value == own.to(value)
-    return bool(finite.all())
+    if finite.all():
+        return True
+    # As where it begins, such as a buffer of the least value so far; sharded tensors are weights.
+    if own is None or type(own) is not Tensor or own.is_meta or own.shape != value.shape:
+        return False
+    return bool((finite | (value == own.to(value))).all())
 
 
 def _last(name: str) -> str:
