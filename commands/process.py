@@ -23,7 +23,7 @@ QUIET = (
     ".*ended before the epoch ended and your dataloader is not resumable.*",  # it resumes exactly
     ".*Checkpoint directory .* exists and is not empty.*",  # that is how a run is resumed
     ".*LightningCLI's args parameter is intended to run from within Python.*",  # tests do
-    ".*Trying to infer the `batch_size` from an ambiguous collection.*",  # it weights nothing here
+    ".*Trying to infer the `batch_size` from an ambiguous collection.*",  # no mean is weighted here
     ".*It is recommended to use .self.log.*sync_dist=True.*",  # metrics are gathered before
     ".*predict returned None if it was on purpose.*",  # an unreadable image
     ".*Total length of .* across ranks is zero.*",  # no validation images are configured
