@@ -92,8 +92,9 @@ ROWS = (
     Row("InvSR", f"{SPEED}.invsr", 90.0, small="--width 0.01 --side 32 --repeats 1 --float32"),
     Row(
         "training of the others",
-        f"{SPEED}.training --only Real-ESRGAN CasArbi InvSR --device cuda --profile --limit 90",
-        190.0,
+        f"{SPEED}.training --only Real-ESRGAN CasArbi InvSR NSARM --device cuda --profile "
+        "--limit 90",
+        250.0,
         small=f"--only Real-ESRGAN {FEW} "
         "'--data.batch_size 4 --data.crop_size 32 --model.network.init_args.blocks 1'",
     ),

@@ -1,4 +1,4 @@
-"""Speed of training: `python -m benchmarks.speed.training`, for four shipped networks.
+"""Speed of training: `python -m benchmarks.speed.training`, for the shipped networks.
 
 Each row is `main.py fit` of a configuration, in a process of its own, on the photographs that come
 with the environment: steps a second once it runs, seconds until its first step has ended, TFLOP a
@@ -61,6 +61,13 @@ ROWS = {
     "--model.prompt null --model.training.perceptual null --model.training.perceptual_weights null "
     f"--model.training.discriminator.text_width null {PHOTOS} "
     "--data.batch_size 8 --data.crop_size 512",
+    # With Infinity's smallest transformer; of the photographs, only retina has 1024 pixels.
+    "NSARM": "nsarm_8b_stage2 --model.space_weights null --model.encoder null "
+    "--model.transformer '{class_path: lightning_modules.InfinityTransformer, "
+    "init_args: {depth: 12, width: 768, heads: 8}}' "
+    f"--model.stage_two.mapper_weights null --model.stage_two.transformer_weights null {PHOTOS} "
+    "--data.train.names [retina] --data.batch_size 4 --data.crop_size 1024 "
+    "--trainer.strategy auto --trainer.accumulate_grad_batches 1",
 }
 # Trained before: a base that is farther from HR than bicubic is refused.
 BASES = {"CasArbi": f"casarbi_base --model.noise_probability 0 --model.optimizer.lr 3e-4 {PHOTOS}"}
