@@ -21,7 +21,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
+from typing import Any, TypedDict, TypeVar, cast
 
 import numpy as np
 import torch
@@ -49,10 +49,12 @@ from commands.run.files import FOLDER, list_checkpoints, newest_whole
 from commands.run.weights import EXPORT, find_weights, load_trained
 from commands.tracebacks import origin
 from datamodules import SRDataModule
+from datamodules.source import Sample
 from degradations.base import Degradation, cut_size
 from degradations.bicubic import resize
 from degradations.draws import seed_of
 from degradations.tools.configure import degradation_of
+from files.batch import Batch
 from files.images.alpha import without_hidden_colours
 from files.images.colours import GREY, fitted
 from files.images.decode import from_pillow
@@ -62,10 +64,6 @@ from files.yaml_loader import plain_yaml, strict_loader
 from lightning_modules.base import ImageModel, SuperResolver
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.tiling import Tiling
-
-if TYPE_CHECKING:
-    from datamodules.source import Sample
-    from files.batch import Batch
 
 log = logging.getLogger(__name__)
 CONFIG = "config.yaml"  # of a run or an exported folder

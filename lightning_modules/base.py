@@ -19,6 +19,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from degradations.draws import seed_of
+from files.batch import Batch
 from lightning_modules.loading import Loaded
 from lightning_modules.networks.running import to_channels_last
 from lightning_modules.noise import Noise, Size, seeds_of, with_noise_seeds
@@ -28,7 +29,6 @@ from lightning_modules.sampling.enlarging import InTiles, in_range
 from lightning_modules.weights import shape_text
 
 if TYPE_CHECKING:
-    from files.batch import Batch
     from lightning_modules.backbone.condition import Texts
     from lightning_modules.backbone.space import Space
 

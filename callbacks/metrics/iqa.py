@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,10 +29,8 @@ from callbacks import weights
 from callbacks.evaluation import MetricProtocol
 from callbacks.metrics.base import ImageMetric, TooSmall, WeightsMetric
 from callbacks.metrics.niqe import read_model
+from files.batch import Batch
 from files.tensors import check_numbers, read_tensors
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 log = logging.getLogger(__name__)
 

@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -48,13 +48,11 @@ from callbacks.metrics.base import Measured, Metric, Record, TooSmall
 from degradations.base import ieee_float32
 from degradations.draws import CODING
 from degradations.images import find_images
+from files.batch import Batch
 from files.images import decode
 from files.images.deep import eight_bits
 from files.owned import whole_file
 from files.paths import expand_path
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 log = logging.getLogger(__name__)
 CACHE = "~/.cache/enlarger/references"

@@ -14,7 +14,7 @@ import argparse
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -34,12 +34,10 @@ from callbacks.report.images import Evaluation, ImageStore, ReportImage, log_ima
 from callbacks.report.page import page
 from callbacks.report.runs import read_run, read_runs
 from callbacks.results.files import made_by, one_writer
+from files.batch import Batch
 from files.method import method_of
 from files.numbers import NonNegativeInt, PositiveInt, positive
 from files.owned import write_whole
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 log = logging.getLogger(__name__)
 NAME = "report.html"

@@ -17,11 +17,12 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from files.batch import Batch
 from files.method import changed
 from files.numbers import PositiveInt
 from lightning_modules.backbone.condition import Condition, TextEncoder, guided
@@ -40,9 +41,6 @@ from lightning_modules.sampling.captions import (
     size_ids,
 )
 from lightning_modules.sampling.solvers import Sampler
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 SizeCondition = Literal["stage", "base"]
 DDIM = Sampler()  # Stable Diffusion's

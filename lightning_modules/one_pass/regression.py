@@ -11,19 +11,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from files.batch import Batch
 from files.numbers import NonNegativeFloat, UnitInterval
 from lightning_modules.base import SuperResolver
 from lightning_modules.noise import Noise, augmented
 from lightning_modules.one_pass.losses import charbonnier
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 NetworkCallable = Callable[[float], nn.Module]
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
