@@ -579,18 +579,16 @@ def _named(images: Images, argument: str) -> dict[str, Any]:
 class _Given(datamodules.Source):
     """Images in memory or files, by name."""
 
+    keys: Sequence[str] = ()
+
     def __init__(self, images: dict[str, Any]) -> None:
         super().__init__()
-        self.images, self._keys = images, list(images)
+        self.images, self.keys = images, list(images)
         self.sizes: dict[str, tuple[int, ...]] = {}  # (H, W) of those that were read
 
-    @property
-    def keys(self) -> Sequence[str]:
-        return self._keys
-
     def read(self, index: int) -> Sample:
-        hr = _levels(self.images[self._keys[index]])
-        self.sizes[self._keys[index]] = hr.shape[:2]
+        hr = _levels(self.images[self.keys[index]])
+        self.sizes[self.keys[index]] = hr.shape[:2]
         return {"hr": hr}
 
 
