@@ -149,8 +149,7 @@ class Diffusion(InLatents, Generator):
         return resized(self.space.decode(z), size, "nearest-exact")
 
     def _raw(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        raw: Tensor = self.denoiser(self.schedule.scale_input(z, t), t, condition)
-        return raw
+        return self.denoiser(self.schedule.scale_input(z, t), t, condition)
 
     @property
     def _all_timesteps(self) -> bool:

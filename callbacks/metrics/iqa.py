@@ -143,8 +143,7 @@ class PerceptualIndex(nn.Module):
         if image.device.type == "mps":  # which has no float64
             image = image.cpu()
         ma, niqe = self.ma(image), self.niqe(image)
-        index: Tensor = (10 - ma.reshape(()) + niqe.reshape(())) / 2
-        return index
+        return (10 - ma.reshape(()) + niqe.reshape(())) / 2
 
 
 def missing_package(metric: str) -> str:
@@ -172,8 +171,7 @@ def _build(metric: str, paths: list[Path]) -> nn.Module:
     create = functools.partial(importlib.import_module("pyiqa").create_metric, device="cpu")
     network: Any
     if metric == "clipiqa":  # it is CLIP itself, without further weights
-        network = create(metric, backbone=str(paths[0]))
-        return network
+        return create(metric, backbone=str(paths[0]))
     if metric == "pi":
         from scipy.io import savemat
 

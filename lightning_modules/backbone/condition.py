@@ -179,8 +179,7 @@ class TextEncoder(Frozen):
         Args:
             texts: B texts; empty ones are the unconditional text of Stable Diffusion.
         """
-        states: Tensor = self.model(token_ids(self.tokenizer, self.model, texts))[0]
-        return states
+        return self.model(token_ids(self.tokenizer, self.model, texts))[0]
 
 
 def loaded(kind: str, path: str, revision: str | None, subfolder: str = "") -> Any:

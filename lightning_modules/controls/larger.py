@@ -320,8 +320,7 @@ class FromBase(InLatents, Generator):
             t: (B,), all ``now``.
             condition: The condition.
         """
-        raw: Tensor = self.denoiser(self.schedule.scale_input(z, t), t, condition)
-        return raw
+        return self.denoiser(self.schedule.scale_input(z, t), t, condition)
 
     def _conditions(self, batch: Batch, size: Size, base: Size) -> tuple[Condition, Condition]:
         """Return the conditions of a batch with and without captions.

@@ -167,8 +167,7 @@ class _SelfAttention(nn.Module):
             )
             for part, (_, end) in zip(parts, spans, strict=True)
         ]
-        out: Tensor = self.out(torch.cat(found, 2).transpose(1, 2).flatten(2))
-        return out
+        return self.out(torch.cat(found, 2).transpose(1, 2).flatten(2))
 
 
 class _CrossAttention(nn.Module):
@@ -190,8 +189,7 @@ class _CrossAttention(nn.Module):
                 cache.text[number] = kept
         q = split_heads(self.q(x), self.heads)
         found = functional.scaled_dot_product_attention(q, *kept, attn_mask=encoded.mask)
-        out: Tensor = self.out(found.transpose(1, 2).flatten(2))
-        return out
+        return self.out(found.transpose(1, 2).flatten(2))
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -481,8 +479,7 @@ class _Pool(nn.Module):
         k, v = split_heads(k, self.heads), split_heads(v + self.v_bias, self.heads)
         q = self.query[:, :, None].expand(len(t), -1, -1, -1).to(k.dtype)
         found = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        out: Tensor = self.out(found.flatten(1))
-        return out
+        return self.out(found.flatten(1))
 
 
 _UNDECAYED = ("no_text", "start", "own", "log_scale", "query")

@@ -305,8 +305,7 @@ class NextScale(InLatents):
         known, none = _text_or_none(network, self.text(batch), count)
         dropped = torch.rand(count, device=inputs.device) < self.text_dropout
         encoded = network.encode_text(network.without_text(known, none | dropped))
-        logits: Tensor = network(inputs, scales, encoded)
-        return logits
+        return network(inputs, scales, encoded)
 
     def sampling(self, batch: Batch) -> tuple[Text, Bitwise]:
         """Return the text for ``next_scale.sample``, with guidance also the empty one, and bits.

@@ -75,8 +75,7 @@ class OnePass(SuperResolver):
             (B, 3, H, W), unclamped.
         """
         lr = lr.contiguous(memory_format=torch.channels_last)
-        sr: Tensor = self.network(lr, size) if self.takes_size else self.network(lr)
-        return sr
+        return self.network(lr, size) if self.takes_size else self.network(lr)
 
     def enlarged_for(self, lr: Tensor, hr: Tensor, size: tuple[int, int]) -> Tensor:
         """Enlarge LR in training, and check the output's size.
@@ -100,8 +99,7 @@ class OnePass(SuperResolver):
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
         """One forward pass; deterministic."""
-        sr: Tensor = self(batch["lr"], batch["size"])
-        return sr
+        return self(batch["lr"], batch["size"])
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map the authors' tensors by the network's ``official``, if it has one."""
