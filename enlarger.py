@@ -35,7 +35,7 @@ from torch import Tensor
 import callbacks
 import datamodules
 from callbacks.metrics.base import Metric
-from callbacks.metrics.sets import images_by_name, read_image
+from callbacks.metrics.sets import read_image
 from callbacks.predict.files import luma, to_pixels
 from callbacks.training.ema import EMA
 from callbacks.weights import manifest, place_of
@@ -59,7 +59,7 @@ from files.images.alpha import without_hidden_colours
 from files.images.colours import GREY, fitted
 from files.images.decode import from_pillow
 from files.own_modules import import_own
-from files.paths import read_text
+from files.paths import images_by_key, read_text
 from files.yaml_loader import plain_yaml, strict_loader
 from lightning_modules.base import ImageModel, SuperResolver
 from lightning_modules.noise import Noise
@@ -563,9 +563,7 @@ def _named(images: Images, argument: str) -> dict[str, Any]:
     if isinstance(images, Mapping):
         return {str(name): image for name, image in images.items()}
     if isinstance(images, str | Path):
-        if not Path(images).is_dir():
-            raise ValueError(f"{images} is not a folder of images")
-        return dict(images_by_name(images))
+        return images_by_key(Path(images))
     # A single array is iterable, too: its rows would be taken for grey images.
     alone = isinstance(images, np.ndarray | Tensor) and images.ndim < 4
     if alone or not isinstance(images, Iterable):

@@ -24,14 +24,14 @@ from tqdm import tqdm
 
 from degradations.base import Degradation, cut_size
 from degradations.draws import Params, seed_of
-from degradations.images import as_image, cropped, find_images, read_image
+from degradations.images import as_image, cropped, read_image
 from degradations.tools.configure import degradation_of
 from degradations.tools.preview import add_config_argument
 from files.images.pillow import open_image
 from files.numbers import positive
 from files.own_modules import class_path
 from files.owned import whole_file
-from files.paths import by_key, image_key, open_regular, shard_key
+from files.paths import images_by_key, open_regular, shard_key
 
 log = logging.getLogger(__name__)
 Members = dict[str, bytes]  # suffix: content
@@ -78,8 +78,7 @@ def _run(options: argparse.Namespace) -> None:
     _check_unused(shard)
     degradation = degradation_of(options.config, options.scale)
     settings = Settings(degradation, options.name, options.degradation_seed, options.crop)
-    folder = options.images
-    images = by_key(((image_key(path, folder), path) for path in find_images(folder)), str(folder))
+    images = images_by_key(options.images)
     samples = degrade_images(tqdm(images.items(), unit=" images", disable=None), settings)
     log.info("%d images frozen into %s", write_shard(samples, shard), shard)
     log.info("to validate on them at data.init_args.scale %g:", degradation.scale)
