@@ -23,6 +23,7 @@ from callbacks.results import compare as runs
 from callbacks.results import grid
 from callbacks.results.files import RESULTS, ImageNumbers, Result
 from commands.errors import ConfigurationError
+from commands.measure import add_options, measured
 from commands.process import prepare_output
 
 DATASET = "images"
@@ -68,12 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--metric", action="append", default=[], help="only this; may be repeated")
     parser.add_argument("--dataset", action="append", default=[], help="only this; may be repeated")
     parser.add_argument("--format", choices=grid.FORMATS, help="one table over all, for a paper")
-    group = parser.add_argument_group("folders of images")
-    group.add_argument("--reference", metavar="FOLDER", help="the HR images: PSNR and SSIM")
-    group.add_argument(
-        "--scale", type=float, default=1, help="the border that PSNR and SSIM leave out"
-    )
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    add_options(parser.add_argument_group("folders of images"))
     return parser
 
 
@@ -83,15 +79,9 @@ def _is_run(name: str) -> bool:
 
 
 def _measured(name: str, options: argparse.Namespace) -> runs.RunNumbers:
-    import enlarger  # here, because runs do without
-
-    metrics = options.metric or (["psnr", "ssim"] if options.reference else ["niqe"])
-    measured = enlarger.measure(
-        name, options.reference, metrics, scale=options.scale, device=options.device
-    )
     results: list[Result] = []
     images: list[ImageNumbers] = []
-    for metric, number in measured.items():
+    for metric, number in measured(name, options).items():
         place = {
             **{"dataset": DATASET, "scale": options.scale, "metric": metric, "checkpoint": None},
             "protocol": number["protocol"],
