@@ -358,7 +358,7 @@ class Encoding:
             sampler=itertools.chain.from_iterable(images),  # read once
             batch_size=None,
             num_workers=self.workers,
-            collate_fn=_identity,
+            collate_fn=list,
             worker_init_fn=start_worker,
             generator=torch.Generator(),  # or a seed is drawn from the global generator
         )
@@ -477,10 +477,6 @@ def _refused(records: Sequence[Record]) -> Report:
 
 def _shape(item: dict[str, Any]) -> Any:
     return item["hr"].shape if "hr" in item else None
-
-
-def _identity(item: Any) -> Any:
-    return item
 
 
 def _npy(z: Tensor, dtype: str) -> bytes:

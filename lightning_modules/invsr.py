@@ -307,13 +307,9 @@ class InvSR(InLatents, Adversarial):
     @property
     def multiple(self) -> int:
         """The LR side lengths must be multiples of this."""
-        unit = whole_lr(self.space.factor * self._sides, self.scale)
+        halvings = len(self.denoiser.unet.config.block_out_channels) - 1
+        unit = whole_lr(self.space.factor * 2**halvings, self.scale)
         return math.lcm(unit, *(p.divisor for p in (self.predictor, self.middle) if p is not None))
-
-    @property
-    def _sides(self) -> int:
-        # The denoiser requires latents' sides to be multiples of this.
-        return int(2 ** (len(self.denoiser.unet.config.block_out_channels) - 1))
 
     # ------------------------------------------------------------------------- checks and weights
 

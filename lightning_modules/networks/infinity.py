@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
@@ -413,7 +413,7 @@ class InfinityTransformer(Running):
             if cache is None:
                 x = self.run_block(block, x, encoded, spans, rotary, kept=self._kept(number, x))
             else:
-                with self._uncompiled():
+                with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
                     x = block(x, encoded, spans, rotary, cache, number)
         if cache is not None:
             cache.length = scales.spans[last - 1].stop
@@ -426,9 +426,6 @@ class InfinityTransformer(Running):
         share = 1 - self.rates[number]
         drawn = [torch.empty(len(x), 1, 1, device=x.device).bernoulli_(share) for _ in range(2)]
         return torch.stack(drawn) / share
-
-    def _uncompiled(self) -> AbstractContextManager[Any]:
-        return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
 
     def _sequence(
         self, inputs: Tensor | None, scales: Scales, encoded: EncodedText, first: int
