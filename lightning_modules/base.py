@@ -209,12 +209,10 @@ class SuperResolver(InTiles, ImageModel):
         """
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Output:
-        """Restore a validation batch, as ``enlarge``; callbacks measure the output."""
+        """Restore a batch to measure, as ``enlarge``; callbacks measure the output."""
         return self.enlarge(batch)
 
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Output:
-        """Restore a test batch, as ``enlarge``; callbacks measure the output."""
-        return self.enlarge(batch)
+    test_step = validation_step
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Output | None:
         """Enlarge an image, in tiles if it is large; None if it could not be read."""
@@ -273,12 +271,10 @@ class Generator(ImageModel):
         return {"sr": in_range(images)}
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Output:
-        """Generate for a validation batch, as ``sample``; callbacks measure the output."""
+        """Generate for a batch to measure, as ``sample``; callbacks measure the output."""
         return self.sample(batch)
 
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Output:
-        """Generate for a test batch, as ``sample``; callbacks measure the output."""
-        return self.sample(batch)
+    test_step = validation_step
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Output | None:
         """Generate the images of a batch, as ``sample``; None if it could not be read."""
