@@ -22,7 +22,6 @@ from callbacks.report.runs import CONFIG
 from callbacks.results import compare as runs
 from callbacks.results import grid
 from callbacks.results.files import RESULTS, ImageNumbers, Result
-from commands.errors import ConfigurationError
 from commands.measure import add_options, measured
 from commands.process import prepare_output
 
@@ -39,22 +38,20 @@ def main(words: Sequence[str] | None = None) -> int:
         0.
 
     Raises:
-        ConfigurationError: If there is nothing to compare, or folders cannot be measured.
+        FileNotFoundError: If a run has no results.
+        ValueError: If there is nothing to compare, or folders cannot be measured.
     """
     options = _parser().parse_args(words)
     prepare_output()
-    try:
-        are_runs = any(map(_is_run, options.runs))
-        read = runs.load_run if are_runs else partial(_measured, options=options)
-        loaded = [read(name) for name in options.runs]
-        asked = runs.Selection(options.metric, options.dataset)
-        if options.format:
-            numbers = grid.columns(loaded, asked)
-            sys.stdout.write(grid.grid(options.runs, numbers, options.format))
-        else:
-            runs.show(loaded, asked)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(str(error)) from error
+    are_runs = any(map(_is_run, options.runs))
+    read = runs.load_run if are_runs else partial(_measured, options=options)
+    loaded = [read(name) for name in options.runs]
+    asked = runs.Selection(options.metric, options.dataset)
+    if options.format:
+        numbers = grid.columns(loaded, asked)
+        sys.stdout.write(grid.grid(options.runs, numbers, options.format))
+    else:
+        runs.show(loaded, asked)
     return 0
 
 

@@ -310,12 +310,9 @@ class Encoding:
     def _begin(self) -> list[int]:
         """Compare with earlier output, and return the blocks that are not encoded yet."""
         blocks = self._blocks
-        try:
-            blocks.begin(self.options.overwrite)
-            if self.options.overwrite:
-                remove_file(self.out / ABOUT)
-        except ValueError as error:
-            raise ConfigurationError(str(error)) from error
+        blocks.begin(self.options.overwrite)
+        if self.options.overwrite:
+            remove_file(self.out / ABOUT)
         todo = blocks.todo(range(len(blocks)))
         if not todo:
             log.info("everything was encoded already")
@@ -418,7 +415,7 @@ class Encoding:
             )
         shards = find_shards(self.out, NAME)
         if not shards:
-            raise ConfigurationError(
+            raise ValueError(
                 f"nothing could be encoded: all images of {type(self.source).__name__} are "
                 "unreadable, or smaller than --encode.crop"
             )

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.results.files import storable
-from commands.errors import ConfigurationError
 from commands.process import prepare_output
 from files.owned import write_whole
 
@@ -28,14 +27,11 @@ def main(words: Sequence[str] | None = None) -> int:
         0.
 
     Raises:
-        ConfigurationError: If images or weights are missing, or a metric is unknown.
+        ValueError: If images or weights are missing, or a metric is unknown.
     """
     options = _parser().parse_args(words)
     prepare_output()
-    try:
-        found = measured(options.outputs, options)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(str(error)) from error
+    found = measured(options.outputs, options)
     for name, number in found.items():
         protocol = ", ".join(f"{key} {value}" for key, value in number["protocol"].items())
         print(f"{name:<12} {number['value']:<10.5g} of {number['n']} images  ({protocol})")
