@@ -15,7 +15,7 @@ import itertools
 import json
 import logging
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -264,15 +264,7 @@ class Encoding:
         Raises:
             ConfigurationError: If one of them fails; the others finish their blocks before.
         """
-        todo, failure = list[int](), ""
-        if ranks.rank == 0:
-            try:
-                todo = self._begin()
-            except (OSError, ValueError) as error:
-                failure = str(error)
-        todo, failed = ranks.gather((todo, failure))[0]
-        if failed:
-            raise ConfigurationError(failed)
+        todo, failure = ranks.by_first(self._begin), ""
         try:
             self._write_blocks(todo[ranks.rank :: ranks.size])
         except (OSError, ValueError) as error:
@@ -282,13 +274,7 @@ class Encoding:
                 f"{'; '.join(failures)}. What the other processes have encoded stays: give the "
                 "same command to go on"
             )
-        if ranks.rank == 0:
-            try:
-                self._finish()
-            except (OSError, ValueError) as error:
-                failure = str(error)
-        if failure := ranks.gather(failure)[0]:
-            raise ConfigurationError(failure)
+        ranks.by_first(self._finish)
 
     def _job(self) -> dict[str, Any]:
         settings = {k: v for k, v in asdict(self.options).items() if k not in ("out", "overwrite")}
@@ -443,7 +429,7 @@ def statistics(shards: Sequence[Path]) -> dict[str, Any]:
         shards: The tars.
 
     Raises:
-        ConfigurationError: If a latent is not finite.
+        ValueError: If a latent is not finite.
     """
     samples, count = 0, 0
     total, squares = np.zeros(()), np.zeros(())
@@ -453,7 +439,7 @@ def statistics(shards: Sequence[Path]) -> dict[str, Any]:
     mean = total / count
     deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
     if not (np.isfinite(mean).all() and np.isfinite(deviation).all()):
-        raise ConfigurationError(
+        raise ValueError(
             "latents are not finite: set --encode.dtype float32, and check the space's weights"
         )
     return {"samples": samples, "mean": mean.tolist(), "deviation": deviation.tolist()}
@@ -504,6 +490,23 @@ class Together:
         found: list[Any] = [None] * self.size
         dist.all_gather_object(found, own, group=self._group)
         return found
+
+    def by_first(self, work: Callable[[], Any]) -> Any:
+        """Return what the first process does alone, on all of them.
+
+        Raises:
+            ConfigurationError: On all of them, if it fails.
+        """
+        done, failure = None, ""
+        if self.rank == 0:
+            try:
+                done = work()
+            except (OSError, ValueError) as error:
+                failure = str(error)
+        done, failure = self.gather((done, failure))[0]
+        if failure:
+            raise ConfigurationError(failure)
+        return done
 
 
 def _shown(value: Any) -> Any:
