@@ -211,21 +211,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Command-line arguments; those of this process by default.
 
     Returns:
-        0, or 2 for a path that is not a run.
+        0.
+
+    Raises:
+        ValueError: If a path is not a run, or ``--x`` is not the key of a number.
     """
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     runs = [Path(run) for run in options.runs]
     out = Path(options.out or (NAME if len(runs) > 1 else runs[0] / NAME))
-    try:
-        found = read_runs(runs)
-        for run in found:
-            if not run.results:
-                log.warning("%s has no numbers: run validate or test", run.path)
-        write_page(out, page(found, options.limit, options.x))
-    except (OSError, ValueError) as error:
-        log.error("error: %s", error)
-        return 2
+    found = read_runs(runs)
+    for run in found:
+        if not run.results:
+            log.warning("%s has no numbers: run validate or test", run.path)
+    write_page(out, page(found, options.limit, options.x))
     return 0
 
 
