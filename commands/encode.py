@@ -20,7 +20,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, cast
+from typing import IO, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -53,11 +53,9 @@ from files.images.deep import eight_bits
 from files.numbers import PositiveInt
 from files.owned import remove_file, write_whole
 from files.paths import expand_path, shard_key, size_and_time
+from lightning_modules.backbone.condition import Texts
+from lightning_modules.backbone.space import Space
 from lightning_modules.base import ImageModel
-
-if TYPE_CHECKING:
-    from lightning_modules.backbone.condition import Texts
-    from lightning_modules.backbone.space import Space
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -20,6 +20,8 @@ from torch import Tensor
 
 from degradations.draws import seed_of
 from files.batch import Batch
+from lightning_modules.backbone.condition import Texts
+from lightning_modules.backbone.space import Space
 from lightning_modules.loading import Loaded
 from lightning_modules.networks.running import to_channels_last
 from lightning_modules.noise import Noise, Size, seeds_of, with_noise_seeds
@@ -27,10 +29,6 @@ from lightning_modules.optimisation import Optimised, adam
 from lightning_modules.sampling.color import ColorFix
 from lightning_modules.sampling.enlarging import InTiles, in_range
 from lightning_modules.weights import shape_text
-
-if TYPE_CHECKING:
-    from lightning_modules.backbone.condition import Texts
-    from lightning_modules.backbone.space import Space
 
 Output = dict[str, Tensor]  # of a step: ``sr``, the images
 
