@@ -21,7 +21,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
+from typing import Any, TypedDict, TypeVar, cast
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ from torch import Tensor
 import callbacks
 import datamodules
 from callbacks.metrics.base import Metric
-from callbacks.metrics.sets import images_by_name, read_image
+from callbacks.metrics.sets import read_image
 from callbacks.predict.files import luma, to_pixels
 from callbacks.training.ema import EMA
 from callbacks.weights import manifest, place_of
@@ -49,23 +49,21 @@ from commands.run.files import FOLDER, list_checkpoints, newest_whole
 from commands.run.weights import EXPORT, find_weights, load_trained
 from commands.tracebacks import origin
 from datamodules import SRDataModule
+from datamodules.source import Sample
 from degradations.base import Degradation, cut_size
 from degradations.bicubic import resize
 from degradations.draws import seed_of
 from degradations.tools.configure import degradation_of
+from files.batch import Batch
 from files.images.alpha import without_hidden_colours
 from files.images.colours import GREY, fitted
 from files.images.decode import from_pillow
 from files.own_modules import import_own
-from files.paths import read_text
+from files.paths import images_by_key, read_text
 from files.yaml_loader import plain_yaml, strict_loader
 from lightning_modules.base import ImageModel, SuperResolver
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.tiling import Tiling
-
-if TYPE_CHECKING:
-    from datamodules.source import Sample
-    from files.batch import Batch
 
 log = logging.getLogger(__name__)
 CONFIG = "config.yaml"  # of a run or an exported folder
@@ -565,9 +563,7 @@ def _named(images: Images, argument: str) -> dict[str, Any]:
     if isinstance(images, Mapping):
         return {str(name): image for name, image in images.items()}
     if isinstance(images, str | Path):
-        if not Path(images).is_dir():
-            raise ValueError(f"{images} is not a folder of images")
-        return dict(images_by_name(images))
+        return images_by_key(Path(images))
     # A single array is iterable, too: its rows would be taken for grey images.
     alone = isinstance(images, np.ndarray | Tensor) and images.ndim < 4
     if alone or not isinstance(images, Iterable):
@@ -581,18 +577,16 @@ def _named(images: Images, argument: str) -> dict[str, Any]:
 class _Given(datamodules.Source):
     """Images in memory or files, by name."""
 
+    keys: Sequence[str] = ()
+
     def __init__(self, images: dict[str, Any]) -> None:
         super().__init__()
-        self.images, self._keys = images, list(images)
+        self.images, self.keys = images, list(images)
         self.sizes: dict[str, tuple[int, ...]] = {}  # (H, W) of those that were read
 
-    @property
-    def keys(self) -> Sequence[str]:
-        return self._keys
-
     def read(self, index: int) -> Sample:
-        hr = _levels(self.images[self._keys[index]])
-        self.sizes[self._keys[index]] = hr.shape[:2]
+        hr = _levels(self.images[self.keys[index]])
+        self.sizes[self.keys[index]] = hr.shape[:2]
         return {"hr": hr}
 
 

@@ -62,8 +62,7 @@ class UnavailableError(OSError):
 
 def manifest() -> dict[str, Entry]:
     """Return all weights that the project knows, by name."""
-    entries: dict[str, Entry] = plain_yaml(MANIFEST.read_text(encoding="utf-8"))
-    return entries
+    return plain_yaml(MANIFEST.read_text(encoding="utf-8"))
 
 
 def entry_of(name: str) -> Entry:

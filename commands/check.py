@@ -6,18 +6,16 @@ import logging
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 
+from commands.distributed.heartbeat import Ranks
 from commands.distributed.preflight import Facts
 from commands.signals import Stopped
-
-if TYPE_CHECKING:
-    from commands.distributed.heartbeat import Ranks
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from callbacks.report.runs import CONFIG
 from callbacks.results import compare as runs
 from callbacks.results import grid
 from callbacks.results.files import RESULTS, ImageNumbers, Result
-from commands.errors import ConfigurationError
+from commands.measure import add_options, measured
 from commands.process import prepare_output
 
 DATASET = "images"
@@ -38,22 +38,20 @@ def main(words: Sequence[str] | None = None) -> int:
         0.
 
     Raises:
-        ConfigurationError: If there is nothing to compare, or folders cannot be measured.
+        FileNotFoundError: If a run has no results.
+        ValueError: If there is nothing to compare, or folders cannot be measured.
     """
     options = _parser().parse_args(words)
     prepare_output()
-    try:
-        are_runs = any(map(_is_run, options.runs))
-        read = runs.load_run if are_runs else partial(_measured, options=options)
-        loaded = [read(name) for name in options.runs]
-        asked = runs.Selection(options.metric, options.dataset)
-        if options.format:
-            numbers = grid.columns(loaded, asked)
-            sys.stdout.write(grid.grid(options.runs, numbers, options.format))
-        else:
-            runs.show(loaded, asked)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(str(error)) from error
+    are_runs = any(map(_is_run, options.runs))
+    read = runs.load_run if are_runs else partial(_measured, options=options)
+    loaded = [read(name) for name in options.runs]
+    asked = runs.Selection(options.metric, options.dataset)
+    if options.format:
+        numbers = grid.columns(loaded, asked)
+        sys.stdout.write(grid.grid(options.runs, numbers, options.format))
+    else:
+        runs.show(loaded, asked)
     return 0
 
 
@@ -68,12 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--metric", action="append", default=[], help="only this; may be repeated")
     parser.add_argument("--dataset", action="append", default=[], help="only this; may be repeated")
     parser.add_argument("--format", choices=grid.FORMATS, help="one table over all, for a paper")
-    group = parser.add_argument_group("folders of images")
-    group.add_argument("--reference", metavar="FOLDER", help="the HR images: PSNR and SSIM")
-    group.add_argument(
-        "--scale", type=float, default=1, help="the border that PSNR and SSIM leave out"
-    )
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    add_options(parser.add_argument_group("folders of images"))
     return parser
 
 
@@ -83,15 +76,9 @@ def _is_run(name: str) -> bool:
 
 
 def _measured(name: str, options: argparse.Namespace) -> runs.RunNumbers:
-    import enlarger  # here, because runs do without
-
-    metrics = options.metric or (["psnr", "ssim"] if options.reference else ["niqe"])
-    measured = enlarger.measure(
-        name, options.reference, metrics, scale=options.scale, device=options.device
-    )
     results: list[Result] = []
     images: list[ImageNumbers] = []
-    for metric, number in measured.items():
+    for metric, number in measured(name, options).items():
         place = {
             **{"dataset": DATASET, "scale": options.scale, "metric": metric, "checkpoint": None},
             "protocol": number["protocol"],

@@ -15,12 +15,12 @@ import itertools
 import json
 import logging
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, cast
+from typing import IO, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -53,11 +53,9 @@ from files.images.deep import eight_bits
 from files.numbers import PositiveInt
 from files.owned import remove_file, write_whole
 from files.paths import expand_path, shard_key, size_and_time
+from lightning_modules.backbone.condition import Texts
+from lightning_modules.backbone.space import Space
 from lightning_modules.base import ImageModel
-
-if TYPE_CHECKING:
-    from lightning_modules.backbone.condition import Texts
-    from lightning_modules.backbone.space import Space
 
 
 @dataclass(frozen=True)
@@ -264,15 +262,7 @@ class Encoding:
         Raises:
             ConfigurationError: If one of them fails; the others finish their blocks before.
         """
-        todo, failure = list[int](), ""
-        if ranks.rank == 0:
-            try:
-                todo = self._begin()
-            except (OSError, ValueError) as error:
-                failure = str(error)
-        todo, failed = ranks.gather((todo, failure))[0]
-        if failed:
-            raise ConfigurationError(failed)
+        todo, failure = ranks.by_first(self._begin), ""
         try:
             self._write_blocks(todo[ranks.rank :: ranks.size])
         except (OSError, ValueError) as error:
@@ -282,13 +272,7 @@ class Encoding:
                 f"{'; '.join(failures)}. What the other processes have encoded stays: give the "
                 "same command to go on"
             )
-        if ranks.rank == 0:
-            try:
-                self._finish()
-            except (OSError, ValueError) as error:
-                failure = str(error)
-        if failure := ranks.gather(failure)[0]:
-            raise ConfigurationError(failure)
+        ranks.by_first(self._finish)
 
     def _job(self) -> dict[str, Any]:
         settings = {k: v for k, v in asdict(self.options).items() if k not in ("out", "overwrite")}
@@ -310,12 +294,9 @@ class Encoding:
     def _begin(self) -> list[int]:
         """Compare with earlier output, and return the blocks that are not encoded yet."""
         blocks = self._blocks
-        try:
-            blocks.begin(self.options.overwrite)
-            if self.options.overwrite:
-                remove_file(self.out / ABOUT)
-        except ValueError as error:
-            raise ConfigurationError(str(error)) from error
+        blocks.begin(self.options.overwrite)
+        if self.options.overwrite:
+            remove_file(self.out / ABOUT)
         todo = blocks.todo(range(len(blocks)))
         if not todo:
             log.info("everything was encoded already")
@@ -358,7 +339,7 @@ class Encoding:
             sampler=itertools.chain.from_iterable(images),  # read once
             batch_size=None,
             num_workers=self.workers,
-            collate_fn=_identity,
+            collate_fn=list,
             worker_init_fn=start_worker,
             generator=torch.Generator(),  # or a seed is drawn from the global generator
         )
@@ -418,7 +399,7 @@ class Encoding:
             )
         shards = find_shards(self.out, NAME)
         if not shards:
-            raise ConfigurationError(
+            raise ValueError(
                 f"nothing could be encoded: all images of {type(self.source).__name__} are "
                 "unreadable, or smaller than --encode.crop"
             )
@@ -446,7 +427,7 @@ def statistics(shards: Sequence[Path]) -> dict[str, Any]:
         shards: The tars.
 
     Raises:
-        ConfigurationError: If a latent is not finite.
+        ValueError: If a latent is not finite.
     """
     samples, count = 0, 0
     total, squares = np.zeros(()), np.zeros(())
@@ -456,7 +437,7 @@ def statistics(shards: Sequence[Path]) -> dict[str, Any]:
     mean = total / count
     deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
     if not (np.isfinite(mean).all() and np.isfinite(deviation).all()):
-        raise ConfigurationError(
+        raise ValueError(
             "latents are not finite: set --encode.dtype float32, and check the space's weights"
         )
     return {"samples": samples, "mean": mean.tolist(), "deviation": deviation.tolist()}
@@ -477,10 +458,6 @@ def _refused(records: Sequence[Record]) -> Report:
 
 def _shape(item: dict[str, Any]) -> Any:
     return item["hr"].shape if "hr" in item else None
-
-
-def _identity(item: Any) -> Any:
-    return item
 
 
 def _npy(z: Tensor, dtype: str) -> bytes:
@@ -511,6 +488,23 @@ class Together:
         found: list[Any] = [None] * self.size
         dist.all_gather_object(found, own, group=self._group)
         return found
+
+    def by_first(self, work: Callable[[], Any]) -> Any:
+        """Return what the first process does alone, on all of them.
+
+        Raises:
+            ConfigurationError: On all of them, if it fails.
+        """
+        done, failure = None, ""
+        if self.rank == 0:
+            try:
+                done = work()
+            except (OSError, ValueError) as error:
+                failure = str(error)
+        done, failure = self.gather((done, failure))[0]
+        if failure:
+            raise ConfigurationError(failure)
+        return done
 
 
 def _shown(value: Any) -> Any:

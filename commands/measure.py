@@ -10,10 +10,9 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import enlarger
 from callbacks.results.files import storable
-from commands.errors import ConfigurationError
 from commands.process import prepare_output
 from files.owned import write_whole
 
@@ -28,27 +27,48 @@ def main(words: Sequence[str] | None = None) -> int:
         0.
 
     Raises:
-        ConfigurationError: If images or weights are missing, or a metric is unknown.
+        ValueError: If images or weights are missing, or a metric is unknown.
     """
     options = _parser().parse_args(words)
     prepare_output()
-    metrics = options.metric or (["psnr", "ssim"] if options.reference else ["niqe"])
-    try:
-        found = enlarger.measure(
-            options.outputs,
-            options.reference,
-            metrics,
-            scale=options.scale,
-            device=options.device,
-        )
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(str(error)) from error
-    for name, measured in found.items():
-        protocol = ", ".join(f"{key} {value}" for key, value in measured["protocol"].items())
-        print(f"{name:<12} {measured['value']:<10.5g} of {measured['n']} images  ({protocol})")
+    found = measured(options.outputs, options)
+    for name, number in found.items():
+        protocol = ", ".join(f"{key} {value}" for key, value in number["protocol"].items())
+        print(f"{name:<12} {number['value']:<10.5g} of {number['n']} images  ({protocol})")
     if options.json is not None:
         write_whole(options.json, json.dumps(storable(found), indent=1, allow_nan=False).encode())
     return 0
+
+
+def add_options(parser: argparse._ActionsContainer) -> None:
+    """Add the options that ``measured`` needs beside ``--metric``.
+
+    Args:
+        parser: A parser, or a group of one.
+    """
+    parser.add_argument("--reference", metavar="FOLDER", help="the HR images, under the same names")
+    parser.add_argument(
+        "--scale",
+        type=float,
+        default=1,
+        help="factor by which they were enlarged: the border that PSNR and SSIM leave out",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+
+
+def measured(folder: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Return what ``enlarger.measure`` does of a folder of images.
+
+    Args:
+        folder: The folder.
+        options: Values of ``--metric`` and of ``add_options``.
+    """
+    import enlarger  # here, because comparing runs does without
+
+    metrics = options.metric or (["psnr", "ssim"] if options.reference else ["niqe"])
+    return enlarger.measure(
+        folder, options.reference, metrics, scale=options.scale, device=options.device
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,20 +79,13 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("outputs", metavar="OUTPUTS", help="folder of the images")
-    parser.add_argument("--reference", metavar="FOLDER", help="the HR images, under the same names")
     parser.add_argument(
         "--metric",
         action="append",
         help="psnr, ssim, lpips, niqe, fid, ...; may be repeated (default: psnr and ssim with "
         "--reference, niqe without)",
     )
-    parser.add_argument(
-        "--scale",
-        type=float,
-        default=1,
-        help="factor by which they were enlarged: the border that PSNR and SSIM leave out",
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    add_options(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers there")
     return parser
 

@@ -82,9 +82,5 @@ class Signals:
             self.received = number
             fits = self.command == "fit"
             where = "between two steps, with a checkpoint" if fits else "as soon as it can"
-            _say(f"{signal.Signals(number).name}: stopping {where}")
-
-
-def _say(line: str) -> None:
-    # A handler may interrupt a print, whose lock it must not wait for.
-    os.write(2, f"{line}\n".encode())
+            # A handler may interrupt a print, whose lock it must not wait for.
+            os.write(2, f"{signal.Signals(number).name}: stopping {where}\n".encode())

@@ -119,8 +119,7 @@ def _filled(texts: Sequence[Tensor], keys: list[str]) -> Tensor:
 def _stacked(arrays: list[NDArray[Any]]) -> Tensor:
     arrays = [a if a.flags.writeable else a.copy() for a in arrays]  # torch would warn
     # torch's own function: in a worker it writes to shared memory.
-    stacked: Tensor = default_collate([torch.from_numpy(np.ascontiguousarray(a)) for a in arrays])
-    return stacked
+    return default_collate([torch.from_numpy(np.ascontiguousarray(a)) for a in arrays])
 
 
 def to_floats(batch: dict[str, Any]) -> None:

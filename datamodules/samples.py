@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
+from datamodules.files.pairs import misfit
 from datamodules.order.keys import Keys
 from datamodules.order.plan import Item, Plan
 from datamodules.scales import Scales
@@ -591,8 +592,7 @@ def _check_image(value: Any, what: str) -> None:
 
 
 def _all_in_a_row(skipped: list[Skipped]) -> str:
-    reasons = Counter(image.reason for image in skipped).most_common()
-    counts = ", ".join(f"{reason} {count}" for reason, count in reasons)
+    counts = _listed(Counter(image.reason for image in skipped))
     return (
         f"{len(skipped)} images of data.init_args.train in a row could not be used ({counts}); "
         f"the first: {skipped[0].message}"
@@ -604,11 +604,7 @@ def _size(image: Pixels) -> str:
 
 
 def _paired_size(sample: Sample, scale: float, key: str) -> tuple[int, int]:
-    height, width = (round(side * scale) for side in sample["lr"].shape[:2])
-    got = sample["hr"].shape[:2]
-    if not (height <= got[0] < height + scale and width <= got[1] < width + scale):
-        raise ValueError(
-            f"{key}: HR is {_size(sample['hr'])} and LR {_size(sample['lr'])}, which does not fit "
-            f"data.init_args.scale {scale:g} (expected HR {width}x{height})"
-        )
-    return height, width
+    (H, W), (h, w) = sample["hr"].shape[:2], sample["lr"].shape[:2]
+    if problem := misfit((W, H), (w, h), scale):
+        raise ValueError(f"{key}: the pair does not fit data.init_args.scale {scale:g}: {problem}")
+    return round(scale * h), round(scale * w)

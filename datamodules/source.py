@@ -217,7 +217,7 @@ class PerImage(Wrapper):
     """
 
     per_image: int
-    _keys = Names.of([])
+    keys = Names.of([])  # the image's key and the sample's number, such as rocket/0
     _latest: tuple[int, Sample] | None = None  # an image's samples are read one after another
 
     def __getstate__(self) -> dict[str, Any]:
@@ -233,12 +233,7 @@ class PerImage(Wrapper):
         prepare_within(self.source, self, scale)
         self._latest = None
         numbers = range(self.per_image)
-        self._keys = Names.of(f"{key}/{number}" for key in self.source.keys for number in numbers)
-
-    @property
-    def keys(self) -> Names:
-        """The image's key and the sample's number, such as ``rocket/0``."""
-        return self._keys
+        self.keys = Names.of(f"{key}/{number}" for key in self.source.keys for number in numbers)
 
     @property
     def groups(self) -> list[int]:

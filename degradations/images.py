@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor
 
 from files.images import decode
-from files.paths import list_images
 
 
 def read_image(path: Path) -> Tensor:
@@ -45,23 +44,6 @@ def cropped(image: Tensor, size: int, name: str) -> Tensor:
         raise ValueError(f"{name} is {H} x {W} px, smaller than the crop of {size} px")
     top, left = (H - size) // 2, (W - size) // 2
     return image[..., top : top + size, left : left + size].contiguous()
-
-
-def find_images(folder: Path) -> list[Path]:
-    """List the images of a folder and its subfolders, sorted by path.
-
-    As in training, links to folders are followed once each, and hidden files, such as the
-    ``._1.jpg`` of a Mac, are skipped.
-
-    Raises:
-        ValueError: It is not a folder, or contains no images.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder")
-    images = list_images(folder)
-    if not images:
-        raise ValueError(f"{folder} contains no images")
-    return images
 
 
 def as_image(image: Tensor) -> Image.Image:

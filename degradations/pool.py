@@ -191,8 +191,7 @@ def _draw_slots(size: int, count: int, seeds: list[int]) -> list[int]:
     with np.errstate(over="ignore"):
         base = np.uint64(seed_of("pool", *seeds))
         keys = mix(base + np.arange(size, dtype=np.uint64) * np.uint64(GAMMA))
-    order: list[int] = np.argsort(keys, kind="stable")[:count].tolist()
-    return order
+    return np.argsort(keys, kind="stable")[:count].tolist()
 
 
 def _take(kept: Pairs, slots: list[int]) -> Pairs:
@@ -221,5 +220,4 @@ def _to_cpu(state: dict[str, Any]) -> dict[str, Any]:
 
 def _slots_on(slots: list[int], device: torch.device) -> Tensor:
     # Through pinned memory, so that the host does not wait.
-    places: Tensor = to_device({"slots": np.array(slots, np.int64)}, len(slots), device)["slots"]
-    return places
+    return to_device({"slots": np.array(slots, np.int64)}, len(slots), device)["slots"]

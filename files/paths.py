@@ -226,6 +226,20 @@ def by_key(images: Iterable[tuple[str, Path]], what: str) -> dict[str, Path]:
     return dict(sorted(unique(images, what).items()))
 
 
+def images_by_key(folder: Path) -> dict[str, Path]:
+    """Return the images of a folder and its subfolders by key, sorted.
+
+    Raises:
+        ValueError: It is not a folder, or contains no images, or two with the same key.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder")
+    images = list_images(folder)
+    if not images:
+        raise ValueError(f"{folder} contains no images")
+    return by_key(((image_key(path, folder), path) for path in images), str(folder))
+
+
 def _what_reads(paths: Iterable[Path]) -> str:
     endings = {path.suffix.lower() for path in paths}
     heif = "; HEIC needs the extra heic: pip install '.[heic]'" if endings & {*HEIF} else ""

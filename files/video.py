@@ -217,8 +217,7 @@ def frame_to_rgb(frame: Any, colours: Colours) -> NDArray[Any]:
 
     deep = colours.bits == 16
     if _is_rgb(frame):
-        rgb: NDArray[Any] = frame.to_ndarray(format="rgb48le" if deep else "rgb24")
-        return rgb
+        return frame.to_ndarray(format="rgb48le" if deep else "rgb24")
     depth = max(component.bits for component in frame.format.components)
     depth = 8 if depth <= 8 else min(max(depth, 10), 12) // 2 * 2
     # FFmpeg only enlarges chroma: its own conversion to RGB is up to 2 levels off, and 10 bits are

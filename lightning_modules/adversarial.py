@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -22,14 +22,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
+from files.batch import Batch
 from files.numbers import PositiveFloat, PositiveInt
 from lightning_modules.base import SuperResolver
 from lightning_modules.lightning_internals import exclude_from_step_count
 from lightning_modules.optimisation import adam, average_gradients, optimizer_of
 from lightning_modules.weights import load_part, read_weights
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 MAIN, SECOND = 0, 1
 

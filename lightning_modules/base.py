@@ -12,13 +12,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from degradations.draws import seed_of
+from files.batch import Batch
+from lightning_modules.backbone.condition import Texts
+from lightning_modules.backbone.space import Space
 from lightning_modules.loading import Loaded
 from lightning_modules.networks.running import to_channels_last
 from lightning_modules.noise import Noise, Size, seeds_of, with_noise_seeds
@@ -26,11 +29,6 @@ from lightning_modules.optimisation import Optimised, adam
 from lightning_modules.sampling.color import ColorFix
 from lightning_modules.sampling.enlarging import InTiles, in_range
 from lightning_modules.weights import shape_text
-
-if TYPE_CHECKING:
-    from files.batch import Batch
-    from lightning_modules.backbone.condition import Texts
-    from lightning_modules.backbone.space import Space
 
 Output = dict[str, Tensor]  # of a step: ``sr``, the images
 
@@ -209,12 +207,10 @@ class SuperResolver(InTiles, ImageModel):
         """
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Output:
-        """Restore a validation batch, as ``enlarge``; callbacks measure the output."""
+        """Restore a batch to measure, as ``enlarge``; callbacks measure the output."""
         return self.enlarge(batch)
 
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Output:
-        """Restore a test batch, as ``enlarge``; callbacks measure the output."""
-        return self.enlarge(batch)
+    test_step = validation_step
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Output | None:
         """Enlarge an image, in tiles if it is large; None if it could not be read."""
@@ -273,12 +269,10 @@ class Generator(ImageModel):
         return {"sr": in_range(images)}
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Output:
-        """Generate for a validation batch, as ``sample``; callbacks measure the output."""
+        """Generate for a batch to measure, as ``sample``; callbacks measure the output."""
         return self.sample(batch)
 
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Output:
-        """Generate for a test batch, as ``sample``; callbacks measure the output."""
-        return self.sample(batch)
+    test_step = validation_step
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Output | None:
         """Generate the images of a batch, as ``sample``; None if it could not be read."""

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from degradations.bicubic import resize
+from files.batch import Batch
 from files.method import changed
 from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveFloat, UnitInterval
 from lightning_modules.backbone.shifting import ResidualShift
@@ -43,9 +44,6 @@ from lightning_modules.noise import Noise, Size, augmented
 from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.solvers import ShiftSampler, ShiftSolver
 from lightning_modules.weights import fingerprint, load_part, read_weights
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 T = TypeVar("T", Tensor, float)
 Order = Literal["remainder_last", "remainder_first", "uniform"]

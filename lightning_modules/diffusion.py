@@ -12,11 +12,12 @@ Differs from the papers in: nothing, with their `min_snr` and `guidance`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from files.batch import Batch
 from files.method import changed
 from files.numbers import PositiveFloat, UnitInterval
 from lightning_modules.backbone.condition import Condition, TextEncoder, guided
@@ -36,9 +37,6 @@ from lightning_modules.sampling.captions import (
     training_images,
 )
 from lightning_modules.sampling.solvers import Sampler
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 TRAILING = Sampler(spacing="trailing")
 
@@ -151,8 +149,7 @@ class Diffusion(InLatents, Generator):
         return resized(self.space.decode(z), size, "nearest-exact")
 
     def _raw(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        raw: Tensor = self.denoiser(self.schedule.scale_input(z, t), t, condition)
-        return raw
+        return self.denoiser(self.schedule.scale_input(z, t), t, condition)
 
     @property
     def _all_timesteps(self) -> bool:

@@ -23,7 +23,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from degradations.device import copy_to
+from files.batch import Batch
 from files.method import changed
 from files.numbers import PositiveInt
 from lightning_modules.adversarial import Adversarial, hinge_discriminator, hinge_generator
@@ -46,9 +47,6 @@ from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.solvers import ddim
 from lightning_modules.sampling.tiling import padded
 from lightning_modules.weights import fingerprint, load_part, read_weights, same_weights, unlike
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 CLAMP = 10.0  # of the discriminator's inputs
 Conditions = tuple[Condition, Condition]  # with the text, and without
@@ -309,13 +307,9 @@ class InvSR(InLatents, Adversarial):
     @property
     def multiple(self) -> int:
         """The LR side lengths must be multiples of this."""
-        unit = whole_lr(self.space.factor * self._sides, self.scale)
+        halvings = len(self.denoiser.unet.config.block_out_channels) - 1
+        unit = whole_lr(self.space.factor * 2**halvings, self.scale)
         return math.lcm(unit, *(p.divisor for p in (self.predictor, self.middle) if p is not None))
-
-    @property
-    def _sides(self) -> int:
-        # The denoiser requires latents' sides to be multiples of this.
-        return int(2 ** (len(self.denoiser.unet.config.block_out_channels) - 1))
 
     # ------------------------------------------------------------------------- checks and weights
 

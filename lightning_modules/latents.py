@@ -6,12 +6,13 @@ import logging
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from files.batch import Batch
 from lightning_modules.backbone.condition import Texts
 from lightning_modules.backbone.denoiser import Denoiser, UNet2D
 from lightning_modules.backbone.schedule import Schedule
@@ -19,9 +20,6 @@ from lightning_modules.backbone.space import Space
 from lightning_modules.base import ImageModel
 from lightning_modules.noise import Noise
 from lightning_modules.weights import same_weights, unlike
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 log = logging.getLogger(__name__)
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from degradations.draws import seed_of
-
-if TYPE_CHECKING:
-    from files.batch import Batch
+from files.batch import Batch
 
 Size = tuple[int, int]  # height and width, in pixels or latents
 

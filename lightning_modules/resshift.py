@@ -14,12 +14,13 @@ do so, but runs only with an autoencoder.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
+from files.batch import Batch
 from files.numbers import NonNegativeFloat
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import Space
@@ -30,9 +31,6 @@ from lightning_modules.noise import Noise
 from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.solvers import ShiftSampler, ShiftSolver
 from lightning_modules.sampling.tiling import padded
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 PerceptualTarget = Literal["round_trip", "hr"]
 

@@ -19,13 +19,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.nn import functional
 
+from files.batch import Batch
 from files.method import as_option, changed
 from files.numbers import NonNegativeInt, PositiveInt, UnitInterval
 from lightning_modules.backbone.condition import Condition
@@ -36,9 +37,6 @@ from lightning_modules.networks.attachments import Attachment, Blocks, Skips
 from lightning_modules.networks.feature_upsampler import FeatureUpsampler, Places
 from lightning_modules.noise import Noise, Size
 from lightning_modules.sampling.captions import drop_captions, frames_of, training_images
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 PAPER = Schedule().level(699)  # the noisiest one below the paper's K of 700
 

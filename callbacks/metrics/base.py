@@ -21,7 +21,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -43,11 +43,9 @@ from callbacks.evaluation import (
 )
 from degradations.base import ieee_float32
 from degradations.bicubic import resize
+from files.batch import Batch
 from files.numbers import PositiveInt
 from files.words import first_of
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 log = logging.getLogger(__name__)
 Measured = dict[str, Any]  # what was measured of each image: a number, or an array of features

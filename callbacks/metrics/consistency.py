@@ -6,7 +6,7 @@ small copies at a distance of the size that the network was trained for.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,11 +17,8 @@ from callbacks.metrics.base import ImageMetric, TooSmall
 from callbacks.metrics.pixels import psnr, to_pixels
 from callbacks.metrics.sets import SetMetric
 from degradations.bicubic import resize
+from files.batch import Batch
 from files.numbers import NonNegativeInt
-
-if TYPE_CHECKING:
-    from files.batch import Batch
-
 
 SIDE = 16  # pixels of the base's side after shrinking: fine detail does not matter
 NEAR = range(SIDE - 2, SIDE + 3)  # shifts that are compared

@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,11 +30,9 @@ from callbacks.metrics.base import TooSmall, WeightsMetric, as_float64
 from callbacks.metrics.sets import SetMetric
 from degradations.bicubic import resize
 from degradations.draws import seed_of
+from files.batch import Batch
 from files.numbers import PositiveInt
 from files.tensors import check_numbers, read_tensors
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 Preset = Literal["clean-fid", "torch-fidelity"]
 SIDE = 299

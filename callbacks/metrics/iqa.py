@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,10 +29,8 @@ from callbacks import weights
 from callbacks.evaluation import MetricProtocol
 from callbacks.metrics.base import ImageMetric, TooSmall, WeightsMetric
 from callbacks.metrics.niqe import read_model
+from files.batch import Batch
 from files.tensors import check_numbers, read_tensors
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 log = logging.getLogger(__name__)
 
@@ -145,8 +143,7 @@ class PerceptualIndex(nn.Module):
         if image.device.type == "mps":  # which has no float64
             image = image.cpu()
         ma, niqe = self.ma(image), self.niqe(image)
-        index: Tensor = (10 - ma.reshape(()) + niqe.reshape(())) / 2
-        return index
+        return (10 - ma.reshape(()) + niqe.reshape(())) / 2
 
 
 def missing_package(metric: str) -> str:
@@ -174,8 +171,7 @@ def _build(metric: str, paths: list[Path]) -> nn.Module:
     create = functools.partial(importlib.import_module("pyiqa").create_metric, device="cpu")
     network: Any
     if metric == "clipiqa":  # it is CLIP itself, without further weights
-        network = create(metric, backbone=str(paths[0]))
-        return network
+        return create(metric, backbone=str(paths[0]))
     if metric == "pi":
         from scipy.io import savemat
 

@@ -14,7 +14,7 @@ import functools
 import math
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,10 +26,8 @@ from callbacks.metrics.base import ImageMetric, TooSmall, WeightsMetric
 from callbacks.metrics.pixels import to_pixels
 from degradations.bicubic import resize
 from degradations.device import copy_to, tensor_like
+from files.batch import Batch
 from files.numbers import NonNegativeInt
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 PRISTINE = "niqe-pristine"  # the name in configs/weights.yaml
 BLOCK = 96  # pixels a side; half as many on the second scale

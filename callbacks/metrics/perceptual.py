@@ -10,7 +10,7 @@ import warnings
 from importlib.metadata import version
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import lpips
 import torch
@@ -19,11 +19,9 @@ from torch import Tensor, nn
 from callbacks import weights
 from callbacks.evaluation import MetricProtocol
 from callbacks.metrics.base import ImageMetric, TooSmall, WeightsMetric
+from files.batch import Batch
 from files.numbers import NonNegativeInt
 from files.tensors import check_numbers, read_tensors
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 Net = Literal["alex", "vgg", "squeeze"]
 Backbone = Literal["alexnet", "vgg16", "squeezenet"]  # names in configs/weights.yaml

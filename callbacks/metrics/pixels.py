@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from callbacks.evaluation import MetricProtocol
 from callbacks.metrics.base import ImageMetric, Record, TooSmall, as_float64
+from files.batch import Batch
 from files.numbers import NonNegativeInt
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 Y_WEIGHTS = (65.481, 128.553, 24.966)  # BT.601 in studio range, as MATLAB's rgb2ycbcr has it
 RADIUS, SIGMA = 5, 1.5

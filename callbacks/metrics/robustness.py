@@ -11,16 +11,14 @@ import logging
 import math
 import statistics
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.evaluation import MetricProtocol, all_callbacks
 from callbacks.metrics.base import ImageMetric, Measured, Metric, Record
-
-if TYPE_CHECKING:
-    from files.batch import Batch
+from files.batch import Batch
 
 log = logging.getLogger(__name__)
 

@@ -23,6 +23,7 @@ twice that a sampler repeats.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -32,7 +33,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -47,14 +48,11 @@ from callbacks.evaluation import MetricProtocol, are_finite, is_distributed, on_
 from callbacks.metrics.base import Measured, Metric, Record, TooSmall
 from degradations.base import ieee_float32
 from degradations.draws import CODING
-from degradations.images import find_images
+from files.batch import Batch
 from files.images import decode
 from files.images.deep import eight_bits
 from files.owned import whole_file
-from files.paths import expand_path
-
-if TYPE_CHECKING:
-    from files.batch import Batch
+from files.paths import expand_path, images_by_key
 
 log = logging.getLogger(__name__)
 CACHE = "~/.cache/enlarger/references"
@@ -97,10 +95,8 @@ def content_hash(images: Iterable[tuple[str, Path]]) -> str:
     """Return a hash of names and bytes, independent of the folder."""
     whole = xxhash.xxh3_128()
     for name, path in sorted(images):
-        part = xxhash.xxh3_128()
         with path.open("rb") as file:
-            while piece := file.read(1 << 20):
-                part.update(piece)
+            part = hashlib.file_digest(file, xxhash.xxh3_128)
         whole.update(f"{len(name)} {name} {part.hexdigest()} ".encode(*CODING))
     return whole.hexdigest()
 
@@ -120,7 +116,7 @@ def find_reference(metric: SetMetric, place: str) -> Reference:
     folder = Path(expand_path(place, argument))
     if not folder.is_dir():
         raise ValueError(f"{argument} is {place!r}, which is no folder of images")
-    images = images_by_name(folder)
+    images = images_by_key(folder)
     content, described = content_hash(images.items()), [metric.features_protocol(), READING]
     protocol = xxhash.xxh3_64_hexdigest(json.dumps(described, sort_keys=True).encode())
     kept = Path(CACHE).expanduser() / f"{content}-{protocol}.npy"
@@ -147,23 +143,6 @@ def _kept_features(path: Path) -> Any:
     except (OSError, ValueError, EOFError) as error:  # a damaged file must not stop the run
         log.warning("computed again: %s: %s", path, error)
         return None
-
-
-def images_by_name(folder: str | Path) -> dict[str, Path]:
-    """Return the images of a folder and below it by their path there, without suffix.
-
-    Hidden files are skipped: a killed run may have left them half-written.
-
-    Raises:
-        ValueError: If two have one name, or there are none.
-    """
-    named: dict[str, Path] = {}
-    for path in find_images(Path(folder)):
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        if name in named:
-            raise ValueError(f"{path} and {named[name]} have one name, {name!r}; rename one")
-        named[name] = path
-    return named
 
 
 def compute(metric: SetMetric, images: dict[str, Path]) -> Any:

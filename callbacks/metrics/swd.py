@@ -7,7 +7,7 @@ not normalised by the set, because the strength of detail matters in super-resol
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,10 +21,8 @@ from callbacks.metrics.pixels import to_pixels
 from callbacks.metrics.sets import SetMetric
 from degradations.device import copy_to, tensor_like
 from degradations.draws import seed_of
+from files.batch import Batch
 from files.numbers import PositiveInt
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 SIDE = 7  # of a patch
 BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 import torchmetrics
@@ -18,10 +18,8 @@ from torch import Tensor, nn
 from callbacks.evaluation import MetricProtocol, are_finite
 from callbacks.metrics.base import ImageMetric, TooSmall
 from callbacks.metrics.pixels import to_pixels
+from files.batch import Batch
 from files.numbers import PositiveInt
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 SEED = 2020  # for metrics that draw random numbers when they compute
 RANGES = {

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -27,11 +27,9 @@ from callbacks.metrics.base import TooSmall
 from callbacks.metrics.fid import frechet_distance, levels, polynomial_mmd
 from callbacks.metrics.sets import SetMetric
 from callbacks.metrics.swd import SWD
+from files.batch import Batch
 from files.numbers import PositiveInt
 from files.paths import expand_path
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 SIDE = 224
 OPTIONS = {"rescale": False, "resize": False, "return_features": True}

@@ -14,7 +14,7 @@ import argparse
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -34,12 +34,10 @@ from callbacks.report.images import Evaluation, ImageStore, ReportImage, log_ima
 from callbacks.report.page import page
 from callbacks.report.runs import read_run, read_runs
 from callbacks.results.files import made_by, one_writer
+from files.batch import Batch
 from files.method import method_of
 from files.numbers import NonNegativeInt, PositiveInt, positive
 from files.owned import write_whole
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 log = logging.getLogger(__name__)
 NAME = "report.html"
@@ -213,21 +211,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Command-line arguments; those of this process by default.
 
     Returns:
-        0, or 2 for a path that is not a run.
+        0.
+
+    Raises:
+        ValueError: If a path is not a run, or ``--x`` is not the key of a number.
     """
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     runs = [Path(run) for run in options.runs]
     out = Path(options.out or (NAME if len(runs) > 1 else runs[0] / NAME))
-    try:
-        found = read_runs(runs)
-        for run in found:
-            if not run.results:
-                log.warning("%s has no numbers: run validate or test", run.path)
-        write_page(out, page(found, options.limit, options.x))
-    except (OSError, ValueError) as error:
-        log.error("error: %s", error)
-        return 2
+    found = read_runs(runs)
+    for run in found:
+        if not run.results:
+            log.warning("%s has no numbers: run validate or test", run.path)
+    write_page(out, page(found, options.limit, options.x))
     return 0
 
 

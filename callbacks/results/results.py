@@ -226,7 +226,8 @@ def _verdict(difference: float, higher_is_better: bool | None) -> str:
 def table(results: list[Result]) -> Table:
     """Return a table of datasets by metrics, one protocol per column; protocols stand below."""
     headings = columns(results)
-    shown = Table(caption=_protocols(results), caption_justify="left")
+    protocols = (f"{heading}: {describe(protocol)}" for heading, protocol in headings.values())
+    shown = Table(caption="\n".join(protocols), caption_justify="left")
     shown.add_column("dataset")
     for heading in ("scale", *(heading for heading, _ in headings.values()), "n"):
         shown.add_column(heading, justify="right", no_wrap=True)
@@ -242,8 +243,3 @@ def _show(results: list[Result]) -> None:
     unlimited = console.options.update(width=10_000)  # or the width would be the window's
     needed = console.measure(shown, options=unlimited).maximum
     Console(width=max(console.width, needed)).print(shown)  # a window breaks longer lines
-
-
-def _protocols(results: list[Result]) -> str:
-    shown = columns(results).values()
-    return "\n".join(f"{heading}: {describe(protocol)}" for heading, protocol in shown)

@@ -250,8 +250,7 @@ def _loss_and_norm(loss: Tensor, optimizer: Any) -> Tensor:
 
 def _local(tensor: Tensor) -> Tensor:
     # This process's part of a sharded tensor; any other tensor as it is.
-    part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-    return part
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def _scaler(trainer: Trainer) -> Any:

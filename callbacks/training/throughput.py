@@ -7,13 +7,12 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-if TYPE_CHECKING:
-    from files.batch import Seconds
+from files.batch import Seconds
 
 log = logging.getLogger(__name__)
 OF_TRAINING = ("waiting", "degrading", "stepping", "validating")  # beside "other"

@@ -102,11 +102,8 @@ def _models(options: argparse.Namespace) -> Models:
     photographs = [name for name in here if name.startswith("realesr")]
     found = dict.fromkeys([*options.sources, *photographs, DEFAULT, *here])
     models = Models([*found], options.device)
-    try:
-        for source in reversed(options.sources):  # the first one stays in memory
-            models.load(source)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(str(error)) from error
+    for source in reversed(options.sources):  # the first one stays in memory
+        models.load(source)
     return models
 
 

@@ -40,8 +40,7 @@ class HookedParser(LightningArgumentParser):
 
     def _parse_common(self, cfg: Namespace, *args: Any, **kwargs: Any) -> Namespace:
         self.check_config(cfg)
-        result: Namespace = super()._parse_common(cfg, *args, **kwargs)
-        return result
+        return super()._parse_common(cfg, *args, **kwargs)
 
 
 def arguments_of(parser: Any) -> Iterator[Action]:

@@ -144,8 +144,7 @@ class Parser(HookedParser):
             key, hint = action.dest, hint_of(action)
             if key in namespace and is_mere_default(namespace[key], action.default, hint):
                 namespace.pop(key)
-        text: str = super().dump(namespace, *args, **kwargs)
-        return text
+        return super().dump(namespace, *args, **kwargs)
 
     def check_config(self, config: Namespace) -> None:
         """Check what the library would accept silently, such as a value for a linked key."""

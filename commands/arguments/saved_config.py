@@ -38,8 +38,7 @@ _Dumper.yaml_implicit_resolvers = {
 
 def as_yaml(config: Any) -> str:
     """Return a plain configuration as YAML that the parser reads again as the same."""
-    text: str = yaml.dump(config, Dumper=_Dumper, sort_keys=False)
-    return text
+    return yaml.dump(config, Dumper=_Dumper, sort_keys=False)
 
 
 set_dumper("yaml", as_yaml)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Timer
 from callbacks.evaluation import all_callbacks
 from callbacks.report.scalar_record import ScalarRecord
 from callbacks.results.files import made_by
+from commands.distributed.heartbeat import Ranks
 from commands.distributed.preflight import Facts
 from commands.run.checkpoints import SavesLast, checkpoints_of, gradients_pending
 from commands.run.directions import check_directions, warn_of_length
@@ -22,9 +23,6 @@ from commands.run.loggers import log_hyperparameters
 from commands.signals import Stopped
 from datamodules.base import SRDataModule
 from files.method import method_of
-
-if TYPE_CHECKING:
-    from commands.distributed.heartbeat import Ranks
 
 
 class Start(Callback):

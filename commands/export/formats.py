@@ -12,7 +12,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -20,13 +20,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from commands.errors import ConfigurationError
+from commands.export.about import About
+from files.batch import Batch
 from lightning_modules.base import ImageModel, SuperResolver
 from lightning_modules.one_pass.regression import OnePass
 from lightning_modules.weights import read_weights, sources
-
-if TYPE_CHECKING:
-    from commands.export.about import About
-    from files.batch import Batch
 
 MEGABYTE = 1e6
 

@@ -403,7 +403,7 @@ class Checkpoints(Checkpoint):
         if self.off:
             return
         step = trainer.global_step
-        path = self.folder / _name(step)
+        path = self.folder / f"step-{step:09d}.ckpt"
         # A step that is already written (and validated only now) is only ranked again.
         written = step == self._saved_step and is_whole(path)
         if trainer.world_size > 1:
@@ -582,10 +582,6 @@ def write_checkpoint(trainer: Trainer, path: Path) -> None:
     error = trainer.strategy.broadcast(error) if trainer.world_size > 1 else error
     if error is not None:
         raise error
-
-
-def _name(step: int) -> str:
-    return f"step-{step:09d}.ckpt"
 
 
 def _progress(total: int, current: int) -> dict[str, Any]:

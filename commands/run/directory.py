@@ -343,10 +343,7 @@ class RunDirectory:
             )
 
     def _refuse_other_config(self) -> None:
-        try:
-            content = plain_yaml(self.config_file.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError, yaml.YAMLError):
-            content = {}
+        content = self._saved()
         if content is not None and not (isinstance(content, dict) and content.keys() >= WRITTEN):
             raise ConfigurationError(
                 f"{self.config_file} was not written by fit, which would replace it: move it away, "
@@ -422,21 +419,23 @@ class RunDirectory:
         return self._started_with("name the weights to use with --ckpt_path FILE")
 
     def _started_with(self, fix: str) -> dict[str, Any]:
-        # The file may hold anything after a full disk or another program: no YAML, no text, or
-        # YAML without keys, compared with which all keys would seem new.
-        state = "damaged"
-        try:
-            content = plain_yaml(self.config_file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            content, state = None, "missing"
-        except (IsADirectoryError, ValueError, RecursionError, yaml.YAMLError):
-            content = None
+        exists = self.config_file.exists()
+        content = self._saved() if exists else None
         if not isinstance(content, dict) or not content:
+            state = "damaged" if exists else "missing"
             raise ConfigurationError(
                 f"{self.config_file}, the configuration of the run, is {state}: restore it, or "
                 f"{fix}"
             )
         return flat(content)
+
+    def _saved(self) -> Any:
+        # The file may hold anything after a full disk or another program: no YAML, no text, or
+        # YAML without keys, compared with which all keys would seem new.
+        try:
+            return plain_yaml(self.config_file.read_text(encoding="utf-8"))
+        except (IsADirectoryError, ValueError, RecursionError, yaml.YAMLError):
+            return ""
 
 
 def _readable(checkpoint: Path) -> Path:

@@ -6,9 +6,9 @@ import io
 import logging
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -186,7 +186,9 @@ class Shards(Source):
         self._folder = folder = Path(expand_path(self.index_cache, "Shards.index_cache"))
         names = list_shards(self.urls, False, self.policy)
         cache = self._cache() if any(map(is_remote, names)) else None
-        with _parallel_map(cache is not None) as apply:
+        # Of remote shards in parallel; for local ones threads would be slower.
+        with nullcontext() if cache is None else ThreadPoolExecutor(AT_ONCE) as pool:
+            apply: Callable[..., Iterable[Any]] = map if pool is None else pool.map
             tars = list(apply(self._tar, names))
             table = self._join(list(apply(lambda tar: self._part(tar, folder, cache), tars)))
         for note in table.notes:
@@ -350,16 +352,6 @@ class Shards(Source):
             if len(self._latest) > INDICES:
                 del self._latest[next(iter(self._latest))]
         return self._latest[tar.path]
-
-
-@contextmanager
-def _parallel_map(far: bool) -> Iterator[Callable[..., Iterable[Any]]]:
-    """Yield ``map``, parallel for remote shards; for local ones threads would be slower."""
-    if not far:
-        yield map
-        return
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        yield pool.map
 
 
 def _completed(tar: Tar, checksum: str | None) -> Tar:

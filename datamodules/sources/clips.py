@@ -166,10 +166,11 @@ class Clips(RecordedClips):
         root: Folder of the clips. May contain environment variables, ``$ENLARGER_DATA/clips``.
     """
 
+    keys: Sequence[str] = ()  # path of each clip below the root
+
     def __init__(self, root: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.root = root
-        self._keys: list[str] = []
         self._files: list[list[str]] = []
 
     def prepare(self, scale: float) -> None:
@@ -197,14 +198,9 @@ class Clips(RecordedClips):
             raise ValueError(
                 f"Clips.root {str(root)!r} has no frames; expected a folder of images for each clip"
             )
-        self._keys = sorted(self._long_enough({key: len(files) for key, files in found.items()}))
-        self._files = [sorted(found[key], key=in_order) for key in self._keys]
-        refuse_mixed("Clips.root", self._keys, lambda index: read_size(self._files[index][0]))
-
-    @property
-    def keys(self) -> list[str]:
-        """Path of each clip below the root."""
-        return self._keys
+        self.keys = sorted(self._long_enough({key: len(files) for key, files in found.items()}))
+        self._files = [sorted(found[key], key=in_order) for key in self.keys]
+        refuse_mixed("Clips.root", self.keys, lambda index: read_size(self._files[index][0]))
 
     def recorded(self, index: int) -> list[str]:
         """As ``RecordedClips.recorded``."""
@@ -369,6 +365,8 @@ class ClipShards(RecordedClips):
         cache_size: Largest size of that cache in bytes, such as ``500M`` or ``50G``.
     """
 
+    keys = Names.of([])  # name of each clip: the beginning of its frames' names
+
     def __init__(
         self,
         urls: str | list[str],
@@ -380,7 +378,6 @@ class ClipShards(RecordedClips):
     ) -> None:
         super().__init__(**kwargs)
         self._frames = _Frames(urls, shard_in_key, index_cache, cache_dir, cache_size)
-        self._keys = Names.of([])
         self._order = np.zeros(0, np.int64)  # numbers of all frames, clip after clip
         self._ends = np.zeros(0, np.int64)  # of each clip in _order
         self._groups: list[int] = []
@@ -427,15 +424,10 @@ class ClipShards(RecordedClips):
             clips |= {name: numbers for name, numbers in shard.items() if name in wanted}
         ordered = [sorted(n, key=lambda number: in_order(name_of[number])) for n in clips.values()]
         # In arrays, as in Shards, which processes share.
-        self._keys = Names.of(clips)
+        self.keys = Names.of(clips)
         self._order = np.fromiter((number for n in ordered for number in n), np.int64)
         self._ends = np.cumsum([len(numbers) for numbers in ordered])
         self._groups = [count for shard in shards if (count := len(wanted & shard.keys()))]
-
-    @property
-    def keys(self) -> Names:
-        """Name of each clip: the beginning of its frames' names."""
-        return self._keys
 
     @property
     def groups(self) -> list[int]:

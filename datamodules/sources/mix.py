@@ -37,6 +37,8 @@ class Mix(Source):
         ValueError: If a weight is missing, or a name is no part of a key.
     """
 
+    keys = Keys({})  # name of the source and key of the image in it, such as photos/0001
+
     def __init__(
         self,
         sources: dict[str, Source],
@@ -53,7 +55,7 @@ class Mix(Source):
             )
         self.sources, self.weights, self.samples = sources, weights, samples
         self._sources = list(sources.values())
-        self._keys, self._groups = Keys({}), [[0] for _ in sources]
+        self._groups = [[0] for _ in sources]
         self._fields: dict[str, tuple[str, bool]] = {}  # a source, and whether it has the field
 
     def prepare(self, scale: float) -> None:
@@ -69,7 +71,7 @@ class Mix(Source):
                     "in the urls of one Latents"
                 )
             prepare_within(source, self, scale)
-        self._keys = Keys({name: source.keys for name, source in self.sources.items()})
+        self.keys = Keys({name: source.keys for name, source in self.sources.items()})
         self._groups = [list(source.groups) for source in self._sources]
         for (name, source), groups in zip(self.sources.items(), self._groups, strict=True):
             if sum(groups) != len(source.keys) or not sum(groups):
@@ -89,11 +91,6 @@ class Mix(Source):
             source.srgb = convert
 
     @property
-    def keys(self) -> Sequence[str]:
-        """Name of the source and key of the image in it, such as ``photos/0001``."""
-        return self._keys
-
-    @property
     def groups(self) -> list[int]:
         """The groups of all sources."""
         return [size for groups in self._groups for size in groups]
@@ -111,7 +108,7 @@ class Mix(Source):
         return Mixture(
             groups=tuple(counts),
             weights=tuple(shares),
-            samples=len(self._keys) if self.samples is None else self.samples,
+            samples=len(self.keys) if self.samples is None else self.samples,
         )
 
     def upcoming(self, groups: Sequence[int]) -> None:
@@ -126,12 +123,12 @@ class Mix(Source):
 
     def path(self, index: int) -> str | None:
         """Return the file of the image ``keys[index]``, if it has one."""
-        number, within = self._keys.place(index)
+        number, within = self.keys.place(index)
         return self._sources[number].path(within)
 
     def size(self, index: int) -> tuple[int, int] | None:
         """Return (H, W) of the image ``keys[index]``, if its source knows it."""
-        number, within = self._keys.place(index)
+        number, within = self.keys.place(index)
         return self._sources[number].size(within)
 
     def read(self, index: int) -> Sample:
@@ -141,12 +138,12 @@ class Mix(Source):
             UnreadableImage: If the image is broken.
             ValueError: If only some sources have captions or LR.
         """
-        number, within = self._keys.place(index)
+        number, within = self.keys.place(index)
         return self._checked(self._sources[number].read(within), number)
 
     def read_crop(self, index: int, top: int, left: int, height: int, width: int) -> Sample:
         """Return a part of the image ``keys[index]``. Args and Raises as ``Source.read_crop``."""
-        number, within = self._keys.place(index)
+        number, within = self.keys.place(index)
         sample = self._sources[number].read_crop(within, top, left, height, width)
         return self._checked(sample, number)
 

@@ -5,50 +5,34 @@ from __future__ import annotations
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from datamodules.source import Sample, Source
 from files.images.decode import read_image
 
-SKIMAGE, SKLEARN = "skimage/data", "sklearn/datasets/images"
 DISTRIBUTIONS = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
-
-
-class Photo(NamedTuple):
-    """Place and content of one image.
-
-    Images of one ``scene`` show the same thing: keep them on one side of a split.
-    """
-
-    folder: str
-    file: str
-    scene: str
-    content: str
-
 
 # Each was inspected. Left out from the two packages: drawings (the chessboards, color, horse, logo,
 # phantom), a reconstructed phase (cell), multi-page test files, and photographs that are blurred or
 # tiny and would teach a wrong prior (clock_motion, text, page, microaneurysms, GIF).
 PHOTOS = {
-    "astronaut": Photo(SKIMAGE, "astronaut.png", "astronaut", "portrait, 512x512"),
-    "brick": Photo(SKIMAGE, "brick.png", "brick", "texture, grey, digitally tilted, 512x512"),
-    "camera": Photo(SKIMAGE, "camera.png", "camera", "man with a camera, grey, 512x512"),
-    "chelsea": Photo(SKIMAGE, "chelsea.png", "chelsea", "cat, 451x300"),
-    "china": Photo(SKLEARN, "china.jpg", "china", "pavilion, 640x427"),
-    "coffee": Photo(SKIMAGE, "coffee.png", "coffee", "cup on a table, 600x400"),
-    "coins": Photo(SKIMAGE, "coins.png", "coins", "old coins, grey, 384x303"),
-    "flower": Photo(SKLEARN, "flower.jpg", "flower", "dahlia, 640x427"),
-    "grass": Photo(SKIMAGE, "grass.png", "grass", "texture, grey, 512x512"),
-    "gravel": Photo(SKIMAGE, "gravel.png", "gravel", "texture, grey, 512x512"),
-    "hubble_deep_field": Photo(
-        SKIMAGE, "hubble_deep_field.jpg", "hubble_deep_field", "galaxies, noisy, 1000x872"
-    ),
-    "ihc": Photo(SKIMAGE, "ihc.png", "ihc", "stained tissue, 512x512"),
-    "moon": Photo(SKIMAGE, "moon.png", "moon", "the Moon from its orbit, grey, soft, 512x512"),
-    "motorcycle_left": Photo(SKIMAGE, "motorcycle_left.png", "motorcycle", "garage, 741x500"),
-    "motorcycle_right": Photo(SKIMAGE, "motorcycle_right.png", "motorcycle", "its stereo partner"),
-    "retina": Photo(SKIMAGE, "retina.jpg", "retina", "back of an eye, soft, 1411x1411"),
-    "rocket": Photo(SKIMAGE, "rocket.jpg", "rocket", "launch pad at dusk, 640x427"),
+    "astronaut": "skimage/data/astronaut.png",  # portrait, 512x512
+    "brick": "skimage/data/brick.png",  # texture, grey, digitally tilted, 512x512
+    "camera": "skimage/data/camera.png",  # man with a camera, grey, 512x512
+    "chelsea": "skimage/data/chelsea.png",  # cat, 451x300
+    "china": "sklearn/datasets/images/china.jpg",  # pavilion, 640x427
+    "coffee": "skimage/data/coffee.png",  # cup on a table, 600x400
+    "coins": "skimage/data/coins.png",  # old coins, grey, 384x303
+    "flower": "sklearn/datasets/images/flower.jpg",  # dahlia, 640x427
+    "grass": "skimage/data/grass.png",  # texture, grey, 512x512
+    "gravel": "skimage/data/gravel.png",  # texture, grey, 512x512
+    "hubble_deep_field": "skimage/data/hubble_deep_field.jpg",  # galaxies, noisy, 1000x872
+    "ihc": "skimage/data/ihc.png",  # stained tissue, 512x512
+    "moon": "skimage/data/moon.png",  # the Moon from its orbit, grey, soft, 512x512
+    "motorcycle_left": "skimage/data/motorcycle_left.png",  # garage, 741x500
+    "motorcycle_right": "skimage/data/motorcycle_right.png",  # its stereo partner: the same scene
+    "retina": "skimage/data/retina.jpg",  # back of an eye, soft, 1411x1411
+    "rocket": "skimage/data/rocket.jpg",  # launch pad at dusk, 640x427
 }
 
 
@@ -108,11 +92,10 @@ def photo_path(name: str) -> Path:
     Raises:
         ValueError: If the package is missing.
     """
-    photo = PHOTOS[name]
-    package, _, below = photo.folder.partition("/")
+    package, _, below = PHOTOS[name].partition("/")
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(
             f"photograph {name!r} is part of {DISTRIBUTIONS[package]}, which is not installed"
         )
-    return Path(spec.submodule_search_locations[0], below, photo.file)
+    return Path(spec.submodule_search_locations[0], below)

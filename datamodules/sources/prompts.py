@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ class Seeds(Source):
 
     """
 
+    keys: Sequence[str] = ()  # 000000, 000001 and so on
+
     def __init__(
         self,
         count: PositiveInt,
@@ -36,12 +39,7 @@ class Seeds(Source):
     ) -> None:
         super().__init__(degradation=None, **kwargs)
         self.frames, self._wanted = frames, _wanted(size, frames)
-        self._keys = [f"{number:06}" for number in range(count)]
-
-    @property
-    def keys(self) -> list[str]:
-        """Keys 000000, 000001 and so on."""
-        return self._keys
+        self.keys = [f"{number:06}" for number in range(count)]
 
     def read(self, index: int) -> Sample:
         """Return the requested size."""
@@ -61,6 +59,8 @@ class Prompts(Source):
 
     """
 
+    keys: Sequence[str] = ()  # 000001-5c2f11e0 and so on
+
     def __init__(
         self,
         file: str,
@@ -72,7 +72,6 @@ class Prompts(Source):
         self.file, self.frames = file, frames
         self._wanted = _wanted(size, frames)
         self._texts: dict[str, str] = {}  # by key
-        self._keys: list[str] = []
 
     def prepare(self, scale: float) -> None:
         """Read the file. Args as ``Source.prepare``.
@@ -91,16 +90,11 @@ class Prompts(Source):
             raise ValueError(f"Prompts.file {self.file} has no prompts; expected one per line")
         if empty:
             log.info("%s: %d empty lines skipped", self.file, empty)
-        self._keys = list(self._texts)
-
-    @property
-    def keys(self) -> list[str]:
-        """Keys 000001-5c2f11e0 and so on."""
-        return self._keys
+        self.keys = list(self._texts)
 
     def read(self, index: int) -> Sample:
         """Return the prompt ``keys[index]`` and the requested size."""
-        return {**self._wanted, "text": self._texts[self._keys[index]]}
+        return {**self._wanted, "text": self._texts[self.keys[index]]}
 
 
 def _lines(path: str) -> list[str]:

@@ -42,14 +42,11 @@ class Videos(Source):
         paths: Files by key.
     """
 
+    keys = Names.of([])  # path of each video below its root
+
     def __init__(self, paths: Mapping[str, str]) -> None:
         super().__init__()
-        self._keys, self._paths = Names.of(paths), Names.of(paths.values())
-
-    @property
-    def keys(self) -> Names:
-        """Path of each video below its root."""
-        return self._keys
+        self.keys, self._paths = Names.of(paths), Names.of(paths.values())
 
     def path(self, index: int) -> str:
         """Return the file of the video ``keys[index]``."""

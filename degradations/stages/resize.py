@@ -202,8 +202,7 @@ def _sum_bags(rows: Tensor, n: int, m: int, mode: Mode, antialias: bool) -> Tens
     index, starts, weights = _bags(n, m, mode, antialias, len(rows) // n)
     # As `functional.embedding_bag` (mode 0 sums) without its checks, which take as long.
     weights = weights if rows.dtype == torch.float32 else weights.to(rows.dtype)
-    bags: Tensor = torch.embedding_bag(rows, index, starts, False, 0, False, weights, True)[0]
-    return bags
+    return torch.embedding_bag(rows, index, starts, False, 0, False, weights, True)[0]
 
 
 def _resampled_rows(planes: Tensor, m: int, mode: Mode, antialias: bool) -> Tensor:
@@ -289,8 +288,7 @@ def _matrices(
     }
 
     def is_mode(name: Mode) -> Tensor:
-        result: Tensor = mode == MODES.index(name)
-        return result
+        return mode == MODES.index(name)
 
     def weights(d: Tensor, kernels: dict[Mode, Callable[[Any], Any]]) -> Tensor:
         (_, kernel), *others = kernels.items()

@@ -66,7 +66,7 @@ def degradation_of(paths: Sequence[str | Path], scale: float | None = None) -> D
         else:
             raise ValueError(f"{path} has neither class_path nor the key degradation")
     for key in others:
-        parser.add_argument(f"--{key}", type=_as_it_is)
+        parser.add_argument(f"--{key}", type=lambda value: value)  # another command's
     try:
         config = parser.parse_args([*arguments, "--degradation.init_args.scale", repr(scale)])
         degradation = parser.instantiate(config).degradation
@@ -109,10 +109,6 @@ def _mapping(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds {content!r:.60}; expected keys with values")
     return content
-
-
-def _as_it_is(value: Any) -> Any:
-    return value  # of a key that is another command's
 
 
 def _in_short(message: str) -> str:

@@ -24,14 +24,14 @@ from tqdm import tqdm
 
 from degradations.base import Degradation, cut_size
 from degradations.draws import Params, seed_of
-from degradations.images import as_image, cropped, find_images, read_image
+from degradations.images import as_image, cropped, read_image
 from degradations.tools.configure import degradation_of
 from degradations.tools.preview import add_config_argument
-from files.images.pillow import open_image
+from files.images import decode
 from files.numbers import positive
 from files.own_modules import class_path
 from files.owned import whole_file
-from files.paths import by_key, image_key, open_regular, shard_key
+from files.paths import images_by_key, shard_key
 
 log = logging.getLogger(__name__)
 Members = dict[str, bytes]  # suffix: content
@@ -78,8 +78,7 @@ def _run(options: argparse.Namespace) -> None:
     _check_unused(shard)
     degradation = degradation_of(options.config, options.scale)
     settings = Settings(degradation, options.name, options.degradation_seed, options.crop)
-    folder = options.images
-    images = by_key(((image_key(path, folder), path) for path in find_images(folder)), str(folder))
+    images = images_by_key(options.images)
     samples = degrade_images(tqdm(images.items(), unit=" images", disable=None), settings)
     log.info("%d images frozen into %s", write_shard(samples, shard), shard)
     log.info("to validate on them at data.init_args.scale %g:", degradation.scale)
@@ -171,8 +170,9 @@ def _check_unused(path: Path) -> None:
 
 def _read_hr(path: Path, settings: Settings) -> Tensor:
     # Cut as in validation: the upper left part with whole LR pixels.
+    if decode.read_image(path).bit_depth > 8:
+        raise ValueError(f"{path} has more than 8 bits, but only 8 are frozen: convert it first")
     hr = read_image(path)
-    _check_depth(path)
     if settings.crop is not None:
         hr = cropped(hr, settings.crop, str(path))
     height, width = cut_size((hr.shape[-2], hr.shape[-1]), settings.degradation.scale)
@@ -182,19 +182,6 @@ def _read_hr(path: Path, settings: Settings) -> Tensor:
             f"{settings.degradation.scale:g}: remove it"
         )
     return hr[..., :height, :width].contiguous()
-
-
-def _check_depth(path: Path) -> None:
-    # Pillow silently reads 8 of the 16 bits of a colour PNG.
-    with open_regular(path) as file, open_image(file) as image:
-        deep = image.mode[0] in "IF"
-        if image.format == "PNG":
-            file.seek(24)
-            deep |= file.read(1) == b"\x10"  # the bit depth in the header chunk
-        elif image.format == "TIFF":
-            deep |= max(image.tag_v2.get(258, (1,))) > 8  # type: ignore[attr-defined]
-    if deep:
-        raise ValueError(f"{path} has more than 8 bits, but only 8 are frozen: convert it first")
 
 
 def _png(image: Tensor, path: Path) -> bytes:

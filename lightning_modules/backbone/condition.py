@@ -7,12 +7,13 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from degradations.device import copy_to
+from files.batch import Batch
 from files.numbers import PositiveInt
 from files.paths import expand_path
 from files.tensors import read_file
@@ -20,9 +21,6 @@ from lightning_modules.backbone.space import named
 from lightning_modules.networks.infinity import Text
 from lightning_modules.networks.running import Frozen
 from lightning_modules.weights import fingerprint
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,8 +179,7 @@ class TextEncoder(Frozen):
         Args:
             texts: B texts; empty ones are the unconditional text of Stable Diffusion.
         """
-        states: Tensor = self.model(token_ids(self.tokenizer, self.model, texts))[0]
-        return states
+        return self.model(token_ids(self.tokenizer, self.model, texts))[0]
 
 
 def loaded(kind: str, path: str, revision: str | None, subfolder: str = "") -> Any:

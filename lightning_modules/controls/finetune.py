@@ -13,19 +13,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
 
+from files.batch import Batch
 from files.numbers import PositiveInt, UnitInterval
 from lightning_modules.controls.larger import FromBase
 from lightning_modules.sampling.captions import drop_captions, training_images
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 log = logging.getLogger(__name__)
 

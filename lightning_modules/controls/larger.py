@@ -17,11 +17,12 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from files.batch import Batch
 from files.method import changed
 from files.numbers import PositiveInt
 from lightning_modules.backbone.condition import Condition, TextEncoder, guided
@@ -40,9 +41,6 @@ from lightning_modules.sampling.captions import (
     size_ids,
 )
 from lightning_modules.sampling.solvers import Sampler
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 SizeCondition = Literal["stage", "base"]
 DDIM = Sampler()  # Stable Diffusion's
@@ -322,8 +320,7 @@ class FromBase(InLatents, Generator):
             t: (B,), all ``now``.
             condition: The condition.
         """
-        raw: Tensor = self.denoiser(self.schedule.scale_input(z, t), t, condition)
-        return raw
+        return self.denoiser(self.schedule.scale_input(z, t), t, condition)
 
     def _conditions(self, batch: Batch, size: Size, base: Size) -> tuple[Condition, Condition]:
         """Return the conditions of a batch with and without captions.

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from degradations.bicubic import resize
+from files.batch import Batch
 from files.numbers import NonNegativeInt, PositiveFloat, PositiveInt
 from files.paths import expand_path
 from lightning_modules.backbone.library import library_class
@@ -31,9 +32,6 @@ from lightning_modules.networks.running import Frozen
 from lightning_modules.noise import Noise, Size
 from lightning_modules.sampling.color import ColorFix
 from lightning_modules.sampling.tiling import padded
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 
 class SDSR(Direct):

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from degradations.bicubic import resize
+from files.batch import Batch
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import NothingToTrain, SuperResolver
 from lightning_modules.latents import InLatents
 from lightning_modules.noise import Noise
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 
 class Bicubic(NothingToTrain, SuperResolver):

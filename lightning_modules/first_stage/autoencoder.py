@@ -15,21 +15,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from files.batch import Batch
 from files.numbers import NonNegativeFloat
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import first_batches
 from lightning_modules.first_stage.reconstruction import Losses, Reconstruction
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.tiling import padded
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 INITIAL_BATCHES = 64  # batches from which an autoencoder starts
 

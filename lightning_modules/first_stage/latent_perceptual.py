@@ -17,20 +17,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
 
+from files.batch import Batch
 from lightning_modules.backbone.space import Space
 from lightning_modules.latents import InLatents
 from lightning_modules.networks.latent_lpips import VGG16, LatentDistance, from_imagenet
 from lightning_modules.weights import load_strictly
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 _SMALLEST = 0.1  # added to divisors, as in the released LPIPS
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from files.batch import Batch
 from files.numbers import NonNegativeFloat, PositiveInt, UnitInterval
 from lightning_modules.first_stage.reconstruction import Losses, Reconstruction
 from lightning_modules.networks.autoencoders import BitwiseVAE, bitwise_vae_from_official
@@ -32,9 +33,6 @@ from lightning_modules.networks.bsq import (
 )
 from lightning_modules.noise import Noise, Size
 from lightning_modules.sampling.tiling import padded
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 _DISTANCES = {"l1": functional.l1_loss, "l2": functional.mse_loss}
 

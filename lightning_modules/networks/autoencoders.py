@@ -353,8 +353,7 @@ class PCAAutoencoder(nn.Module):
         Returns:
             (B, latent, H / factor, W / factor), of about mean 0 and deviation 1.
         """
-        z: Tensor = self.standard(self.encoder(images))
-        return z
+        return self.standard(self.encoder(images))
 
     def decode(self, z: Tensor) -> Tensor:
         """Decode to images.
@@ -365,5 +364,4 @@ class PCAAutoencoder(nn.Module):
         Returns:
             (B, 3, h factor, w factor), about [0, 1], not clamped.
         """
-        images: Tensor = self.shuffle(self.linear(z)) + self.residual(z)
-        return images
+        return self.shuffle(self.linear(z)) + self.residual(z)

@@ -93,8 +93,7 @@ class Trunk(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return features (B, C, H, W) of x (B, 3, H, W), which is centred at 0."""
         head = self.head(x)
-        features: Tensor = self.body(head) + head
-        return features
+        return self.body(head) + head
 
 
 class EDSR(Trunk):
@@ -149,8 +148,7 @@ class EDSR(Trunk):
 
     def encode(self, lr: Tensor) -> Tensor:
         """Return features (B, C, h, w) of lr (B, 3, h, w) in [0, 1]."""
-        features: Tensor = super().forward(self.sub_mean(lr * PEAK))
-        return features
+        return super().forward(self.sub_mean(lr * PEAK))
 
     def enlarged(self, features: Tensor, lr: Tensor) -> Tensor:
         """As `forward` of lr (B, 3, h, w), whose features (B, C, h, w) are known already."""
@@ -160,8 +158,7 @@ class EDSR(Trunk):
             y = y + functional.interpolate(
                 self.sub_mean(lr * PEAK), scale_factor=self.scale, mode="bicubic", antialias=True
             )
-        restored: Tensor = self.add_mean(y) / PEAK
-        return restored
+        return self.add_mean(y) / PEAK
 
 
 def _upsampler(scale: int, channels: int) -> list[nn.Module]:

@@ -184,8 +184,7 @@ class _Full(nn.Module):
 
     def forward(self, h: Tensor, resize: Callable[[Tensor], Tensor], time: Tensor) -> Tensor:
         first, second = self.blocks
-        x: Tensor = second(first(h, time, resize), time, None)
-        return x
+        return second(first(h, time, resize), time, None)
 
 
 class _Released(nn.Module):

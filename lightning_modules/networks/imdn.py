@@ -40,8 +40,7 @@ class ContrastAttention(nn.Module):
         variance, mean = torch.var_mean(x, dim=(2, 3), correction=0, keepdim=True)
         # The clamp changes no value: it makes the gradient of a constant channel 0 instead of NaN.
         deviation = variance.float().clamp_min(torch.finfo(torch.float32).tiny).sqrt()
-        gated: Tensor = x * self.conv_du(deviation.to(x.dtype) + mean)
-        return gated
+        return x * self.conv_du(deviation.to(x.dtype) + mean)
 
 
 class Block(nn.Module):
@@ -121,5 +120,4 @@ class IMDN(nn.Module):
         for name in self.names:
             x = self.get_submodule(name)(x)
             outputs.append(x)
-        restored: Tensor = self.upsampler(self.LR_conv(self.c(torch.cat(outputs, dim=1))) + shallow)
-        return restored
+        return self.upsampler(self.LR_conv(self.c(torch.cat(outputs, dim=1))) + shallow)

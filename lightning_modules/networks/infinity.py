@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
@@ -167,8 +167,7 @@ class _SelfAttention(nn.Module):
             )
             for part, (_, end) in zip(parts, spans, strict=True)
         ]
-        out: Tensor = self.out(torch.cat(found, 2).transpose(1, 2).flatten(2))
-        return out
+        return self.out(torch.cat(found, 2).transpose(1, 2).flatten(2))
 
 
 class _CrossAttention(nn.Module):
@@ -190,8 +189,7 @@ class _CrossAttention(nn.Module):
                 cache.text[number] = kept
         q = split_heads(self.q(x), self.heads)
         found = functional.scaled_dot_product_attention(q, *kept, attn_mask=encoded.mask)
-        out: Tensor = self.out(found.transpose(1, 2).flatten(2))
-        return out
+        return self.out(found.transpose(1, 2).flatten(2))
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -415,7 +413,7 @@ class InfinityTransformer(Running):
             if cache is None:
                 x = self.run_block(block, x, encoded, spans, rotary, kept=self._kept(number, x))
             else:
-                with self._uncompiled():
+                with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
                     x = block(x, encoded, spans, rotary, cache, number)
         if cache is not None:
             cache.length = scales.spans[last - 1].stop
@@ -428,9 +426,6 @@ class InfinityTransformer(Running):
         share = 1 - self.rates[number]
         drawn = [torch.empty(len(x), 1, 1, device=x.device).bernoulli_(share) for _ in range(2)]
         return torch.stack(drawn) / share
-
-    def _uncompiled(self) -> AbstractContextManager[Any]:
-        return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
 
     def _sequence(
         self, inputs: Tensor | None, scales: Scales, encoded: EncodedText, first: int
@@ -481,8 +476,7 @@ class _Pool(nn.Module):
         k, v = split_heads(k, self.heads), split_heads(v + self.v_bias, self.heads)
         q = self.query[:, :, None].expand(len(t), -1, -1, -1).to(k.dtype)
         found = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        out: Tensor = self.out(found.flatten(1))
-        return out
+        return self.out(found.flatten(1))
 
 
 _UNDECAYED = ("no_text", "start", "own", "log_scale", "query")

@@ -122,8 +122,7 @@ class LIIF(nn.Module):
 
     def encode(self, lr: Tensor) -> Tensor:
         """Return features (B, C, h, w) of lr (B, 3, h, w) in [0, 1]."""
-        features: Tensor = self.encoder(lr * 2 - 1)
-        return features
+        return self.encoder(lr * 2 - 1)
 
     def render(self, features: Tensor, lr: Tensor, size: tuple[int, int]) -> Tensor:
         """Return the output of `forward` from the features of `encode`.

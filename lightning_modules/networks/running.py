@@ -121,8 +121,7 @@ class Float32(nn.Module):
             found = fn(tensor)
             return found if found.dtype == tensor.dtype else tensor.to(found.device)
 
-        found: Self = super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
-        return found
+        return super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
 
 
 def without_fp16(network: Callable[[Tensor], T], x: Tensor) -> T:

@@ -184,8 +184,7 @@ class SFTUNet(Running):
             self.embeds[name](sinusoids(value, self.width).to(dtype))
             for name, value in values.items()
         ]
-        embedded: Tensor = self.mix(torch.stack(parts).sum(0))
-        return embedded
+        return self.mix(torch.stack(parts).sum(0))
 
     def _through(self, blocks: nn.Module, x: Tensor, embedded: Tensor) -> Tensor:
         for block in blocks.children():

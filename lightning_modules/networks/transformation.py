@@ -210,8 +210,7 @@ class _Branch(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         rows = self.pool(self.local(features)).flatten(2).transpose(1, 2)
-        found: Tensor = self.out(self.whole(rows))
-        return found
+        return self.out(self.whole(rows))
 
 
 def _convolution(inputs: int, outputs: int, size: Size) -> tuple[nn.Module, ...]:

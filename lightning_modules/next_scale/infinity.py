@@ -10,13 +10,14 @@ truncated to 8 bits; here they are rounded.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from degradations.device import copy_to
+from files.batch import Batch
 from files.numbers import NonNegativeInt, UnitInterval
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.base import Generator
@@ -33,9 +34,6 @@ from lightning_modules.next_scale.next_scale import (
     teacher_forcing,
 )
 from lightning_modules.noise import Noise
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 
 class Infinity(NextScale, Generator):

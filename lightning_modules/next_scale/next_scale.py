@@ -14,12 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from files.batch import Batch
 from files.method import changed
 from files.numbers import NonNegativeFloat, PositiveFloat, UnitInterval
 from lightning_modules.backbone.bitwise import BitwiseSpace
@@ -45,9 +46,6 @@ from lightning_modules.networks.infinity import (
     decay_groups,
 )
 from lightning_modules.noise import Noise, Size
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 Change = Callable[[int, Tensor], Tensor]
 
@@ -307,8 +305,7 @@ class NextScale(InLatents):
         known, none = _text_or_none(network, self.text(batch), count)
         dropped = torch.rand(count, device=inputs.device) < self.text_dropout
         encoded = network.encode_text(network.without_text(known, none | dropped))
-        logits: Tensor = network(inputs, scales, encoded)
-        return logits
+        return network(inputs, scales, encoded)
 
     def sampling(self, batch: Batch) -> tuple[Text, Bitwise]:
         """Return the text for ``next_scale.sample``, with guidance also the empty one, and bits.

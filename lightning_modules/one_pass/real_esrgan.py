@@ -20,7 +20,7 @@ of the data: ``degradations.RealESRGAN``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -28,13 +28,10 @@ from torch import Tensor, nn
 
 from degradations.base import ieee_float32
 from degradations.stages.sharpen import USM
+from files.batch import Batch
 from lightning_modules.adversarial import Adversarial
 from lightning_modules.one_pass.losses import GAN, L1, Loss
 from lightning_modules.one_pass.regression import NetworkCallable, OnePass
-
-if TYPE_CHECKING:
-    from files.batch import Batch
-
 
 RELEASED = GAN()
 

@@ -11,19 +11,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from files.batch import Batch
 from files.numbers import NonNegativeFloat, UnitInterval
 from lightning_modules.base import SuperResolver
 from lightning_modules.noise import Noise, augmented
 from lightning_modules.one_pass.losses import charbonnier
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 NetworkCallable = Callable[[float], nn.Module]
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -77,8 +75,7 @@ class OnePass(SuperResolver):
             (B, 3, H, W), unclamped.
         """
         lr = lr.contiguous(memory_format=torch.channels_last)
-        sr: Tensor = self.network(lr, size) if self.takes_size else self.network(lr)
-        return sr
+        return self.network(lr, size) if self.takes_size else self.network(lr)
 
     def enlarged_for(self, lr: Tensor, hr: Tensor, size: tuple[int, int]) -> Tensor:
         """Enlarge LR in training, and check the output's size.
@@ -102,8 +99,7 @@ class OnePass(SuperResolver):
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
         """One forward pass; deterministic."""
-        sr: Tensor = self(batch["lr"], batch["size"])
-        return sr
+        return self(batch["lr"], batch["size"])
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map the authors' tensors by the network's ``official``, if it has one."""

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from degradations.device import copy_to
+from files.batch import Batch
 from lightning_modules.backbone.condition import Condition, TextEncoder
 from lightning_modules.backbone.denoiser import Denoiser
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 
 def encode_captions(

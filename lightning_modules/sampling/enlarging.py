@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast, final
+from typing import Any, cast, final
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from files.batch import Batch
 from files.method import Method
 from lightning_modules.noise import Noise, PlacedNoise, Size, with_noise_seeds
 from lightning_modules.sampling.color import ColorFix, fix_colors
@@ -23,9 +24,6 @@ from lightning_modules.sampling.tiling import (
     whole,
 )
 from lightning_modules.weights import shape_text
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 
 class WrongScaleError(ValueError):

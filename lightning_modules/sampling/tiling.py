@@ -10,20 +10,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from degradations.device import copy_to
+from files.batch import Batch
 from files.method import Option, changed
 from files.numbers import NonNegativeInt, PositiveInt
 from files.progress import bar_options
 from lightning_modules.noise import Noise, PlacedNoise, Size, Span, Tile, length_of
-
-if TYPE_CHECKING:
-    from files.batch import Batch
 
 Window = Literal["linear", "gaussian", "released"]
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import enlarger
 from callbacks.results.compare import mean_interval
 from callbacks.results.files import write_images, write_results
 from commands import compare
-from commands.errors import ConfigurationError
+from main import main
 from tests.callbacks.results.test_per_image import numbers
 from tests.callbacks.results.test_results import result
 
@@ -51,13 +51,16 @@ def test_folders_are_compared_by_the_numbers_of_measure(folders: None, capsys: A
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["nowhere", "sharp"], "nowhere is not a folder"),
+        (["sharp", "soft", "--reference", "nowhere"], "nowhere is not a folder"),
         (["sharp", "soft", "--metric", "psnr"], "psnr needs references"),
     ],
 )
-def test_what_cannot_be_measured_is_a_sentence(folders: None, words: list[str], said: str) -> None:
-    with pytest.raises(ConfigurationError, match=said):
-        compare.main(words)
+def test_what_cannot_be_measured_is_a_sentence(
+    folders: None, words: list[str], said: str, capsys: Any
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["compare", *words])
+    assert capsys.readouterr().err.startswith(f"error: {said}")
 
 
 def test_runs_are_compared_by_their_numbers(tmp_path: Path, capsys: Any) -> None:
@@ -69,5 +72,5 @@ def test_runs_are_compared_by_their_numbers(tmp_path: Path, capsys: Any) -> None
         write_images(tmp_path / name, [numbers(**keys, values=values)])
     assert compare.main([str(tmp_path / "one"), str(tmp_path / "two")]) == 0
     assert "A is better" in capsys.readouterr().out
-    with pytest.raises(ConfigurationError, match="name the directory of a run"):
+    with pytest.raises(FileNotFoundError, match="name the directory of a run"):
         compare.main([str(tmp_path / "one"), "nowhere"])

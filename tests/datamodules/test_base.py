@@ -443,7 +443,7 @@ class TestMessages:
 
     def test_a_pair_that_does_not_fit(self):
         source = Memory({"a": {"hr": random_image(30, 32), "lr": random_image(10, 10)}})
-        message = r"train/a: HR is 32x30 and LR 10x10.*scale 2 \(expected HR 20x20\)"
+        message = r"train/a: the pair .*\.scale 2: HR 32x30, LR 10x10, expected HR 20x20"
         with pytest.raises(ValueError, match=message):
             list(training(data_of(source, batch_size=1)))
 
