@@ -247,6 +247,8 @@ class Enlarger:
     ) -> Picture:
         """Enlarge an image, as ``main.py predict`` does.
 
+        Noise of a stochastic method follows from the seed alone, not from the image's name, too.
+
         Args:
             image: The image, see above. Alpha is enlarged by bicubic; grey stays grey.
             scale: Factor, for a method of any scale; by default ``self.scale``.
