@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from files.batch import Batch
 from files.numbers import NonNegativeFloat
 from lightning_modules.backbone.shifting import ResidualShift
-from lightning_modules.backbone.space import Space
+from lightning_modules.backbone.space import PixelSpace, Space
 from lightning_modules.base import SuperResolver
 from lightning_modules.latents import InLatents, enlarged, latent_pair, whole_lr
 from lightning_modules.networks.swin_unet import from_official
@@ -89,6 +89,8 @@ class ResShift(InLatents, SuperResolver):
         self.network, self.space = network, space
         self.network.to(memory_format=torch.channels_last)  # activations follow
         self.process = process or ResidualShift()
+        if isinstance(space, PixelSpace):
+            self.process = self.process.in_pixels()
         if self.process.relative:
             raise ValueError(
                 "model.init_args.process.init_args.relative is true, and ResShift measures no "

@@ -20,7 +20,7 @@ class Judged(Adversarial):
         scale: Factor.
         accumulate: Batches a step.
         clip: Largest norm.
-        nan: The batch in which a loss is NaN, of the ``generator`` or the ``discriminator``.
+        nan: The batch in which a loss is NaN, of the ``generator``, the ``discriminator`` or both.
         whose: Which.
         judge: Whether there is a discriminator.
     """
@@ -63,7 +63,7 @@ class Judged(Adversarial):
         return hinge_discriminator([judge(real)], [judge(fake)]) * self._factor("discriminator")
 
     def _factor(self, of: str) -> float:
-        return torch.nan if self.batches - 1 == self.nan and self.whose == of else 1.0
+        return torch.nan if self.batches - 1 == self.nan and of in self.whose else 1.0
 
     def restore(self, batch: Any, noise: Noise) -> Tensor:
         return self.net(functional.interpolate(batch["lr"], size=batch["size"], mode="nearest"))
