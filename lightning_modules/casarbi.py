@@ -216,7 +216,7 @@ class CasArbi(SuperResolver):
         self.tile_multiple = int(getattr(self.base, "divisor", 1))  # tiles keep its phase
         self.network = network
         self.process = process or ResidualShift()
-        if self.process.prediction != "sample" or self.process.input_scale == "pixel":
+        if (self.process.prediction, self.process.input_scale) != ("sample", "latent"):
             raise ValueError(
                 "the cascade's network predicts r_0 from an input of deviation 1: leave "
                 "prediction and input_scale of model.init_args.process out"

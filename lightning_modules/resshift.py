@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from files.batch import Batch
 from files.numbers import NonNegativeFloat
 from lightning_modules.backbone.shifting import ResidualShift
-from lightning_modules.backbone.space import PixelSpace, Space
+from lightning_modules.backbone.space import Space
 from lightning_modules.base import SuperResolver
 from lightning_modules.latents import InLatents, enlarged, latent_pair, whole_lr
 from lightning_modules.networks.swin_unet import from_official
@@ -61,10 +61,11 @@ class ResShift(InLatents, SuperResolver):
             is relative.
 
     Examples:
-        >>> from lightning_modules import PixelSpace, ResShift, SwinUNet
+        >>> from lightning_modules import PixelSpace, ResidualShift, ResShift, SwinUNet
         >>> size = {"width": 16, "multipliers": (1, 2), "swin_width": 16, "heads": 2}
         >>> network = SwinUNet(**size, condition_factor=0.25)  # LR has a quarter of the side
-        >>> model = ResShift(4, network, PixelSpace(), timesteps=[14, 9, 4, 0])
+        >>> process = ResidualShift(input_scale="pixel")
+        >>> model = ResShift(4, network, PixelSpace(), process, timesteps=[14, 9, 4, 0])
         >>> Trainer(max_steps=1000).fit(model, data)  # doctest: +SKIP
     """
 
@@ -89,8 +90,6 @@ class ResShift(InLatents, SuperResolver):
         self.network, self.space = network, space
         self.network.to(memory_format=torch.channels_last)  # activations follow
         self.process = process or ResidualShift()
-        if isinstance(space, PixelSpace):
-            self.process = self.process.in_pixels()
         if self.process.relative:
             raise ValueError(
                 "model.init_args.process.init_args.relative is true, and ResShift measures no "

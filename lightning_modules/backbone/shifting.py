@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from copy import copy
 from typing import Any, Literal
 
 import torch
@@ -44,8 +43,7 @@ class ResidualShift:
             the residual y - x0.
         form: First and last value, see above.
         input_scale: Divisor of the network's input: ``latent``, for variance 1, is
-            sqrt(kappa^2 eta + 1), ``pixel`` is 3 kappa sqrt(eta) + 1. By default ``pixel`` in
-            ``PixelSpace``, ``latent`` elsewhere.
+            sqrt(kappa^2 eta + 1), ``pixel`` is 3 kappa sqrt(eta) + 1.
         relative: Let ``kappa`` and ``min_noise`` be multiples of the standard deviation of y - x0,
             such as 4 and 0.34. Only for ``lightning_modules.CasArbi``, which measures it.
 
@@ -61,7 +59,7 @@ class ResidualShift:
         power: PositiveFloat = 0.3,
         prediction: Target = "sample",
         form: Form = "released",
-        input_scale: InputScale | None = None,
+        input_scale: InputScale = "latent",
         relative: bool = False,
     ) -> None:
         self.kappa, self.prediction, self.input_scale = kappa, prediction, input_scale
@@ -69,7 +67,7 @@ class ResidualShift:
         # What a network is trained with.
         self.settings: dict[str, Any] = {"steps": steps, "kappa": kappa, "min_noise": min_noise}
         self.settings |= {"power": power, "prediction": prediction, "form": form}
-        self.settings |= {"input_scale": input_scale or "latent", "relative": relative}
+        self.settings |= {"input_scale": input_scale, "relative": relative}
         if steps < 2:
             raise ValueError("process.steps is 1; residual shifting needs a first and a last")
         released = form == "released"
@@ -86,13 +84,6 @@ class ResidualShift:
         roots[-1] = last  # exactly
         self._set_etas(roots.square())
         self.timesteps = list(range(steps))  # the network's timestep of each entry
-
-    def in_pixels(self) -> ResidualShift:
-        """Return the process with ``input_scale`` ``pixel``, unless it was set."""
-        process = copy(self)
-        process.input_scale = self.input_scale or "pixel"
-        process.settings = self.settings | {"input_scale": process.input_scale}
-        return process
 
     def respaced(self, timesteps: Sequence[int]) -> ResidualShift:
         """Return the process over some of its timesteps, without other training.
@@ -112,7 +103,8 @@ class ResidualShift:
             raise ValueError(
                 f"timesteps begin at {kept[-1]}; expected {self.steps - 1}, where sampling starts"
             )
-        fewer = copy(self)
+        fewer = object.__new__(ResidualShift)
+        fewer.__dict__.update(self.__dict__)
         fewer._set_etas(self.etas[kept])
         fewer.timesteps = [self.timesteps[t] for t in kept]
         return fewer
@@ -179,9 +171,9 @@ class ResidualShift:
             t: (B,) int64, or one number for all.
         """
         _, deviation = self.at(t, x)
-        if self.input_scale == "pixel":
-            return x / (3 * deviation + 1)
-        return x / (deviation**2 + 1) ** 0.5
+        if self.input_scale == "latent":
+            return x / (deviation**2 + 1) ** 0.5
+        return x / (3 * deviation + 1)
 
     def target(self, x0: Tensor, anchor: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """Return the training target, in the shape of x0; arguments as in ``add_noise``."""

@@ -169,21 +169,6 @@ def test_the_perceptual_part_is_of_decoded_images(target):
     assert {name.split(".")[0] for name in method.checkpoint_keys()} == {"network"}
 
 
-def test_the_input_is_scaled_as_its_space_needs():
-    """By default; what is named stays."""
-    x, network = torch.ones(1, 3, 8, 8), Echo()
-    for space, process, divisor in (
-        (PixelSpace(), None, 3 * 2 * 0.99 + 1),
-        (PixelSpace(), ResidualShift(input_scale="latent"), (4 * 0.9801 + 1) ** 0.5),
-        (small_vq(), None, (4 * 0.9801 + 1) ** 0.5),
-        (small_vq(), ResidualShift(input_scale="pixel"), 3 * 2 * 0.99 + 1),
-    ):
-        method = ResShift(4.0, network, space, process, timesteps=[14, 0])
-        torch.testing.assert_close(method.sampled.scale_input(x, 1), x / divisor)
-        scale = "pixel" if divisor > 5 else "latent"
-        assert method.trained_with["process"]["input_scale"] == scale
-
-
 # ------------------------------------------------------------------------------------ frozen parts
 
 
