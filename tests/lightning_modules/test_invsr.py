@@ -25,6 +25,7 @@ from lightning_modules.networks.noise_predictor import NoisePredictor
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.tiling import Tiling
 from tests.lightning_modules.averaged import Averaged
+from tests.lightning_modules.tiny import random_batch
 
 SMALL = {"widths": (32, 32), "layers": 1, "head_width": 16}
 UNET = {
@@ -72,15 +73,9 @@ def judge() -> LatentDiscriminator:
 
 
 def batch(h: int = 16, w: int = 16, count: int = 2, scale: int = 4) -> Any:
-    generator = torch.Generator().manual_seed(0)
-    hr = torch.rand(count, 3, scale * h, scale * w, generator=generator)
-    return {
-        "hr": hr,
-        "lr": functional.avg_pool2d(hr, scale),
-        "size": (scale * h, scale * w),
-        "key": [f"a/{i}" for i in range(count)],
-        "seed": torch.arange(count),
-    }
+    size = (scale * h, scale * w)
+    given = random_batch(count, size, hr=(3, *size))
+    return {**given, "lr": functional.avg_pool2d(given["hr"], scale)}
 
 
 # ------------------------------------------------------------------------------------- timesteps
