@@ -25,19 +25,13 @@ from lightning_modules.networks.noise_predictor import NoisePredictor
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.tiling import Tiling
 from tests.lightning_modules.averaged import Averaged
+from tests.lightning_modules.backbone.unets import FLAT
 from tests.lightning_modules.tiny import random_batch
 
 SMALL = {"widths": (32, 32), "layers": 1, "head_width": 16}
-UNET = {
-    "in_channels": 3,
-    "out_channels": 3,
-    "block_out_channels": [16, 16],
-    "layers_per_block": 1,
-    "norm_num_groups": 8,
+UNET = FLAT | {
     "down_block_types": ["DownBlock2D", "DownBlock2D"],
-    "mid_block_type": "UNetMidBlock2DCrossAttn",
     "up_block_types": ["UpBlock2D", "UpBlock2D"],
-    "attention_head_dim": 4,
     "cross_attention_dim": 8,
 }
 
