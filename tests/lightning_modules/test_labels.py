@@ -10,7 +10,6 @@ from callbacks.results.files import made_by
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.backbone.space import PixelSpace
 from lightning_modules.controls.simple import RoundTrip
-from lightning_modules.networks.edsr import EDSR
 from lightning_modules.networks.feature_upsampler import Shared
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.swin_unet import SwinUNet
@@ -58,9 +57,6 @@ def test_settings_that_tensors_do_not_show_are_known_of_weights():
     one.space = BitwiseSpace(vae(), [(1, 1), (2, 2), (4, 4)], 1)
     (found,) = unlike(estimating().trained_with, one.trained_with)
     assert found.endswith("[4, 4]], there [[1, 1], [2, 2], [4, 4]]")
-    skipping, plain = (Regression(2, EDSR(2, 1, 8, global_skip=skip)) for skip in (True, False))
-    (found,) = unlike(plain.trained_with, skipping.trained_with)
-    assert found == "network.global_skip False, there True"
     one, other = (Regression(2, LIIF(2, 1, 8, (8,), ensemble=each)) for each in (True, False))
     assert unlike(one.trained_with, other.trained_with) == ["network.ensemble True, there False"]
     paper, released = (
