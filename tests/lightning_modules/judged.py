@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from lightning_modules.adversarial import Adversarial, hinge_discriminator, hinge_generator
 from lightning_modules.noise import Noise
+from tests.lightning_modules.tiny import fill
 
 
 class Judged(Adversarial):
@@ -44,9 +45,7 @@ class Judged(Adversarial):
             lr_scheduler=partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.9),
         )
         self.net = nn.Conv2d(3, 3, 3, padding=1)
-        generator = torch.Generator().manual_seed(0)
-        for parameter in self.parameters():
-            parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+        fill(self)
         self.nan, self.whose, self.batches = nan, whose, 0
 
     def generator_loss(self, batch: Any) -> tuple[Tensor, Any]:
