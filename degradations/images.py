@@ -48,9 +48,7 @@ def cropped(image: Tensor, size: int, name: str) -> Tensor:
 
 def as_image(image: Tensor) -> Image.Image:
     """Convert (1, C, H, W) or (C, H, W), C = 1 or 3, to Pillow, clamped and rounded to 8 bits."""
-    pixels = image.detach().reshape(image.shape[-3:]).clamp(0.0, 1.0).mul(255.0).round()
-    array = pixels.to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    return Image.fromarray(array.squeeze(-1) if array.shape[-1] == 1 else array).convert("RGB")
+    return Image.fromarray(to_bytes(image.reshape(image.shape[-3:]).expand(3, -1, -1)))
 
 
 Bytes = npt.NDArray[np.uint8]

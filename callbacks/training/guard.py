@@ -189,12 +189,11 @@ class Guard(Callback):
     def _count(self, trainer: Trainer, optimizer: Any, what: str, here: bool) -> None:
         step, number = trainer.global_step, trainer.optimizers.index(optimizer)
         row = self.rows[number] = self.rows.get(number, 0) + 1
-        left_out, so_far = "step", f"{row} in a row"
-        if method_of(trainer.lightning_module).is_step(optimizer):
-            self.skipped += 1
-            so_far = f"{self.skipped} so far"
-        else:
-            left_out = f"{_part(trainer.lightning_module, optimizer)} update"
+        is_step = method_of(trainer.lightning_module).is_step(optimizer)
+        self.skipped += is_step
+        left_out, so_far = "step", f"{self.skipped} so far"
+        if not is_step:
+            left_out, so_far = "discriminator update", f"{row} in a row"
         if here and self._warned < WARNED:
             self._warned += 1
             log.warning(
@@ -253,12 +252,6 @@ def _loss_and_norm(loss: Tensor, optimizer: Any) -> Tensor:
     if is_distributed():
         dist.all_reduce(both)
     return both
-
-
-def _part(module: LightningModule, optimizer: Any) -> str:
-    # The name of what this optimiser trains, such as `discriminator`.
-    first = optimizer.param_groups[0]["params"][0]
-    return next((n.partition(".")[0] for n, p in module.named_parameters() if p is first), "")
 
 
 def _local(tensor: Tensor) -> Tensor:
