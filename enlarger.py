@@ -245,6 +245,8 @@ class Enlarger:
     ) -> Picture:
         """Enlarge an image, as ``main.py predict`` does.
 
+        Noise of a stochastic method follows from the seed alone, not from the image's name, too.
+
         Args:
             image: The image, see above. Alpha is enlarged by bicubic; grey stays grey.
             scale: Factor, for a method of any scale; by default ``self.scale``.
@@ -430,12 +432,15 @@ def sources(runs: str | Path = "runs") -> list[str]:
 
     Args:
         runs: A folder of runs and exported folders. Those without weights are left out, and those
-            whose method does not enlarge images.
+            whose method does not enlarge images. Of a run, its ``export`` counts only without it.
 
     Returns:
         Their paths, then names of published weights.
     """
-    found = [str(path.parent) for path in sorted(Path(runs).glob(f"*/{CONFIG}")) if _enlarges(path)]
+    found = list[str]()
+    for folder in sorted(Path(runs).glob("*")):
+        both = folder, folder / "export"  # where the command writes it
+        found += [str(place) for place in both if _enlarges(place / CONFIG)][:1]
     return found + [name for name in released() if place_of(manifest()[name]) is not None]
 
 

@@ -61,10 +61,11 @@ class ResShift(InLatents, SuperResolver):
             is relative.
 
     Examples:
-        >>> from lightning_modules import PixelSpace, ResShift, SwinUNet
+        >>> from lightning_modules import PixelSpace, ResidualShift, ResShift, SwinUNet
         >>> size = {"width": 16, "multipliers": (1, 2), "swin_width": 16, "heads": 2}
         >>> network = SwinUNet(**size, condition_factor=0.25)  # LR has a quarter of the side
-        >>> model = ResShift(4, network, PixelSpace(), timesteps=[14, 9, 4, 0])
+        >>> process = ResidualShift(input_scale="pixel")
+        >>> model = ResShift(4, network, PixelSpace(), process, timesteps=[14, 9, 4, 0])
         >>> Trainer(max_steps=1000).fit(model, data)  # doctest: +SKIP
     """
 

@@ -239,8 +239,9 @@ class KID(InceptionMetric):
     """Kernel Inception distance between the outputs and their HR images; lower is better.
 
     The mean over random subsets, as in clean-fid and torch-fidelity (not multiplied
-    by 1000); ``<name>_std`` is the deviation between subsets. Unbiased, so it needs fewer images
-    than FID; it may be slightly negative.
+    by 1000); ``<name>_std`` is the deviation between subsets. Unbiased for independent sets, so it
+    may be slightly negative. Outputs are like their own HR, so against that it is too low, by an
+    amount that falls as 1 / n: compare only numbers of equal counts, or set ``reference``.
 
     Args:
         preset: How images are prepared: ``clean-fid`` (antialiased bicubic, as papers since
@@ -465,7 +466,8 @@ class PatchFID(PatchMetric):
 class PatchKID(PatchMetric):
     """Kernel Inception distance of seeded 299x299 crops, which are not resized; lower is better.
 
-    The pKID of Self-Cascade's tables: the mean over 100 subsets of up to 1000 crops.
+    The pKID of Self-Cascade's tables: the mean over 100 subsets of up to 1000 crops. Too low
+    against the outputs' own HR, as ``KID``.
 
     Args:
         crops: Crops of 299x299 pixels from each image.

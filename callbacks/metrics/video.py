@@ -159,7 +159,8 @@ class FVD(VideoMetric):
 class KVD(VideoMetric):
     """Kernel video distance, the polynomial discrepancy of all clips; lower is better.
 
-    The kernel is (x.y / D + 1)^3 of the features as they are, over all pairs; unbiased.
+    The kernel is (x.y / D + 1)^3 of the features as they are, over all pairs. Too low
+    against the outputs' own HR, as ``KID``.
 
     Args:
         weights: File of the network as TorchScript, which gives (B, D) features; environment

@@ -28,7 +28,7 @@ from files.method import method_of
 from files.numbers import PositiveInt
 
 log = logging.getLogger(__name__)
-WARNED = 20  # warnings; later skipped steps are only counted
+WARNED = 20  # warnings of one start; later skipped steps are only counted
 SHOWN = 8  # images in a warning
 
 
@@ -84,14 +84,15 @@ class Guard(Callback):
     the scale is skipped as above, but counts only once the scale is below 1.
 
     With manual optimisation each step through Lightning's optimiser is judged by its own gradients;
-    the model itself must hold back its own schedules and counts. Steps that bypass Lightning's
-    optimiser are not seen.
+    the model itself must hold back its own schedules and counts. An update of a discriminator that
+    is left out is no skipped step, but is warned about and may stop the run. Steps that bypass
+    Lightning's optimiser are not seen.
 
     It costs one pass over the gradients and an all-reduce of eight bytes; on a GPU the host waits
     for the end of the backward pass.
 
     Args:
-        in_a_row: Stop the run if this many consecutive steps were skipped.
+        in_a_row: Stop the run if this many consecutive updates of one optimiser were left out.
 
     Raises:
         ValueError: If too many steps were skipped, or weights that are to be saved are not finite.
@@ -104,7 +105,8 @@ class Guard(Callback):
         super().__init__()
         self.in_a_row = in_a_row
         self.skipped = 0  # of the whole run
-        self.row = 0  # consecutive skipped steps at the end
+        self.rows: dict[int, int] = {}  # of each optimiser, consecutive bad updates at the end
+        self._warned = 0
         self._keys: Sequence[str] = ()  # of the current batch
         self._loss = torch.zeros(())  # of the current step
         self._buffers: list[tuple[Tensor, Tensor]] | None = None  # each with its last good value
@@ -152,17 +154,16 @@ class Guard(Callback):
         """Judge the step; if it is bad, the optimiser changes nothing."""
         loss, self._loss = self._loss, torch.zeros_like(self._loss)
         loss_is_finite, gradient_is_finite = _loss_and_norm(loss, optimizer).isfinite().tolist()
-        counted = method_of(pl_module).is_step(optimizer)
         if loss_is_finite and gradient_is_finite:
-            self.row = 0 if counted else self.row
+            self.rows.pop(trainer.optimizers.index(optimizer), None)
             self._keep(pl_module)
             return
-        self._bad = BadStep(trainer, optimizer, counted)
+        self._bad = BadStep(trainer, optimizer, method_of(pl_module).is_step(optimizer))
         scaler = _scaler(trainer)
         if not loss_is_finite:
-            self._count(trainer, counted, "loss", not bool(loss.isfinite()))
+            self._count(trainer, optimizer, "loss", not bool(loss.isfinite()))
         elif scaler is None or scaler.get_scale() < 1:  # the source of averaged ones is unknown
-            self._count(trainer, counted, "gradient", trainer.is_global_zero)
+            self._count(trainer, optimizer, "gradient", trainer.is_global_zero)
         if not pl_module.automatic_optimization:  # there may be another step in this batch
             self._undo()
 
@@ -185,18 +186,24 @@ class Guard(Callback):
             if not torch.equal(buffer, kept):  # constants may be read-only views
                 buffer.copy_(kept)
 
-    def _count(self, trainer: Trainer, counted: bool, what: str, here: bool) -> None:
-        step = trainer.global_step
-        self.skipped += 1
-        self.row += counted
-        if here and self.skipped <= WARNED:
+    def _count(self, trainer: Trainer, optimizer: Any, what: str, here: bool) -> None:
+        step, number = trainer.global_step, trainer.optimizers.index(optimizer)
+        row = self.rows[number] = self.rows.get(number, 0) + 1
+        left_out, so_far = "step", f"{row} in a row"
+        if method_of(trainer.lightning_module).is_step(optimizer):
+            self.skipped += 1
+            so_far = f"{self.skipped} so far"
+        else:
+            left_out = f"{_part(trainer.lightning_module, optimizer)} update"
+        if here and self._warned < WARNED:
+            self._warned += 1
             log.warning(
-                f"left out a step after step {step} ({self.skipped} so far): the {what} is not "
-                f"finite (rank {trainer.global_rank}: {', '.join(self._keys[:SHOWN])})"
+                f"left out a {left_out} after step {step} ({so_far}): the {what} is not finite "
+                f"(rank {trainer.global_rank}: {', '.join(self._keys[:SHOWN])})"
             )
-        if self.row >= self.in_a_row:
+        if row >= self.in_a_row:
             self._stop = (
-                f"stopped after step {step}, whose weights are still good: {self.row} steps in a "
+                f"stopped after step {step}, whose weights are still good: {row} {left_out}s in a "
                 "row were left out, see the warnings above; lower the learning rate, set "
                 "trainer.gradient_clip_val, train in another trainer.precision, or leave these "
                 "images out, and run the same command again"
@@ -231,11 +238,11 @@ class Guard(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts."""
-        return {"skipped": self.skipped, "row": self.row}
+        return {"skipped": self.skipped, "rows": dict(self.rows)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the counts."""
-        self.skipped, self.row = state_dict["skipped"], state_dict["row"]
+        self.skipped, self.rows = state_dict["skipped"], dict(state_dict.get("rows", {}))
 
 
 def _loss_and_norm(loss: Tensor, optimizer: Any) -> Tensor:
@@ -246,6 +253,12 @@ def _loss_and_norm(loss: Tensor, optimizer: Any) -> Tensor:
     if is_distributed():
         dist.all_reduce(both)
     return both
+
+
+def _part(module: LightningModule, optimizer: Any) -> str:
+    # The name of what this optimiser trains, such as `discriminator`.
+    first = optimizer.param_groups[0]["params"][0]
+    return next((n.partition(".")[0] for n, p in module.named_parameters() if p is first), "")
 
 
 def _local(tensor: Tensor) -> Tensor:

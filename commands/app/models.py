@@ -29,7 +29,8 @@ class Models:
 
     def __init__(self, sources: list[str], device: str | None = None) -> None:
         self.sources, self.device = sources, device
-        short = [Path(source).absolute().name for source in sources]
+        # An export is called as its run.
+        short = [Path(source.removesuffix("/export")).absolute().name for source in sources]
         self.names = {
             source: name if short.count(name) == 1 else source
             for source, name in zip(sources, short, strict=True)

@@ -80,7 +80,13 @@ def _acquire(lock: FolderLock) -> None:
 
 # Keys that may differ when a run is resumed: they change neither weights nor results.
 FREE = (
-    "run",
+    *(
+        f"run.{key}"
+        for key in (
+            *("root", "name", "change", "overwrite", "seeds", "preflight_minutes"),
+            *("heartbeat_seconds", "lost_after_seconds"),
+        )
+    ),
     "checkpoint",
     "writer",
     "tiling",
@@ -94,7 +100,7 @@ FREE = (
             *("logger", "log_every_n_steps", "profiler", "detect_anomaly", "barebones"),
             *("enable_progress_bar", "enable_model_summary", "enable_checkpointing", "max_time"),
             *("val_check_interval", "check_val_every_n_epoch", "num_sanity_val_steps"),
-            *("limit_test_batches", "limit_predict_batches", "benchmark"),
+            *("limit_test_batches", "limit_predict_batches"),
         )
     ),
     *(f"data.init_args.{key}" for key in ("workers", "eval_batch_size", "test", "predict")),

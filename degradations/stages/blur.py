@@ -338,7 +338,8 @@ class Blur(KernelStage):
         families: Probabilities of the families: [isotropic Gaussian, anisotropic Gaussian,
             isotropic generalised Gaussian, anisotropic generalised Gaussian, isotropic plateau,
             anisotropic plateau].
-        sigma: Range of the standard deviations in pixels, along both axes.
+        sigma: Range of the standard deviations in pixels, along both axes, before the kernel is
+            cut to its size.
         beta_generalized: Range of beta of the generalised Gaussian, around 1 (the Gaussian); lower
             values are pointed, higher ones flat with sharp edges.
         beta_plateau: Range of beta of the plateau, around 1; higher values have sharper edges.

@@ -16,8 +16,7 @@ from callbacks.metrics.pixels import PSNR, SSIM
 from callbacks.results.files import load_images
 from callbacks.results.results import Results
 from callbacks.training.ema import EMA
-from tests.callbacks.metrics.test_sets import OneThread
-from tests.callbacks.tiny import Images, Tiny, collate, loader, trainer
+from tests.callbacks.tiny import Images, OneThread, Tiny, collate, loader, trainer
 
 
 class Sharded(Tiny):

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ProgressBar
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
@@ -83,6 +83,14 @@ class Tiny(LightningModule):
         return torch.optim.SGD(self.net.parameters(), lr=0.5)
 
 
+def outputs(n: int = 7, side: int = 24) -> tuple[Tensor, Tensor]:
+    """What `Tiny` makes of so many of its `Images`, one at a time, and their HR."""
+    samples, model = [Images(n, side=side)[i] for i in range(n)], Tiny().eval()
+    with torch.no_grad():
+        sr = [model(s["lr"][None], (side, side)).clamp(0, 1) for s in samples]
+    return torch.cat(sr), torch.stack([s["hr"] for s in samples])
+
+
 class Double(Tiny):
     """A model whose step enlarges images without HR."""
 
@@ -92,13 +100,21 @@ class Double(Tiny):
         return {"sr": self(batch["lr"], (24, 24)).clamp(0, 1)}
 
 
+class OneThread(Callback):
+    """Use one thread: a forked process has no pool of threads, and would wait for it forever."""
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        if trainer.world_size > 1:
+            torch.set_num_threads(1)
+
+
 def trainer(root: Any, *callbacks: Callback, **arguments: Any) -> Trainer:
     settings: dict[str, Any] = {
         "accelerator": "cpu",
         "devices": 1,
         "logger": False,
         "enable_checkpointing": False,
-        "enable_progress_bar": False,
+        "enable_progress_bar": any(isinstance(c, ProgressBar) for c in callbacks),
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
         "use_distributed_sampler": False,

@@ -227,13 +227,15 @@ def test_the_scale_of_a_released_model_is_locked(page: Page) -> None:
 def test_only_runs_that_enlarge_are_offered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export(tmp_path / "edsr", "Regression", EDSR(2, blocks=1, channels=4))
+    for folder in ("edsr", "edsr/export", "moved/export"):  # a run that is there has one line
+        export(tmp_path / folder, "Regression", EDSR(2, blocks=1, channels=4))
     for name in ("Diffusion", "NoSuchClass", "Regression"):
         configure(tmp_path / name, f"lightning_modules.{name}", {})
         if name != "Regression":  # which has no weights
             (tmp_path / name / "model.safetensors").touch()
     monkeypatch.setattr("enlarger.place_of", lambda entry: "x3" in entry["file"] or None)
-    assert enlarger.sources(tmp_path) == [str(tmp_path / "edsr"), "imdn-x3"]
+    expected = [str(tmp_path / "edsr"), str(tmp_path / "moved/export"), "imdn-x3"]
+    assert enlarger.sources(tmp_path) == expected
 
 
 class Stuck(Noisy):
@@ -314,8 +316,8 @@ def test_it_begins_with_a_model_for_photographs(
 
 
 def test_names_have_no_folders_where_that_is_unique() -> None:
-    models = Models(["/far/net.pth", "runs/a", "old/a", "imdn-x4"])
-    assert [*models.names.values()] == ["net.pth", "runs/a", "old/a", "imdn-x4"]
+    models = Models(["/far/net.pth", "runs/a", "old/a", "runs/b/export", "imdn-x4"])
+    assert [*models.names.values()] == ["net.pth", "runs/a", "old/a", "b", "imdn-x4"]
 
 
 def test_what_is_missing_is_one_sentence(

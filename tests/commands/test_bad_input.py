@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from PIL import Image
 
 from tests.commands.test_resume import newest
+from tests.lightning_modules.test_weights import Bomb
 from tests.quick import quick
 
 Refusal = Callable[..., str]
@@ -105,17 +105,10 @@ def test_a_corrupt_file(
     assert "corrupt" in sentence or "damaged" in sentence
 
 
-class Bomb:
-    """Makes a folder when it is unpickled."""
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return os.mkdir, ("ran",)
-
-
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ({"pytorch-lightning_version": "2", "x": Bomb()}, "loading that would run code"),
+        ({"pytorch-lightning_version": "2", "x": Bomb(Path("ran"))}, "loading that would run code"),
         ([1, 2], "bad.ckpt holds a list"),
         ({"params": {"a": torch.ones(1)}}, "no checkpoint of fit: for weights alone, use --model"),
     ],

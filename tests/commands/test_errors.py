@@ -120,10 +120,6 @@ YAML = [
     ),
     ("trainer: {max_steps: 3.5}", "trainer.max_steps is 3.5; expected int"),
     ("data: ../data/nope.yaml", "../data/nope.yaml"),
-    (
-        "model: {class_path: lightning_modules.Bicubic, init_args: {scale: 3}}",
-        "model.scale is set to 3",
-    ),
     ("run: {name: a}\ntrainer: {max_steps: 3}\nrun: {name: b}", "duplicate key 'run'", "line 3"),
     ("trainer: {max_steps: 3}\ndata: &own {init_args: *own}", "contains itself", "line 2"),
     ("a: [b\n c: d", "line 2"),

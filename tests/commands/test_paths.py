@@ -144,15 +144,20 @@ def test_lists_of_any_names(other: Path, enlarger: Enlarger) -> None:
 
 
 def test_a_name_that_no_configuration_can_hold(
-    other: Path, enlarger: Enlarger, refusal: Refusal
+    other: Path, enlarger: Enlarger, refusal: Refusal, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """It is not UTF-8, as from an old archive: found, enlarged, and known the next time."""
     name = os.fsdecode(b"\xff")
     Path("in", name).mkdir(parents=True)
-    smooth().save(Path("in", name, "a.png"))
+    smooth().save(Path("in", name, f"{name}.png"))
     sentence = refusal(*PREDICT, "--data.init_args.predict", f"in/{name}")
     assert "predict is b'in/\\xff', which is not UTF-8" in sentence
-    enlarger(*PREDICT, "--data.init_args.predict", "in")
-    assert len(outputs()) == 1
+    Path("in", name, f"{name}2.png").write_bytes(b"broken")
+    for count in ("1 written, 0 skipped", "0 written, 1 skipped"):
+        caplog.clear()
+        enlarger(*PREDICT, "--data.init_args.predict", "in/*/*", "--data.init_args.workers", 1)
+        assert f"{count} (done before), 1 unusable" in caplog.text
+    assert outputs() == [f"{name}/{name}.png"]
 
 
 # ------------------------------------------------------------------------------------------ files

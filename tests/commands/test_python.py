@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -27,6 +26,7 @@ from degradations.tools.configure import degradation_of
 from lightning_modules import EDSR, Bicubic, Regression, ResShift, RRDBNet, Taef2Space
 from lightning_modules.sampling.tiling import Tiling
 from main import main
+from tests.callbacks.tiny import trainer
 from tests.conftest import REPO
 from tests.datamodules.profiles import rgb_profile
 
@@ -359,52 +359,39 @@ def test_pillow_images_are_measured_in_srgb_as_files_are(tmp_path: Path) -> None
 # --------------------------------------------------------------------------------------- training
 
 
-def test_plain_lightning_trains_on_data(tmp_path: Path) -> None:
-    for number in range(4):
-        Image.fromarray(RGB.repeat(2, 0)).save(tmp_path / f"{number}.png")
-    images = enlarger.data(tmp_path, scale=2, val=tmp_path, crop_size=16, batch_size=2, workers=0)
+def test_plain_lightning_trains_on_data(tmp_path: Path, photo_folder: Path) -> None:
+    settings: dict[str, Any] = {"crop_size": 16, "batch_size": 5, "workers": 0}
+    images = enlarger.data(photo_folder, scale=2, val=photo_folder, **settings)
     module = Regression(2, network=EDSR(2, blocks=1, channels=4))
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = Trainer(max_steps=2, accelerator="cpu", callbacks=[PSNR()], **quiet)
-    trainer.fit(module, images)
+    (run := trainer(tmp_path, PSNR())).fit(module, images)
     assert any(not torch.equal(before[name], value) for name, value in module.state_dict().items())
-    assert np.isfinite(float(trainer.callback_metrics["val/psnr"]))
+    assert np.isfinite(float(run.callback_metrics["val/psnr"]))
     assert enlarger.Enlarger(module, "cpu").enlarge(RGB).shape == (48, 40, 3)
 
 
-def test_numbers_of_trained_weights_are_not_those_of_the_file_before(tmp_path: Path) -> None:
+def test_numbers_of_trained_weights_are_not_those_of_the_file_before(
+    tmp_path: Path, photo_folder: Path
+) -> None:
     """Neither after training, nor after Lightning's ``ckpt_path``, in the same process."""
-    (photos := tmp_path / "photos").mkdir()
-    for number in range(2):
-        Image.fromarray(RGB.repeat(2, 0)).save(photos / f"{number}.png")
     file = tmp_path / "a.pth"
     torch.save(Regression(2, network=EDSR(2, blocks=1, channels=4)).state_dict(), file)
-    images = enlarger.data(photos, scale=2, crop_size=16, batch_size=2, workers=0)
-    images.test = {"test": Folder(str(photos))}
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-
-    def trainer(**more: Any) -> Trainer:
-        return Trainer(
-            default_root_dir=tmp_path,
-            callbacks=[PSNR(), Results()],
-            accelerator="cpu",
-            **quiet,
-            **more,
-        )
+    images = enlarger.data(photo_folder, scale=2, crop_size=16, batch_size=2, workers=0)
+    images.test = {"test": Folder(str(photo_folder))}
 
     def named() -> list[tuple[str | None, bool]]:
         found = load_results(tmp_path / "results.json")["results"]
         return [(result["checkpoint"], "sha256" in result) for result in found]
 
     module = Regression(2, network=EDSR(2, blocks=1, channels=4), weights=str(file))
-    trainer().test(module, images, verbose=False)
-    (training := trainer(max_steps=1)).fit(module, images)
-    trainer().test(module, images, verbose=False)
+    run = trainer(tmp_path, PSNR(), Results(), max_steps=1)
+    run.test(module, images, verbose=False)
+    run.fit(module, images)
+    run.test(module, images, verbose=False)
     assert named() == [(str(file), True), (f"{file}, trained on", False)]
-    training.save_checkpoint(tmp_path / "b.ckpt")
+    run.save_checkpoint(tmp_path / "b.ckpt")
     module = Regression(2, network=EDSR(2, blocks=1, channels=4), weights=str(file))
-    trainer().test(module, images, verbose=False, ckpt_path=tmp_path / "b.ckpt")
+    run.test(module, images, verbose=False, ckpt_path=tmp_path / "b.ckpt")
     assert named() == [(str(file), True), (f"{file}, trained on", False)]
 
 
@@ -439,9 +426,8 @@ def test_fit_continues_a_run_as_if_it_had_not_stopped(
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
 
     images = enlarger.data(photos, scale=2, val=photos, workers=0)
-    tester = Trainer(accelerator="cpu", enable_progress_bar=False, logger=False)
     model = Regression(2, network=EDSR(2, blocks=1, channels=4))
-    tester.validate(model, images, ckpt_path=newest, weights_only=True, verbose=False)
+    trainer(tmp_path).validate(model, images, ckpt_path=newest, weights_only=True, verbose=False)
     assert all(torch.equal(value, raw[name]) for name, value in model.state_dict().items())
     assert not any(path.name == "checkpoints" for path in tmp_path.iterdir())
 

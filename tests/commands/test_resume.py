@@ -27,31 +27,34 @@ Fitted = Callable[..., Path]
 
 
 class Interruption(Callback):
-    """Raise once, at a hook of the n-th batch; armed by its class attributes."""
+    """Raise, or act, once, at a hook of the n-th batch; armed by its class attributes."""
 
     hook = ""
     batch = 0
 
-    def _raise(self, hook: str, trainer: Trainer) -> None:
-        here = trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        if hook == Interruption.hook and here == Interruption.batch and not trainer.sanity_checking:
-            Interruption.hook = ""
-            raise RuntimeError("interrupted")
+    def act(self) -> None:
+        raise RuntimeError("interrupted")
+
+    def at(self, hook: str, trainer: Trainer) -> None:
+        here, own = trainer.fit_loop.epoch_loop.batch_progress.total.ready, type(self)
+        if hook == own.hook and here == own.batch and not trainer.sanity_checking:
+            own.hook = ""
+            self.act()
 
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
-        self._raise("batch_start", trainer)
+        self.at("batch_start", trainer)
 
     def on_before_backward(self, trainer: Trainer, *args: Any) -> None:
-        self._raise("backward", trainer)
+        self.at("backward", trainer)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        self._raise("batch_end", trainer)
+        self.at("batch_end", trainer)
 
     def on_validation_batch_start(self, trainer: Trainer, *args: Any) -> None:
-        self._raise("validation", trainer)
+        self.at("validation", trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._raise("epoch_end", trainer)
+        self.at("epoch_end", trainer)
 
 
 def newest(run: str) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 
-from tests.commands.test_resume import assert_same, newest
+from tests.commands.test_resume import Interruption, assert_same, newest
 from tests.conftest import REPO
 from tests.quick import quick
 
@@ -25,39 +25,24 @@ TERM, USR1, INT = signal.SIGTERM, signal.SIGUSR1, signal.SIGINT
 FIT = ("fit", "--config", "tiny.yaml", "--trainer.callbacks+", f"{__name__}.Send")
 
 
-class Send(Callback):
+class Send(Interruption):
     """Send a signal to this process once, at a hook of the n-th batch; armed by the test."""
 
-    hook, batch, number = "", 0, 0
+    number = 0
     images = 0  # validated so far
 
-    def _send(self, hook: str, trainer: Trainer) -> None:
-        here = trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        if hook == Send.hook and here == Send.batch and not trainer.sanity_checking:
-            Send.hook = ""
-            os.kill(os.getpid(), Send.number)
-
-    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
-        self._send("batch_start", trainer)
-
-    def on_before_backward(self, trainer: Trainer, *args: Any) -> None:
-        self._send("backward", trainer)
+    def act(self) -> None:
+        os.kill(os.getpid(), Send.number)
 
     def on_before_optimizer_step(self, trainer: Trainer, *args: Any) -> None:
-        self._send("optimizer_step", trainer)
-
-    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        self._send("batch_end", trainer)
+        self.at("optimizer_step", trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
         Send.images += 1
-        self._send("validation", trainer)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._send("epoch_end", trainer)
+        self.at("validated", trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, *args: Any) -> None:
-        self._send("save", trainer)
+        self.at("save", trainer)
 
 
 def stop(enlarger: Enlarger, hook: str, batch: int, number: int, *args: object) -> None:
@@ -93,12 +78,12 @@ CASES = {
     "in an accumulation": ("backward", 7, TERM, 3, ACCUMULATE),
     "in an accumulation with a validation": ("backward", 7, TERM, 3, (*ACCUMULATE, *EVERY_TWO)),
     "while a checkpoint is written": ("save", 8, TERM, 8, EVERY_TWO),
-    "in a validation": ("validation", 4, TERM, 4, EVERY_TWO),
-    "in a validation that schedules watch": ("validation", 5, TERM, 5, PLATEAU),
-    "in the validation at an epoch's end": ("validation", 5, TERM, 5, ()),
-    "in the last validation": ("validation", 12, TERM, 12, EVERY_TWO),
-    "in the validation of the last epoch": ("validation", 10, TERM, 10, TWO_EPOCHS),
-    "in the only validation, at the end": ("validation", 12, TERM, 12, NO_VALIDATION),
+    "in a validation": ("validated", 4, TERM, 4, EVERY_TWO),
+    "in a validation that schedules watch": ("validated", 5, TERM, 5, PLATEAU),
+    "in the validation at an epoch's end": ("validated", 5, TERM, 5, ()),
+    "in the last validation": ("validated", 12, TERM, 12, EVERY_TWO),
+    "in the validation of the last epoch": ("validated", 10, TERM, 10, TWO_EPOCHS),
+    "in the only validation, at the end": ("validated", 12, TERM, 12, NO_VALIDATION),
 }
 
 
@@ -130,7 +115,7 @@ RUNS = ("stopped", "whole")
 def test_a_validation_is_left_at_once_and_its_half_goes_nowhere(
     tiny: Path, enlarger: Enlarger
 ) -> None:
-    stop(enlarger, "validation", 4, TERM, *EVERY_TWO)
+    stop(enlarger, "validated", 4, TERM, *EVERY_TWO)
     assert Send.images == 2 + 2 + 1  # the sanity check's, the first validation's, and one
     scores = json.loads(Path("runs/tiny/checkpoints/best.json").read_text())["scores"]
     assert set(scores) == {"step-000000002.ckpt"}

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ProgressBar
 
 from datamodules.base import CropSettings, Sample, Source, SRDataModule
 from degradations.base import Degradation
@@ -17,6 +16,7 @@ from degradations.pipeline import Pipeline
 from degradations.stages.noise import GaussianNoise
 from files.batch import Batch
 from files.images.decode import UnreadableImage
+from tests.callbacks import tiny
 
 
 class Memory(Source):
@@ -115,17 +115,6 @@ def evaluation(data: SRDataModule, part: str, rank: int = 0, world: int = 1) -> 
 
 
 def trainer(root: Any, **settings: Any) -> Trainer:
-    """Return a silent trainer on the CPU."""
-    quiet: dict[str, Any] = {
-        "accelerator": "cpu",
-        "devices": 1,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": any(
-            isinstance(c, ProgressBar) for c in settings.get("callbacks", [])
-        ),
-        "enable_model_summary": False,
-        "use_distributed_sampler": False,
-        "default_root_dir": str(root),
-    }
-    return Trainer(**quiet | settings)
+    """Return the silent trainer of callbacks' tests, with Lightning's own sanity check and end."""
+    own = {"num_sanity_val_steps": 2, "max_epochs": None}
+    return tiny.trainer(root, *settings.pop("callbacks", []), **own | settings)

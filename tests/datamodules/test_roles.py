@@ -195,10 +195,3 @@ def test_captions_are_the_same_in_all(
         source.prepare(2.0)
         assert [source.read(n)["text"] for n in range(2)] == ["a cat", ""]
     assert [sample["txt"] for sample in streamed(path)] == [b"a cat", b""]
-
-
-def test_two_captions_are_refused_by_all(tmp_path: Path) -> None:
-    members = {"a.png": png(8), "a.txt": b"a cat", "a.caption": b"a dog"}
-    folder = in_folder(tmp_path, members)
-    [refused] = find_inputs(str(folder)).refused
-    assert refused.key == "a"

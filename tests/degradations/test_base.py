@@ -60,7 +60,6 @@ class TestStagesAreChecked:
         ("function", "error", "message"),
         [
             (lambda x, p: x.double(), TypeError, r"Probe#2 returned torch\.float64; expected"),
-            (lambda x, p: (x * 255).byte(), TypeError, r"Probe#2 returned torch\.uint8"),
             (lambda x, p: x[:0], ValueError, r"Probe#2 returned .*\(0, 3, 16, 16\).* of 1 images"),
             (lambda x, p: x[0], ValueError, r"Probe#2 returned .*\(3, 16, 16\).*\(B, C, H, W\)"),
             (lambda x, p: x * math.nan, ValueError, "Probe#2 returned NaN or infinity"),
@@ -95,9 +94,7 @@ class TestDegradation:
         ("hr", "error", "message"),
         [
             ((HR * 255).byte(), TypeError, r"hr is torch\.uint8;.*divide them by 255"),
-            (HR.long(), TypeError, r"hr is torch\.int64;.*divide them by 255"),
             (HR.double(), TypeError, r"hr is torch\.float64; expected torch\.float32 in \[0, 1\]$"),
-            (HR.half(), TypeError, r"hr is torch\.float16; expected torch\.float32 in \[0, 1\]$"),
             (HR[0], ValueError, r"hr has the shape \(3, 16, 16\); expected \(B, 3, H, W\)"),
             (HR[:, :1], ValueError, r"hr has the shape \(2, 1, 16, 16\)"),
             (HR[..., :0], ValueError, r"hr has the shape \(2, 3, 16, 0\)"),

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from lightning_modules.adversarial import Adversarial, hinge_discriminator, hinge_generator
 from lightning_modules.noise import Noise
+from tests.lightning_modules.tiny import fill
 
 
 class Judged(Adversarial):
@@ -20,7 +21,7 @@ class Judged(Adversarial):
         scale: Factor.
         accumulate: Batches a step.
         clip: Largest norm.
-        nan: The batch in which a loss is NaN, of the ``generator`` or the ``discriminator``.
+        nan: The batch in which a loss is NaN, of the ``generator``, the ``discriminator`` or both.
         whose: Which.
         judge: Whether there is a discriminator.
     """
@@ -44,9 +45,7 @@ class Judged(Adversarial):
             lr_scheduler=partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.9),
         )
         self.net = nn.Conv2d(3, 3, 3, padding=1)
-        generator = torch.Generator().manual_seed(0)
-        for parameter in self.parameters():
-            parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+        fill(self)
         self.nan, self.whose, self.batches = nan, whose, 0
 
     def generator_loss(self, batch: Any) -> tuple[Tensor, Any]:
@@ -63,7 +62,7 @@ class Judged(Adversarial):
         return hinge_discriminator([judge(real)], [judge(fake)]) * self._factor("discriminator")
 
     def _factor(self, of: str) -> float:
-        return torch.nan if self.batches - 1 == self.nan and self.whose == of else 1.0
+        return torch.nan if self.batches - 1 == self.nan and of in self.whose else 1.0
 
     def restore(self, batch: Any, noise: Noise) -> Tensor:
         return self.net(functional.interpolate(batch["lr"], size=batch["size"], mode="nearest"))

@@ -6,7 +6,6 @@ from functools import partial
 
 import pytest
 import torch
-from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from degradations.bicubic import resize
@@ -18,20 +17,13 @@ from lightning_modules.networks.sft_unet import SFTUNet
 from lightning_modules.noise import Noise
 from lightning_modules.one_pass.regression import Regression
 from lightning_modules.sampling.tiling import Tiling
-from tests.lightning_modules.tiny import random_batch
+from tests.lightning_modules import test_resshift
+from tests.lightning_modules.tiny import random_batch, save_run
 
 TINY = partial(LIIF, blocks=1, channels=8, hidden=(16,), global_skip=True)
 
 
-class Oracle(nn.Module):
-    """Knows the clean sample, and notes what it was given."""
-
-    def __init__(self, answer):
-        super().__init__()
-        self.answer = answer
-        self.weight = nn.Parameter(torch.zeros(()))
-        self.got = []
-
+class Oracle(test_resshift.Oracle):
     def forward(self, x, t, base, features, lr_size, noise_level):
         self.got.append({"t": t.tolist(), "size": tuple(x.shape[-2:]), "lr": lr_size})
         self.got[-1] |= {"x": x, "level": noise_level}
@@ -169,10 +161,7 @@ def test_all_tiles_have_the_stages_of_their_image(side, count):
 def test_weights_of_another_process_or_domain_are_warned_about(tmp_path, caplog):
     """Their tensors fit, and their outputs would be wrong without a word."""
     made = method(domain="image")
-    checkpoint = {"state_dict": made.state_dict(), "pytorch-lightning_version": "2"}
-    made.on_save_checkpoint(checkpoint)
-    torch.save(checkpoint, tmp_path / "a.ckpt")
-    made.load_weights(tmp_path / "a.ckpt")
+    made.load_weights(save_run(made, tmp_path / "a.ckpt"))
     assert "process" not in caplog.text
     method(process=ResidualShift(kappa=4)).load_weights(tmp_path / "a.ckpt")
     assert "process.kappa 4, there 2.0; domain residual, there image)" in caplog.text
@@ -210,9 +199,7 @@ def trained_base(path, seed=1):
     regression = Regression(2.0, TINY)
     for parameter in regression.parameters():
         parameter.data += 0.01 * torch.randn_like(parameter)
-    checkpoint = {"state_dict": regression.state_dict(), "pytorch-lightning_version": "2"}
-    regression.on_save_checkpoint(checkpoint)
-    torch.save(checkpoint, path)
+    save_run(regression, path)
     return regression
 
 

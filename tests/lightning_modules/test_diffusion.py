@@ -9,13 +9,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lightning_modules.backbone.condition import TextEncoder
 from lightning_modules.backbone.denoiser import Denoiser
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import PixelSpace
 from lightning_modules.diffusion import TRAILING, Diffusion, min_snr_weights
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import Sampler
+from tests.lightning_modules.backbone.texts import Words
 from tests.lightning_modules.tiny import random_batch
 
 PREDICTIONS = pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
@@ -46,17 +46,7 @@ class Oracle(Denoiser):
         return answers[self.schedule.prediction] + 0 * self.weight
 
     def null_text(self, count, tokens=1):
-        return torch.full((count, tokens, 4), -1.0)
-
-
-class Words(TextEncoder):
-    """Each caption's length, as three tokens."""
-
-    def __init__(self):
-        nn.Module.__init__(self)
-
-    def forward(self, texts):
-        return torch.tensor([float(len(text)) for text in texts]).view(-1, 1, 1).expand(-1, 3, 4)
+        return torch.full((count, tokens, 6), -1.0)
 
 
 def batch(count=4, side=8):

@@ -25,18 +25,13 @@ from lightning_modules.networks.noise_predictor import NoisePredictor
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.tiling import Tiling
 from tests.lightning_modules.averaged import Averaged
+from tests.lightning_modules.backbone.unets import FLAT
+from tests.lightning_modules.tiny import random_batch
 
 SMALL = {"widths": (32, 32), "layers": 1, "head_width": 16}
-UNET = {
-    "in_channels": 3,
-    "out_channels": 3,
-    "block_out_channels": [16, 16],
-    "layers_per_block": 1,
-    "norm_num_groups": 8,
+UNET = FLAT | {
     "down_block_types": ["DownBlock2D", "DownBlock2D"],
-    "mid_block_type": "UNetMidBlock2DCrossAttn",
     "up_block_types": ["UpBlock2D", "UpBlock2D"],
-    "attention_head_dim": 4,
     "cross_attention_dim": 8,
 }
 
@@ -72,15 +67,9 @@ def judge() -> LatentDiscriminator:
 
 
 def batch(h: int = 16, w: int = 16, count: int = 2, scale: int = 4) -> Any:
-    generator = torch.Generator().manual_seed(0)
-    hr = torch.rand(count, 3, scale * h, scale * w, generator=generator)
-    return {
-        "hr": hr,
-        "lr": functional.avg_pool2d(hr, scale),
-        "size": (scale * h, scale * w),
-        "key": [f"a/{i}" for i in range(count)],
-        "seed": torch.arange(count),
-    }
+    size = (scale * h, scale * w)
+    given = random_batch(count, size, hr=(3, *size))
+    return {**given, "lr": functional.avg_pool2d(given["hr"], scale)}
 
 
 # ------------------------------------------------------------------------------------- timesteps

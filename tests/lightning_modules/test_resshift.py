@@ -13,7 +13,7 @@ from lightning_modules.latents import enlarged, latent_pair
 from lightning_modules.networks.swin_unet import SwinUNet, released_mask
 from lightning_modules.noise import Noise
 from lightning_modules.resshift import ResShift
-from tests.lightning_modules.tiny import random_batch
+from tests.lightning_modules.tiny import random_batch, save_run
 
 SMALL = {"width": 32, "multipliers": (1, 2), "size": 16, "swin_width": 48, "heads": 3}
 
@@ -176,10 +176,7 @@ def test_weights_of_another_process_are_warned_about(tmp_path, caplog):
     """Their tensors fit, and their outputs would be wrong without a word."""
     space, process = PixelSpace(deviation=[0.5]), ResidualShift(4, min_noise=0.2)
     four = ResShift(4.0, SwinUNet(**SMALL), space, process)
-    checkpoint = {"state_dict": four.state_dict(), "pytorch-lightning_version": "2"}
-    four.on_save_checkpoint(checkpoint)
-    torch.save(checkpoint, tmp_path / "a.ckpt")
-    four.load_weights(tmp_path / "a.ckpt")
+    four.load_weights(save_run(four, tmp_path / "a.ckpt"))
     assert "process" not in caplog.text
     ResShift(4.0, SwinUNet(**SMALL), PixelSpace()).load_weights(tmp_path / "a.ckpt")
     assert "(space.deviation [1.0], there [0.5]; process.steps 15, there 4; pro" in caplog.text

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional
 
-from lightning_modules.backbone.condition import Condition, TextEncoder
+from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import KLSpace
@@ -20,6 +19,7 @@ from lightning_modules.networks.feature_upsampler import Full, Shared
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import Sampler
 from lightning_modules.self_cascade import Cascade, SelfCascade, Tuning
+from tests.lightning_modules.backbone.texts import Pooled, Words
 from tests.lightning_modules.backbone.unets import small_kl, wrapped
 from tests.lightning_modules.tiny import random_batch
 from tests.quick import quick
@@ -30,24 +30,6 @@ SDXL = {
     "addition_time_embed_dim": 4,
     "projection_class_embeddings_input_dim": 6 * 4 + 5,
 }
-
-
-class Words(TextEncoder):
-    """Each caption's length, as three tokens."""
-
-    def __init__(self) -> None:
-        nn.Module.__init__(self)
-
-    def forward(self, texts: Any) -> Any:
-        return torch.tensor([float(len(text)) for text in texts]).view(-1, 1, 1).expand(-1, 3, 6)
-
-
-class Pooled(Words):
-    """As SDXL's two: a vector for each caption, besides."""
-
-    def forward(self, texts: Any) -> Any:
-        text = super().forward(texts)
-        return Condition(text=text, pooled=text[:, 0, :5])
 
 
 def base(**changes: Any) -> Any:

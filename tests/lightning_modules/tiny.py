@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -35,11 +37,20 @@ class Resizing(Convolution):
         return functional.interpolate(self.conv(lr), size, mode="bilinear")
 
 
-def fill(module: nn.Module, seed: int = 0) -> None:
-    """Weights from a seed."""
+def fill(module: nn.Module, seed: int = 0) -> Any:
+    """Weights from a seed, also in layers that begin as zeros; return the module."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():
         parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return module
+
+
+def save_run(model: LightningModule, path: Path) -> Path:
+    """Write the checkpoint of a run of the model; return where."""
+    checkpoint = {"state_dict": model.state_dict(), "pytorch-lightning_version": "2"}
+    model.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, path)
+    return path
 
 
 class Frozen(nn.Module):

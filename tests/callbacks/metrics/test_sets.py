@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -20,7 +19,7 @@ from callbacks.metrics.swd import SWD
 from callbacks.results.files import load_results
 from callbacks.results.results import Results
 from tests.callbacks.random_inception import inception, inception_file
-from tests.callbacks.tiny import Images, Tiny, collate, loader, trainer
+from tests.callbacks.tiny import Images, OneThread, Tiny, collate, loader, outputs, trainer
 
 __all__ = ["inception", "inception_file"]
 
@@ -52,14 +51,9 @@ class Color(SetMetric):
         return {**super().distances(sr, hr), f"{self.name}_spread": spread}
 
 
-def expected(n: int = 7, enlarge: Any = None) -> float:
-    model, sr, hr = Tiny().eval(), [], []
-    for sample in (Images(n)[i] for i in range(n)):
-        with torch.no_grad():
-            image = model(sample["lr"][None], (24, 24)).clamp(0, 1)
-        sr.append(image.double().mean((2, 3)))
-        hr.append(sample["hr"][None].double().mean((2, 3)))
-    return float((torch.cat(sr).mean(0) - torch.cat(hr).mean(0)).norm())
+def expected() -> float:
+    sr, hr = (images.double().mean((0, 2, 3)) for images in outputs())
+    return float((sr - hr).norm())
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7])
@@ -153,14 +147,6 @@ class AbsentOnOne(Color):
 
         on_last = dist.is_initialized() and dist.get_rank() == dist.get_world_size() - 1
         return "missing here" if on_last else ""
-
-
-class OneThread(Callback):
-    """Use one thread: a forked process has no pool of threads, and would wait for it forever."""
-
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        if trainer.world_size > 1:
-            torch.set_num_threads(1)
 
 
 def set_metrics() -> list[Metric]:

@@ -24,7 +24,7 @@ from callbacks.metrics.torchmetric import TorchMetric
 from callbacks.results.files import load_results
 from callbacks.results.results import Results
 from tests.callbacks.random_inception import inception, inception_file
-from tests.callbacks.tiny import Double, Images, NoHR, Tiny, loader, trainer
+from tests.callbacks.tiny import Double, Images, NoHR, Tiny, loader, outputs, trainer
 
 __all__ = ["inception", "inception_file"]
 
@@ -39,13 +39,9 @@ IMAGE_METRICS = {
 }
 
 
-def outputs(n: int = 7, rounded: bool = True) -> tuple[Tensor, Tensor]:
-    """Return the tiny model's outputs, and HR."""
-    samples, model = [Images(n, side=SIDE)[i] for i in range(n)], Tiny().eval()
-    with torch.no_grad():
-        sr = [model(s["lr"][None], (SIDE, SIDE)).clamp(0, 1) for s in samples]
-    both = torch.cat(sr), torch.stack([s["hr"] for s in samples])
-    return tuple((x * 255).round() / 255 if rounded else x for x in both)  # type: ignore[return-value]
+def rounded(n: int = 7) -> list[Tensor]:
+    """Return the tiny model's outputs, and HR, of whole levels."""
+    return [(x * 255).round() / 255 for x in outputs(n, SIDE)]
 
 
 def by_hand(make: Any, sr: Tensor, hr: Tensor) -> list[float]:
@@ -84,7 +80,7 @@ class Half(torchmetrics.Metric):
 def test_no_metric_waits_for_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also none within another: processes have different numbers of images."""
     monkeypatch.setattr("torchmetrics.metric.jit_distributed_available", lambda: True)
-    sr, hr = outputs(1)
+    sr, hr = rounded(1)
     batch: Any = {"key": ["a"]}
     whole, half = TorchMetric(PSNR), TorchMetric(Half)
     for metric in (whole, half):
@@ -113,21 +109,21 @@ def test_the_mean_of_the_library_s_numbers(tmp_path: Path, name: str, batch_size
     metric = TorchMetric(IMAGE_METRICS[name])
     assert metric.name == name
     [value] = values_of(tmp_path, metric, batch_size=batch_size)
-    expected = by_hand(IMAGE_METRICS[name], *outputs())
+    expected = by_hand(IMAGE_METRICS[name], *rounded())
     assert list(metric.images["tiny"].values()) == pytest.approx(expected, rel=1e-6)
     assert value == pytest.approx(sum(expected) / 7, rel=1e-6)
     assert metric.records[0]["n"] == 7
 
 
 def test_ranges_colours_and_rounding(tmp_path: Path) -> None:
-    rounded, raw = outputs(), outputs(rounded=False)
-    luma = [to_pixels(x, "y").float() / 255 for x in rounded]
-    levels = [(x * 255).round().float() for x in rounded]
+    whole, raw = rounded(), outputs(side=SIDE)
+    luma = [to_pixels(x, "y").float() / 255 for x in whole]
+    levels = [(x * 255).round().float() for x in whole]
     cases: list[tuple[dict[str, Any], Any, Any]] = [
-        ({}, PSNR, rounded),
+        ({}, PSNR, whole),
         ({"round_8bit": False}, PSNR, raw),
         ({"color": "y"}, PSNR, luma),
-        ({"pixels": "signed"}, PSNR, [x * 2 - 1 for x in rounded]),
+        ({"pixels": "signed"}, PSNR, [x * 2 - 1 for x in whole]),
         ({"pixels": "uint8"}, partial(PeakSignalNoiseRatio, data_range=255.0), levels),
     ]
     values = set()

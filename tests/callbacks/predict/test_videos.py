@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import torch
 from av.stream import Disposition
-from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.predict.predictions import NAME, outputs_in
 from callbacks.predict.writer import Writer
@@ -26,7 +25,7 @@ from datamodules.sources.folder import Outputs
 from files.video import BT601, stated_frames
 from lightning_modules.controls.simple import Bicubic
 from tests.callbacks.predict.test_predictions import stored
-from tests.callbacks.tiny import trainer
+from tests.callbacks.tiny import OneThread, trainer
 from tests.conftest import REPO
 from tests.quick import quick
 from tests.video_files import make_video, read_video
@@ -53,14 +52,6 @@ class Counted(Bicubic):
                 raise KeyError("stopped")
             return {"sr": torch.full((1, 3, *batch["size"]), float("nan"))}
         return super().predict_step(batch, *indices)
-
-
-class OneThread(Callback):
-    """A forked process has no pool of threads, and would wait for it forever."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if trainer.world_size > 1:
-            torch.set_num_threads(1)
 
 
 def predict(

@@ -83,7 +83,7 @@ def test_a_left_out_step_leaves_nothing_behind(
     torch.testing.assert_close(
         guarded["callbacks"]["EMA"], plain["callbacks"]["EMA"], rtol=0, atol=0
     )
-    assert (guard.skipped, guard.row) == (3, 0)
+    assert (guard.skipped, guard.rows) == (3, {})
     assert guarded["global_step"] == 3
 
 
@@ -142,7 +142,7 @@ def test_steps_in_a_row(tmp_path: Path) -> None:
     model = Poisoned("nan loss", (key(0), key(4), key(6)))
     with pytest.raises(ValueError, match=r"after step 2, .* 2 steps in a row were left out"):
         fit(tmp_path, model, batches([0, 1, 2, 3, 4, 5][::-1]), guard)
-    assert (guard.skipped, guard.row) == (2, 2)  # of 5, 4, 3, 2, 1, 0 the batches 3 and 2
+    assert (guard.skipped, guard.rows) == (2, {0: 2})  # of 5, 4, 3, 2, 1, 0 the batches 3 and 2
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:

@@ -13,8 +13,7 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
 from callbacks.training.progress import Progress
-from tests.callbacks import tiny
-from tests.callbacks.tiny import Images, Tiny, loader
+from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
 
 class Logging(Tiny):
@@ -28,11 +27,6 @@ class Logging(Tiny):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         return self.validation_step(batch, batch_idx)
-
-
-def trainer(root: Path, *callbacks: Callback, **arguments: Any) -> Trainer:
-    bar = any(isinstance(callback, Progress) for callback in callbacks)
-    return tiny.trainer(root, *callbacks, enable_progress_bar=bar, **arguments)
 
 
 class Interruption(Callback):

@@ -21,12 +21,8 @@ ASKED: dict[str, tuple[str, ...]] = {
     "--help": (
         "Train, compare and run image super-resolution.",
         "Train a model; the same command again continues the run.",
-        "Measure the run's best weights on the validation images.",
-        "Measure the run's best weights on the test images.",
-        "Enlarge images and videos with a released model, or the run's best weights.",
     ),
     "fit --help": (
-        "Train a model; the same command again continues the run.",
         "--data.batch_size training crops in one micro-batch, summed over all processes",
         "--run.overwrite start a new run",
         "main.py fit --help all lists all",
@@ -34,29 +30,16 @@ ASKED: dict[str, tuple[str, ...]] = {
     "fit --model.help": ("lightning_modules.InvSR Diffusion inversion",),
     "fit --trainer.callbacks.help --debug": ("callbacks.PSNR",),
     "fit --help all": (
-        "Train a model; the same command again continues the run.",
         "--config",
-        "--seed_everything",
         "--trainer.max_steps",
         "--model.help",
-        "--data.help",
-        "--degradation.help",
         "--run.root ROOT Folder of all runs.",
-        "--run.name NAME Name of the run's folder; by default that of the experiment",
-        "Resume although the configuration differs",
         "--checkpoint.every_n_steps EVERY_N_STEPS Steps between two checkpoints; 0 for none by",
     ),
-    "predict --help all": (
-        "Enlarge images and videos with a released model, or the run's best weights.",
-        "--writer.suffix SUFFIX Added to each name, e.g. ``_x2``.",
-    ),
+    "predict --help all": ("--writer.suffix SUFFIX Added to each name, e.g. ``_x2``.",),
     "fit --model.help lightning_modules.Regression": (
-        "Train any network to predict the high-resolution image directly",
         "--model.network NETWORK The network: a class whose first argument is the scale",
         "``l1``, or ``charbonnier``",
-    ),
-    "fit --data.help datamodules.SRDataModule": (
-        "--data.crop_size CROP_SIZE Side of the training crops in HR pixels",
     ),
     "fit --data.train.help datamodules.Folder": (
         "Images of a folder and its subfolders",

@@ -35,10 +35,6 @@ from commands.errors import ConfigurationError
 # ---------------------------------------------------------------------------------- what is refused
 
 
-class Averages(EMAWeightAveraging):
-    """A callback of a user, as in Lightning's documentation."""
-
-
 def of_trainer(**arguments: Any) -> Namespace:
     """Return a trainer's arguments as the command line has them."""
     unset = dict.fromkeys((*COUNTS, "gradient_clip_val", "max_time", "fast_dev_run"))
@@ -50,7 +46,6 @@ def of_trainer(**arguments: Any) -> Namespace:
     [
         (EMAWeightAveraging(), "EMAWeightAveraging, but .* use callbacks.EMA"),
         (WeightAveraging(), "WeightAveraging, but .* use callbacks.EMA"),
-        (Averages(), "Averages, but .* use callbacks.EMA"),
         (LearningRateFinder(), "the learning rate of model.init_args.optimizer"),
         (BatchSizeFinder(), "set data.init_args.batch_size"),
         (ModelPruning("l1_unstructured"), "ModelPruning, but checkpoints do not hold its masks"),
@@ -80,7 +75,6 @@ def test_a_callback_that_is_there_twice(make: Callable[[], Callback]) -> None:
         "deepspeed_stage_2",
         "fsdp_cpu_offload",
         "single_xla",
-        "xla",
         "single_tpu",
         "ddp_notebook",
         "ddp_fork",

@@ -34,8 +34,7 @@ class Ends:
         self.done.set()
 
 
-@pytest.fixture
-def server() -> dist.TCPStore:
+def made_store() -> dist.TCPStore:
     return dist.TCPStore(
         "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=5)
     )
@@ -55,7 +54,8 @@ class Process:
 
 
 @pytest.fixture
-def three(server: dist.TCPStore) -> Iterator[list[Process]]:
+def three() -> Iterator[list[Process]]:
+    server = made_store()
     processes = [Process(server, rank) for rank in range(3)]
     for process in processes:
         process.line.start()
@@ -106,9 +106,7 @@ def test_a_signal_is_heard_by_all(three: list[Process]) -> None:
 
 
 def test_a_store_that_is_gone() -> None:
-    server = dist.TCPStore(
-        "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=5)
-    )
+    server = made_store()
     client = dist.TCPStore(
         *("127.0.0.1", server.port), is_master=False, wait_for_workers=False,
         timeout=timedelta(seconds=1),

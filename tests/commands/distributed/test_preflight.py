@@ -5,18 +5,17 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from torch.distributed import TCPStore
 
 from commands.distributed import preflight as meeting
 from commands.distributed.preflight import CODE, differences, gather, start_facts, versions
 from commands.errors import TemporaryError
 from commands.run.directory import RunOptions
 from commands.run.files import fingerprint, why_unseen, write_whole
+from tests.commands.distributed.test_lifeline import made_store
 
 
 def facts(**changed: Any) -> dict[str, Any]:
@@ -89,15 +88,8 @@ def test_code_of_plugins_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 # ------------------------------------------------------------------------------------- the meeting
 
 
-@pytest.fixture
-def store() -> TCPStore:
-    return TCPStore(
-        "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=5)
-    )
-
-
-def test_all_hear_all(store: TCPStore) -> None:
-    heard: dict[int, Any] = {}
+def test_all_hear_all() -> None:
+    store, heard = made_store(), dict[int, Any]()
 
     def come(rank: int) -> None:
         heard[rank] = gather(store.clone(), "here", rank, 3, {"own": rank}, 120.0)
@@ -111,8 +103,9 @@ def test_all_hear_all(store: TCPStore) -> None:
     assert heard == {0: expected, 1: expected, 2: expected}
 
 
-def test_who_does_not_come_is_named(store: TCPStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_does_not_come_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meeting, "POLL", 0.01)
+    store = made_store()
     store.set("start/2", "{}")
     with pytest.raises(TemporaryError, match="rank 0, rank 3 did not answer: look at") as caught:
         gather(store, "start", 1, 4, {}, 0.1)

@@ -88,14 +88,17 @@ def test_other_changes_are_refused_and_all_listed(trained: Path, refusal: Refusa
         *FIT,
         *("--data.init_args.crops.flips", "false", "--seed_everything", "1"),
         *("--model.init_args.loss", "charbonnier", "--trainer.log_every_n_steps", "5"),
-        *("--trainer.max_steps", "11"),
+        *("--trainer.max_steps", "11", "--trainer.benchmark", "true"),
+        *("--run.matmul_precision", "high", "--run.seeds", "2"),
     )
     lines = [line.strip() for line in sentence.splitlines()]
     assert lines[0] == "the run in runs/tiny was started with another configuration:"
     assert lines[1:-1] == [
         "data.crops.flips: True -> False",
         "model.loss: l1 -> charbonnier",
+        "run.matmul_precision: None -> high",
         "seed_everything: 0 -> 1",
+        "trainer.benchmark: None -> True",
         "trainer.max_steps: 12 -> 11",
     ]
     for way_out in ("--run.change true", "--run.name NAME", "--run.overwrite true"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import tarfile
 
 import numpy as np
@@ -14,11 +13,6 @@ from datamodules.pack import __main__ as pack
 from datamodules.shards.shards import Shards
 from files.images.decode import read_image
 from tests.datamodules.image_files import pixels, save
-
-
-@pytest.fixture(autouse=True)
-def _log(caplog):
-    caplog.set_level(logging.INFO)
 
 
 @pytest.fixture

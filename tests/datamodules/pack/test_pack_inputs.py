@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import tarfile
@@ -14,11 +13,6 @@ from datamodules.pack import inputs as pack_lmdb
 from datamodules.pack.inputs import find_inputs
 from tests.datamodules.image_files import save
 from tests.datamodules.image_files import write_tar as tar
-
-
-@pytest.fixture(autouse=True)
-def _log(caplog):
-    caplog.set_level(logging.INFO)
 
 
 def keys(*arguments, **options):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 
 import pytest
@@ -18,11 +17,6 @@ from tests.datamodules.pack.test_pack_resume import content
 # Blocks of 4 inputs; of up to three squares each, so that a block has several shards.
 CROPS = ["--samples-per-shard", "4", "--crop", "8", "--encode", "png", "--workers", "0"]
 WHOLE = ["--samples-per-shard", "6", "--shard-size", "5K", "--workers", "0"]
-
-
-@pytest.fixture(autouse=True)
-def _log(caplog):
-    caplog.set_level(logging.INFO)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import resource
 import signal
@@ -21,11 +20,6 @@ from tests.conftest import REPO
 from tests.datamodules.image_files import save
 
 OPTIONS = ["--samples-per-shard", "3", "--crop", "8", "--step", "8", "--encode", "png"]
-
-
-@pytest.fixture(autouse=True)
-def _log(caplog):
-    caplog.set_level(logging.INFO)
 
 
 @pytest.fixture

@@ -143,14 +143,6 @@ def test_download_survives(server, tmp_path, faults):
     assert (tmp_path / "part").read_bytes() == CONTENT
 
 
-def test_download_goes_on_where_it_ended(server, tmp_path):
-    server.faults = ["cut"]
-    download(wanted(server), tmp_path / "part", HASTE)
-    first, second = (asked for method, _, asked in server.requests if method == "GET")
-    assert first == ""
-    assert 0 < int(second.removeprefix("bytes=").rstrip("-")) <= len(CONTENT) // 2
-
-
 def test_download_from_a_server_without_ranges(server, tmp_path):
     server.ranges, server.faults = False, ["cut"]
     download(wanted(server), tmp_path / "part", HASTE)

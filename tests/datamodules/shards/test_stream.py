@@ -238,12 +238,6 @@ def test_keys_follow_webdatasets_rule(name):
         assert found == (PurePosixPath(key).as_posix(), suffix.lower())
 
 
-@pytest.mark.parametrize("name", ["k/x.png", "./k/x.png", "k/./x.png", "k//x.png"])
-def test_spellings_of_one_path_are_one_key(name):
-    assert split_name(name) == ("k/x", "png")
-    assert split_name(f"../{name}") == ("../k/x", "png")
-
-
 class Evil:
     def __reduce__(self):
         return (pytest.fail, ("a pickle was opened",))

@@ -17,6 +17,7 @@ from lightning_modules.networks.autoencoders import vq_from_official
 from lightning_modules.noise import Noise
 from lightning_modules.weights import fingerprint
 from tests.lightning_modules.backbone.unets import small_kl
+from tests.lightning_modules.tiny import save_run
 from tests.reference.vqgan import VQGAN
 
 
@@ -81,15 +82,12 @@ def test_a_deviation_of_each_channel():
 def test_a_run_with_other_groups_of_norms_is_refused(tmp_path):
     """Their number is in the shape of no tensor; latents of it are others, too."""
     config = dict(small_kl().config) | {"scaling_factor": 1.0}
-    run = Autoencoder(1, KLSpace(config))
-    stored = {"state_dict": run.state_dict()}
-    run.on_save_checkpoint(stored)
-    torch.save(stored, tmp_path / "run.ckpt")
+    run = save_run(Autoencoder(1, KLSpace(config)), tmp_path / "run.ckpt")
     same = KLSpace(config | {"scaling_factor": 0.2})
-    same.load_official(tmp_path / "run.ckpt")
+    same.load_official(run)
     other = KLSpace(config | {"norm_num_groups": 8})
     with pytest.raises(ValueError, match=r"of its space \(norm_num_groups 8, there 4\)"):
-        other.load_official(tmp_path / "run.ckpt")
+        other.load_official(run)
     other.load_state_dict(same.state_dict())
     assert other.identity != same.identity
     assert other.settings["norm_num_groups"] == 8

@@ -1,9 +1,33 @@
-"""A text encoder as of Stable Diffusion, as small as can be, in diffusers' layout of folders."""
+"""Text encoders: as of Stable Diffusion, in diffusers' layout of folders; and lengths of texts."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightning_modules.backbone.condition import Condition, TextEncoder
+
+
+class Words(TextEncoder):
+    """Each caption's length, as three tokens."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+
+    def forward(self, texts: Any) -> Any:
+        return torch.tensor([float(len(text)) for text in texts]).view(-1, 1, 1).expand(-1, 3, 6)
+
+
+class Pooled(Words):
+    """As SDXL's two: a vector for each caption, besides."""
+
+    def forward(self, texts: Any) -> Any:
+        text = super().forward(texts)
+        return Condition(text=text, pooled=text[:, 0, :5])
 
 
 def save_text_encoder(folder: Path, second: bool = False) -> None:
@@ -13,7 +37,6 @@ def save_text_encoder(folder: Path, second: bool = False) -> None:
         folder: Where to.
         second: As SDXL's `tokenizer_2` and `text_encoder_2`, which projects onto five channels.
     """
-    import torch
     import transformers
 
     number = "_2" if second else ""

@@ -18,9 +18,6 @@ def square(side):
     [
         (square(512), square(1024), 1),
         (square(512), square(2048), 2),
-        (square(1024), square(2048), 1),
-        (square(1024), square(4096), 2),
-        (square(256), square(512), 1),
         (square(512), (1536, 3072), 3),
         (square(512), square(1280), 2),
         (square(512), (1024, 2048), 2),

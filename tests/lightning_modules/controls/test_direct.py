@@ -26,6 +26,7 @@ from tests.lightning_modules.test_self_cascade import (
     noted,
     sampled,
 )
+from tests.lightning_modules.tiny import save_run
 
 
 def direct(scale: float = 2.0, **settings: Any) -> Any:
@@ -57,10 +58,7 @@ def test_nothing_is_trained():
 def run_of_a_base(path: Path, space: Space | None = None, **settings: Any) -> Path:
     channels = {"in_channels": 4, "out_channels": 4} if isinstance(space, KLSpace) else {}
     run = Diffusion(1.0, wrapped(null="learned", **channels), space=space, **settings)
-    checkpoint = {"state_dict": run.state_dict(), "pytorch-lightning_version": "2"}
-    run.on_save_checkpoint(checkpoint)
-    torch.save(checkpoint, path / "base.ckpt")
-    return path / "base.ckpt"
+    return save_run(run, path / "base.ckpt")
 
 
 COSINE: Any = {"betas": "squaredcos_cap_v2", "prediction": "v_prediction"}

@@ -19,6 +19,7 @@ from tests.lightning_modules.test_self_cascade import (
     batch,
     sampled,
 )
+from tests.lightning_modules.tiny import save_run
 
 SD21 = {  # stable-diffusion-2-1-base's own config.json
     **{"attention_head_dim": [5, 10, 20, 20], "cross_attention_dim": 1024},
@@ -129,10 +130,7 @@ V: Any = {"schedule": Schedule(prediction="v_prediction")}
 
 def test_a_base_that_is_trained_further_may_get_another_schedule(tmp_path, caplog):
     """As for zero terminal SNR; an adapter of a frozen base may not."""
-    run = Diffusion(1.0, wrapped(null="learned"))
-    checkpoint = {"state_dict": run.state_dict(), "pytorch-lightning_version": "2"}
-    run.on_save_checkpoint(checkpoint)
-    torch.save(checkpoint, tmp_path / "base.ckpt")
+    save_run(Diffusion(1.0, wrapped(null="learned")), tmp_path / "base.ckpt")
     method = whole(denoiser_weights="base", **V)
     method.load_parts(lambda *_: tmp_path / "base.ckpt")
     method.setup("fit")

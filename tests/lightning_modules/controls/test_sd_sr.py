@@ -25,6 +25,7 @@ from tests.lightning_modules.test_self_cascade import (
     noted,
     sampled,
 )
+from tests.lightning_modules.tiny import save_run
 
 NETWORK = partial(EDSR, blocks=1, channels=8)
 
@@ -39,10 +40,7 @@ def trained(folder: Any) -> Any:
     """Weights of an upscaler that is none of those that `sd_sr` begins with."""
     torch.manual_seed(5)
     network = Regression(2.0, NETWORK)
-    path = folder / "sr.ckpt"
-    stored: dict[str, Any] = {"state_dict": dict(network.state_dict())}
-    network.on_save_checkpoint(stored)
-    torch.save(stored, path)
+    path = save_run(network, folder / "sr.ckpt")
     return network.eval(), path
 
 

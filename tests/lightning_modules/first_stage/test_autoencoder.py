@@ -12,7 +12,6 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.nn import functional
 
-from files.own_modules import class_path
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.space import KLSpace, PCASpace, ResShiftVQ, Space
 from lightning_modules.diffusion import Diffusion
@@ -22,6 +21,7 @@ from lightning_modules.networks.autoencoders import PCAAutoencoder
 from lightning_modules.networks.discriminator import PatchGAN
 from tests.lightning_modules.others import KL
 from tests.lightning_modules.test_invsr import UNET
+from tests.lightning_modules.tiny import save_run
 
 SPACES = {
     "pca": PCASpace,
@@ -138,11 +138,7 @@ def test_statistics_of_latents_would_differ_among_processes() -> None:
 @pytest.mark.parametrize("kind", SPACES)
 def test_a_run_is_loaded_by_another_method(kind: str, tmp_path: Any) -> None:
     trained = autoencoder(SPACES[kind]())
-    keys = trained.checkpoint_keys()
-    state = {name: tensor for name, tensor in trained.state_dict().items() if name in keys}
-    path = tmp_path / "last.ckpt"
-    about = {"pytorch-lightning_version": "2", "model": class_path(Autoencoder), "frozen": {}}
-    torch.save({**about, "state_dict": state}, path)
+    path = save_run(trained, tmp_path / "last.ckpt")
     torch.manual_seed(1)
     space = SPACES[kind]()
     base = UNet2D({**UNET, "in_channels": space.channels, "out_channels": space.channels})

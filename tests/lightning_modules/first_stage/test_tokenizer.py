@@ -14,6 +14,7 @@ from lightning_modules.first_stage.tokenizer import Tokenizer, TokenizerLosses
 from lightning_modules.networks.bsq import entropy_penalty, quantized, scales_of
 from lightning_modules.networks.discriminator import PatchGAN
 from tests.lightning_modules.next_scale_parts import GRIDS, vae
+from tests.lightning_modules.tiny import random_batch, save_run
 
 PIXELS = {"pixel_weight": 1.0, "entropy_weight": 0.0, "commitment_weight": 0.0}
 
@@ -28,8 +29,8 @@ def method(**settings):
 
 
 def batch(h=32, w=32):
-    hr = torch.rand(2, 3, h, w, generator=torch.Generator().manual_seed(0))
-    return {"key": ["a", "b"], "seed": torch.tensor([3, 4]), "hr": hr, "lr": hr, "size": (h, w)}
+    given = random_batch(2, (h, w), hr=(3, h, w))
+    return {**given, "lr": given["hr"]}
 
 
 class TestLosses:
@@ -88,10 +89,7 @@ class TestLosses:
 
 def test_the_space_of_its_run_says_the_same(tmp_path):
     model, given = method().eval(), batch()
-    checkpoint = {"state_dict": model.state_dict(), "pytorch-lightning_version": "2.6"}
-    model.on_save_checkpoint(checkpoint)
-    path = tmp_path / "tokenizer.ckpt"
-    torch.save(checkpoint, path)
+    path = save_run(model, tmp_path / "tokenizer.ckpt")
     trip = RoundTrip(1, BitwiseSpace(vae(9), GRIDS, 1), "hr", str(path))
     assert trip.needs_weights
     trip.load_parts(lambda name, value: path)

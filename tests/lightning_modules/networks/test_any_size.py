@@ -36,8 +36,7 @@ def test_the_networks_own_image_at_any_size(network, size):
 
 
 def test_released_weights_of_the_network():
-    inner = SMALL(2.0)
-    fill(inner)
+    inner = fill(SMALL(2.0))
     net = AnySize(3.5, SMALL)
     net.load_state_dict(net.official(inner.state_dict()))
     lr = torch.rand(1, 3, 6, 8)

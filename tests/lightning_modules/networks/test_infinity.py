@@ -14,6 +14,7 @@ from lightning_modules.next_scale.next_scale import (
     teacher_forcing,
 )
 from tests.lightning_modules.next_scale_parts import BITS, space, transformer
+from tests.lightning_modules.tiny import random_batch
 from tests.reference.infinity_official import logits, random_weights
 
 
@@ -24,28 +25,18 @@ def method(**settings):
     return found
 
 
-def batch(count=2, text=None):
-    generator = torch.Generator().manual_seed(0)
-    found = {
-        "key": ["a", "b"][:count],
-        "seed": torch.tensor([3, 4])[:count],
-        "hr": torch.rand(2, 3, 32, 32, generator=generator)[:count],
-        "size": (32, 32),
-    }
-    return found | ({} if text is None else {"text": text})
-
-
 class TestTraining:
     @pytest.mark.parametrize(("strength", "reweight"), [(0.0, True), (1.0, False)])
     def test_the_loss_is_that_of_bits_said_by_the_image(self, strength, reweight):
         """Holds also when bits are flipped and the labels correct them."""
         model = method(flip_strength=strength, flip_scales=2, reweight=reweight)
+        batch = random_batch(2, (32, 32), hr=(3, 32, 32))
         torch.manual_seed(1)
-        loss = model.training_step(batch(), 0)
+        loss = model.training_step(batch, 0)
         scales = model.space.scales((4, 4))
         torch.manual_seed(1)
         change = self_correction(strength, 2)
-        given = teacher_forcing(model.space.encode(batch()["hr"]), scales, change)
+        given = teacher_forcing(model.space.encode(batch["hr"]), scales, change)
         none = model.transformer.no_text[:1].expand(2, 1, -1)
         got = model.transformer.encode_text(Text(none, torch.ones(2)))
         odds = model.transformer(given.inputs, scales, got).diff(dim=-1)[..., 0]

@@ -21,6 +21,7 @@ from lightning_modules.networks.sft_unet import SFTUNet
 from lightning_modules.networks.swin_unet import SwinUNet
 from tests.contracts import discovery
 from tests.lightning_modules.next_scale_parts import BITS, GRIDS
+from tests.lightning_modules.tiny import fill
 from tests.quick import quick
 
 SWIN = {"width": 8, "multipliers": (1, 2), "size": 32, "blocks": 1, "swin_width": 16, "heads": 2}
@@ -46,12 +47,7 @@ def test_all_of_them_are_here() -> None:
 
 def made(kind: type[Running], **settings: Any) -> Any:
     """Random numbers also in layers that begin as zeros."""
-    model = MAKERS[kind](**settings)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return model
+    return fill(MAKERS[kind](**settings))
 
 
 def image(seed: int, channels: int, side: int = 16) -> Tensor:

@@ -9,16 +9,9 @@ import torch
 from torch.nn.functional import interpolate
 
 from lightning_modules.networks.sft_unet import SFTUNet, coordinates, fourier
+from tests.lightning_modules.tiny import fill
 
 SMALL = {"features": 8, "width": 8, "multipliers": (1, 2, 4), "blocks": 1}
-
-
-def awake(model):
-    """With random numbers in the layers that begin as zeros."""
-    generator = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
-    return model.eval()
 
 
 def given(size=(24, 24), lr_size=(12, 12), features=8):
@@ -30,7 +23,7 @@ def given(size=(24, 24), lr_size=(12, 12), features=8):
 
 def test_features_lie_where_they_are_also_beside_a_patch_beyond_the_border():
     """A position has the features at the middle of its square: none is stretched."""
-    model = awake(SFTUNet(**SMALL, patch=4))
+    model = fill(SFTUNet(**SMALL, patch=4)).eval()
     seen = []
     model.first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][:, -16:]))
     inputs = given((85, 88), (22, 22))

@@ -14,16 +14,9 @@ from lightning_modules.networks.swin_unet import (
     to_windows,
     wrap_mask,
 )
+from tests.lightning_modules.tiny import fill
 
 SMALL = {"width": 32, "multipliers": (1, 2), "size": 32, "swin_width": 48, "heads": 3}
-
-
-def awake(model):
-    """With random numbers in the layers that begin as zeros."""
-    generator = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
-    return model.eval()
 
 
 def official_buffers(model):
@@ -39,7 +32,7 @@ def official_buffers(model):
 
 
 def test_a_released_file_loads():
-    model = awake(SwinUNet(**SMALL))
+    model = fill(SwinUNet(**SMALL)).eval()
     model.set_mask("released")
     official = {
         name: tensor
@@ -56,7 +49,7 @@ def test_a_released_file_loads():
 def test_patches_are_positions():
     """Four times the pixels for the positions of one; inside a patch and beyond it, all counts."""
     torch.manual_seed(0)
-    model = awake(SwinUNet(**SMALL, patch=2, condition_factor=0.5))
+    model = fill(SwinUNet(**SMALL, patch=2, condition_factor=0.5)).eval()
     assert model.divisor == 2 * SwinUNet(**SMALL).divisor
     x, t, lr = torch.randn(1, 3, 32, 64), torch.tensor([3]), torch.rand(1, 3, 16, 32)
     assert model(x, t, lr).shape == x.shape

@@ -18,6 +18,7 @@ from lightning_modules.noise import Noise
 from tests.classes import Classes
 from tests.lightning_modules.networks.test_transformation import official as released
 from tests.lightning_modules.next_scale_parts import BITS, GRIDS, mapper, space, transformer
+from tests.lightning_modules.tiny import random_batch, save_run
 from tests.reference.infinity_official import random_weights
 
 STAGE_TWO = {field.name for field in dataclasses.fields(StageTwo)}
@@ -44,15 +45,8 @@ def estimating(network=None, enlarge_lr=False, **settings):
     return found
 
 
-def batch(count=2, h=16, w=16):
-    generator = torch.Generator().manual_seed(0)
-    return {
-        "key": ["a", "b"][:count],
-        "seed": torch.tensor([3, 4])[:count],
-        "lr": torch.rand(2, 3, h, w, generator=generator)[:count],
-        "hr": torch.rand(2, 3, 2 * h, 2 * w, generator=generator)[:count],
-        "size": (2 * h, 2 * w),
-    }
+def batch(h=16, w=16):
+    return random_batch(2, (2 * h, 2 * w), lr=(3, h, w), hr=(3, 2 * h, 2 * w))
 
 
 def flat(images):
@@ -224,12 +218,10 @@ class TestWeights:
         first, base = method(False), Infinity(1, space(), transformer(5))
         with torch.no_grad():
             first.mapper.trunk[0].weight.fill_(0.5)
-        files = {}
-        for name, model in (("mapper_weights", first), ("transformer_weights", base)):
-            checkpoint = {"state_dict": model.state_dict(), "pytorch-lightning_version": "2.6"}
-            model.on_save_checkpoint(checkpoint)
-            files[name] = tmp_path / f"{name}.ckpt"
-            torch.save(checkpoint, files[name])
+        files = {
+            name: save_run(model, tmp_path / f"{name}.ckpt")
+            for name, model in (("mapper_weights", first), ("transformer_weights", base))
+        }
         model = method(**{name: str(path) for name, path in files.items()})
         assert model.needs_weights
         model.load_parts(lambda name, _: files[name.removeprefix("stage_two.")])

@@ -25,6 +25,7 @@ from lightning_modules.one_pass.losses import (
 from lightning_modules.one_pass.real_esrgan import RealESRGAN
 from tests.lightning_modules.networks.test_unet_discriminator import released
 from tests.lightning_modules.test_adversarial import batches, fit, tensors
+from tests.lightning_modules.tiny import save_run
 from tests.lightning_modules.vgg19 import save_vgg19
 
 RATES: dict[str, Any] = {
@@ -182,11 +183,8 @@ def test_a_released_discriminator(tmp_path: Path) -> None:
     before = tensors(method)
     method.load_parts(found_at({"netD": tmp_path / "netD.pth"}))
     assert moved(before, method) == {"discriminator"}
-    run = model(UNetDiscriminator(4))
-    checkpoint: dict[str, Any] = {"state_dict": run.state_dict()}
-    run.on_save_checkpoint(checkpoint)
-    torch.save(checkpoint, tmp_path / "gan.ckpt")
-    method.load_weights(tmp_path / "gan.ckpt")  # whose discriminator is another
+    run = save_run(model(UNetDiscriminator(4)), tmp_path / "gan.ckpt")
+    method.load_weights(run)  # whose discriminator is another
     expected = UNetDiscriminator.official(released(4))
     for name, value in expected.items():
         assert value.equal(method.state_dict()[f"discriminator.{name}"])

@@ -4,33 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
-from lightning_modules.backbone.condition import Condition, TextEncoder
+from lightning_modules.backbone.condition import Condition
 from lightning_modules.sampling.captions import (
     drop_captions,
     encode_captions,
 )
+from tests.lightning_modules.backbone.texts import Pooled, Words
 from tests.lightning_modules.backbone.unets import wrapped
 
 BATCH = {"key": ["a", "b"], "text": ["one", "two, three"]}
 
 
-class Lengths(TextEncoder):
-    """Each caption's length, as three tokens; with a pooled embedding, where that is wanted."""
-
-    def __init__(self, pooled=False):
-        nn.Module.__init__(self)
-        self.pooled = pooled
-
-    def forward(self, texts):
-        text = torch.tensor([float(len(text)) for text in texts]).view(-1, 1, 1).expand(-1, 3, 6)
-        return Condition(text=text, pooled=10 * text[:, 0]) if self.pooled else text
-
-
 def test_the_networks_own_token_stands_for_none():
     denoiser = wrapped(null="learned")
-    known, nothing = encode_captions(BATCH, denoiser, Lengths())
+    known, nothing = encode_captions(BATCH, denoiser, Words())
     assert known.text[:, 0, 0].tolist() == [3, 10]
     assert torch.equal(nothing.text, denoiser.null_text(2, 3))
     nothing.text.sum().backward()  # it is learned
@@ -40,12 +28,12 @@ def test_the_networks_own_token_stands_for_none():
 
 def test_else_an_empty_caption_does():
     """Of all its parts: a pooled embedding of the caption would tell of it."""
-    _, nothing = encode_captions(BATCH, wrapped(), Lengths())
+    _, nothing = encode_captions(BATCH, wrapped(), Words())
     assert torch.equal(nothing.text, torch.zeros(2, 3, 6))
     for denoiser in (wrapped(), wrapped(null="learned")):
-        known, nothing = encode_captions(BATCH, denoiser, Lengths(pooled=True), torch.ones(2, 6))
-        assert known.pooled[:, 0].tolist() == [30, 100]
-        assert torch.equal(nothing.pooled, torch.zeros(2, 6))
+        known, nothing = encode_captions(BATCH, denoiser, Pooled(), torch.ones(2, 6))
+        assert known.pooled.tolist() == [[3] * 5, [10] * 5]
+        assert torch.equal(nothing.pooled, torch.zeros(2, 5))
         assert torch.equal(nothing.text, torch.zeros(2, 3, 6))
         assert known.sizes is nothing.sizes
 
