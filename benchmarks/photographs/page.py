@@ -146,6 +146,10 @@ def markdown(table: Table, found: dict[str, Any]) -> str:
             for row in tested
             if row.sheet == name and row.name in rows
         ]
+        if compared.samples:
+            shown = ", ".join(row.label for row in tested if row.name in compared.samples)
+            image = f"../benchmarks/results/{IMAGES}/{name}.webp"
+            parts += [f"{compared.about}\n\n![{shown}, photographs]({image})"]
     return "\n\n".join(parts) + "\n"
 
 
@@ -217,12 +221,13 @@ def _grid(head: list[str], lines: list[list[str]]) -> str:
 
 
 def draw(table: Table, row: Row, folder: Path) -> None:
-    """Draw a row's crops beside its controls, and the README's image once it is complete.
+    """Draw a row's crops beside its controls, and images of several rows once they are complete.
 
     Args:
         table: The table.
         row: The row; nothing is drawn if it names no sheet.
-        folder: Where to; the images are ``photographs/<row>.webp`` and ``front.webp`` in it.
+        folder: Where to; the images are ``photographs/<row>.webp``, ``front.webp``, and
+            ``<table>.webp`` of samples in it.
     """
     labels = {row.name: row.label for row in table.rows}
     if row.sheet:
@@ -235,6 +240,33 @@ def draw(table: Table, row: Row, folder: Path) -> None:
         dataset = table.sets[row.set].tables[0]
         shown = {labels[name]: name for name in table.front}
         _sheet(table, dataset, shown, folder / IMAGES / "front.webp")
+    for name in table.sets[row.set].tables:
+        names = table.tables[name].samples
+        if row.name in names and all((ROWS / other / OUTPUTS).is_dir() for other in names):
+            shown = {labels[other]: ROWS / other / OUTPUTS / "sr" / name for other in names}
+            photographs = ROWS / names[0] / OUTPUTS / "hr" / name
+            _samples(shown | {"photographs": photographs}, folder / IMAGES / f"{name}.webp")
+
+
+def _samples(lines: dict[str, Path], target: Path) -> None:
+    """Draw the first image of each third folder at 1:1, a line a row."""
+    chosen = sorted(next(iter(lines.values())).rglob("0.png"))[::3]
+    names = [f"{path.parent.name}/{path.name}" for path in chosen]
+    with Image.open(chosen[0]) as image:
+        side = image.width + GAP
+    paper = Image.new("RGB", (len(names) * side, len(lines) * (side + HEAD)), "white")
+    pen, font = ImageDraw.Draw(paper), ImageFont.load_default(FONT)
+    for y, (label, folder) in enumerate(lines.items()):
+        pen.text((2, y * (side + HEAD) + 2), label, "black", font)
+        for x, name in enumerate(names):
+            with Image.open(folder / name) as image:
+                paper.paste(image.convert("RGB"), (x * side, y * (side + HEAD) + HEAD))
+    _save(paper, target)
+
+
+def _save(paper: Image.Image, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    paper.save(target, quality=QUALITY, method=6)
 
 
 def _sheet(table: Table, dataset: str, rows: dict[str, str], target: Path) -> None:
@@ -255,5 +287,4 @@ def _sheet(table: Table, dataset: str, rows: dict[str, str], target: Path) -> No
                 large = image.convert("RGB").resize(whole.size, Image.Resampling.NEAREST)
             crop = large.crop((left, top, left + SIDE, top + SIDE))
             paper.paste(crop, (x * step, HEAD + y * step))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    paper.save(target, quality=QUALITY, method=6)
+    _save(paper, target)

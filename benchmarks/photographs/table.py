@@ -100,12 +100,16 @@ class Compared:
     scale: Factor, rounded up; 0 for one whose numbers are those of ``main.py test``.
     bicubic: Row that enlarges by bicubic, if the table has generative rows.
     regression: Row of one pass, likewise.
+    samples: Rows of images generated without LR, whose first squares are shown line by line.
+    about: What was seen in these.
     """
 
     title: str
     scale: int = 0
     bicubic: str = ""
     regression: str = ""
+    samples: tuple[str, ...] = ()
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,8 @@ class Table:
             _check([*filter(None, [row.of]), *runs_in(row.options)], trainings, row.name)
             _check(filter(None, [row.sheet]), self.tables, f"row {row.name!r}")
         for name, table in self.tables.items():
-            _check(filter(None, [table.bicubic, table.regression]), rows, f"table {name!r}")
+            shown = filter(None, [table.bicubic, table.regression, *table.samples])
+            _check(shown, rows, f"table {name!r}")
         _check(self.front, rows, "`front`")
         rows += [row.repeats for row in self.rows if row.repeats]
         for claim in self.claims:
