@@ -87,12 +87,7 @@ FREE = (
             *("heartbeat_seconds", "lost_after_seconds"),
         )
     ),
-    "checkpoint",
-    "writer",
-    "tiling",
-    "config",
-    "ckpt_path",
-    "weights_only",
+    *("checkpoint", "writer", "tiling", "config", "ckpt_path", "weights_only"),
     *(
         f"trainer.{key}"
         for key in (
