@@ -243,9 +243,9 @@ def draw(table: Table, row: Row, folder: Path) -> None:
     for name in table.sets[row.set].tables:
         names = table.tables[name].samples
         if row.name in names and all((ROWS / other / OUTPUTS).is_dir() for other in names):
-            shown = {labels[other]: ROWS / other / OUTPUTS / "sr" / name for other in names}
-            photographs = ROWS / names[0] / OUTPUTS / "hr" / name
-            _samples(shown | {"photographs": photographs}, folder / IMAGES / f"{name}.webp")
+            lines = {labels[other]: ROWS / other / OUTPUTS / "sr" / name for other in names}
+            lines["photographs"] = ROWS / names[0] / OUTPUTS / "hr" / name
+            _samples(lines, folder / IMAGES / f"{name}.webp")
 
 
 def _samples(lines: dict[str, Path], target: Path) -> None:
