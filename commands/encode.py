@@ -499,7 +499,7 @@ class Together:
         if self.rank == 0:
             try:
                 done = work()
-            except (OSError, ValueError) as error:
+            except (ConfigurationError, OSError, ValueError) as error:  # all wait for it
                 failure = str(error)
         done, failure = self.gather((done, failure))[0]
         if failure:

@@ -154,16 +154,18 @@ class Guard(Callback):
         """Judge the step; if it is bad, the optimiser changes nothing."""
         loss, self._loss = self._loss, torch.zeros_like(self._loss)
         loss_is_finite, gradient_is_finite = _loss_and_norm(loss, optimizer).isfinite().tolist()
+        number = trainer.optimizers.index(optimizer)
         if loss_is_finite and gradient_is_finite:
-            self.rows.pop(trainer.optimizers.index(optimizer), None)
+            self.rows.pop(number, None)
             self._keep(pl_module)
             return
-        self._bad = BadStep(trainer, optimizer, method_of(pl_module).is_step(optimizer))
+        is_step = method_of(pl_module).is_step(optimizer)
+        self._bad = BadStep(trainer, optimizer, is_step)
         scaler = _scaler(trainer)
         if not loss_is_finite:
-            self._count(trainer, optimizer, "loss", not bool(loss.isfinite()))
+            self._count(trainer, number, is_step, "loss", not bool(loss.isfinite()))
         elif scaler is None or scaler.get_scale() < 1:  # the source of averaged ones is unknown
-            self._count(trainer, optimizer, "gradient", trainer.is_global_zero)
+            self._count(trainer, number, is_step, "gradient", trainer.is_global_zero)
         if not pl_module.automatic_optimization:  # there may be another step in this batch
             self._undo()
 
@@ -186,10 +188,9 @@ class Guard(Callback):
             if not torch.equal(buffer, kept):  # constants may be read-only views
                 buffer.copy_(kept)
 
-    def _count(self, trainer: Trainer, optimizer: Any, what: str, here: bool) -> None:
-        step, number = trainer.global_step, trainer.optimizers.index(optimizer)
+    def _count(self, trainer: Trainer, number: int, is_step: bool, what: str, here: bool) -> None:
+        step = trainer.global_step
         row = self.rows[number] = self.rows.get(number, 0) + 1
-        is_step = method_of(trainer.lightning_module).is_step(optimizer)
         self.skipped += is_step
         left_out, so_far = "step", f"{self.skipped} so far"
         if not is_step:

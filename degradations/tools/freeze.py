@@ -170,7 +170,7 @@ def _check_unused(path: Path) -> None:
 
 def _read_hr(path: Path, settings: Settings) -> Tensor:
     # Cut as in validation: the upper left part with whole LR pixels.
-    if decode.read_image(path).bit_depth > 8:
+    if decode.read_image(path).bit_depth > 8:  # as stored: in sRGB it may have 8
         raise ValueError(f"{path} has more than 8 bits, but only 8 are frozen: convert it first")
     hr = read_image(path)
     if settings.crop is not None:
