@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 
 from benchmarks import report
 from benchmarks.photographs import page
-from benchmarks.photographs.measure import Measure, Numbers
+from benchmarks.photographs.measure import Measure, Numbers, samples
 from benchmarks.photographs.outputs import OUTPUTS
 from benchmarks.photographs.table import (
     ROWS,
@@ -124,6 +124,8 @@ def _fill(table: Table, row: Row) -> None:
         folders = {label: ROWS / other / OUTPUTS for label, other in controls.items()}
         if compared.scale:
             numbers = Measure(compared.scale).row(ROWS / row.name / OUTPUTS, name, folders)
+        elif compared.samples:
+            numbers = {"row": samples(ROWS / row.name / OUTPUTS, name)}
         else:
             results = load_results(ROWS / row.name / "results.json")["results"]
             here = [result for result in results if result["dataset"] == name]

@@ -20,6 +20,7 @@ from torch import Tensor
 from benchmarks.photographs.outputs import PARTS
 from callbacks.metrics.base import ImageMetric
 from callbacks.metrics.consistency import LRConsistency
+from callbacks.metrics.fid import KIDThumb
 from callbacks.metrics.niqe import NIQE
 from callbacks.metrics.perceptual import LPIPS
 from callbacks.metrics.pixels import PSNR, SSIM, psnr, to_pixels
@@ -79,6 +80,37 @@ class Measure:
                     if math.isfinite(value):  # PSNR of HR is not
                         numbers.setdefault(metric, []).append(value)
         return found
+
+
+def samples(outputs: Path, dataset: str) -> Numbers:
+    """Return distances between images made without LR and photographs, with a value an image.
+
+    The values are the jackknife's: from the distance of the whole sets and from the one without the
+    image (and a photograph). Their mean is the distance less its bias of small sets.
+
+    Args:
+        outputs: Folder with ``sr`` and ``hr``.
+        dataset: Name of the dataset, their folder in these.
+    """
+    found: Numbers = {}
+    files = sorted((outputs / "sr" / dataset).rglob("*.png"))
+    keys = [file.relative_to(outputs / "sr").as_posix() for file in files]
+    for metric in (SWD(levels=2), KIDThumb()):
+        sr, hr = (
+            torch.cat(
+                [
+                    metric.features(read_image(outputs / part / key), {"key": [key]}).double()
+                    for key in keys
+                ]
+            )
+            for part in ("sr", "hr")
+        )
+        whole, count = metric.distances(sr, hr), len(keys)
+        for left in range(count):
+            rest = torch.arange(count) != left
+            for name, value in metric.distances(sr[rest], hr[rest]).items():
+                found.setdefault(name, []).append(count * whole[name] - (count - 1) * value)
+    return found
 
 
 def noisy(smooth: Tensor, hr: Tensor, target: float, border: int, key: str) -> Tensor:

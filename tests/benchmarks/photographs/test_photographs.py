@@ -14,12 +14,23 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchvision.utils import save_image
 
 from benchmarks import report
 from benchmarks.photographs import __main__ as command
 from benchmarks.photographs import page
-from benchmarks.photographs.measure import FAILS, HOLDS, OPEN, compare, noisy, psnr_y, verdict
+from benchmarks.photographs.measure import (
+    FAILS,
+    HOLDS,
+    OPEN,
+    compare,
+    noisy,
+    psnr_y,
+    samples,
+    verdict,
+)
 from benchmarks.photographs.table import TABLE, Claim, load
+from callbacks.metrics.fid import KIDThumb
 
 PHOTOGRAPHS = load()
 
@@ -56,6 +67,21 @@ def test_an_interval_is_that_of_student(pair: tuple[Tensor, Tensor]) -> None:
     assert [verdict(parts) for parts in ([HOLDS, OPEN], [OPEN, FAILS], [HOLDS], [])] == [
         *(OPEN, FAILS, HOLDS, OPEN)
     ]
+
+
+def test_a_number_of_sets_has_a_value_an_image(tmp_path: Path) -> None:
+    draws = np.random.default_rng(0)
+    images = {part: torch.from_numpy(draws.random((8, 3, 16, 16)) ** 2).float() for part in "ab"}
+    for part, folder in (("a", "sr"), ("b", "hr")):
+        (tmp_path / folder / "set").mkdir(parents=True)
+        for key, image in enumerate(images[part]):
+            save_image(image, tmp_path / folder / "set" / f"{key}.png")
+    found = samples(tmp_path, "set")
+    metric, batch = KIDThumb(), {"key": [*map(str, range(8))]}
+    whole = metric.distance(*(metric.features(each, batch).double() for each in images.values()))
+    # Unbiased, so the jackknife's mean is the distance itself.
+    assert np.mean(found["kid_thumb"]) == pytest.approx(whole, rel=0.02)
+    assert {len(values) for values in found.values()} == {8}
 
 
 def numbers(niqe: float, swd: float) -> dict[str, list[float]]:
