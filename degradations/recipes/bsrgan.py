@@ -228,9 +228,10 @@ class BSRGAN(Pipeline):
     The streams are named `halve`, `shuffled` (containing `blur`, `blur2`, `shrink`, `to_lr`,
     `noise`, `jpeg`, `camera`) and `final_jpeg`.
 
-    Ranges are the paper's. The released code differs from the paper: kernel sizes up to 25;
-    variances and deviations from 0; noise levels from 2; no camera without the authors' network for
-    it (here `Camera`). Here, kernels are not shifted by interpolation.
+    Ranges are the paper's; the interpolations of resizing and the probability of JPEG are those of
+    the released code. That differs from the paper: kernel sizes up to 25; variances and deviations
+    from 0; noise levels from 2; no camera without the authors' network for it (here `Camera`).
+    Here, kernels are not shifted by interpolation.
 
     On a canvas the shuffled stages run 39 times in all. Prefer the executor ``images``, unless the
     device has time to spare.
