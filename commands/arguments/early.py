@@ -26,6 +26,14 @@ TOP = (
     *("encode", "export"),
 )
 ON_RUNS = ("report", "compare", "measure", "export")  # whose first words are paths
+# A file that is the value of one key: a class, or a list of callbacks.
+_PART = re.compile(r"^(?:- )?(?:\{?class_path: *)?(\w+)\.\w+", re.MULTILINE)
+_TAKES = {
+    "lightning_modules": "model",
+    "datamodules": "data",
+    "degradations": "degradation",
+    "callbacks": "trainer.callbacks",
+}
 _SPECIAL = {*"$~*?[]{},:\n"}  # characters of patterns, lists and addresses
 
 
@@ -128,6 +136,10 @@ def _refuse_file(value: str) -> None:
         near = near or [files[s] for s in difflib.get_close_matches(path.stem, files, n=1)]
         meant = f"; did you mean {' or '.join(map(os.path.relpath, near[:3]))}?" if near else ""
         raise ConfigurationError(f"config is {value}, and there is no such file{meant}")
+    part = _PART.search(read_text(value)) if value.endswith(CONFIGURATIONS) else None
+    if part and (option := _TAKES.get(part[1])):
+        key = f"such as --{option} {value}"
+        raise ConfigurationError(f"{value} is the value of a key, so give it by that key, {key}")
 
 
 def _refuse_class(option: str, value: str) -> None:

@@ -31,7 +31,7 @@ from PIL import Image, UnidentifiedImageError
 
 from files.clock import DECODING
 from files.images import jpeg
-from files.images.colours import GREY, describe
+from files.images.colours import GREY, code_points_of, describe
 from files.images.deep import Pixels, Unsupported, deep_pixels, deep_to_srgb, eight_bits
 from files.images.exif import tiff_exif
 from files.images.pillow import MORE, TEXTS, open_image
@@ -300,9 +300,26 @@ def from_pillow(image: Image.Image, srgb: bool = False) -> DecodedImage:
         image: Of 8 or 16 bits a channel.
         srgb: As for ``decode``; 16-bit grey is not converted.
     """
+    code_points = _code_points(image)  # before its file is closed
     copied = image.copy()  # with an `info` of its own
-    describe(copied, None)
+    describe(copied, code_points)
     return _upright(copied, _pixels(copied, None, srgb), orientation_of(image))
+
+
+def _code_points(image: Image.Image) -> bytes | None:
+    """Return the code points of the file that an image was opened from, if it can still be read."""
+    name = getattr(image, "filename", "")
+    if (stream := getattr(image, "fp", None)) is not None:
+        place = stream.tell()
+        try:
+            return code_points_of(stream)
+        finally:
+            stream.seek(place)
+    try:
+        with open(name, "rb") as file:
+            return code_points_of(file)
+    except OSError:
+        return None
 
 
 def _upright(image: Image.Image, raw: _Raw, orientation: int) -> DecodedImage:

@@ -228,6 +228,7 @@ TYPOS = {
     "fit --config CASE --trainer.max_stepz 3": "did you mean 'trainer.max_steps'?",
     "predict --config CASE --tiling.sise 3": "did you mean 'tiling.size'?",
     "fit --config=gone.yaml": "gone.yaml, and there is no such file",
+    "fit --config configs/model/imdn.yaml": "such as --model configs/model/imdn.yaml",
     "export": "export needs a run",
     "fit --model lightning_modules.EDRS": "did you mean 'lightning_modules.EDSR'?",
     "report": "report needs a run, such as runs/NAME",

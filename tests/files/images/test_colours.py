@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Callable
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from files.images.decode import decode
+from files.images.decode import decode, from_pillow
 from files.images.pillow import with_chunks
 from tests.datamodules.profiles import WIDE, rgb_profile, srgb_of_grey, srgb_of_rgb, srgb_of_xyz
 
@@ -135,6 +136,16 @@ def test_colours_without_a_profile_keep_their_code_points(
 ) -> None:
     image = decode(data, "a")
     assert (image.cicp, image.icc) == (bytes(points), None)
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_an_image_opened_by_pillow_has_the_tags_of_its_file(tmp_path: Path, loaded: bool) -> None:
+    (tmp_path / "a.avif").write_bytes(avif(12, 13))
+    image = Image.open(tmp_path / "a.avif")
+    if loaded:
+        image.load()
+    expected = decode((tmp_path / "a.avif").read_bytes(), "a")
+    assert from_pillow(image).icc == expected.icc is not None
 
 
 def test_an_avif_with_a_profile_has_its_colours() -> None:
