@@ -577,6 +577,6 @@ def check_unit_range(image: Tensor, name: str) -> None:
     least, greatest = (bound.item() for bound in image.aminmax())
     if not (least >= -1e-3 and greatest <= 1 + 1e-3):  # NaN fails both
         raise ValueError(
-            f"{name} lies in [{least:g}, {greatest:g}]; expected [0, 1]: divide 8-bit values by "
-            "255, or clip what overshoots (values are never rescaled automatically)"
+            f"{name} lies in [{least:g}, {greatest:g}]; expected floats in [0, 1]: divide 8-bit "
+            "values by 255, or clip what overshoots (values are never rescaled automatically)"
         )
