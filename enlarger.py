@@ -48,9 +48,9 @@ from commands.run.directory import RunDirectory
 from commands.run.files import FOLDER, list_checkpoints, newest_whole
 from commands.run.weights import EXPORT, find_weights, load_trained
 from commands.tracebacks import origin
-from datamodules import SRDataModule
+from datamodules.base import SRDataModule, checked_scale
 from datamodules.source import Sample
-from degradations.base import Degradation, cut_size
+from degradations.base import Degradation, check_unit_range, cut_size
 from degradations.bicubic import resize
 from degradations.draws import seed_of
 from degradations.tools.configure import degradation_of
@@ -299,8 +299,7 @@ def _visible(x: Tensor) -> Tensor:
 def _output_size(x: Tensor, scale: float, size: tuple[int, int] | None) -> tuple[int, int]:
     h, w = x.shape[-2:]
     if size is None:
-        if not (math.isfinite(scale) and scale >= 1):
-            raise ValueError(f"scale is {scale:g}; it must be a number of at least 1")
+        checked_scale(scale, "")
         return round(h * scale), round(w * scale)
     if len(size) != 2 or not all(isinstance(side, int | np.integer) for side in size):
         raise ValueError(f"size is {size}; expected two integers, height and width")
@@ -486,8 +485,7 @@ def measure(
         ValueError: If images are missing or differ in size, or a metric is unknown.
         FileNotFoundError: If the weights of a metric are missing.
     """
-    if not (math.isfinite(scale) and scale >= 1):
-        raise ValueError(f"scale is {scale:g}; it must be a number of at least 1")
+    checked_scale(scale, "")
     chosen = [_metric(m) for m in ([metrics] if isinstance(metrics, str) else metrics)]
     if reading := [m.name for m in chosen if m.needs_lr]:
         raise ValueError(f"{', '.join(reading)} needs the LR images: measure them by main.py test")
@@ -688,12 +686,7 @@ def _to_pillow(pixels: NDArray[Any], icc: bytes | None) -> Image.Image:
 def _in_range(x: Tensor) -> Tensor:
     if x.numel() == 0:
         raise ValueError(f"the image is empty: {_shape(x)}")
-    least, greatest = (bound.item() for bound in x.aminmax())
-    if not (least >= -1e-3 and greatest <= 1 + 1e-3):  # NaN fails both
-        raise ValueError(
-            f"the image lies in [{least:g}, {greatest:g}]; expected floats in [0, 1]: divide 8-bit "
-            "values by 255, or clip what overshoots"
-        )
+    check_unit_range(x, "the image")
     return x.clamp(0, 1)
 
 

@@ -263,7 +263,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Command-line arguments; those of this process by default.
 
     Returns:
-        0; 1 if a file could not be fetched or is not the published one; 2 for an unknown name.
+        0; 1 if a file could not be fetched or is not the published one.
+
+    Raises:
+        ValueError: For an unknown name; ``main.py`` prints its message.
     """
     parser = argparse.ArgumentParser(
         prog="main.py weights",
@@ -275,11 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.fetch and not options.names:  # all together are tens of gigabytes
         parser.error("--fetch takes names, such as --fetch alexnet; without it, all are listed")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        entries = {name: entry_of(name) for name in options.names} or manifest()
-    except ValueError as error:
-        log.error("error: %s", error)
-        return 2
+    entries = {name: entry_of(name) for name in options.names} or manifest()
     problems = _fetch_all(entries) if options.fetch else []
     states = {name: _state(entry) for name, entry in entries.items()}
     for name, entry in entries.items():
@@ -317,7 +316,3 @@ def _state(entry: Entry) -> str:
     if path is None:
         return f"missing: {entry['file']} from {entry['source']}"
     return str(path) if entry["sha256"] else f"{path} (not verified: no hash is known)"
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -93,7 +93,3 @@ def _measured(name: str, options: argparse.Namespace) -> runs.RunNumbers:
         if values:
             images.append(cast(ImageNumbers, {**place, "seed": None, "values": values}))
     return runs.RunNumbers(name, Path(name), results, images)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

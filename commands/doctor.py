@@ -7,7 +7,6 @@ standard library is imported here, because a package may be what is broken.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -15,6 +14,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from files.versions import installed
 
 ROOT = Path(__file__).resolve().parents[1]
 INSTALL = "pip install -c constraints.txt -e ."
@@ -101,7 +102,7 @@ def packages() -> Iterator[Line]:
     absent = []
     for extra, requirements in project["optional-dependencies"].items():
         wrong += _unsuitable(requirements, required=False)
-        if any(_installed(each.name) is None for each in map(Requirement, requirements)):
+        if any(installed(each.name) is None for each in map(Requirement, requirements)):
             absent.append(extra)
     yield from wrong
     if not wrong:
@@ -131,18 +132,11 @@ def _unsuitable(requirements: list[str], required: bool) -> Iterator[Line]:
 
     for requirement in map(Requirement, requirements):
         name, specifier = requirement.name, requirement.specifier
-        found = _installed(name)
+        found = installed(name)
         if found is None and required:
             yield Line("broken", name, f"is missing: {INSTALL}")
         elif found is not None and not specifier.contains(found, prereleases=True):
             yield Line("broken", name, f"is {found}, but {specifier} is required: {INSTALL}")
-
-
-def _installed(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 # ----------------------------------------------------------------------------------------- machine

@@ -28,7 +28,6 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -50,6 +49,7 @@ from datamodules.sources.triplets import Triplets
 from degradations.draws import seed_of
 from files.images.decode import UnreadableImage
 from files.images.deep import eight_bits
+from files.images.pillow import saved
 from files.numbers import PositiveInt
 from files.owned import remove_file, write_whole
 from files.paths import expand_path, shard_key, size_and_time
@@ -371,13 +371,14 @@ class Encoding:
         found: list[Members] = [{"latent.npy": _npy(z, self.options.dtype)} for z in self._raw(hr)]
         if self.options.hr:
             for members, item in zip(found, batch, strict=True):
-                members["png"] = _png(item["hr"])
+                members["png"] = saved(item["hr"], "PNG")
         if self.degradation is not None:
             lr = (self.degradation(hr, seeds) * 255).round() / 255  # as it is stored
             enlarged = self._raw(self.model.enlarged_lr(lr, (hr.shape[-2], hr.shape[-1])))
             for members, image, z in zip(found, lr, enlarged, strict=True):
                 small = (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-                members |= {"lr.png": _png(small), "lr_latent.npy": _npy(z, self.options.dtype)}
+                members["lr.png"] = saved(small, "PNG")
+                members["lr_latent.npy"] = _npy(z, self.options.dtype)
         if self.options.texts:
             encoded: Any = self.encoder([item["text"] for item in batch])
             for members, features, length in zip(found, *encoded, strict=True):
@@ -463,12 +464,6 @@ def _shape(item: dict[str, Any]) -> Any:
 def _npy(z: Tensor, dtype: str) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, z.numpy().astype(dtype))
-    return buffer.getvalue()
-
-
-def _png(pixels: NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
 
 

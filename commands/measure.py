@@ -88,7 +88,3 @@ def _parser() -> argparse.ArgumentParser:
     add_options(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers there")
     return parser
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -36,7 +36,7 @@ ABOUT = {name: about for group in BY_GROUP.values() for name, about in group.ite
 TOOLS = {
     "app": "commands.app.app",
     "list": "commands.arguments.listing",
-    "report": "callbacks.report.__main__",
+    "report": "callbacks.report.report",
     "compare": "commands.compare",
     "measure": "commands.measure",
     "preview": "degradations.tools.preview",

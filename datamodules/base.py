@@ -39,7 +39,16 @@ __all__ = ["Augmentation", "CropSettings", "Pixels", "SRDataModule", "Sample", "
 log = logging.getLogger(__name__)
 
 
-def _checked_scale(scale: float, whose: str = "data.init_args.") -> float:
+def checked_scale(scale: float, whose: str = "data.init_args.") -> float:
+    """Return a scale as a float.
+
+    Args:
+        scale: The scale.
+        whose: What comes before it in the error message.
+
+    Raises:
+        ValueError: If it is less than 1, or not finite.
+    """
     if not 1 <= scale < math.inf:
         raise ValueError(f"{whose}scale is {scale:g}; it must be a number of at least 1")
     return float(scale)
@@ -101,7 +110,7 @@ class SRDataModule(Predicted, LightningDataModule):
         size: tuple[PositiveInt, PositiveInt] | None = None,
     ) -> None:
         super().__init__()
-        self.scale = _checked_scale(scale)
+        self.scale = checked_scale(scale)
         self.train, self.val, self.test, self.predict = train, val or {}, test or {}, predict
         self.batch_size, self.crop_size = batch_size, crop_size
         self.crops, self.size = crops, size
@@ -173,7 +182,7 @@ class SRDataModule(Predicted, LightningDataModule):
     def _prepared(self, source: Source, srgb: bool = True) -> float:
         """Prepare a source, and return its scale."""
         source.srgb = srgb
-        scale = self.scale if source.scale is None else _checked_scale(source.scale, "a source's ")
+        scale = self.scale if source.scale is None else checked_scale(source.scale, "a source's ")
         source.prepare(scale)
         return scale
 

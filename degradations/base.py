@@ -334,7 +334,7 @@ class Degradation(nn.Module, ABC):
         check_images(hr)
         size = self.lr_size(hr.shape[-2:])
         if not self._checked:
-            _check_unit_range(hr)
+            check_unit_range(hr, "hr")
         packed = params if isinstance(params, Packed) else Packed.of(params, len(hr))
         rows = packed.to(hr.device)
         # Training uses the HR, so stages must not write to it, nor to a view of it.
@@ -524,6 +524,11 @@ def each_on_host(
     return canvas.with_pixels(copy_to(pixels, canvas.pixels.device))
 
 
+def rounded_up(n: int, multiple: int) -> int:
+    """Return the next multiple, or the number itself if it is one."""
+    return -(-n // multiple) * multiple
+
+
 def quantize_8bit(x: Tensor) -> Tensor:
     """Clamp values of any shape to [0, 1] and round to multiples of 1/255, like an 8-bit file."""
     return (x.clamp(0.0, 1.0) * 255.0).round() / 255.0
@@ -559,10 +564,19 @@ def check_images(hr: Tensor, seeds: Seeds | None = None) -> None:
         raise ValueError(f"{len(seeds)} seeds for {len(hr)} images; expected one seed per image")
 
 
-def _check_unit_range(hr: Tensor) -> None:
-    least, greatest = (bound.item() for bound in hr.aminmax())
+def check_unit_range(image: Tensor, name: str) -> None:
+    """Raise if values lie outside of [0, 1] by more than rounding.
+
+    Args:
+        image: Floats of any shape.
+        name: For the message.
+
+    Raises:
+        ValueError: If so, or if some are NaN.
+    """
+    least, greatest = (bound.item() for bound in image.aminmax())
     if not (least >= -1e-3 and greatest <= 1 + 1e-3):  # NaN fails both
         raise ValueError(
-            f"hr lies in [{least:g}, {greatest:g}]; expected [0, 1] (divide 8-bit values by 255; "
-            "values are never rescaled automatically)"
+            f"{name} lies in [{least:g}, {greatest:g}]; expected floats in [0, 1]: divide 8-bit "
+            "values by 255, or clip what overshoots (values are never rescaled automatically)"
         )

@@ -143,7 +143,8 @@ class PairPool:
         """
         own = self.state()
         if not (distributed.is_available() and distributed.is_initialized()):
-            return [_to_cpu(own)]
+            kept = {k: v.to("cpu", copy=True) for k, v in own.items() if isinstance(v, Tensor)}
+            return [{**own, **kept}]
         rank, world = distributed.get_rank(), distributed.get_world_size()
         small: list[Any] = [None] * world
         distributed.all_gather_object(
@@ -209,13 +210,6 @@ def _to_float(images: Tensor) -> Tensor:
 def _empty_pairs(like: Pairs, size: int) -> Pairs:
     hr, lr = (images.new_zeros((size, *images.shape[1:])) for images in like[:2])
     return Pairs(hr, lr, {name: [""] * size for name in like.notes})
-
-
-def _to_cpu(state: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: value.to("cpu", copy=True) if isinstance(value, Tensor) else value
-        for name, value in state.items()
-    }
 
 
 def _slots_on(slots: list[int], device: torch.device) -> Tensor:

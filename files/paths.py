@@ -226,18 +226,27 @@ def by_key(images: Iterable[tuple[str, Path]], what: str) -> dict[str, Path]:
     return dict(sorted(unique(images, what).items()))
 
 
-def images_by_key(folder: Path) -> dict[str, Path]:
-    """Return the images of a folder and its subfolders by key, sorted.
+def images_below(root: Path, what: str) -> dict[str, Path]:
+    """Return the images of a folder and its subfolders by key, sorted; ``what`` is for errors."""
+    return by_key(((image_key(path, root), path) for path in list_images(root)), what)
+
+
+def images_by_key(folder: Path, what: str = "") -> dict[str, Path]:
+    """Return the images of a folder and its subfolders by key, sorted, and at least one.
+
+    Args:
+        folder: The folder.
+        what: For error messages, the key that names it.
 
     Raises:
         ValueError: It is not a folder, or contains no images, or two with the same key.
     """
+    name = f"{what} {str(folder)!r}" if what else str(folder)
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder")
-    images = list_images(folder)
-    if not images:
-        raise ValueError(f"{folder} contains no images")
-    return by_key(((image_key(path, folder), path) for path in images), str(folder))
+        raise ValueError(f"{name} is not a folder")
+    if not (images := images_below(folder, name)):
+        raise ValueError(f"{name} contains no images")
+    return images
 
 
 def _what_reads(paths: Iterable[Path]) -> str:

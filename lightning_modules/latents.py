@@ -73,7 +73,12 @@ class InLatents(ImageModel):
             ValueError: If its weights are random, or a part is for another number of channels.
         """
         super().setup(stage)
-        check_space(self.space, "space_weights")
+        space = self.space
+        if not space.source and any(True for _ in space.parameters()):
+            raise ValueError(
+                f"the autoencoder of model.init_args.space, {type(space).__name__}, has random "
+                "weights: set its files, or set model.init_args.space_weights"
+            )
         for part in self.children():
             denoises = isinstance(part, Denoiser)
             channels = part.channels if denoises else getattr(part, "latent", None)
@@ -193,22 +198,4 @@ def check_base(
             f"the base was trained on timesteps {first} to {end - 1}, counted from 0, and "
             f"{max(timesteps)} to {min(timesteps)} are used: choose others, or train a base "
             "without timesteps"
-        )
-
-
-def check_space(space: Space, other_key: str | None = None) -> None:
-    """Raise if the autoencoder of a space has random weights.
-
-    Args:
-        space: The space.
-        other_key: Another key of ``model.init_args`` that may set its weights.
-
-    Raises:
-        ValueError: If the autoencoder has weights without a source.
-    """
-    if not space.source and any(True for _ in space.parameters()):
-        other = "" if other_key is None else f", or set model.init_args.{other_key}"
-        raise ValueError(
-            f"the autoencoder of model.init_args.space, {type(space).__name__}, has random "
-            f"weights: set its files{other}"
         )

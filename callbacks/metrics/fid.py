@@ -81,11 +81,7 @@ class InceptionMetric(WeightsMetric, SetMetric):
         }
 
     def features(self, images: Tensor, batch: Batch) -> Tensor:
-        """Return (B, 2048) features of whole images, resized to 299x299."""
-        return self.extract(images)
-
-    def extract(self, images: Tensor) -> Tensor:
-        """Return (B, 2048) float32 features of (B, 3, H, W) images in [0, 1]."""
+        """Return (B, 2048) float32 features of whole images, resized to 299x299."""
         prepare = PREPARATIONS[self.preset][2]
         what = ("inception", self.preset, self.sha256)
         return self.cached(images, what, lambda: self.embed(prepare(levels(images))))

@@ -18,7 +18,6 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +30,7 @@ from callbacks.metrics.base import ImageMetric, TooSmall, WeightsMetric
 from callbacks.metrics.niqe import read_model
 from files.batch import Batch
 from files.tensors import check_numbers, read_tensors
+from files.versions import installed
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class IQA(WeightsMetric, ImageMetric):
         """Return name and version in pyiqa, rounding, range, and the files with their hashes."""
         on_y = self.metric == "pi"
         return {
-            "implementation": f"pyiqa {_version()}, {self.metric}",
+            "implementation": f"pyiqa {installed('pyiqa')}, {self.metric}",
             "color": "y" if on_y else "rgb",
             "border": PI_BORDER if on_y else 0,
             "round_8bit": True,
@@ -198,19 +198,12 @@ def _score(image: Tensor, network: nn.Module) -> Tensor:
     return found.float().reshape(())
 
 
-def _version() -> str | None:
-    try:
-        return version("pyiqa")
-    except PackageNotFoundError:
-        return None
-
-
 @functools.cache  # once a process
 def _warn_of_licence() -> None:
     log.warning(
         "pyiqa %s is licensed for noncommercial purposes only, and so are most of its weights "
         "files (configs/weights.yaml has the licence of each)",
-        _version(),
+        installed("pyiqa"),
     )
 
 

@@ -23,7 +23,7 @@ from degradations.bicubic import resize
 from files.images.alpha import on_white
 from files.images.colours import GREY, fitted
 from files.images.deep import Pixels, eight_bits
-from files.images.pillow import png_of_16_bits, profile_chunk, with_chunks
+from files.images.pillow import png_of_16_bits, profile_chunk, saved, with_chunks
 from files.owned import Known, whole_file, whole_folder
 
 Format = Literal["png", "jpg", "webp", "tiff"]
@@ -160,14 +160,13 @@ def encode(pixels: Pixels, extras: Extras, format: Format, quality: int) -> byte
         options["icc_profile"] = icc
     if extras.exif and format != "tiff":
         options["exif"] = extras.exif
-    buffer = io.BytesIO()
     try:
-        Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(buffer, **options)
+        data = saved(pixels[..., 0] if channels == 1 else pixels, **options)
     except OSError as error:  # Pillow's class for encoder errors; no disk is involved
         raise ValueError(f"the encoder of {format} failed: {error}") from error
     if format == "png":
-        return with_chunks(buffer.getvalue(), *_chunks(Extras(cicp=extras.cicp)))
-    return _tiff_with_exif(buffer.getvalue(), extras.exif)
+        return with_chunks(data, *_chunks(Extras(cicp=extras.cicp)))
+    return _tiff_with_exif(data, extras.exif)
 
 
 def fitted_extras(extras: Extras, pixels: Pixels, format: Format) -> tuple[Extras, list[str]]:

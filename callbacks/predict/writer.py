@@ -267,7 +267,9 @@ class Writer(Callback):
             for key, reason in zip(keys, batch["error"], strict=True):
                 if key in self._videos:
                     self._drop_video()
-                self._report_broken(key, reason)
+                self.unusable += 1
+                log.warning("unusable, left out: %s", reason)
+                self._note_error(key, self._sources.get(key), reason)
             return
         metas = batch.get("meta") or [{} for _ in keys]
         metas = [meta if "frame" in meta else self._fitting(meta) for meta in metas]
@@ -541,11 +543,6 @@ class Writer(Callback):
         self.failed += 1
         log.warning("not written: %s: %s", key, reason)
         self._note_error(key, source, reason)
-
-    def _report_broken(self, key: str, reason: str) -> None:
-        self.unusable += 1
-        log.warning("unusable, left out: %s", reason)
-        self._note_error(key, self._sources.get(key), reason)
 
     def _note_error(self, key: str, source: str | None, reason: str) -> None:
         self._lines.add(Line(key=key, input=source, output=self._name(key), error=reason))

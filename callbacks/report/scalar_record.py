@@ -101,7 +101,9 @@ def read_record(run: Path) -> dict[str, dict[int, float]]:
             try:
                 line = json.loads(text)
                 if BEGIN in line:
-                    _forget_after(int(line[BEGIN]), found)
+                    begun = int(line[BEGIN])  # and what an earlier start logged later is undone
+                    for name, curve in found.items():
+                        found[name] = {at: v for at, v in curve.items() if at <= begun}
                     continue
                 step, values = int(line["step"]), line["values"].items()
                 for name, value in values:
@@ -109,11 +111,6 @@ def read_record(run: Path) -> dict[str, dict[int, float]]:
             except (ValueError, KeyError, TypeError, AttributeError):
                 continue  # truncated, as its process was killed
     return found
-
-
-def _forget_after(step: int, found: dict[str, dict[int, float]]) -> None:
-    for name, values in found.items():
-        found[name] = {at: value for at, value in values.items() if at <= step}
 
 
 def _opened(path: Path) -> TextIOWrapper:

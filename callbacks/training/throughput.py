@@ -43,7 +43,8 @@ class Timeline:
             self._marks[-1][1].synchronize()
         spent: defaultdict[str, float] = defaultdict(float)
         for (_, begun), (part, ended) in itertools.pairwise(self._marks):
-            spent[part] += self._between(begun, ended)
+            timed = ended - begun if self._stream is None else begun.elapsed_time(ended) / 1000
+            spent[part] += float(timed)
         self._marks = self._marks[-1:]
         return spent
 
@@ -52,9 +53,6 @@ class Timeline:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         return self._stream.record_event(event)
-
-    def _between(self, begun: Any, ended: Any) -> float:
-        return float(ended - begun if self._stream is None else begun.elapsed_time(ended) / 1000)
 
 
 class Budget:

@@ -105,7 +105,3 @@ def _models(options: argparse.Namespace) -> Models:
     for source in reversed(options.sources):  # the first one stays in memory
         models.load(source)
     return models
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

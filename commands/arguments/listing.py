@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from callbacks.weights import manifest
 from commands.errors import EXPERIMENTS, ROOT, ConfigurationError, did_you_mean
 from commands.options import ROOMS, stub
 
-WEIGHTS = ROOT / "configs" / "weights.yaml"
 BASES = {"ImageModel": "methods", "Loss": "losses"}  # what classes of a kind derive from
 HINTS = {
     "methods": "python main.py fit --model.help NAME",
@@ -150,9 +150,7 @@ def _experiments() -> Iterator[Entry]:
 
 
 def _weights() -> Iterator[Entry]:
-    import yaml
-
-    for name, about in yaml.safe_load(WEIGHTS.read_text(encoding="utf-8")).items():
+    for name, about in manifest().items():
         yield Entry(name, f"{about['used_by']}; licence: {about['licence']}")
 
 

@@ -7,7 +7,6 @@ no error at all (one node has older code).
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import socket
@@ -25,6 +24,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from commands.arguments.saved_config import flat
 from commands.errors import TemporaryError
+from files.versions import installed
 from files.words import first_of
 
 POLL = 0.5  # seconds between two checks for missing processes
@@ -165,13 +165,7 @@ def start_facts(config: dict[str, Any], world: int) -> Facts:
 
 def versions() -> dict[str, str]:
     """Return the installed versions of the libraries that affect results."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "none"
-    return found
+    return {name: installed(name) or "none" for name in LIBRARIES}
 
 
 def differences(everyone: list[Facts]) -> list[str]:

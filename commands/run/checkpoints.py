@@ -66,11 +66,6 @@ def batches_done(trainer: Trainer) -> int:
     return int(vars(trainer.fit_loop.epoch_loop.batch_progress.current)["processed"])
 
 
-def next_position(epoch: int, batches: int, trainer: Trainer) -> tuple[int, int]:
-    """Return epoch and finished batches after some batches of an epoch."""
-    return (epoch + 1, 0) if batches >= trainer.num_training_batches else (epoch, batches)
-
-
 def gradients_pending(trainer: Trainer) -> bool:
     """Return whether an accumulation is unfinished: checkpoints hold no gradients."""
     done = batches_done(trainer)
@@ -253,7 +248,8 @@ class Checkpoints(Checkpoint):
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Note the position, and decide whether a checkpoint is due."""
-        self._position = next_position(trainer.current_epoch, batches_done(trainer), trainer)
+        epoch, done = trainer.current_epoch, batches_done(trainer)
+        self._position = (epoch + 1, 0) if done >= trainer.num_training_batches else (epoch, done)
         self._whole = True
         if self._hold(trainer):
             return

@@ -170,7 +170,8 @@ def experiment_name(config: Namespace) -> str:
     if config.config:
         # Files in sub-folders of configs/experiment may have the same names.
         parts = Path(str(config.config[0])).with_suffix("").parts
-        return "_".join(parts[_after_last(parts, "experiment") :])
+        below = [number + 1 for number, part in enumerate(parts[:-1]) if part == "experiment"]
+        return "_".join(parts[below[-1] if below else -1 :])
     return str(config.model.class_path).rpartition(".")[2].lower()
 
 
@@ -482,8 +483,3 @@ def _grows(old: Any, new: Any) -> bool:
     if new in (-1, None):  # no limit
         return True
     return isinstance(old, int) and old != -1 and isinstance(new, int) and new >= old
-
-
-def _after_last(parts: tuple[str, ...], name: str) -> int:
-    inner = [number + 1 for number, part in enumerate(parts[:-1]) if part == name]
-    return inner[-1] if inner else -1

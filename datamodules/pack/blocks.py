@@ -254,16 +254,12 @@ class Blocks:
             with self._locked("lock"):
                 report = report or self._begun(described)
                 self._rename(report)
-            self._clear()
+            try:
+                remove_folder(self.folder, self.known)
+            except NotOursError as error:  # there are files of the user
+                log.warning("%s stays: %s", self.folder, error)
         remove_leftovers(self.folder, self.known)
         return report
-
-    def _clear(self) -> None:
-        """Remove the folder of the blocks; it stays if there are files of the user."""
-        try:
-            remove_folder(self.folder, self.known)
-        except NotOursError as error:
-            log.warning("%s stays: %s", self.folder, error)
 
     def _begun(self, described: Callable[[list[Record]], Report]) -> Report:
         missing = self.todo(range(len(self)))

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from datamodules.files.captions import caption_of
 from datamodules.files.pairs import misfit
@@ -19,7 +18,13 @@ from datamodules.files.roles import Roles, roles_of
 from datamodules.pack.places import Entry
 from files.images.decode import DecodedImage, UnreadableImage, decode, reason_of
 from files.images.deep import Pixels
-from files.images.pillow import open_image, png_of_16_bits, profile_chunk, with_chunks
+from files.images.pillow import (
+    open_image,
+    png_of_16_bits,
+    profile_chunk,
+    saved,
+    with_chunks,
+)
 
 Planes = list[Pixels]  # colours (H, W, 3), and alpha (H, W) if present
 Members = dict[str, bytes]  # suffix: content
@@ -134,7 +139,7 @@ def _jpeg(original: Original, planes: Planes, quality: int) -> Made:
     _check_depth(original, planes, "JPEG")
     rgb = cast(NDArray[np.uint8], np.ascontiguousarray(planes[0]))
     notes = ("images whose alpha was left out, as JPEG has none",) if len(planes) > 1 else ()
-    return Made("jpg", _saved(rgb, "JPEG", {"quality": quality, "subsampling": 0}), notes)
+    return Made("jpg", saved(rgb, "JPEG", quality=quality, subsampling=0), notes)
 
 
 def _webp(original: Original, planes: Planes) -> bytes:
@@ -148,7 +153,7 @@ def _webp(original: Original, planes: Planes) -> bytes:
         )
     # exact: training sees the colours of transparent pixels.
     options = {"lossless": True, "exact": True, "icc_profile": original.image.icc or b""}
-    return _saved(_joined(planes), "WEBP", {**options, **WEBP_EFFORT})
+    return saved(_joined(planes), "WEBP", **options, **WEBP_EFFORT)
 
 
 def _check_depth(original: Original, planes: Planes, kind: str) -> None:
@@ -160,19 +165,13 @@ def _check_depth(original: Original, planes: Planes, kind: str) -> None:
 
 def _png(planes: list[Pixels], icc: bytes | None) -> bytes:
     if planes[0].dtype == np.uint8:
-        return _saved(_joined(planes), "PNG", {"icc_profile": icc, **PNG_EFFORT})
+        return saved(_joined(planes), "PNG", icc_profile=icc, **PNG_EFFORT)
     data = png_of_16_bits(cast(Any, _joined(planes)))
     return with_chunks(data, profile_chunk(icc)) if icc else data
 
 
 def _joined(planes: list[Pixels]) -> Pixels:
     return cast(Pixels, np.ascontiguousarray(np.dstack(planes)))
-
-
-def _saved(pixels: Pixels, format_: str, options: dict[str, Any]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format_, **options)
-    return buffer.getvalue()
 
 
 # --------------------------------------------------------------------------------------- processing

@@ -40,7 +40,7 @@ from degradations.draws import seed_of
 from files.images.decode import UnreadableImage, read_image, read_size
 from files.images.deep import Pixels, eight_bits
 from files.numbers import PositiveFloat, PositiveInt
-from files.paths import by_key, expand_path, image_key, list_images
+from files.paths import expand_path, images_below
 from files.words import first_of
 
 log = logging.getLogger(__name__)
@@ -184,7 +184,7 @@ class Clips(RecordedClips):
         if not root.is_dir():
             raise ValueError(f"Clips.root {str(root)!r} is not a folder; expected one of clips")
         found: dict[str, list[str]] = {}
-        frames = by_key(((image_key(path, root), path) for path in list_images(root)), "Clips.root")
+        frames = images_below(root, "Clips.root")
         for key, path in frames.items():
             found.setdefault(key.rpartition("/")[0], []).append(str(path))
         if "" in found:  # frames of the root itself

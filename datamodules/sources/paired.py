@@ -9,17 +9,8 @@ from typing import Any
 from datamodules.files.pairs import match, misfit, with_scale
 from datamodules.source import Sample, Source
 from files.images.decode import UnreadableImage, read_image, read_size
-from files.paths import by_key, expand_path, image_key, list_images
+from files.paths import expand_path, images_by_key
 from files.words import first_of
-
-
-def _images(root: Path, kind: str) -> dict[str, Path]:
-    if not root.is_dir():
-        raise ValueError(f"the folder of {kind} images, {str(root)!r}, does not exist")
-    found = by_key(((image_key(path, root), path) for path in list_images(root)), str(root))
-    if not found:
-        raise ValueError(f"the folder of {kind} images, {str(root)!r}, has no images")
-    return found
 
 
 class Paired(Source):
@@ -53,7 +44,8 @@ class Paired(Source):
         hr = Path(expand_path(with_scale(self.hr, scale), f"{name}.hr"))
         lr = Path(expand_path(with_scale(self.lr, scale), f"{name}.lr"))
         suffix = with_scale(self.lr_suffix, scale)
-        self._pairs = match(_images(hr, "HR"), _images(lr, "LR"), (str(hr), str(lr)), suffix)
+        large, small = images_by_key(hr, f"{name}.hr"), images_by_key(lr, f"{name}.lr")
+        self._pairs = match(large, small, (str(hr), str(lr)), suffix)
         self._check_sizes(scale)
         self._keys = list(self._pairs)
 

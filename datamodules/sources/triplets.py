@@ -16,7 +16,7 @@ import numpy as np
 from datamodules.samples import Images, SampleDraws, TrainingImages
 from datamodules.source import Sample, Source
 from files.images.decode import UnreadableImage, read_image
-from files.paths import by_key, expand_path, image_key, list_images, read_bytes, walk
+from files.paths import expand_path, images_below, read_bytes, walk
 from files.words import first_of
 
 PARTS = ("ref", "p0", "p1")
@@ -113,10 +113,7 @@ Triplets.evaluation_dataset, Triplets.training_dataset = TripletImages, Training
 
 def _triplets_in(folder: Path) -> dict[str, dict[str, Path]]:
     """Return the files of the triplets of one folder, by name."""
-    parts = {
-        part: by_key(((image_key(p, folder / part), p) for p in list_images(folder / part)), part)
-        for part in PARTS
-    }
+    parts = {part: images_below(folder / part, part) for part in PARTS}
     judged = [place / name for place, _, names in walk(folder / "judge") for name in names]
     judged = [path for path in judged if path.suffix == ".npy" and path.parent == folder / "judge"]
     parts["judge"] = {path.stem: path for path in judged}

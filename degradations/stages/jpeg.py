@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from degradations.base import Canvas, Stage, check_range
+from degradations.base import Canvas, Stage, check_range, rounded_up
 from degradations.device import constant
 from degradations.draws import Draws, Params, check_probabilities
 from degradations.images import Bytes, from_bytes, to_bytes
@@ -91,8 +91,8 @@ def jpeg(
     planes = _converted(levels, _to_y_cb_cr(levels.device))
     h, w = (-(-n // 2) if half else n for n, half in zip((H, W), halved, strict=True))
 
-    luma = canvas.with_pixels(planes[:, :1]).edges_repeated((_round_up_to_8(H), _round_up_to_8(W)))
-    chroma = _Chroma(canvas, subsampling, (_round_up_to_8(h), _round_up_to_8(w)))
+    luma = canvas.with_pixels(planes[:, :1]).edges_repeated((rounded_up(H, 8), rounded_up(W, 8)))
+    chroma = _Chroma(canvas, subsampling, (rounded_up(h, 8), rounded_up(w, 8)))
     cb_cr = chroma.downsample(planes[:, 1:])
 
     lumas = luma[0].numel() // 64
@@ -253,11 +253,6 @@ def _from_blocks(blocks: Tensor, shape: torch.Size) -> Tensor:
     """Join (B, N, 8, 8) to (B, C, H, W)."""
     B, C, H, W = shape
     return blocks.reshape(B, C, H // 8, W // 8, 8, 8).transpose(3, 4).reshape(shape)
-
-
-def _round_up_to_8(n: int) -> int:
-    """Round `n` up to a multiple of 8."""
-    return -(-n // 8) * 8
 
 
 class JPEG(Stage):

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from degradations.base import Canvas, Stage, alike, check_range, each_image
+from degradations.base import Canvas, Stage, alike, check_range, each_image, rounded_up
 from degradations.draws import Draws, Params, check_probabilities
 from files.numbers import PositiveFloat, UnitInterval
 
@@ -415,13 +415,10 @@ class Resize(Stage):
         """
         largest = max(self.up[1] if self.p[0] else 1.0, 1.0)
         height, width = (
-            _aligned(max(int(self._side(n, largest)), math.ceil(n / self.divisor))) for n in hr_size
+            rounded_up(max(int(self._side(n, largest)), math.ceil(n / self.divisor)), _ALIGNMENT)
+            for n in hr_size
         )
         return height, width
 
     def _side(self, n: Any, factor: Any) -> Any:
         return np.maximum(np.floor(n / self.divisor * factor), 1)
-
-
-def _aligned(n: int) -> int:
-    return -(-n // _ALIGNMENT) * _ALIGNMENT

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from degradations.base import Canvas, Stage
+from degradations.base import Canvas, Stage, rounded_up
 from degradations.draws import Draws, Params
 from degradations.stages.blur import convolve_canvas, mirror
 from files.numbers import NonNegativeFloat, PositiveInt
@@ -99,8 +99,9 @@ def blurred(image: Tensor, taps: Tensor) -> Tensor:
         taps: (side,), side odd.
     """
     (_, H, W), n = image.shape, len(taps) // 2
-    across = _along_columns(mirror(image, (n, 0), (H + 2 * n, _round_up(W))), taps)[:, :, :W]
-    turned = mirror(transposed(across), (n, 0), (W + 2 * n, _round_up(H)))
+    padded = mirror(image, (n, 0), (H + 2 * n, rounded_up(W, _LANES)))
+    across = _along_columns(padded, taps)[:, :, :W]
+    turned = mirror(transposed(across), (n, 0), (W + 2 * n, rounded_up(H, _LANES)))
     return transposed(_along_columns(turned, taps)[:, :, :H])
 
 
@@ -113,10 +114,6 @@ def transposed(image: Tensor) -> Tensor:
     for plane, target in zip(image.numpy(), y.numpy(), strict=True):
         cv2.transpose(plane, dst=target)
     return y
-
-
-def _round_up(n: int) -> int:
-    return -(-n // _LANES) * _LANES
 
 
 def _along_columns(padded: Tensor, taps: Tensor) -> Tensor:

@@ -10,10 +10,8 @@ import argparse
 import io
 import json
 import logging
-import sys
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,10 +26,12 @@ from degradations.images import as_image, cropped, read_image
 from degradations.tools.configure import degradation_of
 from degradations.tools.preview import add_config_argument
 from files.images import decode
+from files.images.pillow import saved
 from files.numbers import positive
 from files.own_modules import class_path
 from files.owned import whole_file
 from files.paths import images_by_key, shard_key
+from files.versions import installed
 
 log = logging.getLogger(__name__)
 Members = dict[str, bytes]  # suffix: content
@@ -59,19 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Command line; by default that of this process.
 
     Returns:
-        0 after success, 2 if nothing was written.
+        0 after success.
+
+    Raises:
+        ValueError: If nothing was written; ``main.py`` prints its message.
     """
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        _run(options)
-    except (ValueError, TypeError, OSError) as error:
-        log.error("error: %s", error)
-        return 2
-    return 0
-
-
-def _run(options: argparse.Namespace) -> None:
     if "/" in options.name or options.name.startswith("."):
         raise ValueError(f"--name is {options.name!r}; expected a word such as kodak24")
     shard = options.out / f"{options.name}-000000.tar"
@@ -85,6 +79,7 @@ def _run(options: argparse.Namespace) -> None:
     log.info("data: {init_args: {val: {%s: {", options.name)
     log.info("  class_path: datamodules.Shards,")
     log.info('  init_args: {urls: "%s"}}}}}', shard.resolve())
+    return 0
 
 
 def degrade_images(
@@ -123,7 +118,7 @@ def degrade_images(
             "recipe": class_path(type(degradation)),
             "params": _plain(params),
             "key": f"{settings.name}/{key}",
-            "enlarger": _version(),
+            "enlarger": installed("enlarger") or "unknown",  # a bare checkout
         }
         members = {"hr.png": _png(hr, path), "lr.png": _png(lr, path)}
         yield in_shard, {**members, "json": json.dumps(about, separators=(",", ":")).encode()}
@@ -191,16 +186,7 @@ def _png(image: Tensor, path: Path) -> bytes:
             f"the LR of {path} is not rounded to 8 bits, as files require: set quantize: true "
             "(degradation.init_args.quantize)"
         )
-    file = io.BytesIO()
-    as_image(image).save(file, "PNG")
-    return file.getvalue()
-
-
-def _version() -> str:
-    try:
-        return metadata.version("enlarger")
-    except metadata.PackageNotFoundError:  # a checkout that is not installed
-        return "unknown"
+    return saved(np.asarray(as_image(image)), "PNG")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -236,7 +222,3 @@ def _parser() -> argparse.ArgumentParser:
         "--crop", type=positive, metavar="PX", help="side of a centre crop of each image"
     )
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

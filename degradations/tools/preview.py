@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -222,19 +221,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Command line; by default that of this process.
 
     Returns:
-        0; 2 after an error, which is logged in one sentence.
+        0.
+
+    Raises:
+        ValueError: If nothing was written; ``main.py`` prints its message.
     """
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        _run(options)
-    except (ValueError, OSError) as error:
-        log.error("error: %s", error)
-        return 2
-    return 0
-
-
-def _run(options: argparse.Namespace) -> None:
     out = options.out.with_suffix(".png")
     refuse_folder(out)
     if os.path.realpath(out) == os.path.realpath(options.image):
@@ -251,6 +244,7 @@ def _run(options: argparse.Namespace) -> None:
     with whole_file(out) as file:
         sheet(sections).save(file, "PNG", optimize=True)
     log.info("%s", out)
+    return 0
 
 
 def add_config_argument(parser: argparse.ArgumentParser) -> None:
@@ -291,7 +285,3 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(f"--{name}", type=positive, default=default, metavar="N", help=words)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the first draw")
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

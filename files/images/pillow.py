@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import itertools
 import os
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,6 +97,19 @@ def of_any_size() -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = limit
 
 
+def saved(pixels: NDArray[Any], format: str, **options: Any) -> bytes:
+    """Return the file of 8-bit pixels: (H, W) grey, or (H, W, C).
+
+    Args:
+        pixels: The pixels.
+        format: Pillow's name of the format, such as PNG.
+        options: Pillow's options of it.
+    """
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format, **options)
+    return buffer.getvalue()
+
+
 def png_of_16_bits(pixels: NDArray[np.uint16]) -> bytes:
     """Return the PNG of (H, W, C) pixels: grey, RGB, or RGB with alpha.
 
@@ -106,10 +120,10 @@ def png_of_16_bits(pixels: NDArray[np.uint16]) -> bytes:
     import cv2  # here, as its import is slow and few images have 16 bits
 
     order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[pixels.shape[2]]
-    done, encoded = cv2.imencode(".png", pixels[..., order])
+    done, data = cv2.imencode(".png", pixels[..., order])
     if not done:
         raise ValueError(f"OpenCV cannot encode {pixels.shape} {pixels.dtype} as PNG")
-    return encoded.tobytes()
+    return data.tobytes()
 
 
 def with_chunks(png: bytes, *chunks: bytes) -> bytes:

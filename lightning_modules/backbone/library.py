@@ -164,18 +164,13 @@ def run_as(network: Any, flags: Flags) -> None:
     if flags.gradient_checkpointing:
         if network._supports_gradient_checkpointing:
             network.enable_gradient_checkpointing()
-        else:
-            _add_checkpointing(network)
+        else:  # diffusers has none for it, such as for video
+            for block in (*network.down_blocks, network.mid_block, *network.up_blocks):
+                block.forward = partial(checkpointed, block.forward)
     if flags.compile:
         allow_kinds()
         # In place, so that names of tensors stay.
         network.compile(mode="reduce-overhead" if flags.compile == "graphs" else None)
-
-
-def _add_checkpointing(network: Any) -> None:
-    """Add gradient checkpointing to U-Nets for which diffusers has none, such as for video."""
-    for block in (*network.down_blocks, network.mid_block, *network.up_blocks):
-        block.forward = partial(checkpointed, block.forward)
 
 
 def of_clip(encode: Callable[[Tensor], Tensor], clip: Tensor) -> Tensor:

@@ -44,24 +44,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Arguments of the command line; by default those of this process.
 
     Returns:
-        0, or 2 after an error.
+        0.
+
+    Raises:
+        ValueError: If the file exists, or there is no encoder; ``main.py`` prints its message.
     """
     options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     texts = {"prompt": options.prompt} | ({} if options.t5 else {"negative": options.negative})
-    try:
-        out = Path(expand_path(options.out, "--out"))
-        if out.exists():
-            raise ValueError(f"{out} already exists: remove it, or set another --out")
-        if options.t5:
-            encoder: T5 | TextEncoder = T5(options.model)
-            write(out, lambda words: encoder(words).features, texts)
-        else:
-            encoder = TextEncoder(options.model)
-            write(out, encoder, texts)
-    except (ValueError, OSError) as error:
-        log.error("error: %s", error)
-        return 2
+    out = Path(expand_path(options.out, "--out"))
+    if out.exists():
+        raise ValueError(f"{out} already exists: remove it, or set another --out")
+    if options.t5:
+        encoder: T5 | TextEncoder = T5(options.model)
+        write(out, lambda words: encoder(words).features, texts)
+    else:
+        encoder = TextEncoder(options.model)
+        write(out, encoder, texts)
     log.info("%s: %s, by %s", out, " and ".join(texts), encoder.source)
     return 0
 
@@ -109,7 +108,3 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="the negative prompt; '' for no text (default: InvSR's)",
     )
     return parser.parse_args(arguments)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -48,7 +48,7 @@ class FeatureUpsampler(nn.Module, ABC):
     from_network: ClassVar[bool] = False
     """Whether ``time`` is the U-Net's own embedding of timestep and conditions."""
 
-    def __init__(self, places: Places, resize: Resize) -> None:
+    def __init__(self, places: Places, resize: Resize = "bilinear") -> None:
         super().__init__()
         self.mode = "nearest-exact" if resize == "nearest" else resize
         self.places = nn.ModuleDict()
@@ -128,9 +128,6 @@ class Full(FeatureUpsampler):
     """
 
     from_network = True
-
-    def __init__(self, places: Places, resize: Resize = "bilinear") -> None:
-        super().__init__(places, resize)
 
     def phi(self, width: int, embedding: int) -> nn.Module:
         """As ``FeatureUpsampler.phi``."""

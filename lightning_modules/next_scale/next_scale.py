@@ -63,16 +63,13 @@ class TeacherForcing(NamedTuple):
     bits: Tensor
 
 
-def teacher_forcing(
-    f: Tensor, scales: Scales, change: Change | None = None, mode: Down = "trilinear"
-) -> TeacherForcing:
+def teacher_forcing(f: Tensor, scales: Scales, change: Change | None = None) -> TeacherForcing:
     """Teacher forcing, section 3.3 of Infinity.
 
     Args:
         f: (B, d, h, w).
         scales: Scales of this latent.
         change: Replaces the right bits; as in ``scales_of``.
-        mode: How C_k is downscaled.
 
     Raises:
         ValueError: If the latent has another size than the last scale.
@@ -81,7 +78,7 @@ def teacher_forcing(
     for number, scale in enumerate(scales_of(f, scales.latents, change)):
         bits.append(to_tokens(scale.bits.float(), scales.patch))
         if number + 1 < len(scales):
-            below = shrunk(scale.total, scales.latents[number + 1], mode)
+            below = shrunk(scale.total, scales.latents[number + 1], "trilinear")
             inputs.append(to_tokens(below, scales.patch))
     none = bits[0][:, :0]
     return TeacherForcing(torch.cat(inputs, 1) if inputs else none, torch.cat(bits, 1))

@@ -172,7 +172,8 @@ class Sampler:
         """
         earlier: tuple[Tensor, Level] | None = None
         for now, then in itertools.pairwise([*timesteps, self.last]):
-            x0 = self._clamped(clean(z, now))
+            x0 = clean(z, now)
+            x0 = x0 if self.clamp is None else x0.clamp(-self.clamp, self.clamp)
             levels = schedule.level(now), schedule.level(then)
             if self.solver == "ddim":
                 fresh = noise.normal(z.shape) if self.eta and then >= 0 else None
@@ -181,9 +182,6 @@ class Sampler:
                 z = dpm_solver_2m(z, x0, *levels, earlier)
                 earlier = x0, levels[0]
         return z
-
-    def _clamped(self, x0: Tensor) -> Tensor:
-        return x0 if self.clamp is None else x0.clamp(-self.clamp, self.clamp)
 
 
 ShiftSolver = Literal["posterior", "ddim", "dpm_solver_2m"]

@@ -121,7 +121,8 @@ def restore_tiled(
     with tqdm(total=height * width, desc="image", delay=SHORT, **shown) as done:
         for group in _groups(tiles, at_once):
             part = {key: _repeated(value, len(group)) for key, value in rest.items()}
-            part |= {"lr": _cut(lr, group), "size": group[0].size}
+            part["lr"] = torch.cat([lr[..., tile.rows.lr, tile.columns.lr] for tile in group])
+            part["size"] = group[0].size
             places = [tile for tile in group for _ in range(len(lr))]
             noise = PlacedNoise(part["seed"], places, lr.device)
             made = restore(cast("Batch", part), noise)
@@ -274,10 +275,6 @@ def _groups(tiles: Sequence[Tile], at_once: int) -> Iterator[list[Tile]]:
     for found in alike.values():
         for start in range(0, len(found), at_once):
             yield found[start : start + at_once]
-
-
-def _cut(x: Tensor, tiles: Sequence[Tile]) -> Tensor:
-    return torch.cat([x[..., tile.rows.lr, tile.columns.lr] for tile in tiles])
 
 
 def _repeated(value: Any, times: int) -> Any:

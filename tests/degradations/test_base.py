@@ -98,8 +98,8 @@ class TestDegradation:
             (HR[0], ValueError, r"hr has the shape \(3, 16, 16\); expected \(B, 3, H, W\)"),
             (HR[:, :1], ValueError, r"hr has the shape \(2, 1, 16, 16\)"),
             (HR[..., :0], ValueError, r"hr has the shape \(2, 3, 16, 0\)"),
-            (HR * 255, ValueError, r"hr lies in \[.*\]; expected \[0, 1\].*8-bit values by 255"),
-            (HR * 2 - 1, ValueError, r"hr lies in \[-.*\]; expected \[0, 1\]"),
+            (HR * 255, ValueError, r"hr lies in \[.*\]; expected floats in \[0, 1\].*8-bit"),
+            (HR * 2 - 1, ValueError, r"hr lies in \[-.*\]; expected floats"),
             (HR * math.nan, ValueError, r"hr lies in \[nan, nan\]"),
         ],
     )

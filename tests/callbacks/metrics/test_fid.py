@@ -81,7 +81,7 @@ def test_the_network_is_torch_fidelitys(inception: Path) -> None:
     theirs = FeatureExtractorInceptionV3("theirs", ["2048"], str(inception))(images)[0]
     metric = FID("torch-fidelity")
     metric.load()
-    ours = metric.extract(images / 255)
+    ours = metric.features(images / 255, {})
     assert theirs.std() > 0.01  # random, but not constant
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
@@ -92,4 +92,4 @@ def test_pixels_are_rounded_not_cut_off(inception: Path) -> None:
     metric.load()
     images = pixels(40, 40)
     moved = (images + 0.4).clamp(0, 255) / 255
-    assert torch.equal(metric.extract(moved), metric.extract(images / 255))
+    assert torch.equal(metric.features(moved, {}), metric.features(images / 255, {}))

@@ -53,7 +53,7 @@ def test_kernels_of_all_pairs_or_of_each_subset(n: int) -> None:
 
 def ours(metric: KID, sr: torch.Tensor, hr: torch.Tensor) -> dict[str, float]:
     metric.load()
-    found = [metric.extract(images / 255).double() for images in (sr, hr)]
+    found = [metric.features(images / 255, {}).double() for images in (sr, hr)]
     return metric.distances(*found)
 
 

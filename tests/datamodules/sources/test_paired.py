@@ -70,8 +70,8 @@ def test_a_broken_header_is_left_to_the_reader(root):
 
 
 def test_folders_that_are_missing_or_empty(root):
-    with pytest.raises(ValueError, match=r"folder of LR images, '.*nowhere', does not exist"):
+    with pytest.raises(ValueError, match=r"Paired.lr '.*nowhere' is not a folder"):
         Paired(str(root / "hr"), str(root / "nowhere")).prepare(2.0)
     (root / "none").mkdir()
-    with pytest.raises(ValueError, match=r"folder of HR images, '.*none', has no images"):
+    with pytest.raises(ValueError, match=r"Paired.hr '.*none' contains no images"):
         Paired(str(root / "none"), str(root / "lr")).prepare(2.0)

@@ -38,7 +38,8 @@ def test_the_file(folder: Path) -> None:
         texts = json.loads(file.metadata()["texts"])
     assert texts == {"prompt": PROMPT, "negative": NEGATIVE}
 
-    assert main(["--model", "sd"]) == 2  # nothing is replaced
+    with pytest.raises(ValueError, match="already exists"):  # nothing is replaced
+        main(["--model", "sd"])
     written.unlink()
     assert main(["--model", "sd", "--prompt", "a", "--negative", ""]) == 0
     assert torch.equal(FixedPrompt(written).condition(1).text, encoder(["a"]))

@@ -1,0 +1,17 @@
+"""Versions of installed packages."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+
+def installed(package: str) -> str | None:
+    """Return the version of a package, or None if it is not installed.
+
+    Args:
+        package: Its name for pip.
+    """
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
