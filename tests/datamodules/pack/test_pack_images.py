@@ -11,7 +11,7 @@ from PIL import Image, ImageCms
 from PIL.JpegImagePlugin import get_sampling
 
 from datamodules.files.roles import roles_of
-from datamodules.pack.images import Encoding, Recipe, places, process
+from datamodules.pack.images import KEEP, Encoding, Recipe, places, process
 from datamodules.pack.inputs import find_inputs
 from datamodules.pack.places import Entry, File
 from files.images.decode import decode
@@ -110,6 +110,14 @@ def test_colours_of_hdr(tmp_path, deep):
         for encoding in (WEBP, JPEG):
             [note] = outcome(path, Recipe(encode=encoding)).notes
             assert note.startswith("images that lost their colours (cICP code points, as of HDR)")
+
+
+@pytest.mark.parametrize("encode", [KEEP, PNG])
+def test_only_the_first_frame_is_used(tmp_path, encode):
+    frames = [Image.fromarray(pixels((9, 7), seed)) for seed in (0, 1)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    found = outcome(tmp_path / "a.gif", Recipe(encode=encode))
+    assert found.notes == ("images of whose frames or pages only the first is used",)
 
 
 def test_what_is_of_the_kind_already_is_kept(tmp_path):
