@@ -19,17 +19,23 @@ _MARKS = {
     r".+\.report\.json": rb'\{\s*"job": ',
 }
 MARKS = [(re.compile(name), re.compile(mark, re.DOTALL)) for name, mark in _MARKS.items()]
+PAGE = re.compile(_PAGE, re.DOTALL)  # of `report`, whose name a user chooses
+SHEET = re.compile(rb"\x89PNG.*tEXtSoftware\0Enlarger preview", re.DOTALL)  # of `preview`, too
 
 
-def is_foreign(path: Path) -> bool:
+def is_foreign(path: Path, mark: re.Pattern[bytes] | None = None) -> bool:
     """Return whether a file has a name of this program, and a content of another one.
 
     An empty or missing file is not foreign.
 
+    Args:
+        path: The file.
+        mark: How a file begins that is ours; by default as of its name.
+
     Raises:
         OSError: It cannot be read.
     """
-    mark = next((mark for name, mark in MARKS if name.fullmatch(path.name)), None)
+    mark = mark or next((mark for name, mark in MARKS if name.fullmatch(path.name)), None)
     if mark is None or not path.is_file():
         return False
     with path.open("rb") as file:

@@ -172,13 +172,17 @@ def refuse_folder(path: Path) -> None:
         )
 
 
-def refuse_foreign(path: Path) -> None:
+def refuse_foreign(path: Path, mark: re.Pattern[bytes] | None = None) -> None:
     """Raise if a file that this program writes under a fixed name exists and is a user's.
+
+    Args:
+        path: The file.
+        mark: As for ``is_foreign``.
 
     Raises:
         NotOursError: It is.
     """
-    if is_foreign(path):
+    if is_foreign(path, mark):
         raise NotOursError(
             f"{path} exists, and Enlarger did not write it, but would replace it: move it away"
         )

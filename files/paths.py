@@ -44,6 +44,7 @@ FORMATS = {
     "GIF": (".gif",),
     "AVIF": (".avif", ".avifs"),
 }
+TEXTS = (".txt", ".caption", ".json")  # beside an image: its caption or metadata
 HEIF = (".heic", ".heif", ".hif")
 if find_spec("pillow_heif") is not None:  # the extra `heic`
     FORMATS["HEIF"] = HEIF
@@ -172,6 +173,8 @@ def list_images(root: Path, videos: bool = False) -> list[Path]:
 def images_among(paths: Sequence[Path], where: str, videos: bool = False) -> list[Path]:
     """Return the images among some files by their names; the log counts other files.
 
+    Texts beside an image (``a.txt`` and ``a.jpg.txt`` beside ``a.jpg``) are not counted.
+
     Args:
         paths: The files.
         where: Their place, for the log.
@@ -179,6 +182,8 @@ def images_among(paths: Sequence[Path], where: str, videos: bool = False) -> lis
     """
     kept = [path for path in paths if is_image(path) or (videos and is_video(path))]
     left_out = {*paths} - {*kept}
+    known = {*kept, *(path.with_suffix("") for path in kept)} if left_out else set()
+    left_out -= {p for p in left_out if p.suffix.lower() in TEXTS and p.with_suffix("") in known}
     if others := [p for p in paths if p in left_out and p.name not in (PREDICTIONS, PREDICT_PAGE)]:
         names = ", ".join(path.name for path in others[:3]) + ", ..." * (len(others) > 3)
         text = "%s: left out %d that are not images by their names (%s)%s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import re
 from collections.abc import Mapping
@@ -18,13 +19,15 @@ WRAPPERS = (
     *("params", "state_dict", "model_state_dict", "model", "net", "sd"),
     *("trainer", "gpt_fsdp", "vae", "module", "net_g", "generator"),
 )
-# A group or prefix with one of these words has averages: params_ema, params-ema, ema_0.9999.
-AVERAGED = {"ema", "swa", "average", "averaged", "shadow"}
+# A group or prefix with such a word has averages: params-ema, ema_0.9999, modelEMA, emaweights.
+_OF = "(?:model|net|params|weights)?"
+AVERAGED = re.compile(f"{_OF}(?:ema|swa|avg|averaged?|shadow|polyak){_OF}", re.IGNORECASE)
 # Numbers that authors store among the averages.
 COUNTERS = {"decay", "num_updates", "n_averaged", "initted", "step"}
 STATISTICS = ("running_mean", "running_var")  # buffers, which lists of averages leave out
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
+log = logging.getLogger(__name__)
 _COMPILED = re.compile(r"(^|(?<=\.))_orig_mod\.")
 _DISTRIBUTED = "module."  # prefix of all names
 
@@ -118,18 +121,18 @@ def unwrapped(content: Mapping[str, Any], where: str | Path) -> tuple[dict[str, 
         plain = next(iter(groups))
     if plain is not None:
         tensors, found = unwrapped(groups[plain], where)
-    for name in filter(_is_average, content):
+    names = [n for n in content if _is_average(n) and (n in groups or _listed(content[n]))]
+    if names:
+        name = _one_of(names, where)
         if name in groups:
             averages = unwrapped(groups[name], where)[0]
-        elif listed := _listed(content[name]):
-            averages = _paired(listed, tensors, f"{where}, {name},")
         else:
-            continue
+            averages = _paired(_listed(content[name]), tensors, f"{where}, {name},")
         # Averages may leave out buffers and frozen parts.
         return ({**tensors, **averages} if averages.keys() <= tensors.keys() else averages), name
     if not tensors:
         raise ValueError(f"{where} holds no tensors by name; its keys are {list(content)[:5]}")
-    return (tensors, found) if plain else _by_prefix(tensors)
+    return (tensors, found) if plain else _by_prefix(tensors, where)
 
 
 def bare_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -151,7 +154,16 @@ def _has_tensors(content: Mapping[Any, Any]) -> bool:
 
 
 def _is_average(name: object) -> bool:
-    return isinstance(name, str) and bool(AVERAGED & {*re.split(r"[^a-z]+", name.lower())})
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name) if isinstance(name, str) else []
+    return any(map(AVERAGED.fullmatch, words))
+
+
+def _one_of(averages: list[str], where: str | Path) -> str:
+    first, *others = averages
+    if others:
+        text = "%s has several averages: %s is used, not %s; remove it from the file to use another"
+        log.warning(text, where, first, ", ".join(others))
+    return first
 
 
 def _listed(group: Any) -> list[Tensor]:
@@ -173,26 +185,29 @@ def _paired(averages: list[Tensor], tensors: dict[str, Tensor], where: str) -> d
     return dict(zip(own, averages, strict=True))
 
 
-def _by_prefix(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+def _by_prefix(tensors: dict[str, Tensor], where: str | Path) -> tuple[dict[str, Tensor], str]:
     """Return averages that stand among the others, such as ``model_ema.`` beside ``model.``.
 
     Some programs remove the dots in the rest of their names.
     """
-    prefix = next((p for name in tensors if _is_average(p := name.partition(".")[0])), None)
-    if prefix is None:
+    prefixes = [p for p in dict.fromkeys(n.partition(".")[0] for n in tensors) if _is_average(p)]
+    prefixes = [p for p in prefixes if "avg" not in p.lower()]  # part of a network, avg_pool
+    if not prefixes:
         return tensors, ""
+    prefix = prefixes[0]
     inner = {name: name.partition(".")[2] for name in tensors}
-    others = {k: v for k, v in tensors.items() if k.partition(".")[0] != prefix}
-    averages = {inner[k]: v for k, v in tensors.items() if k not in others}
+    others = {k: v for k, v in tensors.items() if k.partition(".")[0] not in prefixes}
+    averages = {inner[k]: v for k, v in tensors.items() if k.partition(".")[0] == prefix}
     averages = {k: v for k, v in averages.items() if k not in COUNTERS}
     if not others:
-        return averages, prefix
+        return averages, _one_of(prefixes, where)
     for whole in (True, False):
         names = {(k if whole else inner[k]).replace(".", ""): k for k in others}
         if all(name.replace(".", "") in names for name in averages):
             found = others | {names[k.replace(".", "")]: v for k, v in averages.items()}
             alone = not whole and len({k.partition(".")[0] for k in others}) == 1
-            return ({inner[k]: v for k, v in found.items()} if alone else found), prefix
+            found = {inner[k]: v for k, v in found.items()} if alone else found
+            return found, _one_of(prefixes, where)
     return tensors, ""  # a part of the network that is called so
 
 

@@ -35,9 +35,10 @@ from callbacks.report.page import page
 from callbacks.report.runs import read_run, read_runs
 from callbacks.results.files import made_by, one_writer
 from files.batch import Batch
+from files.marks import PAGE
 from files.method import method_of
 from files.numbers import NonNegativeInt, PositiveInt, positive
-from files.owned import write_whole
+from files.owned import refuse_foreign, write_whole
 
 log = logging.getLogger(__name__)
 NAME = "report.html"
@@ -200,6 +201,7 @@ class Report(EvaluationCallback):
 
 def write_page(path: Path, text: str) -> None:
     """Write a page atomically, and log its path."""
+    refuse_foreign(path, PAGE)
     write_whole(path, text)
     log.info("report: %s (%.1f MB)", path, path.stat().st_size / 1e6)
 

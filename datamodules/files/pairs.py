@@ -16,10 +16,14 @@ from files.words import first_of
 MEASURED = 20  # groups of images that are compared by size
 T = TypeVar("T")
 
-# Words in the names of HR and LR images that the names of their partners lack: 0001x2, lr/0001.
-_WORDS = "hr|lr|hq|lq|gt|high|low|res|large|small|thumb|target|input|bicubic"
+# Words in the names of HR and LR images that the names of their partners lack: 0001x2, lr/0001,
+# 0001x4m, LRbicx4, GTmod12. The number of LR4 is a mark as well, but does not tell two apart.
+_WORDS = "hr|lr|hq|lq|gt|high|low|res|large|small|thumb|target|input|bicubic|bic|b[id]|dn|mod\\d+"
+_FACTOR = r"x\d+(?:\.\d+)?"
 _MARKS = re.compile(
-    rf"(?<![^\W\d_])(?:{_WORDS}|x\d+)(?![^\W\d_])|(?<![^\W_])\d+x(?![^\W_])", re.IGNORECASE
+    rf"(?<![^\W\d_])((?:{_WORDS})+(?:{_FACTOR}|\d+x)?|{_FACTOR}(?:[mdw]\d*)?)"
+    r"(?:(?:[2348]|16)(?!\d))?(?![^\W\d_])|(?<![^\W_])(\d+x)(?![^\W_])",
+    re.IGNORECASE,
 )
 _BETWEEN = re.compile(r"[\W_]+")
 
@@ -84,17 +88,20 @@ def misfit(large: tuple[int, int], small: tuple[int, int], scale: float) -> str 
     )
 
 
-def refuse_mixed(what: str, keys: Sequence[str], size_of: Callable[[int], tuple[int, int]]) -> None:
+def refuse_mixed(
+    what: str, keys: Sequence[str], size_of: Callable[[int], tuple[int, int]], scale: float = 1
+) -> None:
     """Raise if a set of images has HR and LR of one scene as images of their own.
 
     Their names differ by words such as ``hr``, ``lr`` and ``x2`` alone, and their sizes by a whole
-    factor.
+    factor or the scale.
 
     Args:
         what: The set, for the message.
         keys: The images' names.
         size_of: Returns (W, H) of the image ``keys[index]``; if it raises, the image is skipped, as
             reading it raises.
+        scale: How many times larger HR is than LR, if it is known.
 
     Raises:
         ValueError: If it has.
@@ -114,8 +121,9 @@ def refuse_mixed(what: str, keys: Sequence[str], size_of: Callable[[int], tuple[
                 sizes.append((size_of(index), keys[index]))
         sizes.sort()
         for (small, lr), (large, hr) in pairwise(sizes):
-            factor = round(large[0] / small[0])
-            if factor > 1 and misfit(large, small, factor) is None:
+            alike = _MARKS.findall(lr.casefold()) == _MARKS.findall(hr.casefold())
+            factors = () if alike else (scale, round(large[0] / small[0]))
+            if any(f > 1 and misfit(large, small, f) is None for f in factors):
                 raise ValueError(
                     f"{what}: {len(groups)} images are there in several sizes by their names, such "
                     f"as {hr!r} ({large[0]}x{large[1]}) and {lr!r} ({small[0]}x{small[1]}): LR "

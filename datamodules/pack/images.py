@@ -112,11 +112,14 @@ def encode(original: Original, planes: Planes | None, encoding: Encoding) -> Mad
         if kind == "keep" or (kind.upper() == format_ and kind != "jpeg"):
             return Made(original.extension, original.data)
         planes = _planes(original.image)
+    if kind not in ("jpeg", "webp"):
+        return Made("png", _png(planes, original.image))
     if kind == "jpeg":
-        return _jpeg(original, planes, encoding.quality)
-    if kind == "webp":
-        return Made(kind, _webp(original, planes))
-    return Made("png", _png(planes, original.image.icc))
+        made = _jpeg(original, planes, encoding.quality)
+    else:
+        made = Made(kind, _webp(original, planes))
+    lost = f"images that lost their colours (cICP code points, as of HDR), which {kind} cannot hold"
+    return made._replace(notes=(*made.notes, lost)) if original.image.cicp else made
 
 
 def format_of(data: bytes) -> str:
@@ -163,11 +166,14 @@ def _check_depth(original: Original, planes: Planes, kind: str) -> None:
         )
 
 
-def _png(planes: list[Pixels], icc: bytes | None) -> bytes:
+def _png(planes: list[Pixels], image: DecodedImage) -> bytes:
+    chunks = [b"cICP" + image.cicp] if image.cicp else []
     if planes[0].dtype == np.uint8:
-        return saved(_joined(planes), "PNG", icc_profile=icc, **PNG_EFFORT)
-    data = png_of_16_bits(cast(Any, _joined(planes)))
-    return with_chunks(data, profile_chunk(icc)) if icc else data
+        data = saved(_joined(planes), "PNG", icc_profile=image.icc, **PNG_EFFORT)
+    else:
+        data = png_of_16_bits(cast(Any, _joined(planes)))
+        chunks += [profile_chunk(image.icc)] if image.icc else []
+    return with_chunks(data, *chunks)
 
 
 def _joined(planes: list[Pixels]) -> Pixels:
@@ -219,6 +225,8 @@ def process(recipe: Recipe, entry: Entry) -> Outcome:
     try:
         content = {suffix: place.read() for suffix, place in entry.members.items()}
         originals = _decoded(entry, content, roles, recipe)
+        more = "images of whose frames or pages only the first is used"
+        notes += [more for original in originals.values() if original.image.more]
         others = _others(entry, content, roles)
         samples = list(_samples(entry.key, originals, others, recipe, notes))
     except (Refusal, UnreadableImage) as error:

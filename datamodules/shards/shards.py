@@ -202,7 +202,7 @@ class Shards(Source):
         self._reader.close()
         self._reader = Reader(cache)
         if "hr" in table.columns:
-            refuse_mixed("Shards.urls", table.keys, self._image_size)
+            refuse_mixed("Shards.urls", table.keys, self._image_size, scale)
 
     def _cache(self) -> DiskCache:
         folder = Path(expand_path(self.cache_dir, "Shards.cache_dir"))

@@ -200,7 +200,7 @@ class Clips(RecordedClips):
             )
         self.keys = sorted(self._long_enough({key: len(files) for key, files in found.items()}))
         self._files = [sorted(found[key], key=in_order) for key in self.keys]
-        refuse_mixed("Clips.root", self.keys, lambda index: read_size(self._files[index][0]))
+        refuse_mixed("Clips.root", self.keys, lambda index: read_size(self._files[index][0]), scale)
 
     def recorded(self, index: int) -> list[str]:
         """As ``RecordedClips.recorded``."""

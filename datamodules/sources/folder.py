@@ -146,7 +146,7 @@ class Folder(Source):
         images = by_key(listed, what)
         self._keys, self._paths = Names.of(images), Names.of(map(str, images.values()))
         if self.has_hr and not self._distinct:
-            refuse_mixed(what, list(images), lambda index: read_size(self._paths[index]))
+            refuse_mixed(what, list(images), lambda index: read_size(self._paths[index]), scale)
 
     @property
     def _what(self) -> str:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from tqdm import tqdm
 
@@ -22,8 +23,9 @@ from degradations.draws import Params, leaves, to_device
 from degradations.images import as_image, cropped, read_image
 from degradations.pipeline import Pipeline
 from degradations.tools.configure import degradation_of, scale_in
+from files.marks import SHEET
 from files.numbers import positive
-from files.owned import refuse_folder, whole_file
+from files.owned import refuse_folder, refuse_foreign, whole_file
 
 GAP = 16  # pixels between tiles
 SIDE = 256  # of a tile, in pixels
@@ -228,10 +230,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    out = options.out.with_suffix(".png")
+    out = options.out if options.out.suffix else options.out.with_suffix(".png")
+    if out.suffix.lower() != ".png":
+        raise ValueError(f"--out is {out}; expected a name that ends in .png")
     refuse_folder(out)
     if os.path.realpath(out) == os.path.realpath(options.image):
         raise ValueError(f"{out} is an input and would be overwritten: give another --out")
+    refuse_foreign(out, SHEET)
     scale = scale_in(options.config) if options.scale is None else options.scale
     degradation = degradation_of(options.config, 4.0 if scale is None else scale)
     hr = cropped(read_image(options.image), options.crop, str(options.image))
@@ -241,8 +246,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.info("%s", section.heading)
         for tile in section.tiles:
             log.info("  %s: %s", tile.title, ", ".join(tile.words))
+    mark = PngInfo()
+    mark.add_text("Software", "Enlarger preview")  # marks.SHEET
     with whole_file(out) as file:
-        sheet(sections).save(file, "PNG", optimize=True)
+        sheet(sections).save(file, "PNG", optimize=True, pnginfo=mark)
     log.info("%s", out)
     return 0
 

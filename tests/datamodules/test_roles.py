@@ -112,6 +112,12 @@ APART = {
     "upper case": ("A{}", "a{}_lr"),
     "scale before": ("{}", "{}_2x"),
     "input and target": ("target/{}", "input/{}"),
+    "RealSR": ("Canon_{}_HR", "Canon_{}_LR2"),
+    "DIV2K mild": ("{}", "{}x2m"),
+    "DIV2K wild": ("{}", "{}x2w1"),
+    "folder with x": ("HR/{}", "LRx2/{}"),
+    "folder with x after": ("HR/{}", "LR2x/{}"),
+    "MATLAB": ("GTmod12/{}", "LRbicx2/{}"),
 }
 
 
@@ -150,11 +156,20 @@ def test_clips_and_their_lr_are_refused(tmp_path: Path, lr: str) -> None:
         ((8, 4), ("cats/{}", "dogs/{}")),
         ((8, 4), ("{}", "{}1")),
         ((8, 4), ("low/{}", "low/{}b")),
+        ((8, 4), ("hr2/{}", "hr4/{}")),
+        ((8, 8), ("{}_2", "{}_4x6")),
     ],
 )
 def test_other_images_are_not_taken_for_pairs(sizes: tuple[int, int], names: tuple[str, str]):
     keys = [name.format(number) for name in names for number in NAMES]
     refuse_mixed("a set", keys, lambda i: (sizes[i // len(NAMES)],) * 2)
+
+
+def test_lr_at_a_scale_that_is_not_whole_are_refused(tmp_path: Path) -> None:
+    folder = in_folder(tmp_path, {"hr/a.png": png(9), "lr/a.png": png(6)})
+    with pytest.raises(ValueError, match="LR images would count as HR"):
+        Folder(str(folder)).prepare(1.5)
+    Folder(str(folder)).prepare(2.0)
 
 
 def test_an_image_without_a_role_is_counted_by_all(

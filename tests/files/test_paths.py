@@ -141,6 +141,8 @@ def test_what_is_left_out_is_named_by_its_ending(
 ) -> None:
     for name in ("a.jfif", "b.JPG", "c.psd", "d.DNG", "e.txt", "f", ".DS_Store", "x.mpo", "y.tif"):
         Path(name).touch()
+    for name in ("a.txt", "a.jfif.json", "b.caption"):  # of images
+        Path(name).touch()
     with caplog.at_level(logging.INFO):
         found = list_images(Path())
     assert [path.name for path in found] == ["a.jfif", "b.JPG", "x.mpo", "y.tif"]

@@ -112,6 +112,10 @@ class TestAverages:
             ({"trainer": {"gpt_fsdp": OLD, "gpt_ema_fsdp": TENSORS}}, "gpt_ema_fsdp"),
             ({"model": OLD, "ema": {"decay": torch.ones(1), "shadow": TENSORS}}, "ema"),
             ({"model": OLD, "ema": {"shadow_params": [*TENSORS.values()], "decay": 0.9}}, "ema"),
+            ({"model": OLD, "modelEMA": TENSORS}, "modelEMA"),
+            ({"model": OLD, "emaweights": TENSORS}, "emaweights"),
+            ({"model": OLD, "model_avg": TENSORS}, "model_avg"),
+            ({"model": OLD, "polyak": TENSORS}, "polyak"),
             ({"swa": {"n_averaged": torch.tensor(3), **MODULE}, "model": OLD}, "swa"),
             (OLD | beside("model_ema", TENSORS | {"decay": torch.ones(1)}), "model_ema"),
             (FLAT | beside("model_ema", TENSORS), "model_ema"),
@@ -128,6 +132,19 @@ class TestAverages:
         assert_tensors(path)
         read_weights(path).log()
         assert caplog.messages == [f"weights: {path}, its averages ({group})"]
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            {"model": OLD, "ema_a": TENSORS, "ema_b": OLD},
+            OLD | beside("ema_a", TENSORS) | beside("ema_b", OLD),
+            FLAT | beside("ema_a", TENSORS) | beside("ema_b", OLD),
+        ],
+    )
+    def test_the_first_of_several(self, tmp_path, caplog, content):
+        path = saved(content, tmp_path / "w.pth")
+        assert_tensors(path)
+        assert f"{path} has several averages: ema_a is used, not ema_b;" in caplog.text
 
     def test_buffers_that_are_not_averaged(self, tmp_path):
         for averages in (TENSORS, [*TENSORS.values()]):
@@ -155,6 +172,8 @@ class TestAverages:
 
     def test_a_part_of_a_network_with_such_a_name(self, tmp_path):
         tensors = TENSORS | {"ema.conv.weight": torch.ones(2)}
+        assert_tensors(saved(tensors, tmp_path / "w.pth"), tensors)
+        tensors = beside("avg_branch", TENSORS) | beside("max_branch", OLD)
         assert_tensors(saved(tensors, tmp_path / "w.pth"), tensors)
 
 

@@ -16,6 +16,7 @@ from callbacks.report.report import Report, main
 from callbacks.report.scalar_record import ScalarRecord
 from callbacks.results.results import Results
 from files.method import Method
+from files.owned import NotOursError
 from tests.callbacks.parsed_page import parse, table, tiles
 from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
@@ -124,7 +125,10 @@ def test_what_is_no_run_is_refused_with_the_way_out(tmp_path: Path) -> None:
     run = run_of(tmp_path / "run", 0.5)
     with pytest.raises(ValueError, match="is given twice"):
         main([str(run), str(run)])
-    assert not (tmp_path / "x.html").exists()
+    (tmp_path / "x.html").write_text("<p>mine</p>")
+    with pytest.raises(NotOursError, match=r"x\.html exists, and Enlarger did not write it"):
+        main([str(run), "--out", str(tmp_path / "x.html")])
+    assert (tmp_path / "x.html").read_text() == "<p>mine</p>"
 
 
 def test_damaged_results_are_a_remark(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

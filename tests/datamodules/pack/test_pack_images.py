@@ -11,10 +11,11 @@ from PIL import Image, ImageCms
 from PIL.JpegImagePlugin import get_sampling
 
 from datamodules.files.roles import roles_of
-from datamodules.pack.images import Encoding, Recipe, places, process
+from datamodules.pack.images import KEEP, Encoding, Recipe, places, process
 from datamodules.pack.inputs import find_inputs
 from datamodules.pack.places import Entry, File
 from files.images.decode import decode
+from files.images.pillow import png_of_16_bits, with_chunks
 from tests.datamodules.image_files import encoded, pixels, save
 
 PNG, WEBP, JPEG = Encoding("png"), Encoding("webp"), Encoding("jpeg", 95)
@@ -95,6 +96,28 @@ def test_sixteen_bits(tmp_path):
         found = outcome(tmp_path / "a.png", Recipe(encode=encoding))
         assert found.reason == "16 bits"
         assert "--encode png" in found.message
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_colours_of_hdr(tmp_path, deep):
+    rgb, points = pixels((9, 7)), bytes([9, 16, 0, 1])
+    png = png_of_16_bits(rgb.astype(np.uint16) * 257) if deep else encoded(rgb)
+    path = tmp_path / "a.png"
+    path.write_bytes(with_chunks(png, b"cICP" + points))
+    [(_, members), *_] = outcome(path, Recipe(crop=5)).samples
+    assert image(members).cicp == points
+    if not deep:
+        for encoding in (WEBP, JPEG):
+            [note] = outcome(path, Recipe(encode=encoding)).notes
+            assert note.startswith("images that lost their colours (cICP code points, as of HDR)")
+
+
+@pytest.mark.parametrize("encode", [KEEP, PNG])
+def test_only_the_first_frame_is_used(tmp_path, encode):
+    frames = [Image.fromarray(pixels((9, 7), seed)) for seed in (0, 1)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    found = outcome(tmp_path / "a.gif", Recipe(encode=encode))
+    assert found.notes == ("images of whose frames or pages only the first is used",)
 
 
 def test_what_is_of_the_kind_already_is_kept(tmp_path):
