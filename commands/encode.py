@@ -500,7 +500,7 @@ class Together:
             try:
                 done = work()
             except (ConfigurationError, OSError, ValueError) as error:  # all wait for it
-                failure = str(error)
+                failure = str(error) or repr(error)
         done, failure = self.gather((done, failure))[0]
         if failure:
             raise ConfigurationError(failure)
