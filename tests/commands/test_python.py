@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -456,9 +457,11 @@ def test_fit_goes_on_with_other_images_or_another_optimiser(
         )  # fmt: skip
         return [*json.loads((tmp_path / "run/checkpoints/best.json").read_text())["scores"]]
 
-    names = [f"step-{step:09d}.ckpt" for step in range(0, 8, 2)]
+    names = [f"step-{step:09d}.ckpt" for step in range(0, 10, 2)]
     assert fit(2, "easy") == [names[1]]
     assert fit(4, "easy") == [names[1], names[2]]
     assert "goes on with" not in caplog.text
     assert fit(6, "hard", lr=1e-5) == [names[3]]
     assert "the checkpoint's lr 0.001, not 1e-05" in caplog.text
+    shutil.copy(tmp_path / "easy/easy0.png", tmp_path / "hard/hard0.png")
+    assert fit(8, "hard") == [names[4]]
