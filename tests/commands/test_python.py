@@ -8,10 +8,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import LambdaCallback
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -431,6 +433,17 @@ def test_fit_continues_a_run_as_if_it_had_not_stopped(
     trainer(tmp_path).validate(model, images, ckpt_path=newest, weights_only=True, verbose=False)
     assert all(torch.equal(value, raw[name]) for name, value in model.state_dict().items())
     assert not any(path.name == "checkpoints" for path in tmp_path.iterdir())
+
+
+def test_a_fit_that_fails_leaves_torchs_generators_as_before(photo_folder: Path) -> None:
+    """Otherwise the next model would begin like others."""
+    images = enlarger.data(photo_folder, scale=2, crop_size=16, batch_size=2, workers=0)
+    model = Regression(2, network=EDSR(2, blocks=1, channels=4))
+    fails = LambdaCallback(on_train_batch_end=Mock(side_effect=RuntimeError("full")))
+    before = torch.get_rng_state()
+    with pytest.raises(RuntimeError, match="full"):
+        enlarger.fit(model, images, callbacks=[fails], accelerator="cpu", max_steps=1)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_fit_goes_on_with_other_images_or_another_optimiser(
