@@ -24,7 +24,7 @@ class Sample(TypedDict, total=False):
 
     hr: (H, W, 3) uint8 or uint16, RGB. In ``predict`` this is the image to enlarge.
     lr: (h, w, 3), for paired data only.
-    text: A caption.
+    text: A caption; an empty one for an image without, in a source that has some.
     text_features: (n, W) floats of a text encoder for the caption, from shards only.
     size: (H, W) of an image to generate; only from sources without ``hr`` and ``lr``.
     frames: Number of frames of a clip to generate; only with ``size``.
