@@ -28,6 +28,7 @@ import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -184,7 +185,9 @@ def fit(
         The trained method; with ``callbacks.EMA`` its averages, as ``load`` of a run gives them.
     """
     module = model.module if isinstance(model, Enlarger) else model
-    kept: list[Callback] = [*callbacks]
+    # Lightning tells only callbacks of an exception.
+    generators = LambdaCallback(on_exception=lambda *_: ImageModel.on_fit_end(module))
+    kept: list[Callback] = [*callbacks, generators]
     newest: Path | None = None
     if run is None:
         trainer = {"logger": False, "enable_checkpointing": False, **trainer}

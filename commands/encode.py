@@ -36,14 +36,13 @@ from commands.check import Checked
 from commands.errors import ConfigurationError
 from datamodules.degrading import degradation_of
 from datamodules.loading import expect_workers, start_worker
-from datamodules.order.keys import Names
 from datamodules.pack.blocks import Blocks, Record, Report
 from datamodules.pack.packing import counted
 from datamodules.samples import Flips, Images, SampleDraws, draw_turn, turned
 from datamodules.shards.index import split_name
 from datamodules.shards.remote import shown
 from datamodules.shards.writer import Members, ShardWriter, find_shards
-from datamodules.source import Augmentation
+from datamodules.source import Augmentation, sized_keys
 from datamodules.sources.latents import ABOUT, Latents
 from datamodules.sources.triplets import Triplets
 from degradations.draws import seed_of
@@ -52,7 +51,7 @@ from files.images.deep import eight_bits
 from files.images.pillow import saved
 from files.numbers import PositiveInt
 from files.owned import remove_file, write_whole
-from files.paths import expand_path, shard_key, size_and_time
+from files.paths import expand_path, shard_key
 from lightning_modules.backbone.condition import Texts
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import ImageModel
@@ -175,13 +174,6 @@ def colliding_keys(keys: Sequence[str]) -> tuple[str, str] | None:
     return next(((dotted[key], key) for key in keys if key in dotted), None) if dotted else None
 
 
-def _sized_keys(source: Any) -> Iterator[str]:
-    """Yield keys with the sizes of their files, which tell most files that were replaced."""
-    for path, images in itertools.groupby(range(len(source.keys)), source.path):
-        found = path and size_and_time(path)
-        yield from (f"{source.keys[image]}\0{found and found[0]}" for image in images)
-
-
 def _caption(key: str, sample: Any) -> str:
     text: str = sample.get("text", "")
     if not text.strip():
@@ -234,7 +226,7 @@ class Encoding:
                 f"{shard_key(pair[0])}: rename one of them"
             )
         self.out = Path(expand_path(options.out, "encode.out"))
-        digest = Names.of(_sized_keys(self.source)).digest()
+        digest = sized_keys(self.source).digest()
         self.images = {"count": len(self.source.keys), "digest": digest}
         self.seed, self.workers = data.seed, data.workers
         self.degradation = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any, TypedDict, cast
 
 import numpy as np
@@ -15,6 +16,7 @@ from degradations.base import Degradation
 from files.images.decode import UnreadableImage as UnreadableImage
 from files.images.deep import Pixels
 from files.numbers import PositiveFloat
+from files.paths import size_and_time
 
 
 class Sample(TypedDict, total=False):
@@ -22,7 +24,7 @@ class Sample(TypedDict, total=False):
 
     hr: (H, W, 3) uint8 or uint16, RGB. In ``predict`` this is the image to enlarge.
     lr: (h, w, 3), for paired data only.
-    text: A caption.
+    text: A caption; an empty one for an image without, in a source that has some.
     text_features: (n, W) floats of a text encoder for the caption, from shards only.
     size: (H, W) of an image to generate; only from sources without ``hr`` and ``lr``.
     frames: Number of frames of a clip to generate; only with ``size``.
@@ -274,6 +276,17 @@ class PerImage(Wrapper):
                 "cuts: make that smaller, or leave such images out"
             )
         return sample
+
+
+def sized_keys(source: Source) -> Names:
+    """Return keys with the sizes of their files, which tell most files that were replaced."""
+
+    def sized() -> Iterator[str]:
+        for path, images in groupby(range(len(source.keys)), source.path):
+            found = path and size_and_time(path)
+            yield from (f"{source.keys[image]}\0{found and found[0]}" for image in images)
+
+    return Names.of(sized())
 
 
 def texts_of(sample: Sample) -> Sample:

@@ -155,6 +155,7 @@ class ImageModel(Loaded, Optimised, ABC):
         """Restore the generators: otherwise the next model would begin like this one."""
         for module, state in zip(self._random, self._random_states, strict=False):
             module.set_rng_state(state)
+        self._random_states = []
 
     @property
     def _random(self) -> list[Any]:

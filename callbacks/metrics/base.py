@@ -372,20 +372,6 @@ class Metric(EvaluationCallback):
             "protocol": protocol,
         }
 
-    def undefined(self, dataset: Any, bad: list[str], n: int) -> Record:
-        """Name the images that leave a number of the whole set undefined, and return it as NaN.
-
-        Args:
-            dataset: The dataset.
-            bad: Keys of the images that are not finite.
-            n: Number of all images.
-        """
-        message = "%s of %s is not finite, because %d of %d images are not: %s"
-        log.warning(message, self.name, dataset.name, len(bad), n, first_of(bad))
-        record = self.record(dataset, math.nan, n)
-        record["not_finite"] = len(bad)
-        return record
-
 
 class WeightsMetric(Metric):
     """A metric whose networks come from files named in ``configs/weights.yaml``.

@@ -53,6 +53,7 @@ from files.images import decode
 from files.images.deep import eight_bits
 from files.owned import whole_file
 from files.paths import expand_path, images_by_key
+from files.words import first_of
 
 log = logging.getLogger(__name__)
 CACHE = "~/.cache/enlarger/references"
@@ -286,14 +287,18 @@ class SetMetric(Metric):
             ValueError: If the images are too few for any number.
         """
         self._refuse_few(dataset, len(images))
-        bad = [key for key, features in images.items() if not np.isfinite(features).all()]
-        if bad:
-            return [self.undefined(dataset, bad, len(images))]
         sets = list(torch.from_numpy(np.stack(list(images.values()), 1)).to(torch.float64))
         if self._reference is not None:
             sets.append(torch.from_numpy(self._reference.features).to(torch.float64))
-        found = self.distances(*sets)
-        return [self.record(dataset, value, len(images), name) for name, value in found.items()]
+        bad = [key for key, features in images.items() if not np.isfinite(features).all()]
+        if not bad:
+            found = self.distances(*sets)
+            return [self.record(dataset, v, len(images), name) for name, v in found.items()]
+        message = "%s of %s is not finite, because %d of %d images are not: %s"
+        log.warning(message, self.name, dataset.name, len(bad), len(images), first_of(bad))
+        names = self.distances(*(features.nan_to_num(0, 0, 0) for features in sets))
+        records = [self.record(dataset, math.nan, len(images), name) for name in names]
+        return [{**record, "not_finite": len(bad)} for record in records]
 
     def record(self, dataset: Any, value: float, n: int, name: str | None = None) -> Record:
         """Return one number with its protocol, and a remark if the images are few."""

@@ -20,17 +20,19 @@ VIDEO = ".mp4"
 MIDDLES = (1, 3, 5)  # sixths: a frame of each third of a video is shown
 
 
-def write_predict_page(folder: Path) -> None:
+def write_predict_page(folder: Path, earlier: int = 0) -> None:
     """Write the page of all outputs in a folder that have a line and exist, of this run or earlier.
 
-    An output whose last line is an error is of an earlier run, and not shown as one of this run.
+    Errors are those of this run: an output that it failed to make is of an earlier one, and left
+    out.
 
     Args:
         folder: The folder of outputs.
+        earlier: Number of lines of earlier runs.
     """
     names = sorted(outputs_in(folder))
     there = [name for name in names if os.path.exists(folder / name)]
-    lines = last_lines(folder, {*there[:MOST]})
+    lines = last_lines(folder, {*there[:MOST]}, earlier)
     errors = [line for line in lines.values() if "error" in line]
     there = [name for name in there if "error" not in lines.get(name, {})]
     content = Content(f"{folder.name}: before and after", _facts(lines, len(there)))

@@ -146,11 +146,13 @@ class Predictions:
         refuse_foreign(self.path)
         self.run, self.seed = run, seed
         self._lock = threading.Lock()
-        self._made: dict[str, Made] = {
-            line["output"]: Made(_way(line), *(line.get(name) for name in Made._fields[1:]))
-            for line in _lines(self.path)
-            if "error" not in line
-        }
+        self._made: dict[str, Made] = {}
+        self.earlier = 0  # lines of runs before
+        for line in _lines(self.path):
+            self.earlier += 1
+            if "error" not in line:
+                others = (line.get(name) for name in Made._fields[1:])
+                self._made[line["output"]] = Made(_way(line), *others)
 
     def find(self, output: str) -> Made | None:
         """Return how an output, by its path below the folder, was made; None if it is not ours."""
@@ -263,15 +265,20 @@ def outputs_in(folder: Path) -> set[str]:
     return {line["output"] for line in _lines(folder / NAME) if "error" not in line}
 
 
-def last_lines(folder: Path, outputs: Collection[str]) -> dict[str, dict[str, Any]]:
-    """Return the last line of each of these outputs, and of all that could not be made.
+def last_lines(
+    folder: Path, outputs: Collection[str], earlier: int = 0
+) -> dict[str, dict[str, Any]]:
+    """Return the last line of each of these outputs, and of all that this run could not make.
 
     Args:
         folder: The folder of the outputs.
         outputs: Names of some outputs; a large folder's lines would fill the memory.
+        earlier: Number of lines of earlier runs.
     """
     found: dict[str, dict[str, Any]] = {}
-    for line in _lines(folder / NAME):
+    for number, line in enumerate(_lines(folder / NAME)):
+        if "error" in line and number < earlier:
+            continue
         if line["output"] in outputs or "error" in line:
             found[line["output"]] = line
         else:

@@ -324,7 +324,7 @@ class Writer(Callback):
             )
         if self.page and trainer.is_global_zero:
             try:
-                write_predict_page(self._root)
+                write_predict_page(self._root, self._lines.earlier)
             except Exception as error:  # must not fail a finished run
                 log.warning("%s was not written: %r", self._root / PAGE, error)
 

@@ -353,21 +353,22 @@ class NSARM(NextScale, NSARMStageOne):
             ValueError: If a part does not fit, or was trained with another tokenizer or encoder.
         """
         super().load_parts(find)
-        names = []
+        loaded: list[tuple[str, nn.Module]] = []
         if self.stage_two.mapper_weights is not None:
             key = "stage_two.mapper_weights"
             weights = self._read("mapper", find(key, self.stage_two.mapper_weights))
             load_part(self.mapper, weights, "mapper", transformation.from_official, key)
             self._name_mapper(weights.name)
-            names.append(weights.name)
+            loaded.append((weights.name, self.mapper))
         if self.stage_two.transformer_weights is not None:
             key = "stage_two.transformer_weights"
             weights = self._read("transformer", find(key, self.stage_two.transformer_weights))
             official = partial(_base, rows=len(self.transformer.no_text))
             load_part(self.transformer, weights, "transformer", official, key)
-            names.append(weights.name)
-        if len(names) == 2:
-            self.weights_source = ", ".join(names)
+            loaded.append((weights.name, self.transformer))
+        if len(loaded) == 2:
+            named = (f"{name} {fingerprint(part.state_dict())}" for name, part in loaded)
+            self.weights_source = ", ".join(named)
 
     def _read(self, name: str, path: Path) -> Weights:
         # Raise if a network was trained with another tokenizer or encoder.

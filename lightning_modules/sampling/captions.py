@@ -32,8 +32,8 @@ def encode_captions(
         return (Condition(sizes=sizes),) * 2
     if "text" not in batch:
         raise ValueError(
-            f"{batch['key'][0]} has no caption, and model.init_args.encoder reads them: use a "
-            "source with text, or unset the encoder"
+            f"no caption of {', '.join(batch['key'][:3])}, and model.init_args.encoder reads them: "
+            "use a source with text (an empty one for an image without), or unset the encoder"
         )
     texts = batch["text"]
     known = _encoded(encoder, texts)

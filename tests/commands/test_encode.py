@@ -11,6 +11,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import torch
 from PIL import Image
 
 from commands import encode as encoding
+from commands.errors import ConfigurationError
 from datamodules.shards.writer import ShardWriter
 from degradations.bicubic import Bicubic
 from files.marks import is_foreign
@@ -342,6 +344,13 @@ def torchrun(script: str, *args: object, processes: int = 2) -> tuple[int, str]:
     error = [line for line in done.stderr.splitlines() if "error: " in line]
     print(done.stderr[-6000:])
     return done.returncode, error[-1] if error else ""
+
+
+def test_a_failure_of_the_first_process_without_a_message_ends_all() -> None:
+    ranks: Any = object.__new__(encoding.Together)
+    ranks.rank, ranks.gather = 0, lambda own: [own]
+    with pytest.raises(ConfigurationError, match=r"OSError\(\)"):
+        ranks.by_first(Mock(side_effect=OSError))
 
 
 @pytest.mark.parametrize("sample", [{}, {"text": " \n"}])

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import LambdaCallback
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -432,6 +435,17 @@ def test_fit_continues_a_run_as_if_it_had_not_stopped(
     assert not any(path.name == "checkpoints" for path in tmp_path.iterdir())
 
 
+def test_a_fit_that_fails_leaves_torchs_generators_as_before(photo_folder: Path) -> None:
+    """Otherwise the next model would begin like others."""
+    images = enlarger.data(photo_folder, scale=2, crop_size=16, batch_size=2, workers=0)
+    model = Regression(2, network=EDSR(2, blocks=1, channels=4))
+    fails = LambdaCallback(on_train_batch_end=Mock(side_effect=RuntimeError("full")))
+    before = torch.get_rng_state()
+    with pytest.raises(RuntimeError, match="full"):
+        enlarger.fit(model, images, callbacks=[fails], accelerator="cpu", max_steps=1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_fit_goes_on_with_other_images_or_another_optimiser(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -456,9 +470,11 @@ def test_fit_goes_on_with_other_images_or_another_optimiser(
         )  # fmt: skip
         return [*json.loads((tmp_path / "run/checkpoints/best.json").read_text())["scores"]]
 
-    names = [f"step-{step:09d}.ckpt" for step in range(0, 8, 2)]
+    names = [f"step-{step:09d}.ckpt" for step in range(0, 10, 2)]
     assert fit(2, "easy") == [names[1]]
     assert fit(4, "easy") == [names[1], names[2]]
     assert "goes on with" not in caplog.text
     assert fit(6, "hard", lr=1e-5) == [names[3]]
     assert "the checkpoint's lr 0.001, not 1e-05" in caplog.text
+    shutil.copy(tmp_path / "easy/easy0.png", tmp_path / "hard/hard0.png")
+    assert fit(8, "hard") == [names[4]]

@@ -70,6 +70,21 @@ def test_one_number_of_the_set_for_any_batch_size(tmp_path: Path, batch_size: in
     assert metric.seen == [(7, 7)]
 
 
+def test_an_output_that_is_not_finite_leaves_none_of_the_numbers(tmp_path: Path) -> None:
+    """Results and early stopping would go on with an earlier one."""
+
+    class Broken(Tiny):
+        def validation_step(self, batch: Any, *indices: int) -> dict[str, Tensor]:
+            sr = super().validation_step(batch, *indices)["sr"]
+            sr[:, 0, 0, 0] = torch.nan
+            return {"sr": sr}
+
+    metrics = [Color(), SWD(levels=2)]
+    trainer(tmp_path, *metrics).validate(Broken(), loader(), verbose=False)
+    found = {r["metric"]: (str(r["value"]), r["not_finite"]) for m in metrics for r in m.records}
+    assert found == dict.fromkeys(["color", "color_spread", "swd", "swd_2"], ("nan", 7))
+
+
 def test_few_images_are_said_beside_the_number(tmp_path: Path) -> None:
     class Careful(Color):
         enough = 8

@@ -590,6 +590,16 @@ def test_a_page_shows_the_outputs_and_never_fails_a_run(
     assert "predict.html was not written: RuntimeError('no page')" in caplog.text
 
 
+def test_the_page_names_no_error_of_an_earlier_run(tmp_path: Path) -> None:
+    page, good, broken = tmp_path / "predict" / PAGE, batch_of(), {"error": ["a.jpg: truncated"]}
+    for sample, exif in ((good, "keep"), (broken, "drop"), (good, "keep")):
+        writer = Writer(exif=exif)  # type: ignore[arg-type]
+        predict(tmp_path, writer, Data({"a": sample, "b": batch_of()}))
+        failed = sample is broken
+        assert ("a.jpg: truncated" in page.read_text()) == failed
+        assert ('<img src="a.png"' in page.read_text()) != failed
+
+
 def test_few_images_wait_and_threads_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gate, most = threading.Event(), 0
 

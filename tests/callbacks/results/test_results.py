@@ -133,7 +133,7 @@ def test_options_are_part_of_what_a_number_stands_for(
 
 @pytest.mark.parametrize("bad", [0, 1])
 def test_a_number_that_a_seed_lacks_is_no_mean_of_the_others(bad: int) -> None:
-    """A metric of sets has one number, NaN, where an output is not finite; else further ones."""
+    """A metric of sets may have further numbers for some outputs only, such as `flicker`."""
     seeds = [
         Evaluation(
             seed,

@@ -15,6 +15,7 @@ from lightning_modules.networks.transformation import Branch, LatentEstimate, Tr
 from lightning_modules.next_scale.infinity import Infinity
 from lightning_modules.next_scale.nsarm import NSARM, NSARMStageOne, StageTwo
 from lightning_modules.noise import Noise
+from lightning_modules.weights import fingerprint
 from tests.classes import Classes
 from tests.lightning_modules.networks.test_transformation import official as released
 from tests.lightning_modules.next_scale_parts import BITS, GRIDS, mapper, space, transformer
@@ -226,6 +227,10 @@ class TestWeights:
         assert model.needs_weights
         model.load_parts(lambda name, _: files[name.removeprefix("stage_two.")])
         assert not model.needs_weights
+        assert model.weights_source == ", ".join(  # so that numbers of other weights are others
+            f"{files[f'{part}_weights']} {fingerprint(getattr(model, part).state_dict())}"
+            for part in ("mapper", "transformer")
+        )
         assert float(model.mapper.trunk[0].weight.detach().mean()) == 0.5
         for a, b in zip(model.transformer.parameters(), base.transformer.parameters(), strict=True):
             assert torch.equal(a, b)
