@@ -136,7 +136,8 @@ def _refuse_file(value: str) -> None:
         near = near or [files[s] for s in difflib.get_close_matches(path.stem, files, n=1)]
         meant = f"; did you mean {' or '.join(map(os.path.relpath, near[:3]))}?" if near else ""
         raise ConfigurationError(f"config is {value}, and there is no such file{meant}")
-    part = _PART.search(read_text(value)) if value.endswith(CONFIGURATIONS) else None
+    readable = value.endswith(CONFIGURATIONS) and path.is_file()
+    part = _PART.search(read_text(value)) if readable else None
     if part and (option := _TAKES.get(part[1])):
         key = f"such as --{option} {value}"
         raise ConfigurationError(f"{value} is the value of a key, so give it by that key, {key}")

@@ -77,7 +77,7 @@ def test_a_run_stands_for_its_best_checkpoint(tmp_path: Path) -> None:
 
 # Their hashes are unknown: a user's file is reported by its hash, not verified.
 UNPUBLISHED = {
-    *("nrqm", "resshift-vq-f4", "resshift-x4-s15-v2", "resshift-x4-s4-v3"),
+    *("nrqm", "resshift-vq-f4", "resshift-x4-s15-v1", "resshift-x4-s15-v2", "resshift-x4-s4-v3"),
     *("invsr", "invsr-diftune", "invsr-discriminator", "latent-lpips-sd-turbo"),
     *("realesrgan-x2", "realesrnet-x4", "realesrgan-x4-discriminator", "realesr-general-x4"),
     *("infinity-vae-d56", "infinity-vae-d32reg", "infinity-2b"),
