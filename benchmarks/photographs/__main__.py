@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     os.chdir(REPOSITORY)
     NOTES.mkdir(parents=True, exist_ok=True)
+    _commit()
     try:
         with FileLock(RUNS / "lock", timeout=0):
             for row in rows:
@@ -149,7 +151,7 @@ def _run(name: str, command: list[str], needed: Sequence[Training]) -> Note:
     note: Note = {
         "digest": digest,
         "command": shlex.join(["python", "main.py", *command]),
-        "commit": commit(),
+        "commit": _commit(),
         "spent": round(spent),
     }
     afresh = ["--run.overwrite", "true"] if verb == "fit" and before and not same else []
@@ -176,6 +178,12 @@ def _run(name: str, command: list[str], needed: Sequence[Training]) -> Note:
         note["steps"] = int(kept.stem.partition("-")[2])
     write_whole(place, json.dumps(note) + "\n")
     return note
+
+
+@cache
+def _commit() -> str | None:
+    """Return the commit as the command began: the JSON that it writes is itself a local change."""
+    return commit()
 
 
 def _note(verb: str, name: str) -> Note:
