@@ -27,7 +27,7 @@ TOP = (
 )
 ON_RUNS = ("report", "compare", "measure", "export")  # whose first words are paths
 # A file that is the value of one key: a class, or a list of callbacks.
-_PART = re.compile(r"^(?:- )?(?:\{?class_path: *)?(\w+)\.\w+", re.MULTILINE)
+_PART = re.compile(r"(?:[ \t]*(?:#.*)?\n)*(?:- )?(?:\{?class_path: *)?(\w+)\.\w+")
 _TAKES = {
     "lightning_modules": "model",
     "datamodules": "data",
@@ -137,7 +137,7 @@ def _refuse_file(value: str) -> None:
         meant = f"; did you mean {' or '.join(map(os.path.relpath, near[:3]))}?" if near else ""
         raise ConfigurationError(f"config is {value}, and there is no such file{meant}")
     readable = value.endswith(CONFIGURATIONS) and path.is_file()
-    part = _PART.search(read_text(value)) if readable else None
+    part = _PART.match(read_text(value)) if readable else None
     if part and (option := _TAKES.get(part[1])):
         key = f"such as --{option} {value}"
         raise ConfigurationError(f"{value} is the value of a key, so give it by that key, {key}")
