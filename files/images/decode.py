@@ -308,7 +308,6 @@ def from_pillow(image: Image.Image, srgb: bool = False) -> DecodedImage:
 
 def _code_points(image: Image.Image) -> bytes | None:
     """Return the code points of the file that an image was opened from, if it can still be read."""
-    name = getattr(image, "filename", "")
     if (stream := getattr(image, "fp", None)) is not None:
         place = stream.tell()
         try:
@@ -316,7 +315,7 @@ def _code_points(image: Image.Image) -> bytes | None:
         finally:
             stream.seek(place)
     try:
-        with open(name, "rb") as file:
+        with open(getattr(image, "filename", ""), "rb") as file:
             return code_points_of(file)
     except OSError:
         return None
