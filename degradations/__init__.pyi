@@ -18,8 +18,6 @@ from .recipes.second_order import RealESRGANLight as RealESRGANLight
 from .recipes.second_order import SecondOrder as SecondOrder
 from .recipes.second_order import SincAndJPEG as SincAndJPEG
 from .recipes.second_order import ToLR as ToLR
-from .recipes.web import Photograph as Photograph
-from .recipes.web import Web as Web
 from .stages.adapters import Albumentations as Albumentations
 from .stages.adapters import KorniaAugmentation as KorniaAugmentation
 from .stages.blur import Blur as Blur

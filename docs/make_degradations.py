@@ -63,8 +63,6 @@ RECIPES = (
     "resshift",
     "invsr_imagenet_test",
     "bsrgan",
-    "camera",
-    "web",
     "mixture",
 )
 Shown = Sequence[tuple[Stage, str]]  # each with its caption

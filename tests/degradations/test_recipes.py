@@ -22,7 +22,6 @@ from degradations.pipeline import Pipeline
 from degradations.recipes.bsrgan import BSRGAN, ChannelNoise, SampleGaussian
 from degradations.recipes.resshift import ImageNetTest, ResShift
 from degradations.recipes.second_order import Order, RealESRGAN, RealESRGANLight, SecondOrder
-from degradations.recipes.web import Photograph, Web
 from degradations.stages.noise import hashed_fields
 from degradations.stages.resize import MODES
 from degradations.tools.configure import degradation_of
@@ -33,13 +32,13 @@ N = 10_000
 P = 1e-4  # of each of some 250 tests, at fixed seeds
 CPU = torch.device("cpu")
 SIDE = 512
-ALL = (RealESRGAN, RealESRGANLight, ResShift, ImageNetTest, BSRGAN, Photograph, Web)
+ALL = (RealESRGAN, RealESRGANLight, ResShift, ImageNetTest, BSRGAN)
 
 
 def mixed(scale: float, **arguments: Any) -> Mixture:
     recipes = {
         "light": functools.partial(RealESRGANLight, **arguments),
-        "photograph": functools.partial(Photograph, **arguments),
+        "bsrgan": functools.partial(BSRGAN, **arguments),
         "bicubic": Bicubic,
     }
     return Mixture(scale, recipes, [0.4, 0.4, 0.2])
@@ -310,38 +309,6 @@ def test_bsrgan_shuffles_but_shrinks_before_the_lr() -> None:
     is_often(place["shrink"], {k: (6 - k) / 21 for k in range(6)})
 
 
-def test_photograph() -> None:
-    params = drawn(Photograph)
-    is_uniform(params["lens"]["sigma_x"], 0.8, 3.2)
-    is_often(params["lens"]["family"], {0: 0.7, 1: 0.3})
-    is_uniform(params["defocus"]["stage"]["radius"], 2.0, 6.0)
-    is_uniform(params["motion"]["stage"]["length"], 2.0, 16.0)
-    is_chance(params["defocus"]["applied"], 0.2)
-    is_chance(params["motion"]["applied"], 0.2)
-    is_chance(params["usm"]["applied"], 0.5)
-    is_uniform(np.log(params["camera"]["iso"]), math.log(100), math.log(12000))
-    is_any_of(params["jpeg"]["quality"], range(70, 99))
-    is_often(params["jpeg"]["subsampling"], {2: 0.7, 0: 0.3})
-
-
-def test_web() -> None:
-    params = drawn(Web)
-    is_any_of(params["saved"]["quality"], range(75, 99))
-    for number, p in ((1, 0.6), (2, 0.2)):
-        resize, codec = params[f"resize{number}"], params[f"codec{number}"]
-        is_chance(resize["applied"], p)
-        np.testing.assert_array_equal(resize["applied"], codec["applied"])
-        factor = resize["stage"]["factor"]
-        is_uniform(factor[factor > 1], 1.0, 2.0)
-        is_uniform(factor[factor < 1], 0.7, 1.0)
-        assert resize["stage"]["antialias"].all()
-        is_any_of(resize["stage"]["mode"], [0, 1, 2, 4])
-        is_often(codec["stage"]["which"], {0: 0.75, 1: 0.25})
-    assert (params["resize1"]["applied"] >= params["resize2"]["applied"]).all()
-    for kind in ("jpeg", "webp"):
-        is_any_of(params["codec"][kind]["quality"], range(40, 93))
-
-
 def test_mixture() -> None:
     params = drawn(mixed)
     is_often(params["which"], {0: 0.4, 1: 0.4, 2: 0.2})
@@ -446,7 +413,7 @@ def levels_off(images: list[torch.Tensor], canvas: Canvas) -> torch.Tensor:
 
 SIX_SEEDS = np.arange(6, 12)  # with which no value before a first JPEG lies at a half
 # The first stage that rounds.
-ROUNDS = {"BSRGAN": "shuffled", "Photograph": "camera", "Web": "saved", "RealESRGANLight": "final"}
+ROUNDS = {"BSRGAN": "shuffled", "RealESRGANLight": "final"}
 
 
 @pytest.mark.parametrize("recipe", ALL, ids=name_of)
@@ -568,9 +535,6 @@ def of_image(params: dict[str, Any], n: int) -> dict[str, Any]:
         (lambda: RealESRGAN(4.0, first=Order(sigma=(3.0, 0.2))), "first: sigma is"),
         (lambda: RealESRGAN(4.0, second=Order(resize=(0.2, 0.8))), "second: resize is .*around 1"),
         (lambda: RealESRGAN(4.0, jpeg_quality=(0, 95)), "quality is"),
-        (lambda: Web(4.0, sizes=(1.2, 2.0)), "sizes is"),
-        (lambda: Web(4.0, uploads=(0.5, 0.5, 0.5)), "uploads is"),
-        (lambda: Photograph(4.0, lens=(0.8, 0.2)), "lens is"),
         (lambda: Mixture(2.0, []), "weights is"),
         (lambda: Mixture(2.0, [Bicubic], [0.5, 0.5]), "weights is"),
         (lambda: Mixture(2.0, [Bicubic, Bicubic], [0.0, 0.0]), "weights is"),
