@@ -36,6 +36,7 @@ from commands.check import Checked
 from commands.errors import ConfigurationError
 from datamodules.degrading import degradation_of
 from datamodules.loading import expect_workers, start_worker
+from datamodules.order.keys import digest_of
 from datamodules.pack.blocks import Blocks, Record, Report
 from datamodules.pack.packing import counted
 from datamodules.samples import Flips, Images, SampleDraws, draw_turn, turned
@@ -226,7 +227,7 @@ class Encoding:
                 f"{shard_key(pair[0])}: rename one of them"
             )
         self.out = Path(expand_path(options.out, "encode.out"))
-        digest = sized_keys(self.source).digest()
+        digest = digest_of(sized_keys(self.source))
         self.images = {"count": len(self.source.keys), "digest": digest}
         self.seed, self.workers = data.seed, data.workers
         self.degradation = None

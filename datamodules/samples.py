@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from datamodules.files.pairs import misfit
-from datamodules.order.keys import Keys
+from datamodules.order.keys import first_duplicate
 from datamodules.order.plan import Item, Plan
 from datamodules.scales import Scales
 from datamodules.source import Augmentation, Sample, Source
@@ -270,15 +270,14 @@ class Images(Dataset[dict[str, Any]]):
         self.keys = self._found()
 
     def _found(self) -> Sequence[str]:
-        keys = Keys({self.name: self.source.keys})
+        keys = [f"{self.name}/{key}" for key in self.source.keys]
         if not keys:
             raise ValueError(f"source {self.name!r} ({type(self.source).__name__}) has no images")
-        twice = keys.duplicate
+        twice = first_duplicate(keys)
         if twice is not None:
-            count = sum(key == twice for key in keys)
             raise ValueError(
-                f"source {self.name!r} has {count} images with the key {twice!r}; keys must be "
-                "unique"
+                f"source {self.name!r} has {keys.count(twice)} images with the key {twice!r}; keys "
+                "must be unique"
             )
         return keys
 

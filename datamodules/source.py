@@ -10,7 +10,6 @@ from typing import Any, TypedDict, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.order.keys import Names
 from datamodules.order.shuffle import Mixture
 from degradations.base import Degradation
 from files.images.decode import UnreadableImage as UnreadableImage
@@ -219,7 +218,7 @@ class PerImage(Wrapper):
     """
 
     per_image: int
-    keys = Names.of([])  # the image's key and the sample's number, such as rocket/0
+    keys: Sequence[str] = ()  # the image's key and the sample's number, such as rocket/0
     _latest: tuple[int, Sample] | None = None  # an image's samples are read one after another
 
     def __getstate__(self) -> dict[str, Any]:
@@ -235,7 +234,7 @@ class PerImage(Wrapper):
         prepare_within(self.source, self, scale)
         self._latest = None
         numbers = range(self.per_image)
-        self.keys = Names.of(f"{key}/{number}" for key in self.source.keys for number in numbers)
+        self.keys = [f"{key}/{number}" for key in self.source.keys for number in numbers]
 
     @property
     def groups(self) -> list[int]:
@@ -278,7 +277,7 @@ class PerImage(Wrapper):
         return sample
 
 
-def sized_keys(source: Source) -> Names:
+def sized_keys(source: Source) -> list[str]:
     """Return keys with the sizes of their files, which tell most files that were replaced."""
 
     def sized() -> Iterator[str]:
@@ -286,7 +285,7 @@ def sized_keys(source: Source) -> Names:
             found = path and size_and_time(path)
             yield from (f"{source.keys[image]}\0{found and found[0]}" for image in images)
 
-    return Names.of(sized())
+    return list(sized())
 
 
 def texts_of(sample: Sample) -> Sample:

@@ -19,7 +19,7 @@ from webdataset.filters import FilterFunction
 
 from datamodules.files.pairs import refuse_mixed
 from datamodules.files.paths import parse_bytes
-from datamodules.order.keys import Names
+from datamodules.order.keys import first_duplicate
 from datamodules.shards.cache import DiskCache
 from datamodules.shards.index import (
     Member,
@@ -230,7 +230,7 @@ class Shards(Source):
 
     def _join(self, parts: list[Table]) -> Table:
         table = joined(parts)
-        key = table.keys.duplicate
+        key = first_duplicate(table.keys)
         if key is not None:
             self._refuse_duplicate(key, table, parts)
         table.check_lr("Shards.urls")
@@ -239,7 +239,7 @@ class Shards(Source):
     def _refuse_duplicate(self, key: str, table: Table, parts: list[Table]) -> None:
         names = list_shards(self.urls, False, self.policy)
         where = [name for name, part in zip(names, parts, strict=True) if key in part.keys]
-        count = sum(name == key for name in table.keys)
+        count = table.keys.count(key)
         raise ValueError(
             f"Shards.urls: {count} samples have the key {key!r} (in "
             f"{', '.join(map(shown, where[:3]))}); keys must be unique: {self._advice(where)}"
@@ -252,7 +252,7 @@ class Shards(Source):
         return "list each tar once; if each counts from 0, set shard_in_key: true"
 
     @property
-    def keys(self) -> Names:
+    def keys(self) -> list[str]:
         """Key of each sample, as in WebDataset: its members' name up to the first dot."""
         return self._table.keys
 

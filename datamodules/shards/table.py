@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.files.roles import EXPECTED, FIELDS, SUFFIXES, roles_of
-from datamodules.order.keys import Names
 from datamodules.shards.index import Member, ShardIndex
 
 RULE = "a key ends at the first dot of the file name"
@@ -32,7 +31,7 @@ class Table:
         notes: Warnings about skipped samples.
     """
 
-    keys: Names
+    keys: list[str]
     counts: list[int]
     checksums: list[str | None]
     columns: dict[str, Column]
@@ -103,7 +102,7 @@ def table_of(shard: str, index: ShardIndex, prefix: str = "", needed: str = "hr"
         )
     present, absent = set().union(*samples), Member(0, 0)
     return Table(
-        keys=Names.of(keys),
+        keys=keys,
         counts=[len(keys)],
         checksums=[index.checksum],
         columns={
@@ -124,7 +123,7 @@ def joined(tables: Iterable[Table]) -> Table:
             parts = [t.columns.get(field, np.zeros(len(t.keys), PLACE)) for t in tables]
             columns[field] = np.concatenate(parts)
     return Table(
-        keys=Names.concatenate([table.keys for table in tables]),
+        keys=[key for table in tables for key in table.keys],
         counts=[count for table in tables for count in table.counts],
         checksums=[checksum for table in tables for checksum in table.checksums],
         columns=columns,

@@ -26,7 +26,6 @@ from PIL import Image
 
 from datamodules.files.pairs import refuse_mixed
 from datamodules.files.roles import SUFFIXES, role_of
-from datamodules.order.keys import Names
 from datamodules.order.plan import Item
 from datamodules.samples import Images, SampleDraws, TrainingImages, seeded
 from datamodules.shards.cache import DiskCache
@@ -365,7 +364,7 @@ class ClipShards(RecordedClips):
         cache_size: Largest size of that cache in bytes, such as ``500M`` or ``50G``.
     """
 
-    keys = Names.of([])  # name of each clip: the beginning of its frames' names
+    keys: Sequence[str] = ()  # name of each clip: the beginning of its frames' names
 
     def __init__(
         self,
@@ -423,8 +422,7 @@ class ClipShards(RecordedClips):
         for shard in shards:
             clips |= {name: numbers for name, numbers in shard.items() if name in wanted}
         ordered = [sorted(n, key=lambda number: in_order(name_of[number])) for n in clips.values()]
-        # In arrays, as in Shards, which processes share.
-        self.keys = Names.of(clips)
+        self.keys = list(clips)
         self._order = np.fromiter((number for n in ordered for number in n), np.int64)
         self._ends = np.cumsum([len(numbers) for numbers in ordered])
         self._groups = [count for shard in shards if (count := len(wanted & shard.keys()))]

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from datamodules.files.pairs import refuse_mixed
 from datamodules.files.paths import images_of, searched_folder
-from datamodules.order.keys import Names
 from datamodules.source import Sample, Source
 from files.images.decode import FORMATS, read_image, read_size
 from files.paths import by_key, expand_path, has_wildcard, image_key, is_video, size_and_time
@@ -108,7 +107,8 @@ class Folder(Source):
         self.root, self.files = root, files
         self.outputs: Outputs | None = None  # predict's own outputs, which are not inputs
         self._distinct = False  # whether keys have the extension if only that differs
-        self._keys, self._paths = Names.of([]), Names.of([])
+        self._keys: list[str] = []
+        self._paths: list[str] = []
         self.videos: dict[str, str] = {}  # files of predict's videos, which are no images, by key
 
     @classmethod
@@ -144,7 +144,8 @@ class Folder(Source):
                 log.warning("%d videos left out: %s", len(self.videos), missing)
                 self.videos = {}
         images = by_key(listed, what)
-        self._keys, self._paths = Names.of(images), Names.of(map(str, images.values()))
+        self._keys = list(images)
+        self._paths = [str(path) for path in images.values()]
         if self.has_hr and not self._distinct:
             refuse_mixed(what, list(images), lambda index: read_size(self._paths[index]), scale)
 
@@ -185,7 +186,7 @@ class Folder(Source):
         return self.outputs.left_out_of(images, searched, what)
 
     @property
-    def keys(self) -> Names:
+    def keys(self) -> list[str]:
         """Path of each image below the root, without its extension."""
         return self._keys
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from datamodules.order.keys import Keys
 from datamodules.order.shuffle import Mixture
 from datamodules.source import Sample, Source, prepare_within
 from datamodules.sources.latents import Latents
@@ -37,7 +36,7 @@ class Mix(Source):
         ValueError: If a weight is missing, or a name is no part of a key.
     """
 
-    keys = Keys({})  # name of the source and key of the image in it, such as photos/0001
+    keys: Sequence[str] = ()  # name of the source and key of the image in it, such as photos/0001
 
     def __init__(
         self,
@@ -56,6 +55,7 @@ class Mix(Source):
         self.sources, self.weights, self.samples = sources, weights, samples
         self._sources = list(sources.values())
         self._groups = [[0] for _ in sources]
+        self._ends: list[int] = []
         self._fields: dict[str, tuple[str, bool]] = {}  # a source, and whether it has the field
 
     def prepare(self, scale: float) -> None:
@@ -71,7 +71,10 @@ class Mix(Source):
                     "in the urls of one Latents"
                 )
             prepare_within(source, self, scale)
-        self.keys = Keys({name: source.keys for name, source in self.sources.items()})
+        self.keys = [
+            f"{name}/{key}" for name, source in self.sources.items() for key in source.keys
+        ]
+        self._ends = list(accumulate(len(source.keys) for source in self._sources))
         self._groups = [list(source.groups) for source in self._sources]
         for (name, source), groups in zip(self.sources.items(), self._groups, strict=True):
             if sum(groups) != len(source.keys) or not sum(groups):
@@ -116,19 +119,19 @@ class Mix(Source):
         ends = list(accumulate(len(sizes) for sizes in self._groups))
         lists: list[list[int]] = [[] for _ in self._sources]
         for group in groups:
-            number = bisect_right(ends, group)
-            lists[number].append(group - (ends[number - 1] if number else 0))
+            number, within = _place(ends, group)
+            lists[number].append(within)
         for source, own in zip(self._sources, lists, strict=True):
             source.upcoming(own)
 
     def path(self, index: int) -> str | None:
         """Return the file of the image ``keys[index]``, if it has one."""
-        number, within = self.keys.place(index)
+        number, within = _place(self._ends, index)
         return self._sources[number].path(within)
 
     def size(self, index: int) -> tuple[int, int] | None:
         """Return (H, W) of the image ``keys[index]``, if its source knows it."""
-        number, within = self.keys.place(index)
+        number, within = _place(self._ends, index)
         return self._sources[number].size(within)
 
     def read(self, index: int) -> Sample:
@@ -138,12 +141,12 @@ class Mix(Source):
             UnreadableImage: If the image is broken.
             ValueError: If only some sources have captions or LR.
         """
-        number, within = self.keys.place(index)
+        number, within = _place(self._ends, index)
         return self._checked(self._sources[number].read(within), number)
 
     def read_crop(self, index: int, top: int, left: int, height: int, width: int) -> Sample:
         """Return a part of the image ``keys[index]``. Args and Raises as ``Source.read_crop``."""
-        number, within = self.keys.place(index)
+        number, within = _place(self._ends, index)
         sample = self._sources[number].read_crop(within, top, left, height, width)
         return self._checked(sample, number)
 
@@ -170,3 +173,9 @@ def _check_names(sources: dict[str, Source]) -> None:
                 f"Mix.sources has the name {name!r}, which becomes the first part of a key; "
                 "expected a word without /"
             )
+
+
+def _place(ends: list[int], index: int) -> tuple[int, int]:
+    # The number of a source, and the index within it.
+    source = bisect_right(ends, index)
+    return source, index - (ends[source - 1] if source else 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from math import inf
 from typing import Any
@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
-from datamodules.order.keys import Names
 from datamodules.samples import PredictImages
 from datamodules.source import Sample, Source
 from degradations.draws import seed_of
@@ -42,11 +41,12 @@ class Videos(Source):
         paths: Files by key.
     """
 
-    keys = Names.of([])  # path of each video below its root
+    keys: Sequence[str] = ()  # path of each video below its root
 
     def __init__(self, paths: Mapping[str, str]) -> None:
         super().__init__()
-        self.keys, self._paths = Names.of(paths), Names.of(paths.values())
+        self.keys = list(paths)
+        self._paths = list(paths.values())
 
     def path(self, index: int) -> str:
         """Return the file of the video ``keys[index]``."""
