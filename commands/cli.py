@@ -55,7 +55,6 @@ from commands.lightning_internals import CommandsCLI, load_only_given_checkpoint
 from commands.process import keep_compiled_code, keep_freed_memory, prepare_output, raise_limit
 from commands.run.arithmetic import arithmetic
 from commands.run.checkpoints import Checkpoints, is_foreign_checkpoint_callback
-from commands.run.directions import check_directions
 from commands.run.directory import RunDirectory, RunOptions, experiment_name, run_folder
 from commands.run.files import fingerprint, why_unseen
 from commands.run.loggers import keep_earlier_metrics, name_loggers
@@ -360,7 +359,6 @@ class EnlargerCLI(CommandsCLI):
             self._meet()
         if self.fits:
             check_own_options(self.model, self.trainer)
-            check_directions(self.trainer)
         self.model.set_noise_seed(self.config[self.subcommand].seed_everything)
         if isinstance(self.model, SuperResolver):
             self.model.set_tiling(self.config_init[self.subcommand].tiling)

@@ -18,7 +18,6 @@ from callbacks.results.files import made_by
 from commands.distributed.heartbeat import Ranks
 from commands.distributed.preflight import Facts
 from commands.run.checkpoints import SavesLast, checkpoints_of, gradients_pending
-from commands.run.directions import check_directions, warn_of_length
 from commands.run.loggers import log_hyperparameters
 from commands.signals import Stopped
 from datamodules.base import SRDataModule
@@ -52,22 +51,8 @@ class Start(Callback):
         weights = made_by(method_of(pl_module))
         self.ranks.compare("data", {"data": data_facts(trainer), "weights": weights})
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check the direction of all monitored values.
-
-        Raises:
-            ConfigurationError: If one is monitored in the wrong direction.
-        """
-        check_directions(trainer)
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log hyperparameters, and begin the record of scalars.
-
-        Raises:
-            ConfigurationError: If a restored schedule has the wrong direction.
-        """
-        check_directions(trainer)
-        warn_of_length(trainer)
+        """Log hyperparameters, and begin the record of scalars."""
         if self.config is not None:
             log_hyperparameters(trainer, self.config)
         for logger in trainer.loggers:

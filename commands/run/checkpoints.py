@@ -17,7 +17,7 @@ import logging
 import math
 import time
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -35,7 +35,6 @@ from commands.lightning_internals import (
     run_validation,
     set_logged_step,
 )
-from commands.run.directions import Direction, direction_of
 from commands.run.files import (
     FOLDER,
     checksum_of,
@@ -106,6 +105,24 @@ def monitored_values(trainer: Trainer) -> dict[str, float]:
 log = logging.getLogger(__name__)
 
 
+def better_values(monitor: str, trainer: Trainer) -> Literal["min", "max"] | None:
+    """Return whether higher or lower values of a logged name are better; None if unknown.
+
+    Args:
+        monitor: As logged, such as ``val/psnr``, ``val/set5/swd_2`` or ``train/loss``.
+        trainer: The trainer, whose metrics know their own direction.
+    """
+    name = monitor.rpartition("/")[2]
+    metrics = [callback for callback in all_callbacks(trainer) if isinstance(callback, Metric)]
+    for metric in sorted(metrics, key=lambda metric: len(metric.name), reverse=True):
+        if name == metric.name or name.startswith(f"{metric.name}_"):
+            higher = metric.is_higher_better(name)
+            if higher is None:
+                return None
+            return "max" if higher else "min"
+    return "min" if name.endswith("loss") else None
+
+
 class Checkpoints(Checkpoint):
     """Write checkpoints to ``<run>/checkpoints``, keep the last and the best.
 
@@ -131,7 +148,7 @@ class Checkpoints(Checkpoint):
         keep_last: PositiveInt = 2,
         keep_best: NonNegativeInt = 1,
         monitor: str = "val/psnr",
-        mode: Direction | None = None,
+        mode: Literal["min", "max"] | None = None,
     ) -> None:
         self.every_n_steps, self.every_n_minutes = every_n_steps, every_n_minutes
         self.keep_last, self.keep_best = keep_last, keep_best
@@ -149,7 +166,7 @@ class Checkpoints(Checkpoint):
         self._whole = True
         self._position: tuple[int, int] | None = None  # (epoch, its finished batches)
         self._before: dict[str, Any] = {}  # logged values when the validation began
-        self._direction: Direction | None = mode  # if known
+        self._direction = mode
         self._warned = False  # of the monitored value, if it had to be
         self._measured = ""  # digest of the images that are validated, and of the metrics
         self.off = False  # True if nothing more is to be written
@@ -164,7 +181,7 @@ class Checkpoints(Checkpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the folder, and which values are better."""
         self.folder = Path(trainer.default_root_dir) / FOLDER
-        self._direction = self.mode or direction_of(self.monitor, all_callbacks(trainer))
+        self._direction = self.mode or better_values(self.monitor, trainer)
         self.off |= bool(vars(trainer)["fast_dev_run"])  # a dry run writes nothing
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

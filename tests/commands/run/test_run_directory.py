@@ -227,10 +227,9 @@ def test_overwrite_moves_the_old_run_aside(
 @pytest.mark.parametrize(
     "refused",
     [
-        # By the trainer, one of its callbacks, a check of all together, and the model.
+        # By the trainer, one of its callbacks, and the model.
         ("--trainer.strategy", "ddp_spawn"),
         ("--trainer.callbacks+", "lightning.pytorch.callbacks.LearningRateFinder"),
-        ("--checkpoint.mode", "min"),
         ("--model.init_args.network.init_args.blocks", "-1"),
         ("--data.init_args.train.init_args.root", "missing"),
     ],

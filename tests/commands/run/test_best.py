@@ -1,0 +1,51 @@
+"""The best checkpoint follows the direction of its metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from tests.commands.run.test_checkpoints import ranking
+
+Enlarger = Callable[..., None]
+ON_SWD = '{"class_path": "callbacks.SWD", "init_args": {"levels": 1}}'
+MEASURED = (
+    *("--trainer.max_steps", 4),
+    *("--trainer.val_check_interval", 1, "--trainer.callbacks+", ON_SWD),
+)
+FIT: tuple[object, ...] = ("fit", "--config", "tiny.yaml", *MEASURED)
+RANKED = ("--checkpoint.monitor", "val/swd", "--checkpoint.keep_last", 4)
+
+
+class Score(Callback):
+    """Log a value of unknown direction: 1, 9, 0, 8."""
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            pl_module.log("val/score", float([1, 9, 0, 8][trainer.global_step - 1]))
+
+
+@pytest.mark.parametrize("monitor", ["val/swd", "val/psnr"])
+def test_the_best_follows_from_the_metric(fitted: Callable[..., Path], monitor: str) -> None:
+    fitted(*MEASURED, "--checkpoint.monitor", monitor, *RANKED[2:])
+    found, mode = ranking(), "min" if monitor == "val/swd" else "max"
+    assert len(found["scores"]) == 4
+    best = (max if mode == "max" else min)(found["scores"], key=found["scores"].get)
+    assert (found["mode"], found["best"]) == (mode, [best])
+
+
+def test_a_value_of_unknown_direction(
+    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    score = ("--trainer.callbacks+", f"{__name__}.Score", "--checkpoint.monitor", "val/score")
+    enlarger(*FIT, *score)
+    assert [name[5:14] for name in ranking()["best"]] == ["000000002"]
+    message = [r for r in caplog.records if "set checkpoint.mode to max or min" in r.getMessage()]
+    assert len(message) == 1
+    caplog.clear()
+    enlarger(*FIT, *score, "--checkpoint.mode", "min", "--run.overwrite", "true")
+    assert [name[5:14] for name in ranking()["best"]] == ["000000003"]
+    assert "set checkpoint.mode" not in caplog.text
