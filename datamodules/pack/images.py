@@ -225,8 +225,8 @@ def process(recipe: Recipe, entry: Entry) -> Outcome:
     try:
         content = {suffix: place.read() for suffix, place in entry.members.items()}
         originals = _decoded(entry, content, roles, recipe)
-        more = "images of whose frames or pages only the first is used"
-        notes += [more for original in originals.values() if original.image.more]
+        for original in originals.values():
+            notes += [f"images that are read without their {what}" for what in original.image.lost]
         others = _others(entry, content, roles)
         samples = list(_samples(entry.key, originals, others, recipe, notes))
     except (Refusal, UnreadableImage) as error:
