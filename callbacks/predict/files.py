@@ -356,6 +356,8 @@ def weighted_by_alpha(output: Tensor, seen: Tensor, colours: Tensor, alpha: Tens
         colours: (3, h, w) of the image, hidden ones included.
         alpha: (1, h, w). All are in [0, 1].
     """
+    if alpha.min() == alpha.max():
+        return output
     size = output.shape[-2:]
     share = resize(alpha[None], size, clamp=False)[0]
     channels = []

@@ -162,7 +162,8 @@ def _webp(original: Original, planes: Planes) -> bytes:
 def _check_depth(original: Original, planes: Planes, kind: str) -> None:
     if planes[0].dtype != np.uint8:
         raise Refusal(
-            "16 bits", f"{original.where}: has 16 bits, but {kind} holds 8: use --encode png"
+            "16 bits",
+            f"{original.where}: {kind} holds no more than 8 bits: use --encode png",
         )
 
 

@@ -1,17 +1,17 @@
 """Decode bytes to RGB pixels.
 
-Pillow reads the headers and pixels of most files. It silently reduces 16-bit colour to 8 bits, so
-OpenCV reads 16-bit PNG and tifffile 16-bit TIFF. simplejpeg reads the pixels of 8-bit JPEG for two
-reasons. It is the fastest: 633 us for a photograph of 481x321, against 641 with OpenCV or
-torchvision and 765 with Pillow; all four use libjpeg-turbo and gave the same bits for 6,400
-photographs and for all chroma samplings (test_decode.py checks that). And it refuses what libjpeg
-only warns about, such as an image that ends too early, where the others paint the rest grey. Pillow
-reads the files that simplejpeg does not know.
+Pillow reads the headers and pixels of most files. It silently reduces deeper colour to 8 bits, so
+OpenCV reads such PNG and AVIF, tifffile TIFF, and pillow-heif HEIC. simplejpeg reads the pixels of
+8-bit JPEG for two reasons. It is the fastest: 633 us for a photograph of 481x321, against 641 with
+OpenCV or torchvision and 765 with Pillow; all four use libjpeg-turbo and gave the same bits for
+6,400 photographs and for all chroma samplings (test_decode.py checks that). And it refuses what
+libjpeg only warns about, such as an image that ends too early, where the others paint the rest
+grey. Pillow reads the files that simplejpeg does not know.
 
 If a file has several frames or pages, the first one is the image, but for thumbnails in a TIFF.
 
-Pillow does not check the checksums of the pixels: it decodes a file that ends in zeros to a wrong
-image.
+Pillow checks neither the checksums of the pixels nor that all rows came: it decodes a file that
+ends in zeros to a wrong image, and leaves missing rows black.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ def decode(data: jpeg.Bytes, name: str, srgb: bool = False) -> DecodedImage:
     try:
         image = open_image(io.BytesIO(data))
         pixels = _pixels(image, data, srgb)
-        return _upright(image, pixels, orientation_of(image), _lost(image, data))
+        return _upright(image, pixels, orientation_of(image), _lost(image, data, pixels))
     # Decoders raise anything on arbitrary bytes, from struct.error to MemoryError.
     except Exception as error:
         raise _unreadable(name, io.BytesIO(data), error) from error
@@ -249,9 +249,10 @@ def _diagnosis(file: IO[bytes], error: Exception) -> tuple[str, str]:
         return _unidentified(start, file)
     if isinstance(error, Unsupported | NotImplementedError) or UNSUPPORTED.search(text):
         return "unsupported", text
-    if isinstance(error, Truncated) or TRUNCATED.search(text):
+    if isinstance(error, Truncated | EOFError) or TRUNCATED.search(text):
         return "truncated", f"the file is truncated: {text}"
-    if not isinstance(error, OSError | ValueError | SyntaxError) or isinstance(error, UnicodeError):
+    worded = isinstance(error, OSError | ValueError | RuntimeError | SyntaxError)
+    if not worded or isinstance(error, UnicodeError):
         text = f"its decoder stops with {type(error).__name__}"
     return "damaged", f"the file is damaged: {text}"
 
@@ -278,6 +279,7 @@ class _Raw(NamedTuple):
     alpha: Pixels | None = None
     icc: bytes | None = None
     grey_icc: bytes | None = None
+    rounded: bool = False  # to 8 bits, as only those are converted to sRGB
 
 
 def from_pillow(image: Image.Image, srgb: bool = False) -> DecodedImage:
@@ -336,13 +338,15 @@ def _upright(
     )
 
 
-def _lost(image: Image.Image, data: jpeg.Bytes) -> tuple[str, ...]:
+def _lost(image: Image.Image, data: jpeg.Bytes, pixels: _Raw) -> tuple[str, ...]:
     """Return the content that is not read, in words for counting."""
     lost = list[str]()
     if image.info.get(MORE):
         lost.append("further frames or pages")
     if _has_gain_map(image, bytes(data)):
         lost.append("gain map, by which HDR displays brighten them")
+    if pixels.rounded:
+        lost.append("16 bits, since they are converted to sRGB")
     return tuple(lost)
 
 
@@ -383,7 +387,8 @@ def _converted_16(raw: _Raw, srgb: bool) -> _Raw:
     converted = deep_to_srgb(raw.rgb, icc, not raw.icc) if srgb and icc else None
     if converted is None:
         return raw
-    return _Raw(converted, None if raw.alpha is None else eight_bits(raw.alpha))
+    alpha = None if raw.alpha is None else eight_bits(raw.alpha)
+    return _Raw(converted, alpha, rounded=True)
 
 
 def _pixels_8(

@@ -33,11 +33,13 @@ def check_strips(image: Image.Image, data: jpeg.Bytes) -> None:
         across = -(-tags[WIDTH] // tags[TILE_WIDTH])
         expected = across * -(-height // tags[TILE_HEIGHT])
     else:
-        offsets = tags[STRIP_OFFSETS]
+        offsets = tags.get(STRIP_OFFSETS)
+        if offsets is None:  # of JPEG in the form of TIFF 6.0
+            return
         rows = max(1, min(tags.get(ROWS_PER_STRIP, height), height))
         expected = -(-height // rows)
         if tags.get(COMPRESSION) == OF_JPEG:
-            _check_jpegs(data, offsets, tags[STRIP_SIZES], rows, height)
+            _check_jpegs(data, offsets, tags.get(STRIP_SIZES, ()), rows, height)
     if tags.get(PLANES) == SEPARATE:
         expected *= tags.get(SAMPLES, 1)
     if len(offsets) < expected:
