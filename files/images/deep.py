@@ -129,10 +129,9 @@ def _avif(data: Bytes, bits: int) -> tuple[Pixels, Pixels | None]:
 def _heic(data: Bytes, bits: int) -> tuple[Pixels, Pixels | None]:
     import pillow_heif  # optional
 
-    image = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False)
-    shift = np.uint16(16 - bits)  # it shifts them up
-    pixels = np.asarray(image, np.uint16) >> shift
-    rgb, alpha = _split(_widened(pixels, bits))
+    stored = {"convert_hdr_to_8bit": False, "hdr_to_16bit": False}
+    image = pillow_heif.open_heif(io.BytesIO(data), **stored)
+    rgb, alpha = _split(_widened(np.asarray(image, np.uint16), bits))
     if alpha is not None and image.mode.startswith("RGBa"):
         rgb = _divided(rgb, alpha)
     return rgb, alpha
