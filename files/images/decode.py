@@ -16,7 +16,6 @@ ends in zeros to a wrong image, and leaves missing rows black.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import io
@@ -292,21 +291,29 @@ def from_pillow(image: Image.Image, srgb: bool = False) -> DecodedImage:
     Raises:
         UnreadableImage: If it was opened, but not read yet, and its file is damaged.
     """
-    if (data := _unread_file(image)) is not None:
-        return _as_pillow(decode(data, getattr(image, "filename", "") or "the image", srgb))
+    data = _file_of(image)
+    unread = getattr(image, "tile", None) and image.tell() == 0
+    if unread and data is not None:
+        name = getattr(image, "filename", "") or "the image"
+        return _as_pillow(decode(data, name, srgb))
     copied = image.copy()  # with an `info` of its own
-    with contextlib.suppress(OSError), open(getattr(image, "filename", ""), "rb") as file:
+    code_points = None
+    if data is not None:
+        code_points = code_points_of(io.BytesIO(data))
         if image.format == "PNG":
-            scaled_transparency(copied, file)
-        describe(copied, code_points_of(file))
+            scaled_transparency(copied, io.BytesIO(data))
+    describe(copied, code_points)
     return _upright(copied, _pixels(copied, None, srgb), orientation_of(image))
 
 
-def _unread_file(image: Image.Image) -> bytes | None:
-    """Return the file of an image whose pixels nobody has read, changed or left out."""
+def _file_of(image: Image.Image) -> bytes | None:
+    """Return the file that an image was opened from, if it can still be read."""
     stream = getattr(image, "fp", None)
-    if stream is None or not getattr(image, "tile", None) or image.tell():
-        return None
+    if stream is None:
+        try:
+            return read_bytes(getattr(image, "filename", ""))
+        except OSError:
+            return None
     place = stream.tell()
     stream.seek(0)
     data: bytes = stream.read()
@@ -365,12 +372,10 @@ def _pixels(image: Image.Image, data: jpeg.Bytes | None, srgb: bool) -> _Raw:
     grey = icc if space == "L" and image.mode in GREY else None
     if data is None and image.mode.startswith("I;16"):
         return _Raw(np.repeat(np.asarray(image, np.uint16)[..., None], 3, 2), None, None, grey)
-    if data is not None and image.format == "PNG":
-        check_chunks(data)
-    if data is not None and image.format == "TIFF":
-        check_strips(image, data)
-    if data is not None and (deep := deep_pixels(image, data)) is not None:
-        return _converted_16(_Raw(*deep, kept, grey), srgb)
+    if data is not None:
+        _check_container(image, data)
+        if (deep := deep_pixels(image, data)) is not None:
+            return _converted_16(_Raw(*deep, kept, grey), srgb)
     if image.mode == "CMYK":
         return _Raw(_from_cmyk(image, data, icc if space == "CMYK" else None))
     rgb, alpha = _pixels_8(image, data)
@@ -379,6 +384,14 @@ def _pixels(image: Image.Image, data: jpeg.Bytes | None, srgb: bool) -> _Raw:
     described = rgb if kept else rgb[..., 0] if space == image.mode[0] == "L" else None
     converted = to_srgb(described, icc) if srgb and described is not None else None
     return _Raw(rgb, alpha, kept, grey) if converted is None else _Raw(converted, alpha)
+
+
+def _check_container(image: Image.Image, data: jpeg.Bytes) -> None:
+    """Compare what a container says with what came, as far as its decoder does not."""
+    if image.format == "PNG":
+        check_chunks(data)
+    if image.format == "TIFF":
+        check_strips(image, data)
 
 
 def _converted_16(raw: _Raw, srgb: bool) -> _Raw:
