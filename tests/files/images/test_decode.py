@@ -458,16 +458,6 @@ def test_a_bad_file_that_pillow_opened_is_refused(case):
     assert caught.value.reason == "truncated"
 
 
-@pytest.mark.parametrize("error", [AssertionError(), UnicodeDecodeError("utf-8", b"x", 0, 1, "y")])
-def test_an_error_of_a_decoder_is_a_sentence(error, monkeypatch):
-    def fail(*args):
-        raise error
-
-    monkeypatch.setattr("files.images.decode.open_image", fail)
-    with pytest.raises(UnreadableImage, match=f"a: the file is damaged: .* {type(error).__name__}"):
-        decode(LARGE_JPEG, "a")
-
-
 @pytest.mark.parametrize("case", ["bomb", "jpeg bomb"])
 def test_a_bomb_is_refused_before_memory_is_taken(case):
     tracemalloc.start()
