@@ -30,7 +30,7 @@ from PIL import Image, UnidentifiedImageError
 
 from files.clock import DECODING
 from files.images import jpeg
-from files.images.colours import GREY, code_points_of, describe
+from files.images.colours import GREY, avif_bits, code_points_of, describe
 from files.images.deep import Pixels, deep_pixels, deep_to_srgb, eight_bits
 from files.images.exif import tiff_exif
 from files.images.faults import Truncated, Unsupported
@@ -352,8 +352,9 @@ def _lost(image: Image.Image, data: jpeg.Bytes, pixels: _Raw) -> tuple[str, ...]
         lost.append("further frames or pages")
     if _has_gain_map(image, bytes(data)):
         lost.append("gain map, by which HDR displays brighten them")
-    if pixels.rounded:
-        lost.append("16 bits, since they are converted to sRGB")
+    shallow = pixels.rgb.dtype == np.uint8
+    if pixels.rounded or (shallow and image.format == "AVIF" and avif_bits(data) > 8):
+        lost.append("bits beyond 8")
     return tuple(lost)
 
 

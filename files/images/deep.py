@@ -119,10 +119,10 @@ def _tiff_16(
     return (_divided(rgb, alpha) if extra == PREMULTIPLIED else rgb), alpha
 
 
-def _avif(data: Bytes, bits: int) -> tuple[Pixels, Pixels | None]:
+def _avif(data: Bytes, bits: int) -> tuple[Pixels, Pixels | None] | None:
     pixels = _opencv_16(data)
-    if pixels is None:
-        raise ValueError(f"the AVIF of {bits} bits is damaged")
+    if pixels is None:  # damaged, or OpenCV is built without AVIF
+        return None
     return _split(_widened(pixels, bits))
 
 
