@@ -37,7 +37,7 @@ import callbacks
 import datamodules
 from callbacks.metrics.base import Metric
 from callbacks.metrics.sets import read_image
-from callbacks.predict.files import luma, to_pixels
+from callbacks.predict.files import luma, to_pixels, weighted_by_alpha
 from callbacks.training.ema import EMA
 from callbacks.weights import manifest, place_of
 from commands.arguments.parser import Parser
@@ -283,11 +283,12 @@ class Enlarger:
             "size": (height, width),
             "lr": _visible(x).to(self.module.device),
         }
-        sr = self.module.enlarge(batch, tiled=True)["sr"]
+        sr = self.module.enlarge(batch, tiled=True)["sr"][0]
         if x.shape[1] == 4:
-            alpha = resize(x[:, 3:], (height, width)).clamp(0, 1)
-            sr = torch.cat([sr, alpha.to(sr.device)], 1)
-        return cast(Picture, back(sr[0]))
+            colours, alpha = x[0, :3].to(sr.device), x[0, 3:].to(sr.device)
+            sr = weighted_by_alpha(sr, batch["lr"][0], colours, alpha)
+            sr = torch.cat([sr, resize(alpha[None], (height, width))[0]])
+        return cast(Picture, back(sr))
 
 
 def _visible(x: Tensor) -> Tensor:

@@ -574,6 +574,7 @@ def _prepare(sample: Sample) -> None:
     """Remove hidden colours from an image to enlarge, and EXIF that will no longer hold."""
     meta = dict(sample["meta"])
     if meta.get("alpha") is not None:
+        meta["colours"] = sample["lr"]
         sample["lr"] = without_hidden_colours(sample["lr"], meta["alpha"])
     if "exif" in meta:
         meta["exif"] = lasting_exif(meta["exif"])

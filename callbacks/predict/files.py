@@ -48,6 +48,7 @@ OPTIONS: dict[Format, dict[str, Any]] = {
 EXIF_START = b"Exif\0\0"
 BAND = 1 << 24  # pixels that are converted at a time
 LUMA = (0.299, 0.587, 0.114)  # BT.601 in full range, as in Pillow's convert("L")
+INVISIBLE = 1 / 510  # half a level of alpha
 FRAME = re.compile(r"([0-9]{4,})\.(?:png|jpg|webp|tiff)")  # names of frames
 
 
@@ -332,11 +333,39 @@ def fitted_pixels(pixels: Pixels, format: Format) -> Pixels:
 
 def enlarge_alpha(alpha: Pixels | Tensor, pixels: Pixels) -> Pixels:
     """Resize the input's (h, w) alpha by bicubic to the size and type of ``pixels``: (H, W, 1)."""
-    # torch's own collate turns arrays into tensors; ours does not.
-    alpha = alpha.cpu().numpy() if isinstance(alpha, Tensor) else alpha
-    small = torch.from_numpy(alpha.astype(np.float32) / np.iinfo(alpha.dtype).max)
-    large = resize(small[None, None], pixels.shape[:2])[0]
+    large = resize(from_levels(alpha)[None, None], pixels.shape[:2])[0]
     return to_pixels(large, 8 * pixels.dtype.itemsize)
+
+
+def from_levels(levels: Pixels | Tensor) -> Tensor:
+    """Return integer levels in [0, 1]."""
+    # torch's own collate turns arrays into tensors; ours does not.
+    levels = levels.cpu().numpy() if isinstance(levels, Tensor) else levels
+    return torch.from_numpy(levels.astype(np.float32) / np.iinfo(levels.dtype).max)
+
+
+def weighted_by_alpha(output: Tensor, seen: Tensor, colours: Tensor, alpha: Tensor) -> Tensor:
+    """Weight the colours of an output by alpha, as they are weighted in what a viewer sees.
+
+    Otherwise the colour of a hardly visible pixel is half of the colour between it and an opaque
+    one. A method knows no alpha: what the weights change in bicubic is added to its output.
+
+    Args:
+        output: (3, H, W), made by the method.
+        seen: (3, h, w), what it was made of.
+        colours: (3, h, w) of the image, hidden ones included.
+        alpha: (1, h, w). All are in [0, 1].
+    """
+    if alpha.min() == alpha.max():
+        return output
+    size = output.shape[-2:]
+    share = resize(alpha[None], size, clamp=False)[0]
+    channels = []
+    for made, before, colour in zip(output, seen, colours, strict=True):  # to save memory
+        weighted = resize((colour * alpha)[None], size, clamp=False)[0] / share
+        change = weighted - resize(before[None, None], size, clamp=False)[0]
+        channels.append(torch.where(share > INVISIBLE, made + change, made))
+    return torch.cat(channels).clamp(0, 1)
 
 
 def output_levels(output: Tensor, meta: dict[str, Any]) -> Pixels:

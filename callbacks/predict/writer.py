@@ -31,8 +31,10 @@ from callbacks.predict.files import (
     fitted_extras,
     fitted_pixels,
     frames_of,
+    from_levels,
     output_levels,
     unwritable_reason,
+    weighted_by_alpha,
     write_clip,
     write_image,
 )
@@ -87,6 +89,15 @@ def _file_number(path: str | Path | None) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _weighted(output: torch.Tensor, lr: torch.Tensor, meta: Mapping[str, Any]) -> torch.Tensor:
+    alpha = from_levels(meta["alpha"])[None].to(output.device)
+    seen = lr.to(output.device, torch.float32)
+    colours = seen
+    if "colours" in meta:  # a plain DataLoader gives none
+        colours = from_levels(meta["colours"]).movedim(-1, 0).to(output.device)
+    return weighted_by_alpha(output.float(), seen, colours, alpha)
 
 
 @dataclass
@@ -277,6 +288,9 @@ class Writer(Callback):
         # By their sums, which are NaN if a pixel is: `isfinite` would copy them.
         sound = [bool(image.sum(dtype=torch.float32).isfinite()) for image in images]
         self._of_clips = output_image(outputs).ndim == 5
+        for number, meta in enumerate(metas):
+            if meta.get("alpha") is not None:
+                images[number] = _weighted(images[number], batch["lr"][number], meta)
         levels = [output_levels(image, meta) for image, meta in zip(images, metas, strict=True)]
         seconds = (time.perf_counter() - self._began) / len(keys)  # everything is on the host
         common = self._common(pl_module, batch, seconds)
@@ -478,8 +492,8 @@ class Writer(Callback):
             meta["bit_depth"] = 8
         if meta.get("alpha") is not None and self.format in OPAQUE:
             self._lose("transparency")
-        if meta.get("more"):
-            self._noted["images of whose frames or pages only the first is used"] += 1
+        for what in meta.get("lost", ()):
+            self._noted[f"images that are read without their {what}"] += 1
         if meta.get("cicp") and self.profile == "convert":
             self._noted["HDR images, which are not converted, since sRGB cannot show them"] += 1
         if self.exif == "drop":

@@ -130,7 +130,9 @@ def unknown_key(message: str, keys: Iterable[str]) -> str:
     unknown = _outermost(unknown, keys)
     alike = [key for key in keys if key.count(".") == unknown.count(".")]
     near = did_you_mean(unknown, alike) or did_you_mean(unknown, keys)
-    listed = f"; it takes {', '.join(alike)}" if 0 < len(alike) <= MOST_LISTED else ""
+    listed = ""
+    if 0 < len(alike) <= MOST_LISTED:
+        listed = f"; known there: {', '.join(map(repr, alike))}"
     return f"{UNKNOWN}{unknown!r}{near or listed}"
 
 

@@ -162,7 +162,8 @@ def _webp(original: Original, planes: Planes) -> bytes:
 def _check_depth(original: Original, planes: Planes, kind: str) -> None:
     if planes[0].dtype != np.uint8:
         raise Refusal(
-            "16 bits", f"{original.where}: has 16 bits, but {kind} holds 8: use --encode png"
+            "16 bits",
+            f"{original.where}: {kind} holds no more than 8 bits: use --encode png",
         )
 
 
@@ -225,8 +226,8 @@ def process(recipe: Recipe, entry: Entry) -> Outcome:
     try:
         content = {suffix: place.read() for suffix, place in entry.members.items()}
         originals = _decoded(entry, content, roles, recipe)
-        more = "images of whose frames or pages only the first is used"
-        notes += [more for original in originals.values() if original.image.more]
+        for original in originals.values():
+            notes += [f"images that are read without their {what}" for what in original.image.lost]
         others = _others(entry, content, roles)
         samples = list(_samples(entry.key, originals, others, recipe, notes))
     except (Refusal, UnreadableImage) as error:

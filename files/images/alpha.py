@@ -10,8 +10,12 @@ from numpy.typing import NDArray
 Pixels = TypeVar("Pixels", bound=NDArray[Any])
 
 
+# Colours below this share of the largest alpha are hidden from a method, and enlarged by bicubic.
+HIDDEN = 1 / 4
+
+
 def without_hidden_colours(rgb: Pixels, alpha: NDArray[Any]) -> Pixels:
-    """Give each fully transparent pixel the colour of the nearest visible pixel.
+    """Give each pixel that is hardly visible the colour of the nearest visible pixel.
 
     Programs leave arbitrary colours there, such as black or erased content. A method looks at the
     neighbourhood of each pixel, and would spread them into visible pixels.
@@ -31,8 +35,8 @@ def without_hidden_colours(rgb: Pixels, alpha: NDArray[Any]) -> Pixels:
             f"a Source gave meta['alpha'] of shape {alpha.shape} with an image of {rgb.shape}; "
             "expected the image's height and width"
         )
-    hidden = alpha == 0
-    if not hidden.any() or hidden.all():
+    hidden = alpha < HIDDEN * alpha.max()
+    if not hidden.any():
         return rgb
     import cv2  # here, as its import is slow and few images are transparent
 

@@ -44,6 +44,7 @@ BRADFORD = np.array(
 )
 CURVES = (b"rTRC", b"gTRC", b"bTRC")
 Floats = NDArray[np.floating]
+Bytes = bytes | bytearray | memoryview
 
 
 def describe(image: Image.Image, code_points: bytes | None) -> None:
@@ -98,13 +99,29 @@ def code_points_of(file: IO[bytes]) -> bytes | None:
     if head[4:8] != b"ftyp":
         return None
     data = head + file.read()
-    properties = _box(_box(_box(data, b"meta")[4:], b"iprp"), b"ipco")
-    colours = _box(properties, b"colr", b"nclx")
+    colours = _box(_properties(data), b"colr", b"nclx")
     if len(colours) < 10:
         return None
     primaries, transfer = struct.unpack_from(">HH", colours, 4)
     # Decoding undoes matrix and range.
     return bytes([primaries, transfer, 0, FULL_RANGE]) if max(primaries, transfer) < 256 else None
+
+
+def avif_bits(data: Bytes) -> int:
+    """Return the bits of a channel of an AVIF.
+
+    Args:
+        data: The whole file.
+    """
+    codec = _box(_properties(bytes(data)), b"av1C")
+    high, twelve = 0x40, 0x20
+    if len(codec) < 3 or not codec[2] & high:
+        return 8
+    return 12 if codec[2] & twelve else 10
+
+
+def _properties(data: bytes) -> bytes:
+    return _box(_box(_box(data, b"meta")[4:], b"iprp"), b"ipco")
 
 
 def _box(data: bytes, name: bytes, start: bytes = b"") -> bytes:

@@ -1,27 +1,26 @@
 """Decode bytes to RGB pixels.
 
-Pillow reads the headers and pixels of most files. It silently reduces 16-bit colour to 8 bits, so
-OpenCV reads 16-bit PNG and tifffile 16-bit TIFF. simplejpeg reads the pixels of 8-bit JPEG for two
-reasons. It is the fastest: 633 us for a photograph of 481x321, against 641 with OpenCV or
-torchvision and 765 with Pillow; all four use libjpeg-turbo and gave the same bits for 6,400
-photographs and for all chroma samplings (test_decode.py checks that). And it refuses what libjpeg
-only warns about, such as an image that ends too early, where the others paint the rest grey. Pillow
-reads the files that simplejpeg does not know.
+Pillow reads the headers and pixels of most files. It silently reduces deeper colour to 8 bits, so
+OpenCV reads such PNG and AVIF, tifffile TIFF, and pillow-heif HEIC. simplejpeg reads the pixels of
+8-bit JPEG for two reasons. It is the fastest: 633 us for a photograph of 481x321, against 641 with
+OpenCV or torchvision and 765 with Pillow; all four use libjpeg-turbo and gave the same bits for
+6,400 photographs and for all chroma samplings (test_decode.py checks that). And it refuses what
+libjpeg only warns about, such as an image that ends too early, where the others paint the rest
+grey. Pillow reads the files that simplejpeg does not know.
 
 If a file has several frames or pages, the first one is the image, but for thumbnails in a TIFF.
 
-Pillow does not check the checksums of the pixels: it decodes a file that ends in zeros to a wrong
-image.
+Pillow checks neither the checksums of the pixels nor that all rows came: it decodes a file that
+ends in zeros to a wrong image, and leaves missing rows black.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import io
 import os
 import re
-import struct
-import zlib
 from dataclasses import dataclass
 from typing import IO, Any, NamedTuple, cast
 
@@ -31,64 +30,16 @@ from PIL import Image, UnidentifiedImageError
 
 from files.clock import DECODING
 from files.images import jpeg
-from files.images.colours import GREY, code_points_of, describe
-from files.images.deep import Pixels, Unsupported, deep_pixels, deep_to_srgb, eight_bits
+from files.images.colours import GREY, avif_bits, code_points_of, describe
+from files.images.deep import Pixels, deep_pixels, deep_to_srgb, eight_bits
 from files.images.exif import tiff_exif
-from files.images.pillow import MORE, TEXTS, open_image
+from files.images.faults import Truncated, Unsupported
+from files.images.pillow import MAX_TEXT, MORE, open_image
+from files.images.png import check_chunks, check_rows, metadata_after_pixels, scaled_transparency
 from files.images.profiles import image_of, orientation_of, space_of, to_srgb, upright
+from files.images.tiff import check_strips, unsupported_tiff
 from files.paths import FORMATS as FORMATS
 from files.paths import open_regular, read_bytes
-
-PROFILES = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # texts with EXIF or XMP
-ANCILLARY = 32  # this bit of a chunk's name marks chunks that decoding does not need
-_chunk = struct.Struct(">I4s").unpack_from
-_checksum = struct.Struct(">I").unpack_from
-
-
-def check_png(data: bytes | bytearray | memoryview) -> None:
-    """Compare the checksum of every chunk that the pixels depend on.
-
-    This takes a hundredth of the time of decoding.
-
-    Args:
-        data: The whole file.
-
-    Raises:
-        ValueError: If a checksum does not fit, or a chunk is incomplete.
-    """
-    view, at, name = memoryview(data), 8, b""
-    while name != b"IEND" and at + 8 <= len(view):
-        length, name = _chunk(view, at)
-        end = at + 8 + length
-        if name == b"tRNS" or not name[0] & ANCILLARY:
-            if end + 4 > len(view):
-                raise ValueError(f"truncated in its chunk {name.decode('latin-1')}")
-            if zlib.crc32(view[at + 4 : end]) != _checksum(view, end)[0]:
-                chunk = f"{name.decode('latin-1')} at byte {at}"
-                raise ValueError(f"damaged: the checksum of its chunk {chunk} does not fit")
-        at = end + 4
-
-
-def metadata_after_pixels(file: IO[bytes]) -> bool:
-    """Return whether EXIF or XMP follows the pixels, as ImageMagick writes it, without decoding.
-
-    Args:
-        file: The PNG; its position changes.
-    """
-    at, pixels = 8, False
-    while True:
-        file.seek(at)
-        head = file.read(8 + max(map(len, PROFILES)))
-        if len(head) < 8:
-            return False
-        length, name = _chunk(head)
-        pixels |= name == b"IDAT"
-        if pixels and (name == b"eXIf" or (name in TEXTS and head[8:].startswith(PROFILES))):
-            return True
-        if name == b"IEND":
-            return False
-        at += 12 + length
-
 
 CONVERTED = ("CMYK", "LAB")  # modes that become sRGB
 
@@ -101,7 +52,20 @@ STARTS = (jpeg.START, PNG, GIF, RIFF, BMP, TIFF_LITTLE, TIFF_BIG)
 
 # Messages of decoders.
 TRUNCATED = re.compile(r"[Tt]runcat|Premature end of JPEG|failed to read \d+ bytes")
-UNSUPPORTED = re.compile(r"(?i)unsupported|not supported|not implemented|not available")
+UNSUPPORTED = re.compile(
+    r"(?i)unsupported|not supported|not implemented|not available|unknown raw mode"
+)
+TOO_MUCH_TEXT = re.compile("MAX_TEXT_CHUNK|text chunks")
+
+HEADER_BYTES = 1 << 16  # enough for the header of a JPEG
+
+# Names that a second image is given by which the first is brightened on an HDR display.
+GAIN_MAPS = (
+    b"http://ns.adobe.com/hdr-gain-map/",
+    b"urn:iso:std:iso:ts:21496",
+    b"urn:com:apple:photo:2020:aux:hdrgainmap",
+)
+GAIN_MAP_BRAND = b"tmap"  # of AVIF and HEIC
 
 
 class UnreadableImage(ValueError):  # noqa: N818  (names the state)
@@ -133,7 +97,7 @@ class DecodedImage:
             describe the image and not the file.
         cicp: Code points of the colours if no profile can express them, as of HDR: primaries,
             transfer, matrix and range, a byte each.
-        more: Whether the file has further frames or pages.
+        lost: Content of the file that is not read, in words for counting.
     """
 
     rgb: Pixels
@@ -144,7 +108,7 @@ class DecodedImage:
     grey_icc: bytes | None = None
     exif: bytes | None = None
     cicp: bytes | None = None
-    more: bool = False
+    lost: tuple[str, ...] = ()
 
     def array(self) -> Pixels:
         """Return (H, W) grey, or (H, W, 2 to 4): grey with alpha, RGB, RGB with alpha."""
@@ -167,7 +131,7 @@ class DecodedImage:
             "mode": self.mode,
             "exif": self.exif,
             "cicp": self.cicp,
-            "more": self.more,
+            "lost": self.lost,
         }
 
 
@@ -206,30 +170,29 @@ def read_size(file: str | os.PathLike[str] | IO[bytes]) -> tuple[int, int]:
     Raises:
         UnreadableImage: If the header cannot be read.
     """
+    if not isinstance(file, str | os.PathLike):
+        return _size(file, "the image")
+    name = os.fspath(file)
     try:
-        if isinstance(file, str | os.PathLike):
-            with open_regular(file) as opened:
-                return _size(opened)
-        return _size(file)
+        opened = open_regular(file)
+    except OSError as error:
+        raise UnreadableImage(f"{name}: {error.strerror or error}", reason_of(error)) from error
+    with opened:
+        return _size(opened, name)
+
+
+def _size(file: IO[bytes], name: str) -> tuple[int, int]:
+    try:
+        with open_image(file) as image:
+            width, height = image.size
+            # A PNG's getexif may load the pixels: it is called only if there is something to find.
+            tagged = image.info.keys() & ORIENTED or (
+                image.format == "PNG" and metadata_after_pixels(file)
+            )
+            # Pillow exchanges the sides of a TIFF itself.
+            turned = tagged and image.format != "TIFF" and orientation_of(image) >= 5
     except Exception as error:  # as in decode
-        reason = "too large" if isinstance(error, Image.DecompressionBombError) else "damaged"
-        if isinstance(error, OSError) and error.errno is not None:
-            reason = reason_of(error)
-        name = os.fspath(file) if isinstance(file, str | os.PathLike) else "the image"
-        raise UnreadableImage(
-            f"{name}: {getattr(error, 'strerror', None) or error}", reason
-        ) from error
-
-
-def _size(file: IO[bytes]) -> tuple[int, int]:
-    with open_image(file) as image:
-        width, height = image.size
-        # A PNG's getexif may load the pixels, so it is called only if there is something to find.
-        tagged = image.info.keys() & ORIENTED or (
-            image.format == "PNG" and metadata_after_pixels(file)
-        )
-        # Pillow exchanges the sides of a TIFF itself.
-        turned = tagged and image.format != "TIFF" and orientation_of(image) >= 5
+        raise _unreadable(name, file, error) from error
     return (height, width) if turned else (width, height)
 
 
@@ -250,11 +213,11 @@ def decode(data: jpeg.Bytes, name: str, srgb: bool = False) -> DecodedImage:
     """
     try:
         image = open_image(io.BytesIO(data))
-        return _upright(image, _pixels(image, data, srgb), orientation_of(image))
+        pixels = _pixels(image, data, srgb)
+        return _upright(image, pixels, orientation_of(image), _lost(image, data, pixels))
     # Decoders raise anything on arbitrary bytes, from struct.error to MemoryError.
     except Exception as error:
-        reason, text = _diagnosis(data, error)
-        raise UnreadableImage(f"{name}: {text}", reason) from error
+        raise _unreadable(name, io.BytesIO(data), error) from error
 
 
 def most_pixels() -> float:
@@ -262,26 +225,50 @@ def most_pixels() -> float:
     return 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else float("inf")
 
 
-def _diagnosis(data: jpeg.Bytes, error: Exception) -> tuple[str, str]:
+def _unreadable(name: str, file: IO[bytes], error: Exception) -> UnreadableImage:
+    reason, text = _diagnosis(file, error)
+    return UnreadableImage(f"{name}: {text}", reason)
+
+
+def _diagnosis(file: IO[bytes], error: Exception) -> tuple[str, str]:
     """Return the reason and the message."""
-    data, text = bytes(data), str(error) or type(error).__name__
-    if not data:
+    if isinstance(error, OSError) and error.errno is not None:
+        return reason_of(error), error.strerror or str(error)
+    text = str(error) or type(error).__name__
+    file.seek(0)
+    start = file.read(HEADER_BYTES)
+    if not start:
         return "empty", "the file is empty"
     if isinstance(error, Image.DecompressionBombError | MemoryError):
         return "too large", f"refused because of its size: {text}"
+    if TOO_MUCH_TEXT.search(text):
+        text = f"a text in it unpacks to more than {MAX_TEXT >> 20} MB: remove it"
+        return "too large", text
+    if isinstance(error, UnidentifiedImageError):
+        return _unidentified(start, file)
     if isinstance(error, Unsupported | NotImplementedError) or UNSUPPORTED.search(text):
         return "unsupported", text
-    known = data[:2] in STARTS or data[4:8] == b"ftyp"
-    if isinstance(error, UnidentifiedImageError):
-        text = (
-            f"not an image, or its header is broken: it starts with {data[:8]!r}; expected "
-            "one of " + ", ".join(FORMATS)
-        )
-        if not known:
-            return "not an image", text
-    if TRUNCATED.search(text):
+    if isinstance(error, Truncated | EOFError) or TRUNCATED.search(text):
         return "truncated", f"the file is truncated: {text}"
-    return "damaged", text
+    worded = isinstance(error, OSError | ValueError | RuntimeError | SyntaxError)
+    if not worded or isinstance(error, UnicodeError):
+        text = f"its decoder stops with {type(error).__name__}"
+    return "damaged", f"the file is damaged: {text}"
+
+
+def _unidentified(start: bytes, file: IO[bytes]) -> tuple[str, str]:
+    """Return the reason and the message for a file that Pillow does not open."""
+    header = jpeg.read_header(start)
+    if header is not None and header.precision != 8:
+        return "unsupported", f"a JPEG of {header.precision} bits is not read: save it as a PNG"
+    if start[:2] in (TIFF_LITTLE, TIFF_BIG) and (sentence := unsupported_tiff(file)):
+        return "unsupported", sentence
+    text = (
+        f"not an image, or its header is broken: it starts with {start[:8]!r}; expected one of "
+        + ", ".join(FORMATS)
+    )
+    known = start[:2] in STARTS or start[4:8] == b"ftyp"
+    return "damaged" if known else "not an image", text
 
 
 class _Raw(NamedTuple):
@@ -291,6 +278,7 @@ class _Raw(NamedTuple):
     alpha: Pixels | None = None
     icc: bytes | None = None
     grey_icc: bytes | None = None
+    rounded: bool = False  # to 8 bits, as only those are converted to sRGB
 
 
 def from_pillow(image: Image.Image, srgb: bool = False) -> DecodedImage:
@@ -299,29 +287,51 @@ def from_pillow(image: Image.Image, srgb: bool = False) -> DecodedImage:
     Args:
         image: Of 8 or 16 bits a channel.
         srgb: As for ``decode``; 16-bit grey is not converted.
+
+    Raises:
+        UnreadableImage: If it was opened, but not read yet, and its file is damaged.
     """
-    code_points = _code_points(image)  # before its file is closed
+    data = _file_of(image)
+    unread = getattr(image, "tile", None) and image.tell() == 0
+    if unread and data is not None:
+        name = getattr(image, "filename", "") or "the image"
+        return _as_pillow(decode(data, name, srgb))
     copied = image.copy()  # with an `info` of its own
+    code_points = None
+    if data is not None:
+        code_points = code_points_of(io.BytesIO(data))
+        if image.format == "PNG":
+            scaled_transparency(copied, io.BytesIO(data))
     describe(copied, code_points)
     return _upright(copied, _pixels(copied, None, srgb), orientation_of(image))
 
 
-def _code_points(image: Image.Image) -> bytes | None:
-    """Return the code points of the file that an image was opened from, if it can still be read."""
-    if (stream := getattr(image, "fp", None)) is not None:
-        place = stream.tell()
+def _file_of(image: Image.Image) -> bytes | None:
+    """Return the file that an image was opened from, if it can still be read."""
+    stream = getattr(image, "fp", None)
+    if stream is None:
         try:
-            return code_points_of(stream)
-        finally:
-            stream.seek(place)
-    try:
-        with open(getattr(image, "filename", ""), "rb") as file:
-            return code_points_of(file)
-    except OSError:
-        return None
+            return read_bytes(getattr(image, "filename", ""))
+        except OSError:
+            return None
+    place = stream.tell()
+    stream.seek(0)
+    data: bytes = stream.read()
+    stream.seek(place)
+    return data
 
 
-def _upright(image: Image.Image, raw: _Raw, orientation: int) -> DecodedImage:
+def _as_pillow(image: DecodedImage) -> DecodedImage:
+    """Return an image of 8 bits, as Pillow has them, but for grey."""
+    if image.bit_depth == 8 or image.mode.startswith("I;16"):
+        return image
+    alpha = None if image.alpha is None else eight_bits(image.alpha)
+    return dataclasses.replace(image, rgb=eight_bits(image.rgb), alpha=alpha, bit_depth=8)
+
+
+def _upright(
+    image: Image.Image, raw: _Raw, orientation: int, lost: tuple[str, ...] = ()
+) -> DecodedImage:
     return DecodedImage(
         rgb=upright(raw.rgb, orientation),
         alpha=None if raw.alpha is None else upright(raw.alpha, orientation),
@@ -331,8 +341,29 @@ def _upright(image: Image.Image, raw: _Raw, orientation: int) -> DecodedImage:
         grey_icc=raw.grey_icc,
         exif=tiff_exif(image) if image.format == "TIFF" else image.info.get("exif"),
         cicp=image.info.get("cicp"),
-        more=image.info.get(MORE, False),
+        lost=lost,
     )
+
+
+def _lost(image: Image.Image, data: jpeg.Bytes, pixels: _Raw) -> tuple[str, ...]:
+    """Return the content that is not read, in words for counting."""
+    lost = list[str]()
+    if image.info.get(MORE):
+        lost.append("further frames or pages")
+    if _has_gain_map(image, bytes(data)):
+        lost.append("gain map, by which HDR displays brighten them")
+    shallow = pixels.rgb.dtype == np.uint8
+    if pixels.rounded or (shallow and image.format == "AVIF" and avif_bits(data) > 8):
+        lost.append("bits beyond 8")
+    return tuple(lost)
+
+
+def _has_gain_map(image: Image.Image, data: bytes) -> bool:
+    if image.format in ("AVIF", "HEIF"):
+        brands = data[: int.from_bytes(data[:4])]
+        return GAIN_MAP_BRAND in brands or GAIN_MAPS[-1] in data
+    further_images = "mp" in image.info
+    return further_images and any(name in data for name in GAIN_MAPS)
 
 
 def _pixels(image: Image.Image, data: jpeg.Bytes | None, srgb: bool) -> _Raw:
@@ -342,16 +373,26 @@ def _pixels(image: Image.Image, data: jpeg.Bytes | None, srgb: bool) -> _Raw:
     grey = icc if space == "L" and image.mode in GREY else None
     if data is None and image.mode.startswith("I;16"):
         return _Raw(np.repeat(np.asarray(image, np.uint16)[..., None], 3, 2), None, None, grey)
-    if data is not None and image.format == "PNG":
-        check_png(data)
-    if data is not None and (deep := deep_pixels(image, data)) is not None:
-        return _converted_16(_Raw(*deep, kept, grey), srgb)
+    if data is not None:
+        _check_container(image, data)
+        if (deep := deep_pixels(image, data)) is not None:
+            return _converted_16(_Raw(*deep, kept, grey), srgb)
     if image.mode == "CMYK":
         return _Raw(_from_cmyk(image, data, icc if space == "CMYK" else None))
     rgb, alpha = _pixels_8(image, data)
+    if data is not None and image.format == "PNG":
+        check_rows(data, image)
     described = rgb if kept else rgb[..., 0] if space == image.mode[0] == "L" else None
     converted = to_srgb(described, icc) if srgb and described is not None else None
     return _Raw(rgb, alpha, kept, grey) if converted is None else _Raw(converted, alpha)
+
+
+def _check_container(image: Image.Image, data: jpeg.Bytes) -> None:
+    """Compare what a container says with what came, as far as its decoder does not."""
+    if image.format == "PNG":
+        check_chunks(data)
+    if image.format == "TIFF":
+        check_strips(image, data)
 
 
 def _converted_16(raw: _Raw, srgb: bool) -> _Raw:
@@ -360,7 +401,8 @@ def _converted_16(raw: _Raw, srgb: bool) -> _Raw:
     converted = deep_to_srgb(raw.rgb, icc, not raw.icc) if srgb and icc else None
     if converted is None:
         return raw
-    return _Raw(converted, None if raw.alpha is None else eight_bits(raw.alpha))
+    alpha = None if raw.alpha is None else eight_bits(raw.alpha)
+    return _Raw(converted, alpha, rounded=True)
 
 
 def _pixels_8(

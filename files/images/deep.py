@@ -1,4 +1,4 @@
-"""Decode 16-bit PNG and TIFF, which Pillow reduces to 8 bits."""
+"""Decode images of more than 8 bits, which Pillow reduces to 8: PNG, TIFF, AVIF and HEIC."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from files.images.colours import to_srgb_curve
-from files.images.pillow import TEXTS
+from files.images.colours import avif_bits, to_srgb_curve
+from files.images.faults import Unsupported
+from files.images.png import DEPTH, check_size, without_texts
 from files.images.profiles import to_srgb
+from files.images.tiff import unsupported_tiff
 
 TOP = 65535
 
@@ -22,27 +24,29 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 NO_ALPHA, PREMULTIPLIED, ALPHA = 0, 1, 2
 
 
-class Unsupported(ValueError):  # noqa: N818  (names the state)
-    """An intact image of a kind that is not supported."""
-
-
 def deep_pixels(image: Image.Image, data: Bytes) -> tuple[Pixels, Pixels | None] | None:
-    """Return RGB and, if it has one, alpha of a PNG or TIFF of 16 bits; None for other images.
+    """Return RGB and, if it has one, alpha in 16 bits of an image of more than 8; None for others.
 
     Args:
         image: The opened image.
         data: The whole file.
 
     Raises:
-        Unsupported: If a TIFF of more than 8 bits has samples that are not 16-bit unsigned
-            integers, or is neither grey nor RGB.
-        ValueError: If it is damaged; or any error of Pillow and tifffile.
+        Unsupported: If a TIFF has samples that are not unsigned integers; or more than 8 bits, and
+            not 16, or is then neither grey nor RGB.
+        ValueError: If it is damaged; or any error of the decoders.
     """
-    if image.format == "PNG" and data[24] == 16:  # the bit depth in the header chunk
+    if image.format == "PNG" and data[DEPTH] == 16:
         return _png_16(image, data)
     if image.format == "TIFF":
-        bits = tuple(image.tag_v2.get(258, (1,)))  # type: ignore[attr-defined]  # BitsPerSample
-        return _tiff_16(image, data, bits) if max(bits) > 8 else None
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        bits, kinds = tags.get(258, (1,)), tags.get(339, (1,))  # BitsPerSample, SampleFormat
+        plain = max(bits) <= 8 and set(kinds) == {1}
+        return None if plain else _tiff_16(image, data, bits, kinds)
+    if image.format == "AVIF" and (bits := avif_bits(data)) > 8:
+        return _avif(data, bits)
+    if image.format == "HEIF" and image.info["bit_depth"] > 8:
+        return _heic(data, image.info["bit_depth"])
     return None
 
 
@@ -75,9 +79,10 @@ def deep_to_srgb(rgb: Pixels, icc: bytes, grey: bool) -> NDArray[np.uint8] | Non
 
 
 def _png_16(image: Image.Image, data: Bytes) -> tuple[Pixels, Pixels | None]:
-    pixels = _opencv_16(_without_texts(data))
+    pixels = _opencv_16(without_texts(data))
     if pixels is None:
         image.load()  # its error names the problem; OpenCV's does not
+        check_size(data)
         raise ValueError("the 16-bit PNG is damaged")
     rgb, alpha = _split(pixels)
     hidden = image.info.get("transparency")
@@ -87,16 +92,12 @@ def _png_16(image: Image.Image, data: Bytes) -> tuple[Pixels, Pixels | None]:
 
 
 def _tiff_16(
-    image: Image.Image, data: Bytes, bits: tuple[int, ...]
+    image: Image.Image, data: Bytes, bits: tuple[int, ...], kinds: tuple[int, ...]
 ) -> tuple[Pixels, Pixels | None]:
     import tifffile  # here, as its import is slow and few images have 16 bits
 
-    kinds = image.tag_v2.get(339, (1,))  # type: ignore[attr-defined]
     if set(bits) != {16} or set(kinds) != {1} or image.mode[:4] not in ("I;16", "RGB", "RGBA"):
-        raise Unsupported(
-            f"TIFF of mode {image.mode} with {bits} bits a sample; above 8 bits, only TIFFs of "
-            "16-bit unsigned integers in grey or RGB can be read: convert it"
-        )
+        raise Unsupported(unsupported_tiff(io.BytesIO(data)))
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = cast(Any, file.pages[image.tell()])
         planar, inverted = page.planarconfig == 2, page.photometric == 0
@@ -118,6 +119,30 @@ def _tiff_16(
     return (_divided(rgb, alpha) if extra == PREMULTIPLIED else rgb), alpha
 
 
+def _avif(data: Bytes, bits: int) -> tuple[Pixels, Pixels | None] | None:
+    pixels = _opencv_16(data)
+    if pixels is None:  # damaged, or OpenCV is built without AVIF
+        return None
+    return _split(_widened(pixels, bits))
+
+
+def _heic(data: Bytes, bits: int) -> tuple[Pixels, Pixels | None]:
+    import pillow_heif  # optional
+
+    stored = {"convert_hdr_to_8bit": False, "hdr_to_16bit": False}
+    image = pillow_heif.open_heif(io.BytesIO(data), **stored)
+    rgb, alpha = _split(_widened(np.asarray(image, np.uint16), bits))
+    if alpha is not None and image.mode.startswith("RGBa"):
+        rgb = _divided(rgb, alpha)
+    return rgb, alpha
+
+
+def _widened(pixels: NDArray[np.uint16], bits: int) -> NDArray[np.uint16]:
+    """Scale integers of some bits to 16."""
+    top = 2**bits - 1
+    return ((pixels * np.uint32(TOP) + top // 2) // top).astype(np.uint16)
+
+
 def _opencv_16(data: Bytes) -> NDArray[np.uint16] | None:
     import cv2  # as above
 
@@ -127,17 +152,6 @@ def _opencv_16(data: Bytes) -> NDArray[np.uint16] | None:
     if pixels.ndim == 3:
         pixels[..., :3] = pixels[..., 2::-1].copy()  # BGR(A) to RGB(A)
     return cast(NDArray[np.uint16], pixels)
-
-
-def _without_texts(png: Bytes) -> bytes:
-    """Drop texts and profile: OpenCV refuses a file with 8 MB in one of them."""
-    view, at, kept = memoryview(png), 8, [memoryview(png)[:8]]
-    while at + 8 <= len(view):
-        end = at + 12 + int.from_bytes(view[at : at + 4])
-        if view[at + 4 : at + 8] not in (*TEXTS, b"iCCP"):
-            kept.append(view[at:end])
-        at = end
-    return b"".join(kept)
 
 
 def _split(pixels: NDArray[np.uint16]) -> tuple[NDArray[np.uint16], NDArray[np.uint16] | None]:

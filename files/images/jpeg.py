@@ -18,12 +18,15 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from files.clock import DECODING
+from files.images.faults import Truncated
 
 log = logging.getLogger(__name__)
 Bytes = bytes | bytearray | memoryview
 START, END = b"\xff\xd8", b"\xff\xd9"
 FRAME_HEADERS = frozenset(range(0xFFC0, 0xFFD0)) - {0xFFC4, 0xFFC8, 0xFFCC}
 SCAN_HEADER, EXIF, PROFILE = 0xFFDA, 0xFFE1, 0xFFE2
+PROGRESSIVE = 0xFFC2
+SCAN = b"\xff\xda"
 WITHOUT_LENGTH = frozenset(range(0xFFD0, 0xFFDA))
 
 # libjpeg's warnings about invalid data, after which it continues.
@@ -102,10 +105,11 @@ def read_strictly(data: Bytes, colors: str = "rgb") -> NDArray[np.uint8] | None:
         (H, W, 3 or 4) in [0, 255]; None if simplejpeg does not read such files.
 
     Raises:
+        Truncated: If a progressive one lacks its last scans.
         ValueError: If the file is truncated or damaged.
     """
     try:
-        return simplejpeg.decode_jpeg(data, colors)
+        pixels = simplejpeg.decode_jpeg(data, colors)
     except ValueError as error:
         if not DAMAGE.search(str(error)):
             log.debug("not read by simplejpeg: %s", error)
@@ -113,7 +117,34 @@ def read_strictly(data: Bytes, colors: str = "rgb") -> NDArray[np.uint8] | None:
         mended = without_stray_bytes(bytes(data))
         if mended == data:
             raise
-    return simplejpeg.decode_jpeg(mended, colors)
+        pixels = simplejpeg.decode_jpeg(mended, colors)
+    header = read_header(data)
+    if header is not None and header.process == PROGRESSIVE:
+        check_scans(data, header)
+    return pixels
+
+
+def check_scans(data: Bytes, header: Header) -> None:
+    """Check that the last scan of every coefficient that was begun came; libjpeg does not.
+
+    Args:
+        data: An intact progressive JPEG; others may follow it.
+        header: Its header.
+
+    Raises:
+        Truncated: If one is missing.
+    """
+    image = bytes(data[header.frame :])
+    image = image[: image.index(END, image.index(SCAN))]
+    missing_bits = np.zeros((256, 64), np.uint8)  # by component and coefficient
+    for scan in re.finditer(SCAN, image):
+        count_at = scan.end() + 2
+        spectrum_at = count_at + 1 + 2 * image[count_at]
+        components = image[count_at + 1 : spectrum_at : 2]
+        first, last, bits = image[spectrum_at : spectrum_at + 3]
+        missing_bits[list(components), first : last + 1] = bits & 15
+    if missing_bits.any():
+        raise Truncated("the last scans of a progressive JPEG are missing")
 
 
 @DECODING

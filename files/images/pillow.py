@@ -8,6 +8,7 @@ import io
 import itertools
 import os
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator
 from typing import IO, Any
@@ -17,10 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from files.images.colours import code_points_of, describe
+from files.images.png import HEADER, scaled_transparency
 from files.paths import FORMATS, open_regular
 
-PNG_HEADER = 33  # bytes of the signature and of the IHDR chunk
-TEXTS = (b"tEXt", b"zTXt", b"iTXt")  # chunks of a PNG
 # Bytes of a text, or of a colour profile, that a PNG may hold: some programs store workflows and
 # editing histories there. Pillow refuses a file with more than a megabyte in one of them.
 MAX_TEXT = 64 << 20
@@ -53,12 +53,19 @@ def open_image(file: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
         _seek_image(image, file)
     elif image.format != "MPO":  # photographs with a preview or a gain map
         image.info[MORE] = getattr(image, "is_animated", False)
+    if image.format == "PNG" and image.fp is not None:
+        scaled_transparency(image, image.fp)
     describe(image, code_points)
     return image
 
 
+# Pillow's warnings about files: what cannot be read is an error, and other faults change no pixel.
+WARNINGS = "Corrupt EXIF|Truncated File Read|Metadata Warning|Image appears to be a malformed MPO"
+
+
 @functools.cache
 def _prepare_pillow() -> None:
+    warnings.filterwarnings("ignore", WARNINGS)
     PngImagePlugin.MAX_TEXT_CHUNK = MAX_TEXT
     if "HEIF" in FORMATS:
         import pillow_heif
@@ -132,7 +139,7 @@ def with_chunks(png: bytes, *chunks: bytes) -> bytes:
         struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
         for chunk in chunks
     )
-    return png[:PNG_HEADER] + b"".join(made) + png[PNG_HEADER:]
+    return png[:HEADER] + b"".join(made) + png[HEADER:]
 
 
 def profile_chunk(icc: bytes) -> bytes:

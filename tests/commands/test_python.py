@@ -50,7 +50,7 @@ def bicubic() -> enlarger.Enlarger:
     return enlarger.Enlarger(Bicubic(2), "cpu")
 
 
-SEEN = np.maximum(RGB[..., :1], 1)  # alpha, nowhere 0: hidden colours are replaced
+SEEN = np.full_like(RGB[..., :1], 99)  # an even alpha, which weights no colours
 KINDS: dict[str, Callable[[], Any]] = {
     "RGB": lambda: Image.fromarray(RGB),
     "L": lambda: Image.fromarray(RGB[..., 0]),
@@ -94,6 +94,22 @@ def test_an_image_is_enlarged_to_its_own_kind(bicubic: enlarger.Enlarger, kind: 
     deep = dict.fromkeys(("uint16", "grey with alpha uint16", "I;16", "I;16B"), 1e-4)
     tolerance = {**deep, "float64": 1e-6, "tensor": 1e-6}.get(kind, 4e-3)
     assert np.abs(as_floats(made) - expected).max() < tolerance
+
+
+@pytest.mark.parametrize("outer", [0, 1, 40, 200])
+@pytest.mark.parametrize("kind", ["uint8", "uint16"])
+def test_colours_are_weighted_by_alpha(bicubic: enlarger.Enlarger, outer: int, kind: str) -> None:
+    """A red square on green that is hardly visible: bicubic of colours multiplied by alpha."""
+    image = np.full((16, 16, 4), (0, 255, 0, outer), kind)
+    image[4:12, 4:12] = 200, 30, 40, 255
+    image = image * (np.iinfo(kind).max // 255)
+    made = as_floats(bicubic.enlarge(image))
+    given = torch.from_numpy(as_floats(image)).movedim(-1, 0)[None]
+    multiplied = resize(given[:, :3] * given[:, 3:], (32, 32), clamp=False)[0].movedim(0, -1)
+    alpha = resize(given[:, 3:], (32, 32), clamp=False)[0].movedim(0, -1)
+    seen = made[..., 3] > 0.5
+    expected = (multiplied / alpha).clamp(0, 1).numpy()
+    np.testing.assert_allclose(made[..., :3][seen], expected[seen], atol=0.02)
 
 
 TRANSPARENT: dict[str, Callable[[], Image.Image]] = {

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import io
+import struct
 import tarfile
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+# Left, top, and steps across and down of the passes of an interlaced PNG.
+PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2))
+ADAM7 = (*PASSES, (0, 1, 1, 2))
 
 
 def pixels(size: tuple[int, int] = (8, 6), seed: int = 0) -> np.ndarray:
@@ -41,3 +47,31 @@ def write_tar(path: Path, members: Mapping[str, bytes] | Iterable[tuple[str, byt
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
     return path
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    """Return a chunk of a PNG."""
+    checksum = struct.pack(">I", zlib.crc32(name + content))
+    return struct.pack(">I", len(content)) + name + content + checksum
+
+
+def _packed(samples: np.ndarray, depth: int) -> bytes:
+    rows = []
+    for row in samples.reshape(len(samples), -1):
+        bits = row[:, None] >> np.arange(depth)[::-1] & 1
+        rows.append(b"\0" + np.packbits(bits.astype(np.uint8)).tobytes())
+    return b"".join(rows)
+
+
+def png(
+    samples: np.ndarray, depth: int, colours: int, interlaced: bool = False, *chunks: bytes
+) -> bytes:
+    """Return a PNG of (H, W, C) samples of some bits and a colour type, with further chunks."""
+    parts = [samples]
+    if interlaced:
+        parts = [samples[top::down, left::across] for left, top, across, down in ADAM7]
+    pixels = b"".join(_packed(part, depth) for part in parts)
+    sides = samples.shape[1::-1]
+    head = struct.pack(">IIBBBBB", *sides, depth, colours, 0, 0, interlaced)
+    chunks = (chunk(b"IHDR", head), *chunks, chunk(b"IDAT", zlib.compress(pixels)))
+    return b"".join([b"\x89PNG\r\n\x1a\n", *chunks, chunk(b"IEND", b"")])

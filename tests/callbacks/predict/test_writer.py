@@ -295,7 +295,7 @@ NO_GREY = grey_profile().replace(b"XYZ ", b"Lab ", 1)
             {"profile": "convert"},
             "which are not converted, since sRGB cannot show them: 1",
         ),
-        ({"more": True}, {}, "of whose frames or pages only the first is used: 1"),
+        ({"lost": ("gain map",)}, {}, "that are read without their gain map: 1"),
     ],
 )
 def test_what_is_not_kept_is_counted(

@@ -117,7 +117,7 @@ def test_only_the_first_frame_is_used(tmp_path, encode):
     frames = [Image.fromarray(pixels((9, 7), seed)) for seed in (0, 1)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     found = outcome(tmp_path / "a.gif", Recipe(encode=encode))
-    assert found.notes == ("images of whose frames or pages only the first is used",)
+    assert found.notes == ("images that are read without their further frames or pages",)
 
 
 def test_what_is_of_the_kind_already_is_kept(tmp_path):
