@@ -32,11 +32,12 @@ from lightning.pytorch.callbacks import LambdaCallback
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 import callbacks
 import datamodules
 from callbacks.metrics.base import Metric
-from callbacks.metrics.sets import read_image
+from callbacks.metrics.pixels import border_in_pixels
 from callbacks.predict.files import luma, to_pixels, weighted_by_alpha
 from callbacks.training.ema import EMA
 from callbacks.weights import manifest, place_of
@@ -50,7 +51,6 @@ from commands.run.files import FOLDER, list_checkpoints, newest_whole
 from commands.run.weights import EXPORT, find_weights, load_trained
 from commands.tracebacks import origin
 from datamodules.base import SRDataModule, checked_scale
-from datamodules.source import Sample
 from degradations.base import Degradation, check_unit_range, cut_size
 from degradations.bicubic import resize
 from degradations.draws import seed_of
@@ -58,11 +58,11 @@ from degradations.tools.configure import degradation_of
 from files.batch import Batch
 from files.images.alpha import without_hidden_colours
 from files.images.colours import GREY, fitted
-from files.images.decode import from_pillow
+from files.images.decode import from_pillow, read_image
 from files.own_modules import import_own
 from files.paths import images_by_key, read_text
 from files.yaml_loader import plain_yaml, strict_loader
-from lightning_modules.base import ImageModel, SuperResolver
+from lightning_modules.base import ImageModel, NothingToTrain, SuperResolver
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.tiling import Tiling
 
@@ -470,7 +470,7 @@ def measure(
     scale: float = 1,
     device: str = "auto",
 ) -> dict[str, Measured]:
-    """Measure outputs as ``main.py test`` does.
+    """Measure outputs as ``main.py test`` does; images are taken whole and with all their bits.
 
     Args:
         outputs: A folder; a list of images or files; or images by name. A single image is a list
@@ -486,26 +486,19 @@ def measure(
         The number of each metric, by its name.
 
     Raises:
-        ValueError: If images are missing or differ in size, or a metric is unknown.
+        ValueError: If images are missing or differ in size, a metric is unknown, or there is no
+            number because all images are too small.
         FileNotFoundError: If the weights of a metric are missing.
     """
     checked_scale(scale, "")
     chosen = [_metric(m) for m in ([metrics] if isinstance(metrics, str) else metrics)]
     if reading := [m.name for m in chosen if m.needs_lr]:
         raise ValueError(f"{', '.join(reading)} needs the LR images: measure them by main.py test")
-    given = _named(outputs, "outputs")
     if references is None and (needed := [m.name for m in chosen if m.needs_hr]):
         raise ValueError(f"{', '.join(needed)} needs references")
-    truth = given if references is None else _named(references, "references")
-    if given.keys() != truth.keys():
-        names = sorted(given.keys() ^ truth.keys())
-        raise ValueError(f"outputs and references differ in {len(names)} names, such as {names[0]}")
-    if not given:
-        raise ValueError("there are no outputs")
-    hr = _Given(truth)
-    images = SRDataModule(
-        scale, test={"images": hr}, degradation=_recipe("bicubic", scale), workers=0
-    )
+    sr = _named(outputs, "outputs")
+    hr = None if references is None else _named(references, "references")
+    images = _Images(scale, sr, hr)
     with _quiet_lightning():
         try:
             trainer = Trainer(
@@ -518,20 +511,28 @@ def measure(
             )
         except MisconfigurationException as error:
             raise ValueError(f"device is {device!r}: {error}") from error
-        trainer.test(_Outputs(scale, given, hr), images, verbose=False)
+        trainer.test(_Outputs(scale), DataLoader(images, batch_size=None), verbose=False)
     found: dict[str, Measured] = {}
     for metric in chosen:
         of_images = metric.images.get("images", {})
         each = {key.partition("/")[2]: value for key, value in of_images.items()}
         for record in metric.records:
             left_out = record.get("not_finite", 0) if math.isfinite(record["value"]) else 0
+            protocol = dict(record["protocol"])
+            if protocol.get("border") in ("scale", "scale+6"):
+                protocol["border"] = border_in_pixels(str(protocol["border"]), scale)
+            if images.cut:
+                protocol["reference"] = f"cut to multiples of {scale:g}"
             found[record["metric"]] = {
                 "value": record["value"],
                 "n": record["n"] - left_out,
-                "protocol": record["protocol"],
+                "protocol": protocol,
                 "higher_is_better": metric.is_higher_better(record["metric"]),
                 "images": each,
             }
+    if not found:
+        names = ", ".join(metric.name for metric in chosen)
+        raise ValueError(f"there is no number: the images are too small for {names}")
     return found
 
 
@@ -581,51 +582,64 @@ def _named(images: Images, argument: str) -> dict[str, Any]:
     return {f"{number:06}": image for number, image in enumerate(images)}
 
 
-class _Given(datamodules.Source):
-    """Images in memory or files, by name."""
+class _Images(Dataset[Batch]):
+    """Outputs and their references, as they are."""
 
-    keys: Sequence[str] = ()
+    name = "images"
 
-    def __init__(self, images: dict[str, Any]) -> None:
-        super().__init__()
-        self.images, self.keys = images, list(images)
-        self.sizes: dict[str, tuple[int, ...]] = {}  # (H, W) of those that were read
+    def __init__(
+        self, scale: float, outputs: dict[str, Any], references: dict[str, Any] | None
+    ) -> None:
+        if not outputs:
+            raise ValueError("there are no outputs")
+        if references is not None and (other := sorted(outputs.keys() ^ references.keys())):
+            raise ValueError(
+                f"outputs and references differ in {len(other)} names, such as {other[0]}"
+            )
+        self.scale, self.outputs, self.references = scale, outputs, references
+        self.cut = False  # whether any reference was, to the size of its output
+        self.keys = [f"{self.name}/{name}" for name in outputs]
 
-    def read(self, index: int) -> Sample:
-        hr = _levels(self.images[self.keys[index]])
-        self.sizes[self.keys[index]] = hr.shape[:2]
-        return {"hr": hr}
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> Batch:
+        name = self.keys[index].partition("/")[2]
+        sr = _rgb(self.outputs[name])
+        batch: dict[str, Any] = {"key": [self.keys[index]], "size": sr.shape[-2:], "sr": sr}
+        if self.references is not None:
+            batch["hr"] = self._reference(name, self.references[name], sr)
+        return cast("Batch", batch)
+
+    def _reference(self, name: str, reference: Any, sr: Tensor) -> Tensor:
+        hr = _rgb(reference)
+        (H, W), (h, w) = hr.shape[-2:], sr.shape[-2:]
+        if (h, w) == (H, W):
+            return hr
+        if (h, w) != cut_size((H, W), self.scale):
+            raise ValueError(
+                f"the output {name} is {w}x{h} pixels, and its reference {W}x{H}: expected equal "
+                f"sizes, or the reference's, cut to multiples of the scale {self.scale:g}"
+            )
+        self.cut = True
+        return hr[..., :h, :w]
 
 
-class _Outputs(SuperResolver):
-    """Outputs that are given, and their references."""
-
-    def __init__(self, scale: float, images: dict[str, Any], hr: _Given) -> None:
-        super().__init__(scale)
-        self.images, self.hr = images, hr
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        raise ValueError("these are outputs, with nothing to train")
+class _Outputs(NothingToTrain, SuperResolver):
+    """Outputs that are there already."""
 
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
-        names = [key.partition("/")[2] for key in batch["key"]]
-        images = torch.stack([torch.from_numpy(_levels(self.images[name])) for name in names])
-        images, (height, width) = images.movedim(-1, 1), batch["size"]
-        (h, w), (whole, wide) = images.shape[-2:], self.hr.sizes[names[0]]
-        # HR is cut to a multiple of the scale, and so is its output, unless it was already.
-        if (h, w) not in ((whole, wide), (height, width)):
-            raise ValueError(
-                f"the output {names[0]} is {w}x{h} pixels, and its reference {wide}x{whole}, cut "
-                f"to multiples of the scale {self.scale:g} {width}x{height}: expected equal sizes"
-            )
-        return images[..., :height, :width].to(batch["lr"].device) / 255
+        return batch["lr"]
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        return {"sr": batch["sr"]}
 
 
-def _levels(image: Any) -> NDArray[np.uint8]:
-    """Return an image or a file as (H, W, 3) uint8."""
-    of_file = isinstance(image, str | Path)
-    pixels = read_image(Path(image)) if of_file else _tensor(image, srgb=True)[0]
-    return cast(NDArray[np.uint8], to_pixels(pixels[0, :3], 8))
+def _rgb(image: Any) -> Tensor:
+    """Return an image or a file as (1, 3, H, W) in [0, 1], of all its bits."""
+    if isinstance(image, str | Path):
+        image = read_image(image, srgb=True).array()
+    return _tensor(image, srgb=True)[0][:, :3]
 
 
 # ---------------------------------------------------------------------------------------- images

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,10 +10,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from degradations.base import Degradation, quantize_8bit
+from degradations.device import copy_to
 from degradations.draws import Draws, Params
+from files.batch import Box
 
 
-def resize(image: Tensor, size: Sequence[int], clamp: bool = True) -> Tensor:
+def resize(
+    image: Tensor, size: Sequence[int], clamp: bool = True, boxes: Sequence[Box] | None = None
+) -> Tensor:
     """Resize with the cubic kernel a = -1/2, widened by the factor when shrinking (antialiasing).
 
     This is the kernel of Pillow's BICUBIC and MATLAB's `imresize`, for any real factor, up or down;
@@ -26,12 +31,17 @@ def resize(image: Tensor, size: Sequence[int], clamp: bool = True) -> Tensor:
         clamp: Clamp to [0, 1] after each of the two passes, rows first, as 8-bit programs must;
             without it, sharp edges differ from theirs by up to 17 levels. Set to False for anything
             but images in [0, 1], e.g. features.
+        boxes: B parts that the results cover, as Pillow's ``box``; the whole images by default. The
+            result of a tile is then that part of the result of the whole image, in float32.
 
     Returns:
         (B, C, h, w), in [0, 1] with `clamp`.
 
     Source: Keys, "Cubic convolution interpolation for digital image processing" (1981), Eq. 4.
     """
+    if boxes is not None:
+        images = zip(torch.split(image.float(), 1), boxes, strict=True)
+        return torch.cat([_covered(one, size, box, clamp) for one, box in images])
     h, w = size
     # With antialias, torch's kernel has a = -1/2, too; -3/4 otherwise.
     rows = functional.interpolate(image, (image.shape[-2], w), mode="bicubic", antialias=True)
@@ -42,6 +52,40 @@ def resize(image: Tensor, size: Sequence[int], clamp: bool = True) -> Tensor:
     resized = functional.interpolate(rows, (h, rows.shape[-1]), mode="bicubic", antialias=True)
     resized = resized[..., :w]
     return resized.clamp(0.0, 1.0) if clamp else resized
+
+
+def centres(count: int, start: float, stop: float) -> Tensor:
+    """Return where the centres of ``count`` pixels between two positions lie, (count,) float64."""
+    return start + (torch.arange(count, dtype=torch.float64) + 0.5) * ((stop - start) / count)
+
+
+def _covered(image: Tensor, size: Sequence[int], box: Box, clamp: bool) -> Tensor:
+    for dim, count, part in ((-1, size[1], box[1]), (-2, size[0], box[0])):
+        # torch's own positions are float32: 1e-4 of a pixel off in an image of a megapixel.
+        pixels, weights = _taps(image.shape[dim], count, *part)
+        lines = image.movedim(dim, 0)
+        flat = functional.embedding_bag(
+            copy_to(pixels, image.device),
+            lines.flatten(1),
+            per_sample_weights=copy_to(weights, image.device, image.dtype),
+            mode="sum",
+        )
+        image = flat.view(count, *lines.shape[1:]).movedim(0, dim)
+        image = image.clamp(0.0, 1.0) if clamp else image
+    return image.contiguous()
+
+
+def _taps(side: int, count: int, start: float, stop: float) -> tuple[Tensor, Tensor]:
+    """Return the pixels of which each of the new ones is a sum, and their weights, (count, T)."""
+    wide = max((stop - start) / count, 1.0)
+    # A tile's part may reach beyond it by a pixel, which lies in the margin that is thrown away.
+    centre = centres(count, start, stop)[:, None].clamp(0, side)
+    pixels = (centre - 2 * wide + 0.5).floor() + torch.arange(math.ceil(4 * wide) + 1)
+    distance = ((pixels + 0.5 - centre) / wide).abs()
+    near, far = (1 - distance).clamp(min=0), (2 - distance).clamp(min=0)
+    weights = near * near * (1 - 2 * near) - far * far * (1 - far) / 2
+    weights = weights * ((pixels >= 0) & (pixels < side))
+    return pixels.clamp(0, side - 1).long(), weights / weights.sum(1, keepdim=True)
 
 
 class Bicubic(Degradation):

@@ -8,6 +8,84 @@ if TYPE_CHECKING:  # the packer and its workers need no torch, whose import take
     from torch import Tensor
 
 
+# The rows and the columns of an image that another one covers, as (start, stop); the border of two
+# pixels may lie within one.
+Box = tuple[tuple[float, float], tuple[float, float]]
+
+
+class Span(NamedTuple):
+    """One side of a tile.
+
+    lr: Its position in the image.
+    out: Its position in the output.
+    lr_side: The image's side.
+    out_side: The output's side.
+    """
+
+    lr: slice
+    out: slice
+    lr_side: int
+    out_side: int
+
+    @property
+    def covered(self) -> tuple[float, float]:
+        """Where its output starts and stops in its LR, which is cut between pixels."""
+        start = self.out.start * self.lr_side / self.out_side - self.lr.start
+        stop = self.out.stop * self.lr_side / self.out_side - self.lr.start
+        return start, stop
+
+    @property
+    def back(self) -> Span:
+        """The same side, from the output to the image."""
+        return Span(self.out, self.lr, self.out_side, self.lr_side)
+
+
+class Tile(NamedTuple):
+    """A part of an image, and its place in the output."""
+
+    rows: Span
+    columns: Span
+
+    @property
+    def side(self) -> tuple[int, int]:
+        """(h, w) in the LR image."""
+        return length_of(self.rows.lr), length_of(self.columns.lr)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) in the output."""
+        return length_of(self.rows.out), length_of(self.columns.out)
+
+    @property
+    def box(self) -> Box:
+        """The part of its LR that its output covers."""
+        return self.rows.covered, self.columns.covered
+
+    @property
+    def back(self) -> Tile:
+        """The same tile, from the output to the image."""
+        return Tile(self.rows.back, self.columns.back)
+
+
+def tiles_of(batch: Batch) -> list[Tile]:
+    """Return a batch's tiles; those of its whole images, if they are none."""
+    if "tiles" in batch:
+        return batch["tiles"]
+    (h, w), (H, W) = batch["lr"].shape[-2:], batch["size"]
+    rows, columns = Span(slice(0, h), slice(0, H), h, H), Span(slice(0, w), slice(0, W), w, W)
+    return [Tile(rows, columns)] * len(batch["lr"])
+
+
+def boxes_of(batch: Batch) -> list[Box] | None:
+    """Return the parts of LR that the outputs cover; None without tiles."""
+    return [tile.box for tile in batch["tiles"]] if "tiles" in batch else None
+
+
+def length_of(part: slice) -> int:
+    """Return the length of a slice with start and stop."""
+    return int(part.stop - part.start)
+
+
 class Batch(TypedDict, total=False):
     """What data gives, and methods and callbacks take.
 
@@ -16,6 +94,7 @@ class Batch(TypedDict, total=False):
     size: (H, W) of the output; authoritative.
     hr: (B, 3, H, W) float32 in [0, 1]; absent in ``predict``.
     lr: (B, 3, h, w) float32 in [0, 1].
+    tiles: B places in the images to enlarge; in ``restore`` only.
     text: B captions, if the source has them.
     text_features: (B, n, W) floats of the captions, padded to the longest, if shards have them.
     text_lengths: (B,) int64, the number of valid rows of each; with ``text_features``.
@@ -38,6 +117,7 @@ class Batch(TypedDict, total=False):
     size: tuple[int, int]
     hr: Tensor
     lr: Tensor
+    tiles: list[Tile]
     text: list[str]
     text_features: Tensor
     text_lengths: Tensor

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from degradations.bicubic import resize
-from files.batch import Batch
+from files.batch import Batch, Box, Span, Tile, length_of, tiles_of
 from files.method import changed
 from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveFloat, UnitInterval
 from lightning_modules.backbone.shifting import ResidualShift
@@ -73,7 +73,7 @@ class Stages:
         if not self.fixed > 1:
             raise ValueError(f"the fixed factor is {self.fixed}; expected a number above 1")
 
-    def sizes(self, size: Size, target: Size, image: tuple[Size, Size] | None = None) -> list[Size]:
+    def sizes(self, size: Size, target: Size) -> list[Size]:
         """Return the sizes after each stage; the last one is exactly the target.
 
         If the smaller of the two ratios of target to size holds k fixed factors, the remainder is
@@ -83,13 +83,11 @@ class Stages:
         Args:
             size: (h, w) of the input.
             target: (H, W) of the output.
-            image: Sizes of input and output of the image, if this is a tile of it. Sides of tiles
-                are rounded, so their own ratios differ, and tiles would have different stages.
 
         Returns:
             One size per stage; empty if the target is the input's size.
         """
-        (h, w), (H, W) = image or (size, target)
+        (h, w), (H, W) = size, target
         if (h, w) == (H, W):
             return []
         ratios = H / h, W / w
@@ -124,6 +122,21 @@ def _factors(
         count = len(stages) + len(remainders)
         return [(ratios[0] ** (1 / count), ratios[1] ** (1 / count))] * count
     return stages + remainders if order == "remainder_last" else remainders + stages
+
+
+def _through(span: Span, sides: Sequence[int]) -> list[Span]:
+    """Return one side of a tile in each stage; ``sides`` are the whole image's after each."""
+    stages = list[Span]()
+    place, side = span.lr, span.lr_side
+    for out_side in sides[:-1]:
+        # Tiles of one size keep one size.
+        length = min(-(-length_of(span.lr) * out_side // span.lr_side), out_side)
+        start = (2 * span.lr.start * out_side + span.lr_side) // (2 * span.lr_side)
+        start = min(start, out_side - length)
+        out = slice(start, start + length)
+        stages.append(Span(place, out, side, out_side))
+        place, side = out, out_side
+    return [*stages, Span(place, span.out, side, span.out_side)] if sides else []
 
 
 @dataclass(frozen=True)
@@ -271,29 +284,34 @@ class CasArbi(SuperResolver):
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
         """Run all stages, with one network call per timestep in each."""
-        y = batch["lr"]
-        for stage, size in enumerate(self.stages(y, batch["size"])):
+        y, plans = batch["lr"], [self.stages(tile) for tile in tiles_of(batch)]
+        for number, tiles in enumerate(zip(*plans, strict=True)):
             # A stage has its own noise, so targets that share a stage share its output.
-            y = self.stage(y, size, noise.stream(stage))
+            y = self.stage(y, tiles, noise.stream(number, tiles))
         return y
 
-    def stages(self, lr: Tensor, size: Size) -> list[Size]:
-        """Return the sizes after each stage from ``lr`` (B, 3, h, w) to ``size``."""
-        own = (lr.shape[-2], lr.shape[-1])
-        return self.division.sizes(own, size, self._whole)
+    def stages(self, tile: Tile) -> list[Tile]:
+        """Return the places of each stage's input and output in those of the whole image."""
+        rows, columns = tile
+        size, target = (rows.lr_side, columns.lr_side), (rows.out_side, columns.out_side)
+        sizes = self.division.sizes(size, target)
+        heights = _through(rows, [H for H, _ in sizes])
+        widths = _through(columns, [W for _, W in sizes])
+        return [Tile(*sides) for sides in zip(heights, widths, strict=True)]
 
-    def stage(self, y: Tensor, size: Size, noise: Noise) -> Tensor:
+    def stage(self, y: Tensor, tiles: Sequence[Tile], noise: Noise) -> Tensor:
         """Run one stage.
 
         Args:
             y: (B, 3, h, w) in [0, 1].
-            size: (H, W) of the output.
+            tiles: B places of input and output in those of whole images, of one size.
             noise: Noise of this stage.
 
         Returns:
             (B, 3, H, W) in [0, 1].
         """
-        b, features = self.base_output(y, size)
+        boxes = [tile.box for tile in tiles]
+        b, features = self.base_output(y, tiles[0].size, boxes)
         network = self.network
         if network is None:
             return (b + 1) / 2
@@ -308,29 +326,41 @@ class CasArbi(SuperResolver):
 
         def clean(x: Tensor, step: int) -> Tensor:
             t = torch.full((len(x),), process.timesteps[step], device=x.device)
-            raw = network(x / deviations[step], t, b, features, lr_size, level)
-            return self._guided(raw, b, y, unit)
+            raw = network(x / deviations[step], t, b, features, lr_size, level, boxes)
+            return self._guided(raw, b, y, unit, tiles)
 
         anchor = self._anchor(b)
         x = process.prior(anchor, noise_unit * noise.normal(b.shape)) / unit
         x = self.sampler.denoise(x, anchor / unit, clean, noise, unit / noise_unit)
         return (self._image(x, b, unit).clamp(-1, 1) + 1) / 2
 
-    def base_output(self, y: Tensor, size: Size) -> tuple[Tensor, Tensor]:
-        """Return the base's b (B, 3, *size) in [-1, 1], and its features of y (B, 3, h, w)."""
+    def base_output(
+        self, y: Tensor, size: Size, boxes: Sequence[Box] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the base's b (B, 3, *size) in [-1, 1], and its features of y (B, 3, h, w).
+
+        Args:
+            y: (B, 3, h, w) in [0, 1].
+            size: (H, W) of b.
+            boxes: B parts of y that b covers; by default all of it.
+        """
         base: Any = self.base
         with torch.no_grad():
             features = base.encode(y)
-            b = base.render(features, y, size).clamp(0, 1) * 2 - 1
+            b = base.render(features, y, size, boxes).clamp(0, 1) * 2 - 1
         return b, features
 
-    def _guided(self, x_0: Tensor, b: Tensor, y: Tensor, unit: float) -> Tensor:
+    def _guided(
+        self, x_0: Tensor, b: Tensor, y: Tensor, unit: float, tiles: Sequence[Tile]
+    ) -> Tensor:
         # Back-projection: downscaling the output should give the stage's input.
         if not self.sampling.guidance:
             return x_0
         hr = self._image(x_0, b, unit)
-        missing = (y * 2 - 1) - resize(hr, y.shape[-2:], clamp=False)
-        return x_0 + self.sampling.guidance / unit * resize(missing, b.shape[-2:], clamp=False)
+        small = resize(hr, y.shape[-2:], clamp=False, boxes=[tile.back.box for tile in tiles])
+        boxes = [tile.box for tile in tiles]
+        missing = resize((y * 2 - 1) - small, b.shape[-2:], clamp=False, boxes=boxes)
+        return x_0 + self.sampling.guidance / unit * missing
 
     # --------------------------------------------------------------------------------------- domain
 

@@ -3,50 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from degradations.draws import seed_of
-from files.batch import Batch
+from files.batch import Batch, Span, Tile
 
 Size = tuple[int, int]  # height and width, in pixels or latents
 
 SQUARE = 64  # side of the squares that a placed field is drawn in
-
-
-@dataclass(frozen=True)
-class Span:
-    """One side of a tile.
-
-    Args:
-        lr: Position in the LR image.
-        out: Position in the output.
-        window: Weight of each of its output pixels, from 0 to 1; weights of all tiles add up to 1.
-    """
-
-    lr: slice
-    out: slice
-    window: Tensor
-
-
-class Tile(NamedTuple):
-    """A tile of an image."""
-
-    rows: Span
-    columns: Span
-
-    @property
-    def side(self) -> Size:
-        """(h, w) in the LR image."""
-        return length_of(self.rows.lr), length_of(self.columns.lr)
-
-    @property
-    def size(self) -> Size:
-        """(H, W) in the output."""
-        return len(self.rows.window), len(self.columns.window)
 
 
 class Noise:
@@ -71,20 +38,21 @@ class Noise:
         """Whether any field was drawn, here or in a stream."""
         return self.calls > 0 or any(stream.drew for stream in self._streams)
 
-    def stream(self, name: str | int) -> Noise:
+    def stream(self, name: str | int, tiles: Sequence[Tile] | None = None) -> Noise:
         """Return separate noise for a part of a method, e.g. a stage of a cascade.
 
         Its fields do not depend on the number of fields that other parts draw.
 
         Args:
             name: Name of the part.
+            tiles: Places of its fields, if they differ from those of the method's output.
         """
         seeds = [seed_of(seed, "stream", name) for seed in self.seeds]
-        stream = self._like(torch.tensor(seeds, dtype=torch.int64))
+        stream = self._like(torch.tensor(seeds, dtype=torch.int64), tiles)
         self._streams.append(stream)
         return stream
 
-    def _like(self, seeds: Tensor) -> Noise:
+    def _like(self, seeds: Tensor, tiles: Sequence[Tile] | None) -> Noise:
         return Noise(seeds, self.device)
 
     def normal(self, shape: Sequence[int]) -> Tensor:
@@ -143,8 +111,8 @@ class PlacedNoise(Noise):
         super().__init__(seeds, device)
         self.places = list(places)
 
-    def _like(self, seeds: Tensor) -> Noise:
-        return PlacedNoise(seeds, self.places, self.device)
+    def _like(self, seeds: Tensor, tiles: Sequence[Tile] | None) -> Noise:
+        return PlacedNoise(seeds, tiles or self.places, self.device)
 
     def _fill(self, field: Tensor, seed: int, image: int) -> None:
         if field.ndim < 2:  # without positions
@@ -245,8 +213,3 @@ def augmented(lr: Tensor, probability: float, level: float) -> tuple[Tensor, Ten
     drawn = torch.rand(2, len(lr), device=lr.device)
     levels = level * drawn[0] * (drawn[1] < probability)
     return lr + levels.view(-1, 1, 1, 1) / 2 * torch.randn_like(lr), levels
-
-
-def length_of(part: slice) -> int:
-    """Return the length of a slice with start and stop."""
-    return int(part.stop - part.start)

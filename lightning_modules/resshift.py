@@ -70,6 +70,7 @@ class ResShift(InLatents, SuperResolver):
     """
 
     half_outputs = False
+    exact_scale = True
 
     def __init__(
         self,

@@ -11,7 +11,6 @@ Lasmar, Stitou, Berthoumieu, "Multiscale skewed heavy tailed model for texture a
 from __future__ import annotations
 
 import functools
-import math
 import zipfile
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +22,7 @@ from torch.nn import functional
 
 from callbacks.evaluation import MetricProtocol
 from callbacks.metrics.base import ImageMetric, TooSmall, WeightsMetric
-from callbacks.metrics.pixels import to_pixels
+from callbacks.metrics.pixels import border_in_pixels, to_pixels
 from degradations.bicubic import resize
 from degradations.device import copy_to, tensor_like
 from files.batch import Batch
@@ -246,7 +245,8 @@ class NIQE(WeightsMetric, ImageMetric):
     Args:
         color: ``y`` for the luma of BT.601 in [16, 235], as the authors and BasicSR have it, or
             ``yiq`` for that of YIQ in [0, 255], as pyiqa has it; not to be compared.
-        border: Pixels cut off at each side first; ``scale`` cuts as many as the scale, rounded up.
+        border: Pixels cut off at each side first; ``scale`` cuts as many as the scale, rounded up,
+            none at scale 1.
         round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
 
     Examples:
@@ -294,7 +294,7 @@ class NIQE(WeightsMetric, ImageMetric):
         Raises:
             TooSmall: If the images have fewer than two blocks.
         """
-        border = math.ceil(self.scale) if self.border == "scale" else self.border
+        border = border_in_pixels(self.border, self.scale)
         height, width = (side - 2 * border for side in sr.shape[-2:])
         rows, columns = height // BLOCK, width // BLOCK
         if min(height, width) < BLOCK or rows * columns < 2:

@@ -62,16 +62,13 @@ class PixelMetric(ImageMetric):
 
     def margin(self) -> int:
         """Return the pixels to cut off at each side for the current dataset."""
-        if isinstance(self.border, int):
-            return self.border
-        scale = 0 if self.scale == 1 else math.ceil(self.scale)
-        return scale + (6 if self.border == "scale+6" else 0)
+        return border_in_pixels(self.border, self.scale)
 
     def record(self, dataset: Any, value: float, n: int, name: str | None = None) -> Record:
         """Return one number with its protocol; at scale 1 that has the pixels of the border."""
         record = super().record(dataset, value, n, name)
-        if dataset.scale == 1 and not isinstance(self.border, int):
-            record["protocol"]["border"] = 6 if self.border == "scale+6" else 0
+        if dataset.scale == 1:
+            record["protocol"]["border"] = self.margin()
         return record
 
     def compute(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
@@ -87,6 +84,13 @@ class PixelMetric(ImageMetric):
             to_pixels(sr, self.color, border, self.round_8bit),
             to_pixels(hr, self.color, border, self.round_8bit),
         )
+
+
+def border_in_pixels(border: int | str, scale: float) -> int:
+    """Return a border in pixels; ``scale`` is none at scale 1, and ``scale+6`` is six more."""
+    if isinstance(border, int):
+        return border
+    return (0 if scale == 1 else math.ceil(scale)) + (6 if border == "scale+6" else 0)
 
 
 def to_pixels(

@@ -68,6 +68,7 @@ class SincAndJPEG(Stage):
         cutoff: Range of its cut-off frequency in radians per pixel.
         quality: Range of the JPEG quality.
         jpeg_last: Probability that JPEG comes last, not first.
+        smooth_chroma: As in `JPEG`.
 
     Source: Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833), section 3.4, and its released code.
     """
@@ -83,11 +84,12 @@ class SincAndJPEG(Stage):
         cutoff: tuple[float, float] = (math.pi / 3, math.pi),
         quality: tuple[int, int] = (30, 95),
         jpeg_last: UnitInterval = 0.5,
+        smooth_chroma: bool = True,
     ) -> None:
         super().__init__()
         self.resize = ToLR(divisor, modes)
         self.sinc = Sometimes(Sinc(kernel_size, cutoff), sinc)
-        self.jpeg = JPEG(quality)
+        self.jpeg = JPEG(quality, smooth_chroma=smooth_chroma)
         self.jpeg_last = jpeg_last
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
@@ -226,10 +228,10 @@ class SecondOrder(Pipeline):
     The streams are named `usm`, `blur`, `resize`, `noise`, `jpeg`, `blur2`, `resize2`, `noise2` and
     `final`; omitting one does not change the draws of the others.
 
-    Differs from the source: every choice is drawn per image (but see ``faithful``); JPEG qualities
-    are integers, and JPEG rounds to 8 bits like the codec, while the released code computes it in
-    float with real qualities; resizing, see `Resize`; the crop itself is degraded, not a 400 px
-    image that is cropped afterwards.
+    Differs from the source: every choice is drawn per image, and the chroma of a JPEG is smoothed
+    (but see ``faithful``); JPEG qualities are integers, and JPEG rounds to 8 bits like the codec,
+    while the released code computes it in float with real qualities; resizing, see `Resize`; the
+    crop itself is degraded, not a 400 px image that is cropped afterwards.
 
     Args:
         scale: How many times smaller the LR is; any positive number. Linked to
@@ -247,7 +249,7 @@ class SecondOrder(Pipeline):
         faithful: Share within a batch the draws that the released code shares: factors and kernels
             of the resizes, the noise family, whether there is a second order and a second blur,
             the order of the last steps. The LR of an image then depends on its batch. Grey noise
-            is drawn per image, as in the released code.
+            is drawn per image, as in the released code. And repeat the chroma of a JPEG, as there.
         pool: Number of pairs of earlier batches, per process, that training exchanges with its own
             (released code: 180); 0 for no pool.
 
@@ -278,7 +280,7 @@ class SecondOrder(Pipeline):
         stages: dict[str, Stage] = {"usm": USM()} if usm else {}
         stages["blur"], stages["resize"], stages["noise"] = first.stages("first", modes)
         if jpeg_quality is not None:
-            stages["jpeg"] = JPEG(jpeg_quality)
+            stages["jpeg"] = JPEG(jpeg_quality, smooth_chroma=not faithful)
         if second_p > 0.0:
             blur, resize, noise = second.stages("second", modes, divisor)
             blur.selects |= second_p < 1.0
@@ -292,6 +294,7 @@ class SecondOrder(Pipeline):
             kernel_size=final_kernel_size,
             cutoff=(math.pi / 3, math.pi),
             quality=final_jpeg_quality,
+            smooth_chroma=not faithful,
         )
         super().__init__(scale, stages, **kwargs)
         self.second_p, self.faithful, self.pool = second_p, faithful, pool
@@ -325,9 +328,9 @@ def _replace(params: dict[str, Any], others: dict[str, Any], path: list[str]) ->
 class RealESRGAN(SecondOrder):
     """Real-ESRGAN's degradation, with its released x4 options.
 
-    With ``usm`` true, the default, it is the degradation of the released code (of Real-ESRNet and
-    Real-ESRGAN, and NSARM's `realesrgan`). With ``usm`` false it omits sharpening and takes two
-    thirds of the time on a CPU.
+    With ``usm`` true, the default, it has the steps and ranges of the released code (of Real-ESRNet
+    and Real-ESRGAN, and NSARM's `realesrgan`); docs/degradations.md says what differs. With ``usm``
+    false it omits sharpening and takes two thirds of the time on a CPU.
 
     Args:
         scale: How many times smaller the LR is; any positive number. Linked to
@@ -345,7 +348,7 @@ class RealESRGAN(SecondOrder):
         faithful: Share within a batch the draws that the released code shares: factors and kernels
             of the resizes, the noise family, whether there is a second order and a second blur,
             the order of the last steps. The LR of an image then depends on its batch. Grey noise
-            is drawn per image, as in the released code.
+            is drawn per image, as in the released code. And repeat the chroma of a JPEG, as there.
         pool: Number of pairs of earlier batches, per process, that training exchanges with its own
             (released code: 180); 0 for no pool.
 

@@ -71,6 +71,7 @@ def jpeg(
     quality: Tensor,
     subsampling: Tensor,
     halved: tuple[bool, bool] = (False, False),
+    smooth_chroma: bool = True,
 ) -> Tensor:
     """Return the images after JPEG; the host does not wait for the device.
 
@@ -82,6 +83,7 @@ def jpeg(
         subsampling: (B,) int64: 0 is 4:4:4, 1 is 4:2:2, 2 is 4:2:0.
         halved: Whether the chroma of *every* image has half the rows, and half the columns. This
             saves work; wrong values give wrong pixels.
+        smooth_chroma: As in `JPEG`.
 
     Returns:
         (B, 3, H, W) float32, multiples of 1/255.
@@ -92,7 +94,7 @@ def jpeg(
     h, w = (-(-n // 2) if half else n for n, half in zip((H, W), halved, strict=True))
 
     luma = canvas.with_pixels(planes[:, :1]).edges_repeated((rounded_up(H, 8), rounded_up(W, 8)))
-    chroma = _Chroma(canvas, subsampling, (rounded_up(h, 8), rounded_up(w, 8)))
+    chroma = _Chroma(canvas, subsampling, (rounded_up(h, 8), rounded_up(w, 8)), smooth_chroma)
     cb_cr = chroma.downsample(planes[:, 1:])
 
     lumas = luma[0].numel() // 64
@@ -117,10 +119,13 @@ class _Chroma:
         canvas: The images.
         subsampling: As in `jpeg`.
         extent: (h, w) of all samples.
+        smooth: Whether to interpolate between samples.
     """
 
-    def __init__(self, canvas: Canvas, subsampling: Tensor, extent: tuple[int, int]) -> None:
-        self.canvas, self.extent = canvas, extent
+    def __init__(
+        self, canvas: Canvas, subsampling: Tensor, extent: tuple[int, int], smooth: bool
+    ) -> None:
+        self.canvas, self.extent, self.smooth = canvas, extent, smooth
         # (B, 2, 1), for rows and for columns: pixels per sample, number of samples.
         is_width = torch.arange(2, device=subsampling.device).view(2, 1)
         self.step = 1 + (subsampling.view(-1, 1, 1) + is_width > 1).long()
@@ -145,15 +150,18 @@ class _Chroma:
     def upsample(self, samples: Tensor) -> Tensor:
         """Upsample (B, 2, h, w) to (B, 2, H, W): 9, 3, 3 and 1 sixteenths of the nearest samples.
 
-        This is libjpeg's "fancy" upsampling; chroma of at most two samples in width is repeated.
+        This is libjpeg's "fancy" upsampling; chroma of at most two samples in width is repeated,
+        and all chroma without `smooth`.
         """
         H, W = self.canvas.pixels.shape[-2:]
         index = torch.arange(max(H, W), device=samples.device)
         # Within the samples even if `halved` is wrong: a GPU fails on indices out of range.
         last = torch.minimum(self.count, torch.where(self.is_width, *self.extent[::-1])) - 1
         near = torch.minimum(index // self.step, last)
-        smooth = (self.step - 1) * (self.count[:, 1:] > 2)
-        far = torch.minimum((near + (2 * (index % 2) - 1) * smooth).clamp_min(0), last)
+        far = near
+        if self.smooth:
+            step = (self.step - 1) * (self.count[:, 1:] > 2)
+            far = torch.minimum((near + (2 * (index % 2) - 1) * step).clamp_min(0), last)
         four = _four(self.canvas.with_pixels(samples), torch.stack((near, far), 3), (H, W))
         total = (four * _sixteenths(four.device)).sum((3, 5))
         # Alternating again; 4:2:2 rounds quarters, with the opposite bias.
@@ -270,6 +278,8 @@ class JPEG(Stage):
             ends included.
         subsampling: Probabilities of ``"4:4:4"``, ``"4:2:2"`` and ``"4:2:0"``, by name; quoted in
             YAML, which reads 4:2:0 as a number.
+        smooth_chroma: Interpolate subsampled chroma, as libjpeg and what uses it does; False
+            repeats it, as the differentiable JPEG of Real-ESRGAN's code does.
 
     Raises:
         ValueError: ``quality`` or ``subsampling`` is invalid.
@@ -282,8 +292,10 @@ class JPEG(Stage):
         self,
         quality: tuple[int, int] = (30, 95),
         subsampling: dict[Subsampling, float] = {"4:2:0": 1.0},  # noqa: B006  (never changed)
+        smooth_chroma: bool = True,
     ) -> None:
         super().__init__()
+        self.smooth_chroma = smooth_chroma
         self.quality = check_range(quality, "quality", 1, 100)
         shares = [subsampling.get(name, 0.0) for name in SUBSAMPLINGS]
         self.subsampling = check_probabilities(shares, len(SUBSAMPLINGS), "subsampling")
@@ -301,20 +313,24 @@ class JPEG(Stage):
         if x.device.type != "cpu":
             return self.on_canvas(Canvas.of(x), params).pixels
         qualities, subsamplings = params["quality"].tolist(), params["subsampling"].tolist()
-        images = [
-            from_bytes(encode_decode(to_bytes(image), quality, SUBSAMPLINGS[subsampling]), x)
-            for image, quality, subsampling in zip(x, qualities, subsamplings, strict=True)
-        ]
+        images = []
+        for image, quality, number in zip(x, qualities, subsamplings, strict=True):
+            name = SUBSAMPLINGS[number]
+            coded = encode_decode(to_bytes(image), quality, name, self.smooth_chroma)
+            images.append(from_bytes(coded, x))
         return images[0] if len(images) == 1 else torch.cat(images)
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Code all images at once in torch, with subsamplings that this stage can draw."""
         possible = [name for name, p in zip(SUBSAMPLINGS, self.subsampling, strict=True) if p > 0]
         halved = (all(name == "4:2:0" for name in possible), "4:4:4" not in possible)
-        return canvas.with_pixels(jpeg(canvas, params["quality"], params["subsampling"], halved))
+        quality, subsampling = params["quality"], params["subsampling"]
+        return canvas.with_pixels(jpeg(canvas, quality, subsampling, halved, self.smooth_chroma))
 
 
-def encode_decode(pixels: Bytes, quality: int, subsampling: str) -> Bytes:
+def encode_decode(
+    pixels: Bytes, quality: int, subsampling: str, smooth_chroma: bool = True
+) -> Bytes:
     """Save (H, W, 3) uint8 as JPEG and load it by the fastest exact codec.
 
     OpenCV's encoder and simplejpeg's decoder are bit-equal to Pillow. simplejpeg's encoder is not:
@@ -332,4 +348,4 @@ def encode_decode(pixels: Bytes, quality: int, subsampling: str) -> Bytes:
     written, file = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), settings)
     if not written:
         raise RuntimeError(f"OpenCV could not write a JPEG of {pixels.shape}")
-    return cast(Bytes, simplejpeg.decode_jpeg(file))
+    return cast(Bytes, simplejpeg.decode_jpeg(file, fastupsample=not smooth_chroma))

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from degradations.bicubic import resize
-from files.batch import Batch
+from files.batch import Batch, boxes_of
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import NothingToTrain, SuperResolver
 from lightning_modules.latents import InLatents
@@ -34,7 +34,7 @@ class Bicubic(NothingToTrain, SuperResolver):
 
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
         """Interpolate."""
-        return resize(batch["lr"], batch["size"])
+        return resize(batch["lr"], batch["size"], boxes=boxes_of(batch))
 
 
 class RoundTrip(NothingToTrain, InLatents, SuperResolver):
@@ -81,7 +81,8 @@ class RoundTrip(NothingToTrain, InLatents, SuperResolver):
         if self.of == "hr" and "hr" not in batch:
             raise ValueError("the round trip of HR needs HR: use test, or set model.init_args.of")
         H, W = batch["size"]
-        image = batch["hr"] if self.of == "hr" else resize(batch["lr"], (H, W))
+        enlarged = resize(batch["lr"], (H, W), boxes=boxes_of(batch))
+        image = batch["hr"] if self.of == "hr" else enlarged
         below, right = (-n % self.space.factor for n in (H, W))
         padded = functional.pad(image, (0, right, 0, below), mode="replicate")
         return self.space.decode(self.space.encode(padded))[..., :H, :W]

@@ -7,7 +7,8 @@ Chen et al., CVPR 2021; arXiv 2012.09161.
 z*    features of the nearest cell, unfolded     x - v*   relative coordinate, one LR pixel = 2
 c     cell: size of the output pixel             S_t      areas that weight the local ensemble
 
-Differs from the paper in: `global_skip`, an option that is off by default. The perceptron's first
+Differs from the paper in: `global_skip`, an option that is off by default; without `ensemble`, a
+pixel halfway between two cells takes the second one. The perceptron's first
 layer is linear, and its largest input is the unfolded 3x3 neighbourhood. That part is computed as
 one 3x3 convolution of the LR map, once per image instead of four times per pixel; only coordinate
 and cell are added per query.
@@ -15,20 +16,41 @@ and cell are added per query.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from degradations.bicubic import resize
-from degradations.device import tensor_like
+from degradations.bicubic import centres, resize
+from degradations.device import copy_to
+from files.batch import Box
 from files.numbers import NonNegativeInt, PositiveInt
 from lightning_modules.networks.edsr import Trunk
 
-NUDGE = 1e-6  # decides ties, and keeps points inside the border
+NUDGE = 1e-6  # LR pixels; decides ties
+
+
+class Axis(NamedTuple):
+    """Along one axis, the cells near each output pixel.
+
+    cells: (1 or 2, B, n): the cell of the pixel, or those half a cell before and after it.
+    offsets: (1 or 2, B, n): where the pixel is, from the cell's centre, in halves of a cell.
+    step: (B, 1), from a pixel to the next, likewise.
+    side: Number of cells.
+    """
+
+    cells: Tensor
+    offsets: Tensor
+    step: Tensor
+    side: int
+
+    @property
+    def length(self) -> int:
+        """Number of output pixels."""
+        return self.cells.shape[-1]
 
 
 class Perceptron(nn.Module):
@@ -106,67 +128,81 @@ class LIIF(nn.Module):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
-    def forward(self, lr: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    def forward(
+        self,
+        lr: Tensor,
+        size: tuple[int, int] | None = None,
+        boxes: Sequence[Box] | None = None,
+    ) -> Tensor:
         """Enlarge to any size.
 
         Args:
             lr: (B, 3, h, w) in [0, 1].
             size: Height and width of the output; None for `scale` times that of lr, rounded.
+            boxes: B parts of lr that the outputs cover; by default all of it.
 
         Returns:
             (B, 3, *size), about [0, 1]; not clamped.
         """
         h, w = lr.shape[-2:]
         height, width = size or (round(self.scale * h), round(self.scale * w))
-        return self.render(self.encode(lr), lr, (height, width))
+        return self.render(self.encode(lr), lr, (height, width), boxes)
 
     def encode(self, lr: Tensor) -> Tensor:
         """Return features (B, C, h, w) of lr (B, 3, h, w) in [0, 1]."""
         return self.encoder(lr * 2 - 1)
 
-    def render(self, features: Tensor, lr: Tensor, size: tuple[int, int]) -> Tensor:
+    def render(
+        self,
+        features: Tensor,
+        lr: Tensor,
+        size: tuple[int, int],
+        boxes: Sequence[Box] | None = None,
+    ) -> Tensor:
         """Return the output of `forward` from the features of `encode`.
 
         Args:
             features: (B, C, h, w) from `encode`.
             lr: (B, 3, h, w) in [0, 1]; used only with `global_skip`.
             size: Height and width of the output.
+            boxes: As in `forward`.
 
         Returns:
             (B, 3, *size), about [0, 1]; not clamped.
         """
+        h, w = features.shape[-2:]
         (height, width), batch = size, len(features)
-        coord = grid(height, width, features.device).expand(batch, -1, 2)
-        cell = tensor_like((2 / height, 2 / width), coord).expand(batch, 1, 2)
-        points = self.query(features, coord, cell)
-        image = points.view(batch, height, width, 3).permute(0, 3, 1, 2)
+        parts = [((0.0, h), (0.0, w))] * batch if boxes is None else boxes
+        rows = self._axis([box[0] for box in parts], height, h, features.device)
+        columns = self._axis([box[1] for box in parts], width, w, features.device)
+        table = self._first_layer(features)
+        chunk = self.chunk or (4096 if features.device.type == "cpu" else 65536)
+        points = torch.arange(height * width, device=features.device)
+        answers = [
+            self._answer(table, rows, columns, part)
+            for part in torch.split(points, max(1, chunk // batch))
+        ]
+        image = torch.cat(answers, dim=1) * 0.5 + 0.5
+        image = image.view(batch, height, width, 3).permute(0, 3, 1, 2)
         if self.global_skip:  # an untrained perceptron gives 0.5
-            return image - 0.5 + resize(lr, size, clamp=False)
+            return image - 0.5 + resize(lr, size, clamp=False, boxes=boxes)
         return image
 
-    def query(self, features: Tensor, coord: Tensor, cell: Tensor) -> Tensor:
-        """Return colours at single points, as needed by the published training.
-
-        Args:
-            features: (B, C, h, w) from `encode`.
-            coord: (B, Q, 2) float32: (row, column) from -1 to 1, the outer edges of the image;
-                sample i of n lies at -1 + (2i + 1) / n.
-            cell: (B, Q, 2) or (B, 1, 2): height and width of the output pixel in the same unit,
-                (2 / H, 2 / W) for an image of H x W pixels. Unused with `cell=False`.
-
-        Returns:
-            (B, Q, 3), about [0, 1]; not clamped.
-        """
-        table = self._first_layer(features)
-        h, w = features.shape[-2:]
-        cell = cell.expand_as(coord)
-        chunk = self.chunk or (4096 if coord.device.type == "cpu" else 65536)
-        step = max(1, chunk // len(coord))
-        parts = [
-            self._answer(table, (h, w), coord[:, i : i + step], cell[:, i : i + step])
-            for i in range(0, coord.shape[1], step)
-        ]
-        return torch.cat(parts, dim=1) * 0.5 + 0.5
+    def _axis(
+        self, parts: Sequence[tuple[float, float]], count: int, side: int, device: torch.device
+    ) -> Axis:
+        places = torch.stack([centres(count, *part) for part in parts])
+        shifts = (-0.5, 0.5) if self.ensemble else (0.0,)
+        # At the border both shifts give the same cell, as in the paper's formula.
+        cells = torch.stack([(places + shift + NUDGE).floor() for shift in shifts])
+        cells = cells.clamp(0, side - 1)
+        steps = torch.tensor([2 * (stop - start) / count for start, stop in parts])
+        return Axis(
+            copy_to(cells.long(), device),
+            copy_to((2 * (places - cells - 0.5)).float(), device),
+            copy_to(steps[:, None], device),
+            side,
+        )
 
     def _first_layer(self, features: Tensor) -> Tensor:
         """Return the cells' part of the first layer, with the bias: (B * h * w, width)."""
@@ -177,62 +213,31 @@ class LIIF(nn.Module):
         maps = functional.conv2d(features, weight, self.imnet.first.bias, padding=k // 2)
         return maps.permute(0, 2, 3, 1).flatten(0, 2)
 
-    def _answer(
-        self, table: Tensor, lr_size: tuple[int, int], coord: Tensor, cell: Tensor
-    ) -> Tensor:
-        """Return values (B, q, 3) in [-1, 1]: equation 2, or 4 with the ensemble."""
-        h, w = lr_size
-        image = torch.arange(len(coord), device=coord.device).unsqueeze(1) * (h * w)
-        size = tensor_like(lr_size, coord)
+    def _answer(self, table: Tensor, rows: Axis, columns: Axis, points: Tensor) -> Tensor:
+        """Return values (B, q, 3) in [-1, 1] at q output pixels: equation 2, or 4 if blended."""
+        at_row, at_column = points // columns.length, points % columns.length
+        batch = len(rows.step)
+        image = torch.arange(batch, device=points.device).unsqueeze(1) * (rows.side * columns.side)
+        cell = torch.stack([rows.step, columns.step], dim=-1).expand(batch, len(points), 2)
         values, areas = [], []
-        for shift in product((-1, 1), repeat=2) if self.ensemble else ((0, 0),):
-            row, dy = nearest(coord[..., 0], h, shift[0])
-            column, dx = nearest(coord[..., 1], w, shift[1])
+        for down, right in product(range(len(rows.cells)), repeat=2):
+            dy, dx = rows.offsets[down][:, at_row], columns.offsets[right][:, at_column]
             place = [torch.stack((dy, dx), dim=-1)]
             if self.cell:
-                place.append(cell * size)
-            index = (image + row * w + column).flatten()
+                place.append(cell)
+            row, column = rows.cells[down][:, at_row], columns.cells[right][:, at_column]
+            index = (image + row * columns.side + column).flatten()
             own = torch.cat(place, dim=-1).flatten(0, 1)
             weight = self.imnet.first.weight[:, -own.shape[1] :]
             hidden = torch.addmm(table.index_select(0, index), own.to(table.dtype), weight.t())
             # Under autocast, only the perceptron has half precision, not coordinates and blend.
-            values.append(self.imnet.rest(hidden).to(coord.dtype))
+            values.append(self.imnet.rest(hidden).to(dy.dtype))
             areas.append((dy * dx).abs() + 1e-9)
         # The nearer a corner, the larger the area spanned with the *opposite* one; the order of
         # the shifts makes that the same list reversed.
         weights = torch.stack(areas[::-1])
         weights = weights / weights.sum(dim=0)
         return (torch.stack(values).view(*weights.shape, 3) * weights.unsqueeze(-1)).sum(dim=0)
-
-
-def grid(height: int, width: int, device: torch.device) -> Tensor:
-    """Return the centres (height * width, 2) of all pixels: (row, column), from edge -1 to 1."""
-    axes = [
-        (2 * torch.arange(n, device=device, dtype=torch.float32) + 1) / n - 1
-        for n in (height, width)
-    ]
-    return torch.cartesian_prod(*axes)
-
-
-def nearest(coord: Tensor, n: int, shift: int) -> tuple[Tensor, Tensor]:
-    """Return, along one axis, the cell of each point and the point's coordinate relative to it.
-
-    Args:
-        coord: Points from -1 to 1, in any shape.
-        n: Number of cells along the axis.
-        shift: -1 or 1 for the cell half a cell before or after the point; 0 for the cell of the
-            point.
-
-    Returns:
-        Index from 0 to n - 1, and the point's offset from the cell's centre in halves of a cell;
-        both in the shape of ``coord``.
-    """
-    point = coord + (shift / n + NUDGE) if shift else coord
-    # At the border both shifts give the same cell, as in the paper's formula.
-    point = point.clamp(-1 + NUDGE, 1 - NUDGE)
-    index = (((point + 1) * n - 1) / 2).round()
-    centre = (2 * index + 1) / n - 1
-    return index.long(), (coord - centre) * n
 
 
 class AnySize(nn.Module):
@@ -261,37 +266,61 @@ class AnySize(nn.Module):
         # The source of weights that the network loads itself, as Spandrel does.
         self.weights_source: str | None = getattr(self.network, "weights_source", None)
 
-    def forward(self, lr: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    def forward(
+        self,
+        lr: Tensor,
+        size: tuple[int, int] | None = None,
+        boxes: Sequence[Box] | None = None,
+    ) -> Tensor:
         """Enlarge to any size.
 
         Args:
             lr: (B, 3, h, w) in [0, 1].
             size: (H, W) of the output; ``scale`` times that of lr, rounded, by default.
+            boxes: B parts of lr that the outputs cover; by default all of it.
 
         Returns:
             (B, 3, H, W), about [0, 1]; not clamped.
         """
         height, width = size or tuple(round(self.scale * n) for n in lr.shape[-2:])
-        return resize(self.network(lr), (height, width), clamp=False)
+        return self._resized(self.network(lr), lr, (height, width), boxes)
 
     def encode(self, lr: Tensor) -> Tensor:
         """Return features (B, C, h, w) of lr (B, 3, h, w) in [0, 1]."""
         return cast(Any, self.network).encode(lr) if self.encodes else lr
 
-    def render(self, features: Tensor, lr: Tensor, size: tuple[int, int]) -> Tensor:
+    def render(
+        self,
+        features: Tensor,
+        lr: Tensor,
+        size: tuple[int, int],
+        boxes: Sequence[Box] | None = None,
+    ) -> Tensor:
         """Return the output of ``forward`` from the features of ``encode``.
 
         Args:
             features: (B, C, h, w), the result of ``encode``.
             lr: (B, 3, h, w) in [0, 1], the LR that they are of.
             size: (H, W) of the output.
+            boxes: As in ``forward``.
 
         Returns:
             (B, 3, H, W), about [0, 1]; not clamped.
         """
         known = cast(Any, self.network)
         image = known.enlarged(features, lr) if self.encodes else known(lr)
-        return resize(image, size, clamp=False)
+        return self._resized(image, lr, size, boxes)
+
+    def _resized(
+        self, image: Tensor, lr: Tensor, size: tuple[int, int], boxes: Sequence[Box] | None
+    ) -> Tensor:
+        if boxes is None:
+            return resize(image, size, clamp=False)
+        y, x = (larger / n for larger, n in zip(image.shape[-2:], lr.shape[-2:], strict=True))
+        larger = [
+            ((top * y, bottom * y), (left * x, right * x)) for (top, bottom), (left, right) in boxes
+        ]
+        return resize(image, size, clamp=False, boxes=larger)
 
     def official(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rename the tensors of a released file of the network to ours."""

@@ -19,6 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from degradations.bicubic import centres
+from degradations.device import copy_to
+from files.batch import Box
 from files.numbers import PositiveInt, UnitInterval
 from lightning_modules.networks.running import Running
 from lightning_modules.networks.swin_unet import sinusoids, zeroed
@@ -29,6 +32,7 @@ AdapterKind = Literal["fourier", "mlp", "none"]
 # Factors of continuous numbers, so that numbers that differ by a hundredth of their range have
 # different sinusoids.
 _SCALE_UNIT, _NOISE_UNIT = 100.0, 1000.0
+_NUDGE = 1e-6  # LR pixels; decides ties
 _REDUCED = 16  # channels of the LR features beside the image
 
 
@@ -122,6 +126,7 @@ class SFTUNet(Running):
         features: Tensor | None,
         lr_size: Size,
         noise_level: Tensor | None = None,
+        boxes: Sequence[Box] | None = None,
     ) -> Tensor:
         """Return the residual, (B, 3, H, W).
 
@@ -132,14 +137,17 @@ class SFTUNet(Running):
             features: (B, features, h, w) of the LR image, or None.
             lr_size: (h, w) of the stage's input.
             noise_level: (B,) standard deviation of the noise on the stage's input; 0 by default.
+            boxes: B parts of the stage's input that x covers; by default all of it.
 
         Raises:
             ValueError: If the features are not as many as it was made for.
         """
         size = x.shape[-2], x.shape[-1]
-        embedded = self._embedded(t, size, lr_size, noise_level, x.dtype)
+        boxes = boxes or [((0.0, lr_size[0]), (0.0, lr_size[1]))]
+        if len(set(boxes)) == 1:
+            boxes = boxes[:1]
+        embedded = self._embedded(t, size, boxes[0], noise_level, x.dtype)
         inputs = [_as_patches(x, self.patch), _as_patches(base, self.patch)]
-        places = inputs[0].shape[-2], inputs[0].shape[-1]
         if self.reduce is not None:
             count = 0 if features is None else features.shape[1]
             if features is None or count != self.reduce.in_channels:
@@ -147,8 +155,8 @@ class SFTUNet(Running):
                     f"SFTUNet was made for {self.reduce.in_channels} channels of LR features and "
                     f"got {count}: set its argument features to that"
                 )
-            inputs.append(_spread(self.reduce(features), size, places, self.patch))
-        maps = self._maps(size, lr_size, embedded, x)
+            inputs.append(_spread(self.reduce(features), boxes, size, self.patch))
+        maps = self._maps(size, lr_size, boxes, embedded, x)
         x = self.first(torch.cat(inputs, 1))
         skips = []
         for blocks, modulate, halve, place in zip(
@@ -171,9 +179,10 @@ class SFTUNet(Running):
         return functional.pixel_shuffle(self.last(x), self.patch)[..., : size[0], : size[1]]
 
     def _embedded(
-        self, t: Tensor, size: Size, lr_size: Size, noise_level: Tensor | None, dtype: torch.dtype
+        self, t: Tensor, size: Size, box: Box, noise_level: Tensor | None, dtype: torch.dtype
     ) -> Tensor:
-        octaves = math.log2(math.sqrt(size[0] * size[1] / (lr_size[0] * lr_size[1])))
+        (top, bottom), (left, right) = box
+        octaves = math.log2(math.sqrt(size[0] * size[1] / ((bottom - top) * (right - left))))
         level = torch.zeros_like(t, dtype=torch.float32) if noise_level is None else noise_level
         values = {
             "time": t,
@@ -191,10 +200,12 @@ class SFTUNet(Running):
             x = self.run_block(block, x, embedded)
         return x
 
-    def _maps(self, size: Size, lr_size: Size, embedded: Tensor, x: Tensor) -> list[Tensor | None]:
+    def _maps(
+        self, size: Size, lr_size: Size, boxes: Sequence[Box], embedded: Tensor, x: Tensor
+    ) -> list[Tensor | None]:
         if self.adapter is None:
             return [None] * len(self.down)
-        place = coordinates(lr_size, size, x.device).to(x.dtype)
+        place = coordinates(lr_size, size, boxes, x.device).to(x.dtype)
         return list(self.adapter(place, embedded))
 
 
@@ -237,7 +248,7 @@ class Adapter(nn.Module):
         """Return maps (B, width, H / patch, W / patch), each half as large as the one before.
 
         Args:
-            place: (1, 4, H, W) from ``coordinates``.
+            place: (1 or B, 4, H, W) from ``coordinates``.
             embedded: (B, E).
         """
         place = _as_patches(fourier(place, self.bands), self.patch)
@@ -311,25 +322,30 @@ class Attention(nn.Module):
         return x + self.out(seen.squeeze(1).transpose(1, 2).reshape(x.shape))
 
 
-def coordinates(lr_size: Size, size: Size, device: torch.device) -> Tensor:
-    """Return (1, 4, H, W): d along rows and columns, then the cell, as in LIIF.
+def coordinates(lr_size: Size, size: Size, boxes: Sequence[Box], device: torch.device) -> Tensor:
+    """Return (n, 4, H, W): d along rows and columns, then the cell, as in LIIF.
 
     Args:
         lr_size: (h, w) of the stage's input.
         size: (H, W) of the stage's output.
+        boxes: n parts of the input that the output covers.
         device: Device of the result.
     """
-    axes = []
-    for n, m in zip(lr_size, size, strict=True):
-        place = (torch.arange(m, device=device, dtype=torch.float32) + 0.5) * (n / m)
-        # As `interpolate` picks the features: also halfway between two LR pixels, as at x1.5, d
-        # belongs to the pixel whose features are there.
-        nearest = place.floor().clamp(0, n - 1)
-        axes.append(2 * (place - 0.5 - nearest))
     (h, w), (H, W) = lr_size, size
-    rows, columns = torch.meshgrid(*axes, indexing="ij")
-    cells = [torch.full_like(rows, 2 * h / H), torch.full_like(rows, 2 * w / W)]
-    return torch.stack([rows, columns, *cells]).unsqueeze(0)
+    maps = []
+    for rows, columns in boxes:
+        down, across = centres(H, *rows), centres(W, *columns)
+        # From the pixel whose features are there.
+        axes = 2 * (down - 0.5 - nearest(down, h)), 2 * (across - 0.5 - nearest(across, w))
+        cells = 2 * (rows[1] - rows[0]) / H, 2 * (columns[1] - columns[0]) / W
+        planes = [*torch.meshgrid(*axes, indexing="ij"), *(torch.full((H, W), n) for n in cells)]
+        maps.append(torch.stack([plane.float() for plane in planes]))
+    return copy_to(torch.stack(maps), device)
+
+
+def nearest(places: Tensor, side: int) -> Tensor:
+    """Return the pixel of each place, int64; halfway between two, as at x1.5, the second one."""
+    return (places + _NUDGE).floor().clamp(0, side - 1).long()
 
 
 def fourier(place: Tensor, bands: int) -> Tensor:
@@ -343,17 +359,25 @@ def fourier(place: Tensor, bands: int) -> Tensor:
     return torch.cat([place, *(wave for a in angles for wave in (a.sin(), a.cos()))], dim=1)
 
 
-def _spread(features: Tensor, size: Size, places: Size, patch: int) -> Tensor:
-    """Return features (B, C, h, w) at ``places``, squares of ``patch`` pixels of ``size``."""
-    if (places[0] * patch, places[1] * patch) == size:
-        return functional.interpolate(features, places, mode="nearest-exact")
-    # The last squares reach beyond the border, up to which `interpolate` would stretch.
-    axes = []
-    for n, m, count in zip(features.shape[-2:], size, places, strict=True):
-        middle = (torch.arange(count, device=features.device) + 0.5) * (patch * n / m)
-        axes.append(middle.long().clamp(0, n - 1))
-    rows, columns = axes
-    return features[:, :, rows[:, None], columns]
+def _spread(features: Tensor, boxes: Sequence[Box], size: Size, patch: int) -> Tensor:
+    """Return features (B, C, h, w) at squares of ``patch`` output pixels of B parts, or of one.
+
+    The last squares may reach beyond the border.
+    """
+    h, w = features.shape[-2:]
+    spread = []
+    parts = torch.split(features, len(features) // len(boxes))
+    for image, (rows, columns) in zip(parts, boxes, strict=True):
+        down = nearest(_squares(size[0], patch, *rows), h)
+        across = nearest(_squares(size[1], patch, *columns), w)
+        tall = image.index_select(2, copy_to(down, image.device))
+        spread.append(tall.index_select(3, copy_to(across, image.device)))
+    return torch.cat(spread)
+
+
+def _squares(count: int, patch: int, start: float, stop: float) -> Tensor:
+    squares = -(-count // patch)
+    return centres(squares, start, start + (stop - start) * squares * patch / count)
 
 
 def _as_patches(x: Tensor, patch: int) -> Tensor:

@@ -10,14 +10,14 @@ scale, or, with ``data.init_args.crops.scales``, at one scale per batch, not per
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from files.batch import Batch
+from files.batch import Batch, Box, boxes_of
 from files.numbers import NonNegativeFloat, UnitInterval
 from lightning_modules.base import SuperResolver
 from lightning_modules.noise import Noise, augmented
@@ -48,7 +48,7 @@ class OnePass(SuperResolver):
     Args:
         scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
         network: The network: a class whose first argument is the scale, and whose ``forward(lr)``
-            or ``forward(lr, size)`` returns the enlarged image.
+            or ``forward(lr, size, boxes)`` returns the enlarged image.
     """
 
     one_pass = True
@@ -62,20 +62,25 @@ class OnePass(SuperResolver):
         self.weights_source = getattr(self.network, "weights_source", None)
         self.tile_multiple = int(getattr(self.network, "divisor", 1))  # tiles keep its phase
         self.network.to(memory_format=torch.channels_last)  # in which convolutions are fastest
-        self.takes_size = "size" in inspect.signature(self.network.forward).parameters
+        self.takes = set(inspect.signature(self.network.forward).parameters)
 
-    def forward(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(
+        self, lr: Tensor, size: tuple[int, int], boxes: Sequence[Box] | None = None
+    ) -> Tensor:
         """Enlarge.
 
         Args:
             lr: (B, 3, h, w) in [0, 1].
             size: (H, W) of the output.
+            boxes: B parts of lr that the outputs cover; by default all of it.
 
         Returns:
             (B, 3, H, W), unclamped.
         """
         lr = lr.contiguous(memory_format=torch.channels_last)
-        return self.network(lr, size) if self.takes_size else self.network(lr)
+        if "boxes" in self.takes:
+            return self.network(lr, size, boxes)
+        return self.network(lr, size) if "size" in self.takes else self.network(lr)
 
     def enlarged_for(self, lr: Tensor, hr: Tensor, size: tuple[int, int]) -> Tensor:
         """Enlarge LR in training, and check the output's size.
@@ -99,7 +104,7 @@ class OnePass(SuperResolver):
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
         """One forward pass; deterministic."""
-        return self(batch["lr"], batch["size"])
+        return self(batch["lr"], batch["size"], boxes_of(batch))
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map the authors' tensors by the network's ``official``, if it has one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from fractions import Fraction
 from functools import partial
 from typing import Any, cast, final
 
@@ -10,7 +11,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from files.batch import Batch
+from files.batch import Batch, tiles_of
 from files.method import Method
 from lightning_modules.noise import Noise, PlacedNoise, Size, with_noise_seeds
 from lightning_modules.sampling.color import ColorFix, fix_colors
@@ -21,7 +22,6 @@ from lightning_modules.sampling.tiling import (
     halved_when_full,
     padded,
     restore_tiled,
-    whole,
 )
 from lightning_modules.weights import shape_text
 
@@ -48,13 +48,15 @@ class InTiles(Method, LightningModule):
     # LR pixels; `restore` pads to multiples of this. Tiles of at least four times this start at
     # multiples and have such sides; otherwise latents of two tiles would not share one lattice.
     tile_multiple = 1
+    # Whether an output pixel is 1 / scale of an LR pixel, as in latents, although the output's side
+    # is rounded. Outputs of other methods cover LR from border to border.
+    exact_scale = False
     tile_always = False  # whether validation and test go through tiles too
 
     def __init__(self, *args: Any, color_fix: ColorFix = "none", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.color_fix: ColorFix = color_fix
         self._tiling, self._tile_count = Tiling(), 1
-        self._whole: tuple[Size, Size] | None = None  # LR and output of the image that they are of
 
     @abstractmethod
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
@@ -125,26 +127,25 @@ class InTiles(Method, LightningModule):
         self._tile_count = 1
         if side and max(batch["lr"].shape[-2:]) > side:
             return self._in_tiles(batch, side)
-        return self._restored(batch, self.whole_noise(batch))
-
-    def whole_noise(self, batch: Batch) -> Noise:
-        """Return the noise of images that are enlarged in one piece.
-
-        Args:
-            batch: Batch with the method's own seeds.
-        """
-        lr = batch["lr"]
-        places = [whole((lr.shape[-2], lr.shape[-1]), batch["size"])] * len(batch["seed"])
-        return PlacedNoise(batch["seed"], places, lr.device)
+        tiles = tiles_of(batch)
+        noise = PlacedNoise(batch["seed"], tiles, batch["lr"].device)
+        return self._restored(cast("Batch", {**batch, "tiles": tiles}), noise)
 
     def _in_tiles(self, batch: Batch, side: int) -> Tensor:
         (h, w), (H, W) = batch["lr"].shape[-2:], batch["size"]
-        unit = self.tile_multiple if 4 * self.tile_multiple <= side else 1
+        unit = self.tile_multiple
+        if 4 * unit > side:
+            unit = (
+                Fraction(self.scale).limit_denominator(100).denominator if self.exact_scale else 1
+            )
         mirrored, size = padded(batch["lr"]), (H, W)
-        if H % h == 0 and W % w == 0:  # so that the last tiles are as large as the others
-            # As released with InvSR, a side below the tile's is first mirrored up to it.
+        whole = H % h == 0 and W % w == 0
+        if whole or (self.exact_scale and self.own_size(batch["lr"]) == size):
+            # So that the last tiles are as large as the others. As released with InvSR, a side
+            # below the tile's is first mirrored up to it.
             mirrored = padded(batch["lr"], unit, side if self._window == "released" else 1)
             size = mirrored.lr.shape[-2] * (H // h), mirrored.lr.shape[-1] * (W // w)
+            size = size if whole else self.own_size(mirrored.lr)
         inner = (mirrored.lr.shape[-2], mirrored.lr.shape[-1])
         tiles = grid(inner, size, side, self._overlap, self._window, unit)
         self._tile_count = len(tiles)
@@ -152,16 +153,17 @@ class InTiles(Method, LightningModule):
         bar = trainer is not None and trainer.progress_bar_callback is not None
         first = trainer is None or trainer.is_global_zero
         full = cast("Batch", {**batch, "lr": mirrored.lr, "size": size})
-        self._whole = (h, w), (H, W)
-        try:
-            sr = restore_tiled(self._restored, full, tiles, self.tiling.batch, bar and first)
-        finally:
-            self._whole = None
+        sr = restore_tiled(self._restored, full, tiles, self.tiling.batch, bar and first)
         return mirrored.crop(sr, (H, W)).clamp_(0, 1)  # weights add up to 1 except for rounding
 
     def own_size(self, lr: Tensor) -> Size:
         """Return (H, W) of LR (B, 3, h, w) enlarged by ``scale``, whatever a batch asks for."""
         return round(lr.shape[-2] * self.scale), round(lr.shape[-1] * self.scale)
+
+    def _tile_unit(self, side: int) -> int:
+        if 4 * self.tile_multiple <= side:
+            return self.tile_multiple
+        return Fraction(self.scale).limit_denominator(100).denominator if self.exact_scale else 1
 
     @property
     def _overlap(self) -> int:

@@ -10,18 +10,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from degradations.device import copy_to
-from files.batch import Batch
+from files.batch import Batch, Span, Tile, length_of
 from files.method import Option, changed
 from files.numbers import NonNegativeInt, PositiveInt
 from files.progress import bar_options
-from lightning_modules.noise import Noise, PlacedNoise, Size, Span, Tile, length_of
+from lightning_modules.noise import Noise, PlacedNoise, Size
 
 Window = Literal["linear", "gaussian", "released"]
 log = logging.getLogger(__name__)
@@ -55,6 +55,19 @@ class Tiling:
         return {f"tiling.{k}": v for k, v in changed(self).items() if k != "batch"}
 
 
+class Blended(NamedTuple):
+    """A tile and how much it counts.
+
+    tile: Its place in the image.
+    rows: Weights of its rows of output pixels, from 0 to 1; those of all tiles add up to 1.
+    columns: Those of its columns.
+    """
+
+    tile: Tile
+    rows: Tensor
+    columns: Tensor
+
+
 def grid(
     lr_size: Size,
     size: Size,
@@ -62,7 +75,7 @@ def grid(
     overlap: int,
     window: Window = "linear",
     multiple: int = 1,
-) -> list[Tile]:
+) -> list[Blended]:
     """Cut an image into tiles.
 
     Args:
@@ -84,18 +97,15 @@ def grid(
         spans(side, out_side, tile, overlap, window, multiple)
         for side, out_side in zip(lr_size, size, strict=True)
     )
-    return [Tile(row, column) for row in rows for column in columns]
-
-
-def whole(lr_size: Size, size: Size) -> Tile:
-    """Return the single tile of an image that is not cut; arguments as in ``grid``."""
-    return grid(lr_size, size, max(lr_size), 0)[0]
+    return [
+        Blended(Tile(row, column), down, across) for row, down in rows for column, across in columns
+    ]
 
 
 def restore_tiled(
     restore: Callable[[Batch, Noise], Tensor],
     batch: Batch,
-    tiles: Sequence[Tile],
+    tiles: Sequence[Blended],
     at_once: int = 1,
     bar: bool = False,
 ) -> Tensor:
@@ -121,16 +131,15 @@ def restore_tiled(
     with tqdm(total=height * width, desc="image", delay=SHORT, **shown) as done:
         for group in _groups(tiles, at_once):
             part = {key: _repeated(value, len(group)) for key, value in rest.items()}
-            part["lr"] = torch.cat([lr[..., tile.rows.lr, tile.columns.lr] for tile in group])
-            part["size"] = group[0].size
-            places = [tile for tile in group for _ in range(len(lr))]
-            noise = PlacedNoise(part["seed"], places, lr.device)
+            part["lr"] = torch.cat([lr[..., rows.lr, columns.lr] for (rows, columns), *_ in group])
+            part["size"] = group[0].tile.size
+            part["tiles"] = [tile for tile, *_ in group for _ in range(len(lr))]
+            noise = PlacedNoise(part["seed"], part["tiles"], lr.device)
             made = restore(cast("Batch", part), noise)
-            for tile, sr in zip(group, made.chunk(len(group)), strict=True):
-                window = tile.rows.window[:, None] * tile.columns.window
-                window = copy_to(window, total.device, total.dtype)
+            for (tile, rows, columns), sr in zip(group, made.chunk(len(group)), strict=True):
+                window = copy_to(rows[:, None] * columns, total.device, total.dtype)
                 total[..., tile.rows.out, tile.columns.out] += sr.float() * window
-                share = float(tile.rows.window.sum() * tile.columns.window.sum())
+                share = float(rows.sum() * columns.sum())
                 done.update(min(share, height * width - done.n))  # rounded, it may be too much
     return total
 
@@ -169,14 +178,14 @@ def spans(
     overlap: int,
     window: Window = "linear",
     multiple: int = 1,
-) -> list[Span]:
+) -> list[tuple[Span, Tensor]]:
     """Cut one side of an image into tiles.
 
     Args:
         side: Length in the LR image.
         out_side: Length in the output, at any ratio.
-        tile: Length of a tile in LR pixels; the last one of a side may be longer by a quarter, or
-            by less than ``multiple``.
+        tile: Length of a tile in LR pixels; the last one of a side may be longer by less than
+            ``multiple``.
         overlap: Least number of LR pixels that neighbours share.
         window: As in ``Tiling``.
         multiple: As in ``grid``.
@@ -199,48 +208,28 @@ def spans(
             f"tiles of {tile} pixels cannot overlap by {overlap}: set tiling.overlap to 0 to "
             f"{tile - multiple}, or a larger tiling.size"
         )
-    # Tiles start and end where borders of LR and output pixels (nearly) coincide: at a fractional
-    # scale, their pixels would otherwise be shifted against those of the whole image.
-    reach = 1 + min(15, (tile - overlap) // 4)
-    on = (side, out_side, reach, multiple)
-    cuts = []
-    start, stop = 0, _aligned(tile, *on)
-    while start + tile < side:
-        cuts.append((start, stop))
-        start = _aligned(stop - overlap, *on)
-        stop = _aligned(start + tile, *on)
-    last = _aligned(max(side - tile, 0), *on)  # as long as the others
-    if cuts and cuts[-1][0] == last:
-        cuts.pop()
+    last = max(side - tile, 0) // multiple * multiple  # as long as the others
+    cuts = [(start, start + tile) for start in range(0, last, tile - overlap)]
     cuts.append((last, side))
     fade = overlap * out_side // side
-    # Rounded half up: Python's round would let the overlap of two tiles be a pixel too small.
-    outs = [
-        slice(*((2 * cut * out_side + side) // (2 * side) for cut in (start, stop)))
-        for start, stop in cuts
-    ]
+    found = [Span(slice(*cut), _enlarged(cut, side, out_side), side, out_side) for cut in cuts]
     weights = [
-        _weights(length_of(out), fade, start > 0, stop < side, window)
-        for (start, stop), out in zip(cuts, outs, strict=True)
+        _weights(length_of(span.out), fade, span.lr.start > 0, span.lr.stop < side, window)
+        for span in found
     ]
     total = torch.zeros(out_side, dtype=torch.float64)
-    for out, weight in zip(outs, weights, strict=True):
-        total[out] += weight
+    for span, weight in zip(found, weights, strict=True):
+        total[span.out] += weight
     return [
-        Span(slice(*cut), out, (weight / total[out]).float())
-        for cut, out, weight in zip(cuts, outs, weights, strict=True)
+        (span, (weight / total[span.out]).float())
+        for span, weight in zip(found, weights, strict=True)
     ]
 
 
-def _aligned(position: int, side: int, out_side: int, reach: int, multiple: int) -> int:
-    """Of the ``reach`` positions up to this one, return the one nearest to an output border."""
-
-    def miss(candidate: int) -> int:
-        rest = candidate * out_side % side
-        return min(rest, side - rest)
-
-    position -= position % multiple
-    return min(range(position, max(position - reach, -1), -multiple), key=miss)
+def _enlarged(cut: tuple[int, int], side: int, out_side: int) -> slice:
+    # Rounded half up: Python's round would let the overlap of two tiles be a pixel too small.
+    start, stop = ((2 * at * out_side + side) // (2 * side) for at in cut)
+    return slice(start, stop)
 
 
 def _weights(length: int, fade: int, follows: bool, goes_on: bool, window: Window) -> Tensor:
@@ -267,11 +256,11 @@ def _weights(length: int, fade: int, follows: bool, goes_on: bool, window: Windo
     return weights * both
 
 
-def _groups(tiles: Sequence[Tile], at_once: int) -> Iterator[list[Tile]]:
+def _groups(tiles: Sequence[Blended], at_once: int) -> Iterator[list[Blended]]:
     """The tiles in groups of one size."""
-    alike: dict[tuple[Size, Size], list[Tile]] = {}
-    for tile in tiles:
-        alike.setdefault((tile.side, tile.size), []).append(tile)
+    alike: dict[tuple[Size, Size], list[Blended]] = {}
+    for blended in tiles:
+        alike.setdefault((blended.tile.side, blended.tile.size), []).append(blended)
     for found in alike.values():
         for start in range(0, len(found), at_once):
             yield found[start : start + at_once]

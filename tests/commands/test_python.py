@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -337,7 +338,7 @@ def test_the_command_prints_and_writes_the_same_numbers(
         ([RGB], [RGB], ["pnsr"], "no metric 'pnsr'; did you mean 'psnr'"),
         ([RGB], None, ["psnr"], "psnr needs references"),
         ({"a": RGB}, {"b": RGB}, ["psnr"], "differ in 2 names, such as a"),
-        ([RGB[:9]], [RGB], ["psnr"], "000000 is 20x9 pixels, and its reference 20x24, cut to"),
+        ([RGB[:9]], [RGB], ["psnr"], "000000 is 20x9 pixels, and its reference 20x24: exp"),
         ([RGB], [RGB], ["lr_consistency"], "lr_psnr needs the LR images"),
         ([], [], ["psnr"], "there are no outputs"),
         (RGB, RGB, ["psnr"], "outputs is a single ndarray; expected"),
@@ -352,14 +353,40 @@ def test_what_cannot_be_measured(
         enlarger.measure(outputs, references, metrics)
 
 
-def test_sides_that_the_scale_does_not_divide(bicubic: enlarger.Enlarger) -> None:
-    """An output is as large as its reference, or as that is where it was cut."""
-    hr = RGB[:23, :19]
-    sr = bicubic.enlarge(enlarger.degrade(hr, "bicubic", scale=2))
-    assert np.isfinite(enlarger.measure([sr], [hr], ["psnr"], scale=2)["psnr"]["value"])
-    assert np.isinf(enlarger.measure([hr], [hr], ["psnr"], scale=2)["psnr"]["value"])
-    with pytest.raises(ValueError, match=r"18x23 pixels, and its reference 19x23, .* 2 18x22: exp"):
-        enlarger.measure([hr[:, :18]], [hr], ["psnr"], scale=2)
+def test_images_are_measured_as_they_are(bicubic: enlarger.Enlarger) -> None:
+    """Whole, though the scale does not divide their sides; a reference is cut to its output."""
+    hr = DRAWS.integers(0, 256, (23, 19, 3), dtype=np.uint8)
+    lr = enlarger.degrade(hr, "bicubic", scale=2)
+    whole, cut = bicubic.enlarge(lr, size=(23, 19)), bicubic.enlarge(lr)
+    found = enlarger.measure([whole], [hr], [PSNR(color="rgb", border=0)], scale=2)["psnr"]
+    error = np.mean((whole / 1.0 - hr) ** 2)
+    assert found["value"] == pytest.approx(10 * np.log10(255**2 / error), rel=1e-5)
+    protocols = []
+    for sr in (whole, cut):
+        protocols.append(enlarger.measure([sr], [hr], "psnr", scale=2)["psnr"]["protocol"])
+    assert [protocol["border"] for protocol in protocols] == [2, 2]
+    assert [protocol.get("reference") for protocol in protocols] == [None, "cut to multiples of 2"]
+
+
+def test_rounding_is_as_the_protocol_says(tmp_path: Path) -> None:
+    """Of files of 16 bits, and of arrays of floats."""
+    hr = DRAWS.integers(0, 65536, (24, 20, 3)).astype(np.uint16)
+    sr = np.clip(hr.astype(int) + DRAWS.integers(-90, 90, hr.shape), 0, 65535).astype(np.uint16)
+    expected = 10 * np.log10(65535**2 / np.mean((sr / 1.0 - hr) ** 2))
+    for name, image in (("sr", sr), ("hr", hr)):
+        (tmp_path / name).mkdir()
+        cv2.imwrite(str(tmp_path / name / "a.png"), image[..., ::-1])
+    exact = PSNR(color="rgb", border=0, round_8bit=False)
+    for images in ([tmp_path / "sr", tmp_path / "hr"], [[sr / 65535], [hr / 65535]]):
+        found = enlarger.measure(*images, [exact])["psnr"]
+        assert found["value"] == pytest.approx(expected, rel=1e-4)
+        rounded = enlarger.measure(*images, [PSNR(color="rgb", border=0)])["psnr"]
+        assert abs(rounded["value"] - expected) > 1
+
+
+def test_no_number_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no number"):
+        enlarger.measure([RGB[:9, :9]], [RGB[:9, :9]], "ssim")
 
 
 def test_n_is_without_infinite_numbers() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from skimage.data import coffee
 
 from degradations.base import Canvas, Degradation
 from degradations.bicubic import Bicubic
@@ -364,6 +365,23 @@ def test_faithful_draws_once_a_batch_what_upstream_does(recipe: Callable[..., An
     for path, values in numbers(params).items():
         varies = len(set(at(drawn(recipe), path).tolist())) > 1
         assert (len(set(values.tolist())) > 1) == (varies and path not in once), path
+
+
+def test_faithful_repeats_the_chroma_of_a_jpeg() -> None:
+    """By distribution: smoothed, LR has some 0.7 of the finest detail in chroma, and equal luma."""
+    x, detail = torch.from_numpy(coffee()[:256, :256] / 255).float().movedim(-1, 0)[None], []
+    for smooth in (False, True):
+        recipe = RealESRGAN(4.0, usm=False, faithful=True)
+        stages: Any = recipe.stages
+        assert not stages["jpeg"].smooth_chroma
+        stages["jpeg"].smooth_chroma = stages["final"].jpeg.smooth_chroma = smooth
+        lr = torch.cat([recipe(x, torch.tensor([seed])) for seed in range(30)])
+        luma = lr.mean(1, keepdim=True)
+        steps = [part.diff(dim=-1).square().mean((1, 2, 3)).sqrt() for part in (lr - luma, luma)]
+        detail.append(torch.stack(steps))
+    chroma, luma = (detail[1] / detail[0]).median(1).values
+    assert 0.6 < chroma < 0.8
+    assert 0.97 < luma < 1.03
 
 
 # ------------------------------------------------------------------------------------ what is done

@@ -16,7 +16,6 @@ from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.sft_unet import SFTUNet
 from lightning_modules.noise import Noise
 from lightning_modules.one_pass.regression import Regression
-from lightning_modules.sampling.tiling import Tiling
 from tests.lightning_modules import test_resshift
 from tests.lightning_modules.tiny import random_batch, save_run
 
@@ -24,7 +23,7 @@ TINY = partial(LIIF, blocks=1, channels=8, hidden=(16,), global_skip=True)
 
 
 class Oracle(test_resshift.Oracle):
-    def forward(self, x, t, base, features, lr_size, noise_level):
+    def forward(self, x, t, base, features, lr_size, noise_level, boxes=None):
         self.got.append({"t": t.tolist(), "size": tuple(x.shape[-2:]), "lr": lr_size})
         self.got[-1] |= {"x": x, "level": noise_level}
         return self.answer(base) if callable(self.answer) else self.answer
@@ -135,27 +134,6 @@ def test_noise_augmentation_reaches_the_network():
 
 
 # ---------------------------------------------------------------------------------------- cascade
-
-
-@pytest.mark.parametrize(("side", "count"), [(481, 3), (480, 2), (120, 0)])
-def test_all_tiles_have_the_stages_of_their_image(side, count):
-    """At 481 for 120, the outputs of some tiles are exactly four times as large, of others more."""
-    given = batch(120, 120, (side, side), count=1)
-    made = CasArbi(side / 120, TINY).eval()
-    made.set_tiling(Tiling(size=64, overlap=16))
-    found, stages = [], made.stages
-
-    def restore(tile, noise):
-        found.append(len(stages(tile["lr"], tile["size"])))
-        return torch.zeros(len(tile["lr"]), 3, *tile["size"])
-
-    made.restore = restore
-    made.enlarge(given, tiled=True)
-    assert len(found) > 4
-    assert set(found) == {count}
-    assert len(stages(given["lr"], given["size"])) == count  # not those of the last image
-    small = batch(8, 8, (24, 24))
-    assert len(stages(small["lr"], small["size"])) == 2
 
 
 def test_weights_of_another_process_or_domain_are_warned_about(tmp_path, caplog):

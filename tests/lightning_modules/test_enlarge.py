@@ -7,15 +7,20 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_modules.backbone.space import PixelSpace
 from lightning_modules.base import SuperResolver
-from lightning_modules.casarbi import CasArbi
+from lightning_modules.casarbi import CasArbi, ShiftSampling, Stages
 from lightning_modules.controls.simple import Bicubic
-from lightning_modules.networks.liif import AnySize
+from lightning_modules.networks.edsr import EDSR
+from lightning_modules.networks.liif import LIIF, AnySize
 from lightning_modules.networks.rrdb import RRDBNet
 from lightning_modules.one_pass.regression import Regression
+from lightning_modules.resshift import ResShift
 from lightning_modules.sampling.color import fix_colors
 from lightning_modules.sampling.solvers import residual_shift
 from lightning_modules.sampling.tiling import Tiling
@@ -48,9 +53,9 @@ class Stochastic(Plain):
         return 0.5 + 0.2 * x
 
 
-def predicted(model: SuperResolver, given: Any, **settings: Any) -> Tensor:
-    model.set_tiling(Tiling(**settings))
-    found = model.eval().predict_step(given, 0)
+def predicted(model: SuperResolver, images: Any, **tiling: Any) -> Tensor:
+    model.set_tiling(Tiling(**tiling))
+    found = model.eval().predict_step(images, 0)
     assert found is not None
     return found["sr"]
 
@@ -74,6 +79,53 @@ class TestTheSameInTiles:
         model, batch = Stochastic(), batch_of(1, side)
         whole = model.eval().test_step(batch, 0)["sr"]
         assert torch.equal(predicted(model, batch), whole)
+
+
+class Near(nn.Module):
+    """A denoiser that looks one pixel around each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor, *others: Any) -> Tensor:
+        return self.conv(x)
+
+
+SMALL = partial(LIIF, blocks=1, channels=8, hidden=(16,), global_skip=True)
+ANY_SIZE = partial(AnySize, network=partial(EDSR, blocks=1, channels=8))
+SAMPLING = ShiftSampling(timesteps=[14, 0], guidance=0.5)
+METHODS: dict[str, Any] = {
+    "bicubic": Bicubic,
+    "LIIF": partial(Regression, network=SMALL),
+    "EDSR": partial(Regression, network=ANY_SIZE),
+    "cascade by 2": lambda scale: CasArbi(scale, SMALL, network=Near(), sampling=SAMPLING),
+    "cascade by 1.5": lambda scale: CasArbi(scale, SMALL, network=Near(), stages=Stages(1.5)),
+    "ResShift": lambda scale: ResShift(scale, Near(), PixelSpace(), timesteps=[14, 4, 0]),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@given(
+    sides=st.tuples(st.integers(70, 100), st.integers(70, 100)),
+    scale=st.sampled_from([1.5, 2.5, 3.0, 3.7]),
+    stretch=st.floats(0.8, 1.2),
+    options=st.tuples(st.integers(60, 80), st.sampled_from(["linear", "gaussian"])),
+)
+@settings(max_examples=3, deadline=None, derandomize=True, phases=[Phase.generate])
+def test_a_tile_is_a_part_of_the_whole(
+    method: str, sides: Any, scale: float, stretch: float, options: Any
+) -> None:
+    """Where no cut between LR pixels is one between output pixels, and sides differ in factor."""
+    h, w = sides
+    target = (round(h * scale), round(w * scale * (stretch if method != "ResShift" else 1)))
+    model = fill(METHODS[method](scale)).eval()
+    if isinstance(model, CasArbi):
+        model.sigma_r.fill_(0.1)
+    batch = {**batch_of(1, h), "lr": torch.rand(1, 3, h, w), "size": target}
+    whole = model.enlarge(batch)["sr"]
+    found = predicted(model, batch, size=options[0], window=options[1], overlap=44, batch=2)
+    torch.testing.assert_close(found, whole, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("side", [100, 101])

@@ -7,7 +7,8 @@ import itertools
 import pytest
 import torch
 
-from lightning_modules.noise import SQUARE, Noise, PlacedNoise, Span, Tile
+from files.batch import Span, Tile
+from lightning_modules.noise import SQUARE, Noise, PlacedNoise
 from lightning_modules.sampling.tiling import grid
 
 SEEDS = torch.arange(16) * 1000003
@@ -67,7 +68,7 @@ def tile_at(place, size, factor=2):
     sides = []
     for start, n in zip(place, size, strict=True):
         out = slice(factor * start, factor * (start + n))
-        sides.append(Span(slice(start, start + n), out, torch.ones(factor * n)))
+        sides.append(Span(slice(start, start + n), out, 100, 100 * factor))
     return Tile(*sides)
 
 
@@ -105,7 +106,8 @@ SEED = torch.zeros(1, dtype=torch.int64)
 @pytest.mark.parametrize("field", ["output", "lr", "twice lr", "half of lr"])
 def test_neighbours_draw_alike_at_any_ratio(side, out_side, field):
     """2.7, 3.3 and free sizes: a tile's own ratio of sizes is another than the image's."""
-    tiles = grid((16, side), (40, out_side), 200, 32, multiple=2)  # where halves of LR begin
+    found = grid((16, side), (40, out_side), 200, 32, multiple=2)  # where halves of LR begin
+    tiles = [blended.tile for blended in found]
     drawn, begins = [], []
     for tile in tiles:
         lr, out = tile.columns.lr, tile.columns.out

@@ -89,6 +89,15 @@ def test_the_torch_codec_gives_the_bits_of_pillow(subsampling, step):
             np.testing.assert_array_equal(y, by_pillow(image, q, s), err_msg=f"{q} {s}")
 
 
+@pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
+def test_chroma_that_is_repeated_has_equal_bits_on_both_paths(subsampling):
+    stage = JPEG(smooth_chroma=False, subsampling=ALL)
+    images = [crop(h, w, n) for n, (h, w) in enumerate(SIZES)]
+    quality, names = [75] * len(SIZES), [subsampling] * len(SIZES)
+    for image, found in zip(images, on_one_canvas(stage, images, quality, names), strict=True):
+        np.testing.assert_array_equal(found, encode_decode(image, 75, subsampling, False))
+
+
 def test_forward_is_the_codec_on_8_bits():
     x = torch.cat([as_tensor(crop(48, 56, n)) for n in range(3)]) * 1.3 - 0.15
     x = x + 0.3 / 255

@@ -12,9 +12,10 @@ pytest.importorskip("transformers")
 from diffusers import StableDiffusionUpscalePipeline
 
 from degradations.draws import seed_of
+from files.batch import tiles_of
 from lightning_modules.controls.sd import SDUpscale
 from lightning_modules.noise import Noise, PlacedNoise
-from lightning_modules.sampling.tiling import padded, whole
+from lightning_modules.sampling.tiling import padded
 from tests.lightning_modules.others import save_upscaler
 from tests.lightning_modules.tiny import random_batch
 
@@ -60,8 +61,7 @@ def test_sides_that_the_pipeline_would_cut(folder, sides):
 @pytest.mark.parametrize("kind", ["whole", "placed"])
 def test_generators_belong_to_the_image_and_are_a_call(kind):
     seeds = torch.tensor([5, 7])
-    places = [whole((8, 8), (16, 16))] * 2
-    noise = Noise(seeds) if kind == "whole" else PlacedNoise(seeds, places)
+    noise = Noise(seeds) if kind == "whole" else PlacedNoise(seeds, tiles_of(batch()))
     first, second = noise.generators(), noise.generators()
     assert noise.drew
     drawn = [torch.randn(3, generator=generator) for generator in (*first, *second)]

@@ -53,7 +53,8 @@ def test_an_offset_is_from_the_pixel_whose_features_are_there(n, m):
     numbers = torch.arange(n, dtype=torch.float32).view(1, 1, n, 1).expand(1, 1, n, 2)
     seen = interpolate(numbers, (m, 2), mode="nearest-exact")[0, 0, :, 0]
     centres = (torch.arange(m) + 0.5) * (n / m) - 0.5
-    found = coordinates((n, 2), (m, 2), torch.device("cpu"))[0, 0, :, 0]
+    box = (0.0, n), (0.0, 2.0)
+    found = coordinates((n, 2), (m, 2), [box], torch.device("cpu"))[0, 0, :, 0]
     torch.testing.assert_close(found, 2 * (centres - seen), rtol=0, atol=1e-4)
 
 
