@@ -8,6 +8,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,10 @@ def test_flags(tiny: Path, refusal: Refusal, typed: str, words: list[str]) -> No
 EDSR = "model: {init_args: {network: {class_path: lightning_modules.EDSR, init_args: "
 NOISE = "degradation: {class_path: degradations.Pipeline, init_args: {stages: [{class_path: "
 NOISE += "degradations.GaussianNoise, init_args: "
+NAMED = "degradation: {class_path: degradations.Pipeline, init_args: {stages: {own: {class_path: "
+NAMED += "degradations.%s}}}}"
+LEVELS = [f"{below}: &{below} [{f'*{above}, ' * 9}]" for above, below in pairwise("abcdefghi")]
+BOMB = "\n".join(LEVELS)
 # Content of a second file, and words of the sentence.
 YAML = [
     ("modle: {a: 1}", "'modle'", "did you mean 'model'"),
@@ -121,7 +126,16 @@ YAML = [
     ("trainer: {max_steps: 3.5}", "trainer.max_steps is 3.5; expected int"),
     ("data: ../data/nope.yaml", "../data/nope.yaml"),
     ("run: {name: a}\ntrainer: {max_steps: 3}\nrun: {name: b}", "duplicate key 'run'", "line 3"),
-    ("trainer: {max_steps: 3}\ndata: &own {init_args: *own}", "contains itself", "line 2"),
+    ("trainer: {max_steps: 3}\ndata: &own {init_args: *own}", "within its own anchor", "line 2"),
+    ("a: &a [x, x, x, x, x, x, x, x]\n" + BOMB, "repeat more than", "line 6"),
+    (f"a: {'[' * 200_000}", "more than 100 levels", "line 1"),
+    (f"seed_everything: {'9' * 5_000}", "read as int", "line 1"),
+    (NAMED % "GausianNoise", "did you mean 'degradations.GaussianNoise'"),
+    (NAMED % "GaussianNoise, init_args: {sigm: [1, 5]}", "'degradation.stages.sigma'?"),
+    (
+        NAMED % "Albumentations, init_args: {transform: {class_path: albumentations.Perspective}}",
+        "Perspective moves pixels",
+    ),
     ("a: [b\n c: d", "line 2"),
     ("trainer:\n\tmax_steps: 3", 'more.yaml", line 2', "a tab?"),
     ("# nothing", "a configuration file must hold keys"),
