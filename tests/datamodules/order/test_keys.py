@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 from collections.abc import Sequence
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,28 +15,6 @@ TEXTS = st.lists(st.text(max_size=6))  # also "", "\n", emoji
 SOURCES = st.dictionaries(
     st.sampled_from("abc"), st.lists(st.text(min_size=1, max_size=4), max_size=6)
 )
-
-
-@pytest.mark.slow
-@given(SOURCES, st.integers(-20, 20), st.booleans())
-def test_as_a_list(sources, number, names):
-    expected = [f"{name}/{key}" for name, keys in sources.items() for key in keys]
-    keys = Keys({n: Names.of(k) if names else k for n, k in sources.items()})
-    assert list(keys) == expected
-    assert keys == expected
-    assert len(keys) == len(expected)
-    assert keys[number:] == expected[number:]
-    assert keys[::-2] == expected[::-2]
-    assert keys[:number] == expected[:number]
-    assert pickle.loads(pickle.dumps(keys)) == expected
-    if -len(expected) <= number < len(expected):
-        assert keys[number] == expected[number]
-    else:
-        with pytest.raises(IndexError):
-            keys[number]
-    twice = keys.duplicate
-    assert (twice is None) == (len(set(expected)) == len(expected))
-    assert twice is None or expected.count(twice) > 1
 
 
 @given(SOURCES, SOURCES)
@@ -61,13 +38,6 @@ def test_is_the_list(texts):
     assert pickle.loads(pickle.dumps(names)) == texts
 
 
-@given(st.lists(TEXTS, max_size=5))
-@QUICK
-def test_several_become_one(parts):
-    joined = [text for part in parts for text in part]
-    assert Names.concatenate([Names.of(part) for part in parts]) == Names.of(joined)
-
-
 @given(TEXTS)
 @QUICK
 def test_first_duplicate(texts):
@@ -84,14 +54,3 @@ def test_equal_hashes_are_no_duplicates(monkeypatch):
 def test_names_of_bytes_that_are_no_utf8():
     names = ["a\udcff", "b"]
     assert list(Names.of(names)) == names
-
-
-def test_differs():
-    names = Names.of(["a", "bc"])
-    assert names != ["ab", "c"]
-    assert names != Names.of(["ab", "c"])
-    assert names != "abc"
-    with pytest.raises(IndexError, match="no name 2 among 2"):
-        names[2]
-    with pytest.raises(IndexError):
-        names[-3]
