@@ -1,4 +1,4 @@
-"""FVD and KVD with a small network: its inputs, the numbers, and refusals."""
+"""FVD and KVD with a small network: its inputs and the numbers."""
 
 from __future__ import annotations
 

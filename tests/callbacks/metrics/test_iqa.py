@@ -1,4 +1,4 @@
-"""Metrics of pyiqa: against pyiqa itself with small random networks, and where it is missing."""
+"""Metrics of pyiqa: against pyiqa itself with small random networks."""
 
 from __future__ import annotations
 
@@ -247,6 +247,3 @@ def test_the_process_is_left_as_it_was(made: Any) -> None:
     compute(metric, smooth_images(1))
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (cudnn.deterministic, cudnn.benchmark) == before[1:]
-
-
-# ------------------------------------------------------------------------------------- without it

@@ -122,6 +122,3 @@ def test_as_a_loss_it_has_the_package_s_gradient(monkeypatch: pytest.MonkeyPatch
     torch.testing.assert_close(*(value for value, _ in found), rtol=1e-5, atol=0)
     torch.testing.assert_close(*(grad for _, grad in found), rtol=1e-3, atol=1e-6)
     assert not any(p.requires_grad or p.grad is not None for p in loss.parameters())
-
-
-# --------------------------------------------------------------------------------------- what fails

@@ -1,4 +1,4 @@
-"""LR-consistency: what it compares, its numbers on Set5, and errors."""
+"""LR-consistency: what it compares, and its numbers on Set5."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Robustness: variance, shares beyond thresholds, scores, a sweep of strengths, and errors."""
+"""Robustness: variance, shares beyond thresholds, scores, and a sweep of strengths."""
 
 from __future__ import annotations
 

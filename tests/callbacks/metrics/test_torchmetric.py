@@ -1,4 +1,4 @@
-"""TorchMetric: numbers of torchmetrics called by hand, on any number of processes; refusals."""
+"""TorchMetric: numbers of torchmetrics called by hand, on any number of processes."""
 
 from __future__ import annotations
 
@@ -192,6 +192,3 @@ def test_the_protocol_has_all_arguments(tmp_path: Path) -> None:
         for _ in range(2)
     ]
     assert kinds[0].protocol() != kinds[1].protocol()  # other weights, other numbers
-
-
-# --------------------------------------------------------------------------------------- what fails

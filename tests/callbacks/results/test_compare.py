@@ -1,4 +1,4 @@
-"""Comparing runs: verdicts, numbers that are left out, and errors."""
+"""Comparing runs: verdicts, and numbers that are left out."""
 
 from __future__ import annotations
 
@@ -207,6 +207,3 @@ def test_several_checkpoints(tmp_path: Path) -> None:
     assert compared(f"{a}@step-1", f"{a}@step-2")[0][0].interval == pytest.approx((-1, -1))
     with pytest.raises(ValueError, match=r"nothing of a checkpoint 'step-3'; it has step-1.ckpt"):
         load_run(f"{a}@step-3")
-
-
-# ------------------------------------------------------------------------------------ the table
