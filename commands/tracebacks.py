@@ -31,7 +31,7 @@ DISK = {
     ),
     errno.ENAMETOOLONG: "give it a shorter name",
 }
-_RAISE = re.compile(r"((if|elif) .*: *|else: *)?raise\b")
+_RAISE = re.compile(r"(.*[:;] *)?raise\b")
 _COMMAND = r"commands[/\\](run[/\\])?(cli|run|lightning_internals)\.py$"
 _WORKER = "Original Traceback (most recent call last):"
 

@@ -1,19 +1,24 @@
-"""The YAML loader of the parser, made strict: it refuses duplicate keys and cycles."""
+"""The YAML loader of the parser, made strict: it refuses duplicate keys, cycles and bombs."""
 
 from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import set_loader
 
 from files.paths import CONFIGURATIONS
 
+DEEPEST = 100  # levels of lists and mappings
+MOST_REPEATED = 100_000  # values that aliases (*) may add
 NO_FILE = '"<unicode string>"'  # the name of any text in messages of PyYAML
 NO_CONFIGURATION = "is not a configuration: a regular file whose name ends in .yaml, .yml or .json"
+
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def is_configuration(path: str) -> bool:
@@ -27,21 +32,28 @@ def is_configuration(path: str) -> bool:
 
 def plain_yaml(text: str) -> Any:
     """Read YAML as ``yaml.safe_load`` does, ten times as fast where PyYAML has libyaml."""
-    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return yaml.load(text, _SafeLoader)
 
 
-class StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """The loader of configurations: refuses repeated keys, and aliases that contain themselves.
+class StrictLoader(_SafeLoader):
+    """The loader of configurations: refuses repeated keys, and what would exhaust the memory.
 
     YAML forbids a repeated key, and PyYAML keeps the last one: a second ``data:`` would silently
     drop the first. As jsonargparse's loader, it reads 1e-4 as a number, and dates as text. As YAML
     1.2, it reads neither 012 as 10 nor 1:30 as 90.
     """
 
-    def construct_document(self, node: yaml.Node) -> Any:
-        """Construct a document after its check."""
-        _check(node, set(), frozenset())  # before `<<` is merged, whose keys may be overridden
-        return super().construct_document(node)
+    def __init__(self, text: str) -> None:
+        _check(text)
+        super().__init__(text)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Construct a value; one that its tag does not fit, such as ``!!int x``, is refused."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError):
+            kind = node.tag.rpartition(":")[2]
+            _refuse(f"{str(node.value)[:40]!r} cannot be read as {kind}", node)
 
 
 _INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
@@ -92,25 +104,62 @@ def _load(text: str, path: Any = "") -> Any:
     return value
 
 
-def _check(node: yaml.Node, seen: set[int], around: frozenset[int]) -> None:
-    if id(node) in around:
-        raise yaml.constructor.ConstructorError(
-            problem="this anchor (&) contains itself by an alias (*)",
-            problem_mark=node.start_mark,
+@dataclass
+class _Collection:
+    """A list or mapping, as far as it has been read."""
+
+    anchor: str | None = None
+    is_mapping: bool = False
+    parts: int = 0  # keys and values directly in it
+    values: int = 0  # at all levels below it, those of aliases included
+    lines: dict[str, int] = field(default_factory=dict)  # of its keys
+
+
+def _check(text: str) -> None:
+    # By events: PyYAML composes by recursion, which deep nesting ends without an exception. Before
+    # `<<` is merged, whose keys may be overridden.
+    stack = [_Collection()]
+    sizes: dict[str | None, int] = {}  # of the anchors
+    repeated = 0
+    for event in yaml.parse(text, Loader=_SafeLoader):
+        if isinstance(event, yaml.CollectionEndEvent):
+            collection = stack.pop()
+            sizes[collection.anchor] = collection.values + 1
+            stack[-1].values += collection.values + 1
+            continue
+        if not isinstance(event, yaml.NodeEvent):
+            continue
+        above = stack[-1]
+        above.parts += 1
+        if isinstance(event, yaml.CollectionStartEvent):
+            if len(stack) > DEEPEST:
+                _refuse(f"more than {DEEPEST} levels of lists and mappings", event)
+            sizes.pop(event.anchor, None)
+            stack.append(_Collection(event.anchor, isinstance(event, yaml.MappingStartEvent)))
+        elif isinstance(event, yaml.AliasEvent):
+            if any(event.anchor == collection.anchor for collection in stack):
+                _refuse("this alias (*) is within its own anchor (&)", event)
+            size = sizes.get(event.anchor, 0)
+            above.values += size
+            repeated += size
+            if repeated > MOST_REPEATED:
+                _refuse(f"aliases (*) that repeat more than {MOST_REPEATED:,} values", event)
+        else:
+            above.values += 1
+            sizes[event.anchor] = 1
+            if above.is_mapping and above.parts % 2:
+                _refuse_repeated_key(above.lines, event)
+
+
+def _refuse_repeated_key(lines: dict[str, int], key: Any) -> None:
+    if key.value in lines:
+        first = lines[key.value]
+        _refuse(
+            f"duplicate key {key.value!r}, first in line {first}; only one of them would be used",
+            key,
         )
-    if id(node) in seen or isinstance(node, yaml.ScalarNode):
-        return
-    seen.add(id(node))  # may come again by `*`
-    around |= {id(node)}
-    first: dict[str, yaml.Mark] = {}
-    for item in node.value:
-        key, value = item if isinstance(node, yaml.MappingNode) else (None, item)
-        if isinstance(key, yaml.ScalarNode):
-            if key.value in first:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"duplicate key {key.value!r}, first in line "
-                    f"{first[key.value].line + 1}; only one of them would be used",
-                    problem_mark=key.start_mark,
-                )
-            first[key.value] = key.start_mark
-        _check(value, seen, around)
+    lines[key.value] = key.start_mark.line + 1
+
+
+def _refuse(problem: str, at: Any) -> NoReturn:
+    raise yaml.constructor.ConstructorError(problem=problem, problem_mark=at.start_mark)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import re
-import tomllib
-from fnmatch import fnmatch
 from itertools import takewhile
 
 import pytest
 
 from files.yaml_loader import plain_yaml
-from tests.configs.shipped import PATHS
 from tests.conftest import REPO
 
 CITATION = plain_yaml((REPO / "CITATION.cff").read_text())
 REFERENCES = CITATION["references"]
 NOTICE = (REPO / "NOTICE").read_text().splitlines()
-PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
 WEIGHTS = plain_yaml((REPO / "configs" / "weights.yaml").read_text())
 NUMBER = re.compile(r"(?:arXiv\s+|arxiv\.org/abs/)(\d{4}\.\d{4,5})")
 TERMS = 44  # the column of NOTICE's tables where the second one begins
@@ -26,16 +22,6 @@ def section(number: int) -> list[str]:
     """Lines of one section of NOTICE, without its title."""
     start = next(i for i, line in enumerate(NOTICE) if line.startswith(f"{number}. "))
     return list(takewhile(lambda line: not re.match(r"\d\. ", line), NOTICE[start + 2 :]))
-
-
-def test_software_is_this_project() -> None:
-    assert CITATION["cff-version"] == "1.2.0"
-    assert CITATION["title"].lower() == PROJECT["name"]
-    assert CITATION["abstract"] == PROJECT["description"]
-    assert CITATION["version"] == PROJECT["version"]
-    assert CITATION["license"] == PROJECT["license"]
-    assert CITATION["authors"]
-    assert CITATION["message"]
 
 
 @pytest.mark.parametrize(
@@ -51,22 +37,6 @@ def test_papers_that_are_named_here_are_cited(folder: str) -> None:
     assert {number: name for number, name in named.items() if number not in cited} == {}
 
 
-def test_sources_are_cited() -> None:
-    cited = " | ".join(_plain(paper["title"]) for paper in REFERENCES)
-    named: dict[str, str] = {}
-    for folder in ("lightning_modules", "datamodules", "degradations", "callbacks", "commands"):
-        for path in sorted((REPO / folder).rglob("*.py")):
-            for source in re.findall(r'Source:(.+?)(?:"""|\n\s*\n)', path.read_text(), re.DOTALL):
-                quoted = (_plain(title) for title in re.findall(r'"([^"]+)"', source))
-                named |= {title: path.name for title in quoted if len(title.split()) > 3}
-    assert len(named) > 15
-    assert {title: name for title, name in named.items() if title not in cited} == {}
-
-
-def _plain(title: str) -> str:
-    return " ".join(title.split()).casefold()
-
-
 def test_weights_are_named_with_their_terms() -> None:
     rows: list[tuple[str, str]] = []
     for line in section(1):
@@ -80,24 +50,3 @@ def test_weights_are_named_with_their_terms() -> None:
         licence = re.split(r" \((?!non-commercial)|;", entry["licence"])[0]
         assert name in got, f"NOTICE does not say what {name} demands: {entry['licence']}"
         assert licence in got[name], f"NOTICE has other terms of {name} than configs/weights.yaml"
-
-
-DATA = [path for name, path in PATHS.items() if name.startswith("data/")]
-
-
-def configurations() -> list[str]:
-    """What section 2 of NOTICE says who reads the sets: names of configs/data, with stars."""
-    table = [line[100:] for line in section(2) if line[100:].strip()]
-    names = {name.strip() for line in table[1:] for name in line.split(",")}
-    return sorted(name for name in names if re.fullmatch(r"[a-z0-9_*]+", name))
-
-
-def test_named_configurations_of_data_exist() -> None:
-    assert len(configurations()) > 10
-    for name in configurations():
-        assert any(fnmatch(path.stem, name) for path in DATA), name
-
-
-def test_terms_of_all_configurations_of_data_are_reported() -> None:
-    for path in DATA:
-        assert any(fnmatch(path.stem, name) for name in configurations()), path.name

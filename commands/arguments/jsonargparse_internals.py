@@ -4,12 +4,29 @@ from __future__ import annotations
 
 from argparse import Action
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, get_origin
 
 from jsonargparse import Namespace, _actions, _typehints
 from lightning.pytorch.cli import LightningArgumentParser
 
 ActionTypeHint = _typehints.ActionTypeHint
+_sorted_types: Any = _typehints.sort_subtypes_for_union
+
+
+def _sorted_by_shape(types: Any, value: Any, earlier: Any, append: bool) -> Any:
+    # The library reports the error of the first type that it tries. A mapping is no list.
+    in_order = _sorted_types(types, value, earlier, append)
+    if isinstance(value, dict | Namespace) and not append:
+        return sorted(in_order, key=_is_list)
+    return in_order
+
+
+def _is_list(kind: Any) -> bool:
+    origin: Any = get_origin(kind)
+    return origin is list
+
+
+_typehints.sort_subtypes_for_union = _sorted_by_shape
 
 
 class HookedParser(LightningArgumentParser):

@@ -229,6 +229,7 @@ def _no_class(found: _Found) -> str:
     named = re.match(r"(?:No module named|cannot import name '\w+' from) '([\w.]+)'", message)
     if named:
         return f"{where} is {found.class_path or found.given}: {message}"
+    message = message.partition(" - Expected a <class")[0]  # what its other types would be
     if "is abstract" in message or "does not correspond to a subclass" in message:
         return f"{where} is {found.given}: {message}"
     return ""

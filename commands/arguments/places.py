@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from files.paths import CONFIGURATIONS, read_text
+from files.yaml_loader import strict_loader
 
 
 def place_of(key: str, typed: Sequence[str]) -> str:
@@ -45,11 +46,11 @@ def _bare(parts: Iterable[str]) -> list[str]:
 def _keys_of(file: Path, above: tuple[Path, ...]) -> Iterator[tuple[tuple[str, ...], Path, int]]:
     # All keys of a file and of the files that it names, with their places.
     try:
-        root = yaml.compose(read_text(file), Loader=yaml.SafeLoader)
+        root = yaml.compose(read_text(file), Loader=strict_loader())
     except (OSError, ValueError, yaml.YAMLError):
         return
     nodes: list[tuple[tuple[str, ...], Any]] = [((), root)]
-    seen = set[int]()  # an anchor may contain itself
+    seen = set[int]()  # an anchor may come again
     while nodes:
         path, node = nodes.pop()
         if id(node) in seen:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 import yaml
 
 from callbacks import weights
-from callbacks.weights import UnavailableError, WrongWeightsError, fetch, main, missing, obtain
+from callbacks.weights import UnavailableError, WrongWeightsError, fetch, main, obtain
 
 CONTENT = {"net": b"the published weights", "extra": b"other weights"}
 
@@ -107,12 +106,6 @@ def test_a_file_of_unknown_hash_is_taken_as_it_is(places: dict[str, Path]) -> No
     assert obtain("unknown") == path
 
 
-def test_a_name_that_is_not_in_the_manifest() -> None:
-    for function in (missing, obtain):
-        with pytest.raises(ValueError, match=r"'nett' is no name of .*: extra, net, unknown"):
-            function("nett")
-
-
 # --------------------------------------------------------------------------------------- fetching
 
 
@@ -152,43 +145,7 @@ def test_a_fetched_file_of_another_content_is_not_used(monkeypatch: pytest.Monke
         fetch(weights.entry_of("net"))
 
 
-def test_a_silent_server_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-
-    def download(url: str, path: str, digest: str) -> None:
-        seen.append(socket.getdefaulttimeout())
-        raise TimeoutError("timed out")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    before = socket.getdefaulttimeout()
-    assert obtain("net") is None
-    assert seen == [weights.PATIENCE]
-    assert socket.getdefaulttimeout() == before
-
-
 # ------------------------------------------------------------------------------------ the command
-
-
-def test_the_list(places: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    path = put(places["own"])
-    (places["own"] / "unknown.pth").write_bytes(b"anything")
-    assert main([]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert f"net: {path}" in lines
-    assert "    the metric of net; MIT" in lines
-    assert "extra: missing: extra-1.pth from https://example.invalid/extra.pth" in lines
-    assert f"unknown: {places['own'] / 'unknown.pth'} (not verified: no hash is known)" in lines
-    assert lines[-1].startswith("missing: extra; put them into ")
-
-
-def test_a_wrong_file_is_listed_as_wrong(
-    places: dict[str, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    put(places["own"], content=b"something else")
-    assert main([]) == 1
-    assert "net: wrong: " in capsys.readouterr().out
-    assert main(["--fetch", "net"]) == 1  # and is left where it is
-    assert (places["own"] / "net-1.pth").read_bytes() == b"something else"
 
 
 def test_fetching(

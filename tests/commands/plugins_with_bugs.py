@@ -76,7 +76,7 @@ class Mistaken(Source):
 
     def read(self, index: int) -> Sample:
         # fmt: off
-        if self.mistake == "raise in one line": raise ValueError("no images")  # noqa: E701
+        if self.mistake == "raise in one line": index += 1; raise ValueError("no images")  # noqa: E701, E702
         # fmt: on
         if self.mistake == "raise several lines":
             raise ValueError("two things are wrong:\n  one\n  two")

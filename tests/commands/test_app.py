@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import enlarger
-from commands.app import app
 from commands.app.models import Models, Stopped
 from files.images.decode import decode
 from lightning_modules import EDSR
@@ -31,7 +30,6 @@ from lightning_modules.sampling.tiling import Tiling
 from main import main
 from tests.commands.stochastic import Noisy
 
-Refusal = Callable[..., str]
 DRAWS = np.random.default_rng(0)
 RGB = DRAWS.integers(0, 256, (24, 44, 3), dtype=np.uint8)
 SMALL = {"width": 8, "multipliers": [1], "blocks": 1, "size": 32, "swin_width": 8, "heads": 2}
@@ -205,12 +203,6 @@ def test_what_is_wrong_is_said_on_the_page(page: Page, photo: Path, tmp_path: Pa
     cut.write_bytes(photo.read_bytes()[:2000])
     assert said(broken, page.edsr).startswith("words.png: not an image")
     assert "cut.png: the file is truncated" in said(cut, page.edsr)
-    large = said(photo, page.edsr, 1000)
-    assert "44 x 24 to 44000 x 24000 pixels" in large
-    assert "at most 0.02 megapixels (main.py app --megapixels)" in large
-    assert "the scale must be at least 1" in said(photo, page.edsr, 0.5)
-    assert said(photo, page.edsr, 3) == "edsr enlarges by 2 only; set Scale to 2"
-    assert "Tile is -5" in said(photo, page.edsr, 2, None, -5)
     assert "/etc" in said(photo, "/etc")  # none of those that are offered
 
 
@@ -295,46 +287,6 @@ def test_sigterm_ends_it_in_the_middle_of_a_photograph_and_leaves_nothing(
     assert 0.4 < found[0] < 0.6  # one of two tiles
     assert found[1] == ["enlarger-app-"]
     assert not [*temporary.iterdir()]
-
-
-def test_it_begins_with_a_model_for_photographs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also where tests' models are all that is there."""
-
-    def listed(*files: str, words: Sequence[str] = ()) -> list[str]:
-        monkeypatch.setattr("enlarger.place_of", lambda e: tmp_path if e["file"] in files else None)
-        return app._models(app._parser().parse_args([*words, "--runs", "none"])).sources
-
-    assert listed("imdn-x2.pth") == ["realesr-general-x4", "imdn-x2"]
-    large = "RealESRGAN_x4plus.pth"
-    assert listed("imdn-x2.pth", large) == ["realesrgan-x4", "realesr-general-x4", "imdn-x2"]
-    both = listed("imdn-x2.pth", large, "realesr-general-x4v3.pth")
-    assert both == ["realesr-general-x4", "realesrgan-x4", "imdn-x2"]
-    monkeypatch.setattr(Models, "load", lambda *_: None)
-    assert listed("imdn-x2.pth", words=["imdn-x2"]) == ["imdn-x2", "realesr-general-x4"]
-
-
-def test_names_have_no_folders_where_that_is_unique() -> None:
-    models = Models(["/far/net.pth", "runs/a", "old/a", "runs/b/export", "imdn-x4"])
-    assert [*models.names.values()] == ["net.pth", "runs/a", "old/a", "b", "imdn-x4"]
-
-
-def test_what_is_missing_is_one_sentence(
-    refusal: Refusal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert (
-        refusal("app")
-        == "app needs Gradio, which is optional: pip install -c constraints.txt -e '.[app]'"
-    )
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    monkeypatch.setattr("os.environ", os.environ.copy())
-    assert "is neither a trained run" in refusal("app", "no/run", "--port", 0)
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        assert f"cannot listen on 127.0.0.1:{port}" in refusal("app", "--port", port)
 
 
 def test_stop_ends_the_enlargement_at_its_next_layer() -> None:

@@ -53,17 +53,6 @@ def test_loggers_and_checkpoints_of_ones_own_leave_nothing(
     assert files(Path()) == before
 
 
-def test_of_a_run_that_is_finished(
-    trained: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.INFO):
-        enlarger(*CHECK)
-    assert (
-        "nothing is left to train: trainer.max_steps or max_epochs ends the run at step 12"
-        in caplog.text
-    )
-
-
 def test_gradients_that_are_not_finite(tiny: Path, refusal: Callable[..., str]) -> None:
     sentence = refusal(*CHECK, "--trainer.callbacks+", f"{__name__}.Spoil")
     assert "the gradients of the first batch are not finite (network." in sentence

@@ -13,7 +13,6 @@ import enlarger
 from callbacks.results.compare import mean_interval
 from callbacks.results.files import write_images, write_results
 from commands import compare
-from main import main
 from tests.callbacks.results.test_per_image import numbers
 from tests.callbacks.results.test_results import result
 
@@ -46,21 +45,6 @@ def test_folders_are_compared_by_the_numbers_of_measure(folders: None, capsys: A
     assert f"{differences.mean():+.4f}" in printed
     assert f"{low:+.4f} to {high:+.4f}" in printed
     assert "A is better" in printed
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["sharp", "soft", "--reference", "nowhere"], "nowhere is not a folder"),
-        (["sharp", "soft", "--metric", "psnr"], "psnr needs references"),
-    ],
-)
-def test_what_cannot_be_measured_is_a_sentence(
-    folders: None, words: list[str], said: str, capsys: Any
-) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main(["compare", *words])
-    assert capsys.readouterr().err.startswith(f"error: {said}")
 
 
 def test_runs_are_compared_by_their_numbers(tmp_path: Path, capsys: Any) -> None:

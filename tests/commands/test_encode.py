@@ -11,7 +11,6 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -19,7 +18,6 @@ import torch
 from PIL import Image
 
 from commands import encode as encoding
-from commands.errors import ConfigurationError
 from datamodules.shards.writer import ShardWriter
 from degradations.bicubic import Bicubic
 from files.marks import is_foreign
@@ -220,19 +218,6 @@ def test_squares_are_changed_by_augment_and_flipped_by_axis(work: Path, enlarger
     assert 0 < turned < len(images)
 
 
-@pytest.mark.slow
-def test_what_cannot_be_encoded(work: Path, refusal: Refusal) -> None:
-    assert "expected a multiple of 8" in refusal(*ENCODE, "--encode.crop", 20)
-    assert "without --encode.crop" in refusal(*ENCODE, "--encode.crops_per_image", 2)
-    assert "nothing could be encoded" in refusal(*ENCODE, "--encode.crop", 64)
-    assert "give --encode.out" in refusal(*ENCODE[:5])
-    scale = ("--data.init_args.scale", 2.5, "--data.init_args.crop_size", 15)
-    assert "requires an integer data" in refusal(*ENCODE, *PAIRS, "--encode.crop", 32, *scale)
-    no_space = ("encode", "--config", "tiny.yaml", "--encode.out", "out")
-    assert "Regression has no model.space" in refusal(*no_space)
-    assert encoding.find_shards(Path("out"), encoding.NAME) == []
-
-
 @pytest.mark.parametrize(("first", "second"), [("a.b.c", "a.b_c"), ("a.b.c", "a_b_c")])
 def test_two_images_of_one_name_in_the_shards(
     work: Path, refusal: Refusal, first: str, second: str
@@ -344,13 +329,6 @@ def torchrun(script: str, *args: object, processes: int = 2) -> tuple[int, str]:
     error = [line for line in done.stderr.splitlines() if "error: " in line]
     print(done.stderr[-6000:])
     return done.returncode, error[-1] if error else ""
-
-
-def test_a_failure_of_the_first_process_without_a_message_ends_all() -> None:
-    ranks: Any = object.__new__(encoding.Together)
-    ranks.rank, ranks.gather = 0, lambda own: [own]
-    with pytest.raises(ConfigurationError, match=r"OSError\(\)"):
-        ranks.by_first(Mock(side_effect=OSError))
 
 
 @pytest.mark.parametrize("sample", [{}, {"text": " \n"}])

@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 from lightning.pytorch import LightningModule
 
-from tests.conftest import REPO
-
 Refusal = Callable[..., str]
 Enlarger = Callable[..., None]
 WEIGHTS = "--model.init_args.weights"
@@ -44,18 +42,6 @@ def test_the_model_s_own(
     assert f"model.weights is {weights!r}" in said
     assert got in said
     assert not Path("runs/tiny").exists()
-
-
-@pytest.mark.usefixtures("unbuilt")
-def test_those_of_a_part(tiny: Path, refusal: Refusal) -> None:
-    config = REPO / "configs" / "experiment" / "mini" / "casarbi" / "cascade.yaml"
-    assert "model.base_weights is 'runs/mini_casarbi_base'" in refusal("fit", "--config", config)
-
-
-@pytest.mark.usefixtures("unbuilt")
-def test_a_checkpoint(tiny: Path, refusal: Refusal) -> None:
-    said = refusal("test", "--config", "tiny.yaml", "--ckpt_path", "gone.ckpt")
-    assert said == "ckpt_path is gone.ckpt, and there is no such file"
 
 
 def test_a_missing_file_does_not_move_a_run_aside(trained: Path, refusal: Refusal) -> None:

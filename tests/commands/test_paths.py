@@ -10,7 +10,6 @@ import pytest
 from jsonargparse import Namespace
 
 from callbacks.predict.predictions import NAME
-from degradations.tools.configure import degradation_of
 from tests.commands.test_predict import PREDICT, smooth
 
 Refusal = Callable[..., str]
@@ -85,25 +84,12 @@ def test_no_argument_takes_an_image_for_configuration(
     assert not Path("RAN").exists()
 
 
-def test_nor_does_a_degradation(other: Path) -> None:
-    (other / "a.jpg").write_text(STREAM)
-    with pytest.raises(ValueError, match=r"a\.jpg is not a configuration"):
-        degradation_of([other / "a.jpg"], 2)
-
-
 def test_a_module_of_an_image_s_name_is_not_imported(other: Path, enlarger: Enlarger) -> None:
     (other / "a.py").write_text("open('RAN', 'w')")
     smooth().save(other / "a.png")
     enlarger(*PREDICT, "--data.init_args.predict", "a.png")
     assert outputs() == ["a.png"]
     assert not Path("RAN").exists()
-
-
-def test_a_named_pipe_is_no_configuration(other: Path, refusal: Refusal) -> None:
-    os.mkfifo("x.yaml")
-    assert "x.yaml' is not a configuration: a regular file" in refusal(
-        *PREDICT, "--config", "x.yaml"
-    )
 
 
 def test_the_name_of_a_shard_is_no_command(other: Path, refusal: Refusal) -> None:

@@ -15,7 +15,6 @@ from callbacks.predict.page import PAGE
 from callbacks.predict.predictions import NAME
 from tests.quick import quick
 
-Refusal = Callable[..., str]
 Enlarger = Callable[..., None]
 PREDICT = ("predict", "--config", "bicubic/tiny.yaml")
 OUT = Path("runs/tiny/predict")

@@ -13,7 +13,6 @@ import yaml
 from PIL import Image
 
 Enlarger = Callable[..., None]
-Refusal = Callable[..., str]
 NOISY = "tests.commands.stochastic.Noisy"
 OUT = Path("runs/tiny/predict")
 
@@ -48,18 +47,3 @@ def test_tiles_are_a_matter_of_memory(noisy: str, enlarger: Enlarger) -> None:
         found, count = predicted(enlarger, noisy, *cut, "--tiling.window", window)
         assert count == 3 * 3
         assert np.abs(found - whole).max() <= 1
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        (("--tiling.size", 0), "tiling.size is 0; expected an integer above 0"),
-        (("--tiling.size", 32, "--tiling.overlap", 32), "tiles of 32 pixels cannot overlap by 32"),
-        (("--tiling.window", "hann"), "tiling.window"),
-    ],
-)
-def test_what_cannot_be(
-    noisy: str, refusal: Refusal, wrong: tuple[object, ...], message: str
-) -> None:
-    where = ("--data.init_args.predict", "in")
-    assert message in refusal("predict", "--config", noisy, *where, *wrong)

@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torchmetrics.image import UniversalImageQualityIndex
 
-from callbacks.metrics.base import ImageMetric, Metric, TooSmall
+from callbacks.metrics.base import ImageMetric, Metric
 from callbacks.metrics.fid import InceptionMetric, PatchMetric
 from callbacks.metrics.iqa import IQA
 from callbacks.metrics.pixels import PSNR
@@ -132,53 +132,3 @@ def test_a_small_image(
     trainer(tmp_path, without).test(Darker(), loader(Others(), batch_size=1), verbose=False)
     for alone, record in zip(without.records, records, strict=True):
         torch.testing.assert_close(record["value"], alone["value"], equal_nan=True)
-
-
-class Window(ImageMetric):
-    """A user's own, of 16 pixels."""
-
-    name = "own"
-
-    def protocol(self) -> Any:
-        return {"implementation": "mine"}
-
-    def compute(self, sr: Tensor, hr: Tensor, batch: Any) -> Tensor:
-        if sr.shape[-1] < 16:
-            raise TooSmall(sr, "16x16 pixels")
-        return (sr - hr).abs().mean((1, 2, 3))
-
-
-def test_a_metric_of_ones_own_with_its_control(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    metric = Window(control=True)
-    evaluated(tmp_path, metric, 10)
-    assert [r["n"] for r in (*metric.records, *metric.control_records)] == [3, 3]
-    assert list(metric.images["tiny"]) == list(metric.control_images["tiny"])
-    assert caplog.text.count("are smaller than 16x16 pixels") == 1
-
-
-@pytest.mark.parametrize("left", [0, 1])
-def test_too_few_are_large_enough_for_a_set(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, left: int
-) -> None:
-    class Distance(SetMetric):
-        name = "own"
-
-        def protocol(self) -> Any:
-            return {"implementation": "mine"}
-
-        def features(self, images: Tensor, batch: Any) -> Tensor:
-            if batch["key"][0] >= f"tiny/{left:02d}":
-                raise TooSmall(images, "a wall")
-            return images.mean((2, 3))
-
-        def distance(self, sr: Tensor, hr: Tensor) -> float:
-            return 0.0
-
-    metric, psnr = Distance(), PSNR()
-    trainer(tmp_path, metric, psnr).test(Darker(), loader(batch_size=1), verbose=False)
-    assert (metric.records, len(psnr.records)) == ([], 1)
-    assert f"own of tiny: {7 - left} of 7 images are smaller than a wall" in caplog.text
-    few = "no own of tiny: 1 of its images is large enough, and it needs 2"
-    assert (few in caplog.text) == (left == 1)

@@ -82,10 +82,3 @@ def test_each_transform_has_draws_of_its_own():
     assert draws_of(first, flip, first) == alone  # regardless of other transforms
     assert draws_of(first, first, second) == alone
     assert all(a != b for a, b in zip(alone, second.seen, strict=True))
-
-
-def test_transform_that_changes_the_size():
-    with pytest.raises(
-        ValueError, match=r"augment: RandomCrop returned uint8 \(8, 8, 3\) for uint8 \(48, 48"
-    ):
-        adapter(albumentations.RandomCrop(8, 8, p=1))(HR, 0)

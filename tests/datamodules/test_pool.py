@@ -64,13 +64,6 @@ def test_images_with_an_lr_of_their_own_go_by(caplog):
     assert pooled == plain
 
 
-@pytest.mark.parametrize("pool", [3, 6, 10, -4])
-def test_a_pool_that_is_no_multiple_of_the_batch(pool):
-    expected = rf"init_args\.pool is {pool}; .* multiple of the 4 crops .*batch_size 4, processes 1"
-    with pytest.raises(ValueError, match=expected):
-        module(pool).setup("fit")
-
-
 def test_16_bits_are_refused():
     samples = {f"p{i}": {"hr": random_image(32, 40, i, np.uint16)} for i in range(12)}
     with pytest.raises(ValueError, match=r"gives 16-bit images .* set pool to 0"):

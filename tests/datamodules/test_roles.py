@@ -107,16 +107,11 @@ def test_unclear_roles_are_refused_by_all(tmp_path: Path, members: Members) -> N
 APART = {
     "folders": ("hr/{}", "lr/{}"),
     "DIV2K": ("{}", "{}x2"),
-    "BasicSR": ("gt/{}", "lq/{}"),
     "words": ("{}_HR", "{}_LR"),
-    "upper case": ("A{}", "a{}_lr"),
     "scale before": ("{}", "{}_2x"),
     "input and target": ("target/{}", "input/{}"),
-    "RealSR": ("Canon_{}_HR", "Canon_{}_LR2"),
-    "DIV2K mild": ("{}", "{}x2m"),
     "DIV2K wild": ("{}", "{}x2w1"),
     "folder with x": ("HR/{}", "LRx2/{}"),
-    "folder with x after": ("HR/{}", "LR2x/{}"),
     "MATLAB": ("GTmod12/{}", "LRbicx2/{}"),
 }
 

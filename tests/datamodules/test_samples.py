@@ -71,15 +71,6 @@ class TestCropsAlone:
             assert a == b
             assert "meta" not in b
 
-    def test_a_size_that_is_wrong(self):
-        class Wrong(Told):
-            def size(self, index):
-                return 50, 60
-
-        message = r"train/p\d: Wrong\.size is 60x50, but read_crop gave \d+x\d+ for a crop of 12"
-        with pytest.raises(ValueError, match=message):
-            crops(Wrong(SAMPLES))
-
 
 SMALL = {
     "wide": {"hr": located(4, 30)},

@@ -63,18 +63,6 @@ class TestSides:
             *(48, 48, 36, 42, 30, 48, 48, 46, 45)
         ]
 
-    @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [
-            ({"fixed": 0.5}, r"lowest is 1 and fixed 0\.5; expected 1 <= lowest <= fixed"),
-            ({"lowest": 0.5}, r"lowest is 0\.5"),
-            ({"fixed": float("nan")}, "fixed nan"),
-        ],
-    )
-    def test_what_cannot_be(self, arguments, message):
-        with pytest.raises(ValueError, match=r"data\.init_args\.crops\.scales.*" + message):
-            Scales(**arguments)
-
 
 SCALES = Scales(fixed=2, probability=0.5, lr_sides=[6, 8])
 
@@ -149,24 +137,9 @@ class TestSameEverywhere:
 
 
 class TestMessages:
-    def test_a_crop_that_is_too_small(self):
-        with pytest.raises(ValueError, match=r"crop_size is 15, less than .* make it at least 16"):
-            data_of(crop_size=15)
-        with pytest.raises(ValueError, match=r"crop_size is 16, .* make it at least 17"):
-            data_of(scales=Scales(fixed=1, lr_sides=[16]))
-        with pytest.raises(ValueError, match=r"crop_size is 16, .* make it at least 32"):
-            data_of(scales=Scales(hr_side=32))
-        data_of(crop_size=17)  # not a multiple of the scale
-
     def test_a_degradation_of_one_scale(self):
         message = (
             r"data\.init_args\.crops\.scales draws a scale .* Pipeline makes LR for its own scale"
         )
         with pytest.raises(ValueError, match=message):
             data_of(degradation=Pipeline(2, [])).setup("fit")
-
-    def test_a_pair_pool(self):
-        degradation = Bicubic(2)
-        degradation.pool = 8
-        with pytest.raises(ValueError, match=r"Bicubic .* its pool to 0"):
-            data_of(degradation=degradation).setup("fit")

@@ -61,9 +61,7 @@ class TestStagesAreChecked:
         [
             (lambda x, p: x.double(), TypeError, r"Probe#2 returned torch\.float64; expected"),
             (lambda x, p: x[:0], ValueError, r"Probe#2 returned .*\(0, 3, 16, 16\).* of 1 images"),
-            (lambda x, p: x[0], ValueError, r"Probe#2 returned .*\(3, 16, 16\).*\(B, C, H, W\)"),
             (lambda x, p: x * math.nan, ValueError, "Probe#2 returned NaN or infinity"),
-            (lambda x, p: x / 0, ValueError, "Probe#2 returned NaN or infinity"),
         ],
     )
     def test_the_culprit_is_named(self, function, error, message):
@@ -94,13 +92,8 @@ class TestDegradation:
         ("hr", "error", "message"),
         [
             ((HR * 255).byte(), TypeError, r"hr is torch\.uint8;.*divide them by 255"),
-            (HR.double(), TypeError, r"hr is torch\.float64; expected torch\.float32 in \[0, 1\]$"),
             (HR[0], ValueError, r"hr has the shape \(3, 16, 16\); expected \(B, 3, H, W\)"),
-            (HR[:, :1], ValueError, r"hr has the shape \(2, 1, 16, 16\)"),
-            (HR[..., :0], ValueError, r"hr has the shape \(2, 3, 16, 0\)"),
             (HR * 255, ValueError, r"hr lies in \[.*\]; expected floats in \[0, 1\].*8-bit"),
-            (HR * 2 - 1, ValueError, r"hr lies in \[-.*\]; expected floats"),
-            (HR * math.nan, ValueError, r"hr lies in \[nan, nan\]"),
         ],
     )
     def test_bad_images(self, hr, error, message):

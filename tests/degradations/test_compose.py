@@ -11,7 +11,6 @@ import torch
 from degradations.base import Canvas, Stage
 from degradations.compose import OneOf, Shuffled, Sometimes
 from degradations.draws import Draws, split_params, to_device
-from degradations.pipeline import Pipeline
 
 N = 4000
 X = torch.rand(16, 3, 8, 6, generator=torch.Generator().manual_seed(0))
@@ -119,12 +118,3 @@ def test_every_order_is_equally_likely():
     assert sum(counts) == N
     # Chi-square with 5 degrees of freedom: 20.5 is exceeded in 1 of 1000.
     assert np.sum((np.array(counts) - N / 6) ** 2 / (N / 6)) < 20.5
-
-
-# ------------------------------------------------------------------------------------------ names
-
-
-@pytest.mark.parametrize("name", ["", "a.b", "values", "type"])
-def test_names_that_cannot_be(name):
-    with pytest.raises(ValueError, match="choose another name"):
-        Pipeline(2.0, {name: Double()})

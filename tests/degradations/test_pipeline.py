@@ -12,7 +12,6 @@ from degradations.compose import OneOf, Shuffled, Sometimes
 from degradations.pipeline import Pipeline
 from degradations.stages.noise import GaussianNoise, hashed_fields, seeded_randn_like
 from degradations.stages.resize import Resize
-from degradations.stages.sharpen import USM
 from tests.contracts.discovery import concrete_subclasses
 
 HR = torch.rand(3, 3, 24, 20, generator=torch.Generator().manual_seed(0))
@@ -132,32 +131,6 @@ def test_many_sizes_do_not_end_a_compiled_run(monkeypatch):
     assert compiled[6:] == [20, 28, 30, 32]
 
 
-def test_leading_stages_without_draws_are_a_graph_of_their_own(monkeypatch):
-    """So that the compiler's cache has the others, whether a recipe sharpens or not."""
-    graphs = []
-
-    def compile(function, **settings):
-        return lambda *inputs: graphs.append(len(inputs)) or function(*inputs)
-
-    monkeypatch.setattr(torch, "compile", compile)
-    stages = {"usm": USM(radius=5), "gain": Gain(), "again": USM(radius=5)}
-    made = [Pipeline(2.0, stages, executor="canvas", compile=c)(HR, SEEDS) for c in (True, False)]
-    assert torch.equal(*made)
-    assert graphs == [1, 2]
-
-
-def test_a_compiler_that_fails_ends_a_run_that_asked_for_it(monkeypatch):
-    def compile(function, **settings):
-        return failing
-
-    def failing(hr, params):
-        raise RuntimeError("no compiler")
-
-    monkeypatch.setattr(torch, "compile", compile)
-    with pytest.raises(RuntimeError, match="no compiler"):
-        Pipeline(2.0, [Gain()], executor="canvas", compile=True)(HR, SEEDS)
-
-
 # --------------------------------------------------- stages of differing sizes, on a CPU and a GPU
 
 
@@ -235,11 +208,3 @@ def test_a_pixelwise_stage_gets_the_whole_canvas():
 def test_shipped_stages_are_not_cut_out():
     for cls in concrete_subclasses(Stage, "degradations"):
         assert cls.on_canvas is not Stage.on_canvas or cls.pixelwise, cls
-
-
-def test_what_goes_one_by_one_is_not_compiled():
-    with pytest.raises(ValueError, match="Vignette cannot be compiled"):
-        Pipeline(2.0, [Resize(), Vignette()], compile=True)
-    Pipeline(2.0, [Vignette(), Resize()], compile=True)
-    with pytest.raises(ValueError, match="Shuffled cannot be compiled"):
-        Pipeline(2.0, [Shuffled([Resize(), Vignette()])], compile=True)

@@ -548,20 +548,17 @@ def of_image(params: dict[str, Any], n: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    "make",
     [
-        (lambda: RealESRGAN(4.0, first=Order(sigma=(3.0, 0.2))), "first: sigma is"),
-        (lambda: RealESRGAN(4.0, second=Order(resize=(0.2, 0.8))), "second: resize is .*around 1"),
-        (lambda: RealESRGAN(4.0, jpeg_quality=(0, 95)), "quality is"),
-        (lambda: Mixture(2.0, []), "weights is"),
-        (lambda: Mixture(2.0, [Bicubic], [0.5, 0.5]), "weights is"),
-        (lambda: Mixture(2.0, [Bicubic, Bicubic], [0.0, 0.0]), "weights is"),
-        (lambda: Mixture(2.0, [functools.partial(RealESRGAN, pool=180)]), "pool of 180 pairs"),
-        (lambda: Mixture(2.0, {"which": Bicubic}), "another name"),
+        lambda: RealESRGAN(4.0, first=Order(sigma=(3.0, 0.2))),
+        lambda: RealESRGAN(4.0, second=Order(resize=(0.2, 0.8))),
+        lambda: RealESRGAN(4.0, first=Order(kernel_size=(6, 21))),
+        lambda: RealESRGAN(4.0, jpeg_quality=(0, 95)),
+        lambda: Mixture(2.0, [Bicubic], [0.5, 0.5]),
     ],
 )
-def test_refuses(make: Callable[[], Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_ranges_and_probabilities_that_cannot_be(make: Callable[[], Degradation]) -> None:
+    with pytest.raises(ValueError, match=" is "):
         make()
 
 

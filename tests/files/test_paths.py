@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 from collections.abc import Callable
@@ -134,22 +133,6 @@ def test_a_folder_that_cannot_be_listed_is_named(
 ) -> None:
     with pytest.raises(ValueError, match=r"'.*set/closed' cannot be listed \(Permission denied\)"):
         listed()
-
-
-def test_what_is_left_out_is_named_by_its_ending(
-    here: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    for name in ("a.jfif", "b.JPG", "c.psd", "d.DNG", "e.txt", "f", ".DS_Store", "x.mpo", "y.tif"):
-        Path(name).touch()
-    for name in ("a.txt", "a.jfif.json", "b.caption"):  # of images
-        Path(name).touch()
-    with caplog.at_level(logging.INFO):
-        found = list_images(Path())
-    assert [path.name for path in found] == ["a.jfif", "b.JPG", "x.mpo", "y.tif"]
-    assert (
-        "left out 5 that are not images by their names (.DS_Store, c.psd, d.DNG, ...); develop"
-        in caplog.text
-    )
 
 
 def special(kind: str, path: Path) -> None:

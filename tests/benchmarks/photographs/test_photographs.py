@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +12,6 @@ import torch
 from torch import Tensor
 from torchvision.utils import save_image
 
-from benchmarks import report
 from benchmarks.photographs import __main__ as command
 from benchmarks.photographs import page
 from benchmarks.photographs.measure import (
@@ -29,7 +24,7 @@ from benchmarks.photographs.measure import (
     samples,
     verdict,
 )
-from benchmarks.photographs.table import TABLE, Claim, load
+from benchmarks.photographs.table import Claim, load
 from callbacks.metrics.fid import KIDThumb
 
 PHOTOGRAPHS = load()
@@ -129,26 +124,6 @@ def test_a_claim_is_decided_if_all_trainings_agree(first: float, last: float, sa
     assert pooled["row"]["swd_2"] == pytest.approx([mean, reach], abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "named"),
-    [
-        ("of: casarbi,", "of: casarbo,", "casarbo"),
-        ("regression: regression_real", "regression: regresion", "regresion"),
-        ("tables: [real]}", "tables: [reel]}", "reel"),
-        ("tables: [real]}", "tables: [ablated_real]}", "names ''"),  # which has no regression
-        ("{name: regression}", "{name: casarbi}", "casarbi is there twice"),
-        ("{name: regression}", "{nome: regression}", "nome"),
-    ],
-)
-def test_a_mistake_in_the_table_is_named(tmp_path: Path, old: str, new: str, named: str) -> None:
-    text = TABLE.read_text(encoding="utf-8")
-    assert old in text
-    path = tmp_path / "table.yaml"
-    path.write_text(text.replace(old, new))
-    with pytest.raises(ValueError, match=named):
-        load(path)
-
-
 @pytest.mark.slow
 def test_its_commands_are_those_of_main(accepted: Callable[..., None]) -> None:
     """Each training, and a row of each set."""
@@ -158,55 +133,3 @@ def test_its_commands_are_those_of_main(accepted: Callable[..., None]) -> None:
     for words in [*(t.command for t in PHOTOGRAPHS.trainings), *rows.values()]:
         if words[0] != "encode":  # which prints no configuration
             accepted(*words)
-
-
-def test_only_what_a_row_needs_and_its_controls() -> None:
-    rows = PHOTOGRAPHS.wanted(["real_esrgan"])
-    assert [row.name for row in rows] == ["bicubic_real", "regression_real", "real_esrgan"]
-    words = command._commands(PHOTOGRAPHS, rows)
-    assert [w[w.index("--run.name") + 1] for w in words] == [
-        *("regression_real", "real_esrgan", "bicubic_real", "regression_real", "real_esrgan")
-    ]
-
-
-def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "NOTES", tmp_path)
-    runs = list[list[str]]()
-
-    code = 0
-
-    def run(words: list[str], **_: Any) -> Any:
-        runs.append(words[2:])
-        return type("Done", (), {"returncode": code})()
-
-    monkeypatch.setattr(subprocess, "run", run)
-    monkeypatch.setattr(command, "commit", lambda: "abc")
-    training = PHOTOGRAPHS.training("regression")
-    first = command._run(training.name, training.command, [])
-    assert command._run(training.name, training.command, []) == first
-    changed = replace(training, options=("--seed_everything", "1"))
-    code = 1  # it is cut off, and goes on
-    with pytest.raises(RuntimeError, match="ended with 1"):
-        command._run(changed.name, changed.command, [])
-    code = 0
-    command._run(changed.name, changed.command, [])
-    afresh = [*changed.command, "--run.overwrite", "true"]
-    assert runs == [training.command, afresh, changed.command]
-    assert json.loads((tmp_path / "fit_regression.json").read_text())["digest"] != first["digest"]
-
-
-def test_rows_of_another_machine_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "NOTES", tmp_path)
-    place = tmp_path / page.JSON
-    shutil.copy(report.RESULTS / page.JSON, place)
-    there = json.loads(place.read_text())["results"]
-    numbers = {"row": {"psnr": [20.0, 22.0]}}
-    (tmp_path / "numbers_bicubic_x4.json").write_text(json.dumps({"numbers": numbers}))
-    command._write(PHOTOGRAPHS, tmp_path)
-    found = json.loads(place.read_text())["results"]
-    assert found["rows"]["bicubic"]["tables"]["x4"]["row"]["psnr"][0] == 21.0
-    assert found | {"rows": found["rows"] | {"bicubic": there["rows"]["bicubic"]}} == there
-
-
-def test_crops_lie_within_the_squares() -> None:
-    assert all(max(left, top) + page.SIDE <= 384 for _, left, top in PHOTOGRAPHS.crops)

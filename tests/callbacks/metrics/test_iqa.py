@@ -1,4 +1,4 @@
-"""Metrics of pyiqa: against pyiqa itself with small random networks, and where it is missing."""
+"""Metrics of pyiqa: against pyiqa itself with small random networks."""
 
 from __future__ import annotations
 
@@ -26,14 +26,6 @@ needs_pyiqa = pytest.mark.skipif(
 # The networks of pyiqa's configuration, made small on both sides.
 SMALL: dict[str, dict[str, Any]] = {
     "musiq": {"num_layers": 2, "mlp_dim": 64},
-    "maniqa": {
-        "patch_size": 32,
-        "window_size": 7,
-        "depths": [1, 1],
-        "embed_dim": 64,
-        "dim_mlp": 64,
-        "test_sample": 4,
-    },
     "topiq_nr": {"semantic_model_name": "resnet18", "inter_dim": 64},
 }
 
@@ -97,14 +89,6 @@ def musiq_file(folder: Path) -> Path:
     from pyiqa.archs import musiq_arch
 
     torch.save(filled(musiq_arch.MUSIQ(pretrained=False, **SMALL["musiq"])), folder / "file")
-    return folder / "file"
-
-
-def maniqa_file(folder: Path) -> Path:
-    from pyiqa.archs import maniqa_arch
-
-    network = maniqa_arch.MANIQA(pretrained=False, scale=0.8, **SMALL["maniqa"])
-    torch.save(filled(network), folder / "file")
     return folder / "file"
 
 
@@ -186,8 +170,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     create = timm.create_model
 
     def create_small(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
-        if name == "vit_base_patch8_224":
-            options |= {"patch_size": 32, "embed_dim": 64, "num_heads": 4}
         return create(name, pretrained=False, **options)
 
     monkeypatch.setattr(timm, "create_model", create_small)
@@ -195,7 +177,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 MAKE: dict[str, Callable[[Path], dict[str, Path]]] = {
     "musiq": lambda folder: {"musiq_koniq": musiq_file(folder)},
-    "maniqa": lambda folder: {"maniqa_koniq": maniqa_file(folder)},
     "clipiqa": lambda folder: {"clip_rn50": clip_file(folder)},
     "topiq_nr": lambda folder: {"topiq_koniq": topiq_file(folder)},
     "pi": lambda folder: {"nrqm": ma_file(folder), "niqe_pristine": pristine_file(folder)},
@@ -232,10 +213,6 @@ def theirs(metric: IQA, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch)
         "clipiqa": {"backbone": file},
         "topiq_nr": {"pretrained_model_path": file, "backbone_pretrain": False},
     }.get(metric.metric, {})
-    if metric.metric == "maniqa":  # whose constructor expects another layout of a local file
-        found = pyiqa.create_metric("maniqa", device="cpu", pretrained=False)
-        found.load_weights(file, weight_keys=None)
-        return found
     if metric.metric == "pi":
         cache = files["nrqm"].parent / "cache"
         cache.mkdir()
@@ -270,45 +247,3 @@ def test_the_process_is_left_as_it_was(made: Any) -> None:
     compute(metric, smooth_images(1))
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (cudnn.deterministic, cudnn.benchmark) == before[1:]
-
-
-@needs_pyiqa
-@pytest.mark.parametrize("content", [b"no tensors", None], ids=["damaged", "of another network"])
-def test_a_wrong_file(
-    small: None,
-    place: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    content: bytes | None,
-) -> None:
-    file = tmp_path / "wrong.pth"
-    if content is None:
-        torch.save({"conv.weight": torch.zeros(1)}, file)
-    else:
-        file.write_bytes(content)
-    put(place, monkeypatch, musiq_koniq=file)
-    with pytest.raises(ValueError, match=r"musiq_koniq_ckpt.*\.pth: no weights of pyiqa's musiq: "):
-        IQA("musiq").load()
-
-
-# ------------------------------------------------------------------------------------- without it
-
-
-def test_the_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine without pyiqa, or without one of the packages that it needs."""
-
-    def fail(name: str) -> None:
-        raise ModuleNotFoundError("No module named 'facexlib'")
-
-    monkeypatch.setattr("callbacks.metrics.iqa.importlib.import_module", fail)
-    line = IQA("topiq_nr").absent()
-    assert line.startswith("pyiqa cannot be imported (ModuleNotFoundError: No module named 'facex")
-    assert line.endswith("install the extra: pip install -c constraints.txt -e '.[iqa]'")
-
-
-@pytest.mark.parametrize(
-    ("size", "fits"),
-    [((104, 200), True), ((200, 104), True), ((103, 200), False), ((104, 199), False)],
-)
-def test_what_pi_needs(size: tuple[int, int], fits: bool) -> None:
-    assert IQA("pi").fits(*size) is fits

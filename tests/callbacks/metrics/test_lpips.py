@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from callbacks import weights
-from callbacks.metrics.perceptual import LPIPS, Perceptual, load_features
+from callbacks.metrics.perceptual import LPIPS, Perceptual
 
 BUILD = {"alex": models.alexnet, "squeeze": models.squeezenet1_1, "vgg": models.vgg16}
 NAMES = {"alex": "alexnet", "squeeze": "squeezenet", "vgg": "vgg16"}
@@ -122,21 +122,3 @@ def test_as_a_loss_it_has_the_package_s_gradient(monkeypatch: pytest.MonkeyPatch
     torch.testing.assert_close(*(value for value, _ in found), rtol=1e-5, atol=0)
     torch.testing.assert_close(*(grad for _, grad in found), rtol=1e-3, atol=1e-6)
     assert not any(p.requires_grad or p.grad is not None for p in loss.parameters())
-
-
-def test_no_loss_without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "obtain", lambda name: None)
-    with pytest.raises(FileNotFoundError, match=r"vgg16-397923af\.pth is neither"):
-        Perceptual().load()
-
-
-# --------------------------------------------------------------------------------------- what fails
-
-
-def test_a_file_of_another_network(tmp_path: Path, net: Any) -> None:
-    other = "vgg16" if net[0] == "alex" else "alexnet"
-    with pytest.raises(ValueError, match=f"has no weights of {other}"):
-        load_features(other, net[1])
-    (tmp_path / "junk.pth").write_bytes(b"junk")
-    with pytest.raises(ValueError, match=r"junk.pth has no weights of alexnet"):
-        load_features("alexnet", tmp_path / "junk.pth")

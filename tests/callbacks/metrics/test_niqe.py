@@ -145,14 +145,9 @@ def test_the_luma_of_yiq(metric: NIQE, pristine: Path) -> None:
 # --------------------------------------------------------------------------------------- what fails
 
 
-def test_files_that_are_no_model(tmp_path: Path) -> None:
+def test_a_model_with_a_pickle_is_refused(tmp_path: Path) -> None:
+    """It could run anything."""
     path = tmp_path / "bad.npz"
-    path.write_bytes(b"PK not a zip")
-    with pytest.raises(ValueError, match="is no model of NIQE, or damaged"):
-        read_model(path)
-    np.savez(path, mu_pris_param=np.zeros((1, 18)), cov_pris_param=np.eye(18))
-    with pytest.raises(ValueError, match=r"mean \(18,\), covariance \(18, 18\); expected"):
-        read_model(path)
     np.savez(path, mu_pris_param=np.array([object()] * 36), cov_pris_param=np.eye(36))
-    with pytest.raises(ValueError, match=r"no model of NIQE, or damaged: .*pickle"):
-        read_model(path)  # a pickle could run anything
+    with pytest.raises(ValueError, match="pickle"):
+        read_model(path)

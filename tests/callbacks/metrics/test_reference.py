@@ -82,13 +82,6 @@ def test_the_hash_knows_names_and_bytes(tmp_path: Path) -> None:
     assert content_hash([("x", one)]) != whole
 
 
-def test_others_do_not_wait_for_many_images(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "is_distributed", lambda: True)
-    monkeypatch.setattr(module, "MANY", 10)
-    with pytest.raises(ValueError, match=r"11 images, for which all .* once on one process"):
-        find_reference(Color(), str(folder))
-
-
 @pytest.mark.parametrize("pickled", [False, True])
 def test_a_damaged_file_is_made_again(
     folder: Path, cache: Path, caplog: Any, pickled: bool
@@ -142,16 +135,3 @@ def test_outputs_against_other_images(tmp_path: Path, folder: Path) -> None:
     Image.new("RGB", (32, 40)).save(folder / "3.png")  # seen by the next evaluation
     trainer(tmp_path, metric).validate(Tiny(), loader(), verbose=False)
     assert metric.records[0]["value"] == pytest.approx(expected(folder), rel=1e-5)
-
-
-def test_what_is_no_reference(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="which is no folder of images"):
-        find_reference(Color(), str(tmp_path / "a.npz"))
-
-
-def test_one_image_is_no_reference(tmp_path: Path) -> None:
-    (tmp_path / "one").mkdir()
-    Image.new("RGB", (40, 40)).save(tmp_path / "one" / "a.png")
-    metric = Color(reference=str(tmp_path / "one"))
-    with pytest.raises(ValueError, match="has 1 images; it needs at least 2"):
-        trainer(tmp_path, metric).validate(Tiny(), loader(), verbose=False)

@@ -1,4 +1,4 @@
-"""Robustness: variance, shares beyond thresholds, scores, a sweep of strengths, and errors."""
+"""Robustness: variance, shares beyond thresholds, scores, and a sweep of strengths."""
 
 from __future__ import annotations
 
@@ -115,22 +115,3 @@ def test_numbers_that_are_not_finite(tmp_path: Path) -> None:
     variance = records_of(tmp_path, Infinite(), Robustness())["tiny", "robustness_given_variance"]
     assert variance["value"] == pytest.approx(np.var(VALUES[:6]))
     assert variance["not_finite"] == 1
-
-
-@pytest.mark.parametrize(
-    ("callbacks", "message"),
-    [
-        ([Robustness(), Given()], "reads the numbers of given, which stands after it"),
-        ([Given(), Robustness({"give": {"poor": 1}})], "names give; .*: given"),
-        ([Given(), Robustness(scores={"given": {"given": 1}})], "a metric has this name already"),
-        ([Given(), Robustness(scores={"s": {"given": -1}})], "weight -1 for given"),
-    ],
-)
-def test_refused(tmp_path: Path, callbacks: list[Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        trainer(tmp_path, *callbacks).test(Tiny(), loader(), verbose=False)
-
-
-def test_a_score_of_nothing() -> None:
-    with pytest.raises(ValueError, match=r"`scores.s` of Robustness is empty"):
-        Robustness(scores={"s": {}})

@@ -16,8 +16,6 @@ from callbacks.metrics.fid import FID, KID, KIDThumb
 from callbacks.metrics.pixels import PSNR
 from callbacks.metrics.sets import SetMetric
 from callbacks.metrics.swd import SWD
-from callbacks.results.files import load_results
-from callbacks.results.results import Results
 from tests.callbacks.random_inception import inception, inception_file
 from tests.callbacks.tiny import Images, OneThread, Tiny, collate, loader, outputs, trainer
 
@@ -83,19 +81,6 @@ def test_an_output_that_is_not_finite_leaves_none_of_the_numbers(tmp_path: Path)
     trainer(tmp_path, *metrics).validate(Broken(), loader(), verbose=False)
     found = {r["metric"]: (str(r["value"]), r["not_finite"]) for m in metrics for r in m.records}
     assert found == dict.fromkeys(["color", "color_spread", "swd", "swd_2"], ("nan", 7))
-
-
-def test_few_images_are_said_beside_the_number(tmp_path: Path) -> None:
-    class Careful(Color):
-        enough = 8
-
-    metric = Careful()
-    run = trainer(tmp_path, metric, Results())
-    run.validate(Tiny(), loader(), verbose=False)
-    stored = load_results(tmp_path / "results.json")["results"]
-    assert [r["protocol"]["remark"] for r in stored] == ["few images (below 8)"] * 2
-    run.validate(Tiny(), loader(Images(8)), verbose=False)
-    assert "remark" not in metric.records[0]["protocol"]
 
 
 @pytest.mark.parametrize("settings", [{"n": 1}, {"n": 3, "limit": 1}])

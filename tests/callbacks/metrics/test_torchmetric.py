@@ -1,4 +1,4 @@
-"""TorchMetric: numbers of torchmetrics called by hand, on any number of processes; refusals."""
+"""TorchMetric: numbers of torchmetrics called by hand, on any number of processes."""
 
 from __future__ import annotations
 
@@ -192,58 +192,3 @@ def test_the_protocol_has_all_arguments(tmp_path: Path) -> None:
         for _ in range(2)
     ]
     assert kinds[0].protocol() != kinds[1].protocol()  # other weights, other numbers
-
-
-class Uneven(Images):
-    """One of them is small."""
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        sample = super().__getitem__(index)
-        cut = {"hr": sample["hr"][..., :32, :], "lr": sample["lr"][..., :16, :]}
-        return sample | (cut if index == 1 else {})
-
-
-def test_an_image_below_a_window_that_is_not_declared(tmp_path: Path) -> None:
-    """Declared ones are left out: see contracts/test_too_small.py."""
-    undeclared = TorchMetric(VisualInformationFidelity)
-    message = r"of tiny/01, 48x32 pixels: .*greater than actual input.* `smallest` leaves out"
-    with pytest.raises(ValueError, match=message):
-        trainer(tmp_path, undeclared).test(Tiny(), loader(Uneven(side=SIDE), 1), verbose=False)
-
-
-# --------------------------------------------------------------------------------------- what fails
-
-
-class NoDirection(TotalVariation):
-    higher_is_better = None  # type: ignore[assignment]
-
-
-@pytest.mark.parametrize(
-    ("make", "arguments", "message"),
-    [
-        (NoDirection, {"inputs": ("sr",)}, "NoDirection does not declare whether higher is better"),
-        (PSNR, {"inputs": ("hr", "lr")}, "has no 'sr'"),
-        (PSNR, {"pixels": "uint8", "round_8bit": False}, "needs whole levels"),
-    ],
-)
-def test_bad_arguments(make: Any, arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        TorchMetric(make, **arguments)
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (nn.Linear, "expected a class of torchmetrics"),
-        (PSNR(), "expected a class of torchmetrics"),
-        (PeakSignalNoiseRatio, "PeakSignalNoiseRatio: missing a required argument: 'data_range'"),
-        (partial(TotalVariation, reduktion="sum"), None),
-    ],
-)
-def test_no_class_or_other_arguments(make: Any, message: str | None) -> None:
-    if message is None:  # it has **kwargs: the library says so when it is constructed
-        with pytest.raises(ValueError, match="reduktion"):
-            TorchMetric(make, inputs=("sr",)).load()
-        return
-    with pytest.raises(TypeError, match=message):
-        TorchMetric(make)

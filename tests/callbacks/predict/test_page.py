@@ -96,26 +96,6 @@ def test_parts_of_a_large_output_are_also_shown_at_100_percent(
             assert np.abs(view - expected).mean() < 6, "more than JPEG's"
 
 
-def test_what_is_transparent_is_shown_on_white(tmp_path: Path) -> None:
-    folder = made(tmp_path)
-    Image.new("RGBA", (12, 10), (0, 0, 0, 0)).save(tmp_path / "in" / "a.png")
-    page_of(folder)
-    (shown,) = (folder / ".predict_html").iterdir()
-    assert np.asarray(Image.open(shown)).min() == 255
-
-
-def test_many_images_become_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "MOST", 2)
-    monkeypatch.setattr("callbacks.predict.page.MOST", 2)
-    monkeypatch.setattr(images, "LISTED", 2)
-    folder = made(tmp_path, "abcde")
-    page = page_of(folder)
-    assert len(page.all("figure", "viewer")) == 2
-    links = [link.attributes["href"] for link in page.one("ul").all("a")]
-    assert links == ["c_x2.png", "d_x2.png"]
-    assert "and 1 more." in page.text
-
-
 @pytest.mark.parametrize("tar", [False, True])
 def test_without_its_input_or_from_a_tar_an_output_stands_alone(tmp_path: Path, tar: bool) -> None:
     folder = made(tmp_path)
@@ -143,15 +123,6 @@ def test_what_cannot_be_shown_is_named(tmp_path: Path) -> None:
     page = page_of(folder)  # an earlier run's output is none of the run that failed
     assert "Not enlarged: c: it is NaN now" in page.text
     assert not any(figure.one("b").text == "c_x2.png" for figure in page.all("figure"))
-
-
-def test_a_clip_is_shown_by_its_first_frame(tmp_path: Path) -> None:
-    folder = made(tmp_path)
-    (folder / "clip").mkdir()
-    for number in (1, 2):
-        smooth((8, 6), number).save(folder / "clip" / f"{number:04}.png")
-    write_line(folder, key="clip", input=None, output="clip", frames=2)
-    assert sources(page_of(folder))[-1] == "clip/0001.png"
 
 
 def test_a_video_is_shown_by_a_frame_of_each_third(tmp_path: Path) -> None:

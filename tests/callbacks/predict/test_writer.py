@@ -315,14 +315,6 @@ def test_what_is_transparent_becomes_white_where_a_format_has_no_alpha(tmp_path:
     assert (found[6:] == colours[6:, :, :3]).all()
 
 
-def test_large_files_are_counted_with_the_way_to_smaller_ones(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("callbacks.predict.writer.LARGE", 10)
-    one(tmp_path, batch_of())
-    assert "images above 50 MB (--writer.format jpg is far smaller): 1" in caplog.text
-
-
 def test_a_side_that_a_format_cannot_have(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     long = batch_of() | {"lr": torch.zeros(1, 3, 1, 8192)}
     data = Data({"a": long, "b": batch_of()})
@@ -588,16 +580,6 @@ def test_a_page_shows_the_outputs_and_never_fails_a_run(
     monkeypatch.setattr("callbacks.predict.writer.write_predict_page", fail)
     predict(tmp_path, Writer(), Data({"b": batch_of()}))
     assert "predict.html was not written: RuntimeError('no page')" in caplog.text
-
-
-def test_the_page_names_no_error_of_an_earlier_run(tmp_path: Path) -> None:
-    page, good, broken = tmp_path / "predict" / PAGE, batch_of(), {"error": ["a.jpg: truncated"]}
-    for sample, exif in ((good, "keep"), (broken, "drop"), (good, "keep")):
-        writer = Writer(exif=exif)  # type: ignore[arg-type]
-        predict(tmp_path, writer, Data({"a": sample, "b": batch_of()}))
-        failed = sample is broken
-        assert ("a.jpg: truncated" in page.read_text()) == failed
-        assert ('<img src="a.png"' in page.read_text()) != failed
 
 
 def test_few_images_wait_and_threads_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -147,19 +146,6 @@ def test_without_hr_or_lr(tmp_path: Path) -> None:
     assert list(shown["no_lr/00"]) == ["output", "HR"]
 
 
-def test_a_pixel_that_is_not_finite_is_black(tmp_path: Path) -> None:
-    class Spoiled(Tiny):
-        def test_step(self, batch: Any, *_: Any) -> dict[str, Tensor]:
-            sr = torch.ones_like(batch["hr"])
-            sr[..., 3, 4] = float("nan")
-            return {"sr": sr}
-
-    trainer(tmp_path, PSNR(), Results(), Report()).test(Spoiled(), loader(), verbose=False)
-    page = page_of(tmp_path)
-    assert (tiles(page)["tiny/00"]["output"] == 0).sum() == 3
-    assert "psnr nan" in page.text
-
-
 class Hostile(Images):
     """Names that would run a script, end an attribute or leave the folder."""
 
@@ -206,19 +192,6 @@ def test_nothing_that_fails_here_ends_the_run(
     assert (tmp_path / "results.json").exists()
     assert "the report lacks the image tiny/00" in caplog.text
     assert "report.html was not written" in caplog.text
-
-
-def test_a_damaged_index_is_named_and_replaced(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (run_of(tmp_path) / "report/images.json").write_text("{")
-    with caplog.at_level(logging.WARNING):
-        from callbacks.report.report import main
-
-        assert main([str(tmp_path)]) == 0
-    assert "images.json is damaged" in caplog.text
-    assert "images.json is damaged" in page_of(tmp_path).one("header").text
-    assert len(tiles(page_of(run_of(tmp_path)))) == 7
 
 
 class Zeros(Sharded):

@@ -40,17 +40,6 @@ def test_the_best_is_bold_and_differences_have_intervals(tmp_path: Path) -> None
         assert line in grid(["a", "b_1", "c"], table, form).splitlines()
 
 
-def test_numbers_of_another_protocol_are_left_out(tmp_path: Path) -> None:
-    names = [
-        run(tmp_path / "a", [30.0] * 12, protocol={"color": "y"}),
-        run(tmp_path / "b", [40.0] * 12, protocol={"color": "rgb"}),
-    ]
-    ((_, _, cells),) = columns([load_run(name) for name in names], ALL)
-    assert cells[0] is not None
-    assert cells[1:] == [None]
-    assert not cells[0].bold
-
-
 def test_a_column_is_of_the_images_that_all_runs_have_with_a_finite_number(tmp_path: Path) -> None:
     """A worse run that lacks hard images, or reproduces them exactly, is not the best."""
     full = np.array([30.0, 31, 32, 33, 34, 35, 36, 20, 20, 10, 38, 39])

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from callbacks.metrics.base import Metric
 from callbacks.metrics.pixels import PSNR, SSIM
@@ -25,7 +22,7 @@ from callbacks.results.files import (
     made_by,
     write_results,
 )
-from callbacks.results.results import Evaluation, Results, margins, over_seeds, table
+from callbacks.results.results import Evaluation, Results, over_seeds
 from files.method import Method
 from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
@@ -176,25 +173,10 @@ def test_a_damaged_file_is_moved_aside(
         assert len(load_results(path)["results"]) == 4
 
 
-@pytest.mark.parametrize("changed", [{"n": "5"}, {"scale": "2"}, {"protocol": ["y"]}])
-def test_a_field_of_another_kind_is_damage(tmp_path: Path, changed: dict[str, Any]) -> None:
-    """For example in a file edited by hand; the tables would fail later."""
-    path = tmp_path / "results.json"
-    write_results(path, [result(), {**result(), **changed}])  # type: ignore[typeddict-item]
-    with pytest.raises(ValueError, match=f"damaged: .*{next(iter(changed))} is"):
-        load_results(path)
-
-
 def test_nothing_is_stored_in_fit_or_without_metrics(tmp_path: Path) -> None:
     trainer(tmp_path, PSNR(), Results()).fit(Tiny(), loader(), loader())
     trainer(tmp_path, Results()).test(Tiny(), loader(), verbose=False)
     assert not any((tmp_path / name).exists() for name in FILES)
-
-
-def shown(results: list[Result], kind: Callable[[list[Result]], Table] = table) -> str:
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(kind(results))
-    return console.export_text()
 
 
 def test_numbers_of_different_protocols_are_in_different_columns() -> None:
@@ -206,46 +188,4 @@ def test_numbers_of_different_protocols_are_in_different_columns() -> None:
         result(dataset="set5", value=35.9, protocol=rgb),
         result(metric="ssim", value=0.96),
     ]
-    text = shown(results)
-    heading = next(line for line in text.splitlines() if "dataset" in line)
-    assert [c.strip() for c in heading.split("┃")[1:-1]] == [
-        *("dataset", "scale", "psnr (1)", "psnr (2)", "ssim", "n", "checkpoint")
-    ]
-    rows = [[c.strip() for c in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]
-    assert [row[2:5] for row in rows] == [
-        ["38.0000", "35.9000", "0.9600"],
-        ["33.6300", "-", "-"],
-        ["-", "36.0000", "-"],
-    ]
-    assert "psnr (1): color y, border scale" in text
-    assert "psnr (2): color rgb, border 0" in text
     assert [heading for heading, _ in columns(results).values()] == ["psnr (1)", "psnr (2)", "ssim"]
-
-
-def test_fit_says_how_far_it_is_from_bicubic(tmp_path: Path, caplog: Any) -> None:
-    caplog.set_level(logging.INFO, logger="callbacks.results.results")
-    metric = PSNR(control=True)
-    run = trainer(tmp_path, metric, SSIM(), Results(), max_steps=2, val_check_interval=2)
-    run.fit(Tiny(), loader(), [loader()])
-    lines = [r.getMessage() for r in caplog.records if "bicubic" in r.getMessage()]
-    ours, bicubic = metric.records[0]["value"], metric.control_records[0]["value"]
-    compared = f"psnr {ours:.4f}, bicubic {bicubic:.4f}: {ours - bicubic:+.4f}, worse"
-    assert lines[-1] == f"step 2, tiny x2: {compared}"
-    assert not (tmp_path / "results.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("higher", "value", "word"),
-    [
-        *((True, 2.0, ", better"), (True, 0.5, ", worse"), (False, 0.5, ", better")),
-        *((False, 2.0, ", worse"), (True, 1.00001, ", equal"), (True, math.nan, "")),
-        *((True, math.inf, ""), (False, 1.0, ", equal")),
-    ],
-)
-def test_better_is_higher_or_lower_by_the_metric(higher: bool, value: float, word: str) -> None:
-    metric = PSNR(control=True)
-    metric.higher_is_better = higher
-    metric.records = [result(value=value)]  # type: ignore[list-item]
-    metric.control_records = [result(value=1.0)]  # type: ignore[list-item]
-    (line,) = margins([metric])
-    assert line.endswith(f"{value - 1:+.4f}{word}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -15,7 +14,6 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -110,28 +108,6 @@ def test_an_accumulated_step_is_left_out_as_a_whole(tmp_path: Path, fault: str) 
     plain = fit(tmp_path / "b", Poisoned(), batches([0, 1, 4, 5]), **settings)
     assert_equal(guarded, plain)
     assert (guard.skipped, guarded["global_step"]) == (1, 2)
-
-
-def test_images_are_named_and_the_count_is_logged(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    found: list[tuple[dict[str, float], int | None]] = []
-
-    class Memory(DummyLogger):
-        def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-            found.extend([(metrics, step)] if "guard/skipped" in metrics else [])
-
-    model = Poisoned("inf loss", (key(3), key(8)))
-    with caplog.at_level(logging.WARNING, "callbacks.training.guard"):
-        fit(tmp_path, model, batches([0, 1, 2, 3, 4, 5]), Guard(), logger=Memory())
-    said = [r.getMessage() for r in caplog.records]
-    assert said == [
-        "left out a step after step 1 (1 so far): the loss is not finite "
-        "(rank 0: tiny/02, tiny/03)",
-        "left out a step after step 3 (2 so far): the loss is not finite "
-        "(rank 0: tiny/08, tiny/09)",
-    ]
-    assert found == [({"guard/skipped": n}, step) for n, step in ((0.0, 0), (1.0, 1), (2.0, 3))]
 
 
 # -------------------------------------------------------------------------------- refusals

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
 from callbacks.training.progress import Progress
-from tests.callbacks.tiny import Images, Tiny, loader, trainer
+from tests.callbacks.tiny import Tiny, loader, trainer
 
 
 class Logging(Tiny):
@@ -27,12 +26,6 @@ class Logging(Tiny):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         return self.validation_step(batch, batch_idx)
-
-
-class Interruption(Callback):
-    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        if trainer.global_step == 3:
-            raise RuntimeError("interrupted")
 
 
 class Terminal(io.StringIO):
@@ -67,31 +60,6 @@ def test_lines_where_there_is_no_terminal(
     assert "%|" not in capsys.readouterr().err  # no bar
 
 
-def test_a_validation_within_training_moves_no_cursor(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    run = trainer(tmp_path, Progress(0), max_steps=2, max_epochs=-1, val_check_interval=1)
-    run.fit(Logging(), loader(), loader())
-    assert "validate" in {line.partition(":")[0] for line in lines(caplog)}
-    assert all(line.isprintable() for line in lines(caplog))
-
-
-def test_test_and_predict(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    run = trainer(tmp_path, Progress(1000))
-    run.test(Logging(), [loader(), loader(Images(3))], verbose=False)
-    run.predict(Logging(), loader(batch_size=1))
-    told = [re.sub(r",.*", "", line) for line in lines(caplog)]
-    assert told == [
-        *("test: batch 0 of 6", "test: batch 6 of 6"),
-        *("predict: image 0 of 7", "predict: image 7 of 7"),
-    ]
-
-
-def test_predict_counts_megapixels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    trainer(tmp_path, Progress(0)).predict(Logging(), loader(Images(2, side=1000)))
-    assert lines(caplog)[-1].endswith(", megapixels=2")
-
-
 # ---------------------------------------------------------------------------------- what is counted
 
 
@@ -99,14 +67,6 @@ def test_steps_are_counted_not_batches(tmp_path: Path, caplog: pytest.LogCapture
     run = trainer(tmp_path, Progress(0), max_epochs=2, accumulate_grad_batches=3)
     run.fit(Logging(), loader())
     assert lines(caplog)[-1].startswith("fit: step 4 of 4")  # 4 batches an epoch: 3 and 1
-
-
-def test_only_one_process_tells(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    progress = Progress(0)
-    run = trainer(tmp_path, progress, max_epochs=1)
-    progress.disable()  # as Lightning does on all ranks but the first
-    run.fit(Logging(), loader(), loader())
-    assert lines(caplog) == []
 
 
 # --------------------------------------------------------------------------------------- a terminal
@@ -125,11 +85,3 @@ def test_a_bar_in_a_terminal(
     assert re.match(r"fit: 100%.*8/8 .*train/loss", last)
     assert "secret" not in last
     assert lines(caplog) == []  # not both
-
-
-def test_an_exception_closes_the_bars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stderr", Terminal())
-    progress = Progress()
-    with pytest.raises(RuntimeError, match="interrupted"):
-        trainer(tmp_path, progress, Interruption(), max_epochs=2).fit(Logging(), loader())
-    assert progress._bars == []

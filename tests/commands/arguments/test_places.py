@@ -30,11 +30,7 @@ A, B = ("--config", "a.yaml"), ("--config=b.yaml",)
         ((*A, *B), "trainer.max_steps", "b.yaml, line 2: "),  # the later one counts
         ((*A, "--trainer.max_steps", "x"), "trainer.max_steps", ""),
         (A, "model.scale", "parts/m.yaml, line 3: "),
-        (A, "model.init_args.scale", "parts/m.yaml, line 3: "),
         (("--model", "parts/m.yaml"), "model.scale", "parts/m.yaml, line 3: "),
-        (A, "model.other", ""),
-        ((), "model.scale", ""),
-        (("--config", "none.yaml"), "model.scale", ""),
         (("--config", "self.yaml"), "model.scale", ""),
     ],
 )

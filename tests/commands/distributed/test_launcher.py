@@ -13,7 +13,6 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     EarlyStopping,
-    EMAWeightAveraging,
     LearningRateFinder,
     ModelCheckpoint,
     ModelPruning,
@@ -42,17 +41,11 @@ def of_trainer(**arguments: Any) -> Namespace:
 
 
 @pytest.mark.parametrize(
-    ("callback", "sentence"),
-    [
-        (EMAWeightAveraging(), "EMAWeightAveraging, but .* use callbacks.EMA"),
-        (WeightAveraging(), "WeightAveraging, but .* use callbacks.EMA"),
-        (LearningRateFinder(), "the learning rate of model.init_args.optimizer"),
-        (BatchSizeFinder(), "set data.init_args.batch_size"),
-        (ModelPruning("l1_unstructured"), "ModelPruning, but checkpoints do not hold its masks"),
-    ],
+    "callback",
+    [WeightAveraging(), LearningRateFinder(), BatchSizeFinder(), ModelPruning("l1_unstructured")],
 )
-def test_callbacks_that_are_refused(callback: Callback, sentence: str) -> None:
-    with pytest.raises(ConfigurationError, match=sentence):
+def test_callbacks_that_are_refused(callback: Callback) -> None:
+    with pytest.raises(ConfigurationError, match=type(callback).__name__):
         refuse_unsupported(of_trainer(), [callback])
 
 
@@ -69,26 +62,10 @@ def test_a_callback_that_is_there_twice(make: Callable[[], Callback]) -> None:
         refuse_unsupported(of_trainer(), [one, other])
 
 
-@pytest.mark.parametrize(
-    "strategy",
-    [
-        "deepspeed_stage_2",
-        "fsdp_cpu_offload",
-        "single_xla",
-        "single_tpu",
-        "ddp_notebook",
-        "ddp_fork",
-    ],
-)
+@pytest.mark.parametrize("strategy", ["deepspeed_stage_2", "fsdp_cpu_offload", "ddp_notebook"])
 def test_strategies_that_are_refused(strategy: str) -> None:
-    said = f"trainer.strategy is '{strategy}', .*set it to ddp"
-    with pytest.raises(ConfigurationError, match=said):
+    with pytest.raises(ConfigurationError, match=strategy):
         refuse_unsupported(of_trainer(strategy=strategy), [])
-
-
-def test_a_validation_by_time_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="give it in batches"):
-        refuse_unsupported(of_trainer(val_check_interval="00:00:10:00"), [])
 
 
 @pytest.mark.parametrize("gpu", [False, True])

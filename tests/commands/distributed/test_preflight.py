@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import pytest
 from commands.distributed import preflight as meeting
 from commands.distributed.preflight import CODE, differences, gather, start_facts, versions
 from commands.errors import TemporaryError
-from commands.run.directory import RunOptions
 from commands.run.files import fingerprint, why_unseen, write_whole
 from tests.commands.distributed.test_lifeline import made_store
 
@@ -56,11 +54,6 @@ def test_a_difference_of_the_configuration_names_the_key(there: float) -> None:
     assert "seed" not in found
 
 
-def test_a_process_that_refuses_is_quoted() -> None:
-    (found,) = differences([facts(), facts(host="b", refusal="has no disk")])
-    assert found == "rank 1 (on b): has no disk"
-
-
 def test_code_is_told_apart_by_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("commands.distributed.preflight.ROOT", tmp_path)
     (tmp_path / "main.py").write_text("a = 1\n")
@@ -86,21 +79,6 @@ def test_code_of_plugins_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 # ------------------------------------------------------------------------------------- the meeting
-
-
-def test_all_hear_all() -> None:
-    store, heard = made_store(), dict[int, Any]()
-
-    def come(rank: int) -> None:
-        heard[rank] = gather(store.clone(), "here", rank, 3, {"own": rank}, 120.0)
-
-    threads = [threading.Thread(target=come, args=(rank,)) for rank in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
-    expected = [{"own": 0}, {"own": 1}, {"own": 2}]
-    assert heard == {0: expected, 1: expected, 2: expected}
 
 
 def test_who_does_not_come_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,11 +124,3 @@ def test_one_that_is_not(checkpoint: Path, change: Callable[[Path], None], expec
     assert why is not None
     assert expected in why
     assert "on a disk shared by all nodes" in why
-
-
-# ----------------------------------------------------------------------------------------- options
-
-
-def test_a_limit_below_three_signs_of_life() -> None:
-    with pytest.raises(ValueError, match=r"at least three times run\.heartbeat_seconds 30"):
-        RunOptions(heartbeat_seconds=30, lost_after_seconds=80)

@@ -58,11 +58,8 @@ def within(
         ((9, 0), {"command": "test"}, OWN),
         ((9, 0), {"device": "cpu"}, OWN),
         ((9, 0), {"deterministic": True}, EXACT),
-        ((9, 0), {"matmul_precision": "highest"}, ("highest", True, False)),
         ((9, 0), {"command": "test", "matmul_precision": "highest"}, EXACT),
         ((9, 0), {"benchmark": False}, ("high", False, True)),  # Lightning has set it
-        ((9, 0), {"command": "test", "matmul_precision": "medium"}, ("medium", False, True)),
-        ((9, 0), {"deterministic": True, "matmul_precision": "high"}, ("high", False, False)),
     ],
 )
 def test_by_the_device(

@@ -206,22 +206,7 @@ def newest_step() -> int:
     return steps()[0]
 
 
-# --------------------------------------------------------------------------------------- settings
-
-
 # ------------------------------------------------------------------------------------ what is best
-
-
-@pytest.mark.parametrize(
-    ("monitor", "advice"), [("val/pnsr", "did you mean 'val/psnr'?"), ("train/loss", "val/psnr")]
-)
-def test_a_monitor_that_no_validation_logs_is_reported(
-    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture, monitor: str, advice: str
-) -> None:
-    enlarger(*FIT, "--checkpoint.monitor", monitor, "--trainer.max_steps", 5)
-    (got,) = [r.getMessage() for r in caplog.records if "checkpoint.monitor" in r.getMessage()]
-    assert f"{monitor!r}, which this validation did not log" in got
-    assert advice in got
 
 
 @pytest.mark.parametrize(
@@ -244,14 +229,3 @@ def test_scores_of_another_validation_are_not_compared(
     caplog.clear()
     enlarger(*FIT, *other, "--trainer.max_steps", 17)
     assert "best.json" not in caplog.text
-
-
-def test_steps_after_the_last_validation_are_named(
-    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
-) -> None:
-    every = ("--trainer.val_check_interval", 2, "--trainer.max_steps")
-    enlarger("fit", "--config", "tiny.yaml", *every, 3)
-    assert "step 3 were not validated, the last that were are those of step 2" in caplog.text
-    caplog.clear()
-    enlarger("fit", "--config", "tiny.yaml", *every, 4)
-    assert "not validated" not in caplog.text

@@ -42,22 +42,6 @@ def test_the_scale_is_filled_in(scale: float, file: str) -> None:
 # -------------------------------------------------------------------------------------- what fails
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("net-x3", "'net-x3': neither a file nor a name .* did you mean 'net-x[24]'"),
-        ("xyzzy", "its names are: net-x2, net-x4"),
-        ("nowhere/net-x2", "'nowhere/net-x2', and there is no such file"),
-        ("$NOWHERE/net.pth", r"NOWHERE is not set; it should hold"),
-        ("", "is empty; it should hold a path"),
-    ],
-)
-def test_messages(name: str, message: str) -> None:
-    with pytest.raises(ConfigurationError, match=message) as raised:
-        find_weights(name, 3)
-    assert "model.init_args.weights" in str(raised.value)
-
-
 def test_a_run_stands_for_its_best_checkpoint(tmp_path: Path) -> None:
     folder = tmp_path / "run" / "checkpoints"
     for step in (1, 2):

@@ -10,7 +10,7 @@ from datamodules.files.captions import caption_of
 from datamodules.pack.images import Recipe, process
 from datamodules.pack.inputs import find_inputs
 from datamodules.shards.shards import Shards
-from datamodules.shards.stream import Stream, decoded, raw_of, samples_of
+from datamodules.shards.stream import decoded, raw_of, samples_of
 from datamodules.sources.clips import ClipShards
 from files.images.decode import UnreadableImage
 from tests.datamodules.image_files import save
@@ -81,10 +81,3 @@ def test_a_pipe_in_the_place_of_a_caption_does_not_block(tmp_path, name):
     found = process(Recipe(), entry)
     assert found.reason == "not a file"
     assert found.message == f"{tmp_path / name}: not a regular file"
-
-
-@pytest.mark.parametrize("kind", [Shards, ClipShards, Stream])
-def test_a_folder_without_tars(tmp_path, kind):
-    options = {"samples": 1} if kind is Stream else {}
-    with pytest.raises(ValueError, match=r"urls .* is a folder without tars; expected tars"):
-        kind(urls=str(tmp_path), **options).prepare(2.0)

@@ -143,13 +143,6 @@ def test_jpeg_has_the_quality_and_srgb(tmp_path):
     assert np.abs(packed.rgb - expected).mean() < 3
 
 
-def test_webp_has_limits(tmp_path):
-    path = tmp_path / "a.png"
-    path.write_bytes(encoded(np.zeros((2, 16384, 3), np.uint8)))
-    assert outcome(path, Recipe(encode=WEBP)).reason == "too large for WebP"
-    assert not outcome(path, Recipe(encode=PNG)).reason
-
-
 # ----------------------------------------------------------------------------------------- cutting
 
 
@@ -224,10 +217,3 @@ def test_broken_sidecars(tmp_path, name, content, reason):
     found = with_texts(path)
     assert found.reason == reason
     assert str(path) in found.message
-
-
-def test_further_images_of_a_sample(tmp_path):
-    path, mask = save(tmp_path / "a.png"), save(tmp_path / "mask.png")
-    entry = Entry("a", {"png": File(str(path)), "mask.png": File(str(mask))})
-    assert list(only(process(Recipe(), entry))[1]) == ["png", "mask.png"]
-    assert process(Recipe(crop=4, step=4), entry).reason == "further images"

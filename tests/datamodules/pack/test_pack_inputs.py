@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import tarfile
 
 import pytest
@@ -66,19 +65,6 @@ def test_a_list_of_basicsr(tmp_path):
     }
 
 
-def test_lines_that_cannot_be_read_are_named(tmp_path, caplog):
-    for name in ("a.png", "#1.png"):
-        save(tmp_path / name)
-    lines = ["a.png", "000 100 (720,1280,3)", "#1.png", "# comment.png", "a.png;b"]
-    (tmp_path / "list.txt").write_text("\n".join(lines))
-    found, refused = members(tmp_path / "list.txt")
-    assert list(found) == ["a", "#1"]
-    where = f"{tmp_path}/list.txt, line"
-    assert [message.partition(": ")[0] for message in refused] == [f"{where} 2", f"{where} 5"]
-    assert pack.main([str(tmp_path / "list.txt"), str(tmp_path / "out")]) == 1
-    assert f"refused (unsupported): {where} 2: " in caplog.text
-
-
 # ------------------------------------------------------------------------------------------ folders
 
 
@@ -105,13 +91,6 @@ def test_tars_keep_keys_and_members(tmp_path, image):
     assert pack.main([str(tmp_path / "old.tar"), str(out)]) == 0
     with tarfile.open(out / "shard-000000.tar") as file:
         assert {name: file.extractfile(name).read() for name in file.getnames()} == old
-
-
-def test_tars_that_count_from_zero(tmp_path, image, caplog):
-    for number in range(2):
-        tar(tmp_path / f"t{number}.tar", {"0.png": image, "1.png": image + bytes(number)})
-    assert pack.main([str(tmp_path / "t{0..1}.tar"), str(tmp_path / "out")]) == 2
-    assert "pack tars that all count from 0 one by one" in caplog.text
 
 
 def test_tars_whose_samples_lie_apart(tmp_path, image, caplog):
@@ -177,18 +156,6 @@ def test_bad_records(tmp_path, image, caplog):
     assert "refused by reason: 2 unsafe name, 1 not an image" in caplog.text
 
 
-def test_broken_databases(tmp_path, image):
-    (tmp_path / "zero").mkdir()
-    (tmp_path / "zero" / "data.mdb").touch()
-    cut = database(tmp_path / "cut", {b"%d" % n: image * 50 for n in range(40)}) / "data.mdb"
-    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
-    for name in ("zero", "cut"):
-        with pytest.raises(ValueError, match="not a readable LMDB"):
-            find_inputs(str(tmp_path / name))
-    with pytest.raises(ValueError, match="has no images: it is empty"):
-        find_inputs(str(database(tmp_path / "empty", {})))
-
-
 def test_pairs_of_databases(tmp_path):
     hr, lr = (save(tmp_path / f"{n}.png", (n, n)).read_bytes() for n in (8, 4))
     database(tmp_path / "hr", {b"a": hr})
@@ -197,17 +164,6 @@ def test_pairs_of_databases(tmp_path):
     assert pack.main([*arguments, "--scale", "2", "--lr-suffix", "x{scale}"]) == 0
     with tarfile.open(tmp_path / "out" / "shard-000000.tar") as file:
         assert file.getnames() == ["a.hr.png", "a.lr.png"]
-
-
-def test_without_the_package(tmp_path, image, monkeypatch):
-    path = database(tmp_path / "x", {b"a": image})
-    monkeypatch.setitem(sys.modules, "lmdb", None)
-    pack_lmdb._opened.cache_clear()
-    with pytest.raises(ValueError, match=r"pip install -c constraints.txt -e '\.\[lmdb\]'"):
-        find_inputs(str(path))
-
-
-# -------------------------------------------------------------------------------------------- pairs
 
 
 def test_a_wrong_pair_among_good_ones(tmp_path, caplog):

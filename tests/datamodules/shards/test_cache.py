@@ -17,11 +17,10 @@ import numpy as np
 import pytest
 import xxhash
 
-from datamodules.files.paths import parse_bytes
 from datamodules.shards import cache as cache_module
 from datamodules.shards import remote as retry
 from datamodules.shards.cache import DiskCache
-from datamodules.shards.remote import RemoteError, RetryPolicy, Wanted
+from datamodules.shards.remote import RetryPolicy, Wanted
 from datamodules.shards.shards import Shards
 from tests.datamodules.image_files import pixels
 from tests.datamodules.server import serving
@@ -284,16 +283,6 @@ def test_reads_ahead(server, tmp_path):
     cache.close()
 
 
-def test_errors_ahead_are_left_to_the_reader(server, tmp_path, caplog):
-    (server.root / "f0").unlink()
-    cache = cache_of(tmp_path, downloads=1)
-    cache.read_ahead([wanted(server, 0), wanted(server, 1)])
-    until(lambda: names(tmp_path) == ["f1"])
-    assert "reading ahead: " in caplog.text
-    with pytest.raises(RemoteError, match="f0 does not exist"):
-        cache.fetch(wanted(server, 0))
-
-
 SCRIPT = """
 import sys, time
 from pathlib import Path
@@ -390,16 +379,3 @@ def test_a_cached_shard_that_rots(source, server, tmp_path):
     path.write_bytes(data)
     check(source, 0)
     assert server.got("t-0.tar") == 2
-
-
-# -------------------------------------------------------------------------------------------- sizes
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("50G", 50 << 30), ("1.5 MiB", 3 << 19), (7, 7), ("9", 9), ("2tb", 2 << 40)],
-)
-def test_sizes(text, expected):
-    assert parse_bytes(text, "x") == expected
-    with pytest.raises(ValueError, match="x is 'much'; expected a number of bytes"):
-        parse_bytes("much", "x")

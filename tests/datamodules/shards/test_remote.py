@@ -204,27 +204,6 @@ def test_refused_connection():
         assert caught.value.kind == "unreachable"
 
 
-class Clock:
-    """Replaces `time`: only pauses take time."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def monotonic(self):
-        return self.now
-
-    def sleep(self, seconds):
-        self.now += seconds
-
-
-def test_deadline_ends_before_the_retries(server, monkeypatch):
-    monkeypatch.setattr(remote, "FIRST_PAUSE", 1.0)  # the pauses: 0.5 to 1, 1 to 2 seconds
-    monkeypatch.setattr(remote, "time", Clock())
-    server.always = 503
-    with pytest.raises(RemoteError, match=r"2 attempts .*HTTP status 503"):
-        read_range(f"{server.url}/f.bin", 0, 5, RetryPolicy(100, 1.25, 20.0))
-
-
 @pytest.mark.parametrize("status", [401, 403])
 def test_what_needs_a_login(server, status):
     server.always = status
@@ -233,31 +212,6 @@ def test_what_needs_a_login(server, status):
     assert caught.value.kind == "denied"
     assert "secret" not in str(caught.value)
     assert len(server.requests) == 1
-
-
-class NoCredentialsError(Exception):
-    """Like botocore's."""
-
-
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (NoCredentialsError("Unable to locate credentials"), "AWS_ACCESS_KEY_ID.*FSSPEC_S3"),
-        (PermissionError("Forbidden"), "AWS_ACCESS_KEY_ID"),
-        (
-            ImportError("Install s3fs"),
-            r"needs a further package \(Install s3fs\): pip install -c .* -e '\.\[s3\]'",
-        ),
-        (FileNotFoundError("bucket/a.tar"), "does not exist"),
-    ],
-)
-def test_what_object_stores_say(monkeypatch, error, message):
-    def fail(url):
-        raise error
-
-    monkeypatch.setattr(remote, "_system", fail)
-    with pytest.raises(RemoteError, match=message):
-        read_range("s3://bucket/a.tar", 0, 5, HASTE)
 
 
 def test_errors_reach_the_trainer():
@@ -285,12 +239,6 @@ def test_indices_and_shards_are_kept(two, prepared):
     two.requests.clear()
     check(prepared(f"{two.url}/t-{{000..001}}.tar"))
     assert [method for method, *_ in two.requests] == ["HEAD", "HEAD"]
-
-
-def test_pattern_where_the_server_lists(two, prepared):
-    check(prepared(f"{two.url}/t-*.tar"))
-    with pytest.raises(ValueError, match=r"nothing matches .*u-\*\.tar; .*\{000\.\.099\}"):
-        prepared(f"{two.url}/u-*.tar")
 
 
 @pytest.mark.parametrize("fault", ["damaged", "of another tar", "of another version"])
@@ -337,12 +285,6 @@ def test_a_shard_is_served_truncated(two, prepared, caplog):
     assert caught.value.reason == "truncated"
     np.testing.assert_array_equal(source.read(3)["hr"], pixels(seed=3))
     assert caplog.text.count("is not the file that was indexed") == 1
-
-
-def test_broken_foreign_shard_is_named_by_its_address(two, prepared):
-    (two.root / "bad.tar").write_bytes(b"no tar" * 1000)
-    with pytest.raises(ValueError, match=rf"shard {two.url}/bad\.tar is no tar"):
-        prepared(f"{two.url}/bad.tar")
 
 
 # ------------------------------------------------------------------------------------ object stores

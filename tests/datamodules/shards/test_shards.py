@@ -149,13 +149,6 @@ def test_index_of_a_folder_that_cannot_be_written(two, monkeypatch):
 # --------------------------------------------------------------------------------------- bad input
 
 
-def test_nothing_there(tmp_path):
-    with pytest.raises(ValueError, match=r"do not exist or match no file: .*no-\*\.tar"):
-        prepared(tmp_path / "no-*.tar")
-    with pytest.raises(ValueError, match="is empty"):
-        prepared([])
-
-
 @pytest.mark.parametrize(
     ("url", "message"),
     [

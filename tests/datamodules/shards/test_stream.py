@@ -20,10 +20,8 @@ from datamodules.shards.index import METADATA, split_name
 from datamodules.shards.sample import decoded, raw_of
 from datamodules.shards.shards import Shards
 from datamodules.shards.stream import Stream, samples_of
-from datamodules.sources.crops import Crops
-from datamodules.sources.mix import Mix
 from tests.datamodules.image_files import pixels
-from tests.datamodules.memory import Memory, noisy, with_crops
+from tests.datamodules.memory import noisy, with_crops
 from tests.datamodules.server import serving
 from tests.datamodules.shards.test_shards import image_bytes, write
 from tests.quick import quick
@@ -373,28 +371,6 @@ def test_fewer_tars_than_processes(tars):
     data = module(made, workers=4)
     data.setup("fit")
     assert data.train_dataloader().num_workers == 2
-
-
-def test_settings_that_do_not_fit(tars):
-    with pytest.raises(ValueError, match=r"samples is 7 .*batch_size 8: raise samples"):
-        module(source(tars, samples=7)).setup("fit")
-
-
-@pytest.mark.parametrize("place", ["val", "test", "predict", "mix", "crops", "crops in val"])
-def test_for_training_alone(tars, place):
-    made = source(tars)
-    good = Memory({"a": {"hr": pixels((32, 32))}})
-    settings, stage = {
-        "val": ({"val": {"a": made}}, "validate"),
-        "test": ({"test": {"a": made}}, "test"),
-        "predict": ({"predict": made}, "predict"),
-        "mix": ({"train": Mix({"a": made, "b": good})}, "fit"),
-        "crops": ({"train": Crops(made)}, "fit"),
-        "crops in val": ({"val": {"a": Crops(made)}}, "validate"),
-    }[place]
-    data = SRDataModule(2, degradation=noisy(), **settings)
-    with pytest.raises(ValueError, match=r"read from front to back.*use datamodules\.Shards"):
-        data.setup(stage)
 
 
 def test_a_checkpoint_of_another_order_is_refused(tars):

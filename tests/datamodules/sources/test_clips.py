@@ -15,7 +15,6 @@ from PIL import Image
 
 from datamodules.base import SRDataModule
 from datamodules.samples import SampleDraws
-from datamodules.scales import Scales
 from datamodules.sources.clips import Clips, ClipShards, MovingCrops
 from files.images.decode import UnreadableImage
 from tests.datamodules.image_files import encoded, write_tar
@@ -132,15 +131,6 @@ def test_clips_that_are_too_short(root: Path, caplog: Any) -> None:
         prepared(Clips(str(root), frames=7, stride=2))
 
 
-@pytest.mark.parametrize(
-    ("below", "message"), [("none", "is not a folder"), ("empty", "has no frames")]
-)
-def test_no_clips(tmp_path: Path, below: str, message: str) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=message):
-        prepared(Clips(str(tmp_path / below)))
-
-
 def test_unequal_frames(root: Path, caplog: Any) -> None:
     """Evaluation fails; training takes another clip and counts it."""
     write(root / "b", (4,), size=(SIDE, SIDE))
@@ -192,12 +182,6 @@ def test_all_frames_are_augmented_alike(root: Path) -> None:
     steps = (changed - plain).round().flatten(1)
     assert steps.min() >= 1
     assert torch.equal(steps.min(1).values, steps.max(1).values)
-
-
-def test_other_scales_are_for_images(root: Path) -> None:
-    scales = Scales(fixed=2, probability=0.5, lr_sides=[4])
-    with pytest.raises(ValueError, match="comes with its own frames, which has one size"):
-        list(training(module(Clips(str(root), frames=4), scales=scales, scale=2.0)))
 
 
 # ------------------------------------------------------------------------------------------ shards
@@ -287,11 +271,6 @@ def test_windows_are_made_smaller_by_means() -> None:
     assert clip.shape == (5, 10, 10, 3)
     assert np.allclose(np.diff(clip[0, 0, :, 1]), 4)
     assert abs(np.diff(clip[:, 0, 0, :2], axis=0)).max() <= 2  # half a pixel of a frame
-
-
-def test_a_window_that_is_too_large() -> None:
-    with pytest.raises(ValueError, match="is 90x60 pixels, smaller than the square of 80"):
-        moving(side=20, reduce=4).read(0)
 
 
 def test_a_frame_in_two_formats_is_no_second_frame(root: Path) -> None:

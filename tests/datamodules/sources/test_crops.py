@@ -12,7 +12,7 @@ from datamodules.base import Source, SRDataModule
 from datamodules.sources.clips import MovingCrops
 from datamodules.sources.crops import Crops, OneLR
 from degradations.bicubic import Bicubic
-from tests.datamodules.memory import Memory, evaluation, random_image
+from tests.datamodules.memory import Memory, evaluation
 
 
 class Numbered(Source):
@@ -91,14 +91,6 @@ def test_settings_of_the_inner_source_do_not_vanish(name, around):
     around(source).prepare(3.0)
 
 
-def test_seeds_are_shared_by_the_outer_source():
-    source = Numbered()
-    source.shares_seeds = True
-    with pytest.raises(ValueError, match=r"Crops\.source has shares_seeds True.* give it to Crops"):
-        crops_of(source, 16)
-    crops_of(source, 16, shares_seeds=True)
-
-
 def test_images_that_changed_are_read_again():
     source = Memory({"a": {"hr": np.zeros((16, 16, 3), np.uint8)}})
     crops = crops_of(source, 16, 1)
@@ -106,15 +98,6 @@ def test_images_that_changed_are_read_again():
     source.samples["a"] = {"hr": np.ones((16, 16, 3), np.uint8)}
     crops.prepare(2.0)
     assert crops.read(0)["hr"].min() == 1
-
-
-def test_what_cannot_be_cut():
-    with pytest.raises(
-        ValueError, match=r"p0 is 60x40 pixels, smaller than the square of 48 that Crops"
-    ):
-        crops_of(Numbered(), size=48).read(0)
-    with pytest.raises(ValueError, match="p0 is a pair"):
-        Crops(Numbered(pairs=True), size=16).read(0)
 
 
 # ------------------------------------------------------------------------------------------ OneLR
@@ -148,26 +131,3 @@ def test_images_that_are_no_squares():
     sample = lr.read(0)
     assert sample["hr"].shape == (65, 97, 3)  # 64.8 and 97.2
     assert sample["lr"].shape == (24, 36, 3)
-
-
-@pytest.mark.parametrize(
-    ("sample", "lr_side", "message"),
-    [
-        (
-            {"hr": random_image(32, 32), "lr": random_image(16, 16)},
-            8,
-            "a is already a pair of HR and LR",
-        ),
-        ({"hr": random_image(31, 40)}, (8, 10), r"a is 40x31 pixels, smaller than the HR of 40x32"),
-        (
-            {"hr": random_image(40, 60)},
-            8,
-            r"a is 60x40 pixels, and OneLR\.lr_side 8x8 would distort",
-        ),
-    ],
-)
-def test_what_cannot_be_a_pair(sample, lr_side, message):
-    source = OneLR(Memory({"a": sample}), lr_side)
-    source.prepare(4)
-    with pytest.raises(ValueError, match=message):
-        source.read(0)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from datamodules.sources.folder import Folder, Outputs
-from files.paths import expand_path
 from tests.datamodules.image_files import pixels, save
 
 
@@ -75,17 +74,6 @@ def test_linked_folders_are_followed_once(tree):
 # --------------------------------------------------------------------------------------- bad input
 
 
-def test_unset_variable_says_what_belongs_there(monkeypatch):
-    monkeypatch.delenv("ENLARGER_DATA", raising=False)
-    with pytest.raises(
-        ValueError, match=r"Folder.root is '\$ENLARGER_DATA/x'.*set5.*export ENLARGER"
-    ):
-        prepared("$ENLARGER_DATA/x")
-    monkeypatch.delenv("SOME_FOLDER", raising=False)
-    with pytest.raises(ValueError, match=r"variable SOME_FOLDER is not set"):
-        expand_path("${SOME_FOLDER}/x", "here")
-
-
 @pytest.mark.parametrize(
     ("names", "keys"),
     [
@@ -116,21 +104,9 @@ def test_two_files_with_one_key(tree):
         prepared(str(tree))
 
 
-def test_pattern_without_a_match(tree):
-    with pytest.raises(ValueError, match=r"Folder.files '.*\*\.bmp' matches no images"):
-        prepared(str(tree), files=["*.bmp"])
-
-
 def test_files_outside_of_the_root(tree):
     with pytest.raises(ValueError, match=r"'\.\./a\.JPG', which is not below Folder\.root"):
         prepared(str(tree / "deep"), files=["../a.JPG"])
-
-
-def test_nothing_given():
-    with pytest.raises(ValueError, match="set its root"):
-        Folder()
-    with pytest.raises(ValueError, match=r"Folder\.root is empty"):
-        prepared("")
 
 
 # ---------------------------------------------------------------------- predict's own outputs
@@ -170,9 +146,3 @@ def test_in_the_writers_folder_or_below_it_what_is_known(photos: Path) -> None:
 def test_files_that_are_named_stay(photos: Path) -> None:
     files = [str(photos / "sub" / "b.png"), str(photos / "a.png")]
     assert left(files, photos, "a.png") == left(files, photos / "sub") == ["a", "b"]
-
-
-def test_nothing_but_outputs(photos: Path) -> None:
-    message = r"data\.predict: all 1 images found in '.*out' are outputs in writer.folder '.*out'"
-    with pytest.raises(ValueError, match=message):
-        left(str(photos / "sub" / "out"), photos / "sub" / "out", "c.png")

@@ -16,7 +16,6 @@ from datamodules.degrading import check_pooled
 from datamodules.order.plan import Item
 from datamodules.shards.writer import ShardWriter
 from datamodules.sources.latents import ABOUT, Latents, TrainingLatents, add_latents
-from datamodules.sources.mix import Mix
 from files.images.decode import UnreadableImage
 
 ABOUT_OURS = {"space": "Space 0123", "factor": 8, "scale": None}
@@ -52,13 +51,6 @@ def test_a_batch_of_latents(tmp_path: Path) -> None:
     assert batch["latent"].tolist() == [z.tolist()] * 2
     assert batch["size"] == (24, 32)
     assert batch["space"] == "Space 0123"
-
-
-def test_latents_of_whole_images_may_not_fit_together() -> None:
-    shapes = ((1, 2, 2), (1, 2, 3))
-    samples = [{"key": "a", "seed": 0, "latent": np.zeros(shape, np.float32)} for shape in shapes]
-    with pytest.raises(ValueError, match=r"different sizes .* with --encode\.crop"):
-        collate(samples)
 
 
 def test_what_is_no_latent(tmp_path: Path) -> None:
@@ -102,12 +94,6 @@ def test_sets_that_were_not_encoded_alike(tmp_path: Path) -> None:
         Latents([one, two]).prepare(2.0)
 
 
-def test_no_mixture_of_latents(tmp_path: Path) -> None:
-    source = Latents(write(tmp_path / "out", {"latent.npy": npy(np.zeros((1, 2, 2)))}))
-    with pytest.raises(ValueError, match=r"Mix.sources: 'mine' holds latents.* urls of one"):
-        Mix({"mine": source}).prepare(2.0)
-
-
 @pytest.mark.parametrize("name", ["latent", "text_features"])
 def test_no_pool_beside_what_it_would_not_exchange(name: str) -> None:
     with pytest.raises(ValueError, match="exchanges 8-bit images"):
@@ -127,18 +113,3 @@ def test_features_of_captions_are_filled_up_to_the_longest(tmp_path: Path) -> No
     for row, text in zip(batch["text_features"], texts, strict=True):
         assert torch.equal(row[: len(text)], torch.from_numpy(text))
         assert not row[len(text) :].any()
-
-
-def test_features_that_are_none(tmp_path: Path) -> None:
-    given = {"latent.npy": npy(np.zeros((1, 2, 2), np.float32))}
-    flat = npy(np.zeros(3, np.float16))
-    source = Latents(write(tmp_path / "flat", given | {"text_features.npy": flat}))
-    source.prepare(1)
-    with pytest.raises(UnreadableImage, match="expected floats of 2 dimensions"):
-        source.read(0)
-    samples = [
-        {"key": "a", "seed": 0, "text_features": np.zeros((2, width), np.float16)}
-        for width in (3, 4)
-    ]
-    with pytest.raises(ValueError, match=r"different widths .* with one encoder"):
-        collate(samples)

@@ -67,11 +67,3 @@ def test_partners_that_are_missing_are_listed(root):
 def test_a_broken_header_is_left_to_the_reader(root):
     (root / "lr" / "a.png").write_text("x")
     assert prepared(root).keys == ["a", "sub/b"]
-
-
-def test_folders_that_are_missing_or_empty(root):
-    with pytest.raises(ValueError, match=r"Paired.lr '.*nowhere' is not a folder"):
-        Paired(str(root / "hr"), str(root / "nowhere")).prepare(2.0)
-    (root / "none").mkdir()
-    with pytest.raises(ValueError, match=r"Paired.hr '.*none' contains no images"):
-        Paired(str(root / "none"), str(root / "lr")).prepare(2.0)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from datamodules.sources import photos
-from datamodules.sources.photos import PHOTOS, Photos, photo_path
+from datamodules.sources.photos import PHOTOS, Photos
 
 
 @pytest.mark.parametrize("name", PHOTOS)
@@ -17,14 +16,3 @@ def test_each_photograph_can_be_read(name):
     assert hr.ndim == 3
     assert min(hr.shape[:2]) >= 300
     assert hr.std() > 5  # an image, not a blank
-
-
-def test_unknown_name_gets_the_nearest():
-    with pytest.raises(ValueError, match=r"'chealsea'.*did you mean 'chelsea'"):
-        Photos(["chealsea"])
-
-
-def test_missing_package(monkeypatch):
-    monkeypatch.setattr(photos, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="'china' is part of scikit-learn, which is not installed"):
-        photo_path("china")

@@ -71,19 +71,3 @@ def test_a_size_is_a_pair_again_after_pinned_memory():
     (batch,) = data.test_dataloader()[0]
     found = on_device(data, {**batch, "size": [32, 48]})
     assert found["size"] == (32, 48)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"\n \n", r"prompts\.txt has no prompts; expected one per line"),
-        (b"a\n\xff\xfe", r"is not UTF-8 text \(byte 2\)"),
-        (None, r"does not exist; expected a text file"),
-    ],
-)
-def test_files_that_cannot_be_read(tmp_path, content, message):
-    path = tmp_path / "prompts.txt"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        Prompts(str(path), 32).prepare(1.0)

@@ -70,26 +70,6 @@ def test_crops_of_a_triplet_lie_in_one_place(tmp_path: Path, workers: int) -> No
     assert len(places) == 6
 
 
-def test_an_augmentation_is_refused(tmp_path: Path) -> None:
-    augment = {"augment": lambda hr, seed: hr}
-    with pytest.raises(
-        ValueError, match=r"data\.init_args\.crops\.augment would change a triplet's ref"
-    ):
-        next(iter(training(module(write(tmp_path / "set"), **augment))))
-
-
-def test_what_is_not_whole(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no folder with ref, p0, p1 and judge"):
-        prepared(tmp_path / "none")
-    folder = write(tmp_path / "torn")
-    (folder / "p1/b.png").unlink()
-    (folder / "judge/e.npy").unlink()
-    with pytest.raises(ValueError, match=r"2 triplets of .*torn are not in all of .*: b, e: unp"):
-        prepared(folder)
-    with pytest.raises(ValueError, match="has no images"):
-        prepared(write(tmp_path / "empty", ""))
-
-
 def test_what_cannot_be_read(tmp_path: Path) -> None:
     folder = write(tmp_path / "set", "abcd")
     np.save(folder / "judge/a.npy", np.array([1.5]))

@@ -103,21 +103,3 @@ class TestKernels:
         axis = (torch.arange(2 * n + 1) - n).abs()
         outside = torch.maximum(axis, axis.view(-1, 1)) > radius.view(-1, 1, 1)
         assert (kernels.abs() * outside).sum((1, 2)).max() < 1.1e-5
-
-
-@pytest.mark.parametrize(
-    ("stage", "arguments", "message"),
-    [
-        (Blur, {"kernel_size": (6, 21)}, "odd"),
-        (Blur, {"kernel_size": (21, 7)}, "kernel_size"),
-        (Blur, {"families": (0.5, 0.5, 0.5, 0, 0, 0)}, "families"),
-        (Blur, {"sigma": (0.0, 0.2)}, "sigma"),
-        (Blur, {"beta_plateau": (0.2, 0.5)}, "beta_plateau"),
-        (Sinc, {"cutoff": (1.0, 4.0)}, "cutoff"),
-        (MotionBlur, {"direction": (-2.0, 0.0)}, "direction"),
-        (DefocusBlur, {"radius": (3.0, 2.0)}, "radius"),
-    ],
-)
-def test_refuses(stage, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        stage(**arguments)

@@ -147,15 +147,3 @@ def test_noise_variance_is_shot_times_signal_plus_read(level):
         upper = (raw - signal)[raw > signal]
         expected = shot * signal + read
         assert upper.square().mean().item() == pytest.approx(expected, rel=0.05)
-
-
-# ---------------------------------------------------------------------------------------- canvas
-
-
-# ------------------------------------------------------------------------------------- bad input
-
-
-@pytest.mark.parametrize("arguments", [{"iso": (0, 100)}, {"bits": (12, 20)}])
-def test_refuses(arguments):
-    with pytest.raises(ValueError, match=f"{next(iter(arguments))} is"):
-        Camera(**arguments)

@@ -140,9 +140,3 @@ def test_compiles_as_one_graph():
 
     compiled = torch.compile(run, backend="aot_eager", fullgraph=True, dynamic=False)
     assert torch.equal(compiled(x, params), run(x, params))
-
-
-@pytest.mark.parametrize("quality", [(0, 50), (30, 101), (90, 30)])
-def test_refuses_a_quality(quality):
-    with pytest.raises(ValueError, match="quality is"):
-        JPEG(quality)

@@ -154,18 +154,3 @@ def test_the_canvas_is_large_enough_and_not_much_larger(stage):
             largest = max(sides.max(), round(n / stage.divisor))
             assert largest <= extent
             assert extent < n / stage.divisor * max(stage.up[1] * (stage.p[0] > 0), 1) + 17
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"up": (1.5, 1.0)}, "up is"),
-        ({"up": (0.5, 1.0)}, "up is"),
-        ({"down": (0.5, 1.5)}, "down is"),
-        ({"p": (0.2, 0.2, 0.2)}, "p is"),
-        ({"modes": {"area": 0.5, "bicubic": 0.6}}, "modes is"),
-    ],
-)
-def test_refuses(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        Resize(**arguments)

@@ -220,25 +220,3 @@ class TestRefusals:
             yaml.safe_dump({**NOISY, "init_args": {**NOISY["init_args"], "quantize": False}})
         )
         assert "is not rounded to 8 bits" in self.error(run)
-
-    @pytest.mark.parametrize(
-        ("name", "size", "arguments", "message"),
-        [
-            ("tiny.png", (1, 30), (), "tiny.png is 1 x 30 px, less than one LR pixel"),
-            ("small.png", (24, 24), ("--crop", 25), "smaller than the crop of 25 px"),
-            ("a.jpg", (24, 24), (), "would both have the key 'a'"),
-            ("b/2020_01.png", (24, 24), (), "would both have the key 'b/2020_01'"),
-            ("c.png", (24, 24), ("--name", "a/b"), "expected a word"),
-        ],
-    )
-    def test_of_one_sentence(self, run, images, name, size, arguments, message):
-        make_image(images, name, size)
-        assert message in self.error(run, *arguments)
-
-    def test_no_images(self, config, tmp_path):
-        (tmp_path / "empty").mkdir()
-        for folder, message in (("empty", "contains no images"), ("nowhere", "is not a folder")):
-            command = ["--config", config, "--scale", 2, "--out", tmp_path / "out"]
-            with pytest.raises(ValueError, match=message):
-                freeze.main([str(a) for a in (*command, tmp_path / folder)])
-        assert not (tmp_path / "out").exists()

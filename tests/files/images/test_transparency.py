@@ -7,8 +7,6 @@ import pytest
 
 from files.images.alpha import without_hidden_colours
 
-RGB = np.random.default_rng(0).integers(0, 256, (17, 23, 3)).astype(np.uint8)
-
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
 def test_hidden_pixels_get_the_colour_of_the_nearest_that_is_seen(kind):
@@ -22,9 +20,3 @@ def test_hidden_pixels_get_the_colour_of_the_nearest_that_is_seen(kind):
     assert found.dtype == kind
     np.testing.assert_array_equal(np.delete(found, 11, 1), np.delete(rgb, 11, 1))
     assert not (found == 77).any()
-
-
-@pytest.mark.parametrize("shape", [(17, 22), (17, 23, 1)])
-def test_alpha_of_another_shape(shape):
-    with pytest.raises(ValueError, match=r"meta\['alpha'\] of shape \(17, .* of \(17, 23, 3\)"):
-        without_hidden_colours(RGB, np.zeros(shape, np.uint8))

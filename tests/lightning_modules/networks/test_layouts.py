@@ -30,14 +30,10 @@ F8, F16 = (128, 256, 512, 512), (128, 256, 512, 512, 512)
 # Parameters, tensors, and a digest of all names with their shapes.
 LAYOUTS: dict[str, tuple[Callable[[], nn.Module], int, int, str]] = {
     "EDSR x2": (partial(EDSR, 2), 1_369_859, 76, "6ad3e4673c396d94"),
-    "EDSR x3": (partial(EDSR, 3), 1_554_499, 76, "158c490f4e5545a2"),
     "EDSR x4": (partial(EDSR, 4), 1_517_571, 78, "241091aba1137989"),
     "IMDN x2": (partial(IMDN, 2), 694_404, 92, "12acb5f5af882dd4"),
-    "IMDN x3": (partial(IMDN, 3), 703_059, 92, "733346d550dd7f96"),
     "IMDN x4": (partial(IMDN, 4), 715_176, 92, "ae0a166735450e4d"),
     "LIIF": (partial(LIIF, 4), 1_567_299, 82, "8bcd6f46600265e0"),
-    "LIIF of single cells": (partial(LIIF, 4, unfold=False), 1_436_227, 82, "a88a1daf53025ffa"),
-    "LIIF without sizes": (partial(LIIF, 4, cell=False), 1_566_787, 82, "aad6004ed6133f0c"),
     "RRDBNet x4": (partial(RRDBNet, 4), 16_697_987, 702, "9e49b67645e4977b"),
     "RRDBNet x2": (partial(RRDBNet, 2), 16_703_171, 702, "d03cd47cc4efa2bf"),
     "compact": (partial(SRVGGNetCompact, 4, convolutions=32), 1_213_296, 101, "2f7dd2a036f75fa5"),

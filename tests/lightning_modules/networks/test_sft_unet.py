@@ -33,12 +33,6 @@ def test_features_lie_where_they_are_also_beside_a_patch_beyond_the_border():
     assert torch.equal(seen[0], model.reduce(inputs["features"])[:, :, rows])
 
 
-@pytest.mark.parametrize("features", [0, 4])
-def test_a_base_of_other_features_is_named(features):
-    with pytest.raises(ValueError, match=f"made for 8 channels of LR features and got {features}"):
-        SFTUNet(**SMALL)(**given(features=features))
-
-
 def test_the_published_size():
     with torch.device("meta"):
         model = SFTUNet()

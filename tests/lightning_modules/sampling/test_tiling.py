@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import itertools
-import warnings
 
 import numpy as np
 import pytest
@@ -13,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from files.progress import bar_options
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.tiling import grid, restore_tiled, spans
 
@@ -52,25 +49,6 @@ def tiled(restore, batch, tile, overlap, window="linear", at_once=1):
 
 def whole(restore, batch):
     return restore(batch, Noise(batch["seed"]))
-
-
-def test_pixels_are_counted_without_a_terminal(caplog, monkeypatch):
-    """The windows of tiles that overlap add up to the image."""
-    monkeypatch.setattr("lightning_modules.sampling.tiling.SHORT", 0)
-    monkeypatch.setattr("lightning_modules.sampling.tiling.bar_options", lambda: bar_options(0))
-    caplog.set_level("INFO", logger="files.progress")
-    restore_tiled(enlarge, batch_of(40, 50), grid((40, 50), (80, 100), 16, 4), bar=True)
-    lines = [record.getMessage() for record in caplog.records]
-    assert len(lines) > 12
-    assert lines[-1].startswith("image: pixels 8.00k of 8.00k, ")
-
-
-def test_rounded_windows_are_no_more_than_all_pixels(monkeypatch):
-    shown = {"file": io.StringIO(), "mininterval": 0, "miniters": 1}
-    monkeypatch.setattr("lightning_modules.sampling.tiling.bar_options", lambda: shown)
-    monkeypatch.setattr("lightning_modules.sampling.tiling.SHORT", 0)
-    with warnings.catch_warnings(action="error"):  # tqdm's
-        restore_tiled(enlarge, batch_of(41, 41), grid((41, 41), (82, 82), 16, 4), bar=True)
 
 
 class TestResult:
