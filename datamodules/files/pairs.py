@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import cache
 from itertools import combinations
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from files.images.decode import UnreadableImage
 from files.words import first_of
 
 T = TypeVar("T")
 Size = tuple[int, int]  # width and height
+Scene = dict[str, int]  # numbers of the images of a scene, by what marks each one's name
 
 SAMPLES = 20  # images of a set whose partners are looked for
 LARGEST_SCENE = 8  # images of one scene; more share a part of their names by chance
@@ -102,47 +102,28 @@ def refuse_mixed(
     Raises:
         ValueError: If it has.
     """
-    samples, measured = keys[:: len(keys) // SAMPLES + 1], cache(size_of)
-    contrasts: dict[tuple[str, str], list[_Contrast]] = {}
+    samples = keys[:: len(keys) // SAMPLES + 1]
+    contrasts: dict[tuple[str, str], list[Scene]] = {}  # scenes by each two of their marks
     for scene in _scenes_of(samples, keys):
-        for marks, contrast in _contrasts(scene, measured, scale):
-            contrasts.setdefault(marks, []).append(contrast)
-    for found in contrasts.values():
-        first = found[0]
-        is_constant = all(each[:2] == first[:2] for each in found)
-        if first.factor > 1 and is_constant and len(found) >= max(2, len(samples) / 4):
-            names = [keys[index] for index in first.images]
-            examples = [
-                f"{name!r} ({width}x{height})"
-                for name, (width, height) in zip(names, first.sizes, strict=True)
-            ]
+        for marks in combinations(sorted(scene), 2):
+            contrasts.setdefault(marks, []).append(scene)
+    for marks, scenes in contrasts.items():
+        if len(scenes) < max(2, len(samples) / 4):
+            continue
+        if _has_one_ratio(marks, scenes, size_of, scale):
+            first, second = (scenes[0][mark] for mark in marks)
             raise ValueError(
-                f"{what}: images are there in two sizes by their names, such as "
-                f"{' and '.join(examples)}: LR images would count as HR. Keep HR and LR in folders "
-                "of their own (datamodules.Paired, pack --lr), or in a tar as KEY.hr.png and "
+                f"{what}: images are there in two sizes by their names, such as {keys[first]!r} "
+                f"and {keys[second]!r}: LR images would count as HR. Keep HR and LR in folders of "
+                "their own (datamodules.Paired, pack --lr), or in a tar as KEY.hr.png and "
                 "KEY.lr.png; other images of equal names belong to sources of their own "
                 "(datamodules.Mix)"
             )
 
 
-class _Contrast(NamedTuple):
-    """The sizes of two images of one scene.
-
-    is_first: Whether the first one is larger.
-    factor: How many times; 0 if neither the scale nor a whole factor fits.
-    sizes: Both.
-    images: Their numbers.
-    """
-
-    is_first: bool
-    factor: float
-    sizes: tuple[Size, Size]
-    images: tuple[int, int]
-
-
-def _scenes_of(samples: Sequence[str], keys: Sequence[str]) -> Iterable[dict[str, int]]:
-    """Return the scenes that samples may show: the number of each image, by its mark."""
-    scenes: dict[str, dict[str, int]] = {}
+def _scenes_of(samples: Sequence[str], keys: Sequence[str]) -> list[Scene]:
+    """Return the scenes that samples may show."""
+    scenes: dict[str, Scene] = {}
     stems: set[str] = set()
     for sample in samples:
         scenes |= {scene: {} for scene, _ in _scenes(sample)}
@@ -155,29 +136,33 @@ def _scenes_of(samples: Sequence[str], keys: Sequence[str]) -> Iterable[dict[str
     return [scene for scene in scenes.values() if 1 < len(scene) <= LARGEST_SCENE]
 
 
-def _contrasts(
-    scene: dict[str, int], size_of: Callable[[int], Size], scale: float
-) -> Iterator[tuple[tuple[str, str], _Contrast]]:
-    """Yield the contrast of each two images of a scene, by their marks."""
-    sizes: dict[str, Size] = {}
-    for mark, index in scene.items():
-        with suppress(UnreadableImage, OSError):
-            sizes[mark] = size_of(index)
-    largest = max(sizes.values(), default=(0, 0))
-    is_alone = list(sizes.values()).count(largest) == 1  # as the HR of a scene is
-    for first, second in combinations(sorted(sizes), 2):
-        small, large = sorted([sizes[first], sizes[second]])
-        factors = [f for f in (scale, round(large[0] / small[0])) if f > 1 and is_alone]
-        fits = [f for f in factors if misfit(large, small, f) is None]
-        yield (
-            (first, second),
-            _Contrast(
-                sizes[first] == large,
-                fits[0] if fits else 0,
-                (sizes[first], sizes[second]),
-                (scene[first], scene[second]),
-            ),
-        )
+def _has_one_ratio(
+    marks: tuple[str, str], scenes: list[Scene], size_of: Callable[[int], Size], scale: float
+) -> bool:
+    """Return whether the images of one mark are larger than those of the other, all as much."""
+    ratios: set[float | None] = set()
+    for scene in scenes:
+        sizes: dict[str, Size] = {}
+        for mark, index in scene.items():
+            with suppress(UnreadableImage, OSError):
+                sizes[mark] = size_of(index)
+        if sizes.keys() >= set(marks):
+            largest = max(sizes.values())
+            is_alone = list(sizes.values()).count(largest) == 1  # as the HR of a scene is
+            first, second = (sizes[mark] for mark in marks)
+            ratios.add(_ratio(first, second, scale) if is_alone else None)
+        if len(ratios) > 1 or None in ratios:
+            return False
+    return bool(ratios)
+
+
+def _ratio(first: Size, second: Size, scale: float) -> float | None:
+    """Return how many times larger the first image is: the scale, or a whole number; or None."""
+    large, small = max(first, second), min(first, second)
+    for factor in (scale, round(large[0] / small[0])):
+        if factor > 1 and misfit(large, small, factor) is None:
+            return factor if first == large else 1 / factor
+    return None
 
 
 def _scenes(key: str) -> Iterator[tuple[str, str]]:

@@ -273,7 +273,10 @@ class Shards(Source):
         return self._tar_of(index).name
 
     def image_size(self, index: int) -> tuple[int, int]:
-        """Return (W, H) of an HR image from its header, also with LR beside it."""
+        """Return (W, H) of an HR image from the index or its header, also with LR beside it."""
+        image = self._table.place("hr", index)
+        if image.height and image.width:
+            return image.width, image.height
         data = self._bytes("hr", self._tar_of(index), index, self._table.keys[index])
         return read_size(io.BytesIO(data))
 
