@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
 import logging
 import os
 import socket
@@ -23,6 +22,7 @@ from typing import TypedDict
 
 from filelock import FileLock
 
+from files.checksums import file_hash
 from files.paths import expand_path
 from files.yaml_loader import plain_yaml
 
@@ -238,8 +238,7 @@ def _mend(entry: Entry) -> str:
 
 @functools.cache
 def _digest(path: str, size: int, mtime_ns: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_hash(Path(path))
 
 
 @contextmanager

@@ -52,8 +52,9 @@ RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2")  # of cam
 IMAGE_EXTENSIONS = frozenset(ending for endings in FORMATS.values() for ending in endings)
 VIDEO_EXTENSIONS = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv"}
-    | {".flv", ".ogv", ".3gp", ".y4m"}
+    | {".flv", ".ogv", ".3gp", ".y4m", ".m2t", ".vob", ".f4v", ".3g2", ".asf"}
 )
+TRANSPORT_STREAM = ".ts"  # or TypeScript, by its bytes: each packet of 188 begins with a G
 
 # --------------------------------------------------------------------------------------- expansion
 
@@ -149,8 +150,20 @@ def is_image(path: PurePath) -> bool:
 
 
 def is_video(path: PurePath) -> bool:
-    """Return whether a name is that of a video; hidden files are not."""
-    return path.suffix.lower() in VIDEO_EXTENSIONS and not path.name.startswith(".")
+    """Return whether a name is that of a video; hidden files are not, nor is TypeScript."""
+    if path.name.startswith("."):
+        return False
+    ending = path.suffix.lower()
+    return ending in VIDEO_EXTENSIONS or (ending == TRANSPORT_STREAM and _has_packets(path))
+
+
+def _has_packets(path: PurePath) -> bool:
+    try:
+        with open_regular(path) as file:
+            data = file.read(189)
+    except OSError:
+        return False
+    return data[:1] == data[188:] == b"G"
 
 
 def list_images(root: Path, videos: bool = False) -> list[Path]:

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from files.checksums import check_intact
+
 # Groups in authors' files, beside others such as the optimiser. One may be inside another.
 WRAPPERS = (
     *("params", "state_dict", "model_state_dict", "model", "net", "sd"),
@@ -37,11 +39,13 @@ def read_file(path: Path, mapped: bool = False) -> dict[str, Any]:
 
     Args:
         path: The file.
-        mapped: Leave the tensors on the disk until they are used.
+        mapped: Leave the tensors on the disk until they are used, and do not check their bytes.
 
     Raises:
         ValueError: If the file is corrupt, or loading it would run code.
     """
+    if not mapped:
+        check_intact(path)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from files.containers import TruncatedVideoError, check_end
 from files.paths import open_regular
 
 # Playlists, whose demuxers open other files and addresses, are not among them.
@@ -33,6 +34,20 @@ LUMA = {
     9: (0.2627, 0.0593),  # BT.2020
 }
 STANDARD_LINES = 576  # of standard definition, whose untagged videos have the matrix of BT.601
+# Side data of frames, by PyAV's names: kept in outputs, or about the encoding of the input.
+KEPT = {"DISPLAYMATRIX", "MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL"}
+KEPT |= {"SEI_UNREGISTERED", "VIDEO_ENC_PARAMS", "MOTION_VECTORS", "SKIP_SAMPLES"}
+LOST = {
+    "A53_CC": "closed captions",
+    "DYNAMIC_HDR_PLUS": "HDR10+ metadata",
+    "DYNAMIC_HDR_VIVID": "HDR Vivid metadata",
+    "DOVI_RPU_BUFFER": "Dolby Vision metadata",
+    "DOVI_METADATA": "Dolby Vision metadata",
+    "SPHERICAL": "projection of a 360-degree video",
+    "STEREO3D": "arrangement of a stereoscopic video",
+    "GOP_TIMECODE": "timecodes",
+    "S12M_TIMECODE": "timecodes",
+}
 FULL = 2  # FFmpeg's number of the full range
 MICROSECONDS = 1_000_000  # of a second; FFmpeg's unit for containers
 # Seconds. Streams are written side by side, so that a larger step is another clock's.
@@ -61,6 +76,22 @@ class Colours(NamedTuple):
         return 8 if self.depth == 8 else 16
 
 
+class Extras(NamedTuple):
+    """What a frame has besides its pixels.
+
+    matrix: The nine numbers of the display matrix (rotation and flips); None without one.
+    mastering: Of an HDR display that the film was graded on: x and y of red, green, blue and white,
+        greatest and least luminance in cd/m2; None without it.
+    light: Greatest level of light of a pixel and of a frame's mean; None without it.
+    lost: Names of what an output does not keep.
+    """
+
+    matrix: tuple[int, ...] | None
+    mastering: tuple[float, ...] | None
+    light: tuple[int, ...] | None
+    lost: tuple[str, ...]
+
+
 class VideoFrame(NamedTuple):
     """A frame of a video and what its file says about it, in plain types that workers send.
 
@@ -73,9 +104,7 @@ class VideoFrame(NamedTuple):
     last: Whether it is the last one.
     colours: How its levels stand for colours.
     aspect: Width of a pixel by its height.
-    matrix: The nine numbers of the display matrix (rotation and flips); None without one.
-    interlaced: Whether this frame or an earlier one has lines of two moments.
-    transparent: Whether the video has an alpha channel, which is not decoded.
+    extras: What the frame has besides its pixels.
     """
 
     video: str
@@ -87,9 +116,7 @@ class VideoFrame(NamedTuple):
     last: bool
     colours: Colours
     aspect: Fraction
-    matrix: tuple[int, ...] | None
-    interlaced: bool = False
-    transparent: bool = False
+    extras: Extras
 
 
 def load_av(what: str) -> Any:
@@ -117,13 +144,26 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[Any]:
 
     Raises:
         ValueError: If PyAV is not installed.
+        TruncatedVideoError: If the end of the file is missing.
         OSError: If it is not a regular file.
         av.FFmpegError: If it is no video, or its header is broken.
     """
     av = load_av("reading a video")
     options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "file", **PATIENCE}
     with open_regular(path) as file, av.open(file, options=options) as container:
+        check_end(file, container.format.name)
         yield container
+
+
+def holds_video(path: str | os.PathLike[str]) -> bool:
+    """Return whether FFmpeg finds a film in a file, whatever its name."""
+    try:
+        with open_video(path) as container:
+            return film_of(container) is not None
+    except TruncatedVideoError:
+        return True
+    except Exception:  # whatever FFmpeg raises
+        return False
 
 
 def film_of(container: Any) -> Any:
@@ -209,6 +249,45 @@ def colours_of(frame: Any) -> Colours:
     full |= frame.format.name.startswith("yuvj")
     tags = int(frame.color_primaries), int(frame.color_trc)
     return Colours(matrix, full, 8 if depth <= 8 else 10, *tags)
+
+
+def extras_of(frame: Any, stream: Any) -> Extras:
+    """Return what PyAV's frame has besides its pixels.
+
+    Args:
+        frame: The frame.
+        stream: Its stream.
+    """
+    side_data: dict[str, Any] = {}
+    lost = []
+    try:
+        side_data = {data.type.name: data for data in frame.side_data}
+    except ValueError:  # FFmpeg has more types than PyAV, which then reads none
+        lost.append("metadata of frames that PyAV does not know, such as EXIF")
+        if frame.rotation:
+            lost.append("rotation")
+    matrix = side_data.get("DISPLAYMATRIX")
+    mastering = side_data.get("MASTERING_DISPLAY_METADATA")
+    light = side_data.get("CONTENT_LIGHT_LEVEL")
+    lost += [LOST.get(name, name.lower().replace("_", " ")) for name in side_data.keys() - KEPT]
+    if frame.interlaced_frame:
+        lost.append("fields (interlaced, enlarged as progressive: deinterlace first)")
+    tagged = stream.metadata.get("alpha_mode") == "1"  # WebM; FFmpeg's own decoder leaves it out
+    if tagged or any(component.is_alpha for component in frame.format.components):
+        lost.append("transparency")
+    return Extras(
+        matrix=None if matrix is None else tuple(np.frombuffer(matrix, np.int32).tolist()),
+        mastering=None if mastering is None else _mastering(mastering),
+        light=None if light is None else tuple(np.frombuffer(light, np.uint32).tolist()),
+        lost=tuple(sorted(set(lost))),
+    )
+
+
+def _mastering(data: Any) -> tuple[float, ...]:
+    """Return the numbers of FFmpeg's AVMasteringDisplayMetadata; 0 for a missing one."""
+    numbers = np.frombuffer(data, np.int32)[:20].reshape(10, 2)
+    *colours, least, greatest = (numbers[:, 0] / np.maximum(numbers[:, 1], 1)).tolist()
+    return (*colours, greatest, least)
 
 
 def frame_to_rgb(frame: Any, colours: Colours) -> NDArray[Any]:

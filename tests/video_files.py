@@ -44,19 +44,23 @@ def make_video(
         colours: Range, matrix, primaries and transfer, as FFmpeg counts them.
         audio: Codec of a sound as long as the frames.
         own: ``codec``; ``pixels``, the format; ``rotation``, in degrees; ``aspect`` of a pixel;
-            ``tags``; ``start`` of the clock, in seconds; ``interlaced``; ``chapters``.
+            ``tags``; ``start`` of the clock, in seconds; ``interlaced``; ``chapters``;
+            ``options`` of the encoder; ``muxing``, options of the container; ``about``, tags of
+            the stream.
     """
     base, pixels = Fraction(1, 1000), own.get("pixels", "yuv420p")
     deep = pixels.endswith("10le")
-    start = {"output_ts_offset": str(own.get("start", 0))}
-    with av.open(str(path), "w", container_options=start) as container:
+    muxing = {"output_ts_offset": str(own.get("start", 0)), **own.get("muxing", {})}
+    with av.open(str(path), "w", container_options=muxing) as container:
         container.metadata.update(own.get("tags", {}))
         container.set_chapters(own.get("chapters", []))
         codec = own.get("codec", "libx264")
         options = {"crf": "5"} if codec == "libx264" else {}
         options |= {"x264-params": "tff=1"} if own.get("interlaced") else {}
+        options |= own.get("options", {})
         stream: Any = container.add_stream(codec, rate=25, options=options)
         stream.width, stream.height, stream.pix_fmt = *size, pixels
+        stream.metadata.update(own.get("about", {}))
         context = stream.codec_context
         context.time_base = stream.time_base = base
         context.sample_aspect_ratio = own.get("aspect", Fraction(1))

@@ -28,6 +28,7 @@ from callbacks.metrics.fid import frechet_distance, levels, polynomial_mmd
 from callbacks.metrics.sets import SetMetric
 from callbacks.metrics.swd import SWD
 from files.batch import Batch
+from files.checksums import check_intact
 from files.numbers import PositiveInt
 from files.paths import expand_path
 
@@ -85,6 +86,7 @@ class VideoMetric(SetMetric):
     def load(self) -> None:
         """Load the network."""
         path = self._path()
+        check_intact(path)
         self.sha256 = files.digest_of(path)
         self.net = _shared(path, self.sha256)
 

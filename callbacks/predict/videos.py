@@ -16,11 +16,28 @@ from typing import Any, Literal, NamedTuple
 from callbacks.predict.files import long_name_errors
 from files.images.deep import Pixels
 from files.owned import whole_file
-from files.video import MICROSECONDS, Clock, VideoFrame, film_of, load_av, open_video, rgb_to_frame
+from files.video import (
+    MICROSECONDS,
+    Clock,
+    Extras,
+    VideoFrame,
+    film_of,
+    load_av,
+    open_video,
+    rgb_to_frame,
+)
 
 Codec = Literal["h264", "hevc", "av1"]
 ENCODERS: dict[Codec, str] = {"h264": "libx264", "hevc": "libx265", "av1": "libsvtav1"}
-QUIET: dict[Codec, dict[str, str]] = {"hevc": {"x265-params": "log-level=error"}}
+# FFmpeg's option that takes the encoder's own settings; those that silence it.
+SETTINGS: dict[Codec, str] = {"h264": "x264-params", "hevc": "x265-params", "av1": "svtav1-params"}
+QUIET: dict[Codec, list[str]] = {"hevc": ["log-level=error"]}
+# Each encoder's names of the metadata of an HDR display.
+HDR: dict[Codec, tuple[str, str]] = {
+    "h264": ("mastering-display", "cll"),
+    "hevc": ("master-display", "max-cll"),
+    "av1": ("mastering-display", "content-light"),
+}
 WAITING = 2  # frames that wait to be encoded
 COARSE = 1000  # units of time in a second: a header of fewer would round
 PLACES = ("location", "gps")  # in names of metadata
@@ -124,7 +141,10 @@ class VideoWriter:
         options = {"movie_timescale": str(units * ceil(COARSE / units))}
         output = av.open(self._file, "w", format="mp4", options=options)
         self._container = self._open_files.enter_context(output)
-        options = {"crf": str(crf), **QUIET.get(codec, {})}
+        settings = ":".join([*QUIET.get(codec, ()), *_hdr_settings(frame.extras, codec)])
+        options = {"crf": str(crf)}
+        if settings:
+            options[SETTINGS[codec]] = settings
         self._stream = output.add_stream(ENCODERS[codec], rate=frame.rate, options=options)
         _describe(self._stream, size, frame, codec)
         streams = [original.streams[index] for index in self._copied]
@@ -169,8 +189,26 @@ def _describe(stream: Any, size: tuple[int, ...], frame: VideoFrame, codec: Code
     context.color_trc = colours.transfer
     if codec == "hevc":
         context.codec_tag = "hvc1"  # else QuickTime does not play it
-    if frame.matrix is not None:
-        stream.set_display_matrix(frame.matrix)
+    if frame.extras.matrix is not None:
+        stream.set_display_matrix(frame.extras.matrix)
+
+
+def _hdr_settings(extras: Extras, codec: Codec) -> list[str]:
+    """Return the settings with which an encoder stores the metadata of an HDR display."""
+    mastering, light = HDR[codec]
+    settings = []
+    if extras.mastering is not None:
+        if codec == "av1":
+            numbers = [f"{value:.6f}" for value in extras.mastering]
+        else:  # in units of 1/50000, and of 1/10000 cd/m2
+            colours = [str(round(50_000 * value)) for value in extras.mastering[:8]]
+            numbers = [*colours, *(str(round(10_000 * value)) for value in extras.mastering[8:])]
+        pairs = [",".join(numbers[start : start + 2]) for start in range(0, 10, 2)]
+        red, green, blue, white, luminance = pairs
+        settings.append(f"{mastering}=G({green})B({blue})R({red})WP({white})L({luminance})")
+    if extras.light is not None:
+        settings.append(f"{light}={','.join(map(str, extras.light))}")
+    return settings
 
 
 def _copied_streams(source: str) -> tuple[list[int], list[str]]:

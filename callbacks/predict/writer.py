@@ -107,12 +107,14 @@ class _Video:
     key: Its key.
     writer: Its writer.
     seconds: Of its frames.
+    lost: What is not kept of the input, as far as the log has named it.
     line: Its line, once the last frame was added.
     """
 
     key: str
     writer: VideoWriter
     seconds: list[float] = field(default_factory=list)
+    lost: set[str] = field(default_factory=set)
     line: Line | None = None
 
 
@@ -425,7 +427,7 @@ class Writer(Callback):
         return self._places if self._sources.get(key) is None else {}
 
     def _opened(self, meta: dict[str, Any]) -> _Video:
-        """Open the video of a frame, and say what it will not keep."""
+        """Open the video of a frame."""
         frame: VideoFrame = meta["frame"]
         target, path = self._target(frame.video), meta["path"]
 
@@ -434,13 +436,15 @@ class Writer(Callback):
             if self._video is not None and self._video.line is not None:
                 self._lines.add(self._video.line, self._own(frame.video))
 
-        writer = VideoWriter(target, path, self._settings, note)
-        losses = writer.left_out + ["transparency"] * frame.transparent
-        if frame.interlaced:
-            losses.append("fields (interlaced, enlarged as progressive: deinterlace first)")
-        if losses:
-            log.warning("%s: not kept: %s", path, ", ".join(losses))
-        return _Video(frame.video, writer)
+        return _Video(frame.video, VideoWriter(target, path, self._settings, note))
+
+    def _name_losses(self, video: _Video, frame: VideoFrame, path: str) -> None:
+        """Log what is not kept of a video, once, at the first frame that has it."""
+        lost = [*video.writer.left_out, *frame.extras.lost]
+        unnamed = [what for what in lost if what not in video.lost]
+        if unnamed:
+            log.warning("%s: not kept: %s", path, ", ".join(unnamed))
+        video.lost.update(unnamed)
 
     def _add_frame(self, pixels: Pixels, meta: dict[str, Any], common: Line, finite: bool) -> None:
         """Add a frame to its video; an encoder's error does not end the run."""
@@ -451,6 +455,7 @@ class Writer(Callback):
         try:
             if self._video is None:
                 self._video = self._opened(meta)
+            self._name_losses(self._video, frame, meta["path"])
             if not finite:
                 raise ValueError(f"frame {frame.number} has pixels that are not finite")
             self._video.writer.add(pixels, frame)

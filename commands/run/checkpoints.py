@@ -37,7 +37,6 @@ from commands.lightning_internals import (
 )
 from commands.run.files import (
     FOLDER,
-    checksum_of,
     is_whole,
     list_checkpoints,
     read_ranking,
@@ -47,6 +46,7 @@ from commands.run.files import (
 from commands.run.objects import measured_objects, optimiser_options, warn_of_other_options
 from commands.signals import Stopped
 from datamodules.order.keys import digest_of
+from files.checksums import checksum_of
 from files.method import method_of
 from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveInt
 from files.owned import remove_file

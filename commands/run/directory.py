@@ -18,8 +18,9 @@ from jsonargparse import Namespace
 from callbacks.predict.files import why_no_folder
 from commands.arguments.saved_config import flat
 from commands.errors import ConfigurationError, TemporaryError
-from commands.run.files import FOLDER, checksum_of, is_whole, list_checkpoints, newest_whole
+from commands.run.files import FOLDER, list_checkpoints, newest_whole
 from commands.run.folder_lock import HOLDER, FolderLock
+from files.checksums import check_intact
 from files.numbers import PositiveFloat, PositiveInt
 from files.own_modules import name_the_same
 from files.owned import NotOursError, move_aside, refuse_foreign, remove_file, remove_unfinished
@@ -393,8 +394,10 @@ class RunDirectory:
             return None
         self._refuse_own(given)
         path = checkpoint_file(given)
-        if checksum_of(path).is_file() and not is_whole(path):
-            raise ConfigurationError(f"ckpt_path is {given}, which is damaged: name another one")
+        try:
+            check_intact(path)
+        except ValueError as error:
+            raise ConfigurationError(f"ckpt_path: {error}") from error
         run = path.resolve().parent
         if run.name == FOLDER and (then := RunDirectory(run.parent).trained_config()):
             self._check_kept(path, then, flat(config))

@@ -6,7 +6,6 @@ name, flushed to the disk, given its checksum, and only then renamed.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -15,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from files.checksums import checksum_of, file_hash, stated_digests
 from files.owned import sync_folder, whole_file
 from files.owned import write_whole as write_whole_file
 from files.paths import glob_paths
@@ -38,7 +38,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
         with whole_file(path) as file:
             write(file)
             file.flush()
-            digest, before = file_hash(Path(file.name)), _digests(path)
+            digest, before = file_hash(Path(file.name)), stated_digests(path)
             # Until the new file is in its place, the checksum is also that of an earlier one.
             _write_checksum(path, digest, *before)
         sync_folder(path.parent)
@@ -58,12 +58,6 @@ def write_atomically(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def list_checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints by step, newest first."""
     found = [
@@ -74,19 +68,6 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found, reverse=True)]
 
 
-def checksum_of(path: Path) -> Path:
-    """Return the file with the checksum of a checkpoint, beside it."""
-    return path.with_name(f"{path.name}.sha256")
-
-
-def _digests(path: Path) -> list[str]:
-    """Return a checkpoint's digests as its checksum file has them, usually one."""
-    try:
-        return checksum_of(path).read_text(encoding="utf-8").split()[::2]
-    except (OSError, ValueError):  # ValueError: not text
-        return []
-
-
 def _write_checksum(path: Path, *digests: str) -> None:
     lines = "".join(f"{digest}  {path.name}\n" for digest in digests)
     write_atomically(checksum_of(path), lines.encode())
@@ -94,7 +75,7 @@ def _write_checksum(path: Path, *digests: str) -> None:
 
 def is_whole(path: Path) -> bool:
     """Return whether a checkpoint matches its checksum."""
-    return path.is_file() and file_hash(path) in _digests(path)
+    return path.is_file() and file_hash(path) in stated_digests(path)
 
 
 def newest_whole(folder: Path) -> Path | None:
@@ -111,7 +92,7 @@ def newest_whole(folder: Path) -> Path | None:
 
 def fingerprint(path: Path) -> str:
     """Return the SHA-256 of a checkpoint, from its checksum file if there is one."""
-    known = _digests(path)
+    known = stated_digests(path)
     return known[0] if len(known) == 1 else file_hash(path)
 
 

@@ -202,7 +202,7 @@ class Shards(Source):
         self._reader.close()
         self._reader = Reader(cache)
         if "hr" in table.columns:
-            refuse_mixed("Shards.urls", table.keys, self._image_size, scale)
+            refuse_mixed("Shards.urls", table.keys, self.image_size, scale)
 
     def _cache(self) -> DiskCache:
         folder = Path(expand_path(self.cache_dir, "Shards.cache_dir"))
@@ -272,8 +272,11 @@ class Shards(Source):
         """Return the tar of the sample ``keys[index]``, or its address without a password."""
         return self._tar_of(index).name
 
-    def _image_size(self, index: int) -> tuple[int, int]:
-        """Return (W, H) of an HR image from its header, also with LR beside it."""
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Return (W, H) of an HR image from the index or its header, also with LR beside it."""
+        image = self._table.place("hr", index)
+        if image.height and image.width:
+            return image.width, image.height
         data = self._bytes("hr", self._tar_of(index), index, self._table.keys[index])
         return read_size(io.BytesIO(data))
 

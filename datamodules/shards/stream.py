@@ -395,8 +395,8 @@ def _to_the_end(files: Iterable[dict[str, Any]], tar: _Tar) -> Iterator[dict[str
 class _Tar:
     """The bytes of a tar. ``tarfile`` takes damage, or a cut, for the tar's end.
 
-    A whole tar ends with two blocks of zeros, and only zeros follow. It is given block by block, so
-    that what follows was not read yet.
+    A whole tar ends with a block of zeros at least, and only zeros follow. It is given block by
+    block, so that what follows was not read yet.
     """
 
     def __init__(self, url: str) -> None:
@@ -419,7 +419,7 @@ class _Tar:
             self._data, self._at = self._file.read(CHUNK), 0
         data = self._data[self._at : self._at + min(count, BLOCK)]
         self._at += len(data)
-        self._last = (self._last + data)[-2 * BLOCK :]
+        self._last = (self._last + data)[-BLOCK:]
         return data
 
     def check_end(self) -> None:
@@ -431,7 +431,7 @@ class _Tar:
         """
         goes_on = any(data.strip(b"\0") for data in iter(partial(self.read, CHUNK), b""))
         self._file.close()
-        if goes_on or self._last != bytes(2 * BLOCK):
+        if goes_on or self._last != bytes(BLOCK):
             raise tarfile.ReadError("truncated, damaged or compressed")
 
     def close(self) -> None:

@@ -406,6 +406,7 @@ class ClipShards(RecordedClips):
                 shards[-1].setdefault(name, []).extend(run)
             start += count
         self._keep(shards)
+        refuse_mixed("ClipShards.urls", self.keys, self._size, scale)
 
     def _keep(self, shards: list[dict[str, list[int]]]) -> None:
         counts: dict[str, int] = {}
@@ -426,6 +427,9 @@ class ClipShards(RecordedClips):
         self._order = np.fromiter((number for n in ordered for number in n), np.int64)
         self._ends = np.cumsum([len(numbers) for numbers in ordered])
         self._groups = [count for shard in shards if (count := len(wanted & shard.keys()))]
+
+    def _size(self, index: int) -> tuple[int, int]:
+        return self._frames.image_size(self.recorded(index)[0])
 
     @property
     def groups(self) -> list[int]:

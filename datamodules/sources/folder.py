@@ -11,9 +11,17 @@ from typing import Any, NamedTuple
 from datamodules.files.pairs import refuse_mixed
 from datamodules.files.paths import images_of, searched_folder
 from datamodules.source import Sample, Source
-from files.images.decode import FORMATS, read_image, read_size
-from files.paths import by_key, expand_path, has_wildcard, image_key, is_video, size_and_time
-from files.video import load_av
+from files.images.decode import FORMATS, UnreadableImage, read_image, read_size
+from files.paths import (
+    by_key,
+    expand_path,
+    has_wildcard,
+    image_key,
+    is_image,
+    is_video,
+    size_and_time,
+)
+from files.video import holds_video, load_av
 
 log = logging.getLogger(__name__)
 Listed = list[tuple[str, Path]]
@@ -130,8 +138,9 @@ class Folder(Source):
         what = self._what
         listed = list(self._list())
         if self._distinct:
-            found = [one for one in listed if is_video(one[1])]
-            listed = _with_distinct_keys(one for one in listed if not is_video(one[1]))
+            films = {path for _, path in listed if _is_video(path)}
+            found = [one for one in listed if one[1] in films]
+            listed = _with_distinct_keys(one for one in listed if one[1] not in films)
             videos = _with_distinct_keys(found, {key for key, _ in listed})
             by_key([*listed, *videos], what)
             self.videos = {key: str(path) for key, path in by_key(videos, what).items()}
@@ -200,6 +209,17 @@ class Folder(Source):
         read = size_and_time(path)  # before its bytes, so a later change is noticed
         image = read_image(path, self.srgb)
         return {"hr": image.rgb, "meta": {**image.meta(path), "read": read}}
+
+
+def _is_video(path: Path) -> bool:
+    """Return whether a file is a video: if its ending is not an image's, by its content."""
+    if is_image(path):
+        return False
+    try:
+        read_size(path)
+    except UnreadableImage:
+        return is_video(path) or holds_video(path)
+    return False
 
 
 def source_to_enlarge(given: Source | list[str] | str | None, outputs: Outputs | None) -> Source:

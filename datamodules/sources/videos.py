@@ -8,7 +8,6 @@ from fractions import Fraction
 from math import inf
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
@@ -22,6 +21,7 @@ from files.video import (
     Clock,
     VideoFrame,
     colours_of,
+    extras_of,
     film_of,
     frame_to_rgb,
     open_video,
@@ -29,7 +29,7 @@ from files.video import (
 )
 
 USUAL_RATE, LARGEST_RATE = Fraction(25), Fraction(1000)  # frames a second
-STATING = ("mov", "matroska")  # containers that state how long they are
+STATING = ("mov", "matroska", "asf", "flv", "avi")  # containers that state how long they last
 SHORT = Fraction(1)  # seconds that may be missing at the end
 AROUND = 50  # packets in which a gap belongs to a leap of the clock
 
@@ -69,7 +69,7 @@ class Videos(Source):
         Raises:
             UnreadableImage: If it is no video, or damaged anywhere.
         """
-        path, number, duration, interlaced = self.path(index), 0, 1, False
+        path, number, duration = self.path(index), 0, 1
         meta = {"path": path, "read": size_and_time(path), "mode": "RGB"}
         try:
             with open_video(path) as container:
@@ -84,15 +84,16 @@ class Videos(Source):
                 while ahead is not None and colours is not None:
                     (frame, pts), ahead = ahead, next(decoded, None)
                     number += 1
-                    interlaced |= frame.interlaced_frame
                     # Some files do not say how long the last one is shown.
                     stated = frame.duration or duration
                     duration = stated if ahead is None else ahead[1] - pts
                     base, last = Fraction(frame.time_base), ahead is None
                     times = (pts, duration, base, rate, last)
-                    own = (self.keys[index], number, *times, colours, aspect, _matrix(frame))
-                    lost = (interlaced, _is_transparent(frame, stream))
-                    about = {"bit_depth": colours.bits, "frame": VideoFrame(*own, *lost)}
+                    extras = extras_of(frame, stream)
+                    video_frame = VideoFrame(
+                        self.keys[index], number, *times, colours, aspect, extras
+                    )
+                    about = {"bit_depth": colours.bits, "frame": video_frame}
                     yield {"hr": frame_to_rgb(frame, colours), "meta": {**meta, **about}}
         except UnreadableImage:
             raise
@@ -250,13 +251,3 @@ def _packets(container: Any) -> Iterator[Any]:
             f"the file is truncated: it should last {float(stated):.1f} seconds and ends at "
             f"{float(end):.1f}"
         )
-
-
-def _is_transparent(frame: Any, stream: Any) -> bool:
-    tagged = stream.metadata.get("alpha_mode") == "1"  # WebM; FFmpeg's own decoder leaves it out
-    return tagged or any(component.is_alpha for component in frame.format.components)
-
-
-def _matrix(frame: Any) -> tuple[int, ...] | None:
-    found = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
-    return None if found is None else tuple(np.frombuffer(found, np.int32).tolist())

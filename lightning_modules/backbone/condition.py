@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from degradations.device import copy_to
 from files.batch import Batch
+from files.checksums import check_folder
 from files.numbers import PositiveInt
 from files.paths import expand_path
 from files.tensors import read_file
@@ -193,7 +194,7 @@ def loaded(kind: str, path: str, revision: str | None, subfolder: str = "") -> A
 
     Raises:
         FileNotFoundError: If the folder is missing, or the hub cannot be reached.
-        ValueError: If transformers is not installed.
+        ValueError: If transformers is not installed, or weights contradict their checksum.
     """
     try:
         library = importlib.import_module("transformers")
@@ -203,6 +204,7 @@ def loaded(kind: str, path: str, revision: str | None, subfolder: str = "") -> A
             "cached embedding of a fixed prompt"
         ) from error
     place = expand_path(path, "path")
+    check_folder(Path(place, subfolder))
     try:
         return getattr(library, kind).from_pretrained(place, subfolder=subfolder, revision=revision)
     except (OSError, TypeError, ValueError) as error:  # TypeError: transformers 4, a missing file

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from degradations.compiling import allow_kinds
+from files.checksums import check_folder
 from files.paths import expand_path
 from lightning_modules.networks.running import checkpointed, to_channels_last
 from lightning_modules.weights import refuse
@@ -81,7 +82,7 @@ def pretrained(key: str, kind: str, path: str, subfolder: str | None, revision: 
 
     Raises:
         FileNotFoundError: If the folder has no network, or neither the hub nor its cache does.
-        ValueError: If the weights do not fit the configuration.
+        ValueError: If the weights do not fit the configuration, or contradict their checksum.
     """
     place = expand_path(path, key)
     folder = Path(place, subfolder or "")
@@ -90,6 +91,7 @@ def pretrained(key: str, kind: str, path: str, subfolder: str | None, revision: 
             f"{key}: {folder} has no config.json; expected a network in diffusers' layout: is "
             "`subfolder` right?"
         )
+    check_folder(folder)
     try:
         network, notes = library_class(kind).from_pretrained(
             place,

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from degradations.bicubic import resize
 from files.batch import Batch
+from files.checksums import check_folder
 from files.numbers import NonNegativeInt, PositiveFloat, PositiveInt
 from files.paths import expand_path
 from lightning_modules.backbone.library import library_class
@@ -203,6 +204,7 @@ class SDUpscale(Frozen, NothingToTrain, SuperResolver):
 
 def _loaded(path: str, revision: str | None) -> Any:
     place = expand_path(path, "SDUpscale.path")
+    check_folder(Path(place))
     try:
         pipeline = library_class("StableDiffusionUpscalePipeline").from_pretrained(
             place, revision=revision, low_cpu_mem_usage=False

@@ -94,12 +94,21 @@ def test_no_weights(tiny: Path, refusal: Refusal, command: str) -> None:
         pytest.param("test", "--ckpt_path", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("content", quick([b"", b"x" * 1000, "truncated"], b"", "truncated"))
+@pytest.mark.parametrize("damage", quick(["text", "truncated", "one bit"], "text", "one bit"))
 def test_a_corrupt_file(
-    trained: Path, refusal: Refusal, command: str, key: str, content: bytes | str
+    trained: Path, refusal: Refusal, command: str, key: str, damage: str
 ) -> None:
-    whole = next((trained / "checkpoints").glob("*.ckpt")).read_bytes()
-    Path("bad.ckpt").write_bytes(whole[:-100] if isinstance(content, str) else content)
+    checkpoint = next((trained / "checkpoints").glob("*.ckpt"))
+    content = bytearray(checkpoint.read_bytes())
+    if damage == "text":
+        content = bytearray(b"x" * 1000)
+    elif damage == "truncated":
+        content = content[:-100]
+    else:
+        weights = torch.load(checkpoint)["state_dict"].values()
+        bias = next(weight for weight in weights if weight.ndim == 1)
+        content[content.index(bias.numpy().tobytes())] ^= 1
+    Path("bad.ckpt").write_bytes(content)
     sentence = refusal(command, "--config", "tiny.yaml", key, "bad.ckpt", "--run.name", "x")
     assert "bad.ckpt" in sentence
     assert "corrupt" in sentence or "damaged" in sentence

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import random
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -104,15 +105,26 @@ def test_unclear_roles_are_refused_by_all(tmp_path: Path, members: Members) -> N
     assert refused.key == "a"
 
 
+def test_a_tar_may_end_in_a_single_block_of_zeros(tmp_path: Path) -> None:
+    path = in_tar(tmp_path, {f"{name}.png": png(8, n) for n, name in enumerate(NAMES)})
+    content = path.read_bytes().rstrip(b"\0")
+    path.write_bytes(content + bytes(-len(content) % 512) + bytes(512))
+    assert refusals(path, tmp_path) == ["", ""]
+    assert [sample["key"] for sample in streamed(path)] == NAMES
+
+
 APART = {
     "folders": ("hr/{}", "lr/{}"),
-    "DIV2K": ("{}", "{}x2"),
-    "words": ("{}_HR", "{}_LR"),
-    "scale before": ("{}", "{}_2x"),
-    "input and target": ("target/{}", "input/{}"),
+    "folders without a meaning": ("trainB/{}", "trainA/{}"),
+    "DIV2K": ("DIV2K_train_HR/{}", "DIV2K_train_LR_bicubic/X2/{}x2"),
     "DIV2K wild": ("{}", "{}x2w1"),
-    "folder with x": ("HR/{}", "LRx2/{}"),
-    "MATLAB": ("GTmod12/{}", "LRbicx2/{}"),
+    "REDS": ("train_sharp/000/{}", "train_sharp_bicubic/X2/000/{}"),
+    "folders of scenes": ("{}/gt/a", "{}/lq/a"),
+    "words": ("{}_clean", "{}_degraded"),
+    "words before": ("hr-{}", "lr-{}"),
+    "upper case": ("A{}", "a{}_lr"),
+    "scale before": ("{}", "{}_2x"),
+    "RealSR": ("Canon_{}_HR", "Canon_{}_LR2"),
 }
 
 
@@ -135,33 +147,43 @@ def test_hr_and_lr_as_images_of_their_own_are_refused_by_all(
 
 @pytest.mark.parametrize("lr", ["{}_lr/{}.png", "X4/{}x4/{}.png"])
 def test_clips_and_their_lr_are_refused(tmp_path: Path, lr: str) -> None:
-    members = {f"000/{n}.png": png(8) for n in NAMES}
-    members |= {lr.format("000", n): png(2) for n in NAMES}
+    members = {f"{clip}/{n}.png": png(8) for clip in NAMES for n in NAMES}
+    members |= {lr.format(clip, n): png(2) for clip in NAMES for n in NAMES}
     with pytest.raises(ValueError, match="LR images would count as HR"):
         Clips(str(in_folder(tmp_path, members)), frames=2).prepare(1.0)
     with pytest.raises(ValueError, match="LR images would count as HR"):
         ClipShards(str(in_tar(tmp_path, members)), frames=2, index_cache=str(tmp_path)).prepare(1.0)
 
 
+def not_refused(keys: Sequence[str], sides: Sequence[int]) -> None:
+    refuse_mixed("a set", keys, lambda index: (sides[index],) * 2, 2)
+
+
 @pytest.mark.parametrize(
-    ("sizes", "names"),
+    ("sides", "names"),
     [
         ((8, 8), ("hr/{}", "lr/{}")),  # the same size: photographs of two folders
         ((8, 5), ("{}", "{}x2")),
-        ((8, 4), ("cats/{}", "dogs/{}")),
         ((8, 4), ("{}", "{}1")),
         ((8, 4), ("low/{}", "low/{}b")),
-        ((8, 4), ("hr2/{}", "hr4/{}")),
-        ((8, 8), ("{}_2", "{}_4x6")),
+        ((8, 8, 4), ("4k_a/{}", "4k_b/{}", "hd/{}")),  # frames of films
     ],
 )
-def test_other_images_are_not_taken_for_pairs(sizes: tuple[int, int], names: tuple[str, str]):
+def test_other_images_are_not_taken_for_pairs(sides: tuple[int, ...], names: tuple[str, ...]):
     keys = [name.format(number) for name in names for number in NAMES]
-    refuse_mixed("a set", keys, lambda i: (sizes[i // len(NAMES)],) * 2)
+    not_refused(keys, [side for side in sides for _ in NAMES])
+
+
+def test_images_of_a_few_sizes_are_not_taken_for_pairs() -> None:
+    chance = random.Random(0)
+    keys = [f"{site}/{number}" for site in "abc" for number in range(100)]
+    for _ in range(100):
+        not_refused(keys, [chance.choice([512, 1024]) for _ in keys])
 
 
 def test_lr_at_a_scale_that_is_not_whole_are_refused(tmp_path: Path) -> None:
-    folder = in_folder(tmp_path, {"hr/a.png": png(9), "lr/a.png": png(6)})
+    members = {f"hr/{n}.png": png(9) for n in NAMES} | {f"lr/{n}.png": png(6) for n in NAMES}
+    folder = in_folder(tmp_path, members)
     with pytest.raises(ValueError, match="LR images would count as HR"):
         Folder(str(folder)).prepare(1.5)
     Folder(str(folder)).prepare(2.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -11,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.serialization import set_crc32_options
 
 from lightning_modules.weights import load_strictly, read_weights
 
@@ -221,6 +223,25 @@ class TestBadFiles:
             read_weights(tmp_path / name)
         assert "\n" not in str(caught.value)
         assert "weights_only" not in str(caught.value)  # torch's advice to load it all the same
+
+    @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+    def test_one_that_contradicts_the_checksum_beside_it(self, tmp_path, name):
+        path, checksum = tmp_path / name, tmp_path / f"{name}.sha256"
+        (save_file if name.endswith("safetensors") else torch.save)(TENSORS, path)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        for text in (digest, f"{digest.upper()} *{name}", "no digest"):
+            checksum.write_text(text)
+            read_weights(path)
+        checksum.write_text(f"{'0' * 64}  {name}\n")
+        with pytest.raises(ValueError, match=rf"{name} is damaged"):
+            read_weights(path)
+
+    def test_one_without_checksums_in_its_zip(self, tmp_path):
+        set_crc32_options(False)
+        try:
+            assert_tensors(saved(TENSORS, tmp_path / "w.pth"))
+        finally:
+            set_crc32_options(True)
 
     def test_code_is_refused_and_not_run(self, tmp_path):
         path = saved({"a": torch.ones(1), "x": Bomb(tmp_path / "run")}, tmp_path / "w.ckpt")

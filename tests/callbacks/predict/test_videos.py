@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import logging
 import os
 import subprocess
@@ -17,12 +18,15 @@ import numpy as np
 import pytest
 import torch
 from av.stream import Disposition
+from PIL import ExifTags, Image
 
 from callbacks.predict.predictions import NAME, outputs_in
 from callbacks.predict.writer import Writer
 from datamodules.base import SRDataModule
 from datamodules.sources.folder import Outputs
-from files.video import BT601, stated_frames
+from datamodules.sources.videos import Videos
+from files.images.decode import UnreadableImage
+from files.video import BT601, extras_of, stated_frames
 from lightning_modules.controls.simple import Bicubic
 from tests.callbacks.predict.test_predictions import stored
 from tests.callbacks.tiny import OneThread, trainer
@@ -233,9 +237,7 @@ def test_what_is_left_out_is_said_at_the_first_frame(
     assert len(read_video(tmp_path / "out/a_x2.mp4").times) == len(EVEN)
 
 
-def test_interlaced_and_transparent_videos_are_named(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_frames_lose_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     make_video(tmp_path / "a.mp4", EVEN, interlaced=True)
     with av.open(str(tmp_path / "b.mov"), "w") as container:
         stream: Any = container.add_stream("qtrle", rate=25)
@@ -243,10 +245,51 @@ def test_interlaced_and_transparent_videos_are_named(
         container.mux(stream.encode(av.VideoFrame(32, 24, "argb")))
         container.mux(stream.encode(None))
     make_video(tmp_path / "c.mp4", EVEN)
+    make_video(tmp_path / "d.mkv", EVEN, about={"stereo_mode": "left_right"})
     predict(tmp_path, tmp_path / "out")
     assert "a.mp4: not kept: fields" in caplog.text
     assert "b.mov: not kept: transparency" in caplog.text
     assert "c.mp4: not kept" not in caplog.text
+    assert caplog.text.count("d.mkv: not kept: arrangement of a stereoscopic video") == 1
+
+
+def test_camera_clips_with_exif_are_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """PyAV does not know FFmpeg's side data of EXIF."""
+    exif, data = Image.Exif(), io.BytesIO()
+    exif[ExifTags.Base.ImageDescription] = "Hut"
+    Image.new("RGB", (32, 24), "teal").save(data, "JPEG", exif=exif)
+    source = tmp_path / "a.avi"
+    with av.open(str(source), "w") as container:
+        stream: Any = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 32, 24, "yuvj420p"
+        for number in range(3):
+            packet = av.Packet(data.getvalue())
+            packet.stream, packet.pts, packet.dts = stream, number, number
+            packet.time_base = Fraction(1, 25)
+            container.mux(packet)
+    predict(source, tmp_path / "out")
+    assert len(read_video(tmp_path / "out/a_x2.mp4").times) == 3
+    assert "a.avi: not kept: metadata of frames" in caplog.text
+
+
+def side_data(path: Path) -> dict[str, list[float]]:
+    """Numbers about the display of a video's first frame."""
+    with av.open(str(path)) as container:
+        extras = extras_of(next(container.decode(video=0)), container.streams.video[0])
+    return {"mastering": [*(extras.mastering or ())], "light": [*(extras.light or ())]}
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc", "av1"])
+def test_metadata_of_an_hdr_display_are_kept(tmp_path: Path, codec: Any) -> None:
+    display = "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50)"
+    hdr = {"x265-params": f"log-level=error:master-display={display}:max-cll=1000,400"}
+    about: Any = {"codec": "libx265", "pixels": "yuv420p10le", "options": hdr}
+    source = make_video(tmp_path / "a.mp4", EVEN[:3], colours=(1, 9, 9, 16), **about)
+    predict(source, tmp_path / "out", codec=codec)
+    then, now = side_data(source), side_data(tmp_path / "out/a_x2.mp4")
+    assert now["light"] == then["light"] == [1000, 400]
+    assert now["mastering"] == pytest.approx(then["mastering"], rel=0.05)
+    assert then["mastering"][0] == 0.68
 
 
 def test_odd_sides_get_a_pixel(tmp_path: Path) -> None:
@@ -358,6 +401,42 @@ def test_a_broken_video_is_counted(
     assert "1 written, 0 skipped (done before), 1 unusable" in caplog.text
     assert predict(tmp_path, tmp_path / "out").made < len(LONG)  # tried again, by the same rules
     assert [line["key"] for line in stored(tmp_path / "out")] == ["broken", "sound", "broken"]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        ("a.mkv", "libx264"),
+        ("a.webm", "libvpx"),
+        ("a.mts", "libx264"),
+        ("a.avi", "mpeg4"),
+        ("a.wmv", "wmv2"),
+        ("a.ogv", "libvpx"),
+        ("live.webm", "libvpx"),  # without a duration
+        ("front.mp4", "libx264"),  # with its index at the front
+    ],
+)
+def test_a_truncated_video_is_refused(tmp_path: Path, name: str, codec: str) -> None:
+    muxing = {"live.webm": {"live": "1"}, "front.mp4": {"movflags": "faststart"}}.get(name, {})
+    source = make_video(tmp_path / name, EVEN, codec=codec, muxing=muxing)
+    videos = Videos({"a": str(source)})
+    assert len(list(videos.decode(0))) == len(EVEN)
+    data = source.read_bytes()
+    for percent in range(15, 100, 7):
+        cut = len(data) * percent // 100
+        source.write_bytes(data[: cut | 1])  # odd, so never between packets of 188
+        with pytest.raises(UnreadableImage):
+            list(videos.decode(0))
+
+
+def test_a_video_is_known_by_its_content(tmp_path: Path) -> None:
+    source = make_video(tmp_path / "a.ts", EVEN)
+    (tmp_path / "code.ts").write_text("export const side = 1;\n" * 20)
+    predict(tmp_path, tmp_path / "out")
+    assert files(tmp_path / "out") == ["a_x2.mp4"]
+    source.rename(tmp_path / "noname")
+    predict(tmp_path / "noname", tmp_path / "again")
+    assert files(tmp_path / "again") == ["noname_x2.mp4"]
 
 
 def test_a_video_that_cannot_be_written_ends_early(tmp_path: Path) -> None:

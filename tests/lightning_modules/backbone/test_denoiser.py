@@ -184,6 +184,10 @@ def test_from_pretrained(kind, tmp_path):
     bare(kind).save_config(tmp_path / "unet")
     with pytest.raises(ValueError, match=r"1 of another shape \(conv_in\.weight"):
         WRAPPERS[kind](str(tmp_path))
+    (file,) = (tmp_path / "unet").glob("*.safetensors")
+    file.with_name(f"{file.name}.sha256").write_text("0" * 64)
+    with pytest.raises(ValueError, match=f"{file.name} is damaged"):
+        WRAPPERS[kind](str(tmp_path))
 
 
 @pytest.mark.parametrize("prefix", ["", "denoiser.unet."])

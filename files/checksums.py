@@ -1,0 +1,67 @@
+"""Checksums of weights files: in a file beside them, and in the zip files that torch writes."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from zipfile import BadZipFile, ZipFile, is_zipfile
+
+CHUNK = 1 << 20  # bytes that are read at a time
+_DIGEST = re.compile(r"\b[0-9a-f]{64}\b", re.IGNORECASE)
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checksum_of(path: Path) -> Path:
+    """Return the file with the checksum of another, beside it."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def stated_digests(path: Path) -> list[str]:
+    """Return the SHA-256 of a file as the file beside it states it, usually one."""
+    try:
+        text = checksum_of(path).read_text(encoding="utf-8")
+    except (OSError, ValueError):  # ValueError: not text
+        return []
+    return [digest.lower() for digest in _DIGEST.findall(text)]
+
+
+def check_intact(path: Path) -> None:
+    """Raise if the bytes of a weights file contradict its checksums.
+
+    Raises:
+        ValueError: If they do; the message names the file and the fix.
+    """
+    stated = stated_digests(path)
+    if stated and file_hash(path) not in stated:
+        beside = checksum_of(path).name
+        raise ValueError(
+            f"{path} is damaged: its SHA-256 is not the one in {beside}; get or copy it again, or "
+            f"remove {beside} if you changed the file yourself"
+        )
+    if not stated and is_zipfile(path):
+        try:
+            _read_members(path)
+        except BadZipFile as error:
+            raise ValueError(f"{path} is damaged ({error}): get or copy it again") from error
+
+
+def check_folder(folder: Path) -> None:
+    """Raise as ``check_intact`` for the weights files of a network in a library's layout."""
+    for path in sorted(folder.rglob("*.safetensors")) or sorted(folder.rglob("*.bin")):
+        check_intact(path)
+
+
+def _read_members(path: Path) -> None:
+    with ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.CRC == 0:  # torch can leave the checksums out
+                continue
+            with archive.open(member) as file:
+                while file.read(CHUNK):
+                    pass
