@@ -10,15 +10,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.callbacks import BaseFinetuning, Timer
 
 from callbacks.evaluation import all_callbacks
 from callbacks.report.scalar_record import ScalarRecord
 from callbacks.results.files import made_by
 from commands.distributed.heartbeat import Ranks
 from commands.distributed.preflight import Facts
+from commands.errors import ConfigurationError
 from commands.run.checkpoints import SavesLast, checkpoints_of, gradients_pending
-from commands.run.directions import check_directions, warn_of_length
+from commands.run.directions import check_directions, check_lengths, warn_of_length
 from commands.run.loggers import log_hyperparameters
 from commands.signals import Stopped
 from datamodules.base import SRDataModule
@@ -53,20 +54,29 @@ class Start(Callback):
         self.ranks.compare("data", {"data": data_facts(trainer), "weights": weights})
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check the direction of all monitored values.
+        """Check the direction of all monitored values, and that no part begins to train later.
 
         Raises:
-            ConfigurationError: If one is monitored in the wrong direction.
+            ConfigurationError: If one is monitored in the wrong direction, or processes would not
+                average the gradients of such a part.
         """
         check_directions(trainer)
+        for callback in all_callbacks(trainer):
+            if isinstance(callback, BaseFinetuning) and trainer.world_size > 1:
+                raise ConfigurationError(
+                    f"trainer.callbacks has {type(callback).__name__}, and processes do not "
+                    "average the gradients of what it unfreezes: set trainer.devices to 1, or "
+                    "train in two runs, the second one from the weights of the first"
+                )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log hyperparameters, and begin the record of scalars.
 
         Raises:
-            ConfigurationError: If a restored schedule has the wrong direction.
+            ConfigurationError: If a restored schedule has the wrong direction, or fails later.
         """
         check_directions(trainer)
+        check_lengths(trainer)
         warn_of_length(trainer)
         if self.config is not None:
             log_hyperparameters(trainer, self.config)

@@ -53,6 +53,7 @@ class OnePass(SuperResolver):
 
     one_pass = True
     half_outputs = False
+    trained_parts: tuple[str, ...] | None = ("network",)
 
     def __init__(self, scale: float, network: NetworkCallable, **kwargs: Any) -> None:
         super().__init__(scale, **kwargs)
@@ -64,18 +65,20 @@ class OnePass(SuperResolver):
         self.network.to(memory_format=torch.channels_last)  # in which convolutions are fastest
         self.takes_size = "size" in inspect.signature(self.network.forward).parameters
 
-    def forward(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(self, lr: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Enlarge.
 
         Args:
             lr: (B, 3, h, w) in [0, 1].
-            size: (H, W) of the output.
+            size: (H, W) of the output; by default that of LR times the scale.
 
         Returns:
             (B, 3, H, W), unclamped.
         """
         lr = lr.contiguous(memory_format=torch.channels_last)
-        return self.network(lr, size) if self.takes_size else self.network(lr)
+        if not self.takes_size:
+            return self.network(lr)
+        return self.network(lr, size or self.own_size(lr))
 
     def enlarged_for(self, lr: Tensor, hr: Tensor, size: tuple[int, int]) -> Tensor:
         """Enlarge LR in training, and check the output's size.
