@@ -51,6 +51,7 @@ from commands.run.files import FOLDER, list_checkpoints, newest_whole
 from commands.run.weights import EXPORT, find_weights, load_trained
 from commands.tracebacks import origin
 from datamodules.base import SRDataModule, checked_scale
+from datamodules.samples import CropSettings
 from degradations.base import Degradation, check_unit_range, cut_size
 from degradations.bicubic import resize
 from degradations.draws import seed_of
@@ -148,12 +149,15 @@ def data(
         scale: Factor of enlargement.
         degradation: As ``recipe`` of ``degrade``.
         val: Images to validate on, likewise.
-        settings: Further arguments of ``datamodules.SRDataModule``, such as ``crop_size``.
+        settings: Further arguments of ``datamodules.SRDataModule``, such as ``crop_size`` and
+            ``crops``, a dictionary such as ``{"per_image": 4}``.
 
     Raises:
         ValueError: If the degradation or a setting is invalid.
     """
     recipe = degradation if isinstance(degradation, Degradation) else _recipe(degradation, scale)
+    if isinstance(settings.get("crops"), dict):
+        settings["crops"] = CropSettings(**settings["crops"])
     validated = {} if val is None else {"val": _source(val)}
     return SRDataModule(scale, _source(train), validated, degradation=recipe, **settings)
 

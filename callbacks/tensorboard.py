@@ -90,10 +90,14 @@ class TensorBoard(TensorBoardLogger):
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Write the hyperparameters for the tab of this name.
 
-        Lightning would log a metric for them, -1 at step 0.
+        Lightning would log a metric for them, -1 at step 0. What is no number or text is left out:
+        a method's ``save_hyperparameters`` also saves its parts.
         """
         from torch.utils.tensorboard.summary import hparams
 
         if self.experiment is not None:  # which makes the files
-            for summary in hparams(dict(params), {}):  # type: ignore[no-untyped-call]
+            shown = {
+                k: v for k, v in dict(params).items() if isinstance(v, bool | int | float | str)
+            }
+            for summary in hparams(shown, {}):  # type: ignore[no-untyped-call]
                 self._files.add_summary(summary)

@@ -11,12 +11,15 @@ import traceback
 import lightning
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from commands.errors import ConfigurationError, TemporaryError
+from commands.errors import ROOT, ConfigurationError, TemporaryError
 
+ROOMS = ("callbacks", "commands", "datamodules", "degradations", "files", "lightning_modules")
+OURS = (*(f"{ROOT / room}{os.sep}" for room in ROOMS), str(ROOT / "enlarger.py"))
 FOREIGN = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), "<")
 LIGHTNING = tuple(lightning.__path__)
 CALLBACKS = os.path.join(LIGHTNING[0], "pytorch", "callbacks")
 FULL = (errno.ENOSPC, errno.EDQUOT)
+Frames = list[traceback.FrameSummary]
 
 # Errors of disks and paths, with their fixes.
 DISK = {
@@ -33,14 +36,15 @@ DISK = {
 }
 _RAISE = re.compile(r"(.*[:;] *)?raise\b")
 _COMMAND = r"commands[/\\](run[/\\])?(cli|run|lightning_internals)\.py$"
+_FRAME = r'^  File "([^"]+)", line (\d+), in (.*)\n    (.*)'
 _WORKER = "Original Traceback (most recent call last):"
 
 
 def sentence_of(error: BaseException) -> str | None:
     """Return the message for the user that replaces a traceback.
 
-    An exception that our own code or a plug-in raised on purpose is a message; so is a setting that
-    Lightning refuses. Anything else is a bug.
+    An exception that our own code raised on purpose is a message; so is that of a plug-in, with its
+    place, and a setting that Lightning refuses. Anything else is a bug.
 
     Args:
         error: The exception that ended the command, with its traceback.
@@ -58,19 +62,23 @@ def sentence_of(error: BaseException) -> str | None:
             f"out of memory{f': {message}' if message else ''}; lower what it grows with, such as "
             "data.init_args.batch_size, crop_size, crops.per_image or workers"
         )
-    frames = [(f.filename, f.line or "") for f in traceback.extract_tb(error.__traceback__)]
+    frames = list(traceback.extract_tb(error.__traceback__))
     if _WORKER in message:
         frames, message = _in_worker(message)
     if isinstance(error, ValueError | TypeError | OSError) and _on_purpose(frames):
-        return message
+        raised = frames[-1]
+        if raised.filename.startswith(OURS):
+            return message
+        place = f"{raised.filename}:{raised.lineno}, in {raised.name}"
+        return f"{message} ({type(error).__name__} of {place}; --debug shows the traceback)"
     if isinstance(error, OSError) and (sentence := _of_disk(error, frames)):
         return sentence
     if not _by_lightning(frames):
         return None
     refused = ValueError | MisconfigurationException | ModuleNotFoundError  # of optional packages
-    asked = isinstance(error, RuntimeError) and frames[-1][0].startswith(CALLBACKS)
+    asked = isinstance(error, RuntimeError) and frames[-1].filename.startswith(CALLBACKS)
     # torch also raises RuntimeError, and Python TypeError: only those raised on purpose count.
-    meant = (asked or isinstance(error, TypeError)) and _RAISE.match(frames[-1][1])
+    meant = (asked or isinstance(error, TypeError)) and _RAISE.match(frames[-1].line or "")
     return message if isinstance(error, refused) or meant else None
 
 
@@ -98,10 +106,10 @@ def origin(error: BaseException) -> BaseException:
     return error
 
 
-def _of_disk(error: OSError, frames: list[tuple[str, str]]) -> str | None:
+def _of_disk(error: OSError, frames: Frames) -> str | None:
     # Errors of DataLoader workers arrive as text, without their number.
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None]
-    ours = [file for file, _ in frames if not _is_foreign(file)]
+    ours = [frame.filename for frame in frames if not _is_foreign(frame.filename)]
     if error.errno in FULL and not names and ours:  # a full disk names no file
         return f"{error.strerror}, where {ours[-1]} writes; {DISK[error.errno]}"
     # A socket may be denied, too; an existing folder is a race between processes.
@@ -111,27 +119,29 @@ def _of_disk(error: OSError, frames: list[tuple[str, str]]) -> str | None:
     return f"{' -> '.join(names)}: {error.strerror}; {DISK[error.errno]}"
 
 
-def _on_purpose(frames: list[tuple[str, str]]) -> bool:
-    if not frames:
+def _on_purpose(frames: Frames) -> bool:
+    if not frames or _is_foreign(frames[-1].filename):
         return False
-    file, line = frames[-1]
-    return not _is_foreign(file) and _RAISE.match(line) is not None
+    return _RAISE.match(frames[-1].line or "") is not None
 
 
-def _by_lightning(frames: list[tuple[str, str]]) -> bool:
+def _by_lightning(frames: Frames) -> bool:
     # No frame of a model, data module or callback, which could have called Lightning.
-    ours = tuple(file for file, _ in frames if not _is_foreign(file))
+    ours = [frame.filename for frame in frames if not _is_foreign(frame.filename)]
     return (
         bool(frames)
-        and frames[-1][0].startswith(LIGHTNING)
+        and frames[-1].filename.startswith(LIGHTNING)
         and all(re.search(_COMMAND, file) for file in ours)
     )
 
 
-def _in_worker(message: str) -> tuple[list[tuple[str, str]], str]:
+def _in_worker(message: str) -> tuple[Frames, str]:
     # A DataLoader worker sends its traceback as text: frames, then "package.Type: message".
     text = message.rpartition("Traceback (most recent call last):\n")[2]
-    frames = re.findall(r'^  File "([^"]+)", line \d+, in .*\n    (.*)', text, re.MULTILINE)
+    frames = [
+        traceback.FrameSummary(file, int(number), name, lookup_line=False, line=line)
+        for file, number, name, line in re.findall(_FRAME, text, re.MULTILINE)
+    ]
     final = re.search(r"^[\w.]+: ", text, re.MULTILINE)
     return frames, text[final.end() :].strip() if final else message
 

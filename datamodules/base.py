@@ -290,6 +290,8 @@ class SRDataModule(Predicted, LightningDataModule):
         Raises:
             ValueError: If more than ``crops.unreadable_limit`` were unreadable; they are listed.
         """
+        if not _is_batch(batch):
+            return batch
         skipped, seconds = batch.pop("skipped", []), batch.pop("seconds", [])
         if self._part() == "train":
             self.tally.add(len(batch["key"]), skipped)
@@ -310,6 +312,8 @@ class SRDataModule(Predicted, LightningDataModule):
         self, batch: dict[str, Any], device: torch.device, dataloader_idx: int
     ) -> Any:
         """Move the tensors except ``seed`` and ``draws``, which are used on the CPU."""
+        if not _is_batch(batch):
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
         kept = {name: batch.pop(name) for name in ("seed", "draws") if name in batch}
         return super().transfer_batch_to_device(batch, device, dataloader_idx) | kept
 
@@ -319,6 +323,8 @@ class SRDataModule(Predicted, LightningDataModule):
         Raises:
             ValueError: If no degradation makes LR, or it makes LR for another scale.
         """
+        if not _is_batch(batch):
+            return cast(Batch, batch)
         if "error" in batch:
             return cast(Batch, {k: batch[k] for k in ("key", "error", "meta") if k in batch})
         part = self._part()
@@ -390,3 +396,8 @@ class SRDataModule(Predicted, LightningDataModule):
             check_same_order(state_dict, self._order())
         if self._pool is not None and "pairs" in state_dict:
             self._pool.load(state_dict["pairs"], *self._ranks())
+
+
+def _is_batch(value: object) -> bool:
+    # Lightning also moves a method's `example_input_array` by these hooks.
+    return isinstance(value, dict) and "key" in value

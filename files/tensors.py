@@ -73,6 +73,15 @@ def plain(content: Any) -> Any:
     return content
 
 
+def is_plain(value: Any) -> bool:
+    """Return whether nested content has only numbers, texts and tensors, which are read again."""
+    if type(value) is dict:
+        return is_plain([*value.keys(), *value.values()])
+    if type(value) in (list, tuple):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str | Tensor)
+
+
 def _reason(error: Exception) -> str:
     message = str(error)
     foreign = re.search(r"GLOBAL (\S+)", message)
@@ -219,7 +228,7 @@ def _by_prefix(tensors: dict[str, Tensor], where: str | Path) -> tuple[dict[str,
 
 
 def check_numbers(where: str, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    """Raise if tensors are no weights: not finite, or integers or quantised in place of floats.
+    """Raise if tensors are no weights: not finite, without values, or integers, or quantised.
 
     Args:
         where: Name of the file, for messages.
@@ -237,6 +246,11 @@ def check_numbers(where: str, tensors: Mapping[str, Tensor], own: Mapping[str, T
             raise ValueError(
                 f"{where} has {name} as {kind}, not as floating-point numbers: set another file, "
                 "one that is not quantised"
+            )
+        if value.is_meta:
+            raise ValueError(
+                f"{where} has the shape of {name} and no values (device meta): set another file, "
+                "saved from a model whose weights were loaded"
             )
     spoiled = [name for name, of in tensors.items() if not _is_sound(name, of, own.get(name))]
     if spoiled:

@@ -161,9 +161,13 @@ class Adversarial(SuperResolver):
         if self.trainer.world_size == 1:
             return
         gradients = [p.grad for p in _trained(optimizer) if p.grad is not None]
-        flat = nn.utils.parameters_to_vector(gradients)
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
-        nn.utils.vector_to_parameters(flat.div_(self.trainer.world_size), gradients)
+        flat /= self.trainer.world_size
+        parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            # In place: a fused optimiser reads memory order, so the layout must stay the weight's.
+            gradient.copy_(part.view(gradient.shape))
 
     # ----------------------------------------------------------------------------------- optimisers
 
@@ -253,19 +257,28 @@ def hinge_discriminator(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tenso
 
 @contextmanager
 def frozen(module: nn.Module | None) -> Iterator[None]:
-    """Freeze a module's parameters within the context; gradients pass through it.
+    """Freeze a module within the context, in evaluation mode; gradients pass through it.
+
+    Its running statistics and spectral norms stay, too.
 
     Args:
-        module: The module; its parameters are restored afterwards. None for no module.
+        module: The module, which is restored afterwards. None for no module.
     """
-    trained = [p for p in module.parameters() if p.requires_grad] if module is not None else []
+    parameters = [] if module is None else list(module.parameters())
+    modules = [] if module is None else list(module.modules())
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    training = [part for part in modules if part.training]
     for parameter in trained:
         parameter.requires_grad_(False)
+    for part in training:
+        part.training = False
     try:
         yield
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
+        for part in training:
+            part.training = True
 
 
 def _trained(optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -8,6 +8,7 @@ and colours in ``sampling/enlarging.py``.
 
 from __future__ import annotations
 
+import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -16,20 +17,22 @@ from typing import Any, Self
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 
 from degradations.draws import seed_of
 from files.batch import Batch
+from files.own_modules import class_path
 from lightning_modules.backbone.condition import Texts
 from lightning_modules.backbone.space import Space
 from lightning_modules.loading import Loaded
-from lightning_modules.networks.running import to_channels_last
+from lightning_modules.networks.running import Frozen, freeze, to_channels_last
 from lightning_modules.noise import Noise, Size, seeds_of, with_noise_seeds
 from lightning_modules.optimisation import Optimised, adam
 from lightning_modules.sampling.color import ColorFix
 from lightning_modules.sampling.enlarging import InTiles, in_range
 from lightning_modules.weights import shape_text
 
+log = logging.getLogger(__name__)
 Output = dict[str, Tensor]  # of a step: ``sr``, the images
 
 
@@ -51,6 +54,9 @@ class ImageModel(Loaded, Optimised, ABC):
     # Whether outputs can be computed with all weights in half precision. These are never trained:
     # rounding would lose most of each step.
     half_outputs = True
+    # Attributes that train; all other parts are frozen, in evaluation mode. None: all parts train
+    # but those that are `Frozen`, as losses are.
+    trained_parts: tuple[str, ...] | None = None
     latent_pairs = False  # whether it trains on pairs of latents (`main.py encode --encode.pairs`)
 
     def __init__(
@@ -144,11 +150,46 @@ class ImageModel(Loaded, Optimised, ABC):
                 f"{precision.removesuffix('true')}mixed"
             )
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Freeze a part that does not train as soon as the method holds it."""
+        super().__setattr__(name, value)
+        if not isinstance(value, nn.Module) or self._trains(name, value):
+            return
+        # A subclass may add a part, and forget that it inherits the names of those that train.
+        inherits = self.trained_parts is not None and "trained_parts" not in vars(type(self))
+        if inherits and any(parameter.requires_grad for parameter in value.parameters()):
+            method = class_path(type(self))
+            log.warning(
+                "%s of %s does not train: to train it, name it in trained_parts", name, method
+            )
+        freeze(value)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode, but keep the parts that do not train in evaluation mode."""
+        super().train(mode)
+        for name, part in self.named_children():
+            if not self._trains(name, part):
+                part.eval()
+        return self
+
     def configure_model(self) -> None:
-        """Do nothing: constructors make all parts. Lightning requires the hook to shard them."""
+        """Freeze what ``setup`` added to the parts that do not train."""
+        for name, part in self.named_children():
+            if not self._trains(name, part):
+                freeze(part)
+        for module in self.modules():
+            if isinstance(module, Frozen):
+                freeze(module)
+
+    def _trains(self, name: str, part: nn.Module) -> bool:
+        if self.trained_parts is None:
+            return not isinstance(part, Frozen)
+        return name in self.trained_parts
 
     def on_fit_start(self) -> None:
-        """Keep the state of torch's generators, which each batch seeds."""
+        """Keep the state of torch's generators, which each batch seeds. Call super() first."""
+        self.warn_of_unread()
+        self.note_start()
         self._random_states = [module.get_rng_state() for module in self._random]
 
     def on_fit_end(self) -> None:
@@ -285,6 +326,8 @@ class NothingToTrain:
 
     ``configure_optimizers`` refuses ``fit`` of a method without trainable parameters.
     """
+
+    trained_parts: tuple[str, ...] | None = ()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Never called."""

@@ -198,6 +198,7 @@ class CasArbi(SuperResolver):
     """
 
     half_outputs = False
+    trained_parts = ("network",)
 
     sigma_r: Tensor
 
@@ -224,7 +225,6 @@ class CasArbi(SuperResolver):
                 "any size: set it to lightning_modules.LIIF, or put it into "
                 "lightning_modules.AnySize"
             )
-        self.base.requires_grad_(False)
         cast(Any, self.base).source = ""  # its weights are its own, and in no checkpoint
         self.tile_multiple = int(getattr(self.base, "divisor", 1))  # tiles keep its phase
         self.network = network
@@ -459,9 +459,3 @@ class CasArbi(SuperResolver):
         if self.network is None:
             self.weights_source = name
         log.info("base: %s", name)
-
-    def train(self, mode: bool = True) -> CasArbi:
-        """Set the mode, but keep the base in evaluation mode."""
-        super().train(mode)
-        self.base.train(False)
-        return self

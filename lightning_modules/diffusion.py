@@ -65,6 +65,7 @@ class Diffusion(InLatents, Generator):
             without an encoder.
     """
 
+    trained_parts = ("denoiser",)
     weight: Tensor
 
     def __init__(

@@ -118,7 +118,7 @@ class InvSR(InLatents, Adversarial):
         self.denoiser_weights, self.patch = denoiser_weights, lr_side(patch, scale)
         self.prompt, self.sampling, self.losses = prompt, sampling, training
         self.schedule = schedule or Schedule(variance="exploding")
-        self.middle, self.perceptual = _frozen(sampling.middle), _frozen(training.perceptual)
+        self.middle, self.perceptual = sampling.middle, training.perceptual
         self.tile, self.tile_overlap, self.tile_window = self.patch, self.patch // 2, "gaussian"
         self.tile_least = self.patch
         self.tile_always = True
@@ -126,6 +126,7 @@ class InvSR(InLatents, Adversarial):
         self.tile_multiple = self.multiple
         self.plan()  # raises if sampling is impossible
 
+    trained_parts = ("predictor", "discriminator")
     training_only = ("discriminator.", "perceptual.")
     group = "training."
     half_outputs = False
@@ -399,7 +400,3 @@ class InvSR(InLatents, Adversarial):
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map a released file, which has only the predictor; other parts stay."""
         return self.with_parts(predictor=tensors)
-
-
-def _frozen(module: Part | None) -> Part | None:
-    return None if module is None else module.requires_grad_(False)

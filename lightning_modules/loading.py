@@ -13,6 +13,7 @@ from torch import Tensor
 from files.method import Method
 from files.own_modules import class_path
 from files.paths import expand_path
+from files.tensors import is_plain
 from lightning_modules.weights import (
     check_sources,
     check_tensors,
@@ -26,6 +27,7 @@ from lightning_modules.weights import (
 
 log = logging.getLogger(__name__)
 TRAINED_ON = ", trained on"
+HYPERPARAMETERS = ("hyper_parameters", "datamodule_hyper_parameters")  # Lightning's keys
 
 
 class Loaded(Method, LightningModule):
@@ -205,11 +207,18 @@ class Loaded(Method, LightningModule):
         ]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Name the source of a frozen part that has one, in place of its weights."""
+        """Name the source of a frozen part that has one, in place of its weights.
+
+        Of ``save_hyperparameters`` only plain values are stored: others are not read again.
+        """
+        super().on_save_checkpoint(checkpoint)
         keys = set(self.checkpoint_keys())
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in keys}
         checkpoint["model"], checkpoint["frozen"] = class_path(type(self)), sources(self)
         checkpoint["trained_with"] = self.trained_with
+        for key in HYPERPARAMETERS:
+            if key in checkpoint:
+                checkpoint[key] = {k: v for k, v in checkpoint[key].items() if is_plain(v)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check the checkpoint, and add the frozen parts of this model to it.
@@ -218,6 +227,7 @@ class Loaded(Method, LightningModule):
             ValueError: If the checkpoint belongs to another method, another network size, or other
                 frozen weights.
         """
+        super().on_load_checkpoint(checkpoint)
         model = checkpoint.get("model")
         if model != class_path(type(self)):
             raise ValueError(

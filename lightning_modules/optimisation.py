@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -16,6 +17,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveInt
 from files.own_modules import class_path
+
+log = logging.getLogger(__name__)
 
 
 def adam(parameters: Iterable[Any]) -> Optimizer:
@@ -41,9 +44,10 @@ def optimizer_of(make: Callable[[Any], Any], parameters: Iterable[Any]) -> Any:
         parameters: Parameters, or groups of them.
 
     Raises:
-        ValueError: If it is LBFGS, which asks for the gradient of one batch several times.
+        ValueError: If it refuses the parameters or its settings, or is LBFGS, which asks for the
+            gradient of one batch several times.
     """
-    optimizer = make(parameters)
+    optimizer = _made(make, parameters, "model.init_args.optimizer")
     if isinstance(optimizer, LBFGS):
         raise ValueError("LBFGS cannot train on batches: use torch.optim.AdamW or another")
     # A fused optimiser unscales AMP gradients itself, and Lightning then refuses to clip them.
@@ -51,6 +55,13 @@ def optimizer_of(make: Callable[[Any], Any], parameters: Iterable[Any]) -> Any:
     optimizer._step_supports_amp_scaling = False
     optimizer.register_load_state_dict_post_hook(_in_layout_of_weights)
     return optimizer
+
+
+def _made(make: Callable[[Any], Any], argument: Any, key: str) -> Any:
+    try:
+        return make(argument)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
 
 
 def _in_layout_of_weights(optimizer: Any) -> None:
@@ -73,9 +84,9 @@ def schedule_of(make: Callable[[Any], Any], optimizer: Any) -> dict[str, Any]:
         optimizer: The optimiser.
 
     Raises:
-        ValueError: If it monitors a value of training.
+        ValueError: If it refuses the optimiser or its settings, or monitors a value of training.
     """
-    schedule = make(optimizer)
+    schedule = _made(make, optimizer, "model.init_args.lr_scheduler")
     if not isinstance(schedule, ReduceLROnPlateau):
         return {"scheduler": schedule, "interval": "step"}
     if not schedule.monitor.startswith("val/"):  # each rank has its own, and so would rates
@@ -116,6 +127,10 @@ class Optimised(LightningModule):
     ) -> None:
         super().__init__()
         self._make_optimizer, self._make_schedule = optimizer, lr_scheduler
+        self._configured = False  # by these two
+        # Names of trained parameters at the start, before callbacks such as `BaseFinetuning`.
+        self._trained_first: set[str] | None = None
+        self._changes: dict[str, Any] = {}  # of a checkpoint
 
     def optimized(self) -> Sequence[Tensor] | Sequence[dict[str, Any]]:
         """Return all trainable parameters, or groups of them with their own settings."""
@@ -127,6 +142,7 @@ class Optimised(LightningModule):
         Raises:
             ValueError: If nothing is trainable, or the schedule monitors a value of training.
         """
+        self._configured = True
         trainable = self.optimized()
         if not trainable:
             raise ValueError(
@@ -138,6 +154,55 @@ class Optimised(LightningModule):
             return optimizer
         schedule = schedule_of(self._make_schedule, optimizer)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def warn_of_unread(self) -> None:
+        """Warn of an optimiser or a schedule that a subclass's ``configure_optimizers`` ignores."""
+        own = getattr(self._make_optimizer, "__module__", "").startswith("lightning_modules.")
+        unread = {"optimizer": not own, "lr_scheduler": self._make_schedule is not None}
+        for name, is_set in unread.items():
+            if is_set and not self._configured:
+                log.warning(
+                    "model.init_args.%s has no effect: configure_optimizers of %s does not call "
+                    "that of its base class",
+                    *(name, class_path(type(self))),
+                )
+
+    def note_start(self) -> None:
+        """Note what trains before callbacks change it, and repeat what a checkpoint's run changed.
+
+        ``BaseFinetuning`` restores its groups itself, before.
+        """
+        parameters = dict(self.named_parameters())
+        self._trained_first = {name for name, p in parameters.items() if p.requires_grad}
+        changes, self._changes = self._changes, {}
+        for name, trains in changes.get("trained", {}).items():
+            parameters[name].requires_grad_(trains)
+        groups_of = zip(self.trainer.optimizers, changes.get("groups", ()), strict=False)
+        for optimizer, groups in groups_of:
+            for names in groups[len(optimizer.param_groups) :]:
+                optimizer.add_param_group({"params": [parameters[name] for name in names]})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store what callbacks changed of what is trained, if anything."""
+        super().on_save_checkpoint(checkpoint)
+        if self._trained_first is None:
+            return
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        if trained != self._trained_first:
+            changed = {name: name in trained for name in sorted(trained ^ self._trained_first)}
+            checkpoint["changes"] = {"trained": changed, "groups": self._groups()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the changes until the optimisers exist."""
+        super().on_load_checkpoint(checkpoint)
+        self._changes = checkpoint.get("changes", {})
+
+    def _groups(self) -> list[list[list[str]]]:
+        names = {parameter: name for name, parameter in self.named_parameters()}
+        return [
+            [[names[parameter] for parameter in group["params"]] for group in of.param_groups]
+            for of in self.trainer.optimizers
+        ]
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None

@@ -100,11 +100,11 @@ class ResShift(InLatents, SuperResolver):
         self.sampler = ShiftSampler(self.sampled, sampler)
         self.divisor = int(getattr(network, "divisor", 1))  # of latents' sides
         self.tile_multiple = self.divisible
-        self.perceptual = None if perceptual is None else perceptual.requires_grad_(False)
-        self.perceptual_weight = perceptual_weight
+        self.perceptual, self.perceptual_weight = perceptual, perceptual_weight
         self.perceptual_target = perceptual_target
 
     latent_pairs = True
+    trained_parts = ("network",)
 
     @property
     def default_steps(self) -> int:

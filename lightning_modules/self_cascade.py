@@ -120,6 +120,8 @@ class SelfCascade(FromBase):
         >>> model = SelfCascade(4, denoiser=base, space=KLSpace(sd))  # doctest: +SKIP
     """
 
+    trained_parts = ("upsampler",)
+
     def __init__(
         self,
         scale: float,
@@ -316,11 +318,6 @@ class SelfCascade(FromBase):
             settings |= changed(self.tuning) | {"upsampler": as_option(self.upsampler)}
             settings["attach"] = f"{self.tuning.attach} {' '.join(self.attachment.widths)}"
         return settings
-
-    @property
-    def trains(self) -> bool:
-        """Whether there are upsamplers."""
-        return self.upsampler is not None
 
     @property
     def trained_with(self) -> dict[str, Any]:

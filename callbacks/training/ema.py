@@ -27,7 +27,8 @@ class EMA(Callback):
     One update per step of the main optimiser: average += (1 - d) (weights - average), with
     d = min(decay, (1 + n) / (10 + n)), so that the first steps are soon forgotten; n is ``first``
     in the first update and increases by one in each.
-    Frozen parameters are neither averaged nor stored; buffers (running statistics) are the model's.
+    Frozen parameters are neither averaged nor stored until a callback unfreezes them; buffers
+    (running statistics) are the model's.
     A checkpoint's ``state_dict`` always holds the raw weights; the averages are in its
     ``callbacks["EMA"]["weights"]``, which ``test``, ``validate``, ``predict`` and
     ``--model.init_args.weights`` read.
@@ -53,6 +54,8 @@ class EMA(Callback):
         self._step = 0
         self._module: LightningModule | None = None
         self._index: dict[str, int] = {}  # by name; parameters that are tied have several
+        self._every: list[nn.Parameter] = []  # the module's, frozen ones included
+        self._trained: list[bool] = []  # which of them are trained
         self._parameters: list[nn.Parameter] = []
         self._averages: list[Tensor] = []
         self._raw: list[Tensor] | None = None  # the trained weights while the averages are in place
@@ -83,6 +86,17 @@ class EMA(Callback):
                 self.update()
         self._loaded = {}
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Average also what a callback has unfrozen, from its current weights."""
+        if [parameter.requires_grad for parameter in self._every] == self._trained:
+            return
+        averages, updates = self._by_name(), self.updates
+        self.track(pl_module)
+        self.updates = updates
+        for name, average in self._by_name().items():
+            if name in averages:
+                average.copy_(averages[name])
+
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Update if the batch completed a step; with accumulation not every batch does."""
         step = trainer.global_step
@@ -96,6 +110,8 @@ class EMA(Callback):
         Parts that only training uses, such as discriminators, are left out.
         """
         left = method_of(module).training_only
+        self._every = list(module.parameters())
+        self._trained = [parameter.requires_grad for parameter in self._every]
         positions: dict[nn.Parameter, int] = {}
         self._index = {
             name: positions.setdefault(p, len(positions))

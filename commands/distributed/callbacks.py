@@ -10,15 +10,17 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.callbacks import BaseFinetuning, Timer
 
 from callbacks.evaluation import all_callbacks
 from callbacks.report.scalar_record import ScalarRecord
 from callbacks.results.files import made_by
 from commands.distributed.heartbeat import Ranks
 from commands.distributed.preflight import Facts
+from commands.errors import ConfigurationError
 from commands.run.checkpoints import SavesLast, checkpoints_of, gradients_pending
 from commands.run.loggers import log_hyperparameters
+from commands.run.schedules import check_lengths
 from commands.signals import Stopped
 from datamodules.base import SRDataModule
 from files.method import method_of
@@ -51,8 +53,27 @@ class Start(Callback):
         weights = made_by(method_of(pl_module))
         self.ranks.compare("data", {"data": data_facts(trainer), "weights": weights})
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check that no part begins to train later, on several processes.
+
+        Raises:
+            ConfigurationError: If one does, whose gradients processes would not average.
+        """
+        for callback in all_callbacks(trainer):
+            if isinstance(callback, BaseFinetuning) and trainer.world_size > 1:
+                raise ConfigurationError(
+                    f"trainer.callbacks has {type(callback).__name__}, and processes do not "
+                    "average the gradients of what it unfreezes: set trainer.devices to 1, or "
+                    "train in two runs, the second one from the weights of the first"
+                )
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log hyperparameters, and begin the record of scalars."""
+        """Log hyperparameters, and begin the record of scalars.
+
+        Raises:
+            ConfigurationError: If a schedule fails later in the run.
+        """
+        check_lengths(trainer)
         if self.config is not None:
             log_hyperparameters(trainer, self.config)
         for logger in trainer.loggers:

@@ -242,6 +242,10 @@ class Checkpoints(Checkpoint):
     ) -> None:
         """Write a due checkpoint: the step before is complete, and the next one has not begun."""
         self._note(trainer, pl_module)
+        self.save_due(trainer)
+
+    def save_due(self, trainer: Trainer) -> None:
+        """Write a due checkpoint at the start of an epoch, which a resumed run starts again."""
         if self._due and not gradients_pending(trainer):
             self.save(trainer)
 
@@ -527,10 +531,14 @@ class SavesLast(Callback):
     def on_train_epoch_start(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
+        """Save before other callbacks begin the epoch, and correct the step before they log."""
+        correct_logged_step(trainer, pl_module)
+        for checkpoints in checkpoints_of(trainer):
+            checkpoints.save_due(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Correct the step before other callbacks log at it."""
         correct_logged_step(trainer, pl_module)
-
-    on_train_batch_start = on_train_epoch_start
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if training ends within an epoch, which a continued run does not end here."""

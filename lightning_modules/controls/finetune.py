@@ -89,6 +89,7 @@ class FineTune(FromBase):
         ValueError: If parts do not fit together.
     """
 
+    trained_parts = ("denoiser",)
     base_frozen: ClassVar[bool] = False
 
     def __init__(
@@ -127,11 +128,6 @@ class FineTune(FromBase):
     def trained_with(self) -> dict[str, Any]:
         """The schedule."""
         return super().trained_with | {"schedule": self.schedule.settings}
-
-    @property
-    def trains(self) -> bool:
-        """Whether something is trained: always."""
-        return True
 
 
 class LoRA(FineTune):

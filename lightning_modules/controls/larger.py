@@ -178,6 +178,7 @@ class FromBase(InLatents, Generator):
         ValueError: If parts do not fit together.
     """
 
+    trained_parts: tuple[str, ...] | None = ()
     base_frozen: ClassVar[bool] = True  # False for methods that train the base itself
 
     def __init__(
@@ -354,7 +355,7 @@ class FromBase(InLatents, Generator):
     @property
     def trains(self) -> bool:
         """Whether something is trained, so that outputs require its weights."""
-        return False
+        return any(getattr(self, name) is not None for name in self.trained_parts or ())
 
     @property
     def output_settings(self) -> dict[str, str | int | float]:

@@ -29,7 +29,6 @@ from lightning_modules.backbone.library import library_class
 from lightning_modules.backbone.space import named
 from lightning_modules.base import NothingToTrain, SuperResolver
 from lightning_modules.controls.direct import Direct
-from lightning_modules.networks.running import Frozen
 from lightning_modules.noise import Noise, Size
 from lightning_modules.sampling.color import ColorFix
 from lightning_modules.sampling.tiling import padded
@@ -64,7 +63,6 @@ class SDSR(Direct):
         super().__init__(scale, patch=None, **kwargs)
         self.upscaler_weights, self.upscaler_scale = upscaler_weights, upscaler_scale
         self.upscaler = upscaler(self.scale if upscaler_scale is None else upscaler_scale)
-        self.upscaler.requires_grad_(False).eval()
         self.half_outputs = self.upscaler.half_outputs
 
     @torch.no_grad()
@@ -98,12 +96,6 @@ class SDSR(Direct):
         own = self.upscaler.output_settings.items()
         return settings | {f"upscaler.{key}": value for key, value in own}
 
-    def train(self, mode: bool = True) -> SDSR:
-        """Set the mode, but keep the upscaler in evaluation mode."""
-        super().train(mode)
-        self.upscaler.train(False)
-        return self
-
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
         """Load the base and the upscaler."""
         super().load_parts(find)
@@ -127,7 +119,7 @@ class SDSR(Direct):
             )
 
 
-class SDUpscale(Frozen, NothingToTrain, SuperResolver):
+class SDUpscale(NothingToTrain, SuperResolver):
     """``StableDiffusionUpscalePipeline`` of diffusers; needs transformers. Nothing is trained.
 
     Args:

@@ -70,6 +70,7 @@ class Autoencoder(Reconstruction):
     """
 
     losses: AutoencoderLosses
+    trained_parts = ("space", "discriminator")
 
     def __init__(
         self,

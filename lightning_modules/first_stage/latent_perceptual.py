@@ -54,6 +54,7 @@ class LatentPerceptual(InLatents):
     """
 
     half_outputs = False
+    trained_parts = ("network", "ranking")
 
     def __init__(
         self,

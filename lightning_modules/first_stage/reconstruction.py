@@ -55,9 +55,7 @@ class Reconstruction(Adversarial):
                 f"{type(self).__name__} does not enlarge, and scale is {scale:g}: set "
                 "data.init_args.scale to 1"
             )
-        distance = losses.perceptual
-        self.perceptual = None if distance is None else distance.requires_grad_(False)
-        self.losses = losses
+        self.perceptual, self.losses = losses.perceptual, losses
 
     def setup(self, stage: str) -> None:
         """Load parts that only training needs.

@@ -84,6 +84,7 @@ class Tokenizer(Reconstruction):
     """
 
     losses: TokenizerLosses
+    trained_parts = ("vae", "discriminator")
 
     def __init__(
         self,

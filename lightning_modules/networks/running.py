@@ -103,6 +103,15 @@ def checkpointed(block: Callable[..., Any], *inputs: Any, draws: bool = True, **
     return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=draws, **more)
 
 
+def freeze(part: nn.Module) -> None:
+    """Never train a part again: no gradients of its weights, evaluation mode.
+
+    Args:
+        part: The part; changed in place.
+    """
+    part.requires_grad_(False).eval()
+
+
 class Frozen(nn.Module):
     """Base class of parts that are never trained: they stay in evaluation mode."""
 

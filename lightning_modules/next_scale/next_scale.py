@@ -264,6 +264,7 @@ class NextScale(InLatents):
 
     space: BitwiseSpace
     transformer: InfinityTransformer
+    trained_parts: tuple[str, ...] | None = ("transformer", "encoder")
 
     def __init__(
         self,

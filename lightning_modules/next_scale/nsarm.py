@@ -86,6 +86,7 @@ class NSARMStageOne(InLatents, SuperResolver):
     """
 
     space: BitwiseSpace
+    trained_parts: tuple[str, ...] | None = ("mapper",)
     latent_pairs = True
 
     def __init__(
@@ -292,6 +293,8 @@ class NSARM(NextScale, NSARMStageOne):
         stage_two: StageTwo = StageTwo(),
         **kwargs: Any,
     ) -> None:
+        if stage_two.train_mapper:
+            self.trained_parts = ("transformer", "encoder", "mapper")
         super().__init__(
             scale,
             space=space,
@@ -301,8 +304,6 @@ class NSARM(NextScale, NSARMStageOne):
             **kwargs,
         )
         self.transformer, self.stage_two = transformer, stage_two
-        # A frozen network needs evaluation mode, without dropout; Lightning does not set it.
-        mapper.requires_grad_(stage_two.train_mapper).train(stage_two.train_mapper)
         if len(mapper.grids) >= len(self.scales):
             raise ValueError(
                 f"model.init_args.mapper makes all {len(self.scales)} scales, so there is none "
@@ -406,12 +407,6 @@ class NSARM(NextScale, NSARMStageOne):
                 "model.init_args.stage_two.train_mapper is false, and the mapper has random "
                 "weights: set mapper_weights beside it to the run of stage 1"
             )
-
-    def train(self, mode: bool = True) -> NSARM:
-        """Set the mode, but keep a frozen mapper in evaluation mode."""
-        super().train(mode)
-        self.mapper.train(mode and self.stage_two.train_mapper)
-        return self
 
     def load_weights(self, path: str | Path) -> None:
         """Load weights, and record the source of a frozen mapper."""

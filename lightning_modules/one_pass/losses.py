@@ -20,8 +20,8 @@ from lightning_modules.networks.running import Frozen
 from lightning_modules.weights import fingerprint, load_strictly, read_weights
 
 
-class Loss(nn.Module, ABC):
-    """One term of a loss.
+class Loss(Frozen, ABC):
+    """One term of a loss. Networks that it holds are frozen.
 
     Args:
         weight: Factor of the term.
@@ -46,6 +46,23 @@ class Loss(nn.Module, ABC):
 
     def load(self, path: Path) -> None:
         """Load the weights of ``file``; only training needs them."""
+
+    def refuse_training(self, key: str) -> None:
+        """Raise if the term has a parameter of its own: only that of a network can be frozen.
+
+        Args:
+            key: Key of the term, for the message.
+
+        Raises:
+            ValueError: If so.
+        """
+        for name, parameter in self.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                raise ValueError(
+                    f"{key}, a {type(self).__name__}, has the parameter {name}, and losses do not "
+                    "train: make a constant of it with register_buffer, or train it in a method of "
+                    "your own"
+                )
 
 
 # ------------------------------------------------------------------------------------- per pixel
@@ -152,7 +169,7 @@ class VGG19Features(nn.Module):
         return outputs
 
 
-class VGG19Perceptual(Frozen, Loss):
+class VGG19Perceptual(Loss):
     """L1 between features of VGG19, before their ReLU.
 
     Args:

@@ -59,6 +59,7 @@ class RealESRGAN(Adversarial, OnePass):
         optimizer: Makes the network's optimiser.
     """
 
+    trained_parts = ("network", "discriminator")
     training_only = ("discriminator.", "losses.")
 
     def __init__(
@@ -82,6 +83,8 @@ class RealESRGAN(Adversarial, OnePass):
         terms = {name: loss for name, loss in (losses or {"l1": L1()}).items() if loss is not None}
         if taken := {"loss", "adversarial", "discriminator"} & {*terms}:
             raise ValueError(f"model.init_args.losses: {min(taken)} is logged for something else")
+        for name, loss in terms.items():
+            loss.refuse_training(f"model.init_args.losses.{name}")
         self.losses = nn.ModuleDict(terms)
         self.gan = gan
         starts = [loss.start for loss in terms.values()]
@@ -103,22 +106,13 @@ class RealESRGAN(Adversarial, OnePass):
         target = self.sharpened(hr)
         values = {name: loss.weight * loss(sr, target) for name, loss in terms.items()}
         if self.discriminator is not None and step >= self.gan.start:
-            logits = self._discriminator_logits(sr)
+            logits = self.discriminator(sr)
             values["adversarial"] = self.gan.weight * self.gan.generator(logits)
         for name, value in values.items():
             self.log(f"train/{name}", value)
         loss = torch.stack(list(values.values())).sum()
         self.log("train/loss", loss, prog_bar=True)
         return loss, (hr, sr.detach())
-
-    def _discriminator_logits(self, sr: Tensor) -> list[Tensor]:
-        # In evaluation, so that only the discriminator's own update changes its spectral norms: a
-        # run that stops before that resumes exactly.
-        discriminator = cast(nn.Module, self.discriminator).eval()
-        try:
-            return discriminator(sr)
-        finally:
-            discriminator.train()
 
     def discriminator_loss(self, made: Any) -> Tensor:
         """Return the discriminator's loss of HR and outputs."""

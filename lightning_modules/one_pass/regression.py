@@ -53,6 +53,7 @@ class OnePass(SuperResolver):
 
     one_pass = True
     half_outputs = False
+    trained_parts: tuple[str, ...] | None = ("network",)
 
     def __init__(self, scale: float, network: NetworkCallable, **kwargs: Any) -> None:
         super().__init__(scale, **kwargs)
@@ -65,22 +66,28 @@ class OnePass(SuperResolver):
         self.takes = set(inspect.signature(self.network.forward).parameters)
 
     def forward(
-        self, lr: Tensor, size: tuple[int, int], boxes: Sequence[Box] | None = None
+        self,
+        lr: Tensor,
+        size: tuple[int, int] | None = None,
+        boxes: Sequence[Box] | None = None,
     ) -> Tensor:
         """Enlarge.
 
         Args:
             lr: (B, 3, h, w) in [0, 1].
-            size: (H, W) of the output.
+            size: (H, W) of the output; by default that of LR times the scale.
             boxes: B parts of lr that the outputs cover; by default all of it.
 
         Returns:
             (B, 3, H, W), unclamped.
         """
         lr = lr.contiguous(memory_format=torch.channels_last)
+        if "size" not in self.takes:
+            return self.network(lr)
+        size = size or self.own_size(lr)
         if "boxes" in self.takes:
             return self.network(lr, size, boxes)
-        return self.network(lr, size) if "size" in self.takes else self.network(lr)
+        return self.network(lr, size)
 
     def enlarged_for(self, lr: Tensor, hr: Tensor, size: tuple[int, int]) -> Tensor:
         """Enlarge LR in training, and check the output's size.

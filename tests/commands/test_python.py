@@ -367,6 +367,7 @@ def test_pillow_images_are_measured_in_srgb_as_files_are(tmp_path: Path) -> None
 
 def test_plain_lightning_trains_on_data(tmp_path: Path, photo_folder: Path) -> None:
     settings: dict[str, Any] = {"crop_size": 16, "batch_size": 5, "workers": 0}
+    settings["crops"] = {"per_image": 2}
     images = enlarger.data(photo_folder, scale=2, val=photo_folder, **settings)
     module = Regression(2, network=EDSR(2, blocks=1, channels=4))
     before = {name: value.clone() for name, value in module.state_dict().items()}

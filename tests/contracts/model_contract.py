@@ -112,6 +112,14 @@ class ModelContract:
     def test_arguments_are_typed_and_explained(self, model):
         check_arguments(type(model))
 
+    def test_only_the_parts_that_it_names_train(self, model):
+        """Also after `train()`, which Lightning's users call."""
+        model.train()
+        for name, part in model.named_children():
+            if model.trained_parts is not None and name not in model.trained_parts:
+                assert not any(module.training for module in part.modules()), name
+                assert not any(p.requires_grad for p in part.parameters()), name
+
     def test_refuses_a_scale_that_is_none(self, make):
         for scale in (None, 0.5, -2.0, float("nan"), float("inf"), "4"):
             with pytest.raises(ValueError, match=r"data\.init_args\.scale"):

@@ -58,6 +58,21 @@ def test_one_image_for_two_processes(tiny: Path, enlarger: Callable[..., None]) 
         torch.testing.assert_close(both[name], alone[name], rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_two_optimisers(tmp_path: Path, enlarger: Callable[..., None], monkeypatch: Any) -> None:
+    """Adam reads gradients in memory order, and the shipped networks have channels last."""
+    monkeypatch.chdir(tmp_path)
+    shipped = REPO / "configs/experiment/quickstart_gan.yaml"
+    command = ["fit", "--config", shipped, "--model.gan.start", 0, "--trainer.max_steps", 6]
+    command += ["--trainer.accelerator", "cpu", "--data.workers", 0, "--trainer.logger", "false"]
+    command += ["--trainer.limit_val_batches", 0]
+    torchrun(*command, "--run.name", "both", "--trainer.devices", 2)
+    enlarger(*command, "--run.name", "alone")
+    both, alone = (newest(Path("runs", name))["state_dict"] for name in ("both", "alone"))
+    torch.testing.assert_close(both, alone, rtol=0, atol=1e-4)  # a tenth of one step
+
+
 def by_srun(
     *args: object, more: dict[str, str] | None = None, first_ends: bool = False
 ) -> list[tuple[int, str]]:

@@ -1,4 +1,4 @@
-"""Two optimisers in turns: against a plain loop, under accumulation, AMP, Guard, two processes."""
+"""Two optimisers in turns: against a plain loop, under accumulation, AMP, Guard."""
 
 from __future__ import annotations
 
@@ -130,34 +130,3 @@ def test_hinges_by_hand() -> None:
     real, fake = [torch.tensor([[2.0, 0.0]])], [torch.tensor([[-3.0, 1.0]])]
     assert hinge_discriminator(real, fake).item() == (0.5 + 1.0) / 2
     assert hinge_generator([torch.tensor([1.0, 3.0]), torch.tensor([-4.0])]).item() == (-2 + 4) / 2
-
-
-class Share(Judged):
-    """Each process has its half of every batch."""
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        own = list(range(self.trainer.global_rank, 12, self.trainer.world_size))
-        return DataLoader(Images(12), 6 // self.trainer.world_size, sampler=own, collate_fn=collate)
-
-
-class Save(Callback):
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        state = {"steps": trainer.global_step, "state": pl_module.state_dict()}
-        torch.save(state, self.folder / f"{trainer.world_size}-{trainer.global_rank}.pt")
-
-
-@pytest.mark.slow
-@pytest.mark.distributed
-def test_two_processes_train_as_one_with_their_batches(tmp_path: Path) -> None:
-    """Batches of 3 on each of two processes, and of 6 on one, of the same images."""
-    two = trainer(tmp_path, Save(tmp_path), devices=2, strategy="ddp_spawn")
-    two.fit(Share(clip=0.05))
-    trainer(tmp_path, Save(tmp_path)).fit(Share(clip=0.05))
-    files = [torch.load(tmp_path / f"{name}.pt") for name in ("2-0", "2-1", "1-0")]
-    assert [file["steps"] for file in files] == [2, 2, 2]
-    for name, value in files[0]["state"].items():
-        assert torch.equal(value, files[1]["state"][name])
-        torch.testing.assert_close(value, files[2]["state"][name], rtol=0, atol=1e-5)

@@ -65,10 +65,43 @@ def model(discriminator: nn.Module | None = None, **settings: Any) -> RealESRGAN
     return RealESRGAN(2.0, network=network, discriminator=discriminator or Sees(), **made)
 
 
+class Perceptual(Loss):
+    """A distance of features, as users have it: neither frozen nor in evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5))
+
+    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
+        return (self.features(sr) - self.features(hr)).abs().mean()
+
+
+class Weighted(Loss):
+    """A loss that would like to learn its weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_variance = nn.Parameter(torch.zeros(()))
+
+    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
+        return (sr - hr).abs().mean() * self.log_variance.exp()
+
+
 def moved(before: dict[str, Tensor], method: RealESRGAN) -> set[str]:
     """The parts whose tensors changed."""
     now = tensors(method)
     return {name.partition(".")[0] for name in now if not now[name].equal(before[name])}
+
+
+def test_losses_do_not_train(tmp_path: Path) -> None:
+    method, ema = model(losses={"perceptual": Perceptual()}), EMA()
+    before = tensors(method)
+    method.train()
+    fit(tmp_path, method, batches(3), ema)
+    assert moved(before, method) == {"network", "discriminator"}
+    assert all(name.startswith("network.") for name in ema.state_dict()["weights"])
+    with pytest.raises(ValueError, match=r"losses\.own, a Weighted, has the parameter log_vari"):
+        model(losses={"own": Weighted()})
 
 
 def test_it_trains_as_a_plain_loop_does(tmp_path: Path) -> None:
