@@ -525,7 +525,7 @@ def measure(
             protocol = dict(record["protocol"])
             if protocol.get("border") in ("scale", "scale+6"):
                 protocol["border"] = border_in_pixels(str(protocol["border"]), scale)
-            if images.cut:
+            if images.cut and metric.needs_hr:
                 protocol["reference"] = f"cut to multiples of {scale:g}"
             found[record["metric"]] = {
                 "value": record["value"],
@@ -633,7 +633,7 @@ class _Outputs(NothingToTrain, SuperResolver):
     """Outputs that are there already."""
 
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
-        return batch["lr"]
+        raise NotImplementedError  # there is no LR
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         return {"sr": batch["sr"]}

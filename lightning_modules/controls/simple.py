@@ -18,7 +18,7 @@ from degradations.bicubic import resize
 from files.batch import Batch, boxes_of
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import NothingToTrain, SuperResolver
-from lightning_modules.latents import InLatents
+from lightning_modules.latents import InLatents, whole_lr
 from lightning_modules.noise import Noise
 
 
@@ -59,6 +59,7 @@ class RoundTrip(NothingToTrain, InLatents, SuperResolver):
     ) -> None:
         super().__init__(scale, space_weights=space_weights)
         self.space, self.of = space, of
+        self.tile_multiple = whole_lr(space.factor, self.scale)
         self.weights_source = space.source or None
 
     @property

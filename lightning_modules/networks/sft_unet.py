@@ -336,11 +336,12 @@ def coordinates(lr_size: Size, size: Size, boxes: Sequence[Box], device: torch.d
     for rows, columns in boxes:
         down, across = centres(H, *rows), centres(W, *columns)
         # From the pixel whose features are there.
-        axes = 2 * (down - 0.5 - nearest(down, h)), 2 * (across - 0.5 - nearest(across, w))
+        offsets = 2 * (down - 0.5 - nearest(down, h)), 2 * (across - 0.5 - nearest(across, w))
+        axes = [copy_to(offset.float(), device) for offset in offsets]
         cells = 2 * (rows[1] - rows[0]) / H, 2 * (columns[1] - columns[0]) / W
-        planes = [*torch.meshgrid(*axes, indexing="ij"), *(torch.full((H, W), n) for n in cells)]
-        maps.append(torch.stack([plane.float() for plane in planes]))
-    return copy_to(torch.stack(maps), device)
+        planes = [torch.full((H, W), cell, device=device) for cell in cells]
+        maps.append(torch.stack([*torch.meshgrid(*axes, indexing="ij"), *planes]))
+    return torch.stack(maps)
 
 
 def nearest(places: Tensor, side: int) -> Tensor:

@@ -133,11 +133,7 @@ class InTiles(Method, LightningModule):
 
     def _in_tiles(self, batch: Batch, side: int) -> Tensor:
         (h, w), (H, W) = batch["lr"].shape[-2:], batch["size"]
-        unit = self.tile_multiple
-        if 4 * unit > side:
-            unit = (
-                Fraction(self.scale).limit_denominator(100).denominator if self.exact_scale else 1
-            )
+        unit = self._tile_unit(side)
         mirrored, size = padded(batch["lr"]), (H, W)
         whole = H % h == 0 and W % w == 0
         if whole or (self.exact_scale and self.own_size(batch["lr"]) == size):

@@ -1,8 +1,8 @@
 """Tiles: their grid, blending, padding and side.
 
 The outer pixels of a tile lack their surroundings, so they are discarded: a quarter of the overlap.
-A method with a smaller receptive field gives the same
-output as on the whole image, wherever the tiles lie.
+A method with a smaller receptive field gives the same output as on the whole image, wherever the
+tiles lie, if it enlarges by the pixel grid of the whole image: by ``tiles`` of the batch.
 """
 
 from __future__ import annotations

@@ -7,12 +7,17 @@ variance exactly, without a sample. `docs/decisions.md` has the figures.
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.sampling.solvers import ShiftSampler
+from tests.conftest import REPO
 
 
 class Coefficients:
@@ -64,3 +69,41 @@ def test_figures_of_the_page(process, deviation, powers):
     """By the posterior step, DDIM and 2M."""
     found = [delivered(process, deviation, s) for s in ("posterior", "ddim", "dpm_solver_2m")]
     assert found == pytest.approx(powers, abs=0.006)
+
+
+SHIFTING = ("lightning_modules.ResShift", "lightning_modules.CasArbi")
+FILES = [*(REPO / "configs/model").glob("*.yaml"), *(REPO / "configs/experiment").rglob("*.yaml")]
+
+
+def shipped() -> list[Path]:
+    """Files of methods of residual shifting, with their sampler."""
+    found = []
+    for path in FILES:
+        content = yaml.safe_load(path.read_text())
+        model = content.get("model", content)
+        if isinstance(model, dict) and model.get("class_path") in SHIFTING:
+            found.append(path)
+    return found
+
+
+@pytest.mark.parametrize("path", shipped(), ids=lambda path: path.stem)
+def test_files_say_what_their_sampler_delivers(path):
+    """Beside it, each share with its deviation; after a semicolon that of another sampler."""
+    text = path.read_text()
+    content = yaml.safe_load(text)
+    model = content.get("model", content)["init_args"]
+    process = ResidualShift(**model.get("process", {}).get("init_args", {}))
+    own = model.get("sampler") or model["sampling"]["solver"]
+    comments = re.search(r"((?: *# .*\n)+) *(?:sampler|sampling):", text)
+    assert comments
+    said = 0
+    for part in comments[1].split(";"):
+        solver = "dpm_solver_2m" if "dpm_solver_2m" in part else own
+        for share, deviation in re.findall(
+            r"(\d\.\d\d)\b.*? at (?:a deviation of )?([\d.]*\d)", part
+        ):
+            assert delivered(process, float(deviation), solver) == pytest.approx(
+                float(share), abs=0.006
+            )
+            said += 1
+    assert said
