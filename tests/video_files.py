@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 
+from files.video import extras_of
+
 
 class Content(NamedTuple):
     """What tests compare of a video."""
@@ -25,6 +27,7 @@ class Content(NamedTuple):
     audio: list[bytes]
     audio_times: list[Fraction]
     tags: dict[str, str]
+    hdr: list[float]
 
 
 def make_video(
@@ -107,13 +110,15 @@ def read_video(path: Path) -> Content:
         about = (first.format.name, (first.width, first.height), first.rotation)
         aspect = Fraction(stream.sample_aspect_ratio or 1)
         means = np.array([_means(frame) for frame in frames])
-        own = dict(container.metadata)
+        own, extras = dict(container.metadata), extras_of(first, stream)
+        hdr = [*(extras.mastering or ()), *(extras.light or ())]
     with av.open(str(path)) as container:
         sound = container.demux(container.streams.audio) if container.streams.audio else ()
         packets = [packet for packet in sound if packet.size]
         audio = [bytes(packet) for packet in packets]
         audio_times = [packet.pts * packet.time_base for packet in packets]
-    return Content(times, end, means, *about, aspect, (*sizes, *tags), audio, audio_times, own)
+    sound_of = (audio, audio_times)
+    return Content(times, end, means, *about, aspect, (*sizes, *tags), *sound_of, own, hdr)
 
 
 def _means(frame: Any) -> list[float]:
