@@ -9,6 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -55,7 +56,13 @@ from commands.lightning_internals import CommandsCLI, load_only_given_checkpoint
 from commands.process import keep_compiled_code, keep_freed_memory, prepare_output, raise_limit
 from commands.run.arithmetic import arithmetic
 from commands.run.checkpoints import Checkpoints, is_foreign_checkpoint_callback
-from commands.run.directory import RunDirectory, RunOptions, experiment_name, run_folder
+from commands.run.directory import (
+    RunDirectory,
+    RunOptions,
+    alone_in,
+    experiment_name,
+    run_folder,
+)
 from commands.run.files import fingerprint, why_unseen
 from commands.run.loggers import keep_earlier_metrics, name_loggers
 from commands.run.weights import find_weights, freezes, load_trained, needed_files, weights_are_read
@@ -67,6 +74,7 @@ from datamodules.sources.folder import Outputs
 from degradations.base import Degradation
 from files.numbers import NonNegativeInt
 from files.paths import expand_path
+from files.waits import WAITS
 from files.yaml_loader import plain_yaml
 from lightning_modules.base import ImageModel, SuperResolver
 from lightning_modules.sampling.tiling import Tiling
@@ -251,12 +259,20 @@ class EnlargerCLI(CommandsCLI):
             60 * options.preflight_minutes, options.heartbeat_seconds, options.lost_after_seconds
         )
         self.ranks.signals.command = str(self.subcommand)
+        WAITS.limit = 60 * options.wait_minutes
         own = weights_are_read(self.run, config, self.fits)
         self._needed = needed_files(config, own)
         self.resumed_from: Path | None = None
         self._refusal: ConfigurationError | TemporaryError | None = None
+        if self.subcommand == "predict":
+            folder = config.writer.folder
+            if folder is not None:
+                folder = Path(expand_path(folder, "writer.folder"))
+            folder = folder or self.run.path / "predict"
+            self._lock(alone_in(folder, options.lost_after_seconds))
+        if self.subcommand == "fit" and not config.trainer.fast_dev_run:
+            self._lock(self.run.alone(options.lost_after_seconds))
         if self.subcommand in ("fit", "check") and not config.trainer.fast_dev_run:
-            self._lock()
             if not options.overwrite and self.config_dump is not None:
                 self.run.check(self.config_dump, options.change)
             try:
@@ -265,11 +281,11 @@ class EnlargerCLI(CommandsCLI):
             except ConfigurationError as error:  # the other processes wait for it
                 self._refusal = self._refusal or error
 
-    def _lock(self) -> None:
-        if self.subcommand == "fit" and self.world.is_first:
+    def _lock(self, folder: AbstractContextManager[Any]) -> None:
+        if self.world.is_first:
             try:
-                self._until_end.enter_context(self.run.alone())
-            except TemporaryError as error:
+                self._until_end.enter_context(folder)
+            except TemporaryError as error:  # the other processes wait for it
                 self._refusal = error
 
     def _dump(self) -> dict[str, Any]:
@@ -443,7 +459,7 @@ class EnlargerCLI(CommandsCLI):
                 export(self.model, self.config_init[command].export, origin)
             else:
                 super().run_command(command)
-        self.ranks.leave()
+        self.ranks.finish()
 
     # Lightning calls these two instead of the trainer's.
     def validate(self, **arguments: Any) -> None:

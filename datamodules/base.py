@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
 import torch
+import xxhash
 from lightning.pytorch import LightningDataModule
 
 from datamodules import degrading
@@ -34,6 +36,7 @@ from degradations.pool import PairPool
 from files.batch import Batch, Listener
 from files.images.deep import Pixels
 from files.numbers import NonNegativeInt, PositiveFloat, PositiveInt
+from files.paths import open_regular
 
 __all__ = ["Augmentation", "CropSettings", "Pixels", "SRDataModule", "Sample", "Source"]
 log = logging.getLogger(__name__)
@@ -52,6 +55,24 @@ def checked_scale(scale: float, whose: str = "data.init_args.") -> float:
     if not 1 <= scale < math.inf:
         raise ValueError(f"{whose}scale is {scale:g}; it must be a number of at least 1")
     return float(scale)
+
+
+# Files of a source whose sizes processes compare, and whose contents; bytes of each of these.
+SIZES, CONTENTS, LOOK = 256, 4, 1 << 20
+
+
+def _look_of(source: Source) -> str:
+    """Return a hash of a source's keys, and of sizes and contents of files spread over it."""
+    if isinstance(source, Stream):  # which has no keys before it is read
+        return digest_of(source.shards)
+    count = len(source.keys)
+    places = [source.path(index) for index in range(0, count, -(-count // SIZES) or 1)]
+    files = [path for path in dict.fromkeys(places) if path and os.path.isfile(path)]
+    look = [f"{os.path.getsize(path)}" for path in files]
+    for path in files[:: -(-len(files) // CONTENTS) or 1]:
+        with open_regular(path) as file:
+            look.append(xxhash.xxh3_64_hexdigest(file.read(LOOK)))
+    return digest_of([digest_of(source.keys), *look])
 
 
 class SRDataModule(Predicted, LightningDataModule):
@@ -217,6 +238,17 @@ class SRDataModule(Predicted, LightningDataModule):
         if self._plan is None:
             raise ValueError("the plan exists after setup('fit'), which finds the images")
         return self._plan
+
+    def files_seen(self) -> dict[str, str]:
+        """Return a hash of each dataset's keys, and of sizes and contents of some files.
+
+        Processes that see different files would train and measure on different images.
+        """
+        looks = {}
+        for part, datasets in self._datasets.items():
+            for number, dataset in enumerate(datasets, start=1):
+                looks[f"files of {part} {number}"] = _look_of(dataset.source)
+        return looks
 
     # -------------------------------------------------------------------------------- dataloaders
 

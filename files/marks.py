@@ -23,6 +23,11 @@ PAGE = re.compile(_PAGE, re.DOTALL)  # of `report`, whose name a user chooses
 SHEET = re.compile(rb"\x89PNG.*tEXtSoftware\0Enlarger preview", re.DOTALL)  # of `preview`, too
 
 
+def mark_of(path: Path, mark: re.Pattern[bytes] | None = None) -> re.Pattern[bytes] | None:
+    """Return how a file begins that is ours; None if its name is not a fixed one. Args as below."""
+    return mark or next((mark for name, mark in MARKS if name.fullmatch(path.name)), None)
+
+
 def is_foreign(path: Path, mark: re.Pattern[bytes] | None = None) -> bool:
     """Return whether a file has a name of this program, and a content of another one.
 
@@ -35,7 +40,7 @@ def is_foreign(path: Path, mark: re.Pattern[bytes] | None = None) -> bool:
     Raises:
         OSError: It cannot be read.
     """
-    mark = mark or next((mark for name, mark in MARKS if name.fullmatch(path.name)), None)
+    mark = mark_of(path, mark)
     if mark is None or not path.is_file():
         return False
     with path.open("rb") as file:

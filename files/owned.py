@@ -28,7 +28,7 @@ from typing import BinaryIO
 import xxhash
 
 from files.locks import lock, locked, unlock
-from files.marks import is_foreign
+from files.marks import is_foreign, mark_of
 
 UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.[0-9a-f]{8}\.tmp")  # names made by `hidden`
 
@@ -40,6 +40,46 @@ Known = Callable[[str], bool]  # whether a path below a folder is a file of this
 
 class NotOursError(ValueError):
     """Refusal to delete something that this program did not write."""
+
+
+class MovedError(OSError):
+    """Refusal to write to a folder that is no longer the one that this process locked."""
+
+
+# -------------------------------------------------------------------------------------- the places
+
+_PLACES: dict[str, os.stat_result] = {}  # folders that this process has locked, when it did
+
+
+def hold_place(folder: Path) -> None:
+    """Refuse from now on to write to another folder that takes the place of this one."""
+    _PLACES[os.path.abspath(folder)] = folder.stat()
+
+
+def free_place(folder: Path) -> None:
+    """Forget a folder of ``hold_place``."""
+    _PLACES.pop(os.path.abspath(folder), None)
+
+
+def refuse_moved(path: Path) -> None:
+    """Raise if a path lies in a folder of ``hold_place`` that was moved or replaced.
+
+    Raises:
+        MovedError: It was.
+    """
+    absolute = Path(os.path.abspath(path))
+    for folder, then in _PLACES.items():
+        if not absolute.is_relative_to(folder):
+            continue
+        try:
+            moved = not os.path.samestat(os.stat(folder), then)
+        except FileNotFoundError:
+            moved = True
+        if moved:
+            raise MovedError(
+                f"the folder {folder} was moved or deleted while this process wrote to it, so "
+                "nothing more is written: move it back and start the same command again"
+            )
 
 
 # ------------------------------------------------------------------------------------------- names
@@ -72,10 +112,12 @@ def whole_file(path: Path, before: Callable[[], None] | None = None) -> Iterator
     Raises:
         IsADirectoryError: ``path`` is a folder.
         NotOursError: As for ``refuse_foreign``.
+        MovedError: As for ``refuse_moved``.
         OSError: The file cannot be written.
     """
     refuse_folder(path)
     refuse_foreign(path)
+    refuse_moved(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if str(path.parent) not in _CLEARED:
         remove_unfinished(path.parent)
@@ -128,6 +170,7 @@ def whole_folder(
     Raises:
         OSError: ``path`` exists and is not an empty folder, or the disk fails.
     """
+    refuse_moved(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path, known)
     beside = hidden(path)
@@ -157,6 +200,7 @@ def put_in_place(part: Path, path: Path) -> None:
         IsADirectoryError: ``path`` is a folder.
     """
     refuse_folder(path)
+    refuse_moved(path)
     os.replace(part, path)
 
 
@@ -180,11 +224,25 @@ def refuse_foreign(path: Path, mark: re.Pattern[bytes] | None = None) -> None:
         mark: As for ``is_foreign``.
 
     Raises:
-        NotOursError: It is.
+        NotOursError: It is, or a link, through which nothing is written.
     """
+    if mark_of(path, mark) is not None:
+        refuse_link(path)
     if is_foreign(path, mark):
         raise NotOursError(
             f"{path} exists, and Enlarger did not write it, but would replace it: move it away"
+        )
+
+
+def refuse_link(path: Path) -> None:
+    """Raise if the path of something that this program writes is a link.
+
+    Raises:
+        NotOursError: It is.
+    """
+    if path.is_symlink():
+        raise NotOursError(
+            f"{path} is a link, and Enlarger would write through it: remove the link"
         )
 
 

@@ -29,7 +29,7 @@ from files.images.alpha import on_white
 from files.images.decode import read_image, read_size
 from files.images.deep import eight_bits
 from files.images.pillow import of_any_size
-from files.owned import remove_file, whole_file, write_whole
+from files.owned import refuse_link, remove_file, whole_file, write_whole
 from files.video import read_frame
 
 TEMPLATE = Path(__file__).parent / "images.html.j2"
@@ -99,6 +99,11 @@ class Content:
     notes: list[str] = field(default_factory=list)
 
 
+def previews_of(page: Path) -> Path:
+    """Return the hidden folder of a page's previews."""
+    return page.with_name(f".{page.stem}_html")
+
+
 def write_images_page(page: Path, scenes: Iterable[Scene], content: Content) -> None:
     """Write a page, with previews in a hidden folder beside it; those of an earlier page are used.
 
@@ -135,7 +140,8 @@ class _Maker:
     """Make the tiles of one page."""
 
     def __init__(self, page: Path) -> None:
-        self.page, self.folder = page, page.with_name(f".{page.stem}_html")
+        self.page, self.folder = page, previews_of(page)
+        refuse_link(self.folder)
         self.used: set[str] = set()  # previews
 
     def figures(self, scene: Scene) -> list[Figure]:

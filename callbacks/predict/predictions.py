@@ -137,7 +137,7 @@ class Predictions:
         seed: Seed of a stochastic method's noise in this run.
 
     Raises:
-        ValueError: If its path is a file that this program did not write.
+        ValueError: If its path is a link, or a file that this program did not write.
         OSError: If it is no file, or cannot be read.
     """
 
@@ -196,7 +196,8 @@ class Predictions:
     def _append(self, content: dict[str, Any]) -> None:
         data = json.dumps(content, separators=(", ", ": ")).encode() + b"\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        descriptor = os.open(self.path, flags, 0o666)
         try:
             # On a disk that several machines share, the end is only known under a lock. Without
             # locks, appends of one machine are still sequential. Not lockf: a process loses that

@@ -19,6 +19,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.evaluation import output_image, predicted_dataset
+from callbacks.pages.images import previews_of
 from callbacks.predict.files import (
     EIGHT_BIT,
     OPAQUE,
@@ -54,7 +55,7 @@ from files.images.deep import Pixels
 from files.method import Method, method_of
 from files.numbers import NonNegativeInt, PositiveInt
 from files.own_modules import class_path
-from files.owned import foreign, refuse_foreign, remove_file, remove_folder
+from files.owned import foreign, refuse_foreign, refuse_link, remove_file, remove_folder
 from files.paths import expand_path, size_and_time
 from files.video import VideoFrame
 
@@ -218,6 +219,7 @@ class Writer(Callback):
         check_folder(self._root)
         if self.page:
             refuse_foreign(self._root / PAGE)
+            refuse_link(previews_of(self._root / PAGE))
         datamodule: Any = getattr(trainer, "datamodule", None)
         self._of_clips = getattr(datamodule, "predict_frames", None) is not None
         has_keys = hasattr(datamodule, "predict_keys")  # else a plain DataLoader: each batch has

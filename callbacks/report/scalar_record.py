@@ -20,7 +20,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks.results.files import storable
-from files.owned import refuse_foreign
+from files.owned import refuse_foreign, refuse_moved
 
 log = logging.getLogger(__name__)
 FILE = Path("report", "scalars.jsonl")
@@ -62,6 +62,7 @@ class ScalarRecord(DummyLogger):
 
     def _write(self, line: dict[str, Any]) -> None:
         try:
+            refuse_moved(self._run)
             if self._file is None:
                 self._file = _opened(self._run / FILE)
             self._file.write(json.dumps(line) + "\n")

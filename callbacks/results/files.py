@@ -22,7 +22,7 @@ from degradations.draws import GAMMA
 from degradations.stages.noise import mixed, signed
 from files.locks import lock, unlock
 from files.method import Method
-from files.owned import move_aside, write_whole
+from files.owned import move_aside, refuse_link, refuse_moved, write_whole
 from files.words import first_of
 
 log = logging.getLogger(__name__)
@@ -208,8 +208,10 @@ def one_writer(run: Path) -> Iterator[None]:
     Args:
         run: The run's directory; it is created.
     """
+    refuse_moved(run)
     run.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(run / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    refuse_link(run / LOCK)
+    descriptor = os.open(run / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     lock(descriptor)
     try:
         yield

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +27,8 @@ from commands.run.schedules import check_lengths
 from commands.signals import Stopped
 from datamodules.base import SRDataModule
 from files.method import method_of
+from files.owned import MovedError, refuse_moved
+from files.waits import WAITS, stay
 
 
 class Start(Callback):
@@ -82,11 +87,13 @@ class Start(Callback):
 
 
 def data_facts(trainer: Trainer) -> dict[str, Any]:
-    """Return what determines the order of training samples; long values as hashes."""
+    """Return what determines the samples and their order; long values as hashes."""
     data = getattr(trainer, "datamodule", None)
-    if not isinstance(data, SRDataModule) or trainer.state.fn != "fit":
+    if not isinstance(data, SRDataModule):
         return {}
-    return {name: _short(value) for name, value in data._order().items()}
+    order = data._order() if trainer.state.fn == "fit" else {}
+    facts = {name: _short(value) for name, value in order.items()}
+    return {**facts, **data.files_seen()}
 
 
 def _short(value: Any) -> str:
@@ -105,7 +112,8 @@ class Agreement:
     """
 
     def __init__(self) -> None:
-        self._group: Any = dist.new_group(backend="gloo")
+        limit = timedelta(seconds=WAITS.limit)
+        self._group: Any = dist.new_group(backend="gloo", timeout=limit)
         self._number = torch.zeros(1, dtype=torch.int32)
         self._work: Any = None
 
@@ -160,17 +168,40 @@ class Stops(SavesLast):
         self.ranks = ranks
         self._agreement: Agreement | None = None
         self._agreed = 0
+        self._trains = False  # whether a batch of this start was trained on
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Create the process group; all processes come here together."""
-        if trainer.world_size > 1 and self._agreement is None:
+        if trainer.world_size == 1:
+            WAITS.leave = partial(self._leave_wait, trainer, pl_module)
+        elif self._agreement is None:
             self._agreement = Agreement()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave no wait any more."""
+        WAITS.leave = stay
+
+    def _leave_wait(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave while this process waits for its next batch.
+
+        Raises:
+            Stopped: After a signal.
+        """
+        received = self.ranks.signals.received
+        if not received:
+            return
+        if trainer.evaluating or trainer.sanity_checking or trainer.predicting:
+            self._leave(trainer, begun=True)
+        elif self._trains and not gradients_pending(trainer):
+            self._stop(trainer, pl_module, received)
+        raise Stopped(received, f"after step {trainer.global_step}")
 
     # ------------------------------------------------------------------------------------- training
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Exchange received signals."""
         self.ranks.step = trainer.global_step
+        self._trains = True
         if self._agreed:
             return
         mine = self.ranks.signals.received
@@ -183,15 +214,24 @@ class Stops(SavesLast):
 
         Raises:
             Stopped: If all processes know of a signal.
+            MovedError: If the run's folder was moved.
         """
+        try:
+            refuse_moved(Path(trainer.default_root_dir))
+        except MovedError:
+            for checkpoints in checkpoints_of(trainer):
+                checkpoints.off = True
+            raise
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         if self._agreement is None:  # a single process
             self._agreed = self.ranks.signals.received
-        if not self._agreed or gradients_pending(trainer):
-            return
+        if self._agreed and not gradients_pending(trainer):
+            self._stop(trainer, pl_module, self._agreed)
+
+    def _stop(self, trainer: Trainer, pl_module: LightningModule, number: int) -> None:
         for checkpoints in checkpoints_of(trainer):
             checkpoints.save_between(trainer, pl_module)
-        raise Stopped(self._agreed, f"after step {trainer.global_step}")
+        raise Stopped(number, f"after step {trainer.global_step}")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn if a timer left nothing to do."""
@@ -217,14 +257,14 @@ class Stops(SavesLast):
 
     def on_predict_batch_start(self, *args: Any, **kwargs: Any) -> None:
         """Leave before the next image; earlier ones are written."""
-        if received := self.ranks.received_signal():
+        if received := self.ranks.signals.received:
             raise Stopped(received, "before its end")
 
     def _leave(self, trainer: Trainer, begun: bool) -> None:
         fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
         if fitting and gradients_pending(trainer):
             return  # nothing could be saved here; training stops after the accumulation
-        received = self._agreed or self.ranks.received_signal()
+        received = self._agreed or self.ranks.signals.received
         if begun and not received:
             return
         # Processes have different numbers of images, so each exchanges exactly once: when it

@@ -29,6 +29,8 @@ from callbacks.evaluation import FailedElsewhereError
 from commands.distributed.preflight import SHOWN, Facts, differences, gather, open_store
 from commands.errors import ConfigurationError, RepeatedError, TemporaryError
 from commands.signals import Signals
+from datamodules.loading import end_workers
+from files.waits import WAITS
 from files.words import first_of
 
 LOST = 75  # exit status after another process was lost: EX_TEMPFAIL, start again
@@ -47,7 +49,9 @@ class Heartbeat:
         hosts: Host names of all processes, by rank.
         interval: Seconds between two heartbeats.
         limit: Seconds without a heartbeat after which a process is lost.
-        state: Returns of this process the ``step``, and the number of a received ``signal`` or 0.
+        state: Returns of this process the ``step``, the number of a received ``signal`` or 0,
+            whether it is ``idle`` since, and what it ``waits`` for.
+        hear: Called with the number of a signal that any process has received.
         end: Ends this process, by reason and status.
     """
 
@@ -59,19 +63,21 @@ class Heartbeat:
         interval: float,
         limit: float,
         state: Callable[[], dict[str, Any]],
+        hear: Callable[[int], Any],
         end: Callable[[str, int], Any],
     ) -> None:
         self.store, self.rank, self.hosts = store, rank, hosts
         self.interval, self.limit = interval, limit
         self._tick = min(1.0, interval / 2)
-        self.state, self.end = state, end
-        self.signal = 0  # received by any process
+        self.state, self.hear, self.end = state, hear, end
+        self._signal = 0  # received by any process
         self._last: dict[int, dict[str, Any]] = {r: {} for r in range(len(hosts)) if r != rank}
         self._answered = time.monotonic()  # by the store
         self._seen = dict.fromkeys(self._last, self._answered)
         self.first: tuple[int, str, int] | None = None  # failure: its rank, reason, status
         self._noticed = 0.0  # when
         self._asks = False  # who is lost
+        self._done = False  # whether this process only waits for the end of the others
         self._over = threading.Event()
 
     # ------------------------------------------------------------------------------------- the ends
@@ -113,23 +119,45 @@ class Heartbeat:
                 while time.monotonic() < deadline and b'"here"' in b"".join(store.multi_get(keys)):
                     time.sleep(0.05)
 
+    def finish(self) -> tuple[str, int] | None:
+        """Wait until all other processes are done, too.
+
+        Returns:
+            Message and exit status, if one has failed instead.
+        """
+        self._done = True
+        with contextlib.suppress(RuntimeError):  # the watch notices a lost store
+            store = self.store.clone()
+            self._send(store, "done")
+            keys = [_key(rank) for rank in self._last]
+            while not store.check([FAILED]):
+                words = {json.loads(sign)["word"] for sign in store.multi_get(keys)}
+                if words == {"done"}:
+                    return None
+                time.sleep(0.05)
+            rank, why, status = json.loads(store.get(FAILED))
+            return f"{self._name(rank)} stopped ({why})", status
+        return None
+
     # -------------------------------------------------------------------------------------- sending
 
     def _exchange(self) -> None:
         with contextlib.suppress(RuntimeError):  # the watch notices the silence
-            store, due, sent = self.store.clone(), 0.0, 0
+            store, due = self.store.clone(), 0.0
             while not self._over.wait(self._tick):
                 now, signal = time.monotonic(), self.state()["signal"]
                 if self._asks:
                     store.set(ASKED, "")
-                # A signal is sent at once, and an answer to `explain`.
-                if now >= due or signal != sent or store.check([ASKED]):
-                    due, sent = now + self.interval, signal
-                    self._send(store, "here")
+                # A signal is sent at once, and an answer to `explain`. After a signal all watch who
+                # still works.
+                if now >= due or signal or store.check([ASKED]):
+                    due = now + self.interval
+                    self._send(store, "done" if self._done else "here")
                     self._receive(store.multi_get([_key(rank) for rank in self._last]))
                 # Not with the heartbeats: a process that leaves by a signal does not wait for them.
-                if not self.signal and store.check([SIGNAL]):
-                    self.signal = int(store.get(SIGNAL))
+                if not self._signal and store.check([SIGNAL]):
+                    self._signal = int(store.get(SIGNAL))
+                    self.hear(self._signal)
                 if store.check([FAILED]):
                     self._noticed, self.first = now, json.loads(store.get(FAILED))
                     return
@@ -152,7 +180,8 @@ class Heartbeat:
 
     def _watch(self) -> None:
         while not self._over.wait(self._tick):
-            if found := self._judge(time.monotonic(), self.limit, GRACE):
+            grace = 0.0 if self._signal else GRACE
+            if found := self._judge(time.monotonic(), self.limit, grace):
                 self.end(*found)
                 return
 
@@ -169,6 +198,22 @@ class Heartbeat:
         while self.first is None and time.monotonic() < deadline:
             time.sleep(self._tick / 10)
         return self._judge(time.monotonic(), 8 * self._tick, grace=0.0)
+
+    def all_idle(self) -> bool:
+        """Return whether all other processes only wait, or are silent, after a signal."""
+        early = time.monotonic() - 3 * self._tick
+        return all(
+            sign.get("idle") or sign.get("word") == "done" or self._seen[rank] < early
+            for rank, sign in self._last.items()
+        )
+
+    def others(self) -> str:
+        """Return where the other processes are, in words."""
+        words = []
+        for rank, sign in self._last.items():
+            waits = f", waiting for {sign['waits']}" if sign.get("waits") else ""
+            words.append(f"{self._name(rank)}, after step {sign.get('step', 0)}{waits}")
+        return first_of(words, SHOWN)
 
     def _judge(self, now: float, limit: float, grace: float) -> tuple[str, int] | None:
         if self.first is not None:
@@ -209,12 +254,13 @@ class Ranks:
 
     def __init__(self, limit: float, interval: float, lost_after: float) -> None:
         self.limit, self.interval, self.lost_after = limit, interval, lost_after
-        self.signals = Signals()
+        self.signals = Signals(self._end_wait, self._others_idle)
         self.step = 0  # kept up to date by `Stops`
         self.rank, self.world = 0, 1
         self.met = False
         self._store: Store | None = None
         self._heartbeat: Heartbeat | None = None
+        self._ends = False  # whether a thread ends this process
 
     # ------------------------------------------------------------------------------------- meeting
 
@@ -258,6 +304,7 @@ class Ranks:
             self.interval,
             self.lost_after,
             self._state,
+            self.signals.pass_on,
             self._end,
         )
         self._heartbeat.start()
@@ -297,20 +344,30 @@ class Ranks:
 
     # ------------------------------------------------------------------------------ under way, end
 
-    def received_signal(self) -> int:
-        """Return the number of a signal that any process has received, as far as known; or 0."""
-        others = 0 if self._heartbeat is None else self._heartbeat.signal
-        return self.signals.received or others
-
     def _state(self) -> dict[str, Any]:
-        return {"step": self.step, "signal": self.signals.received}
+        received, idle = self.signals.received, self.signals.idle
+        return {"step": self.step, "signal": received, "idle": idle, "waits": WAITS.current}
+
+    def _others_idle(self) -> bool:
+        return self._heartbeat is None or self._heartbeat.all_idle()
+
+    def _end_wait(self, name: str, status: int) -> None:
+        self._end(f"{name} while it waited for {self._awaited()}", status)
+
+    def _awaited(self) -> str:
+        if WAITS.current:
+            return WAITS.current
+        heartbeat = self._heartbeat
+        return "a disk or a server" if heartbeat is None else heartbeat.others()
 
     def _signed(self, why: str) -> str:
         return f"rank {self.rank} on {socket.gethostname()}: {why}, after step {self.step}"
 
     def _end(self, why: str, status: int) -> None:
+        self._ends = True
         line = f"{self._signed(why)}: stopping\n"
         os.write(2, line.encode("utf-8", "backslashreplace"))  # it may name any file
+        end_workers()
         if self._heartbeat is not None:
             self._heartbeat.leave(why, status)
         os._exit(status)
@@ -319,6 +376,18 @@ class Ranks:
         """Stop the heartbeat at the end of a command that succeeded, or that all stopped."""
         if self._heartbeat is not None:
             self._heartbeat.leave()
+
+    def finish(self) -> None:
+        """Wait for the end of all others: only together they succeed.
+
+        Raises:
+            TemporaryError: If another one failed meanwhile; with its status.
+        """
+        failure = None if self._heartbeat is None else self._heartbeat.finish()
+        self.leave()
+        if failure is not None:
+            why, status = failure
+            raise TemporaryError(self._signed(why), status)
 
     def fail(self, error: BaseException, status: int) -> TemporaryError | None:
         """Tell the others that this process fails.
@@ -335,12 +404,14 @@ class Ranks:
         """
         if self.world == 1:
             return None
+        while self._ends:  # with its own reason, of which this error is a consequence
+            time.sleep(1.0)
         text, heartbeat = _plain(error), self._heartbeat
         why, blamed = f"{type(error).__name__}: {text}", None
         elsewhere = isinstance(error, FailedElsewhereError)
         if elsewhere or is_broken_link(error):
             found = None if heartbeat is None else heartbeat.explain()
-            reason, status = found or ("all other processes still send heartbeats", LOST)
+            reason, status = found or (f"it waited for {self._awaited()}", LOST)
             why = text if elsewhere else f"{reason} (a connection broke: {text})"
             blamed = TemporaryError(self._signed(why), status)
         if heartbeat is not None:

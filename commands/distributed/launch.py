@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,14 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 
 from commands.errors import ConfigurationError
 from commands.lightning_internals import set_data_parallel_size
 from commands.world import SLURM, World
 from files.tensors import read_file
+from files.waits import WAITS
 
 log = logging.getLogger(__name__)
 
@@ -167,15 +169,17 @@ def own_strategy(strategy: Any, accelerator: Any, several: bool) -> Any:
 
     Args:
         strategy: Strategy of the configuration; objects and other names are kept. ``auto`` is
-            ``ddp`` for several processes on GPUs, as it is for Lightning.
+            ``ddp`` for several processes, as it is for Lightning.
         accelerator: Accelerator of the configuration.
         several: Whether there is more than one process.
     """
     cuda = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    backend = BACKENDS if cuda else None
     if strategy == "fsdp":
-        return FullySharded(BACKENDS if cuda else None)
-    if cuda and (strategy == "ddp" or (strategy == "auto" and several)):
-        return DDPStrategy(process_group_backend=BACKENDS)
+        return FullySharded(backend)
+    if strategy == "ddp" or (strategy == "auto" and several):
+        limit = timedelta(seconds=WAITS.limit)
+        return DDPStrategy(process_group_backend=backend, timeout=limit)
     return strategy
 
 
@@ -190,6 +194,9 @@ class FullySharded(ModelParallelStrategy):
     Networks that are completely frozen, such as autoencoders and text encoders, are not
     sharded.
 
+    In an evaluation each process holds the whole parameters: processes have different numbers of
+    images and of tiles, and one that gathers parameters waits for all others.
+
     Args:
         backend: Backend of the process group; by default Lightning's for the device.
     """
@@ -199,8 +206,11 @@ class FullySharded(ModelParallelStrategy):
             tensor_parallel_size=1,
             save_distributed_checkpoint=False,
             process_group_backend=backend,
+            timeout=timedelta(seconds=WAITS.limit),
         )
         self._before: dict[str, torch.Tensor] = {}  # layouts of the unsharded parameters
+        # What is sharded, and whether it is sharded again after its forward pass in training.
+        self._parts: dict[FSDPModule, bool] = {}
 
     @property
     def lightning_restore_optimizer(self) -> bool:
@@ -214,6 +224,7 @@ class FullySharded(ModelParallelStrategy):
 
     def setup(self, trainer: Trainer) -> None:
         """Shard the model, then create its optimisers."""
+        self._parts = {}
         model = self._whole()
         mesh = self.device_mesh["data_parallel"]
         self.model_to_device()
@@ -225,11 +236,27 @@ class FullySharded(ModelParallelStrategy):
             if not any(parameter.requires_grad for parameter in network.parameters()):
                 continue
             for block in reversed(list(_blocks(network))):  # inner blocks first
-                fully_shard(block, mesh=mesh)
-            fully_shard(network, mesh=mesh)
+                self._parts[fully_shard(block, mesh=mesh, reshard_after_forward=True)] = True
+            # The backward pass begins with the rest.
+            self._parts[fully_shard(network, mesh=mesh, reshard_after_forward=False)] = False
             for method in getattr(network, "called", ()):
                 register_fsdp_forward_method(network, method)
         super().setup(trainer)
+
+    def on_validation_start(self) -> None:
+        """Gather the whole parameters on each process."""
+        for part in self._parts:
+            part.set_reshard_after_forward(False, recurse=False)
+            part.unshard()
+
+    def on_validation_end(self) -> None:
+        """Shard them again."""
+        for part, reshards in self._parts.items():
+            part.set_reshard_after_forward(reshards, recurse=False)
+            part.reshard()
+
+    on_test_start, on_test_end = on_validation_start, on_validation_end
+    on_predict_start, on_predict_end = on_validation_start, on_validation_end
 
     def load_checkpoint(
         self, checkpoint_path: Any, weights_only: bool | None = None

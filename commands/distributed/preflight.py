@@ -140,7 +140,7 @@ NAMES = {
     "world": ("the number of processes", "start the same number on each node"),
     "resume": ("the checkpoint", "the run directory must be on a disk shared by all nodes"),
     "weights": ("the weights", "start again, or name a file with --ckpt_path"),
-    "data": ("the training images", "all nodes must see the same files"),
+    "data": ("the images", "all nodes must see the same files"),
 }
 PRIVATE = ("host", "refusal", "place")  # not compared
 
@@ -210,12 +210,15 @@ def _own_files() -> Iterator[tuple[str, Path]]:
 
 
 def _plugin_files(config: Any) -> Iterator[tuple[str, Path]]:
-    foreign = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), str(ROOT))
+    foreign = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), ROOT)
     modules = {path.rpartition(".")[0] for path in _class_paths(config)}
     for name in sorted(modules):
         file = getattr(sys.modules.get(name), "__file__", None)
-        if file and not str(Path(file).resolve()).startswith(foreign):
-            yield name, Path(file)
+        if file is None:
+            continue
+        path = Path(file).resolve()
+        if not any(path.is_relative_to(folder) for folder in foreign):
+            yield name, path
 
 
 def _class_paths(config: Any) -> Iterator[str]:

@@ -51,6 +51,7 @@ from files.method import method_of
 from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveInt
 from files.owned import remove_file
 from files.tensors import plain, read_file
+from files.waits import WAITS
 
 # Settings, beside the metrics, without which scores cannot be compared.
 MEASURED = (
@@ -425,6 +426,7 @@ class Checkpoints(Checkpoint):
         written = step == self._saved_step and is_whole(path)
         if trainer.world_size > 1:
             written = bool(trainer.strategy.broadcast(written))
+        WAITS.saving = True
         try:
             if not written:
                 write_checkpoint(trainer, path)
@@ -434,6 +436,8 @@ class Checkpoints(Checkpoint):
             self._saved_step = step
             if trainer.is_global_zero:
                 self._rank(path.name)
+        finally:
+            WAITS.saving = False
         self._saved_at = time.monotonic()
         self._due = False
 
@@ -503,7 +507,7 @@ class SavesLast(Callback):
 
     def __init__(self) -> None:
         self._validated = False  # whether this run was, also before it was resumed
-        self._at: int | None = None  # step of the last validation since the start
+        self._at: int | None = None  # step of the last validation, if known
 
     @property
     def state_key(self) -> str:
@@ -511,12 +515,13 @@ class SavesLast(Callback):
         return "SavesLast"
 
     def state_dict(self) -> dict[str, Any]:
-        """Return whether the run was validated."""
-        return {"validated": True} if self._validated else {}
+        """Return whether the run was validated, and after which step last."""
+        return {"validated": True, "step": self._at} if self._validated else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore whether the run was validated."""
+        """Restore whether the run was validated, and when."""
         self._validated = bool(state_dict["validated"])
+        self._at = state_dict.get("step")  # which earlier versions did not note
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note a validation."""

@@ -29,31 +29,31 @@ from files.tensors import read_file
 from files.yaml_loader import plain_yaml
 
 log = logging.getLogger(__name__)
-LOCK_SECONDS = 60.0  # what a killed run has started may end a little later than the run
-SILENT_SECONDS = 1.0  # of them, before the log names the holder
+SILENT_SECONDS = 1.0  # of waiting for a lock, before the log names the holder
 POLL_SECONDS = 0.2
 
 
 @contextmanager
-def alone_in(run: Path) -> Iterator[FolderLock]:
-    """Hold the lock of a run.
+def alone_in(folder: Path, patience: float) -> Iterator[FolderLock]:
+    """Hold the lock of a run, or of a folder of ``predict``.
 
-    On a disk without locks, the run continues without one, after a warning.
+    On a disk without locks, the command continues without one, after a warning.
 
     Args:
-        run: The run directory; it need not exist.
+        folder: The folder; it need not exist.
+        patience: Seconds to wait for it: what a killed run has started may end a little later.
 
     Raises:
         TemporaryError: Another process holds the lock.
     """
-    lock = FolderLock(run)
+    lock = FolderLock(folder)
     try:
-        _acquire(lock)
+        _acquire(lock, patience)
     except OSError as error:
         log.warning(
-            "%s cannot be locked (%s): nothing prevents a second fit of this run from writing to "
-            "the same folder",
-            *(run, error),
+            "%s cannot be locked (%s): nothing prevents a second command from writing to the same "
+            "folder",
+            *(folder, error),
         )
     try:
         yield lock
@@ -61,21 +61,19 @@ def alone_in(run: Path) -> Iterator[FolderLock]:
         lock.release()
 
 
-def _acquire(lock: FolderLock) -> None:
+def _acquire(lock: FolderLock, patience: float) -> None:
     begun = time.monotonic()
     said = False
     while not lock.acquire():
         waited = time.monotonic() - begun
-        if waited >= LOCK_SECONDS:
+        if waited >= patience:
             raise TemporaryError(
-                f"the run in {lock.folder} is being trained by {lock.holder()}: wait until it ends "
-                "or stop it, or choose another name (--run.name NAME)"
+                f"{lock.holder()} writes to {lock.folder}: wait until it ends or stop it, or "
+                "choose another folder (--run.name NAME, of predict --writer.folder FOLDER)"
             )
         if waited >= SILENT_SECONDS and not said:
             said = True
-            log.info(
-                "the run in %s is locked by %s; waiting for it to end", lock.folder, lock.holder()
-            )
+            log.info("%s is locked by %s; waiting for it to end", lock.folder, lock.holder())
         time.sleep(POLL_SECONDS)
 
 
@@ -85,7 +83,7 @@ FREE = (
         f"run.{key}"
         for key in (
             *("root", "name", "change", "overwrite", "seeds", "preflight_minutes"),
-            *("heartbeat_seconds", "lost_after_seconds"),
+            *("heartbeat_seconds", "lost_after_seconds", "wait_minutes"),
         )
     ),
     *("checkpoint", "writer", "tiling", "config", "ckpt_path", "weights_only"),
@@ -131,8 +129,11 @@ class RunOptions:
         preflight_minutes: Minutes that each of several processes waits for the others, before it
             reports which are missing.
         heartbeat_seconds: Seconds between two heartbeats of each of several processes.
-        lost_after_seconds: Seconds without a heartbeat after which a process is lost, or in which
-            each process waits for another; all end with status 75, to be started again.
+        lost_after_seconds: Seconds without a heartbeat after which a process is lost, or for which
+            a command waits for another one that writes to its folder; it ends with status 75, to
+            be started again.
+        wait_minutes: Minutes that a process waits for a batch of a DataLoader worker, or for the
+            other processes in a collective operation.
         matmul_precision: Precision of float32 matrix products. By default ``high`` (TF32) where
             ``fit`` trains on a GPU of compute capability 8.0 or more, ``highest`` with
             ``trainer.deterministic``, and torch's own otherwise. On a GPU torch has TF32 for
@@ -151,6 +152,7 @@ class RunOptions:
     preflight_minutes: PositiveFloat = 10.0
     heartbeat_seconds: PositiveFloat = 10.0
     lost_after_seconds: PositiveFloat = 60.0
+    wait_minutes: PositiveFloat = 30.0
     matmul_precision: Literal["highest", "high", "medium"] | None = None
 
     def __post_init__(self) -> None:
@@ -264,13 +266,16 @@ class RunDirectory:
             )
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self, patience: float) -> Iterator[None]:
         """Lock the directory for training, and remove unfinished files of killed runs.
+
+        Args:
+            patience: As for ``alone_in``.
 
         Raises:
             TemporaryError: If another process trains here.
         """
-        with alone_in(self.path) as self._lock:
+        with alone_in(self.path, patience) as self._lock:
             remove_unfinished(self.path, deep=True)
             yield
 
@@ -281,7 +286,7 @@ class RunDirectory:
             log.warning("the run in %s was moved to %s", self.path, aside)
             if self._lock is not None:
                 remove_file(aside / HOLDER)
-                _acquire(self._lock)  # of the new folder
+                _acquire(self._lock, 0.0)  # of the new folder
 
     def check(self, config: dict[str, Any], change: bool) -> None:
         """Raise if the configuration differs from that of the run.

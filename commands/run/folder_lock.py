@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from files.locks import locked, unlock
-from files.owned import remove_empty, remove_file
+from files.owned import free_place, hold_place, remove_empty, remove_file
 
 HOLDER = ".enlarger.lock"  # the file in the folder that names the process which holds its lock
 _HELD: set[int] = set()  # descriptors of this process
@@ -50,9 +50,11 @@ class FolderLock:
         self._free()
         self._descriptor = descriptor
         _HELD.add(descriptor)
-        with suppress(OSError):  # a full disk: the lock holds all the same
+        hold_place(self.folder)
+        with suppress(OSError):  # a full disk, or a link: the lock holds all the same
             named = {"host": socket.gethostname(), "pid": os.getpid()}
-            holder.write_text(json.dumps(named), encoding="utf-8")
+            with open(holder, "w", encoding="utf-8", opener=_opened) as file:
+                file.write(json.dumps(named))
         return True
 
     def release(self) -> None:
@@ -79,6 +81,11 @@ class FolderLock:
             _HELD.discard(self._descriptor)
             unlock(self._descriptor)
             self._descriptor = None
+            free_place(self.folder)
+
+
+def _opened(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _close_in_child() -> None:

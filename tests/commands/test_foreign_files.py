@@ -9,6 +9,7 @@ import pytest
 
 from callbacks.predict.predictions import NAME
 from commands.run.directory import FIXED
+from commands.run.folder_lock import HOLDER
 from files.marks import MARKS, is_foreign
 from files.owned import NotOursError, remove_file, write_whole
 
@@ -68,3 +69,26 @@ def test_what_the_commands_write_is_ours(
     assert names >= {Path(name).name for name in FIXED} | {"predict.html", NAME}
     assert "shard.report.json" in names
     assert not [path for path in found if is_foreign(path)]
+
+
+@pytest.mark.parametrize("name", [".predict_html", "predictions.jsonl", "predict.html"])
+def test_nothing_is_written_through_a_link(
+    tiny: Path, photo_folder: Path, refusal: Callable[..., str], name: str
+) -> None:
+    Path("in").symlink_to(photo_folder)
+    Path("out").mkdir()
+    Path("target").mkdir()
+    Path("out", name).symlink_to("../target" if name == ".predict_html" else "../target/mine")
+    assert f"{name} is a link" in refusal(*PREDICT)
+    assert list(Path("target").iterdir()) == []
+
+
+def test_the_lock_is_not_written_through_a_link(
+    tiny: Path, photo_folder: Path, enlarger: Callable[..., None]
+) -> None:
+    Path("in").symlink_to(photo_folder)
+    Path("out").mkdir()
+    Path("mine").write_text("mine")
+    Path("out", HOLDER).symlink_to("../mine")
+    enlarger(*PREDICT)
+    assert Path("mine").read_text() == "mine"

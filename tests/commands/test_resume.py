@@ -239,3 +239,11 @@ def test_a_run_goes_on_at_a_step_that_guard_leaves_out(
     enlarger(*command, "--run.name", "halves", "--trainer.max_steps", step)
     enlarger(*command, "--run.name", "halves")
     assert_same("halves", "whole")
+
+
+def test_weights_that_were_not_validated_are_named_after_a_resume_too(
+    tiny: Path, enlarger: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    for steps in (7, 8):
+        enlarger("fit", "--config", "tiny.yaml", "--trainer.max_steps", steps)
+        assert f"step {steps} were not validated" in caplog.text

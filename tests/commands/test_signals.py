@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -160,6 +163,40 @@ class Impatient(Callback):
         if trainer.global_step == 3:
             os.kill(os.getpid(), INT)
             os.kill(os.getpid(), INT)
+
+
+class Freezes(Callback):
+    """Stop the DataLoader's worker after the third step, as a dead network disk would.
+
+    Args:
+        ends: Whether a signal follows.
+    """
+
+    def __init__(self, ends: bool) -> None:
+        self.ends = ends
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step == 3:
+            for worker in multiprocessing.active_children():
+                os.kill(worker.pid or 0, signal.SIGSTOP)
+            if self.ends:
+                threading.Timer(0.5, os.kill, (os.getpid(), TERM)).start()
+
+
+@pytest.mark.parametrize(("ends", "status"), [(True, 143), (False, 2)])
+def test_a_worker_that_gives_nothing(
+    tiny: Path, enlarger: Enlarger, capsys: pytest.CaptureFixture[str], ends: bool, status: int
+) -> None:
+    freezes = json.dumps({"class_path": f"{__name__}.Freezes", "init_args": {"ends": ends}})
+    minutes = 30 if ends else 0.02
+    with pytest.raises(SystemExit) as stopped:
+        enlarger(
+            *(*FIT[:3], "--trainer.callbacks", freezes, "--data.workers", 1, "--data.val", "null"),
+            *("--trainer.max_steps", 1000, "--run.wait_minutes", minutes),
+        )
+    assert stopped.value.code == status
+    assert newest("tiny")["global_step"] >= 3
+    assert ends or re.search(r"process \d+, stopped, reading .*\.png", capsys.readouterr().err)
 
 
 @pytest.mark.slow

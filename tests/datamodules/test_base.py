@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import albumentations
 import numpy as np
@@ -554,3 +555,17 @@ class TestState:
         data.setup("validate")
         assert data.state_dict() == {}
         data.load_state_dict(self.module().state_dict())
+
+
+def test_processes_compare_contents_and_not_names_alone(tmp_path: Path) -> None:
+    looks = []
+    for shade in (0, 1):
+        folder = tmp_path / f"{shade}"
+        folder.mkdir()
+        for name in ("a.png", "b.png"):
+            Image.new("RGB", (32, 32), (shade, 0, 0)).save(folder / name)
+        data = SRDataModule(2, train=Folder(str(folder)), batch_size=2, crop_size=16, workers=0)
+        data.setup("fit")
+        looks.append(data.files_seen())
+    assert looks[0].keys() == looks[1].keys()
+    assert looks[0] != looks[1]

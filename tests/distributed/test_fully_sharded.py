@@ -56,8 +56,13 @@ def of(name: str, verb: str = "fit") -> tuple[object, ...]:
 
 @pytest.mark.slow
 def test_goes_on_sharded_and_whole(tiny: Path, enlarger: Callable[..., None]) -> None:
-    """One file for both: optimiser states in the memory layout that each needs."""
-    command = ["fit", "--config", "tiny.yaml", "--trainer.callbacks", METRIC]
+    """One file for both: optimiser states in the memory layout that each needs.
+
+    Of three images one process validates two, in tiles, while the other one has none left.
+    """
+    command: list[object] = ["fit", "--config", "tiny.yaml", "--trainer.callbacks", METRIC]
+    command += ["--data.val.photos.files", "[1.png,2.png,3.png]"]
+    command += ["--tiling.size", 16, "--tiling.overlap", 4]
     enlarger(*command, "--run.name", "alone")
     torchrun(*command, "--run.name", "parts", "--trainer.max_steps", 5, strategy="fsdp")
     enlarger(*command, "--run.name", "parts", "--trainer.max_steps", 8)

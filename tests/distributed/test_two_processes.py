@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,14 +137,28 @@ class Leaves(Callback):
             return
         if self.way == "raises":
             raise ValueError("no more")
-        os.kill(os.getpid(), signal.SIGSTOP)
+        if self.way == "hangs":
+            os.kill(os.getpid(), signal.SIGTERM)
+            while True:
+                time.sleep(1)
+        if self.way == "stops":
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    def on_train_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_rank == 1:
+            raise ValueError("no more")
 
 
 @pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize(
     ("way", "status", "reason"),
-    [("stops", 75, r"no heartbeat of rank 1 \(on .*\) for \d+ s"), ("raises", 2, "no more")],
+    [
+        ("stops", 75, r"no heartbeat of rank 1 \(on .*\) for \d+ s"),
+        ("raises", 2, "no more"),
+        ("raises at the end", 2, "no more"),
+        ("hangs", 143, r"SIGTERM while it waited for|rank 1 .*SIGTERM"),
+    ],
 )
 def test_a_process_that_stops_taking_part(tiny: Path, way: str, status: int, reason: str) -> None:
     leaves = json.dumps({"class_path": f"{__name__}.Leaves", "init_args": {"way": way}})

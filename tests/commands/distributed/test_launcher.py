@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -71,19 +72,11 @@ def test_strategies_that_are_refused(strategy: str) -> None:
 @pytest.mark.parametrize("gpu", [False, True])
 def test_tensors_of_the_cpu_go_by_gloo(monkeypatch: pytest.MonkeyPatch, gpu: bool) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    assert own_strategy("ddp", "cpu", several=True) == "ddp"  # gloo, by Lightning
     assert own_strategy("auto", "auto", several=False) == "auto"
     given = DDPStrategy()
     assert own_strategy(given, "auto", several=True) is given
-    for accelerator in ("auto", "gpu", "cuda"):
-        ddp, auto, fsdp = (
-            own_strategy(name, accelerator, several=True) for name in ("ddp", "auto", "fsdp")
-        )
-        assert isinstance(fsdp, FullySharded)
-        if not gpu:
-            assert (ddp, auto, fsdp.process_group_backend) == ("ddp", "auto", None)
-            continue
-        assert isinstance(ddp, DDPStrategy)
-        assert isinstance(auto, DDPStrategy)
-        assert auto.process_group_backend == ddp.process_group_backend
-        assert ddp.process_group_backend == fsdp.process_group_backend == "cpu:gloo,cuda:nccl"
+    for name, accelerator in itertools.product(("ddp", "auto", "fsdp"), ("auto", "gpu", "cpu")):
+        made = own_strategy(name, accelerator, several=True)
+        assert isinstance(made, FullySharded if name == "fsdp" else DDPStrategy)
+        backend = "cpu:gloo,cuda:nccl" if gpu and accelerator != "cpu" else None
+        assert made.process_group_backend == backend

@@ -76,6 +76,8 @@ def test_code_of_plugins_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert before != start_facts({}, 2)["plugins"]
     path.write_text("class Own: x = 1\n")
     assert before != start_facts(config, 2)["plugins"]
+    monkeypatch.setattr(meeting, "ROOT", Path(str(tmp_path)[:-1]))  # it begins alike
+    assert [*meeting._plugin_files(config)]
 
 
 # ------------------------------------------------------------------------------------- the meeting

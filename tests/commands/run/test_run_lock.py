@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning.pytorch import Callback, Trainer
 
 import main
 from commands.errors import TemporaryError
@@ -24,20 +25,21 @@ from commands.run.folder_lock import HOLDER
 
 Enlarger = Callable[..., None]
 FORK = multiprocessing.get_context("fork")  # without the seconds of an import
+PATIENCE = 0.3  # seconds
 FIT = ("fit", "--config", "tiny.yaml")
+WAIT = ("--run.lost_after_seconds", "0.4", "--run.heartbeat_seconds", "0.1")
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for a lock for a moment only."""
     monkeypatch.setattr(run_lock, "SILENT_SECONDS", 0.1)
-    monkeypatch.setattr(run_lock, "LOCK_SECONDS", 0.3)
     monkeypatch.setattr(run_lock, "POLL_SECONDS", 0.01)
 
 
 def hold(run: Path, end: Connection[Any, Any]) -> None:
     """Hold a run's lock, with a child that leaves it and lives until it is asked to end."""
-    with alone_in(run):
+    with alone_in(run, PATIENCE):
         child = os.fork() == 0
         if not child:
             signal.pause()
@@ -54,15 +56,13 @@ def test_a_second_fit_of_a_run_is_refused(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
-    with alone_in(trained):
+    with alone_in(trained, PATIENCE):
         for more in ((), ("--run.overwrite", "true")):
             with pytest.raises(SystemExit) as stopped:
-                main.main([*FIT, "--trainer.max_steps", "13", *more])
+                main.main([*FIT, *WAIT, "--trainer.max_steps", "13", *more])
             assert stopped.value.code == 75
             holder = f"process {os.getpid()} on {os.uname().nodename}"
-            sentence = capsys.readouterr().err.partition("error: ")[2]
-            assert sentence.startswith(f"the run in runs/tiny is being trained by {holder}: wait")
-            assert "--run.name NAME" in sentence
+            assert f"{holder} writes to runs/tiny" in capsys.readouterr().err
         assert before == {path: path.read_bytes() for path in before}
         waits = [r for r in caplog.records if "waiting for it to end" in r.getMessage()]
         assert len(waits) == 2
@@ -78,16 +78,45 @@ def test_a_killed_run_frees_it_though_its_workers_live(tmp_path: Path, quick: No
     process.start()
     assert mine.recv() == "held, and the child is out"
     with (
-        pytest.raises(TemporaryError, match=f"by process {process.pid} on"),
-        alone_in(tmp_path / "run"),
+        pytest.raises(TemporaryError, match=f"process {process.pid} on"),
+        alone_in(tmp_path / "run", PATIENCE),
     ):
         pass
     process.kill()
     process.join()
-    with alone_in(tmp_path / "run"):
+    with alone_in(tmp_path / "run", PATIENCE):
         pass
     assert not mine.poll()
     mine.send("end")
+
+
+class Moves(Callback):
+    """Move the run's folder after the third step, and let another one take its place."""
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step == 3:
+            Path("runs/tiny").rename("runs/other")
+            Path("runs/tiny").mkdir()
+
+
+def test_a_run_whose_folder_is_moved_writes_to_no_other(
+    tiny: Path, refusal: Callable[..., str]
+) -> None:
+    sentence = refusal(*FIT, "--trainer.callbacks+", f"{__name__}.Moves")
+    assert "runs/tiny was moved" in sentence
+    assert list(Path("runs/tiny").iterdir()) == []
+
+
+def test_one_predict_at_a_time_in_a_folder(
+    tiny: Path, photo_folder: Path, enlarger: Enlarger, quick: None
+) -> None:
+    predict = ("predict", *FIT[1:], "--model", "lightning_modules.Bicubic")
+    command = (*predict, "--data.predict", photo_folder, "--writer.folder", "out", *WAIT)
+    with alone_in(Path("out"), PATIENCE), pytest.raises(SystemExit) as stopped:
+        enlarger(*command)
+    assert stopped.value.code == 75
+    enlarger(*command)
+    assert len(list(Path("out").glob("*.png"))) == 10
 
 
 def on_files_alone(descriptor: int, operation: int, flock: Any = fcntl.flock) -> None:
@@ -108,18 +137,22 @@ def test_a_run_by_any_name(
     (runs / "by").mkdir(parents=True)
     (runs / "alias").symlink_to("run")
     (runs / "links").symlink_to(runs)
-    with alone_in(runs / "run"), pytest.raises(TemporaryError), alone_in(runs / name):
+    with (
+        alone_in(runs / "run", PATIENCE),
+        pytest.raises(TemporaryError),
+        alone_in(runs / name, PATIENCE),
+    ):
         pass
-    with alone_in(runs / name):
+    with alone_in(runs / name, PATIENCE):
         pass
 
 
 def test_the_folder_that_replaces_a_run_is_locked_too(tmp_path: Path, quick: None) -> None:
     run = RunDirectory(tmp_path / "run")
-    with run.alone():
+    with run.alone(PATIENCE):
         run.path.joinpath("config.yaml").touch()
         run.move_aside()
-        with pytest.raises(TemporaryError), alone_in(tmp_path / "run"):
+        with pytest.raises(TemporaryError), alone_in(tmp_path / "run", PATIENCE):
             pass
     (aside,) = tmp_path.iterdir()
     assert [path.name for path in aside.iterdir()] == ["config.yaml"]
@@ -132,5 +165,9 @@ def test_a_disk_without_locks(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with caplog.at_level(logging.WARNING), alone_in(tmp_path / "run"), alone_in(tmp_path / "run"):
+    with (
+        caplog.at_level(logging.WARNING),
+        alone_in(tmp_path / "run", PATIENCE),
+        alone_in(tmp_path / "run", PATIENCE),
+    ):
         assert "No locks available" in caplog.text
