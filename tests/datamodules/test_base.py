@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from datamodules.augment import Albumentations
 from datamodules.base import Source, SRDataModule, check_crop
