@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
-import json
 import os
-import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +23,7 @@ from tests import small_t5
 from tests.lightning_modules.vgg19 import save_vgg19
 from tests.matrix.bases import save_base
 from tests.matrix.recipes import SIDE, class_of
-from tests.matrix.small_sd import LPIPS, save_sd
+from tests.matrix.small_sd import save_sd
 from tests.stand_ins import save_niqe_model
 
 PHOTOGRAPHS = ("astronaut", "coffee", "rocket")  # an odd number: two processes have 2 and 1
@@ -49,10 +47,12 @@ def photograph(name: str, side: int) -> Image.Image:
     return image.crop((0, 0, edge, edge)).resize((side, side), Image.Resampling.LANCZOS)
 
 
-def save_folder(folder: Path, side: int, suffix: str = "") -> None:
+def save_folder(folder: Path, side: int, suffix: str = "", captions: bool = False) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in PHOTOGRAPHS:
         photograph(name, side).save(folder / f"{name}{suffix}.png")
+        if captions:
+            (folder / f"{name}.txt").write_text(f"a photograph of {name}")
 
 
 def save_tar(path: Path, side: int, frames: bool) -> None:
@@ -111,7 +111,11 @@ def save_data(content: dict[str, Any]) -> None:
             for below in given.get("files") or ["."]:
                 save_folder(places["root"] / below, larger)
         if kind == "Paired":
-            save_folder(places["hr"], side)
+            save_folder(
+                places["hr"],
+                side,
+                captions="encoder" in content.get("model", {}).get("init_args", {}),
+            )
             save_folder(places["lr"], round(side / scale), given.get("lr_suffix", ""))
         if kind in ("Shards", "ClipShards"):
             path = Path(str(places["urls"]).replace("*", "000000"))

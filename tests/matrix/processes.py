@@ -15,12 +15,13 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
+
 import main
+
 
 def warm() -> None:
     """Import what commands need; start no thread, which a forked process would lack."""
-    import torch
-
     torch.set_num_threads(1)
     for room in ("lightning_modules", "datamodules", "callbacks", "degradations"):
         module = importlib.import_module(room)
@@ -51,6 +52,7 @@ def fork(act: Callable[[], object], log: Path) -> int:
         os.dup2(file, 1)
         os.dup2(file, 2)
         faulthandler.enable()  # SIGABRT: where all threads are
+        torch.set_num_threads(1)  # a pool of its own
         act()
         status = 0
     except SystemExit as end:
@@ -125,12 +127,17 @@ def command(words: Sequence[object], log: Path, processes: int = 1) -> None:
     statuses = start(lambda: main.main(typed), log, processes)
     if any(statuses):
         logs = [log.with_suffix(f".{n}.log") for n, status in enumerate(statuses) if status]
-        raise Failed(f"{typed[0]}: status {statuses}: {last_line(logs[0])}")
+        why = next(
+            (w for w in map(last_line, logs) if "Error" in w or "error" in w), last_line(logs[0])
+        )
+        raise Failed(f"{typed[0]}: status {statuses}: {why}")
 
 
 def last_line(log: Path) -> str:
     """Return the line of a log that says why it ends."""
+    if not log.is_file():
+        return "no output"
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
-    plain = [line for line in lines if not line.startswith((" ", "[rank"))]
+    plain = [line for line in lines if not line.startswith((" ", "[rank", "--", "Extension"))]
     return (errors or plain or ["no output"])[-1][:300]

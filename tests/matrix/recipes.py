@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,8 @@ class Recipe:
         content["trainer"] = {k: v for k, v in trainer.items() if k not in ("devices", "strategy")}
         if "every_n_steps" in content.get("checkpoint", {}):
             content["checkpoint"]["every_n_steps"] = 2
+        watch = {"class_path": "tests.matrix.watch.Watch"}
+        content["trainer"]["callbacks"] = [*(trainer.get("callbacks") or []), watch]
         for name in ("val", "test"):
             for source in (content["data"]["init_args"].get(name) or {}).values():
                 crop(source)

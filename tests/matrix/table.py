@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from tests.matrix.processes import end_group, fork, last_line
 from tests.matrix.recipes import RECIPES, Recipe
 from tests.matrix.ways import WAYS, Cell, left_out
 
-AT_ONCE = int(os.environ.get('AT_ONCE', 2))
+AT_ONCE = int(os.environ.get("AT_ONCE", 2))
 
 
 @dataclass
@@ -110,7 +109,9 @@ class Table:
     def begin(self, cell: Cell) -> int | None:
         """Start a cell, and return its process; None for one that is left out."""
         key = (cell.recipe.name, cell.way)
-        failed = [f"{n} {way}" for n, way in self.before(cell) if self.outcomes[n, way].status != "ok"]
+        failed = [
+            f"{n} {way}" for n, way in self.before(cell) if self.outcomes[n, way].status != "ok"
+        ]
         if failed:
             self.note(key, Outcome("FAIL", why=f"needs {failed[0]}"))
             return None
@@ -139,7 +140,10 @@ class Table:
     def note(self, key: tuple[str, str], outcome: Outcome) -> None:
         self.outcomes[key] = outcome
         name, way = key
-        print(f"{outcome.status:4} {outcome.seconds:6.1f} {outcome.cpu:6.1f} {name} {way} {outcome.why}", flush=True)
+        print(
+            f"{outcome.status:4} {outcome.seconds:6.1f} {outcome.cpu:6.1f} {name} {way} {outcome.why}",
+            flush=True,
+        )
 
     def text(self) -> str:
         """Return the table, and below it why cells failed or were left out."""
@@ -164,7 +168,9 @@ class Table:
                     cells.append("FAIL")
             lines.append(f"{name:{width}}" + "".join(f"{cell:>11}" for cell in cells))
         lines += [f"[{n}] {note}" for n, note in enumerate(notes, 1)]
-        lines += [f"FAIL {n} {w}: {o.why}" for (n, w), o in self.outcomes.items() if o.status == "FAIL"]
+        lines += [
+            f"FAIL {n} {w}: {o.why}" for (n, w), o in self.outcomes.items() if o.status == "FAIL"
+        ]
         return "\n".join(lines)
 
     def content(self, seconds: float) -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
+import inspect
 import json
 import os
 import shutil
@@ -11,14 +14,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningCLI
+from safetensors.torch import load_file
 from torch import Tensor
 
+from datamodules.base import SRDataModule
+from lightning_modules.base import Generator, ImageModel, SuperResolver
+from lightning_modules.networks.running import Running
 from tests.distributed.records import assert_same, newest
-from tests.matrix.files import HUB, save_data, save_weights
+from tests.gpu.device import pretended_gpu
+from tests.matrix.files import HUB, save_data, save_folder, save_weights
 from tests.matrix.processes import Failed, command, last_line, start
-from tests.matrix.recipes import RECIPES, STEPS, Recipe, class_of
+from tests.matrix.recipes import RECIPES, SIDE, STEPS, Recipe, class_of
 
 
 class Left(Exception):  # noqa: N818
@@ -86,6 +95,10 @@ class Cell:
         assert_finite(checkpoint)
         return checkpoint
 
+    def write(self, content: dict[str, Any]) -> None:
+        """Replace the recipe."""
+        Path("recipe.yaml").write_text(yaml.safe_dump(content))
+
     def changed(self) -> dict[str, Any]:
         """Return the content, for a way to change and write."""
         return yaml.safe_load(Path("recipe.yaml").read_text())
@@ -96,25 +109,27 @@ def assert_finite(checkpoint: dict[str, Any]) -> None:
     assert not wrong, f"not finite: {wrong[:3]}"
 
 
-def assert_close(got: dict[str, Any], expected: dict[str, Any], within: float) -> None:
-    """Assert that two checkpoints have nearly the same weights.
+def assert_close(cell: Cell, got: dict[str, Any]) -> None:
+    """Assert that processes agree, and that a method without draws has one process's weights.
 
-    Args:
-        got: One.
-        expected: The other.
-        within: Of the largest weight of each tensor.
+    The draws of a method belong to a batch, of which each process has its part.
     """
-    one, other = got["state_dict"], expected["state_dict"]
+    watched = [json.loads(path.read_text()) for path in sorted(Path().glob("watch.*.json"))]
+    assert len({found["weights"] for found in watched}) == 1, "processes have other weights"
+    if any(found["draws"] for found in watched):
+        return
+    expected = newest(cell.trained)["state_dict"]
+    far = distance(got["state_dict"], expected) / norm(expected)
+    assert far <= TOLERANCE, f"weights differ by {far:.2g}"
+
+
+def norm(tensors: dict[str, Tensor]) -> float:
+    return float(sum(x.double().square().sum() for x in tensors.values())) ** 0.5
+
+
+def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     assert one.keys() == other.keys()
-    worst = {name: _difference(one[name], other[name]) for name in one}
-    name = max(worst, key=lambda name: worst[name])
-    assert worst[name] <= within, f"{name} differs by {worst[name]:.2g}"
-
-
-def _difference(a: Tensor, b: Tensor) -> float:
-    if a.numel() == 0:
-        return 0.0
-    return float((a.double() - b.double()).abs().max())
+    return norm({name: one[name].double() - other[name].double() for name in one})
 
 
 # -------------------------------------------------------------------------------------- the ways
@@ -176,19 +191,19 @@ def resume(cell: Cell) -> None:
 
 def ddp(cell: Cell) -> None:
     """Two processes: one process's weights."""
-    assert_close(cell.fit(processes=2), newest(cell.trained), TOLERANCE)
+    assert_close(cell, cell.fit(processes=2))
 
 
 def to_one(cell: Cell) -> None:
     """Two steps on two processes, two on one."""
     cell.fit(2, processes=2)
-    assert_close(cell.fit(), newest(cell.trained), TOLERANCE)
+    assert_close(cell, cell.fit())
 
 
 def to_two(cell: Cell) -> None:
     """Two steps on one process, two on two."""
     cell.fit(2)
-    assert_close(cell.fit(processes=2), newest(cell.trained), TOLERANCE)
+    assert_close(cell, cell.fit(processes=2))
 
 
 def fsdp(cell: Cell) -> None:
@@ -215,14 +230,184 @@ def accumulate(cell: Cell) -> None:
     cell.fit(2, option, 4)
 
 
-def type_of(path: str) -> Any:
-    import importlib
+def compiled(cell: Cell) -> None:
+    """With `compile: true` wherever a class takes it."""
+    content = cell.changed()
+    for _, given in compilable(content["model"]):
+        given["compile"] = True
+    cell.write(content)
+    cell.fit(2)
 
+
+def compilable(model: Any) -> list[tuple[str, dict[str, Any]]]:
+    """Return the classes within a model that can be compiled, and where that is set."""
+    found = []
+    for path, given in classes(model):
+        kind = type_of(path)
+        if isinstance(kind, type) and issubclass(kind, Running):
+            found.append((path, given))
+        elif "flags" in inspect.signature(kind).parameters:
+            found.append((path, given.setdefault("flags", {})))
+    return found
+
+
+def evaluate(cell: Cell) -> None:
+    """Each command that uses a run: one process and two give one number; files; an export."""
+    shutil.copytree(cell.trained, cell.own)
+    data = cell.recipe.small["data"]["init_args"]
+    if data.get("val"):
+        cell.run("validate")
+        one = measured(cell)
+        cell.run("validate", processes=2)
+        both = measured(cell)
+        assert one.keys() == both.keys(), (one, both)
+        for name, value in one.items():
+            assert abs(both[name] - value) <= 1e-4 * max(1, abs(value)), (name, value, both[name])
+    if data.get("test"):
+        cell.run("test")
+        measured(cell)
+    kind = type_of(cell.recipe.small["model"]["class_path"])
+    if not issubclass(kind, SuperResolver | Generator):  # such as a metric
+        return
+    content = cell.changed()
+    content["data"]["init_args"]["predict"] = inputs(cell)
+    cell.write(content)
+    cell.run("predict", "--writer.folder", "run")
+    files = outputs("run")
+    assert len(files) == 3, files
+    cell.run("export")
+    export = cell.own / "export"
+    weights = load_file(export / "model.safetensors")
+    assert all(x.isfinite().all() for x in weights.values() if x.is_floating_point())
+    own = ["--model.weights", str(export), "--run.name", "exported", "--writer.folder", "exported"]
+    cell.run("predict", *own)
+    assert outputs("exported") == files, "other outputs with the exported weights"
+
+
+def outputs(folder: str) -> dict[str, bytes]:
+    """Return the contents of the images and clips that `predict` wrote."""
+    places = sorted(p for p in Path(folder).rglob("*") if p.suffix in (".png", ".mp4"))
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in places}
+
+
+def inputs(cell: Cell) -> Any:
+    """Return three inputs of `predict`."""
+    if issubclass(type_of(cell.recipe.small["model"]["class_path"]), Generator):
+        frames = next(
+            (g.get("frames") for _, g in classes(cell.recipe.small) if "frames" in g), None
+        )
+        size = cell.recipe.small["data"]["init_args"]["crop_size"]
+        given = {"count": 3, "size": size, "frames": frames}
+        return {"class_path": "datamodules.Seeds", "init_args": given}
+    scale = cell.recipe.small["data"]["init_args"]["scale"]
+    save_folder(Path("inputs"), round(SIDE / scale))
+    return "inputs"
+
+
+def measured(cell: Cell) -> dict[str, float]:
+    """Return the finite results so far, by set and metric."""
+    path = cell.own / "results.json"
+    if not path.is_file():
+        return {}
+    results = json.loads(path.read_text())["results"]
+    assert all(abs(entry["value"]) < float("inf") for entry in results)
+    return {f"{e.get('split')} {e.get('dataset')} {e['metric']}": e["value"] for e in results}
+
+
+def lightning(cell: Cell) -> None:
+    """A user's own `LightningCLI`, and a plain `Trainer` with what it made."""
+    content = cell.changed()
+    data, model = content["data"]["init_args"], content["model"]["init_args"]
+    model["scale"], data["seed"] = data["scale"], 0
+    if degradation := content.get("degradation"):
+        data["degradation"] = {
+            **degradation,
+            "init_args": {**degradation.get("init_args", {}), "scale": data["scale"]},
+        }
+    for _, given in classes(content["model"]):
+        with_files(given, data["scale"])
+    plain = {
+        "model": content["model"],
+        "data": content["data"],
+        "trainer": {**content["trainer"], "max_steps": 2, "logger": False},
+    }
+    Path("plain.yaml").write_text(yaml.safe_dump(plain))
+
+    def act() -> None:
+        made = LightningCLI(
+            *(ImageModel, SRDataModule),
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            run=False,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            args=["--config", "plain.yaml"],
+        )
+        made.trainer.fit(made.model, datamodule=made.datamodule)
+        assert made.trainer.global_step >= 2
+        trainer = Trainer(
+            max_steps=4, accelerator="cpu", devices=1, logger=False, enable_progress_bar=False
+        )
+        trainer.fit(made.model, datamodule=made.datamodule)
+        assert all(p.isfinite().all() for p in made.model.parameters())
+
+    log = Path("cli.log").absolute()
+    if any(start(act, log)):
+        raise Failed(last_line(log.with_suffix(".0.log")))
+
+
+def with_files(given: dict[str, Any], scale: float) -> None:
+    """Put files in place of runs and names, which plain Lightning does not look up."""
+    from commands.run.weights import find_weights
+
+    for key, value in given.items():
+        is_weights = key in ("weights", "vgg16") or key.endswith("_weights")
+        if is_weights and isinstance(value, str):
+            given[key] = str(find_weights(value, scale, key))
+        elif isinstance(value, dict):
+            with_files(value, scale)
+
+
+def gpu(cell: Cell) -> None:
+    """On the pretended GPU: two steps, and the weights of two steps on a CPU."""
+    cell.fit(2)
+    expected = newest(cell.own)
+    words = ["fit", "--config", "recipe.yaml", "--run.name", "gpu", "--trainer.max_steps", "2"]
+
+    def act() -> None:
+        import main
+
+        with pretended_gpu():
+            main.main([*words, "--trainer.accelerator", "gpu"])
+
+    log = Path("gpu.log").absolute()
+    if any(start(act, log)):
+        raise Failed(last_line(log.with_suffix(".0.log")))
+    got = newest(Path("runs/gpu"))
+    assert_finite(got)
+    if not json.loads(Path("watch.0.json").read_text())["draws"]:
+        far = distance(got["state_dict"], expected["state_dict"]) / norm(expected["state_dict"])
+        assert far <= 1e-2, f"weights differ by {far:.2g}"
+
+
+def type_of(path: str) -> Any:
     module, _, name = path.rpartition(".")
     return getattr(importlib.import_module(module), name)
 
 
-TOLERANCE = 1e-5
+def classes(value: Any) -> list[tuple[str, dict[str, Any]]]:
+    """Return all class paths within a content, with their arguments, which may be changed."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    if isinstance(value, dict):
+        if "class_path" in value:
+            found.append((value["class_path"], value.setdefault("init_args", {})))
+        value = list(value.values())
+    for inner in value if isinstance(value, list) else []:
+        found += classes(inner)
+    return found
+
+
+TOLERANCE = 1e-4
 WAYS: dict[str, Callable[[Cell], None]] = {
     "train": train,
     "resume": resume,
@@ -232,11 +417,38 @@ WAYS: dict[str, Callable[[Cell], None]] = {
     "fsdp": fsdp,
     "bf16": bf16,
     "accumulate": accumulate,
+    "compile": compiled,
+    "evaluate": evaluate,
+    "lightning": lightning,
+    "gpu": gpu,
 }
+
+
+EACH = ("train", "resume", "ddp", "evaluate")  # ways that every recipe meets
 
 
 def left_out(cell: Cell) -> str:
     """Return why a recipe does not meet a way; "" if it does."""
-    if cell.way != "train" and not cell.recipe.trains:
-        return f"its command is {cell.recipe.verb}: nothing is trained"
+    recipe, way = cell.recipe, cell.way
+    if way == "train":
+        return ""
+    if not recipe.trains and (way != "evaluate" or recipe.verb == "encode"):
+        return f"its command is {recipe.verb}: nothing is trained"
+    if way == "compile" and not compilable(recipe.small["model"]):
+        return "none of its classes is compiled"
+    if way not in EACH and recipe not in chosen(way):
+        return "another recipe of its family, of the same classes of model and data, meets it"
     return ""
+
+
+@functools.cache
+def chosen(way: str) -> list[Recipe]:
+    """Return a recipe of each family for a way; the n-th way takes the n-th of a family."""
+    families: dict[Any, list[Recipe]] = {}
+    for recipe in RECIPES:
+        if recipe.trains:
+            kinds = compilable(recipe.small["model"])
+            key = tuple(sorted({path for path, _ in kinds})) if way == "compile" else recipe.family
+            families.setdefault(key, []).append(recipe)
+    number = list(WAYS).index(way)
+    return [members[number % len(members)] for members in families.values()]
