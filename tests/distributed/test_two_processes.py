@@ -9,16 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from lightning.pytorch import Callback, Trainer
 
 from tests.conftest import REPO
-from tests.distributed.records import newest
 
 LIMIT = 150  # seconds; waiting for a missing process would take half an hour
 
@@ -41,21 +38,6 @@ def torchrun(*args: object, processes: int = 2, strategy: str = "ddp") -> None:
         check=True,
         timeout=LIMIT,
     )
-
-
-@pytest.mark.slow
-@pytest.mark.distributed
-def test_one_image_for_two_processes(tiny: Path, enlarger: Callable[..., None]) -> None:
-    """EDSR has buffers, which DDP would broadcast in a validation that only one process has."""
-    one_image = ["--data.init_args.val.photos.init_args.files", "[1.png]"]
-    command = ["fit", "--config", "tiny.yaml", *one_image]
-    torchrun(*command, "--run.name", "both", "--trainer.max_steps", 7)
-    enlarger(*command, "--run.name", "both")  # continued on one process
-    enlarger(*command, "--run.name", "alone")
-    both, alone = (newest(Path("runs", name))["state_dict"] for name in ("both", "alone"))
-    assert both.keys() == alone.keys()
-    for name in both:
-        torch.testing.assert_close(both[name], alone[name], rtol=0, atol=1e-6)
 
 
 def by_srun(

@@ -91,8 +91,18 @@ def ranks(processes: int) -> list[dict[str, str]]:
     return [place | {"RANK": str(n), "LOCAL_RANK": str(n)} for n in range(processes)]
 
 
-class Failed(Exception):
-    """A command ended with another status than expected."""
+class Failed(Exception):  # noqa: N818
+    """A command ended with another status than 0.
+
+    Args:
+        what: The command.
+        statuses: The status of each process.
+        why: What they said.
+    """
+
+    def __init__(self, what: str, statuses: list[int], why: str) -> None:
+        super().__init__(f"{what}: status {statuses}: {why}")
+        self.statuses, self.why = statuses, why
 
 
 def start(act: Callable[[], object], log: Path, processes: int = 1) -> list[int]:
@@ -126,11 +136,8 @@ def command(words: Sequence[object], log: Path, processes: int = 1) -> None:
     log.write_text(" ".join(["main.py", *typed]) + "\n")
     statuses = start(lambda: main.main(typed), log, processes)
     if any(statuses):
-        logs = [log.with_suffix(f".{n}.log") for n, status in enumerate(statuses) if status]
-        why = next(
-            (w for w in map(last_line, logs) if "Error" in w or "error" in w), last_line(logs[0])
-        )
-        raise Failed(f"{typed[0]}: status {statuses}: {why}")
+        said = [last_line(log.with_suffix(f".{n}.log")) for n in range(processes)]
+        raise Failed(typed[0], statuses, max(said, key=lambda line: "rror" in line))
 
 
 def last_line(log: Path) -> str:

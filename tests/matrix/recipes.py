@@ -52,10 +52,8 @@ SIZES: dict[str, dict[str, Any]] = {
     },
     "T5": {"length": 8},
     # methods: steps of sampling, and what joins training later
-    **dict.fromkeys(
-        ("Diffusion", "SelfCascade", "Direct", "FineTune", "LoRA", "SDSR"),
-        {"sampler": {"steps": 2}},
-    ),
+    **{name: {"sampler": {"steps": 2}} for name in ("Diffusion", "SelfCascade", "Direct")},
+    **{name: {"sampler": {"steps": 2}} for name in ("FineTune", "LoRA", "SDSR")},
     "ResShift": {"process": "lightning_modules.ResidualShift"},
     "CasArbi": {"process": "lightning_modules.ResidualShift"},
     "InvSR": {"training": {"adversarial_start": 1}, "patch": 8},

@@ -120,7 +120,7 @@ class Table:
             return None
 
         def act() -> None:
-            os.setpgid(0, 0)
+            os.setsid()  # with what it starts, so that all can be ended
             cell.begin()
             WAYS[cell.way](cell)
 
@@ -139,11 +139,8 @@ class Table:
 
     def note(self, key: tuple[str, str], outcome: Outcome) -> None:
         self.outcomes[key] = outcome
-        name, way = key
-        print(
-            f"{outcome.status:4} {outcome.seconds:6.1f} {outcome.cpu:6.1f} {name} {way} {outcome.why}",
-            flush=True,
-        )
+        times = f"{outcome.seconds:6.1f} s {outcome.cpu:6.1f} s"
+        print(f"{outcome.status:4} {times} {' '.join(key)} {outcome.why}", flush=True)
 
     def text(self) -> str:
         """Return the table, and below it why cells failed or were left out."""
