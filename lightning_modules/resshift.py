@@ -71,6 +71,8 @@ class ResShift(InLatents, SuperResolver):
 
     half_outputs = False
 
+    training_only = ("perceptual.",)
+
     def __init__(
         self,
         scale: float,
