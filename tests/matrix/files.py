@@ -97,11 +97,12 @@ def sources(value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
 def save_data(content: dict[str, Any]) -> None:
     """Write what the sources of a small recipe read, where it says."""
     data = content["data"]["init_args"]
-    side = data.get("crop_size", SIDE)
+    side, scale = data.get("crop_size", SIDE), data["scale"]
+    captions = "encoder" in content["model"].get("init_args", {})
     whole = (data.get("crops", {}).get("scales") or {}).get("whole", False)
-    larger = side if whole else side * 3 // 2
-    scale = data["scale"]
+    trained = [given for _, given in sources([data.get("train")])]
     for kind, given in sources(data):
+        larger = side if whole and given in trained else side * 3 // 2
         places = {
             key: Path(os.path.expandvars(str(value).replace("{scale}", f"{scale:g}")))
             for key, value in given.items()
@@ -111,11 +112,7 @@ def save_data(content: dict[str, Any]) -> None:
             for below in given.get("files") or ["."]:
                 save_folder(places["root"] / below, larger)
         if kind == "Paired":
-            save_folder(
-                places["hr"],
-                side,
-                captions="encoder" in content.get("model", {}).get("init_args", {}),
-            )
+            save_folder(places["hr"], side, captions=captions)
             save_folder(places["lr"], round(side / scale), given.get("lr_suffix", ""))
         if kind in ("Shards", "ClipShards"):
             path = Path(str(places["urls"]).replace("*", "000000"))
@@ -189,15 +186,14 @@ def named_weights(content: Any) -> Iterator[str]:
 
 def save_weights(model: Any, content: dict[str, Any]) -> None:
     """Write the weights that a recipe names and describes: those of its model as initialised."""
-    for name in named_weights(content.get("model")):
+    for name in named_weights(content["model"]):
         filled = name.replace("{scale}", f"{content['data']['init_args']['scale']:g}")
         known = filled in weights.manifest()
         published = Path(os.environ["ENLARGER_WEIGHTS"]) / (file_of(filled) if known else "")
         path = published if known else Path(os.path.expandvars(filled))
         if not path.exists():
             state = model.state_dict()
-            # An autoencoder's own run has its tensors by other names.
-            own = {k: v for k, v in state.items() if k.startswith("space.vae.")}
-            first = {k.removeprefix("space."): v for k, v in own.items()}
-            both = {**first, **state}
-            torch.save({"model": class_path(type(model)), "state_dict": both}, path)
+            if path.name.startswith("infinity_vae"):  # a tokenizer's, by its own names
+                own = {k: v for k, v in state.items() if k.startswith("space.vae.")}
+                state = {k.removeprefix("space."): v for k, v in own.items()}
+            torch.save({"model": class_path(type(model)), "state_dict": state}, path)

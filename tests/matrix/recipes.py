@@ -13,6 +13,7 @@ from files.yaml_loader import plain_yaml
 from tests.conftest import REPO
 
 FOLDER = REPO / "configs" / "experiment"
+MODEL = REPO / "configs" / "model" / "bicubic.yaml"  # of a recipe for any model
 STEPS = 4
 SIDE = 64  # pixels of a crop, or of what a pretrained base makes
 
@@ -103,9 +104,7 @@ class Recipe:
     def command(self) -> list[str]:
         """The words of its first line from the command on, without --config and what follows."""
         line = self.path.read_text().partition("main.py ")[2].splitlines()[0]
-        verb, _, _, *options = shlex.split(line)
-        if "--model" in options:  # of benchmark.yaml: any
-            options = ["--model", str(REPO / "configs/model/bicubic.yaml")]
+        verb, _, _, *options = shlex.split(line.partition(" --model ")[0])
         return [verb, *options]
 
     @property
@@ -116,10 +115,15 @@ class Recipe:
     def trains(self) -> bool:
         return self.verb == "fit"
 
+    @property
+    def predicts(self) -> bool:
+        """Whether it says what it is to enlarge or to make."""
+        return "predict" in self.shipped["data"]["init_args"]
+
     @cached_property
     def shipped(self) -> dict[str, Any]:
         """Its content, with that of all files that it names."""
-        return dict(whole(self.path))
+        return {"model": whole(MODEL), **whole(self.path)}
 
     @cached_property
     def small(self) -> dict[str, Any]:
@@ -144,9 +148,8 @@ class Recipe:
     @property
     def family(self) -> tuple[str, str]:
         """The classes of its model and of its training data."""
-        model = self.shipped.get("model", {"class_path": "any"})
         train = self.shipped["data"]["init_args"].get("train") or {"class_path": "none"}
-        return class_of(model), class_of(train)
+        return class_of(self.shipped["model"]), class_of(train)
 
 
 RECIPES = [Recipe(path) for path in sorted(FOLDER.rglob("*.yaml"))]
@@ -184,7 +187,7 @@ def texts(value: Any) -> list[str]:
 
 
 def _factor(content: dict[str, Any]) -> float:
-    base = content.get("model", {}).get("init_args", {}).get("base_size")
+    base = content["model"].get("init_args", {}).get("base_size")
     side = base or content["data"]["init_args"].get("crop_size", SIDE)
     return float(max(1.0, side / SIDE))
 
