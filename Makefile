@@ -1,6 +1,7 @@
 # make install   the environment in .venv; make install TORCH=cpu takes torch without CUDA (needs uv)
 # make demo   train, test and use a small model on photographs that come with the environment (minutes on a CPU)
 # make test   everything that CI checks
+# make test-matrix   every experiment in every way that the pages promise: trained, resumed, on two processes, exported (20 minutes)
 # make docs   the documentation site in site/, without a broken link
 # make docs-commands   every command of every page, or one page's: make docs-commands PAGES=docs/data.md (for maintainers; long)
 # make test-slow   what takes longer: runs on several processes, and the like
@@ -21,7 +22,7 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 # Where it is set, as in many containers, each process of the tests would compile all tests again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: install demo docs docs-commands test test-slow test-faults test-minimum test-python test-iqa coverage bench-gpu
+.PHONY: install demo docs docs-commands test test-matrix test-slow test-faults test-minimum test-python test-iqa coverage bench-gpu
 .PHONY: checks lint types pytest clean
 
 install: .venv/.installed
@@ -73,6 +74,10 @@ docs-commands: install
 # would otherwise map again each time: one processor second in twenty.
 pytest: install
 	OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=268435456 MALLOC_TRIM_THRESHOLD_=1073741824 $(BIN)/pytest -n 2 --dist worksteal
+
+# One recipe or way alone, with what it says: .venv/bin/python -m tests.matrix mini/invsr --way ddp --keep FOLDER
+test-matrix: install
+	$(BIN)/python -m tests.matrix $(if $(JSON),--json $(JSON))
 
 test-slow: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m 'slow and not gpu and not network' --ignore tests/distributed/test_faults.py

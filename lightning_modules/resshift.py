@@ -72,6 +72,8 @@ class ResShift(InLatents, SuperResolver):
     half_outputs = False
     exact_scale = True
 
+    training_only = ("perceptual.",)
+
     def __init__(
         self,
         scale: float,

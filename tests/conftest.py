@@ -6,7 +6,7 @@ import functools
 import gc
 import os
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 
 import main
-from tests import runs
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test fetches weights, also where there is a network
 
@@ -42,14 +41,6 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Fail a test that does not run what its marker `runs` says."""
-    result = yield
-    assert not (missing := runs.not_run(item)), f"marked as run, but not run: {missing}"
-    return result
 
 
 @pytest.hookimpl(wrapper=True)
@@ -84,20 +75,6 @@ def _knowing_what_is_installed() -> Generator[None]:
             from lightning.fabric.utilities import registry
 
             patch.setattr(registry, "entry_points", functools.cache(registry.entry_points))
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _noting_what_was_run() -> Generator[None]:
-    """For the marker `runs`; a command that fails or only prints was not run."""
-    command = main.main
-
-    def noted(args: Sequence[str] | None = None) -> None:
-        command(args)
-        runs.note(args or ())
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(main, "main", noted)
         yield
 
 

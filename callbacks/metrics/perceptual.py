@@ -111,6 +111,7 @@ class Perceptual(nn.Module):
         super().__init__()
         self.net: Net = net
         self.network: Network | None = None
+        self.source = ""  # of the frozen weights, for checkpoints
 
     def load(self) -> None:
         """Load the network, which is needed only in training.
@@ -123,6 +124,7 @@ class Perceptual(nn.Module):
         if path is None:
             raise FileNotFoundError(f"the perceptual loss lacks weights: {weights.missing(name)}")
         self.network = Network(self.net, path)
+        self.source = f"{path.name} {weights.digest_of(path)[:16]}"
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Return (B,) distances of (B, 3, H, W) in [0, 1].

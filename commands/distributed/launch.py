@@ -226,6 +226,7 @@ class FullySharded(ModelParallelStrategy):
         """Shard the model, then create its optimisers."""
         self._parts = {}
         model = self._whole()
+        refuse_scalars(model)
         mesh = self.device_mesh["data_parallel"]
         self.model_to_device()
         # Convolution weights may be channels-last, which cannot be sharded.
@@ -309,11 +310,28 @@ class FullySharded(ModelParallelStrategy):
         return [known[id(p)] for group in optimizer.param_groups for p in group["params"]]
 
 
+def refuse_scalars(model: nn.Module) -> None:
+    """Raise if a parameter has no dimension along which it could be sharded.
+
+    Raises:
+        ConfigurationError: If so.
+    """
+    trained = (name for name, p in model.named_parameters() if p.requires_grad and not p.ndim)
+    if (name := next(trained, None)) is not None:
+        raise ConfigurationError(
+            f"trainer.strategy fsdp shards parameters, and {name} of {type(model).__name__} is one "
+            "number: set trainer.strategy to ddp"
+        )
+
+
 def _blocks(network: nn.Module) -> Iterator[nn.Module]:
     for module in network.modules():
         if isinstance(module, nn.ModuleList | nn.Sequential) and module is not network:
             for block in module.children():
-                if any(True for _ in block.parameters()) and any(True for _ in block.children()):
+                is_list = isinstance(block, nn.ModuleList | nn.ModuleDict)  # it has no forward
+                if is_list or not any(True for _ in block.children()):
+                    continue
+                if any(True for _ in block.parameters()):
                     yield block
 
 

@@ -6,10 +6,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from datamodules.files.captions import caption_of
 from datamodules.files.pairs import match, misfit, with_scale
 from datamodules.source import Sample, Source
 from files.images.decode import UnreadableImage, read_image, read_size
-from files.paths import expand_path, images_by_key
+from files.paths import expand_path, images_by_key, read_bytes
 from files.words import first_of
 
 
@@ -25,6 +26,8 @@ class Paired(Source):
         lr: Folder of the LR images, with the same subfolders.
         lr_suffix: Suffix of the LR image's name after the HR image's: ``x{scale}`` if the LR of
             ``0001.png`` is ``0001x4.png``.
+
+    A caption is a text file beside the HR image, as ``0001.txt``.
     """
 
     def __init__(self, hr: str, lr: str, lr_suffix: str = "", **kwargs: Any) -> None:
@@ -32,6 +35,7 @@ class Paired(Source):
         self.hr, self.lr, self.lr_suffix = hr, lr, lr_suffix
         self._pairs: dict[str, tuple[Path, Path]] = {}  # HR and LR by key
         self._keys: list[str] = []
+        self._has_captions = False
 
     def prepare(self, scale: float) -> None:
         """Match the names and compare the sizes. Args as ``Source.prepare``.
@@ -48,6 +52,7 @@ class Paired(Source):
         self._pairs = match(large, small, (str(hr), str(lr)), suffix)
         self._check_sizes(scale)
         self._keys = list(self._pairs)
+        self._has_captions = any(_caption(path).is_file() for path, _ in self._pairs.values())
 
     def _check_sizes(self, scale: float) -> None:
         """Compare the sizes in the files' headers; reading a file with a broken one raises."""
@@ -71,4 +76,12 @@ class Paired(Source):
         """Return the pair ``keys[index]``."""
         path, lr = self._pairs[self._keys[index]]
         hr = read_image(path, self.srgb)
-        return {"hr": hr.rgb, "lr": read_image(lr, self.srgb).rgb, "meta": hr.meta(path)}
+        sample: Sample = {"hr": hr.rgb, "lr": read_image(lr, self.srgb).rgb, "meta": hr.meta(path)}
+        if self._has_captions:
+            caption = _caption(path)
+            sample["text"] = caption_of(read_bytes(caption)) if caption.is_file() else ""
+        return sample
+
+
+def _caption(path: Path) -> Path:
+    return path.with_suffix(".txt")

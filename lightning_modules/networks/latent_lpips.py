@@ -35,6 +35,8 @@ class LatentDistance(nn.Module):
         widths: Channels of the five stages.
     """
 
+    called = ("features", "distances")  # entry points besides `forward`, for sharding
+
     def __init__(self, channels: int = 4, widths: Sequence[int] = VGG16) -> None:
         super().__init__()
         self.net = _trunk(channels, widths)

@@ -1,4 +1,4 @@
-"""Real-ESRGAN by the command line: resumed bit for bit, refused options, exported, fine-tuned."""
+"""Real-ESRGAN by the command line: refused options, exported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import yaml
 from lightning_modules.networks.rrdb import RRDBNet, SRVGGNetCompact
 from lightning_modules.one_pass.real_esrgan import RealESRGAN
 from tests.commands.export.test_export import written
-from tests.commands.test_resume import Interruption, assert_same, newest
 from tests.lightning_modules.vgg19 import save_vgg19
 
 Enlarger = Callable[..., None]
@@ -43,40 +42,6 @@ def gan(tiny: Path) -> str:
     (tiny / "gan.yaml").write_text(yaml.safe_dump(content))
     save_vgg19(tiny, ("conv1_1", "conv1_2")).rename(tiny / "vgg19.pth")
     return "gan.yaml"
-
-
-INTERRUPTED = "tests.commands.test_real_esrgan.Interruption"
-__all__ = ["Interruption"]  # a callback that the command line finds here
-CASES: dict[str, tuple[tuple[str, int], tuple[Any, ...]]] = {
-    "in the middle of an epoch": (("backward", 8), ()),
-    "between the batches of an accumulation": (
-        ("batch_start", 8),
-        ("--model.init_args.accumulate", 2, "--model.init_args.clip", 0.05),
-    ),
-    "in a step, after the weights changed": (("batch_end", 9), ("--checkpoint.every_n_steps", 1)),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
-def test_it_resumes_bit_for_bit(gan: str, enlarger: Enlarger, case: str) -> None:
-    """Both networks and optimisers, and the power iterations."""
-    (hook, batch), extra = CASES[case]
-    command = ("fit", "--config", gan, "--trainer.callbacks+", INTERRUPTED, *extra)
-    enlarger(*command, "--run.name", "whole")
-    Interruption.hook, Interruption.batch = hook, batch
-    with pytest.raises(RuntimeError, match="interrupted"):
-        enlarger(*command, "--run.name", "stopped")
-    enlarger(*command, "--run.name", "stopped")
-    assert_same("stopped", "whole")
-    state = newest("whole")
-    assert len(state["optimizer_states"]) == 2
-    names = state["state_dict"]
-    assert sum(name.endswith("._u") for name in names) == 8
-    assert not any(name.startswith("losses") for name in names)
-    assert set(state["callbacks"]["EMA"]["weights"]) == {
-        n for n in names if n.startswith("network")
-    }
 
 
 def test_what_the_trainer_would_do_is_the_method_s(gan: str, refusal: Refusal) -> None:

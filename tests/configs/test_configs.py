@@ -1,4 +1,4 @@
-"""Everything under `configs/` parses, and every experiment runs, made small."""
+"""Everything under `configs/` parses; tests/matrix runs the experiments."""
 
 from __future__ import annotations
 
@@ -10,18 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from commands.cli import EnlargerCLI
-from datamodules.pack import __main__ as pack
 from datamodules.sources.photos import PHOTOS
 from tests.commands.conftest import Read
 from tests.configs.blurred import save
 from tests.configs.shipped import PATHS, content
 from tests.conftest import REPO
-from tests.lightning_modules.vgg19 import save_vgg19
 from tests.quick import quick
-from tests.reference.vqgan import VQGAN
 from tests.stand_ins import stand_in
 
 Enlarger = Callable[..., None]
@@ -43,37 +39,6 @@ PAPERS = [
 ]
 NO_HR = ("realset80", "rp60")  # whose only metrics need weights
 BENCHMARK = CONFIGS / "experiment/benchmark.yaml"
-# Those that stand on another run, or on data that no test here makes, have tests of their own,
-# which name them in a marker `runs`; test_built.py builds them, and sees that none is forgotten.
-OWN_TESTS = [
-    n
-    for n in EXPERIMENTS
-    if re.search(r"/mini/|casarbi|latent_lpips|natural|sd_turbo|self_cascade|nsarm_8b", n)
-]
-TRAINED = [n for n in EXPERIMENTS if n not in OWN_TESTS and CONFIGS / n != BENCHMARK]
-# Larger quickstart_gan.yaml, that one's data and degradation with quickstart.yaml's model, and
-# variants of resshift_v2.yaml: those three are trained by quick tests.
-VARIANTS = {
-    *(f"experiment/{n}.yaml" for n in ("compact_x2", "realesrnet_x4plus", "realesrgan_x4plus")),
-    "experiment/real_esrgan_quickstart.yaml",
-    *(f"experiment/{n}.yaml" for n in ("resshift_journal", "swinir_real_x4")),
-}
-# Of OWN_TESTS, benchmarks' own, which differ little from users' files, and the same model on other
-# data; built by slow tests.
-ALIKE = {
-    *(n for n in OWN_TESTS if "benchmarks" in PATHS[n].parts),
-    *(f"experiment/mini/self_cascade/{n}.yaml" for n in ("attn_sf", "lora_r4", "lora_r32", "tf")),
-    *(f"experiment/mini/self_cascade_video/{n}.yaml" for n in ("scalecrafter", "tf", "tuned")),
-    *(f"experiment/mini/self_cascade/{n}.yaml" for n in ("direct", "finetune", "sd_sr", "sr")),
-    *(f"experiment/mini/self_cascade/{n}.yaml" for n in ("scalecrafter", "tuned")),
-    "experiment/mini/self_cascade_video/direct.yaml",
-    *(f"experiment/mini/nsarm/{n}.yaml" for n in ("base", "latents", "stage1")),
-    *(f"experiment/mini/{n}.yaml" for n in ("casarbi/base", "invsr/base", "invsr/latents")),
-    *(f"experiment/{n}.yaml" for n in ("casarbi_base", "mini/resshift/pixel")),
-    "experiment/resshift_natural.yaml",
-    *(f"experiment/self_cascade_{n}.yaml" for n in ("64/base", "64/tf", "prompts")),
-}
-
 # A file of a group in its place; `{}` is the file, the rest comes from other shipped files.
 MODEL, DATA = ("--model", "model/bicubic.yaml"), ("--data", "data/photos.yaml")
 PLACES: dict[str, tuple[str, ...]] = {
@@ -89,55 +54,6 @@ PLACES: dict[str, tuple[str, ...]] = {
     "model": (*DATA, "--model", "{}"),
     "trainer": (*MODEL, *DATA, "--trainer", "{}"),
 }
-RESSHIFT = (
-    *("--data.init_args.crops.per_image", "4"),
-    *("--model.init_args.network.multipliers", "[1,2]", "--model.init_args.network.width", "32"),
-    *("--model.init_args.network.window", "4", "--model.init_args.network.swin_width", "48"),
-    *("--model.init_args.space.channels", "[32,32,32]", "--model.init_args.space.entries", "16"),
-    *("--data.init_args.val.photos.init_args.size", "32"),
-)
-# Small enough for seconds on a CPU; what each is for stays as it is shipped.
-FEW_LAYERS = (  # of VGG19, from a file of them alone
-    *("--model.init_args.losses.perceptual.init_args.layers", '{"conv1_2": 0.1, "conv2_2": 0.1}'),
-    *(
-        "--model.init_args.losses.perceptual.init_args.perceptual_weights",
-        "$ENLARGER_WEIGHTS/vgg19.pth",
-    ),
-    *("--model.init_args.discriminator.init_args.width", "4"),
-)
-RRDB = ("--model.init_args.network.channels", "8", "--model.init_args.network.blocks", "1")
-SMALL: dict[str, tuple[str, ...]] = {
-    "compact": (
-        *("--model.init_args.network.channels", "8", "--model.init_args.network.convolutions", "2"),
-        *FEW_LAYERS,
-    ),
-    "evening": (
-        *("--model.init_args.network.init_args.channels", "8"),
-        *("--model.init_args.network.init_args.convolutions", "2"),
-        *("--model.init_args.discriminator.init_args.width", "4"),
-        *("--model.init_args.weights", "null"),
-    ),
-    "realesrnet": RRDB,
-    "realesrgan": (*RRDB, *FEW_LAYERS, "--model.init_args.weights", "null"),
-    "swinir": (
-        *FEW_LAYERS,
-        "--model.init_args.network.init_args.arguments",
-        '{"window_size": 8, "embed_dim": 8, "depths": [2], "num_heads": [2], '
-        '"upsampler": "nearest+conv"}',
-    ),
-    "edsr": ("--model.init_args.network.blocks", "1", "--model.init_args.network.channels", "8"),
-    "quickstart": (
-        *("--model.init_args.network.init_args.blocks", "1"),
-        *("--model.init_args.network.init_args.channels", "8"),
-    ),
-    "resshift_v2": RESSHIFT,
-    "resshift_journal": (*RESSHIFT, "--model.init_args.perceptual", "null"),
-}
-FIT = (
-    *("--trainer.max_steps", "2", "--trainer.val_check_interval", "2"),
-    *("--data.init_args.batch_size", "4", "--data.init_args.crop_size", "32"),
-    *("--trainer.limit_val_batches", "1", "--trainer.num_sanity_val_steps", "0"),
-)
 RUN = (
     *("--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.logger", "false"),
     *("--trainer.enable_progress_bar", "false", "--data.init_args.workers", "0"),
@@ -158,8 +74,7 @@ def in_place(name: str) -> list[str]:
 # ----------------------------------------------------------------------------------------- parsing
 
 
-# What a quick test runs or builds is parsed there, with all files that it names.
-QUICK = [n for n in EXPERIMENTS if n not in ALIKE and "resshift_journal" not in n]
+# What tests/matrix or a paper's test runs is parsed there, with all files that it names.
 PRESETS = [f"data/{data}.yaml" for data, _ in PAPERS]
 PRESETS += [f"callbacks/{preset}.yaml" for _, preset in PAPERS]
 
@@ -185,7 +100,7 @@ def words_of(value: Any) -> Iterator[str]:
 
 # The other files of these groups are parsed together: the n-th of each group in one command.
 GROUPS = ("model", "data", "degradation", "trainer", "callbacks")
-SEEN = with_parts([*QUICK, *PRESETS])
+SEEN = with_parts([*EXPERIMENTS, *PRESETS])
 MEMBERS = {
     group: [name for name in FILES if name.startswith(f"{group}/") and name not in SEEN]
     or [next(name for name in FILES if name.startswith(f"{group}/"))]
@@ -195,11 +110,7 @@ TOGETHER = [
     tuple(names[number % len(names)] for names in MEMBERS.values())
     for number in range(max(map(len, MEMBERS.values())))
 ]
-# An experiment is parsed where a quick test runs it, below, or builds it, in test_built.py.
-ALONE = [
-    *(name for name in FILES if name.partition("/")[0] not in (*GROUPS, "experiment")),
-    *sorted(name for name in VARIANTS | ALIKE if "/mini/" not in name),
-]
+ALONE = [name for name in FILES if name.partition("/")[0] not in (*GROUPS, "experiment")]
 ALONE.remove("weights.yaml")
 
 
@@ -284,22 +195,7 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for scale in (2, 4):
             for side, size in (("hr", (48, 40)), ("lr", (48 // scale, 40 // scale))):
                 save(root / name / f"x{scale}" / side / "image.png", size)
-    save(root / "outputs" / "image.png", (48, 40), seed=2)
     _paper_sets(root)
-    for number in range(4):
-        save(root / "train" / f"{number}.png", (48, 40))
-    assert pack.main([str(root / "train"), str(root / "shards")]) == 0
-    # Tensors of Real-ESRGAN's compact network (SRVGGNetCompact), which spandrel reads.
-    shapes = {0: (4, 3, 3, 3), 1: (4,), 2: (4, 4, 3, 3), 3: (4,), 4: (12, 4, 3, 3)}
-    state = {f"body.{n}.weight": torch.full(shape, 0.01) for n, shape in shapes.items()}
-    state |= {f"body.{n}.bias": torch.zeros(shapes[n][0]) for n in (0, 2, 4)}
-    torch.save({"params": state}, root / "spandrel.pth")
-    for name in ("DIV2K_train_HR", "Flickr2K/Flickr2K_HR", "OST"):
-        save(root / name / "photo.png", (48, 40))
-    layers = save_vgg19(root, ("conv1_1", "conv1_2", "conv2_1", "conv2_2"))
-    layers.rename(root / "vgg19.pth")
-    autoencoder = VQGAN((32, 32, 32), 16, 3).state_dict()
-    torch.save({"state_dict": autoencoder}, root / "autoencoder_vq_f4.pth")
     return root
 
 
@@ -325,38 +221,11 @@ def home(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return tmp_path
 
 
-def small(name: str) -> tuple[str, ...]:
-    return next((words for start, words in SMALL.items() if run_of(name).startswith(start)), ())
-
-
-def run_of(name: str) -> str:
-    """What a run of the experiment is called: its path, with underscores."""
-    return "_".join(Path(name).with_suffix("").parts[1:])
-
-
 def results(run: str) -> list[dict[str, Any]]:
     measured = json.loads(Path("runs", run, "results.json").read_text())["results"]
     assert measured
     assert all(np.isfinite(entry["value"]) for entry in measured)
     return list(measured)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.slow if name in VARIANTS else ()) for name in TRAINED],
-)
-def test_trains_and_tests(name: str, enlarger: Enlarger, home: Path) -> None:
-    """Two steps and a validation; then one image of each test set."""
-    command = ("--config", PATHS[name], *RUN, *small(name))
-    enlarger("fit", *command, *FIT)
-    ranking = json.loads(Path("runs", run_of(name), "checkpoints/best.json").read_text())
-    assert ranking["monitor"] == "val/psnr"
-    kept = content(name).get("checkpoint", {}).get("keep_best", 1)
-    assert ranking["best"] == ["step-000000002.ckpt"][:kept]
-    enlarger("test", *command, "--trainer.limit_test_batches", 1)
-    measured = results(run_of(name))
-    assert {entry["metric"] for entry in measured} >= {"psnr", "ssim"}
-    assert "step-000000002.ckpt" in measured[0]["checkpoint"]
 
 
 def benchmark(model: str, *more: Any) -> tuple[Any, ...]:

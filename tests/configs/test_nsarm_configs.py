@@ -66,16 +66,6 @@ class TestPaper:
         assert model.scales.latents[:7] == model.mapper.grids
         assert model.tile == 256
 
-    @pytest.mark.parametrize("verb", quick(["predict", "test"], "predict"))
-    def test_inference(self, tmp_path, enlarger, monkeypatch, verb):
-        monkeypatch.chdir(tmp_path)
-        name = "experiment/nsarm_8b_inference.yaml"
-        more = ("--data.init_args.predict", str(tmp_path)) if verb == "predict" else ()
-        model = model_of(name, verb, enlarger, monkeypatch, *more, "--trainer.precision", "32")
-        assert (model.bits.next_input_mode, model.color_fix) == ("area", "adain_wavelet")
-        assert (model.bits.tau, model.bits.top_p, model.bits.guidance) == (0.5, 0.97, 1.0)
-        assert model.initial_weights.endswith("NSARM.pth")
-
     @pytest.mark.parametrize(("name", "count"), quick([("2b", 2204.6), ("8b", 8375.8)], "2b"))
     def test_infinity(self, tmp_path, enlarger, monkeypatch, name, count):
         monkeypatch.chdir(tmp_path)

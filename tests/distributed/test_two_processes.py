@@ -10,16 +10,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from lightning.pytorch import Callback, Trainer
 
 from tests.conftest import REPO
-from tests.distributed.records import newest
 
 LIMIT = 150  # seconds; waiting for a missing process would take half an hour
 
@@ -42,36 +39,6 @@ def torchrun(*args: object, processes: int = 2, strategy: str = "ddp") -> None:
         check=True,
         timeout=LIMIT,
     )
-
-
-@pytest.mark.slow
-@pytest.mark.distributed
-def test_one_image_for_two_processes(tiny: Path, enlarger: Callable[..., None]) -> None:
-    """EDSR has buffers, which DDP would broadcast in a validation that only one process has."""
-    one_image = ["--data.init_args.val.photos.init_args.files", "[1.png]"]
-    command = ["fit", "--config", "tiny.yaml", *one_image]
-    torchrun(*command, "--run.name", "both", "--trainer.max_steps", 7)
-    enlarger(*command, "--run.name", "both")  # continued on one process
-    enlarger(*command, "--run.name", "alone")
-    both, alone = (newest(Path("runs", name))["state_dict"] for name in ("both", "alone"))
-    assert both.keys() == alone.keys()
-    for name in both:
-        torch.testing.assert_close(both[name], alone[name], rtol=0, atol=1e-6)
-
-
-@pytest.mark.slow
-@pytest.mark.distributed
-def test_two_optimisers(tmp_path: Path, enlarger: Callable[..., None], monkeypatch: Any) -> None:
-    """Adam reads gradients in memory order, and the shipped networks have channels last."""
-    monkeypatch.chdir(tmp_path)
-    shipped = REPO / "configs/experiment/quickstart_gan.yaml"
-    command = ["fit", "--config", shipped, "--model.gan.start", 0, "--trainer.max_steps", 6]
-    command += ["--trainer.accelerator", "cpu", "--data.workers", 0, "--trainer.logger", "false"]
-    command += ["--trainer.limit_val_batches", 0]
-    torchrun(*command, "--run.name", "both", "--trainer.devices", 2)
-    enlarger(*command, "--run.name", "alone")
-    both, alone = (newest(Path("runs", name))["state_dict"] for name in ("both", "alone"))
-    torch.testing.assert_close(both, alone, rtol=0, atol=1e-4)  # a tenth of one step
 
 
 def by_srun(

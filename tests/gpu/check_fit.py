@@ -24,12 +24,3 @@ def test_a_step_of_a_run_waits_for_the_guard_alone(
     fit("warm", 5)
     few, many = fit("few", 5), fit("many", 15)
     assert many.total() <= few.total() + 10, f"{many - few}"  # its verdict, once a step
-
-
-def test_fit_and_test(tiny: Path, enlarger: Callable[..., None]) -> None:
-    options = ["--config", "tiny.yaml", "--run.name", "a", "--trainer.accelerator", "gpu"]
-    with pretended_gpu():
-        enlarger("fit", *options)
-        # Under inference mode, the device would not see the operations.
-        enlarger("test", *options, "--trainer.inference_mode", "false")
-    assert (tiny / "runs" / "a" / "results.json").is_file()

@@ -42,26 +42,3 @@ def save_sd(folder: Path) -> None:
     made = iter(texts)
     prompts = {"prompt": "sharp", "negative": "blurred"}
     write(folder / "prompt.safetensors", lambda _: next(made), prompts)
-
-
-def options(folder: Path) -> tuple[str, ...]:
-    """Arguments with which a model that wants SD-Turbo takes what is in the folder."""
-    unet, space = "--model.init_args.denoiser.init_args", "--model.init_args.space.init_args"
-    return (
-        *(f"{unet}.network", str(folder), f"{space}.vae", str(folder)),
-        *("--model.init_args.prompt.init_args.path", str(folder / "prompt.safetensors")),
-        *("--model.init_args.predictor.init_args.widths", "[32,64]"),
-        *("--model.init_args.predictor.init_args.head_width", "32"),
-        *("--model.init_args.patch", "16"),
-    )
-
-
-def training(folder: Path) -> tuple[str, ...]:
-    """Arguments for what training needs besides."""
-    judge = "--model.init_args.training.discriminator.init_args"
-    return (
-        *("--model.init_args.training.perceptual.init_args.widths", str(list(LPIPS))),
-        *("--model.init_args.training.perceptual_weights", str(folder / "lpips.pth")),
-        *(f"{judge}.widths", "[32,64,64]", f"{judge}.heads", "4"),
-        *(f"{judge}.text_width", str(TEXT), f"{judge}.text_heads", "4"),
-    )

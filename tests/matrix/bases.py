@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
-import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel, UNet3DConditionModel
 
 from tests.lightning_modules.backbone.texts import save_text_encoder
-from tests.small_sd import VAE
+from tests.matrix.small_sd import VAE
 
 WIDTHS = {"norm_num_groups": 4, "layers_per_block": 2}
 SD21 = WIDTHS | {  # four resolutions
@@ -36,23 +34,15 @@ BASES: dict[str, tuple[Any, dict[str, Any], bool]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders of the bases in diffusers' layout."""
-    folder = tmp_path_factory.mktemp("bases")
-    for name, (kind, config, two) in BASES.items():
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            kind(**config).save_pretrained(folder / name / "unet")
-            AutoencoderKL(**VAE).save_pretrained(folder / name / "vae")
-        for second in (False, True)[: 1 + two]:
-            save_text_encoder(folder / name, second)
-    return folder
+def save_base(folder: Path, name: str) -> None:
+    """Write one in diffusers' layout.
 
-
-def base_of(folder: Path, name: str) -> tuple[str, ...]:
-    place, parts = str(folder / name), "--model.init_args"
-    return (
-        *(f"{parts}.denoiser.init_args.network", place, f"{parts}.space.init_args.vae", place),
-        *(f"{parts}.encoder.init_args.path", place),
-    )
+    Args:
+        folder: Where to.
+        name: sd21, sdxl or video.
+    """
+    kind, config, two = BASES[name]
+    kind(**config).save_pretrained(folder / "unet")
+    AutoencoderKL(**VAE).save_pretrained(folder / "vae")
+    for second in (False, True)[: 1 + two]:
+        save_text_encoder(folder, second)

@@ -1,0 +1,480 @@
+"""The ways in which the pages promise that a recipe runs: a function each."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningCLI
+from safetensors.torch import load_file
+from torch import Tensor
+
+from datamodules.base import SRDataModule
+from lightning_modules.base import Generator, ImageModel, SuperResolver
+from lightning_modules.networks.running import Running
+from tests.distributed.records import assert_same, newest
+from tests.gpu.device import pretended_gpu
+from tests.matrix.files import HUB, save_data, save_folder, save_weights
+from tests.matrix.processes import Failed, command, last_line, start
+from tests.matrix.recipes import RECIPES, SIDE, STEPS, Recipe, class_of
+
+
+class Left(Exception):  # noqa: N818
+    """A recipe does not meet a way; the text says why."""
+
+
+@dataclass
+class Cell:
+    """A recipe in its own folder, which is the working directory.
+
+    Args:
+        recipe: The recipe.
+        root: The folder of all cells.
+        way: Name of the way.
+    """
+
+    recipe: Recipe
+    root: Path
+    way: str
+
+    @cached_property
+    def folder(self) -> Path:
+        return self.root / self.recipe.run / self.way
+
+    @property
+    def trained(self) -> Path:
+        """The run of the way `train`: four steps on one process."""
+        return self.root / self.recipe.run / "train" / "runs" / self.recipe.run
+
+    @property
+    def own(self) -> Path:
+        """The run of this cell."""
+        return Path("runs", self.recipe.run)
+
+    def begin(self) -> None:
+        """Make the folder: the recipe, its data, its weights, and the runs that it stands on."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        (self.folder / "runs").mkdir(parents=True)
+        os.chdir(self.folder)
+        os.environ["ENLARGER_DATA"] = str(self.folder / "data")
+        os.environ["ENLARGER_BASE_SAMPLES"] = str(self.folder / "data")
+        for name in {place.partition("/")[0] for place in (*HUB, "google/")}:
+            Path(name).symlink_to(self.root / name)
+        for other in RECIPES:
+            if other.run in self.recipe.needs and other != self.recipe:
+                place = self.root / other.run / "train" / "runs" / other.run
+                Path("runs", other.run).symlink_to(place)
+        content = self.recipe.small
+        Path("recipe.yaml").write_text(yaml.safe_dump(content))
+        save_data(content)
+
+    def run(self, verb: str, *more: object, processes: int = 1) -> None:
+        """Run a command with the recipe."""
+        own = [] if verb == "encode" else ["--run.name", self.recipe.run]
+        options = self.recipe.command[1:] if verb == self.recipe.verb else []
+        words = [verb, "--config", "recipe.yaml", *options, *own, *more]
+        number = len(list(Path().glob("*.log")))
+        command(words, Path(f"{number:02}-{verb}.log").absolute(), processes)
+
+    def fit(self, steps: int = STEPS, *more: object, processes: int = 1) -> dict[str, Any]:
+        """Train up to a step; return the last checkpoint."""
+        for path in Path().glob("watch.*.json"):
+            path.unlink()
+        self.run("fit", "--trainer.max_steps", steps, *more, processes=processes)
+        checkpoint = newest(self.own)
+        assert checkpoint["global_step"] >= steps, checkpoint["global_step"]
+        assert_finite(checkpoint)
+        return checkpoint
+
+    def write(self, content: dict[str, Any]) -> None:
+        """Replace the recipe."""
+        Path("recipe.yaml").write_text(yaml.safe_dump(content))
+
+    def changed(self) -> dict[str, Any]:
+        """Return the content, for a way to change and write."""
+        return yaml.safe_load(Path("recipe.yaml").read_text())
+
+
+def assert_finite(checkpoint: dict[str, Any]) -> None:
+    wrong = [name for name, x in checkpoint["state_dict"].items() if not x.isfinite().all()]
+    assert not wrong, f"not finite: {wrong[:3]}"
+
+
+def assert_close(cell: Cell, got: dict[str, Any]) -> None:
+    """Assert that processes agree, and that a method without draws has one process's weights.
+
+    The draws of a method belong to a batch, of which each process has its part.
+    """
+    watched = [json.loads(path.read_text()) for path in sorted(Path().glob("watch.*.json"))]
+    assert len({found["weights"] for found in watched}) == 1, "processes have other weights"
+    if any(found["draws"] for found in watched):
+        return
+    expected = newest(cell.trained)["state_dict"]
+    far = distance(got["state_dict"], expected) / norm(expected)
+    assert far <= TOLERANCE, f"weights differ by {far:.2g}"
+
+
+def norm(tensors: dict[str, Tensor]) -> float:
+    return float(sum(x.double().square().sum() for x in tensors.values())) ** 0.5
+
+
+def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return norm({name: one[name].double() - other[name].double() for name in one})
+
+
+# -------------------------------------------------------------------------------------- the ways
+
+
+def train(cell: Cell) -> None:
+    """Its own command, in one process."""
+    build(cell)
+    if cell.recipe.verb == "fit":
+        cell.fit()
+        return
+    cell.run(cell.recipe.verb)
+    if cell.recipe.verb == "encode":
+        assert list(cell.own.glob("*.tar"))
+    elif not metrics_are_off(cell):
+        assert_measured(cell.own)
+
+
+def metrics_are_off(cell: Cell) -> bool:
+    """Whether all metrics of a recipe need weights that nobody need have."""
+    said = Path("01-test.0.log").read_text()
+    given = cell.recipe.shipped["trainer"]["callbacks"]
+    return said.count(" is off, no number will appear: ") == len(given)
+
+
+def build(cell: Cell) -> None:
+    """Write the weights that the recipe names, those of its model before the first step."""
+    from commands import cli
+
+    def stop(made: Any) -> None:
+        save_weights(made.model, cell.recipe.small)
+        raise SystemExit(0)
+
+    def act() -> None:
+        import main
+
+        cli.EnlargerCLI.after_instantiate_classes = stop
+        cli.needed_files = lambda *_: {}
+        options = cell.recipe.command[1:]
+        main.main([cell.recipe.verb, "--config", "recipe.yaml", *options])
+
+    log = Path("build.log").absolute()
+    if any(start(act, log)):
+        raise Failed("build", [1], last_line(log.with_suffix(".0.log")))
+
+
+def assert_measured(run: Path) -> None:
+    measured = json.loads((run / "results.json").read_text())["results"]
+    assert measured, "no results"
+    wrong = [entry["metric"] for entry in measured if not abs(entry["value"]) < float("inf")]
+    assert not wrong, f"not finite: {wrong}"
+
+
+def resume(cell: Cell) -> None:
+    """Stopped after two of four steps: the same bits."""
+    cell.fit(2)
+    assert_same(cell.fit(), newest(cell.trained))
+
+
+def ddp(cell: Cell) -> None:
+    """Two processes: one process's weights."""
+    assert_close(cell, cell.fit(processes=2))
+
+
+def to_one(cell: Cell) -> None:
+    """Two steps on two processes, two on one."""
+    cell.fit(2, processes=2)
+    assert_close(cell, cell.fit())
+
+
+def to_two(cell: Cell) -> None:
+    """Two steps on one process, two on two."""
+    cell.fit(2)
+    assert_close(cell, cell.fit(processes=2))
+
+
+def fsdp(cell: Cell) -> None:
+    """Without EMA, as its page says: trains, also further on one process; or is refused."""
+    content = cell.changed()
+    given = content["trainer"].get("callbacks") or []
+    content["trainer"]["callbacks"] = [c for c in given if class_of(c) != "EMA"]
+    cell.write(content)
+    try:
+        cell.fit(2, "--trainer.strategy", "fsdp", processes=2)
+    except Failed as failed:
+        is_refusal = failed.statuses == [2, 2] and failed.why.startswith("error: ")
+        if not is_refusal or list(cell.own.glob("checkpoints/*")):
+            raise
+        return
+    assert_close(cell, cell.fit())
+
+
+def bf16(cell: Cell) -> None:
+    cell.fit(2, "--trainer.precision", "bf16-mixed")
+
+
+def accumulate(cell: Cell) -> None:
+    """Four batches a step, of epochs with another number of them."""
+    from lightning_modules.adversarial import Adversarial
+
+    kind = type_of(cell.recipe.small["model"]["class_path"])
+    option = "--trainer.accumulate_grad_batches"
+    if issubclass(kind, Adversarial):
+        option = f"--model.init_args.{kind.group}accumulate"
+    cell.fit(2, option, 4)
+
+
+def compiled(cell: Cell) -> None:
+    """With `compile: true` wherever a class takes it."""
+    content = cell.changed()
+    for _, given in compilable(content["model"]):
+        given["compile"] = True
+    cell.write(content)
+    cell.fit(2)
+
+
+def compilable(model: Any) -> list[tuple[str, dict[str, Any]]]:
+    """Return the classes within a model that can be compiled, and where that is set."""
+    found = []
+    for path, given in classes(model):
+        kind = type_of(path)
+        if isinstance(kind, type) and issubclass(kind, Running):
+            found.append((path, given))
+        elif "flags" in inspect.signature(kind).parameters:
+            found.append((path, given.setdefault("flags", {})))
+    return found
+
+
+def evaluate(cell: Cell) -> None:
+    """Each command that uses a run: one process and two give one number; files; an export."""
+    shutil.copytree(cell.trained, cell.own)
+    data = cell.recipe.small["data"]["init_args"]
+    if data.get("val"):
+        # A limit is of batches of each process: two measure more images.
+        cell.run("validate", "--trainer.limit_val_batches", 1.0)
+        one = measured(cell)
+        cell.run("validate", "--trainer.limit_val_batches", 1.0, processes=2)
+        both = measured(cell)
+        assert one.keys() == both.keys(), (one, both)
+        for name, value in one.items():
+            assert abs(both[name] - value) <= 1e-4 * max(1, abs(value)), (name, value, both[name])
+    if data.get("test"):
+        cell.run("test")
+        measured(cell)
+    kind = type_of(cell.recipe.small["model"]["class_path"])
+    if not issubclass(kind, SuperResolver | Generator):  # such as a metric
+        return
+    content = cell.changed()
+    given = inputs(cell)
+    if given is None:
+        return
+    content["data"]["init_args"]["predict"] = given
+    cell.write(content)
+    cell.run("predict", "--writer.folder", "run")
+    files = outputs("run")
+    assert files
+    if not cell.recipe.trains:
+        return
+    cell.run("export")
+    export = cell.own / "export"
+    weights = load_file(export / "model.safetensors")
+    assert all(x.isfinite().all() for x in weights.values() if x.is_floating_point())
+    own = ["--model.weights", str(export), "--run.name", "exported", "--writer.folder", "exported"]
+    cell.run("predict", *own)
+    assert outputs("exported") == files, "other outputs with the exported weights"
+
+
+def outputs(folder: str) -> dict[str, bytes]:
+    """Return the contents of the images and clips that `predict` wrote."""
+    places = sorted(p for p in Path(folder).rglob("*") if p.suffix in (".png", ".mp4"))
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in places}
+
+
+def inputs(cell: Cell) -> Any:
+    """Return three inputs of `predict`."""
+    content = cell.recipe.small
+    data = content["data"]["init_args"]
+    if "predict" in data:
+        return data["predict"]
+    if issubclass(type_of(content["model"]["class_path"]), Generator):
+        frames = [given["frames"] for _, given in classes(data) if "frames" in given]
+        size = {"size": data["crop_size"], "frames": frames[0] if frames else None}
+        if "encoder" in content["model"]["init_args"]:
+            Path("prompts.txt").write_text("a red car\na\nb\n")
+            return {
+                "class_path": "datamodules.Prompts",
+                "init_args": {"file": "prompts.txt", **size},
+            }
+        return {"class_path": "datamodules.Seeds", "init_args": {"count": 3, **size}}
+    if "encoder" in content["model"].get("init_args", {}):
+        return None  # an image of a folder has no caption
+    save_folder(Path("inputs"), round(SIDE / data["scale"]))
+    return "inputs"
+
+
+def measured(cell: Cell) -> dict[str, float]:
+    """Return the finite results so far, by set and metric."""
+    path = cell.own / "results.json"
+    if not path.is_file():
+        return {}
+    results = json.loads(path.read_text())["results"]
+    assert all(abs(entry["value"]) < float("inf") for entry in results)
+    return {f"{e.get('split')} {e.get('dataset')} {e['metric']}": e["value"] for e in results}
+
+
+def lightning(cell: Cell) -> None:
+    """A user's own `LightningCLI`, and a plain `Trainer` with what it made."""
+    content = cell.changed()
+    data, model = content["data"]["init_args"], content["model"]["init_args"]
+    model["scale"], data["seed"] = data["scale"], 0
+    if degradation := content.get("degradation"):
+        data["degradation"] = {
+            **degradation,
+            "init_args": {**degradation.get("init_args", {}), "scale": data["scale"]},
+        }
+    for _, given in classes(content["model"]):
+        with_files(given, data["scale"])
+    plain = {
+        "model": content["model"],
+        "data": content["data"],
+        "trainer": {**content["trainer"], "max_steps": 2, "logger": False},
+    }
+    Path("plain.yaml").write_text(yaml.safe_dump(plain))
+
+    def act() -> None:
+        made = LightningCLI(
+            *(ImageModel, SRDataModule),
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            run=False,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            args=["--config", "plain.yaml"],
+        )
+        made.trainer.fit(made.model, datamodule=made.datamodule)
+        assert made.trainer.global_step >= 2
+        trainer = Trainer(
+            max_steps=4, accelerator="cpu", devices=1, logger=False, enable_progress_bar=False
+        )
+        trainer.fit(made.model, datamodule=made.datamodule)
+        assert all(p.isfinite().all() for p in made.model.parameters())
+
+    log = Path("cli.log").absolute()
+    if any(start(act, log)):
+        raise Failed(log.stem, [1], last_line(log.with_suffix(".0.log")))
+
+
+def with_files(given: dict[str, Any], scale: float) -> None:
+    """Put files in place of runs and names, which plain Lightning does not look up."""
+    from commands.run.weights import find_weights
+
+    for key, value in given.items():
+        is_weights = key in ("weights", "vgg16") or key.endswith("_weights")
+        if is_weights and isinstance(value, str):
+            given[key] = str(find_weights(value, scale, key))
+        elif isinstance(value, dict):
+            with_files(value, scale)
+
+
+def gpu(cell: Cell) -> None:
+    """On the pretended GPU: two steps, and the weights of two steps on a CPU."""
+    cell.fit(2)
+    expected = newest(cell.own)
+    words = ["fit", "--config", "recipe.yaml", "--run.name", "gpu", "--trainer.max_steps", "2"]
+
+    def act() -> None:
+        import main
+
+        with pretended_gpu():
+            main.main([*words, "--trainer.accelerator", "gpu"])
+
+    log = Path("gpu.log").absolute()
+    if any(start(act, log)):
+        raise Failed(log.stem, [1], last_line(log.with_suffix(".0.log")))
+    got = newest(Path("runs/gpu"))
+    assert_finite(got)
+    if not json.loads(Path("watch.0.json").read_text())["draws"]:
+        far = distance(got["state_dict"], expected["state_dict"]) / norm(expected["state_dict"])
+        assert far <= 1e-2, f"weights differ by {far:.2g}"
+
+
+def type_of(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def classes(value: Any) -> list[tuple[str, dict[str, Any]]]:
+    """Return all class paths within a content, with their arguments, which may be changed."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    if isinstance(value, dict):
+        if "class_path" in value:
+            found.append((value["class_path"], value.setdefault("init_args", {})))
+        value = list(value.values())
+    for inner in value if isinstance(value, list) else []:
+        found += classes(inner)
+    return found
+
+
+TOLERANCE = 1e-4
+WAYS: dict[str, Callable[[Cell], None]] = {
+    "train": train,
+    "ddp": ddp,
+    "evaluate": evaluate,
+    "fsdp": fsdp,
+    "lightning": lightning,
+    "gpu": gpu,
+    "accumulate": accumulate,
+    "resume": resume,
+    "2to1": to_one,
+    "1to2": to_two,
+    "bf16": bf16,
+    "compile": compiled,
+}
+
+
+EACH = ("train", "resume", "ddp", "evaluate")  # ways that every recipe meets
+
+
+def left_out(cell: Cell) -> str:
+    """Return why a recipe does not meet a way; "" if it does."""
+    recipe, way = cell.recipe, cell.way
+    if way == "train":
+        return ""
+    if not recipe.trains and (way != "evaluate" or recipe.verb == "encode"):
+        return f"its command is {recipe.verb}: nothing is trained"
+    trainer = recipe.shipped.get("trainer", {})
+    if way == "evaluate" and trainer.get("limit_val_batches") == 0 and not recipe.predicts:
+        return "its limit_val_batches is 0: others stand on it, nobody measures it"
+    if way == "compile" and not compilable(recipe.small["model"]):
+        return "none of its classes is compiled"
+    if way not in EACH and recipe not in chosen(way):
+        return "another recipe of its family, of the same classes of model and data, meets it"
+    return ""
+
+
+@functools.cache
+def chosen(way: str) -> list[Recipe]:
+    """Return a recipe of each family for a way; the n-th way takes the n-th of a family."""
+    families: dict[Any, list[Recipe]] = {}
+    for recipe in RECIPES:
+        if recipe.trains:
+            kinds = compilable(recipe.small["model"])
+            key = tuple(sorted({path for path, _ in kinds})) if way == "compile" else recipe.family
+            families.setdefault(key, []).append(recipe)
+    number = list(WAYS).index(way)
+    return [members[number % len(members)] for members in families.values()]
