@@ -18,6 +18,7 @@ from datamodules.base import Source, SRDataModule, check_crop
 from datamodules.batches import check_batch, collate
 from datamodules.order.plan import Item
 from datamodules.samples import TrainingImages
+from datamodules.sources.folder import Folder
 from degradations.base import cut_size
 from degradations.bicubic import Bicubic
 from degradations.pipeline import Pipeline
