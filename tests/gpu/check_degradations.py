@@ -35,7 +35,7 @@ from tests.gpu.device import GPU, counted, pretended_gpu
 HR, LOG = make_images(3, (32, 32)), "degradations.pipeline"
 # Recipes with codecs, which work on the CPU: most waits of a batch. May only fall.
 LIMITS = {"Web": 4, "Photograph": 1, "Mixture": 1}
-# RealESRGAN's and ResShift's with other numbers: left to `make test-slow`.
+# RealESRGAN's and ResShift's with other numbers: left to `make test-nightly`.
 ALIKE = (ImageNetTest, RealESRGANLight, SecondOrder)
 
 
