@@ -4,9 +4,9 @@
 # make test-matrix   every experiment in every way that the pages promise: trained, resumed, on two processes, exported (20 minutes)
 # make docs   the documentation site in site/, without a broken link
 # make docs-commands   every command of every page, or one page's: make docs-commands PAGES=docs/data.md (for maintainers; long)
-# make test-slow   what takes longer: runs on several processes, and the like
+# make test-nightly   what takes longer: runs on several processes, faults, each extra (40 minutes; the faults need root)
 # make bench-gpu BUDGET=480   what is measured on a GPU, as far as so many seconds go; without one, what that would be
-# make test-faults   two nodes that lose power, cables and disks, again and again (half an hour; needs root)
+# make test-faults   two nodes that lose power, cables and disks, 20 times (half an hour; needs root)
 # make test-minimum   the quick tests, and compiled code, with the oldest versions that pyproject.toml allows, in .venv-minimum (needs uv)
 # make test-python VERSION=3.13   the quick tests with that Python, in .venv-3.13 (needs uv)
 # make test-iqa   the metrics of the extra iqa against pyiqa itself, in .venv-iqa (needs uv; pyiqa is for noncommercial purposes only)
@@ -22,7 +22,7 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 # Where it is set, as in many containers, each process of the tests would compile all tests again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: install demo docs docs-commands test test-matrix test-slow test-faults test-minimum test-python test-iqa coverage bench-gpu
+.PHONY: install demo docs docs-commands test test-matrix test-nightly test-faults test-minimum test-python test-iqa coverage bench-gpu
 .PHONY: checks lint types pytest clean
 
 install: .venv/.installed
@@ -79,12 +79,15 @@ pytest: install
 test-matrix: install
 	$(BIN)/python -m tests.matrix $(if $(JSON),--json $(JSON))
 
-test-slow: install
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m 'slow and not gpu and not network' --ignore tests/distributed/test_faults.py
+# The faults alone: on busy cores a node would be late, and taken for lost.
+test-nightly: install
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m '(slow or network) and not gpu' --ignore tests/distributed/test_faults.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests/distributed/test_faults.py
+	@$(MAKE) --no-print-directory test-iqa
 
 # Its report is committed.
 test-faults: install
-	OMP_NUM_THREADS=1 ENLARGER_FAULTS=benchmarks/results/faults.json $(BIN)/pytest -s -m slow tests/distributed/test_faults.py
+	OMP_NUM_THREADS=1 KILLS=20 ENLARGER_FAULTS=benchmarks/results/faults.json $(BIN)/pytest -s -m slow tests/distributed/test_faults.py
 
 # Python 3.11, and of each package that pyproject.toml names the oldest one.
 MINIMUM := .venv-minimum

@@ -1,4 +1,4 @@
-"""Which cases of a long table `make test` runs; the others are left to `make test-slow`."""
+"""Which cases of a long table `make test` runs; the others are left to `make test-nightly`."""
 
 from __future__ import annotations
 

@@ -175,7 +175,7 @@ EXAMPLES = {
     },
 }
 
-# What another variant of the class does with other parts: left to `make test-slow`.
+# What another variant of the class does with other parts: left to `make test-nightly`.
 ALIKE = {
     *((CasArbi, "adapter mlp"), (CasArbi, "adapter none")),
     *((RealESRGAN, "compact, alone"), (Regression, "EDSR with a skip")),

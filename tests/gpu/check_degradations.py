@@ -35,7 +35,7 @@ from tests.gpu.device import GPU, counted, pretended_gpu
 HR, LOG = make_images(3, (32, 32)), "degradations.pipeline"
 # Most waits of a batch, by recipe. May only fall.
 LIMITS = {"Mixture": 1}
-# RealESRGAN's and ResShift's with other numbers: left to `make test-slow`.
+# RealESRGAN's and ResShift's with other numbers: left to `make test-nightly`.
 ALIKE = (ImageNetTest, RealESRGANLight, SecondOrder)
 
 

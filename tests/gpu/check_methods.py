@@ -69,7 +69,7 @@ def with_a_perceptual_loss(scale: float, folder: Path) -> ResShift:
     )
 
 
-# What another case does with other parts, or more of: left to `make test-slow`.
+# What another case does with other parts, or more of: left to `make test-nightly`.
 ALIKE = {"Direct pixels", "FineTune pixels", "InvSR averaged pixels", "LoRA pixels"} | {
     *(f"{cls.__name__} {name}" for cls, name in test_models.ALIKE)
 }
