@@ -121,7 +121,7 @@ def _refuse_key(key: str) -> None:
         name, known = rest.partition(".")[0], options(group)
         if known and name not in (*known, "help"):
             names = [f"{group}.{each}" for each in known]
-            raise ConfigurationError(unknown_key(f"Option '{group}.{name}' is not accepted", names))
+            raise ConfigurationError(unknown_key(f"{group}.{name}", names))
 
 
 def _refuse_file(value: str) -> None:

@@ -36,7 +36,7 @@ FLAGS = [
     ("--xyzzy 3", "unknown key 'xyzzy'"),
     ("--model.init_args.netwrk x", "'model.netwrk'; did you mean 'model.network'?"),
     ("--model.network.chanels 3", "'model.network.chanels'", "'model.network.channels'?"),
-    ("--model.optimizer.lr 3", "unknown key 'model.optimizer.lr'"),
+    ("--model.optimizer.lr 3", "model.optimizer takes class_path and init_args"),
     ("--data.train.rot 3", "'data.train.root'?"),
     (f"{CALLBACK}.bordr 3", "'trainer.callbacks.border'?"),
     (f"{REAL} --degradation.first.gaussian_sgma [1,5]", "'degradation.first.gaussian_sigma'?"),
@@ -57,8 +57,8 @@ FLAGS = [
     (f"{REAL} --degradation.second_p.x 1", "second_p is {x: 1}; expected a number from 0 to 1"),
     ("--data.crops='{small: x}'", "data.crops.small is x; expected 'error'"),
     # classes
-    ("--model lightning_modules.one_pass.regression.Regresion", "did you mean 'Regression'?"),
-    ("--trainer.callbacks+=callbacks.psnr.PSNR", "trainer.callbacks:", "'callbacks.PSNR'?"),
+    ("--model lightning_modules.one_pass.regression.Regresion", "'lightning_modules.Regression'?"),
+    ("--trainer.callbacks+=callbacks.psnr.PSNR", "trainer.callbacks is", "'callbacks.PSNR'?"),
     ("--model lightning_moduls.regression.Regression", "No module named 'lightning_moduls'"),
     ("--model NoSuchClass", "'NoSuchClass' is not a class"),
     ("--model lightning_modules.EDSR", "EDSR", "subclass of ImageModel"),
@@ -69,10 +69,10 @@ FLAGS = [
     ("--config tinny.yml", "no such file", "tiny.yaml"),
     ("--config", "expected one argument"),
     ("--data.predict tiny.yaml b.JPG", "'b.JPG' is not an option", "in quotation marks"),
-    ("--run x", "run: ", '"x"'),
+    ("--run x", "run is 'x': it takes keys below it"),
     # what follows from another key, and what Lightning would do wrong or refuses
     ("--data.seed 0 --seed_everything 5", "data.seed is set to 0", "seed_everything instead"),
-    ("--model.scale 3", "model.scale is set to 3", "set data.scale instead (it is 2.0)"),
+    ("--model.scale 3", "model.scale is set to 3", "set data.scale instead (it is 2)"),
     ("--data.degradation degradations.Bicubic", "top-level key degradation"),
     ("--trainer.default_root_dir x", "set run.root and run.name instead"),
     (f"--trainer.callbacks+ {LIGHTNING}.BatchSizeFinder", "BatchSizeFinder", "data.batch_size"),
@@ -98,6 +98,7 @@ def test_flags(tiny: Path, refusal: Refusal, typed: str, words: list[str]) -> No
 EDSR = "model: {init_args: {network: {class_path: lightning_modules.EDSR, init_args: "
 NOISE = "degradation: {class_path: degradations.Pipeline, init_args: {stages: [{class_path: "
 NOISE += "degradations.GaussianNoise, init_args: "
+NAMED = NOISE.replace("[{", "{a: {")
 # Content of a second file, and words of the sentence.
 YAML = [
     ("modle: {a: 1}", "'modle'", "did you mean 'model'"),
@@ -105,9 +106,10 @@ YAML = [
     (f"{EDSR}{{channels: null}}}}}}}}", "model.network.channels is null; expected an integer"),
     (
         "data: {init_args: {val: {a: {class_path: datamodules.Folder, init_args: {rot: x}}}}}",
-        "'data.val.root'?",
+        "'data.val.a.root'?",
     ),
     (f"{NOISE}{{sigm: [1, 2]}}}}]}}}}", "'degradation.stages.sigma'?"),
+    (f"{NAMED}{{sigm: [1, 2]}}}}}}}}}}", "'degradation.stages.a.sigma'?"),
     (f"{NOISE}{{sigma: [3, 2]}}}}]}}}}", "sigma is [3.0, 2.0]; expected 0 <= lower <= upper"),
     (
         "model: {class_path: lightning_modules.Bicubic, init_arg: {}}",
@@ -115,8 +117,8 @@ YAML = [
     ),
     (
         "data: {init_args: {val: {a: {class_path: datamodules.sources.folder.Foldr}}}}",
-        "data.val:",
-        "did you mean 'Folder'",
+        "data.val.a:",
+        "did you mean 'datamodules.Folder'",
     ),
     ("trainer: {max_steps: 3.5}", "trainer.max_steps is 3.5; expected int"),
     ("data: ../data/nope.yaml", "../data/nope.yaml"),
@@ -125,7 +127,6 @@ YAML = [
     ("a: [b\n c: d", "line 2"),
     ("trainer:\n\tmax_steps: 3", 'more.yaml", line 2', "a tab?"),
     ("# nothing", "a configuration file must hold keys"),
-    ("data:\n  init_args:\n", "data: "),
     ("data:\n  init_args:\n  batch_size: 2\n", "data takes class_path and init_args"),
     ("trainer:\n#  max_steps: 3\nseed_everything: 3", "trainer is empty"),
     ("run: [1]", "run is [1]: it takes keys below it"),
@@ -137,6 +138,19 @@ def test_yaml(tiny: Path, refusal: Refusal, content: str, words: list[str]) -> N
     Path("more.yaml").write_text(f"{content}\n")
     sentence = refusal(*FIT, "--config", "more.yaml")
     assert [word for word in words if word not in sentence] == [], sentence
+
+
+def test_the_place_of_a_mistake(tiny: Path, refusal: Refusal) -> None:
+    """Also in a file that another one names; what is typed later has none."""
+    Path("parts").mkdir()
+    network = "  network:\n    class_path: lightning_modules.EDSR\n    init_args:\n"
+    model = f"class_path: lightning_modules.Regression\ninit_args:\n{network}      channels: x\n"
+    Path("parts/model.yaml").write_text(model)
+    Path("more.yaml").write_text("\ntrainer.max_steps: 3\nmodel: parts/model.yaml\n")
+    more = (*FIT, "--config", "more.yaml")
+    sentence = refusal(*more)
+    assert sentence.startswith("parts/model.yaml, line 6: model.network.channels is x; expected an")
+    assert refusal(*more, "--model.network.channels", "y").startswith("model.network.channels is y")
 
 
 @pytest.mark.parametrize("key", ["model", "trainer", "trainer.callbacks", "config"])
