@@ -146,13 +146,18 @@ def dataclass_at(class_path: str, names: Sequence[str]) -> Any:
     """
     kind = imported(class_path)
     for name in names:
-        hint = _hints(kind).get(name)
+        hint = hints_of(kind).get(name)
         kinds = (hint, *typing.get_args(hint))
         kind = next((each for each in kinds if dataclasses.is_dataclass(each)), None)
     return kind
 
 
-def _hints(kind: Any) -> dict[str, Any]:
+def hints_of(kind: Any) -> dict[str, Any]:
+    """Return the types of a class's arguments, also of those that its bases take.
+
+    Args:
+        kind: The class.
+    """
     hints: dict[str, Any] = {}
     for base in reversed(getattr(kind, "__mro__", ())):
         try:

@@ -7,6 +7,7 @@ dictionary: each class in it is asked for its arguments, from the outside to the
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +18,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from commands.errors import did_you_mean
 from commands.options import ROOMS, public_names
-from files.merge import SPEC, dataclass_at, imported
+from files.merge import SPEC, dataclass_at, hints_of, imported
 from files.own_modules import import_own
 from files.paths import CONFIGURATIONS
 from files.yaml_loader import NO_CONFIGURATION
@@ -152,6 +153,28 @@ def _refused(parser: ArgumentParser, key: str, value: Any) -> str:
     return ""
 
 
+def no_keys(values: Any, where: str = "") -> Iterator[str]:
+    """Yield what stands in the place of a class's group of keys, which the library would accept.
+
+    Args:
+        values: Any part of a configuration.
+        where: Its key.
+    """
+    if isinstance(values, list):
+        for item in values:
+            yield from no_keys(item, where)
+    if not isinstance(values, Mapping):
+        return
+    path = values.get("class_path")
+    arguments = values.get("init_args") if path else values
+    for name, value in arguments.items() if isinstance(arguments, Mapping) else ():
+        place = f"{where}.{name}" if where else str(name)
+        is_number = isinstance(value, int | float)
+        if path and is_number and dataclasses.is_dataclass(hints_of(imported(str(path))).get(name)):
+            yield f"{place} is {value}: it takes keys below it"
+        yield from no_keys(value, place)
+
+
 def _flat(values: Mapping[str, Any], keys: list[str], above: str = "") -> Iterator[tuple[str, Any]]:
     # Keys with their values; those of a group have its name before them.
     for name, value in values.items():
@@ -231,7 +254,8 @@ def _paths(value: Any) -> Iterator[str]:
             yield from _paths(item)
     elif isinstance(value, Mapping):
         path = value.get("class_path")
-        yield from [path] if isinstance(path, str) else _paths([*value.values()])
+        named = [each for each in value.values() if isinstance(each, str) and "." in each]
+        yield from [path] if isinstance(path, str) else named
 
 
 def _as_typed(value: Any) -> str:

@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
 from commands.arguments.command_line import CommandLine
-from commands.arguments.messages import Mistakes
+from commands.arguments.messages import Mistakes, no_keys
 from commands.arguments.saved_config import as_yaml, without_odd_defaults
 from commands.errors import ConfigurationError
 from commands.names import ABOUT, TOOLS
@@ -93,13 +93,17 @@ def parse(parser: LightningArgumentParser, line: CommandLine) -> Namespace:
     """
     values = line.merged.values
     _check_links(values)
+    cause: Exception | None = None
     try:
         config = parser.parse_object(copy.deepcopy(values))
     except ArgumentError as error:
+        cause = error
         sentence = Mistakes(Parser, str(error)).of_command(parser, values)
-        raise ConfigurationError(f"{_place_of(sentence, line.merged)}{sentence}") from error
-    if sentence := Mistakes(Parser, nulls=True).of_command(parser, values):
-        raise ConfigurationError(f"{_place_of(sentence, line.merged)}{sentence}")
+    else:
+        sentence = Mistakes(Parser, nulls=True).of_command(parser, values)
+        sentence = sentence or next(no_keys(values), "")
+    if sentence:
+        raise ConfigurationError(f"{_place_of(sentence, line.merged)}{sentence}") from cause
     config.config = line.files
     return config
 
