@@ -12,7 +12,7 @@ import dataclasses
 import os
 import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,12 @@ from files.own_modules import import_own
 from files.paths import CONFIGURATIONS, read_text
 from files.yaml_loader import NO_FILE, StrictLoader, is_configuration
 
+SPEC = ("class_path", "init_args", "dict_kwargs")
+_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
 
 class _OfFile(dict[str, Any]):
     """A class that a file describes: it replaces an earlier one."""
-
-
-SPEC = ("class_path", "init_args", "dict_kwargs")
-_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
 @dataclass
@@ -63,7 +62,7 @@ class Merged:
             )
         self.places |= places
         for key, value in content.items():
-            self._put(str(key), value)
+            self._put(str(key).split("."), value)
 
     def add_typed(self, key: str, text: str) -> None:
         """Merge a value from the command line.
@@ -80,48 +79,52 @@ class Merged:
         self.places = {each: p for each, p in self.places.items() if each[: len(path)] != path}
         value, places = _typed(text, path)
         self.places |= places
-        self._put(key, value)
+        self._put(key.split("."), value)
 
-    def _put(self, key: str, value: Any) -> None:
-        *above, name = key.split(".")
-        holder: dict[str, Any] = self.values
-        owner = _Owner()
+    def _put(self, path: Sequence[str], value: Any) -> None:
+        *above, name = path
+        holder = self.values
         for part in above:
-            owner = owner.below(holder, part)
             holder = _entered(holder, part)
-        _assign(holder, name, value, owner)
+        place = _place(holder, name)
+        before = place.get(name)
+        if name.endswith("+"):
+            _append(place, name.removesuffix("+"), value)
+        elif before is None or isinstance(value, _OfFile):
+            place[name] = _without_plus(value)
+        elif isinstance(before, str | dict) and _changes_class(before, value):
+            self._put_class(path, place, value)
+        elif isinstance(before, dict) and isinstance(value, dict) and self._is_group(path):
+            for key, part in value.items():
+                self._put((*path, str(key)), part)
+        else:
+            place[name] = _without_plus(value)
 
+    def _put_class(self, path: Sequence[str], place: dict[str, Any], value: Any) -> None:
+        before = _as_class(place[path[-1]])
+        later = _as_class(value)
+        arguments = copy.deepcopy(before.get("init_args") or {})
+        if later.get("class_path") in (None, before.get("class_path")):
+            place[path[-1]] = {**before, **later, "init_args": arguments}
+        else:
+            arguments = _accepted(later["class_path"], arguments)
+            place[path[-1]] = {**later, "init_args": arguments}
+        for key, part in (later.get("init_args") or {}).items():
+            self._put((*path, str(key)), part)
 
-@dataclass(frozen=True)
-class _Owner:
-    """The class that a key is an argument of, and the keys from there.
-
-    Attributes:
-        class_path: Empty for a key of no class.
-        names: From the class, or from the top.
-    """
-
-    class_path: str = ""
-    names: tuple[str, ...] = ()
-
-    def below(self, holder: Mapping[str, Any], name: str) -> _Owner:
-        """Return the owner of the keys below a key.
-
-        Args:
-            holder: What has the key.
-            name: The key.
-        """
-        if name in SPEC:
-            return _Owner(str(holder.get("class_path", "")), ())
-        if "class_path" in holder:
-            return _Owner(str(holder["class_path"]), (name,))
-        return _Owner(self.class_path, (*self.names, name))
-
-    def is_group(self) -> bool:
-        """Return whether the keys are fields of a dataclass, or of a group of the command."""
-        if not self.class_path:
-            return len(self.names) == 1
-        return dataclass_at(self.class_path, self.names) is not None
+    def _is_group(self, path: Sequence[str]) -> bool:
+        # A group of the command, or a dataclass. The keys of another dictionary are data.
+        holder: Any = self.values
+        class_path = ""
+        names: list[str] = []
+        for name in path:
+            if "class_path" in holder:
+                class_path = holder["class_path"]
+                names = []
+            holder = _place(holder, name)[name]
+            holder = holder[-1] if isinstance(holder, list) else holder
+            names += [name] if name not in SPEC else []
+        return dataclass_at(class_path, names) is not None if class_path else len(names) == 1
 
 
 def imported(class_path: str) -> Any:
@@ -172,7 +175,7 @@ def hints_of(kind: Any) -> dict[str, Any]:
 
 def _entered(holder: dict[str, Any], name: str) -> dict[str, Any]:
     """Return the dictionary below a key; of a list, its last item."""
-    place = _arguments(holder, name)
+    place = _place(holder, name)
     inner = place.get(name)
     items = inner if isinstance(inner, list) and inner else None
     value = items[-1] if items else inner
@@ -187,31 +190,14 @@ def _entered(holder: dict[str, Any], name: str) -> dict[str, Any]:
     return value
 
 
-def _arguments(holder: dict[str, Any], name: str) -> dict[str, Any]:
+def _place(holder: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return what has a key: of a class, its arguments."""
     if name in SPEC or not holder.keys() & {"class_path", "init_args"}:
         return holder
     if not isinstance(holder.get("init_args"), dict):
         holder["init_args"] = {}
     arguments: dict[str, Any] = holder["init_args"]
     return arguments
-
-
-def _assign(holder: dict[str, Any], name: str, value: Any, owner: _Owner) -> None:
-    place = _arguments(holder, name)
-    if name.endswith("+"):
-        _append(place, name.removesuffix("+"), value)
-        return
-    before = place.get(name)
-    below = owner.below(holder, name)
-    if before is None or isinstance(value, _OfFile):
-        place[name] = _without_plus(value)
-    elif _is_class(before) and isinstance(value, str | dict):
-        place[name] = _merged_class(before, value)
-    elif isinstance(before, dict) and isinstance(value, dict) and below.is_group():
-        for key, part in value.items():
-            _assign(before, str(key), part, below)
-    else:
-        place[name] = _without_plus(value)
 
 
 def _append(place: dict[str, Any], name: str, value: Any) -> None:
@@ -239,19 +225,17 @@ def _is_class(value: Any) -> bool:
     return isinstance(value, dict) and bool(value.keys() & {"class_path", "init_args"})
 
 
-def _merged_class(before: dict[str, Any], value: str | dict[str, Any]) -> Any:
+def _changes_class(before: str | dict[str, Any], value: Any) -> bool:
     if isinstance(value, str):
-        if os.path.lexists(value) or not _CLASS.fullmatch(value):
-            return value
-        value = {"class_path": value}
-    if not value.keys() & {*SPEC}:
-        value = {"init_args": value}
-    result = copy.deepcopy({**before, **value, "init_args": before.get("init_args") or {}})
-    if result.get("class_path") != before.get("class_path"):
-        result["init_args"] = _accepted(result["class_path"], result["init_args"])
-    for key, part in (value.get("init_args") or {}).items():
-        _assign(result, str(key), part, _Owner())
-    return result
+        is_name = _CLASS.fullmatch(value) and not os.path.lexists(value)
+        return bool(is_name) and _is_class(before)
+    return isinstance(value, dict) and (isinstance(before, str) or _is_class(before))
+
+
+def _as_class(value: str | dict[str, Any]) -> dict[str, Any]:
+    if isinstance(value, str):
+        return {"class_path": value}
+    return value if value.keys() & {*SPEC} else {"init_args": value}
 
 
 def _accepted(class_path: Any, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -262,15 +246,15 @@ def _accepted(class_path: Any, arguments: dict[str, Any]) -> dict[str, Any]:
         parser.add_class_arguments(kind, fail_untyped=False)
     except (TypeError, ValueError):
         return {}
-    kept = {}
+    accepted = {}
     for name, value in arguments.items():
         try:
             one = Namespace({name: copy.deepcopy(value)})  # type: ignore[no-untyped-call]
             parser.validate(one, skip_required=True)
         except (KeyError, TypeError, ValueError, ArgumentError):
             continue
-        kept[name] = value
-    return kept
+        accepted[name] = value
+    return accepted
 
 
 # ------------------------------------------------------------------------------------------ reading

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from commands.arguments.messages import unknown_key
-from commands.errors import EXPERIMENTS, ConfigurationError, did_you_mean
+from commands.errors import EXPERIMENTS, ConfigurationError, did_you_mean, unknown_key
 from commands.names import ABOUT
 from commands.options import ROOMS, SOURCES, options, public_names
 from files.paths import CONFIGURATIONS, read_text

@@ -16,14 +16,13 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from commands.errors import did_you_mean
+from commands.errors import did_you_mean, unknown_key
 from commands.options import ROOMS, public_names
 from files.merge import SPEC, dataclass_at, hints_of, imported
 from files.own_modules import import_own
 from files.paths import CONFIGURATIONS
 from files.yaml_loader import NO_CONFIGURATION
 
-MOST_LISTED = 24  # keys in a sentence
 # Lines that say nothing of the mistake.
 _NOISE = re.compile(
     r"Parser key|Does not validate|Subtypes:|Errors:|Given value|Problem with given|Subclass types|"
@@ -73,21 +72,23 @@ class Mistakes:
     ) -> Iterator[str]:
         keys = [*parser.get_defaults().keys(branches=True)]
         flat = dict(_flat(values, keys))
-        for key in flat.keys() - {*keys}:
-            place = f"{where}.{key}" if where else key
-            yield unknown_key(place, [f"{where}.{each}" if where else each for each in keys])
+        above = f"{where}." if where else ""
+        for key in flat:
+            if key not in keys:
+                yield unknown_key(f"{above}{key}", [f"{above}{each}" for each in keys])
         for key, value in flat.items():
-            place = f"{where}.{key}" if where else key
             if self.nulls and not _has_null(value):
                 continue
-            if any(each.startswith(f"{key}.") for each in keys):
-                yield f"{place}: expected keys below it, but it is {_as_typed(value)}"
+            if _is_group(key, keys):
+                yield f"{above}{key}: expected keys below it, but it is {_as_typed(value)}"
                 continue
-            refused = _refused(parser, key, value)
-            if refused or self.nulls:
-                yield from self._in_value(value, place)
-            if refused:
-                yield from _wrong_value(refused, value, place)
+            complaint = _complaint(parser, key, value)
+            if complaint and f"{above}{key}" == "data.degradation":
+                yield "data.degradation is filled in from the key degradation: write it there"
+            if complaint or self.nulls:
+                yield from self._in_value(value, f"{above}{key}")
+            if complaint:
+                yield from _wrong_value(complaint, value, f"{above}{key}")
 
     def _in_value(self, value: Any, where: str) -> Iterator[str]:
         if isinstance(value, list):
@@ -98,6 +99,8 @@ class Mistakes:
         elif isinstance(value, Mapping):
             for name, item in value.items():
                 yield from self._in_value(item, f"{where}.{name}")
+        elif isinstance(value, str) and _REQUIRED.search(self.message) and imported(value):
+            yield from self._in_class({"class_path": value}, where)
 
     def _in_class(self, value: Mapping[str, Any], where: str) -> Iterator[str]:
         path = str(value["class_path"])
@@ -137,13 +140,14 @@ class Mistakes:
             whole = Namespace(copy.deepcopy(dict(arguments)))  # type: ignore[no-untyped-call]
             parser.validate(whole)
         except (TypeError, ArgumentError) as error:
-            own = _REQUIRED.search(str(error))
+            of_class = _REQUIRED.search(str(error))
             names = required[1].rstrip(".").split(", ")
-            return [n for n in own[1].rstrip(".").split(", ") if n in names] if own else []
+            missing = of_class[1].rstrip(".").split(", ") if of_class else []
+            return [name for name in missing if name in names]
         return []
 
 
-def _refused(parser: ArgumentParser, key: str, value: Any) -> str:
+def _complaint(parser: ArgumentParser, key: str, value: Any) -> str:
     """Return what a parser says against a value; empty if it takes it."""
     try:
         one = Namespace({key: copy.deepcopy(value)})  # type: ignore[no-untyped-call]
@@ -179,17 +183,21 @@ def _flat(values: Mapping[str, Any], keys: list[str], above: str = "") -> Iterat
     # Keys with their values; those of a group have its name before them.
     for name, value in values.items():
         key = f"{above}{name}"
-        if isinstance(value, Mapping) and any(each.startswith(f"{key}.") for each in keys):
+        if isinstance(value, Mapping) and _is_group(key, keys):
             yield from _flat(value, keys, f"{key}.")
         else:
             yield key, value
+
+
+def _is_group(key: str, keys: list[str]) -> bool:
+    return any(each.startswith(f"{key}.") for each in keys)
 
 
 def _with_dataclasses(path: str, arguments: Mapping[str, Any], keys: list[str]) -> dict[str, Any]:
     # The library finds the class of such an argument by itself.
     result = dict(arguments)
     for name, value in arguments.items():
-        if not isinstance(value, dict) or value.keys() & {*SPEC} or f"{name}." in str(keys):
+        if not isinstance(value, dict) or value.keys() & {*SPEC} or _is_group(name, keys):
             continue
         kind = dataclass_at(path, (name,))
         if kind is not None:
@@ -204,29 +212,14 @@ def _has_null(value: Any) -> bool:
     return any(map(_has_null, value)) if isinstance(value, list) else value is None
 
 
-def unknown_key(key: str, keys: list[str]) -> str:
-    """Return the sentence about an unknown key.
-
-    Args:
-        key: The key.
-        keys: Those that are known.
-    """
-    alike = [each for each in keys if each.count(".") == key.count(".")]
-    near = did_you_mean(key, alike) or did_you_mean(key, keys)
-    listed = f"; it takes {', '.join(alike)}" if 0 < len(alike) <= MOST_LISTED else ""
-    return f"unknown key {key!r}{near or listed}"
-
-
 def _innermost(message: str) -> str:
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
-    said = [line for line in lines if line and not _NOISE.match(line)]
-    return said[0].partition(". Got value: Namespace(")[0] if said else " ".join(lines)
+    telling = [line for line in lines if line and not _NOISE.match(line)]
+    return telling[0].partition(". Got value: Namespace(")[0] if telling else " ".join(lines)
 
 
 def _wrong_value(message: str, value: Any, where: str) -> Iterator[str]:
-    if where == "data.degradation":
-        yield f"{where} is filled in from the top-level key degradation: write it there"
-    shown = _as_typed(value)
+    text = _as_typed(value)
     if _OF_CLASS.search(message) and "Expected a <class 'str'>" not in message:
         for path in _paths(value):
             yield from _no_class(path, where)
@@ -235,14 +228,12 @@ def _wrong_value(message: str, value: Any, where: str) -> Iterator[str]:
             yield f"{where} is {of_class}: {_innermost(message)}"
     types = map(_type, re.findall(r"Expected (an? [^\n]*)", message))
     expected = " or ".join(dict.fromkeys(name for name in types if name != "NoneType"))
-    if not expected and (isinstance(value, Mapping) or "a valid subclass" in message):
-        yield f"{where} takes class_path and init_args, but is {shown}"
-    fix = ": leave it out, or give a value" if value is None else ""
-    yield (
-        f"{where} is {shown}; expected {expected}{fix}"
-        if expected
-        else (f"{where}: {_innermost(message)}")
-    )
+    if expected:
+        fix = ": leave it out, or give a value" if value is None else ""
+        yield f"{where} is {text}; expected {expected}{fix}"
+    if isinstance(value, Mapping) or "a valid subclass" in message:
+        yield f"{where} takes class_path and init_args, but is {text}"
+    yield f"{where}: {_innermost(message)}"
 
 
 def _paths(value: Any) -> Iterator[str]:
@@ -254,8 +245,8 @@ def _paths(value: Any) -> Iterator[str]:
             yield from _paths(item)
     elif isinstance(value, Mapping):
         path = value.get("class_path")
-        named = [each for each in value.values() if isinstance(each, str) and "." in each]
-        yield from [path] if isinstance(path, str) else named
+        texts = [each for each in value.values() if isinstance(each, str) and "." in each]
+        yield from [path] if isinstance(path, str) else texts
 
 
 def _as_typed(value: Any) -> str:
@@ -287,12 +278,12 @@ def _no_class(path: str, where: str) -> Iterator[str]:
         yield f"{where}: {path!r} is not a class, named as folder.file.Class{near}"
         return
     try:
-        found = import_own(module)
+        content = import_own(module)
     except (ImportError, AttributeError) as error:
         yield f"{where} is {path}: {error}{_public(path)}"
         return
-    if not hasattr(found, name):
-        near = _public(path) or did_you_mean(name, dir(found))
+    if not hasattr(content, name):
+        near = _public(path) or did_you_mean(name, dir(content))
         yield f"{where}: {module} has no {name!r}{near}"
 
 

@@ -65,8 +65,8 @@ class Parser(LightningArgumentParser):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        own = {"allow_abbrev": False, "exit_on_error": False, "parser_mode": MODE}
-        super().__init__(*args, **{**kwargs, **own})
+        settings = {"allow_abbrev": False, "exit_on_error": False, "parser_mode": MODE}
+        super().__init__(*args, **{**kwargs, **settings})
 
     def add_class_arguments(self, *args: Any, **kwargs: Any) -> Any:
         """Add the arguments of a class, none of which is read from a file."""

@@ -73,7 +73,7 @@ FLAGS = [
     # what follows from another key, and what Lightning would do wrong or refuses
     ("--data.seed 0 --seed_everything 5", "data.seed is set to 0", "seed_everything instead"),
     ("--model.scale 3", "model.scale is set to 3", "set data.scale instead (it is 2)"),
-    ("--data.degradation degradations.Bicubic", "top-level key degradation"),
+    ("--data.degradation degradations.Bicubic", "from the key degradation"),
     ("--trainer.default_root_dir x", "set run.root and run.name instead"),
     (f"--trainer.callbacks+ {LIGHTNING}.BatchSizeFinder", "BatchSizeFinder", "data.batch_size"),
     ("--trainer.accumulate_grad_batches -1", "accumulate_grad_batches is -1", "above 0"),
