@@ -41,7 +41,8 @@ from callbacks.metrics.pixels import border_in_pixels
 from callbacks.predict.files import luma, to_pixels, weighted_by_alpha
 from callbacks.training.ema import EMA
 from callbacks.weights import manifest, place_of
-from commands.arguments.parser import Parser
+from commands.arguments.command_line import CommandLine
+from commands.arguments.parser import Parser, parse
 from commands.errors import CONFIGS, ConfigurationError, did_you_mean
 from commands.process import hide_advertising
 from commands.released import released
@@ -60,9 +61,10 @@ from files.batch import Batch
 from files.images.alpha import without_hidden_colours
 from files.images.colours import GREY, fitted
 from files.images.decode import from_pillow, read_image
+from files.merge import Merged
 from files.own_modules import import_own
 from files.paths import images_by_key, read_text
-from files.yaml_loader import plain_yaml, strict_loader
+from files.yaml_loader import StrictLoader, plain_yaml
 from lightning_modules.base import ImageModel, NothingToTrain, SuperResolver
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.tiling import Tiling
@@ -363,7 +365,7 @@ def load(
 def _load(source: str, scale: float | None, arguments: dict[str, Any]) -> ImageModel:
     path = Path(source).expanduser()
     if (path / CONFIG).is_file():
-        content = yaml.load(read_text(path / CONFIG), strict_loader())
+        content = yaml.load(read_text(path / CONFIG), StrictLoader)
         try:
             model, own = content["model"], content["data"]["init_args"]["scale"]
         except (KeyError, TypeError):
@@ -404,14 +406,16 @@ def _load(source: str, scale: float | None, arguments: dict[str, Any]) -> ImageM
 def _built(
     model: Any, scale: float, arguments: Mapping[str, Any], run: RunDirectory | None = None
 ) -> ImageModel:
-    parser = Parser(exit_on_error=True)
+    parser = Parser()
     parser.add_subclass_arguments(ImageModel, "model")
+    merged = Merged()
     if isinstance(model, str):
-        config = parser.parse_args([f"--model={model}", f"--model.init_args.scale={scale:g}"])
-        model = yaml.safe_load(parser.dump(config, skip_unset=False))["model"]
+        merged.add_typed("model", model)
+        model = merged.values["model"]
     given = {**(model.get("init_args") or {}), "scale": scale}
     given |= {name: _changed(given.get(name), value) for name, value in arguments.items()}
-    config = parser.parse_object({"model": {**model, "init_args": given}})
+    merged.values["model"] = {**model, "init_args": given}
+    config = parse(parser, CommandLine(merged))
     try:
         module = cast(ImageModel, parser.instantiate_classes(config)["model"])
     except (TypeError, ValueError) as error:

@@ -37,12 +37,15 @@ from callbacks.report.scalar_record import with_record
 from callbacks.results.results import Results
 from callbacks.tensorboard import TensorBoard
 from callbacks.training.progress import Progress
+from commands.arguments.command_line import help_words, read
 from commands.arguments.parser import (
     DESCRIPTIONS,
     LINKS,
     Parser,
     check_own_options,
+    parse,
     parser_settings,
+    printed,
 )
 from commands.check import Check, Checked
 from commands.distributed.callbacks import Start, Stops
@@ -191,19 +194,23 @@ class EnlargerCLI(CommandsCLI):
         return {**commands, **{name: commands["fit"] for name in LIKE_FIT}}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the command line, and keep it for messages."""
-        for each in (parser, *self.command_parsers.values()):
-            if isinstance(each, Parser):
-                each.typed = args
-        # The parser of all commands checks each value a second time; it knows how to say what is
-        # wrong, and how to print.
-        if args and args[0] == self.command and not any(a.startswith("--print_") for a in args):
-            with contextlib.suppress(ConfigurationError):
-                config = self.command_parsers[args[0]].parse_args(args[1:])
-                whole = {"subcommand": args[0], args[0]: config}
-                self.config = Namespace(whole)  # type: ignore[no-untyped-call]
-                return
-        super().parse_arguments(parser, args)
+        """Read the command line into one dictionary, and parse that once."""
+        words = list(args)
+        if self.command is None or words[0] != self.command:
+            super().parse_arguments(parser, words)
+            return
+        asks = help_words(words[1:])
+        if asks is not None:
+            super().parse_arguments(parser, [self.command, *asks])
+            return
+        line = read(words[1:])
+        own = self.command_parsers[self.command]
+        config = parse(own, line)
+        if line.prints is not None:
+            sys.stdout.write(printed(own, config, line.prints))
+            raise SystemExit(0)
+        whole = {"subcommand": self.command, self.command: config}
+        self.config = Namespace(whole)  # type: ignore[no-untyped-call]
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the seed, which must be an integer of at least 0."""
@@ -293,7 +300,7 @@ class EnlargerCLI(CommandsCLI):
         config = self.config[self.subcommand].clone()
         config.run.change = config.run.overwrite = False  # for one start, not a property of the run
         # What was parsed is valid; checking it again would take longer than dumping it.
-        text = parser.dump(config, skip_unset=False, skip_validation=True, format="yaml")
+        text = parser.dump(config, skip_unset=False, skip_validation=True)
         dumped: dict[str, Any] = plain_yaml(text)
         dumped.pop("config", None)
         return dumped

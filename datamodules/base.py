@@ -118,7 +118,7 @@ class SRDataModule(Predicted, LightningDataModule):
         train: Source | None = None,
         val: dict[str, Source] | None = None,
         test: dict[str, Source] | None = None,
-        predict: Source | list[str] | str | None = None,
+        predict: str | list[str] | Source | None = None,
         batch_size: PositiveInt = 16,
         crop_size: PositiveInt = 96,
         crops: CropSettings = CropSettings(),

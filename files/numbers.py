@@ -1,13 +1,19 @@
 """Types that say the range of a number, as ``scale: PositiveInt``.
 
-A configuration with a number outside of it is refused where it is read; to Python code they are
-plain ``int`` and ``float``, which is also what a constructor gets.
+A configuration with a number outside of it is refused where it is read, by our parser or by a plain
+LightningCLI; to Python code they are plain ``int`` and ``float``, which is also what a constructor
+gets.
 """
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+import functools
+import math
+import sys
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse.typing import register_type
 
 if TYPE_CHECKING:
     PositiveInt = int
@@ -33,7 +39,32 @@ else:
         """A number from 0 to 1."""
 
 
-RANGED = (PositiveInt, NonNegativeInt, PositiveFloat, NonNegativeFloat, UnitInterval)
+def _in_range(kind: type, value: Any) -> int | float:
+    """Return the number, an int or float.
+
+    Raises:
+        ValueError: It is not one, or outside of the range.
+    """
+    whole = issubclass(kind, int)
+    least = 0 if kind not in (PositiveInt, PositiveFloat) else 1 if whole else math.ulp(0.0)
+    most = 1 if kind is UnitInterval else sys.float_info.max
+    try:
+        number = math.nan if isinstance(value, bool) else (int if whole else float)(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not least <= number <= most or (whole and isinstance(value, float)):
+        said = (kind.__doc__ or "").lower()
+        raise ValueError(f"Expected {said} Got value: {value}")
+    return number
+
+
+for _kind in (PositiveInt, NonNegativeInt, PositiveFloat, NonNegativeFloat, UnitInterval):
+    register_type(
+        _kind,
+        serializer=int if issubclass(_kind, int) else float,
+        deserializer=functools.partial(_in_range, _kind),
+        type_check=lambda value, kind: False,  # plain numbers are checked again
+    )
 
 
 def positive(text: str) -> int:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import set_loader
 
 from files.paths import CONFIGURATIONS
 
@@ -80,28 +78,6 @@ StrictLoader.add_implicit_resolver(
     re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0b[01_]+|0x[0-9a-fA-F_]+)$"),
     list("-+0123456789"),
 )
-
-
-@cache
-def strict_loader() -> type[StrictLoader]:
-    """Make the parser read YAML with ``StrictLoader``, and return it."""
-    set_loader("yaml", _load, (yaml.YAMLError,))
-    return StrictLoader
-
-
-def _load(text: str, path: Any = "") -> Any:
-    try:
-        value = yaml.load(text, StrictLoader)
-    except yaml.YAMLError as error:
-        if not path:
-            raise
-        raise yaml.YAMLError(str(error).replace(NO_FILE, f'"{path}"')) from error
-    if isinstance(value, dict) and value and all(part is None for part in value.values()):
-        # Typed text such as `a:` or `{a,b}`, which YAML reads as keys without values.
-        keys = set(text.strip(" {}").replace(" ", "").split(","))
-        single = len(value) == 1 and text.strip() == f"{next(iter(value))}:"
-        return text if single or keys == set(value) else value
-    return value
 
 
 @dataclass

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from commands.arguments.messages import unknown_key
-from commands.errors import EXPERIMENTS, ConfigurationError, did_you_mean
+from commands.errors import EXPERIMENTS, ConfigurationError, did_you_mean, unknown_key
 from commands.names import ABOUT
 from commands.options import ROOMS, SOURCES, options, public_names
 from files.paths import CONFIGURATIONS, read_text
@@ -121,7 +120,7 @@ def _refuse_key(key: str) -> None:
         name, known = rest.partition(".")[0], options(group)
         if known and name not in (*known, "help"):
             names = [f"{group}.{each}" for each in known]
-            raise ConfigurationError(unknown_key(f"Option '{group}.{name}' is not accepted", names))
+            raise ConfigurationError(unknown_key(f"{group}.{name}", names))
 
 
 def _refuse_file(value: str) -> None:

@@ -1,235 +1,294 @@
-"""What the parser's messages say, as one sentence: the key, the value, and the fix.
+"""What is wrong with a configuration, as one sentence: the key, the value, and the fix.
 
-A message of the library lists every type that it has tried. It is walked once, to the key, the
-class, and the innermost message. An unknown key, a missing one, a wrong value and a class that is
-not there have a sentence of ours; of all else, the key and the innermost message are printed.
+The parser's message lists every type that it has tried. Where the mistake is comes from our own
+dictionary: each class in it is asked for its arguments, from the outside to the inside.
 """
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import os
 import re
-import sys
-from collections.abc import Iterable, Sequence
-from itertools import takewhile
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from commands.errors import did_you_mean
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+from commands.errors import did_you_mean, unknown_key
 from commands.options import ROOMS, public_names
+from files.merge import SPEC, dataclass_at, hints_of, imported
+from files.own_modules import import_own
+from files.paths import CONFIGURATIONS
+from files.yaml_loader import NO_CONFIGURATION
 
-MOST_LISTED = 24  # keys in a sentence
-UNKNOWN = "unknown key "  # begins the sentence of an unknown key
-_UNKNOWN = re.compile(
-    r"(?:Group '(?P<group>[^']+)' does|Subcommand '\w+' does) not accept option '([^']+)'"
-    r"|^Option '([^']+)' is not accepted"
-    r"|^unrecognized arguments: --?([^\s=]+)"
-    r'|^No action for key "?([^\s"]+)'
+# Lines that say nothing of the mistake.
+_NOISE = re.compile(
+    r"Parser key|Does not validate|Subtypes:|Errors:|Given value|Problem with given|Subclass types|"
+    r"Expected a <class 'NoneType'>|a class path|a dict"
 )
-# Lines about the types that the parser tried, and the value that it tried them on.
-_ATTEMPTS = (
-    *(
-        "Does not validate",
-        "Subtypes:",
-        "Errors:",
-        "Given value",
-        "Unable to load config '",
-        "Subclass types",
-    ),
-    *("Expected a path but", "Expected a <class 'NoneType'>"),
-)
+_REQUIRED = re.compile(r"required: ([\w.]+(?:, [\w.]+)*)")
+_OF_CLASS = re.compile(r"import path|subclass|No module named|attribute|is abstract|is a protocol")
 
 
-class _Found(NamedTuple):
-    """The innermost message, and where it is."""
+@dataclass(frozen=True)
+class Mistakes:
+    """A search for the first mistake.
 
-    where: str  # the full key
-    class_path: str
-    message: str
-    given: str  # the value, where the message does not name it
-
-
-def readable(message: str, keys: Iterable[str]) -> str:
-    """Turn a parser's message, which lists every type that it tried, into one sentence.
-
-    Args:
-        message: The message of the parser.
-        keys: All keys of the parser, for suggestions.
+    Attributes:
+        new_parser: Makes a parser for the arguments of a class.
+        message: What the parser said; empty where it found nothing.
+        nulls: Whether to look only for null where none is allowed, which the library accepts.
     """
-    if message.startswith("Unexpected config:"):
-        content = message.partition(":")[2].strip()
-        return f"a configuration file must hold keys with values, but holds {content[:60]!r}"
-    found = _walk(message)
-    if not found.where:
-        return unknown_key(found.message, keys) or _top_level(found)
-    return (
-        _unknown(found)
-        or _missing(found)
-        or _no_class(found)
-        or _wrong_value(found)
-        or f"{found.where}: {found.message}"
-    )
 
+    new_parser: Callable[[], ArgumentParser]
+    message: str = ""
+    nulls: bool = False
 
-def _walk(message: str) -> _Found:
-    """Find the first innermost message, the keys down to it, and the last class named."""
-    message = re.sub(r"NestedArg\(key='([^']*)', val='?(.*?)'?\)", r"{\1: \2}", message)
-    lines = [line for line in message.splitlines() if line.strip()]
-    attempts = (*_ATTEMPTS, "Expected a dot") if ", column " in message else _ATTEMPTS
-    path: list[str] = []
-    class_path = inner = ""
-    for number, line in enumerate(lines):
-        inner = re.sub(r"^\s*(- )?(Not of type \w+: )?", "", line)
-        _, makes, rest = inner.partition(" expects a function or a callable class: ")
-        if makes:
-            inner = rest
-            # In the line itself, or, for a type of several parts, in the value after all of them.
-            named = re.search("class_path='([^']+)", " ".join([rest, *lines[number + 1 :]]))
-            class_path = named[1] if named else class_path
-        if inner.startswith('Parser key "'):
-            key, _, inner = inner.removeprefix('Parser key "').partition('":')
-            if path and f"{key}.".startswith(f"{path[-1]}."):  # a group in braces, and its key
-                path.pop()
-            path.append(key)
-        elif inner.startswith("Problem with given class_path '"):
-            class_path, inner = inner.split("'")[1], ""
-        if inner.strip() and not inner.startswith(attempts):
-            break
-    after = lines[number + 1 :]
-    more = [each.strip() for each in takewhile(lambda each: _goes_on(line, each), after)]
-    values = (each.partition("Given value:")[2] for each in after if "Given value:" in each)
-    whole, given = (
-        text.partition(". Got value: Namespace(")[0].strip()
-        for text in (" ".join([inner.strip(), *more]), next(values, ""))
-    )
-    return _Found(".init_args.".join(path), class_path, whole, given)
+    def of_command(self, parser: ArgumentParser, values: Mapping[str, Any]) -> str:
+        """Return the sentence; empty without a mistake.
 
-
-def _goes_on(first: str, line: str) -> bool:
-    """Return whether a line belongs to an innermost message, by its indentation."""
-    bare = line.lstrip()
-    below = len(line) - len(bare) >= len(first) - len(first.lstrip())
-    other = bare.startswith("- ") and not bare.startswith("- Expected a")
-    return below and not other and not bare.removeprefix("- ").startswith(_ATTEMPTS)
-
-
-# ------------------------------------------------------------------------------------ unknown keys
-
-
-def unknown_key(message: str, keys: Iterable[str]) -> str:
-    """Return the sentence about an unknown key of a parser; empty for another message.
-
-    Args:
-        message: The message of the parser.
-        keys: Its keys.
-    """
-    match = _UNKNOWN.search(message)
-    if match is None:
-        return ""
-    unknown = next(filter(None, match.groups()[1:]))
-    unknown = f"{match['group']}.{unknown}" if match["group"] else unknown
-    keys = [key for key in keys if not key.startswith("print_")]
-    unknown = _outermost(unknown, keys)
-    alike = [key for key in keys if key.count(".") == unknown.count(".")]
-    near = did_you_mean(unknown, alike) or did_you_mean(unknown, keys)
-    listed = ""
-    if 0 < len(alike) <= MOST_LISTED:
-        listed = f"; known there: {', '.join(map(repr, alike))}"
-    return f"{UNKNOWN}{unknown!r}{near or listed}"
-
-
-def _outermost(unknown: str, keys: Sequence[str]) -> str:
-    # Of an unknown group with keys below it, the group.
-    parts = unknown.split(".")
-    groups = (".".join(parts[:count]) for count in range(1, len(parts)))
-    return next((g for g in groups if not any(f"{k}.".startswith(f"{g}.") for k in keys)), unknown)
-
-
-def _unknown(found: _Found) -> str:
-    if not found.message.startswith(UNKNOWN):
-        return ""
-    name = found.message.split("'")[1]
-    if did_you_mean(name, ("class_path", "init_args")):
-        return f"{found.where} takes class_path and init_args, but is {found.given}"
-    return re.sub(r"(key |mean )'([^']+)'", rf"\1'{found.where}.init_args.\2'", found.message)
-
-
-# ------------------------------------------------------------------------------ missing, and words
-
-
-def _top_level(found: _Found) -> str:
-    missing = re.match("the following arguments are required: (.*)", found.message)
-    if missing:
-        keys = [key.partition(".")[2] for key in missing[1].split(", ")]
+        Args:
+            parser: The parser of the command.
+            values: The configuration.
+        """
+        for sentence in self._in_arguments(parser, values, ""):
+            return sentence
+        if self.nulls:
+            return ""
+        required = _REQUIRED.search(self.message)
+        if required is None:
+            return _innermost(self.message)
+        keys = required[1].split(", ")
         files = " ".join(f"--{key} configs/{key}/NAME.yaml" for key in keys)
         return (
             f"missing {', '.join(keys)}: name an experiment with --config "
             f"configs/experiment/NAME.yaml, or add {files}"
         )
-    word = found.message.removeprefix("unrecognized arguments: ")
-    if word == found.message:
-        return word + (" (a tab? YAML is indented by spaces)" if "any token" in word else "")
-    return (
-        f"{word!r} is not an option: write its key before it, as --config {word}, or for images "
-        f"--data.predict {word}, a pattern in quotation marks"
-    )
+
+    def _in_arguments(
+        self, parser: ArgumentParser, values: Mapping[str, Any], where: str
+    ) -> Iterator[str]:
+        keys = [*parser.get_defaults().keys(branches=True)]
+        flat = dict(_flat(values, keys))
+        above = f"{where}." if where else ""
+        for key in flat:
+            if key not in keys:
+                yield unknown_key(f"{above}{key}", [f"{above}{each}" for each in keys])
+        for key, value in flat.items():
+            if self.nulls and not _has_null(value):
+                continue
+            if _is_group(key, keys):
+                yield f"{above}{key}: expected keys below it, but it is {_as_typed(value)}"
+                continue
+            complaint = _complaint(parser, key, value)
+            if complaint and f"{above}{key}" == "data.degradation":
+                yield "data.degradation is filled in from the key degradation: write it there"
+            if complaint or self.nulls:
+                yield from self._in_value(value, f"{above}{key}")
+            if complaint:
+                yield from _wrong_value(complaint, value, f"{above}{key}")
+
+    def _in_value(self, value: Any, where: str) -> Iterator[str]:
+        if isinstance(value, list):
+            for item in value:
+                yield from self._in_value(item, where)
+        elif isinstance(value, Mapping) and "class_path" in value:
+            yield from self._in_class(value, where)
+        elif isinstance(value, Mapping):
+            for name, item in value.items():
+                yield from self._in_value(item, f"{where}.{name}")
+        elif isinstance(value, str) and _REQUIRED.search(self.message) and imported(value):
+            yield from self._in_class({"class_path": value}, where)
+
+    def _in_class(self, value: Mapping[str, Any], where: str) -> Iterator[str]:
+        path = str(value["class_path"])
+        if others := value.keys() - {*SPEC}:
+            yield f"{where} takes class_path and init_args, but has {', '.join(map(str, others))}"
+        kind = imported(path)
+        if kind is None:
+            yield from _no_class(path, where)
+            return
+        parser = self._parser_of(kind)
+        arguments = value.get("init_args") or {}
+        if parser is None or not isinstance(arguments, Mapping):
+            return
+        keys = [*parser.get_defaults().keys(branches=True)]
+        yield from self._in_arguments(parser, _with_dataclasses(path, arguments, keys), where)
+        if missing := self._missing(parser, arguments):
+            names = ", ".join(f"{where}.{name}" for name in missing)
+            yield f"missing {names} ({path} needs it)"
+
+    def _parser_of(self, kind: Any) -> ArgumentParser | None:
+        parser = self.new_parser()
+        add = (
+            parser.add_class_arguments if isinstance(kind, type) else parser.add_function_arguments
+        )
+        try:
+            add(kind, fail_untyped=False)
+        except (TypeError, ValueError):
+            return None
+        return parser
+
+    def _missing(self, parser: ArgumentParser, arguments: Mapping[str, Any]) -> list[str]:
+        # The parser of the whole says which of them are missing, as it fills in some of them.
+        required = _REQUIRED.search(self.message)
+        if required is None:
+            return []
+        try:
+            whole = Namespace(copy.deepcopy(dict(arguments)))  # type: ignore[no-untyped-call]
+            parser.validate(whole)
+        except (TypeError, ArgumentError) as error:
+            of_class = _REQUIRED.search(str(error))
+            names = required[1].rstrip(".").split(", ")
+            missing = of_class[1].rstrip(".").split(", ") if of_class else []
+            return [name for name in missing if name in names]
+        return []
 
 
-def _missing(found: _Found) -> str:
-    match = re.match("the following arguments are required: ([^ ]+(?:, [^ ]+)*)", found.message)
-    if match is None:
-        return ""
-    if found.where == "data.init_args.degradation":
-        return f"{found.where} is filled in from the top-level key degradation: write it there"
-    names = [f"{found.where}.init_args.{name}" for name in match[1].rstrip(".").split(", ")]
-    return f"missing {', '.join(names)} ({found.class_path} needs it)"
+def _complaint(parser: ArgumentParser, key: str, value: Any) -> str:
+    """Return what a parser says against a value; empty if it takes it."""
+    try:
+        one = Namespace({key: copy.deepcopy(value)})  # type: ignore[no-untyped-call]
+        parser.validate(one, skip_unset=False, skip_required=True)
+    except (TypeError, ValueError, KeyError, ArgumentError) as error:
+        return str(error)
+    return ""
 
 
-# ------------------------------------------------------------------------------------- wrong values
+def no_keys(values: Any, where: str = "") -> Iterator[str]:
+    """Yield what stands in the place of a class's group of keys, which the library would accept.
+
+    Args:
+        values: Any part of a configuration.
+        where: Its key.
+    """
+    if isinstance(values, list):
+        for item in values:
+            yield from no_keys(item, where)
+    if not isinstance(values, Mapping):
+        return
+    path = values.get("class_path")
+    arguments = values.get("init_args") if path else values
+    for name, value in arguments.items() if isinstance(arguments, Mapping) else ():
+        place = f"{where}.{name}" if where else str(name)
+        is_number = isinstance(value, int | float)
+        if path and is_number and dataclasses.is_dataclass(hints_of(imported(str(path))).get(name)):
+            yield f"{place} is {value}: it takes keys below it"
+        yield from no_keys(value, place)
 
 
-def _wrong_value(found: _Found) -> str:
-    if not found.message.startswith(("Expected a ", "Expected an ")):
-        return ""
-    tried, got, value = found.message.partition(". Got value:")
-    value = value.strip() if got else found.given
-    value = {"None": "null", "null": "null", "": "empty"}.get(value, value)
-    types = [_type(part) for part in re.split(r" ?-? ?(?=Expected an? )", tried) if part]
+def _flat(values: Mapping[str, Any], keys: list[str], above: str = "") -> Iterator[tuple[str, Any]]:
+    # Keys with their values; those of a group have its name before them.
+    for name, value in values.items():
+        key = f"{above}{name}"
+        if isinstance(value, Mapping) and _is_group(key, keys):
+            yield from _flat(value, keys, f"{key}.")
+        else:
+            yield key, value
+
+
+def _is_group(key: str, keys: list[str]) -> bool:
+    return any(each.startswith(f"{key}.") for each in keys)
+
+
+def _with_dataclasses(path: str, arguments: Mapping[str, Any], keys: list[str]) -> dict[str, Any]:
+    # The library finds the class of such an argument by itself.
+    result = dict(arguments)
+    for name, value in arguments.items():
+        if not isinstance(value, dict) or value.keys() & {*SPEC} or _is_group(name, keys):
+            continue
+        kind = dataclass_at(path, (name,))
+        if kind is not None:
+            whole = f"{kind.__module__}.{kind.__qualname__}"
+            result[name] = {"class_path": whole, "init_args": value}
+    return result
+
+
+def _has_null(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_has_null, value.values()))
+    return any(map(_has_null, value)) if isinstance(value, list) else value is None
+
+
+def _innermost(message: str) -> str:
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    telling = [line for line in lines if line and not _NOISE.match(line)]
+    return telling[0].partition(". Got value: Namespace(")[0] if telling else " ".join(lines)
+
+
+def _wrong_value(message: str, value: Any, where: str) -> Iterator[str]:
+    text = _as_typed(value)
+    if _OF_CLASS.search(message) and "Expected a <class 'str'>" not in message:
+        for path in _paths(value):
+            yield from _no_class(path, where)
+        of_class = value.get("class_path") if isinstance(value, Mapping) else value
+        if isinstance(of_class, str):
+            yield f"{where} is {of_class}: {_innermost(message)}"
+    types = map(_type, re.findall(r"Expected (an? [^\n]*)", message))
     expected = " or ".join(dict.fromkeys(name for name in types if name != "NoneType"))
-    fix = ": leave it out, or give a value" if value == "null" else ""
-    return f"{found.where} is {value}; expected {expected}{fix}"
+    if expected:
+        fix = ": leave it out, or give a value" if value is None else ""
+        yield f"{where} is {text}; expected {expected}{fix}"
+    if isinstance(value, Mapping) or "a valid subclass" in message:
+        yield f"{where} takes class_path and init_args, but is {text}"
+    yield f"{where}: {_innermost(message)}"
+
+
+def _paths(value: Any) -> Iterator[str]:
+    # Of classes, where any are expected.
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _paths(item)
+    elif isinstance(value, Mapping):
+        path = value.get("class_path")
+        texts = [each for each in value.values() if isinstance(each, str) and "." in each]
+        yield from [path] if isinstance(path, str) else texts
+
+
+def _as_typed(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {_as_typed(part)}' for key, part in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_as_typed, value))}]"
+    return {None: "null", "": "empty"}.get(value, str(value))
 
 
 def _type(part: str) -> str:
-    # "Expected a <class 'int'>", "Expected a typing.Literal['a', 'b']", "Expected an integer ..."
-    name = part.removeprefix("Expected ").removesuffix(".")
+    # "a <class 'int'>", "a typing.Literal['a', 'b']", "an integer above 0. Got value: -1"
+    name = part.partition(". Got value:")[0].removesuffix(".")
     if "import path" in name:
         return "the path of a class"
     return re.sub(r"^an? (?:<class '([\w.]+)'>|typing\.Literal\[(.*)\])", r"\1\2", name)
 
 
-# ------------------------------------------------------------------------------------------ classes
+def _no_class(path: str, where: str) -> Iterator[str]:
+    """Yield why a path names nothing that can be imported; nothing if it does."""
+    if os.path.exists(path):
+        yield f"{where}: {path!r} {NO_CONFIGURATION}"
+    if path.endswith(CONFIGURATIONS):
+        yield f"{where} is {path}, and there is no such file"
+    module, _, name = path.rpartition(".")
+    if not module or not path.replace(".", "").isidentifier():
+        names = {each.rpartition(".")[2]: each for room in ROOMS for each in public_names(room)}
+        near = did_you_mean(names.get(path, path), names.values())
+        yield f"{where}: {path!r} is not a class, named as folder.file.Class{near}"
+        return
+    try:
+        content = import_own(module)
+    except (ImportError, AttributeError) as error:
+        yield f"{where} is {path}: {error}{_public(path)}"
+        return
+    if not hasattr(content, name):
+        near = _public(path) or did_you_mean(name, dir(content))
+        yield f"{where}: {module} has no {name!r}{near}"
 
 
-def _no_class(found: _Found) -> str:
-    where, message = found.where, found.message
-    if message.startswith("Not a valid subclass of"):
-        return f"{where} takes class_path and init_args, but is {found.given}"
-    word = message.removeprefix("Expected a dot import path string: ")
-    if word != message:
-        names = {name.rpartition(".")[2]: name for room in ROOMS for name in public_names(room)}
-        near = did_you_mean(names.get(word, word), names.values())
-        return f"{where}: {word!r} is not a class, named as folder.file.Class{near}"
-    name = (found.class_path or found.given).rpartition(".")[2]
-    lacking = re.match(r"(?:module '(?P<file>.+)' has no|No (?P<room>\w+)) attribute", message)
-    if lacking and lacking["room"]:
-        near = did_you_mean(f"{lacking['room']}.{name}", public_names(lacking["room"]))
-        return f"{where}: {message}{near}"
-    if lacking:
-        near = did_you_mean(message.split("'")[3], dir(sys.modules.get(lacking["file"])))
-        return f"{where}: {message}{near}"
-    named = re.match(r"(?:No module named|cannot import name '\w+' from) '([\w.]+)'", message)
-    if named:
-        return f"{where} is {found.class_path or found.given}: {message}"
-    message = message.partition(" - Expected a <class")[0]  # what its other types would be
-    if "is abstract" in message or "does not correspond to a subclass" in message:
-        return f"{where} is {found.given}: {message}"
-    return ""
+def _public(path: str) -> str:
+    room, _, rest = path.partition(".")
+    if room not in ROOMS:
+        return ""
+    return did_you_mean(f"{room}.{rest.rpartition('.')[2]}", public_names(room))

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Mapping
 from datetime import timedelta
-from enum import Enum
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import Namespace, set_dumper
+from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import get_registered_type, register_type
 
-from files.yaml_loader import strict_loader
+from files.yaml_loader import StrictLoader
 
 PLAIN = (type(None), bool, int, float, str)
 
 # Dictionaries of classes whose order has no meaning.
 UNORDERED = ("", "init_args", "val", "test", "predict")
-
-# The library writes these as text and reads them again by the type of the argument.
-READ_AGAIN = (os.PathLike, timedelta, Enum)
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
@@ -32,16 +28,13 @@ class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[mi
 
 _Dumper.yaml_implicit_resolvers = {
     letter: [*yaml.SafeDumper.yaml_implicit_resolvers.get(letter, []), *resolvers]
-    for letter, resolvers in strict_loader().yaml_implicit_resolvers.items()
+    for letter, resolvers in StrictLoader.yaml_implicit_resolvers.items()
 }
 
 
 def as_yaml(config: Any) -> str:
     """Return a plain configuration as YAML that the parser reads again as the same."""
     return yaml.dump(config, Dumper=_Dumper, sort_keys=False)
-
-
-set_dumper("yaml", as_yaml)
 
 
 def _register(kind: type) -> None:
@@ -79,19 +72,25 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: config, **found}
 
 
-def is_mere_default(value: Any, default: Any, hint: Any) -> bool:
-    """Return whether a value is a default that cannot be read again from text.
+def without_odd_defaults(parser: ArgumentParser, config: Namespace) -> Namespace:
+    """Return a configuration without defaults that have no text form, such as a device.
 
-    Such a value is not saved: the class has it by default.
+    They are not saved: the class has them by default.
 
     Args:
-        value: The parsed value.
-        default: The default of its argument.
-        hint: The type of its argument. Without one, text stays text.
+        parser: The parser.
+        config: Its configuration, which stays as it is.
     """
-    untyped = "Any" in str(hint) or "Untyped" in str(hint)
-    same = value is default or (isinstance(value, list | dict) and _equal(value, default))
-    return same and not (_is_plain(value) if untyped else _has_text(value))
+    odd = [key for key, value in config.items() if not _has_text(value)]
+    if not odd:
+        return config
+    defaults = parser.get_defaults()
+    config = config.clone()
+    for key in odd:
+        value, default = config[key], defaults.get(key)
+        if value is default or (isinstance(value, list | dict) and _equal(value, default)):
+            config.pop(key)
+    return config
 
 
 def _equal(one: Any, other: Any) -> bool:
@@ -101,33 +100,14 @@ def _equal(one: Any, other: Any) -> bool:
         return False
 
 
-def _is_plain(value: Any) -> bool:
-    if type(value) is list:
-        return all(map(_is_plain, value))
-    if type(value) is dict:
-        return all(map(_is_plain, (*value.keys(), *value.values())))
-    return type(value) in PLAIN or isinstance(value, Namespace)
-
-
 def _has_text(value: Any) -> bool:
-    if isinstance(value, list | tuple | set | frozenset):
+    if isinstance(value, list | tuple):
         return all(map(_has_text, value))
-    if isinstance(value, Namespace):  # a class with its arguments
-        return True
     if isinstance(value, Mapping):
         return all(map(_has_text, (*value.keys(), *value.values())))
-    if type(value) in PLAIN:
+    if type(value) in PLAIN or isinstance(value, Namespace):
         return True
-    if isinstance(value, READ_AGAIN):
-        return not isinstance(value, str)  # an enum of text: its argument is text, too
-    return _has_path(value)
-
-
-def _has_path(value: Any) -> bool:
-    # Functions and classes have an import path.
-    try:
-        return (
-            reduce(getattr, value.__qualname__.split("."), sys.modules[value.__module__]) is value
-        )
-    except (AttributeError, KeyError):
+    if not inspect.isroutine(value):
         return False
+    module = sys.modules.get(str(value.__module__))
+    return getattr(module, value.__name__, None) is value

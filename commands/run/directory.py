@@ -186,14 +186,10 @@ def run_folder(root: str, name: str) -> Path:
         name: ``run.name``.
 
     Raises:
-        ConfigurationError: If the folder is not below the root (to rename the root or a folder
-            above it would rename all runs), or there is no root.
+        ConfigurationError: If the folder is not below the root. To rename the root, or a folder
+            above it, would rename all runs.
         ValueError: If the root is empty or contains an unset variable.
     """
-    if root == "null":  # as typed, which is text to the parser
-        raise ConfigurationError(
-            "run.root is null: remove it for the folder runs, or name a folder"
-        )
     above = Path(expand_path(root, "run.root"))
     if above.resolve().is_relative_to((above / name).resolve()):
         raise ConfigurationError(

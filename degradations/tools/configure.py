@@ -12,27 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser  # type: ignore[attr-defined]
+from jsonargparse import ArgumentError, ArgumentParser
 
 from degradations.base import Degradation
-from files.layers import replaced
+from files.merge import Merged
 from files.paths import CONFIGURATIONS, read_text
-from files.ranges import register_ranges
-from files.yaml_loader import NO_CONFIGURATION, strict_loader
+from files.yaml_loader import NO_CONFIGURATION, StrictLoader
 
 # Lines of the parser's messages that say nothing of the mistake.
 _NOISE = re.compile(
     r"(- )?(Does not validate|Subtypes:|Errors:|Given value|Expected a <class '(NoneType|dict|list)"
     r"|Subclass types|a (class|dict))"
 )
-
-register_ranges()
-
-
-class _ConfigFile(ActionConfigFile):
-    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
-        replaced(cfg, str(values))
-        super().__call__(parser, cfg, values, option_string)  # type: ignore[no-untyped-call]
 
 
 def degradation_of(paths: Sequence[str | Path], scale: float | None = None) -> Degradation:
@@ -50,25 +41,20 @@ def degradation_of(paths: Sequence[str | Path], scale: float | None = None) -> D
     scale = scale if scale is not None else scale_in(paths)
     if scale is None:
         raise ValueError(f"{named} has no data.init_args.scale: give the scale")
-    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--config", action=_ConfigFile)
-    parser.add_subclass_arguments(Degradation, "degradation")
-    arguments, others = list[str](), set[str]()
+    merged = Merged()
     for path in paths:
         content = _mapping(Path(path))
         if "degradation" in content:
-            arguments += ["--config", str(path)]
-            others |= content.keys() - {"degradation"}
+            merged.add_file(str(path))
         elif content.keys() & {"class_path", "init_args"}:
-            if "class_path" in content:  # replaces the whole, as with main.py
-                arguments.clear()
-            arguments += ["--degradation", str(path)]
+            merged.add_typed("degradation", str(path))
         else:
             raise ValueError(f"{path} has neither class_path nor the key degradation")
-    for key in others:
-        parser.add_argument(f"--{key}", type=lambda value: value)  # another command's
+    merged.add_typed("degradation.init_args.scale", repr(scale))
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Degradation, "degradation")
     try:
-        config = parser.parse_args([*arguments, "--degradation.init_args.scale", repr(scale)])
+        config = parser.parse_object({"degradation": merged.values["degradation"]})
         degradation = parser.instantiate(config).degradation
     except (ArgumentError, TypeError, ValueError) as error:
         raise ValueError(f"{named}: {_in_short(str(error))}") from error
@@ -100,7 +86,7 @@ def _mapping(path: Path) -> dict[str, Any]:
     if not path.name.lower().endswith(CONFIGURATIONS):
         raise ValueError(f"{path} {NO_CONFIGURATION}")
     try:
-        content = yaml.load(read_text(path), strict_loader())
+        content = yaml.load(read_text(path), StrictLoader)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -34,7 +34,8 @@ FLAGS = [
     # unknown keys
     ("--modle x", "'modle'; did you mean 'model'?"),
     ("--model.network.chanels 3", "'model.network.chanels'", "'model.network.channels'?"),
-    ("--model.optimizer.lr 3", "unknown key 'model.optimizer.lr'"),
+    ("--model.optimizer.lr 3", "model.optimizer takes class_path and init_args"),
+    ("--data.train.rot 3", "'data.train.root'?"),
     (f"{CALLBACK}.bordr 3", "'trainer.callbacks.border'?"),
     (f"{REAL} --degradation.first.gaussian_sgma [1,5]", "'degradation.first.gaussian_sigma'?"),
     # what is missing
@@ -48,7 +49,8 @@ FLAGS = [
     ("--trainer.precision 17", "is 17; expected 64, 32, 16 or", "'bf16-mixed'"),
     ("--model.optimizer null", "model.optimizer is null; expected the path of a class"),
     # classes
-    ("--model lightning_modules.one_pass.regression.Regresion", "did you mean 'Regression'?"),
+    ("--model lightning_modules.one_pass.regression.Regresion", "'lightning_modules.Regression'?"),
+    ("--trainer.callbacks+=callbacks.psnr.PSNR", "trainer.callbacks is", "'callbacks.PSNR'?"),
     ("--model lightning_moduls.regression.Regression", "No module named 'lightning_moduls'"),
     ("--model lightning_modules.EDSR", "EDSR", "subclass of ImageModel"),
     ("--model PLUGINS.NoRestore", "NoRestore", "is abstract"),
@@ -56,10 +58,11 @@ FLAGS = [
     # files and words
     ("--config resshift", "resshift_journal.yaml", "resshift_v2.yaml"),
     ("--data.predict tiny.yaml b.JPG", "'b.JPG' is not an option", "in quotation marks"),
+    ("--run x", "run is 'x': it takes keys below it"),
     # what follows from another key, and what Lightning would do wrong or refuses
     ("--data.seed 0 --seed_everything 5", "data.seed is set to 0", "seed_everything instead"),
-    ("--model.scale 3", "model.scale is set to 3", "set data.scale instead (it is 2.0)"),
-    ("--data.degradation degradations.Bicubic", "top-level key degradation"),
+    ("--model.scale 3", "model.scale is set to 3", "set data.scale instead (it is 2)"),
+    ("--data.degradation degradations.Bicubic", "from the key degradation"),
     ("--trainer.default_root_dir x", "set run.root and run.name instead"),
     (f"--trainer.callbacks+ {LIGHTNING}.BatchSizeFinder", "BatchSizeFinder", "data.batch_size"),
     ("--trainer.accumulate_grad_batches -1", "accumulate_grad_batches is -1", "above 0"),
@@ -82,8 +85,11 @@ def test_flags(tiny: Path, refusal: Refusal, typed: str, words: list[str]) -> No
 EDSR = "model: {init_args: {network: {class_path: lightning_modules.EDSR, init_args: "
 NOISE = "degradation: {class_path: degradations.Pipeline, init_args: {stages: [{class_path: "
 NOISE += "degradations.GaussianNoise, init_args: "
-NAMED = "degradation: {class_path: degradations.Pipeline, init_args: {stages: {own: {class_path: "
-NAMED += "degradations.%s}}}}"
+NAMED = NOISE.replace("[{", "{a: {")
+STAGE_OWN = (
+    "degradation: {class_path: degradations.Pipeline, init_args: {stages: {own: {class_path: "
+)
+STAGE_OWN += "degradations.%s}}}}"
 LEVELS = [f"{below}: &{below} [{f'*{above}, ' * 9}]" for above, below in pairwise("abcdefghi")]
 BOMB = "\n".join(LEVELS)
 # Content of a second file, and words of the sentence.
@@ -92,9 +98,10 @@ YAML = [
     (f"{EDSR}{{channels: null}}}}}}}}", "model.network.channels is null; expected an integer"),
     (
         "data: {init_args: {val: {a: {class_path: datamodules.Folder, init_args: {rot: x}}}}}",
-        "'data.val.root'?",
+        "'data.val.a.root'?",
     ),
     (f"{NOISE}{{sigm: [1, 2]}}}}]}}}}", "'degradation.stages.sigma'?"),
+    (f"{NAMED}{{sigm: [1, 2]}}}}}}}}}}", "'degradation.stages.a.sigma'?"),
     (f"{NOISE}{{sigma: [3, 2]}}}}]}}}}", "sigma is [3.0, 2.0]; expected 0 <= lower <= upper"),
     (
         "model: {class_path: lightning_modules.Bicubic, init_arg: {}}",
@@ -102,23 +109,26 @@ YAML = [
     ),
     (
         "data: {init_args: {val: {a: {class_path: datamodules.sources.folder.Foldr}}}}",
-        "data.val:",
-        "did you mean 'Folder'",
+        "data.val.a:",
+        "did you mean 'datamodules.Folder'",
     ),
     ("run: {name: a}\ntrainer: {max_steps: 3}\nrun: {name: b}", "duplicate key 'run'", "line 3"),
     ("trainer: {max_steps: 3}\ndata: &own {init_args: *own}", "within its own anchor", "line 2"),
     ("a: &a [x, x, x, x, x, x, x, x]\n" + BOMB, "repeat more than", "line 6"),
     (f"a: {'[' * 200_000}", "more than 100 levels", "line 1"),
     (f"seed_everything: {'9' * 5_000}", "read as int", "line 1"),
-    (NAMED % "GausianNoise", "did you mean 'degradations.GaussianNoise'"),
-    (NAMED % "GaussianNoise, init_args: {sigm: [1, 5]}", "'degradation.stages.sigma'?"),
+    (STAGE_OWN % "GausianNoise", "did you mean 'degradations.GaussianNoise'"),
     (
-        NAMED % "Albumentations, init_args: {transform: {class_path: albumentations.Perspective}}",
+        STAGE_OWN
+        % "Albumentations, init_args: {transform: {class_path: albumentations.Perspective}}",
         "Perspective moves pixels",
     ),
     ("trainer:\n\tmax_steps: 3", 'more.yaml", line 2', "a tab?"),
+    ("# nothing", "a configuration file must hold keys"),
     ("data:\n  init_args:\n  batch_size: 2\n", "data takes class_path and init_args"),
     ("trainer:\n#  max_steps: 3\nseed_everything: 3", "trainer is empty"),
+    ("data: {init_args: {crops: 3}}", "data.crops is 3: it takes keys below it"),
+    ("run: [1]", "run is [1]: it takes keys below it"),
 ]
 
 
@@ -127,6 +137,19 @@ def test_yaml(tiny: Path, refusal: Refusal, content: str, words: list[str]) -> N
     Path("more.yaml").write_text(f"{content}\n")
     sentence = refusal(*FIT, "--config", "more.yaml")
     assert [word for word in words if word not in sentence] == [], sentence
+
+
+def test_the_place_of_a_mistake(tiny: Path, refusal: Refusal) -> None:
+    """Also in a file that another one names; what is typed later has none."""
+    Path("parts").mkdir()
+    network = "  network:\n    class_path: lightning_modules.EDSR\n    init_args:\n"
+    model = f"class_path: lightning_modules.Regression\ninit_args:\n{network}      channels: x\n"
+    Path("parts/model.yaml").write_text(model)
+    Path("more.yaml").write_text("\ntrainer.max_steps: 3\nmodel: parts/model.yaml\n")
+    more = (*FIT, "--config", "more.yaml")
+    sentence = refusal(*more)
+    assert sentence.startswith("parts/model.yaml, line 6: model.network.channels is x; expected an")
+    assert refusal(*more, "--model.network.channels", "y").startswith("model.network.channels is y")
 
 
 @pytest.mark.parametrize("key", ["model", "trainer", "trainer.callbacks", "config"])

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 from jsonargparse import ArgumentError, ArgumentParser
+from lightning.pytorch.cli import LightningCLI
 
+from datamodules import SRDataModule
 from files.numbers import (
     NonNegativeFloat,
     NonNegativeInt,
@@ -14,7 +16,7 @@ from files.numbers import (
     PositiveInt,
     UnitInterval,
 )
-from files.ranges import register_ranges
+from lightning_modules import Regression
 
 
 class Settings:
@@ -34,7 +36,7 @@ class Settings:
 @pytest.fixture
 def parser() -> ArgumentParser:
     """Return a parser of the class."""
-    register_ranges()
+
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Settings, "a")
     return parser
@@ -70,3 +72,11 @@ def test_fits(parser: ArgumentParser, key: str, text: str, value: Any) -> None:
 def test_is_refused(parser: ArgumentParser, key: str, text: str) -> None:
     with pytest.raises(ArgumentError, match=rf"(?s){key}.*xpected an? (integer|finite|number)"):
         parser.parse_args([f"--a.{key}={text}"])
+
+
+def test_a_plain_lightning_cli_takes_our_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["own.py"])
+    model = ("--model.scale=2", "--model.network=lightning_modules.EDSR")
+    data = ("--data.scale=2", "--data.crop_size=16", "--trainer.logger=false")
+    cli = LightningCLI(Regression, SRDataModule, args=[*model, *data], run=False)
+    assert (cli.model.scale, cli.datamodule.crop_size) == (2.0, 16)

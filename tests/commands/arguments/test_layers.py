@@ -78,6 +78,14 @@ def test_a_key_that_is_typed_changes_that_key(printed: Callable[..., Any]) -> No
     assert (root, files) == ("b", ["1.png", "2.png"])
 
 
+@pytest.mark.parametrize("key", ["data.crops", "data.init_args.crops"])
+def test_a_group_of_a_class_keeps_its_other_keys(printed: Callable[..., Any], key: str) -> None:
+    words = (f"--{key}", "{flips: false}", f"--{key}", "{small: skip}")
+    crops = printed({"data": {"init_args": {"crops": {"per_image": 3}}}}, *words)
+    crops = crops["data"]["init_args"]["crops"]
+    assert (crops["per_image"], crops["flips"], crops["small"]) == (3, False, "skip")
+
+
 def test_dictionaries_and_lists_in_a_class_of_ones_own(printed: Callable[..., Any]) -> None:
     def layer(**arguments: Any) -> dict[str, Any]:
         given = {"class_path": f"{__name__}.Parts", "init_args": arguments}

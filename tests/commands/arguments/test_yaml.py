@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from files.yaml_loader import strict_loader
+from files.yaml_loader import StrictLoader
 
 
 @pytest.mark.parametrize(
@@ -15,4 +15,4 @@ from files.yaml_loader import strict_loader
     ],
 )
 def test_numbers_are_those_of_yaml_1_2(text: str, value: object) -> None:
-    assert strict_loader()(text).get_single_data() == value
+    assert StrictLoader(text).get_single_data() == value

@@ -29,7 +29,6 @@ from datamodules.shards.index import (
 from datamodules.shards.shards import Shards
 from datamodules.source import Source
 from files.images.decode import UnreadableImage
-from files.ranges import register_ranges
 from tests.datamodules.image_files import pixels, save
 from tests.datamodules.image_files import write_tar as write
 
@@ -385,7 +384,6 @@ def test_stages_of_ones_own(tmp_path):
         for suffix in ("png", "cls")
     ]
     path = write(tmp_path / "t.tar", members)
-    register_ranges()
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--source", type=Source)
     settings = SETTINGS % (path, tmp_path)
