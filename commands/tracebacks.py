@@ -11,6 +11,7 @@ import traceback
 import lightning
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from commands.arguments.messages import innermost
 from commands.errors import ROOT, ConfigurationError, TemporaryError
 
 ROOMS = ("callbacks", "commands", "datamodules", "degradations", "files", "lightning_modules")
@@ -20,6 +21,8 @@ LIGHTNING = tuple(lightning.__path__)
 CALLBACKS = os.path.join(LIGHTNING[0], "pytorch", "callbacks")
 FULL = (errno.ENOSPC, errno.EDQUOT)
 Frames = list[traceback.FrameSummary]
+# Beginnings of the messages in which the parser wraps an exception of a constructor.
+WRAPPED = ("Does not validate against any of the Union subtypes", "Problem with given class_path")
 
 # Errors of disks and paths, with their fixes.
 DISK = {
@@ -62,6 +65,9 @@ def sentence_of(error: BaseException) -> str | None:
             f"out of memory{f': {message}' if message else ''}; lower what it grows with, such as "
             "data.init_args.batch_size, crop_size, crops.per_image or workers"
         )
+    if message.startswith(WRAPPED):
+        lines = [line for line in message.splitlines() if "Expected a <class" not in line]
+        return innermost("\n".join(lines))
     frames = list(traceback.extract_tb(error.__traceback__))
     if _WORKER in message:
         frames, message = _in_worker(message)
@@ -96,11 +102,13 @@ def status_of(error: BaseException) -> int:
 
 
 def origin(error: BaseException) -> BaseException:
-    """Return an exception of a constructor, which the parser wraps once for each type it tried."""
-    while str(error).startswith(
-        ("Does not validate against any of the Union subtypes", "Problem with given class_path")
-    ):
-        if error.__cause__ is None:
+    """Return an exception of a constructor, which the parser wraps once for each type it tried.
+
+    The cause of a wrapper is the error of the first type, which may only say that a mapping is no
+    list; then the wrapper's text has the error of the constructor.
+    """
+    while str(error).startswith(WRAPPED):
+        if error.__cause__ is None or str(error.__cause__).startswith("Expected a <class"):
             break
         error = error.__cause__
     return error

@@ -59,7 +59,7 @@ class Mistakes:
             return ""
         required = _REQUIRED.search(self.message)
         if required is None:
-            return _innermost(self.message)
+            return innermost(self.message)
         keys = required[1].split(", ")
         files = " ".join(f"--{key} configs/{key}/NAME.yaml" for key in keys)
         return (
@@ -212,7 +212,8 @@ def _has_null(value: Any) -> bool:
     return any(map(_has_null, value)) if isinstance(value, list) else value is None
 
 
-def _innermost(message: str) -> str:
+def innermost(message: str) -> str:
+    """Return the first line of a message of the library that says what is wrong."""
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     telling = [line for line in lines if line and not _NOISE.match(line)]
     return telling[0].partition(". Got value: Namespace(")[0] if telling else " ".join(lines)
@@ -225,7 +226,7 @@ def _wrong_value(message: str, value: Any, where: str) -> Iterator[str]:
             yield from _no_class(path, where)
         of_class = value.get("class_path") if isinstance(value, Mapping) else value
         if isinstance(of_class, str):
-            yield f"{where} is {of_class}: {_innermost(message)}"
+            yield f"{where} is {of_class}: {innermost(message)}"
     types = map(_type, re.findall(r"Expected (an? [^\n]*)", message))
     expected = " or ".join(dict.fromkeys(name for name in types if name != "NoneType"))
     if expected:
@@ -233,7 +234,7 @@ def _wrong_value(message: str, value: Any, where: str) -> Iterator[str]:
         yield f"{where} is {text}; expected {expected}{fix}"
     if isinstance(value, Mapping) or "a valid subclass" in message:
         yield f"{where} takes class_path and init_args, but is {text}"
-    yield f"{where}: {_innermost(message)}"
+    yield f"{where}: {innermost(message)}"
 
 
 def _paths(value: Any) -> Iterator[str]:
