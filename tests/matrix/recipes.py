@@ -89,12 +89,12 @@ class Recipe:
 
     path: Path
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Its path below the folder, without a suffix."""
         return self.path.relative_to(FOLDER).with_suffix("").as_posix()
 
-    @property
+    @cached_property
     def run(self) -> str:
         """The folder of its results below runs/, by which other recipes name it."""
         out = re.search(r"--encode.out runs/(\w+)", self.path.read_text())
@@ -140,7 +140,7 @@ class Recipe:
                 crop(source)
         return content
 
-    @property
+    @cached_property
     def needs(self) -> set[str]:
         """Names of the runs that it stands on."""
         return {name for text in texts(self.shipped) for name in re.findall(r"\bruns/(\w+)", text)}

@@ -63,11 +63,10 @@ class Table:
         waiting = self.cells()
         running: dict[int, tuple[Cell, float]] = {}
         while waiting or running:
-            for cell in [cell for cell in waiting if self.is_ready(cell)]:
-                if len(running) < AT_ONCE:
-                    waiting.remove(cell)
-                    if (process := self.begin(cell)) is not None:
-                        running[process] = (cell, time.monotonic())
+            while len(running) < AT_ONCE and (cell := self.ready(waiting)):
+                waiting.remove(cell)
+                if (process := self.begin(cell)) is not None:
+                    running[process] = (cell, time.monotonic())
             time.sleep(0.02)
             for process in list(running):
                 ended, status, used = os.wait4(process, os.WNOHANG)
@@ -103,8 +102,12 @@ class Table:
             recipes.append(cell.recipe)
         return [(recipe.name, "train") for recipe in recipes]
 
-    def is_ready(self, cell: Cell) -> bool:
-        return all(name in self.outcomes for name in self.before(cell))
+    def ready(self, waiting: list[Cell]) -> Cell | None:
+        """Return the first cell all of whose needs have ended."""
+        for cell in waiting:
+            if all(name in self.outcomes for name in self.before(cell)):
+                return cell
+        return None
 
     def begin(self, cell: Cell) -> int | None:
         """Start a cell, and return its process; None for one that is left out."""
