@@ -19,16 +19,35 @@ from files.numbers import NonNegativeFloat, UnitInterval
 # al.; sRGB to XYZ under D65 (IEC 61966-2-1).
 _XYZ_TO_CAMERA = np.array(
     [
-        [[1.0234, -0.2969, -0.2266], [-0.5625, 1.6328, -0.0469], [-0.0703, 0.2188, 0.6406]],
-        [[0.4913, -0.0541, -0.0202], [-0.6130, 1.3513, 0.2906], [-0.1564, 0.2151, 0.7183]],
-        [[0.8380, -0.2630, -0.0639], [-0.2887, 1.0725, 0.2496], [-0.0627, 0.1427, 0.5438]],
-        [[0.6596, -0.2079, -0.0562], [-0.4782, 1.3016, 0.1933], [-0.0970, 0.1581, 0.5181]],
+        [
+            [1.0234, -0.2969, -0.2266],
+            [-0.5625, 1.6328, -0.0469],
+            [-0.0703, 0.2188, 0.6406],
+        ],
+        [
+            [0.4913, -0.0541, -0.0202],
+            [-0.6130, 1.3513, 0.2906],
+            [-0.1564, 0.2151, 0.7183],
+        ],
+        [
+            [0.8380, -0.2630, -0.0639],
+            [-0.2887, 1.0725, 0.2496],
+            [-0.0627, 0.1427, 0.5438],
+        ],
+        [
+            [0.6596, -0.2079, -0.0562],
+            [-0.4782, 1.3016, 0.1933],
+            [-0.0970, 0.1581, 0.5181],
+        ],
     ]
 )
 _RGB_TO_XYZ = np.array(
-    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750],
-     [0.0193339, 0.1191920, 0.9503041]]
-)  # fmt: skip
+    [
+        [0.4124564, 0.3575761, 0.1804375],
+        [0.2126729, 0.7151522, 0.0721750],
+        [0.0193339, 0.1191920, 0.9503041],
+    ]
+)
 _SHOT_PER_ISO = 1e-6  # ISO 100 to 12,000 are the 1e-4 to 0.012 of Brooks et al.
 _GAMMA = 2.2
 
@@ -85,24 +104,27 @@ class Camera(Stage):
         `to_camera` and `to_rgb` are (B, 3, 3) matrices of linear colours. `pattern` is the place of
         red in the filter's 2x2 cell: 2 * row + column.
         """
-        low, high = self.iso
-        iso = np.exp(draws.uniform(math.log(low), math.log(high)))
+        slowest, fastest = self.iso
+        iso = np.exp(draws.uniform(math.log(slowest), math.log(fastest)))
         shot = iso * _SHOT_PER_ISO
-        read = np.exp(2.18 * np.log(shot) + 1.20 + draws.normal(0.0, 0.26))
-        exposure = np.clip(draws.normal(*self.exposure), 0.2, 1.0)
-        red, blue = draws.uniform(*self.red_gain), draws.uniform(*self.blue_gain)
-        to_camera = _camera_colours(np.stack([draws.uniform(1e-3, 1.0) for _ in range(4)], axis=1))
+        log_read = 2.18 * np.log(shot) + 1.20 + draws.normal(0.0, 0.26)
+        exposure = draws.normal(*self.exposure)
+        red_gain = draws.uniform(*self.red_gain)
+        blue_gain = draws.uniform(*self.blue_gain)
+        weights = [draws.uniform(1e-3, 1.0) for _ in _XYZ_TO_CAMERA]
+        to_camera = _mixed_cameras(np.stack(weights, axis=1))
+        fewest_bits, most_bits = self.bits
         return {
             "iso": iso,
             "shot": shot,
-            "read": read,
-            "exposure": exposure,
-            "red_gain": red,
-            "blue_gain": blue,
+            "read": np.exp(log_read),
+            "exposure": np.clip(exposure, 0.2, 1.0),
+            "red_gain": red_gain,
+            "blue_gain": blue_gain,
             "to_camera": to_camera,
             "to_rgb": np.linalg.inv(to_camera),
             "pattern": draws.integers(0, 4),
-            "bits": draws.integers(self.bits[0], self.bits[1] + 1),
+            "bits": draws.integers(fewest_bits, most_bits + 1),
             "field_seeds": draws.seeds(),
         }
 
@@ -116,7 +138,8 @@ class Camera(Stage):
         def mirrored(planes: Tensor) -> Tensor:
             return canvas.with_pixels(planes).reflected(1)
 
-        return canvas.with_pixels(_capture(canvas.pixels, params, mirrored))
+        developed = _capture(canvas.pixels, params, mirrored)
+        return canvas.with_pixels(developed)
 
 
 def unprocess(x: Tensor, to_camera: Tensor, gains: Tensor) -> Tensor:
@@ -131,12 +154,17 @@ def unprocess(x: Tensor, to_camera: Tensor, gains: Tensor) -> Tensor:
         (B, 3, H, W) in [0, 1]. White stays saturated: the gains are not divided out there, which
         would tint highlights.
     """
-    linear = (0.5 - ((1.0 - 2.0 * x).asin() / 3.0).sin()).clamp_min(1e-8) ** _GAMMA
+    # The inverse of smoothstep, the tone curve of `develop`.
+    display = 0.5 - ((1.0 - 2.0 * x).asin() / 3.0).sin()
+    linear = display.clamp_min(1e-8) ** _GAMMA
     colours = _multiply(to_camera, linear)
-    near_white = ((colours.mean(1, keepdim=True) - 0.9).clamp_min(0.0) / 0.1).square()
-    inverse = 1.0 / gains
-    kept = torch.maximum(near_white + (1.0 - near_white) * inverse, inverse)
-    return (colours * kept).clamp(0.0, 1.0)
+    inverse_gains = 1.0 / gains
+    # Gains fade to 1 from grey level 0.9 to white.
+    grey = colours.mean(1, keepdim=True)
+    near_white = ((grey - 0.9).clamp_min(0.0) / 0.1).square()
+    blended = near_white + (1.0 - near_white) * inverse_gains
+    factors = torch.maximum(blended, inverse_gains)
+    return (colours * factors).clamp(0.0, 1.0)
 
 
 def develop(raw: Tensor, to_rgb: Tensor, gains: Tensor) -> Tensor:
@@ -150,7 +178,8 @@ def develop(raw: Tensor, to_rgb: Tensor, gains: Tensor) -> Tensor:
     Returns:
         (B, 3, H, W) in [0, 1].
     """
-    linear = _multiply(to_rgb, (raw * gains).clamp(0.0, 1.0)).clamp(1e-8, 1.0)
+    balanced = (raw * gains).clamp(0.0, 1.0)
+    linear = _multiply(to_rgb, balanced).clamp(1e-8, 1.0)
     y = linear ** (1.0 / _GAMMA)
     return y * y * (3.0 - 2.0 * y)  # smoothstep, the tone curve of the source
 
@@ -164,11 +193,16 @@ def bayer_masks(x: Tensor, pattern: Tensor) -> Tensor:
             diagonally opposite.
     """
     H, W = x.shape[-2:]
-    top, left = (pattern // 2).view(-1, 1, 1), (pattern % 2).view(-1, 1, 1)
-    rows = (torch.arange(H, device=x.device).view(-1, 1) + top) % 2  # 0 in rows with red
-    columns = (torch.arange(W, device=x.device) + left) % 2  # 0 in columns with red
-    red, blue = (rows + columns) == 0, (rows * columns) == 1
-    return torch.stack([red, ~(red | blue), blue], dim=1).to(x.dtype)
+    top = (pattern // 2).view(-1, 1, 1)
+    left = (pattern % 2).view(-1, 1, 1)
+    row = torch.arange(H, device=x.device).view(-1, 1)
+    column = torch.arange(W, device=x.device)
+    row_parity = (row + top) % 2  # 0 in rows with red
+    column_parity = (column + left) % 2  # 0 in columns with red
+    red = (row_parity + column_parity) == 0
+    blue = (row_parity * column_parity) == 1
+    green = ~(red | blue)
+    return torch.stack([red, green, blue], dim=1).to(x.dtype)
 
 
 def demosaic(mosaic: Tensor, masks: Tensor, mirrored: Callable[[Tensor], Tensor]) -> Tensor:
@@ -185,29 +219,52 @@ def demosaic(mosaic: Tensor, masks: Tensor, mirrored: Callable[[Tensor], Tensor]
     """
     # Shifted sums take a third of the time of a grouped convolution on a CPU; compiled, one kernel.
     planes = mirrored(mosaic * masks)
-    rows = planes[:, :, 1:-1] + 0.5 * (planes[:, :, :-2] + planes[:, :, 2:])
-    red_blue = rows[..., 1:-1] + 0.5 * (rows[..., :-2] + rows[..., 2:])
-    green = planes[:, 1:2]
-    across = green[..., 1:-1, :-2] + green[..., 1:-1, 2:]
-    along = green[..., :-2, 1:-1] + green[..., 2:, 1:-1]
-    middle = green[..., 1:-1, 1:-1] + 0.25 * (across + along)
-    return torch.cat([red_blue[:, :1], middle, red_blue[:, 2:]], dim=1)
+    # Red and blue: two or four neighbours, as the products of the weights 1/2, 1, 1/2.
+    above_and_below = planes[:, :, :-2] + planes[:, :, 2:]
+    rows = planes[:, :, 1:-1] + 0.5 * above_and_below
+    left_and_right = rows[..., :-2] + rows[..., 2:]
+    red_blue = rows[..., 1:-1] + 0.5 * left_and_right
+    # Green: always four neighbours.
+    sparse_green = planes[:, 1:2]
+    across = sparse_green[..., 1:-1, :-2] + sparse_green[..., 1:-1, 2:]
+    along = sparse_green[..., :-2, 1:-1] + sparse_green[..., 2:, 1:-1]
+    green = sparse_green[..., 1:-1, 1:-1] + 0.25 * (across + along)
+    red = red_blue[:, :1]
+    blue = red_blue[:, 2:]
+    return torch.cat([red, green, blue], dim=1)
 
 
 def _capture(x: Tensor, params: Params, mirrored: Callable[[Tensor], Tensor]) -> Tensor:
-    white = torch.stack(
-        [params["red_gain"], torch.ones_like(params["red_gain"]), params["blue_gain"]], dim=1
-    )
-    gains = (white / params["exposure"].view(-1, 1)).view(-1, 3, 1, 1)
-    masks = bayer_masks(x, params["pattern"])
+    """Unprocess, expose, add noise, quantise and develop."""
+    red_gain = params["red_gain"]
+    green_gain = torch.ones_like(red_gain)
+    white_balance = torch.stack([red_gain, green_gain, params["blue_gain"]], dim=1)
+    exposure = params["exposure"].view(-1, 1)
+    gains = (white_balance / exposure).view(-1, 3, 1, 1)
+
     raw = unprocess(x.clamp(0.0, 1.0), params["to_camera"], gains)
-    seen = (raw * masks).sum(1, keepdim=True)
-    variance = seen * per_image(params["shot"], x) + per_image(params["read"], x)
-    noisy = seen + variance.sqrt() * seeded_randn_like(seen, params["field_seeds"])
+    masks = bayer_masks(x, params["pattern"])
+    signal = (raw * masks).sum(1, keepdim=True)
+
+    variance = signal * per_image(params["shot"], x) + per_image(params["read"], x)
+    field = seeded_randn_like(signal, params["field_seeds"])
+    noisy = signal + variance.sqrt() * field
+
     # Noise below black stays, as sensors have an offset for it; white saturates.
-    steps = torch.exp2(per_image(params["bits"], x)).round() - 1.0
-    mosaic = (noisy.clamp_max(1.0) * steps).round() / steps
-    return develop(demosaic(mosaic, masks, mirrored), params["to_rgb"], gains)
+    saturated = noisy.clamp_max(1.0)
+    levels = torch.exp2(per_image(params["bits"], x)).round() - 1.0
+    mosaic = (saturated * levels).round() / levels
+    colours = demosaic(mosaic, masks, mirrored)
+    return develop(colours, params["to_rgb"], gains)
+
+
+def _mixed_cameras(weights: Floats) -> Floats:
+    """Mix (B, 4) weights of cameras to (B, 3, 3), linear sRGB to camera; rows have sum 1."""
+    shares = weights / weights.sum(1, keepdims=True)
+    xyz_to_camera = np.einsum("bk,kij->bij", shares, _XYZ_TO_CAMERA)
+    rgb_to_camera = xyz_to_camera @ _RGB_TO_XYZ
+    row_sums = rgb_to_camera.sum(axis=2, keepdims=True)
+    return np.asarray(rgb_to_camera / row_sums, np.float64)
 
 
 def _mirrored(planes: Tensor) -> Tensor:
@@ -218,10 +275,3 @@ def _mirrored(planes: Tensor) -> Tensor:
 
 def _multiply(matrices: Tensor, x: Tensor) -> Tensor:
     return torch.matmul(matrices, x.flatten(2)).view(x.shape)
-
-
-def _camera_colours(weights: Floats) -> Floats:
-    """Mix (B, 4) weights of cameras to (B, 3, 3), linear sRGB to camera; rows have sum 1."""
-    mixed = np.einsum("bk,kij->bij", weights / weights.sum(1, keepdims=True), _XYZ_TO_CAMERA)
-    matrices = mixed @ _RGB_TO_XYZ
-    return np.asarray(matrices / matrices.sum(axis=2, keepdims=True), np.float64)
