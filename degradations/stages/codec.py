@@ -34,8 +34,8 @@ class WebP(Stage):
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `quality`, (B,) int."""
-        low, high = self.quality
-        return {"quality": draws.integers(low, high + 1)}
+        lowest, highest = self.quality
+        return {"quality": draws.integers(lowest, highest + 1)}
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Code (B, 3, H, W) of any values; the output holds multiples of 1/255."""
@@ -43,8 +43,9 @@ class WebP(Stage):
         for image, quality in zip(x, params["quality"].tolist(), strict=True):
             file = io.BytesIO()
             Image.fromarray(to_bytes(image)).save(file, "WEBP", quality=quality, method=4)
-            with Image.open(file) as loaded:
-                images.append(from_bytes(np.array(loaded.convert("RGB")), x))
+            with Image.open(file) as decoded:
+                pixels = np.array(decoded.convert("RGB"))
+            images.append(from_bytes(pixels, x))
         return torch.cat(images)
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
