@@ -51,7 +51,9 @@ class ToLR(Resize):
 
     def extent(self, hr_size: tuple[int, int]) -> tuple[int, int]:
         """Return (h, w) of the LR, which every image fills."""
-        h, w = (max(round(n / self.divisor), 1) for n in hr_size)
+        H, W = hr_size
+        h = max(round(H / self.divisor), 1)
+        w = max(round(W / self.divisor), 1)
         return h, w
 
 
@@ -73,7 +75,8 @@ class SincAndJPEG(Stage):
     Source: Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833), section 3.4, and its released code.
     """
 
-    resizes = unites = True
+    resizes = True
+    unites = True
 
     def __init__(
         self,
@@ -103,27 +106,39 @@ class SincAndJPEG(Stage):
 
     def prepare(self, params: Params) -> Params:
         """Prepare the parameters of the parts."""
-        parts = {"resize": self.resize, "sinc": self.sinc, "jpeg": self.jpeg}
-        return {**params, **{name: part.prepare(params[name]) for name, part in parts.items()}}
+        return {
+            **params,
+            "resize": self.resize.prepare(params["resize"]),
+            "sinc": self.sinc.prepare(params["sinc"]),
+            "jpeg": self.jpeg.prepare(params["jpeg"]),
+        }
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Return (B, C, h, w) of the LR size, each image in its own order."""
         if len(x) > 1:
             return each_image(self, x, params)
-        last = params["jpeg_last"].item()
-        x = x if last else self.jpeg(x, params["jpeg"])
-        small = self.sinc(self.resize(x, params["resize"]), params["sinc"])
-        return self.jpeg(small, params["jpeg"]) if last else small
+        jpeg_last = params["jpeg_last"].item()
+        if not jpeg_last:
+            x = self.jpeg(x, params["jpeg"])
+        x = self.resize(x, params["resize"])
+        x = self.sinc(x, params["sinc"])
+        if jpeg_last:
+            x = self.jpeg(x, params["jpeg"])
+        return x
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Apply both orders around one JPEG, and select one for each image."""
-        last, resized = params["jpeg_last"], self.resize.resampler(canvas, params["resize"])
-        small = self.sinc.on_canvas(resized(canvas), params["sinc"])
-        compressed = self.jpeg.on_canvas(select(last, small, canvas), params["jpeg"])
-        small = self.sinc.on_canvas(resized(compressed), params["sinc"])
-        h, w = small.pixels.shape[-2:]
-        pixels = torch.where(last.view(-1, 1, 1, 1), compressed.pixels[..., :h, :w], small.pixels)
-        return small.with_pixels(pixels)
+        jpeg_last = params["jpeg_last"]
+        resized = self.resize.resampler(canvas, params["resize"])
+        filtered = self.sinc.on_canvas(resized(canvas), params["sinc"])
+        before_jpeg = select(jpeg_last, filtered, canvas)
+        compressed = self.jpeg.on_canvas(before_jpeg, params["jpeg"])
+        # Where JPEG comes first, its output is still of the size before the resize.
+        jpeg_first = self.sinc.on_canvas(resized(compressed), params["sinc"])
+        h, w = jpeg_first.pixels.shape[-2:]
+        mask = jpeg_last.view(-1, 1, 1, 1)
+        pixels = torch.where(mask, compressed.pixels[..., :h, :w], jpeg_first.pixels)
+        return jpeg_first.with_pixels(pixels)
 
 
 @dataclass(frozen=True)
@@ -188,16 +203,20 @@ class Order:
                 sinc=self.sinc,
             )
             resize = Resize(
-                up=(1.0, high), down=(low, 1.0), p=self.resize_p, modes=modes, divisor=divisor
+                up=(1.0, high),
+                down=(low, 1.0),
+                p=self.resize_p,
+                modes=modes,
+                divisor=divisor,
             )
-            families: dict[str, Stage] = {
+            noises: dict[str, Stage] = {
                 "gaussian": GaussianNoise(self.gaussian_sigma, grey=self.grey),
                 "poisson": PoissonNoise(self.poisson_strength, grey=self.grey),
             }
-            noise = OneOf(families, (self.gaussian, 1.0 - self.gaussian))
-            return Sometimes(blur, self.blur), resize, noise
+            noise = OneOf(noises, (self.gaussian, 1.0 - self.gaussian))
         except ValueError as error:
             raise ValueError(f"degradation.init_args.{name}: {error}") from None
+        return Sometimes(blur, self.blur), resize, noise
 
 
 #: The second order of Real-ESRGAN's released options.
@@ -277,8 +296,13 @@ class SecondOrder(Pipeline):
         **kwargs: Any,
     ) -> None:
         divisor = check_scale(scale)
-        stages: dict[str, Stage] = {"usm": USM()} if usm else {}
-        stages["blur"], stages["resize"], stages["noise"] = first.stages("first", modes)
+        stages: dict[str, Stage] = {}
+        if usm:
+            stages["usm"] = USM()
+        blur, resize, noise = first.stages("first", modes)
+        stages["blur"] = blur
+        stages["resize"] = resize
+        stages["noise"] = noise
         if jpeg_quality is not None:
             stages["jpeg"] = JPEG(jpeg_quality, smooth_chroma=not faithful)
         if second_p > 0.0:
@@ -297,20 +321,23 @@ class SecondOrder(Pipeline):
             smooth_chroma=not faithful,
         )
         super().__init__(scale, stages, **kwargs)
-        self.second_p, self.faithful, self.pool = second_p, faithful, pool
+        self.second_p = second_p
+        self.faithful = faithful
+        self.pool = pool
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw one entry per stage; the stages of the second order share whether it is applied."""
         params = super().draw(draws, shape)
         if self.faithful:
-            of_the_batch = super().draw(draws.shared(), shape)
+            batch_params = super().draw(draws.shared(), shape)
             for path in _SHARED_DRAWS:
-                _replace(params, of_the_batch, path.split("."))
+                _replace(params, batch_params, path.split("."))
         if 0.0 < self.second_p < 1.0:
-            whose = draws.shared() if self.faithful else draws
-            second = whose.fold("second").bernoulli(self.second_p)
-            params["blur2"]["applied"] &= second
-            params["resize2"]["applied"] = params["noise2"]["applied"] = second
+            second_draws = draws.shared() if self.faithful else draws
+            applied = second_draws.fold("second").bernoulli(self.second_p)
+            params["blur2"]["applied"] &= applied
+            params["resize2"]["applied"] = applied
+            params["noise2"]["applied"] = applied
         return params
 
 
