@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias, cast, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -280,6 +280,7 @@ def _resampled_by(matrices: Matrices, canvas: Canvas, sizes: Tensor) -> Canvas:
     return Canvas(_by_rows(row_matrices, narrow), sizes, canvas.hr_size)
 
 
+# REPLACE
 class _Grid(NamedTuple):
     """Positions of pixels along both axes, rows and columns stacked as a batch of 2B.
 
@@ -287,17 +288,29 @@ class _Grid(NamedTuple):
     target_side: (2B, 1, 1), sides of the results.
     source: (N,), indices of the images' pixels.
     target: (2B, M, 1), indices of the results' pixels; the last one is repeated.
+    below: (2B, M, 1), the target's centres in source pixels, rounded down.
+    rest: (2B, M, 1) float32, what was rounded off.
     """
 
     source_side: Tensor
     target_side: Tensor
     source: Tensor
     target: Tensor
+    below: Tensor
+    rest: Tensor
 
-    def centres(self) -> tuple[Tensor, Tensor]:
-        """Return the target's centres in source pixels: integer part, and rest in [0, 1)."""
-        numerator = (2 * self.target + 1) * self.source_side - self.target_side
-        return _divmod(numerator, 2 * self.target_side)
+    @classmethod
+    def of(cls, canvas: Canvas, sizes: Tensor, extent: tuple[int, int]) -> _Grid:
+        """Return the grid of a canvas and of results of these sizes on another one."""
+        H, W = canvas.pixels.shape[-2:]
+        source_side = canvas.sizes.t().reshape(-1, 1, 1)
+        target_side = sizes.t().reshape(-1, 1, 1)
+        source = torch.arange(max(H, W), device=sizes.device)
+        index = torch.arange(max(extent), device=sizes.device).view(-1, 1)
+        target = torch.minimum(index, target_side - 1)
+        numerator = (2 * target + 1) * source_side - target_side
+        below, rest = _divmod(numerator, 2 * target_side)
+        return cls(source_side, target_side, source, target, below, rest)
 
 
 def _matrices(
@@ -328,41 +341,39 @@ def _matrices(
         mode = _for_both_axes(modes)
     if isinstance(antialias, Tensor):
         antialias = _for_both_axes(antialias)
-    H, W = canvas.pixels.shape[-2:]
-    target_side = sizes.t().reshape(-1, 1, 1)
-    row = torch.arange(max(extent), device=sizes.device).view(-1, 1)
-    grid = _Grid(
-        source_side=canvas.sizes.t().reshape(-1, 1, 1),
-        target_side=target_side,
-        source=torch.arange(max(H, W), device=sizes.device),
-        target=torch.minimum(row, target_side - 1),
-    )
+    # Both axes together: half of the launches.
+    grid = _Grid.of(canvas, sizes, extent)
 
     plain: Kernels = {}
-    if antialias is True:
-        plain_modes = [name for name in _PLAIN if name not in _ANTIALIASED]
-    else:
-        plain_modes = list(_PLAIN)
-    for name in plain_modes:
-        if name in possible:
-            plain[name], _ = _PLAIN[name]
+    for name, (kernel, _) in _PLAIN.items():
+        always_antialiased = antialias is True and name in _ANTIALIASED
+        if name in possible and not always_antialiased:
+            plain[name] = kernel
     antialiased: Kernels = {}
     for name, (kernel, _) in _ANTIALIASED.items():
-        if name in possible and (antialias is not False or name == "lanczos"):
+        never_antialiased = antialias is False and name != "lanczos"
+        if name in possible and not never_antialiased:
             antialiased[name] = kernel
 
-    matrix: Tensor | None = None
+    # Masks of images, and weights; later ones override earlier ones.
+    weights: list[tuple[Any, Tensor]] = []
     if plain:
-        matrix = _plain_matrix(grid, mode, plain)
+        weights.append((True, _plain_matrix(grid, mode, plain)))
     if antialiased:
-        weights = _antialiased_matrix(grid, mode, antialiased)
         is_lanczos = _is_mode(mode, "lanczos")
         widens = _is_mode(mode, "bilinear") | _is_mode(mode, "bicubic")
-        matrix = _overridden(matrix, weights, is_lanczos | (antialias & widens))
+        mask = is_lanczos | (antialias & widens)
+        weights.append((mask, _antialiased_matrix(grid, mode, antialiased)))
     if "area" in possible:
-        matrix = _overridden(matrix, _area_matrix(grid), _is_mode(mode, "area"))
-    row_matrices, column_matrices = cast(Tensor, matrix).chunk(2)
-    return row_matrices[:, : extent[0], :H], column_matrices[:, : extent[1], :W]
+        weights.append((_is_mode(mode, "area"), _area_matrix(grid)))
+    (_, matrix), *others = weights
+    for mask, other in others:
+        matrix = torch.where(mask, other, matrix)
+
+    H, W = canvas.pixels.shape[-2:]
+    h, w = extent
+    row_matrices, column_matrices = matrix.chunk(2)
+    return row_matrices[:, :h, :H], column_matrices[:, :w, :W]
 
 
 def _for_both_axes(values: Tensor) -> Tensor:
@@ -373,29 +384,22 @@ def _is_mode(mode: Any, name: Mode) -> Any:
     return mode == MODES.index(name)
 
 
-def _overridden(matrix: Tensor | None, weights: Tensor, mask: Any) -> Tensor:
-    """Return the weights where the mask is true; everywhere if there are no others."""
-    if matrix is None:
-        return weights
-    return torch.where(mask, weights, matrix)
-
-
 def _weights(d: Tensor, mode: Any, kernels: Kernels) -> Tensor:
     """Return the kernel of each image's mode at the distances; of others that of any mode."""
-    weights: Tensor | None = None
-    for name, kernel in kernels.items():
-        weights = _overridden(weights, kernel(d), _is_mode(mode, name))
-    return cast(Tensor, weights)
+    (_, kernel), *others = kernels.items()
+    weights: Tensor = kernel(d)
+    for name, kernel in others:
+        weights = torch.where(_is_mode(mode, name), kernel(d), weights)
+    return weights
 
 
 def _plain_matrix(grid: _Grid, mode: Any, kernels: Kernels) -> Tensor:
     """Return (2B, M, N), the weights of kernels of at most four pixels."""
-    below, rest = grid.centres()
-    steps = torch.arange(-1, 3, device=below.device)
+    steps = torch.arange(-1, 3, device=grid.source.device)
     # Beyond an edge lies a copy of its pixel.
-    pixels = torch.minimum((below + steps).clamp_min(0), grid.source_side - 1)
-    weights = _weights(steps - rest, mode, kernels)
-    matrix = torch.zeros((), device=below.device)
+    pixels = torch.minimum((grid.below + steps).clamp_min(0), grid.source_side - 1)
+    weights = _weights(steps - grid.rest, mode, kernels)
+    matrix = torch.zeros((), device=grid.source.device)
     for pixel, weight in zip(pixels.chunk(4, 2), weights.chunk(4, 2), strict=True):
         matrix = torch.where(grid.source == pixel, matrix + weight, matrix)
     return matrix
@@ -403,9 +407,8 @@ def _plain_matrix(grid: _Grid, mode: Any, kernels: Kernels) -> Tensor:
 
 def _antialiased_matrix(grid: _Grid, mode: Any, kernels: Kernels) -> Tensor:
     """Return (2B, M, N), the weights of kernels that are widened by the factor."""
-    below, rest = grid.centres()
     width = (grid.source_side / grid.target_side).clamp_min(1.0)
-    distance = ((grid.source - below) - rest) / width
+    distance = ((grid.source - grid.below) - grid.rest) / width
     inside = grid.source < grid.source_side
     weights = _weights(distance, mode, kernels) * inside
     return weights / weights.sum(2, keepdim=True)
@@ -413,9 +416,9 @@ def _antialiased_matrix(grid: _Grid, mode: Any, kernels: Kernels) -> Tensor:
 
 def _area_matrix(grid: _Grid) -> Tensor:
     """Return (2B, M, N), the weights of the mean over the pixels that a new one touches."""
-    start = grid.target * grid.source_side // grid.target_side
-    last_term = grid.source_side + grid.target_side - 1  # rounds up
-    stop = (grid.target * grid.source_side + last_term) // grid.target_side
+    scaled = grid.target * grid.source_side
+    start = scaled // grid.target_side
+    stop = (scaled + (grid.source_side + grid.target_side - 1)) // grid.target_side  # rounded up
     inside = (grid.source >= start) & (grid.source < stop)
     return inside / (stop - start)
 
