@@ -28,11 +28,13 @@ class Shapes:
     """
 
     def __init__(self) -> None:
-        self._known: dict[bool, set[tuple[torch.Size, ...]]] = {True: set(), False: set()}
+        # By whether gradients are recorded.
+        self._taken: dict[bool, set[tuple[torch.Size, ...]]] = {True: set(), False: set()}
 
     def known(self, *inputs: Tensor) -> bool:
         """Whether inputs of these shapes were taken before."""
-        return tuple(x.shape for x in inputs) in self._known[torch.is_grad_enabled()]
+        shapes = tuple(x.shape for x in inputs)
+        return shapes in self._taken[torch.is_grad_enabled()]
 
     def take(self, *inputs: Tensor) -> bool:
         """Take the shapes of these inputs, if they are known or a place is free.
@@ -40,7 +42,7 @@ class Shapes:
         Returns:
             Whether to compile for them.
         """
-        known = self._known[torch.is_grad_enabled()]
-        if len(known) < _MOST_SHAPES:
-            known.add(tuple(x.shape for x in inputs))
+        taken = self._taken[torch.is_grad_enabled()]
+        if len(taken) < _MOST_SHAPES:
+            taken.add(tuple(x.shape for x in inputs))
         return self.known(*inputs)

@@ -47,10 +47,11 @@ class Table:
 
     def on(self, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
         """Return the constants on a device, in their own type by default."""
-        place = device, dtype or self.values.dtype
+        dtype = dtype or self.values.dtype
+        place = (device, dtype)
         if place not in self._copies:
             with torch.inference_mode(False):  # a later training step needs them, too
-                self._copies[place] = copy_to(self.values, *place)
+                self._copies[place] = copy_to(self.values, device, dtype)
             if device.type == "cuda":  # else a CUDA graph would copy them each time
                 torch._dynamo.mark_static_address(self._copies[place])
         return self._copies[place]
@@ -67,11 +68,11 @@ def constant(make: Callable[[], Tensor]) -> Callable[[torch.device], Tensor]:
     Args:
         make: Makes the tensor on the CPU.
     """
-    made: list[Table] = []
+    tables: list[Table] = []  # one, from the first call on
 
     def on_device(device: torch.device) -> Tensor:
-        if not made:
-            made.append(Table(make()))
-        return made[0].on(device)
+        if not tables:
+            tables.append(Table(make()))
+        return tables[0].on(device)
 
     return on_device

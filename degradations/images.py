@@ -24,7 +24,8 @@ def read_image(path: Path) -> Tensor:
         UnreadableImage: The file is missing, or is not an image.
     """
     pixels = decode.read_image(path, srgb=True).rgb
-    scaled = pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
+    white = np.float32(np.iinfo(pixels.dtype).max)
+    scaled = pixels.astype(np.float32) / white
     return torch.from_numpy(scaled).permute(2, 0, 1).unsqueeze(0)
 
 
@@ -42,13 +43,15 @@ def cropped(image: Tensor, size: int, name: str) -> Tensor:
     H, W = image.shape[-2:]
     if min(H, W) < size:
         raise ValueError(f"{name} is {H} x {W} px, smaller than the crop of {size} px")
-    top, left = (H - size) // 2, (W - size) // 2
+    top = (H - size) // 2
+    left = (W - size) // 2
     return image[..., top : top + size, left : left + size].contiguous()
 
 
 def as_image(image: Tensor) -> Image.Image:
     """Convert (1, C, H, W) or (C, H, W), C = 1 or 3, to Pillow, clamped and rounded to 8 bits."""
-    return Image.fromarray(to_bytes(image.reshape(image.shape[-3:]).expand(3, -1, -1)))
+    rgb = image.reshape(image.shape[-3:]).expand(3, -1, -1)
+    return Image.fromarray(to_bytes(rgb))
 
 
 Bytes = npt.NDArray[np.uint8]

@@ -46,34 +46,37 @@ def degradation_of(paths: Sequence[str | Path], scale: float | None = None) -> D
     Raises:
         ValueError: A file cannot be read or is invalid; the message names file, key and value.
     """
-    named = " with ".join(map(str, paths))
-    scale = scale if scale is not None else scale_in(paths)
+    files = " with ".join(map(str, paths))
     if scale is None:
-        raise ValueError(f"{named} has no data.init_args.scale: give the scale")
+        scale = scale_in(paths)
+    if scale is None:
+        raise ValueError(f"{files} has no data.init_args.scale: give the scale")
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action=_ConfigFile)
     parser.add_subclass_arguments(Degradation, "degradation")
-    arguments, others = list[str](), set[str]()
+    arguments: list[str] = []
+    other_keys: set[str] = set()
     for path in paths:
         content = _mapping(Path(path))
         if "degradation" in content:
             arguments += ["--config", str(path)]
-            others |= content.keys() - {"degradation"}
-        elif content.keys() & {"class_path", "init_args"}:
-            if "class_path" in content:  # replaces the whole, as with main.py
-                arguments.clear()
+            other_keys |= content.keys() - {"degradation"}
+        elif "class_path" in content:  # replaces the files before it, as with main.py
+            arguments = ["--degradation", str(path)]
+        elif "init_args" in content:
             arguments += ["--degradation", str(path)]
         else:
             raise ValueError(f"{path} has neither class_path nor the key degradation")
-    for key in others:
+    for key in other_keys:
         parser.add_argument(f"--{key}", type=lambda value: value)  # another command's
+    arguments += ["--degradation.init_args.scale", repr(scale)]
     try:
-        config = parser.parse_args([*arguments, "--degradation.init_args.scale", repr(scale)])
+        config = parser.parse_args(arguments)
         degradation = parser.instantiate(config).degradation
     except (ArgumentError, TypeError, ValueError) as error:
-        raise ValueError(f"{named}: {_in_short(str(error))}") from error
+        raise ValueError(f"{files}: {_in_short(str(error))}") from error
     if not isinstance(degradation, Degradation):
-        raise ValueError(f"{named}: no class_path of a degradation in it")
+        raise ValueError(f"{files}: no class_path of a degradation in it")
     return degradation
 
 
@@ -86,10 +89,11 @@ def scale_in(paths: Sequence[str | Path]) -> float | None:
     scale = None
     for path in paths:
         content = _mapping(Path(path))
+        degradation = content if "class_path" in content else content.get("degradation")
         data = content.get("data")
         if isinstance(data, str):  # a file, relative to this one
             data = _mapping(Path(path).parent / data)
-        for part in (content if "class_path" in content else content.get("degradation"), data):
+        for part in (degradation, data):
             arguments = part.get("init_args") if isinstance(part, dict) else None
             if isinstance(arguments, dict) and "scale" in arguments:
                 scale = arguments["scale"]
@@ -104,13 +108,16 @@ def _mapping(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        said = " ".join(str(error).split()).replace(' in "<unicode string>", ', ", ")
-        raise ValueError(f"{path} is not YAML: {said}") from error
+        message = " ".join(str(error).split()).replace(' in "<unicode string>", ', ", ")
+        raise ValueError(f"{path} is not YAML: {message}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds {content!r:.60}; expected keys with values")
     return content
 
 
 def _in_short(message: str) -> str:
-    lines = (line.strip() for line in message.splitlines())
-    return " ".join(line.removeprefix("- ") for line in lines if not _NOISE.match(line))
+    lines = []
+    for line in message.splitlines():
+        if not _NOISE.match(line.strip()):
+            lines.append(line.strip().removeprefix("- "))
+    return " ".join(lines)
