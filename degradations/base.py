@@ -45,7 +45,8 @@ class Canvas(NamedTuple):
     def of(cls, hr: Tensor) -> Canvas:
         """Return the canvas of (B, C, H, W) images of one size, which fill it."""
         size = (hr.shape[-2], hr.shape[-1])
-        return cls(hr, alike(size, len(hr), hr.device), size, filled=True)
+        sizes = alike(size, len(hr), hr.device)
+        return cls(hr, sizes, size, filled=True)
 
     def with_pixels(self, pixels: Tensor) -> Canvas:
         """Return a canvas of the same sizes with other pixels (B, C, H, W)."""
@@ -84,7 +85,8 @@ class Canvas(NamedTuple):
         h, w = extent or (H + 2 * pad, W + 2 * pad)
         last = self.sizes.unsqueeze(2) - 1
         period = (2 * last).clamp_min(1)
-        folded = (self._axis(max(h, w)) - pad).abs() % period
+        distance = (self._axis(max(h, w)) - pad).abs()
+        folded = distance % period
         places = last - (last - folded).abs()
         return self.gather(places, (h, w))
 
@@ -354,7 +356,8 @@ class Degradation(nn.Module, ABC):
     def replay(self, hr: Tensor, params: Params | Packed) -> Tensor:
         """Degrade (B, 3, H, W) by parameters, drawn, recorded or packed; otherwise as `forward`."""
         check_images(hr)
-        expected = (len(hr), 3, *self.lr_size(hr.shape[-2:]))
+        h, w = self.lr_size(hr.shape[-2:])
+        expected = (len(hr), 3, h, w)
         if not self._checked:
             check_unit_range(hr, "hr")
         packed = params if isinstance(params, Packed) else Packed.of(params, len(hr))
@@ -504,8 +507,11 @@ def each_image(function: Callable[[Tensor, Params], Tensor], x: Tensor, params: 
         x: The images.
         params: Their parameters, as tensors.
     """
-    pairs = zip(torch.split(x, 1), split_params(params, len(x)), strict=True)
-    return torch.cat([function(image, image_params) for image, image_params in pairs])
+    images = []
+    each_params = split_params(params, len(x))
+    for image, image_params in zip(torch.split(x, 1), each_params, strict=True):
+        images.append(function(image, image_params))
+    return torch.cat(images)
 
 
 def each_alone(
@@ -522,8 +528,9 @@ def each_alone(
     sizes = canvas.sizes.tolist()
     image_params = split_params(params, len(pixels))
     for i, (h, w) in enumerate(sizes):
-        image = canvas.pixels[i : i + 1, :, :h, :w].contiguous()
-        pixels[i : i + 1, :, :h, :w] = function(image, image_params[i])
+        image = canvas.pixels[i, :, :h, :w].contiguous()
+        output = function(image.unsqueeze(0), image_params[i])
+        pixels[i, :, :h, :w] = output[0]
     return canvas.with_pixels(pixels)
 
 
@@ -575,7 +582,9 @@ def cut_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     H, W = size
     h = math.floor(H / scale + 1e-6)
     w = math.floor(W / scale + 1e-6)
-    return min(H, round(h * scale)), min(W, round(w * scale))
+    height = round(h * scale)
+    width = round(w * scale)
+    return min(H, height), min(W, width)
 
 
 def check_images(hr: Tensor, seeds: Seeds | None = None) -> None:

@@ -40,8 +40,11 @@ def resize(
     Source: Keys, "Cubic convolution interpolation for digital image processing" (1981), Eq. 4.
     """
     if boxes is not None:
-        parts = zip(torch.split(image.float(), 1), boxes, strict=True)
-        return torch.cat([_covered(one, size, box, clamp) for one, box in parts])
+        results = []
+        images = torch.split(image.float(), 1)
+        for one, box in zip(images, boxes, strict=True):
+            results.append(_covered(one, size, box, clamp))
+        return torch.cat(results)
     h, w = size
     H = image.shape[-2]
     # With antialias, torch's kernel has a = -1/2, too; -3/4 otherwise.
@@ -50,7 +53,8 @@ def resize(
         rows = rows.clamp(0.0, 1.0)
     if w == 1:  # torch reads beyond an image of one column: double it
         rows = rows.expand(-1, -1, -1, 2)
-    resized = functional.interpolate(rows, (h, rows.shape[-1]), mode="bicubic", antialias=True)
+    width = rows.shape[-1]
+    resized = functional.interpolate(rows, (h, width), mode="bicubic", antialias=True)
     resized = resized[..., :w]
     return resized.clamp(0.0, 1.0) if clamp else resized
 
@@ -84,7 +88,8 @@ def _covered_along(dim: int, image: Tensor, count: int, part: tuple[float, float
         per_sample_weights=copy_to(weights, image.device, image.dtype),
         mode="sum",
     )
-    return sums.view(count, *lines.shape[1:]).movedim(0, dim)
+    resampled = sums.view(count, *lines.shape[1:])
+    return resampled.movedim(0, dim)
 
 
 def _taps(side: int, count: int, start: float, stop: float) -> tuple[Tensor, Tensor]:
@@ -94,13 +99,16 @@ def _taps(side: int, count: int, start: float, stop: float) -> tuple[Tensor, Ten
     centre = centres(count, start, stop)[:, None].clamp(0, side)
     first = (centre - 2 * width + 0.5).floor()
     pixels = first + torch.arange(math.ceil(4 * width) + 1)
-    distance = ((pixels + 0.5 - centre) / width).abs()
+    offset = pixels + 0.5 - centre
+    distance = (offset / width).abs()
     near = (1 - distance).clamp(min=0)
     far = (2 - distance).clamp(min=0)
-    weights = near * near * (1 - 2 * near) - far * far * (1 - far) / 2
+    centre_lobe = near * near * (1 - 2 * near)
+    outer_lobes = far * far * (1 - far) / 2
     inside = (pixels >= 0) & (pixels < side)
-    weights = weights * inside
-    return pixels.clamp(0, side - 1).long(), weights / weights.sum(1, keepdim=True)
+    weights = (centre_lobe - outer_lobes) * inside
+    weights = weights / weights.sum(1, keepdim=True)
+    return pixels.clamp(0, side - 1).long(), weights
 
 
 class Bicubic(Degradation):

@@ -29,7 +29,10 @@ class Shapes:
 
     def __init__(self) -> None:
         # By whether gradients are recorded.
-        self._taken: dict[bool, set[tuple[torch.Size, ...]]] = {True: set(), False: set()}
+        self._taken: dict[bool, set[tuple[torch.Size, ...]]] = {
+            True: set(),
+            False: set(),
+        }
 
     def known(self, *inputs: Tensor) -> bool:
         """Whether inputs of these shapes were taken before."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from degradations.base import Canvas, Degradation, Stage, check_images, each_image, select
 from degradations.draws import Draws, Integers, Params, Seeds, check_probabilities, to_device
@@ -160,8 +161,8 @@ class Shuffled(_Several):
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `order` (B, K), the indices of the stages, first to last, and their parameters."""
-        keys = np.stack([draws.uniform() for _ in self.stages], axis=1)
-        order = np.argsort(keys, axis=1)
+        keys = [draws.uniform() for _ in self.stages]
+        order = np.argsort(np.stack(keys, axis=1), axis=1)
         return {"order": order, **self._draw_each(draws, shape)}
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
@@ -177,7 +178,8 @@ class Shuffled(_Several):
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Apply the stages of `schedule`, each to the images whose next stage it is."""
         stages = list(self._stages().items())
-        order = torch.nn.functional.pad(params["order"], (0, 1), value=-1)  # after the last: none
+        # After the last stage comes none, -1.
+        order = functional.pad(params["order"], (0, 1), value=-1)
         place = torch.zeros_like(order[:, :1])
         for index in self.schedule():
             name, stage = stages[index]
@@ -298,7 +300,9 @@ class Mixture(Degradation):
         """Degrade by given parameters as `Degradation.replay`."""
         check_images(hr)
         which = np.asarray(params["which"])
-        groups = [np.flatnonzero(which == index) for index in range(len(self.recipes))]
+        groups = []
+        for index in range(len(self.recipes)):
+            groups.append(np.flatnonzero(which == index))
         # One transfer; the host does not wait.
         order = {"images": np.concatenate(groups)}
         places = to_device(order, len(hr), hr.device)["images"]

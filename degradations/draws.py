@@ -60,7 +60,8 @@ def check_probabilities(p: Sequence[float], count: int, name: str = "p") -> tupl
     """
     has_count = count > 0 and len(p) == count
     # NaN fails, too.
-    if not (has_count and min(p) >= 0.0 and abs(sum(p) - 1.0) <= 1e-6):
+    is_distribution = has_count and min(p) >= 0.0 and abs(sum(p) - 1.0) <= 1e-6
+    if not is_distribution:
         raise ValueError(f"{name} is {list(p)}; expected {count}, none negative, with sum 1")
     return tuple(p)
 
@@ -88,7 +89,8 @@ class Draws:
         if array.ndim != 1:
             raise ValueError(f"seeds have the shape {array.shape}; expected (B,), one per image")
         # Mixed, so that consecutive seeds (0, 1, 2, ...) are as good as random ones.
-        self._state: Words = mix(array.astype(np.uint64) + np.uint64(GAMMA))
+        words = array.astype(np.uint64) + np.uint64(GAMMA)
+        self._state: Words = mix(words)
         self._calls = 0
 
     def fold(self, name: str) -> Draws:
@@ -123,7 +125,8 @@ class Draws:
 
     def uniform(self, low: Number = 0.0, high: Number = 1.0) -> Floats:
         """Draw (B,) float64, uniform in [low, high)."""
-        return np.asarray(low + (high - low) * self._unit(), np.float64)
+        values = low + (high - low) * self._unit()
+        return np.asarray(values, np.float64)
 
     def integers(self, low: Number, high: Number) -> Integers:
         """Draw (B,) int64, uniform in {low, ..., high - 1}, like Python's `range`.
@@ -152,7 +155,8 @@ class Draws:
             return options[self.integers(0, len(options))]
         edges = np.cumsum(check_probabilities(p, len(options)))
         # Divided by the last edge: a sum just below 1 must not select a last value of p = 0.
-        indices = np.searchsorted(edges / edges[-1], self._unit(), side="right")
+        edges = edges / edges[-1]
+        indices = np.searchsorted(edges, self._unit(), side="right")
         return options[indices]
 
     def bernoulli(self, p: Number) -> Booleans:

@@ -50,7 +50,8 @@ def cropped(image: Tensor, size: int, name: str) -> Tensor:
 
 def as_image(image: Tensor) -> Image.Image:
     """Convert (1, C, H, W) or (C, H, W), C = 1 or 3, to Pillow, clamped and rounded to 8 bits."""
-    rgb = image.reshape(image.shape[-3:]).expand(3, -1, -1)
+    channels = image.reshape(image.shape[-3:])
+    rgb = channels.expand(3, -1, -1)
     return Image.fromarray(to_bytes(rgb))
 
 
@@ -80,6 +81,8 @@ def from_bytes(pixels: Bytes, like: Tensor) -> Tensor:
     """
     import cv2
 
-    planes = np.empty((3, *pixels.shape[:2]), np.uint8)
+    H, W, _ = pixels.shape
+    planes = np.empty((3, H, W), np.uint8)
     cv2.split(pixels, list(planes))
-    return torch.from_numpy(planes).to(like.device).unsqueeze(0).float().div_(255.0)
+    image = torch.from_numpy(planes).to(like.device)
+    return image.unsqueeze(0).float().div_(255.0)

@@ -146,19 +146,25 @@ class PairPool:
         Rank 0 gets all pools, other ranks the same number of empty dictionaries.
         """
         state = self.state()
-        tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-        others = {name: value for name, value in state.items() if name not in tensors}
+        tensors: dict[str, Tensor] = {}
+        others: dict[str, Any] = {}
+        for name, value in state.items():
+            if isinstance(value, Tensor):
+                tensors[name] = value
+            else:
+                others[name] = value
         if not (distributed.is_available() and distributed.is_initialized()):
-            copies = {name: value.to("cpu", copy=True) for name, value in tensors.items()}
-            return [{**state, **copies}]
+            for name, tensor in tensors.items():
+                state[name] = tensor.to("cpu", copy=True)
+            return [state]
         rank = distributed.get_rank()
         world = distributed.get_world_size()
         states: list[Any] = [None] * world
         distributed.all_gather_object(states, others)
         # One after the other: the device may not have room for the pools of all ranks.
         for source in range(world):
-            for name, value in tensors.items():
-                received = value.contiguous() if source == rank else torch.empty_like(value)
+            for name, tensor in tensors.items():
+                received = tensor.contiguous() if source == rank else torch.empty_like(tensor)
                 distributed.broadcast(received, source)
                 if rank == 0:
                     states[source][name] = received.to("cpu", copy=True)
@@ -189,7 +195,9 @@ class PairPool:
         last = Pairs(state["last_hr"], state["last_lr"], state["last_notes"])
         self._stored = _empty_pairs(last, self.size)
         self._put(self._stored, _Exchange([], slots, stored))
-        self._last = _Exchange(list(state["last_seeds"]), list(state["last_slots"]), last)
+        seeds = list(state["last_seeds"])
+        last_slots = list(state["last_slots"])
+        self._last = _Exchange(seeds, last_slots, last)
 
 
 def _check_8_bits(name: str, image: Tensor, levels: Tensor) -> None:
@@ -206,8 +214,8 @@ def _draw_slots(size: int, count: int, seeds: list[int]) -> list[int]:
     # The first of a random order, equivalent to shuffling the pool and taking its first pairs.
     base = np.uint64(seed_of("pool", *seeds))
     with np.errstate(over="ignore"):
-        words = base + np.arange(size, dtype=np.uint64) * np.uint64(GAMMA)
-        keys = mix(words)
+        steps = np.arange(size, dtype=np.uint64) * np.uint64(GAMMA)
+        keys = mix(base + steps)
     order = np.argsort(keys, kind="stable")
     return order[:count].tolist()
 
@@ -216,7 +224,9 @@ def _take(stored: Pairs, slots: list[int]) -> Pairs:
     indices = _slots_on(slots, stored.hr.device)
     hr = stored.hr.index_select(0, indices)
     lr = stored.lr.index_select(0, indices)
-    notes = {name: [values[slot] for slot in slots] for name, values in stored.notes.items()}
+    notes: Notes = {}
+    for name, values in stored.notes.items():
+        notes[name] = [values[slot] for slot in slots]
     return Pairs(_to_float(hr), _to_float(lr), notes)
 
 
@@ -225,8 +235,10 @@ def _to_float(images: Tensor) -> Tensor:
 
 
 def _empty_pairs(like: Pairs, size: int) -> Pairs:
-    hr = like.hr.new_zeros((size, *like.hr.shape[1:]))
-    lr = like.lr.new_zeros((size, *like.lr.shape[1:]))
+    hr_shape = like.hr.shape[1:]
+    lr_shape = like.lr.shape[1:]
+    hr = like.hr.new_zeros((size, *hr_shape))
+    lr = like.lr.new_zeros((size, *lr_shape))
     notes = {name: [""] * size for name in like.notes}
     return Pairs(hr, lr, notes)
 

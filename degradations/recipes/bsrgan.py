@@ -202,14 +202,15 @@ class ChannelNoise(Stage):
         least, most = self.sigma
         level = draws.integers(least, most + 1)
         family = draws.choice([0, 1, 2], self.p)
-        diagonal = np.stack([draws.uniform() for _ in range(3)], axis=1)
-        entries = np.stack([draws.uniform() for _ in range(9)], axis=1)
+        diagonal = [draws.uniform() for _ in range(3)]
+        entries = [draws.uniform() for _ in range(9)]
 
         levels = level[:, None, None]
         independent = np.eye(3) * levels
         equal = np.zeros((3, 3))
         equal[:, 0] = 1.0
-        correlated = _correlation(entries.reshape(-1, 3, 3), diagonal) * most
+        matrices = np.stack(entries, axis=1).reshape(-1, 3, 3)
+        correlated = _correlation(matrices, np.stack(diagonal, axis=1)) * most
         families = family[:, None, None]
         factor = np.where(families == 1, equal * levels, independent)
         factor = np.where(families == 2, correlated, factor)
@@ -340,7 +341,8 @@ class BSRGAN(Pipeline):
 
 
 def _halving(modes: Modes, antialias: bool) -> Resize:
-    return Resize(down=(0.5, 0.5), p=(0.0, 1.0, 0.0), modes=modes, antialias=antialias)
+    always_down = (0.0, 1.0, 0.0)
+    return Resize(down=(0.5, 0.5), p=always_down, modes=modes, antialias=antialias)
 
 
 def _resized(factor: Floats, shape: torch.Size) -> Params:

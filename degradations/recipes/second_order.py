@@ -41,12 +41,14 @@ class ToLR(Resize):
         modes: Modes = ("area", "bilinear", "bicubic"),
         antialias: bool | float = False,
     ) -> None:
-        super().__init__(p=(0.0, 0.0, 1.0), modes=modes, antialias=antialias, divisor=divisor)
+        never_random = (0.0, 0.0, 1.0)
+        super().__init__(p=never_random, modes=modes, antialias=antialias, divisor=divisor)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw as `Resize.draw`, with the sides of the LR."""
         params = super().draw(draws, shape)
-        params["size"][:] = self.extent((shape[-2], shape[-1]))
+        H, W = shape[-2:]
+        params["size"][:] = self.extent((H, W))
         return params
 
     def extent(self, hr_size: tuple[int, int]) -> tuple[int, int]:
@@ -136,8 +138,9 @@ class SincAndJPEG(Stage):
         # Where JPEG comes first, its output is still of the size before the resize.
         jpeg_first = self.sinc.on_canvas(resized(compressed), params["sinc"])
         h, w = jpeg_first.pixels.shape[-2:]
+        jpeg_last_pixels = compressed.pixels[..., :h, :w]
         mask = jpeg_last.view(-1, 1, 1, 1)
-        pixels = torch.where(mask, compressed.pixels[..., :h, :w], jpeg_first.pixels)
+        pixels = torch.where(mask, jpeg_last_pixels, jpeg_first.pixels)
         return jpeg_first.with_pixels(pixels)
 
 

@@ -126,7 +126,10 @@ class Albumentations(Stage):
             ValueError: The transform changes the size or type of an image.
         """
         seeds = params["seeds"].tolist()
-        return torch.cat([self._applied(image, seed) for image, seed in zip(x, seeds, strict=True)])
+        images = []
+        for image, seed in zip(x, seeds, strict=True):
+            images.append(self._applied(image, seed))
+        return torch.cat(images)
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Cut out each image on the CPU: one copy from the device and one back."""
@@ -140,8 +143,10 @@ class Albumentations(Stage):
             pixels = self._transformed(to_bytes(image))
             return from_bytes(pixels, image.unsqueeze(0))
         clamped = image.detach().clamp(0.0, 1.0)
-        pixels = self._transformed(clamped.permute(1, 2, 0).contiguous().cpu().numpy())
-        return torch.from_numpy(pixels).to(image.device).permute(2, 0, 1).unsqueeze(0)
+        floats = clamped.permute(1, 2, 0).contiguous().cpu()
+        pixels = self._transformed(floats.numpy())
+        transformed = torch.from_numpy(pixels).to(image.device)
+        return transformed.permute(2, 0, 1).unsqueeze(0)
 
     def _transformed(self, pixels: Any) -> Any:
         """Transform (H, W, 3) pixels, perhaps in place."""
@@ -173,7 +178,8 @@ def _check_in_place(transform: Any) -> None:
     image = np.zeros((PROBE, PROBE, 3), np.uint8)
     # x, y, z, angle, scale, and its number, as a transform may remove some.
     points = np.zeros((POINTS, 6), np.float32)
-    points[:, :2] = np.random.default_rng(0).uniform(0, PROBE, (POINTS, 2))
+    generator = np.random.default_rng(0)
+    points[:, :2] = generator.uniform(0, PROBE, (POINTS, 2))
     points[:, 5] = np.arange(POINTS)
     for seed in range(TRIES):
         transform.set_random_state(np.random.default_rng(seed), random.Random(seed))
@@ -183,7 +189,8 @@ def _check_in_place(transform: Any) -> None:
             raise TypeError(f"{name} cannot be applied to an image alone: {error}") from error
         moved = outputs["keypoints"]
         numbers = moved[:, 5].astype(int)
-        if not np.allclose(moved[:, :2], points[numbers, :2], rtol=0, atol=0.01):
+        originals = points[numbers]
+        if not np.allclose(moved[:, :2], originals[:, :2], rtol=0, atol=0.01):
             raise TypeError(
                 f"{name} moves pixels, but an LR must show the content of its HR in place; use it "
                 "as data.init_args.crops.augment, which changes HR before LR is made"
@@ -193,7 +200,8 @@ def _check_in_place(transform: Any) -> None:
 def _check_batched(augmentation: Any) -> None:
     certain = copy.deepcopy(augmentation)
     certain.p = 1.0
-    x = torch.rand(16, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(16, 3, 64, 64, generator=generator)
     seeds = range(len(x))
     expected = _apply_one_by_one(certain, x, seeds)
     try:

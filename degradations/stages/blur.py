@@ -53,8 +53,9 @@ def prepare_kernels(psf: Tensor) -> Params:
     n = psf.shape[-1] // 2
 
     # The mass from each ring outwards, (B, n + 1), tells how many rings to keep.
-    distance = torch.arange(-n, n + 1, device=psf.device).abs()
-    ring = torch.maximum(distance, distance.view(-1, 1)).view(-1, 1)
+    column_distance = torch.arange(-n, n + 1, device=psf.device).abs()
+    row_distance = column_distance.view(-1, 1)
+    ring = torch.maximum(column_distance, row_distance).view(-1, 1)
     is_outside = ring >= torch.arange(n + 1, device=psf.device)
     mass = kernels.abs().flatten(1) @ is_outside.to(psf.dtype)
     radius = (mass > _TAIL).sum(1) - 1
@@ -90,7 +91,8 @@ def convolve(x: Tensor, params: Params) -> Tensor:
     H, W = image.shape[1:]
     kernel = params["kernels"][0]
     n = len(kernel) // 2
-    kernel = kernel[n - radius : n + radius + 1, n - radius : n + radius + 1]
+    rings = slice(n - radius, n + radius + 1)
+    kernel = kernel[rings, rings]
     if params["separable"].item():
         y = _by_rows_and_columns(image, kernel)
     elif radius <= 5 or max(H, W) <= _ONE_TILE:
@@ -115,7 +117,8 @@ def convolve_canvas(canvas: Canvas, psf: Tensor) -> Canvas:
     response = torch.fft.rfft2(psf, grid).unsqueeze(1)
     wrapped = torch.fft.irfft2(spectra * response, grid)
     # The first K - 1 rows and columns wrap around.
-    return canvas.with_pixels(wrapped[..., K - 1 : K - 1 + H, K - 1 : K - 1 + W])
+    blurred = wrapped[..., K - 1 :, K - 1 :]
+    return canvas.with_pixels(blurred[..., :H, :W])
 
 
 def _by_rows_and_columns(image: Tensor, kernel: Tensor) -> Tensor:
@@ -204,8 +207,10 @@ def squared_distance(sigma_x: Tensor, sigma_y: Tensor, rotation: Tensor, extent:
     cos = rotation.cos().view(-1, 1, 1)
     sin = rotation.sin().view(-1, 1, 1)
     # Rotated first, then squared: both terms are positive, which avoids cancellation.
-    u = (cos * column + sin * row) / sigma_x.view(-1, 1, 1)
-    v = (cos * row - sin * column) / sigma_y.view(-1, 1, 1)
+    along_x = cos * column + sin * row
+    along_y = cos * row - sin * column
+    u = along_x / sigma_x.view(-1, 1, 1)
+    v = along_y / sigma_y.view(-1, 1, 1)
     return u.square() + v.square()
 
 
@@ -225,7 +230,8 @@ def bell(squared: Tensor, beta: Tensor, plateau: Tensor) -> Tensor:
     """
     power = squared.pow(beta.view(-1, 1, 1))
     generalised_gaussian = torch.exp(-0.5 * power)
-    return torch.where(plateau.view(-1, 1, 1), 1 / (1 + power), generalised_gaussian)
+    flat_bell = 1 / (1 + power)
+    return torch.where(plateau.view(-1, 1, 1), flat_bell, generalised_gaussian)
 
 
 def sinc(cutoff: Tensor, extent: int) -> Tensor:
@@ -238,9 +244,11 @@ def sinc(cutoff: Tensor, extent: int) -> Tensor:
     Source: Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833), its sinc filter.
     """
     # One quarter, mirrored, because the Bessel function dominates the cost.
-    square = torch.arange(extent + 1, device=cutoff.device, dtype=cutoff.dtype).square()
-    # The clamp gives the limit w^2 / (4 pi) in the centre, to 1e-9.
-    radius = (square + square.view(-1, 1)).sqrt().clamp_min(1e-4)
+    axis = torch.arange(extent + 1, device=cutoff.device, dtype=cutoff.dtype)
+    square = axis.square()
+    radius = (square + square.view(-1, 1)).sqrt()
+    # Gives the limit w^2 / (4 pi) in the centre, to 1e-9.
+    radius = radius.clamp_min(1e-4)
     w = cutoff.view(-1, 1, 1)
     bessel = torch.special.bessel_j1(w * radius)
     return _unfolded(w / (2 * math.pi) * bessel / radius)
@@ -274,10 +282,12 @@ def motion(length: Tensor, angle: Tensor, direction: Tensor, extent: int) -> Ten
 
     # Bilinear weights of each point of the path in each column and row, (B, _STEPS, K).
     axis = _axis(extent, length)
-    columns = (1 - (axis - x.unsqueeze(2)).abs()).clamp_min(0)
-    rows = (1 - (axis - y.unsqueeze(2)).abs()).clamp_min(0)
-    rows = rows * light.unsqueeze(2)
-    return torch.bmm(rows.transpose(1, 2), columns)
+    column_distance = (axis - x.unsqueeze(2)).abs()
+    row_distance = (axis - y.unsqueeze(2)).abs()
+    columns = (1 - column_distance).clamp_min(0)
+    rows = (1 - row_distance).clamp_min(0)
+    spread = rows * light.unsqueeze(2)
+    return torch.bmm(spread.transpose(1, 2), columns)
 
 
 def disk(radius: Tensor, extent: int) -> Tensor:
@@ -290,13 +300,16 @@ def disk(radius: Tensor, extent: int) -> Tensor:
     # One quarter, mirrored; its first row and column are half pixels. In a row of pixels the edge
     # of the disk runs from column x1 (at the far side of the row) to x0; the integral of its height
     # has a closed form.
-    edges = torch.arange(extent + 2, device=radius.device, dtype=radius.dtype) - 0.5
+    pixels = torch.arange(extent + 2, device=radius.device, dtype=radius.dtype)
+    edges = pixels - 0.5
     near = edges[:-1].clamp_min(0)
     far = edges[1:]
+    near_rows = near.view(-1, 1)
+    far_rows = far.view(-1, 1)
     R = radius.view(-1, 1, 1)
     R_squared = R.square()
-    x0 = (R_squared - near.view(-1, 1).square()).clamp_min(0).sqrt()
-    x1 = (R_squared - far.view(-1, 1).square()).clamp_min(0).sqrt()
+    x0 = (R_squared - near_rows.square()).clamp_min(0).sqrt()
+    x1 = (R_squared - far_rows.square()).clamp_min(0).sqrt()
 
     def integral(x: Tensor) -> Tensor:
         """Integrate the height of the disk from 0 to x."""
@@ -307,9 +320,10 @@ def disk(radius: Tensor, extent: int) -> Tensor:
     # The part of a pixel that the edge crosses, and the part left of x1, which is covered fully.
     left = torch.minimum(torch.maximum(near, x1), x0)
     right = torch.minimum(torch.maximum(far, x1), x0)
-    partial = integral(right) - integral(left) - near.view(-1, 1) * (right - left)
-    pixel_height = (far - near).view(-1, 1)
-    full = (torch.minimum(far, x1) - near).clamp_min(0) * pixel_height
+    area = integral(right) - integral(left)
+    partial = area - near_rows * (right - left)
+    full_width = (torch.minimum(far, x1) - near).clamp_min(0)
+    full = full_width * (far_rows - near_rows)
     quarter = (partial + full).clamp_min(0)
     halves = 1 + (edges[:-1] < 0).to(radius.dtype)
     return _unfolded(quarter * halves * halves.view(-1, 1))
@@ -324,8 +338,10 @@ def normalized(kernels: Tensor, size: Tensor | None = None) -> Tensor:
     """
     if size is not None:
         K = kernels.shape[-1]
-        distance = (torch.arange(K, device=kernels.device) - K // 2).abs()
-        inside = distance <= (size // 2).view(-1, 1)
+        index = torch.arange(K, device=kernels.device)
+        distance = (index - K // 2).abs()
+        radius = (size // 2).view(-1, 1)
+        inside = distance <= radius
         square = inside.unsqueeze(1) & inside.unsqueeze(2)
         kernels = kernels * square
     return kernels / kernels.sum((1, 2), keepdim=True)

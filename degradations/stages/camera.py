@@ -105,7 +105,8 @@ class Camera(Stage):
         red in the filter's 2x2 cell: 2 * row + column.
         """
         slowest, fastest = self.iso
-        iso = np.exp(draws.uniform(math.log(slowest), math.log(fastest)))
+        log_iso = draws.uniform(math.log(slowest), math.log(fastest))
+        iso = np.exp(log_iso)
         shot = iso * _SHOT_PER_ISO
         log_read = 2.18 * np.log(shot) + 1.20 + draws.normal(0.0, 0.26)
         exposure = draws.normal(*self.exposure)
@@ -155,7 +156,8 @@ def unprocess(x: Tensor, to_camera: Tensor, gains: Tensor) -> Tensor:
         would tint highlights.
     """
     # The inverse of smoothstep, the tone curve of `develop`.
-    display = 0.5 - ((1.0 - 2.0 * x).asin() / 3.0).sin()
+    angle = (1.0 - 2.0 * x).asin() / 3.0
+    display = 0.5 - angle.sin()
     linear = display.clamp_min(1e-8) ** _GAMMA
     colours = _multiply(to_camera, linear)
     inverse_gains = 1.0 / gains
@@ -202,7 +204,8 @@ def bayer_masks(x: Tensor, pattern: Tensor) -> Tensor:
     red = (row_parity + column_parity) == 0
     blue = (row_parity * column_parity) == 1
     green = ~(red | blue)
-    return torch.stack([red, green, blue], dim=1).to(x.dtype)
+    masks = torch.stack([red, green, blue], dim=1)
+    return masks.to(x.dtype)
 
 
 def demosaic(mosaic: Tensor, masks: Tensor, mirrored: Callable[[Tensor], Tensor]) -> Tensor:
@@ -226,9 +229,11 @@ def demosaic(mosaic: Tensor, masks: Tensor, mirrored: Callable[[Tensor], Tensor]
     red_blue = rows[..., 1:-1] + 0.5 * left_and_right
     # Green: always four neighbours.
     sparse_green = planes[:, 1:2]
-    across = sparse_green[..., 1:-1, :-2] + sparse_green[..., 1:-1, 2:]
-    along = sparse_green[..., :-2, 1:-1] + sparse_green[..., 2:, 1:-1]
-    green = sparse_green[..., 1:-1, 1:-1] + 0.25 * (across + along)
+    middle_rows = sparse_green[..., 1:-1, :]
+    middle_columns = sparse_green[..., 1:-1]
+    across = middle_rows[..., :-2] + middle_rows[..., 2:]
+    along = middle_columns[..., :-2, :] + middle_columns[..., 2:, :]
+    green = middle_rows[..., 1:-1] + 0.25 * (across + along)
     red = red_blue[:, :1]
     blue = red_blue[:, 2:]
     return torch.cat([red, green, blue], dim=1)
@@ -246,7 +251,9 @@ def _capture(x: Tensor, params: Params, mirrored: Callable[[Tensor], Tensor]) ->
     masks = bayer_masks(x, params["pattern"])
     signal = (raw * masks).sum(1, keepdim=True)
 
-    variance = signal * per_image(params["shot"], x) + per_image(params["read"], x)
+    shot = per_image(params["shot"], x)
+    read = per_image(params["read"], x)
+    variance = signal * shot + read
     field = seeded_randn_like(signal, params["field_seeds"])
     noisy = signal + variance.sqrt() * field
 

@@ -40,9 +40,11 @@ class WebP(Stage):
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Code (B, 3, H, W) of any values; the output holds multiples of 1/255."""
         images = []
-        for image, quality in zip(x, params["quality"].tolist(), strict=True):
+        qualities = params["quality"].tolist()
+        for image, quality in zip(x, qualities, strict=True):
             file = io.BytesIO()
-            Image.fromarray(to_bytes(image)).save(file, "WEBP", quality=quality, method=4)
+            original = Image.fromarray(to_bytes(image))
+            original.save(file, "WEBP", quality=quality, method=4)
             with Image.open(file) as decoded:
                 pixels = np.array(decoded.convert("RGB"))
             images.append(from_bytes(pixels, x))

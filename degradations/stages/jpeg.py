@@ -147,7 +147,8 @@ class _Chroma:
         axis = torch.arange(2, device=subsampling.device).view(2, 1)
         self.is_width = axis > 0
         # Pixels per sample: rows are halved by 4:2:0 (2), columns by 4:2:2 (1), too.
-        self.step = 1 + (subsampling.view(-1, 1, 1) + axis > 1).long()
+        is_halved = subsampling.view(-1, 1, 1) + axis > 1
+        self.step = 1 + is_halved.long()
         self.count = _divided_up(canvas.sizes.unsqueeze(2), self.step)
         self.row_step = self.step[:, :1].unsqueeze(1)
 
@@ -163,7 +164,8 @@ class _Chroma:
         first = self.step * sample
         last = first + self.step - 1
         pixels = torch.stack((first, last), 3)
-        pixels = torch.minimum(pixels, self.canvas.sizes.view(-1, 2, 1, 1) - 1)
+        last_pixel = self.canvas.sizes.view(-1, 2, 1, 1) - 1
+        pixels = torch.minimum(pixels, last_pixel)
         four = _four(self.canvas.with_pixels(planes), pixels, self.extent)
         # The alternating bias rounds halves up and down equally often.
         is_even = index[:w] % 2 == 0
@@ -180,7 +182,8 @@ class _Chroma:
         h, w = self.extent
         index = torch.arange(max(H, W), device=samples.device)
         # Within the samples even if `halved` is wrong: a GPU fails on indices out of range.
-        last = torch.minimum(self.count, torch.where(self.is_width, w, h)) - 1
+        count = torch.minimum(self.count, torch.where(self.is_width, w, h))
+        last = count - 1
         nearest = torch.minimum(index // self.step, last)
         second = nearest
         if self.smooth:

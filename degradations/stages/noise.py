@@ -80,7 +80,8 @@ def seeded_integers_like(x: Tensor, seeds: Tensor, bits: int, grey: Tensor | Non
     stacked = words[0] if len(words) == 1 else np.stack(words)
     parts = torch.from_numpy(stacked).view(torch.int16)  # four of each word
     integers = parts.bitwise_and_((1 << bits) - 1)
-    return integers.view(len(x), -1)[:, :size].to(torch.int32).view(x.shape)
+    integers = integers.view(len(x), -1)[:, :size]
+    return integers.to(torch.int32).view(x.shape)
 
 
 def quick_randn_like(x: Tensor, seeds: Tensor, grey: Tensor | None = None) -> Tensor:
@@ -126,8 +127,10 @@ def hashed_integers(
     position = (row << 32) + column
     # An odd factor of the seeds, so that consecutive ones are not neighbouring positions.
     starts = seeds * signed(MULTIPLIERS[1]) + signed(GAMMA)
-    words = mixed(starts.view(-1, 1, 1, 1) + position * signed(GAMMA))
-    shift = torch.arange(0, 64, 16, device=seeds.device)[:C].view(-1, 1, 1)
+    starts = starts.view(-1, 1, 1, 1)
+    words = mixed(starts + position * signed(GAMMA))
+    shifts = torch.arange(0, 64, 16, device=seeds.device)
+    shift = shifts[:C].view(-1, 1, 1)
     if grey is not None:  # all channels are the first one
         is_coloured = grey.logical_not().view(-1, 1, 1, 1)
         shift = shift * is_coloured
@@ -244,13 +247,15 @@ class PoissonNoise(Stage):
         if len(x) > 1:
             return each_image(self, x, params)
         source = _luma(x) if params["grey"] else x
-        levels = source.detach().contiguous().mul(255.0).round_().clamp_(0.0, 255.0)
+        levels = source.detach().contiguous().mul(255.0)
+        levels.round_().clamp_(0.0, 255.0)
         # One integer per pixel, in place: the level in the upper bits, random bits in the lower.
         indices = levels.int()
         power = _power_above(indices)
         indices.bitwise_left_shift_(_BITS)
         indices.add_(seeded_integers_like(indices, params["field_seeds"], _BITS))
-        counts = _poisson_table(power).index_select(0, indices.view(-1)).view(indices.shape)
+        table = _poisson_table(power)
+        counts = table.index_select(0, indices.view(-1)).view(indices.shape)
         # strength (counts / N - levels / 255), in place.
         strength = float(params["strength"])
         noise = levels.mul_(-strength / 255.0)
@@ -262,7 +267,8 @@ class PoissonNoise(Stage):
         x = canvas.pixels
         is_grey = params["grey"].view(-1, 1, 1, 1)
         source = torch.where(is_grey, _luma(x), x)
-        rounded = source.detach().mul(255.0).round().clamp(0.0, 255.0)
+        rounded = source.detach().mul(255.0).round()
+        rounded = rounded.clamp(0.0, 255.0)
         levels = rounded.long()
 
         # Pixels outside get a 257th level; repeated writes into `occurs` all write 1.
@@ -271,7 +277,8 @@ class PoissonNoise(Stage):
         occurs = occurs.scatter(1, inside, 1)
         count = occurs[:, :256].sum(1, keepdim=True)
         powers_of_two = 1 << torch.arange(_POWERS - 1, device=x.device)
-        power = (count > powers_of_two).sum(1).view(-1, 1, 1, 1)
+        power = (count > powers_of_two).sum(1)
+        power = power.view(-1, 1, 1, 1)
 
         random_bits = _field(functools.partial(seeded_integers_like, bits=_BITS), x, params)
         indices = ((power * 256 + levels) << _BITS) + random_bits
@@ -291,7 +298,9 @@ def _field(make: Callable[..., Tensor], x: Tensor, params: Params) -> Tensor:
         return make(first_channel if grey else x, seeds)
     # A generator's fields of another size differ in the last 16 values.
     grey_fields = make(first_channel, seeds)
-    return torch.where(per_image(grey, x) > 0, grey_fields, make(x, seeds))
+    fields = make(x, seeds)
+    is_grey = per_image(grey, x) > 0
+    return torch.where(is_grey, grey_fields, fields)
 
 
 def _add_noise(x: Tensor, noise: Tensor, clip: bool) -> Tensor:
@@ -330,9 +339,11 @@ def _poisson_table(power: int) -> Tensor:
     """Return (256 << _BITS,) int16, the counts at equally likely quantiles of each value."""
     N = 1 << power
     mean = np.arange(256)[:, None] / 255 * N
-    count = np.arange(1, math.ceil(N + 10 * math.sqrt(N) + 12))
+    highest = N + 10 * math.sqrt(N) + 12
+    count = np.arange(1, math.ceil(highest))
     # Recursion of probabilities: p(k) = p(k - 1) mean / k.
-    factors = np.concatenate((np.exp(-mean), mean / count), axis=1)
+    p_zero = np.exp(-mean)
+    factors = np.concatenate((p_zero, mean / count), axis=1)
     cumulative = factors.cumprod(axis=1).cumsum(axis=1)
     quantiles = (np.arange(1 << _BITS) + 0.5) / (1 << _BITS)
     counts = np.stack([np.searchsorted(row, quantiles) for row in cumulative])

@@ -62,12 +62,14 @@ def resample(x: Tensor, size: Sequence[int], mode: Mode, antialias: bool = False
         return x
     if x.device.type != "cpu":
         sizes = alike((h, w), B, x.device)
-        return resample_canvas(Canvas.of(x), sizes, mode, antialias, (h, w)).pixels
+        resized = resample_canvas(Canvas.of(x), sizes, mode, antialias, (h, w))
+        return resized.pixels
     planes = x.reshape(-1, H, W)
     is_small = max(H, W, h, w) <= _OPENCV_SIDE
     is_plain = mode in _OPENCV and not antialias
     if is_small and is_plain and x.dtype == torch.float32 and not x.requires_grad:
-        return _by_opencv(planes, (h, w), mode).view(B, C, h, w)
+        resized = _by_opencv(planes, (h, w), mode)
+        return resized.view(B, C, h, w)
     if h < H:  # rows first, so that less is transposed
         planes = _resampled_rows(planes, h, mode, antialias)
     if w != W:
@@ -156,8 +158,9 @@ def _by_opencv(planes: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
 
     h, w = size
     interpolation = getattr(cv2, _OPENCV[mode])
+    sources = planes.contiguous().numpy()
     y = planes.new_empty(len(planes), h, w)
-    for plane, target in zip(planes.contiguous().numpy(), y.numpy(), strict=True):
+    for plane, target in zip(sources, y.numpy(), strict=True):
         cv2.resize(plane, (w, h), dst=target, interpolation=interpolation)
     return y
 
@@ -193,11 +196,14 @@ def _area_taps(n: int, m: int) -> Taps:
 def _antialiased_taps(n: int, m: int, mode: Mode) -> Taps:
     kernel, radius = _ANTIALIASED[mode]
     width = max(n / m, 1.0)
-    centre = (np.arange(m)[:, None] + 0.5) * (n / m)
+    i = np.arange(m)[:, None]
+    centre = (i + 0.5) * (n / m)
     first = np.floor(centre - radius * width + 0.5)
-    index = first + np.arange(math.ceil(2 * radius * width) + 1)
+    count = math.ceil(2 * radius * width) + 1
+    index = first + np.arange(count)
     inside = (index >= 0) & (index < n)
-    weight = kernel((index + 0.5 - centre) / width) * inside
+    distance = (index + 0.5 - centre) / width
+    weight = kernel(distance) * inside
     weight /= weight.sum(1, keepdims=True)
     return np.clip(index, 0, n - 1).astype(np.int64), weight
 
@@ -205,10 +211,12 @@ def _antialiased_taps(n: int, m: int, mode: Mode) -> Taps:
 def _plain_taps(n: int, m: int, mode: Mode) -> Taps:
     kernel, radius = _PLAIN[mode]
     i = np.arange(m)[:, None]
-    below, rest = np.divmod((2 * i + 1) * n - m, 2 * m)
+    numerator = (2 * i + 1) * n - m
+    below, rest = np.divmod(numerator, 2 * m)
     step = np.arange(1 - radius, 1 + radius)
     weight = kernel(step - rest / (2 * m))
-    return np.clip(below + step, 0, n - 1).astype(np.int64), weight
+    index = np.clip(below + step, 0, n - 1)
+    return index.astype(np.int64), weight
 
 
 @functools.lru_cache(maxsize=1024)  # 10 kB each for crops, some hundred for whole images
@@ -218,12 +226,14 @@ def _bags(n: int, m: int, mode: Mode, antialias: bool, planes: int) -> Bags:
     first_pixels = n * np.arange(planes)[:, None, None]
     indices = (index + first_pixels).reshape(-1)
     starts = np.arange(planes * m + 1) * index.shape[1]
-    weights = np.tile(weight.astype(np.float32).reshape(-1), planes)
+    weight = weight.astype(np.float32)
+    weights = np.tile(weight.reshape(-1), planes)
     return torch.from_numpy(indices), torch.from_numpy(starts), torch.from_numpy(weights)
 
 
 def _sum_bags(rows: Tensor, n: int, m: int, mode: Mode, antialias: bool) -> Tensor:
-    indices, starts, weights = _bags(n, m, mode, antialias, len(rows) // n)
+    planes = len(rows) // n
+    indices, starts, weights = _bags(n, m, mode, antialias, planes)
     if rows.dtype != torch.float32:
         weights = weights.to(rows.dtype)
     # As `functional.embedding_bag` (mode 0 sums) without its checks, which take as long.
@@ -264,14 +274,16 @@ def _by_columns(pixels: Tensor, matrices: Tensor) -> Tensor:
     """Multiply (B, C, H, N) by (B, M, N) to (B, H, C, M)."""
     B, C, H, N = pixels.shape
     lines = pixels.transpose(1, 2).reshape(B, H * C, N)
-    return (lines @ matrices.transpose(1, 2)).view(B, H, C, -1)
+    products = lines @ matrices.transpose(1, 2)
+    return products.view(B, H, C, -1)
 
 
 def _by_rows(matrices: Tensor, pixels: Tensor) -> Tensor:
     """Multiply (B, M, N) by (B, N, C, W) to (B, C, M, W)."""
     B, N, C, W = pixels.shape
     lines = pixels.view(B, N, C * W)
-    return (matrices @ lines).view(B, -1, C, W).transpose(1, 2)
+    products = matrices @ lines
+    return products.view(B, -1, C, W).transpose(1, 2)
 
 
 def _resampled_by(matrices: Matrices, canvas: Canvas, sizes: Tensor) -> Canvas:
@@ -306,8 +318,8 @@ class _Grid(NamedTuple):
         source_side = canvas.sizes.t().reshape(-1, 1, 1)
         target_side = sizes.t().reshape(-1, 1, 1)
         source = torch.arange(max(H, W), device=sizes.device)
-        index = torch.arange(max(extent), device=sizes.device).view(-1, 1)
-        target = torch.minimum(index, target_side - 1)
+        index = torch.arange(max(extent), device=sizes.device)
+        target = torch.minimum(index.view(-1, 1), target_side - 1)
         numerator = (2 * target + 1) * source_side - target_side
         below, rest = _divmod(numerator, 2 * target_side)
         return cls(source_side, target_side, source, target, below, rest)
@@ -397,10 +409,11 @@ def _plain_matrix(grid: _Grid, mode: Any, kernels: Kernels) -> Tensor:
     """Return (2B, M, N), the weights of kernels of at most four pixels."""
     steps = torch.arange(-1, 3, device=grid.source.device)
     # Beyond an edge lies a copy of its pixel.
-    pixels = torch.minimum((grid.below + steps).clamp_min(0), grid.source_side - 1)
-    weights = _weights(steps - grid.rest, mode, kernels)
+    pixels = (grid.below + steps).clamp_min(0)
+    pixels = torch.minimum(pixels, grid.source_side - 1).chunk(4, 2)
+    weights = _weights(steps - grid.rest, mode, kernels).chunk(4, 2)
     matrix = torch.zeros((), device=grid.source.device)
-    for pixel, weight in zip(pixels.chunk(4, 2), weights.chunk(4, 2), strict=True):
+    for pixel, weight in zip(pixels, weights, strict=True):
         matrix = torch.where(grid.source == pixel, matrix + weight, matrix)
     return matrix
 
@@ -492,9 +505,10 @@ class Resize(Stage):
         shrinking = draws.uniform(*self.down)
         factor = np.choose(direction, [enlarging, shrinking, 1.0])
         hr_size = np.array(shape[-2:])
+        size = self._side(hr_size, factor[:, None])
         indices = [MODES.index(mode) for mode in self.modes]
         return {
-            "size": self._side(hr_size, factor[:, None]).astype(np.int64),
+            "size": size.astype(np.int64),
             "factor": factor,
             "mode": draws.choice(indices, self.mode_p),
             "antialias": draws.bernoulli(self.antialias),

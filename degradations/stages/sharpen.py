@@ -109,10 +109,14 @@ def blurred(image: Tensor, taps: Tensor) -> Tensor:
     """
     _, H, W = image.shape
     n = len(taps) // 2
-    padded = mirror(image, (n, 0), (H + 2 * n, rounded_up(W, _LANES)))
+    padded_size = (H + 2 * n, rounded_up(W, _LANES))
+    padded = mirror(image, (n, 0), padded_size)
     down = _along_columns(padded, taps)[:, :, :W]
-    turned = mirror(transposed(down), (n, 0), (W + 2 * n, rounded_up(H, _LANES)))
-    across = _along_columns(turned, taps)[:, :, :H]
+
+    turned = transposed(down)
+    padded_size = (W + 2 * n, rounded_up(H, _LANES))
+    padded = mirror(turned, (n, 0), padded_size)
+    across = _along_columns(padded, taps)[:, :, :H]
     return transposed(across)
 
 
@@ -132,6 +136,6 @@ def _along_columns(padded: Tensor, taps: Tensor) -> Tensor:
     # sequences with W channels, for which the depthwise convolution is fastest.
     sequences = padded.unsqueeze(1).permute(0, 3, 1, 2)  # (C, W, 1, rows)
     width = padded.shape[2]
-    weights = taps.repeat(width, 1).view(width, 1, 1, len(taps))
-    y = functional.conv2d(sequences, weights, groups=width)
-    return y.permute(0, 2, 3, 1).squeeze(1)  # (C, rows - side + 1, W)
+    weights = taps.repeat(width, 1).view(width, 1, 1, -1)
+    sums = functional.conv2d(sequences, weights, groups=width)
+    return sums.permute(0, 2, 3, 1).squeeze(1)  # (C, rows - side + 1, W)

@@ -73,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     degradation = degradation_of(options.config, options.scale)
     settings = Settings(degradation, options.name, options.degradation_seed, options.crop)
     images = images_by_key(options.images)
-    samples = degrade_images(tqdm(images.items(), unit=" images", disable=None), settings)
+    progress = tqdm(images.items(), unit=" images", disable=None)
+    samples = degrade_images(progress, settings)
     count = write_shard(samples, shard)
     log.info("%d images frozen into %s", count, shard)
     log.info("to validate on them at data.init_args.scale %g:", degradation.scale)
@@ -179,11 +180,12 @@ def _read_hr(path: Path, settings: Settings) -> Tensor:
     hr = read_image(path)
     if settings.crop is not None:
         hr = cropped(hr, settings.crop, str(path))
-    height, width = cut_size((hr.shape[-2], hr.shape[-1]), settings.degradation.scale)
+    H, W = hr.shape[-2:]
+    scale = settings.degradation.scale
+    height, width = cut_size((H, W), scale)
     if not (height and width):
         raise ValueError(
-            f"{path} is {hr.shape[-2]} x {hr.shape[-1]} px, less than one LR pixel at scale "
-            f"{settings.degradation.scale:g}: remove it"
+            f"{path} is {H} x {W} px, less than one LR pixel at scale {scale:g}: remove it"
         )
     return hr[..., :height, :width].contiguous()
 

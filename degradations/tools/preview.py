@@ -173,7 +173,8 @@ def preview(degradation: Degradation, hr: Tensor, seeds: Sequence[int], rows: in
 def _tile(title: str, step: Step) -> Tile:
     if step.image is None:
         return Tile(None, title, ["skipped"])
-    words = [name_of(step.stage), *parameters_of(step.params), _size(step.image)]
+    parameters = parameters_of(step.params)
+    words = [name_of(step.stage), *parameters, _size(step.image)]
     return Tile(as_image(step.image), title, words)
 
 
