@@ -376,7 +376,12 @@ class Degradation(nn.Module, ABC):
         self._checked = True
         return lr.clamp(0.0, 1.0)
 
-    def _degrade_packed(self, hr: Tensor, packed: Packed, rows: Tensor) -> Tensor:
+    def _degrade_packed(
+        self,
+        hr: Tensor,
+        packed: Packed,
+        rows: Tensor,
+    ) -> Tensor:
         params = packed.unpacked(rows)
         return self.degrade(hr, params)
 
@@ -478,7 +483,10 @@ def check_scale(scale: Any) -> float:
 
 
 def check_range(
-    values: tuple[N, N], name: str, low: float = -math.inf, high: float = math.inf
+    values: tuple[N, N],
+    name: str,
+    low: float = -math.inf,
+    high: float = math.inf,
 ) -> tuple[N, N]:
     """Check the range of an argument, and return it.
 
@@ -499,7 +507,11 @@ def check_range(
     return lower, upper
 
 
-def each_image(function: Callable[[Tensor, Params], Tensor], x: Tensor, params: Params) -> Tensor:
+def each_image(
+    function: Callable[[Tensor, Params], Tensor],
+    x: Tensor,
+    params: Params,
+) -> Tensor:
     """Apply a function that takes an image (1, C, H, W) to each of (B, C, H, W).
 
     Args:
@@ -515,7 +527,9 @@ def each_image(function: Callable[[Tensor, Params], Tensor], x: Tensor, params: 
 
 
 def each_alone(
-    canvas: Canvas, params: Params, function: Callable[[Tensor, Params], Tensor]
+    canvas: Canvas,
+    params: Params,
+    function: Callable[[Tensor, Params], Tensor],
 ) -> Canvas:
     """Cut out each image of a canvas and apply a function to it; the host waits for the device.
 
@@ -535,7 +549,9 @@ def each_alone(
 
 
 def each_on_host(
-    canvas: Canvas, params: Params, function: Callable[[Tensor, Params], Tensor]
+    canvas: Canvas,
+    params: Params,
+    function: Callable[[Tensor, Params], Tensor],
 ) -> Canvas:
     """As ``each_alone`` for a function that works on the CPU: one copy each way, one wait."""
     host_params = _fetched(params)

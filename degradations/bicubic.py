@@ -16,7 +16,10 @@ from files.batch import Box
 
 
 def resize(
-    image: Tensor, size: Sequence[int], clamp: bool = True, boxes: Sequence[Box] | None = None
+    image: Tensor,
+    size: Sequence[int],
+    clamp: bool = True,
+    boxes: Sequence[Box] | None = None,
 ) -> Tensor:
     """Resize with the cubic kernel a = -1/2, widened by the factor when shrinking (antialiasing).
 
@@ -65,7 +68,12 @@ def centres(count: int, start: float, stop: float) -> Tensor:
     return start + (index + 0.5) * ((stop - start) / count)
 
 
-def _covered(image: Tensor, size: Sequence[int], box: Box, clamp: bool) -> Tensor:
+def _covered(
+    image: Tensor,
+    size: Sequence[int],
+    box: Box,
+    clamp: bool,
+) -> Tensor:
     h, w = size
     rows, columns = box
     image = _covered_along(-1, image, w, columns)
@@ -77,7 +85,12 @@ def _covered(image: Tensor, size: Sequence[int], box: Box, clamp: bool) -> Tenso
     return image.contiguous()
 
 
-def _covered_along(dim: int, image: Tensor, count: int, part: tuple[float, float]) -> Tensor:
+def _covered_along(
+    dim: int,
+    image: Tensor,
+    count: int,
+    part: tuple[float, float],
+) -> Tensor:
     """Resample the part of an axis to ``count`` pixels."""
     # torch's own positions are float32: 1e-4 of a pixel off in an image of a megapixel.
     pixels, weights = _taps(image.shape[dim], count, *part)
@@ -92,7 +105,12 @@ def _covered_along(dim: int, image: Tensor, count: int, part: tuple[float, float
     return resampled.movedim(0, dim)
 
 
-def _taps(side: int, count: int, start: float, stop: float) -> tuple[Tensor, Tensor]:
+def _taps(
+    side: int,
+    count: int,
+    start: float,
+    stop: float,
+) -> tuple[Tensor, Tensor]:
     """Return the pixels of which each of the new ones is a sum, and their weights, (count, T)."""
     width = max((stop - start) / count, 1.0)
     # A tile's part may reach beyond it by a pixel, which lies in the margin that is thrown away.

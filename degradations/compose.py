@@ -262,7 +262,10 @@ class Mixture(Degradation):
     """
 
     def __init__(
-        self, scale: float, recipes: Recipes, weights: list[NonNegativeFloat] | None = None
+        self,
+        scale: float,
+        recipes: Recipes,
+        weights: list[NonNegativeFloat] | None = None,
     ) -> None:
         super().__init__(scale)
         if not isinstance(recipes, dict):

@@ -12,7 +12,11 @@ import torch
 from torch import Tensor
 
 
-def copy_to(x: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+def copy_to(
+    x: Tensor,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
     """Copy a host tensor to a device without waiting.
 
     Args:

@@ -52,7 +52,11 @@ _TYPES: dict[str, tuple[np.dtype[Any], torch.dtype]] = {
 }
 
 
-def check_probabilities(p: Sequence[float], count: int, name: str = "p") -> tuple[float, ...]:
+def check_probabilities(
+    p: Sequence[float],
+    count: int,
+    name: str = "p",
+) -> tuple[float, ...]:
     """Check and return `count` probabilities.
 
     Raises:

@@ -112,7 +112,12 @@ class Pipeline(Degradation):
         is_training = hr.device.type == "cuda" and torch.is_grad_enabled()
         return is_training and not self._not_compiled()
 
-    def _degrade_packed(self, hr: Tensor, packed: Packed, rows: Tensor) -> Tensor:
+    def _degrade_packed(
+        self,
+        hr: Tensor,
+        packed: Packed,
+        rows: Tensor,
+    ) -> Tensor:
         is_compiled = self._shapes.known(hr)
         if not (self._compiles(hr) and self._shapes.take(hr)):
             return self.degrade(hr, packed.unpacked(rows))
@@ -150,7 +155,12 @@ class Pipeline(Degradation):
             return self._on_canvas(hr, packed.unpacked(rows), len(leading))
 
         def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-            return torch.compile(function, fullgraph=True, dynamic=False, mode="reduce-overhead")
+            return torch.compile(
+                function,
+                fullgraph=True,
+                dynamic=False,
+                mode="reduce-overhead",
+            )
 
         compiled_others = compiled(run_others)
         if not leading:
@@ -162,7 +172,12 @@ class Pipeline(Degradation):
 
         return run
 
-    def _compile_and_run(self, hr: Tensor, packed: Packed, rows: Tensor) -> Tensor:
+    def _compile_and_run(
+        self,
+        hr: Tensor,
+        packed: Packed,
+        rows: Tensor,
+    ) -> Tensor:
         """Compile by the first batch of its shape; by default, go on without if that fails."""
         name = type(self).__name__
         start = time.perf_counter()
@@ -214,7 +229,13 @@ class Pipeline(Degradation):
         batch = torch.cat(lr)
         return quantize_8bit(batch) if self.quantize else batch
 
-    def _check_image(self, name: str, stage: Stage, image: Tensor, output: Tensor) -> None:
+    def _check_image(
+        self,
+        name: str,
+        stage: Stage,
+        image: Tensor,
+        output: Tensor,
+    ) -> None:
         self.check_output(name, output, 1)
         if not stage.resizes and output.shape[-2:] != image.shape[-2:]:
             raise TypeError(
@@ -223,7 +244,12 @@ class Pipeline(Degradation):
                 "on_canvas, for a GPU)"
             )
 
-    def _on_canvas(self, hr: Tensor, params: Params, skipped: int = 0) -> Tensor:
+    def _on_canvas(
+        self,
+        hr: Tensor,
+        params: Params,
+        skipped: int = 0,
+    ) -> Tensor:
         canvas = Canvas.of(hr)
         prepared = self._prepared(params)
         resized = False

@@ -170,7 +170,12 @@ class PairPool:
                     states[source][name] = received.to("cpu", copy=True)
         return states if rank == 0 else [{} for _ in states]
 
-    def load(self, states: Sequence[dict[str, Any]], rank: int, world: int) -> None:
+    def load(
+        self,
+        states: Sequence[dict[str, Any]],
+        rank: int,
+        world: int,
+    ) -> None:
         """Load the pool of a checkpoint.
 
         Args:

@@ -352,7 +352,13 @@ def _resized(factor: Floats, shape: torch.Size) -> Params:
     return {"size": size.astype(np.int64), "factor": factor}
 
 
-def _rescaled(mask: Booleans, values: Floats, low: float, high: float, to: float) -> Floats:
+def _rescaled(
+    mask: Booleans,
+    values: Floats,
+    low: float,
+    high: float,
+    to: float,
+) -> Floats:
     """Rescale values drawn in [low, high] to [low, to], for the images in the mask."""
     ratio = (to - low) / (high - low)
     return np.where(mask, low + (values - low) * ratio, values)

@@ -42,7 +42,12 @@ class ToLR(Resize):
         antialias: bool | float = False,
     ) -> None:
         never_random = (0.0, 0.0, 1.0)
-        super().__init__(p=never_random, modes=modes, antialias=antialias, divisor=divisor)
+        super().__init__(
+            p=never_random,
+            modes=modes,
+            antialias=antialias,
+            divisor=divisor,
+        )
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw as `Resize.draw`, with the sides of the LR."""
@@ -181,7 +186,10 @@ class Order:
     grey: UnitInterval = 0.4
 
     def stages(
-        self, name: str, modes: Modes, divisor: float = 1.0
+        self,
+        name: str,
+        modes: Modes,
+        divisor: float = 1.0,
     ) -> tuple[Sometimes, Resize, OneOf]:
         """Make the stages blur, resize and noise.
 
@@ -344,7 +352,11 @@ class SecondOrder(Pipeline):
         return params
 
 
-def _replace(params: dict[str, Any], others: dict[str, Any], path: list[str]) -> None:
+def _replace(
+    params: dict[str, Any],
+    others: dict[str, Any],
+    path: list[str],
+) -> None:
     """Replace the entry at the path, if it exists, by that of `others`."""
     name, *rest = path
     if name not in params:

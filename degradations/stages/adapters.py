@@ -215,7 +215,11 @@ def _check_batched(augmentation: Any) -> None:
         )
 
 
-def _apply_one_by_one(augmentation: Any, x: Tensor, seeds: Iterable[int]) -> Tensor:
+def _apply_one_by_one(
+    augmentation: Any,
+    x: Tensor,
+    seeds: Iterable[int],
+) -> Tensor:
     images = []
     for image, seed in zip(torch.split(x, 1), seeds, strict=True):
         with _seeded(seed, x.device):  # applying it may draw, too
@@ -224,7 +228,11 @@ def _apply_one_by_one(augmentation: Any, x: Tensor, seeds: Iterable[int]) -> Ten
     return torch.cat(images)
 
 
-def _apply_batched(augmentation: Any, x: Tensor, seeds: Iterable[int]) -> Tensor:
+def _apply_batched(
+    augmentation: Any,
+    x: Tensor,
+    seeds: Iterable[int],
+) -> Tensor:
     image_params = []
     for seed in seeds:
         with _seeded(seed, torch.device("cpu")):

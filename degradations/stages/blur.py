@@ -130,7 +130,14 @@ def _by_rows_and_columns(image: Tensor, kernel: Tensor) -> Tensor:
     column = taps[:, n] / taps[n, n]
     y = torch.empty_like(image)
     for plane, target in zip(image.numpy(), y.numpy(), strict=True):
-        cv2.sepFilter2D(plane, -1, row, column, dst=target, borderType=cv2.BORDER_REFLECT_101)
+        cv2.sepFilter2D(
+            plane,
+            -1,
+            row,
+            column,
+            dst=target,
+            borderType=cv2.BORDER_REFLECT_101,
+        )
     return y
 
 
@@ -141,7 +148,13 @@ def _by_opencv(image: Tensor, kernel: Tensor) -> Tensor:
     taps = kernel.contiguous().numpy()
     y = torch.empty_like(image)
     for plane, target in zip(image.numpy(), y.numpy(), strict=True):
-        cv2.filter2D(plane, -1, taps, dst=target, borderType=cv2.BORDER_REFLECT_101)
+        cv2.filter2D(
+            plane,
+            -1,
+            taps,
+            dst=target,
+            borderType=cv2.BORDER_REFLECT_101,
+        )
     return y
 
 
@@ -169,7 +182,11 @@ def _fast_fft_size(n: int) -> int:
     return size
 
 
-def mirror(image: Tensor, pad: tuple[int, int], size: tuple[int, int]) -> Tensor:
+def mirror(
+    image: Tensor,
+    pad: tuple[int, int],
+    size: tuple[int, int],
+) -> Tensor:
     """Mirror the borders of an image on the CPU: `pad` above and left, the rest opposite.
 
     Args:
@@ -192,7 +209,12 @@ def mirror(image: Tensor, pad: tuple[int, int], size: tuple[int, int]) -> Tensor
     return y
 
 
-def squared_distance(sigma_x: Tensor, sigma_y: Tensor, rotation: Tensor, extent: int) -> Tensor:
+def squared_distance(
+    sigma_x: Tensor,
+    sigma_y: Tensor,
+    rotation: Tensor,
+    extent: int,
+) -> Tensor:
     """Return the squared distance from the centre in standard deviations, d' S^-1 d.
 
     Args:
@@ -254,7 +276,12 @@ def sinc(cutoff: Tensor, extent: int) -> Tensor:
     return _unfolded(w / (2 * math.pi) * bessel / radius)
 
 
-def motion(length: Tensor, angle: Tensor, direction: Tensor, extent: int) -> Tensor:
+def motion(
+    length: Tensor,
+    angle: Tensor,
+    direction: Tensor,
+    extent: int,
+) -> Tensor:
     """Return the path of a point along a straight line, with sum 1.
 
     The light is spread bilinearly over the nearest four pixels, so that lines of any angle and
@@ -589,7 +616,11 @@ def draw_sizes(draws: Draws, sizes: tuple[int, int]) -> npt.NDArray[np.int64]:
     return 2 * radius + 1
 
 
-def _beta(ends: tuple[float, float], is_below_one: Booleans, share: Floats) -> Floats:
+def _beta(
+    ends: tuple[float, float],
+    is_below_one: Booleans,
+    share: Floats,
+) -> Floats:
     """Return (B,) shape parameters, uniform below 1 or above 1."""
     low, high = ends
     below = low + (1 - low) * share

@@ -208,7 +208,11 @@ def bayer_masks(x: Tensor, pattern: Tensor) -> Tensor:
     return masks.to(x.dtype)
 
 
-def demosaic(mosaic: Tensor, masks: Tensor, mirrored: Callable[[Tensor], Tensor]) -> Tensor:
+def demosaic(
+    mosaic: Tensor,
+    masks: Tensor,
+    mirrored: Callable[[Tensor], Tensor],
+) -> Tensor:
     """Interpolate each colour by the mean of its two or four nearest pixels.
 
     Args:
@@ -239,7 +243,11 @@ def demosaic(mosaic: Tensor, masks: Tensor, mirrored: Callable[[Tensor], Tensor]
     return torch.cat([red, green, blue], dim=1)
 
 
-def _capture(x: Tensor, params: Params, mirrored: Callable[[Tensor], Tensor]) -> Tensor:
+def _capture(
+    x: Tensor,
+    params: Params,
+    mirrored: Callable[[Tensor], Tensor],
+) -> Tensor:
     """Unprocess, expose, add noise, quantise and develop."""
     red_gain = params["red_gain"]
     green_gain = torch.ones_like(red_gain)

@@ -138,7 +138,11 @@ class _Chroma:
     """
 
     def __init__(
-        self, canvas: Canvas, subsampling: Tensor, extent: tuple[int, int], smooth: bool
+        self,
+        canvas: Canvas,
+        subsampling: Tensor,
+        extent: tuple[int, int],
+        smooth: bool,
     ) -> None:
         self.canvas = canvas
         self.extent = extent
@@ -392,7 +396,10 @@ class JPEG(Stage):
 
 
 def encode_decode(
-    pixels: Bytes, quality: int, subsampling: str, smooth_chroma: bool = True
+    pixels: Bytes,
+    quality: int,
+    subsampling: str,
+    smooth_chroma: bool = True,
 ) -> Bytes:
     """Save (H, W, 3) uint8 as JPEG and load it by the fastest exact codec.
 

@@ -60,7 +60,12 @@ def seeded_randn_like(x: Tensor, seeds: Tensor) -> Tensor:
     return fields.to(x.dtype)
 
 
-def seeded_integers_like(x: Tensor, seeds: Tensor, bits: int, grey: Tensor | None = None) -> Tensor:
+def seeded_integers_like(
+    x: Tensor,
+    seeds: Tensor,
+    bits: int,
+    grey: Tensor | None = None,
+) -> Tensor:
     """Return uniform int32 in [0, 2**bits), of the shape and device of `x`.
 
     Args:
@@ -84,7 +89,11 @@ def seeded_integers_like(x: Tensor, seeds: Tensor, bits: int, grey: Tensor | Non
     return integers.to(torch.int32).view(x.shape)
 
 
-def quick_randn_like(x: Tensor, seeds: Tensor, grey: Tensor | None = None) -> Tensor:
+def quick_randn_like(
+    x: Tensor,
+    seeds: Tensor,
+    grey: Tensor | None = None,
+) -> Tensor:
     """Return noise as `seeded_randn_like`, from a table of 32,768 quantiles, for 8-bit images.
 
     Mean 0 and variance 1 are exact; the rarest 1 in 65,536 on either side (beyond 4.17 standard
@@ -114,7 +123,10 @@ def _normal_quantiles() -> Tensor:
 
 
 def hashed_integers(
-    shape: torch.Size, seeds: Tensor, bits: int, grey: Tensor | None = None
+    shape: torch.Size,
+    seeds: Tensor,
+    bits: int,
+    grey: Tensor | None = None,
 ) -> Tensor:
     """Return (B, C, H, W) int32 in [0, 2**bits) on the seeds' device; no synchronisation.
 
@@ -168,7 +180,10 @@ class GaussianNoise(Stage):
     """
 
     def __init__(
-        self, sigma: tuple[float, float] = (1.0, 30.0), grey: UnitInterval = 0.0, clip: bool = True
+        self,
+        sigma: tuple[float, float] = (1.0, 30.0),
+        grey: UnitInterval = 0.0,
+        clip: bool = True,
     ) -> None:
         super().__init__()
         self.sigma = check_range(sigma, "sigma", low=0.0)

@@ -37,7 +37,12 @@ _OPENCV_SIDE = 512  # its coordinates are too coarse for 1e-5 beyond
 _ALIGNMENT = 16  # of canvas sides, so that few kernels are compiled; suits matrix products
 
 
-def resample(x: Tensor, size: Sequence[int], mode: Mode, antialias: bool = False) -> Tensor:
+def resample(
+    x: Tensor,
+    size: Sequence[int],
+    mode: Mode,
+    antialias: bool = False,
+) -> Tensor:
     """Resample images of one size to another size.
 
     ``area``: the mean of the pixels [floor(i n / m), ceil((i + 1) n / m)), as in
@@ -231,7 +236,13 @@ def _bags(n: int, m: int, mode: Mode, antialias: bool, planes: int) -> Bags:
     return torch.from_numpy(indices), torch.from_numpy(starts), torch.from_numpy(weights)
 
 
-def _sum_bags(rows: Tensor, n: int, m: int, mode: Mode, antialias: bool) -> Tensor:
+def _sum_bags(
+    rows: Tensor,
+    n: int,
+    m: int,
+    mode: Mode,
+    antialias: bool,
+) -> Tensor:
     planes = len(rows) // n
     indices, starts, weights = _bags(n, m, mode, antialias, planes)
     if rows.dtype != torch.float32:
@@ -241,14 +252,24 @@ def _sum_bags(rows: Tensor, n: int, m: int, mode: Mode, antialias: bool) -> Tens
     return sums
 
 
-def _resampled_rows(planes: Tensor, m: int, mode: Mode, antialias: bool) -> Tensor:
+def _resampled_rows(
+    planes: Tensor,
+    m: int,
+    mode: Mode,
+    antialias: bool,
+) -> Tensor:
     """Resample (P, H, W) to (P, m, W)."""
     P, H, W = planes.shape
     rows = planes.reshape(P * H, W)
     return _sum_bags(rows, H, m, mode, antialias).view(P, m, W)
 
 
-def _resampled_columns(planes: Tensor, m: int, mode: Mode, antialias: bool) -> Tensor:
+def _resampled_columns(
+    planes: Tensor,
+    m: int,
+    mode: Mode,
+    antialias: bool,
+) -> Tensor:
     """Resample (P, H, W) to (P, H, m)."""
     P, H, W = planes.shape
     columns = _transposed(planes.reshape(P * H, W))
@@ -312,7 +333,12 @@ class _Grid(NamedTuple):
     rest: Tensor
 
     @classmethod
-    def of(cls, canvas: Canvas, sizes: Tensor, extent: tuple[int, int]) -> _Grid:
+    def of(
+        cls,
+        canvas: Canvas,
+        sizes: Tensor,
+        extent: tuple[int, int],
+    ) -> _Grid:
         """Return the grid of a canvas and of results of these sizes on another one."""
         H, W = canvas.pixels.shape[-2:]
         source_side = canvas.sizes.t().reshape(-1, 1, 1)

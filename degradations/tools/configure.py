@@ -30,7 +30,13 @@ register_ranges()
 
 
 class _ConfigFile(ActionConfigFile):
-    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
+    def __call__(
+        self,
+        parser: Any,
+        cfg: Any,
+        values: Any,
+        option_string: Any = None,
+    ) -> None:
         replaced(cfg, str(values))
         super().__call__(parser, cfg, values, option_string)  # type: ignore[no-untyped-call]
 

@@ -72,7 +72,12 @@ class Step(NamedTuple):
     image: Tensor | None
 
 
-def steps_of(degradation: Degradation, hr: Tensor, params: Params, name: str = "") -> list[Step]:
+def steps_of(
+    degradation: Degradation,
+    hr: Tensor,
+    params: Params,
+    name: str = "",
+) -> list[Step]:
     """Return the stages that are applied to an image or skipped, first to last.
 
     Args:
@@ -98,7 +103,12 @@ def steps_of(degradation: Degradation, hr: Tensor, params: Params, name: str = "
     return steps
 
 
-def _steps(name: str, stage: Stage, x: Tensor, params: Params) -> Iterator[Step]:
+def _steps(
+    name: str,
+    stage: Stage,
+    x: Tensor,
+    params: Params,
+) -> Iterator[Step]:
     if isinstance(stage, Sometimes):
         if params["applied"][0]:
             yield from _steps(name, stage.stage, x, params["stage"])
@@ -142,7 +152,12 @@ def name_of(stage: Stage) -> str:
     return type(adapted).__name__
 
 
-def preview(degradation: Degradation, hr: Tensor, seeds: Sequence[int], rows: int) -> list[Section]:
+def preview(
+    degradation: Degradation,
+    hr: Tensor,
+    seeds: Sequence[int],
+    rows: int,
+) -> list[Section]:
     """Return the sections of the sheet: some images stage by stage, and the LR of all seeds.
 
     Args:
@@ -315,9 +330,19 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: python main.py preview "
         "--config configs/degradation/real_esrgan.yaml photo.png --rows 3",
     )
-    parser.add_argument("image", metavar="IMAGE", type=Path, help="an HR image")
+    parser.add_argument(
+        "image",
+        metavar="IMAGE",
+        type=Path,
+        help="an HR image",
+    )
     add_config_argument(parser)
-    parser.add_argument("--out", type=Path, default=Path("preview.png"), help="the PNG")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("preview.png"),
+        help="the PNG",
+    )
     parser.add_argument(
         "--draws",
         type=positive,
@@ -339,5 +364,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="side of the square in the middle of the image, in pixels",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the first draw")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="seed of the first draw",
+    )
     return parser
