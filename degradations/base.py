@@ -15,7 +15,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,10 @@ from degradations.device import copy_to
 from degradations.draws import Draws, Packed, Params, Seeds, split_params
 
 N = TypeVar("N", int, float)
+Size: TypeAlias = tuple[int, int]  # (H, W)
+Range: TypeAlias = tuple[float, float]  # lowest and highest value
+IntegerRange: TypeAlias = tuple[int, int]
+ImageFunction: TypeAlias = Callable[[Tensor, Params], Tensor]  # of one image
 
 
 class Canvas(NamedTuple):
@@ -38,7 +42,7 @@ class Canvas(NamedTuple):
 
     pixels: Tensor
     sizes: Tensor
-    hr_size: tuple[int, int]
+    hr_size: Size
     filled: bool = False
 
     @classmethod
@@ -60,7 +64,7 @@ class Canvas(NamedTuple):
         columns = is_inside[:, 1, :W].unsqueeze(1)
         return (rows & columns).unsqueeze(1)
 
-    def edges_repeated(self, extent: tuple[int, int] | None = None) -> Tensor:
+    def edges_repeated(self, extent: Size | None = None) -> Tensor:
         """Return (B, C, H, W), each image extended by its nearest pixels.
 
         Args:
@@ -71,7 +75,7 @@ class Canvas(NamedTuple):
         places = torch.minimum(self._axis(max(h, w)), last)
         return self.gather(places, (h, w))
 
-    def reflected(self, pad: int, extent: tuple[int, int] | None = None) -> Tensor:
+    def reflected(self, pad: int, extent: Size | None = None) -> Tensor:
         """Return (B, C, H + 2 pad, W + 2 pad), each image mirrored at its own edges.
 
         Edge pixels are not repeated, as in `numpy.pad(..., mode="reflect")`, and an image is
@@ -90,7 +94,7 @@ class Canvas(NamedTuple):
         places = last - (last - folded).abs()
         return self.gather(places, (h, w))
 
-    def gather(self, places: Tensor, extent: tuple[int, int]) -> Tensor:
+    def gather(self, places: Tensor, extent: Size) -> Tensor:
         """Return (B, C, h, w) from the row and column numbers (B, 2, n), n the larger side."""
         B, C, _, W = self.pixels.shape
         h, w = extent
@@ -130,7 +134,7 @@ def select(mask: Tensor, chosen: Canvas, other: Canvas) -> Canvas:
     return Canvas(pixels, sizes, chosen.hr_size, filled)
 
 
-def _padded_to(pixels: Tensor, extent: tuple[int, int]) -> Tensor:
+def _padded_to(pixels: Tensor, extent: Size) -> Tensor:
     H, W = pixels.shape[-2:]
     if extent == (H, W):
         return pixels
@@ -409,7 +413,7 @@ class Degradation(nn.Module, ABC):
             if hasattr(module, "_checked"):  # nested recipes and adapters
                 module._checked = True
 
-    def lr_size(self, hr_size: Sequence[int]) -> tuple[int, int]:
+    def lr_size(self, hr_size: Sequence[int]) -> Size:
         """Return the LR size (h, w) for an HR of (H, W): sides divided by the scale, rounded.
 
         Raises:
@@ -508,7 +512,7 @@ def check_range(
 
 
 def each_image(
-    function: Callable[[Tensor, Params], Tensor],
+    function: ImageFunction,
     x: Tensor,
     params: Params,
 ) -> Tensor:
@@ -529,7 +533,7 @@ def each_image(
 def each_alone(
     canvas: Canvas,
     params: Params,
-    function: Callable[[Tensor, Params], Tensor],
+    function: ImageFunction,
 ) -> Canvas:
     """Cut out each image of a canvas and apply a function to it; the host waits for the device.
 
@@ -551,7 +555,7 @@ def each_alone(
 def each_on_host(
     canvas: Canvas,
     params: Params,
-    function: Callable[[Tensor, Params], Tensor],
+    function: ImageFunction,
 ) -> Canvas:
     """As ``each_alone`` for a function that works on the CPU: one copy each way, one wait."""
     host_params = _fetched(params)
@@ -585,7 +589,7 @@ def quantize_8bit(x: Tensor) -> Tensor:
     return (x.clamp(0.0, 1.0) * 255.0).round() / 255.0
 
 
-def cut_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
+def cut_size(size: Size, scale: float) -> Size:
     """Return the largest size that is ``scale`` times an LR size (modcrop for any real scale).
 
     Args:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from degradations.base import Canvas, Stage, check_range, check_scale
+from degradations.base import Canvas, IntegerRange, Range, Stage, check_range, check_scale
 from degradations.compose import OneOf, Shuffled, Sometimes
 from degradations.draws import Booleans, Draws, Floats, Integers, Params, check_probabilities
 from degradations.pipeline import Pipeline
@@ -56,9 +56,9 @@ class GaussianBlur(KernelStage):
 
     def __init__(
         self,
-        kernel_size: tuple[int, int] = (7, 21),
-        sigma: tuple[float, float] = (0.1, 2.8),
-        variance: tuple[float, float] = (0.5, 8.0),
+        kernel_size: IntegerRange = (7, 21),
+        sigma: Range = (0.1, 2.8),
+        variance: Range = (0.5, 8.0),
         isotropic: UnitInterval = 0.5,
     ) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class Shrink(Resize):
     Source: BSRGAN (Zhang et al., ICCV 2021; arXiv 2103.14006), section 3.2, numbers for x4.
     """
 
-    def __init__(self, by: tuple[float, float] = (1.0, 8.0), modes: Modes = _MODES) -> None:
+    def __init__(self, by: Range = (1.0, 8.0), modes: Modes = _MODES) -> None:
         super().__init__(p=(0.0, 1.0, 0.0), modes=modes)
         self.by = check_range(by, "by", low=1.0)
 
@@ -128,7 +128,7 @@ class SampleGaussian(KernelStage):
     def __init__(
         self,
         divisor: float = 4.0,
-        sigma: tuple[float, float] = (0.1, 2.4),
+        sigma: Range = (0.1, 2.4),
         kernel_size: int = 25,
     ) -> None:
         super().__init__()
@@ -187,7 +187,7 @@ class ChannelNoise(Stage):
 
     def __init__(
         self,
-        sigma: tuple[int, int] = (1, 25),
+        sigma: IntegerRange = (1, 25),
         p: tuple[float, float, float] = (0.4, 0.4, 0.2),
     ) -> None:
         super().__init__()
@@ -282,10 +282,10 @@ class BSRGAN(Pipeline):
         self,
         scale: float,
         halve: UnitInterval = 0.25,
-        kernel_size: tuple[int, int] = (7, 21),
-        sigma: tuple[int, int] = (1, 25),
+        kernel_size: IntegerRange = (7, 21),
+        sigma: IntegerRange = (1, 25),
         jpeg: UnitInterval = 0.9,
-        jpeg_quality: tuple[int, int] = (30, 95),
+        jpeg_quality: IntegerRange = (30, 95),
         camera: UnitInterval = 0.25,
         compile: bool | None = False,
         **kwargs: Any,

@@ -9,7 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from degradations.base import Canvas, Stage, check_range, check_scale, each_image, select
+from degradations.base import (
+    Canvas,
+    IntegerRange,
+    Range,
+    Size,
+    Stage,
+    check_range,
+    check_scale,
+    each_image,
+    select,
+)
 from degradations.compose import OneOf, Sometimes
 from degradations.draws import Draws, Params
 from degradations.pipeline import Pipeline
@@ -56,7 +66,7 @@ class ToLR(Resize):
         params["size"][:] = self.extent((H, W))
         return params
 
-    def extent(self, hr_size: tuple[int, int]) -> tuple[int, int]:
+    def extent(self, hr_size: Size) -> Size:
         """Return (h, w) of the LR, which every image fills."""
         H, W = hr_size
         h = max(round(H / self.divisor), 1)
@@ -90,9 +100,9 @@ class SincAndJPEG(Stage):
         divisor: float = 1.0,
         modes: Modes = ("area", "bilinear", "bicubic"),
         sinc: UnitInterval = 0.8,
-        kernel_size: tuple[int, int] = (7, 21),
-        cutoff: tuple[float, float] = (math.pi / 3, math.pi),
-        quality: tuple[int, int] = (30, 95),
+        kernel_size: IntegerRange = (7, 21),
+        cutoff: Range = (math.pi / 3, math.pi),
+        quality: IntegerRange = (30, 95),
         jpeg_last: UnitInterval = 0.5,
         smooth_chroma: bool = True,
     ) -> None:
@@ -172,17 +182,17 @@ class Order:
     """
 
     blur: UnitInterval = 1.0
-    kernel_size: tuple[int, int] = (7, 21)
+    kernel_size: IntegerRange = (7, 21)
     families: Families = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
-    sigma: tuple[float, float] = (0.2, 3.0)
-    beta_generalized: tuple[float, float] = (0.5, 4.0)
-    beta_plateau: tuple[float, float] = (1.0, 2.0)
+    sigma: Range = (0.2, 3.0)
+    beta_generalized: Range = (0.5, 4.0)
+    beta_plateau: Range = (1.0, 2.0)
     sinc: UnitInterval = 0.1
-    resize: tuple[float, float] = (0.15, 1.5)
+    resize: Range = (0.15, 1.5)
     resize_p: tuple[float, float, float] = (0.2, 0.7, 0.1)
     gaussian: UnitInterval = 0.5
-    gaussian_sigma: tuple[float, float] = (1.0, 30.0)
-    poisson_strength: tuple[float, float] = (0.05, 3.0)
+    gaussian_sigma: Range = (1.0, 30.0)
+    poisson_strength: Range = (0.05, 3.0)
     grey: UnitInterval = 0.4
 
     def stages(
@@ -298,10 +308,10 @@ class SecondOrder(Pipeline):
         second: Order = SECOND,
         second_p: UnitInterval = 1.0,
         modes: Modes = ("area", "bilinear", "bicubic"),
-        jpeg_quality: tuple[int, int] | None = (30, 95),
-        final_jpeg_quality: tuple[int, int] = (30, 95),
+        jpeg_quality: IntegerRange | None = (30, 95),
+        final_jpeg_quality: IntegerRange = (30, 95),
         final_sinc: UnitInterval = 0.8,
-        final_kernel_size: tuple[int, int] = (7, 21),
+        final_kernel_size: IntegerRange = (7, 21),
         faithful: bool = False,
         pool: NonNegativeInt = 0,
         **kwargs: Any,
@@ -430,7 +440,7 @@ class RealESRGANLight(SecondOrder):
             poisson_strength=(0.05, 2.0),
             grey=0.2,
         ),
-        final_jpeg_quality: tuple[int, int] = (60, 95),
+        final_jpeg_quality: IntegerRange = (60, 95),
         **kwargs: Any,
     ) -> None:
         super().__init__(

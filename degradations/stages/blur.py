@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from degradations.base import Canvas, Stage, check_range, each_image
+from degradations.base import Canvas, IntegerRange, Range, Size, Stage, check_range, each_image
 from degradations.draws import Booleans, Draws, Floats, Params, check_probabilities
 from files.numbers import UnitInterval
 
@@ -185,7 +185,7 @@ def _fast_fft_size(n: int) -> int:
 def mirror(
     image: Tensor,
     pad: tuple[int, int],
-    size: tuple[int, int],
+    size: Size,
 ) -> Tensor:
     """Mirror the borders of an image on the CPU: `pad` above and left, the rest opposite.
 
@@ -439,11 +439,11 @@ class Blur(KernelStage):
 
     def __init__(
         self,
-        kernel_size: tuple[int, int] = (7, 21),
+        kernel_size: IntegerRange = (7, 21),
         families: Families = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03),
-        sigma: tuple[float, float] = (0.2, 3.0),
-        beta_generalized: tuple[float, float] = (0.5, 4.0),
-        beta_plateau: tuple[float, float] = (1.0, 2.0),
+        sigma: Range = (0.2, 3.0),
+        beta_generalized: Range = (0.5, 4.0),
+        beta_plateau: Range = (1.0, 2.0),
         sinc: UnitInterval = 0.1,
     ) -> None:
         super().__init__()
@@ -517,8 +517,8 @@ class Sinc(KernelStage):
 
     def __init__(
         self,
-        kernel_size: tuple[int, int] = (7, 21),
-        cutoff: tuple[float, float] = (math.pi / 3, math.pi),
+        kernel_size: IntegerRange = (7, 21),
+        cutoff: Range = (math.pi / 3, math.pi),
     ) -> None:
         super().__init__()
         self.kernel_size = check_sizes(kernel_size)
@@ -557,9 +557,9 @@ class MotionBlur(KernelStage):
 
     def __init__(
         self,
-        length: tuple[float, float] = (1.0, 15.0),
-        angle: tuple[float, float] = (0.0, 180.0),
-        direction: tuple[float, float] = (-1.0, 1.0),
+        length: Range = (1.0, 15.0),
+        angle: Range = (0.0, 180.0),
+        direction: Range = (-1.0, 1.0),
     ) -> None:
         super().__init__()
         self.length = check_range(length, "length", low=0.0)
@@ -594,7 +594,7 @@ class DefocusBlur(KernelStage):
     are continuous.
     """
 
-    def __init__(self, radius: tuple[float, float] = (0.5, 5.0)) -> None:
+    def __init__(self, radius: Range = (0.5, 5.0)) -> None:
         super().__init__()
         self.radius = check_range(radius, "radius", low=1e-3)
 
@@ -609,7 +609,7 @@ class DefocusBlur(KernelStage):
         return normalized(disk(params["radius"], extent))
 
 
-def draw_sizes(draws: Draws, sizes: tuple[int, int]) -> npt.NDArray[np.int64]:
+def draw_sizes(draws: Draws, sizes: IntegerRange) -> npt.NDArray[np.int64]:
     """Draw (B,) odd kernel sizes in a range of odd sizes, ends included."""
     smallest, largest = sizes
     radius = draws.integers(smallest // 2, largest // 2 + 1)
@@ -617,7 +617,7 @@ def draw_sizes(draws: Draws, sizes: tuple[int, int]) -> npt.NDArray[np.int64]:
 
 
 def _beta(
-    ends: tuple[float, float],
+    ends: Range,
     is_below_one: Booleans,
     share: Floats,
 ) -> Floats:
@@ -628,7 +628,7 @@ def _beta(
     return np.where(is_below_one, below, above)
 
 
-def check_sizes(sizes: tuple[int, int]) -> tuple[int, int]:
+def check_sizes(sizes: IntegerRange) -> IntegerRange:
     """Check and return a range of kernel sides.
 
     Raises:
@@ -641,7 +641,7 @@ def check_sizes(sizes: tuple[int, int]) -> tuple[int, int]:
     return check_range(sizes, "kernel_size", low=1)
 
 
-def _check_beta(values: tuple[float, float], name: str) -> tuple[float, float]:
+def _check_beta(values: Range, name: str) -> Range:
     low, high = check_range(values, name, low=1e-2, high=100.0)
     if not low <= 1.0 <= high:
         raise ValueError(f"{name} is {[low, high]}; expected a range that contains 1")

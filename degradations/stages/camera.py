@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from degradations.base import Canvas, Stage, check_range
+from degradations.base import Canvas, IntegerRange, Range, Stage, check_range
 from degradations.draws import Draws, Floats, Params, per_image
 from degradations.stages.noise import seeded_randn_like
 from files.numbers import NonNegativeFloat, UnitInterval
@@ -85,11 +85,11 @@ class Camera(Stage):
 
     def __init__(
         self,
-        iso: tuple[float, float] = (100.0, 12000.0),
+        iso: Range = (100.0, 12000.0),
         exposure: tuple[UnitInterval, NonNegativeFloat] = (0.8, 0.1),
-        red_gain: tuple[float, float] = (1.9, 2.4),
-        blue_gain: tuple[float, float] = (1.5, 1.9),
-        bits: tuple[int, int] = (12, 14),
+        red_gain: Range = (1.9, 2.4),
+        blue_gain: Range = (1.5, 1.9),
+        bits: IntegerRange = (12, 14),
     ) -> None:
         super().__init__()
         self.iso = check_range(iso, "iso", low=1.0, high=1e6)

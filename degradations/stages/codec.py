@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from degradations.base import Canvas, Stage, check_range, each_on_host
+from degradations.base import Canvas, IntegerRange, Stage, check_range, each_on_host
 from degradations.draws import Draws, Params
 from degradations.images import from_bytes, to_bytes
 
@@ -28,7 +28,7 @@ class WebP(Stage):
 
     waits = True
 
-    def __init__(self, quality: tuple[int, int] = (30, 95)) -> None:
+    def __init__(self, quality: IntegerRange = (30, 95)) -> None:
         super().__init__()
         self.quality = check_range(quality, "quality", 0, 100)
 

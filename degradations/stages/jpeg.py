@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from degradations.base import Canvas, Stage, check_range, rounded_up
+from degradations.base import Canvas, IntegerRange, Size, Stage, check_range, rounded_up
 from degradations.device import constant
 from degradations.draws import Draws, Params, check_probabilities
 from degradations.images import Bytes, from_bytes, to_bytes
@@ -141,7 +141,7 @@ class _Chroma:
         self,
         canvas: Canvas,
         subsampling: Tensor,
-        extent: tuple[int, int],
+        extent: Size,
         smooth: bool,
     ) -> None:
         self.canvas = canvas
@@ -204,7 +204,7 @@ class _Chroma:
         return torch.floor((total + bias) / 16.0)
 
 
-def _four(canvas: Canvas, places: Tensor, extent: tuple[int, int]) -> Tensor:
+def _four(canvas: Canvas, places: Tensor, extent: Size) -> Tensor:
     """Gather (B, C, h, 2, w, 2) from two rows and two columns each, (B, 2, n, 2)."""
     h, w = extent
     four = canvas.gather(places.flatten(2), (2 * h, 2 * w))
@@ -346,7 +346,7 @@ class JPEG(Stage):
 
     def __init__(
         self,
-        quality: tuple[int, int] = (30, 95),
+        quality: IntegerRange = (30, 95),
         subsampling: dict[Subsampling, float] = {"4:2:0": 1.0},  # noqa: B006  (never changed)
         smooth_chroma: bool = True,
     ) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from degradations.base import Canvas, Stage, check_range, each_image
+from degradations.base import Canvas, Range, Stage, check_range, each_image
 from degradations.device import constant
 from degradations.draws import GAMMA, MULTIPLIERS, SHIFTS, Draws, Params, per_image
 from files.numbers import UnitInterval
@@ -181,7 +181,7 @@ class GaussianNoise(Stage):
 
     def __init__(
         self,
-        sigma: tuple[float, float] = (1.0, 30.0),
+        sigma: Range = (1.0, 30.0),
         grey: UnitInterval = 0.0,
         clip: bool = True,
     ) -> None:
@@ -238,7 +238,7 @@ class PoissonNoise(Stage):
 
     def __init__(
         self,
-        strength: tuple[float, float] = (0.05, 3.0),
+        strength: Range = (0.05, 3.0),
         grey: UnitInterval = 0.0,
         clip: bool = True,
     ) -> None:

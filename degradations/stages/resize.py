@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from degradations.base import Canvas, Stage, alike, check_range, each_image, rounded_up
+from degradations.base import Canvas, Range, Size, Stage, alike, check_range, each_image, rounded_up
 from degradations.draws import Draws, Params, check_probabilities
 from files.numbers import PositiveFloat, UnitInterval
 
@@ -89,7 +89,7 @@ def resample_canvas(
     sizes: Tensor,
     modes: Tensor | Mode,
     antialias: Tensor | bool,
-    extent: tuple[int, int],
+    extent: Size,
 ) -> Canvas:
     """Resample each image to its own size by its own kernel, by two matrix products.
 
@@ -107,7 +107,7 @@ def resample_canvas(
     return _resampled_by(matrices, canvas, sizes)
 
 
-def shrink_canvas(canvas: Canvas, size: tuple[int, int]) -> Tensor:
+def shrink_canvas(canvas: Canvas, size: Size) -> Tensor:
     """Resize images of differing sizes to one size as `bicubic.resize`, clamped after each pass.
 
     Args:
@@ -158,7 +158,7 @@ _ANTIALIASED: dict[Mode, tuple[Callable[[Any], Any], int]] = {
 }
 
 
-def _by_opencv(planes: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
+def _by_opencv(planes: Tensor, size: Size, mode: Mode) -> Tensor:
     import cv2
 
     h, w = size
@@ -337,7 +337,7 @@ class _Grid(NamedTuple):
         cls,
         canvas: Canvas,
         sizes: Tensor,
-        extent: tuple[int, int],
+        extent: Size,
     ) -> _Grid:
         """Return the grid of a canvas and of results of these sizes on another one."""
         H, W = canvas.pixels.shape[-2:]
@@ -354,7 +354,7 @@ class _Grid(NamedTuple):
 def _matrices(
     canvas: Canvas,
     sizes: Tensor,
-    extent: tuple[int, int],
+    extent: Size,
     modes: Tensor | Mode,
     antialias: Tensor | bool,
     possible: Sequence[Mode] = MODES,
@@ -506,8 +506,8 @@ class Resize(Stage):
 
     def __init__(
         self,
-        up: tuple[float, float] = (1.0, 1.5),
-        down: tuple[float, float] = (0.15, 1.0),
+        up: Range = (1.0, 1.5),
+        down: Range = (0.15, 1.0),
         p: tuple[float, float, float] = (0.2, 0.7, 0.1),
         modes: Modes = ("area", "bilinear", "bicubic"),
         antialias: bool | UnitInterval = False,
@@ -567,7 +567,7 @@ class Resize(Stage):
 
         return resampled
 
-    def extent(self, hr_size: tuple[int, int]) -> tuple[int, int]:
+    def extent(self, hr_size: Size) -> Size:
         """Return (H, W) of a canvas for every result for HR of this size.
 
         It also fits the HR size divided by `divisor` and rounded, up or down.
