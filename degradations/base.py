@@ -59,7 +59,8 @@ class Canvas(NamedTuple):
     def inside(self) -> Tensor:
         """Return (B, 1, H, W) bool, true for the pixels inside an image."""
         H, W = self.pixels.shape[-2:]
-        is_inside = self._axis(max(H, W)) < self.sizes.unsqueeze(2)
+        index = self._axis(max(H, W))
+        is_inside = index < self.sizes.unsqueeze(2)
         rows = is_inside[:, 0, :H].unsqueeze(2)
         columns = is_inside[:, 1, :W].unsqueeze(1)
         return (rows & columns).unsqueeze(1)
@@ -72,7 +73,8 @@ class Canvas(NamedTuple):
         """
         h, w = extent or self.pixels.shape[-2:]
         last = self.sizes.unsqueeze(2) - 1
-        places = torch.minimum(self._axis(max(h, w)), last)
+        index = self._axis(max(h, w))
+        places = torch.minimum(index, last)
         return self.gather(places, (h, w))
 
     def reflected(self, pad: int, extent: Size | None = None) -> Tensor:
@@ -86,7 +88,8 @@ class Canvas(NamedTuple):
             extent: (rows, columns) of the result, if it should have more.
         """
         H, W = self.pixels.shape[-2:]
-        h, w = extent or (H + 2 * pad, W + 2 * pad)
+        padded_size = (H + 2 * pad, W + 2 * pad)
+        h, w = extent or padded_size
         last = self.sizes.unsqueeze(2) - 1
         period = (2 * last).clamp_min(1)
         distance = (self._axis(max(h, w)) - pad).abs()
@@ -100,10 +103,10 @@ class Canvas(NamedTuple):
         h, w = extent
         rows = places[:, 0, :h].unsqueeze(2)
         columns = places[:, 1, :w].unsqueeze(1)
-        positions = (rows * W + columns).view(B, 1, h * w)
+        positions = rows * W + columns
+        positions = positions.view(B, 1, h * w).expand(B, C, h * w)
         flat = self.pixels.reshape(B, C, -1)
-        gathered = flat.gather(2, positions.expand(B, C, h * w))
-        return gathered.view(B, C, h, w)
+        return flat.gather(2, positions).view(B, C, h, w)
 
     def _axis(self, n: int) -> Tensor:
         return torch.arange(n, device=self.pixels.device)
@@ -228,9 +231,12 @@ class Stage(nn.Module, ABC):
                 float32.
         """
         if self.pixelwise:
-            return canvas.with_pixels(self._same_size(canvas.edges_repeated(), params))
+            extended = canvas.edges_repeated()
+            pixels = self._same_size(extended, params)
+            return canvas.with_pixels(pixels)
         if canvas.filled:
-            return canvas.with_pixels(each_image(self._same_size, canvas.pixels, params))
+            pixels = each_image(self._same_size, canvas.pixels, params)
+            return canvas.with_pixels(pixels)
         return each_alone(canvas, params, self._same_size)
 
     def _same_size(self, x: Tensor, params: Params) -> Tensor:
@@ -349,7 +355,8 @@ class Degradation(nn.Module, ABC):
 
     def draw_ahead(self, seeds: Seeds, shape: torch.Size) -> Packed:
         """Draw as `params_of` for `replay` in another process, as a loader's worker does."""
-        return Packed.of(self.params_of(seeds, shape), len(seeds))
+        params = self.params_of(seeds, shape)
+        return Packed.of(params, len(seeds))
 
     def params_of(self, seeds: Seeds, shape: torch.Size) -> Params:
         """Draw the parameters of images with these seeds, as NumPy arrays that can be recorded."""
@@ -563,7 +570,8 @@ def each_on_host(
     pixels = canvas.pixels.cpu()  # waits for this copy, and so for those queued before it
     host_canvas = Canvas(pixels, sizes, canvas.hr_size)
     results = each_alone(host_canvas, host_params, function)
-    return canvas.with_pixels(copy_to(results.pixels, canvas.pixels.device))
+    pixels = copy_to(results.pixels, canvas.pixels.device)
+    return canvas.with_pixels(pixels)
 
 
 def _fetched(params: Params) -> Params:
@@ -586,7 +594,8 @@ def rounded_up(n: int, multiple: int) -> int:
 
 def quantize_8bit(x: Tensor) -> Tensor:
     """Clamp values of any shape to [0, 1] and round to multiples of 1/255, like an 8-bit file."""
-    return (x.clamp(0.0, 1.0) * 255.0).round() / 255.0
+    levels = (x.clamp(0.0, 1.0) * 255.0).round()
+    return levels / 255.0
 
 
 def cut_size(size: Size, scale: float) -> Size:

@@ -63,9 +63,10 @@ def resize(
 
 
 def centres(count: int, start: float, stop: float) -> Tensor:
-    """Return where the centres of ``count`` pixels between two positions lie, (count,) float64."""
+    """Return the centres of ``count`` pixels between two positions, (count,) float64."""
+    width = (stop - start) / count
     index = torch.arange(count, dtype=torch.float64)
-    return start + (index + 0.5) * ((stop - start) / count)
+    return start + (index + 0.5) * width
 
 
 def _covered(
@@ -111,12 +112,13 @@ def _taps(
     start: float,
     stop: float,
 ) -> tuple[Tensor, Tensor]:
-    """Return the pixels of which each of the new ones is a sum, and their weights, (count, T)."""
+    """Return the T source pixels of each target pixel: indices and weights, (count, T)."""
     width = max((stop - start) / count, 1.0)
     # A tile's part may reach beyond it by a pixel, which lies in the margin that is thrown away.
     centre = centres(count, start, stop)[:, None].clamp(0, side)
     first = (centre - 2 * width + 0.5).floor()
-    pixels = first + torch.arange(math.ceil(4 * width) + 1)
+    tap_count = math.ceil(4 * width) + 1
+    pixels = first + torch.arange(tap_count)
     offset = pixels + 0.5 - centre
     distance = (offset / width).abs()
     near = (1 - distance).clamp(min=0)
@@ -152,5 +154,6 @@ class Bicubic(Degradation):
 
     def degrade(self, hr: Tensor, params: Params) -> Tensor:
         """Resize (B, 3, H, W) to (B, 3, *lr_size((H, W)))."""
-        lr = resize(hr, self.lr_size(hr.shape[-2:]))
+        size = self.lr_size(hr.shape[-2:])
+        lr = resize(hr, size)
         return quantize_8bit(lr) if self.quantize else lr

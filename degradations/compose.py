@@ -77,7 +77,8 @@ class _Several(Stage):
 
     def __init__(self, stages: Stages) -> None:
         super().__init__()
-        self.stages = nn.ModuleDict(name_stages(stages, but=self.choice))
+        named_stages = name_stages(stages, but=self.choice)
+        self.stages = nn.ModuleDict(named_stages)
         self.resizes = any(stage.resizes for stage in self._stages().values())
         self.waits = any(stage.waits for stage in self._stages().values())
 
@@ -162,7 +163,8 @@ class Shuffled(_Several):
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `order` (B, K), the indices of the stages, first to last, and their parameters."""
         keys = [draws.uniform() for _ in self.stages]
-        order = np.argsort(np.stack(keys, axis=1), axis=1)
+        key_rows = np.stack(keys, axis=1)
+        order = np.argsort(key_rows, axis=1)
         return {"order": order, **self._draw_each(draws, shape)}
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
@@ -191,8 +193,8 @@ class Shuffled(_Several):
 
     def schedule(self) -> Sequence[int]:
         """Return the indices of stages in a sequence of which every order is a subsequence."""
-        # An order goes on to a next round wherever its indices fall: to the last one only if all
-        # fall, and then for the first stage.
+        # In every round, the next stages of an order run as long as their indices rise. Only the
+        # falling order needs the last round, for the first stage.
         count = len(self.stages)
         rounds = list(range(count)) * (count - 1)
         return [*rounds, 0]
@@ -315,7 +317,8 @@ class Mixture(Degradation):
         for (name, recipe), group, images in zip(recipes, groups, group_places, strict=True):
             if len(group):
                 group_params = _select_images(params[name], group)
-                parts.append(recipe.replay(hr.index_select(0, images), group_params))
+                group_hr = hr.index_select(0, images)
+                parts.append(recipe.replay(group_hr, group_params))
         lr = torch.cat(parts)
         return torch.empty_like(lr).index_copy_(0, places, lr)
 

@@ -31,7 +31,8 @@ def copy_to(
 
 def tensor_like(values: Sequence[float], like: Tensor) -> Tensor:
     """Return a tensor (n,) of n Python numbers on the device and in the type of ``like``."""
-    return copy_to(torch.tensor(values, dtype=like.dtype), like.device)
+    x = torch.tensor(values, dtype=like.dtype)
+    return copy_to(x, like.device)
 
 
 class Table:
@@ -65,9 +66,9 @@ class Table:
 
 
 def constant(make: Callable[[], Tensor]) -> Callable[[torch.device], Tensor]:
-    """Return a function that returns the `Table` that is made at its first call, on a device.
+    """Decorate a function that makes a constant, which then takes a device and runs only once.
 
-    What is compiled finds the copy there, if the function was called before.
+    Call it once per device before compiling, so that the compiled code finds the copy there.
 
     Args:
         make: Makes the tensor on the CPU.

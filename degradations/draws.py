@@ -169,7 +169,8 @@ class Draws:
 
     def normal(self, mean: Number = 0.0, std: Number = 1.0) -> Floats:
         """Draw (B,) float64, normally distributed (Box-Muller, which takes two calls)."""
-        radius = np.sqrt(-2.0 * np.log1p(-self._unit()))
+        log = np.log1p(-self._unit())
+        radius = np.sqrt(-2.0 * log)
         angle = 2.0 * np.pi * self._unit()
         normal = radius * np.cos(angle)
         return np.asarray(mean + std * normal, np.float64)
@@ -237,7 +238,8 @@ class Packed:
                     shape = x.shape[1:]
                     places[path] = _Place(kind, end // dtype.itemsize, shape)
                     end += math.prod(shape) * dtype.itemsize
-        rows = np.zeros((batch, end // 8 + 1), np.int64)
+        word_count = end // 8 + 1
+        rows = np.zeros((batch, word_count), np.int64)
         views = {kind: rows.view(dtype) for kind, (dtype, _) in _TYPES.items()}
         for path, (kind, column, shape) in places.items():
             width = math.prod(shape)

@@ -26,7 +26,8 @@ def read_image(path: Path) -> Tensor:
     pixels = decode.read_image(path, srgb=True).rgb
     white = np.float32(np.iinfo(pixels.dtype).max)
     scaled = pixels.astype(np.float32) / white
-    return torch.from_numpy(scaled).permute(2, 0, 1).unsqueeze(0)
+    image = torch.from_numpy(scaled).permute(2, 0, 1)
+    return image.unsqueeze(0)
 
 
 def cropped(image: Tensor, size: int, name: str) -> Tensor:
@@ -45,7 +46,9 @@ def cropped(image: Tensor, size: int, name: str) -> Tensor:
         raise ValueError(f"{name} is {H} x {W} px, smaller than the crop of {size} px")
     top = (H - size) // 2
     left = (W - size) // 2
-    return image[..., top : top + size, left : left + size].contiguous()
+    rows = slice(top, top + size)
+    columns = slice(left, left + size)
+    return image[..., rows, columns].contiguous()
 
 
 def as_image(image: Tensor) -> Image.Image:
@@ -68,7 +71,8 @@ def to_bytes(image: Tensor) -> Bytes:
     _, H, W = image.shape
     positive = image.detach().cpu().clamp_min(0.0)  # OpenCV takes absolute values
     lines = positive.reshape(3 * H, W).numpy()
-    planes = cv2.convertScaleAbs(lines, alpha=255.0).reshape(3, H, W)
+    levels = cv2.convertScaleAbs(lines, alpha=255.0)
+    planes = levels.reshape(3, H, W)
     return cast(Bytes, cv2.merge(list(planes)))
 
 

@@ -119,7 +119,8 @@ class Pipeline(Degradation):
         rows: Tensor,
     ) -> Tensor:
         is_compiled = self._shapes.known(hr)
-        if not (self._compiles(hr) and self._shapes.take(hr)):
+        compiles = self._compiles(hr) and self._shapes.take(hr)
+        if not compiles:
             return self.degrade(hr, packed.unpacked(rows))
         with hashed_fields():
             if not is_compiled:
@@ -152,7 +153,8 @@ class Pipeline(Degradation):
             return canvas.pixels
 
         def run_others(hr: Tensor, rows: Tensor) -> Tensor:
-            return self._on_canvas(hr, packed.unpacked(rows), len(leading))
+            params = packed.unpacked(rows)
+            return self._on_canvas(hr, params, len(leading))
 
         def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
             return torch.compile(

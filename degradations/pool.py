@@ -112,8 +112,8 @@ class PairPool:
         self._filled = max(self._filled, stop)
 
     def _in_8_bits(self, pairs: Pairs) -> Pairs:
-        hr = (pairs.hr * 255).round_().to(torch.uint8)
-        lr = (pairs.lr * 255).round_().to(torch.uint8)
+        hr = _to_levels(pairs.hr)
+        lr = _to_levels(pairs.lr)
         notes = {name: list(values) for name, values in pairs.notes.items()}
         # The check makes a GPU's host wait.
         if self._stored is None or pairs.lr.device.type == "cpu":
@@ -219,8 +219,8 @@ def _draw_slots(size: int, count: int, seeds: list[int]) -> list[int]:
     # The first of a random order, equivalent to shuffling the pool and taking its first pairs.
     base = np.uint64(seed_of("pool", *seeds))
     with np.errstate(over="ignore"):
-        steps = np.arange(size, dtype=np.uint64) * np.uint64(GAMMA)
-        keys = mix(base + steps)
+        slots = np.arange(size, dtype=np.uint64)
+        keys = mix(base + slots * np.uint64(GAMMA))
     order = np.argsort(keys, kind="stable")
     return order[:count].tolist()
 
@@ -233,6 +233,11 @@ def _take(stored: Pairs, slots: list[int]) -> Pairs:
     for name, values in stored.notes.items():
         notes[name] = [values[slot] for slot in slots]
     return Pairs(_to_float(hr), _to_float(lr), notes)
+
+
+def _to_levels(images: Tensor) -> Tensor:
+    levels = (images * 255).round_()
+    return levels.to(torch.uint8)
 
 
 def _to_float(images: Tensor) -> Tensor:

@@ -81,8 +81,9 @@ class GaussianBlur(KernelStage):
     def psf(self, params: Params) -> Tensor:
         """Return (B, K, K), each with sum 1."""
         isotropic = params["isotropic"]
-        sigma_x = torch.where(isotropic, params["sigma"], params["variance_x"].sqrt())
-        sigma_y = torch.where(isotropic, params["sigma"], params["variance_y"].sqrt())
+        sigma = params["sigma"]
+        sigma_x = torch.where(isotropic, sigma, params["variance_x"].sqrt())
+        sigma_y = torch.where(isotropic, sigma, params["variance_y"].sqrt())
         n = self.kernel_size[1] // 2
         squared = squared_distance(sigma_x, sigma_y, params["rotation"], n)
         gaussian = torch.exp(-0.5 * squared)
@@ -150,10 +151,12 @@ class SampleGaussian(KernelStage):
         """Return (B, K, K), each with sum 1."""
         n = self.kernel_size // 2
         sigma = params["sigma"].view(-1, 1)
-        axis = torch.arange(-n, n + 1, device=sigma.device) - self.shift
-        exponent = -0.5 * (axis / sigma).square()
+        axis = torch.arange(-n, n + 1, device=sigma.device)
+        distance = axis - self.shift
+        exponent = -0.5 * (distance / sigma).square()
         # Relative to the largest: a narrow kernel between two pixels would underflow.
-        profile = torch.exp(exponent - exponent.amax(1, keepdim=True))
+        largest = exponent.amax(1, keepdim=True)
+        profile = torch.exp(exponent - largest)
         kernel = profile.unsqueeze(2) * profile.unsqueeze(1)
         return normalized(kernel)
 
@@ -210,18 +213,25 @@ class ChannelNoise(Stage):
         equal = np.zeros((3, 3))
         equal[:, 0] = 1.0
         matrices = np.stack(entries, axis=1).reshape(-1, 3, 3)
-        correlated = _correlation(matrices, np.stack(diagonal, axis=1)) * most
+        diagonals = np.stack(diagonal, axis=1)
+        correlated = _correlation(matrices, diagonals) * most
         families = family[:, None, None]
         factor = np.where(families == 1, equal * levels, independent)
         factor = np.where(families == 2, correlated, factor)
-        return {"level": level, "family": family, "factor": factor, "field_seeds": draws.seeds()}
+        return {
+            "level": level,
+            "family": family,
+            "factor": factor,
+            "field_seeds": draws.seeds(),
+        }
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Add its field to each image, (B, 3, H, W), and clamp to [0, 1]."""
         field = seeded_randn_like(x, params["field_seeds"])
         factor = params["factor"] / 255.0
-        noise = torch.matmul(factor, field.flatten(2)).view(x.shape)
-        return (x + noise).clamp(0.0, 1.0)
+        noise = torch.matmul(factor, field.flatten(2))
+        noisy = x + noise.view(x.shape)
+        return noisy.clamp(0.0, 1.0)
 
 
 class _ShuffledInOrder(Shuffled):
@@ -302,8 +312,9 @@ class BSRGAN(Pipeline):
         blur_sigma = (_LOWEST_SIGMA, 2.0 + 0.2 * s)
         blur_variance = (_LOWEST_VARIANCE, 4.0 + s)
         sample_sigma = (_LOWEST_SAMPLE_SIGMA, max(0.6 * s, _LOWEST_SAMPLE_SIGMA))
+        largest_divisor = max(2.0 * s, 1.0)
         shrinks: dict[str, Stage] = {
-            "resize": Shrink((1.0, max(2.0 * s, 1.0))),
+            "resize": Shrink((1.0, largest_divisor)),
             "sample": SampleGaussian(s, sample_sigma),
         }
         shuffled: dict[str, Stage] = {
@@ -348,7 +359,8 @@ def _halving(modes: Modes, antialias: bool) -> Resize:
 def _resized(factor: Floats, shape: torch.Size) -> Params:
     """Return the factors (B,) and the sizes (B, 2) to which they resize the HR, at least 1."""
     hr_size = np.array(shape[-2:])
-    size = np.maximum(np.floor(hr_size * factor[:, None]), 1)
+    scaled = hr_size * factor[:, None]
+    size = np.maximum(np.floor(scaled), 1)
     return {"size": size.astype(np.int64), "factor": factor}
 
 
@@ -361,7 +373,8 @@ def _rescaled(
 ) -> Floats:
     """Rescale values drawn in [low, high] to [low, to], for the images in the mask."""
     ratio = (to - low) / (high - low)
-    return np.where(mask, low + (values - low) * ratio, values)
+    rescaled = low + (values - low) * ratio
+    return np.where(mask, rescaled, values)
 
 
 def _correlation(entries: Floats, diagonal: Floats) -> Floats:

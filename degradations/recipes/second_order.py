@@ -146,12 +146,13 @@ class SincAndJPEG(Stage):
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Apply both orders around one JPEG, and select one for each image."""
         jpeg_last = params["jpeg_last"]
+        sinc_params = params["sinc"]
         resized = self.resize.resampler(canvas, params["resize"])
-        filtered = self.sinc.on_canvas(resized(canvas), params["sinc"])
+        filtered = self.sinc.on_canvas(resized(canvas), sinc_params)
         before_jpeg = select(jpeg_last, filtered, canvas)
         compressed = self.jpeg.on_canvas(before_jpeg, params["jpeg"])
         # Where JPEG comes first, its output is still of the size before the resize.
-        jpeg_first = self.sinc.on_canvas(resized(compressed), params["sinc"])
+        jpeg_first = self.sinc.on_canvas(resized(compressed), sinc_params)
         h, w = jpeg_first.pixels.shape[-2:]
         jpeg_last_pixels = compressed.pixels[..., :h, :w]
         mask = jpeg_last.view(-1, 1, 1, 1)

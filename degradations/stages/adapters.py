@@ -152,7 +152,8 @@ class Albumentations(Stage):
         """Transform (H, W, 3) pixels, perhaps in place."""
         shape = pixels.shape
         dtype = pixels.dtype
-        result = np.ascontiguousarray(self.transform(image=pixels)["image"])
+        outputs = self.transform(image=pixels)
+        result = np.ascontiguousarray(outputs["image"])
         if result.shape != shape or result.dtype != dtype:
             raise ValueError(
                 f"{type(self.transform).__name__} returned {result.dtype} {result.shape} for "
@@ -205,7 +206,8 @@ def _check_batched(augmentation: Any) -> None:
     seeds = range(len(x))
     expected = _apply_one_by_one(certain, x, seeds)
     try:
-        equal = torch.allclose(_apply_batched(certain, x, seeds), expected, 0.0, 1e-4)
+        batched = _apply_batched(certain, x, seeds)
+        equal = torch.allclose(batched, expected, 0.0, 1e-4)
     except RuntimeError:  # parameters of differing shapes
         equal = False
     if not equal:

@@ -56,8 +56,9 @@ def prepare_kernels(psf: Tensor) -> Params:
     column_distance = torch.arange(-n, n + 1, device=psf.device).abs()
     row_distance = column_distance.view(-1, 1)
     ring = torch.maximum(column_distance, row_distance).view(-1, 1)
-    is_outside = ring >= torch.arange(n + 1, device=psf.device)
-    mass = kernels.abs().flatten(1) @ is_outside.to(psf.dtype)
+    first_ring = torch.arange(n + 1, device=psf.device)
+    is_outside = (ring >= first_ring).to(psf.dtype)
+    mass = kernels.abs().flatten(1) @ is_outside
     radius = (mass > _TAIL).sum(1) - 1
 
     row = kernels[:, n : n + 1]
@@ -163,14 +164,17 @@ def _by_fourier(image: Tensor, kernel: Tensor) -> Tensor:
     n = len(kernel) // 2
     grid = (_fast_fft_size(H + 2 * n), _fast_fft_size(W + 2 * n))
     # Rows first, so that the transform skips the empty ones.
-    row_spectra = torch.fft.rfft(kernel, grid[1])
-    response = torch.fft.fft(row_spectra, grid[0], dim=0).conj_physical_()
+    grid_rows, grid_columns = grid
+    row_spectra = torch.fft.rfft(kernel, grid_columns)
+    spectrum = torch.fft.fft(row_spectra, grid_rows, dim=0)
+    response = spectrum.conj_physical_()  # correlates, as the kernel is flipped
     padded = mirror(image, (n, n), grid)
     y = torch.empty_like(image)
     # Plane by plane, because one fits into the cache.
     for plane, target in zip(padded, y, strict=True):
         spectrum = torch.fft.rfft2(plane).mul_(response)
-        target.copy_(torch.fft.irfft2(spectrum, grid)[:H, :W])
+        blurred = torch.fft.irfft2(spectrum, grid)
+        target.copy_(blurred[:H, :W])
     return y
 
 
@@ -300,7 +304,8 @@ def motion(
     """
     steps = torch.arange(_STEPS, device=length.device, dtype=length.dtype)
     time = (2 * steps + 1) / _STEPS - 1  # midpoints of [-1, 1]
-    light = (1 + direction.view(-1, 1) * time) / _STEPS
+    brightness = 1 + direction.view(-1, 1) * time
+    light = brightness / _STEPS
 
     distance = time * length.view(-1, 1) / 2
     radians = torch.deg2rad(angle).view(-1, 1)
@@ -352,8 +357,9 @@ def disk(radius: Tensor, extent: int) -> Tensor:
     full_width = (torch.minimum(far, x1) - near).clamp_min(0)
     full = full_width * (far_rows - near_rows)
     quarter = (partial + full).clamp_min(0)
-    halves = 1 + (edges[:-1] < 0).to(radius.dtype)
-    return _unfolded(quarter * halves * halves.view(-1, 1))
+    is_half = edges[:-1] < 0
+    doubled = 1 + is_half.to(radius.dtype)
+    return _unfolded(quarter * doubled * doubled.view(-1, 1))
 
 
 def normalized(kernels: Tensor, size: Tensor | None = None) -> Tensor:
@@ -497,7 +503,8 @@ class Blur(KernelStage):
         kernel = bell(squared, params["beta"], is_plateau)
         if self.sinc > 0:
             is_sinc = params["sinc"].view(-1, 1, 1)
-            kernel = torch.where(is_sinc, sinc(params["cutoff"], n), kernel)
+            rings = sinc(params["cutoff"], n)
+            kernel = torch.where(is_sinc, rings, kernel)
         return normalized(kernel, params["kernel_size"])
 
 

@@ -163,7 +163,8 @@ def unprocess(x: Tensor, to_camera: Tensor, gains: Tensor) -> Tensor:
     inverse_gains = 1.0 / gains
     # Gains fade to 1 from grey level 0.9 to white.
     grey = colours.mean(1, keepdim=True)
-    near_white = ((grey - 0.9).clamp_min(0.0) / 0.1).square()
+    above = (grey - 0.9).clamp_min(0.0)
+    near_white = (above / 0.1).square()
     blended = near_white + (1.0 - near_white) * inverse_gains
     factors = torch.maximum(blended, inverse_gains)
     return (colours * factors).clamp(0.0, 1.0)
@@ -255,7 +256,8 @@ def _capture(
     exposure = params["exposure"].view(-1, 1)
     gains = (white_balance / exposure).view(-1, 3, 1, 1)
 
-    raw = unprocess(x.clamp(0.0, 1.0), params["to_camera"], gains)
+    clamped = x.clamp(0.0, 1.0)
+    raw = unprocess(clamped, params["to_camera"], gains)
     masks = bayer_masks(x, params["pattern"])
     signal = (raw * masks).sum(1, keepdim=True)
 
@@ -267,7 +269,8 @@ def _capture(
 
     # Noise below black stays, as sensors have an offset for it; white saturates.
     saturated = noisy.clamp_max(1.0)
-    levels = torch.exp2(per_image(params["bits"], x)).round() - 1.0
+    bits = per_image(params["bits"], x)
+    levels = torch.exp2(bits).round() - 1.0
     mosaic = (saturated * levels).round() / levels
     colours = demosaic(mosaic, masks, mirrored)
     return develop(colours, params["to_rgb"], gains)
@@ -289,4 +292,5 @@ def _mirrored(planes: Tensor) -> Tensor:
 
 
 def _multiply(matrices: Tensor, x: Tensor) -> Tensor:
-    return torch.matmul(matrices, x.flatten(2)).view(x.shape)
+    products = torch.matmul(matrices, x.flatten(2))
+    return products.view(x.shape)

@@ -96,11 +96,13 @@ def jpeg(
         (B, 3, H, W) float32, multiples of 1/255.
     """
     H, W = canvas.pixels.shape[-2:]
-    levels = (canvas.pixels.clamp(0.0, 1.0) * 255.0).round()
+    clamped = canvas.pixels.clamp(0.0, 1.0)
+    levels = (clamped * 255.0).round()
     y_cb_cr = _converted(levels, _to_y_cb_cr(levels.device))
 
     luma_extent = (rounded_up(H, 8), rounded_up(W, 8))
-    luma = canvas.with_pixels(y_cb_cr[:, :1]).edges_repeated(luma_extent)
+    luma_canvas = canvas.with_pixels(y_cb_cr[:, :1])
+    luma = luma_canvas.edges_repeated(luma_extent)
 
     halved_rows, halved_columns = halved
     chroma_height = rounded_up(_divided_up(H, 1 + halved_rows), 8)
@@ -112,14 +114,16 @@ def jpeg(
     luma_blocks = _to_blocks(luma)
     luma_count = luma_blocks.shape[1]
     blocks = torch.cat([luma_blocks, _to_blocks(cb_cr)], 1)
-    is_luma = torch.arange(blocks.shape[1], device=blocks.device) < luma_count
+    number = torch.arange(blocks.shape[1], device=blocks.device)
+    is_luma = number < luma_count
     luma_steps, chroma_steps = _quantisation_steps(quality).chunk(2, 1)
     steps = torch.where(is_luma.view(-1, 1, 1), luma_steps, chroma_steps)
     blocks = _quantise_blocks(blocks, steps)
 
     luma = _from_blocks(blocks[:, :luma_count], luma.shape)
     cb_cr = _from_blocks(blocks[:, luma_count:], cb_cr.shape)
-    colour = _converted(chroma.upsample(cb_cr), _to_rgb(luma.device))
+    cb_cr = chroma.upsample(cb_cr)
+    colour = _converted(cb_cr, _to_rgb(luma.device))
     rgb = luma[..., :H, :W] + colour
     return (rgb.clamp(-128.0, 127.0) + 128.0) / 255.0
 
@@ -174,7 +178,8 @@ class _Chroma:
         # The alternating bias rounds halves up and down equally often.
         is_even = index[:w] % 2 == 0
         bias = torch.where(is_even, self.row_step - 1, 2)
-        return torch.floor((four.sum((3, 5)) + bias) / 4.0)
+        total = four.sum((3, 5))
+        return torch.floor((total + bias) / 4.0)
 
     def upsample(self, samples: Tensor) -> Tensor:
         """Upsample (B, 2, h, w) to (B, 2, H, W): 9, 3, 3 and 1 sixteenths of the nearest samples.
@@ -186,8 +191,8 @@ class _Chroma:
         h, w = self.extent
         index = torch.arange(max(H, W), device=samples.device)
         # Within the samples even if `halved` is wrong: a GPU fails on indices out of range.
-        count = torch.minimum(self.count, torch.where(self.is_width, w, h))
-        last = count - 1
+        limit = torch.where(self.is_width, w, h)
+        last = torch.minimum(self.count, limit) - 1
         nearest = torch.minimum(index // self.step, last)
         second = nearest
         if self.smooth:
@@ -197,7 +202,8 @@ class _Chroma:
             second = torch.minimum(second.clamp_min(0), last)
         places = torch.stack((nearest, second), 3)
         four = _four(self.canvas.with_pixels(samples), places, (H, W))
-        total = (four * _sixteenths(four.device)).sum((3, 5))
+        weighted = four * _sixteenths(four.device)
+        total = weighted.sum((3, 5))
         # Alternating again; 4:2:2 rounds quarters, with the opposite bias.
         is_even = index[:W] % 2 == 0
         bias = torch.where(is_even, 4 * self.row_step, 9 - self.row_step)
@@ -249,8 +255,9 @@ def _transformed(x: Tensor, matrix: Tensor, bits: int) -> Tensor:
     """
     if torch.compiler.is_compiling():
         products = x.int().unsqueeze(-1) * matrix.int()
+        sums = products.sum(-2, dtype=torch.int32)
         half = 1 << (bits - 1)
-        return (products.sum(-2, dtype=torch.int32) + half) >> bits
+        return (sums + half) >> bits
     scaled = matrix * 2.0**-bits
     return torch.floor(x.double() @ scaled + 0.5)
 

@@ -31,7 +31,7 @@ _hash_everywhere = False
 
 @contextmanager
 def hashed_fields() -> Iterator[None]:
-    """Hash on the CPU, too, to compare it with a GPU, or to compare the executors."""
+    """Hash the fields on the CPU as well, to compare it with a GPU, or the two executors."""
     global _hash_everywhere
     before = _hash_everywhere
     _hash_everywhere = True
@@ -211,11 +211,11 @@ class GaussianNoise(Stage):
 
 
 class PoissonNoise(Stage):
-    """Replace each value by a random count of mean N times the value, divided by N.
+    """Replace each value by a Poisson count with mean N * value, divided by N.
 
     The variance is value / N. N is the number of different 8-bit values in the image, rounded up to
     a power of two: 256 for most photographs, fewer for flat ones, whose noise is stronger. The
-    noise is found for values rounded to 8 bits, and added to the unrounded ones.
+    noise is drawn for values rounded to 8 bits, and added to the unrounded ones.
 
     Counts come from tables of 2048 quantiles for each of the 256 values. Compared with the exact
     distribution, the mean is off by at most 0.0004 standard deviations and the variance by at most
@@ -270,7 +270,8 @@ class PoissonNoise(Stage):
         indices.bitwise_left_shift_(_BITS)
         indices.add_(seeded_integers_like(indices, params["field_seeds"], _BITS))
         table = _poisson_table(power)
-        counts = table.index_select(0, indices.view(-1)).view(indices.shape)
+        counts = table.index_select(0, indices.view(-1))
+        counts = counts.view(indices.shape)
         # strength (counts / N - levels / 255), in place.
         strength = float(params["strength"])
         noise = levels.mul_(-strength / 255.0)
@@ -330,7 +331,9 @@ def _luma(x: Tensor) -> Tensor:
         return x[:, :1]
     red, green, blue = x.chunk(3, 1)
     red_weight, green_weight, blue_weight = _LUMA
-    return (red * red_weight).add(green, alpha=green_weight).add(blue, alpha=blue_weight)
+    luma = red * red_weight
+    luma = luma.add(green, alpha=green_weight)
+    return luma.add(blue, alpha=blue_weight)
 
 
 def _power_above(values: Tensor) -> int:

@@ -67,8 +67,8 @@ def resample(
         return x
     if x.device.type != "cpu":
         sizes = alike((h, w), B, x.device)
-        resized = resample_canvas(Canvas.of(x), sizes, mode, antialias, (h, w))
-        return resized.pixels
+        canvas = resample_canvas(Canvas.of(x), sizes, mode, antialias, (h, w))
+        return canvas.pixels
     planes = x.reshape(-1, H, W)
     is_small = max(H, W, h, w) <= _OPENCV_SIDE
     is_plain = mode in _OPENCV and not antialias
@@ -170,9 +170,8 @@ def _by_opencv(planes: Tensor, size: Size, mode: Mode) -> Tensor:
     return y
 
 
-# Otherwise T weighted pixels for each new one.
 def _taps(n: int, m: int, mode: Mode, antialias: bool) -> Taps:
-    """Return (m, T) indices of the n pixels of which each of m new ones consists, and weights."""
+    """Return the T source pixels of each of m target pixels, of n: indices and weights, (m, T)."""
     if mode == "nearest":
         return _nearest_taps(n, m)
     if mode == "area":
@@ -210,7 +209,8 @@ def _antialiased_taps(n: int, m: int, mode: Mode) -> Taps:
     distance = (index + 0.5 - centre) / width
     weight = kernel(distance) * inside
     weight /= weight.sum(1, keepdims=True)
-    return np.clip(index, 0, n - 1).astype(np.int64), weight
+    index = np.clip(index, 0, n - 1)
+    return index.astype(np.int64), weight
 
 
 def _plain_taps(n: int, m: int, mode: Mode) -> Taps:
@@ -261,7 +261,8 @@ def _resampled_rows(
     """Resample (P, H, W) to (P, m, W)."""
     P, H, W = planes.shape
     rows = planes.reshape(P * H, W)
-    return _sum_bags(rows, H, m, mode, antialias).view(P, m, W)
+    resampled = _sum_bags(rows, H, m, mode, antialias)
+    return resampled.view(P, m, W)
 
 
 def _resampled_columns(
@@ -287,10 +288,9 @@ def _transposed(matrix: Tensor) -> Tensor:
     return result
 
 
-# On a canvas each image has a matrix. Positions are integers and remainders, to be exact for sides
-# beyond 4096, where float32 would be 2e-4 pixels off.
-# Channels lie between rows and columns there: both products are then without a copy of a matrix
-# for each channel.
+# On a canvas, each image is resampled by its own matrices. Positions are integers with remainders,
+# because float32 would be 2e-4 pixels off for sides beyond 4096. Between the two products channels
+# lie between rows and columns, which spares a copy of the matrix for each channel.
 def _by_columns(pixels: Tensor, matrices: Tensor) -> Tensor:
     """Multiply (B, C, H, N) by (B, M, N) to (B, H, C, M)."""
     B, C, H, N = pixels.shape
@@ -436,10 +436,11 @@ def _plain_matrix(grid: _Grid, mode: Any, kernels: Kernels) -> Tensor:
     steps = torch.arange(-1, 3, device=grid.source.device)
     # Beyond an edge lies a copy of its pixel.
     pixels = (grid.below + steps).clamp_min(0)
-    pixels = torch.minimum(pixels, grid.source_side - 1).chunk(4, 2)
-    weights = _weights(steps - grid.rest, mode, kernels).chunk(4, 2)
+    pixels = torch.minimum(pixels, grid.source_side - 1)
+    weights = _weights(steps - grid.rest, mode, kernels)
+    taps = zip(pixels.chunk(4, 2), weights.chunk(4, 2), strict=True)
     matrix = torch.zeros((), device=grid.source.device)
-    for pixel, weight in zip(pixels, weights, strict=True):
+    for pixel, weight in taps:
         matrix = torch.where(grid.source == pixel, matrix + weight, matrix)
     return matrix
 

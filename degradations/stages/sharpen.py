@@ -67,10 +67,12 @@ class USM(Stage):
         kernel = torch.outer(taps, taps).unsqueeze(0)
         smooth = convolve_canvas(canvas, kernel).pixels
         residual = pixels - smooth
-        mask = (residual.abs() * 255 > self.threshold).to(residual.dtype)
+        levels = residual.abs() * 255
+        mask = (levels > self.threshold).to(residual.dtype)
         soft_mask = convolve_canvas(canvas.with_pixels(mask), kernel).pixels
         sharp = (pixels + self.weight * residual).clamp(0, 1)
-        return canvas.with_pixels(torch.lerp(pixels, sharp, soft_mask))
+        sharpened = torch.lerp(pixels, sharp, soft_mask)
+        return canvas.with_pixels(sharpened)
 
     def _sharpened(self, image: Tensor) -> Tensor:
         import cv2  # fewer passes through memory than torch's operators
@@ -81,7 +83,8 @@ class USM(Stage):
         low = smooth.view(C * H, W).numpy()
         mask = cv2.absdiff(original, low)
         cv2.threshold(mask, self.threshold / 255, 1.0, cv2.THRESH_BINARY, dst=mask)
-        soft_mask = blurred(torch.from_numpy(mask).view(image.shape), self.taps)
+        hard_mask = torch.from_numpy(mask).view(image.shape)
+        soft_mask = blurred(hard_mask, self.taps)
         # image + weight (image - smooth), written into the memory of `smooth`.
         cv2.addWeighted(original, 1 + self.weight, low, -self.weight, 0.0, dst=low)
         sharp = smooth.clamp_(0, 1)
@@ -136,6 +139,7 @@ def _along_columns(padded: Tensor, taps: Tensor) -> Tensor:
     # sequences with W channels, for which the depthwise convolution is fastest.
     sequences = padded.unsqueeze(1).permute(0, 3, 1, 2)  # (C, W, 1, rows)
     width = padded.shape[2]
-    weights = taps.repeat(width, 1).view(width, 1, 1, -1)
+    weights = taps.repeat(width, 1)
+    weights = weights.view(width, 1, 1, len(taps))
     sums = functional.conv2d(sequences, weights, groups=width)
     return sums.permute(0, 2, 3, 1).squeeze(1)  # (C, rows - side + 1, W)

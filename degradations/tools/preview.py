@@ -228,7 +228,8 @@ def _row(tiles: Sequence[Tile], side: int, width: int) -> Image.Image:
     texts = [_wrapped(tile.words, letters) for tile in tiles]
     image_height = max(image.height for image in images)
     line_count = max(len(text.splitlines()) for text in texts)
-    row = Image.new("RGB", (width, image_height + 40 + 17 * line_count), "white")
+    height = image_height + 40 + 17 * line_count
+    row = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(row)
     title_font = ImageFont.load_default(15)
     text_font = ImageFont.load_default(13)
