@@ -45,10 +45,15 @@ _AHEAD = 4  # calls computed together
 _ONE = np.uint64(1)
 _ELEVEN = np.uint64(11)
 # By the kind of a NumPy type; the largest first, so that all are aligned.
-_TYPES: dict[str, tuple[np.dtype[Any], torch.dtype]] = {
-    "i": (np.dtype(np.int64), torch.int64),
-    "f": (np.dtype(np.float32), torch.float32),
-    "b": (np.dtype(np.bool_), torch.uint8),
+_ARRAY_TYPES: dict[str, np.dtype[Any]] = {
+    "i": np.dtype(np.int64),
+    "f": np.dtype(np.float32),
+    "b": np.dtype(np.bool_),
+}
+_TENSOR_TYPES = {
+    "i": torch.int64,
+    "f": torch.float32,
+    "b": torch.uint8,
 }
 
 
@@ -114,7 +119,8 @@ class Draws:
         state = np.zeros(1, np.uint64)
         for word in self._state:
             state = mix(state ^ word)
-        return _draws_of(np.repeat(state, len(self._state)))
+        states = np.repeat(state, len(self._state))
+        return _draws_of(states)
 
     def words(self) -> Words:
         """Draw (B,) uint64, all 64 bits random; all other methods use these."""
@@ -177,7 +183,8 @@ class Draws:
 
     def seeds(self) -> Integers:
         """Draw (B,) int64 in [0, 2**63), seeds of fields or of other generators."""
-        return (self.words() >> _ONE).view(np.int64)
+        upper_bits = self.words() >> _ONE
+        return upper_bits.view(np.int64)
 
     def _unit(self) -> Floats:
         """Draw (B,) float64 in [0, 1), a uniform multiple of 2**-53."""
@@ -229,10 +236,13 @@ class Packed:
         Raises:
             TypeError: A parameter is neither a number nor an array with one entry per image.
         """
-        arrays = {path: x for path, x in leaves(params) if _is_array(path, x, batch)}
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        for path, value in leaves(params):
+            if _is_array(path, value, batch):
+                arrays[path] = value
         places: dict[str, _Place] = {}
         end = 0  # in bytes
-        for kind, (dtype, _) in _TYPES.items():
+        for kind, dtype in _ARRAY_TYPES.items():
             for path, x in arrays.items():
                 if x.dtype.kind == kind:
                     shape = x.shape[1:]
@@ -240,11 +250,11 @@ class Packed:
                     end += math.prod(shape) * dtype.itemsize
         word_count = end // 8 + 1
         rows = np.zeros((batch, word_count), np.int64)
-        views = {kind: rows.view(dtype) for kind, (dtype, _) in _TYPES.items()}
-        for path, (kind, column, shape) in places.items():
-            width = math.prod(shape)
-            values = arrays[path].reshape(batch, width)
-            views[kind][:, column : column + width] = values
+        views = {kind: rows.view(dtype) for kind, dtype in _ARRAY_TYPES.items()}
+        for path, place in places.items():
+            width = math.prod(place.shape)
+            columns = slice(place.column, place.column + width)
+            views[place.kind][:, columns] = arrays[path].reshape(batch, width)
         return cls(rows, _replaced(params, places))
 
     def to(self, device: torch.device) -> Tensor:
@@ -259,7 +269,7 @@ class Packed:
         Args:
             rows: (B, n), the result of `to`.
         """
-        views = {kind: rows.view(dtype) for kind, (_, dtype) in _TYPES.items()}
+        views = {kind: rows.view(dtype) for kind, dtype in _TENSOR_TYPES.items()}
         views["b"] = views["b"].bool()  # a view as booleans cannot be compiled by torch 2.11
         return _unpacked(self.layout, views)
 
@@ -280,9 +290,9 @@ def _unpacked(layout: Params, views: dict[str, Tensor]) -> Params:
 def _at(place: _Place, view: Tensor) -> Tensor:
     if not place.shape:
         return view.select(1, place.column)
-    stop = place.column + math.prod(place.shape)
-    columns = view[:, place.column : stop]
-    return columns.view(len(view), *place.shape)
+    width = math.prod(place.shape)
+    columns = slice(place.column, place.column + width)
+    return view[:, columns].view(len(view), *place.shape)
 
 
 def to_device(params: Params, batch: int, device: torch.device) -> Params:
@@ -317,7 +327,7 @@ def leaves(params: Params, path: str = "") -> Iterator[tuple[str, Any]]:
 def _is_array(path: str, leaf: Any, batch: int) -> bool:
     if isinstance(leaf, bool | int | float):
         return False
-    is_array = isinstance(leaf, np.ndarray) and leaf.dtype.kind in _TYPES
+    is_array = isinstance(leaf, np.ndarray) and leaf.dtype.kind in _ARRAY_TYPES
     if not is_array or leaf.shape[:1] != (batch,):
         kind = getattr(leaf, "dtype", type(leaf).__name__)
         raise TypeError(

@@ -109,14 +109,16 @@ def quick_randn_like(
         float32, of x's shape.
     """
     indices = seeded_integers_like(x, seeds, _NORMAL_BITS, grey)
-    quantiles = _normal_quantiles(x.device).index_select(0, indices.view(-1))
+    table = _normal_quantiles(x.device)
+    quantiles = table.index_select(0, indices.view(-1))
     return quantiles.view(indices.shape)
 
 
 @constant
 def _normal_quantiles() -> Tensor:
     count = 1 << _NORMAL_BITS
-    probabilities = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    index = torch.arange(count, dtype=torch.float64)
+    probabilities = (index + 0.5) / count
     quantiles = torch.special.ndtri(probabilities)
     std = quantiles.square().mean().sqrt()
     return (quantiles / std).float()
@@ -288,18 +290,21 @@ class PoissonNoise(Stage):
         levels = rounded.long()
 
         # Pixels outside get a 257th level; repeated writes into `occurs` all write 1.
-        inside = torch.where(canvas.inside(), levels, 256).flatten(1)
+        inside = torch.where(canvas.inside(), levels, 256)
         occurs = torch.zeros(len(x), 257, dtype=torch.int64, device=x.device)
-        occurs = occurs.scatter(1, inside, 1)
+        occurs = occurs.scatter(1, inside.flatten(1), 1)
         count = occurs[:, :256].sum(1, keepdim=True)
         powers_of_two = 1 << torch.arange(_POWERS - 1, device=x.device)
         power = (count > powers_of_two).sum(1)
         power = power.view(-1, 1, 1, 1)
 
-        random_bits = _field(functools.partial(seeded_integers_like, bits=_BITS), x, params)
+        random_integers = functools.partial(seeded_integers_like, bits=_BITS)
+        random_bits = _field(random_integers, x, params)
         indices = ((power * 256 + levels) << _BITS) + random_bits
-        noisy = _poisson_tables(x.device)[indices] / (1 << power)
-        noise = (noisy - rounded / 255.0) * per_image(params["strength"], x)
+        counts = _poisson_tables(x.device)[indices]
+        noisy = counts / (1 << power)
+        strength = per_image(params["strength"], x)
+        noise = (noisy - rounded / 255.0) * strength
         return canvas.with_pixels(_add_noise(x, noise, self.clip))
 
 
@@ -364,8 +369,9 @@ def _poisson_table(power: int) -> Tensor:
     factors = np.concatenate((p_zero, mean / count), axis=1)
     cumulative = factors.cumprod(axis=1).cumsum(axis=1)
     quantiles = (np.arange(1 << _BITS) + 0.5) / (1 << _BITS)
-    counts = np.stack([np.searchsorted(row, quantiles) for row in cumulative])
-    return torch.from_numpy(counts.astype(np.int16).reshape(-1))
+    counts = [np.searchsorted(row, quantiles) for row in cumulative]
+    table = np.concatenate(counts).astype(np.int16)
+    return torch.from_numpy(table)
 
 
 @constant

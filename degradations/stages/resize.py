@@ -28,7 +28,8 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 Modes: TypeAlias = tuple[Mode, ...] | dict[Mode, float]
 Taps: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
 Bags: TypeAlias = tuple[Tensor, Tensor, Tensor]
-Kernels: TypeAlias = dict[Mode, Callable[[Any], Any]]
+Kernel: TypeAlias = Callable[[Any], Any]  # of distances
+Kernels: TypeAlias = dict[Mode, Kernel]
 Matrices: TypeAlias = tuple[Tensor, Tensor]  # for rows and for columns
 
 # Modes for which OpenCV's results equal ours (its area differs by up to half of white).
@@ -141,20 +142,25 @@ def _cubic(a: float, d: Any) -> Any:
 
 
 def _lanczos(d: Any) -> Any:
-    sinc: Callable[[Any], Any] = torch.sinc if isinstance(d, Tensor) else np.sinc
+    sinc: Kernel = torch.sinc if isinstance(d, Tensor) else np.sinc
     inside = abs(d) < 3
     return sinc(d) * sinc(d / 3) * inside
 
 
-_PLAIN: dict[Mode, tuple[Callable[[Any], Any], int]] = {
-    "bilinear": (_triangle, 1),
-    "bicubic": (functools.partial(_cubic, -0.75), 2),
-    "nearest": (_box, 1),
+_PLAIN: Kernels = {
+    "bilinear": _triangle,
+    "bicubic": functools.partial(_cubic, -0.75),
+    "nearest": _box,
 }
-_ANTIALIASED: dict[Mode, tuple[Callable[[Any], Any], int]] = {
-    "bilinear": (_triangle, 1),
-    "bicubic": (functools.partial(_cubic, -0.5), 2),
-    "lanczos": (_lanczos, 3),
+_ANTIALIASED: Kernels = {
+    "bilinear": _triangle,
+    "bicubic": functools.partial(_cubic, -0.5),
+    "lanczos": _lanczos,
+}
+_RADII: dict[Mode, int] = {
+    "bilinear": 1,
+    "bicubic": 2,
+    "lanczos": 3,
 }
 
 
@@ -198,7 +204,8 @@ def _area_taps(n: int, m: int) -> Taps:
 
 
 def _antialiased_taps(n: int, m: int, mode: Mode) -> Taps:
-    kernel, radius = _ANTIALIASED[mode]
+    kernel = _ANTIALIASED[mode]
+    radius = _RADII[mode]
     width = max(n / m, 1.0)
     i = np.arange(m)[:, None]
     centre = (i + 0.5) * (n / m)
@@ -214,7 +221,8 @@ def _antialiased_taps(n: int, m: int, mode: Mode) -> Taps:
 
 
 def _plain_taps(n: int, m: int, mode: Mode) -> Taps:
-    kernel, radius = _PLAIN[mode]
+    kernel = _PLAIN[mode]
+    radius = _RADII[mode]
     i = np.arange(m)[:, None]
     numerator = (2 * i + 1) * n - m
     below, rest = np.divmod(numerator, 2 * m)
@@ -383,12 +391,12 @@ def _matrices(
     grid = _Grid.of(canvas, sizes, extent)
 
     plain: Kernels = {}
-    for name, (kernel, _) in _PLAIN.items():
+    for name, kernel in _PLAIN.items():
         always_antialiased = antialias is True and name in _ANTIALIASED
         if name in possible and not always_antialiased:
             plain[name] = kernel
     antialiased: Kernels = {}
-    for name, (kernel, _) in _ANTIALIASED.items():
+    for name, kernel in _ANTIALIASED.items():
         never_antialiased = antialias is False and name != "lanczos"
         if name in possible and not never_antialiased:
             antialiased[name] = kernel
@@ -441,16 +449,17 @@ def _plain_matrix(grid: _Grid, mode: Any, kernels: Kernels) -> Tensor:
     taps = zip(pixels.chunk(4, 2), weights.chunk(4, 2), strict=True)
     matrix = torch.zeros((), device=grid.source.device)
     for pixel, weight in taps:
-        matrix = torch.where(grid.source == pixel, matrix + weight, matrix)
+        is_pixel = grid.source == pixel
+        matrix = torch.where(is_pixel, matrix + weight, matrix)
     return matrix
 
 
 def _antialiased_matrix(grid: _Grid, mode: Any, kernels: Kernels) -> Tensor:
     """Return (2B, M, N), the weights of kernels that are widened by the factor."""
     width = (grid.source_side / grid.target_side).clamp_min(1.0)
-    distance = ((grid.source - grid.below) - grid.rest) / width
+    distance = (grid.source - grid.below) - grid.rest
     inside = grid.source < grid.source_side
-    weights = _weights(distance, mode, kernels) * inside
+    weights = _weights(distance / width, mode, kernels) * inside
     return weights / weights.sum(2, keepdim=True)
 
 
@@ -458,7 +467,8 @@ def _area_matrix(grid: _Grid) -> Tensor:
     """Return (2B, M, N), the weights of the mean over the pixels that a new one touches."""
     scaled = grid.target * grid.source_side
     start = scaled // grid.target_side
-    stop = (scaled + (grid.source_side + grid.target_side - 1)) // grid.target_side  # rounded up
+    rounding_up = grid.source_side + grid.target_side - 1
+    stop = (scaled + rounding_up) // grid.target_side
     inside = (grid.source >= start) & (grid.source < stop)
     return inside / (stop - start)
 
@@ -584,4 +594,5 @@ class Resize(Stage):
         return rounded_up(max(resized, lr), _ALIGNMENT)
 
     def _side(self, n: Any, factor: Any) -> Any:
-        return np.maximum(np.floor(n / self.divisor * factor), 1)
+        side = np.floor(n / self.divisor * factor)
+        return np.maximum(side, 1)
