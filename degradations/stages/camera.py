@@ -156,18 +156,20 @@ def unprocess(x: Tensor, to_camera: Tensor, gains: Tensor) -> Tensor:
         would tint highlights.
     """
     # The inverse of smoothstep, the tone curve of `develop`.
-    angle = (1.0 - 2.0 * x).asin() / 3.0
-    display = 0.5 - angle.sin()
+    display = 0.5 - ((1.0 - 2.0 * x).asin() / 3.0).sin()
     linear = display.clamp_min(1e-8) ** _GAMMA
     colours = _multiply(to_camera, linear)
-    inverse_gains = 1.0 / gains
-    # Gains fade to 1 from grey level 0.9 to white.
-    grey = colours.mean(1, keepdim=True)
-    above = (grey - 0.9).clamp_min(0.0)
-    near_white = (above / 0.1).square()
-    blended = near_white + (1.0 - near_white) * inverse_gains
-    factors = torch.maximum(blended, inverse_gains)
+    factors = _inverse_gains(colours, gains)
     return (colours * factors).clamp(0.0, 1.0)
+
+
+def _inverse_gains(colours: Tensor, gains: Tensor) -> Tensor:
+    """Return the factors of raw colours: 1 / gains, fading to 1 from grey level 0.9 to white."""
+    inverse = 1.0 / gains
+    grey = colours.mean(1, keepdim=True)
+    near_white = ((grey - 0.9).clamp_min(0.0) / 0.1).square()
+    faded = near_white + (1.0 - near_white) * inverse
+    return torch.maximum(faded, inverse)
 
 
 def develop(raw: Tensor, to_rgb: Tensor, gains: Tensor) -> Tensor:
@@ -227,21 +229,29 @@ def demosaic(
     """
     # Shifted sums take a third of the time of a grouped convolution on a CPU; compiled, one kernel.
     planes = mirrored(mosaic * masks)
-    # Red and blue: two or four neighbours, as the products of the weights 1/2, 1, 1/2.
-    above_and_below = planes[:, :, :-2] + planes[:, :, 2:]
-    rows = planes[:, :, 1:-1] + 0.5 * above_and_below
-    left_and_right = rows[..., :-2] + rows[..., 2:]
-    red_blue = rows[..., 1:-1] + 0.5 * left_and_right
-    # Green: always four neighbours.
-    sparse_green = planes[:, 1:2]
-    middle_rows = sparse_green[..., 1:-1, :]
-    middle_columns = sparse_green[..., 1:-1]
-    across = middle_rows[..., :-2] + middle_rows[..., 2:]
-    along = middle_columns[..., :-2, :] + middle_columns[..., 2:, :]
-    green = middle_rows[..., 1:-1] + 0.25 * (across + along)
+    # Red and blue: the products of the weights 1/2, 1, 1/2 of rows and columns.
+    red_blue = _with_neighbours(_with_neighbours(planes, 2), 3)
+    green = _mean_of_four(planes[:, 1:2])
     red = red_blue[:, :1]
     blue = red_blue[:, 2:]
     return torch.cat([red, green, blue], dim=1)
+
+
+def _with_neighbours(planes: Tensor, dim: int) -> Tensor:
+    """Add half of both neighbours along an axis, which loses its margin of one pixel."""
+    n = planes.shape[dim] - 2
+    previous = planes.narrow(dim, 0, n)
+    following = planes.narrow(dim, 2, n)
+    return planes.narrow(dim, 1, n) + 0.5 * (previous + following)
+
+
+def _mean_of_four(green: Tensor) -> Tensor:
+    """Fill the gaps of green by the mean of their four neighbours; the margin is lost."""
+    middle_rows = green[..., 1:-1, :]
+    middle_columns = green[..., 1:-1]
+    across = middle_rows[..., :-2] + middle_rows[..., 2:]
+    along = middle_columns[..., :-2, :] + middle_columns[..., 2:, :]
+    return middle_rows[..., 1:-1] + 0.25 * (across + along)
 
 
 def _capture(
@@ -256,24 +266,30 @@ def _capture(
     exposure = params["exposure"].view(-1, 1)
     gains = (white_balance / exposure).view(-1, 3, 1, 1)
 
-    clamped = x.clamp(0.0, 1.0)
-    raw = unprocess(clamped, params["to_camera"], gains)
     masks = bayer_masks(x, params["pattern"])
+    raw = unprocess(x.clamp(0.0, 1.0), params["to_camera"], gains)
     signal = (raw * masks).sum(1, keepdim=True)
-
-    shot = per_image(params["shot"], x)
-    read = per_image(params["read"], x)
-    variance = signal * shot + read
-    field = seeded_randn_like(signal, params["field_seeds"])
-    noisy = signal + variance.sqrt() * field
-
-    # Noise below black stays, as sensors have an offset for it; white saturates.
-    saturated = noisy.clamp_max(1.0)
-    bits = per_image(params["bits"], x)
-    levels = torch.exp2(bits).round() - 1.0
-    mosaic = (saturated * levels).round() / levels
+    mosaic = _quantised(_noisy(signal, params), params)
     colours = demosaic(mosaic, masks, mirrored)
     return develop(colours, params["to_rgb"], gains)
+
+
+def _noisy(signal: Tensor, params: Params) -> Tensor:
+    """Add shot and read noise to (B, 1, H, W)."""
+    shot = per_image(params["shot"], signal)
+    read = per_image(params["read"], signal)
+    variance = signal * shot + read
+    field = seeded_randn_like(signal, params["field_seeds"])
+    return signal + variance.sqrt() * field
+
+
+def _quantised(signal: Tensor, params: Params) -> Tensor:
+    """Round (B, 1, H, W) to raw values."""
+    bits = per_image(params["bits"], signal)
+    white = torch.exp2(bits).round() - 1.0
+    # Noise below black stays, as sensors have an offset for it; white saturates.
+    saturated = signal.clamp_max(1.0)
+    return (saturated * white).round() / white
 
 
 def _mixed_cameras(weights: Floats) -> Floats:
