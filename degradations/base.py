@@ -15,7 +15,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,10 @@ from degradations.device import copy_to
 from degradations.draws import Draws, Packed, Params, Seeds, split_params
 
 N = TypeVar("N", int, float)
+Size: TypeAlias = tuple[int, int]  # (H, W)
+Range: TypeAlias = tuple[float, float]  # lowest and highest value
+IntegerRange: TypeAlias = tuple[int, int]
+ImageFunction: TypeAlias = Callable[[Tensor, Params], Tensor]  # of one image
 
 
 class Canvas(NamedTuple):
@@ -38,14 +42,15 @@ class Canvas(NamedTuple):
 
     pixels: Tensor
     sizes: Tensor
-    hr_size: tuple[int, int]
+    hr_size: Size
     filled: bool = False
 
     @classmethod
     def of(cls, hr: Tensor) -> Canvas:
         """Return the canvas of (B, C, H, W) images of one size, which fill it."""
         size = (hr.shape[-2], hr.shape[-1])
-        return cls(hr, alike(size, len(hr), hr.device), size, filled=True)
+        sizes = alike(size, len(hr), hr.device)
+        return cls(hr, sizes, size, filled=True)
 
     def with_pixels(self, pixels: Tensor) -> Canvas:
         """Return a canvas of the same sizes with other pixels (B, C, H, W)."""
@@ -54,10 +59,13 @@ class Canvas(NamedTuple):
     def inside(self) -> Tensor:
         """Return (B, 1, H, W) bool, true for the pixels inside an image."""
         H, W = self.pixels.shape[-2:]
-        rows, columns = (self._axis(max(H, W)) < self.sizes.unsqueeze(2)).unbind(1)
-        return (rows[:, :H].unsqueeze(2) & columns[:, :W].unsqueeze(1)).unsqueeze(1)
+        index = self._axis(max(H, W))
+        is_inside = index < self.sizes.unsqueeze(2)
+        rows = is_inside[:, 0, :H].unsqueeze(2)
+        columns = is_inside[:, 1, :W].unsqueeze(1)
+        return (rows & columns).unsqueeze(1)
 
-    def edges_repeated(self, extent: tuple[int, int] | None = None) -> Tensor:
+    def edges_repeated(self, extent: Size | None = None) -> Tensor:
         """Return (B, C, H, W), each image extended by its nearest pixels.
 
         Args:
@@ -65,9 +73,11 @@ class Canvas(NamedTuple):
         """
         h, w = extent or self.pixels.shape[-2:]
         last = self.sizes.unsqueeze(2) - 1
-        return self.gather(torch.minimum(self._axis(max(h, w)), last), (h, w))
+        index = self._axis(max(h, w))
+        places = torch.minimum(index, last)
+        return self.gather(places, (h, w))
 
-    def reflected(self, pad: int, extent: tuple[int, int] | None = None) -> Tensor:
+    def reflected(self, pad: int, extent: Size | None = None) -> Tensor:
         """Return (B, C, H + 2 pad, W + 2 pad), each image mirrored at its own edges.
 
         Edge pixels are not repeated, as in `numpy.pad(..., mode="reflect")`, and an image is
@@ -77,18 +87,26 @@ class Canvas(NamedTuple):
             pad: Pixels above and left of an image.
             extent: (rows, columns) of the result, if it should have more.
         """
-        h, w = extent or (n + 2 * pad for n in self.pixels.shape[-2:])
+        H, W = self.pixels.shape[-2:]
+        padded_size = (H + 2 * pad, W + 2 * pad)
+        h, w = extent or padded_size
         last = self.sizes.unsqueeze(2) - 1
-        folded = (self._axis(max(h, w)) - pad).abs() % (2 * last).clamp_min(1)
-        return self.gather(last - (last - folded).abs(), (h, w))
+        period = (2 * last).clamp_min(1)
+        distance = (self._axis(max(h, w)) - pad).abs()
+        folded = distance % period
+        places = last - (last - folded).abs()
+        return self.gather(places, (h, w))
 
-    def gather(self, places: Tensor, extent: tuple[int, int]) -> Tensor:
+    def gather(self, places: Tensor, extent: Size) -> Tensor:
         """Return (B, C, h, w) from the row and column numbers (B, 2, n), n the larger side."""
-        (B, C, _, W), (h, w) = self.pixels.shape, extent
-        rows, columns = places[:, 0, :h], places[:, 1, :w]
-        positions = (rows.unsqueeze(2) * W + columns.unsqueeze(1)).view(B, 1, h * w)
+        B, C, _, W = self.pixels.shape
+        h, w = extent
+        rows = places[:, 0, :h].unsqueeze(2)
+        columns = places[:, 1, :w].unsqueeze(1)
+        positions = rows * W + columns
+        positions = positions.view(B, 1, h * w).expand(B, C, h * w)
         flat = self.pixels.reshape(B, C, -1)
-        return flat.gather(2, positions.expand(B, C, h * w)).view(B, C, h, w)
+        return flat.gather(2, positions).view(B, C, h, w)
 
     def _axis(self, n: int) -> Tensor:
         return torch.arange(n, device=self.pixels.device)
@@ -96,29 +114,36 @@ class Canvas(NamedTuple):
 
 def alike(size: Sequence[int], batch: int, device: torch.device) -> Tensor:
     """Return (B, 2) int64, the same (H, W) for each image; not copied from the host."""
+    H, W = size
     is_width = torch.arange(2, device=device).expand(batch, 2)
-    return is_width * (size[1] - size[0]) + size[0]
+    return is_width * (W - H) + H
 
 
 def select(mask: Tensor, chosen: Canvas, other: Canvas) -> Canvas:
     """Take each image from `chosen` where `mask` (B,) is true, else from `other`."""
-    extent = [
-        max(a, b) for a, b in zip(chosen.pixels.shape[-2:], other.pixels.shape[-2:], strict=True)
-    ]
-    a, b = (_padded_to(canvas.pixels, extent) for canvas in (chosen, other))
-    pixels = torch.where(mask.view(-1, 1, 1, 1), a, b)
+    H, W = chosen.pixels.shape[-2:]
+    other_H, other_W = other.pixels.shape[-2:]
+    extent = (max(H, other_H), max(W, other_W))
+    pixels = torch.where(
+        mask.view(-1, 1, 1, 1),
+        _padded_to(chosen.pixels, extent),
+        _padded_to(other.pixels, extent),
+    )
     sizes = chosen.sizes
     if sizes is not other.sizes:
         sizes = torch.where(mask.view(-1, 1), sizes, other.sizes)
-    alike = chosen.pixels.shape == other.pixels.shape
-    return Canvas(pixels, sizes, chosen.hr_size, alike and chosen.filled and other.filled)
+    same_extent = (other_H, other_W) == (H, W)
+    filled = same_extent and chosen.filled and other.filled
+    return Canvas(pixels, sizes, chosen.hr_size, filled)
 
 
-def _padded_to(pixels: Tensor, extent: list[int]) -> Tensor:
-    bottom, right = (n - have for n, have in zip(extent, pixels.shape[-2:], strict=True))
-    if bottom == right == 0:
+def _padded_to(pixels: Tensor, extent: Size) -> Tensor:
+    H, W = pixels.shape[-2:]
+    if extent == (H, W):
         return pixels
-    return torch.nn.functional.pad(pixels, (0, right, 0, bottom))
+    below = extent[0] - H
+    right = extent[1] - W
+    return torch.nn.functional.pad(pixels, (0, right, 0, below))
 
 
 class Stage(nn.Module, ABC):
@@ -205,32 +230,36 @@ class Stage(nn.Module, ABC):
             TypeError: The stage changes sizes and does not override `on_canvas`, or does not return
                 float32.
         """
-        name = type(self).__name__
-
-        def kept(x: Tensor, params: Params) -> Tensor:
-            y: Tensor = self(x, params)
-            if y.shape[-2:] != x.shape[-2:]:
-                raise TypeError(
-                    f"{name} changed the size of its images: set `resizes = True` in the class "
-                    "and write on_canvas"
-                )
-            if y.dtype != torch.float32:  # a canvas would cast it silently
-                raise TypeError(f"{name} returned {y.dtype}; expected torch.float32")
-            return y
-
         if self.pixelwise:
-            return canvas.with_pixels(kept(canvas.edges_repeated(), params))
-        if not canvas.filled:
-            return each_alone(canvas, params, kept)
-        return canvas.with_pixels(each_image(kept, canvas.pixels, params))
+            extended = canvas.edges_repeated()
+            pixels = self._same_size(extended, params)
+            return canvas.with_pixels(pixels)
+        if canvas.filled:
+            pixels = each_image(self._same_size, canvas.pixels, params)
+            return canvas.with_pixels(pixels)
+        return each_alone(canvas, params, self._same_size)
+
+    def _same_size(self, x: Tensor, params: Params) -> Tensor:
+        """Run `forward`, and raise if its output does not fit where its input was."""
+        y: Tensor = self(x, params)
+        name = type(self).__name__
+        if y.shape[-2:] != x.shape[-2:]:
+            raise TypeError(
+                f"{name} changed the size of its images: set `resizes = True` in the class "
+                "and write on_canvas"
+            )
+        if y.dtype != torch.float32:  # a canvas would cast it silently
+            raise TypeError(f"{name} returned {y.dtype}; expected torch.float32")
+        return y
 
     def run_on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Run `on_canvas`, and update whether all images are known to fill their canvas."""
-        before = _version(canvas.pixels)
-        made = self.on_canvas(canvas, params)
-        if _version(canvas.pixels) != before:  # within Sometimes others would be changed, too
+        version = _version(canvas.pixels)
+        result = self.on_canvas(canvas, params)
+        if _version(canvas.pixels) != version:  # within Sometimes others would be changed, too
             raise ValueError(f"{type(self).__name__} changed its images in place: it must copy x")
-        return made._replace(filled=self.unites or (canvas.filled and not self.resizes))
+        filled = self.unites or (canvas.filled and not self.resizes)
+        return result._replace(filled=filled)
 
     @property
     def alone(self) -> bool:
@@ -240,7 +269,9 @@ class Stage(nn.Module, ABC):
 
 def _version(x: Tensor) -> int | None:
     """Return how often a tensor has been written to; None where that is not known."""
-    return None if torch.compiler.is_compiling() or x.is_inference() else x._version
+    if torch.compiler.is_compiling() or x.is_inference():
+        return None
+    return x._version
 
 
 class Degradation(nn.Module, ABC):
@@ -290,7 +321,8 @@ class Degradation(nn.Module, ABC):
             )
         if scale not in self._others:
             other = copy.copy(self)
-            other.scale, other._checked = check_scale(scale), False
+            other.scale = check_scale(scale)
+            other._checked = False
             self._others[scale] = other
         return self._others[scale]
 
@@ -318,21 +350,25 @@ class Degradation(nn.Module, ABC):
                 stage.
         """
         check_images(hr, seeds)
-        return self.replay(hr, self.params_of(seeds, hr.shape))
+        params = self.params_of(seeds, hr.shape)
+        return self.replay(hr, params)
 
     def draw_ahead(self, seeds: Seeds, shape: torch.Size) -> Packed:
         """Draw as `params_of` for `replay` in another process, as a loader's worker does."""
-        return Packed.of(self.params_of(seeds, shape), len(seeds))
+        params = self.params_of(seeds, shape)
+        return Packed.of(params, len(seeds))
 
     def params_of(self, seeds: Seeds, shape: torch.Size) -> Params:
         """Draw the parameters of images with these seeds, as NumPy arrays that can be recorded."""
         # A sub-stream, so that crops drawn from the same seed get other numbers.
-        return self.draw(Draws(seeds).fold("degradation"), shape)
+        draws = Draws(seeds).fold("degradation")
+        return self.draw(draws, shape)
 
     def replay(self, hr: Tensor, params: Params | Packed) -> Tensor:
         """Degrade (B, 3, H, W) by parameters, drawn, recorded or packed; otherwise as `forward`."""
         check_images(hr)
-        size = self.lr_size(hr.shape[-2:])
+        h, w = self.lr_size(hr.shape[-2:])
+        expected = (len(hr), 3, h, w)
         if not self._checked:
             check_unit_range(hr, "hr")
         packed = params if isinstance(params, Packed) else Packed.of(params, len(hr))
@@ -346,13 +382,19 @@ class Degradation(nn.Module, ABC):
         if _version(hr) != version:
             raise ValueError(f"{name} changed the HR in place; one of its stages writes to its x")
         self.check_output(name, lr, len(hr))
-        if lr.shape[1:] != (3, *size):
-            raise ValueError(f"{name} returned {tuple(lr.shape)}; expected {(len(hr), 3, *size)}")
+        if lr.shape != expected:
+            raise ValueError(f"{name} returned {tuple(lr.shape)}; expected {expected}")
         self._checked = True
         return lr.clamp(0.0, 1.0)
 
-    def _degrade_packed(self, hr: Tensor, packed: Packed, rows: Tensor) -> Tensor:
-        return self.degrade(hr, packed.unpacked(rows))
+    def _degrade_packed(
+        self,
+        hr: Tensor,
+        packed: Packed,
+        rows: Tensor,
+    ) -> Tensor:
+        params = packed.unpacked(rows)
+        return self.degrade(hr, params)
 
     def check_output(self, name: str, x: Tensor, batch: int) -> None:
         """Check (B, C, h, w), the output of the stage `name`; its values on the first batch only.
@@ -378,14 +420,15 @@ class Degradation(nn.Module, ABC):
             if hasattr(module, "_checked"):  # nested recipes and adapters
                 module._checked = True
 
-    def lr_size(self, hr_size: Sequence[int]) -> tuple[int, int]:
+    def lr_size(self, hr_size: Sequence[int]) -> Size:
         """Return the LR size (h, w) for an HR of (H, W): sides divided by the scale, rounded.
 
         Raises:
             ValueError: Less than one pixel is left.
         """
         H, W = hr_size
-        h, w = round(H / self.scale), round(W / self.scale)
+        h = round(H / self.scale)
+        w = round(W / self.scale)
         if min(h, w) < 1:
             raise ValueError(
                 f"an image of {H}x{W} px at scale {self.scale:g} leaves {h}x{w} px, less than one "
@@ -429,10 +472,10 @@ def ieee_float32(device: torch.device) -> Iterator[None]:
 def _older_matmul_precision() -> str | None:
     """Return the `torch.set_float32_matmul_precision` setting; None if set in the newer way."""
     try:
-        older = torch.get_float32_matmul_precision()
+        precision = torch.get_float32_matmul_precision()
     except RuntimeError:  # set in the newer way
         return None
-    return older if older != "highest" else None
+    return precision if precision != "highest" else None
 
 
 def check_scale(scale: Any) -> float:
@@ -441,8 +484,8 @@ def check_scale(scale: Any) -> float:
     Raises:
         ValueError: It is anything else, e.g. None from a link without a source.
     """
-    number = isinstance(scale, int | float) and not isinstance(scale, bool)
-    if not number or not math.isfinite(scale) or scale <= 0:
+    is_number = isinstance(scale, int | float) and not isinstance(scale, bool)
+    if not is_number or not math.isfinite(scale) or scale <= 0:
         raise ValueError(
             f"scale is {scale!r}; expected a positive number such as 4.0: set "
             "data.init_args.scale, the only source of the scale"
@@ -451,7 +494,10 @@ def check_scale(scale: Any) -> float:
 
 
 def check_range(
-    values: tuple[N, N], name: str, low: float = -math.inf, high: float = math.inf
+    values: tuple[N, N],
+    name: str,
+    low: float = -math.inf,
+    high: float = math.inf,
 ) -> tuple[N, N]:
     """Check the range of an argument, and return it.
 
@@ -472,7 +518,11 @@ def check_range(
     return lower, upper
 
 
-def each_image(function: Callable[[Tensor, Params], Tensor], x: Tensor, params: Params) -> Tensor:
+def each_image(
+    function: ImageFunction,
+    x: Tensor,
+    params: Params,
+) -> Tensor:
     """Apply a function that takes an image (1, C, H, W) to each of (B, C, H, W).
 
     Args:
@@ -480,12 +530,17 @@ def each_image(function: Callable[[Tensor, Params], Tensor], x: Tensor, params: 
         x: The images.
         params: Their parameters, as tensors.
     """
-    parts = zip(torch.split(x, 1), split_params(params, len(x)), strict=True)
-    return torch.cat([function(image, part) for image, part in parts])
+    images = []
+    each_params = split_params(params, len(x))
+    for image, image_params in zip(torch.split(x, 1), each_params, strict=True):
+        images.append(function(image, image_params))
+    return torch.cat(images)
 
 
 def each_alone(
-    canvas: Canvas, params: Params, function: Callable[[Tensor, Params], Tensor]
+    canvas: Canvas,
+    params: Params,
+    function: ImageFunction,
 ) -> Canvas:
     """Cut out each image of a canvas and apply a function to it; the host waits for the device.
 
@@ -495,33 +550,41 @@ def each_alone(
         function: Maps an image (1, C, h, w) and its parameters to an image of the same size.
     """
     pixels = canvas.pixels.clone()
-    parts = zip(split_params(params, len(pixels)), canvas.sizes.tolist(), strict=True)
-    for i, (part, (h, w)) in enumerate(parts):
-        pixels[i : i + 1, :, :h, :w] = function(
-            canvas.pixels[i : i + 1, :, :h, :w].contiguous(), part
-        )
+    sizes = canvas.sizes.tolist()
+    image_params = split_params(params, len(pixels))
+    for i, (h, w) in enumerate(sizes):
+        image = canvas.pixels[i, :, :h, :w].contiguous()
+        output = function(image.unsqueeze(0), image_params[i])
+        pixels[i, :, :h, :w] = output[0]
     return canvas.with_pixels(pixels)
 
 
 def each_on_host(
-    canvas: Canvas, params: Params, function: Callable[[Tensor, Params], Tensor]
+    canvas: Canvas,
+    params: Params,
+    function: ImageFunction,
 ) -> Canvas:
     """As ``each_alone`` for a function that works on the CPU: one copy each way, one wait."""
-
-    def fetched(params: Params) -> Params:
-        return {
-            name: fetched(value)
-            if isinstance(value, dict)
-            else value.to("cpu", non_blocking=True)
-            if isinstance(value, Tensor)
-            else value
-            for name, value in params.items()
-        }
-
-    params, sizes = fetched(params), canvas.sizes.to("cpu", non_blocking=True)
+    host_params = _fetched(params)
+    sizes = canvas.sizes.to("cpu", non_blocking=True)
     pixels = canvas.pixels.cpu()  # waits for this copy, and so for those queued before it
-    pixels = each_alone(Canvas(pixels, sizes, canvas.hr_size), params, function).pixels
-    return canvas.with_pixels(copy_to(pixels, canvas.pixels.device))
+    host_canvas = Canvas(pixels, sizes, canvas.hr_size)
+    results = each_alone(host_canvas, host_params, function)
+    pixels = copy_to(results.pixels, canvas.pixels.device)
+    return canvas.with_pixels(pixels)
+
+
+def _fetched(params: Params) -> Params:
+    """Copy parameters to the CPU, without waiting for the copies."""
+    fetched: Params = {}
+    for name, value in params.items():
+        if isinstance(value, dict):
+            fetched[name] = _fetched(value)
+        elif isinstance(value, Tensor):
+            fetched[name] = value.to("cpu", non_blocking=True)
+        else:
+            fetched[name] = value
+    return fetched
 
 
 def rounded_up(n: int, multiple: int) -> int:
@@ -531,10 +594,11 @@ def rounded_up(n: int, multiple: int) -> int:
 
 def quantize_8bit(x: Tensor) -> Tensor:
     """Clamp values of any shape to [0, 1] and round to multiples of 1/255, like an 8-bit file."""
-    return (x.clamp(0.0, 1.0) * 255.0).round() / 255.0
+    levels = (x.clamp(0.0, 1.0) * 255.0).round()
+    return levels / 255.0
 
 
-def cut_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
+def cut_size(size: Size, scale: float) -> Size:
     """Return the largest size that is ``scale`` times an LR size (modcrop for any real scale).
 
     Args:
@@ -544,8 +608,12 @@ def cut_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     Returns:
         (H, W); 0 for a side of less than one LR pixel.
     """
-    lr = [math.floor(side / scale + 1e-6) for side in size]
-    return min(size[0], round(lr[0] * scale)), min(size[1], round(lr[1] * scale))
+    H, W = size
+    h = math.floor(H / scale + 1e-6)
+    w = math.floor(W / scale + 1e-6)
+    height = round(h * scale)
+    width = round(w * scale)
+    return min(H, height), min(W, width)
 
 
 def check_images(hr: Tensor, seeds: Seeds | None = None) -> None:
@@ -574,7 +642,9 @@ def check_unit_range(image: Tensor, name: str) -> None:
     Raises:
         ValueError: If so, or if some are NaN.
     """
-    least, greatest = (bound.item() for bound in image.aminmax())
+    bounds = image.aminmax()
+    least = bounds.min.item()
+    greatest = bounds.max.item()
     if not (least >= -1e-3 and greatest <= 1 + 1e-3):  # NaN fails both
         raise ValueError(
             f"{name} lies in [{least:g}, {greatest:g}]; expected floats in [0, 1]: divide 8-bit "

@@ -16,7 +16,10 @@ from files.batch import Box
 
 
 def resize(
-    image: Tensor, size: Sequence[int], clamp: bool = True, boxes: Sequence[Box] | None = None
+    image: Tensor,
+    size: Sequence[int],
+    clamp: bool = True,
+    boxes: Sequence[Box] | None = None,
 ) -> Tensor:
     """Resize with the cubic kernel a = -1/2, widened by the factor when shrinking (antialiasing).
 
@@ -40,52 +43,92 @@ def resize(
     Source: Keys, "Cubic convolution interpolation for digital image processing" (1981), Eq. 4.
     """
     if boxes is not None:
-        images = zip(torch.split(image.float(), 1), boxes, strict=True)
-        return torch.cat([_covered(one, size, box, clamp) for one, box in images])
+        results = []
+        images = torch.split(image.float(), 1)
+        for one, box in zip(images, boxes, strict=True):
+            results.append(_covered(one, size, box, clamp))
+        return torch.cat(results)
     h, w = size
+    H = image.shape[-2]
     # With antialias, torch's kernel has a = -1/2, too; -3/4 otherwise.
-    rows = functional.interpolate(image, (image.shape[-2], w), mode="bicubic", antialias=True)
+    rows = functional.interpolate(image, (H, w), mode="bicubic", antialias=True)
     if clamp:
         rows = rows.clamp(0.0, 1.0)
     if w == 1:  # torch reads beyond an image of one column: double it
         rows = rows.expand(-1, -1, -1, 2)
-    resized = functional.interpolate(rows, (h, rows.shape[-1]), mode="bicubic", antialias=True)
+    width = rows.shape[-1]
+    resized = functional.interpolate(rows, (h, width), mode="bicubic", antialias=True)
     resized = resized[..., :w]
     return resized.clamp(0.0, 1.0) if clamp else resized
 
 
 def centres(count: int, start: float, stop: float) -> Tensor:
-    """Return where the centres of ``count`` pixels between two positions lie, (count,) float64."""
-    return start + (torch.arange(count, dtype=torch.float64) + 0.5) * ((stop - start) / count)
+    """Return the centres of ``count`` pixels between two positions, (count,) float64."""
+    width = (stop - start) / count
+    index = torch.arange(count, dtype=torch.float64)
+    return start + (index + 0.5) * width
 
 
-def _covered(image: Tensor, size: Sequence[int], box: Box, clamp: bool) -> Tensor:
-    for dim, count, part in ((-1, size[1], box[1]), (-2, size[0], box[0])):
-        # torch's own positions are float32: 1e-4 of a pixel off in an image of a megapixel.
-        pixels, weights = _taps(image.shape[dim], count, *part)
-        lines = image.movedim(dim, 0)
-        flat = functional.embedding_bag(
-            copy_to(pixels, image.device),
-            lines.flatten(1),
-            per_sample_weights=copy_to(weights, image.device, image.dtype),
-            mode="sum",
-        )
-        image = flat.view(count, *lines.shape[1:]).movedim(0, dim)
-        image = image.clamp(0.0, 1.0) if clamp else image
+def _covered(
+    image: Tensor,
+    size: Sequence[int],
+    box: Box,
+    clamp: bool,
+) -> Tensor:
+    h, w = size
+    rows, columns = box
+    image = _covered_along(-1, image, w, columns)
+    if clamp:
+        image = image.clamp(0.0, 1.0)
+    image = _covered_along(-2, image, h, rows)
+    if clamp:
+        image = image.clamp(0.0, 1.0)
     return image.contiguous()
 
 
-def _taps(side: int, count: int, start: float, stop: float) -> tuple[Tensor, Tensor]:
-    """Return the pixels of which each of the new ones is a sum, and their weights, (count, T)."""
-    wide = max((stop - start) / count, 1.0)
+def _covered_along(
+    dim: int,
+    image: Tensor,
+    count: int,
+    part: tuple[float, float],
+) -> Tensor:
+    """Resample the part of an axis to ``count`` pixels."""
+    # torch's own positions are float32: 1e-4 of a pixel off in an image of a megapixel.
+    pixels, weights = _taps(image.shape[dim], count, *part)
+    lines = image.movedim(dim, 0)
+    sums = functional.embedding_bag(
+        copy_to(pixels, image.device),
+        lines.flatten(1),
+        per_sample_weights=copy_to(weights, image.device, image.dtype),
+        mode="sum",
+    )
+    resampled = sums.view(count, *lines.shape[1:])
+    return resampled.movedim(0, dim)
+
+
+def _taps(
+    side: int,
+    count: int,
+    start: float,
+    stop: float,
+) -> tuple[Tensor, Tensor]:
+    """Return the T source pixels of each target pixel: indices and weights, (count, T)."""
+    width = max((stop - start) / count, 1.0)
     # A tile's part may reach beyond it by a pixel, which lies in the margin that is thrown away.
     centre = centres(count, start, stop)[:, None].clamp(0, side)
-    pixels = (centre - 2 * wide + 0.5).floor() + torch.arange(math.ceil(4 * wide) + 1)
-    distance = ((pixels + 0.5 - centre) / wide).abs()
-    near, far = (1 - distance).clamp(min=0), (2 - distance).clamp(min=0)
-    weights = near * near * (1 - 2 * near) - far * far * (1 - far) / 2
-    weights = weights * ((pixels >= 0) & (pixels < side))
-    return pixels.clamp(0, side - 1).long(), weights / weights.sum(1, keepdim=True)
+    first = (centre - 2 * width + 0.5).floor()
+    tap_count = math.ceil(4 * width) + 1
+    pixels = first + torch.arange(tap_count)
+    offset = pixels + 0.5 - centre
+    distance = (offset / width).abs()
+    near = (1 - distance).clamp(min=0)
+    far = (2 - distance).clamp(min=0)
+    centre_lobe = near * near * (1 - 2 * near)
+    outer_lobes = far * far * (1 - far) / 2
+    inside = (pixels >= 0) & (pixels < side)
+    weights = (centre_lobe - outer_lobes) * inside
+    weights = weights / weights.sum(1, keepdim=True)
+    return pixels.clamp(0, side - 1).long(), weights
 
 
 class Bicubic(Degradation):
@@ -111,5 +154,6 @@ class Bicubic(Degradation):
 
     def degrade(self, hr: Tensor, params: Params) -> Tensor:
         """Resize (B, 3, H, W) to (B, 3, *lr_size((H, W)))."""
-        lr = resize(hr, self.lr_size(hr.shape[-2:]))
+        size = self.lr_size(hr.shape[-2:])
+        lr = resize(hr, size)
         return quantize_8bit(lr) if self.quantize else lr

@@ -10,37 +10,42 @@ _MOST_SHAPES = 4
 
 
 def allow_kinds() -> None:
-    """Let a function be compiled for more kinds of input than torch's eight, in this process.
+    """Raise torch's limit of eight recompilations per function, in this process.
 
-    Training and outputs, one image and several, sides that are alike: each is a kind of its own,
-    and all instances of a class count together. Beyond the limit torch compiles every part of a
-    network by itself, or raises an error. Sizes are few kinds: from the second one on, torch makes
-    them variables.
+    Train and eval mode, a batch of one and square inputs each cause a recompilation; the limit is
+    per class. Beyond it, torch compiles the parts of a network separately, or raises an error.
+    Differing sizes cost few recompilations: from the second size on, torch treats them as symbols.
     """
-    torch._dynamo.config.recompile_limit = max(_MOST_KINDS, torch._dynamo.config.recompile_limit)
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, _MOST_KINDS)
 
 
 class Shapes:
-    """Decides which input shapes get a compiled form, where torch compiles each one separately.
+    """Decides which input shapes are compiled, where torch compiles each shape separately.
 
-    The first four with gradients, as in training, and the first four without, so that neither
-    takes the other's places.
+    Takes the first four shapes with gradients (training) and, counted separately, the first four
+    without (validation).
     """
 
     def __init__(self) -> None:
-        self._known: dict[bool, set[tuple[torch.Size, ...]]] = {True: set(), False: set()}
+        # By whether gradients are recorded.
+        self._taken: dict[bool, set[tuple[torch.Size, ...]]] = {
+            True: set(),
+            False: set(),
+        }
 
     def known(self, *inputs: Tensor) -> bool:
-        """Whether inputs of these shapes were taken before."""
-        return tuple(x.shape for x in inputs) in self._known[torch.is_grad_enabled()]
+        """Return whether inputs of these shapes were taken before."""
+        shapes = tuple(x.shape for x in inputs)
+        return shapes in self._taken[torch.is_grad_enabled()]
 
     def take(self, *inputs: Tensor) -> bool:
-        """Take the shapes of these inputs, if they are known or a place is free.
+        """Take the shapes of these inputs, if they were taken before or a place is free.
 
         Returns:
             Whether to compile for them.
         """
-        known = self._known[torch.is_grad_enabled()]
-        if len(known) < _MOST_SHAPES:
-            known.add(tuple(x.shape for x in inputs))
+        taken = self._taken[torch.is_grad_enabled()]
+        if len(taken) < _MOST_SHAPES:
+            taken.add(tuple(x.shape for x in inputs))
         return self.known(*inputs)

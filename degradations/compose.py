@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from degradations.base import Canvas, Degradation, Stage, check_images, each_image, select
 from degradations.draws import Draws, Integers, Params, Seeds, check_probabilities, to_device
@@ -26,30 +28,40 @@ class Sometimes(Stage):
 
     def __init__(self, stage: Stage, p: UnitInterval = 0.5) -> None:
         super().__init__()
-        self.stage, self.p = stage, p
-        self.resizes, self.waits = stage.resizes, stage.waits
+        self.stage = stage
+        self.p = p
+        self.resizes = stage.resizes
+        self.waits = stage.waits
         self.selects = 0.0 < p < 1.0  # set by a recipe that changes `applied`
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `applied` (B,) bool, and the parameters of the stage under `stage`."""
-        applied = draws.bernoulli(self.p)
-        return {"applied": applied, "stage": self.stage.draw(draws.fold("stage"), shape)}
+        return {
+            "applied": draws.bernoulli(self.p),
+            "stage": self.stage.draw(draws.fold("stage"), shape),
+        }
 
     def prepare(self, params: Params) -> Params:
         """Prepare the parameters of the stage."""
-        return {**params, "stage": self.stage.prepare(params["stage"])}
+        prepared = self.stage.prepare(params["stage"])
+        return {**params, "stage": prepared}
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Apply the stage to some images of (B, C, H, W)."""
         if len(x) > 1:
             return each_image(self, x, params)
-        return self.stage(x, params["stage"]) if params["applied"].item() else x
+        if not params["applied"].item():
+            return x
+        return self.stage(x, params["stage"])
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Apply the stage to all images, then select unless all are alike."""
+        if self.p == 0.0 and not self.selects:
+            return canvas
+        result = self.stage.run_on_canvas(canvas, params["stage"])
         if not self.selects:
-            return self.stage.run_on_canvas(canvas, params["stage"]) if self.p else canvas
-        return select(params["applied"], self.stage.run_on_canvas(canvas, params["stage"]), canvas)
+            return result
+        return select(params["applied"], result, canvas)
 
     @property
     def alone(self) -> bool:
@@ -57,6 +69,7 @@ class Sometimes(Stage):
         return self.stage.alone
 
 
+# REPLACE
 class _Several(Stage):
     """Base of stages that draw which of several stages apply, or their order, as `choice`."""
 
@@ -64,24 +77,31 @@ class _Several(Stage):
 
     def __init__(self, stages: Stages) -> None:
         super().__init__()
-        self.stages = nn.ModuleDict(name_stages(stages, but=self.choice))
-        self.resizes = any(stage.resizes for _, stage in self._named())
-        self.waits = any(stage.waits for _, stage in self._named())
+        named_stages = name_stages(stages, but=self.choice)
+        self.stages = nn.ModuleDict(named_stages)
+        self.resizes = any(stage.resizes for stage in self._stages().values())
+        self.waits = any(stage.waits for stage in self._stages().values())
 
     @property
     def alone(self) -> bool:
         """Whether any of the stages gets images one by one."""
-        return any(stage.alone for _, stage in self._named())
+        return any(stage.alone for stage in self._stages().values())
 
-    def _named(self) -> list[tuple[str, Stage]]:
-        return items_of(self.stages)
+    def _stages(self) -> dict[str, Stage]:
+        return dict(items_of(self.stages))
 
     def _draw_each(self, draws: Draws, shape: torch.Size) -> Params:
-        return {name: stage.draw(draws.fold(name), shape) for name, stage in self._named()}
+        params: Params = {}
+        for name, stage in self._stages().items():
+            params[name] = stage.draw(draws.fold(name), shape)
+        return params
 
     def prepare(self, params: Params) -> Params:
         """Prepare the parameters of the stages."""
-        return {**params, **{name: part.prepare(params[name]) for name, part in self._named()}}
+        prepared = dict(params)
+        for name, stage in self._stages().items():
+            prepared[name] = stage.prepare(params[name])
+        return prepared
 
 
 class OneOf(_Several):
@@ -100,28 +120,31 @@ class OneOf(_Several):
     def __init__(self, stages: Stages, p: Sequence[float] | None = None) -> None:
         super().__init__(stages)
         count = len(self.stages)
-        self.p = check_probabilities(p if p is not None else [1 / max(count, 1)] * count, count)
+        if p is None:
+            p = [1 / max(count, 1)] * count
+        self.p = check_probabilities(p, count)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `which` (B,), the index of the stage, and the parameters of all by their names."""
-        which = draws.choice(np.arange(len(self.stages)), self.p)
+        indices = np.arange(len(self.stages))
+        which = draws.choice(indices, self.p)
         return {"which": which, **self._draw_each(draws, shape)}
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Apply to each image of (B, C, H, W) its stage."""
         if len(x) > 1:
             return each_image(self, x, params)
-        name, stage = self._named()[int(params["which"].item())]
-        return stage(x, params[name])
+        names = list(self.stages)
+        name = names[int(params["which"].item())]
+        return self.stages[name](x, params[name])
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Apply all stages, and select one for each image."""
-        (first, stage), *others = self._named()
-        result = stage.run_on_canvas(canvas, params[first])
-        for number, (name, stage) in enumerate(others, start=1):
-            result = select(
-                params["which"] == number, stage.run_on_canvas(canvas, params[name]), result
-            )
+        (first_name, first_stage), *others = self._stages().items()
+        result = first_stage.run_on_canvas(canvas, params[first_name])
+        for index, (name, stage) in enumerate(others, start=1):
+            output = stage.run_on_canvas(canvas, params[name])
+            result = select(params["which"] == index, output, result)
         return result
 
 
@@ -139,37 +162,42 @@ class Shuffled(_Several):
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `order` (B, K), the indices of the stages, first to last, and their parameters."""
-        keys = np.stack([draws.uniform() for _ in self.stages], axis=1)
-        return {"order": np.argsort(keys, axis=1), **self._draw_each(draws, shape)}
+        keys = [draws.uniform() for _ in self.stages]
+        key_rows = np.stack(keys, axis=1)
+        order = np.argsort(key_rows, axis=1)
+        return {"order": order, **self._draw_each(draws, shape)}
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Apply the stages to each image of (B, C, H, W) in its own order."""
         if len(x) > 1:
             return each_image(self, x, params)
-        named_stages = self._named()
-        for number in params["order"][0].tolist():
-            name, stage = named_stages[number]
-            x = stage(x, params[name])
+        names = list(self.stages)
+        for index in params["order"][0].tolist():
+            name = names[index]
+            x = self.stages[name](x, params[name])
         return x
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Apply the stages of `schedule`, each to the images whose next stage it is."""
-        order, named_stages = params["order"], self._named()
-        order = torch.nn.functional.pad(order, (0, 1), value=-1)  # after the last: none
+        stages = list(self._stages().items())
+        # After the last stage comes none, -1.
+        order = functional.pad(params["order"], (0, 1), value=-1)
         place = torch.zeros_like(order[:, :1])
-        for number in self.schedule():
-            name, stage = named_stages[number]
-            here = (order.gather(1, place) == number)[:, 0]
-            canvas = select(here, stage.run_on_canvas(canvas, params[name]), canvas)
-            place = place + here.unsqueeze(1)
+        for index in self.schedule():
+            name, stage = stages[index]
+            is_next = order.gather(1, place) == index
+            output = stage.run_on_canvas(canvas, params[name])
+            canvas = select(is_next[:, 0], output, canvas)
+            place = place + is_next
         return canvas
 
     def schedule(self) -> Sequence[int]:
         """Return the indices of stages in a sequence of which every order is a subsequence."""
-        # An order goes on to a next round wherever its indices fall: to the last one only if all
-        # fall, and then for the first stage.
+        # In every round, the next stages of an order run as long as their indices rise. Only the
+        # falling order needs the last round, for the first stage.
         count = len(self.stages)
-        return [*range(count)] * (count - 1) + [0]
+        rounds = list(range(count)) * (count - 1)
+        return [*rounds, 0]
 
 
 def items_of(modules: nn.ModuleDict) -> list[Any]:
@@ -192,23 +220,25 @@ def name_stages(
     Raises:
         ValueError: A name is invalid.
     """
-    pairs: list[tuple[str, Stage]]
     if isinstance(stages, Mapping):
-        pairs = list(stages.items())
+        by_name = dict(stages)
     else:
-        pairs = []
+        by_name = {}
+        counts: Counter[str] = Counter()
         for stage in stages:
-            kind = type(stage).__name__
-            earlier = sum(type(other).__name__ == kind for _, other in pairs)
-            pairs.append((kind if not earlier else f"{kind}#{earlier + 1}", stage))
-    for name, _ in pairs:
+            class_name = type(stage).__name__
+            counts[class_name] += 1
+            count = counts[class_name]
+            name = class_name if count == 1 else f"{class_name}#{count}"
+            by_name[name] = stage
+    for name in by_name:
         _check_name(name, but)
-    return dict(pairs)
+    return by_name
 
 
 def _check_name(name: str, but: str) -> None:
-    # torch refuses e.g. `values`
-    if not name or "." in name or name == but or hasattr(nn.ModuleDict, name):
+    is_reserved = name == but or hasattr(nn.ModuleDict, name)  # torch refuses e.g. `values`
+    if not name or "." in name or is_reserved:
         raise ValueError(f"{name!r} names a stage or recipe; choose another name, without a dot")
 
 
@@ -234,16 +264,17 @@ class Mixture(Degradation):
     """
 
     def __init__(
-        self, scale: float, recipes: Recipes, weights: list[NonNegativeFloat] | None = None
+        self,
+        scale: float,
+        recipes: Recipes,
+        weights: list[NonNegativeFloat] | None = None,
     ) -> None:
         super().__init__(scale)
-        items = (
-            recipes.items()
-            if isinstance(recipes, dict)
-            else ((str(number), recipe) for number, recipe in enumerate(recipes))
-        )
-        made = {name: recipe(self.scale) for name, recipe in items}
-        for name, recipe in made.items():
+        if not isinstance(recipes, dict):
+            recipes = {str(index): recipe for index, recipe in enumerate(recipes)}
+        self.recipes = nn.ModuleDict()
+        for name, make_recipe in recipes.items():
+            recipe = make_recipe(self.scale)
             if recipe.pool:
                 raise ValueError(
                     f"recipes[{name}] has a pool of {recipe.pool} pairs, which a mixture does not "
@@ -251,19 +282,20 @@ class Mixture(Degradation):
                 )
             _check_name(name, "which")
             recipe.compile_canvas = False
-        self.recipes = nn.ModuleDict(made)
-        shares = [1.0] * len(made) if weights is None else weights
-        total = sum(shares) or 1.0
-        self.p = check_probabilities([share / total for share in shares], len(made), "weights")
-
-    def _named(self) -> list[tuple[str, Degradation]]:
-        return items_of(self.recipes)
+            self.recipes[name] = recipe
+        if weights is None:
+            weights = [1.0] * len(recipes)
+        total = sum(weights) or 1.0
+        shares = [weight / total for weight in weights]
+        self.p = check_probabilities(shares, len(recipes), "weights")
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `which` (B,), the index of the recipe, and the parameters of all by their names."""
-        which = draws.choice(np.arange(len(self.recipes)), self.p)
-        parts = {name: recipe.draw(draws.fold(name), shape) for name, recipe in self._named()}
-        return {"which": which, **parts}
+        indices = np.arange(len(self.recipes))
+        params: Params = {"which": draws.choice(indices, self.p)}
+        for name, recipe in items_of(self.recipes):
+            params[name] = recipe.draw(draws.fold(name), shape)
+        return params
 
     def draw_ahead(self, seeds: Seeds, shape: torch.Size) -> Any:
         """Draw as `params_of`: the recipes' images are chosen on the host."""
@@ -273,15 +305,20 @@ class Mixture(Degradation):
         """Degrade by given parameters as `Degradation.replay`."""
         check_images(hr)
         which = np.asarray(params["which"])
-        groups = [np.flatnonzero(which == number) for number in range(len(self.recipes))]
+        groups = []
+        for index in range(len(self.recipes)):
+            groups.append(np.flatnonzero(which == index))
         # One transfer; the host does not wait.
-        places = to_device({"of": np.concatenate(groups)}, len(hr), hr.device)["of"]
+        order = {"images": np.concatenate(groups)}
+        places = to_device(order, len(hr), hr.device)["images"]
+        group_places = places.split([len(group) for group in groups])
         parts = []
-        named_rows = zip(self._named(), groups, places.split([*map(len, groups)]), strict=True)
-        for (name, recipe), rows, there in named_rows:
-            if len(rows):
-                images = hr.index_select(0, there)
-                parts.append(recipe.replay(images, _select_images(params[name], rows)))
+        recipes = items_of(self.recipes)
+        for (name, recipe), group, images in zip(recipes, groups, group_places, strict=True):
+            if len(group):
+                group_params = _select_images(params[name], group)
+                group_hr = hr.index_select(0, images)
+                parts.append(recipe.replay(group_hr, group_params))
         lr = torch.cat(parts)
         return torch.empty_like(lr).index_copy_(0, places, lr)
 
@@ -290,12 +327,14 @@ class Mixture(Degradation):
         return self.replay(hr, params)
 
 
-def _select_images(params: Params, rows: Integers) -> Params:
-    """Select the parameters of some images; shared parameters are kept."""
-
-    def part(value: Any) -> Any:
+def _select_images(params: Params, images: Integers) -> Params:
+    """Select the parameters of some images; shared parameters stay."""
+    selected: Params = {}
+    for name, value in params.items():
         if isinstance(value, dict):
-            return _select_images(value, rows)
-        return value[rows] if isinstance(value, np.ndarray) else value
-
-    return {name: part(value) for name, value in params.items()}
+            selected[name] = _select_images(value, images)
+        elif isinstance(value, np.ndarray):
+            selected[name] = value[images]
+        else:
+            selected[name] = value
+    return selected

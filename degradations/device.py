@@ -12,7 +12,11 @@ import torch
 from torch import Tensor
 
 
-def copy_to(x: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+def copy_to(
+    x: Tensor,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
     """Copy a host tensor to a device without waiting.
 
     Args:
@@ -27,7 +31,8 @@ def copy_to(x: Tensor, device: torch.device, dtype: torch.dtype | None = None) -
 
 def tensor_like(values: Sequence[float], like: Tensor) -> Tensor:
     """Return a tensor (n,) of n Python numbers on the device and in the type of ``like``."""
-    return copy_to(torch.tensor(values, dtype=like.dtype), like.device)
+    x = torch.tensor(values, dtype=like.dtype)
+    return copy_to(x, like.device)
 
 
 class Table:
@@ -47,10 +52,11 @@ class Table:
 
     def on(self, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
         """Return the constants on a device, in their own type by default."""
-        place = device, dtype or self.values.dtype
+        dtype = dtype or self.values.dtype
+        place = (device, dtype)
         if place not in self._copies:
             with torch.inference_mode(False):  # a later training step needs them, too
-                self._copies[place] = copy_to(self.values, *place)
+                self._copies[place] = copy_to(self.values, device, dtype)
             if device.type == "cuda":  # else a CUDA graph would copy them each time
                 torch._dynamo.mark_static_address(self._copies[place])
         return self._copies[place]
@@ -60,18 +66,18 @@ class Table:
 
 
 def constant(make: Callable[[], Tensor]) -> Callable[[torch.device], Tensor]:
-    """Return a function that returns the `Table` that is made at its first call, on a device.
+    """Decorate a function that makes a constant, which then takes a device and runs only once.
 
-    What is compiled finds the copy there, if the function was called before.
+    Call it once per device before compiling, so that the compiled code finds the copy there.
 
     Args:
         make: Makes the tensor on the CPU.
     """
-    made: list[Table] = []
+    tables: list[Table] = []  # one, from the first call on
 
     def on_device(device: torch.device) -> Tensor:
-        if not made:
-            made.append(Table(make()))
-        return made[0].on(device)
+        if not tables:
+            tables.append(Table(make()))
+        return tables[0].on(device)
 
     return on_device

@@ -39,18 +39,38 @@ Integers: TypeAlias = npt.NDArray[np.int64]
 Booleans: TypeAlias = npt.NDArray[np.bool_]
 Seeds: TypeAlias = Tensor | Integers
 Number: TypeAlias = float | Floats | Integers  # one for all images, or (B,)
+Params: TypeAlias = dict[str, Any]
+
 _AHEAD = 4  # calls computed together
-_ELEVEN, _ONE = np.uint64(11), np.uint64(1)
+_ONE = np.uint64(1)
+_ELEVEN = np.uint64(11)
+# By the kind of a NumPy type; the largest first, so that all are aligned.
+_ARRAY_TYPES: dict[str, np.dtype[Any]] = {
+    "i": np.dtype(np.int64),
+    "f": np.dtype(np.float32),
+    "b": np.dtype(np.bool_),
+}
+_TENSOR_TYPES = {
+    "i": torch.int64,
+    "f": torch.float32,
+    "b": torch.uint8,
+}
 
 
-def check_probabilities(p: Sequence[float], count: int, name: str = "p") -> tuple[float, ...]:
+def check_probabilities(
+    p: Sequence[float],
+    count: int,
+    name: str = "p",
+) -> tuple[float, ...]:
     """Check and return `count` probabilities.
 
     Raises:
         ValueError: Their number is another, one is negative, or their sum is not 1.
     """
+    has_count = count > 0 and len(p) == count
     # NaN fails, too.
-    if len(p) != count or not count or not min(p) >= 0.0 or not abs(sum(p) - 1.0) <= 1e-6:
+    is_distribution = has_count and min(p) >= 0.0 and abs(sum(p) - 1.0) <= 1e-6
+    if not is_distribution:
         raise ValueError(f"{name} is {list(p)}; expected {count}, none negative, with sum 1")
     return tuple(p)
 
@@ -78,7 +98,8 @@ class Draws:
         if array.ndim != 1:
             raise ValueError(f"seeds have the shape {array.shape}; expected (B,), one per image")
         # Mixed, so that consecutive seeds (0, 1, 2, ...) are as good as random ones.
-        self._state: Words = mix(array.astype(np.uint64) + np.uint64(GAMMA))
+        words = array.astype(np.uint64) + np.uint64(GAMMA)
+        self._state: Words = mix(words)
         self._calls = 0
 
     def fold(self, name: str) -> Draws:
@@ -98,20 +119,24 @@ class Draws:
         state = np.zeros(1, np.uint64)
         for word in self._state:
             state = mix(state ^ word)
-        return _draws_of(np.repeat(state, len(self._state)))
+        states = np.repeat(state, len(self._state))
+        return _draws_of(states)
 
     def words(self) -> Words:
         """Draw (B,) uint64, all 64 bits random; all other methods use these."""
         place = self._calls % _AHEAD
         if place == 0:  # several calls at once: for short arrays this costs hardly more
-            counts = np.arange(self._calls + 1, self._calls + 1 + _AHEAD, dtype=np.uint64)
-            self._ahead = mix(self._state + (counts * np.uint64(GAMMA))[:, None])
+            first = self._calls + 1
+            counts = np.arange(first, first + _AHEAD, dtype=np.uint64)
+            steps = counts * np.uint64(GAMMA)
+            self._ahead = mix(self._state + steps[:, None])
         self._calls += 1
         return self._ahead[place]
 
     def uniform(self, low: Number = 0.0, high: Number = 1.0) -> Floats:
         """Draw (B,) float64, uniform in [low, high)."""
-        return np.asarray(low + (high - low) * self._unit(), np.float64)
+        values = low + (high - low) * self._unit()
+        return np.asarray(values, np.float64)
 
     def integers(self, low: Number, high: Number) -> Integers:
         """Draw (B,) int64, uniform in {low, ..., high - 1}, like Python's `range`.
@@ -122,7 +147,8 @@ class Draws:
         if np.any(np.less_equal(high, low)):
             raise ValueError(f"integers(low={low}, high={high}) is empty; high is exclusive")
         # Below 2**53 values the product never rounds up to `high`: all are equally likely.
-        return (low + np.floor((high - low) * self._unit())).astype(np.int64)
+        steps = np.floor((high - low) * self._unit())
+        return (low + steps).astype(np.int64)
 
     def choice(self, values: npt.ArrayLike, p: Sequence[float] | None = None) -> npt.NDArray[Any]:
         """Draw (B,) of the dtype of `values`, one value per image.
@@ -139,7 +165,9 @@ class Draws:
             return options[self.integers(0, len(options))]
         edges = np.cumsum(check_probabilities(p, len(options)))
         # Divided by the last edge: a sum just below 1 must not select a last value of p = 0.
-        return options[np.searchsorted(edges / edges[-1], self._unit(), side="right")]
+        edges = edges / edges[-1]
+        indices = np.searchsorted(edges, self._unit(), side="right")
+        return options[indices]
 
     def bernoulli(self, p: Number) -> Booleans:
         """Draw (B,) bool, true with probability `p`."""
@@ -147,36 +175,37 @@ class Draws:
 
     def normal(self, mean: Number = 0.0, std: Number = 1.0) -> Floats:
         """Draw (B,) float64, normally distributed (Box-Muller, which takes two calls)."""
-        radius = np.sqrt(-2.0 * np.log1p(-self._unit()))
-        normal = radius * np.cos(2.0 * np.pi * self._unit())
+        log = np.log1p(-self._unit())
+        radius = np.sqrt(-2.0 * log)
+        angle = 2.0 * np.pi * self._unit()
+        normal = radius * np.cos(angle)
         return np.asarray(mean + std * normal, np.float64)
 
     def seeds(self) -> Integers:
         """Draw (B,) int64 in [0, 2**63), seeds of fields or of other generators."""
-        return (self.words() >> _ONE).view(np.int64)
+        upper_bits = self.words() >> _ONE
+        return upper_bits.view(np.int64)
 
     def _unit(self) -> Floats:
         """Draw (B,) float64 in [0, 1), a uniform multiple of 2**-53."""
-        return (self.words() >> _ELEVEN).astype(np.float64) * 2.0**-53
+        upper_bits = self.words() >> _ELEVEN
+        return upper_bits.astype(np.float64) * 2.0**-53
 
 
 def _draws_of(state: Words) -> Draws:
     draws = object.__new__(Draws)
-    draws._state, draws._calls = state, 0
+    draws._state = state
+    draws._calls = 0
     return draws
 
 
-Params: TypeAlias = dict[str, Any]
-# By the kind of a NumPy type; the largest first, so that all are aligned.
-_TYPES: dict[str, tuple[np.dtype[Any], torch.dtype]] = {
-    "i": (np.dtype(np.int64), torch.int64),
-    "f": (np.dtype(np.float32), torch.float32),
-    "b": (np.dtype(np.bool_), torch.uint8),
-}
-
-
 class _Place(NamedTuple):
-    """Where a parameter lies in a row: its first column, counted in its type."""
+    """Where a parameter lies in a row.
+
+    kind: Kind of its NumPy type.
+    column: Its first column, counted in its type.
+    shape: Its shape for one image.
+    """
 
     kind: str
     column: int
@@ -207,25 +236,32 @@ class Packed:
         Raises:
             TypeError: A parameter is neither a number nor an array with one entry per image.
         """
-        arrays = {path: x for path, x in leaves(params) if _is_array(path, x, batch)}
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        for path, value in leaves(params):
+            if _is_array(path, value, batch):
+                arrays[path] = value
         places: dict[str, _Place] = {}
         end = 0  # in bytes
-        for kind, (dtype, _) in _TYPES.items():
+        for kind, dtype in _ARRAY_TYPES.items():
             for path, x in arrays.items():
                 if x.dtype.kind == kind:
-                    places[path] = _Place(kind, end // dtype.itemsize, x.shape[1:])
-                    end += math.prod(x.shape[1:]) * dtype.itemsize
-        rows = np.zeros((batch, end // 8 + 1), np.int64)
-        views = {kind: rows.view(dtype) for kind, (dtype, _) in _TYPES.items()}
-        for path, (kind, column, shape) in places.items():
-            width = math.prod(shape)
-            views[kind][:, column : column + width] = arrays[path].reshape(batch, width)
+                    shape = x.shape[1:]
+                    places[path] = _Place(kind, end // dtype.itemsize, shape)
+                    end += math.prod(shape) * dtype.itemsize
+        word_count = end // 8 + 1
+        rows = np.zeros((batch, word_count), np.int64)
+        views = {kind: rows.view(dtype) for kind, dtype in _ARRAY_TYPES.items()}
+        for path, place in places.items():
+            width = math.prod(place.shape)
+            columns = slice(place.column, place.column + width)
+            views[place.kind][:, columns] = arrays[path].reshape(batch, width)
         return cls(rows, _replaced(params, places))
 
     def to(self, device: torch.device) -> Tensor:
         """Copy the rows to a device, without waiting."""
         # NumPy has no strides for no images.
-        return copy_to(torch.from_numpy(self.rows.reshape(-1)).view(self.rows.shape), device)
+        flat = torch.from_numpy(self.rows.reshape(-1))
+        return copy_to(flat.view(self.rows.shape), device)
 
     def unpacked(self, rows: Tensor) -> Params:
         """Return the parameters as tensors, views of the rows on their device.
@@ -233,26 +269,30 @@ class Packed:
         Args:
             rows: (B, n), the result of `to`.
         """
-        views = {kind: rows.view(dtype) for kind, (_, dtype) in _TYPES.items()}
+        views = {kind: rows.view(dtype) for kind, dtype in _TENSOR_TYPES.items()}
         views["b"] = views["b"].bool()  # a view as booleans cannot be compiled by torch 2.11
+        return _unpacked(self.layout, views)
 
-        def unpacked(layout: Params) -> Params:
-            params: Params = {}
-            for name, x in layout.items():
-                if isinstance(x, dict):
-                    params[name] = unpacked(x)
-                elif isinstance(x, _Place):
-                    view = views[x.kind]
-                    params[name] = (
-                        view[:, x.column : x.column + math.prod(x.shape)].view(len(rows), *x.shape)
-                        if x.shape
-                        else view.select(1, x.column)
-                    )
-                else:
-                    params[name] = x
-            return params
 
-        return unpacked(self.layout)
+def _unpacked(layout: Params, views: dict[str, Tensor]) -> Params:
+    """Replace the places in a layout by views of the rows."""
+    params: Params = {}
+    for name, x in layout.items():
+        if isinstance(x, dict):
+            params[name] = _unpacked(x, views)
+        elif isinstance(x, _Place):
+            params[name] = _at(x, views[x.kind])
+        else:
+            params[name] = x
+    return params
+
+
+def _at(place: _Place, view: Tensor) -> Tensor:
+    if not place.shape:
+        return view.select(1, place.column)
+    width = math.prod(place.shape)
+    columns = slice(place.column, place.column + width)
+    return view[:, columns].view(len(view), *place.shape)
 
 
 def to_device(params: Params, batch: int, device: torch.device) -> Params:
@@ -287,8 +327,8 @@ def leaves(params: Params, path: str = "") -> Iterator[tuple[str, Any]]:
 def _is_array(path: str, leaf: Any, batch: int) -> bool:
     if isinstance(leaf, bool | int | float):
         return False
-    usable = isinstance(leaf, np.ndarray) and leaf.dtype.kind in _TYPES
-    if not usable or leaf.shape[:1] != (batch,):
+    is_array = isinstance(leaf, np.ndarray) and leaf.dtype.kind in _ARRAY_TYPES
+    if not is_array or leaf.shape[:1] != (batch,):
         kind = getattr(leaf, "dtype", type(leaf).__name__)
         raise TypeError(
             f"the parameter {path} is {kind} of shape {np.shape(leaf)}; expected a NumPy array of "
@@ -299,12 +339,13 @@ def _is_array(path: str, leaf: Any, batch: int) -> bool:
 
 def _replaced(params: Params, others: Params, path: str = "") -> Params:
     """Replace the values whose paths are in ``others``."""
-    return {
-        name: _replaced(x, others, f"{path}{name}.")
-        if isinstance(x, dict)
-        else others.get(path + name, x)
-        for name, x in params.items()
-    }
+    result: Params = {}
+    for name, x in params.items():
+        if isinstance(x, dict):
+            result[name] = _replaced(x, others, f"{path}{name}.")
+        else:
+            result[name] = others.get(path + name, x)
+    return result
 
 
 def per_image(values: Tensor | float, x: Tensor) -> Tensor:
@@ -314,9 +355,10 @@ def per_image(values: Tensor | float, x: Tensor) -> Tensor:
         values: (B,) on x's device, or one Python number shared by the batch.
         x: (B, C, H, W).
     """
+    other_axes = (1,) * (x.ndim - 1)
     if not isinstance(values, Tensor):
-        return x.new_full((1,) * x.ndim, values)
-    return values.to(x.dtype).view(-1, *(1,) * (x.ndim - 1))
+        return x.new_full((1, *other_axes), values)
+    return values.to(x.dtype).view(-1, *other_axes)
 
 
 def split_params(params: Params, batch: int) -> list[Params]:
@@ -328,13 +370,13 @@ def split_params(params: Params, batch: int) -> list[Params]:
     """
     images: list[Params] = [{} for _ in range(batch)]
     for name, value in params.items():
-        parts: Sequence[Any]
+        values: Sequence[Any]
         if isinstance(value, dict):
-            parts = split_params(value, batch)
+            values = split_params(value, batch)
         elif isinstance(value, Tensor):
-            parts = value.unsqueeze(1).unbind()  # like `chunk`, in a third of its time
+            values = value.unsqueeze(1).unbind()  # like `chunk`, in a third of its time
         else:
-            parts = [value] * batch
-        for image, part in zip(images, parts, strict=True):
-            image[name] = part
+            values = [value] * batch
+        for image, image_value in zip(images, values, strict=True):
+            image[name] = image_value
     return images

@@ -24,8 +24,10 @@ def read_image(path: Path) -> Tensor:
         UnreadableImage: The file is missing, or is not an image.
     """
     pixels = decode.read_image(path, srgb=True).rgb
-    scaled = pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
-    return torch.from_numpy(scaled).permute(2, 0, 1).unsqueeze(0)
+    white = np.float32(np.iinfo(pixels.dtype).max)
+    scaled = pixels.astype(np.float32) / white
+    image = torch.from_numpy(scaled).permute(2, 0, 1)
+    return image.unsqueeze(0)
 
 
 def cropped(image: Tensor, size: int, name: str) -> Tensor:
@@ -42,13 +44,18 @@ def cropped(image: Tensor, size: int, name: str) -> Tensor:
     H, W = image.shape[-2:]
     if min(H, W) < size:
         raise ValueError(f"{name} is {H} x {W} px, smaller than the crop of {size} px")
-    top, left = (H - size) // 2, (W - size) // 2
-    return image[..., top : top + size, left : left + size].contiguous()
+    top = (H - size) // 2
+    left = (W - size) // 2
+    rows = slice(top, top + size)
+    columns = slice(left, left + size)
+    return image[..., rows, columns].contiguous()
 
 
 def as_image(image: Tensor) -> Image.Image:
     """Convert (1, C, H, W) or (C, H, W), C = 1 or 3, to Pillow, clamped and rounded to 8 bits."""
-    return Image.fromarray(to_bytes(image.reshape(image.shape[-3:]).expand(3, -1, -1)))
+    channels = image.reshape(image.shape[-3:])
+    rgb = channels.expand(3, -1, -1)
+    return Image.fromarray(to_bytes(rgb))
 
 
 Bytes = npt.NDArray[np.uint8]
@@ -64,7 +71,8 @@ def to_bytes(image: Tensor) -> Bytes:
     _, H, W = image.shape
     positive = image.detach().cpu().clamp_min(0.0)  # OpenCV takes absolute values
     lines = positive.reshape(3 * H, W).numpy()
-    planes = cv2.convertScaleAbs(lines, alpha=255.0).reshape(3, H, W)
+    levels = cv2.convertScaleAbs(lines, alpha=255.0)
+    planes = levels.reshape(3, H, W)
     return cast(Bytes, cv2.merge(list(planes)))
 
 
@@ -77,6 +85,8 @@ def from_bytes(pixels: Bytes, like: Tensor) -> Tensor:
     """
     import cv2
 
-    planes = np.empty((3, *pixels.shape[:2]), np.uint8)
+    H, W, _ = pixels.shape
+    planes = np.empty((3, H, W), np.uint8)
     cv2.split(pixels, list(planes))
-    return torch.from_numpy(planes).to(like.device).unsqueeze(0).float().div_(255.0)
+    image = torch.from_numpy(planes).to(like.device)
+    return image.unsqueeze(0).float().div_(255.0)

@@ -61,28 +61,34 @@ class Pipeline(Degradation):
         super().__init__(scale)
         self.stages = nn.ModuleDict(name_stages(stages))
         self.quantize = quantize
+        self.executor = executor
+        self.compile_canvas = compile
         if compile and (names := self._not_compiled()):
             raise ValueError(
                 f"compile is true, but {names} cannot be compiled: they work on the CPU, or get "
                 "images of differing sizes one by one (a `pixelwise` stage, or one with its own "
                 "on_canvas, does not); remove them, or set compile to false"
             )
-        self.executor, self.compile_canvas = executor, compile
         self._compiled: tuple[Params, Callable[..., Tensor]] | None = None
         self._shapes = Shapes()
 
     def _not_compiled(self) -> str:
         """Return the names of the stages that cannot be compiled."""
-        filled, names = True, []
+        names = []
+        filled = True  # whether images fill their canvas
         for name, stage in self.named_stages():
-            if stage.waits or (stage.alone and (stage.resizes or not filled)):
+            needs_sizes = stage.alone and (stage.resizes or not filled)
+            if stage.waits or needs_sizes:
                 names.append(name)
             filled = stage.unites or (filled and not stage.resizes)
         return ", ".join(names)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw one entry per stage, under the name of its stream."""
-        return {name: stage.draw(draws.fold(name), shape) for name, stage in self.named_stages()}
+        params: Params = {}
+        for name, stage in self.named_stages():
+            params[name] = stage.draw(draws.fold(name), shape)
+        return params
 
     def degrade(self, hr: Tensor, params: Params) -> Tensor:
         """Run the stages and resize: (B, 3, H, W) to (B, 3, *lr_size((H, W)))."""
@@ -92,57 +98,91 @@ class Pipeline(Degradation):
             return self._on_canvas(hr, params)
 
     def _uses_canvas(self, hr: Tensor) -> bool:
-        return hr.device.type != "cpu" if self.executor == "auto" else self.executor == "canvas"
+        if self.executor == "auto":
+            return hr.device.type != "cpu"
+        return self.executor == "canvas"
 
-    def _degrade_packed(self, hr: Tensor, packed: Packed, rows: Tensor) -> Tensor:
-        wanted = self.compile_canvas
-        if wanted is None:  # only training's: whole images of validation have too many shapes
-            training = hr.device.type == "cuda" and torch.is_grad_enabled()
-            wanted = training and not self._not_compiled()
-        new = not self._shapes.known(hr)
-        if not (wanted and self._uses_canvas(hr) and self._shapes.take(hr)):
+    def _compiles(self, hr: Tensor) -> bool:
+        """Whether a batch like this is compiled, if there is a place for its shape."""
+        if not self._uses_canvas(hr):
+            return False
+        if self.compile_canvas is not None:
+            return self.compile_canvas
+        # Only training's: whole images of validation have too many shapes.
+        is_training = hr.device.type == "cuda" and torch.is_grad_enabled()
+        return is_training and not self._not_compiled()
+
+    def _degrade_packed(
+        self,
+        hr: Tensor,
+        packed: Packed,
+        rows: Tensor,
+    ) -> Tensor:
+        is_compiled = self._shapes.known(hr)
+        compiles = self._compiles(hr) and self._shapes.take(hr)
+        if not compiles:
             return self.degrade(hr, packed.unpacked(rows))
         with hashed_fields():
-            return self._compile_now(hr, packed, rows) if new else self._run(packed)(hr, rows)
+            if not is_compiled:
+                return self._compile_and_run(hr, packed, rows)
+            return self._run(packed)(hr, rows)
 
     def _run(self, packed: Packed) -> Callable[..., Tensor]:
-        """Return the compiled function of (hr, rows), on a GPU a CUDA graph.
+        """Return the compiled function of (hr, rows), on a GPU a CUDA graph."""
+        if self._compiled is None or self._compiled[0] != packed.layout:
+            allow_kinds()  # of all pipelines together
+            self._compiled = (packed.layout, self._compiled_of(packed))
+        return self._compiled[1]
+
+    def _compiled_of(self, packed: Packed) -> Callable[..., Tensor]:
+        """Compile for a layout of parameters.
 
         Leading stages that draw nothing, such as USM, are a graph of their own: the compiler's
         cache then has the others, whether a recipe sharpens or not.
         """
-        if self._compiled is None or self._compiled[0] != packed.layout:
-            leading: list[Stage] = []
-            for name, stage in self.named_stages():
-                if packed.layout[name] or stage.resizes:
-                    break
-                leading.append(stage)
+        leading: list[Stage] = []
+        for name, stage in self.named_stages():
+            if packed.layout[name] or stage.resizes:
+                break
+            leading.append(stage)
 
-            def first(hr: Tensor) -> Tensor:
-                canvas = Canvas.of(hr)
-                for stage in leading:
-                    canvas = stage.run_on_canvas(canvas, {})
-                return canvas.pixels
+        def run_leading(hr: Tensor) -> Tensor:
+            canvas = Canvas.of(hr)
+            for stage in leading:
+                canvas = stage.run_on_canvas(canvas, {})
+            return canvas.pixels
 
-            def rest(hr: Tensor, rows: Tensor) -> Tensor:
-                return self._on_canvas(hr, packed.unpacked(rows), len(leading))
+        def run_others(hr: Tensor, rows: Tensor) -> Tensor:
+            params = packed.unpacked(rows)
+            return self._on_canvas(hr, params, len(leading))
 
-            def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-                return torch.compile(
-                    function, fullgraph=True, dynamic=False, mode="reduce-overhead"
-                )
-
-            allow_kinds()  # of all pipelines together
-            before, after = compiled(first) if leading else None, compiled(rest)
-            self._compiled = (
-                packed.layout,
-                lambda hr, rows: after(before(hr) if before else hr, rows),
+        def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+            return torch.compile(
+                function,
+                fullgraph=True,
+                dynamic=False,
+                mode="reduce-overhead",
             )
-        return self._compiled[1]
 
-    def _compile_now(self, hr: Tensor, packed: Packed, rows: Tensor) -> Tensor:
+        compiled_others = compiled(run_others)
+        if not leading:
+            return compiled_others
+        compiled_leading = compiled(run_leading)
+
+        def run(hr: Tensor, rows: Tensor) -> Tensor:
+            return compiled_others(compiled_leading(hr), rows)
+
+        return run
+
+    def _compile_and_run(
+        self,
+        hr: Tensor,
+        packed: Packed,
+        rows: Tensor,
+    ) -> Tensor:
         """Compile by the first batch of its shape; by default, go on without if that fails."""
-        name, began = type(self).__name__, time.perf_counter()
+        name = type(self).__name__
+        start = time.perf_counter()
         # Names the stage whose output is wrong, and copies the constants.
         self._on_canvas(hr, packed.unpacked(rows))
         log.info("compiling %s for batches of %s", name, tuple(hr.shape))
@@ -154,10 +194,11 @@ class Pipeline(Degradation):
             if self.compile_canvas:
                 raise
             self.compile_canvas = False
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            log.warning("%s is not compiled, so it takes more launches: %s", name, reason)
+            message = str(error).strip() or type(error).__name__
+            first_line = message.splitlines()[0]
+            log.warning("%s is not compiled, so it takes more launches: %s", name, first_line)
             return self.degrade(hr, packed.unpacked(rows))
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - start
         log.info("compiled %s in %.0f s; its compile: false does without", name, seconds)
         return lr
 
@@ -166,34 +207,53 @@ class Pipeline(Degradation):
         return items_of(self.stages)
 
     def _prepared(self, params: Params) -> Params:
-        return {name: stage.prepare(params[name]) for name, stage in self.named_stages()}
+        prepared: Params = {}
+        for name, stage in self.named_stages():
+            prepared[name] = stage.prepare(params[name])
+        return prepared
 
     def _by_images(self, hr: Tensor, params: Params) -> Tensor:
-        size = self.lr_size(hr.shape[-2:])
         images = list(hr.chunk(len(hr)))
-        params_of = split_params(self._prepared(params), len(hr))
+        image_params = split_params(self._prepared(params), len(hr))
         # Stage by stage, which keeps the code and buffers of one stage in the cache: takes five
         # sixths of the time of image by image.
         for name, stage in self.named_stages():
-            for i, (before, own) in enumerate(zip(images, params_of, strict=True)):
-                images[i] = x = stage(before, own[name])
-                self.check_output(name, x, 1)
-                if not stage.resizes and x.shape[-2:] != before.shape[-2:]:
-                    raise TypeError(
-                        f"{name} changed the size of its images from {(*before.shape[-2:],)} to "
-                        f"{(*x.shape[-2:],)}: set `resizes = True` in its class (and write "
-                        "on_canvas, for a GPU)"
-                    )
+            for i, image in enumerate(images):
+                images[i] = stage(image, image_params[i][name])
+                self._check_image(name, stage, image, images[i])
+        size = self.lr_size(hr.shape[-2:])
         lr = []
-        for x in images:
-            x = x.clamp(0.0, 1.0)
-            lr.append(x if x.shape[-2:] == size else resize(x, size))
+        for image in images:
+            image = image.clamp(0.0, 1.0)
+            if image.shape[-2:] != size:
+                image = resize(image, size)
+            lr.append(image)
         batch = torch.cat(lr)
         return quantize_8bit(batch) if self.quantize else batch
 
-    def _on_canvas(self, hr: Tensor, params: Params, skipped: int = 0) -> Tensor:
-        size = self.lr_size(hr.shape[-2:])
-        canvas, prepared = Canvas.of(hr), self._prepared(params)
+    def _check_image(
+        self,
+        name: str,
+        stage: Stage,
+        image: Tensor,
+        output: Tensor,
+    ) -> None:
+        self.check_output(name, output, 1)
+        if not stage.resizes and output.shape[-2:] != image.shape[-2:]:
+            raise TypeError(
+                f"{name} changed the size of its images from {(*image.shape[-2:],)} to "
+                f"{(*output.shape[-2:],)}: set `resizes = True` in its class (and write "
+                "on_canvas, for a GPU)"
+            )
+
+    def _on_canvas(
+        self,
+        hr: Tensor,
+        params: Params,
+        skipped: int = 0,
+    ) -> Tensor:
+        canvas = Canvas.of(hr)
+        prepared = self._prepared(params)
         resized = False
         for name, stage in self.named_stages()[skipped:]:
             canvas = stage.run_on_canvas(canvas, prepared[name])
@@ -201,14 +261,13 @@ class Pipeline(Degradation):
             resized = not stage.unites and (resized or stage.resizes)
             if not torch.compiler.is_compiling():
                 self.check_output(name, canvas.pixels, len(hr))
-        canvas = canvas.with_pixels(canvas.pixels.clamp(0.0, 1.0))
+        size = self.lr_size(hr.shape[-2:])
+        pixels = canvas.pixels.clamp(0.0, 1.0)
         if resized:
-            lr = shrink_canvas(canvas, size)
-        elif canvas.pixels.shape[-2:] != size:
-            lr = resize(canvas.pixels, size)
-        else:
-            lr = canvas.pixels
-        return quantize_8bit(lr) if self.quantize else lr
+            pixels = shrink_canvas(canvas.with_pixels(pixels), size)
+        elif pixels.shape[-2:] != size:
+            pixels = resize(pixels, size)
+        return quantize_8bit(pixels) if self.quantize else pixels
 
     def __getstate__(self) -> dict[str, Any]:
         """Drop the compiled form, which cannot be pickled."""

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, distributed
 
-from degradations.draws import GAMMA, mix, seed_of, to_device
+from degradations.device import copy_to
+from degradations.draws import GAMMA, mix, seed_of
 
 Notes = dict[str, list[str]]  # further data of pairs, e.g. key, text
 
@@ -55,7 +56,7 @@ class PairPool:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._kept: Pairs | None = None  # of `size` pairs
+        self._stored: Pairs | None = None  # of `size` pairs
         self._filled = 0
         self._last: _Exchange | None = None
 
@@ -73,67 +74,70 @@ class PairPool:
             ValueError: The pool is not a multiple of the batch, or values have more than 8 bits
                 (on a GPU only the first batch is checked).
         """
-        count, own = len(pairs.hr), [int(seed) for seed in seeds]
+        count = len(pairs.hr)
+        seeds = [int(seed) for seed in seeds]
         if self.size % count:
             raise ValueError(
                 f"a pool of {self.size} pairs is not a multiple of the batch size {count}"
             )
         incoming = self._in_8_bits(pairs)
-        if self._kept is None:
-            self._kept = _empty_pairs(incoming, self.size)
-        elif self._kept.hr.device != incoming.hr.device:  # from a checkpoint
-            hr, lr, notes = self._kept
-            self._kept = Pairs(hr.to(incoming.hr.device), lr.to(incoming.hr.device), notes)
-        if self._last is not None and self._last.seeds != own:
-            self._put(self._kept, self._last)
+        if self._stored is None:
+            self._stored = _empty_pairs(incoming, self.size)
+        elif self._stored.hr.device != incoming.hr.device:  # from a checkpoint
+            hr, lr, notes = self._stored
+            device = incoming.hr.device
+            self._stored = Pairs(hr.to(device), lr.to(device), notes)
+        if self._last is not None and self._last.seeds != seeds:
+            self._put(self._stored, self._last)
         if self._filled < self.size:
             slots = list(range(self._filled, self._filled + count))
             outgoing = pairs
         else:
-            slots = _draw_slots(self.size, count, own)
-            outgoing = _take(self._kept, slots)
-        self._last = _Exchange(own, slots, incoming)
+            slots = _draw_slots(self.size, count, seeds)
+            outgoing = _take(self._stored, slots)
+        self._last = _Exchange(seeds, slots, incoming)
         return outgoing
 
-    def _put(self, kept: Pairs, exchange: _Exchange) -> None:
-        slots, incoming = exchange.slots, exchange.incoming
-        places = _slots_on(slots, kept.hr.device)
-        kept.hr.index_copy_(0, places, incoming.hr.to(kept.hr.device))
-        kept.lr.index_copy_(0, places, incoming.lr.to(kept.lr.device))
+    def _put(self, stored: Pairs, exchange: _Exchange) -> None:
+        slots = exchange.slots
+        incoming = exchange.incoming
+        device = stored.hr.device
+        indices = _slots_on(slots, device)
+        stored.hr.index_copy_(0, indices, incoming.hr.to(device))
+        stored.lr.index_copy_(0, indices, incoming.lr.to(device))
         for name, values in incoming.notes.items():
             for slot, value in zip(slots, values, strict=True):
-                kept.notes[name][slot] = value
-        self._filled = max([self._filled, *(slot + 1 for slot in slots)])
+                stored.notes[name][slot] = value
+        stop = max(slots, default=-1) + 1
+        self._filled = max(self._filled, stop)
 
     def _in_8_bits(self, pairs: Pairs) -> Pairs:
-        hr, lr = ((image * 255).round_().to(torch.uint8) for image in (pairs.hr, pairs.lr))
-        incoming = Pairs(hr, lr, {name: list(values) for name, values in pairs.notes.items()})
-        if self._kept is None or pairs.lr.device.type == "cpu":  # the check makes a GPU's host wait
-            for name, image, kept in zip(pairs._fields[:2], pairs[:2], incoming[:2], strict=True):
-                if not torch.equal(_to_float(kept), image):
-                    raise ValueError(
-                        f"the pair pool (degradation.init_args.pool) stores 8 bits, but {name} has "
-                        f"{'more' if image.isfinite().all() else 'pixels that are not finite'}: "
-                        "use 8-bit images and a degradation with quantize: true, or pool: 0"
-                    )
-        return incoming
+        hr = _to_levels(pairs.hr)
+        lr = _to_levels(pairs.lr)
+        notes = {name: list(values) for name, values in pairs.notes.items()}
+        # The check makes a GPU's host wait.
+        if self._stored is None or pairs.lr.device.type == "cpu":
+            _check_8_bits("hr", pairs.hr, hr)
+            _check_8_bits("lr", pairs.lr, lr)
+        return Pairs(hr, lr, notes)
 
     # ---------------------------------------------------------------------------------------- state
 
     def state(self) -> dict[str, Any]:
         """Return the pool of this process in plain types, on the images' device."""
-        if self._kept is None or self._last is None:
+        if self._stored is None or self._last is None:
             return {}
-        kept, last, filled = self._kept, self._last, self._filled
+        filled = self._filled
+        notes = {name: values[:filled] for name, values in self._stored.notes.items()}
         return {
-            "hr": kept.hr[:filled],
-            "lr": kept.lr[:filled],
-            "notes": {name: values[:filled] for name, values in kept.notes.items()},
-            "last_hr": last.incoming.hr,
-            "last_lr": last.incoming.lr,
-            "last_notes": last.incoming.notes,
-            "last_seeds": last.seeds,
-            "last_slots": last.slots,
+            "hr": self._stored.hr[:filled],
+            "lr": self._stored.lr[:filled],
+            "notes": notes,
+            "last_hr": self._last.incoming.hr,
+            "last_lr": self._last.incoming.lr,
+            "last_notes": self._last.incoming.notes,
+            "last_seeds": self._last.seeds,
+            "last_slots": self._last.slots,
         }
 
     def states(self) -> list[dict[str, Any]]:
@@ -141,26 +145,37 @@ class PairPool:
 
         Rank 0 gets all pools, other ranks the same number of empty dictionaries.
         """
-        own = self.state()
+        state = self.state()
+        tensors: dict[str, Tensor] = {}
+        others: dict[str, Any] = {}
+        for name, value in state.items():
+            if isinstance(value, Tensor):
+                tensors[name] = value
+            else:
+                others[name] = value
         if not (distributed.is_available() and distributed.is_initialized()):
-            kept = {k: v.to("cpu", copy=True) for k, v in own.items() if isinstance(v, Tensor)}
-            return [{**own, **kept}]
-        rank, world = distributed.get_rank(), distributed.get_world_size()
-        small: list[Any] = [None] * world
-        distributed.all_gather_object(
-            small, {name: value for name, value in own.items() if not isinstance(value, Tensor)}
-        )
+            for name, tensor in tensors.items():
+                state[name] = tensor.to("cpu", copy=True)
+            return [state]
+        rank = distributed.get_rank()
+        world = distributed.get_world_size()
+        states: list[Any] = [None] * world
+        distributed.all_gather_object(states, others)
         # One after the other: the device may not have room for the pools of all ranks.
         for source in range(world):
-            for name, value in own.items():
-                if isinstance(value, Tensor):
-                    there = value.contiguous() if source == rank else torch.empty_like(value)
-                    distributed.broadcast(there, source)
-                    if rank == 0:
-                        small[source][name] = there.to("cpu", copy=True)
-        return small if rank == 0 else [{} for _ in small]
+            for name, tensor in tensors.items():
+                received = tensor.contiguous() if source == rank else torch.empty_like(tensor)
+                distributed.broadcast(received, source)
+                if rank == 0:
+                    states[source][name] = received.to("cpu", copy=True)
+        return states if rank == 0 else [{} for _ in states]
 
-    def load(self, states: Sequence[dict[str, Any]], rank: int, world: int) -> None:
+    def load(
+        self,
+        states: Sequence[dict[str, Any]],
+        rank: int,
+        world: int,
+    ) -> None:
         """Load the pool of a checkpoint.
 
         Args:
@@ -180,27 +195,49 @@ class PairPool:
         state = states[rank]
         if not state:
             return
-        kept = Pairs(state["hr"], state["lr"], state["notes"])
+        stored = Pairs(state["hr"], state["lr"], state["notes"])
+        slots = list(range(len(stored.hr)))
         last = Pairs(state["last_hr"], state["last_lr"], state["last_notes"])
-        self._kept = _empty_pairs(last, self.size)
-        self._put(self._kept, _Exchange([], list(range(len(kept.hr))), kept))
-        self._last = _Exchange(list(state["last_seeds"]), list(state["last_slots"]), last)
+        self._stored = _empty_pairs(last, self.size)
+        self._put(self._stored, _Exchange([], slots, stored))
+        seeds = list(state["last_seeds"])
+        last_slots = list(state["last_slots"])
+        self._last = _Exchange(seeds, last_slots, last)
+
+
+def _check_8_bits(name: str, image: Tensor, levels: Tensor) -> None:
+    if torch.equal(_to_float(levels), image):
+        return
+    fault = "more" if image.isfinite().all() else "pixels that are not finite"
+    raise ValueError(
+        f"the pair pool (degradation.init_args.pool) stores 8 bits, but {name} has {fault}: "
+        "use 8-bit images and a degradation with quantize: true, or pool: 0"
+    )
 
 
 def _draw_slots(size: int, count: int, seeds: list[int]) -> list[int]:
     # The first of a random order, equivalent to shuffling the pool and taking its first pairs.
+    base = np.uint64(seed_of("pool", *seeds))
     with np.errstate(over="ignore"):
-        base = np.uint64(seed_of("pool", *seeds))
-        keys = mix(base + np.arange(size, dtype=np.uint64) * np.uint64(GAMMA))
-    return np.argsort(keys, kind="stable")[:count].tolist()
+        slots = np.arange(size, dtype=np.uint64)
+        keys = mix(base + slots * np.uint64(GAMMA))
+    order = np.argsort(keys, kind="stable")
+    return order[:count].tolist()
 
 
-def _take(kept: Pairs, slots: list[int]) -> Pairs:
-    places = _slots_on(slots, kept.hr.device)
-    hr, lr = (_to_float(images.index_select(0, places)) for images in kept[:2])
-    return Pairs(
-        hr, lr, {name: [values[slot] for slot in slots] for name, values in kept.notes.items()}
-    )
+def _take(stored: Pairs, slots: list[int]) -> Pairs:
+    indices = _slots_on(slots, stored.hr.device)
+    hr = stored.hr.index_select(0, indices)
+    lr = stored.lr.index_select(0, indices)
+    notes: Notes = {}
+    for name, values in stored.notes.items():
+        notes[name] = [values[slot] for slot in slots]
+    return Pairs(_to_float(hr), _to_float(lr), notes)
+
+
+def _to_levels(images: Tensor) -> Tensor:
+    levels = (images * 255).round_()
+    return levels.to(torch.uint8)
 
 
 def _to_float(images: Tensor) -> Tensor:
@@ -208,10 +245,15 @@ def _to_float(images: Tensor) -> Tensor:
 
 
 def _empty_pairs(like: Pairs, size: int) -> Pairs:
-    hr, lr = (images.new_zeros((size, *images.shape[1:])) for images in like[:2])
-    return Pairs(hr, lr, {name: [""] * size for name in like.notes})
+    hr_shape = like.hr.shape[1:]
+    lr_shape = like.lr.shape[1:]
+    hr = like.hr.new_zeros((size, *hr_shape))
+    lr = like.lr.new_zeros((size, *lr_shape))
+    notes = {name: [""] * size for name in like.notes}
+    return Pairs(hr, lr, notes)
 
 
 def _slots_on(slots: list[int], device: torch.device) -> Tensor:
     # Through pinned memory, so that the host does not wait.
-    return to_device({"slots": np.array(slots, np.int64)}, len(slots), device)["slots"]
+    indices = torch.tensor(slots, dtype=torch.int64)
+    return copy_to(indices, device)

@@ -19,8 +19,11 @@ CODING = ("utf-8", "surrogatepass")  # names in tars and on disks may not be UTF
 MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 SHIFTS = (30, 27, 31)
 Words: TypeAlias = npt.NDArray[np.uint64]
-_M1, _M2 = (np.uint64(multiplier) for multiplier in MULTIPLIERS)
-_S1, _S2, _S3 = (np.uint64(shift) for shift in SHIFTS)
+_M1 = np.uint64(MULTIPLIERS[0])
+_M2 = np.uint64(MULTIPLIERS[1])
+_S1 = np.uint64(SHIFTS[0])
+_S2 = np.uint64(SHIFTS[1])
+_S3 = np.uint64(SHIFTS[2])
 
 
 def mix(words: Words) -> Words:

@@ -9,12 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from degradations.base import Canvas, Stage, check_range, check_scale
+from degradations.base import Canvas, IntegerRange, Range, Stage, check_range, check_scale
 from degradations.compose import OneOf, Shuffled, Sometimes
 from degradations.draws import Booleans, Draws, Floats, Integers, Params, check_probabilities
 from degradations.pipeline import Pipeline
 from degradations.recipes.second_order import ToLR
-from degradations.stages.blur import KernelStage, check_sizes, normalized, squared_distance
+from degradations.stages.blur import (
+    KernelStage,
+    check_sizes,
+    draw_sizes,
+    normalized,
+    squared_distance,
+)
 from degradations.stages.camera import Camera
 from degradations.stages.jpeg import JPEG
 from degradations.stages.noise import seeded_randn_like
@@ -22,7 +28,10 @@ from degradations.stages.resize import Modes, Resize, resample, resample_canvas
 from files.numbers import UnitInterval
 
 _MODES: Modes = ("area", "bilinear", "bicubic")
-_SIGMA, _VARIANCE, _SAMPLED = 0.1, 0.5, 0.1  # lower ends; the upper ends depend on the scale
+# The upper ends of these ranges depend on the scale.
+_LOWEST_SIGMA = 0.1
+_LOWEST_VARIANCE = 0.5
+_LOWEST_SAMPLE_SIGMA = 0.1
 # Contains every order with `shrink` before `to_lr`. Of those that a random search found it has the
 # fewest operators: a resize takes ten times as many as a blur.
 _SCHEDULE = (
@@ -47,9 +56,9 @@ class GaussianBlur(KernelStage):
 
     def __init__(
         self,
-        kernel_size: tuple[int, int] = (7, 21),
-        sigma: tuple[float, float] = (0.1, 2.8),
-        variance: tuple[float, float] = (0.5, 8.0),
+        kernel_size: IntegerRange = (7, 21),
+        sigma: Range = (0.1, 2.8),
+        variance: Range = (0.5, 8.0),
         isotropic: UnitInterval = 0.5,
     ) -> None:
         super().__init__()
@@ -60,9 +69,8 @@ class GaussianBlur(KernelStage):
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw size, `isotropic`, `sigma`, `variance_x`, `variance_y`, `rotation`, (B,) each."""
-        low, high = self.kernel_size
         return {
-            "kernel_size": 2 * draws.integers(low // 2, high // 2 + 1) + 1,
+            "kernel_size": draw_sizes(draws, self.kernel_size),
             "isotropic": draws.bernoulli(self.isotropic),
             "sigma": draws.uniform(*self.sigma),
             "variance_x": draws.uniform(*self.variance),
@@ -72,12 +80,14 @@ class GaussianBlur(KernelStage):
 
     def psf(self, params: Params) -> Tensor:
         """Return (B, K, K), each with sum 1."""
-        x, y = (
-            torch.where(params["isotropic"], params["sigma"], params[name].sqrt())
-            for name in ("variance_x", "variance_y")
-        )
-        squared = squared_distance(x, y, params["rotation"], self.kernel_size[1] // 2)
-        return normalized(torch.exp(-0.5 * squared), params["kernel_size"])
+        isotropic = params["isotropic"]
+        sigma = params["sigma"]
+        sigma_x = torch.where(isotropic, sigma, params["variance_x"].sqrt())
+        sigma_y = torch.where(isotropic, sigma, params["variance_y"].sqrt())
+        n = self.kernel_size[1] // 2
+        squared = squared_distance(sigma_x, sigma_y, params["rotation"], n)
+        gaussian = torch.exp(-0.5 * squared)
+        return normalized(gaussian, params["kernel_size"])
 
 
 class Shrink(Resize):
@@ -90,13 +100,15 @@ class Shrink(Resize):
     Source: BSRGAN (Zhang et al., ICCV 2021; arXiv 2103.14006), section 3.2, numbers for x4.
     """
 
-    def __init__(self, by: tuple[float, float] = (1.0, 8.0), modes: Modes = _MODES) -> None:
+    def __init__(self, by: Range = (1.0, 8.0), modes: Modes = _MODES) -> None:
         super().__init__(p=(0.0, 1.0, 0.0), modes=modes)
         self.by = check_range(by, "by", low=1.0)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw as `Resize.draw`."""
-        return {**super().draw(draws, shape), **_sides(1.0 / draws.uniform(*self.by), shape)}
+        params = super().draw(draws, shape)
+        factor = 1.0 / draws.uniform(*self.by)
+        return {**params, **_resized(factor, shape)}
 
 
 class SampleGaussian(KernelStage):
@@ -117,7 +129,7 @@ class SampleGaussian(KernelStage):
     def __init__(
         self,
         divisor: float = 4.0,
-        sigma: tuple[float, float] = (0.1, 2.4),
+        sigma: Range = (0.1, 2.4),
         kernel_size: int = 25,
     ) -> None:
         super().__init__()
@@ -137,21 +149,27 @@ class SampleGaussian(KernelStage):
 
     def psf(self, params: Params) -> Tensor:
         """Return (B, K, K), each with sum 1."""
-        n, sigma = self.kernel_size // 2, params["sigma"].view(-1, 1)
-        axis = torch.arange(-n, n + 1, device=sigma.device) - self.shift
+        n = self.kernel_size // 2
+        sigma = params["sigma"].view(-1, 1)
+        axis = torch.arange(-n, n + 1, device=sigma.device)
+        distance = axis - self.shift
+        exponent = -0.5 * (distance / sigma).square()
         # Relative to the largest: a narrow kernel between two pixels would underflow.
-        power = -0.5 * (axis / sigma).square()
-        profile = torch.exp(power - power.amax(1, keepdim=True))
-        return normalized(profile.unsqueeze(2) * profile.unsqueeze(1))
+        largest = exponent.amax(1, keepdim=True)
+        profile = torch.exp(exponent - largest)
+        kernel = profile.unsqueeze(2) * profile.unsqueeze(1)
+        return normalized(kernel)
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Blur and sample (B, C, H, W) to the LR size."""
         size = params["resize"]["size"][0].tolist()
-        return resample(super().forward(x, params), size, "nearest")
+        blurred = super().forward(x, params)
+        return resample(blurred, size, "nearest")
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Apply as `forward`."""
-        sizes, extent = params["resize"]["size"], self.to_lr.extent(canvas.hr_size)
+        sizes = params["resize"]["size"]
+        extent = self.to_lr.extent(canvas.hr_size)
         blurred = super().on_canvas(canvas, params)
         return resample_canvas(blurred, sizes, "nearest", False, extent)
 
@@ -172,7 +190,7 @@ class ChannelNoise(Stage):
 
     def __init__(
         self,
-        sigma: tuple[int, int] = (1, 25),
+        sigma: IntegerRange = (1, 25),
         p: tuple[float, float, float] = (0.4, 0.4, 0.2),
     ) -> None:
         super().__init__()
@@ -184,23 +202,36 @@ class ChannelNoise(Stage):
 
         Also `factor` (B, 3, 3), by which the field is multiplied, in 8-bit levels.
         """
-        level = draws.integers(self.sigma[0], self.sigma[1] + 1)
+        least, most = self.sigma
+        level = draws.integers(least, most + 1)
         family = draws.choice([0, 1, 2], self.p)
-        d = np.stack([draws.uniform() for _ in range(3)], axis=1)
-        entries = np.stack([draws.uniform() for _ in range(9)], axis=1).reshape(-1, 3, 3)
-        grey = np.zeros((3, 3))
-        grey[:, 0] = 1.0
-        choices = [np.eye(3), grey]
-        factor = np.stack([choices[min(f, 1)] * v for f, v in zip(family, level, strict=True)])
-        correlated = _correlation(entries, d) * self.sigma[1]
-        factor = np.where((family == 2)[:, None, None], correlated, factor)
-        return {"level": level, "family": family, "factor": factor, "field_seeds": draws.seeds()}
+        diagonal = [draws.uniform() for _ in range(3)]
+        entries = [draws.uniform() for _ in range(9)]
+
+        levels = level[:, None, None]
+        independent = np.eye(3) * levels
+        equal = np.zeros((3, 3))
+        equal[:, 0] = 1.0
+        matrices = np.stack(entries, axis=1).reshape(-1, 3, 3)
+        diagonals = np.stack(diagonal, axis=1)
+        correlated = _correlation(matrices, diagonals) * most
+        families = family[:, None, None]
+        factor = np.where(families == 1, equal * levels, independent)
+        factor = np.where(families == 2, correlated, factor)
+        return {
+            "level": level,
+            "family": family,
+            "factor": factor,
+            "field_seeds": draws.seeds(),
+        }
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Add its field to each image, (B, 3, H, W), and clamp to [0, 1]."""
         field = seeded_randn_like(x, params["field_seeds"])
-        noise = torch.matmul(params["factor"] / 255.0, field.flatten(2)).view(x.shape)
-        return (x + noise).clamp(0.0, 1.0)
+        factor = params["factor"] / 255.0
+        noise = torch.matmul(factor, field.flatten(2))
+        noisy = x + noise.view(x.shape)
+        return noisy.clamp(0.0, 1.0)
 
 
 class _ShuffledInOrder(Shuffled):
@@ -210,16 +241,20 @@ class _ShuffledInOrder(Shuffled):
         """Draw as `Shuffled.draw`; the two stages change places if their order is wrong."""
         params = super().draw(draws, shape)
         order: Integers = params["order"]
-        first, second = (list(self.stages).index(name) for name in ("shrink", "to_lr"))
-        places = [np.argmax(order == number, axis=1) for number in (first, second)]
+        names = list(self.stages)
+        shrink = names.index("shrink")
+        to_lr = names.index("to_lr")
+        shrink_place = np.argmax(order == shrink, axis=1)
+        to_lr_place = np.argmax(order == to_lr, axis=1)
         images = np.arange(len(order))
-        order[images, np.minimum(*places)] = first
-        order[images, np.maximum(*places)] = second
+        order[images, np.minimum(shrink_place, to_lr_place)] = shrink
+        order[images, np.maximum(shrink_place, to_lr_place)] = to_lr
         return params
 
     def schedule(self) -> Sequence[int]:
         """Return the indices of `_SCHEDULE`."""
-        return [list(self.stages).index(name) for name in _SCHEDULE.split()]
+        names = list(self.stages)
+        return [names.index(name) for name in _SCHEDULE.split()]
 
 
 class BSRGAN(Pipeline):
@@ -257,39 +292,42 @@ class BSRGAN(Pipeline):
         self,
         scale: float,
         halve: UnitInterval = 0.25,
-        kernel_size: tuple[int, int] = (7, 21),
-        sigma: tuple[int, int] = (1, 25),
+        kernel_size: IntegerRange = (7, 21),
+        sigma: IntegerRange = (1, 25),
         jpeg: UnitInterval = 0.9,
-        jpeg_quality: tuple[int, int] = (30, 95),
+        jpeg_quality: IntegerRange = (30, 95),
         camera: UnitInterval = 0.25,
         compile: bool | None = False,
         **kwargs: Any,
     ) -> None:
         s = check_scale(scale)
-        down, p = (0.5, 0.5), (0.0, 1.0, 0.0)
-        halves: dict[str, Stage] = {
-            "plain": Resize(down=down, p=p, modes=_MODES),
-            "antialiased": Resize(down=down, p=p, modes=("bicubic",), antialias=True),
+        stages: dict[str, Stage] = {}
+        if s == 4.0:
+            halves: dict[str, Stage] = {
+                "plain": _halving(_MODES, antialias=False),
+                "antialiased": _halving(("bicubic",), antialias=True),
+            }
+            stages["halve"] = Sometimes(OneOf(halves), halve)
+
+        blur_sigma = (_LOWEST_SIGMA, 2.0 + 0.2 * s)
+        blur_variance = (_LOWEST_VARIANCE, 4.0 + s)
+        sample_sigma = (_LOWEST_SAMPLE_SIGMA, max(0.6 * s, _LOWEST_SAMPLE_SIGMA))
+        largest_divisor = max(2.0 * s, 1.0)
+        shrinks: dict[str, Stage] = {
+            "resize": Shrink((1.0, largest_divisor)),
+            "sample": SampleGaussian(s, sample_sigma),
         }
-        sampled = SampleGaussian(s, (_SAMPLED, max(0.6 * s, _SAMPLED)))
-        shrinks: dict[str, Stage] = {"resize": Shrink((1.0, max(2.0 * s, 1.0))), "sample": sampled}
-        deviation, variance = (_SIGMA, 2.0 + 0.2 * s), (_VARIANCE, 4.0 + s)
         shuffled: dict[str, Stage] = {
-            "blur": GaussianBlur(kernel_size, deviation, variance),
-            "blur2": GaussianBlur(kernel_size, deviation, variance),
+            "blur": GaussianBlur(kernel_size, blur_sigma, blur_variance),
+            "blur2": GaussianBlur(kernel_size, blur_sigma, blur_variance),
             "shrink": OneOf(shrinks, (0.75, 0.25)),
             "to_lr": ToLR(s, _MODES),
             "noise": ChannelNoise(sigma),
             "jpeg": Sometimes(JPEG(jpeg_quality), jpeg),
             "camera": Sometimes(Camera(), camera),
         }
-        stages: dict[str, Stage] = {
-            "halve": Sometimes(OneOf(halves), halve),
-            "shuffled": _ShuffledInOrder(shuffled),
-            "final_jpeg": JPEG(jpeg_quality),
-        }
-        if s != 4.0:
-            del stages["halve"]
+        stages["shuffled"] = _ShuffledInOrder(shuffled)
+        stages["final_jpeg"] = JPEG(jpeg_quality)
         super().__init__(scale, stages, compile=compile, **kwargs)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
@@ -301,31 +339,50 @@ class BSRGAN(Pipeline):
         shuffled = params["shuffled"]
         for name in ("blur", "blur2"):
             blur = shuffled[name]
-            blur["sigma"] = _rescaled(halved, blur["sigma"], _SIGMA, 2.8, 2.4)
+            blur["sigma"] = _rescaled(halved, blur["sigma"], _LOWEST_SIGMA, 2.8, 2.4)
             for axis in ("variance_x", "variance_y"):
-                blur[axis] = _rescaled(halved, blur[axis], _VARIANCE, 8.0, 6.0)
+                blur[axis] = _rescaled(halved, blur[axis], _LOWEST_VARIANCE, 8.0, 6.0)
         sample = shuffled["shrink"]["sample"]
-        sample["sigma"] = _rescaled(halved, sample["sigma"], _SAMPLED, 2.4, 1.2)
+        sample["sigma"] = _rescaled(halved, sample["sigma"], _LOWEST_SAMPLE_SIGMA, 2.4, 1.2)
         resize = shuffled["shrink"]["resize"]
-        by = _rescaled(halved, 1.0 / resize["factor"], 1.0, 8.0, 4.0)
-        resize.update(_sides(np.where(halved, 0.5, 1.0) / by, shape))
+        divisor = _rescaled(halved, 1.0 / resize["factor"], 1.0, 8.0, 4.0)
+        halving = np.where(halved, 0.5, 1.0)
+        resize.update(_resized(halving / divisor, shape))
         return params
 
 
-def _sides(factor: Floats, shape: torch.Size) -> Params:
-    size = np.maximum(np.floor(np.array(shape[-2:]) * factor[:, None]), 1)
+def _halving(modes: Modes, antialias: bool) -> Resize:
+    always_down = (0.0, 1.0, 0.0)
+    return Resize(down=(0.5, 0.5), p=always_down, modes=modes, antialias=antialias)
+
+
+def _resized(factor: Floats, shape: torch.Size) -> Params:
+    """Return the factors (B,) and the sizes (B, 2) to which they resize the HR, at least 1."""
+    hr_size = np.array(shape[-2:])
+    scaled = hr_size * factor[:, None]
+    size = np.maximum(np.floor(scaled), 1)
     return {"size": size.astype(np.int64), "factor": factor}
 
 
-def _rescaled(where: Booleans, values: Floats, low: float, high: float, to: float) -> Floats:
-    """Rescale values drawn in [low, high] to [low, to], for some images."""
-    return np.where(where, low + (values - low) * ((to - low) / (high - low)), values)
+def _rescaled(
+    mask: Booleans,
+    values: Floats,
+    low: float,
+    high: float,
+    to: float,
+) -> Floats:
+    """Rescale values drawn in [low, high] to [low, to], for the images in the mask."""
+    ratio = (to - low) / (high - low)
+    rescaled = low + (values - low) * ratio
+    return np.where(mask, rescaled, values)
 
 
-def _correlation(entries: Floats, d: Floats) -> Floats:
+def _correlation(entries: Floats, diagonal: Floats) -> Floats:
     """Return (B, 3, 3) square roots of |U' diag(d) U|, U orthonormal bases of `entries`."""
-    bases = np.linalg.svd(entries)[0]
-    covariance = np.abs(bases.transpose(0, 2, 1) @ (d[:, :, None] * bases))
+    bases, _, _ = np.linalg.svd(entries)
+    scaled = diagonal[:, :, None] * bases
+    covariance = np.abs(bases.transpose(0, 2, 1) @ scaled)
     # The elementwise absolute value may leave a negative eigenvalue.
-    values, vectors = np.linalg.eigh(covariance)
-    return vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]
+    eigenvalues, eigenvectors = np.linalg.eigh(covariance)
+    deviations = np.sqrt(np.maximum(eigenvalues, 0.0))
+    return eigenvectors * deviations[:, None, :]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from degradations.base import IntegerRange
 from degradations.recipes.second_order import SECOND, Order, SecondOrder
 from files.numbers import UnitInterval
 
@@ -41,7 +42,7 @@ class ResShift(SecondOrder):
             poisson_strength=SECOND.poisson_strength,
         ),
         second_p: UnitInterval = 0.5,
-        final_kernel_size: tuple[int, int] = (3, 13),
+        final_kernel_size: IntegerRange = (3, 13),
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -85,10 +86,10 @@ class ImageNetTest(SecondOrder):
             gaussian_sigma=(1.0, 15.0),
             poisson_strength=(0.05, 0.3),
         ),
-        jpeg_quality: tuple[int, int] | None = (70, 95),
-        final_jpeg_quality: tuple[int, int] = (80, 100),
+        jpeg_quality: IntegerRange | None = (70, 95),
+        final_jpeg_quality: IntegerRange = (80, 100),
         final_sinc: UnitInterval = 0.2,
-        final_kernel_size: tuple[int, int] = (3, 5),
+        final_kernel_size: IntegerRange = (3, 5),
         **kwargs: Any,
     ) -> None:
         super().__init__(

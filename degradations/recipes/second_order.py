@@ -9,7 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from degradations.base import Canvas, Stage, check_range, check_scale, each_image, select
+from degradations.base import (
+    Canvas,
+    IntegerRange,
+    Range,
+    Size,
+    Stage,
+    check_range,
+    check_scale,
+    each_image,
+    select,
+)
 from degradations.compose import OneOf, Sometimes
 from degradations.draws import Draws, Params
 from degradations.pipeline import Pipeline
@@ -41,17 +51,26 @@ class ToLR(Resize):
         modes: Modes = ("area", "bilinear", "bicubic"),
         antialias: bool | float = False,
     ) -> None:
-        super().__init__(p=(0.0, 0.0, 1.0), modes=modes, antialias=antialias, divisor=divisor)
+        never_random = (0.0, 0.0, 1.0)
+        super().__init__(
+            p=never_random,
+            modes=modes,
+            antialias=antialias,
+            divisor=divisor,
+        )
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw as `Resize.draw`, with the sides of the LR."""
         params = super().draw(draws, shape)
-        params["size"][:] = self.extent((shape[-2], shape[-1]))
+        H, W = shape[-2:]
+        params["size"][:] = self.extent((H, W))
         return params
 
-    def extent(self, hr_size: tuple[int, int]) -> tuple[int, int]:
+    def extent(self, hr_size: Size) -> Size:
         """Return (h, w) of the LR, which every image fills."""
-        h, w = (max(round(n / self.divisor), 1) for n in hr_size)
+        H, W = hr_size
+        h = max(round(H / self.divisor), 1)
+        w = max(round(W / self.divisor), 1)
         return h, w
 
 
@@ -73,16 +92,17 @@ class SincAndJPEG(Stage):
     Source: Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833), section 3.4, and its released code.
     """
 
-    resizes = unites = True
+    resizes = True
+    unites = True
 
     def __init__(
         self,
         divisor: float = 1.0,
         modes: Modes = ("area", "bilinear", "bicubic"),
         sinc: UnitInterval = 0.8,
-        kernel_size: tuple[int, int] = (7, 21),
-        cutoff: tuple[float, float] = (math.pi / 3, math.pi),
-        quality: tuple[int, int] = (30, 95),
+        kernel_size: IntegerRange = (7, 21),
+        cutoff: Range = (math.pi / 3, math.pi),
+        quality: IntegerRange = (30, 95),
         jpeg_last: UnitInterval = 0.5,
         smooth_chroma: bool = True,
     ) -> None:
@@ -103,27 +123,41 @@ class SincAndJPEG(Stage):
 
     def prepare(self, params: Params) -> Params:
         """Prepare the parameters of the parts."""
-        parts = {"resize": self.resize, "sinc": self.sinc, "jpeg": self.jpeg}
-        return {**params, **{name: part.prepare(params[name]) for name, part in parts.items()}}
+        return {
+            **params,
+            "resize": self.resize.prepare(params["resize"]),
+            "sinc": self.sinc.prepare(params["sinc"]),
+            "jpeg": self.jpeg.prepare(params["jpeg"]),
+        }
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Return (B, C, h, w) of the LR size, each image in its own order."""
         if len(x) > 1:
             return each_image(self, x, params)
-        last = params["jpeg_last"].item()
-        x = x if last else self.jpeg(x, params["jpeg"])
-        small = self.sinc(self.resize(x, params["resize"]), params["sinc"])
-        return self.jpeg(small, params["jpeg"]) if last else small
+        jpeg_last = params["jpeg_last"].item()
+        if not jpeg_last:
+            x = self.jpeg(x, params["jpeg"])
+        x = self.resize(x, params["resize"])
+        x = self.sinc(x, params["sinc"])
+        if jpeg_last:
+            x = self.jpeg(x, params["jpeg"])
+        return x
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Apply both orders around one JPEG, and select one for each image."""
-        last, resized = params["jpeg_last"], self.resize.resampler(canvas, params["resize"])
-        small = self.sinc.on_canvas(resized(canvas), params["sinc"])
-        compressed = self.jpeg.on_canvas(select(last, small, canvas), params["jpeg"])
-        small = self.sinc.on_canvas(resized(compressed), params["sinc"])
-        h, w = small.pixels.shape[-2:]
-        pixels = torch.where(last.view(-1, 1, 1, 1), compressed.pixels[..., :h, :w], small.pixels)
-        return small.with_pixels(pixels)
+        jpeg_last = params["jpeg_last"]
+        sinc_params = params["sinc"]
+        resized = self.resize.resampler(canvas, params["resize"])
+        filtered = self.sinc.on_canvas(resized(canvas), sinc_params)
+        before_jpeg = select(jpeg_last, filtered, canvas)
+        compressed = self.jpeg.on_canvas(before_jpeg, params["jpeg"])
+        # Where JPEG comes first, its output is still of the size before the resize.
+        jpeg_first = self.sinc.on_canvas(resized(compressed), sinc_params)
+        h, w = jpeg_first.pixels.shape[-2:]
+        jpeg_last_pixels = compressed.pixels[..., :h, :w]
+        mask = jpeg_last.view(-1, 1, 1, 1)
+        pixels = torch.where(mask, jpeg_last_pixels, jpeg_first.pixels)
+        return jpeg_first.with_pixels(pixels)
 
 
 @dataclass(frozen=True)
@@ -149,21 +183,24 @@ class Order:
     """
 
     blur: UnitInterval = 1.0
-    kernel_size: tuple[int, int] = (7, 21)
+    kernel_size: IntegerRange = (7, 21)
     families: Families = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
-    sigma: tuple[float, float] = (0.2, 3.0)
-    beta_generalized: tuple[float, float] = (0.5, 4.0)
-    beta_plateau: tuple[float, float] = (1.0, 2.0)
+    sigma: Range = (0.2, 3.0)
+    beta_generalized: Range = (0.5, 4.0)
+    beta_plateau: Range = (1.0, 2.0)
     sinc: UnitInterval = 0.1
-    resize: tuple[float, float] = (0.15, 1.5)
+    resize: Range = (0.15, 1.5)
     resize_p: tuple[float, float, float] = (0.2, 0.7, 0.1)
     gaussian: UnitInterval = 0.5
-    gaussian_sigma: tuple[float, float] = (1.0, 30.0)
-    poisson_strength: tuple[float, float] = (0.05, 3.0)
+    gaussian_sigma: Range = (1.0, 30.0)
+    poisson_strength: Range = (0.05, 3.0)
     grey: UnitInterval = 0.4
 
     def stages(
-        self, name: str, modes: Modes, divisor: float = 1.0
+        self,
+        name: str,
+        modes: Modes,
+        divisor: float = 1.0,
     ) -> tuple[Sometimes, Resize, OneOf]:
         """Make the stages blur, resize and noise.
 
@@ -188,16 +225,20 @@ class Order:
                 sinc=self.sinc,
             )
             resize = Resize(
-                up=(1.0, high), down=(low, 1.0), p=self.resize_p, modes=modes, divisor=divisor
+                up=(1.0, high),
+                down=(low, 1.0),
+                p=self.resize_p,
+                modes=modes,
+                divisor=divisor,
             )
-            families: dict[str, Stage] = {
+            noises: dict[str, Stage] = {
                 "gaussian": GaussianNoise(self.gaussian_sigma, grey=self.grey),
                 "poisson": PoissonNoise(self.poisson_strength, grey=self.grey),
             }
-            noise = OneOf(families, (self.gaussian, 1.0 - self.gaussian))
-            return Sometimes(blur, self.blur), resize, noise
+            noise = OneOf(noises, (self.gaussian, 1.0 - self.gaussian))
         except ValueError as error:
             raise ValueError(f"degradation.init_args.{name}: {error}") from None
+        return Sometimes(blur, self.blur), resize, noise
 
 
 #: The second order of Real-ESRGAN's released options.
@@ -268,17 +309,22 @@ class SecondOrder(Pipeline):
         second: Order = SECOND,
         second_p: UnitInterval = 1.0,
         modes: Modes = ("area", "bilinear", "bicubic"),
-        jpeg_quality: tuple[int, int] | None = (30, 95),
-        final_jpeg_quality: tuple[int, int] = (30, 95),
+        jpeg_quality: IntegerRange | None = (30, 95),
+        final_jpeg_quality: IntegerRange = (30, 95),
         final_sinc: UnitInterval = 0.8,
-        final_kernel_size: tuple[int, int] = (7, 21),
+        final_kernel_size: IntegerRange = (7, 21),
         faithful: bool = False,
         pool: NonNegativeInt = 0,
         **kwargs: Any,
     ) -> None:
         divisor = check_scale(scale)
-        stages: dict[str, Stage] = {"usm": USM()} if usm else {}
-        stages["blur"], stages["resize"], stages["noise"] = first.stages("first", modes)
+        stages: dict[str, Stage] = {}
+        if usm:
+            stages["usm"] = USM()
+        blur, resize, noise = first.stages("first", modes)
+        stages["blur"] = blur
+        stages["resize"] = resize
+        stages["noise"] = noise
         if jpeg_quality is not None:
             stages["jpeg"] = JPEG(jpeg_quality, smooth_chroma=not faithful)
         if second_p > 0.0:
@@ -297,24 +343,31 @@ class SecondOrder(Pipeline):
             smooth_chroma=not faithful,
         )
         super().__init__(scale, stages, **kwargs)
-        self.second_p, self.faithful, self.pool = second_p, faithful, pool
+        self.second_p = second_p
+        self.faithful = faithful
+        self.pool = pool
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw one entry per stage; the stages of the second order share whether it is applied."""
         params = super().draw(draws, shape)
         if self.faithful:
-            of_the_batch = super().draw(draws.shared(), shape)
+            batch_params = super().draw(draws.shared(), shape)
             for path in _SHARED_DRAWS:
-                _replace(params, of_the_batch, path.split("."))
+                _replace(params, batch_params, path.split("."))
         if 0.0 < self.second_p < 1.0:
-            whose = draws.shared() if self.faithful else draws
-            second = whose.fold("second").bernoulli(self.second_p)
-            params["blur2"]["applied"] &= second
-            params["resize2"]["applied"] = params["noise2"]["applied"] = second
+            second_draws = draws.shared() if self.faithful else draws
+            applied = second_draws.fold("second").bernoulli(self.second_p)
+            params["blur2"]["applied"] &= applied
+            params["resize2"]["applied"] = applied
+            params["noise2"]["applied"] = applied
         return params
 
 
-def _replace(params: dict[str, Any], others: dict[str, Any], path: list[str]) -> None:
+def _replace(
+    params: dict[str, Any],
+    others: dict[str, Any],
+    path: list[str],
+) -> None:
     """Replace the entry at the path, if it exists, by that of `others`."""
     name, *rest = path
     if name not in params:
@@ -388,7 +441,7 @@ class RealESRGANLight(SecondOrder):
             poisson_strength=(0.05, 2.0),
             grey=0.2,
         ),
-        final_jpeg_quality: tuple[int, int] = (60, 95),
+        final_jpeg_quality: IntegerRange = (60, 95),
         **kwargs: Any,
     ) -> None:
         super().__init__(

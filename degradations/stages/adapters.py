@@ -19,7 +19,6 @@ from degradations.images import from_bytes, to_bytes
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would go online
 
-
 PROBE = 512  # pixels of a side of the image that shows whether a transform moves pixels
 POINTS = 64
 TRIES = 16  # draws of the transform's parameters: a flip by p is none in some
@@ -54,7 +53,7 @@ class KorniaAugmentation(Stage):
                 f"augmentation is {type(augmentation).__name__}; expected one of kornia that "
                 "neither moves pixels nor mixes images, such as kornia.augmentation.RandomJPEG"
             )
-        self._held = (augmentation,)  # a tuple, so that `.to(device)` does not move its draws
+        self._hidden = (augmentation,)  # a tuple, so that `.to(device)` does not move its draws
         self.batched = batched
         if batched:
             _check_batched(augmentation)
@@ -62,7 +61,7 @@ class KorniaAugmentation(Stage):
     @property
     def augmentation(self) -> Any:
         """The augmentation."""
-        return self._held[0]
+        return self._hidden[0]
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `seeds`, (B,) int, from which kornia draws all else."""
@@ -70,13 +69,16 @@ class KorniaAugmentation(Stage):
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Apply the augmentation to (B, C, H, W)."""
-        apply = _apply_batched if self.batched else _apply_one_by_one
-        return apply(self.augmentation, x, params["seeds"].tolist())
+        seeds = params["seeds"].tolist()
+        if self.batched:
+            return _apply_batched(self.augmentation, x, seeds)
+        return _apply_one_by_one(self.augmentation, x, seeds)
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Process all images at once if `batched` and they fill the canvas, else one by one."""
         if self.batched and canvas.filled:
-            return canvas.with_pixels(self(canvas.pixels, params))
+            pixels = self(canvas.pixels, params)
+            return canvas.with_pixels(pixels)
         return super().on_canvas(canvas, params)
 
     def extra_repr(self) -> str:
@@ -110,7 +112,8 @@ class Albumentations(Stage):
         super().__init__()
         for single in _single_transforms(transform):
             _check_in_place(single)
-        self.transform, self.dtype = transform, dtype
+        self.transform: Any = transform
+        self.dtype = dtype
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `seeds`, (B,) int, from which the transform draws all else."""
@@ -123,7 +126,10 @@ class Albumentations(Stage):
             ValueError: The transform changes the size or type of an image.
         """
         seeds = params["seeds"].tolist()
-        return torch.cat([self._applied(image, seed) for image, seed in zip(x, seeds, strict=True)])
+        images = []
+        for image, seed in zip(x, seeds, strict=True):
+            images.append(self._applied(image, seed))
+        return torch.cat(images)
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Cut out each image on the CPU: one copy from the device and one back."""
@@ -132,30 +138,37 @@ class Albumentations(Stage):
     def _applied(self, image: Tensor, seed: int) -> Tensor:
         key = np.array([seed, 0], np.uint64)
         generator = np.random.Generator(np.random.Philox(key=key))
-        self.transform.set_random_state(generator, random.Random(seed))  # type: ignore[attr-defined]
-        bytewise = self.dtype == "uint8"
-        floats = image.detach().clamp(0.0, 1.0).permute(1, 2, 0)
-        # A copy, because some transforms work in place.
-        before = to_bytes(image) if bytewise else floats.contiguous().cpu().numpy()
-        shape, dtype = before.shape, before.dtype
-        after = np.ascontiguousarray(self.transform(image=before)["image"])
-        if after.shape != shape or after.dtype != dtype:
+        self.transform.set_random_state(generator, random.Random(seed))
+        if self.dtype == "uint8":
+            pixels = self._transformed(to_bytes(image))
+            return from_bytes(pixels, image.unsqueeze(0))
+        clamped = image.detach().clamp(0.0, 1.0)
+        floats = clamped.permute(1, 2, 0).contiguous().cpu()
+        pixels = self._transformed(floats.numpy())
+        transformed = torch.from_numpy(pixels).to(image.device)
+        return transformed.permute(2, 0, 1).unsqueeze(0)
+
+    def _transformed(self, pixels: Any) -> Any:
+        """Transform (H, W, 3) pixels, perhaps in place."""
+        shape = pixels.shape
+        dtype = pixels.dtype
+        outputs = self.transform(image=pixels)
+        result = np.ascontiguousarray(outputs["image"])
+        if result.shape != shape or result.dtype != dtype:
             raise ValueError(
-                f"{type(self.transform).__name__} returned {after.dtype} {after.shape} for {dtype} "
-                f"{shape}; a stage requires a transform that keeps size and type"
+                f"{type(self.transform).__name__} returned {result.dtype} {result.shape} for "
+                f"{dtype} {shape}; a stage requires a transform that keeps size and type"
             )
-        if bytewise:
-            return from_bytes(after, image.unsqueeze(0))
-        return torch.from_numpy(after).to(image.device).permute(2, 0, 1).unsqueeze(0)
+        return result
 
 
 def _single_transforms(transform: Any) -> Iterator[Any]:
     """Yield the transforms of a group of albumentations, and of the groups in it."""
-    if hasattr(transform, "transforms"):
-        for one in transform.transforms:
-            yield from _single_transforms(one)
-    else:
+    if not hasattr(transform, "transforms"):
         yield transform
+        return
+    for inner in transform.transforms:
+        yield from _single_transforms(inner)
 
 
 def _check_in_place(transform: Any) -> None:
@@ -166,15 +179,19 @@ def _check_in_place(transform: Any) -> None:
     image = np.zeros((PROBE, PROBE, 3), np.uint8)
     # x, y, z, angle, scale, and its number, as a transform may remove some.
     points = np.zeros((POINTS, 6), np.float32)
-    points[:, :2] = np.random.default_rng(0).uniform(0, PROBE, (POINTS, 2))
+    generator = np.random.default_rng(0)
+    points[:, :2] = generator.uniform(0, PROBE, (POINTS, 2))
     points[:, 5] = np.arange(POINTS)
     for seed in range(TRIES):
         transform.set_random_state(np.random.default_rng(seed), random.Random(seed))
         try:
-            made = transform(image=image, keypoints=points.copy(), force_apply=True)["keypoints"]
+            outputs = transform(image=image, keypoints=points.copy(), force_apply=True)
         except Exception as error:  # anything: it needs a mask, boxes, a larger image
             raise TypeError(f"{name} cannot be applied to an image alone: {error}") from error
-        if not np.allclose(made[:, :2], points[made[:, 5].astype(int), :2], rtol=0, atol=0.01):
+        moved = outputs["keypoints"]
+        numbers = moved[:, 5].astype(int)
+        originals = points[numbers]
+        if not np.allclose(moved[:, :2], originals[:, :2], rtol=0, atol=0.01):
             raise TypeError(
                 f"{name} moves pixels, but an LR must show the content of its HR in place; use it "
                 "as data.init_args.crops.augment, which changes HR before LR is made"
@@ -184,10 +201,13 @@ def _check_in_place(transform: Any) -> None:
 def _check_batched(augmentation: Any) -> None:
     certain = copy.deepcopy(augmentation)
     certain.p = 1.0
-    x = torch.rand(16, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    alone = _apply_one_by_one(certain, x, range(len(x)))
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(16, 3, 64, 64, generator=generator)
+    seeds = range(len(x))
+    expected = _apply_one_by_one(certain, x, seeds)
     try:
-        equal = torch.allclose(_apply_batched(certain, x, range(len(x))), alone, 0.0, 1e-4)
+        batched = _apply_batched(certain, x, seeds)
+        equal = torch.allclose(batched, expected, 0.0, 1e-4)
     except RuntimeError:  # parameters of differing shapes
         equal = False
     if not equal:
@@ -197,27 +217,40 @@ def _check_batched(augmentation: Any) -> None:
         )
 
 
-def _apply_one_by_one(augmentation: Any, x: Tensor, seeds: Iterable[int]) -> Tensor:
+def _apply_one_by_one(
+    augmentation: Any,
+    x: Tensor,
+    seeds: Iterable[int],
+) -> Tensor:
     images = []
     for image, seed in zip(torch.split(x, 1), seeds, strict=True):
         with _seeded(seed, x.device):  # applying it may draw, too
-            images.append(augmentation(image, params=augmentation.forward_parameters(image.shape)))
+            params = augmentation.forward_parameters(image.shape)
+            images.append(augmentation(image, params=params))
     return torch.cat(images)
 
 
-def _apply_batched(augmentation: Any, x: Tensor, seeds: Iterable[int]) -> Tensor:
-    drawn = []
+def _apply_batched(
+    augmentation: Any,
+    x: Tensor,
+    seeds: Iterable[int],
+) -> Tensor:
+    image_params = []
     for seed in seeds:
         with _seeded(seed, torch.device("cpu")):
-            drawn.append(augmentation.forward_parameters(x[:1].shape))
-    params = {name: torch.cat([own[name] for own in drawn]) for name in drawn[0]}
-    return augmentation(x, params={**params, "forward_input_shape": torch.tensor(x.shape)})
+            image_params.append(augmentation.forward_parameters(x[:1].shape))
+    params = {}
+    for name in image_params[0]:
+        params[name] = torch.cat([one[name] for one in image_params])
+    params["forward_input_shape"] = torch.tensor(x.shape)
+    return augmentation(x, params=params)
 
 
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's global generators for the block, and restore them afterwards."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
         # Not torch.manual_seed: it seeds every device, and `fork_rng` restores only this one.
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":

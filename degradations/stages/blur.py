@@ -21,8 +21,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from degradations.base import Canvas, Stage, check_range, each_image
-from degradations.draws import Draws, Params, check_probabilities
+from degradations.base import Canvas, IntegerRange, Range, Size, Stage, check_range, each_image
+from degradations.draws import Booleans, Draws, Floats, Params, check_probabilities
 from files.numbers import UnitInterval
 
 Families: TypeAlias = tuple[float, float, float, float, float, float]
@@ -30,6 +30,10 @@ Families: TypeAlias = tuple[float, float, float, float, float, float]
 _TAIL = 1e-5  # outer rings of a kernel with less mass in total are dropped
 _SEPARABLE = 1e-6  # sum of absolute differences from the product of a column and a row
 _ONE_TILE = 210  # largest side that OpenCV transforms at once
+_STEPS = 128  # points along a motion path
+
+#: Sinc kernels below this size draw their cut-off from [pi/3, pi], others from [pi/5, pi].
+LARGE_SINC = 13
 
 
 def prepare_kernels(psf: Tensor) -> Params:
@@ -47,17 +51,26 @@ def prepare_kernels(psf: Tensor) -> Params:
         return {"psf": psf}
     kernels = psf.flip((1, 2))
     n = psf.shape[-1] // 2
-    axis = torch.arange(-n, n + 1, device=psf.device).abs()
-    rings = torch.maximum(axis, axis.view(-1, 1)).view(-1, 1)
-    outside = (rings >= torch.arange(n + 1, device=psf.device)).to(psf.dtype)
-    mass = kernels.abs().flatten(1) @ outside  # (B, n + 1): from each ring outwards
-    row, column = kernels[:, n : n + 1], kernels[:, :, n : n + 1]
-    product = column * row / kernels[:, n : n + 1, n : n + 1]  # 0 / 0 is NaN, not separable
+
+    # The mass from each ring outwards, (B, n + 1), tells how many rings to keep.
+    column_distance = torch.arange(-n, n + 1, device=psf.device).abs()
+    row_distance = column_distance.view(-1, 1)
+    ring = torch.maximum(column_distance, row_distance).view(-1, 1)
+    first_ring = torch.arange(n + 1, device=psf.device)
+    is_outside = (ring >= first_ring).to(psf.dtype)
+    mass = kernels.abs().flatten(1) @ is_outside
+    radius = (mass > _TAIL).sum(1) - 1
+
+    row = kernels[:, n : n + 1]
+    column = kernels[:, :, n : n + 1]
+    centre = kernels[:, n : n + 1, n : n + 1]
+    product = column * row / centre  # 0 / 0 is NaN, not separable
+    difference = (kernels - product).abs().sum((1, 2))
     return {
         "psf": psf,
         "kernels": kernels,
-        "radius": (mass > _TAIL).sum(1) - 1,
-        "separable": (kernels - product).abs().sum((1, 2)) < _SEPARABLE,
+        "radius": radius,
+        "separable": difference < _SEPARABLE,
     }
 
 
@@ -72,12 +85,15 @@ def convolve(x: Tensor, params: Params) -> Tensor:
         return convolve_canvas(Canvas.of(x), params["psf"]).pixels
     if len(x) != 1:
         return each_image(convolve, x, params)
-    radius, n = int(params["radius"].item()), params["kernels"].shape[-1] // 2
+    radius = int(params["radius"].item())
     if radius == 0:
         return x
-    kept = slice(n - radius, n + radius + 1)
-    kernel, image = params["kernels"][0, kept, kept], x[0].contiguous()
+    image = x[0].contiguous()
     H, W = image.shape[1:]
+    kernel = params["kernels"][0]
+    n = len(kernel) // 2
+    rings = slice(n - radius, n + radius + 1)
+    kernel = kernel[rings, rings]
     if params["separable"].item():
         y = _by_rows_and_columns(image, kernel)
     elif radius <= 5 or max(H, W) <= _ONE_TILE:
@@ -94,22 +110,35 @@ def convolve_canvas(canvas: Canvas, psf: Tensor) -> Canvas:
         canvas: The images.
         psf: (B, K, K), or (1, K, K) for all images, K odd.
     """
-    (H, W), K = canvas.pixels.shape[-2:], psf.shape[-1]
-    grid = _fast_fft_size(H + K - 1), _fast_fft_size(W + K - 1)
-    spectra = torch.fft.rfft2(canvas.reflected(K // 2, grid))
-    wrapped = torch.fft.irfft2(spectra * torch.fft.rfft2(psf, grid).unsqueeze(1), grid)
-    # The first K - 1 rows wrap around.
-    return canvas.with_pixels(wrapped[..., K - 1 : K - 1 + H, K - 1 : K - 1 + W])
+    H, W = canvas.pixels.shape[-2:]
+    K = psf.shape[-1]
+    grid = (_fast_fft_size(H + K - 1), _fast_fft_size(W + K - 1))
+    padded = canvas.reflected(K // 2, grid)
+    spectra = torch.fft.rfft2(padded)
+    response = torch.fft.rfft2(psf, grid).unsqueeze(1)
+    wrapped = torch.fft.irfft2(spectra * response, grid)
+    # The first K - 1 rows and columns wrap around.
+    blurred = wrapped[..., K - 1 :, K - 1 :]
+    return canvas.with_pixels(blurred[..., :H, :W])
 
 
 def _by_rows_and_columns(image: Tensor, kernel: Tensor) -> Tensor:
     import cv2
 
-    taps, middle = kernel.numpy(), len(kernel) // 2
-    row, column = taps[middle], taps[:, middle] / taps[middle, middle]
+    taps = kernel.numpy()
+    n = len(taps) // 2
+    row = taps[n]
+    column = taps[:, n] / taps[n, n]
     y = torch.empty_like(image)
     for plane, target in zip(image.numpy(), y.numpy(), strict=True):
-        cv2.sepFilter2D(plane, -1, row, column, dst=target, borderType=cv2.BORDER_REFLECT_101)
+        cv2.sepFilter2D(
+            plane,
+            -1,
+            row,
+            column,
+            dst=target,
+            borderType=cv2.BORDER_REFLECT_101,
+        )
     return y
 
 
@@ -120,20 +149,32 @@ def _by_opencv(image: Tensor, kernel: Tensor) -> Tensor:
     taps = kernel.contiguous().numpy()
     y = torch.empty_like(image)
     for plane, target in zip(image.numpy(), y.numpy(), strict=True):
-        cv2.filter2D(plane, -1, taps, dst=target, borderType=cv2.BORDER_REFLECT_101)
+        cv2.filter2D(
+            plane,
+            -1,
+            taps,
+            dst=target,
+            borderType=cv2.BORDER_REFLECT_101,
+        )
     return y
 
 
 def _by_fourier(image: Tensor, kernel: Tensor) -> Tensor:
     _, H, W = image.shape
-    halo = len(kernel) - 1
-    grid = _fast_fft_size(H + halo), _fast_fft_size(W + halo)
-    # The kernel's first transform skips empty rows.
-    response = torch.fft.fft(torch.fft.rfft(kernel, grid[1]), grid[0], dim=0).conj_physical_()
+    n = len(kernel) // 2
+    grid = (_fast_fft_size(H + 2 * n), _fast_fft_size(W + 2 * n))
+    # Rows first, so that the transform skips the empty ones.
+    grid_rows, grid_columns = grid
+    row_spectra = torch.fft.rfft(kernel, grid_columns)
+    spectrum = torch.fft.fft(row_spectra, grid_rows, dim=0)
+    response = spectrum.conj_physical_()  # correlates, as the kernel is flipped
+    padded = mirror(image, (n, n), grid)
     y = torch.empty_like(image)
     # Plane by plane, because one fits into the cache.
-    for plane, target in zip(mirror(image, (halo // 2, halo // 2), grid), y, strict=True):
-        target.copy_(torch.fft.irfft2(torch.fft.rfft2(plane).mul_(response), grid)[:H, :W])
+    for plane, target in zip(padded, y, strict=True):
+        spectrum = torch.fft.rfft2(plane).mul_(response)
+        blurred = torch.fft.irfft2(spectrum, grid)
+        target.copy_(blurred[:H, :W])
     return y
 
 
@@ -145,7 +186,11 @@ def _fast_fft_size(n: int) -> int:
     return size
 
 
-def mirror(image: Tensor, pad: tuple[int, int], size: tuple[int, int]) -> Tensor:
+def mirror(
+    image: Tensor,
+    pad: tuple[int, int],
+    size: Size,
+) -> Tensor:
     """Mirror the borders of an image on the CPU: `pad` above and left, the rest opposite.
 
     Args:
@@ -156,8 +201,10 @@ def mirror(image: Tensor, pad: tuple[int, int], size: tuple[int, int]) -> Tensor
     import cv2
 
     C, H, W = image.shape
-    (above, left), (rows, columns) = pad, size
-    below, right = rows - H - above, columns - W - left
+    above, left = pad
+    rows, columns = size
+    below = rows - H - above
+    right = columns - W - left
     y = image.new_empty(C, rows, columns)
     for plane, target in zip(image.numpy(), y.numpy(), strict=True):
         cv2.copyMakeBorder(
@@ -166,10 +213,12 @@ def mirror(image: Tensor, pad: tuple[int, int], size: tuple[int, int]) -> Tensor
     return y
 
 
-_STEPS = 128  # points along a motion path
-
-
-def squared_distance(sigma_x: Tensor, sigma_y: Tensor, rotation: Tensor, extent: int) -> Tensor:
+def squared_distance(
+    sigma_x: Tensor,
+    sigma_y: Tensor,
+    rotation: Tensor,
+    extent: int,
+) -> Tensor:
     """Return the squared distance from the centre in standard deviations, d' S^-1 d.
 
     Args:
@@ -179,11 +228,15 @@ def squared_distance(sigma_x: Tensor, sigma_y: Tensor, rotation: Tensor, extent:
             S = U diag(sigma_x^2, sigma_y^2) U' with rotation U, for d = (column, row).
         extent: Largest distance along a row.
     """
-    axis = _axis(extent, sigma_x)
-    c, s = (part.view(-1, 1, 1) for part in (rotation.cos(), rotation.sin()))
+    column = _axis(extent, sigma_x)
+    row = column.view(-1, 1)
+    cos = rotation.cos().view(-1, 1, 1)
+    sin = rotation.sin().view(-1, 1, 1)
     # Rotated first, then squared: both terms are positive, which avoids cancellation.
-    u = (c * axis + s * axis.view(-1, 1)) / sigma_x.view(-1, 1, 1)
-    v = (c * axis.view(-1, 1) - s * axis) / sigma_y.view(-1, 1, 1)
+    along_x = cos * column + sin * row
+    along_y = cos * row - sin * column
+    u = along_x / sigma_x.view(-1, 1, 1)
+    v = along_y / sigma_y.view(-1, 1, 1)
     return u.square() + v.square()
 
 
@@ -202,7 +255,9 @@ def bell(squared: Tensor, beta: Tensor, plateau: Tensor) -> Tensor:
     Distributions" (arXiv 1302.6498); the plateau as in BasicSR's released code.
     """
     power = squared.pow(beta.view(-1, 1, 1))
-    return torch.where(plateau.view(-1, 1, 1), 1 / (1 + power), torch.exp(-0.5 * power))
+    generalised_gaussian = torch.exp(-0.5 * power)
+    flat_bell = 1 / (1 + power)
+    return torch.where(plateau.view(-1, 1, 1), flat_bell, generalised_gaussian)
 
 
 def sinc(cutoff: Tensor, extent: int) -> Tensor:
@@ -215,14 +270,22 @@ def sinc(cutoff: Tensor, extent: int) -> Tensor:
     Source: Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833), its sinc filter.
     """
     # One quarter, mirrored, because the Bessel function dominates the cost.
-    square = torch.arange(extent + 1, device=cutoff.device, dtype=cutoff.dtype).square()
-    # The clamp gives the limit w^2 / (4 pi) in the centre, to 1e-9.
-    radius = (square + square.view(-1, 1)).sqrt().clamp_min(1e-4)
+    axis = torch.arange(extent + 1, device=cutoff.device, dtype=cutoff.dtype)
+    square = axis.square()
+    radius = (square + square.view(-1, 1)).sqrt()
+    # Gives the limit w^2 / (4 pi) in the centre, to 1e-9.
+    radius = radius.clamp_min(1e-4)
     w = cutoff.view(-1, 1, 1)
-    return _mirrored(w / (2 * math.pi) * torch.special.bessel_j1(w * radius) / radius)
+    bessel = torch.special.bessel_j1(w * radius)
+    return _unfolded(w / (2 * math.pi) * bessel / radius)
 
 
-def motion(length: Tensor, angle: Tensor, direction: Tensor, extent: int) -> Tensor:
+def motion(
+    length: Tensor,
+    angle: Tensor,
+    direction: Tensor,
+    extent: int,
+) -> Tensor:
     """Return the path of a point along a straight line, with sum 1.
 
     The light is spread bilinearly over the nearest four pixels, so that lines of any angle and
@@ -239,16 +302,24 @@ def motion(length: Tensor, angle: Tensor, direction: Tensor, extent: int) -> Ten
             at the end at `angle`, 0 is even.
         extent: Largest distance along a row.
     """
-    axis = _axis(extent, length)
     steps = torch.arange(_STEPS, device=length.device, dtype=length.dtype)
-    along = (2 * steps + 1) / _STEPS - 1  # midpoints of [-1, 1]
-    weights = (1 + direction.view(-1, 1) * along) / _STEPS
-    place = along * length.view(-1, 1) / 2
+    time = (2 * steps + 1) / _STEPS - 1  # midpoints of [-1, 1]
+    brightness = 1 + direction.view(-1, 1) * time
+    light = brightness / _STEPS
+
+    distance = time * length.view(-1, 1) / 2
     radians = torch.deg2rad(angle).view(-1, 1)
-    x, y = place * radians.cos(), -place * radians.sin()
-    columns, rows = (1 - (axis - part.unsqueeze(2)).abs() for part in (x, y))
-    spread = rows.clamp_min(0) * weights.unsqueeze(2)
-    return torch.bmm(spread.transpose(1, 2), columns.clamp_min(0))
+    x = distance * radians.cos()
+    y = -distance * radians.sin()
+
+    # Bilinear weights of each point of the path in each column and row, (B, _STEPS, K).
+    axis = _axis(extent, length)
+    column_distance = (axis - x.unsqueeze(2)).abs()
+    row_distance = (axis - y.unsqueeze(2)).abs()
+    columns = (1 - column_distance).clamp_min(0)
+    rows = (1 - row_distance).clamp_min(0)
+    spread = rows * light.unsqueeze(2)
+    return torch.bmm(spread.transpose(1, 2), columns)
 
 
 def disk(radius: Tensor, extent: int) -> Tensor:
@@ -261,20 +332,34 @@ def disk(radius: Tensor, extent: int) -> Tensor:
     # One quarter, mirrored; its first row and column are half pixels. In a row of pixels the edge
     # of the disk runs from column x1 (at the far side of the row) to x0; the integral of its height
     # has a closed form.
-    edges = torch.arange(extent + 2, device=radius.device, dtype=radius.dtype) - 0.5
-    near, far = edges[:-1].clamp_min(0), edges[1:]
+    pixels = torch.arange(extent + 2, device=radius.device, dtype=radius.dtype)
+    edges = pixels - 0.5
+    near = edges[:-1].clamp_min(0)
+    far = edges[1:]
+    near_rows = near.view(-1, 1)
+    far_rows = far.view(-1, 1)
     R = radius.view(-1, 1, 1)
-    x0, x1 = ((R.square() - y.view(-1, 1).square()).clamp_min(0).sqrt() for y in (near, far))
-    left, right = (torch.minimum(torch.maximum(x, x1), x0) for x in (near, far))
+    R_squared = R.square()
+    x0 = (R_squared - near_rows.square()).clamp_min(0).sqrt()
+    x1 = (R_squared - far_rows.square()).clamp_min(0).sqrt()
 
     def integral(x: Tensor) -> Tensor:
-        height = (R.square() - x.square()).clamp_min(0).sqrt()
-        return (x * height + R.square() * (x / R).clamp_max(1).asin()) / 2
+        """Integrate the height of the disk from 0 to x."""
+        height = (R_squared - x.square()).clamp_min(0).sqrt()
+        sector = R_squared * (x / R).clamp_max(1).asin()
+        return (x * height + sector) / 2
 
-    under = integral(right) - integral(left) - near.view(-1, 1) * (right - left)
-    whole = (torch.minimum(far, x1) - near).clamp_min(0) * (far - near).view(-1, 1)
-    halves = 1 + (edges[:-1] < 0).to(radius.dtype)
-    return _mirrored((under + whole).clamp_min(0) * halves * halves.view(-1, 1))
+    # The part of a pixel that the edge crosses, and the part left of x1, which is covered fully.
+    left = torch.minimum(torch.maximum(near, x1), x0)
+    right = torch.minimum(torch.maximum(far, x1), x0)
+    area = integral(right) - integral(left)
+    partial = area - near_rows * (right - left)
+    full_width = (torch.minimum(far, x1) - near).clamp_min(0)
+    full = full_width * (far_rows - near_rows)
+    quarter = (partial + full).clamp_min(0)
+    is_half = edges[:-1] < 0
+    doubled = 1 + is_half.to(radius.dtype)
+    return _unfolded(quarter * doubled * doubled.view(-1, 1))
 
 
 def normalized(kernels: Tensor, size: Tensor | None = None) -> Tensor:
@@ -285,24 +370,25 @@ def normalized(kernels: Tensor, size: Tensor | None = None) -> Tensor:
         size: (B,) odd; by default the whole kernel.
     """
     if size is not None:
-        axis = torch.arange(kernels.shape[-1], device=kernels.device) - kernels.shape[-1] // 2
-        inside = axis.abs() <= (size // 2).view(-1, 1)
-        kernels = kernels * (inside.unsqueeze(1) & inside.unsqueeze(2))
+        K = kernels.shape[-1]
+        index = torch.arange(K, device=kernels.device)
+        distance = (index - K // 2).abs()
+        radius = (size // 2).view(-1, 1)
+        inside = distance <= radius
+        square = inside.unsqueeze(1) & inside.unsqueeze(2)
+        kernels = kernels * square
     return kernels / kernels.sum((1, 2), keepdim=True)
+
+
+def _unfolded(quarter: Tensor) -> Tensor:
+    """Mirror the lower right quarter (B, n + 1, n + 1) to the whole kernel (B, K, K)."""
+    n = quarter.shape[-1] - 1
+    distance = torch.arange(-n, n + 1, device=quarter.device).abs()
+    return quarter.index_select(1, distance).index_select(2, distance)
 
 
 def _axis(extent: int, like: Tensor) -> Tensor:
     return torch.arange(-extent, extent + 1, device=like.device, dtype=like.dtype)
-
-
-def _mirrored(quarter: Tensor) -> Tensor:
-    n = quarter.shape[-1] - 1
-    axis = torch.arange(-n, n + 1, device=quarter.device).abs()
-    return quarter.index_select(1, axis).index_select(2, axis)
-
-
-#: Sinc kernels below this size draw their cut-off from [pi/3, pi], others from [pi/5, pi].
-LARGE_SINC = 13
 
 
 class KernelStage(Stage):
@@ -316,15 +402,18 @@ class KernelStage(Stage):
         """Compute all kernels of the batch, and their radii."""
         if "convolution" in params:
             return params
-        return {**params, "convolution": prepare_kernels(self.psf(params))}
+        kernels = prepare_kernels(self.psf(params))
+        return {**params, "convolution": kernels}
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Convolve (B, C, H, W), each image with its own kernel; borders are mirrored."""
-        return convolve(x, self.prepare(params)["convolution"])
+        kernels = self.prepare(params)["convolution"]
+        return convolve(x, kernels)
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Convolve all images at once, whatever the radii of their kernels."""
-        return convolve_canvas(canvas, self.prepare(params)["convolution"]["psf"])
+        kernels = self.prepare(params)["convolution"]
+        return convolve_canvas(canvas, kernels["psf"])
 
 
 class Blur(KernelStage):
@@ -356,11 +445,11 @@ class Blur(KernelStage):
 
     def __init__(
         self,
-        kernel_size: tuple[int, int] = (7, 21),
+        kernel_size: IntegerRange = (7, 21),
         families: Families = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03),
-        sigma: tuple[float, float] = (0.2, 3.0),
-        beta_generalized: tuple[float, float] = (0.5, 4.0),
-        beta_plateau: tuple[float, float] = (1.0, 2.0),
+        sigma: Range = (0.2, 3.0),
+        beta_generalized: Range = (0.5, 4.0),
+        beta_plateau: Range = (1.0, 2.0),
         sinc: UnitInterval = 0.1,
     ) -> None:
         super().__init__()
@@ -377,25 +466,31 @@ class Blur(KernelStage):
         Parameters that a family does not use get their neutral values: an isotropic kernel has
         equal sigmas and rotation 0, a Gaussian has beta 1.
         """
-        size = _draw_sizes(draws, self.kernel_size)
+        size = draw_sizes(draws, self.kernel_size)
         is_sinc = draws.bernoulli(self.sinc)
-        cutoff = draws.uniform(np.where(size < LARGE_SINC, math.pi / 3, math.pi / 5), math.pi)
+        lowest_cutoff = np.where(size < LARGE_SINC, math.pi / 3, math.pi / 5)
+        cutoff = draws.uniform(lowest_cutoff, math.pi)
+
         family = draws.choice(np.arange(6), self.families)
-        elongated = family % 2 == 1
-        sigma_x, sigma_y = draws.uniform(*self.sigma), draws.uniform(*self.sigma)
+        is_anisotropic = family % 2 == 1
+        is_generalized = family // 2 == 1
+        is_plateau = family // 2 == 2
+        sigma_x = draws.uniform(*self.sigma)
+        sigma_y = draws.uniform(*self.sigma)
         rotation = draws.uniform(-math.pi, math.pi)
-        pointed, share = draws.bernoulli(0.5), draws.uniform()
-        betas = [
-            np.where(pointed, low + (1 - low) * share, 1 + (high - 1) * share)
-            for low, high in (self.beta_generalized, self.beta_plateau)
-        ]
+
+        is_below_one = draws.bernoulli(0.5)
+        share = draws.uniform()
+        beta_generalized = _beta(self.beta_generalized, is_below_one, share)
+        beta_plateau = _beta(self.beta_plateau, is_below_one, share)
+        beta = np.where(is_generalized, beta_generalized, 1.0)
         return {
             "kernel_size": size,
             "family": family,
             "sigma_x": sigma_x,
-            "sigma_y": np.where(elongated, sigma_y, sigma_x),
-            "rotation": np.where(elongated, rotation, 0.0),
-            "beta": np.select([family // 2 == 1, family // 2 == 2], betas, 1.0),
+            "sigma_y": np.where(is_anisotropic, sigma_y, sigma_x),
+            "rotation": np.where(is_anisotropic, rotation, 0.0),
+            "beta": np.where(is_plateau, beta_plateau, beta),
             "sinc": is_sinc,
             "cutoff": cutoff,
         }
@@ -404,10 +499,12 @@ class Blur(KernelStage):
         """Return (B, K, K), K being the largest size of the range."""
         n = self.kernel_size[1] // 2
         squared = squared_distance(params["sigma_x"], params["sigma_y"], params["rotation"], n)
-        kernel = bell(squared, params["beta"], params["family"] >= 4)
+        is_plateau = params["family"] >= 4
+        kernel = bell(squared, params["beta"], is_plateau)
         if self.sinc > 0:
-            rings = params["sinc"].view(-1, 1, 1)
-            kernel = torch.where(rings, sinc(params["cutoff"], n), kernel)
+            is_sinc = params["sinc"].view(-1, 1, 1)
+            rings = sinc(params["cutoff"], n)
+            kernel = torch.where(is_sinc, rings, kernel)
         return normalized(kernel, params["kernel_size"])
 
 
@@ -427,8 +524,8 @@ class Sinc(KernelStage):
 
     def __init__(
         self,
-        kernel_size: tuple[int, int] = (7, 21),
-        cutoff: tuple[float, float] = (math.pi / 3, math.pi),
+        kernel_size: IntegerRange = (7, 21),
+        cutoff: Range = (math.pi / 3, math.pi),
     ) -> None:
         super().__init__()
         self.kernel_size = check_sizes(kernel_size)
@@ -437,13 +534,16 @@ class Sinc(KernelStage):
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `kernel_size` and `cutoff`, (B,) each."""
-        size = _draw_sizes(draws, self.kernel_size)
-        return {"kernel_size": size, "cutoff": draws.uniform(*self.cutoff)}
+        return {
+            "kernel_size": draw_sizes(draws, self.kernel_size),
+            "cutoff": draws.uniform(*self.cutoff),
+        }
 
     def psf(self, params: Params) -> Tensor:
         """Return (B, K, K), K being the largest size of the range."""
-        wide = sinc(params["cutoff"], self.kernel_size[1] // 2)
-        return normalized(wide, params["kernel_size"])
+        n = self.kernel_size[1] // 2
+        kernel = sinc(params["cutoff"], n)
+        return normalized(kernel, params["kernel_size"])
 
 
 class MotionBlur(KernelStage):
@@ -464,9 +564,9 @@ class MotionBlur(KernelStage):
 
     def __init__(
         self,
-        length: tuple[float, float] = (1.0, 15.0),
-        angle: tuple[float, float] = (0.0, 180.0),
-        direction: tuple[float, float] = (-1.0, 1.0),
+        length: Range = (1.0, 15.0),
+        angle: Range = (0.0, 180.0),
+        direction: Range = (-1.0, 1.0),
     ) -> None:
         super().__init__()
         self.length = check_range(length, "length", low=0.0)
@@ -501,7 +601,7 @@ class DefocusBlur(KernelStage):
     are continuous.
     """
 
-    def __init__(self, radius: tuple[float, float] = (0.5, 5.0)) -> None:
+    def __init__(self, radius: Range = (0.5, 5.0)) -> None:
         super().__init__()
         self.radius = check_range(radius, "radius", low=1e-3)
 
@@ -511,25 +611,44 @@ class DefocusBlur(KernelStage):
 
     def psf(self, params: Params) -> Tensor:
         """Return (B, K, K), K large enough for the widest disk."""
-        return normalized(disk(params["radius"], math.ceil(self.radius[1] - 0.5) or 1))
+        largest = self.radius[1]
+        extent = max(math.ceil(largest - 0.5), 1)
+        return normalized(disk(params["radius"], extent))
 
 
-def check_sizes(sizes: tuple[int, int], name: str = "kernel_size") -> tuple[int, int]:
+def draw_sizes(draws: Draws, sizes: IntegerRange) -> npt.NDArray[np.int64]:
+    """Draw (B,) odd kernel sizes in a range of odd sizes, ends included."""
+    smallest, largest = sizes
+    radius = draws.integers(smallest // 2, largest // 2 + 1)
+    return 2 * radius + 1
+
+
+def _beta(
+    ends: Range,
+    is_below_one: Booleans,
+    share: Floats,
+) -> Floats:
+    """Return (B,) shape parameters, uniform below 1 or above 1."""
+    low, high = ends
+    below = low + (1 - low) * share
+    above = 1 + (high - 1) * share
+    return np.where(is_below_one, below, above)
+
+
+def check_sizes(sizes: IntegerRange) -> IntegerRange:
     """Check and return a range of kernel sides.
 
     Raises:
         ValueError: It is reversed, or an end is even or below 1.
     """
     if not all(size % 2 for size in sizes):
-        raise ValueError(f"{name} is {list(sizes)}; expected odd sizes: a kernel needs a centre")
-    return check_range(sizes, name, low=1)
+        raise ValueError(
+            f"kernel_size is {list(sizes)}; expected odd sizes: a kernel needs a centre"
+        )
+    return check_range(sizes, "kernel_size", low=1)
 
 
-def _draw_sizes(draws: Draws, sizes: tuple[int, int]) -> npt.NDArray[np.int64]:
-    return 2 * draws.integers(sizes[0] // 2, sizes[1] // 2 + 1) + 1
-
-
-def _check_beta(values: tuple[float, float], name: str) -> tuple[float, float]:
+def _check_beta(values: Range, name: str) -> Range:
     low, high = check_range(values, name, low=1e-2, high=100.0)
     if not low <= 1.0 <= high:
         raise ValueError(f"{name} is {[low, high]}; expected a range that contains 1")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from degradations.base import Canvas, Stage, check_range
+from degradations.base import Canvas, IntegerRange, Range, Stage, check_range
 from degradations.draws import Draws, Floats, Params, per_image
 from degradations.stages.noise import seeded_randn_like
 from files.numbers import NonNegativeFloat, UnitInterval
@@ -19,16 +19,35 @@ from files.numbers import NonNegativeFloat, UnitInterval
 # al.; sRGB to XYZ under D65 (IEC 61966-2-1).
 _XYZ_TO_CAMERA = np.array(
     [
-        [[1.0234, -0.2969, -0.2266], [-0.5625, 1.6328, -0.0469], [-0.0703, 0.2188, 0.6406]],
-        [[0.4913, -0.0541, -0.0202], [-0.6130, 1.3513, 0.2906], [-0.1564, 0.2151, 0.7183]],
-        [[0.8380, -0.2630, -0.0639], [-0.2887, 1.0725, 0.2496], [-0.0627, 0.1427, 0.5438]],
-        [[0.6596, -0.2079, -0.0562], [-0.4782, 1.3016, 0.1933], [-0.0970, 0.1581, 0.5181]],
+        [
+            [1.0234, -0.2969, -0.2266],
+            [-0.5625, 1.6328, -0.0469],
+            [-0.0703, 0.2188, 0.6406],
+        ],
+        [
+            [0.4913, -0.0541, -0.0202],
+            [-0.6130, 1.3513, 0.2906],
+            [-0.1564, 0.2151, 0.7183],
+        ],
+        [
+            [0.8380, -0.2630, -0.0639],
+            [-0.2887, 1.0725, 0.2496],
+            [-0.0627, 0.1427, 0.5438],
+        ],
+        [
+            [0.6596, -0.2079, -0.0562],
+            [-0.4782, 1.3016, 0.1933],
+            [-0.0970, 0.1581, 0.5181],
+        ],
     ]
 )
 _RGB_TO_XYZ = np.array(
-    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750],
-     [0.0193339, 0.1191920, 0.9503041]]
-)  # fmt: skip
+    [
+        [0.4124564, 0.3575761, 0.1804375],
+        [0.2126729, 0.7151522, 0.0721750],
+        [0.0193339, 0.1191920, 0.9503041],
+    ]
+)
 _SHOT_PER_ISO = 1e-6  # ISO 100 to 12,000 are the 1e-4 to 0.012 of Brooks et al.
 _GAMMA = 2.2
 
@@ -66,11 +85,11 @@ class Camera(Stage):
 
     def __init__(
         self,
-        iso: tuple[float, float] = (100.0, 12000.0),
+        iso: Range = (100.0, 12000.0),
         exposure: tuple[UnitInterval, NonNegativeFloat] = (0.8, 0.1),
-        red_gain: tuple[float, float] = (1.9, 2.4),
-        blue_gain: tuple[float, float] = (1.5, 1.9),
-        bits: tuple[int, int] = (12, 14),
+        red_gain: Range = (1.9, 2.4),
+        blue_gain: Range = (1.5, 1.9),
+        bits: IntegerRange = (12, 14),
     ) -> None:
         super().__init__()
         self.iso = check_range(iso, "iso", low=1.0, high=1e6)
@@ -85,24 +104,28 @@ class Camera(Stage):
         `to_camera` and `to_rgb` are (B, 3, 3) matrices of linear colours. `pattern` is the place of
         red in the filter's 2x2 cell: 2 * row + column.
         """
-        low, high = self.iso
-        iso = np.exp(draws.uniform(math.log(low), math.log(high)))
+        slowest, fastest = self.iso
+        log_iso = draws.uniform(math.log(slowest), math.log(fastest))
+        iso = np.exp(log_iso)
         shot = iso * _SHOT_PER_ISO
-        read = np.exp(2.18 * np.log(shot) + 1.20 + draws.normal(0.0, 0.26))
-        exposure = np.clip(draws.normal(*self.exposure), 0.2, 1.0)
-        red, blue = draws.uniform(*self.red_gain), draws.uniform(*self.blue_gain)
-        to_camera = _camera_colours(np.stack([draws.uniform(1e-3, 1.0) for _ in range(4)], axis=1))
+        log_read = 2.18 * np.log(shot) + 1.20 + draws.normal(0.0, 0.26)
+        exposure = draws.normal(*self.exposure)
+        red_gain = draws.uniform(*self.red_gain)
+        blue_gain = draws.uniform(*self.blue_gain)
+        weights = [draws.uniform(1e-3, 1.0) for _ in _XYZ_TO_CAMERA]
+        to_camera = _mixed_cameras(np.stack(weights, axis=1))
+        fewest_bits, most_bits = self.bits
         return {
             "iso": iso,
             "shot": shot,
-            "read": read,
-            "exposure": exposure,
-            "red_gain": red,
-            "blue_gain": blue,
+            "read": np.exp(log_read),
+            "exposure": np.clip(exposure, 0.2, 1.0),
+            "red_gain": red_gain,
+            "blue_gain": blue_gain,
             "to_camera": to_camera,
             "to_rgb": np.linalg.inv(to_camera),
             "pattern": draws.integers(0, 4),
-            "bits": draws.integers(self.bits[0], self.bits[1] + 1),
+            "bits": draws.integers(fewest_bits, most_bits + 1),
             "field_seeds": draws.seeds(),
         }
 
@@ -116,7 +139,8 @@ class Camera(Stage):
         def mirrored(planes: Tensor) -> Tensor:
             return canvas.with_pixels(planes).reflected(1)
 
-        return canvas.with_pixels(_capture(canvas.pixels, params, mirrored))
+        developed = _capture(canvas.pixels, params, mirrored)
+        return canvas.with_pixels(developed)
 
 
 def unprocess(x: Tensor, to_camera: Tensor, gains: Tensor) -> Tensor:
@@ -131,12 +155,21 @@ def unprocess(x: Tensor, to_camera: Tensor, gains: Tensor) -> Tensor:
         (B, 3, H, W) in [0, 1]. White stays saturated: the gains are not divided out there, which
         would tint highlights.
     """
-    linear = (0.5 - ((1.0 - 2.0 * x).asin() / 3.0).sin()).clamp_min(1e-8) ** _GAMMA
+    # The inverse of smoothstep, the tone curve of `develop`.
+    display = 0.5 - ((1.0 - 2.0 * x).asin() / 3.0).sin()
+    linear = display.clamp_min(1e-8) ** _GAMMA
     colours = _multiply(to_camera, linear)
-    near_white = ((colours.mean(1, keepdim=True) - 0.9).clamp_min(0.0) / 0.1).square()
+    factors = _inverse_gains(colours, gains)
+    return (colours * factors).clamp(0.0, 1.0)
+
+
+def _inverse_gains(colours: Tensor, gains: Tensor) -> Tensor:
+    """Return the factors of raw colours: 1 / gains, fading to 1 from grey level 0.9 to white."""
     inverse = 1.0 / gains
-    kept = torch.maximum(near_white + (1.0 - near_white) * inverse, inverse)
-    return (colours * kept).clamp(0.0, 1.0)
+    grey = colours.mean(1, keepdim=True)
+    near_white = ((grey - 0.9).clamp_min(0.0) / 0.1).square()
+    faded = near_white + (1.0 - near_white) * inverse
+    return torch.maximum(faded, inverse)
 
 
 def develop(raw: Tensor, to_rgb: Tensor, gains: Tensor) -> Tensor:
@@ -150,7 +183,8 @@ def develop(raw: Tensor, to_rgb: Tensor, gains: Tensor) -> Tensor:
     Returns:
         (B, 3, H, W) in [0, 1].
     """
-    linear = _multiply(to_rgb, (raw * gains).clamp(0.0, 1.0)).clamp(1e-8, 1.0)
+    balanced = (raw * gains).clamp(0.0, 1.0)
+    linear = _multiply(to_rgb, balanced).clamp(1e-8, 1.0)
     y = linear ** (1.0 / _GAMMA)
     return y * y * (3.0 - 2.0 * y)  # smoothstep, the tone curve of the source
 
@@ -164,14 +198,24 @@ def bayer_masks(x: Tensor, pattern: Tensor) -> Tensor:
             diagonally opposite.
     """
     H, W = x.shape[-2:]
-    top, left = (pattern // 2).view(-1, 1, 1), (pattern % 2).view(-1, 1, 1)
-    rows = (torch.arange(H, device=x.device).view(-1, 1) + top) % 2  # 0 in rows with red
-    columns = (torch.arange(W, device=x.device) + left) % 2  # 0 in columns with red
-    red, blue = (rows + columns) == 0, (rows * columns) == 1
-    return torch.stack([red, ~(red | blue), blue], dim=1).to(x.dtype)
+    top = (pattern // 2).view(-1, 1, 1)
+    left = (pattern % 2).view(-1, 1, 1)
+    row = torch.arange(H, device=x.device).view(-1, 1)
+    column = torch.arange(W, device=x.device)
+    row_parity = (row + top) % 2  # 0 in rows with red
+    column_parity = (column + left) % 2  # 0 in columns with red
+    red = (row_parity + column_parity) == 0
+    blue = (row_parity * column_parity) == 1
+    green = ~(red | blue)
+    masks = torch.stack([red, green, blue], dim=1)
+    return masks.to(x.dtype)
 
 
-def demosaic(mosaic: Tensor, masks: Tensor, mirrored: Callable[[Tensor], Tensor]) -> Tensor:
+def demosaic(
+    mosaic: Tensor,
+    masks: Tensor,
+    mirrored: Callable[[Tensor], Tensor],
+) -> Tensor:
     """Interpolate each colour by the mean of its two or four nearest pixels.
 
     Args:
@@ -185,29 +229,76 @@ def demosaic(mosaic: Tensor, masks: Tensor, mirrored: Callable[[Tensor], Tensor]
     """
     # Shifted sums take a third of the time of a grouped convolution on a CPU; compiled, one kernel.
     planes = mirrored(mosaic * masks)
-    rows = planes[:, :, 1:-1] + 0.5 * (planes[:, :, :-2] + planes[:, :, 2:])
-    red_blue = rows[..., 1:-1] + 0.5 * (rows[..., :-2] + rows[..., 2:])
-    green = planes[:, 1:2]
-    across = green[..., 1:-1, :-2] + green[..., 1:-1, 2:]
-    along = green[..., :-2, 1:-1] + green[..., 2:, 1:-1]
-    middle = green[..., 1:-1, 1:-1] + 0.25 * (across + along)
-    return torch.cat([red_blue[:, :1], middle, red_blue[:, 2:]], dim=1)
+    # Red and blue: the products of the weights 1/2, 1, 1/2 of rows and columns.
+    red_blue = _with_neighbours(_with_neighbours(planes, 2), 3)
+    green = _mean_of_four(planes[:, 1:2])
+    red = red_blue[:, :1]
+    blue = red_blue[:, 2:]
+    return torch.cat([red, green, blue], dim=1)
 
 
-def _capture(x: Tensor, params: Params, mirrored: Callable[[Tensor], Tensor]) -> Tensor:
-    white = torch.stack(
-        [params["red_gain"], torch.ones_like(params["red_gain"]), params["blue_gain"]], dim=1
-    )
-    gains = (white / params["exposure"].view(-1, 1)).view(-1, 3, 1, 1)
+def _with_neighbours(planes: Tensor, dim: int) -> Tensor:
+    """Add half of both neighbours along an axis, which loses its margin of one pixel."""
+    n = planes.shape[dim] - 2
+    previous = planes.narrow(dim, 0, n)
+    following = planes.narrow(dim, 2, n)
+    return planes.narrow(dim, 1, n) + 0.5 * (previous + following)
+
+
+def _mean_of_four(green: Tensor) -> Tensor:
+    """Fill the gaps of green by the mean of their four neighbours; the margin is lost."""
+    middle_rows = green[..., 1:-1, :]
+    middle_columns = green[..., 1:-1]
+    across = middle_rows[..., :-2] + middle_rows[..., 2:]
+    along = middle_columns[..., :-2, :] + middle_columns[..., 2:, :]
+    return middle_rows[..., 1:-1] + 0.25 * (across + along)
+
+
+def _capture(
+    x: Tensor,
+    params: Params,
+    mirrored: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Unprocess, expose, add noise, quantise and develop."""
+    red_gain = params["red_gain"]
+    green_gain = torch.ones_like(red_gain)
+    white_balance = torch.stack([red_gain, green_gain, params["blue_gain"]], dim=1)
+    exposure = params["exposure"].view(-1, 1)
+    gains = (white_balance / exposure).view(-1, 3, 1, 1)
+
     masks = bayer_masks(x, params["pattern"])
     raw = unprocess(x.clamp(0.0, 1.0), params["to_camera"], gains)
-    seen = (raw * masks).sum(1, keepdim=True)
-    variance = seen * per_image(params["shot"], x) + per_image(params["read"], x)
-    noisy = seen + variance.sqrt() * seeded_randn_like(seen, params["field_seeds"])
+    signal = (raw * masks).sum(1, keepdim=True)
+    mosaic = _quantised(_noisy(signal, params), params)
+    colours = demosaic(mosaic, masks, mirrored)
+    return develop(colours, params["to_rgb"], gains)
+
+
+def _noisy(signal: Tensor, params: Params) -> Tensor:
+    """Add shot and read noise to (B, 1, H, W)."""
+    shot = per_image(params["shot"], signal)
+    read = per_image(params["read"], signal)
+    variance = signal * shot + read
+    field = seeded_randn_like(signal, params["field_seeds"])
+    return signal + variance.sqrt() * field
+
+
+def _quantised(signal: Tensor, params: Params) -> Tensor:
+    """Round (B, 1, H, W) to raw values."""
+    bits = per_image(params["bits"], signal)
+    white = torch.exp2(bits).round() - 1.0
     # Noise below black stays, as sensors have an offset for it; white saturates.
-    steps = torch.exp2(per_image(params["bits"], x)).round() - 1.0
-    mosaic = (noisy.clamp_max(1.0) * steps).round() / steps
-    return develop(demosaic(mosaic, masks, mirrored), params["to_rgb"], gains)
+    saturated = signal.clamp_max(1.0)
+    return (saturated * white).round() / white
+
+
+def _mixed_cameras(weights: Floats) -> Floats:
+    """Mix (B, 4) weights of cameras to (B, 3, 3), linear sRGB to camera; rows have sum 1."""
+    shares = weights / weights.sum(1, keepdims=True)
+    xyz_to_camera = np.einsum("bk,kij->bij", shares, _XYZ_TO_CAMERA)
+    rgb_to_camera = xyz_to_camera @ _RGB_TO_XYZ
+    row_sums = rgb_to_camera.sum(axis=2, keepdims=True)
+    return np.asarray(rgb_to_camera / row_sums, np.float64)
 
 
 def _mirrored(planes: Tensor) -> Tensor:
@@ -217,11 +308,5 @@ def _mirrored(planes: Tensor) -> Tensor:
 
 
 def _multiply(matrices: Tensor, x: Tensor) -> Tensor:
-    return torch.matmul(matrices, x.flatten(2)).view(x.shape)
-
-
-def _camera_colours(weights: Floats) -> Floats:
-    """Mix (B, 4) weights of cameras to (B, 3, 3), linear sRGB to camera; rows have sum 1."""
-    mixed = np.einsum("bk,kij->bij", weights / weights.sum(1, keepdims=True), _XYZ_TO_CAMERA)
-    matrices = mixed @ _RGB_TO_XYZ
-    return np.asarray(matrices / matrices.sum(axis=2, keepdims=True), np.float64)
+    products = torch.matmul(matrices, x.flatten(2))
+    return products.view(x.shape)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from degradations.base import Canvas, Stage, check_range, each_on_host
+from degradations.base import Canvas, IntegerRange, Stage, check_range, each_on_host
 from degradations.draws import Draws, Params
 from degradations.images import from_bytes, to_bytes
 
@@ -28,23 +28,26 @@ class WebP(Stage):
 
     waits = True
 
-    def __init__(self, quality: tuple[int, int] = (30, 95)) -> None:
+    def __init__(self, quality: IntegerRange = (30, 95)) -> None:
         super().__init__()
         self.quality = check_range(quality, "quality", 0, 100)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `quality`, (B,) int."""
-        low, high = self.quality
-        return {"quality": draws.integers(low, high + 1)}
+        lowest, highest = self.quality
+        return {"quality": draws.integers(lowest, highest + 1)}
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Code (B, 3, H, W) of any values; the output holds multiples of 1/255."""
         images = []
-        for image, quality in zip(x, params["quality"].tolist(), strict=True):
+        qualities = params["quality"].tolist()
+        for image, quality in zip(x, qualities, strict=True):
             file = io.BytesIO()
-            Image.fromarray(to_bytes(image)).save(file, "WEBP", quality=quality, method=4)
-            with Image.open(file) as loaded:
-                images.append(from_bytes(np.array(loaded.convert("RGB")), x))
+            original = Image.fromarray(to_bytes(image))
+            original.save(file, "WEBP", quality=quality, method=4)
+            with Image.open(file) as decoded:
+                pixels = np.array(decoded.convert("RGB"))
+            images.append(from_bytes(pixels, x))
         return torch.cat(images)
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:

@@ -7,13 +7,13 @@ float32 would round (and more so in TF32).
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, cast, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from degradations.base import Canvas, Stage, check_range, rounded_up
+from degradations.base import Canvas, IntegerRange, Size, Stage, check_range, rounded_up
 from degradations.device import constant
 from degradations.draws import Draws, Params, check_probabilities
 from degradations.images import Bytes, from_bytes, to_bytes
@@ -54,7 +54,10 @@ _CHROMA = (
     (18, 21, 26, 66, 99, 99, 99, 99),
     (24, 26, 56, 99, 99, 99, 99, 99),
     (47, 66, 99, 99, 99, 99, 99, 99),
-    *((99,) * 8,) * 4,
+    (99, 99, 99, 99, 99, 99, 99, 99),
+    (99, 99, 99, 99, 99, 99, 99, 99),
+    (99, 99, 99, 99, 99, 99, 99, 99),
+    (99, 99, 99, 99, 99, 99, 99, 99),
 )
 
 # Colours in libjpeg's 16-bit fixed point, all three about 0; the last column is added.
@@ -63,7 +66,11 @@ _TO_Y_CB_CR = (
     (-11059, -21709, 32768, 32767),
     (32768, -27439, -5329, 32767),
 )
-_TO_RGB = ((0, 91881, 32768), (-22554, -46802, 32768), (116130, 0, 32768))
+_TO_RGB = (
+    (0, 91881, 32768),
+    (-22554, -46802, 32768),
+    (116130, 0, 32768),
+)
 
 
 def jpeg(
@@ -89,23 +96,35 @@ def jpeg(
         (B, 3, H, W) float32, multiples of 1/255.
     """
     H, W = canvas.pixels.shape[-2:]
-    levels = (canvas.pixels.clamp(0.0, 1.0) * 255.0).round()
-    planes = _converted(levels, _to_y_cb_cr(levels.device))
-    h, w = (-(-n // 2) if half else n for n, half in zip((H, W), halved, strict=True))
+    clamped = canvas.pixels.clamp(0.0, 1.0)
+    levels = (clamped * 255.0).round()
+    y_cb_cr = _converted(levels, _to_y_cb_cr(levels.device))
 
-    luma = canvas.with_pixels(planes[:, :1]).edges_repeated((rounded_up(H, 8), rounded_up(W, 8)))
-    chroma = _Chroma(canvas, subsampling, (rounded_up(h, 8), rounded_up(w, 8)), smooth_chroma)
-    cb_cr = chroma.downsample(planes[:, 1:])
+    luma_extent = (rounded_up(H, 8), rounded_up(W, 8))
+    luma_canvas = canvas.with_pixels(y_cb_cr[:, :1])
+    luma = luma_canvas.edges_repeated(luma_extent)
 
-    lumas = luma[0].numel() // 64
-    blocks = torch.cat([_to_blocks(luma), _to_blocks(cb_cr)], 1)
-    is_luma = torch.arange(blocks.shape[1], device=blocks.device) < lumas
-    of_luma, of_chroma = _quantisation_steps(quality).chunk(2, 1)
-    blocks = _quantise_blocks(blocks, torch.where(is_luma.view(-1, 1, 1), of_luma, of_chroma))
+    halved_rows, halved_columns = halved
+    chroma_height = rounded_up(_divided_up(H, 1 + halved_rows), 8)
+    chroma_width = rounded_up(_divided_up(W, 1 + halved_columns), 8)
+    chroma = _Chroma(canvas, subsampling, (chroma_height, chroma_width), smooth_chroma)
+    cb_cr = chroma.downsample(y_cb_cr[:, 1:])
 
-    luma = _from_blocks(blocks[:, :lumas], luma.shape)[..., :H, :W]
-    cb_cr = chroma.upsample(_from_blocks(blocks[:, lumas:], cb_cr.shape))
-    rgb = luma + _converted(cb_cr, _to_rgb(luma.device))
+    # All blocks go through the transform together, which halves the launches.
+    luma_blocks = _to_blocks(luma)
+    luma_count = luma_blocks.shape[1]
+    blocks = torch.cat([luma_blocks, _to_blocks(cb_cr)], 1)
+    number = torch.arange(blocks.shape[1], device=blocks.device)
+    is_luma = number < luma_count
+    luma_steps, chroma_steps = _quantisation_steps(quality).chunk(2, 1)
+    steps = torch.where(is_luma.view(-1, 1, 1), luma_steps, chroma_steps)
+    blocks = _quantise_blocks(blocks, steps)
+
+    luma = _from_blocks(blocks[:, :luma_count], luma.shape)
+    cb_cr = _from_blocks(blocks[:, luma_count:], cb_cr.shape)
+    cb_cr = chroma.upsample(cb_cr)
+    colour = _converted(cb_cr, _to_rgb(luma.device))
+    rgb = luma[..., :H, :W] + colour
     return (rgb.clamp(-128.0, 127.0) + 128.0) / 255.0
 
 
@@ -123,28 +142,43 @@ class _Chroma:
     """
 
     def __init__(
-        self, canvas: Canvas, subsampling: Tensor, extent: tuple[int, int], smooth: bool
+        self,
+        canvas: Canvas,
+        subsampling: Tensor,
+        extent: Size,
+        smooth: bool,
     ) -> None:
-        self.canvas, self.extent, self.smooth = canvas, extent, smooth
-        # (B, 2, 1), for rows and for columns: pixels per sample, number of samples.
-        is_width = torch.arange(2, device=subsampling.device).view(2, 1)
-        self.step = 1 + (subsampling.view(-1, 1, 1) + is_width > 1).long()
-        self.count = (canvas.sizes.unsqueeze(2) + self.step - 1) // self.step
-        self.tall = self.step[:, :1].unsqueeze(1)
-        self.is_width = is_width > 0
+        self.canvas = canvas
+        self.extent = extent
+        self.smooth = smooth
+        # Of shape (B, 2, 1) or (2, 1): for rows, then for columns.
+        axis = torch.arange(2, device=subsampling.device).view(2, 1)
+        self.is_width = axis > 0
+        # Pixels per sample: rows are halved by 4:2:0 (2), columns by 4:2:2 (1), too.
+        is_halved = subsampling.view(-1, 1, 1) + axis > 1
+        self.step = 1 + is_halved.long()
+        self.count = _divided_up(canvas.sizes.unsqueeze(2), self.step)
+        self.row_step = self.step[:, :1].unsqueeze(1)
 
     def downsample(self, planes: Tensor) -> Tensor:
         """Average (B, 2, H, W) pixels to (B, 2, h, w) samples, extended by repeated edges.
 
         As in libjpeg, pixels are repeated to the right, but samples downwards.
         """
+        _, w = self.extent
         index = torch.arange(max(self.extent), device=planes.device)
-        first = self.step * torch.where(self.is_width, index, torch.minimum(index, self.count - 1))
-        both = torch.stack((first, first + self.step - 1), 3)
-        both = torch.minimum(both, self.canvas.sizes.view(-1, 2, 1, 1) - 1)
-        total = _four(self.canvas.with_pixels(planes), both, self.extent).sum((3, 5))
+        repeated_rows = torch.minimum(index, self.count - 1)
+        sample = torch.where(self.is_width, index, repeated_rows)
+        first = self.step * sample
+        last = first + self.step - 1
+        pixels = torch.stack((first, last), 3)
+        last_pixel = self.canvas.sizes.view(-1, 2, 1, 1) - 1
+        pixels = torch.minimum(pixels, last_pixel)
+        four = _four(self.canvas.with_pixels(planes), pixels, self.extent)
         # The alternating bias rounds halves up and down equally often.
-        bias = torch.where(index[: self.extent[1]] % 2 == 0, self.tall - 1, 2)
+        is_even = index[:w] % 2 == 0
+        bias = torch.where(is_even, self.row_step - 1, 2)
+        total = four.sum((3, 5))
         return torch.floor((total + bias) / 4.0)
 
     def upsample(self, samples: Tensor) -> Tensor:
@@ -154,26 +188,39 @@ class _Chroma:
         and all chroma without `smooth`.
         """
         H, W = self.canvas.pixels.shape[-2:]
+        h, w = self.extent
         index = torch.arange(max(H, W), device=samples.device)
         # Within the samples even if `halved` is wrong: a GPU fails on indices out of range.
-        last = torch.minimum(self.count, torch.where(self.is_width, *self.extent[::-1])) - 1
-        near = torch.minimum(index // self.step, last)
-        far = near
+        limit = torch.where(self.is_width, w, h)
+        last = torch.minimum(self.count, limit) - 1
+        nearest = torch.minimum(index // self.step, last)
+        second = nearest
         if self.smooth:
-            step = (self.step - 1) * (self.count[:, 1:] > 2)
-            far = torch.minimum((near + (2 * (index % 2) - 1) * step).clamp_min(0), last)
-        four = _four(self.canvas.with_pixels(samples), torch.stack((near, far), 3), (H, W))
-        total = (four * _sixteenths(four.device)).sum((3, 5))
+            has_neighbours = self.count[:, 1:] > 2
+            side = 2 * (index % 2) - 1  # an even pixel lies before its sample, an odd one after
+            second = nearest + side * ((self.step - 1) * has_neighbours)
+            second = torch.minimum(second.clamp_min(0), last)
+        places = torch.stack((nearest, second), 3)
+        four = _four(self.canvas.with_pixels(samples), places, (H, W))
+        weighted = four * _sixteenths(four.device)
+        total = weighted.sum((3, 5))
         # Alternating again; 4:2:2 rounds quarters, with the opposite bias.
-        bias = torch.where(index[:W] % 2 == 0, 4 * self.tall, 9 - self.tall)
+        is_even = index[:W] % 2 == 0
+        bias = torch.where(is_even, 4 * self.row_step, 9 - self.row_step)
         return torch.floor((total + bias) / 16.0)
 
 
-def _four(canvas: Canvas, places: Tensor, extent: tuple[int, int]) -> Tensor:
+def _four(canvas: Canvas, places: Tensor, extent: Size) -> Tensor:
     """Gather (B, C, h, 2, w, 2) from two rows and two columns each, (B, 2, n, 2)."""
     h, w = extent
     four = canvas.gather(places.flatten(2), (2 * h, 2 * w))
-    return four.view(*four.shape[:2], h, 2, w, 2)
+    B, C = four.shape[:2]
+    return four.view(B, C, h, 2, w, 2)
+
+
+def _divided_up(n: Any, divisor: Any) -> Any:
+    """Divide integers or tensors of them, rounding up."""
+    return (n + divisor - 1) // divisor
 
 
 def _quantise_blocks(blocks: Tensor, steps: Tensor) -> Tensor:
@@ -186,13 +233,18 @@ def _quantise_blocks(blocks: Tensor, steps: Tensor) -> Tensor:
     dct = _dct(blocks.device)
     # Each pass works along the last axis, so blocks are transposed between passes.
     rows = _transformed(blocks, dct.T, 11)
-    coefficients = _transformed(rows.transpose(-1, -2), dct.T, 15)
+    columns = rows.transpose(-1, -2)
+    coefficients = _transformed(columns, dct.T, 15)
+
+    # The transform has 8 times the scale of the steps.
     steps = steps.to(coefficients.dtype)
-    halves = coefficients.sign() * (4 * steps)  # away from 0
-    quantised = (coefficients + halves).div(8 * steps, rounding_mode="trunc")
+    half_steps = coefficients.sign() * (4 * steps)  # away from 0
+    quantised = (coefficients + half_steps).div(8 * steps, rounding_mode="trunc")
+
     columns = _transformed(quantised * steps, dct, 11)
-    decoded = _transformed(columns.transpose(-1, -2), dct, 18)
-    return decoded.clamp(-128, 127).float()
+    rows = columns.transpose(-1, -2)
+    pixels = _transformed(rows, dct, 18)
+    return pixels.clamp(-128, 127).float()
 
 
 def _transformed(x: Tensor, matrix: Tensor, bits: int) -> Tensor:
@@ -203,22 +255,28 @@ def _transformed(x: Tensor, matrix: Tensor, bits: int) -> Tensor:
     """
     if torch.compiler.is_compiling():
         products = x.int().unsqueeze(-1) * matrix.int()
-        return (products.sum(-2, dtype=torch.int32) + (1 << (bits - 1))) >> bits
-    return torch.floor(x.double() @ (matrix * 2.0**-bits) + 0.5)
+        sums = products.sum(-2, dtype=torch.int32)
+        half = 1 << (bits - 1)
+        return (sums + half) >> bits
+    scaled = matrix * 2.0**-bits
+    return torch.floor(x.double() @ scaled + 0.5)
 
 
 def _converted(planes: Tensor, matrix: Tensor) -> Tensor:
     """Multiply the channels (B, K, H, W) by (C, K + 1), add the last column and round down."""
     matrix = matrix.view(*matrix.shape, 1, 1)
-    return torch.floor((planes.unsqueeze(1) * matrix[:, :-1]).sum(2) + matrix[:, -1])
+    factors = matrix[:, :-1]
+    offsets = matrix[:, -1]
+    products = planes.unsqueeze(1) * factors
+    return torch.floor(products.sum(2) + offsets)
 
 
 def _quantisation_steps(quality: Tensor) -> Tensor:
     """Return the (B, 2, 8, 8) int64 quantisation of luma and chroma, transposed."""
     percent = torch.where(quality < 50, 5000 // quality, 200 - 2 * quality)
-    base = _base_steps(quality.device)
+    percent = percent.view(-1, 1, 1, 1)
     # In integers: an inexact float32 division could round to another step.
-    scaled = (base * percent.view(-1, 1, 1, 1) + 50) // 100
+    scaled = (_base_steps(quality.device) * percent + 50) // 100
     return scaled.clamp(1, 255)
 
 
@@ -241,26 +299,31 @@ def _sixteenths() -> Tensor:
 def _dct() -> Tensor:
     """Return the DCT matrix (8, 8) float64."""
     left = torch.tensor(_DCT, dtype=torch.float64)
-    signs = 1.0 - 2.0 * (torch.arange(8) % 2).double().unsqueeze(1)
-    return torch.cat([left, signs * left.flip(1)], 1)
+    is_odd = torch.arange(8) % 2
+    signs = 1.0 - 2.0 * is_odd.double().unsqueeze(1)
+    right = signs * left.flip(1)
+    return torch.cat([left, right], 1)
 
 
 @constant
 def _base_steps() -> Tensor:
     """Return the quantisation at quality 50, (2, 8, 8) int64, transposed."""
-    return torch.tensor([_LUMA, _CHROMA]).transpose(-1, -2).contiguous()
+    steps = torch.tensor([_LUMA, _CHROMA])
+    return steps.transpose(-1, -2).contiguous()
 
 
 def _to_blocks(planes: Tensor) -> Tensor:
     """Cut (B, C, H, W), multiples of 8, into (B, N, 8, 8)."""
     B, C, H, W = planes.shape
-    return planes.reshape(B, C, H // 8, 8, W // 8, 8).transpose(3, 4).reshape(B, -1, 8, 8)
+    split = planes.reshape(B, C, H // 8, 8, W // 8, 8)
+    return split.transpose(3, 4).reshape(B, -1, 8, 8)
 
 
 def _from_blocks(blocks: Tensor, shape: torch.Size) -> Tensor:
     """Join (B, N, 8, 8) to (B, C, H, W)."""
     B, C, H, W = shape
-    return blocks.reshape(B, C, H // 8, W // 8, 8, 8).transpose(3, 4).reshape(shape)
+    grid = blocks.reshape(B, C, H // 8, W // 8, 8, 8)
+    return grid.transpose(3, 4).reshape(shape)
 
 
 class JPEG(Stage):
@@ -290,7 +353,7 @@ class JPEG(Stage):
 
     def __init__(
         self,
-        quality: tuple[int, int] = (30, 95),
+        quality: IntegerRange = (30, 95),
         subsampling: dict[Subsampling, float] = {"4:2:0": 1.0},  # noqa: B006  (never changed)
         smooth_chroma: bool = True,
     ) -> None:
@@ -302,34 +365,48 @@ class JPEG(Stage):
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `quality` and `subsampling` (index of `SUBSAMPLINGS`), (B,) int each."""
-        low, high = self.quality
+        lowest, highest = self.quality
+        indices = np.arange(len(SUBSAMPLINGS))
         return {
-            "quality": draws.integers(low, high + 1),
-            "subsampling": draws.choice(np.arange(len(SUBSAMPLINGS)), self.subsampling),
+            "quality": draws.integers(lowest, highest + 1),
+            "subsampling": draws.choice(indices, self.subsampling),
         }
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Code (B, 3, H, W) of any values; the output holds multiples of 1/255."""
         if x.device.type != "cpu":
             return self.on_canvas(Canvas.of(x), params).pixels
-        qualities, subsamplings = params["quality"].tolist(), params["subsampling"].tolist()
+        qualities = params["quality"].tolist()
+        indices = params["subsampling"].tolist()
         images = []
-        for image, quality, number in zip(x, qualities, subsamplings, strict=True):
-            name = SUBSAMPLINGS[number]
-            coded = encode_decode(to_bytes(image), quality, name, self.smooth_chroma)
-            images.append(from_bytes(coded, x))
-        return images[0] if len(images) == 1 else torch.cat(images)
+        for image, quality, index in zip(x, qualities, indices, strict=True):
+            subsampling = SUBSAMPLINGS[index]
+            pixels = encode_decode(to_bytes(image), quality, subsampling, self.smooth_chroma)
+            images.append(from_bytes(pixels, x))
+        if len(images) == 1:  # without a copy
+            return images[0]
+        return torch.cat(images)
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Code all images at once in torch, with subsamplings that this stage can draw."""
-        possible = [name for name, p in zip(SUBSAMPLINGS, self.subsampling, strict=True) if p > 0]
-        halved = (all(name == "4:2:0" for name in possible), "4:4:4" not in possible)
-        quality, subsampling = params["quality"], params["subsampling"]
-        return canvas.with_pixels(jpeg(canvas, quality, subsampling, halved, self.smooth_chroma))
+        probabilities = dict(zip(SUBSAMPLINGS, self.subsampling, strict=True))
+        halved_rows = probabilities["4:4:4"] == probabilities["4:2:2"] == 0.0
+        halved_columns = probabilities["4:4:4"] == 0.0
+        pixels = jpeg(
+            canvas,
+            params["quality"],
+            params["subsampling"],
+            (halved_rows, halved_columns),
+            self.smooth_chroma,
+        )
+        return canvas.with_pixels(pixels)
 
 
 def encode_decode(
-    pixels: Bytes, quality: int, subsampling: str, smooth_chroma: bool = True
+    pixels: Bytes,
+    quality: int,
+    subsampling: str,
+    smooth_chroma: bool = True,
 ) -> Bytes:
     """Save (H, W, 3) uint8 as JPEG and load it by the fastest exact codec.
 
@@ -339,13 +416,14 @@ def encode_decode(
     import cv2
     import simplejpeg
 
+    digits = subsampling.replace(":", "")
     settings = [
         cv2.IMWRITE_JPEG_QUALITY,
         quality,
         cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
-        getattr(cv2, f"IMWRITE_JPEG_SAMPLING_FACTOR_{subsampling.replace(':', '')}"),
+        getattr(cv2, f"IMWRITE_JPEG_SAMPLING_FACTOR_{digits}"),
     ]
-    written, file = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), settings)
-    if not written:
-        raise RuntimeError(f"OpenCV could not write a JPEG of {pixels.shape}")
-    return cast(Bytes, simplejpeg.decode_jpeg(file, fastupsample=not smooth_chroma))
+    bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    _, file = cv2.imencode(".jpg", bgr, settings)
+    decoded = simplejpeg.decode_jpeg(file, fastupsample=not smooth_chroma)
+    return cast(Bytes, decoded)

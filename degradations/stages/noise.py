@@ -17,20 +17,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from degradations.base import Canvas, Stage, check_range, each_image
+from degradations.base import Canvas, Range, Stage, check_range, each_image
 from degradations.device import constant
 from degradations.draws import GAMMA, MULTIPLIERS, SHIFTS, Draws, Params, per_image
 from files.numbers import UnitInterval
 
 _NORMAL_BITS = 15  # of the indices of normal quantiles
+_LUMA = (0.2989, 0.587, 0.114)  # of torchvision, which the released code of Real-ESRGAN calls
+_BITS = 11  # of the indices of Poisson quantiles
+_POWERS = 9  # 1, 2, 4, ..., 256 levels
 _hash_everywhere = False
 
 
 @contextmanager
 def hashed_fields() -> Iterator[None]:
-    """Hash on the CPU, too, to compare it with a GPU, or to compare the executors."""
+    """Hash the fields on the CPU as well, to compare it with a GPU, or the two executors."""
     global _hash_everywhere
-    before, _hash_everywhere = _hash_everywhere, True
+    before = _hash_everywhere
+    _hash_everywhere = True
     try:
         yield
     finally:
@@ -51,12 +55,17 @@ def seeded_randn_like(x: Tensor, seeds: Tensor) -> Tensor:
     generator = torch.Generator()
     for field, seed in zip(fields, seeds.tolist(), strict=True):
         # The generator reads 32 bits of its seed: fold in the upper half.
-        folded = (seed ^ (seed >> 32)) & 0xFFFFFFFF
-        field.normal_(generator=generator.manual_seed(folded))
+        generator.manual_seed((seed ^ (seed >> 32)) & 0xFFFFFFFF)
+        field.normal_(generator=generator)
     return fields.to(x.dtype)
 
 
-def seeded_integers_like(x: Tensor, seeds: Tensor, bits: int, grey: Tensor | None = None) -> Tensor:
+def seeded_integers_like(
+    x: Tensor,
+    seeds: Tensor,
+    bits: int,
+    grey: Tensor | None = None,
+) -> Tensor:
     """Return uniform int32 in [0, 2**bits), of the shape and device of `x`.
 
     Args:
@@ -68,15 +77,23 @@ def seeded_integers_like(x: Tensor, seeds: Tensor, bits: int, grey: Tensor | Non
     if x.device.type != "cpu" or _hash_everywhere:
         return hashed_integers(x.shape, seeds, bits, grey)
     size = math.prod(x.shape[1:])
-    # SFC64, whose words NumPy keeps stable; takes half the time of torch's `random_`.
-    generators = [np.random.SFC64(seed & 0xFFFFFFFFFFFFFFFF) for seed in seeds.tolist()]
-    words = [generator.random_raw(-(-size // 4)) for generator in generators]
-    halves = torch.from_numpy(words[0] if len(words) == 1 else np.stack(words)).view(torch.int16)
-    picked = halves.bitwise_and_((1 << bits) - 1).view(len(x), -1)[:, :size]
-    return picked.to(torch.int32).view(x.shape)
+    words = []
+    for seed in seeds.tolist():
+        # SFC64, whose words NumPy keeps stable; takes half the time of torch's `random_`.
+        generator = np.random.SFC64(seed & 0xFFFFFFFFFFFFFFFF)
+        words.append(generator.random_raw(-(-size // 4)))
+    stacked = words[0] if len(words) == 1 else np.stack(words)
+    parts = torch.from_numpy(stacked).view(torch.int16)  # four of each word
+    integers = parts.bitwise_and_((1 << bits) - 1)
+    integers = integers.view(len(x), -1)[:, :size]
+    return integers.to(torch.int32).view(x.shape)
 
 
-def quick_randn_like(x: Tensor, seeds: Tensor, grey: Tensor | None = None) -> Tensor:
+def quick_randn_like(
+    x: Tensor,
+    seeds: Tensor,
+    grey: Tensor | None = None,
+) -> Tensor:
     """Return noise as `seeded_randn_like`, from a table of 32,768 quantiles, for 8-bit images.
 
     Mean 0 and variance 1 are exact; the rarest 1 in 65,536 on either side (beyond 4.17 standard
@@ -91,19 +108,27 @@ def quick_randn_like(x: Tensor, seeds: Tensor, grey: Tensor | None = None) -> Te
     Returns:
         float32, of x's shape.
     """
-    places = seeded_integers_like(x, seeds, _NORMAL_BITS, grey)
-    return _normal_quantiles(x.device).index_select(0, places.view(-1)).view(places.shape)
+    indices = seeded_integers_like(x, seeds, _NORMAL_BITS, grey)
+    table = _normal_quantiles(x.device)
+    quantiles = table.index_select(0, indices.view(-1))
+    return quantiles.view(indices.shape)
 
 
 @constant
 def _normal_quantiles() -> Tensor:
-    middles = (torch.arange(1 << _NORMAL_BITS, dtype=torch.float64) + 0.5) / (1 << _NORMAL_BITS)
-    quantiles = torch.special.ndtri(middles)
-    return (quantiles / quantiles.square().mean().sqrt()).float()
+    count = 1 << _NORMAL_BITS
+    index = torch.arange(count, dtype=torch.float64)
+    probabilities = (index + 0.5) / count
+    quantiles = torch.special.ndtri(probabilities)
+    std = quantiles.square().mean().sqrt()
+    return (quantiles / std).float()
 
 
 def hashed_integers(
-    shape: torch.Size, seeds: Tensor, bits: int, grey: Tensor | None = None
+    shape: torch.Size,
+    seeds: Tensor,
+    bits: int,
+    grey: Tensor | None = None,
 ) -> Tensor:
     """Return (B, C, H, W) int32 in [0, 2**bits) on the seeds' device; no synchronisation.
 
@@ -111,15 +136,20 @@ def hashed_integers(
     and column, not from the size of the canvas.
     """
     _, C, H, W = shape
-    row, column = (torch.arange(n, device=seeds.device) for n in (H, W))
-    place = (row << 32).view(-1, 1) + column
-    # An odd factor of its own, so that consecutive seeds are not neighbouring places.
-    starts = (seeds * signed(MULTIPLIERS[1]) + signed(GAMMA)).view(-1, 1, 1, 1)
-    words = mixed(starts + place * signed(GAMMA))
-    shift = torch.arange(0, 64, 16, device=seeds.device)[:C].view(-1, 1, 1)
+    row = torch.arange(H, device=seeds.device).view(-1, 1)
+    column = torch.arange(W, device=seeds.device)
+    position = (row << 32) + column
+    # An odd factor of the seeds, so that consecutive ones are not neighbouring positions.
+    starts = seeds * signed(MULTIPLIERS[1]) + signed(GAMMA)
+    starts = starts.view(-1, 1, 1, 1)
+    words = mixed(starts + position * signed(GAMMA))
+    shifts = torch.arange(0, 64, 16, device=seeds.device)
+    shift = shifts[:C].view(-1, 1, 1)
     if grey is not None:  # all channels are the first one
-        shift = shift * grey.logical_not().view(-1, 1, 1, 1)
-    return ((words >> shift) & ((1 << bits) - 1)).to(torch.int32)
+        is_coloured = grey.logical_not().view(-1, 1, 1, 1)
+        shift = shift * is_coloured
+    mask = (1 << bits) - 1
+    return ((words >> shift) & mask).to(torch.int32)
 
 
 def signed(word: int) -> int:
@@ -131,13 +161,10 @@ def mixed(words: Tensor) -> Tensor:
     """Compute `draws.mix` on int64 tensors."""
     for shift, multiplier in zip(SHIFTS, (*MULTIPLIERS, 1), strict=True):
         # >> copies the sign of an int64: mask it for a logical shift.
-        words = (words ^ ((words >> shift) & ((1 << (64 - shift)) - 1))) * signed(multiplier)
+        mask = (1 << (64 - shift)) - 1
+        shifted = (words >> shift) & mask
+        words = (words ^ shifted) * signed(multiplier)
     return words
-
-
-_LUMA = (0.2989, 0.587, 0.114)  # of torchvision, which the released code of Real-ESRGAN calls
-_BITS = 11  # of the indices of Poisson quantiles
-_POWERS = 9  # 1, 2, 4, ..., 256 levels
 
 
 class GaussianNoise(Stage):
@@ -155,11 +182,15 @@ class GaussianNoise(Stage):
     """
 
     def __init__(
-        self, sigma: tuple[float, float] = (1.0, 30.0), grey: UnitInterval = 0.0, clip: bool = True
+        self,
+        sigma: Range = (1.0, 30.0),
+        grey: UnitInterval = 0.0,
+        clip: bool = True,
     ) -> None:
         super().__init__()
         self.sigma = check_range(sigma, "sigma", low=0.0)
-        self.grey, self.clip = grey, clip
+        self.grey = grey
+        self.clip = clip
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `levels` in 8-bit levels, `field_seeds` and `grey`, (B,) each."""
@@ -172,19 +203,21 @@ class GaussianNoise(Stage):
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Add its field to each image, (B, C, H, W)."""
         field = _field(quick_randn_like, x, params)
-        return _add_noise(x, field.mul_(per_image(params["levels"] / 255, x)), self.clip)
+        sigma = per_image(params["levels"] / 255, x)
+        return _add_noise(x, field.mul_(sigma), self.clip)
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Add to the whole canvas: pixels outside an image have no meaning."""
-        return canvas.with_pixels(self(canvas.pixels, params))
+        noisy = self(canvas.pixels, params)
+        return canvas.with_pixels(noisy)
 
 
 class PoissonNoise(Stage):
-    """Replace each value by a random count of mean N times the value, divided by N.
+    """Replace each value by a Poisson count with mean N * value, divided by N.
 
     The variance is value / N. N is the number of different 8-bit values in the image, rounded up to
     a power of two: 256 for most photographs, fewer for flat ones, whose noise is stronger. The
-    noise is found for values rounded to 8 bits, and added to the unrounded ones.
+    noise is drawn for values rounded to 8 bits, and added to the unrounded ones.
 
     Counts come from tables of 2048 quantiles for each of the 256 values. Compared with the exact
     distribution, the mean is off by at most 0.0004 standard deviations and the variance by at most
@@ -207,13 +240,14 @@ class PoissonNoise(Stage):
 
     def __init__(
         self,
-        strength: tuple[float, float] = (0.05, 3.0),
+        strength: Range = (0.05, 3.0),
         grey: UnitInterval = 0.0,
         clip: bool = True,
     ) -> None:
         super().__init__()
         self.strength = check_range(strength, "strength", low=0.0)
-        self.grey, self.clip = grey, clip
+        self.grey = grey
+        self.clip = clip
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `strength`, `field_seeds` and `grey`, (B,) each."""
@@ -230,45 +264,64 @@ class PoissonNoise(Stage):
         if len(x) > 1:
             return each_image(self, x, params)
         source = _luma(x) if params["grey"] else x
-        values = source.detach().contiguous().mul(255.0).round_().clamp_(0.0, 255.0)
-        # One integer per pixel, in place: value in the upper bits, random bits in the lower.
-        places = values.int()
-        power = _power_above(places)
-        places.bitwise_left_shift_(_BITS)
-        places.add_(seeded_integers_like(places, params["field_seeds"], _BITS))
-        counts = _poisson_table(power).index_select(0, places.view(-1)).view(places.shape)
+        levels = source.detach().contiguous().mul(255.0)
+        levels.round_().clamp_(0.0, 255.0)
+        # One integer per pixel, in place: the level in the upper bits, random bits in the lower.
+        indices = levels.int()
+        power = _power_above(indices)
+        indices.bitwise_left_shift_(_BITS)
+        indices.add_(seeded_integers_like(indices, params["field_seeds"], _BITS))
+        table = _poisson_table(power)
+        counts = table.index_select(0, indices.view(-1))
+        counts = counts.view(indices.shape)
+        # strength (counts / N - levels / 255), in place.
         strength = float(params["strength"])
-        noise = values.mul_(-strength / 255.0).add_(counts, alpha=strength / (1 << power))
+        noise = levels.mul_(-strength / 255.0)
+        noise.add_(counts, alpha=strength / (1 << power))
         return _add_noise(x, noise, self.clip)
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Add noise to all images; N does not count values outside an image."""
         x = canvas.pixels
-        source = torch.where(params["grey"].view(-1, 1, 1, 1), _luma(x), x)
-        rounded = source.detach().mul(255.0).round().clamp(0.0, 255.0)
-        values = rounded.long()
-        # A 257th value for pixels outside; repeated writes into `seen` all write 1.
-        counted = torch.where(canvas.inside(), values, 256).flatten(1)
-        seen = torch.zeros(len(x), 257, dtype=torch.int64, device=x.device)
-        count = seen.scatter(1, counted, 1)[:, :256].sum(1, keepdim=True)
-        powers = 1 << torch.arange(_POWERS - 1, device=x.device)
-        power = (count > powers).sum(1).view(-1, 1, 1, 1)
-        field = _field(functools.partial(seeded_integers_like, bits=_BITS), x, params)
-        places = ((power * 256 + values) << _BITS) + field
-        counts = _poisson_tables(x.device)[places] / (1 << power)
-        noise = (counts - rounded / 255.0) * per_image(params["strength"], x)
+        is_grey = params["grey"].view(-1, 1, 1, 1)
+        source = torch.where(is_grey, _luma(x), x)
+        rounded = source.detach().mul(255.0).round()
+        rounded = rounded.clamp(0.0, 255.0)
+        levels = rounded.long()
+
+        # Pixels outside get a 257th level; repeated writes into `occurs` all write 1.
+        inside = torch.where(canvas.inside(), levels, 256)
+        occurs = torch.zeros(len(x), 257, dtype=torch.int64, device=x.device)
+        occurs = occurs.scatter(1, inside.flatten(1), 1)
+        count = occurs[:, :256].sum(1, keepdim=True)
+        powers_of_two = 1 << torch.arange(_POWERS - 1, device=x.device)
+        power = (count > powers_of_two).sum(1)
+        power = power.view(-1, 1, 1, 1)
+
+        random_integers = functools.partial(seeded_integers_like, bits=_BITS)
+        random_bits = _field(random_integers, x, params)
+        indices = ((power * 256 + levels) << _BITS) + random_bits
+        counts = _poisson_tables(x.device)[indices]
+        noisy = counts / (1 << power)
+        strength = per_image(params["strength"], x)
+        noise = (noisy - rounded / 255.0) * strength
         return canvas.with_pixels(_add_noise(x, noise, self.clip))
 
 
 def _field(make: Callable[..., Tensor], x: Tensor, params: Params) -> Tensor:
     """Return `make(x, seeds)` of x's shape, the same in all channels if `grey`."""
-    seeds, grey = params["field_seeds"], params["grey"]
+    seeds = params["field_seeds"]
+    grey = params["grey"]
     if x.device.type != "cpu" or _hash_everywhere:
         return make(x, seeds, grey=grey)
+    first_channel = x[:, :1]
     if len(x) == 1:
-        return make(x[:, :1] if grey else x, seeds)
+        return make(first_channel if grey else x, seeds)
     # A generator's fields of another size differ in the last 16 values.
-    return torch.where(per_image(grey, x) > 0, make(x[:, :1], seeds), make(x, seeds))
+    grey_fields = make(first_channel, seeds)
+    fields = make(x, seeds)
+    is_grey = per_image(grey, x) > 0
+    return torch.where(is_grey, grey_fields, fields)
 
 
 def _add_noise(x: Tensor, noise: Tensor, clip: bool) -> Tensor:
@@ -281,8 +334,11 @@ def _luma(x: Tensor) -> Tensor:
     """Return the luma of (B, 3, H, W), or the channel of (B, 1, H, W), as (B, 1, H, W)."""
     if x.shape[1] != 3:
         return x[:, :1]
-    r, g, b = x.chunk(3, 1)
-    return (r * _LUMA[0]).add(g, alpha=_LUMA[1]).add(b, alpha=_LUMA[2])
+    red, green, blue = x.chunk(3, 1)
+    red_weight, green_weight, blue_weight = _LUMA
+    luma = red * red_weight
+    luma = luma.add(green, alpha=green_weight)
+    return luma.add(blue, alpha=blue_weight)
 
 
 def _power_above(values: Tensor) -> int:
@@ -290,12 +346,15 @@ def _power_above(values: Tensor) -> int:
     flat = values.view(-1)
     # More than 128 in a part already give e = 8: counting all takes many times as long, and sorting
     # them (`unique`) hundreds of times.
-    count = _count_different(flat[:: max(1, len(flat) // 4096)])
-    return _POWERS - 1 if count > 128 else (_count_different(flat) - 1).bit_length()
+    part = flat[:: max(1, len(flat) // 4096)]
+    if _count_different(part) > 128:
+        return _POWERS - 1
+    return (_count_different(flat) - 1).bit_length()
 
 
 def _count_different(values: Tensor) -> int:
-    return int(torch.bincount(values, minlength=256).count_nonzero())
+    histogram = torch.bincount(values, minlength=256)
+    return int(histogram.count_nonzero())
 
 
 @functools.lru_cache(maxsize=_POWERS)  # 1 MB each
@@ -303,15 +362,20 @@ def _poisson_table(power: int) -> Tensor:
     """Return (256 << _BITS,) int16, the counts at equally likely quantiles of each value."""
     N = 1 << power
     mean = np.arange(256)[:, None] / 255 * N
-    count = np.arange(1, math.ceil(N + 10 * math.sqrt(N) + 12))
+    highest = N + 10 * math.sqrt(N) + 12
+    count = np.arange(1, math.ceil(highest))
     # Recursion of probabilities: p(k) = p(k - 1) mean / k.
-    sums = np.concatenate((np.exp(-mean), mean / count), axis=1).cumprod(axis=1).cumsum(axis=1)
+    p_zero = np.exp(-mean)
+    factors = np.concatenate((p_zero, mean / count), axis=1)
+    cumulative = factors.cumprod(axis=1).cumsum(axis=1)
     quantiles = (np.arange(1 << _BITS) + 0.5) / (1 << _BITS)
-    counts = np.stack([np.searchsorted(row, quantiles) for row in sums])
-    return torch.from_numpy(counts.astype(np.int16).reshape(-1))
+    counts = [np.searchsorted(row, quantiles) for row in cumulative]
+    table = np.concatenate(counts).astype(np.int16)
+    return torch.from_numpy(table)
 
 
 @constant
 def _poisson_tables() -> Tensor:
     """Return (9 * 256 << _BITS,) int16, the tables of all powers, 9 MB."""
-    return torch.cat([_poisson_table(power) for power in range(_POWERS)])
+    tables = [_poisson_table(power) for power in range(_POWERS)]
+    return torch.cat(tables)

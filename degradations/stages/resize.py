@@ -10,14 +10,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from degradations.base import Canvas, Stage, alike, check_range, each_image, rounded_up
+from degradations.base import Canvas, Range, Size, Stage, alike, check_range, each_image, rounded_up
 from degradations.draws import Draws, Params, check_probabilities
 from files.numbers import PositiveFloat, UnitInterval
 
@@ -26,11 +26,24 @@ Mode: TypeAlias = Literal["area", "bilinear", "bicubic", "nearest", "lanczos"]
 #: Modes by the numbers in recorded parameters, independent of the modes of a stage.
 MODES: tuple[Mode, ...] = get_args(Mode)
 Modes: TypeAlias = tuple[Mode, ...] | dict[Mode, float]
+Taps: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
 Bags: TypeAlias = tuple[Tensor, Tensor, Tensor]
+Kernel: TypeAlias = Callable[[Any], Any]  # of distances
+Kernels: TypeAlias = dict[Mode, Kernel]
 Matrices: TypeAlias = tuple[Tensor, Tensor]  # for rows and for columns
 
+# Modes for which OpenCV's results equal ours (its area differs by up to half of white).
+_OPENCV = {"bilinear": "INTER_LINEAR", "bicubic": "INTER_CUBIC"}
+_OPENCV_SIDE = 512  # its coordinates are too coarse for 1e-5 beyond
+_ALIGNMENT = 16  # of canvas sides, so that few kernels are compiled; suits matrix products
 
-def resample(x: Tensor, size: Sequence[int], mode: Mode, antialias: bool = False) -> Tensor:
+
+def resample(
+    x: Tensor,
+    size: Sequence[int],
+    mode: Mode,
+    antialias: bool = False,
+) -> Tensor:
     """Resample images of one size to another size.
 
     ``area``: the mean of the pixels [floor(i n / m), ceil((i + 1) n / m)), as in
@@ -50,23 +63,26 @@ def resample(x: Tensor, size: Sequence[int], mode: Mode, antialias: bool = False
 
     """
     h, w = size
-    H, W = x.shape[-2:]
+    B, C, H, W = x.shape
     if (h, w) == (H, W):
         return x
     if x.device.type != "cpu":
-        canvas, sizes = Canvas.of(x), alike((h, w), len(x), x.device)
-        return resample_canvas(canvas, sizes, mode, antialias, (h, w)).pixels
+        sizes = alike((h, w), B, x.device)
+        canvas = resample_canvas(Canvas.of(x), sizes, mode, antialias, (h, w))
+        return canvas.pixels
     planes = x.reshape(-1, H, W)
-    small = max(H, W, h, w) <= _OPENCV_SIDE
-    if small and mode in _OPENCV and not (antialias or x.requires_grad) and x.dtype == _OPENCV_TYPE:
-        return _by_opencv(planes, (h, w), mode).view(*x.shape[:2], h, w)
+    is_small = max(H, W, h, w) <= _OPENCV_SIDE
+    is_plain = mode in _OPENCV and not antialias
+    if is_small and is_plain and x.dtype == torch.float32 and not x.requires_grad:
+        resized = _by_opencv(planes, (h, w), mode)
+        return resized.view(B, C, h, w)
     if h < H:  # rows first, so that less is transposed
         planes = _resampled_rows(planes, h, mode, antialias)
     if w != W:
         planes = _resampled_columns(planes, w, mode, antialias)
     if h > H:
         planes = _resampled_rows(planes, h, mode, antialias)
-    return planes.view(*x.shape[:2], h, w)
+    return planes.view(B, C, h, w)
 
 
 def resample_canvas(
@@ -74,7 +90,7 @@ def resample_canvas(
     sizes: Tensor,
     modes: Tensor | Mode,
     antialias: Tensor | bool,
-    extent: tuple[int, int],
+    extent: Size,
 ) -> Canvas:
     """Resample each image to its own size by its own kernel, by two matrix products.
 
@@ -92,7 +108,7 @@ def resample_canvas(
     return _resampled_by(matrices, canvas, sizes)
 
 
-def shrink_canvas(canvas: Canvas, size: tuple[int, int]) -> Tensor:
+def shrink_canvas(canvas: Canvas, size: Size) -> Tensor:
     """Resize images of differing sizes to one size as `bicubic.resize`, clamped after each pass.
 
     Args:
@@ -103,9 +119,9 @@ def shrink_canvas(canvas: Canvas, size: tuple[int, int]) -> Tensor:
         (B, C, h, w) in [0, 1].
     """
     sizes = alike(size, len(canvas.pixels), canvas.pixels.device)
-    rows, columns = _matrices(canvas, sizes, size, "bicubic", True)
-    narrow = _by_columns(canvas.pixels, columns).clamp(0.0, 1.0)
-    return _by_rows(rows, narrow).clamp(0.0, 1.0)
+    row_matrices, column_matrices = _matrices(canvas, sizes, size, "bicubic", True)
+    narrow = _by_columns(canvas.pixels, column_matrices).clamp(0.0, 1.0)
+    return _by_rows(row_matrices, narrow).clamp(0.0, 1.0)
 
 
 # Kernels are functions of the distance in pixels (new pixels if antialiased), 0 beyond their
@@ -119,103 +135,155 @@ def _triangle(d: Any) -> Any:
 
 
 def _cubic(a: float, d: Any) -> Any:
-    near, far = _triangle(d), (2 - abs(d)).clip(0, None)
-    return a * far * far * (1 - far) + near * near * (4 * a + 3 - 2 * near)
+    near = _triangle(d)
+    far = (2 - abs(d)).clip(0, None)
+    centre = near * near * (4 * a + 3 - 2 * near)
+    return a * far * far * (1 - far) + centre
 
 
 def _lanczos(d: Any) -> Any:
-    sinc: Callable[[Any], Any] = torch.sinc if isinstance(d, Tensor) else np.sinc
-    return sinc(d) * sinc(d / 3) * (abs(d) < 3)
+    sinc: Kernel = torch.sinc if isinstance(d, Tensor) else np.sinc
+    inside = abs(d) < 3
+    return sinc(d) * sinc(d / 3) * inside
 
 
-_PLAIN: dict[Mode, tuple[Callable[[Any], Any], int]] = {
-    "bilinear": (_triangle, 1),
-    "bicubic": (functools.partial(_cubic, -0.75), 2),
-    "nearest": (_box, 1),
+_PLAIN: Kernels = {
+    "bilinear": _triangle,
+    "bicubic": functools.partial(_cubic, -0.75),
+    "nearest": _box,
 }
-_ANTIALIASED: dict[Mode, tuple[Callable[[Any], Any], int]] = {
-    "bilinear": (_triangle, 1),
-    "bicubic": (functools.partial(_cubic, -0.5), 2),
-    "lanczos": (_lanczos, 3),
+_ANTIALIASED: Kernels = {
+    "bilinear": _triangle,
+    "bicubic": functools.partial(_cubic, -0.5),
+    "lanczos": _lanczos,
+}
+_RADII: dict[Mode, int] = {
+    "bilinear": 1,
+    "bicubic": 2,
+    "lanczos": 3,
 }
 
 
-def _widened(mode: str, antialias: bool) -> bool:
-    return mode == "lanczos" or (antialias and mode in _ANTIALIASED)
-
-
-# On the CPU: OpenCV for equal results (its area differs from torch's by up to half of white).
-_OPENCV = {"bilinear": "INTER_LINEAR", "bicubic": "INTER_CUBIC"}
-_OPENCV_SIDE = 512  # its coordinates are too coarse for 1e-5 beyond
-_OPENCV_TYPE = torch.float32
-
-
-def _by_opencv(planes: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
+def _by_opencv(planes: Tensor, size: Size, mode: Mode) -> Tensor:
     import cv2
 
     h, w = size
+    interpolation = getattr(cv2, _OPENCV[mode])
+    sources = planes.contiguous().numpy()
     y = planes.new_empty(len(planes), h, w)
-    for plane, target in zip(planes.contiguous().numpy(), y.numpy(), strict=True):
-        cv2.resize(plane, (w, h), dst=target, interpolation=getattr(cv2, _OPENCV[mode]))
+    for plane, target in zip(sources, y.numpy(), strict=True):
+        cv2.resize(plane, (w, h), dst=target, interpolation=interpolation)
     return y
 
 
-# Otherwise T weighted pixels for each new one.
-def _taps(
-    n: int, m: int, mode: Mode, antialias: bool
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Return (m, T) indices of the n pixels of which each of m new ones consists, and weights."""
-    i = np.arange(m)[:, None]
+def _taps(n: int, m: int, mode: Mode, antialias: bool) -> Taps:
+    """Return the T source pixels of each of m target pixels, of n: indices and weights, (m, T)."""
     if mode == "nearest":
-        return (2 * i + 1) * n // (2 * m), np.ones((m, 1))
+        return _nearest_taps(n, m)
     if mode == "area":
-        low, high = i * n // m, -((i + 1) * -n // m)
-        index = low + np.arange((high - low).max())
-        return np.minimum(index, n - 1), (index < high) / (high - low)
-    if _widened(mode, antialias):
-        kernel, radius = _ANTIALIASED[mode]
-        wide = max(n / m, 1.0)
-        centre = (i + 0.5) * (n / m)
-        low = np.floor(centre - radius * wide + 0.5)
-        index = low + np.arange(math.ceil(2 * radius * wide) + 1)
-        weight = kernel((index + 0.5 - centre) / wide) * ((index >= 0) & (index < n))
-        weight /= weight.sum(1, keepdims=True)
-    else:
-        kernel, radius = _PLAIN[mode]
-        first, rest = np.divmod((2 * i + 1) * n - m, 2 * m)
-        step = np.arange(1 - radius, 1 + radius)
-        index, weight = first + step, kernel(step - rest / (2 * m))
-    return np.clip(index, 0, n - 1).astype(np.int64), weight
+        return _area_taps(n, m)
+    if mode == "lanczos" or antialias:
+        return _antialiased_taps(n, m, mode)
+    return _plain_taps(n, m, mode)
+
+
+def _nearest_taps(n: int, m: int) -> Taps:
+    i = np.arange(m)[:, None]
+    index = (2 * i + 1) * n // (2 * m)
+    return index, np.ones((m, 1))
+
+
+def _area_taps(n: int, m: int) -> Taps:
+    i = np.arange(m)[:, None]
+    start = i * n // m
+    stop = -((i + 1) * -n // m)  # rounded up
+    count = stop - start
+    index = start + np.arange(count.max())
+    weight = (index < stop) / count
+    return np.minimum(index, n - 1), weight
+
+
+def _antialiased_taps(n: int, m: int, mode: Mode) -> Taps:
+    kernel = _ANTIALIASED[mode]
+    radius = _RADII[mode]
+    width = max(n / m, 1.0)
+    i = np.arange(m)[:, None]
+    centre = (i + 0.5) * (n / m)
+    first = np.floor(centre - radius * width + 0.5)
+    count = math.ceil(2 * radius * width) + 1
+    index = first + np.arange(count)
+    inside = (index >= 0) & (index < n)
+    distance = (index + 0.5 - centre) / width
+    weight = kernel(distance) * inside
+    weight /= weight.sum(1, keepdims=True)
+    index = np.clip(index, 0, n - 1)
+    return index.astype(np.int64), weight
+
+
+def _plain_taps(n: int, m: int, mode: Mode) -> Taps:
+    kernel = _PLAIN[mode]
+    radius = _RADII[mode]
+    i = np.arange(m)[:, None]
+    numerator = (2 * i + 1) * n - m
+    below, rest = np.divmod(numerator, 2 * m)
+    step = np.arange(1 - radius, 1 + radius)
+    weight = kernel(step - rest / (2 * m))
+    index = np.clip(below + step, 0, n - 1)
+    return index.astype(np.int64), weight
 
 
 @functools.lru_cache(maxsize=1024)  # 10 kB each for crops, some hundred for whole images
 def _bags(n: int, m: int, mode: Mode, antialias: bool, planes: int) -> Bags:
     """Return `_taps` of `planes` stacked images in the form of `embedding_bag`."""
     index, weight = _taps(n, m, mode, antialias)
-    stacked = (index + n * np.arange(planes)[:, None, None]).reshape(-1)
+    first_pixels = n * np.arange(planes)[:, None, None]
+    indices = (index + first_pixels).reshape(-1)
     starts = np.arange(planes * m + 1) * index.shape[1]
-    weights = np.tile(weight.astype(np.float32).reshape(-1), planes)
-    return torch.from_numpy(stacked), torch.from_numpy(starts), torch.from_numpy(weights)
+    weight = weight.astype(np.float32)
+    weights = np.tile(weight.reshape(-1), planes)
+    return torch.from_numpy(indices), torch.from_numpy(starts), torch.from_numpy(weights)
 
 
-def _sum_bags(rows: Tensor, n: int, m: int, mode: Mode, antialias: bool) -> Tensor:
-    index, starts, weights = _bags(n, m, mode, antialias, len(rows) // n)
+def _sum_bags(
+    rows: Tensor,
+    n: int,
+    m: int,
+    mode: Mode,
+    antialias: bool,
+) -> Tensor:
+    planes = len(rows) // n
+    indices, starts, weights = _bags(n, m, mode, antialias, planes)
+    if rows.dtype != torch.float32:
+        weights = weights.to(rows.dtype)
     # As `functional.embedding_bag` (mode 0 sums) without its checks, which take as long.
-    weights = weights if rows.dtype == torch.float32 else weights.to(rows.dtype)
-    return torch.embedding_bag(rows, index, starts, False, 0, False, weights, True)[0]
+    sums, *_ = torch.embedding_bag(rows, indices, starts, False, 0, False, weights, True)
+    return sums
 
 
-def _resampled_rows(planes: Tensor, m: int, mode: Mode, antialias: bool) -> Tensor:
+def _resampled_rows(
+    planes: Tensor,
+    m: int,
+    mode: Mode,
+    antialias: bool,
+) -> Tensor:
     """Resample (P, H, W) to (P, m, W)."""
     P, H, W = planes.shape
-    return _sum_bags(planes.reshape(P * H, W), H, m, mode, antialias).view(P, m, W)
+    rows = planes.reshape(P * H, W)
+    resampled = _sum_bags(rows, H, m, mode, antialias)
+    return resampled.view(P, m, W)
 
 
-def _resampled_columns(planes: Tensor, m: int, mode: Mode, antialias: bool) -> Tensor:
+def _resampled_columns(
+    planes: Tensor,
+    m: int,
+    mode: Mode,
+    antialias: bool,
+) -> Tensor:
     """Resample (P, H, W) to (P, H, m)."""
     P, H, W = planes.shape
     columns = _transposed(planes.reshape(P * H, W))
-    return _transposed(_sum_bags(columns, W, m, mode, antialias)).view(P, H, m)
+    resampled = _sum_bags(columns, W, m, mode, antialias)
+    return _transposed(resampled).view(P, H, m)
 
 
 def _transposed(matrix: Tensor) -> Tensor:
@@ -228,33 +296,73 @@ def _transposed(matrix: Tensor) -> Tensor:
     return result
 
 
-# On a canvas each image has a matrix. Positions are integers and remainders, to be exact for sides
-# beyond 4096, where float32 would be 2e-4 pixels off.
-# Channels lie between rows and columns there: both products are then without a copy of a matrix
-# for each channel.
+# On a canvas, each image is resampled by its own matrices. Positions are integers with remainders,
+# because float32 would be 2e-4 pixels off for sides beyond 4096. Between the two products channels
+# lie between rows and columns, which spares a copy of the matrix for each channel.
 def _by_columns(pixels: Tensor, matrices: Tensor) -> Tensor:
     """Multiply (B, C, H, N) by (B, M, N) to (B, H, C, M)."""
     B, C, H, N = pixels.shape
     lines = pixels.transpose(1, 2).reshape(B, H * C, N)
-    return (lines @ matrices.transpose(1, 2)).view(B, H, C, -1)
+    products = lines @ matrices.transpose(1, 2)
+    return products.view(B, H, C, -1)
 
 
 def _by_rows(matrices: Tensor, pixels: Tensor) -> Tensor:
     """Multiply (B, M, N) by (B, N, C, W) to (B, C, M, W)."""
     B, N, C, W = pixels.shape
-    return (matrices @ pixels.view(B, N, C * W)).view(B, -1, C, W).transpose(1, 2)
+    lines = pixels.view(B, N, C * W)
+    products = matrices @ lines
+    return products.view(B, -1, C, W).transpose(1, 2)
 
 
 def _resampled_by(matrices: Matrices, canvas: Canvas, sizes: Tensor) -> Canvas:
-    rows, columns = matrices
-    pixels = _by_rows(rows, _by_columns(canvas.pixels, columns))
-    return Canvas(pixels, sizes, canvas.hr_size)
+    row_matrices, column_matrices = matrices
+    narrow = _by_columns(canvas.pixels, column_matrices)
+    return Canvas(_by_rows(row_matrices, narrow), sizes, canvas.hr_size)
+
+
+# REPLACE
+class _Grid(NamedTuple):
+    """Positions of pixels along both axes, rows and columns stacked as a batch of 2B.
+
+    source_side: (2B, 1, 1), sides of the images.
+    target_side: (2B, 1, 1), sides of the results.
+    source: (N,), indices of the images' pixels.
+    target: (2B, M, 1), indices of the results' pixels; the last one is repeated.
+    below: (2B, M, 1), the target's centres in source pixels, rounded down.
+    rest: (2B, M, 1) float32, what was rounded off.
+    """
+
+    source_side: Tensor
+    target_side: Tensor
+    source: Tensor
+    target: Tensor
+    below: Tensor
+    rest: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        canvas: Canvas,
+        sizes: Tensor,
+        extent: Size,
+    ) -> _Grid:
+        """Return the grid of a canvas and of results of these sizes on another one."""
+        H, W = canvas.pixels.shape[-2:]
+        source_side = canvas.sizes.t().reshape(-1, 1, 1)
+        target_side = sizes.t().reshape(-1, 1, 1)
+        source = torch.arange(max(H, W), device=sizes.device)
+        index = torch.arange(max(extent), device=sizes.device)
+        target = torch.minimum(index.view(-1, 1), target_side - 1)
+        numerator = (2 * target + 1) * source_side - target_side
+        below, rest = _divmod(numerator, 2 * target_side)
+        return cls(source_side, target_side, source, target, below, rest)
 
 
 def _matrices(
     canvas: Canvas,
     sizes: Tensor,
-    extent: tuple[int, int],
+    extent: Size,
     modes: Tensor | Mode,
     antialias: Tensor | bool,
     possible: Sequence[Mode] = MODES,
@@ -262,68 +370,114 @@ def _matrices(
     """Return (B, M, N) float32 for rows and for columns, which map the images to other sizes.
 
     Rows of a matrix beyond the size of the result repeat the last.
+
+    Args:
+        canvas: The images.
+        sizes: (B, 2), the sizes of the results.
+        extent: (H, W) of the results' canvas.
+        modes: (B,) indices of `MODES`, or one mode for all.
+        antialias: (B,) bool, or one for all.
+        possible: Modes that occur in `modes`; the fewer, the less work.
     """
-    mode: Any = modes
+    mode: Any
     if isinstance(modes, str):
-        mode, possible = MODES.index(modes), [modes]
-    # Of both axes together: half of the launches.
-    n, m = (part.t().reshape(-1, 1, 1) for part in (canvas.sizes, sizes))
-    mode, widen = (
-        x.repeat(2).view(-1, 1, 1) if isinstance(x, Tensor) else x for x in (mode, antialias)
-    )
-    device, (H, W) = sizes.device, canvas.pixels.shape[-2:]
-    i = torch.minimum(torch.arange(max(extent), device=device).view(-1, 1), m - 1)
-    j = torch.arange(max(H, W), device=device)
-    whole, rest = _divmod((2 * i + 1) * n - m, 2 * m)  # (2B, M, 1): the centre of a new pixel
+        mode = MODES.index(modes)
+        possible = [modes]
+    else:
+        mode = _for_both_axes(modes)
+    if isinstance(antialias, Tensor):
+        antialias = _for_both_axes(antialias)
+    # Both axes together: half of the launches.
+    grid = _Grid.of(canvas, sizes, extent)
 
-    plain = {
-        name: kernel
-        for name, (kernel, _) in _PLAIN.items()
-        if name in possible and not (antialias is True and name in _ANTIALIASED)
-    }
-    wide = {
-        name: kernel
-        for name, (kernel, _) in _ANTIALIASED.items()
-        if name in possible and (antialias is not False or name == "lanczos")
-    }
+    plain: Kernels = {}
+    for name, kernel in _PLAIN.items():
+        always_antialiased = antialias is True and name in _ANTIALIASED
+        if name in possible and not always_antialiased:
+            plain[name] = kernel
+    antialiased: Kernels = {}
+    for name, kernel in _ANTIALIASED.items():
+        never_antialiased = antialias is False and name != "lanczos"
+        if name in possible and not never_antialiased:
+            antialiased[name] = kernel
 
-    def is_mode(name: Mode) -> Tensor:
-        return mode == MODES.index(name)
-
-    def weights(d: Tensor, kernels: dict[Mode, Callable[[Any], Any]]) -> Tensor:
-        (_, kernel), *others = kernels.items()
-        result: Tensor = kernel(d)
-        for name, kernel in others:
-            result = torch.where(is_mode(name), kernel(d), result)
-        return result
-
-    matrix = torch.zeros((), device=device)
+    # Masks of images, and weights; later ones override earlier ones.
+    weights: list[tuple[Any, Tensor]] = []
     if plain:
-        steps = torch.arange(-1, 3, device=device)
-        pixels = torch.minimum((whole + steps).clamp_min(0), n - 1)  # beyond an edge: its pixel
-        taps = weights(steps - rest, plain)
-        for pixel, tap in zip(pixels.chunk(4, 2), taps.chunk(4, 2), strict=True):
-            matrix = torch.where(j == pixel, matrix + tap, matrix)
-    if wide:
-        weight = weights(((j - whole) - rest) / (n / m).clamp_min(1.0), wide) * (j < n)
-        weight = weight / weight.sum(2, keepdim=True)
-        chosen = is_mode("lanczos") | (widen & (is_mode("bilinear") | is_mode("bicubic")))
-        matrix = torch.where(chosen, weight, matrix) if plain or "area" in possible else weight
+        weights.append((True, _plain_matrix(grid, mode, plain)))
+    if antialiased:
+        is_lanczos = _is_mode(mode, "lanczos")
+        widens = _is_mode(mode, "bilinear") | _is_mode(mode, "bicubic")
+        mask = is_lanczos | (antialias & widens)
+        weights.append((mask, _antialiased_matrix(grid, mode, antialiased)))
     if "area" in possible:
-        low, high = i * n // m, (i * n + (n + m - 1)) // m
-        mean = ((j >= low) & (j < high)) / (high - low)
-        matrix = torch.where(is_mode("area"), mean, matrix) if plain or wide else mean
-    rows, columns = matrix.chunk(2)
-    return rows[:, : extent[0], :H], columns[:, : extent[1], :W]
+        weights.append((_is_mode(mode, "area"), _area_matrix(grid)))
+    (_, matrix), *others = weights
+    for mask, other in others:
+        matrix = torch.where(mask, other, matrix)
+
+    H, W = canvas.pixels.shape[-2:]
+    h, w = extent
+    row_matrices, column_matrices = matrix.chunk(2)
+    return row_matrices[:, :h, :H], column_matrices[:, :w, :W]
+
+
+def _for_both_axes(values: Tensor) -> Tensor:
+    return values.repeat(2).view(-1, 1, 1)
+
+
+def _is_mode(mode: Any, name: Mode) -> Any:
+    return mode == MODES.index(name)
+
+
+def _weights(d: Tensor, mode: Any, kernels: Kernels) -> Tensor:
+    """Return the kernel of each image's mode at the distances; of others that of any mode."""
+    (_, kernel), *others = kernels.items()
+    weights: Tensor = kernel(d)
+    for name, kernel in others:
+        weights = torch.where(_is_mode(mode, name), kernel(d), weights)
+    return weights
+
+
+def _plain_matrix(grid: _Grid, mode: Any, kernels: Kernels) -> Tensor:
+    """Return (2B, M, N), the weights of kernels of at most four pixels."""
+    steps = torch.arange(-1, 3, device=grid.source.device)
+    # Beyond an edge lies a copy of its pixel.
+    pixels = (grid.below + steps).clamp_min(0)
+    pixels = torch.minimum(pixels, grid.source_side - 1)
+    weights = _weights(steps - grid.rest, mode, kernels)
+    taps = zip(pixels.chunk(4, 2), weights.chunk(4, 2), strict=True)
+    matrix = torch.zeros((), device=grid.source.device)
+    for pixel, weight in taps:
+        is_pixel = grid.source == pixel
+        matrix = torch.where(is_pixel, matrix + weight, matrix)
+    return matrix
+
+
+def _antialiased_matrix(grid: _Grid, mode: Any, kernels: Kernels) -> Tensor:
+    """Return (2B, M, N), the weights of kernels that are widened by the factor."""
+    width = (grid.source_side / grid.target_side).clamp_min(1.0)
+    distance = (grid.source - grid.below) - grid.rest
+    inside = grid.source < grid.source_side
+    weights = _weights(distance / width, mode, kernels) * inside
+    return weights / weights.sum(2, keepdim=True)
+
+
+def _area_matrix(grid: _Grid) -> Tensor:
+    """Return (2B, M, N), the weights of the mean over the pixels that a new one touches."""
+    scaled = grid.target * grid.source_side
+    start = scaled // grid.target_side
+    rounding_up = grid.source_side + grid.target_side - 1
+    stop = (scaled + rounding_up) // grid.target_side
+    inside = (grid.source >= start) & (grid.source < stop)
+    return inside / (stop - start)
 
 
 def _divmod(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Return the integer part of a / b, int64, and the rest, float32 in [0, 1)."""
-    whole = a.div(b, rounding_mode="floor")
-    return whole, (a - whole * b) / b
-
-
-_ALIGNMENT = 16  # of canvas sides, so that few kernels are compiled; suits matrix products
+    quotient = a.div(b, rounding_mode="floor")
+    remainder = a - quotient * b
+    return quotient, remainder / b
 
 
 class Resize(Stage):
@@ -363,8 +517,8 @@ class Resize(Stage):
 
     def __init__(
         self,
-        up: tuple[float, float] = (1.0, 1.5),
-        down: tuple[float, float] = (0.15, 1.0),
+        up: Range = (1.0, 1.5),
+        down: Range = (0.15, 1.0),
         p: tuple[float, float, float] = (0.2, 0.7, 0.1),
         modes: Modes = ("area", "bilinear", "bicubic"),
         antialias: bool | UnitInterval = False,
@@ -375,18 +529,25 @@ class Resize(Stage):
         self.down = check_range(down, "down", low=0.0, high=1.0)
         self.p = check_probabilities(p, 3)
         self.modes = tuple(modes)
-        shares = modes.values() if isinstance(modes, dict) else [1 / len(modes)] * len(modes)
-        self.mode_p = check_probabilities([*shares], len(modes), "modes")
-        self.antialias, self.divisor = float(antialias), float(divisor)
+        equal = [1 / max(len(modes), 1)] * len(modes)
+        mode_p = list(modes.values()) if isinstance(modes, dict) else equal
+        self.mode_p = check_probabilities(mode_p, len(modes), "modes")
+        self.antialias = float(antialias)
+        self.divisor = float(divisor)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `factor`, `mode` (index of `MODES`), `antialias`, (B,) each; `size` (B, 2)."""
-        kind = draws.choice([0, 1, 2], self.p)
-        factor = np.choose(kind, [draws.uniform(*self.up), draws.uniform(*self.down), 1.0])
+        direction = draws.choice([0, 1, 2], self.p)
+        enlarging = draws.uniform(*self.up)
+        shrinking = draws.uniform(*self.down)
+        factor = np.choose(direction, [enlarging, shrinking, 1.0])
+        hr_size = np.array(shape[-2:])
+        size = self._side(hr_size, factor[:, None])
+        indices = [MODES.index(mode) for mode in self.modes]
         return {
-            "size": self._side(np.array(shape[-2:]), factor[:, None]).astype(np.int64),
+            "size": size.astype(np.int64),
             "factor": factor,
-            "mode": draws.choice([MODES.index(mode) for mode in self.modes], self.mode_p),
+            "mode": draws.choice(indices, self.mode_p),
             "antialias": draws.bernoulli(self.antialias),
         }
 
@@ -394,31 +555,44 @@ class Resize(Stage):
         """Resize to (B, C, *size), equal for all images of the batch."""
         if len(x) > 1:
             return each_image(self, x, params)
-        mode, antialias = MODES[int(params["mode"])], bool(params["antialias"])
-        return resample(x, params["size"][0].tolist(), mode, antialias)
+        size = params["size"][0].tolist()
+        mode = MODES[int(params["mode"])]
+        return resample(x, size, mode, bool(params["antialias"]))
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Resize all images, on a canvas for the largest size that can be drawn."""
-        return self.resampler(canvas, params)(canvas)
+        resampled = self.resampler(canvas, params)
+        return resampled(canvas)
 
     def resampler(self, canvas: Canvas, params: Params) -> Callable[[Canvas], Canvas]:
         """Return `on_canvas` for any canvas with the sizes of this one."""
-        antialias = params["antialias"] if 0.0 < self.antialias < 1.0 else self.antialias > 0.0
-        sizes, extent = params["size"], self.extent(canvas.hr_size)
+        sizes = params["size"]
+        antialias = params["antialias"]
+        if self.antialias in {0.0, 1.0}:
+            antialias = self.antialias == 1.0
+        extent = self.extent(canvas.hr_size)
         matrices = _matrices(canvas, sizes, extent, params["mode"], antialias, self.modes)
-        return lambda other: _resampled_by(matrices, other, sizes)
 
-    def extent(self, hr_size: tuple[int, int]) -> tuple[int, int]:
+        def resampled(other: Canvas) -> Canvas:
+            return _resampled_by(matrices, other, sizes)
+
+        return resampled
+
+    def extent(self, hr_size: Size) -> Size:
         """Return (H, W) of a canvas for every result for HR of this size.
 
         It also fits the HR size divided by `divisor` and rounded, up or down.
         """
-        largest = max(self.up[1] if self.p[0] else 1.0, 1.0)
-        height, width = (
-            rounded_up(max(int(self._side(n, largest)), math.ceil(n / self.divisor)), _ALIGNMENT)
-            for n in hr_size
-        )
-        return height, width
+        H, W = hr_size
+        return self._largest_side(H), self._largest_side(W)
+
+    def _largest_side(self, n: int) -> int:
+        enlarges = self.p[0] > 0
+        largest_factor = self.up[1] if enlarges else 1.0
+        resized = int(self._side(n, largest_factor))
+        lr = math.ceil(n / self.divisor)
+        return rounded_up(max(resized, lr), _ALIGNMENT)
 
     def _side(self, n: Any, factor: Any) -> Any:
-        return np.maximum(np.floor(n / self.divisor * factor), 1)
+        side = np.floor(n / self.divisor * factor)
+        return np.maximum(side, 1)

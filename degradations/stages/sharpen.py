@@ -41,8 +41,10 @@ class USM(Stage):
         threshold: NonNegativeFloat = 10.0,
     ) -> None:
         super().__init__()
-        self.weight, self.threshold = weight, threshold
-        self.taps = gaussian_taps(radius + 1 - radius % 2)
+        self.weight = weight
+        self.threshold = threshold
+        odd_side = radius + 1 - radius % 2
+        self.taps = gaussian_taps(odd_side)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw nothing."""
@@ -53,40 +55,50 @@ class USM(Stage):
         if x.device.type != "cpu" or x.requires_grad:
             return self.on_canvas(Canvas.of(x), params).pixels
         images = [self._sharpened(image.contiguous()) for image in x]
-        return torch.stack(images) if len(images) != 1 else images[0].unsqueeze(0)
+        if len(images) == 1:  # without a copy
+            return images[0].unsqueeze(0)
+        return torch.stack(images)
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Sharpen all images."""
+        pixels = canvas.pixels
         # Made on the device: a copy from the host would be a transfer.
-        taps = gaussian_taps(len(self.taps), canvas.pixels.device)
+        taps = gaussian_taps(len(self.taps), pixels.device)
         kernel = torch.outer(taps, taps).unsqueeze(0)
-        residual = canvas.pixels - convolve_canvas(canvas, kernel).pixels
-        mask = (residual.abs() * 255 > self.threshold).to(residual.dtype)
-        soft = convolve_canvas(canvas.with_pixels(mask), kernel).pixels
-        sharp = (canvas.pixels + self.weight * residual).clamp(0, 1)
-        return canvas.with_pixels(torch.lerp(canvas.pixels, sharp, soft))
+        smooth = convolve_canvas(canvas, kernel).pixels
+        residual = pixels - smooth
+        levels = residual.abs() * 255
+        mask = (levels > self.threshold).to(residual.dtype)
+        soft_mask = convolve_canvas(canvas.with_pixels(mask), kernel).pixels
+        sharp = (pixels + self.weight * residual).clamp(0, 1)
+        sharpened = torch.lerp(pixels, sharp, soft_mask)
+        return canvas.with_pixels(sharpened)
 
     def _sharpened(self, image: Tensor) -> Tensor:
         import cv2  # fewer passes through memory than torch's operators
 
+        C, H, W = image.shape
         smooth = blurred(image, self.taps)
-        lines = image.shape[0] * image.shape[1], image.shape[2]
-        before, low = image.view(lines).numpy(), smooth.view(lines).numpy()
-        mask = cv2.absdiff(before, low)
+        original = image.view(C * H, W).numpy()
+        low = smooth.view(C * H, W).numpy()
+        mask = cv2.absdiff(original, low)
         cv2.threshold(mask, self.threshold / 255, 1.0, cv2.THRESH_BINARY, dst=mask)
-        soft = blurred(torch.from_numpy(mask).view(image.shape), self.taps)
-        # In place of the smooth image: image + weight (image - smooth).
-        cv2.addWeighted(before, 1 + self.weight, low, -self.weight, 0.0, dst=low)
-        return image.lerp(smooth.clamp_(0, 1), soft)
+        hard_mask = torch.from_numpy(mask).view(image.shape)
+        soft_mask = blurred(hard_mask, self.taps)
+        # image + weight (image - smooth), written into the memory of `smooth`.
+        cv2.addWeighted(original, 1 + self.weight, low, -self.weight, 0.0, dst=low)
+        sharp = smooth.clamp_(0, 1)
+        return image.lerp(sharp, soft_mask)
 
 
 def gaussian_taps(side: int, device: torch.device | None = None) -> Tensor:
     """Return (side,) float32 taps of a Gaussian of OpenCV's default deviation, with sum 1."""
     from kornia.filters import get_gaussian_kernel1d
 
+    sigma = 0.3 * ((side - 1) * 0.5 - 1) + 0.8
     # Filled on the device: kornia would copy a Python number, and the host would wait.
-    sigma = torch.full((1, 1), 0.3 * ((side - 1) * 0.5 - 1) + 0.8, device=device)
-    return get_gaussian_kernel1d(side, sigma)[0]
+    sigmas = torch.full((1, 1), sigma, device=device)
+    return get_gaussian_kernel1d(side, sigmas)[0]
 
 
 def blurred(image: Tensor, taps: Tensor) -> Tensor:
@@ -98,11 +110,17 @@ def blurred(image: Tensor, taps: Tensor) -> Tensor:
         image: (C, H, W) float32, contiguous.
         taps: (side,), side odd.
     """
-    (_, H, W), n = image.shape, len(taps) // 2
-    padded = mirror(image, (n, 0), (H + 2 * n, rounded_up(W, _LANES)))
-    across = _along_columns(padded, taps)[:, :, :W]
-    turned = mirror(transposed(across), (n, 0), (W + 2 * n, rounded_up(H, _LANES)))
-    return transposed(_along_columns(turned, taps)[:, :, :H])
+    _, H, W = image.shape
+    n = len(taps) // 2
+    padded_size = (H + 2 * n, rounded_up(W, _LANES))
+    padded = mirror(image, (n, 0), padded_size)
+    down = _along_columns(padded, taps)[:, :, :W]
+
+    turned = transposed(down)
+    padded_size = (W + 2 * n, rounded_up(H, _LANES))
+    padded = mirror(turned, (n, 0), padded_size)
+    across = _along_columns(padded, taps)[:, :, :H]
+    return transposed(across)
 
 
 def transposed(image: Tensor) -> Tensor:
@@ -120,7 +138,8 @@ def _along_columns(padded: Tensor, taps: Tensor) -> Tensor:
     # Pixels of a row are contiguous, like channels in channels_last: the same memory is a batch of
     # sequences with W channels, for which the depthwise convolution is fastest.
     sequences = padded.unsqueeze(1).permute(0, 3, 1, 2)  # (C, W, 1, rows)
-    width, side = padded.shape[2], len(taps)
-    weights = taps.repeat(width, 1).view(width, 1, 1, side)
-    y = functional.conv2d(sequences, weights, groups=width)
-    return y.permute(0, 2, 3, 1).squeeze(1)  # (C, rows - side + 1, W)
+    width = padded.shape[2]
+    weights = taps.repeat(width, 1)
+    weights = weights.view(width, 1, 1, len(taps))
+    sums = functional.conv2d(sequences, weights, groups=width)
+    return sums.permute(0, 2, 3, 1).squeeze(1)  # (C, rows - side + 1, W)

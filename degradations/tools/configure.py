@@ -37,10 +37,11 @@ def degradation_of(paths: Sequence[str | Path], scale: float | None = None) -> D
     Raises:
         ValueError: A file cannot be read or is invalid; the message names file, key and value.
     """
-    named = " with ".join(map(str, paths))
-    scale = scale if scale is not None else scale_in(paths)
+    files = " with ".join(map(str, paths))
     if scale is None:
-        raise ValueError(f"{named} has no data.init_args.scale: give the scale")
+        scale = scale_in(paths)
+    if scale is None:
+        raise ValueError(f"{files} has no data.init_args.scale: give the scale")
     merged = Merged()
     for path in paths:
         content = _mapping(Path(path))
@@ -57,9 +58,9 @@ def degradation_of(paths: Sequence[str | Path], scale: float | None = None) -> D
         config = parser.parse_object({"degradation": merged.values["degradation"]})
         degradation = parser.instantiate(config).degradation
     except (ArgumentError, TypeError, ValueError) as error:
-        raise ValueError(f"{named}: {_in_short(str(error))}") from error
+        raise ValueError(f"{files}: {_in_short(str(error))}") from error
     if not isinstance(degradation, Degradation):
-        raise ValueError(f"{named}: no class_path of a degradation in it")
+        raise ValueError(f"{files}: no class_path of a degradation in it")
     return degradation
 
 
@@ -72,10 +73,11 @@ def scale_in(paths: Sequence[str | Path]) -> float | None:
     scale = None
     for path in paths:
         content = _mapping(Path(path))
+        degradation = content if "class_path" in content else content.get("degradation")
         data = content.get("data")
         if isinstance(data, str):  # a file, relative to this one
             data = _mapping(Path(path).parent / data)
-        for part in (content if "class_path" in content else content.get("degradation"), data):
+        for part in (degradation, data):
             arguments = part.get("init_args") if isinstance(part, dict) else None
             if isinstance(arguments, dict) and "scale" in arguments:
                 scale = arguments["scale"]
@@ -90,13 +92,16 @@ def _mapping(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        said = " ".join(str(error).split()).replace(' in "<unicode string>", ', ", ")
-        raise ValueError(f"{path} is not YAML: {said}") from error
+        message = " ".join(str(error).split()).replace(' in "<unicode string>", ', ", ")
+        raise ValueError(f"{path} is not YAML: {message}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds {content!r:.60}; expected keys with values")
     return content
 
 
 def _in_short(message: str) -> str:
-    lines = (line.strip() for line in message.splitlines())
-    return " ".join(line.removeprefix("- ") for line in lines if not _NOISE.match(line))
+    lines = []
+    for line in message.splitlines():
+        if not _NOISE.match(line.strip()):
+            lines.append(line.strip().removeprefix("- "))
+    return " ".join(lines)

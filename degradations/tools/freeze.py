@@ -73,8 +73,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     degradation = degradation_of(options.config, options.scale)
     settings = Settings(degradation, options.name, options.degradation_seed, options.crop)
     images = images_by_key(options.images)
-    samples = degrade_images(tqdm(images.items(), unit=" images", disable=None), settings)
-    log.info("%d images frozen into %s", write_shard(samples, shard), shard)
+    progress = tqdm(images.items(), unit=" images", disable=None)
+    samples = degrade_images(progress, settings)
+    count = write_shard(samples, shard)
+    log.info("%d images frozen into %s", count, shard)
     log.info("to validate on them at data.init_args.scale %g:", degradation.scale)
     log.info("data: {init_args: {val: {%s: {", options.name)
     log.info("  class_path: datamodules.Shards,")
@@ -98,21 +100,22 @@ def degrade_images(
         ValueError: An image cannot be read, has more than 8 bits or too few pixels, or its LR is
             not rounded to 8 bits.
     """
-    taken: dict[str, str] = {}
+    degradation = settings.degradation
+    keys: dict[str, str] = {}  # by their keys in the shard
     for key, path in images:
-        in_shard = shard_key(key)
-        if taken.setdefault(in_shard, key) != key:
+        dotless_key = shard_key(key)
+        other_key = keys.setdefault(dotless_key, key)
+        if other_key != key:
             raise ValueError(
-                f"{taken[in_shard]!r} and {key!r} would both have the key {in_shard!r}, because a "
+                f"{other_key!r} and {key!r} would both have the key {dotless_key!r}, because a "
                 "key in a shard cannot have dots: rename one"
             )
         hr = _read_hr(path, settings)
-        seeds = torch.tensor([seed_of(settings.degradation_seed, f"{settings.name}/{key}")])
-        degradation = settings.degradation
-        params = degradation.params_of(seeds, hr.shape)
+        seed = seed_of(settings.degradation_seed, f"{settings.name}/{key}")
+        params = degradation.params_of(torch.tensor([seed]), hr.shape)
         lr = degradation.replay(hr, params)
-        about = {
-            "seed": int(seeds),
+        record = {
+            "seed": seed,
             "shape": list(hr.shape[1:]),
             "scale": degradation.scale,
             "recipe": class_path(type(degradation)),
@@ -120,8 +123,12 @@ def degrade_images(
             "key": f"{settings.name}/{key}",
             "enlarger": installed("enlarger") or "unknown",  # a bare checkout
         }
-        members = {"hr.png": _png(hr, path), "lr.png": _png(lr, path)}
-        yield in_shard, {**members, "json": json.dumps(about, separators=(",", ":")).encode()}
+        members = {
+            "hr.png": _png(hr, path),
+            "lr.png": _png(lr, path),
+            "json": json.dumps(record, separators=(",", ":")).encode(),
+        }
+        yield dotless_key, members
 
 
 def _plain(params: Params) -> dict[str, Any]:
@@ -130,8 +137,10 @@ def _plain(params: Params) -> dict[str, Any]:
     for name, value in params.items():
         if isinstance(value, dict):
             plain[name] = _plain(value)
-        else:  # a number is shared by all batches
-            plain[name] = value.tolist()[0] if isinstance(value, np.ndarray) else value
+        elif isinstance(value, np.ndarray):
+            plain[name] = value.tolist()[0]
+        else:  # a number, which all images share
+            plain[name] = value
     return plain
 
 
@@ -151,7 +160,8 @@ def write_shard(samples: Iterable[tuple[str, Members]], path: Path) -> int:
             number += 1
             for suffix, data in members.items():
                 member = tarfile.TarInfo(f"{key}.{suffix}")  # no time: reproducible bytes
-                member.size, member.mode = len(data), 0o444
+                member.size = len(data)
+                member.mode = 0o444
                 tar.addfile(member, io.BytesIO(data))
     return number
 
@@ -170,11 +180,12 @@ def _read_hr(path: Path, settings: Settings) -> Tensor:
     hr = read_image(path)
     if settings.crop is not None:
         hr = cropped(hr, settings.crop, str(path))
-    height, width = cut_size((hr.shape[-2], hr.shape[-1]), settings.degradation.scale)
+    H, W = hr.shape[-2:]
+    scale = settings.degradation.scale
+    height, width = cut_size((H, W), scale)
     if not (height and width):
         raise ValueError(
-            f"{path} is {hr.shape[-2]} x {hr.shape[-1]} px, less than one LR pixel at scale "
-            f"{settings.degradation.scale:g}: remove it"
+            f"{path} is {H} x {W} px, less than one LR pixel at scale {scale:g}: remove it"
         )
     return hr[..., :height, :width].contiguous()
 

@@ -8,7 +8,7 @@ import os
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +29,9 @@ from files.owned import refuse_folder, refuse_foreign, whole_file
 
 GAP = 16  # pixels between tiles
 SIDE = 256  # of a tile, in pixels
-_INK, _GREY, _PALE = (20, 20, 20), (95, 95, 95), (225, 225, 225)
+_INK = (20, 20, 20)
+_GREY = (95, 95, 95)
+_PALE = (225, 225, 225)
 _LETTER = 7  # mean width of a letter in pixels
 log = logging.getLogger(__name__)
 
@@ -70,7 +72,12 @@ class Step(NamedTuple):
     image: Tensor | None
 
 
-def steps_of(degradation: Degradation, hr: Tensor, params: Params, name: str = "") -> list[Step]:
+def steps_of(
+    degradation: Degradation,
+    hr: Tensor,
+    params: Params,
+    name: str = "",
+) -> list[Step]:
     """Return the stages that are applied to an image or skipped, first to last.
 
     Args:
@@ -80,13 +87,15 @@ def steps_of(degradation: Degradation, hr: Tensor, params: Params, name: str = "
         name: Names of the streams that lead to the degradation.
     """
     if isinstance(degradation, Mixture):
-        recipe = list(degradation.recipes)[int(params["which"][0])]
+        names = list(degradation.recipes)
+        recipe = names[int(params["which"][0])]
         chosen = degradation.recipes[recipe]
         return steps_of(chosen, hr, params[recipe], recipe)  # type: ignore[arg-type]
-    stages = degradation.named_stages() if isinstance(degradation, Pipeline) else []
+    if not isinstance(degradation, Pipeline):
+        return []
     steps: list[Step] = []
     x = hr
-    for stream, stage in stages:
+    for stream, stage in degradation.named_stages():
         path = f"{name} / {stream}" if name else stream
         for step in _steps(path, stage, x, params[stream]):
             steps.append(step)
@@ -94,21 +103,29 @@ def steps_of(degradation: Degradation, hr: Tensor, params: Params, name: str = "
     return steps
 
 
-def _steps(name: str, stage: Stage, x: Tensor, params: Params) -> Iterator[Step]:
+def _steps(
+    name: str,
+    stage: Stage,
+    x: Tensor,
+    params: Params,
+) -> Iterator[Step]:
     if isinstance(stage, Sometimes):
         if params["applied"][0]:
             yield from _steps(name, stage.stage, x, params["stage"])
         else:
             yield Step(name, stage, {}, None)
     elif isinstance(stage, OneOf | Shuffled):
-        numbers = params["which"] if isinstance(stage, OneOf) else params["order"][0]
-        for stream in (list(stage.stages)[number] for number in numbers):
+        streams = list(stage.stages)
+        indices = params["which"] if isinstance(stage, OneOf) else params["order"][0]
+        for index in indices:
+            stream = streams[index]
             inner: Stage = stage.stages[stream]  # type: ignore[assignment]
             for step in _steps(f"{name} / {stream}", inner, x, params[stream]):
                 yield step
                 x = x if step.image is None else step.image
     else:
-        yield Step(name, stage, params, stage(x, stage.prepare(to_device(params, 1, x.device))))
+        prepared = stage.prepare(to_device(params, 1, x.device))
+        yield Step(name, stage, params, stage(x, prepared))
 
 
 def parameters_of(params: Params) -> list[str]:
@@ -116,15 +133,17 @@ def parameters_of(params: Params) -> list[str]:
 
     Matrices and the seeds of noise fields are left out.
     """
-    values = {
-        path.rpartition(".")[2]: np.ravel(value)[0].item()
-        for path, value in leaves(params)
-        if np.ndim(value) < 2 and not path.endswith(("seed", "seeds"))
-    }
-    return [
-        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in values.items()
-    ]
+    values: dict[str, Any] = {}
+    for path, value in leaves(params):
+        is_matrix = np.ndim(value) >= 2
+        if not is_matrix and not path.endswith(("seed", "seeds")):
+            name = path.rpartition(".")[2]
+            values[name] = np.ravel(value)[0].item()
+    lines = []
+    for name, value in values.items():
+        text = f"{value:.3g}" if isinstance(value, float) else str(value)
+        lines.append(f"{name} {text}")
+    return lines
 
 
 def name_of(stage: Stage) -> str:
@@ -133,7 +152,12 @@ def name_of(stage: Stage) -> str:
     return type(adapted).__name__
 
 
-def preview(degradation: Degradation, hr: Tensor, seeds: Sequence[int], rows: int) -> list[Section]:
+def preview(
+    degradation: Degradation,
+    hr: Tensor,
+    seeds: Sequence[int],
+    rows: int,
+) -> list[Section]:
     """Return the sections of the sheet: some images stage by stage, and the LR of all seeds.
 
     Args:
@@ -142,17 +166,19 @@ def preview(degradation: Degradation, hr: Tensor, seeds: Sequence[int], rows: in
         seeds: One per draw.
         rows: How many of them are shown stage by stage.
     """
-    sections, grid = [], []
+    sections = []
+    grid = []
     for number, seed in enumerate(tqdm(seeds, "draws", disable=None)):
         params = degradation.params_of(torch.tensor([seed]), hr.shape)
         lr = degradation.replay(hr, params)
         grid.append(Tile(as_image(lr), f"seed {seed}"))
         if number < rows:
             tiles = [Tile(as_image(hr), "HR", [_size(hr)])]
-            steps = enumerate(steps_of(degradation, hr, params), 1)
-            tiles += [_tile(f"{place}. {step.name}", step) for place, step in steps]
+            for place, step in enumerate(steps_of(degradation, hr, params), 1):
+                tiles.append(_tile(f"{place}. {step.name}", step))
             tiles.append(Tile(as_image(lr), "LR", [_size(lr)]))
             sections.append(Section(f"Stage by stage, seed {seed}", tiles))
+    # Whole multiples of the LR size, near 192 px.
     longest = max(degradation.lr_size(hr.shape[-2:]))
     side = max(1, round(192 / longest)) * longest
     heading = f"{len(grid)} draws of {type(degradation).__name__} at scale {degradation.scale:g}"
@@ -162,7 +188,8 @@ def preview(degradation: Degradation, hr: Tensor, seeds: Sequence[int], rows: in
 def _tile(title: str, step: Step) -> Tile:
     if step.image is None:
         return Tile(None, title, ["skipped"])
-    words = [name_of(step.stage), *parameters_of(step.params), _size(step.image)]
+    parameters = parameters_of(step.params)
+    words = [name_of(step.stage), *parameters, _size(step.image)]
     return Tile(as_image(step.image), title, words)
 
 
@@ -173,35 +200,52 @@ def _size(image: Tensor) -> str:
 
 def sheet(sections: Sequence[Section], width: int = 8 * (192 + GAP) + GAP) -> Image.Image:
     """Draw all sections below each other in one image, `width` pixels wide."""
-    parts = [part for section in sections for part in _rows(section, width)]
-    drawing = Image.new("RGB", (width, sum(part.height for part in parts) + GAP), "white")
+    rows: list[Image.Image] = []
+    for section in sections:
+        rows += _rows(section, width)
+    height = sum(row.height for row in rows) + GAP
+    drawing = Image.new("RGB", (width, height), "white")
     top = 0
-    for part in parts:
-        drawing.paste(part, (0, top))
-        top += part.height
+    for row in rows:
+        drawing.paste(row, (0, top))
+        top += row.height
     return drawing
 
 
 def _rows(section: Section, width: int) -> Iterator[Image.Image]:
-    heading, title, small = (ImageFont.load_default(size) for size in (22, 15, 13))
-    top = Image.new("RGB", (width, 48), "white")
-    ImageDraw.Draw(top).text((GAP, 14), section.heading, _INK, heading)
-    yield top
+    heading = Image.new("RGB", (width, 48), "white")
+    heading_font = ImageFont.load_default(22)
+    ImageDraw.Draw(heading).text((GAP, 14), section.heading, _INK, heading_font)
+    yield heading
     columns = max(1, (width - GAP) // (section.side + GAP))
-    letters = section.side // _LETTER
     for start in range(0, len(section.tiles), columns):
-        tiles = section.tiles[start : start + columns]
-        images = [_scaled(tile.image, section.side) for tile in tiles]
-        texts = ["\n".join(textwrap.fill(word, letters) for word in tile.words) for tile in tiles]
-        high, lines = max(image.height for image in images), max(len(t.splitlines()) for t in texts)
-        row = Image.new("RGB", (width, high + 40 + 17 * lines), "white")
-        draw = ImageDraw.Draw(row)
-        for column, (tile, image, text) in enumerate(zip(tiles, images, texts, strict=True)):
-            left = GAP + column * (section.side + GAP)
-            row.paste(image, (left, 0))
-            draw.text((left, high + 5), textwrap.shorten(tile.title, letters), _INK, title)
-            draw.text((left, high + 24), text, _GREY, small)
-        yield row
+        yield _row(section.tiles[start : start + columns], section.side, width)
+
+
+def _row(tiles: Sequence[Tile], side: int, width: int) -> Image.Image:
+    letters = side // _LETTER
+    images = [_scaled(tile.image, side) for tile in tiles]
+    texts = [_wrapped(tile.words, letters) for tile in tiles]
+    image_height = max(image.height for image in images)
+    line_count = max(len(text.splitlines()) for text in texts)
+    height = image_height + 40 + 17 * line_count
+    row = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(row)
+    title_font = ImageFont.load_default(15)
+    text_font = ImageFont.load_default(13)
+    left = GAP
+    for tile, image, text in zip(tiles, images, texts, strict=True):
+        title = textwrap.shorten(tile.title, letters)
+        row.paste(image, (left, 0))
+        draw.text((left, image_height + 5), title, _INK, title_font)
+        draw.text((left, image_height + 24), text, _GREY, text_font)
+        left += side + GAP
+    return row
+
+
+def _wrapped(words: Sequence[str], letters: int) -> str:
+    lines = [textwrap.fill(word, letters) for word in words]
+    return "\n".join(lines)
 
 
 def _scaled(image: Image.Image | None, side: int) -> Image.Image:
@@ -210,10 +254,11 @@ def _scaled(image: Image.Image | None, side: int) -> Image.Image:
         ImageDraw.Draw(empty).line((0, side, side, 0), "white", 3)
         return empty
     factor = side / max(image.size)
-    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    width = max(1, round(image.width * factor))
+    height = max(1, round(image.height * factor))
     # Enlarged pixels stay squares.
-    how = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.BICUBIC
-    return image.resize(size, how)
+    resampling = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.BICUBIC
+    return image.resize((width, height), resampling)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -237,9 +282,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if os.path.realpath(out) == os.path.realpath(options.image):
         raise ValueError(f"{out} is an input and would be overwritten: give another --out")
     refuse_foreign(out, SHEET)
-    scale = scale_in(options.config) if options.scale is None else options.scale
-    degradation = degradation_of(options.config, 4.0 if scale is None else scale)
-    hr = cropped(read_image(options.image), options.crop, str(options.image))
+    scale = options.scale
+    if scale is None:
+        scale = scale_in(options.config)
+    if scale is None:
+        scale = 4.0
+    degradation = degradation_of(options.config, scale)
+    image = read_image(options.image)
+    hr = cropped(image, options.crop, str(options.image))
     seeds = range(options.seed, options.seed + options.draws)
     sections = preview(degradation, hr, seeds, options.rows)
     for section in sections[:-1]:
@@ -281,14 +331,45 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: python main.py preview "
         "--config configs/degradation/real_esrgan.yaml photo.png --rows 3",
     )
-    parser.add_argument("image", metavar="IMAGE", type=Path, help="an HR image")
+    parser.add_argument(
+        "image",
+        metavar="IMAGE",
+        type=Path,
+        help="an HR image",
+    )
     add_config_argument(parser)
-    parser.add_argument("--out", type=Path, default=Path("preview.png"), help="the PNG")
-    for name, default, words in (
-        ("draws", 16, "draws in the grid"),
-        ("rows", 1, "how many of them to show stage by stage"),
-        ("crop", 256, "side of the square in the middle of the image, in pixels"),
-    ):
-        parser.add_argument(f"--{name}", type=positive, default=default, metavar="N", help=words)
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the first draw")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("preview.png"),
+        help="the PNG",
+    )
+    parser.add_argument(
+        "--draws",
+        type=positive,
+        default=16,
+        metavar="N",
+        help="draws in the grid",
+    )
+    parser.add_argument(
+        "--rows",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="how many of them to show stage by stage",
+    )
+    parser.add_argument(
+        "--crop",
+        type=positive,
+        default=256,
+        metavar="N",
+        help="side of the square in the middle of the image, in pixels",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="seed of the first draw",
+    )
     return parser
