@@ -365,12 +365,14 @@ class Ranks:
 
     def _end(self, why: str, status: int) -> None:
         self._ends = True
-        line = f"{self._signed(why)}: stopping\n"
-        os.write(2, line.encode("utf-8", "backslashreplace"))  # it may name any file
-        end_workers()
-        if self._heartbeat is not None:
-            self._heartbeat.leave(why, status)
-        os._exit(status)
+        try:
+            line = f"{self._signed(why)}: stopping\n"
+            os.write(2, line.encode("utf-8", "backslashreplace"))  # it may name any file
+            end_workers()
+            if self._heartbeat is not None:
+                self._heartbeat.leave(why, status)
+        finally:  # else a closed stderr would leave the process waiting
+            os._exit(status)
 
     def leave(self) -> None:
         """Stop the heartbeat at the end of a command that succeeded, or that all stopped."""

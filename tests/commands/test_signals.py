@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 from lightning.pytorch import Callback, Trainer
 
+from files.waits import POLL_SECONDS
 from tests.commands.test_resume import Interruption, assert_same, newest
 from tests.conftest import REPO
 from tests.quick import quick
@@ -165,8 +167,29 @@ class Impatient(Callback):
             os.kill(os.getpid(), INT)
 
 
+def test_a_ctrl_c_in_a_long_call_of_c_is_the_first_one(
+    tiny: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("commands.signals.REPEAT_SECONDS", 0.05)
+    with pytest.raises(SystemExit) as stopped:
+        enlarger(*FIT[:3], "--trainer.callbacks+", f"{__name__}.Patient")
+    assert stopped.value.code == 130
+    assert newest("tiny")["global_step"] == 4
+
+
+class Patient(Callback):
+    """Ctrl-C in the fourth step, within a call of C, after which Python calls the handler."""
+
+    def on_before_optimizer_step(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step == 3:
+            threading.Timer(0.05, os.kill, (os.getpid(), INT)).start()
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 1_000_000)
+
+
 class Freezes(Callback):
     """Stop the DataLoader's worker after the third step, as a dead network disk would.
+
+    The last checkpoint takes a moment.
 
     Args:
         ends: Whether a signal follows.
@@ -181,6 +204,9 @@ class Freezes(Callback):
                 os.kill(worker.pid or 0, signal.SIGSTOP)
             if self.ends:
                 threading.Timer(0.5, os.kill, (os.getpid(), TERM)).start()
+
+    def on_save_checkpoint(self, *args: Any) -> None:
+        time.sleep(2 * POLL_SECONDS)
 
 
 @pytest.mark.parametrize(("ends", "status"), [(True, 143), (False, 2)])
