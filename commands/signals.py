@@ -143,7 +143,8 @@ class Signals:
         while self._before:
             time.sleep(POLL_SECONDS)
             now, using = time.monotonic(), _work()
-            if using - used > IDLE_SHARE * max(now - since, IDLE_SECONDS):
+            # A worker that has ended took its seconds along.
+            if using < used or using - used > IDLE_SHARE * max(now - since, IDLE_SECONDS):
                 since, used = now, using
             self.idle = now - since > (SAVE_SECONDS if WAITS.saving else IDLE_SECONDS)
             if self.idle and self.others_idle():

@@ -38,6 +38,7 @@ GRACE = 5.0  # seconds in which a process may still end by itself after another 
 TOGETHER = 2.0  # seconds within which processes fail for the same reason
 FAILED, SIGNAL = "failed", "signal"  # keys of the first failure and of a signal in the store
 ASKED = "asked"  # and of a process that wants to know who is lost
+FINISHED = "finished"  # number of processes that only wait for the end of the others
 
 
 class Heartbeat:
@@ -129,14 +130,13 @@ class Heartbeat:
         with contextlib.suppress(RuntimeError):  # the watch notices a lost store
             store = self.store.clone()
             self._send(store, "done")
-            keys = [_key(rank) for rank in self._last]
-            while not store.check([FAILED]):
-                words = {json.loads(sign)["word"] for sign in store.multi_get(keys)}
-                if words == {"done"}:
-                    return None
+            finished = store.add(FINISHED, 1)
+            while finished < len(self.hosts):
+                if store.check([FAILED]):
+                    rank, why, status = json.loads(store.get(FAILED))
+                    return f"{self._name(rank)} stopped ({why})", status
                 time.sleep(0.05)
-            rank, why, status = json.loads(store.get(FAILED))
-            return f"{self._name(rank)} stopped ({why})", status
+                finished = store.add(FINISHED, 0)
         return None
 
     # -------------------------------------------------------------------------------------- sending

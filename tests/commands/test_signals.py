@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from lightning.pytorch import Callback, Trainer
 
+from commands.signals import Signals
 from files.waits import POLL_SECONDS
 from tests.commands.test_resume import Interruption, assert_same, newest
 from tests.conftest import REPO
@@ -223,6 +224,56 @@ def test_a_worker_that_gives_nothing(
     assert stopped.value.code == status
     assert newest("tiny")["global_step"] >= 3
     assert ends or re.search(r"process \d+, stopped, reading .*\.png", capsys.readouterr().err)
+
+
+class Pauses(Callback):
+    """Stop the worker for a moment in the second accumulation; a signal comes meanwhile."""
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.fit_loop.total_batch_idx == 6:
+            (worker,) = multiprocessing.active_children()
+            pid = worker.pid or 0
+            os.kill(pid, signal.SIGSTOP)
+            threading.Timer(0.5, os.kill, (os.getpid(), TERM)).start()
+            threading.Timer(1.2, os.kill, (pid, signal.SIGCONT)).start()
+
+
+def test_a_signal_during_a_wait_in_an_accumulation(tiny: Path, enlarger: Enlarger) -> None:
+    """It is completed: its gradients are in no checkpoint."""
+    with pytest.raises(SystemExit) as stopped:
+        enlarger(
+            *(*FIT[:3], "--trainer.callbacks+", f"{__name__}.Pauses", "--data.workers", 1),
+            *("--data.val", "null", "--trainer.accumulate_grad_batches", 5),
+            *("--checkpoint.every_n_steps", 1),
+        )
+    assert stopped.value.code == 143
+    assert newest("tiny")["global_step"] == 2
+
+
+@pytest.mark.slow
+def test_a_process_that_works_is_not_idle_once_a_worker_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("commands.signals.IDLE_SECONDS", 0.5)
+    ends: list[tuple[str, int]] = []
+    signals = Signals(lambda *end: ends.append(end), others_idle=lambda: True)
+    signals.install()
+    worker = multiprocessing.get_context("fork").Process(target=work, args=(2.0,))
+    try:
+        worker.start()
+        work(1.0)
+        os.kill(os.getpid(), TERM)
+        worker.join()
+        work(1.5)
+    finally:
+        signals.restore()
+    assert not ends
+
+
+def work(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        sum(range(1000))
 
 
 @pytest.mark.slow
