@@ -70,7 +70,7 @@ class Signals:
         self.received = 0  # the signal's number
         self.idle = False  # whether this process has only waited since the signal
         self.command = "fit"
-        self._at = 0.0
+        self._handled = 0.0  # when the handler first ran for it, perhaps long after it came
         self._owner = os.getpid()
         self._before: dict[int, Any] = {}
         self._heard, self._told = socket.socketpair()
@@ -97,7 +97,7 @@ class Signals:
             signal.signal(number, handler)
         if self._before:
             signal.set_wakeup_fd(-1)
-            self._told.send(bytes(1))
+            self._tell(0)
         self._before = {}
 
     def pass_on(self, number: int) -> None:
@@ -107,20 +107,24 @@ class Signals:
             number: The signal.
         """
         self._receive(number)
-        self._told.send(bytes([number]))
+        self._tell(number)
+
+    def _tell(self, number: int) -> None:
+        with contextlib.suppress(BlockingIOError):  # full of signals after the first one
+            self._told.send(bytes([number]))
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:  # a DataLoader worker: its owner decides
             return
         now = time.monotonic()
-        again = self.received == number and now - self._at > REPEAT_SECONDS
+        again = self.received == number and 0 < self._handled < now - REPEAT_SECONDS
+        self._handled = self._handled or now
         if number == signal.SIGINT and (again or self.command not in ("fit", "check")):
             raise KeyboardInterrupt
         self._receive(number)
 
     def _receive(self, number: int) -> None:
         if not self.received:
-            self._at = time.monotonic()
             self.received = number
             fits = self.command == "fit"
             where = "between two steps, with a checkpoint" if fits else "as soon as it can"
@@ -139,7 +143,8 @@ class Signals:
         while self._before:
             time.sleep(POLL_SECONDS)
             now, using = time.monotonic(), _work()
-            if using - used > IDLE_SHARE * max(now - since, IDLE_SECONDS):
+            # A worker that has ended took its seconds along.
+            if using < used or using - used > IDLE_SHARE * max(now - since, IDLE_SECONDS):
                 since, used = now, using
             self.idle = now - since > (SAVE_SECONDS if WAITS.saving else IDLE_SECONDS)
             if self.idle and self.others_idle():

@@ -124,9 +124,11 @@ class _Batches:
         return self
 
     def __next__(self) -> dict[str, Any]:
-        with watched(self._wait):
-            batch: dict[str, Any] = next(self._batches)
-        WAITS.current = ""
+        try:
+            with watched(self._wait):
+                batch: dict[str, Any] = next(self._batches)
+        finally:
+            WAITS.current = ""
         self._warned = False
         self._count += 1
         if self._open:

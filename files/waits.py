@@ -49,9 +49,11 @@ def watched(check: Callable[[float], None]) -> Iterator[None]:
 
     def ring(*_: Any) -> None:
         check(time.monotonic() - began)
+        # Only now, so that no check interrupts another one, which may be writing a checkpoint.
+        signal.setitimer(signal.ITIMER_REAL, POLL_SECONDS)
 
     handler = signal.signal(signal.SIGALRM, ring)
-    timer = signal.setitimer(signal.ITIMER_REAL, POLL_SECONDS, POLL_SECONDS)
+    timer = signal.setitimer(signal.ITIMER_REAL, POLL_SECONDS)
     try:
         yield
     finally:

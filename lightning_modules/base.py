@@ -137,7 +137,8 @@ class ImageModel(Loaded, Optimised, ABC):
         """
         super().setup(stage)
         for part in self.modules() if stage == "fit" else ():
-            if type(part).train is not torch.nn.Module.train:  # Lightning calls none of them
+            # Lightning calls none of them. That of this class would undo a constructor's `eval`.
+            if type(part).train not in (nn.Module.train, ImageModel.train):
                 part.train(part.training)
         precision = getattr(self._trainer, "precision", None)
         if precision not in ("bf16-true", "16-true"):

@@ -182,17 +182,17 @@ class Stops(SavesLast):
         WAITS.leave = stay
 
     def _leave_wait(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave while this process waits for its next batch.
+        """Leave while this process waits for its next batch, but not within an accumulation.
 
         Raises:
             Stopped: After a signal.
         """
         received = self.ranks.signals.received
-        if not received:
+        if not received or gradients_pending(trainer):
             return
         if trainer.evaluating or trainer.sanity_checking or trainer.predicting:
             self._leave(trainer, begun=True)
-        elif self._trains and not gradients_pending(trainer):
+        elif self._trains:
             self._stop(trainer, pl_module, received)
         raise Stopped(received, f"after step {trainer.global_step}")
 
@@ -261,8 +261,7 @@ class Stops(SavesLast):
             raise Stopped(received, "before its end")
 
     def _leave(self, trainer: Trainer, begun: bool) -> None:
-        fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
-        if fitting and gradients_pending(trainer):
+        if gradients_pending(trainer):
             return  # nothing could be saved here; training stops after the accumulation
         received = self._agreed or self.ranks.signals.received
         if begun and not received:
@@ -271,5 +270,6 @@ class Stops(SavesLast):
         # leaves, or when it has finished.
         agreed = received if self._agreement is None else self._agreement.now(received)
         if agreed:
+            fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
             at = f"in the validation after step {trainer.global_step}"
             raise Stopped(agreed, at if fitting else "before its end", in_validation=fitting)

@@ -38,6 +38,7 @@ GRACE = 5.0  # seconds in which a process may still end by itself after another 
 TOGETHER = 2.0  # seconds within which processes fail for the same reason
 FAILED, SIGNAL = "failed", "signal"  # keys of the first failure and of a signal in the store
 ASKED = "asked"  # and of a process that wants to know who is lost
+FINISHED = "finished"  # number of processes that only wait for the end of the others
 
 
 class Heartbeat:
@@ -129,14 +130,13 @@ class Heartbeat:
         with contextlib.suppress(RuntimeError):  # the watch notices a lost store
             store = self.store.clone()
             self._send(store, "done")
-            keys = [_key(rank) for rank in self._last]
-            while not store.check([FAILED]):
-                words = {json.loads(sign)["word"] for sign in store.multi_get(keys)}
-                if words == {"done"}:
-                    return None
+            finished = store.add(FINISHED, 1)
+            while finished < len(self.hosts):
+                if store.check([FAILED]):
+                    rank, why, status = json.loads(store.get(FAILED))
+                    return f"{self._name(rank)} stopped ({why})", status
                 time.sleep(0.05)
-            rank, why, status = json.loads(store.get(FAILED))
-            return f"{self._name(rank)} stopped ({why})", status
+                finished = store.add(FINISHED, 0)
         return None
 
     # -------------------------------------------------------------------------------------- sending
@@ -365,12 +365,14 @@ class Ranks:
 
     def _end(self, why: str, status: int) -> None:
         self._ends = True
-        line = f"{self._signed(why)}: stopping\n"
-        os.write(2, line.encode("utf-8", "backslashreplace"))  # it may name any file
-        end_workers()
-        if self._heartbeat is not None:
-            self._heartbeat.leave(why, status)
-        os._exit(status)
+        try:
+            line = f"{self._signed(why)}: stopping\n"
+            os.write(2, line.encode("utf-8", "backslashreplace"))  # it may name any file
+            end_workers()
+            if self._heartbeat is not None:
+                self._heartbeat.leave(why, status)
+        finally:  # else a closed stderr would leave the process waiting
+            os._exit(status)
 
     def leave(self) -> None:
         """Stop the heartbeat at the end of a command that succeeded, or that all stopped."""

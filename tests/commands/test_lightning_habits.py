@@ -69,6 +69,11 @@ class Lightning(Regression):
         super().__init__(scale, network, **kwargs)
         self.save_hyperparameters()
         self.example_input_array = torch.rand(1, 3, 8, 8)
+        self.network.body.eval()
+
+    def on_train_start(self) -> None:
+        """Check that a part stays in the mode that the constructor set."""
+        assert not self.network.body.training
 
     def configure_optimizers(self) -> Any:
         """Return the method's own optimiser."""
