@@ -139,7 +139,7 @@ def export(model: ImageModel, options: ExportOptions, origin: Origin) -> None:
     """
     given = options.out
     out = Path(expand_path(given, "export.out")) if given else origin.run / "export"
-    model.eval().requires_grad_(False)
+    model.eval()
     _check(model, options, out)
     with whole_folder(out, partial(_remove, out), _written_here) as beside:
         lines = _write(model, options, origin, beside)

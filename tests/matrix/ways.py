@@ -313,7 +313,7 @@ def inputs(cell: Cell) -> Any:
         return data["predict"]
     if issubclass(type_of(content["model"]["class_path"]), Generator):
         frames = [given["frames"] for _, given in classes(data) if "frames" in given]
-        size = {"size": data["crop_size"], "frames": frames[0] if frames else None}
+        size = {"size": data.get("crop_size", SIDE), "frames": frames[0] if frames else None}
         if "encoder" in content["model"]["init_args"]:
             Path("prompts.txt").write_text("a red car\na\nb\n")
             return {
