@@ -41,7 +41,7 @@ def resize(
     """
     if boxes is not None:
         images = zip(torch.split(image.float(), 1), boxes, strict=True)
-        return torch.cat([_covered(one, size, box, clamp) for one, box in images])
+        return torch.cat([_resize_part(one, size, box, clamp) for one, box in images])
     h, w = size
     # With antialias, torch's kernel has a = -1/2, too; -3/4 otherwise.
     rows = functional.interpolate(image, (image.shape[-2], w), mode="bicubic", antialias=True)
@@ -59,7 +59,7 @@ def centres(count: int, start: float, stop: float) -> Tensor:
     return start + (torch.arange(count, dtype=torch.float64) + 0.5) * ((stop - start) / count)
 
 
-def _covered(image: Tensor, size: Sequence[int], box: Box, clamp: bool) -> Tensor:
+def _resize_part(image: Tensor, size: Sequence[int], box: Box, clamp: bool) -> Tensor:
     for dim, count, part in ((-1, size[1], box[1]), (-2, size[0], box[0])):
         # torch's own positions are float32: 1e-4 of a pixel off in an image of a megapixel.
         pixels, weights = _taps(image.shape[dim], count, *part)
