@@ -62,7 +62,7 @@ def test_holds_what_the_design_lists_and_nothing_else(trained: Path) -> None:
     network = EDSR(2, blocks=1, channels=8, global_skip=True)
     assert set(checkpoint["state_dict"]) == {f"network.{name}" for name in network.state_dict()}
     assert set(checkpoint["callbacks"]) == {"EMA", "SavesLast"}
-    assert checkpoint["callbacks"]["SavesLast"] == {"validated": True}
+    assert checkpoint["callbacks"]["SavesLast"] == {"validated": True, "step": 10}
     trained_names = {f"network.{name}" for name, _ in network.named_parameters()}
     assert set(checkpoint["callbacks"]["EMA"]["weights"]) == trained_names
     assert checkpoint["global_step"] == 12
