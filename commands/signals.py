@@ -73,7 +73,7 @@ class Signals:
         self._handled = 0.0  # when the handler first ran for it, perhaps long after it came
         self._owner = os.getpid()
         self._before: dict[int, Any] = {}
-        self._heard, self._told = socket.socketpair()
+        self._reader, self._writer = socket.socketpair()
 
     def attach(self, trainer: Trainer) -> None:
         """Install our handlers instead of Lightning's when the trainer runs.
@@ -87,8 +87,8 @@ class Signals:
         """Install the handlers; before that, a signal ends the process by default."""
         if not self._before:
             self._before = {number: signal.signal(number, self._handle) for number in HANDLED}
-            self._told.setblocking(False)
-            signal.set_wakeup_fd(self._told.fileno(), warn_on_full_buffer=False)
+            self._writer.setblocking(False)
+            signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
             threading.Thread(target=self._watch, daemon=True).start()
 
     def restore(self) -> None:
@@ -97,7 +97,7 @@ class Signals:
             signal.signal(number, handler)
         if self._before:
             signal.set_wakeup_fd(-1)
-            self._tell(0)
+            self._wake(0)
         self._before = {}
 
     def pass_on(self, number: int) -> None:
@@ -107,11 +107,11 @@ class Signals:
             number: The signal.
         """
         self._receive(number)
-        self._tell(number)
+        self._wake(number)
 
-    def _tell(self, number: int) -> None:
+    def _wake(self, number: int) -> None:
         with contextlib.suppress(BlockingIOError):  # full of signals after the first one
-            self._told.send(bytes([number]))
+            self._writer.send(bytes([number]))
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:  # a DataLoader worker: its owner decides
@@ -135,7 +135,7 @@ class Signals:
         """Wait for a signal, and end this process if nothing in the run works after it."""
         number = 0
         while number not in HANDLED:
-            number = self._heard.recv(1)[0]
+            number = self._reader.recv(1)[0]
             if number == 0:  # by `restore`
                 return
         self._receive(number)

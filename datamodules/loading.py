@@ -93,8 +93,8 @@ class Loader(DataLoader[dict[str, Any]]):
         return _Batches(self, batches) if self.num_workers else batches
 
 
-class _Announced:
-    """A batch sampler that keeps what the workers were asked for, and have not given yet."""
+class _Requests:
+    """A batch sampler that records the batches which workers read, until they have arrived."""
 
     def __init__(self, sampler: Any) -> None:
         self.sampler = sampler
@@ -197,7 +197,7 @@ def loader_of(
         expect_workers()
     return Loader(
         dataset,
-        batch_sampler=None if sampler is None else _Announced(sampler),
+        batch_sampler=None if sampler is None else _Requests(sampler),
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin_memory,

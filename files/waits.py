@@ -46,14 +46,17 @@ def watched(check: Callable[[float], None]) -> Iterator[None]:
         yield
         return
     began = time.monotonic()
+    checking = False
 
     def ring(*_: Any) -> None:
-        check(time.monotonic() - began)
-        # Only now, so that no check interrupts another one, which may be writing a checkpoint.
-        signal.setitimer(signal.ITIMER_REAL, POLL_SECONDS)
+        nonlocal checking
+        if not checking:  # no check may interrupt another one, which may write a checkpoint
+            checking = True
+            check(time.monotonic() - began)
+            checking = False
 
     handler = signal.signal(signal.SIGALRM, ring)
-    timer = signal.setitimer(signal.ITIMER_REAL, POLL_SECONDS)
+    timer = signal.setitimer(signal.ITIMER_REAL, POLL_SECONDS, POLL_SECONDS)
     try:
         yield
     finally:

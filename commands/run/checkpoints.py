@@ -548,9 +548,12 @@ class SavesLast(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if training ends within an epoch, which a continued run does not end here."""
         if batches_done(trainer) < trainer.num_training_batches:
-            before, self._validated = self._validated, True  # by on_train_end, if not before
+            validated, at = self._validated, self._at
+            if trainer.enable_validation and not validated:  # which on_train_end makes up for
+                self._validated = True
+                self._at = trainer.global_step
             self._save_last(trainer)
-            self._validated = before
+            self._validated, self._at = validated, at
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save before other callbacks change the weights, as averages do."""

@@ -371,8 +371,10 @@ def _spread(features: Tensor, boxes: Sequence[Box], size: Size, patch: int) -> T
     for image, (rows, columns) in zip(parts, boxes, strict=True):
         down = nearest(_squares(size[0], patch, *rows), h)
         across = nearest(_squares(size[1], patch, *columns), w)
-        tall = image.index_select(2, copy_to(down, image.device))
-        spread.append(tall.index_select(3, copy_to(across, image.device)))
+        down = copy_to(down, image.device)
+        across = copy_to(across, image.device)
+        # The gradient of `index_select` is slower, and on a GPU its last bits vary.
+        spread.append(image[:, :, down[:, None], across])
     return torch.cat(spread)
 
 

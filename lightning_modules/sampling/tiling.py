@@ -55,7 +55,7 @@ class Tiling:
         return {f"tiling.{k}": v for k, v in changed(self).items() if k != "batch"}
 
 
-class Blended(NamedTuple):
+class WeightedTile(NamedTuple):
     """A tile and how much it counts.
 
     tile: Its place in the image.
@@ -75,7 +75,7 @@ def grid(
     overlap: int,
     window: Window = "linear",
     multiple: int = 1,
-) -> list[Blended]:
+) -> list[WeightedTile]:
     """Cut an image into tiles.
 
     Args:
@@ -98,14 +98,16 @@ def grid(
         for side, out_side in zip(lr_size, size, strict=True)
     )
     return [
-        Blended(Tile(row, column), down, across) for row, down in rows for column, across in columns
+        WeightedTile(Tile(row, column), down, across)
+        for row, down in rows
+        for column, across in columns
     ]
 
 
 def restore_tiled(
     restore: Callable[[Batch, Noise], Tensor],
     batch: Batch,
-    tiles: Sequence[Blended],
+    tiles: Sequence[WeightedTile],
     at_once: int = 1,
     bar: bool = False,
 ) -> Tensor:
@@ -212,17 +214,17 @@ def spans(
     cuts = [(start, start + tile) for start in range(0, last, tile - overlap)]
     cuts.append((last, side))
     fade = overlap * out_side // side
-    found = [Span(slice(*cut), _enlarged(cut, side, out_side), side, out_side) for cut in cuts]
+    places = [Span(slice(*cut), _enlarged(cut, side, out_side), side, out_side) for cut in cuts]
     weights = [
         _weights(length_of(span.out), fade, span.lr.start > 0, span.lr.stop < side, window)
-        for span in found
+        for span in places
     ]
     total = torch.zeros(out_side, dtype=torch.float64)
-    for span, weight in zip(found, weights, strict=True):
+    for span, weight in zip(places, weights, strict=True):
         total[span.out] += weight
     return [
         (span, (weight / total[span.out]).float())
-        for span, weight in zip(found, weights, strict=True)
+        for span, weight in zip(places, weights, strict=True)
     ]
 
 
@@ -256,11 +258,11 @@ def _weights(length: int, fade: int, follows: bool, goes_on: bool, window: Windo
     return weights * both
 
 
-def _groups(tiles: Sequence[Blended], at_once: int) -> Iterator[list[Blended]]:
+def _groups(tiles: Sequence[WeightedTile], at_once: int) -> Iterator[list[WeightedTile]]:
     """The tiles in groups of one size."""
-    alike: dict[tuple[Size, Size], list[Blended]] = {}
-    for blended in tiles:
-        alike.setdefault((blended.tile.side, blended.tile.size), []).append(blended)
+    alike: dict[tuple[Size, Size], list[WeightedTile]] = {}
+    for weighted in tiles:
+        alike.setdefault((weighted.tile.side, weighted.tile.size), []).append(weighted)
     for found in alike.values():
         for start in range(0, len(found), at_once):
             yield found[start : start + at_once]

@@ -347,7 +347,10 @@ def lightning(cell: Cell) -> None:
             **degradation,
             "init_args": {**degradation.get("init_args", {}), "scale": data["scale"]},
         }
-    for _, given in classes(content["model"]):
+    for path, given in classes(content["model"]):
+        for name, parameter in inspect.signature(type_of(path)).parameters.items():
+            if name.endswith("_weights") and isinstance(parameter.default, str):
+                given.setdefault(name, parameter.default)
         with_files(given, data["scale"])
     plain = {
         "model": content["model"],
@@ -369,7 +372,12 @@ def lightning(cell: Cell) -> None:
         made.trainer.fit(made.model, datamodule=made.datamodule)
         assert made.trainer.global_step >= 2
         trainer = Trainer(
-            max_steps=4, accelerator="cpu", devices=1, logger=False, enable_progress_bar=False
+            max_steps=4,
+            limit_val_batches=content["trainer"].get("limit_val_batches"),
+            accelerator="cpu",
+            devices=1,
+            logger=False,
+            enable_progress_bar=False,
         )
         trainer.fit(made.model, datamodule=made.datamodule)
         assert all(p.isfinite().all() for p in made.model.parameters())
