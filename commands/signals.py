@@ -34,7 +34,7 @@ from lightning.pytorch import Trainer
 from commands.lightning_internals import replace_signal_handlers
 from files.waits import WAITS
 
-IDLE_SECONDS = 2.5  # without work after a signal, after which a process only waits
+IDLE_SECONDS = 3.5  # without work after a signal, after which a process only waits
 SAVE_SECONDS = 25.0  # the same while a checkpoint is written; torchrun kills after 30
 POLL_SECONDS = 0.25
 IDLE_SHARE = 0.02  # of a processor; a process that waits still sends heartbeats

@@ -43,16 +43,11 @@ def resize(
     Source: Keys, "Cubic convolution interpolation for digital image processing" (1981), Eq. 4.
     """
     if boxes is not None:
-<<<<<<< HEAD
         results = []
         images = torch.split(image.float(), 1)
         for one, box in zip(images, boxes, strict=True):
-            results.append(_covered(one, size, box, clamp))
+            results.append(_resize_part(one, size, box, clamp))
         return torch.cat(results)
-=======
-        images = zip(torch.split(image.float(), 1), boxes, strict=True)
-        return torch.cat([_resize_part(one, size, box, clamp) for one, box in images])
->>>>>>> w/review
     h, w = size
     H = image.shape[-2]
     # With antialias, torch's kernel has a = -1/2, too; -3/4 otherwise.
@@ -74,8 +69,7 @@ def centres(count: int, start: float, stop: float) -> Tensor:
     return start + (index + 0.5) * width
 
 
-<<<<<<< HEAD
-def _covered(
+def _resize_part(
     image: Tensor,
     size: Sequence[int],
     box: Box,
@@ -83,31 +77,16 @@ def _covered(
 ) -> Tensor:
     h, w = size
     rows, columns = box
-    image = _covered_along(-1, image, w, columns)
+    image = _resample_axis(-1, image, w, columns)
     if clamp:
         image = image.clamp(0.0, 1.0)
-    image = _covered_along(-2, image, h, rows)
+    image = _resample_axis(-2, image, h, rows)
     if clamp:
         image = image.clamp(0.0, 1.0)
-=======
-def _resize_part(image: Tensor, size: Sequence[int], box: Box, clamp: bool) -> Tensor:
-    for dim, count, part in ((-1, size[1], box[1]), (-2, size[0], box[0])):
-        # torch's own positions are float32: 1e-4 of a pixel off in an image of a megapixel.
-        pixels, weights = _taps(image.shape[dim], count, *part)
-        lines = image.movedim(dim, 0)
-        flat = functional.embedding_bag(
-            copy_to(pixels, image.device),
-            lines.flatten(1),
-            per_sample_weights=copy_to(weights, image.device, image.dtype),
-            mode="sum",
-        )
-        image = flat.view(count, *lines.shape[1:]).movedim(0, dim)
-        image = image.clamp(0.0, 1.0) if clamp else image
->>>>>>> w/review
     return image.contiguous()
 
 
-def _covered_along(
+def _resample_axis(
     dim: int,
     image: Tensor,
     count: int,
