@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("--way", action="append", help="only these; by default all")
     parser.add_argument("--json", type=Path, help="where to write the table")
     parser.add_argument("--keep", type=Path, help="a new folder for what the commands write")
-    parser.add_argument("--limit", type=float, default=120, help="seconds of a cell")
+    parser.add_argument("--limit", type=float, default=300, help="seconds of a cell")
     options = parser.parse_args()
     root = options.keep or Path(tempfile.mkdtemp(prefix="matrix-"))
     table = Table(root.absolute(), options.recipes, options.way, options.limit)

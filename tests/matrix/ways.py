@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningCLI
@@ -240,7 +241,11 @@ def accumulate(cell: Cell) -> None:
 
 
 def compiled(cell: Cell) -> None:
-    """With `compile: true` wherever a class takes it."""
+    """With `compile: true` wherever a class takes it.
+
+    Traced and differentiated as by `inductor`, whose machine code would take a minute a recipe.
+    """
+    torch.compile = functools.partial(torch.compile, backend="aot_eager")
     content = cell.changed()
     for _, given in compilable(content["model"]):
         given["compile"] = True
