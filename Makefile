@@ -1,10 +1,10 @@
 # make install   the environment in .venv; make install TORCH=cpu takes torch without CUDA (needs uv)
 # make demo   train, test and use a small model on photographs that come with the environment (minutes on a CPU)
 # make test   everything that CI checks
-# make test-matrix   every experiment in every way that the pages promise: trained, resumed, on two processes, exported (20 minutes)
+# make test-matrix   every experiment in every way that the pages promise: trained, resumed, on two processes, exported
 # make docs   the documentation site in site/, without a broken link
 # make docs-commands   every command of every page, or one page's: make docs-commands PAGES=docs/data.md (for maintainers; long)
-# make test-nightly   what takes longer: runs on several processes, faults, each extra (40 minutes; the faults need root)
+# make test-nightly   what takes longer: runs on several processes, faults, each extra (the faults need root)
 # make bench-gpu BUDGET=480   what is measured on a GPU, as far as so many seconds go; without one, what that would be
 # make test-faults   two nodes that lose power, cables and disks, 20 times (half an hour; needs root)
 # make test-minimum   the quick tests, and compiled code, with the oldest versions that pyproject.toml allows, in .venv-minimum (needs uv)

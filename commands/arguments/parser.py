@@ -69,11 +69,11 @@ class Parser(LightningArgumentParser):
         super().__init__(*args, **{**kwargs, **settings})
 
     def add_class_arguments(self, *args: Any, **kwargs: Any) -> Any:
-        """Add the arguments of a class, none of which is read from a file."""
+        """Add the arguments of a class; none can be given as a file."""
         return super().add_class_arguments(*args, **{**kwargs, "sub_configs": False})
 
     def add_function_arguments(self, *args: Any, **kwargs: Any) -> Any:
-        """Add the arguments of a function, none of which is read from a file."""
+        """Add the arguments of a function; none can be given as a file."""
         return super().add_function_arguments(*args, **{**kwargs, "sub_configs": False})
 
     def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:

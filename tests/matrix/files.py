@@ -1,4 +1,4 @@
-"""What a recipe reads and nobody need have: photographs as its data, random numbers as weights."""
+"""Inputs of the recipes: photographs in place of their data, random weights of the same layout."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def assert_finite(checkpoint: dict[str, Any]) -> None:
 def assert_close(cell: Cell, got: dict[str, Any]) -> None:
     """Assert that processes agree, and that a method without draws has one process's weights.
 
-    The draws of a method belong to a batch, of which each process has its part.
+    A method that draws noise in training draws it for each process's part of the batch.
     """
     watched = [json.loads(path.read_text()) for path in sorted(Path().glob("watch.*.json"))]
     assert len({found["weights"] for found in watched}) == 1, "processes have other weights"
@@ -152,7 +152,7 @@ def train(cell: Cell) -> None:
 
 
 def metrics_are_off(cell: Cell) -> bool:
-    """Whether all metrics of a recipe need weights that nobody need have."""
+    """Whether all metrics of a recipe are off because their weights are not here."""
     said = Path("01-test.0.log").read_text()
     given = cell.recipe.shipped["trainer"]["callbacks"]
     return said.count(" is off, no number will appear: ") == len(given)
@@ -472,7 +472,7 @@ def left_out(cell: Cell) -> str:
         return f"its command is {recipe.verb}: nothing is trained"
     trainer = recipe.shipped.get("trainer", {})
     if way == "evaluate" and trainer.get("limit_val_batches") == 0 and not recipe.predicts:
-        return "its limit_val_batches is 0: others stand on it, nobody measures it"
+        return "its limit_val_batches is 0: it is only the base of other recipes"
     if way == "compile" and not compilable(recipe.small["model"]):
         return "none of its classes is compiled"
     if way not in EACH and recipe not in chosen(way):
