@@ -125,6 +125,20 @@ def test_a_store_that_is_gone() -> None:
     assert "no answer from the shared store (on a)" in process.ends.why
 
 
+def test_nobody_waits_for_the_store_after_all_have_finished() -> None:
+    server = made_store()
+    lines = [Process(server, rank).line for rank in range(3)]
+    ends = [threading.Thread(target=line.finish) for line in lines]
+    for end in ends:
+        end.start()
+    for end in ends:
+        end.join(PATIENCE)
+    del server  # rank 0 has exited
+    began = time.monotonic()
+    lines[1].leave()
+    assert time.monotonic() - began < 1
+
+
 def test_a_broken_connection_has_the_status_of_who_failed(three: list[Process]) -> None:
     """A job that ends with a configuration error must not be started again."""
     three[2].line.leave("ConfigurationError: no such key", status=2)
