@@ -34,13 +34,14 @@ def main() -> int:
     parser.add_argument("--limit", type=float, default=300, help="seconds of a cell")
     options = parser.parse_args()
     root = options.keep or Path(tempfile.mkdtemp(prefix="matrix-"))
-    table = Table(root.absolute(), options.recipes, options.way, options.limit)
+    keep = options.keep is not None
+    table = Table(root.absolute(), options.recipes, options.way, options.limit, keep)
     table.run()
     print(table.text())
     if options.json:
         options.json.write_text(json.dumps(table.content(time.monotonic() - began), indent=1))
     failed = table.failed()
-    if options.keep is None and not failed:
+    if not keep and not failed:
         shutil.rmtree(root)
     print(f"{time.monotonic() - began:.0f} s; {root}")
     print(f"{table.passed()} passed, {failed} failed")

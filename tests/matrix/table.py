@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,12 +43,15 @@ class Table:
         recipes: Names of recipes; empty for all.
         ways: Names of ways; None for all.
         limit: Seconds of a cell.
+        keep: Whether the files of cells that passed stay, which are gigabytes.
     """
 
     def __init__(
-        self, root: Path, recipes: list[str], ways: list[str] | None, limit: float
+        self, root: Path, recipes: list[str], ways: list[str] | None, limit: float, keep: bool
     ) -> None:
-        self.root, self.limit = root, limit
+        self.root = root
+        self.limit = limit
+        self.keep = keep
         self.recipes = [r for r in RECIPES if not recipes or r.name in recipes]
         self.ways = [way for way in WAYS if ways is None or way in ways]
         self.outcomes: dict[tuple[str, str], Outcome] = {}
@@ -136,6 +140,8 @@ class Table:
             self.note(key, Outcome("FAIL", seconds, cpu, f"no end after {self.limit:.0f} s"))
         elif status == 0:
             self.note(key, Outcome("ok", seconds, cpu))
+            if cell.way != "train" and not self.keep:
+                shutil.rmtree(cell.folder)
         else:
             why = last_line(cell.folder.with_suffix(".log"))
             self.note(key, Outcome("FAIL", seconds, cpu, why))
