@@ -316,21 +316,26 @@ def _pin(cores: set[int]) -> None:
 def _turn(loader: Loader, workers: int, name: str, device: str) -> Turn:
     gc.collect()
     batches = loader.batches(workers)
-    count, before, begun = 0, _cpu_seconds(), time.perf_counter()
+    count = 0
+    own_before = _cpu_seconds(resource.RUSAGE_SELF)
+    workers_before = _cpu_seconds(resource.RUSAGE_CHILDREN)
+    begun = time.perf_counter()
     for batch in batches:
         images = loader.images(batch).to(device)  # waits until it is there
         if images.shape[1:] != (3, CROP, CROP):
             raise RuntimeError(f"{name} gave images of the shape {tuple(images.shape)}")
         count += len(images)
     wall = time.perf_counter() - begun
+    own = _cpu_seconds(resource.RUSAGE_SELF) - own_before
     del batch, images, batches
     gc.collect()  # workers that stay between epochs end with their loader
     for child in multiprocessing.active_children():
         child.join()
-    return Turn((_cpu_seconds() - before) / count * 1e6, wall / count * 1e6)
+    of_workers = _cpu_seconds(resource.RUSAGE_CHILDREN) - workers_before
+    return Turn((own + of_workers) / count * 1e6, wall / count * 1e6)
 
 
-def _cpu_seconds() -> float:
-    """User and system time of this process, and of its children that have ended."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+def _cpu_seconds(processes: int) -> float:
+    """User and system time of this process, or of its children that have ended."""
+    usage = resource.getrusage(processes)
+    return usage.ru_utime + usage.ru_stime
