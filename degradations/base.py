@@ -287,10 +287,6 @@ class Degradation(nn.Module, ABC):
         ValueError: `scale` is missing or not a positive finite number.
     """
 
-    #: Number of pairs of earlier batches, per process, that training exchanges with its own; 0 for
-    #: no pool. A recipe sets it from an argument of this name, and `datamodules.base` applies it.
-    pool: int = 0
-
     #: Whether batches are compiled; None as `Pipeline` decides.
     compile_canvas: bool | None = False
 

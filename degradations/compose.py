@@ -69,7 +69,6 @@ class Sometimes(Stage):
         return self.stage.alone
 
 
-# REPLACE
 class _Several(Stage):
     """Base of stages that draw which of several stages apply, or their order, as `choice`."""
 
@@ -259,8 +258,7 @@ class Mixture(Degradation):
         weights: Relative frequencies of the recipes, in the same order; equal by default.
 
     Raises:
-        ValueError: There are no recipes, a name is invalid, a recipe has a pair pool, or the
-            weights do not fit.
+        ValueError: There are no recipes, a name is invalid, or the weights do not fit.
     """
 
     def __init__(
@@ -275,11 +273,6 @@ class Mixture(Degradation):
         self.recipes = nn.ModuleDict()
         for name, make_recipe in recipes.items():
             recipe = make_recipe(self.scale)
-            if recipe.pool:
-                raise ValueError(
-                    f"recipes[{name}] has a pool of {recipe.pool} pairs, which a mixture does not "
-                    "support: set its pool to 0"
-                )
             _check_name(name, "which")
             recipe.compile_canvas = False
             self.recipes[name] = recipe

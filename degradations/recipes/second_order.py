@@ -28,7 +28,7 @@ from degradations.stages.jpeg import JPEG
 from degradations.stages.noise import GaussianNoise, PoissonNoise
 from degradations.stages.resize import Modes, Resize
 from degradations.stages.sharpen import USM
-from files.numbers import NonNegativeInt, UnitInterval
+from files.numbers import UnitInterval
 
 
 class ToLR(Resize):
@@ -291,8 +291,6 @@ class SecondOrder(Pipeline):
             of the resizes, the noise family, whether there is a second order and a second blur,
             the order of the last steps. The LR of an image then depends on its batch. Grey noise
             is drawn per image, as in the released code. And repeat the chroma of a JPEG, as there.
-        pool: Number of pairs of earlier batches, per process, that training exchanges with its own
-            (released code: 180); 0 for no pool.
 
     Raises:
         ValueError: A range or probability is invalid; the message names it.
@@ -314,7 +312,6 @@ class SecondOrder(Pipeline):
         final_sinc: UnitInterval = 0.8,
         final_kernel_size: IntegerRange = (7, 21),
         faithful: bool = False,
-        pool: NonNegativeInt = 0,
         **kwargs: Any,
     ) -> None:
         divisor = check_scale(scale)
@@ -345,7 +342,6 @@ class SecondOrder(Pipeline):
         super().__init__(scale, stages, **kwargs)
         self.second_p = second_p
         self.faithful = faithful
-        self.pool = pool
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw one entry per stage; the stages of the second order share whether it is applied."""
@@ -402,8 +398,6 @@ class RealESRGAN(SecondOrder):
             of the resizes, the noise family, whether there is a second order and a second blur,
             the order of the last steps. The LR of an image then depends on its batch. Grey noise
             is drawn per image, as in the released code. And repeat the chroma of a JPEG, as there.
-        pool: Number of pairs of earlier batches, per process, that training exchanges with its own
-            (released code: 180); 0 for no pool.
 
     Source: Wang et al., "Real-ESRGAN: Training Real-World Blind Super-Resolution with Pure
     Synthetic Data" (ICCVW 2021; arXiv 2107.10833), options train_realesrgan_x4plus.

@@ -321,7 +321,6 @@ def _resampled_by(matrices: Matrices, canvas: Canvas, sizes: Tensor) -> Canvas:
     return Canvas(_by_rows(row_matrices, narrow), sizes, canvas.hr_size)
 
 
-# REPLACE
 class _Grid(NamedTuple):
     """Positions of pixels along both axes, rows and columns stacked as a batch of 2B.
 

@@ -45,7 +45,6 @@ def test_the_files_of_invsr_are_the_recipes_as_they_are(name, recipe):
     assert "usm" not in shipped.stages
     found, expected = (r.params_of(np.arange(8), shape) for r in (shipped, recipe(4.0)))
     np.testing.assert_equal(found, expected)
-    assert shipped.pool == 0
 
 
 def test_an_experiment_with_its_own_scale():
