@@ -177,26 +177,23 @@ class Shuffled(_Several):
         return x
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
-        """Apply the stages of `schedule`, each to the images whose next stage it is."""
+        """Apply the stages in rounds, each stage to the images whose next one it is.
+
+        In every round the next stages of an order run as long as their indices rise. Only the
+        falling order needs the last round, for the first stage.
+        """
         stages = list(self._stages().items())
         # After the last stage comes none, -1.
         order = functional.pad(params["order"], (0, 1), value=-1)
         place = torch.zeros_like(order[:, :1])
-        for index in self.schedule():
+        rounds = list(range(len(stages))) * (len(stages) - 1)
+        for index in [*rounds, 0]:
             name, stage = stages[index]
             is_next = order.gather(1, place) == index
             output = stage.run_on_canvas(canvas, params[name])
             canvas = select(is_next[:, 0], output, canvas)
             place = place + is_next
         return canvas
-
-    def schedule(self) -> Sequence[int]:
-        """Return the indices of stages in a sequence of which every order is a subsequence."""
-        # In every round, the next stages of an order run as long as their indices rise. Only the
-        # falling order needs the last round, for the first stage.
-        count = len(self.stages)
-        rounds = list(range(count)) * (count - 1)
-        return [*rounds, 0]
 
 
 def items_of(modules: nn.ModuleDict) -> list[Any]:

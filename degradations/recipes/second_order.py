@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +36,6 @@ class ToLR(Resize):
     Args:
         divisor: The scale: the sides become those of the HR divided by it, rounded.
         modes: Kernels to choose from, as in `Resize`.
-        antialias: As in `Resize`.
 
     Source: Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833), the "resize back" of its released
     code.
@@ -49,15 +47,9 @@ class ToLR(Resize):
         self,
         divisor: float = 1.0,
         modes: Modes = ("area", "bilinear", "bicubic"),
-        antialias: bool | float = False,
     ) -> None:
         never_random = (0.0, 0.0, 1.0)
-        super().__init__(
-            p=never_random,
-            modes=modes,
-            antialias=antialias,
-            divisor=divisor,
-        )
+        super().__init__(p=never_random, modes=modes, divisor=divisor)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw as `Resize.draw`, with the sides of the LR."""
@@ -75,7 +67,7 @@ class ToLR(Resize):
 
 
 class SincAndJPEG(Stage):
-    """Resize to the LR size, filter by a sinc and compress, or compress first.
+    """Resize to the LR size, filter by a sinc and compress; for half of the images compress first.
 
     On a canvas JPEG, the most expensive part, runs once for both orders, on the smaller canvas.
 
@@ -84,9 +76,7 @@ class SincAndJPEG(Stage):
         modes: Kernels of the resize, as in `Resize`.
         sinc: Probability of the sinc filter, which follows the resize.
         kernel_size: Range of the size of that filter; odd sizes are drawn.
-        cutoff: Range of its cut-off frequency in radians per pixel.
         quality: Range of the JPEG quality.
-        jpeg_last: Probability that JPEG comes last, not first.
         smooth_chroma: As in `JPEG`.
 
     Source: Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833), section 3.4, and its released code.
@@ -101,21 +91,18 @@ class SincAndJPEG(Stage):
         modes: Modes = ("area", "bilinear", "bicubic"),
         sinc: UnitInterval = 0.8,
         kernel_size: IntegerRange = (7, 21),
-        cutoff: Range = (math.pi / 3, math.pi),
         quality: IntegerRange = (30, 95),
-        jpeg_last: UnitInterval = 0.5,
         smooth_chroma: bool = True,
     ) -> None:
         super().__init__()
         self.resize = ToLR(divisor, modes)
-        self.sinc = Sometimes(Sinc(kernel_size, cutoff), sinc)
+        self.sinc = Sometimes(Sinc(kernel_size), sinc)
         self.jpeg = JPEG(quality, smooth_chroma=smooth_chroma)
-        self.jpeg_last = jpeg_last
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `jpeg_last` (B,) bool, and the parameters of `resize`, `sinc` and `jpeg`."""
         return {
-            "jpeg_last": draws.bernoulli(self.jpeg_last),
+            "jpeg_last": draws.bernoulli(0.5),
             "resize": self.resize.draw(draws.fold("resize"), shape),
             "sinc": self.sinc.draw(draws.fold("sinc"), shape),
             "jpeg": self.jpeg.draw(draws.fold("jpeg"), shape),
@@ -335,7 +322,6 @@ class SecondOrder(Pipeline):
             modes,
             sinc=final_sinc,
             kernel_size=final_kernel_size,
-            cutoff=(math.pi / 3, math.pi),
             quality=final_jpeg_quality,
             smooth_chroma=not faithful,
         )

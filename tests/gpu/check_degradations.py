@@ -6,6 +6,7 @@ import functools
 import logging
 from typing import Any
 
+import albumentations
 import pytest
 import torch
 
@@ -15,7 +16,7 @@ from degradations.draws import to_device
 from degradations.pipeline import Pipeline
 from degradations.recipes.resshift import ImageNetTest
 from degradations.recipes.second_order import RealESRGANLight, SecondOrder
-from degradations.stages.codec import WebP
+from degradations.stages.adapters import Albumentations
 from degradations.stages.noise import GaussianNoise, hashed_fields
 from tests.contracts import discovery
 from tests.contracts.degradation_contract import (
@@ -139,5 +140,6 @@ def test_a_compiler_that_fails_is_done_without(
 def test_what_cannot_be_compiled_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     with pretended_gpu():
         monkeypatch.setattr(torch, "compile", compiler := Compiler())
-        Pipeline(2.0, {"codec": WebP()})(HR.to(GPU), SEEDS[:3])
+        invert = Albumentations(albumentations.InvertImg(p=1.0))
+        Pipeline(2.0, [invert])(HR.to(GPU), SEEDS[:3])
     assert compiler.batches == 0
