@@ -432,10 +432,6 @@ class Degradation(nn.Module, ABC):
             )
         return h, w
 
-    def extra_repr(self) -> str:
-        """Show the scale in `print(degradation)`."""
-        return f"scale={self.scale:g}"
-
 
 @contextmanager
 def ieee_float32(device: torch.device) -> Iterator[None]:

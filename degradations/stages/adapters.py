@@ -77,10 +77,6 @@ class KorniaAugmentation(Stage):
             return canvas.with_pixels(pixels)
         return super().on_canvas(canvas, params)
 
-    def extra_repr(self) -> str:
-        """Show the name of the augmentation in `print(degradation)`."""
-        return type(self.augmentation).__name__
-
 
 class Albumentations(Stage):
     """Any ``ImageOnlyTransform`` of albumentations, i.e. one that does not move pixels.

@@ -25,7 +25,7 @@ Mode: TypeAlias = Literal["area", "bilinear", "bicubic", "nearest"]
 
 #: Modes by the numbers in recorded parameters, independent of the modes of a stage.
 MODES: tuple[Mode, ...] = get_args(Mode)
-Modes: TypeAlias = tuple[Mode, ...] | dict[Mode, float]
+Modes: TypeAlias = tuple[Mode, ...]
 Taps: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
 Bags: TypeAlias = tuple[Tensor, Tensor, Tensor]
 Kernel: TypeAlias = Callable[[Any], Any]  # of distances
@@ -481,9 +481,8 @@ class Resize(Stage):
         up: Range of the factor of images that are enlarged, at least 1.
         down: Range of the factor of images that are shrunk, at most 1.
         p: Probabilities that an image is enlarged, shrunk, or gets factor 1.
-        modes: Kernels to choose from, equally likely, or each with its probability: ``area``
-            (the mean of the pixels below a new pixel), ``bilinear``, ``bicubic``,
-            ``nearest``.
+        modes: Kernels to choose from, equally likely: ``area`` (the mean of the pixels below a
+            new pixel), ``bilinear``, ``bicubic``, ``nearest``.
         antialias: Widen ``bilinear`` and ``bicubic`` by the factor if an image shrinks, as in
             Pillow; a number is the probability per image. ``area`` and ``nearest`` are never
             widened.
@@ -515,9 +514,7 @@ class Resize(Stage):
         self.down = check_range(down, "down", low=0.0, high=1.0)
         self.p = check_probabilities(p, 3)
         self.modes = tuple(modes)
-        equal = [1 / max(len(modes), 1)] * len(modes)
-        mode_p = list(modes.values()) if isinstance(modes, dict) else equal
-        self.mode_p = check_probabilities(mode_p, len(modes), "modes")
+        self.mode_p = [1 / len(modes)] * len(modes)
         self.antialias = float(antialias)
         self.divisor = float(divisor)
 

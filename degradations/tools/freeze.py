@@ -29,7 +29,7 @@ from files.images import decode
 from files.images.pillow import saved
 from files.own_modules import class_path
 from files.owned import whole_file
-from files.paths import images_by_key, shard_key
+from files.paths import images_by_key, shard_key, unique
 from files.versions import installed
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     degradation = degradation_of(options.config, options.scale)
     settings = Settings(degradation, options.name, options.degradation_seed)
     images = images_by_key(options.images)
-    progress = tqdm(images.items(), unit=" images", disable=None)
+    dotless = ((shard_key(key), (key, path)) for key, path in images.items())
+    unique_images = unique(dotless, "IMAGES", lambda image: image[1])
+    progress = tqdm(unique_images.items(), unit=" images", disable=None)
     samples = degrade_images(progress, settings)
     count = write_shard(samples, shard)
     log.info("%d images frozen into %s", count, shard)
@@ -82,31 +84,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def degrade_images(
-    images: Iterable[tuple[str, Path]], settings: Settings
+    images: Iterable[tuple[str, tuple[str, Path]]], settings: Settings
 ) -> Iterator[tuple[str, Members]]:
     """Degrade images.
 
     Args:
-        images: Keys and files.
+        images: Keys in the shard, without dots, with keys and files.
         settings: Settings of the set.
 
     Yields:
-        The key in the shard, with names without dots, and the members of the sample.
+        The key in the shard, and the members of the sample.
 
     Raises:
         ValueError: An image cannot be read, has more than 8 bits or too few pixels, or its LR is
             not rounded to 8 bits.
     """
     degradation = settings.degradation
-    keys: dict[str, str] = {}  # by their keys in the shard
-    for key, path in images:
-        dotless_key = shard_key(key)
-        other_key = keys.setdefault(dotless_key, key)
-        if other_key != key:
-            raise ValueError(
-                f"{other_key!r} and {key!r} would both have the key {dotless_key!r}, because a "
-                "key in a shard cannot have dots: rename one"
-            )
+    for dotless_key, (key, path) in images:
         hr = _read_hr(path, settings)
         seed = seed_of(settings.degradation_seed, f"{settings.name}/{key}")
         params = degradation.params_of(torch.tensor([seed]), hr.shape)

@@ -22,7 +22,7 @@ from degradations.base import Degradation, Stage
 from degradations.compose import OneOf, Shuffled, Sometimes
 from degradations.draws import Params, leaves
 from degradations.images import as_image, cropped, read_image
-from degradations.tools.configure import degradation_of, scale_in
+from degradations.tools.configure import degradation_of
 from files.marks import SHEET
 from files.numbers import positive
 from files.owned import refuse_folder, refuse_foreign, whole_file
@@ -246,12 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if os.path.realpath(out) == os.path.realpath(options.image):
         raise ValueError(f"{out} is an input and would be overwritten: give another --out")
     refuse_foreign(out, SHEET)
-    scale = options.scale
-    if scale is None:
-        scale = scale_in(options.config)
-    if scale is None:
-        scale = 4.0
-    degradation = degradation_of(options.config, scale)
+    degradation = degradation_of(options.config, options.scale, default_scale=4.0)
     image = read_image(options.image)
     hr = cropped(image, options.crop, str(options.image))
     seeds = range(options.seed, options.seed + options.draws)
