@@ -8,7 +8,6 @@ the other tags are expressed as one. No tag means sRGB, as in browsers.
 from __future__ import annotations
 
 import struct
-from functools import lru_cache
 from typing import IO
 
 import numpy as np
@@ -199,45 +198,6 @@ def _curve_of(gamma: float | None) -> bytes:
         numbers = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
         return b"para\0\0\0\0\0\3\0\0" + _fixed(numbers)
     return b"para\0\0\0\0\0\0\0\0" + _fixed([gamma])
-
-
-def _gamma_of(curve: bytes) -> float | None:
-    """Return the exponent of a curve; None if it is no power."""
-    kind, count = struct.unpack_from(">4s4xI", curve)
-    if kind == b"curv" and count < 2:
-        return struct.unpack_from(">H", curve, 12)[0] / 256 if count else 1.0
-    powers = kind == b"para" and count >> 16 == 0
-    return struct.unpack_from(">i", curve, 12)[0] / 65536 if powers else None
-
-
-@lru_cache(maxsize=16)
-def to_srgb_curve(icc: bytes) -> tuple[NDArray[np.uint8], bytes] | None:
-    """Return how 16-bit levels become 8-bit ones on the curve of sRGB, whose shadows are fine.
-
-    Args:
-        icc: The profile of the levels, for grey or RGB.
-
-    Returns:
-        The new level of each of the 65,536, and the profile of the new ones; None if the profile
-        is broken, or the curves of its channels are not one power.
-    """
-    try:
-        tags = tags_of(icc)
-        curves = {content for name, content in tags.items() if name in (*CURVES, b"kTRC")}
-        gamma = _gamma_of(curves.pop()) if len(curves) == 1 and b"A2B0" not in tags else None
-    except (ValueError, struct.error):
-        return None
-    if gamma is None or gamma <= 0:
-        return None
-    light = np.linspace(0, 1, 1 << 16) ** gamma
-    curved = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    changed, curve = bytearray(icc + bytes(-len(icc) % 4)), _curve_of(None)
-    for at in range(132, 132 + 12 * len(tags), 12):
-        if changed[at : at + 4] in (*CURVES, b"kTRC"):
-            struct.pack_into(">II", changed, at + 4, len(changed), len(curve))
-    changed += curve
-    struct.pack_into(">I", changed, 0, len(changed))
-    return np.rint(255 * curved).astype(np.uint8), bytes(changed)
 
 
 def _built(primaries: tuple[float, ...], curve: bytes, grey: bool) -> bytes:

@@ -31,7 +31,7 @@ from PIL import Image, UnidentifiedImageError
 from files.clock import DECODING
 from files.images import jpeg
 from files.images.colours import GREY, avif_bits, code_points_of, describe
-from files.images.deep import Pixels, deep_pixels, deep_to_srgb, eight_bits
+from files.images.deep import Pixels, deep_pixels, eight_bits
 from files.images.exif import tiff_exif
 from files.images.faults import Truncated, Unsupported
 from files.images.pillow import MAX_TEXT, MORE, open_image
@@ -398,7 +398,10 @@ def _check_container(image: Image.Image, data: jpeg.Bytes) -> None:
 def _converted_16(raw: _Raw, srgb: bool) -> _Raw:
     """Return the pixels in sRGB; of 8 bits if they are converted, as Pillow converts no others."""
     icc = raw.icc or raw.grey_icc
-    converted = deep_to_srgb(raw.rgb, icc, not raw.icc) if srgb and icc else None
+    if icc is None or not srgb:
+        return raw
+    rgb = eight_bits(raw.rgb)
+    converted = to_srgb(rgb if raw.icc else rgb[..., 0], icc)
     if converted is None:
         return raw
     alpha = None if raw.alpha is None else eight_bits(raw.alpha)

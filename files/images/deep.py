@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from files.images.colours import avif_bits, to_srgb_curve
+from files.images.colours import avif_bits
 from files.images.faults import Unsupported
 from files.images.png import DEPTH, check_size, without_texts
-from files.images.profiles import to_srgb
 from files.images.tiff import unsupported_tiff
 
 TOP = 65535
@@ -55,27 +54,6 @@ def eight_bits(pixels: Pixels) -> NDArray[np.uint8]:
     if pixels.dtype == np.uint8:
         return cast("NDArray[np.uint8]", pixels)
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
-def deep_to_srgb(rgb: Pixels, icc: bytes, grey: bool) -> NDArray[np.uint8] | None:
-    """Convert 16-bit pixels to sRGB's 8 bits, which is all that Pillow converts.
-
-    Args:
-        rgb: (H, W, 3), 16 bits.
-        icc: Their profile.
-        grey: Whether it is one of grey.
-
-    Returns:
-        (H, W, 3); or None, as of ``to_srgb``.
-    """
-    rounded, finer = eight_bits(rgb), to_srgb_curve(icc)
-    converted = to_srgb(rounded[..., 0] if grey else rounded, icc)
-    if converted is None or finer is None:
-        return converted
-    levels, curved = finer  # 8 bits of linear light have bands in the shadows
-    rounded = levels[rgb]
-    converted = to_srgb(rounded[..., 0] if grey else rounded, curved)
-    return rounded if converted is None else converted
 
 
 def _png_16(image: Image.Image, data: Bytes) -> tuple[Pixels, Pixels | None]:
