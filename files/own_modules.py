@@ -35,7 +35,7 @@ class OwnModules:
 
     def __init__(self) -> None:
         self.folder = ""
-        self._found: set[str] = set()  # top-level names
+        self._modules: set[str] = set()  # top-level names that were found there
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -45,7 +45,7 @@ class OwnModules:
             return None
         spec = PathFinder.find_spec(name, [self.folder])
         if spec is not None:
-            self._found.add(name)
+            self._modules.add(name)
             if spec.submodule_search_locations is not None:  # a namespace would follow sys.path
                 spec.submodule_search_locations = [*spec.submodule_search_locations]
         return spec
@@ -54,7 +54,7 @@ class OwnModules:
         if importer is None:
             return False
         module = _module_of(importer)
-        by_user = module.partition(".")[0] in self._found
+        by_user = module.partition(".")[0] in self._modules
         return by_user or (module, importer.f_code.co_name) in LOOKUPS
 
 
@@ -116,10 +116,12 @@ def name_the_same(one: Any, other: Any) -> bool:
         one: A value of a configuration.
         other: Another one.
     """
-    found = _named(one)
-    return found is not None and found is _named(other)
+    named = _object_of(one)
+    return named is not None and named is _object_of(other)
 
 
-def _named(path: Any) -> Any:
-    module, _, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
+def _object_of(path: Any) -> Any:
+    if not isinstance(path, str):
+        return None
+    module, _, name = path.rpartition(".")
     return vars(sys.modules[module]).get(name) if module in sys.modules else None

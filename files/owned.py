@@ -322,7 +322,8 @@ def remove_folder(folder: Path, known: Known) -> None:
     Raises:
         NotOursError: It contains something else; nothing is deleted.
     """
-    if others := foreign(folder, known):
+    others = foreign(folder, known)
+    if others:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         raise NotOursError(
             f"{folder} holds {others[0]}{more}, which Enlarger did not write: move it away"

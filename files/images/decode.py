@@ -268,8 +268,8 @@ def _unidentified(start: bytes, file: IO[bytes]) -> tuple[str, str]:
         f"not an image, or its header is broken: it starts with {start[:8]!r}; expected one of "
         + ", ".join(FORMATS)
     )
-    known = start[:2] in STARTS or start[4:8] == b"ftyp"
-    return "damaged" if known else "not an image", text
+    is_image = start[:2] in STARTS or start[4:8] == b"ftyp"
+    return "damaged" if is_image else "not an image", text
 
 
 class _Raw(NamedTuple):

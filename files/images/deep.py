@@ -39,11 +39,13 @@ def deep_pixels(image: Image.Image, data: Bytes) -> tuple[Pixels, Pixels | None]
         return _png_16(image, data)
     if image.format == "TIFF":
         tags = image.tag_v2  # type: ignore[attr-defined]
-        bits, kinds = tags.get(258, (1,)), tags.get(339, (1,))  # BitsPerSample, SampleFormat
-        plain = max(bits) <= 8 and set(kinds) == {1}
-        return None if plain else _tiff_16(image, data, bits, kinds)
-    if image.format == "AVIF" and (bits := avif_bits(data)) > 8:
-        return _avif(data, bits)
+        bits = tags.get(258, (1,))  # BitsPerSample
+        kinds = tags.get(339, (1,))  # SampleFormat
+        if max(bits) <= 8 and set(kinds) == {1}:
+            return None
+        return _tiff_16(image, data, bits, kinds)
+    if image.format == "AVIF" and avif_bits(data) > 8:
+        return _avif(data, avif_bits(data))
     if image.format == "HEIF" and image.info["bit_depth"] > 8:
         return _heic(data, image.info["bit_depth"])
     return None
@@ -78,23 +80,29 @@ def _tiff_16(
         raise Unsupported(unsupported_tiff(io.BytesIO(data)))
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = cast(Any, file.pages[image.tell()])
-        planar, inverted = page.planarconfig == 2, page.photometric == 0
+        is_planar = page.planarconfig == 2
+        is_inverted = page.photometric == 0
         extra = int(page.extrasamples[0]) if page.extrasamples else ALPHA
         try:
             pixels = page.asarray()
         except ValueError as error:
             # tifffile reads LZW only with a further package; OpenCV reads it, but not planes.
-            usable = not planar and image.tell() == 0 and "imagecodecs" in str(error)
-            read = _opencv_16(data) if usable else None
-            if read is None:
+            if is_planar or image.tell() > 0 or "imagecodecs" not in str(error):
                 raise
-            pixels = read
-    pixels = np.moveaxis(pixels, 0, -1) if planar and pixels.ndim == 3 else pixels
+            pixels = _opencv_16(data)
+            if pixels is None:
+                raise
+    if is_planar and pixels.ndim == 3:
+        pixels = np.moveaxis(pixels, 0, -1)
     pixels = pixels.astype(np.uint16)  # big-endian files, too
-    rgb, alpha = _split(TOP - pixels if inverted else pixels)
+    if is_inverted:
+        pixels = TOP - pixels
+    rgb, alpha = _split(pixels)
     if alpha is None or extra == NO_ALPHA:
         return rgb, None
-    return (_divided(rgb, alpha) if extra == PREMULTIPLIED else rgb), alpha
+    if extra == PREMULTIPLIED:
+        rgb = _divided(rgb, alpha)
+    return rgb, alpha
 
 
 def _avif(data: Bytes, bits: int) -> tuple[Pixels, Pixels | None] | None:
