@@ -15,7 +15,6 @@ import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from types import FrameType, ModuleType
-from typing import Any
 
 # Functions that import what a user named. Private names: the tests of plug-ins fail without them.
 LOOKUPS = {
@@ -105,23 +104,3 @@ def class_path(cls: type) -> str:
     package = cls.__module__.partition(".")[0]
     public = getattr(sys.modules.get(package), cls.__name__, None)
     return f"{package if public is cls else cls.__module__}.{cls.__qualname__}"
-
-
-def name_the_same(one: Any, other: Any) -> bool:
-    """Return whether two texts are paths of the same object, such as a function that has moved.
-
-    Nothing is imported: a path of a module that this process has not imported names nothing.
-
-    Args:
-        one: A value of a configuration.
-        other: Another one.
-    """
-    named = _object_of(one)
-    return named is not None and named is _object_of(other)
-
-
-def _object_of(path: Any) -> Any:
-    if not isinstance(path, str):
-        return None
-    module, _, name = path.rpartition(".")
-    return vars(sys.modules[module]).get(name) if module in sys.modules else None
