@@ -122,12 +122,10 @@ class Albumentations(Stage):
 
 
 def _check_image_only(transform: Any) -> None:
-    from albumentations import BaseCompose, ImageOnlyTransform
-
-    if isinstance(transform, BaseCompose):
+    if hasattr(transform, "transforms"):
         for inner in transform.transforms:
             _check_image_only(inner)
-    elif not isinstance(transform, ImageOnlyTransform):
+    elif "keypoints" in transform.targets:  # which a transform that moves pixels would move, too
         raise TypeError(
             f"{type(transform).__name__} may move pixels, but an LR must show the content of its "
             "HR in place; use it as data.init_args.crops.augment, which changes HR before LR is "
