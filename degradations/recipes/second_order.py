@@ -36,6 +36,7 @@ class ToLR(Resize):
     Args:
         divisor: The scale: the sides become those of the HR divided by it, rounded.
         modes: Kernels to choose from, as in `Resize`.
+        antialias: As in `Resize`.
 
     Source: Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833), the "resize back" of its released
     code.
@@ -47,9 +48,10 @@ class ToLR(Resize):
         self,
         divisor: float = 1.0,
         modes: Modes = ("area", "bilinear", "bicubic"),
+        antialias: bool = False,
     ) -> None:
         never_random = (0.0, 0.0, 1.0)
-        super().__init__(p=never_random, modes=modes, divisor=divisor)
+        super().__init__(p=never_random, modes=modes, antialias=antialias, divisor=divisor)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw as `Resize.draw`, with the sides of the LR."""
