@@ -32,7 +32,6 @@ from datamodules.sources.folder import Outputs, source_to_enlarge
 from datamodules.sources.latents import add_latents
 from datamodules.sources.videos import VideoFrames
 from degradations.base import Degradation
-from degradations.pool import PairPool
 from files.batch import Batch, Listener
 from files.images.deep import Pixels
 from files.numbers import NonNegativeInt, PositiveFloat, PositiveInt
@@ -151,7 +150,6 @@ class SRDataModule(Predicted, LightningDataModule):
         self.outputs: Outputs | None = None  # where predict writes; see commands/cli.py
         self._fingerprint = ""  # of the training images' keys
         self._kept = ""  # stage whose next `setup` opens nothing
-        self._pool: PairPool | None = None
         self._plan: Plan | None = None
 
     # ------------------------------------------------------------------------------------ sources
@@ -172,7 +170,6 @@ class SRDataModule(Predicted, LightningDataModule):
             degradation = self._datasets["train"][0].source.degradation or self.degradation
             if self.crops.scales is not None and degradation is not None:
                 degrading.check_any_scale(degradation)
-            self._pool = degrading.new_pool(degradation, self.batch_size, self._ranks()[1])
 
     def keep_open(self, stage: str) -> None:
         """Keep the sources of a ``setup`` that came early: the next one does not open them again.
@@ -301,16 +298,13 @@ class SRDataModule(Predicted, LightningDataModule):
 
     @contextmanager
     def apart_from_training(self) -> Iterator[None]:
-        """Let training batches leave no trace here, so that some can be measured before training.
-
-        Neither the listener nor the pair pool gets them.
-        """
-        kept = self.listener, self._pool
-        self.listener = self._pool = None
+        """Keep training batches from the listener, so that some can be measured before training."""
+        listener = self.listener
+        self.listener = None
         try:
             yield
         finally:
-            self.listener, self._pool = kept
+            self.listener = listener
 
     # ---------------------------------------------------------------------------------- on device
 
@@ -361,16 +355,12 @@ class SRDataModule(Predicted, LightningDataModule):
             return cast(Batch, {k: batch[k] for k in ("key", "error", "meta") if k in batch})
         part = self._part()
         dataset = self._datasets[part][dataloader_idx]
-        pool = self._pool if part == "train" and "hr" in batch and "lr" not in batch else None
-        if pool is not None:
-            degrading.check_pooled(batch)
         # A resumed run may begin at any batch, also at one that Guard must skip.
         finite = dataset.checked or part != "train" or self._position() == (0, 0)
         scale = self._to_images(batch)
         if "lr" not in batch and "hr" in batch:
-            degrading.make_lr(
-                batch, degrading.degradation_of(dataset, self.degradation, scale), pool, finite
-            )
+            degradation = degrading.degradation_of(dataset, self.degradation, scale)
+            degrading.make_lr(batch, degradation, finite)
         add_size(batch, dataset.output_size)
         if "latent" in batch:
             add_latents(batch, dataset.source)
@@ -402,17 +392,11 @@ class SRDataModule(Predicted, LightningDataModule):
     # -------------------------------------------------------------------------------------- state
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what fixes the sample order, and the pair pools. All processes must call it.
-
-        The position itself is in the loops' counters.
-        """
-        if "train" not in self._datasets:
-            return {}
-        return self._order() | ({} if self._pool is None else {"pairs": self._pool.states()})
+        """Return what fixes the sample order; the position itself is in the loops' counters."""
+        return self._order() if "train" in self._datasets else {}
 
     def _order(self) -> dict[str, Any]:
-        pool = 0 if self._pool is None else self._pool.size
-        return {**self.plan().state, "images": self._fingerprint, "pool": pool}
+        return {**self.plan().state, "images": self._fingerprint}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuse to resume on data that would give another order.
@@ -421,13 +405,10 @@ class SRDataModule(Predicted, LightningDataModule):
             state_dict: The result of ``state_dict``.
 
         Raises:
-            ValueError: If the images, the seed or the batch size differ from the checkpoint's, or,
-                with a pair pool, the number of processes.
+            ValueError: If the images, the seed or the batch size differ from the checkpoint's.
         """
         if "train" in self._datasets:
             check_same_order(state_dict, self._order())
-        if self._pool is not None and "pairs" in state_dict:
-            self._pool.load(state_dict["pairs"], *self._ranks())
 
 
 def _is_batch(value: object) -> bool:

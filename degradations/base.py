@@ -287,10 +287,6 @@ class Degradation(nn.Module, ABC):
         ValueError: `scale` is missing or not a positive finite number.
     """
 
-    #: Number of pairs of earlier batches, per process, that training exchanges with its own; 0 for
-    #: no pool. A recipe sets it from an argument of this name, and `datamodules.base` applies it.
-    pool: int = 0
-
     #: Whether batches are compiled; None as `Pipeline` decides.
     compile_canvas: bool | None = False
 
@@ -435,10 +431,6 @@ class Degradation(nn.Module, ABC):
                 "pixel; use larger images or crops, or a smaller data.init_args.scale"
             )
         return h, w
-
-    def extra_repr(self) -> str:
-        """Show the scale in `print(degradation)`."""
-        return f"scale={self.scale:g}"
 
 
 @contextmanager

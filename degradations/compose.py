@@ -69,7 +69,6 @@ class Sometimes(Stage):
         return self.stage.alone
 
 
-# REPLACE
 class _Several(Stage):
     """Base of stages that draw which of several stages apply, or their order, as `choice`."""
 
@@ -178,26 +177,23 @@ class Shuffled(_Several):
         return x
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
-        """Apply the stages of `schedule`, each to the images whose next stage it is."""
+        """Apply the stages in rounds, each stage to the images whose next one it is.
+
+        In every round the next stages of an order run as long as their indices rise. Only the
+        falling order needs the last round, for the first stage.
+        """
         stages = list(self._stages().items())
         # After the last stage comes none, -1.
         order = functional.pad(params["order"], (0, 1), value=-1)
         place = torch.zeros_like(order[:, :1])
-        for index in self.schedule():
+        rounds = list(range(len(stages))) * (len(stages) - 1)
+        for index in [*rounds, 0]:
             name, stage = stages[index]
             is_next = order.gather(1, place) == index
             output = stage.run_on_canvas(canvas, params[name])
             canvas = select(is_next[:, 0], output, canvas)
             place = place + is_next
         return canvas
-
-    def schedule(self) -> Sequence[int]:
-        """Return the indices of stages in a sequence of which every order is a subsequence."""
-        # In every round, the next stages of an order run as long as their indices rise. Only the
-        # falling order needs the last round, for the first stage.
-        count = len(self.stages)
-        rounds = list(range(count)) * (count - 1)
-        return [*rounds, 0]
 
 
 def items_of(modules: nn.ModuleDict) -> list[Any]:
@@ -259,8 +255,7 @@ class Mixture(Degradation):
         weights: Relative frequencies of the recipes, in the same order; equal by default.
 
     Raises:
-        ValueError: There are no recipes, a name is invalid, a recipe has a pair pool, or the
-            weights do not fit.
+        ValueError: There are no recipes, a name is invalid, or the weights do not fit.
     """
 
     def __init__(
@@ -275,11 +270,6 @@ class Mixture(Degradation):
         self.recipes = nn.ModuleDict()
         for name, make_recipe in recipes.items():
             recipe = make_recipe(self.scale)
-            if recipe.pool:
-                raise ValueError(
-                    f"recipes[{name}] has a pool of {recipe.pool} pairs, which a mixture does not "
-                    "support: set its pool to 0"
-                )
             _check_name(name, "which")
             recipe.compile_canvas = False
             self.recipes[name] = recipe

@@ -131,48 +131,13 @@ class Pipeline(Degradation):
         """Return the compiled function of (hr, rows), on a GPU a CUDA graph."""
         if self._compiled is None or self._compiled[0] != packed.layout:
             allow_kinds()  # of all pipelines together
-            self._compiled = (packed.layout, self._compiled_of(packed))
+
+            def run(hr: Tensor, rows: Tensor) -> Tensor:
+                return self._on_canvas(hr, packed.unpacked(rows))
+
+            compiled = torch.compile(run, fullgraph=True, dynamic=False, mode="reduce-overhead")
+            self._compiled = (packed.layout, compiled)
         return self._compiled[1]
-
-    def _compiled_of(self, packed: Packed) -> Callable[..., Tensor]:
-        """Compile for a layout of parameters.
-
-        Leading stages that draw nothing, such as USM, are a graph of their own: the compiler's
-        cache then has the others, whether a recipe sharpens or not.
-        """
-        leading: list[Stage] = []
-        for name, stage in self.named_stages():
-            if packed.layout[name] or stage.resizes:
-                break
-            leading.append(stage)
-
-        def run_leading(hr: Tensor) -> Tensor:
-            canvas = Canvas.of(hr)
-            for stage in leading:
-                canvas = stage.run_on_canvas(canvas, {})
-            return canvas.pixels
-
-        def run_others(hr: Tensor, rows: Tensor) -> Tensor:
-            params = packed.unpacked(rows)
-            return self._on_canvas(hr, params, len(leading))
-
-        def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-            return torch.compile(
-                function,
-                fullgraph=True,
-                dynamic=False,
-                mode="reduce-overhead",
-            )
-
-        compiled_others = compiled(run_others)
-        if not leading:
-            return compiled_others
-        compiled_leading = compiled(run_leading)
-
-        def run(hr: Tensor, rows: Tensor) -> Tensor:
-            return compiled_others(compiled_leading(hr), rows)
-
-        return run
 
     def _compile_and_run(
         self,
@@ -246,16 +211,11 @@ class Pipeline(Degradation):
                 "on_canvas, for a GPU)"
             )
 
-    def _on_canvas(
-        self,
-        hr: Tensor,
-        params: Params,
-        skipped: int = 0,
-    ) -> Tensor:
+    def _on_canvas(self, hr: Tensor, params: Params) -> Tensor:
         canvas = Canvas.of(hr)
         prepared = self._prepared(params)
         resized = False
-        for name, stage in self.named_stages()[skipped:]:
+        for name, stage in self.named_stages():
             canvas = stage.run_on_canvas(canvas, prepared[name])
             # After a stage that unites sizes, images fill their canvas again.
             resized = not stage.unites and (resized or stage.resizes)

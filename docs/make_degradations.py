@@ -37,9 +37,6 @@ from degradations.stages.blur import (
     Sinc,
 )
 from degradations.stages.camera import Camera
-from degradations.stages.codec import (
-    WebP,
-)
 from degradations.stages.jpeg import JPEG
 from degradations.stages.noise import (
     GaussianNoise,
@@ -136,12 +133,11 @@ def noises() -> Shown:
 
 
 def codecs() -> Shown:
-    """Each codec at a low quality."""
+    """JPEG at two qualities, and without subsampling."""
     return [
         (JPEG((60, 60)), "quality 60"),
         (JPEG((20, 20)), "quality 20"),
         (JPEG((20, 20), {"4:4:4": 1.0}), "quality 20, 4:4:4"),
-        (WebP((10, 10)), "quality 10"),
     ]
 
 

@@ -34,7 +34,8 @@ class Stopwatch:
         def timed(*args: P.args, **kwargs: P.kwargs) -> T:
             if self._within:
                 return function(*args, **kwargs)
-            self._within, begun = True, time.perf_counter()
+            self._within = True
+            begun = time.perf_counter()
             try:
                 return function(*args, **kwargs)
             finally:
@@ -53,11 +54,16 @@ class Preparation:
 
     def __init__(self) -> None:
         self._begun = time.perf_counter()
-        self._read, self._decoded = READING.seconds, DECODING.seconds
+        self._read = READING.seconds
+        self._decoded = DECODING.seconds
 
     def seconds(self) -> Seconds:
         """Return the seconds since the start."""
-        whole = time.perf_counter() - self._begun
-        given = READING.seconds - self._read
+        total = time.perf_counter() - self._begun
+        reading = READING.seconds - self._read  # and decoding
         decoding = DECODING.seconds - self._decoded
-        return Seconds(max(given - decoding, 0.0), decoding, max(whole - given, 0.0))
+        return Seconds(
+            reading=max(reading - decoding, 0.0),
+            decoding=decoding,
+            cropping=max(total - reading, 0.0),
+        )

@@ -22,9 +22,10 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from files.own_modules import import_own
 from files.paths import CONFIGURATIONS, read_text
-from files.yaml_loader import NO_FILE, StrictLoader, is_configuration
+from files.yaml_loader import NO_CONFIGURATION, NO_FILE, StrictLoader, is_configuration
 
 SPEC = ("class_path", "init_args", "dict_kwargs")
+KeyPath = tuple[str, ...]  # of a key, without ``init_args``
 _CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
@@ -43,7 +44,7 @@ class Merged:
     """
 
     values: dict[str, Any] = field(default_factory=dict)
-    places: dict[tuple[str, ...], str] = field(default_factory=dict)
+    places: dict[KeyPath, str] = field(default_factory=dict)
 
     def add_file(self, name: str) -> None:
         """Merge a whole configuration.
@@ -54,13 +55,12 @@ class Merged:
         Raises:
             ValueError: If it cannot be read, or holds no keys.
         """
-        content, places = _read(Path(name), (), ())
+        content = self._read(Path(name), (), ())
         if not isinstance(content, dict):
             raise ValueError(
                 f"a configuration file must hold keys with values, but {name} holds "
                 f"{str(content)[:60]!r}"
             )
-        self.places |= places
         for key, value in content.items():
             self._put(str(key).split("."), value)
 
@@ -75,11 +75,11 @@ class Merged:
         Raises:
             ValueError: If a file cannot be read.
         """
-        path = _bare(key.removesuffix("+").split("."))
-        self.places = {each: p for each, p in self.places.items() if each[: len(path)] != path}
-        value, places = _typed(text, path)
-        self.places |= places
-        self._put(key.split("."), value)
+        path = _path_of(key)
+        for place in list(self.places):
+            if place[: len(path)] == path:
+                del self.places[place]
+        self._put(key.split("."), self._typed(text, path))
 
     def _put(self, path: Sequence[str], value: Any) -> None:
         *above, name = path
@@ -122,9 +122,101 @@ class Merged:
                 class_path = holder["class_path"]
                 names = []
             holder = _place(holder, name)[name]
-            holder = holder[-1] if isinstance(holder, list) else holder
-            names += [name] if name not in SPEC else []
-        return dataclass_at(class_path, names) is not None if class_path else len(names) == 1
+            if isinstance(holder, list):
+                holder = holder[-1]
+            if name not in SPEC:
+                names.append(name)
+        if class_path:
+            return dataclass_at(class_path, names) is not None
+        return len(names) == 1
+
+    def _typed(self, text: str, path: KeyPath) -> Any:
+        if os.path.lexists(text):
+            return self._referred(text, Path(), path, ())
+        stripped = text.strip()
+        if stripped == "null":
+            return None
+        is_bracketed = stripped[:1] + stripped[-1:] in ("[]", "{}")
+        if not is_bracketed and not stripped.startswith("class_path:"):
+            return text
+        try:
+            value = yaml.load(text, StrictLoader)
+            names = yaml.load(text, yaml.BaseLoader)
+        except (yaml.YAMLError, UnicodeError):
+            return text
+        if isinstance(value, list) and _are_names(value, names):
+            value = names
+        return self._resolved(value, Path(), path, ())
+
+    def _read(self, file: Path, path: KeyPath, above: tuple[Path, ...]) -> Any:
+        """Return the content of a file, and note where its keys are.
+
+        Args:
+            file: The file.
+            path: The key whose value it is.
+            above: The files that named it.
+        """
+        if not is_configuration(str(file)):
+            raise ValueError(f"{'.'.join(path) or 'config'}: '{file}' {NO_CONFIGURATION}")
+        try:
+            loader = StrictLoader(read_text(file))
+            node = loader.get_single_node()
+            value = loader.construct_document(node) if node is not None else None
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{file} is not UTF-8 text: save it so") from error
+        except yaml.YAMLError as error:
+            raise ValueError(str(error).replace(NO_FILE, f'"{file}"')) from error
+        except RecursionError as error:
+            raise ValueError(f"{file} is nested too deeply") from error
+        self._locate(node, path, str(file), set())
+        return self._resolved(value, file.parent, path, (*above, file))
+
+    def _locate(self, node: yaml.Node | None, path: KeyPath, file: str, seen: set[int]) -> None:
+        if node is None or id(node) in seen or isinstance(node, yaml.ScalarNode):
+            return
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            for item in node.value:
+                self._locate(item, path, file, seen)
+            return
+        for key, value in node.value:
+            below = path + _path_of(str(key.value))
+            self.places[below] = f"{file}, line {key.start_mark.line + 1}"
+            self._locate(value, below, file, seen)
+
+    def _resolved(self, value: Any, folder: Path, path: KeyPath, above: tuple[Path, ...]) -> Any:
+        """Return a value with the contents of files in place of their names."""
+        if isinstance(value, str):
+            return self._referred(value, folder, path, above)
+        if isinstance(value, list):
+            return [self._resolved(part, folder, path, above) for part in value]
+        if not isinstance(value, dict):
+            return value
+        result = {}
+        for key, part in value.items():
+            below = path + _path_of(str(key))
+            result[key] = self._resolved(part, folder, below, above)
+        return result
+
+    def _referred(self, text: str, folder: Path, path: KeyPath, above: tuple[Path, ...]) -> Any:
+        file = folder / text
+        if not text.endswith(CONFIGURATIONS) or not file.is_file() or file in above:
+            return _as_path(text)
+        is_top = len(path) == 1
+        places = dict(self.places)
+        try:
+            content = self._read(file, path, above)
+        except ValueError:
+            if is_top or not text.endswith(".json"):  # which may be text of another program
+                raise
+            self.places = places
+            return text
+        if not is_top and not _is_part(content, path):
+            self.places = places
+            return text
+        if isinstance(content, dict) and "class_path" in content:
+            return _OfFile(content)
+        return content
 
 
 def imported(class_path: str) -> Any:
@@ -175,18 +267,19 @@ def hints_of(kind: Any) -> dict[str, Any]:
 
 def _entered(holder: dict[str, Any], name: str) -> dict[str, Any]:
     """Return the dictionary below a key; of a list, its last item."""
-    place = _place(holder, name)
-    inner = place.get(name)
-    items = inner if isinstance(inner, list) and inner else None
-    value = items[-1] if items else inner
+    place: Any = _place(holder, name)
+    key: Any = name
+    if isinstance(place.get(name), list) and place[name]:
+        place = place[name]
+        key = -1
+        value = place[-1]
+    else:
+        value = place.get(name)
     if isinstance(value, str):
         value = {"class_path": value}
     elif not isinstance(value, dict):
         value = {}
-    if items:
-        items[-1] = value
-    else:
-        place[name] = value
+    place[key] = value
     return value
 
 
@@ -202,8 +295,12 @@ def _place(holder: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _append(place: dict[str, Any], name: str, value: Any) -> None:
     before = place.get(name)
-    items = before if isinstance(before, list) else [] if before is None else [before]
-    place[name] = [*items, *(value if isinstance(value, list) else [value])]
+    items = [] if before is None else _as_list(before)
+    place[name] = items + _as_list(value)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _without_plus(value: Any) -> Any:
@@ -229,7 +326,9 @@ def _changes_class(before: str | dict[str, Any], value: Any) -> bool:
     if isinstance(value, str):
         is_name = _CLASS.fullmatch(value) and not os.path.lexists(value)
         return bool(is_name) and _is_class(before)
-    return isinstance(value, dict) and (isinstance(before, str) or _is_class(before))
+    if not isinstance(value, dict):
+        return False
+    return isinstance(before, str) or _is_class(before)
 
 
 def _as_class(value: str | dict[str, Any]) -> dict[str, Any]:
@@ -257,25 +356,9 @@ def _accepted(class_path: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     return accepted
 
 
-# ------------------------------------------------------------------------------------------ reading
-
-
-def _typed(text: str, path: tuple[str, ...]) -> tuple[Any, dict[tuple[str, ...], str]]:
-    if os.path.lexists(text):
-        return _referred(text, Path(), path, ())
-    stripped = text.strip()
-    if stripped == "null":
-        return None, {}
-    if stripped[:1] + stripped[-1:] not in ("[]", "{}") and not stripped.startswith("class_path:"):
-        return text, {}
-    try:
-        value = yaml.load(text, StrictLoader)
-        names = yaml.load(text, yaml.BaseLoader)
-    except (yaml.YAMLError, UnicodeError):
-        return text, {}
-    if isinstance(value, list) and _are_names(value, names):
-        value = names
-    return _resolved(value, Path(), path, ())[0], {}
+def _path_of(key: str) -> KeyPath:
+    names = key.removesuffix("+").split(".")
+    return tuple(name for name in names if name != "init_args")
 
 
 def _are_names(items: list[Any], texts: list[Any]) -> bool:
@@ -283,98 +366,6 @@ def _are_names(items: list[Any], texts: list[Any]) -> bool:
     if not all(isinstance(text, str) for text in texts):
         return False
     return any(isinstance(item, str) for item in items) or all(map(os.path.lexists, texts))
-
-
-def _read(
-    file: Path, path: tuple[str, ...], above: tuple[Path, ...]
-) -> tuple[Any, dict[tuple[str, ...], str]]:
-    """Return the content of a file, and where its keys are.
-
-    Args:
-        file: The file.
-        path: The key whose value it is.
-        above: The files that named it.
-    """
-    if not is_configuration(str(file)):
-        raise ValueError(
-            f"{'.'.join(path) or 'config'}: '{file}' is not a configuration: a regular file whose "
-            "name ends in .yaml, .yml or .json"
-        )
-    try:
-        loader = StrictLoader(read_text(file))
-        node = loader.get_single_node()
-        value = loader.construct_document(node) if node is not None else None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text: save it so") from error
-    except yaml.YAMLError as error:
-        raise ValueError(str(error).replace(NO_FILE, f'"{file}"')) from error
-    except RecursionError as error:
-        raise ValueError(f"{file} is nested too deeply") from error
-    places = dict[tuple[str, ...], str]()
-    _locate(node, path, str(file), places, set())
-    value, inner = _resolved(value, file.parent, path, (*above, file))
-    return value, {**places, **inner}
-
-
-def _locate(
-    node: yaml.Node | None, path: tuple[str, ...], file: str, places: dict[Any, str], seen: set[int]
-) -> None:
-    if node is None or id(node) in seen or isinstance(node, yaml.ScalarNode):
-        return
-    seen.add(id(node))
-    for item in node.value:
-        key, value = item if isinstance(node, yaml.MappingNode) else (None, item)
-        below = path
-        if key is not None:
-            below = (*path, *_bare(str(key.value).removesuffix("+").split(".")))
-            places[below] = f"{file}, line {key.start_mark.line + 1}"
-        _locate(value, below, file, places, seen)
-
-
-def _bare(names: Sequence[str]) -> tuple[str, ...]:
-    return tuple(name for name in names if name != "init_args")
-
-
-def _resolved(
-    value: Any, folder: Path, path: tuple[str, ...], above: tuple[Path, ...]
-) -> tuple[Any, dict[tuple[str, ...], str]]:
-    """Return a value with the contents of files in place of their names."""
-    if isinstance(value, str):
-        return _referred(value, folder, path, above)
-    places: dict[tuple[str, ...], str] = {}
-    if isinstance(value, list):
-        items = []
-        for part in value:
-            item, more = _resolved(part, folder, path, above)
-            items.append(item)
-            places |= more
-        return items, places
-    if not isinstance(value, dict):
-        return value, places
-    result = {}
-    for key, part in value.items():
-        below = (*path, *_bare(str(key).removesuffix("+").split(".")))
-        result[key], more = _resolved(part, folder, below, above)
-        places |= more
-    return result, places
-
-
-def _referred(
-    text: str, folder: Path, path: tuple[str, ...], above: tuple[Path, ...]
-) -> tuple[Any, dict[tuple[str, ...], str]]:
-    file = folder / text
-    if not text.endswith(CONFIGURATIONS) or not file.is_file() or file in above:
-        return _as_path(text), {}
-    is_top = len(path) == 1
-    try:
-        content, places = _read(file, path, above)
-    except ValueError:
-        if is_top or not text.endswith(".json"):  # which may be text of another program
-            raise
-        return text, {}
-    if isinstance(content, dict) and "class_path" in content:
-        content = _OfFile(content)
-    return (content, places) if is_top or _is_part(content, path) else (text, {})
 
 
 def _as_path(text: str) -> str:

@@ -6,7 +6,6 @@ a base class of ``lightning_modules``, is the method's own and means nothing to 
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import fields
 from typing import Any, final
 
@@ -28,32 +27,6 @@ class Method:
     _noise_seed = 0
     _drew_noise = False
     _tile_count: int | None = None
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Refuse a class attribute that hides a property which the rest reads."""
-        super().__init_subclass__(**kwargs)
-        for name, value in vars(cls).items():
-            bases = (vars(base) for base in cls.__mro__[1:])
-            hidden = next((base[name] for base in bases if name in base), None)
-            if not isinstance(hidden, property):
-                continue
-            if inspect.isfunction(value):
-                raise TypeError(f"{cls.__name__}.{name} must be a property: add @property")
-            if getattr(hidden.fget, "__final__", False):
-                raise TypeError(
-                    f"{cls.__name__}.{name} hides a property that the base class sets: give it "
-                    "another name"
-                )
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Refuse an attribute under the name of a property, which torch would hide if a module."""
-        declared = getattr(type(self), name, None)
-        if isinstance(declared, property) and declared.fset is None:
-            raise AttributeError(
-                f"{type(self).__name__}.{name} is a property of its base class: give the attribute "
-                "another name, or override the property"
-            )
-        super().__setattr__(name, value)
 
     @property
     @final

@@ -8,6 +8,7 @@ gets.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import math
 import sys
@@ -45,16 +46,20 @@ def _in_range(kind: type, value: Any) -> int | float:
     Raises:
         ValueError: It is not one, or outside of the range.
     """
-    whole = issubclass(kind, int)
-    least = 0 if kind not in (PositiveInt, PositiveFloat) else 1 if whole else math.ulp(0.0)
+    is_integer = issubclass(kind, int)
+    least: float = 0
+    if kind is PositiveInt:
+        least = 1
+    elif kind is PositiveFloat:
+        least = math.ulp(0.0)
     most = 1 if kind is UnitInterval else sys.float_info.max
-    try:
-        number = math.nan if isinstance(value, bool) else (int if whole else float)(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not least <= number <= most or (whole and isinstance(value, float)):
-        said = (kind.__doc__ or "").lower()
-        raise ValueError(f"Expected {said} Got value: {value}")
+    number: int | float = math.nan
+    if not isinstance(value, bool):
+        with contextlib.suppress(TypeError, ValueError):
+            number = int(value) if is_integer else float(value)
+    if not least <= number <= most or (is_integer and isinstance(value, float)):
+        description = (kind.__doc__ or "").lower()
+        raise ValueError(f"Expected {description} Got value: {value}")
     return number
 
 

@@ -15,7 +15,6 @@ import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from types import FrameType, ModuleType
-from typing import Any
 
 # Functions that import what a user named. Private names: the tests of plug-ins fail without them.
 LOOKUPS = {
@@ -35,7 +34,7 @@ class OwnModules:
 
     def __init__(self) -> None:
         self.folder = ""
-        self._found: set[str] = set()  # top-level names
+        self._modules: set[str] = set()  # top-level names that were found there
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -45,7 +44,7 @@ class OwnModules:
             return None
         spec = PathFinder.find_spec(name, [self.folder])
         if spec is not None:
-            self._found.add(name)
+            self._modules.add(name)
             if spec.submodule_search_locations is not None:  # a namespace would follow sys.path
                 spec.submodule_search_locations = [*spec.submodule_search_locations]
         return spec
@@ -54,7 +53,7 @@ class OwnModules:
         if importer is None:
             return False
         module = _module_of(importer)
-        by_user = module.partition(".")[0] in self._found
+        by_user = module.partition(".")[0] in self._modules
         return by_user or (module, importer.f_code.co_name) in LOOKUPS
 
 
@@ -105,21 +104,3 @@ def class_path(cls: type) -> str:
     package = cls.__module__.partition(".")[0]
     public = getattr(sys.modules.get(package), cls.__name__, None)
     return f"{package if public is cls else cls.__module__}.{cls.__qualname__}"
-
-
-def name_the_same(one: Any, other: Any) -> bool:
-    """Return whether two texts are paths of the same object, such as a function that has moved.
-
-    Nothing is imported: a path of a module that this process has not imported names nothing.
-
-    Args:
-        one: A value of a configuration.
-        other: Another one.
-    """
-    found = _named(one)
-    return found is not None and found is _named(other)
-
-
-def _named(path: Any) -> Any:
-    module, _, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
-    return vars(sys.modules[module]).get(name) if module in sys.modules else None

@@ -15,7 +15,6 @@ rooms and fails if another module does.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import re
 import shutil
@@ -28,7 +27,7 @@ from typing import BinaryIO
 import xxhash
 
 from files.locks import lock, locked, unlock
-from files.marks import is_foreign, mark_of
+from files.marks import LENGTH, mark_of
 
 UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.[0-9a-f]{8}\.tmp")  # names made by `hidden`
 
@@ -68,14 +67,14 @@ def refuse_moved(path: Path) -> None:
         MovedError: It was.
     """
     absolute = Path(os.path.abspath(path))
-    for folder, then in _PLACES.items():
+    for folder, status in _PLACES.items():
         if not absolute.is_relative_to(folder):
             continue
         try:
-            moved = not os.path.samestat(os.stat(folder), then)
+            is_moved = not os.path.samestat(os.stat(folder), status)
         except FileNotFoundError:
-            moved = True
-        if moved:
+            is_moved = True
+        if is_moved:
             raise MovedError(
                 f"the folder {folder} was moved or deleted while this process wrote to it, so "
                 "nothing more is written: move it back and start the same command again"
@@ -219,16 +218,25 @@ def refuse_folder(path: Path) -> None:
 def refuse_foreign(path: Path, mark: re.Pattern[bytes] | None = None) -> None:
     """Raise if a file that this program writes under a fixed name exists and is a user's.
 
+    An empty file is replaced.
+
     Args:
         path: The file.
-        mark: As for ``is_foreign``.
+        mark: How a file begins that is ours; by default as of its name.
 
     Raises:
         NotOursError: It is, or a link, through which nothing is written.
+        OSError: It cannot be read.
     """
-    if mark_of(path, mark) is not None:
-        refuse_link(path)
-    if is_foreign(path, mark):
+    mark = mark or mark_of(path.name)
+    if mark is None:
+        return
+    refuse_link(path)
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        begin = file.read(LENGTH)
+    if begin and not mark.match(begin):
         raise NotOursError(
             f"{path} exists, and Enlarger did not write it, but would replace it: move it away"
         )
@@ -291,16 +299,15 @@ def foreign(folder: Path, known: Known) -> list[str]:
     """
     if folder.is_symlink():
         return ["."]
-    found = []
-    for at, folders, files in os.walk(folder, onerror=_raise):
-        below = Path(at).relative_to(folder)
-        links = [name for name in folders if Path(at, name).is_symlink()]
-        found += [(below / name).as_posix() for name in links]
-        for name in files:
-            path = (below / name).as_posix()
-            if Path(at, name).is_symlink() or not known(path):
-                found.append(path)
-    return sorted(found)
+    others = []
+    for parent, folders, files in os.walk(folder, onerror=_raise):
+        for name in (*folders, *files):
+            path = Path(parent, name)
+            relative = path.relative_to(folder).as_posix()
+            is_ours = name in folders or known(relative)
+            if path.is_symlink() or not is_ours:
+                others.append(relative)
+    return sorted(others)
 
 
 def remove_folder(folder: Path, known: Known) -> None:
@@ -315,7 +322,8 @@ def remove_folder(folder: Path, known: Known) -> None:
     Raises:
         NotOursError: It contains something else; nothing is deleted.
     """
-    if others := foreign(folder, known):
+    others = foreign(folder, known)
+    if others:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         raise NotOursError(
             f"{folder} holds {others[0]}{more}, which Enlarger did not write: move it away"
@@ -323,12 +331,13 @@ def remove_folder(folder: Path, known: Known) -> None:
     aside = folder if UNFINISHED.fullmatch(folder.name) else hidden(folder)
     if aside != folder:
         folder.rename(aside)
-    for at, folders, files in os.walk(aside, topdown=False, onerror=_raise):
+    for parent, folders, files in os.walk(aside, topdown=False, onerror=_raise):
         for name in files:
-            if known((Path(at).relative_to(aside) / name).as_posix()):
-                os.unlink(Path(at, name))
+            path = Path(parent, name)
+            if known(path.relative_to(aside).as_posix()):
+                path.unlink()
         for name in folders:
-            os.rmdir(Path(at, name))
+            os.rmdir(Path(parent, name))
     os.rmdir(aside)
 
 
@@ -339,12 +348,13 @@ def remove_unfinished(folder: Path, deep: bool = False) -> None:
         folder: The folder.
         deep: Also in the folders below.
     """
-    for at, below, names in os.walk(folder):
-        for left in (Path(at, name) for name in names if _is_unfinished(name)):
-            if left.is_file() and not left.is_symlink():
-                _remove_abandoned(left, remove_file)
+    for parent, folders, files in os.walk(folder):
+        for name in files:
+            path = Path(parent, name)
+            if _is_unfinished(name) and path.is_file() and not path.is_symlink():
+                _remove_abandoned(path, remove_file)
         if not deep:
-            below.clear()
+            folders.clear()
 
 
 def remove_leftovers(path: Path, known: Known) -> None:
@@ -355,13 +365,13 @@ def remove_leftovers(path: Path, known: Known) -> None:
         known: As in ``foreign``.
     """
 
-    def remove(left: Path) -> None:
+    def remove(leftover: Path) -> None:
         with contextlib.suppress(NotOursError):  # it contains something else: keep it
-            remove_folder(left, lambda name: known(name) or _is_unfinished(name))
+            remove_folder(leftover, lambda name: known(name) or _is_unfinished(name))
 
-    for left in sorted(path.parent.glob(f".{_short(path)}.*.tmp")):
-        if _is_unfinished(left.name) and left.is_dir() and not left.is_symlink():
-            _remove_abandoned(left, remove)
+    for leftover in sorted(path.parent.glob(f".{_short(path)}.*.tmp")):
+        if _is_unfinished(leftover.name) and leftover.is_dir() and not leftover.is_symlink():
+            _remove_abandoned(leftover, remove)
 
 
 def _remove_abandoned(path: Path, remove: Callable[[Path], None]) -> None:
@@ -400,13 +410,14 @@ def move_aside(path: Path, word: str | None = None) -> Path:
         path: The file or folder.
         word: Suffix of the new name; by default the time.
     """
-    name = f"{path.name}.{word or time.strftime('%Y%m%d-%H%M%S')}"
-    numbers = itertools.count(0 if word else 2)
-    aside = path.with_name(f"{name}-{next(numbers)}" if word else name)
-    while os.path.lexists(aside):  # a rename would replace an empty folder
-        aside = path.with_name(f"{name}-{next(numbers)}")
-    path.rename(aside)
-    return aside
+    suffix = word or time.strftime("%Y%m%d-%H%M%S")
+    number = 0
+    while True:
+        aside = path.with_name(f"{path.name}.{suffix}-{number}")
+        if not os.path.lexists(aside):  # a rename would replace an empty folder
+            path.rename(aside)
+            return aside
+        number += 1
 
 
 def _raise(error: OSError) -> None:

@@ -19,6 +19,8 @@ from importlib.util import find_spec
 from pathlib import Path, PurePath
 from typing import BinaryIO, TypeVar
 
+from files.words import first_of
+
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -73,13 +75,14 @@ def expand_path(path: str, what: str, root: str = "") -> str:
     if not path.strip():
         raise ValueError(f"{what} is empty; it should hold a path")
     head, rest = existing_part(path, root)
-    filled = fill_variables(rest, what, path)
-    if not head:  # unchanged for an unknown user
-        filled = os.path.expanduser(filled)
-    return str(Path(f"{head}/{filled}" if head and filled else head or filled))
+    expanded = fill_variables(rest, what, path)
+    if not head:
+        expanded = os.path.expanduser(expanded)  # unchanged for an unknown user
+        return str(Path(expanded))
+    return str(Path(f"{head}/{expanded}"))
 
 
-def fill_variables(text: str, what: str, whole: str | None = None) -> str:
+def fill_variables(text: str, what: str, shown: str = "") -> str:
     """Replace ``$NAME`` and ``${NAME}`` in text, e.g. a path or an address.
 
     Other dollar signs (``$5``, ``cost$``) are kept.
@@ -87,7 +90,7 @@ def fill_variables(text: str, what: str, whole: str | None = None) -> str:
     Args:
         text: The text as written.
         what: Name of the argument, for the message.
-        whole: The value to show in the message; by default ``text``.
+        shown: The value in the message; by default ``text``.
 
     Raises:
         ValueError: A variable is not set.
@@ -97,9 +100,8 @@ def fill_variables(text: str, what: str, whole: str | None = None) -> str:
         if not os.environ.get(variable):
             content = VARIABLES.get(variable, f"the part of the path that ${variable} stands for")
             raise ValueError(
-                f"{what} is {text if whole is None else whole!r}, but the environment variable "
-                f"{variable} is not set; it should hold {content}: export "
-                f"{variable}=/path/to/it, or write another path"
+                f"{what} is {shown or text!r}, but the environment variable {variable} is not set; "
+                f"it should hold {content}: export {variable}=/path/to/it, or write another path"
             )
     return VARIABLE.sub(lambda match: os.environ[match[1] or match[2]], text)
 
@@ -113,9 +115,9 @@ def existing_part(path: str, root: str = "") -> tuple[str, str]:
     """
     parts = Path(path).parts
     for number in range(len(parts), 0, -1):
-        head = str(Path(*parts[:number]))
+        head = os.path.join(*parts[:number])
         if os.path.lexists(os.path.join(root, head)):
-            return head, str(Path(*parts[number:])) if parts[number:] else ""
+            return head, os.path.join("", *parts[number:])
     return "", path
 
 
@@ -176,11 +178,11 @@ def list_images(root: Path, videos: bool = False) -> list[Path]:
     Raises:
         ValueError: A folder cannot be listed.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     for folder, _, names in walk(root):
-        found += [folder / name for name in names]
-    kept = images_among(found, str(root), videos)
-    return sorted(kept, key=lambda path: path.relative_to(root).as_posix())
+        files += [folder / name for name in names]
+    images = images_among(files, str(root), videos)
+    return sorted(images, key=lambda path: path.relative_to(root).as_posix())
 
 
 def images_among(paths: Sequence[Path], where: str, videos: bool = False) -> list[Path]:
@@ -193,15 +195,20 @@ def images_among(paths: Sequence[Path], where: str, videos: bool = False) -> lis
         where: Their place, for the log.
         videos: Include videos.
     """
-    kept = [path for path in paths if is_image(path) or (videos and is_video(path))]
-    left_out = {*paths} - {*kept}
-    known = {*kept, *(path.with_suffix("") for path in kept)} if left_out else set()
-    left_out -= {p for p in left_out if p.suffix.lower() in TEXTS and p.with_suffix("") in known}
-    if others := [p for p in paths if p in left_out and p.name not in (PREDICTIONS, PREDICT_PAGE)]:
-        names = ", ".join(path.name for path in others[:3]) + ", ..." * (len(others) > 3)
+    images = [path for path in paths if is_image(path) or (videos and is_video(path))]
+    if len(images) == len(paths):
+        return images
+    named = {*images, *(image.with_suffix("") for image in images)}
+    others = []
+    for path in sorted({*paths} - {*images}):
+        is_text = path.suffix.lower() in TEXTS and path.with_suffix("") in named
+        if not is_text and path.name not in (PREDICTIONS, PREDICT_PAGE):
+            others.append(path)
+    if others:
+        names = first_of((path.name for path in others), 3)
         text = "%s: left out %d that are not images by their names (%s)%s"
         log.info(text, where, len(others), names, _what_reads(others))
-    return kept
+    return images
 
 
 def image_key(path: Path, root: Path) -> str:
@@ -228,15 +235,15 @@ def unique(
     Raises:
         ValueError: If two images have the same key; both are named.
     """
-    found: dict[str, T] = {}
+    by_key: dict[str, T] = {}
     for key, image in images:
-        other = found.setdefault(key, image)
+        other = by_key.setdefault(key, image)
         if other != image:
             raise ValueError(
                 f"{what}: {where(other)} and {where(image)} would both have the key {key!r}, but "
                 "keys must be unique: rename or move one of them"
             )
-    return found
+    return by_key
 
 
 def by_key(images: Iterable[tuple[str, Path]], what: str) -> dict[str, Path]:
@@ -262,16 +269,20 @@ def images_by_key(folder: Path, what: str = "") -> dict[str, Path]:
     name = f"{what} {str(folder)!r}" if what else str(folder)
     if not folder.is_dir():
         raise ValueError(f"{name} is not a folder")
-    if not (images := images_below(folder, name)):
+    images = images_below(folder, name)
+    if not images:
         raise ValueError(f"{name} contains no images")
     return images
 
 
 def _what_reads(paths: Iterable[Path]) -> str:
     endings = {path.suffix.lower() for path in paths}
-    heif = "; HEIC needs the extra heic: pip install '.[heic]'" if endings & {*HEIF} else ""
-    raw = "; develop a camera's raw files first (darktable-cli)" if endings & {*RAW} else ""
-    return heif + raw
+    advice = ""
+    if endings & {*HEIF}:
+        advice += "; HEIC needs the extra heic: pip install '.[heic]'"
+    if endings & {*RAW}:
+        advice += "; develop a camera's raw files first (darktable-cli)"
+    return advice
 
 
 def glob_paths(pattern: str, root: str = "") -> list[str]:
@@ -354,10 +365,10 @@ def read_text(path: str | os.PathLike[str]) -> str:
 def size_and_time(path: str) -> tuple[int, int] | None:
     """Return size in bytes and modification time in ns of a file, or None if unknown."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return None
-    return found.st_size, found.st_mtime_ns
+    return status.st_size, status.st_mtime_ns
 
 
 # -------------------------------------------------------------------------------------------- parts
@@ -374,7 +385,7 @@ def _matches(base: str, parts: Sequence[str], root: str) -> Iterator[str]:
     if not parts:
         yield base
         return
-    part, rest = parts[0], parts[1:]
+    part, *rest = parts
     path = os.path.join(base, part)
     if os.path.lexists(os.path.join(root, path)):
         yield from _matches(path, rest, root)
@@ -387,23 +398,22 @@ def _matches(base: str, parts: Sequence[str], root: str) -> Iterator[str]:
 
 
 def _anywhere(base: str, rest: Sequence[str], root: str) -> Iterator[str]:
-    start = os.path.join(root, base) or os.curdir
-    for folder, below, names in walk(start) if os.path.isdir(start) else ():
-        within = folder.relative_to(start)
-        place = base if within == Path() else os.path.join(base, within)
+    start = Path(root, base)
+    if not start.is_dir():
+        return
+    for folder, subfolders, files in walk(start):
+        place = base if folder == start else os.path.join(base, folder.relative_to(start))
         if rest:
             yield from _matches(place, rest, root)
-        else:
-            visible = [name for name in names if not name.startswith(".")]
-            yield from (os.path.join(place, name) for name in (*below, *visible))
+            continue
+        for name in (*subfolders, *files):
+            if not name.startswith("."):
+                yield os.path.join(place, name)
 
 
 def _names(folder: str) -> list[str]:
-    folder = folder or os.curdir
-    if not os.path.isdir(folder):
+    if not os.path.isdir(folder or os.curdir):
         return []
-    try:
-        return os.listdir(folder)
-    except OSError as error:
-        _raise_unlistable(error)
-        raise
+    for _, subfolders, files in os.walk(folder or os.curdir, onerror=_raise_unlistable):
+        return [*subfolders, *files]
+    return []

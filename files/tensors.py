@@ -18,8 +18,18 @@ from files.checksums import check_intact
 
 # Groups in authors' files, beside others such as the optimiser. One may be inside another.
 WRAPPERS = (
-    *("params", "state_dict", "model_state_dict", "model", "net", "sd"),
-    *("trainer", "gpt_fsdp", "vae", "module", "net_g", "generator"),
+    "params",
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "sd",
+    "trainer",
+    "gpt_fsdp",
+    "vae",
+    "module",
+    "net_g",
+    "generator",
 )
 # A group or prefix with such a word has averages: params-ema, ema_0.9999, modelEMA, emaweights.
 _OF = "(?:model|net|params|weights)?"
@@ -127,25 +137,36 @@ def unwrapped(content: Mapping[str, Any], where: str | Path) -> tuple[dict[str, 
     Raises:
         ValueError: If there are no tensors by name, or averages that cannot be named.
     """
-    groups = {k: v for k, v in content.items() if isinstance(v, dict) and _has_tensors(v)}
-    tensors, found = _named(content), ""
-    plain = next((name for name in WRAPPERS if name in groups), None)
-    if plain is None and len(groups) == 1 and not tensors:
-        plain = next(iter(groups))
-    if plain is not None:
-        tensors, found = unwrapped(groups[plain], where)
-    names = [n for n in content if _is_average(n) and (n in groups or _listed(content[n]))]
-    if names:
-        name = _one_of(names, where)
+    groups: dict[str, dict[str, Any]] = {}
+    for name, value in content.items():
+        if isinstance(value, dict) and _has_tensors(value):
+            groups[name] = value
+    tensors = _tensors_in(content)
+    wrapper = next((name for name in WRAPPERS if name in groups), None)
+    if wrapper is None and len(groups) == 1 and not tensors:
+        wrapper = next(iter(groups))
+    averaged_in_wrapper = ""
+    if wrapper is not None:
+        tensors, averaged_in_wrapper = unwrapped(groups[wrapper], where)
+
+    averaged = []
+    for name, value in content.items():
+        if _is_average(name) and (name in groups or _listed(value)):
+            averaged.append(name)
+    if averaged:
+        name = _first_of(averaged, where)
         if name in groups:
-            averages = unwrapped(groups[name], where)[0]
+            averages, _ = unwrapped(groups[name], where)
         else:
             averages = _paired(_listed(content[name]), tensors, f"{where}, {name},")
-        # Averages may leave out buffers and frozen parts.
-        return ({**tensors, **averages} if averages.keys() <= tensors.keys() else averages), name
+        if averages.keys() <= tensors.keys():  # buffers and frozen parts may be left out
+            averages = {**tensors, **averages}
+        return averages, name
     if not tensors:
         raise ValueError(f"{where} holds no tensors by name; its keys are {list(content)[:5]}")
-    return (tensors, found) if plain else _by_prefix(tensors, where)
+    if wrapper is not None:
+        return tensors, averaged_in_wrapper
+    return _by_prefix(tensors, where)
 
 
 def bare_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -156,22 +177,31 @@ def bare_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _named(content: Mapping[Any, Any]) -> dict[str, Tensor]:
-    kept = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
-    return bare_names({name: value for name, value in kept.items() if name not in COUNTERS})
+def _tensors_in(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    tensors = {}
+    for name, value in content.items():
+        if isinstance(name, str) and isinstance(value, Tensor) and name not in COUNTERS:
+            tensors[name] = value
+    return bare_names(tensors)
 
 
 def _has_tensors(content: Mapping[Any, Any]) -> bool:
-    inner = (v for k, v in content.items() if isinstance(k, str) and isinstance(v, dict))
-    return bool(_named(content)) or any(map(_has_tensors, inner))
+    if _tensors_in(content):
+        return True
+    for name, value in content.items():
+        if isinstance(name, str) and isinstance(value, dict) and _has_tensors(value):
+            return True
+    return False
 
 
 def _is_average(name: object) -> bool:
-    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name) if isinstance(name, str) else []
+    if not isinstance(name, str):
+        return False
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
     return any(map(AVERAGED.fullmatch, words))
 
 
-def _one_of(averages: list[str], where: str | Path) -> str:
+def _first_of(averages: list[str], where: str | Path) -> str:
     first, *others = averages
     if others:
         text = "%s has several averages: %s is used, not %s; remove it from the file to use another"
@@ -182,45 +212,64 @@ def _one_of(averages: list[str], where: str | Path) -> str:
 def _listed(group: Any) -> list[Tensor]:
     """Return averages without names, such as ``shadow_params`` of torch_ema and diffusers."""
     if isinstance(group, dict):
-        return next(filter(None, map(_listed, group.values())), [])
-    listed = isinstance(group, list | tuple) and all(isinstance(v, Tensor) for v in group)
-    return [*group] if listed and any(v.ndim for v in group) else []
+        lists = map(_listed, group.values())
+        return next(filter(None, lists), [])
+    if not isinstance(group, list | tuple):
+        return []
+    are_tensors = all(isinstance(value, Tensor) for value in group)
+    if are_tensors and any(value.ndim for value in group):
+        return list(group)
+    return []
 
 
 def _paired(averages: list[Tensor], tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]:
     """Name averages of parameters, which are in their order, after the tensors beside them."""
-    own = {k: v for k, v in tensors.items() if v.is_floating_point() and _last(k) not in STATISTICS}
-    if [value.shape for value in averages] != [value.shape for value in own.values()]:
+    parameters = {}
+    for name, value in tensors.items():
+        if value.is_floating_point() and _last_part(name) not in STATISTICS:
+            parameters[name] = value
+    shapes = [value.shape for value in parameters.values()]
+    if [value.shape for value in averages] != shapes:
         raise ValueError(
-            f"{where} has {len(averages)} averages without names, which do not fit the {len(own)} "
-            "parameters beside them: store them by name"
+            f"{where} has {len(averages)} averages without names, which do not fit the "
+            f"{len(parameters)} parameters beside them: store them by name"
         )
-    return dict(zip(own, averages, strict=True))
+    return dict(zip(parameters, averages, strict=True))
 
 
 def _by_prefix(tensors: dict[str, Tensor], where: str | Path) -> tuple[dict[str, Tensor], str]:
-    """Return averages that stand among the others, such as ``model_ema.`` beside ``model.``.
-
-    Some programs remove the dots in the rest of their names.
-    """
-    prefixes = [p for p in dict.fromkeys(n.partition(".")[0] for n in tensors) if _is_average(p)]
-    prefixes = [p for p in prefixes if "avg" not in p.lower()]  # part of a network, avg_pool
+    """Return averages that stand among the others, such as ``model_ema.`` beside ``model.``."""
+    prefixes = []
+    for prefix in dict.fromkeys(name.partition(".")[0] for name in tensors):
+        is_part_of_network = "avg" in prefix.lower()  # avg_pool
+        if _is_average(prefix) and not is_part_of_network:
+            prefixes.append(prefix)
     if not prefixes:
         return tensors, ""
-    prefix = prefixes[0]
-    inner = {name: name.partition(".")[2] for name in tensors}
-    others = {k: v for k, v in tensors.items() if k.partition(".")[0] not in prefixes}
-    averages = {inner[k]: v for k, v in tensors.items() if k.partition(".")[0] == prefix}
-    averages = {k: v for k, v in averages.items() if k not in COUNTERS}
+    averages = {}
+    others = {}
+    for name, value in tensors.items():
+        prefix, _, rest = name.partition(".")
+        if prefix not in prefixes:
+            others[name] = value
+        elif prefix == prefixes[0] and rest not in COUNTERS:
+            averages[rest] = value
     if not others:
-        return averages, _one_of(prefixes, where)
-    for whole in (True, False):
-        names = {(k if whole else inner[k]).replace(".", ""): k for k in others}
-        if all(name.replace(".", "") in names for name in averages):
-            found = others | {names[k.replace(".", "")]: v for k, v in averages.items()}
-            alone = not whole and len({k.partition(".")[0] for k in others}) == 1
-            found = {inner[k]: v for k, v in found.items()} if alone else found
-            return found, _one_of(prefixes, where)
+        return averages, _first_of(prefixes, where)
+
+    # Some programs remove the dots of their names.
+    whole_names = {name.replace(".", ""): name for name in others}
+    inner_names = {name.partition(".")[2].replace(".", ""): name for name in others}
+    for names in (whole_names, inner_names):
+        undotted = {name.replace(".", ""): value for name, value in averages.items()}
+        if not undotted.keys() <= names.keys():
+            continue
+        replaced = {names[name]: value for name, value in undotted.items()}
+        result = others | replaced
+        other_prefixes = {name.partition(".")[0] for name in others}
+        if names is inner_names and len(other_prefixes) == 1:
+            result = {name.partition(".")[2]: value for name, value in result.items()}
+        return result, _first_of(prefixes, where)
     return tensors, ""  # a part of the network that is called so
 
 
@@ -238,42 +287,46 @@ def check_numbers(where: str, tensors: Mapping[str, Tensor], own: Mapping[str, T
     Raises:
         ValueError: If so; the message names the first one.
     """
-    integers = {_last(name) for name, value in own.items() if value.dtype not in FLOATS}
-    floats = {_last(name) for name in own} - integers
+    integers = {_last_part(name) for name, value in own.items() if value.dtype not in FLOATS}
+    floats = {_last_part(name) for name in own} - integers
+    damaged = []
     for name, value in tensors.items():
-        if _last(name) in floats and (value.dtype not in FLOATS or value.is_sparse):
-            kind = "sparse" if value.is_sparse else str(value.dtype).removeprefix("torch.")
-            raise ValueError(
-                f"{where} has {name} as {kind}, not as floating-point numbers: set another file, "
-                "one that is not quantised"
-            )
         if value.is_meta:
             raise ValueError(
                 f"{where} has the shape of {name} and no values (device meta): set another file, "
                 "saved from a model whose weights were loaded"
             )
-    spoiled = [name for name, of in tensors.items() if not _is_sound(name, of, own.get(name))]
-    if spoiled:
+        if _last_part(name) in floats and (value.dtype not in FLOATS or value.is_sparse):
+            kind = "sparse" if value.is_sparse else str(value.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"{where} has {name} as {kind}, not as floating-point numbers: set another file, "
+                "one that is not quantised"
+            )
+        if not _is_sound(name, value, own.get(name)):
+            damaged.append(name)
+    if damaged:
         raise ValueError(
-            f"{where} has NaN or infinity in {len(spoiled)} of its tensors, such as {spoiled[0]}: "
+            f"{where} has NaN or infinity in {len(damaged)} of its tensors, such as {damaged[0]}: "
             "it is damaged, overflowed in half precision, or is from a training that diverged; "
             "set another file"
         )
 
 
-def _is_sound(name: str, value: Tensor, own: Tensor | None) -> bool:
+def _is_sound(name: str, value: Tensor, initial: Tensor | None) -> bool:
     if value.dtype not in FLOATS or value.is_sparse:
         return True
     if "mask" in name:  # an additive mask of attention has -inf where nothing is seen
         return not value.isnan().any()
-    finite = value.isfinite()
-    if finite.all():
+    is_finite = value.isfinite()
+    if is_finite.all():
         return True
-    # As where it begins, such as a buffer of the least value so far; sharded tensors are weights.
-    if own is None or type(own) is not Tensor or own.is_meta or own.shape != value.shape:
+    # A buffer of the least value so far begins with infinity. Sharded tensors are weights.
+    if initial is None or type(initial) is not Tensor or initial.is_meta:
         return False
-    return bool((finite | (value == own.to(value))).all())
+    if initial.shape != value.shape:
+        return False
+    return bool((is_finite | (value == initial.to(value))).all())
 
 
-def _last(name: str) -> str:
+def _last_part(name: str) -> str:
     return name.rpartition(".")[2]

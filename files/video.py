@@ -209,27 +209,32 @@ class Clock:
         ticks = packet.pts if packet.dts is None else packet.dts
         if ticks is None or packet.stream.type not in ("video", "audio"):
             return False  # data may have a clock of its own
-        time, index = ticks * packet.time_base, packet.stream_index
-        later = range(self._clocks.get(index, 0), len(self._offsets))
-        number = min(later, key=lambda clock: abs(time + self._offsets[clock] - self._end))
-        leap = number + 1 == len(self._offsets) and self._has_leapt(index, time)
-        if leap:
+        time = ticks * packet.time_base
+        stream = packet.stream_index
+        clocks = range(self._clocks.get(stream, 0), len(self._offsets))
+        clock = min(clocks, key=lambda clock: abs(time + self._offsets[clock] - self._end))
+        is_latest = clock + 1 == len(self._offsets)
+        leaps = is_latest and self._has_leapt(stream, time)
+        if leaps:
             self._offsets.append(self._end - time)
-            number += 1
-        offset = self._offsets[number]
-        self._clocks[index], self._last[index] = number, time + offset
+            clock += 1
+        offset = self._offsets[clock]
+        self._clocks[stream] = clock
+        self._last[stream] = time + offset
         duration = (packet.duration or 0) * packet.time_base
         self._end = max(self._end, time + offset + duration)
         shift = round(offset / packet.time_base)
-        packet.pts = None if packet.pts is None else packet.pts + shift
-        packet.dts = None if packet.dts is None else packet.dts + shift
-        return leap
+        if packet.pts is not None:
+            packet.pts += shift
+        if packet.dts is not None:
+            packet.dts += shift
+        return leaps
 
-    def _has_leapt(self, index: int, time: Fraction) -> bool:
-        if not self._may_leap or index not in self._last:
+    def _has_leapt(self, stream: int, time: Fraction) -> bool:
+        if not self._may_leap or stream not in self._last:
             return False
-        at = time + self._offsets[-1]
-        return at > self._end + FORWARD or at < self._last[index] - BACKWARD
+        corrected = time + self._offsets[-1]
+        return corrected > self._end + FORWARD or corrected < self._last[stream] - BACKWARD
 
 
 def colours_of(frame: Any) -> Colours:
@@ -239,16 +244,22 @@ def colours_of(frame: Any) -> Colours:
         ValueError: If its matrix is not supported.
     """
     depth = max(component.bits for component in frame.format.components)
-    matrix, full = int(frame.colorspace), int(frame.color_range) == FULL
+    matrix = int(frame.colorspace)
+    is_full = int(frame.color_range) == FULL
     if _is_rgb(frame):
-        matrix, full = BT709, False
+        matrix = BT709
+        is_full = False
     elif matrix in (UNSPECIFIED, RGB):
         matrix = BT709 if frame.height > STANDARD_LINES else BT601
     if matrix not in LUMA:
         raise ValueError(f"unsupported colour matrix ({matrix} in FFmpeg)")
-    full |= frame.format.name.startswith("yuvj")
-    tags = int(frame.color_primaries), int(frame.color_trc)
-    return Colours(matrix, full, 8 if depth <= 8 else 10, *tags)
+    return Colours(
+        matrix=matrix,
+        full=is_full or frame.format.name.startswith("yuvj"),
+        depth=8 if depth <= 8 else 10,
+        primaries=int(frame.color_primaries),
+        transfer=int(frame.color_trc),
+    )
 
 
 def extras_of(frame: Any, stream: Any) -> Extras:
@@ -294,14 +305,13 @@ def frame_to_rgb(frame: Any, colours: Colours) -> NDArray[Any]:
     """Return the RGB levels (H, W, 3) of PyAV's frame: uint8, or uint16 of more than 8 bits."""
     import cv2
 
-    deep = colours.bits == 16
     if _is_rgb(frame):
-        return frame.to_ndarray(format="rgb48le" if deep else "rgb24")
+        return frame.to_ndarray(format="rgb24" if colours.bits == 8 else "rgb48le")
     depth = max(component.bits for component in frame.format.components)
     depth = 8 if depth <= 8 else min(max(depth, 10), 12) // 2 * 2
     # FFmpeg only enlarges chroma: its own conversion to RGB is up to 2 levels off, and 10 bits are
     # darkened by half a level.
-    planes = _scaled(frame, "yuv444p" + ("" if depth == 8 else f"{depth}le"), colours).planes
+    planes = _scaled(frame, _yuv_format("444", depth), colours).planes
     yuv = np.stack([_levels(plane, depth)[:, : frame.width] for plane in planes], axis=2)
     to_yuv, offset = _to_yuv(colours, depth)
     to_rgb = np.linalg.inv(to_yuv)
@@ -344,13 +354,18 @@ def rgb_to_frame(rgb: NDArray[Any], colours: Colours) -> Any:
     affine = np.concatenate([to_yuv / (2**colours.bits - 1), offset[:, None]], axis=1)
     result = cv2.transform(rgb.astype(np.float32), affine.astype(np.float32))
     yuv = _rounded(result, colours.depth)
-    deep = "" if colours.depth == 8 else f"{colours.depth}le"
-    frame = av.VideoFrame(*rgb.shape[1::-1], f"yuv444p{deep}")
+    height, width = rgb.shape[:2]
+    frame = av.VideoFrame(width, height, _yuv_format("444", colours.depth))
     for number, plane in enumerate(frame.planes):
-        row = np.zeros((plane.height, plane.line_size // yuv.itemsize), yuv.dtype)
-        row[:, : rgb.shape[1]] = yuv[..., number]
-        plane.update(row.data)
-    return _scaled(frame, f"yuv420p{deep}", colours)
+        rows = np.zeros((plane.height, plane.line_size // yuv.itemsize), yuv.dtype)
+        rows[:, :width] = yuv[..., number]
+        plane.update(rows.data)
+    return _scaled(frame, _yuv_format("420", colours.depth), colours)
+
+
+def _yuv_format(chroma: str, depth: int) -> str:
+    """Return FFmpeg's name of planar YUV."""
+    return f"yuv{chroma}p" if depth == 8 else f"yuv{chroma}p{depth}le"
 
 
 def _is_rgb(frame: Any) -> bool:
@@ -360,21 +375,23 @@ def _is_rgb(frame: Any) -> bool:
 def _scaled(frame: Any, format: str, colours: Colours) -> Any:
     from av.video.reformatter import ColorRange, Interpolation
 
-    kind = ColorRange.JPEG if colours.full else ColorRange.MPEG  # the same, so levels stay
-    how = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
+    color_range = ColorRange.JPEG if colours.full else ColorRange.MPEG
     return frame.reformat(
-        format=format, src_color_range=kind, dst_color_range=kind, interpolation=how
+        format=format,
+        src_color_range=color_range,  # the same, so levels stay
+        dst_color_range=color_range,
+        interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND,
     )
 
 
 def _levels(plane: Any, depth: int) -> NDArray[Any]:
-    kind = np.uint8 if depth == 8 else np.uint16
-    return np.frombuffer(plane, kind).reshape(plane.height, -1)
+    dtype = np.uint8 if depth == 8 else np.uint16
+    return np.frombuffer(plane, dtype).reshape(plane.height, -1)
 
 
 def _rounded(levels: NDArray[Any], depth: int) -> NDArray[Any]:
-    kept = np.rint(levels.clip(0, 2**depth - 1))
-    return kept.astype(np.uint8 if depth == 8 else np.uint16)
+    rounded = np.rint(levels.clip(0, 2**depth - 1))
+    return rounded.astype(np.uint8 if depth == 8 else np.uint16)
 
 
 def _to_yuv(colours: Colours, depth: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -383,8 +400,11 @@ def _to_yuv(colours: Colours, depth: int) -> tuple[NDArray[np.float64], NDArray[
     luma = np.array([red, 1 - red - blue, blue])
     b = (np.array([0, 0, 1]) - luma) / (2 * (1 - blue))
     r = (np.array([1, 0, 0]) - luma) / (2 * (1 - red))
-    unit = 2.0 ** (depth - 8)
-    full = colours.full
-    size = np.array([2**depth - 1] * 3) if full else unit * np.array([219, 224, 224])
-    offset = unit * np.array([0 if full else 16, 128, 128])
+    level = 2.0 ** (depth - 8)  # of 8 bits
+    if colours.full:
+        size = np.full(3, 2**depth - 1)
+        offset = level * np.array([0, 128, 128])
+    else:
+        size = level * np.array([219, 224, 224])
+        offset = level * np.array([16, 128, 128])
     return np.stack([luma, b, r]) * size[:, None], offset

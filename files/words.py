@@ -12,6 +12,7 @@ def first_of(names: Iterable[str], most: int = 5) -> str:
         names: The names.
         most: How many are shown.
     """
-    known = list(names)
-    rest = f" and {len(known) - most} more" if len(known) > most else ""
-    return ", ".join(known[:most]) + rest
+    first = list(names)
+    following = first[most:]
+    text = ", ".join(first[:most])
+    return f"{text} and {len(following)} more" if following else text

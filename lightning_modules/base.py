@@ -343,7 +343,7 @@ def _is_ours(trainer: Any) -> bool:
 def first_batches(method: ImageModel, count: int) -> Iterator[Batch]:
     """Yield the first batches of training, on the model's device, to measure something.
 
-    The position of the data module, and its pair pool, do not change.
+    The position of the data module does not change.
 
     Args:
         method: The method, with its trainer.

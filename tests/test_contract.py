@@ -61,12 +61,6 @@ def test_a_method_may_name_its_attributes_freely(tmp_path: Path, value: object) 
         assert torch.equal(mine, other)
 
 
-@pytest.mark.parametrize("name", ["noise_seed", "drew_noise", "tile_count", "tiling"])
-def test_a_class_attribute_that_hides_what_the_base_sets_is_refused(name: str) -> None:
-    with pytest.raises(TypeError, match=rf"Hides\.{name} hides"):
-        type("Hides", (Plain,), {name: 3})
-
-
 def test_another_lightning_module_has_the_defaults() -> None:
     found = method_of(Tiny())
     assert type(found) is Method

@@ -22,7 +22,6 @@ from commands.run.files import FOLDER, list_checkpoints, newest_whole
 from commands.run.folder_lock import HOLDER, FolderLock
 from files.checksums import check_intact
 from files.numbers import PositiveFloat, PositiveInt
-from files.own_modules import name_the_same
 from files.owned import NotOursError, move_aside, refuse_foreign, remove_file, remove_unfinished
 from files.paths import expand_path
 from files.tensors import read_file
@@ -467,7 +466,7 @@ def _changes(then: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, A
     for key in sorted(then.keys() | now.keys()):
         old, new = then.get(key, "unset"), now.get(key, "unset")
         other_kind = key.startswith(COUNT_OR_SHARE) and type(old) is not type(new)
-        if other_kind or (old != new and not name_the_same(old, new)):
+        if other_kind or old != new:
             yield key, old, new
 
 

@@ -30,7 +30,6 @@ NAMES = {
     "mixture": "the weights and samples of data.init_args.train",
     "shuffle": "data.init_args.train.init_args.shuffle",
     "seed": "seed_everything",
-    "pool": "degradation.init_args.pool",
 }
 
 

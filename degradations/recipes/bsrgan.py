@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from degradations.base import Canvas, IntegerRange, Range, Stage, check_range, check_scale
 from degradations.compose import OneOf, Shuffled, Sometimes
-from degradations.draws import Booleans, Draws, Floats, Integers, Params, check_probabilities
+from degradations.draws import Booleans, Draws, Floats, Integers, Params
 from degradations.pipeline import Pipeline
 from degradations.recipes.second_order import ToLR
 from degradations.stages.blur import (
@@ -28,17 +27,11 @@ from degradations.stages.resize import Modes, Resize, resample, resample_canvas
 from files.numbers import UnitInterval
 
 _MODES: Modes = ("area", "bilinear", "bicubic")
+_KERNEL_SIZE = 25  # of the Gaussian before sampling
 # The upper ends of these ranges depend on the scale.
 _LOWEST_SIGMA = 0.1
 _LOWEST_VARIANCE = 0.5
 _LOWEST_SAMPLE_SIGMA = 0.1
-# Contains every order with `shrink` before `to_lr`. Of those that a random search found it has the
-# fewest operators: a resize takes ten times as many as a blur.
-_SCHEDULE = (
-    "camera noise blur blur2 shrink jpeg noise blur blur2 to_lr camera blur2 blur noise jpeg "
-    "shrink blur2 noise blur camera to_lr blur2 jpeg noise blur camera shrink blur2 to_lr "
-    "noise blur2 blur jpeg camera blur2 noise to_lr blur blur2"
-)
 
 
 class GaussianBlur(KernelStage):
@@ -49,7 +42,6 @@ class GaussianBlur(KernelStage):
         sigma: Range of the standard deviation of an isotropic kernel in pixels.
         variance: Range of the variances of an anisotropic kernel along its axes, whose rotation is
             drawn.
-        isotropic: Probability of an isotropic kernel.
 
     Source: BSRGAN (Zhang et al., ICCV 2021; arXiv 2103.14006), section 3.1, numbers for x4.
     """
@@ -59,19 +51,17 @@ class GaussianBlur(KernelStage):
         kernel_size: IntegerRange = (7, 21),
         sigma: Range = (0.1, 2.8),
         variance: Range = (0.5, 8.0),
-        isotropic: UnitInterval = 0.5,
     ) -> None:
         super().__init__()
         self.kernel_size = check_sizes(kernel_size)
         self.sigma = check_range(sigma, "sigma", low=0.01)
         self.variance = check_range(variance, "variance", low=1e-4)
-        self.isotropic = isotropic
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw size, `isotropic`, `sigma`, `variance_x`, `variance_y`, `rotation`, (B,) each."""
         return {
             "kernel_size": draw_sizes(draws, self.kernel_size),
-            "isotropic": draws.bernoulli(self.isotropic),
+            "isotropic": draws.bernoulli(0.5),
             "sigma": draws.uniform(*self.sigma),
             "variance_x": draws.uniform(*self.variance),
             "variance_y": draws.uniform(*self.variance),
@@ -95,13 +85,12 @@ class Shrink(Resize):
 
     Args:
         by: Range of the divisor, at least 1; the divisor is uniform, not the factor as in `Resize`.
-        modes: Kernels to choose from, as in `Resize`.
 
     Source: BSRGAN (Zhang et al., ICCV 2021; arXiv 2103.14006), section 3.2, numbers for x4.
     """
 
-    def __init__(self, by: Range = (1.0, 8.0), modes: Modes = _MODES) -> None:
-        super().__init__(p=(0.0, 1.0, 0.0), modes=modes)
+    def __init__(self, by: Range = (1.0, 8.0)) -> None:
+        super().__init__(p=(0.0, 1.0, 0.0), modes=_MODES)
         self.by = check_range(by, "by", low=1.0)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
@@ -117,7 +106,6 @@ class SampleGaussian(KernelStage):
     Args:
         divisor: The scale: the sides become those of the HR divided by it, rounded.
         sigma: Range of the standard deviation in pixels.
-        kernel_size: Kernel size, odd.
 
     Source: BSRGAN (Zhang et al., ICCV 2021; arXiv 2103.14006), section 3.2, numbers for x4. The
     released code shifts its kernel by linear interpolation, which widens it; this kernel is
@@ -126,15 +114,9 @@ class SampleGaussian(KernelStage):
 
     resizes = True
 
-    def __init__(
-        self,
-        divisor: float = 4.0,
-        sigma: Range = (0.1, 2.4),
-        kernel_size: int = 25,
-    ) -> None:
+    def __init__(self, divisor: float = 4.0, sigma: Range = (0.1, 2.4)) -> None:
         super().__init__()
         self.sigma = check_range(sigma, "sigma", low=0.01)
-        self.kernel_size, _ = check_sizes((kernel_size, kernel_size))
         self.to_lr = ToLR(divisor, ("nearest",))
         # An even step has no centre pixel: the one to the lower right is taken, so the kernel is
         # shifted by half a pixel to the upper left.
@@ -149,7 +131,7 @@ class SampleGaussian(KernelStage):
 
     def psf(self, params: Params) -> Tensor:
         """Return (B, K, K), each with sum 1."""
-        n = self.kernel_size // 2
+        n = _KERNEL_SIZE // 2
         sigma = params["sigma"].view(-1, 1)
         axis = torch.arange(-n, n + 1, device=sigma.device)
         distance = axis - self.shift
@@ -175,11 +157,10 @@ class SampleGaussian(KernelStage):
 
 
 class ChannelNoise(Stage):
-    """Add Gaussian noise: independent channels, equal channels, or correlated channels.
+    """Add Gaussian noise, whose channels are independent, equal, or randomly correlated.
 
     Args:
         sigma: Range of the standard deviation in 8-bit levels; integers are drawn.
-        p: Probabilities of independent, equal and randomly correlated channels.
 
     Source: BSRGAN (Zhang et al., ICCV 2021; arXiv 2103.14006), section 3.3; the correlation as in
     its released code: the covariance is |U' diag(d) U| L^2 element by element, with d uniform in
@@ -188,23 +169,18 @@ class ChannelNoise(Stage):
 
     pixelwise = True
 
-    def __init__(
-        self,
-        sigma: IntegerRange = (1, 25),
-        p: tuple[float, float, float] = (0.4, 0.4, 0.2),
-    ) -> None:
+    def __init__(self, sigma: IntegerRange = (1, 25)) -> None:
         super().__init__()
         self.sigma = check_range(sigma, "sigma", low=0.0)
-        self.p = check_probabilities(p, 3)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """Draw `level` in 8-bit levels, `family` (an index of `p`) and `field_seeds`, (B,) each.
+        """Draw `level` in 8-bit levels, `family` (0 to 2, as above) and `field_seeds`, (B,) each.
 
         Also `factor` (B, 3, 3), by which the field is multiplied, in 8-bit levels.
         """
         least, most = self.sigma
         level = draws.integers(least, most + 1)
-        family = draws.choice([0, 1, 2], self.p)
+        family = draws.choice([0, 1, 2], (0.4, 0.4, 0.2))
         diagonal = [draws.uniform() for _ in range(3)]
         entries = [draws.uniform() for _ in range(9)]
 
@@ -251,11 +227,6 @@ class _ShuffledInOrder(Shuffled):
         order[images, np.maximum(shrink_place, to_lr_place)] = to_lr
         return params
 
-    def schedule(self) -> Sequence[int]:
-        """Return the indices of `_SCHEDULE`."""
-        names = list(self.stages)
-        return [names.index(name) for name in _SCHEDULE.split()]
-
 
 class BSRGAN(Pipeline):
     """Two blurs, two resizes, noise, JPEG and a camera in any order, then JPEG again.
@@ -268,7 +239,7 @@ class BSRGAN(Pipeline):
     from 0; noise levels from 2; no camera without the authors' network for it (here `Camera`).
     Here, kernels are not shifted by interpolation.
 
-    On a canvas the shuffled stages run 39 times in all. Prefer the executor ``images``, unless the
+    On a canvas the shuffled stages run 43 times in all. Prefer the executor ``images``, unless the
     device has time to spare.
 
     Args:

@@ -22,7 +22,7 @@ class ResShift(SecondOrder):
         second: The second order.
         second_p: Probability of the second order.
         final_kernel_size: Range of the size of the last sinc filter; odd sizes are drawn.
-        kwargs: As in `SecondOrder`. The released code has a pool of 10 batches.
+        kwargs: As in `SecondOrder`.
 
     Source: ResShift (Yue et al., NeurIPS 2023; arXiv 2307.12348) and InvSR (Yue et al., 2024; arXiv
     2412.09013), training options of their released code, which are the same.
@@ -103,6 +103,5 @@ class ImageNetTest(SecondOrder):
             final_sinc=final_sinc,
             final_kernel_size=final_kernel_size,
             faithful=False,
-            pool=0,
             **kwargs,
         )

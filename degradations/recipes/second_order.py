@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +27,7 @@ from degradations.stages.jpeg import JPEG
 from degradations.stages.noise import GaussianNoise, PoissonNoise
 from degradations.stages.resize import Modes, Resize
 from degradations.stages.sharpen import USM
-from files.numbers import NonNegativeInt, UnitInterval
+from files.numbers import UnitInterval
 
 
 class ToLR(Resize):
@@ -49,15 +48,10 @@ class ToLR(Resize):
         self,
         divisor: float = 1.0,
         modes: Modes = ("area", "bilinear", "bicubic"),
-        antialias: bool | float = False,
+        antialias: bool = False,
     ) -> None:
         never_random = (0.0, 0.0, 1.0)
-        super().__init__(
-            p=never_random,
-            modes=modes,
-            antialias=antialias,
-            divisor=divisor,
-        )
+        super().__init__(p=never_random, modes=modes, antialias=antialias, divisor=divisor)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw as `Resize.draw`, with the sides of the LR."""
@@ -75,7 +69,7 @@ class ToLR(Resize):
 
 
 class SincAndJPEG(Stage):
-    """Resize to the LR size, filter by a sinc and compress, or compress first.
+    """Resize to the LR size, filter by a sinc and compress; for half of the images compress first.
 
     On a canvas JPEG, the most expensive part, runs once for both orders, on the smaller canvas.
 
@@ -84,9 +78,7 @@ class SincAndJPEG(Stage):
         modes: Kernels of the resize, as in `Resize`.
         sinc: Probability of the sinc filter, which follows the resize.
         kernel_size: Range of the size of that filter; odd sizes are drawn.
-        cutoff: Range of its cut-off frequency in radians per pixel.
         quality: Range of the JPEG quality.
-        jpeg_last: Probability that JPEG comes last, not first.
         smooth_chroma: As in `JPEG`.
 
     Source: Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833), section 3.4, and its released code.
@@ -101,21 +93,18 @@ class SincAndJPEG(Stage):
         modes: Modes = ("area", "bilinear", "bicubic"),
         sinc: UnitInterval = 0.8,
         kernel_size: IntegerRange = (7, 21),
-        cutoff: Range = (math.pi / 3, math.pi),
         quality: IntegerRange = (30, 95),
-        jpeg_last: UnitInterval = 0.5,
         smooth_chroma: bool = True,
     ) -> None:
         super().__init__()
         self.resize = ToLR(divisor, modes)
-        self.sinc = Sometimes(Sinc(kernel_size, cutoff), sinc)
+        self.sinc = Sometimes(Sinc(kernel_size), sinc)
         self.jpeg = JPEG(quality, smooth_chroma=smooth_chroma)
-        self.jpeg_last = jpeg_last
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `jpeg_last` (B,) bool, and the parameters of `resize`, `sinc` and `jpeg`."""
         return {
-            "jpeg_last": draws.bernoulli(self.jpeg_last),
+            "jpeg_last": draws.bernoulli(0.5),
             "resize": self.resize.draw(draws.fold("resize"), shape),
             "sinc": self.sinc.draw(draws.fold("sinc"), shape),
             "jpeg": self.jpeg.draw(draws.fold("jpeg"), shape),
@@ -291,8 +280,6 @@ class SecondOrder(Pipeline):
             of the resizes, the noise family, whether there is a second order and a second blur,
             the order of the last steps. The LR of an image then depends on its batch. Grey noise
             is drawn per image, as in the released code. And repeat the chroma of a JPEG, as there.
-        pool: Number of pairs of earlier batches, per process, that training exchanges with its own
-            (released code: 180); 0 for no pool.
 
     Raises:
         ValueError: A range or probability is invalid; the message names it.
@@ -314,7 +301,6 @@ class SecondOrder(Pipeline):
         final_sinc: UnitInterval = 0.8,
         final_kernel_size: IntegerRange = (7, 21),
         faithful: bool = False,
-        pool: NonNegativeInt = 0,
         **kwargs: Any,
     ) -> None:
         divisor = check_scale(scale)
@@ -338,14 +324,12 @@ class SecondOrder(Pipeline):
             modes,
             sinc=final_sinc,
             kernel_size=final_kernel_size,
-            cutoff=(math.pi / 3, math.pi),
             quality=final_jpeg_quality,
             smooth_chroma=not faithful,
         )
         super().__init__(scale, stages, **kwargs)
         self.second_p = second_p
         self.faithful = faithful
-        self.pool = pool
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw one entry per stage; the stages of the second order share whether it is applied."""
@@ -402,8 +386,6 @@ class RealESRGAN(SecondOrder):
             of the resizes, the noise family, whether there is a second order and a second blur,
             the order of the last steps. The LR of an image then depends on its batch. Grey noise
             is drawn per image, as in the released code. And repeat the chroma of a JPEG, as there.
-        pool: Number of pairs of earlier batches, per process, that training exchanges with its own
-            (released code: 180); 0 for no pool.
 
     Source: Wang et al., "Real-ESRGAN: Training Real-World Blind Super-Resolution with Pure
     Synthetic Data" (ICCVW 2021; arXiv 2107.10833), options train_realesrgan_x4plus.

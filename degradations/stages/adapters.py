@@ -7,7 +7,7 @@ import os
 import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +18,6 @@ from degradations.draws import Draws, Params
 from degradations.images import from_bytes, to_bytes
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would go online
-
-PROBE = 512  # pixels of a side of the image that shows whether a transform moves pixels
-POINTS = 64
-TRIES = 16  # draws of the transform's parameters: a flip by p is none in some
 
 
 class KorniaAugmentation(Stage):
@@ -81,121 +77,60 @@ class KorniaAugmentation(Stage):
             return canvas.with_pixels(pixels)
         return super().on_canvas(canvas, params)
 
-    def extra_repr(self) -> str:
-        """Show the name of the augmentation in `print(degradation)`."""
-        return type(self.augmentation).__name__
-
 
 class Albumentations(Stage):
-    """Any transform of albumentations that keeps the size of its images and moves no pixels.
+    """Any ``ImageOnlyTransform`` of albumentations, i.e. one that does not move pixels.
 
-    It works on the CPU, image by image; for images on a GPU the host waits. Its draws follow from
-    the seed of the image alone.
+    It gets 8-bit images on the CPU, one by one; for images on a GPU the host waits. Its draws
+    follow from the seed of the image alone.
 
     Args:
         transform: The transform, by class path, e.g. ``albumentations.MotionBlur``, or a group
             such as ``albumentations.OneOf``. Its own ``p`` applies.
-        dtype: Type of its input: 8-bit images, the fastest for most transforms, or float32 in
-            [0, 1] without rounding.
 
     Raises:
-        TypeError: ``transform`` moves pixels, or needs more than an image.
+        TypeError: ``transform`` may move pixels.
     """
 
     waits = True
 
-    def __init__(
-        self,
-        transform: Callable[..., Any],
-        dtype: Literal["uint8", "float32"] = "uint8",
-    ) -> None:
+    def __init__(self, transform: Callable[..., Any]) -> None:
         super().__init__()
-        for single in _single_transforms(transform):
-            _check_in_place(single)
+        _check_image_only(transform)
         self.transform: Any = transform
-        self.dtype = dtype
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `seeds`, (B,) int, from which the transform draws all else."""
         return {"seeds": draws.seeds()}
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
-        """Transform (B, 3, H, W); the range is [0, 1] if the transform keeps it.
-
-        Raises:
-            ValueError: The transform changes the size or type of an image.
-        """
+        """Transform (B, 3, H, W); the output holds multiples of 1/255."""
         seeds = params["seeds"].tolist()
         images = []
         for image, seed in zip(x, seeds, strict=True):
-            images.append(self._applied(image, seed))
+            key = np.array([seed, 0], np.uint64)
+            generator = np.random.Generator(np.random.Philox(key=key))
+            self.transform.set_random_state(generator, random.Random(seed))
+            outputs = self.transform(image=to_bytes(image))
+            pixels = np.ascontiguousarray(outputs["image"])
+            images.append(from_bytes(pixels, x))
         return torch.cat(images)
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Cut out each image on the CPU: one copy from the device and one back."""
         return each_on_host(canvas, params, self)
 
-    def _applied(self, image: Tensor, seed: int) -> Tensor:
-        key = np.array([seed, 0], np.uint64)
-        generator = np.random.Generator(np.random.Philox(key=key))
-        self.transform.set_random_state(generator, random.Random(seed))
-        if self.dtype == "uint8":
-            pixels = self._transformed(to_bytes(image))
-            return from_bytes(pixels, image.unsqueeze(0))
-        clamped = image.detach().clamp(0.0, 1.0)
-        floats = clamped.permute(1, 2, 0).contiguous().cpu()
-        pixels = self._transformed(floats.numpy())
-        transformed = torch.from_numpy(pixels).to(image.device)
-        return transformed.permute(2, 0, 1).unsqueeze(0)
 
-    def _transformed(self, pixels: Any) -> Any:
-        """Transform (H, W, 3) pixels, perhaps in place."""
-        shape = pixels.shape
-        dtype = pixels.dtype
-        outputs = self.transform(image=pixels)
-        result = np.ascontiguousarray(outputs["image"])
-        if result.shape != shape or result.dtype != dtype:
-            raise ValueError(
-                f"{type(self.transform).__name__} returned {result.dtype} {result.shape} for "
-                f"{dtype} {shape}; a stage requires a transform that keeps size and type"
-            )
-        return result
-
-
-def _single_transforms(transform: Any) -> Iterator[Any]:
-    """Yield the transforms of a group of albumentations, and of the groups in it."""
-    if not hasattr(transform, "transforms"):
-        yield transform
-        return
-    for inner in transform.transforms:
-        yield from _single_transforms(inner)
-
-
-def _check_in_place(transform: Any) -> None:
-    """Raise if a transform of albumentations moves pixels: it then moves keypoints as well."""
-    if "keypoints" not in getattr(transform, "targets", ()):  # those that change colours only
-        return
-    name = type(transform).__name__
-    image = np.zeros((PROBE, PROBE, 3), np.uint8)
-    # x, y, z, angle, scale, and its number, as a transform may remove some.
-    points = np.zeros((POINTS, 6), np.float32)
-    generator = np.random.default_rng(0)
-    points[:, :2] = generator.uniform(0, PROBE, (POINTS, 2))
-    points[:, 5] = np.arange(POINTS)
-    for seed in range(TRIES):
-        transform.set_random_state(np.random.default_rng(seed), random.Random(seed))
-        try:
-            outputs = transform(image=image, keypoints=points.copy(), force_apply=True)
-        except Exception as error:  # anything: it needs a mask, boxes, a larger image
-            raise TypeError(f"{name} cannot be applied to an image alone: {error}") from error
-        moved = outputs["keypoints"]
-        numbers = moved[:, 5].astype(int)
-        originals = points[numbers]
-        if not np.allclose(moved[:, :2], originals[:, :2], rtol=0, atol=0.01):
-            raise TypeError(
-                f"{name} moves pixels, but an LR must show the content of its HR in place; use it "
-                "as data.init_args.crops.augment, which changes HR before LR is made"
-            )
+def _check_image_only(transform: Any) -> None:
+    if hasattr(transform, "transforms"):
+        for inner in transform.transforms:
+            _check_image_only(inner)
+    elif "keypoints" in transform.targets:  # which a transform that moves pixels would move, too
+        raise TypeError(
+            f"{type(transform).__name__} may move pixels, but an LR must show the content of its "
+            "HR in place; use it as data.init_args.crops.augment, which changes HR before LR is "
+            "made"
+        )
 
 
 def _check_batched(augmentation: Any) -> None:

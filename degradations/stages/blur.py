@@ -81,7 +81,7 @@ def convolve(x: Tensor, params: Params) -> Tensor:
         x: (B, C, H, W) float32.
         params: The result of `prepare_kernels`.
     """
-    if x.device.type != "cpu" or x.requires_grad:
+    if x.device.type != "cpu":
         return convolve_canvas(Canvas.of(x), params["psf"]).pixels
     if len(x) != 1:
         return each_image(convolve, x, params)
@@ -549,36 +549,28 @@ class Sinc(KernelStage):
 class MotionBlur(KernelStage):
     """Blur along a straight line, like a camera that moves during the exposure.
 
+    The angle is any, and the light may fall off towards either end.
+
     Args:
         length: Range of the length of the line in pixels; 0 does not change the image.
-        angle: Range of its angle in degrees, counter-clockwise.
-        direction: Range of the distribution of light, within [-1, 1]: 0 is even, 1 puts the weight
-            at the end at `angle`, -1 at the opposite end.
 
     Raises:
-        ValueError: A range is reversed or impossible.
+        ValueError: The range is reversed or negative.
 
     Source: parameters as in kornia's RandomMotionBlur; the kernel is ours, for lines of any length
     (see `degradations.stages.blur.motion`).
     """
 
-    def __init__(
-        self,
-        length: Range = (1.0, 15.0),
-        angle: Range = (0.0, 180.0),
-        direction: Range = (-1.0, 1.0),
-    ) -> None:
+    def __init__(self, length: Range = (1.0, 15.0)) -> None:
         super().__init__()
         self.length = check_range(length, "length", low=0.0)
-        self.angle = check_range(angle, "angle")
-        self.direction = check_range(direction, "direction", low=-1.0, high=1.0)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `length`, `angle` and `direction`, (B,) each."""
         return {
             "length": draws.uniform(*self.length),
-            "angle": draws.uniform(*self.angle),
-            "direction": draws.uniform(*self.direction),
+            "angle": draws.uniform(0.0, 180.0),
+            "direction": draws.uniform(-1.0, 1.0),
         }
 
     def psf(self, params: Params) -> Tensor:

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from degradations.base import Canvas, IntegerRange, Range, Stage, check_range
+from degradations.base import Canvas, Range, Stage, check_range
 from degradations.draws import Draws, Floats, Params, per_image
 from degradations.stages.noise import seeded_randn_like
-from files.numbers import NonNegativeFloat, UnitInterval
 
 # CIE XYZ to camera colours: matrices of four cameras from Adobe's DNG files, as mixed by Brooks et
 # al.; sRGB to XYZ under D65 (IEC 61966-2-1).
@@ -70,33 +69,17 @@ class Camera(Stage):
         iso: Range of the sensor's speed; its logarithm is uniform. The variance of the noise is
             shot * signal + read, with shot = 1e-6 * ISO and
             log(read) = 2.18 log(shot) + 1.20 + N(0, 0.26).
-        exposure: Mean and standard deviation of the exposure, which is clamped to [0.2, 1]; at 1
-            white saturates the sensor.
-        red_gain: Range of the white-balance gain of red, relative to green.
-        blue_gain: Range of the white-balance gain of blue, relative to green.
-        bits: Range of the bits of a raw value.
 
     Raises:
-        ValueError: A range is reversed or invalid.
+        ValueError: The range is reversed or invalid.
 
     Source: Brooks et al., "Unprocessing Images for Learned Raw Denoising" (CVPR 2019; arXiv
     1811.11127), sections 3.1 to 3.6 and the ranges of its released code.
     """
 
-    def __init__(
-        self,
-        iso: Range = (100.0, 12000.0),
-        exposure: tuple[UnitInterval, NonNegativeFloat] = (0.8, 0.1),
-        red_gain: Range = (1.9, 2.4),
-        blue_gain: Range = (1.5, 1.9),
-        bits: IntegerRange = (12, 14),
-    ) -> None:
+    def __init__(self, iso: Range = (100.0, 12000.0)) -> None:
         super().__init__()
         self.iso = check_range(iso, "iso", low=1.0, high=1e6)
-        self.red_gain = check_range(red_gain, "red_gain", low=1.0, high=10.0)
-        self.blue_gain = check_range(blue_gain, "blue_gain", low=1.0, high=10.0)
-        self.bits = check_range(bits, "bits", low=4, high=16)
-        self.exposure = exposure
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw (B,) each: `iso`, variances `shot` and `read`, gains, `pattern`, `bits`, seeds.
@@ -109,12 +92,11 @@ class Camera(Stage):
         iso = np.exp(log_iso)
         shot = iso * _SHOT_PER_ISO
         log_read = 2.18 * np.log(shot) + 1.20 + draws.normal(0.0, 0.26)
-        exposure = draws.normal(*self.exposure)
-        red_gain = draws.uniform(*self.red_gain)
-        blue_gain = draws.uniform(*self.blue_gain)
+        exposure = draws.normal(0.8, 0.1)  # at 1, white saturates the sensor
+        red_gain = draws.uniform(1.9, 2.4)  # relative to green
+        blue_gain = draws.uniform(1.5, 1.9)
         weights = [draws.uniform(1e-3, 1.0) for _ in _XYZ_TO_CAMERA]
         to_camera = _mixed_cameras(np.stack(weights, axis=1))
-        fewest_bits, most_bits = self.bits
         return {
             "iso": iso,
             "shot": shot,
@@ -125,7 +107,7 @@ class Camera(Stage):
             "to_camera": to_camera,
             "to_rgb": np.linalg.inv(to_camera),
             "pattern": draws.integers(0, 4),
-            "bits": draws.integers(fewest_bits, most_bits + 1),
+            "bits": draws.integers(12, 15),
             "field_seeds": draws.seeds(),
         }
 

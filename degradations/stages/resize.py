@@ -21,11 +21,11 @@ from degradations.base import Canvas, Range, Size, Stage, alike, check_range, ea
 from degradations.draws import Draws, Params, check_probabilities
 from files.numbers import PositiveFloat, UnitInterval
 
-Mode: TypeAlias = Literal["area", "bilinear", "bicubic", "nearest", "lanczos"]
+Mode: TypeAlias = Literal["area", "bilinear", "bicubic", "nearest"]
 
 #: Modes by the numbers in recorded parameters, independent of the modes of a stage.
 MODES: tuple[Mode, ...] = get_args(Mode)
-Modes: TypeAlias = tuple[Mode, ...] | dict[Mode, float]
+Modes: TypeAlias = tuple[Mode, ...]
 Taps: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
 Bags: TypeAlias = tuple[Tensor, Tensor, Tensor]
 Kernel: TypeAlias = Callable[[Any], Any]  # of distances
@@ -50,10 +50,10 @@ def resample(
     `F.adaptive_avg_pool2d`. ``nearest``: the pixel below the centre of the new one ("nearest-exact"
     of `F.interpolate`; "nearest" shifts the image by up to half a pixel relative to other modes).
     ``bilinear``, ``bicubic``: as `F.interpolate` with align_corners=False; bicubic has a = -3/4,
-    and with `antialias` a = -1/2 as in Pillow. ``lanczos``: as in Pillow.
+    and with `antialias` a = -1/2 as in Pillow.
 
     Args:
-        x: (B, C, H, W) floating. Bicubic and lanczos overshoot; nothing is clamped.
+        x: (B, C, H, W) floating. Bicubic overshoots; nothing is clamped.
         size: (h, w) of the result, at least 1 each.
         mode: One of `MODES`.
         antialias: Widen bilinear and bicubic kernels if a side shrinks.
@@ -73,7 +73,7 @@ def resample(
     planes = x.reshape(-1, H, W)
     is_small = max(H, W, h, w) <= _OPENCV_SIDE
     is_plain = mode in _OPENCV and not antialias
-    if is_small and is_plain and x.dtype == torch.float32 and not x.requires_grad:
+    if is_small and is_plain and x.dtype == torch.float32:
         resized = _by_opencv(planes, (h, w), mode)
         return resized.view(B, C, h, w)
     if h < H:  # rows first, so that less is transposed
@@ -141,12 +141,6 @@ def _cubic(a: float, d: Any) -> Any:
     return a * far * far * (1 - far) + centre
 
 
-def _lanczos(d: Any) -> Any:
-    sinc: Kernel = torch.sinc if isinstance(d, Tensor) else np.sinc
-    inside = abs(d) < 3
-    return sinc(d) * sinc(d / 3) * inside
-
-
 _PLAIN: Kernels = {
     "bilinear": _triangle,
     "bicubic": functools.partial(_cubic, -0.75),
@@ -155,12 +149,10 @@ _PLAIN: Kernels = {
 _ANTIALIASED: Kernels = {
     "bilinear": _triangle,
     "bicubic": functools.partial(_cubic, -0.5),
-    "lanczos": _lanczos,
 }
 _RADII: dict[Mode, int] = {
     "bilinear": 1,
     "bicubic": 2,
-    "lanczos": 3,
 }
 
 
@@ -182,7 +174,7 @@ def _taps(n: int, m: int, mode: Mode, antialias: bool) -> Taps:
         return _nearest_taps(n, m)
     if mode == "area":
         return _area_taps(n, m)
-    if mode == "lanczos" or antialias:
+    if antialias:
         return _antialiased_taps(n, m, mode)
     return _plain_taps(n, m, mode)
 
@@ -287,8 +279,6 @@ def _resampled_columns(
 
 
 def _transposed(matrix: Tensor) -> Tensor:
-    if matrix.requires_grad:
-        return matrix.t().contiguous()
     import cv2  # twice as fast
 
     result = matrix.new_empty(matrix.shape[::-1])
@@ -321,7 +311,6 @@ def _resampled_by(matrices: Matrices, canvas: Canvas, sizes: Tensor) -> Canvas:
     return Canvas(_by_rows(row_matrices, narrow), sizes, canvas.hr_size)
 
 
-# REPLACE
 class _Grid(NamedTuple):
     """Positions of pixels along both axes, rows and columns stacked as a batch of 2B.
 
@@ -397,8 +386,7 @@ def _matrices(
             plain[name] = kernel
     antialiased: Kernels = {}
     for name, kernel in _ANTIALIASED.items():
-        never_antialiased = antialias is False and name != "lanczos"
-        if name in possible and not never_antialiased:
+        if name in possible and antialias is not False:
             antialiased[name] = kernel
 
     # Masks of images, and weights; later ones override earlier ones.
@@ -406,10 +394,8 @@ def _matrices(
     if plain:
         weights.append((True, _plain_matrix(grid, mode, plain)))
     if antialiased:
-        is_lanczos = _is_mode(mode, "lanczos")
         widens = _is_mode(mode, "bilinear") | _is_mode(mode, "bicubic")
-        mask = is_lanczos | (antialias & widens)
-        weights.append((mask, _antialiased_matrix(grid, mode, antialiased)))
+        weights.append((antialias & widens, _antialiased_matrix(grid, mode, antialiased)))
     if "area" in possible:
         weights.append((_is_mode(mode, "area"), _area_matrix(grid)))
     (_, matrix), *others = weights
@@ -495,12 +481,11 @@ class Resize(Stage):
         up: Range of the factor of images that are enlarged, at least 1.
         down: Range of the factor of images that are shrunk, at most 1.
         p: Probabilities that an image is enlarged, shrunk, or gets factor 1.
-        modes: Kernels to choose from, equally likely, or each with its probability: ``area``
-            (the mean of the pixels below a new pixel), ``bilinear``, ``bicubic``,
-            ``nearest``, ``lanczos`` (three lobes).
+        modes: Kernels to choose from, equally likely: ``area`` (the mean of the pixels below a
+            new pixel), ``bilinear``, ``bicubic``, ``nearest``.
         antialias: Widen ``bilinear`` and ``bicubic`` by the factor if an image shrinks, as in
-            Pillow; a number is the probability per image. ``lanczos`` is always widened, ``area``
-            and ``nearest`` never.
+            Pillow; a number is the probability per image. ``area`` and ``nearest`` are never
+            widened.
         divisor: Divisor of the HR sides, to which the factor is relative: the scale, for an image
             of about the LR size.
 
@@ -529,9 +514,7 @@ class Resize(Stage):
         self.down = check_range(down, "down", low=0.0, high=1.0)
         self.p = check_probabilities(p, 3)
         self.modes = tuple(modes)
-        equal = [1 / max(len(modes), 1)] * len(modes)
-        mode_p = list(modes.values()) if isinstance(modes, dict) else equal
-        self.mode_p = check_probabilities(mode_p, len(modes), "modes")
+        self.mode_p = [1 / len(modes)] * len(modes)
         self.antialias = float(antialias)
         self.divisor = float(divisor)
 

@@ -52,7 +52,7 @@ class USM(Stage):
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Sharpen (B, C, H, W); borders are mirrored for the blurs."""
-        if x.device.type != "cpu" or x.requires_grad:
+        if x.device.type != "cpu":
             return self.on_canvas(Canvas.of(x), params).pixels
         images = [self._sharpened(image.contiguous()) for image in x]
         if len(images) == 1:  # without a copy

@@ -22,15 +22,14 @@ from tqdm import tqdm
 
 from degradations.base import Degradation, cut_size
 from degradations.draws import Params, seed_of
-from degradations.images import as_image, cropped, read_image
+from degradations.images import as_image, read_image
 from degradations.tools.configure import degradation_of
 from degradations.tools.preview import add_config_argument
 from files.images import decode
 from files.images.pillow import saved
-from files.numbers import positive
 from files.own_modules import class_path
 from files.owned import whole_file
-from files.paths import images_by_key, shard_key
+from files.paths import images_by_key, shard_key, unique
 from files.versions import installed
 
 log = logging.getLogger(__name__)
@@ -43,13 +42,11 @@ class Settings(NamedTuple):
     degradation: Makes the LR.
     name: Name of the validation source that would have the same LR.
     degradation_seed: As `data.init_args.degradation_seed`.
-    crop: Side of the centre crop of each image; None for whole images.
     """
 
     degradation: Degradation
     name: str
     degradation_seed: int = 0
-    crop: int | None = None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,9 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shard = options.out / f"{options.name}-000000.tar"
     _check_unused(shard)
     degradation = degradation_of(options.config, options.scale)
-    settings = Settings(degradation, options.name, options.degradation_seed, options.crop)
+    settings = Settings(degradation, options.name, options.degradation_seed)
     images = images_by_key(options.images)
-    progress = tqdm(images.items(), unit=" images", disable=None)
+    dotless = ((shard_key(key), (key, path)) for key, path in images.items())
+    unique_images = unique(dotless, "IMAGES", lambda image: image[1])
+    progress = tqdm(unique_images.items(), unit=" images", disable=None)
     samples = degrade_images(progress, settings)
     count = write_shard(samples, shard)
     log.info("%d images frozen into %s", count, shard)
@@ -85,31 +84,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def degrade_images(
-    images: Iterable[tuple[str, Path]], settings: Settings
+    images: Iterable[tuple[str, tuple[str, Path]]], settings: Settings
 ) -> Iterator[tuple[str, Members]]:
     """Degrade images.
 
     Args:
-        images: Keys and files.
+        images: Keys in the shard, without dots, with keys and files.
         settings: Settings of the set.
 
     Yields:
-        The key in the shard, with names without dots, and the members of the sample.
+        The key in the shard, and the members of the sample.
 
     Raises:
         ValueError: An image cannot be read, has more than 8 bits or too few pixels, or its LR is
             not rounded to 8 bits.
     """
     degradation = settings.degradation
-    keys: dict[str, str] = {}  # by their keys in the shard
-    for key, path in images:
-        dotless_key = shard_key(key)
-        other_key = keys.setdefault(dotless_key, key)
-        if other_key != key:
-            raise ValueError(
-                f"{other_key!r} and {key!r} would both have the key {dotless_key!r}, because a "
-                "key in a shard cannot have dots: rename one"
-            )
+    for dotless_key, (key, path) in images:
         hr = _read_hr(path, settings)
         seed = seed_of(settings.degradation_seed, f"{settings.name}/{key}")
         params = degradation.params_of(torch.tensor([seed]), hr.shape)
@@ -178,8 +169,6 @@ def _read_hr(path: Path, settings: Settings) -> Tensor:
     if decode.read_image(path).bit_depth > 8:  # as stored: in sRGB it may have 8
         raise ValueError(f"{path} has more than 8 bits, but only 8 are frozen: convert it first")
     hr = read_image(path)
-    if settings.crop is not None:
-        hr = cropped(hr, settings.crop, str(path))
     H, W = hr.shape[-2:]
     scale = settings.degradation.scale
     height, width = cut_size((H, W), scale)
@@ -228,8 +217,5 @@ def _parser() -> argparse.ArgumentParser:
         default=0,
         metavar="N",
         help="as data.init_args.degradation_seed (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--crop", type=positive, metavar="PX", help="side of a centre crop of each image"
     )
     return parser

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import os
 import textwrap
@@ -18,11 +19,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from degradations.base import Degradation, Stage
-from degradations.compose import Mixture, OneOf, Shuffled, Sometimes
-from degradations.draws import Params, leaves, to_device
+from degradations.compose import OneOf, Shuffled, Sometimes
+from degradations.draws import Params, leaves
 from degradations.images import as_image, cropped, read_image
-from degradations.pipeline import Pipeline
-from degradations.tools.configure import degradation_of, scale_in
+from degradations.tools.configure import degradation_of
 from files.marks import SHEET
 from files.numbers import positive
 from files.owned import refuse_folder, refuse_foreign, whole_file
@@ -31,20 +31,21 @@ GAP = 16  # pixels between tiles
 SIDE = 256  # of a tile, in pixels
 _INK = (20, 20, 20)
 _GREY = (95, 95, 95)
-_PALE = (225, 225, 225)
 _LETTER = 7  # mean width of a letter in pixels
+COMPOSED = (Sometimes, OneOf, Shuffled)  # whose stages are shown instead
+CONTAINERS = ("recipes", "stages", "stage")  # names of attributes, not of streams
 log = logging.getLogger(__name__)
 
 
 class Tile(NamedTuple):
     """An image with text beneath.
 
-    image: The image at its own size; None leaves its place empty.
+    image: The image at its own size.
     title: One line.
     words: Further lines, wrapped to the width of the tile.
     """
 
-    image: Image.Image | None
+    image: Image.Image
     title: str
     words: Sequence[str] = ()
 
@@ -62,80 +63,54 @@ class Step(NamedTuple):
 
     name: Names of the streams that lead to it, e.g. ``noise / gaussian``.
     stage: The stage.
-    params: Its drawn parameters, arrays of one entry.
-    image: (1, C, H, W), its output; may overshoot [0, 1]. None if the stage was skipped.
+    params: Its prepared parameters, tensors of one entry.
+    image: (1, C, H, W), its output; may overshoot [0, 1].
     """
 
     name: str
     stage: Stage
     params: Params
-    image: Tensor | None
+    image: Tensor
 
 
-def steps_of(
-    degradation: Degradation,
-    hr: Tensor,
-    params: Params,
-    name: str = "",
-) -> list[Step]:
-    """Return the stages that are applied to an image or skipped, first to last.
+def run(degradation: Degradation, hr: Tensor, params: Params) -> tuple[list[Step], Tensor]:
+    """Degrade an image, and return the stages that were applied to it, first to last, and the LR.
 
     Args:
-        degradation: The degradation; one without stages gives none.
+        degradation: The degradation; one without stages has no steps.
         hr: (1, 3, H, W) float32 in [0, 1].
         params: Result of `params_of`.
-        name: Names of the streams that lead to the degradation.
     """
-    if isinstance(degradation, Mixture):
-        names = list(degradation.recipes)
-        recipe = names[int(params["which"][0])]
-        chosen = degradation.recipes[recipe]
-        return steps_of(chosen, hr, params[recipe], recipe)  # type: ignore[arg-type]
-    if not isinstance(degradation, Pipeline):
-        return []
     steps: list[Step] = []
-    x = hr
-    for stream, stage in degradation.named_stages():
-        path = f"{name} / {stream}" if name else stream
-        for step in _steps(path, stage, x, params[stream]):
-            steps.append(step)
-            x = x if step.image is None else step.image
-    return steps
+    hooks = []
 
+    def record(name: str, stage: Stage, arguments: tuple[Tensor, Params], output: Tensor) -> None:
+        steps.append(Step(name, stage, arguments[1], output))
 
-def _steps(
-    name: str,
-    stage: Stage,
-    x: Tensor,
-    params: Params,
-) -> Iterator[Step]:
-    if isinstance(stage, Sometimes):
-        if params["applied"][0]:
-            yield from _steps(name, stage.stage, x, params["stage"])
-        else:
-            yield Step(name, stage, {}, None)
-    elif isinstance(stage, OneOf | Shuffled):
-        streams = list(stage.stages)
-        indices = params["which"] if isinstance(stage, OneOf) else params["order"][0]
-        for index in indices:
-            stream = streams[index]
-            inner: Stage = stage.stages[stream]  # type: ignore[assignment]
-            for step in _steps(f"{name} / {stream}", inner, x, params[stream]):
-                yield step
-                x = x if step.image is None else step.image
-    else:
-        prepared = stage.prepare(to_device(params, 1, x.device))
-        yield Step(name, stage, params, stage(x, prepared))
+    hooked: tuple[str, ...] = ()
+    for path, module in degradation.named_modules():
+        is_within = path.startswith(hooked)
+        if isinstance(module, Stage) and not isinstance(module, COMPOSED) and not is_within:
+            hooked = (*hooked, f"{path}.")
+            streams = [part for part in path.split(".") if part not in CONTAINERS]
+            hook = functools.partial(record, " / ".join(streams))
+            hooks.append(module.register_forward_hook(hook))
+    try:
+        lr = degradation.replay(hr, params)
+    finally:
+        for handle in hooks:
+            handle.remove()
+    return steps, lr
 
 
 def parameters_of(params: Params) -> list[str]:
     """Return names and values of one image's parameters, e.g. ``["quality 43", "grey False"]``.
 
-    Matrices and the seeds of noise fields are left out.
+    Matrices, kernels and the seeds of noise fields are left out.
     """
     values: dict[str, Any] = {}
     for path, value in leaves(params):
-        is_matrix = np.ndim(value) >= 2
+        is_matrix = np.ndim(value) >= 2 or "convolution." in path
         if not is_matrix and not path.endswith(("seed", "seeds")):
             name = path.rpartition(".")[2]
             values[name] = np.ravel(value)[0].item()
@@ -170,12 +145,13 @@ def preview(
     grid = []
     for number, seed in enumerate(tqdm(seeds, "draws", disable=None)):
         params = degradation.params_of(torch.tensor([seed]), hr.shape)
-        lr = degradation.replay(hr, params)
+        steps, lr = run(degradation, hr, params)
         grid.append(Tile(as_image(lr), f"seed {seed}"))
         if number < rows:
             tiles = [Tile(as_image(hr), "HR", [_size(hr)])]
-            for place, step in enumerate(steps_of(degradation, hr, params), 1):
-                tiles.append(_tile(f"{place}. {step.name}", step))
+            for place, step in enumerate(steps, 1):
+                words = [name_of(step.stage), *parameters_of(step.params), _size(step.image)]
+                tiles.append(Tile(as_image(step.image), f"{place}. {step.name}", words))
             tiles.append(Tile(as_image(lr), "LR", [_size(lr)]))
             sections.append(Section(f"Stage by stage, seed {seed}", tiles))
     # Whole multiples of the LR size, near 192 px.
@@ -183,14 +159,6 @@ def preview(
     side = max(1, round(192 / longest)) * longest
     heading = f"{len(grid)} draws of {type(degradation).__name__} at scale {degradation.scale:g}"
     return [*sections, Section(heading, grid, min(side, 2 * SIDE))]
-
-
-def _tile(title: str, step: Step) -> Tile:
-    if step.image is None:
-        return Tile(None, title, ["skipped"])
-    parameters = parameters_of(step.params)
-    words = [name_of(step.stage), *parameters, _size(step.image)]
-    return Tile(as_image(step.image), title, words)
 
 
 def _size(image: Tensor) -> str:
@@ -248,11 +216,7 @@ def _wrapped(words: Sequence[str], letters: int) -> str:
     return "\n".join(lines)
 
 
-def _scaled(image: Image.Image | None, side: int) -> Image.Image:
-    if image is None:
-        empty = Image.new("RGB", (side, side), _PALE)
-        ImageDraw.Draw(empty).line((0, side, side, 0), "white", 3)
-        return empty
+def _scaled(image: Image.Image, side: int) -> Image.Image:
     factor = side / max(image.size)
     width = max(1, round(image.width * factor))
     height = max(1, round(image.height * factor))
@@ -282,12 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if os.path.realpath(out) == os.path.realpath(options.image):
         raise ValueError(f"{out} is an input and would be overwritten: give another --out")
     refuse_foreign(out, SHEET)
-    scale = options.scale
-    if scale is None:
-        scale = scale_in(options.config)
-    if scale is None:
-        scale = 4.0
-    degradation = degradation_of(options.config, scale)
+    degradation = degradation_of(options.config, options.scale, default_scale=4.0)
     image = read_image(options.image)
     hr = cropped(image, options.crop, str(options.image))
     seeds = range(options.seed, options.seed + options.draws)

@@ -8,7 +8,6 @@ the other tags are expressed as one. No tag means sRGB, as in browsers.
 from __future__ import annotations
 
 import struct
-from functools import lru_cache
 from typing import IO
 
 import numpy as np
@@ -56,25 +55,26 @@ def describe(image: Image.Image, code_points: bytes | None) -> None:
         image: As Pillow opened it.
         code_points: Result of ``code_points_of``.
     """
-    info, grey = image.info, image.mode in GREY
+    info = image.info
+    is_grey = image.mode in GREY
     has_profile = "icc_profile" in info
     if code_points is not None and (image.format == "PNG" or not has_profile):
         info.pop("icc_profile", None)
-        primaries, transfer, matrix, full = code_points
-        known = primaries in PRIMARIES and transfer in GAMMAS
-        if not known or (matrix, full) != (0, FULL_RANGE):
+        primaries, transfer, matrix, full_range = code_points
+        is_rgb = matrix == 0 and full_range == FULL_RANGE
+        if not is_rgb or primaries not in PRIMARIES or transfer not in GAMMAS:
             info["cicp"] = code_points
             return
-        made = profile_of(PRIMARIES[primaries], GAMMAS[transfer], grey)
+        profile = profile_of(PRIMARIES[primaries], GAMMAS[transfer], is_grey)
     elif has_profile or "srgb" in info or not info.keys() & {"gamma", "chromaticity"}:
         return
     else:
         gamma = info.get("gamma", 0)
-        usable = 0.1 < gamma < 10 and abs(2.2 * gamma - 1) > 0.01  # 1 / 2.2 stands for sRGB
-        primaries = info.get("chromaticity", PRIMARIES[SRGB])
-        made = profile_of(primaries, 1 / gamma if usable else None, grey)
-    if made is not None:
-        info["icc_profile"] = made
+        stands_for_srgb = abs(2.2 * gamma - 1) <= 0.01
+        exponent = 1 / gamma if 0.1 < gamma < 10 and not stands_for_srgb else None
+        profile = profile_of(info.get("chromaticity", PRIMARIES[SRGB]), exponent, is_grey)
+    if profile is not None:
+        info["icc_profile"] = profile
 
 
 def code_points_of(file: IO[bytes]) -> bytes | None:
@@ -86,16 +86,7 @@ def code_points_of(file: IO[bytes]) -> bytes | None:
     file.seek(0)
     head = file.read(12)
     if head.startswith(START):
-        at = len(START)
-        while True:
-            file.seek(at)
-            length, name = struct.unpack(">I4s", file.read(8).ljust(8, b"\0"))
-            if name == b"cICP":
-                found = file.read(4)
-                return found if length == len(found) == 4 else None
-            if name in (b"IDAT", b"IEND", bytes(4)):
-                return None
-            at += 12 + length
+        return _png_code_points(file)
     if head[4:8] != b"ftyp":
         return None
     data = head + file.read()
@@ -103,8 +94,24 @@ def code_points_of(file: IO[bytes]) -> bytes | None:
     if len(colours) < 10:
         return None
     primaries, transfer = struct.unpack_from(">HH", colours, 4)
+    if max(primaries, transfer) > 255:
+        return None
     # Decoding undoes matrix and range.
-    return bytes([primaries, transfer, 0, FULL_RANGE]) if max(primaries, transfer) < 256 else None
+    return bytes([primaries, transfer, 0, FULL_RANGE])
+
+
+def _png_code_points(file: IO[bytes]) -> bytes | None:
+    position = len(START)
+    while True:
+        file.seek(position)
+        head = file.read(8).ljust(8, b"\0")
+        length, name = struct.unpack(">I4s", head)
+        if name == b"cICP":
+            content = file.read(4)
+            return content if length == len(content) == 4 else None
+        if name in (b"IDAT", b"IEND", bytes(4)):
+            return None
+        position += 12 + length
 
 
 def avif_bits(data: Bytes) -> int:
@@ -126,17 +133,19 @@ def _properties(data: bytes) -> bytes:
 
 def _box(data: bytes, name: bytes, start: bytes = b"") -> bytes:
     """Return the content of the first box of this name in an ISO base media file; empty if none."""
-    at = 0
-    while at + 8 <= len(data):
-        size, kind = struct.unpack_from(">I4s", data, at)
-        head = 8
-        if size == 1 and at + 16 <= len(data):
-            size, head = struct.unpack_from(">Q", data, at + 8)[0], 16
-        end = len(data) if size == 0 else at + size
-        content = data[at + head : end] if kind == name else b""
-        if kind == name and content.startswith(start):
-            return content
-        at = max(end, at + head)
+    position = 0
+    while position + 8 <= len(data):
+        size, kind = struct.unpack_from(">I4s", data, position)
+        header = 8
+        if size == 1 and position + 16 <= len(data):
+            (size,) = struct.unpack_from(">Q", data, position + 8)
+            header = 16
+        end = position + size if size else len(data)
+        if kind == name:
+            content = data[position + header : end]
+            if content.startswith(start):
+                return content
+        position = max(end, position + header)
     return b""
 
 
@@ -156,11 +165,12 @@ def fitted(icc: bytes, grey: bool) -> bytes | None:
         tags = tags_of(icc)
     except (ValueError, struct.error):
         return None
-    names = CURVES if grey else (b"kTRC",)
-    curves = {tags.get(name) for name in names}
-    if len(curves) > 1 or None in curves or b"A2B0" in tags or icc[20:24] != b"XYZ ":
+    curve_names = CURVES if grey else (b"kTRC",)
+    curves = {tags.get(name) for name in curve_names}
+    has_table = b"A2B0" in tags or icc[20:24] != b"XYZ "
+    if len(curves) > 1 or None in curves or has_table:
         return None
-    return _built(PRIMARIES[SRGB], tags[names[0]], grey)
+    return _built(PRIMARIES[SRGB], tags[curve_names[0]], grey)
 
 
 def tags_of(icc: bytes) -> dict[bytes, bytes]:
@@ -184,12 +194,13 @@ def profile_of(primaries: tuple[float, ...], gamma: float | None, grey: bool) ->
         gamma: Exponent from levels to light; None for the curve of sRGB.
         grey: Whether the image is grey.
     """
-    srgb = np.abs(np.subtract(primaries, PRIMARIES[SRGB])).max() < 1e-3
-    if gamma is None and (srgb or grey):
+    difference = np.abs(np.subtract(primaries, PRIMARIES[SRGB])).max()
+    if gamma is None and (grey or difference < 1e-3):
         return None
     corners = np.reshape(primaries, (4, 2))
     red, green, blue = corners[1:]
-    if corners[:, 1].min() <= 0 or abs(np.linalg.det([green - red, blue - red])) < 1e-3:
+    area = abs(np.linalg.det([green - red, blue - red]))
+    if corners[:, 1].min() <= 0 or area < 1e-3:
         return None
     return _built(primaries, _curve_of(gamma), grey)
 
@@ -199,45 +210,6 @@ def _curve_of(gamma: float | None) -> bytes:
         numbers = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
         return b"para\0\0\0\0\0\3\0\0" + _fixed(numbers)
     return b"para\0\0\0\0\0\0\0\0" + _fixed([gamma])
-
-
-def _gamma_of(curve: bytes) -> float | None:
-    """Return the exponent of a curve; None if it is no power."""
-    kind, count = struct.unpack_from(">4s4xI", curve)
-    if kind == b"curv" and count < 2:
-        return struct.unpack_from(">H", curve, 12)[0] / 256 if count else 1.0
-    powers = kind == b"para" and count >> 16 == 0
-    return struct.unpack_from(">i", curve, 12)[0] / 65536 if powers else None
-
-
-@lru_cache(maxsize=16)
-def to_srgb_curve(icc: bytes) -> tuple[NDArray[np.uint8], bytes] | None:
-    """Return how 16-bit levels become 8-bit ones on the curve of sRGB, whose shadows are fine.
-
-    Args:
-        icc: The profile of the levels, for grey or RGB.
-
-    Returns:
-        The new level of each of the 65,536, and the profile of the new ones; None if the profile
-        is broken, or the curves of its channels are not one power.
-    """
-    try:
-        tags = tags_of(icc)
-        curves = {content for name, content in tags.items() if name in (*CURVES, b"kTRC")}
-        gamma = _gamma_of(curves.pop()) if len(curves) == 1 and b"A2B0" not in tags else None
-    except (ValueError, struct.error):
-        return None
-    if gamma is None or gamma <= 0:
-        return None
-    light = np.linspace(0, 1, 1 << 16) ** gamma
-    curved = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    changed, curve = bytearray(icc + bytes(-len(icc) % 4)), _curve_of(None)
-    for at in range(132, 132 + 12 * len(tags), 12):
-        if changed[at : at + 4] in (*CURVES, b"kTRC"):
-            struct.pack_into(">II", changed, at + 4, len(changed), len(curve))
-    changed += curve
-    struct.pack_into(">I", changed, 0, len(changed))
-    return np.rint(255 * curved).astype(np.uint8), bytes(changed)
 
 
 def _built(primaries: tuple[float, ...], curve: bytes, grey: bool) -> bytes:
@@ -259,17 +231,19 @@ def _built(primaries: tuple[float, ...], curve: bytes, grey: bool) -> bytes:
     else:
         tags |= zip((b"rXYZ", b"gXYZ", b"bXYZ"), map(_xyz, columns.T), strict=True)
         tags |= dict.fromkeys(CURVES, curve)
-    body, table = b"", struct.pack(">I", len(tags))
-    first, places = 132 + 12 * len(tags), dict[bytes, int]()
+    table = struct.pack(">I", len(tags))
+    body = b""
+    body_start = 132 + 12 * len(tags)
+    offsets: dict[bytes, int] = {}
     for name, content in tags.items():
-        if content not in places:  # the three curves share theirs
-            places[content] = first + len(body)
+        if content not in offsets:  # the three curves share theirs
+            offsets[content] = body_start + len(body)
             body += content + bytes(-len(content) % 4)
-        table += name + struct.pack(">II", places[content], len(content))
-    head = struct.pack(">I4x4s4s", first + len(body), b"\x04\x30\0\0", b"mntr")
-    head += (b"GRAY" if grey else b"RGB ") + b"XYZ "
-    head += struct.pack(">6H4s28x", 2026, 1, 1, 0, 0, 0, b"acsp") + _fixed(D50)
-    return head.ljust(128, b"\0") + table + body
+        table += name + struct.pack(">II", offsets[content], len(content))
+    header = struct.pack(">I4x4s4s", body_start + len(body), b"\x04\x30\0\0", b"mntr")
+    header += b"GRAY" if grey else b"RGB "
+    header += b"XYZ " + struct.pack(">6H4s28x", 2026, 1, 1, 0, 0, 0, b"acsp") + _fixed(D50)
+    return header.ljust(128, b"\0") + table + body
 
 
 def _fixed(values: Floats | tuple[float, ...] | list[float]) -> bytes:

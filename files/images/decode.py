@@ -31,7 +31,7 @@ from PIL import Image, UnidentifiedImageError
 from files.clock import DECODING
 from files.images import jpeg
 from files.images.colours import GREY, avif_bits, code_points_of, describe
-from files.images.deep import Pixels, deep_pixels, deep_to_srgb, eight_bits
+from files.images.deep import Pixels, deep_pixels, eight_bits
 from files.images.exif import tiff_exif
 from files.images.faults import Truncated, Unsupported
 from files.images.pillow import MAX_TEXT, MORE, open_image
@@ -112,10 +112,10 @@ class DecodedImage:
 
     def array(self) -> Pixels:
         """Return (H, W) grey, or (H, W, 2 to 4): grey with alpha, RGB, RGB with alpha."""
-        colours = [self.rgb[..., 0] if self.mode in GREY else self.rgb]
-        if self.alpha is not None:
-            colours.append(self.alpha)
-        return colours[0] if len(colours) == 1 else cast(Pixels, np.dstack(colours))
+        colours = self.rgb[..., 0] if self.mode in GREY else self.rgb
+        if self.alpha is None:
+            return colours
+        return cast(Pixels, np.dstack([colours, self.alpha]))
 
     def meta(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         """Return everything except the colours, for the writer of results.
@@ -186,14 +186,15 @@ def _size(file: IO[bytes], name: str) -> tuple[int, int]:
         with open_image(file) as image:
             width, height = image.size
             # A PNG's getexif may load the pixels: it is called only if there is something to find.
-            tagged = image.info.keys() & ORIENTED or (
-                image.format == "PNG" and metadata_after_pixels(file)
-            )
+            is_tagged = bool(image.info.keys() & ORIENTED)
+            if image.format == "PNG" and not is_tagged:
+                is_tagged = metadata_after_pixels(file)
             # Pillow exchanges the sides of a TIFF itself.
-            turned = tagged and image.format != "TIFF" and orientation_of(image) >= 5
+            if is_tagged and image.format != "TIFF" and orientation_of(image) >= 5:
+                return height, width
+            return width, height
     except Exception as error:  # as in decode
         raise _unreadable(name, file, error) from error
-    return (height, width) if turned else (width, height)
 
 
 @DECODING
@@ -267,8 +268,8 @@ def _unidentified(start: bytes, file: IO[bytes]) -> tuple[str, str]:
         f"not an image, or its header is broken: it starts with {start[:8]!r}; expected one of "
         + ", ".join(FORMATS)
     )
-    known = start[:2] in STARTS or start[4:8] == b"ftyp"
-    return "damaged" if known else "not an image", text
+    is_image = start[:2] in STARTS or start[4:8] == b"ftyp"
+    return "damaged" if is_image else "not an image", text
 
 
 class _Raw(NamedTuple):
@@ -292,8 +293,8 @@ def from_pillow(image: Image.Image, srgb: bool = False) -> DecodedImage:
         UnreadableImage: If it was opened, but not read yet, and its file is damaged.
     """
     data = _file_of(image)
-    unread = getattr(image, "tile", None) and image.tell() == 0
-    if unread and data is not None:
+    is_unread = getattr(image, "tile", None) and image.tell() == 0
+    if is_unread and data is not None:
         name = getattr(image, "filename", "") or "the image"
         return _as_pillow(decode(data, name, srgb))
     copied = image.copy()  # with an `info` of its own
@@ -314,10 +315,10 @@ def _file_of(image: Image.Image) -> bytes | None:
             return read_bytes(getattr(image, "filename", ""))
         except OSError:
             return None
-    place = stream.tell()
+    position = stream.tell()
     stream.seek(0)
     data: bytes = stream.read()
-    stream.seek(place)
+    stream.seek(position)
     return data
 
 
@@ -369,22 +370,23 @@ def _has_gain_map(image: Image.Image, data: bytes) -> bool:
 def _pixels(image: Image.Image, data: jpeg.Bytes | None, srgb: bool) -> _Raw:
     icc = image.info.get("icc_profile") or b""
     space = space_of(icc)
-    kept = icc if space == "RGB" and image.mode not in CONVERTED else None
-    grey = icc if space == "L" and image.mode in GREY else None
+    rgb_icc = icc if space == "RGB" and image.mode not in CONVERTED else None
+    grey_icc = icc if space == "L" and image.mode in GREY else None
     if data is None and image.mode.startswith("I;16"):
-        return _Raw(np.repeat(np.asarray(image, np.uint16)[..., None], 3, 2), None, None, grey)
+        grey = np.asarray(image, np.uint16)
+        return _Raw(np.repeat(grey[..., None], 3, axis=2), grey_icc=grey_icc)
     if data is not None:
         _check_container(image, data)
-        if (deep := deep_pixels(image, data)) is not None:
-            return _converted_16(_Raw(*deep, kept, grey), srgb)
+        deep = deep_pixels(image, data)
+        if deep is not None:
+            rgb_16, alpha_16 = deep
+            return _converted(_Raw(rgb_16, alpha_16, rgb_icc, grey_icc), srgb)
     if image.mode == "CMYK":
         return _Raw(_from_cmyk(image, data, icc if space == "CMYK" else None))
     rgb, alpha = _pixels_8(image, data)
     if data is not None and image.format == "PNG":
         check_rows(data, image)
-    described = rgb if kept else rgb[..., 0] if space == image.mode[0] == "L" else None
-    converted = to_srgb(described, icc) if srgb and described is not None else None
-    return _Raw(rgb, alpha, kept, grey) if converted is None else _Raw(converted, alpha)
+    return _converted(_Raw(rgb, alpha, rgb_icc, grey_icc), srgb)
 
 
 def _check_container(image: Image.Image, data: jpeg.Bytes) -> None:
@@ -395,14 +397,17 @@ def _check_container(image: Image.Image, data: jpeg.Bytes) -> None:
         check_strips(image, data)
 
 
-def _converted_16(raw: _Raw, srgb: bool) -> _Raw:
+def _converted(raw: _Raw, srgb: bool) -> _Raw:
     """Return the pixels in sRGB; of 8 bits if they are converted, as Pillow converts no others."""
     icc = raw.icc or raw.grey_icc
-    converted = deep_to_srgb(raw.rgb, icc, not raw.icc) if srgb and icc else None
+    if icc is None or not srgb:
+        return raw
+    rgb = eight_bits(raw.rgb)
+    converted = to_srgb(rgb if raw.icc else rgb[..., 0], icc)
     if converted is None:
         return raw
     alpha = None if raw.alpha is None else eight_bits(raw.alpha)
-    return _Raw(converted, alpha, rounded=True)
+    return _Raw(converted, alpha, rounded=raw.rgb.dtype != np.uint8)
 
 
 def _pixels_8(
@@ -424,7 +429,9 @@ def _from_cmyk(image: Image.Image, data: jpeg.Bytes | None, icc: bytes | None) -
     # CMYK JPEGs usually hold Adobe's inverted values, which Pillow inverts.
     ink = np.asarray(image) if ink is None else 255 - ink
     converted = None if icc is None else to_srgb(ink, icc)
-    return np.asarray(image_of(ink, "CMYK").convert("RGB")) if converted is None else converted
+    if converted is not None:
+        return converted
+    return np.asarray(image_of(ink, "CMYK").convert("RGB"))
 
 
 def _strictly(image: Image.Image, data: jpeg.Bytes | None, colors: str) -> NDArray[np.uint8] | None:

@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from files.images.colours import avif_bits, to_srgb_curve
+from files.images.colours import avif_bits
 from files.images.faults import Unsupported
 from files.images.png import DEPTH, check_size, without_texts
-from files.images.profiles import to_srgb
 from files.images.tiff import unsupported_tiff
 
 TOP = 65535
@@ -40,11 +39,13 @@ def deep_pixels(image: Image.Image, data: Bytes) -> tuple[Pixels, Pixels | None]
         return _png_16(image, data)
     if image.format == "TIFF":
         tags = image.tag_v2  # type: ignore[attr-defined]
-        bits, kinds = tags.get(258, (1,)), tags.get(339, (1,))  # BitsPerSample, SampleFormat
-        plain = max(bits) <= 8 and set(kinds) == {1}
-        return None if plain else _tiff_16(image, data, bits, kinds)
-    if image.format == "AVIF" and (bits := avif_bits(data)) > 8:
-        return _avif(data, bits)
+        bits = tags.get(258, (1,))  # BitsPerSample
+        kinds = tags.get(339, (1,))  # SampleFormat
+        if max(bits) <= 8 and set(kinds) == {1}:
+            return None
+        return _tiff_16(image, data, bits, kinds)
+    if image.format == "AVIF" and avif_bits(data) > 8:
+        return _avif(data, avif_bits(data))
     if image.format == "HEIF" and image.info["bit_depth"] > 8:
         return _heic(data, image.info["bit_depth"])
     return None
@@ -55,27 +56,6 @@ def eight_bits(pixels: Pixels) -> NDArray[np.uint8]:
     if pixels.dtype == np.uint8:
         return cast("NDArray[np.uint8]", pixels)
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
-def deep_to_srgb(rgb: Pixels, icc: bytes, grey: bool) -> NDArray[np.uint8] | None:
-    """Convert 16-bit pixels to sRGB's 8 bits, which is all that Pillow converts.
-
-    Args:
-        rgb: (H, W, 3), 16 bits.
-        icc: Their profile.
-        grey: Whether it is one of grey.
-
-    Returns:
-        (H, W, 3); or None, as of ``to_srgb``.
-    """
-    rounded, finer = eight_bits(rgb), to_srgb_curve(icc)
-    converted = to_srgb(rounded[..., 0] if grey else rounded, icc)
-    if converted is None or finer is None:
-        return converted
-    levels, curved = finer  # 8 bits of linear light have bands in the shadows
-    rounded = levels[rgb]
-    converted = to_srgb(rounded[..., 0] if grey else rounded, curved)
-    return rounded if converted is None else converted
 
 
 def _png_16(image: Image.Image, data: Bytes) -> tuple[Pixels, Pixels | None]:
@@ -100,23 +80,29 @@ def _tiff_16(
         raise Unsupported(unsupported_tiff(io.BytesIO(data)))
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = cast(Any, file.pages[image.tell()])
-        planar, inverted = page.planarconfig == 2, page.photometric == 0
+        is_planar = page.planarconfig == 2
+        is_inverted = page.photometric == 0
         extra = int(page.extrasamples[0]) if page.extrasamples else ALPHA
         try:
             pixels = page.asarray()
         except ValueError as error:
             # tifffile reads LZW only with a further package; OpenCV reads it, but not planes.
-            usable = not planar and image.tell() == 0 and "imagecodecs" in str(error)
-            read = _opencv_16(data) if usable else None
-            if read is None:
+            if is_planar or image.tell() > 0 or "imagecodecs" not in str(error):
                 raise
-            pixels = read
-    pixels = np.moveaxis(pixels, 0, -1) if planar and pixels.ndim == 3 else pixels
+            pixels = _opencv_16(data)
+            if pixels is None:
+                raise
+    if is_planar and pixels.ndim == 3:
+        pixels = np.moveaxis(pixels, 0, -1)
     pixels = pixels.astype(np.uint16)  # big-endian files, too
-    rgb, alpha = _split(TOP - pixels if inverted else pixels)
+    if is_inverted:
+        pixels = TOP - pixels
+    rgb, alpha = _split(pixels)
     if alpha is None or extra == NO_ALPHA:
         return rgb, None
-    return (_divided(rgb, alpha) if extra == PREMULTIPLIED else rgb), alpha
+    if extra == PREMULTIPLIED:
+        rgb = _divided(rgb, alpha)
+    return rgb, alpha
 
 
 def _avif(data: Bytes, bits: int) -> tuple[Pixels, Pixels | None] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from typing import Any
 
 from PIL import Image
 from PIL.ExifTags import IFD, Base
@@ -48,9 +49,9 @@ def lasting_exif(exif: bytes | None) -> bytes | None:
     if not exif:
         return None
     try:
-        found = Image.Exif()
-        found.load(exif)
-        return _lasting(found)
+        tags = Image.Exif()
+        tags.load(exif)
+        return _lasting(tags)
     except Exception as error:  # cameras write broken EXIF, and Pillow raises anything
         log.debug("broken EXIF is left out: %s", error)
         return None
@@ -69,21 +70,25 @@ def tiff_exif(image: Image.Image) -> bytes | None:
         return None
 
 
-def _lasting(found: Image.Exif) -> bytes | None:
-    kept = Image.Exif()
-    for tag in DESCRIPTIVE & found.keys():
-        if tag != Base.ImageDescription or not str(found[tag]).startswith(COUNTING):
-            kept[tag] = found[tag]
-    details = {k: v for k, v in found.get_ifd(IFD.Exif).items() if k not in STALE}
-    details.pop(IFD.Interop, None)  # may be an offset in the old file
+def _lasting(tags: Image.Exif) -> bytes | None:
+    lasting = Image.Exif()
+    for tag in DESCRIPTIVE & tags.keys():
+        if tag != Base.ImageDescription or not str(tags[tag]).startswith(COUNTING):
+            lasting[tag] = tags[tag]
+    details: dict[int, Any] = {}
+    for name, value in tags.get_ifd(IFD.Exif).items():
+        if name not in STALE and name != IFD.Interop:  # which may be an offset in the old file
+            details[name] = value
     with contextlib.suppress(Exception):
-        if interop := dict(found.get_ifd(IFD.Interop)):
+        interop = dict(tags.get_ifd(IFD.Interop))
+        if interop:
             details[IFD.Interop] = interop
-    place = dict(found.get_ifd(IFD.GPSInfo))
-    for name, directory in ((IFD.Exif, details), (IFD.GPSInfo, place)):
-        if directory:
-            kept[name] = directory
-    if not kept:
+    if details:
+        lasting[IFD.Exif] = details
+    place = dict(tags.get_ifd(IFD.GPSInfo))
+    if place:
+        lasting[IFD.GPSInfo] = place
+    if not lasting:
         return None
-    kept[Base.Orientation] = UPRIGHT
-    return kept.tobytes()
+    lasting[Base.Orientation] = UPRIGHT
+    return lasting.tobytes()

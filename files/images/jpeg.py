@@ -184,24 +184,25 @@ def without_stray_bytes(data: bytes) -> bytes:
     Args:
         data: The whole file.
     """
-    kept, at = [START], 2
+    segments = [START]
+    position = 2
     while True:
-        at = data.find(b"\xff", at)
-        if at < 0 or at + 4 > len(data):
+        position = data.find(b"\xff", position)
+        if position < 0 or position + 4 > len(data):
             return data
-        marker, length = _segment(data, at)
+        marker, length = _segment(data, position)
         if marker < 0xFFC0 or marker == 0xFFFF:
-            at += 1
+            position += 1
             continue
         if marker == SCAN_HEADER:
             break
         if marker in WITHOUT_LENGTH:
             return data
-        kept.append(data[at : at + 2 + length])
-        at += 2 + length
+        segments.append(data[position : position + 2 + length])
+        position += 2 + length
     end = data.rfind(END)
-    if end < at:
+    if end < position:
         return data
-    pixels = data[at:end].rstrip(b"\0")
+    pixels = data[position:end].rstrip(b"\0")
     stuffed = b"\0" if pixels.endswith(b"\xff") else b""  # a coded 255 is followed by a zero
-    return b"".join([*kept, pixels, stuffed, END])
+    return b"".join([*segments, pixels, stuffed, END])

@@ -75,17 +75,18 @@ def _prepare_pillow() -> None:
 
 def _seek_image(tiff: Image.Image, file: str | os.PathLike[str] | IO[bytes]) -> None:
     """Go to the first page that is neither a thumbnail nor a mask, if there is one."""
-    found: list[int] = []
+    numbers: list[int] = []
     # In a second object, which may be left in any state by a damaged page.
     with contextlib.suppress(Exception), Image.open(file, formats=("TIFF",)) as pages:
         for number in itertools.count():
             pages.seek(number)
-            if not int(pages.tag_v2.get(NEW_SUBFILE_TYPE, 0)) & NOT_AN_IMAGE:  # type: ignore[attr-defined]
-                found.append(number)
-            if len(found) == 2:
+            kind = int(pages.tag_v2.get(NEW_SUBFILE_TYPE, 0))  # type: ignore[attr-defined]
+            if not kind & NOT_AN_IMAGE:
+                numbers.append(number)
+            if len(numbers) == 2:
                 break
-    tiff.seek(found[0] if found else 0)
-    tiff.info[MORE] = len(found) == 2
+    tiff.seek(numbers[0] if numbers else 0)
+    tiff.info[MORE] = len(numbers) == 2
     if ICC_PROFILE not in tiff.tag_v2:  # type: ignore[attr-defined]
         tiff.info.pop("icc_profile", None)  # of the thumbnail
 
@@ -135,11 +136,12 @@ def png_of_16_bits(pixels: NDArray[np.uint16]) -> bytes:
 
 def with_chunks(png: bytes, *chunks: bytes) -> bytes:
     """Return a PNG with chunks after its header, each given as its name and content."""
-    made = (
-        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
-        for chunk in chunks
-    )
-    return png[:HEADER] + b"".join(made) + png[HEADER:]
+    parts = [png[:HEADER]]
+    for chunk in chunks:
+        length = struct.pack(">I", len(chunk) - 4)
+        checksum = struct.pack(">I", zlib.crc32(chunk))
+        parts += [length, chunk, checksum]
+    return b"".join([*parts, png[HEADER:]])
 
 
 def profile_chunk(icc: bytes) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -284,19 +283,6 @@ def test_bsrgan() -> None:
     is_chance(shuffled["camera"]["applied"], 0.25)
     is_any_of(params["final_jpeg"]["quality"], range(30, 96))
     assert set(shuffled["to_lr"]["size"].flat) == {SIDE // 4}
-
-
-def test_bsrgans_schedule_contains_every_order() -> None:
-    shuffled: Any = BSRGAN(4.0).stages["shuffled"]
-    orders = np.array(list(itertools.permutations(range(7))))
-    first, second = (list(shuffled.stages).index(name) for name in ("shrink", "to_lr"))
-    before = np.argmax(orders == first, 1) < np.argmax(orders == second, 1)
-    orders = np.pad(orders[before], ((0, 0), (0, 1)), constant_values=-1)
-    place = np.zeros(len(orders), np.int64)
-    for number in shuffled.schedule():
-        place += orders[np.arange(len(orders)), place] == number
-    assert len(orders) == 2520
-    assert (place == 7).all()
 
 
 def test_bsrgan_shuffles_but_shrinks_before_the_lr() -> None:

@@ -6,9 +6,8 @@ above it says otherwise, and why:
     <!-- checked: parse, needs two machines -->      its options are parsed, and nothing is run
     <!-- checked: test tests/docs/test_plugins.py -->   a test runs it
 
-What stands in the text is parsed, too: commands as code, or after a `$ ` in what a block prints,
-and options alone. Programs that are not the project's (docker, ffmpeg) are left to the reader, but
-for what `docker run` gives to the image.
+Programs that are not the project's (docker, ffmpeg) are left to the reader, but for what
+`docker run` gives to the image.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.conftest import REPO
-from tests.docs.stand_in import PROGRAMS
 
 QUICKSTART = "configs/experiment/quickstart.yaml"
 FENCE = re.compile(
@@ -28,16 +26,6 @@ FENCE = re.compile(
 FILE = re.compile(
     r"^```(?:python|yaml)\n# (\S+\.(?:py|yaml))\n(.*?)^```$", re.MULTILINE | re.DOTALL
 )
-NO_PROSE = re.compile(r"^ *```.*?^ *```$|^#[^\n]*$", re.MULTILINE | re.DOTALL)
-NOT_OURS = (
-    *("--node_rank", "--max-restarts", "--signal", "--requeue"),  # torchrun's and SLURM's
-    *("--user", "--shm-size", "--gpus all", "--stop-timeout"),  # docker's
-)
-CODE = re.compile(
-    rf"(?<!`)`((?:\w+=\S*\s+)*(?:{'|'.join(PROGRAMS)}|main\.py)\s[^`]+|--\w[^`]*)`(?!`)"
-)
-# Not one that shows an error.
-SESSION = re.compile(r"^\$ ((?:.*\\\n)*.*)$(?!\nerror: )", re.MULTILINE)
 
 
 class Block(NamedTuple):
@@ -47,7 +35,7 @@ class Block(NamedTuple):
         page: Path of the page in the repository.
         line: Where the commands begin.
         text: The commands.
-        how: `run`, `parse`, `test`, or `option` where no command is named.
+        how: `run`, `parse` or `test`.
         why: Why it is not run, or the test's file.
     """
 
@@ -86,31 +74,6 @@ def blocks(page: Path) -> Iterator[Block]:
                 )
             how, why = (said[1], said[2]) if said[1] else (said[3], said[4])
         yield Block(name, line, found[2], how, why)
-
-
-def inline(page: Path) -> Iterator[Block]:
-    """Commands and options in the text of a page, each once.
-
-    `...` as the configuration is the quickstart's. Any other, and ` | ` between choices, ends what
-    is looked at. A module or command without arguments is only named.
-
-    Args:
-        page: The page.
-    """
-    text = page.read_text(encoding="utf-8")
-    prose = NO_PROSE.sub(lambda other: re.sub(r"[^\n]", " ", other[0]), text)
-    seen = set()
-    for found in sorted([*CODE.finditer(prose), *SESSION.finditer(text)], key=re.Match.start):
-        typed = " ".join(found[1].replace("\\\n", " ").split())
-        typed = re.sub(r"^main\.py", "python main.py", typed)
-        typed = re.sub(r"(main\.py \w+)(?: --config)? \.\.\.", rf"\1 --config {QUICKSTART}", typed)
-        typed = re.split(r" (?:\.\.\.|\|)(?= |$)", typed)[0]
-        typed = re.sub(r"^python (?:-m [\w.]+|main\.py \w+)$", r"\g<0> --help", typed)
-        if typed not in seen and not typed.startswith(NOT_OURS):
-            seen.add(typed)
-            line = text.count("\n", 0, found.start()) + 1
-            how = "option" if typed.startswith("--") else "parse"
-            yield Block(page.relative_to(REPO).as_posix(), line, typed, how, "named in the text")
 
 
 def files(page: Path) -> dict[str, str]:

@@ -1,8 +1,7 @@
 """Check every command of every page: ``make docs-commands``, for maintainers; takes about an hour.
 
 A page's blocks are run one after another in a folder of the page's own, which looks like a checkout
-and holds small images and shards. What its text names is parsed there. Prints a table, and ends
-with 1 where a command failed.
+and holds small images and shards. Prints a table, and ends with 1 where a command failed.
 """
 
 from __future__ import annotations
@@ -21,18 +20,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.conftest import REPO
-from tests.docs.blocks import QUICKSTART, Block, blocks, inline, pages
+from tests.docs.blocks import Block, blocks, pages
 from tests.docs.folder import make_folder
 from tests.docs.parsed import parsed
-from tests.docs.stand_in import FOLDER, asks
+from tests.docs.stand_in import FOLDER
 
 LONGEST = 1200  # seconds of one block
-# What options belong to where a page has no command that takes them.
-ANY_PAGE = (
-    f"main.py fit --config {QUICKSTART}",
-    "main.py fit --config configs/experiment/edsr_folder.yaml",
-    "main.py fit --config configs/experiment/edsr_shards.yaml",
-)
 
 
 class Row(NamedTuple):
@@ -60,7 +53,6 @@ class Checks:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.entries: list[dict[str, Any]] = []
         self.environment = {
             "HOME": str(folder),
             "ENLARGER_DATA": str(folder / "my" / "data"),
@@ -77,9 +69,6 @@ class Checks:
         place, first = f"{block.page}:{block.line}", block.text.strip().splitlines()[0]
         if block.how == "test":
             yield Row(place, first, f"test {block.why}", tested(block))
-            return
-        if block.how == "option":
-            yield Row(place, first, "option", self.option(block.text))
             return
         failed, entries = self.run(block)
         for entry in entries:
@@ -111,23 +100,7 @@ class Checks:
         failed = _failure(["bash", "-euo", "pipefail", "-c", block.text], self.folder, environment)
         noted = log.read_text().splitlines() if log.is_file() else []
         entries = [json.loads(line) for line in noted]
-        self.entries += [entry for entry in entries if entry["words"] and not asks(entry["words"])]
         return failed, entries
-
-    def option(self, option: str) -> str:
-        """`ok` where a command of the page takes an option, else what the first one says.
-
-        Args:
-            option: As the page has it.
-        """
-        known = {tuple(entry["words"]): entry["set"] for entry in self.entries}
-        known |= {tuple(words.split()): {} for words in ANY_PAGE}
-        said = []
-        for words, set_there in known.items():
-            said.append(parsed(words, self.folder, self.environment | set_there, option))
-            if said[-1] == "ok":
-                return "ok"
-        return said[0]
 
 
 def _failure(command: list[str], folder: Path, environment: dict[str, str]) -> str:
@@ -186,14 +159,15 @@ def main(args: Sequence[str] | None = None) -> int:
     rows: list[Row] = []
     for page in asked:
         with tempfile.TemporaryDirectory() as scratch:
-            shown = [*blocks(page), *sorted(inline(page), key=lambda block: block.how == "option")]
+            shown = list(blocks(page))
             if any(block.how != "test" for block in shown):
                 make_folder(Path(scratch), page)
             checks = Checks(Path(scratch))
-            for row in (row for block in shown for row in checks.check(block)):
-                rows.append(row)
-                line = (row.place, row.command[:100], row.how, row.result)
-                print(f"| {' | '.join(line)} |", flush=True)
+            for block in shown:
+                for row in checks.check(block):
+                    rows.append(row)
+                    line = (row.place, row.command[:100], row.how, row.result)
+                    print(f"| {' | '.join(line)} |", flush=True)
     failed = sum(row.result != "ok" for row in rows)
     print(f"{len(rows)} commands of {len(asked)} pages, {failed} failed")
     return int(failed > 0)

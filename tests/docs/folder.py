@@ -22,7 +22,7 @@ from datamodules.pack import __main__ as pack
 from lightning_modules.networks.autoencoders import taef2_decoder, taef2_encoder
 from lightning_modules.networks.imdn import IMDN
 from tests.conftest import REPO
-from tests.docs.blocks import QUICKSTART, blocks, files, inline
+from tests.docs.blocks import QUICKSTART, blocks, files
 from tests.docs.stand_in import FOLDER, PROGRAMS, command
 
 NOT_SHARED = (".git", ".venv", "runs", "site")
@@ -116,7 +116,7 @@ def runs_before(page: Path) -> set[str]:
     Args:
         page: The page.
     """
-    shown = [block.text for block in [*blocks(page), *inline(page)] if block.how != "test"]
+    shown = [block.text for block in blocks(page) if block.how != "test"]
     text = "\n".join(shown).replace("\\\n", "")
     names = set(re.findall(r"main\.py export runs/(\w+)", text))
     if re.search(rf"main\.py (?:test|predict) --config {QUICKSTART}(?!.*--run\.name)", text):

@@ -11,17 +11,12 @@ import contextlib
 import io
 import multiprocessing
 import os
-import re
 import runpy
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 import main
 from commands.arguments import early
@@ -35,24 +30,19 @@ PROCESSES.set_forkserver_preload(
         *("benchmarks.photographs.page", "benchmarks.speed.invsr"),  # each a second
     ]
 )
-NOT_PRINTED = {"config", "debug", "help", "print_config"}  # options of `main.py` that are no keys
-FOR_THE_READER = re.compile(r"|[a-z]|[\w/]*[A-Z]{2,}(\.\w+)?")  # values: NAME, MODEL.yaml, n
 
 
-def parsed(
-    words: Sequence[str], folder: Path, environment: Mapping[str, str], option: str = ""
-) -> str:
+def parsed(words: Sequence[str], folder: Path, environment: Mapping[str, str]) -> str:
     """`ok`, or what is wrong with a command.
 
     Args:
         words: Of the command: `main.py ...` or `-m MODULE ...`, also after `torchrun ...`.
         folder: Where it is typed.
         environment: What is set there.
-        option: Options to add, as a page has them: `--run.name NAME --run.overwrite true`.
     """
     receives, sends = PROCESSES.Pipe(duplex=False)
-    given = (sends, list(words), option, str(folder), dict(environment))
-    process = PROCESSES.Process(target=_child, args=given)
+    arguments = (sends, list(words), str(folder), dict(environment))
+    process = PROCESSES.Process(target=_child, args=arguments)
     process.start()
     sends.close()
     try:
@@ -73,17 +63,15 @@ def accept_missing(patch: Callable[[object, str, object], None] = setattr) -> No
     patch(early, "refuse_missing_run", lambda words: None)
 
 
-def _child(
-    sends: Connection, words: list[str], option: str, folder: str, environment: dict[str, str]
-) -> None:
+def _child(sends: Connection, words: list[str], folder: str, environment: dict[str, str]) -> None:
     os.chdir(folder)
     os.environ.update(environment)
     accept_missing()  # the reader has the files
-    printed, said = io.StringIO(), io.StringIO()
+    said = io.StringIO()
     failed: object = None
-    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(said):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
         try:
-            _parse(words, *split(option), printed)
+            _parse(words)
         except SystemExit as end:
             failed = end.code
         except Exception as error:
@@ -92,26 +80,7 @@ def _child(
     sends.send("ok" if not failed else failed if isinstance(failed, str) else last)
 
 
-def split(option: str) -> tuple[list[str], list[str]]:
-    """Words of options with their values; and names of those whose value is the reader's.
-
-    Args:
-        option: As a page has it.
-    """
-    words: list[str] = []
-    names = []
-    for part in re.split(r" (?=--\w)", option) if option else []:
-        name, _, value = part.partition(" ")
-        if "=" in name:
-            words += shlex.split(part)
-        elif FOR_THE_READER.fullmatch(value):
-            names.append(name.removeprefix("--").rstrip(".+").removesuffix(".help"))
-        else:
-            words += [name, *shlex.split(value)]
-    return words, names
-
-
-def _parse(words: list[str], added: list[str], names: list[str], printed: io.StringIO) -> None:
+def _parse(words: list[str]) -> None:
     if words[0] == "torchrun":
         from torch.distributed.run import get_args_parser
 
@@ -119,51 +88,26 @@ def _parse(words: list[str], added: list[str], names: list[str], printed: io.Str
         get_args_parser().parse_args(words[1 : start + 1])
         words = words[start:]
     if words[0] == "-m":
-        _only_parse(names)
-        sys.argv = [words[1], *words[2:], *added]
+        _only_parse()
+        sys.argv = words[1:]
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
-    if words[1] in TOOLS:
-        _only_parse(names)
-    if words[1] in TOOLS or asks(words):
-        main.main([*words[1:], *added])
-        return
-    try:
-        main.main([*words[1:], *added, "--print_config"])
-    except SystemExit as end:
-        if end.code:
-            raise
-    config = yaml.safe_load(printed.getvalue())
-    if missing := [n for n in names if n not in NOT_PRINTED and not _holds(config, n)]:
-        raise SystemExit(f"there is no {', '.join(missing)}")
+    elif words[1] in TOOLS:
+        _only_parse()
+        main.main(words[1:])
+    elif asks(words):
+        main.main(words[1:])
+    else:
+        main.main([*words[1:], "--print_config"])
 
 
-def _only_parse(names: Sequence[str]) -> None:
+def _only_parse() -> None:
     """Let argparse end the program where all is well, as it does where something is not."""
-    parse, check = argparse.ArgumentParser.parse_known_args, argparse.ArgumentParser._check_value
+    parse = argparse.ArgumentParser.parse_known_args
 
     def parse_known_args(self: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> Any:
         options, unknown = parse(self, *args, **kwargs)
         if unknown:
             return options, unknown  # the program refuses them in its own words
-        missing = [n for n in names if not re.search(rf"--{n}\b", self.format_help())]
-        raise SystemExit(f"there is no {', '.join(missing)}" if missing else 0)
-
-    def check_value(self: argparse.ArgumentParser, action: Any, value: Any) -> None:
-        if not FOR_THE_READER.fullmatch(str(value)):
-            check(self, action, value)
+        raise SystemExit(0)
 
     argparse.ArgumentParser.parse_known_args = parse_known_args  # type: ignore[method-assign]
-    argparse.ArgumentParser._check_value = check_value  # type: ignore[method-assign]
-
-
-def _holds(config: Any, key: str) -> bool:
-    try:
-        reduce(_of, key.split("."), config)
-    except (KeyError, TypeError):
-        return False
-    return True
-
-
-def _of(part: Any, name: str) -> Any:
-    # On a command line, an argument of a class may be named without `init_args` before it.
-    return part[name] if name in part or "init_args" not in part else part["init_args"][name]

@@ -1,4 +1,4 @@
-"""Stages, recipes and the pair pool on the pretended GPU: the CPU's values, no undeclared wait."""
+"""Stages and recipes on the pretended GPU: the CPU's values, no undeclared wait."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import logging
 from typing import Any
 
+import albumentations
 import pytest
 import torch
 
@@ -13,10 +14,9 @@ from degradations.base import Canvas, Degradation, Stage
 from degradations.compose import Mixture
 from degradations.draws import to_device
 from degradations.pipeline import Pipeline
-from degradations.pool import PairPool, Pairs
 from degradations.recipes.resshift import ImageNetTest
 from degradations.recipes.second_order import RealESRGANLight, SecondOrder
-from degradations.stages.codec import WebP
+from degradations.stages.adapters import Albumentations
 from degradations.stages.noise import GaussianNoise, hashed_fields
 from tests.contracts import discovery
 from tests.contracts.degradation_contract import (
@@ -29,7 +29,6 @@ from tests.contracts.degradation_contract import (
     make_images,
 )
 from tests.contracts.test_degradations import DEGRADATIONS, STAGES
-from tests.degradations import test_pool
 from tests.gpu.device import GPU, counted, pretended_gpu
 
 HR, LOG = make_images(3, (32, 32)), "degradations.pipeline"
@@ -81,30 +80,6 @@ def test_a_recipe(cls: Any) -> None:
         expected = degradation(hr, SEEDS[:4])
     # By images, some roundings to 8 bits differ in the last bit, and JPEG amplifies them.
     assert (found - expected).abs().mean() < 0.005
-
-
-def test_the_pair_pool() -> None:
-    """The pairs of the CPU, also from a checkpoint; no batch but the first waits."""
-
-    def on_device(number: int) -> Pairs:
-        pairs = test_pool.batch(number)
-        return Pairs(pairs.hr.to(GPU), pairs.lr.to(GPU), pairs.notes)
-
-    expected = test_pool.run(PairPool(test_pool.SIZE), range(6))
-    pool, found = PairPool(test_pool.SIZE), []
-    with pretended_gpu():
-        for number in range(6):
-            if number == 4:
-                states, pool = pool.states(), PairPool(test_pool.SIZE)
-                pool.load(states, 0, 1)
-            pairs, seeds = on_device(number), test_pool.seeds(number)
-            with counted() as waits:
-                taken = pool.exchange(pairs, seeds)
-            # The first checks that 8 bits suffice; one moves the pool of a checkpoint.
-            assert number in (0, 4) or not waits, f"a batch waits:\n{waits}"
-            assert taken.hr.device == taken.lr.device == GPU
-            found.append(test_pool.names(Pairs(taken.hr.cpu(), taken.lr.cpu(), taken.notes)))
-    assert found == expected
 
 
 # ----------------------------------------------------------------------------- compiled by default
@@ -165,5 +140,6 @@ def test_a_compiler_that_fails_is_done_without(
 def test_what_cannot_be_compiled_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     with pretended_gpu():
         monkeypatch.setattr(torch, "compile", compiler := Compiler())
-        Pipeline(2.0, {"codec": WebP()})(HR.to(GPU), SEEDS[:3])
+        invert = Albumentations(albumentations.InvertImg(p=1.0))
+        Pipeline(2.0, [invert])(HR.to(GPU), SEEDS[:3])
     assert compiler.batches == 0

@@ -139,25 +139,6 @@ def test_what_the_checkpoint_would_keep_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("path", "accepted"),
-    [
-        ("lightning_modules.base.adam", True),
-        ("lightning_modules.one_pass.real_esrgan.adam", False),
-    ],
-)
-def test_another_path_of_the_same_function_is_no_change(
-    trained: Path, path: str, accepted: bool
-) -> None:
-    """As when its file has moved since the run began."""
-    config = yaml.safe_load((trained / "config.yaml").read_text())
-    assert config["model"]["init_args"]["optimizer"] == "lightning_modules.optimisation.adam"
-    config["model"]["init_args"]["optimizer"] = path
-    refused = pytest.raises(ConfigurationError, match=f"optimizer: .*adam -> {path}")
-    with contextlib.nullcontext() if accepted else refused:
-        RunDirectory(trained).check(config, change=False)
-
-
-@pytest.mark.parametrize(
     ("key", "accepted"), [("limit_train_batches", False), ("gradient_clip_val", True)]
 )
 def test_one_batch_is_not_all_batches(trained: Path, key: str, accepted: bool) -> None:

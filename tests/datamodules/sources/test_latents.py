@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from datamodules.batches import collate
-from datamodules.degrading import check_pooled
 from datamodules.order.plan import Item
 from datamodules.shards.writer import ShardWriter
 from datamodules.sources.latents import ABOUT, Latents, TrainingLatents, add_latents
@@ -92,12 +91,6 @@ def test_sets_that_were_not_encoded_alike(tmp_path: Path) -> None:
     (tmp_path / "two" / ABOUT).unlink()
     with pytest.raises(ValueError, match=r"two/encode\.json, which .* is missing"):
         Latents([one, two]).prepare(2.0)
-
-
-@pytest.mark.parametrize("name", ["latent", "text_features"])
-def test_no_pool_beside_what_it_would_not_exchange(name: str) -> None:
-    with pytest.raises(ValueError, match="exchanges 8-bit images"):
-        check_pooled({name: 0, "key": ["a"], "hr": torch.zeros(1, dtype=torch.uint8)})
 
 
 def test_features_of_captions_are_filled_up_to_the_longest(tmp_path: Path) -> None:

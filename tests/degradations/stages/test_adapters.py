@@ -124,15 +124,12 @@ def test_a_transform(albumentations, x):
     """By definition, white becomes black."""
     y = run(Albumentations(albumentations.InvertImg(p=1.0)), x)
     torch.testing.assert_close(y, 1 - (x * 255).round() / 255, rtol=0, atol=1e-6)
-    y = run(Albumentations(albumentations.InvertImg(p=1.0), dtype="float32"), x)
-    torch.testing.assert_close(y, 1 - x, rtol=0, atol=1e-6)  # not rounded
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_follows_from_the_image_s_seed_alone(albumentations, x, dtype):
+def test_follows_from_the_image_s_seed_alone(albumentations, x):
     def make():
         group = [albumentations.GaussNoise(p=0.7), albumentations.MotionBlur(p=0.7)]
-        return Albumentations(albumentations.OneOf(group, p=1.0), dtype)
+        return Albumentations(albumentations.OneOf(group, p=1.0))
 
     stage = make()
     params = draw(stage)
@@ -145,27 +142,8 @@ def test_follows_from_the_image_s_seed_alone(albumentations, x, dtype):
             assert torch.equal(other(x[n : n + 1], own)[0], y[n])
 
 
-MOVES = {
-    "HorizontalFlip": {},
-    "RandomRotate90": {"p": 0.01},
-    "Affine": {"translate_px": 1},
-    "RandomCrop": {"height": 8, "width": 8},
-    "MaskDropout": {},  # needs a mask
-}
-STAYS = ("CoarseDropout", "Morphological", "GlassBlur", "ImageCompression")
-
-
-@pytest.mark.parametrize("name", MOVES)
-def test_refuses_what_moves_pixels(albumentations, name):
-    moves = getattr(albumentations, name)(**MOVES[name])
-    blur = albumentations.Blur()
-    groups = [albumentations.Sequential([moves]), albumentations.OneOf([blur, moves])]
-    for transform in (moves, *groups, albumentations.Compose([blur, groups[1]])):
-        with pytest.raises(TypeError, match=rf"{name} (moves pixels|cannot be applied)"):
+def test_refuses_what_may_move_pixels(albumentations):
+    flip, blur = albumentations.HorizontalFlip(), albumentations.Blur()
+    for transform in (flip, albumentations.Compose([blur, albumentations.OneOf([blur, flip])])):
+        with pytest.raises(TypeError, match="HorizontalFlip may move pixels"):
             Albumentations(transform)
-
-
-@pytest.mark.parametrize("name", STAYS)
-def test_takes_what_stays_in_place(albumentations, name, x):
-    stage = Albumentations(albumentations.OneOf([getattr(albumentations, name)()]))
-    assert run(stage, x).shape == x.shape

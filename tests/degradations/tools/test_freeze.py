@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import tarfile
@@ -171,13 +170,6 @@ def test_what_is_in_a_shard(run):
 FIELDS = ("hr.png", "lr.png", "json")
 
 
-def test_a_crop_is_of_the_middle(run, images):
-    files = members(run("out", "--crop", 21))
-    got = np.array(Image.open(io.BytesIO(files["photo.hr.png"])))
-    whole = np.array(Image.open(images / "photo.jpg"))
-    assert np.array_equal(got, whole[2:22, 0:20])  # centre crop of 21, of which 20 fit the scale
-
-
 def test_it_says_how_to_read_them(run, config, caplog):
     with caplog.at_level(logging.INFO):
         shards = run("out")
@@ -199,7 +191,7 @@ class TestRefusals:
     def test_nothing_is_overwritten(self, run):
         shards = run("out")
         before = [path.read_bytes() for path in shards]
-        assert "a frozen set is never overwritten" in self.error(run, "--crop", 8)
+        assert "a frozen set is never overwritten" in self.error(run)
         assert [path.read_bytes() for path in shards] == before
         run("out", "--name", "another")
 

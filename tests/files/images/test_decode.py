@@ -31,7 +31,6 @@ from files.images.profiles import image_of
 from tests.datamodules.image_files import chunk, encoded, png
 from tests.datamodules.profiles import (
     SRGB,
-    WIDE,
     grey_profile,
     ink_profile,
     rgb_profile,
@@ -249,15 +248,6 @@ def test_16_bits_keep_their_profile_or_are_converted_as_8_bits():
     np.testing.assert_allclose(image.rgb, srgb_of_rgb(RGB_16 / 257), atol=3)
     assert (image.icc, image.bit_depth, image.rgb.dtype) == (None, 8, np.uint8)
     assert image.lost == ("bits beyond 8",)
-
-
-@pytest.mark.parametrize("primaries", [SRGB, WIDE])
-@pytest.mark.parametrize("gamma", [1, 1.8])
-def test_shadows_of_16_bits_have_no_bands(gamma, primaries):
-    ramp = np.broadcast_to(np.arange(65536, dtype=np.uint16)[None, ::16, None], (1, 4096, 3))
-    icc = chunk(b"iCCP", b"of light\0\0" + zlib.compress(rgb_profile(primaries, gamma)))
-    got = decode(png(ramp, 16, 2, False, icc), "a", srgb=True).rgb
-    np.testing.assert_allclose(got, srgb_of_rgb(ramp / 257, primaries, gamma), atol=1)
 
 
 # -------------------------------------------------------------------------------------- quick JPEG
