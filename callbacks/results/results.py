@@ -42,7 +42,7 @@ from callbacks.weights import digest_of
 from files.method import Method, method_of
 
 log = logging.getLogger(__name__)
-DETAIL = OUTPUT + 1  # kind of measurement beside the digests of HR
+DETAIL = "detail"  # kind of measurement beside the digests of HR
 
 
 class Evaluation(NamedTuple):

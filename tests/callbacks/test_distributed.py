@@ -49,7 +49,7 @@ class Save(Callback):
 
 
 def metrics() -> list[ImageMetric]:
-    return [PSNR(), SSIM(), PSNR(limit=4, label="psnr_4")]
+    return [PSNR(), SSIM(), PSNR("rgb", label="psnr_rgb")]
 
 
 @pytest.mark.distributed
