@@ -45,6 +45,7 @@ from callbacks.evaluation import (
 from degradations.base import ieee_float32
 from degradations.bicubic import resize
 from files.batch import Batch
+from files.checksums import file_hash
 from files.words import first_of
 
 log = logging.getLogger(__name__)
@@ -401,7 +402,7 @@ class WeightsMetric(Metric):
         """
         paths = [weights.require(name) for name in self.files]
         self.build(paths)
-        self.sha256 = ", ".join(map(weights.digest_of, paths))
+        self.sha256 = ", ".join(map(file_hash, paths))
 
     def weights_protocol(self) -> MetricProtocol:
         """Return names and hashes of the files."""

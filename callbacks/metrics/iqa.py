@@ -29,6 +29,7 @@ from callbacks.evaluation import MetricProtocol
 from callbacks.metrics.base import ImageMetric, TooSmall, WeightsMetric
 from callbacks.metrics.niqe import read_model
 from files.batch import Batch
+from files.checksums import file_hash
 from files.tensors import check_numbers, read_tensors
 from files.versions import installed
 
@@ -213,7 +214,7 @@ def _warn_if_unverified(name: str, path: Path) -> None:
             "%s is not verified: no published SHA-256 of it is known; its own, %s, is in the "
             "protocol",
             path,
-            weights.digest_of(path),
+            file_hash(path),
         )
 
 

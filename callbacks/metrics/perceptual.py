@@ -20,6 +20,7 @@ from callbacks import weights
 from callbacks.evaluation import MetricProtocol
 from callbacks.metrics.base import ImageMetric, TooSmall, WeightsMetric
 from files.batch import Batch
+from files.checksums import file_hash
 from files.tensors import check_numbers, read_tensors
 
 Net = Literal["alex", "vgg", "squeeze"]
@@ -123,7 +124,7 @@ class Perceptual(nn.Module):
         if path is None:
             raise FileNotFoundError(f"the perceptual loss lacks weights: {weights.missing(name)}")
         self.network = Network(self.net, path)
-        self.source = f"{path.name} {weights.digest_of(path)[:16]}"
+        self.source = f"{path.name} {file_hash(path)[:16]}"
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Return (B,) distances of (B, 3, H, W) in [0, 1].

@@ -21,14 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from callbacks import weights as files
 from callbacks.evaluation import MetricProtocol
 from callbacks.metrics.base import TooSmall
 from callbacks.metrics.fid import frechet_distance, levels, polynomial_mmd
 from callbacks.metrics.sets import SetMetric
 from callbacks.metrics.swd import SWD
 from files.batch import Batch
-from files.checksums import check_intact
+from files.checksums import check_intact, file_hash
 from files.numbers import PositiveInt
 from files.paths import expand_path
 
@@ -92,7 +91,7 @@ class VideoMetric(SetMetric):
         """Load the network."""
         path = self._path()
         check_intact(path)
-        self.sha256 = files.digest_of(path)
+        self.sha256 = file_hash(path)
         self.net = _shared(path, self.sha256)
 
     def protocol(self) -> MetricProtocol:

@@ -2,8 +2,7 @@
 
     python main.py report runs/a                  write the page of one run again
     python main.py report runs/a runs/b           several side by side, in ./report.html
-    python main.py report runs/* --out all.html --limit 4
-    python main.py report runs/* --x model.optimizer.lr   and their numbers over it
+    python main.py report runs/* --out all.html
 
 A page is one file that needs no network. docs/report.md shows one.
 """
@@ -37,7 +36,7 @@ from callbacks.results.files import made_by, one_writer
 from files.batch import Batch
 from files.marks import PAGE
 from files.method import method_of
-from files.numbers import NonNegativeInt, PositiveInt, positive
+from files.numbers import NonNegativeInt, PositiveInt
 from files.owned import refuse_foreign, write_whole
 
 log = logging.getLogger(__name__)
@@ -216,17 +215,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0.
 
     Raises:
-        ValueError: If a path is not a run, or ``--x`` is not the key of a number.
+        ValueError: If a path is not a run.
     """
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     runs = [Path(run) for run in options.runs]
     out = Path(options.out or (NAME if len(runs) > 1 else runs[0] / NAME))
-    found = read_runs(runs)
-    for run in found:
+    contents = read_runs(runs)
+    for run in contents:
         if not run.results:
             log.warning("%s has no numbers: run validate or test", run.path)
-    write_page(out, page(found, options.limit, options.x))
+    write_page(out, page(contents))
     return 0
 
 
@@ -238,12 +237,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="directory of a run, runs/NAME")
     parser.add_argument(
         "--out", help=f"the page; by default {NAME} in the run, or here for several runs"
-    )
-    parser.add_argument(
-        "--limit", type=positive, help="images of each dataset; by default all that were kept"
-    )
-    parser.add_argument(
-        "--x", metavar="KEY", help="also draw the numbers over a hyperparameter: model.optimizer.lr"
     )
     return parser
 

@@ -186,10 +186,13 @@ def describe(protocol: MetricProtocol) -> str:
     return ", ".join(f"{key} {value}" for key, value in protocol.items())
 
 
-def shown_value(result: Result) -> str:
-    """Return the number for a table, with its deviation over seeds."""
-    deviation = f" ± {result['std']:.4f}" if "std" in result else ""
-    return f"{result['value']:.4f}{deviation}"
+def shown_value(result: Result | None) -> str:
+    """Return the number for a table, with its deviation over seeds; ``-`` without a result."""
+    if result is None:
+        return "-"
+    if "std" in result:
+        return f"{result['value']:.4f} ± {result['std']:.4f}"
+    return f"{result['value']:.4f}"
 
 
 def storable(value: Any) -> Any:

@@ -38,7 +38,7 @@ from callbacks.results.files import (
     shown_value,
     store,
 )
-from callbacks.weights import digest_of
+from files.checksums import file_hash
 from files.method import Method, method_of
 
 log = logging.getLogger(__name__)
@@ -172,7 +172,7 @@ def _evaluation(
     metrics = [c for c in all_callbacks(trainer) if isinstance(c, Metric)]
     checkpoint = made_by(method)
     file = Path((method.weights_source or "").removesuffix(" (EMA)"))
-    sha256 = digest_of(file) if metrics and file.is_file() else None
+    sha256 = file_hash(file) if metrics and file.is_file() else None
     results: list[Result] = []
     for metric in metrics:
         for records, weights in ((metric.records, checkpoint), (metric.control_records, "bicubic")):
@@ -233,7 +233,7 @@ def table(results: list[Result]) -> Table:
         shown.add_column(heading, justify="right", no_wrap=True)
     shown.add_column("checkpoint", overflow="fold")
     for (dataset, scale, checkpoint), found in rows_of(results).items():
-        values = [shown_value(found[c]) if c in found else "-" for c in headings]
+        values = [shown_value(found.get(column)) for column in headings]
         shown.add_row(dataset, f"x{scale:g}", *values, counts_of(found), checkpoint or "-")
     return shown
 
