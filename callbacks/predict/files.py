@@ -331,16 +331,14 @@ def fitted_pixels(pixels: Pixels, format: Format) -> Pixels:
     return eight_bits(pixels) if format in EIGHT_BIT else pixels
 
 
-def enlarge_alpha(alpha: Pixels | Tensor, pixels: Pixels) -> Pixels:
+def enlarge_alpha(alpha: Pixels, pixels: Pixels) -> Pixels:
     """Resize the input's (h, w) alpha by bicubic to the size and type of ``pixels``: (H, W, 1)."""
     large = resize(from_levels(alpha)[None, None], pixels.shape[:2])[0]
     return to_pixels(large, 8 * pixels.dtype.itemsize)
 
 
-def from_levels(levels: Pixels | Tensor) -> Tensor:
+def from_levels(levels: Pixels) -> Tensor:
     """Return integer levels in [0, 1]."""
-    # torch's own collate turns arrays into tensors; ours does not.
-    levels = levels.cpu().numpy() if isinstance(levels, Tensor) else levels
     return torch.from_numpy(levels.astype(np.float32) / np.iinfo(levels.dtype).max)
 
 
