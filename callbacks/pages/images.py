@@ -76,12 +76,12 @@ class _View(NamedTuple):
 
     size: Of the whole images.
     window: The part of them that is shown.
-    shown: Size at which it is shown.
+    display_size: Size at which it is shown.
     """
 
     size: Size
     window: Window
-    shown: Size
+    display_size: Size
 
 
 @dataclass
@@ -161,19 +161,19 @@ class _Previews:
         """
         sizes = [_size_of(part) for part in scene.parts]
         size = sizes[-1]
-        shown = _reduced(size)
+        display_size = _reduced(size)
         pixels = f"{size[1]}x{size[0]} pixels"
         others = dict.fromkeys(f"{width}x{height}" for height, width in sizes[:-1])
         others.pop(f"{size[1]}x{size[0]}", None)
         about = f"{', '.join(others)} → {pixels}" if others else pixels
         read = functools.cache(_read)  # each image once
-        view = _View(size, (0, 0, *size), shown)
-        if shown == size:
+        view = _View(size, (0, 0, *size), display_size)
+        if display_size == size:
             return [self._figure(scene.key, about, scene, view, read)]
-        about += f", shown at {shown[1]}x{shown[0]}"
+        about += f", shown at {display_size[1]}x{display_size[0]}"
         figures = [self._figure(scene.key, about, scene, view, read)]
         last = scene.parts[-1]
-        for window in _detailed_windows(read(last.file, last.frame), shown):
+        for window in _detailed_windows(read(last.file, last.frame), display_size):
             top, left, height, width = window
             about = f"{width}x{height} of {pixels}, at column {left} and row {top}"
             view = _View(size, window, (height, width))
@@ -182,12 +182,12 @@ class _Previews:
 
     def _figure(self, key: str, about: str, scene: Scene, view: _View, read: Read) -> Figure:
         tiles = [self._tile(part, view, read) for part in scene.parts]
-        height, width = view.shown
+        height, width = view.display_size
         return Figure(key, about, width, height, tiles, 0, len(tiles) - 1, full=view.window[3])
 
     def _tile(self, part: Part, view: _View, read: Read) -> Tile:
         file = address(part.file, self.page)
-        is_whole = view.shown == view.size and not part.enlarged
+        is_whole = view.display_size == view.size and not part.enlarged
         if is_whole and part.file.suffix.lower() in SHOWN:
             return Tile(part.label, file)
         preview = self.folder / f"{_digest(part, view)}.jpg"
@@ -251,10 +251,10 @@ def _size_of(part: Part) -> Size:
     return height, width
 
 
-def _detailed_windows(image: Image.Image, shown: Size) -> list[Window]:
+def _detailed_windows(image: Image.Image, reduced: Size) -> list[Window]:
     # Found in the reduced image.
-    factor = image.height / shown[0]
-    small = np.array(image.convert("L").resize(shown[::-1], Image.Resampling.BILINEAR))
+    factor = image.height / reduced[0]
+    small = np.array(image.convert("L").resize(reduced[::-1], Image.Resampling.BILINEAR))
     side = round(min(PART, *image.size) / factor)
     height = min(PART, image.height)
     width = min(PART, image.width)
@@ -293,4 +293,4 @@ def _seen(part: Part, view: _View, read: Read) -> Image.Image:
         x = image.width / view.size[1]
         y = image.height / view.size[0]
     box = (left * x, top * y, (left + width) * x, (top + height) * y)
-    return image.resize(view.shown[::-1], Image.Resampling.BICUBIC, box)
+    return image.resize(view.display_size[::-1], Image.Resampling.BICUBIC, box)

@@ -115,7 +115,7 @@ class Line(TypedDict, total=False):
     input_place: str
 
 
-class Made(NamedTuple):
+class Origin(NamedTuple):
     """How an output was made, as its line says; large folders keep many of these in memory.
 
     way: Hash of model, weights and options.
@@ -157,12 +157,12 @@ class Predictions:
         self.run = run
         self.seed = seed
         self._lock = threading.Lock()
-        self._made: dict[str, Made] = {}
+        self._origins: dict[str, Origin] = {}
         self.earlier = 0  # lines of runs before
         for line in _lines(self.path):
             self.earlier += 1
             if "error" not in line:
-                self._made[line["output"]] = Made(
+                self._origins[line["output"]] = Origin(
                     _way(line),
                     line.get("seed"),
                     line.get("input_bytes"),
@@ -171,32 +171,32 @@ class Predictions:
                     line.get("frames"),
                 )
 
-    def find(self, output: str) -> Made | None:
+    def find(self, output: str) -> Origin | None:
         """Return how an output, by its path below the folder, was made; None if it is not ours."""
-        return self._made.get(output)
+        return self._origins.get(output)
 
-    def is_same(self, made: Made, source: str | None, own: Options | None = None) -> bool:
+    def is_same(self, origin: Origin, source: str | None, options: Options | None = None) -> bool:
         """Return whether this run would make an output of ours in the same way.
 
         Args:
-            made: How it was made.
+            origin: How it was made.
             source: File of the input, if it has one.
-            own: Options of this output alone.
+            options: Options of this output alone.
         """
-        if made.way != _way(self._with(own)) or made.seed not in (None, self.seed):
+        if origin.way != _way(self._with(options)) or origin.seed not in (None, self.seed):
             return False
         if source is None:
             return True
-        state = (made.input_bytes, made.input_modified)
+        state = (origin.input_bytes, origin.input_modified)
         is_unchanged = state in ((None, None), size_and_time(source))
-        return is_unchanged and made.input_place in (None, self._place_of(source))
+        return is_unchanged and origin.input_place in (None, self._place_of(source))
 
-    def add(self, line: Line, own: Options | None = None) -> None:
+    def add(self, line: Line, options: Options | None = None) -> None:
         """Write a line; it is in the disk's cache when this returns.
 
         Args:
             line: The image.
-            own: Options of this output alone.
+            options: Options of this output alone.
         """
         with self._lock:
             content: dict[str, Any] = dict(line)
@@ -204,15 +204,15 @@ class Predictions:
                 source = line.get("input")
                 if source:
                     content["input_place"] = self._place_of(source)
-                content |= self._with(own)
+                content |= self._with(options)
             self._append(content)
 
     def _place_of(self, source: str) -> str:
         from_here = source if "://" in source else os.path.relpath(source, self.path.parent)
         return xxhash.xxh3_64_hexdigest(os.fsencode(from_here))
 
-    def _with(self, own: Options | None) -> dict[str, Any]:
-        return {**self.run, "options": {**self.run["options"], **(own or {})}}
+    def _with(self, options: Options | None) -> dict[str, Any]:
+        return {**self.run, "options": {**self.run["options"], **(options or {})}}
 
     def _append(self, content: dict[str, Any]) -> None:
         data = json.dumps(content, separators=(", ", ": ")).encode() + b"\n"
@@ -315,14 +315,14 @@ def _of_source(key: str) -> bool:
     return key.startswith(SOURCE) and parts[-1] not in WHERE and "degradation" not in parts
 
 
-def _way(made: Mapping[str, Any]) -> int:
+def _way(line: Mapping[str, Any]) -> int:
     # Weights are compared by content, not by path; numbers called weights are settings.
     options = {
         k: v
-        for k, v in made["options"].items()
+        for k, v in line["options"].items()
         if not (k.endswith("weights") and isinstance(v, str))
     }
-    compared = [made["model"], made["weights_digest"], options]
+    compared = [line["model"], line["weights_digest"], options]
     return xxhash.xxh3_64_intdigest(json.dumps(compared, sort_keys=True).encode())
 
 

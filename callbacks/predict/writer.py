@@ -411,20 +411,20 @@ class Writer(Callback):
             ValueError: If it is not, and something that is not ours would be replaced.
         """
         target = self._target(key)
-        made = self._lines.find(self._name(key))
+        origin = self._lines.find(self._name(key))
         if not os.path.lexists(target):
             return False
         number = _file_number(target)
         if number is not None and number in self._inputs:
             raise ValueError(f"{target} would overwrite an input: {ELSEWHERE}")
-        if made is None or target.is_dir() != self._of_clips:
+        if origin is None or target.is_dir() != self._of_clips:
             raise ValueError(
                 f"{target} exists, and no line of {NAME} says that Enlarger wrote it: move it "
                 f"away, or {ELSEWHERE}"
             )
-        if self._lines.is_same(made, self._sources[key], self._own(key)):
+        if self._lines.is_same(origin, self._sources[key], self._options_of(key)):
             return True
-        others = foreign(target, frames_of(made.frames)) if self._of_clips else []
+        others = foreign(target, frames_of(origin.frames)) if self._of_clips else []
         if others:
             raise ValueError(
                 f"{target} holds {others[0]}, which Enlarger did not write, and would be replaced: "
@@ -434,7 +434,7 @@ class Writer(Callback):
 
     # ------------------------------------------------------------------------------ the videos
 
-    def _own(self, key: str) -> dict[str, Any]:
+    def _options_of(self, key: str) -> dict[str, Any]:
         """Return the options that an output has besides those of the run."""
         if key in self._videos:
             return {"writer.codec": self._settings.codec, "writer.crf": self._settings.crf}
@@ -448,7 +448,7 @@ class Writer(Callback):
         def note() -> None:  # in the same order as for an image
             remove_file(target)
             if self._video is not None and self._video.line is not None:
-                self._lines.add(self._video.line, self._own(frame.video))
+                self._lines.add(self._video.line, self._options_of(frame.video))
 
         return _Video(frame.video, VideoWriter(target, meta["path"], self._settings, note))
 
@@ -593,19 +593,19 @@ class Writer(Callback):
         if exif is not None:
             exif = fitted_exif(exif, pixels.shape[:2], self.exif == "keep")
         line.update(_input_state(line["input"], meta))
-        own = self._own(line["key"])
+        options = self._options_of(line["key"])
 
         def note() -> None:
             # The new image is complete on the disk. The old one is removed before the line is
             # written, and the line before the new one appears. So a kill at any time leaves no
             # image of another run with this line, and none without a line: at worst the image is
             # missing, and the next run writes it.
-            made = self._lines.find(line["output"])
+            origin = self._lines.find(line["output"])
             if pixels.ndim == 3:
                 remove_file(target)
-            elif made is not None and target.exists():
-                remove_folder(target, frames_of(made.frames))
-            self._lines.add(line, own)
+            elif origin is not None and target.exists():
+                remove_folder(target, frames_of(origin.frames))
+            self._lines.add(line, options)
 
         if pixels.ndim == 4:
             line["frames"] = len(pixels)

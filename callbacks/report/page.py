@@ -183,7 +183,7 @@ def _note(curves: Mapping[int, Curve], log: bool) -> str:
     return "; ".join(notes)
 
 
-class Shown(NamedTuple):
+class RunImage(NamedTuple):
     """An image of one run."""
 
     run: Run
@@ -195,14 +195,14 @@ class Shown(NamedTuple):
 class Scene:
     """The same window of the same HR image, as restored by one or more runs.
 
-    named: Whether methods are labelled by their run's name, as on a page of several runs.
+    label_runs: Whether methods are labelled by their run's name, as on a page of several runs.
     """
 
     dataset: str
     scale: float
     key: str
-    named: bool
-    shown: list[Shown] = field(default_factory=list)
+    label_runs: bool
+    images: list[RunImage] = field(default_factory=list)
 
 
 def scenes(runs: Sequence[Run]) -> list[Scene]:
@@ -215,12 +215,12 @@ def scenes(runs: Sequence[Run]) -> list[Scene]:
             for image in evaluation["images"]:
                 key = image["key"]
                 place = [key, image["size"], image["window"], image["files"].get("hr")]
-                scene = Scene(dataset, scale, key, named=len(runs) > 1)
+                scene = Scene(dataset, scale, key, label_runs=len(runs) > 1)
                 scene = of_dataset.setdefault(json.dumps(place), scene)
-                scene.shown.append(Shown(run, evaluation, image))
+                scene.images.append(RunImage(run, evaluation, image))
     ordered: list[Scene] = []
     for of_dataset in by_dataset.values():
-        ordered += sorted(of_dataset.values(), key=lambda scene: -len(scene.shown))
+        ordered += sorted(of_dataset.values(), key=lambda scene: -len(scene.images))
     return ordered
 
 
@@ -229,58 +229,58 @@ def tiles(scene: Scene) -> list[Tile]:
     comparable = _comparable(scene)
     tiles = []
     for kind in ("bicubic", "sr", "hr"):
-        with_file = [shown for shown in scene.shown if _file(shown, kind).is_file()]
+        with_file = [run_image for run_image in scene.images if _file(run_image, kind).is_file()]
         if kind != "sr":
             with_file = with_file[:1]
-        for shown in with_file:
-            numbers = shown.image["numbers"].get(kind, {})
+        for run_image in with_file:
+            numbers = run_image.image["numbers"].get(kind, {})
             caption = ", ".join(
                 f"{metric} {value:.4g}" for metric, value in numbers.items() if metric in comparable
             )
-            output = shown.run.name if scene.named else "output"
-            image = embedded(_file(shown, kind).read_bytes())
+            output = run_image.run.name if scene.label_runs else "output"
+            image = embedded(_file(run_image, kind).read_bytes())
             tiles.append(Tile(TITLES.get(kind, output), image, caption))
     return tiles
 
 
-def figure(scene: Scene, shown: list[Tile]) -> Figure:
+def figure(scene: Scene, images: list[Tile]) -> Figure:
     """Lay out a scene with its tiles, at least one."""
-    _, _, height, width = scene.shown[0].image["window"]
-    methods = [i for i, tile in enumerate(shown) if tile.label not in TITLES.values()]
+    _, _, height, width = scene.images[0].image["window"]
+    methods = [i for i, tile in enumerate(images) if tile.label not in TITLES.values()]
     left = 0
-    right = len(shown) - 1
+    right = len(images) - 1
     if len(methods) > 1:  # the last run against the first
         left = methods[0]
         right = methods[-1]
     elif methods and methods[0] > 0:  # the output against bicubic
         right = methods[0]
-    return Figure(scene.key, _about(scene), width, height, shown, left, right)
+    return Figure(scene.key, _about(scene), width, height, images, left, right)
 
 
-def _file(shown: Shown, kind: str) -> Path:
+def _file(run_image: RunImage, kind: str) -> Path:
     """Return the path of an image; a folder, if there is none."""
-    return shown.run.image_file(shown.image["files"].get(kind, ""))
+    return run_image.run.image_file(run_image.image["files"].get(kind, ""))
 
 
 def _comparable(scene: Scene) -> set[str]:
     """Return the metrics that all runs of a scene measured in the same way."""
     first: dict[str, MetricProtocol] = {}
     different = set()
-    for shown in scene.shown:
-        for metric, protocol in shown.evaluation["protocols"].items():
+    for run_image in scene.images:
+        for metric, protocol in run_image.evaluation["protocols"].items():
             if first.setdefault(metric, protocol) != protocol:
                 different.add(metric)
     return first.keys() - different
 
 
 def _about(scene: Scene) -> str:
-    image = scene.shown[0].image
+    image = scene.images[0].image
     top, left, height, width = image["window"]
     whole_width, whole_height = image["size"]
     about = f"{width}x{height} pixels"
     if (whole_width, whole_height) != (width, height):
         about = f"{width}x{height} of {whole_width}x{whole_height} pixels, from {left}, {top}"
-    if len({shown.image["input"] for shown in scene.shown}) > 1:
+    if len({run_image.image["input"] for run_image in scene.images}) > 1:
         about += "; the inputs of the runs differ"
     return about
 
@@ -450,7 +450,7 @@ def _place(tag: str) -> int:
 def _datasets(runs: Sequence[Run]) -> tuple[list[Dataset], list[str]]:
     """Return the figures by dataset, and notes on what is not shown."""
     all_scenes = scenes(runs)
-    common = [scene for scene in all_scenes if len(runs) == 1 or len(scene.shown) > 1]
+    common = [scene for scene in all_scenes if len(runs) == 1 or len(scene.images) > 1]
     if not all_scenes:
         return [], ["No images were kept."]
     if not common:
@@ -475,9 +475,9 @@ def _datasets(runs: Sequence[Run]) -> tuple[list[Dataset], list[str]]:
 
 def _evaluations(scene: Scene) -> str:
     texts = []
-    for shown in scene.shown:
-        name = f"{shown.run.name}: " if scene.named else ""
-        texts.append(name + _when(shown.evaluation))
+    for run_image in scene.images:
+        name = f"{run_image.run.name}: " if scene.label_runs else ""
+        texts.append(name + _when(run_image.evaluation))
     return "; ".join(dict.fromkeys(texts))
 
 
