@@ -127,13 +127,8 @@ class Perceptual(nn.Module):
         self.source = f"{path.name} {file_hash(path)[:16]}"
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return (B,) distances of (B, 3, H, W) in [0, 1].
-
-        Raises:
-            RuntimeError: If the network is not loaded yet.
-        """
-        if self.network is None:
-            raise RuntimeError("the perceptual loss has no network before `load` was called")
+        """Return (B,) distances of (B, 3, H, W) in [0, 1]; call ``load`` first."""
+        assert self.network is not None
         return self.network.distances(self.network(a * 2 - 1), self.network(b * 2 - 1))
 
 

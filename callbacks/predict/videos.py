@@ -220,7 +220,8 @@ def _copied_streams(source: str) -> tuple[list[int], list[str]]:
     A stream is tried by writing its first packet to memory: what MP4 refuses depends on more than
     the codec.
     """
-    copied, lost = [], []
+    copied = []
+    lost = []
     with open_video(source) as original:
         film = film_of(original)
         for stream in original.streams:

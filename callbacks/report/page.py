@@ -210,7 +210,8 @@ def scenes(runs: Sequence[Run]) -> list[Scene]:
     by_dataset: dict[tuple[str, float], dict[str, Scene]] = {}
     for run in runs:
         for evaluation in run.evaluations:
-            dataset, scale = evaluation["dataset"], evaluation["scale"]
+            dataset = evaluation["dataset"]
+            scale = evaluation["scale"]
             of_dataset = by_dataset.setdefault((dataset, scale), {})
             for image in evaluation["images"]:
                 key = image["key"]
