@@ -76,8 +76,9 @@ def evaluated_datasets(trainer: Trainer) -> list[Any]:
         TypeError: If a dataset has no ``name``, ``scale`` or ``keys``.
         ValueError: If two have one name.
     """
-    found = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
-    loaders = list(found.values()) if isinstance(found, Mapping) else found
+    loaders = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
+    if isinstance(loaders, Mapping):
+        loaders = list(loaders.values())
     if not isinstance(loaders, list | tuple):
         loaders = [loaders]
     datasets = [loader.dataset for loader in loaders]
@@ -90,11 +91,12 @@ def evaluated_datasets(trainer: Trainer) -> list[Any]:
                 "the dataset these attributes"
             )
     names = [dataset.name for dataset in datasets]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ValueError(
-            f"two datasets are named {twice[0]!r}, and numbers are distinguished by the names: "
-            "give one of them another `name`"
-        )
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(
+                f"two datasets are named {name!r}, and numbers are distinguished by the names: "
+                "give one of them another `name`"
+            )
     return datasets
 
 
@@ -126,8 +128,8 @@ def predicted_dataset(trainer: Trainer, index: int) -> Any:
 
 def accumulated(trainer: Trainer) -> int:
     """Return the batches per step; methods with two optimisers count them themselves."""
-    own = method_of(trainer.lightning_module).batches_per_step
-    return trainer.accumulate_grad_batches if own is None else own
+    batches = method_of(trainer.lightning_module).batches_per_step
+    return trainer.accumulate_grad_batches if batches is None else batches
 
 
 def gather(mine: T) -> list[T]:
@@ -143,10 +145,12 @@ def gather_on_first(mine: T) -> list[T]:
     """Return the values of all processes, by rank, on the first; an empty list on the others."""
     if not is_distributed():
         return [mine]
-    first = dist.get_rank() == 0
-    everyones: list[Any] | None = [None] * dist.get_world_size() if first else None
+    if dist.get_rank() > 0:
+        dist.gather_object(mine)
+        return []
+    everyones: list[Any] = [None] * dist.get_world_size()
     dist.gather_object(mine, everyones)
-    return everyones or []
+    return everyones
 
 
 class FailedElsewhereError(RuntimeError):
@@ -163,18 +167,18 @@ def on_all(work: Callable[[], T]) -> list[T]:
         FailedElsewhereError: If it failed on another process; a failing one raises its own error.
     """
     error: Exception | None = None
-    mine: tuple[T | None, str | None] = (None, None)
+    result: Any = None
     try:
-        mine = work(), None
+        result = work()
     except Exception as caught:  # whatever it is, the others must not wait forever
-        error, mine = caught, (None, str(caught))
-    everyones = gather(mine)
+        error = caught
+    everyones = gather((result, None if error is None else str(error)))
     if error is not None:
         raise error
-    for _, problem in everyones:
-        if problem is not None:
-            raise FailedElsewhereError(problem)
-    return [found for found, _ in everyones]  # type: ignore[misc]  # without an error, no None
+    for _, message in everyones:
+        if message is not None:
+            raise FailedElsewhereError(message)
+    return [result for result, _ in everyones]
 
 
 def on_first(work: Callable[[], T]) -> T:

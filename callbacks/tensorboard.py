@@ -27,7 +27,8 @@ class Events:
     """
 
     def __init__(self, writer: EventFileWriter) -> None:
-        self._writer, self._failed = writer, False
+        self._writer = writer
+        self._failed = False
 
     def add_event(self, event: Any) -> None:
         """Write an event."""
@@ -55,7 +56,8 @@ class Events:
             log.error(
                 "the curves in %s could not be written (%s): training goes on without them, and "
                 "they go on when it is started again; those of the report are kept",
-                *(self.get_logdir(), error),
+                self.get_logdir(),
+                error,
             )
 
 
@@ -76,12 +78,12 @@ class TensorBoard(TensorBoardLogger):
     @rank_zero_experiment
     def experiment(self) -> Any:
         """The writer of torch, whose errors never end a run."""
-        begun = self._experiment is None
+        is_new = self._experiment is None
         try:
             experiment = super().experiment
         except OSError as error:  # the writer's own names no file
             raise OSError(error.errno, error.strerror, self.log_dir) from None
-        if begun:
+        if is_new:
             self._files = experiment._get_file_writer()
             self._files.event_writer = Events(self._files.event_writer)
         return experiment
@@ -96,8 +98,8 @@ class TensorBoard(TensorBoardLogger):
         from torch.utils.tensorboard.summary import hparams
 
         if self.experiment is not None:  # which makes the files
-            shown = {
+            plain = {
                 k: v for k, v in dict(params).items() if isinstance(v, bool | int | float | str)
             }
-            for summary in hparams(shown, {}):  # type: ignore[no-untyped-call]
+            for summary in hparams(plain, {}):  # type: ignore[no-untyped-call]
                 self._files.add_summary(summary)

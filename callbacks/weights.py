@@ -132,12 +132,6 @@ def missing(name: str) -> str:
     )
 
 
-def digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal; cached while the file is unchanged."""
-    state = path.stat()
-    return _digest(str(path.resolve()), state.st_size, state.st_mtime_ns)
-
-
 # -------------------------------------------------------------------------------- the lookup
 
 
@@ -192,8 +186,10 @@ def fetch(entry: Entry) -> Path:
 
 def folders() -> list[Path]:
     """Return the folders of files under their own names: ``$ENLARGER_WEIGHTS``, torch's cache."""
-    own = os.environ.get("ENLARGER_WEIGHTS")
-    return [*([Path(expand_path(own, "ENLARGER_WEIGHTS"))] if own else []), torch_cache()]
+    user_folder = os.environ.get("ENLARGER_WEIGHTS")
+    if not user_folder:
+        return [torch_cache()]
+    return [Path(expand_path(user_folder, "ENLARGER_WEIGHTS")), torch_cache()]
 
 
 def torch_cache() -> Path:
@@ -210,8 +206,8 @@ def _in_hugging_face(entry: Entry) -> Path | None:
 
     if entry["sha256"] is None:
         return None
-    found = sorted(Path(HF_HUB_CACHE).glob(f"models--*/blobs/{entry['sha256']}"))
-    return found[0] if found else None
+    paths = Path(HF_HUB_CACHE).glob(f"models--*/blobs/{entry['sha256']}")
+    return min(paths, default=None)
 
 
 def _download(entry: Entry, path: Path) -> None:
@@ -222,34 +218,29 @@ def _download(entry: Entry, path: Path) -> None:
 
 
 def _verify(path: Path, entry: Entry) -> None:
-    if entry["sha256"] is None or (found := digest_of(path)) == entry["sha256"]:
-        return
-    raise WrongWeightsError(
-        f"{path} is not the published {entry['file']}: its SHA-256 is {found}, "
-        f"configs/weights.yaml has {entry['sha256']}; replace it by the one from {entry['source']}"
-    )
+    expected = entry["sha256"]
+    if expected is not None and file_hash(path) != expected:
+        raise WrongWeightsError(
+            f"{path} is not the published {entry['file']}: its SHA-256 is {file_hash(path)}, "
+            f"configs/weights.yaml has {expected}; replace it by the one from {entry['source']}"
+        )
 
 
 def _mend(entry: Entry) -> str:
-    own = os.environ.get("ENLARGER_WEIGHTS")
-    place = f"{own} ($ENLARGER_WEIGHTS)" if own else "a folder named by $ENLARGER_WEIGHTS"
+    folder = os.environ.get("ENLARGER_WEIGHTS")
+    place = f"{folder} ($ENLARGER_WEIGHTS)" if folder else "a folder named by $ENLARGER_WEIGHTS"
     return f"get it from {entry['source']} (licence: {entry['licence']}) and put it into {place}"
-
-
-@functools.cache
-def _digest(path: str, size: int, mtime_ns: int) -> str:
-    return file_hash(Path(path))
 
 
 @contextmanager
 def _patience() -> Iterator[None]:
     # torch's download waits forever if a firewall drops packets.
-    before = socket.getdefaulttimeout()
+    timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(PATIENCE)
     try:
         yield
     finally:
-        socket.setdefaulttimeout(before)
+        socket.setdefaulttimeout(timeout)
 
 
 # -------------------------------------------------------------------------------- the command

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile, is_zipfile
 
 CHUNK = 1 << 20  # bytes that are read at a time
+LARGE = 1 << 20  # bytes of a file that is not hashed again while it is unchanged
 _DIGEST = re.compile(r"\b[0-9a-f]{64}\b", re.IGNORECASE)
 
 
 def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal; that of a large one is cached."""
+    state = path.stat()
+    if state.st_size < LARGE:  # quick, and clocks of file systems are coarse
+        return _file_hash(path)
+    return _large_file_hash(path.resolve(), state.st_size, state.st_mtime_ns)
+
+
+def _file_hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@functools.cache
+def _large_file_hash(path: Path, size: int, mtime_ns: int) -> str:
+    return _file_hash(path)
 
 
 def checksum_of(path: Path) -> Path:

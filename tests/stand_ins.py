@@ -12,6 +12,7 @@ from torch import Tensor
 
 from callbacks import weights
 from callbacks.metrics.niqe import FEATURES
+from files.checksums import file_hash
 from lightning_modules.networks.imdn import IMDN
 
 
@@ -44,7 +45,7 @@ def stand_in(folder: Path, patch: pytest.MonkeyPatch) -> None:
     mean = torch.zeros(FEATURES, dtype=torch.float64)
     save_niqe_model(folder / niqe["file"], mean, torch.eye(FEATURES, dtype=torch.float64))
     for entry in (imdn, niqe):
-        entry["sha256"] = weights.digest_of(folder / entry["file"])
+        entry["sha256"] = file_hash(folder / entry["file"])
     manifest = folder / "weights.yaml"
     manifest.write_text(yaml.safe_dump(entries))
     patch.setattr(weights, "MANIFEST", manifest)

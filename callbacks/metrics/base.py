@@ -16,6 +16,7 @@ number of processes. To add a metric, write one small class:
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from abc import abstractmethod
@@ -44,12 +45,16 @@ from callbacks.evaluation import (
 from degradations.base import ieee_float32
 from degradations.bicubic import resize
 from files.batch import Batch
-from files.numbers import PositiveInt
+from files.checksums import file_hash
 from files.words import first_of
 
 log = logging.getLogger(__name__)
 Measured = dict[str, Any]  # what was measured of each image: a number, or an array of features
-OUTPUT, BICUBIC, FINITE = range(3)  # kinds of measurement; the last: whether an output is finite
+
+# Kinds of measurement; the last one says whether an output is finite.
+OUTPUT = "output"
+BICUBIC = "bicubic"
+FINITE = "finite"
 
 
 class TooSmall(ValueError):  # noqa: N818  (it describes the images)
@@ -78,11 +83,11 @@ def warn_of_small(metric: str, dataset: str, small: Mapping[str, str], kept: int
     """
     if not small:
         return
-    left = f"its number is of the other {kept}" if kept else "there is no number"
     window = " or ".join(dict.fromkeys(small.values()))
-    message = "%s of %s: %d of %d images are smaller than %s and left out, so %s: %s"
+    consequence = f"its number is of the other {kept}" if kept else "there is no number"
     log.warning(
-        message, metric, dataset, len(small), len(small) + kept, window, left, first_of(small)
+        f"{metric} of {dataset}: {len(small)} of {len(small) + kept} images are smaller than "
+        f"{window} and left out, so {consequence}: {first_of(small)}"
     )
 
 
@@ -111,14 +116,14 @@ class Measurements:
     """The measurements of each image, of this process until they are gathered."""
 
     def __init__(self) -> None:
-        self._batches: list[tuple[int, int, list[str], Tensor]] = []
+        self._batches: list[tuple[int, str, list[str], Tensor]] = []
 
-    def update(self, dataset: int, kind: int, keys: list[str], values: Tensor) -> None:
+    def update(self, dataset: int, kind: str, keys: list[str], values: Tensor) -> None:
         """Add a batch.
 
         Args:
             dataset: The index of its dataset.
-            kind: ``OUTPUT``, ``BICUBIC`` or ``FINITE``.
+            kind: ``OUTPUT``, ``BICUBIC``, ``FINITE`` or another name.
             keys: B names.
             values: (B, ...).
         """
@@ -126,17 +131,17 @@ class Measurements:
 
     def gather(self) -> None:
         """Gather those of all processes on the first; only here the host waits for the device."""
-        mine = [(which, kind, keys, values.cpu()) for which, kind, keys, values in self._batches]
-        self._batches = [batch for part in gather_on_first(mine) for batch in part]
+        on_host = [(index, kind, keys, values.cpu()) for index, kind, keys, values in self._batches]
+        self._batches = list(itertools.chain.from_iterable(gather_on_first(on_host)))
 
-    def by_key(self) -> dict[tuple[int, int], Measured]:
+    def by_key(self) -> dict[tuple[int, str], Measured]:
         """Return the measurements of each image by its key, for each dataset and kind."""
-        found: dict[tuple[int, int], Measured] = {}
+        measured: dict[tuple[int, str], Measured] = {}
         for dataset, kind, keys, values in self._batches:
             # By key: an image that two processes saw (padding repeats some) counts once.
             items = values.tolist() if values.ndim == 1 else values.numpy()
-            found.setdefault((dataset, kind), {}).update(zip(keys, items, strict=True))
-        return found
+            measured.setdefault((dataset, kind), {}).update(zip(keys, items, strict=True))
+        return measured
 
 
 class Metric(EvaluationCallback):
@@ -148,7 +153,6 @@ class Metric(EvaluationCallback):
     evaluation. Nothing is computed in Lightning's sanity check.
 
     Args:
-        limit: Use only the first images of each dataset, this many; all of them by default.
         label: Name in logs and results, if one metric is used twice (say, on Y and on RGB).
         control: Also measure the bicubic enlargement of the same LR: the row ``bicubic`` of the
             results, which a method should beat.
@@ -162,27 +166,23 @@ class Metric(EvaluationCallback):
     strict_weights: bool = False  # True: missing weights are an error; an argument of metrics with
     describing = ("_std", "_real")  # suffixes of further numbers that have no direction
 
-    def __init__(
-        self,
-        limit: PositiveInt | None = None,
-        label: str | None = None,
-        control: bool = False,
-    ) -> None:
+    def __init__(self, label: str | None = None, control: bool = False) -> None:
         super().__init__()
         self.name = label or self.name or type(self).__name__.lower()
-        self.limit, self.control = limit, control
+        self.control = control
         self.scale = 1.0  # of the current dataset, for `measure`
         self.records: list[Record] = []  # of the latest evaluation
         self.control_records: list[Record] = []  # likewise, of bicubic
         self.images: dict[str, dict[str, float]] = {}  # an ImageMetric's numbers by dataset and key
         self.control_images: dict[str, dict[str, float]] = {}  # likewise, of bicubic
-        self._off = self._loaded = self._active = False
+        self._off = False
+        self._loaded = False
+        self._active = False
         self._datasets: list[Any] = []
-        self._wanted: list[set[str] | None] = []
         self._measured = Measurements()
         self._broken: set[str] = set()  # keys, on the first process, of outputs that are not finite
         self._warned: set[str] = set()  # messages that appear once in a run
-        self._small: list[Measured] = []  # windows of the images that were left out, by key
+        self._small: list[dict[str, str]] = []  # windows of the images that were left out, by key
 
     @abstractmethod
     def protocol(self) -> MetricProtocol:
@@ -234,8 +234,8 @@ class Metric(EvaluationCallback):
             ValueError: If another metric has the same name.
             FileNotFoundError: If weights are missing, and ``strict_weights`` is set.
         """
-        metrics = [c for c in all_callbacks(trainer) if isinstance(c, Metric)]
-        if any(other is not self and other.name == self.name for other in metrics):
+        names = [c.name for c in all_callbacks(trainer) if isinstance(c, Metric)]
+        if names.count(self.name) > 1:
             raise ValueError(
                 f"two metrics in trainer.callbacks are named {self.name!r}; "
                 "give one of them another name by its `label`"
@@ -264,23 +264,19 @@ class Metric(EvaluationCallback):
             self._loaded = True
 
     def _start(self, trainer: Trainer) -> None:
-        self.records, self.control_records = [], []
-        self.images, self.control_images = {}, {}
+        self.records = []
+        self.control_records = []
+        self.images = {}
+        self.control_images = {}
         self._active = not (self._off or trainer.sanity_checking)
         self._datasets = evaluated_datasets(trainer)
-        self._wanted = [
-            None if self.limit is None else set(dataset.keys[: self.limit])
-            for dataset in self._datasets
-        ]
         self._measured = Measurements()
         self._small = [{} for _ in self._datasets]
 
     def _add(self, outputs: Any, batch: Batch, dataloader_idx: int) -> None:
         if not self._active or (self.needs_hr and self.target not in batch):
             return
-        keys, wanted = batch["key"], self._wanted[dataloader_idx]
-        if wanted is not None and wanted.isdisjoint(keys):
-            return
+        keys = batch["key"]
         dataset = self._datasets[dataloader_idx]
         sr = output_image(outputs).float()
         hr: Tensor = batch.get(self.target, sr)  # type: ignore[assignment]  # a key of a variable
@@ -292,24 +288,24 @@ class Metric(EvaluationCallback):
             )
         self.scale = float(dataset.scale)
         # All metrics are given the same images, and a user's metric may write into them.
-        own = type(self).__module__.startswith("callbacks.")
-        given = (sr, hr) if own else (sr.clone(), hr.clone())
+        finite = are_finite(sr)
+        may_write = not type(self).__module__.startswith("callbacks.")
         try:
             with ieee_float32(sr.device):
-                self._measured.update(dataloader_idx, OUTPUT, keys, self.measure(*given, batch))
+                measured = self.measure(_copied(sr, may_write), _copied(hr, may_write), batch)
         except TooSmall as error:
             self._small[dataloader_idx].update(dict.fromkeys(keys, error.window))
             return
-        self._measured.update(dataloader_idx, FINITE, keys, are_finite(sr))
+        self._measured.update(dataloader_idx, OUTPUT, keys, measured)
+        self._measured.update(dataloader_idx, FINITE, keys, finite)
         if not self.control or "lr" not in batch:
             return
-        # If LR is HR, as for a tokenizer, bicubic is no control.
-        same = batch["lr"].shape == hr.shape and torch.equal(batch["lr"], hr)
-        if not (self.needs_hr and same):
-            bicubic = resize(batch["lr"], hr.shape[-2:])
-            with ieee_float32(sr.device):
-                measured = self.measure(bicubic, hr if own else hr.clone(), batch)
-            self._measured.update(dataloader_idx, BICUBIC, keys, measured)
+        if self.needs_hr and torch.equal(batch["lr"], hr):
+            return  # as for a tokenizer: bicubic would be HR itself
+        bicubic = resize(batch["lr"], hr.shape[-2:])
+        with ieee_float32(sr.device):
+            measured = self.measure(bicubic, _copied(hr, may_write), batch)
+        self._measured.update(dataloader_idx, BICUBIC, keys, measured)
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         if not self._active:
@@ -332,27 +328,30 @@ class Metric(EvaluationCallback):
         middle = f"{record['dataset']}/" if len(self._datasets) > 1 else ""
         return f"{stage}/{middle}{record['metric']}"
 
-    def _summaries(self, small: list[list[Measured]]) -> tuple[list[Record], ...]:
+    def _summaries(self, small: list[list[dict[str, str]]]) -> tuple[list[Record], list[Record]]:
         """Return the records of the output and of bicubic, for all datasets."""
         measured = self._measured.by_key()
-        records: tuple[list[Record], ...] = ([], [])
-        for index, (dataset, wanted) in enumerate(zip(self._datasets, self._wanted, strict=True)):
-            output, control, finite = (
-                _wanted(measured.get((index, kind), {}), wanted)
-                for kind in (OUTPUT, BICUBIC, FINITE)
-            )
-            left_out = _wanted({k: v for part in small for k, v in part[index].items()}, wanted)
+        records: list[Record] = []
+        control_records: list[Record] = []
+        for index, dataset in enumerate(self._datasets):
+            too_small: dict[str, str] = {}
+            for of_process in small:
+                too_small |= of_process[index]
+            # Sorted, so that rounding is the same on any number of processes.
+            output = dict(sorted(measured.get((index, OUTPUT), {}).items()))
+            bicubic = dict(sorted(measured.get((index, BICUBIC), {}).items()))
+            finite = measured.get((index, FINITE), {})
+            warn_of_small(self.name, dataset.name, dict(sorted(too_small.items())), len(output))
             self._broken = {key for key, value in finite.items() if not value}
-            warn_of_small(self.name, dataset.name, left_out, len(output))
-            for images, found in zip((output, control), records, strict=True):
-                if images is control:
-                    self._broken = set()  # bicubic is always finite
-                if self._are_enough(dataset, len(images), len(left_out)):
-                    found += self.summarise(dataset, images)
-                elif images is output and not left_out:
-                    what = "image with HR" if self.target == "hr" else self.target
-                    log.warning("no %s on %s: no %s", self.name, dataset.name, what)
-        return records
+            if self._are_enough(dataset, len(output), len(too_small)):
+                records += self.summarise(dataset, output)
+            elif not too_small:
+                target = "image with HR" if self.target == "hr" else self.target
+                log.warning("no %s on %s: no %s", self.name, dataset.name, target)
+            self._broken = set()  # bicubic is always finite
+            if self._are_enough(dataset, len(bicubic), len(too_small)):
+                control_records += self.summarise(dataset, bicubic)
+        return records, control_records
 
     def _are_enough(self, dataset: Any, count: int, small: int) -> bool:
         """Return whether there are enough images for a number, not counting those too small."""
@@ -403,7 +402,7 @@ class WeightsMetric(Metric):
         """
         paths = [weights.require(name) for name in self.files]
         self.build(paths)
-        self.sha256 = ", ".join(map(weights.digest_of, paths))
+        self.sha256 = ", ".join(map(file_hash, paths))
 
     def weights_protocol(self) -> MetricProtocol:
         """Return names and hashes of the files."""
@@ -437,7 +436,8 @@ class ImageMetric(Metric):
             ValueError: ``compute`` returned another shape.
         """
         values = self.compute(sr, hr, batch)
-        if values.shape != (count := len(batch["key"]),):
+        count = len(batch["key"])
+        if values.shape != (count,):
             raise ValueError(
                 f"{type(self).__name__}.compute gave the shape {tuple(values.shape)}; "
                 f"expected one value an image, ({count},)"
@@ -447,8 +447,8 @@ class ImageMetric(Metric):
     def summarise(self, dataset: Any, images: Measured) -> list[Record]:
         """Return the mean of the finite numbers; ``images`` keeps all, on the first process."""
         # The control is summarised after the output.
-        kept = self.control_images if dataset.name in self.images else self.images
-        kept[dataset.name] = images
+        of_all = self.control_images if dataset.name in self.images else self.images
+        of_all[dataset.name] = images
         finite = {key: value for key, value in images.items() if math.isfinite(value)}
         left_out = len(images) - len(finite)
         # An output with a pixel that is not finite is the model's fault, so its number counts.
@@ -462,22 +462,23 @@ class ImageMetric(Metric):
 
     def _name_not_finite(self, dataset: str, images: Measured, kept: int) -> None:
         bad = [f"{key} ({value})" for key, value in images.items() if not math.isfinite(value)]
-        whole = kept == len(images)
-        mean = "and so is the mean" if whole else f"and the mean is of the other {kept}"
+        mean_is_undefined = kept == len(images)
+        mean = "and so is the mean" if mean_is_undefined else f"and the mean is of the other {kept}"
         message = (
             f"{self.name} is not finite for {len(bad)} of {len(images)} images of {dataset}, "
             f"{mean}: {first_of(bad)}"
         )
-        if whole or message not in self._warned:  # an undefined mean is reported each time
+        if (
+            mean_is_undefined or message not in self._warned
+        ):  # an undefined mean is reported each time
             log.warning("%s", message)
         self._warned.add(message)
+
+
+def _copied(images: Tensor, may_write: bool) -> Tensor:
+    return images.clone() if may_write else images
 
 
 def as_float64(x: Tensor) -> Tensor:
     """Return ``x``, of any shape, in float64; on the CPU if the device has no float64 (Apple's)."""
     return (x.cpu() if x.device.type == "mps" else x).to(torch.float64)
-
-
-def _wanted(images: Measured, wanted: set[str] | None) -> Measured:
-    """Return the wanted images, sorted, so that rounding is the same on any number of processes."""
-    return {k: images[k] for k in sorted(images) if wanted is None or k in wanted}

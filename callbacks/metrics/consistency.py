@@ -18,7 +18,6 @@ from callbacks.metrics.pixels import psnr, to_pixels
 from callbacks.metrics.sets import SetMetric
 from degradations.bicubic import resize
 from files.batch import Batch
-from files.numbers import NonNegativeInt
 
 SIDE = 16  # pixels of the base's side after shrinking: fine detail does not matter
 NEAR = range(SIDE - 2, SIDE + 3)  # shifts that are compared
@@ -36,31 +35,23 @@ class LRConsistency(ImageMetric):
 
     Args:
         color: ``y`` for the luma of BT.601 in [16, 235], or ``rgb``.
-        border: Pixels of the input cut off at each side before comparing.
-        round_8bit: Round the output to 8 bit first, as a saved PNG file is.
     """
 
     name = "lr_psnr"
-    needs_hr, needs_lr = False, True
+    needs_hr = False
+    needs_lr = True
 
-    def __init__(
-        self,
-        color: Literal["y", "rgb"] = "y",
-        border: NonNegativeInt = 0,
-        round_8bit: bool = True,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, color: Literal["y", "rgb"] = "y", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.color: Literal["y", "rgb"] = color
-        self.border, self.round_8bit = border, round_8bit
 
     def protocol(self) -> MetricProtocol:
         """Return implementation, colour, border, rounding, resize and range."""
         return {
             "implementation": "enlarger lr_psnr 1",
             "color": self.color,
-            "border": self.border,
-            "round_8bit": self.round_8bit,
+            "border": 0,
+            "round_8bit": True,
             "resize": "bicubic",
             "antialias": True,
             "data_range": 255,
@@ -70,7 +61,6 @@ class LRConsistency(ImageMetric):
         """Return (B,) dB.
 
         Raises:
-            TooSmall: If nothing is left of the input without its border.
             ValueError: If the batch has no input.
         """
         if "lr" not in batch:
@@ -79,11 +69,12 @@ class LRConsistency(ImageMetric):
                 "with; take LRConsistency out of trainer.callbacks, or give the dataset its inputs"
             )
         lr = batch["lr"]
-        if min(lr.shape[-2:]) <= 2 * self.border:
-            raise TooSmall(lr, f"one pixel of the input without the border of {self.border}")
-        output = (sr * 255).round() / 255 if self.round_8bit else sr
-        down = resize(output, lr.shape[-2:])
-        return psnr(*(to_pixels(x, self.color, self.border, False) for x in (down, lr)))
+        rounded = (sr * 255).round() / 255
+        down = resize(rounded, lr.shape[-2:])
+        return psnr(
+            to_pixels(down, self.color, round_8bit=False),
+            to_pixels(lr, self.color, round_8bit=False),
+        )
 
 
 class Repetition(SetMetric):
@@ -146,8 +137,9 @@ class Repetition(SetMetric):
         size = (round(height * SIDE / self.base), round(width * SIDE / self.base))
         luma = to_pixels(images.clamp(0, 1), "y")
         luma = functional.interpolate(luma, size, mode="area")[:, 0]
-        parts = [autocorrelation(x, NEAR).mean(1) for x in (luma, luma.mT)]
-        return torch.stack(parts, 1).mean(1, keepdim=True)
+        vertical = autocorrelation(luma, NEAR).mean(1)
+        horizontal = autocorrelation(luma.mT, NEAR).mean(1)
+        return torch.stack([vertical, horizontal], 1).mean(1, keepdim=True)
 
     def distance(self, sr: Tensor, hr: Tensor) -> float:
         """Return the mean of (N, 1) numbers minus that of (M, 1)."""
@@ -165,9 +157,10 @@ def autocorrelation(x: Tensor, shifts: range) -> Tensor:
         (B, shifts) in [-1, 1]; 0 if a part is flat.
     """
     y = x - x.mean(1, keepdim=True)
-    found = []
+    correlations = []
     for shift in shifts:
-        above, below = y[:, :-shift], y[:, shift:]
+        above = y[:, :-shift]
+        below = y[:, shift:]
         norm = (above.square().sum((1, 2)) * below.square().sum((1, 2))).sqrt()
-        found.append((above * below).sum((1, 2)) / norm.clamp(min=1e-6))
-    return torch.stack(found, 1)
+        correlations.append((above * below).sum((1, 2)) / norm.clamp(min=1e-6))
+    return torch.stack(correlations, 1)

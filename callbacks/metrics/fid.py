@@ -31,12 +31,14 @@ from callbacks.metrics.sets import SetMetric
 from degradations.bicubic import resize
 from degradations.draws import seed_of
 from files.batch import Batch
-from files.numbers import PositiveInt
 from files.tensors import check_numbers, read_tensors
 
 Preset = Literal["clean-fid", "torch-fidelity"]
 SIDE = 299
 SEED = 2020  # torch-fidelity's
+SUBSETS = 100  # of KID, and the largest size of each
+SUBSET_SIZE = 1000
+THUMBNAIL = 8  # pixels of a side
 
 
 class InceptionMetric(WeightsMetric, SetMetric):
@@ -62,9 +64,8 @@ class InceptionMetric(WeightsMetric, SetMetric):
 
     def protocol(self) -> MetricProtocol:
         """Return implementation, preset, rounding, resize, antialiasing, network and weights."""
-        library = version("torch-fidelity")
-        made_by = {"implementation": f"enlarger {type(self).name} 1, torch-fidelity {library}"}
-        return made_by | self.features_protocol()
+        implementation = f"enlarger {type(self).name} 1, torch-fidelity {version('torch-fidelity')}"
+        return {"implementation": implementation, **self.features_protocol()}
 
     def features_protocol(self) -> MetricProtocol:
         """Return preset, rounding, resize, antialiasing, network and weights."""
@@ -83,8 +84,8 @@ class InceptionMetric(WeightsMetric, SetMetric):
     def features(self, images: Tensor, batch: Batch) -> Tensor:
         """Return (B, 2048) float32 features of whole images, resized to 299x299."""
         prepare = PREPARATIONS[self.preset][2]
-        what = ("inception", self.preset, self.sha256)
-        return self.cached(images, what, lambda: self.embed(prepare(levels(images))))
+        name = ("inception", self.preset, self.sha256)
+        return self.cached(images, name, lambda: self.embed(prepare(levels(images))))
 
     def embed(self, pixels: Tensor) -> Tensor:
         """Return (B, 2048) float32 features of (B, 3, 299, 299) pixels in [0, 255]."""
@@ -209,13 +210,9 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
     Returns:
         The distance, at least 0.
-
-    Raises:
-        ValueError: For a single image, which has no covariance.
     """
-    if min(len(a), len(b)) < 2:
-        raise ValueError(f"a Frechet distance needs 2 images or more, got {len(a)} and {len(b)}")
-    p, q = _root(a), _root(b)
+    p = _root(a)
+    q = _root(b)
     means = (a.mean(0) - b.mean(0)).square().sum()
     traces = p.square().sum() + q.square().sum()
     return max(0.0, float(means + traces - 2 * torch.linalg.svdvals(p @ q.T).sum()))
@@ -243,48 +240,37 @@ class KID(InceptionMetric):
         preset: How images are prepared: ``clean-fid`` (antialiased bicubic, as papers since
             2022) or ``torch-fidelity`` (TensorFlow's bilinear without antialiasing, as earlier
             papers).
-        subsets: Number of subsets.
-        subset_size: Images in each, at most. If there are no more images than that, all are used,
-            once.
     """
 
     name = "kid"
+    enough = SUBSET_SIZE
     remark = "one subset of all"
-
-    def __init__(
-        self,
-        preset: Preset = "clean-fid",
-        subsets: PositiveInt = 100,
-        subset_size: PositiveInt = 1000,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(preset, **kwargs)
-        self.subsets, self.subset_size, self.enough = subsets, subset_size, subset_size
 
     def protocol(self) -> MetricProtocol:
         """Return that of all Inception metrics, the kernel and the subsets."""
         return {
             **super().protocol(),
             "kernel": "(x.y/2048 + 1)^3, unbiased",
-            "subsets": f"{self.subsets} of up to {self.subset_size}, seed {SEED}",
+            "subsets": f"{SUBSETS} of up to {SUBSET_SIZE}, seed {SEED}",
         }
 
     def distance(self, sr: Tensor, hr: Tensor) -> float:
         """Return the KID of (N, 2048) and (M, 2048) features."""
-        return kernel_distance(sr, hr, self.subsets, self.subset_size)[0]
+        return kernel_distance(sr, hr)[0]
 
     def distances(self, sr: Tensor, hr: Tensor) -> dict[str, float]:
         """Return the mean over subsets and, if there are several, their deviation.
 
         Args as for ``distance``.
         """
-        mean, deviation = kernel_distance(sr, hr, self.subsets, self.subset_size)
-        one = len(sr) <= self.subset_size and len(hr) <= self.subset_size
-        return {self.name: mean} | ({} if one else {f"{self.name}_std": deviation})
+        mean, deviation = kernel_distance(sr, hr)
+        if max(len(sr), len(hr)) <= SUBSET_SIZE:
+            return {self.name: mean}
+        return {self.name: mean, f"{self.name}_std": deviation}
 
 
 def kernel_distance(
-    a: Tensor, b: Tensor, subsets: int = 100, size: int = 1000, paired: bool = False
+    a: Tensor, b: Tensor, subsets: int = SUBSETS, size: int = SUBSET_SIZE, paired: bool = False
 ) -> tuple[float, float]:
     """Return mean and deviation of ``polynomial_mmd`` over subsets drawn as in torch-fidelity.
 
@@ -300,16 +286,18 @@ def kernel_distance(
     size = min(size, len(a), len(b))
     draws = np.random.RandomState(SEED)
     # The kernel of all pairs at once, if it fits: a tenth of the time of 100 subsets of 1000.
-    whole = _kernels(a, b) if max(len(a), len(b)) <= 5000 else None
+    kernels = _kernels(a, b) if max(len(a), len(b)) <= 5000 else None
     values = []
     for _ in range(subsets):
-        i, j = (torch.from_numpy(draws.choice(len(x), size, replace=False)) for x in (a, b))
-        j = i if paired else j
-        if whole is None:
-            values.append(_mmd(*_kernels(a[i], b[j]), paired))
+        i = torch.from_numpy(draws.choice(len(a), size, replace=False))
+        j = torch.from_numpy(draws.choice(len(b), size, replace=False))
+        if paired:
+            j = i
+        if kernels is None:
+            aa, bb, ab = _kernels(a[i], b[j])
         else:
-            aa, bb, ab = whole
-            values.append(_mmd(aa[i][:, i], bb[j][:, j], ab[i][:, j], paired))
+            aa, bb, ab = (kernels[0][i][:, i], kernels[1][j][:, j], kernels[2][i][:, j])
+        values.append(_mmd(aa, bb, ab, paired))
     return float(np.mean(values)), float(np.std(values))
 
 
@@ -323,19 +311,26 @@ def polynomial_mmd(a: Tensor, b: Tensor, paired: bool = False) -> float:
             more alike than rows of two images, so the estimate would be too low (Gretton et al.,
             "A Kernel Two-Sample Test", JMLR 2012, Eq. 4). N and M are equal.
     """
-    return _mmd(*_kernels(a, b), paired)
+    aa, bb, ab = _kernels(a, b)
+    return _mmd(aa, bb, ab, paired)
 
 
 def _kernels(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    aa, bb, ab = ((x @ y.T / x.shape[1] + 1) ** 3 for x, y in ((a, a), (b, b), (a, b)))
-    return aa, bb, ab
+    return _kernel(a, a), _kernel(b, b), _kernel(a, b)
+
+
+def _kernel(x: Tensor, y: Tensor) -> Tensor:
+    return (x @ y.T / x.shape[1] + 1) ** 3
 
 
 def _mmd(aa: Tensor, bb: Tensor, ab: Tensor, paired: bool) -> float:
-    n, m = ab.shape
-    within = (aa.sum() - aa.trace()) / (n * (n - 1)) + (bb.sum() - bb.trace()) / (m * (m - 1))
-    between = (ab.sum() - ab.trace()) / (n * (n - 1)) if paired else ab.mean()
-    return float(within - 2 * between)
+    between = _mean_off_diagonal(ab) if paired else ab.mean()
+    return float(_mean_off_diagonal(aa) + _mean_off_diagonal(bb) - 2 * between)
+
+
+def _mean_off_diagonal(kernel: Tensor) -> Tensor:
+    n = len(kernel)
+    return (kernel.sum() - kernel.trace()) / (n * (n - 1))
 
 
 class KIDThumb(SetMetric):
@@ -344,27 +339,11 @@ class KIDThumb(SetMetric):
     Each image is shrunk to 8x8 RGB pixels by area, in [-1, 1]. An output is not compared with its
     own HR, which it is like. Unbiased, so it may be slightly negative. It needs no weights, and
     reproduces no published number.
-
-    Args:
-        side: Pixels of a thumbnail's side.
-        subsets: Number of random subsets to average over.
-        subset_size: Images in each, at most. If there are no more images than that, all are used,
-            once.
     """
 
     name = "kid_thumb"
     enough = 100
     remark = "noisy"
-
-    def __init__(
-        self,
-        side: PositiveInt = 8,
-        subsets: PositiveInt = 100,
-        subset_size: PositiveInt = 1000,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.side, self.subsets, self.subset_size = side, subsets, subset_size
 
     def protocol(self) -> MetricProtocol:
         """Return implementation, colour, thumbnails, kernel and subsets."""
@@ -373,50 +352,47 @@ class KIDThumb(SetMetric):
             "color": "rgb",
             "round_8bit": True,
             "data_range": "[-1, 1]",
-            "resize": f"area to {self.side}x{self.side}",
-            "kernel": f"(x.y/{3 * self.side**2} + 1)^3, unbiased, without pairs of one image",
-            "subsets": f"{self.subsets} of up to {self.subset_size}, seed {SEED}",
+            "resize": f"area to {THUMBNAIL}x{THUMBNAIL}",
+            "kernel": f"(x.y/{3 * THUMBNAIL**2} + 1)^3, unbiased, without pairs of one image",
+            "subsets": f"{SUBSETS} of up to {SUBSET_SIZE}, seed {SEED}",
         }
 
     def features_protocol(self) -> MetricProtocol:
         """Return colour and thumbnails."""
-        wanted = ("implementation", "color", "round_8bit", "data_range", "resize")
-        return {key: value for key, value in self.protocol().items() if key in wanted}
+        of_distance = ("kernel", "subsets")
+        return {key: value for key, value in self.protocol().items() if key not in of_distance}
 
     def features(self, images: Tensor, batch: Batch) -> Tensor:
-        """Return (B, 3 side^2) thumbnails.
+        """Return (B, 192) thumbnails.
 
         Raises:
             TooSmall: If an image is smaller than its thumbnail.
         """
-        if min(images.shape[-2:]) < self.side:
-            raise TooSmall(images, f"a thumbnail's {self.side}x{self.side} (`side`)")
-        rounded = (images.clamp(0, 1) * 255).round() / 255
-        return functional.adaptive_avg_pool2d(rounded * 2 - 1, self.side).flatten(1)
+        if min(images.shape[-2:]) < THUMBNAIL:
+            raise TooSmall(images, f"a thumbnail's {THUMBNAIL}x{THUMBNAIL}")
+        rounded = levels(images) / 255
+        return functional.adaptive_avg_pool2d(rounded * 2 - 1, THUMBNAIL).flatten(1)
 
     def distance(self, sr: Tensor, hr: Tensor) -> float:
         """Return the discrepancy of (N, D) and (M, D) thumbnails; of a reference, if N is not M."""
-        paired = len(sr) == len(hr)
-        return kernel_distance(sr, hr, self.subsets, self.subset_size, paired)[0]
+        return kernel_distance(sr, hr, paired=len(sr) == len(hr))[0]
 
 
 class PatchMetric(InceptionMetric):
-    """A distance of Inception features of random crops, which are not resized.
+    """A distance of Inception features of 3 random crops of each image, which are not resized."""
 
-    Args:
-        crops: Crops of 299x299 pixels from each image.
-    """
+    crops = 3
 
-    def __init__(self, crops: PositiveInt = 3, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(preset="clean-fid", **kwargs)  # crops are not resized: no choice
-        self.crops = crops
 
     def features_protocol(self) -> MetricProtocol:
         """Return crops, rounding, network and weights; there is no preset without resizing."""
-        whole = super().features_protocol()
-        resizing = ("preset", "resize", "antialias")
+        protocol = super().features_protocol()
+        for name in ("preset", "resize", "antialias"):
+            del protocol[name]
         crops = f"{self.crops} of {SIDE}x{SIDE} from each image, not resized, seeded by its name"
-        return {"crops": crops} | {k: v for k, v in whole.items() if k not in resizing}
+        return {"crops": crops, **protocol}
 
     def features(self, images: Tensor, batch: Batch) -> Tensor:
         """Return (B, crops, 2048) features.
@@ -427,8 +403,8 @@ class PatchMetric(InceptionMetric):
         if min(images.shape[-2:]) < SIDE:
             raise TooSmall(images, f"a crop's {SIDE}x{SIDE}")
         keys = tuple(batch["key"])
-        what = ("patches", self.crops, keys, self.sha256)
-        return self.cached(images, what, lambda: self._embed_crops(images, keys))
+        name = ("patches", keys, self.sha256)
+        return self.cached(images, name, lambda: self._embed_crops(images, keys))
 
     def _embed_crops(self, images: Tensor, keys: tuple[str, ...]) -> Tensor:
         limit = np.array(images.shape[-2:]) - SIDE + 1
@@ -445,9 +421,6 @@ class PatchFID(PatchMetric):
 
     The pFID of Self-Cascade's tables, which takes 3 crops of each image. An output and its HR are
     cropped at the same places.
-
-    Args:
-        crops: Crops of 299x299 pixels from each image.
     """
 
     name = "pfid"
@@ -464,9 +437,6 @@ class PatchKID(PatchMetric):
 
     The pKID of Self-Cascade's tables: the mean over 100 subsets of up to 1000 crops. Too low
     against the outputs' own HR, as ``KID``.
-
-    Args:
-        crops: Crops of 299x299 pixels from each image.
     """
 
     name = "pkid"
@@ -478,7 +448,7 @@ class PatchKID(PatchMetric):
         return {
             **super().protocol(),
             "kernel": "(x.y/2048 + 1)^3, unbiased",
-            "subsets": f"100 of up to 1000 crops, seed {SEED}",
+            "subsets": f"{SUBSETS} of up to {SUBSET_SIZE} crops, seed {SEED}",
         }
 
     def distance(self, sr: Tensor, hr: Tensor) -> float:

@@ -29,6 +29,7 @@ from callbacks.evaluation import MetricProtocol
 from callbacks.metrics.base import ImageMetric, TooSmall, WeightsMetric
 from callbacks.metrics.niqe import read_model
 from files.batch import Batch
+from files.checksums import file_hash
 from files.tensors import check_numbers, read_tensors
 from files.versions import installed
 
@@ -71,7 +72,8 @@ class IQA(WeightsMetric, ImageMetric):
     ) -> None:
         self.name = metric.removesuffix("-pipal")  # of both MANIQAs: a protocol tells them apart
         super().__init__(**kwargs)
-        self.metric, self.files = metric, FILES[metric]
+        self.metric = metric
+        self.files = FILES[metric]
         self.higher_is_better = metric != "pi"
 
     def absent(self) -> str:
@@ -91,8 +93,8 @@ class IQA(WeightsMetric, ImageMetric):
             with _process_unchanged():
                 network = _build(self.metric, paths)
         except Exception as error:  # whatever torch, scipy and pyiqa raise for a wrong file
-            found = " and ".join(map(str, paths))
-            raise ValueError(f"{found}: no weights of pyiqa's {self.metric}: {error}") from error
+            names = " and ".join(map(str, paths))
+            raise ValueError(f"{names}: no weights of pyiqa's {self.metric}: {error}") from error
         self.network = network.requires_grad_(False).eval()
 
     def protocol(self) -> MetricProtocol:
@@ -107,21 +109,18 @@ class IQA(WeightsMetric, ImageMetric):
             **self.weights_protocol(),
         }
 
-    def fits(self, height: int, width: int) -> bool:
-        """Return whether an image is large enough; for PI, two blocks of NIQE."""
-        if self.metric == "pi":
-            return ((height - 2 * PI_BORDER) // 96) * ((width - 2 * PI_BORDER) // 96) >= 2
-        return min(height, width) >= 32
-
     def compute(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
         """Return the (B,) numbers; NaN for an image with a pixel that is not finite.
 
         Raises:
             TooSmall: If the images are too small for the metric.
         """
-        if not self.fits(*sr.shape[-2:]):
-            blocks = "200x104 pixels (two blocks of NIQE, and the border)"
-            raise TooSmall(sr, blocks if self.metric == "pi" else "32x32 pixels")
+        height, width = sr.shape[-2:]
+        if min(height, width) < 32:
+            raise TooSmall(sr, "32x32 pixels")
+        blocks = ((height - 2 * PI_BORDER) // 96) * ((width - 2 * PI_BORDER) // 96)
+        if self.metric == "pi" and blocks < 2:
+            raise TooSmall(sr, "200x104 pixels (two blocks of NIQE, and the border)")
         # One by one: some metrics mix a batch's images, and all round differently in a batch.
         return torch.stack([_score(image, self.network) for image in torch.split(sr, 1)])
 
@@ -142,8 +141,9 @@ class PerceptualIndex(nn.Module):
         """Return the () index of one image (1, 3, H, W) in [0, 1]."""
         if image.device.type == "mps":  # which has no float64
             image = image.cpu()
-        ma, niqe = self.ma(image), self.niqe(image)
-        return (10 - ma.reshape(()) + niqe.reshape(())) / 2
+        ma = self.ma(image).reshape(())
+        niqe = self.niqe(image).reshape(())
+        return (10 - ma + niqe) / 2
 
 
 def missing_package(metric: str) -> str:
@@ -183,8 +183,8 @@ def _build(metric: str, paths: list[Path]) -> nn.Module:
             savemat(path, {"mu_prisparam": mean[None].numpy(), "cov_prisparam": covariance.numpy()})
             return PerceptualIndex(ma, create("niqe", pretrained_model_path=path, **options))
     with _timm_untrained():
-        own = {"backbone_pretrain": False} if metric == "topiq_nr" else {}
-        network = create(metric, pretrained=False, **own)
+        backbone = {"backbone_pretrain": False} if metric == "topiq_nr" else {}
+        network = create(metric, pretrained=False, **backbone)
     state = read_tensors(paths[0])  # pyiqa would run code that a file holds
     check_numbers(str(paths[0]), state, network.net.state_dict())
     network.net.load_state_dict(state)
@@ -194,8 +194,8 @@ def _build(metric: str, paths: list[Path]) -> nn.Module:
 def _score(image: Tensor, network: nn.Module) -> Tensor:
     if not image.sum().isfinite():
         return image.new_tensor(torch.nan)
-    found: Tensor = network((image.clamp(0, 1) * 255).round() / 255)
-    return found.float().reshape(())
+    number: Tensor = network((image.clamp(0, 1) * 255).round() / 255)
+    return number.float().reshape(())
 
 
 @functools.cache  # once a process
@@ -214,7 +214,7 @@ def _warn_if_unverified(name: str, path: Path) -> None:
             "%s is not verified: no published SHA-256 of it is known; its own, %s, is in the "
             "protocol",
             path,
-            weights.digest_of(path),
+            file_hash(path),
         )
 
 
@@ -223,7 +223,11 @@ def _timm_untrained() -> Iterator[None]:
     """Keep MANIQA from downloading ImageNet's weights, which those of its own file replace."""
     timm: Any = importlib.import_module("timm")
     create = timm.create_model
-    timm.create_model = lambda *names, **options: create(*names, **{**options, "pretrained": False})
+
+    def untrained(name: str, **options: Any) -> Any:
+        return create(name, **{**options, "pretrained": False})
+
+    timm.create_model = untrained
     try:
         yield
     finally:
@@ -234,7 +238,7 @@ def _timm_untrained() -> Iterator[None]:
 def _process_unchanged() -> Iterator[None]:
     """Keep the random state and cuDNN's settings of the process, and pyiqa's logger silent."""
     cudnn = torch.backends.cudnn
-    before = cudnn.deterministic, cudnn.benchmark
+    settings = (cudnn.deterministic, cudnn.benchmark)
     level = logging.root.manager.disable
     logging.disable(logging.INFO)  # its logger has a handler of its own beside the run's
     try:
@@ -242,4 +246,4 @@ def _process_unchanged() -> Iterator[None]:
             yield
     finally:
         logging.disable(level)
-        cudnn.deterministic, cudnn.benchmark = before
+        cudnn.deterministic, cudnn.benchmark = settings

@@ -22,11 +22,10 @@ from torch.nn import functional
 
 from callbacks.evaluation import MetricProtocol
 from callbacks.metrics.base import ImageMetric, TooSmall, WeightsMetric
-from callbacks.metrics.pixels import border_in_pixels, to_pixels
+from callbacks.metrics.pixels import to_pixels
 from degradations.bicubic import resize
 from degradations.device import copy_to, tensor_like
 from files.batch import Batch
-from files.numbers import NonNegativeInt
 
 PRISTINE = "niqe-pristine"  # the name in configs/weights.yaml
 BLOCK = 96  # pixels a side; half as many on the second scale
@@ -66,10 +65,10 @@ def mean_and_covariance(features: Tensor) -> tuple[Tensor, Tensor]:
         (B, D) means, ignoring NaN, and (B, D, D) covariances of the blocks without any NaN; NaN if
         fewer than two blocks are left.
     """
-    whole = ~features.isnan().any(2, keepdim=True)  # (B, N, 1)
-    count = whole.sum(1, keepdim=True).to(features.dtype)
-    kept = torch.where(whole, features, 0)
-    centred = torch.where(whole, features - kept.sum(1, keepdim=True) / count, 0)
+    complete = ~features.isnan().any(2, keepdim=True)  # (B, N, 1)
+    count = complete.sum(1, keepdim=True).to(features.dtype)
+    total = torch.where(complete, features, 0).sum(1, keepdim=True)
+    centred = torch.where(complete, features - total / count, 0)
     covariance = centred.mT @ centred / (count - 1)
     covariance = torch.where(count > 1, covariance, torch.nan)
     return features.nanmean(1), covariance
@@ -101,11 +100,12 @@ def distance(mean: Tensor, covariance: Tensor, features: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------- pixels
 def _measure(luma: Tensor) -> Tensor:
     """Return moments (B, N, 2 scales, 5 maps, 5) of all blocks, float64."""
-    grid = luma.shape[-2] // BLOCK, luma.shape[-1] // BLOCK
-    x = luma[:, : grid[0] * BLOCK, : grid[1] * BLOCK].float()
-    scales = _normalised(x), _normalised(_half(x))
-    moments = torch.stack([_maps(_blocks(part, grid)) for part in scales], dim=1)
-    return moments.view(len(luma), -1, 2, 5, 5)
+    rows = luma.shape[-2] // BLOCK
+    columns = luma.shape[-1] // BLOCK
+    x = luma[:, : rows * BLOCK, : columns * BLOCK].float()
+    scales = [_normalised(x), _normalised(_half(x))]
+    moments = [_maps(_blocks(part, rows, columns)) for part in scales]
+    return torch.stack(moments, dim=1).view(len(luma), -1, 2, 5, 5)
 
 
 def _normalised(x: Tensor) -> Tensor:
@@ -145,9 +145,8 @@ def _half(x: Tensor) -> Tensor:
     return resize(x[:, None].double(), size, clamp=False)[:, 0, 2:-2, 2:-2].float()
 
 
-def _blocks(x: Tensor, grid: tuple[int, int]) -> Tensor:
+def _blocks(x: Tensor, rows: int, columns: int) -> Tensor:
     """Split (B, H, W) into (B * N, h, w), row by row."""
-    rows, columns = grid
     batch, height, width = x.shape
     x = x.view(batch, rows, height // rows, columns, width // columns)
     return x.transpose(2, 3).flatten(0, 2)
@@ -156,8 +155,8 @@ def _blocks(x: Tensor, grid: tuple[int, int]) -> Tensor:
 # --------------------------------------------------------------------------------- statistics
 def _maps(blocks: Tensor) -> Tensor:
     """Return moments (N, 5 maps, 5) of blocks (N, h, w) and of products with four neighbours."""
-    products = (blocks * blocks.roll(shift, (1, 2)) for shift in SHIFTS)
-    return torch.stack([_moments(blocks), *map(_moments, products)], dim=1)
+    products = [blocks * blocks.roll(shift, (1, 2)) for shift in SHIFTS]
+    return torch.stack([_moments(x) for x in [blocks, *products]], dim=1)
 
 
 def _moments(x: Tensor) -> Tensor:
@@ -167,10 +166,10 @@ def _moments(x: Tensor) -> Tensor:
     and has moved an image's number by 6e-4.
     """
     x = x.flatten(1)
-    negative, sign = x.clamp(max=0), x.sign()
-    signs = sign.sum(1), sign.abs_().sum(1)  # whole numbers, exact
-    sums = (y.sum(1, dtype=torch.float64) for y in (x.abs(), x.square(), negative.square_()))
-    return torch.stack([*(y.double() for y in signs), *sums], dim=1) / x.shape[1]
+    sign = x.sign()
+    maps = [sign, sign.abs(), x.abs(), x.square(), x.clamp(max=0).square_()]
+    sums = [y.sum(1, dtype=torch.float64) for y in maps]
+    return torch.stack(sums, dim=1) / x.shape[1]
 
 
 def _statistics(moments: Tensor) -> Tensor:
@@ -198,19 +197,20 @@ def _fit(moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _shape(moment: Tensor) -> Tensor:
     """Return the shape, 0.2 to 10 in steps of 0.001, with the nearest ratio of moments."""
     shapes, middles = _table(moment.device)
-    found = shapes[torch.searchsorted(middles, moment)]
+    nearest = shapes[torch.searchsorted(middles, moment)]
     # A flat block's NaN gives the first, as in the authors' release.
-    return torch.where(moment.isnan(), shapes[0], found)
+    return torch.where(moment.isnan(), shapes[0], nearest)
 
 
 @functools.cache
 def _table(device: torch.device) -> tuple[Tensor, Tensor]:
     """Return all shapes, and the ratios of moments half-way between one shape and the next."""
     shapes = torch.arange(200, 10_001, dtype=torch.float64) / 1000
-    lgamma = torch.lgamma
-    ratios = (2 * lgamma(2 / shapes) - lgamma(1 / shapes) - lgamma(3 / shapes)).exp()
+    first, second, third = (torch.lgamma(order / shapes) for order in (1, 2, 3))
+    ratios = (2 * second - first - third).exp()
     # The ratios grow with the shape, so bisection finds the nearest.
-    return shapes.to(device), ((ratios[1:] + ratios[:-1]) / 2).to(device)
+    middles = (ratios[1:] + ratios[:-1]) / 2
+    return shapes.to(device), middles.to(device)
 
 
 def read_model(path: Path) -> tuple[Tensor, Tensor]:
@@ -221,17 +221,18 @@ def read_model(path: Path) -> tuple[Tensor, Tensor]:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            mean, covariance = file["mu_pris_param"].ravel(), file["cov_pris_param"]
+            mean = torch.from_numpy(file["mu_pris_param"].ravel()).double()
+            covariance = torch.from_numpy(file["cov_pris_param"]).double()
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, TypeError) as error:
         raise ValueError(f"{path} is no model of NIQE, or damaged: {error}") from error
-    found = torch.from_numpy(mean).double(), torch.from_numpy(covariance).double()
-    shapes = (FEATURES,), (FEATURES, FEATURES)
-    if (mean.shape, covariance.shape) != shapes or not all(x.isfinite().all() for x in found):
+    fits = mean.shape == (FEATURES,) and covariance.shape == (FEATURES, FEATURES)
+    if not fits or not (mean.isfinite().all() and covariance.isfinite().all()):
         raise ValueError(
-            f"{path} is no model of NIQE: mean {mean.shape}, covariance {covariance.shape}; "
-            f"expected {shapes} of finite numbers"
+            f"{path} is no model of NIQE: its mean is {tuple(mean.shape)}, its covariance "
+            f"{tuple(covariance.shape)}; expected finite numbers, ({FEATURES},) and "
+            f"({FEATURES}, {FEATURES})"
         )
-    return found
+    return mean, covariance
 
 
 class NIQE(WeightsMetric, ImageMetric):
@@ -245,9 +246,6 @@ class NIQE(WeightsMetric, ImageMetric):
     Args:
         color: ``y`` for the luma of BT.601 in [16, 235], as the authors and BasicSR have it, or
             ``yiq`` for that of YIQ in [0, 255], as pyiqa has it; not to be compared.
-        border: Pixels cut off at each side first; ``scale`` cuts as many as the scale, rounded up,
-            none at scale 1.
-        round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
 
     Examples:
         >>> import enlarger
@@ -261,15 +259,9 @@ class NIQE(WeightsMetric, ImageMetric):
     files = (PRISTINE,)
     pristine: tuple[Tensor, Tensor]
 
-    def __init__(
-        self,
-        color: Literal["y", "yiq"] = "y",
-        border: NonNegativeInt | Literal["scale"] = 0,
-        round_8bit: bool = True,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, color: Literal["y", "yiq"] = "y", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.color, self.border, self.round_8bit = color, border, round_8bit
+        self.color = color
 
     def build(self, paths: list[Path]) -> None:
         """Read the model."""
@@ -280,8 +272,8 @@ class NIQE(WeightsMetric, ImageMetric):
         return {
             "implementation": "enlarger niqe 1",
             "color": self.color,
-            "border": self.border,
-            "round_8bit": self.round_8bit,
+            "border": 0,
+            "round_8bit": True,
             "data_range": 255,
             "block": BLOCK,
             "weights": f"{PRISTINE}.npz",
@@ -294,19 +286,17 @@ class NIQE(WeightsMetric, ImageMetric):
         Raises:
             TooSmall: If the images have fewer than two blocks.
         """
-        border = border_in_pixels(self.border, self.scale)
-        height, width = (side - 2 * border for side in sr.shape[-2:])
-        rows, columns = height // BLOCK, width // BLOCK
-        if min(height, width) < BLOCK or rows * columns < 2:
+        rows = sr.shape[-2] // BLOCK
+        columns = sr.shape[-1] // BLOCK
+        if rows * columns < 2:
             raise TooSmall(sr, WINDOW)
-        whole = sr[..., border : border + rows * BLOCK, border : border + columns * BLOCK]
-        luma = self._luma(whole)
+        luma = self._luma(sr[..., : rows * BLOCK, : columns * BLOCK])
         mean, covariance = (copy_to(x, luma.device) for x in self.pristine)
         return distance(mean, covariance, block_features(luma))
 
     def _luma(self, image: Tensor) -> Tensor:
         """Return (B, H, W) float64, whole levels."""
         if self.color == "y":
-            return to_pixels(image, "y", round_8bit=self.round_8bit)[:, 0].round()
-        pixels = to_pixels(image, "rgb", round_8bit=self.round_8bit)
+            return to_pixels(image, "y")[:, 0].round()
+        pixels = to_pixels(image, "rgb")
         return (pixels * tensor_like(YIQ, pixels).view(3, 1, 1)).sum(1).round()

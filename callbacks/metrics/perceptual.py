@@ -20,7 +20,7 @@ from callbacks import weights
 from callbacks.evaluation import MetricProtocol
 from callbacks.metrics.base import ImageMetric, TooSmall, WeightsMetric
 from files.batch import Batch
-from files.numbers import NonNegativeInt
+from files.checksums import file_hash
 from files.tensors import check_numbers, read_tensors
 
 Net = Literal["alex", "vgg", "squeeze"]
@@ -124,16 +124,11 @@ class Perceptual(nn.Module):
         if path is None:
             raise FileNotFoundError(f"the perceptual loss lacks weights: {weights.missing(name)}")
         self.network = Network(self.net, path)
-        self.source = f"{path.name} {weights.digest_of(path)[:16]}"
+        self.source = f"{path.name} {file_hash(path)[:16]}"
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return (B,) distances of (B, 3, H, W) in [0, 1].
-
-        Raises:
-            RuntimeError: If the network is not loaded yet.
-        """
-        if self.network is None:
-            raise RuntimeError("the perceptual loss has no network before `load` was called")
+        """Return (B,) distances of (B, 3, H, W) in [0, 1]; call ``load`` first."""
+        assert self.network is not None
         return self.network.distances(self.network(a * 2 - 1), self.network(b * 2 - 1))
 
 
@@ -146,8 +141,6 @@ class LPIPS(WeightsMetric, ImageMetric):
 
     Args:
         net: ``alex``, ``vgg`` or ``squeeze``; their numbers must not be compared.
-        border: Pixels cut off at each side first; papers cut none.
-        round_8bit: Round images to 8 bit first, as numbers from saved PNG files are.
 
     Examples:
         >>> from callbacks import LPIPS
@@ -159,16 +152,9 @@ class LPIPS(WeightsMetric, ImageMetric):
     higher_is_better = False
     network: Network
 
-    def __init__(
-        self,
-        net: Net = "alex",
-        border: NonNegativeInt = 0,
-        round_8bit: bool = True,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, net: Net = "alex", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.net: Net = net
-        self.border, self.round_8bit = border, round_8bit
         self.files = (NETS[net],)
 
     def build(self, paths: list[Path]) -> None:
@@ -181,8 +167,8 @@ class LPIPS(WeightsMetric, ImageMetric):
             "implementation": f"lpips {version('lpips')}, v0.1",
             "net": self.net,
             "color": "rgb",
-            "border": self.border,
-            "round_8bit": self.round_8bit,
+            "border": 0,
+            "round_8bit": True,
             "data_range": "[-1, 1]",
             **self.weights_protocol(),
         }
@@ -193,15 +179,8 @@ class LPIPS(WeightsMetric, ImageMetric):
         Raises:
             TooSmall: If an image is below 32x32 pixels.
         """
-        cut = self.border
-        height, width = (side - 2 * cut for side in sr.shape[-2:])
-        if min(height, width) < SMALLEST:
-            raise TooSmall(sr, f"{SMALLEST}x{SMALLEST} pixels without the border of {cut}")
-        ours, theirs = (
-            self._prepared(x[..., cut : cut + height, cut : cut + width]) for x in (sr, hr)
-        )
-        return self.network.distances(self.network(ours), self.network(theirs))
-
-    def _prepared(self, image: Tensor) -> Tensor:
-        pixels = image * 255
-        return (pixels.round() if self.round_8bit else pixels) / 127.5 - 1
+        if min(sr.shape[-2:]) < SMALLEST:
+            raise TooSmall(sr, f"{SMALLEST}x{SMALLEST} pixels")
+        output = self.network((sr * 255).round() / 127.5 - 1)
+        reference = self.network((hr * 255).round() / 127.5 - 1)
+        return self.network.distances(output, reference)

@@ -44,7 +44,9 @@ class PixelMetric(ImageMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.color, self.border, self.round_8bit = color, border, round_8bit
+        self.color = color
+        self.border = border
+        self.round_8bit = round_8bit
 
     @abstractmethod
     def score(self, sr: Tensor, hr: Tensor) -> Tensor:
@@ -60,15 +62,11 @@ class PixelMetric(ImageMetric):
             "data_range": 255,
         }
 
-    def margin(self) -> int:
-        """Return the pixels to cut off at each side for the current dataset."""
-        return border_in_pixels(self.border, self.scale)
-
     def record(self, dataset: Any, value: float, n: int, name: str | None = None) -> Record:
         """Return one number with its protocol; at scale 1 that has the pixels of the border."""
         record = super().record(dataset, value, n, name)
         if dataset.scale == 1:
-            record["protocol"]["border"] = self.margin()
+            record["protocol"]["border"] = border_in_pixels(self.border, dataset.scale)
         return record
 
     def compute(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
@@ -77,7 +75,7 @@ class PixelMetric(ImageMetric):
         Raises:
             TooSmall: If nothing is left of an image without its border.
         """
-        border = self.margin()
+        border = border_in_pixels(self.border, self.scale)
         if min(sr.shape[-2:]) <= 2 * border:
             raise TooSmall(sr, f"one pixel without the border of {border}")
         return self.score(
@@ -90,7 +88,8 @@ def border_in_pixels(border: int | str, scale: float) -> int:
     """Return a border in pixels; ``scale`` is none at scale 1, and ``scale+6`` is six more."""
     if isinstance(border, int):
         return border
-    return (0 if scale == 1 else math.ceil(scale)) + (6 if border == "scale+6" else 0)
+    of_scale = 0 if scale == 1 else math.ceil(scale)
+    return of_scale + 6 if border == "scale+6" else of_scale
 
 
 def to_pixels(
@@ -216,7 +215,8 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     if min(a.shape[-2:]) < 2 * RADIUS + 1:
         raise TooSmall(a, "11x11 pixels without the border")
     mean_a, mean_b, aa, bb, ab = moments(a, b)
-    product, squares = mean_a * mean_b, mean_a.square() + mean_b.square()
+    product = mean_a * mean_b
+    squares = mean_a.square() + mean_b.square()
     numerator = (2 * product + C1) * (2 * (ab - product) + C2)
     denominator = (squares + C1) * (aa + bb - squares + C2)
     return (numerator / denominator).mean((1, 2, 3))
@@ -233,7 +233,8 @@ def moments(a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
         Five of (B, C, H - 10, W - 10): all places of the window inside the image.
     """
     # float64 is exact enough for variances as differences of means, so five blurs suffice.
-    return _blur(_blur(torch.stack([a, b, a * a, b * b, a * b]), dim=-2), dim=-1).unbind()
+    maps = torch.stack([a, b, a * a, b * b, a * b])
+    return _blur(_blur(maps, dim=-2), dim=-1).unbind()
 
 
 def _blur(x: Tensor, dim: int) -> Tensor:

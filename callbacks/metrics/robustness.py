@@ -49,8 +49,8 @@ class Robustness(Metric):
         label: Begins the names in logs and results, instead of ``robustness``.
 
     Raises:
-        ValueError: A score has no metrics, or in ``setup`` a name is not that of a metric of the
-            run, a score has a metric's name, a weight has the wrong sign, or a metric stands later.
+        ValueError: In ``setup``: a name is not that of a metric of the run, or a metric stands
+            later.
     """
 
     name = "robustness"
@@ -64,9 +64,8 @@ class Robustness(Metric):
         label: str | None = None,
     ) -> None:
         super().__init__(label=label)
-        self.thresholds, self.scores = thresholds or {}, scores or {}
-        if empty := [name for name, weights in self.scores.items() if not weights]:
-            raise ValueError(f"`scores.{empty[0]}` of Robustness is empty; expected metric: weight")
+        self.thresholds = thresholds or {}
+        self.scores = scores or {}
         self._metrics: dict[str, ImageMetric] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -84,25 +83,15 @@ class Robustness(Metric):
                     f"Robustness reads the numbers of {metric.name}, which stands after it in "
                     "trainer.callbacks: move Robustness to the end"
                 )
-        self._check_names()
-
-    def _check_names(self) -> None:
-        asked = {name for weights in self.scores.values() for name in weights}
-        asked |= self.thresholds.keys() - self.scores.keys()
-        if unknown := sorted(asked - self._metrics.keys()):
+        names = self.thresholds.keys() - self.scores.keys()
+        for weights in self.scores.values():
+            names |= weights.keys()
+        unknown = sorted(names - self._metrics.keys())
+        if unknown:
             raise ValueError(
                 f"Robustness names {', '.join(unknown)}; metrics of the run with a number for each "
                 f"image: {', '.join(self._metrics) or 'none'}"
             )
-        for score, weights in self.scores.items():
-            if score in self._metrics:
-                raise ValueError(f"`scores.{score}` of Robustness: a metric has this name already")
-            for name, weight in weights.items():
-                if (weight > 0) != self._metrics[name].higher_is_better:
-                    raise ValueError(
-                        f"`scores.{score}` of Robustness has the weight {weight:g} for {name}: a "
-                        "score must rise with quality"
-                    )
 
     def is_higher_better(self, name: str) -> bool | None:
         """Return True for the mean of a score, else False."""
@@ -119,13 +108,20 @@ class Robustness(Metric):
     def _add(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: other metrics measure."""
 
-    def _summaries(self, small: list[list[Measured]]) -> tuple[list[Record], ...]:
-        found: tuple[list[Record], ...] = ([], [])
+    def _summaries(self, small: list[list[dict[str, str]]]) -> tuple[list[Record], list[Record]]:
+        records: list[Record] = []
+        control_records: list[Record] = []
         for dataset in self._datasets:
-            for kind, records in zip(("images", "control_images"), found, strict=True):
-                every = {n: getattr(m, kind).get(dataset.name) for n, m in self._metrics.items()}
-                records += self.summarise(dataset, {n: v for n, v in every.items() if v})
-        return found
+            output: Measured = {}
+            bicubic: Measured = {}
+            for name, metric in self._metrics.items():
+                if dataset.name in metric.images:
+                    output[name] = metric.images[dataset.name]
+                if dataset.name in metric.control_images:
+                    bicubic[name] = metric.control_images[dataset.name]
+            records += self.summarise(dataset, output)
+            control_records += self.summarise(dataset, bicubic)
+        return records, control_records
 
     def summarise(self, dataset: Any, images: Measured) -> list[Record]:
         """Return the numbers of a dataset.
@@ -137,30 +133,37 @@ class Robustness(Metric):
         records = []
         for name, values in images.items():
             metric = self._metrics[name]
-            higher = metric.higher_is_better
-            records += self._statistics(dataset, name, values, metric.protocol(), higher)
+            protocol = metric.protocol()
+            records += self._statistics(dataset, name, values, protocol, metric.higher_is_better)
         for score, weights in self.scores.items():
-            if missing := weights.keys() - images.keys():
-                if images:
-                    log.warning(
-                        "no %s_%s of %s: there is no number of %s",
-                        *(self.name, score, dataset.name, ", ".join(sorted(missing))),
-                    )
-                continue
-            # A metric may have left out images that are too small for it.
-            shared = set.intersection(*(set(images[name]) for name in weights))
-            values = {
-                key: sum(weight * images[name][key] for name, weight in weights.items())
-                for key in sorted(shared)
-            }
-            protocol = self.protocol()
-            for name, weight in weights.items():
-                parts = ", ".join(f"{k} {v}" for k, v in self._metrics[name].protocol().items())
-                protocol[f"{weight:g} {name}"] = parts
-            mean, _, not_finite = _moments(values)
-            records.append(self._record(dataset, score, mean, values, protocol, not_finite))
-            records += self._statistics(dataset, score, values, protocol, True)
+            if images:
+                records += self._score(dataset, score, weights, images)
         return records
+
+    def _score(
+        self, dataset: Any, score: str, weights: Mapping[str, float], images: Measured
+    ) -> list[Record]:
+        missing = sorted(weights.keys() - images.keys())
+        if missing:
+            log.warning(
+                f"no {self.name}_{score} of {dataset.name}: there is no number of "
+                f"{', '.join(missing)}"
+            )
+            return []
+        # A metric may have left out images that are too small for it.
+        keys = set.intersection(*(set(images[name]) for name in weights))
+        values = {}
+        for key in sorted(keys):
+            values[key] = sum(weight * images[name][key] for name, weight in weights.items())
+        protocol = self.protocol()
+        for name, weight in weights.items():
+            described = self._metrics[name].protocol().items()
+            protocol[f"{weight:g} {name}"] = ", ".join(f"{k} {v}" for k, v in described)
+        mean, _, not_finite = _moments(values)
+        return [
+            self._record(dataset, score, mean, values, protocol, not_finite),
+            *self._statistics(dataset, score, values, protocol, True),
+        ]
 
     def _statistics(
         self,
@@ -168,18 +171,23 @@ class Robustness(Metric):
         name: str,
         values: Mapping[str, float],
         protocol: MetricProtocol,
-        higher: bool,
+        higher_is_better: bool,
     ) -> list[Record]:
         _, variance, not_finite = _moments(values)
-        of = {**protocol, "statistic": "variance over images, divided by n"}
-        records = [self._record(dataset, f"{name}_variance", variance, values, of, not_finite)]
+        of_variance = {**protocol, "statistic": "variance over images, divided by n"}
+        records = [
+            self._record(dataset, f"{name}_variance", variance, values, of_variance, not_finite)
+        ]
         for threshold, limit in self.thresholds.get(name, {}).items():
             # NaN is worse than anything.
-            fine = [v >= limit if higher else v <= limit for v in values.values()]
-            side = "below" if higher else "above"
-            of = {**protocol, "statistic": f"share of images {side} {limit:g}"}
-            share = fine.count(False) / len(fine)
-            records.append(self._record(dataset, f"{name}_{threshold}", share, values, of))
+            if higher_is_better:
+                good = sum(value >= limit for value in values.values())
+            else:
+                good = sum(value <= limit for value in values.values())
+            side = "below" if higher_is_better else "above"
+            of_share = {**protocol, "statistic": f"share of images {side} {limit:g}"}
+            share = (len(values) - good) / len(values)
+            records.append(self._record(dataset, f"{name}_{threshold}", share, values, of_share))
         return records
 
     def _record(
@@ -200,8 +208,8 @@ class Robustness(Metric):
 
 def _moments(values: Mapping[str, float]) -> tuple[float, float, int]:
     """Return mean and variance without infinite numbers, and how many are not finite."""
-    kept = [value for value in values.values() if not math.isinf(value)]
-    left_out = len(values) - sum(map(math.isfinite, values.values()))
-    if not kept:
-        return math.nan, math.nan, left_out
-    return statistics.fmean(kept), statistics.pvariance(kept), left_out
+    not_infinite = [value for value in values.values() if not math.isinf(value)]
+    not_finite = sum(not math.isfinite(value) for value in values.values())
+    if not not_infinite:
+        return math.nan, math.nan, not_finite
+    return statistics.fmean(not_infinite), statistics.pvariance(not_infinite), not_finite

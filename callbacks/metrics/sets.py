@@ -63,7 +63,7 @@ READERS = 4
 MANY = 5000  # images: more may take a CPU over half an hour, the time that other processes wait
 
 # Features of the current batch's images, so that FID and KID of one preset compute them once.
-_SEEN: Any = WeakTensorKeyDictionary()
+_FEATURES: Any = WeakTensorKeyDictionary()
 
 
 def read_image(path: Path) -> Tensor:
@@ -94,12 +94,12 @@ class Reference(NamedTuple):
 
 def content_hash(images: Iterable[tuple[str, Path]]) -> str:
     """Return a hash of names and bytes, independent of the folder."""
-    whole = xxhash.xxh3_128()
+    digest = xxhash.xxh3_128()
     for name, path in sorted(images):
         with path.open("rb") as file:
-            part = hashlib.file_digest(file, xxhash.xxh3_128)
-        whole.update(f"{len(name)} {name} {part.hexdigest()} ".encode(*CODING))
-    return whole.hexdigest()
+            of_file = hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
+        digest.update(f"{len(name)} {name} {of_file} ".encode(*CODING))
+    return digest.hexdigest()
 
 
 def find_reference(metric: SetMetric, place: str) -> Reference:
@@ -118,10 +118,11 @@ def find_reference(metric: SetMetric, place: str) -> Reference:
     if not folder.is_dir():
         raise ValueError(f"{argument} is {place!r}, which is no folder of images")
     images = images_by_key(folder)
-    content, described = content_hash(images.items()), [metric.features_protocol(), READING]
-    protocol = xxhash.xxh3_64_hexdigest(json.dumps(described, sort_keys=True).encode())
-    kept = Path(CACHE).expanduser() / f"{content}-{protocol}.npy"
-    features = _kept_features(kept)
+    content = content_hash(images.items())
+    described = json.dumps([metric.features_protocol(), READING], sort_keys=True)
+    protocol = xxhash.xxh3_64_hexdigest(described.encode())
+    cache = Path(CACHE).expanduser() / f"{content}-{protocol}.npy"
+    features = _cached_features(cache)
     if features is None:
         if is_distributed() and len(images) > MANY:
             raise ValueError(
@@ -129,14 +130,14 @@ def find_reference(metric: SetMetric, place: str) -> Reference:
                 "would wait: run the command once on one process, which keeps their features"
             )
         features = compute(metric, images)
-        with whole_file(kept) as file:
+        with whole_file(cache) as file:
             np.save(file, features)
     # Bytes of a name that are not UTF-8, which no table can show, are spelt out.
     name = os.fsencode(folder.resolve().name).decode("utf-8", "backslashreplace")
     return Reference(features, name, content)
 
 
-def _kept_features(path: Path) -> Any:
+def _cached_features(path: Path) -> Any:
     try:
         return np.load(path, allow_pickle=False)
     except FileNotFoundError:
@@ -152,42 +153,47 @@ def compute(metric: SetMetric, images: dict[str, Path]) -> Any:
     Raises:
         ValueError: If images are broken; all of them are named.
     """
-    found: dict[str, Any] = {}
+    features: dict[str, Any] = {}
     broken: list[str] = []
 
     def read(name: str) -> tuple[str, Tensor]:
         try:
-            image = read_image(images[name])
+            return name, read_image(images[name])
         except ValueError as error:
             broken.append(str(error))
             return name, torch.empty(0)
-        return name, image
 
     names = sorted(images)
+    batches = [names[start : start + BATCH] for start in range(0, len(names), BATCH)]
     with ThreadPoolExecutor(READERS) as pool:
-        for first in tqdm(
-            range(0, len(names), BATCH), unit_scale=BATCH, unit="image", disable=None
-        ):
-            some = [pair for pair in pool.map(read, names[first : first + BATCH]) if not broken]
-            for _, alike in groupby(some, lambda pair: pair[1].shape):
-                keys, batch = zip(*alike, strict=True)
+        for batch in tqdm(batches, unit_scale=BATCH, unit="image", disable=None):
+            pairs = list(pool.map(read, batch))
+            if broken:
+                continue  # the others are only read, so that all broken ones are named
+            for _, of_one_size in groupby(pairs, lambda pair: pair[1].shape):
+                keys, tensors = zip(*of_one_size, strict=True)
+                on_device = torch.cat(tensors).to(device_of(metric))
                 try:
-                    on_device = torch.cat(batch).to(device_of(metric))
-                    features = metric.finite_features(on_device, {"key": list(keys)})
+                    computed = metric.finite_features(on_device, {"key": list(keys)})
                 except TooSmall as error:  # a set quoted by name and count must be complete
-                    broken.extend(f"{images[key]}: {error}; remove it" for key in keys)
+                    broken += [f"{images[key]}: {error}; remove it" for key in keys]
                     break
-                found.update(zip(keys, features.float().numpy(), strict=True))
+                features.update(zip(keys, computed.float().numpy(), strict=True))
     if broken:
-        more = f"\n... and {len(broken) - 10} more" if len(broken) > 10 else ""
-        raise ValueError("\n".join(broken[:10]) + more)
-    return np.stack([found[name] for name in names])
+        lines = broken[:10]
+        if len(broken) > 10:
+            lines.append(f"... and {len(broken) - 10} more")
+        raise ValueError("\n".join(lines))
+    return np.stack([features[name] for name in names])
 
 
 def device_of(metric: SetMetric) -> torch.device:
     """Return the device of the metric's networks."""
-    nets = [value for value in vars(metric).values() if isinstance(value, nn.Module)]
-    return next((p.device for net in nets for p in net.parameters()), torch.device("cpu"))
+    for value in vars(metric).values():
+        if isinstance(value, nn.Module):
+            for parameter in value.parameters():
+                return parameter.device
+    return torch.device("cpu")
 
 
 class SetMetric(Metric):
@@ -204,11 +210,12 @@ class SetMetric(Metric):
     higher_is_better = False
     minimum = 2  # images needed for a number
     enough = 0  # images needed for a number without a remark
-    remark = ""  # what the remark adds
+    remark = ""  # what few images do to it
 
     def __init__(self, reference: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.reference, self.needs_hr = reference, reference is None
+        self.reference = reference
+        self.needs_hr = reference is None
         self._reference: Reference | None = None  # on the first process only, which compares
 
     @abstractmethod
@@ -241,18 +248,18 @@ class SetMetric(Metric):
         return self.protocol()
 
     @staticmethod
-    def cached(images: Tensor, what: object, work: Callable[[], Tensor]) -> Tensor:
+    def cached(images: Tensor, name: object, compute: Callable[[], Tensor]) -> Tensor:
         """Return features, computed once for all metrics of the run that need them.
 
         Args:
             images: The batch's images, (B, 3, H, W) in [0, 1]; for clips (B, F, 3, H, W).
-            what: Identifies the features: network, its weights, preparation.
-            work: Computes them, (B, ...).
+            name: Identifies the features: network, its weights, preparation.
+            compute: Computes them, (B, ...).
         """
-        seen = _SEEN.setdefault(images, {})
-        if what not in seen:
-            seen[what] = work()
-        return seen[what].clone()
+        of_images = _FEATURES.setdefault(images, {})
+        if name not in of_images:
+            of_images[name] = compute()
+        return of_images[name].clone()
 
     # ---------------------------------------------------------------------------------- the work
 
@@ -263,14 +270,13 @@ class SetMetric(Metric):
             ValueError: If they are missing, broken, too few, or of another protocol.
         """
         super().setup(trainer, pl_module, stage)
-        place = self.reference
-        if place is not None and self._loaded and not self._off:
-            on_first(lambda: self._find_reference(place))  # each time: images may be others by now
+        if self.reference is not None and self._loaded and not self._off:
+            on_first(self._find_reference)  # each time: images may be others by now
 
     def measure(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
         """Return (B, 2, ...) features of output and HR; (B, 1, ...) with other references."""
-        compared = (sr, hr) if self.reference is None else (sr,)
-        return torch.stack([self.finite_features(images, batch) for images in compared], 1)
+        sets = [sr, hr] if self.reference is None else [sr]
+        return torch.stack([self.finite_features(images, batch) for images in sets], 1)
 
     def _are_enough(self, dataset: Any, count: int, small: int) -> bool:
         if not small or count >= self.minimum:
@@ -292,8 +298,8 @@ class SetMetric(Metric):
             sets.append(torch.from_numpy(self._reference.features).to(torch.float64))
         bad = [key for key, features in images.items() if not np.isfinite(features).all()]
         if not bad:
-            found = self.distances(*sets)
-            return [self.record(dataset, v, len(images), name) for name, v in found.items()]
+            numbers = self.distances(*sets)
+            return [self.record(dataset, v, len(images), name) for name, v in numbers.items()]
         message = "%s of %s is not finite, because %d of %d images are not: %s"
         log.warning(message, self.name, dataset.name, len(bad), len(images), first_of(bad))
         names = self.distances(*(features.nan_to_num(0, 0, 0) for features in sets))
@@ -304,20 +310,20 @@ class SetMetric(Metric):
         """Return one number with its protocol, and a remark if the images are few."""
         record = super().record(dataset, value, n, name)
         if self._reference is not None:
-            known = self._reference
-            record["protocol"]["reference"] = f"{known.name}, as they are, {known.content}"
-            record["protocol"]["reference_n"] = len(known.features)
-            n = min(n, len(known.features))
+            reference = self._reference
+            of_reference = f"{reference.name}, as they are, {reference.content}"
+            record["protocol"]["reference"] = of_reference
+            record["protocol"]["reference_n"] = len(reference.features)
+            n = min(n, len(reference.features))
         if n < self.enough:
-            meaning = f": {self.remark}" if self.remark else ""
-            record["protocol"]["remark"] = f"few images (below {self.enough}){meaning}"
+            record["protocol"]["remark"] = f"few images (below {self.enough}): {self.remark}"
         return record
 
     def _add(self, outputs: Any, batch: Batch, dataloader_idx: int) -> None:
         if not self._off and (self.target in batch or not self.needs_hr):
             # Before anything is measured, also in the sanity check, and not after hours.
             dataset = self._datasets[dataloader_idx]
-            self._refuse_few(dataset, len(dataset.keys[: self.limit]))
+            self._refuse_few(dataset, len(dataset.keys))
         super()._add(outputs, batch, dataloader_idx)
 
     def _refuse_few(self, dataset: Any, n: int) -> None:
@@ -328,14 +334,14 @@ class SetMetric(Metric):
                 "take the metric out of trainer.callbacks"
             )
 
-    def _find_reference(self, place: str) -> None:
-        found = find_reference(self, place)
-        if len(found.features) < self.minimum:
+    def _find_reference(self) -> None:
+        reference = find_reference(self, str(self.reference))
+        if len(reference.features) < self.minimum:
             raise ValueError(
-                f"`reference` of {type(self).__name__}, {place!r}, has {len(found.features)} "
-                f"images; it needs at least {self.minimum}"
+                f"`reference` of {type(self).__name__}, {self.reference!r}, has "
+                f"{len(reference.features)} images; it needs at least {self.minimum}"
             )
-        self._reference = found
+        self._reference = reference
 
     def finite_features(self, images: Tensor, batch: Batch) -> Tensor:
         """Return features on the CPU; NaN if pixels are not finite, which rounding would hide.

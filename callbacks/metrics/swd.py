@@ -7,7 +7,7 @@ not normalised by the set, because the strength of detail matters in super-resol
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from files.batch import Batch
 from files.numbers import PositiveInt
 
 SIDE = 7  # of a patch
+DIRECTIONS = 128
 BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 
 
@@ -41,38 +42,29 @@ class SWD(SetMetric):
     other patch positions change it by up to 0.2.
 
     Args:
-        color: ``y`` for the luma of BT.601 in [16, 235], or ``rgb``.
         levels: Levels of the pyramid; an image's smaller side must be 7 pixels on the coarsest.
         patches: Patches of each image and level; fewer for sets of thousands of images, since
             all are kept until the end (0.3 MB an image with the defaults).
-        directions: Random directions.
     """
 
     name = "swd"
     minimum = 1  # image, which has hundreds of patches
 
-    def __init__(
-        self,
-        color: Literal["y", "rgb"] = "y",
-        levels: PositiveInt = 3,
-        patches: PositiveInt = 512,
-        directions: PositiveInt = 128,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, levels: PositiveInt = 3, patches: PositiveInt = 512, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.color: Literal["y", "rgb"] = color
-        self.levels, self.patches, self.directions = levels, patches, directions
+        self.levels = levels
+        self.patches = patches
 
     def protocol(self) -> MetricProtocol:
         """Return implementation, colour, rounding, patches and directions."""
         return {
             "implementation": "enlarger swd 1",
-            "color": self.color,
+            "color": "y",
             "round_8bit": True,
             "data_range": 255,
             "border": 0,
             "patches": f"{self.patches} of {SIDE}x{SIDE}, minus 5x5 binomial blur",
-            "directions": self.directions,
+            "directions": DIRECTIONS,
         }
 
     def features_protocol(self) -> MetricProtocol:
@@ -81,20 +73,21 @@ class SWD(SetMetric):
         return protocol | {"levels": self.levels}
 
     def features(self, images: Tensor, batch: Batch) -> Tensor:
-        """Return (B, levels, patches, D) patches; D is 49, times 3 in RGB.
+        """Return (B, levels, patches, 49) patches.
 
         Raises:
             TooSmall: If an image is smaller than a patch on the coarsest level.
         """
-        if min(images.shape[-2:]) < (least := SIDE * 2 ** (self.levels - 1)):
+        least = SIDE * 2 ** (self.levels - 1)
+        if min(images.shape[-2:]) < least:
             raise TooSmall(images, f"the {least}x{least} that {self.levels} `levels` need")
-        pixels = to_pixels(images.clamp(0, 1), self.color).float()
-        found = []
+        pixels = to_pixels(images.clamp(0, 1), "y").float()
+        patches = []
         for level in range(self.levels):
             blurred = blur(pixels)
-            found.append(self._cut(pixels - blurred, batch["key"], level))
+            patches.append(self._cut(pixels - blurred, batch["key"], level))
             pixels = blurred[..., ::2, ::2]
-        return torch.stack(found, 1)
+        return torch.stack(patches, 1)
 
     def distance(self, sr: Tensor, hr: Tensor) -> float:
         """Return the distance of the finest level, from (N, levels, patches, D) patches."""
@@ -107,12 +100,14 @@ class SWD(SetMetric):
         return dict(zip(names, values, strict=True))
 
     def _cut(self, bands: Tensor, keys: list[str], level: int) -> Tensor:
-        """Return (B, patches, D) at places that depend on each image's key only."""
-        most = [side - SIDE + 1 for side in bands.shape[-2:]]
+        """Return (B, patches, 49) at places that depend on each image's key only."""
+        height, width = bands.shape[-2:]
         starts = []
         for key in keys:
             draws = np.random.default_rng(seed_of("swd", key, level))
-            starts.append([draws.integers(n, size=self.patches) for n in most])
+            top = draws.integers(height - SIDE + 1, size=self.patches)
+            left = draws.integers(width - SIDE + 1, size=self.patches)
+            starts.append([top, left])
         tops, lefts = copy_to(torch.from_numpy(np.array(starts)), bands.device).unbind(1)
         within = torch.arange(SIDE, device=bands.device)
         image = torch.arange(len(bands), device=bands.device).view(-1, 1, 1, 1)
@@ -122,7 +117,7 @@ class SWD(SetMetric):
 
     def _by_level(self, sr: Tensor, hr: Tensor) -> list[float]:
         draws = np.random.default_rng(seed_of("swd", "directions"))
-        lines = torch.from_numpy(draws.standard_normal((sr.shape[-1], self.directions)))
+        lines = torch.from_numpy(draws.standard_normal((sr.shape[-1], DIRECTIONS)))
         lines = lines / lines.norm(dim=0)
         return [
             sliced_wasserstein(a.flatten(0, 1), b.flatten(0, 1), lines)

@@ -44,12 +44,11 @@ class TorchMetric(ImageMetric):
         pixels: What the metric expects: ``unit`` (float in [0, 1]), ``signed`` (float in [-1, 1]),
             or ``uint8`` (rounded to 0 ... 255).
         color: ``rgb``, or ``y`` for the luma of BT.601, as one channel.
-        round_8bit: Clamp and round images to 8 bit first, as numbers from saved PNG files are.
         smallest: Side in pixels that the metric needs. Smaller images are skipped with a warning.
         higher_is_better: The direction; by default the class's own. Required if it has none.
 
     Raises:
-        ValueError: If settings do not fit together, or the direction is missing.
+        ValueError: If the direction is missing.
         TypeError: If ``metric`` is not a class of torchmetrics.
     """
 
@@ -61,7 +60,6 @@ class TorchMetric(ImageMetric):
         inputs: tuple[Literal["sr", "hr", "lr"], ...] = ("sr", "hr"),
         pixels: Literal["unit", "signed", "uint8"] = "unit",
         color: Literal["rgb", "y"] = "rgb",
-        round_8bit: bool = True,
         smallest: PositiveInt = 1,
         higher_is_better: bool | None = None,
         **kwargs: Any,
@@ -70,9 +68,10 @@ class TorchMetric(ImageMetric):
         # By default, in snake case.
         self.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", self.kind.__name__).lower()
         super().__init__(**kwargs)
-        self.inputs, self.pixels = tuple(inputs), pixels
-        self.color, self.round_8bit, self.smallest = color, round_8bit, smallest
-        self._check()
+        self.inputs = tuple(inputs)
+        self.pixels = pixels
+        self.color = color
+        self.smallest = smallest
         direction = self.kind.higher_is_better if higher_is_better is None else higher_is_better
         if direction is None:
             raise ValueError(
@@ -80,7 +79,8 @@ class TorchMetric(ImageMetric):
                 "`higher_is_better` of TorchMetric in trainer.callbacks"
             )
         self.higher_is_better = direction
-        self.needs_hr, self.needs_lr = ("hr" in self.inputs), ("lr" in self.inputs)
+        self.needs_hr = "hr" in self.inputs
+        self.needs_lr = "lr" in self.inputs
         self.metric: torchmetrics.Metric  # once loaded
 
     def load(self) -> None:
@@ -96,14 +96,18 @@ class TorchMetric(ImageMetric):
         """Return class and version, arguments, inputs, colour, rounding and range."""
         bound = inspect.signature(self.kind).bind(**self.arguments)
         bound.apply_defaults()
-        own = {k: v for k, v in bound.arguments.items() if k not in ("args", "kwargs")}
+        arguments = {
+            name: _plain(value)
+            for name, value in bound.arguments.items()
+            if name not in ("args", "kwargs")
+        }
         kind = f"{self.kind.__module__}.{self.kind.__qualname__}"
-        return {name: _plain(value) for name, value in own.items()} | {
+        return arguments | {
             "implementation": f"torchmetrics {torchmetrics.__version__}, {kind}",
             "per": "image",
             "inputs": ", ".join(self.inputs),
             "color": self.color,
-            "round_8bit": self.round_8bit,
+            "round_8bit": True,
             "pixels": RANGES[self.pixels],
         }
 
@@ -118,7 +122,7 @@ class TorchMetric(ImageMetric):
             raise TooSmall(sr, f"{self.smallest}x{self.smallest} pixels")
         values = [math.nan] * len(sr)
         images = {"sr": sr, "hr": hr, "lr": batch.get("lr")}
-        given = [self._prepared(images[name]) for name in self.inputs]
+        inputs = [self._prepared(images[name]) for name in self.inputs]
         finite = are_finite(sr).tolist()
         for i, key in enumerate(batch["key"]):
             if not finite[i]:
@@ -126,12 +130,13 @@ class TorchMetric(ImageMetric):
             try:
                 with self._enclosed():
                     self.metric.reset()
-                    self.metric.update(*(x[i : i + 1] for x in given))
+                    self.metric.update(*(x[i : i + 1] for x in inputs))
                     values[i] = float(self.metric.compute())
             except (ValueError, RuntimeError, TypeError) as error:
-                (height, width), said = sr.shape[-2:], str(error).rstrip(".")
+                height, width = sr.shape[-2:]
+                reason = str(error).rstrip(".")
                 raise ValueError(
-                    f"{self.name} of {key}, {width}x{height} pixels: {said}. Check `pixels`, "
+                    f"{self.name} of {key}, {width}x{height} pixels: {reason}. Check `pixels`, "
                     "`inputs` and `metric` of TorchMetric in trainer.callbacks; `smallest` "
                     "leaves out images that are too small for the metric"
                 ) from error
@@ -144,14 +149,12 @@ class TorchMetric(ImageMetric):
 
     def _prepared(self, images: Any) -> Tensor:
         """Return images as the metric expects them."""
-        x: Tensor = images.float()
-        if self.color == "y":
-            x = to_pixels(x.clamp(0, 1) if self.round_8bit else x, "y", 0, self.round_8bit) / 255
-        elif self.round_8bit:
-            x = (x.clamp(0, 1) * 255).round() / 255
+        x: Tensor = images.float().clamp(0, 1)
+        x = to_pixels(x, "y") / 255 if self.color == "y" else (x * 255).round() / 255
         if self.pixels == "uint8":
             return (x * 255).round().to(images.device, torch.uint8).contiguous()
-        x = x * 2 - 1 if self.pixels == "signed" else x
+        if self.pixels == "signed":
+            x = x * 2 - 1
         # A copy, since a metric may write into its arguments; some also flatten them by `view`.
         return x.to(images.device, torch.float32).clone(memory_format=torch.contiguous_format)
 
@@ -162,26 +165,13 @@ class TorchMetric(ImageMetric):
             torch.default_generator.manual_seed(SEED)
             yield
 
-    def _check(self) -> None:
-        if "sr" not in self.inputs:
-            raise ValueError("`inputs` of TorchMetric has no 'sr', the output that is measured")
-        if self.pixels == "uint8" and not self.round_8bit:
-            raise ValueError(
-                "`pixels: uint8` of TorchMetric needs whole levels: leave `round_8bit` true"
-            )
-
 
 def _class_of(metric: Any) -> tuple[type[torchmetrics.Metric], dict[str, Any]]:
     """Return the class and the arguments of a factory; the parser passes a ``partial``."""
     parts = (*metric.args, metric.func) if isinstance(metric, partial) else (metric,)
     for part in parts:
         if isinstance(part, type) and issubclass(part, torchmetrics.Metric):
-            arguments = dict(metric.keywords) if isinstance(metric, partial) else {}
-            try:
-                inspect.signature(part).bind(**arguments)
-            except TypeError as error:
-                raise TypeError(f"`metric` of TorchMetric, {part.__name__}: {error}") from error
-            return part, arguments
+            return part, dict(metric.keywords) if isinstance(metric, partial) else {}
     raise TypeError(
         f"`metric` of TorchMetric is {metric!r}; expected a class of torchmetrics, as in "
         "{class_path: torchmetrics.image.PeakSignalNoiseRatio, init_args: {data_range: 1.0}}"

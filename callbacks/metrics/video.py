@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,14 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from callbacks import weights as files
 from callbacks.evaluation import MetricProtocol
 from callbacks.metrics.base import TooSmall
 from callbacks.metrics.fid import frechet_distance, levels, polynomial_mmd
 from callbacks.metrics.sets import SetMetric
 from callbacks.metrics.swd import SWD
 from files.batch import Batch
-from files.checksums import check_intact
+from files.checksums import check_intact, file_hash
 from files.numbers import PositiveInt
 from files.paths import expand_path
 
@@ -67,19 +66,24 @@ class VideoMetric(SetMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.weights, self.frames, self.strict_weights = weights, frames, strict_weights
+        self.weights = weights
+        self.frames = frames
+        self.strict_weights = strict_weights
         self.sha256: str | None = None
 
     def absent(self) -> str:
         """Name the missing network in one line; empty if found."""
         try:
-            if self.weights is not None and self._path().is_file():
+            if self.weights is None:
+                problem = "is not given"
+            elif self._path().is_file():
                 return ""
-            found = "is not given" if self.weights is None else f"is no file: {self._path()}"
-        except ValueError as error:
-            found = f"is no file: {error}"
+            else:
+                problem = f"is no file: {self._path()}"
+        except ValueError as error:  # an environment variable that is not set
+            problem = f"is no file: {error}"
         return (
-            f"its network, `weights` of {type(self).__name__}, {found}; give an I3D as "
+            f"its network, `weights` of {type(self).__name__}, {problem}; give an I3D as "
             "TorchScript, e.g. i3d_torchscript.pt as StyleGAN-V uses it"
         )
 
@@ -87,7 +91,7 @@ class VideoMetric(SetMetric):
         """Load the network."""
         path = self._path()
         check_intact(path)
-        self.sha256 = files.digest_of(path)
+        self.sha256 = file_hash(path)
         self.net = _shared(path, self.sha256)
 
     def protocol(self) -> MetricProtocol:
@@ -126,14 +130,15 @@ class VideoMetric(SetMetric):
         pixels = levels(clips[:, : self.frames].flatten(0, 1)) / 127.5 - 1
         resized = functional.interpolate(pixels, (SIDE, SIDE), mode="bilinear", antialias=True)
         video = resized.view(count, self.frames, 3, SIDE, SIDE).movedim(1, 2)
-        taken = {argument.name for argument in net.forward.schema.arguments}
-        found: Any = net(video, **{k: v for k, v in OPTIONS.items() if k in taken})
-        if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != count:
+        parameters = {argument.name for argument in net.forward.schema.arguments}
+        options = {name: value for name, value in OPTIONS.items() if name in parameters}
+        features: Any = net(video, **options)
+        if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != count:
             raise ValueError(
-                f"{self._path()} gave {getattr(found, 'shape', type(found).__name__)} for {count} "
-                f"clips; expected features ({count}, D)"
+                f"{self._path()} gave {getattr(features, 'shape', type(features).__name__)} for "
+                f"{count} clips; expected features ({count}, D)"
             )
-        return found.float()
+        return features.float()
 
 
 class FVD(VideoMetric):
@@ -247,13 +252,13 @@ class Flicker(SetMetric):
 
         Both are (N, 4), results of ``features``. Without still places their difference is absent.
         """
-        found = {}
-        for end, clips in (("", sr), ("_real", hr)):
+        differences = {}
+        for suffix, clips in (("", sr), ("_real", hr)):
             moved, places, still, still_places = clips.sum(0).tolist()
-            found[f"{self.name}{end}"] = moved / places if places else float("nan")
+            differences[f"{self.name}{suffix}"] = moved / places if places else float("nan")
             if still_places:
-                found[f"{self.name}_static{end}"] = still / still_places
-        return found
+                differences[f"{self.name}_static{suffix}"] = still / still_places
+        return differences
 
 
 def _differences(clip: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -267,27 +272,27 @@ def _differences(clip: NDArray[np.uint8]) -> NDArray[np.float64]:
     for n in range(1, len(clip)):
         # From the later frame to the earlier: where what is here now was then.
         flow: Any = cv2.calcOpticalFlowFarneback(luma[n], luma[n - 1], None, *FLOW)  # type: ignore[call-overload]
-        x, y = columns + flow[..., 0], rows + flow[..., 1]
-        known = inner & (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
-        before, now = clip[n - 1].astype(np.float32), clip[n].astype(np.float32)
-        moved: Any = cv2.remap(before, x, y, cv2.INTER_LINEAR)
-        still = known & (np.hypot(flow[..., 0], flow[..., 1]) < STILL)
-        along, apart = abs(now - moved).mean(-1), abs(now - before).mean(-1)
-        total += along[known].sum(), known.sum(), apart[still].sum(), still.sum()
+        x = columns + flow[..., 0]
+        y = rows + flow[..., 1]
+        inside = inner & (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+        still = inside & (np.hypot(flow[..., 0], flow[..., 1]) < STILL)
+        previous = clip[n - 1].astype(np.float32)
+        current = clip[n].astype(np.float32)
+        warped: Any = cv2.remap(previous, x, y, cv2.INTER_LINEAR)
+        along_flow = abs(current - warped).mean(-1)
+        in_place = abs(current - previous).mean(-1)
+        total += along_flow[inside].sum(), inside.sum(), in_place[still].sum(), still.sum()
     return total
 
 
 class FrameSWD(SWD):
     """SWD of all frames: the distance of their distribution of fine detail to that of real clips.
 
-    Ignores motion. ``patches`` counts those of each frame: set it to about 64.
+    Ignores motion.
 
     Args:
-        color: ``y`` for the luma of BT.601 in [16, 235], or ``rgb``.
         levels: Levels of the pyramid; an image's smaller side must be 7 pixels on the coarsest.
-        patches: Patches of each image and level; fewer for sets of thousands of images, since
-            all are kept until the end (0.3 MB an image with the defaults).
-        directions: Random directions.
+        patches: Patches of each frame and level; about 64, since all are kept until the end.
     """
 
     name = "frame_swd"
@@ -299,13 +304,11 @@ class FrameSWD(SWD):
 
     def features(self, images: Tensor, batch: Batch) -> Tensor:
         """Return (B, levels, F patches, D) patches of (B, F, 3, H, W) clips, or of images."""
-        found = super().features(*_frames(images, batch))
-        by_clip = found.view(len(images), -1, *found.shape[1:])  # (B, F, levels, patches, D)
+        if images.ndim == 4:  # of a reference
+            return super().features(images, batch)
+        keys = []
+        for key in batch["key"]:
+            keys += [f"{key}/{frame}" for frame in range(images.shape[1])]
+        frames = super().features(images.flatten(0, 1), {**batch, "key": keys})
+        by_clip = frames.view(*images.shape[:2], *frames.shape[1:])  # (B, F, levels, patches, D)
         return by_clip.transpose(1, 2).flatten(2, 3)
-
-
-def _frames(images: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
-    if images.ndim == 4:  # of a reference
-        return images, batch
-    keys = [f"{key}/{frame}" for key in batch["key"] for frame in range(images.shape[1])]
-    return images.flatten(0, 1), cast("Batch", {**batch, "key": keys})

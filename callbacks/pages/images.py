@@ -76,12 +76,12 @@ class _View(NamedTuple):
 
     size: Of the whole images.
     window: The part of them that is shown.
-    shown: Size at which it is shown.
+    display_size: Size at which it is shown.
     """
 
     size: Size
     window: Window
-    shown: Size
+    display_size: Size
 
 
 @dataclass
@@ -113,36 +113,42 @@ def write_images_page(page: Path, scenes: Iterable[Scene], content: Content) -> 
         content: What else it says; links and notes are added to it.
     """
     figures: list[Figure] = []
-    maker = _Maker(page)
+    previews = _Previews(page)
     with of_any_size():  # outputs may be larger than inputs can be
         for number, scene in enumerate(scenes):
             if number < MOST:
                 try:
-                    figures += maker.figures(scene)
+                    figures += previews.figures(scene)
                     continue
                 except (OSError, ValueError) as error:
                     content.notes.append(f"{scene.key} is not shown: {error}")
             content.links.append((scene.key, scene.parts[-1].file))
-    maker.finish()
-    more = len(content.links) - LISTED
+    previews.remove_others()
     text = render_page(
         TEMPLATE,
         files=True,
         content=content,
         figures=figures,
-        links=[(name, maker.address(file)) for name, file in content.links[:LISTED]],
-        more=max(more, 0),
+        links=[(name, address(file, page)) for name, file in content.links[:LISTED]],
+        more=max(len(content.links) - LISTED, 0),
     )
     write_whole(page, text)
 
 
-class _Maker:
-    """Make the tiles of one page."""
+def address(file: Path, page: Path) -> str:
+    """Return the address of a file, relative to a page."""
+    below = os.path.relpath(os.path.abspath(file), os.path.abspath(page.parent))
+    return urllib.parse.quote(os.fsencode(below))
+
+
+class _Previews:
+    """Figures of a page, and the previews that they need."""
 
     def __init__(self, page: Path) -> None:
-        self.page, self.folder = page, previews_of(page)
+        self.page = page
+        self.folder = previews_of(page)
         refuse_link(self.folder)
-        self.used: set[str] = set()  # previews
+        self.names: set[str] = set()
 
     def figures(self, scene: Scene) -> list[Figure]:
         """Return the figures of a scene, writing the previews they need: large images in several.
@@ -155,61 +161,58 @@ class _Maker:
         """
         sizes = [_size_of(part) for part in scene.parts]
         size = sizes[-1]
-        read = functools.cache(_levels)
-
-        def figure(key: str, about: str, view: _View) -> Figure:
-            tiles = [self._tile(part, view, read) for part in scene.parts]
-            (height, width), full = view.shown, view.window[3]
-            return Figure(key, about, width, height, tiles, 0, len(tiles) - 1, full)
-
-        shown = _reduced(size)
-        whole = f"{size[1]}x{size[0]} pixels"
-        others = {f"{w}x{h}": None for h, w in sizes if (h, w) != size}
-        about = f"{', '.join(others)} → {whole}" if others else whole
-        if shown == size:
-            return [figure(scene.key, about, _View(size, (0, 0, *size), size))]
-        view = _View(size, (0, 0, *size), shown)
-        found = [figure(scene.key, f"{about}, shown at {shown[1]}x{shown[0]}", view)]
+        display_size = _reduced(size)
+        pixels = f"{size[1]}x{size[0]} pixels"
+        others = dict.fromkeys(f"{width}x{height}" for height, width in sizes[:-1])
+        others.pop(f"{size[1]}x{size[0]}", None)
+        about = f"{', '.join(others)} → {pixels}" if others else pixels
+        read = functools.cache(_read)  # each image once
+        view = _View(size, (0, 0, *size), display_size)
+        if display_size == size:
+            return [self._figure(scene.key, about, scene, view, read)]
+        about += f", shown at {display_size[1]}x{display_size[0]}"
+        figures = [self._figure(scene.key, about, scene, view, read)]
         last = scene.parts[-1]
-        for top, left, h, w in _parts(read(last.file, last.frame), shown):
-            about = f"{w}x{h} of {whole}, at column {left} and row {top}"
-            view = _View(size, (top, left, h, w), (h, w))
-            found.append(figure(f"{scene.key} at 100 %", about, view))
-        return found
+        for window in _detailed_windows(read(last.file, last.frame), display_size):
+            top, left, height, width = window
+            about = f"{width}x{height} of {pixels}, at column {left} and row {top}"
+            view = _View(size, window, (height, width))
+            figures.append(self._figure(f"{scene.key} at 100 %", about, scene, view, read))
+        return figures
 
-    def _digest(self, part: Part, view: _View) -> str:
-        found = os.stat(part.file)
-        state = [os.fspath(part.file.absolute()), found.st_size, found.st_mtime_ns]
-        state += [] if part.frame is None else [part.frame]
-        described = repr([*state, part.enlarged, view])
-        return xxhash.xxh3_64_hexdigest(described.encode(errors="replace"))
+    def _figure(self, key: str, about: str, scene: Scene, view: _View, read: Read) -> Figure:
+        tiles = [self._tile(part, view, read) for part in scene.parts]
+        height, width = view.display_size
+        return Figure(key, about, width, height, tiles, 0, len(tiles) - 1, full=view.window[3])
 
     def _tile(self, part: Part, view: _View, read: Read) -> Tile:
-        digest = self._digest(part, view)
-        whole = view.window[2:] == view.size
-        reduced = view.shown != view.window[2:]
-        direct = whole and not (part.enlarged or reduced)
-        direct = direct and part.file.suffix.lower() in SHOWN
-        address = self.address(part.file)
-        if not direct:
-            preview = self.folder / f"{digest}.jpg"
-            self.used.add(preview.name)
-            if not preview.exists():
-                with whole_file(preview) as file:
-                    _seen(part, view, read).save(file, **JPEG)
-        link = "" if direct or part.enlarged else address
-        return Tile(part.label, address if direct else self.address(preview), "", link)
+        file = address(part.file, self.page)
+        is_whole = view.display_size == view.size and not part.enlarged
+        if is_whole and part.file.suffix.lower() in SHOWN:
+            return Tile(part.label, file)
+        preview = self.folder / f"{_digest(part, view)}.jpg"
+        self.names.add(preview.name)
+        if not preview.exists():
+            with whole_file(preview) as stream:
+                _seen(part, view, read).save(stream, **JPEG)
+        return Tile(part.label, address(preview, self.page), link="" if part.enlarged else file)
 
-    def finish(self) -> None:
+    def remove_others(self) -> None:
         """Remove previews that are used no more."""
-        for path in self.folder.iterdir() if self.folder.is_dir() else ():
-            if PREVIEW.fullmatch(path.name) and path.name not in self.used:
+        if not self.folder.is_dir():
+            return
+        for path in self.folder.iterdir():
+            if PREVIEW.fullmatch(path.name) and path.name not in self.names:
                 remove_file(path)
 
-    def address(self, file: Path) -> str:
-        """Return the address of a file, relative to the page."""
-        below = os.path.relpath(os.path.abspath(file), os.path.abspath(self.page.parent))
-        return urllib.parse.quote(os.fsencode(below))
+
+def _digest(part: Part, view: _View) -> str:
+    state = os.stat(part.file)
+    described = [os.fspath(part.file.absolute()), state.st_size, state.st_mtime_ns]
+    if part.frame is not None:
+        described.append(part.frame)
+    text = repr([*described, part.enlarged, view])
+    return xxhash.xxh3_64_hexdigest(text.encode(errors="replace"))
 
 
 def most_detailed(
@@ -230,14 +233,14 @@ def most_detailed(
     energy = functional.pad(grey.diff(dim=0).square(), (0, 0, 0, 1))
     energy += functional.pad(grey.diff(dim=1).square(), (0, 1))
     h, w = size
-    found = []
+    corners = []
     for _ in range(count):
         sums = functional.pad(energy.cumsum(0).cumsum(1), (1, 0, 1, 0))
         windows = sums[h:, w:] - sums[:-h, w:] - sums[h:, :-w] + sums[:-h, :-w]
         top, left = divmod(int(windows.argmax()), windows.shape[1])
         energy[top : top + h, left : left + w] = 0
-        found.append((top // step * step, left // step * step))
-    return found
+        corners.append((top // step * step, left // step * step))
+    return corners
 
 
 def _size_of(part: Part) -> Size:
@@ -248,18 +251,19 @@ def _size_of(part: Part) -> Size:
     return height, width
 
 
-def _parts(image: Image.Image, shown: Size) -> list[Window]:
+def _detailed_windows(image: Image.Image, reduced: Size) -> list[Window]:
     # Found in the reduced image.
-    factor = image.height / shown[0]
-    small = np.array(image.convert("L").resize(shown[::-1], Image.Resampling.BILINEAR))
+    factor = image.height / reduced[0]
+    small = np.array(image.convert("L").resize(reduced[::-1], Image.Resampling.BILINEAR))
     side = round(min(PART, *image.size) / factor)
-    corners = most_detailed(torch.from_numpy(small)[None, None], (side, side), count=PARTS)
-    height, width = (min(PART, length) for length in (image.height, image.width))
-    most = image.height - height, image.width - width
-    return [
-        (min(round(top * factor), most[0]), min(round(left * factor), most[1]), height, width)
-        for top, left in corners
-    ]
+    height = min(PART, image.height)
+    width = min(PART, image.width)
+    windows = []
+    for top, left in most_detailed(torch.from_numpy(small)[None, None], (side, side), count=PARTS):
+        top = min(round(top * factor), image.height - height)
+        left = min(round(left * factor), image.width - width)
+        windows.append((top, left, height, width))
+    return windows
 
 
 def _reduced(size: Size) -> Size:
@@ -268,22 +272,25 @@ def _reduced(size: Size) -> Size:
     return height, width
 
 
-def _levels(file: Path, frame: int | None) -> Image.Image:
-    if frame is None:
-        image = read_image(file, srgb=True)
-        alpha = image.alpha
-        rgb = image.rgb if alpha is None else on_white(image.rgb, alpha[..., None])
-        return Image.fromarray(eight_bits(rgb))
-    levels = read_frame(file, frame)
-    return Image.fromarray((levels / (np.iinfo(levels.dtype).max / 255)).round().astype(np.uint8))
+def _read(file: Path, frame: int | None) -> Image.Image:
+    if frame is not None:
+        levels = read_frame(file, frame)
+        scaled = levels / (np.iinfo(levels.dtype).max / 255)
+        return Image.fromarray(scaled.round().astype(np.uint8))
+    image = read_image(file, srgb=True)
+    rgb = image.rgb
+    if image.alpha is not None:
+        rgb = on_white(rgb, image.alpha[..., None])
+    return Image.fromarray(eight_bits(rgb))
 
 
 def _seen(part: Part, view: _View, read: Read) -> Image.Image:
     """Return what a view shows of an image."""
     image = read(part.file, part.frame)
     top, left, height, width = view.window
-    # An enlarged image is resampled within the window only.
-    y, x = (own / side for own, side in zip(image.size[::-1], view.size, strict=True))
-    y, x = (y, x) if part.enlarged else (1, 1)
+    x = y = 1.0
+    if part.enlarged:  # it is resampled within the window only
+        x = image.width / view.size[1]
+        y = image.height / view.size[0]
     box = (left * x, top * y, (left + width) * x, (top + height) * y)
-    return image.resize(view.shown[::-1], Image.Resampling.BICUBIC, box)
+    return image.resize(view.display_size[::-1], Image.Resampling.BICUBIC, box)

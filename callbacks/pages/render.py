@@ -70,9 +70,8 @@ def render_page(template: Path, files: bool = False, **values: Any) -> str:
         files: Whether the page shows image files beside it.
         values: For the template.
     """
-    style, script = (
-        (BESIDE / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js")
-    )
+    style = (BESIDE / "page.css").read_text(encoding="utf-8")
+    script = (BESIDE / "page.js").read_text(encoding="utf-8")
     # The browser itself refuses to load anything else, and to run any script but ours.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     images = "'self' file: data:" if files else "data:"

@@ -34,10 +34,7 @@ LARGEST: dict[Format, int] = {"jpg": 65500, "webp": 16383}  # pixels of a side; 
 LARGEST_EXIF = 65500  # bytes in a JPEG
 
 # Bytes of a colour profile: readers of PNG ignore larger ones, and JPEG has 255 segments for it.
-LARGEST_PROFILE: dict[Format, float] = {
-    **{"png": 8_000_000, "jpg": 255 * 65519},
-    **{"webp": math.inf, "tiff": math.inf},
-}
+LARGEST_PROFILE: dict[Format, int] = {"png": 8_000_000, "jpg": 255 * 65519}
 CLASSIC_TIFF = b"II*\0"  # its first bytes in little-endian files
 OPTIONS: dict[Format, dict[str, Any]] = {
     "png": {"format": "PNG"},
@@ -89,7 +86,8 @@ def check_folder(folder: Path, to_write: bool = False) -> None:
     Raises:
         ValueError: If it is not a folder, or not writable.
     """
-    if problem := why_no_folder(folder, to_write):
+    problem = why_no_folder(folder, to_write)
+    if problem:
         raise ValueError(f"writer.folder is {str(folder)!r}, and {problem}; set another one")
 
 
@@ -100,13 +98,13 @@ def why_no_folder(folder: Path, to_write: bool) -> str:
         folder: It, or a part of its path, may be missing.
         to_write: Whether something will be written there.
     """
-    at = folder
-    while not os.path.lexists(at) and at != at.parent:
-        at = at.parent
-    if not at.is_dir():
-        return f"{at} is no folder"
-    if to_write and not os.access(at, os.W_OK | os.X_OK):
-        return f"nothing can be written in {at}: it is read-only, or another user's"
+    existing = folder
+    while not os.path.lexists(existing) and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        return f"{existing} is no folder"
+    if to_write and not os.access(existing, os.W_OK | os.X_OK):
+        return f"nothing can be written in {existing}: it is read-only, or another user's"
     return ""
 
 
@@ -142,11 +140,10 @@ def encode(pixels: Pixels, extras: Extras, format: Format, quality: int) -> byte
     """Return the bytes of an image file. Args as ``write_image``.
 
     Raises:
-        ValueError: If the format cannot hold these pixels, or its encoder fails.
+        ValueError: If its encoder fails.
     """
-    channels, deep = pixels.shape[2], pixels.dtype == np.uint16
-    if (deep and format in EIGHT_BIT) or (channels in (2, 4) and format in OPAQUE):
-        raise ValueError(f"{format} cannot hold {channels} channels of {pixels.dtype}")
+    channels = pixels.shape[2]
+    deep = pixels.dtype == np.uint16
     if deep and channels == 2:
         pixels = pixels[..., [0, 0, 0, 1]]  # Pillow cannot read 16-bit grey with alpha
     icc = extras.icc
@@ -172,13 +169,16 @@ def encode(pixels: Pixels, extras: Extras, format: Format, quality: int) -> byte
 
 def fitted_extras(extras: Extras, pixels: Pixels, format: Format) -> tuple[Extras, list[str]]:
     """Return the extras that a file can hold, fitted to its pixels, and names of the others."""
-    channels, lost = pixels.shape[2], []
+    channels = pixels.shape[2]
+    lost = []
     icc, exif, cicp = extras
-    # WebP has no grey, and 16-bit grey with alpha is written as colour.
-    grey = channels < 3 and format != "webp" and not (channels == 2 and pixels.itemsize == 2)
-    if icc and ((icc := fitted(icc, grey)) is None or len(icc) > LARGEST_PROFILE[format]):
-        icc = None
-        lost.append("colour profile")
+    if icc:
+        # WebP has no grey, and 16-bit grey with alpha is written as colour.
+        grey = channels < 3 and format != "webp" and not (channels == 2 and pixels.itemsize == 2)
+        icc = fitted(icc, grey)
+        if icc is None or len(icc) > LARGEST_PROFILE.get(format, math.inf):
+            icc = None
+            lost.append("colour profile")
     if exif and format == "jpg" and len(exif) > LARGEST_EXIF:
         exif = None
         lost.append("EXIF")
@@ -198,11 +198,11 @@ def unwritable_reason(pixels: Pixels, finite: bool, format: Format) -> str:
     """
     if not finite:
         return "the output has pixels that are not finite"
-    side, most = max(pixels.shape[-3:-1]), LARGEST.get(format)
-    if most is not None and side > most:
+    side = max(pixels.shape[-3:-1])
+    if side > LARGEST.get(format, math.inf):
         return (
-            f"{side} pixels are more than the {most} that a side of {format} can have: set "
-            "writer.format png"
+            f"{side} pixels are more than the {LARGEST[format]} that a side of {format} can have: "
+            "set writer.format png"
         )
     return ""
 
@@ -267,10 +267,10 @@ def _tiff_with_exif(data: bytes, exif: bytes | None) -> bytes:
     tags.load(exif)
     tags.endian = "<"
     (first,) = struct.unpack_from("<I", data, 4)
-    own = _entries(data, first)
+    entries = _entries(data, first)
     data += bytes(-len(data) % 2)
     added = tags.tobytes(len(data))[len(EXIF_START) + len(CLASSIC_TIFF) + 4 :]
-    entries = {**own, **_entries(added, 0)}
+    entries |= _entries(added, 0)
     data += added + bytes(-len(added) % 2)
     directory = [entries[tag] for tag in sorted(entries)]
     end = struct.pack("<H", len(directory)) + b"".join(directory) + bytes(4)
@@ -279,8 +279,11 @@ def _tiff_with_exif(data: bytes, exif: bytes | None) -> bytes:
 
 def _entries(data: bytes, at: int) -> dict[int, bytes]:
     (count,) = struct.unpack_from("<H", data, at)
-    entries = (data[at + 2 + 12 * n : at + 14 + 12 * n] for n in range(count))
-    return {struct.unpack("<H", entry[:2])[0]: entry for entry in entries}
+    entries = {}
+    for start in range(at + 2, at + 2 + 12 * count, 12):
+        (tag,) = struct.unpack_from("<H", data, start)
+        entries[tag] = data[start : start + 12]
+    return entries
 
 
 def image_levels(image: Tensor, meta: dict[str, Any]) -> Pixels:
@@ -293,7 +296,8 @@ def image_levels(image: Tensor, meta: dict[str, Any]) -> Pixels:
     Returns:
         (H, W, 1 or 3) uint8 or uint16.
     """
-    image = luma(image) if meta.get("mode") in GREY else image
+    if meta.get("mode") in GREY:
+        image = luma(image)
     return to_pixels(image, meta.get("bit_depth", 8))
 
 
@@ -331,16 +335,14 @@ def fitted_pixels(pixels: Pixels, format: Format) -> Pixels:
     return eight_bits(pixels) if format in EIGHT_BIT else pixels
 
 
-def enlarge_alpha(alpha: Pixels | Tensor, pixels: Pixels) -> Pixels:
+def enlarge_alpha(alpha: Pixels, pixels: Pixels) -> Pixels:
     """Resize the input's (h, w) alpha by bicubic to the size and type of ``pixels``: (H, W, 1)."""
     large = resize(from_levels(alpha)[None, None], pixels.shape[:2])[0]
     return to_pixels(large, 8 * pixels.dtype.itemsize)
 
 
-def from_levels(levels: Pixels | Tensor) -> Tensor:
+def from_levels(levels: Pixels) -> Tensor:
     """Return integer levels in [0, 1]."""
-    # torch's own collate turns arrays into tensors; ours does not.
-    levels = levels.cpu().numpy() if isinstance(levels, Tensor) else levels
     return torch.from_numpy(levels.astype(np.float32) / np.iinfo(levels.dtype).max)
 
 
@@ -390,11 +392,13 @@ def frames_of(count: int | None) -> Known:
         count: Number of frames; None if unknown.
     """
 
-    def known(name: str) -> bool:
-        found = FRAME.fullmatch(name)
-        return found is not None and (count is None or 1 <= int(found[1]) <= count)
+    def is_frame(name: str) -> bool:
+        match = FRAME.fullmatch(name)
+        if match is None:
+            return False
+        return count is None or 1 <= int(match[1]) <= count
 
-    return known
+    return is_frame
 
 
 @long_name_errors()

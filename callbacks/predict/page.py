@@ -30,27 +30,26 @@ def write_predict_page(folder: Path, earlier: int = 0) -> None:
         folder: The folder of outputs.
         earlier: Number of lines of earlier runs.
     """
-    names = sorted(outputs_in(folder))
-    there = [name for name in names if os.path.exists(folder / name)]
-    lines = last_lines(folder, {*there[:MOST]}, earlier)
+    names = [name for name in sorted(outputs_in(folder)) if os.path.exists(folder / name)]
+    lines = last_lines(folder, set(names[:MOST]), earlier)
     errors = [line for line in lines.values() if "error" in line]
-    there = [name for name in there if "error" not in lines.get(name, {})]
-    content = Content(f"{folder.name}: before and after", _facts(lines, len(there)))
-    content.notes += [
-        f"Not enlarged: {line.get('input') or line['key']}: {line['error']}"
-        for line in errors[:ERRORS]
-    ]
+    names = [name for name in names if "error" not in lines.get(name, {})]
+    content = Content(f"{folder.name}: before and after", _facts(lines, len(names)))
+    for line in errors[:ERRORS]:
+        source = line.get("input") or line["key"]
+        content.notes.append(f"Not enlarged: {source}: {line['error']}")
     if len(errors) > ERRORS:
         content.notes.append(f"{len(errors) - ERRORS} more could not be enlarged.")
-    if there or errors:
-        write_images_page(folder / PAGE, _scenes(folder, there, lines), content)
+    if names or errors:
+        write_images_page(folder / PAGE, _scenes(folder, names, lines), content)
         log.info("before and after: %s", folder / PAGE)
 
 
 def _scenes(folder: Path, names: list[str], lines: dict[str, dict[str, Any]]) -> Iterator[Scene]:
     for name in names:
         line = lines.get(name, {})
-        output, source = folder / name, line.get("input")
+        output = folder / name
+        source = line.get("input")
         if output.is_dir():  # of a clip
             yield Scene(name, [Part("first frame", min(output.iterdir(), default=output))])
             continue
@@ -58,24 +57,25 @@ def _scenes(folder: Path, names: list[str], lines: dict[str, dict[str, Any]]) ->
         # An input may be gone, or lie in a shard, which is the source then.
         if isinstance(source, str) and os.path.isfile(source) and not is_tarfile(source):
             parts.insert(0, Part("bicubic (plain enlargement)", Path(source), enlarged=True))
-        if name.endswith(VIDEO):
-            count = line.get("frames", 1)
-            for number in sorted({count * sixths // 6 + 1 for sixths in MIDDLES}):
-                frames = [part._replace(frame=number) for part in parts]
-                yield Scene(f"{name}, frame {number} of {count}", frames)
-        else:
+        if not name.endswith(VIDEO):
             yield Scene(name, parts)
+            continue
+        count = line.get("frames", 1)
+        for number in sorted({count * sixths // 6 + 1 for sixths in MIDDLES}):
+            frames = [part._replace(frame=number) for part in parts]
+            yield Scene(f"{name}, frame {number} of {count}", frames)
 
 
 def _facts(lines: dict[str, dict[str, Any]], count: int) -> list[tuple[str, str]]:
-    ways: dict[str, None] = {}
+    methods = []
     for line in lines.values():
-        if "error" not in line:
-            method, scale, file = line["model"], line.get("scale"), line["weights"]
-            words = [
-                str(method).rpartition(".")[2],
-                f"x{scale:g}" if scale else "",
-                Path(str(file)).name if file else "",
-            ]
-            ways[", ".join(filter(None, words))] = None
-    return [*(("method", way) for way in ways), ("images", str(count))]
+        if "error" in line:
+            continue
+        words = [str(line["model"]).rpartition(".")[2]]
+        if line.get("scale"):
+            words.append(f"x{line['scale']:g}")
+        if line["weights"]:
+            words.append(Path(str(line["weights"])).name)
+        methods.append(", ".join(words))
+    facts = [("method", method) for method in dict.fromkeys(methods)]
+    return [*facts, ("images", str(count))]

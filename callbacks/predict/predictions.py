@@ -35,13 +35,23 @@ PREDICT = "data.init_args.predict."
 SOURCE = f"{PREDICT}init_args."
 PLACES = frozenset({"root", "files", "urls"})
 WHERE = PLACES | {
-    *("count", "samples", "names", "file", "shard_in_key", "index_cache", "cache_dir"),
-    *("cache_size", "read_ahead", "retries", "deadline", "allow_pipes"),
+    "count",
+    "samples",
+    "names",
+    "file",
+    "shard_in_key",
+    "index_cache",
+    "cache_dir",
+    "cache_size",
+    "read_ahead",
+    "retries",
+    "deadline",
+    "allow_pipes",
 }
 
 # Have fields of their own, are linked to another key, or change nothing but the memory.
 APART = frozenset(
-    {"model.class_path", "model.init_args.scale", "model.init_args.weights"} | {"tiling.batch"}
+    {"model.class_path", "model.init_args.scale", "model.init_args.weights", "tiling.batch"}
 )
 TRAINING = ("model.init_args.optimizer", "model.init_args.lr_scheduler")
 Options = dict[str, Any]
@@ -105,7 +115,7 @@ class Line(TypedDict, total=False):
     input_place: str
 
 
-class Made(NamedTuple):
+class Origin(NamedTuple):
     """How an output was made, as its line says; large folders keep many of these in memory.
 
     way: Hash of model, weights and options.
@@ -144,54 +154,65 @@ class Predictions:
     def __init__(self, folder: Path, run: RunProperties, seed: int = 0) -> None:
         self.path = folder / NAME
         refuse_foreign(self.path)
-        self.run, self.seed = run, seed
+        self.run = run
+        self.seed = seed
         self._lock = threading.Lock()
-        self._made: dict[str, Made] = {}
+        self._origins: dict[str, Origin] = {}
         self.earlier = 0  # lines of runs before
         for line in _lines(self.path):
             self.earlier += 1
             if "error" not in line:
-                others = (line.get(name) for name in Made._fields[1:])
-                self._made[line["output"]] = Made(_way(line), *others)
+                self._origins[line["output"]] = Origin(
+                    _way(line),
+                    line.get("seed"),
+                    line.get("input_bytes"),
+                    line.get("input_modified"),
+                    line.get("input_place"),
+                    line.get("frames"),
+                )
 
-    def find(self, output: str) -> Made | None:
+    def find(self, output: str) -> Origin | None:
         """Return how an output, by its path below the folder, was made; None if it is not ours."""
-        return self._made.get(output)
+        return self._origins.get(output)
 
-    def is_same(self, made: Made, source: str | None, own: Options | None = None) -> bool:
+    def is_same(self, origin: Origin, source: str | None, options: Options | None = None) -> bool:
         """Return whether this run would make an output of ours in the same way.
 
         Args:
-            made: How it was made.
+            origin: How it was made.
             source: File of the input, if it has one.
-            own: Options of this output alone.
+            options: Options of this output alone.
         """
-        read = (made.input_bytes, made.input_modified)
-        return (
-            made.way == _way(self._with(own))
-            and made.seed in (None, self.seed)
-            and (source is None or read == (None, None) or read == size_and_time(source))
-            and (source is None or made.input_place in (None, self._place_of(source)))
-        )
+        if origin.way != _way(self._with(options)) or origin.seed not in (None, self.seed):
+            return False
+        if source is None:
+            return True
+        state = (origin.input_bytes, origin.input_modified)
+        is_unchanged = state in ((None, None), size_and_time(source))
+        return is_unchanged and origin.input_place in (None, self._place_of(source))
 
-    def add(self, line: Line, own: Options | None = None) -> None:
+    def add(self, line: Line, options: Options | None = None) -> None:
         """Write a line; it is in the disk's cache when this returns.
 
         Args:
             line: The image.
-            own: Options of this output alone.
+            options: Options of this output alone.
         """
         with self._lock:
-            source = line.get("input")
-            place = {"input_place": self._place_of(source)} if source else {}
-            self._append(dict(line) if "error" in line else {**line, **place, **self._with(own)})
+            content: dict[str, Any] = dict(line)
+            if "error" not in line:
+                source = line.get("input")
+                if source:
+                    content["input_place"] = self._place_of(source)
+                content |= self._with(options)
+            self._append(content)
 
     def _place_of(self, source: str) -> str:
         from_here = source if "://" in source else os.path.relpath(source, self.path.parent)
         return xxhash.xxh3_64_hexdigest(os.fsencode(from_here))
 
-    def _with(self, own: Options | None) -> dict[str, Any]:
-        return {**self.run, "options": {**self.run["options"], **(own or {})}}
+    def _with(self, options: Options | None) -> dict[str, Any]:
+        return {**self.run, "options": {**self.run["options"], **(options or {})}}
 
     def _append(self, content: dict[str, Any]) -> None:
         data = json.dumps(content, separators=(", ", ": ")).encode() + b"\n"
@@ -236,29 +257,30 @@ def places_of(config: Mapping[str, Any]) -> Options:
 
     Of a source that is not Enlarger's these are all.
     """
-    settings = [(key, value) for key, value in _flat(config) if key.startswith(PREDICT)]
-    own = tuple(
+    settings = {key: value for key, value in _flat(config) if key.startswith(PREDICT)}
+    foreign = tuple(
         key.removesuffix("class_path")
-        for key, value in settings
+        for key, value in settings.items()
         if key.endswith(".class_path") and not str(value).startswith("datamodules.")
     )
     return {
         key: value
-        for key, value in settings
-        if key.rpartition(".")[2] in PLACES or key.startswith(own)
+        for key, value in settings.items()
+        if key.rpartition(".")[2] in PLACES or key.startswith(foreign)
     }
 
 
 def digest_of(model: nn.Module) -> str | None:
     """Return a hash of all tensors of a model that a checkpoint could hold; None without any."""
-    hashed, found = xxhash.xxh3_64(), False
-    for name, value in sorted(model.state_dict().items()):
-        if isinstance(value, Tensor):
-            found = True
-            hashed.update(name.encode())
-            flat = value.detach().cpu().contiguous().reshape(-1)
-            hashed.update(flat.view(torch.uint8).numpy().data)
-    return hashed.hexdigest() if found else None
+    tensors = {k: value for k, value in model.state_dict().items() if isinstance(value, Tensor)}
+    if not tensors:
+        return None
+    digest = xxhash.xxh3_64()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def outputs_in(folder: Path) -> set[str]:
@@ -276,15 +298,15 @@ def last_lines(
         outputs: Names of some outputs; a large folder's lines would fill the memory.
         earlier: Number of lines of earlier runs.
     """
-    found: dict[str, dict[str, Any]] = {}
+    last: dict[str, dict[str, Any]] = {}
     for number, line in enumerate(_lines(folder / NAME)):
         if "error" in line and number < earlier:
             continue
         if line["output"] in outputs or "error" in line:
-            found[line["output"]] = line
+            last[line["output"]] = line
         else:
-            found.pop(line["output"], None)  # made after an error
-    return found
+            last.pop(line["output"], None)  # made after an error
+    return last
 
 
 def _of_source(key: str) -> bool:
@@ -293,14 +315,14 @@ def _of_source(key: str) -> bool:
     return key.startswith(SOURCE) and parts[-1] not in WHERE and "degradation" not in parts
 
 
-def _way(made: Mapping[str, Any]) -> int:
+def _way(line: Mapping[str, Any]) -> int:
     # Weights are compared by content, not by path; numbers called weights are settings.
     options = {
         k: v
-        for k, v in made["options"].items()
+        for k, v in line["options"].items()
         if not (k.endswith("weights") and isinstance(v, str))
     }
-    compared = [made["model"], made["weights_digest"], options]
+    compared = [line["model"], line["weights_digest"], options]
     return xxhash.xxh3_64_intdigest(json.dumps(compared, sort_keys=True).encode())
 
 

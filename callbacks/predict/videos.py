@@ -40,7 +40,8 @@ HDR: dict[Codec, tuple[str, str]] = {
 }
 WAITING = 2  # frames that wait to be encoded
 COARSE = 1000  # units of time in a second: a header of fewer would round
-PLACES = ("location", "gps")  # in names of metadata
+PLACES = ("location", "gps")  # in names of metadata; those of the file itself
+OF_FILE = ("major_brand", "minor_version", "compatible_brands", "encoder")
 
 
 class VideoSettings(NamedTuple):
@@ -77,7 +78,8 @@ class VideoWriter:
     ) -> None:
         with long_name_errors(), suppress(FileNotFoundError):
             target.stat()  # raise for a name too long before anything is encoded
-        self.source, self.settings = source, settings
+        self.source = source
+        self.settings = settings
         self._copied, self.left_out = _copied_streams(source)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="video")
         self._pending: deque[Future[None]] = deque()
@@ -120,9 +122,8 @@ class VideoWriter:
         """Stop; nothing is left of the video."""
         self._pool.shutdown(cancel_futures=True)
         self._pending.clear()
-        with suppress(_DroppedError):
-            stopped = _DroppedError()
-            self._open_files.__exit__(_DroppedError, stopped, None)
+        with suppress(_DroppedError), self._open_files:
+            raise _DroppedError
 
     def _encode(self, pixels: Pixels, frame: VideoFrame) -> None:
         if self._container is None:
@@ -133,7 +134,8 @@ class VideoWriter:
         self._mux(self._stream.encode(image))
 
     def _begin(self, size: tuple[int, ...], frame: VideoFrame) -> None:
-        av, (codec, crf, metadata) = load_av("writing a video"), self.settings
+        av = load_av("writing a video")
+        codec, crf, metadata = self.settings
         os.environ.setdefault("SVT_LOG", "1")  # else the encoder of AV1 prints its settings
         original = self._open_files.enter_context(open_video(self.source))
         units = frame.time_base.denominator
@@ -176,7 +178,8 @@ class _DroppedError(Exception):
 
 def _describe(stream: Any, size: tuple[int, ...], frame: VideoFrame, codec: Codec) -> None:
     """Set how the frames of a stream are shown, as those of the input."""
-    context, colours = stream.codec_context, frame.colours
+    context = stream.codec_context
+    colours = frame.colours
     context.height, context.width = (side + side % 2 for side in size)
     context.pix_fmt = "yuv420p" if colours.depth == 8 else "yuv420p10le"
     context.time_base = stream.time_base = frame.time_base
@@ -217,7 +220,8 @@ def _copied_streams(source: str) -> tuple[list[int], list[str]]:
     A stream is tried by writing its first packet to memory: what MP4 refuses depends on more than
     the codec.
     """
-    copied, lost = [], []
+    copied = []
+    lost = []
     with open_video(source) as original:
         film = film_of(original)
         for stream in original.streams:
@@ -268,15 +272,15 @@ def _audio_packets(original: Any, copies: Mapping[Any, Any]) -> Iterator[Any]:
         clock.correct(packet)
         if packet.stream not in copies or not packet.size:
             continue
-        given = packet.pts if packet.dts is None else packet.dts
+        stated = packet.pts if packet.dts is None else packet.dts
         if packet.stream_index in last:
-            before, usual = last[packet.stream_index]
+            previous, duration = last[packet.stream_index]
             sample = ceil(1 / (packet.stream.codec_context.sample_rate * packet.time_base))
-            time = before + usual if given is None else max(given, before + sample)
-            packet.duration = packet.duration or time - before  # else MP4 ends before this one
+            time = previous + duration if stated is None else max(stated, previous + sample)
+            packet.duration = packet.duration or time - previous  # else MP4 ends before this one
         else:
-            time = given or 0
-        last[packet.stream_index] = time, packet.duration
+            time = stated or 0
+        last[packet.stream_index] = (time, packet.duration)
         packet.pts = packet.dts = time
         packet.stream = copies[packet.stream]
         yield packet
@@ -291,7 +295,6 @@ def _chapters(original: Any) -> list[dict[str, Any]]:
     return chapters
 
 
-def _metadata(given: Mapping[str, str], how: str) -> dict[str, str]:
-    own = ("major_brand", "minor_version", "compatible_brands", "encoder")  # of the file itself
-    left_out = own + (PLACES if how == "no_place" else ())
-    return {k: v for k, v in given.items() if not any(part in k.lower() for part in left_out)}
+def _metadata(metadata: Mapping[str, str], exif: str) -> dict[str, str]:
+    left_out = OF_FILE + PLACES if exif == "no_place" else OF_FILE
+    return {k: v for k, v in metadata.items() if not any(part in k.lower() for part in left_out)}

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.evaluation import output_image, predicted_dataset
+from callbacks.evaluation import are_finite, output_image, predicted_dataset
 from callbacks.pages.images import previews_of
 from callbacks.predict.files import (
     EIGHT_BIT,
@@ -79,26 +79,25 @@ def _peak_memory(device: torch.device) -> int | None:
 
 def _input_state(source: str | None, meta: Mapping[str, Any]) -> Line:
     """Return size and time of an input's file, when its pixels were read if that is known."""
-    read = meta.get("read") or (size_and_time(source) if source else None)
-    return Line() if read is None else Line(input_bytes=read[0], input_modified=read[1])
+    state = meta.get("read")
+    if state is None and source is not None:
+        state = size_and_time(source)
+    return Line() if state is None else Line(input_bytes=state[0], input_modified=state[1])
 
 
 def _file_number(path: str | Path | None) -> tuple[int, int] | None:
     """Return what all links and spellings of a file share; None if there is none."""
     try:
-        found = os.stat(path or "")
+        state = os.stat(path or "")
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return state.st_dev, state.st_ino
 
 
 def _weighted(output: torch.Tensor, lr: torch.Tensor, meta: Mapping[str, Any]) -> torch.Tensor:
     alpha = from_levels(meta["alpha"])[None].to(output.device)
-    seen = lr.to(output.device, torch.float32)
-    colours = seen
-    if "colours" in meta:  # a plain DataLoader gives none
-        colours = from_levels(meta["colours"]).movedim(-1, 0).to(output.device)
-    return weighted_by_alpha(output.float(), seen, colours, alpha)
+    colours = from_levels(meta["colours"]).movedim(-1, 0).to(output.device)
+    return weighted_by_alpha(output.float(), lr.to(output.device, torch.float32), colours, alpha)
 
 
 @dataclass
@@ -122,10 +121,10 @@ class _Video:
 class Writer(Callback):
     """Write the enlarged images of ``predict``.
 
-    An output that was made of the same input with the same weights and settings is skipped; any
-    other one of ours is made again. Without a configuration the settings are scale, size, precision
-    and what the method lists in ``output_settings``. A file that Enlarger did not write is never
-    replaced.
+    The images are those of ``datamodules.SRDataModule``. An output that was made of the same input
+    with the same weights and settings is skipped; any other one of ours is made again. Without a
+    configuration the settings are scale, size, precision and what the method lists in
+    ``output_settings``. A file that Enlarger did not write is never replaced.
 
     Files are ``<folder>/<key><suffix>.<format>``, where the key is the input's path below its root
     without the extension. Alpha, 16 bit (``png``, ``tiff``), colour profile, EXIF and grey are
@@ -178,9 +177,12 @@ class Writer(Callback):
         super().__init__()
         if "/" in suffix:
             raise ValueError(f"writer.suffix is {suffix!r}; a part of a file name has no /")
-        self.folder, self.suffix = folder, suffix
+        self.folder = folder
+        self.suffix = suffix
         self.format: Format = SPELLED.get(format, cast("Format", format))
-        self.quality, self.profile, self.exif = quality, profile, exif
+        self.quality = quality
+        self.profile = profile
+        self.exif = exif
         self.page = page
         self._settings = VideoSettings(codec, crf, exif)
         self.config: Mapping[str, Any] = {}  # of the command; see commands/cli.py
@@ -189,18 +191,22 @@ class Writer(Callback):
 
     def _begin(self) -> None:
         """Begin a run; all of this is of this process."""
-        self.written, self.skipped, self.unusable, self.failed = 0, 0, 0, 0
-        self._root, self._of_clips = Path(), False
+        self.written = 0
+        self.skipped = 0
+        self.unusable = 0
+        self.failed = 0
+        self._root = Path()
+        self._of_clips = False
         self._noted: Counter[str] = Counter()  # what happened to images besides
+        self._data: Any = None  # the data module
         self._sources: dict[str, str | None] = {}  # file of each input, by key
-        self._places = places_of(self.config)
         self._inputs: set[tuple[int, int] | None] = set()  # their numbers
+        self._places = places_of(self.config)
         self._lines: Predictions  # from `setup` on
         self._pool: ThreadPoolExecutor | None = None
-        self._pending: deque[tuple[Future[list[str]], Line]] = deque()
+        self._pending: deque[tuple[Future[list[str]], str]] = deque()  # with keys
         self._videos: set[str] = set()  # keys
         self._video: _Video | None = None  # the one whose frames come now
-        self._data: Any = None  # the data module, if it is ours
         self._abandoned: set[str] = set()
 
     # ------------------------------------------------------------------------- Lightning's hooks
@@ -209,54 +215,52 @@ class Writer(Callback):
         """Check all outputs before any work is done.
 
         Raises:
-            ValueError: If an output would replace an input or anything else that is not ours, or
-                none can be written.
+            ValueError: If an output would replace an input or anything else that is not ours, none
+                can be written, or the images are not those of ``datamodules.SRDataModule``.
         """
         if stage != "predict":
             return
         self._begin()
+        self._data = getattr(trainer, "datamodule", None)
+        if not hasattr(self._data, "predict_keys"):
+            raise ValueError("callbacks.Writer writes the images of datamodules.SRDataModule alone")
         self._root = self.output_folder(trainer)
         check_folder(self._root)
         if self.page:
             refuse_foreign(self._root / PAGE)
             refuse_link(previews_of(self._root / PAGE))
-        datamodule: Any = getattr(trainer, "datamodule", None)
-        self._of_clips = getattr(datamodule, "predict_frames", None) is not None
-        has_keys = hasattr(datamodule, "predict_keys")  # else a plain DataLoader: each batch has
+        self._of_clips = self._data.predict_frames is not None
         self._lines = self._open_lines(trainer, pl_module)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="writer")
-        if not has_keys:
-            return
         if self.profile == "convert":
-            datamodule.convert_in_predict()
-        self._data, keys = datamodule, datamodule.predict_keys
-        paths = getattr(datamodule, "predict_paths", [None] * len(keys))
-        self._sources = dict(zip(keys, paths, strict=True))
-        self._inputs = set(map(_file_number, paths))
-        self._videos = set(getattr(datamodule, "predict_videos", []))
-        done = {key for key in keys if self._is_done(key, self._sources[key])}
+            self._data.convert_in_predict()
+        keys = self._data.predict_keys
+        self._sources = dict(zip(keys, self._data.predict_paths, strict=True))
+        self._inputs = {_file_number(path) for path in self._sources.values()}
+        self._videos = set(self._data.predict_videos)
+        done = {key for key in keys if self._is_done(key)}
         self.skipped = len(done)
         check_folder(self._root, to_write=len(done) < len(keys))
-        datamodule.skip_in_predict(done)
+        self._data.skip_in_predict(done)
         ours = sum(self._lines.find(self._name(key)) is not None for key in keys)
         if trainer.is_global_zero and ours > len(done):
-            text = "%s: %d outputs were made otherwise, and are made again"
-            log.warning(text, self._root, ours - len(done))
+            log.warning(
+                "%s: %d outputs were made otherwise, and are made again",
+                self._root,
+                ours - len(done),
+            )
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the weights of Lightning's ``ckpt_path``, which it loads after ``setup``.
+        """Refuse weights of Lightning's ``ckpt_path``, which it loads after ``setup``.
 
         Raises:
-            ValueError: If outputs were skipped as made with the weights before.
+            ValueError: If the weights are others than in ``setup``.
         """
-        if self.config or digest_of(pl_module) == self._lines.run["weights_digest"]:
-            return
-        if self.skipped:
+        if not self.config and digest_of(pl_module) != self._lines.run["weights_digest"]:
             raise ValueError(
-                f"{self._root} has outputs of the weights that the model had before Lightning "
-                f"loaded others: give the method `weights`, not `ckpt_path`, or {ELSEWHERE}"
+                "callbacks.Writer compares weights before Lightning loads `ckpt_path`: give the "
+                "method `weights` instead"
             )
-        self._lines = self._open_lines(trainer, pl_module)
 
     def on_predict_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
@@ -284,27 +288,26 @@ class Writer(Callback):
                     self._drop_video()
                 self.unusable += 1
                 log.warning("unusable, left out: %s", reason)
-                self._note_error(key, self._sources.get(key), reason)
+                self._note_error(key, reason)
             return
         metas = batch.get("meta") or [{} for _ in keys]
         metas = [meta if "frame" in meta else self._fitting(meta) for meta in metas]
-        images = list(output_image(outputs))
-        # By their sums, which are NaN if a pixel is: `isfinite` would copy them.
-        sound = [bool(image.sum(dtype=torch.float32).isfinite()) for image in images]
-        self._of_clips = output_image(outputs).ndim == 5
-        for number, meta in enumerate(metas):
+        images = output_image(outputs)
+        finite = are_finite(images).tolist()
+        levels = []
+        for number, (image, meta) in enumerate(zip(images, metas, strict=True)):
             if meta.get("alpha") is not None:
-                images[number] = _weighted(images[number], batch["lr"][number], meta)
-        levels = [output_levels(image, meta) for image, meta in zip(images, metas, strict=True)]
+                image = _weighted(image, batch["lr"][number], meta)
+            levels.append(output_levels(image, meta))
         seconds = (time.perf_counter() - self._began) / len(keys)  # everything is on the host
         common = self._common(pl_module, batch, seconds)
         sized = getattr(dataset, "size", None) is not None
         common["scale"] = None if sized else getattr(dataset, "scale", None)
-        for key, pixels, meta, finite in zip(keys, levels, metas, sound, strict=True):
+        for key, pixels, meta, is_finite in zip(keys, levels, metas, finite, strict=True):
             if "frame" in meta:
-                self._add_frame(pixels, meta, common, finite)
+                self._add_frame(pixels, meta, common, is_finite)
             else:
-                self._submit(key, pixels, meta, common, finite)
+                self._submit(key, pixels, meta, common, is_finite)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Wait for the last files and log a summary.
@@ -317,25 +320,24 @@ class Writer(Callback):
         if self.skipped:  # of all inputs, Lightning does not start
             self.on_predict_start(trainer, pl_module)
         while self._pending:
-            self._settle(*self._pending.popleft())
+            self._settle_first()
         self._close()
-        for what, count in self._noted.items():
-            log.warning("%s: %d", what, count)
+        for text, count in self._noted.items():
+            log.warning("%s: %d", text, count)
         # A sum over all processes, so each has written its images when this is done.
-        own = torch.tensor([self.written, self.unusable, self.failed])
         strategy = trainer.strategy
-        counts = strategy.reduce(own.to(strategy.root_device), reduce_op="sum")
+        counts = torch.tensor([self.written, self.unusable, self.failed])
+        counts = strategy.reduce(counts.to(strategy.root_device), reduce_op="sum")
         written, unusable, failed = counts.tolist()
-        idle = self.skipped and not counts.any()
         if trainer.is_global_zero:
+            idle = "nothing to do, all outputs are there: "
             log.log(
                 logging.WARNING if unusable or failed else logging.INFO,
-                "%s%s: %d written, %d skipped (done before), %d unusable%s; a line for each in %s",
-                *("nothing to do, all outputs are there: " if idle else "", self._root),
-                *(written, self.skipped, unusable),
-                *(f", {failed} failed" if failed else "", NAME),
+                f"{idle if self.skipped and not counts.any() else ''}{self._root}: {written} "
+                f"written, {self.skipped} skipped (done before), {unusable} unusable"
+                f"{f', {failed} failed' if failed else ''}; a line for each in {NAME}",
             )
-        if counts.any() and not written and not self.skipped:
+        if unusable + failed and not written and not self.skipped:
             raise ValueError(
                 f"none of the {unusable + failed} inputs could be enlarged: {self._root / NAME} "
                 "has the reason for each"
@@ -363,57 +365,67 @@ class Writer(Callback):
         return Path(expand_path(self.folder, "writer.folder")).absolute()
 
     def _open_lines(self, trainer: Trainer, pl_module: LightningModule) -> Predictions:
-        own: dict[str, Any] = {"writer.profile": self.profile, "writer.exif": self.exif}
+        if not self.config and isinstance(pl_module, Method):
+            pl_module.setup("predict")  # Lightning would load its files only later
+        method = method_of(pl_module)
+        options = options_of(self.config)
+        options |= {"writer.profile": self.profile, "writer.exif": self.exif}
         if not self.config:  # Lightning's own Trainer: what the objects say
-            data, model = getattr(trainer, "datamodule", None), pl_module
-            if isinstance(model, Method):  # Lightning would load its files only later
-                model.setup("predict")
-            for of, name in ((data, "scale"), (data, "size"), (model, "scale"), (model, "tiling")):
-                own[f"{name} of {type(of).__name__}"] = str(getattr(of, name, None))
-            own |= {"precision": trainer.precision, **method_of(model).output_settings}
+            for part, name in (
+                (self._data, "scale"),
+                (self._data, "size"),
+                (pl_module, "scale"),
+                (pl_module, "tiling"),
+            ):
+                options[f"{name} of {type(part).__name__}"] = str(getattr(part, name, None))
+            options |= {"precision": trainer.precision, **method.output_settings}
         if self.format in ("jpg", "webp"):
-            own["writer.quality"] = self.quality
+            options["writer.quality"] = self.quality
         if self._of_clips:  # their names do not show it
-            own["writer.format"] = self.format
-        made = RunProperties(
+            options["writer.format"] = self.format
+        properties = RunProperties(
             model=class_path(type(pl_module)),
-            weights=method_of(pl_module).weights_source,
+            weights=method.weights_source,
             weights_digest=digest_of(pl_module),
-            options={**options_of(self.config), **own},
+            options=options,
             commit=commit(),
         )
-        return Predictions(self._root, made, method_of(pl_module).noise_seed)
+        return Predictions(self._root, properties, method.noise_seed)
 
     def _name(self, key: str) -> str:
         if key in self._videos:
             return f"{key}{self.suffix}.mp4"
-        return f"{key}{self.suffix}" + ("" if self._of_clips else f".{self.format}")
+        if self._of_clips:
+            return f"{key}{self.suffix}"
+        return f"{key}{self.suffix}.{self.format}"
 
     def _target(self, key: str) -> Path:
         if PurePosixPath(key).is_absolute() or ".." in PurePosixPath(key).parts:
             raise ValueError(f"the key {key!r} leads out of the folder {self._root}")
         return self._root / self._name(key)
 
-    def _is_done(self, key: str, source: str | None) -> bool:
+    def _is_done(self, key: str) -> bool:
         """Return whether an output is there, made as it would be made now.
 
         Raises:
             ValueError: If it is not, and something that is not ours would be replaced.
         """
-        target, made = self._target(key), self._lines.find(self._name(key))
+        target = self._target(key)
+        origin = self._lines.find(self._name(key))
         if not os.path.lexists(target):
             return False
         number = _file_number(target)
-        if number is not None and (number in self._inputs or number == _file_number(source)):
+        if number is not None and number in self._inputs:
             raise ValueError(f"{target} would overwrite an input: {ELSEWHERE}")
-        if made is None or target.is_dir() != self._of_clips:
+        if origin is None or target.is_dir() != self._of_clips:
             raise ValueError(
                 f"{target} exists, and no line of {NAME} says that Enlarger wrote it: move it "
                 f"away, or {ELSEWHERE}"
             )
-        if self._lines.is_same(made, source, self._own(key)):
+        if self._lines.is_same(origin, self._sources[key], self._options_of(key)):
             return True
-        if self._of_clips and (others := foreign(target, frames_of(made.frames))):
+        others = foreign(target, frames_of(origin.frames)) if self._of_clips else []
+        if others:
             raise ValueError(
                 f"{target} holds {others[0]}, which Enlarger did not write, and would be replaced: "
                 f"move it away, or {ELSEWHERE}"
@@ -422,28 +434,28 @@ class Writer(Callback):
 
     # ------------------------------------------------------------------------------ the videos
 
-    def _own(self, key: str) -> dict[str, Any]:
+    def _options_of(self, key: str) -> dict[str, Any]:
         """Return the options that an output has besides those of the run."""
         if key in self._videos:
             return {"writer.codec": self._settings.codec, "writer.crf": self._settings.crf}
-        return self._places if self._sources.get(key) is None else {}
+        return self._places if self._sources[key] is None else {}
 
     def _opened(self, meta: dict[str, Any]) -> _Video:
         """Open the video of a frame."""
         frame: VideoFrame = meta["frame"]
-        target, path = self._target(frame.video), meta["path"]
+        target = self._target(frame.video)
 
         def note() -> None:  # in the same order as for an image
             remove_file(target)
             if self._video is not None and self._video.line is not None:
-                self._lines.add(self._video.line, self._own(frame.video))
+                self._lines.add(self._video.line, self._options_of(frame.video))
 
-        return _Video(frame.video, VideoWriter(target, path, self._settings, note))
+        return _Video(frame.video, VideoWriter(target, meta["path"], self._settings, note))
 
     def _name_losses(self, video: _Video, frame: VideoFrame, path: str) -> None:
         """Log what is not kept of a video, once, at the first frame that has it."""
         lost = [*video.writer.left_out, *frame.extras.lost]
-        unnamed = [what for what in lost if what not in video.lost]
+        unnamed = [content for content in lost if content not in video.lost]
         if unnamed:
             log.warning("%s: not kept: %s", path, ", ".join(unnamed))
         video.lost.update(unnamed)
@@ -474,15 +486,18 @@ class Writer(Callback):
             self._data.abandon_in_predict(key)
             self._abandoned.add(key)
             self._drop_video()
-            self._fail(key, meta["path"], f"it cannot be written as a video: {error}")
+            self._fail(key, f"it cannot be written as a video: {error}")
 
     def _video_line(
         self, video: _Video, meta: dict[str, Any], size: list[int], common: Line
     ) -> Line:
-        named = Line(key=video.key, input=meta["path"], output=self._name(video.key))
-        seconds = round(sum(video.seconds) / len(video.seconds), 6)
-        own = Line(size=size, frames=meta["frame"].number, seconds=seconds)
-        return Line(**{**named, **common, **own, **_input_state(meta["path"], meta)})
+        line = Line(key=video.key, input=meta["path"], output=self._name(video.key))
+        line.update(common)
+        line["size"] = size
+        line["frames"] = meta["frame"].number
+        line["seconds"] = round(sum(video.seconds) / len(video.seconds), 6)
+        line.update(_input_state(meta["path"], meta))
+        return line
 
     def _drop_video(self) -> None:
         if self._video is not None:
@@ -499,26 +514,26 @@ class Writer(Callback):
             meta["bit_depth"] = 8
         if meta.get("alpha") is not None and self.format in OPAQUE:
             self._lose("transparency")
-        for what in meta.get("lost", ()):
-            self._noted[f"images that are read without their {what}"] += 1
+        for content in meta.get("lost", ()):
+            self._noted[f"images that are read without their {content}"] += 1
         if meta.get("cicp") and self.profile == "convert":
             self._noted["HDR images, which are not converted, since sRGB cannot show them"] += 1
         if self.exif == "drop":
             meta["exif"] = None
         return meta
 
-    def _lose(self, what: str) -> None:
-        self._noted[f"images that lost their {what}, which {self.format} cannot hold"] += 1
+    def _lose(self, content: str) -> None:
+        self._noted[f"images that lost their {content}, which {self.format} cannot hold"] += 1
 
     def _common(self, pl_module: LightningModule, batch: Any, seconds: float) -> Line:
-        lr, method = batch.get("lr"), method_of(pl_module)
+        method = method_of(pl_module)
         device = pl_module.device
-        cuda = device.type == "cuda"
+        is_cuda = device.type == "cuda"
         return Line(
-            lr_size=None if lr is None else list(lr.shape[-2:]),
+            lr_size=list(batch["lr"].shape[-2:]) if "lr" in batch else None,
             seconds=round(seconds, 6),
             peak_memory=_peak_memory(device),
-            device=torch.cuda.get_device_name(device) if cuda else device.type,
+            device=torch.cuda.get_device_name(device) if is_cuda else device.type,
             tiles=method.tile_count,
             seed=method.noise_seed if method.drew_noise else None,
         )
@@ -526,46 +541,47 @@ class Writer(Callback):
     def _submit(
         self, key: str, pixels: Pixels, meta: dict[str, Any], common: Line, finite: bool
     ) -> None:
-        target, source = self._target(key), meta.get("path") or self._sources.get(key)
-        if not self._sources and self._is_done(key, source):  # else all was checked in `setup`
-            self.skipped += 1
+        target = self._target(key)
+        reason = unwritable_reason(pixels, finite, self.format)
+        if reason:
+            self._fail(key, reason)
             return
-        if reason := unwritable_reason(pixels, finite, self.format):
-            self._fail(key, source, reason)
-            return
-        if self._pool is None:
-            raise RuntimeError("Writer got an image before `setup` or after `teardown`")
         if pixels.size > LARGE:
             log.info("writing %s", target)
-        named = Line(key=key, input=source, output=self._name(key))
-        line = Line(**{**named, "size": list(pixels.shape[-3:-1]), **common})
-        self._pending.append((self._pool.submit(self._write, target, pixels, meta, line), named))
+        line = Line(key=key, input=self._sources[key], output=self._name(key))
+        line["size"] = list(pixels.shape[-3:-1])
+        line.update(common)
+        assert self._pool is not None  # since `setup`
+        writing = self._pool.submit(self._write, target, pixels, meta, line)
+        self._pending.append((writing, key))
         # Only a few images may wait: they are large.
         while len(self._pending) > 2 * THREADS or (self._pending and self._pending[0][0].done()):
-            self._settle(*self._pending.popleft())
+            self._settle_first()
 
-    def _settle(self, writing: Future[list[str]], named: Line) -> None:
+    def _settle_first(self) -> None:
         """Wait for an image to be written; an encoder's error does not end the run."""
+        writing, key = self._pending.popleft()
         try:
             lost = writing.result()
         except OSError:  # a disk error, which other images will have, too
             raise
         except Exception as error:  # whatever encoders raise
             reason = f"it cannot be written as {self.format}: {type(error).__name__}: {error}"
-            self._fail(named["key"], named["input"], reason)
+            self._fail(key, reason)
             return
         self.written += 1
-        for what in lost:
-            self._lose(what)
-        if self.format == "png" and os.path.getsize(self._root / named["output"]) > LARGE:
+        for content in lost:
+            self._lose(content)
+        if self.format == "png" and os.path.getsize(self._target(key)) > LARGE:
             self._noted["images above 50 MB (--writer.format jpg is far smaller)"] += 1
 
-    def _fail(self, key: str, source: str | None, reason: str) -> None:
+    def _fail(self, key: str, reason: str) -> None:
         self.failed += 1
         log.warning("not written: %s: %s", key, reason)
-        self._note_error(key, source, reason)
+        self._note_error(key, reason)
 
-    def _note_error(self, key: str, source: str | None, reason: str) -> None:
+    def _note_error(self, key: str, reason: str) -> None:
+        source = self._sources[key]
         self._lines.add(Line(key=key, input=source, output=self._name(key), error=reason))
 
     def _write(self, target: Path, pixels: Pixels, meta: dict[str, Any], line: Line) -> list[str]:
@@ -576,24 +592,23 @@ class Writer(Callback):
         exif = meta.get("exif")
         if exif is not None:
             exif = fitted_exif(exif, pixels.shape[:2], self.exif == "keep")
-        line = Line(**{**line, **_input_state(line["input"], meta)})
-        own = self._own(line["key"])
+        line.update(_input_state(line["input"], meta))
+        options = self._options_of(line["key"])
 
         def note() -> None:
             # The new image is complete on the disk. The old one is removed before the line is
             # written, and the line before the new one appears. So a kill at any time leaves no
             # image of another run with this line, and none without a line: at worst the image is
             # missing, and the next run writes it.
-            if pixels.ndim == 4:
-                made = self._lines.find(line["output"])
-                if made is not None and target.exists():
-                    remove_folder(target, frames_of(made.frames))
-                self._lines.add(Line(**{**line, "frames": len(pixels)}), own)
-            else:
+            origin = self._lines.find(line["output"])
+            if pixels.ndim == 3:
                 remove_file(target)
-                self._lines.add(line, own)
+            elif origin is not None and target.exists():
+                remove_folder(target, frames_of(origin.frames))
+            self._lines.add(line, options)
 
         if pixels.ndim == 4:
+            line["frames"] = len(pixels)
             write_clip(target, pixels, self.format, self.quality, note)
             return []
         extras = Extras(meta.get("icc"), exif, meta.get("cicp"))

@@ -93,7 +93,8 @@ class ImageStore:
     """
 
     def __init__(self, run: Path, side: int) -> None:
-        self.run, self.folder = run, run / FOLDER
+        self.run = run
+        self.folder = run / FOLDER
         self.side = side
 
     def keep(
@@ -112,14 +113,14 @@ class ImageStore:
             hr = None  # the metrics report it
         size = (sr.shape[-2], sr.shape[-1])
         bicubic = None if lr is None else resize(lr, size)
-        # Detail in the LR, so that all methods show the same window.
-        reference = next(x for x in (bicubic, hr, sr) if x is not None)
-        shown = (min(self.side, size[0]), min(self.side, size[1]))
-        corner = (0, 0)
-        if shown != size:
-            (corner,) = most_detailed(reference, shown, math.ceil(dataset.scale))
-        window = (*corner, *shown)
         images = {"bicubic": bicubic, "hr": hr, "sr": sr}
+        height, width = (min(self.side, side) for side in size)
+        top, left = (0, 0)
+        if (height, width) != size:
+            # Detail in the LR, so that all methods show the same window.
+            reference = next(image for image in images.values() if image is not None)
+            ((top, left),) = most_detailed(reference, (height, width), math.ceil(dataset.scale))
+        window = (top, left, height, width)
         return {
             "key": key,
             "size": size[::-1],
@@ -142,17 +143,20 @@ class ImageStore:
         """Return a row for each image: bicubic, output and HR, as far as they exist."""
         rows = []
         for image in images:
-            names = [image["files"][k] for k in ("bicubic", "sr", "hr") if k in image["files"]]
-            rows.append(np.concatenate([np.asarray(Image.open(self.folder / n)) for n in names], 1))
+            names = [image["files"].get(kind) for kind in ("bicubic", "sr", "hr")]
+            row = [np.asarray(Image.open(self.folder / name)) for name in names if name is not None]
+            rows.append(np.concatenate(row, 1))
         return stacked(rows)
 
 
 def stacked(rows: list[Pixels]) -> Pixels:
     """Return rows of images (H, W, 3) of any sizes below one another, on white."""
     width = max(row.shape[1] for row in rows)
-    gaps = [((0, GAP), (0, width - row.shape[1]), (0, 0)) for row in rows]
-    pairs = zip(rows, gaps, strict=True)
-    return np.concatenate([np.pad(row, gap, constant_values=255) for row, gap in pairs])
+    padded = []
+    for row in rows:
+        margins = ((0, GAP), (0, width - row.shape[1]), (0, 0))
+        padded.append(np.pad(row, margins, constant_values=255))
+    return np.concatenate(padded)
 
 
 def log_image(logger: Any, tag: str, image: Pixels, step: int) -> None:
@@ -202,13 +206,13 @@ def write_index(run: Path, evaluations: list[Evaluation], source: Provenance) ->
         evaluations: Each replaces that of the same dataset and scale.
         source: What wrote them.
     """
-    found = load_or_set_aside(run / INDEX, lambda: load_index(run))
-    old = found["evaluations"] if found else []
-    merged = {_identity(e): e for e in old} | {_identity(e): e for e in evaluations}
+    old_index = load_or_set_aside(run / INDEX, lambda: load_index(run))
+    old = old_index["evaluations"] if old_index else []
+    merged = {(e["dataset"], e["scale"]): e for e in [*old, *evaluations]}
     index: Index = {**source, "evaluations": list(merged.values())}
     write_whole(run / INDEX, json.dumps(storable(index), indent=1) + "\n")
     # Only files of the old index: another process may be writing new files at this moment.
-    for name in _named(old) - _named(index["evaluations"]):
+    for name in _files_of(old) - _files_of(index["evaluations"]):
         remove_file(run / FOLDER / name)
 
 
@@ -222,12 +226,12 @@ def _check(image: ReportImage) -> None:
         numbers.update((metric, float(value)) for metric, value in numbers.items())
 
 
-def _identity(evaluation: Evaluation) -> tuple[str, float]:
-    return evaluation["dataset"], evaluation["scale"]
-
-
-def _named(evaluations: list[Evaluation]) -> set[str]:
-    return {name for e in evaluations for p in e["images"] for name in p["files"].values()}
+def _files_of(evaluations: list[Evaluation]) -> set[str]:
+    names: set[str] = set()
+    for evaluation in evaluations:
+        for image in evaluation["images"]:
+            names.update(image["files"].values())
+    return names
 
 
 def _digest(pixels: Pixels) -> str:

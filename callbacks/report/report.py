@@ -2,8 +2,7 @@
 
     python main.py report runs/a                  write the page of one run again
     python main.py report runs/a runs/b           several side by side, in ./report.html
-    python main.py report runs/* --out all.html --limit 4
-    python main.py report runs/* --x model.optimizer.lr   and their numbers over it
+    python main.py report runs/* --out all.html
 
 A page is one file that needs no network. docs/report.md shows one.
 """
@@ -37,7 +36,7 @@ from callbacks.results.files import made_by, one_writer
 from files.batch import Batch
 from files.marks import PAGE
 from files.method import method_of
-from files.numbers import NonNegativeInt, PositiveInt, positive
+from files.numbers import NonNegativeInt, PositiveInt
 from files.owned import refuse_foreign, write_whole
 
 log = logging.getLogger(__name__)
@@ -60,11 +59,12 @@ class Report(EvaluationCallback):
 
     def __init__(self, limit: NonNegativeInt = 8, side: PositiveInt = 384) -> None:
         super().__init__()
-        self.limit, self.side = limit, side
+        self.limit = limit
+        self.side = side
         self._store: ImageStore | None = None  # None: nothing is kept of this evaluation
         self._datasets: list[Any] = []
         self._wanted: list[list[str]] = []
-        self._kept: list[dict[str, ReportImage]] = []
+        self._images: list[dict[str, ReportImage]] = []
         self._source: Provenance | None = None
         self._has_news = False  # whether there is anything new to show
 
@@ -86,14 +86,15 @@ class Report(EvaluationCallback):
     # In this hook, because results.json is written in an earlier one.
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the page."""
-        has_news, self._has_news = self._has_news, False
-        if has_news and trainer.is_global_zero and not _trial(trainer):
+        if self._has_news and trainer.is_global_zero and not _trial(trainer):
             self._write(trainer)
+        self._has_news = False
 
     # ---------------------------------------------------------------------------------- the work
 
     def _start(self, trainer: Trainer) -> None:
-        self._datasets, self._kept = [], []
+        self._datasets = []
+        self._images = []
         if trainer.sanity_checking or _trial(trainer) or not self.limit:
             return
         try:
@@ -101,7 +102,7 @@ class Report(EvaluationCallback):
         except (TypeError, ValueError) as error:  # metrics refuse them, a page need not
             log.warning("the report has no images: %s", error)
         self._wanted = [list(dataset.keys[: self.limit]) for dataset in self._datasets]
-        self._kept = [{} for _ in self._datasets]
+        self._images = [{} for _ in self._datasets]
         run = Path(trainer.default_root_dir)
         if self._store is None or self._store.run != run:
             self._store = ImageStore(run, self.side)
@@ -109,14 +110,17 @@ class Report(EvaluationCallback):
     def _add(self, outputs: Any, batch: Batch, dataloader_idx: int) -> None:
         if not self._datasets or not isinstance(outputs, Mapping) or "sr" not in outputs:
             return
-        dataset, kept = self._datasets[dataloader_idx], self._kept[dataloader_idx]
+        dataset = self._datasets[dataloader_idx]
+        images = self._images[dataloader_idx]
         for i, key in enumerate(batch["key"]):
-            if key not in self._wanted[dataloader_idx] or key in kept or self._store is None:
+            sr = _one(outputs["sr"], i)
+            if key not in self._wanted[dataloader_idx] or key in images or sr is None:
                 continue
-            sr, lr, hr = (_one(x, i) for x in (outputs["sr"], batch.get("lr"), batch.get("hr")))
+            assert self._store is not None  # since `_start`
+            lr = _one(batch.get("lr"), i)
+            hr = _one(batch.get("hr"), i)
             try:
-                if sr is not None:
-                    kept[key] = self._store.keep(dataset, key, sr, lr, hr)
+                images[key] = self._store.keep(dataset, key, sr, lr, hr)
             except Exception as error:  # must not end the run
                 log.warning("the report lacks the image %s: %r", key, error)
 
@@ -129,12 +133,15 @@ class Report(EvaluationCallback):
         self._has_news |= trainer.state.fn != TrainerFn.FITTING
         if not self._datasets:
             return
-        all_ = gather_on_first(self._kept)
+        of_processes = gather_on_first(self._images)
         if trainer.is_global_zero:
-            evaluations = [
-                self._evaluation(trainer, pl_module, stage, index, [part[index] for part in all_])
-                for index in range(len(self._datasets))
-            ]
+            evaluations = []
+            for index, dataset in enumerate(self._datasets):
+                images: dict[str, ReportImage] = {}
+                for of_process in of_processes:
+                    images |= of_process[index]
+                ordered = [images[key] for key in self._wanted[index] if key in images]
+                evaluations.append(_evaluation(trainer, pl_module, stage, dataset, ordered))
             if trainer.state.fn == TrainerFn.FITTING:
                 self._log_images(trainer, evaluations)
             self._source = self._source or provenance()
@@ -144,49 +151,22 @@ class Report(EvaluationCallback):
                     write_index(run, evaluations, self._source)
             except OSError as error:
                 log.warning("the report will have no images of this %s: %s", stage, error)
-        self._datasets, self._kept = [], []
+        self._datasets = []
+        self._images = []
 
     def _log_images(self, trainer: Trainer, evaluations: list[Evaluation]) -> None:
         """Give the first images of each dataset to the loggers."""
-        shown = [image for one in evaluations for image in one["images"][:LOGGED]]
-        if self._store is None or not shown:
+        images: list[ReportImage] = []
+        for evaluation in evaluations:
+            images += evaluation["images"][:LOGGED]
+        if self._store is None or not images:
             return
         try:
-            together = self._store.side_by_side(shown)
+            together = self._store.side_by_side(images)
             for logger in trainer.loggers:
                 log_image(logger, "samples/val", together, trainer.global_step)
         except Exception as error:  # must not end the run
             log.warning("the loggers got no images: %r", error)
-
-    def _evaluation(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        stage: str,
-        index: int,
-        parts: list[dict[str, ReportImage]],
-    ) -> Evaluation:
-        dataset = self._datasets[index]
-        found = {key: image for part in parts for key, image in part.items()}
-        kept = [found[key] for key in self._wanted[index] if key in found]
-        metrics = [c for c in all_callbacks(trainer) if isinstance(c, ImageMetric)]
-        training = trainer.state.fn == TrainerFn.FITTING
-        for metric in metrics:
-            for kind, images in (("sr", metric.images), ("bicubic", metric.control_images)):
-                values = images.get(dataset.name, {})
-                for image in kept:
-                    if image["key"] in values:
-                        numbers = image["numbers"].setdefault(kind, {})
-                        numbers[metric.name] = float(values[image["key"]])
-        return {
-            "dataset": dataset.name,
-            "scale": float(dataset.scale),
-            "stage": stage,
-            "step": trainer.global_step,
-            "checkpoint": None if training else made_by(method_of(pl_module)),
-            "protocols": {m.name: m.protocol() for m in metrics if dataset.name in m.images},
-            "images": kept,
-        }
 
     def _write(self, trainer: Trainer) -> None:
         for logger in trainer.loggers:
@@ -197,6 +177,33 @@ class Report(EvaluationCallback):
             write_page(run / NAME, page([read_run(run, run.resolve().name)]))
         except Exception as error:  # must not fail a finished run
             log.warning("%s was not written: %r", run / NAME, error)
+
+
+def _evaluation(
+    trainer: Trainer,
+    pl_module: LightningModule,
+    stage: str,
+    dataset: Any,
+    images: list[ReportImage],
+) -> Evaluation:
+    metrics = [c for c in all_callbacks(trainer) if isinstance(c, ImageMetric)]
+    for metric in metrics:
+        for kind, of_dataset in (("sr", metric.images), ("bicubic", metric.control_images)):
+            values = of_dataset.get(dataset.name, {})
+            for image in images:
+                if image["key"] in values:
+                    numbers = image["numbers"].setdefault(kind, {})
+                    numbers[metric.name] = float(values[image["key"]])
+    is_training = trainer.state.fn == TrainerFn.FITTING
+    return {
+        "dataset": dataset.name,
+        "scale": float(dataset.scale),
+        "stage": stage,
+        "step": trainer.global_step,
+        "checkpoint": None if is_training else made_by(method_of(pl_module)),
+        "protocols": {m.name: m.protocol() for m in metrics if dataset.name in m.images},
+        "images": images,
+    }
 
 
 def write_page(path: Path, text: str) -> None:
@@ -216,17 +223,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0.
 
     Raises:
-        ValueError: If a path is not a run, or ``--x`` is not the key of a number.
+        ValueError: If a path is not a run.
     """
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     runs = [Path(run) for run in options.runs]
     out = Path(options.out or (NAME if len(runs) > 1 else runs[0] / NAME))
-    found = read_runs(runs)
-    for run in found:
+    contents = read_runs(runs)
+    for run in contents:
         if not run.results:
             log.warning("%s has no numbers: run validate or test", run.path)
-    write_page(out, page(found, options.limit, options.x))
+    write_page(out, page(contents))
     return 0
 
 
@@ -238,12 +245,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="directory of a run, runs/NAME")
     parser.add_argument(
         "--out", help=f"the page; by default {NAME} in the run, or here for several runs"
-    )
-    parser.add_argument(
-        "--limit", type=positive, help="images of each dataset; by default all that were kept"
-    )
-    parser.add_argument(
-        "--x", metavar="KEY", help="also draw the numbers over a hyperparameter: model.optimizer.lr"
     )
     return parser
 

@@ -15,7 +15,6 @@ from callbacks.report.images import FOLDER, INDEX, Evaluation, load_index
 from callbacks.report.scalar_record import FILE as RECORD
 from callbacks.report.scalar_record import read_record
 from callbacks.results.files import RESULTS, Result, load_results
-from files.yaml_loader import plain_yaml
 
 log = logging.getLogger(__name__)
 CONFIG = "config.yaml"
@@ -82,8 +81,7 @@ def check_run(path: Path) -> None:
     """
     if not path.is_dir():
         raise ValueError(f"{path} is no directory; give directories of runs, such as runs/NAME")
-    known = (RESULTS, INDEX, CONFIG, RECORD)
-    if not any((path / name).exists() for name in known):
+    if not any((path / name).exists() for name in (RESULTS, INDEX, CONFIG, RECORD)):
         raise ValueError(
             f"{path} is no directory of a run: it has neither {RESULTS}, {INDEX}, {CONFIG} nor "
             f"{RECORD}; `python main.py test --config ... --run.name "
@@ -97,41 +95,16 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
     Raises:
         ValueError: If two paths are one directory.
     """
-    parts = [path.resolve().parts for path in paths]
-    if len(set(parts)) < len(parts):
-        twice = next(path for path, p in zip(paths, parts, strict=True) if parts.count(p) > 1)
-        raise ValueError(f"{twice} is given twice; give each run once")
-    return [_shortest(own, parts) for own in parts]
-
-
-def _shortest(own: tuple[str, ...], parts: Sequence[tuple[str, ...]]) -> str:
-    counts = range(1, len(own) + 1)
-    alone = (n for n in counts if sum(other[-n:] == own[-n:] for other in parts) == 1)
-    return "/".join(own[-next(alone, len(own)) :])
-
-
-def setting(run: Run, key: str) -> float:
-    """Return a number of a run's configuration.
-
-    Args:
-        run: The run.
-        key: As on the command line, with or without ``init_args``.
-
-    Raises:
-        ValueError: If there is no number.
-    """
-    value = plain_yaml(run.config)
-    for part in key.split("."):
-        if isinstance(value, dict) and part not in value:
-            value = value.get("init_args")
-        value = value.get(part) if isinstance(value, dict) else None
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"{run.path / CONFIG} has {key}: {value!r}; give --x the key of a number, such as "
-            "model.optimizer.lr"
-        ) from None
+    all_parts = [path.resolve().parts for path in paths]
+    names = []
+    for path, parts in zip(paths, all_parts, strict=True):
+        if all_parts.count(parts) > 1:
+            raise ValueError(f"{path} is given twice; give each run once")
+        length = 1
+        while sum(other[-length:] == parts[-length:] for other in all_parts) > 1:
+            length += 1
+        names.append("/".join(parts[-length:]))
+    return names
 
 
 def read_run(path: Path, name: str) -> Run:
@@ -143,21 +116,24 @@ def read_run(path: Path, name: str) -> Run:
         except (OSError, ValueError) as error:
             run.remarks.append(str(error))
             log.warning("%s: %s", name, error)
-    files = (path / RESULTS, path / INDEX, path / RECORD)
-    if times := [file.stat().st_mtime for file in files if file.exists()]:
+    files = [path / name for name in (RESULTS, INDEX, RECORD)]
+    times = [file.stat().st_mtime for file in files if file.exists()]
+    if times:
         run.written = time.strftime("%Y-%m-%d %H:%M", time.localtime(max(times)))
     return run
 
 
 def _read_results(run: Run) -> None:
-    if (path := run.path / RESULTS).exists():
+    path = run.path / RESULTS
+    if path.exists():
         content = load_results(path)
         run.results = content["results"]
         run.sources["numbers"] = _source(content)
 
 
 def _read_images(run: Run) -> None:
-    if (index := load_index(run.path)) is not None:
+    index = load_index(run.path)
+    if index is not None:
         run.evaluations = index["evaluations"]
         run.sources["images"] = _source(index)
 
@@ -172,7 +148,8 @@ def _source(content: Any) -> Provenance:
 
 
 def _read_config(run: Run) -> None:
-    if (path := run.path / CONFIG).exists():
+    path = run.path / CONFIG
+    if path.exists():
         run.config = path.read_text(encoding="utf-8")
 
 
@@ -180,6 +157,6 @@ def _read_curves(run: Run) -> None:
     run.curves = {tag: _curve(steps) for tag, steps in read_record(run.path).items()}
 
 
-def _curve(found: dict[int, float]) -> Curve:
-    steps = [step for step in sorted(found) if math.isfinite(found[step])]
-    return Curve(steps, [found[step] for step in steps], len(found) - len(steps))
+def _curve(values: dict[int, float]) -> Curve:
+    steps = [step for step in sorted(values) if math.isfinite(values[step])]
+    return Curve(steps, [values[step] for step in steps], len(values) - len(steps))

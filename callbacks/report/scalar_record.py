@@ -53,9 +53,11 @@ class ScalarRecord(DummyLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Write the scalars of a step."""
-        scalars = {
-            name: number for name, v in metrics.items() if (number := _number(v)) is not None
-        }
+        scalars = {}
+        for name, value in metrics.items():
+            number = _number(value)
+            if number is not None:
+                scalars[name] = number
         if scalars and step is not None:
             line = {"step": int(step), "values": scalars, "time": round(time.time(), 3)}
             self._write(storable(line))
@@ -74,14 +76,15 @@ class ScalarRecord(DummyLogger):
             self._failed = True
 
 
-def with_record(given: Any, run: Path) -> list[Any]:
+def with_record(loggers: Any, run: Path) -> list[Any]:
     """Return the loggers of a trainer with the run's own record after them.
 
     Args:
-        given: As configured: a logger, several, or False.
+        loggers: As configured: a logger, several, or False.
         run: The run's directory.
     """
-    loggers = list(given) if isinstance(given, list | tuple) else [given] if given else []
+    if not isinstance(loggers, list | tuple):
+        loggers = [loggers] if loggers else []
     return [*loggers, ScalarRecord(run)]
 
 
@@ -94,24 +97,24 @@ def read_record(run: Path) -> dict[str, dict[int, float]]:
     Raises:
         OSError: If the record exists but cannot be read.
     """
-    found: dict[str, dict[int, float]] = {}
+    curves: dict[str, dict[int, float]] = {}
     if not (run / FILE).exists():
-        return found
+        return curves
     with (run / FILE).open(encoding="utf-8", errors="replace") as file:
         for text in file:
             try:
                 line = json.loads(text)
                 if BEGIN in line:
-                    begun = int(line[BEGIN])  # and what an earlier start logged later is undone
-                    for name, curve in found.items():
-                        found[name] = {at: v for at, v in curve.items() if at <= begun}
+                    begin = int(line[BEGIN])  # later steps of an earlier start are void
+                    for name, curve in curves.items():
+                        curves[name] = {step: v for step, v in curve.items() if step <= begin}
                     continue
-                step, values = int(line["step"]), line["values"].items()
-                for name, value in values:
-                    found.setdefault(str(name), {})[step] = float(value)
+                step = int(line["step"])
+                for name, value in line["values"].items():
+                    curves.setdefault(str(name), {})[step] = float(value)
             except (ValueError, KeyError, TypeError, AttributeError):
                 continue  # truncated, as its process was killed
-    return found
+    return curves
 
 
 def _opened(path: Path) -> TextIOWrapper:

@@ -35,6 +35,7 @@ from callbacks.results.files import (
     RESULTS,
     ImageNumbers,
     Result,
+    ResultsFile,
     are_unlike,
     describe,
     identity,
@@ -61,30 +62,23 @@ def mean_interval(
     For paired comparisons, the values are the differences of two methods, image by image.
 
     Args:
-        values: (N,) finite, N at least ``FEWEST``.
+        values: (N,) finite, N at least 2.
         draws: Number of resamples.
         seed: Seed of the resamples, which all metrics share.
         level: Probability that such an interval holds the mean.
 
     Returns:
         Its lower and upper end.
-
-    Raises:
-        ValueError: If the values are too few or not finite.
     """
     n = len(values)
-    if n < FEWEST or not np.isfinite(values).all():
-        raise ValueError(f"got {n} values, some maybe not finite; expected {FEWEST} finite ones")
     generator = np.random.default_rng(seed)
     rows = max(1, _TOGETHER // n)
-    means = np.concatenate(
-        [
-            values[generator.integers(0, n, (min(rows, draws - done), n))].mean(1)
-            for done in range(0, draws, rows)
-        ]
-    )
+    means = []
+    for done in range(0, draws, rows):
+        indices = generator.integers(0, n, (min(rows, draws - done), n))
+        means.append(values[indices].mean(1))
     tail = expanded_tail(n, level)
-    low, high = np.quantile(means, [tail, 1 - tail])
+    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
     return float(low), float(high)
 
 
@@ -123,37 +117,36 @@ class RunNumbers(NamedTuple):
             FileNotFoundError: If the run has none.
             ValueError: If their file is damaged.
         """
-        found: dict[str, list[ImageNumbers]] = {}
-        for numbers in load_images(self.folder) if self.measured is None else self.measured:
+        measured = load_images(self.folder) if self.measured is None else self.measured
+        by_result: dict[str, list[ImageNumbers]] = {}
+        for numbers in measured:
             if numbers["values"]:  # else of a whole set
-                found.setdefault(identity(numbers), []).append(numbers)
-        return found
+                by_result.setdefault(identity(numbers), []).append(numbers)
+        return by_result
 
 
-def load_run(asked: str) -> RunNumbers:
+def load_run(name: str) -> RunNumbers:
     """Read a run's numbers.
 
     Args:
-        asked: The run's directory; after an ``@`` a part of a checkpoint's name.
+        name: The run's directory; after an ``@`` a part of a checkpoint's name.
 
     Raises:
         FileNotFoundError: If there are no results.
         ValueError: If they are damaged, or none are of that checkpoint.
     """
-    folder, part = Path(asked), ""
-    if not folder.exists():
-        before, _, part = asked.rpartition("@")
-        folder = Path(before or asked)
-    if folder.is_file():
-        folder = folder.parent
+    folder = Path(name)
+    checkpoint = ""
+    if not folder.exists() and "@" in name:
+        before, _, checkpoint = name.rpartition("@")
+        folder = Path(before)
     path = folder / RESULTS
     if not path.exists():
         raise FileNotFoundError(
             f"there is no {path}: name the directory of a run, and measure it first: main.py "
             f"validate --config {folder / 'config.yaml'}"
         )
-    everything = load_results(path)["results"]
-    return RunNumbers(asked, folder, _chosen(everything, part, path))
+    return RunNumbers(name, folder, _of_checkpoint(load_results(path), checkpoint, path))
 
 
 def only_one(name: str, results: Iterable[Result]) -> Result | None:
@@ -166,28 +159,27 @@ def only_one(name: str, results: Iterable[Result]) -> Result | None:
     Raises:
         ValueError: If there are several.
     """
-    found = list(results)
-    if len(found) > 1:
-        first = found[0]
-        names = ", ".join(str(result["checkpoint"]) for result in found)
+    all_results = list(results)
+    if len(all_results) > 1:
+        names = ", ".join(str(result["checkpoint"]) for result in all_results)
         raise ValueError(
-            f"{name} has {first['metric']} on {first['dataset']} x{first['scale']:g} of "
-            f"{len(found)} checkpoints ({names}): say which by a part of its name, "
-            f"{name.partition('@')[0]}@PART"
+            f"{name} has {_place(all_results[0])} of {len(all_results)} checkpoints ({names}): say "
+            f"which by a part of its name, {name.partition('@')[0]}@PART"
         )
-    return found[0] if found else None
+    return all_results[0] if all_results else None
 
 
-def _chosen(results: list[Result], part: str, path: Path) -> list[Result]:
+def _of_checkpoint(content: ResultsFile, part: str, path: Path) -> list[Result]:
+    results = content["results"]
     if not part:
-        own = [result for result in results if result["checkpoint"] != CONTROL]
-        return own or results
+        of_model = [result for result in results if result["checkpoint"] != CONTROL]
+        return of_model or results
     exact = [result for result in results if str(result["checkpoint"]) == part]
-    chosen = exact or [result for result in results if part in str(result["checkpoint"])]
-    if not chosen:
-        there = ", ".join(dict.fromkeys(str(result["checkpoint"]) for result in results))
-        raise ValueError(f"{path} has nothing of a checkpoint {part!r}; it has {there}")
-    return chosen
+    matching = [result for result in results if part in str(result["checkpoint"])]
+    if not matching:
+        names = ", ".join(dict.fromkeys(str(result["checkpoint"]) for result in results))
+        raise ValueError(f"{path} has nothing of a checkpoint {part!r}; it has {names}")
+    return exact or matching
 
 
 class Comparison(NamedTuple):
@@ -217,25 +209,25 @@ class Selection(NamedTuple):
     metrics: Sequence[str] = ()
     datasets: Sequence[str] = ()
 
-    def wants(self, result: Result) -> bool:
+    def has(self, result: Result) -> bool:
         """Return whether this number is selected."""
-        return (not self.metrics or result["metric"] in self.metrics) and (
-            not self.datasets or result["dataset"] in self.datasets
-        )
+        if self.metrics and result["metric"] not in self.metrics:
+            return False
+        return not self.datasets or result["dataset"] in self.datasets
 
 
 ALL = Selection()
 
 
 def compare(
-    a: RunNumbers, b: RunNumbers, asked: Selection = ALL
+    a: RunNumbers, b: RunNumbers, selection: Selection = ALL
 ) -> tuple[list[Comparison], list[str]]:
     """Compare all comparable numbers of two runs.
 
     Args:
         a: The first run.
         b: The second run.
-        asked: Which numbers.
+        selection: Which numbers.
 
     Returns:
         The comparisons, and a line for each number that is left out, or some images of it, with
@@ -245,42 +237,47 @@ def compare(
         FileNotFoundError: If a run has no numbers of single images.
         ValueError: If no selected number exists, or several checkpoints have one.
     """
-    _refuse_nothing((a, b), asked)
-    images = a.images(), b.images()
-    found: list[Comparison] = []
+    _refuse_nothing((a, b), selection)
+    images_of_a = a.images()
+    images_of_b = b.images()
+    comparisons: list[Comparison] = []
     left_out: list[str] = []
-    seen: set[str] = set()
-    for first in results(a, asked):
-        seen.add(_place(first))
-        second, why = counterpart(first, b)
+    places: set[str] = set()
+    for first in results(a, selection):
+        place = _place(first)
+        places.add(place)
+        second, reason = counterpart(first, b)
         if second is None:
-            left_out.append(f"{_place(first)} is left out: {why}")
+            left_out.append(f"{place} is left out: {reason}")
             continue
-        numbers = [of.get(identity(r), []) for of, r in zip(images, (first, second), strict=True)]
-        common, unlike = _common(*numbers)
+        of_a = images_of_a.get(identity(first), [])
+        of_b = images_of_b.get(identity(second), [])
+        common, unlike = _common(of_a, of_b)
         if unlike:
             left_out.append(
-                f"{_place(first)}: {len(unlike)} of {len(common)} images are left out, because "
+                f"{place}: {len(unlike)} of {len(common)} images are left out, because "
                 f"{a.name} and {b.name} have other pixels under their names, or LR of another "
                 f"degradation: {first_of(unlike)}"
             )
             if unlike == common:
                 continue
-        found.append(_compared(first, second, numbers[0], numbers[1], unlike))
-    only_b = {_place(r): None for r in b.results if asked.wants(r) and _place(r) not in seen}
-    left_out += [f"{place} is left out: {a.name} does not have it" for place in only_b]
-    return found, left_out
+        comparisons.append(_compared(first, second, of_a, of_b, unlike))
+    only_in_b = [_place(result) for result in b.results if selection.has(result)]
+    for place in dict.fromkeys(only_in_b):
+        if place not in places:
+            left_out.append(f"{place} is left out: {a.name} does not have it")
+    return comparisons, left_out
 
 
-def _refuse_nothing(runs: Sequence[RunNumbers], asked: Selection) -> None:
+def _refuse_nothing(runs: Sequence[RunNumbers], selection: Selection) -> None:
     for run in runs:
-        if not any(asked.wants(result) for result in run.results):
-            there = dict.fromkeys(f"{r['metric']} on {r['dataset']}" for r in run.results)
-            raise ValueError(f"{run.name} has nothing that was asked for; it has {first_of(there)}")
+        if not any(selection.has(result) for result in run.results):
+            names = dict.fromkeys(f"{r['metric']} on {r['dataset']}" for r in run.results)
+            raise ValueError(f"{run.name} has nothing that was asked for; it has {first_of(names)}")
 
 
 def on_common_images(
-    runs: Sequence[RunNumbers], asked: Selection
+    runs: Sequence[RunNumbers], selection: Selection
 ) -> Iterator[tuple[Result, list[RunNumbers]]]:
     """Yield each number of the first run, and all runs with that number alone.
 
@@ -292,22 +289,35 @@ def on_common_images(
         FileNotFoundError: If a run has no numbers of single images.
         ValueError: If a run has several checkpoints with one number, or nothing that is asked for.
     """
-    _refuse_nothing(runs, asked)
+    _refuse_nothing(runs, selection)
     images = [run.images() for run in runs]
-    for first in results(runs[0], asked):
-        alone: list[RunNumbers] = []
-        for run, of in zip(runs, images, strict=True):
-            result = first if run is runs[0] else counterpart(first, run)[0]
-            measured = of.get(identity(result), []) if result else []
-            common, unlike = _common(alone[0].measured or [] if alone else [], measured)
-            found = [] if result is None or (unlike and unlike == common) else [result]
-            alone.append(RunNumbers(run.name, run.folder, found, measured if found else []))
-        sound = [run for run in alone if run.measured and not math.isnan(run.results[0]["value"])]
-        common, unlike = _common(*(run.measured or [] for run in sound))
-        values = [over_seeds(run.measured or []) for run in sound]
-        keys = [k for k in common if k not in unlike and all(math.isfinite(v[k]) for v in values)]
-        alone = [_on_images(run, keys) if run in sound else run for run in alone]
-        yield first, alone
+    for first in results(runs[0], selection):
+        of_first = images[0].get(identity(first), [])
+        of_runs = [RunNumbers(runs[0].name, runs[0].folder, [first], of_first)]
+        for run, of_run in zip(runs[1:], images[1:], strict=True):
+            result, _ = counterpart(first, run)
+            measured = of_run.get(identity(result), []) if result else []
+            common, unlike = _common(of_first, measured)
+            if result is None or (unlike and unlike == common):
+                of_runs.append(RunNumbers(run.name, run.folder, [], []))
+            else:
+                of_runs.append(RunNumbers(run.name, run.folder, [result], measured))
+        keys = _finite_in_all([run for run in of_runs if _is_sound(run)])
+        yield first, [_on_images(run, keys) if _is_sound(run) else run for run in of_runs]
+
+
+def _is_sound(run: RunNumbers) -> bool:
+    return bool(run.measured) and not math.isnan(run.results[0]["value"])
+
+
+def _finite_in_all(runs: Sequence[RunNumbers]) -> list[str]:
+    """Return the images that runs of one number have alike, with a finite number in each."""
+    measured = [run.measured or [] for run in runs]
+    common, unlike = _common(*measured)
+    keys = set(common) - set(unlike)
+    for numbers in measured:
+        keys &= {key for key, value in over_seeds(numbers).items() if math.isfinite(value)}
+    return sorted(keys)
 
 
 def _on_images(run: RunNumbers, keys: Sequence[str]) -> RunNumbers:
@@ -317,11 +327,11 @@ def _on_images(run: RunNumbers, keys: Sequence[str]) -> RunNumbers:
     if len(keys) == len(values):
         return run
     result = _on_part(run.results[0], np.array([values[key] for key in keys]))
-    only: ImageNumbers = {**measured[0], "values": {key: values[key] for key in keys}}
-    return run._replace(results=[result], measured=[only])  # of all seeds together
+    together: ImageNumbers = {**measured[0], "values": {key: values[key] for key in keys}}
+    return run._replace(results=[result], measured=[together])  # of all seeds together
 
 
-def results(run: RunNumbers, asked: Selection) -> Iterator[Result]:
+def results(run: RunNumbers, selection: Selection) -> Iterator[Result]:
     """Yield the selected results of a run, each once.
 
     Raises:
@@ -329,10 +339,11 @@ def results(run: RunNumbers, asked: Selection) -> Iterator[Result]:
     """
     groups: dict[str, list[Result]] = {}
     for result in run.results:
-        if asked.wants(result):
+        if selection.has(result):
             groups.setdefault(identity({**result, "checkpoint": None}), []).append(result)
     for group in groups.values():
-        if (only := only_one(run.name, group)) is not None:
+        only = only_one(run.name, group)
+        if only is not None:
             yield only
 
 
@@ -343,9 +354,9 @@ def counterpart(result: Result, run: RunNumbers) -> tuple[Result | None, str]:
         protocol = _protocol(result, strict)
         fitting = [r for r in same if _protocol(r, strict) == protocol]
         largest = {r["checkpoint"]: r for r in sorted(fitting, key=lambda r: r["n"])}
-        found = only_one(run.name, largest.values())
-        if found is not None:
-            return found, ""
+        only = only_one(run.name, largest.values())
+        if only is not None:
+            return only, ""
     if same:
         unlike = differences(_protocol(result, False), _protocol(same[0], False))
         return None, f"{run.name} has it by another protocol ({'; '.join(unlike)})"
@@ -372,8 +383,9 @@ def _common(*runs: list[ImageNumbers]) -> tuple[list[str], list[str]]:
     if not runs or not all(runs):
         return [], []
     common = sorted(set.intersection(*(set(over_seeds(numbers)) for numbers in runs)))
-    digests = [n.get("digests", {}) for numbers in runs for n in numbers]
-    return common, [key for key in common if are_unlike(*(of.get(key) for of in digests))]
+    digests = [of_seed.get("digests", {}) for numbers in runs for of_seed in numbers]
+    unlike = [key for key in common if are_unlike(*(of_seed.get(key) for of_seed in digests))]
+    return common, unlike
 
 
 def _compared(
@@ -386,39 +398,47 @@ def _compared(
     if not of_a or not of_b:
         note = "a number of the whole set, not of its images"
         if of_a or of_b:
-            which = "B" if of_a else "A"
-            note = f"{which} has no numbers of its images: run its test again with this version"
+            run = "B" if of_a else "A"
+            note = f"{run} has no numbers of its images: run its test again"
         elif a["n"] != b["n"]:
             note += f", and of {a['n']} and {b['n']} images: not to be compared"
         return Comparison(a, b, None, NO_INTERVAL, [note])
-    first, second = over_seeds(of_a), over_seeds(of_b)
+    first = over_seeds(of_a)
+    second = over_seeds(of_b)
     common = first.keys() & second.keys()
-    keys = sorted(common - {*unlike})
-    values = np.array([[first[key], second[key]] for key in keys]).reshape(-1, 2)
-    notes, only = [], (len(first) - len(common), len(second) - len(common))
-    if any(only):
-        counts = f"{only[0]} are only in A, {only[1]} only in B"
-        notes = [f"on the {len(common)} images in both; {counts}"]
-    if any(only) or unlike:
-        a, b = _on_part(a, values[:, 0]), _on_part(b, values[:, 1])
-    finite = np.isfinite(values).all(1)
-    bad = [key for key, sound in zip(keys, finite, strict=True) if not sound]
-    # A run whose mean is NaN has an output with a pixel that is not finite: nothing is compared.
-    if bad and finite.any() and not (math.isnan(a["value"]) or math.isnan(b["value"])):
-        said = [f"{key} ({first[key]:.4g}, {second[key]:.4g})" for key in bad]
+    notes = []
+    if first.keys() != second.keys():
         notes.append(
-            f"{len(bad)} of {len(keys)} images are left out: their number is not finite in A or B: "
-            f"{first_of(said)}"
+            f"on the {len(common)} images in both; {len(first) - len(common)} are only in A, "
+            f"{len(second) - len(common)} only in B"
         )
-        values = values[finite]
-        a, b = _on_part(a, values[:, 0]), _on_part(b, values[:, 1])
-    elif bad:
-        notes.append(f"{len(bad)} of {len(keys)} images have no finite number: {first_of(bad)}")
+    keys = sorted(common - set(unlike))
+    finite = [key for key in keys if math.isfinite(first[key]) and math.isfinite(second[key])]
+    not_finite = sorted(set(keys) - set(finite))
+    if len(keys) < max(len(first), len(second)):
+        a = _on_part(a, np.array([first[key] for key in keys]))
+        b = _on_part(b, np.array([second[key] for key in keys]))
+    # A run whose mean is NaN has an output with a pixel that is not finite: nothing is compared.
+    is_nan = math.isnan(a["value"]) or math.isnan(b["value"])
+    if not_finite and (is_nan or not finite):
+        notes.append(
+            f"{len(not_finite)} of {len(keys)} images have no finite number: {first_of(not_finite)}"
+        )
         return Comparison(a, b, None, NO_INTERVAL, notes)
-    if len(values) < FEWEST:
-        notes.append(f"{len(values)} images are too few: an interval takes {FEWEST} or more")
+    values_a = np.array([first[key] for key in finite])
+    values_b = np.array([second[key] for key in finite])
+    if not_finite:
+        pairs = [f"{key} ({first[key]:.4g}, {second[key]:.4g})" for key in not_finite]
+        notes.append(
+            f"{len(not_finite)} of {len(keys)} images are left out: their number is not finite in "
+            f"A or B: {first_of(pairs)}"
+        )
+        a = _on_part(a, values_a)
+        b = _on_part(b, values_b)
+    if len(finite) < FEWEST:
+        notes.append(f"{len(finite)} images are too few: an interval takes {FEWEST} or more")
         return Comparison(a, b, None, NO_INTERVAL, notes)
-    interval = mean_interval(values[:, 0] - values[:, 1])
+    interval = mean_interval(values_a - values_b)
     return Comparison(a, b, interval, verdict(interval, a.get("higher_is_better")), notes)
 
 
@@ -464,42 +484,41 @@ def table(a: str, b: str, comparisons: Sequence[Comparison]) -> Table:
         b: Name of the second one.
         comparisons: At least one.
     """
-    shown = Table(title=Text(f"A: {a}\nB: {b}"), title_justify="left", caption_justify="left")
+    table = Table(title=Text(f"A: {a}\nB: {b}"), title_justify="left", caption_justify="left")
     for name in ("dataset", "scale", "metric", "n", "A", "B", "A - B", "95 % interval", ""):
-        shown.add_column(name, justify="left" if name in ("dataset", "metric", "") else "right")
-    for each in comparisons:
-        place = each.a["dataset"], f"x{each.a['scale']:g}", each.a["metric"]
-        shown.add_row(*map(escape, place), *cells(each))
-    shown.caption = Text("\n".join([*protocols(comparisons), *notes(comparisons), WEIGHTS]))
-    return shown
+        table.add_column(name, justify="left" if name in ("dataset", "metric", "") else "right")
+    protocols = []
+    notes = []
+    for compared in comparisons:
+        first = compared.a
+        scale = f"x{first['scale']:g}"
+        table.add_row(escape(first["dataset"]), scale, escape(first["metric"]), *_cells(compared))
+        protocols.append(f"{first['metric']}: {describe(_protocol(first, False))}")
+        notes += [f"{_place(first)}: {note}" for note in compared.notes]
+    table.caption = Text("\n".join([*dict.fromkeys(protocols), *notes, WEIGHTS]))
+    return table
 
 
-def cells(compared: Comparison) -> list[str]:
+def _cells(compared: Comparison) -> list[str]:
     """Return a comparison's text: n, A, B, A - B, the interval, and the verdict."""
-    a, b, interval = compared.a, compared.b, compared.interval
+    a = compared.a
+    b = compared.b
+    count = str(a["n"]) if a["n"] == b["n"] else f"{a['n']}/{b['n']}"
     difference = a["value"] - b["value"]
-    between = "-" if interval is None else f"{_signed(interval[0])} to {_signed(interval[1])}"
-    counts = dict.fromkeys((str(a["n"]), str(b["n"])))
-    shown = "-" if math.isnan(difference) else _signed(difference)
-    return ["/".join(counts), shown_value(a), shown_value(b), shown, between, compared.verdict]
-
-
-def protocols(comparisons: Sequence[Comparison]) -> list[str]:
-    """Return a line for each metric and protocol of comparisons."""
-    lines = (f"{each.a['metric']}: {describe(_protocol(each.a, False))}" for each in comparisons)
-    return list(dict.fromkeys(lines))
-
-
-def notes(comparisons: Sequence[Comparison]) -> list[str]:
-    """Return all notes of comparisons, with the number that each belongs to."""
-    return [f"{_place(each.a)}: {note}" for each in comparisons for note in each.notes]
+    difference_text = "-" if math.isnan(difference) else _signed(difference)
+    interval_text = "-"
+    if compared.interval is not None:
+        low, high = compared.interval
+        interval_text = f"{_signed(low)} to {_signed(high)}"
+    values = [shown_value(a), shown_value(b)]
+    return [count, *values, difference_text, interval_text, compared.verdict]
 
 
 def _signed(value: float) -> str:
     return f"{value:+.4f}" if value == 0 or abs(value) >= 0.001 else f"{value:+.2g}"
 
 
-def show(runs: Sequence[RunNumbers], asked: Selection = ALL) -> None:
+def show(runs: Sequence[RunNumbers], selection: Selection = ALL) -> None:
     """Print the comparisons of all runs with the first.
 
     Raises:
@@ -512,7 +531,7 @@ def show(runs: Sequence[RunNumbers], asked: Selection = ALL) -> None:
             f"got one run; give two or more, or {first.name}@bicubic where it is a run"
         )
     for other in others:
-        comparisons, left_out = compare(first, other, asked)
+        comparisons, left_out = compare(first, other, selection)
         for line in left_out:
             log.warning("%s", line)
         if not comparisons:

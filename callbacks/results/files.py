@@ -63,9 +63,10 @@ class ResultsFile(Provenance):
 
 def made_by(method: Method) -> str | None:
     """Return a method's weights and the settings that change its outputs, in one text."""
-    settings = method.output_settings.items()
-    parts = [method.weights_source, *(f"{k} {v}" for k, v in settings)]
-    return ", ".join(part for part in parts if part) or None
+    parts = [f"{name} {value}" for name, value in method.output_settings.items()]
+    if method.weights_source:
+        parts.insert(0, method.weights_source)
+    return ", ".join(parts) or None
 
 
 def load_results(path: str | Path) -> ResultsFile:
@@ -88,9 +89,9 @@ def load_results(path: str | Path) -> ResultsFile:
 
 def _check_fields(result: Any) -> None:
     kinds = {"dataset": str, "scale": int | float, "metric": str, "n": int, "protocol": dict}
-    wrong = [name for name, kind in kinds.items() if not isinstance(result[name], kind)]
-    if wrong:
-        raise TypeError(", ".join(f"{name} is {result[name]!r}" for name in wrong))
+    for name, kind in kinds.items():
+        if not isinstance(result[name], kind):
+            raise TypeError(f"{name} is {result[name]!r}")
     identity(result)
 
 
@@ -113,13 +114,21 @@ def merge(old: list[Result], new: list[Result], gone: set[Row]) -> list[Result]:
         new: Those of an evaluation.
         gone: Rows whose weights or images are others now: their old numbers are left out.
     """
-    now = {identity(result) for result in new}
-    lost = [r for r in old if row_of(r) in gone and identity(r) not in now]
+    by_identity = {identity(result): result for result in new}
+    merged: dict[str, Result] = {}
+    lost = []
+    for result in old:
+        if row_of(result) in gone and identity(result) not in by_identity:
+            lost.append(f"{result['metric']} on {result['dataset']} x{result['scale']:g}")
+        else:
+            merged[identity(result)] = result
     if lost:
-        names = [f"{r['metric']} on {r['dataset']} x{r['scale']:g}" for r in lost]
-        text = "of other weights or images than now, and so no longer among the results: %s"
-        log.warning(text, first_of(names))
-    return list({identity(r): r for r in [*old, *new] if r not in lost}.values())
+        log.warning(
+            "of other weights or images than now, and so no longer among the results: %s",
+            first_of(lost),
+        )
+    merged |= by_identity
+    return list(merged.values())
 
 
 def row_of(numbers: Any) -> Row:
@@ -129,9 +138,13 @@ def row_of(numbers: Any) -> Row:
 
 def retrained(old: list[Result], new: list[Result]) -> set[Row]:
     """Return the rows of ``old`` whose file of weights is another in ``new``."""
-    now = {row_of(result): result["sha256"] for result in new if "sha256" in result}
-    known = {row_of(result): result["sha256"] for result in old if "sha256" in result}
-    return {row for row in now.keys() & known.keys() if now[row] != known[row]}
+    hashes = {row_of(result): result["sha256"] for result in new if "sha256" in result}
+    retrained_rows = set()
+    for result in old:
+        row = row_of(result)
+        if row in hashes and "sha256" in result and result["sha256"] != hashes[row]:
+            retrained_rows.add(row)
+    return retrained_rows
 
 
 def identity(result: Any) -> str:
@@ -146,34 +159,34 @@ def columns(results: list[Result]) -> dict[str, tuple[str, MetricProtocol]]:
         For each metric and protocol, by ``column_of`` of its results: the heading, which is the
         metric's name, numbered if it has several protocols; and the protocol.
     """
-    protocols: dict[str, dict[str, MetricProtocol]] = {}
+    by_metric: dict[str, dict[str, MetricProtocol]] = {}
     for result in results:
-        kinds = protocols.setdefault(result["metric"], {})
-        kinds.setdefault(column_of(result), result["protocol"])
-    return {
-        column: (metric if len(kinds) == 1 else f"{metric} ({number})", protocol)
-        for metric, kinds in protocols.items()
-        for number, (column, protocol) in enumerate(kinds.items(), start=1)
-    }
+        protocols = by_metric.setdefault(result["metric"], {})
+        protocols.setdefault(column_of(result), result["protocol"])
+    headings = {}
+    for metric, protocols in by_metric.items():
+        for number, (column, protocol) in enumerate(protocols.items(), start=1):
+            heading = metric if len(protocols) == 1 else f"{metric} ({number})"
+            headings[column] = (heading, protocol)
+    return headings
 
 
 def rows_of(results: list[Result]) -> dict[Row, dict[str, Result]]:
     """Return the rows of a table: results by column."""
     rows: dict[Row, dict[str, Result]] = {}
-    for r in results:
-        rows.setdefault(row_of(r), {})[column_of(r)] = r
+    for result in results:
+        rows.setdefault(row_of(result), {})[column_of(result)] = result
     return rows
 
 
 def counts_of(row: dict[str, Result]) -> str:
-    """Return the numbers of images of a row's results, each count once."""
-    return "/".join(dict.fromkeys(count_of(result) for result in row.values()))
-
-
-def count_of(result: Result) -> str:
-    """Return the number of images of a result; ``4 of 5`` if some have no finite number."""
-    left_out = result.get("not_finite", 0)
-    return f"{result['n'] - left_out} of {result['n']}" if left_out else str(result["n"])
+    """Return the numbers of images of a row's results; ``4 of 5`` if some have none."""
+    counts = []
+    for result in row.values():
+        n = result["n"]
+        finite = n - result.get("not_finite", 0)
+        counts.append(str(n) if finite == n else f"{finite} of {n}")
+    return "/".join(dict.fromkeys(counts))
 
 
 def column_of(result: Any) -> str:
@@ -186,10 +199,13 @@ def describe(protocol: MetricProtocol) -> str:
     return ", ".join(f"{key} {value}" for key, value in protocol.items())
 
 
-def shown_value(result: Result) -> str:
-    """Return the number for a table, with its deviation over seeds."""
-    deviation = f" ± {result['std']:.4f}" if "std" in result else ""
-    return f"{result['value']:.4f}{deviation}"
+def shown_value(result: Result | None) -> str:
+    """Return the number for a table, with its deviation over seeds; ``-`` without a result."""
+    if result is None:
+        return "-"
+    if "std" in result:
+        return f"{result['value']:.4f} ± {result['std']:.4f}"
+    return f"{result['value']:.4f}"
 
 
 def storable(value: Any) -> Any:
@@ -198,7 +214,9 @@ def storable(value: Any) -> Any:
         return value if math.isfinite(value) else str(value)
     if isinstance(value, Mapping):
         return {key: storable(v) for key, v in value.items()}
-    return [storable(v) for v in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return [storable(v) for v in value]
+    return value
 
 
 @contextmanager
@@ -288,9 +306,11 @@ def detail_of(images: Tensor) -> Tensor:
 def are_unlike(*digests: str | None) -> bool:
     """Return whether some of the digests of an image are of other HR, or of LR made otherwise."""
     parts = [digest.split() for digest in digests if digest]
+    hashes = {part[0] for part in parts}
+    if len(hashes) > 1:
+        return True
     details = [float(part[1]) for part in parts if len(part) > 1]
-    made_otherwise = details and max(details) - min(details) > ALIKE * max(details)
-    return len({part[0] for part in parts}) > 1 or bool(made_otherwise)
+    return bool(details) and max(details) - min(details) > ALIKE * max(details)
 
 
 def image_numbers(
@@ -307,27 +327,34 @@ def image_numbers(
         seed: Seed of the method's noise; None for a method without any.
         digests: Of the images, by dataset and key.
     """
-    found: list[ImageNumbers] = []
+    numbers: list[ImageNumbers] = []
     for metric in metrics:
-        kinds = (
-            (metric.records, metric.images, checkpoint, seed),
-            (metric.control_records, metric.control_images, "bicubic", None),
-        )
-        for records, images, weights, drawn in kinds:
-            found += [
-                {
-                    "dataset": record["dataset"],
-                    "scale": record["scale"],
-                    "metric": record["metric"],
-                    "protocol": record["protocol"],
-                    "checkpoint": weights,
-                    "seed": drawn,
-                    "values": images.get(record["dataset"], {}),
-                    "digests": dict(digests.get(record["dataset"], {})),
-                }
-                for record in records
-            ]
-    return found
+        for record in metric.records:
+            values = metric.images.get(record["dataset"], {})
+            numbers.append(_numbers(record, values, checkpoint, seed, digests))
+        for record in metric.control_records:
+            values = metric.control_images.get(record["dataset"], {})
+            numbers.append(_numbers(record, values, "bicubic", None, digests))
+    return numbers
+
+
+def _numbers(
+    record: Record,
+    values: dict[str, float],
+    checkpoint: str | None,
+    seed: int | None,
+    digests: Mapping[str, Mapping[str, str]],
+) -> ImageNumbers:
+    return {
+        "dataset": record["dataset"],
+        "scale": record["scale"],
+        "metric": record["metric"],
+        "protocol": record["protocol"],
+        "checkpoint": checkpoint,
+        "seed": seed,
+        "values": values,
+        "digests": dict(digests.get(record["dataset"], {})),
+    }
 
 
 def load_images(run: str | Path) -> list[ImageNumbers]:
@@ -342,9 +369,7 @@ def load_images(run: str | Path) -> list[ImageNumbers]:
     """
     path = Path(run, IMAGES)
     if not path.exists():
-        raise FileNotFoundError(
-            f"there is no {path}: run test (or validate) again with this version, which writes it"
-        )
+        raise FileNotFoundError(f"there is no {path}: run test (or validate), which writes it")
     try:
         images: list[ImageNumbers] = json.loads(path.read_text(encoding="utf-8"))["images"]
         for numbers in images:
@@ -390,34 +415,36 @@ def store(run: Path, results: list[Result], images: list[ImageNumbers]) -> None:
         gone = retrained(old, results) | _of_other_images(before, images)
         if gone:
             write_results(path, [result for result in old if row_of(result) not in gone])
-        again = {identity(numbers) for numbers in images}
-        kept = [n for n in before if identity(n) not in again and row_of(n) not in gone]
-        write_images(run, kept + images)
+        replaced = {identity(numbers) for numbers in images}
+        others = [n for n in before if identity(n) not in replaced and row_of(n) not in gone]
+        write_images(run, others + images)
         write_results(path, merge(old, results, gone))
 
 
 def _of_other_images(old: list[ImageNumbers], new: list[ImageNumbers]) -> set[Row]:
     # With one name for the images of validation and of test, the numbers of one would be lost.
-    before = {identity(numbers): _keys(numbers) for numbers in old}
-    digests: dict[Row, dict[str, str]] = {}
+    old_keys = {identity(numbers): _keys(numbers) for numbers in old}
+    old_digests: dict[Row, dict[str, str]] = {}
     for numbers in old:
-        digests.setdefault(row_of(numbers), {}).update(numbers.get("digests", {}))
-    found: dict[Row, str] = {}
+        old_digests.setdefault(row_of(numbers), {}).update(numbers.get("digests", {}))
+    rows: dict[Row, str] = {}
     for numbers in new:
-        row, now = row_of(numbers), _keys(numbers)
-        was, own = digests.get(row, {}), numbers.get("digests", {})
-        others = before.get(identity(numbers), now) ^ now
-        others |= {key for key in own if are_unlike(own[key], was.get(key))}
+        row = row_of(numbers)
+        keys = _keys(numbers)
+        others = old_keys.get(identity(numbers), keys) ^ keys
+        for key, digest in numbers.get("digests", {}).items():
+            if are_unlike(digest, old_digests.get(row, {}).get(key)):
+                others.add(key)
         if others:
-            found[row] = f"{row[0]} x{row[1]:g} ({first_of(sorted(others))})"
-    for place in dict.fromkeys(found.values()):
+            rows[row] = f"{row[0]} x{row[1]:g} ({first_of(sorted(others))})"
+    for place in dict.fromkeys(rows.values()):
         log.warning(
             "the numbers of other images of the same name, or of LR of another degradation, are "
             "replaced: %s; to keep those of validation and of test, give the two different names "
             "in data.init_args.val and data.init_args.test",
             place,
         )
-    return set(found)
+    return set(rows)
 
 
 def _keys(numbers: ImageNumbers) -> set[str]:

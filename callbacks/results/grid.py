@@ -24,6 +24,8 @@ SAID = (
     "from it. n: the images that all runs have, with a finite number."
 )
 BOLD = {"markdown": "**{}**", "latex": r"\textbf{{{}}}"}
+PLUS_MINUS = {"markdown": "±", "latex": r"\pm"}
+ARROWS = {True: " ↑", False: " ↓", None: ""}  # to the better direction
 DIGITS = {"psnr": 2, "psnr_rgb": 2, "niqe": 2, "fid": 2}
 SPECIAL = "&%$#_{}"  # characters of LaTeX
 
@@ -48,41 +50,58 @@ class Cell(NamedTuple):
 Column = tuple[str, str, list[Cell | None]]  # heading, arrow to the better, a cell for each run
 
 
-def columns(runs: Sequence[compare.RunNumbers], asked: compare.Selection) -> list[Column]:
+def columns(runs: Sequence[compare.RunNumbers], selection: compare.Selection) -> list[Column]:
     """Return the columns of all numbers of the first run, over the images that all runs have.
 
     Args:
         runs: The runs.
-        asked: Which numbers.
+        selection: Which numbers.
 
     Raises:
         ValueError: If a run has several checkpoints with one number, or nothing that is asked for.
     """
-    found: list[Column] = []
-    for first, alone in compare.on_common_images(runs, asked):
-        own = alone[0].results[0]
-        cells = [Cell(own["value"], own["n"]), *(_cell(alone[0], run) for run in alone[1:])]
-        higher = first.get("higher_is_better")
-        sign = 0 if higher is None else 1 if higher else -1
-        known = {n: cell for n, cell in enumerate(cells) if cell and math.isfinite(cell.value)}
-        # A number of a whole set, such as FID, is comparable only with one of as many images.
-        if sign and len(known) > 1 and len({cell.n for cell in known.values()}) == 1:
-            best = max(known, key=lambda n: sign * known[n].value)
-            against = {n: compare.compare(alone[best], alone[n])[0][0] for n in known if n != best}
-            bold = {best, *(n for n, c in against.items() if c.verdict == compare.NOTHING)}
+    table: list[Column] = []
+    for first, of_runs in compare.on_common_images(runs, selection):
+        result = of_runs[0].results[0]
+        cells: list[Cell | None] = [Cell(result["value"], result["n"])]
+        cells += [_cell(of_runs[0], run) for run in of_runs[1:]]
+        higher_is_better = first.get("higher_is_better")
+        if higher_is_better is not None:
+            bold = _not_beaten(of_runs, cells, higher_is_better)
             cells = [cell and cell._replace(bold=n in bold) for n, cell in enumerate(cells)]
-        head = f"{first['metric']}, {first['dataset']} x{first['scale']:g}"
-        found.append((head, ("", " ↑", " ↓")[sign], cells))
-    return found
+        heading = f"{first['metric']}, {first['dataset']} x{first['scale']:g}"
+        table.append((heading, ARROWS[higher_is_better], cells))
+    return table
+
+
+def _not_beaten(
+    runs: Sequence[compare.RunNumbers], cells: Sequence[Cell | None], higher_is_better: bool
+) -> set[int]:
+    """Return the numbers of the best run, and of those that are not shown to differ from it."""
+    values = {n: cell.value for n, cell in enumerate(cells) if cell and math.isfinite(cell.value)}
+    counts = {cell.n for n, cell in enumerate(cells) if cell and n in values}
+    # A number of a whole set, such as FID, is comparable only with one of as many images.
+    if len(values) < 2 or len(counts) > 1:
+        return set()
+    best = (max if higher_is_better else min)(values, key=lambda n: values[n])
+    not_beaten = {best}
+    for n in values:
+        ((compared,), _) = compare.compare(runs[best], runs[n])
+        if compared.verdict == compare.NOTHING:
+            not_beaten.add(n)
+    return not_beaten
 
 
 def _cell(first: compare.RunNumbers, run: compare.RunNumbers) -> Cell | None:
     if not run.results:
         return None
-    ((found,), _) = compare.compare(first, run)
-    reach = None if found.interval is None else (found.interval[1] - found.interval[0]) / 2
-    value = found.b["value"]
-    return Cell(value, found.b["n"], value - found.a["value"], reach)
+    ((compared,), _) = compare.compare(first, run)
+    value = compared.b["value"]
+    difference = value - compared.a["value"]
+    if compared.interval is None:
+        return Cell(value, compared.b["n"], difference)
+    low, high = compared.interval
+    return Cell(value, compared.b["n"], difference, (high - low) / 2)
 
 
 def grid(names: Sequence[str], table: Sequence[Column], form: Format) -> str:
@@ -95,42 +114,56 @@ def grid(names: Sequence[str], table: Sequence[Column], form: Format) -> str:
     """
     if form == "csv":
         return _csv(names, table)
-    escape = _escaped if form == "latex" else str
-    heads = [escape(f"{head}{arrow} (n = {_count(cells)})") for head, arrow, cells in table]
-    rows = [
-        [escape(name), *(_shown(head, cells[number], form) for head, _, cells in table)]
-        for number, name in enumerate(names)
-    ]
-    if form == "latex":
-        head, *body = (" & ".join(row) + r" \\" for row in (["", *heads], *rows))
-        body = [line.replace("±", r"\pm") for line in body]
-        lines = [rf"\begin{{tabular}}{{l{'r' * len(heads)}}}", r"\toprule", head, r"\midrule"]
-        notes = [f"% {SAID}", r"% \usepackage{booktabs}"]
-        return "\n".join([*notes, *lines, *body, r"\bottomrule", r"\end{tabular}"]) + "\n"
-    rule = ["---", *["---:"] * len(heads)]
-    lines = [f"| {' | '.join(row)} |" for row in (["", *heads], rule, *rows)]
+    headings = [""]
+    for heading, arrow, cells in table:
+        counts = dict.fromkeys(str(cell.n) for cell in cells if cell)
+        headings.append(f"{heading}{arrow} (n = {'/'.join(counts)})")
+    rows = []
+    for number, name in enumerate(names):
+        texts = [_text(heading, cells[number], form) for heading, _, cells in table]
+        rows.append([name, *texts])
+    return _latex(headings, rows) if form == "latex" else _markdown(headings, rows)
+
+
+def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *["---:"] * (len(headings) - 1)]
+    lines = [f"| {' | '.join(row)} |" for row in (headings, rule, *rows)]
     return "\n".join([*lines, "", SAID]) + "\n"
 
 
-def _count(cells: Sequence[Cell | None]) -> str:
-    return "/".join(dict.fromkeys(str(cell.n) for cell in cells if cell))
+def _latex(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [
+        f"% {SAID}",
+        r"% \usepackage{booktabs}",
+        rf"\begin{{tabular}}{{l{'r' * (len(headings) - 1)}}}",
+        r"\toprule",
+        " & ".join(map(_escaped, headings)) + r" \\",
+        r"\midrule",
+    ]
+    for name, *texts in rows:
+        lines.append(" & ".join([_escaped(name), *texts]) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    return "\n".join(lines) + "\n"
 
 
-def _shown(head: str, cell: Cell | None, form: Format) -> str:
+def _text(heading: str, cell: Cell | None, form: Format) -> str:
     if cell is None:
         return "-"
-    digits = DIGITS.get(head.partition(",")[0], 4)
-    value = f"{cell.value:.{digits}f}"
-    value = BOLD[form].format(value) if cell.bold else value
+    digits = DIGITS.get(heading.partition(",")[0], 4)
+    text = f"{cell.value:.{digits}f}"
+    if cell.bold:
+        text = BOLD[form].format(text)
     if cell.more is None or not math.isfinite(cell.more):
-        return value
-    more = f"{cell.more:+.{digits}f}"
-    more += "" if cell.reach is None else f" ± {cell.reach:.{digits}f}"
-    return f"{value} ({more})" if form == "markdown" else rf"{value} (${more}$)"
+        return text
+    difference = f"{cell.more:+.{digits}f}"
+    if cell.reach is not None:
+        difference += f" {PLUS_MINUS[form]} {cell.reach:.{digits}f}"
+    return f"{text} ({difference})" if form == "markdown" else f"{text} (${difference}$)"
 
 
 def _escaped(text: str) -> str:
-    text = "".join(rf"\{letter}" if letter in SPECIAL else letter for letter in text)
+    for letter in SPECIAL:
+        text = text.replace(letter, rf"\{letter}")
     return text.replace("↑", r"$\uparrow$").replace("↓", r"$\downarrow$")
 
 
@@ -138,8 +171,8 @@ def _csv(names: Sequence[str], table: Sequence[Column]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["run", "number", "value", "difference", "half_interval", "n"])
-    for head, _, cells in table:
+    for heading, _, cells in table:
         for name, cell in zip(names, cells, strict=True):
             if cell:
-                writer.writerow([name, head, cell.value, cell.more, cell.reach, cell.n])
+                writer.writerow([name, heading, cell.value, cell.more, cell.reach, cell.n])
     return buffer.getvalue()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 from rich.table import Table
@@ -21,7 +21,7 @@ from callbacks.evaluation import (
     evaluated_datasets,
     gather,
 )
-from callbacks.metrics.base import OUTPUT, Measurements, Metric
+from callbacks.metrics.base import OUTPUT, Measurements, Metric, Record
 from callbacks.results.files import (
     RESULTS,
     ImageNumbers,
@@ -38,11 +38,11 @@ from callbacks.results.files import (
     shown_value,
     store,
 )
-from callbacks.weights import digest_of
+from files.checksums import file_hash
 from files.method import Method, method_of
 
 log = logging.getLogger(__name__)
-DETAIL = OUTPUT + 1  # kind of measurement beside the digests of HR
+DETAIL = "detail"  # kind of measurement beside the digests of HR
 
 
 class Evaluation(NamedTuple):
@@ -69,35 +69,36 @@ def over_seeds(evaluations: Sequence[Evaluation]) -> list[Result]:
         A number that a seed does not have, because an output is not finite, is NaN.
     """
     seeds = [evaluation.seed for evaluation in evaluations if evaluation.seed is not None]
-    values: dict[str, list[float]] = {}
-    first: dict[str, Result] = {}
-    left_out: dict[str, int] = {}  # the largest number of images without a finite number
+    by_number: dict[str, list[Result]] = {}
     for evaluation in evaluations:
         for result in evaluation.results:
-            values.setdefault(place := identity(result), []).append(result["value"])
-            first.setdefault(place, result)
-            left_out[place] = max(left_out.get(place, 0), result.get("not_finite", 0))
+            by_number.setdefault(identity(result), []).append(result)
     combined: list[Result] = []
-    for place, result in first.items():
-        if not seeds or result["checkpoint"] == "bicubic":
-            combined.append(result)
+    for of_seeds in by_number.values():
+        first = of_seeds[0]
+        if not seeds or first["checkpoint"] == "bicubic":
+            combined.append(first)
             continue
-        found = values[place] + [math.nan] * (len(seeds) - len(values[place]))
-        mean = sum(found) / len(found)  # not fsum, which fails for inf and -inf
-        together: Result = {**result, "value": mean, "seeds": seeds}
-        if len(found) > 1:
-            finite = all(map(math.isfinite, found))
-            together["std"] = statistics.stdev(found) if finite else math.nan
-        if left_out[place]:
-            together["not_finite"] = left_out[place]
+        values = [result["value"] for result in of_seeds]
+        values += [math.nan] * (len(seeds) - len(values))
+        mean = sum(values) / len(values)  # not fsum, which fails for inf and -inf
+        together: Result = {**first, "value": mean, "seeds": seeds}
+        if len(values) > 1:
+            are_finite = all(map(math.isfinite, values))
+            together["std"] = statistics.stdev(values) if are_finite else math.nan
+        not_finite = max(result.get("not_finite", 0) for result in of_seeds)
+        if not_finite:
+            together["not_finite"] = not_finite
         combined.append(together)
     return combined
 
 
 def images_of(evaluations: Sequence[Evaluation]) -> list[ImageNumbers]:
     """Return the numbers of single images of all seeds; those of bicubic once."""
-    later = [n for e in evaluations[1:] for n in e.images if n["seed"] is not None]
-    return evaluations[0].images + later
+    images = list(evaluations[0].images)
+    for evaluation in evaluations[1:]:
+        images += [numbers for numbers in evaluation.images if numbers["seed"] is not None]
+    return images
 
 
 class Results(EvaluationCallback):
@@ -105,8 +106,7 @@ class Results(EvaluationCallback):
 
     A new number replaces that of the same dataset, scale, metric, protocol and checkpoint; all
     others stay. Besides ``results.json``, ``images.json`` has the numbers of single images. The
-    validations within ``fit`` are in the logs instead; a line compares the model with bicubic, if a
-    metric has that control.
+    validations within ``fit`` are in the logs instead.
     """
 
     def __init__(self) -> None:
@@ -124,21 +124,18 @@ class Results(EvaluationCallback):
 
     def _add(self, outputs: Any, batch: Any, dataloader_idx: int) -> None:
         """Hash the images of ``validate`` or ``test``, once for all metrics."""
-        found = [batch[name] for name in ("hr", "clip", "lr") if name in batch]
-        if found and self._hashes:
-            self._digests.update(dataloader_idx, OUTPUT, batch["key"], digests_of(found[0]))
-            self._digests.update(dataloader_idx, DETAIL, batch["key"], detail_of(found[-1]))
+        images = [batch[name] for name in ("hr", "clip", "lr") if name in batch]
+        if images and self._hashes:
+            self._digests.update(dataloader_idx, OUTPUT, batch["key"], digests_of(images[0]))
+            self._digests.update(dataloader_idx, DETAIL, batch["key"], detail_of(images[-1]))
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         """Do nothing: metrics do not have their numbers yet."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Store and show the numbers of ``validate``; in ``fit``, compare them with bicubic."""
+        """Store and show the numbers of ``validate``; those of ``fit`` are in the logs."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._report(trainer, pl_module)
-        elif not trainer.sanity_checking and trainer.is_global_zero:
-            for line in margins(all_callbacks(trainer)):
-                log.info("step %d, %s", trainer.global_step, line)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Store and show the numbers of ``test``."""
@@ -172,74 +169,50 @@ def _evaluation(
     metrics = [c for c in all_callbacks(trainer) if isinstance(c, Metric)]
     checkpoint = made_by(method)
     file = Path((method.weights_source or "").removesuffix(" (EMA)"))
-    sha256 = digest_of(file) if metrics and file.is_file() else None
+    sha256 = file_hash(file) if metrics and file.is_file() else None
     results: list[Result] = []
     for metric in metrics:
-        for records, weights in ((metric.records, checkpoint), (metric.control_records, "bicubic")):
-            for record in records:
-                more: dict[str, object] = {"checkpoint": weights}
-                if weights != "bicubic" and sha256 is not None:
-                    more["sha256"] = sha256
-                if (higher := metric.is_higher_better(record["metric"])) is not None:
-                    more["higher_is_better"] = higher
-                results.append(cast(Result, {**record, **more}))
-    found = digests.by_key()
-    named = {
-        evaluated_datasets(trainer)[index].name: {
-            k: f"{word:08x} {found[index, DETAIL][k]:.4f}" for k, word in of.items()
-        }
-        for (index, kind), of in found.items()
-        if kind == OUTPUT
-    }
-    return Evaluation(seed, results, image_numbers(metrics, checkpoint, seed, named))
-
-
-def margins(callbacks: list[Callback]) -> list[str]:
-    """Return a line for each metric and dataset with a control: its value and the difference."""
-    lines = []
-    for metric in callbacks:
-        if not isinstance(metric, Metric):
-            continue
-        controls = {(r["dataset"], r["metric"]): r for r in metric.control_records}
         for record in metric.records:
-            if (control := controls.get((record["dataset"], record["metric"]))) is None:
-                continue
-            value, bicubic = record["value"], control["value"]
-            difference = value - bicubic
-            verdict = _verdict(difference, metric.is_higher_better(record["metric"]))
-            lines.append(
-                f"{record['dataset']} x{record['scale']:g}: {record['metric']} "
-                f"{value:.4f}, bicubic {bicubic:.4f}: {difference:+.4f}{verdict}"
-            )
-    return lines
+            result = _result(metric, record, checkpoint)
+            if sha256 is not None:
+                result["sha256"] = sha256
+            results.append(result)
+        results += [_result(metric, record, "bicubic") for record in metric.control_records]
+    by_key = digests.by_key()
+    by_name: dict[str, dict[str, str]] = {}
+    for index, dataset in enumerate(evaluated_datasets(trainer)):
+        details = by_key.get((index, DETAIL), {})
+        hashes = by_key.get((index, OUTPUT), {})
+        by_name[dataset.name] = {key: f"{hashes[key]:08x} {details[key]:.4f}" for key in hashes}
+    return Evaluation(seed, results, image_numbers(metrics, checkpoint, seed, by_name))
 
 
-def _verdict(difference: float, higher_is_better: bool | None) -> str:
-    # Equal as printed is equal; numbers that are not finite are not comparable.
-    if higher_is_better is None or not math.isfinite(difference):
-        return ""
-    if round(difference, 4) == 0:
-        return ", equal"
-    return ", better" if (difference > 0) == higher_is_better else ", worse"
+def _result(metric: Metric, record: Record, checkpoint: str | None) -> Result:
+    result = cast(Result, {**record, "checkpoint": checkpoint})
+    higher_is_better = metric.is_higher_better(record["metric"])
+    if higher_is_better is not None:
+        result["higher_is_better"] = higher_is_better
+    return result
 
 
 def table(results: list[Result]) -> Table:
     """Return a table of datasets by metrics, one protocol per column; protocols stand below."""
     headings = columns(results)
-    protocols = (f"{heading}: {describe(protocol)}" for heading, protocol in headings.values())
-    shown = Table(caption="\n".join(protocols), caption_justify="left")
-    shown.add_column("dataset")
+    protocols = [f"{heading}: {describe(protocol)}" for heading, protocol in headings.values()]
+    table = Table(caption="\n".join(protocols), caption_justify="left")
+    table.add_column("dataset")
     for heading in ("scale", *(heading for heading, _ in headings.values()), "n"):
-        shown.add_column(heading, justify="right", no_wrap=True)
-    shown.add_column("checkpoint", overflow="fold")
-    for (dataset, scale, checkpoint), found in rows_of(results).items():
-        values = [shown_value(found[c]) if c in found else "-" for c in headings]
-        shown.add_row(dataset, f"x{scale:g}", *values, counts_of(found), checkpoint or "-")
-    return shown
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("checkpoint", overflow="fold")
+    for (dataset, scale, checkpoint), row in rows_of(results).items():
+        values = [shown_value(row.get(column)) for column in headings]
+        table.add_row(dataset, f"x{scale:g}", *values, counts_of(row), checkpoint or "-")
+    return table
 
 
 def _show(results: list[Result]) -> None:
-    shown, console = table(results), Console()
+    rows = table(results)
+    console = Console()
     unlimited = console.options.update(width=10_000)  # or the width would be the window's
-    needed = console.measure(shown, options=unlimited).maximum
-    Console(width=max(console.width, needed)).print(shown)  # a window breaks longer lines
+    needed = console.measure(rows, options=unlimited).maximum
+    Console(width=max(console.width, needed)).print(rows)  # a window breaks longer lines

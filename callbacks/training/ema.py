@@ -49,7 +49,8 @@ class EMA(Callback):
 
     def __init__(self, decay: UnitInterval = 0.999, first: NonNegativeInt | None = 0) -> None:
         super().__init__()
-        self.decay, self.first = decay, first
+        self.decay = decay
+        self.first = first
         self.updates = 0
         self._step = 0
         self._module: LightningModule | None = None
@@ -90,7 +91,8 @@ class EMA(Callback):
         """Average also what a callback has unfrozen, from its current weights."""
         if [parameter.requires_grad for parameter in self._every] == self._trained:
             return
-        averages, updates = self._by_name(), self.updates
+        averages = self._by_name()
+        updates = self.updates
         self.track(pl_module)
         self.updates = updates
         for name, average in self._by_name().items():
@@ -109,14 +111,14 @@ class EMA(Callback):
 
         Parts that only training uses, such as discriminators, are left out.
         """
-        left = method_of(module).training_only
+        training_only = method_of(module).training_only
         self._every = list(module.parameters())
         self._trained = [parameter.requires_grad for parameter in self._every]
         positions: dict[nn.Parameter, int] = {}
         self._index = {
             name: positions.setdefault(p, len(positions))
             for name, p in module.named_parameters(remove_duplicate=False)
-            if p.requires_grad and not name.startswith(left)
+            if p.requires_grad and not name.startswith(training_only)
         }
         self._parameters = list(positions)
         # In bfloat16 a step of 0.001 would be lost by rounding.
@@ -168,7 +170,8 @@ class EMA(Callback):
             parameter.data = raw
         if self._hook is not None:
             self._hook.remove()
-        self._raw, self._hook = None, None
+        self._raw = None
+        self._hook = None
 
     def _put_raw(self, module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
         # A state_dict requested during a validation is for a checkpoint.
@@ -197,18 +200,21 @@ class EMA(Callback):
         return {name: self._averages[position] for name, position in self._index.items()}
 
     def _restore(self, state: dict[str, Any]) -> None:
-        weights, own = state["weights"], self._by_name()
-        wrong = sorted(weights.keys() ^ own.keys())
-        wrong += [k for k in own if k in weights and weights[k].shape != own[k].shape]
+        weights = state["weights"]
+        averages = self._by_name()
+        wrong = sorted(weights.keys() ^ averages.keys())
+        for name in averages.keys() & weights.keys():
+            if weights[name].shape != averages[name].shape:
+                wrong.append(name)
         if wrong:
             raise ValueError(
-                f"the checkpoint's EMA does not fit the {len(own)} trained parameters: "
+                f"the checkpoint's EMA does not fit the {len(averages)} trained parameters: "
                 f"{len(wrong)} are missing, unexpected or of another shape ({', '.join(wrong[:4])})"
                 "; resume with the model that wrote it, or start from its weights alone: "
                 "--model.init_args.weights CHECKPOINT"
             )
-        check_numbers("the checkpoint's EMA", weights, own)
-        for name, average in own.items():
+        check_numbers("the checkpoint's EMA", weights, averages)
+        for name, average in averages.items():
             average.copy_(weights[name])
         self.updates = state["updates"]
 

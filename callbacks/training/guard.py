@@ -42,7 +42,8 @@ class BadStep:
     """
 
     def __init__(self, trainer: Trainer, optimizer: Any, counted: bool) -> None:
-        self.counted, self._optimizer = counted, optimizer
+        self.counted = counted
+        self._optimizer = optimizer
         self._loop: Any = trainer.fit_loop.epoch_loop
         self._progress = self._loop.manual_optimization.optim_step_progress
         if trainer.lightning_module.automatic_optimization:
@@ -122,7 +123,9 @@ class Guard(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the count."""
         self._loss = torch.zeros((), device=trainer.strategy.root_device)
-        self._buffers, self._bad, self._stop = None, None, ""
+        self._buffers = None
+        self._bad = None
+        self._stop = ""
         self._log(trainer, trainer.global_step)
 
     def on_train_batch_start(
@@ -152,7 +155,8 @@ class Guard(Callback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
     ) -> None:
         """Judge the step; if it is bad, the optimiser changes nothing."""
-        loss, self._loss = self._loss, torch.zeros_like(self._loss)
+        loss = self._loss
+        self._loss = torch.zeros_like(loss)
         loss_is_finite, gradient_is_finite = _loss_and_norm(loss, optimizer).isfinite().tolist()
         number = trainer.optimizers.index(optimizer)
         if loss_is_finite and gradient_is_finite:
@@ -176,29 +180,31 @@ class Guard(Callback):
     on_exception = on_train_batch_end  # before a checkpoint of the failed run is written
 
     def _keep(self, module: LightningModule) -> None:
-        # A forward pass changes buffers, such as running statistics.
+        # A forward pass updates running statistics.
         self._buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
 
     def _undo(self) -> None:
-        step, self._bad = self._bad, None
-        if step is None:
+        if self._bad is None:
             return
-        step.undo()
-        for buffer, kept in self._buffers or ():
-            if not torch.equal(buffer, kept):  # constants may be read-only views
-                buffer.copy_(kept)
+        self._bad.undo()
+        self._bad = None
+        for buffer, good in self._buffers or ():
+            if not torch.equal(buffer, good):  # constants may be read-only views
+                buffer.copy_(good)
 
-    def _count(self, trainer: Trainer, number: int, is_step: bool, what: str, here: bool) -> None:
+    def _count(
+        self, trainer: Trainer, number: int, is_step: bool, quantity: str, here: bool
+    ) -> None:
         step = trainer.global_step
-        row = self.rows[number] = self.rows.get(number, 0) + 1
+        row = self.rows.get(number, 0) + 1
+        self.rows[number] = row
         self.skipped += is_step
-        left_out, so_far = "step", f"{self.skipped} so far"
-        if not is_step:
-            left_out, so_far = "discriminator update", f"{row} in a row"
+        left_out = "step" if is_step else "discriminator update"
+        so_far = f"{self.skipped} so far" if is_step else f"{row} in a row"
         if here and self._warned < WARNED:
             self._warned += 1
             log.warning(
-                f"left out a {left_out} after step {step} ({so_far}): the {what} is not finite "
+                f"left out a {left_out} after step {step} ({so_far}): the {quantity} is not finite "
                 f"(rank {trainer.global_rank}: {', '.join(self._keys[:SHOWN])})"
             )
         if row >= self.in_a_row:

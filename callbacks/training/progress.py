@@ -20,9 +20,6 @@ class Progress(ProgressBar):
 
     Training counts steps of the whole run, not batches of an epoch: after a resume the bar
     continues. If the output is not a terminal (SLURM, CI), lines are logged instead of a bar.
-
-    Args:
-        every_n_seconds: Time between two lines without a terminal.
     """
 
     # Lightning skips hooks that are not callable; dispatching an empty one costs more than all work
@@ -30,10 +27,11 @@ class Progress(ProgressBar):
     on_train_batch_start = on_before_zero_grad = None  # type: ignore[assignment]
     on_before_backward = on_after_backward = on_before_optimizer_step = None  # type: ignore[assignment]
 
-    def __init__(self, every_n_seconds: float = 10.0) -> None:
+    every_n_seconds = 10.0  # between two lines without a terminal
+
+    def __init__(self) -> None:
         super().__init__()
         self._enabled = True
-        self._every_n_seconds = every_n_seconds
         self._bars: list[tqdm[Any]] = []
         self._shown = 0.0
         self._enlarged = 0.0  # megapixels of outputs
@@ -92,9 +90,10 @@ class Progress(ProgressBar):
         self._enlarged = 0.0
         counts = trainer.num_predict_batches
         if _total(counts) is None:  # frames of videos
+            datasets = [predicted_dataset(trainer, index) for index in range(len(counts))]
             counts = [
-                getattr(predicted_dataset(trainer, n), "stated_frames", 0) if c == inf else c
-                for n, c in enumerate(counts)
+                getattr(dataset, "stated_frames", 0) if count == inf else count
+                for dataset, count in zip(datasets, counts, strict=True)
             ]
         self._open("predict", _total(counts) or None, "image")
 
@@ -118,17 +117,21 @@ class Progress(ProgressBar):
 
     def _open(self, title: str, total: int | None, unit: str, initial: int = 0) -> None:
         if self._enabled:
-            bars = len(self._bars)
-            shown = bar_options(self._every_n_seconds, endless=total is None)
-            how = {"leave": not bars, "position": bars, "initial": initial, **shown}
-            self._bars.append(tqdm(desc=title, total=total, unit=unit, **how))
+            count = len(self._bars)
+            options = {
+                "leave": not count,
+                "position": count,
+                "initial": initial,
+                **bar_options(self.every_n_seconds, endless=total is None),
+            }
+            self._bars.append(tqdm(desc=title, total=total, unit=unit, **options))
             self._shown = time.monotonic()
 
-    def _advance(self, trainer: Trainer, to: int | None = None) -> None:
+    def _advance(self, trainer: Trainer, step: int | None = None) -> None:
         if not self._bars:
             return
         bar = self._bars[-1]
-        bar.n = bar.n + 1 if to is None else to
+        bar.n = bar.n + 1 if step is None else step
         if time.monotonic() - self._shown >= bar.mininterval:
             self._show(trainer)
 

@@ -42,9 +42,8 @@ class Timeline:
         if self._stream is not None:
             self._marks[-1][1].synchronize()
         spent: defaultdict[str, float] = defaultdict(float)
-        for (_, begun), (part, ended) in itertools.pairwise(self._marks):
-            timed = ended - begun if self._stream is None else begun.elapsed_time(ended) / 1000
-            spent[part] += float(timed)
+        for (_, begin), (part, end) in itertools.pairwise(self._marks):
+            spent[part] += end - begin if self._stream is None else begin.elapsed_time(end) / 1000
         self._marks = self._marks[-1:]
         return spent
 
@@ -80,27 +79,33 @@ class Budget:
 
     def shares(self) -> dict[str, float]:
         """Return shares of all the time by part; those of workers are shares of their time."""
-        whole = sum(self._spent.values())
-        if not whole:
+        total = sum(self._spent.values())
+        if not total:
             return {}
-        spent = {"waiting": 0.0, "stepping": 0.0, "validating": 0.0, **self._spent}
+        seconds = {"waiting": 0.0, **self._spent}
         if not self.workers:
-            spent["waiting"] = max(spent["waiting"] - sum(self._prepared.values()), 0.0)
-        prepared = {p: s / max(self.workers, 1) for p, s in self._prepared.items()}
-        return {part: seconds / whole for part, seconds in {**spent, **prepared}.items()}
+            seconds["waiting"] = max(seconds["waiting"] - sum(self._prepared.values()), 0.0)
+        for part, of_all_workers in self._prepared.items():
+            seconds[part] = of_all_workers / max(self.workers, 1)
+        return {part: spent / total for part, spent in seconds.items()}
 
     def sentence(self) -> str:
         """Return the shares in one line; empty if nothing was timed, as in a run of one step."""
         shares = self.shares()
         if not shares:
             return ""
-        training, workers = (
-            ", ".join(f"{part} {shares[part]:.1%}" for part in parts if shares.get(part))
-            for parts in (OF_TRAINING, OF_WORKERS)
-        )
-        count = f"{self.workers} workers" if self.workers > 1 else "the worker"
-        beside = f"; {count}, beside it: {workers}" if self.workers else f", {workers}"
-        return f"time of training: {training}{beside if workers else ''}"
+        sentence = f"time of training: {_words(shares, OF_TRAINING)}"
+        of_workers = _words(shares, OF_WORKERS)
+        if not of_workers:
+            return sentence
+        if not self.workers:
+            return f"{sentence}, {of_workers}"
+        workers = f"{self.workers} workers" if self.workers > 1 else "the worker"
+        return f"{sentence}; {workers}, beside it: {of_workers}"
+
+
+def _words(shares: dict[str, float], parts: Iterable[str]) -> str:
+    return ", ".join(f"{part} {shares[part]:.1%}" for part in parts if shares.get(part))
 
 
 class Throughput(Callback):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from callbacks.provenance import commit
 from callbacks.results.files import made_by
-from callbacks.weights import digest_of
+from files.checksums import file_hash
 from files.own_modules import class_path
 from files.tensors import read_file, read_metadata
 from lightning_modules.base import ImageModel
@@ -65,7 +65,7 @@ def describe_export(model: ImageModel, origin: Origin) -> About:
         "scale": model.scale,
         "run": origin.run.resolve().name,
         "weights": Path(made_by(model) or "").name,
-        "sha256": None if origin.file is None else digest_of(origin.file),
+        "sha256": None if origin.file is None else file_hash(origin.file),
         "step": None if origin.file is None else _step(origin.file),
         "frozen": sources(model),
         # The file's own, where it names them: the configuration may be another one.

@@ -8,7 +8,6 @@ import pytest
 
 from callbacks.metrics.base import Metric
 from callbacks.metrics.consistency import Repetition
-from callbacks.metrics.fid import PatchFID, PatchKID
 from callbacks.metrics.sets import SetMetric
 from tests.callbacks.random_inception import inception, inception_file, small_inception
 from tests.contracts import discovery
@@ -20,9 +19,6 @@ __all__ = ["inception", "inception_file", "small_inception"]
 # A line for each class of ours that cannot be made without arguments: a function that makes one.
 EXAMPLES: dict[type, object] = {
     Repetition: lambda: Repetition(40),  # at which the contract's images do not repeat
-    # One crop an image, not three.
-    PatchFID: lambda: PatchFID(crops=1),
-    PatchKID: lambda: PatchKID(crops=1),
 }
 
 

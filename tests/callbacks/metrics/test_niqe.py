@@ -118,18 +118,6 @@ def test_flat_blocks_as_in_numpy(metric: NIQE, pristine: Path) -> None:
 # ------------------------------------------------------------------------------ the batch, the run
 
 
-def test_border_and_rounding(metric: NIQE) -> None:
-    sr = tensor(photograph("astronaut"))
-    metric.border, metric.scale = "scale", 3.5
-    cut = compute(metric, sr)
-    metric.border = 4
-    assert compute(metric, sr) == cut
-    metric.border = 0
-    torch.testing.assert_close(compute(metric, sr[..., 4:-4, 4:-4]), cut)
-    metric.round_8bit = False
-    assert compute(metric, sr + 0.3 / 255) != compute(metric, sr)
-
-
 def test_the_luma_of_yiq(metric: NIQE, pristine: Path) -> None:
     """As pyiqa has it: in [0, 255], where BT.601 is in [16, 235]."""
     image = photograph("coffee")

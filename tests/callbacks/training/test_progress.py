@@ -28,6 +28,10 @@ class Logging(Tiny):
         return self.validation_step(batch, batch_idx)
 
 
+class Every(Progress):
+    every_n_seconds = 0.0
+
+
 class Terminal(io.StringIO):
     """A stream that collects the drawn text."""
 
@@ -50,7 +54,7 @@ def _heard(caplog: pytest.LogCaptureFixture) -> None:
 def test_lines_where_there_is_no_terminal(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trainer(tmp_path, Progress(0), max_steps=4, max_epochs=-1).fit(Logging(), loader())
+    trainer(tmp_path, Every(), max_steps=4, max_epochs=-1).fit(Logging(), loader())
     form = r"fit: step \d of 4, +[\d.]+(?:step/s|s/step), \d+:\d\d left, train/loss=[\d.e-]+"
     assert all(re.fullmatch(form, line) for line in lines(caplog)[1:])
     assert [line.split(" of ")[0] for line in lines(caplog)] == [
@@ -64,7 +68,7 @@ def test_lines_where_there_is_no_terminal(
 
 
 def test_steps_are_counted_not_batches(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    run = trainer(tmp_path, Progress(0), max_epochs=2, accumulate_grad_batches=3)
+    run = trainer(tmp_path, Every(), max_epochs=2, accumulate_grad_batches=3)
     run.fit(Logging(), loader())
     assert lines(caplog)[-1].startswith("fit: step 4 of 4")  # 4 batches an epoch: 3 and 1
 
