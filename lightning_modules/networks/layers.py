@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,20 @@ def sinusoids(t: Tensor, width: int) -> Tensor:
     frequencies = torch.exp(-math.log(10_000) / half * index)
     angles = t.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+def embedded_time(network: Any, t: Tensor | float, x: Tensor) -> Tensor:
+    """Return the embedded timesteps, (B, E), of a network built of diffusers' blocks.
+
+    Args:
+        network: Has diffusers' ``time_proj`` and ``time_embedding``.
+        t: Timesteps: (B,), or one for all.
+        x: Input of the network, (B, ...), in whose type the embedding is.
+    """
+    if not isinstance(t, Tensor):
+        t = torch.full((), t, device=x.device)
+    waves = network.time_proj(t.expand(len(x))).to(x.dtype)
+    return network.time_embedding(waves)
 
 
 def check_sides(x: Tensor, divisor: int, owner: nn.Module) -> None:
