@@ -35,19 +35,7 @@ _TALL = {  # by height over width; transposed for wider images
     2.5: "1x1 2x2 5x2 10x4 15x6 20x8 25x10 30x12 40x16 50x20 65x26 80x32 100x40",
     3.0: "1x1 2x2 6x2 9x3 15x5 21x7 27x9 36x12 45x15 54x18 72x24 90x30 111x37",
 }
-
-
-def _published_grids() -> dict[float, list[Size]]:
-    grids = {}
-    for ratio, text in _TALL.items():
-        sides = [size.split("x") for size in text.split()]
-        grids[ratio] = [(int(h), int(w)) for h, w in sides]
-        grids[1 / ratio] = [(w, h) for h, w in grids[ratio]]
-    return grids
-
-
-_GRIDS = _published_grids()
-RATIOS = tuple(sorted(_GRIDS))
+RATIOS = tuple(sorted({*_TALL, *(1 / ratio for ratio in _TALL)}))
 """Height over width of the published grids."""
 
 
@@ -328,8 +316,12 @@ def published(ratio: float = 1.0, budget: Budget = "1M", patch: int = 1) -> Scal
         budget: Pixels of the image.
         patch: Side of a token in positions of the latent: 2 for the autoencoder of 14 bits.
     """
-    nearest = min(_GRIDS, key=lambda candidate: abs(candidate - ratio))
-    grids = _GRIDS[nearest]
+    nearest = min(RATIOS, key=lambda candidate: abs(candidate - ratio))
+    tall = min(_TALL, key=lambda candidate: abs(candidate - max(nearest, 1 / nearest)))
+    grids = []
+    for size in _TALL[tall].split():
+        h, w = map(int, size.split("x"))
+        grids.append((w, h) if nearest < 1 else (h, w))
     return Scales(grids[: _COUNT[budget]], patch, grids[-1])
 
 
