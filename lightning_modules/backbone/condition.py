@@ -352,7 +352,8 @@ class FixedText(Texts):
     def __init__(self, path: str | Path) -> None:
         super().__init__()
         self.prompt = FixedPrompt(path)
-        self.width, self.source = self.prompt.prompt.shape[-1], self.prompt.source
+        self.width = self.prompt.prompt.shape[-1]
+        self.source = self.prompt.source
 
     def forward(self, texts: Sequence[str]) -> Text:
         """Return the fixed features; the texts are ignored."""
@@ -373,26 +374,24 @@ def text_of(batch: Batch, encoder: Texts | None, prompt: str | None) -> Text | N
         ValueError: If a caption is missing or empty, or one text is for all images, and they have
             cached features.
     """
-    count, key = len(batch["key"]), batch["key"][0]
+    keys = batch["key"]
+    fixed = encoder is not None and not encoder.reads
     if "text_features" in batch:
-        fixed = "prompt" if encoder is None or encoder.reads else "encoder"
-        if prompt is not None or fixed == "encoder":
+        if prompt is not None or fixed:
             raise ValueError(
-                f"{key} has features of its own caption, and model.init_args.{fixed} is for all "
-                "images: unset it, or use shards without text_features.npy"
+                f"{keys[0]} has features of its own caption, and model.init_args."
+                f"{'encoder' if fixed else 'prompt'} is for all images: unset it, or use shards "
+                "without text_features.npy"
             )
         return Text(batch["text_features"], batch["text_lengths"])
     if encoder is None:
         return None
-    texts = _captions(batch) if prompt is None and encoder.reads else [prompt or ""] * count
-    return encoder(texts)
-
-
-def _captions(batch: Batch) -> list[str]:
+    if prompt is not None or fixed:
+        return encoder([prompt or ""] * len(keys))
     texts = batch.get("text", [""])
     if not all(text.strip() for text in texts):
         raise ValueError(
-            f"{batch['key'][0]}, or an image beside it, has no caption: use a source with text, "
-            "set model.init_args.prompt, or unset model.init_args.encoder"
+            f"{keys[0]}, or an image beside it, has no caption: use a source with text, set "
+            "model.init_args.prompt, or unset model.init_args.encoder"
         )
-    return texts
+    return encoder(texts)
