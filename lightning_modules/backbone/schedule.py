@@ -175,16 +175,29 @@ class Schedule:
         return alpha * x - sigma * raw
 
     def _of(self, t: Tensor | int, x: Tensor) -> tuple[Any, Any]:
-        # Of the preserving form: (B, 1, ...) for t of (B,), numbers for a number. float64 until
-        # multiplied by x. Tables go to the device; moving t to the CPU would block the host.
+        # Of the preserving form: (B, 1, ...) for t of (B,), numbers for a number, float64 until
+        # multiplied by x.
         if isinstance(t, int):
             return self._preserving(t)
         alphas, sigmas = self._tables
-        shape = (-1,) + (1,) * (x.ndim - 1)
-        return alphas.like(x)[t].view(shape), sigmas.like(x)[t].view(shape)
+        return entries(alphas, t, x), entries(sigmas, t, x)
 
     def _preserving(self, t: int) -> tuple[float, float]:
         return self._alphas[t].item(), self._sigmas[t].item()
+
+
+def entries(table: Table, t: Tensor, x: Tensor) -> Tensor:
+    """Return the entries of a table at the timesteps of a batch.
+
+    Args:
+        table: (T,).
+        t: (B,) int64. Tables go to its device; moving t to the CPU would block the host.
+        x: (B, ...), for device, type and dimensions.
+
+    Returns:
+        (B, 1, ...).
+    """
+    return table.like(x)[t].view(-1, *[1] * (x.ndim - 1))
 
 
 def spaced(steps: int, count: int, spacing: Spacing, offset: int = 0) -> list[int]:

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from degradations.device import Table
 from files.numbers import PositiveFloat, PositiveInt
-from lightning_modules.backbone.schedule import CLEAN, Level, explicit
+from lightning_modules.backbone.schedule import CLEAN, Level, entries, explicit
 
 Target = Literal["sample", "epsilon", "scaled_epsilon", "residual"]
 Form = Literal["released", "paper"]
@@ -242,9 +242,7 @@ class ResidualShift:
         Returns:
             Two tensors (B, 1, ...) for t of (B,), two numbers for a number.
         """
-        # Tables go to the device; moving t to the CPU would block the host.
         if isinstance(t, int):
             return self.eta(t), self.kappa * math.sqrt(self.eta(t))
         etas, deviations = self._tables
-        shape = (-1,) + (1,) * (x.ndim - 1)
-        return etas.like(x)[t].view(shape), deviations.like(x)[t].view(shape)
+        return entries(etas, t, x), entries(deviations, t, x)
