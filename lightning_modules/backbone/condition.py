@@ -51,13 +51,15 @@ def joined(first: Condition, second: Condition) -> Condition:
     Raises:
         ValueError: If one has a part that the other lacks.
     """
-    a, b = first.used, second.used
-    if a.keys() != b.keys():
+    parts = first.used
+    others = second.used
+    if parts.keys() != others.keys():
         raise ValueError(
-            f"one condition has {', '.join(a) or 'nothing'}, the other {', '.join(b) or 'nothing'}:"
-            " expected the same parts, for example a null text for the unconditional one"
+            f"one condition has {', '.join(parts) or 'nothing'}, the other "
+            f"{', '.join(others) or 'nothing'}: expected the same parts, for example a null text "
+            "for the unconditional one"
         )
-    return Condition(**{name: torch.cat([a[name], b[name]]) for name in a})
+    return Condition(**{name: torch.cat([part, others[name]]) for name, part in parts.items()})
 
 
 def guided(

@@ -239,7 +239,8 @@ class Space(Float32, ABC):
 class PixelSpace(Space):
     """Pixels in [-1, 1]."""
 
-    channels, factor = 3, 1
+    channels = 3
+    factor = 1
 
     def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
         return image * 2 - 1
@@ -364,7 +365,8 @@ class Taef2Space(Space):
         ValueError: If a file is corrupt or of another network, or only one of the two is set.
     """
 
-    channels, factor = TAEF2_CHANNELS, TAEF2_FACTOR
+    channels = TAEF2_CHANNELS
+    factor = TAEF2_FACTOR
 
     def __init__(
         self,

@@ -49,7 +49,9 @@ _UP_LEVEL = re.compile(r"^decoder\.up\.(\d+)\.")
 _INNER = re.compile(r"(?<!sample)\.(conv|norm)(?=\.(weight|bias)$)")
 _MASK = re.compile(r"^quantizer?e?\.lfq\.mask$")  # powers of two, for codes as integers
 
-WIDTH, TAEF2_CHANNELS, TAEF2_FACTOR = 64, 32, 8
+WIDTH = 64  # of TAEF2's layers
+TAEF2_CHANNELS = 32
+TAEF2_FACTOR = 8
 _REACH = 3.0  # TAEF2's decoder squashes its input to [-3, 3]
 _LEAST_VARIANCE = 1e-6  # of a principal component; that of a constant patch is 0
 

@@ -166,7 +166,9 @@ def shrunk(x: Tensor, size: Size, mode: Down = "area") -> Tensor:
     """
     if x.shape[-2:] == tuple(size):
         return x
-    return functional.interpolate(x, size, mode="area" if mode == "area" else "bilinear")
+    if mode == "area":
+        return functional.interpolate(x, size, mode="area")
+    return functional.interpolate(x, size, mode="bilinear")
 
 
 def enlarged(code: Tensor, size: Size) -> Tensor:

@@ -25,7 +25,9 @@ from files.numbers import PositiveInt
 from lightning_modules.networks.layers import check_sides, conv3x3, embedded_time
 from lightning_modules.networks.running import Running
 
-_GROUPS, _EPS = 32, 1e-5  # of all normalisations except those within transformers
+# Of all normalisations except those within transformers.
+_GROUPS = 32
+_EPS = 1e-5
 # Channels of the features of the latent that are resized and put beside the input of every level.
 _BESIDE = 32
 # Of torch's older spectral normalisation, which the authors' code has.

@@ -349,8 +349,7 @@ class InfinityTransformer(Running):
 
     def _initialise(self) -> None:
         # As in Infinity's training from scratch: blocks start close to the identity.
-        width, depth = self.width, len(self.blocks)
-        std = math.sqrt(1 / (3 * width))
+        std = math.sqrt(1 / (3 * self.width))
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.trunc_normal_(module.weight, std=std)
@@ -363,7 +362,7 @@ class InfinityTransformer(Running):
             self.no_text.div_(math.sqrt(self.no_text.shape[1]))
             self.head_norm.weight.mul_(1e-3)
             self.head.weight.mul_(0.02)
-            divisor = math.sqrt(2 * depth)
+            divisor = math.sqrt(2 * len(self.blocks))
             for block in cast(Sequence[Block], self.blocks):
                 block.attention.out.weight.div_(divisor)
                 block.cross.out.weight.div_(divisor)

@@ -18,7 +18,8 @@ from files.numbers import PositiveInt
 from lightning_modules.networks.layers import conv3x3, embedded_time
 from lightning_modules.networks.running import Running
 
-_GROUPS, _EPS = 32, 1e-6  # of all normalisations
+_GROUPS = 32  # of all normalisations
+_EPS = 1e-6
 OUTPUT = 512  # side in pixels of the output that Stable Diffusion and the release are trained for
 _LOWEST, _HIGHEST = -30.0, 20.0  # of the logarithm of the variance
 

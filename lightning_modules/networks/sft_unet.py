@@ -32,7 +32,8 @@ AdapterKind = Literal["fourier", "mlp", "none"]
 BANDS = 4  # octaves of the Fourier features; frequencies above half the scale alias
 # Factors of continuous numbers, so that numbers that differ by a hundredth of their range have
 # different sinusoids.
-_SCALE_UNIT, _NOISE_UNIT = 100.0, 1000.0
+_SCALE_UNIT = 100.0
+_NOISE_UNIT = 1000.0
 _NUDGE = 1e-6  # LR pixels; decides ties
 _REDUCED = 16  # channels of the LR features beside the image
 
@@ -101,12 +102,13 @@ class SFTUNet(Running):
         self.modulate_down = nn.ModuleList()
         self.modulate_up = nn.ModuleList()
         channels = width
-        for after in widths:
+        for level, after in enumerate(widths):
             self.down.append(residual_blocks(channels, after))
             self.modulate_down.append(modulation(after))
-            deepest = len(self.down) == len(widths)
-            self.halve.append(nn.Identity() if deepest else conv3x3(after, after, stride=2))
+            if level < len(widths) - 1:
+                self.halve.append(conv3x3(after, after, stride=2))
             channels = after
+        self.halve.append(nn.Identity())
         self.middle = nn.ModuleList()
         for _ in range(2):
             self.middle.append(Block(channels, channels, embedding))
@@ -116,7 +118,9 @@ class SFTUNet(Running):
             self.up.append(residual_blocks(channels + after, after))
             self.modulate_up.append(modulation(after))
             channels = widths[max(level - 1, 0)]
-            self.grow.append(conv3x3(after, channels) if level else nn.Identity())
+            if level > 0:
+                self.grow.append(conv3x3(after, channels))
+        self.grow.append(nn.Identity())
         to_pixels = zeroed(conv3x3(channels, 3 * patch**2))
         self.last = nn.Sequential(_norm(channels), nn.SiLU(), to_pixels)
         self.prepare_to_run()

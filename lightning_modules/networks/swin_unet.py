@@ -27,9 +27,8 @@ Mask = Literal["correct", "released"]
 _APART = -100.0  # added to the logits of pairs of positions that are masked
 _GROUPS = 32
 _CONDITION = 16  # first width of the layers that downsample a larger condition
-# In released files: the attention mask, which shows what mask the weights need, and the places,
-# which follow from sizes.
-_ATTENTION_MASK, _PLACES = ".attn_mask", ".relative_position_index"
+_ATTENTION_MASK = ".attn_mask"  # in released files; shows which mask the weights need
+_PLACES = ".relative_position_index"  # in released files; follows from sizes
 _MARK = "released_mask"  # a tensor in weights that need the released mask
 
 

@@ -114,8 +114,8 @@ def adain(sr: Tensor, reference: Tensor) -> Tensor:
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    single = x.shape[-2] * x.shape[-1] == 1  # has no unbiased variance
-    variance, mean = torch.var_mean(x, (-2, -1), correction=0 if single else 1, keepdim=True)
+    correction = min(x.shape[-2] * x.shape[-1] - 1, 1)  # one pixel has no unbiased variance
+    variance, mean = torch.var_mean(x, (-2, -1), correction=correction, keepdim=True)
     return mean, (variance + EPS).sqrt()
 
 
