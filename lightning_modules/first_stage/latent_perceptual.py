@@ -117,8 +117,9 @@ class LatentPerceptual(InLatents):
         super().load_parts(find)
         if self.vgg16 is not None:
             path = find("vgg16", self.vgg16)
-            tensors = from_imagenet(path, self.space.channels)
-            load_strictly(self.network, tensors, f"{path} and of LPIPS")
+            load_strictly(
+                self.network, from_imagenet(path, self.space.channels), f"{path} and of LPIPS"
+            )
 
 
 class Ranking(nn.Module):

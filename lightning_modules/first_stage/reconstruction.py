@@ -96,8 +96,7 @@ class Reconstruction(Adversarial):
 
     def discriminator_loss(self, judged: Any) -> Tensor:
         """Return the hinge loss of real and decoded images."""
-        hr, decoded = judged
-        discriminator = cast(nn.Module, self.discriminator)
-        loss = hinge_discriminator(discriminator(hr), discriminator(decoded))
+        real, fake = (cast(nn.Module, self.discriminator)(images) for images in judged)
+        loss = hinge_discriminator(real, fake)
         self.log("train/discriminator", loss)
         return loss

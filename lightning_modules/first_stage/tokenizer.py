@@ -192,8 +192,8 @@ class Tokenizer(Reconstruction):
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
         """Encode LR to bits and decode it; deterministic."""
         mirrored = padded(batch["lr"], self.vae.factor)
-        decoded = self.vae.decode(self.coded(mirrored.lr)[-1].total)
-        return mirrored.crop(decoded, batch["size"])
+        made = self.vae.decode(self.coded(mirrored.lr)[-1].total)
+        return mirrored.crop(made, batch["size"])
 
     # -------------------------------------------------------------------------------------- weights
 

@@ -151,16 +151,12 @@ class InTiles(Method, LightningModule):
         lr_size = (mirrored.lr.shape[-2], mirrored.lr.shape[-1])
         tiles = grid(lr_size, size, side, self._overlap, self._window, unit)
         self._tile_count = len(tiles)
-        full = cast("Batch", {**batch, "lr": mirrored.lr, "size": size})
-        sr = restore_tiled(self._restored, full, tiles, self.tiling.batch, self._shows_bar)
-        return mirrored.crop(sr, (H, W)).clamp_(0, 1)  # weights add up to 1 except for rounding
-
-    @property
-    def _shows_bar(self) -> bool:
         trainer = self._trainer
-        if trainer is None or trainer.progress_bar_callback is None:
-            return False
-        return trainer.is_global_zero
+        bar = trainer is not None and trainer.progress_bar_callback is not None
+        first = trainer is None or trainer.is_global_zero
+        full = cast("Batch", {**batch, "lr": mirrored.lr, "size": size})
+        sr = restore_tiled(self._restored, full, tiles, self.tiling.batch, bar and first)
+        return mirrored.crop(sr, (H, W)).clamp_(0, 1)  # weights add up to 1 except for rounding
 
     def own_size(self, lr: Tensor) -> Size:
         """Return (H, W) of LR (B, 3, h, w) enlarged by ``scale``, whatever a batch asks for."""

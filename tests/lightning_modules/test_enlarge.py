@@ -16,7 +16,6 @@ from lightning_modules.backbone.space import PixelSpace
 from lightning_modules.base import SuperResolver
 from lightning_modules.casarbi import CasArbi, ShiftSampling, Stages
 from lightning_modules.controls.simple import Bicubic
-from lightning_modules.networks import rrdb
 from lightning_modules.networks.edsr import EDSR
 from lightning_modules.networks.liif import LIIF, AnySize
 from lightning_modules.networks.rrdb import RRDBNet
@@ -121,7 +120,9 @@ def test_pixels_that_a_network_folds_keep_their_phase(
     method: Any, side: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the tile at the end of an odd side would start within a square."""
-    monkeypatch.setattr(rrdb, "GROWTH", 4)  # so that far pixels count little
+    monkeypatch.setattr(
+        "lightning_modules.networks.rrdb.GROWTH", 4
+    )  # so that far pixels count little
     network = partial(RRDBNet, channels=8, blocks=1)
     model, batch = method(2, partial(AnySize, network=network)), batch_of(1, side)
     fill(model)
