@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_modules.backbone.space import Space
+from lightning_modules.backbone.space import Space, named
 from lightning_modules.networks.autoencoders import BitwiseVAE, bitwise_vae_from_official
 from lightning_modules.networks.bsq import (
     RATIOS,
@@ -20,7 +20,7 @@ from lightning_modules.networks.bsq import (
     scales_of,
 )
 from lightning_modules.noise import Noise, Size
-from lightning_modules.weights import fingerprint, load_part, read_weights
+from lightning_modules.weights import load_part, read_weights
 
 _TRAINED = "vae"  # name of the part in a run of `Tokenizer`
 
@@ -49,14 +49,16 @@ class BitwiseSpace(Space):
     ) -> None:
         super().__init__()
         self.vae = vae or BitwiseVAE()
-        self.channels, self.factor = self.vae.bits, self.vae.factor
-        self.grids = grids if isinstance(grids, str) else [list(grid) for grid in grids]
+        self.channels = self.vae.bits
+        self.factor = self.vae.factor
+        self.patch = patch
         if isinstance(grids, str):
-            known = [published(ratio, grids, patch) for ratio in RATIOS]
+            self.grids: str | list[list[int]] = grids
+            trained = [published(ratio, grids, patch) for ratio in RATIOS]
         else:
-            known = [Scales(grids, patch)]
-        self._known_scales = {scales.latents[-1]: scales for scales in known}
-        self.patch, self.source = patch, ""
+            self.grids = [list(grid) for grid in grids]
+            trained = [Scales(grids, patch)]
+        self._scales = {scales.latents[-1]: scales for scales in trained}
         self.requires_grad_(False).eval()
 
     @property
@@ -72,8 +74,8 @@ class BitwiseSpace(Space):
     @property
     def square(self) -> Scales:
         """The scales of a square, or the only ones."""
-        sizes = self._known_scales
-        return sizes[next((size for size in sizes if size[0] == size[1]), next(iter(sizes)))]
+        squares = [scales for (h, w), scales in self._scales.items() if h == w]
+        return squares[0] if squares else next(iter(self._scales.values()))
 
     def scales(self, size: Size) -> Scales:
         """Return the scales of a latent.
@@ -84,14 +86,13 @@ class BitwiseSpace(Space):
         Raises:
             ValueError: If there are none for this size.
         """
-        found = self._known_scales.get((size[0], size[1]))
-        if found is None:
-            pixels = [f"{h * self.factor}x{w * self.factor}" for h, w in self._known_scales]
+        if tuple(size) not in self._scales:
+            pixels = [f"{h * self.factor}x{w * self.factor}" for h, w in self._scales]
             raise ValueError(
                 f"an image of {size[0] * self.factor}x{size[1] * self.factor} pixels has no "
                 f"scales: choose one of {', '.join(pixels)}, or set grids of the space"
             )
-        return found
+        return self._scales[size[0], size[1]]
 
     def coded(self, f: Tensor) -> list[Scale]:
         """Return the codes of a latent, scale by scale; scales are proportional for any size.
@@ -100,10 +101,11 @@ class BitwiseSpace(Space):
             f: (B, d, h, w), not quantised.
         """
         size = (f.shape[-2], f.shape[-1])
-        known = self._known_scales.get(size)
-        return list(
-            scales_of(f, known.latents if known else proportional(self.square.latents, size))
-        )
+        if size in self._scales:
+            sizes = self._scales[size].latents
+        else:
+            sizes = proportional(self.square.latents, size)
+        return list(scales_of(f, sizes))
 
     def images(self, total: Tensor) -> Tensor:
         """Decode codes to images, without quantising again.
@@ -118,9 +120,9 @@ class BitwiseSpace(Space):
 
     def load_official(self, path: str | Path) -> None:
         """Load a released file, or a run of ``Tokenizer``."""
-        found = read_weights(path)
-        load_part(self.vae, found, _TRAINED, bitwise_vae_from_official)
-        self.source = f"{found.name} {fingerprint(self.vae.state_dict())}"
+        weights = read_weights(path)
+        load_part(self.vae, weights, _TRAINED, bitwise_vae_from_official)
+        self.source = named(weights.name, self.vae)
 
     def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
         return self.vae.encode(image)

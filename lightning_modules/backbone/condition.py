@@ -41,7 +41,7 @@ class Condition:
     @property
     def used(self) -> dict[str, Tensor]:
         """Return the used parts by name."""
-        parts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        parts = {"text": self.text, "pooled": self.pooled, "sizes": self.sizes}
         return {name: part for name, part in parts.items() if part is not None}
 
 
@@ -51,13 +51,15 @@ def joined(first: Condition, second: Condition) -> Condition:
     Raises:
         ValueError: If one has a part that the other lacks.
     """
-    a, b = first.used, second.used
-    if a.keys() != b.keys():
+    parts = first.used
+    others = second.used
+    if parts.keys() != others.keys():
         raise ValueError(
-            f"one condition has {', '.join(a) or 'nothing'}, the other {', '.join(b) or 'nothing'}:"
-            " expected the same parts, for example a null text for the unconditional one"
+            f"one condition has {', '.join(parts) or 'nothing'}, the other "
+            f"{', '.join(others) or 'nothing'}: expected the same parts, for example a null text "
+            "for the unconditional one"
         )
-    return Condition(**{name: torch.cat([a[name], b[name]]) for name in a})
+    return Condition(**{name: torch.cat([part, others[name]]) for name, part in parts.items()})
 
 
 def guided(
@@ -86,9 +88,9 @@ def guided(
     """
     if scale == 1:
         return predict(z, t, condition)
-    both = predict(torch.cat([z, z]), torch.cat([t, t]), joined(unconditional, condition))
-    without, with_it = both.chunk(2)
-    return without + scale * (with_it - without)
+    doubled = predict(torch.cat([z, z]), torch.cat([t, t]), joined(unconditional, condition))
+    without_text, with_text = doubled.chunk(2)
+    return without_text + scale * (with_text - without_text)
 
 
 class FixedPrompt(nn.Module):
@@ -119,14 +121,15 @@ class FixedPrompt(nn.Module):
                 f"python main.py prompt --out {path} (with --t5 for FixedText)"
             )
         tensors = read_file(file)
-        if "prompt" not in tensors or tensors["prompt"].ndim != 2:
+        prompt = tensors.get("prompt")
+        if prompt is None or prompt.ndim != 2:
             raise ValueError(
                 f"{path} holds {', '.join(tensors) or 'nothing'}; expected a tensor 'prompt' of "
                 "(tokens, channels), as python main.py prompt makes it"
             )
-        for name in ("prompt", "negative"):
-            value = tensors.get(name, torch.zeros_like(tensors["prompt"]))
-            self.register_buffer(name, value, persistent=False)
+        negative = tensors.get("negative", torch.zeros_like(prompt))
+        self.register_buffer("prompt", prompt, persistent=False)
+        self.register_buffer("negative", negative, persistent=False)
         self.has_negative = "negative" in tensors
         self.source = f"{path} {fingerprint(tensors)}"
 
@@ -154,7 +157,6 @@ class TextEncoder(Frozen):
     Args:
         path: Folder with ``text_encoder`` and ``tokenizer`` in diffusers' layout, or name on the
             hub. Environment variables are expanded.
-        revision: Branch, tag or commit on the hub.
 
     Raises:
         FileNotFoundError: If the folder is missing, or the hub cannot be reached.
@@ -164,11 +166,11 @@ class TextEncoder(Frozen):
     model: Any  # transformers, which has the types, may be missing
     tokenizer: Any
 
-    def __init__(self, path: str, revision: str | None = None) -> None:
+    def __init__(self, path: str) -> None:
         super().__init__()
-        self.tokenizer = loaded("CLIPTokenizer", path, revision, "tokenizer")
-        self.model = loaded("CLIPTextModel", path, revision, "text_encoder")
-        self.source = named(path, self.model, revision)
+        self.tokenizer = loaded("CLIPTokenizer", path, "tokenizer")
+        self.model = loaded("CLIPTextModel", path, "text_encoder")
+        self.source = named(path, self.model)
         self.requires_grad_(False).eval()
 
     @torch.no_grad()
@@ -183,13 +185,12 @@ class TextEncoder(Frozen):
         return self.model(token_ids(self.tokenizer, self.model, texts))[0]
 
 
-def loaded(kind: str, path: str, revision: str | None, subfolder: str = "") -> Any:
+def loaded(kind: str, path: str, subfolder: str = "") -> Any:
     """Load a part of a text encoder from a folder, or from the hub.
 
     Args:
         kind: Name of transformers' class.
         path: As in ``TextEncoder``.
-        revision: Branch, tag or commit on the hub.
         subfolder: Subfolder of the part.
 
     Raises:
@@ -206,7 +207,7 @@ def loaded(kind: str, path: str, revision: str | None, subfolder: str = "") -> A
     place = expand_path(path, "path")
     check_folder(Path(place, subfolder))
     try:
-        return getattr(library, kind).from_pretrained(place, subfolder=subfolder, revision=revision)
+        return getattr(library, kind).from_pretrained(place, subfolder=subfolder)
     except (OSError, TypeError, ValueError) as error:  # TypeError: transformers 4, a missing file
         raise FileNotFoundError(
             f"{place} has no readable {subfolder or 'text encoder'} of transformers: "
@@ -239,7 +240,6 @@ class SDXLTextEncoder(TextEncoder):
     Args:
         path: Folder with ``text_encoder``, ``tokenizer``, ``text_encoder_2`` and ``tokenizer_2`` in
             diffusers' layout, or name on the hub. Environment variables are expanded.
-        revision: Branch, tag or commit on the hub.
 
     Raises:
         FileNotFoundError: If the folder is missing, or the hub cannot be reached.
@@ -249,11 +249,11 @@ class SDXLTextEncoder(TextEncoder):
     model_2: Any
     tokenizer_2: Any
 
-    def __init__(self, path: str, revision: str | None = None) -> None:
-        super().__init__(path, revision)
-        self.tokenizer_2 = loaded("CLIPTokenizer", path, revision, "tokenizer_2")
-        self.model_2 = loaded("CLIPTextModelWithProjection", path, revision, "text_encoder_2")
-        self.source = named(path, nn.ModuleList([self.model, self.model_2]), revision)
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.tokenizer_2 = loaded("CLIPTokenizer", path, "tokenizer_2")
+        self.model_2 = loaded("CLIPTextModelWithProjection", path, "text_encoder_2")
+        self.source = named(path, nn.ModuleList([self.model, self.model_2]))
         self.requires_grad_(False).eval()
 
     @torch.no_grad()
@@ -267,14 +267,14 @@ class SDXLTextEncoder(TextEncoder):
             ``text`` (B, tokens, D), the concatenated penultimate layers of both encoders, and
             ``pooled`` (B, D') of the second one; 0 for an empty text, as the base was trained.
         """
-        pairs = ((self.tokenizer, self.model), (self.tokenizer_2, self.model_2))
-        ids = [token_ids(tokenizer, model, texts) for tokenizer, model in pairs]
-        first = self.model(ids[0], output_hidden_states=True)
-        second = self.model_2(ids[1], output_hidden_states=True)
+        ids = token_ids(self.tokenizer, self.model, texts)
+        ids_2 = token_ids(self.tokenizer_2, self.model_2, texts)
+        first = self.model(ids, output_hidden_states=True)
+        second = self.model_2(ids_2, output_hidden_states=True)
         text = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
-        kept = copy_to(torch.tensor([bool(one) for one in texts]), text.device)
-        pooled = second.text_embeds * kept.view(-1, 1)
-        return Condition(text=text * kept.view(-1, 1, 1), pooled=pooled)
+        mask = copy_to(torch.tensor([bool(caption) for caption in texts]), text.device)
+        pooled = second.text_embeds * mask.view(-1, 1)
+        return Condition(text=text * mask.view(-1, 1, 1), pooled=pooled)
 
 
 class Texts(nn.Module, ABC):
@@ -305,7 +305,6 @@ class T5(Frozen, Texts):
     Args:
         path: Folder in transformers' layout, or name on the hub. Environment variables are
             expanded.
-        revision: Branch, tag or commit on the hub.
         length: Largest number of tokens; longer captions are truncated.
 
     Raises:
@@ -313,30 +312,29 @@ class T5(Frozen, Texts):
         ValueError: If transformers is not installed.
     """
 
-    def __init__(
-        self,
-        path: str = "google/flan-t5-xl",
-        revision: str | None = None,
-        length: PositiveInt = 512,
-    ) -> None:
+    def __init__(self, path: str = "google/flan-t5-xl", length: PositiveInt = 512) -> None:
         super().__init__()
         self.length = length
-        self.tokenizer = loaded("AutoTokenizer", path, revision)
-        self.model = loaded("T5EncoderModel", path, revision)
+        self.tokenizer = loaded("AutoTokenizer", path)
+        self.model = loaded("T5EncoderModel", path)
         self.width = self.model.config.d_model
-        self.source = named(path, self.model, revision)
+        self.source = named(path, self.model)
         self.requires_grad_(False).eval()
 
     @torch.no_grad()
     def forward(self, texts: Sequence[str]) -> Text:
         """As ``Texts.forward``."""
-        how: dict[str, Any] = {"padding": True, "truncation": True, "return_tensors": "pt"}
-        tokens = self.tokenizer(list(texts), max_length=self.length, **how)
+        tokens = self.tokenizer(
+            list(texts),
+            padding=True,
+            truncation=True,
+            max_length=self.length,
+            return_tensors="pt",
+        )
         device = next(self.model.parameters()).device
         mask: Tensor = tokens.attention_mask.to(device)
-        found = self.model(tokens.input_ids.to(device), attention_mask=mask)
-        features: Tensor = found.last_hidden_state
-        return Text(features, mask.sum(1))
+        output = self.model(tokens.input_ids.to(device), attention_mask=mask)
+        return Text(output.last_hidden_state, mask.sum(1))
 
 
 class FixedText(Texts):
@@ -356,7 +354,8 @@ class FixedText(Texts):
     def __init__(self, path: str | Path) -> None:
         super().__init__()
         self.prompt = FixedPrompt(path)
-        self.width, self.source = self.prompt.prompt.shape[-1], self.prompt.source
+        self.width = self.prompt.prompt.shape[-1]
+        self.source = self.prompt.source
 
     def forward(self, texts: Sequence[str]) -> Text:
         """Return the fixed features; the texts are ignored."""
@@ -377,26 +376,24 @@ def text_of(batch: Batch, encoder: Texts | None, prompt: str | None) -> Text | N
         ValueError: If a caption is missing or empty, or one text is for all images, and they have
             cached features.
     """
-    count, key = len(batch["key"]), batch["key"][0]
+    keys = batch["key"]
+    fixed = encoder is not None and not encoder.reads
     if "text_features" in batch:
-        fixed = "prompt" if encoder is None or encoder.reads else "encoder"
-        if prompt is not None or fixed == "encoder":
+        if prompt is not None or fixed:
             raise ValueError(
-                f"{key} has features of its own caption, and model.init_args.{fixed} is for all "
-                "images: unset it, or use shards without text_features.npy"
+                f"{keys[0]} has features of its own caption, and model.init_args."
+                f"{'encoder' if fixed else 'prompt'} is for all images: unset it, or use shards "
+                "without text_features.npy"
             )
         return Text(batch["text_features"], batch["text_lengths"])
     if encoder is None:
         return None
-    texts = _captions(batch) if prompt is None and encoder.reads else [prompt or ""] * count
-    return encoder(texts)
-
-
-def _captions(batch: Batch) -> list[str]:
+    if prompt is not None or fixed:
+        return encoder([prompt or ""] * len(keys))
     texts = batch.get("text", [""])
     if not all(text.strip() for text in texts):
         raise ValueError(
-            f"{batch['key'][0]}, or an image beside it, has no caption: use a source with text, "
-            "set model.init_args.prompt, or unset model.init_args.encoder"
+            f"{keys[0]}, or an image beside it, has no caption: use a source with text, set "
+            "model.init_args.prompt, or unset model.init_args.encoder"
         )
-    return texts
+    return encoder(texts)

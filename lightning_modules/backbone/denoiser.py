@@ -89,7 +89,6 @@ class UNet2D(Denoiser):
         network: Arguments of diffusers' class, as in a ``config.json``, for random weights; or the
             folder or hub name of a trained network in diffusers' layout.
         subfolder: Subfolder of the network.
-        revision: Branch, tag or commit on the hub.
         null_token: Token for "no text": ``learned``, the default for random weights; ``zero``; or
             ``none``, the default of a trained network, which then always requires a text.
         flags: How it runs; unchanged by default.
@@ -111,34 +110,30 @@ class UNet2D(Denoiser):
         self,
         network: dict[str, Any] | str,
         subfolder: str | None = "unet",
-        revision: str | None = None,
         null_token: Null | None = None,
         flags: Flags | None = None,
     ) -> None:
         super().__init__()
         self.flags = flags or Flags()
-        trained = isinstance(network, str)
-        if isinstance(network, str):
-            key = "model.init_args.denoiser.init_args.network"
-            self.unet = pretrained(key, self.kind, network, subfolder, revision)
-        else:
-            self.unet = untrained(self.kind, network)
-        self._width = text_width(self.unet)
-        self._add_null(null_token or ("none" if trained else "learned"))
-        self.channels = int(self.unet.config.out_channels)
-        self.trained_with = unshaped(self.unet)
-        self.initial_source = str(network) if trained else ""
         self.trained_timesteps: Sequence[int] | None = None  # first and end; None for all
-        # Of the run, or of the scheduler in its folder; None if unknown.
-        self.trained_schedule = (
-            _schedule_of(network, revision) if isinstance(network, str) else None
-        )
+        self.trained_schedule = None  # of the run, or of the scheduler in its folder, if known
         self.trained_space = ""  # source of its run's autoencoder, if it had one
         self.trained_latents: Mapping[str, Any] = {}  # `settings` of its run's space, if known
+        if isinstance(network, str):
+            key = "model.init_args.denoiser.init_args.network"
+            self.unet = pretrained(key, self.kind, network, subfolder)
+            self.initial_source = network
+            self.trained_schedule = _schedule_of(network)
+            self._add_null(null_token or "none")
+            if self.flags.frozen:
+                self.source = named(network, self.unet)
+        else:
+            self.unet = untrained(self.kind, network)
+            self._add_null(null_token or "learned")
+        self.channels = int(self.unet.config.out_channels)
+        self.trained_with = unshaped(self.unet)
         if self.flags.frozen:
             self.requires_grad_(False)
-            # Random weights have no source before `load`.
-            self.source = named(str(network), self.unet, revision) if trained else ""
         run_as(self.unet, self.flags)
         self.train(self.training)
 
@@ -153,16 +148,20 @@ class UNet2D(Denoiser):
             ValueError: If it is corrupt, or belongs to another network or one of other settings.
         """
         weights = read_weights(path)
-        own = part_of(weights.tensors, "denoiser")
-        load_strictly(self if own else self.unet, own or weights.tensors, weights.name)
+        tensors = part_of(weights.tensors, "denoiser")
+        if tensors:
+            load_strictly(self, tensors, weights.name)
+        else:
+            tensors = weights.tensors
+            load_strictly(self.unet, tensors, weights.name)
         refuse_unlike(self, weights, "denoiser")
-        self.initial_source, known = weights.name, weights.trained_with
-        self.trained_timesteps = known.get("timesteps")
-        self.trained_schedule = known.get("schedule")
+        self.initial_source = weights.name
+        self.trained_timesteps = weights.trained_with.get("timesteps")
+        self.trained_schedule = weights.trained_with.get("schedule")
         self.trained_space = weights.frozen.get("space", "")
-        self.trained_latents = known.get("space", {})
+        self.trained_latents = weights.trained_with.get("space", {})
         if self.flags.frozen:
-            self.source = f"{weights.name} {fingerprint(own or weights.tensors)}"
+            self.source = f"{weights.name} {fingerprint(tensors)}"
 
     # ------------------------------------------------------------------------------------- running
 
@@ -218,12 +217,13 @@ class UNet2D(Denoiser):
         if null == "none":
             self.register_buffer("null", None)
             return
-        if self._width is None:
+        width = text_width(self.unet)
+        if width is None:
             raise ValueError(
                 f"null_token is {null!r} for a network whose blocks take texts of different "
                 "widths; set null_token to none"
             )
-        token = torch.zeros(1, 1, self._width)
+        token = torch.zeros(1, 1, width)
         if null == "learned":
             self.register_parameter("null", nn.Parameter(token))
         else:
@@ -236,7 +236,9 @@ class UNet2D(Denoiser):
         if self.flags.channels_last and z_t.ndim == 4:
             z_t = z_t.contiguous(memory_format=torch.channels_last)
         dtype = next(self.unet.parameters()).dtype  # diffusers' own property walks over all modules
-        text = condition.text if condition.text is not None else self.null_text(len(z_t))
+        text = condition.text
+        if text is None:
+            text = self.null_text(len(z_t))
         if text is None:
             raise ValueError(f"{type(self).__name__} has no null text: pass a condition with text")
         inputs = {"sample": z_t.to(dtype), "timestep": t, "encoder_hidden_states": text.to(dtype)}
@@ -262,7 +264,6 @@ class UNet3D(UNet2D):
     Args:
         network: Arguments of diffusers' class, or a folder or hub name.
         subfolder: Subfolder of the network.
-        revision: Branch, tag or commit on the hub.
         null_token: Token for "no text": ``learned``, ``zero`` or ``none``.
         flags: How it runs; unchanged by default.
 
@@ -275,10 +276,10 @@ class UNet3D(UNet2D):
     takes = frozenset({"text"})
 
 
-def _schedule_of(network: str, revision: str | None) -> Mapping[str, Any] | None:
-    place, load = expand_path(network, "network"), library_class("DDIMScheduler").load_config
+def _schedule_of(network: str) -> Mapping[str, Any] | None:
+    place = expand_path(network, "network")
     try:
-        config = load(place, subfolder="scheduler", revision=revision)
+        config = library_class("DDIMScheduler").load_config(place, subfolder="scheduler")
         if config.get("rescale_betas_zero_snr"):
             return {"rescale_betas_zero_snr": True}  # which no Schedule has
         return Schedule.from_config(config).settings

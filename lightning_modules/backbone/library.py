@@ -28,10 +28,20 @@ Precision = Literal["float32", "bfloat16", "float16"]
 PIXELS = 1024 * 1024  # of frames per call of an autoencoder
 # Of the configurations: what changes outputs, and not the shape of a tensor.
 UNSHAPED = (
-    *("attention_head_dim", "num_attention_heads", "norm_num_groups", "norm_eps", "act_fn"),
-    *("flip_sin_to_cos", "freq_shift", "time_embedding_act_fn", "timestep_post_act"),
-    *("center_input_sample", "downsample_padding", "mid_block_scale_factor"),
-    *("resnet_skip_time_act", "resnet_out_scale_factor"),
+    "attention_head_dim",
+    "num_attention_heads",
+    "norm_num_groups",
+    "norm_eps",
+    "act_fn",
+    "flip_sin_to_cos",
+    "freq_shift",
+    "time_embedding_act_fn",
+    "timestep_post_act",
+    "center_input_sample",
+    "downsample_padding",
+    "mid_block_scale_factor",
+    "resnet_skip_time_act",
+    "resnet_out_scale_factor",
 )
 
 
@@ -52,13 +62,13 @@ def untrained(kind: str, config: dict[str, Any]) -> Any:
     Raises:
         ValueError: If the class does not have an argument.
     """
-    made = library_class(kind)
-    known = signature(made.__init__).parameters
-    plain = {key: value for key, value in config.items() if not key.startswith("_")}
-    unknown = [key for key in plain if key not in known]
+    network = library_class(kind)
+    arguments = {key: value for key, value in config.items() if not key.startswith("_")}
+    unknown = arguments.keys() - signature(network.__init__).parameters.keys()
     if unknown:
-        raise ValueError(f"unknown arguments of the network: {kind} has no {', '.join(unknown)}")
-    return made.from_config(plain)
+        names = ", ".join(sorted(unknown))
+        raise ValueError(f"unknown arguments of the network: {kind} has no {names}")
+    return network.from_config(arguments)
 
 
 def unshaped(network: Any) -> dict[str, Any]:
@@ -70,7 +80,7 @@ def unshaped(network: Any) -> dict[str, Any]:
     }
 
 
-def pretrained(key: str, kind: str, path: str, subfolder: str | None, revision: str | None) -> Any:
+def pretrained(key: str, kind: str, path: str, subfolder: str | None) -> Any:
     """Load a trained network in diffusers' layout.
 
     Args:
@@ -78,7 +88,6 @@ def pretrained(key: str, kind: str, path: str, subfolder: str | None, revision: 
         kind: Name of the class.
         path: Folder, or name on the hub. Environment variables are expanded.
         subfolder: Subfolder of the network.
-        revision: Branch, tag or commit on the hub.
 
     Raises:
         FileNotFoundError: If the folder has no network, or neither the hub nor its cache does.
@@ -96,7 +105,6 @@ def pretrained(key: str, kind: str, path: str, subfolder: str | None, revision: 
         network, notes = library_class(kind).from_pretrained(
             place,
             subfolder=subfolder,
-            revision=revision,
             output_loading_info=True,
             low_cpu_mem_usage=False,  # True requires accelerate
             ignore_mismatched_sizes=True,  # reported below, with missing tensors
@@ -171,8 +179,8 @@ def run_as(network: Any, flags: Flags) -> None:
                 block.forward = partial(checkpointed, block.forward)
     if flags.compile:
         allow_kinds()
-        # In place, so that names of tensors stay.
-        network.compile(mode="reduce-overhead" if flags.compile == "graphs" else None)
+        mode = "reduce-overhead" if flags.compile == "graphs" else None
+        network.compile(mode=mode)  # in place, so that names of tensors stay
 
 
 def of_clip(encode: Callable[[Tensor], Tensor], clip: Tensor) -> Tensor:
@@ -185,8 +193,8 @@ def of_clip(encode: Callable[[Tensor], Tensor], clip: Tensor) -> Tensor:
     Returns:
         (B, C, F, h, w).
     """
-    found = _by_parts(encode, clip.flatten(0, 1), clip.shape[-2] * clip.shape[-1])
-    return found.reshape(*clip.shape[:2], *found.shape[1:]).transpose(1, 2)
+    latents = _by_parts(encode, clip.flatten(0, 1), clip.shape[-2] * clip.shape[-1])
+    return torch.unflatten(latents, 0, clip.shape[:2]).transpose(1, 2)
 
 
 def to_clip(decode: Callable[[Tensor], Tensor], z: Tensor, factor: int) -> Tensor:
@@ -200,10 +208,10 @@ def to_clip(decode: Callable[[Tensor], Tensor], z: Tensor, factor: int) -> Tenso
     Returns:
         (B, F, 3, H, W).
     """
-    each = z.transpose(1, 2)
+    frames = z.transpose(1, 2)
     pixels = z.shape[-2] * z.shape[-1] * factor**2
-    found = _by_parts(decode, each.flatten(0, 1), pixels)
-    return found.reshape(*each.shape[:2], *found.shape[1:])
+    images = _by_parts(decode, frames.flatten(0, 1), pixels)
+    return torch.unflatten(images, 0, frames.shape[:2])
 
 
 def resized(x: Tensor, size: tuple[int, int], mode: str) -> Tensor:
@@ -215,9 +223,8 @@ def resized(x: Tensor, size: tuple[int, int], mode: str) -> Tensor:
         mode: ``bilinear`` or ``bicubic``, with half-pixel centres and no antialiasing; ``area``;
             ``nearest-exact``.
     """
-    corners = False if mode in ("bilinear", "bicubic") else None
-    found = functional.interpolate(x.flatten(0, -4), size, mode=mode, align_corners=corners)
-    return found.reshape(*x.shape[:-2], *size)
+    images = functional.interpolate(x.flatten(0, -4), size, mode=mode)
+    return images.reshape(*x.shape[:-2], *size)
 
 
 def repeated(t: Tensor, z: Tensor) -> Tensor:

@@ -51,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    texts = {"prompt": options.prompt} | ({} if options.t5 else {"negative": options.negative})
+    texts = {"prompt": options.prompt}
+    if not options.t5:
+        texts["negative"] = options.negative
     out = Path(expand_path(options.out, "--out"))
     if out.exists():
         raise ValueError(f"{out} already exists: remove it, or set another --out")

@@ -6,7 +6,6 @@ All tables are float64 on the CPU. A network may predict the noise ("epsilon"), 
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
@@ -72,15 +71,18 @@ class Schedule:
         prediction: Prediction = "epsilon",
         variance: Variance = "preserving",
     ) -> None:
-        self.prediction, self.variance = prediction, variance
-        unused = {"beta_start", "beta_end"} if betas == "squaredcos_cap_v2" else set()
-        known: dict[str, Any] = {"steps": steps, "beta_start": beta_start, "beta_end": beta_end}
-        known |= {"betas": betas, "prediction": prediction}
+        self.prediction = prediction
+        self.variance = variance
         # What a network is trained with. Not the variance: networks see the same in both forms.
-        self.settings = {name: value for name, value in known.items() if name not in unused}
+        self.settings: dict[str, Any] = {"steps": steps}
+        if betas != "squaredcos_cap_v2":
+            self.settings |= {"beta_start": beta_start, "beta_end": beta_end}
+        self.settings |= {"betas": betas, "prediction": prediction}
         with torch.device("cpu"):  # numbers, also while a model is built on the meta device
-            kept = torch.cumprod(1 - _betas(steps, beta_start, beta_end, betas), 0)
-        self._alphas, self._sigmas = kept.sqrt(), (1 - kept).sqrt()  # variance preserving
+            alpha_bar = torch.cumprod(1 - _betas(steps, beta_start, beta_end, betas), 0)
+        # Of the variance preserving form.
+        self._alphas = alpha_bar.sqrt()
+        self._sigmas = (1 - alpha_bar).sqrt()
         self._tables = Table(self._alphas), Table(self._sigmas)
 
     @classmethod
@@ -113,7 +115,7 @@ class Schedule:
         """Return signal and noise at timestep t; at -1, after the last step, without noise."""
         if t == -1:
             return CLEAN
-        alpha, sigma = self._alphas[t].item(), self._sigmas[t].item()
+        alpha, sigma = self._preserving(t)
         if self.variance == "preserving":
             return Level(alpha, sigma)
         return Level(1.0, sigma / alpha if alpha > 0 else math.inf)
@@ -173,13 +175,29 @@ class Schedule:
         return alpha * x - sigma * raw
 
     def _of(self, t: Tensor | int, x: Tensor) -> tuple[Any, Any]:
-        # Of the preserving form: (B, 1, ...) for t of (B,), numbers for a number. float64 until
-        # multiplied by x. Tables go to the device; moving t to the CPU would block the host.
+        # Of the preserving form: (B, 1, ...) for t of (B,), numbers for a number, float64 until
+        # multiplied by x.
         if isinstance(t, int):
-            return self._alphas[t].item(), self._sigmas[t].item()
-        shape = (-1,) + (1,) * (x.ndim - 1)
-        alpha, sigma = (table.like(x)[t].view(shape) for table in self._tables)
-        return alpha, sigma
+            return self._preserving(t)
+        alphas, sigmas = self._tables
+        return entries(alphas, t, x), entries(sigmas, t, x)
+
+    def _preserving(self, t: int) -> tuple[float, float]:
+        return self._alphas[t].item(), self._sigmas[t].item()
+
+
+def entries(table: Table, t: Tensor, x: Tensor) -> Tensor:
+    """Return the entries of a table at the timesteps of a batch.
+
+    Args:
+        table: (T,).
+        t: (B,) int64. Tables go to its device; moving t to the CPU would block the host.
+        x: (B, ...), for device, type and dimensions.
+
+    Returns:
+        (B, 1, ...).
+    """
+    return table.like(x)[t].view(-1, *[1] * (x.ndim - 1))
 
 
 def spaced(steps: int, count: int, spacing: Spacing, offset: int = 0) -> list[int]:
@@ -193,17 +211,15 @@ def spaced(steps: int, count: int, spacing: Spacing, offset: int = 0) -> list[in
         offset: Added to leading timesteps; Stable Diffusion has 1.
 
     Raises:
-        ValueError: If ``count`` is out of range, or a timestep above T - 1.
+        ValueError: If there are more than T, or a timestep above T - 1.
 
     Source: Lin et al., 2023 (arXiv 2305.08891), table 2; rounded as in diffusers.
     """
-    if not 1 <= count <= steps:
-        raise ValueError(f"{count} sampling steps were requested; expected 1 to {steps}")
     if spacing == "leading":
-        found = [i * (steps // count) + offset for i in range(count)][::-1]
+        timesteps = [i * (steps // count) + offset for i in reversed(range(count))]
     else:
-        found = [round(steps - i * steps / count) - 1 for i in range(count)]
-    return explicit(steps, found)
+        timesteps = [round(steps - i * steps / count) - 1 for i in range(count)]
+    return explicit(steps, timesteps)
 
 
 def explicit(steps: int, timesteps: Sequence[int], first: int = 0) -> list[int]:
@@ -217,14 +233,14 @@ def explicit(steps: int, timesteps: Sequence[int], first: int = 0) -> list[int]:
     Raises:
         ValueError: If it is empty, does not fall, or leaves ``first`` .. ``first`` + ``steps`` - 1.
     """
-    found = [int(t) for t in timesteps]
-    falls = all(before > after for before, after in itertools.pairwise(found))
+    listed = [int(t) for t in timesteps]
+    falling = sorted(set(listed), reverse=True)
     last = first + steps - 1
-    if not found or not falls or found[0] > last or found[-1] < first:
+    if not listed or listed != falling or listed[0] > last or listed[-1] < first:
         raise ValueError(
-            f"the timesteps are {found}; expected a falling list of numbers from {last} to {first}"
+            f"the timesteps are {listed}; expected a falling list of numbers from {last} to {first}"
         )
-    return found
+    return listed
 
 
 def _betas(steps: int, start: float, end: float, kind: Betas) -> Tensor:
@@ -233,5 +249,5 @@ def _betas(steps: int, start: float, end: float, kind: Betas) -> Tensor:
     if kind == "scaled_linear":
         return torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64).square()
     angle = (torch.arange(steps + 1, dtype=torch.float64) / steps + 0.008) / 1.008 * (math.pi / 2)
-    kept = angle.cos().square()
-    return (1 - kept[1:] / kept[:-1]).clamp_max(_LARGEST_BETA)
+    alpha_bar = angle.cos().square()
+    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp_max(_LARGEST_BETA)

@@ -7,6 +7,7 @@ to the size of x0. Source: Yue et al., NeurIPS 2023 (arXiv 2307.12348), and TPAM
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from torch.nn import functional
 
 from degradations.device import Table
 from files.numbers import PositiveFloat, PositiveInt
-from lightning_modules.backbone.schedule import CLEAN, Level, explicit
+from lightning_modules.backbone.schedule import CLEAN, Level, entries, explicit
 
 Target = Literal["sample", "epsilon", "scaled_epsilon", "residual"]
 Form = Literal["released", "paper"]
@@ -62,17 +63,28 @@ class ResidualShift:
         input_scale: InputScale = "latent",
         relative: bool = False,
     ) -> None:
-        self.kappa, self.prediction, self.input_scale = kappa, prediction, input_scale
+        self.kappa = kappa
+        self.prediction = prediction
+        self.input_scale = input_scale
         self.relative = relative
         # What a network is trained with.
-        self.settings: dict[str, Any] = {"steps": steps, "kappa": kappa, "min_noise": min_noise}
-        self.settings |= {"power": power, "prediction": prediction, "form": form}
-        self.settings |= {"input_scale": input_scale, "relative": relative}
+        self.settings: dict[str, Any] = {
+            "steps": steps,
+            "kappa": kappa,
+            "min_noise": min_noise,
+            "power": power,
+            "prediction": prediction,
+            "form": form,
+            "input_scale": input_scale,
+            "relative": relative,
+        }
         if steps < 2:
             raise ValueError("process.steps is 1; residual shifting needs a first and a last")
-        released = form == "released"
-        first = min_noise / kappa if released else min(min_noise / kappa, math.sqrt(0.001))
-        last = 0.99 if released else math.sqrt(0.999)
+        first = min_noise / kappa
+        last = 0.99
+        if form == "paper":
+            first = min(first, math.sqrt(0.001))
+            last = math.sqrt(0.999)
         if first >= last:
             raise ValueError(
                 f"min_noise is {min_noise} with kappa {kappa}, so eta would begin at {first**2:g}, "
@@ -98,15 +110,14 @@ class ResidualShift:
             ValueError: If the list does not fall, has unknown timesteps, or does not start at the
                 last one, where the state is the anchor with noise.
         """
-        kept = explicit(len(self.etas), timesteps)[::-1]
-        if kept[-1] != self.steps - 1:
+        rising = explicit(self.steps, timesteps)[::-1]
+        if rising[-1] != self.steps - 1:
             raise ValueError(
-                f"timesteps begin at {kept[-1]}; expected {self.steps - 1}, where sampling starts"
+                f"timesteps begin at {rising[-1]}; expected {self.steps - 1}, where sampling starts"
             )
-        fewer = object.__new__(ResidualShift)
-        fewer.__dict__.update(self.__dict__)
-        fewer._set_etas(self.etas[kept])
-        fewer.timesteps = [self.timesteps[t] for t in kept]
+        fewer = copy.copy(self)
+        fewer._set_etas(self.etas[rising])
+        fewer.timesteps = [self.timesteps[t] for t in rising]
         return fewer
 
     def spread(self, steps: int) -> list[int]:
@@ -181,7 +192,10 @@ class ResidualShift:
             return x0
         if self.prediction == "residual":
             return anchor - x0
-        return eps if self.prediction == "epsilon" else self.at(t, x0)[1] * eps
+        if self.prediction == "epsilon":
+            return eps
+        _, deviation = self.at(t, x0)
+        return deviation * eps
 
     def loss(self, raw: Tensor, x0: Tensor, anchor: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """Return the mean squared error of the network's output, a scalar.
@@ -197,7 +211,8 @@ class ResidualShift:
             t: (B,) int64.
         """
         if self.prediction == "scaled_epsilon":
-            return functional.mse_loss(raw / self.at(t, x0)[1], eps)
+            _, deviation = self.at(t, x0)
+            return functional.mse_loss(raw / deviation, eps)
         return functional.mse_loss(raw, self.target(x0, anchor, eps, t))
 
     def to_x0(self, raw: Tensor, x: Tensor, t: Tensor | int, anchor: Tensor) -> Tensor:
@@ -227,9 +242,7 @@ class ResidualShift:
         Returns:
             Two tensors (B, 1, ...) for t of (B,), two numbers for a number.
         """
-        # Tables go to the device; moving t to the CPU would block the host.
         if isinstance(t, int):
             return self.eta(t), self.kappa * math.sqrt(self.eta(t))
-        shape = (-1,) + (1,) * (x.ndim - 1)
-        eta, deviation = (table.like(x)[t].view(shape) for table in self._tables)
-        return eta, deviation
+        etas, deviations = self._tables
+        return entries(etas, t, x), entries(deviations, t, x)

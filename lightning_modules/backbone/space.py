@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -63,15 +63,14 @@ class Space(Float32, ABC):
     mean: Tensor
     deviation: Tensor
     _trains: bool = False
-    _known: str = ""  # identity of latents that were found to match
+    _matched: str = ""  # identity of latents that were found to match
 
     def __init__(
         self, mean: Sequence[float] = (0.0,), deviation: Sequence[PositiveFloat] = (1.0,)
     ) -> None:
         super().__init__()
-        for name, values in (("mean", mean), ("deviation", deviation)):
-            column = torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
-            self.register_buffer(name, column, persistent=False)
+        self.register_buffer("mean", _per_channel(mean), persistent=False)
+        self.register_buffer("deviation", _per_channel(deviation), persistent=False)
 
     def encode(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         """Encode images.
@@ -126,14 +125,15 @@ class Space(Float32, ABC):
         Raises:
             ValueError: If they are of another space.
         """
-        if made_by != self._known:  # once, as the hash of all weights is slow
-            own = self.identity
-            if made_by != own:
+        if made_by != self._matched:  # once, as the hash of all weights is slow
+            identity = self.identity
+            if made_by != identity:
                 raise ValueError(
                     f"the latents of data.init_args.train were made by {made_by}, and "
-                    f"model.init_args.space is {own}: encode with that, or set the same weights"
+                    f"model.init_args.space is {identity}: encode with that, or set the same "
+                    "weights"
                 )
-            self._known = made_by
+            self._matched = made_by
         return self.standardised(latent)
 
     def decode(self, z: Tensor) -> Tensor:
@@ -159,8 +159,7 @@ class Space(Float32, ABC):
             ValueError: If there is nothing to load, or the file is corrupt or of another
                 autoencoder.
         """
-        found = read_weights(path)
-        load_part(self, found, "space", self.official)
+        load_part(self, read_weights(path), "space", self.official)
         # The hash is of the autoencoder's own names, as where it is read from a folder.
         tensors = getattr(self, "vae", self).state_dict()
         self.source = f"{Path(path).name} {fingerprint(tensors)}"
@@ -217,9 +216,11 @@ class Space(Float32, ABC):
     @property
     def settings(self) -> dict[str, Any]:
         """What latents depend on, and ``source`` does not show."""
-        numbers = {"mean": self.mean, "deviation": self.deviation}
-        own = {k: [round(n, 6) for n in v.flatten().tolist()] for k, v in numbers.items()}
-        return {**own, **self.trained_with}
+        return {
+            "mean": [round(number, 6) for number in self.mean.flatten().tolist()],
+            "deviation": [round(number, 6) for number in self.deviation.flatten().tolist()],
+            **self.trained_with,
+        }
 
     @abstractmethod
     def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
@@ -238,7 +239,8 @@ class Space(Float32, ABC):
 class PixelSpace(Space):
     """Pixels in [-1, 1]."""
 
-    channels, factor = 3, 1
+    channels = 3
+    factor = 1
 
     def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
         return image * 2 - 1
@@ -255,28 +257,26 @@ class KLSpace(Space):
             diffusers' class, as in a ``config.json``, for random weights; in Python also diffusers'
             autoencoder itself. Its scaling and shift are applied.
         subfolder: Subfolder of the autoencoder, e.g. ``vae``.
-        revision: Branch, tag or commit on the hub.
 
     Raises:
         FileNotFoundError: If the autoencoder is missing.
         ValueError: If its weights do not fit.
     """
 
-    def __init__(
-        self,
-        vae: str | dict[str, Any] | nn.Module,
-        subfolder: str | None = None,
-        revision: str | None = None,
-    ) -> None:
-        made: Any = untrained("AutoencoderKL", vae) if isinstance(vae, dict) else vae
+    def __init__(self, vae: str | dict[str, Any] | nn.Module, subfolder: str | None = None) -> None:
+        autoencoder: Any = vae
         source = ""
-        if isinstance(vae, str):
+        if isinstance(vae, dict):
+            autoencoder = untrained("AutoencoderKL", vae)
+        elif isinstance(vae, str):
             key = "model.init_args.space.init_args.vae"
-            made = pretrained(key, "AutoencoderKL", vae, subfolder, revision)
-            source = named(vae, made, revision)
-        config = made.config
+            autoencoder = pretrained(key, "AutoencoderKL", vae, subfolder)
+            source = named(vae, autoencoder)
+        config = autoencoder.config
         super().__init__((config.shift_factor or 0.0,), (1 / config.scaling_factor,))
-        self.vae, self.source, self.trained_with = made, source, unshaped(made)
+        self.vae = autoencoder
+        self.source = source
+        self.trained_with = unshaped(autoencoder)
         self.channels = config.latent_channels
         self.factor = 2 ** (len(config.block_out_channels) - 1)
         self.fp16_overflows = config.force_upcast  # true in SDXL, and where nothing was said
@@ -285,8 +285,11 @@ class KLSpace(Space):
     @property
     def identity(self) -> str:
         """As ``Space.identity``, with settings that no release has."""
-        other = [f"{k} {v}" for k, v in self.trained_with.items() if _RELEASED.get(k) != v]
-        return " ".join([super().identity, *other])
+        words = [super().identity]
+        for name, setting in self.trained_with.items():
+            if _RELEASED.get(name) != setting:
+                words.append(f"{name} {setting}")
+        return " ".join(words)
 
     def distribution(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """As ``Space.distribution``."""
@@ -327,7 +330,8 @@ class ResShiftVQ(Space):
     ) -> None:
         super().__init__()
         self.vae = resshift_vq(channels, entries, latent)
-        self.channels, self.factor = latent, 2 ** (len(channels) - 1)
+        self.channels = latent
+        self.factor = 2 ** (len(channels) - 1)
         self.requires_grad_(False).eval()
 
     def official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -336,8 +340,8 @@ class ResShiftVQ(Space):
 
     def commitment(self, z: Tensor) -> Tensor:
         """As ``Space.commitment``."""
-        quantised: tuple[Tensor, Tensor, Any] = self.vae.quantize(z)
-        return quantised[1]
+        _, loss, _ = self.vae.quantize(z)
+        return cast(Tensor, loss)
 
     def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
         return self.vae.encode(image * 2 - 1).latents
@@ -361,7 +365,8 @@ class Taef2Space(Space):
         ValueError: If a file is corrupt or of another network, or only one of the two is set.
     """
 
-    channels, factor = TAEF2_CHANNELS, TAEF2_FACTOR
+    channels = TAEF2_CHANNELS
+    factor = TAEF2_FACTOR
 
     def __init__(
         self,
@@ -373,15 +378,10 @@ class Taef2Space(Space):
         super().__init__(mean, deviation)
         if (encoder is None) != (decoder is None):
             raise ValueError("only one half of the autoencoder is set; set both, or none")
-        self.encoder, self.decoder = taef2_encoder(), taef2_decoder()
-        names = []
-        for half, file in ((self.encoder, encoder), (self.decoder, decoder)):
-            if file is None:
-                continue
-            path = Path(expand_path(str(file), "TAEF2"))
-            load_strictly(half, read_weights(path).tensors, f"{path}, a half of TAEF2,")
-            names.append(f"{path.name} {fingerprint(half.state_dict())}")
-        self.source = ", ".join(names)
+        self.encoder = taef2_encoder()
+        self.decoder = taef2_decoder()
+        if encoder is not None and decoder is not None:
+            self.source = f"{_load(self.encoder, encoder)}, {_load(self.decoder, decoder)}"
         self.requires_grad_(False).eval()
 
     def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
@@ -389,6 +389,13 @@ class Taef2Space(Space):
 
     def _decode(self, z: Tensor) -> Tensor:
         return self.decoder(z)
+
+
+def _load(half: nn.Module, file: str | Path) -> str:
+    """Load one half of TAEF2, and return its source."""
+    path = Path(expand_path(str(file), "TAEF2"))
+    load_strictly(half, read_weights(path).tensors, f"{path}, a half of TAEF2,")
+    return named(path.name, half)
 
 
 class PCASpace(Space):
@@ -405,7 +412,8 @@ class PCASpace(Space):
     def __init__(self, deviation: Sequence[PositiveFloat] = (1.0,), **kwargs: Any) -> None:
         super().__init__(deviation=deviation)
         self.vae = PCAAutoencoder(**kwargs)
-        self.channels, self.factor = self.vae.latent, self.vae.factor
+        self.channels = self.vae.latent
+        self.factor = self.vae.factor
         self.requires_grad_(False).eval()
 
     def initialise(self, images: Tensor) -> None:
@@ -419,7 +427,10 @@ class PCASpace(Space):
         return self.vae.decode(z)
 
 
-def named(path: str, module: nn.Module, revision: str | None = None) -> str:
+def named(path: str, module: nn.Module) -> str:
     """Return the source of a module's weights: their path and hash."""
-    at = f"@{revision}" if revision else ""
-    return f"{path}{at} {fingerprint(module.state_dict())}"
+    return f"{path} {fingerprint(module.state_dict())}"
+
+
+def _per_channel(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)

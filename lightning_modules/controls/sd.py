@@ -161,7 +161,7 @@ class SDUpscale(NothingToTrain, SuperResolver):
                 f"data.init_args.scale, or model.init_args.upscaler_scale, to {factor}"
             )
         self.tile_multiple = factor
-        self.weights_source = named(path, self, revision)
+        self.weights_source = named(path, self)
         self.requires_grad_(False).eval()
 
     @torch.no_grad()

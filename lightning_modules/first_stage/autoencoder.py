@@ -81,14 +81,16 @@ class Autoencoder(Reconstruction):
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, losses, **kwargs)
-        if space.source or not any(True for _ in space.parameters()):
+        if space.source or not list(space.parameters()):
             raise ValueError(
                 f"model.init_args.space, {type(space).__name__}, must have weights that are not "
                 "trained: set initial ones in model.init_args.weights"
             )
         space.unfreeze()
-        self.space, self.tile_multiple = space, space.factor
-        self.latent_noise, self._begun = latent_noise, False
+        self.space = space
+        self.tile_multiple = space.factor
+        self.latent_noise = latent_noise
+        self._initialised = False
 
     # ------------------------------------------------------------------------------------- training
 
@@ -98,24 +100,24 @@ class Autoencoder(Reconstruction):
         With ``crops.scales`` sides may be any: images are cut to whole latents.
         """
         hr = batch["hr"]
-        H, W = (side - side % self.space.factor for side in hr.shape[-2:])
-        hr = hr[..., :H, :W]
+        H, W = hr.shape[-2:]
+        hr = hr[..., : H - H % self.space.factor, : W - W % self.space.factor]
         mean, deviation = self.space.distribution(hr)
         z = mean if deviation is None else mean + deviation * torch.randn_like(mean)
         weights = self.losses
         losses = {"commitment": weights.commitment_weight * self.space.commitment(z)}
-        made = self.space.decode(self._noised(z))
-        losses["l1"] = weights.l1_weight * functional.l1_loss(made, hr)
-        losses["l2"] = weights.l2_weight * functional.mse_loss(made, hr)
+        decoded = self.space.decode(self._noised(z))
+        losses["l1"] = weights.l1_weight * functional.l1_loss(decoded, hr)
+        losses["l2"] = weights.l2_weight * functional.mse_loss(decoded, hr)
         if deviation is not None:
             losses["kl"] = weights.kl_weight * self._divergence(mean, deviation) / hr[0].numel()
         loss = torch.stack(list(losses.values())).sum()
-        loss = loss + self.perceptual_loss(made, hr) + self.adversarial_loss(made)
+        loss = loss + self.perceptual_loss(decoded, hr) + self.adversarial_loss(decoded)
         for name, value in losses.items():
             self.log(f"train/{name}", value)
         self.log("train/latent_deviation", z.std())
         self.log("train/loss", loss, prog_bar=True)
-        return loss, (hr, made.detach())
+        return loss, (hr, decoded.detach())
 
     def _noised(self, z: Tensor) -> Tensor:
         if not self.latent_noise:
@@ -141,14 +143,13 @@ class Autoencoder(Reconstruction):
     def setup(self, stage: str) -> None:
         """Also start a new training from its first images."""
         super().setup(stage)
-        if stage != "fit" or self._begun:
+        if stage != "fit" or self._initialised:
             return
-        self._begun = True
+        self._initialised = True
         # Before DDP copies the weights of rank 0, and EMA and the optimiser read them.
         if self.trainer.ckpt_path is None and self.weights_source is None:
-            self.space.initialise(
-                alike([batch["hr"] for batch in first_batches(self, INITIAL_BATCHES)])
-            )
+            batches = [batch["hr"] for batch in first_batches(self, INITIAL_BATCHES)]
+            self.space.initialise(alike(batches))
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map a released file, which has only the autoencoder."""
@@ -163,5 +164,6 @@ def alike(batches: Sequence[Tensor]) -> Tensor:
     Args:
         batches: Each (B, 3, H, W).
     """
-    H, W = (min(images.shape[side] for images in batches) for side in (-2, -1))
+    H = min(images.shape[-2] for images in batches)
+    W = min(images.shape[-1] for images in batches)
     return torch.cat([images[..., :H, :W] for images in batches])

@@ -66,16 +66,17 @@ class LatentPerceptual(InLatents):
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, optimizer=optimizer, **kwargs)
-        self.space, self.vgg16 = space, vgg16
+        self.space = space
+        self.vgg16 = vgg16
         self.network = LatentDistance(space.channels, widths)
         self.ranking = Ranking()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the binary cross-entropy between G(d_0, d_1) and h."""
-        distances = self.distances(batch)
-        loss = functional.binary_cross_entropy_with_logits(self.ranking(*distances), batch["judge"])
+        d_0, d_1 = self.distances(batch)
+        loss = functional.binary_cross_entropy_with_logits(self.ranking(d_0, d_1), batch["judge"])
         self.log("train/loss", loss, prog_bar=True)
-        self.log("train/2afc", agreement(*distances, batch["judge"]).mean())
+        self.log("train/2afc", agreement(d_0, d_1, batch["judge"]).mean())
         return loss
 
     def distances(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -94,8 +95,8 @@ class LatentPerceptual(InLatents):
             )
         with torch.no_grad():
             z = self.space.encode(torch.cat([batch["ref"], batch["p0"], batch["p1"]]))
-        parts = [part.chunk(3) for part in self.network.features(z)]
-        x, x_0, x_1 = zip(*parts, strict=True)
+        stages = [features.chunk(3) for features in self.network.features(z)]
+        x, x_0, x_1 = zip(*stages, strict=True)
         return self.network.distances(x, x_0), self.network.distances(x, x_1)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -105,9 +106,9 @@ class LatentPerceptual(InLatents):
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log the two-alternative forced choice: how often people chose as the distances do."""
-        chosen = agreement(*self.distances(batch), batch["judge"])
-        count = len(chosen)
-        self.log("val/2afc", chosen.mean(), batch_size=count, prog_bar=True, sync_dist=True)
+        d_0, d_1 = self.distances(batch)
+        score = agreement(d_0, d_1, batch["judge"]).mean()
+        self.log("val/2afc", score, batch_size=len(d_0), prog_bar=True, sync_dist=True)
 
     # -------------------------------------------------------------------------------- frozen parts
 
@@ -136,8 +137,9 @@ class Ranking(nn.Module):
 
     def forward(self, d_0: Tensor, d_1: Tensor) -> Tensor:
         """Return the (B,) logits of (B,) distances."""
-        ratios = d_0 / (d_1 + _SMALLEST), d_1 / (d_0 + _SMALLEST)
-        return self.layers(torch.stack([d_0, d_1, d_0 - d_1, *ratios], 1)).squeeze(1)
+        ratio = d_0 / (d_1 + _SMALLEST)
+        inverse = d_1 / (d_0 + _SMALLEST)
+        return self.layers(torch.stack([d_0, d_1, d_0 - d_1, ratio, inverse], 1)).squeeze(1)
 
 
 def agreement(d_0: Tensor, d_1: Tensor, judge: Tensor) -> Tensor:

@@ -99,7 +99,8 @@ class Tokenizer(Reconstruction):
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, losses, color_fix="none", **kwargs)
-        self.vae, self.grids = vae, [(int(h), int(w)) for h, w in grids]
+        self.vae = vae
+        self.grids = [(int(h), int(w)) for h, w in grids]
         self.tile_multiple = vae.factor
         self.drop_scales = drop_scales
         if partial_share and partial_least >= len(grids):
@@ -107,7 +108,8 @@ class Tokenizer(Reconstruction):
                 f"model.init_args.partial_least is {partial_least}; expected less than the number "
                 f"of model.init_args.grids, {len(grids)}"
             )
-        self.partial_share, self.partial_least = partial_share, partial_least
+        self.partial_share = partial_share
+        self.partial_least = partial_least
         self.smaller = list(smaller)
 
     # ------------------------------------------------------------------------------------- training
@@ -115,12 +117,13 @@ class Tokenizer(Reconstruction):
     def generator_loss(self, batch: Batch) -> tuple[Tensor, Any]:
         """Return the sum of pixel, perceptual, entropy, commitment and adversarial loss."""
         hr = batch["hr"]
-        loss, made = self._coding_loss(hr)
+        loss, decoded = self._coding_loss(hr)
         for factor in self.smaller:
-            loss = loss + self._coding_loss(self._shrunk(hr, factor), f"_{factor}")[0]
-        loss = loss / (1 + len(self.smaller)) + self.adversarial_loss(made)
+            smaller_loss, _ = self._coding_loss(self._shrunk(hr, factor), f"_{factor}")
+            loss = loss + smaller_loss
+        loss = loss / (1 + len(self.smaller)) + self.adversarial_loss(decoded)
         self.log("train/loss", loss)
-        return loss, (hr, made.detach())
+        return loss, (hr, decoded.detach())
 
     def _coding_loss(self, hr: Tensor, name: str = "") -> tuple[Tensor, Tensor]:
         # Also returns the decoded images. `name` is a suffix of logged names.
@@ -131,25 +134,27 @@ class Tokenizer(Reconstruction):
             return torch.zeros_like(residual) if dropped[number] else quantized(residual)
 
         scales = list(scales_of(f, self._grids_of(f), change, through=True))
-        kept = [scale for scale, drops in zip(scales, dropped, strict=True) if not drops]
-        made = self.vae.decode(scales[-1].total)
-        pixel = _DISTANCES[self.losses.pixel_distance](made, hr)
-        entropy = torch.stack([entropy_penalty(scale.residual) for scale in kept]).mean()
-        distance = torch.stack([commitment(scale) for scale in kept]).mean()
+        decoded_scales = [scale for scale, drop in zip(scales, dropped, strict=True) if not drop]
+        decoded = self.vae.decode(scales[-1].total)
+        pixel = _DISTANCES[self.losses.pixel_distance](decoded, hr)
+        entropy = torch.stack([entropy_penalty(scale.residual) for scale in decoded_scales]).mean()
+        distance = torch.stack([commitment(scale) for scale in decoded_scales]).mean()
         loss = self.losses.pixel_weight * pixel + self.losses.entropy_weight * entropy
         loss = loss + self.losses.commitment_weight * distance
         self.log(f"train/pixel{name}", pixel, prog_bar=True)
         self.log(f"train/entropy{name}", entropy)
         self.log(f"train/commitment{name}", distance)
         self._log_bits(f, scales, name)
-        return loss + self.perceptual_loss(made, hr, name), made
+        return loss + self.perceptual_loss(decoded, hr, name), decoded
 
     def _dropped(self) -> Tensor:
         """Return which scales of a batch are not decoded, (K,): at random, and the last ones."""
-        dropped, count = torch.rand(len(self.grids)) < self.drop_scales, len(self.grids)
+        count = len(self.grids)
+        dropped = torch.rand(count) < self.drop_scales
         if self.partial_share and torch.rand(()) < self.partial_share:
             count = int(torch.randint(self.partial_least, count, ()))
-        dropped[count - 1], dropped[count:] = False, True
+        dropped[count - 1] = False
+        dropped[count:] = True
         return dropped
 
     @torch.no_grad()

@@ -11,10 +11,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_modules.noise import Size
 
@@ -55,26 +56,32 @@ def run_down_path(unet: Any, inputs: Mapping[str, Any], middle: bool) -> Feature
         middle: Whether to run the middle block.
     """
     skips: list[Tensor] = []
-    ends: list[Tensor] = []
+    last: list[Tensor] = []
 
-    def stop(*_: Any) -> None:
+    def read_first(module: nn.Module, inputs: Any, output: Any) -> None:
+        skips.append(output[0] if isinstance(output, tuple) else output)
+
+    def read_block(module: nn.Module, inputs: Any, output: Any) -> None:
+        skips.extend(output[1])
+
+    def read_middle(module: nn.Module, inputs: Any, output: Any) -> None:
+        last.append(output)
+
+    def stop(module: nn.Module, inputs: Any) -> None:
         raise _DownPathDone
 
     first = getattr(unet, "transformer_in", unet.conv_in)  # source of the first skip connection
-    hooks = [first.register_forward_hook(lambda _, __, out: skips.append(_tensor_of(out)))]
-    for block in unet.down_blocks:
-        hooks.append(block.register_forward_hook(lambda _, __, out: skips.extend(out[1])))
-    if middle:
-        hooks.append(unet.mid_block.register_forward_hook(lambda _, __, out: ends.append(out)))
     end = unet.up_blocks[0] if middle else unet.mid_block
-    hooks.append(end.register_forward_pre_hook(stop))
-    try:
+    with ExitStack() as hooks:
+        hooks.enter_context(first.register_forward_hook(read_first))
+        for block in unet.down_blocks:
+            hooks.enter_context(block.register_forward_hook(read_block))
+        if middle:
+            hooks.enter_context(unet.mid_block.register_forward_hook(read_middle))
+        hooks.enter_context(end.register_forward_pre_hook(stop))
         with suppress(_DownPathDone):
             unet.forward(**inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return Features(tuple(skips), ends[0] if ends else None)
+    return Features(tuple(skips), last[0] if last else None)
 
 
 def residual_arguments(unet: Any, residuals: Residuals, like: Tensor) -> dict[str, Any]:
@@ -88,17 +95,13 @@ def residual_arguments(unet: Any, residuals: Residuals, like: Tensor) -> dict[st
     # Missing residuals are zeros, also in the middle: otherwise diffusers interprets the others as
     # those of a T2I-Adapter, at other places.
     nothing = torch.zeros((), device=like.device, dtype=like.dtype)
+    count = len(skip_shapes(unet))
+    skips = [residuals.skips.get(number, nothing).to(like.dtype) for number in range(count)]
     middle = nothing if residuals.middle is None else residuals.middle
     return {
-        "down_block_additional_residuals": tuple(
-            residuals.skips.get(n, nothing).to(like.dtype) for n in range(len(skip_shapes(unet)))
-        ),
+        "down_block_additional_residuals": tuple(skips),
         "mid_block_additional_residual": middle.to(like.dtype),
     }
-
-
-def _tensor_of(output: Any) -> Any:
-    return output[0] if isinstance(output, tuple) else output
 
 
 class _DownPathDone(Exception):  # noqa: N818  (no error: it ends the down path)
@@ -118,13 +121,13 @@ class Attachment(ABC):
     def __init__(self, unet: Any, skips: Mapping[str, int]) -> None:
         shapes = skip_shapes(unet)
         self.skips = dict(skips)
-        self.widths = {name: shapes[n][0] for name, n in skips.items()}
-        self._halvings = {name: shapes[n][1] for name, n in skips.items()}
+        self.widths = {name: shapes[number].channels for name, number in skips.items()}
+        self._halvings = {name: shapes[number].halvings for name, number in skips.items()}
         self._odd_up = unet.config.downsample_padding == 1
 
     def features(self, read: Features) -> dict[str, Tensor]:
         """Return the features of a U-Net's down path by place, in the shapes of ``Features``."""
-        return {name: read.skips[n] for name, n in self.skips.items()}
+        return {name: read.skips[number] for name, number in self.skips.items()}
 
     @abstractmethod
     def adding(
@@ -139,14 +142,14 @@ class Attachment(ABC):
 
     def sizes(self, size: Size) -> dict[str, Size]:
         """Return (H, W) at each place for a latent of this size."""
-        return {name: self._halved(size, times) for name, times in self._halvings.items()}
-
-    def _halved(self, size: Size, times: int) -> Size:
-        # Odd sides are rounded as the U-Net pads them.
-        height, width = size
-        for _ in range(times):
-            height, width = (height + self._odd_up) // 2, (width + self._odd_up) // 2
-        return height, width
+        sizes = {}
+        for name, halvings in self._halvings.items():
+            height, width = size
+            for _ in range(halvings):  # odd sides are rounded as the U-Net pads them
+                height = (height + self._odd_up) // 2
+                width = (width + self._odd_up) // 2
+            sizes[name] = height, width
+        return sizes
 
 
 class Skips(Attachment):
@@ -165,16 +168,19 @@ class Skips(Attachment):
     def __init__(self, unet: Any, numbers: Sequence[int] | None) -> None:
         shapes = skip_shapes(unet)
         if numbers is None:
-            last = {halved: n for n, (_, halved) in enumerate(shapes)}
-            others = [n for n in reversed(range(len(shapes))) if n not in last.values()]
-            numbers = sorted([*last.values(), *others[: max(LEAST - len(last), 0)]])
+            last = {shape.halvings: number for number, shape in enumerate(shapes)}
+            chosen = list(last.values())
+            others = [number for number in range(len(shapes)) if number not in chosen]
+            while len(chosen) < LEAST and others:
+                chosen.append(others.pop())
+            numbers = sorted(chosen)
         _check(numbers, len(shapes))
-        super().__init__(unet, {f"skip{n}": n for n in numbers})
+        super().__init__(unet, {f"skip{number}": number for number in numbers})
 
     @contextmanager
     def adding(self, unet: Any, features: Mapping[str, Tensor]) -> Iterator[Residuals]:
         """As ``Attachment.adding``."""
-        yield Residuals({n: features[name] for name, n in self.skips.items()})
+        yield Residuals({number: features[name] for name, number in self.skips.items()})
 
 
 class Blocks(Attachment):
@@ -192,13 +198,16 @@ class Blocks(Attachment):
 
     def __init__(self, unet: Any, numbers: Sequence[int] | None) -> None:
         count = len(unet.down_blocks)
-        chosen = range(count + 1) if numbers is None else numbers
-        _check(chosen, count + 1)
-        self.blocks = {f"block{n}": n for n in chosen if n < count}
+        if numbers is None:
+            numbers = range(count + 1)
+        _check(numbers, count + 1)
         ends = _ends(unet)
-        skips = {name: ends[n] for name, n in self.blocks.items()}
-        self.middle = count in chosen
-        super().__init__(unet, skips | ({"middle": ends[-1]} if self.middle else {}))
+        self.blocks = {f"block{number}": number for number in numbers if number < count}
+        skips = {name: ends[number] for name, number in self.blocks.items()}
+        self.middle = count in numbers
+        if self.middle:
+            skips["middle"] = ends[-1]
+        super().__init__(unet, skips)
 
     def features(self, read: Features) -> dict[str, Tensor]:
         """As ``Attachment.features``."""
@@ -209,30 +218,41 @@ class Blocks(Attachment):
     def adding(self, unet: Any, features: Mapping[str, Tensor]) -> Iterator[Residuals]:
         """As ``Attachment.adding``."""
 
-        def adding(x: Tensor) -> Any:
-            return lambda _, __, output: (output[0] + x.to(output[0].dtype), *output[1:])
+        def add(added: Tensor, block: nn.Module, inputs: Any, output: Any) -> Any:
+            x, skips = output
+            return x + added.to(x.dtype), skips
 
-        with ExitStack() as stack:
-            for name, n in self.blocks.items():
-                hook = unet.down_blocks[n].register_forward_hook(adding(features[name]))
-                stack.callback(hook.remove)
+        with ExitStack() as hooks:
+            for name, number in self.blocks.items():
+                hook = partial(add, features[name])
+                hooks.enter_context(unet.down_blocks[number].register_forward_hook(hook))
             yield Residuals(middle=features.get("middle"))
 
 
-def skip_shapes(unet: Any) -> list[tuple[int, int]]:
-    """Return (channels, number of halvings) of each of a U-Net's skip connections."""
-    shapes, halved = [(unet.conv_in.out_channels, 0)], 0
+class SkipShape(NamedTuple):
+    """Channels of a skip connection, and how often the sides were halved before it."""
+
+    channels: int
+    halvings: int
+
+
+def skip_shapes(unet: Any) -> list[SkipShape]:
+    """Return the shapes of a U-Net's skip connections, in order."""
+    halvings = 0
+    shapes = [SkipShape(unet.conv_in.out_channels, halvings)]
     for block in unet.down_blocks:
-        shapes += [(resnet.out_channels, halved) for resnet in block.resnets]
+        for resnet in block.resnets:
+            shapes.append(SkipShape(resnet.out_channels, halvings))
         for downsampler in block.downsamplers or ():
-            halved += 1
-            shapes.append((downsampler.out_channels, halved))
+            halvings += 1
+            shapes.append(SkipShape(downsampler.out_channels, halvings))
     return shapes
 
 
 def _ends(unet: Any) -> list[int]:
     """Return the number of the last skip connection of each down block, which is its output."""
-    ends, last = [], 0
+    ends = []
+    last = 0
     for block in unet.down_blocks:
         last += len(block.resnets) + len(block.downsamplers or ())
         ends.append(last)
@@ -240,8 +260,8 @@ def _ends(unet: Any) -> list[int]:
 
 
 def _check(numbers: Sequence[int], count: int) -> None:
-    wrong = [n for n in numbers if not 0 <= n < count]
-    if wrong or not numbers or len(set(numbers)) < len(numbers):
+    known = set(range(count))
+    if not numbers or not known.issuperset(numbers) or len(set(numbers)) < len(numbers):
         raise ValueError(
             f"model.init_args.tuning.places is {list(numbers)}; expected different numbers from 0 "
             f"to {count - 1}, the places of this U-Net"

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from files.numbers import NonNegativeInt, PositiveInt
+from lightning_modules.networks.layers import conv3x3, zeroed
 from lightning_modules.networks.running import Float32, without_fp16
 
 if TYPE_CHECKING:
@@ -44,7 +44,16 @@ _NAMES = (  # diffusers' names of the same tensors; its decoder levels count in 
     (r"\.mid\.attn_1\.proj_out\.", ".mid_block.attentions.0.to_out.0."),
     (r"\.norm_out\.", ".conv_norm_out."),
 )
-_LEVEL = re.compile(r"^decoder\.up_blocks\.(\d+)\.")
+_UP_LEVEL = re.compile(r"^decoder\.up\.(\d+)\.")
+# The files of BitwiseVAE wrap each layer in another, except the convolution of a resampling.
+_INNER = re.compile(r"(?<!sample)\.(conv|norm)(?=\.(weight|bias)$)")
+_MASK = re.compile(r"^quantizer?e?\.lfq\.mask$")  # powers of two, for codes as integers
+
+WIDTH = 64  # of TAEF2's layers
+TAEF2_CHANNELS = 32
+TAEF2_FACTOR = 8
+_REACH = 3.0  # TAEF2's decoder squashes its input to [-3, 3]
+_LEAST_VARIANCE = 1e-6  # of a principal component; that of a constant patch is 0
 
 
 def resshift_vq(
@@ -78,22 +87,18 @@ def vq_from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         tensors: Tensors as in the file, ``encoder.down.0.block.0.conv1.weight`` and so on.
     """
     plain = {re.sub(r"module\.|_orig_mod\.", "", name): t for name, t in tensors.items()}
-    levels = 1 + max(
-        (int(m[1]) for name in plain if (m := re.match(r"decoder\.up\.(\d+)\.", name))), default=0
-    )
-    found = {}
+    ups = [match for name in plain if (match := _UP_LEVEL.match(name))]
+    deepest = max((int(match[1]) for match in ups), default=0)
+    state = {}
     for name, tensor in plain.items():
+        if match := _UP_LEVEL.match(name):
+            name = f"decoder.up.{deepest - int(match[1])}.{name[match.end() :]}"
         for pattern, replacement in _NAMES:
             name = re.sub(pattern, replacement, name)
-        if match := _LEVEL.match(name):
-            name = f"decoder.up_blocks.{levels - 1 - int(match[1])}.{name[match.end() :]}"
-        attention = ".attentions." in name and tensor.ndim == 4
-        found[name] = tensor.flatten(1) if attention else tensor  # a 1x1 convolution as a matrix
-    return found
-
-
-WIDTH, TAEF2_CHANNELS, TAEF2_FACTOR = 64, 32, 8
-_REACH = 3.0  # the decoder squashes its input to [-3, 3]
+        if ".attentions." in name and tensor.ndim == 4:
+            tensor = tensor.flatten(1)  # a 1x1 convolution as a matrix
+        state[name] = tensor
+    return state
 
 
 class Block(nn.Module):
@@ -106,7 +111,11 @@ class Block(nn.Module):
     def __init__(self, pooled: bool = False) -> None:
         super().__init__()
         self.conv = nn.Sequential(
-            _conv(WIDTH, WIDTH), nn.ReLU(), _conv(WIDTH, WIDTH), nn.ReLU(), _conv(WIDTH, WIDTH)
+            conv3x3(WIDTH, WIDTH),
+            nn.ReLU(),
+            conv3x3(WIDTH, WIDTH),
+            nn.ReLU(),
+            conv3x3(WIDTH, WIDTH),
         )
         self.pool = None
         if pooled:
@@ -134,30 +143,21 @@ class SoftClamp(nn.Module):
 
 def taef2_encoder() -> nn.Sequential:
     """Create the encoder: (B, 3, H, W) in [0, 1], sides divisible by 8, to (B, 32, H / 8, ...)."""
-    layers: list[nn.Module] = [_conv(3, WIDTH), Block()]
+    layers = nn.Sequential(conv3x3(3, WIDTH), Block())
     for level in range(3):
         layers.append(nn.Conv2d(WIDTH, WIDTH, 3, stride=2, padding=1, bias=False))
-        layers += [Block(pooled=level == 2) for _ in range(3)]
-    return nn.Sequential(*layers, _conv(WIDTH, TAEF2_CHANNELS))
+        layers.extend(Block(pooled=level == 2) for _ in range(3))
+    return layers.append(conv3x3(WIDTH, TAEF2_CHANNELS))
 
 
 def taef2_decoder() -> nn.Sequential:
     """Create the decoder: (B, 32, h, w) to (B, 3, 8 h, 8 w), about [0, 1]."""
-    layers: list[nn.Module] = [SoftClamp(), _conv(TAEF2_CHANNELS, WIDTH), nn.ReLU()]
+    layers = nn.Sequential(SoftClamp(), conv3x3(TAEF2_CHANNELS, WIDTH), nn.ReLU())
     for level in range(3):
-        layers += [Block(pooled=level == 0) for _ in range(3)]
-        layers += [nn.Upsample(scale_factor=2), nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False)]
-    return nn.Sequential(*layers, Block(), _conv(WIDTH, 3))
-
-
-def _conv(inputs: int, outputs: int) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, padding=1)
-
-
-# The published files wrap each layer in another, except the convolution of a resampling.
-_LEAST_VARIANCE = 1e-6  # of a component; that of a constant patch is 0
-_INNER = re.compile(r"(?<!sample)\.(conv|norm)(?=\.(weight|bias)$)")
-_MASK = re.compile(r"^quantizer?e?\.lfq\.mask$")  # powers of two, for codes as integers
+        layers.extend(Block(pooled=level == 0) for _ in range(3))
+        layers.append(nn.Upsample(scale_factor=2))
+        layers.append(nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False))
+    return layers.extend([Block(), conv3x3(WIDTH, 3)])
 
 
 class BitwiseVAE(Float32):
@@ -176,7 +176,7 @@ class BitwiseVAE(Float32):
             not need them, then learn colours in a fraction of the steps.
 
     Raises:
-        ValueError: If a width is not two, three or more times the groups.
+        ValueError: If a width is less than twice the groups.
     """
 
     def __init__(
@@ -187,28 +187,31 @@ class BitwiseVAE(Float32):
         groups: NonNegativeInt = 32,
     ) -> None:
         super().__init__()
-        if wrong := [width for width in widths if width < 2 * groups or width % (groups or 1)]:
+        if min(widths) < 2 * groups:
             raise ValueError(
                 f"widths are {list(widths)}; expected twice the {groups} groups of the norms, or "
-                f"three or more times, not {wrong[0]}: set other widths, or groups"
+                "three or more times: set other widths, or groups"
             )
         from diffusers.models.autoencoders.vae import Decoder, Encoder  # a second
 
-        kept: dict[str, Any] = {"block_out_channels": tuple(widths), "layers_per_block": layers}
-        kept |= {"norm_num_groups": groups or 1}
-        self.bits, self.trained_with = bits, {"groups": groups}
+        common: dict[str, Any] = {
+            "block_out_channels": tuple(widths),
+            "layers_per_block": layers,
+            "norm_num_groups": groups or 1,
+            "mid_block_add_attention": False,
+        }
+        self.bits = bits
+        self.trained_with = {"groups": groups}
         self.encoder = Encoder(
             out_channels=bits,
             down_block_types=("DownEncoderBlock2D",) * len(widths),
             double_z=False,
-            mid_block_add_attention=False,
-            **kept,
+            **common,
         )
         self.decoder = Decoder(
             in_channels=bits,
             up_block_types=("UpDecoderBlock2D",) * len(widths),
-            mid_block_add_attention=False,
-            **kept,
+            **common,
         )
         if not groups:
             _without_norms(self)
@@ -261,8 +264,8 @@ def bitwise_vae_from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor
     Args:
         tensors: Tensors as in the file, within ``vae`` or ``ema``.
     """
-    plain = {_INNER.sub("", n): tensor for n, tensor in tensors.items() if not _MASK.match(n)}
-    return vq_from_official(plain)
+    state = {_INNER.sub("", name): t for name, t in tensors.items() if not _MASK.match(name)}
+    return vq_from_official(state)
 
 
 class PCAAutoencoder(nn.Module):
@@ -291,30 +294,26 @@ class PCAAutoencoder(nn.Module):
         widths: Sequence[int] = (64, 32, 24),
     ) -> None:
         super().__init__()
-        doublings = factor.bit_length() - 1
-        if factor != 2**doublings or kernel < factor or (kernel - factor) % 2:
+        if factor != 2 ** (len(widths) - 1) or kernel < factor or (kernel - factor) % 2:
             raise ValueError(
-                f"factor is {factor} and kernel {kernel}; expected a power of two, and as much or "
-                "more by an even number"
+                f"factor is {factor}, kernel {kernel} and widths {list(widths)}; expected a factor "
+                "of 2 ** (len(widths) - 1), and a kernel larger by an even number, or by none"
             )
-        if not 1 <= latent <= 3 * factor**2 or len(widths) != doublings + 1:
-            raise ValueError(
-                f"latent is {latent} and widths {list(widths)}; with factor {factor}, expected 1 "
-                f"to {3 * factor**2}, and {doublings + 1} widths"
-            )
-        self.latent, self.factor = latent, factor
+        if latent > 3 * factor**2:
+            raise ValueError(f"latent is {latent}; a patch has {3 * factor**2} values")
+        self.latent = latent
+        self.factor = factor
         self.encoder = nn.Conv2d(3, latent, kernel, factor, (kernel - factor) // 2)
         self.standard = nn.BatchNorm2d(latent, affine=False)
         self.linear = nn.Conv2d(latent, 3 * factor**2, 3, padding=1)
         self.shuffle = nn.PixelShuffle(factor)
-        parts: list[nn.Module] = [_conv(latent, widths[0]), nn.SiLU()]
-        for width, finer in pairwise(widths):
-            parts += [_conv(width, width), nn.SiLU()]
-            parts += [_conv(width, 4 * finer), nn.PixelShuffle(2), nn.SiLU()]
-        last = _conv(widths[-1], 3)
-        self.residual = nn.Sequential(*parts, last)
-        for parameter in last.parameters():
-            nn.init.zeros_(parameter)
+        width = widths[0]
+        self.residual = nn.Sequential(conv3x3(latent, width), nn.SiLU())
+        for finer in widths[1:]:
+            self.residual.extend([conv3x3(width, width), nn.SiLU()])
+            self.residual.extend([conv3x3(width, 4 * finer), nn.PixelShuffle(2), nn.SiLU()])
+            width = finer
+        self.residual.append(zeroed(conv3x3(width, 3)))
 
     @torch.no_grad()
     def initialise(self, images: Tensor) -> None:
@@ -327,18 +326,18 @@ class PCAAutoencoder(nn.Module):
         patches = patches.transpose(1, 2).flatten(0, 1).double()  # (B h w, 3 factor^2)
         mean = patches.mean(0)
         variances, vectors = torch.linalg.eigh(torch.cov(patches.T))
-        variances, vectors = (part[..., -self.latent :].flip(-1) for part in (variances, vectors))
+        variances = variances[-self.latent :].flip(-1)
+        vectors = vectors[:, -self.latent :].flip(-1)
         # Libraries differ in the signs of the vectors.
         largest = vectors.abs().argmax(0, keepdim=True)
         vectors = vectors * vectors.gather(0, largest).sign()
         deviations = variances.clamp(min=_LEAST_VARIANCE).sqrt()
         encode = (vectors / deviations).T
-        side = (self.encoder.kernel_size[0] - self.factor) // 2
-        inner = slice(side, side + self.factor)
+        kernels = encode.view(self.latent, 3, self.factor, self.factor).float()
+        border = (self.encoder.kernel_size[0] - self.factor) // 2
+        inner = slice(border, border + self.factor)
         nn.init.zeros_(self.encoder.weight)
-        self.encoder.weight[:, :, inner, inner] = encode.view(
-            self.latent, 3, self.factor, self.factor
-        ).float()
+        self.encoder.weight[:, :, inner, inner] = kernels
         cast(Tensor, self.encoder.bias).copy_(-(encode @ mean))
         nn.init.zeros_(self.linear.weight)
         self.linear.weight[:, :, 1, 1] = (vectors * deviations).float()

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
@@ -26,7 +25,7 @@ Budget = Literal["0.06M", "0.25M", "0.60M", "1M"]
 
 TAU = 100.0  # inverse temperature of the entropy penalty
 _COUNT: dict[Budget, int] = {"0.06M": 7, "0.25M": 10, "0.60M": 12, "1M": 13}
-_GRIDS = {  # by height over width; transposed for wider images
+_TALL = {  # by height over width; transposed for wider images
     1.0: "1x1 2x2 4x4 6x6 8x8 12x12 16x16 20x20 24x24 32x32 40x40 48x48 64x64",
     1.25: "1x1 2x2 3x3 5x4 10x8 15x12 20x16 25x20 30x24 35x28 45x36 55x44 70x56",
     4 / 3: "1x1 2x2 4x3 8x6 12x9 16x12 20x15 24x18 28x21 36x27 48x36 60x45 72x54",
@@ -36,7 +35,7 @@ _GRIDS = {  # by height over width; transposed for wider images
     2.5: "1x1 2x2 5x2 10x4 15x6 20x8 25x10 30x12 40x16 50x20 65x26 80x32 100x40",
     3.0: "1x1 2x2 6x2 9x3 15x5 21x7 27x9 36x12 45x15 54x18 72x24 90x30 111x37",
 }
-RATIOS = tuple(sorted({*_GRIDS, *(1 / ratio for ratio in _GRIDS)}))
+RATIOS = tuple(sorted({*_TALL, *(1 / ratio for ratio in _TALL)}))
 """Height over width of the published grids."""
 
 
@@ -50,7 +49,7 @@ def quantized(z: Tensor) -> Tensor:
         (B, d, h, w), of values +-1/sqrt(d), so of length 1 along d. Zero becomes -1/sqrt(d).
     """
     with torch.autocast(z.device.type, enabled=False):
-        u = functional.normalize(z.float(), dim=1, eps=1e-12)
+        u = _on_sphere(z)
         corner = from_bits(to_bits(u))
         return corner + (u - u.detach())  # straight through: the value is exactly the corner's
 
@@ -131,17 +130,15 @@ def scales_of(
     Raises:
         ValueError: If the last size is not the latent's.
     """
-    full = (f.shape[-2], f.shape[-1])
-    if tuple(sizes[-1]) != full:
-        raise ValueError(
-            f"the latent is {full[0]}x{full[1]}, and the last scale "
-            f"{sizes[-1][0]}x{sizes[-1][1]}: expected one size"
-        )
+    h, w = f.shape[-2:]
+    if tuple(sizes[-1]) != (h, w):
+        raise ValueError(f"the latent is {h}x{w}, and the sizes of its scales {list(sizes)}")
     total = torch.zeros_like(f, dtype=torch.float32)
     for number, size in enumerate(sizes):
-        residual = shrunk(f.float() - (total if through else total.detach()), size)
+        subtracted = total if through else total.detach()
+        residual = shrunk(f.float() - subtracted, size)
         code = quantized(residual) if change is None else change(number, residual)
-        total = total + enlarged(code, full)
+        total = total + enlarged(code, (h, w))
         yield Scale(residual, code, total)
 
 
@@ -154,8 +151,8 @@ def total_after(codes: Sequence[Tensor]) -> Tensor:
     Returns:
         (B, d, h, w).
     """
-    size = (codes[-1].shape[-2], codes[-1].shape[-1])
-    return torch.stack([enlarged(code, size) for code in codes]).sum(0)
+    h, w = codes[-1].shape[-2:]
+    return torch.stack([enlarged(code, (h, w)) for code in codes]).sum(0)
 
 
 def shrunk(x: Tensor, size: Size, mode: Down = "area") -> Tensor:
@@ -167,11 +164,11 @@ def shrunk(x: Tensor, size: Size, mode: Down = "area") -> Tensor:
         mode: ``area``, the means of its parts, as for residuals; or ``trilinear``, without
             smoothing, as for the inputs of Infinity's transformer: bilinear for images.
     """
-    if (x.shape[-2], x.shape[-1]) == tuple(size):
+    if x.shape[-2:] == tuple(size):
         return x
     if mode == "area":
         return functional.interpolate(x, size, mode="area")
-    return functional.interpolate(x, size, mode="bilinear", align_corners=False)
+    return functional.interpolate(x, size, mode="bilinear")
 
 
 def enlarged(code: Tensor, size: Size) -> Tensor:
@@ -181,9 +178,9 @@ def enlarged(code: Tensor, size: Size) -> Tensor:
         code: (B, d, h, w).
         size: (H, W).
     """
-    if (code.shape[-2], code.shape[-1]) == tuple(size):
+    if code.shape[-2:] == tuple(size):
         return code
-    return functional.interpolate(code, size, mode="bilinear", align_corners=False)
+    return functional.interpolate(code, size, mode="bilinear")
 
 
 def flipped(bits: Tensor, probability: float) -> Tensor:
@@ -212,14 +209,15 @@ def entropy_penalty(z: Tensor) -> Tensor:
         A scalar, at least -d ln 2 / tau.
     """
     with torch.autocast(z.device.type, enabled=False):
-        u = functional.normalize(z.float(), dim=1, eps=1e-12).movedim(1, -1).flatten(0, -2)
+        u = _on_sphere(z).movedim(1, -1).flatten(0, -2)
         logit = 4 * TAU / u.shape[-1] ** 0.5 * u
-        each = _entropy(logit).sum(-1).mean()
+        # The entropy of a Bernoulli variable from its logit, without log(0).
+        entropy = functional.softplus(-logit) + torch.sigmoid(-logit) * logit
         usage = torch.sigmoid(logit).mean(0)
         # The mean of a constant bit has the logarithm of 0, without a gradient.
         chances = torch.stack([usage, 1 - usage])
-        whole = -(chances * chances.clamp(min=1e-12).log()).sum()
-        return (each - whole) / TAU
+        entropy_of_mean = -(chances * chances.clamp(min=1e-12).log()).sum()
+        return (entropy.sum(-1).mean() - entropy_of_mean) / TAU
 
 
 def commitment(scale: Scale) -> Tensor:
@@ -228,13 +226,11 @@ def commitment(scale: Scale) -> Tensor:
     Args:
         scale: The scale; its code gets no gradient.
     """
-    u = functional.normalize(scale.residual.float(), dim=1, eps=1e-12)
-    return functional.mse_loss(u, scale.code.detach())
+    return functional.mse_loss(_on_sphere(scale.residual), scale.code.detach())
 
 
-def _entropy(logit: Tensor) -> Tensor:
-    # The entropy of a Bernoulli variable from its logit, without log(0).
-    return functional.softplus(-logit) + torch.sigmoid(-logit) * logit
+def _on_sphere(z: Tensor) -> Tensor:
+    return functional.normalize(z.float(), dim=1)
 
 
 def to_tokens(x: Tensor, patch: int) -> Tensor:
@@ -286,16 +282,18 @@ class Scales:
 
     def __post_init__(self) -> None:
         grids = tuple((int(h), int(w)) for h, w in self.grids)
-        falls = any(b[0] < a[0] or b[1] < a[1] for a, b in pairwise([(1, 1), *grids]))
-        if not grids or falls:
+        heights = [h for h, _ in grids]
+        widths = [w for _, w in grids]
+        if not grids or heights != sorted(heights) or widths != sorted(widths):
             raise ValueError(f"grids are {list(grids)}; expected sides that never become smaller")
-        ends = [0]
+        spans = []
+        start = 0
         for h, w in grids:
-            ends.append(ends[-1] + h * w)
-        spans = tuple(slice(a, b) for a, b in pairwise(ends))
+            spans.append(slice(start, start + h * w))
+            start += h * w
         object.__setattr__(self, "grids", grids)
         object.__setattr__(self, "full", tuple(self.full or grids[-1]))
-        object.__setattr__(self, "spans", spans)
+        object.__setattr__(self, "spans", tuple(spans))
 
     def __len__(self) -> int:
         """Return the number of scales."""
@@ -320,10 +318,12 @@ def published(ratio: float = 1.0, budget: Budget = "1M", patch: int = 1) -> Scal
         budget: Pixels of the image.
         patch: Side of a token in positions of the latent: 2 for the autoencoder of 14 bits.
     """
-    nearest = min(RATIOS, key=lambda known: abs(known - ratio))
-    flat = nearest < 1
-    table = _GRIDS[next(r for r in _GRIDS if abs(r - (1 / nearest if flat else nearest)) < 1e-9)]
-    grids = [_size(text, flat) for text in table.split()]
+    nearest = min(RATIOS, key=lambda candidate: abs(candidate - ratio))
+    tall = min(_TALL, key=lambda candidate: abs(candidate - max(nearest, 1 / nearest)))
+    grids = []
+    for size in _TALL[tall].split():
+        h, w = map(int, size.split("x"))
+        grids.append((w, h) if nearest < 1 else (h, w))
     return Scales(grids[: _COUNT[budget]], patch, grids[-1])
 
 
@@ -334,13 +334,10 @@ def proportional(sizes: Sequence[Size], size: Size) -> list[Size]:
         sizes: (h, w) of each scale; the last one is the latent's.
         size: (h, w) of the other latent.
     """
-    full = sizes[-1]
-    return [
-        (max(round(h * size[0] / full[0]), 1), max(round(w * size[1] / full[1]), 1))
-        for h, w in sizes
-    ]
-
-
-def _size(text: str, transposed: bool) -> Size:
-    h, w = (int(side) for side in text.split("x"))
-    return (w, h) if transposed else (h, w)
+    H, W = sizes[-1]
+    scaled = []
+    for h, w in sizes:
+        height = max(round(h * size[0] / H), 1)
+        width = max(round(w * size[1] / W), 1)
+        scaled.append((height, width))
+    return scaled

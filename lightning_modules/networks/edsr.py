@@ -2,9 +2,9 @@
 
 Lim et al., CVPRW 2017; arXiv 1707.02921.
 
-16 blocks of 64 channels are the paper's baseline, 32 blocks of 256 with `res_scale` 0.1 its large
+16 blocks of 64 channels are the paper's baseline, 32 blocks of 256 with ``res_scale`` 0.1 its large
 model. Tensor names are those of the released EDSR-PyTorch files.
-Differs from the paper in: `global_skip`, an option that is off by default.
+Differs from the paper in: ``global_skip``, an option that is off by default.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from files.numbers import NonNegativeInt, PositiveInt
+from lightning_modules.networks.layers import conv3x3, zeroed
 
 MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K's training images, in RGB
 FACTORS = (2, 3, 4, 8)
@@ -56,9 +57,9 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.res_scale = res_scale
         self.body = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1),
+            conv3x3(channels, channels),
             nn.ReLU(inplace=True),
-            nn.Conv2d(channels, channels, 3, padding=1),
+            conv3x3(channels, channels),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,10 +85,10 @@ class Trunk(nn.Module):
         super().__init__()
         self.sub_mean = MeanShift(-1, peak)
         self.add_mean = MeanShift(1, peak)
-        self.head = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1))
+        self.head = nn.Sequential(conv3x3(3, channels))
         self.body = nn.Sequential(
             *(ResidualBlock(channels, res_scale) for _ in range(blocks)),
-            nn.Conv2d(channels, channels, 3, padding=1),
+            conv3x3(channels, channels),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -109,7 +110,7 @@ class EDSR(Trunk):
             weights.
 
     Raises:
-        ValueError: If `scale` is not one of the supported factors.
+        ValueError: If ``scale`` is not one of the supported factors.
     """
 
     def __init__(
@@ -129,11 +130,10 @@ class EDSR(Trunk):
         self.scale = int(scale)
         self.global_skip = global_skip
         self.trained_with = {"res_scale": res_scale, "global_skip": global_skip}
-        last = nn.Conv2d(channels, 3, 3, padding=1)
-        self.tail = nn.Sequential(nn.Sequential(*_upsampler(self.scale, channels)), last)
+        last = conv3x3(channels, 3)
+        self.tail = nn.Sequential(_upsampler(self.scale, channels), last)
         if global_skip:
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)  # type: ignore[arg-type]  # torch types every bias as optional
+            zeroed(last)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Enlarge.
@@ -151,7 +151,7 @@ class EDSR(Trunk):
         return super().forward(self.sub_mean(lr * PEAK))
 
     def enlarged(self, features: Tensor, lr: Tensor) -> Tensor:
-        """As `forward` of lr (B, 3, h, w), whose features (B, C, h, w) are known already."""
+        """As ``forward`` of lr (B, 3, h, w), from the features (B, C, h, w) of ``encode``."""
         y = self.tail(features)
         if self.global_skip:
             # antialias selects the a = -0.5 kernel of MATLAB and Pillow; without it, it is -0.75.
@@ -161,11 +161,11 @@ class EDSR(Trunk):
         return self.add_mean(y) / PEAK
 
 
-def _upsampler(scale: int, channels: int) -> list[nn.Module]:
+def _upsampler(scale: int, channels: int) -> nn.Sequential:
     """Create sub-pixel convolutions: one for x3, otherwise one per factor of two."""
     factors = [3] if scale == 3 else [2] * (scale.bit_length() - 1)
-    layers: list[nn.Module] = []
+    layers = nn.Sequential()
     for factor in factors:
-        layers.append(nn.Conv2d(channels, channels * factor**2, 3, padding=1))
+        layers.append(conv3x3(channels, channels * factor**2))
         layers.append(nn.PixelShuffle(factor))
     return layers

@@ -4,7 +4,7 @@ Guo et al., ECCV 2024 (arXiv 2402.10491), equations 7 and 8: h' = h + phi_n(pivo
 gives each phi_n one bilinear upsampling and two residual blocks that know t, and 0.002 M parameters
 to all of them; its code, for SDXL, has 145 M. No layers of the small one are published: with the
 widths of Stable Diffusion 2.1 (3,520 channels at four places) even a scale and a shift a channel
-would be 7,040, so `Shared` has its weights in common for all channels of a place.
+would be 7,040, so ``Shared`` has its weights in common for all channels of a place.
 """
 
 from __future__ import annotations
@@ -12,17 +12,20 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import ClassVar, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from files.numbers import PositiveInt
-from lightning_modules.networks.swin_unet import sinusoids, zeroed
+from lightning_modules.networks.layers import conv3x3, sinusoids, zeroed
 from lightning_modules.noise import Size
 
 Resize = Literal["bilinear", "nearest"]
+
+WIDTH = 4  # channels within the blocks of `Shared`
+TIME_WIDTH = 40  # channels of its embedding of the timestep, sines and cosines
 
 
 class Places(NamedTuple):
@@ -77,15 +80,12 @@ class FeatureUpsampler(nn.Module, ABC):
         Returns:
             (B, C, H, W) by place.
         """
-        return {
-            name: phi(features[name].float(), self._to(sizes[name]), time)
-            for name, phi in self.places.items()
-        }
-
-    def _to(self, size: Size) -> Callable[[Tensor], Tensor]:
-        # By size, not by factor: sides of features are rounded if the U-Net halves odd sides.
-        corners = None if self.mode == "nearest-exact" else False
-        return lambda x: functional.interpolate(x, size, mode=self.mode, align_corners=corners)
+        added = {}
+        for name, phi in self.places.items():
+            # By size, not by factor: sides of features are rounded if the U-Net halves odd sides.
+            resize = partial(functional.interpolate, size=sizes[name], mode=self.mode)
+            added[name] = phi(features[name].float(), resize, time)
+        return added
 
 
 class Shared(FeatureUpsampler):
@@ -96,24 +96,12 @@ class Shared(FeatureUpsampler):
 
     Args:
         places: Of the U-Net; given by the method.
-        width: Channels within the blocks.
-        time_width: Channels of the embedding of the timestep, sines and cosines.
         resize: How features are enlarged: ``bilinear``, or ``nearest``, as released.
     """
 
-    def __init__(
-        self,
-        places: Places,
-        width: PositiveInt = 4,
-        time_width: PositiveInt = 40,
-        resize: Resize = "bilinear",
-    ) -> None:
-        self.width, self.time_width = width, time_width
-        super().__init__(places, resize)
-
     def phi(self, width: int, embedding: int) -> nn.Module:
         """As ``FeatureUpsampler.phi``."""
-        return _Shared(self.width, self.time_width)
+        return _Shared()
 
 
 class Full(FeatureUpsampler):
@@ -135,15 +123,15 @@ class Full(FeatureUpsampler):
 
 
 class _Shared(nn.Module):
-    def __init__(self, width: int, time_width: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.time_width = time_width
-        self.blocks = nn.ModuleList(_EachChannel(width, time_width) for _ in range(2))
+        self.blocks = nn.ModuleList(_EachChannel() for _ in range(2))
         self.alpha = nn.Parameter(torch.zeros(()))
 
     def forward(self, h: Tensor, resize: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+        x = resize(h)
         # Sines, then cosines, as in checkpoints.
-        x, tau = resize(h), sinusoids(t, self.time_width).roll(self.time_width // 2, 1)
+        tau = sinusoids(t, TIME_WIDTH).roll(TIME_WIDTH // 2, 1)
         for block in self.blocks:
             x = block(x, tau)
         return self.alpha * x
@@ -152,11 +140,11 @@ class _Shared(nn.Module):
 class _EachChannel(nn.Module):
     """x + conv2(SiLU(conv1(x) + W tau)), for each channel separately, with shared weights."""
 
-    def __init__(self, width: int, time_width: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(1, width, 3, padding=1)
-        self.time = nn.Linear(time_width, width)
-        self.conv2 = zeroed(nn.Conv2d(width, 1, 3, padding=1))
+        self.conv1 = conv3x3(1, WIDTH)
+        self.time = nn.Linear(TIME_WIDTH, WIDTH)
+        self.conv2 = zeroed(conv3x3(WIDTH, 1))
 
     def forward(self, x: Tensor, tau: Tensor) -> Tensor:
         # Depthwise, one inner channel after another: with channels as images of a batch, a CPU
@@ -164,11 +152,9 @@ class _EachChannel(nn.Module):
         C = x.shape[1]
         time = self.time(tau) + cast(Tensor, self.conv1.bias)
         total = x + cast(Tensor, self.conv2.bias)
-        for n in range(time.shape[1]):
-            inward, outward = (
-                kernel.expand(C, 1, 3, 3)
-                for kernel in (self.conv1.weight[n : n + 1], self.conv2.weight[:, n : n + 1])
-            )
+        for n in range(WIDTH):
+            inward = self.conv1.weight[n : n + 1].expand(C, 1, 3, 3)
+            outward = self.conv2.weight[:, n : n + 1].expand(C, 1, 3, 3)
             y = functional.conv2d(x, inward, padding=1, groups=C) + time[:, n, None, None, None]
             total = total + functional.conv2d(functional.silu(y), outward, padding=1, groups=C)
         return total
@@ -192,14 +178,15 @@ class _Released(nn.Module):
         # At least two channels per group: with one, the norm would remove the time embedding.
         groups = math.gcd(32, width, width // 2)
         self.norm1 = nn.GroupNorm(groups, width)
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv1 = conv3x3(width, width)
         self.time = nn.Linear(embedding, width)
         self.norm2 = nn.GroupNorm(groups, width)
-        self.conv2 = zeroed(nn.Conv2d(width, width, 3, padding=1))
+        self.conv2 = zeroed(conv3x3(width, width))
 
     def forward(self, x: Tensor, time: Tensor, resize: Callable[[Tensor], Tensor] | None) -> Tensor:
         y = functional.silu(self.norm1(x))
         if resize is not None:
-            x, y = resize(x), resize(y)
+            x = resize(x)
+            y = resize(y)
         y = self.conv1(y) + self.time(functional.silu(time.float()))[..., None, None]
         return x + self.conv2(functional.silu(self.norm2(y)))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from files.numbers import PositiveInt
+from lightning_modules.networks.layers import conv3x3
 
 SLOPE = 0.05  # of every leaky ReLU
 
@@ -52,24 +53,25 @@ class Block(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.kept = channels // 4
-        rest = channels - self.kept
-        self.c1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.c2 = nn.Conv2d(rest, channels, 3, padding=1)
-        self.c3 = nn.Conv2d(rest, channels, 3, padding=1)
-        self.c4 = nn.Conv2d(rest, self.kept, 3, padding=1)
+        self.distilled = channels // 4
+        rest = channels - self.distilled
+        self.c1 = conv3x3(channels, channels)
+        self.c2 = conv3x3(rest, channels)
+        self.c3 = conv3x3(rest, channels)
+        self.c4 = conv3x3(rest, self.distilled)
         self.cca = ContrastAttention(channels)
         self.c5 = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Refine features x (B, C, H, W)."""
-        rest, kept = x, []
+        rest = x
+        distilled = []
         for conv in (self.c1, self.c2, self.c3):
             y = functional.leaky_relu(conv(rest), SLOPE, inplace=True)
-            part, rest = torch.split(y, [self.kept, y.shape[1] - self.kept], dim=1)
-            kept.append(part)
-        kept.append(self.c4(rest))
-        refined: Tensor = self.c5(self.cca(torch.cat(kept, dim=1)))
+            distilled.append(y[:, : self.distilled])
+            rest = y[:, self.distilled :]
+        distilled.append(self.c4(rest))
+        refined: Tensor = self.c5(self.cca(torch.cat(distilled, dim=1)))
         return refined + x
 
 
@@ -83,7 +85,7 @@ class IMDN(nn.Module):
         blocks: Number of distillation blocks.
 
     Raises:
-        ValueError: If `scale` is not a whole number from 2 to 8.
+        ValueError: If ``scale`` is not a whole number from 2 to 8.
     """
 
     def __init__(self, scale: float, channels: PositiveInt = 64, blocks: PositiveInt = 6) -> None:
@@ -94,16 +96,16 @@ class IMDN(nn.Module):
                 "8; LIIF enlarges by any factor"
             )
         self.scale = int(scale)
-        self.fea_conv = nn.Conv2d(3, channels, 3, padding=1)
+        self.fea_conv = conv3x3(3, channels)
         self.names = [f"IMDB{number}" for number in range(1, blocks + 1)]
         for name in self.names:
             self.add_module(name, Block(channels))
         self.c = nn.Sequential(
             nn.Conv2d(channels * blocks, channels, 1), nn.LeakyReLU(SLOPE, inplace=True)
         )
-        self.LR_conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.LR_conv = conv3x3(channels, channels)
         self.upsampler = nn.Sequential(
-            nn.Conv2d(channels, 3 * self.scale**2, 3, padding=1), nn.PixelShuffle(self.scale)
+            conv3x3(channels, 3 * self.scale**2), nn.PixelShuffle(self.scale)
         )
 
     def forward(self, lr: Tensor) -> Tensor:
@@ -116,7 +118,8 @@ class IMDN(nn.Module):
             (B, 3, scale * h, scale * w), about [0, 1]; not clamped.
         """
         shallow = self.fea_conv(lr)
-        x, outputs = shallow, []
+        x = shallow
+        outputs = []
         for name in self.names:
             x = self.get_submodule(name)(x)
             outputs.append(x)

@@ -29,6 +29,34 @@ from lightning_modules.noise import Size
 EPS = 1e-6
 Spans = Sequence[tuple[int, int]]  # tokens of each scale, and where it ends in the sequence
 
+_UNDECAYED = ("no_text", "start", "own", "log_scale", "query")
+_NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.Embedding)
+# Released names, and ours.
+_NAMES = (
+    (r"^cfg_uncond$", "no_text"),
+    (r"^pos_start$", "start"),
+    (r"^lvl_embed\.", "level."),
+    (r"^text_proj_for_sos\.ca\.mat_q$", "pool.query"),
+    (r"^text_proj_for_sos\.ca\.", "pool."),
+    (r"^text_proj_for_ca\.", "text_in."),
+    (r"^word_embed\.", "tokens_in."),
+    (r"^shared_ada_lin\.1\.", "shared."),
+    (r"^head_nm\.ada_lin\.1\.", "head_norm."),
+    (r"\.ada_gss$", ".own"),
+    (r"\.sa\.", ".attention."),
+    (r"\.ca_norm\.", ".cross_norm."),
+    (r"\.ca\.", ".cross."),
+    (r"\.ffn\.fc1\.", ".mlp.0."),
+    (r"\.ffn\.fc2\.", ".mlp.2."),
+    (r"\.scale_mul_1H11$", ".log_scale"),
+    (r"\.mat_(qkv|kv|q)\.", r".\1."),
+    (r"\.proj\.", ".out."),
+)
+_CHUNK = re.compile(r"^block_chunks\.(\d+)\.module\.(\d+)\.")
+_LEFT = re.compile(  # zeros, masks and lengths, which are computed here
+    r"(^|\.)(zero_k_bias|lvl_1L|attn_bias_for_masking|Infinity_(in)?visible_\w+)$"
+)
+
 
 class EncodedText(NamedTuple):
     """Encoded texts, shared by all scales.
@@ -59,7 +87,7 @@ class Cache:
     tokens: int
     length: int = 0
     """Number of cached tokens."""
-    own: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    image: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     text: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def extended(self, block: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,11 +99,13 @@ class Cache:
             v: New values, as ``k``.
         """
         end = self.length + k.shape[2]
-        if block not in self.own:
-            room = (*k.shape[:2], self.tokens, k.shape[3])
-            self.own[block] = k.new_empty(room), v.new_empty(room)
-        keys, values = self.own[block]
-        keys[:, :, self.length : end], values[:, :, self.length : end] = k, v
+        if block not in self.image:
+            B, heads, _, D = k.shape
+            room = (B, heads, self.tokens, D)
+            self.image[block] = k.new_empty(room), v.new_empty(room)
+        keys, values = self.image[block]
+        keys[:, :, self.length : end] = k
+        values[:, :, self.length : end] = v
         return keys[:, :, :end], values[:, :, :end]
 
 
@@ -108,7 +138,7 @@ class Block(nn.Module):
         rotary: Tensor,
         cache: Cache | None = None,
         number: int = 0,
-        kept: Tensor | None = None,
+        drop_path: Tensor | None = None,
     ) -> Tensor:
         """Process tokens of consecutive scales.
 
@@ -119,16 +149,20 @@ class Block(nn.Module):
             rotary: Result of ``rotary_embedding``.
             cache: Cache of previous scales.
             number: Number of this block, for the cache.
-            kept: (2, B, 1, 1), factors of what self-attention and MLP add, for drop path.
+            drop_path: (2, B, 1, 1), factors of what self-attention and MLP add.
         """
         gate1, gate2, scale1, scale2, shift1, shift2 = (self.own + encoded.shared).unbind(2)
         h = (norm(x) * (1 + scale1) + shift1).to(x.dtype)
         added = self.attention(h, spans, rotary, cache, number) * gate1
-        x = x + (added if kept is None else added * kept[0]).to(x.dtype)
+        if drop_path is not None:
+            added = added * drop_path[0]
+        x = x + added.to(x.dtype)
         x = x + self.cross(self.cross_norm(x), encoded, cache, number)
         h = (norm(x) * (1 + scale2) + shift2).to(x.dtype)
         added = self.mlp(h) * gate2
-        return x + (added if kept is None else added * kept[1]).to(x.dtype)
+        if drop_path is not None:
+            added = added * drop_path[1]
+        return x + added.to(x.dtype)
 
 
 class _SelfAttention(nn.Module):
@@ -136,38 +170,36 @@ class _SelfAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.q_bias, self.v_bias = (nn.Parameter(torch.zeros(width)) for _ in range(2))
+        self.q_bias = nn.Parameter(torch.zeros(width))
+        self.v_bias = nn.Parameter(torch.zeros(width))
         self.log_scale = nn.Parameter(torch.full((1, heads, 1, 1), math.log(4)))
         self.out = nn.Linear(width, width)
 
     def forward(
-        self,
-        x: Tensor,
-        spans: Spans,
-        rotary: Tensor,
-        cache: Cache | None,
-        number: int,
+        self, x: Tensor, spans: Spans, rotary: Tensor, cache: Cache | None, number: int
     ) -> Tensor:
         q, k, v = self.qkv(x).chunk(3, -1)
         # In the precision of the product: float32 biases would promote keys and values.
-        q, v = q + self.q_bias.to(q.dtype), v + self.v_bias.to(v.dtype)
-        q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
+        q = split_heads(q + self.q_bias.to(q.dtype), self.heads)
+        k = split_heads(k, self.heads)
+        v = split_heads(v + self.v_bias.to(v.dtype), self.heads)
         scale = self.log_scale.float().clamp(max=math.log(100)).exp()
-        q = apply_rotary_embedding(functional.normalize(q.float(), dim=-1) * scale, rotary).to(
-            v.dtype
-        )
-        k = apply_rotary_embedding(functional.normalize(k.float(), dim=-1), rotary).to(v.dtype)
+        q = apply_rotary_embedding(functional.normalize(q.float(), dim=-1) * scale, rotary)
+        k = apply_rotary_embedding(functional.normalize(k.float(), dim=-1), rotary)
+        q = q.to(v.dtype)
+        k = k.to(v.dtype)
         if cache is not None:
             k, v = cache.extended(number, k, v)
         # Each scale attends to itself and previous ones: a block mask, without building it.
+        outputs = []
         parts = torch.split(q, [count for count, _ in spans], 2)
-        found = [
-            functional.scaled_dot_product_attention(
-                *(part, k[:, :, :end], v[:, :, :end]), scale=1.0
+        for part, (_, end) in zip(parts, spans, strict=True):
+            outputs.append(
+                functional.scaled_dot_product_attention(
+                    part, k[:, :, :end], v[:, :, :end], scale=1.0
+                )
             )
-            for part, (_, end) in zip(parts, spans, strict=True)
-        ]
-        return self.out(torch.cat(found, 2).transpose(1, 2).flatten(2))
+        return self.out(torch.cat(outputs, 2).transpose(1, 2).flatten(2))
 
 
 class _CrossAttention(nn.Module):
@@ -180,16 +212,17 @@ class _CrossAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, encoded: EncodedText, cache: Cache | None, number: int) -> Tensor:
-        kept = None if cache is None else cache.text.get(number)
-        if kept is None:
+        if cache is not None and number in cache.text:
+            k, v = cache.text[number]
+        else:
             k, v = self.kv(encoded.memory).chunk(2, -1)
-            v = v + self.v_bias.to(v.dtype)
-            kept = split_heads(k, self.heads), split_heads(v, self.heads)
+            k = split_heads(k, self.heads)
+            v = split_heads(v + self.v_bias.to(v.dtype), self.heads)
             if cache is not None:
-                cache.text[number] = kept
+                cache.text[number] = k, v
         q = split_heads(self.q(x), self.heads)
-        found = functional.scaled_dot_product_attention(q, *kept, attn_mask=encoded.mask)
-        return self.out(found.transpose(1, 2).flatten(2))
+        values = functional.scaled_dot_product_attention(q, k, v, attn_mask=encoded.mask)
+        return self.out(values.transpose(1, 2).flatten(2))
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -217,17 +250,19 @@ def rotary_embedding(
     Returns:
         (2, n, D / 2), cosines and sines: of rows, then of columns.
     """
-    full = cast(Size, scales.full)
-    place: dict[str, Any] = {"dtype": torch.float32, "device": device}
-    theta = 10000.0 ** (-torch.arange(0, width // 2, 2, **place) / (width // 2))
+    H, W = cast(Size, scales.full)
+    half = width // 2
+    theta = 10000.0 ** (-torch.arange(0, half, 2, dtype=torch.float32, device=device) / half)
     angles = []
     for h, w in scales.grids[first:last]:
         # Halves are rounded to even, as in the released code.
-        y = (torch.arange(h, **place) * (full[0] / h)).round().repeat_interleave(w)
-        x = (torch.arange(w, **place) * (full[1] / w)).round().repeat(h)
-        angles.append(torch.cat([torch.outer(y, theta), torch.outer(x, theta)], 1))
-    whole = torch.cat(angles)
-    return torch.stack([whole.cos(), whole.sin()])
+        rows = (torch.arange(h, dtype=torch.float32, device=device) * (H / h)).round()
+        columns = (torch.arange(w, dtype=torch.float32, device=device) * (W / w)).round()
+        y = torch.outer(rows.repeat_interleave(w), theta)
+        x = torch.outer(columns.repeat(h), theta)
+        angles.append(torch.cat([y, x], 1))
+    sequence = torch.cat(angles)
+    return torch.stack([sequence.cos(), sequence.sin()])
 
 
 def apply_rotary_embedding(x: Tensor, rotary: Tensor) -> Tensor:
@@ -266,16 +301,12 @@ class InfinityTransformer(Running):
     Args:
         bits: Bits per token.
         depth: Blocks; 32 for 2B.
-        width: C; 2048 for 2B.
+        width: C, a multiple of four times the heads; 2048 for 2B.
         heads: Attention heads; 16 for 2B.
         text_width: Channels of text features, W; at least 128.
         text_length: Rows of the table for "no text".
         levels: Number of scales with an embedding.
         drop_path: Share of samples that skip the last block in training; less for earlier blocks.
-
-    Raises:
-        ValueError: If the width is not a multiple of four times the heads and of those that pool
-            texts.
     """
 
     regions = ("Block",)
@@ -294,13 +325,11 @@ class InfinityTransformer(Running):
         **kwargs: Any,
     ) -> None:
         super().__init__(channels_last=False, **kwargs)
+        self.bits = bits
+        self.width = width
+        self.heads = heads
+        self.levels = levels
         pool_heads = text_width // (128 if width <= 4096 else 64)
-        if width < 64 or width % (4 * heads) or not pool_heads or width % pool_heads:
-            raise ValueError(
-                f"width is {width} with {heads} heads, and {pool_heads} that pool texts of "
-                f"{text_width} channels; expected a multiple of both and of four, 64 at least"
-            )
-        self.bits, self.width, self.heads, self.levels = bits, width, heads, levels
         self.no_text = nn.Parameter(torch.empty(text_length, text_width))
         self.text_norm = nn.RMSNorm(text_width, EPS)
         self.pool = _Pool(text_width, width, pool_heads)
@@ -320,13 +349,12 @@ class InfinityTransformer(Running):
 
     def _initialise(self) -> None:
         # As in Infinity's training from scratch: blocks start close to the identity.
-        width, depth = self.width, len(self.blocks)
-        std = math.sqrt(1 / (3 * width))
+        std = math.sqrt(1 / (3 * self.width))
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.trunc_normal_(module.weight, std=std)
-                if isinstance(module, nn.Linear) and module.bias is not None:
-                    nn.init.zeros_(module.bias)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
         nn.init.trunc_normal_(self.start, std=std)
         nn.init.trunc_normal_(self.no_text, std=1.2)  # cut at 2, and then divided
         nn.init.trunc_normal_(self.pool.query, std=std)
@@ -334,9 +362,11 @@ class InfinityTransformer(Running):
             self.no_text.div_(math.sqrt(self.no_text.shape[1]))
             self.head_norm.weight.mul_(1e-3)
             self.head.weight.mul_(0.02)
+            divisor = math.sqrt(2 * len(self.blocks))
             for block in cast(Sequence[Block], self.blocks):
-                for last in (block.attention.out, block.cross.out, block.mlp[2]):
-                    cast(nn.Linear, last).weight.div_(math.sqrt(2 * depth))
+                block.attention.out.weight.div_(divisor)
+                block.cross.out.weight.div_(divisor)
+                cast(nn.Linear, block.mlp[2]).weight.div_(divisor)
 
     # --------------------------------------------------------------------------------------- texts
 
@@ -350,15 +380,15 @@ class InfinityTransformer(Running):
         Raises:
             ValueError: If a text is longer than the table.
         """
-        n = text.features.shape[1]
-        if n > len(self.no_text):
+        length = text.features.shape[1]
+        if length > len(self.no_text):
             raise ValueError(
-                f"texts have up to {n} tokens; expected at most {len(self.no_text)}: set the "
+                f"texts have up to {length} tokens; expected at most {len(self.no_text)}: set the "
                 "transformer's text_length, or the encoder's length"
             )
         features = text.features.to(self.no_text.dtype)  # cached features have half precision
-        none = self.no_text[:n]
-        return text._replace(features=torch.where(where.view(-1, 1, 1), none, features))
+        features = torch.where(where.view(-1, 1, 1), self.no_text[:length], features)
+        return text._replace(features=features)
 
     def encode_text(self, text: Text) -> EncodedText:
         """Encode texts for all scales, in the weights' precision also under autocast.
@@ -368,8 +398,8 @@ class InfinityTransformer(Running):
         Args:
             text: Texts of the batch.
         """
-        mask = torch.arange(text.features.shape[1], device=text.lengths.device)
-        mask = (mask < text.lengths.view(-1, 1))[:, None, None]
+        position = torch.arange(text.features.shape[1], device=text.lengths.device)
+        mask = (position < text.lengths.view(-1, 1))[:, None, None]
         with torch.autocast(text.features.device.type, enabled=False):
             t = self.text_norm(text.features.to(self.text_norm.weight.dtype))
             pooled = self.pool(t, mask).float()
@@ -408,33 +438,37 @@ class InfinityTransformer(Running):
         x, last = self._sequence(inputs, scales, encoded, first)
         head_width = self.width // self.heads
         rotary = rotary_embedding(scales, first, last, head_width, x.device)
-        spans = [(s.stop - s.start, s.stop) for s in scales.spans[first:last]]
-        for number, block in enumerate(self.blocks):
-            if cache is None:
-                x = self.run_block(block, x, encoded, spans, rotary, kept=self._kept(number, x))
-            else:
-                with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
-                    x = block(x, encoded, spans, rotary, cache, number)
-        if cache is not None:
-            cache.length = scales.spans[last - 1].stop
+        spans = [(span.stop - span.start, span.stop) for span in scales.spans[first:last]]
+        if cache is None:
+            for block, rate in zip(self.blocks, self.rates, strict=True):
+                drop_path = self._drop_path(rate, x)
+                x = self.run_block(block, x, encoded, spans, rotary, drop_path=drop_path)
+            return self._logits(x, encoded)
+        with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
+            for number, block in enumerate(self.blocks):
+                x = block(x, encoded, spans, rotary, cache, number)
+        cache.length = scales.spans[last - 1].stop
         return self._logits(x, encoded)
 
-    def _kept(self, number: int, x: Tensor) -> Tensor | None:
+    def _drop_path(self, rate: float, x: Tensor) -> Tensor | None:
         # Drawn outside the blocks, which would be compiled once for each rate.
         if not self.training or not any(self.rates):
             return None
-        share = 1 - self.rates[number]
-        drawn = [torch.empty(len(x), 1, 1, device=x.device).bernoulli_(share) for _ in range(2)]
-        return torch.stack(drawn) / share
+        share = 1 - rate
+        factors = [torch.empty(len(x), 1, 1, device=x.device).bernoulli_(share) for _ in range(2)]
+        return torch.stack(factors) / share
 
     def _sequence(
         self, inputs: Tensor | None, scales: Scales, encoded: EncodedText, first: int
     ) -> tuple[Tensor, int]:
         # Embedded tokens, and the number of the next scale.
-        parts = [encoded.pooled[:, None] + self.start] if first == 0 else []
+        dtype = self.tokens_in.weight.dtype
+        parts = []
+        if first == 0:
+            parts.append(encoded.pooled[:, None] + self.start)
         if inputs is not None:
             with torch.autocast(inputs.device.type, enabled=False):  # as in Infinity
-                parts.append(self.tokens_in(inputs.to(self.tokens_in.weight.dtype)))
+                parts.append(self.tokens_in(inputs.to(dtype)))
         count = sum(part.shape[1] for part in parts)
         start = scales.spans[first].start
         ends = [span.stop - start for span in scales.spans]
@@ -444,12 +478,10 @@ class InfinityTransformer(Running):
                 f"there are {len(scales)} scales, and the network knows {self.levels}: set "
                 "model.init_args.transformer.init_args.levels, or fewer grids of the space"
             )
-        x = torch.cat([part.to(self.tokens_in.weight.dtype) for part in parts], 1)
+        x = torch.cat([part.to(dtype) for part in parts], 1)
         sizes = torch.tensor([h * w for h, w in scales.grids[first:last]])
-        sizes = copy_to(sizes, x.device)
-        levels = torch.arange(first, last, device=x.device).repeat_interleave(
-            sizes, output_size=x.shape[1]
-        )
+        levels = torch.arange(first, last, device=x.device)
+        levels = levels.repeat_interleave(copy_to(sizes, x.device), output_size=count)
         return x + self.level(levels), last
 
     def _logits(self, x: Tensor, encoded: EncodedText) -> Tensor:
@@ -473,14 +505,11 @@ class _Pool(nn.Module):
 
     def forward(self, t: Tensor, mask: Tensor) -> Tensor:
         k, v = self.kv(t).chunk(2, -1)
-        k, v = split_heads(k, self.heads), split_heads(v + self.v_bias, self.heads)
+        k = split_heads(k, self.heads)
+        v = split_heads(v + self.v_bias, self.heads)
         q = self.query[:, :, None].expand(len(t), -1, -1, -1).to(k.dtype)
-        found = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out(found.flatten(1))
-
-
-_UNDECAYED = ("no_text", "start", "own", "log_scale", "query")
-_NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.Embedding)
+        pooled = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out(pooled.flatten(1))
 
 
 def decay_groups(model: nn.Module) -> list[dict[str, Any]]:
@@ -491,43 +520,17 @@ def decay_groups(model: nn.Module) -> list[dict[str, Any]]:
     Args:
         model: The model that contains the transformer.
     """
-    decayed, others = list[Tensor](), list[Tensor]()
+    decayed: dict[str, Any] = {"params": []}
+    undecayed: dict[str, Any] = {"params": [], "weight_decay": 0.0}
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if parameter.requires_grad:
-                kept = parameter.ndim > 1 and name not in _UNDECAYED
-                kept = kept and not isinstance(module, _NORMS)
-                (decayed if kept else others).append(parameter)
-    groups: list[dict[str, Any]] = [{"params": decayed}]
-    groups.append({"params": others, "weight_decay": 0.0})
-    return [group for group in groups if group["params"]]
-
-
-# ------------------------------------------------------------------------------- released names
-_NAMES = (
-    (r"^cfg_uncond$", "no_text"),
-    (r"^pos_start$", "start"),
-    (r"^lvl_embed\.", "level."),
-    (r"^text_proj_for_sos\.ca\.mat_q$", "pool.query"),
-    (r"^text_proj_for_sos\.ca\.", "pool."),
-    (r"^text_proj_for_ca\.", "text_in."),
-    (r"^word_embed\.", "tokens_in."),
-    (r"^shared_ada_lin\.1\.", "shared."),
-    (r"^head_nm\.ada_lin\.1\.", "head_norm."),
-    (r"\.ada_gss$", ".own"),
-    (r"\.sa\.", ".attention."),
-    (r"\.ca_norm\.", ".cross_norm."),
-    (r"\.ca\.", ".cross."),
-    (r"\.ffn\.fc1\.", ".mlp.0."),
-    (r"\.ffn\.fc2\.", ".mlp.2."),
-    (r"\.scale_mul_1H11$", ".log_scale"),
-    (r"\.mat_(qkv|kv|q)\.", r".\1."),
-    (r"\.proj\.", ".out."),
-)
-_CHUNK = re.compile(r"^block_chunks\.(\d+)\.module\.(\d+)\.")
-_LEFT = re.compile(  # zeros, masks and lengths, which are computed here
-    r"(^|\.)(zero_k_bias|lvl_1L|attn_bias_for_masking|Infinity_(in)?visible_\w+)$"
-)
+            if not parameter.requires_grad:
+                continue
+            if parameter.ndim <= 1 or name in _UNDECAYED or isinstance(module, _NORMS):
+                undecayed["params"].append(parameter)
+            else:
+                decayed["params"].append(parameter)
+    return [group for group in (decayed, undecayed) if group["params"]]
 
 
 def from_official(tensors: Mapping[str, Tensor], text_length: int = 512) -> dict[str, Tensor]:
@@ -537,18 +540,19 @@ def from_official(tensors: Mapping[str, Tensor], text_length: int = 512) -> dict
         tensors: Tensors as in the file, with blocks in chunks or in one list.
         text_length: Rows of the table for "no text"; the file's is truncated, or padded with 0.
     """
-    inner = 1 + max((int(m[2]) for name in tensors if (m := _CHUNK.match(name))), default=0)
-    found = {}
+    chunked = [match for name in tensors if (match := _CHUNK.match(name))]
+    in_chunk = max((int(match[2]) + 1 for match in chunked), default=0)
+    state = {}
     for name, tensor in tensors.items():
         if _LEFT.search(name):
             continue
         if match := _CHUNK.match(name):
-            number = int(match[1]) * inner + int(match[2])
+            number = int(match[1]) * in_chunk + int(match[2])
             name = f"blocks.{number}.{name[match.end() :]}"
         for pattern, replacement in _NAMES:
             name = re.sub(pattern, replacement, name)
-        found[name] = tensor
-    if "no_text" in found:
-        table = found["no_text"][:text_length]
-        found["no_text"] = functional.pad(table, (0, 0, 0, text_length - len(table)))
-    return found
+        state[name] = tensor
+    if "no_text" in state:
+        table = state["no_text"][:text_length]
+        state["no_text"] = functional.pad(table, (0, 0, 0, text_length - len(table)))
+    return state

@@ -3,7 +3,7 @@
 Zhang et al., CVPR 2018 (arXiv 1801.03924), Eq. 1, on a VGG16 for latents; Yue et al., CVPR 2025
 (arXiv 2412.09013), section 3.3. 14,716,736 parameters in 31 tensors for latents of 4 channels: the
 convolutions, and one weight per compared channel. Names are those of the released file, which
-repeats the weights as `lins.*`, and has an unused `scaling_layer`.
+repeats the weights as ``lins.*``, and has an unused ``scaling_layer``.
 
 Latents have an eighth of the image's sides, so the first three of VGG16's poolings are omitted, and
 the fourth, before its last three convolutions, is kept.
@@ -14,10 +14,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.networks.layers import conv3x3
 from lightning_modules.networks.running import Frozen
 from lightning_modules.weights import fingerprint, load_part, read_weights
 
@@ -50,29 +52,29 @@ class LatentDistance(nn.Module):
 
     def features(self, z: Tensor) -> list[Tensor]:
         """Return features (B, C, h', w') float32 of each stage, of unit length per position."""
-        found = []
+        features = []
         for stage in self.net:
             z = stage(z)
             # If all channels are 0, the root has no gradient; torch's norm uses 0.
             length = torch.linalg.vector_norm(z.float(), dim=1, keepdim=True)
-            found.append(z.float() / (length + 1e-10))
-        return found
+            features.append(z.float() / (length + 1e-10))
+        return features
 
     def distances(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
         """Return (B,) sums over stages of weighted squared differences, averaged over positions."""
+        parts = []
         with torch.autocast(a[0].device.type, enabled=False):  # small differences
-            parts = [
-                self.get_submodule(name)((x - y).square()).mean((1, 2, 3))
-                for name, x, y in zip(self.heads, a, b, strict=True)
-            ]
+            for name, x, y in zip(self.heads, a, b, strict=True):
+                weighted = self.get_submodule(name)((x - y).square())
+                parts.append(weighted.mean((1, 2, 3)))
         return torch.stack(parts).sum(0)
 
     @torch.no_grad()
     def keep_positive(self) -> None:
         """Clamp the channels' weights to at least 0, so that differences never reduce distance."""
-        for name in self.heads:
-            for weight in self.get_submodule(name).parameters():
-                weight.clamp_(min=0)
+        for head in self.modules():
+            if isinstance(head, Head):
+                cast(nn.Conv2d, head.model[1]).weight.clamp_(min=0)
 
 
 class LatentLPIPS(Frozen, LatentDistance):
@@ -119,7 +121,7 @@ class LatentLPIPS(Frozen, LatentDistance):
             RuntimeError: If its weights were not loaded.
         """
         if not self.source:
-            raise RuntimeError(f"{type(self).__name__} has no weights before `load` was called")
+            raise RuntimeError(f"{type(self).__name__} has no weights before load was called")
         return super().forward(a, b)
 
 
@@ -160,29 +162,32 @@ def from_imagenet(path: str | Path, channels: int = 4) -> dict[str, Tensor]:
         ValueError: If the file is corrupt, or has another network.
     """
     published = read_weights(path).tensors
-    found = {}
+    state = {}
     with torch.device("meta"):  # only for the names
         trunk = _trunk(channels, VGG16)
     for name in trunk.state_dict():
-        stage, layer = name.split(".", 1)
-        found[f"net.{stage}.{layer}"] = published[f"features.{layer}"]
+        _, layer = name.split(".", 1)
+        state[f"net.{name}"] = published[f"features.{layer}"]
     first = "net.slice1.0.weight"
-    found[first] = found[first][:, :1].repeat(1, channels, 1, 1)
+    state[first] = state[first][:, :1].repeat(1, channels, 1, 1)
     with as_file(files("lpips") / "weights" / "v0.1" / "vgg.pth") as heads:
-        return {**found, **read_weights(heads).tensors}
+        return {**state, **read_weights(heads).tensors}
 
 
 def _trunk(channels: int, widths: Sequence[int]) -> nn.Sequential:
     """VGG16's stages, each layer with its number in that network."""
-    stages, number = nn.Sequential(), 0
-    for index, (width, count) in enumerate(zip(widths, _CONVOLUTIONS, strict=True)):
+    stages = nn.Sequential()
+    layer = 0
+    for number, (width, count) in enumerate(zip(widths, _CONVOLUTIONS, strict=True), 1):
         stage = nn.Sequential()
-        if index == len(widths) - 1:
-            stage.add_module(str(number), nn.MaxPool2d(2))
-        number += index > 0  # each stage except the first starts with a pooling
+        if number > 1:  # in VGG16 these stages start with a pooling; here only the last one
+            if number == len(widths):
+                stage.add_module(str(layer), nn.MaxPool2d(2))
+            layer += 1
         for _ in range(count):
-            stage.add_module(str(number), nn.Conv2d(channels, width, 3, padding=1))
-            stage.add_module(str(number + 1), nn.ReLU())
-            channels, number = width, number + 2
-        stages.add_module(f"slice{index + 1}", stage)
+            stage.add_module(str(layer), conv3x3(channels, width))
+            stage.add_module(str(layer + 1), nn.ReLU())
+            channels = width
+            layer += 2
+        stages.add_module(f"slice{number}", stage)
     return stages

@@ -11,14 +11,15 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from files.numbers import PositiveInt
+from lightning_modules.networks.layers import conv3x3, embedded_time
 from lightning_modules.networks.running import Running
 
-_GROUPS, _EPS = 32, 1e-6  # of all normalisations
+_GROUPS = 32  # of all normalisations
+_EPS = 1e-6
 OUTPUT = 512  # side in pixels of the output that Stable Diffusion and the release are trained for
 _LOWEST, _HIGHEST = -30.0, 20.0  # of the logarithm of the variance
 
@@ -48,7 +49,6 @@ class NoisePredictor(Running):
 
     Args:
         latent: Channels of the latent.
-        channels: Channels of the LR image.
         widths: Channels of the levels, multiples of 32 and of ``head_width``.
         layers: Residual blocks per level, each with self-attention over all pixels.
         head_width: Channels of one attention head.
@@ -61,14 +61,13 @@ class NoisePredictor(Running):
     def __init__(
         self,
         latent: PositiveInt = 4,
-        channels: PositiveInt = 3,
         widths: Sequence[PositiveInt] = (256, 512),
         layers: PositiveInt = 3,
         head_width: PositiveInt = 64,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.latent, self.channels = latent, channels
+        self.latent = latent
         self.trained_with = {"head_width": head_width}
         self._sizes = (widths, layers, head_width)
         self._build(1)
@@ -76,9 +75,10 @@ class NoisePredictor(Running):
     def _build(self, halvings: int) -> None:
         # All but one fold squares of 2x2 pixels into channels before the first layer.
         folded = max(halvings - 1, 0)
-        self.divisor, self.fold = 2**halvings, 2**folded
-        channels = self.channels * self.fold**2
-        self.encoder = Encoder(channels, 2 * self.latent, *self._sizes, halvings - folded)
+        self.divisor = 2**halvings
+        self.fold = 2**folded
+        inputs = 3 * self.fold**2
+        self.encoder = Encoder(inputs, 2 * self.latent, *self._sizes, halvings - folded)
         self.prepare_to_run()
 
     def fit_to(self, scale: float, factor: int) -> None:
@@ -97,10 +97,9 @@ class NoisePredictor(Running):
         """
         needed = math.log2(factor / scale)
         if scale < 1 or needed < 0 or not needed.is_integer():
-            scales = [f"{factor / 2**n:g}" for n in range(int(math.log2(factor)), -1, -1)]
             raise ValueError(
                 f"{type(self).__name__} halves sides from LR to latents of 1/{factor} of the "
-                f"output's: set data.init_args.scale to one of {', '.join(scales)}"
+                f"output's: set data.init_args.scale to a power of two from 1 to {factor}"
             )
         if self.divisor != 2**needed:
             trains = self.encoder.conv_in.weight.requires_grad
@@ -111,7 +110,7 @@ class NoisePredictor(Running):
         """Return the distribution of the noise.
 
         Args:
-            lr: (B, channels, h, w) in [0, 1], not enlarged; sides divisible by ``divisor``.
+            lr: (B, 3, h, w) in [0, 1], not enlarged; sides divisible by ``divisor``.
             t: Training timestep to start at, possibly fractional: (B,), or one for all.
 
         Returns:
@@ -158,23 +157,21 @@ class Encoder(nn.Module):
         }
         self.time_proj = Timesteps(widths[0], flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(widths[0], embedding)
-        self.conv_in = nn.Conv2d(inputs, widths[0], 3, padding=1)
-        self.down_blocks = nn.ModuleList(
-            AttnDownBlock2D(
-                in_channels=before,
-                out_channels=after,
+        self.conv_in = conv3x3(inputs, widths[0])
+        self.down_blocks = nn.ModuleList()
+        for level, width in enumerate(widths):
+            block = AttnDownBlock2D(
+                in_channels=widths[max(level - 1, 0)],
+                out_channels=width,
                 num_layers=layers,
                 downsample_padding=0,  # pads only right and below
                 downsample_type="conv" if level < halvings else None,
                 **common,
             )
-            for level, (before, after) in enumerate(
-                zip([widths[0], *widths[:-1]], widths, strict=True)
-            )
-        )
+            self.down_blocks.append(block)
         self.mid_block = UNetMidBlock2D(in_channels=widths[-1], **common)
         self.conv_norm_out = nn.GroupNorm(_GROUPS, widths[-1], eps=_EPS)
-        self.conv_out = nn.Conv2d(widths[-1], outputs, 3, padding=1)
+        self.conv_out = conv3x3(widths[-1], outputs)
 
     def forward(self, x: Tensor, t: Tensor | float, run: Callable[..., Any]) -> Tensor:
         """Map (B, inputs, h, w) and timesteps to (B, outputs, h / 2^halvings, ...).
@@ -184,8 +181,7 @@ class Encoder(nn.Module):
             t: Their timesteps.
             run: Calls a block.
         """
-        t = t if isinstance(t, Tensor) else torch.full((), t, device=x.device)
-        embedded = self.time_embedding(self.time_proj(t.expand(len(x))).to(x.dtype))
+        embedded = embedded_time(self, t, x)
         x = self.conv_in(x)
         for block in self.down_blocks:
             x = run(block, x, embedded)[0]

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from files.numbers import PositiveInt
+from lightning_modules.networks.layers import conv3x3, zeroed
 
+GROWTH = 32  # width of the outputs within a dense block
 SLOPE = 0.2  # of every leaky ReLU
 RESIDUAL = 0.2  # factor of every residual
 SHUFFLES = {4: 1, 2: 2, 1: 4}  # side of the squares of pixels that become channels, by scale
@@ -31,16 +33,14 @@ class DenseBlock(nn.Module):
 
     Args:
         channels: Width of input and output.
-        growth: Width of the outputs in between.
     """
 
-    def __init__(self, channels: int, growth: int) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
         for number in range(1, 6):
-            outputs = channels if number == 5 else growth
-            convolution = nn.Conv2d(channels + (number - 1) * growth, outputs, 3, padding=1)
+            outputs = channels if number == 5 else GROWTH
+            convolution = zeroed(conv3x3(channels + (number - 1) * GROWTH, outputs))
             nn.init.kaiming_normal_(convolution.weight)
-            nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]  # torch: always optional
             with torch.no_grad():
                 convolution.weight.mul_(0.1)  # small residuals at first, as released
             self.add_module(f"conv{number}", convolution)
@@ -59,14 +59,13 @@ class RRDB(nn.Module):
 
     Args:
         channels: Width of input and output.
-        growth: Width within the dense blocks.
     """
 
-    def __init__(self, channels: int, growth: int) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.rdb1 = DenseBlock(channels, growth)
-        self.rdb2 = DenseBlock(channels, growth)
-        self.rdb3 = DenseBlock(channels, growth)
+        self.rdb1 = DenseBlock(channels)
+        self.rdb2 = DenseBlock(channels)
+        self.rdb3 = DenseBlock(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Refine features x (B, C, H, W)."""
@@ -80,7 +79,6 @@ class RRDBNet(nn.Module):
         scale: Factor of enlargement: 1, 2 or 4 (linked from data.init_args.scale).
         channels: Width of all features.
         blocks: Number of RRDBs: 23 in both papers, 6 in the released network for anime.
-        growth: Width within the dense blocks.
 
     Raises:
         ValueError: If ``scale`` is another factor.
@@ -91,7 +89,6 @@ class RRDBNet(nn.Module):
         scale: float,
         channels: PositiveInt = 64,
         blocks: PositiveInt = 23,
-        growth: PositiveInt = 32,
     ) -> None:
         super().__init__()
         if scale not in SHUFFLES:
@@ -99,15 +96,16 @@ class RRDBNet(nn.Module):
                 f"data.init_args.scale is {scale:g}, but RRDBNet enlarges by 1, 2 or 4; it and "
                 "AnySize enlarge by any factor"
             )
-        self.scale, self.shuffle = int(scale), SHUFFLES[int(scale)]
+        self.scale = int(scale)
+        self.shuffle = SHUFFLES[self.scale]
         self.divisor = self.shuffle  # of LR sides; others are mirrored up to it
-        self.conv_first = nn.Conv2d(3 * self.shuffle**2, channels, 3, padding=1)
-        self.body = nn.Sequential(*(RRDB(channels, growth) for _ in range(blocks)))
-        self.conv_body = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv_up1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv_up2 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv_hr = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv_last = nn.Conv2d(channels, 3, 3, padding=1)
+        self.conv_first = conv3x3(3 * self.shuffle**2, channels)
+        self.body = nn.Sequential(*(RRDB(channels) for _ in range(blocks)))
+        self.conv_body = conv3x3(channels, channels)
+        self.conv_up1 = conv3x3(channels, channels)
+        self.conv_up2 = conv3x3(channels, channels)
+        self.conv_hr = conv3x3(channels, channels)
+        self.conv_last = conv3x3(channels, 3)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Enlarge.
@@ -130,7 +128,8 @@ class RRDBNet(nn.Module):
     def _shuffled(self, lr: Tensor) -> Tensor:
         if self.shuffle == 1:
             return lr
-        bottom, right = (-side % self.shuffle for side in lr.shape[-2:])
+        bottom = -lr.shape[-2] % self.shuffle
+        right = -lr.shape[-1] % self.shuffle
         if bottom or right:
             # Mirrored; a side of one or two pixels, which has no mirror image, is repeated.
             mode = "reflect" if min(lr.shape[-2:]) > max(bottom, right) else "replicate"
@@ -166,9 +165,11 @@ class SRVGGNetCompact(nn.Module):
             )
         self.scale = int(scale)
         layers: list[nn.Module] = []
-        for inputs in (3, *[channels] * convolutions):
-            layers += [nn.Conv2d(inputs, channels, 3, padding=1), nn.PReLU(channels)]
-        self.body = nn.Sequential(*layers, nn.Conv2d(channels, 3 * self.scale**2, 3, padding=1))
+        inputs = 3
+        for _ in range(convolutions + 1):
+            layers += [conv3x3(inputs, channels), nn.PReLU(channels)]
+            inputs = channels
+        self.body = nn.Sequential(*layers, conv3x3(channels, 3 * self.scale**2))
 
     def forward(self, lr: Tensor) -> Tensor:
         """Enlarge.

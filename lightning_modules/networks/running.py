@@ -17,9 +17,10 @@ T = TypeVar("T")
 class Running(nn.Module):
     """Base class of networks that take how they run; no setting changes outputs.
 
-    A subclass passes its ``**kwargs`` here, calls its blocks by ``run_block``, and ends its
-    constructor with ``prepare_to_run``. It fixes a setting that does not help, as
-    ``channels_last=False`` without convolutions, so that the command line does not offer it.
+    A subclass passes its ``**kwargs`` here, calls its blocks, which draw no random numbers, by
+    ``run_block``, and ends its constructor with ``prepare_to_run``. It fixes a setting that does
+    not help, as ``channels_last=False`` without convolutions, so that the command line does not
+    offer it.
 
     Args:
         channels_last: Keep weights in the memory layout that cuDNN prefers for convolutions;
@@ -31,8 +32,6 @@ class Running(nn.Module):
 
     # Classes of the parts that are compiled in place of the whole, those that are alike once.
     regions: ClassVar[tuple[str, ...]] = ()
-    # Whether blocks draw random numbers, such as dropout; a recomputed block has to draw the same.
-    draws: ClassVar[bool] = False
     # Whether one compiled form serves images of all sizes; otherwise the first few sizes have one.
     any_size: ClassVar[bool] = True
 
@@ -40,7 +39,8 @@ class Running(nn.Module):
         self, channels_last: bool = False, checkpointing: bool = False, compile: bool = False
     ) -> None:
         super().__init__()
-        self.channels_last, self.checkpointing = channels_last, checkpointing
+        self.channels_last = channels_last
+        self.checkpointing = checkpointing
         self.compiled = compile
         self._shapes = Shapes()
 
@@ -74,7 +74,7 @@ class Running(nn.Module):
             **more: Its arguments by name.
         """
         if self.checkpointing:
-            return checkpointed(block, *inputs, draws=self.draws, **more)
+            return checkpointed(block, *inputs, draws=False, **more)
         return block(*inputs, **more)
 
 
@@ -127,8 +127,8 @@ class Float32(nn.Module):
         # Otherwise rounding would flip codes, which are signs near zero, and decoders would add an
         # error that no denoiser corrects. Images are float32 anyway.
         def moved(tensor: Tensor) -> Tensor:
-            found = fn(tensor)
-            return found if found.dtype == tensor.dtype else tensor.to(found.device)
+            result = fn(tensor)
+            return result if result.dtype == tensor.dtype else tensor.to(result.device)
 
         return super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
 
@@ -140,8 +140,8 @@ def without_fp16(network: Callable[[Tensor], T], x: Tensor) -> T:
         network: The network, with float32 weights.
         x: Its input, of any shape.
     """
-    kind = x.device.type
-    if not torch.is_autocast_enabled(kind) or torch.get_autocast_dtype(kind) != torch.float16:
-        return network(x)
-    with torch.autocast(kind, enabled=False):
-        return network(x.float())
+    device = x.device.type
+    if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16:
+        with torch.autocast(device, enabled=False):
+            return network(x.float())
+    return network(x)

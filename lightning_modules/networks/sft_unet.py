@@ -22,16 +22,18 @@ from torch.nn import functional
 from degradations.bicubic import centres
 from degradations.device import copy_to
 from files.batch import Box
-from files.numbers import PositiveInt, UnitInterval
+from files.numbers import PositiveInt
+from lightning_modules.networks.layers import conv3x3, sinusoids, zeroed
 from lightning_modules.networks.running import Running
-from lightning_modules.networks.swin_unet import sinusoids, zeroed
 from lightning_modules.noise import Size
 
 AdapterKind = Literal["fourier", "mlp", "none"]
 
+BANDS = 4  # octaves of the Fourier features; frequencies above half the scale alias
 # Factors of continuous numbers, so that numbers that differ by a hundredth of their range have
 # different sinusoids.
-_SCALE_UNIT, _NOISE_UNIT = 100.0, 1000.0
+_SCALE_UNIT = 100.0
+_NOISE_UNIT = 1000.0
 _NUDGE = 1e-6  # LR pixels; decides ties
 _REDUCED = 16  # channels of the LR features beside the image
 
@@ -47,13 +49,10 @@ class SFTUNet(Running):
         attention: Whether the smallest level has attention among all pixels.
         adapter: How coordinates are used: ``fourier`` features and convolutions, an ``mlp`` for
             each pixel, or ``none``.
-        bands: Number of octaves of the Fourier features; frequencies above half the scale alias.
-        dropout: Share of features to drop in training.
         patch: Side of the squares of pixels that become one position, with their values as
             channels. Above 1 for small trainings, which it makes about patch^2 times as fast.
     """
 
-    draws = True  # dropout
     regions = ("Block", "Modulation")
 
     def __init__(
@@ -64,58 +63,66 @@ class SFTUNet(Running):
         blocks: int = 2,
         attention: bool = True,
         adapter: AdapterKind = "fourier",
-        bands: int = 4,
-        dropout: UnitInterval = 0.0,
         patch: PositiveInt = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.width = width
+        self.patch = patch
         embedding = 4 * width
-        self.width, self.patch = width, patch
-        self.embeds = nn.ModuleDict(
-            {name: nn.Linear(width, embedding) for name in ("time", "scale", "noise")}
-        )
+        self.embeds = nn.ModuleDict()
+        for name in ("time", "scale", "noise"):
+            self.embeds[name] = nn.Linear(width, embedding)
         self.mix = nn.Sequential(nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
-        self.reduce = nn.Conv2d(features, _REDUCED, 1) if features else None
-        inputs = 6 * patch**2 + (_REDUCED if features else 0)
-        self.first = nn.Conv2d(inputs, width, 3, padding=1)
+        inputs = 6 * patch**2
+        self.reduce = None
+        if features:
+            self.reduce = nn.Conv2d(features, _REDUCED, 1)
+            inputs += _REDUCED
+        self.first = conv3x3(inputs, width)
         widths = [width * factor for factor in multipliers]
-        self.adapter = (
-            None
-            if adapter == "none"
-            else Adapter(width, len(widths), embedding, adapter, bands, patch)
-        )
+        self.adapter = None
+        if adapter != "none":
+            self.adapter = Adapter(width, len(widths), embedding, adapter, patch)
 
-        def block(before: int, after: int) -> Block:
-            return Block(before, after, embedding, dropout)
+        def residual_blocks(channels: int, after: int) -> nn.ModuleList:
+            level = nn.ModuleList()
+            for _ in range(blocks):
+                level.append(Block(channels, after, embedding))
+                channels = after
+            return level
 
         def modulation(channels: int) -> nn.Module:
             return nn.Identity() if adapter == "none" else Modulation(width, channels)
 
-        self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        self.halve, self.grow = nn.ModuleList(), nn.ModuleList()
-        self.modulate_down, self.modulate_up = nn.ModuleList(), nn.ModuleList()
-        now = width
+        self.down = nn.ModuleList()
+        self.up = nn.ModuleList()
+        self.halve = nn.ModuleList()
+        self.grow = nn.ModuleList()
+        self.modulate_down = nn.ModuleList()
+        self.modulate_up = nn.ModuleList()
+        channels = width
         for level, after in enumerate(widths):
-            befores = [now] + [after] * (blocks - 1)
-            self.down.append(nn.ModuleList([block(before, after) for before in befores]))
+            self.down.append(residual_blocks(channels, after))
             self.modulate_down.append(modulation(after))
-            last = level == len(widths) - 1
-            self.halve.append(
-                nn.Identity() if last else nn.Conv2d(after, after, 3, stride=2, padding=1)
-            )
-            now = after
-        self.middle = nn.ModuleList([block(now, now), block(now, now)])
-        self.attention = Attention(now) if attention else nn.Identity()
-        for level, after in reversed(list(enumerate(widths))):
-            befores = [now + after] + [after] * (blocks - 1)
-            self.up.append(nn.ModuleList([block(before, after) for before in befores]))
+            if level < len(widths) - 1:
+                self.halve.append(conv3x3(after, after, stride=2))
+            channels = after
+        self.halve.append(nn.Identity())
+        self.middle = nn.ModuleList()
+        for _ in range(2):
+            self.middle.append(Block(channels, channels, embedding))
+        self.attention = Attention(channels) if attention else nn.Identity()
+        for level in reversed(range(len(widths))):
+            after = widths[level]
+            self.up.append(residual_blocks(channels + after, after))
             self.modulate_up.append(modulation(after))
-            below = widths[level - 1] if level else after
-            self.grow.append(nn.Conv2d(after, below, 3, padding=1) if level else nn.Identity())
-            now = below
-        to_pixels = zeroed(nn.Conv2d(now, 3 * patch**2, 3, padding=1))
-        self.last = nn.Sequential(_norm(now), nn.SiLU(), to_pixels)
+            channels = widths[max(level - 1, 0)]
+            if level > 0:
+                self.grow.append(conv3x3(after, channels))
+        self.grow.append(nn.Identity())
+        to_pixels = zeroed(conv3x3(channels, 3 * patch**2))
+        self.last = nn.Sequential(_norm(channels), nn.SiLU(), to_pixels)
         self.prepare_to_run()
 
     def forward(
@@ -134,79 +141,70 @@ class SFTUNet(Running):
             x: (B, 3, H, W), the noisy residual, scaled to a deviation of about 1.
             t: (B,) timesteps.
             base: (B, 3, H, W), the base's image, in [-1, 1].
-            features: (B, features, h, w) of the LR image, or None.
+            features: (B, features, h, w) of the LR image; unused if the network has none.
             lr_size: (h, w) of the stage's input.
             noise_level: (B,) standard deviation of the noise on the stage's input; 0 by default.
             boxes: B parts of the stage's input that x covers; by default all of it.
-
-        Raises:
-            ValueError: If the features are not as many as it was made for.
         """
-        size = x.shape[-2], x.shape[-1]
+        H, W = x.shape[-2:]
         boxes = boxes or [((0.0, lr_size[0]), (0.0, lr_size[1]))]
         if len(set(boxes)) == 1:
             boxes = boxes[:1]
-        embedded = self._embedded(t, size, boxes[0], noise_level, x.dtype)
+        embedded = self._embedded(t, (H, W), boxes[0], noise_level, x.dtype)
         inputs = [_as_patches(x, self.patch), _as_patches(base, self.patch)]
         if self.reduce is not None:
-            count = 0 if features is None else features.shape[1]
-            if features is None or count != self.reduce.in_channels:
-                raise ValueError(
-                    f"SFTUNet was made for {self.reduce.in_channels} channels of LR features and "
-                    f"got {count}: set its argument features to that"
-                )
-            inputs.append(_spread(self.reduce(features), boxes, size, self.patch))
-        maps = self._maps(size, lr_size, boxes, embedded, x)
+            inputs.append(_spread(self.reduce(features), boxes, (H, W), self.patch))
+        maps: list[Tensor | None] = [None] * len(self.down)
+        if self.adapter is not None:
+            place = coordinates(lr_size, (H, W), boxes, x.device).to(x.dtype)
+            maps = self.adapter(place, embedded)
         x = self.first(torch.cat(inputs, 1))
         skips = []
-        for blocks, modulate, halve, place in zip(
-            self.down, self.modulate_down, self.halve, maps, strict=True
-        ):
-            x = self._through(blocks, x, embedded)
-            x = x if place is None else self.run_block(modulate, x, place)
+        for level, blocks in enumerate(self.down):
+            x = self._level(blocks, self.modulate_down[level], x, embedded, maps[level])
             skips.append(x)
-            x = halve(x)
+            x = self.halve[level](x)
         x = self.run_block(self.middle[0], x, embedded)
-        x = self.run_block(self.middle[1], self.run_block(self.attention, x), embedded)
-        for blocks, modulate, grow, place in zip(
-            self.up, self.modulate_up, self.grow, reversed(maps), strict=True
-        ):
+        x = self.run_block(self.attention, x)
+        x = self.run_block(self.middle[1], x, embedded)
+        for level, blocks in enumerate(self.up):
             skip = skips.pop()
             if x.shape[-2:] != skip.shape[-2:]:
                 x = functional.interpolate(x, skip.shape[-2:], mode="nearest-exact")
-            x = self._through(blocks, torch.cat([x, skip], 1), embedded)
-            x = grow(x if place is None else self.run_block(modulate, x, place))
-        return functional.pixel_shuffle(self.last(x), self.patch)[..., : size[0], : size[1]]
+            x = torch.cat([x, skip], 1)
+            x = self._level(blocks, self.modulate_up[level], x, embedded, maps[-1 - level])
+            x = self.grow[level](x)
+        return functional.pixel_shuffle(self.last(x), self.patch)[..., :H, :W]
 
     def _embedded(
         self, t: Tensor, size: Size, box: Box, noise_level: Tensor | None, dtype: torch.dtype
     ) -> Tensor:
         (top, bottom), (left, right) = box
         octaves = math.log2(math.sqrt(size[0] * size[1] / ((bottom - top) * (right - left))))
-        level = torch.zeros_like(t, dtype=torch.float32) if noise_level is None else noise_level
-        values = {
+        if noise_level is None:
+            noise_level = torch.zeros_like(t, dtype=torch.float32)
+        numbers = {
             "time": t,
-            "scale": torch.full_like(level, octaves * _SCALE_UNIT),
-            "noise": level * _NOISE_UNIT,
+            "scale": torch.full_like(noise_level, octaves * _SCALE_UNIT),
+            "noise": noise_level * _NOISE_UNIT,
         }
         parts = [
-            self.embeds[name](sinusoids(value, self.width).to(dtype))
-            for name, value in values.items()
+            self.embeds[name](sinusoids(number, self.width).to(dtype))
+            for name, number in numbers.items()
         ]
         return self.mix(torch.stack(parts).sum(0))
 
-    def _through(self, blocks: nn.Module, x: Tensor, embedded: Tensor) -> Tensor:
+    def _level(
+        self,
+        blocks: nn.Module,
+        modulate: nn.Module,
+        x: Tensor,
+        embedded: Tensor,
+        place: Tensor | None,
+    ) -> Tensor:
         for block in blocks.children():
             x = self.run_block(block, x, embedded)
-        return x
-
-    def _maps(
-        self, size: Size, lr_size: Size, boxes: Sequence[Box], embedded: Tensor, x: Tensor
-    ) -> list[Tensor | None]:
-        if self.adapter is None:
-            return [None] * len(self.down)
-        place = coordinates(lr_size, size, boxes, x.device).to(x.dtype)
-        return list(self.adapter(place, embedded))
+        return x if place is None else self.run_block(modulate, x, place)
 
 
 class Adapter(nn.Module):
@@ -217,32 +215,24 @@ class Adapter(nn.Module):
         levels: Number of maps; each has half the sides of the one before, rounded up.
         embedding: Size of the embedded timestep.
         kind: ``fourier`` or ``mlp``.
-        bands: Number of octaves of the Fourier features.
         patch: Side of the squares of pixels that are one position of the maps.
     """
 
     def __init__(
-        self,
-        width: int,
-        levels: int,
-        embedding: int,
-        kind: AdapterKind,
-        bands: int,
-        patch: int = 1,
+        self, width: int, levels: int, embedding: int, kind: AdapterKind, patch: int = 1
     ) -> None:
         super().__init__()
-        self.bands = bands if kind == "fourier" else 0
+        self.bands = BANDS if kind == "fourier" else 0
         self.patch = patch
-        side = 3 if kind == "fourier" else 1
+        kernel = 3 if kind == "fourier" else 1
+        inputs = (4 + 4 * self.bands) * patch**2
         self.first = nn.Sequential(
-            nn.Conv2d((4 + 4 * self.bands) * patch**2, width, side, padding=side // 2),
+            nn.Conv2d(inputs, width, kernel, padding=kernel // 2),
             nn.SiLU(),
-            nn.Conv2d(width, width, side, padding=side // 2),
+            nn.Conv2d(width, width, kernel, padding=kernel // 2),
         )
         self.time = nn.Linear(embedding, width)
-        self.halve = nn.ModuleList(
-            [nn.Conv2d(width, width, 3, stride=2, padding=1) for _ in range(levels - 1)]
-        )
+        self.halve = nn.ModuleList(conv3x3(width, width, stride=2) for _ in range(levels - 1))
 
     def forward(self, place: Tensor, embedded: Tensor) -> list[Tensor]:
         """Return maps (B, width, H / patch, W / patch), each half as large as the one before.
@@ -268,8 +258,8 @@ class Modulation(nn.Module):
 
     def __init__(self, width: int, channels: int) -> None:
         super().__init__()
-        self.gamma = zeroed(nn.Conv2d(width, channels, 3, padding=1))
-        self.beta = zeroed(nn.Conv2d(width, channels, 3, padding=1))
+        self.gamma = zeroed(conv3x3(width, channels))
+        self.beta = zeroed(conv3x3(width, channels))
 
     def forward(self, x: Tensor, place: Tensor) -> Tensor:
         """Modulate x (B, channels, h, w) by the map ``place`` (B, width, h, w)."""
@@ -284,22 +274,23 @@ class Block(nn.Module):
         inputs: Input channels.
         outputs: Output channels.
         embedding: Size of the embedded numbers.
-        dropout: Share of features to drop in training.
     """
 
-    def __init__(self, inputs: int, outputs: int, embedding: int, dropout: float = 0.0) -> None:
+    def __init__(self, inputs: int, outputs: int, embedding: int) -> None:
         super().__init__()
-        self.norm1, self.conv1 = _norm(inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm1 = _norm(inputs)
+        self.conv1 = conv3x3(inputs, outputs)
         self.embed = nn.Linear(embedding, 2 * outputs)
-        self.norm2, self.dropout = _norm(outputs), nn.Dropout(dropout)
-        self.conv2 = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.norm2 = _norm(outputs)
+        self.conv2 = zeroed(conv3x3(outputs, outputs))
         self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
         """Map x (B, inputs, h, w) to (B, outputs, h, w), with embedded numbers (B, E)."""
         scale, shift = self.embed(embedded)[:, :, None, None].chunk(2, dim=1)
-        h = self.norm2(self.conv1(functional.silu(self.norm1(x)))) * (1 + scale) + shift
-        return self.shortcut(x) + self.conv2(self.dropout(functional.silu(h)))
+        h = self.conv1(functional.silu(self.norm1(x)))
+        h = self.norm2(h) * (1 + scale) + shift
+        return self.shortcut(x) + self.conv2(functional.silu(h))
 
 
 class Attention(nn.Module):
@@ -311,15 +302,17 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm, self.qkv = _norm(channels), nn.Conv2d(channels, 3 * channels, 1)
+        self.norm = _norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, channels, h, w) to the same shape."""
         # Four dimensions, the last one dense; otherwise torch makes the matrix of all pairs.
         pixels = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).contiguous().unsqueeze(1)
-        seen = functional.scaled_dot_product_attention(*pixels.chunk(3, dim=3))
-        return x + self.out(seen.squeeze(1).transpose(1, 2).reshape(x.shape))
+        q, k, v = pixels.chunk(3, dim=3)
+        values = functional.scaled_dot_product_attention(q, k, v)
+        return x + self.out(values.squeeze(1).transpose(1, 2).reshape(x.shape))
 
 
 def coordinates(lr_size: Size, size: Size, boxes: Sequence[Box], device: torch.device) -> Tensor:
@@ -331,16 +324,17 @@ def coordinates(lr_size: Size, size: Size, boxes: Sequence[Box], device: torch.d
         boxes: n parts of the input that the output covers.
         device: Device of the result.
     """
-    (h, w), (H, W) = lr_size, size
     maps = []
-    for rows, columns in boxes:
-        down, across = centres(H, *rows), centres(W, *columns)
-        # From the pixel whose features are there.
-        offsets = 2 * (down - 0.5 - nearest(down, h)), 2 * (across - 0.5 - nearest(across, w))
-        axes = [copy_to(offset.float(), device) for offset in offsets]
-        cells = 2 * (rows[1] - rows[0]) / H, 2 * (columns[1] - columns[0]) / W
-        planes = [torch.full((H, W), cell, device=device) for cell in cells]
-        maps.append(torch.stack([*torch.meshgrid(*axes, indexing="ij"), *planes]))
+    for box in boxes:
+        offsets = []
+        cells = []
+        for (start, stop), side, count in zip(box, lr_size, size, strict=True):
+            places = centres(count, start, stop)
+            # From the pixel whose features are there.
+            offset = 2 * (places - 0.5 - nearest(places, side))
+            offsets.append(copy_to(offset.float(), device))
+            cells.append(torch.full(size, 2 * (stop - start) / count, device=device))
+        maps.append(torch.stack([*torch.meshgrid(*offsets, indexing="ij"), *cells]))
     return torch.stack(maps)
 
 
@@ -356,8 +350,11 @@ def fourier(place: Tensor, bands: int) -> Tensor:
         place: (1, 4, H, W) from ``coordinates``.
         bands: Number of octaves.
     """
-    angles = [place[:, :2] * (math.pi * 2**band) for band in range(bands)]
-    return torch.cat([place, *(wave for a in angles for wave in (a.sin(), a.cos()))], dim=1)
+    parts = [place]
+    for band in range(bands):
+        angles = place[:, :2] * (math.pi * 2**band)
+        parts += [angles.sin(), angles.cos()]
+    return torch.cat(parts, dim=1)
 
 
 def _spread(features: Tensor, boxes: Sequence[Box], size: Size, patch: int) -> Tensor:
@@ -369,10 +366,8 @@ def _spread(features: Tensor, boxes: Sequence[Box], size: Size, patch: int) -> T
     spread = []
     parts = torch.split(features, len(features) // len(boxes))
     for image, (rows, columns) in zip(parts, boxes, strict=True):
-        down = nearest(_squares(size[0], patch, *rows), h)
-        across = nearest(_squares(size[1], patch, *columns), w)
-        down = copy_to(down, image.device)
-        across = copy_to(across, image.device)
+        down = copy_to(nearest(_squares(size[0], patch, *rows), h), image.device)
+        across = copy_to(nearest(_squares(size[1], patch, *columns), w), image.device)
         # The gradient of `index_select` is slower, and on a GPU its last bits vary.
         spread.append(image[:, :, down[:, None], across])
     return torch.cat(spread)
@@ -387,11 +382,13 @@ def _as_patches(x: Tensor, patch: int) -> Tensor:
     """Return (B, C patch^2, H / patch, W / patch), rounded up by repeating the border."""
     if patch == 1:
         return x
-    below, right = -x.shape[-2] % patch, -x.shape[-1] % patch
+    below = -x.shape[-2] % patch
+    right = -x.shape[-1] % patch
     if below or right:
         x = functional.pad(x, (0, right, 0, below), mode="replicate")
     return functional.pixel_unshuffle(x, patch)
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(min(32, max(channels // 4, 1)), channels), channels)
+    groups = min(32, max(channels // 4, 1))
+    return nn.GroupNorm(math.gcd(groups, channels), channels)

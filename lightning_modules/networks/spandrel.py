@@ -42,7 +42,7 @@ class Spandrel(nn.Module):
         arguments: Arguments of that class; the factor of enlargement is added.
 
     Raises:
-        FileNotFoundError: If there is no file at `path`.
+        FileNotFoundError: If there is no file at ``path``.
         ImportError: If the package spandrel is not installed.
         ValueError: If the file is corrupt or would run code, has an architecture that spandrel
             does not support, has another scale, or does not map RGB to RGB; if the class is
@@ -63,24 +63,23 @@ class Spandrel(nn.Module):
         self.trains = train
         # Reported by the method as the source of its weights; None for random ones.
         self.weights_source: str | None = None
-        model: nn.Module | None = None
+        # The model is registered, so that it moves between devices.
         if path is not None:
             if arguments:
                 raise ValueError(f"{KEY}.arguments are for an architecture; with path remove them")
             weights = read_weights(_existing(path))
-            self.descriptor, where = _described(weights.tensors, weights.path), weights.path
+            origin = weights.path
+            self.descriptor = _described(weights.tensors, origin)
+            self.model = self.descriptor.model
             self.weights_source = weights.name
             weights.log()
         else:
             if not train:
                 raise ValueError(f"{KEY}.architecture has random weights: set train to true, too")
-            model = _made(str(architecture), scale, arguments or {})
-            where = f"{KEY}.architecture {architecture}"
-            self.descriptor = _described(model.state_dict(), where)
-        _check(self.descriptor, scale, where)
-        # Registered, so that it moves between devices; without `architecture` the descriptor refers
-        # to the same object.
-        self.model = model or self.descriptor.model
+            origin = f"{KEY}.architecture {architecture}"
+            self.model = _untrained(str(architecture), scale, arguments or {})
+            self.descriptor = _described(self.model.state_dict(), origin)
+        _check(self.descriptor, scale, origin)
         self.model.requires_grad_(train)
         self.scale = self.descriptor.scale
         self.divisor = self.descriptor.size_requirements.multiple_of  # of LR sides
@@ -92,7 +91,7 @@ class Spandrel(nn.Module):
             lr: (B, 3, h, w) in [0, 1]; padded if the architecture needs certain sizes.
 
         Returns:
-            (B, 3, scale * h, scale * w) in [0, 1]; with `train` not clamped.
+            (B, 3, scale * h, scale * w) in [0, 1]; with ``train`` not clamped.
         """
         if not (self.trains or torch.compiler.is_exporting()):  # a file takes any batch
             # One image at a time, as spandrel requires. cat leaves spandrel's inference mode, so
@@ -119,9 +118,10 @@ class Spandrel(nn.Module):
         if needs.square:
             sides = [torch.sym_max(*sides)] * 2
         for axis, side in zip((-2, -1), sides, strict=True):
-            own, at = lr.shape[axis], torch.arange(side, device=lr.device)
-            at = torch.where(at < own, at, (2 * own - 2 - at).clamp(min=0))
-            lr = lr.index_select(axis, at)
+            pixels = lr.shape[axis]
+            index = torch.arange(side, device=lr.device)
+            index = torch.where(index < pixels, index, (2 * pixels - 2 - index).clamp(min=0))
+            lr = lr.index_select(axis, index)
         return lr
 
     def official(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -130,8 +130,8 @@ class Spandrel(nn.Module):
         Args:
             tensors: Flat state dict, by any names that spandrel knows for the architecture.
         """
-        own = _described(tensors, "the file of model.init_args.weights").model.state_dict()
-        return {f"model.{name}": tensor for name, tensor in own.items()}
+        model = _described(tensors, "the file of model.init_args.weights").model
+        return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
 
     def community(self) -> dict[str, Tensor]:
         """Return the tensors by names that spandrel knows."""
@@ -154,7 +154,7 @@ def scale_of_file(path: str) -> float:
 
 
 def _existing(path: str) -> Path:
-    """Return the file at `path`, with environment variables and ~ expanded."""
+    """Return the file at ``path``, with environment variables and ~ expanded."""
     key = f"{KEY}.path"
     file = Path(expand_path(path, key))
     if not file.is_file():
@@ -200,24 +200,28 @@ def architectures() -> dict[str, type[nn.Module]]:
         ImportError: If the package spandrel is not installed.
     """
     folder = _spandrel().architectures
-    found: dict[str, type[nn.Module]] = {}
+    networks: dict[str, type[nn.Module]] = {}
     for info in pkgutil.iter_modules(folder.__path__):
-        if not info.name.startswith("_"):
-            module = importlib.import_module(f"{folder.__name__}.{info.name}")
-            own = {name: getattr(module, name) for name in module.__all__}
-            found |= {k: v for k, v in own.items() if issubclass(v, nn.Module)}
-    return found
+        if info.name.startswith("_"):
+            continue
+        module = importlib.import_module(f"{folder.__name__}.{info.name}")
+        for name in module.__all__:
+            public = getattr(module, name)
+            if issubclass(public, nn.Module):
+                networks[name] = public
+    return networks
 
 
-def _made(name: str, scale: float, arguments: dict[str, Any]) -> nn.Module:
+def _untrained(name: str, scale: float, arguments: dict[str, Any]) -> nn.Module:
     """Return a network with random weights."""
-    known = architectures()
-    if name not in known:
-        raise ValueError(f"{KEY}.architecture is {name!r}; spandrel has {', '.join(sorted(known))}")
-    names = inspect.signature(known[name]).parameters
-    factors = {factor: int(scale) for factor in FACTORS if factor in names}
+    networks = architectures()
+    if name not in networks:
+        names = ", ".join(sorted(networks))
+        raise ValueError(f"{KEY}.architecture is {name!r}; spandrel has {names}")
+    parameters = inspect.signature(networks[name]).parameters
+    factors = {factor: int(scale) for factor in FACTORS if factor in parameters}
     try:
-        return known[name](**{**factors, **arguments})
+        return networks[name](**{**factors, **arguments})
     except TypeError as error:
         raise ValueError(f"{KEY}.arguments of {name}: {error}") from error
 
@@ -225,11 +229,12 @@ def _made(name: str, scale: float, arguments: dict[str, Any]) -> nn.Module:
 def _check(descriptor: ImageModelDescriptor[Any], scale: float, file: str) -> None:
     """Raise if a model does not map RGB to RGB, or has another scale."""
     name = descriptor.architecture.name
-    channels = (descriptor.input_channels, descriptor.output_channels)
-    if channels != (3, 3):
+    inputs = descriptor.input_channels
+    outputs = descriptor.output_channels
+    if inputs != 3 or outputs != 3:
         raise ValueError(
-            f"{file} ({name}) goes from {channels[0]} to {channels[1]} channels, expected RGB, 3 "
-            f"to 3; set {KEY}.path to another file"
+            f"{file} ({name}) goes from {inputs} to {outputs} channels, expected RGB, 3 to 3; set "
+            f"{KEY}.path to another file"
         )
     if descriptor.scale != scale:
         raise ValueError(

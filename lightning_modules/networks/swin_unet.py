@@ -4,14 +4,14 @@ Yue et al., NeurIPS 2023 (arXiv 2307.12348), with the blocks of Swin (Liu et al.
 2103.14030) between convolutions, and with GroupNorm. It has 118,593,583 parameters with the sizes
 of the release; tensor names are those of the released files.
 
-Differs from the paper in: `patch`, and the mask of new trainings, see ``SwinUNet``.
+Differs from the paper in: ``patch``, and the mask of new trainings, see ``SwinUNet``.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -20,11 +20,16 @@ from torch.nn import functional
 
 from degradations.device import copy_to
 from files.numbers import PositiveFloat, PositiveInt
+from lightning_modules.networks.layers import check_sides, conv3x3, sinusoids, zeroed
 from lightning_modules.networks.running import Running
 
 Mask = Literal["correct", "released"]
 _APART = -100.0  # added to the logits of pairs of positions that are masked
 _GROUPS = 32
+_CONDITION = 16  # first width of the layers that downsample a larger condition
+_ATTENTION_MASK = ".attn_mask"  # in released files; shows which mask the weights need
+_PLACES = ".relative_position_index"  # in released files; follows from sizes
+_MARK = "released_mask"  # a tensor in weights that need the released mask
 
 
 class Projection(nn.Module):
@@ -85,9 +90,12 @@ class SwinBlock(nn.Module):
 
     def __init__(self, width: int, heads: int, window: int, shift: int) -> None:
         super().__init__()
-        self.window, self.shift = window, shift
-        self.norm1, self.attn = group_norm(width), WindowAttention(width, heads, window)
-        self.norm2, self.mlp = group_norm(width), MLP(width, 4 * width)
+        self.window = window
+        self.shift = shift
+        self.norm1 = group_norm(width)
+        self.attn = WindowAttention(width, heads, window)
+        self.norm2 = group_norm(width)
+        self.mlp = MLP(width, 4 * width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, h, w), with sides divisible by the window, to the same shape."""
@@ -96,8 +104,7 @@ class SwinBlock(nn.Module):
         mask = None
         if self.shift:
             y = y.roll((-self.shift, -self.shift), (2, 3))
-            make = wrap_mask if self.mask == "correct" else released_mask
-            mask = _mask(make, h, w, self.window, self.shift, y.device, y.dtype)
+            mask = _mask(self.mask, h, w, self.window, self.shift, y.device, y.dtype)
         y = from_windows(self.attn(to_windows(y, self.window), mask), h, w, self.window)
         if self.shift:
             y = y.roll((self.shift, self.shift), (2, 3))
@@ -119,11 +126,13 @@ class WindowAttention(nn.Module):
     def __init__(self, width: int, heads: int, window: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         axis = torch.arange(window)
-        row, column = axis.repeat_interleave(window), axis.repeat(window)
+        row = axis.repeat_interleave(window)
+        column = axis.repeat(window)
         rows = row[:, None] - row[None, :] + window - 1
         columns = column[:, None] - column[None, :] + window - 1
         places = rows * (2 * window - 1) + columns
@@ -160,7 +169,8 @@ class MLP(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.fc1, self.fc2 = nn.Conv2d(width, hidden, 1), nn.Conv2d(hidden, width, 1)
+        self.fc1 = nn.Conv2d(width, hidden, 1)
+        self.fc2 = nn.Conv2d(hidden, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, h, w) to the same shape."""
@@ -202,20 +212,15 @@ def released_mask(h: int, w: int, window: int, shift: int) -> Tensor:
 
 
 @torch.compiler.assume_constant_result  # else compiled code would make and copy it each time
-def _mask(make: Callable[[int, int, int, int], Tensor], *key: Any) -> Tensor:
-    return _cached_mask(make, *key)
+def _mask(*key: Any) -> Tensor:
+    return _cached_mask(*key)
 
 
 @functools.lru_cache(maxsize=8)  # few, since masks of large images are large
 def _cached_mask(
-    make: Callable[[int, int, int, int], Tensor],
-    h: int,
-    w: int,
-    window: int,
-    shift: int,
-    device: torch.device,
-    dtype: torch.dtype,
+    kind: Mask, h: int, w: int, window: int, shift: int, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
+    make = wrap_mask if kind == "correct" else released_mask
     with torch.inference_mode(False):  # a later training step may get it, too
         return copy_to(make(h, w, window, shift), device, dtype)
 
@@ -223,12 +228,6 @@ def _cached_mask(
 def group_norm(channels: int) -> nn.GroupNorm:
     """Return a GroupNorm of 32 groups, or of the most that divide ``channels`` and 32."""
     return nn.GroupNorm(math.gcd(_GROUPS, channels), channels)
-
-
-_CONDITION = 16  # first width of the layers that downsample a larger condition
-_ATTENTION_MASK = ".attn_mask"  # in released files; shows which mask the weights need
-_PLACES = ".relative_position_index"  # in released files; follows from sizes
-_MARK = "released_mask"  # a tensor in weights that need the released mask
 
 
 class SwinUNet(Running):
@@ -243,7 +242,6 @@ class SwinUNet(Running):
 
     Args:
         channels: Channels of the latent, for input and output.
-        condition: Channels of the LR image.
         width: Channels of the first level.
         multipliers: Factors of ``width``, one per level; each level halves the sides.
         blocks: Residual blocks per level on the way down; the way up has one more.
@@ -266,7 +264,6 @@ class SwinUNet(Running):
     def __init__(
         self,
         channels: int = 3,
-        condition: int = 3,
         width: int = 160,
         multipliers: Sequence[int] = (1, 2, 2, 4),
         blocks: int = 2,
@@ -282,53 +279,57 @@ class SwinUNet(Running):
         halvings = math.log2(condition_factor)
         if not halvings.is_integer():
             raise ValueError(f"condition_factor is {condition_factor:g}; expected a power of two")
-        self.latent, self.trained_with = channels, {"size": size}
-        self.width, self.window, self.condition_factor = width, window, condition_factor
+        self.latent = channels
+        self.trained_with = {"size": size}
+        self.width = width
+        self.window = window
+        self.condition_factor = condition_factor
         self.patch = patch
         self.divisor = patch * window * 2 ** (len(multipliers) - 1)  # of the latent's sides
         embedding = 4 * width
         self.time_embed = nn.Sequential(
             nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
         )
-        self.feature_extractor = _to_latent_size(condition, int(halvings))
-        condition = condition if halvings <= 0 else _CONDITION * 2 ** int(halvings)
+        self.feature_extractor = _to_latent_size(int(halvings))
+        condition = 3 if halvings <= 0 else _CONDITION * 2 ** int(halvings)
+        resolution = size // patch
 
-        def swin(inside: int, resolution: int) -> SwinLayer:
-            return SwinLayer(inside, swin_width, heads, window, resolution)
+        def residual(inputs: int, outputs: int) -> ResBlock:
+            return ResBlock(inputs, outputs, embedding)
 
-        now, resolution = width * multipliers[0], size // patch
-        first = nn.Conv2d((channels + condition) * patch**2, now, 3, padding=1)
-        down: list[nn.Module] = [Steps(first)]
-        skips = [now]
+        def swin(width: int) -> SwinLayer:
+            return SwinLayer(width, swin_width, heads, window, resolution)
+
+        inside = width * multipliers[0]
+        self.input_blocks = nn.ModuleList()
+        self.input_blocks.append(Steps(conv3x3((channels + condition) * patch**2, inside)))
+        skips = [inside]
         for level, factor in enumerate(multipliers):
-            for i in range(blocks):
-                steps: list[nn.Module] = [ResBlock(now, width * factor, embedding)]
-                now = width * factor
-                steps += [swin(now, resolution)] if i == 0 else []
-                down.append(Steps(*steps))
-                skips.append(now)
+            for number in range(blocks):
+                steps = Steps(residual(inside, width * factor))
+                inside = width * factor
+                if number == 0:
+                    steps.append(swin(inside))
+                self.input_blocks.append(steps)
+                skips.append(inside)
             if level < len(multipliers) - 1:
-                down.append(Steps(Downsample(now)))
-                skips.append(now)
+                self.input_blocks.append(Steps(Downsample(inside)))
+                skips.append(inside)
                 resolution //= 2
-        self.input_blocks = nn.ModuleList(down)
-        self.middle_block = Steps(
-            ResBlock(now, now, embedding), swin(now, resolution), ResBlock(now, now, embedding)
-        )
-        up: list[nn.Module] = []
-        for level, factor in reversed(list(enumerate(multipliers))):
-            for i in range(blocks + 1):
-                steps = [ResBlock(now + skips.pop(), width * factor, embedding)]
-                now = width * factor
-                steps += [swin(now, resolution)] if i == 0 else []
-                if level and i == blocks:
-                    steps.append(Upsample(now))
+        self.middle_block = Steps(residual(inside, inside), swin(inside), residual(inside, inside))
+        self.output_blocks = nn.ModuleList()
+        for level in reversed(range(len(multipliers))):
+            for number in range(blocks + 1):
+                steps = Steps(residual(inside + skips.pop(), width * multipliers[level]))
+                inside = width * multipliers[level]
+                if number == 0:
+                    steps.append(swin(inside))
+                if level and number == blocks:
+                    steps.append(Upsample(inside))
                     resolution *= 2
-                up.append(Steps(*steps))
-        self.output_blocks = nn.ModuleList(up)
-        self.out = nn.Sequential(
-            group_norm(now), nn.SiLU(), zeroed(nn.Conv2d(now, channels * patch**2, 3, padding=1))
-        )
+                self.output_blocks.append(steps)
+        last = zeroed(conv3x3(inside, channels * patch**2))
+        self.out = nn.Sequential(group_norm(inside), nn.SiLU(), last)
         self.register_load_state_dict_pre_hook(_before_loading)  # type: ignore[no-untyped-call]
         self.prepare_to_run()
 
@@ -357,23 +358,20 @@ class SwinUNet(Running):
         Args:
             x: (B, channels, h, w), scaled by the process.
             t: (B,) timesteps 0 .. T - 1 of training.
-            lr: (B, condition, H, W) in [-1, 1], ``condition_factor`` times the sides of x.
+            lr: (B, 3, H, W) in [-1, 1], ``condition_factor`` times the sides of x.
 
         Raises:
             ValueError: If a side of x is not divisible by ``divisor``, or the LR image is not
                 ``condition_factor`` times as large as x.
         """
-        h, w = x.shape[-2:]
-        if h % self.divisor or w % self.divisor:
-            raise ValueError(
-                f"the latent is {h}x{w}; SwinUNet needs sides divisible by {self.divisor}: pad it"
-            )
+        check_sides(x, self.divisor, self)
         embedded = self.time_embed(sinusoids(t, self.width).to(x.dtype))
         beside = self.feature_extractor(lr)
         if beside.shape[-2:] != x.shape[-2:]:
+            h, w = lr.shape[-2:]
             raise ValueError(
-                f"the latent is {h}x{w}, and LR {lr.shape[-2]}x{lr.shape[-1]}: set the network's "
-                f"condition_factor to {lr.shape[-2] / h:g}"
+                f"the latent is {x.shape[-2]}x{x.shape[-1]}, and LR {h}x{w}: set the network's "
+                f"condition_factor to {h / x.shape[-2]:g}"
             )
         x = functional.pixel_unshuffle(torch.cat([x, beside], dim=1), self.patch)
         skips = []
@@ -394,19 +392,20 @@ def from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Args:
         tensors: The tensors of the file.
     """
-    found = {}
+    state = {}
     for name, tensor in tensors.items():
         if name.endswith(_ATTENTION_MASK):
             if not _is_correct(tensor):
-                found[_MARK] = torch.ones((), dtype=torch.uint8)
+                state[_MARK] = torch.ones((), dtype=torch.uint8)
         elif not name.endswith(_PLACES):
-            found[name] = tensor
-    return found
+            state[name] = tensor
+    return state
 
 
 def _before_loading(network: SwinUNet, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     # For torch's own load_state_dict.
-    if names := [name.removeprefix(prefix) for name in state if name.startswith(prefix)]:
+    names = [name.removeprefix(prefix) for name in state if name.startswith(prefix)]
+    if names:
         network.recognise(names)
 
 
@@ -414,28 +413,10 @@ def _is_correct(mask: Tensor) -> bool:
     # Files have the mask of square latents; any other mask counts as the released one.
     if mask.ndim != 3:
         return False
-    window, across = math.isqrt(mask.shape[1]), math.isqrt(mask.shape[0])
-    expected = wrap_mask(window * across, window * across, window, window // 2)
+    window = math.isqrt(mask.shape[1])
+    side = window * math.isqrt(mask.shape[0])
+    expected = wrap_mask(side, side, window, window // 2)
     return torch.equal(mask.float().cpu(), expected)
-
-
-def sinusoids(t: Tensor, width: int) -> Tensor:
-    """Return (B, width) float32: cosines, then sines, of t at frequencies from 1 to 1 / 10,000.
-
-    Args:
-        t: (B,).
-        width: An even number.
-    """
-    places = torch.arange(width // 2, device=t.device, dtype=torch.float32)
-    angles = t.float()[:, None] * torch.exp(-math.log(10_000) / (width // 2) * places)
-    return torch.cat([angles.cos(), angles.sin()], dim=1)
-
-
-def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
-    """Set a layer's weights to zero, so that its branch starts without effect."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer
 
 
 class Steps(nn.Sequential):
@@ -459,15 +440,13 @@ class ResBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, embedding: int) -> None:
         super().__init__()
-        self.in_layers = nn.Sequential(
-            group_norm(inputs), nn.SiLU(), nn.Conv2d(inputs, outputs, 3, padding=1)
-        )
+        self.in_layers = nn.Sequential(group_norm(inputs), nn.SiLU(), conv3x3(inputs, outputs))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, 2 * outputs))
         self.out_layers = nn.Sequential(
             group_norm(outputs),
             nn.SiLU(),
             nn.Identity(),  # a dropout of 0 in upstream
-            zeroed(nn.Conv2d(outputs, outputs, 3, padding=1)),
+            zeroed(conv3x3(outputs, outputs)),
         )
         self.skip_connection = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
@@ -482,13 +461,13 @@ class Downsample(nn.Module):
     """Halve the sides by a convolution.
 
     Args:
-        channels: In.
-        outputs: Channels out; as many by default.
+        channels: Input channels.
+        outputs: Output channels; as many by default.
     """
 
     def __init__(self, channels: int, outputs: int | None = None) -> None:
         super().__init__()
-        self.op = nn.Conv2d(channels, outputs or channels, 3, stride=2, padding=1)
+        self.op = conv3x3(channels, outputs or channels, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, h, w) to (B, outputs, h / 2, w / 2)."""
@@ -504,20 +483,22 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = conv3x3(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, h, w) to (B, C, 2h, 2w)."""
         return self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-def _to_latent_size(channels: int, halvings: int) -> nn.Module:
+def _to_latent_size(halvings: int) -> nn.Module:
+    """Return the layers that bring the LR image to the size of the latent."""
     if halvings < 0:
         return nn.Upsample(scale_factor=2.0**-halvings, mode="bicubic")
-    layers: list[nn.Module] = []
+    layers = nn.Sequential()
+    channels = 3
     width = _CONDITION
-    for i in range(halvings):
-        first = nn.Conv2d(channels if i == 0 else width, width, 3, padding=1)
-        layers += [first, nn.SiLU(), Downsample(width, 2 * width)]
+    for _ in range(halvings):
+        layers.extend([conv3x3(channels, width), nn.SiLU(), Downsample(width, 2 * width)])
         width *= 2
-    return nn.Sequential(*layers)
+        channels = width
+    return layers

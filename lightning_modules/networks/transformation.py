@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from files.numbers import PositiveInt, UnitInterval
 from lightning_modules.networks.bsq import enlarged, quantized, scales_of
+from lightning_modules.networks.layers import conv3x3
 from lightning_modules.noise import Size
 
 
@@ -37,9 +38,23 @@ class Branch(NamedTuple):
 
 
 RELEASED = (
-    *(Branch(64, 4, 4), Branch(128, 6, 4), Branch(256, 8, 8), Branch(384, 10, 8)),
-    *(Branch(512, 12, 8), Branch(768, 14, 12), Branch(1024, 16, 16)),
+    Branch(64, 4, 4),
+    Branch(128, 6, 4),
+    Branch(256, 8, 8),
+    Branch(384, 10, 8),
+    Branch(512, 12, 8),
+    Branch(768, 14, 12),
+    Branch(1024, 16, 16),
 )
+TRUNK = (64, 128)  # channels of the trunk's first two layers
+PREFIX = "map_transformer."
+# Released names of the parts, and ours.
+_PARTS = {
+    "feature_extractor": "trunk",
+    "feature_transforms": "local",
+    "transformers": "whole",
+    "output_projs": "out",
+}
 
 
 class Mapper(nn.Module, ABC):
@@ -58,8 +73,9 @@ class Mapper(nn.Module, ABC):
         self, bits: int, size: Size, grids: Sequence[Size], full: Size | None = None
     ) -> None:
         super().__init__()
-        self.bits, self.size = bits, (size[0], size[1])
-        self.grids = [(rows, columns) for rows, columns in grids]
+        self.bits = bits
+        self.size = (size[0], size[1])
+        self.grids = [(h, w) for h, w in grids]
         self.full = None if full is None else (full[0], full[1])
 
     @abstractmethod
@@ -97,7 +113,6 @@ class Transformation(Mapper):
         size: (h, w) of the latent that it reads.
         grids: (h, w) of the scales that it predicts, in positions of the latent.
         branches: Width, layers and heads for each of them.
-        trunk: Channels of the trunk's first two layers.
         dropout: Dropout of the transformers, in training.
     """
 
@@ -107,28 +122,27 @@ class Transformation(Mapper):
         size: Size = (32, 32),
         grids: Sequence[Size] = ((2, 2), (4, 4), (8, 8), (12, 12), (16, 16), (24, 24), (32, 32)),
         branches: Sequence[Branch] = RELEASED,
-        trunk: tuple[int, int] = (64, 128),
         dropout: UnitInterval = 0.1,
     ) -> None:
         super().__init__(bits, size, grids)
-        self.trained_with = {"heads": [Branch(*branch).heads for branch in branches]}
+        self.trained_with = {"heads": [heads for _, _, heads in branches]}
         self.trunk = nn.Sequential(
-            *_convolution(bits, trunk[0], size),
-            *_convolution(trunk[0], trunk[1], size),
-            *_convolution(trunk[1], bits, size),
+            *_convolution(bits, TRUNK[0], size),
+            *_convolution(TRUNK[0], TRUNK[1], size),
+            *_convolution(TRUNK[1], bits, size),
         )
-        self.branches = nn.ModuleList(
-            _Branch(bits, size, grid, Branch(*branch), dropout)
-            for grid, branch in zip(self.grids, branches, strict=True)
-        )
+        self.branches = nn.ModuleList()
+        for grid, branch in zip(self.grids, branches, strict=True):
+            self.branches.append(_Branch(bits, size, grid, Branch(*branch), dropout))
 
     def forward(self, z: Tensor) -> list[Tensor]:
         """Return o_k, (B, d, h_k, w_k) of each scale, not quantised; see ``Mapper``."""
         features = self.trunk(z.to(next(self.parameters()).dtype))
-        return [
-            cast(Tensor, branch(features)).reshape(len(z), self.bits, *grid)
-            for branch, grid in zip(self.branches, self.grids, strict=True)
-        ]
+        outputs = []
+        for branch, grid in zip(self.branches, self.grids, strict=True):
+            rows: Tensor = branch(features)
+            outputs.append(rows.reshape(len(z), self.bits, *grid))
+        return outputs
 
 
 class LatentEstimate(Mapper):
@@ -157,17 +171,14 @@ class LatentEstimate(Mapper):
         blocks: PositiveInt = 4,
     ) -> None:
         super().__init__(bits, size, grids, full)
-        self.inside = nn.Conv2d(bits, width, 3, padding=1)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.GELU(),
-                nn.Conv2d(width, width, 3, padding=1),
-                nn.GELU(),
-                nn.Conv2d(width, width, 3, padding=1),
+        self.inside = conv3x3(bits, width)
+        self.blocks = nn.ModuleList()
+        for _ in range(blocks):
+            block = nn.Sequential(
+                nn.GELU(), conv3x3(width, width), nn.GELU(), conv3x3(width, width)
             )
-            for _ in range(blocks)
-        )
-        self.out = nn.Conv2d(width, bits, 3, padding=1)
+            self.blocks.append(block)
+        self.out = conv3x3(width, bits)
 
     def estimate(self, z: Tensor) -> Tensor:
         """Return the estimate of HR's latent, (B, d, H, W).
@@ -193,9 +204,9 @@ class LatentEstimate(Mapper):
 
 
 class _Branch(nn.Module):
-    def __init__(self, bits: int, size: Size, grid: Size, sizes: Branch, dropout: float) -> None:
+    def __init__(self, bits: int, size: Size, grid: Size, branch: Branch, dropout: float) -> None:
         super().__init__()
-        width, layers, heads = sizes
+        width, layers, heads = branch
         self.local = nn.Sequential(
             *_convolution(bits, width // 2, size), *_convolution(width // 2, width, size)
         )
@@ -204,7 +215,9 @@ class _Branch(nn.Module):
         # Nested tensors are for padded batches, which do not occur here.
         self.whole = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.out = nn.Sequential(
-            *(nn.Linear(width, width // 2), nn.LayerNorm(width // 2), nn.GELU()),
+            nn.Linear(width, width // 2),
+            nn.LayerNorm(width // 2),
+            nn.GELU(),
             nn.Linear(width // 2, bits),
         )
 
@@ -214,16 +227,7 @@ class _Branch(nn.Module):
 
 
 def _convolution(inputs: int, outputs: int, size: Size) -> tuple[nn.Module, ...]:
-    return nn.Conv2d(inputs, outputs, 3, padding=1), nn.LayerNorm((outputs, *size)), nn.GELU()
-
-
-PREFIX = "map_transformer."
-_PARTS = {
-    "feature_extractor": "trunk",
-    "feature_transforms": "local",
-    "transformers": "whole",
-    "output_projs": "out",
-}
+    return conv3x3(inputs, outputs), nn.LayerNorm((outputs, *size)), nn.GELU()
 
 
 def from_official(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -236,16 +240,16 @@ def from_official(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     Returns:
         Tensors by the names here; none if the file has no such network, as a base has not.
     """
-    within = any(name.startswith(PREFIX) for name in tensors)
-    if not within and not any(name.partition(".")[0] in _PARTS for name in tensors):
-        return {}
-    found = {}
-    for name, tensor in tensors.items():
-        if within and not name.startswith(PREFIX):
-            continue
-        first, _, rest = name.removeprefix(PREFIX).partition(".")
+    ours = {name.removeprefix(PREFIX): name for name in tensors if name.startswith(PREFIX)}
+    if not ours:
+        ours = {name: name for name in tensors if name.partition(".")[0] in _PARTS}
+    state = {}
+    for name, released in ours.items():
+        first, _, rest = name.partition(".")
         part = _PARTS.get(first, first)
         number, _, inner = rest.partition(".")
-        ours = f"{part}.{rest}" if part == "trunk" else f"branches.{number}.{part}.{inner}"
-        found[ours] = tensor
-    return found
+        if part != "trunk":
+            rest = f"{number}.{part}.{inner}"
+            part = "branches"
+        state[f"{part}.{rest}"] = tensors[released]
+    return state

@@ -12,6 +12,8 @@ from files.batch import Batch
 from lightning_modules.backbone.condition import Condition, TextEncoder
 from lightning_modules.backbone.denoiser import Denoiser
 
+IMAGE_DIMENSIONS = 4  # of a batch
+
 
 def encode_captions(
     batch: Batch, denoiser: Denoiser, encoder: TextEncoder | None, sizes: Tensor | None = None
@@ -29,22 +31,24 @@ def encode_captions(
         ValueError: If the batch has no captions.
     """
     if encoder is None:
-        return (Condition(sizes=sizes),) * 2
+        condition = Condition(sizes=sizes)
+        return condition, condition
     if "text" not in batch:
         raise ValueError(
             f"no caption of {', '.join(batch['key'][:3])}, and model.init_args.encoder reads them: "
             "use a source with text (an empty one for an image without), or unset the encoder"
         )
-    texts = batch["text"]
-    known = _encoded(encoder, texts)
-    tokens = 1 if known.text is None else known.text.shape[1]
-    null = denoiser.null_text(len(texts), tokens)
-    if null is not None and known.pooled is None:
+    count = len(batch["text"])
+    captions = _encoded(encoder, batch["text"])
+    tokens = 1 if captions.text is None else captions.text.shape[1]
+    null = denoiser.null_text(count, tokens)
+    if null is not None and captions.pooled is None:
         nothing = Condition(text=null)
     else:  # as Stable Diffusion was trained
         empty = _encoded(encoder, [""]).used
-        nothing = Condition(**{k: v.expand(len(texts), *v.shape[1:]) for k, v in empty.items()})
-    return replace(known, sizes=sizes), replace(nothing, sizes=sizes)
+        parts = {name: part.expand(count, *part.shape[1:]) for name, part in empty.items()}
+        nothing = Condition(**parts)
+    return replace(captions, sizes=sizes), replace(nothing, sizes=sizes)
 
 
 def drop_captions(condition: Condition, nothing: Condition, share: float) -> Condition:
@@ -57,13 +61,12 @@ def drop_captions(condition: Condition, nothing: Condition, share: float) -> Con
     """
     if condition.text is None or not share:
         return condition
-    left_out = torch.rand(len(condition.text), device=condition.text.device) < share
-
-    def either(part: Tensor, other: Tensor) -> Tensor:
-        return torch.where(left_out.view(-1, *[1] * (part.ndim - 1)), other.to(part.dtype), part)
-
-    others = nothing.used
-    return Condition(**{name: either(part, others[name]) for name, part in condition.used.items()})
+    dropped = torch.rand(len(condition.text), device=condition.text.device) < share
+    parts = {}
+    for name, part in condition.used.items():
+        mask = dropped.view(-1, *[1] * (part.ndim - 1))
+        parts[name] = torch.where(mask, nothing.used[name].to(part.dtype), part)
+    return Condition(**parts)
 
 
 def size_ids(size: tuple[int, int], count: int, device: torch.device) -> Tensor:
@@ -93,11 +96,8 @@ def check_guidance(encoder: TextEncoder | None, guidance: float) -> None:
 
 @torch.no_grad()  # but the null text may be learned
 def _encoded(encoder: TextEncoder, texts: list[str]) -> Condition:
-    found: Tensor | Condition = encoder(texts)
-    return found if isinstance(found, Condition) else Condition(text=found)
-
-
-IMAGE_DIMENSIONS = 4  # of a batch
+    encoded: Tensor | Condition = encoder(texts)
+    return encoded if isinstance(encoded, Condition) else Condition(text=encoded)
 
 
 def frames_of(batch: Batch, denoiser: Denoiser) -> int | None:
@@ -109,10 +109,10 @@ def frames_of(batch: Batch, denoiser: Denoiser) -> int | None:
     frames = batch.get("frames")
     video = getattr(denoiser, "dimensions", IMAGE_DIMENSIONS) > IMAGE_DIMENSIONS
     if video != (frames is not None):
-        makes, wants = ("clips", "an image") if video else ("images", "a clip")
+        kind = "clips" if video else "images"
         raise ValueError(
-            f"model.init_args.denoiser, a {type(denoiser).__name__}, makes {makes}, and "
-            f"{batch['key'][0]} is {wants}: use a source of {makes}, or another denoiser"
+            f"model.init_args.denoiser, a {type(denoiser).__name__}, makes {kind}, and "
+            f"{batch['key'][0]} is none of them: use a source of {kind}, or another denoiser"
         )
     return frames
 
@@ -139,4 +139,6 @@ def sample_shape(channels: int, frames: int | None, size: tuple[int, int]) -> tu
         frames: Frames of a clip, or None.
         size: (h, w) in the space.
     """
-    return (channels, *([] if frames is None else [frames]), *size)
+    if frames is None:
+        return channels, *size
+    return channels, frames, *size

@@ -47,7 +47,8 @@ def fix_colors(sr: Tensor, lr: Tensor, kind: ColorFix) -> Tensor:
     if kind == "none":
         return sr
     with torch.autocast(sr.device.type, enabled=False):
-        sr, lr = sr.float(), lr.float()
+        sr = sr.float()
+        lr = lr.float()
         if kind == "ycbcr":
             return ycbcr(sr, resize(lr, sr.shape[-2:], clamp=False)).clamp_(0, 1)
         fixed = torch.empty_like(sr)
@@ -88,9 +89,10 @@ def low_band(x: Tensor) -> Tensor:
     for level in range(LEVELS):
         reach = 2**level
         for dim, pad in ((-1, (reach, reach, 0, 0)), (-2, (0, 0, reach, reach))):
-            wide, side = functional.pad(x, pad, mode="replicate"), x.shape[dim]
-            around = wide.narrow(dim, 0, side) + wide.narrow(dim, 2 * reach, side)
-            x = around.add_(x, alpha=2).div_(4)
+            side = x.shape[dim]
+            wide = functional.pad(x, pad, mode="replicate")
+            neighbours = wide.narrow(dim, 0, side) + wide.narrow(dim, 2 * reach, side)
+            x = neighbours.add_(x, alpha=2).div_(4)
     return x
 
 
@@ -106,13 +108,14 @@ def adain(sr: Tensor, reference: Tensor) -> Tensor:
 
     Source: Huang and Belongie, ICCV 2017, Eq. 8, with unbiased variances as in StableSR.
     """
-    (mean, deviation), (wanted, spread) = _moments(sr), _moments(reference)
-    return (sr - mean).mul_(spread / deviation).add_(wanted)
+    mean, deviation = _moments(sr)
+    target_mean, target_deviation = _moments(reference)
+    return (sr - mean).mul_(target_deviation / deviation).add_(target_mean)
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    single = x.shape[-2] * x.shape[-1] == 1  # has no unbiased variance
-    variance, mean = torch.var_mean(x, (-2, -1), correction=0 if single else 1, keepdim=True)
+    correction = min(x.shape[-2] * x.shape[-1] - 1, 1)  # one pixel has no unbiased variance
+    variance, mean = torch.var_mean(x, (-2, -1), correction=correction, keepdim=True)
     return mean, (variance + EPS).sqrt()
 
 

@@ -56,7 +56,8 @@ class InTiles(Method, LightningModule):
     def __init__(self, *args: Any, color_fix: ColorFix = "none", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.color_fix: ColorFix = color_fix
-        self._tiling, self._tile_count = Tiling(), 1
+        self._tiling = Tiling()
+        self._tile_count = 1
 
     @abstractmethod
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
@@ -132,18 +133,23 @@ class InTiles(Method, LightningModule):
         return self._restored(cast("Batch", {**batch, "tiles": tiles}), noise)
 
     def _in_tiles(self, batch: Batch, side: int) -> Tensor:
-        (h, w), (H, W) = batch["lr"].shape[-2:], batch["size"]
+        lr = batch["lr"]
+        h, w = lr.shape[-2:]
+        size = H, W = batch["size"]
         unit = self._tile_unit(side)
-        mirrored, size = padded(batch["lr"]), (H, W)
-        whole = H % h == 0 and W % w == 0
-        if whole or (self.exact_scale and self.own_size(batch["lr"]) == size):
-            # So that the last tiles are as large as the others. As released with InvSR, a side
-            # below the tile's is first mirrored up to it.
-            mirrored = padded(batch["lr"], unit, side if self._window == "released" else 1)
+        # Up to the tiles' unit, so that the last ones are as large as the others. As released with
+        # InvSR, a side below the tile's is first mirrored up to it.
+        least = side if self._window == "released" else 1
+        if H % h == 0 and W % w == 0:
+            mirrored = padded(lr, unit, least)
             size = mirrored.lr.shape[-2] * (H // h), mirrored.lr.shape[-1] * (W // w)
-            size = size if whole else self.own_size(mirrored.lr)
-        inner = (mirrored.lr.shape[-2], mirrored.lr.shape[-1])
-        tiles = grid(inner, size, side, self._overlap, self._window, unit)
+        elif self.exact_scale and self.own_size(lr) == (H, W):
+            mirrored = padded(lr, unit, least)
+            size = self.own_size(mirrored.lr)
+        else:
+            mirrored = padded(lr)
+        lr_size = (mirrored.lr.shape[-2], mirrored.lr.shape[-1])
+        tiles = grid(lr_size, size, side, self._overlap, self._window, unit)
         self._tile_count = len(tiles)
         trainer = self._trainer
         bar = trainer is not None and trainer.progress_bar_callback is not None
@@ -159,7 +165,9 @@ class InTiles(Method, LightningModule):
     def _tile_unit(self, side: int) -> int:
         if 4 * self.tile_multiple <= side:
             return self.tile_multiple
-        return Fraction(self.scale).limit_denominator(100).denominator if self.exact_scale else 1
+        if self.exact_scale:
+            return Fraction(self.scale).limit_denominator(100).denominator
+        return 1
 
     @property
     def _overlap(self) -> int:
@@ -170,16 +178,16 @@ class InTiles(Method, LightningModule):
         return self.tiling.window or self.tile_window
 
     def _tile_side(self, batch: Batch) -> int:
-        asked = self.tiling.size
-        if asked != "auto":
-            if asked < self.tile_least:
+        size = self.tiling.size
+        if size != "auto":
+            if size < self.tile_least:
                 raise ValueError(
-                    f"tiling.size is {asked}, and {type(self).__name__} pads smaller tiles to "
+                    f"tiling.size is {size}, and {type(self).__name__} pads smaller tiles to "
                     f"{self.tile_least} pixels: set it to {self.tile_least} or more, or to auto"
                 )
-            return asked
+            return size
         sides = batch["lr"].shape[-2:]
-        factor = max(size / side for size, side in zip(batch["size"], sides, strict=True))
+        factor = max(out_side / side for out_side, side in zip(batch["size"], sides, strict=True))
         # With tiles below four overlaps, nearly half of the computation would be discarded.
         least = max(4 * self._overlap, self.tile_least)
         return min(self.tile, max(int(self.tile_output / factor), least))

@@ -1,9 +1,9 @@
 """Solver steps as pure functions, and the loop over timesteps.
 
-x is (B, ...) at the level `now`, x0 the predicted clean sample there. The result is at `then`, the
-next level, with less noise. Levels may be variance preserving, exploding (alpha 1), or without
-noise (`CLEAN`), where every step returns x0. Timesteps, tables and prediction types belong to the
-schedule (`backbone/schedule.py`).
+x is (B, ...) at the level ``start``, x0 the predicted clean sample there. The result is at ``end``,
+the next level, with less noise. Levels may be variance preserving, exploding (alpha 1), or without
+noise (``CLEAN``), where every step returns x0. Timesteps, tables and prediction types belong to the
+schedule (``backbone/schedule.py``).
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ from lightning_modules.backbone.schedule import Level, Schedule, Spacing, spaced
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.noise import Noise
 
+Solver = Literal["ddim", "dpm_solver_2m"]
+ShiftSolver = Literal["posterior", "ddim", "dpm_solver_2m"]
+
 
 def ddim(
     x: Tensor,
     x0: Tensor,
-    now: Level,
-    then: Level,
+    start: Level,
+    end: Level,
     eta: float = 0.0,
     noise: Tensor | None = None,
 ) -> Tensor:
@@ -36,67 +39,64 @@ def ddim(
     with ``eta`` 1 k-diffusion's ancestral one.
 
     Args:
-        x: (B, ...) at ``now``.
+        x: (B, ...) at ``start``.
         x0: (B, ...), predicted.
-        now: Level of x.
-        then: Level of the result.
+        start: Level of x.
+        end: Level of the result.
         eta: 0 is deterministic, 1 is DDPM's ancestral sampling.
         noise: (B, ...), standard normal; required unless ``eta`` is 0.
     """
-    ratio = (now.alpha * then.sigma) / (then.alpha * now.sigma)
-    fresh = eta * then.sigma * math.sqrt(max(1 - ratio**2, 0.0))  # deviation of DDPM's posterior
+    ratio = (start.alpha * end.sigma) / (end.alpha * start.sigma)
+    deviation = eta * end.sigma * math.sqrt(max(1 - ratio**2, 0.0))  # of DDPM's posterior
     # eps is (x - alpha x0) / sigma; collected by x and x0:
-    kept = math.sqrt(max(then.sigma**2 - fresh**2, 0.0)) / now.sigma
-    y = (kept * x).add_(x0, alpha=then.alpha - kept * now.alpha)
-    return y if fresh == 0 else y.add_(cast(Tensor, noise), alpha=fresh)
+    weight = math.sqrt(max(end.sigma**2 - deviation**2, 0.0)) / start.sigma
+    y = (weight * x).add_(x0, alpha=end.alpha - weight * start.alpha)
+    return y if deviation == 0 else y.add_(cast(Tensor, noise), alpha=deviation)
 
 
 def dpm_solver_2m(
     x: Tensor,
     x0: Tensor,
-    now: Level,
-    then: Level,
+    start: Level,
+    end: Level,
     earlier: tuple[Tensor, Level] | None = None,
 ) -> Tensor:
     """DPM-Solver++(2M): Lu et al., 2022 (arXiv 2211.01095), algorithm 2.
 
     Args:
-        x: (B, ...) at ``now``.
+        x: (B, ...) at ``start``.
         x0: (B, ...), predicted.
-        now: Level of x.
-        then: Level of the result.
+        start: Level of x.
+        end: Level of the result.
         earlier: The x0 predicted one step before, and its level. Without it, and to the clean
             level, the step is of first order, which equals DDIM.
     """
-    if then.sigma == 0:
-        return then.alpha * x0
-    step = then.log_snr - now.log_snr
+    if end.sigma == 0:
+        return end.alpha * x0
+    step = end.log_snr - start.log_snr
     if earlier is not None:
-        before, level = earlier
-        x0 = x0 + step / (2 * (now.log_snr - level.log_snr)) * (x0 - before)
-    return then.sigma / now.sigma * x - then.alpha * math.expm1(-step) * x0
+        earlier_x0, level = earlier
+        x0 = x0 + step / (2 * (start.log_snr - level.log_snr)) * (x0 - earlier_x0)
+    return end.sigma / start.sigma * x - end.alpha * math.expm1(-step) * x0
 
 
 def residual_shift(
-    x: Tensor, x0: Tensor, now: float, then: float, kappa: float, noise: Tensor | None = None
+    x: Tensor, x0: Tensor, start: float, end: float, kappa: float, noise: Tensor | None = None
 ) -> Tensor:
     """Posterior of residual shifting: Yue et al., 2023 (arXiv 2307.12348), equation 7.
 
     Args:
-        x: (B, ...) at eta = ``now``.
+        x: (B, ...) at eta = ``start``.
         x0: (B, ...), predicted.
-        now: eta of x.
-        then: eta of the result; 0 gives x0.
+        start: eta of x.
+        end: eta of the result; 0 gives x0.
         kappa: Of the process.
-        noise: (B, ...), standard normal; required unless ``then`` is 0.
+        noise: (B, ...), standard normal; required unless ``end`` is 0.
     """
-    kept = then / now
-    y = (kept * x).add_(x0, alpha=1 - kept)  # in place: large temporaries are slower than sums
-    fresh = kappa * math.sqrt(kept * (now - then))
-    return y if then == 0 else y.add_(cast(Tensor, noise), alpha=fresh)
-
-
-Solver = Literal["ddim", "dpm_solver_2m"]
+    weight = end / start
+    y = (weight * x).add_(x0, alpha=1 - weight)  # in place: large temporaries are slower than sums
+    deviation = kappa * math.sqrt(weight * (start - end))
+    return y if end == 0 else y.add_(cast(Tensor, noise), alpha=deviation)
 
 
 @dataclass(frozen=True)
@@ -142,13 +142,13 @@ class Sampler:
             ValueError: If there are too many steps, or the last one is not above ``last``.
         """
         offset = self.offset if self.spacing == "leading" else 0
-        found = spaced(steps, self.steps, self.spacing, offset)
-        if found[-1] <= self.last:
+        timesteps = spaced(steps, self.steps, self.spacing, offset)
+        if timesteps[-1] <= self.last:
             raise ValueError(
-                f"sampler.last is {self.last}, and the last of the timesteps is {found[-1]}: set "
-                "it to -1, or sampler.offset to 1 with spacing leading"
+                f"sampler.last is {self.last}, and the last of the timesteps is {timesteps[-1]}: "
+                "set it to -1, or sampler.offset to 1 with spacing leading"
             )
-        return found
+        return timesteps
 
     def denoise(
         self,
@@ -171,20 +171,19 @@ class Sampler:
             (B, ...).
         """
         earlier: tuple[Tensor, Level] | None = None
-        for now, then in itertools.pairwise([*timesteps, self.last]):
-            x0 = clean(z, now)
-            x0 = x0 if self.clamp is None else x0.clamp(-self.clamp, self.clamp)
-            levels = schedule.level(now), schedule.level(then)
+        for t, next_t in itertools.pairwise([*timesteps, self.last]):
+            x0 = clean(z, t)
+            if self.clamp is not None:
+                x0 = x0.clamp(-self.clamp, self.clamp)
+            start = schedule.level(t)
+            end = schedule.level(next_t)
             if self.solver == "ddim":
-                fresh = noise.normal(z.shape) if self.eta and then >= 0 else None
-                z = ddim(z, x0, *levels, self.eta, fresh)
+                eps = noise.normal(z.shape) if self.eta and next_t >= 0 else None
+                z = ddim(z, x0, start, end, self.eta, eps)
             else:
-                z = dpm_solver_2m(z, x0, *levels, earlier)
-                earlier = x0, levels[0]
+                z = dpm_solver_2m(z, x0, start, end, earlier)
+                earlier = x0, start
         return z
-
-
-ShiftSolver = Literal["posterior", "ddim", "dpm_solver_2m"]
 
 
 @dataclass(frozen=True)
@@ -224,21 +223,27 @@ class ShiftSampler:
         Returns:
             (B, ...).
         """
-        process, kappa = self.process, self.process.kappa / unit
+        process = self.process
         earlier: tuple[Tensor, Level] | None = None
         for step in reversed(range(process.steps)):
             x0 = clean(x, step)
-            etas = process.eta(step), process.eta(step - 1)
             if self.solver == "posterior":
-                fresh = noise.normal(x.shape) if step > 0 else None
-                x = residual_shift(x, x0, *etas, kappa, fresh)
+                eps = noise.normal(x.shape) if step > 0 else None
+                kappa = process.kappa / unit
+                x = residual_shift(x, x0, process.eta(step), process.eta(step - 1), kappa, eps)
                 continue
-            levels = [Level(alpha, s / unit) for alpha, s in map(process.level, (step, step - 1))]
-            y, y0 = x - anchor, x0 - anchor
+            start = _divided(process.level(step), unit)
+            end = _divided(process.level(step - 1), unit)
+            residual = x - anchor
+            residual_0 = x0 - anchor
             if self.solver == "dpm_solver_2m":
-                y = dpm_solver_2m(y, y0, levels[0], levels[1], earlier)
-                earlier = y0, levels[0]
+                residual = dpm_solver_2m(residual, residual_0, start, end, earlier)
+                earlier = residual_0, start
             else:
-                y = ddim(y, y0, levels[0], levels[1])
-            x = y + anchor
+                residual = ddim(residual, residual_0, start, end)
+            x = residual + anchor
         return x
+
+
+def _divided(level: Level, unit: float) -> Level:
+    return Level(level.alpha, level.sigma / unit)

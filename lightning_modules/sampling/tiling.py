@@ -7,6 +7,7 @@ tiles lie, if it enlarges by the pixel grid of the whole image: by ``tiles`` of 
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,8 +24,9 @@ from files.numbers import NonNegativeInt, PositiveInt
 from files.progress import bar_options
 from lightning_modules.noise import Noise, PlacedNoise, Size
 
-Window = Literal["linear", "gaussian", "released"]
 log = logging.getLogger(__name__)
+
+Window = Literal["linear", "gaussian", "released"]
 SHORT = 2  # seconds; images that take less need no bar
 
 
@@ -52,7 +54,9 @@ class Tiling:
     @property
     def options(self) -> dict[str, Option]:
         """Settings that differ from the defaults and change outputs, by key."""
-        return {f"tiling.{k}": v for k, v in changed(self).items() if k != "batch"}
+        options = changed(self)
+        options.pop("batch", None)
+        return {f"tiling.{name}": value for name, value in options.items()}
 
 
 class WeightedTile(NamedTuple):
@@ -93,15 +97,12 @@ def grid(
     Raises:
         ValueError: ``overlap`` is not smaller than ``tile``.
     """
-    rows, columns = (
-        spans(side, out_side, tile, overlap, window, multiple)
-        for side, out_side in zip(lr_size, size, strict=True)
-    )
-    return [
-        WeightedTile(Tile(row, column), down, across)
-        for row, down in rows
-        for column, across in columns
-    ]
+    rows = spans(lr_size[0], size[0], tile, overlap, window, multiple)
+    columns = spans(lr_size[1], size[1], tile, overlap, window, multiple)
+    tiles = []
+    for (row, row_weights), (column, column_weights) in itertools.product(rows, columns):
+        tiles.append(WeightedTile(Tile(row, column), row_weights, column_weights))
+    return tiles
 
 
 def restore_tiled(
@@ -125,24 +126,31 @@ def restore_tiled(
     Returns:
         (B, 3, H, W) float32.
     """
-    lr, (height, width) = batch["lr"], batch["size"]
-    rest = {key: batch[key] for key in batch if key not in ("lr", "size", "hr")}  # type: ignore[literal-required]
+    lr = batch["lr"]
+    height, width = batch["size"]
+    pixels = height * width
+    rest: dict[str, Any] = {**batch}
+    for name in ("lr", "size", "hr"):
+        rest.pop(name, None)
     total = lr.new_zeros((len(lr), 3, height, width), dtype=torch.float32)
-    shown = {**bar_options(), "unit": "pixels", "unit_scale": True, "leave": False}
-    shown["disable"] = not bar or len(tiles) == 1
-    with tqdm(total=height * width, desc="image", delay=SHORT, **shown) as done:
+    options = bar_options()
+    options |= {"desc": "image", "unit": "pixels", "unit_scale": True, "leave": False}
+    hidden = not bar or len(tiles) == 1
+    with tqdm(total=pixels, delay=SHORT, disable=hidden, **options) as progress:
         for group in _groups(tiles, at_once):
-            part = {key: _repeated(value, len(group)) for key, value in rest.items()}
-            part["lr"] = torch.cat([lr[..., rows.lr, columns.lr] for (rows, columns), *_ in group])
+            part = {name: _repeated(value, len(group)) for name, value in rest.items()}
+            part["lr"] = torch.cat([lr[..., t.tile.rows.lr, t.tile.columns.lr] for t in group])
             part["size"] = group[0].tile.size
-            part["tiles"] = [tile for tile, *_ in group for _ in range(len(lr))]
+            part["tiles"] = []
+            for weighted in group:
+                part["tiles"] += [weighted.tile] * len(lr)
             noise = PlacedNoise(part["seed"], part["tiles"], lr.device)
-            made = restore(cast("Batch", part), noise)
-            for (tile, rows, columns), sr in zip(group, made.chunk(len(group)), strict=True):
-                window = copy_to(rows[:, None] * columns, total.device, total.dtype)
-                total[..., tile.rows.out, tile.columns.out] += sr.float() * window
+            outputs = restore(cast("Batch", part), noise).chunk(len(group))
+            for (tile, rows, columns), sr in zip(group, outputs, strict=True):
+                weights = copy_to(rows[:, None] * columns, total.device, total.dtype)
+                total[..., tile.rows.out, tile.columns.out] += sr.float() * weights
                 share = float(rows.sum() * columns.sum())
-                done.update(min(share, height * width - done.n))  # rounded, it may be too much
+                progress.update(min(share, pixels - progress.n))  # rounded, it may be too much
     return total
 
 
@@ -168,7 +176,8 @@ def halved_when_full(work: Callable[[int], Tensor], side: int, least: int) -> Te
         smaller = max(side // 2, least)
         log.warning(
             "tiles of %d pixels do not fit into the GPU's memory: trying again with %d",
-            *(side, smaller),
+            side,
+            smaller,
         )
         side = smaller
 
@@ -204,7 +213,8 @@ def spans(
             f"tiling.window is released, which needs whole factors, and a side of {side} becomes "
             f"{out_side}: set another window"
         )
-    tile, overlap = tile + -tile % multiple, overlap + -overlap % multiple
+    tile += -tile % multiple
+    overlap += -overlap % multiple
     if not 0 <= overlap < tile:
         raise ValueError(
             f"tiles of {tile} pixels cannot overlap by {overlap}: set tiling.overlap to 0 to "
@@ -214,58 +224,52 @@ def spans(
     cuts = [(start, start + tile) for start in range(0, last, tile - overlap)]
     cuts.append((last, side))
     fade = overlap * out_side // side
-    places = [Span(slice(*cut), _enlarged(cut, side, out_side), side, out_side) for cut in cuts]
-    weights = [
-        _weights(length_of(span.out), fade, span.lr.start > 0, span.lr.stop < side, window)
-        for span in places
-    ]
+    weighted = []
     total = torch.zeros(out_side, dtype=torch.float64)
-    for span, weight in zip(places, weights, strict=True):
-        total[span.out] += weight
-    return [
-        (span, (weight / total[span.out]).float())
-        for span, weight in zip(places, weights, strict=True)
-    ]
+    for start, stop in cuts:
+        out = slice(_enlarged(start, side, out_side), _enlarged(stop, side, out_side))
+        span = Span(slice(start, stop), out, side, out_side)
+        weights = _weights(length_of(out), fade, start > 0, stop < side, window)
+        total[out] += weights
+        weighted.append((span, weights))
+    return [(span, (weights / total[span.out]).float()) for span, weights in weighted]
 
 
-def _enlarged(cut: tuple[int, int], side: int, out_side: int) -> slice:
+def _enlarged(position: int, side: int, out_side: int) -> int:
     # Rounded half up: Python's round would let the overlap of two tiles be a pixel too small.
-    start, stop = ((2 * at * out_side + side) // (2 * side) for at in cut)
-    return slice(start, stop)
+    return (2 * position * out_side + side) // (2 * side)
 
 
-def _weights(length: int, fade: int, follows: bool, goes_on: bool, window: Window) -> Tensor:
+def _weights(length: int, fade: int, fade_in: bool, fade_out: bool, window: Window) -> Tensor:
     # (length,) float64, not yet divided by the sum over the tiles.
     steps = torch.arange(length, dtype=torch.float64)
     weights = torch.ones_like(steps)
-    if window == "released":
-        # OpenCV's kernel; for an even length the kernel with one more tap, without the first.
+    if window != "linear":  # width as released with InvSR: OpenCV's rule
         sigma = 0.3 * ((length - 1) / 2 - 1) + 0.8
-        peak = length / 2 - 1 if length % 2 == 0 else (length - 1) / 2
-        return torch.exp(-(((steps - peak) / sigma) ** 2) / 2)
-    if window == "gaussian":  # width as released with InvSR: OpenCV's rule
-        sigma = 0.3 * ((length - 1) / 2 - 1) + 0.8
-        weights = torch.exp(-(((steps - (length - 1) / 2) / sigma) ** 2) / 2)
-    if not fade:
+        peak = (length - 1) / 2
+        if window == "released" and length % 2 == 0:
+            peak -= 0.5  # OpenCV's kernel with one more tap, without the first
+        weights = torch.exp(-(((steps - peak) / sigma) ** 2) / 2)
+    if window == "released" or not fade:
         return weights
     margin = fade // 4
     ramp = ((steps + 0.5 - margin) / (fade - 2 * margin)).clamp(0, 1)
-    both = torch.ones_like(steps)
-    if follows:
-        both = torch.minimum(both, ramp)
-    if goes_on:
-        both = torch.minimum(both, ramp.flip(0))
-    return weights * both
+    fades = torch.ones_like(steps)
+    if fade_in:
+        fades = torch.minimum(fades, ramp)
+    if fade_out:
+        fades = torch.minimum(fades, ramp.flip(0))
+    return weights * fades
 
 
 def _groups(tiles: Sequence[WeightedTile], at_once: int) -> Iterator[list[WeightedTile]]:
-    """The tiles in groups of one size."""
-    alike: dict[tuple[Size, Size], list[WeightedTile]] = {}
+    """Yield the tiles in groups of one size."""
+    by_size: dict[tuple[Size, Size], list[WeightedTile]] = {}
     for weighted in tiles:
-        alike.setdefault((weighted.tile.side, weighted.tile.size), []).append(weighted)
-    for found in alike.values():
-        for start in range(0, len(found), at_once):
-            yield found[start : start + at_once]
+        by_size.setdefault((weighted.tile.side, weighted.tile.size), []).append(weighted)
+    for group in by_size.values():
+        for start in range(0, len(group), at_once):
+            yield group[start : start + at_once]
 
 
 def _repeated(value: Any, times: int) -> Any:
@@ -302,8 +306,8 @@ class Padded:
         Returns:
             (B, C, H, W), a view.
         """
-        (H, W), (h, w) = image.shape[-2:], self.lr.shape[-2:]
-        top, left = (2 * self.top * H + h) // (2 * h), (2 * self.left * W + w) // (2 * w)
+        top = _enlarged(self.top, self.lr.shape[-2], image.shape[-2])
+        left = _enlarged(self.left, self.lr.shape[-1], image.shape[-1])
         return image[..., top : top + size[0], left : left + size[1]]
 
 
@@ -322,16 +326,18 @@ def padded(lr: Tensor, multiple: int = 1, minimum: int = 1, unit: int = 1) -> Pa
     Returns:
         The padded image; ``lr`` itself if nothing was added.
     """
-    above: list[int] = []
+    borders: list[int] = []
     for dim in (-2, -1):
         side = lr.shape[dim]
         middle = max(side, minimum)
-        before, end = (middle - side) // (2 * unit) * unit, middle + -middle % multiple
-        above.append(before)
+        before = (middle - side) // (2 * unit) * unit
+        end = middle + -middle % multiple
+        borders.append(before)
         if end > side:
-            rows = mirrored(torch.arange(end), middle) - before
-            lr = lr.index_select(dim, copy_to(mirrored(rows, side), lr.device))
-    return Padded(lr, *above)
+            positions = mirrored(torch.arange(end), middle) - before
+            lr = lr.index_select(dim, copy_to(mirrored(positions, side), lr.device))
+    top, left = borders
+    return Padded(lr, top, left)
 
 
 def mirrored(positions: Tensor, side: int) -> Tensor:

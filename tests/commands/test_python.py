@@ -232,7 +232,7 @@ def test_arguments_change_what_they_name_and_nothing_else(tmp_path: Path) -> Non
         found = enlarger.load(tmp_path, **given).module.state_dict()
         assert all(torch.equal(found[f"network.{n}"], t) for n, t in expected.state_dict().items())
     pytest.importorskip("spandrel", reason="needs the optional package spandrel")
-    published = RRDBNet(4, channels=64, blocks=1, growth=32).community()
+    published = RRDBNet(4, channels=64, blocks=1).community()
     save_file({n: t.contiguous() for n, t in published.items()}, tmp_path / "x4.safetensors")
     known: Any = enlarger.load(tmp_path / "x4.safetensors", color_fix="wavelet")
     assert known.module.color_fix == "wavelet"

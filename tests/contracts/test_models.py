@@ -157,7 +157,7 @@ EXAMPLES = {
     NSARM: {"stage 2": nsarm(NSARM, next_scale_parts.transformer)},
     NSARMStageOne: {"stage 1": nsarm(NSARMStageOne)},
     RealESRGAN: {
-        "RRDBNet": real_esrgan(RRDBNet, UNetDiscriminator, channels=8, blocks=1, growth=4),
+        "RRDBNet": real_esrgan(RRDBNet, UNetDiscriminator, channels=8, blocks=1),
         "compact, alone": real_esrgan(SRVGGNetCompact, channels=8, convolutions=2),
     },
     Regression: {

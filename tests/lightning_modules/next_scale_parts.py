@@ -46,4 +46,4 @@ def mapper(seed: int = 0, **settings: Any) -> Transformation:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         branches = [Branch(16, 1, 2), Branch(16, 1, 2)]
-        return Transformation(BITS, (2, 2), GRIDS[:2], branches, (8, 8), dropout=0.0, **settings)
+        return Transformation(BITS, (2, 2), GRIDS[:2], branches, dropout=0.0, **settings)

@@ -63,7 +63,7 @@ def invsr(scale: float = 4.0, **options: Any) -> Any:
 def judge() -> LatentDiscriminator:
     torch.manual_seed(3)
     options: Any = {"widths": (32, 32), "layers": (1, 1), "heads": 4, "text_width": None}
-    return LatentDiscriminator(3, beside=32, **options)
+    return LatentDiscriminator(3, **options)
 
 
 def batch(h: int = 16, w: int = 16, count: int = 2, scale: int = 4) -> Any:

@@ -57,8 +57,8 @@ def test_settings_that_tensors_do_not_show_are_known_of_weights():
     one.space = BitwiseSpace(vae(), [(1, 1), (2, 2), (4, 4)], 1)
     (found,) = unlike(estimating().trained_with, one.trained_with)
     assert found.endswith("[4, 4]], there [[1, 1], [2, 2], [4, 4]]")
-    one, other = (Regression(2, LIIF(2, 1, 8, (8,), ensemble=each)) for each in (True, False))
-    assert unlike(one.trained_with, other.trained_with) == ["network.ensemble True, there False"]
+    one, other = (Regression(2, LIIF(2, 1, 8, (8,), global_skip=each)) for each in (True, False))
+    assert unlike(one.trained_with, other.trained_with) == ["network.global_skip True, there False"]
     paper, released = (
         cascade(upsampler=partial(Shared, resize=resize), pivot_features=features)
         for resize, features in (("bilinear", "cached_t0"), ("nearest", "per_step"))

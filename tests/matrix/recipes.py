@@ -22,7 +22,7 @@ SIZES: dict[str, dict[str, Any]] = {
     # one pass
     "EDSR": {"blocks": 1, "channels": 8},
     "LIIF": {"blocks": 1, "channels": 8, "hidden": [8, 8]},
-    "RRDBNet": {"blocks": 1, "channels": 8, "growth": 4},
+    "RRDBNet": {"blocks": 1, "channels": 8},
     "SRVGGNetCompact": {"channels": 8, "convolutions": 2},
     "Spandrel": {"arguments": {"embed_dim": 12, "depths": [2], "num_heads": [2]}},
     # judges

@@ -54,32 +54,23 @@ def query(
     features: Tensor,
     coord: Tensor,
     cell: Tensor,
-    unfold: bool = True,
-    use_cell: bool = True,
-    ensemble: bool = True,
 ) -> Tensor:
     """Values (B, Q, 3) in [-1, 1] at coord (B, Q, 2), for pixels of size cell (B, Q, 2)."""
     batch, channels, height, width = features.shape
-    if unfold:
-        features = functional.unfold(features, 3, padding=1).view(
-            batch, channels * 9, height, width
-        )
+    features = functional.unfold(features, 3, padding=1).view(batch, channels * 9, height, width)
     centres = cell_centres(height, width, coord.dtype).view(height, width, 2).permute(2, 0, 1)
     centres = centres.unsqueeze(0).expand(batch, 2, height, width)
     size = coord.new_tensor([height, width])
-    signs, nudge = ([-1, 1], 1e-6) if ensemble else ([0], 0.0)
 
     values, areas = [], []
-    for sign_row in signs:
-        for sign_column in signs:
-            point = coord + coord.new_tensor([sign_row / height, sign_column / width]) + nudge
+    for sign_row in (-1, 1):
+        for sign_column in (-1, 1):
+            point = coord + coord.new_tensor([sign_row / height, sign_column / width]) + 1e-6
             point = point.clamp(-1 + 1e-6, 1 - 1e-6).flip(-1).unsqueeze(1)
             picked = functional.grid_sample(features, point, mode="nearest", align_corners=False)
             centre = functional.grid_sample(centres, point, mode="nearest", align_corners=False)
             offset = (coord - centre[:, :, 0].permute(0, 2, 1)) * size
-            inputs = [picked[:, :, 0].permute(0, 2, 1), offset]
-            if use_cell:
-                inputs.append(cell * size)
+            inputs = [picked[:, :, 0].permute(0, 2, 1), offset, cell * size]
             rows = torch.cat(inputs, dim=-1).view(batch * coord.shape[1], -1)
             values.append(perceptron(state, rows).view(batch, coord.shape[1], -1))
             areas.append((offset[..., 0] * offset[..., 1]).abs() + 1e-9)

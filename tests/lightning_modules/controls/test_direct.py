@@ -111,7 +111,7 @@ def test_the_scheduler_beside_a_base_is_compared(prediction, fits, tmp_path):
 def test_the_scheduler_on_the_hub_is_fetched(tmp_path, monkeypatch, caplog):
     """Of a base whose network alone is in the cache; where there is none, it is said."""
 
-    def load_config(place, subfolder, revision, local_files_only=False):
+    def load_config(place, subfolder, local_files_only=False):
         if local_files_only:
             raise OSError("not in the cache")
         return {"prediction_type": "v_prediction"}

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from lightning_modules.networks.feature_upsampler import (
+    TIME_WIDTH,
     Full,
     Places,
     Shared,
@@ -81,7 +82,7 @@ def test_each_channel_is_an_image_of_its_own_to_the_blocks():
         for parameter in phi.parameters():
             parameter.copy_(torch.randn_like(parameter))
     features, times = given(), time_of(phi)
-    tau, own = sinusoid(times, phi.time_width), phi.places["1"]
+    tau, own = sinusoid(times, TIME_WIDTH), phi.places["1"]
     with torch.no_grad():
         x = functional.interpolate(features["1"], SIZES["1"], mode="bilinear")
         for block in own.blocks:  # x + conv2(SiLU(conv1(x) + W tau))

@@ -25,7 +25,7 @@ from tests.lightning_modules.tiny import fill
 from tests.quick import quick
 
 SWIN = {"width": 8, "multipliers": (1, 2), "size": 32, "blocks": 1, "swin_width": 16, "heads": 2}
-SFT = {"features": 8, "width": 8, "multipliers": (1, 2), "blocks": 1, "dropout": 0.3}
+SFT = {"features": 8, "width": 8, "multipliers": (1, 2), "blocks": 1}
 MAKERS: dict[type[Running], Callable[..., Any]] = {
     SwinUNet: functools.partial(SwinUNet, **SWIN),
     SFTUNet: functools.partial(SFTUNet, **SFT),

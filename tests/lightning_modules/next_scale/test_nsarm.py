@@ -110,7 +110,7 @@ class TestStageTwo:
     def test_a_network_that_is_not_trained(self):
         branches = [Branch(16, 1, 2)] * 2
         torch.manual_seed(0)
-        dropping = Transformation(BITS, (2, 2), GRIDS[:2], branches, (8, 8), dropout=0.9)
+        dropping = Transformation(BITS, (2, 2), GRIDS[:2], branches, dropout=0.9)
         # Without `train()`, which Lightning does not call either.
         model = NSARM(2, space(), dropping, transformer(), stage_two=StageTwo(train_mapper=False))
         model.log = lambda *_, **__: None
