@@ -57,6 +57,9 @@ from lightning_modules.backbone.condition import Texts
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import ImageModel
 
+log = logging.getLogger(__name__)
+NAME = "latents"  # prefix of the shards' names
+
 
 @dataclass(frozen=True)
 class EncodeOptions:
@@ -186,10 +189,6 @@ def _caption(key: str, sample: Any) -> str:
 
 class _TooSmallError(ValueError):
     """An image that is smaller than the square."""
-
-
-log = logging.getLogger(__name__)
-NAME = "latents"  # prefix of the shards' names
 
 
 def unit_of(space: Space, scale: float) -> int:

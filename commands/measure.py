@@ -10,7 +10,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from callbacks.results.files import storable
 from commands.process import prepare_output
@@ -57,17 +57,18 @@ def add_options(parser: argparse._ActionsContainer) -> None:
 
 
 def measured(folder: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Return what ``enlarger.measure`` does of a folder of images.
+    """Return what ``measure`` of ``enlarger.py`` does of a folder of images.
 
     Args:
         folder: The folder.
         options: Values of ``--metric`` and of ``add_options``.
     """
-    import enlarger  # here, because comparing runs does without
+    from commands.interface.measuring import measure  # here, because comparing runs does without
 
     metrics = options.metric or (["psnr", "ssim"] if options.reference else ["niqe"])
-    return enlarger.measure(
-        folder, options.reference, metrics, scale=options.scale, device=options.device
+    return cast(
+        "dict[str, Any]",
+        measure(folder, options.reference, metrics, scale=options.scale, device=options.device),
     )
 
 

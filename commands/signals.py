@@ -65,6 +65,8 @@ class Signals:
         others_idle: Returns whether all other processes of the run only wait, too.
     """
 
+    received_sigterm = False  # which Lightning asks: `Stops` decides when a run stops
+
     def __init__(self, end: Callable[[str, int], Any], others_idle: Callable[[], bool]) -> None:
         self.end, self.others_idle = end, others_idle
         self.received = 0  # the signal's number
@@ -81,9 +83,9 @@ class Signals:
         Args:
             trainer: The trainer, before it runs.
         """
-        replace_signal_handlers(trainer, self.install, self.restore)
+        replace_signal_handlers(trainer, self)
 
-    def install(self) -> None:
+    def register_signal_handlers(self) -> None:
         """Install the handlers; before that, a signal ends the process by default."""
         if not self._before:
             self._before = {number: signal.signal(number, self._handle) for number in HANDLED}
@@ -91,7 +93,7 @@ class Signals:
             signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
             threading.Thread(target=self._watch, daemon=True).start()
 
-    def restore(self) -> None:
+    def teardown(self) -> None:
         """Restore the earlier handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
@@ -136,7 +138,7 @@ class Signals:
         number = 0
         while number not in HANDLED:
             number = self._reader.recv(1)[0]
-            if number == 0:  # by `restore`
+            if number == 0:  # by `teardown`
                 return
         self._receive(number)
         since, used = time.monotonic(), _work()

@@ -38,7 +38,7 @@ DISK = {
     errno.ENAMETOOLONG: "give it a shorter name",
 }
 _RAISE = re.compile(r"(.*[:;] *)?raise\b")
-_COMMAND = r"commands[/\\](run[/\\])?(cli|run|lightning_internals)\.py$"
+_COMMAND = r"commands[/\\](cli|lightning_internals)\.py$"
 _FRAME = r'^  File "([^"]+)", line (\d+), in (.*)\n    (.*)'
 _WORKER = "Original Traceback (most recent call last):"
 

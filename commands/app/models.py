@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from enlarger import Enlarger
+    from commands.interface.models import Enlarger
 
 
 class Stopped(Exception):  # noqa: N818  (no error)
@@ -20,15 +20,14 @@ class Models:
     """The methods that the page offers; one is in memory at a time.
 
     Args:
-        sources: What ``enlarger.load`` takes.
-        device: Where they run; by default the first GPU, if there is one.
+        sources: What ``load`` of ``enlarger.py`` takes.
 
     Attributes:
         names: As the page shows them: without folders where that is unique.
     """
 
-    def __init__(self, sources: list[str], device: str | None = None) -> None:
-        self.sources, self.device = sources, device
+    def __init__(self, sources: list[str]) -> None:
+        self.sources = sources
         # An export is called as its run.
         short = [Path(source.removesuffix("/export")).absolute().name for source in sources]
         self.names = {
@@ -75,18 +74,18 @@ class Models:
         Raises:
             ValueError: If it is not offered, cannot be loaded, or cannot take so many steps.
         """
-        import enlarger
+        from commands.interface.models import load
 
         if source not in self.sources:
             raise ValueError(f"{source!r} is not offered here")
         wanted = source, steps or self._own.get(source)
         if self._loaded is None or self._loaded[0] != wanted:
             self._loaded = None  # frees its memory first
-            model = enlarger.load(source, device=self.device)
+            model = load(source)
             self._own[source] = own = model.module.default_steps
             if steps and own and steps != own:
                 changed = model.module.arguments_for_steps(steps)
                 del model
-                model = enlarger.load(source, device=self.device, **changed)
+                model = load(source, **changed)
             self._loaded = (source, steps or own), model
         return self._loaded[1]

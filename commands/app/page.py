@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import html
-import math
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -91,12 +90,11 @@ def in_page(function: Event) -> Event:
     return wrapped
 
 
-def application(models: Models, megapixels: float = math.inf) -> Any:
+def application(models: Models) -> Any:
     """Return the page, an ASGI application.
 
     Args:
         models: The methods, at least one.
-        megapixels: Largest output.
     """
     import fastapi
     import gradio as gr
@@ -152,11 +150,8 @@ def application(models: Models, megapixels: float = math.inf) -> Any:
         scale = scale or model.scale
         h, w = pixels.shape[:2]
         about = f"{w} x {h} to {round(w * scale)} x {round(h * scale)} pixels"
-        if scale < 1 or h * w * scale**2 > megapixels * 1e6:
-            raise ValueError(
-                f"{about}: the scale must be at least 1, and the output at most {megapixels:g} "
-                "megapixels (main.py app --megapixels)"
-            )
+        if scale < 1:
+            raise ValueError(f"{about}: the scale must be at least 1")
         tiling = Tiling(size=tile) if tile else None
         try:
             with models.stoppable():

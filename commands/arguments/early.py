@@ -19,10 +19,22 @@ from files.paths import CONFIGURATIONS, read_text
 
 # First parts of the commands' options.
 TOP = (
-    *("config", "print_config", "help", "debug", "seed_everything", "ckpt_path"),
-    *("weights_only", "verbose", "return_predictions"),
-    *("model", "data", "degradation", "trainer", "run", "tiling", "checkpoint", "writer"),
-    *("encode", "export"),
+    "config",
+    "print_config",
+    "help",
+    "debug",
+    "seed_everything",
+    "ckpt_path",
+    "model",
+    "data",
+    "degradation",
+    "trainer",
+    "run",
+    "tiling",
+    "checkpoint",
+    "writer",
+    "encode",
+    "export",
 )
 ON_RUNS = ("report", "compare", "measure", "export")  # whose first words are paths
 # A file that is the value of one key: a class, or a list of callbacks.

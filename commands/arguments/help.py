@@ -37,15 +37,25 @@ SAID = {
 }
 _WHICH = ("config", "model", "model.weights", "data")
 _TRAIN = (
-    *("data.train.root", "data.scale", "data.batch_size", "data.crop_size", "data.workers"),
-    *("degradation", "trainer.max_steps", "trainer.val_check_interval", "trainer.callbacks"),
+    "data.train.root",
+    "data.scale",
+    "data.batch_size",
+    "data.crop_size",
+    "data.workers",
+    "degradation",
+    "trainer.max_steps",
+    "trainer.val_check_interval",
+    "trainer.callbacks",
 )
 _MACHINE = ("trainer.devices", "trainer.num_nodes", "trainer.accelerator", "trainer.precision")
 _RUN = ("run.name", "run.root")
 _LAST = ("seed_everything", "debug", "print_config")
 _EVALUATE = (
     *(*_WHICH, "degradation", "data.scale", "data.eval_batch_size", "data.workers"),
-    *("data.degradation_seed", "trainer.callbacks", "run.seeds", "ckpt_path"),
+    "data.degradation_seed",
+    "trainer.callbacks",
+    "run.seeds",
+    "ckpt_path",
     *("tiling.size", *_MACHINE, *_RUN, *_LAST),
 )
 _FIT = (
@@ -59,18 +69,36 @@ SHOWN: dict[str, tuple[str, ...]] = {
     "test": _EVALUATE,
     "predict": (
         *(*_WHICH, "data.predict", "data.scale", "data.size", "ckpt_path"),
-        *("writer.folder", "writer.suffix", "writer.format"),
-        *("tiling.size", "trainer.accelerator", "trainer.precision"),
+        "writer.folder",
+        "writer.suffix",
+        "writer.format",
+        "tiling.size",
+        "trainer.accelerator",
+        "trainer.precision",
         *(*_RUN, *_LAST),
     ),
     "encode": (
-        *("config", "encode.out", "encode.crop", "encode.crops_per_image", "encode.flips"),
-        *("encode.hr", "encode.pairs", "encode.texts", "encode.dtype", "encode.overwrite"),
+        "config",
+        "encode.out",
+        "encode.crop",
+        "encode.crops_per_image",
+        "encode.flips",
+        "encode.hr",
+        "encode.pairs",
+        "encode.texts",
+        "encode.dtype",
+        "encode.overwrite",
         *("model.weights", "data.train.root", "trainer.accelerator", *_LAST),
     ),
     "export": (
-        *("RUN", "export.out", "export.onnx", "export.diffusers", "export.overwrite"),
-        *("export.community", "ckpt_path", "debug"),
+        "RUN",
+        "export.out",
+        "export.onnx",
+        "export.diffusers",
+        "export.overwrite",
+        "export.community",
+        "ckpt_path",
+        "debug",
     ),
 }
 

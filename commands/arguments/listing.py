@@ -27,6 +27,7 @@ HINTS = {
     "weights": "--model.weights NAME; python main.py weights --fetch NAME downloads it",
 }
 _LONGEST = 90  # characters of a sentence that is shown as a whole
+KIND_OF_ROOM = {"datamodules": "datasets", "degradations": "degradations", "callbacks": "metrics"}
 
 
 class Entry(NamedTuple):
@@ -39,9 +40,6 @@ class Entry(NamedTuple):
 class _Class(NamedTuple):
     about: str
     bases: tuple[str, ...] = ()
-
-
-KIND_OF_ROOM = {"datamodules": "datasets", "degradations": "degradations", "callbacks": "metrics"}
 
 
 def main(words: Sequence[str]) -> int:

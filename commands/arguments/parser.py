@@ -16,7 +16,6 @@ from commands.arguments.command_line import CommandLine
 from commands.arguments.messages import Mistakes, no_keys
 from commands.arguments.saved_config import as_yaml, without_odd_defaults
 from commands.errors import ConfigurationError
-from commands.names import ABOUT, TOOLS
 from files.merge import Merged
 from files.yaml_loader import StrictLoader
 from lightning_modules.adversarial import Adversarial
@@ -28,12 +27,13 @@ LINKS = {
     "degradation.init_args.scale": "data.init_args.scale",
     "data.init_args.seed": "seed_everything",
 }
-DESCRIPTIONS = {name: about for name, about in ABOUT.items() if name not in TOOLS}
 
 # How the library reads text: as it is, since files and brackets are read before. Only what it has
 # written itself is a document.
 MODE = "text"
 _DOCUMENT = "---\n"
+# The trainer's option: that of an `Adversarial`, and the trainer's default.
+OWN = {"gradient_clip_val": ("clip", None), "accumulate_grad_batches": ("accumulate", 1)}
 
 
 def _load(text: str) -> Any:
@@ -48,12 +48,6 @@ def _load(text: str) -> Any:
 
 set_loader(MODE, _load, (yaml.YAMLError,))
 set_dumper(MODE, lambda config: f"{_DOCUMENT}{as_yaml(config)}")
-
-
-def parser_settings() -> dict[str, Any]:
-    """Return the arguments of the parser and, by command, of the command parsers."""
-    description = "Enlarger: train, compare and run image super-resolution methods."
-    return {"description": description, **{n: {"description": t} for n, t in DESCRIPTIONS.items()}}
 
 
 class Parser(LightningArgumentParser):
@@ -152,10 +146,6 @@ def _number(value: Any) -> Any:
         return float(value)
     except (TypeError, ValueError):
         return value
-
-
-# The trainer's option: that of an `Adversarial`, and the trainer's default.
-OWN = {"gradient_clip_val": ("clip", None), "accumulate_grad_batches": ("accumulate", 1)}
 
 
 def check_own_options(model: ImageModel, trainer: Trainer) -> None:

@@ -30,6 +30,8 @@ from files.method import method_of
 from files.owned import MovedError, refuse_moved
 from files.waits import WAITS, stay
 
+log = logging.getLogger(__name__)
+
 
 class Start(Callback):
     """Compare the data of all processes.
@@ -99,9 +101,6 @@ def data_facts(trainer: Trainer) -> dict[str, Any]:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) < 80 else hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-log = logging.getLogger(__name__)
 
 
 class Agreement:

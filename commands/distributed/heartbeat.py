@@ -289,8 +289,10 @@ class Ranks:
         environment = _environment(trainer)
         self.rank, self.world = trainer.global_rank, trainer.world_size
         self._store = open_store(
-            *(environment.global_rank(), environment.world_size()),
-            *(environment.main_address, environment.main_port),
+            environment.global_rank(),
+            environment.world_size(),
+            environment.main_address,
+            environment.main_port,
             self.limit,
         )
         everyone = self.gather(facts, "start")

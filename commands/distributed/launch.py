@@ -22,6 +22,7 @@ from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     LearningRateFinder,
     ModelPruning,
+    OnExceptionCheckpoint,
     StochasticWeightAveraging,
     WeightAveraging,
 )
@@ -38,7 +39,6 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.optim import Optimizer
 
 from commands.errors import ConfigurationError
-from commands.lightning_internals import set_data_parallel_size
 from commands.world import SLURM, World
 from files.tensors import read_file
 from files.waits import WAITS
@@ -58,6 +58,10 @@ REFUSED = {
     WeightAveraging: (
         "it replaces the weights that training continues from with averages: use "
         "callbacks.EMA, whose averages test, validate and predict use"
+    ),
+    OnExceptionCheckpoint: (
+        "Lightning would resume from its file by itself: remove it; after an exception the group "
+        "checkpoint saves the last complete step"
     ),
     ModelPruning: (
         "checkpoints do not hold its masks, so a continued run would differ: remove it, and "
@@ -84,6 +88,10 @@ COUNTS = {
     "val_check_interval": " (--trainer.limit_val_batches 0 turns validation off)",
     "check_val_every_n_epoch": " (--trainer.limit_val_batches 0 turns validation off)",
 }
+# Tensors on the CPU and Python objects go by gloo: no process waits for its GPU to exchange them.
+# Lightning's own is NCCL alone.
+BACKENDS = "cpu:gloo,cuda:nccl"
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def refuse_unsupported(trainer: Namespace, callbacks: list[Any]) -> None:
@@ -159,31 +167,23 @@ def own_plugins(plugins: Any, strategy: Any, world: World) -> Any:
     return [*given, SLURMEnvironment(auto_requeue=False)] if world.launcher is SLURM else given
 
 
-# Tensors on the CPU and Python objects go by gloo: no process waits for its GPU to exchange them.
-# Lightning's own is NCCL alone.
-BACKENDS = "cpu:gloo,cuda:nccl"
-
-
-def own_strategy(strategy: Any, accelerator: Any, several: bool) -> Any:
+def own_strategy(strategy: Any, accelerator: Any, processes: int) -> Any:
     """Return ``trainer.strategy``, where it is ``ddp`` or ``fsdp`` with our own settings.
 
     Args:
         strategy: Strategy of the configuration; objects and other names are kept. ``auto`` is
             ``ddp`` for several processes, as it is for Lightning.
         accelerator: Accelerator of the configuration.
-        several: Whether there is more than one process.
+        processes: Number of processes.
     """
     cuda = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     backend = BACKENDS if cuda else None
     if strategy == "fsdp":
-        return FullySharded(backend)
-    if strategy == "ddp" or (strategy == "auto" and several):
+        return FullySharded(processes, backend)
+    if strategy == "ddp" or (strategy == "auto" and processes > 1):
         limit = timedelta(seconds=WAITS.limit)
         return DDPStrategy(process_group_backend=backend, timeout=limit)
     return strategy
-
-
-WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class FullySharded(ModelParallelStrategy):
@@ -198,11 +198,13 @@ class FullySharded(ModelParallelStrategy):
     images and of tiles, and one that gathers parameters waits for all others.
 
     Args:
+        processes: Number of processes, which share one copy of the parameters.
         backend: Backend of the process group; by default Lightning's for the device.
     """
 
-    def __init__(self, backend: str | None = None) -> None:
+    def __init__(self, processes: int, backend: str | None = None) -> None:
         super().__init__(
+            data_parallel_size=processes,
             tensor_parallel_size=1,
             save_distributed_checkpoint=False,
             process_group_backend=backend,
@@ -216,11 +218,6 @@ class FullySharded(ModelParallelStrategy):
     def lightning_restore_optimizer(self) -> bool:
         """True: ``load_optimizer_state_dict`` loads the states from the single file."""
         return True
-
-    def setup_environment(self) -> None:
-        """Start the process group; all processes share one copy of the parameters."""
-        set_data_parallel_size(self, self.num_nodes * self.num_processes)
-        super().setup_environment()
 
     def setup(self, trainer: Trainer) -> None:
         """Shard the model, then create its optimisers."""

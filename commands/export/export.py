@@ -29,6 +29,7 @@ from commands.export.formats import (
     write_onnx,
     write_tensors,
 )
+from commands.run.files import CONFIG
 from commands.run.weights import EXPORT
 from files.owned import foreign, remove_folder, whole_folder
 from files.paths import expand_path
@@ -37,7 +38,6 @@ from lightning_modules.base import ImageModel
 from lightning_modules.weights import EXPORTED
 
 log = logging.getLogger(__name__)
-CONFIG = "config.yaml"
 ONNX = "model.onnx"
 COMMUNITY = "network.safetensors"
 BACKBONE = re.compile(r"[^/]+/(config\.json|diffusion_pytorch_model[\w.-]*\.(safetensors|json))")

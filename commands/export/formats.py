@@ -27,6 +27,9 @@ from lightning_modules.one_pass.regression import OnePass
 from lightning_modules.weights import read_weights, sources
 
 MEGABYTE = 1e6
+TOLERANCE = 1e-4  # of values in [0, 1]: a fortieth of an 8-bit level
+SHAPES = ((2, 48, 64), (1, 37, 51))  # images, height, width; the first one is traced, too
+AXES = {0: "batch", 2: "height", 3: "width"}
 
 
 def exported_tensors(model: ImageModel) -> dict[str, Tensor]:
@@ -200,11 +203,6 @@ def _save(network: Any, folder: Path) -> None:
     finally:
         for parameter, data in before:
             parameter.data = data
-
-
-TOLERANCE = 1e-4  # of values in [0, 1]: a fortieth of an 8-bit level
-SHAPES = ((2, 48, 64), (1, 37, 51))  # images, height, width; the first one is traced, too
-AXES = {0: "batch", 2: "height", 3: "width"}
 
 
 class Graph(nn.Module):

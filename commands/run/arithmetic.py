@@ -58,7 +58,10 @@ def arithmetic(
             log.info(
                 "arithmetic: run.matmul_precision %s, trainer.benchmark %s, convolutions in %s, "
                 "on %s",
-                *(precision, str(benchmark).lower(), "TF32" if tf32 else "float32", device),
+                precision,
+                str(benchmark).lower(),
+                "TF32" if tf32 else "float32",
+                device,
             )
         yield
     finally:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, GradientAccumulationScheduler
 
@@ -27,15 +28,9 @@ from callbacks.evaluation import accumulated, all_callbacks
 from callbacks.metrics.base import Metric
 from commands.arguments.saved_config import as_yaml, flat
 from commands.errors import did_you_mean
-from commands.lightning_internals import (
-    dump_checkpoint,
-    end_restart,
-    logged_values,
-    restore_logged_values,
-    run_validation,
-    set_logged_step,
-)
+from commands.lightning_internals import set_logged_step
 from commands.run.files import (
+    CONFIG,
     FOLDER,
     is_whole,
     list_checkpoints,
@@ -53,10 +48,17 @@ from files.owned import remove_file
 from files.tensors import plain, read_file
 from files.waits import WAITS
 
+log = logging.getLogger(__name__)
+
 # Settings, beside the metrics, without which scores cannot be compared.
 MEASURED = (
-    *("data.init_args.val", "data.init_args.degradation_seed", "degradation"),
-    *("trainer.limit_val_batches", "tiling.size", "tiling.overlap", "tiling.window"),
+    "data.init_args.val",
+    "data.init_args.degradation_seed",
+    "degradation",
+    "trainer.limit_val_batches",
+    "tiling.size",
+    "tiling.overlap",
+    "tiling.window",
 )
 
 
@@ -101,9 +103,6 @@ def monitored_values(trainer: Trainer) -> dict[str, float]:
     names |= {c.monitor for c in all_callbacks(trainer) if isinstance(c, EarlyStopping)}
     logged = trainer.callback_metrics
     return {name: float(logged[name]) for name in sorted(map(str, names)) if name in logged}
-
-
-log = logging.getLogger(__name__)
 
 
 def better_values(monitor: str, trainer: Trainer) -> Literal["min", "max"] | None:
@@ -210,7 +209,7 @@ class Checkpoints(Checkpoint):
             # checkpoint was accepted.
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             content = as_yaml(self.config)
-            write_atomically(self.folder.parent / "config.yaml", content.encode())
+            write_atomically(self.folder.parent / CONFIG, content.encode())
         if self.config is None:  # else the configuration was compared
             warn_of_other_options(self._asked, optimiser_options(trainer))
         ranking = read_ranking(self.folder)
@@ -225,7 +224,9 @@ class Checkpoints(Checkpoint):
             self._written -= {*ranking["best"]}  # so they are not removed
         self._saved_step = trainer.global_step if self.resumed_from else -1
         self._saved_at = time.monotonic()
-        restore_logged_values(trainer, self._monitored)
+        device = trainer.strategy.root_device
+        for name, value in self._monitored.items():
+            trainer.callback_metrics[name] = torch.tensor(value, device=device)
         follow_schedule(trainer)
         if self._validation_due and not self.off:
             log.info("the interrupted validation runs first")
@@ -297,7 +298,7 @@ class Checkpoints(Checkpoint):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the values so far: Lightning keeps those that this validation does not log."""
         # Early stopping and schedules may read the old ones, and fail without them.
-        self._before = logged_values(trainer)
+        self._before = dict(trainer.callback_metrics)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the monitored value; a validated checkpoint is due, as it may be the best."""
@@ -314,7 +315,9 @@ class Checkpoints(Checkpoint):
                 "the validation after step %d ran within an accumulation of %d batches, where no "
                 "checkpoint can be written: its %s is not ranked; set trainer.val_check_interval "
                 "to a multiple",
-                *(trainer.global_step, accumulated(trainer), self.monitor),
+                trainer.global_step,
+                accumulated(trainer),
+                self.monitor,
             )
         ranked, logged = self._value is not None, [n for n in new if n.startswith("val/")]
         if ranked and self._direction is None and not self._warned:
@@ -327,13 +330,15 @@ class Checkpoints(Checkpoint):
             log.warning(
                 "checkpoint.monitor is %r, which this validation did not log, so no checkpoint is "
                 "ranked as best%s; logged: %s",
-                *(self.monitor, did_you_mean(self.monitor, logged), ", ".join(logged)),
+                self.monitor,
+                did_you_mean(self.monitor, logged),
+                ", ".join(logged),
             )
         self._warned |= ranked or bool(logged)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let schedules that monitor a value see it at the end of a resumed epoch, too."""
-        end_restart(trainer)
+        """Make a continued epoch end as any other: else plateau schedules are skipped once."""
+        trainer.fit_loop.on_iteration_done()
 
     def save_last(self, trainer: Trainer) -> None:
         """Write the last checkpoint of a training that ends; ``Stops`` calls it before others.
@@ -564,7 +569,8 @@ class SavesLast(Callback):
             log.warning(
                 "the weights of step %d were not validated, the last that were are those of step "
                 "%d: test takes the best of these, or --ckpt_path",
-                *(trainer.global_step, self._at),
+                trainer.global_step,
+                self._at,
             )
         self._save_last(trainer)
 
@@ -583,6 +589,47 @@ def is_foreign_checkpoint_callback(callback: Callback) -> bool:
     return isinstance(callback, Checkpoint) and not isinstance(callback, Checkpoints)
 
 
+def run_validation(trainer: Trainer, ends_epoch: bool) -> None:
+    """Validate within ``fit``, as Lightning does after a step; ``Trainer.validate`` cannot.
+
+    Args:
+        trainer: The trainer, between two steps.
+        ends_epoch: Whether the validation is the one at the end of an epoch.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    trainer.validating = True
+    loop.val_loop.restarting = False
+    loop.val_loop.run()
+    trainer.training = True
+    loop.update_lr_schedulers("step", update_plateau_schedulers=True)
+    if ends_epoch:
+        loop.update_lr_schedulers("epoch", update_plateau_schedulers=True)
+
+
+class _WholeFiles(TorchCheckpointIO):
+    """Writes a checkpoint and its checksum; keeps an error for the other processes."""
+
+    error: OSError | ValueError | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
+        content = plain(checkpoint)
+
+        def write(file: BinaryIO) -> None:
+            torch.save(content, file)
+            file.flush()
+            read_file(Path(file.name), mapped=True)
+
+        try:
+            write_whole(Path(path), write)
+        except OSError as error:
+            self.error = OSError(str(error))
+        except ValueError as error:
+            self.error = ValueError(
+                f"the checkpoint {error}. Keep only numbers, texts, tensors, lists and "
+                "dictionaries in the state of callbacks, schedules and optimisers"
+            )
+
+
 def write_checkpoint(trainer: Trainer, path: Path) -> None:
     """Write a checkpoint and its checksum; a file called ``path`` is always complete.
 
@@ -590,25 +637,14 @@ def write_checkpoint(trainer: Trainer, path: Path) -> None:
         OSError: If the disk is full or the folder not writable; nothing is left behind.
         ValueError: If it holds objects that are not read again, as reading them would run code.
     """
-    checkpoint = plain(dump_checkpoint(trainer))
-
-    def write(file: BinaryIO) -> None:
-        torch.save(checkpoint, file)
-        file.flush()
-        read_file(Path(file.name), mapped=True)
-
-    error: OSError | ValueError | None = None
-    if trainer.is_global_zero:
-        try:
-            write_whole(path, write)
-        except OSError as caught:
-            error = OSError(str(caught))
-        except ValueError as caught:
-            error = ValueError(
-                f"the checkpoint {caught}. Keep only numbers, texts, tensors, lists and "
-                "dictionaries in the state of callbacks, schedules and optimisers"
-            )
-    error = trainer.strategy.broadcast(error) if trainer.world_size > 1 else error
+    strategy, files = trainer.strategy, _WholeFiles()
+    usual_files = strategy.checkpoint_io
+    strategy.checkpoint_io = files
+    try:
+        trainer.save_checkpoint(path, weights_only=False)
+    finally:
+        strategy.checkpoint_io = usual_files
+    error = strategy.broadcast(files.error) if trainer.world_size > 1 else files.error
     if error is not None:
         raise error
 

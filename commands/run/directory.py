@@ -18,7 +18,7 @@ from jsonargparse import Namespace
 from callbacks.predict.files import why_no_folder
 from commands.arguments.saved_config import flat
 from commands.errors import ConfigurationError, TemporaryError
-from commands.run.files import FOLDER, list_checkpoints, newest_whole
+from commands.run.files import CONFIG, FOLDER, list_checkpoints, newest_whole
 from commands.run.folder_lock import HOLDER, FolderLock
 from files.checksums import check_intact
 from files.numbers import PositiveFloat, PositiveInt
@@ -31,6 +31,63 @@ from files.yaml_loader import plain_yaml
 log = logging.getLogger(__name__)
 SILENT_SECONDS = 1.0  # of waiting for a lock, before the log names the holder
 POLL_SECONDS = 0.2
+# Keys that may differ when a run is resumed: they change neither weights nor results.
+FREE = (
+    "run.root",
+    "run.name",
+    "run.change",
+    "run.overwrite",
+    "run.seeds",
+    "run.preflight_minutes",
+    "run.heartbeat_seconds",
+    "run.lost_after_seconds",
+    "run.wait_minutes",
+    "checkpoint",
+    "writer",
+    "tiling",
+    "config",
+    "ckpt_path",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.plugins",
+    "trainer.model_registry",
+    "trainer.logger",
+    "trainer.log_every_n_steps",
+    "trainer.profiler",
+    "trainer.detect_anomaly",
+    "trainer.barebones",
+    "trainer.enable_progress_bar",
+    "trainer.enable_model_summary",
+    "trainer.enable_checkpointing",
+    "trainer.max_time",
+    "trainer.val_check_interval",
+    "trainer.check_val_every_n_epoch",
+    "trainer.num_sanity_val_steps",
+    "trainer.limit_test_batches",
+    "trainer.limit_predict_batches",
+    "data.init_args.workers",
+    "data.init_args.eval_batch_size",
+    "data.init_args.test",
+    "data.init_args.predict",
+)
+# Groups in each config.yaml of a run.
+WRITTEN = {"seed_everything", "trainer", "model", "data", "run", "checkpoint"}
+WRITE = ("fit", "check", "validate", "test")  # commands that need a writable run directory
+FIXED = (  # files that they write there
+    "report.html",
+    "report/scalars.jsonl",
+    "report/images.json",
+    f"{FOLDER}/best.json",
+    "results.json",
+    "images.json",
+)
+# What a checkpoint restores, also if the configuration differs.
+OF_CHECKPOINT = re.compile(r"(^|[._])(optimizer|lr_scheduler)(\.|$)")
+# Where 1 is one batch and 1.0 all of them. Elsewhere 0, a default, is read again as 0.0.
+COUNT_OR_SHARE = ("trainer.limit_", "trainer.overfit_batches", "trainer.val_check_interval")
+GROWING = ("trainer.max_steps", "trainer.max_epochs")  # may only become larger
 
 
 @contextmanager
@@ -53,7 +110,8 @@ def alone_in(folder: Path, patience: float) -> Iterator[FolderLock]:
         log.warning(
             "%s cannot be locked (%s): nothing prevents a second command from writing to the same "
             "folder",
-            *(folder, error),
+            folder,
+            error,
         )
     try:
         yield lock
@@ -75,43 +133,6 @@ def _acquire(lock: FolderLock, patience: float) -> None:
             said = True
             log.info("%s is locked by %s; waiting for it to end", lock.folder, lock.holder())
         time.sleep(POLL_SECONDS)
-
-
-# Keys that may differ when a run is resumed: they change neither weights nor results.
-FREE = (
-    *(
-        f"run.{key}"
-        for key in (
-            *("root", "name", "change", "overwrite", "seeds", "preflight_minutes"),
-            *("heartbeat_seconds", "lost_after_seconds", "wait_minutes"),
-        )
-    ),
-    *("checkpoint", "writer", "tiling", "config", "ckpt_path", "weights_only"),
-    *(
-        f"trainer.{key}"
-        for key in (
-            *("accelerator", "devices", "num_nodes", "strategy", "plugins", "model_registry"),
-            *("logger", "log_every_n_steps", "profiler", "detect_anomaly", "barebones"),
-            *("enable_progress_bar", "enable_model_summary", "enable_checkpointing", "max_time"),
-            *("val_check_interval", "check_val_every_n_epoch", "num_sanity_val_steps"),
-            *("limit_test_batches", "limit_predict_batches"),
-        )
-    ),
-    *(f"data.init_args.{key}" for key in ("workers", "eval_batch_size", "test", "predict")),
-)
-
-# Groups in each config.yaml of a run.
-WRITTEN = {"seed_everything", "trainer", "model", "data", "run", "checkpoint"}
-WRITE = ("fit", "check", "validate", "test")  # commands that need a writable run directory
-FIXED = (  # files that they write there
-    *("report.html", "report/scalars.jsonl", "report/images.json", f"{FOLDER}/best.json"),
-    *("results.json", "images.json"),
-)
-# What a checkpoint restores, also if the configuration differs.
-OF_CHECKPOINT = re.compile(r"(^|[._])(optimizer|lr_scheduler)(\.|$)")
-# Where 1 is one batch and 1.0 all of them. Elsewhere 0, a default, is read again as 0.0.
-COUNT_OR_SHARE = ("trainer.limit_", "trainer.overfit_batches", "trainer.val_check_interval")
-GROWING = ("trainer.max_steps", "trainer.max_epochs")  # may only become larger
 
 
 @dataclass
@@ -229,7 +250,7 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / FOLDER
-        self.config_file = path / "config.yaml"
+        self.config_file = path / CONFIG
         self._lock: FolderLock | None = None
 
     def check_place(self, command: str) -> None:

@@ -20,7 +20,8 @@ from files.owned import write_whole as write_whole_file
 from files.paths import glob_paths
 
 log = logging.getLogger(__name__)
-FOLDER = "checkpoints"
+FOLDER = "checkpoints"  # in the folder of a run
+CONFIG = "config.yaml"  # of a run or an exported folder
 _NAME = re.compile(r"step-(\d+)\.ckpt")
 
 

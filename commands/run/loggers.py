@@ -23,8 +23,15 @@ NAMES = {"WandbLogger": "name", "MLFlowLogger": "run_name"}
 GROUPS = ("model", "data", "degradation", "seed_everything")
 EVALUATED = ("val", "test", "predict")  # of data
 OF_TRAINER = (
-    *("max_steps", "max_epochs", "max_time", "precision", "accumulate_grad_batches"),
-    *("gradient_clip_val", "gradient_clip_algorithm", "devices", "num_nodes"),
+    "max_steps",
+    "max_epochs",
+    "max_time",
+    "precision",
+    "accumulate_grad_batches",
+    "gradient_clip_val",
+    "gradient_clip_algorithm",
+    "devices",
+    "num_nodes",
 )
 
 
@@ -59,7 +66,9 @@ def keep_earlier_metrics(trainer: Trainer) -> None:
             log.warning(
                 "%s has the metrics of an earlier start, and %s would delete them: they are now "
                 "in %s. Remove its version for a new folder at each start",
-                *(path, type(logger).__name__, move_aside(path)),
+                path,
+                type(logger).__name__,
+                move_aside(path),
             )
 
 

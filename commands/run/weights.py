@@ -16,6 +16,8 @@ from files.paths import expand_path
 from lightning_modules.base import ImageModel
 from lightning_modules.weights import INDEX
 
+log = logging.getLogger(__name__)
+
 EXPORT = "model.safetensors"  # in a folder of `export`
 
 
@@ -94,9 +96,6 @@ def needed_files(config: Namespace, own: bool) -> dict[str, Path]:
             key = f"model.init_args.{name}"
             found[key] = find_weights(value, scale, key)
     return found
-
-
-log = logging.getLogger(__name__)
 
 
 def freezes(model: ImageModel) -> bool:

@@ -72,11 +72,11 @@ def test_strategies_that_are_refused(strategy: str) -> None:
 @pytest.mark.parametrize("gpu", [False, True])
 def test_tensors_of_the_cpu_go_by_gloo(monkeypatch: pytest.MonkeyPatch, gpu: bool) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    assert own_strategy("auto", "auto", several=False) == "auto"
+    assert own_strategy("auto", "auto", processes=1) == "auto"
     given = DDPStrategy()
-    assert own_strategy(given, "auto", several=True) is given
+    assert own_strategy(given, "auto", processes=2) is given
     for name, accelerator in itertools.product(("ddp", "auto", "fsdp"), ("auto", "gpu", "cpu")):
-        made = own_strategy(name, accelerator, several=True)
+        made = own_strategy(name, accelerator, processes=2)
         assert isinstance(made, FullySharded if name == "fsdp" else DDPStrategy)
         backend = "cpu:gloo,cuda:nccl" if gpu and accelerator != "cpu" else None
         assert made.process_group_backend == backend
