@@ -178,9 +178,7 @@ class EnlargerCLI(LightningCLI):
         name_loggers(config.trainer.logger, options.name)
         if config.ckpt_path is not None:
             config.ckpt_path = expand_path(config.ckpt_path, "ckpt_path")
-        self.ranks = Ranks(
-            60 * options.preflight_minutes, options.heartbeat_seconds, options.lost_after_seconds
-        )
+        self.ranks = Ranks(60 * options.preflight_minutes, options.lost_after_seconds)
         self.ranks.signals.command = self.command
         WAITS.limit = 60 * options.wait_minutes
         reads_weights = weights_are_read(self.run, config, self.fits)
@@ -380,7 +378,7 @@ class EnlargerCLI(LightningCLI):
         try:
             yield
         except (Stopped, Checked):
-            self.ranks.leave()
+            self.ranks.finish()
             raise
         except BaseException as error:
             blamed = self.ranks.fail(error, status_of(error))
@@ -411,7 +409,9 @@ class EnlargerCLI(LightningCLI):
                 self._evaluate()
             if self.command == "fit":
                 self._tell_of_training()
-        self.ranks.finish()
+        failure = self.ranks.finish()
+        if failure is not None:
+            raise TemporaryError(*failure)
 
     def _evaluate(self) -> None:
         """Validate or test once for each of ``run.seeds``; once if the method draws no noise.
