@@ -150,9 +150,12 @@ class Checkpoints(Checkpoint):
         monitor: str = "val/psnr",
         mode: Literal["min", "max"] | None = None,
     ) -> None:
-        self.every_n_steps, self.every_n_minutes = every_n_steps, every_n_minutes
-        self.keep_last, self.keep_best = keep_last, keep_best
-        self.monitor, self.mode = monitor, mode
+        self.every_n_steps = every_n_steps
+        self.every_n_minutes = every_n_minutes
+        self.keep_last = keep_last
+        self.keep_best = keep_best
+        self.monitor = monitor
+        self.mode = mode
         self.folder = Path(FOLDER)
         # Set by the command line:
         self.resumed_from: Path | None = None
@@ -163,7 +166,7 @@ class Checkpoints(Checkpoint):
         self._saved_step = -1
         self._saved_at = time.monotonic()
         # False while weights, schedules and counters do not belong to one finished step:
-        self._whole = True
+        self._is_step_finished = True
         self._position: tuple[int, int] | None = None  # (epoch, its finished batches)
         self._before: dict[str, Any] = {}  # logged values when the validation began
         self._direction = mode
@@ -173,7 +176,9 @@ class Checkpoints(Checkpoint):
         self._validation_due = False  # True after an interrupted validation
         self._monitored: dict[str, float] = {}  # values logged before the run was resumed
         self._limits: tuple[int, int | None] | None = None  # on steps and epochs, while lifted
-        self._asked: list[dict[str, str]] = []  # of the optimisers, before a checkpoint's
+        self._configured_options: list[
+            dict[str, str]
+        ] = []  # of the optimisers, before a checkpoint's
         self._stops = False  # at the end of the accumulation
 
     # -------------------------------------------------------------------------------- when to write
@@ -189,7 +194,7 @@ class Checkpoints(Checkpoint):
 
         If it was the last one, Lightning would not begin a training that has nothing left to do.
         """
-        self._asked = optimiser_options(trainer)
+        self._configured_options = optimiser_options(trainer)
         if self._validation_due and not self.off:
             loop = trainer.fit_loop
             self._limits = loop.max_steps, loop.max_epochs
@@ -211,13 +216,13 @@ class Checkpoints(Checkpoint):
             content = as_yaml(self.config)
             write_atomically(self.folder.parent / CONFIG, content.encode())
         if self.config is None:  # else the configuration was compared
-            warn_of_other_options(self._asked, optimiser_options(trainer))
+            warn_of_other_options(self._configured_options, optimiser_options(trainer))
         ranking = read_ranking(self.folder)
         self._measured = self._measurement(trainer)
         self._written = {*ranking.get("written", ())}
         if self.resumed_from is not None and self.resumed_from.parent == self.folder:
             self._written.add(self.resumed_from.name)  # killed before the list was written
-        if not self._comparable(ranking):
+        if not self._is_comparable(ranking):
             log.warning(
                 "best.json has scores of other images or metrics, which are ignored from now on"
             )
@@ -267,33 +272,45 @@ class Checkpoints(Checkpoint):
 
     def on_before_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Note that the weights are ahead of the counters until the end of the batch."""
-        self._whole = False
+        self._is_step_finished = False
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Note the position, and decide whether a checkpoint is due."""
-        epoch, done = trainer.current_epoch, batches_done(trainer)
-        self._position = (epoch + 1, 0) if done >= trainer.num_training_batches else (epoch, done)
-        self._whole = True
+        epoch = trainer.current_epoch
+        batches = batches_done(trainer)
+        if batches >= trainer.num_training_batches:
+            self._position = (epoch + 1, 0)
+        else:
+            self._position = (epoch, batches)
+        self._is_step_finished = True
         if self._hold(trainer):
             return
         if self._stops:
-            self._stops, trainer.should_stop = False, True
+            self._stops = False
+            trainer.should_stop = True
         self._value = None
         step = trainer.global_step
-        whole = bool(self.every_n_steps) and step > 0 and step % self.every_n_steps == 0
-        if whole and step != self._saved_step:
-            self._due = True
-        seldom = trainer.world_size > 1 and step % max(1, vars(trainer)["log_every_n_steps"])
-        if self.every_n_minutes and not seldom:
-            late = time.monotonic() - self._saved_at >= 60 * self.every_n_minutes
-            self._due |= bool(trainer.strategy.broadcast(late)) if trainer.world_size > 1 else late
+        if self.every_n_steps and step > 0 and step != self._saved_step:
+            self._due |= step % self.every_n_steps == 0
+        if self.every_n_minutes:
+            self._due |= self._is_late(trainer)
+
+    def _is_late(self, trainer: Trainer) -> bool:
+        """Return whether the last checkpoint is ``every_n_minutes`` old, by the first clock."""
+        is_late = time.monotonic() - self._saved_at >= 60 * self.every_n_minutes
+        if trainer.world_size == 1:
+            return is_late
+        if trainer.global_step % max(1, vars(trainer)["log_every_n_steps"]):
+            return False
+        return bool(trainer.strategy.broadcast(is_late))
 
     def _hold(self, trainer: Trainer) -> bool:
         # Within an accumulation nothing could be saved: a timer's stop waits for its end.
-        pending = gradients_pending(trainer)
-        if pending and trainer.should_stop:
-            self._stops, trainer.should_stop = True, False
-        return pending
+        is_pending = gradients_pending(trainer)
+        if is_pending and trainer.should_stop:
+            self._stops = True
+            trainer.should_stop = False
+        return is_pending
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the values so far: Lightning keeps those that this validation does not log."""
@@ -304,9 +321,12 @@ class Checkpoints(Checkpoint):
         """Note the monitored value; a validated checkpoint is due, as it may be the best."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        found = trainer.callback_metrics.items()
-        new = {name: value for name, value in found if value is not self._before.get(name)}
-        value = new.get(self.monitor)
+        logged = {
+            name: value
+            for name, value in trainer.callback_metrics.items()
+            if value is not self._before.get(name)
+        }
+        value = logged.get(self.monitor)
         self._value = None if value is None else float(value)
         if not self._hold(trainer):
             self._due = True
@@ -319,14 +339,22 @@ class Checkpoints(Checkpoint):
                 accumulated(trainer),
                 self.monitor,
             )
-        ranked, logged = self._value is not None, [n for n in new if n.startswith("val/")]
-        if ranked and self._direction is None and not self._warned:
+        if not self._warned:
+            self._warn_of_monitor([name for name in logged if name.startswith("val/")])
+
+    def _warn_of_monitor(self, logged: list[str]) -> None:
+        """Warn once if checkpoints are not ranked, or it is unknown which are better.
+
+        Args:
+            logged: Names of what the validation logged.
+        """
+        if self._value is not None and self._direction is None:
             log.warning(
                 "checkpoint.monitor is %r, and it is unknown whether larger values are better: the "
                 "largest counts as the best; set checkpoint.mode to max or min",
                 self.monitor,
             )
-        if not ranked and logged and not self._warned:  # nor did any earlier one
+        if self._value is None and logged:
             log.warning(
                 "checkpoint.monitor is %r, which this validation did not log, so no checkpoint is "
                 "ranked as best%s; logged: %s",
@@ -334,7 +362,7 @@ class Checkpoints(Checkpoint):
                 did_you_mean(self.monitor, logged),
                 ", ".join(logged),
             )
-        self._warned |= ranked or bool(logged)
+        self._warned = self._value is not None or bool(logged)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make a continued epoch end as any other: else plateau schedules are skipped once."""
@@ -346,8 +374,9 @@ class Checkpoints(Checkpoint):
         Raises:
             OSError: If it could not be written.
         """
-        whole = self._position is not None and self._whole and not gradients_pending(trainer)
-        if whole and (self._due or trainer.global_step != self._saved_step):
+        if self._position is None or not self._is_step_finished or gradients_pending(trainer):
+            return
+        if self._due or trainer.global_step != self._saved_step:
             self.save(trainer, final=True)
 
     def on_exception(
@@ -357,7 +386,7 @@ class Checkpoints(Checkpoint):
         if self.off or trainer.state.fn != "fit" or self._position is None:
             return
         if isinstance(exception, Stopped):
-            if exception.in_validation and self._whole:  # all processes stop here
+            if exception.in_validation and self._is_step_finished:  # all processes stop here
                 self._validation_due = True
                 self._saved_step = -1  # the checkpoint of this step does not record it
                 self.save(trainer, final=True)
@@ -369,7 +398,7 @@ class Checkpoints(Checkpoint):
                 "stopped by an exception; other ranks may not have seen it, so no checkpoint is "
                 "written"
             )
-        elif not self._whole or gradients_pending(trainer) or self._ends_epoch(trainer):
+        elif not self._is_step_finished or gradients_pending(trainer) or self._ends_epoch(trainer):
             log.error(
                 "stopped in the middle of a step, or at an epoch's end, which cannot be resumed "
                 "from there: the previous checkpoint remains"
@@ -399,8 +428,9 @@ class Checkpoints(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Set the counters to the form that resumes exactly, wherever Lightning's loop is."""
-        if awaited := monitored_values(trainer):
-            checkpoint["callbacks"].setdefault(self.state_key, {})["awaited"] = awaited
+        values = monitored_values(trainer)
+        if values:
+            checkpoint["callbacks"].setdefault(self.state_key, {})["awaited"] = values
         if self._position is None:
             return
         epoch, batches = self._position
@@ -428,12 +458,12 @@ class Checkpoints(Checkpoint):
         step = trainer.global_step
         path = self.folder / f"step-{step:09d}.ckpt"
         # A step that is already written (and validated only now) is only ranked again.
-        written = step == self._saved_step and is_whole(path)
+        is_written = step == self._saved_step and is_whole(path)
         if trainer.world_size > 1:
-            written = bool(trainer.strategy.broadcast(written))
+            is_written = bool(trainer.strategy.broadcast(is_written))
         WAITS.saving = True
         try:
-            if not written:
+            if not is_written:
                 write_checkpoint(trainer, path)
         except OSError as error:
             self._report(path, error, final)
@@ -447,50 +477,57 @@ class Checkpoints(Checkpoint):
         self._due = False
 
     def _report(self, path: Path, error: OSError, final: bool) -> None:
-        kept = ", ".join(p.name for p in list_checkpoints(self.folder)) or "none"
-        message = f"{path} could not be written ({error}); kept: {kept}"
+        present = ", ".join(p.name for p in list_checkpoints(self.folder)) or "none"
+        message = f"{path} could not be written ({error}); kept: {present}"
         if final:
             self.off = True  # or `on_exception` would try again
             raise OSError(message) from error
         log.error("%s. Training continues and tries again at the next checkpoint.", message)
 
     def _rank(self, name: str) -> None:
-        # Checkpoints that this run did not write are neither ranked nor removed.
+        """Write ``best.json``, and remove checkpoints that are neither the newest nor the best.
+
+        Those that this run did not write are neither ranked nor removed.
+
+        Args:
+            name: The checkpoint of the current weights.
+        """
         self._written.add(name)
-        found = [p.name for p in list_checkpoints(self.folder) if p.name in self._written]
+        names = [p.name for p in list_checkpoints(self.folder) if p.name in self._written]
+        present = [each for each in names if each <= name]
         # The run would have resumed from a later one if it were complete.
-        later = [n for n in found if n > name and not is_whole(self.folder / n)]
-        present = [n for n in found if n <= name]
+        damaged = [each for each in names if each > name and not is_whole(self.folder / each)]
         ranking = read_ranking(self.folder)
-        scores = ranking.get("scores", {}) if self._comparable(ranking) else {}
-        mode = self._direction or "max"
+        scores = ranking.get("scores", {}) if self._is_comparable(ranking) else {}
         if self._value is not None and math.isfinite(self._value):
             scores[name] = self._value
-        scores = {n: v for n, v in scores.items() if n in present}
-        best = sorted(scores, key=lambda n: (scores[n], n), reverse=mode == "max")
+        scores = {each: score for each, score in scores.items() if each in present}
+        mode = self._direction or "max"
+        best = sorted(scores, key=lambda each: (scores[each], each), reverse=mode == "max")
         best = best[: self.keep_best]
-        keep = {*present[: self.keep_last], *best}
+        remaining = {*present[: self.keep_last], *best}
+        removed = [*damaged, *(each for each in present if each not in remaining)]
         ranking = {
             "monitor": self.monitor,
             "measured": self._measured,
             "mode": mode,
             "best": best,
-            "scores": {n: v for n, v in scores.items() if n in keep},
-            "written": sorted({*found} - {*later} - ({*present} - keep)),
+            "scores": {each: score for each, score in scores.items() if each in remaining},
+            "written": sorted({*names} - {*removed}),
         }
         try:
             write_atomically(self.folder / "best.json", json.dumps(ranking, indent=2).encode())
         except OSError as error:
             log.error("%s/best.json could not be written (%s)", self.folder, error)
             return
-        for old in [*later, *(n for n in present if n not in keep)]:
-            remove_file(self.folder / old)
-            remove_file(checksum_of(self.folder / old))
+        for each in removed:
+            remove_file(self.folder / each)
+            remove_file(checksum_of(self.folder / each))
 
-    def _comparable(self, ranking: dict[str, Any]) -> bool:
+    def _is_comparable(self, ranking: dict[str, Any]) -> bool:
         # Rankings of earlier versions do not say what was measured.
-        now = {"monitor": self.monitor, "measured": self._measured}
-        return all(ranking.get(key, value) == value for key, value in now.items())
+        is_same_monitor = ranking.get("monitor", self.monitor) == self.monitor
+        return is_same_monitor and ranking.get("measured", self._measured) == self._measured
 
     def _measurement(self, trainer: Trainer) -> str:
         if self.config is None:  # in Python
@@ -498,8 +535,8 @@ class Checkpoints(Checkpoint):
         settings = flat(self.config)
         measured = [item for item in settings.items() if item[0].startswith(MEASURED)]
         names = {type(c).__name__ for c in all_callbacks(trainer) if isinstance(c, Metric)}
-        given = settings.get("trainer.callbacks") or []
-        metrics = [c for c in given if c["class_path"].rpartition(".")[2] in names]
+        callbacks = settings.get("trainer.callbacks") or []
+        metrics = [c for c in callbacks if c["class_path"].rpartition(".")[2] in names]
         return digest_of([as_yaml([measured, metrics])])
 
 
@@ -651,5 +688,8 @@ def write_checkpoint(trainer: Trainer, path: Path) -> None:
 
 def _progress(total: int, current: int) -> dict[str, Any]:
     counts = ("ready", "started", "processed", "completed")
-    both = {"total": dict.fromkeys(counts, total), "current": dict.fromkeys(counts, current)}
-    return {**both, "is_last_batch": False}
+    return {
+        "total": dict.fromkeys(counts, total),
+        "current": dict.fromkeys(counts, current),
+        "is_last_batch": False,
+    }

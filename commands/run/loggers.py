@@ -21,7 +21,7 @@ FILE = "metrics.csv"  # as Lightning's logger calls it
 NAMES = {"WandbLogger": "name", "MLFlowLogger": "run_name"}
 # What determines the training, of the configuration.
 GROUPS = ("model", "data", "degradation", "seed_everything")
-EVALUATED = ("val", "test", "predict")  # of data
+EVALUATED = ("data.init_args.val", "data.init_args.test", "data.init_args.predict")  # left out
 OF_TRAINER = (
     "max_steps",
     "max_epochs",
@@ -82,26 +82,33 @@ def hyperparameters(config: Mapping[str, Any]) -> dict[str, Scalar]:
         Numbers and texts, such as ``model: lightning_modules.ResShift`` and
         ``data.batch_size: 16``; without what is null, and without data to evaluate.
     """
-    groups = {name: _shown(config[name]) for name in GROUPS}
+    groups = {name: _with_numbers(without_secrets(config[name])) for name in GROUPS}
     groups["trainer"] = {name: config["trainer"][name] for name in OF_TRAINER}
-    found: dict[str, Scalar] = {}
+    values: dict[str, Scalar] = {}
     for key, value in flat(groups).items():
+        if value is None or isinstance(value, tuple) or key.startswith(EVALUATED):
+            continue
         names = [name for name in key.split(".") if name not in ("class_path", "init_args")]
-        evaluated = names[0] == "data" and names[1:2] and names[1] in EVALUATED
-        if value is not None and not evaluated and not isinstance(value, tuple):
-            plain = isinstance(value, bool | int | float | str)
-            found[".".join(names)] = value if plain else str(value)
-    return found
+        is_plain = isinstance(value, bool | int | float | str)
+        values[".".join(names)] = value if is_plain else str(value)
+    return values
 
 
-def _shown(value: Any) -> Any:
-    # Lists of classes, such as stages, are groups of their numbers; addresses have no secrets.
+def _with_numbers(value: Any) -> Any:
+    """Return lists of classes, such as stages, as groups of their numbers."""
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
         value = {str(number): item for number, item in enumerate(value)}
     if isinstance(value, dict):
-        return {key: _shown(item) for key, item in value.items()}
+        return {key: _with_numbers(item) for key, item in value.items()}
+    return value
+
+
+def without_secrets(value: Any) -> Any:
+    """Return a part of a configuration whose addresses have no secrets."""
+    if isinstance(value, dict):
+        return {key: without_secrets(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_shown(item) for item in value]
+        return [without_secrets(item) for item in value]
     return shown(value) if isinstance(value, str) and "://" in value else value
 
 

@@ -225,7 +225,8 @@ def test_only_runs_that_enlarge_are_offered(
         configure(tmp_path / name, f"lightning_modules.{name}", {})
         if name != "Regression":  # which has no weights
             (tmp_path / name / "model.safetensors").touch()
-    monkeypatch.setattr("enlarger.place_of", lambda entry: "x3" in entry["file"] or None)
+    place_of = "commands.interface.models.place_of"
+    monkeypatch.setattr(place_of, lambda entry: "x3" in entry["file"] or None)
     expected = [str(tmp_path / "edsr"), str(tmp_path / "moved/export"), "imdn-x3"]
     assert enlarger.sources(tmp_path) == expected
 

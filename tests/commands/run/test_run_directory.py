@@ -37,7 +37,7 @@ def test_no_run_lies_where_all_runs_are(trained: Path, refusal: Refusal) -> None
 
 @pytest.mark.parametrize("name", ["/abs/x", "../x", "a/../../x"])
 def test_no_run_lies_outside_of_the_folder_of_all(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"which leads out of .*: set run.root instead"):
+    with pytest.raises(ConfigurationError, match="which is not a folder below"):
         run_folder(str(tmp_path), name)
     (tmp_path / "linked").symlink_to("/")
     for sound in ("a", "a/b", "a/../b", "..a", "linked/x"):
