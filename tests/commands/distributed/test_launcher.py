@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
@@ -13,17 +11,12 @@ from jsonargparse import Namespace
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
-    EarlyStopping,
     LearningRateFinder,
-    ModelCheckpoint,
     ModelPruning,
-    Timer,
     WeightAveraging,
 )
 from lightning.pytorch.strategies import DDPStrategy
 
-from callbacks.training.ema import EMA
-from callbacks.training.guard import Guard
 from commands.distributed.launch import (
     COUNTS,
     FullySharded,
@@ -48,19 +41,6 @@ def of_trainer(**arguments: Any) -> Namespace:
 def test_callbacks_that_are_refused(callback: Callback) -> None:
     with pytest.raises(ConfigurationError, match=type(callback).__name__):
         refuse_unsupported(of_trainer(), [callback])
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: EarlyStopping("val/psnr", mode="max"),
-        *(EMA, Guard, ModelCheckpoint, partial(Timer, {"hours": 1})),
-    ],
-)
-def test_a_callback_that_is_there_twice(make: Callable[[], Callback]) -> None:
-    one, other = make(), make()
-    with pytest.raises(ConfigurationError, match=f"two {type(one).__name__}, .* remove one"):
-        refuse_unsupported(of_trainer(), [one, other])
 
 
 @pytest.mark.parametrize("strategy", ["deepspeed_stage_2", "fsdp_cpu_offload", "ddp_notebook"])
