@@ -45,7 +45,8 @@ from commands.distributed.launch import own_plugins, own_strategy, refuse_unsupp
 from commands.distributed.preflight import start_facts
 from commands.encode import Encode, EncodeOptions
 from commands.errors import ConfigurationError, RepeatedError, TemporaryError, print_error
-from commands.export.export import ExportOptions, Origin, export, model_alone, of_run
+from commands.export.about import Origin
+from commands.export.export import ExportOptions, export, model_alone, of_run
 from commands.names import ABOUT
 from commands.process import keep_compiled_code, keep_freed_memory, prepare_output, raise_limit
 from commands.run.arithmetic import arithmetic
