@@ -119,8 +119,8 @@ class EnlargerCLI(LightningCLI):
             parser.parse_args(help_request)  # prints it, and ends
         line = read(args)
         self.config = parse(parser, line)
-        if line.prints is not None:
-            sys.stdout.write(printed(parser, self.config, line.prints))
+        if line.prints:
+            sys.stdout.write(printed(parser, self.config))
             raise SystemExit(0)
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

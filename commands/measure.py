@@ -31,12 +31,12 @@ def main(words: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(words)
     prepare_output()
-    found = measured(options.outputs, options)
-    for name, number in found.items():
+    numbers = measured(options.outputs, options)
+    for name, number in numbers.items():
         protocol = ", ".join(f"{key} {value}" for key, value in number["protocol"].items())
         print(f"{name:<12} {number['value']:<10.5g} of {number['n']} images  ({protocol})")
     if options.json is not None:
-        write_whole(options.json, json.dumps(storable(found), indent=1, allow_nan=False).encode())
+        write_whole(options.json, json.dumps(storable(numbers), indent=1, allow_nan=False).encode())
     return 0
 
 

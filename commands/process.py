@@ -17,6 +17,13 @@ from files.paths import expand_path
 
 OWN = ("commands", "lightning_modules", "datamodules", "degradations", "callbacks", "files")
 
+# Beginnings of lines of Lightning that say what everybody knows.
+ADVERTISEMENTS = (
+    "💡",
+    "GPU available: False",
+    "TPU available: False",
+    "Detected KeyboardInterrupt",
+)
 # Warnings of the libraries that do not apply here, and the reason.
 QUIET = (
     ".*does not have many workers.*",  # data.init_args.workers is set on purpose
@@ -59,8 +66,7 @@ def hide_advertising() -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    known = ("💡", "GPU available: False", "TPU available: False", "Detected KeyboardInterrupt")
-    return not record.getMessage().strip().startswith(known)
+    return not record.getMessage().strip().startswith(ADVERTISEMENTS)
 
 
 def keep_freed_memory() -> None:

@@ -38,14 +38,14 @@ class Released(NamedTuple):
 def released() -> dict[str, Released]:
     """Return all released models by name."""
     published = manifest()
-    found: dict[str, Released] = {}
+    models: dict[str, Released] = {}
     for file in sorted((CONFIGS / "model").glob("*.yaml")):
         weights = str((plain_yaml(read_text(file)).get("init_args") or {}).get("weights"))
         for scale in SCALES:
             name = weights.replace("{scale}", str(scale))
             if name in published and "{scale}" in weights:
-                found[name] = Released(file, scale)
-    return found
+                models[name] = Released(file, scale)
+    return models
 
 
 def with_released(words: Sequence[str]) -> list[str]:
@@ -82,11 +82,11 @@ def with_released(words: Sequence[str]) -> list[str]:
     file, scale = released()[name]
     for word, following in pairwise([*words, ""]):
         option, equals, value = word.partition("=")
-        asked = (value if equals else following).removesuffix(".0")
-        if option in SCALE and asked not in ("", str(scale)):
-            others = [other for other, its in released().items() if str(its.scale) == asked]
+        typed = (value if equals else following).removesuffix(".0")
+        if option in SCALE and typed not in ("", str(scale)):
+            others = [other for other, its in released().items() if str(its.scale) == typed]
             hint = f": --model {' or --model '.join(others)}" if others else ""
-            raise ConfigurationError(f"{name} enlarges by {scale}, not by {asked}{hint}")
+            raise ConfigurationError(f"{name} enlarges by {scale}, not by {typed}{hint}")
     data = [] if "--data" in options else ["--data", "datamodules.SRDataModule"]
     factor = ["--data.init_args.scale", str(scale)]
     return [words[0], "--run.name", name, *data, *factor, "--model", str(file), *words[1:]]

@@ -118,10 +118,10 @@ class Signals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:  # a DataLoader worker: its owner decides
             return
-        now = time.monotonic()
-        again = self.received == number and 0 < self._handled < now - REPEAT_SECONDS
-        self._handled = self._handled or now
-        if number == signal.SIGINT and (again or self.command not in ("fit", "check")):
+        clock = time.monotonic()
+        is_second = self.received == number and 0 < self._handled < clock - REPEAT_SECONDS
+        self._handled = self._handled or clock
+        if number == signal.SIGINT and (is_second or self.command not in ("fit", "check")):
             raise KeyboardInterrupt
         self._receive(number)
 
@@ -144,11 +144,11 @@ class Signals:
         since, used = time.monotonic(), _work()
         while self._before:
             time.sleep(POLL_SECONDS)
-            now, using = time.monotonic(), _work()
+            clock, using = time.monotonic(), _work()
             # A worker that has ended took its seconds along.
-            if using < used or using - used > IDLE_SHARE * max(now - since, IDLE_SECONDS):
-                since, used = now, using
-            self.idle = now - since > (SAVE_SECONDS if WAITS.saving else IDLE_SECONDS)
+            if using < used or using - used > IDLE_SHARE * max(clock - since, IDLE_SECONDS):
+                since, used = clock, using
+            self.idle = clock - since > (SAVE_SECONDS if WAITS.saving else IDLE_SECONDS)
             if self.idle and self.others_idle():
                 self.end(signal.Signals(number).name, 128 + number)
                 return

@@ -91,13 +91,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _models(named: Sequence[str]) -> Models:
+def _models(typed: Sequence[str]) -> Models:
     from commands.interface.models import sources
 
     available = sources()
     photographs = [name for name in available if name.startswith("realesr")]
-    offered = dict.fromkeys([*named, *photographs, DEFAULT, *available])
+    offered = dict.fromkeys([*typed, *photographs, DEFAULT, *available])
     models = Models([*offered])
-    for source in reversed(named):  # the first one stays in memory
+    for source in reversed(typed):  # the first one stays in memory
         models.load(source)
     return models

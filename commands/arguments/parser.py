@@ -33,7 +33,10 @@ LINKS = {
 MODE = "text"
 _DOCUMENT = "---\n"
 # The trainer's option: that of an `Adversarial`, and the trainer's default.
-OWN = {"gradient_clip_val": ("clip", None), "accumulate_grad_batches": ("accumulate", 1)}
+OPTIONS_OF_ADVERSARIAL = {
+    "gradient_clip_val": ("clip", None),
+    "accumulate_grad_batches": ("accumulate", 1),
+}
 
 
 def _load(text: str) -> Any:
@@ -108,16 +111,14 @@ def _place_of(sentence: str, merged: Merged) -> str:
     return f"{place}: " if place else ""
 
 
-def printed(parser: LightningArgumentParser, config: Namespace, flags: str) -> str:
+def printed(parser: LightningArgumentParser, config: Namespace) -> str:
     """Return a configuration as YAML.
 
     Args:
         parser: That of the command.
         config: Its configuration.
-        flags: Of ``--print_config``, with commas between them.
     """
-    skip = {flag: flag in flags.split(",") for flag in ("skip_unset", "skip_default")}
-    return parser.dump(config, format=MODE, **skip).removeprefix(_DOCUMENT)
+    return parser.dump(config, format=MODE, skip_unset=False).removeprefix(_DOCUMENT)
 
 
 def _check_links(values: Mapping[str, Any]) -> None:
@@ -158,14 +159,13 @@ def check_own_options(model: ImageModel, trainer: Trainer) -> None:
     Raises:
         ConfigurationError: If such an option is set; the message names the method's own.
     """
-    name = type(model).__name__
     if not isinstance(model, Adversarial):
         return
-    for flag, (own, default) in OWN.items():
+    for flag, (option, default) in OPTIONS_OF_ADVERSARIAL.items():
         value = getattr(trainer, flag)
         if value not in (default, 0):
             raise ConfigurationError(
-                f"trainer.{flag} is {value}, and {name} steps its two optimisers "
-                f"itself: set model.init_args.{model.group}{own} instead, and remove "
+                f"trainer.{flag} is {value}, and {type(model).__name__} steps its two optimisers "
+                f"itself: set model.init_args.{model.group}{option} instead, and remove "
                 f"trainer.{flag}"
             )

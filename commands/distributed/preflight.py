@@ -184,19 +184,19 @@ def differences(everyone: list[Facts]) -> list[str]:
     Args:
         everyone: Facts of all processes, by rank, each with ``host``.
     """
-    found = []
+    sentences = []
     first = everyone[0]
     for rank, facts in enumerate(everyone):
         who = f"rank {rank} (on {facts['host']})"
         if facts.get("refusal"):
-            found.append(f"{who}: {facts['refusal']}")
+            sentences.append(f"{who}: {facts['refusal']}")
         for key in sorted((first.keys() | facts.keys()) - set(PRIVATE)):
             there, here = first.get(key), facts.get(key)
             if there != here:
-                what, fix = NAMES.get(key, (key, "make them the same"))
+                subject, fix = NAMES.get(key, (key, "make them the same"))
                 text = _difference(here, there, first["host"])
-                found.append(f"{who} differs in {what}: {text}; {fix}")
-    return found
+                sentences.append(f"{who} differs in {subject}: {text}; {fix}")
+    return sentences
 
 
 # ------------------------------------------------------------------------------------------- parts

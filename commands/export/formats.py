@@ -43,12 +43,12 @@ def exported_tensors(model: ImageModel) -> dict[str, Tensor]:
         model: The model.
     """
     trained = set(model.checkpoint_keys())
-    named = tuple(f"{part}." if part else "" for part in sources(model))
+    sources_of_parts = tuple(f"{part}." if part else "" for part in sources(model))
     return {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in model.state_dict().items()
         if not name.startswith(model.training_only)
-        and (name in trained or not name.startswith(named))
+        and (name in trained or not name.startswith(sources_of_parts))
     }
 
 

@@ -297,13 +297,13 @@ def sources(runs: str | Path = "runs") -> list[str]:
     Returns:
         Their paths, then names of published weights.
     """
-    found: list[str] = []
+    places: list[str] = []
     for folder in sorted(Path(runs).glob("*")):
         for place in (folder, folder / "export"):  # where the command writes it
             if _enlarges(place / CONFIG):
-                found.append(str(place))
+                places.append(str(place))
                 break
-    return found + [name for name in released() if place_of(manifest()[name]) is not None]
+    return places + [name for name in released() if place_of(manifest()[name]) is not None]
 
 
 def _enlarges(config: Path) -> bool:

@@ -35,14 +35,14 @@ OF_TRAINER = (
 )
 
 
-def name_loggers(given: Any, name: str) -> None:
+def name_loggers(loggers: Any, name: str) -> None:
     """Give the run's name to each logger of W&B and MLflow that has none.
 
     Args:
-        given: ``trainer.logger`` as configured; changed in place.
+        loggers: ``trainer.logger`` as configured; changed in place.
         name: The run's name.
     """
-    for logger in given if isinstance(given, list) else [given]:
+    for logger in loggers if isinstance(loggers, list) else [loggers]:
         kind = str(getattr(logger, "class_path", "")).rpartition(".")[2]
         arguments = getattr(logger, "init_args", {})
         if kind in NAMES and NAMES[kind] in arguments and arguments[NAMES[kind]] is None:
