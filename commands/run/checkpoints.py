@@ -38,7 +38,7 @@ from commands.run.files import (
     write_atomically,
     write_whole,
 )
-from commands.run.optimisers import optimiser_options, warn_of_other_options
+from commands.run.objects import measured_objects, optimiser_options, warn_of_other_options
 from commands.signals import Stopped
 from datamodules.order.keys import digest_of
 from files.checksums import checksum_of
@@ -531,7 +531,7 @@ class Checkpoints(Checkpoint):
 
     def _measurement(self, trainer: Trainer) -> str:
         if self.config is None:  # in Python
-            return ""
+            return digest_of(measured_objects(trainer))
         settings = flat(self.config)
         measured = [item for item in settings.items() if item[0].startswith(MEASURED)]
         names = {type(c).__name__ for c in all_callbacks(trainer) if isinstance(c, Metric)}
