@@ -24,7 +24,7 @@ from files.checksums import check_intact
 from files.numbers import PositiveFloat, PositiveInt
 from files.own_modules import name_the_same
 from files.owned import NotOursError, move_aside, refuse_foreign, remove_file, remove_unfinished
-from files.paths import expand_path
+from files.paths import expand_path, glob_paths
 from files.tensors import read_file
 from files.yaml_loader import plain_yaml
 
@@ -246,8 +246,13 @@ class RunDirectory:
 
         Raises:
             ConfigurationError: If the path is not a writable folder, or has files of the names of
-                ours that another program wrote.
+                ours that another program wrote, or a checkpoint of SLURM's requeueing.
         """
+        for checkpoint in glob_paths("hpc_ckpt_*.ckpt", str(self.path)):
+            raise ConfigurationError(
+                f"{self.path} holds {checkpoint}, from which Lightning would resume by itself: "
+                "move it away; fit begins with it by --ckpt_path"
+            )
         if command not in WRITE:
             return
         problem = why_no_folder(self.path, to_write=True)
