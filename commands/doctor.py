@@ -62,13 +62,15 @@ def main(arguments: Sequence[str]) -> int:
     from commands.world import claimed
 
     claimed()
-    count, broken = 0, []
+    count = 0
+    broken = []
     for name, check in CHECKS.items():
         for line in _guarded(name, check):
             sys.stdout.write(f"{line.verdict:<6}  {line.name:<22}  {line.text}\n")
             sys.stdout.flush()
             count += 1
-            broken += [line.name] if line.verdict == "broken" else []
+            if line.verdict == "broken":
+                broken.append(line.name)
     end = f"{len(broken)} broken: {', '.join(broken)}" if broken else "nothing is broken"
     sys.stdout.write(f"{count} lines: {end}\n")
     return int(bool(broken))

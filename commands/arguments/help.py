@@ -51,16 +51,30 @@ _MACHINE = ("trainer.devices", "trainer.num_nodes", "trainer.accelerator", "trai
 _RUN = ("run.name", "run.root")
 _LAST = ("seed_everything", "debug", "print_config")
 _EVALUATE = (
-    *(*_WHICH, "degradation", "data.scale", "data.eval_batch_size", "data.workers"),
+    *_WHICH,
+    "degradation",
+    "data.scale",
+    "data.eval_batch_size",
+    "data.workers",
     "data.degradation_seed",
     "trainer.callbacks",
     "run.seeds",
     "ckpt_path",
-    *("tiling.size", *_MACHINE, *_RUN, *_LAST),
+    "tiling.size",
+    *_MACHINE,
+    *_RUN,
+    *_LAST,
 )
 _FIT = (
-    *(*_WHICH, *_TRAIN, *_MACHINE, "checkpoint.every_n_minutes", "checkpoint.monitor"),
-    *(*_RUN, "run.overwrite", "run.change", *_LAST),
+    *_WHICH,
+    *_TRAIN,
+    *_MACHINE,
+    "checkpoint.every_n_minutes",
+    "checkpoint.monitor",
+    *_RUN,
+    "run.overwrite",
+    "run.change",
+    *_LAST,
 )
 SHOWN: dict[str, tuple[str, ...]] = {
     "fit": _FIT,
@@ -68,14 +82,19 @@ SHOWN: dict[str, tuple[str, ...]] = {
     "validate": _EVALUATE,
     "test": _EVALUATE,
     "predict": (
-        *(*_WHICH, "data.predict", "data.scale", "data.size", "ckpt_path"),
+        *_WHICH,
+        "data.predict",
+        "data.scale",
+        "data.size",
+        "ckpt_path",
         "writer.folder",
         "writer.suffix",
         "writer.format",
         "tiling.size",
         "trainer.accelerator",
         "trainer.precision",
-        *(*_RUN, *_LAST),
+        *_RUN,
+        *_LAST,
     ),
     "encode": (
         "config",
@@ -88,7 +107,10 @@ SHOWN: dict[str, tuple[str, ...]] = {
         "encode.texts",
         "encode.dtype",
         "encode.overwrite",
-        *("model.weights", "data.train.root", "trainer.accelerator", *_LAST),
+        "model.weights",
+        "data.train.root",
+        "trainer.accelerator",
+        *_LAST,
     ),
     "export": (
         "RUN",
