@@ -16,13 +16,15 @@ def _set_paths() -> None:
     # Ours first, so that an installed package of the same name never wins. The working directory
     # is removed, which Python also adds for an empty part of PYTHONPATH: a user's classes are found
     # there without it.
-    ours, here = str(ROOT), _working_directory()
-    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    removed = {ours, "", *([here] if "" in given and here not in given else [])}
-    sys.path[:] = [ours, *(path for path in sys.path if path not in removed)]
+    checkout, working = str(ROOT), _working_directory()
+    removed = {checkout, ""}
+    python_path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if "" in python_path and working not in python_path:
+        removed.add(working)
+    sys.path[:] = [checkout] + [path for path in sys.path if path not in removed]
     from files.own_modules import OWN, start_safely
 
-    OWN.folder = here
+    OWN.folder = working
     if __name__ == "__main__":
         start_safely()
 

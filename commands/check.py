@@ -88,11 +88,12 @@ class Check(Callback):
         if torch.cuda.is_available():
             memory = torch.cuda.max_memory_allocated() / GIGABYTE
             self._facts["memory of the device, GB"] = f"{memory:.1f}"
-        found = self.ranks.gather({**self._facts, SIGNAL: self.ranks.signals.received})
-        if number := max(facts.pop(SIGNAL) for facts in found):
-            raise Stopped(number, "before its end")
+        everyone = self.ranks.gather({**self._facts, SIGNAL: self.ranks.signals.received})
+        signals = [facts.pop(SIGNAL) for facts in everyone]
+        if any(signals):
+            raise Stopped(max(signals), "before its end")
         if trainer.is_global_zero:
-            _print(found)
+            _print(everyone)
             log.info("all is well: the same command with fit trains")
         raise Checked
 

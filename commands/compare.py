@@ -46,12 +46,12 @@ def main(words: Sequence[str] | None = None) -> int:
     are_runs = any(map(_is_run, options.runs))
     read = runs.load_run if are_runs else partial(_measured, options=options)
     loaded = [read(name) for name in options.runs]
-    asked = runs.Selection(options.metric, options.dataset)
+    selection = runs.Selection(options.metric, options.dataset)
     if options.format:
-        numbers = grid.columns(loaded, asked)
+        numbers = grid.columns(loaded, selection)
         sys.stdout.write(grid.grid(options.runs, numbers, options.format))
     else:
-        runs.show(loaded, asked)
+        runs.show(loaded, selection)
     return 0
 
 

@@ -62,13 +62,15 @@ def main(arguments: Sequence[str]) -> int:
     from commands.world import claimed
 
     claimed()
-    count, broken = 0, []
+    count = 0
+    broken = []
     for name, check in CHECKS.items():
         for line in _guarded(name, check):
             sys.stdout.write(f"{line.verdict:<6}  {line.name:<22}  {line.text}\n")
             sys.stdout.flush()
             count += 1
-            broken += [line.name] if line.verdict == "broken" else []
+            if line.verdict == "broken":
+                broken.append(line.name)
     end = f"{len(broken)} broken: {', '.join(broken)}" if broken else "nothing is broken"
     sys.stdout.write(f"{count} lines: {end}\n")
     return int(bool(broken))
@@ -87,8 +89,8 @@ def _guarded(name: str, check: Callable[[], Iterable[Line]]) -> Iterator[Line]:
 
 def python() -> Iterator[Line]:
     """Name the Python interpreter."""
-    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    yield Line("ok", "Python", f"{found}, {sys.executable}")
+    version = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    yield Line("ok", "Python", f"{version}, {sys.executable}")
 
 
 def packages() -> Iterator[Line]:
@@ -132,11 +134,11 @@ def _unsuitable(requirements: list[str], required: bool) -> Iterator[Line]:
 
     for requirement in map(Requirement, requirements):
         name, specifier = requirement.name, requirement.specifier
-        found = installed(name)
-        if found is None and required:
+        version = installed(name)
+        if version is None and required:
             yield Line("broken", name, f"is missing: {INSTALL}")
-        elif found is not None and not specifier.contains(found, prereleases=True):
-            yield Line("broken", name, f"is {found}, but {specifier} is required: {INSTALL}")
+        elif version is not None and not specifier.contains(version, prereleases=True):
+            yield Line("broken", name, f"is {version}, but {specifier} is required: {INSTALL}")
 
 
 # ----------------------------------------------------------------------------------------- machine
@@ -196,10 +198,10 @@ def folders() -> Iterator[Line]:
     """Check the folders that variables of the environment name."""
     from files.paths import expand_path
 
-    for name, what in (("ENLARGER_DATA", "image sets"), ("ENLARGER_WEIGHTS", "weights")):
+    for name, content in (("ENLARGER_DATA", "image sets"), ("ENLARGER_WEIGHTS", "weights")):
         value = os.environ.get(name)
         if not value:
-            yield Line("ok", name, f"not set; it may name the folder of {what}")
+            yield Line("ok", name, f"not set; it may name the folder of {content}")
         elif Path(expand_path(value, name)).is_dir():
             yield Line("ok", name, value)
         else:

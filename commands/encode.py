@@ -26,7 +26,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -34,6 +33,7 @@ from torch.utils.data import DataLoader, Dataset
 from commands.arguments.saved_config import flat
 from commands.check import Checked
 from commands.errors import ConfigurationError
+from commands.run.loggers import without_secrets
 from datamodules.degrading import degradation_of
 from datamodules.loading import expect_workers, start_worker
 from datamodules.order.keys import digest_of
@@ -41,7 +41,6 @@ from datamodules.pack.blocks import Blocks, Record, Report
 from datamodules.pack.packing import counted
 from datamodules.samples import Flips, Images, SampleDraws, draw_turn, turned
 from datamodules.shards.index import split_name
-from datamodules.shards.remote import shown
 from datamodules.shards.writer import Members, ShardWriter, find_shards
 from datamodules.source import Augmentation, sized_keys
 from datamodules.sources.latents import ABOUT, Latents
@@ -56,6 +55,9 @@ from files.paths import expand_path, shard_key
 from lightning_modules.backbone.condition import Texts
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import ImageModel
+
+log = logging.getLogger(__name__)
+NAME = "latents"  # prefix of the shards' names
 
 
 @dataclass(frozen=True)
@@ -125,54 +127,56 @@ class Squares(Dataset[list[dict[str, Any]]]):
         Raises:
             ValueError: If a required caption is missing.
         """
-        key, count = self.source.keys[image], self.options.crops_per_image
+        key = self.source.keys[image]
+        count = self.options.crops_per_image
         numbers = range(image * count, (image + 1) * count)
         try:
             sample = self.source.read(image)
-            whole = eight_bits(sample["hr"])
-            self._check_size(key, whole)
-        except (UnreadableImage, _TooSmallError) as error:
+        except UnreadableImage as error:
             return [{"number": number, "error": str(error)} for number in numbers]
-        caption = {"text": _caption(key, sample)} if self.options.texts else {}
-        name, squares = shard_key(key), []
-        for square, number in enumerate(numbers):
-            seed = seed_of(self.seed, "encode", key, square)
-            hr = self._cut(whole, SampleDraws(seed, "crop"))
-            if self.augment is not None:
-                hr = self.augment(hr, seed)
-            own = {"number": number, "key": f"{name}/{square}", "seed": seed}
-            squares.append({**own, "hr": hr, **caption})
-        return squares
-
-    def _sides(self, whole: NDArray[np.uint8]) -> tuple[int, int]:
-        side, (height, width) = self.options.crop, whole.shape[:2]
-        return (side, side) if side else (height - height % self.unit, width - width % self.unit)
-
-    def _check_size(self, key: str, whole: NDArray[np.uint8]) -> None:
-        height, width = whole.shape[:2]
-        rows, columns = self._sides(whole)
+        pixels = eight_bits(sample["hr"])
+        height, width = pixels.shape[:2]
+        rows, columns = self._sides(height, width)
         if min(rows, columns) < 1 or rows > height or columns > width:
             least = self.options.crop or self.unit
-            raise _TooSmallError(f"{key} is {width}x{height} pixels, below the minimum of {least}")
+            reason = f"{key} is {width}x{height} pixels, below the minimum of {least}"
+            return [{"number": number, "error": reason} for number in numbers]
+        caption = {"text": _caption(key, sample)} if self.options.texts else {}
+        squares = []
+        for index, number in enumerate(numbers):
+            seed = seed_of(self.seed, "encode", key, index)
+            hr = self._cut(pixels, SampleDraws(seed, "crop"))
+            if self.augment is not None:
+                hr = self.augment(hr, seed)
+            name = f"{shard_key(key)}/{index}"
+            squares.append({"number": number, "key": name, "seed": seed, "hr": hr, **caption})
+        return squares
 
-    def _cut(self, whole: NDArray[np.uint8], draws: SampleDraws) -> NDArray[np.uint8]:
-        rows, columns = self._sides(whole)
+    def _sides(self, height: int, width: int) -> tuple[int, int]:
+        if self.options.crop:
+            return self.options.crop, self.options.crop
+        return height - height % self.unit, width - width % self.unit
+
+    def _cut(self, pixels: NDArray[np.uint8], draws: SampleDraws) -> NDArray[np.uint8]:
+        height, width = pixels.shape[:2]
+        rows, columns = self._sides(height, width)
         top = left = turn = 0
         if self.options.crop:
-            height, width = whole.shape[:2]
-            top, left = draws.integer(0, height - rows + 1), draws.integer(0, width - columns + 1)
+            top = draws.integer(0, height - rows + 1)
+            left = draws.integer(0, width - columns + 1)
             turn = draw_turn(self.options.flips, draws)
-        part = whole[top : top + rows, left : left + columns]
+        part = pixels[top : top + rows, left : left + columns]
         return cast("NDArray[np.uint8]", turned(part, turn))
 
 
 def colliding_keys(keys: Sequence[str]) -> tuple[str, str] | None:
     """Return two keys that would have the same name in the shards, or None."""
-    dotted: dict[str, str] = {}
+    by_name: dict[str, str] = {}
     for key in keys:
-        if (name := shard_key(key)) != key and dotted.setdefault(name, key) != key:
-            return dotted[name], key
-    return next(((dotted[key], key) for key in keys if key in dotted), None) if dotted else None
+        other = by_name.setdefault(shard_key(key), key)
+        if other != key:
+            return other, key
+    return None
 
 
 def _caption(key: str, sample: Any) -> str:
@@ -182,14 +186,6 @@ def _caption(key: str, sample: Any) -> str:
             f"{key} has no caption, which --encode.texts requires: add one, or remove the option"
         )
     return text
-
-
-class _TooSmallError(ValueError):
-    """An image that is smaller than the square."""
-
-
-log = logging.getLogger(__name__)
-NAME = "latents"  # prefix of the shards' names
 
 
 def unit_of(space: Space, scale: float) -> int:
@@ -221,7 +217,8 @@ class Encoding:
                 f"data.init_args.train is {type(self.source).__name__}; expected a source of "
                 "images with keys"
             )
-        if (pair := colliding_keys(self.source.keys)) is not None:
+        pair = colliding_keys(self.source.keys)
+        if pair is not None:
             raise ConfigurationError(
                 f"{pair[0]} and {pair[1]} would have the same name in the shards, "
                 f"{shard_key(pair[0])}: rename one of them"
@@ -255,12 +252,14 @@ class Encoding:
         Raises:
             ConfigurationError: If one of them fails; the others finish their blocks before.
         """
-        todo, failure = ranks.by_first(self._begin), ""
+        todo = ranks.by_first(self._begin)
+        failure = ""
         try:
             self._write_blocks(todo[ranks.rank :: ranks.size])
         except (OSError, ValueError) as error:
             failure = f"process {ranks.rank}: {error}"
-        if failures := [text for text in ranks.gather(failure) if text]:
+        failures = [text for text in ranks.gather(failure) if text]
+        if failures:
             raise ConfigurationError(
                 f"{'; '.join(failures)}. What the other processes have encoded stays: give the "
                 "same command to go on"
@@ -268,21 +267,26 @@ class Encoding:
         ranks.by_first(self._finish)
 
     def _job(self) -> dict[str, Any]:
-        settings = {k: v for k, v in asdict(self.options).items() if k not in ("out", "overwrite")}
-        if not settings["texts"]:  # as before this option
-            del settings["texts"]
-        made = {"space": self.space.identity, "seed": self.seed, "scale": self.model.scale}
+        """Return what the bytes of the shards depend on."""
+        job = asdict(self.options)
+        for option in ("out", "overwrite"):
+            del job[option]
+        if not job["texts"]:  # as before this option
+            del job["texts"]
+        job |= {"space": self.space.identity, "seed": self.seed, "scale": self.model.scale}
         groups = ["data.init_args.train.", "data.init_args.crops.augment"]
         if self.options.pairs:
             groups.append("degradation")
             tiny = self.model.enlarged_lr(torch.zeros(1, 3, 1, 1), (2, 2))
-            made["lr_enlarged"] = tiny.shape[-1] == 2
+            job["lr_enlarged"] = tiny.shape[-1] == 2
         if self.options.texts:
             groups.append("model.init_args.encoder.")
-            made["texts"] = self.encoder.source
-        config = self.config.items()
-        given = {key: _shown(v) for key, v in config if key.startswith(tuple(groups))}
-        return {**settings, **made, "images_of": self.images, **given}
+            job["texts"] = self.encoder.source
+        job["images_of"] = self.images
+        for key, value in self.config.items():
+            if key.startswith(tuple(groups)):
+                job[key] = without_secrets(value)
+        return job
 
     def _begin(self) -> list[int]:
         """Compare with earlier output, and return the blocks that are not encoded yet."""
@@ -300,26 +304,27 @@ class Encoding:
         blocks = self._blocks
         spans = [blocks.numbers(block) for block in todo]
         numbers = list(itertools.chain.from_iterable(spans))
-        with closing(counted(numbers, len(numbers))) as done:
+        with closing(counted(numbers, len(numbers))) as progress:
             for block, squares in zip(todo, self._read(spans), strict=True):
                 with blocks.writing(block) as (writer, record):
-                    self._fill(writer, record, squares, done)
+                    self._fill(writer, record, squares, progress)
 
     def _fill(
         self,
         writer: ShardWriter,
         record: Record,
         squares: Iterator[dict[str, Any]],
-        done: Iterator[int],
+        progress: Iterator[int],
     ) -> None:
         """Encode the squares of a block."""
         for batch in self._batches(squares):
-            for item, sample in zip(batch, self._encoded(batch), strict=True):
+            samples = self._encoded(batch)
+            for square, sample in zip(batch, samples, strict=True):
                 if sample is None:
-                    record.refused.append((item["number"], "unreadable", item["error"]))
+                    record.refused.append((square["number"], "unreadable", square["error"]))
                 else:
-                    writer.add(item["key"], sample)
-                next(done)
+                    writer.add(square["key"], sample)
+                next(progress)
 
     def _read(self, spans: Sequence[range]) -> Iterator[Iterator[dict[str, Any]]]:
         """Yield the squares of each span of numbers, in order."""
@@ -336,18 +341,19 @@ class Encoding:
             worker_init_fn=start_worker,
             generator=torch.Generator(),  # or a seed is drawn from the global generator
         )
-        found = iter(loader)
-        for span, numbers in zip(spans, images, strict=True):
-            some = itertools.chain.from_iterable(itertools.islice(found, len(numbers)))
-            yield (square for square in some if square["number"] in span)
+        squares_of_images = iter(loader)
+        for span, images_of_span in zip(spans, images, strict=True):
+            some = itertools.islice(squares_of_images, len(images_of_span))
+            squares = itertools.chain.from_iterable(some)
+            yield (square for square in squares if square["number"] in span)
 
     def _batches(self, squares: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         """Yield squares in order, batched if they have one size and are of one block."""
         batch: list[dict[str, Any]] = []
         for square in squares:
-            full = len(batch) == self.options.batch_size
-            full = full or square["number"] % self.options.samples_per_shard == 0
-            if batch and (full or _shape(batch[-1]) != _shape(square)):
+            is_full = len(batch) == self.options.batch_size
+            begins_block = square["number"] % self.options.samples_per_shard == 0
+            if batch and (is_full or begins_block or _shape(batch[-1]) != _shape(square)):
                 yield batch
                 batch = []
             batch.append(square)
@@ -355,29 +361,30 @@ class Encoding:
             yield batch
 
     @torch.no_grad()
-    def _encoded(self, batch: list[dict[str, Any]]) -> list[Members | None]:
+    def _encoded(self, batch: list[dict[str, Any]]) -> Sequence[Members | None]:
         if "error" in batch[0]:
             return [None] * len(batch)
-        pixels = torch.from_numpy(np.stack([item["hr"] for item in batch]))
+        dtype = self.options.dtype
+        pixels = torch.from_numpy(np.stack([square["hr"] for square in batch]))
         hr = pixels.permute(0, 3, 1, 2).to(self.model.device).float() / 255
-        seeds = torch.tensor([item["seed"] for item in batch], dtype=torch.int64)
-        found: list[Members] = [{"latent.npy": _npy(z, self.options.dtype)} for z in self._raw(hr)]
+        seeds = torch.tensor([square["seed"] for square in batch], dtype=torch.int64)
+        samples: list[Members] = [{"latent.npy": _npy(z, dtype)} for z in self._raw(hr)]
         if self.options.hr:
-            for members, item in zip(found, batch, strict=True):
-                members["png"] = saved(item["hr"], "PNG")
+            for sample, square in zip(samples, batch, strict=True):
+                sample["png"] = saved(square["hr"], "PNG")
         if self.degradation is not None:
             lr = (self.degradation(hr, seeds) * 255).round() / 255  # as it is stored
             enlarged = self._raw(self.model.enlarged_lr(lr, (hr.shape[-2], hr.shape[-1])))
-            for members, image, z in zip(found, lr, enlarged, strict=True):
-                small = (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-                members["lr.png"] = saved(small, "PNG")
-                members["lr_latent.npy"] = _npy(z, self.options.dtype)
+            for sample, image, z in zip(samples, lr, enlarged, strict=True):
+                levels = (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+                sample["lr.png"] = saved(levels, "PNG")
+                sample["lr_latent.npy"] = _npy(z, dtype)
         if self.options.texts:
-            encoded: Any = self.encoder([item["text"] for item in batch])
-            for members, features, length in zip(found, *encoded, strict=True):
+            texts: Any = self.encoder([square["text"] for square in batch])
+            for sample, features, length in zip(samples, texts[0], texts[1], strict=True):
                 text = features[: int(length)].float().cpu()
-                members["text_features.npy"] = _npy(text, self.options.dtype)
-        return list(found)
+                sample["text_features.npy"] = _npy(text, dtype)
+        return samples
 
     def _raw(self, image: Tensor) -> Tensor:
         """Return latents before standardisation."""
@@ -387,7 +394,8 @@ class Encoding:
     def _finish(self) -> None:
         """Give the shards their names, and write ``encode.json``, which marks them as complete."""
         blocks = self._blocks
-        if refused := blocks.join(_refused)["refused"]:
+        refused = blocks.join(_refused)["refused"]
+        if refused:
             log.warning(
                 "%d squares were skipped; see %s for the reasons", len(refused), blocks.report
             )
@@ -397,11 +405,9 @@ class Encoding:
                 f"nothing could be encoded: all images of {type(self.source).__name__} are "
                 "unreadable, or smaller than --encode.crop"
             )
-        about = {
-            **{"source": self.space.source, "factor": self.space.factor},
-            **self._job(),
-            **statistics(shards),
-        }
+        about: dict[str, Any] = {"source": self.space.source, "factor": self.space.factor}
+        about |= self._job()
+        about |= statistics(shards)
         if self.degradation is None:
             about["scale"] = None  # latents of HR fit any scale
         write_whole(self.out / ABOUT, json.dumps(about, indent=1) + "\n")
@@ -423,13 +429,17 @@ def statistics(shards: Sequence[Path]) -> dict[str, Any]:
     Raises:
         ValueError: If a latent is not finite.
     """
-    samples, count = 0, 0
-    total, squares = np.zeros(()), np.zeros(())
+    samples = 0
+    pixels = 0  # of all latents, in each channel
+    total = np.zeros(())
+    squares = np.zeros(())
     for z in itertools.chain.from_iterable(map(_latents, shards)):
-        samples, count = samples + 1, count + z[0].size
-        total, squares = total + z.sum((1, 2)), squares + np.square(z).sum((1, 2))
-    mean = total / count
-    deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
+        samples += 1
+        pixels += z[0].size
+        total = total + z.sum((1, 2))
+        squares = squares + np.square(z).sum((1, 2))
+    mean = total / pixels
+    deviation = np.sqrt(np.maximum(squares / pixels - mean**2, 0))
     if not (np.isfinite(mean).all() and np.isfinite(deviation).all()):
         raise ValueError(
             "latents are not finite: set --encode.dtype float32, and check the space's weights"
@@ -471,11 +481,11 @@ class Together:
         self.rank, self.size = trainer.global_rank, trainer.world_size
         self._group: Any = dist.new_group(backend="gloo", timeout=timedelta(days=30))
 
-    def gather(self, own: Any) -> list[Any]:
+    def gather(self, value: Any) -> list[Any]:
         """Return what each process gives, on all of them."""
-        found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, own, group=self._group)
-        return found
+        gathered: list[Any] = [None] * self.size
+        dist.all_gather_object(gathered, value, group=self._group)
+        return gathered
 
     def by_first(self, work: Callable[[], Any]) -> Any:
         """Return what the first process does alone, on all of them.
@@ -483,22 +493,16 @@ class Together:
         Raises:
             ConfigurationError: On all of them, if it fails.
         """
-        done, failure = None, ""
+        result, failure = None, ""
         if self.rank == 0:
             try:
-                done = work()
+                result = work()
             except (ConfigurationError, OSError, ValueError) as error:  # all wait for it
                 failure = str(error) or repr(error)
-        done, failure = self.gather((done, failure))[0]
+        result, failure = self.gather((result, failure))[0]
         if failure:
             raise ConfigurationError(failure)
-        return done
-
-
-def _shown(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_shown(each) for each in value]
-    return shown(value) if isinstance(value, str) and "://" in value else value
+        return result
 
 
 class Encode(Callback):
@@ -533,34 +537,24 @@ class Encode(Callback):
 
 
 def _checked(options: EncodeOptions, trainer: Trainer, model: LightningModule) -> ImageModel:
-    if not isinstance(model, ImageModel) or (space := model.latent_space) is None:
+    space = model.latent_space if isinstance(model, ImageModel) else None
+    if not isinstance(model, ImageModel) or space is None:
         raise ConfigurationError(
             f"{type(model).__name__} has no model.init_args.space to encode with"
         )
-    if not space.source and any(True for _ in space.parameters()):
+    if not space.source and next(space.parameters(), None) is not None:
         raise ConfigurationError(
             f"the autoencoder of model.init_args.space, {type(space).__name__}, has random "
             "weights: name its files"
         )
     if not options.out:
         raise ConfigurationError("encode requires an output folder: give --encode.out FOLDER")
-    if trainer.world_size > 1 and not isinstance(trainer.strategy, DDPStrategy):
+    unit = unit_of(space, model.scale)
+    if options.crop is not None and options.crop % unit:
+        raise ConfigurationError(f"--encode.crop is {options.crop}; expected a multiple of {unit}")
+    if options.crop is None and (options.crops_per_image > 1 or options.flips):
         raise ConfigurationError(
-            f"encode on several processes needs a whole model on each, but the strategy is "
-            f"{type(trainer.strategy).__name__}: give --trainer.strategy ddp"
-        )
-    unit, crop = unit_of(space, model.scale), options.crop
-    if crop is not None and crop % unit:
-        raise ConfigurationError(f"--encode.crop is {crop}; expected a multiple of {unit}")
-    if options.crop is None and options.crops_per_image > 1:
-        raise ConfigurationError(
-            f"--encode.crops_per_image is {options.crops_per_image} without --encode.crop, which "
-            "would write the same whole image several times: give --encode.crop, too"
-        )
-    if options.crop is None and options.flips:
-        raise ConfigurationError(
-            f"--encode.flips is {options.flips} without --encode.crop, and whole images are not "
-            "flipped: give --encode.crop, or drop it"
+            "--encode.crops_per_image and --encode.flips are of squares: give --encode.crop, too"
         )
     encoder = model.caption_encoder
     if options.texts and not (encoder and encoder.reads and encoder.source):
@@ -568,13 +562,9 @@ def _checked(options: EncodeOptions, trainer: Trainer, model: LightningModule) -
             f"--encode.texts requires a trained caption encoder, but {type(model).__name__} has "
             "none: set model.init_args.encoder to lightning_modules.T5"
         )
-    if options.pairs and not model.latent_pairs:
+    if options.pairs and (not model.latent_pairs or model.scale % 1):
         raise ConfigurationError(
-            f"{type(model).__name__} does not support --encode.pairs: it does not enlarge LR"
-        )
-    if options.pairs and model.scale % 1:
-        raise ConfigurationError(
-            "--encode.pairs requires an integer data.init_args.scale, since sides are a multiple "
-            f"of {unit} and of the scale, but it is {model.scale:g}"
+            f"{type(model).__name__} of scale {model.scale:g} does not support --encode.pairs: it "
+            "requires a method that enlarges LR by a whole factor"
         )
     return model

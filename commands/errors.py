@@ -52,8 +52,8 @@ def print_error(message: object) -> None:
     sys.stderr.write(f"{said}\n")
     if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # torchrun quotes it in its summary
         with contextlib.suppress(OSError):
-            found = {"message": said, "timestamp": int(time.time())}
-            Path(file).write_text(json.dumps(found), encoding="utf-8")
+            report = {"message": said, "timestamp": int(time.time())}
+            Path(file).write_text(json.dumps(report), encoding="utf-8")
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

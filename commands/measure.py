@@ -10,7 +10,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from callbacks.results.files import storable
 from commands.process import prepare_output
@@ -31,12 +31,12 @@ def main(words: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(words)
     prepare_output()
-    found = measured(options.outputs, options)
-    for name, number in found.items():
+    numbers = measured(options.outputs, options)
+    for name, number in numbers.items():
         protocol = ", ".join(f"{key} {value}" for key, value in number["protocol"].items())
         print(f"{name:<12} {number['value']:<10.5g} of {number['n']} images  ({protocol})")
     if options.json is not None:
-        write_whole(options.json, json.dumps(storable(found), indent=1, allow_nan=False).encode())
+        write_whole(options.json, json.dumps(storable(numbers), indent=1, allow_nan=False).encode())
     return 0
 
 
@@ -57,17 +57,18 @@ def add_options(parser: argparse._ActionsContainer) -> None:
 
 
 def measured(folder: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Return what ``enlarger.measure`` does of a folder of images.
+    """Return what ``measure`` of ``enlarger.py`` does of a folder of images.
 
     Args:
         folder: The folder.
         options: Values of ``--metric`` and of ``add_options``.
     """
-    import enlarger  # here, because comparing runs does without
+    from commands.interface.measuring import measure  # here, because comparing runs does without
 
     metrics = options.metric or (["psnr", "ssim"] if options.reference else ["niqe"])
-    return enlarger.measure(
-        folder, options.reference, metrics, scale=options.scale, device=options.device
+    return cast(
+        "dict[str, Any]",
+        measure(folder, options.reference, metrics, scale=options.scale, device=options.device),
     )
 
 

@@ -44,9 +44,10 @@ def options(group: str) -> dict[str, Option]:
     if folder is None:
         return {}
     tree = ast.parse((folder / file).read_text(encoding="utf-8"))
-    found = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
-    about = _explained(ast.get_docstring(found) or "")
-    return {key: Option(about.get(key, ""), text) for key, text in _defaults(found).items()}
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    explanations = _explanations(ast.get_docstring(classes[name]) or "")
+    defaults = _defaults(classes[name])
+    return {key: Option(explanations.get(key, ""), default) for key, default in defaults.items()}
 
 
 def _lightning() -> Path | None:
@@ -54,26 +55,34 @@ def _lightning() -> Path | None:
     return None if spec is None or spec.origin is None else Path(spec.origin).parent
 
 
-def _defaults(found: ast.ClassDef) -> dict[str, str]:
-    # Of a constructor, or the fields of a dataclass.
-    for node in found.body:
-        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
-            own = node.args
-            missing = [None] * (len(own.args) - len(own.defaults))
-            pairs = [*zip(own.args, [*missing, *own.defaults], strict=True)]
-            pairs += zip(own.kwonlyargs, own.kw_defaults, strict=True)
-            return {a.arg: ast.unparse(d) if d else "" for a, d in pairs if a.arg != "self"}
-    fields = [n for n in found.body if isinstance(n, ast.AnnAssign)]
-    return {ast.unparse(n.target): ast.unparse(n.value) if n.value else "" for n in fields}
+def _defaults(node: ast.ClassDef) -> dict[str, str]:
+    """Return the arguments of a constructor, or the fields of a dataclass, with their defaults."""
+    defaults: dict[str, ast.expr | None] = {}
+    for statement in node.body:
+        if isinstance(statement, ast.AnnAssign):
+            defaults[ast.unparse(statement.target)] = statement.value
+        if isinstance(statement, ast.FunctionDef) and statement.name == "__init__":
+            arguments = statement.args
+            required = len(arguments.args) - len(arguments.defaults)
+            values = [*[None] * required, *arguments.defaults]
+            names = [argument.arg for argument in arguments.args]
+            defaults = dict(zip(names, values, strict=True))
+            for argument, value in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+                defaults[argument.arg] = value
+            del defaults["self"]
+            break
+    return {name: ast.unparse(value) if value else "" for name, value in defaults.items()}
 
 
-def _explained(docstring: str) -> dict[str, str]:
-    # First clause of each argument of a docstring of Google's style.
-    _, _, section = docstring.partition("Args:\n")
-    parts = re.split(r"^    (\w+): ", section.partition("\n\nRaises:")[0], flags=re.MULTILINE)[1:]
-    texts = (" ".join(text.split()) for text in parts[1::2])
-    first = (re.split(r"[.;](?:\s|$)", text, maxsplit=1)[0].replace("``", "") for text in texts)
-    return dict(zip(parts[::2], first, strict=True))
+def _explanations(docstring: str) -> dict[str, str]:
+    """Return the first clause of each argument of a docstring of Google's style."""
+    section = docstring.partition("Args:\n")[2].partition("\n\nRaises:")[0]
+    _, *parts = re.split(r"^    (\w+): ", section, flags=re.MULTILINE)
+    explanations = {}
+    for name, text in zip(parts[::2], parts[1::2], strict=True):
+        clause = re.split(r"[.;](?:\s|$)", " ".join(text.split()), maxsplit=1)[0]
+        explanations[name] = clause.replace("``", "")
+    return explanations
 
 
 @functools.cache

@@ -17,12 +17,18 @@ from files.paths import expand_path
 
 OWN = ("commands", "lightning_modules", "datamodules", "degradations", "callbacks", "files")
 
+# Beginnings of lines of Lightning that say what everybody knows.
+ADVERTISEMENTS = (
+    "💡",
+    "GPU available: False",
+    "TPU available: False",
+    "Detected KeyboardInterrupt",
+)
 # Warnings of the libraries that do not apply here, and the reason.
 QUIET = (
     ".*does not have many workers.*",  # data.init_args.workers is set on purpose
     ".*ended before the epoch ended and your dataloader is not resumable.*",  # it resumes exactly
     ".*Checkpoint directory .* exists and is not empty.*",  # that is how a run is resumed
-    ".*LightningCLI's args parameter is intended to run from within Python.*",  # tests do
     ".*Trying to infer the `batch_size` from an ambiguous collection.*",  # no mean is weighted here
     ".*It is recommended to use .self.log.*sync_dist=True.*",  # metrics are gathered before
     ".*predict returned None if it was on purpose.*",  # an unreadable image
@@ -36,6 +42,9 @@ QUIET = (
     ".*could be decompression bomb.*",  # twice as many pixels are the limit
     ".*`local_dir_use_symlinks` argument is deprecated.*",  # diffusers' own
 )
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of mallopt's parameters, from malloc.h
+_LARGEST = 32 << 20  # bytes; glibc takes no larger threshold for maps
+MOST = 1 << 16  # nothing here needs more, even if the system has no limit
 
 
 def prepare_output() -> None:
@@ -57,12 +66,7 @@ def hide_advertising() -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    known = ("💡", "GPU available: False", "TPU available: False", "Detected KeyboardInterrupt")
-    return not record.getMessage().strip().startswith(known)
-
-
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of mallopt's parameters, from malloc.h
-_LARGEST = 32 << 20  # bytes; glibc takes no larger threshold for maps
+    return not record.getMessage().strip().startswith(ADVERTISEMENTS)
 
 
 def keep_freed_memory() -> None:
@@ -92,9 +96,6 @@ def keep_compiled_code() -> None:
     """
     folder = expand_path(os.environ.get("ENLARGER_CACHE") or "~/.cache/enlarger", "ENLARGER_CACHE")
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(folder, "compiled"))
-
-
-MOST = 1 << 16  # nothing here needs more, even if the system has no limit
 
 
 def raise_limit() -> None:

@@ -38,14 +38,14 @@ class Released(NamedTuple):
 def released() -> dict[str, Released]:
     """Return all released models by name."""
     published = manifest()
-    found: dict[str, Released] = {}
+    models: dict[str, Released] = {}
     for file in sorted((CONFIGS / "model").glob("*.yaml")):
         weights = str((plain_yaml(read_text(file)).get("init_args") or {}).get("weights"))
         for scale in SCALES:
             name = weights.replace("{scale}", str(scale))
             if name in published and "{scale}" in weights:
-                found[name] = Released(file, scale)
-    return found
+                models[name] = Released(file, scale)
+    return models
 
 
 def with_released(words: Sequence[str]) -> list[str]:
@@ -60,33 +60,43 @@ def with_released(words: Sequence[str]) -> list[str]:
         ConfigurationError: If a model is named that is not released, or has another scale.
     """
     words = list(words)
-    if not words or words[0] not in ON_IMAGES or "-h" in words or "--help" in words:
+    if not words or words[0] not in ON_IMAGES or {"-h", "--help"} & {*words}:
         return words
-    options = [word.partition("=")[0] for word in words]
-    if {"--config", "-c", "--model.class_path"} & {*options}:
+    if _typed(words, "--config", "-c", "--model.class_path") is not None:
         return words
-    name = DEFAULT
-    if "--model" in options:
-        place = options.index("--model")
-        _, equals, name = words[place].partition("=")
-        end = place + (1 if equals else 2)
-        name = name if equals else "".join(words[place + 1 : end])
-        if {".", "/", "{"} & {*name}:  # a class, a file or its content
+    name = _typed(words, "--model")
+    if name is None:
+        if words[0] != "predict" or _typed(words, "--data.predict") is None:
             return words
-        if name not in released():
-            near = did_you_mean(name, released()) or f": the names are {', '.join(released())}"
-            raise ConfigurationError(f"model: there is no released model {name!r}{near}")
-        del words[place:end]
-    elif words[0] != "predict" or "--data.predict" not in options:
+        name = DEFAULT
+    if {".", "/", "{"} & {*name}:  # a class, a file or its content
         return words
+    if name not in released():
+        near = did_you_mean(name, released()) or f": the names are {', '.join(released())}"
+        raise ConfigurationError(f"model: there is no released model {name!r}{near}")
     file, scale = released()[name]
+    factor = (_typed(words, *SCALE) or str(scale)).removesuffix(".0")
+    if factor != str(scale):
+        others = [
+            f"--model {other}" for other, its in released().items() if str(its.scale) == factor
+        ]
+        hint = f": {' or '.join(others)}" if others else ""
+        raise ConfigurationError(f"{name} enlarges by {scale}, not by {factor}{hint}")
+    options = ["--run.name", name]
+    if _typed(words, "--data") is None:
+        options += ["--data", "datamodules.SRDataModule"]
+    options += ["--data.init_args.scale", str(scale), "--model", str(file)]
+    if "--model" in words:
+        place = words.index("--model")
+        del words[place : place + 2]
+    rest = [word for word in words[1:] if not word.startswith("--model=")]
+    return [words[0], *options, *rest]
+
+
+def _typed(words: Sequence[str], *options: str) -> str | None:
+    """Return the value of the first of some options; None without one."""
     for word, following in pairwise([*words, ""]):
         option, equals, value = word.partition("=")
-        asked = (value if equals else following).removesuffix(".0")
-        if option in SCALE and asked not in ("", str(scale)):
-            others = [other for other, its in released().items() if str(its.scale) == asked]
-            hint = f": --model {' or --model '.join(others)}" if others else ""
-            raise ConfigurationError(f"{name} enlarges by {scale}, not by {asked}{hint}")
-    data = [] if "--data" in options else ["--data", "datamodules.SRDataModule"]
-    factor = ["--data.init_args.scale", str(scale)]
-    return [words[0], "--run.name", name, *data, *factor, "--model", str(file), *words[1:]]
+        if option in options:
+            return value if equals else following
+    return None

@@ -65,6 +65,8 @@ class Signals:
         others_idle: Returns whether all other processes of the run only wait, too.
     """
 
+    received_sigterm = False  # which Lightning asks: `Stops` decides when a run stops
+
     def __init__(self, end: Callable[[str, int], Any], others_idle: Callable[[], bool]) -> None:
         self.end, self.others_idle = end, others_idle
         self.received = 0  # the signal's number
@@ -81,9 +83,9 @@ class Signals:
         Args:
             trainer: The trainer, before it runs.
         """
-        replace_signal_handlers(trainer, self.install, self.restore)
+        replace_signal_handlers(trainer, self)
 
-    def install(self) -> None:
+    def register_signal_handlers(self) -> None:
         """Install the handlers; before that, a signal ends the process by default."""
         if not self._before:
             self._before = {number: signal.signal(number, self._handle) for number in HANDLED}
@@ -91,7 +93,7 @@ class Signals:
             signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
             threading.Thread(target=self._watch, daemon=True).start()
 
-    def restore(self) -> None:
+    def teardown(self) -> None:
         """Restore the earlier handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
@@ -116,10 +118,10 @@ class Signals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:  # a DataLoader worker: its owner decides
             return
-        now = time.monotonic()
-        again = self.received == number and 0 < self._handled < now - REPEAT_SECONDS
-        self._handled = self._handled or now
-        if number == signal.SIGINT and (again or self.command not in ("fit", "check")):
+        clock = time.monotonic()
+        is_second = self.received == number and 0 < self._handled < clock - REPEAT_SECONDS
+        self._handled = self._handled or clock
+        if number == signal.SIGINT and (is_second or self.command not in ("fit", "check")):
             raise KeyboardInterrupt
         self._receive(number)
 
@@ -136,17 +138,17 @@ class Signals:
         number = 0
         while number not in HANDLED:
             number = self._reader.recv(1)[0]
-            if number == 0:  # by `restore`
+            if number == 0:  # by `teardown`
                 return
         self._receive(number)
         since, used = time.monotonic(), _work()
         while self._before:
             time.sleep(POLL_SECONDS)
-            now, using = time.monotonic(), _work()
+            clock, using = time.monotonic(), _work()
             # A worker that has ended took its seconds along.
-            if using < used or using - used > IDLE_SHARE * max(now - since, IDLE_SECONDS):
-                since, used = now, using
-            self.idle = now - since > (SAVE_SECONDS if WAITS.saving else IDLE_SECONDS)
+            if using < used or using - used > IDLE_SHARE * max(clock - since, IDLE_SECONDS):
+                since, used = clock, using
+            self.idle = clock - since > (SAVE_SECONDS if WAITS.saving else IDLE_SECONDS)
             if self.idle and self.others_idle():
                 self.end(signal.Signals(number).name, 128 + number)
                 return

@@ -18,7 +18,6 @@ ROOMS = ("callbacks", "commands", "datamodules", "degradations", "files", "light
 OURS = (*(f"{ROOT / room}{os.sep}" for room in ROOMS), str(ROOT / "enlarger.py"))
 FOREIGN = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), "<")
 LIGHTNING = tuple(lightning.__path__)
-CALLBACKS = os.path.join(LIGHTNING[0], "pytorch", "callbacks")
 FULL = (errno.ENOSPC, errno.EDQUOT)
 Frames = list[traceback.FrameSummary]
 # Beginnings of the messages in which the parser wraps an exception of a constructor.
@@ -38,7 +37,7 @@ DISK = {
     errno.ENAMETOOLONG: "give it a shorter name",
 }
 _RAISE = re.compile(r"(.*[:;] *)?raise\b")
-_COMMAND = r"commands[/\\](run[/\\])?(cli|run|lightning_internals)\.py$"
+_COMMAND = r"commands[/\\](cli|lightning_internals)\.py$"
 _FRAME = r'^  File "([^"]+)", line (\d+), in (.*)\n    (.*)'
 _WORKER = "Original Traceback (most recent call last):"
 
@@ -81,11 +80,12 @@ def sentence_of(error: BaseException) -> str | None:
         return sentence
     if not _by_lightning(frames):
         return None
-    refused = ValueError | MisconfigurationException | ModuleNotFoundError  # of optional packages
-    asked = isinstance(error, RuntimeError) and frames[-1].filename.startswith(CALLBACKS)
+    if isinstance(error, ValueError | MisconfigurationException | ModuleNotFoundError):
+        return message  # the last one of an optional package
     # torch also raises RuntimeError, and Python TypeError: only those raised on purpose count.
-    meant = (asked or isinstance(error, TypeError)) and _RAISE.match(frames[-1].line or "")
-    return message if isinstance(error, refused) or meant else None
+    if isinstance(error, RuntimeError | TypeError) and _RAISE.match(frames[-1].line or ""):
+        return message
+    return None
 
 
 def status_of(error: BaseException) -> int:

@@ -77,12 +77,12 @@ class World(NamedTuple):
         Raises:
             ConfigurationError: If its rank or number of processes differs.
         """
-        made = (trainer.global_rank, trainer.world_size)
-        if self.launcher is not LIGHTNING and made != (self.rank, self.size):
+        rank, size = trainer.global_rank, trainer.world_size
+        if self.launcher is not LIGHTNING and (rank, size) != (self.rank, self.size):
             raise ConfigurationError(
                 f"this is process {self.rank} of {self.size}, but the trainer, by its strategy "
-                f"{type(trainer.strategy).__name__} and its plugins, is process {made[0]} of "
-                f"{made[1]}: remove trainer.plugins and trainer.strategy"
+                f"{type(trainer.strategy).__name__} and its plugins, is process {rank} of "
+                f"{size}: remove trainer.plugins and trainer.strategy"
             )
 
 
@@ -124,8 +124,8 @@ def claimed() -> Claim:
                 f"SLURM has {tasks} tasks on {nodes} nodes: start the command with srun, and give "
                 "--ntasks-per-node instead of --ntasks; a single process with srun --ntasks 1"
             )
-        of_task = number("SLURM_PROCID", 0), tasks, here, nodes, number("SLURM_LOCALID", 0)
-        return Claim(SLURM, *of_task)
+        rank, local_rank = number("SLURM_PROCID", 0), number("SLURM_LOCALID", 0)
+        return Claim(SLURM, rank, tasks, here, nodes, local_rank)
     if rank or (world > 1 and "LOCAL_RANK" not in os.environ):
         raise ConfigurationError(
             f"in the environment RANK is {rank} and WORLD_SIZE {world}, but neither torchrun nor "
@@ -189,8 +189,8 @@ def _started_by_lightning(claim: Claim, trainer: Namespace) -> World:
             f"or rank of this one: start the command with torchrun or srun, or set "
             f"{', '.join(missing)}"
         )
-    own = (trainer.devices, nodes, trainer.strategy, LIGHTNING)
-    return World(claim.node * here + claim.local_rank, here * nodes, *own)
+    rank = claim.node * here + claim.local_rank
+    return World(rank, here * nodes, trainer.devices, nodes, trainer.strategy, LIGHTNING)
 
 
 def _count(devices: Any, accelerator: Any) -> int:

@@ -78,7 +78,7 @@ def _knowing_what_is_installed() -> Generator[None]:
         yield
 
 
-BUILT: dict[str | None, dict[str, Any]] = {}
+BUILT: dict[str, Any] = {}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -93,14 +93,9 @@ def _parser_is_built_once() -> Generator[None]:
 
     def setup_parser(cli: EnlargerCLI, *args: Any) -> None:
         if cli.command not in BUILT:
-            before = set(vars(cli))
             build(cli, *args)
-            BUILT[cli.command] = {k: v for k, v in vars(cli).items() if k not in before}
-            for parser in cli.command_parsers.values():
-                parser.all_callback_keys = list(parser.callback_keys)
-        vars(cli).update(BUILT[cli.command])
-        for parser in cli.command_parsers.values():  # a run takes some of them away
-            parser.callback_keys = list(parser.all_callback_keys)
+            BUILT[cli.command] = cli.parser
+        cli.parser = BUILT[cli.command]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(EnlargerCLI, "setup_parser", setup_parser)

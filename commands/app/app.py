@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib.util
-import math
 import os
 import signal
 import socket
@@ -49,7 +48,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
     prepare_output()
     with listening:
-        models = _models(options)
+        models = _models(options.sources)
         ours = tempfile.TemporaryDirectory(prefix="enlarger-app-", ignore_cleanup_errors=True)
         with ours as folder:
             tempfile.tempdir = folder
@@ -59,7 +58,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
             from commands.app.page import application
 
-            page = application(models, options.megapixels)
+            page = application(models)
             print(
                 f"http://{options.host}:{listening.getsockname()[1]} (Ctrl-C ends it)", flush=True
             )
@@ -82,9 +81,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("sources", nargs="*", metavar="RUN", help="run, export, weights or file to offer first")
-    add("--runs", default="runs", help="folder of further runs and exports (default: runs)")
-    add("--device", help="such as cpu or cuda:1 (default: the first GPU, if any)")
-    add("--megapixels", type=float, default=math.inf, help="largest output (default: any)")
     add("--port", type=int, default=7860, help="port (default: 7860)")
     add(
         "--host",
@@ -95,13 +91,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _models(options: argparse.Namespace) -> Models:
-    import enlarger
+def _models(typed: Sequence[str]) -> Models:
+    from commands.interface.models import sources
 
-    here = enlarger.sources(options.runs)
-    photographs = [name for name in here if name.startswith("realesr")]
-    found = dict.fromkeys([*options.sources, *photographs, DEFAULT, *here])
-    models = Models([*found], options.device)
-    for source in reversed(options.sources):  # the first one stays in memory
+    available = sources()
+    photographs = [name for name in available if name.startswith("realesr")]
+    offered = dict.fromkeys([*typed, *photographs, DEFAULT, *available])
+    models = Models([*offered])
+    for source in reversed(typed):  # the first one stays in memory
         models.load(source)
     return models

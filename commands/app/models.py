@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from enlarger import Enlarger
+    from commands.interface.models import Enlarger
 
 
 class Stopped(Exception):  # noqa: N818  (no error)
@@ -20,15 +20,14 @@ class Models:
     """The methods that the page offers; one is in memory at a time.
 
     Args:
-        sources: What ``enlarger.load`` takes.
-        device: Where they run; by default the first GPU, if there is one.
+        sources: What ``load`` of ``enlarger.py`` takes.
 
     Attributes:
         names: As the page shows them: without folders where that is unique.
     """
 
-    def __init__(self, sources: list[str], device: str | None = None) -> None:
-        self.sources, self.device = sources, device
+    def __init__(self, sources: list[str]) -> None:
+        self.sources = sources
         # An export is called as its run.
         short = [Path(source.removesuffix("/export")).absolute().name for source in sources]
         self.names = {
@@ -36,7 +35,7 @@ class Models:
             for source, name in zip(sources, short, strict=True)
         }
         self._loaded: tuple[tuple[str, int | None], Enlarger] | None = None
-        self._own: dict[str, int | None] = {}  # steps by default
+        self._default_steps: dict[str, int | None] = {}
         self._at_work: object = None  # the latest enlargement, unless it was stopped
 
     def stop(self) -> None:
@@ -52,11 +51,12 @@ class Models:
         """
         from torch.nn.modules.module import register_module_forward_pre_hook
 
-        own, thread = object(), threading.get_ident()
-        self._at_work = own
+        enlargement = object()
+        thread = threading.get_ident()
+        self._at_work = enlargement
 
         def check(*_: object) -> None:  # called for all threads
-            if threading.get_ident() == thread and self._at_work is not own:
+            if threading.get_ident() == thread and self._at_work is not enlargement:
                 raise Stopped
 
         handle = register_module_forward_pre_hook(check)
@@ -75,18 +75,19 @@ class Models:
         Raises:
             ValueError: If it is not offered, cannot be loaded, or cannot take so many steps.
         """
-        import enlarger
+        from commands.interface.models import load
 
         if source not in self.sources:
             raise ValueError(f"{source!r} is not offered here")
-        wanted = source, steps or self._own.get(source)
-        if self._loaded is None or self._loaded[0] != wanted:
+        key = source, steps or self._default_steps.get(source)
+        if self._loaded is None or self._loaded[0] != key:
             self._loaded = None  # frees its memory first
-            model = enlarger.load(source, device=self.device)
-            self._own[source] = own = model.module.default_steps
-            if steps and own and steps != own:
-                changed = model.module.arguments_for_steps(steps)
+            model = load(source)
+            default = model.module.default_steps
+            self._default_steps[source] = default
+            if steps and default and steps != default:
+                arguments = model.module.arguments_for_steps(steps)
                 del model
-                model = enlarger.load(source, device=self.device, **changed)
-            self._loaded = (source, steps or own), model
+                model = load(source, **arguments)
+            self._loaded = (source, steps or default), model
         return self._loaded[1]

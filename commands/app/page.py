@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import html
-import math
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -44,22 +43,26 @@ def read(photo: str) -> tuple[Any, Extras]:
 
 def preview(pixels: Any) -> Image.Image:
     """Return an image of 8 bits, and of at most ``PREVIEW`` pixels a side."""
-    image = Image.fromarray(pixels if pixels.dtype == "uint8" else (pixels >> 8).astype("uint8"))
+    if pixels.dtype == "uint16":
+        pixels = (pixels >> 8).astype("uint8")
+    image = Image.fromarray(pixels)
     image.thumbnail((PREVIEW, PREVIEW), Image.Resampling.LANCZOS)
     return image
 
 
 def middle(pixels: Any) -> Any:
     """Return the middle of an image, ``MIDDLE`` pixels a side or what it has."""
-    top, left = (max(0, (side - MIDDLE) // 2) for side in pixels.shape[:2])
+    height, width = pixels.shape[:2]
+    top = max(0, (height - MIDDLE) // 2)
+    left = max(0, (width - MIDDLE) // 2)
     return pixels[top : top + MIDDLE, left : left + MIDDLE]
 
 
-def examples() -> list[str]:
+def example() -> str:
     """Return a photograph that comes with the environment."""
     from sklearn.datasets import __file__ as package
 
-    return [str(Path(package).parent / "images" / "flower.jpg")]
+    return str(Path(package).parent / "images" / "flower.jpg")
 
 
 def _some(photos: list[str] | None) -> list[str]:
@@ -91,85 +94,91 @@ def in_page(function: Event) -> Event:
     return wrapped
 
 
-def application(models: Models, megapixels: float = math.inf) -> Any:
+def application(models: Models) -> Any:
     """Return the page, an ASGI application.
 
     Args:
         models: The methods, at least one.
-        megapixels: Largest output.
     """
     import fastapi
     import gradio as gr
 
     @in_page
     def choose(source: str) -> Iterator[Any]:
-        fixed = released().get(source)  # whose file is fetched when it is first used
-        steps = None if fixed else models.load(source).module.default_steps
-        scale = gr.Number((fixed or models.load(source)).scale, interactive=fixed is None)
-        yield scale, gr.Number(steps, visible=steps is not None)
+        published = released().get(source)
+        if published is not None:  # its file is fetched when it is first used
+            yield gr.Number(published.scale, interactive=False), gr.Number(None, visible=False)
+            return
+        model = models.load(source)
+        steps = model.module.default_steps
+        yield gr.Number(model.scale, interactive=True), gr.Number(steps, visible=steps is not None)
 
     @in_page
     def drop(photos: list[str] | None) -> Iterator[Any]:
-        pixels = read(photos[0])[0] if photos else None
-        shown = None if pixels is None else (preview(pixels),) * 2
-        about = "" if pixels is None else f"{pixels.shape[1]} x {pixels.shape[0]} pixels"
-        yield gr.ImageSlider(shown, label="Photograph"), about, []
+        if not photos:
+            yield gr.ImageSlider(None, label="Photograph"), "", []
+            return
+        pixels = read(photos[0])[0]
+        image = preview(pixels)
+        about = f"{pixels.shape[1]} x {pixels.shape[0]} pixels"
+        yield gr.ImageSlider((image, image), label="Photograph"), about, []
 
     @in_page
     def look(photos: list[str] | None, *settings: Any) -> Iterator[Any]:
         pixels = middle(read(_some(photos)[0])[0])
-        yield *enlarged("the middle", pixels, *settings)[1:], []
+        _, slider, about = enlarged("the middle", pixels, *settings)
+        yield slider, about, []
 
     of_tiles = gr.Progress(track_tqdm=True)
 
     @in_page
     def press(photos: list[str] | None, progress: Any = of_tiles, *settings: Any) -> Iterator[Any]:
         *settings, form = settings  # type: ignore[assignment]
-        done: list[str] = []
+        photos = _some(photos)
+        files: list[str] = []
         with tempfile.TemporaryDirectory() as folder:  # until Gradio has its own copies
-            for number, photo in enumerate(_some(photos)):
+            for number, photo in enumerate(photos):
+                name = Path(photo).name
                 try:
                     pixels, colours = read(photo)
-                    output, *made = enlarged(Path(photo).name, pixels, *settings)
+                    output, slider, about = enlarged(name, pixels, *settings)
                 except (ValueError, OSError) as error:
-                    if number + 1 == len(photos or ()) and not done:
+                    is_last = number + 1 == len(photos)
+                    if is_last and not files:
                         raise
-                    gr.Warning(_words(f"{Path(photo).name}: {error}"), duration=None)
+                    gr.Warning(_words(f"{name}: {error}"), duration=None)
                     continue
                 levels = fitted_pixels(np.atleast_3d(output), form)
+                extras = fitted_extras(colours, levels, form)[0]
                 factor = output.shape[0] / pixels.shape[0]
                 file = Path(folder, str(number), f"{Path(photo).stem}_x{factor:g}.{form}")
                 file.parent.mkdir()
-                extras = fitted_extras(colours, levels, form)[0]
                 file.write_bytes(encode(levels, extras, form, QUALITY))
-                done.append(str(file))
-                yield *made, done
+                files.append(str(file))
+                yield slider, about, files
 
     def enlarged(
-        what: str, pixels: Any, source: str, scale: float, steps: int, tile: int, seed: int
+        name: str, pixels: Any, source: str, scale: float, steps: int, tile: int, seed: int
     ) -> tuple[Any, Any, str]:
         model = models.load(source, steps)
         scale = scale or model.scale
         h, w = pixels.shape[:2]
         about = f"{w} x {h} to {round(w * scale)} x {round(h * scale)} pixels"
-        if scale < 1 or h * w * scale**2 > megapixels * 1e6:
-            raise ValueError(
-                f"{about}: the scale must be at least 1, and the output at most {megapixels:g} "
-                "megapixels (main.py app --megapixels)"
-            )
+        if scale < 1:
+            raise ValueError(f"{about}: the scale must be at least 1")
         tiling = Tiling(size=tile) if tile else None
         try:
             with models.stoppable():
                 output = model.enlarge(pixels, scale=scale, seed=seed or 0, tiling=tiling)
         except WrongScaleError as error:
-            own = f"{model.scale:g}"
             raise ValueError(
-                f"{models.names[source]} enlarges by {own} only; set Scale to {own}"
+                f"{models.names[source]} enlarges by {model.scale:g} only; set Scale to "
+                f"{model.scale:g}"
             ) from error
         after = preview(output)
         before = preview(pixels).resize(after.size, Image.Resampling.BICUBIC)
         label = f"Bicubic | {models.names[source]}"
-        return output, gr.ImageSlider((before, after), label=label), f"{about}, {what}"
+        return output, gr.ImageSlider((before, after), label=label), f"{about}, {name}"
 
     with gr.Blocks(title="Enlarger", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
         gr.Markdown(INTRODUCTION)
@@ -196,7 +205,7 @@ def application(models: Models, megapixels: float = math.inf) -> Any:
                     button = gr.Button("Enlarge", variant="primary", min_width=90)
                     crop = gr.Button("Preview", min_width=90)
                     stop = gr.Button("Stop", min_width=90)
-                gr.Examples([[[example]] for example in examples()], photos, label="An example")
+                gr.Examples([[[example()]]], photos, label="An example")
             with gr.Column(scale=2, min_width=300):
                 slider = gr.ImageSlider(
                     label="Photograph", format="png", buttons=["fullscreen"], max_height=640
@@ -205,16 +214,17 @@ def application(models: Models, megapixels: float = math.inf) -> Any:
                 files = gr.File(
                     label="Enlarged", file_count="multiple", interactive=False, height=140
                 )
-        given, shown = [photos, source, scale, steps, tile, seed], [slider, about, files]
+        settings = [photos, source, scale, steps, tile, seed]
+        results = [slider, about, files]
         # One event at a time, because one model is in memory.
         one: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
         hidden: dict[str, Any] = {"api_visibility": "private", **one}
         for event in (page.load, source.change):
             event(choose, source, [scale, steps], **hidden)
-        photos.change(drop, photos, shown, show_progress_on=slider, **hidden)
-        crop.click(look, given, shown, show_progress_on=slider, **hidden)
+        photos.change(drop, photos, results, show_progress_on=slider, **hidden)
+        crop.click(look, settings, results, show_progress_on=slider, **hidden)
         run = button.click(
-            press, [*given, form], shown, show_progress_on=slider, api_name="enlarge", **one
+            press, [*settings, form], results, show_progress_on=slider, api_name="enlarge", **one
         )
         stop.click(models.stop, cancels=[run], queue=False, api_visibility="private")
     page.queue(max_size=20, api_open=False)

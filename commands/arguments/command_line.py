@@ -24,12 +24,12 @@ class CommandLine:
     Attributes:
         merged: All that it sets.
         files: Of ``--config``, in order.
-        prints: Flags of ``--print_config``; None without it.
+        prints: Whether ``--print_config`` asks for the whole configuration.
     """
 
     merged: Merged = field(default_factory=Merged)
     files: list[str] = field(default_factory=list)
-    prints: str | None = None
+    prints: bool = False
 
 
 def read(words: Sequence[str]) -> CommandLine:
@@ -44,7 +44,7 @@ def read(words: Sequence[str]) -> CommandLine:
     line = CommandLine()
     for key, value in _options(words):
         if key == PRINT.removeprefix("--"):
-            line.prints = value
+            line.prints = True
             continue
         try:
             if key == "config":

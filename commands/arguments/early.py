@@ -9,7 +9,7 @@ import difflib
 import os
 import re
 from collections.abc import Sequence
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 from commands.errors import EXPERIMENTS, ConfigurationError, did_you_mean, unknown_key
@@ -19,12 +19,30 @@ from files.paths import CONFIGURATIONS, read_text
 
 # First parts of the commands' options.
 TOP = (
-    *("config", "print_config", "help", "debug", "seed_everything", "ckpt_path"),
-    *("weights_only", "verbose", "return_predictions"),
-    *("model", "data", "degradation", "trainer", "run", "tiling", "checkpoint", "writer"),
-    *("encode", "export"),
+    "config",
+    "print_config",
+    "help",
+    "debug",
+    "seed_everything",
+    "ckpt_path",
+    "model",
+    "data",
+    "degradation",
+    "trainer",
+    "run",
+    "tiling",
+    "checkpoint",
+    "writer",
+    "encode",
+    "export",
 )
-ON_RUNS = ("report", "compare", "measure", "export")  # whose first words are paths
+# Commands whose first words are paths.
+ON_RUNS = {
+    "report": "a run, such as runs/NAME",
+    "compare": "two runs, or folders of images",
+    "measure": "a folder of images",
+    "export": "a run, such as runs/NAME",
+}
 # A file that is the value of one key: a class, or a list of callbacks.
 _PART = re.compile(r"(?:[ \t]*(?:#.*)?\n)*(?:- )?(?:\{?class_path: *)?(\w+)\.\w+")
 _TAKES = {
@@ -45,22 +63,26 @@ def refuse_typos(args: Sequence[str]) -> None:
     Raises:
         ConfigurationError: With the sentence that the parser's error would become.
     """
-    if not args:
+    args = [word for word in args if word != "--debug"]
+    if not args or args[0].startswith("-"):
         raise ConfigurationError(f"name a command first: {', '.join(ABOUT)} (--help explains them)")
-    if not args[0].startswith("-") and args[0] not in ABOUT:
+    if args[0] not in ABOUT:
         near = did_you_mean(args[0], ABOUT) or f"; the commands are {', '.join(ABOUT)}"
         raise ConfigurationError(f"unknown command {args[0]!r}{near}")
     refuse_missing_run(args)
-    for number, word in enumerate(args):
+    for word, following in pairwise([*args, ""]):
         option, equals, value = word.partition("=")
         if not option.startswith("--"):
             continue
-        value = value if equals else args[number + 1] if number + 1 < len(args) else ""
-        _refuse_encoding(option[2:], value)
-        if option == "--config":
+        key = option.removeprefix("--")
+        if not equals:
+            value = following
+        _refuse_encoding(key, value)
+        if key == "config":
             _refuse_file(value)
-        _refuse_key(option[2:].rstrip("+"))
-        _refuse_class(option, value)
+        key = key.rstrip("+")
+        _refuse_key(key)
+        _refuse_class(key, value)
 
 
 def _refuse_encoding(key: str, value: str) -> None:
@@ -90,9 +112,7 @@ def refuse_missing_run(words: Sequence[str]) -> None:
     if words[0] not in ON_RUNS:
         return
     if len(words) == 1:
-        what = "a folder of images" if words[0] == "measure" else "a run, such as runs/NAME"
-        what = "two runs, or folders of images" if words[0] == "compare" else what
-        raise ConfigurationError(f"{words[0]} needs {what}")
+        raise ConfigurationError(f"{words[0]} needs {ON_RUNS[words[0]]}")
     for name in takewhile(lambda word: not word.startswith("-"), words[1:]):
         if not os.path.exists(name):
             _refuse_missing(words[0], name.partition("@")[0])  # runs/a@step-1000
@@ -117,10 +137,10 @@ def _refuse_key(key: str) -> None:
             meant = f"{near[0]}.{rest}" if rest else near[0]
             raise ConfigurationError(f"unknown key {key!r}; did you mean {meant!r}?")
     elif rest and group in SOURCES and group != "data":  # whose class may be another one
-        name, known = rest.partition(".")[0], options(group)
-        if known and name not in (*known, "help"):
-            names = [f"{group}.{each}" for each in known]
-            raise ConfigurationError(unknown_key(f"{group}.{name}", names))
+        name = rest.partition(".")[0]
+        keys = [f"{group}.{option}" for option in options(group)]
+        if keys and f"{group}.{name}" not in keys and name != "help":
+            raise ConfigurationError(unknown_key(f"{group}.{name}", keys))
 
 
 def _refuse_file(value: str) -> None:
@@ -128,23 +148,26 @@ def _refuse_file(value: str) -> None:
         return
     path = Path(value)
     if not path.exists():
-        beside = {file.stem: file for file in path.parent.glob("*.y*ml")}
-        files = {file.stem: file for file in EXPERIMENTS.rglob("*.yaml")} | beside
-        near = [files[path.stem]] if path.stem in files else []
-        near = near or [files[stem] for stem in sorted(files) if stem.startswith(f"{path.stem}_")]
-        near = near or [files[s] for s in difflib.get_close_matches(path.stem, files, n=1)]
-        meant = f"; did you mean {' or '.join(map(os.path.relpath, near[:3]))}?" if near else ""
+        files = {file.stem: file for file in EXPERIMENTS.rglob("*.yaml")}
+        files |= {file.stem: file for file in path.parent.glob("*.y*ml")}
+        names = [stem for stem in sorted(files) if f"{stem}_".startswith(f"{path.stem}_")]
+        names = names or difflib.get_close_matches(path.stem, files, n=1)
+        near = " or ".join(os.path.relpath(files[name]) for name in names[:3])
+        meant = f"; did you mean {near}?" if near else ""
         raise ConfigurationError(f"config is {value}, and there is no such file{meant}")
-    readable = value.endswith(CONFIGURATIONS) and path.is_file()
-    part = _PART.match(read_text(value)) if readable else None
-    if part and (option := _TAKES.get(part[1])):
-        key = f"such as --{option} {value}"
-        raise ConfigurationError(f"{value} is the value of a key, so give it by that key, {key}")
+    if not value.endswith(CONFIGURATIONS) or not path.is_file():
+        return
+    part = _PART.match(read_text(value))
+    if part and part[1] in _TAKES:
+        raise ConfigurationError(
+            f"{value} is the value of a key, so give it by that key, such as --{_TAKES[part[1]]} "
+            f"{value}"
+        )
 
 
-def _refuse_class(option: str, value: str) -> None:
+def _refuse_class(key: str, value: str) -> None:
     # One of a room's public names, which its stub lists; other classes are left to the parser.
     room, _, name = value.partition(".")
     if room in ROOMS and re.fullmatch(r"[A-Z]\w*", name) and value not in public_names(room):
         near = did_you_mean(value, public_names(room))
-        raise ConfigurationError(f"{option[2:].rstrip('+')}: {room} has no {name!r}{near}")
+        raise ConfigurationError(f"{key}: {room} has no {name!r}{near}")

@@ -27,6 +27,7 @@ HINTS = {
     "weights": "--model.weights NAME; python main.py weights --fetch NAME downloads it",
 }
 _LONGEST = 90  # characters of a sentence that is shown as a whole
+KIND_OF_ROOM = {"datamodules": "datasets", "degradations": "degradations", "callbacks": "metrics"}
 
 
 class Entry(NamedTuple):
@@ -39,9 +40,6 @@ class Entry(NamedTuple):
 class _Class(NamedTuple):
     about: str
     bases: tuple[str, ...] = ()
-
-
-KIND_OF_ROOM = {"datamodules": "datasets", "degradations": "degradations", "callbacks": "metrics"}
 
 
 def main(words: Sequence[str]) -> int:
@@ -78,44 +76,51 @@ def entries(kind: str) -> list[Entry]:
         return list(_experiments())
     if kind == "weights":
         return list(_weights())
-    room = next((r for r, of in KIND_OF_ROOM.items() if of == kind), ROOMS[0])
+    room = ROOMS[0]
+    for name, kind_of_room in KIND_OF_ROOM.items():
+        if kind_of_room == kind:
+            room = name
     return sorted(
-        Entry(f"{room}.{name}", found.about)
-        for name, found in public(room).items()
-        if _kind_of(room, name, _classes_of(room)) == kind
+        Entry(f"{room}.{name}", described.about)
+        for name, described in public(room).items()
+        if _kind_of(room, name) == kind
     )
 
 
 @functools.cache
 def public(room: str) -> dict[str, _Class]:
     """Return the public classes and functions of a room, which its stub file names."""
-    found = dict[str, _Class]()
+    classes: dict[str, _Class] = {}
     for name, module in stub(room).items():  # another file may have a class of the same name
         file = ROOT / room / f"{module.replace('.', '/')}.py"
         file = file if file.is_file() else file.with_suffix("") / "__init__.py"
-        if name in (known := _classes_in(file)):  # not only passed on
-            found[name] = known[name]
-    return found
+        if name in _classes_in(file):  # not only passed on
+            classes[name] = _classes_in(file)[name]
+    return classes
 
 
-def _kind_of(room: str, name: str, known: dict[str, _Class]) -> str:
+def _kind_of(room: str, name: str) -> str:
     if room in KIND_OF_ROOM:
         return KIND_OF_ROOM[room]
-    above, seen = [name], set[str]()
-    while above:
-        one = above.pop()
-        if one in BASES:
-            return BASES[one]
-        if one not in seen and one in known:
-            seen.add(one)
-            above += known[one].bases
+    classes = _classes_of(room)
+    bases, seen = [name], set[str]()
+    while bases:
+        base = bases.pop()
+        if base in BASES:
+            return BASES[base]
+        if base not in seen and base in classes:
+            seen.add(base)
+            bases += classes[base].bases
     return "networks" if stub(room).get(name, "networks").startswith("networks") else "parts"
 
 
 @functools.cache
 def _classes_of(room: str) -> dict[str, _Class]:
     files = sorted((ROOT / room).rglob("*.py"))
-    return {name: own for path in files for name, own in _classes_in(path).items()}
+    classes: dict[str, _Class] = {}
+    for file in files:
+        classes |= _classes_in(file)
+    return classes
 
 
 @functools.cache
@@ -145,8 +150,9 @@ def _experiments() -> Iterator[Entry]:
     text = (EXPERIMENTS / "README.md").read_text(encoding="utf-8")
     for line in text.splitlines():
         if match := re.match(r"\| \[`(.+?)`\]", line):
-            _, _, what, hardware, *_ = (cell.strip() for cell in line.split("|"))
-            yield Entry(match[1], re.sub(r"\[(.+?)\]\(.+?\)", r"\1", f"{what}; {hardware}"))
+            cells = [cell.strip() for cell in line.split("|")]
+            about = f"{cells[2]}; {cells[3]}"
+            yield Entry(match[1], re.sub(r"\[(.+?)\]\(.+?\)", r"\1", about))
 
 
 def _weights() -> Iterator[Entry]:
@@ -154,7 +160,7 @@ def _weights() -> Iterator[Entry]:
         yield Entry(name, f"{about['used_by']}; licence: {about['licence']}")
 
 
-def _write(found: Sequence[Entry]) -> None:
-    width = max((len(entry.name) for entry in found), default=0)
-    for name, about in found:
+def _write(lines: Sequence[Entry]) -> None:
+    width = max((len(entry.name) for entry in lines), default=0)
+    for name, about in lines:
         sys.stdout.write(f"{name:<{width}}  {about}\n")

@@ -16,7 +16,6 @@ from commands.arguments.command_line import CommandLine
 from commands.arguments.messages import Mistakes, no_keys
 from commands.arguments.saved_config import as_yaml, without_odd_defaults
 from commands.errors import ConfigurationError
-from commands.names import ABOUT, TOOLS
 from files.merge import Merged
 from files.yaml_loader import StrictLoader
 from lightning_modules.adversarial import Adversarial
@@ -28,12 +27,16 @@ LINKS = {
     "degradation.init_args.scale": "data.init_args.scale",
     "data.init_args.seed": "seed_everything",
 }
-DESCRIPTIONS = {name: about for name, about in ABOUT.items() if name not in TOOLS}
 
 # How the library reads text: as it is, since files and brackets are read before. Only what it has
 # written itself is a document.
 MODE = "text"
 _DOCUMENT = "---\n"
+# The trainer's option: that of an `Adversarial`, and the trainer's default.
+OPTIONS_OF_ADVERSARIAL = {
+    "gradient_clip_val": ("clip", None),
+    "accumulate_grad_batches": ("accumulate", 1),
+}
 
 
 def _load(text: str) -> Any:
@@ -48,12 +51,6 @@ def _load(text: str) -> Any:
 
 set_loader(MODE, _load, (yaml.YAMLError,))
 set_dumper(MODE, lambda config: f"{_DOCUMENT}{as_yaml(config)}")
-
-
-def parser_settings() -> dict[str, Any]:
-    """Return the arguments of the parser and, by command, of the command parsers."""
-    description = "Enlarger: train, compare and run image super-resolution methods."
-    return {"description": description, **{n: {"description": t} for n, t in DESCRIPTIONS.items()}}
 
 
 class Parser(LightningArgumentParser):
@@ -114,16 +111,14 @@ def _place_of(sentence: str, merged: Merged) -> str:
     return f"{place}: " if place else ""
 
 
-def printed(parser: LightningArgumentParser, config: Namespace, flags: str) -> str:
+def printed(parser: LightningArgumentParser, config: Namespace) -> str:
     """Return a configuration as YAML.
 
     Args:
         parser: That of the command.
         config: Its configuration.
-        flags: Of ``--print_config``, with commas between them.
     """
-    skip = {flag: flag in flags.split(",") for flag in ("skip_unset", "skip_default")}
-    return parser.dump(config, format=MODE, **skip).removeprefix(_DOCUMENT)
+    return parser.dump(config, format=MODE, skip_unset=False).removeprefix(_DOCUMENT)
 
 
 def _check_links(values: Mapping[str, Any]) -> None:
@@ -154,10 +149,6 @@ def _number(value: Any) -> Any:
         return value
 
 
-# The trainer's option: that of an `Adversarial`, and the trainer's default.
-OWN = {"gradient_clip_val": ("clip", None), "accumulate_grad_batches": ("accumulate", 1)}
-
-
 def check_own_options(model: ImageModel, trainer: Trainer) -> None:
     """Raise for trainer options that the method replaces or does not support.
 
@@ -168,14 +159,13 @@ def check_own_options(model: ImageModel, trainer: Trainer) -> None:
     Raises:
         ConfigurationError: If such an option is set; the message names the method's own.
     """
-    name = type(model).__name__
     if not isinstance(model, Adversarial):
         return
-    for flag, (own, default) in OWN.items():
+    for flag, (option, default) in OPTIONS_OF_ADVERSARIAL.items():
         value = getattr(trainer, flag)
         if value not in (default, 0):
             raise ConfigurationError(
-                f"trainer.{flag} is {value}, and {name} steps its two optimisers "
-                f"itself: set model.init_args.{model.group}{own} instead, and remove "
+                f"trainer.{flag} is {value}, and {type(model).__name__} steps its two optimisers "
+                f"itself: set model.init_args.{model.group}{option} instead, and remove "
                 f"trainer.{flag}"
             )

@@ -45,8 +45,8 @@ def _register(kind: type) -> None:
             raise TypeError(f"{value!r} is no {kind.__name__}")
         return str(value)
 
-    known: Any = get_registered_type(kind)
-    register_type(kind, as_text, known.deserializer, type_check=known.type_check)
+    registered: Any = get_registered_type(kind)
+    register_type(kind, as_text, registered.deserializer, type_check=registered.type_check)
 
 
 for _kind in (os.PathLike, Path, timedelta):
@@ -58,18 +58,18 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
 
     The key of a dictionary of classes, such as ``stages``, has a tuple of its names: their order.
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     if isinstance(config, dict) and config:
         classes = all(isinstance(v, dict) and "class_path" in v for v in config.values())
         if classes and prefix.rpartition(".")[2] not in UNORDERED:
-            found[prefix] = tuple(config)
+            values[prefix] = tuple(config)
         for key, value in config.items():
-            found |= flat(value, f"{prefix}.{key}" if prefix else str(key))
-        return found
+            values |= flat(value, f"{prefix}.{key}" if prefix else str(key))
+        return values
     for number, value in enumerate(config if isinstance(config, list) else ()):
         inner = flat(value, f"{prefix}.{number}").items()
-        found |= {key: names for key, names in inner if isinstance(names, tuple)}
-    return {prefix: config, **found}
+        values |= {key: names for key, names in inner if isinstance(names, tuple)}
+    return {prefix: config, **values}
 
 
 def without_odd_defaults(parser: ArgumentParser, config: Namespace) -> Namespace:

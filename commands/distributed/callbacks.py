@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import BaseFinetuning, Timer
+from lightning.pytorch.callbacks import BaseFinetuning
 
 from callbacks.evaluation import all_callbacks
 from callbacks.report.scalar_record import ScalarRecord
@@ -99,9 +98,6 @@ def data_facts(trainer: Trainer) -> dict[str, Any]:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) < 80 else hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-log = logging.getLogger(__name__)
 
 
 class Agreement:
@@ -233,16 +229,6 @@ class Stops(SavesLast):
             checkpoints.save_between(trainer, pl_module)
         raise Stopped(number, f"after step {trainer.global_step}")
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Warn if a timer left nothing to do."""
-        for callback in all_callbacks(trainer):
-            spent = isinstance(callback, Timer) and (callback.time_remaining() or 1.0) <= 0
-            if spent and trainer.should_stop and self.ranks.step == 0:
-                log.warning(
-                    "nothing was trained: Lightning's Timer (trainer.max_time) counts all starts "
-                    "of the run together, and its time is over: raise it"
-                )
-
     # ----------------------------------------------------------------------------------- evaluation
 
     def on_validation_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
@@ -257,8 +243,8 @@ class Stops(SavesLast):
 
     def on_predict_batch_start(self, *args: Any, **kwargs: Any) -> None:
         """Leave before the next image; earlier ones are written."""
-        if received := self.ranks.signals.received:
-            raise Stopped(received, "before its end")
+        if self.ranks.signals.received:
+            raise Stopped(self.ranks.signals.received, "before its end")
 
     def _leave(self, trainer: Trainer, begun: bool) -> None:
         if gradients_pending(trainer):
@@ -269,7 +255,9 @@ class Stops(SavesLast):
         # Processes have different numbers of images, so each exchanges exactly once: when it
         # leaves, or when it has finished.
         agreed = received if self._agreement is None else self._agreement.now(received)
-        if agreed:
-            fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
-            at = f"in the validation after step {trainer.global_step}"
-            raise Stopped(agreed, at if fitting else "before its end", in_validation=fitting)
+        if not agreed:
+            return
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            position = f"in the validation after step {trainer.global_step}"
+            raise Stopped(agreed, position, in_validation=True)
+        raise Stopped(agreed, "before its end")

@@ -33,6 +33,7 @@ from datamodules.loading import end_workers
 from files.waits import WAITS
 from files.words import first_of
 
+BEATS = 6  # heartbeats in the time without one after which a process is lost
 LOST = 75  # exit status after another process was lost: EX_TEMPFAIL, start again
 GRACE = 5.0  # seconds in which a process may still end by itself after another one failed
 TOGETHER = 2.0  # seconds within which processes fail for the same reason
@@ -91,31 +92,30 @@ class Heartbeat:
         for work in (self._exchange, self._watch):  # the store may not answer
             threading.Thread(target=work, daemon=True).start()
 
-    def leave(self, why: str = "done", status: int = 0) -> None:
-        """Tell the others that this process ends.
+    def fail(self, why: str, status: int) -> None:
+        """Tell the others that this process fails, after which they stop, too.
 
         Args:
-            why: ``done``, or the reason of a failure, after which the others stop, too.
-            status: Exit status of this process, and after a failure of the others.
+            why: The reason.
+            status: Exit status of this process and of the others.
         """
         if self._over.is_set():
             return
         self._over.set()
         if self.first is not None and self.rank > 0:
             return  # all know, and the store may be lost
-        thread = threading.Thread(target=self._send_last, args=(why, status), daemon=True)
+        thread = threading.Thread(target=self._send_failure, args=(why, status), daemon=True)
         thread.start()
         thread.join(GRACE)  # a lost store must not block this process
 
-    def _send_last(self, why: str, status: int) -> None:
+    def _send_failure(self, why: str, status: int) -> None:
         with contextlib.suppress(RuntimeError):  # the store is lost
             store = self.store.clone()
-            if why != "done":
-                mine = json.dumps([self.rank, why, status])
-                self.first = json.loads(store.compare_set(FAILED, "", mine))
+            failure = json.dumps([self.rank, why, status])
+            self.first = json.loads(store.compare_set(FAILED, "", failure))
             self._send(store, why)
             if self.rank == 0:  # the store may end with this process
-                deadline = time.monotonic() + (GRACE if why == "done" else TOGETHER)
+                deadline = time.monotonic() + TOGETHER
                 keys = [_key(rank) for rank in self._last]
                 while time.monotonic() < deadline and b'"here"' in b"".join(store.multi_get(keys)):
                     time.sleep(0.05)
@@ -134,6 +134,7 @@ class Heartbeat:
             while finished < len(self.hosts):
                 if store.check([FAILED]):
                     rank, why, status = json.loads(store.get(FAILED))
+                    self.fail(why, status)
                     return f"{self._name(rank)} stopped ({why})", status
                 time.sleep(0.05)
                 finished = store.add(FINISHED, 0)
@@ -182,8 +183,9 @@ class Heartbeat:
     def _watch(self) -> None:
         while not self._over.wait(self._tick):
             grace = 0.0 if self._signal else GRACE
-            if found := self._judge(time.monotonic(), self.limit, grace):
-                self.end(*found)
+            verdict = self._judge(time.monotonic(), self.limit, grace)
+            if verdict is not None:
+                self.end(*verdict)
                 return
 
     def explain(self) -> tuple[str, int] | None:
@@ -249,12 +251,11 @@ class Ranks:
 
     Args:
         limit: Seconds to wait for the others at a meeting.
-        interval: Seconds between two heartbeats.
         lost_after: Seconds without a heartbeat after which a process is lost.
     """
 
-    def __init__(self, limit: float, interval: float, lost_after: float) -> None:
-        self.limit, self.interval, self.lost_after = limit, interval, lost_after
+    def __init__(self, limit: float, lost_after: float) -> None:
+        self.limit, self.lost_after = limit, lost_after
         self.signals = Signals(self._end_wait, self._others_idle)
         self.step = 0  # kept up to date by `Stops`
         self.rank, self.world = 0, 1
@@ -289,8 +290,10 @@ class Ranks:
         environment = _environment(trainer)
         self.rank, self.world = trainer.global_rank, trainer.world_size
         self._store = open_store(
-            *(environment.global_rank(), environment.world_size()),
-            *(environment.main_address, environment.main_port),
+            environment.global_rank(),
+            environment.world_size(),
+            environment.main_address,
+            environment.main_port,
             self.limit,
         )
         everyone = self.gather(facts, "start")
@@ -302,7 +305,7 @@ class Ranks:
             self._store.clone(),
             self.rank,
             hosts,
-            self.interval,
+            self.lost_after / BEATS,
             self.lost_after,
             self._state,
             self.signals.pass_on,
@@ -332,16 +335,17 @@ class Ranks:
         return gather(self._store, name, self.rank, self.world, facts, self.limit)
 
     def _refuse(self, name: str, everyone: list[Facts]) -> None:
-        found = differences(everyone)
-        if not found:
+        sentences = differences(everyone)
+        if not sentences:
             return
         if self._store is None:
             raise ConfigurationError(str(everyone[0]["refusal"]))
         with contextlib.suppress(TemporaryError):  # the store may end with the first process
             gather(self._store, f"{name}: seen", self.rank, self.world, {}, GRACE)
-        own = found if self.rank == 0 else [s for s in found if s.startswith(f"rank {self.rank} ")]
-        reason = ":\n  " + "\n  ".join(own) if own else "; rank 0 reports the reason"
-        raise ConfigurationError(f"the processes cannot run together{reason}")
+        if self.rank > 0:
+            sentences = [text for text in sentences if text.startswith(f"rank {self.rank} ")]
+        reason = "".join(f"\n  {text}" for text in sentences) or " rank 0 reports the reason"
+        raise ConfigurationError(f"the processes cannot run together:{reason}")
 
     # ------------------------------------------------------------------------------ under way, end
 
@@ -371,26 +375,21 @@ class Ranks:
             os.write(2, line.encode("utf-8", "backslashreplace"))  # it may name any file
             end_workers()
             if self._heartbeat is not None:
-                self._heartbeat.leave(why, status)
+                self._heartbeat.fail(why, status)
         finally:  # else a closed stderr would leave the process waiting
             os._exit(status)
 
-    def leave(self) -> None:
-        """Stop the heartbeat at the end of a command that succeeded, or that all stopped."""
-        if self._heartbeat is not None:
-            self._heartbeat.leave()
+    def finish(self) -> tuple[str, int] | None:
+        """Wait for the end of all others, after a command that succeeded or that all stopped.
 
-    def finish(self) -> None:
-        """Wait for the end of all others: only together they succeed.
-
-        Raises:
-            TemporaryError: If another one failed meanwhile; with its status.
+        Returns:
+            Message and exit status, if another one failed meanwhile: only together they succeed.
         """
         failure = None if self._heartbeat is None else self._heartbeat.finish()
-        self.leave()
-        if failure is not None:
-            why, status = failure
-            raise TemporaryError(self._signed(why), status)
+        if failure is None:
+            return None
+        why, status = failure
+        return self._signed(why), status
 
     def fail(self, error: BaseException, status: int) -> TemporaryError | None:
         """Tell the others that this process fails.
@@ -409,16 +408,18 @@ class Ranks:
             return None
         while self._ends:  # with its own reason, of which this error is a consequence
             time.sleep(1.0)
-        text, heartbeat = _plain(error), self._heartbeat
-        why, blamed = f"{type(error).__name__}: {text}", None
-        elsewhere = isinstance(error, FailedElsewhereError)
-        if elsewhere or is_broken_link(error):
-            found = None if heartbeat is None else heartbeat.explain()
-            reason, status = found or (f"it waited for {self._awaited()}", LOST)
-            why = text if elsewhere else f"{reason} (a connection broke: {text})"
+        heartbeat = self._heartbeat
+        text = _plain(error)
+        why = f"{type(error).__name__}: {text}"
+        blamed: TemporaryError | None = None
+        is_elsewhere = isinstance(error, FailedElsewhereError)
+        if is_elsewhere or is_broken_link(error):
+            explanation = None if heartbeat is None else heartbeat.explain()
+            reason, status = explanation or (f"it waited for {self._awaited()}", LOST)
+            why = text if is_elsewhere else f"{reason} (a connection broke: {text})"
             blamed = TemporaryError(self._signed(why), status)
         if heartbeat is not None:
-            heartbeat.leave(why, status)
+            heartbeat.fail(why, status)
             first, reason, _ = heartbeat.first or (self.rank, why, status)
             if first != self.rank and reason == why:
                 raise RepeatedError(status) from error

@@ -7,7 +7,7 @@ processes, or on one.
 
 from __future__ import annotations
 
-import logging
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -17,16 +17,17 @@ import torch
 from jsonargparse import Namespace
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     LearningRateFinder,
     ModelPruning,
+    OnExceptionCheckpoint,
     StochasticWeightAveraging,
     WeightAveraging,
 )
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -38,52 +39,47 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.optim import Optimizer
 
 from commands.errors import ConfigurationError
-from commands.lightning_internals import set_data_parallel_size
 from commands.world import SLURM, World
 from files.tensors import read_file
 from files.waits import WAITS
 
-log = logging.getLogger(__name__)
-
 # Lightning callbacks that cannot run here, and the reason.
 REFUSED = {
     BatchSizeFinder: (
-        "the order of the samples depends on the batch size: remove it, and set "
-        "data.init_args.batch_size"
+        "the order of the samples depends on the batch size: set data.init_args.batch_size"
     ),
     LearningRateFinder: (
-        "its trial steps would count as steps of the run, and a continued run would search again: "
-        "remove it, and set the learning rate of model.init_args.optimizer"
+        "its trial steps would count as steps of the run: set the learning rate of "
+        "model.init_args.optimizer"
     ),
-    WeightAveraging: (
-        "it replaces the weights that training continues from with averages: use "
-        "callbacks.EMA, whose averages test, validate and predict use"
+    WeightAveraging: "a continued run would train on from its averages: use callbacks.EMA",
+    StochasticWeightAveraging: "no command uses its averages: use callbacks.EMA",
+    OnExceptionCheckpoint: (
+        "Lightning would resume from its file by itself: after an exception the group checkpoint "
+        "saves the last complete step"
     ),
-    ModelPruning: (
-        "checkpoints do not hold its masks, so a continued run would differ: remove it, and "
-        "prune the trained weights"
-    ),
+    ModelPruning: "checkpoints do not hold its masks: prune the trained weights",
 }
-
-# Lightning strategies that cannot run here, by a part of their names, and the reason.
-STRATEGIES = {
-    **dict.fromkeys(
-        ("spawn", "fork", "notebook"), "it passes a run to its processes after it was built"
-    ),
-    "deepspeed": "its checkpoints are folders that depend on the number of processes",
-    "fsdp_": "its checkpoints have the format of FSDP 1",
-    "fsdpstrategy": "its checkpoints have the format of FSDP 1",
-    "xla": "TPUs are not supported",
-    "tpu": "TPUs are not supported",
-}
-
-# Trainer arguments that must be positive, and a hint for the message.
-COUNTS = {
-    "accumulate_grad_batches": "",
-    "limit_train_batches": " (Lightning would train nothing, without a word)",
-    "val_check_interval": " (--trainer.limit_val_batches 0 turns validation off)",
-    "check_val_every_n_epoch": " (--trainer.limit_val_batches 0 turns validation off)",
-}
+# Others pass a run to processes after it was built, or have checkpoints of another format.
+STRATEGIES = (
+    "auto",
+    "ddp",
+    "ddp_find_unused_parameters_false",
+    "ddp_find_unused_parameters_true",
+    "fsdp",
+)
+STRATEGY_CLASSES = (DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy)
+# Trainer arguments that must be positive: Lightning divides by them, or trains nothing.
+COUNTS = (
+    "accumulate_grad_batches",
+    "limit_train_batches",
+    "val_check_interval",
+    "check_val_every_n_epoch",
+)
+# Tensors on the CPU and Python objects go by gloo: no process waits for its GPU to exchange them.
+# Lightning's own is NCCL alone.
+BACKENDS = "cpu:gloo,cuda:nccl"
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def refuse_unsupported(trainer: Namespace, callbacks: list[Any]) -> None:
@@ -94,15 +90,15 @@ def refuse_unsupported(trainer: Namespace, callbacks: list[Any]) -> None:
         callbacks: Callbacks of the configuration.
 
     Raises:
-        ConfigurationError: If the strategy passes the built run to its processes, a callback
-            changes what the sample order depends on or is there twice, a count is not positive, or
-            a limit negative.
+        ConfigurationError: If a strategy or a callback is not supported, a count is not positive,
+            or the limit of gradients is negative.
     """
     for key in COUNTS:
-        if isinstance(trainer[key], int | float) and trainer[key] <= 0:
-            # Lightning divides by it: a gradient by -1 leads uphill.
+        value = trainer[key]
+        if isinstance(value, int | float) and value <= 0:
             raise ConfigurationError(
-                f"trainer.{key} is {trainer[key]}: it must be above 0{COUNTS[key]}"
+                f"trainer.{key} is {value}: it must be above 0 (--trainer.limit_val_batches 0 "
+                "turns validation off)"
             )
     every = trainer.val_check_interval
     if not (every is None or isinstance(every, int | float)):
@@ -110,35 +106,20 @@ def refuse_unsupported(trainer: Namespace, callbacks: list[Any]) -> None:
             f"trainer.val_check_interval is the time {every}, which each process would measure by "
             "its own clock: give it in batches"
         )
-    if isinstance(clip := trainer.gradient_clip_val, int | float) and clip < 0:
-        # Lightning would not clip at all.
+    clip = trainer.gradient_clip_val
+    if isinstance(clip, int | float) and clip < 0:  # Lightning would not clip at all
         raise ConfigurationError(f"trainer.gradient_clip_val is {clip}: it must be at least 0")
-    name = trainer.strategy
-    made = name if isinstance(name, str) else type(name).__name__
-    if other := next((kind for kind in STRATEGIES if kind in made.lower()), None):
+    strategy = trainer.strategy
+    if strategy not in STRATEGIES and not isinstance(strategy, STRATEGY_CLASSES):
+        name = strategy if isinstance(strategy, str) else type(strategy).__name__
         raise ConfigurationError(
-            f"trainer.strategy is {made!r}, but {STRATEGIES[other]}: set it to ddp or fsdp"
+            f"trainer.strategy is {name!r}, which is not supported: set it to ddp or fsdp"
         )
-    states: set[str] = set()
     for callback in callbacks:
-        if type(callback).state_dict is not Callback.state_dict:
-            if callback.state_key in states:
-                raise ConfigurationError(
-                    f"trainer.callbacks has two {type(callback).__name__}, and a checkpoint holds "
-                    f"the state of one ({callback.state_key}): remove one of them; callbacks+ adds "
-                    "to those of the configuration"
-                )
-            states.add(callback.state_key)
-        why = next((why for kind, why in REFUSED.items() if isinstance(callback, kind)), None)
-        if why is not None:
-            name = type(callback).__name__
-            raise ConfigurationError(f"trainer.callbacks has {name}, but {why}")
-        if isinstance(callback, StochasticWeightAveraging):
-            log.warning(
-                "checkpoints hold the trained weights, no command uses the averages of "
-                "StochasticWeightAveraging, and a run that is resumed within an epoch has "
-                "different learning rates until its end: use callbacks.EMA"
-            )
+        for kind, reason in REFUSED.items():
+            if isinstance(callback, kind):
+                name = type(callback).__name__
+                raise ConfigurationError(f"trainer.callbacks has {name}, but {reason}; remove it")
 
 
 def own_plugins(plugins: Any, strategy: Any, world: World) -> Any:
@@ -149,41 +130,34 @@ def own_plugins(plugins: Any, strategy: Any, world: World) -> Any:
         strategy: Strategy of the trainer, which may have its own environment.
         world: The processes.
     """
-    plugins = [] if plugins is None else plugins
-    given = list(plugins) if isinstance(plugins, list | tuple) else [plugins]
-    own = getattr(strategy, "cluster_environment", None)
-    if own is not None or any(isinstance(plugin, ClusterEnvironment) for plugin in given):
-        return given
-    # Lightning's requeueing saves from inside a signal handler, in the middle of a step; we resume
-    # from the last checkpoint when SLURM starts the job again.
-    return [*given, SLURMEnvironment(auto_requeue=False)] if world.launcher is SLURM else given
+    plugins = plugins or []
+    plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins]
+    has_environment = getattr(strategy, "cluster_environment", None) is not None
+    has_environment |= any(isinstance(plugin, ClusterEnvironment) for plugin in plugins)
+    if world.launcher is SLURM and not has_environment:
+        # Lightning's requeueing saves from inside a signal handler, in the middle of a step; we
+        # resume from the last checkpoint when SLURM starts the job again.
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    return plugins
 
 
-# Tensors on the CPU and Python objects go by gloo: no process waits for its GPU to exchange them.
-# Lightning's own is NCCL alone.
-BACKENDS = "cpu:gloo,cuda:nccl"
-
-
-def own_strategy(strategy: Any, accelerator: Any, several: bool) -> Any:
+def own_strategy(strategy: Any, accelerator: Any, processes: int) -> Any:
     """Return ``trainer.strategy``, where it is ``ddp`` or ``fsdp`` with our own settings.
 
     Args:
         strategy: Strategy of the configuration; objects and other names are kept. ``auto`` is
             ``ddp`` for several processes, as it is for Lightning.
         accelerator: Accelerator of the configuration.
-        several: Whether there is more than one process.
+        processes: Number of processes.
     """
     cuda = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     backend = BACKENDS if cuda else None
     if strategy == "fsdp":
-        return FullySharded(backend)
-    if strategy == "ddp" or (strategy == "auto" and several):
+        return FullySharded(processes, backend)
+    if strategy == "ddp" or (strategy == "auto" and processes > 1):
         limit = timedelta(seconds=WAITS.limit)
         return DDPStrategy(process_group_backend=backend, timeout=limit)
     return strategy
-
-
-WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class FullySharded(ModelParallelStrategy):
@@ -198,11 +172,13 @@ class FullySharded(ModelParallelStrategy):
     images and of tiles, and one that gathers parameters waits for all others.
 
     Args:
+        processes: Number of processes, which share one copy of the parameters.
         backend: Backend of the process group; by default Lightning's for the device.
     """
 
-    def __init__(self, backend: str | None = None) -> None:
+    def __init__(self, processes: int, backend: str | None = None) -> None:
         super().__init__(
+            data_parallel_size=processes,
             tensor_parallel_size=1,
             save_distributed_checkpoint=False,
             process_group_backend=backend,
@@ -216,11 +192,6 @@ class FullySharded(ModelParallelStrategy):
     def lightning_restore_optimizer(self) -> bool:
         """True: ``load_optimizer_state_dict`` loads the states from the single file."""
         return True
-
-    def setup_environment(self) -> None:
-        """Start the process group; all processes share one copy of the parameters."""
-        set_data_parallel_size(self, self.num_nodes * self.num_processes)
-        super().setup_environment()
 
     def setup(self, trainer: Trainer) -> None:
         """Shard the model, then create its optimisers."""
@@ -306,8 +277,9 @@ class FullySharded(ModelParallelStrategy):
         return module
 
     def _names(self, optimizer: Optimizer) -> list[str]:
-        known = {id(p): name for name, p in self._whole().named_parameters()}
-        return [known[id(p)] for group in optimizer.param_groups for p in group["params"]]
+        names = {id(p): name for name, p in self._whole().named_parameters()}
+        parameters = itertools.chain(*(group["params"] for group in optimizer.param_groups))
+        return [names[id(parameter)] for parameter in parameters]
 
 
 def refuse_scalars(model: nn.Module) -> None:
@@ -316,12 +288,12 @@ def refuse_scalars(model: nn.Module) -> None:
     Raises:
         ConfigurationError: If so.
     """
-    trained = (name for name, p in model.named_parameters() if p.requires_grad and not p.ndim)
-    if (name := next(trained, None)) is not None:
-        raise ConfigurationError(
-            f"trainer.strategy fsdp shards parameters, and {name} of {type(model).__name__} is one "
-            "number: set trainer.strategy to ddp"
-        )
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not parameter.ndim:
+            raise ConfigurationError(
+                f"trainer.strategy fsdp shards parameters, and {name} of {type(model).__name__} is "
+                "one number: set trainer.strategy to ddp"
+            )
 
 
 def _blocks(network: nn.Module) -> Iterator[nn.Module]:

@@ -30,6 +30,43 @@ from files.words import first_of
 POLL = 0.5  # seconds between two checks for missing processes
 SHOWN = 8  # ranks in a message
 Facts = dict[str, Any]
+ROOT = Path(__file__).resolve().parents[2]
+CODE = (
+    "main.py",
+    "commands",
+    "lightning_modules",
+    "datamodules",
+    "callbacks",
+    "degradations",
+    "files",
+)
+# Libraries whose version changes weights, pixels or the order of samples.
+LIBRARIES = (
+    "torch",
+    "lightning",
+    "numpy",
+    "webdataset",
+    "kornia",
+    "torchvision",
+    "pillow",
+    "simplejpeg",
+    "opencv-python-headless",
+    "albumentations",
+    "diffusers",
+)
+# Name of each fact in messages, and the fix of a difference.
+NAMES = {
+    "config": ("the configuration", "start all of them with the same command and files"),
+    "code": ("Enlarger's code", "check out the same commit, without changes, on all nodes"),
+    "plugins": ("the code of your own classes", "copy the same files to all nodes"),
+    "python": ("Python", "install the same version on all nodes"),
+    "libraries": ("the versions of libraries", "install constraints.txt on all nodes"),
+    "world": ("the number of processes", "start the same number on each node"),
+    "resume": ("the checkpoint", "the run directory must be on a disk shared by all nodes"),
+    "weights": ("the weights", "start again, or name a file with --ckpt_path"),
+    "data": ("the images", "all nodes must see the same files"),
+}
+PRIVATE = ("host", "refusal", "place")  # not compared
 
 
 def open_store(rank: int, world: int, address: str, port: int, limit: float) -> Store:
@@ -118,33 +155,6 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0][:200]
 
 
-ROOT = Path(__file__).resolve().parents[2]
-CODE = (
-    *("main.py", "commands", "lightning_modules", "datamodules", "callbacks", "degradations"),
-    "files",
-)
-
-# Libraries whose version changes weights, pixels or the order of samples.
-LIBRARIES = (
-    *("torch", "lightning", "numpy", "webdataset", "kornia", "torchvision"),
-    *("pillow", "simplejpeg", "opencv-python-headless", "albumentations", "diffusers"),
-)
-
-# Name of each fact in messages, and the fix of a difference.
-NAMES = {
-    "config": ("the configuration", "start all of them with the same command and files"),
-    "code": ("Enlarger's code", "check out the same commit, without changes, on all nodes"),
-    "plugins": ("the code of your own classes", "copy the same files to all nodes"),
-    "python": ("Python", "install the same version on all nodes"),
-    "libraries": ("the versions of libraries", "install constraints.txt on all nodes"),
-    "world": ("the number of processes", "start the same number on each node"),
-    "resume": ("the checkpoint", "the run directory must be on a disk shared by all nodes"),
-    "weights": ("the weights", "start again, or name a file with --ckpt_path"),
-    "data": ("the images", "all nodes must see the same files"),
-}
-PRIVATE = ("host", "refusal", "place")  # not compared
-
-
 def start_facts(config: dict[str, Any], world: int) -> Facts:
     """Return the facts that must be equal before anything is built.
 
@@ -174,19 +184,19 @@ def differences(everyone: list[Facts]) -> list[str]:
     Args:
         everyone: Facts of all processes, by rank, each with ``host``.
     """
-    found = []
+    sentences = []
     first = everyone[0]
     for rank, facts in enumerate(everyone):
         who = f"rank {rank} (on {facts['host']})"
         if facts.get("refusal"):
-            found.append(f"{who}: {facts['refusal']}")
+            sentences.append(f"{who}: {facts['refusal']}")
         for key in sorted((first.keys() | facts.keys()) - set(PRIVATE)):
             there, here = first.get(key), facts.get(key)
             if there != here:
-                what, fix = NAMES.get(key, (key, "make them the same"))
+                subject, fix = NAMES.get(key, (key, "make them the same"))
                 text = _difference(here, there, first["host"])
-                found.append(f"{who} differs in {what}: {text}; {fix}")
-    return found
+                sentences.append(f"{who} differs in {subject}: {text}; {fix}")
+    return sentences
 
 
 # ------------------------------------------------------------------------------------------- parts

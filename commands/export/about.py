@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 from callbacks.provenance import commit
 from callbacks.results.files import made_by
@@ -15,10 +16,24 @@ from files.tensors import read_file, read_metadata
 from lightning_modules.base import ImageModel
 from lightning_modules.weights import sources
 
-if TYPE_CHECKING:
-    from commands.export.export import Origin
-
 PROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the exported weights come from.
+
+    Args:
+        run: The run directory.
+        config: The configuration as plain values.
+        file: The file of the weights, if any.
+        precision: ``trainer.precision`` of the run, which export itself does not use.
+    """
+
+    run: Path
+    config: dict[str, Any]
+    file: Path | None
+    precision: str | int | None = None
 
 
 class About(TypedDict):

@@ -18,7 +18,7 @@ from jsonargparse import Namespace
 
 from commands.arguments.saved_config import as_yaml
 from commands.errors import ConfigurationError
-from commands.export.about import describe_export
+from commands.export.about import Origin, describe_export
 from commands.export.formats import (
     backbones,
     check_community,
@@ -29,6 +29,7 @@ from commands.export.formats import (
     write_onnx,
     write_tensors,
 )
+from commands.run.files import CONFIG
 from commands.run.weights import EXPORT
 from files.owned import foreign, remove_folder, whole_folder
 from files.paths import expand_path
@@ -37,16 +38,24 @@ from lightning_modules.base import ImageModel
 from lightning_modules.weights import EXPORTED
 
 log = logging.getLogger(__name__)
-CONFIG = "config.yaml"
 ONNX = "model.onnx"
 COMMUNITY = "network.safetensors"
 BACKBONE = re.compile(r"[^/]+/(config\.json|diffusion_pytorch_model[\w.-]*\.(safetensors|json))")
 
 # Trainer arguments that work on any machine, not only the one that trained the run.
 ALONE = {
-    **{"accelerator": "cpu", "strategy": "auto", "devices": 1, "num_nodes": 1, "precision": None},
-    **{"callbacks": None, "plugins": None, "profiler": None, "logger": False},
-    **{"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False},
+    "accelerator": "cpu",
+    "strategy": "auto",
+    "devices": 1,
+    "num_nodes": 1,
+    "precision": None,
+    "callbacks": None,
+    "plugins": None,
+    "profiler": None,
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,
 }
 
 
@@ -72,23 +81,6 @@ class ExportOptions:
     overwrite: bool = False
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Where the exported weights come from.
-
-    Args:
-        run: The run directory.
-        config: The configuration as plain values.
-        file: The file of the weights, if any.
-        precision: ``trainer.precision`` of the run, which export itself does not use.
-    """
-
-    run: Path
-    config: dict[str, Any]
-    file: Path | None
-    precision: str | int | None = None
-
-
 def of_run(args: Sequence[str]) -> list[str]:
     """Return ``export RUN ...`` as options for the parser; other commands unchanged.
 
@@ -107,8 +99,8 @@ def of_run(args: Sequence[str]) -> list[str]:
             f"{run} has no {CONFIG}, so it is not a trained run: name the folder of one, or give "
             "--config with --ckpt_path or --model.init_args.weights"
         )
-    named = run if run.name not in ("", "..") else run.resolve()
-    place = ("--run.root", str(named.parent), "--run.name", named.name)
+    folder = run.resolve() if run.name in ("", "..") else run
+    place = ("--run.root", str(folder.parent), "--run.name", folder.name)
     # The checkpoint that training began with is not exported.
     return ["export", "--config", str(run / CONFIG), "--ckpt_path", "null", *place, *args[2:]]
 
@@ -137,8 +129,9 @@ def export(model: ImageModel, options: ExportOptions, origin: Origin) -> None:
     Raises:
         ConfigurationError: If the model cannot be exported in a format, or the folder exists.
     """
-    given = options.out
-    out = Path(expand_path(given, "export.out")) if given else origin.run / "export"
+    out = origin.run / "export"
+    if options.out:
+        out = Path(expand_path(options.out, "export.out"))
     model.eval()
     _check(model, options, out)
     with whole_folder(out, partial(_remove, out), _written_here) as beside:
@@ -168,7 +161,8 @@ def _check(model: ImageModel, options: ExportOptions, out: Path) -> None:
             f"{out} already holds an export: give --export.overwrite true to replace it, or "
             "another --export.out"
         )
-    if others := foreign(out, _written_here):
+    others = foreign(out, _written_here)
+    if others:
         raise ConfigurationError(
             f"{out} holds {others[0]}, which export did not write and would delete: move it away, "
             "or name another --export.out"
@@ -198,18 +192,23 @@ def _write(model: ImageModel, options: ExportOptions, origin: Origin, folder: Pa
 
 def _config(model: ImageModel, origin: Origin) -> dict[str, Any]:
     # What `predict` needs; the weights are named on the command line, so the folder may move.
-    made, data, run = (origin.config.get(group) or {} for group in ("model", "data", "run"))
-    arguments = {**(made.get("init_args") or {}), "weights": None}
-    settings = {k: v for k, v in origin.config.items() if k in ("seed_everything", "tiling")}
-    return settings | {
-        "trainer": {"precision": origin.precision},
-        "model": {"class_path": made["class_path"], "init_args": arguments},
-        "data": {"class_path": data["class_path"], "init_args": {"scale": model.scale}},
-        "run": {
-            "name": origin.run.resolve().name,
-            "matmul_precision": run.get("matmul_precision"),
-        },
+    config = origin.config
+    arguments = {**(config["model"].get("init_args") or {}), "weights": None}
+    content: dict[str, Any] = {}
+    for key in ("seed_everything", "tiling"):
+        if key in config:
+            content[key] = config[key]
+    content["trainer"] = {"precision": origin.precision}
+    content["model"] = {"class_path": config["model"]["class_path"], "init_args": arguments}
+    content["data"] = {
+        "class_path": config["data"]["class_path"],
+        "init_args": {"scale": model.scale},
     }
+    content["run"] = {
+        "name": origin.run.resolve().name,
+        "matmul_precision": (config.get("run") or {}).get("matmul_precision"),
+    }
+    return content
 
 
 def _remove(out: Path) -> None:

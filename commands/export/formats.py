@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import warnings
 from collections import Counter
 from collections.abc import Mapping
@@ -27,6 +28,9 @@ from lightning_modules.one_pass.regression import OnePass
 from lightning_modules.weights import read_weights, sources
 
 MEGABYTE = 1e6
+TOLERANCE = 1e-4  # of values in [0, 1]: a fortieth of an 8-bit level
+SHAPES = ((2, 48, 64), (1, 37, 51))  # images, height, width; the first one is traced, too
+AXES = {0: "batch", 2: "height", 3: "width"}
 
 
 def exported_tensors(model: ImageModel) -> dict[str, Tensor]:
@@ -39,12 +43,12 @@ def exported_tensors(model: ImageModel) -> dict[str, Tensor]:
         model: The model.
     """
     trained = set(model.checkpoint_keys())
-    named = tuple(f"{part}." if part else "" for part in sources(model))
+    sources_of_parts = tuple(f"{part}." if part else "" for part in sources(model))
     return {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in model.state_dict().items()
         if not name.startswith(model.training_only)
-        and (name in trained or not name.startswith(named))
+        and (name in trained or not name.startswith(sources_of_parts))
     }
 
 
@@ -79,7 +83,10 @@ def head(about: About) -> dict[str, str]:
     """Return the metadata of a file, whose values are all strings."""
     return {
         "format": "pt",  # which other libraries read
-        **{key: v if isinstance(v, str) else json.dumps(v) for key, v in about.items()},
+        **{
+            key: value if isinstance(value, str) else json.dumps(value)
+            for key, value in about.items()
+        },
     }
 
 
@@ -148,18 +155,19 @@ def backbones(model: ImageModel) -> dict[str, Any]:
     Args:
         model: The model. Parts that only training needs are left out.
     """
-    found: dict[str, Any] = {}
+    networks: dict[str, Any] = {}
     for name, part in model.named_modules():
-        inner = name.startswith(tuple(f"{outer}." for outer in found))
-        if _of_diffusers(part) and not inner and not name.startswith(model.training_only):
-            found[name] = part
-    last = {name: name.rpartition(".")[2] for name in found}
-    counts = Counter(last.values())
-    return {last[k] if counts[last[k]] == 1 else k: network for k, network in found.items()}
-
-
-def _of_diffusers(part: nn.Module) -> bool:
-    return type(part).__module__.startswith("diffusers.") and hasattr(part, "save_pretrained")
+        is_inner = name.startswith(tuple(f"{outer}." for outer in networks))
+        is_network = type(part).__module__.startswith("diffusers.")
+        is_network &= hasattr(part, "save_pretrained")
+        if is_network and not is_inner and not name.startswith(model.training_only):
+            networks[name] = part
+    counts = Counter(name.rpartition(".")[2] for name in networks)
+    folders: dict[str, Any] = {}
+    for name, network in networks.items():
+        folder = name.rpartition(".")[2]
+        folders[folder if counts[folder] == 1 else name] = network
+    return folders
 
 
 def write_backbones(model: ImageModel, folder: Path) -> list[str]:
@@ -202,11 +210,6 @@ def _save(network: Any, folder: Path) -> None:
             parameter.data = data
 
 
-TOLERANCE = 1e-4  # of values in [0, 1]: a fortieth of an 8-bit level
-SHAPES = ((2, 48, 64), (1, 37, 51))  # images, height, width; the first one is traced, too
-AXES = {0: "batch", 2: "height", 3: "width"}
-
-
 class Graph(nn.Module):
     """A method from LR to the clamped output, for ONNX.
 
@@ -235,22 +238,17 @@ def check_one_pass(model: ImageModel) -> None:
         ConfigurationError: If it is not a one-pass method, its scale is not a whole number, colours
             are fixed outside of the network, or a package is missing.
     """
-    name = type(model).__name__
+    reason = ""
+    packages = ("onnx", "onnxscript", "onnxruntime")
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if not isinstance(model, SuperResolver) or not model.one_pass:
-        raise ConfigurationError(
-            f"{name} is not one pass of a network, as ONNX requires: remove --export.onnx"
-        )
-    if model.scale != int(model.scale):
-        raise ConfigurationError(
-            f"data.init_args.scale is {model.scale:g}, but ONNX requires a whole factor: set "
-            "--data.init_args.scale, or remove --export.onnx"
-        )
-    if model.color_fix != "none":
-        raise ConfigurationError(
-            f"model.init_args.color_fix is {model.color_fix}, which runs outside of the network: "
-            "give --model.init_args.color_fix none, or remove --export.onnx"
-        )
-    missing = [p for p in ("onnx", "onnxscript", "onnxruntime") if not importlib.util.find_spec(p)]
+        reason = f"{type(model).__name__} is not one pass of a network"
+    elif model.scale % 1:
+        reason = f"data.init_args.scale is {model.scale:g}, which is not a whole factor"
+    elif model.color_fix != "none":
+        reason = f"model.init_args.color_fix is {model.color_fix}: give none"
+    if reason:
+        raise ConfigurationError(f"--export.onnx cannot write the model: {reason}")
     if missing:
         raise ConfigurationError(
             f"--export.onnx requires {', '.join(missing)}: install the extra: "
@@ -273,11 +271,16 @@ def write_onnx(model: ImageModel, path: Path, about: About) -> str:
         ConfigurationError: If the network cannot be traced for all sizes, or outputs differ.
     """
     network = Graph(cast(SuperResolver, model)).eval()
-    _traced(network, path, about)
     try:
+        _trace(network, path, about)
         difference = max(_difference(network, path, shape) for shape in SHAPES)
-    except Exception as error:  # errors of onnxruntime have no common base
-        raise ConfigurationError(_untraced(model, error)) from error
+    except Exception as error:  # of many types; errors of onnxruntime have no common base
+        part = type(model.network if isinstance(model, OnePass) else model).__name__
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ConfigurationError(
+            f"{part} cannot be traced to ONNX of any height and width ({reason}): remove "
+            "--export.onnx"
+        ) from error
     sizes = ", ".join(f"{h}x{w}" for _, h, w in SHAPES)
     if not difference <= TOLERANCE:
         raise ConfigurationError(
@@ -287,26 +290,21 @@ def write_onnx(model: ImageModel, path: Path, about: About) -> str:
     return f"{path.name}: on photographs of {sizes} at most {difference:.1e} from torch"
 
 
-def _traced(network: Graph, path: Path, about: About) -> None:
+def _trace(network: Graph, path: Path, about: About) -> None:
     axes = {axis: torch.export.Dim(name) for axis, name in AXES.items()}
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # of torch, about itself
-            # Traced separately: after a failure, torch.onnx.export tries other ways for minutes.
-            traced = torch.export.export(network, (_photos(SHAPES[0]),), dynamic_shapes=(axes,))
-            program = torch.onnx.export(
-                traced,
-                input_names=["lr"],
-                output_names=["sr"],
-                dynamic_shapes=(axes,),
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
-    except Exception as error:  # of many types
-        raise ConfigurationError(_untraced(network.model, error)) from error
-    if program is None:
-        raise RuntimeError("torch.onnx.export gave no program; Enlarger was tested with torch 2.15")
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of torch, about itself
+        # Traced separately: after a failure, torch.onnx.export tries other ways for minutes.
+        traced = torch.export.export(network, (_photos(SHAPES[0]),), dynamic_shapes=(axes,))
+        program: Any = torch.onnx.export(
+            traced,
+            input_names=["lr"],
+            output_names=["sr"],
+            dynamic_shapes=(axes,),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
     program.model.metadata_props.update(head(about))
     program.save(path)
 
@@ -318,8 +316,8 @@ def _difference(network: Graph, path: Path, shape: tuple[int, int, int]) -> floa
     with torch.no_grad():
         expected = network(lr)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    found = torch.from_numpy(session.run(None, {"lr": lr.numpy()})[0])
-    return float((found - expected).abs().max()) if found.shape == expected.shape else float("inf")
+    sr = torch.from_numpy(session.run(None, {"lr": lr.numpy()})[0])
+    return float((sr - expected).abs().max()) if sr.shape == expected.shape else math.inf
 
 
 def _photos(shape: tuple[int, int, int]) -> Tensor:
@@ -329,12 +327,3 @@ def _photos(shape: tuple[int, int, int]) -> Tensor:
     photo = torch.from_numpy(cast(Any, data).astronaut())
     squares = [photo[100 : 100 + height, 200 + n : 200 + n + width] for n in range(count)]
     return torch.stack(squares).movedim(-1, 1) / 255
-
-
-def _untraced(model: ImageModel, error: Exception) -> str:
-    network = type(model.network if isinstance(model, OnePass) else model).__name__
-    reason = next(iter(str(error).splitlines()), type(error).__name__)
-    return (
-        f"{network} cannot be traced to ONNX of any height and width ({reason}): remove "
-        "--export.onnx"
-    )

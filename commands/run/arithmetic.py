@@ -20,7 +20,7 @@ TENSOR_CORES = (8, 0)  # compute capability from which float32 has them, Ampere'
 
 @contextmanager
 def arithmetic(
-    options: RunOptions, asked: Namespace, trainer: Trainer, command: str, data: Any = None
+    options: RunOptions, config: Namespace, trainer: Trainer, command: str, data: Any = None
 ) -> Iterator[None]:
     """Set torch's switches for the commands within, and log them if they change.
 
@@ -29,12 +29,12 @@ def arithmetic(
 
     Args:
         options: ``run`` of the configuration.
-        asked: ``trainer`` of the configuration.
+        config: ``trainer`` of the configuration.
         trainer: The trainer, which knows its device.
         command: The command.
         data: The data module, if there is one.
     """
-    exact = bool(asked.deterministic)
+    exact = bool(config.deterministic)
     device = trainer.strategy.root_device
     fast = (
         not exact
@@ -42,11 +42,16 @@ def arithmetic(
         and device.type == "cuda"
         and torch.cuda.get_device_capability(device) >= TENSOR_CORES
     )
-    before = _now()
-    precision, benchmark = options.matmul_precision, before[1]
-    if precision is None:
-        precision = "highest" if exact else "high" if fast else before[0]  # type: ignore[assignment]
-    if asked.benchmark is None:  # else Lightning has set it
+    before = _switches()
+    precision: str = before[0]
+    benchmark = before[1]
+    if options.matmul_precision is not None:
+        precision = options.matmul_precision
+    elif exact:
+        precision = "highest"
+    elif fast:
+        precision = "high"
+    if config.benchmark is None:  # else Lightning has set it
         crops = getattr(data, "crops", None)
         one_size = getattr(crops, "scales", None) is None  # cuDNN times each new size
         benchmark = not exact and (benchmark or (fast and one_size))
@@ -54,18 +59,21 @@ def arithmetic(
     tf32 = before[2] and not exact and options.matmul_precision != "highest"
     try:
         _set(precision, benchmark, tf32)
-        if _now() != before or exact:
+        if _switches() != before or exact:
             log.info(
                 "arithmetic: run.matmul_precision %s, trainer.benchmark %s, convolutions in %s, "
                 "on %s",
-                *(precision, str(benchmark).lower(), "TF32" if tf32 else "float32", device),
+                precision,
+                str(benchmark).lower(),
+                "TF32" if tf32 else "float32",
+                device,
             )
         yield
     finally:
         _set(*before)
 
 
-def _now() -> tuple[str, bool, bool]:
+def _switches() -> tuple[str, bool, bool]:
     cudnn: Any = torch.backends.cudnn
     tf32 = cudnn.conv.fp32_precision == "tf32"  # allow_tf32 raises where RNNs have another
     return torch.get_float32_matmul_precision(), cudnn.benchmark, tf32
@@ -73,4 +81,5 @@ def _now() -> tuple[str, bool, bool]:
 
 def _set(precision: Any, benchmark: bool, tf32: bool) -> None:
     torch.set_float32_matmul_precision(precision)
-    torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = benchmark, tf32
+    torch.backends.cudnn.benchmark = benchmark
+    torch.backends.cudnn.allow_tf32 = tf32

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, GradientAccumulationScheduler
 
@@ -27,15 +28,9 @@ from callbacks.evaluation import accumulated, all_callbacks
 from callbacks.metrics.base import Metric
 from commands.arguments.saved_config import as_yaml, flat
 from commands.errors import did_you_mean
-from commands.lightning_internals import (
-    dump_checkpoint,
-    end_restart,
-    logged_values,
-    restore_logged_values,
-    run_validation,
-    set_logged_step,
-)
+from commands.lightning_internals import set_logged_step
 from commands.run.files import (
+    CONFIG,
     FOLDER,
     is_whole,
     list_checkpoints,
@@ -53,10 +48,17 @@ from files.owned import remove_file
 from files.tensors import plain, read_file
 from files.waits import WAITS
 
+log = logging.getLogger(__name__)
+
 # Settings, beside the metrics, without which scores cannot be compared.
 MEASURED = (
-    *("data.init_args.val", "data.init_args.degradation_seed", "degradation"),
-    *("trainer.limit_val_batches", "tiling.size", "tiling.overlap", "tiling.window"),
+    "data.init_args.val",
+    "data.init_args.degradation_seed",
+    "degradation",
+    "trainer.limit_val_batches",
+    "tiling.size",
+    "tiling.overlap",
+    "tiling.window",
 )
 
 
@@ -101,9 +103,6 @@ def monitored_values(trainer: Trainer) -> dict[str, float]:
     names |= {c.monitor for c in all_callbacks(trainer) if isinstance(c, EarlyStopping)}
     logged = trainer.callback_metrics
     return {name: float(logged[name]) for name in sorted(map(str, names)) if name in logged}
-
-
-log = logging.getLogger(__name__)
 
 
 def better_values(monitor: str, trainer: Trainer) -> Literal["min", "max"] | None:
@@ -151,9 +150,12 @@ class Checkpoints(Checkpoint):
         monitor: str = "val/psnr",
         mode: Literal["min", "max"] | None = None,
     ) -> None:
-        self.every_n_steps, self.every_n_minutes = every_n_steps, every_n_minutes
-        self.keep_last, self.keep_best = keep_last, keep_best
-        self.monitor, self.mode = monitor, mode
+        self.every_n_steps = every_n_steps
+        self.every_n_minutes = every_n_minutes
+        self.keep_last = keep_last
+        self.keep_best = keep_best
+        self.monitor = monitor
+        self.mode = mode
         self.folder = Path(FOLDER)
         # Set by the command line:
         self.resumed_from: Path | None = None
@@ -164,7 +166,7 @@ class Checkpoints(Checkpoint):
         self._saved_step = -1
         self._saved_at = time.monotonic()
         # False while weights, schedules and counters do not belong to one finished step:
-        self._whole = True
+        self._is_step_finished = True
         self._position: tuple[int, int] | None = None  # (epoch, its finished batches)
         self._before: dict[str, Any] = {}  # logged values when the validation began
         self._direction = mode
@@ -174,7 +176,9 @@ class Checkpoints(Checkpoint):
         self._validation_due = False  # True after an interrupted validation
         self._monitored: dict[str, float] = {}  # values logged before the run was resumed
         self._limits: tuple[int, int | None] | None = None  # on steps and epochs, while lifted
-        self._asked: list[dict[str, str]] = []  # of the optimisers, before a checkpoint's
+        self._configured_options: list[
+            dict[str, str]
+        ] = []  # of the optimisers, before a checkpoint's
         self._stops = False  # at the end of the accumulation
 
     # -------------------------------------------------------------------------------- when to write
@@ -190,7 +194,7 @@ class Checkpoints(Checkpoint):
 
         If it was the last one, Lightning would not begin a training that has nothing left to do.
         """
-        self._asked = optimiser_options(trainer)
+        self._configured_options = optimiser_options(trainer)
         if self._validation_due and not self.off:
             loop = trainer.fit_loop
             self._limits = loop.max_steps, loop.max_epochs
@@ -210,22 +214,24 @@ class Checkpoints(Checkpoint):
             # checkpoint was accepted.
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             content = as_yaml(self.config)
-            write_atomically(self.folder.parent / "config.yaml", content.encode())
+            write_atomically(self.folder.parent / CONFIG, content.encode())
         if self.config is None:  # else the configuration was compared
-            warn_of_other_options(self._asked, optimiser_options(trainer))
+            warn_of_other_options(self._configured_options, optimiser_options(trainer))
         ranking = read_ranking(self.folder)
         self._measured = self._measurement(trainer)
         self._written = {*ranking.get("written", ())}
         if self.resumed_from is not None and self.resumed_from.parent == self.folder:
             self._written.add(self.resumed_from.name)  # killed before the list was written
-        if not self._comparable(ranking):
+        if not self._is_comparable(ranking):
             log.warning(
                 "best.json has scores of other images or metrics, which are ignored from now on"
             )
             self._written -= {*ranking["best"]}  # so they are not removed
         self._saved_step = trainer.global_step if self.resumed_from else -1
         self._saved_at = time.monotonic()
-        restore_logged_values(trainer, self._monitored)
+        device = trainer.strategy.root_device
+        for name, value in self._monitored.items():
+            trainer.callback_metrics[name] = torch.tensor(value, device=device)
         follow_schedule(trainer)
         if self._validation_due and not self.off:
             log.info("the interrupted validation runs first")
@@ -266,46 +272,61 @@ class Checkpoints(Checkpoint):
 
     def on_before_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Note that the weights are ahead of the counters until the end of the batch."""
-        self._whole = False
+        self._is_step_finished = False
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Note the position, and decide whether a checkpoint is due."""
-        epoch, done = trainer.current_epoch, batches_done(trainer)
-        self._position = (epoch + 1, 0) if done >= trainer.num_training_batches else (epoch, done)
-        self._whole = True
+        epoch = trainer.current_epoch
+        batches = batches_done(trainer)
+        if batches >= trainer.num_training_batches:
+            self._position = (epoch + 1, 0)
+        else:
+            self._position = (epoch, batches)
+        self._is_step_finished = True
         if self._hold(trainer):
             return
         if self._stops:
-            self._stops, trainer.should_stop = False, True
+            self._stops = False
+            trainer.should_stop = True
         self._value = None
         step = trainer.global_step
-        whole = bool(self.every_n_steps) and step > 0 and step % self.every_n_steps == 0
-        if whole and step != self._saved_step:
-            self._due = True
-        seldom = trainer.world_size > 1 and step % max(1, vars(trainer)["log_every_n_steps"])
-        if self.every_n_minutes and not seldom:
-            late = time.monotonic() - self._saved_at >= 60 * self.every_n_minutes
-            self._due |= bool(trainer.strategy.broadcast(late)) if trainer.world_size > 1 else late
+        if self.every_n_steps and step > 0 and step != self._saved_step:
+            self._due |= step % self.every_n_steps == 0
+        if self.every_n_minutes:
+            self._due |= self._is_late(trainer)
+
+    def _is_late(self, trainer: Trainer) -> bool:
+        """Return whether the last checkpoint is ``every_n_minutes`` old, by the first clock."""
+        is_late = time.monotonic() - self._saved_at >= 60 * self.every_n_minutes
+        if trainer.world_size == 1:
+            return is_late
+        if trainer.global_step % max(1, vars(trainer)["log_every_n_steps"]):
+            return False
+        return bool(trainer.strategy.broadcast(is_late))
 
     def _hold(self, trainer: Trainer) -> bool:
         # Within an accumulation nothing could be saved: a timer's stop waits for its end.
-        pending = gradients_pending(trainer)
-        if pending and trainer.should_stop:
-            self._stops, trainer.should_stop = True, False
-        return pending
+        is_pending = gradients_pending(trainer)
+        if is_pending and trainer.should_stop:
+            self._stops = True
+            trainer.should_stop = False
+        return is_pending
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the values so far: Lightning keeps those that this validation does not log."""
         # Early stopping and schedules may read the old ones, and fail without them.
-        self._before = logged_values(trainer)
+        self._before = dict(trainer.callback_metrics)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the monitored value; a validated checkpoint is due, as it may be the best."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        found = trainer.callback_metrics.items()
-        new = {name: value for name, value in found if value is not self._before.get(name)}
-        value = new.get(self.monitor)
+        logged = {
+            name: value
+            for name, value in trainer.callback_metrics.items()
+            if value is not self._before.get(name)
+        }
+        value = logged.get(self.monitor)
         self._value = None if value is None else float(value)
         if not self._hold(trainer):
             self._due = True
@@ -314,26 +335,38 @@ class Checkpoints(Checkpoint):
                 "the validation after step %d ran within an accumulation of %d batches, where no "
                 "checkpoint can be written: its %s is not ranked; set trainer.val_check_interval "
                 "to a multiple",
-                *(trainer.global_step, accumulated(trainer), self.monitor),
+                trainer.global_step,
+                accumulated(trainer),
+                self.monitor,
             )
-        ranked, logged = self._value is not None, [n for n in new if n.startswith("val/")]
-        if ranked and self._direction is None and not self._warned:
+        if not self._warned:
+            self._warn_of_monitor([name for name in logged if name.startswith("val/")])
+
+    def _warn_of_monitor(self, logged: list[str]) -> None:
+        """Warn once if checkpoints are not ranked, or it is unknown which are better.
+
+        Args:
+            logged: Names of what the validation logged.
+        """
+        if self._value is not None and self._direction is None:
             log.warning(
                 "checkpoint.monitor is %r, and it is unknown whether larger values are better: the "
                 "largest counts as the best; set checkpoint.mode to max or min",
                 self.monitor,
             )
-        if not ranked and logged and not self._warned:  # nor did any earlier one
+        if self._value is None and logged:
             log.warning(
                 "checkpoint.monitor is %r, which this validation did not log, so no checkpoint is "
                 "ranked as best%s; logged: %s",
-                *(self.monitor, did_you_mean(self.monitor, logged), ", ".join(logged)),
+                self.monitor,
+                did_you_mean(self.monitor, logged),
+                ", ".join(logged),
             )
-        self._warned |= ranked or bool(logged)
+        self._warned = self._value is not None or bool(logged)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let schedules that monitor a value see it at the end of a resumed epoch, too."""
-        end_restart(trainer)
+        """Make a continued epoch end as any other: else plateau schedules are skipped once."""
+        trainer.fit_loop.on_iteration_done()
 
     def save_last(self, trainer: Trainer) -> None:
         """Write the last checkpoint of a training that ends; ``Stops`` calls it before others.
@@ -341,8 +374,9 @@ class Checkpoints(Checkpoint):
         Raises:
             OSError: If it could not be written.
         """
-        whole = self._position is not None and self._whole and not gradients_pending(trainer)
-        if whole and (self._due or trainer.global_step != self._saved_step):
+        if self._position is None or not self._is_step_finished or gradients_pending(trainer):
+            return
+        if self._due or trainer.global_step != self._saved_step:
             self.save(trainer, final=True)
 
     def on_exception(
@@ -352,7 +386,7 @@ class Checkpoints(Checkpoint):
         if self.off or trainer.state.fn != "fit" or self._position is None:
             return
         if isinstance(exception, Stopped):
-            if exception.in_validation and self._whole:  # all processes stop here
+            if exception.in_validation and self._is_step_finished:  # all processes stop here
                 self._validation_due = True
                 self._saved_step = -1  # the checkpoint of this step does not record it
                 self.save(trainer, final=True)
@@ -364,7 +398,7 @@ class Checkpoints(Checkpoint):
                 "stopped by an exception; other ranks may not have seen it, so no checkpoint is "
                 "written"
             )
-        elif not self._whole or gradients_pending(trainer) or self._ends_epoch(trainer):
+        elif not self._is_step_finished or gradients_pending(trainer) or self._ends_epoch(trainer):
             log.error(
                 "stopped in the middle of a step, or at an epoch's end, which cannot be resumed "
                 "from there: the previous checkpoint remains"
@@ -394,8 +428,9 @@ class Checkpoints(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Set the counters to the form that resumes exactly, wherever Lightning's loop is."""
-        if awaited := monitored_values(trainer):
-            checkpoint["callbacks"].setdefault(self.state_key, {})["awaited"] = awaited
+        values = monitored_values(trainer)
+        if values:
+            checkpoint["callbacks"].setdefault(self.state_key, {})["awaited"] = values
         if self._position is None:
             return
         epoch, batches = self._position
@@ -423,12 +458,12 @@ class Checkpoints(Checkpoint):
         step = trainer.global_step
         path = self.folder / f"step-{step:09d}.ckpt"
         # A step that is already written (and validated only now) is only ranked again.
-        written = step == self._saved_step and is_whole(path)
+        is_written = step == self._saved_step and is_whole(path)
         if trainer.world_size > 1:
-            written = bool(trainer.strategy.broadcast(written))
+            is_written = bool(trainer.strategy.broadcast(is_written))
         WAITS.saving = True
         try:
-            if not written:
+            if not is_written:
                 write_checkpoint(trainer, path)
         except OSError as error:
             self._report(path, error, final)
@@ -442,50 +477,57 @@ class Checkpoints(Checkpoint):
         self._due = False
 
     def _report(self, path: Path, error: OSError, final: bool) -> None:
-        kept = ", ".join(p.name for p in list_checkpoints(self.folder)) or "none"
-        message = f"{path} could not be written ({error}); kept: {kept}"
+        present = ", ".join(p.name for p in list_checkpoints(self.folder)) or "none"
+        message = f"{path} could not be written ({error}); kept: {present}"
         if final:
             self.off = True  # or `on_exception` would try again
             raise OSError(message) from error
         log.error("%s. Training continues and tries again at the next checkpoint.", message)
 
     def _rank(self, name: str) -> None:
-        # Checkpoints that this run did not write are neither ranked nor removed.
+        """Write ``best.json``, and remove checkpoints that are neither the newest nor the best.
+
+        Those that this run did not write are neither ranked nor removed.
+
+        Args:
+            name: The checkpoint of the current weights.
+        """
         self._written.add(name)
-        found = [p.name for p in list_checkpoints(self.folder) if p.name in self._written]
+        names = [p.name for p in list_checkpoints(self.folder) if p.name in self._written]
+        present = [each for each in names if each <= name]
         # The run would have resumed from a later one if it were complete.
-        later = [n for n in found if n > name and not is_whole(self.folder / n)]
-        present = [n for n in found if n <= name]
+        damaged = [each for each in names if each > name and not is_whole(self.folder / each)]
         ranking = read_ranking(self.folder)
-        scores = ranking.get("scores", {}) if self._comparable(ranking) else {}
-        mode = self._direction or "max"
+        scores = ranking.get("scores", {}) if self._is_comparable(ranking) else {}
         if self._value is not None and math.isfinite(self._value):
             scores[name] = self._value
-        scores = {n: v for n, v in scores.items() if n in present}
-        best = sorted(scores, key=lambda n: (scores[n], n), reverse=mode == "max")
+        scores = {each: score for each, score in scores.items() if each in present}
+        mode = self._direction or "max"
+        best = sorted(scores, key=lambda each: (scores[each], each), reverse=mode == "max")
         best = best[: self.keep_best]
-        keep = {*present[: self.keep_last], *best}
+        remaining = {*present[: self.keep_last], *best}
+        removed = [*damaged, *(each for each in present if each not in remaining)]
         ranking = {
             "monitor": self.monitor,
             "measured": self._measured,
             "mode": mode,
             "best": best,
-            "scores": {n: v for n, v in scores.items() if n in keep},
-            "written": sorted({*found} - {*later} - ({*present} - keep)),
+            "scores": {each: score for each, score in scores.items() if each in remaining},
+            "written": sorted({*names} - {*removed}),
         }
         try:
             write_atomically(self.folder / "best.json", json.dumps(ranking, indent=2).encode())
         except OSError as error:
             log.error("%s/best.json could not be written (%s)", self.folder, error)
             return
-        for old in [*later, *(n for n in present if n not in keep)]:
-            remove_file(self.folder / old)
-            remove_file(checksum_of(self.folder / old))
+        for each in removed:
+            remove_file(self.folder / each)
+            remove_file(checksum_of(self.folder / each))
 
-    def _comparable(self, ranking: dict[str, Any]) -> bool:
+    def _is_comparable(self, ranking: dict[str, Any]) -> bool:
         # Rankings of earlier versions do not say what was measured.
-        now = {"monitor": self.monitor, "measured": self._measured}
-        return all(ranking.get(key, value) == value for key, value in now.items())
+        is_same_monitor = ranking.get("monitor", self.monitor) == self.monitor
+        return is_same_monitor and ranking.get("measured", self._measured) == self._measured
 
     def _measurement(self, trainer: Trainer) -> str:
         if self.config is None:  # in Python
@@ -493,8 +535,8 @@ class Checkpoints(Checkpoint):
         settings = flat(self.config)
         measured = [item for item in settings.items() if item[0].startswith(MEASURED)]
         names = {type(c).__name__ for c in all_callbacks(trainer) if isinstance(c, Metric)}
-        given = settings.get("trainer.callbacks") or []
-        metrics = [c for c in given if c["class_path"].rpartition(".")[2] in names]
+        callbacks = settings.get("trainer.callbacks") or []
+        metrics = [c for c in callbacks if c["class_path"].rpartition(".")[2] in names]
         return digest_of([as_yaml([measured, metrics])])
 
 
@@ -564,7 +606,8 @@ class SavesLast(Callback):
             log.warning(
                 "the weights of step %d were not validated, the last that were are those of step "
                 "%d: test takes the best of these, or --ckpt_path",
-                *(trainer.global_step, self._at),
+                trainer.global_step,
+                self._at,
             )
         self._save_last(trainer)
 
@@ -583,6 +626,47 @@ def is_foreign_checkpoint_callback(callback: Callback) -> bool:
     return isinstance(callback, Checkpoint) and not isinstance(callback, Checkpoints)
 
 
+def run_validation(trainer: Trainer, ends_epoch: bool) -> None:
+    """Validate within ``fit``, as Lightning does after a step; ``Trainer.validate`` cannot.
+
+    Args:
+        trainer: The trainer, between two steps.
+        ends_epoch: Whether the validation is the one at the end of an epoch.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    trainer.validating = True
+    loop.val_loop.restarting = False
+    loop.val_loop.run()
+    trainer.training = True
+    loop.update_lr_schedulers("step", update_plateau_schedulers=True)
+    if ends_epoch:
+        loop.update_lr_schedulers("epoch", update_plateau_schedulers=True)
+
+
+class _WholeFiles(TorchCheckpointIO):
+    """Writes a checkpoint and its checksum; keeps an error for the other processes."""
+
+    error: OSError | ValueError | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
+        content = plain(checkpoint)
+
+        def write(file: BinaryIO) -> None:
+            torch.save(content, file)
+            file.flush()
+            read_file(Path(file.name), mapped=True)
+
+        try:
+            write_whole(Path(path), write)
+        except OSError as error:
+            self.error = OSError(str(error))
+        except ValueError as error:
+            self.error = ValueError(
+                f"the checkpoint {error}. Keep only numbers, texts, tensors, lists and "
+                "dictionaries in the state of callbacks, schedules and optimisers"
+            )
+
+
 def write_checkpoint(trainer: Trainer, path: Path) -> None:
     """Write a checkpoint and its checksum; a file called ``path`` is always complete.
 
@@ -590,30 +674,22 @@ def write_checkpoint(trainer: Trainer, path: Path) -> None:
         OSError: If the disk is full or the folder not writable; nothing is left behind.
         ValueError: If it holds objects that are not read again, as reading them would run code.
     """
-    checkpoint = plain(dump_checkpoint(trainer))
-
-    def write(file: BinaryIO) -> None:
-        torch.save(checkpoint, file)
-        file.flush()
-        read_file(Path(file.name), mapped=True)
-
-    error: OSError | ValueError | None = None
-    if trainer.is_global_zero:
-        try:
-            write_whole(path, write)
-        except OSError as caught:
-            error = OSError(str(caught))
-        except ValueError as caught:
-            error = ValueError(
-                f"the checkpoint {caught}. Keep only numbers, texts, tensors, lists and "
-                "dictionaries in the state of callbacks, schedules and optimisers"
-            )
-    error = trainer.strategy.broadcast(error) if trainer.world_size > 1 else error
+    strategy, files = trainer.strategy, _WholeFiles()
+    usual_files = strategy.checkpoint_io
+    strategy.checkpoint_io = files
+    try:
+        trainer.save_checkpoint(path, weights_only=False)
+    finally:
+        strategy.checkpoint_io = usual_files
+    error = strategy.broadcast(files.error) if trainer.world_size > 1 else files.error
     if error is not None:
         raise error
 
 
 def _progress(total: int, current: int) -> dict[str, Any]:
     counts = ("ready", "started", "processed", "completed")
-    both = {"total": dict.fromkeys(counts, total), "current": dict.fromkeys(counts, current)}
-    return {**both, "is_last_batch": False}
+    return {
+        "total": dict.fromkeys(counts, total),
+        "current": dict.fromkeys(counts, current),
+        "is_last_batch": False,
+    }

@@ -18,18 +18,75 @@ from jsonargparse import Namespace
 from callbacks.predict.files import why_no_folder
 from commands.arguments.saved_config import flat
 from commands.errors import ConfigurationError, TemporaryError
-from commands.run.files import FOLDER, list_checkpoints, newest_whole
+from commands.run.files import CONFIG, FOLDER, list_checkpoints, newest_whole
 from commands.run.folder_lock import HOLDER, FolderLock
 from files.checksums import check_intact
 from files.numbers import PositiveFloat, PositiveInt
 from files.owned import NotOursError, move_aside, refuse_foreign, remove_file, remove_unfinished
-from files.paths import expand_path
+from files.paths import expand_path, glob_paths
 from files.tensors import read_file
 from files.yaml_loader import plain_yaml
 
 log = logging.getLogger(__name__)
 SILENT_SECONDS = 1.0  # of waiting for a lock, before the log names the holder
 POLL_SECONDS = 0.2
+# Keys that may differ when a run is resumed: they change neither weights nor results.
+FREE = (
+    "run.root",
+    "run.name",
+    "run.change",
+    "run.overwrite",
+    "run.seeds",
+    "run.preflight_minutes",
+    "run.lost_after_seconds",
+    "run.wait_minutes",
+    "checkpoint",
+    "writer",
+    "tiling",
+    "config",
+    "ckpt_path",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.plugins",
+    "trainer.model_registry",
+    "trainer.logger",
+    "trainer.log_every_n_steps",
+    "trainer.profiler",
+    "trainer.detect_anomaly",
+    "trainer.barebones",
+    "trainer.enable_progress_bar",
+    "trainer.enable_model_summary",
+    "trainer.enable_checkpointing",
+    "trainer.max_time",
+    "trainer.val_check_interval",
+    "trainer.check_val_every_n_epoch",
+    "trainer.num_sanity_val_steps",
+    "trainer.limit_test_batches",
+    "trainer.limit_predict_batches",
+    "data.init_args.workers",
+    "data.init_args.eval_batch_size",
+    "data.init_args.test",
+    "data.init_args.predict",
+)
+# Groups in each config.yaml of a run.
+WRITTEN = {"seed_everything", "trainer", "model", "data", "run", "checkpoint"}
+WRITE = ("fit", "check", "validate", "test")  # commands that need a writable run directory
+FIXED = (  # files that they write there
+    "report.html",
+    "report/scalars.jsonl",
+    "report/images.json",
+    f"{FOLDER}/best.json",
+    "results.json",
+    "images.json",
+)
+# What a checkpoint restores, also if the configuration differs.
+OF_CHECKPOINT = re.compile(r"(^|[._])(optimizer|lr_scheduler)(\.|$)")
+OPTIMIZER = re.compile(r"(optimizer)\.class_path$")
+# Where 1 is one batch and 1.0 all of them. Elsewhere 0, a default, is read again as 0.0.
+COUNT_OR_SHARE = ("trainer.limit_", "trainer.overfit_batches", "trainer.val_check_interval")
+GROWING = ("trainer.max_steps", "trainer.max_epochs")  # may only become larger
 
 
 @contextmanager
@@ -52,7 +109,8 @@ def alone_in(folder: Path, patience: float) -> Iterator[FolderLock]:
         log.warning(
             "%s cannot be locked (%s): nothing prevents a second command from writing to the same "
             "folder",
-            *(folder, error),
+            folder,
+            error,
         )
     try:
         yield lock
@@ -62,7 +120,7 @@ def alone_in(folder: Path, patience: float) -> Iterator[FolderLock]:
 
 def _acquire(lock: FolderLock, patience: float) -> None:
     begun = time.monotonic()
-    said = False
+    is_logged = False
     while not lock.acquire():
         waited = time.monotonic() - begun
         if waited >= patience:
@@ -70,47 +128,10 @@ def _acquire(lock: FolderLock, patience: float) -> None:
                 f"{lock.holder()} writes to {lock.folder}: wait until it ends or stop it, or "
                 "choose another folder (--run.name NAME, of predict --writer.folder FOLDER)"
             )
-        if waited >= SILENT_SECONDS and not said:
-            said = True
+        if waited >= SILENT_SECONDS and not is_logged:
+            is_logged = True
             log.info("%s is locked by %s; waiting for it to end", lock.folder, lock.holder())
         time.sleep(POLL_SECONDS)
-
-
-# Keys that may differ when a run is resumed: they change neither weights nor results.
-FREE = (
-    *(
-        f"run.{key}"
-        for key in (
-            *("root", "name", "change", "overwrite", "seeds", "preflight_minutes"),
-            *("heartbeat_seconds", "lost_after_seconds", "wait_minutes"),
-        )
-    ),
-    *("checkpoint", "writer", "tiling", "config", "ckpt_path", "weights_only"),
-    *(
-        f"trainer.{key}"
-        for key in (
-            *("accelerator", "devices", "num_nodes", "strategy", "plugins", "model_registry"),
-            *("logger", "log_every_n_steps", "profiler", "detect_anomaly", "barebones"),
-            *("enable_progress_bar", "enable_model_summary", "enable_checkpointing", "max_time"),
-            *("val_check_interval", "check_val_every_n_epoch", "num_sanity_val_steps"),
-            *("limit_test_batches", "limit_predict_batches"),
-        )
-    ),
-    *(f"data.init_args.{key}" for key in ("workers", "eval_batch_size", "test", "predict")),
-)
-
-# Groups in each config.yaml of a run.
-WRITTEN = {"seed_everything", "trainer", "model", "data", "run", "checkpoint"}
-WRITE = ("fit", "check", "validate", "test")  # commands that need a writable run directory
-FIXED = (  # files that they write there
-    *("report.html", "report/scalars.jsonl", "report/images.json", f"{FOLDER}/best.json"),
-    *("results.json", "images.json"),
-)
-# What a checkpoint restores, also if the configuration differs.
-OF_CHECKPOINT = re.compile(r"(^|[._])(optimizer|lr_scheduler)(\.|$)")
-# Where 1 is one batch and 1.0 all of them. Elsewhere 0, a default, is read again as 0.0.
-COUNT_OR_SHARE = ("trainer.limit_", "trainer.overfit_batches", "trainer.val_check_interval")
-GROWING = ("trainer.max_steps", "trainer.max_epochs")  # may only become larger
 
 
 @dataclass
@@ -127,7 +148,6 @@ class RunOptions:
             noise of seed_everything, seed_everything + 1, ...; results are mean and deviation.
         preflight_minutes: Minutes that each of several processes waits for the others, before it
             reports which are missing.
-        heartbeat_seconds: Seconds between two heartbeats of each of several processes.
         lost_after_seconds: Seconds without a heartbeat after which a process is lost, or for which
             a command waits for another one that writes to its folder; it ends with status 75, to
             be started again.
@@ -138,9 +158,6 @@ class RunOptions:
             ``trainer.deterministic``, and torch's own otherwise. On a GPU torch has TF32 for
             convolutions; with ``highest`` given here, or ``trainer.deterministic``, they are in
             float32, too.
-
-    Raises:
-        ValueError: If the times do not fit together.
     """
 
     root: str = "runs"
@@ -149,18 +166,9 @@ class RunOptions:
     overwrite: bool = False
     seeds: PositiveInt = 1
     preflight_minutes: PositiveFloat = 10.0
-    heartbeat_seconds: PositiveFloat = 10.0
     lost_after_seconds: PositiveFloat = 60.0
     wait_minutes: PositiveFloat = 30.0
     matmul_precision: Literal["highest", "high", "medium"] | None = None
-
-    def __post_init__(self) -> None:
-        if self.lost_after_seconds < 3 * self.heartbeat_seconds:
-            raise ValueError(
-                f"run.lost_after_seconds is {self.lost_after_seconds:g}; it must be at least three "
-                f"times run.heartbeat_seconds {self.heartbeat_seconds:g}, or one late heartbeat "
-                "ends the run"
-            )
 
 
 def experiment_name(config: Namespace) -> str:
@@ -169,12 +177,15 @@ def experiment_name(config: Namespace) -> str:
     Args:
         config: Configuration of the command.
     """
-    if config.config:
-        # Files in sub-folders of configs/experiment may have the same names.
-        parts = Path(str(config.config[0])).with_suffix("").parts
-        below = [number + 1 for number, part in enumerate(parts[:-1]) if part == "experiment"]
-        return "_".join(parts[below[-1] if below else -1 :])
-    return str(config.model.class_path).rpartition(".")[2].lower()
+    if not config.config:
+        return str(config.model.class_path).rpartition(".")[2].lower()
+    # Files in sub-folders of configs/experiment may have the same names.
+    parts = Path(str(config.config[0])).with_suffix("").parts
+    if "experiment" not in parts[:-1]:
+        return parts[-1]
+    while "experiment" in parts[:-1]:
+        parts = parts[parts.index("experiment") + 1 :]
+    return "_".join(parts)
 
 
 def run_folder(root: str, name: str) -> Path:
@@ -189,33 +200,28 @@ def run_folder(root: str, name: str) -> Path:
             above it, would rename all runs.
         ValueError: If the root is empty or contains an unset variable.
     """
-    above = Path(expand_path(root, "run.root"))
-    if above.resolve().is_relative_to((above / name).resolve()):
-        raise ConfigurationError(
-            f"run.name is {name!r}, which is not a folder below {above}, the folder of all runs: "
-            "give the run a name"
-        )
+    all_runs = Path(expand_path(root, "run.root"))
     # The text decides: a run may be a link to another disk.
-    if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == "..":
+    if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] in (".", ".."):
         raise ConfigurationError(
-            f"run.name is {name!r}, which leads out of {above}, the folder of all runs: set "
-            "run.root instead (--run.root FOLDER --run.name NAME)"
+            f"run.name is {name!r}, which is not a folder below {all_runs}, the folder of all "
+            "runs: give the run a name, and set run.root for another folder"
         )
-    folder = above / name
+    folder = all_runs / name
     # Lightning expands it again, and would drop `link/..` as text: two folders of one run.
-    plain = os.path.normpath(folder) == str(folder) and not str(folder).startswith("~")
-    return folder if plain else folder.resolve()
+    is_plain = os.path.normpath(folder) == str(folder) and not str(folder).startswith("~")
+    return folder if is_plain else folder.resolve()
 
 
-def checkpoint_file(given: str) -> Path:
+def checkpoint_file(path: str) -> Path:
     """Return the path of ``ckpt_path``.
 
     Raises:
         ConfigurationError: If there is no such file.
     """
-    if not Path(given).is_file():
-        raise ConfigurationError(f"ckpt_path is {given}, and there is no such file")
-    return Path(given)
+    if not Path(path).is_file():
+        raise ConfigurationError(f"ckpt_path is {path}, and there is no such file")
+    return Path(path)
 
 
 class RunDirectory:
@@ -228,7 +234,7 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / FOLDER
-        self.config_file = path / "config.yaml"
+        self.config_file = path / CONFIG
         self._lock: FolderLock | None = None
 
     def check_place(self, command: str) -> None:
@@ -239,26 +245,28 @@ class RunDirectory:
 
         Raises:
             ConfigurationError: If the path is not a writable folder, or has files of the names of
-                ours that another program wrote.
+                ours that another program wrote, or a checkpoint of SLURM's requeueing.
         """
+        for checkpoint in glob_paths("hpc_ckpt_*.ckpt", str(self.path)):
+            raise ConfigurationError(
+                f"{self.path} holds {checkpoint}, from which Lightning would resume by itself: "
+                "move it away; fit begins with it by --ckpt_path"
+            )
+        if command not in WRITE:
+            return
         problem = why_no_folder(self.path, to_write=True)
         if command == "fit":  # which would find it only when the first checkpoint is due
             problem = problem or why_no_folder(self.checkpoints, to_write=True)
-        for name in FIXED if command in WRITE and not problem else ():
+        if problem:
+            fix = "set another run.root or run.name"
+            if self.path.is_dir():
+                fix += f", and --model.init_args.weights {self.path} to use what it has learned"
+            raise ConfigurationError(f"the run cannot be written to {self.path}: {problem}; {fix}")
+        for name in FIXED:
             try:
                 refuse_foreign(self.path / name)
             except (NotOursError, OSError) as error:
                 raise ConfigurationError(f"{error}, or set another run.root or run.name") from error
-        if command in WRITE and problem:
-            raise ConfigurationError(
-                f"the run cannot be written to {self.path}: {problem}; set another run.root or "
-                "run.name"
-                + (
-                    f", and --model.init_args.weights {self.path} to use what it has learned"
-                    if self.path.is_dir()
-                    else ""
-                )
-            )
 
     @contextmanager
     def alone(self, patience: float) -> Iterator[None]:
@@ -294,31 +302,25 @@ class RunDirectory:
             ConfigurationError: With every difference and the options; or if the saved
                 configuration is missing, damaged or was not written by ``fit``.
         """
-        if self.config_file.is_dir():  # training would end where it writes that file
-            raise ConfigurationError(
-                f"{self.config_file} is a folder, but the run's configuration is written to a file "
-                "of that name: move the folder away"
-            )
         if not list_checkpoints(self.checkpoints):
-            if self.config_file.exists():
-                self._refuse_other_config()
+            self._refuse_other_config()
             return
         try:
-            then = self._started_with("resume without a comparison (--run.change true)")
+            before = self._started_with("resume without a comparison (--run.change true)")
         except ConfigurationError as error:
             if not change:
                 raise
             log.warning("--run.change: resuming although %s", error)
             return
-        now = flat(config)
-        self._check_kept(self.path, then, now)
+        present = flat(config)
+        self._check_restored(self.path, before, present)
         differences = []
-        for key, old, new in _changes(then, now):
+        for key, old, new in _changes(before, present):
             line = f"{key}: {old} -> {new}"
-            free = any(f"{key}.".startswith(f"{prefix}.") for prefix in FREE)
-            if free or (key in GROWING and _grows(old, new)):
+            is_free = any(f"{key}.".startswith(f"{prefix}.") for prefix in FREE)
+            if is_free or (key in GROWING and _grows(old, new)):
                 log.info("changed on resume: %s", line)
-            elif not _is_kept(key, old, new, now):
+            elif not _is_restored(key, old, new, present):
                 differences.append(line)
         if differences and change:
             log.warning("--run.change: resuming with %s", "; ".join(differences))
@@ -330,85 +332,92 @@ class RunDirectory:
                 "(--run.name NAME), or start a new run (--run.overwrite true)"
             )
 
-    def _check_kept(self, source: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
+    def _check_restored(
+        self, source: Path, before: dict[str, Any], present: dict[str, Any]
+    ) -> None:
         """Raise if settings differ that a checkpoint restores."""
-        kept = []
-        for key, old, new in _changes(then, now):
-            if _is_kept(key, old, new, now):
-                kept.append(f"{key}: {old} -> {new}")
+        without_effect = []
+        for key, old, new in _changes(before, present):
+            if _is_restored(key, old, new, present):
+                without_effect.append(f"{key}: {old} -> {new}")
             elif key.endswith("lr_scheduler") and new is None:
                 log.warning("%s is null: the learning rate stays that of the checkpoint", key)
-        if kept:
+        if without_effect:
             raise ConfigurationError(
                 f"the run in {self.path} goes on with the optimiser and the schedule of the "
-                f"checkpoint of {source}, so this has no effect: {'; '.join(kept)}; undo it, or "
-                f"start a new run from the weights: --run.name NAME --model.weights {source}"
+                f"checkpoint of {source}, so this has no effect: {'; '.join(without_effect)}; undo "
+                "it, or start a new run from the weights: --run.name NAME --model.weights "
+                f"{source}"
             )
 
     def _refuse_other_config(self) -> None:
+        if not self.config_file.exists():
+            return
         content = self._saved()
-        if content is not None and not (isinstance(content, dict) and content.keys() >= WRITTEN):
+        is_empty = content is None
+        if not is_empty and not (isinstance(content, dict) and content.keys() >= WRITTEN):
             raise ConfigurationError(
                 f"{self.config_file} was not written by fit, which would replace it: move it away, "
                 "or choose another run.root or run.name"
             )
 
-    def resume_from(self, given: str | None, config: dict[str, Any]) -> Path | None:
+    def resume_from(self, ckpt_path: str | None, config: dict[str, Any]) -> Path | None:
         """Return the newest intact checkpoint, else the given one, or None for a new run.
 
         The run's own come first, so that the same command resumes the run.
 
         Args:
-            given: ``ckpt_path``, a checkpoint of another run to begin with.
+            ckpt_path: A checkpoint of another run to begin with.
             config: The present configuration.
 
         Raises:
             ConfigurationError: If all checkpoints are damaged, the given one belongs to this run,
                 or it is needed and not intact.
         """
-        own = newest_whole(self.checkpoints)
-        if own is None and list_checkpoints(self.checkpoints):
+        newest = newest_whole(self.checkpoints)
+        if newest is None and list_checkpoints(self.checkpoints):
             raise ConfigurationError(
                 f"all checkpoints in {self.checkpoints} are damaged: start a new run with "
                 "--run.overwrite true"
             )
-        if own is None:
-            return self.begin_from(given, config)
-        if given is not None:
-            self._refuse_own(given)
-            log.info("the run resumes from its own checkpoints, not from %s", given)
-        return _readable(own)
+        if newest is None:
+            return self.begin_from(ckpt_path, config)
+        if ckpt_path is not None:
+            self._refuse_own(ckpt_path)
+            log.info("the run resumes from its own checkpoints, not from %s", ckpt_path)
+        return _resumable(newest)
 
-    def begin_from(self, given: str | None, config: dict[str, Any]) -> Path | None:
+    def begin_from(self, ckpt_path: str | None, config: dict[str, Any]) -> Path | None:
         """Return the checkpoint that a new run begins with, or None.
 
         Args:
-            given: ``ckpt_path``.
+            ckpt_path: A checkpoint of another run.
             config: The present configuration.
 
         Raises:
             ConfigurationError: If it is missing, damaged, or belongs to this run; or if its run has
                 another optimiser or schedule, which it restores.
         """
-        if given is None:
+        if ckpt_path is None:
             return None
-        self._refuse_own(given)
-        path = checkpoint_file(given)
+        self._refuse_own(ckpt_path)
+        path = checkpoint_file(ckpt_path)
         try:
             check_intact(path)
         except ValueError as error:
             raise ConfigurationError(f"ckpt_path: {error}") from error
-        run = path.resolve().parent
-        if run.name == FOLDER and (then := RunDirectory(run.parent).trained_config()):
-            self._check_kept(path, then, flat(config))
+        folder = path.resolve().parent
+        before = RunDirectory(folder.parent).trained_config() if folder.name == FOLDER else {}
+        if before:
+            self._check_restored(path, before, flat(config))
         else:
             log.warning("%s has no config.yaml beside it: its optimiser and schedule go on", path)
-        return _readable(path)
+        return _resumable(path)
 
-    def _refuse_own(self, given: str) -> None:
-        if Path(given).resolve().parent == self.checkpoints.resolve():
+    def _refuse_own(self, ckpt_path: str) -> None:
+        if Path(ckpt_path).resolve().parent == self.checkpoints.resolve():
             raise ConfigurationError(
-                f"ckpt_path is {given}, a checkpoint of the run itself, which resumes from its "
+                f"ckpt_path is {ckpt_path}, a checkpoint of the run itself, which resumes from its "
                 "newest automatically: remove ckpt_path, or, to go back to this one, choose "
                 "another --run.name"
             )
@@ -443,7 +452,7 @@ class RunDirectory:
             return ""
 
 
-def _readable(checkpoint: Path) -> Path:
+def _resumable(checkpoint: Path) -> Path:
     """Return a checkpoint that training can continue from; Lightning would give a traceback."""
     try:
         content = read_file(checkpoint, mapped=True)
@@ -457,29 +466,34 @@ def _readable(checkpoint: Path) -> Path:
     return checkpoint
 
 
-def _changes(then: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    # An optimiser may be a function, or a class with arguments.
-    then, now = (
-        {re.sub(r"(optimizer)\.class_path$", r"\1", key): value for key, value in settings.items()}
-        for settings in (then, now)
-    )
-    for key in sorted(then.keys() | now.keys()):
-        old, new = then.get(key, "unset"), now.get(key, "unset")
-        other_kind = key.startswith(COUNT_OR_SHARE) and type(old) is not type(new)
-        if other_kind or old != new:
+def _changes(
+    before: Mapping[str, Any], present: Mapping[str, Any]
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the key, the old and the new value of each setting that differs."""
+    before, present = _optimizers_by_name(before), _optimizers_by_name(present)
+    for key in sorted(before.keys() | present.keys()):
+        old = before.get(key, "unset")
+        new = present.get(key, "unset")
+        is_other_kind = key.startswith(COUNT_OR_SHARE) and type(old) is not type(new)
+        if is_other_kind or old != new:
             yield key, old, new
 
 
-def _is_kept(key: str, old: Any, new: Any, now: Mapping[str, Any]) -> bool:
+def _optimizers_by_name(settings: Mapping[str, Any]) -> dict[str, Any]:
+    # An optimiser may be a function, or a class with arguments.
+    return {OPTIMIZER.sub(r"\1", key): value for key, value in settings.items()}
+
+
+def _is_restored(key: str, old: Any, new: Any, present: Mapping[str, Any]) -> bool:
+    """Return whether a checkpoint restores the old value, so that a new one has no effect."""
     # Arguments that another version of torch does not have may come and go.
     if OF_CHECKPOINT.search(key) is None or "unset" in (old, new):
         return False
     # `WarmUp` and `WarmUpCosine` follow their own settings, and the optimiser's rate.
     parent = key.rpartition("optimizer")[0] or key.rpartition("lr_scheduler")[0]
-    schedule = str(now.get(f"{parent}lr_scheduler.class_path", ""))
-    return not schedule.rpartition(".")[2].startswith("WarmUp") or not (
-        "lr_scheduler." in key or key.endswith("optimizer.init_args.lr")
-    )
+    schedule = str(present.get(f"{parent}lr_scheduler.class_path", "")).rpartition(".")[2]
+    is_followed = "lr_scheduler." in key or key.endswith("optimizer.init_args.lr")
+    return not (schedule.startswith("WarmUp") and is_followed)
 
 
 def _grows(old: Any, new: Any) -> bool:

@@ -20,7 +20,8 @@ from files.owned import write_whole as write_whole_file
 from files.paths import glob_paths
 
 log = logging.getLogger(__name__)
-FOLDER = "checkpoints"
+FOLDER = "checkpoints"  # in the folder of a run
+CONFIG = "config.yaml"  # of a run or an exported folder
 _NAME = re.compile(r"step-(\d+)\.ckpt")
 
 
@@ -60,12 +61,12 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints by step, newest first."""
-    found = [
-        (int(match[1]), p)
-        for p in map(folder.joinpath, glob_paths("step-*.ckpt", str(folder)))
-        if (match := _NAME.fullmatch(p.name))
-    ]
-    return [path for _, path in sorted(found, reverse=True)]
+    steps: dict[int, Path] = {}
+    for name in glob_paths("step-*.ckpt", str(folder)):
+        match = _NAME.fullmatch(Path(name).name)
+        if match:
+            steps[int(match[1])] = folder / name
+    return [steps[step] for step in sorted(steps, reverse=True)]
 
 
 def _write_checksum(path: Path, *digests: str) -> None:
@@ -92,8 +93,8 @@ def newest_whole(folder: Path) -> Path | None:
 
 def fingerprint(path: Path) -> str:
     """Return the SHA-256 of a checkpoint, from its checksum file if there is one."""
-    known = stated_digests(path)
-    return known[0] if len(known) == 1 else file_hash(path)
+    digests = stated_digests(path)
+    return digests[0] if len(digests) == 1 else file_hash(path)
 
 
 def why_unseen(path: Path, digest: str, patience: float) -> str | None:
@@ -108,10 +109,10 @@ def why_unseen(path: Path, digest: str, patience: float) -> str | None:
     while True:
         reason = "there is no such file"
         if path.is_file():
-            found = file_hash(path)
-            if found == digest:
+            actual = file_hash(path)
+            if actual == digest:
                 return None
-            reason = f"its content differs (SHA-256 {found[:12]}, not {digest[:12]})"
+            reason = f"its content differs (SHA-256 {actual[:12]}, not {digest[:12]})"
         if time.monotonic() > deadline:
             return (
                 f"does not see {path}, from which rank 0 continues: {reason}; the run directory "

@@ -52,9 +52,9 @@ class FolderLock:
         _HELD.add(descriptor)
         hold_place(self.folder)
         with suppress(OSError):  # a full disk, or a link: the lock holds all the same
-            named = {"host": socket.gethostname(), "pid": os.getpid()}
+            process = {"host": socket.gethostname(), "pid": os.getpid()}
             with open(holder, "w", encoding="utf-8", opener=_opened) as file:
-                file.write(json.dumps(named))
+                file.write(json.dumps(process))
         return True
 
     def release(self) -> None:

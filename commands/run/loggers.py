@@ -21,21 +21,28 @@ FILE = "metrics.csv"  # as Lightning's logger calls it
 NAMES = {"WandbLogger": "name", "MLFlowLogger": "run_name"}
 # What determines the training, of the configuration.
 GROUPS = ("model", "data", "degradation", "seed_everything")
-EVALUATED = ("val", "test", "predict")  # of data
+EVALUATED = ("data.init_args.val", "data.init_args.test", "data.init_args.predict")  # left out
 OF_TRAINER = (
-    *("max_steps", "max_epochs", "max_time", "precision", "accumulate_grad_batches"),
-    *("gradient_clip_val", "gradient_clip_algorithm", "devices", "num_nodes"),
+    "max_steps",
+    "max_epochs",
+    "max_time",
+    "precision",
+    "accumulate_grad_batches",
+    "gradient_clip_val",
+    "gradient_clip_algorithm",
+    "devices",
+    "num_nodes",
 )
 
 
-def name_loggers(given: Any, name: str) -> None:
+def name_loggers(loggers: Any, name: str) -> None:
     """Give the run's name to each logger of W&B and MLflow that has none.
 
     Args:
-        given: ``trainer.logger`` as configured; changed in place.
+        loggers: ``trainer.logger`` as configured; changed in place.
         name: The run's name.
     """
-    for logger in given if isinstance(given, list) else [given]:
+    for logger in loggers if isinstance(loggers, list) else [loggers]:
         kind = str(getattr(logger, "class_path", "")).rpartition(".")[2]
         arguments = getattr(logger, "init_args", {})
         if kind in NAMES and NAMES[kind] in arguments and arguments[NAMES[kind]] is None:
@@ -59,7 +66,9 @@ def keep_earlier_metrics(trainer: Trainer) -> None:
             log.warning(
                 "%s has the metrics of an earlier start, and %s would delete them: they are now "
                 "in %s. Remove its version for a new folder at each start",
-                *(path, type(logger).__name__, move_aside(path)),
+                path,
+                type(logger).__name__,
+                move_aside(path),
             )
 
 
@@ -73,26 +82,33 @@ def hyperparameters(config: Mapping[str, Any]) -> dict[str, Scalar]:
         Numbers and texts, such as ``model: lightning_modules.ResShift`` and
         ``data.batch_size: 16``; without what is null, and without data to evaluate.
     """
-    groups = {name: _shown(config[name]) for name in GROUPS}
+    groups = {name: _with_numbers(without_secrets(config[name])) for name in GROUPS}
     groups["trainer"] = {name: config["trainer"][name] for name in OF_TRAINER}
-    found: dict[str, Scalar] = {}
+    values: dict[str, Scalar] = {}
     for key, value in flat(groups).items():
+        if value is None or isinstance(value, tuple) or key.startswith(EVALUATED):
+            continue
         names = [name for name in key.split(".") if name not in ("class_path", "init_args")]
-        evaluated = names[0] == "data" and names[1:2] and names[1] in EVALUATED
-        if value is not None and not evaluated and not isinstance(value, tuple):
-            plain = isinstance(value, bool | int | float | str)
-            found[".".join(names)] = value if plain else str(value)
-    return found
+        is_plain = isinstance(value, bool | int | float | str)
+        values[".".join(names)] = value if is_plain else str(value)
+    return values
 
 
-def _shown(value: Any) -> Any:
-    # Lists of classes, such as stages, are groups of their numbers; addresses have no secrets.
+def _with_numbers(value: Any) -> Any:
+    """Return lists of classes, such as stages, as groups of their numbers."""
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
         value = {str(number): item for number, item in enumerate(value)}
     if isinstance(value, dict):
-        return {key: _shown(item) for key, item in value.items()}
+        return {key: _with_numbers(item) for key, item in value.items()}
+    return value
+
+
+def without_secrets(value: Any) -> Any:
+    """Return a part of a configuration whose addresses have no secrets."""
+    if isinstance(value, dict):
+        return {key: without_secrets(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_shown(item) for item in value]
+        return [without_secrets(item) for item in value]
     return shown(value) if isinstance(value, str) and "://" in value else value
 
 

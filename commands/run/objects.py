@@ -22,8 +22,8 @@ def measured_objects(trainer: Trainer) -> list[str]:
     datasets: list[Any] = []
     with contextlib.suppress(AttributeError, TypeError, ValueError):  # loaders of another kind
         datasets = evaluated_datasets(trainer)
-    said = [repr([each.name, each.scale, digest_of(_images(each))]) for each in datasets]
-    return said + [type(c).__name__ for c in all_callbacks(trainer) if isinstance(c, Metric)]
+    images = [repr([each.name, each.scale, digest_of(_images(each))]) for each in datasets]
+    return images + [type(c).__name__ for c in all_callbacks(trainer) if isinstance(c, Metric)]
 
 
 def _images(dataset: Any) -> Sequence[str]:
@@ -33,31 +33,28 @@ def _images(dataset: Any) -> Sequence[str]:
 
 def optimiser_options(trainer: Trainer) -> list[dict[str, str]]:
     """Return the options of each group of parameters that stay the same in training."""
-    scheduled = bool(trainer.lr_scheduler_configs)  # which may change all others
-    return [
-        {
-            name: repr(value)
-            for name, value in group.items()
-            if name == "initial_lr" or not (scheduled or name == "params")
-        }
-        for optimizer in trainer.optimizers
-        for group in optimizer.param_groups
-    ]
+    has_schedule = bool(trainer.lr_scheduler_configs)  # which may change all but this one
+    options = []
+    for optimizer in trainer.optimizers:
+        for group in optimizer.param_groups:
+            names = ["initial_lr"] if has_schedule else [name for name in group if name != "params"]
+            options.append({name: repr(group[name]) for name in names if name in group})
+    return options
 
 
-def warn_of_other_options(asked: list[dict[str, str]], kept: list[dict[str, str]]) -> None:
+def warn_of_other_options(configured: list[dict[str, str]], restored: list[dict[str, str]]) -> None:
     """Warn if the optimiser has other options than it was made with: those of a checkpoint.
 
     Args:
-        asked: The options before it was restored.
-        kept: Those afterwards.
+        configured: The options before it was restored.
+        restored: Those afterwards.
     """
-    others = {
-        f"{name} {after[name]}, not {before[name]}": None
-        for before, after in zip(asked, kept, strict=True)
-        for name in before
-        if name in after and before[name] != after[name]
-    }
+    others: list[str] = []
+    for before, after in zip(configured, restored, strict=True):
+        for name, value in before.items():
+            text = f"{name} {after.get(name, value)}, not {value}"
+            if after.get(name, value) != value and text not in others:
+                others.append(text)
     if others:
         log.warning(
             "the optimiser goes on with the checkpoint's %s: to train with other values, begin "

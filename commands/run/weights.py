@@ -16,6 +16,8 @@ from files.paths import expand_path
 from lightning_modules.base import ImageModel
 from lightning_modules.weights import INDEX
 
+log = logging.getLogger(__name__)
+
 EXPORT = "model.safetensors"  # in a folder of `export`
 
 
@@ -44,7 +46,8 @@ def find_weights(name: str, scale: float, key: str = "model.init_args.weights") 
     if path.is_file():
         return path
     if path.is_dir():
-        if indices := sorted(path.glob(f"*{INDEX}")):
+        indices = sorted(path.glob(f"*{INDEX}"))
+        if indices:
             return indices[0]
         if (path / EXPORT).is_file():
             return path / EXPORT
@@ -58,11 +61,13 @@ def find_weights(name: str, scale: float, key: str = "model.init_args.weights") 
     if filled in entries:
         return _named(filled, entries[filled], key)
     if path.suffix or "/" in filled:
-        what = "file" if path.suffix else "file or run: train it first, or name another one"
-        raise ConfigurationError(f"{key} is {filled!r}, and there is no such {what}")
+        raise ConfigurationError(
+            f"{key} is {filled!r}, and there is no such file or run: train it first, or name "
+            "another one"
+        )
+    names = did_you_mean(filled, entries) or f"; its names are: {', '.join(entries)}"
     raise ConfigurationError(
-        f"{key} is {filled!r}: neither a file nor a name of configs/weights.yaml"
-        f"{did_you_mean(filled, entries) or '; its names are: ' + ', '.join(entries)}"
+        f"{key} is {filled!r}: neither a file nor a name of configs/weights.yaml{names}"
     )
 
 
@@ -75,28 +80,25 @@ def _named(name: str, entry: Entry, key: str) -> Path:
         ) from error
 
 
-def needed_files(config: Namespace, own: bool) -> dict[str, Path]:
+def needed_files(config: Namespace, reads_weights: bool) -> dict[str, Path]:
     """Return the weights that the method's own arguments name, by key, before it is built.
 
     Args:
         config: Configuration of the command.
-        own: Whether ``model.init_args.weights`` will be read.
+        reads_weights: Whether ``model.init_args.weights`` will be read.
 
     Raises:
         ConfigurationError: If one is missing.
     """
     scale = float(config.data.init_args.get("scale") or 1)
-    ours = config.model.class_path.startswith("lightning_modules.")  # a plug-in may mean others
-    found: dict[str, Path] = {}
+    is_ours = config.model.class_path.startswith("lightning_modules.")  # a plug-in may mean others
+    files: dict[str, Path] = {}
     for name, value in vars(config.model.init_args).items():
-        read = own if name == "weights" else ours and name.endswith("_weights")
-        if read and isinstance(value, str):
+        is_read = reads_weights if name == "weights" else is_ours and name.endswith("_weights")
+        if is_read and isinstance(value, str):
             key = f"model.init_args.{name}"
-            found[key] = find_weights(value, scale, key)
-    return found
-
-
-log = logging.getLogger(__name__)
+            files[key] = find_weights(value, scale, key)
+    return files
 
 
 def freezes(model: ImageModel) -> bool:
@@ -115,14 +117,14 @@ def weights_are_read(run: RunDirectory, config: Namespace, fits: bool) -> bool:
     Raises:
         ConfigurationError: If ``ckpt_path`` is not a file, or the saved configuration is damaged.
     """
-    given = config.model.init_args.get("weights")
+    weights = config.model.init_args.get("weights")
     has_checkpoints = bool(list_checkpoints(run.checkpoints))
     if fits:
-        return given is not None and (config.run.overwrite or not has_checkpoints)
+        return weights is not None and (config.run.overwrite or not has_checkpoints)
     if config.ckpt_path is not None:
         checkpoint_file(config.ckpt_path)
         return False
-    return given is not None and (not has_checkpoints or _is_result(given, run))
+    return weights is not None and (not has_checkpoints or _is_result(weights, run))
 
 
 def load_trained(
@@ -142,18 +144,19 @@ def load_trained(
     Raises:
         ConfigurationError: If there are no trained weights.
     """
-    given = model.initial_weights
-    if given is not None and freezes(model):
-        model.load_weights(find_weights(given, model.scale))
-    named = ckpt_path is not None or _is_result(given, run)
-    trained = None if named else best_or_newest(run.checkpoints)
+    initial = model.initial_weights
+    if initial is not None and freezes(model):
+        model.load_weights(find_weights(initial, model.scale))
+    trained = None
+    if ckpt_path is None and not _is_result(initial, run):
+        trained = best_or_newest(run.checkpoints)
     if ckpt_path is not None:
         path = checkpoint_file(ckpt_path)
     elif trained is not None:
-        path, why = trained
-        log.info("%s uses %s of the run in %s", subcommand, why, run.path)
-    elif given is not None:
-        path = find_weights(given, model.scale)
+        path, reason = trained
+        log.info("%s uses %s of the run in %s", subcommand, reason, run.path)
+    elif initial is not None:
+        path = find_weights(initial, model.scale)
     elif model.needs_weights:
         raise ConfigurationError(
             f"{subcommand} needs trained weights, but {run.checkpoints} has none: run fit first "

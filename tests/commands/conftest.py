@@ -59,7 +59,7 @@ def configured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Namespace]:
         found: list[Namespace] = []
 
         def read(cli: EnlargerCLI) -> None:
-            found.append(cli.config[cli.subcommand])
+            found.append(cli.config)
             raise Read
 
         with monkeypatch.context() as patch:

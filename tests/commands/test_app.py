@@ -84,7 +84,7 @@ class Page:
         self.edsr, self.noisy = sorted(map(str, runs.iterdir()))
         listening = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        page = application(Models([self.edsr, self.noisy], "cpu"), megapixels=0.02)
+        page = application(Models([self.edsr, self.noisy]))
         self._server = uvicorn.Server(uvicorn.Config(page, log_level="error"))
         self._thread = threading.Thread(target=self._server.run, args=([listening],))
         self._thread.start()
@@ -210,7 +210,7 @@ def test_the_scale_of_a_released_model_is_locked(page: Page) -> None:
     """Without its file, too."""
     from commands.app.page import application
 
-    blocks: Any = application(Models(["imdn-x2", page.edsr], "cpu")).routes[-1]
+    blocks: Any = application(Models(["imdn-x2", page.edsr])).routes[-1]
     [choose] = [e.fn for e in blocks.app.get_blocks().fns.values() if e.targets[0][1] == "load"]
     fields = [next(choose(source))[0] for source in ("imdn-x2", page.edsr)]
     assert [(field.value, field.interactive) for field in fields] == [(2, False), (2, True)]
@@ -225,7 +225,8 @@ def test_only_runs_that_enlarge_are_offered(
         configure(tmp_path / name, f"lightning_modules.{name}", {})
         if name != "Regression":  # which has no weights
             (tmp_path / name / "model.safetensors").touch()
-    monkeypatch.setattr("enlarger.place_of", lambda entry: "x3" in entry["file"] or None)
+    place_of = "commands.interface.models.place_of"
+    monkeypatch.setattr(place_of, lambda entry: "x3" in entry["file"] or None)
     expected = [str(tmp_path / "edsr"), str(tmp_path / "moved/export"), "imdn-x3"]
     assert enlarger.sources(tmp_path) == expected
 
@@ -278,7 +279,7 @@ def test_sigterm_ends_it_in_the_middle_of_a_photograph_and_leaves_nothing(
         patch.setattr("os._exit", sys.exit)  # which, by itself, would wait for the tile
         try:
             with pytest.raises(SystemExit) as ended:
-                main(["app", str(stuck), "--runs", "none", "--port", "0", "--device", "cpu"])
+                main(["app", str(stuck), "--port", "0"])
         finally:
             Stuck.released.set()
     visitor.join()

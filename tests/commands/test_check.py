@@ -37,7 +37,6 @@ def test_tells_what_was_found_and_leaves_nothing(
 LOGGED = ("--trainer.logger", """{class_path: lightning.pytorch.loggers.CSVLogger,
     init_args: {save_dir: logs}}""")  # fmt: skip
 KEPT = """[lightning.pytorch.callbacks.LearningRateMonitor,
-    {class_path: lightning.pytorch.callbacks.OnExceptionCheckpoint, init_args: {dirpath: kept}},
     {class_path: lightning.pytorch.callbacks.ModelCheckpoint,
      init_args: {dirpath: kept, save_on_exception: true}}]"""
 

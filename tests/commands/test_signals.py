@@ -257,7 +257,7 @@ def test_a_process_that_works_is_not_idle_once_a_worker_has_ended(
     monkeypatch.setattr("commands.signals.IDLE_SECONDS", 0.5)
     ends: list[tuple[str, int]] = []
     signals = Signals(lambda *end: ends.append(end), others_idle=lambda: True)
-    signals.install()
+    signals.register_signal_handlers()
     worker = multiprocessing.get_context("fork").Process(target=work, args=(2.0,))
     try:
         worker.start()
@@ -266,7 +266,7 @@ def test_a_process_that_works_is_not_idle_once_a_worker_has_ended(
         worker.join()
         work(1.5)
     finally:
-        signals.restore()
+        signals.teardown()
     assert not ends
 
 

@@ -50,7 +50,7 @@ trainer:
     - class_path: tests.distributed.records.Record
       init_args: {{folder: PLACE, seconds: 0.1}}
 checkpoint: {{every_n_steps: 1}}
-run: {{heartbeat_seconds: 1, lost_after_seconds: {lost}, preflight_minutes: 4}}
+run: {{lost_after_seconds: {lost}, preflight_minutes: 4}}
 """
 
 

@@ -22,7 +22,7 @@ from tests.distributed.records import assert_same, global_batches, newest, steps
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 STEPS, BATCH, IMAGES, CROPS = 36, 4, 10, 2
-HEARTBEAT, LOST_AFTER = 1.0, 10.0
+LOST_AFTER = 10.0
 OVERLAY = """
 data:
   init_args:
@@ -35,7 +35,7 @@ trainer:
     - class_path: tests.distributed.records.Record
       init_args: {{folder: PLACE, seconds: 0.15}}
 checkpoint: {{every_n_steps: 5}}
-run: {{heartbeat_seconds: {heartbeat}, lost_after_seconds: {lost}, preflight_minutes: 4}}
+run: {{lost_after_seconds: {lost}, preflight_minutes: 4}}
 """
 
 
@@ -59,9 +59,7 @@ def net(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Iterato
     pack(photo_folder, folder / "shards")
     tiny = (REPO / "tests" / "tiny.yaml").read_text().replace("PHOTOS", str(photo_folder))
     (folder / "tiny.yaml").write_text(tiny)
-    overlay = OVERLAY.format(
-        urls=folder / "shards" / "*.tar", steps=STEPS, heartbeat=HEARTBEAT, lost=LOST_AFTER
-    )
+    overlay = OVERLAY.format(urls=folder / "shards" / "*.tar", steps=STEPS, lost=LOST_AFTER)
     (folder / "overlay.yaml").write_text(overlay)
     with network(folder) as made:
         yield made

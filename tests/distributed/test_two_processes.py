@@ -129,7 +129,7 @@ class Leaves(Callback):
 )
 def test_a_process_that_stops_taking_part(tiny: Path, way: str, status: int, reason: str) -> None:
     leaves = json.dumps({"class_path": f"{__name__}.Leaves", "init_args": {"way": way}})
-    limits = ("--run.heartbeat_seconds", 0.5, "--run.lost_after_seconds", 4)
+    limits = ("--run.lost_after_seconds", 4)
     first, _ = by_srun(
         *("fit", "--config", "tiny.yaml", *limits, "--trainer.callbacks+", leaves), first_ends=True
     )

@@ -107,8 +107,6 @@ class Several(Callback):
 
 
 CALLBACKS = [
-    f"{{class_path: {LIGHTNING}.StochasticWeightAveraging, init_args: "
-    "{swa_lrs: 1e-2, swa_epoch_start: 1}}",
     f"{{class_path: {LIGHTNING}.Timer, init_args: {{duration: '00:01:00:00'}}}}",
     f"{LIGHTNING}.LambdaCallback",
 ]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
@@ -13,17 +11,12 @@ from jsonargparse import Namespace
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
-    EarlyStopping,
     LearningRateFinder,
-    ModelCheckpoint,
     ModelPruning,
-    Timer,
     WeightAveraging,
 )
 from lightning.pytorch.strategies import DDPStrategy
 
-from callbacks.training.ema import EMA
-from callbacks.training.guard import Guard
 from commands.distributed.launch import (
     COUNTS,
     FullySharded,
@@ -50,19 +43,6 @@ def test_callbacks_that_are_refused(callback: Callback) -> None:
         refuse_unsupported(of_trainer(), [callback])
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: EarlyStopping("val/psnr", mode="max"),
-        *(EMA, Guard, ModelCheckpoint, partial(Timer, {"hours": 1})),
-    ],
-)
-def test_a_callback_that_is_there_twice(make: Callable[[], Callback]) -> None:
-    one, other = make(), make()
-    with pytest.raises(ConfigurationError, match=f"two {type(one).__name__}, .* remove one"):
-        refuse_unsupported(of_trainer(), [one, other])
-
-
 @pytest.mark.parametrize("strategy", ["deepspeed_stage_2", "fsdp_cpu_offload", "ddp_notebook"])
 def test_strategies_that_are_refused(strategy: str) -> None:
     with pytest.raises(ConfigurationError, match=strategy):
@@ -72,11 +52,11 @@ def test_strategies_that_are_refused(strategy: str) -> None:
 @pytest.mark.parametrize("gpu", [False, True])
 def test_tensors_of_the_cpu_go_by_gloo(monkeypatch: pytest.MonkeyPatch, gpu: bool) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    assert own_strategy("auto", "auto", several=False) == "auto"
+    assert own_strategy("auto", "auto", processes=1) == "auto"
     given = DDPStrategy()
-    assert own_strategy(given, "auto", several=True) is given
+    assert own_strategy(given, "auto", processes=2) is given
     for name, accelerator in itertools.product(("ddp", "auto", "fsdp"), ("auto", "gpu", "cpu")):
-        made = own_strategy(name, accelerator, several=True)
+        made = own_strategy(name, accelerator, processes=2)
         assert isinstance(made, FullySharded if name == "fsdp" else DDPStrategy)
         backend = "cpu:gloo,cuda:nccl" if gpu and accelerator != "cpu" else None
         assert made.process_group_backend == backend

@@ -79,8 +79,8 @@ def test_a_silent_process_ends_the_others(three: list[Process]) -> None:
         )
 
 
-def test_a_process_that_took_leave_is_not_missed(three: list[Process]) -> None:
-    three[1].line.leave()
+def test_a_process_that_finished_is_not_missed(three: list[Process]) -> None:
+    threading.Thread(target=three[1].line.finish, daemon=True).start()
     assert not three[0].ends.done.wait(2 * LIMIT)
     assert not three[2].ends.done.is_set()
 
@@ -89,15 +89,15 @@ def test_a_process_that_failed_is_named_with_its_error(
     three: list[Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("commands.distributed.heartbeat.GRACE", 0.1)
-    three[2].line.leave("ValueError: no such thing", status=2)
+    three[2].line.fail("ValueError: no such thing", status=2)
     assert three[0].ends.done.wait(PATIENCE)
     assert three[0].ends.why == "rank 2 (on c) stopped (ValueError: no such thing)"
     assert three[0].ends.status == 2
 
 
 def test_the_first_failure_is_the_reason_of_those_that_follow(three: list[Process]) -> None:
-    three[2].line.leave("ValueError: no such thing", status=2)
-    three[1].line.leave("RuntimeError: a connection broke", status=75)
+    three[2].line.fail("ValueError: no such thing", status=2)
+    three[1].line.fail("RuntimeError: a connection broke", status=75)
     assert three[1].line.first == [2, "ValueError: no such thing", 2]
 
 
@@ -135,13 +135,13 @@ def test_nobody_waits_for_the_store_after_all_have_finished() -> None:
         end.join(PATIENCE)
     del server  # rank 0 has exited
     began = time.monotonic()
-    lines[1].leave()
+    lines[1].fail("late", 1)
     assert time.monotonic() - began < 1
 
 
 def test_a_broken_connection_has_the_status_of_who_failed(three: list[Process]) -> None:
     """A job that ends with a configuration error must not be started again."""
-    three[2].line.leave("ConfigurationError: no such key", status=2)
+    three[2].line.fail("ConfigurationError: no such key", status=2)
     assert three[0].line.explain() == ("rank 2 (on c) stopped (ConfigurationError: no such key)", 2)
 
 
@@ -159,7 +159,7 @@ def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_little_patience")
 def test_a_broken_connection_is_blamed_on_who_is_lost(three: list[Process]) -> None:
-    ranks = Ranks(limit=1.0, interval=BEAT, lost_after=LIMIT)
+    ranks = Ranks(limit=1.0, lost_after=LIMIT)
     ranks.rank, ranks.world, ranks._heartbeat = 0, 3, three[0].line
     three[1].line._over.set()
     blamed = ranks.fail(GLOO, 1)
@@ -169,12 +169,11 @@ def test_a_broken_connection_is_blamed_on_who_is_lost(three: list[Process]) -> N
     assert said.startswith("rank 0 on ")
     assert "no heartbeat of rank 1 (on b)" in said
     assert "(a connection broke: Read error [10.77.0.2]:59033: Connection reset by peer.)" in said
-    three[2].line.leave()
 
 
 def test_one_of_those_that_fail_alike_reports_it(three: list[Process]) -> None:
-    three[2].line.leave("ValueError: no such thing", status=2)
-    ranks = Ranks(limit=1.0, interval=BEAT, lost_after=LIMIT)
+    three[2].line.fail("ValueError: no such thing", status=2)
+    ranks = Ranks(limit=1.0, lost_after=LIMIT)
     ranks.rank, ranks.world, ranks._heartbeat = 1, 3, three[1].line
     with pytest.raises(RepeatedError):
         ranks.fail(ValueError("no such thing"), 2)

@@ -37,11 +37,17 @@ def test_no_run_lies_where_all_runs_are(trained: Path, refusal: Refusal) -> None
 
 @pytest.mark.parametrize("name", ["/abs/x", "../x", "a/../../x"])
 def test_no_run_lies_outside_of_the_folder_of_all(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"which leads out of .*: set run.root instead"):
+    with pytest.raises(ConfigurationError, match="which is not a folder below"):
         run_folder(str(tmp_path), name)
     (tmp_path / "linked").symlink_to("/")
     for sound in ("a", "a/b", "a/../b", "..a", "linked/x"):
         assert run_folder(str(tmp_path), sound).resolve() == (tmp_path / sound).resolve()
+
+
+def test_lightning_chooses_no_checkpoint(tiny: Path, refusal: Refusal) -> None:
+    Path("runs/tiny").mkdir(parents=True)
+    Path("runs/tiny/hpc_ckpt_1.ckpt").touch()
+    assert "hpc_ckpt_1.ckpt, from which Lightning would resume" in refusal(*FIT)
 
 
 def test_the_folder_above_a_link_is_its_targets(tmp_path: Path) -> None:

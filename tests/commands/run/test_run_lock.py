@@ -27,7 +27,7 @@ Enlarger = Callable[..., None]
 FORK = multiprocessing.get_context("fork")  # without the seconds of an import
 PATIENCE = 0.3  # seconds
 FIT = ("fit", "--config", "tiny.yaml")
-WAIT = ("--run.lost_after_seconds", "0.4", "--run.heartbeat_seconds", "0.1")
+WAIT = ("--run.lost_after_seconds", "0.4")
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Images in memory enlarged and measured, for ``enlarger.py`` and the commands."""

@@ -1,0 +1,242 @@
+"""Outputs measured against references, by the metrics of ``callbacks``."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict, cast
+
+import numpy as np
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+import callbacks
+from callbacks.metrics.base import Metric
+from callbacks.metrics.pixels import border_in_pixels
+from commands.errors import did_you_mean
+from commands.interface.images import to_tensor
+from datamodules.base import checked_scale
+from degradations.base import cut_size
+from files.batch import Batch
+from files.images.decode import read_image
+from files.paths import images_by_key
+from lightning_modules.base import NothingToTrain, SuperResolver
+from lightning_modules.noise import Noise
+
+Images = str | Path | Sequence[Any] | Mapping[str, Any]
+
+
+class Measured(TypedDict):
+    """A number of ``measure``.
+
+    value: Mean over the images, or the number of the whole set.
+    n: Number of images that it is of, without those whose number is left out as infinite.
+    protocol: How it was computed.
+    higher_is_better: The metric's direction; None if it has none.
+    images: The number of each image by its name; empty for a number of the whole set.
+    """
+
+    value: float
+    n: int
+    protocol: Mapping[str, Any]
+    higher_is_better: bool | None
+    images: dict[str, float]
+
+
+def measure(
+    outputs: Images,
+    references: Images | None = None,
+    metrics: str | Sequence[str | Metric] = ("psnr", "ssim"),
+    *,
+    scale: float = 1,
+    device: str = "auto",
+) -> dict[str, Measured]:
+    """Measure outputs as ``main.py test`` does; images are taken whole and with all their bits.
+
+    Args:
+        outputs: A folder; a list of images or files; or images by name. A single image is a list
+            of one.
+        references: The HR images, in the same form: files of a folder have the same names, lists
+            the same order. None for metrics that need none, such as NIQE.
+        metrics: Names, such as ``psnr``, ``lpips`` or ``fid``, or metrics of ``callbacks``.
+        scale: Factor by which the outputs were enlarged: the border that is left out by PSNR and
+            SSIM in the protocol of most papers.
+        device: Accelerator of Lightning's Trainer.
+
+    Returns:
+        The number of each metric, by its name.
+
+    Raises:
+        ValueError: If images are missing or differ in size, a metric is unknown, or there is no
+            number because all images are too small.
+        FileNotFoundError: If the weights of a metric are missing.
+    """
+    checked_scale(scale, "")
+    chosen = [_metric(metric) for metric in ([metrics] if isinstance(metrics, str) else metrics)]
+    for metric in chosen:
+        if metric.needs_lr:
+            raise ValueError(f"{metric.name} needs the LR images: measure it by main.py test")
+        if metric.needs_hr and references is None:
+            raise ValueError(f"{metric.name} needs references")
+    sr = _by_name(outputs, "outputs")
+    hr = None if references is None else _by_name(references, "references")
+    images = _Images(scale, sr, hr)
+    with _quiet_lightning():
+        try:
+            trainer = Trainer(
+                accelerator=device,
+                devices=1,
+                callbacks=[*chosen],
+                logger=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+        except MisconfigurationException as error:
+            raise ValueError(f"device is {device!r}: {error}") from error
+        trainer.test(_Outputs(scale), DataLoader(images, batch_size=None), verbose=False)
+    numbers: dict[str, Measured] = {}
+    for metric in chosen:
+        numbers |= _numbers_of(metric, scale, images.cut)
+    if not numbers:
+        names = ", ".join(metric.name for metric in chosen)
+        raise ValueError(f"there is no number: the images are too small for {names}")
+    return numbers
+
+
+def _numbers_of(metric: Metric, scale: float, cut: bool) -> dict[str, Measured]:
+    """Return what a metric has measured, by the name of each number.
+
+    Args:
+        metric: The metric, after the test.
+        scale: Factor by which the outputs were enlarged.
+        cut: Whether any reference was cut to the size of its output.
+    """
+    values = metric.images.get("images", {})
+    of_images = {key.partition("/")[2]: value for key, value in values.items()}
+    numbers: dict[str, Measured] = {}
+    for record in metric.records:
+        count = record["n"]
+        if math.isfinite(record["value"]):
+            count -= record.get("not_finite", 0)
+        protocol = dict(record["protocol"])
+        if protocol.get("border") in ("scale", "scale+6"):
+            protocol["border"] = border_in_pixels(str(protocol["border"]), scale)
+        if cut and metric.needs_hr:
+            protocol["reference"] = f"cut to multiples of {scale:g}"
+        numbers[record["metric"]] = {
+            "value": record["value"],
+            "n": count,
+            "protocol": protocol,
+            "higher_is_better": metric.is_higher_better(record["metric"]),
+            "images": of_images,
+        }
+    return numbers
+
+
+@contextlib.contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _metric(metric: str | Metric) -> Metric:
+    if isinstance(metric, str):
+        names = {name.lower(): name for name in dir(callbacks)}
+        kind = getattr(callbacks, names.get(metric.replace("_", "").lower(), ""), None)
+        if not (isinstance(kind, type) and issubclass(kind, Metric)):
+            raise ValueError(
+                f"there is no metric {metric!r}{did_you_mean(metric.lower(), names)}; "
+                "docs/metrics.md lists them"
+            )
+        metric = kind()
+    metric.strict_weights = True
+    return metric
+
+
+def _by_name(images: Images, argument: str) -> dict[str, Any]:
+    if isinstance(images, Mapping):
+        return {str(name): image for name, image in images.items()}
+    if isinstance(images, str | Path):
+        return images_by_key(Path(images))
+    # A single array is iterable, too: its rows would be taken for grey images.
+    is_one = isinstance(images, np.ndarray | Tensor) and images.ndim < 4
+    if is_one or not isinstance(images, Iterable):
+        kind = type(images).__name__
+        raise ValueError(
+            f"{argument} is a single {kind}; expected a folder, a list of images, or images by name"
+        )
+    return {f"{number:06}": image for number, image in enumerate(images)}
+
+
+class _Images(Dataset[Batch]):
+    """Outputs and their references, as they are."""
+
+    name = "images"
+
+    def __init__(
+        self, scale: float, outputs: dict[str, Any], references: dict[str, Any] | None
+    ) -> None:
+        if not outputs:
+            raise ValueError("there are no outputs")
+        if references is not None and outputs.keys() != references.keys():
+            differing = sorted(outputs.keys() ^ references.keys())
+            raise ValueError(
+                f"outputs and references differ in {len(differing)} names, such as {differing[0]}"
+            )
+        self.scale, self.outputs, self.references = scale, outputs, references
+        self.cut = False  # whether any reference was, to the size of its output
+        self.keys = [f"{self.name}/{name}" for name in outputs]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> Batch:
+        name = self.keys[index].partition("/")[2]
+        sr = _rgb(self.outputs[name])
+        batch: dict[str, Any] = {"key": [self.keys[index]], "size": sr.shape[-2:], "sr": sr}
+        if self.references is not None:
+            batch["hr"] = self._reference(name, self.references[name], sr)
+        return cast("Batch", batch)
+
+    def _reference(self, name: str, reference: Any, sr: Tensor) -> Tensor:
+        hr = _rgb(reference)
+        (H, W), (h, w) = hr.shape[-2:], sr.shape[-2:]
+        if (h, w) == (H, W):
+            return hr
+        if (h, w) != cut_size((H, W), self.scale):
+            raise ValueError(
+                f"the output {name} is {w}x{h} pixels, and its reference {W}x{H}: expected equal "
+                f"sizes, or the reference's, cut to multiples of the scale {self.scale:g}"
+            )
+        self.cut = True
+        return hr[..., :h, :w]
+
+
+class _Outputs(NothingToTrain, SuperResolver):
+    """Outputs that are there already."""
+
+    def restore(self, batch: Batch, noise: Noise) -> Tensor:
+        raise NotImplementedError  # there is no LR
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        return {"sr": batch["sr"]}
+
+
+def _rgb(image: Any) -> Tensor:
+    """Return an image or a file as (1, 3, H, W) in [0, 1], of all its bits."""
+    if isinstance(image, str | Path):
+        image = read_image(image, srgb=True).array()
+    return to_tensor(image, srgb=True)[0][:, :3]

@@ -1,0 +1,317 @@
+"""A method with its weights, which enlarges images in memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import yaml
+from torch import Tensor
+
+from callbacks.predict.files import weighted_by_alpha
+from callbacks.weights import manifest, place_of
+from commands.arguments.command_line import CommandLine
+from commands.arguments.parser import Parser, parse
+from commands.errors import CONFIGS, ConfigurationError, did_you_mean
+from commands.interface.images import Picture, to_tensor
+from commands.released import released
+from commands.run.directory import RunDirectory
+from commands.run.files import CONFIG, FOLDER, list_checkpoints
+from commands.run.weights import EXPORT, find_weights, load_trained
+from commands.tracebacks import origin
+from datamodules.base import checked_scale
+from degradations.bicubic import resize
+from degradations.draws import seed_of
+from files.batch import Batch
+from files.images.alpha import without_hidden_colours
+from files.merge import Merged
+from files.own_modules import import_own
+from files.paths import CONFIGURATIONS, read_text
+from files.yaml_loader import StrictLoader, plain_yaml
+from lightning_modules.base import ImageModel, SuperResolver
+from lightning_modules.networks.spandrel import scale_of_file
+from lightning_modules.sampling.tiling import Tiling
+
+log = logging.getLogger(__name__)
+
+
+class Enlarger:
+    """A method with its weights; made by ``load``, or from a method that you built.
+
+    Args:
+        module: The method; set to evaluation and moved to the device.
+        device: Where it runs; by default the first GPU, if there is one.
+        tiling: How large images are cut into tiles; by default only if they are large.
+
+    Raises:
+        FileNotFoundError: If a file that its arguments name is missing.
+        ValueError: If a frozen part has random weights.
+    """
+
+    def __init__(
+        self,
+        module: SuperResolver,
+        device: str | torch.device | None = None,
+        tiling: Tiling | None = None,
+    ) -> None:
+        module.setup("predict")
+        best = "cuda" if torch.cuda.is_available() else "cpu"
+        self.module = module.to(torch.device(device or best)).eval()
+        self.tiling = tiling or Tiling()
+
+    @property
+    def scale(self) -> float:
+        """The factor by which it enlarges by default."""
+        return self.module.scale
+
+    def enlarge(
+        self,
+        image: Picture,
+        *,
+        scale: float | None = None,
+        size: tuple[int, int] | None = None,
+        seed: int = 0,
+        tiling: Tiling | None = None,
+    ) -> Picture:
+        """Enlarge an image, as ``main.py predict`` does.
+
+        Noise of a stochastic method follows from the seed alone, not from the image's name, too.
+
+        Args:
+            image: As ``help(enlarger)`` says. Alpha is enlarged by bicubic; grey stays grey.
+            scale: Factor, for a method of any scale; by default ``self.scale``.
+            size: (H, W) of the result, instead of ``scale``.
+            seed: The only source of randomness.
+            tiling: How large images are cut into tiles; by default as of the run or export.
+
+        Returns:
+            The enlarged image.
+
+        Raises:
+            ValueError: If the image is invalid, the method has another scale, or the result would
+                be smaller than the image.
+
+        Examples:
+            >>> import enlarger
+            >>> image.size, enlarger.load("bicubic", scale=2).enlarge(image).size
+            ((32, 24), (64, 48))
+        """
+        x, to_image = to_tensor(image)
+        if size is not None and scale is not None:
+            raise ValueError(
+                f"both scale {scale:g} and size {size} are given: leave one of them out"
+            )
+        if size is None:
+            output_size = _scaled_size(x, self.scale if scale is None else scale)
+        else:
+            output_size = _checked_size(x, size)
+        self.module.set_noise_seed(seed)
+        self.module.set_tiling(tiling or self.tiling)
+        batch: Batch = {
+            "key": ["image"],
+            "seed": torch.tensor([seed_of("enlarger.enlarge")], dtype=torch.int64),
+            "size": output_size,
+            "lr": _visible_colours(x).to(self.module.device),
+        }
+        sr = self.module.enlarge(batch, tiled=True)["sr"][0]
+        if x.shape[1] == 4:
+            colours = x[0, :3].to(sr.device)
+            alpha = x[0, 3:].to(sr.device)
+            sr = weighted_by_alpha(sr, batch["lr"][0], colours, alpha)
+            sr = torch.cat([sr, resize(alpha[None], output_size)[0]])
+        return cast(Picture, to_image(sr))
+
+
+def _visible_colours(x: Tensor) -> Tensor:
+    """Return RGB, without the colours that alpha hides."""
+    if x.shape[1] == 3:
+        return x
+    pixels = x[0].movedim(0, -1).numpy()
+    rgb = without_hidden_colours(pixels[..., :3], pixels[..., 3])
+    return torch.from_numpy(rgb).movedim(-1, 0)[None].contiguous()
+
+
+def _scaled_size(x: Tensor, scale: float) -> tuple[int, int]:
+    checked_scale(scale, "")
+    h, w = x.shape[-2:]
+    return round(h * scale), round(w * scale)
+
+
+def _checked_size(x: Tensor, size: tuple[int, int]) -> tuple[int, int]:
+    height, width = (int(side) for side in size)
+    h, w = x.shape[-2:]
+    if (height, width) != tuple(size) or height < h or width < w:
+        raise ValueError(
+            f"size is {size}; expected whole numbers, (height, width), of at least the image's "
+            f"{h, w}: enlarge does not shrink images"
+        )
+    return height, width
+
+
+def load(
+    source: str | Path,
+    *,
+    scale: float | None = None,
+    device: str | torch.device | None = None,
+    **arguments: Any,
+) -> Enlarger:
+    """Load a method with trained weights.
+
+    Args:
+        source: A run's folder, which gives its best weights; an exported folder; published weights,
+            such as ``imdn-x4``; a name of ``configs/model/``; a YAML file of a model; or a
+            checkpoint that spandrel reads.
+        scale: Factor of enlargement; by default that of the run or the file.
+        device: Where it runs; by default the first GPU, if there is one.
+        arguments: Other values of the method's arguments, such as ``sampler="dpm_solver_2m"``; of a
+            group some keys are enough: ``sampling={"steps": 3}``, and of a class that stays:
+            ``process={"init_args": {"kappa": 1.0}}``.
+
+    Returns:
+        The method, ready to enlarge images.
+
+    Raises:
+        ValueError: If there is no such thing, or it does not enlarge images.
+
+    Examples:
+        >>> import enlarger
+        >>> enlarger.load("bicubic", scale=2).scale
+        2.0
+        >>> model = enlarger.load("runs/casarbi", sampling={"steps": 3})  # doctest: +SKIP
+    """
+    try:
+        module = _module_of(str(source), scale, arguments)
+    except ConfigurationError as error:  # a message for users of the command line
+        raise ValueError(str(error)) from error
+    if not isinstance(module, SuperResolver):
+        raise ValueError(f"{source} is a {type(module).__name__}, which does not enlarge images")
+    return Enlarger(module, device, module.tiling)
+
+
+def _module_of(source: str, scale: float | None, arguments: dict[str, Any]) -> ImageModel:
+    path = Path(source).expanduser()
+    if (path / CONFIG).is_file():
+        return _of_run(path, scale, arguments)
+    if path.is_file() and path.suffix not in CONFIGURATIONS:
+        network = {"class_path": "lightning_modules.Spandrel", "init_args": {"path": str(path)}}
+        model = {"class_path": "lightning_modules.Regression", "init_args": {"network": network}}
+        scale = scale_of_file(str(path)) if scale is None else scale
+        return _build(model, scale, arguments)
+    if source in released():
+        file, own_scale = released()[source]
+        if scale not in (None, own_scale):
+            raise ValueError(f"{source} are weights for x{own_scale:g}, and scale is {scale:g}")
+        return _build(_of_file(file), own_scale, arguments)
+    models = {file.stem: file for file in sorted((CONFIGS / "model").glob("*.yaml"))}
+    if not path.is_file() and source not in models:
+        names = [*released(), *models]
+        raise ValueError(
+            f"{source!r} is neither a trained run, an export nor a file, and not one of the names "
+            f"{', '.join(names)}{did_you_mean(source, names)}"
+        )
+    if scale is None:
+        raise ValueError(f"{source} describes a model for any scale: give its scale")
+    return _build(_of_file(path if path.is_file() else models[source]), scale, arguments)
+
+
+def _of_file(path: Path) -> dict[str, Any]:
+    merged = Merged()
+    merged.add_typed("model", str(path))
+    model: dict[str, Any] = merged.values["model"]
+    return model
+
+
+def _of_run(path: Path, scale: float | None, arguments: dict[str, Any]) -> ImageModel:
+    content = yaml.load(read_text(path / CONFIG), StrictLoader)
+    try:
+        model = content["model"]
+        trained_scale = content["data"]["init_args"]["scale"]
+    except (KeyError, TypeError):
+        raise ValueError(
+            f"{path / CONFIG} is not of a run or an export: it lacks model, or data.init_args.scale"
+        ) from None
+    if (path / EXPORT).is_file():
+        arguments = {"weights": str(path / EXPORT), **arguments}
+    scale = trained_scale if scale is None else scale
+    module = _build(model, scale, arguments, RunDirectory(path))
+    if isinstance(module, SuperResolver):
+        module.set_tiling(Tiling(**(content.get("tiling") or {})))
+    return module
+
+
+def _build(
+    model: Mapping[str, Any],
+    scale: float,
+    arguments: Mapping[str, Any],
+    run: RunDirectory | None = None,
+) -> ImageModel:
+    """Build a method from its configuration, and load its weights.
+
+    Args:
+        model: ``class_path`` and ``init_args``.
+        scale: Factor of enlargement.
+        arguments: Arguments that replace those of ``init_args``.
+        run: The run whose weights are loaded; by default those that ``init_args`` names.
+    """
+    parser = Parser()
+    parser.add_subclass_arguments(ImageModel, "model")
+    init_args = {**(model.get("init_args") or {}), "scale": scale}
+    for name, value in arguments.items():
+        init_args[name] = _replaced(init_args.get(name), value)
+    merged = Merged()
+    merged.values["model"] = {**model, "init_args": init_args}
+    config = parse(parser, CommandLine(merged))
+    try:
+        module = cast(ImageModel, parser.instantiate_classes(config)["model"])
+    except (TypeError, ValueError) as error:
+        raise origin(error) from None
+    module.load_parts(lambda name, value: find_weights(value, module.scale, name))
+    if run is not None:
+        load_trained(module, run, "load", None)
+    elif module.initial_weights is not None:
+        module.load_weights(find_weights(module.initial_weights, module.scale, "weights"))
+    elif module.needs_weights:
+        raise ValueError(f"{type(module).__name__} needs trained weights: give weights=FILE")
+    return module
+
+
+def _replaced(before: Any, value: Any) -> Any:
+    """Return the new value of an argument; of a group, or a class that stays, some keys change."""
+    if not isinstance(before, dict) or not isinstance(value, Mapping):
+        return value
+    if value.get("class_path", before.get("class_path")) != before.get("class_path"):
+        return value
+    return before | {name: _replaced(before.get(name), part) for name, part in value.items()}
+
+
+def sources(runs: str | Path = "runs") -> list[str]:
+    """Return what ``load`` can take on this machine, without downloading anything.
+
+    Args:
+        runs: A folder of runs and exported folders. Those without weights are left out, and those
+            whose method does not enlarge images. Of a run, its ``export`` counts only without it.
+
+    Returns:
+        Their paths, then names of published weights.
+    """
+    places: list[str] = []
+    for folder in sorted(Path(runs).glob("*")):
+        for place in (folder, folder / "export"):  # where the command writes it
+            if _enlarges(place / CONFIG):
+                places.append(str(place))
+                break
+    return places + [name for name in released() if place_of(manifest()[name]) is not None]
+
+
+def _enlarges(config: Path) -> bool:
+    if not (config.with_name(EXPORT).is_file() or list_checkpoints(config.parent / FOLDER)):
+        return False
+    try:
+        module, _, name = plain_yaml(read_text(config))["model"]["class_path"].rpartition(".")
+        return issubclass(getattr(import_own(module), name), SuperResolver)
+    except Exception as error:  # another program's file; a class of yours may raise anything
+        log.debug("%s is left out: %r", config, error)
+        return False
