@@ -25,8 +25,8 @@ from torch import Tensor
 
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.base import NothingToTrain
-from lightning_modules.controls.larger import FromBase
 from lightning_modules.controls.scalecrafter import NetworkPatch, Step
+from lightning_modules.from_base import FromBase
 from lightning_modules.optimisation import adam
 
 

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from files.batch import Batch
 from files.numbers import PositiveInt, UnitInterval
-from lightning_modules.controls.larger import FromBase
+from lightning_modules.from_base import FromBase
 from lightning_modules.sampling.captions import drop_captions, training_images
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 
 from datamodules.base import SRDataModule
 from lightning_modules.base import first_batches
-from lightning_modules.one_pass.regression import Regression
+from lightning_modules.methods.regression import Regression
 from tests.datamodules.memory import (
     Memory,
     random_image,

@@ -142,7 +142,7 @@ def test_what_the_checkpoint_would_keep_is_refused(
     ("path", "accepted"),
     [
         ("lightning_modules.base.adam", True),
-        ("lightning_modules.one_pass.real_esrgan.adam", False),
+        ("lightning_modules.methods.real_esrgan.adam", False),
     ],
 )
 def test_another_path_of_the_same_function_is_no_change(

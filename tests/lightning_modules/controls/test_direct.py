@@ -10,22 +10,22 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler
-
-from lightning_modules.backbone.denoiser import UNet2D
-from lightning_modules.backbone.library import Flags
-from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.backbone.space import KLSpace, PixelSpace, Space
-from lightning_modules.controls.direct import Direct
-from lightning_modules.diffusion import Diffusion
-from lightning_modules.noise import Noise
-from lightning_modules.sampling.solvers import Sampler
-from tests.lightning_modules.backbone.unets import bare, small_kl, wrapped
 from tests.lightning_modules.test_self_cascade import (
     base,
     batch,
     noted,
     sampled,
 )
+
+from lightning_modules.backbone.denoiser import UNet2D
+from lightning_modules.backbone.library import Flags
+from lightning_modules.backbone.schedule import Schedule
+from lightning_modules.backbone.space import KLSpace, PixelSpace, Space
+from lightning_modules.controls.direct import Direct
+from lightning_modules.methods.diffusion import Diffusion
+from lightning_modules.noise import Noise
+from lightning_modules.sampling.solvers import Sampler
+from tests.lightning_modules.backbone.unets import bare, small_kl, wrapped
 from tests.lightning_modules.tiny import save_run
 
 

@@ -7,17 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-
-from degradations.bicubic import resize
-from lightning_modules.controls.sd import SDSR
-from lightning_modules.controls.simple import Bicubic
-from lightning_modules.networks.edsr import EDSR
-from lightning_modules.networks.swin_unet import SwinUNet
-from lightning_modules.noise import Noise, with_noise_seeds
-from lightning_modules.one_pass.regression import Regression
-from lightning_modules.resshift import ResShift
-from lightning_modules.sampling.solvers import Sampler
-from tests.lightning_modules.controls.test_direct import direct
 from tests.lightning_modules.test_resshift import SMALL, small_vq
 from tests.lightning_modules.test_self_cascade import (
     base,
@@ -25,6 +14,17 @@ from tests.lightning_modules.test_self_cascade import (
     noted,
     sampled,
 )
+
+from degradations.bicubic import resize
+from lightning_modules.controls.sd import SDSR
+from lightning_modules.controls.simple import Bicubic
+from lightning_modules.methods.regression import Regression
+from lightning_modules.methods.resshift import ResShift
+from lightning_modules.networks.edsr import EDSR
+from lightning_modules.networks.swin_unet import SwinUNet
+from lightning_modules.noise import Noise, with_noise_seeds
+from lightning_modules.sampling.solvers import Sampler
+from tests.lightning_modules.controls.test_direct import direct
 from tests.lightning_modules.tiny import save_run
 
 NETWORK = partial(EDSR, blocks=1, channels=8)

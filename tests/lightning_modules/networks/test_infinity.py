@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_modules.networks.bsq import Scales
-from lightning_modules.networks.infinity import InfinityTransformer, Text, from_official
-from lightning_modules.next_scale.infinity import Infinity
-from lightning_modules.next_scale.next_scale import (
+from lightning_modules.methods.infinity import (
+    Infinity,
     scale_weights,
     self_correction,
     teacher_forcing,
 )
+from lightning_modules.networks.bsq import Scales
+from lightning_modules.networks.infinity import InfinityTransformer, Text, from_official
 from tests.lightning_modules.next_scale_parts import BITS, space, transformer
 from tests.lightning_modules.tiny import random_batch
 from tests.reference.infinity_official import logits, random_weights

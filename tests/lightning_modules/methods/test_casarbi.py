@@ -11,11 +11,11 @@ from torch.overrides import TorchFunctionMode
 from degradations.bicubic import resize
 from lightning_modules import casarbi
 from lightning_modules.backbone.shifting import ResidualShift
-from lightning_modules.casarbi import CasArbi, ShiftSampling
+from lightning_modules.methods.casarbi import CasArbi, ShiftSampling
+from lightning_modules.methods.regression import Regression
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.sft_unet import SFTUNet
 from lightning_modules.noise import Noise
-from lightning_modules.one_pass.regression import Regression
 from tests.lightning_modules import test_resshift
 from tests.lightning_modules.tiny import random_batch, save_run
 

@@ -10,9 +10,9 @@ from torch.nn import functional
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import PixelSpace, ResShiftVQ
 from lightning_modules.latents import enlarged, latent_pair
+from lightning_modules.methods.resshift import ResShift
 from lightning_modules.networks.swin_unet import SwinUNet, released_mask
 from lightning_modules.noise import Noise
-from lightning_modules.resshift import ResShift
 from tests.lightning_modules.tiny import random_batch, save_run
 
 SMALL = {"width": 32, "multipliers": (1, 2), "size": 16, "swin_width": 48, "heads": 3}

@@ -16,6 +16,7 @@ guidance are unpublished: they are arguments.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from files.numbers import NonNegativeInt, PositiveInt, UnitInterval
 from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.library import repeated, resized
 from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.controls.larger import FromBase, Predict, cascade_sizes
+from lightning_modules.from_base import FromBase, Predict
 from lightning_modules.networks.attachments import Attachment, Blocks, Skips
 from lightning_modules.networks.feature_upsampler import FeatureUpsampler, Places
 from lightning_modules.noise import Noise, Size
@@ -345,3 +346,91 @@ def time_embedding(unet: Any, t: Tensor, condition: Condition) -> Tensor:
     text = {"encoder_hidden_states": condition.text, "added_cond_kwargs": also}
     more: Tensor | None = unet.get_aug_embed(emb=embedded, **text)
     return embedded if more is None else embedded + more
+
+
+def count_stages(base: Size, target: Size) -> int:
+    """Return R, the least number for which 4^R times ``base`` has at least ``target``'s pixels.
+
+    Computed in integers, so that no logarithm is rounded.
+
+    Args:
+        base: (h, w).
+        target: (H, W).
+
+    Returns:
+        R; 0 if the target is no larger.
+    """
+    pixels, stages = base[0] * base[1], 0
+    while pixels * 4**stages < target[0] * target[1]:
+        stages += 1
+    return stages
+
+
+def cascade_sizes(
+    base: Size,
+    target: Size,
+    stages: Sequence[Size] | None = None,
+    multiple: int = 8,
+) -> list[Size]:
+    """Return the sizes from the base stage to the target.
+
+    Args:
+        base: (h, w) that the base model was trained for.
+        target: (H, W) of the output.
+        stages: Sizes of all stages after the base's, with the target last; by default the fewest
+            of equal factors.
+        multiple: Sides are multiples of this; intermediate ones are rounded to it, halves up.
+
+    Returns:
+        R + 1 sizes, the target last; for equal numbers of pixels only the target. The first has the
+        target's aspect ratio and as many pixels as ``base``.
+
+    Raises:
+        ValueError: If the target has fewer pixels than the base, or a side is no multiple.
+    """
+    target = (target[0], target[1])  # on its way to a GPU a tuple becomes a list
+    _check(base, target, stages or [], multiple)
+    pixels = base[0] * base[1]
+    first = _of(pixels, target, multiple)
+    if first == target:
+        return [target]
+    if stages is not None:
+        _check_explicit(first, target, stages)
+        return [first, *stages]
+    count = max(count_stages(base, target), 1)
+    factor = (target[0] * target[1] / pixels) ** (1 / count)
+    between = [_of(pixels * factor**stage, target, multiple) for stage in range(1, count)]
+    return [first, *between, target]
+
+
+def _of(pixels: float, target: Size, multiple: int) -> Size:
+    """Return a size with so many pixels and the target's aspect ratio, at most the target."""
+    shrunk = math.sqrt(pixels / (target[0] * target[1]))
+    height, width = (
+        min(max(math.floor(side * shrunk / multiple + 0.5), 1) * multiple, side) for side in target
+    )
+    return height, width
+
+
+def _check(base: Size, target: Size, stages: Sequence[Size], multiple: int) -> None:
+    for size in (base, target, *stages):
+        if size[0] % multiple or size[1] % multiple:
+            raise ValueError(
+                f"a size of {size[0]}x{size[1]} is no multiple of {multiple}: choose sizes of "
+                "images, data.init_args.scale, model.init_args.base_size and stages accordingly"
+            )
+    if target[0] * target[1] < base[0] * base[1]:
+        raise ValueError(
+            f"the output of {target[0]}x{target[1]} has fewer pixels than the base's "
+            f"{base[0]}x{base[1]}: request larger images, or set model.init_args.base_size"
+        )
+
+
+def _check_explicit(first: Size, target: Size, sizes: Sequence[Size]) -> None:
+    areas = [height * width for height, width in (first, *sizes)]
+    rises = all(before <= after for before, after in itertools.pairwise(areas))
+    if not sizes or tuple(sizes[-1]) != target or not rises:
+        raise ValueError(
+            f"model.init_args.cascade.stages is {sizes}; expected sizes that rise from the base's "
+            f"{first} to the output's {target}, the last one"
+        )

@@ -41,11 +41,7 @@ from files.numbers import PositiveFloat, UnitInterval
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.base import SuperResolver
 from lightning_modules.latents import InLatents, enlarged, hr_latent
-from lightning_modules.networks import infinity, transformation
-from lightning_modules.networks.bsq import Scales, quantized, total_after
-from lightning_modules.networks.infinity import InfinityTransformer, decay_groups
-from lightning_modules.networks.transformation import Mapper
-from lightning_modules.next_scale.next_scale import (
+from lightning_modules.methods.infinity import (
     NextScale,
     adamw,
     bit_losses,
@@ -53,6 +49,10 @@ from lightning_modules.next_scale.next_scale import (
     scale_weights,
     teacher_forcing,
 )
+from lightning_modules.networks import infinity, transformation
+from lightning_modules.networks.bsq import Scales, quantized, total_after
+from lightning_modules.networks.infinity import InfinityTransformer, decay_groups
+from lightning_modules.networks.transformation import Mapper
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.color import ColorFix
 from lightning_modules.sampling.tiling import padded

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_modules.one_pass.losses import (
+from lightning_modules.losses import (
     GAN,
     L1,
     LAYERS,

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 from callbacks.training.ema import EMA
 from degradations.stages.sharpen import USM
-from lightning_modules.networks.discriminator import UNetDiscriminator
-from lightning_modules.networks.rrdb import SRVGGNetCompact
-from lightning_modules.one_pass.losses import (
+from lightning_modules.losses import (
     GAN,
     L1,
     Charbonnier,
     Loss,
     VGG19Perceptual,
 )
-from lightning_modules.one_pass.real_esrgan import RealESRGAN
+from lightning_modules.methods.real_esrgan import RealESRGAN
+from lightning_modules.networks.discriminator import UNetDiscriminator
+from lightning_modules.networks.rrdb import SRVGGNetCompact
 from tests.lightning_modules.networks.test_unet_discriminator import released
 from tests.lightning_modules.test_adversarial import batches, fit, tensors
 from tests.lightning_modules.tiny import save_run

@@ -30,8 +30,8 @@ from degradations.base import ieee_float32
 from degradations.stages.sharpen import USM
 from files.batch import Batch
 from lightning_modules.adversarial import Adversarial
-from lightning_modules.one_pass.losses import GAN, L1, Loss
-from lightning_modules.one_pass.regression import NetworkCallable, OnePass
+from lightning_modules.losses import GAN, L1, Loss
+from lightning_modules.methods.regression import NetworkCallable, OnePass
 
 RELEASED = GAN()
 

@@ -9,11 +9,11 @@ import torch
 from torch.nn import functional
 
 from degradations.bicubic import resize
+from lightning_modules.methods.infinity import Infinity
+from lightning_modules.methods.nsarm import NSARM, NSARMStageOne, StageTwo
 from lightning_modules.networks.bsq import quantized, scales_of
 from lightning_modules.networks.infinity import Text
 from lightning_modules.networks.transformation import Branch, LatentEstimate, Transformation
-from lightning_modules.next_scale.infinity import Infinity
-from lightning_modules.next_scale.nsarm import NSARM, NSARMStageOne, StageTwo
 from lightning_modules.noise import Noise
 from lightning_modules.weights import fingerprint
 from tests.classes import Classes

@@ -8,10 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from lightning_modules.networks import bsq
-from lightning_modules.networks.bsq import Scales
-from lightning_modules.networks.infinity import Text
-from lightning_modules.next_scale.next_scale import (
+from lightning_modules.methods.infinity import (
     Bitwise,
     bit_losses,
     drawn,
@@ -20,6 +17,9 @@ from lightning_modules.next_scale.next_scale import (
     self_correction,
     teacher_forcing,
 )
+from lightning_modules.networks import bsq
+from lightning_modules.networks.bsq import Scales
+from lightning_modules.networks.infinity import Text
 from lightning_modules.noise import Noise
 from tests.lightning_modules.next_scale_parts import BITS, GRIDS, transformer
 

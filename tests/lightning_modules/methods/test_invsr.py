@@ -17,9 +17,8 @@ from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.inversion import STARTS, Sampling, Training, timesteps_for
-from lightning_modules.invsr import InvSR
 from lightning_modules.latents import enlarged
+from lightning_modules.methods.invsr import STARTS, InvSR, Sampling, Training, timesteps_for
 from lightning_modules.networks.discriminator import LatentDiscriminator
 from lightning_modules.networks.noise_predictor import NoisePredictor
 from lightning_modules.noise import Noise

@@ -20,8 +20,8 @@ from torch.nn import functional
 from files.batch import Batch, Box, boxes_of
 from files.numbers import NonNegativeFloat, UnitInterval
 from lightning_modules.base import SuperResolver
+from lightning_modules.losses import charbonnier
 from lightning_modules.noise import Noise, augmented
-from lightning_modules.one_pass.losses import charbonnier
 
 NetworkCallable = Callable[[float], nn.Module]
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

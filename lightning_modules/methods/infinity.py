@@ -1,12 +1,17 @@
-"""The training, sampling and parts that NSARM and Infinity share.
+"""Infinity: images from text, scale by scale, bit by bit; the base of NSARM.
 
-Han et al., Infinity (CVPR 2025; arXiv 2412.04431).
+Han et al., CVPR 2025 (arXiv 2412.04431). A tokenizer encodes an image as bits at many scales
+(``lightning_modules.Tokenizer``); a transformer predicts the bits of each scale from the previous
+ones.
 
 f     latent of an image, not quantised         C_k   sum of the codes up to scale k
 b_k   target bits of scale k                    n_k   input at scale k: C_(k-1), downscaled
 
 The transformer predicts b_k from n_1 ... n_k. The target of scale k is the residual of f after
 C_(k-1), so later bits correct earlier ones that were flipped or given.
+
+Released models use tau 0.5 and guidance 4 (2B), or tau 1 and guidance 3 (8B). Their images are
+truncated to 8 bits; here they are rounded.
 """
 
 from __future__ import annotations
@@ -17,15 +22,18 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.nn import functional
 
+from degradations.device import copy_to
 from files.batch import Batch
 from files.method import changed
-from files.numbers import NonNegativeFloat, PositiveFloat, UnitInterval
+from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveFloat, UnitInterval
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.backbone.condition import Texts, text_of
-from lightning_modules.latents import InLatents
+from lightning_modules.base import Generator
+from lightning_modules.latents import InLatents, hr_latent
 from lightning_modules.networks.bsq import (
     Down,
     Scales,
@@ -38,12 +46,14 @@ from lightning_modules.networks.bsq import (
     shrunk,
     to_bits,
     to_tokens,
+    total_after,
 )
 from lightning_modules.networks.infinity import (
     Cache,
     InfinityTransformer,
     Text,
     decay_groups,
+    from_official,
 )
 from lightning_modules.noise import Noise, Size
 
@@ -296,7 +306,7 @@ class NextScale(InLatents):
 
         Args:
             batch: Batch with captions.
-            inputs: Inputs of ``next_scale.teacher_forcing``.
+            inputs: Inputs of ``teacher_forcing``.
             scales: Scales of the images.
         """
         network, count = self.transformer, len(inputs)
@@ -306,7 +316,7 @@ class NextScale(InLatents):
         return network(inputs, scales, encoded)
 
     def sampling(self, batch: Batch) -> tuple[Text, Bitwise]:
-        """Return the text for ``next_scale.sample``, with guidance also the empty one, and bits.
+        """Return the text for ``sample``, with guidance also the empty one, and bits.
 
         Args:
             batch: Batch with captions.
@@ -378,3 +388,72 @@ def _text_or_none(
         return text, none
     ones = torch.ones(count, dtype=torch.long, device=table.device)
     return Text(torch.zeros(count, 1, table.shape[1], device=table.device), ones), none
+
+
+class Infinity(NextScale, Generator):
+    """Train a next-scale transformer, and generate images with it.
+
+    Args:
+        scale: Unused, since the output size is requested; set by ``data.init_args.scale``.
+        space: The frozen tokenizer, with its scales.
+        transformer: The network to train.
+        flip_strength: Largest share of bits that are flipped in training.
+        flip_scales: Number of first scales in which bits are flipped.
+        optimizer: Makes the optimiser of the trainable parameters.
+    """
+
+    def __init__(
+        self,
+        scale: float,
+        space: BitwiseSpace,
+        transformer: InfinityTransformer,
+        flip_strength: UnitInterval = 0.3,
+        flip_scales: NonNegativeInt = 13,
+        optimizer: OptimizerCallable = adamw,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(scale, optimizer=optimizer, **kwargs)
+        self.space, self.transformer = space, transformer
+        self.flip_strength, self.flip_scales = flip_strength, flip_scales
+
+    # ------------------------------------------------------------------------------------- training
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the cross-entropy of the bits of all scales, with self-correction."""
+        f = self.latent(batch)
+        scales = self.space.scales((f.shape[-2], f.shape[-1]))
+        forced = teacher_forcing(f, scales, self_correction(self.flip_strength, self.flip_scales))
+        logits = self.predicted(batch, forced.inputs, scales)
+        weights = copy_to(scale_weights(scales, 0, self.reweight), f.device)
+        losses = bit_losses(logits, forced.bits)
+        loss = (losses * weights).sum(1).mean()
+        self.log("train/loss", loss, prog_bar=True)
+        self.log_scales(scales, losses, logits, forced.bits)
+        return loss
+
+    def latent(self, batch: Batch) -> Tensor:
+        """Return f, (B, d, h, w): from the batch, or encoded from its images."""
+        return hr_latent(self.space, batch)
+
+    # ------------------------------------------------------------------------------------- sampling
+
+    @torch.no_grad()
+    def generate(self, batch: Batch, noise: Noise) -> Tensor:
+        """Generate from one token to the whole image.
+
+        Raises:
+            ValueError: If there are no scales for the size.
+        """
+        H, W = batch["size"]
+        factor = self.space.factor
+        scales = self.space.scales((H // factor, W // factor))
+        text, how = self.sampling(batch)
+        codes = sample(self.transformer, scales, text, noise, how)
+        return self.space.images(total_after(codes))
+
+    # -------------------------------------------------------------------------------------- weights
+
+    def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Map a released file, which has only the transformer; other parts stay."""
+        rows = len(self.transformer.no_text)
+        return self.with_parts(transformer=from_official(tensors, rows))
