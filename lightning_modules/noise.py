@@ -13,6 +13,7 @@ from files.batch import Batch, Span, Tile
 
 Size = tuple[int, int]  # height and width, in pixels or latents
 
+AUGMENTED = 0.1  # greatest standard deviation of `augmented`, for values in [-1, 1]
 SQUARE = 64  # side of the squares that a placed field is drawn in
 
 
@@ -196,7 +197,7 @@ def with_noise_seeds(batch: Batch, noise_seed: int) -> Batch:
     return cast("Batch", {**batch, "seed": torch.tensor(seeds, dtype=torch.int64)})
 
 
-def augmented(lr: Tensor, probability: float, level: float) -> tuple[Tensor, Tensor]:
+def augmented(lr: Tensor, probability: float) -> tuple[Tensor, Tensor]:
     """Add noise to some training inputs, for networks that will process another network's output.
 
     Conditioning augmentation of cascaded diffusion (Ho et al., 2022; arXiv 2106.15282), drawn from
@@ -205,11 +206,10 @@ def augmented(lr: Tensor, probability: float, level: float) -> tuple[Tensor, Ten
     Args:
         lr: (B, 3, h, w) in [0, 1].
         probability: Share of inputs with noise.
-        level: Greatest standard deviation of the noise, for values in [-1, 1].
 
     Returns:
         The inputs, not clamped, and (B,) standard deviations, for values in [-1, 1].
     """
     drawn = torch.rand(2, len(lr), device=lr.device)
-    levels = level * drawn[0] * (drawn[1] < probability)
+    levels = AUGMENTED * drawn[0] * (drawn[1] < probability)
     return lr + levels.view(-1, 1, 1, 1) / 2 * torch.randn_like(lr), levels

@@ -55,47 +55,48 @@ class Reconstruction(Adversarial):
                 f"{type(self).__name__} does not enlarge, and scale is {scale:g}: set "
                 "data.init_args.scale to 1"
             )
-        self.perceptual, self.losses = losses.perceptual, losses
+        self.perceptual = losses.perceptual
+        self.losses = losses
 
-    def setup(self, stage: str) -> None:
-        """Load parts that only training needs.
+    def load_training_parts(self) -> None:
+        """Load the perceptual distance.
 
         Raises:
-            FileNotFoundError: If the weights of the perceptual distance are missing.
+            FileNotFoundError: If its weights are missing.
         """
-        super().setup(stage)
-        if stage == "fit" and hasattr(self.perceptual, "load"):
+        super().load_training_parts()
+        if hasattr(self.perceptual, "load"):
             cast(Any, self.perceptual).load()
 
-    def perceptual_loss(self, made: Tensor, hr: Tensor, name: str = "") -> Tensor:
+    def perceptual_loss(self, decoded: Tensor, hr: Tensor, name: str = "") -> Tensor:
         """Return the mean perceptual distance times its weight, and log it; 0 without a distance.
 
         Args:
-            made: (B, 3, H, W) in [0, 1].
+            decoded: (B, 3, H, W) in [0, 1].
             hr: (B, 3, H, W) in [0, 1].
             name: Suffix of the logged name.
         """
         if self.perceptual is None:
-            return made.new_zeros(())
-        loss = self.losses.perceptual_weight * cast(Tensor, self.perceptual(made, hr)).mean()
+            return decoded.new_zeros(())
+        loss = self.losses.perceptual_weight * cast(Tensor, self.perceptual(decoded, hr)).mean()
         self.log(f"train/perceptual{name}", loss)
         return loss
 
-    def adversarial_loss(self, made: Tensor) -> Tensor:
+    def adversarial_loss(self, decoded: Tensor) -> Tensor:
         """Return the weighted hinge loss of reconstructions, and log it; 0 before its start.
 
         Args:
-            made: (B, 3, H, W) in [0, 1].
+            decoded: (B, 3, H, W) in [0, 1].
         """
         if self.discriminator is None or self.global_step < self.losses.adversarial_start:
-            return made.new_zeros(())
-        loss = self.losses.adversarial_weight * hinge_generator(self.discriminator(made))
+            return decoded.new_zeros(())
+        loss = self.losses.adversarial_weight * hinge_generator(self.discriminator(decoded))
         self.log("train/adversarial", loss)
         return loss
 
-    def discriminator_loss(self, made: Any) -> Tensor:
+    def discriminator_loss(self, judged: Any) -> Tensor:
         """Return the hinge loss of real and decoded images."""
-        real, fake = (cast(nn.Module, self.discriminator)(images) for images in made)
+        real, fake = (cast(nn.Module, self.discriminator)(images) for images in judged)
         loss = hinge_discriminator(real, fake)
         self.log("train/discriminator", loss)
         return loss
