@@ -160,13 +160,13 @@ class ImageModel(Loaded, Optimised, ABC):
                 # Lightning calls no `train`. That of this class would undo a constructor's `eval`.
                 if type(part).train not in (nn.Module.train, ImageModel.train):
                     part.train(part.training)
-        trainer = trainer_of(self)
-        if trainer is None or trainer.precision not in ("bf16-true", "16-true"):
+        precision = getattr(trainer_of(self), "precision", None)
+        if precision not in ("bf16-true", "16-true"):
             return
         if stage == "fit" or not self.half_outputs:
             raise ValueError(
-                f"trainer.precision is {trainer.precision}, by which {type(self).__name__} loses "
-                f"too much: set it to {trainer.precision.removesuffix('true')}mixed"
+                f"trainer.precision is {precision}, by which {type(self).__name__} loses too much: "
+                f"set it to {precision.removesuffix('true')}mixed"
             )
 
     def __setattr__(self, name: str, value: Any) -> None:

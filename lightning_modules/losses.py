@@ -53,6 +53,23 @@ class Loss(Frozen, ABC):
     def load(self, path: Path) -> None:
         """Load the weights of ``file``; only training needs them."""
 
+    def refuse_training(self, key: str) -> None:
+        """Raise if the term has a parameter of its own: only that of a network can be frozen.
+
+        Args:
+            key: Key of the term, for the message.
+
+        Raises:
+            ValueError: If so.
+        """
+        for name, parameter in self.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                raise ValueError(
+                    f"{key}, a {type(self).__name__}, has the parameter {name}, and losses do not "
+                    "train: make a constant of it with register_buffer, or train it in a method of "
+                    "your own"
+                )
+
 
 # ------------------------------------------------------------------------------------- per pixel
 

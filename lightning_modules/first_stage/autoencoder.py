@@ -88,10 +88,8 @@ class Autoencoder(Reconstruction):
                 "trained: set initial ones in model.init_args.weights"
             )
         space.unfreeze()
-        self.space = space
-        self.tile_multiple = space.factor
-        self.latent_noise = latent_noise
-        self._begun = False
+        self.space, self.tile_multiple = space, space.factor
+        self.latent_noise, self._begun = latent_noise, False
 
     # ------------------------------------------------------------------------------------- training
 
@@ -107,18 +105,18 @@ class Autoencoder(Reconstruction):
         z = mean if deviation is None else mean + deviation * torch.randn_like(mean)
         weights = self.losses
         losses = {"commitment": weights.commitment_weight * self.space.commitment(z)}
-        decoded = self.space.decode(self._noised(z))
-        losses["l1"] = weights.l1_weight * functional.l1_loss(decoded, hr)
-        losses["l2"] = weights.l2_weight * functional.mse_loss(decoded, hr)
+        made = self.space.decode(self._noised(z))
+        losses["l1"] = weights.l1_weight * functional.l1_loss(made, hr)
+        losses["l2"] = weights.l2_weight * functional.mse_loss(made, hr)
         if deviation is not None:
             losses["kl"] = weights.kl_weight * self._divergence(mean, deviation) / hr[0].numel()
         loss = torch.stack(list(losses.values())).sum()
-        loss = loss + self.perceptual_loss(decoded, hr) + self.adversarial_loss(decoded)
+        loss = loss + self.perceptual_loss(made, hr) + self.adversarial_loss(made)
         for name, value in losses.items():
             self.log(f"train/{name}", value)
         self.log("train/latent_deviation", z.std())
         self.log("train/loss", loss, prog_bar=True)
-        return loss, (hr, decoded.detach())
+        return loss, (hr, made.detach())
 
     def _noised(self, z: Tensor) -> Tensor:
         if not self.latent_noise:

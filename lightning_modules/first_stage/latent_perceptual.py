@@ -67,8 +67,7 @@ class LatentPerceptual(InLatents):
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, optimizer=optimizer, **kwargs)
-        self.space = space
-        self.vgg16 = vgg16
+        self.space, self.vgg16 = space, vgg16
         self.network = LatentDistance(space.channels, widths)
         self.ranking = Ranking()
 
@@ -107,9 +106,9 @@ class LatentPerceptual(InLatents):
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log the two-alternative forced choice: how often people chose as the distances do."""
-        shares = agreement(*self.distances(batch), batch["judge"])
-        count = len(shares)
-        self.log("val/2afc", shares.mean(), batch_size=count, prog_bar=True, sync_dist=True)
+        chosen = agreement(*self.distances(batch), batch["judge"])
+        count = len(chosen)
+        self.log("val/2afc", chosen.mean(), batch_size=count, prog_bar=True, sync_dist=True)
 
     # -------------------------------------------------------------------------------- frozen parts
 

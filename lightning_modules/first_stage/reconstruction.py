@@ -55,8 +55,7 @@ class Reconstruction(Adversarial):
                 f"{type(self).__name__} does not enlarge, and scale is {scale:g}: set "
                 "data.init_args.scale to 1"
             )
-        self.perceptual = losses.perceptual
-        self.losses = losses
+        self.perceptual, self.losses = losses.perceptual, losses
 
     def load_training_parts(self) -> None:
         """Load the perceptual distance.
@@ -68,29 +67,29 @@ class Reconstruction(Adversarial):
         if hasattr(self.perceptual, "load"):
             cast(Any, self.perceptual).load()
 
-    def perceptual_loss(self, decoded: Tensor, hr: Tensor, name: str = "") -> Tensor:
+    def perceptual_loss(self, made: Tensor, hr: Tensor, name: str = "") -> Tensor:
         """Return the mean perceptual distance times its weight, and log it; 0 without a distance.
 
         Args:
-            decoded: (B, 3, H, W) in [0, 1].
+            made: (B, 3, H, W) in [0, 1].
             hr: (B, 3, H, W) in [0, 1].
             name: Suffix of the logged name.
         """
         if self.perceptual is None:
-            return decoded.new_zeros(())
-        loss = self.losses.perceptual_weight * cast(Tensor, self.perceptual(decoded, hr)).mean()
+            return made.new_zeros(())
+        loss = self.losses.perceptual_weight * cast(Tensor, self.perceptual(made, hr)).mean()
         self.log(f"train/perceptual{name}", loss)
         return loss
 
-    def adversarial_loss(self, decoded: Tensor) -> Tensor:
+    def adversarial_loss(self, made: Tensor) -> Tensor:
         """Return the weighted hinge loss of reconstructions, and log it; 0 before its start.
 
         Args:
-            decoded: (B, 3, H, W) in [0, 1].
+            made: (B, 3, H, W) in [0, 1].
         """
         if self.discriminator is None or self.global_step < self.losses.adversarial_start:
-            return decoded.new_zeros(())
-        loss = self.losses.adversarial_weight * hinge_generator(self.discriminator(decoded))
+            return made.new_zeros(())
+        loss = self.losses.adversarial_weight * hinge_generator(self.discriminator(made))
         self.log("train/adversarial", loss)
         return loss
 

@@ -73,14 +73,14 @@ class Tokenizer(Reconstruction):
         partial_share: Share of batches in which only the first scales are decoded, never the last
             one. The first scales then also make good images, which NSARM needs. None by default,
             as released.
-        partial_least: Least number of scales decoded in such a batch, less than all; the number is
-            drawn, up to all but one.
+        partial_least: Least number of scales decoded in such a batch; the number is drawn, up to
+            all but one.
         smaller: Factors by which the images of a batch are also downscaled, by area, and learned;
             all sizes count equally. For tokenizers that encode other sizes than a training crop,
             such as NSARM's for LR: norms over a whole image depend on its size.
 
     Raises:
-        ValueError: If the scale is not 1.
+        ValueError: If the scale is not 1, or ``partial_least`` is not below the number of scales.
     """
 
     losses: TokenizerLosses
@@ -100,12 +100,15 @@ class Tokenizer(Reconstruction):
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, losses, color_fix="none", **kwargs)
-        self.vae = vae
-        self.grids = [(int(h), int(w)) for h, w in grids]
+        self.vae, self.grids = vae, [(int(h), int(w)) for h, w in grids]
         self.tile_multiple = vae.factor
         self.drop_scales = drop_scales
-        self.partial_share = partial_share
-        self.partial_least = partial_least
+        if partial_share and partial_least >= len(grids):
+            raise ValueError(
+                f"model.init_args.partial_least is {partial_least}; expected less than the number "
+                f"of model.init_args.grids, {len(grids)}"
+            )
+        self.partial_share, self.partial_least = partial_share, partial_least
         self.smaller = list(smaller)
 
     # ------------------------------------------------------------------------------------- training
@@ -113,14 +116,12 @@ class Tokenizer(Reconstruction):
     def generator_loss(self, batch: Batch) -> tuple[Tensor, Any]:
         """Return the sum of pixel, perceptual, entropy, commitment and adversarial loss."""
         hr = batch["hr"]
-        loss, decoded = self._coding_loss(hr)
+        loss, made = self._coding_loss(hr)
         for factor in self.smaller:
-            smaller = functional.avg_pool2d(hr, factor)
-            loss_of_smaller, _ = self._coding_loss(smaller, f"_{factor}")
-            loss = loss + loss_of_smaller
-        loss = loss / (1 + len(self.smaller)) + self.adversarial_loss(decoded)
+            loss = loss + self._coding_loss(self._shrunk(hr, factor), f"_{factor}")[0]
+        loss = loss / (1 + len(self.smaller)) + self.adversarial_loss(made)
         self.log("train/loss", loss)
-        return loss, (hr, decoded.detach())
+        return loss, (hr, made.detach())
 
     def _coding_loss(self, hr: Tensor, name: str = "") -> tuple[Tensor, Tensor]:
         # Also returns the decoded images. `name` is a suffix of logged names.
@@ -131,27 +132,25 @@ class Tokenizer(Reconstruction):
             return torch.zeros_like(residual) if dropped[number] else quantized(residual)
 
         scales = list(scales_of(f, self._grids_of(f), change, through=True))
-        coded = [scale for scale, drops in zip(scales, dropped, strict=True) if not drops]
-        decoded = self.vae.decode(scales[-1].total)
-        pixel = _DISTANCES[self.losses.pixel_distance](decoded, hr)
-        entropy = torch.stack([entropy_penalty(scale.residual) for scale in coded]).mean()
-        distance = torch.stack([commitment(scale) for scale in coded]).mean()
+        kept = [scale for scale, drops in zip(scales, dropped, strict=True) if not drops]
+        made = self.vae.decode(scales[-1].total)
+        pixel = _DISTANCES[self.losses.pixel_distance](made, hr)
+        entropy = torch.stack([entropy_penalty(scale.residual) for scale in kept]).mean()
+        distance = torch.stack([commitment(scale) for scale in kept]).mean()
         loss = self.losses.pixel_weight * pixel + self.losses.entropy_weight * entropy
         loss = loss + self.losses.commitment_weight * distance
         self.log(f"train/pixel{name}", pixel, prog_bar=True)
         self.log(f"train/entropy{name}", entropy)
         self.log(f"train/commitment{name}", distance)
         self._log_bits(f, scales, name)
-        return loss + self.perceptual_loss(decoded, hr, name), decoded
+        return loss + self.perceptual_loss(made, hr, name), made
 
     def _dropped(self) -> Tensor:
         """Return which scales of a batch are not decoded, (K,): at random, and the last ones."""
-        count = len(self.grids)
-        dropped = torch.rand(count) < self.drop_scales
+        dropped, count = torch.rand(len(self.grids)) < self.drop_scales, len(self.grids)
         if self.partial_share and torch.rand(()) < self.partial_share:
             count = int(torch.randint(self.partial_least, count, ()))
-        dropped[count - 1] = False
-        dropped[count:] = True
+        dropped[count - 1], dropped[count:] = False, True
         return dropped
 
     @torch.no_grad()
@@ -160,6 +159,16 @@ class Tokenizer(Reconstruction):
         self.log(f"train/latent_norm{name}", f.float().norm(dim=1).mean())
         for number, scale in enumerate(scales, 1):
             self.log(f"train/live_bits_scale_{number}{name}", live_bits(scale.bits).float())
+
+    def _shrunk(self, hr: Tensor, factor: int) -> Tensor:
+        unit = factor * self.vae.factor
+        h, w = hr.shape[-2:]
+        if h % unit or w % unit:
+            raise ValueError(
+                f"images of {h}x{w} cannot be downscaled by {factor}; expected multiples of "
+                f"{unit}: set data.init_args.crop_size, or other factors in model.init_args.smaller"
+            )
+        return functional.avg_pool2d(hr, factor)
 
     # ------------------------------------------------------------------------------------------ use
 
@@ -179,5 +188,5 @@ class Tokenizer(Reconstruction):
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
         """Encode LR to bits and decode it; deterministic."""
         mirrored = padded(batch["lr"], self.vae.factor)
-        decoded = self.vae.decode(self.coded(mirrored.lr)[-1].total)
-        return mirrored.crop(decoded, batch["size"])
+        made = self.vae.decode(self.coded(mirrored.lr)[-1].total)
+        return mirrored.crop(made, batch["size"])

@@ -82,6 +82,8 @@ class RealESRGAN(Adversarial, OnePass):
         )
         losses = losses or {"l1": L1()}
         terms = {name: loss for name, loss in losses.items() if loss is not None}
+        for name, loss in terms.items():
+            loss.refuse_training(f"model.init_args.losses.{name}")
         self.losses = nn.ModuleDict(terms)
         self.gan = gan
         self.usm = USM() if sharpen else None
@@ -94,16 +96,16 @@ class RealESRGAN(Adversarial, OnePass):
         step = self.global_step
         sr = self.enlarged_for(batch["lr"], hr, batch["size"])
         target = self.sharpened(hr)
-        values = {}
+        values = []
         for name, loss in self._terms.items():
             if step >= loss.start:
-                values[name] = loss.weight * loss(sr, target)
+                values.append(loss.weight * loss(sr, target))
+                self.log(f"train/{name}", values[-1])
         if self.discriminator is not None and step >= self.gan.start:
             logits = self.discriminator(sr)
-            values["adversarial"] = self.gan.weight * self.gan.generator(logits)
-        for name, value in values.items():
-            self.log(f"train/{name}", value)
-        total = torch.stack(list(values.values())).sum()
+            values.append(self.gan.weight * self.gan.generator(logits))
+            self.log("train/adversarial", values[-1])
+        total = torch.stack(values).sum()
         self.log("train/loss", total, prog_bar=True)
         return total, (hr, sr.detach())
 

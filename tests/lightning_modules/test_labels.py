@@ -5,10 +5,6 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
-from tests.lightning_modules.test_diffusion import oracle
-from tests.lightning_modules.test_invsr import invsr, predictor
-from tests.lightning_modules.test_resshift import SMALL
-from tests.lightning_modules.test_self_cascade import cascade
 
 from callbacks.results.files import made_by
 from lightning_modules.backbone.bitwise import BitwiseSpace
@@ -22,7 +18,11 @@ from lightning_modules.networks.swin_unet import SwinUNet
 from lightning_modules.weights import unlike
 from tests.lightning_modules.backbone.texts import Words
 from tests.lightning_modules.controls.test_direct import direct
+from tests.lightning_modules.methods.test_diffusion import oracle
+from tests.lightning_modules.methods.test_invsr import invsr, predictor
 from tests.lightning_modules.methods.test_nsarm import estimating
+from tests.lightning_modules.methods.test_resshift import SMALL
+from tests.lightning_modules.methods.test_self_cascade import cascade
 from tests.lightning_modules.next_scale_parts import vae
 from tests.lightning_modules.tiny import save_run
 

@@ -10,11 +10,11 @@ import torch
 pytest.importorskip("transformers")
 
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline
-from tests.lightning_modules.test_self_cascade import SDXL, base
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from lightning_modules.backbone.condition import SDXLTextEncoder
 from tests.lightning_modules.backbone.texts import save_text_encoder
+from tests.lightning_modules.methods.test_self_cascade import SDXL, base
 
 TEXTS = ["a b", "b"]
 

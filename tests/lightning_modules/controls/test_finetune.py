@@ -7,11 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.lightning_modules.test_self_cascade import (
-    base,
-    batch,
-    sampled,
-)
 from torch.nn import functional
 
 from lightning_modules.backbone.schedule import Schedule
@@ -19,6 +14,11 @@ from lightning_modules.controls.finetune import FineTune, LoRA, add_layers, targ
 from lightning_modules.methods.diffusion import Diffusion
 from lightning_modules.noise import Noise
 from tests.lightning_modules.backbone.unets import wrapped
+from tests.lightning_modules.methods.test_self_cascade import (
+    base,
+    batch,
+    sampled,
+)
 from tests.lightning_modules.tiny import save_run
 
 SD21 = {  # stable-diffusion-2-1-base's own config.json

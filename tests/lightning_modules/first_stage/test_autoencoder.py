@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy
-from tests.lightning_modules.test_invsr import UNET
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,6 +19,7 @@ from lightning_modules.first_stage.autoencoder import Autoencoder, AutoencoderLo
 from lightning_modules.methods.diffusion import Diffusion
 from lightning_modules.networks.autoencoders import PCAAutoencoder
 from lightning_modules.networks.discriminator import PatchGAN
+from tests.lightning_modules.methods.test_invsr import UNET
 from tests.lightning_modules.others import KL
 from tests.lightning_modules.tiny import save_run
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.lightning_modules.test_self_cascade import grouped, tuned
 
 from lightning_modules.backbone.library import Flags
 from lightning_modules.methods.self_cascade import SelfCascade
 from lightning_modules.networks.feature_upsampler import Full
 from lightning_modules.noise import Noise
 from tests.lightning_modules.backbone.unets import wrapped
+from tests.lightning_modules.methods.test_self_cascade import grouped, tuned
 from tests.lightning_modules.tiny import random_batch
 
 FRAMES = 3
