@@ -150,7 +150,7 @@ class FromBase(InLatents, Generator):
         """Run all steps from noise of the output's size.
 
         Raises:
-            ValueError: If a side is no multiple of the space's factor, or of ``scale``.
+            ValueError: If a side is no multiple of ``scale``.
         """
         size = (batch["size"][0], batch["size"][1])
         z = self.direct(batch, size, self.trained_size(size), noise)
@@ -167,16 +167,7 @@ class FromBase(InLatents, Generator):
 
         Returns:
             (B, C, h, w).
-
-        Raises:
-            ValueError: If a side is no multiple of the space's factor.
         """
-        factor = self.space.factor
-        if size[0] % factor or size[1] % factor:
-            raise ValueError(
-                f"images of {size[0]}x{size[1]} were requested; expected multiples of {factor}: "
-                "choose sizes of images accordingly"
-            )
         z = self.from_noise(size, noise, frames_of(batch, self.denoiser))
         conditions = self._conditions(batch, size, base)
         return self.denoise(z, self.sampled, conditions, noise)

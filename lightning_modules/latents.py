@@ -83,14 +83,23 @@ def latent_pair(space: Space, batch: Batch, noise: Noise | None = None) -> tuple
         z, y = space.encode(images).chunk(2)  # half the launches
         return z, y
     z = hr_latent(space, batch, noise)
+    require_lr(batch)
+    if "lr_latent" in batch:
+        return z, space.standardised(batch["lr_latent"])
+    return z, space.encode(enlarged(batch["lr"], batch["size"]), noise)
+
+
+def require_lr(batch: Batch) -> None:
+    """Raise if a batch of latents has no LR images.
+
+    Raises:
+        ValueError: If so.
+    """
     if "lr" not in batch:
         raise ValueError(
             "data.init_args.train has only latents, and this method also needs LR images: "
             "encode with --encode.pairs true, or with --encode.hr true"
         )
-    if "lr_latent" in batch:
-        return z, space.standardised(batch["lr_latent"])
-    return z, space.encode(enlarged(batch["lr"], batch["size"]), noise)
 
 
 @torch.no_grad()

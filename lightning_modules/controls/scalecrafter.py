@@ -319,10 +319,11 @@ def _by_width(unet: Any, factors: FreeU) -> Iterator[tuple[nn.Module, int, float
 def _scaled(width: int, b: float, s: float, _: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     from diffusers.utils.torch_utils import fourier_filter
 
-    below, skip = inputs[0][:, :width], inputs[0][:, width:]
+    backbone = inputs[0][:, :width]
+    skip = fourier_filter(inputs[0][:, width:], threshold=1, scale=s)
     half = width // 2
-    parts = [below[:, :half] * b, below[:, half:], fourier_filter(skip, threshold=1, scale=s)]
-    return torch.cat(parts, 1), *inputs[1:]
+    x = torch.cat([backbone[:, :half] * b, backbone[:, half:], skip], 1)
+    return x, *inputs[1:]
 
 
 def _factors(layers: Mapping[str, nn.Conv2d], factors: Mapping[str, float]) -> dict[str, float]:

@@ -71,7 +71,7 @@ class SDSR(Direct):
         """Run all steps at the base's size, then the upscaler.
 
         Raises:
-            ValueError: If a side is no multiple of the space's factor, or of ``scale``.
+            ValueError: If a side is no multiple of ``scale``.
         """
         size = (batch["size"][0], batch["size"][1])
         base = self.trained_size(size)

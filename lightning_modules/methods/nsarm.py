@@ -39,7 +39,7 @@ from files.batch import Batch
 from files.numbers import PositiveFloat
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.base import SuperResolver
-from lightning_modules.latents import InLatents, enlarged, hr_latent
+from lightning_modules.latents import InLatents, enlarged, hr_latent, require_lr
 from lightning_modules.methods.infinity import (
     NextScale,
     adamw,
@@ -162,11 +162,7 @@ class NSARMStageOne(InLatents, SuperResolver):
     def _lr_latent(self, batch: Batch) -> Tensor:
         if "lr_latent" in batch:
             return self.space.standardised(batch["lr_latent"])
-        if "lr" not in batch:
-            raise ValueError(
-                "data.init_args.train has no latents of LR, and NSARM requires them: encode "
-                "with --encode.pairs true"
-            )
+        require_lr(batch)
         return self._latent_of(batch["lr"])
 
     def enlarged_lr(self, lr: Tensor, size: tuple[int, int]) -> Tensor:

@@ -133,7 +133,8 @@ class Regression(OnePass):
         Raises:
             ValueError: If the network returns another size.
         """
-        lr, hr = batch["lr"], batch["hr"]
+        lr = batch["lr"]
+        hr = batch["hr"]
         if self.noise_probability:
             lr, _ = augmented(lr, self.noise_probability)
         loss = self.loss(self.enlarged_for(lr, hr, batch["size"]), hr)
