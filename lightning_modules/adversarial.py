@@ -9,14 +9,15 @@ manual optimisation, and torch's DDP expects one backward pass per batch through
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch.cli import OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.nn import functional
@@ -25,7 +26,6 @@ from torch.nn.parallel import DistributedDataParallel
 from files.batch import Batch
 from files.numbers import PositiveFloat, PositiveInt
 from lightning_modules.base import SuperResolver
-from lightning_modules.lightning_internals import exclude_from_step_count
 from lightning_modules.optimisation import adam, average_gradients, optimizer_of
 from lightning_modules.weights import load_part, read_weights
 
@@ -43,13 +43,10 @@ class Adversarial(SuperResolver):
         clip: Largest norm of the gradient of a step, for each optimiser; unlimited by default.
         discriminator_weights: Weights from which the discriminator starts: a run that trained it,
             or a released file.
-
-    Raises:
-        ValueError: If there are weights of a discriminator, and no discriminator.
     """
 
+    part_files: ClassVar[Mapping[str, str]] = {"discriminator_weights": "load_discriminator"}
     training_only: tuple[str, ...] = ("discriminator.",)
-    group = ""  # of these arguments, such as "training."
 
     def __init__(
         self,
@@ -63,15 +60,12 @@ class Adversarial(SuperResolver):
     ) -> None:
         super().__init__(scale, **kwargs)
         self.automatic_optimization = False
-        if discriminator is None and discriminator_weights is not None:
-            raise ValueError(
-                f"model.init_args.{self.group}discriminator_weights is set, and a discriminator is "
-                f"missing: set model.init_args.{self.group}discriminator, or leave the weights out"
-            )
-        self.discriminator, self.discriminator_weights = discriminator, discriminator_weights
+        self.discriminator = discriminator
+        self.discriminator_weights = discriminator_weights
         self.discriminator_optimizer = discriminator_optimizer
-        self.accumulate, self.clip = accumulate, clip
-        self._made: list[Any] = []  # by the batches of the current step
+        self.accumulate = accumulate
+        self.clip = clip
+        self._judged: list[Any] = []  # what the discriminator sees of the batches of this step
 
     @abstractmethod
     def generator_loss(self, batch: Batch) -> tuple[Tensor, Any]:
@@ -85,43 +79,51 @@ class Adversarial(SuperResolver):
         """
 
     @abstractmethod
-    def discriminator_loss(self, made: Any) -> Tensor:
+    def discriminator_loss(self, judged: Any) -> Tensor:
         """Return the discriminator's loss, a scalar.
 
         Args:
-            made: Second result of ``generator_loss``.
+            judged: Second result of ``generator_loss``.
         """
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Accumulate gradients; at the end of a step update both optimisers, main one first."""
         with self._unsynchronised(), frozen(self.discriminator):
-            loss, made = self.generator_loss(batch)
+            loss, judged = self.generator_loss(batch)
             self.manual_backward(loss / self.accumulate)
-        self._made.append(made)
+        self._judged.append(judged)
         if (batch_idx + 1) % self.accumulate == 0 or self.trainer.is_last_batch:
-            self._update(MAIN)
+            self._update_generator()
             if self.discriminator is not None:
-                with self._unsynchronised():
-                    for made in self._made:
-                        self.manual_backward(self.discriminator_loss(made) / self.accumulate)
-                    self._update(SECOND)
-            self._made.clear()
+                self._update_discriminator()
+            self._judged.clear()
         return loss.detach()
 
-    def _update(self, index: int) -> None:
-        optimizers = self.optimizers()
-        optimizer = cast(Any, optimizers[index] if isinstance(optimizers, list) else optimizers)
-        average_gradients(optimizer, self.accumulate, len(self._made))
+    def _update_generator(self) -> None:
+        optimizer = self._optimizers[MAIN]
         self._average(optimizer.optimizer)
-        if index == SECOND:
-            exclude_from_step_count(optimizer)
-        before = self.trainer.global_step
+        step = self.trainer.global_step
         optimizer.step()
         optimizer.zero_grad()
+        schedule = self.lr_schedulers()
         # If Guard skipped the update, the schedule is not stepped.
-        schedule = cast(Any, self.lr_schedulers())
-        if index == MAIN and schedule is not None and self.trainer.global_step > before:
-            self.lr_scheduler_step(schedule, None)
+        if schedule is not None and self.trainer.global_step > step:
+            self.lr_scheduler_step(cast(Any, schedule), None)
+
+    def _update_discriminator(self) -> None:
+        optimizer = self._optimizers[SECOND].optimizer
+        with self._unsynchronised():
+            for judged in self._judged:
+                self.manual_backward(self.discriminator_loss(judged) / self.accumulate)
+            self._average(optimizer)
+            # `LightningOptimizer.step` would count it in `global_step`.
+            self.trainer.strategy.optimizer_step(optimizer, lambda: None)
+            optimizer.zero_grad()
+
+    @property
+    def _optimizers(self) -> list[LightningOptimizer]:
+        optimizers = self.optimizers()
+        return cast(Any, optimizers if isinstance(optimizers, list) else [optimizers])
 
     @property
     def batches_per_step(self) -> int:
@@ -137,15 +139,17 @@ class Adversarial(SuperResolver):
         if self.clip is not None:
             nn.utils.clip_grad_norm_(_trained(optimizer), self.clip)
 
-    def load_parts(self, find: Callable[[str, str], Path]) -> None:
-        """Load the discriminator's weights. Subclasses must call super() first."""
-        super().load_parts(find)
-        if self.discriminator is not None and self.discriminator_weights is not None:
-            key = f"{self.group}discriminator_weights"
-            found = read_weights(find(key, self.discriminator_weights))
-            official = getattr(self.discriminator, "official", dict)
-            load_part(self.discriminator, found, "discriminator", official, key)
-            self._own_parts = ("discriminator.",)
+    def load_discriminator(self, path: Path) -> None:
+        """Load the discriminator's weights.
+
+        Args:
+            path: The file.
+        """
+        if self.discriminator is None:
+            return
+        official = getattr(self.discriminator, "official", dict)
+        load_part(self.discriminator, read_weights(path), "discriminator", official)
+        self._own_parts = ("discriminator.",)
 
     # ----------------------------------------------------------------------------------- processes
 
@@ -158,6 +162,7 @@ class Adversarial(SuperResolver):
             yield
 
     def _average(self, optimizer: torch.optim.Optimizer) -> None:
+        average_gradients(optimizer, self.accumulate, len(self._judged))
         if self.trainer.world_size == 1:
             return
         gradients = [p.grad for p in _trained(optimizer) if p.grad is not None]
@@ -179,7 +184,7 @@ class Adversarial(SuperResolver):
                 ranks.
         """
         super().on_fit_start()
-        self._made.clear()  # a fit may have been stopped within an accumulation
+        self._judged.clear()  # a fit may have been stopped within an accumulation
         self.zero_grad()
         strategy = self.trainer.strategy
         if not isinstance(strategy, DDPStrategy | SingleDeviceStrategy):
@@ -204,23 +209,17 @@ class Adversarial(SuperResolver):
         """Return the main optimiser with its schedule, and the discriminator's.
 
         Raises:
-            ValueError: If nothing is trainable, or the schedule monitors a metric.
+            ValueError: If nothing is trainable.
         """
-        own = nn.ModuleList() if self.discriminator is None else self.discriminator
-        with frozen(own):
+        with frozen(self.discriminator):
             configured = super().configure_optimizers()
         schedules = []
         if isinstance(configured, dict):
             schedules = [configured["lr_scheduler"]]
-            if isinstance(schedules[0]["scheduler"], ReduceLROnPlateau):
-                raise ValueError(
-                    f"{type(self).__name__} steps its schedule once a step: "
-                    "model.init_args.lr_scheduler cannot be ReduceLROnPlateau"
-                )
             configured = configured["optimizer"]
         optimizers = [configured]
         if self.discriminator is not None:
-            judging = [p for p in own.parameters() if p.requires_grad]
+            judging = [p for p in self.discriminator.parameters() if p.requires_grad]
             optimizers.append(optimizer_of(self.discriminator_optimizer, judging))
         return optimizers, schedules
 

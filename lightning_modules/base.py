@@ -30,6 +30,7 @@ from lightning_modules.noise import Noise, Size, seeds_of, with_noise_seeds
 from lightning_modules.optimisation import Optimised, adam
 from lightning_modules.sampling.color import ColorFix
 from lightning_modules.sampling.enlarging import InTiles, in_range
+from lightning_modules.trainer import trainer_of
 from lightning_modules.weights import shape_text
 
 log = logging.getLogger(__name__)
@@ -72,8 +73,26 @@ class ImageModel(Loaded, Optimised, ABC):
                 f"{type(self).__name__} got scale {scale!r}; it must be a number of at least 1: "
                 "set data.init_args.scale"
             )
-        self.scale, self.initial_weights = float(scale), weights
+        self.scale = float(scale)
+        self.initial_weights = weights
         self._random_states: list[Tensor] = []
+
+    @property
+    def trains(self) -> bool:
+        """Whether a part trains on which outputs depend."""
+        if self.trained_parts is None:
+            return True
+        for name in self.trained_parts:
+            if f"{name}.".startswith(self.training_only):
+                continue
+            if getattr(self, name, None) is not None:
+                return True
+        return False
+
+    @property
+    def needs_weights(self) -> bool:
+        """Whether outputs would be meaningless, because what trains is as initialised."""
+        return self.trains and super().needs_weights
 
     @abstractmethod
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
@@ -136,19 +155,18 @@ class ImageModel(Loaded, Optimised, ABC):
                 train, or compute outputs, in it.
         """
         super().setup(stage)
-        for part in self.modules() if stage == "fit" else ():
-            # Lightning calls none of them. That of this class would undo a constructor's `eval`.
-            if type(part).train not in (nn.Module.train, ImageModel.train):
-                part.train(part.training)
-        precision = getattr(self._trainer, "precision", None)
+        if stage == "fit":
+            for part in self.modules():
+                # Lightning calls no `train`. That of this class would undo a constructor's `eval`.
+                if type(part).train not in (nn.Module.train, ImageModel.train):
+                    part.train(part.training)
+        precision = getattr(trainer_of(self), "precision", None)
         if precision not in ("bf16-true", "16-true"):
             return
-        training = stage == "fit"
-        if training or not self.half_outputs:
+        if stage == "fit" or not self.half_outputs:
             raise ValueError(
-                f"trainer.precision is {precision}, by which {type(self).__name__} loses too much "
-                f"in {'training' if training else 'its outputs'}: set it to "
-                f"{precision.removesuffix('true')}mixed"
+                f"trainer.precision is {precision}, by which {type(self).__name__} loses too much: "
+                f"set it to {precision.removesuffix('true')}mixed"
             )
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -201,8 +219,9 @@ class ImageModel(Loaded, Optimised, ABC):
 
     @property
     def _random(self) -> list[Any]:
-        here = [] if self.device.type == "cpu" else [torch.get_device_module(self.device)]
-        return [torch, *here]
+        if self.device.type == "cpu":
+            return [torch]
+        return [torch, torch.get_device_module(self.device)]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed torch's generators by the samples of this batch. Subclasses must call super() first.
@@ -212,10 +231,11 @@ class ImageModel(Loaded, Optimised, ABC):
         """
         self.mark_as_changed()
         # Seeds that come again in the next epoch shall draw new noise there.
-        trainer: Any = self._trainer
-        repeated = trainer is not None and (trainer.overfit_batches or not _is_ours(trainer))
-        again = (trainer.current_epoch,) if repeated else ()
-        seed = seed_of("model", seeds_of(batch).numpy().tobytes(), *again)
+        trainer: Any = trainer_of(self)
+        parts: list[str | bytes | int] = ["model", seeds_of(batch).numpy().tobytes()]
+        if trainer is not None and (trainer.overfit_batches or not _is_ours(trainer)):
+            parts.append(trainer.current_epoch)
+        seed = seed_of(*parts)
         # torch.manual_seed records the call stack each time while CUDA is not initialised.
         torch.default_generator.manual_seed(seed)
         for module in self._random[1:]:
@@ -359,6 +379,7 @@ def first_batches(method: ImageModel, count: int) -> Iterator[Batch]:
         return
     with data.apart_from_training():
         for batch in islice(data.train_dataloader(), count):
-            kept = {k: v for k, v in batch.items() if k not in ("skipped", "seconds")}
-            moved = data.transfer_batch_to_device(kept, method.device, 0)
+            about_loading = ("skipped", "seconds")
+            contents = {k: v for k, v in batch.items() if k not in about_loading}
+            moved = data.transfer_batch_to_device(contents, method.device, 0)
             yield data.on_after_batch_transfer(moved, 0)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from torch.nn import functional
 
 from files.batch import Batch
 from lightning_modules.backbone.condition import Texts
-from lightning_modules.backbone.denoiser import Denoiser, UNet2D
+from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import ImageModel
@@ -33,6 +32,9 @@ class InLatents(ImageModel):
             ``Autoencoder``, its authors' file, or a name of ``configs/weights.yaml``.
     """
 
+    part_files: ClassVar[Mapping[str, str]] = {"space_weights": "space.load_official"}
+    pretrained_parts: ClassVar[Mapping[str, str]] = {"space_weights": "space"}
+    trained_settings: ClassVar[Mapping[str, str]] = {"space": "space.settings"}
     space: Space
 
     def __init__(self, scale: float, space_weights: str | None = None, **kwargs: Any) -> None:
@@ -53,40 +55,9 @@ class InLatents(ImageModel):
         """Return the image of the second latent of a pair, (B, 3, H, W)."""
         return enlarged(lr, size)
 
-    @property
-    def trained_with(self) -> dict[str, Any]:
-        """Settings of the latents. Subclasses add their own."""
-        return super().trained_with | {"space": self.space.settings}
-
-    def load_parts(self, find: Callable[[str, str], Path]) -> None:
-        """Load the autoencoder's weights. Subclasses must call super() first."""
-        super().load_parts(find)
-        if self.space_weights is not None:
-            self.space.load_official(find("space_weights", self.space_weights))
-
     def setup(self, stage: str) -> None:
-        """Compile the autoencoder where a network is; raise if the space does not fit.
-
-        Subclasses must call super().
-
-        Raises:
-            ValueError: If its weights are random, or a part is for another number of channels.
-        """
+        """Compile the autoencoder where a network is. Subclasses must call super()."""
         super().setup(stage)
-        space = self.space
-        if not space.source and any(True for _ in space.parameters()):
-            raise ValueError(
-                f"the autoencoder of model.init_args.space, {type(space).__name__}, has random "
-                "weights: set its files, or set model.init_args.space_weights"
-            )
-        for part in self.children():
-            denoises = isinstance(part, Denoiser)
-            channels = part.channels if denoises else getattr(part, "latent", None)
-            if channels not in (None, self.space.channels):
-                raise ValueError(
-                    f"{type(part).__name__} is made for latents of {channels} channels, and those "
-                    f"of model.init_args.space have {self.space.channels}: set one to the other"
-                )
         if any(getattr(part, "compiled", False) for part in self.children()):
             self.space.compile_halves()
 
@@ -108,18 +79,27 @@ def latent_pair(space: Space, batch: Batch, noise: Noise | None = None) -> tuple
         ValueError: If the batch has latents of another space, or no LR.
     """
     if noise is None and {"hr", "lr"} <= batch.keys() and "latent" not in batch:
-        both = torch.cat([batch["hr"], enlarged(batch["lr"], batch["size"])])
-        z, y = space.encode(both).chunk(2)  # half the launches
+        images = torch.cat([batch["hr"], enlarged(batch["lr"], batch["size"])])
+        z, y = space.encode(images).chunk(2)  # half the launches
         return z, y
     z = hr_latent(space, batch, noise)
+    require_lr(batch)
+    if "lr_latent" in batch:
+        return z, space.standardised(batch["lr_latent"])
+    return z, space.encode(enlarged(batch["lr"], batch["size"]), noise)
+
+
+def require_lr(batch: Batch) -> None:
+    """Raise if a batch of latents has no LR images.
+
+    Raises:
+        ValueError: If so.
+    """
     if "lr" not in batch:
         raise ValueError(
             "data.init_args.train has only latents, and this method also needs LR images: "
             "encode with --encode.pairs true, or with --encode.hr true"
         )
-    if "lr_latent" in batch:
-        return z, space.standardised(batch["lr_latent"])
-    return z, space.encode(enlarged(batch["lr"], batch["size"]), noise)
 
 
 @torch.no_grad()
@@ -148,6 +128,23 @@ def enlarged(lr: Tensor, size: tuple[int, int]) -> Tensor:
     return functional.interpolate(lr, size, mode="bicubic", align_corners=False)
 
 
+def refuse_compiled(denoiser: UNet2D, changes: str) -> None:
+    """Raise if a network is compiled, since changes of its layers would have no effect on it.
+
+    Args:
+        denoiser: The network.
+        changes: Argument that changes it, for the message.
+
+    Raises:
+        ValueError: If so.
+    """
+    if denoiser.flags.compile:
+        raise ValueError(
+            f"{changes} has no effect on a compiled network: set compile in "
+            "model.init_args.denoiser.init_args.flags to false"
+        )
+
+
 def check_base(
     denoiser: UNet2D,
     space: Space,
@@ -173,21 +170,20 @@ def check_base(
             f"{' (and its flags.frozen to true)' if frozen else ''}, or "
             "model.init_args.denoiser_weights to its run"
         )
-    theirs = denoiser.trained_space
-    if theirs and not same_weights(theirs, space.source):
+    differences = unlike(space.settings, denoiser.trained_latents)
+    trained_space = denoiser.trained_space
+    if trained_space and not same_weights(trained_space, space.source):
+        differences.append(f"{space.source or 'no weights'}, there {trained_space}")
+    if differences:
         raise ValueError(
-            f"model.init_args.denoiser_weights were trained with the autoencoder of {theirs}, and "
-            f"model.init_args.space has {space.source or 'no weights'}: set the same"
+            "model.init_args.denoiser_weights were trained in other latents than those of "
+            f"model.init_args.space ({'; '.join(differences)}): set the same"
         )
-    if found := unlike(space.settings, denoiser.trained_latents):
-        raise ValueError(
-            f"model.init_args.denoiser_weights were trained in other latents ({'; '.join(found)}): "
-            "set the same in model.init_args.space"
-        )
-    if found := unlike(schedule.settings, denoiser.trained_schedule or {}):
+    differences = unlike(schedule.settings, denoiser.trained_schedule or {})
+    if differences:
         message = (
             f"model.init_args.schedule differs from that of the base, {denoiser.initial_source} "
-            f"({'; '.join(found)})"
+            f"({'; '.join(differences)})"
         )
         if frozen:
             raise ValueError(f"{message}: set it as there")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning.pytorch import LightningModule
 from torch import Tensor
@@ -19,6 +20,7 @@ from lightning_modules.weights import (
     check_tensors,
     frozen_parts,
     hash_of,
+    is_random,
     read_weights,
     recognise,
     sources,
@@ -33,11 +35,26 @@ HYPERPARAMETERS = ("hyper_parameters", "datamodule_hyper_parameters")  # Lightni
 class Loaded(Method, LightningModule):
     """Weights of a method: from runs, exported and official files; to checkpoints.
 
+    A method declares in tables, which are class attributes, what of it has weights of its own.
+
     Attributes:
+        part_files: Arguments that name a file, and the methods that load it, such as
+            ``{"space_weights": "space.load_official"}``. An attribute of the argument's last name
+            has the file.
+        pretrained_parts: Parts that must have trained weights wherever they are frozen, by the
+            argument that sets them.
+        released_parts: Parts that are in the authors' file. If a part has a function ``official``,
+            it maps the tensors of that file to those of the part.
+        trained_settings: Settings that weights are trained with and tensors do not show: the name
+            in checkpoints, and the attribute.
         initial_weights: Weights to start from: a file or a name.
         loaded_with: What is known of their ``trained_with``.
     """
 
+    part_files: ClassVar[Mapping[str, str]] = {}
+    pretrained_parts: ClassVar[Mapping[str, str]] = {}
+    released_parts: ClassVar[tuple[str, ...]] = ()
+    trained_settings: ClassVar[Mapping[str, str]] = {}
     scale: float
     initial_weights: str | None = None
 
@@ -56,8 +73,8 @@ class Loaded(Method, LightningModule):
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
         """Load frozen parts that have their own files, before the weights of the whole model.
 
-        Commands and ``enlarger.load`` call it; else ``setup`` and ``load_weights`` do. Subclasses
-        must call super() first.
+        They are those of ``part_files``. Commands and ``enlarger.load`` call it; else ``setup`` and
+        ``load_weights`` do. Subclasses must call super() first.
 
         Args:
             find: Returns the file for an argument's name and value. The value is a path, the
@@ -65,19 +82,36 @@ class Loaded(Method, LightningModule):
                 which loads what only training needs.
         """
         self._find = find
+        for argument, loader in self.part_files.items():
+            file = getattr(self, argument.rpartition(".")[2])
+            if file is not None:
+                attrgetter(loader)(self)(find(argument, file))
+
+    def load_training_parts(self) -> None:
+        """Load what only training needs; ``setup`` for ``fit`` calls it."""
 
     def setup(self, stage: str) -> None:
-        """Load the files that arguments name, of a method that was made in Python.
+        """Load files that arguments name: in Python all of them, for ``fit`` those it needs.
 
         Raises:
             FileNotFoundError: If one is missing.
-            ValueError: As in ``load_weights``.
+            ValueError: As in ``load_weights``, or if a frozen part has random weights.
         """
         super().setup(stage)
         if self._find is None:
             self.load_parts(file_of)
             if self.initial_weights is not None:
                 self.load_weights(file_of("weights", self.initial_weights))
+        if stage == "fit":
+            self.load_training_parts()
+        for argument, name in self.pretrained_parts.items():
+            if stage != "fit" and f"{name}.".startswith(self.training_only):
+                continue
+            if is_random(getattr(self, name)):
+                raise ValueError(
+                    f"the {name} of {type(self).__name__} has random weights: set "
+                    f"model.init_args.{argument}"
+                )
 
     def load_weights(self, path: str | Path) -> None:
         """Load weights without optimiser state.
@@ -103,29 +137,41 @@ class Loaded(Method, LightningModule):
         frozen = weights.frozen.items()
         self._required = {k: v for k, v in frozen if not f"{k}.".startswith(self.unchecked)}
         check_sources(self, self._required)
-        state, required = weights.tensors, set(self.state_dict())
-        if not weights.model and required.isdisjoint(state):
-            state = self.import_official(state)
-        if weights.model:  # parts that only training needs may be missing; they start untrained
-            keys = self.checkpoint_keys()
-            required = {name for name in keys if not name.startswith(self.training_only)}
-            state = {k: v for k, v in state.items() if not k.startswith(self._own_parts)}
-        self.load_state_dict(self._fitted(str(path), state, required))
-        self.weights_source, self.loaded_with = weights.name, weights.trained_with
+        tensors = weights.tensors
+        if weights.model:
+            # Parts that only training needs may be missing; they start untrained.
+            required = {
+                name for name in self.checkpoint_keys() if not name.startswith(self.training_only)
+            }
+            tensors = {
+                name: tensor
+                for name, tensor in tensors.items()
+                if not name.startswith(self._own_parts)
+            }
+        else:
+            required = set(self.state_dict())
+            if required.isdisjoint(tensors):
+                tensors = self.import_official(tensors)
+        self.load_state_dict(self._fitted(str(path), tensors, required))
+        self.weights_source = weights.name
+        self.loaded_with = weights.trained_with
         weights.log()
 
     def mark_as_changed(self) -> None:
         """Note that the weights are no longer those of the file that they were loaded from."""
-        if (source := self.weights_source) is not None and not source.endswith(TRAINED_ON):
+        source = self.weights_source
+        if source is not None and not source.endswith(TRAINED_ON):
             self.weights_source = source + TRAINED_ON
 
     def warn_if_unlike(self, name: str, trained_with: dict[str, Any]) -> None:
         """Warn if weights of this name were trained with other settings of the model."""
-        if found := unlike(self.trained_with, trained_with):
+        differences = unlike(self.trained_with, trained_with)
+        if differences:
             log.warning(
                 "%s was trained with other settings of the model (%s): its outputs are wrong until "
                 "it has been trained further",
-                *(name, "; ".join(found)),
+                name,
+                "; ".join(differences),
             )
 
     @property
@@ -133,43 +179,54 @@ class Loaded(Method, LightningModule):
         """Settings that weights are trained with and tensors do not show, of plain types.
 
         They are stored in checkpoints and exported files, and compared where weights are loaded.
-        Those of a network are its attribute ``trained_with``.
+        Those of a network are its attribute ``trained_with``, those of the method
+        ``trained_settings``.
         """
-        parts = {name: getattr(part, "trained_with", {}) for name, part in self.named_children()}
-        return {name: settings for name, settings in parts.items() if settings}
+        settings: dict[str, Any] = {}
+        for name, part in self.named_children():
+            if getattr(part, "trained_with", {}):
+                settings[name] = part.trained_with
+        for name, attribute in self.trained_settings.items():
+            value = attrgetter(attribute)(self)
+            settings[name] = list(value) if isinstance(value, tuple) else value
+        return settings
 
     @property
     def output_settings(self) -> dict[str, str | int | float]:
         """Hashes of frozen parts that the weights leave open, such as a release's autoencoder."""
-        return {
-            name: hash_of(source)
-            for name, source in ({} if self.needs_weights else sources(self)).items()
-            if "." not in name and not f"{name}.".startswith(self.training_only)
-            if name not in self._required and str(self.weights_source) not in source
-        }
+        hashes: dict[str, str | int | float] = {}
+        if self.needs_weights:
+            return hashes
+        for name, source in sources(self).items():
+            nested = "." in name
+            only_trains = f"{name}.".startswith(self.training_only)
+            in_weights = name in self._required or str(self.weights_source) in source
+            if not (nested or only_trains or in_weights):
+                hashes[name] = hash_of(source)
+        return hashes
 
     def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map the tensors of the authors' file to this model's names.
 
-        Override this if such a file exists. Return all tensors of the model, with the current ones
-        of a frozen part that has another source. Files with this model's names are not mapped.
+        Files with this model's names are not mapped. Name the parts that a file has in
+        ``released_parts``; the other parts stay. Override this if that is not enough.
 
         Args:
             tensors: Tensors by the names in the file, without those that DDP and compiling add.
 
         Returns:
-            Tensors by this model's names.
+            All tensors of the model, by this model's names.
         """
-        return tensors
-
-    def with_parts(self, **parts: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the tensors of the model, those of some parts from a file.
-
-        Args:
-            **parts: By the attribute's name, tensors by the part's own names.
-        """
-        others = {k: v for k, v in self.state_dict().items() if k.partition(".")[0] not in parts}
-        return others | {f"{part}.{k}": v for part, of in parts.items() for k, v in of.items()}
+        if not self.released_parts:
+            return tensors
+        mapped = {}
+        for name, tensor in self.state_dict().items():
+            if name.partition(".")[0] not in self.released_parts:
+                mapped[name] = tensor
+        for part in self.released_parts:
+            official = getattr(getattr(self, part), "official", dict)
+            mapped |= {f"{part}.{name}": tensor for name, tensor in official(tensors).items()}
+        return mapped
 
     @property
     def unchecked(self) -> tuple[str, ...]:
@@ -181,11 +238,15 @@ class Loaded(Method, LightningModule):
     ) -> dict[str, Tensor]:
         # All tensors of the model: those of a file, checked, and the current others.
         recognise(self, state)
-        own = self.state_dict()
-        absent = tuple(p for p in self.training_only if not any(k.startswith(p) for k in own))
+        current = self.state_dict()
+        absent = tuple(
+            prefix
+            for prefix in self.training_only
+            if not any(name.startswith(prefix) for name in current)
+        )
         state = {name: tensor for name, tensor in state.items() if not name.startswith(absent)}
-        check_tensors(where, own, state, required)
-        return {**own, **state}
+        check_tensors(where, current, state, required)
+        return {**current, **state}
 
     def checkpoint_keys(self) -> list[str]:
         """Return the names that a checkpoint holds: all but frozen parts that have a ``source``.
@@ -193,18 +254,20 @@ class Loaded(Method, LightningModule):
         A buffer belongs to the nearest enclosing module with parameters. So running statistics
         without weights of their own train with their network, and those in such a part do not.
         """
-        parts = tuple(f"{name}." for name in frozen_parts(self) if name)
-        parameters = self.named_parameters(remove_duplicate=False)
-        held = {name: p.requires_grad or not name.startswith(parts) for name, p in parameters}
-        holds: dict[str, bool] = {}
-        for name, is_held in held.items():
+        frozen = tuple(f"{name}." for name in frozen_parts(self) if name)
+        stored: dict[str, bool] = {}  # of each parameter
+        stores: dict[str, bool] = {}  # of each module with parameters: whether any is stored
+        for name, parameter in self.named_parameters(remove_duplicate=False):
+            stored[name] = parameter.requires_grad or not name.startswith(frozen)
             for module in _around(name):
-                holds[module] = holds.get(module, False) or is_held
-        return [
-            name
-            for name in self.state_dict()
-            if held.get(name, next((holds[m] for m in _around(name) if m in holds), True))
-        ]
+                stores[module] = stores.get(module, False) or stored[name]
+        keys = []
+        for name in self.state_dict():
+            nearest = next((module for module in _around(name) if module in stores), None)
+            of_module = True if nearest is None else stores[nearest]
+            if stored.get(name, of_module):
+                keys.append(name)
+        return keys
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Name the source of a frozen part that has one, in place of its weights.
@@ -214,7 +277,8 @@ class Loaded(Method, LightningModule):
         super().on_save_checkpoint(checkpoint)
         keys = set(self.checkpoint_keys())
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in keys}
-        checkpoint["model"], checkpoint["frozen"] = class_path(type(self)), sources(self)
+        checkpoint["model"] = class_path(type(self))
+        checkpoint["frozen"] = sources(self)
         checkpoint["trained_with"] = self.trained_with
         for key in HYPERPARAMETERS:
             if key in checkpoint:
@@ -236,8 +300,8 @@ class Loaded(Method, LightningModule):
             )
         check_sources(self, checkpoint.get("frozen", {}))
         self.warn_if_unlike("the checkpoint", checkpoint.get("trained_with", {}))
-        state, keys = checkpoint["state_dict"], set(self.checkpoint_keys())
-        checkpoint["state_dict"] = self._fitted("the checkpoint", state, keys)
+        keys = set(self.checkpoint_keys())
+        checkpoint["state_dict"] = self._fitted("the checkpoint", checkpoint["state_dict"], keys)
         self.mark_as_changed()
 
 

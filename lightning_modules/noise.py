@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from degradations.draws import seed_of
-from files.batch import Batch, Span, Tile
+from files.batch import Batch, Span, Tile, length_of
 
 Size = tuple[int, int]  # height and width, in pixels or latents
 
+AUGMENTED = 0.1  # greatest standard deviation of `augmented`, for values in [-1, 1]
 SQUARE = 64  # side of the squares that a placed field is drawn in
 
 
@@ -118,20 +119,28 @@ class PlacedNoise(Noise):
         if field.ndim < 2:  # without positions
             super()._fill(field, seed, image)
             return
-        sides = zip(self.places[image], field.shape[-2:], strict=True)
-        top, left = (_begin(span, n) for span, n in sides)
-        bottom, right = top + field.shape[-2], left + field.shape[-1]
-        for row in range(top // SQUARE, -(-bottom // SQUARE)):
-            for column in range(left // SQUARE, -(-right // SQUARE)):
+        height, width = field.shape[-2:]
+        rows, columns = self.places[image]
+        for row, from_rows, to_rows in _overlaps(_begin(rows, height), height):
+            for column, from_columns, to_columns in _overlaps(_begin(columns, width), width):
                 square = torch.empty((*field.shape[:-2], SQUARE, SQUARE), dtype=field.dtype)
                 super()._fill(square, seed_of(seed, row, column), image)
-                inner, outer = [], []
-                for first, last, number in ((top, bottom, row), (left, right, column)):
-                    start = number * SQUARE
-                    low, high = max(first, start), min(last, start + SQUARE)
-                    inner.append(slice(low - start, high - start))
-                    outer.append(slice(low - first, high - first))
-                field[..., outer[0], outer[1]] = square[..., inner[0], inner[1]]
+                field[..., to_rows, to_columns] = square[..., from_rows, from_columns]
+
+
+def _overlaps(start: int, length: int) -> Iterator[tuple[int, slice, slice]]:
+    """Yield the squares that a side of a field overlaps: number, part of it, place in the field.
+
+    Args:
+        start: Where the field starts in the whole image's field.
+        length: Values along the side.
+    """
+    end = start + length
+    for number in range(start // SQUARE, -(-end // SQUARE)):
+        first = number * SQUARE
+        low = max(start, first)
+        high = min(end, first + SQUARE)
+        yield number, slice(low - first, high - first), slice(low - start, high - start)
 
 
 def _begin(span: Span, n: int) -> int:
@@ -142,22 +151,28 @@ def _begin(span: Span, n: int) -> int:
     counted in units of which a value is a whole multiple or fraction: pixels of the output or of
     LR, and latents, on whose lattice the tiles lie (``tile_multiple``).
     """
-    of_lr, of_output = ((p.start, p.stop - p.start) for p in (span.lr, span.out))
-    for start, side in (of_output, of_lr):
-        if n % side == 0:
-            return int(start * (n // side))
-    cells = [(start, side, round(side / n)) for start, side in (of_lr, of_output)]
-    # A tile's last value may cover less than the others.
-    ragged = [(start, each) for start, side, each in cells if abs(each * n - side) < each]
-    for start, each in ragged:
-        if start % each == 0:
-            return start // each
-    for start, side, _ in cells:  # such as the grid of a coarse scale: 40 values for 1024 pixels
-        if start * n % side == 0:
-            return start * n // side
-    if ragged:
-        return _rounded(*ragged[0])
-    return _rounded(of_output[0] * n, of_output[1])
+    for place in (span.out, span.lr):
+        side = length_of(place)
+        if n % side == 0:  # a pixel has one value or several
+            return int(place.start * (n // side))
+    # A value covers several pixels. The tile's last one may cover less than the others.
+    cells = []
+    for place in (span.lr, span.out):
+        side = length_of(place)
+        pixels = round(side / n)
+        if abs(pixels * n - side) < pixels:
+            cells.append((place.start, pixels))
+    for start, pixels in cells:
+        if start % pixels == 0:
+            return start // pixels
+    for place in (span.lr, span.out):
+        side = length_of(place)
+        if place.start * n % side == 0:  # such as the grid of a coarse scale: 40 for 1024 pixels
+            return place.start * n // side
+    if cells:
+        start, pixels = cells[0]
+        return _rounded(start, pixels)
+    return _rounded(span.out.start * n, length_of(span.out))
 
 
 def _rounded(a: int, b: int) -> int:
@@ -196,7 +211,7 @@ def with_noise_seeds(batch: Batch, noise_seed: int) -> Batch:
     return cast("Batch", {**batch, "seed": torch.tensor(seeds, dtype=torch.int64)})
 
 
-def augmented(lr: Tensor, probability: float, level: float) -> tuple[Tensor, Tensor]:
+def augmented(lr: Tensor, probability: float) -> tuple[Tensor, Tensor]:
     """Add noise to some training inputs, for networks that will process another network's output.
 
     Conditioning augmentation of cascaded diffusion (Ho et al., 2022; arXiv 2106.15282), drawn from
@@ -205,11 +220,10 @@ def augmented(lr: Tensor, probability: float, level: float) -> tuple[Tensor, Ten
     Args:
         lr: (B, 3, h, w) in [0, 1].
         probability: Share of inputs with noise.
-        level: Greatest standard deviation of the noise, for values in [-1, 1].
 
     Returns:
         The inputs, not clamped, and (B,) standard deviations, for values in [-1, 1].
     """
     drawn = torch.rand(2, len(lr), device=lr.device)
-    levels = level * drawn[0] * (drawn[1] < probability)
+    levels = AUGMENTED * drawn[0] * (drawn[1] < probability)
     return lr + levels.view(-1, 1, 1, 1) / 2 * torch.randn_like(lr), levels

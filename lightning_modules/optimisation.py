@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import LBFGS, Adam, AdamW, Optimizer
+from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveInt
@@ -44,12 +44,9 @@ def optimizer_of(make: Callable[[Any], Any], parameters: Iterable[Any]) -> Any:
         parameters: Parameters, or groups of them.
 
     Raises:
-        ValueError: If it refuses the parameters or its settings, or is LBFGS, which asks for the
-            gradient of one batch several times.
+        ValueError: If it refuses the parameters or its settings.
     """
     optimizer = _made(make, parameters, "model.init_args.optimizer")
-    if isinstance(optimizer, LBFGS):
-        raise ValueError("LBFGS cannot train on batches: use torch.optim.AdamW or another")
     # A fused optimiser unscales AMP gradients itself, and Lightning then refuses to clip them.
     # With this, the scaler does it, at no measurable cost.
     optimizer._step_supports_amp_scaling = False
@@ -126,7 +123,8 @@ class Optimised(LightningModule):
         self, optimizer: OptimizerCallable = adam, lr_scheduler: LRSchedulerCallable | None = None
     ) -> None:
         super().__init__()
-        self._make_optimizer, self._make_schedule = optimizer, lr_scheduler
+        self._make_optimizer = optimizer
+        self._make_schedule = lr_scheduler
         self._configured = False  # by these two
         # Names of trained parameters at the start, before callbacks such as `BaseFinetuning`.
         self._trained_first: set[str] | None = None
@@ -157,14 +155,19 @@ class Optimised(LightningModule):
 
     def warn_of_unread(self) -> None:
         """Warn of an optimiser or a schedule that a subclass's ``configure_optimizers`` ignores."""
-        own = getattr(self._make_optimizer, "__module__", "").startswith("lightning_modules.")
-        unread = {"optimizer": not own, "lr_scheduler": self._make_schedule is not None}
+        if self._configured:
+            return
+        # A default of a method is a function of its module.
+        module = getattr(self._make_optimizer, "__module__", "")
+        is_default = module.startswith("lightning_modules.")
+        unread = {"optimizer": not is_default, "lr_scheduler": self._make_schedule is not None}
         for name, is_set in unread.items():
-            if is_set and not self._configured:
+            if is_set:
                 log.warning(
                     "model.init_args.%s has no effect: configure_optimizers of %s does not call "
                     "that of its base class",
-                    *(name, class_path(type(self))),
+                    name,
+                    class_path(type(self)),
                 )
 
     def note_start(self) -> None:
@@ -174,7 +177,8 @@ class Optimised(LightningModule):
         """
         parameters = dict(self.named_parameters())
         self._trained_first = {name for name, p in parameters.items() if p.requires_grad}
-        changes, self._changes = self._changes, {}
+        changes = self._changes
+        self._changes = {}
         for name, trains in changes.get("trained", {}).items():
             parameters[name].requires_grad_(trains)
         groups_of = zip(self.trainer.optimizers, changes.get("groups", ()), strict=False)
@@ -198,11 +202,17 @@ class Optimised(LightningModule):
         self._changes = checkpoint.get("changes", {})
 
     def _groups(self) -> list[list[list[str]]]:
+        # Names of the parameters in each group of each optimiser.
         names = {parameter: name for name, parameter in self.named_parameters()}
-        return [
-            [[names[parameter] for parameter in group["params"]] for group in of.param_groups]
-            for of in self.trainer.optimizers
-        ]
+        groups = []
+        for optimizer in self.trainer.optimizers:
+            groups.append(
+                [
+                    [names[parameter] for parameter in group["params"]]
+                    for group in optimizer.param_groups
+                ]
+            )
+        return groups
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
@@ -252,7 +262,8 @@ class WarmUp(LRScheduler):
     def __init__(
         self, optimizer: Optimizer, warm_up: NonNegativeInt = 5000, released: bool = False
     ) -> None:
-        self.warm_up, self.released = warm_up, released
+        self.warm_up = warm_up
+        self.released = released
         super().__init__(optimizer)
 
     def get_lr(self) -> list[Any]:
@@ -287,7 +298,7 @@ class WarmUpCosine(WarmUp):
         released: Warm up as in the released code of ResShift and InvSR; see ``WarmUp``.
 
     Raises:
-        ValueError: If the warm-up is not below ``steps``, or ``final`` above the optimiser's rate.
+        ValueError: If the warm-up is not below ``steps``.
     """
 
     _settings = (*WarmUp._settings, "steps", "final")
@@ -305,9 +316,8 @@ class WarmUpCosine(WarmUp):
                 f"steps of WarmUpCosine is {steps}, and warm_up takes {warm_up} of them; expected "
                 "more: set it to trainer.max_steps"
             )
-        if final > (lr := min(group["lr"] for group in optimizer.param_groups)):
-            raise ValueError(f"final of WarmUpCosine is {final:g}, above the optimiser's lr {lr:g}")
-        self.steps, self.final = steps, final
+        self.steps = steps
+        self.final = final
         super().__init__(optimizer, warm_up, released)
 
     def _factor(self, base: Any, step: int) -> Any:

@@ -20,10 +20,13 @@ from torch import Tensor, nn
 
 from files.tensors import check_numbers, read_file, read_metadata, unwrapped
 
+log = logging.getLogger(__name__)
 INDEX = ".index.json"  # suffix of the index of weights in several files
 
 # Metadata key in files of `main.py export`: the version of this project.
 EXPORTED = "enlarger"
+_SHOWN = 3  # names of each kind in an error
+_HASH = re.compile(r"\b[0-9a-f]{16}\b")  # as of `fingerprint`
 
 
 @dataclass
@@ -77,34 +80,46 @@ def read_weights(path: str | Path) -> Weights:
     content: dict[str, Any] = _parts(path) if path.name.endswith(INDEX) else read_file(path)
     about = read_metadata(path) if path.suffix == ".safetensors" else {}
     if EXPORTED in about:
-        frozen = json.loads(about.get("frozen", "{}"))
-        settings = json.loads(about.get("trained_with", "{}"))
-        return Weights(content, about.get("model"), str(path), "", frozen, settings)
-    model, state = content.get("model"), content.get("state_dict")
+        return Weights(
+            content,
+            about.get("model"),
+            str(path),
+            frozen=json.loads(about.get("frozen", "{}")),
+            trained_with=json.loads(about.get("trained_with", "{}")),
+        )
+    model = content.get("model")
+    state = content.get("state_dict")
     if isinstance(model, str) and isinstance(state, dict):
         averages = content.get("callbacks", {}).get("EMA", {}).get("weights", {})
-        ema = "EMA" if averages else ""
-        settings, frozen = content.get("trained_with", {}), content.get("frozen", {})
-        return Weights({**state, **averages}, model, str(path), ema, frozen, settings)
+        return Weights(
+            {**state, **averages},
+            model,
+            str(path),
+            averages="EMA" if averages else "",
+            frozen=content.get("frozen", {}),
+            trained_with=content.get("trained_with", {}),
+        )
     tensors, group = unwrapped(content, path)
     return Weights(tensors, None, str(path), group)
 
 
-def unlike(own: Mapping[str, Any], trained: Mapping[str, Any]) -> list[str]:
+def unlike(settings: Mapping[str, Any], trained: Mapping[str, Any]) -> list[str]:
     """Return the settings that differ, such as ``process.steps 15, there 4``.
 
     Args:
-        own: Settings by name, or groups of them.
+        settings: Settings by name, or groups of them.
         trained: Those of some weights; only what both have is compared.
     """
-    found = []
-    for name in (name for name in own if name in trained):
-        here, there = own[name], trained[name]
+    differences = []
+    for name, here in settings.items():
+        if name not in trained:
+            continue
+        there = trained[name]
         if isinstance(here, Mapping) and isinstance(there, Mapping):
-            found += [f"{name}.{difference}" for difference in unlike(here, there)]
+            differences += [f"{name}.{difference}" for difference in unlike(here, there)]
         elif here != there:
-            found.append(f"{name} {here}, there {there}")
-    return found
+            differences.append(f"{name} {here}, there {there}")
+    return differences
 
 
 def _parts(index: Path) -> dict[str, Tensor]:
@@ -131,11 +146,6 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-log = logging.getLogger(__name__)
-_SHOWN = 3  # names of each kind in an error
-_HASH = re.compile(r"\b[0-9a-f]{16}\b")  # as of `fingerprint`
-
-
 def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
     """Return the tensors of one part of a model, by the part's own names; may be empty."""
     start = f"{part}."
@@ -150,10 +160,12 @@ def recognise(module: nn.Module, names: Iterable[str]) -> None:
         names: Names of the tensors.
     """
     for prefix, part in module.named_modules():
-        if hasattr(type(part), "recognise"):
-            start = f"{prefix}." if prefix else ""
-            if own := [name.removeprefix(start) for name in names if name.startswith(start)]:
-                cast(Any, part).recognise(own)
+        if not hasattr(type(part), "recognise"):
+            continue
+        start = f"{prefix}." if prefix else ""
+        inner = [name.removeprefix(start) for name in names if name.startswith(start)]
+        if inner:
+            cast(Any, part).recognise(inner)
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
@@ -169,26 +181,24 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], where: str) 
             floating-point numbers.
     """
     recognise(module, tensors)
-    own = module.state_dict()
-    check_tensors(where, own, tensors, own)
+    current = module.state_dict()
+    check_tensors(where, current, tensors, required=current)
     module.load_state_dict(tensors)
 
 
 def load_part(
     module: nn.Module,
-    found: Weights,
+    weights: Weights,
     part: str,
     official: Callable[[dict[str, Tensor]], dict[str, Tensor]],
-    key: str | None = None,
 ) -> dict[str, Tensor]:
     """Load a module from a file: a run's part of this name, or else a whole released file.
 
     Args:
         module: The module to load into.
-        found: Weights of the file.
+        weights: Weights of the file.
         part: Name of the module in a run.
         official: Maps tensors of a released file to the module's own names.
-        key: Key of ``model.init_args`` that named the file, for messages.
 
     Returns:
         The loaded tensors, by the module's own names.
@@ -196,29 +206,29 @@ def load_part(
     Raises:
         ValueError: As in ``load_strictly`` and ``refuse_unlike``.
     """
-    own = part_of(found.tensors, part) or official(found.tensors)
-    name = found.name if key is None else f"{found.name} (model.init_args.{key})"
-    load_strictly(module, own, name)
-    refuse_unlike(module, found, part)
-    return own
+    tensors = part_of(weights.tensors, part) or official(weights.tensors)
+    load_strictly(module, tensors, weights.name)
+    refuse_unlike(module, weights, part)
+    return tensors
 
 
-def refuse_unlike(module: nn.Module, found: Weights, part: str) -> None:
+def refuse_unlike(module: nn.Module, weights: Weights, part: str) -> None:
     """Raise if a part of a run was trained with settings that the module does not have.
 
     Args:
         module: The module that has its weights.
-        found: Weights of the run.
+        weights: Weights of the run.
         part: Name of the part in the run.
 
     Raises:
         ValueError: If so.
     """
-    theirs = found.trained_with.get(part, {})
-    if other := unlike(getattr(module, "trained_with", {}), theirs):
+    theirs = weights.trained_with.get(part, {})
+    differences = unlike(getattr(module, "trained_with", {}), theirs)
+    if differences:
         raise ValueError(
-            f"{found.name} was trained with other settings of its {part} ({'; '.join(other)}): set "
-            "them as there"
+            f"{weights.name} was trained with other settings of its {part} "
+            f"({'; '.join(differences)}): set them as there"
         )
 
 
@@ -229,17 +239,16 @@ def refuse(message: str, missing: list[str], unexpected: list[str], reshaped: li
         ValueError: If one of the lists is not empty.
     """
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
-    kinds = {what: names for what, names in kinds.items() if names}
-    if not kinds:
-        return
-    problems = "; ".join(
-        f"{len(names)} {what} ({', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''})"
-        for what, names in kinds.items()
-    )
-    raise ValueError(
-        f"{message}: {problems}. Is it another network, size or scale? See model.init_args and "
-        "data.init_args.scale"
-    )
+    problems = []
+    for kind, names in kinds.items():
+        if names:
+            ending = ", ..." if len(names) > _SHOWN else ""
+            problems.append(f"{len(names)} {kind} ({', '.join(names[:_SHOWN])}{ending})")
+    if problems:
+        raise ValueError(
+            f"{message}: {'; '.join(problems)}. Is it another network, size or scale? See "
+            "model.init_args and data.init_args.scale"
+        )
 
 
 def shape_text(shape: Iterable[int]) -> str:
@@ -249,7 +258,7 @@ def shape_text(shape: Iterable[int]) -> str:
 
 def check_tensors(
     where: str,
-    own: Mapping[str, Tensor],
+    current: Mapping[str, Tensor],
     tensors: Mapping[str, Tensor],
     required: Container[str],
 ) -> None:
@@ -257,7 +266,7 @@ def check_tensors(
 
     Args:
         where: Name of the file, for messages.
-        own: The model's tensors.
+        current: The model's tensors.
         tensors: The tensors to load.
         required: Names of the model's tensors that must be among them.
 
@@ -267,15 +276,15 @@ def check_tensors(
     """
     refuse(
         f"the tensors of {where} do not fit the model",
-        missing=[name for name in own if name in required and name not in tensors],
-        unexpected=[name for name in tensors if name not in own],
+        missing=[name for name in current if name in required and name not in tensors],
+        unexpected=[name for name in tensors if name not in current],
         reshaped=[
             f"{name} {shape_text(tensors[name].shape)} for {shape_text(tensor.shape)}"
-            for name, tensor in own.items()
+            for name, tensor in current.items()
             if name in tensors and tensors[name].shape != tensor.shape
         ],
     )
-    check_numbers(where, tensors, own)
+    check_numbers(where, tensors, current)
 
 
 def frozen_parts(model: nn.Module) -> dict[str, str]:
@@ -283,12 +292,23 @@ def frozen_parts(model: nn.Module) -> dict[str, str]:
 
     They are those with an attribute ``source``, which is empty until the weights are loaded.
     """
-    named = ((name, part, getattr(part, "source", None)) for name, part in model.named_modules())
-    return {
-        name: source
-        for name, part, source in named
-        if isinstance(source, str) and not _trains_whole(part)
-    }
+    frozen = {}
+    for name, part in model.named_modules():
+        source = getattr(part, "source", None)
+        if isinstance(source, str) and not _trains_whole(part):
+            frozen[name] = source
+    return frozen
+
+
+def is_random(part: nn.Module | None) -> bool:
+    """Whether a frozen part has a ``source`` of its weights that is still empty.
+
+    Args:
+        part: A part of a method; None for a part that is left out.
+    """
+    if part is None or getattr(part, "source", None) != "":
+        return False
+    return any(True for _ in part.parameters()) and not _trains_whole(part)
 
 
 def sources(model: nn.Module) -> dict[str, str]:
@@ -318,13 +338,13 @@ def check_sources(model: nn.Module, stored: Mapping[str, str]) -> None:
     Raises:
         ValueError: If a frozen part has other weights now.
     """
-    now = sources(model)
+    current = sources(model)
     for name, source in stored.items():
-        found = now.get(name, "")
-        if not same_weights(found, source):
+        here = current.get(name, "")
+        if not same_weights(here, source):
             raise ValueError(
                 f"the checkpoint was trained with {name} from {source}, and here it is "
-                f"{found or 'missing'}: set the same weights in model.init_args"
+                f"{here or 'missing'}: set the same weights in model.init_args"
             )
 
 

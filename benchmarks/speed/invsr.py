@@ -39,8 +39,7 @@ from lightning_modules.backbone.condition import FixedPrompt
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.space import KLSpace
-from lightning_modules.inversion import Sampling
-from lightning_modules.invsr import InvSR
+from lightning_modules.methods.invsr import InvSR, Sampling
 from lightning_modules.networks.noise_predictor import NoisePredictor
 
 SIDE = 128  # of the LR image

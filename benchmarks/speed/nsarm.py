@@ -36,6 +36,7 @@ from benchmarks.memory import held
 from benchmarks.report import write_report
 from benchmarks.speed.invsr import clock_of, megabytes
 from lightning_modules.backbone.bitwise import BitwiseSpace
+from lightning_modules.methods.infinity import Bitwise, drawn_code, sample
 from lightning_modules.networks.autoencoders import BitwiseVAE
 from lightning_modules.networks.bsq import (
     Scales,
@@ -48,7 +49,6 @@ from lightning_modules.networks.bsq import (
 )
 from lightning_modules.networks.infinity import Cache, InfinityTransformer, Text
 from lightning_modules.networks.transformation import RELEASED, Branch, Transformation
-from lightning_modules.next_scale.next_scale import Bitwise, drawn_code, sample
 from lightning_modules.noise import Noise
 
 ROWS = ("one pass", "no cache")

@@ -29,12 +29,12 @@ from benchmarks.memory import peak_mib
 from benchmarks.timing import clock, in_turns, ratio, seconds
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import PixelSpace
-from lightning_modules.casarbi import CasArbi
+from lightning_modules.methods.casarbi import CasArbi
+from lightning_modules.methods.resshift import ResShift
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.sft_unet import SFTUNet
 from lightning_modules.networks.swin_unet import SwinUNet
 from lightning_modules.noise import Noise
-from lightning_modules.resshift import ResShift
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs/experiment/mini"
 CPU = torch.device("cpu")

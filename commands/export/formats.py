@@ -24,7 +24,7 @@ from commands.errors import ConfigurationError
 from commands.export.about import About
 from files.batch import Batch
 from lightning_modules.base import ImageModel, SuperResolver
-from lightning_modules.one_pass.regression import OnePass
+from lightning_modules.methods.regression import OnePass
 from lightning_modules.weights import read_weights, sources
 
 MEGABYTE = 1e6

@@ -21,12 +21,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.base import NothingToTrain
-from lightning_modules.controls.larger import FromBase
 from lightning_modules.controls.scalecrafter import NetworkPatch, Step
+from lightning_modules.from_base import FromBase
 from lightning_modules.optimisation import adam
 
 
@@ -36,14 +38,47 @@ class Direct(NothingToTrain, FromBase):
     Args:
         scale: Factor between the sides of the base's images and of the output; set by
             ``data.init_args.scale``.
+        patch: Changes the network while it runs: ``lightning_modules.AttnSF`` or
+            ``lightning_modules.ScaleCrafter``; none by default.
 
     Raises:
         ValueError: If parts do not fit together.
     """
 
-    def __init__(self, scale: float, **kwargs: Any) -> None:
+    def __init__(self, scale: float, *, patch: NetworkPatch | None = None, **kwargs: Any) -> None:
         super().__init__(scale, optimizer=adam, lr_scheduler=None, weights=None, **kwargs)
+        self.patch = patch
+        if patch is not None:
+            patch.check(self.denoiser)
         self._name_weights()
+
+    def guided(
+        self,
+        predict: Callable[[Tensor, Tensor, Condition], Tensor],
+        z: Tensor,
+        timestep: int,
+        conditions: tuple[Condition, Condition],
+    ) -> Tensor:
+        """As ``FromBase.guided``, in the patched network if there is a patch."""
+        if self.patch is None:
+            return super().guided(predict, z, timestep, conditions)
+        h, w = z.shape[-2:]
+        factor = self.space.factor
+        step = Step(
+            number=self.sampled.index(timestep),
+            count=len(self.sampled),
+            size=(h, w),
+            trained=self.latent_size(self.trained_size((h * factor, w * factor))),
+        )
+        t = torch.full((len(z),), timestep, device=z.device)
+        guidance = self.sampler.guidance
+        return self.patch.guided(self.denoiser, step, predict, z, t, conditions, guidance)
+
+    @property
+    def output_settings(self) -> dict[str, str | int | float]:
+        """Settings that change outputs, with the patch's."""
+        settings = super().output_settings
+        return settings if self.patch is None else settings | self.patch.options
 
 
 class AttnSF(NetworkPatch):
@@ -78,13 +113,8 @@ def temperature(tokens: float, trained: float) -> float:
 
     Args:
         tokens: N.
-        trained: T.
-
-    Raises:
-        ValueError: If a layer was trained on one token, whose logarithm is 0.
+        trained: T, above 1.
     """
-    if trained <= 1:
-        raise ValueError("AttnSF got a layer of one token: set a larger model.init_args.base_size")
     return math.sqrt(math.log(tokens) / math.log(trained))
 
 

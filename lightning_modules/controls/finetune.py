@@ -11,7 +11,7 @@ layers are unpublished; the defaults are ours, the layers those of ``lora_layers
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from files.batch import Batch
 from files.numbers import PositiveInt, UnitInterval
-from lightning_modules.controls.larger import FromBase
+from lightning_modules.from_base import FromBase
 from lightning_modules.sampling.captions import drop_captions, training_images
 
 log = logging.getLogger(__name__)
@@ -90,6 +90,10 @@ class FineTune(FromBase):
     """
 
     trained_parts = ("denoiser",)
+    trained_settings: ClassVar[Mapping[str, str]] = {
+        **FromBase.trained_settings,
+        "schedule": "schedule.settings",
+    }
     base_frozen: ClassVar[bool] = False
 
     def __init__(
@@ -100,7 +104,7 @@ class FineTune(FromBase):
         optimizer: OptimizerCallable = adamw_whole,
         **kwargs: Any,
     ) -> None:
-        super().__init__(scale, optimizer=optimizer, patch=None, **kwargs)
+        super().__init__(scale, optimizer=optimizer, **kwargs)
         self.caption_dropout = caption_dropout
         self._name_weights()
 
@@ -123,11 +127,6 @@ class FineTune(FromBase):
         loss = functional.mse_loss(raw, self.schedule.target(z, eps, t))
         self.log("train/loss", loss, prog_bar=True)
         return loss
-
-    @property
-    def trained_with(self) -> dict[str, Any]:
-        """The schedule."""
-        return super().trained_with | {"schedule": self.schedule.settings}
 
 
 class LoRA(FineTune):

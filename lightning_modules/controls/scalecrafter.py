@@ -32,6 +32,7 @@ from torch.nn import functional
 from files.numbers import NonNegativeInt
 from lightning_modules.backbone.condition import Condition, guided, joined
 from lightning_modules.backbone.denoiser import UNet2D
+from lightning_modules.latents import refuse_compiled
 from lightning_modules.noise import Size
 
 _ENDS = ("conv_in", "conv_out")  # never dilated
@@ -72,11 +73,7 @@ class NetworkPatch(ABC):
         Raises:
             ValueError: If the base is compiled.
         """
-        if denoiser.flags.compile:
-            raise ValueError(
-                f"model.init_args.patch is {type(self).__name__}, which has no effect on a "
-                "compiled network: set compile in model.init_args.denoiser.init_args.flags to false"
-            )
+        refuse_compiled(denoiser, f"model.init_args.patch {type(self).__name__}")
 
     @abstractmethod
     def applied(self, denoiser: UNet2D, step: Step) -> AbstractContextManager[None]:
@@ -150,9 +147,6 @@ class ScaleCrafter(NetworkPatch):
             without a text comes from a network in which ``damped_without`` stays unchanged.
         damped_without: Names of modules.
         freeu: FreeU at all steps, as in the released scripts; ``null`` for none.
-
-    Raises:
-        ValueError: If a factor is below 1.
     """
 
     def __init__(
@@ -164,11 +158,12 @@ class ScaleCrafter(NetworkPatch):
         damped_without: Sequence[str] = ("up_blocks.3",),
         freeu: FreeU | None = None,
     ) -> None:
-        self.factors, self.tau, self.progressive = dict(factors), tau, progressive
-        self.damped_steps, self.damped_without = damped_steps, tuple(damped_without)
+        self.factors = dict(factors)
+        self.tau = tau
+        self.progressive = progressive
+        self.damped_steps = damped_steps
+        self.damped_without = tuple(damped_without)
         self.freeu = freeu
-        if min(factors.values(), default=0) < 1:
-            raise ValueError(f"ScaleCrafter got factors {factors}; expected 1 and more")
 
     def check(self, denoiser: UNet2D) -> None:
         """Raise if the base does not support the patch.
@@ -206,9 +201,9 @@ class ScaleCrafter(NetworkPatch):
         with self._dilated(denoiser, step, self.damped_without):
             weak = predict(z, t, nothing)
         with self._dilated(denoiser, step, ()):
-            both = predict(torch.cat([z, z]), torch.cat([t, t]), joined(nothing, text))
-        without, with_it = both.chunk(2)
-        return weak + guidance * (with_it - without)
+            raw = predict(torch.cat([z, z]), torch.cat([t, t]), joined(nothing, text))
+        without_text, with_text = raw.chunk(2)
+        return weak + guidance * (with_text - without_text)
 
     def factor(self, factor: float, step: int) -> float:
         """Return the factor of a layer at a step; 1 for no dilation.
@@ -230,22 +225,25 @@ class ScaleCrafter(NetworkPatch):
             if self.freeu is not None:
                 stack.enter_context(_freeu(denoiser.unet, self.freeu))
             for name, factor in _factors(layers, self.factors).items():
-                now = self.factor(factor, step.number)
-                if now != 1 and not any(_within(name, other) for other in without):
-                    stack.enter_context(redilated(layers[name], now))
+                current = self.factor(factor, step.number)
+                if current != 1 and not any(_within(name, other) for other in without):
+                    stack.enter_context(redilated(layers[name], current))
             yield
 
     @property
     def options(self) -> dict[str, str | int | float]:
         """As ``NetworkPatch.options``."""
         factors = " ".join(f"{name}={factor:g}" for name, factor in self.factors.items())
-        own: dict[str, str | int | float] = {"factors": factors, "tau": self.tau}
-        own |= {"progressive": "true"} if self.progressive else {}
+        options = super().options
+        options["factors"] = factors
+        options["tau"] = self.tau
+        if self.progressive:
+            options["progressive"] = "true"
         if self.damped_steps:
-            own["damped"] = f"{self.damped_steps} {' '.join(self.damped_without)}"
+            options["damped"] = f"{self.damped_steps} {' '.join(self.damped_without)}"
         if self.freeu is not None:
-            own["freeu"] = " ".join(f"{value:g}" for value in astuple(self.freeu))
-        return {**super().options, **own}
+            options["freeu"] = " ".join(f"{value:g}" for value in astuple(self.freeu))
+        return options
 
 
 def convolutions(unet: Any) -> dict[str, nn.Conv2d]:
@@ -270,7 +268,9 @@ def redilated(layer: nn.Conv2d, factor: float) -> Iterator[None]:
     """
     dilation = math.ceil(factor)
     stretch = dilation / factor
-    own, sizes, handles = (layer.dilation, layer.padding), list[torch.Size](), []
+    original = (layer.dilation, layer.padding)
+    sizes: list[torch.Size] = []
+    handles = []
 
     def before(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         sizes.append(inputs[0].shape[-2:])
@@ -286,7 +286,7 @@ def redilated(layer: nn.Conv2d, factor: float) -> Iterator[None]:
         layer.dilation = layer.padding = (dilation, dilation)
         yield
     finally:
-        layer.dilation, layer.padding = own
+        layer.dilation, layer.padding = original
         for handle in handles:
             handle.remove()
 
@@ -319,19 +319,20 @@ def _by_width(unet: Any, factors: FreeU) -> Iterator[tuple[nn.Module, int, float
 def _scaled(width: int, b: float, s: float, _: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     from diffusers.utils.torch_utils import fourier_filter
 
-    below, skip = inputs[0][:, :width], inputs[0][:, width:]
+    backbone = inputs[0][:, :width]
+    skip = fourier_filter(inputs[0][:, width:], threshold=1, scale=s)
     half = width // 2
-    parts = [below[:, :half] * b, below[:, half:], fourier_filter(skip, threshold=1, scale=s)]
-    return torch.cat(parts, 1), *inputs[1:]
+    x = torch.cat([backbone[:, :half] * b, backbone[:, half:], skip], 1)
+    return x, *inputs[1:]
 
 
 def _factors(layers: Mapping[str, nn.Conv2d], factors: Mapping[str, float]) -> dict[str, float]:
-    found = {}
+    factor_of = {}
     for layer in layers:
-        holding = [name for name in factors if _within(layer, name)]
-        if holding:
-            found[layer] = factors[max(holding, key=len)]
-    return found
+        names = [name for name in factors if _within(layer, name)]
+        if names:
+            factor_of[layer] = factors[max(names, key=len)]
+    return factor_of
 
 
 def _within(layer: str, name: str) -> bool:

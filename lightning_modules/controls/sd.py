@@ -61,7 +61,8 @@ class SDSR(Direct):
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, patch=None, **kwargs)
-        self.upscaler_weights, self.upscaler_scale = upscaler_weights, upscaler_scale
+        self.upscaler_weights = upscaler_weights
+        self.upscaler_scale = upscaler_scale
         self.upscaler = upscaler(self.scale if upscaler_scale is None else upscaler_scale)
         self.half_outputs = self.upscaler.half_outputs
 
@@ -70,7 +71,7 @@ class SDSR(Direct):
         """Run all steps at the base's size, then the upscaler.
 
         Raises:
-            ValueError: If a side is no multiple of the space's factor, or of ``scale``.
+            ValueError: If a side is no multiple of ``scale``.
         """
         size = (batch["size"][0], batch["size"][1])
         base = self.trained_size(size)
@@ -88,13 +89,15 @@ class SDSR(Direct):
     @property
     def output_settings(self) -> dict[str, str | int | float]:
         """Settings that change outputs, with the upscaler's."""
-        weights = self.upscaler.weights_source
         settings = super().output_settings
-        settings["upscaler"] = " ".join(filter(None, (type(self.upscaler).__name__, weights)))
+        name = type(self.upscaler).__name__
+        weights = self.upscaler.weights_source
+        settings["upscaler"] = f"{name} {weights}" if weights else name
         if self.upscaler_scale is not None:
             settings["upscaler_scale"] = self.upscaler_scale
-        own = self.upscaler.output_settings.items()
-        return settings | {f"upscaler.{key}": value for key, value in own}
+        for name, value in self.upscaler.output_settings.items():
+            settings[f"upscaler.{name}"] = value
+        return settings
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
         """Load the base and the upscaler."""
@@ -150,7 +153,9 @@ class SDUpscale(NothingToTrain, SuperResolver):
         color_fix: ColorFix = "none",
     ) -> None:
         super().__init__(scale, color_fix=color_fix)
-        self.steps, self.guidance, self.noise_level = steps, guidance, noise_level
+        self.steps = steps
+        self.guidance = guidance
+        self.noise_level = noise_level
         self.pipeline = _loaded(path, revision)
         self.unet, self.vae = self.pipeline.unet, self.pipeline.vae
         self.text_encoder = self.pipeline.text_encoder
@@ -170,7 +175,7 @@ class SDUpscale(NothingToTrain, SuperResolver):
         texts = batch.get("text") or [""] * len(batch["lr"])
         # The pipeline silently crops sides that are no multiples of its factor.
         mirrored = padded(batch["lr"], self.tile_multiple)
-        made = self.pipeline(
+        output = self.pipeline(
             list(texts),
             mirrored.lr,
             num_inference_steps=self.steps,
@@ -179,7 +184,7 @@ class SDUpscale(NothingToTrain, SuperResolver):
             generator=noise.generators(),
             output_type="pt",
         )
-        images: Tensor = made.images
+        images: Tensor = output.images
         return mirrored.crop(images, self.own_size(batch["lr"]))
 
     @property
@@ -190,22 +195,19 @@ class SDUpscale(NothingToTrain, SuperResolver):
     @property
     def output_settings(self) -> dict[str, str | int | float]:
         """Settings that change outputs, with the pipeline's."""
-        asked = {"guidance": self.guidance, "noise_level": self.noise_level}
-        return {"steps": self.steps, **asked, **super().output_settings}
+        settings = {
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "noise_level": self.noise_level,
+        }
+        return {**settings, **super().output_settings}
 
 
 def _loaded(path: str, revision: str | None) -> Any:
     place = expand_path(path, "SDUpscale.path")
     check_folder(Path(place))
-    try:
-        pipeline = library_class("StableDiffusionUpscalePipeline").from_pretrained(
-            place, revision=revision, low_cpu_mem_usage=False
-        )
-    except ImportError as error:
-        raise ValueError("SDUpscale's text encoder needs transformers: install it") from error
-    except OSError as error:
-        raise FileNotFoundError(
-            f"{place} has no StableDiffusionUpscalePipeline: {str(error).splitlines()[0]}"
-        ) from error
+    pipeline = library_class("StableDiffusionUpscalePipeline").from_pretrained(
+        place, revision=revision, low_cpu_mem_usage=False
+    )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -71,6 +71,7 @@ class Autoencoder(Reconstruction):
 
     losses: AutoencoderLosses
     trained_parts = ("space", "discriminator")
+    released_parts = ("space",)
 
     def __init__(
         self,
@@ -150,10 +151,6 @@ class Autoencoder(Reconstruction):
         if self.trainer.ckpt_path is None and self.weights_source is None:
             batches = [batch["hr"] for batch in first_batches(self, INITIAL_BATCHES)]
             self.space.initialise(alike(batches))
-
-    def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Map a released file, which has only the autoencoder."""
-        return self.with_parts(space=self.space.official(tensors))
 
 
 def alike(batches: Sequence[Tensor]) -> Tensor:

@@ -15,9 +15,9 @@ five more. Patches of BAPPS have 64 pixels, so 8 positions in a latent of factor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -55,6 +55,7 @@ class LatentPerceptual(InLatents):
 
     half_outputs = False
     trained_parts = ("network", "ranking")
+    part_files: ClassVar[Mapping[str, str]] = {**InLatents.part_files, "vgg16": "load_vgg16"}
 
     def __init__(
         self,
@@ -112,14 +113,10 @@ class LatentPerceptual(InLatents):
 
     # -------------------------------------------------------------------------------- frozen parts
 
-    def load_parts(self, find: Callable[[str, str], Path]) -> None:
-        """Load the autoencoder's weights and the network's initial ones."""
-        super().load_parts(find)
-        if self.vgg16 is not None:
-            path = find("vgg16", self.vgg16)
-            load_strictly(
-                self.network, from_imagenet(path, self.space.channels), f"{path} and of LPIPS"
-            )
+    def load_vgg16(self, path: Path) -> None:
+        """Load the network's initial weights."""
+        tensors = from_imagenet(path, self.space.channels)
+        load_strictly(self.network, tensors, f"{path} and of LPIPS")
 
 
 class Ranking(nn.Module):

@@ -58,14 +58,14 @@ class Reconstruction(Adversarial):
         self.perceptual = losses.perceptual
         self.losses = losses
 
-    def setup(self, stage: str) -> None:
-        """Load parts that only training needs.
+    def load_training_parts(self) -> None:
+        """Load the perceptual distance.
 
         Raises:
-            FileNotFoundError: If the weights of the perceptual distance are missing.
+            FileNotFoundError: If its weights are missing.
         """
-        super().setup(stage)
-        if stage == "fit" and hasattr(self.perceptual, "load"):
+        super().load_training_parts()
+        if hasattr(self.perceptual, "load"):
             cast(Any, self.perceptual).load()
 
     def perceptual_loss(self, decoded: Tensor, hr: Tensor, name: str = "") -> Tensor:

@@ -21,7 +21,7 @@ from torch.nn import functional
 from files.batch import Batch
 from files.numbers import NonNegativeFloat, PositiveInt, UnitInterval
 from lightning_modules.first_stage.reconstruction import Losses, Reconstruction
-from lightning_modules.networks.autoencoders import BitwiseVAE, bitwise_vae_from_official
+from lightning_modules.networks.autoencoders import BitwiseVAE
 from lightning_modules.networks.bsq import (
     Scale,
     commitment,
@@ -85,6 +85,7 @@ class Tokenizer(Reconstruction):
 
     losses: TokenizerLosses
     trained_parts = ("vae", "discriminator")
+    released_parts = ("vae",)
 
     def __init__(
         self,
@@ -194,9 +195,3 @@ class Tokenizer(Reconstruction):
         mirrored = padded(batch["lr"], self.vae.factor)
         made = self.vae.decode(self.coded(mirrored.lr)[-1].total)
         return mirrored.crop(made, batch["size"])
-
-    # -------------------------------------------------------------------------------------- weights
-
-    def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Map a released file, which has only the autoencoder."""
-        return self.with_parts(vae=bitwise_vae_from_official(tensors))

@@ -223,6 +223,10 @@ class BitwiseVAE(Float32):
         """Pixels per position of the latent, along a side."""
         return 2 ** (len(self.encoder.down_blocks) - 1)
 
+    def official(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Map the tensors of a released file, as ``bitwise_vae_from_official``."""
+        return bitwise_vae_from_official(tensors)
+
     def encode(self, images: Tensor) -> Tensor:
         """Encode, without quantising; in float32 at any precision, since signs count.
 

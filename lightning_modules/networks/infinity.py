@@ -370,6 +370,11 @@ class InfinityTransformer(Running):
 
     # --------------------------------------------------------------------------------------- texts
 
+    def official(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Map the tensors of a released file; those of NSARM's other network are left out."""
+        inner = {k: v for k, v in tensors.items() if not k.startswith("map_transformer.")}
+        return from_official(inner, len(self.no_text))
+
     def without_text(self, text: Text, where: Tensor) -> Text:
         """Replace some texts by "no text" of the same length.
 

@@ -344,6 +344,10 @@ class SwinUNet(Running):
         elif hasattr(self, _MARK):
             delattr(self, _MARK)
 
+    def official(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Map the tensors of a released file, as ``from_official``."""
+        return from_official(tensors)
+
     def recognise(self, names: Iterable[str]) -> None:
         """Use the mask with which weights were trained.
 

@@ -86,6 +86,10 @@ class Mapper(nn.Module, ABC):
             z: (B, d, h, w), the latent of LR, not quantised.
         """
 
+    def official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Map the tensors of a released file, as ``from_official``."""
+        return from_official(tensors)
+
     def targets(self, f: Tensor, sizes: Sequence[Size], outputs: Sequence[Tensor]) -> list[Tensor]:
         """Return r_k, the targets of o_k in stage 1: residuals of HR after HR's own codes.
 

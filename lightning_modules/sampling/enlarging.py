@@ -23,6 +23,7 @@ from lightning_modules.sampling.tiling import (
     padded,
     restore_tiled,
 )
+from lightning_modules.trainer import trainer_of
 from lightning_modules.weights import shape_text
 
 
@@ -151,7 +152,7 @@ class InTiles(Method, LightningModule):
         lr_size = (mirrored.lr.shape[-2], mirrored.lr.shape[-1])
         tiles = grid(lr_size, size, side, self._overlap, self._window, unit)
         self._tile_count = len(tiles)
-        trainer = self._trainer
+        trainer = trainer_of(self)
         bar = trainer is not None and trainer.progress_bar_callback is not None
         first = trainer is None or trainer.is_global_zero
         full = cast("Batch", {**batch, "lr": mirrored.lr, "size": size})

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable
 from torch import Tensor, nn
 
-from lightning_modules.one_pass.regression import NetworkCallable, Regression
+from lightning_modules.methods.regression import NetworkCallable, Regression
 from tests.callbacks.tiny import Tiny
 
 

@@ -23,8 +23,8 @@ from degradations.bicubic import Bicubic
 from files.marks import is_foreign
 from lightning_modules.backbone.space import Taef2Space
 from lightning_modules.latents import enlarged, latent_pair
+from lightning_modules.methods.resshift import ResShift
 from lightning_modules.networks.autoencoders import taef2_decoder, taef2_encoder
-from lightning_modules.resshift import ResShift
 from tests.conftest import REPO
 from tests.distributed.test_two_processes import free_port
 

@@ -49,7 +49,7 @@ FLAGS = [
     ("--trainer.precision 17", "is 17; expected 64, 32, 16 or", "'bf16-mixed'"),
     ("--model.optimizer null", "model.optimizer is null; expected the path of a class"),
     # classes
-    ("--model lightning_modules.one_pass.regression.Regresion", "'lightning_modules.Regression'?"),
+    ("--model lightning_modules.methods.regression.Regresion", "'lightning_modules.Regression'?"),
     ("--trainer.callbacks+=callbacks.psnr.PSNR", "trainer.callbacks is", "'callbacks.PSNR'?"),
     ("--model lightning_moduls.regression.Regression", "No module named 'lightning_moduls'"),
     ("--model lightning_modules.EDSR", "EDSR", "subclass of ImageModel"),

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import BaseFinetuning
 from torch.optim import Optimizer
 
 from lightning_modules import EDSR, Regression
-from lightning_modules.one_pass.regression import NetworkCallable
+from lightning_modules.methods.regression import NetworkCallable
 from tests.distributed.records import newest
 
 Enlarger = Callable[..., None]

@@ -10,8 +10,8 @@ import pytest
 import torch
 import yaml
 
+from lightning_modules.methods.real_esrgan import RealESRGAN
 from lightning_modules.networks.rrdb import RRDBNet, SRVGGNetCompact
-from lightning_modules.one_pass.real_esrgan import RealESRGAN
 from tests.commands.export.test_export import written
 from tests.lightning_modules.vgg19 import save_vgg19
 

@@ -32,7 +32,7 @@ from torch import Tensor
 from callbacks.metrics.base import ImageMetric, Metric
 from datamodules.base import SRDataModule
 from degradations.bicubic import Bicubic, resize
-from lightning_modules.one_pass.regression import Regression
+from lightning_modules.methods.regression import Regression
 from tests.contracts.arguments import check_arguments
 from tests.contracts.degradation_contract import global_generators_untouched
 from tests.datamodules.memory import Memory, random_images, trainer

@@ -20,27 +20,27 @@ from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import PixelSpace
 from lightning_modules.base import ImageModel
-from lightning_modules.casarbi import CasArbi, ShiftSampling
 from lightning_modules.controls import direct, finetune, sd, simple
-from lightning_modules.diffusion import Diffusion
 from lightning_modules.first_stage.autoencoder import Autoencoder
 from lightning_modules.first_stage.latent_perceptual import LatentPerceptual
 from lightning_modules.first_stage.tokenizer import Tokenizer
-from lightning_modules.invsr import InvSR
+from lightning_modules.losses import GAN, Charbonnier
+from lightning_modules.methods.casarbi import CasArbi, ShiftSampling
+from lightning_modules.methods.diffusion import Diffusion
+from lightning_modules.methods.infinity import Infinity
+from lightning_modules.methods.invsr import InvSR
+from lightning_modules.methods.nsarm import NSARM, NSARMStageOne
+from lightning_modules.methods.real_esrgan import RealESRGAN
+from lightning_modules.methods.regression import Regression
+from lightning_modules.methods.resshift import ResShift
+from lightning_modules.methods.self_cascade import SelfCascade, Tuning
 from lightning_modules.networks.discriminator import UNetDiscriminator
 from lightning_modules.networks.feature_upsampler import Full
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.rrdb import SRVGGNetCompact
 from lightning_modules.networks.sft_unet import SFTUNet
 from lightning_modules.networks.swin_unet import SwinUNet
-from lightning_modules.next_scale.infinity import Infinity
-from lightning_modules.next_scale.nsarm import NSARM, NSARMStageOne
-from lightning_modules.one_pass.losses import GAN, Charbonnier
-from lightning_modules.one_pass.real_esrgan import RealESRGAN
-from lightning_modules.one_pass.regression import Regression
-from lightning_modules.resshift import ResShift
 from lightning_modules.sampling.solvers import Sampler
-from lightning_modules.self_cascade import SelfCascade, Tuning
 from tests.contracts import discovery, memorising, test_memorise_invsr, test_memorise_nsarm
 from tests.contracts.memorising import SIDE, batch_of, photographs, psnr
 

@@ -12,10 +12,9 @@ from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.space import PCASpace
 from lightning_modules.base import ImageModel
-from lightning_modules.diffusion import Diffusion
 from lightning_modules.first_stage.autoencoder import Autoencoder, AutoencoderLosses
-from lightning_modules.inversion import Sampling, Training
-from lightning_modules.invsr import InvSR
+from lightning_modules.methods.diffusion import Diffusion
+from lightning_modules.methods.invsr import InvSR, Sampling, Training
 from lightning_modules.networks.noise_predictor import NoisePredictor
 from tests.contracts import memorising
 from tests.contracts.memorising import batch_of, photographs, psnr

@@ -11,11 +11,11 @@ import torch
 from degradations.bicubic import resize
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.first_stage.tokenizer import Tokenizer, TokenizerLosses
+from lightning_modules.methods.infinity import Bitwise
+from lightning_modules.methods.nsarm import NSARM, NSARMStageOne, StageTwo
 from lightning_modules.networks.autoencoders import BitwiseVAE
 from lightning_modules.networks.infinity import InfinityTransformer
 from lightning_modules.networks.transformation import LatentEstimate
-from lightning_modules.next_scale.next_scale import Bitwise
-from lightning_modules.next_scale.nsarm import NSARM, NSARMStageOne, StageTwo
 from lightning_modules.noise import Noise
 from tests.contracts import memorising
 from tests.contracts.memorising import batch_of, psnr

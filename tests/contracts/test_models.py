@@ -15,17 +15,22 @@ from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import PixelSpace, Taef2Space
 from lightning_modules.base import ImageModel
-from lightning_modules.casarbi import CasArbi, Stages
 from lightning_modules.controls.direct import Direct
 from lightning_modules.controls.finetune import FineTune, LoRA
 from lightning_modules.controls.sd import SDSR, SDUpscale
 from lightning_modules.controls.simple import Bicubic, RoundTrip
-from lightning_modules.diffusion import Diffusion
 from lightning_modules.first_stage.autoencoder import Autoencoder
 from lightning_modules.first_stage.latent_perceptual import LatentPerceptual
 from lightning_modules.first_stage.tokenizer import Tokenizer
-from lightning_modules.inversion import STARTS, Sampling, Training
-from lightning_modules.invsr import InvSR
+from lightning_modules.methods.casarbi import CasArbi, Stages
+from lightning_modules.methods.diffusion import Diffusion
+from lightning_modules.methods.infinity import Infinity
+from lightning_modules.methods.invsr import STARTS, InvSR, Sampling, Training
+from lightning_modules.methods.nsarm import NSARM, NSARMStageOne
+from lightning_modules.methods.real_esrgan import RealESRGAN
+from lightning_modules.methods.regression import Regression
+from lightning_modules.methods.resshift import ResShift
+from lightning_modules.methods.self_cascade import SelfCascade, Tuning
 from lightning_modules.networks.discriminator import UNetDiscriminator
 from lightning_modules.networks.edsr import EDSR
 from lightning_modules.networks.feature_upsampler import Shared
@@ -34,13 +39,7 @@ from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.noise_predictor import NoisePredictor
 from lightning_modules.networks.rrdb import RRDBNet, SRVGGNetCompact
 from lightning_modules.networks.sft_unet import SFTUNet
-from lightning_modules.next_scale.infinity import Infinity
-from lightning_modules.next_scale.nsarm import NSARM, NSARMStageOne
-from lightning_modules.one_pass.real_esrgan import RealESRGAN
-from lightning_modules.one_pass.regression import Regression
-from lightning_modules.resshift import ResShift
 from lightning_modules.sampling.solvers import Sampler
-from lightning_modules.self_cascade import SelfCascade, Tuning
 from tests.contracts import discovery
 from tests.contracts.arguments import build
 from tests.contracts.model_contract import ModelContract

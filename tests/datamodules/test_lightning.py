@@ -16,7 +16,7 @@ from datamodules.base import SRDataModule
 from datamodules.sources.mix import Mix
 from degradations.bicubic import Bicubic as Degradation
 from lightning_modules.controls.simple import Bicubic
-from lightning_modules.one_pass.regression import Regression
+from lightning_modules.methods.regression import Regression
 from tests.datamodules.memory import noisy, random_images, trainer
 from tests.lightning_modules.tiny import Convolution
 from tests.quick import quick

@@ -15,10 +15,9 @@ from benchmarks.speed.training import Operations
 from lightning_modules.adversarial import Adversarial
 from lightning_modules.backbone.space import PixelSpace
 from lightning_modules.first_stage.latent_perceptual import LatentPerceptual
-from lightning_modules.inversion import STARTS, Training
-from lightning_modules.invsr import InvSR
+from lightning_modules.methods.invsr import STARTS, InvSR, Training
+from lightning_modules.methods.resshift import ResShift
 from lightning_modules.networks.discriminator import LatentDiscriminator
-from lightning_modules.resshift import ResShift
 from lightning_modules.sampling.color import ColorFix, fix_colors
 from lightning_modules.sampling.tiling import Tiling
 from tests.contracts import test_models

@@ -14,7 +14,7 @@ from lightning_modules.controls.sd import SDUpscale
 from lightning_modules.first_stage.autoencoder import Autoencoder
 from lightning_modules.first_stage.latent_perceptual import LatentPerceptual
 from lightning_modules.first_stage.tokenizer import Tokenizer
-from lightning_modules.next_scale.infinity import Infinity
+from lightning_modules.methods.infinity import Infinity
 from tests.contracts.model_contract import batch_of
 from tests.lightning_modules import next_scale_parts
 from tests.lightning_modules.backbone.texts import save_text_encoder

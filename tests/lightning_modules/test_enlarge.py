@@ -14,13 +14,13 @@ from torch.nn import functional
 
 from lightning_modules.backbone.space import PixelSpace
 from lightning_modules.base import SuperResolver
-from lightning_modules.casarbi import CasArbi, ShiftSampling, Stages
 from lightning_modules.controls.simple import Bicubic
+from lightning_modules.methods.casarbi import CasArbi, ShiftSampling, Stages
+from lightning_modules.methods.regression import Regression
+from lightning_modules.methods.resshift import ResShift
 from lightning_modules.networks.edsr import EDSR
 from lightning_modules.networks.liif import LIIF, AnySize
 from lightning_modules.networks.rrdb import RRDBNet
-from lightning_modules.one_pass.regression import Regression
-from lightning_modules.resshift import ResShift
 from lightning_modules.sampling.color import fix_colors
 from lightning_modules.sampling.solvers import residual_shift
 from lightning_modules.sampling.tiling import Tiling

@@ -10,20 +10,20 @@ from callbacks.results.files import made_by
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.backbone.space import PixelSpace
 from lightning_modules.controls.simple import RoundTrip
+from lightning_modules.methods.regression import Regression
+from lightning_modules.methods.resshift import ResShift
 from lightning_modules.networks.feature_upsampler import Shared
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.swin_unet import SwinUNet
-from lightning_modules.one_pass.regression import Regression
-from lightning_modules.resshift import ResShift
 from lightning_modules.weights import unlike
 from tests.lightning_modules.backbone.texts import Words
 from tests.lightning_modules.controls.test_direct import direct
-from tests.lightning_modules.next_scale.test_nsarm import estimating
+from tests.lightning_modules.methods.test_diffusion import oracle
+from tests.lightning_modules.methods.test_invsr import invsr, predictor
+from tests.lightning_modules.methods.test_nsarm import estimating
+from tests.lightning_modules.methods.test_resshift import SMALL
+from tests.lightning_modules.methods.test_self_cascade import cascade
 from tests.lightning_modules.next_scale_parts import vae
-from tests.lightning_modules.test_diffusion import oracle
-from tests.lightning_modules.test_invsr import invsr, predictor
-from tests.lightning_modules.test_resshift import SMALL
-from tests.lightning_modules.test_self_cascade import cascade
 from tests.lightning_modules.tiny import save_run
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from lightning_modules.adversarial import Adversarial
 from lightning_modules.backbone.space import KLSpace
 from lightning_modules.base import ImageModel
-from lightning_modules.one_pass.regression import Regression
+from lightning_modules.methods.regression import Regression
 from tests.conftest import REPO
 from tests.contracts.model_contract import SCALE
 from tests.contracts.test_models import EXAMPLES

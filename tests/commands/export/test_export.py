@@ -20,11 +20,11 @@ from commands.run.weights import find_weights
 from files.tensors import read_metadata
 from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.space import KLSpace, PixelSpace
-from lightning_modules.diffusion import Diffusion
+from lightning_modules.methods.diffusion import Diffusion
+from lightning_modules.methods.regression import Regression
 from lightning_modules.networks.edsr import EDSR
 from lightning_modules.networks.imdn import IMDN
 from lightning_modules.networks.liif import AnySize
-from lightning_modules.one_pass.regression import Regression
 from lightning_modules.weights import read_weights
 from tests.lightning_modules.backbone.unets import CLASSES, WRAPPERS, inputs, small_kl, wrapped
 from tests.quick import quick

@@ -14,7 +14,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from lightning_modules.backbone.condition import SDXLTextEncoder
 from tests.lightning_modules.backbone.texts import save_text_encoder
-from tests.lightning_modules.test_self_cascade import SDXL, base
+from tests.lightning_modules.methods.test_self_cascade import SDXL, base
 
 TEXTS = ["a b", "b"]
 

@@ -10,7 +10,7 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
 from lightning_modules.controls.direct import AttnSF, self_attention, temperature
 from lightning_modules.controls.scalecrafter import Step
-from tests.lightning_modules.test_self_cascade import base
+from tests.lightning_modules.methods.test_self_cascade import base
 
 TWICE = Step(0, 50, (16, 16), (8, 8))
 

@@ -16,11 +16,11 @@ from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import KLSpace, PixelSpace, Space
 from lightning_modules.controls.direct import Direct
-from lightning_modules.diffusion import Diffusion
+from lightning_modules.methods.diffusion import Diffusion
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import Sampler
 from tests.lightning_modules.backbone.unets import bare, small_kl, wrapped
-from tests.lightning_modules.test_self_cascade import (
+from tests.lightning_modules.methods.test_self_cascade import (
     base,
     batch,
     noted,
@@ -132,6 +132,6 @@ def test_a_base_of_other_latents_is_refused(ours, tmp_path):
     method = direct(denoiser=four, space=spaces[1], denoiser_weights="runs/base")
     method.load_parts(lambda *_: file)
     same = ours.startswith("one")  # the same weights by another name
-    refused = pytest.raises(ValueError, match=r"with the autoencoder of autoencoder 0123")
+    refused = pytest.raises(ValueError, match=r"there autoencoder 0123")
     with nullcontext() if same else refused:
         method.setup("test")

@@ -11,10 +11,10 @@ from torch.nn import functional
 
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.controls.finetune import FineTune, LoRA, add_layers, targets
-from lightning_modules.diffusion import Diffusion
+from lightning_modules.methods.diffusion import Diffusion
 from lightning_modules.noise import Noise
 from tests.lightning_modules.backbone.unets import wrapped
-from tests.lightning_modules.test_self_cascade import (
+from tests.lightning_modules.methods.test_self_cascade import (
     base,
     batch,
     sampled,

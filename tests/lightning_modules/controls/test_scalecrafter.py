@@ -18,7 +18,7 @@ from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import Sampler
 from tests.lightning_modules.backbone.texts import Words
 from tests.lightning_modules.controls.test_direct import direct
-from tests.lightning_modules.test_self_cascade import base, batch
+from tests.lightning_modules.methods.test_self_cascade import base, batch
 
 DEEP = {"down_blocks": 2.0, "mid_block": 2.0}
 

@@ -11,15 +11,15 @@ import torch
 from degradations.bicubic import resize
 from lightning_modules.controls.sd import SDSR
 from lightning_modules.controls.simple import Bicubic
+from lightning_modules.methods.regression import Regression
+from lightning_modules.methods.resshift import ResShift
 from lightning_modules.networks.edsr import EDSR
 from lightning_modules.networks.swin_unet import SwinUNet
 from lightning_modules.noise import Noise, with_noise_seeds
-from lightning_modules.one_pass.regression import Regression
-from lightning_modules.resshift import ResShift
 from lightning_modules.sampling.solvers import Sampler
 from tests.lightning_modules.controls.test_direct import direct
-from tests.lightning_modules.test_resshift import SMALL, small_vq
-from tests.lightning_modules.test_self_cascade import (
+from tests.lightning_modules.methods.test_resshift import SMALL, small_vq
+from tests.lightning_modules.methods.test_self_cascade import (
     base,
     batch,
     noted,
@@ -111,5 +111,5 @@ def test_the_upscaler_is_checked_as_it_is_alone():
     method = sd_sr(upscaler=lambda scale: ResShift(scale, SwinUNet(**SMALL), small_vq()))
     assert not method.half_outputs
     method.upscaler.weights_source = "network.pth"  # without the autoencoder's
-    with pytest.raises(ValueError, match=r"space, ResShiftVQ, has random weights"):
+    with pytest.raises(ValueError, match=r"the space of ResShift has random weights"):
         method.setup("test")

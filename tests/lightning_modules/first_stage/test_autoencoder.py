@@ -14,13 +14,13 @@ from torch.nn import functional
 
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.space import KLSpace, PCASpace, ResShiftVQ, Space
-from lightning_modules.diffusion import Diffusion
 from lightning_modules.first_stage import autoencoder as module
 from lightning_modules.first_stage.autoencoder import Autoencoder, AutoencoderLosses
+from lightning_modules.methods.diffusion import Diffusion
 from lightning_modules.networks.autoencoders import PCAAutoencoder
 from lightning_modules.networks.discriminator import PatchGAN
+from tests.lightning_modules.methods.test_invsr import UNET
 from tests.lightning_modules.others import KL
-from tests.lightning_modules.test_invsr import UNET
 from tests.lightning_modules.tiny import save_run
 
 SPACES = {

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from degradations.bicubic import resize
-from lightning_modules.casarbi import CasArbi
+from lightning_modules.methods.casarbi import CasArbi
 from lightning_modules.networks.edsr import EDSR
 from lightning_modules.networks.liif import AnySize
 from tests.lightning_modules.tiny import Convolution, fill

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_modules.networks.bsq import Scales
-from lightning_modules.networks.infinity import InfinityTransformer, Text, from_official
-from lightning_modules.next_scale.infinity import Infinity
-from lightning_modules.next_scale.next_scale import (
+from lightning_modules.methods.infinity import (
+    Infinity,
     scale_weights,
     self_correction,
     teacher_forcing,
 )
+from lightning_modules.networks.bsq import Scales
+from lightning_modules.networks.infinity import InfinityTransformer, Text, from_official
 from tests.lightning_modules.next_scale_parts import BITS, space, transformer
 from tests.lightning_modules.tiny import random_batch
 from tests.reference.infinity_official import logits, random_weights
@@ -26,22 +26,20 @@ def method(**settings):
 
 
 class TestTraining:
-    @pytest.mark.parametrize(("strength", "reweight"), [(0.0, True), (1.0, False)])
-    def test_the_loss_is_that_of_bits_said_by_the_image(self, strength, reweight):
+    def test_the_loss_is_that_of_bits_said_by_the_image(self):
         """Holds also when bits are flipped and the labels correct them."""
-        model = method(flip_strength=strength, flip_scales=2, reweight=reweight)
+        model = method()
         batch = random_batch(2, (32, 32), hr=(3, 32, 32))
         torch.manual_seed(1)
         loss = model.training_step(batch, 0)
         scales = model.space.scales((4, 4))
         torch.manual_seed(1)
-        change = self_correction(strength, 2)
-        given = teacher_forcing(model.space.encode(batch["hr"]), scales, change)
+        given = teacher_forcing(model.space.encode(batch["hr"]), scales, self_correction)
         none = model.transformer.no_text[:1].expand(2, 1, -1)
         got = model.transformer.encode_text(Text(none, torch.ones(2)))
         odds = model.transformer(given.inputs, scales, got).diff(dim=-1)[..., 0]
         each = torch.nn.functional.softplus(torch.where(given.bits > 0, -odds, odds)).mean(-1)
-        weights = scale_weights(scales, 0, reweight)
+        weights = scale_weights(scales)
         torch.testing.assert_close(loss, (each * weights).sum(1).mean())
         assert model.logged["train/loss"] == pytest.approx(float(loss.detach()))
         right = (odds > 0) == (given.bits > 0)

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_modules.methods.real_esrgan import RealESRGAN
+from lightning_modules.methods.regression import Regression
 from lightning_modules.networks.rrdb import RRDBNet, SRVGGNetCompact
 from lightning_modules.networks.spandrel import Spandrel
-from lightning_modules.one_pass.real_esrgan import RealESRGAN
-from lightning_modules.one_pass.regression import Regression
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -13,7 +13,7 @@ from lightning_modules.backbone import library as frames
 from lightning_modules.backbone.library import resized
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import KLSpace
-from lightning_modules.diffusion import TRAILING, Diffusion
+from lightning_modules.methods.diffusion import TRAILING, Diffusion
 from lightning_modules.noise import Noise, with_noise_seeds
 from lightning_modules.sampling.solvers import Sampler
 from tests.lightning_modules.backbone.unets import small_kl, wrapped

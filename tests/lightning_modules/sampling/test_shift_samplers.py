@@ -8,8 +8,8 @@ from torch import nn
 
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import PixelSpace
+from lightning_modules.methods.resshift import ResShift
 from lightning_modules.noise import Noise
-from lightning_modules.resshift import ResShift
 from tests.lightning_modules import test_casarbi, test_resshift
 
 SAMPLERS = pytest.mark.parametrize("sampler", ["posterior", "ddim", "dpm_solver_2m"])

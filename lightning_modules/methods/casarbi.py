@@ -21,11 +21,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -35,7 +35,7 @@ from torch.nn import functional
 from degradations.bicubic import resize
 from files.batch import Batch, Box, Span, Tile, length_of, tiles_of
 from files.method import changed
-from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveFloat, UnitInterval
+from files.numbers import NonNegativeInt, PositiveFloat, UnitInterval
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.base import SuperResolver, first_batches
 from lightning_modules.loading import file_of
@@ -45,12 +45,12 @@ from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.solvers import ShiftSampler, ShiftSolver
 from lightning_modules.weights import fingerprint, load_part, read_weights
 
+log = logging.getLogger(__name__)
 T = TypeVar("T", Tensor, float)
 Order = Literal["remainder_last", "remainder_first", "uniform"]
 MEASURED = 16  # batches per rank to measure sigma_r
 ADAMW = partial(adamw, lr=1e-4)
 _TOLERANCE = 1e-9
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,19 +87,18 @@ class Stages:
         Returns:
             One size per stage; empty if the target is the input's size.
         """
-        (h, w), (H, W) = size, target
+        h, w = size
+        H, W = target
         if (h, w) == (H, W):
             return []
-        ratios = H / h, W / w
-        factors = _factors(ratios, (H, W), self.fixed, self.order)
-        sizes, grown = [], (1.0, 1.0)
-        for factor in factors[:-1]:
-            grown = grown[0] * factor[0], grown[1] * factor[1]
-            between = tuple(
-                min(max(math.floor(n * by + 0.5), n), end)
-                for n, by, end in zip(size, grown, target, strict=True)
-            )
-            sizes.append((between[0], between[1]))
+        sizes = []
+        height_factor = width_factor = 1.0
+        for vertical, horizontal in _factors((H / h, W / w), (H, W), self.fixed, self.order)[:-1]:
+            height_factor *= vertical
+            width_factor *= horizontal
+            height = min(max(math.floor(h * height_factor + 0.5), h), H)
+            width = min(max(math.floor(w * width_factor + 0.5), w), W)
+            sizes.append((height, width))
         return [*sizes, target]
 
 
@@ -121,13 +120,18 @@ def _factors(
     if order == "uniform":
         count = len(stages) + len(remainders)
         return [(ratios[0] ** (1 / count), ratios[1] ** (1 / count))] * count
-    return stages + remainders if order == "remainder_last" else remainders + stages
+    if order == "remainder_first":
+        return remainders + stages
+    return stages + remainders
 
 
 def _through(span: Span, sides: Sequence[int]) -> list[Span]:
     """Return one side of a tile in each stage; ``sides`` are the whole image's after each."""
-    stages = list[Span]()
-    place, side = span.lr, span.lr_side
+    if not sides:
+        return []
+    stages = []
+    place = span.lr
+    side = span.lr_side
     for out_side in sides[:-1]:
         # Tiles of one size keep one size.
         length = min(-(-length_of(span.lr) * out_side // span.lr_side), out_side)
@@ -135,8 +139,9 @@ def _through(span: Span, sides: Sequence[int]) -> list[Span]:
         start = min(start, out_side - length)
         out = slice(start, start + length)
         stages.append(Span(place, out, side, out_side))
-        place, side = out, out_side
-    return [*stages, Span(place, span.out, side, span.out_side)] if sides else []
+        place = out
+        side = out_side
+    return [*stages, Span(place, span.out, side, span.out_side)]
 
 
 @dataclass(frozen=True)
@@ -179,13 +184,11 @@ class CasArbi(SuperResolver):
             network that predicts the image.
         noise_probability: Share of training inputs with added noise, so that later stages handle
             artefacts of earlier ones; the network gets its level.
-        noise_level: Greatest standard deviation of that noise, for values in [-1, 1].
         sampling: Timesteps, solver and guidance.
         optimizer: Makes the optimiser of the trainable parameters.
 
     Raises:
-        ValueError: If the process sets what the network predicts or its input's scale, or the base
-            has a single factor.
+        ValueError: If the process sets what the network predicts or its input's scale.
 
     Attributes:
         sigma_r: Measured on the first training pairs, for values in [-1, 1]; kept in checkpoints.
@@ -199,7 +202,11 @@ class CasArbi(SuperResolver):
 
     half_outputs = False
     trained_parts = ("network",)
-
+    part_files: ClassVar[Mapping[str, str]] = {"base_weights": "load_base"}
+    trained_settings: ClassVar[Mapping[str, str]] = {
+        "process": "process.settings",
+        "domain": "domain",
+    }
     sigma_r: Tensor
 
     def __init__(
@@ -212,19 +219,13 @@ class CasArbi(SuperResolver):
         stages: Stages = Stages(),
         domain: Literal["residual", "image"] = "residual",
         noise_probability: UnitInterval = 0.5,
-        noise_level: NonNegativeFloat = 0.1,
         sampling: ShiftSampling = ShiftSampling(),
         optimizer: OptimizerCallable = ADAMW,
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, optimizer=optimizer, **kwargs)
-        self.base, self.base_weights = base(self.scale), base_weights
-        if not all(callable(getattr(self.base, name, None)) for name in ("encode", "render")):
-            raise ValueError(
-                f"model.init_args.base, a {type(self.base).__name__}, cannot render features at "
-                "any size: set it to lightning_modules.LIIF, or put it into "
-                "lightning_modules.AnySize"
-            )
+        self.base = base(self.scale)
+        self.base_weights = base_weights
         cast(Any, self.base).source = ""  # its weights are its own, and in no checkpoint
         self.tile_multiple = int(getattr(self.base, "divisor", 1))  # tiles keep its phase
         self.network = network
@@ -234,11 +235,14 @@ class CasArbi(SuperResolver):
                 "the cascade's network predicts r_0 from an input of deviation 1: leave "
                 "prediction and input_scale of model.init_args.process out"
             )
-        timesteps = sampling.timesteps
-        self.sampled = self.process if timesteps is None else self.process.respaced(timesteps)
+        self.sampled = self.process
+        if sampling.timesteps is not None:
+            self.sampled = self.process.respaced(sampling.timesteps)
         self.sampler = ShiftSampler(self.sampled, sampling.solver)
-        self.division, self.sampling, self.domain = stages, sampling, domain
-        self.noise_probability, self.noise_level = noise_probability, noise_level
+        self.division = stages
+        self.sampling = sampling
+        self.domain = domain
+        self.noise_probability = noise_probability
         # A buffer outside the frozen base, so that checkpoints and exported files hold it.
         self.register_buffer("sigma_r", torch.tensor(0.0))
 
@@ -246,7 +250,9 @@ class CasArbi(SuperResolver):
     def output_settings(self) -> dict[str, str | int | float]:
         """Settings of stages and sampling that are not defaults."""
         settings = super().output_settings | changed(self.division) | changed(self.sampling)
-        return settings if self.network is not None else settings | {"network": "none"}
+        if self.network is None:
+            settings["network"] = "none"
+        return settings
 
     @property
     def default_steps(self) -> int | None:
@@ -266,8 +272,9 @@ class CasArbi(SuperResolver):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the error of the predicted residual at a random timestep, in units of sigma_r."""
         network = cast(nn.Module, self.network)
-        hr, lr = batch["hr"] * 2 - 1, batch["lr"]
-        y, level = augmented(lr, self.noise_probability, self.noise_level)
+        hr = batch["hr"] * 2 - 1
+        lr = batch["lr"]
+        y, level = augmented(lr, self.noise_probability)
         b, features = self.base_output(y, batch["size"])
         x_0 = hr if self.domain == "image" else hr - b
         t = torch.randint(self.process.steps, (len(hr),), device=hr.device)
@@ -284,7 +291,8 @@ class CasArbi(SuperResolver):
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
         """Run all stages, with one network call per timestep in each."""
-        y, plans = batch["lr"], [self.stages(tile) for tile in tiles_of(batch)]
+        y = batch["lr"]
+        plans = [self.stages(tile) for tile in tiles_of(batch)]
         for number, tiles in enumerate(zip(*plans, strict=True)):
             # A stage has its own noise, so targets that share a stage share its output.
             y = self.stage(y, tiles, noise.stream(number, tiles))
@@ -315,12 +323,14 @@ class CasArbi(SuperResolver):
         network = self.network
         if network is None:
             return (b + 1) / 2
-        process, lr_size = self.sampled, (y.shape[-2], y.shape[-1])
+        process = self.sampled
+        lr_size = (y.shape[-2], y.shape[-1])
         level = torch.zeros(len(y), device=y.device)
         # All in units of sigma_r, as the network's output. In Lightning's sanity check before
         # training, it is not measured yet.
         sigma = self.sigma_r.item() or 1.0
-        unit, noise_unit = self._unit(sigma), self._noise_unit(sigma)
+        unit = self._unit(sigma)
+        noise_unit = self._noise_unit(sigma)
         # Of plain numbers: the table is on the CPU, and sigma_r may be elsewhere.
         deviations = (self._deviations(process.etas, unit, noise_unit) / unit).tolist()
 
@@ -357,10 +367,11 @@ class CasArbi(SuperResolver):
         if not self.sampling.guidance:
             return x_0
         hr = self._image(x_0, b, unit)
-        small = resize(hr, y.shape[-2:], clamp=False, boxes=[tile.back.box for tile in tiles])
+        back = [tile.back.box for tile in tiles]
+        error = (y * 2 - 1) - resize(hr, y.shape[-2:], clamp=False, boxes=back)
         boxes = [tile.box for tile in tiles]
-        missing = resize((y * 2 - 1) - small, b.shape[-2:], clamp=False, boxes=boxes)
-        return x_0 + self.sampling.guidance / unit * missing
+        enlarged_error = resize(error, b.shape[-2:], clamp=False, boxes=boxes)
+        return x_0 + self.sampling.guidance / unit * enlarged_error
 
     # --------------------------------------------------------------------------------------- domain
 
@@ -381,12 +392,11 @@ class CasArbi(SuperResolver):
     def _scaled(self, x: Tensor, t: Tensor) -> Tensor:
         # Scale to a deviation of about 1.
         eta, _ = self.process.at(t, x)
-        units = self._unit(self.sigma_r), self._noise_unit(self.sigma_r)
-        return x / self._deviations(eta, *units)
+        return x / self._deviations(eta, self._unit(self.sigma_r), self._noise_unit(self.sigma_r))
 
     def _deviations(self, eta: Tensor, unit: Tensor | float, noise: Tensor | float) -> Tensor:
-        kept = (1 - eta) * unit if self.domain == "residual" else 1.0
-        return (kept**2 + (noise * self.process.kappa) ** 2 * eta).sqrt()
+        signal = (1 - eta) * unit if self.domain == "residual" else 1.0
+        return (signal**2 + (noise * self.process.kappa) ** 2 * eta).sqrt()
 
     def on_train_start(self) -> None:
         """Measure sigma_r on the first training pairs, unless it is known."""
@@ -398,9 +408,10 @@ class CasArbi(SuperResolver):
     @torch.no_grad()
     def _measured(self) -> Tensor:
         # Over all ranks, without batches that are not finite, which Guard leaves out of training.
-        errors = [self._error(batch["hr"], batch["lr"]) for batch in first_batches(self, MEASURED)]
-        found = torch.stack(errors)
-        mean = found.where(found.isfinite(), torch.nan).nanmean()
+        errors = torch.stack(
+            [self._error(batch["hr"], batch["lr"]) for batch in first_batches(self, MEASURED)]
+        )
+        mean = errors.where(errors.isfinite(), torch.nan).nanmean()
         return cast(Tensor, self.all_gather(mean)).mean().sqrt()
 
     def _error(self, hr: Tensor, lr: Tensor) -> Tensor:
@@ -408,17 +419,6 @@ class CasArbi(SuperResolver):
         return (hr * 2 - 1 - b).square().mean()
 
     # ----------------------------------------------------------------------------------------- base
-
-    @property
-    def needs_weights(self) -> bool:
-        """Whether outputs would be meaningless; without a network the base's weights are enough."""
-        has_base = self.base_weights is not None or self._base_has_weights
-        return super().needs_weights and (self.network is not None or not has_base)
-
-    @property
-    def _base_has_weights(self) -> bool:
-        # A base that loads its weights itself, such as Spandrel's, names their source.
-        return getattr(self.base, "weights_source", None) is not None
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
         """Load the base.
@@ -428,30 +428,26 @@ class CasArbi(SuperResolver):
         """
         super().load_parts(find)
         if self.base_weights is not None:
-            self.load_base(find("base_weights", self.base_weights))
-        elif self._base_has_weights:
-            self._name_base(str(self.base.weights_source))
+            return
+        # A base that loads its weights itself, such as Spandrel's, names their source.
+        source = getattr(self.base, "weights_source", None)
+        if source is not None:
+            self._name_base(source)
         elif find is not file_of:  # in Python it may be a trained one
             raise ValueError(
                 "CasArbi needs a trained base: set model.init_args.base_weights to a file, or to "
                 "the run that trained it"
             )
 
-    def load_base(self, path: str | Path) -> None:
+    def load_base(self, path: Path) -> None:
         """Load the base from a run's checkpoint or an official file.
 
         Raises:
             ValueError: If the file belongs to another network, or one with other settings.
         """
-        found, official = read_weights(path), getattr(self.base, "official", dict)
-        load_part(self.base, found, "network", official, "base_weights")
-        self._name_base(found.name)
-
-    @property
-    def trained_with(self) -> dict[str, Any]:
-        """The process and the domain of the network, if there is one."""
-        own = {"process": self.process.settings, "domain": self.domain}
-        return super().trained_with | (own if self.network is not None else {})
+        weights = read_weights(path)
+        load_part(self.base, weights, "network", getattr(self.base, "official", dict))
+        self._name_base(weights.name)
 
     def _name_base(self, name: str) -> None:
         source = f"{name} {fingerprint(self.base.state_dict())}"

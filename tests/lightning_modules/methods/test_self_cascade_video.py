@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from lightning_modules.backbone.library import Flags
+from lightning_modules.methods.self_cascade import SelfCascade
 from lightning_modules.networks.feature_upsampler import Full
 from lightning_modules.noise import Noise
-from lightning_modules.self_cascade import SelfCascade
 from tests.lightning_modules.backbone.unets import wrapped
-from tests.lightning_modules.test_self_cascade import grouped, tuned
+from tests.lightning_modules.methods.test_self_cascade import grouped, tuned
 from tests.lightning_modules.tiny import random_batch
 
 FRAMES = 3

@@ -12,7 +12,7 @@ from torch.nn import functional
 from lightning_modules.backbone.denoiser import Denoiser
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import PixelSpace
-from lightning_modules.diffusion import TRAILING, Diffusion, min_snr_weights
+from lightning_modules.methods.diffusion import TRAILING, Diffusion, min_snr_weights
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import Sampler
 from tests.lightning_modules.backbone.texts import Words

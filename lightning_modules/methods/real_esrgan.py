@@ -30,8 +30,8 @@ from degradations.base import ieee_float32
 from degradations.stages.sharpen import USM
 from files.batch import Batch
 from lightning_modules.adversarial import Adversarial
-from lightning_modules.one_pass.losses import GAN, L1, Loss
-from lightning_modules.one_pass.regression import NetworkCallable, OnePass
+from lightning_modules.losses import GAN, L1, Loss
+from lightning_modules.methods.regression import NetworkCallable, OnePass
 
 RELEASED = GAN()
 
@@ -80,43 +80,38 @@ class RealESRGAN(Adversarial, OnePass):
             optimizer=optimizer,
             **kwargs,
         )
-        terms = {name: loss for name, loss in (losses or {"l1": L1()}).items() if loss is not None}
-        if taken := {"loss", "adversarial", "discriminator"} & {*terms}:
-            raise ValueError(f"model.init_args.losses: {min(taken)} is logged for something else")
+        losses = losses or {"l1": L1()}
+        terms = {name: loss for name, loss in losses.items() if loss is not None}
         for name, loss in terms.items():
             loss.refuse_training(f"model.init_args.losses.{name}")
         self.losses = nn.ModuleDict(terms)
         self.gan = gan
-        starts = [loss.start for loss in terms.values()]
-        starts += [gan.start] if self.discriminator is not None else []
-        if min(starts, default=1):
-            raise ValueError(
-                "no term of model.init_args.losses counts from the first step: set start of one of "
-                "them to 0"
-            )
         self.usm = USM() if sharpen else None
 
     # ------------------------------------------------------------------------------------- training
 
     def generator_loss(self, batch: Batch) -> tuple[Tensor, Any]:
         """Return the weighted sum of all terms that count already."""
-        lr, hr, step = batch["lr"], batch["hr"], self.global_step
-        terms = {name: loss for name, loss in self._terms.items() if step >= loss.start}
-        sr = self.enlarged_for(lr, hr, batch["size"])
+        hr = batch["hr"]
+        step = self.global_step
+        sr = self.enlarged_for(batch["lr"], hr, batch["size"])
         target = self.sharpened(hr)
-        values = {name: loss.weight * loss(sr, target) for name, loss in terms.items()}
+        values = []
+        for name, loss in self._terms.items():
+            if step >= loss.start:
+                values.append(loss.weight * loss(sr, target))
+                self.log(f"train/{name}", values[-1])
         if self.discriminator is not None and step >= self.gan.start:
             logits = self.discriminator(sr)
-            values["adversarial"] = self.gan.weight * self.gan.generator(logits)
-        for name, value in values.items():
-            self.log(f"train/{name}", value)
-        loss = torch.stack(list(values.values())).sum()
-        self.log("train/loss", loss, prog_bar=True)
-        return loss, (hr, sr.detach())
+            values.append(self.gan.weight * self.gan.generator(logits))
+            self.log("train/adversarial", values[-1])
+        total = torch.stack(values).sum()
+        self.log("train/loss", total, prog_bar=True)
+        return total, (hr, sr.detach())
 
-    def discriminator_loss(self, made: Any) -> Tensor:
+    def discriminator_loss(self, judged: Any) -> Tensor:
         """Return the discriminator's loss of HR and outputs."""
-        real, fake = (cast(nn.Module, self.discriminator)(images) for images in made)
+        real, fake = (cast(nn.Module, self.discriminator)(images) for images in judged)
         loss = self.gan.discriminator(real, fake)
         self.log("train/discriminator", loss)
         for name, maps in (("real", real), ("fake", fake)):
@@ -137,14 +132,13 @@ class RealESRGAN(Adversarial, OnePass):
 
     # -------------------------------------------------------------------------------------- weights
 
-    def setup(self, stage: str) -> None:
+    def load_training_parts(self) -> None:
         """Load what losses need.
 
         Raises:
             FileNotFoundError: If a file is missing.
-            ValueError: As in ``Adversarial.setup``.
         """
-        super().setup(stage)
-        for name, loss in self._terms.items() if stage == "fit" else ():
+        super().load_training_parts()
+        for name, loss in self._terms.items():
             if loss.file and not getattr(loss, "source", "") and self._find is not None:
                 loss.load(self._find(f"losses.{name}.init_args.perceptual_weights", loss.file))

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,10 @@ from torch.nn import functional
 from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from lightning_modules.networks.running import Frozen
 from lightning_modules.weights import fingerprint, load_strictly, read_weights
+
+CONVOLUTIONS = (2, 2, 4, 4, 4)  # of VGG19's stages
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+LAYERS = {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_4": 1.0, "conv4_4": 1.0, "conv5_4": 1.0}
 
 
 class Loss(Frozen, ABC):
@@ -33,7 +38,8 @@ class Loss(Frozen, ABC):
 
     def __init__(self, weight: NonNegativeFloat = 1.0, start: NonNegativeInt = 0) -> None:
         super().__init__()
-        self.weight, self.start = weight, start
+        self.weight = weight
+        self.start = start
 
     @abstractmethod
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
@@ -119,20 +125,17 @@ def charbonnier(sr: Tensor, hr: Tensor, eps: float = 1e-3) -> Tensor:
 
 # ------------------------------------------------------------------------------------ perceptual
 
-CONVOLUTIONS = (2, 2, 4, 4, 4)  # of VGG19's stages
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
-LAYERS = {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_4": 1.0, "conv4_4": 1.0, "conv5_4": 1.0}
-
 
 def places() -> dict[str, int]:
     """Return the numbers of VGG19's convolutions in torchvision's network, by name."""
-    found, place = {}, 0
+    numbers = {}
+    place = 0
     for stage, count in enumerate(CONVOLUTIONS, 1):
         for number in range(1, count + 1):
-            found[f"conv{stage}_{number}"] = place
+            numbers[f"conv{stage}_{number}"] = place
             place += 2  # with its ReLU
         place += 1  # the pooling
-    return found
+    return numbers
 
 
 class VGG19Features(nn.Module):
@@ -149,8 +152,8 @@ class VGG19Features(nn.Module):
         super().__init__()
         from torchvision.models.vgg import cfgs, make_layers  # takes a second
 
-        self.wanted = {place: name for name, place in places().items() if name in layers}
-        self.features = make_layers(cfgs["E"])[: max(self.wanted) + 1]
+        self.outputs = {place: name for name, place in places().items() if name in layers}
+        self.features = make_layers(cfgs["E"])[: max(self.outputs) + 1]
         for name, values in (("mean", MEAN), ("deviation", DEVIATION)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
@@ -160,12 +163,13 @@ class VGG19Features(nn.Module):
         Args:
             images: (B, 3, H, W), about [0, 1].
         """
-        x, outputs = (images - self.mean) / self.deviation, {}
+        x = (images - self.mean) / self.deviation
+        outputs = {}
         for place, layer in enumerate(self.features):
             # torchvision's ReLU would change the outputs in place.
             x = functional.relu(x) if isinstance(layer, nn.ReLU) else layer(x)
-            if place in self.wanted:
-                outputs[self.wanted[place]] = x
+            if place in self.outputs:
+                outputs[self.outputs[place]] = x
         return outputs
 
 
@@ -196,7 +200,8 @@ class VGG19Perceptual(Loss):
         super().__init__(weight, start)
         if not layers or not layers.keys() <= places().keys():
             raise ValueError(f"VGG19Perceptual has layers {layers}; expected conv1_1 to conv5_4")
-        self.layers, self.file = dict(layers), perceptual_weights
+        self.layers = dict(layers)
+        self.file = perceptual_weights
         self.network: VGG19Features | None = None
         self.source = ""  # of the frozen weights, for checkpoints
 
@@ -210,28 +215,23 @@ class VGG19Perceptual(Loss):
             FileNotFoundError: If the file is missing.
             ValueError: If it has other tensors.
         """
-        network, found = VGG19Features(list(self.layers)), read_weights(path)
-        own = {k: v for k, v in found.tensors.items() if k in network.state_dict()}
-        load_strictly(network, own, found.name)
+        network = VGG19Features(list(self.layers))
+        weights = read_weights(path)
+        names = network.state_dict().keys()
+        tensors = {name: tensor for name, tensor in weights.tensors.items() if name in names}
+        load_strictly(network, tensors, weights.name)
         self.network = network.requires_grad_(False).eval().to(memory_format=torch.channels_last)
-        self.source = f"{found.name} {fingerprint(own)}"
+        self.source = f"{weights.name} {fingerprint(tensors)}"
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
-        """Return the weighted sum of the layers' mean absolute differences.
-
-        Raises:
-            RuntimeError: If the network is not loaded.
-        """
-        if self.network is None:
-            raise RuntimeError("VGG19Perceptual has no network before `load` was called")
+        """Return the weighted sum of the layers' mean absolute differences."""
+        network = cast(VGG19Features, self.network)  # `load` sets it
         with torch.no_grad():
-            wanted = self.network(hr)
-        return torch.stack(
-            [
-                self.layers[name] * functional.l1_loss(found, wanted[name])
-                for name, found in self.network(sr).items()
-            ]
-        ).sum()
+            features_of_hr = network(hr)
+        distances = []
+        for name, features in network(sr).items():
+            distances.append(self.layers[name] * functional.l1_loss(features, features_of_hr[name]))
+        return torch.stack(distances).sum()
 
 
 # ----------------------------------------------------------------------------------- adversarial

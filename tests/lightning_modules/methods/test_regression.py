@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from lightning_modules.methods.regression import Regression
 from lightning_modules.networks.edsr import EDSR
 from lightning_modules.networks.imdn import IMDN
 from lightning_modules.networks.liif import LIIF
-from lightning_modules.one_pass.regression import Regression
 from tests.lightning_modules.tiny import Convolution, Resizing, batch_of
 
 NETWORKS = {

@@ -23,13 +23,12 @@ for small trainings: ``LatentEstimate`` as mapper, ``enlarge_lr``, and a low ``m
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -37,15 +36,11 @@ from torch import Tensor, nn
 
 from degradations.device import copy_to
 from files.batch import Batch
-from files.numbers import PositiveFloat, UnitInterval
+from files.numbers import PositiveFloat
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.base import SuperResolver
-from lightning_modules.latents import InLatents, enlarged, hr_latent
-from lightning_modules.networks import infinity, transformation
-from lightning_modules.networks.bsq import Scales, quantized, total_after
-from lightning_modules.networks.infinity import InfinityTransformer, decay_groups
-from lightning_modules.networks.transformation import Mapper
-from lightning_modules.next_scale.next_scale import (
+from lightning_modules.latents import InLatents, enlarged, hr_latent, require_lr
+from lightning_modules.methods.infinity import (
     NextScale,
     adamw,
     bit_losses,
@@ -53,6 +48,9 @@ from lightning_modules.next_scale.next_scale import (
     scale_weights,
     teacher_forcing,
 )
+from lightning_modules.networks.bsq import Scales, quantized, total_after
+from lightning_modules.networks.infinity import InfinityTransformer, decay_groups
+from lightning_modules.networks.transformation import Mapper
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.color import ColorFix
 from lightning_modules.sampling.tiling import padded
@@ -87,6 +85,11 @@ class NSARMStageOne(InLatents, SuperResolver):
 
     space: BitwiseSpace
     trained_parts: tuple[str, ...] | None = ("mapper",)
+    released_parts: ClassVar[tuple[str, ...]] = ("mapper",)
+    trained_settings: ClassVar[Mapping[str, str]] = {
+        **InLatents.trained_settings,
+        "enlarge_lr": "enlarge_lr",
+    }
     latent_pairs = True
 
     def __init__(
@@ -100,13 +103,16 @@ class NSARMStageOne(InLatents, SuperResolver):
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, optimizer=optimizer, color_fix=color_fix, **kwargs)
-        self.space, self.mapper, self.enlarge_lr = space, mapper, enlarge_lr
+        self.space = space
+        self.mapper = mapper
+        self.enlarge_lr = enlarge_lr
         self._check_mapper()
         # The network takes a single size: smaller images are padded, larger ones tiled.
         whole = Fraction(space.factor) / (self._enlargement if enlarge_lr else 1)
         side = int(mapper.size[0] * whole)
         self.tile = self.tile_least = side
-        self.tile_overlap, self.tile_window = side // 8, "gaussian"
+        self.tile_overlap = side // 8
+        self.tile_window = "gaussian"
         self.tile_multiple = whole.numerator  # LR pixels that are whole positions of the latent
         self.tile_always = True
 
@@ -115,12 +121,14 @@ class NSARMStageOne(InLatents, SuperResolver):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean of (o_k - r_k)^2 over all elements of the preliminary scales."""
         f, y = self.latents(batch)
-        outputs, errors = self.mapper(y), list[Tensor]()
+        outputs = self.mapper(y)
         with torch.no_grad():
             residuals = self.mapper.targets(f, self.scales.latents, outputs)
+        errors = []
         for number, (o, r) in enumerate(zip(outputs, residuals, strict=True), 1):
-            errors.append((o - r).square().flatten(1))
-            self.log(f"train/mse_scale_{number}", errors[-1].detach().mean())
+            error = (o - r).square().flatten(1)
+            self.log(f"train/mse_scale_{number}", error.detach().mean())
+            errors.append(error)
         loss = torch.cat(errors, 1).mean()
         self.log("train/loss", loss, prog_bar=True)
         return loss
@@ -154,11 +162,7 @@ class NSARMStageOne(InLatents, SuperResolver):
     def _lr_latent(self, batch: Batch) -> Tensor:
         if "lr_latent" in batch:
             return self.space.standardised(batch["lr_latent"])
-        if "lr" not in batch:
-            raise ValueError(
-                "data.init_args.train has no latents of LR, and NSARM requires them: encode "
-                "with --encode.pairs true"
-            )
+        require_lr(batch)
         return self._latent_of(batch["lr"])
 
     def enlarged_lr(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
@@ -187,7 +191,8 @@ class NSARMStageOne(InLatents, SuperResolver):
     @property
     def scales(self) -> Scales:
         """All scales of HR."""
-        (h, w), factor = self.mapper.size, 1 if self.enlarge_lr else self.scale
+        h, w = self.mapper.size
+        factor = 1 if self.enlarge_lr else self.scale
         return self.space.scales((round(h * factor), round(w * factor)))
 
     @property
@@ -213,32 +218,23 @@ class NSARMStageOne(InLatents, SuperResolver):
             noise: Noise for drawing bits.
         """
         codes = self.preliminary(self._latent_of(lr))
-        shape = len(lr), self.space.channels
-        left = self.scales.latents[len(codes) :]
-        return [*codes, *(lr.new_zeros(*shape, *size) for size in left)]
+        for size in self.scales.latents[len(codes) :]:
+            codes.append(lr.new_zeros(len(lr), self.space.channels, *size))
+        return codes
 
     # ------------------------------------------------------------------------- checks and weights
 
-    @property
-    def trained_with(self) -> dict[str, Any]:
-        """Settings of the latents, and which LR is encoded."""
-        return super().trained_with | {"enlarge_lr": self.enlarge_lr}
-
     def _check_mapper(self) -> None:
         mapper = self.mapper
-        if mapper.size[0] != mapper.size[1]:
-            raise ValueError(f"model.init_args.mapper has size {mapper.size}: set it to a square")
         expected = self.scales.latents[: len(mapper.grids)]
         full = self.scales.latents[-1]
-        if [tuple(grid) for grid in mapper.grids] != expected or mapper.full not in (None, full):
+        is_square = mapper.size[0] == mapper.size[1]
+        fits = [tuple(grid) for grid in mapper.grids] == expected and mapper.full in (None, full)
+        if not (is_square and fits):
             raise ValueError(
-                f"model.init_args.mapper has grids {mapper.grids} and full {mapper.full}; the "
-                f"first scales of HR's latent are {expected}, and the last {full}: set these"
+                f"model.init_args.mapper has size {mapper.size}, grids {mapper.grids} and full "
+                f"{mapper.full}; expected a square, and as HR's latent {expected} and {full}"
             )
-
-    def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Map the released file, which has transformer and mapper; other parts stay."""
-        return self.with_parts(mapper=transformation.from_official(tensors))
 
 
 @dataclass(frozen=True)
@@ -253,16 +249,12 @@ class StageTwo:
         mapper_lr: Learning rate of the mapper; by default that of ``optimizer``, which may ruin the
             mapper: the loss rewards wrong first scales whose correction is easy to predict. A
             hundredth of the optimiser's rate is safe.
-        text_dropout: Share of captions to drop, for guidance.
-        reweight: Whether tokens of fine scales count less, by the square root of their number.
     """
 
     mapper_weights: str | None = None
     transformer_weights: str | None = None
     train_mapper: bool = True
     mapper_lr: PositiveFloat | None = None
-    text_dropout: UnitInterval = 0.1
-    reweight: bool = True
 
 
 class NSARM(NextScale, NSARMStageOne):
@@ -284,6 +276,17 @@ class NSARM(NextScale, NSARMStageOne):
         >>> sr = model.enlarge(image, seed=1)  # doctest: +SKIP
     """
 
+    released_parts: ClassVar[tuple[str, ...]] = ("mapper", "transformer")
+    part_files: ClassVar[Mapping[str, str]] = {
+        **InLatents.part_files,
+        "stage_two.mapper_weights": "load_mapper",
+        "stage_two.transformer_weights": "load_transformer",
+    }
+    pretrained_parts: ClassVar[Mapping[str, str]] = {
+        **InLatents.pretrained_parts,
+        "stage_two.mapper_weights": "mapper",
+    }
+
     def __init__(
         self,
         scale: float,
@@ -295,20 +298,12 @@ class NSARM(NextScale, NSARMStageOne):
     ) -> None:
         if stage_two.train_mapper:
             self.trained_parts = ("transformer", "encoder", "mapper")
-        super().__init__(
-            scale,
-            space=space,
-            mapper=mapper,
-            text_dropout=stage_two.text_dropout,
-            reweight=stage_two.reweight,
-            **kwargs,
-        )
-        self.transformer, self.stage_two = transformer, stage_two
-        if len(mapper.grids) >= len(self.scales):
-            raise ValueError(
-                f"model.init_args.mapper makes all {len(self.scales)} scales, so there is none "
-                "left for the transformer: set fewer of its grids"
-            )
+        super().__init__(scale, space=space, mapper=mapper, **kwargs)
+        self.transformer = transformer
+        self.stage_two = stage_two
+        self.mapper_weights = stage_two.mapper_weights
+        self.transformer_weights = stage_two.transformer_weights
+        self._initial: list[str] = []  # weights that parts start from
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the cross-entropy of the bits after the preliminary scales."""
@@ -319,12 +314,13 @@ class NSARM(NextScale, NSARMStageOne):
         def change(number: int, residual: Tensor) -> Tensor:
             return codes[number] if number < len(codes) else quantized(residual)
 
-        forced, first = teacher_forcing(f, self.scales, change), len(codes)
-        logits = self.predicted(batch, forced.inputs, self.scales)
+        forced = teacher_forcing(f, self.scales, change)
+        first = len(codes)
         start = self.scales.spans[first].start
-        logits, bits = logits[:, start:], forced.bits[:, start:]
+        logits = self.predicted(batch, forced.inputs, self.scales)[:, start:]
+        bits = forced.bits[:, start:]
         losses = bit_losses(logits, bits)
-        weights = copy_to(scale_weights(self.scales, first, self.reweight), f.device)
+        weights = copy_to(scale_weights(self.scales, first), f.device)
         self.log_scales(self.scales, losses, logits, bits, first)
         loss = (losses * weights).sum(1).mean()
         self.log("train/loss", loss, prog_bar=True)
@@ -354,74 +350,56 @@ class NSARM(NextScale, NSARMStageOne):
             ValueError: If a part does not fit, or was trained with another tokenizer or encoder.
         """
         super().load_parts(find)
-        loaded: list[tuple[str, nn.Module]] = []
-        if self.stage_two.mapper_weights is not None:
-            key = "stage_two.mapper_weights"
-            weights = self._read("mapper", find(key, self.stage_two.mapper_weights))
-            load_part(self.mapper, weights, "mapper", transformation.from_official, key)
-            self._name_mapper(weights.name)
-            loaded.append((weights.name, self.mapper))
-        if self.stage_two.transformer_weights is not None:
-            key = "stage_two.transformer_weights"
-            weights = self._read("transformer", find(key, self.stage_two.transformer_weights))
-            official = partial(_base, rows=len(self.transformer.no_text))
-            load_part(self.transformer, weights, "transformer", official, key)
-            loaded.append((weights.name, self.transformer))
-        if len(loaded) == 2:
-            named = (f"{name} {fingerprint(part.state_dict())}" for name, part in loaded)
-            self.weights_source = ", ".join(named)
+        if self.mapper_weights is not None and self.transformer_weights is not None:
+            self.weights_source = ", ".join(self._initial)
 
-    def _read(self, name: str, path: Path) -> Weights:
-        # Raise if a network was trained with another tokenizer or encoder.
+    def load_mapper(self, path: Path) -> None:
+        """Load the mapper from a run of stage 1, or from a released file."""
         weights = read_weights(path)
-        for part in ("space",) if name == "mapper" else ("space", "encoder"):
-            theirs, ours = weights.frozen.get(part, ""), getattr(getattr(self, part), "source", "")
-            either = f"{part}.".startswith(self.unchecked)
-            if theirs and ours and not either and not same_weights(theirs, ours):
+        self._check_trained_with(weights, ("space",))
+        load_part(self.mapper, weights, "mapper", self.mapper.official)
+        self._name_mapper(weights.name)
+        self._initial.append(f"{weights.name} {fingerprint(self.mapper.state_dict())}")
+
+    def load_transformer(self, path: Path) -> None:
+        """Load the transformer from a run of ``Infinity``, or from a released file."""
+        weights = read_weights(path)
+        self._check_trained_with(weights, ("space", "encoder"))
+        load_part(self.transformer, weights, "transformer", self.transformer.official)
+        self._initial.append(f"{weights.name} {fingerprint(self.transformer.state_dict())}")
+
+    def _check_trained_with(self, weights: Weights, parts: Sequence[str]) -> None:
+        for part in parts:
+            theirs = weights.frozen.get(part, "")
+            ours = getattr(getattr(self, part), "source", "")
+            if not (theirs and ours) or f"{part}.".startswith(self.unchecked):
+                continue
+            if not same_weights(theirs, ours):
                 raise ValueError(
-                    f"model.init_args.stage_two.{name}_weights were trained with the {part} of "
-                    f"{theirs}, and this model has {ours}: set the same"
+                    f"{weights.name} was trained with the {part} of {theirs}, and this model has "
+                    f"{ours}: set the same"
                 )
         self.warn_if_unlike(weights.name, weights.trained_with)
-        return weights
 
-    def _name_mapper(self, where: str) -> None:
+    def _name_mapper(self, file: str) -> None:
         if not self.stage_two.train_mapper:  # frozen, so checkpoints and results name its source
-            self.mapper.source = f"{where} {fingerprint(self.mapper.state_dict())}"
+            self.mapper.source = f"{file} {fingerprint(self.mapper.state_dict())}"
 
     def setup(self, stage: str) -> None:
-        """Raise if a frozen part has no trained weights; warn if stage 2 may ruin the mapper.
+        """Warn if stage 2 may ruin the mapper.
 
         Raises:
             ValueError: If the tokenizer, or the frozen mapper, has random weights.
         """
         super().setup(stage)
-        how = self.stage_two
-        if stage == "fit" and how.train_mapper and how.mapper_lr is None:
+        if stage == "fit" and self.stage_two.train_mapper and self.stage_two.mapper_lr is None:
             log.warning(
                 "the mapper trains at the transformer's learning rate, which may ruin it: set "
                 "model.init_args.stage_two.mapper_lr to a hundredth, or train_mapper to false"
-            )
-        if not how.train_mapper and not self.mapper.source:
-            raise ValueError(
-                "model.init_args.stage_two.train_mapper is false, and the mapper has random "
-                "weights: set mapper_weights beside it to the run of stage 1"
             )
 
     def load_weights(self, path: str | Path) -> None:
         """Load weights, and record the source of a frozen mapper."""
         super().load_weights(path)
-        own = self.mapper.state_dict()
-        if fingerprint(own) not in self.mapper.source:  # else the file had one
+        if fingerprint(self.mapper.state_dict()) not in self.mapper.source:  # else the file had one
             self._name_mapper(str(path))
-
-    def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Map the released file, which has transformer and mapper; other parts stay."""
-        base = _base(tensors, len(self.transformer.no_text))
-        return self.with_parts(mapper=transformation.from_official(tensors), transformer=base)
-
-
-def _base(tensors: dict[str, Tensor], rows: int) -> dict[str, Tensor]:
-    # The released file has both networks; the mapper's names have a prefix.
-    others = {k: v for k, v in tensors.items() if not k.startswith(transformation.PREFIX)}
-    return infinity.from_official(others, rows)

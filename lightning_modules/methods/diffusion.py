@@ -12,14 +12,15 @@ Differs from the papers in: nothing, with their `min_snr` and `guidance`.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from files.batch import Batch
 from files.method import changed
-from files.numbers import PositiveFloat, UnitInterval
+from files.numbers import NonNegativeInt, PositiveFloat, PositiveInt, UnitInterval
 from lightning_modules.backbone.condition import Condition, TextEncoder, guided
 from lightning_modules.backbone.denoiser import Denoiser, UNet2D
 from lightning_modules.backbone.library import resized
@@ -61,11 +62,15 @@ class Diffusion(InLatents, Generator):
         sampler: Timesteps, solver and guidance.
 
     Raises:
-        ValueError: If the scale is not whole, the timesteps are out of range, or there is guidance
-            without an encoder.
+        ValueError: If the scale is not whole, or there is guidance without an encoder.
     """
 
     trained_parts = ("denoiser",)
+    trained_settings: ClassVar[Mapping[str, str]] = {
+        **InLatents.trained_settings,
+        "timesteps": "timesteps",
+        "schedule": "schedule.settings",
+    }
     weight: Tensor
 
     def __init__(
@@ -74,7 +79,7 @@ class Diffusion(InLatents, Generator):
         denoiser: Denoiser,
         space: Space | None = None,
         schedule: Schedule | None = None,
-        timesteps: tuple[int, int] | None = None,
+        timesteps: tuple[NonNegativeInt, PositiveInt] | None = None,
         min_snr: PositiveFloat | None = None,
         encoder: TextEncoder | None = None,
         caption_dropout: UnitInterval = 0.1,
@@ -82,12 +87,20 @@ class Diffusion(InLatents, Generator):
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, **kwargs)
-        self.denoiser, self.space, self.encoder = denoiser, space or PixelSpace(), encoder
+        if self.scale != int(self.scale):
+            raise ValueError(
+                f"Diffusion got scale {self.scale:g}; expected a whole number: set "
+                "data.init_args.scale, 1 to learn images as they are"
+            )
+        check_guidance(encoder, sampler.guidance)
+        self.denoiser = denoiser
+        self.space = space or PixelSpace()
         self.schedule = schedule or Schedule()
         self.timesteps = timesteps or (0, self.schedule.steps)
-        self.caption_dropout, self.sampler = caption_dropout, sampler
+        self.encoder = encoder
+        self.caption_dropout = caption_dropout
+        self.sampler = sampler
         self.weights_source = denoiser.source or None  # a trained denoiser is enough to sample
-        self._check()
         self.sampled = sampler.timesteps(self.schedule.steps)
         self.register_buffer("weight", min_snr_weights(self.schedule, min_snr), persistent=False)
 
@@ -139,12 +152,15 @@ class Diffusion(InLatents, Generator):
         """
         conditions = encode_captions(batch, self.denoiser, self.encoder)
 
-        def clean(z: Tensor, now: int) -> Tensor:
-            t = torch.full((len(z),), now, device=z.device)
+        def clean(z: Tensor, timestep: int) -> Tensor:
+            t = torch.full((len(z),), timestep, device=z.device)
             raw = guided(self._raw, z, t, *conditions, self.sampler.guidance)
-            return self.schedule.to_x0(raw, z, now)
+            return self.schedule.to_x0(raw, z, timestep)
 
-        z = noise.normal(self._shape(batch)) * self._start()
+        first = self.schedule.level(self.sampled[0])
+        # Data of variance 1 plus the noise of the first step.
+        deviation = (first.alpha**2 + first.sigma**2) ** 0.5
+        z = noise.normal(self._shape(batch)) * deviation
         z = self.sampler.denoise(z, self.sampled, clean, self.schedule, noise)
         size = (batch["size"][0], batch["size"][1])
         return resized(self.space.decode(z), size, "nearest-exact")
@@ -155,11 +171,6 @@ class Diffusion(InLatents, Generator):
     @property
     def _all_timesteps(self) -> bool:
         return self.timesteps == (0, self.schedule.steps)
-
-    def _start(self) -> float:
-        # Standard deviation of data of variance 1 plus the noise of the first step.
-        first = self.schedule.level(self.sampled[0])
-        return (first.alpha**2 + first.sigma**2) ** 0.5
 
     def _shape(self, batch: Batch) -> tuple[int, ...]:
         H, W = batch["size"]
@@ -187,7 +198,8 @@ class Diffusion(InLatents, Generator):
             ValueError: If it is another, and the denoiser is frozen.
         """
         super().setup(stage)
-        base, begins = self.denoiser, stage == "fit" and self.weights_source is None
+        base = self.denoiser
+        begins = stage == "fit" and self.weights_source is None
         if isinstance(base, UNet2D) and base.initial_source and (base.flags.frozen or begins):
             check_base(base, self.space, self.schedule, self.sampled, base.flags.frozen)
 
@@ -195,26 +207,6 @@ class Diffusion(InLatents, Generator):
     def output_settings(self) -> dict[str, str | int | float]:
         """Settings that change outputs, with the sampler's."""
         return super().output_settings | changed(self.sampler)
-
-    @property
-    def trained_with(self) -> dict[str, Any]:
-        """The trained timesteps, end excluded, and the schedule."""
-        own = {"timesteps": list(self.timesteps), "schedule": self.schedule.settings}
-        return super().trained_with | own
-
-    def _check(self) -> None:
-        if self.scale != int(self.scale):
-            raise ValueError(
-                f"Diffusion got scale {self.scale:g}; expected a whole number: set "
-                "data.init_args.scale, 1 to learn images as they are"
-            )
-        first, end = self.timesteps
-        if not 0 <= first < end <= self.schedule.steps:
-            raise ValueError(
-                f"model.init_args.timesteps is {[first, end]}; expected 0 <= first < end <= "
-                f"{self.schedule.steps}"
-            )
-        check_guidance(self.encoder, self.sampler.guidance)
 
 
 def min_snr_weights(schedule: Schedule, gamma: float | None) -> Tensor:

@@ -11,7 +11,8 @@ pivot z^(r-1), from which stage r starts             Phi    all of them
 Differs from the paper in: the noise of equation 6 has the standard deviation sqrt(1 - abar), as in
 its equation 2; equation 6 prints that as the variance. Its level is that of the first timestep run,
 which the network gets, not of K. Layers of phi_n with 0.002 M parameters, their places, eta and
-guidance are unpublished: they are arguments.
+guidance are unpublished: they are arguments. So are the sizes of the stages, since the paper does
+not fix those in between if the ratio of pixels is no power of four.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from files.numbers import NonNegativeInt, PositiveInt, UnitInterval
 from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.library import repeated, resized
 from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.controls.larger import FromBase, Predict, cascade_sizes
+from lightning_modules.from_base import FromBase, Predict
+from lightning_modules.latents import refuse_compiled
 from lightning_modules.networks.attachments import Attachment, Blocks, Skips
 from lightning_modules.networks.feature_upsampler import FeatureUpsampler, Places
 from lightning_modules.noise import Noise, Size
@@ -131,20 +133,22 @@ class SelfCascade(FromBase):
         optimizer: OptimizerCallable = adamw,
         **kwargs: Any,
     ) -> None:
-        super().__init__(scale, optimizer=optimizer, patch=None, **kwargs)
-        self.cascade, self.tuning = cascade, tuning
+        super().__init__(scale, optimizer=optimizer, **kwargs)
+        self.cascade = cascade
+        self.tuning = tuning
         self.multiple = math.lcm(self.space.factor, cascade.multiple or 1)
         if cascade.pivot_strength is None:
             self.K = self.schedule.first_noisier(PAPER)
         else:
             self.K = round(cascade.pivot_strength * self.schedule.steps)
-        if self.tuning.adapter_t_min >= self.K:
-            raise ValueError(
-                f"model.init_args.tuning.adapter_t_min is {self.tuning.adapter_t_min}; expected "
-                f"less than K, {self.K}"
-            )
         self.below_K = [t for t in self.sampled if t < self.K]
-        self._check()
+        if not self.below_K:
+            raise ValueError(
+                f"model.init_args.cascade.pivot_strength makes K {self.K}, and no sampled timestep "
+                "is below it: set a larger share"
+            )
+        if tuning.attach == "block_out":
+            refuse_compiled(self.denoiser, "model.init_args.tuning.attach block_out")
         attach = Skips if tuning.attach == "skip" else Blocks
         self.attachment: Attachment = attach(self.denoiser.unet, tuning.places)
         embedding = self.denoiser.unet.time_embedding.linear_2.out_features
@@ -192,11 +196,12 @@ class SelfCascade(FromBase):
     @torch.no_grad()
     def generate(self, batch: Batch, noise: Noise) -> Tensor:
         """Algorithm 2: all steps at the base's size, then those below K at each larger size."""
-        sizes, frames = self.sizes(batch["size"]), frames_of(batch, self.denoiser)
+        sizes = self.sizes(batch["size"])
+        frames = frames_of(batch, self.denoiser)
         z: Tensor | None = None
         for stage, size in enumerate(sizes):
-            fresh = noise.stream(stage)  # independent of the number of later stages
-            z = self.stage(z, size, self._conditions(batch, size, sizes[0]), fresh, frames)
+            stage_noise = noise.stream(stage)  # independent of the number of later stages
+            z = self.stage(z, size, self._conditions(batch, size, sizes[0]), stage_noise, frames)
         return self.space.decode(cast(Tensor, z))
 
     def sizes(self, target: Size) -> list[Size]:
@@ -252,34 +257,37 @@ class SelfCascade(FromBase):
 
     def enlarged(self, pivot: Tensor, size: Size) -> Tensor:
         """Phi of equation 6: from (B, C, h, w) to the latent of an image of ``size``."""
-        rgb = self.cascade.pivot_space == "rgb"
-        new = size if rgb else self.latent_size(size)
-        x = self.space.decode(pivot).clamp(0, 1) if rgb else pivot
-        x = resized(x, new, self.cascade.pivot_resize)
-        return self.space.encode(x.clamp(0, 1)) if rgb else x
+        resize = self.cascade.pivot_resize
+        if self.cascade.pivot_space == "latent":
+            return resized(pivot, self.latent_size(size), resize)
+        image = self.space.decode(pivot).clamp(0, 1)
+        return self.space.encode(resized(image, size, resize).clamp(0, 1))
 
     def _predictor(self, pivot: Tensor) -> Predict:
         if self.upsampler is None:
             return self.predict
         upsampler = self.upsampler
-        kept: dict[str, Tensor] | None = None
+        features: dict[str, Tensor] | None = None
 
-        def predict(now: int, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
-            nonlocal kept
-            if now < self.tuning.adapter_t_min:
-                return self.predict(now, z, t, condition)
-            if kept is None or self.tuning.pivot_features == "per_step":
+        def predict(timestep: int, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
+            nonlocal features
+            if timestep < self.tuning.adapter_t_min:
+                return self.predict(timestep, z, t, condition)
+            if features is None or self.tuning.pivot_features == "per_step":
                 # Features depend on the text, so each branch of guidance has its own.
-                kept = self._features(torch.cat([pivot] * (len(z) // len(pivot))), t, condition)
-            return self._adapted(upsampler, self.schedule.scale_input(z, t), t, condition, kept)
+                branches = len(z) // len(pivot)
+                features = self._features(torch.cat([pivot] * branches), t, condition)
+            scaled = self.schedule.scale_input(z, t)
+            return self._adapted(upsampler, scaled, t, condition, features)
 
         return predict
 
     @torch.no_grad()
     def _features(self, pivot: Tensor, t: Tensor, condition: Condition) -> dict[str, Tensor]:
-        at = torch.zeros_like(t) if self.tuning.pivot_features == "cached_t0" else t
-        read = self.denoiser.features(pivot, at, condition, self.attachment.middle)
-        return self.attachment.features(read)
+        if self.tuning.pivot_features == "cached_t0":
+            t = torch.zeros_like(t)
+        features = self.denoiser.features(pivot, t, condition, self.attachment.middle)
+        return self.attachment.features(features)
 
     def _adapted(
         self,
@@ -290,25 +298,15 @@ class SelfCascade(FromBase):
         features: dict[str, Tensor],
     ) -> Tensor:
         # Equation 8.
-        time = time_embedding(self.denoiser.unet, t, condition) if upsampler.from_network else t
+        time = t
+        if upsampler.from_network:
+            time = time_embedding(self.denoiser.unet, t, condition)
         time = repeated(time, z)  # features of clips are those of their frames
         added = upsampler(features, self.attachment.sizes((z.shape[-2], z.shape[-1])), time)
         with self.attachment.adding(self.denoiser.unet, added) as residuals:
             return self.denoiser(z, t, condition, residuals)
 
     # ------------------------------------------------------------------------- checks and weights
-
-    def _check(self) -> None:
-        if not self.below_K:
-            raise ValueError(
-                f"model.init_args.cascade.pivot_strength makes K {self.K}, and no sampled timestep "
-                "is below it: set a larger share"
-            )
-        if self.tuning.attach == "block_out" and self.denoiser.flags.compile:
-            raise ValueError(
-                "model.init_args.tuning.attach is block_out, which has no effect on a compiled "
-                "network: set compile in model.init_args.denoiser.init_args.flags to false"
-            )
 
     @property
     def output_settings(self) -> dict[str, str | int | float]:
@@ -322,10 +320,12 @@ class SelfCascade(FromBase):
     @property
     def trained_with(self) -> dict[str, Any]:
         """K, below which upsamplers are trained, and which features they enlarge how."""
-        own: dict[str, Any] = {"K": self.K}
+        settings = super().trained_with
+        settings["K"] = self.K
         if self.upsampler is not None:
-            own |= {"pivot_features": self.tuning.pivot_features, "resize": self.upsampler.mode}
-        return super().trained_with | own
+            settings["pivot_features"] = self.tuning.pivot_features
+            settings["resize"] = self.upsampler.mode
+        return settings
 
 
 @torch.no_grad()
@@ -341,7 +341,93 @@ def time_embedding(unet: Any, t: Tensor, condition: Condition) -> Tensor:
     embedded: Tensor = unet.time_embedding(unet.time_proj(t).to(dtype))
     if not hasattr(unet, "get_aug_embed"):  # video networks have no other embedding
         return embedded
-    also = {"text_embeds": condition.pooled, "time_ids": condition.sizes}
-    text = {"encoder_hidden_states": condition.text, "added_cond_kwargs": also}
-    more: Tensor | None = unet.get_aug_embed(emb=embedded, **text)
-    return embedded if more is None else embedded + more
+    sizes: Tensor | None = unet.get_aug_embed(
+        emb=embedded,
+        encoder_hidden_states=condition.text,
+        added_cond_kwargs={"text_embeds": condition.pooled, "time_ids": condition.sizes},
+    )
+    return embedded if sizes is None else embedded + sizes
+
+
+def count_stages(base: Size, target: Size) -> int:
+    """Return R = ceil(log_4(d_R / d)) of section 3.2; d and d_R are numbers of pixels, not sides.
+
+    Computed in integers, so that no logarithm is rounded.
+
+    Args:
+        base: (h, w).
+        target: (H, W).
+
+    Returns:
+        R; 0 if the target is no larger.
+    """
+    pixels = base[0] * base[1]
+    stages = 0
+    while pixels * 4**stages < target[0] * target[1]:
+        stages += 1
+    return stages
+
+
+def cascade_sizes(
+    base: Size,
+    target: Size,
+    stages: Sequence[Size] | None = None,
+    multiple: int = 8,
+) -> list[Size]:
+    """Return the sizes from the base stage to the target.
+
+    Args:
+        base: (h, w) that the base model was trained for.
+        target: (H, W) of the output.
+        stages: Sizes of all stages after the base's, with the target last; by default the fewest
+            of equal factors.
+        multiple: Sides are multiples of this; intermediate ones are rounded to it, halves up.
+
+    Returns:
+        R + 1 sizes, the target last; for equal numbers of pixels only the target. The first has the
+        target's aspect ratio and as many pixels as ``base``.
+
+    Raises:
+        ValueError: If the target has fewer pixels than the base, or a side is no multiple.
+    """
+    target = (target[0], target[1])  # on its way to a GPU a tuple becomes a list
+    for height, width in (base, target, *(stages or [])):
+        if height % multiple or width % multiple:
+            raise ValueError(
+                f"a size of {height}x{width} is no multiple of {multiple}: choose sizes of "
+                "images, data.init_args.scale, model.init_args.base_size and stages accordingly"
+            )
+    pixels = base[0] * base[1]
+    first = _size_of(pixels, target, multiple)
+    if target[0] * target[1] < pixels:
+        raise ValueError(
+            f"the output of {target[0]}x{target[1]} has fewer pixels than the base's "
+            f"{base[0]}x{base[1]}: request larger images, or set model.init_args.base_size"
+        )
+    if first == target:
+        return [target]
+    sizes = [first]
+    if stages is not None:
+        sizes += [(height, width) for height, width in stages]
+    else:
+        count = max(count_stages(base, target), 1)
+        factor = (target[0] * target[1] / pixels) ** (1 / count)
+        sizes += [_size_of(pixels * factor**stage, target, multiple) for stage in range(1, count)]
+        sizes.append(target)
+    areas = [height * width for height, width in sizes]
+    if sizes[-1] != target or areas != sorted(areas):
+        raise ValueError(
+            f"model.init_args.cascade.stages makes the sizes {sizes}; expected sizes that rise "
+            f"from the base's to the output's {target}, the last one"
+        )
+    return sizes
+
+
+def _size_of(pixels: float, target: Size, multiple: int) -> Size:
+    """Return a size with so many pixels and the target's aspect ratio, at most the target."""
+    factor = math.sqrt(pixels / (target[0] * target[1]))
+    sides = []
+    for side in target:
+        units = max(math.floor(side * factor / multiple + 0.5), 1)
+        sides.append(min(units * multiple, side))
+    return sides[0], sides[1]

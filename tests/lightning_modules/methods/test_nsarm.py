@@ -9,11 +9,11 @@ import torch
 from torch.nn import functional
 
 from degradations.bicubic import resize
+from lightning_modules.methods.infinity import Infinity
+from lightning_modules.methods.nsarm import NSARM, NSARMStageOne, StageTwo
 from lightning_modules.networks.bsq import quantized, scales_of
 from lightning_modules.networks.infinity import Text
 from lightning_modules.networks.transformation import Branch, LatentEstimate, Transformation
-from lightning_modules.next_scale.infinity import Infinity
-from lightning_modules.next_scale.nsarm import NSARM, NSARMStageOne, StageTwo
 from lightning_modules.noise import Noise
 from lightning_modules.weights import fingerprint
 from tests.classes import Classes
@@ -120,15 +120,16 @@ class TestStageTwo:
         assert not any(p.requires_grad for p in model.mapper.parameters())
         assert not any(name.startswith("mapper") for name in model.checkpoint_keys())
 
-    def test_captions(self):
+    def test_captions(self, monkeypatch):
         """As cached features of the same captions; and they matter."""
+        monkeypatch.setattr("lightning_modules.methods.infinity.TEXT_DROPOUT", 0.0)
         encoder = Classes(["a", "b"])
-        got = method(encoder=encoder, text_dropout=0.0)
+        got = method(encoder=encoder)
         cached = encoder(["b", "a"])
         features = {"text_features": cached.features, "text_lengths": cached.lengths}
         losses = [
             got.training_step(batch() | {"text": ["b", "a"]}, 0),
-            method(text_dropout=0.0).training_step(batch() | features, 0),
+            method().training_step(batch() | features, 0),
             got.training_step(batch() | {"text": ["a", "b"]}, 0),
         ]
         assert torch.equal(losses[0], losses[1])
@@ -240,11 +241,11 @@ class TestWeights:
         frozen.on_save_checkpoint(checkpoint)
         assert "mapper_weights.ckpt" in checkpoint["frozen"]["mapper"]
         frozen.setup("test")
-        with pytest.raises(ValueError, match="train_mapper is false, and the mapper has random"):
+        with pytest.raises(ValueError, match="the mapper of NSARM has random weights"):
             method(train_mapper=False).setup("test")
         weights = StageTwo(str(files["mapper_weights"]))
         elsewhere = NSARM(2, space(8), mapper(), transformer(), weights)
-        with pytest.raises(ValueError, match="mapper_weights were trained with the space of"):
+        with pytest.raises(ValueError, match="was trained with the space of"):
             elsewhere.load_parts(lambda name, _: files[name.removeprefix("stage_two.")])
         swapped = method(mapper_weights=str(files["transformer_weights"]))
         with pytest.raises(ValueError, match="do not fit the model"):

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from lightning_modules.controls.larger import cascade_sizes, count_stages
+from lightning_modules.methods.self_cascade import cascade_sizes, count_stages
 
 
 def square(side):

@@ -17,9 +17,8 @@ from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.inversion import STARTS, Sampling, Training, timesteps_for
-from lightning_modules.invsr import InvSR
 from lightning_modules.latents import enlarged
+from lightning_modules.methods.invsr import STARTS, InvSR, Sampling, Training, timesteps_for
 from lightning_modules.networks.discriminator import LatentDiscriminator
 from lightning_modules.networks.noise_predictor import NoisePredictor
 from lightning_modules.noise import Noise
@@ -127,13 +126,10 @@ def test_long_lists_are_rounded_as_released(start: int) -> None:
     assert released[-1] == 1  # the least that counting from 1 allows
 
 
-@pytest.mark.parametrize("solver", ["euler", "ancestral", "predicted"])
+@pytest.mark.parametrize("solver", ["euler", "ancestral"])
 def test_networks_and_noise_levels_get_the_index(solver: Any) -> None:
     """Timestep 250 is index 249, for all networks, as in training."""
-    options: dict[str, Any] = {"solver": solver}
-    if solver == "predicted":
-        options |= {"middle": predictor(), "middle_weights": "there"}
-    method, given = invsr(timesteps=[250, 200, 150, 100, 50], **options).eval(), batch()
+    method, given = invsr(timesteps=[250, 200, 150, 100, 50], solver=solver).eval(), batch()
     seen: dict[str, list[float]] = {}
 
     def note(name: str) -> Any:
@@ -146,12 +142,9 @@ def test_networks_and_noise_levels_get_the_index(solver: Any) -> None:
 
     method.predictor.register_forward_pre_hook(note("predictor"))
     method.denoiser.register_forward_pre_hook(note("denoiser"))
-    if method.middle is not None:
-        method.middle.register_forward_pre_hook(note("middle"))
     method.restore(given, Noise(given["seed"]))
     assert seen.pop("predictor") == [249]
     assert seen.pop("denoiser") == [249, 199, 149, 99, 49]
-    assert seen.pop("middle", [199, 149, 99, 49]) == [199, 149, 99, 49]
 
 
 # ------------------------------------------------------------------------------------- sampling
@@ -316,21 +309,6 @@ def test_the_discriminator_is_heard_late_and_trained_at_once() -> None:
     torch.testing.assert_close(loss, sum(by_hand) / len(by_hand))
 
 
-def test_noise_between_the_steps_is_learned_on_hr() -> None:
-    method, given = invsr(starting=False, deterministic=True), batch()
-    assert method.trained == [199, 149, 99]
-    seen: list[Tensor] = []
-
-    def predicted(lr: Tensor, y: Tensor, t: Tensor, known: Any) -> Tensor:
-        seen.append(y)
-        return y
-
-    method.predicted = predicted
-    z = method.space.encode(given["hr"])
-    assert method.generator_loss(given)[0] == 0
-    assert torch.equal(seen[0], z)
-
-
 # ------------------------------------------------------------------------------------- weights
 
 
@@ -355,5 +333,5 @@ def test_released_files_of_predictor_and_discriminator(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"1 missing \(predictor\.encoder\.conv_in\.bias\)"):
         method.load_weights(tmp_path / "short.pth")
     wrong = invsr(discriminator=judge(), discriminator_weights="predictor.pth")
-    with pytest.raises(ValueError, match=r"args\.training\.discriminator_weights\) do not fit"):
+    with pytest.raises(ValueError, match=r"predictor\.pth do not fit"):
         wrong.load_parts(lambda _, name: tmp_path / name)

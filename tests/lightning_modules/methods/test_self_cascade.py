@@ -15,10 +15,10 @@ from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import KLSpace
+from lightning_modules.methods.self_cascade import Cascade, SelfCascade, Tuning
 from lightning_modules.networks.feature_upsampler import Full, Shared
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import Sampler
-from lightning_modules.self_cascade import Cascade, SelfCascade, Tuning
 from tests.lightning_modules.backbone.texts import Pooled, Words
 from tests.lightning_modules.backbone.unets import small_kl, wrapped
 from tests.lightning_modules.tiny import random_batch

@@ -1,20 +1,14 @@
-"""FromBase: the base of controls that sample larger than their diffusion model was trained.
+"""FromBase: what samples larger images than its diffusion model, the base, was trained on.
 
 Self-Cascade and the methods that it is compared with (Guo et al., ECCV 2024; arXiv 2402.10491,
 tables 1 to 3) differ in where sampling starts, in what is trained, and in what changes in the
 network while it runs. Shared, and here: the base's parts, its conditions, the initial noise and
 the loop over timesteps.
-
-Guo et al., ECCV 2024 (arXiv 2402.10491), section 3.2: R = ceil(log_4(d_R / d)), d and d_R being
-numbers of pixels, not sides. The paper does not fix the sizes in between if the ratio is no power
-of four: here factors are equal, or sizes are an argument.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -30,7 +24,6 @@ from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import PixelSpace, Space
 from lightning_modules.base import Generator
-from lightning_modules.controls.scalecrafter import NetworkPatch, Step
 from lightning_modules.latents import InLatents, check_base
 from lightning_modules.noise import Noise, Size
 from lightning_modules.sampling.captions import (
@@ -48,24 +41,6 @@ DDIM = Sampler()  # Stable Diffusion's
 Predict = Callable[[int, Tensor, Tensor, Condition], Tensor]
 
 
-def count_stages(base: Size, target: Size) -> int:
-    """Return R, the least number for which 4^R times ``base`` has at least ``target``'s pixels.
-
-    Computed in integers, so that no logarithm is rounded.
-
-    Args:
-        base: (h, w).
-        target: (H, W).
-
-    Returns:
-        R; 0 if the target is no larger.
-    """
-    pixels, stages = base[0] * base[1], 0
-    while pixels * 4**stages < target[0] * target[1]:
-        stages += 1
-    return stages
-
-
 def base_of(target: Size, scale: float) -> Size:
     """Return ``target`` divided by ``scale`` along both sides.
 
@@ -79,76 +54,6 @@ def base_of(target: Size, scale: float) -> Size:
             f"{scale:g}: choose other sizes, or set model.init_args.base_size"
         )
     return height, width
-
-
-def cascade_sizes(
-    base: Size,
-    target: Size,
-    stages: Sequence[Size] | None = None,
-    multiple: int = 8,
-) -> list[Size]:
-    """Return the sizes from the base stage to the target.
-
-    Args:
-        base: (h, w) that the base model was trained for.
-        target: (H, W) of the output.
-        stages: Sizes of all stages after the base's, with the target last; by default the fewest
-            of equal factors.
-        multiple: Sides are multiples of this; intermediate ones are rounded to it, halves up.
-
-    Returns:
-        R + 1 sizes, the target last; for equal numbers of pixels only the target. The first has the
-        target's aspect ratio and as many pixels as ``base``.
-
-    Raises:
-        ValueError: If the target has fewer pixels than the base, or a side is no multiple.
-    """
-    target = (target[0], target[1])  # on its way to a GPU a tuple becomes a list
-    _check(base, target, stages or [], multiple)
-    pixels = base[0] * base[1]
-    first = _of(pixels, target, multiple)
-    if first == target:
-        return [target]
-    if stages is not None:
-        _check_explicit(first, target, stages)
-        return [first, *stages]
-    count = max(count_stages(base, target), 1)
-    factor = (target[0] * target[1] / pixels) ** (1 / count)
-    between = [_of(pixels * factor**stage, target, multiple) for stage in range(1, count)]
-    return [first, *between, target]
-
-
-def _of(pixels: float, target: Size, multiple: int) -> Size:
-    """Return a size with so many pixels and the target's aspect ratio, at most the target."""
-    shrunk = math.sqrt(pixels / (target[0] * target[1]))
-    height, width = (
-        min(max(math.floor(side * shrunk / multiple + 0.5), 1) * multiple, side) for side in target
-    )
-    return height, width
-
-
-def _check(base: Size, target: Size, stages: Sequence[Size], multiple: int) -> None:
-    for size in (base, target, *stages):
-        if size[0] % multiple or size[1] % multiple:
-            raise ValueError(
-                f"a size of {size[0]}x{size[1]} is no multiple of {multiple}: choose sizes of "
-                "images, data.init_args.scale, model.init_args.base_size and stages accordingly"
-            )
-    if target[0] * target[1] < base[0] * base[1]:
-        raise ValueError(
-            f"the output of {target[0]}x{target[1]} has fewer pixels than the base's "
-            f"{base[0]}x{base[1]}: request larger images, or set model.init_args.base_size"
-        )
-
-
-def _check_explicit(first: Size, target: Size, sizes: Sequence[Size]) -> None:
-    areas = [height * width for height, width in (first, *sizes)]
-    rises = all(before <= after for before, after in itertools.pairwise(areas))
-    if not sizes or tuple(sizes[-1]) != target or not rises:
-        raise ValueError(
-            f"model.init_args.cascade.stages is {sizes}; expected sizes that rise from the base's "
-            f"{first} to the output's {target}, the last one"
-        )
 
 
 class FromBase(InLatents, Generator):
@@ -168,8 +73,6 @@ class FromBase(InLatents, Generator):
             ``stage``, or the ``base``'s; without cropping.
         encoder: Encodes captions; without it captions are ignored.
         sampler: Timesteps, solver and guidance.
-        patch: Changes the network while it runs: ``lightning_modules.AttnSF`` or
-            ``lightning_modules.ScaleCrafter``; none by default.
 
     Attributes:
         sampled: All timesteps of the sampler, noisiest first.
@@ -179,6 +82,10 @@ class FromBase(InLatents, Generator):
     """
 
     trained_parts: tuple[str, ...] | None = ()
+    part_files: ClassVar[Mapping[str, str]] = {
+        **InLatents.part_files,
+        "denoiser_weights": "load_denoiser",
+    }
     base_frozen: ClassVar[bool] = True  # False for methods that train the base itself
 
     def __init__(
@@ -192,19 +99,19 @@ class FromBase(InLatents, Generator):
         size_condition: SizeCondition | None = None,
         encoder: TextEncoder | None = None,
         sampler: Sampler = DDIM,
-        patch: NetworkPatch | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, **kwargs)
-        self.denoiser, self.space, self.encoder = denoiser, space or PixelSpace(), encoder
-        self.denoiser_weights, self.schedule = denoiser_weights, schedule or Schedule()
+        self.denoiser = denoiser
+        self.denoiser_weights = denoiser_weights
+        self.space = space or PixelSpace()
+        self.schedule = schedule or Schedule()
         self.base_size = (base_size, base_size) if isinstance(base_size, int) else base_size
-        self.size_condition, self.sampler, self.patch = size_condition, sampler, patch
+        self.size_condition = size_condition
+        self.encoder = encoder
+        self.sampler = sampler
         self.sampled = self.sampler.timesteps(self.schedule.steps)
         check_guidance(encoder, sampler.guidance)
-        self._check_flags()
-        if patch is not None:
-            patch.check(denoiser)
 
     # ------------------------------------------------------------------------------------- sizes
 
@@ -243,10 +150,11 @@ class FromBase(InLatents, Generator):
         """Run all steps from noise of the output's size.
 
         Raises:
-            ValueError: If a side is no multiple of the space's factor, or of ``scale``.
+            ValueError: If a side is no multiple of ``scale``.
         """
         size = (batch["size"][0], batch["size"][1])
-        return self.space.decode(self.direct(batch, size, self.trained_size(size), noise))
+        z = self.direct(batch, size, self.trained_size(size), noise)
+        return self.space.decode(z)
 
     def direct(self, batch: Batch, size: Size, base: Size, noise: Noise) -> Tensor:
         """Run all steps from noise of this size, and return the clean sample.
@@ -259,19 +167,10 @@ class FromBase(InLatents, Generator):
 
         Returns:
             (B, C, h, w).
-
-        Raises:
-            ValueError: If a side is no multiple of the space's factor.
         """
-        factor = self.space.factor
-        if size[0] % factor or size[1] % factor:
-            raise ValueError(
-                f"images of {size[0]}x{size[1]} were requested; expected multiples of {factor}: "
-                "choose sizes of images accordingly"
-            )
         z = self.from_noise(size, noise, frames_of(batch, self.denoiser))
         conditions = self._conditions(batch, size, base)
-        return self.denoise(z, self.sampled, conditions, noise, base=base)
+        return self.denoise(z, self.sampled, conditions, noise)
 
     def denoise(
         self,
@@ -280,7 +179,6 @@ class FromBase(InLatents, Generator):
         conditions: tuple[Condition, Condition],
         noise: Noise,
         predict: Predict | None = None,
-        base: Size | None = None,
     ) -> Tensor:
         """Run these timesteps, and return the clean sample.
 
@@ -290,35 +188,43 @@ class FromBase(InLatents, Generator):
             conditions: With and without the caption.
             noise: Noise for samplers that add some.
             predict: Predicts the raw output; by default the base.
-            base: Size in pixels that the base was trained for, to apply the patch.
 
         Returns:
             (B, C, h, w).
         """
         predict = predict or self.predict
 
-        def clean(z: Tensor, now: int) -> Tensor:
-            t = torch.full((len(z),), now, device=z.device)
-            call, strength = partial(predict, now), self.sampler.guidance
-            if self.patch is None or base is None:
-                raw = guided(call, z, t, *conditions, strength)
-            else:
-                size = (z.shape[-2], z.shape[-1])
-                step = Step(
-                    self.sampled.index(now), len(self.sampled), size, self.latent_size(base)
-                )
-                raw = self.patch.guided(self.denoiser, step, call, z, t, conditions, strength)
-            return self.schedule.to_x0(raw, z, now)
+        def clean(z: Tensor, timestep: int) -> Tensor:
+            raw = self.guided(partial(predict, timestep), z, timestep, conditions)
+            return self.schedule.to_x0(raw, z, timestep)
 
         return self.sampler.denoise(z, timesteps, clean, self.schedule, noise)
 
-    def predict(self, now: int, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
+    def guided(
+        self,
+        predict: Callable[[Tensor, Tensor, Condition], Tensor],
+        z: Tensor,
+        timestep: int,
+        conditions: tuple[Condition, Condition],
+    ) -> Tensor:
+        """Return the raw output with classifier-free guidance.
+
+        Args:
+            predict: Predicts the raw output from z, t (B,) and a condition.
+            z: (B, C, h, w) at the timestep.
+            timestep: The timestep.
+            conditions: With and without the caption.
+        """
+        t = torch.full((len(z),), timestep, device=z.device)
+        return guided(predict, z, t, *conditions, self.sampler.guidance)
+
+    def predict(self, timestep: int, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Return the base's raw output.
 
         Args:
-            now: The timestep.
-            z: (B, C, h, w) at ``now``.
-            t: (B,), all ``now``.
+            timestep: The timestep.
+            z: (B, C, h, w) at ``timestep``.
+            t: (B,), all ``timestep``.
             condition: The condition.
         """
         return self.denoiser(self.schedule.scale_input(z, t), t, condition)
@@ -333,61 +239,37 @@ class FromBase(InLatents, Generator):
         """
         sizes = None
         if self.size_condition is not None:
-            shown = size if self.size_condition == "stage" else base
-            sizes = size_ids(shown, len(batch["key"]), self.device)
+            conditioned_on = size if self.size_condition == "stage" else base
+            sizes = size_ids(conditioned_on, len(batch["key"]), self.device)
         return encode_captions(batch, self.denoiser, self.encoder, sizes)
 
     # ------------------------------------------------------------------------- checks and weights
 
-    def _check_flags(self) -> None:
-        if self.base_frozen and not self.denoiser.flags.frozen:
-            raise ValueError(
-                "the base is never trained here: set frozen in "
-                "model.init_args.denoiser.init_args.flags to true"
-            )
-        embeds = self.denoiser.unet.config.get("addition_embed_type") == "text_time"
-        if embeds != (self.size_condition is not None):
-            raise ValueError(
-                f"model.init_args.size_condition is {self.size_condition}: set it to stage or base "
-                "for SDXL, and to null for others"
-            )
-
-    @property
-    def trains(self) -> bool:
-        """Whether something is trained, so that outputs require its weights."""
-        return any(getattr(self, name) is not None for name in self.trained_parts or ())
-
     @property
     def output_settings(self) -> dict[str, str | int | float]:
         """Settings that change outputs of the same weights; they label results."""
-        steps = {"steps": self.sampler.steps, **changed(self.sampler)}
-        settings = super().output_settings | steps
+        settings = super().output_settings
+        settings["steps"] = self.sampler.steps
+        settings |= changed(self.sampler)
         if self.base_size is not None:
             settings["base_size"] = "x".join(map(str, self.base_size))
         if self.size_condition is not None:
             settings["size_condition"] = self.size_condition
-        return settings if self.patch is None else settings | self.patch.options
-
-    @property
-    def needs_weights(self) -> bool:
-        """Whether weights are missing; the base's are enough if nothing is trained."""
-        return self.trains and super().needs_weights
+        return settings
 
     def _name_weights(self) -> None:
-        # Called again once the base is loaded.
+        # If nothing is trained, the weights are the base's.
         if not self.trains:
             self.weights_source = self.denoiser.source or None
 
-    def load_parts(self, find: Callable[[str, str], Path]) -> None:
-        """Load the autoencoder and the base.
+    def load_denoiser(self, path: Path) -> None:
+        """Load the base.
 
-        Raises:
-            ValueError: If the base does not fit.
+        Args:
+            path: A run that trained it, or a file.
         """
-        super().load_parts(find)
-        if self.denoiser_weights is not None:
-            self.denoiser.load(find("denoiser_weights", self.denoiser_weights))
-            self._name_weights()
+        self.denoiser.load(path)
+        self._name_weights()
 
     def setup(self, stage: str) -> None:
         """Raise if a frozen part has no trained weights, or another than the base was trained with.
@@ -399,6 +281,6 @@ class FromBase(InLatents, Generator):
         super().setup(stage)
         # If the base itself was trained, a test loads all weights from the run's checkpoint, and a
         # fit may start from those of another run.
-        frozen, begins = self.base_frozen, stage == "fit" and self.weights_source is None
-        if frozen or begins:
-            check_base(self.denoiser, self.space, self.schedule, self.sampled, frozen)
+        begins = stage == "fit" and self.weights_source is None
+        if self.base_frozen or begins:
+            check_base(self.denoiser, self.space, self.schedule, self.sampled, self.base_frozen)

@@ -18,28 +18,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from files.batch import Batch, Box, boxes_of
-from files.numbers import NonNegativeFloat, UnitInterval
+from files.numbers import UnitInterval
 from lightning_modules.base import SuperResolver
+from lightning_modules.losses import charbonnier
 from lightning_modules.noise import Noise, augmented
-from lightning_modules.one_pass.losses import charbonnier
 
 NetworkCallable = Callable[[float], nn.Module]
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l1": functional.l1_loss,
     "charbonnier": charbonnier,
 }
-
-
-def _built(network: NetworkCallable, scale: float) -> nn.Module:
-    try:
-        return network(scale)
-    except TypeError as error:
-        if "__init__() takes" not in str(error):
-            raise
-        raise ValueError(
-            f"model.init_args.network: {error}. The first argument of a network is the scale: "
-            "def __init__(self, scale: float, ...)"
-        ) from error
 
 
 class OnePass(SuperResolver):
@@ -54,11 +42,12 @@ class OnePass(SuperResolver):
     one_pass = True
     half_outputs = False
     trained_parts: tuple[str, ...] | None = ("network",)
+    released_parts = ("network",)
 
     def __init__(self, scale: float, network: NetworkCallable, **kwargs: Any) -> None:
         super().__init__(scale, **kwargs)
         # In Python also a network that is built already.
-        self.network = network if isinstance(network, nn.Module) else _built(network, self.scale)
+        self.network = network if isinstance(network, nn.Module) else network(self.scale)
         # A network with its own weights, such as spandrel's, names their source.
         self.weights_source = getattr(self.network, "weights_source", None)
         self.tile_multiple = int(getattr(self.network, "divisor", 1))  # tiles keep its phase
@@ -113,11 +102,6 @@ class OnePass(SuperResolver):
         """One forward pass; deterministic."""
         return self(batch["lr"], batch["size"], boxes_of(batch))
 
-    def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Map the authors' tensors by the network's ``official``, if it has one."""
-        official = getattr(self.network, "official", dict)
-        return self.with_parts(network=official(tensors))
-
 
 class Regression(OnePass):
     """Train any network to predict the high-resolution image directly.
@@ -129,7 +113,6 @@ class Regression(OnePass):
         loss: ``l1``, or ``charbonnier``, a smooth L1.
         noise_probability: Share of training inputs with added noise, for the base network of a
             cascade; see ``lightning_modules.CasArbi``.
-        noise_level: Greatest standard deviation of that noise, for values in [-1, 1].
     """
 
     def __init__(
@@ -138,11 +121,10 @@ class Regression(OnePass):
         network: NetworkCallable,
         loss: Literal["l1", "charbonnier"] = "l1",
         noise_probability: UnitInterval = 0.0,
-        noise_level: NonNegativeFloat = 0.1,
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, network, **kwargs)
-        self.noise_probability, self.noise_level = noise_probability, noise_level
+        self.noise_probability = noise_probability
         self.loss = LOSSES[loss]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -151,9 +133,10 @@ class Regression(OnePass):
         Raises:
             ValueError: If the network returns another size.
         """
-        lr, hr = batch["lr"], batch["hr"]
+        lr = batch["lr"]
+        hr = batch["hr"]
         if self.noise_probability:
-            lr, _ = augmented(lr, self.noise_probability, self.noise_level)
+            lr, _ = augmented(lr, self.noise_probability)
         loss = self.loss(self.enlarged_for(lr, hr, batch["size"]), hr)
         self.log("train/loss", loss, prog_bar=True)
         return loss

@@ -10,9 +10,9 @@ from torch.nn import functional
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import PixelSpace, ResShiftVQ
 from lightning_modules.latents import enlarged, latent_pair
+from lightning_modules.methods.resshift import ResShift
 from lightning_modules.networks.swin_unet import SwinUNet, released_mask
 from lightning_modules.noise import Noise
-from lightning_modules.resshift import ResShift
 from tests.lightning_modules.tiny import random_batch, save_run
 
 SMALL = {"width": 32, "multipliers": (1, 2), "size": 16, "swin_width": 48, "heads": 3}
@@ -108,9 +108,6 @@ def test_latents_and_released_weights(tmp_path):
 
 
 def test_a_network_that_does_not_fit_the_latents_is_refused():
-    method = ResShift(2.0, SwinUNet(**SMALL, channels=4), PixelSpace())
-    with pytest.raises(ValueError, match=r"SwinUNet is made for latents of 4 channels, .* have 3"):
-        method.setup("fit")
     method = ResShift(2.0, SwinUNet(**SMALL), PixelSpace())
     given = batch(8, 16, 1)
     with pytest.raises(ValueError, match=r"is 16x32, and LR 8x16: set .* to 0\.5"):

@@ -8,10 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from lightning_modules.networks import bsq
-from lightning_modules.networks.bsq import Scales
-from lightning_modules.networks.infinity import Text
-from lightning_modules.next_scale.next_scale import (
+from lightning_modules.methods.infinity import (
     Bitwise,
     bit_losses,
     drawn,
@@ -20,6 +17,9 @@ from lightning_modules.next_scale.next_scale import (
     self_correction,
     teacher_forcing,
 )
+from lightning_modules.networks import bsq
+from lightning_modules.networks.bsq import Scales
+from lightning_modules.networks.infinity import Text
 from lightning_modules.noise import Noise
 from tests.lightning_modules.next_scale_parts import BITS, GRIDS, transformer
 
@@ -57,11 +57,11 @@ class TestTeacherForcing:
         shares = []
         torch.manual_seed(0)
         for _ in range(200):
-            shares.append(float((self_correction(0.3, 2)(1, residual) < 0).float().mean()))
+            shares.append(float((self_correction(1, residual) < 0).float().mean()))
         assert 0.27 < max(shares) < 0.33
         assert min(shares) < 0.02
         assert sum(shares) / 200 == pytest.approx(0.15, abs=0.02)
-        assert torch.equal(self_correction(1, 2)(2, residual), bsq.quantized(residual))
+        assert torch.equal(self_correction(13, residual), bsq.quantized(residual))
 
 
 class TestLoss:
@@ -70,8 +70,6 @@ class TestLoss:
         assert float(weights.sum()) == pytest.approx(1)
         sums = [float(weights[span].sum()) for span in SPANS]
         assert [s / sums[0] for s in sums] == pytest.approx([1, 2, 3, 4])
-        flat = scale_weights(SCALES, first=2, reweight=False)
-        torch.testing.assert_close(flat, torch.full((25,), 1 / 25))
 
     def test_cross_entropy_of_two_values(self):
         logits, bits = torch.randn(2, 3, BITS, 2), torch.randint(0, 2, (2, 3, BITS))

@@ -1,12 +1,17 @@
-"""The training, sampling and parts that NSARM and Infinity share.
+"""Infinity: images from text, scale by scale, bit by bit; the base of NSARM.
 
-Han et al., Infinity (CVPR 2025; arXiv 2412.04431).
+Han et al., CVPR 2025 (arXiv 2412.04431). A tokenizer encodes an image as bits at many scales
+(``lightning_modules.Tokenizer``); a transformer predicts the bits of each scale from the previous
+ones.
 
 f     latent of an image, not quantised         C_k   sum of the codes up to scale k
 b_k   target bits of scale k                    n_k   input at scale k: C_(k-1), downscaled
 
 The transformer predicts b_k from n_1 ... n_k. The target of scale k is the residual of f after
 C_(k-1), so later bits correct earlier ones that were flipped or given.
+
+Released models use tau 0.5 and guidance 4 (2B), or tau 1 and guidance 3 (8B). Their images are
+truncated to 8 bits; here they are rounded.
 """
 
 from __future__ import annotations
@@ -14,18 +19,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.nn import functional
 
+from degradations.device import copy_to
 from files.batch import Batch
 from files.method import changed
 from files.numbers import NonNegativeFloat, PositiveFloat, UnitInterval
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.backbone.condition import Texts, text_of
-from lightning_modules.latents import InLatents
+from lightning_modules.base import Generator
+from lightning_modules.latents import InLatents, hr_latent
 from lightning_modules.networks.bsq import (
     Down,
     Scales,
@@ -38,6 +46,7 @@ from lightning_modules.networks.bsq import (
     shrunk,
     to_bits,
     to_tokens,
+    total_after,
 )
 from lightning_modules.networks.infinity import (
     Cache,
@@ -48,6 +57,9 @@ from lightning_modules.networks.infinity import (
 from lightning_modules.noise import Noise, Size
 
 Change = Callable[[int, Tensor], Tensor]
+FLIPPED_SHARE = 0.3  # largest share of bits that are flipped in training
+FLIPPED_SCALES = 13  # number of first scales in which bits are flipped
+TEXT_DROPOUT = 0.1  # share of captions that are dropped in training, for guidance
 
 
 # ---------------------------------------------------------------------------------------- training
@@ -74,51 +86,47 @@ def teacher_forcing(f: Tensor, scales: Scales, change: Change | None = None) -> 
     Raises:
         ValueError: If the latent has another size than the last scale.
     """
-    bits, inputs = [], []
+    bits = []
+    inputs = []
     for number, scale in enumerate(scales_of(f, scales.latents, change)):
         bits.append(to_tokens(scale.bits.float(), scales.patch))
         if number + 1 < len(scales):
             below = shrunk(scale.total, scales.latents[number + 1], "trilinear")
             inputs.append(to_tokens(below, scales.patch))
-    none = bits[0][:, :0]
-    return TeacherForcing(torch.cat(inputs, 1) if inputs else none, torch.cat(bits, 1))
+    empty = bits[0][:, :0]  # of a single scale
+    return TeacherForcing(torch.cat(inputs, 1) if inputs else empty, torch.cat(bits, 1))
 
 
-def self_correction(strength: float, levels: int) -> Change:
-    """Bitwise self-correction: flip a share of the bits of the first scales.
+def self_correction(number: int, residual: Tensor) -> Tensor:
+    """Return the code of a scale with some bits flipped: bitwise self-correction.
 
-    The share is drawn for each scale, from 0, 0.01, ... to ``strength``, for the whole batch.
+    The share is drawn for each scale, from 0, 0.01, ... to ``FLIPPED_SHARE``, for the whole batch.
 
     Args:
-        strength: Largest share, in [0, 1].
-        levels: Number of first scales to flip bits in.
+        number: Number of the scale.
+        residual: (B, d, h, w), what previous scales left.
 
     Source: Infinity, section 3.4 and algorithm 2.
     """
-
-    def change(number: int, residual: Tensor) -> Tensor:
-        if number >= levels:
-            return quantized(residual)
-        share = int(torch.randint(0, round(100 * strength) + 1, ())) / 100
-        return from_bits(flipped(to_bits(residual), share))
-
-    return change
+    if number >= FLIPPED_SCALES:
+        return quantized(residual)
+    share = int(torch.randint(0, round(100 * FLIPPED_SHARE) + 1, ())) / 100
+    return from_bits(flipped(to_bits(residual), share))
 
 
-def scale_weights(scales: Scales, first: int = 0, reweight: bool = True) -> Tensor:
+def scale_weights(scales: Scales, first: int = 0) -> Tensor:
     """Return weights (n,) of the tokens from scale ``first`` on, with sum 1.
+
+    Tokens of a grid of h w count 1 / sqrt(h w), so that fine scales, with most of the tokens, do
+    not dominate.
 
     Args:
         scales: Scales of the image.
         first: Number of the first scale that counts.
-        reweight: Weight tokens of a grid of h w by 1 / sqrt(h w), so that fine scales, with most of
-            the tokens, do not dominate; otherwise all tokens count equally.
     """
-    parts = [
-        torch.full((h * w,), 1 / math.sqrt(h * w) if reweight else 1.0)
-        for h, w in scales.grids[first:]
-    ]
-    weights = torch.cat(parts)
+    weights = torch.cat(
+        [torch.full((h * w,), 1 / math.sqrt(h * w)) for h, w in scales.grids[first:]]
+    )
     return weights / weights.sum()
 
 
@@ -203,7 +211,7 @@ def sample(
     text: Text,
     noise: Noise,
     how: Bitwise,
-    known: Sequence[Tensor] = (),
+    first_codes: Sequence[Tensor] = (),
 ) -> list[Tensor]:
     """Draw the codes of all scales, each given the previous ones.
 
@@ -213,31 +221,36 @@ def sample(
         text: Text of B images; with guidance of 2B, the second half unconditional.
         noise: Noise of B images; draws depend on the position in the image.
         how: How bits are drawn.
-        known: (B, d, h, w), codes of the first scales, which go through the network in one pass.
+        first_codes: (B, d, h, w), codes of the first scales, which go through the network in one
+            pass.
 
     Returns:
         (B, d, h_k, w_k) of each scale.
     """
     encoded = network.encode_text(text)
-    cache, copies = Cache(scales.tokens), 1 if how.guidance == 1 else 2
-    codes, inputs, first = [*known], list[Tensor](), 0
-    shape = len(noise.seeds), network.bits // scales.patch**2, *scales.latents[-1]
+    cache = Cache(scales.tokens)
+    copies = 1 if how.guidance == 1 else 2
+    codes = list(first_codes)
+    inputs = list[Tensor]()  # of the scales that the network has not seen yet
+    first = 0  # number of the first of them
+    shape = (len(noise.seeds), network.bits // scales.patch**2, *scales.latents[-1])
     total = torch.zeros(shape, dtype=torch.float32, device=noise.device)
     for number, size in enumerate(scales.latents):
         if number:
             total = total + enlarged(codes[number - 1], scales.latents[-1])
             below = to_tokens(shrunk(total, size, how.next_input_mode), scales.patch)
             inputs.append(below.repeat(copies, 1, 1))
-        if number < len(known):
+        if number < len(first_codes):
             continue
         tokens = torch.cat(inputs, 1) if inputs else None
         logits: Tensor = network(tokens, scales, encoded, first, cache)
         if how.guidance != 1:
-            with_it, without = logits.chunk(2)
-            logits = without + how.guidance * (with_it - without)
+            with_text, without = logits.chunk(2)
+            logits = without + how.guidance * (with_text - without)
         h, w = scales.grids[number]
         codes.append(drawn_code(logits[:, -h * w :], noise, (h, w), scales.patch, how))
-        inputs, first = [], number + 1
+        inputs = []
+        first = number + 1
     return codes
 
 
@@ -254,8 +267,6 @@ class NextScale(InLatents):
         encoder: Encodes captions, or names of classes; without it, and without cached features,
             there is no text.
         prompt: A caption for all images, instead of their own.
-        text_dropout: Share of captions to drop in training, for guidance.
-        reweight: Whether tokens of fine scales count less, by the square root of their number.
         bits: How bits are drawn.
 
     Raises:
@@ -265,20 +276,20 @@ class NextScale(InLatents):
     space: BitwiseSpace
     transformer: InfinityTransformer
     trained_parts: tuple[str, ...] | None = ("transformer", "encoder")
+    released_parts: ClassVar[tuple[str, ...]] = ("transformer",)
 
     def __init__(
         self,
         scale: float,
         encoder: Texts | None = None,
         prompt: str | None = None,
-        text_dropout: UnitInterval = 0.1,
-        reweight: bool = True,
         bits: Bitwise = Bitwise(),
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, **kwargs)
-        self.encoder, self.prompt = encoder, prompt
-        self.text_dropout, self.reweight, self.bits = text_dropout, reweight, bits
+        self.encoder = encoder
+        self.prompt = prompt
+        self.bits = bits
         if prompt is not None and (encoder is None or not encoder.reads):
             raise ValueError(
                 "model.init_args.prompt is set, and an encoder, which reads it, is missing: set "
@@ -296,17 +307,18 @@ class NextScale(InLatents):
 
         Args:
             batch: Batch with captions.
-            inputs: Inputs of ``next_scale.teacher_forcing``.
+            inputs: Inputs of ``teacher_forcing``.
             scales: Scales of the images.
         """
-        network, count = self.transformer, len(inputs)
-        known, none = _text_or_none(network, self.text(batch), count)
-        dropped = torch.rand(count, device=inputs.device) < self.text_dropout
-        encoded = network.encode_text(network.without_text(known, none | dropped))
+        network = self.transformer
+        count = len(inputs)
+        text, without_text = _text_or_none(network, self.text(batch), count)
+        dropped = torch.rand(count, device=inputs.device) < TEXT_DROPOUT
+        encoded = network.encode_text(network.without_text(text, without_text | dropped))
         return network(inputs, scales, encoded)
 
     def sampling(self, batch: Batch) -> tuple[Text, Bitwise]:
-        """Return the text for ``next_scale.sample``, with guidance also the empty one, and bits.
+        """Return the text for ``sample``, with guidance also the empty one, and bits.
 
         Args:
             batch: Batch with captions.
@@ -314,19 +326,20 @@ class NextScale(InLatents):
         Raises:
             ValueError: If there is guidance without text.
         """
-        network, found = self.transformer, self.text(batch)
-        known, none = _text_or_none(network, found, len(batch["key"]))
-        with_it = network.without_text(known, none)
+        network = self.transformer
+        captions = self.text(batch)
+        text, without_text = _text_or_none(network, captions, len(batch["key"]))
+        conditional = network.without_text(text, without_text)
         if self.bits.guidance == 1:
-            return with_it, self.bits
-        if found is None:
+            return conditional, self.bits
+        if captions is None:
             raise ValueError(
                 f"model.init_args.bits.guidance is {self.bits.guidance:g}, and there is "
                 "no text: set model.init_args.encoder, or guidance to 1"
             )
-        without = network.without_text(known, ~none)
-        both = Text(*(torch.cat(pair) for pair in zip(with_it, without, strict=True)))
-        return both, self.bits
+        unconditional = network.without_text(text, ~without_text)
+        halves = zip(conditional, unconditional, strict=True)
+        return Text(*[torch.cat(pair) for pair in halves]), self.bits
 
     def log_scales(
         self, scales: Scales, losses: Tensor, logits: Tensor, bits: Tensor, first: int = 0
@@ -344,8 +357,8 @@ class NextScale(InLatents):
         self.log("train/bit_accuracy", right.float().mean(), prog_bar=True)
         start = scales.spans[first].start
         for number, span in enumerate(scales.spans[first:], first + 1):
-            here = slice(span.start - start, span.stop - start)
-            self.log(f"train/loss_scale_{number}", losses[:, here].detach().mean())
+            tokens = losses[:, span.start - start : span.stop - start]
+            self.log(f"train/loss_scale_{number}", tokens.detach().mean())
 
     def optimized(self) -> list[dict[str, Any]]:
         """Parameter groups: norms, biases and tables without weight decay."""
@@ -364,8 +377,9 @@ class NextScale(InLatents):
     @property
     def unchecked(self) -> tuple[str, ...]:
         """Prefixes of parts that may differ, with the encoder if none reads captions."""
-        reads = self.encoder is not None and self.encoder.reads
-        return (*self.training_only, *(() if reads else ("encoder.",)))
+        if self.encoder is not None and self.encoder.reads:
+            return self.training_only
+        return (*self.training_only, "encoder.")
 
 
 def _text_or_none(
@@ -373,8 +387,62 @@ def _text_or_none(
 ) -> tuple[Text, Tensor]:
     # Features, and a mask of those to replace: all of them without text.
     table = network.no_text
-    none = torch.full((count,), text is None, device=table.device)
-    if text is not None:
-        return text, none
-    ones = torch.ones(count, dtype=torch.long, device=table.device)
-    return Text(torch.zeros(count, 1, table.shape[1], device=table.device), ones), none
+    without_text = torch.full((count,), text is None, device=table.device)
+    if text is None:
+        lengths = torch.ones(count, dtype=torch.long, device=table.device)
+        text = Text(torch.zeros(count, 1, table.shape[1], device=table.device), lengths)
+    return text, without_text
+
+
+class Infinity(NextScale, Generator):
+    """Train a next-scale transformer, and generate images with it.
+
+    Args:
+        scale: Unused, since the output size is requested; set by ``data.init_args.scale``.
+        space: The frozen tokenizer, with its scales.
+        transformer: The network to train.
+        optimizer: Makes the optimiser of the trainable parameters.
+    """
+
+    def __init__(
+        self,
+        scale: float,
+        space: BitwiseSpace,
+        transformer: InfinityTransformer,
+        optimizer: OptimizerCallable = adamw,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(scale, optimizer=optimizer, **kwargs)
+        self.space = space
+        self.transformer = transformer
+
+    # ------------------------------------------------------------------------------------- training
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the cross-entropy of the bits of all scales, with self-correction."""
+        f = hr_latent(self.space, batch)
+        scales = self.space.scales((f.shape[-2], f.shape[-1]))
+        forced = teacher_forcing(f, scales, self_correction)
+        logits = self.predicted(batch, forced.inputs, scales)
+        weights = copy_to(scale_weights(scales), f.device)
+        losses = bit_losses(logits, forced.bits)
+        loss = (losses * weights).sum(1).mean()
+        self.log("train/loss", loss, prog_bar=True)
+        self.log_scales(scales, losses, logits, forced.bits)
+        return loss
+
+    # ------------------------------------------------------------------------------------- sampling
+
+    @torch.no_grad()
+    def generate(self, batch: Batch, noise: Noise) -> Tensor:
+        """Generate from one token to the whole image.
+
+        Raises:
+            ValueError: If there are no scales for the size.
+        """
+        H, W = batch["size"]
+        factor = self.space.factor
+        scales = self.space.scales((H // factor, W // factor))
+        text, how = self.sampling(batch)
+        codes = sample(self.transformer, scales, text, noise, how)
+        return self.space.images(total_after(codes))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_modules.casarbi import Stages
+from lightning_modules.methods.casarbi import Stages
 
 ORDERS = ["remainder_last", "remainder_first", "uniform"]
 

@@ -18,13 +18,12 @@ indices, which are one less: timestep 250 is index 249, in training and in sampl
 from __future__ import annotations
 
 import itertools
-import logging
 import math
-from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
-from typing import Any, TypeVar, cast
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, cast
 
+import numpy as np
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
@@ -33,25 +32,124 @@ from torch.nn import functional
 from degradations.device import copy_to
 from files.batch import Batch
 from files.method import changed
-from files.numbers import PositiveInt
+from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from lightning_modules.adversarial import Adversarial, hinge_discriminator, hinge_generator
 from lightning_modules.backbone.condition import Condition, FixedPrompt, guided
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.schedule import Schedule, explicit
 from lightning_modules.backbone.space import Space
-from lightning_modules.inversion import Sampling, Training, timesteps_for
 from lightning_modules.latents import InLatents, check_base, enlarged, latent_pair, whole_lr
 from lightning_modules.networks.noise_predictor import Gaussian, NoisePredictor, lr_side
 from lightning_modules.noise import Noise
 from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.solvers import ddim
 from lightning_modules.sampling.tiling import padded
-from lightning_modules.weights import fingerprint, load_part, read_weights, same_weights, unlike
+from lightning_modules.weights import same_weights, unlike
 
 CLAMP = 10.0  # of the discriminator's inputs
 Conditions = tuple[Condition, Condition]  # with the text, and without
-Part = TypeVar("Part", bound=nn.Module)
-log = logging.getLogger(__name__)
+STARTS = (250, 200, 150, 100)  # section 3.2: enough of the signal is left
+LADDER = (*STARTS, 50)
+
+# As released. The paper's ablations also use others.
+RELEASED = {1: [200], 2: [200, 100], 3: [200, 100, 50], 4: [200, 150, 100, 50], 5: [*LADDER]}
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How InvSR samples.
+
+    Args:
+        guidance: Strength of classifier-free guidance; 1 for none, as in the paper. Training has
+            none, as released.
+        steps: Steps of sampling.
+        start: Timestep to start at, one of ``training.starts``. By default that of the release for
+            so many steps, or the first of ``training.starts`` if that is not trained. The steps are
+            spread from the start down.
+        timesteps: All timesteps, from the first one down, instead of ``steps`` and ``start``, which
+            are ignored then; counted from 1, as everywhere in these arguments.
+        solver: ``euler`` goes from step to step without new noise, as released; ``ancestral`` adds
+            noise (algorithm 1).
+        deterministic: Take the means of the predictor's and the autoencoder's distributions instead
+            of drawing from them, when sampling; unpredicted noise is still drawn. In training only
+            the autoencoder's.
+        color_misaligned: Take the colours from the mirrored LR image, squeezed to the output, as
+            released: they lie beside their places wherever a side is below ``patch`` or no multiple
+            of 16. Only for the published numbers.
+    """
+
+    guidance: float = 1.0
+    steps: PositiveInt = 1
+    start: PositiveInt | None = None
+    timesteps: Sequence[PositiveInt] | None = None
+    solver: Literal["euler", "ancestral"] = "euler"
+    deterministic: bool = False
+    color_misaligned: bool = False
+
+
+def adam_l2(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+    """Adam with a learning rate of 5e-5 and an L2 penalty, as released for the discriminator."""
+    return torch.optim.Adam(parameters, lr=5e-5, weight_decay=1e-3, fused=True)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What InvSR's predictor is trained for, and against what.
+
+    Args:
+        starts: Timesteps that are trained for, the first one first. The default is the paper's, for
+            scale 4 in Stable Diffusion's latents.
+        perceptual: Distance of two batches of latents, (B,), such as
+            ``lightning_modules.LatentLPIPS``; frozen.
+        perceptual_weights: Its weights: a file, a run that trained it, or a name of
+            ``configs/weights.yaml``.
+        perceptual_weight: Weight of the perceptual loss.
+        adversarial_weight: Weight of the adversarial loss.
+        adversarial_start: Steps without the adversarial loss, in which the discriminator is already
+            trained.
+        discriminator: Judges latents, given timestep and text.
+        discriminator_weights: Weights from which it starts, as released.
+        discriminator_optimizer: Makes its optimiser.
+        accumulate: Batches per step, whose gradients are accumulated.
+        clip: Largest norm of the gradient of a step, for each optimiser; unlimited by default.
+    """
+
+    starts: Sequence[PositiveInt] = STARTS
+    perceptual: nn.Module | None = None
+    perceptual_weights: str | None = None
+    perceptual_weight: NonNegativeFloat = 2.0
+    adversarial_weight: NonNegativeFloat = 0.1
+    adversarial_start: NonNegativeInt = 10_000
+    discriminator: nn.Module | None = None
+    discriminator_weights: str | None = None
+    discriminator_optimizer: OptimizerCallable = adam_l2
+    accumulate: PositiveInt = 1
+    clip: PositiveFloat | None = None
+
+
+def timesteps_for(steps: int, start: int | None = None) -> list[int]:
+    """Return timesteps, noisiest first.
+
+    Without a start those of the release; evenly spaced from 250 for more than five steps. With a
+    start those of the paper's table 4 if possible; evenly spaced below a start that the paper does
+    not have, or if there are too few in between.
+
+    Args:
+        steps: Number of timesteps, at least 1.
+        start: The first timestep.
+    """
+    released = RELEASED.get(steps)
+    if released is not None and start in (None, released[0]):
+        return released
+    if start is None:
+        start = LADDER[0]
+    below = [t for t in LADDER if t < start]
+    later = steps - 1
+    if start in LADDER and later <= len(below):
+        return [start, *(below[-(-n * len(below) // later) - 1] for n in range(1, steps))]
+    # NumPy's rounding is part of the released lists, e.g. of 30 steps.
+    even = np.linspace(start, 0, steps, endpoint=False, dtype=np.int64)
+    return [int(t) for t in even]
 
 
 class InvSR(InLatents, Adversarial):
@@ -89,6 +187,22 @@ class InvSR(InLatents, Adversarial):
         >>> sr = model.enlarge(image, seed=1)  # doctest: +SKIP
     """
 
+    trained_parts = ("predictor", "discriminator")
+    training_only = ("discriminator.", "perceptual.")
+    released_parts = ("predictor",)
+    trained_settings: ClassVar = {**InLatents.trained_settings, "starts": "losses.starts"}
+    part_files: ClassVar = {
+        **InLatents.part_files,
+        "denoiser_weights": "denoiser.load",
+        "training.discriminator_weights": "load_discriminator",
+    }
+    pretrained_parts: ClassVar = {
+        **InLatents.pretrained_parts,
+        "training.perceptual_weights": "perceptual",
+    }
+    half_outputs = False
+    latent_pairs = True
+
     def __init__(
         self,
         scale: float,
@@ -114,23 +228,23 @@ class InvSR(InLatents, Adversarial):
             optimizer=optimizer,
             **kwargs,
         )
-        self.predictor, self.denoiser, self.space = predictor, denoiser, space
-        self.denoiser_weights, self.patch = denoiser_weights, lr_side(patch, scale)
-        self.prompt, self.sampling, self.losses = prompt, sampling, training
+        self.predictor = predictor
+        self.denoiser = denoiser
+        self.denoiser_weights = denoiser_weights
+        self.space = space
         self.schedule = schedule or Schedule(variance="exploding")
-        self.middle, self.perceptual = sampling.middle, training.perceptual
-        self.tile, self.tile_overlap, self.tile_window = self.patch, self.patch // 2, "gaussian"
-        self.tile_least = self.patch
+        self.prompt = prompt
+        self.sampling = sampling
+        self.losses = training
+        self.perceptual = training.perceptual
+        self.patch = lr_side(patch, scale)
+        self.tile = self.tile_least = self.patch
+        self.tile_overlap = self.patch // 2
+        self.tile_window = "gaussian"
         self.tile_always = True
         self._check()
         self.tile_multiple = self.multiple
         self.plan()  # raises if sampling is impossible
-
-    trained_parts = ("predictor", "discriminator")
-    training_only = ("discriminator.", "perceptual.")
-    group = "training."
-    half_outputs = False
-    latent_pairs = True
 
     # ------------------------------------------------------------------------------------- training
 
@@ -141,33 +255,29 @@ class InvSR(InLatents, Adversarial):
         """
         noise = None if self.sampling.deterministic else Noise(batch["seed"], self.device)
         z, y = latent_pair(self.space, batch, noise)
-        choices = copy_to(torch.tensor(self.trained), z.device)
-        t = choices[torch.randint(len(choices), (len(z),), device=z.device)]
+        starts = copy_to(torch.tensor([t - 1 for t in self.losses.starts]), z.device)
+        t = starts[torch.randint(len(starts), (len(z),), device=z.device)]
         conditions = self._conditions(batch)
-        x0 = self.predicted(batch["lr"], y if self.losses.starting else z, t, conditions)
+        x0 = self.predicted(batch["lr"], y, t, conditions)
         loss = functional.mse_loss(x0, z)
         self.log("train/mse", loss)
         if self.perceptual is not None:
             distance = self.perceptual(x0, z).mean()
             self.log("train/perceptual", distance)
             loss = loss + self.losses.perceptual_weight * distance
-        if (
-            self.discriminator is not None
-            and self.trainer.global_step >= self.losses.adversarial_start
-        ):
+        judged = self.trainer.global_step >= self.losses.adversarial_start
+        if self.discriminator is not None and judged:
             adversarial = hinge_generator(self._discriminator_logits(x0, t, conditions))
             self.log("train/adversarial", adversarial)
             loss = loss + self.losses.adversarial_weight * adversarial
         self.log("train/loss", loss, prog_bar=True)
         return loss, (z, x0.detach(), t, conditions)
 
-    def discriminator_loss(self, made: Any) -> Tensor:
+    def discriminator_loss(self, judged: Any) -> Tensor:
         """Return the hinge loss of latents of HR and predicted ones, at the same timesteps."""
-        z, x0, t, conditions = made
-        discriminator = cast(nn.Module, self.discriminator)
-        loss = hinge_discriminator(
-            discriminator(z, t, conditions[0].text), self._discriminator_logits(x0, t, conditions)
-        )
+        z, x0, t, conditions = judged
+        real = cast(nn.Module, self.discriminator)(z, t, conditions[0].text)
+        loss = hinge_discriminator(real, self._discriminator_logits(x0, t, conditions))
         self.log("train/discriminator", loss, prog_bar=True)
         return loss
 
@@ -193,41 +303,31 @@ class InvSR(InLatents, Adversarial):
 
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
-        """Algorithm 1, with one denoiser call per step and one call of the predictor.
-
-        Raises:
-            ValueError: If the predictor was trained for the noise between the steps.
-        """
-        if not self.losses.starting:
-            raise ValueError(
-                "the predictor was trained for the noise between steps (training.starting false): "
-                "set its run as sampling.middle_weights; in fit, set trainer.limit_val_batches to "
-                "0"
-            )
+        """Algorithm 1, with one denoiser call per step and one call of the predictor."""
         mirrored = padded(batch["lr"], self.multiple, self.patch)
-        lr, indices = mirrored.lr, [t - 1 for t in self.plan()]
-        drawn = None if self.sampling.deterministic else noise.stream("encoder")
-        y = self.space.encode(enlarged(lr, self.own_size(lr)), drawn)
+        lr = mirrored.lr
+        indices = [t - 1 for t in self.plan()]
+        encoder_noise = None if self.sampling.deterministic else noise.stream("encoder")
+        y = self.space.encode(enlarged(lr, self.own_size(lr)), encoder_noise)
         sigma = self.schedule.level(indices[0]).sigma
-        z = y + sigma * self._noise(self.predictor, lr, y, indices[0], noise.stream("start"))
+        z = y + sigma * self._start(lr, y, indices[0], noise.stream("start"))
         conditions = self._conditions(batch)
-        for now, then in itertools.pairwise([*indices, -1]):
-            x0 = self._clean(z, now, conditions, self.sampling.guidance)
-            levels = self.schedule.level(now), self.schedule.level(then)
-            if self.sampling.solver == "euler" or then < 0:
-                z = ddim(z, x0, *levels)
+        for t, t_next in itertools.pairwise([*indices, -1]):  # after the last one, no noise is left
+            x0 = self._clean(z, t, conditions, self.sampling.guidance)
+            level = self.schedule.level(t)
+            level_next = self.schedule.level(t_next)
+            if self.sampling.solver == "ancestral" and t_next >= 0:
+                fresh = noise.stream(t_next).normal(y.shape)
+                z = ddim(z, x0, level, level_next, 1.0, fresh)
             else:
-                by = self.middle if self.sampling.solver == "predicted" else None
-                fresh = self._noise(by, lr, y, then, noise.stream(then))
-                z = ddim(z, x0, *levels, 1.0, fresh)
+                z = ddim(z, x0, level, level_next)
         return mirrored.crop(self.space.decode(z), self.own_size(batch["lr"]))
 
-    def _noise(
-        self, predictor: NoisePredictor | None, lr: Tensor, y: Tensor, t: int, noise: Noise
-    ) -> Tensor:
-        if predictor is None:
+    def _start(self, lr: Tensor, y: Tensor, t: int, noise: Noise) -> Tensor:
+        # The noise that sampling starts with, of standard deviation 1 where it is not predicted.
+        if self.predictor is None:
             return noise.normal(y.shape)
-        gaussian: Gaussian = predictor(lr, float(t))
+        gaussian: Gaussian = self.predictor(lr, float(t))
         if self.sampling.deterministic:
             return gaussian.mean
         return gaussian.sample(noise.normal(y.shape))
@@ -245,7 +345,9 @@ class InvSR(InLatents, Adversarial):
         if self.prompt is None:
             return Condition(), Condition()
         text = self.prompt.condition(count)
-        return text, text if self.sampling.guidance == 1 else self.prompt.unconditional(count)
+        if self.sampling.guidance == 1:
+            return text, text
+        return text, self.prompt.unconditional(count)
 
     def color_reference(self, batch: Batch) -> Tensor:
         """Return the LR image, mirrored with ``color_misaligned``."""
@@ -254,25 +356,15 @@ class InvSR(InLatents, Adversarial):
 
     # -------------------------------------------------------------------------------- the plan
 
-    @property
-    def trained(self) -> list[int]:
-        """The indices, from 0, of the timesteps that are trained for."""
-        return [
-            t - 1 for t in (self.losses.starts if self.losses.starting else self.losses.starts[1:])
-        ]
-
     def plan(self) -> list[int]:
         """Return the timesteps of sampling, counted from 1, noisiest first.
 
         Raises:
             ValueError: If the timesteps do not fall, or the first is not trained as a start.
         """
-        starts, sampling = self.losses.starts, self.sampling
+        starts = self.losses.starts
+        sampling = self.sampling
         if sampling.timesteps is not None:
-            if sampling.start is not None or sampling.steps != 1:
-                raise ValueError(
-                    "model.init_args.sampling has timesteps, and steps or start: set either of them"
-                )
             timesteps = list(sampling.timesteps)
         else:
             timesteps = timesteps_for(sampling.steps, sampling.start)
@@ -297,7 +389,7 @@ class InvSR(InLatents, Adversarial):
     @property
     def output_settings(self) -> dict[str, str | int | float]:
         """Settings that change outputs: timesteps, solver, side of tiles and others."""
-        sampling = replace(self.sampling, steps=1, start=None, middle=None, middle_weights=None)
+        sampling = replace(self.sampling, steps=1, start=None)
         options = changed(sampling) | {"timesteps": " ".join(map(str, self.plan()))}
         if self.patch != lr_side(None, self.scale):
             options["patch"] = self.patch
@@ -310,47 +402,32 @@ class InvSR(InLatents, Adversarial):
         """The LR side lengths must be multiples of this."""
         halvings = len(self.denoiser.unet.config.block_out_channels) - 1
         unit = whole_lr(self.space.factor * 2**halvings, self.scale)
-        return math.lcm(unit, *(p.divisor for p in (self.predictor, self.middle) if p is not None))
+        return unit if self.predictor is None else math.lcm(unit, self.predictor.divisor)
 
     # ------------------------------------------------------------------------- checks and weights
 
-    def load_parts(self, find: Callable[[str, str], Path]) -> None:
-        """Load the frozen parts; ``setup`` for training loads the perceptual distance."""
-        super().load_parts(find)
-        if self.denoiser_weights is not None:
-            self.denoiser.load(find("denoiser_weights", self.denoiser_weights))
-        if self.middle is not None and self.sampling.middle_weights is not None:
-            key = "sampling.middle_weights"
-            found = read_weights(find(key, self.sampling.middle_weights))
-            # In the run that trained it, it was the predictor.
-            own = load_part(self.middle, found, "predictor", dict, key)
-            if found.trained_with.get("starting"):
-                log.warning("%s was trained for the start, not between steps", found.name)
-            # It is frozen, so checkpoints and results name its source.
-            cast(Any, self.middle).source = f"{found.name} {fingerprint(own)}"
+    def load_training_parts(self) -> None:
+        """Load the perceptual distance.
 
-    @property
-    def trained_with(self) -> dict[str, Any]:
-        """The starts, and whether the predictor is for them."""
-        own = {"starts": list(self.losses.starts), "starting": self.losses.starting}
-        return super().trained_with | own
-
-    def _load_perceptual(self) -> None:
+        Raises:
+            FileNotFoundError: If its file is missing.
+            ValueError: If it was trained in other latents.
+        """
+        super().load_training_parts()
         weights = self.losses.perceptual_weights
-        if self.perceptual is not None and weights is not None and self._find is not None:
-            cast(Any, self.perceptual).load(self._find("training.perceptual_weights", weights))
-        if getattr(self.perceptual, "source", None) == "":
+        perceptual: Any = self.perceptual
+        if perceptual is None:
+            return
+        if weights is not None and self._find is not None:
+            perceptual.load(self._find("training.perceptual_weights", weights))
+        trained_in = getattr(perceptual, "space", "")
+        differences = unlike(self.space.settings, getattr(perceptual, "latents", {}))
+        if trained_in and not same_weights(trained_in, self.space.source):
+            differences.append(f"{self.space.source}, there {trained_in}")
+        if differences:
             raise ValueError(
-                "training.perceptual has random weights: set perceptual_weights beside it to a "
-                "run of configs/experiment/latent_lpips.yaml, or to a name of configs/weights.yaml"
-            )
-        trained_in = getattr(self.perceptual, "space", "")
-        found = unlike(self.space.settings, getattr(self.perceptual, "latents", {}))
-        if found or (trained_in and not same_weights(trained_in, self.space.source)):
-            raise ValueError(
-                "model.init_args.training.perceptual_weights were trained in latents of "
-                f"{'; '.join([trained_in, *found])}, and the space here is {self.space.source}: "
-                "train them in this one"
+                "model.init_args.training.perceptual_weights were trained in other latents than "
+                f"those of model.init_args.space ({'; '.join(differences)}): train them in these"
             )
 
     def setup(self, stage: str) -> None:
@@ -362,41 +439,20 @@ class InvSR(InLatents, Adversarial):
                 base was trained with others, with another schedule, or not at a timestep.
         """
         super().setup(stage)
-        used = [*self.plan(), *(self.losses.starts if stage == "fit" else ())]
-        check_base(self.denoiser, self.space, self.schedule, [t - 1 for t in used])
-        if self.middle is not None and self.sampling.middle_weights is None:
-            raise ValueError(
-                "model.init_args.sampling.middle has random weights: set middle_weights beside it"
-            )
-        if stage == "fit":
-            self._load_perceptual()
+        timesteps = [*self.plan(), *(self.losses.starts if stage == "fit" else ())]
+        check_base(self.denoiser, self.space, self.schedule, [t - 1 for t in timesteps])
 
     def _check(self) -> None:
-        sampling, schedule = self.sampling, self.schedule
-        if (sampling.solver == "predicted") != (self.middle is not None):
-            raise ValueError(
-                f"model.init_args.sampling.solver is {sampling.solver}; predicted is for a middle, "
-                "and a middle for predicted: set both"
-            )
+        schedule = self.schedule
         if schedule.variance != "exploding" or schedule.prediction == "sample":
             raise ValueError(
                 "model.init_args.schedule must have variance exploding, and predict epsilon or "
                 f"v_prediction; it has {schedule.variance} and {schedule.prediction}"
             )
-        if sampling.guidance != 1 and self.prompt is None:
+        if self.sampling.guidance != 1 and self.prompt is None:
             raise ValueError(
-                f"model.init_args.sampling.guidance is {sampling.guidance:g}, and a prompt, whose "
-                "negative it leads away from, is missing: set model.init_args.prompt"
+                f"model.init_args.sampling.guidance is {self.sampling.guidance:g}, and a prompt, "
+                "whose negative it leads away from, is missing: set model.init_args.prompt"
             )
-        for predictor in (self.predictor, self.middle):
-            if predictor is not None:
-                predictor.fit_to(self.scale, self.space.factor)
-
-    @property
-    def needs_weights(self) -> bool:
-        """Whether weights are missing; without a predictor there are none."""
-        return self.predictor is not None and super().needs_weights
-
-    def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Map a released file, which has only the predictor; other parts stay."""
-        return self.with_parts(predictor=tensors)
+        if self.predictor is not None:
+            self.predictor.fit_to(self.scale, self.space.factor)

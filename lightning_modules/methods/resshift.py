@@ -13,8 +13,8 @@ do so, but runs only with an autoencoder.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -26,7 +26,6 @@ from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import SuperResolver
 from lightning_modules.latents import InLatents, enlarged, latent_pair, whole_lr
-from lightning_modules.networks.swin_unet import from_official
 from lightning_modules.noise import Noise
 from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.solvers import ShiftSampler, ShiftSolver
@@ -71,8 +70,14 @@ class ResShift(InLatents, SuperResolver):
 
     half_outputs = False
     exact_scale = True
-
+    latent_pairs = True
+    trained_parts = ("network",)
     training_only = ("perceptual.",)
+    released_parts = ("network",)
+    trained_settings: ClassVar[Mapping[str, str]] = {
+        **InLatents.trained_settings,
+        "process": "process.settings",
+    }
 
     def __init__(
         self,
@@ -90,7 +95,8 @@ class ResShift(InLatents, SuperResolver):
     ) -> None:
         super().__init__(scale, optimizer=optimizer, **kwargs)
         self.timesteps = timesteps
-        self.network, self.space = network, space
+        self.network = network
+        self.space = space
         self.network.to(memory_format=torch.channels_last)  # activations follow
         self.process = process or ResidualShift()
         if self.process.relative:
@@ -102,11 +108,9 @@ class ResShift(InLatents, SuperResolver):
         self.sampler = ShiftSampler(self.sampled, sampler)
         self.divisor = int(getattr(network, "divisor", 1))  # of latents' sides
         self.tile_multiple = self.divisible
-        self.perceptual, self.perceptual_weight = perceptual, perceptual_weight
+        self.perceptual = perceptual
+        self.perceptual_weight = perceptual_weight
         self.perceptual_target = perceptual_target
-
-    latent_pairs = True
-    trained_parts = ("network",)
 
     @property
     def default_steps(self) -> int:
@@ -124,8 +128,10 @@ class ResShift(InLatents, SuperResolver):
     @property
     def output_settings(self) -> dict[str, str | int | float]:
         """Settings that change outputs and are not defaults."""
-        own = {"timesteps": " ".join(map(str, self.timesteps))} if self.timesteps else {}
-        return {**super().output_settings, **own, **self.sampler.options}
+        settings = super().output_settings
+        if self.timesteps:
+            settings["timesteps"] = " ".join(map(str, self.timesteps))
+        return settings | self.sampler.options
 
     # ------------------------------------------------------------------------------------- training
 
@@ -146,11 +152,13 @@ class ResShift(InLatents, SuperResolver):
     def _perceptual(self, x0: Tensor, z: Tensor, batch: Batch) -> Tensor:
         # Gradients go through the distance and the decoder to the prediction.
         images = self.space.decode(x0).clamp(0, 1)
-        with torch.no_grad():
-            on_hr = self.perceptual_target == "hr"
-            if on_hr and "hr" not in batch:
+        if self.perceptual_target == "hr":
+            if "hr" not in batch:
                 raise ValueError("perceptual_target is hr: encode with --encode.hr true")
-            target = batch["hr"] if on_hr else self.space.decode(z).clamp(0, 1)
+            target = batch["hr"]
+        else:
+            with torch.no_grad():
+                target = self.space.decode(z).clamp(0, 1)
         distance = cast(nn.Module, self.perceptual)(images, target).mean()
         self.log("train/perceptual", distance)
         return self.perceptual_weight * distance
@@ -180,24 +188,12 @@ class ResShift(InLatents, SuperResolver):
         """LR sides must be multiples of this, so that latents' sides are multiples of divisor."""
         return whole_lr(self.divisor * self.space.factor, self.scale)
 
-    # -------------------------------------------------------------------------------- frozen parts
-
-    def setup(self, stage: str) -> None:
-        """Raise if the autoencoder has random weights; load parts that only training needs.
+    def load_training_parts(self) -> None:
+        """Load the perceptual distance.
 
         Raises:
-            ValueError: If the autoencoder has random weights.
-            FileNotFoundError: If the weights of the perceptual distance are missing.
+            FileNotFoundError: If its weights are missing.
         """
-        super().setup(stage)
-        if stage == "fit" and hasattr(self.perceptual, "load"):
+        super().load_training_parts()
+        if hasattr(self.perceptual, "load"):
             cast(Any, self.perceptual).load()
-
-    @property
-    def trained_with(self) -> dict[str, Any]:
-        """The process."""
-        return super().trained_with | {"process": self.process.settings}
-
-    def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Map a released file, which has only the network; the autoencoder stays."""
-        return self.with_parts(network=from_official(tensors))

@@ -1,1 +1,0 @@
-"""Next-scale autoregressive models: images scale by scale, as bits."""
