@@ -258,27 +258,36 @@ def new_plan(source: Any, seed: int, batch_size: int, streams: int, repeats: int
             f"{type(source).__name__}.groups sums to {sum(groups)}, but it has {count} keys"
         )
     plan = Plan(groups, seed, batch_size, streams, repeats, mixture=source.mixture)
+    return checked_plan(plan)
+
+
+def checked_plan(plan: Plan) -> Plan:
+    """Return a plan whose epochs have a batch at least.
+
+    Raises:
+        ValueError: If an epoch has fewer samples than a batch.
+    """
     if not len(plan):
         raise ValueError(
-            f"data.init_args.train has {plan.total // repeats} images (crops.per_image "
-            f"{repeats}), fewer than data.init_args.batch_size {batch_size}: raise crops.per_image "
-            "or lower batch_size"
+            f"data.init_args.train has {plan.total // plan.repeats} images (crops.per_image "
+            f"{plan.repeats}), fewer than data.init_args.batch_size {plan.batch_size}: raise "
+            "crops.per_image, or lower batch_size"
         )
     return plan
 
 
-def check_same_order(then: dict[str, Any], now: dict[str, Any]) -> None:
+def check_same_order(earlier: dict[str, Any], state: dict[str, Any]) -> None:
     """Refuse to resume a run in another order.
 
     Args:
-        then: ``Plan.state`` and the images of the checkpoint.
-        now: Those of this run.
+        earlier: ``Plan.state`` and the images of the checkpoint.
+        state: Those of this run.
 
     Raises:
         ValueError: If they differ; the message names the key and both values.
     """
-    for name, value in now.items():
-        before = then.get(name, value)
+    for name, value in state.items():
+        before = earlier.get(name, value)
         if before != value:
             raise ValueError(
                 "the checkpoint was made with another order of samples: "

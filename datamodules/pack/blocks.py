@@ -202,8 +202,7 @@ class Blocks:
             writer, record = ShardWriter(self.folder, name, self.size, limit), Record()
             try:
                 yield writer, record
-                if writer.samples:
-                    writer.finish()
+                writer.finish()
                 record.shards = writer.shards
                 content = json.dumps({"job": self.digest, **asdict(record)})
                 write_whole(self._record(block), content + "\n")

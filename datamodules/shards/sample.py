@@ -107,19 +107,17 @@ def add_text(sample: Sample, raw: Raw) -> None:
     """
     name, fields = f"{raw.shard}: {raw.key}", raw.fields
     features = fields.get("text_features", b"")
+    # Of a sample without them, collate says that only some have them.
+    if not isinstance(features, bytes) or features:
+        sample["text_features"] = _plain(
+            features, lambda data: array_of(data, f"{name} (text_features)", 2)
+        )
     try:
         if "txt" in fields:
             sample["text"] = _plain(fields["txt"], caption_of)
-        # Of a sample without them, collate says that only some have them.
-        if not isinstance(features, bytes) or features:
-            sample["text_features"] = _plain(
-                features, lambda data: array_of(data, f"{name} (text_features)", 2)
-            )
         if "json" in fields:
             sample["meta"]["json"] = _plain(fields["json"], lambda data: json.loads(data or "null"))
-    except UnreadableImage:
-        raise
-    except (ValueError, RecursionError) as error:  # of a caption or JSON
+    except (ValueError, RecursionError) as error:
         raise UnreadableImage(f"{name}: its txt or json is broken: {error}") from error
 
 

@@ -135,8 +135,8 @@ class Shards(Source):
         cache_size: Largest size of that cache in bytes, such as ``500M`` or ``50G``; the least
             recently used shards are removed first.
         read_ahead: Number of remote shards that are downloaded ahead at a time; 0 for none.
-        retries: How often a failed request to a server is repeated, with growing pauses.
-        deadline: Seconds without progress after which a request fails, whatever ``retries`` is.
+        deadline: Seconds without progress after which a request to a server, which is repeated
+            with growing pauses, fails.
         stages: Your own functions of a webdataset sample, in this order, such as
             ``my.module.stage``: each gets a dict of ``__key__``, ``__url__`` and all members by
             suffix, as bytes or as an earlier stage left them, and returns such a dict, or None to
@@ -158,7 +158,6 @@ class Shards(Source):
         cache_dir: str = "~/.cache/enlarger/tars",
         cache_size: str | int = "50G",
         read_ahead: NonNegativeInt = 2,
-        retries: NonNegativeInt = 8,
         deadline: PositiveFloat = 300.0,
         stages: list[Callable[[dict[str, Any]], Any]] | None = None,
         **kwargs: Any,
@@ -168,7 +167,7 @@ class Shards(Source):
         self.cache_dir = cache_dir
         self.cache_size = parse_bytes(cache_size, "Shards.cache_size")
         self.read_ahead, self.stages = read_ahead, stages or []
-        self.policy = RetryPolicy(retries, deadline, stall=min(30.0, deadline / 4))
+        self.policy = RetryPolicy(deadline=deadline, stall=min(30.0, deadline / 4))
         self._reader = Reader()
         self._tars: list[Tar] = []
         self._table = joined([])
