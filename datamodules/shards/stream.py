@@ -269,7 +269,7 @@ class StreamImages(TrainingImages):
         """Return the next crop of this worker. Errors as ``TrainingImages``."""
         return self.__getitems__([item])[0]
 
-    def _found(self) -> Sequence[str]:
+    def _listed(self) -> Sequence[str]:
         return _CurrentKey(self)
 
     @property

@@ -68,7 +68,7 @@ def test_what_cannot_be_read_is_said(kind, tmp_path):
 def test_of_clips(tmp_path, suffix):
     members = [("a.1.png", image_bytes(tmp_path, 0)), ("a.2.png", image_bytes(tmp_path, 1))]
     path = write(tmp_path / "clips.tar", [*members, (f"a.{suffix}", GOOD["utf-16"])])
-    clips = ClipShards(str(path), frames=2, index_cache=str(tmp_path))
+    clips = ClipShards(str(path), frames=2)
     clips.prepare(1.0)
     assert clips.read(0)["text"] == TEXT
 
