@@ -130,11 +130,11 @@ class Plan:
         """
         share = self.batch_size // self.streams
         base = np.uint64(seed_of(self.seed, "sample", epoch))
-        own = self.own_streams(rank, world)
-        step = max(1, AHEAD // (share * len(own)))  # batches computed together
+        streams = self.own_streams(rank, world)
+        step = max(1, AHEAD // (share * len(streams)))  # batches computed together
         for first in range(start, len(self), step):
             count = min(step, len(self) - first)
-            begins = [stream * self.stream_length + first * share for stream in own]
+            begins = [stream * self.stream_length + first * share for stream in streams]
             samples = [self._take(epoch, begin, begin + count * share) for begin in begins]
             images = _by_batch(samples, count) // self.repeats
             positions = _by_batch([np.arange(count * share) + begin for begin in begins], count)
@@ -174,14 +174,13 @@ class Plan:
             reaches.append((first + pick % length, first, length))
         everywhere = length * self.streams
         reaches.append((pick % everywhere, 0, everywhere))
-        own = int(self._take(epoch, position, position + 1)[0]) // self.repeats
+        image = int(self._take(epoch, position, position + 1)[0]) // self.repeats
         for centre, first, length in reaches:
-            others = self._others(
-                epoch, max(first, centre - NEAR), min(first + length, centre + NEAR), own
-            )
+            start, stop = max(first, centre - NEAR), min(first + length, centre + NEAR)
+            others = self._others(epoch, start, stop, image)
             if len(others):
                 return int(others[pick // length % len(others)])
-        return own
+        return image
 
     @cached_property
     def reach(self) -> int:
@@ -209,15 +208,15 @@ class Plan:
             groups = np.searchsorted(np.cumsum(self.groups), samples // self.repeats, "right")
             names, uses = np.unique(groups, return_index=True)
             streams.append(names[np.argsort(uses)].tolist())
-        found = dict.fromkeys(chain(*zip_longest(*streams)))
-        return [group for group in found if group is not None]
+        groups_in_turn = dict.fromkeys(chain.from_iterable(zip_longest(*streams)))
+        return [group for group in groups_in_turn if group is not None]
 
-    def _others(self, epoch: int, start: int, stop: int, own: int) -> Integers:
+    def _others(self, epoch: int, start: int, stop: int, image: int) -> Integers:
         images = self._take(epoch, start, stop) // self.repeats
-        mine = images != own
+        differs = images != image
         if self.mixture is not None:
-            mine &= self._source_of(images) == self._source_of(own)
-        return images[mine]
+            differs &= self._source_of(images) == self._source_of(image)
+        return images[differs]
 
     def _source_of(self, images: Integers | int) -> Any:
         return np.searchsorted(self._source_ends, images, "right")

@@ -19,7 +19,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import xxhash
@@ -273,8 +273,6 @@ def build_index(shard: Path, examine: bool = False) -> ShardIndex:
                 f"{problem}, and pack the tar again"
             )
         sample[suffix] = Member(member.offset_data, member.size)
-    if not samples:
-        raise ValueError(f"shard {shard} holds no samples")
     if others:
         log.warning("%s: passed over %d members that belong to no sample", shard, others)
     index = ShardIndex(state.st_size, state.st_mtime_ns, list(samples), list(samples.values()))
@@ -422,11 +420,10 @@ def array_of(data: bytes, name: str, dimensions: int) -> NDArray[np.floating[Any
         UnreadableImage: If the member is broken, or not floats of that many dimensions.
     """
     try:
-        array = np.load(io.BytesIO(data), allow_pickle=False)
-        if array.ndim != dimensions or array.dtype not in (np.float16, np.float32):
-            raise ValueError(
-                f"it is {array.dtype} {array.shape}; expected floats of {dimensions} dimensions"
-            )
+        array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+        if array.ndim == dimensions and array.dtype in (np.float16, np.float32):
+            return array
+        problem = f"it is {array.dtype} {array.shape}; expected floats of {dimensions} dimensions"
     except (ValueError, EOFError, OSError) as error:
-        raise UnreadableImage(f"{name}: {error}") from error
-    return cast("NDArray[np.floating[Any]]", array)
+        problem = str(error)
+    raise UnreadableImage(f"{name}: {problem}")

@@ -16,17 +16,9 @@ from typing import Any, cast
 import fsspec
 import numpy as np
 from torch.utils.data import get_worker_info
-from webdataset import (
-    DataPipeline,
-    SimpleShardList,
-    gopen,
-    shuffle,
-    split_by_node,
-    split_by_worker,
-)
+from webdataset import DataPipeline, SimpleShardList, gopen, shuffle
 from webdataset.gopen import Pipe
 from webdataset.tariterators import group_by_keys, tar_file_expander
-from webdataset.utils import pytorch_worker_info
 
 from datamodules.files.pairs import refuse_mixed
 from datamodules.files.roles import roles_of
@@ -191,7 +183,14 @@ class Stream(Source):
         """Never called, since samples come in the order of their tars, by ``raws``."""
         raise NotImplementedError
 
-    def raws(self, plan: StreamPlan, epoch: int, start: int, notes: list[Skipped]) -> Iterator[Raw]:
+    def raws(
+        self,
+        plan: StreamPlan,
+        epoch: int,
+        start: int,
+        notes: list[Skipped],
+        ranks: tuple[int, int] = (0, 1),
+    ) -> Iterator[Raw]:
         """Yield the samples of this process, or of this worker of a DataLoader, without an end.
 
         Args:
@@ -199,6 +198,7 @@ class Stream(Source):
             epoch: Number of the epoch.
             start: The batch at which the run entered it.
             notes: The skipped tars are added here.
+            ranks: Rank of this process, and number of processes.
 
         Raises:
             ValueError: If a pass gives no samples, or a tar holds what must not be read.
@@ -206,7 +206,7 @@ class Stream(Source):
         has_captions = False  # whether a sample had one
         for turn in itertools.count():
             raw = None
-            for raw in self._pass(plan, (epoch, start, turn), notes):
+            for raw in self._pass(plan, (epoch, start, turn), notes, ranks):
                 has_captions = has_captions or "txt" in raw.fields
                 if has_captions and "txt" not in raw.fields:
                     example = f"samples without a caption get an empty one: {raw.key}"
@@ -214,22 +214,26 @@ class Stream(Source):
                     raw.fields["txt"] = b""
                 yield raw
             if raw is None:
-                rank, _, worker, _ = pytorch_worker_info()
                 reason = notes[0].message if notes else "no images in it"
                 raise ValueError(
-                    f"Stream.urls: no samples in a pass of worker {worker} of process {rank} "
-                    f"({reason})"
+                    f"Stream.urls: no samples in a pass of worker {_worker()[0]} of process "
+                    f"{ranks[0]} ({reason})"
                 )
 
     def _pass(
-        self, plan: StreamPlan, place: tuple[int, int, int], notes: list[Skipped]
+        self,
+        plan: StreamPlan,
+        place: tuple[int, int, int],
+        notes: list[Skipped],
+        ranks: tuple[int, int],
     ) -> DataPipeline:
         """Return webdataset's pipeline of one pass over the tars."""
-        rank, world, worker, workers = pytorch_worker_info()
+        rank, world = ranks
+        worker, workers = _worker()
+        # Not webdataset's own splits by process and worker, which believe the environment.
         stages = [
             SimpleShardList(self._shards, seed=seed_of(plan.seed, "shards", *place)),
-            split_by_node,
-            split_by_worker,
+            lambda tars: itertools.islice(tars, rank + world * worker, None, world * workers),
             partial(samples_of, notes=notes),
             partial(map, raw_of),
             partial(_copies, repeats=plan.repeats),
@@ -239,6 +243,12 @@ class Stream(Source):
             seed = seed_of(plan.seed, "shuffle", *place, rank, worker)
             stages.append(shuffle(size, initial=size, seed=seed))
         return DataPipeline(*stages)
+
+
+def _worker() -> tuple[int, int]:
+    """Return the number of this worker of a DataLoader, and of all."""
+    info = get_worker_info()
+    return (0, 1) if info is None else (info.id, info.num_workers)
 
 
 class StreamImages(TrainingImages):
@@ -282,9 +292,8 @@ class StreamImages(TrainingImages):
         begun: tuple[int, ...] = (os.getpid(), item.epoch, item.image)
         latest = (plan.batch_of(item.position), item.position)
         if begun != self._begun or latest <= self._latest:
-            _tell_webdataset(*self.ranks)
             self._notes: list[Skipped] = []
-            self._raws = self._stream.raws(plan, item.epoch, item.image, self._notes)
+            self._raws = self._stream.raws(plan, item.epoch, item.image, self._notes, self.ranks)
             self._begun = begun
         self._latest = latest
 
@@ -322,22 +331,6 @@ class _CurrentKey(Sequence[str]):
 
     def __getitem__(self, index: Any) -> Any:
         return self.images.key
-
-
-def _tell_webdataset(rank: int, world: int) -> None:
-    """Make sure that webdataset splits tars among the processes that train.
-
-    Raises:
-        ValueError: If it takes this process for another one.
-    """
-    if get_worker_info() is not None:  # a process of its own, where torch.distributed may be unset
-        os.environ.update(RANK=str(rank), WORLD_SIZE=str(world))
-    seen = pytorch_worker_info()[:2]
-    if seen != (rank, world):
-        raise ValueError(
-            f"this is process {rank} of {world}, and webdataset takes it for process {seen[0]} of "
-            f"{seen[1]}: unset the environment variables RANK and WORLD_SIZE, or set them so"
-        )
 
 
 # ------------------------------------------------------------------------------------------- a tar

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.files.roles import EXPECTED, FIELDS, SUFFIXES, roles_of
+from datamodules.files.roles import EXPECTED, FIELDS, SUFFIXES, roles_in
 from datamodules.shards.index import Member, ShardIndex
 
 RULE = "a key ends at the first dot of the file name"
@@ -74,10 +74,7 @@ def table_of(shard: str, index: ShardIndex, prefix: str = "", needed: str = "hr"
     keys, samples = list[str](), list[dict[str, Member]]()
     others, unused = list[str](), list[str]()
     for key, members in zip(index.keys, index.members, strict=True):
-        try:
-            roles = roles_of(tuple(members))
-        except ValueError as error:
-            raise ValueError(f"shard {shard}: {key!r}: {error}") from error
+        roles = roles_in(shard, key, tuple(members))
         if needed in roles.members:
             keys.append(prefix + key)
             samples.append({field: members[suffix] for field, suffix in roles.members.items()})
@@ -89,8 +86,8 @@ def table_of(shard: str, index: ShardIndex, prefix: str = "", needed: str = "hr"
         if needed == "latent":
             expected = "latent.npy, as main.py encode writes it"
         raise ValueError(
-            f"shard {shard}: none of its {len(others)} samples can be used (the first is "
-            f"{others[0]}); expected a member {expected} ({RULE})"
+            f"shard {shard}: none of its {len(others)} samples can be used ({others[:1]}); "
+            f"expected a member {expected} ({RULE})"
         )
     notes = []
     if others:

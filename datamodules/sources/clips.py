@@ -406,8 +406,8 @@ class ClipShards(RecordedClips):
 class _Frames(Shards):
     """Frames as samples of their own, whose keys are ``clip/frame``."""
 
-    def _index(self, tar: Tar, folder: Path, cache: DiskCache | None) -> ShardIndex:
-        index = super()._index(tar, folder, cache)
+    def _index(self, tar: Tar, cache: DiskCache | None) -> ShardIndex:
+        index = super()._index(tar, cache)
         samples = dict(zip(index.keys, index.members, strict=True))
         keys: list[str] = []
         members: list[dict[str, Member]] = []

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from datamodules.samples import SampleDraws, TrainingImages
 from datamodules.shards.cache import DiskCache
-from datamodules.shards.index import array_of, load_index
+from datamodules.shards.index import array_of
 from datamodules.shards.reader import Tar
 from datamodules.shards.shards import Shards
 from datamodules.shards.table import Table, table_of
@@ -72,11 +72,8 @@ class Latents(Shards):
             )
         super().prepare(scale)
 
-    def _part(self, tar: Tar, folder: Path, cache: DiskCache | None) -> Table:
-        return table_of(tar.name, load_index(Path(tar.path), folder), needed="latent")
-
-    def _advice(self, where: list[str]) -> str:
-        return "list each tar once; to train on several sets, encode them together"
+    def _samples_of(self, tar: Tar, cache: DiskCache | None) -> Table:
+        return table_of(tar.name, self._index(tar, cache), needed="latent")
 
     def size(self, index: int) -> tuple[int, int] | None:
         """Return None: latents are not cropped."""

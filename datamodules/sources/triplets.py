@@ -118,8 +118,9 @@ def _triplets_in(folder: Path) -> dict[str, dict[str, Path]]:
 def _read_judgement(path: Path) -> float:
     try:
         judgement = float(np.load(io.BytesIO(read_bytes(path)), allow_pickle=False).item())
-        if not 0 <= judgement <= 1:
-            raise ValueError(f"it holds {judgement}; expected a number from 0 to 1")
+        if 0 <= judgement <= 1:
+            return judgement
+        problem = f"it holds {judgement}; expected a number from 0 to 1"
     except (ValueError, EOFError, OSError) as error:
-        raise UnreadableImage(f"{path}: {error}") from error
-    return judgement
+        problem = str(error)
+    raise UnreadableImage(f"{path}: {problem}")
