@@ -327,9 +327,8 @@ class Images(Dataset[dict[str, Any]]):
         fields: dict[str, Any] = {**sample}
         if fields.keys().isdisjoint(self.needed):
             raise ValueError(f"{where} {sorted(fields)}; expected {' or '.join(self.needed)}")
-        for name in IMAGES:
-            if name in fields:
-                check_image(fields[name], f"{where} {name} as")
+        for name in fields.keys() & IMAGES:
+            check_image(fields[name], f"{where} {name} as")
         if "clip" in fields:
             check_image(fields["clip"], f"{where} clip as", 4)
         return cast(Sample, fields)
@@ -582,14 +581,12 @@ def check_image(value: Any, what: str, dimensions: int = 3) -> None:
     Raises:
         ValueError: If they are no array, or one of another type or shape.
     """
-    if isinstance(value, np.ndarray):
-        description = f"{value.dtype} {value.shape}"
-        fits = value.ndim == dimensions and value.shape[-1] == 3 and value.size > 0
-        types = [np.uint8, np.uint16] if dimensions == 3 else [np.uint8]
-        if fits and value.dtype in types:
-            return
-    else:
-        description = type(value).__name__
+    types = (np.uint8, np.uint16) if dimensions == 3 else (np.uint8,)
+    is_array = isinstance(value, np.ndarray)
+    fits = is_array and value.ndim == dimensions and value.shape[-1] == 3 and value.size > 0
+    if fits and value.dtype in types:
+        return
+    description = f"{value.dtype} {value.shape}" if is_array else type(value).__name__
     expected = "(H, W, 3) uint8 or uint16" if dimensions == 3 else "(T, H, W, 3) uint8"
     raise ValueError(f"{what} {description}; expected an array {expected}, RGB")
 

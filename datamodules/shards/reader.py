@@ -89,18 +89,22 @@ class Reader:
             RemoteError: If it cannot be downloaded.
         """
         if tar.wanted is not None and self.cache is not None:
-            data = _remote(tar.wanted, member, self.cache)
+            data = _cached(tar.wanted, member, self.cache)
+            if data is not None and _is_intact(data, member):
+                return data
+            # The disk has no room, or damaged it.
+            data = read_range(tar.wanted.url, member.offset, member.size, self.cache.policy)
         else:
             data = os.pread(self._opened(tar), member.size, member.offset)
-            if not _is_intact(data, member):
-                _check_same(tar, os.fstat(self._opened(tar)))
-        if not _is_intact(data, member):
-            raise UnreadableImage(
-                f"{name}: {len(data)} of the {member.size} bytes from {member.offset} on came, or "
-                "they differ from the index (by their checksum): download or pack the shard again",
-                "truncated" if len(data) < member.size else "checksum",
-            )
-        return data
+        if _is_intact(data, member):
+            return data
+        if tar.wanted is None:
+            _check_same(tar, os.fstat(self._opened(tar)))
+        raise UnreadableImage(
+            f"{name}: {len(data)} of the {member.size} bytes from {member.offset} on came, or "
+            "they differ from the index (by their checksum): download or pack the shard again",
+            "truncated" if len(data) < member.size else "checksum",
+        )
 
     def _opened(self, tar: Tar) -> int:
         if tar.path not in self._open:
@@ -110,14 +114,6 @@ class Reader:
             self._open[tar.path] = os.open(tar.path, os.O_RDONLY | os.O_CLOEXEC)
         self._open.move_to_end(tar.path)
         return self._open[tar.path]
-
-
-def _remote(wanted: Wanted, member: Member, cache: DiskCache) -> bytes:
-    """Read a member from the cache, or from the server if the disk has no room or damaged it."""
-    data = _cached(wanted, member, cache)
-    if data is not None and _is_intact(data, member):
-        return data
-    return read_range(wanted.url, member.offset, member.size, cache.policy)
 
 
 def _cached(wanted: Wanted, member: Member, cache: DiskCache) -> bytes | None:
