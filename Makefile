@@ -15,7 +15,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := app,dev,docs,heic,lmdb,onnx,s3,spandrel,video
+EXTRAS := app,dev,docs,heic,onnx,s3,spandrel,video
 BUDGET ?= 480
 DEMO := configs/experiment/quickstart.yaml
 export NO_ALBUMENTATIONS_UPDATE := 1
@@ -93,7 +93,7 @@ test-faults: install
 MINIMUM := .venv-minimum
 $(MINIMUM)/.installed: pyproject.toml
 	uv venv --clear --python 3.11 $(MINIMUM)
-	uv pip install --compile-bytecode --resolution lowest-direct --python $(MINIMUM)/bin/python -e '.[dev,lmdb,onnx,s3,spandrel,video]'
+	uv pip install --compile-bytecode --resolution lowest-direct --python $(MINIMUM)/bin/python -e '.[dev,onnx,s3,spandrel,video]'
 	@touch $@
 
 test-minimum: $(MINIMUM)/.installed

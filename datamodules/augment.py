@@ -46,7 +46,7 @@ class Albumentations(Augmentation):
             seed: The sample's seed, not negative.
 
         Raises:
-            ValueError: If ``hr`` is not 8-bit, or a transform changed its size or type.
+            ValueError: If ``hr`` is not 8-bit.
         """
         if hr.dtype != np.uint8:
             raise ValueError(
@@ -59,10 +59,4 @@ class Albumentations(Augmentation):
             generator = np.random.Generator(np.random.Philox(key=key))
             transform.set_random_state(generator, random.Random(stream << 64 | seed))
             image = transform(image=image)["image"]
-            if image.shape != hr.shape or image.dtype != hr.dtype:
-                raise ValueError(
-                    f"data.init_args.crops.augment: {type(transform).__name__} returned "
-                    f"{image.dtype} {image.shape} for {hr.dtype} {hr.shape}; expected transforms "
-                    "that keep size and type (for the size of crops, set data.init_args.crop_size)"
-                )
         return image

@@ -39,6 +39,9 @@ from files.paths import open_regular
 
 __all__ = ["Augmentation", "CropSettings", "Pixels", "SRDataModule", "Sample", "Source"]
 log = logging.getLogger(__name__)
+PARTS = {"fit": "train", "validate": "val", "test": "test", "predict": "predict"}
+# Files of a source whose sizes processes compare, and whose contents; bytes of each of these.
+SIZES, CONTENTS, LOOK = 256, 4, 1 << 20
 
 
 def checked_scale(scale: float, whose: str = "data.init_args.") -> float:
@@ -54,10 +57,6 @@ def checked_scale(scale: float, whose: str = "data.init_args.") -> float:
     if not 1 <= scale < math.inf:
         raise ValueError(f"{whose}scale is {scale:g}; it must be a number of at least 1")
     return float(scale)
-
-
-# Files of a source whose sizes processes compare, and whose contents; bytes of each of these.
-SIZES, CONTENTS, LOOK = 256, 4, 1 << 20
 
 
 def _look_of(source: Source) -> str:
@@ -149,7 +148,7 @@ class SRDataModule(Predicted, LightningDataModule):
         self.listener: Listener | None = None  # a callback that measures training batches
         self.outputs: Outputs | None = None  # where predict writes; see commands/cli.py
         self._fingerprint = ""  # of the training images' keys
-        self._kept = ""  # stage whose next `setup` opens nothing
+        self._open_stage = ""  # stage whose next `setup` opens nothing
         self._plan: Plan | None = None
 
     # ------------------------------------------------------------------------------------ sources
@@ -163,9 +162,9 @@ class SRDataModule(Predicted, LightningDataModule):
         Raises:
             ValueError: If a source is missing, empty or unusable.
         """
-        if stage != self._kept:
+        if stage != self._open_stage:
             self._open(stage)
-        self._kept = ""
+        self._open_stage = ""
         if stage == "fit":
             degradation = self._datasets["train"][0].source.degradation or self.degradation
             if self.crops.scales is not None and degradation is not None:
@@ -177,9 +176,15 @@ class SRDataModule(Predicted, LightningDataModule):
         Args:
             stage: As in ``setup``.
         """
-        self._kept = stage
+        self._open_stage = stage
 
     def _open(self, stage: str) -> None:
+        part = PARTS[stage]
+        if getattr(self, part) in (None, {}, [], ""):
+            raise ValueError(
+                f"{stage} needs images: set data.init_args.{part} to a Source (val and test: to a "
+                "dict of name: Source; predict: also to a folder or a file)"
+            )
         if stage == "fit":
             self._datasets["train"] = [self._training_images()]
         if stage in ("fit", "validate"):
@@ -187,15 +192,10 @@ class SRDataModule(Predicted, LightningDataModule):
         if stage == "test":
             self._datasets["test"] = self._evaluation_images(self.test)
         if stage == "predict":
-            source = source_to_enlarge(self.predict, self.outputs)
+            source = source_to_enlarge(cast(Any, self.predict), self.outputs)
             scale = self._prepared(source, srgb=False)
             self._datasets["predict"] = images_to_enlarge(source, scale, self.size)
             self._left_out = set()  # of an earlier `predict`
-        for verb, part in (("validate", "val"), ("test", "test")):
-            if stage == verb and not self._datasets[part]:
-                raise ValueError(
-                    f"{verb} needs images: set data.init_args.{part} to a dict of name: Source"
-                )
 
     def _prepared(self, source: Source, srgb: bool = True) -> float:
         """Prepare a source, and return its scale."""
@@ -211,9 +211,7 @@ class SRDataModule(Predicted, LightningDataModule):
         ]
 
     def _training_images(self) -> TrainingImages:
-        source, crops = self.train, self.crops
-        if source is None:
-            raise ValueError("fit needs images to train on: set data.init_args.train to a Source")
+        source, crops = cast(Source, self.train), self.crops
         if crops.scales is None:  # here: predict and test may use another scale
             check_crop(self.crop_size, source.scale or self.scale)
         scale = self._prepared(source)
@@ -227,14 +225,8 @@ class SRDataModule(Predicted, LightningDataModule):
         return images
 
     def plan(self) -> Plan:
-        """Return the order of training samples.
-
-        Raises:
-            ValueError: If ``setup`` has not found the training images yet.
-        """
-        if self._plan is None:
-            raise ValueError("the plan exists after setup('fit'), which finds the images")
-        return self._plan
+        """Return the order of training samples, after ``setup("fit")``."""
+        return cast(Plan, self._plan)
 
     def files_seen(self) -> dict[str, str]:
         """Return a hash of each dataset's keys, and of sizes and contents of some files.
@@ -340,8 +332,8 @@ class SRDataModule(Predicted, LightningDataModule):
         """Move the tensors except ``seed`` and ``draws``, which are used on the CPU."""
         if not _is_batch(batch):
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
-        kept = {name: batch.pop(name) for name in ("seed", "draws") if name in batch}
-        return super().transfer_batch_to_device(batch, device, dataloader_idx) | kept
+        on_cpu = {name: batch.pop(name) for name in ("seed", "draws") if name in batch}
+        return super().transfer_batch_to_device(batch, device, dataloader_idx) | on_cpu
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> Batch:
         """Convert to float32 in [0, 1], make missing LR, and check each source's first batch.

@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import default_collate
 
+from datamodules.source import IMAGES
 from files.batch import Batch
 from files.images.deep import Pixels
 
-IMAGES = ("hr", "lr", "ref", "p0", "p1")  # of a batch, where present
 CLIP = "clip"
 WHOLE = ("text", "meta", "error")  # lists as they are
 COMMON = ("size", "frames")  # equal in all samples of a batch
-TEXTS = ("text_features", "text_lengths")  # of captions of different lengths
+LATENTS = ("latent", "lr_latent")
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -35,34 +35,38 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     Raises:
         ValueError: If images differ in size, or only some samples have LR.
     """
-    keys = [s["key"] for s in samples]
-    batch: dict[str, Any] = {
-        "key": keys,
-        "seed": torch.tensor([s["seed"] for s in samples], dtype=torch.int64),
-    }
-    for name in (*WHOLE, *COMMON, *IMAGES, CLIP, "judge", "latent", "lr_latent", TEXTS[0]):
-        values = [s[name] for s in samples if name in s]
+    keys = [sample["key"] for sample in samples]
+    seeds = [sample["seed"] for sample in samples]
+    batch: dict[str, Any] = {"key": keys, "seed": torch.tensor(seeds, dtype=torch.int64)}
+    for name in (*WHOLE, *COMMON, *IMAGES, CLIP, *LATENTS, "judge", "text_features"):
+        values = [sample[name] for sample in samples if name in sample]
         if not values:
             continue
         if name == "text":  # an image without a caption has an empty one
-            values = [s.get(name, "") for s in samples]
+            values = [sample.get(name, "") for sample in samples]
         if len(values) < len(samples):
             raise ValueError(
-                f"only {len(values)} of {len(samples)} samples in one batch ({', '.join(keys[:3])}"
-                f", ...) have {name!r}: a Source gives it for all images, or for none"
+                f"only {len(values)} of {len(samples)} samples in one batch ({_some(keys)}) have "
+                f"{name!r}: a Source gives it for all images, or for none"
             )
-        if name in IMAGES or name == CLIP:
+        if name in (*IMAGES, CLIP):
             batch[name] = _stack(values, keys)
         elif name in COMMON:
-            batch[name] = _equal(values, keys, "lengths" if name == "frames" else "sizes")
+            _check_equal(values, keys)
+            batch[name] = values[0]
+        elif name in LATENTS:
+            _check_equal([value.shape for value in values], keys)
+            batch[name] = _stacked(values)
         elif name == "judge":
             batch[name] = torch.tensor(values, dtype=torch.float32)
-        elif name == TEXTS[0]:
-            batch[name] = _filled([torch.from_numpy(value) for value in values], keys)
-            batch[TEXTS[1]] = torch.tensor([len(value) for value in values])
+        elif name == "text_features":
+            # (B, n, W) from (n_i, W); shorter ones are padded with zeros.
+            texts = [torch.from_numpy(value) for value in values]
+            batch[name] = pad_sequence(texts, batch_first=True)
+            batch["text_lengths"] = torch.tensor([len(text) for text in texts])
         else:
-            batch[name] = _latents(values, keys) if name.endswith("latent") else values
-    skipped = [image for s in samples for image in s.get("skipped", [])]
+            batch[name] = values
+    skipped = [image for sample in samples for image in sample.get("skipped", [])]
     if skipped:
         batch["skipped"] = skipped
     if "place" in samples[0]:
@@ -72,48 +76,25 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     return batch
 
 
-def _equal(values: list[Any], keys: list[str], what: str) -> Any:
+def _some(keys: list[str]) -> str:
+    return f"{', '.join(keys[:3])}, ..."
+
+
+def _check_equal(values: list[Any], keys: list[str]) -> None:
     if len(set(values)) > 1:
         raise ValueError(
-            f"one batch asks for outputs of different {what} ({', '.join(keys[:3])}, ...): "
-            "set data.init_args.eval_batch_size 1"
+            f"samples in one batch differ in size or length ({_some(keys)}: {values[:3]}, ...): "
+            "set data.init_args.eval_batch_size 1 (or, for latents to train on, encode squares "
+            "with --encode.crop)"
         )
-    return values[0]
 
 
 def _stack(images: list[Pixels], keys: list[str]) -> Tensor:
-    _check_sizes(images, keys, "set data.init_args.eval_batch_size 1")
+    _check_equal([image.shape for image in images], keys)
     arrays: list[NDArray[Any]] = list(images)
     if any(image.dtype != np.uint8 for image in images):
         arrays = [image.astype(np.float32) / np.iinfo(image.dtype).max for image in images]
     return _stacked(arrays).movedim(-1, -3)
-
-
-def _latents(values: list[NDArray[Any]], keys: list[str]) -> Tensor:
-    advice = "encode squares with --encode.crop, or set data.init_args.batch_size 1"
-    _check_sizes(values, keys, advice)
-    return _stacked(values)
-
-
-def _check_sizes(values: Sequence[NDArray[Any]], keys: list[str], advice: str) -> None:
-    if len({value.shape for value in values}) > 1:
-        raise ValueError(f"different sizes in one batch ({', '.join(keys[:3])}, ...): {advice}")
-
-
-def _filled(texts: Sequence[Tensor], keys: list[str]) -> Tensor:
-    # (B, n, W) from (n_i, W); shorter ones are padded with zeros.
-    if len({text.shape[-1] for text in texts}) > 1:
-        raise ValueError(
-            f"text features of different widths in one batch ({', '.join(keys[:3])}, ...): "
-            "encode all shards with one encoder"
-        )
-    if not all(text.shape[-2] for text in texts):
-        raise ValueError(
-            f"a caption of {', '.join(keys[:3])}, ... has no token: leave it out, or encode again"
-        )
-    longest = max(text.shape[-2] for text in texts)
-    filled = [functional.pad(text, (0, 0, 0, longest - text.shape[-2])) for text in texts]
-    return torch.stack(filled)
 
 
 def _stacked(arrays: list[NDArray[Any]]) -> Tensor:
@@ -168,8 +149,8 @@ def check_batch(batch: Batch, finite: bool = True) -> None:
             continue
         image = cast(Tensor, image)
         ndim, expected = (5, "T, 3, H, W") if name == CLIP else (4, "3, H, W")
-        found = (image.dtype, image.ndim, len(image), image.shape[-3])
-        if found != (torch.float32, ndim, count, 3):
+        channels = image.shape[-3]
+        if (image.dtype, image.ndim, len(image), channels) != (torch.float32, ndim, count, 3):
             raise ValueError(
                 f"batch[{name!r}] is {image.dtype} {tuple(image.shape)}; expected float32 "
                 f"({count}, {expected}) for {batch['key']}"
@@ -180,9 +161,3 @@ def check_batch(batch: Batch, finite: bool = True) -> None:
             raise ValueError(
                 f"batch[{name!r}] has values in [{low}, {high}]; expected [0, 1] ({batch['key']})"
             )
-    seed = batch["seed"]
-    if seed.shape != (count,) or seed.dtype != torch.int64 or seed.device.type != "cpu":
-        raise ValueError(
-            f"batch['seed'] is {seed.dtype} {tuple(seed.shape)} on {seed.device}; expected int64 "
-            f"({count},) on the CPU"
-        )

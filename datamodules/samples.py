@@ -19,7 +19,7 @@ from datamodules.files.pairs import misfit
 from datamodules.order.keys import first_duplicate
 from datamodules.order.plan import Item, Plan
 from datamodules.scales import Scales
-from datamodules.source import Augmentation, Sample, Source
+from datamodules.source import IMAGES, Augmentation, Sample, Source
 from degradations.base import cut_size
 from degradations.seeds import GAMMA, MULTIPLIERS, SHIFTS, hash_of_name
 from files.clock import READING, Preparation
@@ -37,7 +37,8 @@ LEAST = 1000  # samples: a share of fewer would be mostly chance
 WARNINGS = 20  # warnings before they become rare
 LISTED = 50  # images in the error
 ATTEMPTS = 300  # replacements tried before the run stops: 9 of 10 images may be too small
-_WORD = (1 << 64) - 1
+FLIP_CODES = {1: 1, 2: 0, 3: -1}  # of OpenCV, by the first two bits of a turn
+WORD = (1 << 64) - 1
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,11 @@ class SampleDraws:
     """
 
     def __init__(self, seed: int, name: str) -> None:
-        self._state = _mix(_mix((seed + GAMMA) & _WORD) ^ int(hash_of_name(name)))
+        self._state = _mix(_mix((seed + GAMMA) & WORD) ^ int(hash_of_name(name)))
 
     def integer(self, low: int, high: int) -> int:
         """Draw uniformly from {low, ..., high - 1}; ``high`` is above ``low``."""
-        self._state = (self._state + GAMMA) & _WORD
+        self._state = (self._state + GAMMA) & WORD
         return low + int((high - low) * ((_mix(self._state) >> 11) * 2.0**-53))
 
 
@@ -105,7 +106,8 @@ def turned(image: Pixels, turn: int) -> Pixels:
         image: (H, W, 3).
         turn: 0 to 7: 1 flips left and right, 2 top and bottom, 4 swaps the axes after that.
     """
-    flipped = cv2.flip(image, (0, 1, 0, -1)[turn & 3]) if turn & 3 else image
+    code = FLIP_CODES.get(turn & 3)
+    flipped = image if code is None else cv2.flip(image, code)
     return cast(Pixels, cv2.transpose(flipped) if turn & 4 else np.array(flipped))
 
 
@@ -139,8 +141,8 @@ def pad_symmetric(image: Pixels, height: int, width: int) -> Pixels:
 
 
 def _mix(word: int) -> int:
-    word = (word ^ (word >> SHIFTS[0])) * MULTIPLIERS[0] & _WORD
-    word = (word ^ (word >> SHIFTS[1])) * MULTIPLIERS[1] & _WORD
+    word = (word ^ (word >> SHIFTS[0])) * MULTIPLIERS[0] & WORD
+    word = (word ^ (word >> SHIFTS[1])) * MULTIPLIERS[1] & WORD
     return word ^ (word >> SHIFTS[2])
 
 
@@ -191,14 +193,9 @@ class Tally:
     def __init__(self, limit: float) -> None:
         self.limit = limit
         self.samples = 0  # of this process
-        self.planned: Counter[str] = Counter()  # of samples whose planned image was unreadable
+        self.failed = 0  # samples whose planned image was unreadable
         self.reasons: Counter[str] = Counter()  # of all skipped images, replacements included
         self.images: dict[str, str] = {}  # message by key, of the first unreadable images
-
-    @property
-    def failed(self) -> int:
-        """Number of samples whose planned image was unreadable."""
-        return self.planned.total()
 
     @property
     def unreadable(self) -> int:
@@ -218,41 +215,34 @@ class Tally:
         self.samples += samples
         for image in skipped:
             self.reasons[image.reason] += 1
+            problem, count = "unreadable", self.unreadable
             if image.reason == SMALL:
-                self._warn("skipped a training image, too small (%d so far): %s", image)
-                continue
-            self._warn("skipped an unreadable training image (%d so far): %s", image)
-            self.planned[image.reason] += image.planned
-            if len(self.images) < LISTED:
-                self.images.setdefault(image.key, image.message)
-        if self.failed > self.limit * max(self.samples, LEAST):
-            raise ValueError(self._message())
+                problem, count = "too small", self.reasons[SMALL]
+            else:
+                self.failed += image.planned
+                if len(self.images) < LISTED:
+                    self.images.setdefault(image.key, image.message)
+            if count <= WARNINGS or count % 1000 == 0:
+                text = "skipped a training image, %s (%d so far): %s"
+                log.warning(text, problem, count, image.message)
+        total = max(self.samples, LEAST)
+        if self.failed > self.limit * total:
+            raise ValueError(
+                f"{self.failed} of the {self.samples} training samples of this process so far "
+                f"could not be read ({self.summary()}), more than the {int(self.limit * total)} "
+                f"that data.init_args.crops.unreadable_limit allows ({self.limit:g} of {total}): "
+                "fix these images, leave them out, or raise the limit:\n  "
+                + "\n  ".join(self.images.values())
+            )
 
     def summary(self) -> str:
         """Return the counts by reason; empty if there are none."""
-        return _listed(self.reasons)
-
-    def _warn(self, message: str, image: Skipped) -> None:
-        count = self.reasons[SMALL] if image.reason == SMALL else self.unreadable
-        if count <= WARNINGS or count % 1000 == 0:
-            log.warning(message, count, image.message)
-
-    def _message(self) -> str:
-        of = max(self.samples, LEAST)
-        return (
-            f"{self.failed} of the {self.samples} training samples of this process so far could "
-            f"not be read ({_listed(self.planned)}), more than the {int(self.limit * of)} that "
-            f"data.init_args.crops.unreadable_limit allows ({self.limit:g} of {of}): fix these "
-            "images, leave them out, or raise the limit:\n  " + "\n  ".join(self.images.values())
-        )
+        return counts_of(self.reasons)
 
 
-def _listed(counts: Counter[str]) -> str:
-    return ", ".join(f"{reason} {count}" for reason, count in counts.most_common() if count)
-
-
-class _TooSmallError(ValueError):
-    """An image that is smaller than the crop."""
+def counts_of(reasons: Counter[str]) -> str:
+    """Return counts by reason in words."""
+    return ", ".join(f"{reason} {count}" for reason, count in reasons.most_common() if count)
 
 
 class Images(Dataset[dict[str, Any]]):
@@ -264,21 +254,20 @@ class Images(Dataset[dict[str, Any]]):
         scale: The scale at which the images are used.
     """
 
+    needed: tuple[str, ...] = ("hr", "lr", "size")
+    """Fields of ``Sample`` of which the source gives at least one."""
+
     def __init__(self, source: Source, name: str, scale: float) -> None:
         self.source, self.name, self.scale = source, name, scale
         self.checked = False  # whether a batch was checked against the contract
-        self.keys = self._found()
+        self.keys = self._listed()
 
-    def _found(self) -> Sequence[str]:
+    def _listed(self) -> Sequence[str]:
         keys = [f"{self.name}/{key}" for key in self.source.keys]
-        if not keys:
-            raise ValueError(f"source {self.name!r} ({type(self.source).__name__}) has no images")
-        twice = first_duplicate(keys)
-        if twice is not None:
-            raise ValueError(
-                f"source {self.name!r} has {keys.count(twice)} images with the key {twice!r}; keys "
-                "must be unique"
-            )
+        duplicate = first_duplicate(keys)
+        if not keys or duplicate is not None:
+            problem = "no images" if not keys else f"several images with the key {duplicate!r}"
+            raise ValueError(f"source {self.name!r} ({type(self.source).__name__}) has {problem}")
         return keys
 
     def __len__(self) -> int:
@@ -298,14 +287,23 @@ class Images(Dataset[dict[str, Any]]):
             if "lr" in sample:
                 height, width = _paired_size(sample, self.scale, key)
             else:
-                height, width = cut_size(sample["hr"].shape[:2], self.scale)
-            if not (height and width):
-                raise ValueError(
-                    f"{key} is {_size(sample['hr'])} pixels, less than one LR pixel at "
-                    f"data.init_args.scale {self.scale:g}: leave it out"
-                )
+                height, width = self.cut_size(sample["hr"].shape[:2], key)
             sample["hr"] = sample["hr"][:height, :width]
         return {**sample, "key": key, "seed": item.seed}
+
+    def cut_size(self, size: tuple[int, int], key: str) -> tuple[int, int]:
+        """Return (H, W) of the largest part of an image that whole LR pixels make up.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        height, width = cut_size(size, self.scale)
+        if not (height and width):
+            raise ValueError(
+                f"{key} is {size[1]}x{size[0]} pixels, less than one LR pixel at "
+                f"data.init_args.scale {self.scale:g}: leave it out"
+            )
+        return height, width
 
     def output_size(self, lr: Sequence[int]) -> tuple[int, int]:
         """Return (H, W) of the output for an LR of (h, w) without HR."""
@@ -324,17 +322,16 @@ class Images(Dataset[dict[str, Any]]):
     def _read(self, index: int) -> Sample:
         return self.source.read(index)
 
-    def _checked(self, given: Sample, index: int) -> Sample:
-        sample = given.copy()
-        if not {"hr", "lr", "size"} & sample.keys():
-            raise ValueError(f"{self._where(index)} gave neither hr nor lr, but {sorted(sample)}")
-        for name in ("hr", "lr"):
-            if name in sample:
-                _check_image(sample[name], f"{self._where(index)} gave {name} as")
-        return sample
-
-    def _where(self, index: int) -> str:
-        return f"{self.keys[index]}: {type(self.source).__name__}.read"
+    def _checked(self, sample: Sample, index: int) -> Sample:
+        where = f"{self.keys[index]}: {type(self.source).__name__}.read gave"
+        fields: dict[str, Any] = {**sample}
+        if fields.keys().isdisjoint(self.needed):
+            raise ValueError(f"{where} {sorted(fields)}; expected {' or '.join(self.needed)}")
+        for name in fields.keys() & IMAGES:
+            check_image(fields[name], f"{where} {name} as")
+        if "clip" in fields:
+            check_image(fields["clip"], f"{where} clip as", 4)
+        return cast(Sample, fields)
 
 
 class TrainingImages(Images):
@@ -350,6 +347,8 @@ class TrainingImages(Images):
         small: What to do with an image that is smaller than the crop.
         plan: Gives replacements for unusable images; without it, they raise an error.
     """
+
+    needed = ("hr",)
 
     def __init__(
         self,
@@ -381,9 +380,8 @@ class TrainingImages(Images):
         """Return one crop; the plan replaces an unusable image by another one.
 
         Raises:
-            UnreadableImage: If the image is broken, and there is no plan.
-            ValueError: If it is smaller than the crop, breaks the contract, or no replacement can
-                be used.
+            UnreadableImage: If the image is broken, or smaller than the crop, and is not replaced.
+            ValueError: If it breaks the contract, or no replacement can be used.
         """
         return self._sample(item)
 
@@ -392,9 +390,13 @@ class TrainingImages(Images):
             sample, index, skipped = self._usable(item)
             if self.augment is not None:
                 self._augmented(sample, index, item.seed)
-        place = (item.epoch, item.position)
-        key, seed = self.keys[index], item.seed
-        return {**sample, "key": key, "seed": seed, "place": place, "skipped": skipped}
+        return {
+            **sample,
+            "key": self.keys[index],
+            "seed": item.seed,
+            "place": (item.epoch, item.position),
+            "skipped": skipped,
+        }
 
     def _usable(self, item: Item) -> tuple[Sample, int, list[Skipped]]:
         """Return the crop, the number of its image, and the images skipped before it."""
@@ -409,24 +411,23 @@ class TrainingImages(Images):
             tried.add(index)
             try:
                 return self._crop(index, SampleDraws(item.seed, "crop")), index, skipped
-            except (UnreadableImage, _TooSmallError) as error:
-                small = isinstance(error, _TooSmallError)
-                if self.plan is None or (small and self.small == "error"):
+            except UnreadableImage as error:
+                refused = error.reason == SMALL and self.small == "error"
+                if self.plan is None or refused:
                     raise
-                reason = SMALL if isinstance(error, _TooSmallError) else error.reason
-                skipped.append(Skipped(self.keys[index], reason, str(error), not attempt))
-        raise ValueError(_all_in_a_row(skipped))
+                skipped.append(Skipped(self.keys[index], error.reason, str(error), not attempt))
+        counts = counts_of(Counter(image.reason for image in skipped))
+        raise ValueError(
+            f"{len(skipped)} images of data.init_args.train in a row could not be used ({counts}); "
+            f"the first: {skipped[0].message}"
+        )
 
     def _crop(self, index: int, draws: SampleDraws) -> Sample:
         size = self.source.size(index)
-        if size is not None and min(size) >= self.crop_size:
+        if size is not None and (self.small != "pad" or min(size) >= self.crop_size):
             return self._crop_alone(index, size, draws)
-        if size is not None and self.small != "pad":
-            raise self._too_small(index, size)
         sample = self.read(index)
         sample.pop("meta", None)  # describes the file, not the crop: alpha alone would outweigh it
-        if "hr" not in sample:
-            raise ValueError(f"{self.keys[index]} has no HR image, which training needs")
         if "lr" in sample:
             return self._pair(sample, index, draws)
         top, left, turn = self._place(sample["hr"].shape[:2], self.crop_size, index, draws)
@@ -435,16 +436,9 @@ class TrainingImages(Images):
 
     def _crop_alone(self, index: int, size: tuple[int, int], draws: SampleDraws) -> Sample:
         """Return the crop of an image of known size, if possible without decoding the rest."""
-        side = self.crop_size
-        top, left, turn = self._place(size, side, index, draws)
+        top, left, turn = self._place(size, self.crop_size, index, draws)
         sample = self._checked(self._read_crop(index, top, left), index)
         sample.pop("meta", None)
-        if sample["hr"].shape[:2] != (side, side) or "lr" in sample:
-            raise ValueError(
-                f"{self.keys[index]}: {type(self.source).__name__}.size is {size[1]}x{size[0]}, "
-                f"but read_crop gave {_size(sample['hr'])} {'and an LR ' if 'lr' in sample else ''}"
-                f"for a crop of {side} pixels at row {top}, column {left}"
-            )
         sample["hr"] = turned(sample["hr"], turn)
         return sample
 
@@ -475,37 +469,40 @@ class TrainingImages(Images):
         draws: SampleDraws,
         step: int = 1,
     ) -> tuple[int, int, int]:
-        """Return row, column and turn of a crop, drawn in this order under every policy."""
+        """Return row, column and turn of a crop, drawn in this order under every policy.
+
+        Raises:
+            UnreadableImage: If the image is smaller than the crop, and is not padded.
+        """
         rows, columns = (length - side for length in size)
-        if (rows < 0 or columns < 0) and self.small != "pad":
-            raise self._too_small(index, (size[0] * step, size[1] * step))
+        if min(rows, columns) < 0 and self.small != "pad":
+            raise UnreadableImage(
+                f"{self.keys[index]} is {size[1] * step}x{size[0] * step} pixels, smaller than "
+                f"data.init_args.crop_size {self.crop_size}: lower the crop size, leave such "
+                "images out, or set data.init_args.crops.small to pad or skip",
+                SMALL,
+            )
         top = draws.integer(0, max(rows, 0) + 1)
         left = draws.integer(0, max(columns, 0) + 1)
         return top, left, draw_turn(self.flips, draws)
 
     def _cut(self, image: Pixels, top: int, left: int, side: int, turn: int) -> Pixels:
-        cut = image[top : top + side, left : left + side]
-        return turned(pad_symmetric(cut, side, side), turn)
-
-    def _too_small(self, index: int, size: tuple[int, ...]) -> _TooSmallError:
-        return _TooSmallError(
-            f"{self.keys[index]} is {size[1]}x{size[0]} pixels, smaller than "
-            f"data.init_args.crop_size {self.crop_size}: lower the crop size, leave such images "
-            "out, or set data.init_args.crops.small to pad or skip"
-        )
+        part = image[top : top + side, left : left + side]
+        return turned(pad_symmetric(part, side, side), turn)
 
     def _augmented(self, sample: Sample, index: int, seed: int) -> None:
-        if "lr" in sample:
+        others = sample.keys() & {"lr", "latent", "ref"}
+        if others:
             raise ValueError(
-                f"{self.keys[index]} comes with its own LR, so data.init_args.crops.augment would "
-                "change only one of them: unset it"
+                f"{self.keys[index]} has {', '.join(others)}, which data.init_args.crops.augment "
+                "would not change along with the image: unset it"
             )
         hr: Pixels = sample["hr"]
         sample["hr"] = cast(Any, self.augment)(hr, seed)
-        what = f"data.init_args.crops.augment made of a uint8 {hr.shape} crop"
-        _check_image(sample["hr"], what)
+        result = f"data.init_args.crops.augment made of {hr.dtype} {hr.shape}"
+        check_image(sample["hr"], result)
         if (sample["hr"].shape, sample["hr"].dtype) != (hr.shape, hr.dtype):
-            raise ValueError(f"{what} {sample['hr'].dtype} {sample['hr'].shape}; expected the same")
+            raise ValueError(f"{result} {sample['hr'].dtype} {sample['hr'].shape}")
 
 
 class PredictImages(Images):
@@ -543,11 +540,7 @@ class PredictImages(Images):
         )
 
     def __getitem__(self, item: Item) -> dict[str, Any]:
-        """Return one image as ``lr``, or its ``error``.
-
-        Raises:
-            ValueError: If it is a pair of HR and LR.
-        """
+        """Return one image as ``lr``, or its ``error``."""
         key = self.keys[item.image]
         try:
             with seeded(item.seed):
@@ -556,13 +549,9 @@ class PredictImages(Images):
             return {"key": key, "seed": item.seed, "error": str(unreadable)}
         if "size" in sample:  # to be generated
             return {**sample, "size": self.size or sample["size"], "key": key, "seed": item.seed}
-        if "hr" in sample and "lr" in sample:
-            raise ValueError(
-                f"{key} is a pair of HR and LR: set data.init_args.predict to a folder of the "
-                "images to enlarge"
-            )
         if "hr" in sample:
-            sample["lr"] = sample.pop("hr")
+            hr = sample.pop("hr")
+            sample.setdefault("lr", hr)
         sample["meta"] = {"bit_depth": 8 * sample["lr"].itemsize} | sample.get("meta", {})
         _prepare(sample)
         if error := self.too_large(key, sample["lr"].shape[:2]):
@@ -581,30 +570,31 @@ def _prepare(sample: Sample) -> None:
     sample["meta"] = meta
 
 
-def _check_image(value: Any, what: str) -> None:
-    if not isinstance(value, np.ndarray):
-        raise ValueError(f"{what} {type(value).__name__}; expected an (H, W, 3) NumPy array")
-    fits = value.ndim == 3 and value.shape[2] == 3 and value.size > 0
-    if not fits or value.dtype not in (np.uint8, np.uint16):
-        raise ValueError(
-            f"{what} {value.dtype} {value.shape}; expected (H, W, 3) uint8 or uint16, RGB"
-        )
+def check_image(value: Any, what: str, dimensions: int = 3) -> None:
+    """Check pixels against the contract of ``Sample``.
 
+    Args:
+        value: The pixels.
+        what: What comes before their description in the message.
+        dimensions: 3 for an image, 4 for the frames of a clip.
 
-def _all_in_a_row(skipped: list[Skipped]) -> str:
-    counts = _listed(Counter(image.reason for image in skipped))
-    return (
-        f"{len(skipped)} images of data.init_args.train in a row could not be used ({counts}); "
-        f"the first: {skipped[0].message}"
-    )
-
-
-def _size(image: Pixels) -> str:
-    return f"{image.shape[1]}x{image.shape[0]}"
+    Raises:
+        ValueError: If they are no array, or one of another type or shape.
+    """
+    types = (np.uint8, np.uint16) if dimensions == 3 else (np.uint8,)
+    is_array = isinstance(value, np.ndarray)
+    fits = is_array and value.ndim == dimensions and value.shape[-1] == 3 and value.size > 0
+    if fits and value.dtype in types:
+        return
+    description = f"{value.dtype} {value.shape}" if is_array else type(value).__name__
+    expected = "(H, W, 3) uint8 or uint16" if dimensions == 3 else "(T, H, W, 3) uint8"
+    raise ValueError(f"{what} {description}; expected an array {expected}, RGB")
 
 
 def _paired_size(sample: Sample, scale: float, key: str) -> tuple[int, int]:
-    (H, W), (h, w) = sample["hr"].shape[:2], sample["lr"].shape[:2]
-    if problem := misfit((W, H), (w, h), scale):
+    H, W = sample["hr"].shape[:2]
+    h, w = sample["lr"].shape[:2]
+    problem = misfit((W, H), (w, h), scale)
+    if problem:
         raise ValueError(f"{key}: the pair does not fit data.init_args.scale {scale:g}: {problem}")
     return round(scale * h), round(scale * w)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, TypedDict, cast
 
@@ -16,6 +16,8 @@ from files.images.decode import UnreadableImage as UnreadableImage
 from files.images.deep import Pixels
 from files.numbers import PositiveFloat
 from files.paths import size_and_time
+
+IMAGES = ("hr", "lr", "ref", "p0", "p1")  # fields of a sample or a batch that are images
 
 
 class Sample(TypedDict, total=False):
@@ -262,30 +264,28 @@ class PerImage(Wrapper):
             UnreadableImage: If the image is broken.
             ValueError: If it is smaller, or has its own LR.
         """
-        number, name = index // self.per_image, type(self).__name__
+        number = index // self.per_image
         if self._latest is None or self._latest[0] != number:
             self._latest = number, self.source.read(number)
-        sample, key = self._latest[1], self.source.keys[number]
-        if "hr" not in sample or "lr" in sample:
-            raise ValueError(f"{key} is a pair of HR and LR, or no image, which {name} cannot cut")
-        height, width = sample["hr"].shape[:2]
-        if min(height, width) < side:
+        sample = self._latest[1]
+        if "hr" not in sample or "lr" in sample or min(sample["hr"].shape[:2]) < side:
+            shape = sample["hr"].shape if "hr" in sample else "no image"
             raise ValueError(
-                f"{key} is {width}x{height} pixels, smaller than the square of {side} that {name} "
-                "cuts: make that smaller, or leave such images out"
+                f"{type(self).__name__} cuts squares of {side} pixels from images without LR, and "
+                f"{self.source.keys[number]} is {shape} with {', '.join(sample)}: make the square "
+                "smaller, or leave such images out"
             )
         return sample
 
 
 def sized_keys(source: Source) -> list[str]:
     """Return keys with the sizes of their files, which tell most files that were replaced."""
-
-    def sized() -> Iterator[str]:
-        for path, images in groupby(range(len(source.keys)), source.path):
-            found = path and size_and_time(path)
-            yield from (f"{source.keys[image]}\0{found and found[0]}" for image in images)
-
-    return list(sized())
+    sized = []
+    for path, images in groupby(range(len(source.keys)), source.path):
+        state = size_and_time(path) if path else None
+        size = None if state is None else state[0]
+        sized += [f"{source.keys[image]}\0{size}" for image in images]
+    return sized
 
 
 def texts_of(sample: Sample) -> Sample:
@@ -305,21 +305,17 @@ def prepare_within(source: Source, around: Source, scale: float) -> None:
         ValueError: If the inner source has its own scale, degradation or ``shares_seeds``, which
             would be ignored.
     """
-    name = type(around).__name__
-    if source.shares_seeds not in (type(source).shares_seeds, around.shares_seeds):
+    settings = {
+        "shares_seeds": source.shares_seeds not in (type(source).shares_seeds, around.shares_seeds),
+        "degradation": source.degradation is not None,
+        "scale": source.scale not in (None, scale),
+    }
+    ignored = [name for name, differs in settings.items() if differs]
+    if ignored:
+        name = type(around).__name__
         raise ValueError(
-            f"{name}.source has shares_seeds {source.shares_seeds}, which would be ignored: give "
-            f"it to {name}"
-        )
-    if source.degradation is not None:
-        raise ValueError(
-            f"{name}.source has its own degradation, which would be ignored: give it to {name} if "
-            "that takes one, or to the run as the key degradation"
-        )
-    if source.scale not in (None, scale):
-        raise ValueError(
-            f"{name}.source has scale {source.scale:g}, but {name} is used at {scale:g}: set the "
-            f"scale of {name}, or data.init_args.scale"
+            f"{name}.source has its own {', '.join(ignored)}, which would be ignored: give it to "
+            f"{name} (used at scale {scale:g}), or to the run"
         )
     source.srgb = around.srgb
     source.prepare(scale)

@@ -51,7 +51,9 @@ def match(
     if missing or extra:
         problems = []
         if missing:
-            problems.append(f"{len(missing)} of {names[0]} have no LR: {first_of(missing)}")
+            problems.append(
+                f"{len(missing)} of {names[0]} have no LR in {names[1]}: {first_of(missing)}"
+            )
         if extra:
             problems.append(f"{len(extra)} of {names[1]} have no HR: {first_of(extra)}")
         suffix = f" followed by {lr_suffix!r}" if lr_suffix else ""

@@ -21,10 +21,6 @@ _IMAGE = re.compile(rf"(?:(hr|lr)(?:\.|$))?(?:{_EXT})?", re.IGNORECASE)
 _TEXT = re.compile(rf"(?:(?:hr\.)?(?:{_EXT})\.)?(txt|caption|json)", re.IGNORECASE)
 
 
-class MissingHR(ValueError):  # noqa: N818  (names the state)
-    """A sample has an LR image, but no HR."""
-
-
 class Roles(NamedTuple):
     """The roles of the members of one sample.
 
@@ -56,8 +52,7 @@ def roles_of(suffixes: tuple[str, ...]) -> Roles:
             ``jpg.txt``.
 
     Raises:
-        ValueError: If a role has several members.
-        MissingHR: If there is an LR image without its HR.
+        ValueError: If a role has several members, or there is an LR image without its HR.
     """
     members: dict[str, str] = {}
     unused = []
@@ -70,11 +65,20 @@ def roles_of(suffixes: tuple[str, ...]) -> Roles:
         elif suffix.rpartition(".")[2].lower() in SUFFIXES:
             unused.append(suffix)
     if "lr" in members and not members.keys() & {"hr", "latent"}:
-        raise MissingHR(
+        raise ValueError(
             f"it has an LR ({members['lr']}) but no HR; both need the same name, in upper and "
-            "lower case and in the Unicode form of its accents, too"
+            "lower case and in the Unicode form of its accents, too, and for Stream they lie next "
+            "to each other in a tar (tar --sort=name)"
         )
     return Roles(members, tuple(unused))
+
+
+def roles_in(shard: str, key: str, suffixes: tuple[str, ...]) -> Roles:
+    """Return ``roles_of`` the sample ``key`` of a shard, both of which an error names."""
+    try:
+        return roles_of(suffixes)
+    except ValueError as error:
+        raise ValueError(f"shard {shard}: {key!r}: {error}") from error
 
 
 def texts_beside(images: Iterable[Path]) -> Iterator[dict[str, str]]:

@@ -129,11 +129,11 @@ class Plan:
         """
         share = self.batch_size // self.streams
         base = np.uint64(seed_of(self.seed, "sample", epoch))
-        own = self.own_streams(rank, world)
-        step = max(1, AHEAD // (share * len(own)))  # batches computed together
+        streams = self.own_streams(rank, world)
+        step = max(1, AHEAD // (share * len(streams)))  # batches computed together
         for first in range(start, len(self), step):
             count = min(step, len(self) - first)
-            begins = [stream * self.stream_length + first * share for stream in own]
+            begins = [stream * self.stream_length + first * share for stream in streams]
             samples = [self._take(epoch, begin, begin + count * share) for begin in begins]
             images = _by_batch(samples, count) // self.repeats
             positions = _by_batch([np.arange(count * share) + begin for begin in begins], count)
@@ -173,14 +173,13 @@ class Plan:
             reaches.append((first + pick % length, first, length))
         everywhere = length * self.streams
         reaches.append((pick % everywhere, 0, everywhere))
-        own = int(self._take(epoch, position, position + 1)[0]) // self.repeats
+        image = int(self._take(epoch, position, position + 1)[0]) // self.repeats
         for centre, first, length in reaches:
-            others = self._others(
-                epoch, max(first, centre - NEAR), min(first + length, centre + NEAR), own
-            )
+            start, stop = max(first, centre - NEAR), min(first + length, centre + NEAR)
+            others = self._others(epoch, start, stop, image)
             if len(others):
                 return int(others[pick // length % len(others)])
-        return own
+        return image
 
     @cached_property
     def reach(self) -> int:
@@ -208,15 +207,15 @@ class Plan:
             groups = np.searchsorted(np.cumsum(self.groups), samples // self.repeats, "right")
             names, uses = np.unique(groups, return_index=True)
             streams.append(names[np.argsort(uses)].tolist())
-        found = dict.fromkeys(chain(*zip_longest(*streams)))
-        return [group for group in found if group is not None]
+        groups_in_turn = dict.fromkeys(chain.from_iterable(zip_longest(*streams)))
+        return [group for group in groups_in_turn if group is not None]
 
-    def _others(self, epoch: int, start: int, stop: int, own: int) -> Integers:
+    def _others(self, epoch: int, start: int, stop: int, image: int) -> Integers:
         images = self._take(epoch, start, stop) // self.repeats
-        mine = images != own
+        differs = images != image
         if self.mixture is not None:
-            mine &= self._source_of(images) == self._source_of(own)
-        return images[mine]
+            differs &= self._source_of(images) == self._source_of(image)
+        return images[differs]
 
     def _source_of(self, images: Integers | int) -> Any:
         return np.searchsorted(self._source_ends, images, "right")
@@ -257,27 +256,36 @@ def new_plan(source: Any, seed: int, batch_size: int, streams: int, repeats: int
             f"{type(source).__name__}.groups sums to {sum(groups)}, but it has {count} keys"
         )
     plan = Plan(groups, seed, batch_size, streams, repeats, mixture=source.mixture)
+    return checked_plan(plan)
+
+
+def checked_plan(plan: Plan) -> Plan:
+    """Return a plan whose epochs have a batch at least.
+
+    Raises:
+        ValueError: If an epoch has fewer samples than a batch.
+    """
     if not len(plan):
         raise ValueError(
-            f"data.init_args.train has {plan.total // repeats} images (crops.per_image "
-            f"{repeats}), fewer than data.init_args.batch_size {batch_size}: raise crops.per_image "
-            "or lower batch_size"
+            f"data.init_args.train has {plan.total // plan.repeats} images (crops.per_image "
+            f"{plan.repeats}), fewer than data.init_args.batch_size {plan.batch_size}: raise "
+            "crops.per_image, or lower batch_size"
         )
     return plan
 
 
-def check_same_order(then: dict[str, Any], now: dict[str, Any]) -> None:
+def check_same_order(earlier: dict[str, Any], state: dict[str, Any]) -> None:
     """Refuse to resume a run in another order.
 
     Args:
-        then: ``Plan.state`` and the images of the checkpoint.
-        now: Those of this run.
+        earlier: ``Plan.state`` and the images of the checkpoint.
+        state: Those of this run.
 
     Raises:
         ValueError: If they differ; the message names the key and both values.
     """
-    for name, value in now.items():
-        before = then.get(name, value)
+    for name, value in state.items():
+        before = earlier.get(name, value)
         if before != value:
             raise ValueError(
                 "the checkpoint was made with another order of samples: "

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
-from itertools import accumulate, pairwise
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from degradations.seeds import GAMMA, mix, seed_of
 
 Integers = NDArray[np.signedinteger[Any]]
+BLOCK = 256  # places of a mixture that are shuffled together
 
 
 class _Pass(NamedTuple):
@@ -113,9 +113,6 @@ def permutation(n: int, seed: int) -> NDArray[np.int64]:
     return np.argsort(keys)  # `mix` is a bijection: all keys differ, so any sort works
 
 
-BLOCK = 256
-
-
 class Mixture(NamedTuple):
     """How the groups of a Source are mixed.
 
@@ -157,21 +154,20 @@ class Interleave:
         self.seed = seed
         weights = [Fraction(weight) for weight in mixture.weights]  # exact
         self._shares = [weight / sum(weights) for weight in weights]
-        firsts, epoch = [0, *accumulate(mixture.groups)], mixture.samples * repeats
-        self._parts = [
-            Shuffle(
-                groups[first:end],
+        self._parts: list[Shuffle] = []
+        first = 0
+        for number, (share, count) in enumerate(zip(self._shares, mixture.groups, strict=True)):
+            part = Shuffle(
+                groups[first : first + count],
                 repeats,
                 window,
                 seed_of(seed, "part", number),
                 first_image=sum(groups[:first]),
                 keep=keep,
-                epoch=ceil(epoch * share),
+                epoch=ceil(mixture.samples * repeats * share),
             )
-            for number, (share, (first, end)) in enumerate(
-                zip(self._shares, pairwise(firsts), strict=True)
-            )
-        ]
+            self._parts.append(part)
+            first += count
         self._block = lru_cache(2 * keep)(self._new_block)
 
     def take(self, start: int, stop: int) -> Integers:
@@ -185,25 +181,28 @@ class Interleave:
             start, block = start + len(part), block + 1
         return np.concatenate(parts) if parts else np.zeros(0, np.int32)
 
-    def _given(self, block: int) -> list[int]:
+    def _counts_before(self, block: int) -> list[int]:
         """Return how many samples each part gave before a block."""
         return [int(block * BLOCK * share) for share in self._shares]
 
     def _block_of(self, place: int) -> int:
         # Rounding down starts a block early, by at most as many places as there are parts.
         block = place // BLOCK
-        while sum(self._given(block + 1)) <= place:
+        while sum(self._counts_before(block + 1)) <= place:
             block += 1
         return block
 
     def _new_block(self, block: int) -> tuple[int, Integers]:
         """Return the start of a block, and its samples."""
-        given, then = self._given(block), self._given(block + 1)
-        parts = [part.take(*ends) for part, *ends in zip(self._parts, given, then, strict=True)]
+        starts, stops = self._counts_before(block), self._counts_before(block + 1)
+        parts = [
+            part.take(start, stop)
+            for part, start, stop in zip(self._parts, starts, stops, strict=True)
+        ]
         samples = np.concatenate(parts)
         # Parts keep their own order: only their turns are shuffled.
         turns = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
         turns = turns[permutation(len(turns), seed_of(self.seed, "block", block))]
         dealt = np.empty_like(samples)
         dealt[np.argsort(turns, kind="stable")] = samples
-        return sum(given), dealt
+        return sum(starts), dealt

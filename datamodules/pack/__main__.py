@@ -46,37 +46,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     check(options)
     out = Path(expand_path(options.out, "OUT"))
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"OUT {str(out)!r} is a file; expected a folder")
     inputs = inputs_of(options)
     _check_apart(inputs.entries, out, options.name)
     job = job_of(options, inputs)
     blocks = Blocks(out, options.name, len(inputs.entries), options.samples_per_shard, job)
-    part = options.part or (1, 1)
-    blocks.begin(options.overwrite, None if options.finish else part[1])
+    part, parts = options.part or (1, 1)
+    blocks.begin(options.overwrite, None if options.finish else parts)
     if not options.finish:
-        refused = _pack(blocks, part, inputs, options)
+        _pack(blocks, blocks.of_part(part, parts), inputs, options)
         if options.part is not None:
-            done = "was packed already" if refused is None else f"is packed, {refused} refused"
-            log.info("part %d/%d %s; --finish instead joins all parts", *part, done)
+            log.info("part %d/%d is packed; --finish instead joins all parts", part, parts)
             return 0
     report = blocks.join(partial(report_of, inputs))
     print_report(report, blocks.report)
     return _end(report, out, options.name)
 
 
-def _pack(
-    blocks: Blocks, part: tuple[int, int], inputs: Inputs, options: argparse.Namespace
-) -> int | None:
-    """Pack what is missing of a part; return the number of refused inputs, or None."""
-    own = blocks.of_part(*part)
-    todo = blocks.todo(own)
-    if not todo:
-        log.info("everything was packed already")
-        return None
-    if len(todo) < len(own):
-        log.info("continuing with %d of %d blocks", len(todo), len(own))
-    return pack(blocks, todo, inputs.entries, options)
+def _pack(blocks: Blocks, part: range, inputs: Inputs, options: argparse.Namespace) -> None:
+    """Pack what is missing of a part."""
+    todo = blocks.todo(part)
+    if len(todo) < len(part):
+        log.info("continuing with %d of %d blocks", len(todo), len(part))
+    if todo:
+        pack(blocks, todo, inputs.entries, options)
 
 
 def _end(report: Report, out: Path, name: str) -> int:
@@ -89,13 +81,11 @@ def _end(report: Report, out: Path, name: str) -> int:
 
 def _check_apart(entries: Sequence[Entry], out: Path, name: str) -> None:
     """Raise if a tar to read would be overwritten."""
-    ours = {path.resolve() for path in find_shards(out, name)}
-    read = {p.path for entry in entries for p in entry.members.values() if isinstance(p, TarMember)}
-    for path in sorted(read):
-        if Path(path).resolve() in ours:
-            raise ValueError(
-                f"{path} is an input and would be replaced: give another OUT or --name"
-            )
+    shards = {path.resolve() for path in find_shards(out, name)}
+    places = [next(iter(entry.members.values())) for entry in entries]
+    for tar in {place.path for place in places if isinstance(place, TarMember)}:
+        if Path(tar).resolve() in shards:
+            raise ValueError(f"{tar} is an input and would be replaced: give another OUT or --name")
 
 
 if __name__ == "__main__":

@@ -127,23 +127,35 @@ class Blocks:
             ValueError: If shards of another job or of another program are there, or a finished one
                 is gone.
         """
-        report, about = _read(self.report), _read(self.about)
         shards = find_shards(self.out, self.name, parts=True)
+        report = _read(self.report)
         if overwrite:
             self._remove(report, shards)
-            report, about, shards = {}, {}, []
-        elif (then := report or about) and (changed := _differences(then["job"], self.job)):
+            report, shards = {}, []
+        about = _read(self.about)
+        earlier = report or about
+        changes = _differences(earlier["job"], self.job) if earlier else []
+        if changes:
             raise ValueError(
-                f"{self.out} has shards or parts that were made otherwise ({'; '.join(changed)}): "
+                f"{self.out} has shards or parts that were made otherwise ({'; '.join(changes)}): "
                 f"give the same command as before to continue; or {self.fix}"
             )
+        begun = {"job": self.job, "parts": parts}
         if report:
-            for shard in report["shards"] if not self.folder.exists() else ():
-                _check_size(self.out / shard["name"], shard["bytes"], self.fix)
+            if not self.folder.exists():
+                self._check_shards(report)
         elif shards:
             raise ValueError(f"{self.out} already has shards named {self.name}-*.tar: {self.fix}")
-        elif parts is not None and about != {"job": self.job, "parts": parts}:
-            write_whole(self.about, json.dumps({"job": self.job, "parts": parts}) + "\n")
+        elif parts is not None and about != begun:
+            write_whole(self.about, json.dumps(begun) + "\n")
+
+    def _check_shards(self, report: Report) -> None:
+        for shard in report["shards"]:
+            path = self.out / shard["name"]
+            if not _has(path, shard["bytes"]):
+                raise ValueError(
+                    f"{path} was finished but is missing or has another size; {self.fix}"
+                )
 
     def _remove(self, report: Report, shards: list[Path]) -> None:
         listed = {shard["name"] for shard in report.get("shards", [])}
@@ -185,15 +197,12 @@ class Blocks:
         """
         name = f"{self.name}-{block:06d}"
         with self._locked(f"{name}.lock"), self._locked("lock", shared=True):
-            if self.report.exists():  # another process has joined all blocks meanwhile
-                raise ValueError(f"{self.report} was finished by another process: nothing is left")
             for path in find_shards(self.folder, name, parts=True):
                 remove_file(path)
             writer, record = ShardWriter(self.folder, name, self.size, limit), Record()
             try:
                 yield writer, record
-                if writer.samples:
-                    writer.finish()
+                writer.finish()
                 record.shards = writer.shards
                 content = json.dumps({"job": self.digest, **asdict(record)})
                 write_whole(self._record(block), content + "\n")
@@ -265,11 +274,11 @@ class Blocks:
         missing = self.todo(range(len(self)))
         if missing:
             parts = _read(self.about).get("parts", 1)
-            gone = sorted({-(-(block + 1) * parts // len(self)) for block in missing})
+            incomplete = sorted({-(-(block + 1) * parts // len(self)) for block in missing})
             raise ValueError(
-                f"{len(gone)} of {parts} parts of {self.out} are not complete "
-                f"({', '.join(map(str, gone))}): give this command with --part {gone[0]}/{parts}, "
-                "and so on, instead of --finish"
+                f"{len(incomplete)} of {parts} parts of {self.out} are not complete "
+                f"({', '.join(map(str, incomplete))}): give this command with "
+                f"--part {incomplete[0]}/{parts}, and so on, instead of --finish"
             )
         records = self._records()
         shards = [
@@ -285,35 +294,31 @@ class Blocks:
 
     def _rename(self, report: Report) -> None:
         sources = [shard for record in self._records() for shard in record.shards]
-        if len(sources) != len(report["shards"]):
-            for shard in report["shards"]:  # whole, but for blocks that were begun again
-                _check_size(self.out / shard["name"], shard["bytes"], self.fix)
-            return
-        for shard, made in zip(report["shards"], sources, strict=True):
-            source, target = self.folder / made.name, self.out / shard["name"]
-            # The index first: without its shard, it is never read.
-            for old, new in ((index_places(p, p)[0] for p in (source, target)), (source, target)):
-                if os.path.lexists(old):
-                    put_in_place(old, new)
-            _check_size(target, made.bytes, self.fix)
-        sync_folder(self.out)
+        if len(sources) == len(report["shards"]):  # else blocks were begun again after all
+            for shard, part in zip(report["shards"], sources, strict=True):
+                source, target = self.folder / part.name, self.out / shard["name"]
+                # The index first: without its shard, it is never read.
+                _move(index_places(source, source)[0], index_places(target, target)[0])
+                _move(source, target)
+            sync_folder(self.out)
+        self._check_shards(report)
 
 
 def _has(path: Path, size: int) -> bool:
     return path.is_file() and path.stat().st_size == size
 
 
-def _check_size(path: Path, size: int, fix: str) -> None:
-    if not _has(path, size):
-        raise ValueError(f"{path} was finished but is missing or has another size; {fix}")
+def _move(source: Path, target: Path) -> None:
+    if os.path.lexists(source):  # else an earlier attempt has moved it
+        put_in_place(source, target)
 
 
-def _differences(then: Job, now: Job) -> list[str]:
+def _differences(earlier: Job, job: Job) -> list[str]:
     """Return how two jobs differ, each in a few words."""
     return [
-        f"{name} was {then.get(name)!r}, now it is {now.get(name)!r}"
-        for name in {**then, **now}
-        if then.get(name) != now.get(name)
+        f"{name} was {earlier.get(name)!r}, now it is {job.get(name)!r}"
+        for name in {**earlier, **job}
+        if earlier.get(name) != job.get(name)
     ]
 
 

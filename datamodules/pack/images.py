@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from datamodules.files.captions import caption_of
 from datamodules.files.pairs import misfit
@@ -29,7 +28,6 @@ from files.images.pillow import (
 Planes = list[Pixels]  # colours (H, W, 3), and alpha (H, W) if present
 Members = dict[str, bytes]  # suffix: content
 EXTENSIONS = {"JPEG": "jpg", "TIFF": "tif"}  # of Pillow's formats, if not the lower-case name
-WEBP_SIDE = 16383  # largest side of a WebP in pixels
 
 # On photographs, a third of the time of Pillow's defaults (54 ms of 162 for a WebP of a fifth of a
 # megapixel, 22 of 57 for a PNG) for 1 % more bytes.
@@ -82,7 +80,7 @@ class Original(NamedTuple):
     image: DecodedImage
 
 
-class Made(NamedTuple):
+class Encoded(NamedTuple):
     """An encoded image.
 
     Attributes:
@@ -96,7 +94,7 @@ class Made(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def encode(original: Original, planes: Planes | None, encoding: Encoding) -> Made:
+def encode(original: Original, planes: Planes | None, encoding: Encoding) -> Encoded:
     """Encode an image. The file of an unchanged image is kept if it has the wanted format.
 
     Args:
@@ -107,19 +105,20 @@ def encode(original: Original, planes: Planes | None, encoding: Encoding) -> Mad
     Raises:
         Refusal: If the encoding cannot hold the image.
     """
-    kind, format_ = encoding.kind, format_of(original.data)
+    kind = encoding.kind
     if planes is None:
-        if kind == "keep" or (kind.upper() == format_ and kind != "jpeg"):
-            return Made(original.extension, original.data)
+        if kind == "keep" or (kind != "jpeg" and kind.upper() == format_of(original.data)):
+            return Encoded(original.extension, original.data)
         planes = _planes(original.image)
-    if kind not in ("jpeg", "webp"):
-        return Made("png", _png(planes, original.image))
-    if kind == "jpeg":
-        made = _jpeg(original, planes, encoding.quality)
-    else:
-        made = Made(kind, _webp(original, planes))
-    lost = f"images that lost their colours (cICP code points, as of HDR), which {kind} cannot hold"
-    return made._replace(notes=(*made.notes, lost)) if original.image.cicp else made
+    if kind in ("keep", "png"):
+        return Encoded("png", _png(planes, original.image))
+    try:
+        return _eight_bit(planes, original.image, encoding)
+    except (TypeError, ValueError) as error:  # Pillow's, of 16 bits or of a side above 16,383
+        raise Refusal(
+            f"impossible as {kind}",
+            f"{original.where}: {kind} cannot hold it ({error}): use --encode png, or --crop",
+        ) from error
 
 
 def format_of(data: bytes) -> str:
@@ -138,33 +137,25 @@ def extension_of(data: bytes) -> str:
 
 
 # ---------------------------------------------------------------------------------------- the kinds
-def _jpeg(original: Original, planes: Planes, quality: int) -> Made:
-    _check_depth(original, planes, "JPEG")
-    rgb = cast(NDArray[np.uint8], np.ascontiguousarray(planes[0]))
-    notes = ("images whose alpha was left out, as JPEG has none",) if len(planes) > 1 else ()
-    return Made("jpg", saved(rgb, "JPEG", quality=quality, subsampling=0), notes)
-
-
-def _webp(original: Original, planes: Planes) -> bytes:
-    _check_depth(original, planes, "WebP")
-    height, width = planes[0].shape[:2]
-    if max(height, width) > WEBP_SIDE:
-        raise Refusal(
-            "too large for WebP",
-            f"{original.where}: {width}x{height}, but a WebP's sides have at most {WEBP_SIDE} "
-            "pixels: use --encode png, or --crop",
+def _eight_bit(planes: Planes, image: DecodedImage, encoding: Encoding) -> Encoded:
+    """Return a JPEG or a lossless WebP."""
+    notes = []
+    if encoding.kind == "jpeg":
+        if len(planes) > 1:
+            notes.append("images whose alpha was left out, as JPEG has none")
+        colours = np.ascontiguousarray(planes[0])
+        data = saved(colours, "JPEG", quality=encoding.quality, subsampling=0)
+    else:
+        # exact: training sees the colours of transparent pixels.
+        options = {"lossless": True, "exact": True, "icc_profile": image.icc or b""}
+        data = saved(_joined(planes), "WEBP", **options, **WEBP_EFFORT)
+    if image.cicp:
+        notes.append(
+            f"images that lost their colours (cICP code points, as of HDR), which {encoding.kind} "
+            "cannot hold"
         )
-    # exact: training sees the colours of transparent pixels.
-    options = {"lossless": True, "exact": True, "icc_profile": original.image.icc or b""}
-    return saved(_joined(planes), "WEBP", **options, **WEBP_EFFORT)
-
-
-def _check_depth(original: Original, planes: Planes, kind: str) -> None:
-    if planes[0].dtype != np.uint8:
-        raise Refusal(
-            "16 bits",
-            f"{original.where}: {kind} holds no more than 8 bits: use --encode png",
-        )
+    extension = "jpg" if encoding.kind == "jpeg" else "webp"
+    return Encoded(extension, data, tuple(notes))
 
 
 def _png(planes: list[Pixels], image: DecodedImage) -> bytes:
@@ -245,7 +236,7 @@ def _decoded(
     """Return the checked images, by what is before the extension: "", ``hr.`` or ``lr.``."""
     if "hr" not in roles.members:
         raise Refusal("no image", f"{entry.where}: its sample has no image, nor one named hr.<ext>")
-    found: dict[str, Original] = {}
+    originals: dict[str, Original] = {}
     for field in ("hr", "lr"):
         suffix = roles.members.get(field)
         if suffix is None:
@@ -254,14 +245,25 @@ def _decoded(
         role = f"{field}." if suffix.startswith(field) else ""
         extension = suffix[len(role) :] or extension_of(data)
         image = _image(data, place.where, recipe, role)
-        found[role] = Original(place.where, extension, data, image)
-    large, small = found.get("hr.") or found[""], found.get("lr.")
-    if small is not None and recipe.scale is not None:
+        originals[role] = Original(place.where, extension, data, image)
+    if "lr." in originals:
+        _check_pair(_large(originals), originals["lr."], recipe)
+    return originals
+
+
+def _large(originals: dict[str, Original]) -> Original:
+    return originals.get("hr.") or originals[""]
+
+
+def _check_pair(large: Original, small: Original, recipe: Recipe) -> None:
+    problem = None
+    if recipe.scale is not None:
         problem = misfit(_size(large.image), _size(small.image), recipe.scale)
-        if problem:
-            fault = f"does not fit scale {recipe.scale:g}: {problem}"
-            raise Refusal("sizes of the pair", f"{large.where}: the pair {fault}")
-    return found
+    elif recipe.crop is not None:
+        problem = "it is needed to cut both"
+    if problem:
+        message = f"{large.where}: the pair does not fit --scale {recipe.scale}: {problem}"
+        raise Refusal("sizes of the pair", message)
 
 
 def _image(data: bytes, where: str, recipe: Recipe, role: str) -> DecodedImage:
@@ -285,16 +287,14 @@ def _others(entry: Entry, content: dict[str, bytes], roles: Roles) -> Members:
     others = {suffix: data for suffix, data in content.items() if suffix not in images}
     for field in {"txt", "json"} & roles.members.keys():
         others[field] = others.pop(roles.members[field])
-    where = entry.where
     try:
         json.loads(others.get("json") or "null")
-    except (ValueError, RecursionError) as error:
-        raise Refusal("broken metadata", f"{where}: its JSON is broken: {error}") from error
-    try:
         if "txt" in others:
             others["txt"] = caption_of(others["txt"]).encode()
-    except ValueError as error:
-        raise Refusal("broken caption", f"{where}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise Refusal(
+            "broken text", f"{entry.where}: its caption or JSON is broken: {error}"
+        ) from error
     return others
 
 
@@ -304,17 +304,16 @@ def _samples(
     if recipe.crop is None:
         yield key, _encoded(originals, None, others, recipe, notes)
         return
-    large = originals.get("hr.") or originals[""]
     further = roles_of(tuple(others)).unused
     if further:
         raise Refusal(
             "further images",
-            f"{large.where}: its sample has another image {further[0]}, which may or may "
-            "not need the same cut: pack it whole, or without that member",
+            f"{_large(originals).where}: its sample has another image {further[0]}, which may or "
+            "may not need the same cut: pack it whole, or without that member",
         )
-    for number, cut in enumerate(_squares(originals, large, recipe, recipe.crop), start=1):
-        done = notes if number == 1 else []  # counted once per image
-        yield f"{key}_s{number:03d}", _encoded(originals, cut, others, recipe, done)
+    for number, square in enumerate(_squares(originals, recipe, recipe.crop), start=1):
+        counted = notes if number == 1 else []  # once per image
+        yield f"{key}_s{number:03d}", _encoded(originals, square, others, recipe, counted)
 
 
 def _planes(image: DecodedImage) -> Planes:
@@ -322,26 +321,27 @@ def _planes(image: DecodedImage) -> Planes:
 
 
 def _squares(
-    originals: dict[str, Original], large: Original, recipe: Recipe, crop: int
+    originals: dict[str, Original], recipe: Recipe, crop: int
 ) -> Iterator[dict[str, Planes]]:
     """Cut the images of one sample alike, row by row."""
-    whole = {role: _planes(original.image) for role, original in originals.items()}
-    unit = _whole_scale(large, recipe) if "lr." in whole else 1
-    factors = {role: 1 if role == "lr." else unit for role in whole}
+    planes_of = {role: _planes(original.image) for role, original in originals.items()}
+    unit = round(recipe.scale or 1) if "lr." in originals else 1
+    factors = {role: 1 if role == "lr." else unit for role in originals}
     side, step = crop // unit, (recipe.step or crop) // unit
     # Limited by both: HR may have some pixels more.
     height, width = (
-        min(planes[0].shape[axis] // factors[role] for role, planes in whole.items())
+        min(planes[0].shape[axis] // factors[role] for role, planes in planes_of.items())
         for axis in (0, 1)
     )
     if min(height, width) < side:
-        width, height = _size(large.image)
-        raise Refusal("too small", f"{large.where}: {width}x{height}; --crop is {crop}")
+        large = _large(originals)
+        size = "x".join(map(str, _size(large.image)))
+        raise Refusal("too small", f"{large.where}: {size}; --crop is {crop}")
     for top in places(height, side, step):
         for left in places(width, side, step):
             yield {
                 role: [_cut(plane, top, left, side, factors[role]) for plane in planes]
-                for role, planes in whole.items()
+                for role, planes in planes_of.items()
             }
 
 
@@ -353,23 +353,15 @@ def places(length: int, side: int, step: int) -> list[int]:
         side: Side of a square.
         step: Distance from one square to the next; one more square ends where pixels remain.
     """
-    found = list(range(0, length - side + 1, step))
-    return found if found[-1] + side == length else [*found, length - side]
+    starts = list(range(0, length - side + 1, step))
+    if starts[-1] + side < length:
+        starts.append(length - side)
+    return starts
 
 
 def _cut(plane: Pixels, top: int, left: int, size: int, factor: int) -> Pixels:
     rows = slice(top * factor, (top + size) * factor)
     return plane[rows, left * factor : (left + size) * factor]
-
-
-def _whole_scale(original: Original, recipe: Recipe) -> int:
-    scale = recipe.scale
-    if scale is None or scale != round(scale):
-        raise Refusal(
-            "no scale",
-            f"{original.where}: has an LR; to cut it, --scale must be a whole number",
-        )
-    return round(scale)
 
 
 def _encoded(
@@ -384,8 +376,8 @@ def _encoded(
     for role, original in originals.items():
         planes = None if changed is None else changed[role]
         lossy = recipe.encode.kind == "jpeg"
-        how = KEEP if lossy and role == "lr." else recipe.encode  # LR without loss
-        made = encode(original, planes, how)
-        notes += made.notes
-        members[f"{role}{made.extension}"] = made.data
+        encoding = KEEP if lossy and role == "lr." else recipe.encode  # LR without loss
+        encoded = encode(original, planes, encoding)
+        notes += encoded.notes
+        members[f"{role}{encoded.extension}"] = encoded.data
     return {**members, **others}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from datamodules.files.pairs import with_scale
 from datamodules.files.paths import parse_bytes
 from datamodules.pack.blocks import Job
 from datamodules.pack.images import KEEP, Recipe, parse_encoding
-from datamodules.pack.inputs import REMOTE, Inputs, find_inputs
+from datamodules.pack.inputs import Inputs, find_inputs
 from datamodules.workers import usable_cores
 from files.numbers import positive
 from files.paths import expand_path
@@ -34,46 +33,30 @@ and options give the same bytes, for any number of workers, parts and interrupti
 exit status: 0 all packed, 1 some inputs were refused, 2 an error stopped it, 130 Ctrl-C
 """
 
+# On these the shards do not depend, or `job_of` names them otherwise.
+INDEPENDENT = ("finish", "overwrite", "part", "workers", "out", "source", "lr")
+
 
 def _size(text: str) -> int:
-    """Parse a size in bytes such as ``300M``.
-
-    Raises:
-        ArgumentTypeError: If ``text`` is not such a number.
-    """
-    try:
-        size = parse_bytes(text, "it")
-    except ValueError:
-        size = 0
-    if size == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size; expected e.g. 300M or 2G")
-    return size
+    return parse_bytes(text, "--shard-size")
 
 
 def _part(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)/(\d+)", text, re.ASCII)
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+    part, parts = map(int, text.split("/"))
+    if not 1 <= part <= parts:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a part; expected I/N with I from 1 to N, such as 3/7"
         )
-    return int(match[1]), int(match[2])
+    return part, parts
 
 
 def _natural(text: str) -> int:
     return 0 if text == "0" else positive(text)
 
 
-def _name(text: str) -> str:
-    if not re.fullmatch(r"\w[\w.-]*", text, re.ASCII):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a valid name of shards; expected letters, digits, and _ . - within"
-        )
-    return text
-
-
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    made = argparse.ArgumentParser(
+    command = argparse.ArgumentParser(
         prog="main.py pack",
         usage="%(prog)s SOURCE OUT [options]",
         description=DESCRIPTION,
@@ -81,19 +64,18 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    made.add_argument(
+    command.add_argument(
         "source",
         metavar="SOURCE",
         help="a folder (with its subfolders), a pattern of images, a text file with a path on "
-        "each line (also BasicSR's meta_info, with sizes), an LMDB, or "
-        "tars: 'old/train-{000..099}.tar'",
+        "each line (also BasicSR's meta_info, with sizes), or tars: 'old/train-{000..099}.tar'",
     )
-    made.add_argument("out", metavar="OUT", help="folder to write the shards to")
-    _add_inputs(made.add_argument_group("inputs"))
-    _add_images(made.add_argument_group("processing of an image, in this order"))
-    _add_shards(made.add_argument_group("shards"))
-    _add_parts(made.add_argument_group("on several machines"))
-    return made
+    command.add_argument("out", metavar="OUT", help="folder to write the shards to")
+    _add_inputs(command.add_argument_group("inputs"))
+    _add_images(command.add_argument_group("processing of an image, in this order"))
+    _add_shards(command.add_argument_group("shards"))
+    _add_runs(command.add_argument_group("several machines, or a new start"))
+    return command
 
 
 def _add_inputs(group: Any) -> None:
@@ -154,12 +136,8 @@ def _add_shards(group: Any) -> None:
     )
     group.add_argument(
         "--name",
-        type=_name,
         default="shard",
         help="shards are named NAME-000000.tar (default: %(default)s)",
-    )
-    group.add_argument(
-        "--overwrite", action="store_true", help="start again, and replace shards of this name"
     )
     group.add_argument(
         "--workers",
@@ -170,16 +148,21 @@ def _add_shards(group: Any) -> None:
     )
 
 
-def _add_parts(group: Any) -> None:
-    group.add_argument(
+def _add_runs(group: Any) -> None:
+    # A part that began again would remove what other parts have made.
+    choice = group.add_mutually_exclusive_group()
+    choice.add_argument(
         "--part",
         type=_part,
         metavar="I/N",
         help="make part I of N only; the others can be made anywhere, at any time, as often as "
         "needed. OUT must be a folder that all machines share",
     )
-    group.add_argument(
+    choice.add_argument(
         "--finish", action="store_true", help="join the parts into the shards of OUT"
+    )
+    choice.add_argument(
+        "--overwrite", action="store_true", help="start again, and replace shards of this name"
     )
 
 
@@ -189,33 +172,18 @@ def check(options: argparse.Namespace) -> None:
     Raises:
         ValueError: If they contradict each other.
     """
-    if options.finish and options.part is not None:
-        raise ValueError("--finish joins all parts: drop --part")
-    if options.overwrite and (options.finish or options.part is not None):
-        raise ValueError(
-            "--overwrite with parts would remove what other parts have made: give another OUT or "
-            "--name, or remove the earlier output yourself"
-        )
     if options.lr is not None and options.scale is None:
         raise ValueError("--lr needs --scale, to check the sizes of the pairs")
-    if options.scale is not None and not 1 <= options.scale < float("inf"):
-        raise ValueError(f"--scale is {options.scale:g}; expected a number of at least 1")
     if options.crop is None and options.step is not None:
         raise ValueError("--step applies to --crop, which is not given")
-    if options.crop is not None and options.scale is not None:
-        _check_grid(options)
-
-
-def _check_grid(options: argparse.Namespace) -> None:
-    if options.scale != round(options.scale):
-        raise ValueError(f"--crop of pairs needs a whole number as --scale, not {options.scale:g}")
-    unit = round(options.scale)
-    for name, value in (("--crop", options.crop), ("--step", options.step)):
-        if value is not None and value % unit:
-            raise ValueError(
-                f"{name} is {value}, not a multiple of the scale {unit}, so the LR would be cut "
-                f"between pixels: give {value - value % unit or unit} or {value + -value % unit}"
-            )
+    if options.crop is None or options.scale is None:
+        return
+    scale, step = options.scale, options.step or options.crop
+    if scale < 1 or scale % 1 or options.crop % scale or step % scale:
+        raise ValueError(
+            f"--crop {options.crop} and --step {step} are not multiples of a whole --scale "
+            f"(it is {scale:g}), so the LR would be cut between pixels"
+        )
 
 
 def recipe_of(options: argparse.Namespace) -> Recipe:
@@ -241,18 +209,15 @@ def _sources(options: argparse.Namespace) -> tuple[str, str | None]:
 
 def _absolute(path: str, name: str) -> str:
     # Not abspath, which drops `link/..` as text.
-    return path if REMOTE.match(path) else str(Path(expand_path(path, name)).absolute())
-
-
-# On these the shards do not depend, or `job_of` names them otherwise.
-ELSEWHERE = ("finish", "overwrite", "part", "workers", "out", "source", "lr")
+    return str(Path(expand_path(path, name)).absolute())
 
 
 def job_of(options: argparse.Namespace, inputs: Inputs) -> Job:
     """Return what the shards depend on: the options, and the names and sizes of the inputs."""
-    names = {name: value for name, value in vars(options).items() if name not in ELSEWHERE}
-    names["encode"] = str(names["encode"])
     source, lr = _sources(options)
-    named = {f"--{name.replace('_', '-')}": value for name, value in sorted(names.items())}
-    images = f"{len(inputs.entries)} of names and sizes {inputs.digest()}"
-    return {"SOURCE": source, "--lr": lr, **named, "images": images}
+    job = {"SOURCE": source, "--lr": lr}
+    for name, value in sorted(vars(options).items()):
+        if name not in INDEPENDENT:
+            job[f"--{name.replace('_', '-')}"] = str(value) if name == "encode" else value
+    job["images"] = f"{len(inputs.entries)} of names and sizes {inputs.digest()}"
+    return job

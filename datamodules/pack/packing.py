@@ -30,8 +30,8 @@ SHOWN = 5  # refused inputs on the screen; all are in the file
 NO_CAPTION = "images without a caption"
 
 
-def pack(blocks: Blocks, todo: Sequence[int], entries: Sequence[Entry], options: Namespace) -> int:
-    """Pack some blocks, and return the number of refused inputs.
+def pack(blocks: Blocks, todo: Sequence[int], entries: Sequence[Entry], options: Namespace) -> None:
+    """Pack some blocks.
 
     Args:
         blocks: All blocks.
@@ -44,21 +44,18 @@ def pack(blocks: Blocks, todo: Sequence[int], entries: Sequence[Entry], options:
     """
     spans = [blocks.numbers(block) for block in todo]
     numbers = list(chain.from_iterable(spans))
-    made = in_order(
+    processed = in_order(
         partial(process, recipe_of(options)),
         map(entries.__getitem__, numbers),
         options.workers,
         len(numbers),
     )
-    refused = 0
-    with closing(made):
-        outcomes = counted(made, len(numbers))
+    with closing(processed):
+        outcomes = counted(processed, len(numbers))
         for block, span in zip(todo, spans, strict=True):
             with blocks.writing(block, options.shard_size) as (writer, record):
                 for number, outcome in zip(span, outcomes, strict=False):
                     _take(writer, record, number, outcome)
-            refused += len(record.refused)
-    return refused
 
 
 def _take(writer: ShardWriter, record: Record, number: int, outcome: Outcome) -> None:

@@ -2,24 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from files.paths import open_regular, read_bytes
-
-
-class Place(Protocol):
-    """A place with the bytes of one member."""
-
-    @property
-    def where(self) -> str:
-        """Its name in messages."""
-
-    def read(self) -> bytes:
-        """Return the bytes.
-
-        Raises:
-            OSError: If they cannot be read.
-        """
 
 
 class File(NamedTuple):
@@ -51,17 +36,13 @@ class TarMember(NamedTuple):
         return f"{self.path}: {self.name}"
 
     def read(self) -> bytes:
-        """Return the member's bytes.
-
-        Raises:
-            OSError: If the tar ends before them.
-        """
+        """Return the member's bytes."""
         with open_regular(self.path) as file:
             file.seek(self.offset)
-            data = file.read(self.size)
-        if len(data) != self.size:
-            raise OSError(f"{self.where}: the tar was truncated after it was listed")
-        return data
+            return file.read(self.size)
+
+
+Place = File | TarMember
 
 
 class Entry(NamedTuple):

@@ -280,7 +280,11 @@ class DiskCache:
             "%d shards of %d bytes are in use or next on this node; others, such as %s, are read "
             "from the server, sample by sample: raise Shards.cache_size, or lower "
             "data.init_args.streams, as each stream reads its own shards",
-            *(self.folder, self.limit, len(held), sum(held), shown(wanted.url)),
+            self.folder,
+            self.limit,
+            len(held),
+            sum(held),
+            shown(wanted.url),
         )
 
     # ------------------------------------------------------------------------------ what is next

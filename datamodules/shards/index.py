@@ -9,18 +9,17 @@ three, may be left out.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
 import logging
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import xxhash
@@ -30,96 +29,22 @@ from files.images.decode import UnreadableImage, read_size
 from files.owned import write_whole
 from files.paths import IMAGE_EXTENSIONS
 
-BLOCK = 512  # of a tar
-LONGEST_HEADER = 1 << 20  # bytes of a name or of extended attributes; more is damage, or an attack
-
-
-class _Headers:
-    """The file methods that ``tarfile`` needs, with a limit on the length of a header."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-        self.seek, self.tell = file.seek, file.tell
-
-    def read(self, count: int) -> bytes:
-        # A damaged size must not make tarfile allocate gigabytes.
-        if not 0 <= count <= LONGEST_HEADER:
-            raise tarfile.ReadError(f"a header says that it is {count} bytes long")
-        return self.file.read(count)
-
-
-def tar_headers(shard: Path) -> Iterator[tarfile.TarInfo]:
-    """Yield the headers of all members in order; if the iteration ends, the tar is whole.
-
-    Raises:
-        ValueError: If the tar is empty, truncated, damaged or compressed.
-    """
-    size, end = shard.stat().st_size, 0
-    if size == 0:
-        raise ValueError(f"shard {shard} is empty (0 bytes)")
-    with shard.open("rb") as file:
-        try:
-            with tarfile.open(fileobj=_Headers(file), mode="r:") as tar:  # type: ignore[call-overload]
-                while (member := tar.next()) is not None:
-                    tar.members.clear()  # tarfile would keep all of them
-                    if member.size < 0 or tar.offset <= end or member.offset_data < end:
-                        raise tarfile.ReadError(f"the size of {member.name!r} is {member.size}")
-                    end = tar.offset
-                    whole = member.isreg() and not member.issparse()  # stored as they are
-                    if whole and member.offset_data + member.size > size:
-                        raise ValueError(
-                            f"shard {shard} is truncated: {member.name!r} should end at byte "
-                            f"{member.offset_data + member.size}, but the file has {size}: get or "
-                            "pack it again"
-                        )
-                    yield member
-                end = tar.offset
-        # Damaged bytes also make tarfile raise errors of indices, numbers and recursion.
-        except (tarfile.TarError, ArithmeticError, LookupError, TypeError, RecursionError) as error:
-            raise ValueError(_no_tar(shard, error)) from error
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # a seek to an impossible position
-                raise
-            raise ValueError(_no_tar(shard, error)) from error
-        except ValueError as error:
-            if str(shard) in str(error):  # our own
-                raise
-            raise ValueError(_no_tar(shard, error)) from error
-    _check_end(shard, end)
-
-
-def _no_tar(shard: Path, error: Exception) -> str:
-    return (
-        f"shard {shard} is no tar that can be read by offset ({error}): it is truncated, damaged "
-        "or compressed; get it again, uncompress it, or pack it again"
-    )
-
-
-def _check_end(shard: Path, end: int) -> None:
-    # tarfile takes a truncated or damaged header for the end. A whole tar ends with zeros alone.
-    with shard.open("rb") as file:
-        file.seek(end)
-        block = file.read(BLOCK)
-        joined = block == bytes(BLOCK) and any(
-            part.strip(b"\0") for part in iter(partial(file.read, CHUNK), b"")
-        )
-    if block != bytes(BLOCK):
-        what = "damaged" if len(block) == BLOCK else "truncated"
-        raise ValueError(
-            f"shard {shard} is {what} at byte {end} of {shard.stat().st_size}: get or pack it again"
-        )
-    if joined:
-        raise ValueError(
-            f"shard {shard} goes on after its end at byte {end}, as tars joined by cat do, and "
-            "most programs do not read the rest: unpack it with tar --ignore-zeros, and pack it "
-            "again"
-        )
-
-
 log = logging.getLogger(__name__)
 VERSION = 2  # of the index file; an index of another version is rebuilt
+BLOCK = 512  # of a tar
 CHUNK = 1 << 20
+LONGEST_HEADER = 1 << 20  # bytes of a name or of extended attributes; more is damage, or an attack
 METADATA = re.compile(r"__[^/]*__($|/)")  # names that webdataset skips
+
+# What damaged bytes make tarfile raise: also errors of indices, numbers and recursion.
+DAMAGE = (
+    tarfile.TarError,
+    ArithmeticError,
+    LookupError,
+    TypeError,
+    ValueError,
+    RecursionError,
+)
 
 
 class Member(NamedTuple):
@@ -182,6 +107,66 @@ def split_name(name: str) -> tuple[str, str] | None:
     return PurePosixPath(folder + slash, stem).as_posix(), suffix.lower()
 
 
+# ---------------------------------------------------------------------------------------- headers
+class _Headers:
+    """The file methods that ``tarfile`` needs; numbers of a damaged header do no harm."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self.file, self.size = file, size
+        self.tell = file.tell
+
+    def seek(self, position: int) -> int:
+        return self.file.seek(max(0, min(position, self.size)))
+
+    def read(self, count: int) -> bytes:
+        if not 0 <= count <= LONGEST_HEADER:
+            raise tarfile.ReadError(f"a header says that it is {count} bytes long")
+        return self.file.read(count)
+
+
+def tar_headers(shard: Path) -> Iterator[tarfile.TarInfo]:
+    """Yield the headers of all members in order; if the iteration ends, the tar is whole.
+
+    Raises:
+        ValueError: If the tar is empty, truncated, damaged or compressed.
+    """
+    try:
+        with shard.open("rb") as file:
+            end = yield from _headers(_Headers(file, shard.stat().st_size))
+            file.seek(end)
+            _check_end(file)
+    except DAMAGE as error:
+        raise ValueError(
+            f"shard {shard} cannot be read by offset ({error}): it is truncated, damaged or "
+            "compressed; get it again, uncompress it, or pack it again"
+        ) from error
+
+
+def _headers(file: _Headers) -> Generator[tarfile.TarInfo, None, int]:
+    """Yield the headers, and return where they end."""
+    end = 0
+    with tarfile.open(fileobj=file, mode="r:") as tar:  # type: ignore[call-overload]
+        while (member := tar.next()) is not None:
+            tar.members.clear()  # tarfile would keep all of them
+            if member.size < 0 or tar.offset <= end or member.offset_data < end:
+                raise tarfile.ReadError(f"the size of {member.name!r} is {member.size}")
+            end = tar.offset
+            yield member
+        return int(tar.offset)
+
+
+def _check_end(file: IO[bytes]) -> None:
+    # tarfile takes a truncated or damaged header for the end. A whole tar ends with zeros alone.
+    position = file.tell()
+    if file.read(BLOCK) != bytes(BLOCK):
+        raise tarfile.ReadError(f"no header and no end at byte {position}")
+    if any(part.strip(b"\0") for part in iter(partial(file.read, CHUNK), b"")):
+        raise tarfile.ReadError(
+            f"it goes on after its end at byte {position}, as tars joined by cat do: unpack it "
+            "with tar --ignore-zeros"
+        )
+
+
 # ------------------------------------------------------------------------------------ find and keep
 def load_index(shard: Path, cache: Path) -> ShardIndex:
     """Return the index of a tar: from beside it, from the cache, or a new one, which is kept.
@@ -214,7 +199,7 @@ def load_index(shard: Path, cache: Path) -> ShardIndex:
             index = replace(travelled, mtime_ns=state.st_mtime_ns)
         else:
             log.warning("the index beside %s is that of another tar, and is made again", shard)
-    return _kept(index, shard, places)
+    return _stored(index, shard, places)
 
 
 def _places_of(index: ShardIndex) -> list[Any]:
@@ -224,7 +209,7 @@ def _places_of(index: ShardIndex) -> list[Any]:
     ]
 
 
-def _kept(index: ShardIndex, shard: Path, places: list[Path]) -> ShardIndex:
+def _stored(index: ShardIndex, shard: Path, places: list[Path]) -> ShardIndex:
     # Root could write to a folder without write permission, and must not.
     writable = places if shard.parent.stat().st_mode & 0o222 else places[1:]
     for place in writable:
@@ -277,47 +262,33 @@ def build_index(shard: Path, examine: bool = False) -> ShardIndex:
         if name is None or not (member.isreg() or member.issym() or member.islnk()):
             others += not member.isdir()
             continue
-        check_member(member, shard)
-        sample = samples.setdefault(name[0], {})
-        if name[1] in sample:
+        key, suffix = name
+        sample = samples.setdefault(key, {})
+        problem = _problem(member)
+        if suffix in sample:
+            problem = "has the ending of another member of its sample: remove or rename one"
+        if problem is not None:
             raise ValueError(
-                f"shard {shard} has two members with the same ending in one sample: the second is "
-                f"{member.name!r} at byte {member.offset_data}; remove or rename one of them, and "
-                "pack the tar again"
+                f"shard {shard} has a member {member.name!r} at byte {member.offset_data} that "
+                f"{problem}, and pack the tar again"
             )
-        sample[name[1]] = Member(member.offset_data, member.size)
-    if not samples:
-        raise ValueError(f"shard {shard} holds no samples")
+        sample[suffix] = Member(member.offset_data, member.size)
     if others:
         log.warning("%s: passed over %d members that belong to no sample", shard, others)
     index = ShardIndex(state.st_size, state.st_mtime_ns, list(samples), list(samples.values()))
     return _examined(index, shard) if examine else index
 
 
-def check_member(member: tarfile.TarInfo, shard: Path) -> None:
-    """Raise if a member of a sample cannot be read, or its name would do harm.
-
-    Args:
-        member: Its header.
-        shard: The tar, for the message.
-
-    Raises:
-        ValueError: If it is a link or sparse, or its name leads out of the folder.
-    """
-    name = member.name
+def _problem(member: tarfile.TarInfo) -> str | None:
+    """Return why a member of a sample cannot be read, or its name would do harm; or None."""
     # Keys become names of results, which would be written outside of their folder.
-    if name.startswith("/") or ".." in PurePosixPath(name).parts:
-        raise ValueError(f"shard {shard} has a member {name!r}, which leads out of its folder")
+    if member.name.startswith("/") or ".." in PurePosixPath(member.name).parts:
+        return "leads out of its folder: rename it"
     if member.issym() or member.islnk():
-        raise ValueError(
-            f"shard {shard} has a member {name!r} that is a link to {member.linkname!r}; expected "
-            "the bytes themselves: pack it again (tar --dereference --hard-dereference)"
-        )
+        return f"is a link to {member.linkname!r}: use tar --dereference --hard-dereference"
     if member.issparse():
-        raise ValueError(
-            f"shard {shard} has a sparse member {name!r}, which cannot be read by offset: pack it "
-            "again, without --sparse"
-        )
+        return "is sparse, so it cannot be read by offset: leave out --sparse"
+    return None
 
 
 def _examined(index: ShardIndex, shard: Path) -> ShardIndex:
@@ -329,8 +300,9 @@ def _examined(index: ShardIndex, shard: Path) -> ShardIndex:
             for suffix, member in sample.items():
                 file.seek(member.offset)
                 data = file.read(member.size)
-                found = (xxhash.xxh3_64_intdigest(data), *_image_size(data, suffix))
-                examined[-1][suffix] = Member(*member[:2], *found)
+                checksum = xxhash.xxh3_64_intdigest(data)
+                height, width = _image_size(data, suffix)
+                examined[-1][suffix] = Member(member.offset, member.size, checksum, height, width)
     return replace(index, members=examined, checksum=checksum_of(shard))
 
 
@@ -395,24 +367,22 @@ def parse_index(data: bytes) -> ShardIndex | None:
         content = json.loads(data)
         if content["version"] != VERSION:
             return None
-        keys = [_text(key) for key, _ in content["samples"]]
-        members = [
-            {suffix: _member(*fields) for suffix, fields in sample.items()}
-            for _, sample in content["samples"]
-        ]
-        size, mtime_ns = int(content["size"]), int(content["mtime_ns"])
-        checksum = None if content["checksum"] is None else _text(content["checksum"])
-        count = int(content["count"])
+        index = ShardIndex(
+            size=int(content["size"]),
+            mtime_ns=int(content["mtime_ns"]),
+            keys=[key for key, _ in content["samples"]],
+            members=[
+                {suffix: _member(*fields) for suffix, fields in sample.items()}
+                for _, sample in content["samples"]
+            ],
+            checksum=content["checksum"],
+        )
+        problem = _inconsistency(index, int(content["count"]))
     except (KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
-        raise ValueError(f"{type(error).__name__}: {error}") from error
-    _check_extents(keys, members, size, count)
-    return ShardIndex(size, mtime_ns, keys, members, checksum)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
-    return value
+        problem = f"{type(error).__name__}: {error}"
+    if problem is not None:
+        raise ValueError(problem)
+    return index
 
 
 def _member(
@@ -421,18 +391,18 @@ def _member(
     return Member(int(offset), int(size), int(checksum or "0", 16), int(height), int(width))
 
 
-def _check_extents(
-    keys: list[str], members: list[dict[str, Member]], size: int, count: int
-) -> None:
-    """Raise if numbers of an index are impossible, or an older version has split samples."""
-    if len(set(keys)) != count:  # 0.1.0 made a new sample of a repeated key
-        raise ValueError(f"it lists {len(set(keys))} different samples, and says {count}")
-    for key, sample in zip(keys, members, strict=True):
+def _inconsistency(index: ShardIndex, count: int) -> str | None:
+    """Return what in an index is impossible, or that an older version has split samples."""
+    if not all(isinstance(text, str) for text in (*index.keys, index.checksum or "")):
+        return "a key or the checksum is no text"
+    if len(set(index.keys)) != count:  # 0.1.0 made a new sample of a repeated key
+        return f"it lists {len(set(index.keys))} different samples, and says {count}"
+    for key, sample in zip(index.keys, index.members, strict=True):
         for suffix, member in sample.items():
-            if member.offset < BLOCK or member.size < 0 or member.offset + member.size > size:
-                raise ValueError(f"the {suffix} of {key!r} lies beyond the tar")
-            if not (0 <= member.height < 1 << 32 and 0 <= member.width < 1 << 32):
-                raise ValueError(f"the {suffix} of {key!r} is {member.height} pixels high")
+            inside = BLOCK <= member.offset <= member.offset + member.size <= index.size
+            if not inside or not 0 <= min(member[3:]) <= max(member[3:]) < 1 << 32:
+                return f"the {suffix} of {key!r} lies beyond the tar, or has an impossible size"
+    return None
 
 
 def array_of(data: bytes, name: str, dimensions: int) -> NDArray[np.floating[Any]]:
@@ -450,11 +420,10 @@ def array_of(data: bytes, name: str, dimensions: int) -> NDArray[np.floating[Any
         UnreadableImage: If the member is broken, or not floats of that many dimensions.
     """
     try:
-        found = np.load(io.BytesIO(data), allow_pickle=False)
+        array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+        if array.ndim == dimensions and array.dtype in (np.float16, np.float32):
+            return array
+        problem = f"it is {array.dtype} {array.shape}; expected floats of {dimensions} dimensions"
     except (ValueError, EOFError, OSError) as error:
-        raise UnreadableImage(f"{name}: {error}") from error
-    if found.ndim != dimensions or found.dtype not in (np.float16, np.float32):
-        raise UnreadableImage(
-            f"{name} is {found.dtype} {found.shape}; expected floats of {dimensions} dimensions"
-        )
-    return cast("NDArray[np.floating[Any]]", found)
+        problem = str(error)
+    raise UnreadableImage(f"{name}: {problem}")

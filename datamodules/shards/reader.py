@@ -12,7 +12,7 @@ import xxhash
 
 from datamodules.shards.cache import DiskCache
 from datamodules.shards.index import Member
-from datamodules.shards.remote import RemoteError, Wanted, read_range, shown
+from datamodules.shards.remote import Wanted, read_range, shown
 from files.images.decode import UnreadableImage
 
 MOST_FILES = 1 << 16
@@ -85,54 +85,35 @@ class Reader:
 
         Raises:
             UnreadableImage: If the bytes differ from the index.
-            ValueError: If the shard was replaced, truncated or removed.
+            ValueError: If the shard was replaced or truncated.
             RemoteError: If it cannot be downloaded.
         """
         if tar.wanted is not None and self.cache is not None:
-            return _remote(tar.wanted, member, name, self.cache)
-        descriptor = self._opened(tar)
-        data = os.pread(descriptor, member.size, member.offset)
-        if len(data) != member.size:
-            raise ValueError(f"shard {tar.path} was truncated while it was in use: start again")
-        if not _is_intact(data, member):
-            _check_same(tar, descriptor)
-            raise _differs(member, name)
-        return data
+            data = _cached(tar.wanted, member, self.cache)
+            if data is not None and _is_intact(data, member):
+                return data
+            # The disk has no room, or damaged it.
+            data = read_range(tar.wanted.url, member.offset, member.size, self.cache.policy)
+        else:
+            data = os.pread(self._opened(tar), member.size, member.offset)
+        if _is_intact(data, member):
+            return data
+        if tar.wanted is None:
+            _check_same(tar, os.fstat(self._opened(tar)))
+        raise UnreadableImage(
+            f"{name}: {len(data)} of the {member.size} bytes from {member.offset} on came, or "
+            "they differ from the index (by their checksum): download or pack the shard again",
+            "truncated" if len(data) < member.size else "checksum",
+        )
 
     def _opened(self, tar: Tar) -> int:
         if tar.path not in self._open:
-            try:
-                descriptor = os.open(tar.path, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError as error:
-                raise ValueError(
-                    f"shard {tar.path} was removed while it was in use: restore it, and start again"
-                ) from error
-            try:
-                _check_same(tar, descriptor)
-            except ValueError:
-                os.close(descriptor)
-                raise
+            _check_same(tar, os.stat(tar.path))
             if len(self._open) >= most_open_files():
                 os.close(self._open.popitem(last=False)[1])
-            self._open[tar.path] = descriptor
+            self._open[tar.path] = os.open(tar.path, os.O_RDONLY | os.O_CLOEXEC)
         self._open.move_to_end(tar.path)
         return self._open[tar.path]
-
-
-def _remote(wanted: Wanted, member: Member, name: str, cache: DiskCache) -> bytes:
-    """Read a member from the cache, or from the server if the disk has no room or damaged it."""
-    data = _cached(wanted, member, cache)
-    if data is not None and _is_intact(data, member):
-        return data
-    try:
-        data = read_range(wanted.url, member.offset, member.size, cache.policy)
-    except RemoteError as error:
-        if error.kind != "content":
-            raise
-        raise UnreadableImage(f"{name}: {error}", "truncated") from error
-    if not _is_intact(data, member):
-        raise _differs(member, name)
-    return data
 
 
 def _cached(wanted: Wanted, member: Member, cache: DiskCache) -> bytes | None:
@@ -146,19 +127,11 @@ def _cached(wanted: Wanted, member: Member, cache: DiskCache) -> bytes | None:
 
 
 def _is_intact(data: bytes, member: Member) -> bool:
-    known = not member.checksum or xxhash.xxh3_64_intdigest(data) == member.checksum
-    return len(data) == member.size and known
+    if len(data) != member.size:
+        return False
+    return not member.checksum or xxhash.xxh3_64_intdigest(data) == member.checksum
 
 
-def _check_same(tar: Tar, descriptor: int) -> None:
-    state = os.fstat(descriptor)
+def _check_same(tar: Tar, state: os.stat_result) -> None:
     if (state.st_size, state.st_mtime_ns) != (tar.size, tar.mtime_ns):
         raise ValueError(f"shard {tar.path} was replaced while it was in use: start again")
-
-
-def _differs(member: Member, name: str) -> UnreadableImage:
-    return UnreadableImage(
-        f"{name}: the {member.size} bytes from {member.offset} on differ from the index (by their "
-        "checksum): download or pack the shard again",
-        "checksum",
-    )

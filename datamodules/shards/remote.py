@@ -9,20 +9,26 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import quote
 
 import fsspec
-from fsspec.asyn import AsyncFileSystem, sync
+from fsspec.asyn import AsyncFileSystem
 
 from datamodules.shards.index import checksum_of
 
 log = logging.getLogger(__name__)
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds
+HTTP = ("http", "https")
+SCHEMES = (*HTTP, "s3", "gs")
+ADDRESS = re.compile(r"(\w+://)([^/?#]*)(.*)", re.DOTALL)  # scheme, host, and the rest
+CHUNK = 4 << 20  # bytes of one request
+
+# Fields that identify a file's version, best first: entity tags differ between mirrors.
+STATES = ("Last-Modified", "LastModified", "updated", "mtime", "ETag", "etag", "created")
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 PASSING = frozenset({408, 416, 425, 429})  # HTTP 4xx errors that a retry may fix
 NO_CREDENTIALS = re.compile("Credentials|TokenRetrieval|RefreshError|ProfileNotFound")
@@ -40,7 +46,8 @@ class RemoteError(OSError):
     Args:
         message: The message for the user.
         kind: ``missing``, ``denied``, ``unreachable``, ``content`` (the server sends other bytes
-            than expected) or ``setup`` (a package is missing on this host).
+            than expected) or ``setup`` (a package is missing on this host, or the server does not
+            say how large the file is).
     """
 
     def __init__(self, message: str, kind: str = "unreachable") -> None:
@@ -85,7 +92,7 @@ class RetryPolicy:
     Args:
         retries: Further attempts after one that failed without progress.
         deadline: Seconds without progress after which no further attempt is made.
-        stall: Seconds without a byte after which a connection counts as failed.
+        stall: Seconds after which a request for a part of a file counts as failed.
         owner: Class whose keys messages name.
     """
 
@@ -124,19 +131,18 @@ class Attempts:
         if isinstance(error, RemoteError) or getattr(error, "errno", None) in FULL:
             raise error
         self.count += 1
-        _raise_permanent(error, self.url, self.policy.owner)
         waited = time.monotonic() - self._began
         pause = min(FIRST_PAUSE * 2 ** (self.count - 1), LONGEST_PAUSE)
         # Jitter, so that processes that failed together do not retry together.
         pause *= random.Random(f"{self.url} {self.count} {os.getpid()}").uniform(0.5, 1)
-        if self.count > self.policy.retries or waited + pause > self.policy.deadline:
-            wrong = isinstance(error, WrongContent)
-            fix = "get or pack the file again" if wrong else "check the address and the network"
-            raise RemoteError(
-                f"{shown(self.url)} could not be read: {self.count} attempts in {waited:.0f} s, "
-                f"the last ended with {_cause(error)}; {fix}",
-                "content" if wrong else "unreachable",
-            ) from error
+        problem = _permanent(error, self.policy.owner)
+        if problem is None and (
+            self.count > self.policy.retries or waited + pause > self.policy.deadline
+        ):
+            problem = _exhausted(error, self.count, waited)
+        if problem is not None:
+            kind, message = problem
+            raise RemoteError(f"{shown(self.url)} {message}", kind) from error
         log.warning(
             "%s: attempt %d failed (%s), the next in %.1f s",
             shown(self.url),
@@ -169,33 +175,33 @@ def shown(url: str) -> str:
     return re.sub(r"//[^/@]+@", "//", address) + ("?..." if query else "")
 
 
-def _raise_permanent(error: Exception, url: str, owner: str) -> None:
-    """Raise an error that a retry cannot fix."""
-    true = _root_cause(error)
-    status = _status(true)
-    if isinstance(true, ImportError):
-        raise RemoteError(
-            f"{shown(url)} needs a further package ({true}): pip install -c constraints.txt -e "
-            "'.[s3]' or '.[gs]'",
-            "setup",
-        ) from error
-    if (
-        isinstance(true, PermissionError)
-        or status in (401, 403, 407)
-        or NO_CREDENTIALS.search(type(true).__name__)
-    ):
-        raise RemoteError(
-            f"{shown(url)} requires other credentials ({_cause(true)}): {CREDENTIALS}", "denied"
-        ) from error
-    if isinstance(true, FileNotFoundError) or status in (404, 410):
-        raise RemoteError(
-            f"{shown(url)} does not exist ({_cause(true)}): correct {owner}.urls, or upload it",
-            "missing",
-        ) from error
+def _permanent(error: Exception, owner: str) -> tuple[str, str] | None:
+    """Return kind and message of an error that a retry cannot fix; else None."""
+    root = _root_cause(error)
+    status = _status(root)
+    if isinstance(root, ImportError):
+        extras = "pip install -c constraints.txt -e '.[s3]' or '.[gs]'"
+        return "setup", f"needs a further package ({root}): {extras}"
+    denied = isinstance(root, PermissionError) or status in (401, 403, 407)
+    if denied or NO_CREDENTIALS.search(type(root).__name__):
+        return "denied", f"requires other credentials ({_cause(root)}): {CREDENTIALS}"
+    if isinstance(root, FileNotFoundError) or status in (404, 410):
+        return "missing", f"does not exist ({_cause(root)}): correct {owner}.urls, or upload it"
     if status is not None and 400 <= status < 500 and status not in PASSING:
-        raise RemoteError(
-            f"{shown(url)} is refused ({_cause(true)}): correct {owner}.urls"
-        ) from error
+        return "unreachable", f"is refused ({_cause(root)}): correct {owner}.urls"
+    return None
+
+
+def _exhausted(error: Exception, attempts: int, waited: float) -> tuple[str, str]:
+    """Return kind and message of an error that retries did not fix."""
+    kind, advice = "unreachable", "check the address and the network"
+    if isinstance(error, WrongContent):
+        kind, advice = "content", "get or pack the file again"
+    message = (
+        f"could not be read: {attempts} attempts in {waited:.0f} s, the last ended with "
+        f"{_cause(error)}; {advice}"
+    )
+    return kind, message
 
 
 def _root_cause(error: BaseException) -> BaseException:
@@ -217,31 +223,21 @@ def _cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-HTTP = ("http", "https")
-SCHEMES = (*HTTP, "s3", "gs")
-ADDRESS = re.compile(r"(\w+://)([^/?#]*)(.*)", re.DOTALL)  # scheme, host, and the rest
-CHUNK = 1 << 20
-OBJECT_CHUNK = 8 << 20  # one request to an object store
-
-# Fields that identify a file's version, best first: entity tags differ between mirrors.
-STATES = ("Last-Modified", "LastModified", "updated", "mtime", "ETag", "etag", "created")
-
-
 def scheme_of(url: str) -> str:
     """Return ``s3`` for ``s3://bucket/a.tar``, ``pipe`` for a command, "" for a path."""
     scheme, colon, rest = url.partition(":")
-    known = rest.startswith("//") or scheme.lower() in ("pipe", "file")
-    return scheme.lower() if colon and known else ""
+    is_address = rest.startswith("//") or scheme.lower() in ("pipe", "file")
+    return scheme.lower() if colon and is_address else ""
 
 
 def look_up(url: str, policy: RetryPolicy) -> Wanted:
     """Return a file with its size and version.
 
     Raises:
-        RemoteError: If it cannot be reached, or does not exist.
+        RemoteError: If it cannot be reached, does not exist, or has no known size.
     """
 
-    def ask() -> Wanted:
+    def request() -> Wanted:
         system, path = _system(url)
         info = system.info(path, **_limited(system, policy))
         if info.get("size") is None:
@@ -253,7 +249,7 @@ def look_up(url: str, policy: RetryPolicy) -> Wanted:
         version = next((str(info[name]) for name in STATES if info.get(name)), "")
         return Wanted(url, version, info["size"])
 
-    return persistently(ask, url, policy)
+    return persistently(request, url, policy)
 
 
 def list_urls(pattern: str, policy: RetryPolicy) -> list[str]:
@@ -263,12 +259,12 @@ def list_urls(pattern: str, policy: RetryPolicy) -> list[str]:
         RemoteError: If the server cannot be reached, or the folder cannot be listed.
     """
 
-    def ask() -> list[str]:
+    def request() -> list[str]:
         system, path = _system(pattern)
-        found = system.glob(path, **_limited(system, policy))
-        return sorted(system.unstrip_protocol(name) for name in found)
+        names = system.glob(path, **_limited(system, policy))
+        return sorted(system.unstrip_protocol(name) for name in names)
 
-    return persistently(ask, pattern, policy)
+    return persistently(request, pattern, policy)
 
 
 def read_small(url: str, policy: RetryPolicy) -> bytes | None:
@@ -278,11 +274,12 @@ def read_small(url: str, policy: RetryPolicy) -> bytes | None:
         RemoteError: If it cannot be reached.
     """
 
-    def ask() -> bytes:
-        return b"".join(blocks_from(url, 0, policy))
+    def request() -> bytes:
+        system, path = _system(url)
+        return cast(bytes, system.cat_file(path, **_limited(system, policy)))
 
     try:
-        return persistently(ask, url, policy)
+        return persistently(request, url, policy)
     except RemoteError as error:
         # Object stores answer "forbidden" for a missing file if listing is not allowed.
         if error.kind in ("missing", "denied"):
@@ -291,33 +288,14 @@ def read_small(url: str, policy: RetryPolicy) -> bytes | None:
 
 
 def read_range(url: str, offset: int, size: int, policy: RetryPolicy) -> bytes:
-    """Return some bytes of a file.
+    """Return some bytes of a file; fewer if it ends before.
 
     Raises:
-        RemoteError: If the server cannot be reached, or sends no parts of files; of the kind
-            ``content`` if the file ends before.
+        RemoteError: If the server cannot be reached.
     """
-
-    def ask() -> bytes:
-        system, path = _system(url)
-        try:
-            if scheme_of(url) in HTTP:
-                return b"".join(_http_blocks(system, path, offset, offset + size, policy))
-            limits = _limited(system, policy)
-            return cast(bytes, system.cat_file(path, start=offset, end=offset + size, **limits))
-        except Exception as error:
-            if isinstance(error, WrongContent) or "not satisfiable" in str(error):
-                return b""
-            raise
-
-    data = persistently(ask, url, policy) if size else b""
-    if len(data) != size:
-        raise RemoteError(
-            f"{shown(url)} sent {len(data)} of the {size} bytes from {offset} on: get or pack it "
-            "again",
-            "content",
-        )
-    return data
+    if not size:
+        return b""
+    return persistently(lambda: _part(url, offset, size, policy)[:size], url, policy)
 
 
 def download(
@@ -342,52 +320,58 @@ def download(
     attempts, best = Attempts(wanted.url, policy), -1
     with part.open("ab") as file:
         while True:
-            have = file.tell()
             try:
-                for block in blocks_from(wanted.url, have, policy) if have != wanted.size else ():
-                    file.write(block)
+                while file.tell() < wanted.size:
+                    start = file.tell()
+                    file.write(_part(wanted.url, start, min(CHUNK, wanted.size - start), policy))
                     if stopped():
                         return
-                    if file.tell() > wanted.size:
-                        raise WrongContent(f"it has more than {wanted.size} bytes")
+                    if file.tell() == start:
+                        raise WrongContent(f"it ends before byte {start + 1}")
                     if file.tell() > best:
                         best = file.tell()
                         attempts.progress()
                 file.flush()
-                if file.tell() == wanted.size:
-                    _verify(part, wanted.checksum)
-                    os.fsync(file.fileno())
-                    return
-                raise WrongContent(f"it has {file.tell()} bytes; expected {wanted.size}")
+                _verify(part, wanted)
+                os.fsync(file.fileno())
+                return
             except Exception as error:
-                if isinstance(error, WrongContent) and file.tell() >= wanted.size:
+                if isinstance(error, WrongContent):
                     file.seek(0)
                     file.truncate()
                 attempts.failed(error)
 
 
-def _verify(part: Path, checksum: str | None) -> None:
-    found = None if checksum is None else checksum_of(part)
-    if found != checksum:
-        raise WrongContent(f"its checksum is {found}; expected {checksum}")
+def _verify(part: Path, wanted: Wanted) -> None:
+    size = part.stat().st_size
+    checksum = wanted.checksum and checksum_of(part)
+    if (size, checksum) != (wanted.size, wanted.checksum):
+        raise WrongContent(
+            f"it has {size} bytes and the checksum {checksum}; expected {wanted.size} and "
+            f"{wanted.checksum}"
+        )
 
 
-# ------------------------------------------------------------------------------------------ streams
+# ----------------------------------------------------------------------------------------- requests
 def _system(url: str) -> tuple[Any, str]:
     # Requested each time: fsspec caches the instances, and makes new ones after a fork.
-    if scheme_of(url) not in HTTP:
+    scheme = scheme_of(url)
+    if scheme not in HTTP:
         return fsspec.core.url_to_fs(url)
+    settings = fsspec.config.conf.get(scheme, {})
     # A signature is of the address as it is written, here and in the answer of a server that
     # redirects. By default yarl and aiohttp quote both again.
-    given = fsspec.config.conf.get(scheme_of(url), {}).get("client_kwargs", {})
-    client = {**given, "requote_redirect_url": False}
-    return fsspec.filesystem(scheme_of(url), encoded=True, client_kwargs=client), _sent(url)
+    client = {**settings.get("client_kwargs", {}), "requote_redirect_url": False}
+    # A part of a compressed answer would be no part of the file.
+    headers = {**settings.get("headers", {}), "Accept-Encoding": "identity"}
+    system = fsspec.filesystem(scheme, encoded=True, client_kwargs=client, headers=headers)
+    return system, _sent(url)
 
 
 def _sent(url: str) -> str:
     """Return an address with escapes for what no request may hold: spaces and foreign letters."""
     scheme, host, path = cast("re.Match[str]", ADDRESS.fullmatch(url)).groups()
-    path = re.sub(r"[^!-~]+", lambda found: quote(found[0]), path)
+    path = re.sub(r"[^!-~]+", lambda match: quote(match[0]), path)
     return f"{scheme}{host if host.isascii() else host.encode('idna').decode()}{path}"
 
 
@@ -396,72 +380,18 @@ def _limited(system: Any, policy: RetryPolicy) -> dict[str, float]:
     return {"timeout": policy.stall} if isinstance(system, AsyncFileSystem) else {}
 
 
-def blocks_from(url: str, start: int, policy: RetryPolicy) -> Iterator[bytes]:
-    """Iterate over the bytes of a file from ``start`` on."""
-    system, path = _system(url)
-    if scheme_of(url) in HTTP:
-        return _http_blocks(system, path, start, None, policy)
-    return _object_blocks(system, path, start, policy)
+def _part(url: str, start: int, size: int, policy: RetryPolicy) -> bytes:
+    """Return ``size`` bytes of a file from ``start`` on, fewer if it ends before.
 
-
-def _object_blocks(system: Any, path: str, start: int, policy: RetryPolicy) -> Iterator[bytes]:
-    limits = _limited(system, policy)
-    system.invalidate_cache()  # which holds old sizes
-    size = system.info(path, **limits)["size"]
-    for first in range(start, size, OBJECT_CHUNK):
-        end = min(first + OBJECT_CHUNK, size)
-        yield system.cat_file(path, start=first, end=end, **limits)
-
-
-def _http_blocks(
-    system: Any, url: str, start: int, end: int | None, policy: RetryPolicy
-) -> Iterator[bytes]:
-    import aiohttp  # here, as its import takes 0.2 s and most sets are local
-
-    headers = {"Accept-Encoding": "identity"}
-    if start or end is not None:
-        headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
-    limit = aiohttp.ClientTimeout(total=None, sock_connect=policy.stall, sock_read=policy.stall)
-    options = {**system.kwargs, "headers": headers, "timeout": limit}
-    loop = system.loop
-    try:
-        response, first = sync(loop, _request, system, url, options)
-    except aiohttp.ClientResponseError as error:
-        if error.status == 416:
-            raise WrongContent(f"it ends before byte {start + 1}") from error
-        raise
-    try:
-        whole = response.status == 200 and "Range" in headers
-        if whole and end is not None:
-            raise RemoteError(
-                f"{shown(url)}: its server sends no parts of files, so it must be cached: raise "
-                "Shards.cache_size, or free space on its disk"
-            )
-        blocks = chain([first], iter(lambda: sync(loop, response.content.read, CHUNK), b""))
-        yield from _skipping(blocks, start if whole else 0)
-    finally:  # without waiting: the garbage collector may run this in any thread
-        loop.call_soon_threadsafe(response.close)
-
-
-async def _request(system: Any, url: str, options: dict[str, Any]) -> tuple[Any, bytes]:
-    """Return a response and its first bytes.
-
-    Both are read without leaving the event loop: once a connection breaks, aiohttp returns nothing,
-    not even received bytes, so an attempt that got many bytes would count as one without progress
-    if this thread asked for them too late.
+    All bytes from ``start`` on come from a server that sends whole files only.
     """
-    session = await system.set_session()
-    response = await session.get(system.encode_url(url), **options)
+    system, path = _system(url)
     try:
-        response.raise_for_status()
-        return response, await response.content.read(CHUNK)
-    except BaseException:
-        response.close()
+        data: bytes = system.cat_file(
+            path, start=start, end=start + size, **_limited(system, policy)
+        )
+    except Exception as error:
+        if _status(error) == 416 or "not satisfiable" in str(error):
+            return b""
         raise
-
-
-def _skipping(blocks: Iterator[bytes], count: int) -> Iterator[bytes]:
-    for block in blocks:
-        if count < len(block):
-            yield block[count:]
-        count = max(0, count - len(block))
+    return data[start:] if len(data) > size else data

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from datamodules.files.captions import caption_of
-from datamodules.files.roles import EXPECTED, MissingHR, roles_of
+from datamodules.files.roles import EXPECTED, roles_in
 from datamodules.shards.index import array_of
 from datamodules.shards.remote import shown
 from datamodules.shards.table import RULE
@@ -53,12 +53,7 @@ def raw_of(sample: Any) -> Raw | None:
         )
     key, shard = sample["__key__"], shown(str(sample.get("__url__", "a pipeline")))
     members = {name: value for name, value in sample.items() if not name.startswith("__")}
-    try:
-        roles = roles_of(tuple(members))
-    except ValueError as error:
-        apart = ". webdataset needs the members of a sample next to each other: tar --sort=name"
-        more = apart if isinstance(error, MissingHR) else ""
-        raise ValueError(f"shard {shard}: {key!r}: {error}{more}") from error
+    roles = roles_in(shard, key, tuple(members))
     if "hr" not in roles.members:
         example = f"{key!r} with {', '.join(members)} ({RULE})"
         warn_once("%s: left out samples without an image, such as %s", shard, example)
@@ -107,19 +102,17 @@ def add_text(sample: Sample, raw: Raw) -> None:
     """
     name, fields = f"{raw.shard}: {raw.key}", raw.fields
     features = fields.get("text_features", b"")
+    # Of a sample without them, collate says that only some have them.
+    if not isinstance(features, bytes) or features:
+        sample["text_features"] = _plain(
+            features, lambda data: array_of(data, f"{name} (text_features)", 2)
+        )
     try:
         if "txt" in fields:
             sample["text"] = _plain(fields["txt"], caption_of)
-        # Of a sample without them, collate says that only some have them.
-        if not isinstance(features, bytes) or features:
-            sample["text_features"] = _plain(
-                features, lambda data: array_of(data, f"{name} (text_features)", 2)
-            )
         if "json" in fields:
             sample["meta"]["json"] = _plain(fields["json"], lambda data: json.loads(data or "null"))
-    except UnreadableImage:
-        raise
-    except (ValueError, RecursionError) as error:  # of a caption or JSON
+    except (ValueError, RecursionError) as error:
         raise UnreadableImage(f"{name}: its txt or json is broken: {error}") from error
 
 

@@ -6,9 +6,8 @@ import io
 import logging
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -37,11 +36,17 @@ from datamodules.shards.table import Table, joined, table_of
 from datamodules.shards.urls import is_remote, list_shards
 from datamodules.source import Sample, Source
 from files.images.decode import UnreadableImage, decode, most_pixels, read_size
+from files.images.deep import Pixels
 from files.images.jpeg import read_rows
 from files.numbers import NonNegativeInt, PositiveFloat
 from files.paths import expand_path
 
 log = logging.getLogger(__name__)
+
+
+AT_ONCE = 16  # parallel requests to servers
+INDICES = 64  # shards whose members the stages are given are kept by name
+WHOLE = ("hr", "lr", "txt", "text_features", "json")  # fields that a sample is made of
 
 
 def load_remote_index(wanted: Wanted, folder: Path, cache: DiskCache) -> ShardIndex:
@@ -108,11 +113,6 @@ def _made(wanted: Wanted, cache: DiskCache) -> ShardIndex:
     )
 
 
-AT_ONCE = 16  # parallel requests to servers
-INDICES = 64  # shards whose members the stages are given are kept by name
-WHOLE = ("hr", "lr", "txt", "text_features", "json")  # fields that a sample is made of
-
-
 class Shards(Source):
     """Samples of WebDataset tars.
 
@@ -135,8 +135,8 @@ class Shards(Source):
         cache_size: Largest size of that cache in bytes, such as ``500M`` or ``50G``; the least
             recently used shards are removed first.
         read_ahead: Number of remote shards that are downloaded ahead at a time; 0 for none.
-        retries: How often a failed request to a server is repeated, with growing pauses.
-        deadline: Seconds without progress after which a request fails, whatever ``retries`` is.
+        deadline: Seconds without progress after which a request to a server, which is repeated
+            with growing pauses, fails.
         stages: Your own functions of a webdataset sample, in this order, such as
             ``my.module.stage``: each gets a dict of ``__key__``, ``__url__`` and all members by
             suffix, as bytes or as an earlier stage left them, and returns such a dict, or None to
@@ -158,7 +158,6 @@ class Shards(Source):
         cache_dir: str = "~/.cache/enlarger/tars",
         cache_size: str | int = "50G",
         read_ahead: NonNegativeInt = 2,
-        retries: NonNegativeInt = 8,
         deadline: PositiveFloat = 300.0,
         stages: list[Callable[[dict[str, Any]], Any]] | None = None,
         **kwargs: Any,
@@ -168,7 +167,7 @@ class Shards(Source):
         self.cache_dir = cache_dir
         self.cache_size = parse_bytes(cache_size, "Shards.cache_size")
         self.read_ahead, self.stages = read_ahead, stages or []
-        self.policy = RetryPolicy(retries, deadline, stall=min(30.0, deadline / 4))
+        self.policy = RetryPolicy(deadline=deadline, stall=min(30.0, deadline / 4))
         self._reader = Reader()
         self._tars: list[Tar] = []
         self._table = joined([])
@@ -183,21 +182,33 @@ class Shards(Source):
             ValueError: If there is no shard, a broken one, no image, or two samples with one key.
             RemoteError: If a server cannot be reached, or refuses.
         """
-        self._folder = folder = Path(expand_path(self.index_cache, "Shards.index_cache"))
+        self._folder = Path(expand_path(self.index_cache, "Shards.index_cache"))
         names = list_shards(self.urls, False, self.policy)
         cache = self._cache() if any(map(is_remote, names)) else None
-        # Of remote shards in parallel; for local ones threads would be slower.
-        with nullcontext() if cache is None else ThreadPoolExecutor(AT_ONCE) as pool:
-            apply: Callable[..., Iterable[Any]] = map if pool is None else pool.map
-            tars = list(apply(self._tar, names))
-            table = self._join(list(apply(lambda tar: self._part(tar, folder, cache), tars)))
+        if cache is None:  # for local shards, threads would be slower
+            parts = [self._open(name, None) for name in names]
+        else:
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                parts = list(pool.map(lambda name: self._open(name, cache), names))
+        table = joined(part for _, part in parts)
+        key = first_duplicate(table.keys)
+        if key is not None:
+            tars = [tar.name for tar, part in parts if key in part.keys]
+            raise ValueError(
+                f"Shards.urls: {table.keys.count(key)} samples have the key {key!r} (in "
+                f"{', '.join(tars[:3])}); keys must be unique: list each tar once, and if each "
+                "counts from 0, set shard_in_key: true"
+            )
+        table.check_lr("Shards.urls")
         for note in table.notes:
             log.warning(note)
-        if without := len(table.lacking("txt")):
-            of = f"{without} of {len(table.keys)}"
-            log.warning("Shards.urls: %s samples have no txt; their caption is empty", of)
-        self._tars = list(map(_completed, tars, table.checksums))
-        self._table, self._ends = table, list(accumulate(table.counts))
+        without = len(table.lacking("txt"))
+        if without:
+            share = f"{without} of {len(table.keys)}"
+            log.warning("Shards.urls: %s samples have no txt; their caption is empty", share)
+        self._tars = [tar for tar, _ in parts]
+        self._table = table
+        self._ends = list(accumulate(table.counts))
         self._latest.clear()
         self._reader.close()
         self._reader = Reader(cache)
@@ -208,48 +219,29 @@ class Shards(Source):
         folder = Path(expand_path(self.cache_dir, "Shards.cache_dir"))
         return DiskCache(folder, self.cache_size, self.policy, self.read_ahead)
 
-    def _tar(self, name: str) -> Tar:
-        if is_remote(name):
-            wanted = look_up(name, self.policy)
-            return Tar(name, wanted.size, wanted=wanted)
-        state = os.stat(name)
-        return Tar(name, state.st_size, state.st_mtime_ns)
+    def _open(self, name: str, cache: DiskCache | None) -> tuple[Tar, Table]:
+        """Return a shard and its samples."""
+        if not is_remote(name):
+            state = os.stat(name)
+            tar = Tar(name, state.st_size, state.st_mtime_ns)
+            return tar, self._samples_of(tar, cache)
+        wanted = look_up(name, self.policy)
+        tar = Tar(name, wanted.size, wanted=wanted)
+        table = self._samples_of(tar, cache)
+        [checksum] = table.checksums
+        return replace(tar, wanted=wanted._replace(checksum=checksum)), table
 
-    def _part(self, tar: Tar, folder: Path, cache: DiskCache | None) -> Table:
-        index = self._index(tar, folder, cache)
-        return table_of(tar.name, index, self._prefix(tar))
+    def _samples_of(self, tar: Tar, cache: DiskCache | None) -> Table:
+        return table_of(tar.name, self._index(tar, cache), self._prefix(tar))
 
     def _prefix(self, tar: Tar) -> str:
         name = tar.name.partition("?")[0].rpartition("/")[2].removesuffix(".tar")
         return f"{name}/" if self.shard_in_key else ""
 
-    def _index(self, tar: Tar, folder: Path, cache: DiskCache | None) -> ShardIndex:
+    def _index(self, tar: Tar, cache: DiskCache | None) -> ShardIndex:
         if tar.wanted is None or cache is None:
-            return load_index(Path(tar.path), folder)
-        return load_remote_index(tar.wanted, folder, cache)
-
-    def _join(self, parts: list[Table]) -> Table:
-        table = joined(parts)
-        key = first_duplicate(table.keys)
-        if key is not None:
-            self._refuse_duplicate(key, table, parts)
-        table.check_lr("Shards.urls")
-        return table
-
-    def _refuse_duplicate(self, key: str, table: Table, parts: list[Table]) -> None:
-        names = list_shards(self.urls, False, self.policy)
-        where = [name for name, part in zip(names, parts, strict=True) if key in part.keys]
-        count = table.keys.count(key)
-        raise ValueError(
-            f"Shards.urls: {count} samples have the key {key!r} (in "
-            f"{', '.join(map(shown, where[:3]))}); keys must be unique: {self._advice(where)}"
-        )
-
-    def _advice(self, where: list[str]) -> str:
-        """Return the fix for tars that share a key, or for a tar that has it twice."""
-        if len(where) == 1 or self.shard_in_key:
-            return "rename one of them"
-        return "list each tar once; if each counts from 0, set shard_in_key: true"
+            return load_index(Path(tar.path), self._folder)
+        return load_remote_index(tar.wanted, self._folder, cache)
 
     @property
     def keys(self) -> list[str]:
@@ -315,8 +307,8 @@ class Shards(Source):
         for suffix, member in self._members(tar)[key].items():
             sample[suffix] = self._reader.read(tar, member, f"{tar.name}: {key}.{suffix}")
         stages = [s if isinstance(s, FilterFunction) else webdataset.map(s) for s in self.stages]
-        given = next(iter(webdataset.DataPipeline([[sample]], *stages)), None)
-        raw = None if given is None else raw_of(given)
+        result = next(iter(webdataset.DataPipeline([[sample]], *stages)), None)
+        raw = None if result is None else raw_of(result)
         if raw is None:
             raise UnreadableImage(f"{tar.name}: {key}: left out by Shards.stages", "left out")
         return raw
@@ -332,8 +324,9 @@ class Shards(Source):
         data, name = raw.fields["hr"], f"{raw.shard}: {raw.key}"
         # Only if the file is known to be intact: damage looks like the rows that are left out.
         intact = self._table.place("hr", index).checksum
-        above = read_rows(data, top + height, most_pixels()) if intact else None
-        rows = decode(data, name, self.srgb).rgb if above is None else above
+        rows: Pixels | None = read_rows(data, top + height, most_pixels()) if intact else None
+        if rows is None:
+            rows = decode(data, name, self.srgb).rgb
         part = rows[top : top + height, left : left + width]
         sample = Sample(hr=part, meta={"path": raw.shard})
         add_text(sample, raw)
@@ -349,15 +342,9 @@ class Shards(Source):
     def _members(self, tar: Tar) -> dict[str, dict[str, Member]]:
         """Return the members of each sample of a shard by suffix, also those without a role."""
         if tar.path not in self._latest:
-            index = self._index(tar, self._folder, self._reader.cache)
+            index = self._index(tar, self._reader.cache)
             keys = [f"{self._prefix(tar)}{key}" for key in index.keys]
             self._latest[tar.path] = dict(zip(keys, index.members, strict=True))
             if len(self._latest) > INDICES:
                 del self._latest[next(iter(self._latest))]
         return self._latest[tar.path]
-
-
-def _completed(tar: Tar, checksum: str | None) -> Tar:
-    if tar.wanted is None:
-        return tar
-    return replace(tar, wanted=tar.wanted._replace(checksum=checksum))

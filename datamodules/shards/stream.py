@@ -16,24 +16,16 @@ from typing import Any, cast
 import fsspec
 import numpy as np
 from torch.utils.data import get_worker_info
-from webdataset import (
-    DataPipeline,
-    SimpleShardList,
-    gopen,
-    shuffle,
-    split_by_node,
-    split_by_worker,
-)
+from webdataset import DataPipeline, SimpleShardList, gopen, shuffle
 from webdataset.gopen import Pipe
 from webdataset.tariterators import group_by_keys, tar_file_expander
-from webdataset.utils import pytorch_worker_info
 
 from datamodules.files.pairs import refuse_mixed
 from datamodules.files.roles import roles_of
-from datamodules.order.plan import Item, Plan
+from datamodules.order.plan import Item, Plan, checked_plan
 from datamodules.order.shuffle import Integers
 from datamodules.samples import Skipped, TrainingImages
-from datamodules.shards.index import BLOCK, split_name
+from datamodules.shards.index import BLOCK, CHUNK, DAMAGE, split_name
 from datamodules.shards.remote import RetryPolicy, scheme_of, shown
 from datamodules.shards.sample import Raw, decoded, raw_of, warn_once
 from datamodules.shards.urls import list_shards
@@ -46,11 +38,7 @@ from files.numbers import NonNegativeInt, PositiveFloat, PositiveInt
 from files.own_modules import own_environment
 
 log = logging.getLogger(__name__)
-CHUNK = 1 << 20  # bytes that are read at a time
-BROKEN = (  # what tarfile raises for damaged bytes, and what reading them raises
-    *(tarfile.TarError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError),
-    *(OSError, AssertionError),
-)
+BROKEN = (*DAMAGE, OSError, AssertionError)  # what reading a damaged tar, or none, raises
 
 
 @dataclass(frozen=True)
@@ -77,7 +65,9 @@ class StreamPlan(Plan):
                 "Stream: epoch %d goes on at batch %d of %d, and its other batches are read in a "
                 "new order: samples of the first part may come again. To go on exactly, use "
                 "datamodules.Shards",
-                *(epoch, start, len(self)),
+                epoch,
+                start,
+                len(self),
             )
         for batch in super().batches(epoch, start, rank, world):
             yield [item._replace(image=start) for item in batch]
@@ -151,12 +141,7 @@ class Stream(Source):
             ValueError: If an epoch has fewer samples than a batch.
         """
         plan = StreamPlan((self.samples,), seed, batch_size, streams, repeats, shuffle=self.shuffle)
-        if not len(plan):
-            raise ValueError(
-                f"Stream.samples is {self.samples} (crops.per_image {repeats}), less than "
-                f"data.init_args.batch_size {batch_size}: raise samples"
-            )
-        return plan
+        return cast(StreamPlan, checked_plan(plan))
 
     def workers(self, wanted: int, world: int) -> int:
         """Return how many workers each process may have, so that each has a tar.
@@ -188,17 +173,24 @@ class Stream(Source):
         Raises:
             ValueError: Always.
         """
-        raise _refused()
+        raise ValueError(
+            "datamodules.Stream is read from front to back, so it can only be "
+            "data.init_args.train itself, and no source of val, test, predict, Mix or Crops: use "
+            "datamodules.Shards there"
+        )
 
     def read(self, index: int) -> Sample:
-        """Raise, since samples come in the order of their tars.
+        """Never called, since samples come in the order of their tars, by ``raws``."""
+        raise NotImplementedError
 
-        Raises:
-            ValueError: Always.
-        """
-        raise _refused()
-
-    def raws(self, plan: StreamPlan, epoch: int, start: int, notes: list[Skipped]) -> Iterator[Raw]:
+    def raws(
+        self,
+        plan: StreamPlan,
+        epoch: int,
+        start: int,
+        notes: list[Skipped],
+        ranks: tuple[int, int] = (0, 1),
+    ) -> Iterator[Raw]:
         """Yield the samples of this process, or of this worker of a DataLoader, without an end.
 
         Args:
@@ -206,45 +198,57 @@ class Stream(Source):
             epoch: Number of the epoch.
             start: The batch at which the run entered it.
             notes: The skipped tars are added here.
+            ranks: Rank of this process, and number of processes.
 
         Raises:
             ValueError: If a pass gives no samples, or a tar holds what must not be read.
         """
-        first: Raw | None = None
-        captions = False  # whether the set has some
+        has_captions = False  # whether a sample had one
         for turn in itertools.count():
-            count = 0
-            coming = self._pass(plan, (epoch, start, turn), notes)
-            for count, raw in enumerate(coming, 1):  # noqa: B007
-                first = first or raw
-                _check_alike(first, raw)
-                captions = captions or "txt" in raw.fields
-                if captions and "txt" not in raw.fields:
-                    warn_once("%s: samples without a caption get an empty one: %s", *raw[:2])
+            raw = None
+            for raw in self._pass(plan, (epoch, start, turn), notes, ranks):
+                has_captions = has_captions or "txt" in raw.fields
+                if has_captions and "txt" not in raw.fields:
+                    example = f"samples without a caption get an empty one: {raw.key}"
+                    warn_once("%s: %s", raw.shard, example)
                     raw.fields["txt"] = b""
                 yield raw
-            if not count:
-                rank, _, worker, _ = pytorch_worker_info()
-                why = notes[0].message if notes else "no images in it"
+            if raw is None:
+                reason = notes[0].message if notes else "no images in it"
                 raise ValueError(
-                    f"Stream.urls: no samples in a pass of worker {worker} of process {rank} "
-                    f"({why})"
+                    f"Stream.urls: no samples in a pass of worker {_worker()[0]} of process "
+                    f"{ranks[0]} ({reason})"
                 )
 
     def _pass(
-        self, plan: StreamPlan, place: tuple[int, int, int], notes: list[Skipped]
+        self,
+        plan: StreamPlan,
+        place: tuple[int, int, int],
+        notes: list[Skipped],
+        ranks: tuple[int, int],
     ) -> DataPipeline:
         """Return webdataset's pipeline of one pass over the tars."""
-        rank, world, worker, workers = pytorch_worker_info()
-        seed = seed_of(plan.seed, "shards", *place)
-        shards = [SimpleShardList(self._shards, seed=seed), split_by_node, split_by_worker]
-        stages = [partial(samples_of, notes=notes), partial(map, raw_of)]
-        stages.append(partial(_copies, repeats=plan.repeats))
+        rank, world = ranks
+        worker, workers = _worker()
+        # Not webdataset's own splits by process and worker, which believe the environment.
+        stages = [
+            SimpleShardList(self._shards, seed=seed_of(plan.seed, "shards", *place)),
+            lambda tars: itertools.islice(tars, rank + world * worker, None, world * workers),
+            partial(samples_of, notes=notes),
+            partial(map, raw_of),
+            partial(_copies, repeats=plan.repeats),
+        ]
         if self.shuffle:
-            share = -(-self.shuffle // (world * workers))
-            own = seed_of(plan.seed, "shuffle", *place, rank, worker)
-            stages.append(shuffle(share, initial=share, seed=own))
-        return DataPipeline(*shards, *stages)
+            size = -(-self.shuffle // (world * workers))
+            seed = seed_of(plan.seed, "shuffle", *place, rank, worker)
+            stages.append(shuffle(size, initial=size, seed=seed))
+        return DataPipeline(*stages)
+
+
+def _worker() -> tuple[int, int]:
+    """Return the number of this worker of a DataLoader, and of all."""
+    info = get_worker_info()
+    return (0, 1) if info is None else (info.id, info.num_workers)
 
 
 class StreamImages(TrainingImages):
@@ -275,7 +279,7 @@ class StreamImages(TrainingImages):
         """Return the next crop of this worker. Errors as ``TrainingImages``."""
         return self.__getitems__([item])[0]
 
-    def _found(self) -> Sequence[str]:
+    def _listed(self) -> Sequence[str]:
         return _CurrentKey(self)
 
     @property
@@ -288,9 +292,8 @@ class StreamImages(TrainingImages):
         begun: tuple[int, ...] = (os.getpid(), item.epoch, item.image)
         latest = (plan.batch_of(item.position), item.position)
         if begun != self._begun or latest <= self._latest:
-            _tell_webdataset(*self.ranks)
             self._notes: list[Skipped] = []
-            self._raws = self._stream.raws(plan, item.epoch, item.image, self._notes)
+            self._raws = self._stream.raws(plan, item.epoch, item.image, self._notes, self.ranks)
             self._begun = begun
         self._latest = latest
 
@@ -330,22 +333,6 @@ class _CurrentKey(Sequence[str]):
         return self.images.key
 
 
-def _tell_webdataset(rank: int, world: int) -> None:
-    """Make sure that webdataset splits tars among the processes that train.
-
-    Raises:
-        ValueError: If it takes this process for another one.
-    """
-    if get_worker_info() is not None:  # a process of its own, where torch.distributed may be unset
-        os.environ.update(RANK=str(rank), WORLD_SIZE=str(world))
-    seen = pytorch_worker_info()[:2]
-    if seen != (rank, world):
-        raise ValueError(
-            f"this is process {rank} of {world}, and webdataset takes it for process {seen[0]} of "
-            f"{seen[1]}: unset the environment variables RANK and WORLD_SIZE, or set them so"
-        )
-
-
 # ------------------------------------------------------------------------------------------- a tar
 def samples_of(sources: Iterable[dict[str, Any]], notes: list[Skipped]) -> Iterator[dict[str, Any]]:
     """Yield the samples of tars as webdataset reads them: a stage of a pipeline.
@@ -372,10 +359,10 @@ def samples_of(sources: Iterable[dict[str, Any]], notes: list[Skipped]) -> Itera
                         sizes[sample["__key__"]] = read_size(io.BytesIO(sample[image]))
         except BROKEN as error:
             # Not what webdataset adds: its stream and the address, which may hold a password.
-            why = "it is truncated, damaged or compressed"
+            reason = "it is truncated, damaged or compressed"
             if isinstance(error, OSError):
-                why = error.strerror or "its command failed"
-            message = f"shard {shown(url)} cannot be read to its end: {why}"
+                reason = error.strerror or "its command failed"
+            message = f"shard {shown(url)} cannot be read to its end: {reason}"
             notes.append(Skipped(shown(url), "unreadable tar", message, True))
             continue
         refuse_mixed(f"shard {shown(url)}", list(sizes), list(sizes.values()).__getitem__)
@@ -446,21 +433,3 @@ def _copies(raws: Iterable[Raw | None], repeats: int) -> Iterator[Raw]:
     for raw in raws:
         if raw is not None:
             yield from itertools.repeat(raw, repeats)
-
-
-def _check_alike(one: Raw, other: Raw) -> None:
-    """Raise if one of two samples has an LR, and the other does not."""
-    if ("lr" in one.fields) != ("lr" in other.fields):
-        raise ValueError(
-            f"Stream: of {one.shard}: {one.key} and {other.shard}: {other.key}, one has no "
-            "lr.<ext>; all must have one, or none"
-        )
-
-
-# ---------------------------------------------------------------------------------------- refusals
-def _refused() -> ValueError:
-    return ValueError(
-        "datamodules.Stream is read from front to back, so it can only be "
-        "data.init_args.train itself, and no source of val, test, predict, Mix or Crops: use "
-        "datamodules.Shards there"
-    )

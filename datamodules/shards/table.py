@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.files.roles import EXPECTED, FIELDS, SUFFIXES, roles_of
+from datamodules.files.roles import EXPECTED, FIELDS, SUFFIXES, roles_in
 from datamodules.shards.index import Member, ShardIndex
 
 RULE = "a key ends at the first dot of the file name"
@@ -71,25 +71,23 @@ def table_of(shard: str, index: ShardIndex, prefix: str = "", needed: str = "hr"
     Raises:
         ValueError: If no sample has it, or the roles of one are not clear.
     """
-    keys, samples, others, unused = [], [], [], []
+    keys, samples = list[str](), list[dict[str, Member]]()
+    others, unused = list[str](), list[str]()
     for key, members in zip(index.keys, index.members, strict=True):
-        try:
-            roles = roles_of(tuple(members))
-        except ValueError as error:
-            raise ValueError(f"shard {shard}: {key!r}: {error}") from error
+        roles = roles_in(shard, key, tuple(members))
         if needed in roles.members:
             keys.append(prefix + key)
             samples.append({field: members[suffix] for field, suffix in roles.members.items()})
         else:
             others.append(f"{key!r} with {', '.join(members)}")
         unused += [f"{key}.{suffix}" for suffix in roles.unused]
-    if not samples and needed == "latent":
-        raise ValueError(f"shard {shard} has no latents: main.py encode writes shards with them")
     if not samples:
+        expected = "hr.<ext> or <ext>, with an extension out of " + ", ".join(sorted(SUFFIXES))
+        if needed == "latent":
+            expected = "latent.npy, as main.py encode writes it"
         raise ValueError(
-            f"shard {shard}: none of its {len(others)} samples has an image (the first is "
-            f"{others[0]}); expected a member hr.<ext> or <ext>, with an extension out of "
-            f"{', '.join(sorted(SUFFIXES))} ({RULE})"
+            f"shard {shard}: none of its {len(others)} samples can be used ({others[:1]}); "
+            f"expected a member {expected} ({RULE})"
         )
     notes = []
     if others:

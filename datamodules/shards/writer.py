@@ -90,13 +90,13 @@ class ShardWriter:
         self._bytes += _bytes_of(members)
 
     def finish(self) -> None:
-        """Complete the shard, rename it, and begin the next one.
+        """Complete the shard, rename it, and begin the next one, if there are samples in it.
 
         Raises:
             OSError: If it cannot be written.
         """
         if self._tar is None or self._file is None:
-            raise ValueError("no sample was added to the shard")
+            return
         self._tar.close()
         self._file.flush()
         os.fsync(self._file.fileno())  # the name must not be on disk before the content is

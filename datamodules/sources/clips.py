@@ -14,9 +14,9 @@ from __future__ import annotations
 import logging
 import re
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,16 +34,15 @@ from datamodules.shards.reader import Tar
 from datamodules.shards.sample import add_text
 from datamodules.shards.shards import Shards
 from datamodules.source import Augmentation, PerImage, Sample, Source, texts_of
-from degradations.base import cut_size
 from degradations.draws import seed_of
 from files.images.decode import UnreadableImage, read_image, read_size
 from files.images.deep import Pixels, eight_bits
 from files.numbers import PositiveFloat, PositiveInt
-from files.paths import expand_path, images_below
+from files.paths import expand_path, images_by_key
 from files.words import first_of
 
 log = logging.getLogger(__name__)
-Frames = NDArray[np.uint8]  # (T, H, W, 3)
+Frame = NDArray[np.uint8]  # (H, W, 3)
 
 
 class ClipSource(Source):
@@ -117,22 +116,21 @@ class RecordedClips(ClipSource):
         """As ``ClipSource.clip``; evaluation starts at the first recorded frame."""
         recorded = self.recorded(index)
         start = 0 if draws is None else draws.integer(0, len(recorded) - self.span + 1)
-        chosen = recorded[start : start + self.span : self.stride]
-        sample = cast(Sample, {"clip": self._together(index, [self.frame(one) for one in chosen])})
-        caption = self.caption(index)
-        return sample if caption is None else {**sample, "text": caption}
-
-    def _together(self, index: int, frames: list[Pixels]) -> Frames:
-        sizes = sorted({f"{frame.shape[1]}x{frame.shape[0]}" for frame in frames})
+        places = recorded[start : start + self.span : self.stride]
+        frames = [eight_bits(self.frame(place)) for place in places]
+        sizes = {frame.shape for frame in frames}
         if len(sizes) > 1:
             raise UnreadableImage(
-                f"{self.keys[index]} has frames of {' and '.join(sizes)}; expected one size in all "
-                "frames of a clip"
+                f"{self.keys[index]} has frames of the shapes {sorted(sizes)}; expected one size "
+                "in all frames of a clip"
             )
-        levels = [eight_bits(frame) for frame in frames]
         if self.side is not None:
-            levels = [_square(frame, self.side) for frame in levels]
-        return np.stack(levels)
+            frames = [_square(frame, self.side) for frame in frames]
+        sample = Sample(clip=np.stack(frames))
+        caption = self.caption(index)
+        if caption is not None:
+            sample["text"] = caption
+        return sample
 
     def _long_enough(self, counts: dict[str, int]) -> list[str]:
         """Return the keys of clips with enough frames; the others are logged.
@@ -141,19 +139,20 @@ class RecordedClips(ClipSource):
             counts: Number of recorded frames by key.
 
         Raises:
-            ValueError: If all are too short.
+            ValueError: If all are too short, or there are none.
         """
-        few = {key: count for key, count in counts.items() if count < self.span}
-        shown = first_of((f"{key} {count}" for key, count in few.items()), 3)
-        what = (
-            f"{len(few)} of {len(counts)} clips have fewer than the {self.span} frames that frames "
-            f"{self.frames} and stride {self.stride} span ({shown})"
+        short = {key: count for key, count in counts.items() if count < self.span}
+        examples = first_of((f"{key} {count}" for key, count in short.items()), 3)
+        message = (
+            f"{type(self).__name__}: {len(short)} of {len(counts)} clips have fewer than the "
+            f"{self.span} frames that frames {self.frames} and stride {self.stride} span "
+            f"({examples})"
         )
-        if len(few) == len(counts):
-            raise ValueError(f"{type(self).__name__}: {what}: lower frames or stride")
-        if few:
-            log.warning("%s left out: %s", type(self).__name__, what)
-        return [key for key in counts if key not in few]
+        if len(short) == len(counts):
+            raise ValueError(f"{message}: lower frames or stride, or give a folder for each clip")
+        if short:
+            log.warning("left out: %s", message)
+        return [key for key in counts if key not in short]
 
 
 class Clips(RecordedClips):
@@ -180,25 +179,18 @@ class Clips(RecordedClips):
                 have one name.
         """
         root = Path(expand_path(self.root, "Clips.root"))
-        if not root.is_dir():
-            raise ValueError(f"Clips.root {str(root)!r} is not a folder; expected one of clips")
-        found: dict[str, list[str]] = {}
-        frames = images_below(root, "Clips.root")
-        for key, path in frames.items():
-            found.setdefault(key.rpartition("/")[0], []).append(str(path))
-        if "" in found:  # frames of the root itself
-            if root.name in found:
-                raise ValueError(
-                    f"Clips.root {str(root)!r} has frames, and so has its folder {root.name!r}: "
-                    "both clips would have this name; rename one of the folders"
-                )
-            found[root.name] = found.pop("")
-        if not found:
+        clips: dict[str, list[str]] = {}
+        for key, path in images_by_key(root, "Clips.root").items():
+            clips.setdefault(key.rpartition("/")[0], []).append(str(path))
+        if "" in clips and root.name in clips:
             raise ValueError(
-                f"Clips.root {str(root)!r} has no frames; expected a folder of images for each clip"
+                f"Clips.root {str(root)!r} has frames, and so has its folder {root.name!r}: "
+                "both clips would have this name; rename one of the folders"
             )
-        self.keys = sorted(self._long_enough({key: len(files) for key, files in found.items()}))
-        self._files = [sorted(found[key], key=in_order) for key in self.keys]
+        if "" in clips:  # frames of the root itself
+            clips[root.name] = clips.pop("")
+        self.keys = sorted(self._long_enough({key: len(files) for key, files in clips.items()}))
+        self._files = [sorted(clips[key], key=numeric) for key in self.keys]
         refuse_mixed("Clips.root", self.keys, lambda index: read_size(self._files[index][0]), scale)
 
     def recorded(self, index: int) -> list[str]:
@@ -213,6 +205,8 @@ class Clips(RecordedClips):
 class ClipImages(Images):
     """Dataset of clips for evaluation: whole frames, cut to a multiple of the scale."""
 
+    needed = ("clip",)
+
     def __getitem__(self, item: Item) -> dict[str, Any]:
         """Return one clip, ready to be collated.
 
@@ -220,33 +214,29 @@ class ClipImages(Images):
             UnreadableImage: If a frame is broken, or frames differ in size.
             ValueError: If its frames have less than one pixel at the scale, or it is not a clip.
         """
+        key = self.keys[item.image]
         with seeded(item.seed):
-            sample: Any = self.read(item.image)
-        height, width = cut_size(sample["clip"].shape[1:3], self.scale)
-        if not (height and width):
-            raise ValueError(
-                f"{self.keys[item.image]}: its frames have less than one pixel at "
-                f"data.init_args.scale {self.scale:g}: leave it out"
-            )
-        cut = sample["clip"][:, :height, :width]
-        return {**sample, "clip": cut, "key": self.keys[item.image], "seed": item.seed}
-
-    def _checked(self, given: Sample, index: int) -> Sample:
-        return _checked(given, self._where(index))
+            sample = self.read(item.image)
+        height, width = self.cut_size(sample["clip"].shape[1:3], key)
+        sample["clip"] = sample["clip"][:, :height, :width]
+        return {**sample, "key": key, "seed": item.seed}
 
 
 class TrainingClips(TrainingImages):
     """Dataset of clips for training; args as ``TrainingImages``."""
 
+    needed = ("clip",)
+
     def _crop(self, index: int, draws: SampleDraws) -> Sample:
         source = cast(ClipSource, self.source)
-        sample: Any = _checked(source.clip(index, draws), self._where(index))
-        clip = sample["clip"]
-        top, left, turn = self._place(clip.shape[1:3], self.crop_size, index, draws)
-        cuts = [self._cut(frame, top, left, self.crop_size, turn) for frame in clip]
-        return cast(Sample, {**sample, "clip": np.stack(cuts)})
+        sample = self._checked(source.clip(index, draws), index)
+        frames = sample["clip"]
+        top, left, turn = self._place(frames.shape[1:3], self.crop_size, index, draws)
+        crops = [self._cut(frame, top, left, self.crop_size, turn) for frame in frames]
+        sample["clip"] = np.stack(cast(list[Frame], crops))
+        return sample
 
-    def _augmented(self, sample: Any, index: int, seed: int) -> None:
+    def _augmented(self, sample: Sample, index: int, seed: int) -> None:
         frames = []
         for frame in sample["clip"]:
             with seeded(seed):  # so that all frames change alike
@@ -254,33 +244,23 @@ class TrainingClips(TrainingImages):
         sample["clip"] = np.stack(frames)
 
 
-ClipSource.evaluation_dataset, ClipSource.training_dataset = ClipImages, TrainingClips
+ClipSource.evaluation_dataset = ClipImages
+ClipSource.training_dataset = TrainingClips
 
 
-def in_order(name: str) -> list[tuple[int, str]]:
+def numeric(name: str) -> list[tuple[int, str]]:
     """Return a sort key that orders names by the numbers in them."""
-    return [
-        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
-    ]
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
-def _checked(given: Sample, where: str) -> Sample:
-    sample: Any = given.copy()
-    clip = sample.get("clip")
-    sound = isinstance(clip, np.ndarray) and clip.dtype == np.uint8
-    if not sound or clip.ndim != 4 or clip.shape[-1] != 3 or not clip.size:
-        got = f"{clip.dtype} {clip.shape}" if isinstance(clip, np.ndarray) else type(clip).__name__
-        raise ValueError(f"{where} gave clip as {got}; expected (T, H, W, 3) uint8, RGB")
-    return cast(Sample, sample)
-
-
-def _square(frame: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+def _square(frame: Frame, side: int) -> Frame:
     height, width = frame.shape[:2]
     factor = side / min(height, width)
-    size = (max(round(width * factor), side), max(round(height * factor), side))
-    resized = np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
-    top, left = (size[1] - side) // 2, (size[0] - side) // 2
-    return resized[top : top + side, left : left + side]
+    height, width = max(round(height * factor), side), max(round(width * factor), side)
+    image = Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC)
+    top, left = (height - side) // 2, (width - side) // 2
+    return np.asarray(image)[top : top + side, left : left + side]
 
 
 class MovingCrops(PerImage, ClipSource):
@@ -321,27 +301,29 @@ class MovingCrops(PerImage, ClipSource):
         window = self.side * self.reduce
         sample = self.image(index, window)
         height, width = sample["hr"].shape[:2]
-        own = draws or SampleDraws(seed_of("moving", self.keys[index]), "path")
-        rows, columns = (self._starts(length - window, own) for length in (height, width))
-        frames = [
-            _averaged(sample["hr"][top : top + window, left : left + window], self.reduce)
-            for top, left in zip(rows, columns, strict=True)
-        ]
+        if draws is None:
+            draws = SampleDraws(seed_of("moving", self.keys[index]), "path")
+        rows = self._starts(height - window, draws)
+        columns = self._starts(width - window, draws)
+        frames = []
+        for top, left in zip(rows, columns, strict=True):
+            frame = sample["hr"][top : top + window, left : left + window]
+            frames.append(_averaged(frame, self.reduce))
         return {"clip": np.stack(frames), **texts_of(sample)}
 
     def _starts(self, room: int, draws: SampleDraws) -> list[int]:
         """Return the window's start along an axis in each frame, of ``room`` + 1 positions."""
-        most = min(int(self.speed * self.reduce * (self.frames - 1)), room)
+        steps = self.frames - 1
+        most = min(int(self.speed * self.reduce * steps), room)
         length = draws.integer(-most, most + 1)
         start = draws.integer(max(0, -length), room - max(0, length) + 1)
-        steps = self.frames - 1
         return [start + (2 * length * n + steps) // (2 * steps) for n in range(self.frames)]
 
 
-def _averaged(window: Pixels, factor: int) -> NDArray[np.uint8]:
+def _averaged(window: Pixels, factor: int) -> Frame:
     """Return the means of squares, rounded to 8 bits."""
     if window.dtype == np.uint8 and factor == 1:
-        return cast("NDArray[np.uint8]", window)
+        return cast(Frame, window)
     side = window.shape[0] // factor
     squares = window.reshape(side, factor, side, factor, 3).mean((1, 3), dtype=np.float32)
     return (squares * (255 / np.iinfo(window.dtype).max)).round().astype(np.uint8)
@@ -356,27 +338,14 @@ class ClipShards(RecordedClips):
     Args:
         urls: Tars: a path or an address (``file:``, ``http(s)://``, ``s3://``, ``gs://``), with
             ``{000..099}`` or ``*`` for several, or a list of these. May contain environment
-            variables.
-        shard_in_key: Prefix every key with the shard's name, for shards that all number their clips
-            from 0.
-        index_cache: Folder for the indices of shards in folders that are not writable.
-        cache_dir: Cache folder for remote shards; all processes of a node should share it.
-        cache_size: Largest size of that cache in bytes, such as ``500M`` or ``50G``.
+            variables. A clip lies in one of them.
     """
 
     keys: Sequence[str] = ()  # name of each clip: the beginning of its frames' names
 
-    def __init__(
-        self,
-        urls: str | list[str],
-        shard_in_key: bool = False,
-        index_cache: str = "~/.cache/enlarger/shards",
-        cache_dir: str = "~/.cache/enlarger/tars",
-        cache_size: str | int = "50G",
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, urls: str | list[str], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._frames = _Frames(urls, shard_in_key, index_cache, cache_dir, cache_size)
+        self._frames = _Frames(urls)
         self._order = np.zeros(0, np.int64)  # numbers of all frames, clip after clip
         self._ends = np.zeros(0, np.int64)  # of each clip in _order
         self._groups: list[int] = []
@@ -390,43 +359,27 @@ class ClipShards(RecordedClips):
         """
         self._frames.srgb = self.srgb
         self._frames.prepare(scale)
-        keys, start = self._frames.keys, 0
-        shards: list[dict[str, list[int]]] = []
-        for count in self._frames.groups:
-            numbers = range(start, start + count)
-            runs = groupby(numbers, lambda number: keys[number].rpartition("/")[0])
-            shards.append({})
-            for name, run in runs:
-                if not name:
+        names = self._frames.keys
+        clips: dict[str, list[int]] = {}  # numbers of the frames
+        shard_of: dict[str, int] = {}
+        number = 0
+        for shard, count in enumerate(self._frames.groups):
+            for name in names[number : number + count]:
+                clip = name.rpartition("/")[0]
+                if not clip or shard_of.setdefault(clip, shard) != shard:
                     raise ValueError(
-                        f"ClipShards.urls: {keys[next(run)]!r} is an image that belongs to no "
-                        "clip; expected frames named clip.0001.png or clip/0001.png (for single "
-                        "images use datamodules.Shards)"
+                        f"ClipShards.urls: the frame {name!r} belongs to no clip, or to one of "
+                        "another shard; expected clip.0001.png or clip/0001.png, and all frames "
+                        "of a clip in one shard (for single images use datamodules.Shards)"
                     )
-                shards[-1].setdefault(name, []).extend(run)
-            start += count
-        self._keep(shards)
+                clips.setdefault(clip, []).append(number)
+                number += 1
+        self.keys = self._long_enough({clip: len(frames) for clip, frames in clips.items()})
+        order = [sorted(clips[key], key=lambda frame: numeric(names[frame])) for key in self.keys]
+        self._order = np.concatenate(order)
+        self._ends = np.cumsum([len(frames) for frames in order])
+        self._groups = list(Counter(shard_of[key] for key in self.keys).values())
         refuse_mixed("ClipShards.urls", self.keys, self._size, scale)
-
-    def _keep(self, shards: list[dict[str, list[int]]]) -> None:
-        counts: dict[str, int] = {}
-        for shard in shards:
-            for name, numbers in shard.items():
-                if name in counts:
-                    raise ValueError(
-                        f"ClipShards.urls: two shards have frames of the clip {name!r}; a clip lies"
-                        " in one shard: pack them again, or set shard_in_key where names repeat"
-                    )
-                counts[name] = len(numbers)
-        wanted, name_of = set(self._long_enough(counts)), self._frames.keys
-        clips: dict[str, list[int]] = {}
-        for shard in shards:
-            clips |= {name: numbers for name, numbers in shard.items() if name in wanted}
-        ordered = [sorted(n, key=lambda number: in_order(name_of[number])) for n in clips.values()]
-        self.keys = list(clips)
-        self._order = np.fromiter((number for n in ordered for number in n), np.int64)
-        self._ends = np.cumsum([len(numbers) for numbers in ordered])
-        self._groups = [count for shard in shards if (count := len(wanted & shard.keys()))]
 
     def _size(self, index: int) -> tuple[int, int]:
         return self._frames.image_size(self.recorded(index)[0])
@@ -453,8 +406,19 @@ class ClipShards(RecordedClips):
 class _Frames(Shards):
     """Frames as samples of their own, whose keys are ``clip/frame``."""
 
-    def _index(self, tar: Tar, folder: Path, cache: DiskCache | None) -> ShardIndex:
-        return _by_frame(super()._index(tar, folder, cache))
+    def _index(self, tar: Tar, cache: DiskCache | None) -> ShardIndex:
+        index = super()._index(tar, cache)
+        samples = dict(zip(index.keys, index.members, strict=True))
+        keys: list[str] = []
+        members: list[dict[str, Member]] = []
+        for key, sample in samples.items():
+            text = _captions(sample) or _captions(samples.get(key.rpartition("/")[0], {}))
+            for suffix, member in sample.items():
+                frame, _, extension = suffix.rpartition(".")
+                if extension in SUFFIXES:
+                    keys.append(f"{key}/{frame}" if frame else key)
+                    members.append({extension: member, **text})
+        return replace(index, keys=keys, members=members)
 
     def caption(self, index: int) -> str | None:
         """Return the text beside a frame, if the set has texts."""
@@ -463,19 +427,5 @@ class _Frames(Shards):
         return sample.get("text")
 
 
-def _by_frame(index: ShardIndex) -> ShardIndex:
-    """Return the index with each image as a sample of its own."""
-    keys: list[str] = []
-    members: list[dict[str, Member]] = []
-    captions = {
-        key: {suffix: member for suffix, member in sample.items() if role_of(suffix) == "txt"}
-        for key, sample in zip(index.keys, index.members, strict=True)
-    }
-    for key, sample in zip(index.keys, index.members, strict=True):
-        text = captions.get(key) or captions.get(key.rpartition("/")[0], {})
-        for suffix, member in sample.items():
-            frame, _, extension = suffix.rpartition(".")
-            if extension in SUFFIXES:
-                keys.append(f"{key}/{frame}" if frame else key)
-                members.append({extension: member, **text})
-    return replace(index, keys=keys, members=members)
+def _captions(sample: dict[str, Member]) -> dict[str, Member]:
+    return {suffix: member for suffix, member in sample.items() if role_of(suffix) == "txt"}

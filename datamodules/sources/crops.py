@@ -47,13 +47,16 @@ class Crops(PerImage):
         number, square = divmod(index, self.per_image)
         draws = Draws(np.array([seed_of("crops", self.source.keys[number], square)]))
         height, width = sample["hr"].shape[:2]
-        top, left = (int(draws.integers(0, n - self.side + 1)[0]) for n in (height, width))
-        cut = slice(top, top + self.side), slice(left, left + self.side)
-        kept: Sample = {"hr": sample["hr"][cut], **texts_of(sample)}
+        top = int(draws.integers(0, height - self.side + 1)[0])
+        left = int(draws.integers(0, width - self.side + 1)[0])
+        rows, columns = slice(top, top + self.side), slice(left, left + self.side)
+        crop: Sample = {"hr": sample["hr"][rows, columns], **texts_of(sample)}
         if "meta" in sample:
             alpha = sample["meta"].get("alpha")
-            kept["meta"] = {**sample["meta"], "alpha": None if alpha is None else alpha[cut]}
-        return kept
+            if alpha is not None:
+                alpha = alpha[rows, columns]
+            crop["meta"] = {**sample["meta"], "alpha": alpha}
+        return crop
 
 
 class OneLR(Wrapper):

@@ -139,17 +139,15 @@ class Folder(Source):
         listed = list(self._list())
         if self._distinct:
             films = {path for _, path in listed if _is_video(path)}
-            found = [one for one in listed if one[1] in films]
-            listed = _with_distinct_keys(one for one in listed if one[1] not in films)
-            videos = _with_distinct_keys(found, {key for key, _ in listed})
+            videos = [(key, path) for key, path in listed if path in films]
+            listed = _with_distinct_keys((key, path) for key, path in listed if path not in films)
+            videos = _with_distinct_keys(videos, {key for key, _ in listed})
             by_key([*listed, *videos], what)
             self.videos = {key: str(path) for key, path in by_key(videos, what).items()}
         if self.videos:
             try:
                 load_av(f"{what}: {next(iter(self.videos.values()))!r} is a video, which")
             except ValueError as missing:
-                if not listed:
-                    raise
                 log.warning("%d videos left out: %s", len(self.videos), missing)
                 self.videos = {}
         images = by_key(listed, what)
@@ -181,6 +179,7 @@ class Folder(Source):
         for file in files:
             pattern = os.path.normpath(expand_path(file, "Folder.files", root))
             if os.path.isabs(pattern) or Path(pattern).parts[0] == "..":
+                # Keys become names of results, which would be written outside of their folder.
                 raise ValueError(
                     f"Folder.files has {file!r}, which is not below Folder.root {root!r}"
                 )
@@ -222,21 +221,14 @@ def _is_video(path: Path) -> bool:
     return False
 
 
-def source_to_enlarge(given: Source | list[str] | str | None, outputs: Outputs | None) -> Source:
+def source_to_enlarge(images: Source | list[str] | str, outputs: Outputs | None) -> Source:
     """Return the source that ``predict`` reads.
 
     Args:
-        given: The value of ``data.init_args.predict``.
+        images: The value of ``data.init_args.predict``.
         outputs: Where ``predict`` writes; a folder of images skips its outputs.
-
-    Raises:
-        ValueError: If no images are given.
     """
-    if given is None:
-        raise ValueError(
-            "predict needs images: set data.init_args.predict to a folder, a file, or a Source"
-        )
-    source = given if isinstance(given, Source) else Folder.of(given)
+    source = images if isinstance(images, Source) else Folder.of(images)
     if isinstance(source, Folder):
         source.outputs = outputs
     return source

@@ -15,11 +15,11 @@ from typing import Any, cast
 
 from datamodules.samples import SampleDraws, TrainingImages
 from datamodules.shards.cache import DiskCache
-from datamodules.shards.index import array_of, load_index
+from datamodules.shards.index import array_of
 from datamodules.shards.reader import Tar
 from datamodules.shards.shards import Shards
 from datamodules.shards.table import Table, table_of
-from datamodules.shards.urls import is_remote, list_shards
+from datamodules.shards.urls import list_shards
 from datamodules.source import Sample
 from files.images.decode import decode
 
@@ -55,32 +55,25 @@ class Latents(Shards):
                 another scale, or two sets were not encoded alike.
         """
         names = list_shards(self.urls, False, self.policy)
-        far = [name for name in names if is_remote(name)]
-        if far:
-            raise ValueError(f"Latents.urls: {far[0]} is remote; copy the shards to this host")
-        folders = list(dict.fromkeys(Path(name).parent for name in names))
-        self.about, *others = (_about(folder / ABOUT) for folder in folders)
-        for folder, about in zip(folders[1:], others, strict=True):
-            for key in ALIKE:
-                ours, its = self.about.get(key), about.get(key)
-                if ours != its:
-                    raise ValueError(
-                        f"Latents.urls: {key} is {ours} in {folders[0] / ABOUT}, but {its} in "
-                        f"{folder / ABOUT}: encode both with the same settings, or train on one"
-                    )
-        made = self.about["scale"]
-        if made is not None and made != scale:
+        paths = dict.fromkeys(Path(name).with_name(ABOUT) for name in names)
+        abouts = {path: _about(path) for path in paths}
+        first, self.about = next(iter(abouts.items()))
+        for path, about in abouts.items():
+            different = [key for key in ALIKE if about.get(key) != self.about.get(key)]
+            if different:
+                raise ValueError(
+                    f"Latents.urls: {', '.join(different)} differ in {first} and {path}: encode "
+                    "both with the same settings, or train on one"
+                )
+        if self.about["scale"] not in (None, scale):
             raise ValueError(
-                f"Latents.urls: {names[0]} holds LR images of scale {made:g}, but "
-                f"data.init_args.scale is {scale:g}: set that, or encode again"
+                f"Latents.urls: {first} says that LR images have scale {self.about['scale']:g}, "
+                f"but data.init_args.scale is {scale:g}: set that, or encode again"
             )
         super().prepare(scale)
 
-    def _part(self, tar: Tar, folder: Path, cache: DiskCache | None) -> Table:
-        return table_of(tar.name, load_index(Path(tar.path), folder), needed="latent")
-
-    def _advice(self, where: list[str]) -> str:
-        return "list each tar once; to train on several sets, encode them together"
+    def _samples_of(self, tar: Tar, cache: DiskCache | None) -> Table:
+        return table_of(tar.name, self._index(tar, cache), needed="latent")
 
     def size(self, index: int) -> tuple[int, int] | None:
         """Return None: latents are not cropped."""
@@ -110,14 +103,10 @@ class Latents(Shards):
 class TrainingLatents(TrainingImages):
     """Dataset of ``Latents`` for training; args as ``TrainingImages``."""
 
+    needed = ("latent",)
+
     def _crop(self, index: int, draws: SampleDraws) -> Sample:
         return self.read(index)
-
-    def _checked(self, given: Sample, index: int) -> Sample:
-        return given
-
-    def _augmented(self, sample: Sample, index: int, seed: int) -> None:
-        raise ValueError("data.init_args.crops.augment changes images, not latents: unset it")
 
 
 Latents.training_dataset = TrainingLatents
@@ -141,13 +130,10 @@ def add_latents(batch: dict[str, Any], source: Any) -> None:
 def _about(path: Path) -> dict[str, Any]:
     try:
         about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if {"space", "factor", "scale"} <= about.keys():
-            return about
-    except FileNotFoundError as error:
+        about["space"], about["factor"], about["scale"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f"{path}, which main.py encode writes at its end, is missing: run the same encode "
-            "command again to finish, or set Latents.urls to other shards"
+            f"{path}, which main.py encode writes at its end, is missing or damaged ({error!r}): "
+            "run the same encode command again, or set Latents.urls to other shards (of this host)"
         ) from error
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged ({error}): encode again") from error
-    raise ValueError(f"{path} says no space, factor or scale: encode again")
+    return about

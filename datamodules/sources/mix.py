@@ -33,7 +33,7 @@ class Mix(Source):
             number of images in all sources.
 
     Raises:
-        ValueError: If a weight is missing, or a name is no part of a key.
+        ValueError: If a weight is missing.
     """
 
     keys: Sequence[str] = ()  # name of the source and key of the image in it, such as photos/0001
@@ -46,7 +46,6 @@ class Mix(Source):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        _check_names(sources)
         if weights is not None and weights.keys() != sources.keys():
             raise ValueError(
                 f"Mix.weights has {', '.join(weights) or 'nothing'}, and Mix.sources has "
@@ -64,6 +63,7 @@ class Mix(Source):
         Raises:
             ValueError: If a source has no images, its own scale or degradation, or latents.
         """
+        self.keys = []
         for name, source in self.sources.items():
             if isinstance(source, Latents):
                 raise ValueError(
@@ -71,17 +71,9 @@ class Mix(Source):
                     "in the urls of one Latents"
                 )
             prepare_within(source, self, scale)
-        self.keys = [
-            f"{name}/{key}" for name, source in self.sources.items() for key in source.keys
-        ]
+            self.keys += [f"{name}/{key}" for key in source.keys]
         self._ends = list(accumulate(len(source.keys) for source in self._sources))
         self._groups = [list(source.groups) for source in self._sources]
-        for (name, source), groups in zip(self.sources.items(), self._groups, strict=True):
-            if sum(groups) != len(source.keys) or not sum(groups):
-                raise ValueError(
-                    f"Mix.sources: {name!r} ({type(source).__name__}) has {len(source.keys)} "
-                    f"images, in groups of {sum(groups)} together; expected at least one"
-                )
 
     @property
     def srgb(self) -> bool:
@@ -103,16 +95,14 @@ class Mix(Source):
         """The shares, and the length of an epoch."""
         sizes = [float(sum(groups)) for groups in self._groups]
         weights = sizes if self.weights is None else [self.weights[name] for name in self.sources]
-        counts, shares = list[int](), list[float]()
+        counts: list[int] = []
+        shares: list[float] = []
         for source, groups, weight in zip(self._sources, self._groups, weights, strict=True):
-            own = source.mixture or Mixture((len(groups),), (1.0,), 0)
-            counts += own.groups
-            shares += [float(weight) * (part / sum(own.weights)) for part in own.weights]
-        return Mixture(
-            groups=tuple(counts),
-            weights=tuple(shares),
-            samples=len(self.keys) if self.samples is None else self.samples,
-        )
+            inner = source.mixture or Mixture((len(groups),), (1.0,), 0)
+            counts += inner.groups
+            shares += [float(weight) * (part / sum(inner.weights)) for part in inner.weights]
+        samples = len(self.keys) if self.samples is None else self.samples
+        return Mixture(tuple(counts), tuple(shares), samples)
 
     def upcoming(self, groups: Sequence[int]) -> None:
         """Notify every source. Args as ``Source.upcoming``."""
@@ -153,26 +143,14 @@ class Mix(Source):
     def _checked(self, sample: Sample, number: int) -> Sample:
         name = list(self.sources)[number]
         for field in FIELDS:
-            given = field in sample
-            other, expected = self._fields.setdefault(field, (name, given))
-            if given != expected:
-                has, lacks = (name, other) if given else (other, name)
+            present = field in sample
+            first, expected = self._fields.setdefault(field, (name, present))
+            if present != expected:
                 raise ValueError(
-                    f"Mix.sources: {has!r} gives {field!r} and {lacks!r} does not; all samples of "
-                    "a batch must have it, or none: mix sources of one kind"
+                    f"Mix.sources: only one of {first!r} and {name!r} gives {field!r}; all samples "
+                    "of a batch must have it, or none: mix sources of one kind"
                 )
         return sample
-
-
-def _check_names(sources: dict[str, Source]) -> None:
-    if not sources:
-        raise ValueError("Mix.sources is empty; expected a dict of name: Source")
-    for name in sources:
-        if not name or "/" in name or name in (".", ".."):
-            raise ValueError(
-                f"Mix.sources has the name {name!r}, which becomes the first part of a key; "
-                "expected a word without /"
-            )
 
 
 def _place(ends: list[int], index: int) -> tuple[int, int]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from datamodules.source import Sample, Source
 from files.images.decode import read_image
-
-DISTRIBUTIONS = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
 
 # Each was inspected. Left out from the two packages: drawings (the chessboards, color, horse, logo,
 # phantom), a reconstructed phase (cell), multi-page test files, and photographs that are blurred or
@@ -51,11 +49,9 @@ class Photos(Source):
     def __init__(self, names: list[str] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.names = list(PHOTOS) if names is None else names
-        for name in self.names:
-            if name not in PHOTOS:
-                near = get_close_matches(name, PHOTOS, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"Photos.names has the unknown name {name!r}{hint}")
+        unknown = [name for name in self.names if name not in PHOTOS]
+        if unknown:
+            raise ValueError(f"Photos.names has {unknown}; expected some of {', '.join(PHOTOS)}")
         self._paths: list[str] = []
         self._decoded: dict[int, Sample] = {}  # 30 MB for all; decoding them for each crop is slow
 
@@ -64,11 +60,7 @@ class Photos(Source):
         return {**self.__dict__, "_decoded": {}}
 
     def prepare(self, scale: float) -> None:
-        """Find the files. Args as ``Source.prepare``.
-
-        Raises:
-            ValueError: If the package or the file is missing.
-        """
+        """Find the files. Args as ``Source.prepare``."""
         self._paths = [str(photo_path(name)) for name in self.names]
         self._decoded = {}
 
@@ -87,15 +79,7 @@ class Photos(Source):
 
 
 def photo_path(name: str) -> Path:
-    """Return the file of a photograph, without importing its package, which takes seconds.
-
-    Raises:
-        ValueError: If the package is missing.
-    """
+    """Return the file of a photograph, without importing its package, which takes seconds."""
     package, _, below = PHOTOS[name].partition("/")
-    spec = find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise ValueError(
-            f"photograph {name!r} is part of {DISTRIBUTIONS[package]}, which is not installed"
-        )
-    return Path(spec.submodule_search_locations[0], below)
+    [folder] = cast(ModuleSpec, find_spec(package)).submodule_search_locations or []
+    return Path(folder, below)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from datamodules.source import Sample, Source
@@ -77,37 +76,29 @@ class Prompts(Source):
         """Read the file. Args as ``Source.prepare``.
 
         Raises:
-            ValueError: If it is missing or not text, or has no prompts.
+            OSError: If it is missing.
+            ValueError: If it is not UTF-8.
         """
-        self._texts, empty = {}, 0
-        for number, line in enumerate(_lines(expand_path(self.file, "Prompts.file")), start=1):
-            text = line.strip()
+        path = expand_path(self.file, "Prompts.file")
+        try:
+            text = read_text(path)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"Prompts.file {path} is not UTF-8 text: {error}") from error
+        # Not splitlines, which also splits at characters that editors do not treat as line ends.
+        lines = [line.strip() for line in text.removesuffix("\n").split("\n")]
+        self._texts = {}
+        for number, text in enumerate(lines, start=1):
             digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
             if text:
                 self._texts[f"{number:06}-{digest}"] = text
-            empty += not text
-        if not self._texts:
-            raise ValueError(f"Prompts.file {self.file} has no prompts; expected one per line")
+        empty = len(lines) - len(self._texts)
         if empty:
-            log.info("%s: %d empty lines skipped", self.file, empty)
+            log.info("%s: %d empty lines skipped", path, empty)
         self.keys = list(self._texts)
 
     def read(self, index: int) -> Sample:
         """Return the prompt ``keys[index]`` and the requested size."""
         return {**self._wanted, "text": self._texts[self.keys[index]]}
-
-
-def _lines(path: str) -> list[str]:
-    if not Path(path).is_file():
-        raise ValueError(f"Prompts.file {path} does not exist; expected a text file")
-    try:
-        # Not splitlines, which also splits at characters that editors do not treat as line ends.
-        lines = read_text(path).split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"Prompts.file {path} is not UTF-8 text (byte {error.start}): convert it"
-        ) from error
-    return lines if lines[-1] else lines[:-1]  # nothing follows the last line's end
 
 
 def _wanted(size: Size, frames: int | None) -> Sample:

@@ -49,20 +49,16 @@ class Triplets(Source):
             if {*PARTS, "judge"} <= set(below):
                 folders.append(folder)
                 below.clear()  # not searched further
-        if not folders:
+        triplets: dict[str, dict[str, Path]] = {}
+        for folder in sorted(folders):
+            for name, files in _triplets_in(folder).items():
+                triplets[(folder.relative_to(root) / name).as_posix()] = files
+        if not triplets:
             raise ValueError(
-                f"Triplets.root {str(root)!r} has no folder with ref, p0, p1 and judge: set it to "
-                "a folder of BAPPS's 2afc, such as 2afc/train"
+                f"Triplets.root {str(root)!r} has no images in folders ref, p0, p1 and judge: set "
+                "it to a folder of BAPPS's 2afc, such as 2afc/train"
             )
-        found: dict[str, dict[str, Path]] = {}
-        for place in sorted(folders):
-            within = place.relative_to(root)
-            found |= {
-                (within / name).as_posix(): files for name, files in _triplets_in(place).items()
-            }
-        if not found:
-            raise ValueError(f"Triplets.root {str(root)!r} has no images")
-        self._places = list(found.items())
+        self._places = list(triplets.items())
 
     @property
     def keys(self) -> list[str]:
@@ -86,26 +82,20 @@ class Triplets(Source):
 class TripletImages(Images):
     """Dataset of ``Triplets`` for evaluation; args as ``Images``."""
 
-    def _checked(self, given: Sample, index: int) -> Sample:
-        return given.copy()
+    needed = ("ref",)
 
 
 class TrainingTriplets(TrainingImages):
     """Dataset of ``Triplets`` for training; args as ``TrainingImages``."""
 
+    needed = ("ref",)
+
     def _crop(self, index: int, draws: SampleDraws) -> Sample:
         sample: Any = self.read(index)
         top, left, turn = self._place(sample["ref"].shape[:2], self.crop_size, index, draws)
-        cuts = {part: self._cut(sample[part], top, left, self.crop_size, turn) for part in PARTS}
-        return cast(Sample, {**sample, **cuts})
-
-    def _checked(self, given: Sample, index: int) -> Sample:
-        return given.copy()
-
-    def _augmented(self, sample: Sample, index: int, seed: int) -> None:
-        raise ValueError(
-            "data.init_args.crops.augment would change a triplet's reference: unset it"
-        )
+        for part in PARTS:
+            sample[part] = self._cut(sample[part], top, left, self.crop_size, turn)
+        return cast(Sample, sample)
 
 
 Triplets.evaluation_dataset, Triplets.training_dataset = TripletImages, TrainingTriplets
@@ -114,24 +104,23 @@ Triplets.evaluation_dataset, Triplets.training_dataset = TripletImages, Training
 def _triplets_in(folder: Path) -> dict[str, dict[str, Path]]:
     """Return the files of the triplets of one folder, by name."""
     parts = {part: images_below(folder / part, part) for part in PARTS}
-    judged = [place / name for place, _, names in walk(folder / "judge") for name in names]
-    judged = [path for path in judged if path.suffix == ".npy" and path.parent == folder / "judge"]
-    parts["judge"] = {path.stem: path for path in judged}
+    parts["judge"] = {path.stem: path for path in (folder / "judge").glob("*.npy")}
     names = sorted(set().union(*parts.values()))
-    torn = [name for name in names if any(name not in files for files in parts.values())]
-    if torn:
+    incomplete = [name for name in names if any(name not in files for files in parts.values())]
+    if incomplete:
         raise ValueError(
-            f"{len(torn)} triplets of {folder} are not in all of ref, p0, p1 and judge: "
-            f"{first_of(torn)}: unpack the data set again"
+            f"{len(incomplete)} triplets of {folder} are not in all of ref, p0, p1 and judge: "
+            f"{first_of(incomplete)}: unpack the data set again"
         )
     return {name: {part: files[name] for part, files in parts.items()} for name in names}
 
 
 def _read_judgement(path: Path) -> float:
     try:
-        found = np.load(io.BytesIO(read_bytes(path)), allow_pickle=False)
+        judgement = float(np.load(io.BytesIO(read_bytes(path)), allow_pickle=False).item())
+        if 0 <= judgement <= 1:
+            return judgement
+        problem = f"it holds {judgement}; expected a number from 0 to 1"
     except (ValueError, EOFError, OSError) as error:
-        raise UnreadableImage(f"{path}: {error}") from error
-    if found.size != 1 or not 0 <= (number := float(found.reshape(-1)[0])) <= 1:
-        raise UnreadableImage(f"{path} holds {found.tolist()}; expected one number from 0 to 1")
-    return number
+        problem = str(error)
+    raise UnreadableImage(f"{path}: {problem}")

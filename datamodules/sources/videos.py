@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
+from itertools import count
 from math import inf
 from typing import Any
 
@@ -69,40 +70,22 @@ class Videos(Source):
         Raises:
             UnreadableImage: If it is no video, or damaged anywhere.
         """
-        path, number, duration = self.path(index), 0, 1
+        path, number = self.path(index), 0
         meta = {"path": path, "read": size_and_time(path), "mode": "RGB"}
         try:
             with open_video(path) as container:
-                if (stream := film_of(container)) is None:
-                    raise UnreadableImage(f"{path}: it has no video stream", "not an image")
-                aspect = Fraction(stream.sample_aspect_ratio or 1)
-                rate = Fraction(stream.average_rate or USUAL_RATE)
-                rate = min(rate, LARGEST_RATE).limit_denominator(1001)
-                decoded = _decoded(container, stream)
-                ahead = next(decoded, None)
-                colours = None if ahead is None else colours_of(ahead[0])
-                while ahead is not None and colours is not None:
-                    (frame, pts), ahead = ahead, next(decoded, None)
-                    number += 1
-                    # Some files do not say how long the last one is shown.
-                    stated = frame.duration or duration
-                    duration = stated if ahead is None else ahead[1] - pts
-                    base, last = Fraction(frame.time_base), ahead is None
-                    times = (pts, duration, base, rate, last)
-                    extras = extras_of(frame, stream)
-                    video_frame = VideoFrame(
-                        self.keys[index], number, *times, colours, aspect, extras
-                    )
-                    about = {"bit_depth": colours.bits, "frame": video_frame}
-                    yield {"hr": frame_to_rgb(frame, colours), "meta": {**meta, **about}}
-        except UnreadableImage:
-            raise
+                stream = film_of(container)
+                for frame, video_frame in _video_frames(container, stream, self.keys[index]):
+                    number = video_frame.number
+                    rgb = frame_to_rgb(frame, video_frame.colours)
+                    bits = video_frame.colours.bits
+                    yield {"hr": rgb, "meta": {**meta, "bit_depth": bits, "frame": video_frame}}
+            if not number:
+                raise ValueError("it has no video stream, or no frames in it")
         except Exception as error:  # whatever FFmpeg raises
             reason = getattr(error, "strerror", None) or error
             after = f", after frame {number}" if number else ""
             raise UnreadableImage(f"{path}: {reason}{after}") from error
-        if not number:
-            raise UnreadableImage(f"{path}: it has no frames", "empty")
 
 
 class VideoFrames(PredictImages, IterableDataset[dict[str, Any]]):
@@ -169,6 +152,42 @@ class VideoFrames(PredictImages, IterableDataset[dict[str, Any]]):
             yield {**failed, "error": str(unreadable)}
 
 
+def _video_frames(container: Any, stream: Any, key: str) -> Iterator[tuple[Any, VideoFrame]]:
+    """Yield the frames of a stream, and what a writer needs to know of each."""
+    if stream is None:
+        return
+    aspect = Fraction(stream.sample_aspect_ratio or 1)
+    rate = Fraction(stream.average_rate or USUAL_RATE)
+    rate = min(rate, LARGEST_RATE).limit_denominator(1001)
+    duration = 1
+    colours = None
+    decoded = _decoded(container, stream)
+    ahead = next(decoded, None)
+    for number in count(1):
+        if ahead is None:
+            return
+        frame, pts = ahead
+        colours = colours or colours_of(frame)
+        ahead = next(decoded, None)
+        # Some files do not say how long the last one is shown.
+        duration = (frame.duration or duration) if ahead is None else ahead[1] - pts
+        yield (
+            frame,
+            VideoFrame(
+                key,
+                number,
+                pts,
+                duration,
+                Fraction(frame.time_base),
+                rate,
+                ahead is None,
+                colours,
+                aspect,
+                extras_of(frame, stream),
+            ),
+        )
+
+
 def _decoded(container: Any, stream: Any) -> Iterator[tuple[Any, int]]:
     """Yield the frames, with times that increase.
 
@@ -183,10 +202,8 @@ def _decoded(container: Any, stream: Any) -> Iterator[tuple[Any, int]]:
         times.store(packet)
         for frame in packet.decode():
             size = size or (frame.width, frame.height)
-            if frame.is_corrupt:
-                raise ValueError("the next frame is damaged")
-            if (frame.width, frame.height) != size:
-                raise ValueError("the next frame has another size")
+            if frame.is_corrupt or (frame.width, frame.height) != size:
+                raise ValueError("the next frame is damaged, or has another size")
             yield frame, times.of(frame)
 
 
@@ -241,13 +258,12 @@ def _packets(container: Any) -> Iterator[Any]:
         if clock.correct(packet):
             leap, gap = number, None
         if gap is not None and number > gap + AROUND:
-            raise ValueError("the file is truncated, or a part is missing")
+            break
         yield packet
-    if gap is not None:
-        raise ValueError("the file is truncated")
     stated = Fraction(container.duration or 0, MICROSECONDS)
-    if container.format.name.startswith(STATING) and end < stated - SHORT:
+    is_short = container.format.name.startswith(STATING) and end < stated - SHORT
+    if gap is not None or is_short:
         raise ValueError(
-            f"the file is truncated: it should last {float(stated):.1f} seconds and ends at "
-            f"{float(end):.1f}"
+            f"the file is truncated, or a part is missing, at {float(end):.1f} of "
+            f"{float(stated):.1f} seconds"
         )

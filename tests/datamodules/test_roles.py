@@ -152,7 +152,7 @@ def test_clips_and_their_lr_are_refused(tmp_path: Path, lr: str) -> None:
     with pytest.raises(ValueError, match="LR images would count as HR"):
         Clips(str(in_folder(tmp_path, members)), frames=2).prepare(1.0)
     with pytest.raises(ValueError, match="LR images would count as HR"):
-        ClipShards(str(in_tar(tmp_path, members)), frames=2, index_cache=str(tmp_path)).prepare(1.0)
+        ClipShards(str(in_tar(tmp_path, members)), frames=2).prepare(1.0)
 
 
 def not_refused(keys: Sequence[str], sides: Sequence[int]) -> None:
@@ -205,7 +205,7 @@ def test_an_image_without_a_role_is_counted_by_all(
 def test_pack_makes_what_trains_if_some_lack_an_lr(tmp_path: Path) -> None:
     members = {"a.hr.png": png(8), "a.lr.png": png(4), "b.hr.png": png(8, 1), "c.png": png(8, 2)}
     path = in_tar(tmp_path, members)
-    assert all("no lr.<ext>" in said for said in refusals(path, tmp_path))
+    assert "no lr.<ext>" in refusals(path, tmp_path)[0]
     assert pack([str(path), str(tmp_path / "out"), "--workers", "0"]) == 1
     source = Shards(f"{tmp_path}/out/*.tar")
     source.prepare(2.0)

@@ -94,7 +94,7 @@ def test_sixteen_bits(tmp_path):
     np.testing.assert_array_equal(image(members).rgb, deep[:30, :, ::-1])
     for encoding in (WEBP, JPEG):
         found = outcome(tmp_path / "a.png", Recipe(encode=encoding))
-        assert found.reason == "16 bits"
+        assert found.reason.startswith("impossible as")
         assert "--encode png" in found.message
 
 
@@ -180,7 +180,7 @@ def test_pairs_of_other_sizes(tmp_path):
     found = outcome(hr, Recipe(scale=2.0), lr)
     assert found.reason == "sizes of the pair"
     assert "HR 12x8, LR 6x5, expected HR 12x10" in found.message
-    assert outcome(hr, Recipe(crop=4, step=4), lr).reason == "no scale"
+    assert outcome(hr, Recipe(crop=4, step=4), lr).reason == "sizes of the pair"
 
 
 # ------------------------------------------------------------------------------ captions, metadata
@@ -204,16 +204,12 @@ def test_texts_beside_an_image(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "reason"),
-    [
-        ("a.txt", b"\xff", "broken caption"),
-        ("a.json", b'{"caption": ', "broken metadata"),
-        ("a.json", b"[" * 100_000, "broken metadata"),
-    ],
+    ("name", "content"),
+    [("a.txt", b"\xff"), ("a.json", b'{"caption": '), ("a.json", b"[" * 100_000)],
 )
-def test_broken_sidecars(tmp_path, name, content, reason):
+def test_broken_sidecars(tmp_path, name, content):
     path = save(tmp_path / "a.png")
     (tmp_path / name).write_bytes(content)
     found = with_texts(path)
-    assert found.reason == reason
+    assert found.reason == "broken text"
     assert str(path) in found.message

@@ -78,7 +78,6 @@ def test_plain_and_parts_go_on_with_one_another(images, tmp_path, caplog):
         assert pack.main(again) in (0, 1)
     caplog.clear()
     assert made(images, out, *WHOLE) == content(out)
-    assert "everything was packed already" in caplog.text
     assert content(out) == whole
     assert sorted(path.name for path in out.iterdir()) == sorted(whole)
     assert pack.main([str(images), str(out), *WHOLE, "--overwrite"]) == 1
@@ -196,9 +195,9 @@ def test_a_second_process_changes_nothing_of_a_finished_job(tmp_path):
     left = shutil.copytree(blocks.folder, tmp_path / "left")
     blocks.join(lambda records: {})
     before = content(out)
-    with pytest.raises(ValueError, match="finished by another process"):
-        write(todo[-1])
-    shutil.rmtree(blocks.folder, ignore_errors=True)
+    write(todo[-1])
+    blocks.join(lambda records: {})
+    assert content(out) == before
     shutil.move(left, blocks.folder)
     for file in blocks.folder.glob("s-000000*"):
         file.unlink()

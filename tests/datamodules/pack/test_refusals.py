@@ -11,24 +11,21 @@ from tests.datamodules.image_files import save
 
 PAIRS = ["--lr", "lr", "--scale"]
 OPTIONS = [
-    ([*PAIRS, "4", "--crop", "30"], "give 28 or 32"),
-    ([*PAIRS, "4", "--crop", "32", "--step", "3"], "--step is 3"),
-    (["--lr", "other", "--scale", "2"], "have no LR: b; 1 of"),
-    (["--lr", "a.tar", "--scale", "2"], "without --lr"),
-    (["--part", "1/2", "--overwrite"], "would remove what other parts"),
-    (["--part", "1/2", "--finish"], "joins all parts"),
+    ([*PAIRS, "4", "--crop", "30"], "--crop 30 and"),
+    ([*PAIRS, "4", "--crop", "32", "--step", "3"], "--step 3 are"),
+    (["--lr", "other", "--scale", "2"], "have no LR"),
+    (["--part", "1/2", "--overwrite"], "not allowed with argument"),
     (["--encode", "jpeg:101"], "not an encoding"),
-    (["--name", "a/b"], "not a valid name"),
 ]
 SOURCES = [
     ("tars/short.tar", "truncated"),
     ("two", "would both have the key 'a'"),
     ("two.txt", "would both have the key 'two/a'"),
-    ("noise.mdb", "not a readable LMDB"),
+    ("noise.txt", "is not a list of paths"),
 ]
 TEXTS = {
     "two.txt": b"two/a.png\ntwo/a.jpg\n",
-    "noise.mdb": bytes(range(256)) * 100,
+    "noise.txt": bytes(range(256)) * 100,
     "tars/short.tar": b"a.png" + bytes(695),
 }
 

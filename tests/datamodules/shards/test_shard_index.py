@@ -135,7 +135,7 @@ def test_links_are_refused(shard, kind):
     info.type, info.linkname = kind, "k0.png"
     with tarfile.open(shard, "a") as tar:
         tar.addfile(info)
-    with pytest.raises(ValueError, match=r"'k9\.png' that is a link to 'k0\.png'.*--dereference"):
+    with pytest.raises(ValueError, match=r"'k9\.png' .*is a link to 'k0\.png'.*--dereference"):
         build_index(shard)
 
 
@@ -147,7 +147,7 @@ def test_sparse_members_are_refused(tmp_path):
     sparse[148:156] = b" " * 8
     sparse[148:156] = b"%06o\0 " % sum(sparse)
     path.write_bytes(bytes(sparse) + bytes(512) + bytes(1024))
-    with pytest.raises(ValueError, match=r"sparse member 'k\.png'.*without --sparse"):
+    with pytest.raises(ValueError, match=r"'k\.png' .*is sparse"):
         build_index(path)
 
 

@@ -47,7 +47,7 @@ def two(tmp_path):
 
 
 def prepared(urls, **options):
-    source = Shards(urls if isinstance(urls, list) else str(urls), **{"retries": 0, **options})
+    source = Shards(urls if isinstance(urls, list) else str(urls), **options)
     source.prepare(2.0)
     return source
 
@@ -151,9 +151,8 @@ def test_index_of_a_folder_that_cannot_be_written(two, monkeypatch):
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("pipe:cat x.tar", "would run a command: datamodules.Stream does"),
-        ("ftp://host/x.tar", r"expected a path, file:, pipe:, or one of http://, .*s3://, gs://"),
-        ("file://host/x.tar", "expected a file on this host"),
+        ("pipe:cat x.tar", "only datamodules.Stream runs commands"),
+        ("ftp://host/x.tar", "expected a path, file:, or one of http, .*s3, gs://"),
         ("http://$NOT_THERE/x.tar", "variable NOT_THERE is not set"),
     ],
 )
@@ -182,7 +181,7 @@ def test_truncated_tar(two, at):
         "at the end": offset + -(-size // 512) * 512,
     }[at]
     os.truncate(path, end)
-    with pytest.raises(ValueError, match=r"shard .*t-000\.tar is (no tar|truncated)"):
+    with pytest.raises(ValueError, match=r"shard .*t-000\.tar cannot be read"):
         prepared(path)
 
 
@@ -192,29 +191,29 @@ def damaged_header(data):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "change",
     [
-        (damaged_header, r"is damaged at byte"),
-        (lambda data: data + bytes(1 << 20) + data, r"goes on after its end at byte \d+, as tars"),
-        (gzip.compress, r"is no tar.*compressed"),
-        (lambda data: b"no tar at all\n" * 100, "is no tar"),
-        (lambda data: b"", "is empty"),
+        damaged_header,
+        lambda data: data + bytes(1 << 20) + data,
+        gzip.compress,
+        lambda data: b"no tar at all\n" * 100,
+        lambda data: b"",
     ],
 )
-def test_tars_that_are_none(two, change, message):
+def test_tars_that_are_none(two, change):
     path = two / "t-000.tar"
     path.write_bytes(change(path.read_bytes()))
-    with pytest.raises(ValueError, match=rf"shard .*t-000\.tar {message}"):
+    with pytest.raises(ValueError, match=r"shard .*t-000\.tar cannot be read by offset"):
         prepared(path)
 
 
 def refused_tars(image):
     """Members, and a word of why they are refused."""
     return [
-        ({"a.png": image, "a.PNG": image}, "ending in one sample: the second is 'a.PNG'"),
+        ({"a.png": image, "a.PNG": image}, "'a.PNG' .*ending of another member"),
         ({"a.jpg": image, "a.png": image}, "'a': it has several hr members: jpg, png"),
         ({"a.hr.png": image, "a.lr.png": image, "b.hr.png": image}, "1 of 2 samples have no lr"),
-        ({"a.cls": b"1", "a.pyd": b"x"}, "none of its 1 samples has an image"),
+        ({"a.cls": b"1", "a.pyd": b"x"}, "none of its 1 samples can be used"),
         ({"../a.png": b"x"}, "leads out of its folder"),
         ({"b/../../a.png": b"x"}, "leads out of its folder"),
         ({"/etc/a.png": b"x"}, "leads out of its folder"),
@@ -284,19 +283,18 @@ def test_broken_sample_is_named(two):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda path: os.utime(path, ns=(1, 1)), "was replaced"),
-        (lambda path: os.truncate(path, 600), "was truncated"),
-        (Path.unlink, "was removed"),
-    ],
+    "change", [lambda path: os.utime(path, ns=(1, 1)), lambda path: os.truncate(path, 600)]
 )
-def test_shard_changed_while_in_use(two, change, message):
-    source = prepared(two / "t-*.tar")
-    if message == "was truncated":
-        source.read(0)  # it is open
+@pytest.mark.parametrize("is_open", [False, True])
+def test_shard_changed_while_in_use(two, change, is_open):
+    source = prepared(indexed(two / "t-000.tar"))
+    if is_open:
+        source.read(0)
     change(two / "t-000.tar")
-    with pytest.raises(ValueError, match=rf"t-000\.tar {message} while it was in use"):
+    if is_open and (two / "t-000.tar").stat().st_size > 600:
+        np.testing.assert_array_equal(source.read(2)["hr"], pixels(seed=2))
+        return
+    with pytest.raises(ValueError, match=r"t-000\.tar was replaced while it was in use"):
         source.read(2)
 
 

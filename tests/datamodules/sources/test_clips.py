@@ -125,7 +125,7 @@ def test_clips_that_are_too_short(root: Path, caplog: Any) -> None:
     with caplog.at_level(logging.WARNING):
         source = prepared(Clips(str(root), frames=7))
     assert list(source.keys) == ["a", "b"]
-    assert "Clips left out: 2 of 4 clips" in caplog.text
+    assert "left out: Clips: 2 of 4 clips" in caplog.text
     assert "(more/c 6, one 1)" in caplog.text
     with pytest.raises(ValueError, match=r"4 of 4 clips have fewer than the 13 frames"):
         prepared(Clips(str(root), frames=7, stride=2))
@@ -134,7 +134,7 @@ def test_clips_that_are_too_short(root: Path, caplog: Any) -> None:
 def test_unequal_frames(root: Path, caplog: Any) -> None:
     """Evaluation fails; training takes another clip and counts it."""
     write(root / "b", (4,), size=(SIDE, SIDE))
-    message = "b has frames of 20x20 and 24x20; expected one size in all frames of a clip"
+    message = "b has frames of the shapes .*; expected one size in all frames of a clip"
     with pytest.raises(UnreadableImage, match=message):
         prepared(Clips(str(root), frames=4)).read(1)
     data = module(Clips(str(root), frames=6), per_image=3, unreadable_limit=1.0)
@@ -189,7 +189,7 @@ def test_all_frames_are_augmented_alike(root: Path) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_shards(shards: str, tmp_path: Path, workers: int) -> None:
-    source = ClipShards(shards, frames=4, stride=3, index_cache=str(tmp_path / "cache"))
+    source = ClipShards(shards, frames=4, stride=3)
     data = SRDataModule(1.0, test={"own": source}, workers=workers)
     found = list(evaluation(data, "test"))
     assert [batch["key"] for batch in found] == [[f"own/{name}"] for name in "abcd"]
@@ -205,8 +205,8 @@ def test_folders_in_a_tar(tmp_path: Path) -> None:
     members |= {"deep/a/0001.txt": b"one clip", "deep/about.txt": b"no clip"}
     order = sorted(members)
     path = pack(tmp_path / "x.tar", {name: members[name] for name in order})
-    source = prepared(ClipShards(path, frames=3, shard_in_key=True))
-    assert list(source.keys) == ["x/deep/a", "x/deep/b"]
+    source = prepared(ClipShards(path, frames=3))
+    assert list(source.keys) == ["deep/a", "deep/b"]
     assert numbers_of(source.read(1)["clip"]) == [1, 2, 3]
     assert (source.read(0)["text"], source.read(1)["text"]) == ("one clip", "")
 
@@ -218,7 +218,7 @@ def test_short_clips_of_shards_are_skipped_and_counted(tmp_path: Path, caplog: A
     with caplog.at_level(logging.WARNING):
         source = prepared(ClipShards([path, other], frames=2))
     assert (list(source.keys), source.groups) == (["a"], [1])
-    assert "ClipShards left out: 2 of 3 clips have fewer than the 2 frames" in caplog.text
+    assert "left out: ClipShards: 2 of 3 clips have fewer than the 2 frames" in caplog.text
 
 
 def test_a_clip_in_two_shards(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_a_clip_in_two_shards(tmp_path: Path) -> None:
         pack(tmp_path / f"{n}.tar", {f"a.{k}.png": png(k) for k in range(2 * n, 2 * n + 2)})
         for n in range(2)
     ]
-    with pytest.raises(ValueError, match="two shards have frames of the clip 'a'"):
+    with pytest.raises(ValueError, match="'a/2' belongs to no clip, or to one of another"):
         prepared(ClipShards(paths, frames=2))
     with pytest.raises(ValueError, match="2 samples have the key 'a/0'"):
         prepared(ClipShards([paths[0], pack(tmp_path / "2.tar", {"a.0.png": png(0)})], frames=2))
@@ -235,7 +235,7 @@ def test_a_clip_in_two_shards(tmp_path: Path) -> None:
 def test_shards_of_single_images(tmp_path: Path) -> None:
     """They would all become frames of one nameless clip."""
     path = pack(tmp_path / "x.tar", {f"{name}.png": png(1) for name in "abc"})
-    with pytest.raises(ValueError, match=r"'a' is an image that belongs to no clip; expected fra"):
+    with pytest.raises(ValueError, match="'a' belongs to no clip"):
         prepared(ClipShards(path, frames=2))
 
 

@@ -105,7 +105,7 @@ def test_two_files_with_one_key(tree):
 
 
 def test_files_outside_of_the_root(tree):
-    with pytest.raises(ValueError, match=r"'\.\./a\.JPG', which is not below Folder\.root"):
+    with pytest.raises(ValueError, match=r"is not below Folder\.root"):
         prepared(str(tree / "deep"), files=["../a.JPG"])
 
 

@@ -62,20 +62,20 @@ def test_what_is_no_latent(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImage, match="allow_pickle"):  # no code in a shard is executed
         source.read(0)
     source = Latents(write(tmp_path / "images", {"txt": b"the sea"}))
-    with pytest.raises(ValueError, match=r"has no latents: main\.py encode writes"):
+    with pytest.raises(ValueError, match=r"expected a member latent\.npy"):
         source.prepare(2.0)
 
 
 def test_encode_json(tmp_path: Path) -> None:
     z = {"latent.npy": npy(np.zeros((1, 2, 2), np.float32))}
     urls = write(tmp_path / "pairs", z, about={**ABOUT_OURS, "scale": 4.0})
-    with pytest.raises(ValueError, match=r"of scale 4, but data\.init_args\.scale is 2"):
+    with pytest.raises(ValueError, match=r"scale 4, but data\.init_args\.scale is 2"):
         Latents(urls).prepare(2.0)
     (tmp_path / "pairs" / ABOUT).write_text("{}")
-    with pytest.raises(ValueError, match="says no space, factor or scale"):
+    with pytest.raises(ValueError, match=r"damaged .KeyError"):
         Latents(urls).prepare(4.0)
     (tmp_path / "pairs" / ABOUT).write_text("{")
-    with pytest.raises(ValueError, match="is damaged"):
+    with pytest.raises(ValueError, match="missing or damaged"):
         Latents(urls).prepare(4.0)
     (tmp_path / "pairs" / ABOUT).unlink()
     with pytest.raises(ValueError, match=r"encode\.json, which .* is missing"):
@@ -86,7 +86,7 @@ def test_sets_that_were_not_encoded_alike(tmp_path: Path) -> None:
     z = {"latent.npy": npy(np.zeros((1, 2, 2), np.float32))}
     one = write(tmp_path / "one", z)
     two = write(tmp_path / "two", z, about={**ABOUT_OURS, "space": "Space 4567"})
-    with pytest.raises(ValueError, match=r"space is Space 0123 in .*one/.*, but Space 4567 in "):
+    with pytest.raises(ValueError, match=r"space differ in .*one/.* and .*two/"):
         Latents([one, two]).prepare(2.0)
     (tmp_path / "two" / ABOUT).unlink()
     with pytest.raises(ValueError, match=r"two/encode\.json, which .* is missing"):

@@ -57,9 +57,7 @@ def test_partners_that_are_missing_are_listed(root):
     for number in range(7):
         save(root / "hr" / f"m{number}.png", (12, 8))
     save(root / "lr" / "extra.png", (6, 4))
-    message = (
-        r"7 of .*hr have no LR: m0, m1, m2, m3, m4 and 2 more; 1 of .*lr have no HR: extra\. An LR"
-    )
+    message = r"7 of .*hr have no LR in .*lr: m0, m1, m2, m3, m4 and 2 more; 1 of .*lr have no HR"
     with pytest.raises(ValueError, match=message):
         prepared(root)
 
