@@ -20,6 +20,7 @@ from lightning_modules.backbone.space import Space
 from lightning_modules.base import NothingToTrain, SuperResolver
 from lightning_modules.latents import InLatents, whole_lr
 from lightning_modules.noise import Noise
+from lightning_modules.weights import is_random
 
 
 class Bicubic(NothingToTrain, SuperResolver):
@@ -62,6 +63,11 @@ class RoundTrip(NothingToTrain, InLatents, SuperResolver):
         self.of = of
         self.tile_multiple = whole_lr(space.factor, self.scale)
         self.weights_source = space.source or None
+
+    @property
+    def needs_weights(self) -> bool:
+        """Whether the autoencoder's weights are missing."""
+        return is_random(self.space)
 
     @property
     def output_settings(self) -> dict[str, str | int | float]:
