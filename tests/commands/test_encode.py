@@ -20,7 +20,7 @@ from PIL import Image
 from commands import encode as encoding
 from datamodules.shards.writer import ShardWriter
 from degradations.bicubic import Bicubic
-from files.marks import is_foreign
+from files.owned import refuse_foreign
 from lightning_modules.backbone.space import Taef2Space
 from lightning_modules.latents import enlarged, latent_pair
 from lightning_modules.methods.resshift import ResShift
@@ -103,7 +103,7 @@ def test_pairs_are_the_autoencoder_s_and_training_takes_them(
             of_lr = space.encode(enlarged(lr, (32, 32)))
             torch.testing.assert_close(y, of_lr, rtol=1e-4, atol=1e-4)
             latents.append(z[0].numpy())
-    assert not is_foreign(Path("out/encode.json"))  # or the command could not be given again
+    refuse_foreign(Path("out/encode.json"))  # or the command could not be given again
     about = json.loads(Path("out/encode.json").read_text())
     stack = np.stack(latents)
     assert about["samples"] == len(latents) == 20

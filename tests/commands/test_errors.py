@@ -121,7 +121,7 @@ YAML = [
     (
         STAGE_OWN
         % "Albumentations, init_args: {transform: {class_path: albumentations.Perspective}}",
-        "Perspective moves pixels",
+        "Perspective may move pixels",
     ),
     ("trainer:\n\tmax_steps: 3", 'more.yaml", line 2', "a tab?"),
     ("# nothing", "a configuration file must hold keys"),

@@ -207,7 +207,7 @@ def test_files_that_arguments_name_are_read_in_python(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"weights is 'no/such\.pth'"):
         enlarger.Enlarger(missing)
     random = ResShift(4, torch.nn.Identity(), Taef2Space())
-    with pytest.raises(ValueError, match="space, Taef2Space, has random weights"):
+    with pytest.raises(ValueError, match="the space of ResShift has random weights"):
         enlarger.Enlarger(random)
 
 

@@ -10,7 +10,7 @@ from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import PixelSpace
 from lightning_modules.methods.resshift import ResShift
 from lightning_modules.noise import Noise
-from tests.lightning_modules import test_casarbi, test_resshift
+from tests.lightning_modules.methods import test_casarbi, test_resshift
 
 SAMPLERS = pytest.mark.parametrize("sampler", ["posterior", "ddim", "dpm_solver_2m"])
 TIMESTEPS = pytest.mark.parametrize("timesteps", [None, [14, 7, 4, 2, 1, 0], [14, 0], [14]])
