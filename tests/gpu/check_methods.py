@@ -23,8 +23,8 @@ from lightning_modules.sampling.tiling import Tiling
 from tests.contracts import test_models
 from tests.contracts.model_contract import SCALE, batch_of
 from tests.gpu.device import GPU, counted, moved, pretended_gpu
-from tests.lightning_modules.methods import test_resshift
 from tests.lightning_modules.averaged import Averaged
+from tests.lightning_modules.methods import test_resshift
 from tests.lightning_modules.others import OTHERS, batch_for
 
 
