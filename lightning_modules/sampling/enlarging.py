@@ -42,7 +42,7 @@ class InTiles(Method, LightningModule):
 
     # Sides of the LR and of the output in pixels. In prediction, larger images go through
     # overlapping tiles.
-    tile, tile_output = 512, 1024
+    tile, tile_output = 640, 1280
     tile_least = 1  # LR pixels; `restore` pads smaller tiles to this
     tile_overlap = 32  # LR pixels
     tile_window: Window = "linear"
@@ -150,7 +150,7 @@ class InTiles(Method, LightningModule):
         else:
             mirrored = padded(lr)
         lr_size = (mirrored.lr.shape[-2], mirrored.lr.shape[-1])
-        tiles = grid(lr_size, size, side, self._overlap, self._window, unit)
+        tiles = grid(lr_size, size, side, self._overlap, self._window, unit, self.tile_least)
         self._tile_count = len(tiles)
         trainer = trainer_of(self)
         bar = trainer is not None and trainer.progress_bar_callback is not None

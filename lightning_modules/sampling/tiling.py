@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast
@@ -35,8 +36,9 @@ class Tiling:
     """How ``predict`` cuts large images; by default each method chooses.
 
     Args:
-        size: Side of a tile in LR pixels. ``auto``: the method's own size, 512 or an output of 1024
-            for most, halved if a GPU runs out of memory.
+        size: Largest side of a tile in LR pixels; all tiles of an image are equal, and as small as
+            their number allows. ``auto``: the method's own size, 640 or an output of 1280 for most,
+            halved if a GPU runs out of memory.
         overlap: LR pixels that neighbouring tiles share; 32 for most methods.
         window: How tiles are blended. ``linear``, the default of most methods: over the middle half
             of the overlap; ``gaussian``: the same, with more weight in the middle of a tile;
@@ -79,17 +81,19 @@ def grid(
     overlap: int,
     window: Window = "linear",
     multiple: int = 1,
+    least: int = 1,
 ) -> list[WeightedTile]:
     """Cut an image into tiles.
 
     Args:
         lr_size: (h, w) of the LR image.
         size: (H, W) of the output, at any ratio, which may differ between the sides.
-        tile: Side of a tile in LR pixels.
+        tile: Largest side of a tile in LR pixels.
         overlap: Least number of LR pixels that neighbours share.
         window: As in ``Tiling``.
         multiple: Tiles start at multiples of so many LR pixels, so that their latents lie on one
             lattice; ``tile`` and ``overlap`` are rounded up to it.
+        least: Smallest side of a tile in LR pixels.
 
     Returns:
         The tiles that cover the image, row by row.
@@ -97,8 +101,8 @@ def grid(
     Raises:
         ValueError: ``overlap`` is not smaller than ``tile``.
     """
-    rows = spans(lr_size[0], size[0], tile, overlap, window, multiple)
-    columns = spans(lr_size[1], size[1], tile, overlap, window, multiple)
+    rows = spans(lr_size[0], size[0], tile, overlap, window, multiple, least)
+    columns = spans(lr_size[1], size[1], tile, overlap, window, multiple, least)
     tiles = []
     for (row, row_weights), (column, column_weights) in itertools.product(rows, columns):
         tiles.append(WeightedTile(Tile(row, column), row_weights, column_weights))
@@ -189,17 +193,19 @@ def spans(
     overlap: int,
     window: Window = "linear",
     multiple: int = 1,
+    least: int = 1,
 ) -> list[tuple[Span, Tensor]]:
-    """Cut one side of an image into tiles.
+    """Cut one side of an image into the fewest tiles, and these as small as they can be.
 
     Args:
         side: Length in the LR image.
         out_side: Length in the output, at any ratio.
-        tile: Length of a tile in LR pixels; the last one of a side may be longer by less than
-            ``multiple``.
+        tile: Largest length of a tile in LR pixels, and with the window ``released`` the length of
+            all; the last one of a side may be longer by less than ``multiple``.
         overlap: Least number of LR pixels that neighbours share.
         window: As in ``Tiling``.
         multiple: As in ``grid``.
+        least: As in ``grid``.
 
     Returns:
         The tiles; their windows add up to 1 at every output pixel.
@@ -220,6 +226,8 @@ def spans(
             f"tiles of {tile} pixels cannot overlap by {overlap}: set tiling.overlap to 0 to "
             f"{tile - multiple}, or a larger tiling.size"
         )
+    if window != "released":
+        tile = _equal_length(side, tile, overlap, multiple, least)
     last = max(side - tile, 0) // multiple * multiple  # as long as the others
     cuts = [(start, start + tile) for start in range(0, last, tile - overlap)]
     cuts.append((last, side))
@@ -233,6 +241,16 @@ def spans(
         total[out] += weights
         weighted.append((span, weights))
     return [(span, (weights / total[span.out]).float()) for span, weights in weighted]
+
+
+def _equal_length(side: int, tile: int, overlap: int, multiple: int, least: int) -> int:
+    """Return the smallest length of tiles of which no more are needed than of ``tile``."""
+    if side <= tile:
+        return tile
+    count = math.ceil((side - overlap) / (tile - overlap))
+    length = math.ceil((side + (count - 1) * overlap) / count)
+    length = max(length, least)
+    return min(length + -length % multiple, tile)
 
 
 def _enlarged(position: int, side: int, out_side: int) -> int:

@@ -202,9 +202,9 @@ class TestAttributes:
         with pytest.raises(ValueError, match=r"tiling\.size is 49, and Filling pads .* to 50"):
             predicted(model, batch, size=49)
 
-    @pytest.mark.parametrize(("scale", "side"), [(1, 512), (2, 512), (4, 256), (5, 204), (12, 128)])
+    @pytest.mark.parametrize(("scale", "side"), [(1, 366), (2, 366), (4, 255), (5, 255), (12, 128)])
     def test_how_large_they_are(self, scale: int, side: int) -> None:
-        """512, or an output of 1024, but four overlaps at least."""
+        """As few and small as they can be, of at most 640, an output of 1280 or four overlaps."""
 
         class Watched(Bicubic):
             def restore(self, batch: Any, noise: Any) -> Tensor:

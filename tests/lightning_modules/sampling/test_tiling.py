@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -133,7 +134,8 @@ class TestSpans:
             assert before.lr.stop - after.lr.start >= overlap
             assert before.out.stop - after.out.start >= overlap * out_side // side
             assert after.lr.stop > before.lr.stop
-        assert len(found) <= 2 + side // (tile - overlap)  # no more than it takes
+        assert len({span.lr.stop - span.lr.start for span in found}) == 1
+        assert len(found) == max(1, math.ceil((side - overlap) / (tile - overlap)))  # the fewest
 
     @given(st.integers(1, 400), st.integers(1, 64), st.integers(1, 16), st.data())
     @settings(max_examples=100, deadline=None)
