@@ -62,6 +62,12 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
         elif name == "text_features":
             # (B, n, W) from (n_i, W); shorter ones are padded with zeros.
             texts = [torch.from_numpy(value) for value in values]
+            shapes = [tuple(text.shape) for text in texts]
+            if len({width for _, width in shapes}) > 1 or not all(n for n, _ in shapes):
+                raise ValueError(
+                    f"text features in one batch ({_some(keys)}) have the shapes {shapes[:3]}, "
+                    "...: encode all shards with one encoder, and no caption without a token"
+                )
             batch[name] = pad_sequence(texts, batch_first=True)
             batch["text_lengths"] = torch.tensor([len(text) for text in texts])
         else:

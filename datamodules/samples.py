@@ -226,10 +226,11 @@ class Tally:
                 text = "skipped a training image, %s (%d so far): %s"
                 log.warning(text, problem, count, image.message)
         total = max(self.samples, LEAST)
+        reasons = counts_of(Counter({k: n for k, n in self.reasons.items() if k != SMALL}))
         if self.failed > self.limit * total:
             raise ValueError(
                 f"{self.failed} of the {self.samples} training samples of this process so far "
-                f"could not be read ({self.summary()}), more than the {int(self.limit * total)} "
+                f"could not be read ({reasons}), more than the {int(self.limit * total)} "
                 f"that data.init_args.crops.unreadable_limit allows ({self.limit:g} of {total}): "
                 "fix these images, leave them out, or raise the limit:\n  "
                 + "\n  ".join(self.images.values())
@@ -439,6 +440,12 @@ class TrainingImages(Images):
         top, left, turn = self._place(size, self.crop_size, index, draws)
         sample = self._checked(self._read_crop(index, top, left), index)
         sample.pop("meta", None)
+        if "lr" in sample or sample["hr"].shape[:2] != (self.crop_size, self.crop_size):
+            raise ValueError(
+                f"{self.keys[index]}: {type(self.source).__name__}.size gave {size}, but its "
+                f"read_crop gave hr {sample['hr'].shape} with {', '.join(sample)} for a crop of "
+                f"{self.crop_size}; a size of images with LR is None"
+            )
         sample["hr"] = turned(sample["hr"], turn)
         return sample
 
@@ -540,7 +547,11 @@ class PredictImages(Images):
         )
 
     def __getitem__(self, item: Item) -> dict[str, Any]:
-        """Return one image as ``lr``, or its ``error``."""
+        """Return one image as ``lr``, or its ``error``.
+
+        Raises:
+            ValueError: If it is a pair of HR and LR.
+        """
         key = self.keys[item.image]
         try:
             with seeded(item.seed):
@@ -549,9 +560,13 @@ class PredictImages(Images):
             return {"key": key, "seed": item.seed, "error": str(unreadable)}
         if "size" in sample:  # to be generated
             return {**sample, "size": self.size or sample["size"], "key": key, "seed": item.seed}
+        if "hr" in sample and "lr" in sample:  # its meta is that of HR
+            raise ValueError(
+                f"{key} is a pair of HR and LR: set data.init_args.predict to a folder of the "
+                "images to enlarge"
+            )
         if "hr" in sample:
-            hr = sample.pop("hr")
-            sample.setdefault("lr", hr)
+            sample["lr"] = sample.pop("hr")
         sample["meta"] = {"bit_depth": 8 * sample["lr"].itemsize} | sample.get("meta", {})
         _prepare(sample)
         if error := self.too_large(key, sample["lr"].shape[:2]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,14 @@ def _part(text: str) -> tuple[int, int]:
 
 def _natural(text: str) -> int:
     return 0 if text == "0" else positive(text)
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"\w[\w.-]*", text, re.ASCII):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a name of shards; expected letters, digits, and _ . - within"
+        )
+    return text
 
 
 def parser() -> argparse.ArgumentParser:
@@ -136,6 +145,7 @@ def _add_shards(group: Any) -> None:
     )
     group.add_argument(
         "--name",
+        type=_name,
         default="shard",
         help="shards are named NAME-000000.tar (default: %(default)s)",
     )

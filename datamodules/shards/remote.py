@@ -26,6 +26,7 @@ HTTP = ("http", "https")
 SCHEMES = (*HTTP, "s3", "gs")
 ADDRESS = re.compile(r"(\w+://)([^/?#]*)(.*)", re.DOTALL)  # scheme, host, and the rest
 CHUNK = 4 << 20  # bytes of one request
+SMALLEST_CHUNK = 256 << 10  # on a slow link
 
 # Fields that identify a file's version, best first: entity tags differ between mirrors.
 STATES = ("Last-Modified", "LastModified", "updated", "mtime", "ETag", "etag", "created")
@@ -318,12 +319,13 @@ def download(
         OSError: If ``part`` cannot be written.
     """
     attempts, best = Attempts(wanted.url, policy), -1
+    chunk = CHUNK
     with part.open("ab") as file:
         while True:
             try:
                 while file.tell() < wanted.size:
                     start = file.tell()
-                    file.write(_part(wanted.url, start, min(CHUNK, wanted.size - start), policy))
+                    file.write(_part(wanted.url, start, min(chunk, wanted.size - start), policy))
                     if stopped():
                         return
                     if file.tell() == start:
@@ -339,6 +341,8 @@ def download(
                 if isinstance(error, WrongContent):
                     file.seek(0)
                     file.truncate()
+                if isinstance(error, TimeoutError):
+                    chunk = max(chunk // 2, SMALLEST_CHUNK)
                 attempts.failed(error)
 
 

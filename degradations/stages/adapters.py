@@ -104,15 +104,26 @@ class Albumentations(Stage):
         return {"seeds": draws.seeds()}
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
-        """Transform (B, 3, H, W); the output holds multiples of 1/255."""
+        """Transform (B, 3, H, W); the output holds multiples of 1/255.
+
+        Raises:
+            ValueError: ``transform`` changes the size or type of an image.
+        """
         seeds = params["seeds"].tolist()
         images = []
         for image, seed in zip(x, seeds, strict=True):
             key = np.array([seed, 0], np.uint64)
             generator = np.random.Generator(np.random.Philox(key=key))
             self.transform.set_random_state(generator, random.Random(seed))
-            outputs = self.transform(image=to_bytes(image))
+            original = to_bytes(image)
+            shape = original.shape
+            outputs = self.transform(image=original)
             pixels = np.ascontiguousarray(outputs["image"])
+            if pixels.shape != shape or pixels.dtype != np.uint8:
+                raise ValueError(
+                    f"{type(self.transform).__name__} returned {pixels.dtype} {pixels.shape} for "
+                    f"uint8 {shape}; a stage requires a transform that keeps size and type"
+                )
             images.append(from_bytes(pixels, x))
         return torch.cat(images)
 

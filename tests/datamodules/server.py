@@ -24,6 +24,7 @@ class Server:
         self.faults: list[int | str | None] = []
         self.always: int | str | None = None
         self.ranges = True
+        self.most = sys.maxsize  # bytes of an answer; longer ones stall, as on a slow link
         self.index_page = True
         self.requests: list[tuple[str, str, str]] = []  # method, path, range
         self.signed: dict[str, str] = {}  # files by the only target that gives them; others: 403
@@ -122,6 +123,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._head(status, len(data), headers)
         if self.command == "HEAD":
             return
+        if len(data) > self.state.most:
+            fault = "stall"
         broken = fault in ("cut", "stall")
         with suppress(ConnectionError):  # who asked has gone
             self.wfile.write(data[: len(data) // 2] if broken else data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from PIL import Image
 from PIL.ExifTags import Base
 
@@ -39,3 +40,10 @@ def test_profiles_are_converted_where_that_is_asked_for(tmp_path):
     for batch, expected in ((kept, levels), (converted, srgb_of_rgb(levels))):
         found = batch["lr"][0].permute(1, 2, 0).numpy()
         np.testing.assert_allclose(found, expected, atol=1)
+
+
+def test_a_pair_is_refused():
+    """Its meta, such as profile and alpha, is that of HR, and would be written with LR."""
+    source = Memory({"a": {"hr": random_image(8, 8), "lr": random_image(4, 4)}})
+    with pytest.raises(ValueError, match="predict/a is a pair of HR and LR"):
+        PredictImages(source, "predict", 2)[Item(0, 0)]

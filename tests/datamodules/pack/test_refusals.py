@@ -16,6 +16,7 @@ OPTIONS = [
     (["--lr", "other", "--scale", "2"], "have no LR"),
     (["--part", "1/2", "--overwrite"], "not allowed with argument"),
     (["--encode", "jpeg:101"], "not an encoding"),
+    (["--name", "../shard"], "not a name of shards"),
 ]
 SOURCES = [
     ("tars/short.tar", "truncated"),

@@ -149,6 +149,12 @@ def test_download_from_a_server_without_ranges(server, tmp_path):
     assert (tmp_path / "part").read_bytes() == CONTENT
 
 
+def test_download_by_a_slow_link(server, tmp_path):
+    server.most = 1 << 20
+    download(wanted(server), tmp_path / "part", SHORT)
+    assert (tmp_path / "part").read_bytes() == CONTENT
+
+
 def test_progress_is_not_counted_as_failure(server, tmp_path, monkeypatch):
     """A bad connection: one in two parts is cut."""
     monkeypatch.setattr(remote, "CHUNK", 1 << 20)

@@ -147,3 +147,8 @@ def test_refuses_what_may_move_pixels(albumentations):
     for transform in (flip, albumentations.Compose([blur, albumentations.OneOf([blur, flip])])):
         with pytest.raises(TypeError, match="HorizontalFlip may move pixels"):
             Albumentations(transform)
+
+
+def test_refuses_a_transform_that_gives_no_8_bit_image(albumentations, x):
+    with pytest.raises(ValueError, match="Normalize returned float32"):
+        run(Albumentations(albumentations.Normalize(p=1.0)), x)
