@@ -27,7 +27,13 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    ModelParallelStrategy,
+    SingleDeviceStrategy,
+    XLAStrategy,
+)
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -69,6 +75,7 @@ STRATEGIES = (
     "fsdp",
 )
 STRATEGY_CLASSES = (DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy)
+OTHER_CLASSES = (DeepSpeedStrategy, XLAStrategy)  # Lightning derives them from DDPStrategy
 # Trainer arguments that must be positive: Lightning divides by them, or trains nothing.
 COUNTS = (
     "accumulate_grad_batches",
@@ -110,7 +117,8 @@ def refuse_unsupported(trainer: Namespace, callbacks: list[Any]) -> None:
     if isinstance(clip, int | float) and clip < 0:  # Lightning would not clip at all
         raise ConfigurationError(f"trainer.gradient_clip_val is {clip}: it must be at least 0")
     strategy = trainer.strategy
-    if strategy not in STRATEGIES and not isinstance(strategy, STRATEGY_CLASSES):
+    is_class = isinstance(strategy, STRATEGY_CLASSES) and not isinstance(strategy, OTHER_CLASSES)
+    if strategy not in STRATEGIES and not is_class:
         name = strategy if isinstance(strategy, str) else type(strategy).__name__
         raise ConfigurationError(
             f"trainer.strategy is {name!r}, which is not supported: set it to ddp or fsdp"
