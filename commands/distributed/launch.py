@@ -32,7 +32,6 @@ from lightning.pytorch.strategies import (
     DeepSpeedStrategy,
     ModelParallelStrategy,
     SingleDeviceStrategy,
-    XLAStrategy,
 )
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
@@ -75,7 +74,6 @@ STRATEGIES = (
     "fsdp",
 )
 STRATEGY_CLASSES = (DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy)
-OTHER_CLASSES = (DeepSpeedStrategy, XLAStrategy)  # Lightning derives them from DDPStrategy
 # Trainer arguments that must be positive: Lightning divides by them, or trains nothing.
 COUNTS = (
     "accumulate_grad_batches",
@@ -117,8 +115,8 @@ def refuse_unsupported(trainer: Namespace, callbacks: list[Any]) -> None:
     if isinstance(clip, int | float) and clip < 0:  # Lightning would not clip at all
         raise ConfigurationError(f"trainer.gradient_clip_val is {clip}: it must be at least 0")
     strategy = trainer.strategy
-    is_class = isinstance(strategy, STRATEGY_CLASSES) and not isinstance(strategy, OTHER_CLASSES)
-    if strategy not in STRATEGIES and not is_class:
+    is_supported = strategy in STRATEGIES or isinstance(strategy, STRATEGY_CLASSES)
+    if not is_supported or isinstance(strategy, DeepSpeedStrategy):  # which is a DDPStrategy, too
         name = strategy if isinstance(strategy, str) else type(strategy).__name__
         raise ConfigurationError(
             f"trainer.strategy is {name!r}, which is not supported: set it to ddp or fsdp"
