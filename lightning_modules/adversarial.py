@@ -43,6 +43,9 @@ class Adversarial(SuperResolver):
         clip: Largest norm of the gradient of a step, for each optimiser; unlimited by default.
         discriminator_weights: Weights from which the discriminator starts: a run that trained it,
             or a released file.
+
+    Raises:
+        ValueError: If there are weights of a discriminator, and no discriminator.
     """
 
     part_files: ClassVar[Mapping[str, str]] = {"discriminator_weights": "load_discriminator"}
