@@ -27,7 +27,12 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    ModelParallelStrategy,
+    SingleDeviceStrategy,
+)
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -110,7 +115,8 @@ def refuse_unsupported(trainer: Namespace, callbacks: list[Any]) -> None:
     if isinstance(clip, int | float) and clip < 0:  # Lightning would not clip at all
         raise ConfigurationError(f"trainer.gradient_clip_val is {clip}: it must be at least 0")
     strategy = trainer.strategy
-    if strategy not in STRATEGIES and not isinstance(strategy, STRATEGY_CLASSES):
+    is_supported = strategy in STRATEGIES or isinstance(strategy, STRATEGY_CLASSES)
+    if not is_supported or isinstance(strategy, DeepSpeedStrategy):  # which is a DDPStrategy, too
         name = strategy if isinstance(strategy, str) else type(strategy).__name__
         raise ConfigurationError(
             f"trainer.strategy is {name!r}, which is not supported: set it to ddp or fsdp"

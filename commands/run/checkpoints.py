@@ -176,9 +176,8 @@ class Checkpoints(Checkpoint):
         self._validation_due = False  # True after an interrupted validation
         self._monitored: dict[str, float] = {}  # values logged before the run was resumed
         self._limits: tuple[int, int | None] | None = None  # on steps and epochs, while lifted
-        self._configured_options: list[
-            dict[str, str]
-        ] = []  # of the optimisers, before a checkpoint's
+        # Of the optimisers, before a checkpoint's:
+        self._configured_options: list[dict[str, str]] = []
         self._stops = False  # at the end of the accumulation
 
     # -------------------------------------------------------------------------------- when to write

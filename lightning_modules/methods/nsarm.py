@@ -2,7 +2,7 @@
 
 arXiv 2510.00820, on Infinity (CVPR 2025; arXiv 2412.04431). A transformation network maps the
 latent of LR to the first scales of HR's latent; Infinity's transformer, fine-tuned as a whole,
-predicts the others. Symbols as in ``next_scale.py``, and
+predicts the others. Symbols as in ``infinity.py``, and
 
 y     latent of LR                              r_k   residual of HR's latent after C_(k-1)
 o_k   the network's output for scale k          P     number of preliminary scales, 7 of 13

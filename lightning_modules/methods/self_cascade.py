@@ -147,6 +147,11 @@ class SelfCascade(FromBase):
                 f"model.init_args.cascade.pivot_strength makes K {self.K}, and no sampled timestep "
                 "is below it: set a larger share"
             )
+        if tuning.adapter_t_min >= self.K:
+            raise ValueError(
+                f"model.init_args.tuning.adapter_t_min is {tuning.adapter_t_min}, and features are "
+                f"added only below K, {self.K}: set it to less"
+            )
         if tuning.attach == "block_out":
             refuse_compiled(self.denoiser, "model.init_args.tuning.attach block_out")
         attach = Skips if tuning.attach == "skip" else Blocks

@@ -245,8 +245,8 @@ def from_official(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         Tensors by the names here; none if the file has no such network, as a base has not.
     """
     ours = {name.removeprefix(PREFIX): name for name in tensors if name.startswith(PREFIX)}
-    if not ours:
-        ours = {name: name for name in tensors if name.partition(".")[0] in _PARTS}
+    if not ours and any(name.partition(".")[0] in _PARTS for name in tensors):
+        ours = {name: name for name in tensors}  # all, so that tensors of another network show
     state = {}
     for name, released in ours.items():
         first, _, rest = name.partition(".")

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import (
     ModelPruning,
     WeightAveraging,
 )
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 
 from commands.distributed.launch import (
     COUNTS,
@@ -46,6 +46,12 @@ def test_callbacks_that_are_refused(callback: Callback) -> None:
 @pytest.mark.parametrize("strategy", ["deepspeed_stage_2", "fsdp_cpu_offload", "ddp_notebook"])
 def test_strategies_that_are_refused(strategy: str) -> None:
     with pytest.raises(ConfigurationError, match=strategy):
+        refuse_unsupported(of_trainer(strategy=strategy), [])
+
+
+def test_a_strategy_that_lightning_derives_from_ddp_is_refused() -> None:
+    strategy = object.__new__(DeepSpeedStrategy)  # whose package is not installed
+    with pytest.raises(ConfigurationError, match="DeepSpeedStrategy"):
         refuse_unsupported(of_trainer(strategy=strategy), [])
 
 

@@ -215,6 +215,8 @@ class TestWeights:
         assert "runs/stage1" not in frozen.mapper.source
         alone = method(False).import_official(official)
         assert alone.keys() == method(False).state_dict().keys()
+        with pytest.raises(ValueError, match=r"NSARM: set model\.class_path"):
+            Infinity(1, space(), transformer()).load_weights(path)
 
     def test_runs_that_stage_two_starts_from(self, tmp_path):
         first, base = method(False), Infinity(1, space(), transformer(5))

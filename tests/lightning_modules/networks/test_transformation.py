@@ -50,6 +50,8 @@ def test_released_weights(prefix: str) -> None:
     z = torch.randn(2, 3, 6, 8)
     for one, two in zip(network(z), other(z), strict=True):
         assert torch.equal(one, two)
+    more = from_official({**tensors, f"{prefix}another.weight": torch.zeros(3)})
+    assert len(more) == len(network.state_dict()) + 1  # not left out: loading refuses it
 
 
 def test_rows_are_read_as_they_lie_in_memory() -> None:
