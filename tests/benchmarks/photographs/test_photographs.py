@@ -104,26 +104,6 @@ def test_a_claim_that_noise_passes_does_not_hold(row: Any, noise: Any, said: str
     assert page.judged(claim, PHOTOGRAPHS, measured)["verdict"] == page.UNKNOWN
 
 
-@pytest.mark.parametrize(
-    ("first", "last", "said"), [(0.3, 0.3, HOLDS), (0.3, 0.8, OPEN), (0.7, 0.8, FAILS)]
-)
-def test_a_claim_is_decided_if_all_trainings_agree(first: float, last: float, said: str) -> None:
-    claim = Claim("a", "ablated_equal", ("ablated_real",), than="ablated_frozen", metric="swd_2")
-    measured = {
-        f"{name}_{seed}": {"ablated_real": {"row": numbers(3, swd)}}
-        for name, values in {
-            "ablated_equal": (first, first, last),
-            "ablated_frozen": (0.6,) * 3,
-        }.items()
-        for seed, swd in enumerate(values)
-    }
-    assert page.judged(claim, PHOTOGRAPHS, measured)["verdict"] == said
-    rows = {name: page.means(tables)["ablated_real"] for name, tables in measured.items()}
-    pooled = page._pooled([rows[f"ablated_equal_{seed}"] for seed in range(3)])
-    mean, reach = 0.07 + (2 * first + last) / 3, (last - first) / 2
-    assert pooled["row"]["swd_2"] == pytest.approx([mean, reach], abs=1e-6)
-
-
 @pytest.mark.slow
 def test_its_commands_are_those_of_main(accepted: Callable[..., None]) -> None:
     """Each training, and a row of each set."""
