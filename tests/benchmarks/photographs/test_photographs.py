@@ -14,6 +14,7 @@ from torchvision.utils import save_image
 
 from benchmarks.photographs import __main__ as command
 from benchmarks.photographs import page
+from benchmarks.photographs.ladder import ResShiftFromHR
 from benchmarks.photographs.measure import (
     FAILS,
     HOLDS,
@@ -26,6 +27,8 @@ from benchmarks.photographs.measure import (
 )
 from benchmarks.photographs.table import Claim, load
 from callbacks.metrics.fid import KIDThumb
+from lightning_modules import PixelSpace, ResidualShift
+from lightning_modules.noise import Noise
 
 PHOTOGRAPHS = load()
 
@@ -102,6 +105,20 @@ def test_a_claim_that_noise_passes_does_not_hold(row: Any, noise: Any, said: str
     assert len(found["parts"]) == 4
     del measured["regression"]
     assert page.judged(claim, PHOTOGRAPHS, measured)["verdict"] == page.UNKNOWN
+
+
+@pytest.mark.parametrize("first", [0, 9])
+def test_a_network_without_error_leads_back_to_hr(pair: tuple[Tensor, Tensor], first: int) -> None:
+    _, hr = pair
+    lr = torch.nn.functional.avg_pool2d(hr, 4)
+    network = torch.nn.Module()
+    model = ResShiftFromHR(
+        first, scale=4, network=network, space=PixelSpace(), process=ResidualShift(kappa=1.0)
+    )
+    network.forward = lambda x, t, lr: model.space.encode(hr)
+    batch: Any = {"hr": hr, "lr": lr, "size": (96, 96)}
+    made = model.restore(batch, Noise(torch.tensor([1]), hr.device))
+    assert torch.allclose(made, hr, atol=1e-5)
 
 
 @pytest.mark.slow
