@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from lightning_modules import ResShift
 from lightning_modules.latents import latent_pair
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import residual_shift
+from lightning_modules.weights import load_part, read_weights
 
 
 class ResShiftFromHR(ResShift):
@@ -27,6 +29,10 @@ class ResShiftFromHR(ResShift):
     def __init__(self, first: NonNegativeInt, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.first = first
+
+    def load_weights(self, path: str | Path) -> None:
+        """Load the network of a run of ``ResShift``."""
+        load_part(self.network, read_weights(path), "network", dict)
 
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
