@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, or 1 if a command failed or another one is running.
     """
     table = load()
-    options = _options(arguments, [row.repeats or row.name for row in table.rows])
+    options = _options(arguments, [row.name for row in table.rows])
     rows = table.wanted(options.only)
     if options.dry_run:
         for command in _commands(table, rows):

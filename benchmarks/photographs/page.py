@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
-from itertools import cycle
+from collections import Counter
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
@@ -33,11 +31,9 @@ CLAIMS = "docs/claims.md"
 MARKS = ("<!-- photographs -->", "<!-- end of photographs -->")
 COLUMNS = {  # heading and digits of each metric
     "psnr": ("PSNR-Y", 2),
-    "ssim": ("SSIM", 3),
     "lpips": ("LPIPS", 3),
     "niqe": ("NIQE", 2),
     "swd_2": ("SWD, halved", 2),
-    "swd_3": ("SWD, quartered", 3),
     "lr_psnr": ("LR, dB", 1),
     "kid_thumb": ("KID-thumb", 4),
 }
@@ -72,25 +68,21 @@ def judged(claim: Claim, table: Table, measured: dict[str, Tables]) -> dict[str,
         table: The table.
         measured: Numbers of the rows.
     """
-    parts, trained = [], defaultdict(set)  # verdicts of the trainings of one comparison
+    parts = []
     for name in claim.tables:
-        rows = table.named(claim.row)
-        others = table.named(claim.than or table.tables[name].regression)
-        if any(name not in measured.get(row, {}) for row in (*rows, *others)):
+        other = claim.than or table.tables[name].regression
+        if any(name not in measured.get(row, {}) for row in (claim.row, other)):
             return {"text": claim.text, "verdict": UNKNOWN, "parts": []}
-        for row, other in zip(rows, cycle(others)):
-            numbers = measured[row][name]
-            against = {other: measured[other][name]["row"]}
-            if not claim.than:  # its controls with noise
-                against |= {who: noise for who, noise in numbers.items() if who != "row"}
-            for metric in [claim.metric] if claim.than else DETAIL:
-                for than, compared in against.items():
-                    found = compare(numbers["row"], compared, metric)
-                    parts.append(_part(name, metric, than, found))
-                    trained[name, metric, claim.than or than].add(found.verdict)
-    # Of three trainings one may be beyond its interval by chance: all must agree.
-    agreed = (found.pop() if len(found) == 1 else OPEN for found in trained.values())
-    return {"text": claim.text, "verdict": verdict(agreed), "parts": parts}
+        numbers = measured[claim.row][name]
+        against = {other: measured[other][name]["row"]}
+        if not claim.than:  # its controls with noise
+            against |= {who: noise for who, noise in numbers.items() if who != "row"}
+        for metric in [claim.metric] if claim.than else DETAIL:
+            for than, compared in against.items():
+                found = compare(numbers["row"], compared, metric)
+                parts.append(_part(name, metric, than, found))
+    agreed = verdict(part["verdict"] for part in parts)
+    return {"text": claim.text, "verdict": agreed, "parts": parts}
 
 
 def _part(table: str, metric: str, other: str, found: Difference) -> dict[str, Any]:
@@ -125,21 +117,20 @@ def write(table: Table, found: dict[str, Any]) -> None:
 
 
 def markdown(table: Table, found: dict[str, Any]) -> str:
-    """Return the claims, and each table with its images. Args as for ``write``."""
+    """Return each table with its images, the claims and the trainings. Args as for ``write``."""
     rows = found["results"]["rows"]
-    trainings = _trainings(found["results"]["trainings"])
-    parts = ["### Claims", _claims(table, found["results"]["claims"]), "### Trainings", trainings]
+    parts = []
     for name, compared in table.tables.items():
+        if not compared.on_page:
+            continue
         tested = [row for row in table.rows if name in table.sets[row.set].tables]
-        found_here: dict[str, list[dict[str, Any]]] = {}
-        for row in tested:
-            if row.name in rows:
-                found_here.setdefault(row.label, []).append(rows[row.name]["tables"][name])
-        pooled = {label: _pooled(trained) for label, trained in found_here.items()}
-        parts += [f"### {compared.title}", *([_numbers(pooled)] if pooled else [])]
-        missing = dict.fromkeys(row.label for row in tested if row.name not in rows)
-        waiting = f"{', '.join(missing)}: {UNKNOWN}." if pooled else f"{UNKNOWN.capitalize()}."
-        parts += [waiting] if missing else []
+        numbers = {row.label: rows[row.name]["tables"][name] for row in tested if row.name in rows}
+        missing = [row.label for row in tested if row.name not in rows]
+        parts.append(f"### {compared.title}")
+        if numbers:
+            parts.append(_numbers(numbers))
+        if missing:
+            parts.append(f"{', '.join(missing)}: {UNKNOWN}.")
         parts += [
             f"{row.label}: {row.about}\n\n![LR, bicubic, regression, {row.label}, HR]"
             f"(../benchmarks/results/{IMAGES}/{row.name}.webp)"
@@ -149,29 +140,21 @@ def markdown(table: Table, found: dict[str, Any]) -> str:
         if compared.samples:
             shown = ", ".join(row.label for row in tested if row.name in compared.samples)
             image = f"../benchmarks/results/{IMAGES}/{name}.webp"
-            parts += [f"{compared.about}\n\n![{shown}, photographs]({image})"]
+            parts.append(f"{compared.about}\n\n![{shown}, photographs]({image})")
+    parts += ["### Claims", _claims(table, found["results"]["claims"])]
+    parts += ["### Trainings", _trainings(found["results"]["trainings"])]
     return "\n\n".join(parts) + "\n"
 
 
-def _pooled(trained: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the numbers of a row: of several trainings their mean, and half of their range."""
-    if len(trained) == 1:
-        return trained[0]
-    rows = [numbers["row"] for numbers in trained]
-    values = {metric: [row[metric][0] for row in rows] for metric in rows[0]}
-    return {"row": {m: [fmean(each), (max(each) - min(each)) / 2] for m, each in values.items()}}
-
-
 def _numbers(tested: dict[str, dict[str, Any]]) -> str:
-    """Return the grid of one table, from the numbers of its rows and their controls by label."""
-    named = {
-        label if who == "row" else {"hr": "HR"}.get(who, f"*{who}, of {label}'s PSNR*"): numbers
-        for label, parts in tested.items()
-        for who, numbers in parts.items()
-    }
-    shown = [metric for metric in COLUMNS if any(metric in numbers for numbers in named.values())]
-    lines = [[label, *(_cell(numbers, m) for m in shown)] for label, numbers in named.items()]
-    return _grid(["", *(COLUMNS[metric][0] for metric in shown)], lines)
+    """Return the grid of one table: a line for each row, by its label, and one for HR."""
+    lines = {label: parts["row"] for label, parts in tested.items()}
+    of_hr = [parts["hr"] for parts in tested.values() if "hr" in parts]
+    if of_hr:
+        lines["HR"] = of_hr[0]
+    shown = [metric for metric in COLUMNS if any(metric in numbers for numbers in lines.values())]
+    cells = [[label, *(_cell(numbers, m) for m in shown)] for label, numbers in lines.items()]
+    return _grid(["", *(COLUMNS[metric][0] for metric in shown)], cells)
 
 
 def _cell(numbers: dict[str, list[float]], metric: str) -> str:
@@ -226,8 +209,8 @@ def draw(table: Table, row: Row, folder: Path) -> None:
     Args:
         table: The table.
         row: The row; nothing is drawn if it names no sheet.
-        folder: Where to; the images are ``photographs/<row>.webp``, ``front.webp``, and
-            ``<table>.webp`` of samples in it.
+        folder: Where to; the images are ``<row>.webp``, ``<sheet>.webp``, and ``<table>.webp`` of
+            samples, in ``photographs``.
     """
     labels = {row.name: row.label for row in table.rows}
     if row.sheet:
@@ -236,10 +219,11 @@ def draw(table: Table, row: Row, folder: Path) -> None:
         _sheet(
             table, row.sheet, beside | {row.label: row.name}, folder / IMAGES / f"{row.name}.webp"
         )
-    if row.name in table.front and all((ROWS / name / OUTPUTS).is_dir() for name in table.front):
-        dataset = table.sets[row.set].tables[0]
-        shown = {labels[name]: name for name in table.front}
-        _sheet(table, dataset, shown, folder / IMAGES / "front.webp")
+    for sheet, names in table.sheets.items():
+        if row.name in names and all((ROWS / name / OUTPUTS).is_dir() for name in names):
+            dataset = table.sets[row.set].tables[0]
+            shown = {labels[name]: name for name in names}
+            _sheet(table, dataset, shown, folder / IMAGES / f"{sheet}.webp")
     for name in table.sets[row.set].tables:
         names = table.tables[name].samples
         if row.name in names and all((ROWS / other / OUTPUTS).is_dir() for other in names):

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,7 +65,6 @@ class Row:
     about: What was seen in its images.
     generative: Whether it has controls with noise.
     sheet: Table whose images are shown; none if empty.
-    repeats: Row of the file that it is one training of, if that has several.
     """
 
     name: str
@@ -77,7 +75,6 @@ class Row:
     about: str = ""
     generative: bool = False
     sheet: str = ""
-    repeats: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,6 +99,7 @@ class Compared:
     regression: Row of one pass, likewise.
     samples: Rows of images generated without LR, whose first squares are shown line by line.
     about: What was seen in these.
+    on_page: Whether the page has it; the JSON has all.
     """
 
     title: str
@@ -110,6 +108,7 @@ class Compared:
     regression: str = ""
     samples: tuple[str, ...] = ()
     about: str = ""
+    on_page: bool = True
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ class Table:
     rows: All rows; each comes after the controls of its tables.
     claims: All claims.
     crops: Image and upper left corner of each crop that is shown.
-    front: Rows of one set that the README's image shows.
+    sheets: Rows of one set that an image shows beside each other, by the image's name.
     """
 
     sets: dict[str, Set]
@@ -150,7 +149,7 @@ class Table:
     rows: tuple[Row, ...]
     claims: tuple[Claim, ...] = ()
     crops: tuple[tuple[str, int, int], ...] = ()
-    front: tuple[str, ...] = ()
+    sheets: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check all names.
@@ -173,16 +172,12 @@ class Table:
         for name, table in self.tables.items():
             shown = filter(None, [table.bicubic, table.regression, *table.samples])
             _check(shown, rows, f"table {name!r}")
-        _check(self.front, rows, "`front`")
-        rows += [row.repeats for row in self.rows if row.repeats]
+        for name, shown_rows in self.sheets.items():
+            _check(shown_rows, rows, f"sheet {name!r}")
         for claim in self.claims:
             _check(claim.tables, self.tables, f"claim {claim.text!r}")
             against = [claim.than or self.tables[name].regression for name in claim.tables]
             _check([claim.row, *against], rows, f"claim {claim.text!r}")
-
-    def named(self, name: str) -> list[str]:
-        """Return the row of a name, or those of its trainings if it has several."""
-        return [row.name for row in self.rows if name in (row.name, row.repeats)]
 
     def training(self, name: str) -> Training:
         """Return a training by its name."""
@@ -194,8 +189,7 @@ class Table:
         Args:
             only: Names of the rows; all if empty.
         """
-        named = map(self.named, only or [row.name for row in self.rows])
-        names = set(chain.from_iterable(named))
+        names = set(only or [row.name for row in self.rows])
         for row in self.rows:
             if row.name in names:
                 for compared in map(self.tables.__getitem__, self.sets[row.set].tables):
@@ -257,8 +251,8 @@ def of_model(options: Iterable[str]) -> list[str]:
 def load(path: Path = TABLE) -> Table:
     """Read a table. An entry of ``options`` may be several words.
 
-    A training with ``seeds: n`` stands for n of them, and so does each row of it. A row with
-    ``also: [set]`` stands for another row, without controls and images, tested on that set.
+    A row with ``also: [set]`` stands for another row, without controls and images, tested on that
+    set.
 
     Args:
         path: The file.
@@ -271,9 +265,6 @@ def load(path: Path = TABLE) -> Table:
     content["rows"] = [each for entry in content["rows"] for each in _for_each_set(entry)]
     for entry in (*content["trainings"], *content["rows"], *content["sets"].values()):
         entry["options"] = " ".join(entry.get("options", [])).split()
-    seeds = {entry.get("name"): entry.pop("seeds", 0) for entry in content["trainings"]}
-    for entries in (content["trainings"], content["rows"]):
-        entries[:] = [each for entry in entries for each in _for_each_seed(entry, seeds)]
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--table", type=Table, required=True)
     try:
@@ -289,17 +280,6 @@ def _for_each_set(entry: dict[str, Any]) -> list[dict[str, Any]]:
     other = {k: v for k, v in entry.items() if k not in ("generative", "sheet", "about", "also")}
     also = entry.pop("also", [])
     return [entry, *(other | {"name": f"{entry['name']}_{name}", "set": name} for name in also)]
-
-
-def _for_each_seed(entry: dict[str, Any], seeds: dict[str, int]) -> list[dict[str, Any]]:
-    """Return a training, or a row of it, once for each of the training's seeds."""
-    name, of = entry.get("name", ""), entry.get("of", "")
-    each = []
-    for seed in range(seeds.get(of or name, 0)):
-        seeded = [*entry["options"], "--seed_everything", str(seed)]
-        own = {"of": f"{of}_{seed}", "repeats": name} if of else {"options": seeded}
-        each.append(entry | own | {"name": f"{name}_{seed}"})
-    return each or [entry]
 
 
 def _check(names: Iterable[str], among: Iterable[str], what: str) -> None:

@@ -62,7 +62,6 @@ RELATIVE = ResidualShift(kappa=4.0, min_noise=0.34, relative=True)
         (ResidualShift(), 0.2, (0.40, 0.55, 1.06)),
         (RELATIVE, 1.0, (0.50, 0.65, 0.92)),
         (ResidualShift(kappa=1.0), 0.136, (0.41, 0.57, 0.94)),
-        (ResidualShift(), 0.8, (0.74, 0.83, 1.13)),
     ],
 )
 def test_figures_of_the_page(process, deviation, powers):
