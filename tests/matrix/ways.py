@@ -461,6 +461,7 @@ WAYS: dict[str, Callable[[Cell], None]] = {
 
 
 EACH = ("train", "resume", "ddp", "evaluate")  # ways that every recipe meets
+TWO_PROCESSES = ("ddp", "fsdp", "2to1", "1to2")
 
 
 def left_out(cell: Cell) -> str:
@@ -473,11 +474,19 @@ def left_out(cell: Cell) -> str:
     trainer = recipe.shipped.get("trainer", {})
     if way == "evaluate" and trainer.get("limit_val_batches") == 0 and not recipe.predicts:
         return "its limit_val_batches is 0: it is only the base of other recipes"
+    if way in TWO_PROCESSES and trains_batch_norm(recipe.small["model"]):
+        return "it trains a batch norm, whose statistics several processes do not share: refused"
     if way == "compile" and not compilable(recipe.small["model"]):
         return "none of its classes is compiled"
     if way not in EACH and recipe not in chosen(way):
         return "another recipe of its family, of the same classes of model and data, meets it"
     return ""
+
+
+def trains_batch_norm(model: Any) -> bool:
+    """Whether a model is the autoencoder of principal components, not one in its latents."""
+    paths = [path for path, _ in classes(model)]
+    return paths[0] == "lightning_modules.Autoencoder" and any("PCA" in path for path in paths)
 
 
 @functools.cache
