@@ -1,7 +1,7 @@
 """Private names of Lightning, in one file.
 
-Each function names the public behaviour that is missing. Runs in ``tests/commands`` fail when
-Lightning changes the private name.
+Each function names the public behaviour that is missing.
+``tests/commands/test_lightning_internals.py`` fails when Lightning changes a private name.
 """
 
 from __future__ import annotations

@@ -256,7 +256,7 @@ class Images(Dataset[dict[str, Any]]):
     """
 
     needed: tuple[str, ...] = ("hr", "lr", "size")
-    """Fields of ``Sample`` of which the source gives at least one."""
+    """The source must give at least one of these fields of ``Sample``."""
 
     def __init__(self, source: Source, name: str, scale: float) -> None:
         self.source, self.name, self.scale = source, name, scale

@@ -90,7 +90,7 @@ def data_facts(trainer: Trainer) -> dict[str, Any]:
     data = getattr(trainer, "datamodule", None)
     if not isinstance(data, SRDataModule):
         return {}
-    order = data._order() if trainer.state.fn == "fit" else {}
+    order = data.state_dict() if trainer.state.fn == "fit" else {}
     facts = {name: _short(value) for name, value in order.items()}
     return {**facts, **data.files_seen()}
 

@@ -138,7 +138,7 @@ class Heartbeat:
                     return f"{self._name(rank)} stopped ({why})", status
                 time.sleep(0.05)
                 finished = store.add(FINISHED, 0)
-        self._over.set()  # nobody waits for this process, and the store ends with rank 0
+        self._over.set()  # nothing is left to send, and the store is gone once rank 0 exits
         return None
 
     # -------------------------------------------------------------------------------------- sending

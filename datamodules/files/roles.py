@@ -74,7 +74,7 @@ def roles_of(suffixes: tuple[str, ...]) -> Roles:
 
 
 def roles_in(shard: str, key: str, suffixes: tuple[str, ...]) -> Roles:
-    """Return ``roles_of`` the sample ``key`` of a shard, both of which an error names."""
+    """Return ``roles_of(suffixes)``; an error names the shard and the sample's key."""
     try:
         return roles_of(suffixes)
     except ValueError as error:

@@ -244,7 +244,7 @@ def spans(
 
 
 def _equal_length(side: int, tile: int, overlap: int, multiple: int, least: int) -> int:
-    """Return the smallest length of tiles of which no more are needed than of ``tile``."""
+    """Return the smallest length that needs no more tiles than ``tile`` does."""
     if side <= tile:
         return tile
     count = math.ceil((side - overlap) / (tile - overlap))
