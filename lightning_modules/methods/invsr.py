@@ -266,8 +266,8 @@ class InvSR(InLatents, Adversarial):
             distance = self.perceptual(x0, z).mean()
             self.log("train/perceptual", distance)
             loss = loss + self.losses.perceptual_weight * distance
-        judged = self.trainer.global_step >= self.losses.adversarial_start
-        if self.discriminator is not None and judged:
+        start = self.losses.adversarial_start
+        if self.discriminator is not None and self.trainer.global_step >= start:
             adversarial = hinge_generator(self._discriminator_logits(x0, t, conditions))
             self.log("train/adversarial", adversarial)
             loss = loss + self.losses.adversarial_weight * adversarial
