@@ -1,8 +1,9 @@
 """Released models: seconds a megapixel, and the same crops of photographs enlarged.
 
 `python -m benchmarks.models` writes `benchmarks/results/models.json`, the seconds of
-docs/models.md, and `docs/models.webp`. Seconds are those of one core; weights do not change them.
-Photographs are `kodak24` in `$ENLARGER_DATA`; `--weights NAME=FILE` names a copy of weights.
+docs/models.md, `docs/models.webp` and README's `docs/front.webp`. Seconds are those of one core;
+weights do not change them. Photographs are `kodak24` in `$ENLARGER_DATA`; `--weights NAME=FILE`
+names a copy of weights.
 """
 
 from __future__ import annotations
@@ -39,12 +40,15 @@ def main() -> None:
     copies = dict(word.split("=", 1) for word in options.parse_args().weights)
     torch.set_num_threads(1)
     write_report("models", {name: _cost(make()) for name, make in NETWORKS.items()}, seed=0)
+    _draw(copies)
+
+
+def _draw(copies: dict[str, str]) -> None:
     columns: dict[str, enlarger.Enlarger | None] = {"bicubic": None}
     for name in ("imdn-x4", "realesr-general-x4"):
-        columns[name] = enlarger.load(
-            name, **({"weights": copies[name]} if name in copies else {}), device="cpu"
-        )
+        columns[name] = enlarger.load(name, weights=copies.get(name), device="cpu")
     _sheet(columns).save(REPOSITORY / "docs/models.webp", quality=90, method=6)
+    _front(columns["realesr-general-x4"]).save(REPOSITORY / "docs/front.webp", quality=90, method=6)
 
 
 def _cost(network: nn.Module) -> dict[str, float]:
@@ -59,20 +63,37 @@ def _cost(network: nn.Module) -> dict[str, float]:
 
 
 def _sheet(columns: dict[str, enlarger.Enlarger | None]) -> Image.Image:
-    step, part = SHOWN + GAP, SHOWN // 4
-    size = (len(columns) * step - GAP, HEAD + len(CROPS) * step - GAP)
-    paper = Image.new("RGB", size, "white")
+    """Return a row for each photograph, and a column for each model."""
+    step = SHOWN + GAP
+    paper = Image.new("RGB", (len(columns) * step - GAP, HEAD + len(CROPS) * step - GAP), "white")
     pen = ImageDraw.Draw(paper)
-    for y, (name, (left, top)) in enumerate(CROPS.items()):
-        with Image.open(Path(os.environ["ENLARGER_DATA"], "kodak24", f"{name}.png")) as photo:
-            lr = photo.convert("RGB").crop((left - 32, top - 32, left + part + 32, top + part + 32))
-        for x, (label, model) in enumerate(columns.items()):
-            whole = (lr.width * 4, lr.height * 4)
-            sr = model.enlarge(lr) if model else lr.resize(whole, Image.Resampling.BICUBIC)
-            crop = sr.crop((128, 128, 128 + SHOWN, 128 + SHOWN))
-            paper.paste(crop, (x * step, HEAD + y * step))
-            pen.text((x * step + 2, 2), label, "black")
+    for x, (label, model) in enumerate(columns.items()):
+        pen.text((x * step + 2, 2), label, "black")
+        for y, name in enumerate(CROPS):
+            paper.paste(_crop(name, model), (x * step, HEAD + y * step))
     return paper
+
+
+def _front(model: enlarger.Enlarger | None) -> Image.Image:
+    """Return one row: of each photograph the half by bicubic, and the same half by the model."""
+    step, half = SHOWN + GAP, SHOWN // 2
+    paper = Image.new("RGB", (len(CROPS) * step - GAP, SHOWN), "white")
+    for x, name in enumerate(CROPS):
+        paper.paste(_crop(name, model), (x * step, 0))
+        paper.paste(_crop(name, None).crop((0, 0, half, SHOWN)), (x * step, 0))
+        paper.paste("white", (x * step + half - 1, 0, x * step + half + 1, SHOWN))
+    return paper
+
+
+def _crop(name: str, model: enlarger.Enlarger | None) -> Image.Image:
+    """Return a square of a photograph of Kodak's, enlarged by 4; by bicubic without a model."""
+    left, top = CROPS[name]
+    part = SHOWN // 4
+    with Image.open(Path(os.environ["ENLARGER_DATA"], "kodak24", f"{name}.png")) as photo:
+        lr = photo.convert("RGB").crop((left - 32, top - 32, left + part + 32, top + part + 32))
+    size = (lr.width * 4, lr.height * 4)
+    sr = model.enlarge(lr) if model else lr.resize(size, Image.Resampling.BICUBIC)
+    return sr.crop((128, 128, 128 + SHOWN, 128 + SHOWN))
 
 
 if __name__ == "__main__":
