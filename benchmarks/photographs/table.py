@@ -233,7 +233,7 @@ def texts(words: Iterable[str]) -> list[str]:
     """Return options, each file of our configurations as its content."""
     return [
         (REPOSITORY / word).read_text(encoding="utf-8")
-        if word.startswith("benchmarks/") and word.endswith(".yaml")
+        if word.startswith(("benchmarks/", "configs/")) and word.endswith(".yaml")
         else word
         for word in words
     ]
