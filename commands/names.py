@@ -23,6 +23,7 @@ BY_GROUP = {
         "pack": "Pack images into WebDataset tars.",
         "encode": "Write latents of the training images into shards, so that fit need not encode.",
         "freeze": "Write degraded images into files, for other programs.",
+        "migrate": "Print a configuration made of an option file of BasicSR or traiNNer-redux.",
         "prompt": "Write the embeddings of one prompt to a file, in place of a text encoder.",
         "weights": "List published weights, and download them.",
     },
@@ -43,6 +44,7 @@ TOOLS = {
     "doctor": "commands.doctor",
     "pack": "datamodules.pack.__main__",
     "freeze": "degradations.tools.freeze",
+    "migrate": "commands.migrate",
     "prompt": "lightning_modules.backbone.prompt",
     "weights": "callbacks.weights",
 }
