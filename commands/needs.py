@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from huggingface_hub import try_to_load_from_cache
-from jsonargparse import Namespace
+from jsonargparse import ArgumentError, Namespace
 from torch.overrides import TorchFunctionMode
 
 from callbacks.metrics.base import WeightsMetric
@@ -230,9 +230,12 @@ def sizes(config: Namespace, lacks: Sequence[Need]) -> str:
     content = _stand_ins(content, {need.value for need in lacks}, left_out)
     parser = Parser()
     parser.add_subclass_arguments(ImageModel, "model")
-    with _Empty():
+    try:
         parsed = parser.parse_object({"model": content})
-        model = cast(ImageModel, parser.instantiate_classes(parsed)["model"])
+        model = _built(parser, parsed)
+    except (ArgumentError, OSError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        return f"the size of the model is not known: {reason}"
     trained = frozen = weights = gradients = 0
     for parameter in model.parameters():
         memory = parameter.numel() * parameter.element_size()
@@ -254,6 +257,17 @@ def sizes(config: Namespace, lacks: Sequence[Need]) -> str:
         f"together {sum(parts.values()) / GIGABYTE:.2f}, and activations"
     )
     return f"{text}; without {', '.join(left_out)}" if left_out else text
+
+
+def _built(parser: Parser, config: Namespace) -> ImageModel:
+    try:
+        with _Empty():
+            return cast(ImageModel, parser.instantiate_classes(config)["model"])
+    except Exception as error:  # jsonargparse wraps those of constructors
+        if "meta tensor" not in str(error):
+            raise
+        # spandrel moves its networks between devices, so they need memory.
+        return cast(ImageModel, parser.instantiate_classes(config)["model"])
 
 
 def _stand_ins(node: Any, lacks: set[str], left_out: list[str]) -> Any:

@@ -50,7 +50,7 @@ def main(words: Sequence[str]) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         # A tar may name places outside; shutil takes no filter for zip files, which may not.
-        filters = {} if zipfile.is_zipfile(archive) else {"filter": "data"}
+        filters: dict[str, Any] = {} if zipfile.is_zipfile(archive) else {"filter": "data"}
         try:
             shutil.unpack_archive(archive, folder, **filters)
         except (OSError, ValueError, shutil.ReadError) as error:
