@@ -48,6 +48,7 @@ from commands.errors import ConfigurationError, RepeatedError, TemporaryError, p
 from commands.export.about import Origin
 from commands.export.export import ExportOptions, export, model_alone, of_run
 from commands.names import ABOUT
+from commands.needs import listed, missing, sizes
 from commands.process import keep_compiled_code, keep_freed_memory, prepare_output, raise_limit
 from commands.run.arithmetic import arithmetic
 from commands.run.checkpoints import Checkpoints, is_foreign_checkpoint_callback
@@ -182,6 +183,8 @@ class EnlargerCLI(LightningCLI):
         self.ranks = Ranks(60 * options.preflight_minutes, options.lost_after_seconds)
         self.ranks.signals.command = self.command
         WAITS.limit = 60 * options.wait_minutes
+        if self.command == "check" and self.world.is_first:
+            self._check_needs()
         reads_weights = weights_are_read(self.run, config, self.fits)
         self._weights_files = needed_files(config, reads_weights)
         self.resumed_from: Path | None = None
@@ -192,6 +195,21 @@ class EnlargerCLI(LightningCLI):
             self._lock(self.run.alone(options.lost_after_seconds))
         if self.command in ("fit", "check") and not is_dry:
             self._find_checkpoint()
+
+    def _check_needs(self) -> None:
+        """Print what is missing, and the size of the model.
+
+        Raises:
+            ConfigurationError: If the training cannot do without.
+        """
+        lacks = missing(self.config_dump or {})
+        sys.stdout.write(listed(lacks))
+        log.info("%s", sizes(self.config, lacks))
+        stopping = sum(need.stops for need in lacks)
+        if stopping:
+            raise ConfigurationError(
+                f"{stopping} of what fit needs are missing: they are listed above"
+            )
 
     def _output_folder(self) -> Path:
         folder = self.config.writer.folder

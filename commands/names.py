@@ -21,8 +21,10 @@ BY_GROUP = {
     },
     "data": {
         "pack": "Pack images into WebDataset tars.",
+        "prepare": "Turn a downloaded set of images into what configurations read.",
         "encode": "Write latents of the training images into shards, so that fit need not encode.",
         "freeze": "Write degraded images into files, for other programs.",
+        "migrate": "Print a configuration made of an option file of BasicSR or traiNNer-redux.",
         "prompt": "Write the embeddings of one prompt to a file, in place of a text encoder.",
         "weights": "List published weights, and download them.",
     },
@@ -42,7 +44,9 @@ TOOLS = {
     "preview": "degradations.tools.preview",
     "doctor": "commands.doctor",
     "pack": "datamodules.pack.__main__",
+    "prepare": "commands.prepare",
     "freeze": "degradations.tools.freeze",
+    "migrate": "commands.migrate",
     "prompt": "lightning_modules.backbone.prompt",
     "weights": "callbacks.weights",
 }

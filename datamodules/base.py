@@ -148,6 +148,7 @@ class SRDataModule(Predicted, LightningDataModule):
         self.listener: Listener | None = None  # a callback that measures training batches
         self.outputs: Outputs | None = None  # where predict writes; see commands/cli.py
         self._fingerprint = ""  # of the training images' keys
+        self._contents = ""  # hash of their keys and of some sizes and contents
         self._open_stage = ""  # stage whose next `setup` opens nothing
         self._plan: Plan | None = None
 
@@ -222,6 +223,7 @@ class SRDataModule(Predicted, LightningDataModule):
         stream = source if isinstance(source, Stream) else None
         images.plan = self._plan = stream.plan(*order) if stream else new_plan(source, *order)
         self._fingerprint = digest_of(stream.shards if stream else images.keys)
+        self._contents = _look_of(source)
         return images
 
     def plan(self) -> Plan:
@@ -388,7 +390,8 @@ class SRDataModule(Predicted, LightningDataModule):
         return self._order() if "train" in self._datasets else {}
 
     def _order(self) -> dict[str, Any]:
-        return {**self.plan().state, "images": self._fingerprint}
+        look = {"images": self._fingerprint, "contents": self._contents}
+        return {**self.plan().state, **look}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuse to resume on data that would give another order.

@@ -82,6 +82,8 @@ FIXED = (  # files that they write there
     "images.json",
 )
 # What a checkpoint restores, also if the configuration differs.
+# Where images and weights lie: checkpoints have names, sizes and hashes of what counts of them.
+PLACE = re.compile(r"^data\..*\.(root|hr|lr|urls|files)$|^model\..*_weights$")
 OF_CHECKPOINT = re.compile(r"(^|[._])(optimizer|lr_scheduler)(\.|$)")
 OPTIMIZER = re.compile(r"(optimizer)\.class_path$")
 # Where 1 is one batch and 1.0 all of them. Elsewhere 0, a default, is read again as 0.0.
@@ -318,6 +320,7 @@ class RunDirectory:
         for key, old, new in _changes(before, present):
             line = f"{key}: {old} -> {new}"
             is_free = any(f"{key}.".startswith(f"{prefix}.") for prefix in FREE)
+            is_free = is_free or PLACE.search(key) is not None
             if is_free or (key in GROWING and _grows(old, new)):
                 log.info("changed on resume: %s", line)
             elif not _is_restored(key, old, new, present):

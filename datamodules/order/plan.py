@@ -26,6 +26,7 @@ SHOWN = 100  # characters of a value in a message
 NAMES = {
     "groups": "the number of images in data.init_args.train",
     "images": "the hash of the names of the images in data.init_args.train",
+    "contents": "the hash of some files of data.init_args.train",
     "crops_per_image": "data.init_args.crops.per_image",
     "mixture": "the weights and samples of data.init_args.train",
     "shuffle": "data.init_args.train.init_args.shuffle",

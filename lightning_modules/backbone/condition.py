@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from degradations.device import copy_to
 from files.batch import Batch
 from files.checksums import check_folder
+from files.network import hub_answers
 from files.numbers import PositiveInt
 from files.paths import expand_path
 from files.tensors import read_file
@@ -206,8 +207,11 @@ def loaded(kind: str, path: str, subfolder: str = "") -> Any:
         ) from error
     place = expand_path(path, "path")
     check_folder(Path(place, subfolder))
+    is_local = not hub_answers()
     try:
-        return getattr(library, kind).from_pretrained(place, subfolder=subfolder)
+        return getattr(library, kind).from_pretrained(
+            place, subfolder=subfolder, local_files_only=is_local
+        )
     except (OSError, TypeError, ValueError) as error:  # TypeError: transformers 4, a missing file
         raise FileNotFoundError(
             f"{place} has no readable {subfolder or 'text encoder'} of transformers: "

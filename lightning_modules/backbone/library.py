@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from degradations.compiling import allow_kinds
 from files.checksums import check_folder
+from files.network import hub_answers
 from files.paths import expand_path
 from lightning_modules.networks.running import checkpointed, to_channels_last
 from lightning_modules.weights import refuse
@@ -105,12 +106,17 @@ def pretrained(key: str, kind: str, path: str, subfolder: str | None) -> Any:
         network, notes = library_class(kind).from_pretrained(
             place,
             subfolder=subfolder,
+            local_files_only=not hub_answers(),
             output_loading_info=True,
             low_cpu_mem_usage=False,  # True requires accelerate
             ignore_mismatched_sizes=True,  # reported below, with missing tensors
         )
     except OSError as error:
-        reason = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else str(error).splitlines()[0]
+        reason = str(error).splitlines()[0]
+        if HF_HUB_OFFLINE:
+            reason = "HF_HUB_OFFLINE is set"
+        elif not Path(place).is_dir() and not hub_answers():
+            reason = "the hub does not answer"
         raise FileNotFoundError(
             f"{key}: cannot load {folder}: {reason}; set a folder in diffusers' layout, or "
             f"download it by `hf download {place}` with internet access"

@@ -23,6 +23,7 @@ from torch import Tensor
 from degradations.bicubic import resize
 from files.batch import Batch
 from files.checksums import check_folder
+from files.network import hub_answers
 from files.numbers import NonNegativeInt, PositiveFloat, PositiveInt
 from files.paths import expand_path
 from lightning_modules.backbone.library import library_class
@@ -206,8 +207,9 @@ class SDUpscale(NothingToTrain, SuperResolver):
 def _loaded(path: str, revision: str | None) -> Any:
     place = expand_path(path, "SDUpscale.path")
     check_folder(Path(place))
+    is_local = not hub_answers()
     pipeline = library_class("StableDiffusionUpscalePipeline").from_pretrained(
-        place, revision=revision, low_cpu_mem_usage=False
+        place, revision=revision, low_cpu_mem_usage=False, local_files_only=is_local
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import Any
 
 import pytest
 from lightning.pytorch import LightningModule
+
+import main
+from tests.conftest import REPO
 
 Refusal = Callable[..., str]
 Enlarger = Callable[..., None]
@@ -57,3 +61,21 @@ def test_what_is_not_read_may_be_gone(tiny: Path, enlarger: Enlarger, trained: P
     Path("start.ckpt").unlink()
     enlarger("fit", *command, "--trainer.max_steps", 3)
     enlarger("test", *command)
+
+
+def test_check_lists_all_at_once_and_the_size_of_the_model(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """The model has its full size, and none of its weights is there."""
+    monkeypatch.delenv("ENLARGER_DATA", raising=False)
+    config = str(REPO / "configs/experiment/casarbi.yaml")
+    with caplog.at_level(logging.INFO), pytest.raises(SystemExit, match="2"):
+        main.main(["check", "--config", config, "--trainer.callbacks", "[callbacks.EMA]"])
+    printed = capsys.readouterr()
+    assert "fit --config configs/experiment/casarbi_base.yaml" in printed.out
+    assert "missing: $ENLARGER_DATA/ffhq_128  (data.train.root)" in printed.out
+    assert "https://github.com/NVlabs/ffhq-dataset" in printed.out
+    assert "error: 3 of what fit needs are missing" in printed.err
+    assert "45,388,115 parameters train" in caplog.text
+    assert "averages 0.18" in caplog.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -247,3 +248,17 @@ def test_weights_that_were_not_validated_are_named_after_a_resume_too(
     for steps in (7, 8):
         enlarger("fit", "--config", "tiny.yaml", "--trainer.max_steps", steps)
         assert f"step {steps} were not validated" in caplog.text
+
+
+def test_photographs_that_were_moved(
+    tiny: Path, photo_folder: Path, enlarger: Enlarger, refusal: Callable[..., str]
+) -> None:
+    """A path is not the data; other pixels under the same names are."""
+    command = ("fit", "--config", "tiny.yaml", "--trainer.max_steps")
+    enlarger(*command, 2)
+    shutil.copytree(photo_folder, "moved")
+    enlarger(*command, 3, "--data.train.root", "moved")
+    first = Path("moved/0.png")
+    shutil.copy("moved/1.png", first)
+    sentence = refusal(*command, 4, "--data.train.root", "moved")
+    assert "the hash of some files of data.train was" in sentence

@@ -1,0 +1,397 @@
+"""``main.py migrate FILE.yml``: a configuration out of an option file of BasicSR or traiNNer-redux.
+
+``configs/migrating.yaml`` says what becomes of each option. Here is what follows from several
+options together: batch sizes, sources of images, the class that trains.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import functools
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from commands.errors import CONFIGS, ConfigurationError
+from files.paths import read_text
+from files.yaml_loader import StrictLoader, plain_yaml
+
+MODES = {
+    "area": "area",
+    "bilinear": "bilinear",
+    "bicubic": "bicubic",
+    "nearest-exact": "nearest",
+}
+IMAGES = ("pairedimage", "singleimage", "realesrgan", "realesrganpaired", "singlegt")
+# Lightning refuses its own flags where a method has two optimisers.
+OF_ADVERSARIAL = {
+    "trainer.accumulate_grad_batches": "model.init_args.accumulate",
+    "trainer.gradient_clip_val": "model.init_args.clip",
+}
+TRAIN = "datasets.train."
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the command.
+
+    Args:
+        words: As typed after ``main.py migrate``.
+
+    Returns:
+        0.
+
+    Raises:
+        ConfigurationError: If the file is no option file.
+    """
+    parser = argparse.ArgumentParser(
+        prog="main.py migrate",
+        description="Print a configuration made of an option file of BasicSR or traiNNer-redux; "
+        "options without a counterpart are comments. docs/migrating.md",
+    )
+    parser.add_argument("file", help="The option file, such as options/train_x4.yml.")
+    file = Path(parser.parse_args(words).file)
+    try:
+        options = yaml.load(read_text(file), StrictLoader)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"migrate cannot read {file}: {error}") from error
+    if not isinstance(options, dict) or not {"scale", "network_g"} <= options.keys():
+        raise ConfigurationError(
+            f"{file} is no option file of BasicSR or traiNNer-redux: it has no scale or network_g"
+        )
+    migration = Migration(options)
+    command = "fit" if "train" in options else "test"
+    sys.stdout.write(f"# Made of {file.name}: python main.py {command} --config FILE\n")
+    sys.stdout.write(migration.text())
+    sys.stderr.write(
+        f"{migration.mapped} options have a counterpart; {migration.commented} have none, and are "
+        "comments\n"
+    )
+    return 0
+
+
+@functools.cache
+def table() -> dict[str, Any]:
+    """Return ``configs/migrating.yaml``: sections of options, and ``classes``."""
+    content: dict[str, Any] = plain_yaml(read_text(CONFIGS / "migrating.yaml"))
+    return content
+
+
+def entry_of(option: str) -> tuple[str, dict[str, Any]]:
+    """Return the section and the entry of an option, or of the one that it is a part of."""
+    option = re.sub(r"^datasets\.[^.]*", "datasets.train", option)
+    while option:
+        for section, entries in table().items():
+            for pattern, entry in entries.items():
+                if section != "classes" and fnmatch.fnmatchcase(option, pattern):
+                    return section, entry
+        option = option.rpartition(".")[0]
+    return "run", {"note": "unknown"}
+
+
+def options_of(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Return the options of a file by their path, whole classes as one.
+
+    Args:
+        content: The file's.
+        prefix: Path of ``content``, with a dot.
+    """
+    for name, value in content.items():
+        option = f"{prefix}{name}"
+        if isinstance(value, dict) and "class" not in entry_of(option)[1]:
+            yield from options_of(value, f"{option}.")
+        else:
+            yield option, _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    # Option files write steps as 5e3.
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, list) else value
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write what is repeated in full."""
+        return True
+
+
+class Migration:
+    """The configuration that is made of an option file.
+
+    Attributes:
+        config: Values by our keys, such as ``model.init_args.weights``.
+        comments: Options without a counterpart, by section of the table.
+        mapped: Number of options with a counterpart.
+
+    Args:
+        content: Of the option file.
+    """
+
+    def __init__(self, content: Mapping[str, Any]) -> None:
+        self.config: dict[str, Any] = {
+            "model.class_path": "lightning_modules.Regression",
+            "data.class_path": "datamodules.SRDataModule",
+            "degradation.class_path": "degradations.SecondOrder",
+            "trainer.max_epochs": -1,
+            "trainer.check_val_every_n_epoch": None,
+        }
+        self.comments: dict[str, list[str]] = {}
+        self.mapped = 0
+        self.content = content
+        self.options = dict(options_of(content))
+        self._join_options()
+        for option, value in self.options.items():
+            self._add(option, value)
+        self._add_sources()
+        self._choose_degradation()
+        self._choose_model()
+
+    @property
+    def commented(self) -> int:
+        """Number of options without a counterpart."""
+        return sum(len(comments) for comments in self.comments.values())
+
+    def text(self) -> str:
+        """Return the YAML."""
+        nested: dict[str, Any] = {}
+        for key, value in self.config.items():
+            *sections, name = key.split(".")
+            place = nested
+            for section in sections:
+                place = place.setdefault(section, {})
+            place[name] = value
+        parts = []
+        for section in dict.fromkeys(["run", "model", "data", "degradation", "trainer", *nested]):
+            parts += [f"# {comment}\n" for comment in self.comments.get(section, ())]
+            if section in nested:
+                value = nested[section]
+                flow = None if isinstance(value, dict) else False  # innermost lists on one line
+                parts.append(
+                    yaml.dump(
+                        {section: value},
+                        Dumper=_Dumper,
+                        default_flow_style=flow,
+                        sort_keys=False,
+                        width=110,
+                    )
+                )
+        return "".join(parts)
+
+    # ------------------------------------------------------------------------------ one option
+
+    def _add(self, option: str, value: Any) -> None:
+        entry = entry_of(option)[1]
+        key = entry.get("to")
+        if "class" in entry and value is not None:
+            self._add_class(option, value, entry)
+        elif key is None:
+            self._judge(option, value, entry)
+        else:
+            self.mapped += 1
+            if value is not None:
+                values = entry.get("values")
+                self.config[key] = values[value] if values else value
+
+    def _judge(self, option: str, value: Any, rule: Mapping[str, Any]) -> None:
+        # Of an option without a key of ours, which may ask for what is done anyway.
+        if "same" in rule:
+            is_same = value is None or value in rule["same"]
+        else:
+            is_same = value in (None, False, 0, "", [])
+        if is_same or rule.get("reads"):
+            self.mapped += 1
+        else:
+            self._comment(option, value, rule["note"])
+
+    def _comment(self, option: str, value: Any, note: str) -> None:
+        shown = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n")
+        comments = self.comments.setdefault(entry_of(option)[0], [])
+        comments.append(f"{option}: {shown.strip()}  -- {note}")
+
+    def _add_class(self, option: str, value: Any, entry: Mapping[str, Any]) -> None:
+        kind = entry["class"]
+        if kind == "losses":
+            for words in value if isinstance(value, list) else [value]:
+                self._add_loss(option, words)
+        elif kind == "metrics":
+            metrics = [self._class_of(f"{option}.{name}", value[name], kind) for name in value]
+            callbacks = self.config.setdefault(entry["to"], [])
+            callbacks += [metric for metric in metrics if metric is not None]
+        else:
+            described = self._class_of(option, value, kind)
+            if described is not None:
+                self.config[entry["to"]] = described
+
+    def _add_loss(self, option: str, words: Mapping[str, Any]) -> None:
+        weight = words.get("loss_weight", words.get("perceptual_weight", 1))
+        if weight == 0:
+            self.mapped += len(words)
+            return
+        loss = self._class_of(option, words, "losses")
+        if loss is None:
+            return
+        name = words["type"].lower().removesuffix("loss")
+        if name == "gan":
+            self.config["model.init_args.gan"] = loss["init_args"]
+        else:
+            self.config[f"model.init_args.losses.{name}"] = loss
+
+    def _class_of(self, option: str, words: Mapping[str, Any], kind: str) -> dict[str, Any] | None:
+        """Return our class for theirs; None if there is none."""
+        name = str(words["type"])
+        entry = table()["classes"][kind].get(name.lower(), {"note": f"none of our {kind}"})
+        if "note" in entry:
+            self._comment(f"{option}.type", name, entry["note"])
+        else:
+            self.mapped += 1
+        arguments = dict(entry.get("init", {}))
+        names = entry.get("arguments", {})
+        values = entry.get("values", {})
+        same = {"type": [name], **entry.get("same", {})}
+        if kind == "networks":
+            scale = [self.content.get("scale")]
+            same = {"num_in_ch": [3], "num_out_ch": [3], "upscale": scale, "scale": scale, **same}
+        for word, argument in words.items():
+            if word == "type":
+                continue
+            if word in same:
+                self._judge(
+                    f"{option}.{word}", argument, {"same": same[word], "note": f"of {name}"}
+                )
+            elif "class" in entry or "spandrel" in entry:
+                self.mapped += 1
+                if word in values:
+                    argument = values[word][argument]
+                arguments[names.get(word, word)] = argument
+            else:
+                self._comment(f"{option}.{word}", argument, f"of {name}")
+        if "spandrel" in entry:
+            network = {"train": True, "architecture": entry["spandrel"], "arguments": arguments}
+            return {"class_path": "lightning_modules.Spandrel", "init_args": network}
+        if "class" not in entry:
+            return None
+        return {"class_path": entry["class"], "init_args": arguments}
+
+    # ------------------------------------------------------------------------- several options
+
+    def _join_options(self) -> None:
+        """Put what several options say together into the one that has our key."""
+        options = self.options
+        gpus = options.get("num_gpu")
+        if gpus == 0:
+            options["num_gpu"] = 1
+        batch = f"{TRAIN}batch_size_per_gpu"
+        if batch in options and isinstance(gpus, int):
+            options[batch] *= max(gpus, 1)
+        if f"{TRAIN}lq_size" in options:
+            options[f"{TRAIN}gt_size"] = options[f"{TRAIN}lq_size"] * self.content["scale"]
+        flips = f"{TRAIN}use_hflip"
+        if options.get(flips) and not options.get(f"{TRAIN}use_rot", True):
+            options[flips] = "horizontal"
+        if options.get("use_amp"):
+            options["use_amp"] = "bf16-mixed" if options.get("amp_bf16") else "16-mixed"
+        if not options.get("val.tile_size"):
+            options.pop("val.tile_overlap", None)
+        if options.get("train.grad_clip"):
+            options["train.grad_clip"] = options.get("train.grad_clip_max_norm", 100)
+        for option in ("use_amp", "train.grad_clip", "val.tile_size", "train.ema_decay"):
+            if option in options:
+                options[option] = options[option] or None
+        schedule = options.get("train.scheduler") or {}
+        periods = schedule.get("periods", [])
+        if len(set(periods)) == 1 and set(schedule.get("restart_weights", [1])) == {1}:
+            end = {"eta_min": schedule.get("eta_min", 0)}
+            if len(periods) == 1:
+                schedule = {"type": "CosineAnnealingLR", "T_max": periods[0], **end}
+            else:
+                schedule = {"type": "CosineAnnealingWarmRestarts", "T_0": periods[0], **end}
+            options["train.scheduler"] = schedule
+        for option in ("resize_mode_list", "resize_mode_list2", "resize_mode_list3"):
+            modes = options.get(option, [])
+            if "lanczos" in modes:
+                self._comment(option, modes, "no lanczos")
+            if modes:
+                options[option] = [MODES[mode] for mode in modes if mode in MODES]
+
+    def _add_sources(self) -> None:
+        validates = self.options.get("val.val_enabled", True)
+        for name, words in (self.content.get("datasets") or {}).items():
+            part = re.sub(r"[_\d].*", "", name)
+            if part == "val" and not validates:
+                continue
+            source = self._source(name, words)
+            if source is None:
+                self._comment(f"datasets.{name}.type", words["type"], "no source of such data")
+            elif part == "train":
+                self.config["data.init_args.train"] = source
+            else:
+                key = re.sub(r"\W+", "_", words["name"])
+                self.config.setdefault(f"data.init_args.{part}", {})[key] = source
+
+    def _source(self, name: str, words: Mapping[str, Any]) -> dict[str, Any] | None:
+        if words["type"].lower().removesuffix("dataset") not in IMAGES:
+            return None
+        hr = _listed(words.get("dataroot_gt"))
+        lr = _listed(words.get("dataroot_lq"))
+        if not lr:
+            return {"class_path": "datamodules.Folder", "init_args": {"files": hr}}
+        if not hr:
+            return {"class_path": "datamodules.Inputs", "init_args": {"files": lr}}
+        suffix = words.get("filename_tmpl", "{}").replace("{}", "")
+        pairs = {}
+        for number, (large, small) in enumerate(zip(hr, lr, strict=False), 1):
+            folders = {"hr": large, "lr": small, "lr_suffix": suffix}
+            pairs[f"set{number}"] = {"class_path": "datamodules.Paired", "init_args": folders}
+        if len(pairs) == 1:
+            return pairs["set1"]
+        return {"class_path": "datamodules.Mix", "init_args": {"sources": pairs}}
+
+    def _choose_degradation(self) -> None:
+        train = self.config.get("data.init_args.train", {})
+        settings = [key for key in self.config if key.startswith("degradation.init_args.")]
+        if train.get("class_path") != "datamodules.Folder":  # pairs have LR
+            for key in ("degradation.class_path", *settings):
+                del self.config[key]
+        elif settings:
+            sharpens = self.content.get("model_type") == "RealESRGANModel"
+            usm = bool(sharpens or self.options.get("gt_usm"))
+            self.config["degradation.init_args.usm"] = usm
+        else:
+            self.config["degradation.class_path"] = "degradations.Bicubic"
+
+    def _choose_model(self) -> None:
+        config = self.config
+        decay = config.pop("callbacks.EMA", None)
+        if decay is not None:
+            average = {"class_path": "callbacks.EMA", "init_args": {"decay": decay, "first": None}}
+            config.setdefault("trainer.callbacks", []).append(average)
+        losses = {key: config[key] for key in config if key.startswith("model.init_args.losses.")}
+        l1 = {"class_path": "lightning_modules.L1", "init_args": {"weight": 1}}
+        is_adversarial = "model.init_args.discriminator" in config
+        if not is_adversarial:
+            config.pop("model.init_args.discriminator_optimizer", None)
+            config.pop("model.init_args.gan", None)
+        is_plain = list(losses.values()) in ([], [l1]) and not is_adversarial
+        if is_plain and not config.pop("model.init_args.sharpen", False):
+            for key in losses:
+                del config[key]
+            return
+        config["model.class_path"] = "lightning_modules.RealESRGAN"
+        config.setdefault("model.init_args.sharpen", False)
+        for key, own in OF_ADVERSARIAL.items():
+            if key in config:
+                config[own] = config.pop(key)
+
+
+def _listed(value: str | list[str] | None) -> list[str]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else value

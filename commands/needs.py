@@ -1,0 +1,301 @@
+"""What a run lacks, all of it at once, and the size of its model, before anything is loaded.
+
+``check`` prints both. Addresses are those of ``configs/weights.yaml`` and ``configs/needs.yaml``.
+"""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+import functools
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from jsonargparse import ArgumentError, Namespace
+from torch.overrides import TorchFunctionMode
+
+from callbacks.metrics.base import WeightsMetric
+from callbacks.weights import folders, manifest, place_of
+from commands.arguments.parser import Parser
+from commands.errors import CONFIGS, EXPERIMENTS
+from files.network import answers, hub_answers
+from files.own_modules import import_own
+from files.paths import expand_path, glob_paths, read_text
+from files.yaml_loader import plain_yaml
+from lightning_modules.base import ImageModel
+
+REPOSITORY = re.compile(r"[\w-]+/[\w.-]+")  # of the hub
+OF_REPOSITORY = ("network", "vae", "path")  # arguments that may name one
+OF_IMAGES = ("root", "hr", "lr", "urls", "files")  # arguments of sources
+GIGABYTE = 10**9
+# Values that torch's optimisers keep for each weight; 2 for others.
+MOMENTS = {"SGD": 1, "RMSprop": 1, "Adagrad": 1, "Muon": 1}
+
+
+class Need(NamedTuple):
+    """A file, a network of the hub or a folder of images that is missing.
+
+    key: The argument that names it, or the class.
+    stops: Whether training cannot do without, nor fetch it.
+    value: Its value.
+    source: Its address, or the command that makes it.
+    about: Size and licence, as far as they are known.
+    folder: Where it belongs.
+    """
+
+    key: str
+    stops: bool
+    value: str
+    source: str = ""
+    about: str = ""
+    folder: str = ""
+
+
+def missing(config: Mapping[str, Any]) -> list[Need]:
+    """Return what training would not find.
+
+    Args:
+        config: The whole configuration, of plain types, with defaults.
+    """
+    scale = config["data"]["init_args"].get("scale", 1)
+    needs: list[Need | None] = []
+    for key, value in _texts(config["model"], "model"):
+        needs.append(_of_model(key, value.replace("{scale}", f"{scale:g}")))
+    for part in ("train", "val"):
+        for key, value in _images(config["data"]["init_args"].get(part), f"data.{part}"):
+            needs.append(_of_data(key, value.replace("{scale}", f"{scale:g}")))
+    for callback in config["trainer"].get("callbacks") or []:
+        needs += _of_metric(callback)
+    return list(dict.fromkeys(need for need in needs if need is not None))
+
+
+def listed(needs: Sequence[Need]) -> str:
+    """Return a table of what is missing; lines are not broken, so that commands can be copied."""
+    lines = []
+    for need in needs:
+        lines.append(f"missing: {need.value}  ({need.key})")
+        facts = {"get it": need.source, "it is": need.about, "put it into": need.folder}
+        lines += [f"    {name:<12}{fact}" for name, fact in facts.items() if fact]
+    return "".join(f"{line}\n" for line in lines)
+
+
+@functools.cache
+def _known() -> dict[str, Any]:
+    content: dict[str, Any] = plain_yaml(read_text(CONFIGS / "needs.yaml"))
+    return content
+
+
+def _about(entry: Mapping[str, Any]) -> str:
+    parts = [entry.get("size"), entry.get("licence")]
+    return ", ".join(part for part in parts if part)
+
+
+def _texts(node: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Yield all texts of a configuration with their keys."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from _texts(value, key if name == "init_args" else f"{key}.{name}")
+    elif isinstance(node, list):
+        for value in node:
+            yield from _texts(value, key)
+    elif isinstance(node, str):
+        yield key, node
+
+
+def _images(node: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Yield the folders, files and addresses of sources of images, with their keys."""
+    if isinstance(node, list):
+        for value in node:
+            yield from _images(value, key)
+    if not isinstance(node, dict):
+        return
+    root = node.get("root")
+    for name, value in node.items():
+        if name in OF_IMAGES and isinstance(value, str | list):
+            if name == "root" and node.get("files"):
+                continue
+            for text in [value] if isinstance(value, str) else value:
+                place = os.path.join(root, text) if root and name == "files" else text
+                yield f"{key}.{name}", place
+        else:
+            yield from _images(value, key if name == "init_args" else f"{key}.{name}")
+
+
+def _exists(path: str) -> bool:
+    try:
+        expanded = expand_path(path, "")
+    except ValueError:  # a variable is not set
+        return False
+    pattern = re.sub(r"\{[^}]*\}", "*", expanded)  # {000..007}
+    return os.path.exists(expanded) or bool(glob_paths(pattern))
+
+
+def _of_model(key: str, value: str) -> Need | None:
+    name = key.rpartition(".")[2]
+    is_weights = name == "weights" or name.endswith("_weights")
+    if name not in OF_REPOSITORY and not is_weights:
+        return None
+    entry = manifest().get(value) if is_weights else None
+    if entry is not None:
+        return _of_file(key, value) if place_of(entry) is None else None
+    if _exists(value):
+        return None
+    if not is_weights and REPOSITORY.fullmatch(value):
+        return _of_hub(key, value)
+    stem = Path(value).name
+    recipes = sorted(EXPERIMENTS.rglob(f"{stem}.yaml"))
+    if recipes:
+        recipe = recipes[0].relative_to(CONFIGS.parent)
+        return Need(key, True, value, f"python main.py fit --config {recipe}", folder=value)
+    known = _known()["files"].get(stem, {})
+    return Need(key, True, value, known.get("source", ""), _about(known), str(Path(value).parent))
+
+
+def _of_hub(key: str, repository: str) -> Need | None:
+    for name in ("config.json", "unet/config.json", "vae/config.json", "model_index.json"):
+        if isinstance(try_to_load_from_cache(repository, name), str):
+            return None
+    known = _known()["hub"].get(repository, {})
+    return Need(
+        key,
+        not hub_answers(),
+        repository,
+        f"hf download {repository}",
+        _about(known),
+        "the hub's cache",
+    )
+
+
+def _of_file(key: str, name: str, stops: bool = True) -> Need:
+    entry = manifest()[name]
+    command = f"python main.py weights --fetch {name}, from {entry['source']}"
+    stops = stops and not answers(entry["source"])
+    return Need(key, stops, entry["file"], command, entry["licence"], str(folders()[0]))
+
+
+def _of_data(key: str, value: str) -> Need | None:
+    if "://" in value or value.startswith("pipe:") or _exists(value):
+        return None
+    parts = Path(value).parts
+    for name, known in _known()["data"].items():
+        for pattern in known["folders"]:
+            if any(fnmatch.fnmatchcase(part, pattern) for part in parts):
+                return Need(key, True, value, f"{name}: {known['source']}", _about(known), value)
+    return Need(key, True, value, folder=value)
+
+
+def _of_metric(callback: Any) -> list[Need | None]:
+    module, _, name = callback["class_path"].rpartition(".")
+    kind = getattr(import_own(module), name)
+    if not (isinstance(kind, type) and issubclass(kind, WeightsMetric)):
+        return []
+    metric = kind(**callback.get("init_args") or {})
+    key = callback["class_path"]
+    stops = metric.strict_weights
+    if not stops:
+        key += ", which is off without it"
+    lacks = [name for name in metric.files if place_of(manifest()[name]) is None]
+    return [_of_file(key, name, stops) for name in lacks]
+
+
+# ------------------------------------------------------------------------------------------ sizes
+
+
+class _Empty(TorchFunctionMode):
+    """Makes weights of layers without memory; constants stay as they are."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.empty and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
+def sizes(config: Namespace, lacks: Sequence[Need]) -> str:
+    """Return the parameters of the model and the memory of its training, in one line.
+
+    Networks of the hub that are missing are built by the sizes in ``configs/needs.yaml``.
+
+    Args:
+        config: Configuration of the command.
+        lacks: What is missing.
+    """
+    content = copy.deepcopy(config.model).as_dict()
+    left_out: list[str] = []
+    content = _stand_ins(content, {need.value for need in lacks}, left_out)
+    parser = Parser()
+    parser.add_subclass_arguments(ImageModel, "model")
+    try:
+        parsed = parser.parse_object({"model": content})
+        model = _built(parser, parsed)
+    except (ArgumentError, OSError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        return f"the size of the model is not known: {reason}"
+    trained = frozen = weights = gradients = 0
+    for parameter in model.parameters():
+        memory = parameter.numel() * parameter.element_size()
+        weights += memory
+        if parameter.requires_grad:
+            trained += parameter.numel()
+            gradients += memory
+        else:
+            frozen += parameter.numel()
+    optimizer = content["init_args"].get("optimizer")
+    name = optimizer["class_path"].rpartition(".")[2] if isinstance(optimizer, dict) else "Adam"
+    moments = gradients * MOMENTS.get(name, 2)
+    callbacks = [callback.class_path for callback in config.trainer.callbacks or []]
+    averages = gradients if "callbacks.EMA" in callbacks else 0
+    parts = {"weights": weights, "gradients": gradients, "optimiser": moments, "averages": averages}
+    memory_text = ", ".join(f"{part} {size / GIGABYTE:.2f}" for part, size in parts.items())
+    text = (
+        f"{trained:,} parameters train, {frozen:,} are frozen; GB of memory: {memory_text}, "
+        f"together {sum(parts.values()) / GIGABYTE:.2f}, and activations"
+    )
+    return f"{text}; without {', '.join(left_out)}" if left_out else text
+
+
+def _built(parser: Parser, config: Namespace) -> ImageModel:
+    try:
+        with _Empty():
+            return cast(ImageModel, parser.instantiate_classes(config)["model"])
+    except Exception as error:  # jsonargparse wraps those of constructors
+        if "meta tensor" not in str(error):
+            raise
+        # spandrel moves its networks between devices, so they need memory.
+        return cast(ImageModel, parser.instantiate_classes(config)["model"])
+
+
+def _stand_ins(node: Any, lacks: set[str], left_out: list[str]) -> Any:
+    """Replace what is missing: a network of the hub by its sizes, another part by nothing."""
+    if isinstance(node, list):
+        return [_stand_ins(value, lacks, left_out) for value in node]
+    if isinstance(node, str) and node in lacks:
+        raise _Unknown(node)
+    if not isinstance(node, dict):
+        return node
+    replaced: dict[str, Any] = {}
+    for name, value in node.items():
+        if name.endswith("weights"):  # they are loaded later
+            replaced[name] = value
+            continue
+        known = _known()["hub"].get(value, {}) if isinstance(value, str) else {}
+        if name in known and value in lacks:
+            replaced[name] = known[name]
+            continue
+        try:
+            replaced[name] = _stand_ins(value, lacks, left_out)
+        except _Unknown as error:
+            if "class_path" not in (value if isinstance(value, dict) else {}):
+                raise
+            replaced[name] = None
+            left_out.append(f"the {name} ({error})")
+    return replaced
+
+
+class _Unknown(Exception):  # noqa: N818  (no error)
+    """A part is missing, and its size is not known."""

@@ -1,0 +1,106 @@
+"""``main.py prepare NAME ARCHIVE``: a downloaded set in the form that configurations read.
+
+``configs/needs.yaml`` has the sets: how many images each has, and whether they become squares or
+shards. Images that are there already are kept, so that the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from commands.errors import CONFIGS, ConfigurationError
+from files.paths import expand_path, list_images, read_text
+from files.yaml_loader import plain_yaml
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the command.
+
+    Args:
+        words: As typed after ``main.py prepare``.
+
+    Returns:
+        0; the status of ``pack`` where the set becomes shards.
+
+    Raises:
+        ConfigurationError: If the archive has another number of images than the set.
+    """
+    recipes = plain_yaml(read_text(CONFIGS / "needs.yaml"))["prepare"]
+    parser = argparse.ArgumentParser(
+        prog="main.py prepare",
+        description="Turn a downloaded set of images into what configurations read.",
+    )
+    parser.add_argument("name", choices=recipes, help="The folder's name in configurations.")
+    parser.add_argument("archive", help="A zip or tar file, or the folder that it was unpacked to.")
+    parser.add_argument("--out", help="The new folder; by default $ENLARGER_DATA/NAME.")
+    options = parser.parse_args(words)
+    out = Path(expand_path(options.out or f"$ENLARGER_DATA/{options.name}", "--out"))
+    archive = Path(expand_path(options.archive, "ARCHIVE"))
+    if archive.is_dir():
+        return _prepare(archive, out, recipes[options.name])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+        # A tar may name places outside; shutil takes no filter for zip files, which may not.
+        filters: dict[str, Any] = {} if zipfile.is_zipfile(archive) else {"filter": "data"}
+        try:
+            shutil.unpack_archive(archive, folder, **filters)
+        except (OSError, ValueError, shutil.ReadError) as error:
+            raise ConfigurationError(f"prepare cannot unpack {archive}: {error}") from error
+        return _prepare(Path(folder), out, recipes[options.name])
+
+
+def _prepare(source: Path, out: Path, recipe: Mapping[str, Any]) -> int:
+    images = list_images(source)
+    folders = recipe.get("folders")
+    if folders:
+        images = [path for path in images if path.parent.name in folders]
+    count = recipe["count"]
+    if recipe.get("first"):
+        images = images[:count]
+    if len(images) != count:
+        raise ConfigurationError(
+            f"{source} has {len(images):,} images of this set, which has {count:,}: is the "
+            "download complete?"
+        )
+    if "pack" in recipe:
+        from datamodules.pack.__main__ import main as pack
+
+        with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as paths:
+            paths.writelines(f"{path.resolve()}\n" for path in images)
+            paths.flush()
+            return pack([paths.name, str(out), *recipe["pack"]])
+    for path in images:
+        target = out / path.name
+        if recipe.get("side"):
+            target = target.with_suffix(".png")
+        if not target.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _write(path, target, recipe.get("side"))
+    sys.stdout.write(f"{count:,} images in {out}\n")
+    return 0
+
+
+def _write(path: Path, target: Path, side: int | None) -> None:
+    """Copy an image, or the square in its middle; whole, or not at all."""
+    unfinished = target.with_name(f".{target.name}")
+    with Image.open(path) as image:
+        if side is None or image.size == (side, side):
+            shutil.copyfile(path, unfinished)
+        else:
+            width, height = image.size
+            edge = min(width, height)
+            left = (width - edge) // 2
+            top = (height - edge) // 2
+            box = (left, top, left + edge, top + edge)
+            square = image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC, box)
+            square.save(unfinished)
+    unfinished.replace(target)

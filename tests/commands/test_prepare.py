@@ -1,0 +1,32 @@
+"""A downloaded archive becomes the folder that configurations name."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from commands.errors import ConfigurationError
+from commands.prepare import _prepare, main
+
+
+def test_an_archive(tmp_path: Path) -> None:
+    for number in range(24):
+        (tmp_path / "kodak").mkdir(exist_ok=True)
+        Image.new("RGB", (8, 6), (number, 0, 0)).save(tmp_path / f"kodak/{number}.png")
+    archive = shutil.make_archive(str(tmp_path / "kodak"), "zip", tmp_path / "kodak")
+    out = tmp_path / "kodak24"
+    assert main(["kodak24", archive, "--out", str(out)]) == 0
+    assert len(list(out.iterdir())) == 24
+    (tmp_path / "kodak/5.png").unlink()
+    with pytest.raises(ConfigurationError, match="has 23 images of this set, which has 24"):
+        main(["kodak24", str(tmp_path / "kodak"), "--out", str(out)])
+
+
+def test_squares(tmp_path: Path) -> None:
+    Image.new("RGB", (30, 20)).save(tmp_path / "wide.png")
+    _prepare(tmp_path, tmp_path / "out", {"count": 1, "side": 8})
+    with Image.open(tmp_path / "out/wide.png") as image:
+        assert image.size == (8, 8)
