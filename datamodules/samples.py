@@ -146,18 +146,22 @@ def _mix(word: int) -> int:
     return word ^ (word >> SHIFTS[2])
 
 
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Let a source, a stage or an augmentation of one's own draw from the sample's seed.
+def seed_generators(seed: int) -> None:
+    """Let a source, a stage or an augmentation of one's own draw from the sample's seed."""
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)
+    torch.default_generator.manual_seed(seed)
 
-    It seeds Python's, NumPy's and torch's generators, and outside of workers restores them.
+
+@contextmanager
+def restored_generators() -> Iterator[None]:
+    """Restore Python's, NumPy's and torch's generators afterwards, outside of workers.
+
+    Around a whole batch, since it takes longer than all other work of ours for a sample.
     """
     before = None
     if get_worker_info() is None:
         before = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
-    random.seed(seed)
-    np.random.seed(seed & 0xFFFFFFFF)
-    torch.default_generator.manual_seed(seed)
     try:
         yield
     finally:
@@ -165,6 +169,14 @@ def seeded(seed: int) -> Iterator[None]:
             random.setstate(before[0])
             np.random.set_state(before[1])
             torch.default_generator.set_state(before[2])
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the generators for one sample, and restore them afterwards."""
+    with restored_generators():
+        seed_generators(seed)
+        yield
 
 
 class Skipped(NamedTuple):
@@ -373,7 +385,8 @@ class TrainingImages(Images):
             ValueError: As ``__getitem__``.
         """
         clock = Preparation()
-        samples = [self._sample(item) for item in items]
+        with restored_generators():
+            samples = [self._sample(item) for item in items]
         samples[0]["clock"] = clock
         return samples
 
@@ -384,13 +397,14 @@ class TrainingImages(Images):
             UnreadableImage: If the image is broken, or smaller than the crop, and is not replaced.
             ValueError: If it breaks the contract, or no replacement can be used.
         """
-        return self._sample(item)
+        with restored_generators():
+            return self._sample(item)
 
     def _sample(self, item: Item) -> dict[str, Any]:
-        with seeded(item.seed):
-            sample, index, skipped = self._usable(item)
-            if self.augment is not None:
-                self._augmented(sample, index, item.seed)
+        seed_generators(item.seed)
+        sample, index, skipped = self._usable(item)
+        if self.augment is not None:
+            self._augmented(sample, index, item.seed)
         return {
             **sample,
             "key": self.keys[index],

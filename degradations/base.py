@@ -15,6 +15,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple, Self, TypeAlias, TypeVar
 
 import torch
@@ -27,7 +28,7 @@ N = TypeVar("N", int, float)
 Size: TypeAlias = tuple[int, int]  # (H, W)
 Range: TypeAlias = tuple[float, float]  # lowest and highest value
 IntegerRange: TypeAlias = tuple[int, int]
-ImageFunction: TypeAlias = Callable[[Tensor, Params], Tensor]  # of one image
+ImageFunction: TypeAlias = Callable[[Tensor], Tensor]  # of one image, (1, C, H, W)
 
 
 class Canvas(NamedTuple):
@@ -211,6 +212,24 @@ class Stage(nn.Module, ABC):
         """
         return params
 
+    def image_functions(self, params: Params, x: Tensor) -> list[ImageFunction]:
+        """Return, for each image, the function that applies its drawn parameters to it.
+
+        The images are then processed one after the other. By default each function is `forward`
+        with the parameters of its image, cut out as tensors; a stage that takes them as Python
+        numbers saves most of the time that does not depend on the pixels.
+
+        Args:
+            params: What `prepare` returned, of all B images.
+            x: (B, C, H, W), the batch that entered the degradation: for B and the device. The
+                functions get images of any size.
+
+        Returns:
+            B functions from (1, C, H, W) to (1, C', H', W').
+        """
+        each_params = split_params(params, len(x))
+        return [partial(self, params=image_params) for image_params in each_params]
+
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Apply the drawn parameters to images of differing sizes in one tensor.
 
@@ -235,8 +254,11 @@ class Stage(nn.Module, ABC):
             pixels = self._same_size(extended, params)
             return canvas.with_pixels(pixels)
         if canvas.filled:
-            pixels = each_image(self._same_size, canvas.pixels, params)
-            return canvas.with_pixels(pixels)
+            images = []
+            each_params = split_params(params, len(canvas.pixels))
+            for image, image_params in zip(torch.split(canvas.pixels, 1), each_params, strict=True):
+                images.append(self._same_size(image, image_params))
+            return canvas.with_pixels(torch.cat(images))
         return each_alone(canvas, params, self._same_size)
 
     def _same_size(self, x: Tensor, params: Params) -> Tensor:
@@ -265,6 +287,40 @@ class Stage(nn.Module, ABC):
     def alone(self) -> bool:
         """Whether `on_canvas` cuts images out and passes them to `forward` one by one."""
         return not self.pixelwise and type(self).on_canvas is Stage.on_canvas
+
+
+class DeviceStage(Stage):
+    """A stage with one implementation for a CPU and one for a GPU, `on_canvas`."""
+
+    @abstractmethod
+    def cpu_functions(self, params: Params, x: Tensor) -> list[ImageFunction]:
+        """Return `image_functions` for images on a CPU."""
+
+    def image_functions(self, params: Params, x: Tensor) -> list[ImageFunction]:
+        """Return `cpu_functions` on a CPU; on a GPU, `on_canvas` runs for each image alone."""
+        if x.device.type == "cpu":
+            return self.cpu_functions(params, x)
+        return super().image_functions(params, x)
+
+    def forward(self, x: Tensor, params: Params) -> Tensor:
+        """Process images on a CPU one by one, on a GPU by `on_canvas`: (B, C, H, W)."""
+        if x.device.type == "cpu":
+            return by_images(self, x, params)
+        return self.on_canvas(Canvas.of(x), params).pixels
+
+
+def by_images(stage: Stage, x: Tensor, params: Params) -> Tensor:
+    """Run the `image_functions` of a stage on (B, C, H, W); the results have one size."""
+    functions = stage.image_functions(stage.prepare(params), x)
+    images = [function(image) for function, image in zip(functions, torch.split(x, 1), strict=True)]
+    return torch.cat(images)
+
+
+def in_order(image: Tensor, functions: Sequence[ImageFunction]) -> Tensor:
+    """Apply functions to an image, first to last."""
+    for function in functions:
+        image = function(image)
+    return image
 
 
 def _version(x: Tensor) -> int | None:
@@ -510,29 +566,10 @@ def check_range(
     return lower, upper
 
 
-def each_image(
-    function: ImageFunction,
-    x: Tensor,
-    params: Params,
-) -> Tensor:
-    """Apply a function that takes an image (1, C, H, W) to each of (B, C, H, W).
-
-    Args:
-        function: Maps an image and its parameters to an image.
-        x: The images.
-        params: Their parameters, as tensors.
-    """
-    images = []
-    each_params = split_params(params, len(x))
-    for image, image_params in zip(torch.split(x, 1), each_params, strict=True):
-        images.append(function(image, image_params))
-    return torch.cat(images)
-
-
 def each_alone(
     canvas: Canvas,
     params: Params,
-    function: ImageFunction,
+    function: Callable[[Tensor, Params], Tensor],
 ) -> Canvas:
     """Cut out each image of a canvas and apply a function to it; the host waits for the device.
 
@@ -554,7 +591,7 @@ def each_alone(
 def each_on_host(
     canvas: Canvas,
     params: Params,
-    function: ImageFunction,
+    function: Callable[[Tensor, Params], Tensor],
 ) -> Canvas:
     """As ``each_alone`` for a function that works on the CPU: one copy each way, one wait."""
     host_params = _fetched(params)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from degradations.base import Canvas, Degradation, Stage, check_images, each_image, select
+from degradations.base import (
+    Canvas,
+    Degradation,
+    ImageFunction,
+    Stage,
+    by_images,
+    check_images,
+    in_order,
+    select,
+)
 from degradations.draws import Draws, Integers, Params, Seeds, check_probabilities, to_device
 from files.numbers import NonNegativeFloat, UnitInterval
 
@@ -48,11 +58,14 @@ class Sometimes(Stage):
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Apply the stage to some images of (B, C, H, W)."""
-        if len(x) > 1:
-            return each_image(self, x, params)
-        if not params["applied"].item():
-            return x
-        return self.stage(x, params["stage"])
+        return by_images(self, x, params)
+
+    def image_functions(self, params: Params, x: Tensor) -> list[ImageFunction]:
+        """Return the stage's functions, or nothing in their place, for each image."""
+        functions = self.stage.image_functions(params["stage"], x)
+        applied = params["applied"].tolist()
+        some = zip(functions, applied, strict=True)
+        return [function if is_applied else _unchanged for function, is_applied in some]
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Apply the stage to all images, then select unless all are alike."""
@@ -95,6 +108,10 @@ class _Several(Stage):
             params[name] = stage.draw(draws.fold(name), shape)
         return params
 
+    def _functions_of_each(self, params: Params, x: Tensor) -> list[list[ImageFunction]]:
+        stages = self._stages().items()
+        return [stage.image_functions(params[name], x) for name, stage in stages]
+
     def prepare(self, params: Params) -> Params:
         """Prepare the parameters of the stages."""
         prepared = dict(params)
@@ -131,11 +148,13 @@ class OneOf(_Several):
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Apply to each image of (B, C, H, W) its stage."""
-        if len(x) > 1:
-            return each_image(self, x, params)
-        names = list(self.stages)
-        name = names[int(params["which"].item())]
-        return self.stages[name](x, params[name])
+        return by_images(self, x, params)
+
+    def image_functions(self, params: Params, x: Tensor) -> list[ImageFunction]:
+        """Return for each image the function of its stage."""
+        functions = self._functions_of_each(params, x)
+        which = params["which"].tolist()
+        return [functions[index][i] for i, index in enumerate(which)]
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Apply all stages, and select one for each image."""
@@ -168,13 +187,16 @@ class Shuffled(_Several):
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Apply the stages to each image of (B, C, H, W) in its own order."""
-        if len(x) > 1:
-            return each_image(self, x, params)
-        names = list(self.stages)
-        for index in params["order"][0].tolist():
-            name = names[index]
-            x = self.stages[name](x, params[name])
-        return x
+        return by_images(self, x, params)
+
+    def image_functions(self, params: Params, x: Tensor) -> list[ImageFunction]:
+        """Return for each image a function of all stages in its own order."""
+        functions = self._functions_of_each(params, x)
+        ordered: list[ImageFunction] = []
+        for i, indices in enumerate(params["order"].tolist()):
+            own = [functions[index][i] for index in indices]
+            ordered.append(partial(in_order, functions=own))
+        return ordered
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Apply the stages in rounds, each stage to the images whose next one it is.
@@ -194,6 +216,10 @@ class Shuffled(_Several):
             canvas = select(is_next[:, 0], output, canvas)
             place = place + is_next
         return canvas
+
+
+def _unchanged(image: Tensor) -> Tensor:
+    return image
 
 
 def items_of(modules: nn.ModuleDict) -> list[Any]:

@@ -14,6 +14,7 @@ and after any resume, without generator states to save. The n-th call of a strea
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -163,10 +164,8 @@ class Draws:
         options = np.asarray(values)
         if p is None:
             return options[self.integers(0, len(options))]
-        edges = np.cumsum(check_probabilities(p, len(options)))
-        # Divided by the last edge: a sum just below 1 must not select a last value of p = 0.
-        edges = edges / edges[-1]
-        indices = np.searchsorted(edges, self._unit(), side="right")
+        edges = _edges(tuple(p), len(options))
+        indices = edges.searchsorted(self._unit(), side="right")
         return options[indices]
 
     def bernoulli(self, p: Number) -> Booleans:
@@ -190,6 +189,14 @@ class Draws:
         """Draw (B,) float64 in [0, 1), a uniform multiple of 2**-53."""
         upper_bits = self.words() >> _ELEVEN
         return upper_bits.astype(np.float64) * 2.0**-53
+
+
+@functools.cache  # takes longer than the draw
+def _edges(p: tuple[float, ...], count: int) -> Floats:
+    """Return the upper ends of the intervals of [0, 1] with these lengths."""
+    edges = np.cumsum(check_probabilities(p, count))
+    # Divided by the last edge: a sum just below 1 must not select a last value of p = 0.
+    return np.asarray(edges / edges[-1], np.float64)
 
 
 def _draws_of(state: Words) -> Draws:

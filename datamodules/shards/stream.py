@@ -34,6 +34,7 @@ from degradations.base import Degradation
 from degradations.seeds import seed_of
 from files.clock import READING
 from files.images.decode import UnreadableImage, read_size
+from files.images.jpeg import read_header
 from files.numbers import NonNegativeInt, PositiveFloat, PositiveInt
 from files.own_modules import own_environment
 
@@ -363,8 +364,8 @@ def samples_of(sources: Iterable[dict[str, Any]], notes: list[Skipped]) -> Itera
                 for sample in group_by_keys(_to_the_end(files, tar), keys=_split):
                     yield sample
                     with suppress(UnreadableImage, KeyError, ValueError):
-                        image = roles_of(tuple(sample)).members["hr"]
-                        sizes[sample["__key__"]] = read_size(io.BytesIO(sample[image]))
+                        image = sample[roles_of(tuple(sample)).members["hr"]]
+                        sizes[sample["__key__"]] = _size_of(image)
         except BROKEN as error:
             # Not what webdataset adds: its stream and the address, which may hold a password.
             reason = "it is truncated, damaged or compressed"
@@ -374,6 +375,14 @@ def samples_of(sources: Iterable[dict[str, Any]], notes: list[Skipped]) -> Itera
             notes.append(Skipped(shown(url), "unreadable tar", message, True))
             continue
         refuse_mixed(f"shard {shown(url)}", list(sizes), list(sizes.values()).__getitem__)
+
+
+def _size_of(image: bytes) -> tuple[int, int]:
+    """Return (W, H) as `read_size`, of a JPEG without metadata in a tenth of the time."""
+    header = read_header(image)
+    if header is not None and not header.tagged:
+        return header.width, header.height
+    return read_size(io.BytesIO(image))
 
 
 def _split(name: str) -> tuple[str | None, str | None]:

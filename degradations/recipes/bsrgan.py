@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from degradations.base import Canvas, IntegerRange, Range, Stage, check_range, check_scale
+from degradations.base import (
+    Canvas,
+    ImageFunction,
+    IntegerRange,
+    Range,
+    Stage,
+    check_range,
+    check_scale,
+    in_order,
+)
 from degradations.compose import OneOf, Shuffled, Sometimes
 from degradations.draws import Booleans, Draws, Floats, Integers, Params
 from degradations.pipeline import Pipeline
@@ -142,11 +152,12 @@ class SampleGaussian(KernelStage):
         kernel = profile.unsqueeze(2) * profile.unsqueeze(1)
         return normalized(kernel)
 
-    def forward(self, x: Tensor, params: Params) -> Tensor:
-        """Blur and sample (B, C, H, W) to the LR size."""
+    def cpu_functions(self, params: Params, x: Tensor) -> list[ImageFunction]:
+        """Return for each image the blur, followed by the sampling to the LR size."""
         size = params["resize"]["size"][0].tolist()
-        blurred = super().forward(x, params)
-        return resample(blurred, size, "nearest")
+        sample = partial(resample, size=size, mode="nearest")
+        blurs = super().cpu_functions(params, x)
+        return [partial(in_order, functions=[blur, sample]) for blur in blurs]
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Apply as `forward`."""

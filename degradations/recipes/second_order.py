@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,13 +11,15 @@ from torch import Tensor
 
 from degradations.base import (
     Canvas,
+    ImageFunction,
     IntegerRange,
     Range,
     Size,
     Stage,
+    by_images,
     check_range,
     check_scale,
-    each_image,
+    in_order,
     select,
 )
 from degradations.compose import OneOf, Sometimes
@@ -121,16 +124,21 @@ class SincAndJPEG(Stage):
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Return (B, C, h, w) of the LR size, each image in its own order."""
-        if len(x) > 1:
-            return each_image(self, x, params)
-        jpeg_last = params["jpeg_last"].item()
-        if not jpeg_last:
-            x = self.jpeg(x, params["jpeg"])
-        x = self.resize(x, params["resize"])
-        x = self.sinc(x, params["sinc"])
-        if jpeg_last:
-            x = self.jpeg(x, params["jpeg"])
-        return x
+        return by_images(self, x, params)
+
+    def image_functions(self, params: Params, x: Tensor) -> list[ImageFunction]:
+        """Return for each image a function of all steps in its own order."""
+        resizes = self.resize.image_functions(params["resize"], x)
+        sincs = self.sinc.image_functions(params["sinc"], x)
+        jpegs = self.jpeg.image_functions(params["jpeg"], x)
+        functions: list[ImageFunction] = []
+        for i, jpeg_last in enumerate(params["jpeg_last"].tolist()):
+            if jpeg_last:
+                steps = [resizes[i], sincs[i], jpegs[i]]
+            else:
+                steps = [jpegs[i], resizes[i], sincs[i]]
+            functions.append(partial(in_order, functions=steps))
+        return functions
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Apply both orders around one JPEG, and select one for each image."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -21,7 +22,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from degradations.base import Canvas, IntegerRange, Range, Size, Stage, check_range, each_image
+from degradations.base import (
+    Canvas,
+    DeviceStage,
+    ImageFunction,
+    IntegerRange,
+    Range,
+    Size,
+    check_range,
+)
 from degradations.draws import Booleans, Draws, Floats, Params, check_probabilities
 from files.numbers import UnitInterval
 
@@ -74,29 +83,24 @@ def prepare_kernels(psf: Tensor) -> Params:
     }
 
 
-def convolve(x: Tensor, params: Params) -> Tensor:
-    """Convolve each image with its own kernel.
+def convolve(x: Tensor, kernel: Tensor, radius: int, separable: bool) -> Tensor:
+    """Convolve an image on the CPU with a kernel.
 
     Args:
-        x: (B, C, H, W) float32.
-        params: The result of `prepare_kernels`.
+        x: (1, C, H, W) float32.
+        kernel: (K, K), flipped, with its effective radius, as of `prepare_kernels`.
+        radius: The effective radius.
+        separable: Whether the kernel is the product of a column and a row.
     """
-    if x.device.type != "cpu":
-        return convolve_canvas(Canvas.of(x), params["psf"]).pixels
-    if len(x) != 1:
-        return each_image(convolve, x, params)
-    radius = int(params["radius"].item())
     if radius == 0:
         return x
     image = x[0].contiguous()
-    H, W = image.shape[1:]
-    kernel = params["kernels"][0]
     n = len(kernel) // 2
     rings = slice(n - radius, n + radius + 1)
     kernel = kernel[rings, rings]
-    if params["separable"].item():
+    if separable:
         y = _by_rows_and_columns(image, kernel)
-    elif radius <= 5 or max(H, W) <= _ONE_TILE:
+    elif radius <= 5 or max(image.shape) <= _ONE_TILE:
         y = _by_opencv(image, kernel)
     else:
         y = _by_fourier(image, kernel)
@@ -391,7 +395,7 @@ def _axis(extent: int, like: Tensor) -> Tensor:
     return torch.arange(-extent, extent + 1, device=like.device, dtype=like.dtype)
 
 
-class KernelStage(Stage):
+class KernelStage(DeviceStage):
     """A stage that convolves each image with its own kernel; subclasses write `draw` and `psf`."""
 
     @abstractmethod
@@ -405,10 +409,17 @@ class KernelStage(Stage):
         kernels = prepare_kernels(self.psf(params))
         return {**params, "convolution": kernels}
 
-    def forward(self, x: Tensor, params: Params) -> Tensor:
-        """Convolve (B, C, H, W), each image with its own kernel; borders are mirrored."""
-        kernels = self.prepare(params)["convolution"]
-        return convolve(x, kernels)
+    def cpu_functions(self, params: Params, x: Tensor) -> list[ImageFunction]:
+        """Return for each image the convolution with its kernel; borders are mirrored."""
+        functions: list[ImageFunction] = []
+        prepared = self.prepare(params)["convolution"]
+        kernels = prepared["kernels"].unbind()
+        radii = prepared["radius"].tolist()
+        separable = prepared["separable"].tolist()
+        for kernel, radius, is_separable in zip(kernels, radii, separable, strict=True):
+            function = partial(convolve, kernel=kernel, radius=radius, separable=is_separable)
+            functions.append(function)
+        return functions
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Convolve all images at once, whatever the radii of their kernels."""

@@ -7,13 +7,22 @@ float32 would round (and more so in TF32).
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from degradations.base import Canvas, IntegerRange, Size, Stage, check_range, rounded_up
+from degradations.base import (
+    Canvas,
+    DeviceStage,
+    ImageFunction,
+    IntegerRange,
+    Size,
+    check_range,
+    rounded_up,
+)
 from degradations.device import constant
 from degradations.draws import Draws, Params, check_probabilities
 from degradations.images import Bytes, from_bytes, to_bytes
@@ -326,7 +335,7 @@ def _from_blocks(blocks: Tensor, shape: torch.Size) -> Tensor:
     return grid.transpose(3, 4).reshape(shape)
 
 
-class JPEG(Stage):
+class JPEG(DeviceStage):
     """Save as baseline JPEG and load again, with quality and chroma subsampling per image.
 
     The image is clamped and rounded to 8 bits. All paths give the pixels of Pillow, bit for bit. On
@@ -372,20 +381,19 @@ class JPEG(Stage):
             "subsampling": draws.choice(indices, self.subsampling),
         }
 
-    def forward(self, x: Tensor, params: Params) -> Tensor:
-        """Code (B, 3, H, W) of any values; the output holds multiples of 1/255."""
-        if x.device.type != "cpu":
-            return self.on_canvas(Canvas.of(x), params).pixels
+    def cpu_functions(self, params: Params, x: Tensor) -> list[ImageFunction]:
+        """Return for each image the codec, whose outputs hold multiples of 1/255."""
+        functions: list[ImageFunction] = []
         qualities = params["quality"].tolist()
         indices = params["subsampling"].tolist()
-        images = []
-        for image, quality, index in zip(x, qualities, indices, strict=True):
+        for quality, index in zip(qualities, indices, strict=True):
             subsampling = SUBSAMPLINGS[index]
-            pixels = encode_decode(to_bytes(image), quality, subsampling, self.smooth_chroma)
-            images.append(from_bytes(pixels, x))
-        if len(images) == 1:  # without a copy
-            return images[0]
-        return torch.cat(images)
+            functions.append(partial(self._coded, quality=quality, subsampling=subsampling))
+        return functions
+
+    def _coded(self, image: Tensor, quality: int, subsampling: Subsampling) -> Tensor:
+        pixels = encode_decode(to_bytes(image[0]), quality, subsampling, self.smooth_chroma)
+        return from_bytes(pixels, image)
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Code all images at once in torch, with subsamplings that this stage can draw."""

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from degradations.base import Canvas, Range, Stage, check_range, each_image
+from degradations.base import Canvas, DeviceStage, ImageFunction, Range, check_range
 from degradations.device import constant
 from degradations.draws import GAMMA, MULTIPLIERS, SHIFTS, Draws, Params, per_image
 from files.numbers import UnitInterval
@@ -77,16 +77,15 @@ def seeded_integers_like(
     if x.device.type != "cpu" or _hash_everywhere:
         return hashed_integers(x.shape, seeds, bits, grey)
     size = math.prod(x.shape[1:])
-    words = []
-    for seed in seeds.tolist():
+    mask = np.int16((1 << bits) - 1)
+    integers = np.empty((len(x), size), np.int32)
+    for row, seed in zip(integers, seeds.tolist(), strict=True):
         # SFC64, whose words NumPy keeps stable; takes half the time of torch's `random_`.
         generator = np.random.SFC64(seed & 0xFFFFFFFFFFFFFFFF)
-        words.append(generator.random_raw(-(-size // 4)))
-    stacked = words[0] if len(words) == 1 else np.stack(words)
-    parts = torch.from_numpy(stacked).view(torch.int16)  # four of each word
-    integers = parts.bitwise_and_((1 << bits) - 1)
-    integers = integers.view(len(x), -1)[:, :size]
-    return integers.to(torch.int32).view(x.shape)
+        words = generator.random_raw(-(-size // 4))
+        parts = words.view(np.int16)  # four of each word
+        np.bitwise_and(parts[:size], mask, out=row)
+    return torch.from_numpy(integers).view(x.shape)
 
 
 def quick_randn_like(
@@ -167,7 +166,7 @@ def mixed(words: Tensor) -> Tensor:
     return words
 
 
-class GaussianNoise(Stage):
+class GaussianNoise(DeviceStage):
     """Add white noise, with one level per image.
 
     Args:
@@ -200,19 +199,31 @@ class GaussianNoise(Stage):
             "grey": draws.bernoulli(self.grey),
         }
 
-    def forward(self, x: Tensor, params: Params) -> Tensor:
-        """Add its field to each image, (B, C, H, W)."""
-        field = _field(quick_randn_like, x, params)
-        sigma = per_image(params["levels"] / 255, x)
-        return _add_noise(x, field.mul_(sigma), self.clip)
+    def cpu_functions(self, params: Params, x: Tensor) -> list[ImageFunction]:
+        """Return for each image the function that adds its field."""
+        functions: list[ImageFunction] = []
+        sigmas = (params["levels"] / 255).tolist()
+        greys = params["grey"].tolist()
+        seeds = params["field_seeds"].split(1)
+        for sigma, grey, seed in zip(sigmas, greys, seeds, strict=True):
+            functions.append(functools.partial(self._noisy, sigma=sigma, grey=grey, seed=seed))
+        return functions
+
+    def _noisy(self, image: Tensor, sigma: float, grey: bool, seed: Tensor) -> Tensor:
+        like = image[:, :1] if grey else image
+        field = quick_randn_like(like, seed)
+        return _add_noise(image, field.mul_(sigma), self.clip)
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Add to the whole canvas: pixels outside an image have no meaning."""
-        noisy = self(canvas.pixels, params)
+        x = canvas.pixels
+        field = quick_randn_like(x, params["field_seeds"], params["grey"])
+        sigma = per_image(params["levels"] / 255, x)
+        noisy = _add_noise(x, field.mul_(sigma), self.clip)
         return canvas.with_pixels(noisy)
 
 
-class PoissonNoise(Stage):
+class PoissonNoise(DeviceStage):
     """Replace each value by a Poisson count with mean N * value, divided by N.
 
     The variance is value / N. N is the number of different 8-bit values in the image, rounded up to
@@ -257,28 +268,33 @@ class PoissonNoise(Stage):
             "grey": draws.bernoulli(self.grey),
         }
 
-    def forward(self, x: Tensor, params: Params) -> Tensor:
-        """Add its noise to each image, (B, 3, H, W)."""
-        if x.device.type != "cpu":
-            return self.on_canvas(Canvas.of(x), params).pixels
-        if len(x) > 1:
-            return each_image(self, x, params)
-        source = _luma(x) if params["grey"] else x
+    def cpu_functions(self, params: Params, x: Tensor) -> list[ImageFunction]:
+        """Return for each image the function that adds its noise."""
+        functions: list[ImageFunction] = []
+        strengths = params["strength"].tolist()
+        greys = params["grey"].tolist()
+        seeds = params["field_seeds"].split(1)
+        for strength, grey, seed in zip(strengths, greys, seeds, strict=True):
+            function = functools.partial(self._noisy, strength=strength, grey=grey, seed=seed)
+            functions.append(function)
+        return functions
+
+    def _noisy(self, image: Tensor, strength: float, grey: bool, seed: Tensor) -> Tensor:
+        source = _luma(image) if grey else image
         levels = source.detach().contiguous().mul(255.0)
         levels.round_().clamp_(0.0, 255.0)
         # One integer per pixel, in place: the level in the upper bits, random bits in the lower.
         indices = levels.int()
         power = _power_above(indices)
         indices.bitwise_left_shift_(_BITS)
-        indices.add_(seeded_integers_like(indices, params["field_seeds"], _BITS))
+        indices.add_(seeded_integers_like(indices, seed, _BITS))
         table = _poisson_table(power)
         counts = table.index_select(0, indices.view(-1))
         counts = counts.view(indices.shape)
         # strength (counts / N - levels / 255), in place.
-        strength = float(params["strength"])
         noise = levels.mul_(-strength / 255.0)
         noise.add_(counts, alpha=strength / (1 << power))
-        return _add_noise(x, noise, self.clip)
+        return _add_noise(image, noise, self.clip)
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Add noise to all images; N does not count values outside an image."""
@@ -298,30 +314,13 @@ class PoissonNoise(Stage):
         power = (count > powers_of_two).sum(1)
         power = power.view(-1, 1, 1, 1)
 
-        random_integers = functools.partial(seeded_integers_like, bits=_BITS)
-        random_bits = _field(random_integers, x, params)
+        random_bits = seeded_integers_like(x, params["field_seeds"], _BITS, params["grey"])
         indices = ((power * 256 + levels) << _BITS) + random_bits
         counts = _poisson_tables(x.device)[indices]
         noisy = counts / (1 << power)
         strength = per_image(params["strength"], x)
         noise = (noisy - rounded / 255.0) * strength
         return canvas.with_pixels(_add_noise(x, noise, self.clip))
-
-
-def _field(make: Callable[..., Tensor], x: Tensor, params: Params) -> Tensor:
-    """Return `make(x, seeds)` of x's shape, the same in all channels if `grey`."""
-    seeds = params["field_seeds"]
-    grey = params["grey"]
-    if x.device.type != "cpu" or _hash_everywhere:
-        return make(x, seeds, grey=grey)
-    first_channel = x[:, :1]
-    if len(x) == 1:
-        return make(first_channel if grey else x, seeds)
-    # A generator's fields of another size differ in the last 16 values.
-    grey_fields = make(first_channel, seeds)
-    fields = make(x, seeds)
-    is_grey = per_image(grey, x) > 0
-    return torch.where(is_grey, grey_fields, fields)
 
 
 def _add_noise(x: Tensor, noise: Tensor, clip: bool) -> Tensor:
@@ -346,10 +345,11 @@ def _power_above(values: Tensor) -> int:
     flat = values.view(-1)
     # More than 128 in a part already give e = 8: counting all takes many times as long, and sorting
     # them (`unique`) hundreds of times.
-    part = flat[:: max(1, len(flat) // 4096)]
-    if _count_different(part) > 128:
-        return _POWERS - 1
-    return (_count_different(flat) - 1).bit_length()
+    step = max(1, len(flat) // 4096)
+    count = _count_different(flat[::step])
+    if step > 1 and count <= 128:
+        count = _count_different(flat)
+    return (count - 1).bit_length()
 
 
 def _count_different(values: Tensor) -> int:

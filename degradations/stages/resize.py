@@ -17,7 +17,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from degradations.base import Canvas, Range, Size, Stage, alike, check_range, each_image, rounded_up
+from degradations.base import (
+    Canvas,
+    ImageFunction,
+    Range,
+    Size,
+    Stage,
+    alike,
+    by_images,
+    check_range,
+    rounded_up,
+)
 from degradations.draws import Draws, Params, check_probabilities
 from files.numbers import PositiveFloat, UnitInterval
 
@@ -536,11 +546,18 @@ class Resize(Stage):
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Resize to (B, C, *size), equal for all images of the batch."""
-        if len(x) > 1:
-            return each_image(self, x, params)
-        size = params["size"][0].tolist()
-        mode = MODES[int(params["mode"])]
-        return resample(x, size, mode, bool(params["antialias"]))
+        return by_images(self, x, params)
+
+    def image_functions(self, params: Params, x: Tensor) -> list[ImageFunction]:
+        """Return for each image the resize to its own size."""
+        functions: list[ImageFunction] = []
+        sizes = params["size"].tolist()
+        modes = params["mode"].tolist()
+        antialias = params["antialias"].tolist()
+        for size, mode, widens in zip(sizes, modes, antialias, strict=True):
+            function = functools.partial(resample, size=size, mode=MODES[mode], antialias=widens)
+            functions.append(function)
+        return functions
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Resize all images, on a canvas for the largest size that can be drawn."""

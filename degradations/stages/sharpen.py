@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from degradations.base import Canvas, Stage, rounded_up
+from degradations.base import Canvas, DeviceStage, ImageFunction, rounded_up
 from degradations.draws import Draws, Params
 from degradations.stages.blur import convolve_canvas, mirror
 from files.numbers import NonNegativeFloat, PositiveInt
@@ -14,7 +14,7 @@ from files.numbers import NonNegativeFloat, PositiveInt
 _LANES = 16  # floats of a vector register; columns are padded to multiples
 
 
-class USM(Stage):
+class USM(DeviceStage):
     """Sharpen by an unsharp mask where the difference exceeds a threshold.
 
     The difference from the blurred image is added, `weight` times, and the sum clamped to [0, 1].
@@ -50,14 +50,9 @@ class USM(Stage):
         """Draw nothing."""
         return {}
 
-    def forward(self, x: Tensor, params: Params) -> Tensor:
-        """Sharpen (B, C, H, W); borders are mirrored for the blurs."""
-        if x.device.type != "cpu":
-            return self.on_canvas(Canvas.of(x), params).pixels
-        images = [self._sharpened(image.contiguous()) for image in x]
-        if len(images) == 1:  # without a copy
-            return images[0].unsqueeze(0)
-        return torch.stack(images)
+    def cpu_functions(self, params: Params, x: Tensor) -> list[ImageFunction]:
+        """Return the same function for each image; borders are mirrored for the blurs."""
+        return [self._sharpened] * len(x)
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Sharpen all images."""
@@ -74,9 +69,10 @@ class USM(Stage):
         sharpened = torch.lerp(pixels, sharp, soft_mask)
         return canvas.with_pixels(sharpened)
 
-    def _sharpened(self, image: Tensor) -> Tensor:
+    def _sharpened(self, x: Tensor) -> Tensor:
         import cv2  # fewer passes through memory than torch's operators
 
+        image = x[0].contiguous()
         C, H, W = image.shape
         smooth = blurred(image, self.taps)
         original = image.view(C * H, W).numpy()
@@ -88,7 +84,7 @@ class USM(Stage):
         # image + weight (image - smooth), written into the memory of `smooth`.
         cv2.addWeighted(original, 1 + self.weight, low, -self.weight, 0.0, dst=low)
         sharp = smooth.clamp_(0, 1)
-        return image.lerp(sharp, soft_mask)
+        return image.lerp(sharp, soft_mask).unsqueeze(0)
 
 
 def gaussian_taps(side: int, device: torch.device | None = None) -> Tensor:

@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from tqdm import tqdm
 
-from degradations.base import Degradation, Stage
+from degradations.base import Degradation, ImageFunction, Stage
 from degradations.compose import OneOf, Shuffled, Sometimes
 from degradations.draws import Params, leaves
 from degradations.images import as_image, cropped, read_image
@@ -82,10 +82,22 @@ def run(degradation: Degradation, hr: Tensor, params: Params) -> tuple[list[Step
         params: Result of `params_of`.
     """
     steps: list[Step] = []
-    hooks = []
+    restore = []
 
-    def record(name: str, stage: Stage, arguments: tuple[Tensor, Params], output: Tensor) -> None:
+    def on_forward(
+        name: str, stage: Stage, arguments: tuple[Tensor, Params], output: Tensor
+    ) -> None:
         steps.append(Step(name, stage, arguments[1], output))
+
+    def recorded(name: str, stage: Stage, params: Params, x: Tensor) -> list[ImageFunction]:
+        [function] = type(stage).image_functions(stage, params, x)
+
+        def record(image: Tensor) -> Tensor:
+            output = function(image)
+            steps.append(Step(name, stage, params, output))
+            return output
+
+        return [record]
 
     hooked: tuple[str, ...] = ()
     for path, module in degradation.named_modules():
@@ -93,13 +105,18 @@ def run(degradation: Degradation, hr: Tensor, params: Params) -> tuple[list[Step
         if isinstance(module, Stage) and not isinstance(module, COMPOSED) and not is_within:
             hooked = (*hooked, f"{path}.")
             streams = [part for part in path.split(".") if part not in CONTAINERS]
-            hook = functools.partial(record, " / ".join(streams))
-            hooks.append(module.register_forward_hook(hook))
+            name = " / ".join(streams)
+            if type(module).image_functions is Stage.image_functions:  # which call forward
+                hook = module.register_forward_hook(functools.partial(on_forward, name))
+                restore.append(hook.remove)
+            else:
+                vars(module)["image_functions"] = functools.partial(recorded, name, module)
+                restore.append(functools.partial(vars(module).pop, "image_functions"))
     try:
         lr = degradation.replay(hr, params)
     finally:
-        for handle in hooks:
-            handle.remove()
+        for undo in restore:
+            undo()
     return steps, lr
 
 
