@@ -173,6 +173,13 @@ class Stage(nn.Module, ABC):
     #: Whether `on_canvas` waits for the device, as stages that always work on the CPU do.
     waits = False
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own = vars(cls)
+        if "forward" in own and not {"image_functions", "cpu_functions"} & own.keys():
+            # Those of a parent do what its `forward` does.
+            setattr(cls, "image_functions", Stage.image_functions)  # noqa: B010
+
     @abstractmethod
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw the parameters of a batch; nothing else in a stage is random.

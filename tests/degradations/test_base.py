@@ -18,6 +18,7 @@ from degradations.base import (
 from degradations.compose import Sometimes
 from degradations.device import constant
 from degradations.pipeline import Pipeline
+from degradations.stages.noise import GaussianNoise
 
 HR = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 SEEDS = torch.arange(2)
@@ -132,6 +133,16 @@ def test_full_float32_whichever_way_the_precision_was_set(older):
     finally:
         torch.set_float32_matmul_precision("highest")
         matmul.fp32_precision, mkldnn.fp32_precision = before
+
+
+class Inverted(GaussianNoise):
+    def forward(self, x, params):
+        return 1 - x
+
+
+def test_a_subclass_that_overrides_forward_alone_is_not_its_parent():
+    lr = Pipeline(1.0, [Inverted()], executor="images")(HR, SEEDS)
+    assert torch.equal(lr, quantize_8bit(1 - HR))
 
 
 def test_a_stage_that_writes_to_its_images_is_refused():
