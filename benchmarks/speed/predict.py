@@ -93,7 +93,7 @@ def enlarge_once(row: str, size: tuple[int, int], weights: str) -> dict[str, Any
     if is_ours:
         keep_freed_memory()  # as main.py does
     model = enlarger.load(MODEL, scale=SCALE, device="cpu", weights=weights)
-    network = model.module.network
+    network: Any = model.module.network
     image = photograph(*size)
     calls = {
         "ours": lambda: model.enlarge(image),
@@ -122,7 +122,7 @@ def measure_folder(count: int, side: int, weights: str) -> dict[str, Any]:
     from callbacks import Writer
     from datamodules import SRDataModule
 
-    module = enlarger.load(MODEL, scale=SCALE, device="cpu", weights=weights).module
+    module: Any = enlarger.load(MODEL, scale=SCALE, device="cpu", weights=weights).module
     begun: list[float] = []
     ended: list[float] = []
     module.network.register_forward_pre_hook(lambda *_: begun.append(time.perf_counter()))
