@@ -328,6 +328,7 @@ class EnlargerCLI(LightningCLI):
         self.model.set_noise_seed(self.config.seed_everything)
         if isinstance(self.model, SuperResolver):
             self.model.set_tiling(self.config_init.tiling)
+            self.model.may_use_bf16 = self.config.trainer.precision is None
         self._set_up_callbacks()
         self.model.load_parts(partial(_part, self._weights_files, self.model.scale))
         if self.fits:

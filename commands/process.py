@@ -43,7 +43,7 @@ QUIET = (
     ".*`local_dir_use_symlinks` argument is deprecated.*",  # diffusers' own
 )
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of mallopt's parameters, from malloc.h
-_LARGEST = 32 << 20  # bytes; glibc takes no larger threshold for maps
+_LARGEST = (1 << 30, 32 << 20)  # bytes; glibc before 2.35 takes no larger threshold for maps
 MOST = 1 << 16  # nothing here needs more, even if the system has no limit
 
 
@@ -84,7 +84,7 @@ def keep_freed_memory() -> None:
     except (AttributeError, OSError):
         return
     # Setting one alone would turn off glibc's adaptation and leave the other small.
-    if mallopt(_MMAP_THRESHOLD, _LARGEST):
+    if any(mallopt(_MMAP_THRESHOLD, size) for size in _LARGEST):
         mallopt(_TRIM_THRESHOLD, 1 << 30)
 
 

@@ -27,6 +27,8 @@ class Method:
     _noise_seed = 0
     _drew_noise = False
     _tile_count: int | None = None
+    _tile_size: tuple[int, int] | None = None
+    _uses_bf16 = False
 
     @property
     @final
@@ -50,6 +52,18 @@ class Method:
     def tile_count(self) -> int | None:
         """Tiles of the latest image; None if the method has no tiles."""
         return self._tile_count
+
+    @property
+    @final
+    def tile_size(self) -> tuple[int, int] | None:
+        """(h, w) of the latest image's tiles in LR pixels; None for a whole image."""
+        return self._tile_size
+
+    @property
+    @final
+    def uses_bf16(self) -> bool:
+        """Whether the method chose to compute the latest image in bfloat16."""
+        return self._uses_bf16
 
     @property
     def output_settings(self) -> dict[str, Option]:

@@ -90,6 +90,8 @@ class Line(TypedDict, total=False):
         None if unknown.
     device: Name of the device.
     tiles: Number of tiles, 1 for a whole image; None if the method does not report it.
+    tile_size: Height and width of the tiles in LR pixels; None for a whole image.
+    precision: ``trainer.precision``, or what the method chose in its place.
     seed: Seed of a stochastic method's noise; None if it drew none.
     frames: Number of frames of a clip or a video.
     input_bytes: Size of the input's file when it was read.
@@ -108,6 +110,8 @@ class Line(TypedDict, total=False):
     peak_memory: int | None
     device: str
     tiles: int | None
+    tile_size: list[int] | None
+    precision: str
     seed: int | None
     frames: int
     input_bytes: int | None

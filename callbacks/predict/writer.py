@@ -301,6 +301,8 @@ class Writer(Callback):
             levels.append(output_levels(image, meta))
         seconds = (time.perf_counter() - self._began) / len(keys)  # everything is on the host
         common = self._common(pl_module, batch, seconds)
+        uses_bf16 = method_of(pl_module).uses_bf16
+        common["precision"] = "bf16-mixed" if uses_bf16 else str(trainer.precision)
         sized = getattr(dataset, "size", None) is not None
         common["scale"] = None if sized else getattr(dataset, "scale", None)
         for key, pixels, meta, is_finite in zip(keys, levels, metas, finite, strict=True):
@@ -529,12 +531,14 @@ class Writer(Callback):
         method = method_of(pl_module)
         device = pl_module.device
         is_cuda = device.type == "cuda"
+        tile_size = method.tile_size
         return Line(
             lr_size=list(batch["lr"].shape[-2:]) if "lr" in batch else None,
             seconds=round(seconds, 6),
             peak_memory=_peak_memory(device),
             device=torch.cuda.get_device_name(device) if is_cuda else device.type,
             tiles=method.tile_count,
+            tile_size=None if tile_size is None else list(tile_size),
             seed=method.noise_seed if method.drew_noise else None,
         )
 

@@ -60,6 +60,7 @@ class Enlarger:
         module.setup("predict")
         best = "cuda" if torch.cuda.is_available() else "cpu"
         self.module = module.to(torch.device(device or best)).eval()
+        self.module.may_use_bf16 = True
         self.tiling = tiling or Tiling()
 
     @property
@@ -76,7 +77,7 @@ class Enlarger:
         seed: int = 0,
         tiling: Tiling | None = None,
     ) -> Picture:
-        """Enlarge an image, as ``main.py predict`` does.
+        """Enlarge an image, as ``main.py predict`` does, in float32 or bfloat16.
 
         Noise of a stochastic method follows from the seed alone, not from the image's name, too.
 

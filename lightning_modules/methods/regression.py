@@ -10,7 +10,10 @@ scale, or, with ``data.init_args.crops.scales``, at one scale per batch, not per
 from __future__ import annotations
 
 import inspect
+import logging
+import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -19,10 +22,21 @@ from torch.nn import functional
 
 from files.batch import Batch, Box, boxes_of
 from files.numbers import UnitInterval
-from lightning_modules.base import SuperResolver
+from lightning_modules.base import Output, SuperResolver
 from lightning_modules.losses import charbonnier
 from lightning_modules.noise import Noise, augmented
+from lightning_modules.sampling.probing import (
+    bytes_per_pixel,
+    computes_in_bf16,
+    free_memory,
+    keeps_quality_in_bf16,
+    reach_of,
+)
+from lightning_modules.sampling.tiling import Window
 
+log = logging.getLogger(__name__)
+LARGEST_TILE = 1_500_000  # LR pixels; larger ones save less than one pixel in fifteen
+MEMORY_SHARE = 0.5  # of what is free, for one tile
 NetworkCallable = Callable[[float], nn.Module]
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l1": functional.l1_loss,
@@ -112,7 +126,76 @@ class OnePass(SuperResolver):
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
         """One forward pass; deterministic."""
-        return self(batch["lr"], batch["size"], boxes_of(batch))
+        if not self._uses_bf16:
+            return self(batch["lr"], batch["size"], boxes_of(batch))
+        with torch.autocast("cpu", torch.bfloat16):
+            return self(batch["lr"], batch["size"], boxes_of(batch))
+
+    def enlarge(self, batch: Batch, tiled: bool = False) -> Output:
+        """As ``SuperResolver.enlarge``; in prediction (``tiled``) perhaps in bfloat16."""
+        self._uses_bf16 = tiled and self.may_use_bf16 and self._bf16_is_good
+        return super().enlarge(batch, tiled)
+
+    @cached_property
+    def _bf16_is_good(self) -> bool:
+        if self.device.type != "cpu" or not computes_in_bf16():
+            return False
+        is_good = keeps_quality_in_bf16(self)
+        if is_good:
+            log.info(
+                "computing in bfloat16, on average within half a level of float32; "
+                "trainer.precision 32-true turns it off"
+            )
+        else:
+            log.info("computing in float32: bfloat16 would lose too much")
+        return is_good
+
+    @cached_property
+    def _reach(self) -> int | None:
+        reach = reach_of(self, self.device)
+        if reach is None:
+            log.info(
+                "tiles of %d pixels are blended: %s looks too far for an exact overlap",
+                self.tile,
+                type(self.network).__name__,
+            )
+        return reach
+
+    @cached_property
+    def _bytes_per_pixel(self) -> float:
+        return bytes_per_pixel(self.network, self, self.device)
+
+    @property
+    def _exact_overlap(self) -> int | None:
+        """LR pixels by which tiles change nothing; None if that is not possible, or too many."""
+        blends = self.tiling.overlap is not None or self.tiling.window not in (None, "cut")
+        if blends or self._reach is None:
+            return None
+        overlap = 2 * (self._reach + self.tile_multiple)
+        is_small = self.tiling.size != "auto" and self.tiling.size < 2 * overlap
+        return None if is_small else overlap
+
+    @property
+    def _overlap(self) -> int:
+        return self._exact_overlap or super()._overlap
+
+    @property
+    def _window(self) -> Window:
+        if self.tiling.window is None and self._exact_overlap is not None:
+            return "cut"
+        return super()._window
+
+    def default_side(self, batch: Batch) -> int:
+        """As ``SuperResolver.default_side``; as memory allows where tiles change nothing."""
+        height, width = batch["lr"].shape[-2:]
+        side = super().default_side(batch)
+        if max(height, width) <= side or self._exact_overlap is None:
+            return side
+        budget = MEMORY_SHARE * free_memory(self.device) / self._bytes_per_pixel
+        pixels = min(LARGEST_TILE, int(budget))
+        if height * width <= pixels:
+            return max(height, width)
+        return max(math.isqrt(pixels), 2 * self._exact_overlap)
 
 
 class Regression(OnePass):

@@ -53,12 +53,15 @@ class InTiles(Method, LightningModule):
     # is rounded. Outputs of other methods cover LR from border to border.
     exact_scale = False
     tile_always = False  # whether validation and test go through tiles too
+    # Whether prediction may choose bfloat16 on a CPU; set if the user sets no precision.
+    may_use_bf16 = False
 
     def __init__(self, *args: Any, color_fix: ColorFix = "none", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.color_fix: ColorFix = color_fix
         self._tiling = Tiling()
         self._tile_count = 1
+        self._tile_size: Size | None = None
 
     @abstractmethod
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
@@ -121,12 +124,15 @@ class InTiles(Method, LightningModule):
         if side is None or not tiled or self.tiling.size != "auto":
             sr = self._at_side(batch, side)
         else:
-            least = max(2 * self._overlap, self.tile_least)
-            sr = halved_when_full(partial(self._at_side, batch), side, least)
+            sr = halved_when_full(partial(self._at_side, batch), side, self._least_side)
         return {"sr": fix_colors(sr, self.color_reference(batch), self.color_fix)}
+
+    def _least_side(self) -> int:
+        return max(2 * self._overlap, self.tile_least)
 
     def _at_side(self, batch: Batch, side: int | None) -> Tensor:
         self._tile_count = 1
+        self._tile_size = None
         if side and max(batch["lr"].shape[-2:]) > side:
             return self._in_tiles(batch, side)
         tiles = tiles_of(batch)
@@ -152,6 +158,7 @@ class InTiles(Method, LightningModule):
         lr_size = (mirrored.lr.shape[-2], mirrored.lr.shape[-1])
         tiles = grid(lr_size, size, side, self._overlap, self._window, unit, self.tile_least)
         self._tile_count = len(tiles)
+        self._tile_size = tiles[0].tile.side
         trainer = trainer_of(self)
         bar = trainer is not None and trainer.progress_bar_callback is not None
         first = trainer is None or trainer.is_global_zero
@@ -171,8 +178,12 @@ class InTiles(Method, LightningModule):
         return 1
 
     @property
-    def _overlap(self) -> int:
+    def _blended_overlap(self) -> int:
         return self.tile_overlap if self.tiling.overlap is None else self.tiling.overlap
+
+    @property
+    def _overlap(self) -> int:
+        return self._blended_overlap
 
     @property
     def _window(self) -> Window:
@@ -187,10 +198,14 @@ class InTiles(Method, LightningModule):
                     f"{self.tile_least} pixels: set it to {self.tile_least} or more, or to auto"
                 )
             return size
+        return self.default_side(batch)
+
+    def default_side(self, batch: Batch) -> int:
+        """Return the largest side of a tile in LR pixels, where the user sets none."""
         sides = batch["lr"].shape[-2:]
         factor = max(out_side / side for out_side, side in zip(batch["size"], sides, strict=True))
         # With tiles below four overlaps, nearly half of the computation would be discarded.
-        least = max(4 * self._overlap, self.tile_least)
+        least = max(4 * self._blended_overlap, self.tile_least)
         return min(self.tile, max(int(self.tile_output / factor), least))
 
     def _restored(self, batch: Batch, noise: Noise) -> Tensor:

@@ -1,8 +1,9 @@
 """Tiles: their grid, blending, padding and side.
 
-The outer pixels of a tile lack their surroundings, so they are discarded: a quarter of the overlap.
-A method with a smaller receptive field gives the same output as on the whole image, wherever the
-tiles lie, if it enlarges by the pixel grid of the whole image: by ``tiles`` of the batch.
+The outer pixels of a tile lack their surroundings, so they are discarded: a quarter of the overlap,
+or with the window ``cut`` half of it. A method with a smaller receptive field gives the same output
+as on the whole image, wherever the tiles lie, if it enlarges by the pixel grid of the whole image:
+by ``tiles`` of the batch.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from lightning_modules.noise import Noise, PlacedNoise, Size
 
 log = logging.getLogger(__name__)
 
-Window = Literal["linear", "gaussian", "released"]
+Window = Literal["cut", "linear", "gaussian", "released"]
 SHORT = 2  # seconds; images that take less need no bar
 
 
@@ -37,11 +38,14 @@ class Tiling:
 
     Args:
         size: Largest side of a tile in LR pixels; all tiles of an image are equal, and as small as
-            their number allows. ``auto``: the method's own size, 640 or an output of 1280 for most,
-            halved if a GPU runs out of memory.
-        overlap: LR pixels that neighbouring tiles share; 32 for most methods.
-        window: How tiles are blended. ``linear``, the default of most methods: over the middle half
-            of the overlap; ``gaussian``: the same, with more weight in the middle of a tile;
+            their number allows. ``auto``: for a network of one pass 1.5 million pixels, or what
+            memory allows; else the method's own size, 640 or an output of 1280 for most. Halved if
+            a GPU runs out of memory.
+        overlap: LR pixels that neighbouring tiles share. By default as many as a network of one
+            pass sees, so that tiles change nothing; 32 for most other methods.
+        window: How tiles are blended. ``cut``: not at all; the default of networks of one pass.
+            ``linear``, the default of most other methods: over the middle half of the overlap;
+            ``gaussian``: the same, with more weight in the middle of a tile;
             ``released``: as InvSR's code, for its published
             numbers: the Gaussian over the whole tile, half a pixel off its centre, and images
             below the size of a tile are mirrored up to it first. Only for whole factors.
@@ -158,13 +162,15 @@ def restore_tiled(
     return total
 
 
-def halved_when_full(work: Callable[[int], Tensor], side: int, least: int) -> Tensor:
+def halved_when_full(
+    work: Callable[[int], Tensor], side: int, least_side: Callable[[], int]
+) -> Tensor:
     """Work in tiles, and again in tiles of half the side when a GPU runs out of memory.
 
     Args:
         work: Makes the output (B, 3, H, W), given the side of tiles in LR pixels.
         side: First side to try.
-        least: Smallest side.
+        least_side: Returns the smallest side.
 
     Raises:
         torch.OutOfMemoryError: If even the smallest tiles do not fit.
@@ -173,6 +179,7 @@ def halved_when_full(work: Callable[[int], Tensor], side: int, least: int) -> Te
         try:
             return work(side)
         except torch.OutOfMemoryError:
+            least = least_side()
             if side <= least:
                 raise
         # After the handler, within which the error keeps the tensors alive.
@@ -262,7 +269,7 @@ def _weights(length: int, fade: int, fade_in: bool, fade_out: bool, window: Wind
     # (length,) float64, not yet divided by the sum over the tiles.
     steps = torch.arange(length, dtype=torch.float64)
     weights = torch.ones_like(steps)
-    if window != "linear":  # width as released with InvSR: OpenCV's rule
+    if window in ("gaussian", "released"):  # width as released with InvSR: OpenCV's rule
         sigma = 0.3 * ((length - 1) / 2 - 1) + 0.8
         peak = (length - 1) / 2
         if window == "released" and length % 2 == 0:
@@ -270,8 +277,11 @@ def _weights(length: int, fade: int, fade_in: bool, fade_out: bool, window: Wind
         weights = torch.exp(-(((steps - peak) / sigma) ** 2) / 2)
     if window == "released" or not fade:
         return weights
-    margin = fade // 4
-    ramp = ((steps + 0.5 - margin) / (fade - 2 * margin)).clamp(0, 1)
+    if window == "cut":
+        ramp = (steps + 0.5 >= fade / 2).double()
+    else:
+        margin = fade // 4
+        ramp = ((steps + 0.5 - margin) / (fade - 2 * margin)).clamp(0, 1)
     fades = torch.ones_like(steps)
     if fade_in:
         fades = torch.minimum(fades, ramp)

@@ -132,6 +132,56 @@ def test_pixels_that_a_network_folds_keep_their_phase(
     torch.testing.assert_close(found, whole, rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("scale", [2.0, 3.7])
+def test_tiles_of_one_pass_overlap_by_what_it_sees(scale: float) -> None:
+    """By default, so that they change nothing; of any network that does not see everything."""
+    model = fill(Regression(scale, network=ANY_SIZE)).eval()
+    batch = {**batch_of(1, 100), "lr": torch.rand(1, 3, 90, 100)}
+    batch["size"] = (round(90 * scale), round(100 * scale))
+    whole = model.enlarge(batch)["sr"]
+    found = predicted(model, batch, size=56)
+    assert model.tile_size is not None
+    assert max(model.tile_size) <= 56
+    torch.testing.assert_close(found, whole, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("memory", "tiles"), [(1 << 40, 1), (50_000_000, 4 * 4)])
+def test_memory_decides_how_large_tiles_are(
+    memory: int, tiles: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_modules.methods.regression.free_memory", lambda _: memory)
+    model, batch = fill(Regression(1, network=ANY_SIZE)).eval(), batch_of(1, 700)
+    batch["lr"] = torch.rand(1, 3, 700, 700)
+    batch["size"] = (700, 700)
+    found = predicted(model, batch)
+    assert model.tile_count == tiles
+    torch.testing.assert_close(found, model.enlarge(batch)["sr"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("error", [0.0, 0.01])
+def test_bfloat16_where_it_loses_next_to_nothing(
+    error: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In prediction alone, and only if a command allows it."""
+
+    class Rounding(nn.Module):
+        def __init__(self, scale: float) -> None:
+            super().__init__()
+
+        def forward(self, lr: Tensor) -> Tensor:
+            return lr + error * torch.is_autocast_enabled("cpu")
+
+    monkeypatch.setattr("lightning_modules.methods.regression.computes_in_bf16", lambda: True)
+    model, batch = Regression(1, network=Rounding).eval(), batch_of(1, 20, scale=1.0)
+    model.enlarge(batch, tiled=True)
+    assert not model.uses_bf16
+    model.may_use_bf16 = True
+    model.enlarge(batch, tiled=True)
+    assert model.uses_bf16 == (error == 0)
+    model.enlarge(batch)
+    assert not model.uses_bf16
+
+
 class Full(Stochastic):
     """Has room for tiles of so many LR pixels."""
 

@@ -1,0 +1,195 @@
+"""Time and memory of enlarging photographs, beside plain torch and a loop like RealESRGANer's.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.speed.predict --weights realesr-general-x4v3-half.pth
+
+`photographs` enlarges one image of each size, in a process of its own for each row: by `predict`'s
+path (`Enlarger`, which chooses precision and tiles), by the network on the whole image in float32,
+and by a loop as RealESRGANer works, whole (its default) and in tiles of 256 with 10 pixels around
+each. Rows go in turns. Seconds are CPU time where one thread computes; `once_s` is what is measured
+once a run. `peak_mib` is beside what the process had before. `folder` is Writer and data module on
+50 small images: the share of the time, from the first to the last one, in which the network runs.
+Prints JSON, and writes it to benchmarks/results/predict.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+import enlarger
+from benchmarks import report
+from benchmarks.memory import peak_mib
+from benchmarks.timing import in_turns, seconds
+
+SIZES = {"260 x 260": (260, 260), "480 x 320": (320, 480), "2 MP": (1080, 1920)}
+LARGE = {"12 MP": (3000, 4000)}
+ROWS = ("ours", "torch, whole", "RealESRGANer, whole", "RealESRGANer, 256")
+SCALE = 4
+PAD = 10  # LR pixels around a tile, as RealESRGANer's default
+TILE = 256
+MODEL = "configs/model/realesr_general.yaml"
+
+
+def photograph(height: int, width: int) -> np.ndarray[Any, Any]:
+    """A photograph that comes with the environment, enlarged or cut to a size."""
+    from sklearn.datasets import load_sample_image
+
+    image = Image.fromarray(load_sample_image("china.jpg"))
+    factor = max(height / image.height, width / image.width, 1)
+    if factor > 1:
+        image = image.resize((round(image.width * factor), round(image.height * factor)))
+    return np.asarray(image)[:height, :width].copy()
+
+
+def like_realesrganer(network: Any, image: np.ndarray[Any, Any], tile: int) -> Any:
+    """Levels of an output: mirror 10 pixels below and right, whole or in tiles, crop, round.
+
+    Args:
+        network: In float32.
+        image: (h, w, 3) levels.
+        tile: Side of the tiles; 0 for the whole image.
+    """
+    h, w = image.shape[:2]
+    lr = torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32) / 255)[None]
+    lr = torch.nn.functional.pad(lr, (0, PAD, 0, PAD), "reflect")
+    sr = network(lr) if not tile else _in_tiles(network, lr, tile)
+    sr = sr[..., : SCALE * h, : SCALE * w]
+    pixels = sr[0].float().clamp(0, 1).numpy().transpose(1, 2, 0)
+    return (pixels * 255).round().astype(np.uint8)
+
+
+def _in_tiles(network: Any, lr: Tensor, tile: int) -> Tensor:
+    h, w = lr.shape[-2:]
+    total = lr.new_zeros((1, 3, SCALE * h, SCALE * w))
+    for top in range(0, h, tile):
+        for left in range(0, w, tile):
+            bottom, right = min(top + tile, h), min(left + tile, w)
+            above, before = max(top - PAD, 0), max(left - PAD, 0)
+            part = lr[..., above : bottom + PAD, before : right + PAD]
+            rows = slice(SCALE * (top - above), SCALE * (bottom - above))
+            columns = slice(SCALE * (left - before), SCALE * (right - before))
+            sr = network(part)[..., rows, columns]
+            total[..., SCALE * top : SCALE * bottom, SCALE * left : SCALE * right] = sr
+    return total
+
+
+def enlarge_once(row: str, size: tuple[int, int], weights: str) -> dict[str, Any]:
+    """Seconds and memory of one image, in this process."""
+    from commands.process import keep_freed_memory
+
+    is_ours = row == ROWS[0]
+    if is_ours:
+        keep_freed_memory()  # as main.py does
+    model = enlarger.load(MODEL, scale=SCALE, device="cpu", weights=weights)
+    network: Any = model.module.network
+    image = photograph(*size)
+    calls = {
+        "ours": lambda: model.enlarge(image),
+        "torch, whole": lambda: network(torch.from_numpy(image).movedim(2, 0)[None] / 255),
+        "RealESRGANer, whole": lambda: like_realesrganer(network, image, 0),
+        "RealESRGANer, 256": lambda: like_realesrganer(network, image, TILE),
+    }
+    taken: list[float] = []
+    with torch.inference_mode():
+        first = image[:16, :16]
+        once = seconds(lambda: model.enlarge(first)) if is_ours else 0.0
+        peak = peak_mib(lambda: taken.append(seconds(calls[row])), torch.device("cpu"))
+    module = model.module
+    return {
+        "seconds": round(taken[0], 3),
+        "peak_mib": peak,
+        **({"once_s": round(once, 3), "tiles": module.tile_count} if is_ours else {}),
+        **({"bf16": module.uses_bf16} if is_ours else {}),
+    }
+
+
+def measure_folder(count: int, side: int, weights: str) -> dict[str, Any]:
+    """Share of the time from the first image to the last one in which the network runs."""
+    from lightning.pytorch import Trainer
+
+    from callbacks import Writer
+    from datamodules import SRDataModule
+
+    module: Any = enlarger.load(MODEL, scale=SCALE, device="cpu", weights=weights).module
+    begun: list[float] = []
+    ended: list[float] = []
+    module.network.register_forward_pre_hook(lambda *_: begun.append(time.perf_counter()))
+    module.network.register_forward_hook(lambda *_: ended.append(time.perf_counter()))
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(count):
+            image = np.roll(photograph(side, side), number, axis=1)
+            place = Path(folder, "in", f"{number}.png")
+            place.parent.mkdir(exist_ok=True)
+            Image.fromarray(image).save(place)
+        data = SRDataModule(SCALE, predict=f"{folder}/in", workers=2)
+        trainer = Trainer(
+            accelerator="cpu",
+            callbacks=[Writer(f"{folder}/out", page=False)],
+            enable_progress_bar=False,
+            logger=False,
+        )
+        trainer.predict(module, data, return_predictions=False)
+    begun, ended = begun[-count:], ended[-count:]  # without what is measured once
+    busy = sum(end - begin for begin, end in zip(begun, ended, strict=True))
+    whole = ended[-1] - begun[0]
+    return {
+        "images": count,
+        "side": side,
+        "seconds": round(whole, 2),
+        "images_per_s": round(count / whole, 2),
+        "network": round(busy / whole, 3),
+        "bf16": module.uses_bf16,
+    }
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = report.parser(__doc__, timed=True)
+    parser.add_argument("--weights", required=True, help="realesr-general-x4v3-half.pth")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--sizes", nargs="*", default=[*SIZES], choices=[*SIZES, *LARGE])
+    parser.add_argument("--rows", nargs="*", default=[*ROWS], choices=ROWS)
+    parser.add_argument("--row", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    sizes = SIZES | LARGE
+    torch.set_num_threads(arguments.threads)
+    if arguments.row:
+        size = sizes[arguments.sizes[0]]
+        print(json.dumps(enlarge_once(arguments.row, size, arguments.weights)))
+        return
+    results: dict[str, Any] = {"photographs": {}}
+    for name in arguments.sizes:
+        columns = {row: partial(_in_process, row, name) for row in arguments.rows}
+        turns = in_turns(columns, arguments.turns, warm=0)
+        middle = {row: _middle(found) for row, found in turns.items()}
+        results["photographs"][name] = middle
+    results["folder"] = measure_folder(50, 260, arguments.weights)
+    report.write_report("predict", results, seed=0)
+
+
+def _in_process(row: str, size: str, turn: int) -> dict[str, Any]:
+    words = [*sys.argv[1:], "--sizes", size, "--row", row]
+    command = [sys.executable, "-m", "benchmarks.speed.predict", *words]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return found
+
+
+def _middle(found: list[dict[str, Any]]) -> dict[str, Any]:
+    return sorted(found, key=lambda each: each["seconds"])[len(found) // 2]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""What a network of one pass needs, measured once on small images: surroundings, memory, precision.
+
+All of it follows from the network alone, not from the images that are enlarged, so that an output
+does not depend on those before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+FARTHEST = 80  # LR pixels
+STRIP = 16  # width of the images in which that is measured
+SMALL = 32  # side of the image whose memory is counted
+PICTURE = 64  # side of the picture that is enlarged in both precisions
+MEAN_LEVELS, MOST_LEVELS = 0.5, 1.5  # of 255: the mean difference, and that of 99 % of the values
+UNKNOWN_MEMORY = 4 << 30  # bytes; of systems that do not say what is free
+CGROUP = Path("/sys/fs/cgroup")
+
+
+@torch.no_grad()
+def reach_of(enlarge: Callable[[Tensor], Tensor], device: torch.device) -> int | None:
+    """Return how far a network looks: an output depends on LR pixels within this distance alone.
+
+    Pixels that are not numbers make all outputs that depend on them not numbers.
+
+    Args:
+        enlarge: The network: (1, 3, h, w) in [0, 1] to (1, 3, H, W).
+        device: Where it runs.
+
+    Returns:
+        LR pixels; None if it looks at the whole image, or farther than ``FARTHEST``.
+    """
+    farthest = 0
+    for axis in (2, 3):
+        shape = [1, 3, STRIP, STRIP]
+        shape[axis] = 2 * FARTHEST
+        lr = torch.full(shape, 0.5, device=device)
+        lr.select(axis, FARTHEST).fill_(torch.nan)
+        with torch.backends.cudnn.flags(enabled=False):  # its fast algorithms mix distant pixels
+            depends = enlarge(lr).isnan().transpose(2, axis).any(3).any(1)[0]
+        places = depends.nonzero().flatten().tolist()
+        if not places or places[0] == 0 or places[-1] == len(depends) - 1:
+            return None
+        factor = len(depends) / (2 * FARTHEST)
+        before = FARTHEST - int(places[0] / factor)
+        after = int(places[-1] / factor) - FARTHEST
+        farthest = max(farthest, before, after)
+    return farthest
+
+
+@torch.no_grad()
+def bytes_per_pixel(
+    network: nn.Module, enlarge: Callable[[Tensor], Tensor], device: torch.device
+) -> float:
+    """Return the memory of a pass for each LR pixel: twice what the largest layer reads and writes.
+
+    Args:
+        network: The network.
+        enlarge: As of ``reach_of``; calls the network.
+        device: Where it runs.
+    """
+    largest = 0
+
+    def count(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+        nonlocal largest
+        tensors = [x for x in (*inputs, output) if isinstance(x, Tensor)]
+        largest = max(largest, sum(x.nbytes for x in tensors))
+
+    hooks = [module.register_forward_hook(count) for module in network.modules()]
+    try:
+        enlarge(torch.full((1, 3, SMALL, SMALL), 0.5, device=device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return 2 * largest / SMALL**2
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that a device, or this process on the CPU, can still have."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = UNKNOWN_MEMORY
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        amounts = dict(line.split(":") for line in lines)
+        free = 1024 * int(amounts["MemAvailable"].split()[0])
+        limit = (CGROUP / "memory.max").read_text(encoding="ascii")  # of a container
+        used = (CGROUP / "memory.current").read_text(encoding="ascii")
+        free = min(free, int(limit) - int(used))
+    except (OSError, KeyError, ValueError):
+        pass  # another system, or no limit
+    return free
+
+
+def computes_in_bf16() -> bool:
+    """Return whether this machine's CPU has instructions for products in bfloat16."""
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+
+
+@torch.no_grad()
+def keeps_quality_in_bf16(enlarge: Callable[[Tensor], Tensor]) -> bool:
+    """Return whether a network on the CPU loses next to nothing in bfloat16.
+
+    Args:
+        enlarge: As of ``reach_of``.
+    """
+    lr = _picture()
+    exact = enlarge(lr).float().clamp(0, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = enlarge(lr).float().clamp(0, 1)
+    levels = 255 * (rounded - exact).abs().flatten()
+    most = levels.quantile(0.99)
+    return bool(levels.mean() <= MEAN_LEVELS and most <= MOST_LEVELS)  # not if one is not finite
+
+
+def _picture() -> Tensor:
+    """Return a picture with the spectrum of photographs, (1, 3, 64, 64) in [0, 1]."""
+    generator = torch.Generator().manual_seed(0)
+    total = torch.full((1, 3, PICTURE, PICTURE), 0.5)
+    side = 2
+    while side <= PICTURE:
+        noise = torch.randn(1, 3, side, side, generator=generator)
+        total += 0.2 * side**-0.25 * functional.interpolate(noise, PICTURE, mode="bilinear")
+        side *= 2
+    return total.clamp(0, 1)
