@@ -118,7 +118,7 @@ class Viewer {
     this.figure.classList.toggle("zoomed", this.zoom > 1);
     this.views.forEach((view) => view.classList.toggle("pixels", this.scale(view) >= SHARP));
     const factor = this.figure.querySelector(".factor");
-    if (factor) factor.textContent = `${Number(this.scale(this.stage).toFixed(1))}x`;
+    if (factor) factor.textContent = `${Number(this.scale(this.stage).toPrecision(2))}x`;
   }
 
   // ------------------------------------------------------------------------ mouse, fingers, keys

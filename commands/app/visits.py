@@ -143,8 +143,10 @@ def write_views(levels: Levels, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     np.save(folder / "pixels.npy", levels)
     size = (levels.shape[0], levels.shape[1])
-    for name, side in (("whole", SIDE), ("thumbnail", THUMBNAIL)):
-        cut(levels, size, (0, 0, *size), reduced(size, side)).save(folder / f"{name}.jpg", **JPEG)
+    whole = cut(levels, size, (0, 0, *size), reduced(size, SIDE))
+    whole.save(folder / "whole.jpg", **JPEG)
+    whole.thumbnail((THUMBNAIL, THUMBNAIL))
+    whole.save(folder / "thumbnail.jpg", **JPEG)
 
 
 def _opened(file: Path, name: str, number: int) -> Photograph:

@@ -110,6 +110,10 @@ class Browser:
         """Click in the middle of an element."""
         self._post(f"/element/{self.find(selector)[ELEMENT]}/click", {})
 
+    def click_at(self, selector: str, x: int, y: int) -> None:
+        """Click at an offset from the middle of an element."""
+        self._press(selector, [(x, y)])
+
     def type(self, selector: str, keys: str) -> None:
         """Press keys on an element that has the focus."""
         self.run("document.querySelector(arguments[0]).focus()", selector)
@@ -118,10 +122,13 @@ class Browser:
 
     def drag(self, selector: str, *offsets: tuple[int, int]) -> None:
         """Press in the middle of an element, move by each offset from there, release."""
+        self._press(selector, [(0, 0), *offsets])
+
+    def _press(self, selector: str, offsets: list[tuple[int, int]]) -> None:
         origin = self.find(selector)
         moves = [
             {"type": "pointerMove", "duration": 50, "x": x, "y": y, "origin": origin}
-            for x, y in ((0, 0), *offsets)
+            for x, y in offsets
         ]
         press, release = ({"type": f"pointer{name}", "button": 0} for name in ("Down", "Up"))
         actions = [moves[0], press, *moves[1:], release]
