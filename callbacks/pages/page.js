@@ -244,17 +244,21 @@ class Readout {
   }
 }
 
-// One scene at a time, where there is an index of them.
+// One scene at a time, where there is an index of them; its viewers begin when it is first shown.
 function showScene() {
   const scenes = [...document.querySelectorAll(".scene")];
   const scene = scenes.find((other) => `#${other.id}` === location.hash) ?? scenes[0];
   scenes.forEach((other) => { other.hidden = other !== scene; });
   for (const link of document.querySelectorAll(".index a")) {
-    link.ariaCurrent = link.hash === `#${scene.id}` ? "true" : null;
+    const current = link.hash === `#${scene.id}`;
+    link.ariaCurrent = current ? "true" : null;
+    if (current) link.parentElement.scrollTop = link.offsetTop - link.parentElement.offsetTop;
+  }
+  for (const figure of (scene ?? document).querySelectorAll(".viewer")) {
+    figure.viewer ??= new Viewer(figure);
   }
 }
 
 addEventListener("hashchange", showScene);
 showScene();
-document.querySelectorAll(".viewer").forEach((figure) => new Viewer(figure));
 document.querySelectorAll(".chart").forEach((chart) => new Readout(chart));
