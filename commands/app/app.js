@@ -42,7 +42,7 @@ async function ask(path, options) {
   if (find("error").textContent === SILENT) report("");
   if (reply.ok) show(content);
   else if (reply.status === 404 && !path) await begin();
-  else report(content.error);
+  else report([find("error").textContent, content.error].filter(Boolean).join("\n"));
 }
 
 async function post(path, content) {
@@ -266,6 +266,9 @@ function choose() {
 }
 
 settings.elements.source.addEventListener("change", choose);
+settings.elements.strength.addEventListener("input", (event) => {
+  find("percent").textContent = `${event.target.value} %`;
+});
 settings.addEventListener("submit", (event) => {
   event.preventDefault();
   report("");

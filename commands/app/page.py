@@ -286,7 +286,8 @@ class _Server:
         if min(counts) < 0:
             raise ValueError("Steps, Tile and Seed must be whole numbers of at least 0")
         steps, tile, seed = counts
-        return Settings(source, scale or None, steps or None, tile or None, seed, format)
+        strength = min(max(0.0, float(content["strength"]) / 100), 1.0)
+        return Settings(source, scale or None, steps or None, tile or None, seed, strength, format)
 
     # --------------------------------------------------------------------------- what is shown
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from callbacks.pages.images import displayed
 from callbacks.predict.files import (
     Extras,
     encode,
@@ -21,8 +20,6 @@ from callbacks.predict.files import (
 )
 from commands.app.models import Models
 from commands.app.visits import Job, Output, Photograph, Visit
-from files.images.decode import decode
-from files.images.pillow import of_any_size
 from lightning_modules.sampling.enlarging import WrongScaleError
 from lightning_modules.sampling.tiling import Tiling
 
@@ -115,11 +112,17 @@ class Queue:
         tiling = Tiling(size=settings.tile) if settings.tile else None
         try:
             with _followed(model.module, photograph, job):
-                output = model.enlarge(pixels, scale=scale, seed=settings.seed, tiling=tiling)
+                output = model.enlarge(
+                    pixels,
+                    scale=scale,
+                    seed=settings.seed,
+                    tiling=tiling,
+                    strength=settings.strength,
+                )
         except WrongScaleError as error:
             raise ValueError(
-                f"{self.models.names[settings.source]} enlarges by {model.scale:g} only; set Scale "
-                f"to {model.scale:g}"
+                f"{self.models.names[settings.source]} enlarges by {model.scale:g}; set Scale to "
+                f"{model.scale:g} or less"
             ) from error
         levels = fitted_pixels(np.atleast_3d(output), settings.format)
         reason = unwritable_reason(levels, True, settings.format)
@@ -136,10 +139,8 @@ class Queue:
         file.write_bytes(data)
         name = f"{PurePath(photograph.name).stem}_x{scale:g}.{settings.format}"
         size = (levels.shape[0], levels.shape[1])
-        del output, levels
-        with of_any_size():
-            shown = displayed(decode(data, name, srgb=True))
-        photograph.finish(Output(number, file, name, size, settings), shown)
+        del output, levels, data
+        photograph.finish(Output(number, file, name, size, settings))
 
 
 def _fail(photograph: Photograph, job: Job, error: str) -> None:

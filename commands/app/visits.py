@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import secrets
 import shutil
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
@@ -31,8 +32,8 @@ from callbacks.pages.images import (
     reduced,
 )
 from callbacks.predict.files import Extras, encode
-from files.images.decode import DecodedImage, decode
-from files.images.pillow import saved
+from files.images.decode import DecodedImage, decode, read_image
+from files.images.pillow import of_any_size, saved
 
 SQUARE = 192  # pixels of a side of what a preview enlarges
 PREVIEW = 0  # number of the square
@@ -40,17 +41,22 @@ LEFT = 15  # seconds until a visitor who left has not just loaded the page again
 SILENT = 120  # seconds until a page that says nothing has no work any more
 KEPT = 3600  # seconds until its files are deleted
 Side = Literal["before", "after"]
+_pixel_limit = threading.Lock()  # Pillow's limit, which outputs do not have, is the whole process's
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a photograph is enlarged; None and 0 are the method's own values."""
+    """How a photograph is enlarged; None is the method's own value.
+
+    strength: Share of the method's output, in [0, 1]; the rest is bicubic.
+    """
 
     source: str
     scale: float | None
     steps: int | None
     tile: int | None
     seed: int
+    strength: float
     format: Literal["png", "jpg"]
 
 
@@ -103,7 +109,9 @@ class Photograph:
         Raises:
             ValueError: If it is not an image, or is damaged.
         """
-        return decode((self.folder / "photograph").read_bytes(), self.name, srgb)
+        data = (self.folder / "photograph").read_bytes()
+        with _pixel_limit:
+            return decode(data, self.name, srgb)
 
     def views(self, side: Side) -> Path:
         """Return the folder of what is shown of the photograph or its output.
@@ -129,8 +137,10 @@ class Photograph:
         image = cut(levels, size, window, window[2:])
         return saved(np.asarray(image), **JPEG)
 
-    def finish(self, output: Output, levels: Levels) -> None:
+    def finish(self, output: Output) -> None:
         """Replace the output by another one, which is written."""
+        with _pixel_limit, of_any_size():
+            levels = displayed(read_image(output.file, srgb=True))
         write_views(levels, output.file.parent)
         before = self.output
         self.output = output
