@@ -76,7 +76,8 @@ def with_released(words: Sequence[str]) -> list[str]:
         raise ConfigurationError(f"model: there is no released model {name!r}{near}")
     file, scale = released()[name]
     factor = (_typed(words, *SCALE) or str(scale)).removesuffix(".0")
-    if factor != str(scale):
+    is_below = factor.replace(".", "", 1).isdigit() and 1 <= float(factor) < scale
+    if factor != str(scale) and not is_below:
         others = [
             f"--model {other}" for other, its in released().items() if str(its.scale) == factor
         ]
@@ -90,6 +91,8 @@ def with_released(words: Sequence[str]) -> list[str]:
         place = words.index("--model")
         del words[place : place + 2]
     rest = [word for word in words[1:] if not word.startswith("--model=")]
+    if is_below:  # outputs are reduced
+        rest += ["--data.init_args.scale", str(scale), "--data.init_args.output_scale", factor]
     return [words[0], *options, *rest]
 
 

@@ -88,6 +88,8 @@ class SRDataModule(Predicted, LightningDataModule):
         crops: How training crops are taken from images.
         size: Height and width to which ``predict`` enlarges every image, whatever ``scale`` is.
             Other commands ignore it.
+        output_scale: Factor by which ``predict`` enlarges, if it is below ``scale``: the outputs of
+            a method that has only ``scale`` are reduced. Other commands ignore it.
         degradation: Makes LR from HR; set it by the top-level key ``degradation``.
         degradation_seed: Seed of the LR in validation and test. Runs that are compared need the
             same one.
@@ -127,12 +129,14 @@ class SRDataModule(Predicted, LightningDataModule):
         eval_batch_size: PositiveInt = 1,
         streams: PositiveInt | None = None,
         size: tuple[PositiveInt, PositiveInt] | None = None,
+        output_scale: PositiveFloat | None = None,
     ) -> None:
         super().__init__()
         self.scale = checked_scale(scale)
         self.train, self.val, self.test, self.predict = train, val or {}, test or {}, predict
         self.batch_size, self.crop_size = batch_size, crop_size
         self.crops, self.size = crops, size
+        self.output_scale = output_scale
         self.degradation, self.degradation_seed = degradation, degradation_seed
         self.seed = seed or 0
         self.workers, self.eval_batch_size = workers, eval_batch_size
@@ -195,7 +199,9 @@ class SRDataModule(Predicted, LightningDataModule):
         if stage == "predict":
             source = source_to_enlarge(cast(Any, self.predict), self.outputs)
             scale = self._prepared(source, srgb=False)
-            self._datasets["predict"] = images_to_enlarge(source, scale, self.size)
+            self._datasets["predict"] = images_to_enlarge(
+                source, self.output_scale or scale, self.size
+            )
             self._left_out = set()  # of an earlier `predict`
 
     def _prepared(self, source: Source, srgb: bool = True) -> float:

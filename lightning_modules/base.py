@@ -277,7 +277,7 @@ class SuperResolver(InTiles, ImageModel):
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Output | None:
         """Enlarge an image, in tiles if it is large; None if it could not be read."""
-        return None if "error" in batch else self.enlarge(batch, tiled=True)
+        return None if "error" in batch else self.enlarge_to_size(batch)
 
 
 class Generator(ImageModel):

@@ -1,7 +1,7 @@
-"""A page of image files: those of one scene with the slider between them.
+"""A page of image files: those of one scene with the slider between them, one scene at a time.
 
     predict.html      the page; it shows files of its folder where a browser can
-    .predict_html     what else it shows: bicubic, and previews of large files
+    .predict_html     what else it shows: bicubic, thumbnails, and previews of large files
 
 Hidden, so that no command takes the previews for images.
 """
@@ -9,6 +9,7 @@ Hidden, so that no command takes the previews for images.
 from __future__ import annotations
 
 import functools
+import math
 import os
 import re
 import urllib.parse
@@ -20,13 +21,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import xxhash
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from callbacks.pages.render import Figure, Tile, render_page
-from files.images.alpha import on_white
-from files.images.decode import read_image, read_size
+from files.images.decode import DecodedImage, read_image, read_size
 from files.images.deep import eight_bits
 from files.images.pillow import of_any_size
 from files.owned import refuse_link, remove_file, whole_file, write_whole
@@ -36,13 +37,16 @@ TEMPLATE = Path(__file__).parent / "images.html.j2"
 MOST = 200  # scenes with images; the others are links
 LISTED = 2_000  # links
 SIDE = 2_000  # pixels; larger images are shown by a preview, and by parts
+THUMBNAIL = 160  # pixels of a side
+SQUARE = 8  # pixels of a side of the checkerboard behind transparent pixels
 PARTS, PART = 3, 640  # of the parts of a large image, and pixels of a side of each
 SHOWN = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".bmp")  # by browsers
 PREVIEW = re.compile(r"[0-9a-f]{16}\.jpg")
 JPEG: dict[str, Any] = {"format": "JPEG", "quality": 92, "subsampling": 0}
 Size = tuple[int, int]  # height, width
 Window = tuple[int, int, int, int]  # top, left, height, width
-Read = Callable[[Path, int | None], Image.Image]  # a file, a frame of a video
+Levels = NDArray[np.uint8]  # (H, W, 3) in sRGB, or (H, W, 4) with alpha
+Read = Callable[[Path, int | None], Levels]  # a file, a frame of a video
 
 
 class Part(NamedTuple):
@@ -69,6 +73,14 @@ class Scene(NamedTuple):
 
     key: str
     parts: Sequence[Part]
+
+
+class _Shown(NamedTuple):
+    """What the page shows of a scene: its address in the index, and its figures."""
+
+    name: str
+    thumbnail: str
+    figures: list[Figure]
 
 
 class _View(NamedTuple):
@@ -112,13 +124,13 @@ def write_images_page(page: Path, scenes: Iterable[Scene], content: Content) -> 
         scenes: Those after the first ``MOST`` become links, as do unreadable ones.
         content: What else it says; links and notes are added to it.
     """
-    figures: list[Figure] = []
+    shown: list[_Shown] = []
     previews = _Previews(page)
     with of_any_size():  # outputs may be larger than inputs can be
         for number, scene in enumerate(scenes):
             if number < MOST:
                 try:
-                    figures += previews.figures(scene)
+                    shown.append(previews.of_scene(scene))
                     continue
                 except (OSError, ValueError) as error:
                     content.notes.append(f"{scene.key} is not shown: {error}")
@@ -126,9 +138,9 @@ def write_images_page(page: Path, scenes: Iterable[Scene], content: Content) -> 
     previews.remove_others()
     text = render_page(
         TEMPLATE,
-        files=True,
+        sources="img-src 'self' file: data:",
         content=content,
-        figures=figures,
+        scenes=shown,
         links=[(name, address(file, page)) for name, file in content.links[:LISTED]],
         more=max(len(content.links) - LISTED, 0),
     )
@@ -150,7 +162,7 @@ class _Previews:
         refuse_link(self.folder)
         self.names: set[str] = set()
 
-    def figures(self, scene: Scene) -> list[Figure]:
+    def of_scene(self, scene: Scene) -> _Shown:
         """Return the figures of a scene, writing the previews they need: large images in several.
 
         The first one is of the whole images, reduced; the others of the parts with most detail.
@@ -161,24 +173,27 @@ class _Previews:
         """
         sizes = [_size_of(part) for part in scene.parts]
         size = sizes[-1]
-        display_size = _reduced(size)
+        display_size = reduced(size, SIDE)
         pixels = f"{size[1]}x{size[0]} pixels"
         others = dict.fromkeys(f"{width}x{height}" for height, width in sizes[:-1])
         others.pop(f"{size[1]}x{size[0]}", None)
         about = f"{', '.join(others)} → {pixels}" if others else pixels
         read = functools.cache(_read)  # each image once
+        last = scene.parts[-1]
+        view = _View(size, (0, 0, *size), reduced(size, THUMBNAIL))
+        thumbnail = address(self._preview(last, view, read), self.page)
         view = _View(size, (0, 0, *size), display_size)
         if display_size == size:
-            return [self._figure(scene.key, about, scene, view, read)]
+            figure = self._figure(scene.key, about, scene, view, read)
+            return _Shown(scene.key, thumbnail, [figure])
         about += f", shown at {display_size[1]}x{display_size[0]}"
         figures = [self._figure(scene.key, about, scene, view, read)]
-        last = scene.parts[-1]
         for window in _detailed_windows(read(last.file, last.frame), display_size):
             top, left, height, width = window
             about = f"{width}x{height} of {pixels}, at column {left} and row {top}"
             view = _View(size, window, (height, width))
             figures.append(self._figure(f"{scene.key} at 100 %", about, scene, view, read))
-        return figures
+        return _Shown(scene.key, thumbnail, figures)
 
     def _figure(self, key: str, about: str, scene: Scene, view: _View, read: Read) -> Figure:
         tiles = [self._tile(part, view, read) for part in scene.parts]
@@ -190,12 +205,17 @@ class _Previews:
         is_whole = view.display_size == view.size and not part.enlarged
         if is_whole and part.file.suffix.lower() in SHOWN:
             return Tile(part.label, file)
+        preview = self._preview(part, view, read)
+        return Tile(part.label, address(preview, self.page), link="" if part.enlarged else file)
+
+    def _preview(self, part: Part, view: _View, read: Read) -> Path:
         preview = self.folder / f"{_digest(part, view)}.jpg"
         self.names.add(preview.name)
         if not preview.exists():
+            image = cut(read(part.file, part.frame), view.size, view.window, view.display_size)
             with whole_file(preview) as stream:
-                _seen(part, view, read).save(stream, **JPEG)
-        return Tile(part.label, address(preview, self.page), link="" if part.enlarged else file)
+                image.save(stream, **JPEG)
+        return preview
 
     def remove_others(self) -> None:
         """Remove previews that are used no more."""
@@ -251,46 +271,80 @@ def _size_of(part: Part) -> Size:
     return height, width
 
 
-def _detailed_windows(image: Image.Image, reduced: Size) -> list[Window]:
+def _detailed_windows(levels: Levels, display_size: Size) -> list[Window]:
     # Found in the reduced image.
-    factor = image.height / reduced[0]
-    small = np.array(image.convert("L").resize(reduced[::-1], Image.Resampling.BILINEAR))
-    side = round(min(PART, *image.size) / factor)
-    height = min(PART, image.height)
-    width = min(PART, image.width)
+    image_height, image_width = levels.shape[:2]
+    factor = image_height / display_size[0]
+    grey = Image.fromarray(levels).convert("L")
+    small = np.array(grey.resize(display_size[::-1], Image.Resampling.BILINEAR))
+    side = round(min(PART, image_height, image_width) / factor)
+    height = min(PART, image_height)
+    width = min(PART, image_width)
     windows = []
     for top, left in most_detailed(torch.from_numpy(small)[None, None], (side, side), count=PARTS):
-        top = min(round(top * factor), image.height - height)
-        left = min(round(left * factor), image.width - width)
+        top = min(round(top * factor), image_height - height)
+        left = min(round(left * factor), image_width - width)
         windows.append((top, left, height, width))
     return windows
 
 
-def _reduced(size: Size) -> Size:
-    factor = min(1, SIDE / max(size))
-    height, width = (max(1, round(side * factor)) for side in size)
+def reduced(size: Size, side: int) -> Size:
+    """Return a size with the same aspect, and sides of at most ``side`` pixels."""
+    factor = min(1, side / max(size))
+    height, width = (max(1, round(length * factor)) for length in size)
     return height, width
 
 
-def _read(file: Path, frame: int | None) -> Image.Image:
-    if frame is not None:
-        levels = read_frame(file, frame)
-        scaled = levels / (np.iinfo(levels.dtype).max / 255)
-        return Image.fromarray(scaled.round().astype(np.uint8))
-    image = read_image(file, srgb=True)
-    rgb = image.rgb
-    if image.alpha is not None:
-        rgb = on_white(rgb, image.alpha[..., None])
-    return Image.fromarray(eight_bits(rgb))
+def displayed(image: DecodedImage) -> Levels:
+    """Return an image as a screen shows it, of 8 bits.
+
+    Args:
+        image: Decoded to sRGB.
+    """
+    rgb = eight_bits(image.rgb)
+    if image.alpha is None:
+        return rgb
+    return np.dstack([rgb, eight_bits(image.alpha)])
 
 
-def _seen(part: Part, view: _View, read: Read) -> Image.Image:
-    """Return what a view shows of an image."""
-    image = read(part.file, part.frame)
-    top, left, height, width = view.window
-    x = y = 1.0
-    if part.enlarged:  # it is resampled within the window only
-        x = image.width / view.size[1]
-        y = image.height / view.size[0]
-    box = (left * x, top * y, (left + width) * x, (top + height) * y)
-    return image.resize(view.display_size[::-1], Image.Resampling.BICUBIC, box)
+def cut(levels: Levels, size: Size, window: Window, display_size: Size) -> Image.Image:
+    """Return a window of an image as it is shown, on a checkerboard where it is transparent.
+
+    Args:
+        levels: The image. Of a file that is mapped into memory, no more than the window is read.
+        size: Size to which the image is enlarged by bicubic, or its own.
+        window: Part of that size.
+        display_size: Size of the result.
+    """
+    top, left, height, width = window
+    y = levels.shape[0] / size[0]
+    x = levels.shape[1] / size[1]
+    margin = math.ceil(2 * max(1, height * y / display_size[0], width * x / display_size[1])) + 1
+    first_row = max(0, math.floor(top * y) - margin)
+    first_column = max(0, math.floor(left * x) - margin)
+    last_row = math.ceil((top + height) * y) + margin
+    last_column = math.ceil((left + width) * x) + margin
+    part = np.ascontiguousarray(levels[first_row:last_row, first_column:last_column])
+    box = (
+        left * x - first_column,
+        top * y - first_row,
+        (left + width) * x - first_column,
+        (top + height) * y - first_row,
+    )
+    image = Image.fromarray(part).resize(display_size[::-1], Image.Resampling.BICUBIC, box)
+    return _on_checkerboard(image) if image.mode == "RGBA" else image
+
+
+def _on_checkerboard(image: Image.Image) -> Image.Image:
+    rows, columns = np.indices((image.height, image.width)) // SQUARE
+    board = np.where((rows + columns) % 2, 255, 204).astype(np.uint8)
+    seen = Image.alpha_composite(Image.fromarray(board).convert("RGBA"), image)
+    return seen.convert("RGB")
+
+
+def _read(file: Path, frame: int | None) -> Levels:
+    if frame is None:
+        return displayed(read_image(file, srgb=True))
+    levels = read_frame(file, frame)
+    scaled = levels / (np.iinfo(levels.dtype).max / 255)
+    return scaled.round().astype(np.uint8)

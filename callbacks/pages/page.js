@@ -118,7 +118,7 @@ class Viewer {
     this.figure.classList.toggle("zoomed", this.zoom > 1);
     this.views.forEach((view) => view.classList.toggle("pixels", this.scale(view) >= SHARP));
     const factor = this.figure.querySelector(".factor");
-    if (factor) factor.textContent = `${Number(this.scale(this.stage).toFixed(1))}x`;
+    if (factor) factor.textContent = `${Number(this.scale(this.stage).toPrecision(2))}x`;
   }
 
   // ------------------------------------------------------------------------ mouse, fingers, keys
@@ -126,9 +126,8 @@ class Viewer {
   listen(view) {
     view.addEventListener("pointerdown", (event) => this.down(event, view));
     view.addEventListener("pointermove", (event) => this.move(event, view));
-    for (const name of ["pointerup", "pointercancel"]) {
-      view.addEventListener(name, (event) => this.pointers.delete(event.pointerId));
-    }
+    view.addEventListener("pointerup", (event) => this.up(event, view));
+    view.addEventListener("pointercancel", (event) => this.pointers.delete(event.pointerId));
     view.addEventListener("wheel", (event) => this.wheel(event, view), { passive: false });
   }
 
@@ -138,7 +137,17 @@ class Viewer {
     this.pointers.set(event.pointerId, event);
     const onLine = event.target.closest(".divider") !== null;
     this.slides = view === this.stage && (onLine || this.zoom === 1);
-    if (this.slides && !onLine && event.pointerType === "mouse") this.splitAt(event);
+    this.start = onLine ? null : event;
+  }
+
+  // A click that moves nothing names a place in the image, in shares of its sides.
+  up(event, view) {
+    this.pointers.delete(event.pointerId);
+    if (!this.start || Math.hypot(event.clientX - this.start.clientX, event.clientY - this.start.clientY) > 4) return;
+    const box = view.getBoundingClientRect();
+    const x = this.x + ((event.clientX - box.left) / box.width - 0.5) / this.zoom;
+    const y = this.y + ((event.clientY - box.top) / box.height - 0.5) / this.zoom;
+    this.figure.dispatchEvent(new CustomEvent("place", { detail: { x, y } }));
   }
 
   move(event, view) {
@@ -235,5 +244,21 @@ class Readout {
   }
 }
 
-document.querySelectorAll(".viewer").forEach((figure) => new Viewer(figure));
+// One scene at a time, where there is an index of them; its viewers begin when it is first shown.
+function showScene() {
+  const scenes = [...document.querySelectorAll(".scene")];
+  const scene = scenes.find((other) => `#${other.id}` === location.hash) ?? scenes[0];
+  scenes.forEach((other) => { other.hidden = other !== scene; });
+  for (const link of document.querySelectorAll(".index a")) {
+    const current = link.hash === `#${scene.id}`;
+    link.ariaCurrent = current ? "true" : null;
+    if (current) link.parentElement.scrollTop = link.offsetTop - link.parentElement.offsetTop;
+  }
+  for (const figure of (scene ?? document).querySelectorAll(".viewer")) {
+    figure.viewer ??= new Viewer(figure);
+  }
+}
+
+addEventListener("hashchange", showScene);
+showScene();
 document.querySelectorAll(".chart").forEach((chart) => new Readout(chart));

@@ -62,22 +62,25 @@ def render(template: Path, **values: Any) -> str:
     return text.strip().encode("utf-8", "backslashreplace").decode() + "\n"
 
 
-def render_page(template: Path, files: bool = False, **values: Any) -> str:
+def render_page(
+    template: Path, sources: str = "img-src data:", own_script: Path | None = None, **values: Any
+) -> str:
     """Fill the template of a whole page, which calls ``frame``.
 
     Args:
         template: The file.
-        files: Whether the page shows image files beside it.
+        sources: What the page loads besides itself, in words of a Content-Security-Policy.
+        own_script: A script that follows the shared one.
         values: For the template.
     """
     style = (BESIDE / "page.css").read_text(encoding="utf-8")
     script = (BESIDE / "page.js").read_text(encoding="utf-8")
+    if own_script is not None:
+        script += own_script.read_text(encoding="utf-8")
     # The browser itself refuses to load anything else, and to run any script but ours.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    images = "'self' file: data:" if files else "data:"
     policy = (
-        f"default-src 'none'; img-src {images}; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{digest}'"
+        f"default-src 'none'; {sources}; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     )
     return render(template, style=Markup(style), script=Markup(script), policy=policy, **values)
 

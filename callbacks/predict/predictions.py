@@ -26,7 +26,7 @@ OTHER_GROUPS = frozenset(
     | {"ckpt_path", "weights_only", "return_predictions"}
 )
 ITSELF = frozenset({"trainer.precision"}) | {
-    f"data.init_args.{name}" for name in ("scale", "size", "degradation_seed")
+    f"data.init_args.{name}" for name in ("scale", "size", "output_scale", "degradation_seed")
 }
 
 # All settings of a Source but those that say which images it has, where they lie, and how they

@@ -51,9 +51,10 @@ from callbacks.predict.predictions import (
 )
 from callbacks.predict.videos import Codec, VideoSettings, VideoWriter
 from callbacks.provenance import commit
+from degradations.bicubic import resize
 from files.images.deep import Pixels
 from files.method import Method, method_of
-from files.numbers import NonNegativeInt, PositiveInt
+from files.numbers import NonNegativeInt, PositiveInt, UnitInterval
 from files.own_modules import class_path
 from files.owned import foreign, refuse_foreign, refuse_link, remove_file, remove_folder
 from files.paths import expand_path, size_and_time
@@ -100,6 +101,13 @@ def _weighted(output: torch.Tensor, lr: torch.Tensor, meta: Mapping[str, Any]) -
     return weighted_by_alpha(output.float(), lr.to(output.device, torch.float32), colours, alpha)
 
 
+def _mixed(output: torch.Tensor, lr: torch.Tensor, strength: float) -> torch.Tensor:
+    """Return a share of an output, (3, H, W) or (F, 3, H, W), and else bicubic."""
+    frames = lr.to(output.device, torch.float32).view(-1, *lr.shape[-3:])
+    bicubic = resize(frames, output.shape[-2:]).view(output.shape)
+    return torch.lerp(bicubic, output.float(), strength)
+
+
 @dataclass
 class _Video:
     """The video that is written.
@@ -144,6 +152,7 @@ class Writer(Callback):
         exif: ``keep`` camera, exposure, dates, author and place; or these except the place
             (``no_place``); or ``drop`` all.
         page: Write ``<folder>/predict.html``: each output beside bicubic, with a slider.
+        strength: Share of the method's output, from 0 to 1; the rest is the bicubic enlargement.
         codec: Codec of enlarged videos.
         crf: Quality of enlarged videos by the codec's own scale: from 0, the best, to 51 (``av1``:
             63).
@@ -171,6 +180,7 @@ class Writer(Callback):
         profile: Profile = "keep",
         exif: ExifPart = "keep",
         page: bool = True,
+        strength: UnitInterval = 1.0,
         codec: Codec = "h264",
         crf: NonNegativeInt = 18,
     ) -> None:
@@ -184,6 +194,7 @@ class Writer(Callback):
         self.profile = profile
         self.exif = exif
         self.page = page
+        self.strength = strength
         self._settings = VideoSettings(codec, crf, exif)
         self.config: Mapping[str, Any] = {}  # of the command; see commands/cli.py
         self._began = 0.0  # when the current batch was on the device
@@ -296,6 +307,8 @@ class Writer(Callback):
         finite = are_finite(images).tolist()
         levels = []
         for number, (image, meta) in enumerate(zip(images, metas, strict=True)):
+            if self.strength != 1:
+                image = _mixed(image, batch["lr"][number], self.strength)
             if meta.get("alpha") is not None:
                 image = _weighted(image, batch["lr"][number], meta)
             levels.append(output_levels(image, meta))
@@ -383,6 +396,8 @@ class Writer(Callback):
             options |= {"precision": trainer.precision, **method.output_settings}
         if self.format in ("jpg", "webp"):
             options["writer.quality"] = self.quality
+        if self.strength != 1:
+            options["writer.strength"] = self.strength
         if self._of_clips:  # their names do not show it
             options["writer.format"] = self.format
         properties = RunProperties(

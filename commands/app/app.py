@@ -14,6 +14,7 @@ import signal
 import socket
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 from commands.app.models import Models
 from commands.errors import ConfigurationError
@@ -32,11 +33,11 @@ def main(words: Sequence[str] | None = None) -> int:
         0.
 
     Raises:
-        ConfigurationError: If Gradio is missing, or the address cannot be used.
+        ConfigurationError: If the extra ``app`` is missing, or the address cannot be used.
     """
     options = _parser().parse_args(words)
-    if importlib.util.find_spec("gradio") is None:
-        raise ConfigurationError(f"app needs Gradio, which is optional: {INSTALL}")
+    if any(importlib.util.find_spec(package) is None for package in ("starlette", "uvicorn")):
+        raise ConfigurationError(f"app needs Starlette and uvicorn, which are optional: {INSTALL}")
     try:
         listening = socket.create_server((options.host, options.port))
     except (OSError, OverflowError) as error:
@@ -51,14 +52,11 @@ def main(words: Sequence[str] | None = None) -> int:
         models = _models(options.sources)
         ours = tempfile.TemporaryDirectory(prefix="enlarger-app-", ignore_cleanup_errors=True)
         with ours as folder:
-            tempfile.tempdir = folder
-            # Gradio reads them when it is imported.
-            os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": f"{folder}/page"}
             import uvicorn
 
             from commands.app.page import application
 
-            page = application(models)
+            page = application(models, Path(folder), options.host)
             print(
                 f"http://{options.host}:{listening.getsockname()[1]} (Ctrl-C ends it)", flush=True
             )

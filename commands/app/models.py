@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from commands.interface.models import Enlarger
 
 
-class Stopped(Exception):  # noqa: N818  (no error)
-    """Raised within an enlargement that was stopped."""
+class Offer(NamedTuple):
+    """A method as the page names it.
+
+    source: What ``load`` of ``enlarger.py`` takes.
+    name: The source without its folders, where that is unique.
+    scale: Factor of enlargement of released weights.
+    file: Its weights file, if that is not on this machine.
+    address: Where that file is.
+    """
+
+    source: str
+    name: str
+    scale: int | None = None
+    file: str = ""
+    address: str = ""
 
 
 class Models:
@@ -36,34 +46,22 @@ class Models:
         }
         self._loaded: tuple[tuple[str, int | None], Enlarger] | None = None
         self._default_steps: dict[str, int | None] = {}
-        self._at_work: object = None  # the latest enlargement, unless it was stopped
 
-    def stop(self) -> None:
-        """End the enlargement that runs now, at its next layer."""
-        self._at_work = None
+    def offers(self) -> list[Offer]:
+        """Return the methods as they are now: a missing file may have come."""
+        from callbacks.weights import manifest, place_of
+        from commands.released import released
 
-    @contextlib.contextmanager
-    def stoppable(self) -> Iterator[None]:
-        """Let ``stop``, or another enlargement, end what this thread does within.
-
-        Raises:
-            Stopped: If so.
-        """
-        from torch.nn.modules.module import register_module_forward_pre_hook
-
-        enlargement = object()
-        thread = threading.get_ident()
-        self._at_work = enlargement
-
-        def check(*_: object) -> None:  # called for all threads
-            if threading.get_ident() == thread and self._at_work is not enlargement:
-                raise Stopped
-
-        handle = register_module_forward_pre_hook(check)
-        try:
-            yield
-        finally:
-            handle.remove()
+        offers = []
+        for source, name in self.names.items():
+            offer = Offer(source, name)
+            if source in released():
+                offer = offer._replace(scale=released()[source].scale)
+                entry = manifest()[source]
+                if place_of(entry) is None:
+                    offer = offer._replace(file=entry["file"], address=entry["source"])
+            offers.append(offer)
+        return offers
 
     def load(self, source: str, steps: int | None = None) -> Enlarger:
         """Return a method, from memory if it was the last one.
@@ -73,12 +71,10 @@ class Models:
             steps: Sampling steps; by default the method's own.
 
         Raises:
-            ValueError: If it is not offered, cannot be loaded, or cannot take so many steps.
+            ValueError: If it cannot be loaded, or cannot take so many steps.
         """
         from commands.interface.models import load
 
-        if source not in self.sources:
-            raise ValueError(f"{source!r} is not offered here")
         key = source, steps or self._default_steps.get(source)
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None  # frees its memory first

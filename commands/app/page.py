@@ -1,240 +1,367 @@
-"""The page: what is on it, and its events. Gradio is optional: imported where it is used."""
+"""The page's server: visits, uploads, what is shown of them, and downloads.
+
+A page is one visit, whose address nobody can guess. A job belongs to it, and so do its files.
+"""
 
 from __future__ import annotations
 
-import functools
-import html
-import tempfile
-from collections.abc import Callable, Iterator
+import asyncio
+import contextlib
+import ipaddress
+import shutil
+import socket
+import time
+import zipfile
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from urllib.parse import urlsplit
 
-import numpy as np
-from PIL import Image
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import (
+    FileResponse,
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    Response,
+)
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from callbacks.predict.files import Extras, encode, fitted_extras, fitted_pixels
-from commands.app.models import Models, Stopped
-from commands.released import released
-from files.images.decode import decode
+from callbacks.pages.images import SIDE, reduced
+from callbacks.pages.render import Figure, Tile, render, render_page
+from commands.app.models import Models
+from commands.app.queue import Queue
+from commands.app.visits import PREVIEW, Job, Photograph, Settings, Side, Visit
 from files.paths import IMAGE_EXTENSIONS
-from lightning_modules.sampling.enlarging import WrongScaleError
-from lightning_modules.sampling.tiling import Tiling
 
-PREVIEW = 2000  # pixels of a side in the page; the PNG has all
-MIDDLE = 192  # pixels of a side of what `Preview` enlarges
-QUALITY = 95  # of JPEG
-LARGEST_UPLOAD = "200mb"
-INTRODUCTION = """# Enlarger
-Drop photographs, choose a model and press **Enlarge**; **Preview** enlarges only the middle of the
-first one. Nothing leaves the machine that serves this page."""
-FIELDS = {"data.init_args.scale": "Scale", "tiling.size": "Tile"}  # in errors
-Event = Callable[..., Iterator[Any]]
-
-
-def read(photo: str) -> tuple[Any, Extras]:
-    """Return the pixels of a photograph as ``Enlarger.enlarge`` takes them, and its colours.
-
-    Raises:
-        ValueError: If the file is no image, or is damaged.
-    """
-    image = decode(Path(photo).read_bytes(), Path(photo).name)
-    return image.array(), Extras(image.icc or image.grey_icc, cicp=image.cicp)
+BESIDE = Path(__file__).parent
+LARGEST_UPLOAD = 200_000_000  # bytes
+LARGEST_PART = 4096  # pixels of a side
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
 
 
-def preview(pixels: Any) -> Image.Image:
-    """Return an image of 8 bits, and of at most ``PREVIEW`` pixels a side."""
-    if pixels.dtype == "uint16":
-        pixels = (pixels >> 8).astype("uint8")
-    image = Image.fromarray(pixels)
-    image.thumbnail((PREVIEW, PREVIEW), Image.Resampling.LANCZOS)
-    return image
-
-
-def middle(pixels: Any) -> Any:
-    """Return the middle of an image, ``MIDDLE`` pixels a side or what it has."""
-    height, width = pixels.shape[:2]
-    top = max(0, (height - MIDDLE) // 2)
-    left = max(0, (width - MIDDLE) // 2)
-    return pixels[top : top + MIDDLE, left : left + MIDDLE]
-
-
-def example() -> str:
-    """Return a photograph that comes with the environment."""
-    from sklearn.datasets import __file__ as package
-
-    return str(Path(package).parent / "images" / "flower.jpg")
-
-
-def _some(photos: list[str] | None) -> list[str]:
-    if not photos:
-        raise ValueError("Choose a photograph first.")
-    return photos
-
-
-def _words(error: str) -> str:
-    text = html.escape(error, quote=False)
-    for key, field in FIELDS.items():
-        text = text.replace(key, field)
-    return text
-
-
-def in_page(function: Event) -> Event:
-    """Return an event whose errors are sentences on the page."""
-    import gradio as gr
-
-    @functools.wraps(function)
-    def wrapped(*values: Any) -> Iterator[Any]:
-        try:
-            yield from function(*values)
-        except Stopped:
-            return
-        except (ValueError, OSError) as error:
-            raise gr.Error(_words(str(error)), duration=None, print_exception=False) from None
-
-    return wrapped
-
-
-def application(models: Models) -> Any:
+def application(models: Models, folder: Path, host: str = "127.0.0.1") -> ASGIApp:
     """Return the page, an ASGI application.
 
     Args:
         models: The methods, at least one.
+        folder: For the files of visitors.
+        host: The address at which it listens.
     """
-    import fastapi
-    import gradio as gr
-
-    @in_page
-    def choose(source: str) -> Iterator[Any]:
-        published = released().get(source)
-        if published is not None:  # its file is fetched when it is first used
-            yield gr.Number(published.scale, interactive=False), gr.Number(None, visible=False)
-            return
-        model = models.load(source)
-        steps = model.module.default_steps
-        yield gr.Number(model.scale, interactive=True), gr.Number(steps, visible=steps is not None)
-
-    @in_page
-    def drop(photos: list[str] | None) -> Iterator[Any]:
-        if not photos:
-            yield gr.ImageSlider(None, label="Photograph"), "", []
-            return
-        pixels = read(photos[0])[0]
-        image = preview(pixels)
-        about = f"{pixels.shape[1]} x {pixels.shape[0]} pixels"
-        yield gr.ImageSlider((image, image), label="Photograph"), about, []
-
-    @in_page
-    def look(photos: list[str] | None, *settings: Any) -> Iterator[Any]:
-        pixels = middle(read(_some(photos)[0])[0])
-        _, slider, about = enlarged("the middle", pixels, *settings)
-        yield slider, about, []
-
-    of_tiles = gr.Progress(track_tqdm=True)
-
-    @in_page
-    def press(photos: list[str] | None, progress: Any = of_tiles, *settings: Any) -> Iterator[Any]:
-        *settings, form = settings  # type: ignore[assignment]
-        photos = _some(photos)
-        files: list[str] = []
-        with tempfile.TemporaryDirectory() as folder:  # until Gradio has its own copies
-            for number, photo in enumerate(photos):
-                name = Path(photo).name
-                try:
-                    pixels, colours = read(photo)
-                    output, slider, about = enlarged(name, pixels, *settings)
-                except (ValueError, OSError) as error:
-                    is_last = number + 1 == len(photos)
-                    if is_last and not files:
-                        raise
-                    gr.Warning(_words(f"{name}: {error}"), duration=None)
-                    continue
-                levels = fitted_pixels(np.atleast_3d(output), form)
-                extras = fitted_extras(colours, levels, form)[0]
-                factor = output.shape[0] / pixels.shape[0]
-                file = Path(folder, str(number), f"{Path(photo).stem}_x{factor:g}.{form}")
-                file.parent.mkdir()
-                file.write_bytes(encode(levels, extras, form, QUALITY))
-                files.append(str(file))
-                yield slider, about, files
-
-    def enlarged(
-        name: str, pixels: Any, source: str, scale: float, steps: int, tile: int, seed: int
-    ) -> tuple[Any, Any, str]:
-        model = models.load(source, steps)
-        scale = scale or model.scale
-        h, w = pixels.shape[:2]
-        about = f"{w} x {h} to {round(w * scale)} x {round(h * scale)} pixels"
-        if scale < 1:
-            raise ValueError(f"{about}: the scale must be at least 1")
-        tiling = Tiling(size=tile) if tile else None
-        try:
-            with models.stoppable():
-                output = model.enlarge(pixels, scale=scale, seed=seed or 0, tiling=tiling)
-        except WrongScaleError as error:
-            raise ValueError(
-                f"{models.names[source]} enlarges by {model.scale:g} only; set Scale to "
-                f"{model.scale:g}"
-            ) from error
-        after = preview(output)
-        before = preview(pixels).resize(after.size, Image.Resampling.BICUBIC)
-        label = f"Bicubic | {models.names[source]}"
-        return output, gr.ImageSlider((before, after), label=label), f"{about}, {name}"
-
-    with gr.Blocks(title="Enlarger", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
-        gr.Markdown(INTRODUCTION)
-        with gr.Row():
-            with gr.Column(scale=1, min_width=300):
-                photos = gr.File(
-                    label="Photographs",
-                    file_count="multiple",
-                    file_types=sorted(IMAGE_EXTENSIONS),
-                    height=140,
-                )
-                source = gr.Dropdown(
-                    [(name, source) for source, name in models.names.items()],
-                    value=models.sources[0],
-                    label="Model",
-                )
-                with gr.Row():
-                    scale = gr.Number(label="Scale", min_width=130)
-                    steps = gr.Number(label="Steps", precision=0, visible=False, min_width=130)
-                    tile = gr.Number(0, label="Tile (0: auto)", precision=0, min_width=130)
-                    seed = gr.Number(0, label="Seed", precision=0, min_width=130)
-                form = gr.Radio(["png", "jpg"], value="png", label="Files")
-                with gr.Row():
-                    button = gr.Button("Enlarge", variant="primary", min_width=90)
-                    crop = gr.Button("Preview", min_width=90)
-                    stop = gr.Button("Stop", min_width=90)
-                gr.Examples([[[example()]]], photos, label="An example")
-            with gr.Column(scale=2, min_width=300):
-                slider = gr.ImageSlider(
-                    label="Photograph", format="png", buttons=["fullscreen"], max_height=640
-                )
-                about = gr.Markdown()
-                files = gr.File(
-                    label="Enlarged", file_count="multiple", interactive=False, height=140
-                )
-        settings = [photos, source, scale, steps, tile, seed]
-        results = [slider, about, files]
-        # One event at a time, because one model is in memory.
-        one: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
-        hidden: dict[str, Any] = {"api_visibility": "private", **one}
-        for event in (page.load, source.change):
-            event(choose, source, [scale, steps], **hidden)
-        photos.change(drop, photos, results, show_progress_on=slider, **hidden)
-        crop.click(look, settings, results, show_progress_on=slider, **hidden)
-        run = button.click(
-            press, [*settings, form], results, show_progress_on=slider, api_name="enlarge", **one
-        )
-        stop.click(models.stop, cancels=[run], queue=False, api_visibility="private")
-    page.queue(max_size=20, api_open=False)
-    return gr.mount_gradio_app(
-        fastapi.FastAPI(),
-        page,
-        "",
-        max_file_size=LARGEST_UPLOAD,
-        footer_links=[],
-        run_history=False,
-        ssr_mode=False,
-        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+    server = _Server(models, folder)
+    photograph = "/visits/{visit}/photographs/{number:int}"
+    routes = [
+        Route("/", server.page),
+        Route("/visits", server.begin, methods=["POST"]),
+        Route("/visits/{visit}", server.state),
+        Route("/visits/{visit}/leave", server.leave, methods=["POST"]),
+        Route("/visits/{visit}/stop", server.stop, methods=["POST"]),
+        Route("/visits/{visit}/enlarge", server.enlarge, methods=["POST"]),
+        Route("/visits/{visit}/preview", server.preview, methods=["POST"]),
+        Route("/visits/{visit}/photographs", server.upload, methods=["POST"]),
+        Route("/visits/{visit}/enlarged.zip", server.archive),
+        Route(photograph, server.remove, methods=["DELETE"]),
+        Route(photograph + "/figure", server.figure),
+        Route(photograph + "/output", server.output),
+        Route(photograph + "/{side}/part.jpg", server.part),
+        Route(photograph + "/{side}/{view}.jpg", server.view),
+    ]
+    page = Starlette(
+        routes=routes,
+        lifespan=server.lifespan,
+        exception_handlers={
+            ValueError: _refuse,
+            KeyError: _not_found,
+            FileNotFoundError: _not_found,
+        },
     )
+    names = {"localhost", host, socket.gethostname().lower(), socket.getfqdn().lower()}
+    return _OwnOrigin(page, names)
+
+
+class _OwnOrigin:
+    """Refuse requests from pages of other servers, or by another name of this one.
+
+    Args:
+        page: The application.
+        names: Names of this machine; addresses are allowed, as nobody else can own a name so.
+    """
+
+    def __init__(self, page: ASGIApp, names: set[str]) -> None:
+        self.page = page
+        self.names = names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.page(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        origin = headers.get("origin")
+        from_elsewhere = origin is not None and urlsplit(origin).netloc != host
+        if from_elsewhere or not self._is_name(host):
+            refusal = PlainTextResponse("This page is served to itself alone.", 403)
+            await refusal(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        await self.page(scope, receive, send_with_headers)
+
+    def _is_name(self, host: str) -> bool:
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+            if name in self.names:
+                return True
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+
+def _refuse(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, 400)
+
+
+def _not_found(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": f"not found: {error}"}, 404)
+
+
+class _Server:
+    def __init__(self, models: Models, folder: Path) -> None:
+        self.models = models
+        self.folder = folder
+        self.queue = Queue(models)
+        self.visits: dict[str, Visit] = {}
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        self.queue.start()
+        sweeper = asyncio.create_task(self._sweep())
+        yield
+        sweeper.cancel()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            for visit in [*self.visits.values()]:
+                if visit.is_over():
+                    del self.visits[visit.id]
+                    await run_in_threadpool(visit.close)
+
+    def _visit(self, request: Request) -> Visit:
+        return self.visits[request.path_params["visit"]]
+
+    def _photograph(self, request: Request) -> Photograph:
+        return self._visit(request).photographs[request.path_params["number"]]
+
+    async def page(self, request: Request) -> Response:
+        text = await run_in_threadpool(
+            render_page,
+            BESIDE / "app.html.j2",
+            "img-src 'self' data:; connect-src 'self'",
+            BESIDE / "app.js",
+            offers=self.models.offers(),
+            endings=",".join(sorted(IMAGE_EXTENSIONS)),
+            largest=LARGEST_UPLOAD,
+        )
+        return HTMLResponse(text)
+
+    # ------------------------------------------------------------------------------- the visit
+
+    async def begin(self, request: Request) -> Response:
+        visit = Visit(self.folder)
+        self.visits[visit.id] = visit
+        return JSONResponse({"id": visit.id})
+
+    async def state(self, request: Request) -> Response:
+        visit = self._visit(request)
+        visit.seen = time.monotonic()
+        visit.left = False
+        photographs = [self._described(photograph) for photograph in visit.photographs.values()]
+        before = self.queue.before(visit)
+        return JSONResponse({"photographs": photographs, "before": before, "error": visit.error})
+
+    def _described(self, photograph: Photograph) -> dict[str, Any]:
+        """Return what the page shows of a photograph besides its pixels."""
+        job = photograph.job
+        described: dict[str, Any] = {
+            "number": photograph.number,
+            "name": photograph.name,
+            "size": photograph.size,
+            "corner": photograph.corner,
+            "waits": job is not None and job.progress is None,
+            "progress": None if job is None else job.progress,
+            "error": photograph.error,
+            "version": photograph.folder.name,
+        }
+        output = photograph.output
+        if output is not None:
+            method = self.models.names[output.settings.source]
+            described["output"] = {"size": output.size, "method": method}
+            described["version"] += f"-{output.number}"
+        return described
+
+    async def leave(self, request: Request) -> Response:
+        visit = self._visit(request)
+        visit.seen = time.monotonic()
+        visit.left = True
+        return Response()
+
+    async def stop(self, request: Request) -> Response:
+        self._visit(request).stop()
+        return await self.state(request)
+
+    async def upload(self, request: Request) -> Response:
+        visit = self._visit(request)
+        name = request.query_params["name"]
+        file = visit.new_file()
+        size = 0
+        with open(file, "wb") as stream:
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > LARGEST_UPLOAD:
+                    break
+                stream.write(chunk)
+        if size > LARGEST_UPLOAD:
+            shutil.rmtree(file.parent)
+            raise ValueError(f"{name} is larger than {LARGEST_UPLOAD / 1e6:g} MB")
+        await run_in_threadpool(visit.add, file, name)
+        return await self.state(request)
+
+    async def remove(self, request: Request) -> Response:
+        visit = self._visit(request)
+        await run_in_threadpool(visit.remove, request.path_params["number"])
+        return await self.state(request)
+
+    # -------------------------------------------------------------------------------- the work
+
+    async def enlarge(self, request: Request) -> Response:
+        visit = self._visit(request)
+        settings = self._settings(await request.json())
+        for number, photograph in sorted(visit.photographs.items()):
+            is_done = photograph.output is not None and photograph.output.settings == settings
+            if number != PREVIEW and photograph.job is None and not is_done:
+                self.queue.add(visit, photograph, Job(settings))
+        return await self.state(request)
+
+    async def preview(self, request: Request) -> Response:
+        visit = self._visit(request)
+        content = await request.json()
+        settings = self._settings(content)
+        place = (int(content["number"]), float(content["x"]), float(content["y"]))
+        square = await run_in_threadpool(visit.add_square, *place)
+        self.queue.add(visit, square, Job(settings))
+        return await self.state(request)
+
+    def _settings(self, content: dict[str, Any]) -> Settings:
+        """Return the settings as typed.
+
+        Raises:
+            ValueError: If a model is not offered, or a value is none that a field takes.
+        """
+        source = content["source"]
+        if source not in self.models.sources:
+            raise ValueError(f"{source!r} is not offered here")
+        format = content["format"]
+        if format not in ("png", "jpg"):
+            raise ValueError(f"{format!r} is neither png nor jpg")
+        scale = float(content["scale"] or 0)
+        if scale and not 1 <= scale <= 100:
+            raise ValueError(f"Scale is {scale:g}; it must be at least 1, and at most 100")
+        counts = [int(content[name] or 0) for name in ("steps", "tile", "seed")]
+        if min(counts) < 0:
+            raise ValueError("Steps, Tile and Seed must be whole numbers of at least 0")
+        steps, tile, seed = counts
+        strength = min(max(0.0, float(content["strength"]) / 100), 1.0)
+        return Settings(source, scale or None, steps or None, tile or None, seed, strength, format)
+
+    # --------------------------------------------------------------------------- what is shown
+
+    async def figure(self, request: Request) -> Response:
+        photograph = self._photograph(request)
+        height, width = photograph.size
+        tiles = [Tile("photograph", f"{_address(request)}/before/whole.jpg")]
+        about = f"{width} x {height} pixels"
+        size = photograph.size
+        if photograph.output is not None:
+            size = photograph.output.size
+            about += f" → {size[1]} x {size[0]}"
+            method = self.models.names[photograph.output.settings.source]
+            tiles[0] = Tile("bicubic", tiles[0].uri)
+            whole = f"{_address(request)}/after/whole.jpg?{photograph.output.number}"
+            tiles.append(Tile(method, whole))
+        shown = reduced(size, SIDE)
+        figure = Figure(photograph.name, about, shown[1], shown[0], tiles, 0, len(tiles) - 1)
+        figure = figure._replace(full=size[1])
+        return HTMLResponse(render(BESIDE / "figure.html.j2", figure=figure))
+
+    async def view(self, request: Request) -> Response:
+        view = request.path_params["view"]
+        if view not in ("whole", "thumbnail"):
+            raise KeyError(view)
+        folder = self._photograph(request).views(_side(request))
+        return FileResponse(folder / f"{view}.jpg")
+
+    async def part(self, request: Request) -> Response:
+        photograph = self._photograph(request)
+        values = [int(request.query_params[name]) for name in ("top", "left", "height", "width")]
+        top, left, height, width = values
+        size = photograph.output.size if photograph.output is not None else photograph.size
+        height = min(max(1, height), size[0], LARGEST_PART)
+        width = min(max(1, width), size[1], LARGEST_PART)
+        top = min(max(0, top), size[0] - height)
+        left = min(max(0, left), size[1] - width)
+        window = (top, left, height, width)
+        data = await run_in_threadpool(photograph.part, _side(request), window)
+        return Response(data, media_type="image/jpeg")
+
+    async def output(self, request: Request) -> Response:
+        photograph = self._photograph(request)
+        if photograph.output is None:
+            raise KeyError(photograph.name)
+        return FileResponse(photograph.output.file, filename=photograph.output.name)
+
+    async def archive(self, request: Request) -> Response:
+        visit = self._visit(request)
+        path = await run_in_threadpool(_write_archive, visit)
+        return FileResponse(path, filename="enlarged.zip")
+
+
+def _side(request: Request) -> Side:
+    side = request.path_params["side"]
+    if side not in ("before", "after"):
+        raise KeyError(side)
+    return cast(Side, side)
+
+
+def _address(request: Request) -> str:
+    return request.url.path.removesuffix("/figure")
+
+
+def _write_archive(visit: Visit) -> Path:
+    """Write the outputs into one file; they are compressed already."""
+    path = visit.folder / "enlarged.zip"
+    names: set[str] = set()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for number, photograph in visit.photographs.items():
+            if photograph.output is not None and number != PREVIEW:
+                name = photograph.output.name
+                if name in names:
+                    name = f"{number}_{name}"
+                names.add(name)
+                archive.write(photograph.output.file, name)
+    return path

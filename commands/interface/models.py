@@ -76,6 +76,7 @@ class Enlarger:
         size: tuple[int, int] | None = None,
         seed: int = 0,
         tiling: Tiling | None = None,
+        strength: float = 1.0,
     ) -> Picture:
         """Enlarge an image, as ``main.py predict`` does, in float32 or bfloat16.
 
@@ -83,16 +84,18 @@ class Enlarger:
 
         Args:
             image: As ``help(enlarger)`` says. Alpha is enlarged by bicubic; grey stays grey.
-            scale: Factor, for a method of any scale; by default ``self.scale``.
+            scale: Factor; by default ``self.scale``. For a factor below that of a method with one
+                scale, its output is reduced by bicubic.
             size: (H, W) of the result, instead of ``scale``.
             seed: The only source of randomness.
             tiling: How large images are cut into tiles; by default as of the run or export.
+            strength: Share of the method's output, in [0, 1]; the rest is the bicubic enlargement.
 
         Returns:
             The enlarged image.
 
         Raises:
-            ValueError: If the image is invalid, the method has another scale, or the result would
+            ValueError: If the image is invalid, the method has a smaller scale, or the result would
                 be smaller than the image.
 
         Examples:
@@ -117,7 +120,9 @@ class Enlarger:
             "size": output_size,
             "lr": _visible_colours(x).to(self.module.device),
         }
-        sr = self.module.enlarge(batch, tiled=True)["sr"][0]
+        sr = self.module.enlarge_to_size(batch)["sr"][0]
+        if strength != 1:
+            sr = torch.lerp(resize(batch["lr"], output_size)[0], sr, strength)
         if x.shape[1] == 4:
             colours = x[0, :3].to(sr.device)
             alpha = x[0, 3:].to(sr.device)

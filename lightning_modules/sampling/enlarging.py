@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from fractions import Fraction
 from functools import partial
@@ -11,6 +12,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from degradations.bicubic import resize
 from files.batch import Batch, tiles_of
 from files.method import Method
 from lightning_modules.noise import Noise, PlacedNoise, Size, with_noise_seeds
@@ -25,6 +27,8 @@ from lightning_modules.sampling.tiling import (
 )
 from lightning_modules.trainer import trainer_of
 from lightning_modules.weights import shape_text
+
+log = logging.getLogger(__name__)
 
 
 class WrongScaleError(ValueError):
@@ -62,6 +66,7 @@ class InTiles(Method, LightningModule):
         self._tiling = Tiling()
         self._tile_count = 1
         self._tile_size: Size | None = None
+        self._has_one_scale = False  # known when another one failed
 
     @abstractmethod
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
@@ -129,6 +134,26 @@ class InTiles(Method, LightningModule):
 
     def _least_side(self) -> int:
         return max(2 * self._overlap, self.tile_least)
+
+    def enlarge_to_size(self, batch: Batch) -> dict[str, Tensor]:
+        """As ``enlarge``, in tiles; the output of a method with one scale is reduced by bicubic.
+
+        Raises:
+            WrongScaleError: If ``size`` is above the method's own.
+        """
+        if not self._has_one_scale:
+            try:
+                return self.enlarge(batch, tiled=True)
+            except WrongScaleError:
+                self._has_one_scale = True
+        size = batch["size"]
+        own_size = self.own_size(batch["lr"])
+        if own_size == size or own_size[0] < size[0] or own_size[1] < size[1]:
+            return self.enlarge(batch, tiled=True)
+        sr = self.enlarge(cast("Batch", {**batch, "size": own_size}), tiled=True)["sr"]
+        height, width = size
+        log.info("enlarged by %g, and reduced to %d x %d", self.scale, width, height)
+        return {"sr": resize(sr, size)}
 
     def _at_side(self, batch: Batch, side: int | None) -> Tensor:
         self._tile_count = 1

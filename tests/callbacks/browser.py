@@ -78,9 +78,25 @@ class Browser:
             self._driver.terminate()
             self._driver.wait()
 
-    def open(self, page: Path) -> None:
-        """Load a file."""
-        self._post("/url", {"url": page.as_uri()})
+    def open(self, page: Path | str) -> None:
+        """Load a file, or an address."""
+        self._post("/url", {"url": page.as_uri() if isinstance(page, Path) else page})
+
+    def look(self, width: int, dark: bool) -> None:
+        """Show pages at the width of a screen in CSS pixels, in light or dark."""
+        sizes = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.tell("Emulation.setDeviceMetricsOverride", sizes)
+        theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.tell("Emulation.setEmulatedMedia", {"features": [theme]})
+
+    def tell(self, command: str, parameters: dict[str, Any]) -> Any:
+        """Run a command of Chrome's DevTools."""
+        return self._post("/goog/cdp/execute", {"cmd": command, "params": parameters})
+
+    def choose_files(self, selector: str, *files: Path) -> None:
+        """Choose files in a field."""
+        text = "\n".join(str(file) for file in files)
+        self._post(f"/element/{self.find(selector)[ELEMENT]}/value", {"text": text})
 
     def run(self, script: str, *arguments: Any) -> Any:
         """Run a function's body in the page, and return its result."""
@@ -94,6 +110,10 @@ class Browser:
         """Click in the middle of an element."""
         self._post(f"/element/{self.find(selector)[ELEMENT]}/click", {})
 
+    def click_at(self, selector: str, x: int, y: int) -> None:
+        """Click at an offset from the middle of an element."""
+        self._press(selector, [(x, y)])
+
     def type(self, selector: str, keys: str) -> None:
         """Press keys on an element that has the focus."""
         self.run("document.querySelector(arguments[0]).focus()", selector)
@@ -102,10 +122,13 @@ class Browser:
 
     def drag(self, selector: str, *offsets: tuple[int, int]) -> None:
         """Press in the middle of an element, move by each offset from there, release."""
+        self._press(selector, [(0, 0), *offsets])
+
+    def _press(self, selector: str, offsets: list[tuple[int, int]]) -> None:
         origin = self.find(selector)
         moves = [
             {"type": "pointerMove", "duration": 50, "x": x, "y": y, "origin": origin}
-            for x, y in ((0, 0), *offsets)
+            for x, y in offsets
         ]
         press, release = ({"type": f"pointer{name}", "button": 0} for name in ("Down", "Up"))
         actions = [moves[0], press, *moves[1:], release]

@@ -1,13 +1,18 @@
-"""`main.py app`: what the page returns, by its own client; needs the extra `app`."""
+"""`main.py app`: visits and what they get, over HTTP and in a browser; needs the extra `app`."""
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import signal
 import socket
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
+import zipfile
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -23,12 +28,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import enlarger
-from commands.app.models import Models, Stopped
+from commands.app.models import Models
 from files.images.decode import decode
 from lightning_modules import EDSR
 from lightning_modules.sampling.tiling import Tiling
 from main import main
+from tests.callbacks.accessibility import problems
+from tests.callbacks.browser import Browser, chromium
 from tests.commands.stochastic import Noisy
+from tests.datamodules.profiles import rgb_profile, srgb_of_rgb
 
 DRAWS = np.random.default_rng(0)
 RGB = DRAWS.integers(0, 256, (24, 44, 3), dtype=np.uint8)
@@ -69,8 +77,66 @@ def export(folder: Path, name: str, network: nn.Module) -> None:
     save_file(tensors, folder / "model.safetensors")
 
 
+class Visitor:
+    """A visit of the page.
+
+    Args:
+        url: The page's address.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.visit = f"{url}/visits/{json.loads(ask(f'{url}/visits', b''))['id']}"
+
+    def upload(self, photo: Path) -> dict[str, Any]:
+        path = f"{self.visit}/photographs?name={photo.name}"
+        return json.loads(ask(path, photo.read_bytes()))["photographs"][-1]
+
+    def post(self, path: str, **content: Any) -> dict[str, Any]:
+        return json.loads(ask(self.visit + path, json.dumps({**EMPTY, **content}).encode()))
+
+    def state(self) -> dict[str, Any]:
+        return json.loads(ask(self.visit))
+
+    def finish(self) -> list[dict[str, Any]]:
+        """Wait until nothing is to be done."""
+        while True:
+            photographs = self.state()["photographs"]
+            if not any(one["waits"] or one["progress"] is not None for one in photographs):
+                return photographs
+            time.sleep(0.02)
+
+    def enlarge(self, photo: Path, source: str, **settings: Any) -> bytes:
+        """Return the file of a photograph."""
+        number = self.upload(photo)["number"]
+        self.post("/enlarge", source=source, **settings)
+        assert [one["error"] for one in self.finish() if one["number"] == number] == [""]
+        return self.get(number, "output")
+
+    def get(self, number: int, path: str) -> bytes:
+        return ask(f"{self.visit}/photographs/{number}/{path}")
+
+
+EMPTY = {"scale": "", "steps": "", "tile": "", "seed": "0", "strength": "100", "format": "png"}
+
+
+def ask(url: str, data: bytes | None = None, **headers: str) -> bytes:
+    with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=30) as reply:
+        return reply.read()
+
+
+def refusal(url: str, data: bytes | None = None, **headers: str) -> str:
+    with pytest.raises(urllib.error.HTTPError) as raised:
+        ask(url, data, **headers)
+    return f"{raised.value.code} {raised.value.read().decode()}"
+
+
+def pixels(data: bytes) -> np.ndarray[Any, Any]:
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
 class Page:
-    """The page, served in a thread, and a visitor.
+    """The page, served in a thread.
 
     Args:
         runs: A folder of exports.
@@ -81,36 +147,16 @@ class Page:
 
         from commands.app.page import application
 
-        self.edsr, self.noisy = sorted(map(str, runs.iterdir()))
+        self.edsr, self.noisy, self.stuck = sorted(map(str, runs.iterdir()))
+        self.files = runs.with_name("visits")
+        self.files.mkdir()
         listening = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        page = application(Models([self.edsr, self.noisy]))
+        models = Models([self.edsr, self.noisy, self.stuck, "realesr-general-x4"])
+        page = application(models, self.files)
         self._server = uvicorn.Server(uvicorn.Config(page, log_level="error"))
         self._thread = threading.Thread(target=self._server.run, args=([listening],))
         self._thread.start()
-        self._downloads = runs.with_name("downloads")
-        self._downloads.mkdir()
-        self.visitor = self.visit()
-
-    def visit(self) -> Any:
-        from gradio_client import Client
-
-        folder = self._downloads / str(len([*self._downloads.iterdir()]))
-        folder.mkdir()
-        return Client(self.url, download_files=folder, verbose=False, analytics_enabled=False)
-
-    def press(self, photo: Path, source: str, *settings: Any) -> Path:
-        """Enlarge; return the PNG. The settings are scale, steps, tile, seed and the visitor."""
-        *given, visitor = [*settings, *[None] * (5 - len(settings))]
-        return self.press_all([photo], source, *given, "png", visitor=visitor)[0]
-
-    def press_all(self, photos: list[Path], *given: Any, visitor: Any = None) -> list[Path]:
-        from gradio_client import handle_file
-
-        visitor = visitor or self.visitor
-        files = [handle_file(photo) for photo in photos]
-        _, _, made = visitor.predict(files, *given, api_name="/enlarge")
-        return [*map(Path, made)]
 
     def close(self) -> None:
         self._server.should_exit = True
@@ -119,19 +165,38 @@ class Page:
         assert not self._thread.is_alive()
 
 
+class Stuck(Noisy):
+    """Makes one tile, and waits in the next one."""
+
+    released = threading.Event()
+
+    def __init__(self, scale: float) -> None:
+        super().__init__(scale)
+        self.layer = nn.Identity()
+        self.tiles = 0
+
+    def restore(self, batch: Any, noise: Any) -> Tensor:
+        self.tiles += 1
+        while self.tiles > 1 and not self.released.wait(0.01):
+            self.layer(batch["lr"])
+        return super().restore(batch, noise)
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    pytest.importorskip("gradio", reason="the extra 'app' is not installed")
+    pytest.importorskip("uvicorn", reason="the extra 'app' is not installed")
     folder = tmp_path_factory.mktemp("app")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(folder / "gradio"))
-        patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
-        patch.setattr("commands.app.page.LARGEST_UPLOAD", "300kb")
+        patch.setattr("commands.app.page.LARGEST_UPLOAD", 300_000)
+        patch.setattr("commands.app.visits.LEFT", 0.5)
+        patch.setattr("callbacks.weights.place_of", lambda entry: None)
         export(folder / "runs/edsr", "Regression", EDSR(2, blocks=1, channels=4))
         in_steps = {"sampling": {"steps": 4, "level": 0.2}}
         configure(folder / "runs/noisy", "tests.commands.stochastic.InSteps", in_steps)
+        configure(folder / "runs/stuck", "tests.commands.test_app.Stuck", {})
         page = Page(folder / "runs")
         yield page
+        Stuck.released.set()
         page.close()
 
 
@@ -148,33 +213,39 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_file_is_what_python_gives(page: Page, photo: Path, tmp_path: Path) -> None:
     """Bit for bit, with the profile; also with alpha, and of 16 bits."""
     model = enlarger.load(page.edsr, device="cpu")
-    made = page.press(photo, page.edsr)
-    assert made.name == "photo_x2.png"
-    assert decode(made.read_bytes(), "made").icc == PROFILE
-    assert np.array_equal(np.asarray(Image.open(made)), model.enlarge(RGB))
+    visitor = Visitor(page.url)
+    file = visitor.enlarge(photo, page.edsr)
+    assert decode(file, "photo").icc == PROFILE
+    assert np.array_equal(pixels(file), model.enlarge(RGB))
+    file = visitor.enlarge(photo, page.edsr, scale="1.5", strength="50")
+    assert pixels(file).shape == (36, 66, 3)
+    assert np.array_equal(pixels(file), model.enlarge(RGB, scale=1.5, strength=0.5))
     clear, deep = np.dstack([RGB, RGB[..., 0]]), RGB.astype(np.uint16) * 200
-    Image.fromarray(clear).save(tmp_path / "clear.png")
-    made = page.press(tmp_path / "clear.png", page.edsr)
-    assert np.array_equal(np.asarray(Image.open(made)), model.enlarge(clear))
-    Image.fromarray(clear[..., 2:]).save(tmp_path / "grey.png")
-    made = page.press(tmp_path / "grey.png", page.edsr)
-    assert np.array_equal(np.asarray(Image.open(made)), model.enlarge(clear[..., 2:]))
+    for name, levels in (("clear", clear), ("grey", clear[..., 2:])):
+        Image.fromarray(levels).save(tmp_path / f"{name}.png")
+        file = visitor.enlarge(tmp_path / f"{name}.png", page.edsr)
+        assert np.array_equal(pixels(file), model.enlarge(levels))
     cv2.imwrite(str(tmp_path / "deep.png"), deep[..., ::-1])
-    made = page.press(tmp_path / "deep.png", page.edsr)
-    assert np.array_equal(decode(made.read_bytes(), "made").rgb, model.enlarge(deep))
+    file = visitor.enlarge(tmp_path / "deep.png", page.edsr)
+    assert np.array_equal(decode(file, "deep").rgb, model.enlarge(deep))
 
 
-def test_several_photographs_as_jpeg(page: Page, photo: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other.png"
-    Image.fromarray(RGB[::-1]).save(other)
-    clear, broken = tmp_path / "clear.png", tmp_path / "broken.png"
+def test_several_photographs_are_one_archive(page: Page, photo: Path, tmp_path: Path) -> None:
+    """As JPEG on white; one that is no image keeps none of the others from being made."""
+    clear, broken = tmp_path / "clear.png", tmp_path / "words.png"
     Image.fromarray(np.dstack([RGB, np.zeros_like(RGB[..., 0])])).save(clear)
-    broken.write_text("no image")  # which does not keep the others from being made
-    photos = [photo, broken, other, clear]
-    made = page.press_all(photos, page.edsr, None, None, None, None, "jpg")
-    assert [file.name for file in made] == ["photo_x2.jpg", "other_x2.jpg", "clear_x2.jpg"]
-    assert [Image.open(file).format for file in made] == ["JPEG"] * 3
-    assert Image.open(made[2]).getextrema() == ((255, 255),) * 3
+    broken.write_text("no image")
+    visitor = Visitor(page.url)
+    for file in (photo, clear, photo):
+        visitor.upload(file)
+    assert "words.png: not an image" in refusal(
+        f"{visitor.visit}/photographs?name=words.png", broken.read_bytes()
+    )
+    visitor.post("/enlarge", source=page.edsr, format="jpg")
+    visitor.finish()
+    archive = zipfile.ZipFile(io.BytesIO(ask(visitor.visit + "/enlarged.zip")))
+    assert archive.namelist() == ["photo_x2.jpg", "clear_x2.jpg", "3_photo_x2.jpg"]
+    assert (pixels(archive.read("clear_x2.jpg")) == 255).all()
 
 
 def test_steps_tiles_and_seed_are_those_of_python(page: Page, photo: Path) -> None:
@@ -184,36 +255,119 @@ def test_steps_tiles_and_seed_are_those_of_python(page: Page, photo: Path) -> No
     tiled = {"seed": 5, "tiling": Tiling(size=40)}
     expected = [few.enlarge(RGB, **tiled), own.enlarge(RGB, **tiled), own.enlarge(RGB)]
     assert not any(np.array_equal(a, b) for a, b in pairwise(expected))
-    settings = [(2, 2, 40, 5), (None, None, 40, 5), ()]
-    for pixels, typed in zip(expected, settings, strict=True):
-        made = page.press(photo, page.noisy, *typed)
-        assert np.array_equal(np.asarray(Image.open(made)), pixels)
+    settings = [{"steps": "2", "tile": "40", "seed": "5"}, {"tile": "40", "seed": "5"}, {}]
+    for levels, typed in zip(expected, settings, strict=True):
+        file = Visitor(page.url).enlarge(photo, page.noisy, **typed)
+        assert np.array_equal(pixels(file), levels)
 
 
-def test_what_is_wrong_is_said_on_the_page(page: Page, photo: Path, tmp_path: Path) -> None:
-    from gradio_client.exceptions import AppError
-
-    def said(photo: Path, source: str, *settings: Any) -> str:
-        with pytest.raises(AppError) as raised:
-            page.press(photo, source, *settings)
-        return str(raised.value)
-
-    broken, cut = tmp_path / "words.png", tmp_path / "cut.png"
-    broken.write_text("no image")
-    cut.write_bytes(photo.read_bytes()[:2000])
-    assert said(broken, page.edsr).startswith("words.png: not an image")
-    assert "cut.png: the file is truncated" in said(cut, page.edsr)
-    assert "/etc" in said(photo, "/etc")  # none of those that are offered
+def test_what_is_wrong_is_said(page: Page, photo: Path) -> None:
+    visitor = Visitor(page.url)
+    upload = f"{visitor.visit}/photographs?name=cut.png"
+    assert "cut.png: the file is truncated" in refusal(upload, photo.read_bytes()[:2000])
+    visitor.upload(photo)
+    for settings, text in (({"source": "/etc"}, "/etc"), ({"scale": "0.5"}, "at least 1")):
+        content = json.dumps({**EMPTY, "source": page.edsr, **settings}).encode()
+        assert text in refusal(visitor.visit + "/enlarge", content)
+    visitor.post("/enlarge", source=page.edsr, scale="3")
+    assert "enlarges by 2" in visitor.finish()[0]["error"]
+    visitor.post("/enlarge", source=page.edsr)
+    assert visitor.finish()[0]["error"] == ""
 
 
-def test_the_scale_of_a_released_model_is_locked(page: Page) -> None:
-    """Without its file, too."""
-    from commands.app.page import application
+def test_only_our_own_host_and_origin(page: Page) -> None:
+    port = page.url.rpartition(":")[2]
+    assert refusal(page.url, Host=f"evil.example:{port}").startswith("403")
+    assert refusal(f"{page.url}/visits", b"", Origin="http://evil.example").startswith("403")
+    ask(f"{page.url}/visits", b"", Origin=f"http://localhost:{port}", Host=f"localhost:{port}")
+    assert refusal(f"{page.url}/visits/unknown").startswith("404")
 
-    blocks: Any = application(Models(["imdn-x2", page.edsr])).routes[-1]
-    [choose] = [e.fn for e in blocks.app.get_blocks().fns.values() if e.targets[0][1] == "load"]
-    fields = [next(choose(source))[0] for source in ("imdn-x2", page.edsr)]
-    assert [(field.value, field.interactive) for field in fields] == [(2, False), (2, True)]
+
+def test_a_file_is_shown_in_srgb_before_a_checkerboard(page: Page, tmp_path: Path) -> None:
+    red = np.full((40, 60, 4), (200, 30, 40, 255), np.uint8)
+    red[:, 30:, 3] = 0
+    Image.fromarray(red).save(tmp_path / "red.png", icc_profile=rgb_profile())
+    visitor = Visitor(page.url)
+    number = visitor.upload(tmp_path / "red.png")["number"]
+    part = pixels(visitor.get(number, "before/part.jpg?top=0&left=10&height=40&width=50"))
+    assert part.shape == (40, 50, 3)
+    expected = srgb_of_rgb(red[0, 0, :3])
+    assert np.abs(expected - red[0, 0, :3]).max() > 15
+    assert np.abs(part[:, :16] - expected).max() < 8
+    assert {204, 255} <= set(part[:, 30:].ravel().tolist())
+
+
+def test_a_preview_enlarges_the_square_that_was_clicked(page: Page, tmp_path: Path) -> None:
+    large = DRAWS.integers(0, 256, (200, 330, 3), dtype=np.uint8)
+    Image.fromarray(large).save(tmp_path / "large.png")
+    visitor = Visitor(page.url)
+    number = visitor.upload(tmp_path / "large.png")["number"]
+    visitor.post("/preview", source=page.edsr, number=number, x=0.9, y=0.5)
+    square = next(one for one in visitor.finish() if one["number"] == 0)
+    assert square["corner"] == [4, 138]
+    expected = enlarger.load(page.edsr, device="cpu").enlarge(large[4:196, 138:])
+    assert np.array_equal(pixels(visitor.get(0, "output")), expected)
+
+
+def test_a_job_is_its_visitors(page: Page, photo: Path) -> None:
+    """Who waits sees his place, and ends no work but his own; a closed page ends its own."""
+    first, second = Visitor(page.url), Visitor(page.url)
+    settings = {"source": page.stuck, "tile": "40"}
+    for visitor in (first, second):
+        visitor.upload(photo)
+        visitor.post("/enlarge", **settings)
+    while not first.state()["photographs"][0]["progress"]:
+        time.sleep(0.02)
+    assert first.state()["photographs"][0]["progress"] == pytest.approx(0.5, abs=0.1)
+    assert second.state()["before"] == 1
+    second.post("/stop")
+    assert not second.state()["photographs"][0]["waits"]
+    assert first.state()["photographs"][0]["progress"]
+    second.post("/enlarge", source=page.edsr)
+    ask(first.visit + "/leave", b"")
+    second.finish()
+    assert pixels(second.get(1, "output")).shape == (48, 88, 3)
+    while (page.files / first.visit.rpartition("/")[2]).exists():
+        time.sleep(0.05)
+    assert refusal(first.visit).startswith("404")
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(chromium() is None, reason="needs chromium and chromedriver on the PATH")
+def test_in_a_browser(page: Page, tmp_path: Path) -> None:
+    """A reload keeps the visit; a click shows both at 100 %; nothing fails WCAG AA."""
+    large = DRAWS.integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    photos = [tmp_path / "one.jpg", tmp_path / "two.jpg"]
+    for path in photos:
+        Image.fromarray(large).save(path, quality=50)
+
+    def wait(condition: str) -> None:
+        for _ in range(300):
+            if browser.run(f"return {condition}"):
+                return
+            time.sleep(0.05)
+        raise AssertionError(condition)
+
+    status = "document.getElementById('status').textContent"
+    with Browser(tmp_path / "profile") as browser:
+        browser.open(page.url)
+        browser.choose_files("#files", *photos)
+        wait("document.querySelectorAll('.photograph').length === 2")
+        browser.click(".primary")
+        browser.open(page.url)
+        wait(f"{status} === '2 of 2 enlarged'")
+        wait("document.querySelector('#whole .stage')")
+        browser.click_at("#whole .stage", -60, 40)
+        parts = "[...document.querySelectorAll('#parts img')]"
+        wait(f"{parts}.every((image) => image.naturalWidth > 100)")
+        ratios = browser.run(f"return {parts}.map((image) => image.width / image.naturalWidth)")
+        assert ratios == [1, 1]
+        assert not problems(browser)
+        assert not browser.log("browser")
+        browser.run("document.querySelector('[name=source]').selectedIndex = 3; choose()")
+        assert "releases/download" in browser.run(
+            "return document.getElementById('missing').textContent"
+        )
 
 
 def test_only_runs_that_enlarge_are_offered(
@@ -231,19 +385,6 @@ def test_only_runs_that_enlarge_are_offered(
     assert enlarger.sources(tmp_path) == expected
 
 
-class Stuck(Noisy):
-    """Makes one tile, and waits in the next one."""
-
-    released = threading.Event()
-    tiles = 0
-
-    def restore(self, batch: Any, noise: Any) -> Tensor:
-        self.tiles += 1
-        if self.tiles > 1:
-            self.released.wait()
-        return super().restore(batch, noise)
-
-
 def test_sigterm_ends_it_in_the_middle_of_a_photograph_and_leaves_nothing(
     page: Page,
     photo: Path,
@@ -252,8 +393,6 @@ def test_sigterm_ends_it_in_the_middle_of_a_photograph_and_leaves_nothing(
     tmp_path: Path,
 ) -> None:
     """Its progress is shown until then, as the share of the tiles."""
-    from gradio_client import Client, handle_file
-
     stuck, temporary = tmp_path / "runs/stuck", tmp_path / "temporary"
     configure(stuck, "tests.commands.test_app.Stuck", {})
     temporary.mkdir()
@@ -262,13 +401,14 @@ def test_sigterm_ends_it_in_the_middle_of_a_photograph_and_leaves_nothing(
     def visit() -> None:
         while not (printed := capfd.readouterr().out).startswith("http"):
             time.sleep(0.05)
-        visitor = Client(printed.split()[0], verbose=False, analytics_enabled=False)
-        given = [handle_file(photo)], str(stuck), 2, None, 40, 0, "png"
-        job = visitor.submit(*given, api_name="/enlarge")
-        while not (shown := job.status().progress_data) or not shown[0].index:
+        visitor = Visitor(printed.split()[0])
+        visitor.upload(photo)
+        visitor.post("/enlarge", source=str(stuck), tile="40")
+        while not (progress := visitor.state()["photographs"][0]["progress"]):
             time.sleep(0.05)
-        found.append(shown[0].index / shown[0].length)
+        found.append(progress)
         found.append([path.name[:13] for path in temporary.iterdir()])
+        time.sleep(0.3)  # uvicorn drops an exception in a request
         os.kill(os.getpid(), signal.SIGTERM)
 
     visitor = threading.Thread(target=visit)
@@ -288,35 +428,3 @@ def test_sigterm_ends_it_in_the_middle_of_a_photograph_and_leaves_nothing(
     assert 0.4 < found[0] < 0.6  # one of two tiles
     assert found[1] == ["enlarger-app-"]
     assert not [*temporary.iterdir()]
-
-
-def test_stop_ends_the_enlargement_at_its_next_layer() -> None:
-    models, network = Models([]), nn.Identity()
-    ended: dict[str, bool] = {}
-    inside = threading.Event()
-
-    def work(name: str) -> None:
-        try:
-            with models.stoppable():
-                for _ in range(10_000):
-                    network(RGB)
-                    inside.set()
-                    time.sleep(0.001)
-        except Stopped:
-            ended[name] = True
-
-    for name, stop in (("stopped", models.stop), ("followed", lambda: work_once(models))):
-        inside.clear()
-        thread = threading.Thread(target=work, args=(name,))
-        thread.start()
-        assert inside.wait(10)
-        network(RGB)  # another thread is not affected
-        stop()
-        thread.join(5)
-        assert ended.pop(name)
-    network(RGB)
-
-
-def work_once(models: Models) -> None:
-    with models.stoppable():
-        nn.Identity()(RGB)

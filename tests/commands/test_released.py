@@ -42,8 +42,9 @@ def test_a_misspelt_name(refusal: Callable[..., str]) -> None:
 
 def test_another_scale_than_the_models(refusal: Callable[..., str]) -> None:
     command = ("predict", "--data.predict", "x", "--data.scale")
-    assert f"{DEFAULT} enlarges by 4, not by 2: --model imdn-x2" in refusal(*command, "2")
-    assert with_released([*command, "4"]) != [*command, "4"]
+    assert f"{DEFAULT} enlarges by 4, not by 8" in refusal(*command, "8")
+    words = with_released([*command, "2"])
+    assert words[-4:] == ["--data.init_args.scale", "4", "--data.init_args.output_scale", "2"]
 
 
 def test_photographs_without_a_configuration(
@@ -55,3 +56,8 @@ def test_photographs_without_a_configuration(
     enlarger("predict", "--data.predict", "a.png", "--model.weights", "general.pth")
     with Image.open(f"runs/{DEFAULT}/predict/a.png") as sr:
         assert sr.size == (32, 24)
+    half = ("--data.scale", "2", "--writer.strength", "0", "--writer.folder", "half")
+    enlarger("predict", "--data.predict", "a.png", "--model.weights", "general.pth", *half)
+    with Image.open("half/a.png") as sr:
+        assert sr.size == (16, 12)
+        assert sr.getextrema() == ((255, 255), (0, 0), (0, 0))

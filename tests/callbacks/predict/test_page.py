@@ -18,6 +18,8 @@ from PIL import Image
 from callbacks.pages import images
 from callbacks.predict.page import PAGE, write_predict_page
 from callbacks.predict.predictions import NAME
+from tests.callbacks.accessibility import problems
+from tests.callbacks.browser import Browser, chromium
 from tests.callbacks.parsed_page import Node, parse
 
 
@@ -151,3 +153,21 @@ def test_any_name(tmp_path: Path, name: str) -> None:
     assert urllib.parse.unquote(sources(page)[1]) == f"{name}_x2.png"
     assert "?" not in sources(page)[1]
     assert page.one("figure").one("b").text == f"{name}_x2.png"
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(chromium() is None, reason="needs chromium and chromedriver on the PATH")
+def test_an_index_shows_one_scene_at_a_time(tmp_path: Path) -> None:
+    """Only its images are loaded; nothing fails WCAG AA."""
+    folder = made(tmp_path, "abc")
+    page = page_of(folder)
+    thumbnails = [link.one("img").attributes["src"] for link in page.one("nav", "index").all("a")]
+    assert [Image.open(folder / str(name)).size for name in thumbnails] == [(24, 20)] * 3
+    loaded = "return [...document.querySelectorAll('.pane img')].map((i) => i.naturalWidth > 0)"
+    with Browser(tmp_path / "profile") as browser:
+        browser.open(folder / PAGE)
+        assert browser.run(loaded) == [True, True, False, False, False, False]
+        browser.click(".index a:nth-child(3)")
+        shown = "return [...document.querySelectorAll('.scene')].map((scene) => scene.hidden)"
+        assert browser.run(shown) == [True, True, False]
+        assert not problems(browser)

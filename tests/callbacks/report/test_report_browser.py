@@ -16,6 +16,7 @@ from callbacks.metrics.pixels import PSNR
 from callbacks.report.report import Report, main
 from callbacks.report.scalar_record import ScalarRecord
 from callbacks.results.results import Results
+from tests.callbacks.accessibility import problems
 from tests.callbacks.browser import Browser, chromium
 from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
@@ -130,3 +131,9 @@ def test_nothing_is_asked_for_and_nothing_complains(
         outside = [url for url in asked if not url.startswith("data:")]
         assert outside == [path.as_uri()]
         assert chrome.log("browser") == []
+
+
+def test_nothing_fails_wcag_aa(chrome: Browser, pages: tuple[Path, Path]) -> None:
+    for path in pages:
+        chrome.open(path)
+        assert not problems(chrome)

@@ -1,0 +1,270 @@
+"""What belongs to a visitor of the page: photographs, their outputs and jobs.
+
+Files of a photograph, in FOLDER/VISIT/NUMBER:
+    photograph           as it was uploaded
+    before/pixels.npy    as a screen shows it; windows are cut from it
+    before/whole.jpg     the same, reduced; so is thumbnail.jpg
+    1/output.png         its output, with the same three files
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import shutil
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path, PureWindowsPath
+from typing import Any, Literal
+
+import numpy as np
+
+from callbacks.pages.images import (
+    JPEG,
+    SIDE,
+    THUMBNAIL,
+    Levels,
+    Size,
+    Window,
+    cut,
+    displayed,
+    reduced,
+)
+from callbacks.predict.files import Extras, encode
+from files.images.decode import DecodedImage, decode, read_image
+from files.images.pillow import of_any_size, saved
+
+SQUARE = 192  # pixels of a side of what a preview enlarges
+PREVIEW = 0  # number of the square
+LEFT = 15  # seconds until a visitor who left has not just loaded the page again
+SILENT = 120  # seconds until a page that says nothing has no work any more
+KEPT = 3600  # seconds until its files are deleted
+Side = Literal["before", "after"]
+_pixel_limit = threading.Lock()  # Pillow's limit, which outputs do not have, is the whole process's
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a photograph is enlarged; None is the method's own value.
+
+    strength: Share of the method's output, in [0, 1]; the rest is bicubic.
+    """
+
+    source: str
+    scale: float | None
+    steps: int | None
+    tile: int | None
+    seed: int
+    strength: float
+    format: Literal["png", "jpg"]
+
+
+@dataclass(eq=False)
+class Job:
+    """An enlargement to come, or at work.
+
+    progress: Share of the pixels that are done; None while it waits.
+    """
+
+    settings: Settings
+    progress: float | None = None
+
+
+@dataclass(frozen=True)
+class Output:
+    """An enlarged photograph.
+
+    number: Counts the outputs of the photograph.
+    name: Of the file that visitors download.
+    """
+
+    number: int
+    file: Path
+    name: str
+    size: Size
+    settings: Settings
+
+
+@dataclass(eq=False)
+class Photograph:
+    """A photograph, and what became of it.
+
+    corner: Of a square: its (top, left) in the photograph.
+    """
+
+    number: int
+    name: str
+    folder: Path
+    size: Size
+    corner: tuple[int, int] | None = None
+    job: Job | None = None
+    error: str = ""
+    output: Output | None = None
+    numbers: Any = field(default_factory=lambda: itertools.count(1))
+
+    def read(self, srgb: bool = False) -> DecodedImage:
+        """Decode the photograph.
+
+        Raises:
+            ValueError: If it is not an image, or is damaged.
+        """
+        data = (self.folder / "photograph").read_bytes()
+        with _pixel_limit:
+            return decode(data, self.name, srgb)
+
+    def views(self, side: Side) -> Path:
+        """Return the folder of what is shown of the photograph or its output.
+
+        Raises:
+            FileNotFoundError: If there is no output.
+        """
+        if side == "before":
+            return self.folder / "before"
+        if self.output is None:
+            raise FileNotFoundError(f"{self.name} is not enlarged")
+        return self.output.file.parent
+
+    def part(self, side: Side, window: Window) -> bytes:
+        """Return the JPEG of a window of the output, or of the photograph enlarged by bicubic.
+
+        Args:
+            side: Which one.
+            window: In pixels of the output, or of the photograph if there is none.
+        """
+        levels = np.load(self.views(side) / "pixels.npy", mmap_mode="r")
+        size = self.output.size if self.output is not None else self.size
+        image = cut(levels, size, window, window[2:])
+        return saved(np.asarray(image), **JPEG)
+
+    def finish(self, output: Output) -> None:
+        """Replace the output by another one, which is written."""
+        with _pixel_limit, of_any_size():
+            levels = displayed(read_image(output.file, srgb=True))
+        write_views(levels, output.file.parent)
+        before = self.output
+        self.output = output
+        if before is not None:
+            shutil.rmtree(before.file.parent, ignore_errors=True)
+
+
+def write_views(levels: Levels, folder: Path) -> None:
+    """Write what is shown of an image: all pixels, and two reductions."""
+    folder.mkdir(exist_ok=True)
+    np.save(folder / "pixels.npy", levels)
+    size = (levels.shape[0], levels.shape[1])
+    whole = cut(levels, size, (0, 0, *size), reduced(size, SIDE))
+    whole.save(folder / "whole.jpg", **JPEG)
+    whole.thumbnail((THUMBNAIL, THUMBNAIL))
+    whole.save(folder / "thumbnail.jpg", **JPEG)
+
+
+def _opened(file: Path, name: str, number: int) -> Photograph:
+    photograph = Photograph(number, PureWindowsPath(name).name, file.parent, (0, 0))
+    try:
+        levels = displayed(photograph.read(srgb=True))
+    except ValueError:
+        shutil.rmtree(file.parent)
+        raise
+    write_views(levels, photograph.folder / "before")
+    photograph.size = (levels.shape[0], levels.shape[1])
+    return photograph
+
+
+class Visit:
+    """One open page.
+
+    Args:
+        folder: For the folder of its files.
+
+    Attributes:
+        seen: When the page was heard last, by ``time.monotonic``.
+        left: Whether it was closed, or is being loaded again.
+        error: Why no photograph could be enlarged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.id = secrets.token_urlsafe(16)
+        self.folder = folder / self.id
+        self.folder.mkdir()
+        self.photographs: dict[int, Photograph] = {}
+        self.seen = time.monotonic()
+        self.left = False
+        self.error = ""
+        self._numbers = itertools.count(PREVIEW + 1)
+
+    def new_file(self) -> Path:
+        """Return the place of another photograph's file."""
+        folder = self.folder / str(next(self._numbers))
+        folder.mkdir()
+        return folder / "photograph"
+
+    def add(self, file: Path, name: str) -> Photograph:
+        """Add a photograph that was uploaded.
+
+        Args:
+            file: From ``new_file``; removed if it is no image.
+            name: As the visitor calls it.
+
+        Raises:
+            ValueError: If it is not an image, or is damaged.
+        """
+        photograph = _opened(file, name, int(file.parent.name))
+        self.photographs[photograph.number] = photograph
+        return photograph
+
+    def add_square(self, number: int, x: float, y: float) -> Photograph:
+        """Add the square of a photograph that a preview enlarges, instead of the one before.
+
+        Args:
+            number: The photograph.
+            x: Middle of the square, as a share of the photograph's width.
+            y: The same for its height.
+        """
+        photograph = self.photographs[number]
+        height, width = photograph.size
+        side = min(SQUARE, height, width)
+        top = min(max(0, round(y * height - side / 2)), height - side)
+        left = min(max(0, round(x * width - side / 2)), width - side)
+        image = photograph.read()
+        pixels = np.atleast_3d(image.array())[top : top + side, left : left + side]
+        extras = Extras(image.icc or image.grey_icc, cicp=image.cicp)
+        self.remove(PREVIEW)
+        file = self.new_file()
+        file.write_bytes(encode(np.ascontiguousarray(pixels), extras, "png", 0))
+        square = _opened(file, photograph.name, PREVIEW)
+        square.corner = (top, left)
+        self.photographs[PREVIEW] = square
+        return square
+
+    def remove(self, number: int) -> None:
+        """Remove a photograph and its files; its job ends."""
+        photograph = self.photographs.pop(number, None)
+        if photograph is not None:
+            photograph.job = None
+            shutil.rmtree(photograph.folder, ignore_errors=True)
+
+    def stop(self) -> None:
+        """End all jobs; one that is at work ends at its next layer."""
+        for photograph in [*self.photographs.values()]:
+            photograph.job = None
+
+    def close(self) -> None:
+        """End all jobs and delete all files."""
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def waiting(self) -> Photograph | None:
+        """Return the photograph of the next job."""
+        for _, photograph in sorted(self.photographs.items()):  # a preview is first
+            job = photograph.job
+            if job is not None and job.progress is None:
+                return photograph
+        return None
+
+    def is_over(self) -> bool:
+        """Return whether its files can go; stop it if it has said nothing for some time."""
+        silence = time.monotonic() - self.seen
+        if silence > SILENT:
+            self.stop()
+        return silence > (LEFT if self.left else KEPT)
