@@ -90,6 +90,11 @@ class ImageModel(Loaded, Optimised, ABC):
         return False
 
     @property
+    def uses_last_weights(self) -> bool:
+        """Whether the last weights are the result, as PSNR would choose too early ones."""
+        return True
+
+    @property
     def needs_weights(self) -> bool:
         """Whether outputs would be meaningless, because what trains is as initialised."""
         return self.trains and super().needs_weights
@@ -256,6 +261,11 @@ class SuperResolver(InTiles, ImageModel):
 
     def __init__(self, scale: float, color_fix: ColorFix = "none", **kwargs: Any) -> None:
         super().__init__(scale, color_fix=color_fix, **kwargs)
+
+    @property
+    def uses_last_weights(self) -> bool:
+        """Whether the last weights are the result: not of one pass, which predicts the mean."""
+        return not self.one_pass
 
     @abstractmethod
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
