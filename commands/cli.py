@@ -47,6 +47,7 @@ from commands.encode import Encode, EncodeOptions
 from commands.errors import ConfigurationError, RepeatedError, TemporaryError, print_error
 from commands.export.about import Origin
 from commands.export.export import ExportOptions, export, model_alone, of_run
+from commands.interface.weights_file import with_weights_file
 from commands.names import ABOUT
 from commands.process import keep_compiled_code, keep_freed_memory, prepare_output, raise_limit
 from commands.run.arithmetic import arithmetic
@@ -87,7 +88,7 @@ class EnlargerCLI(LightningCLI):
     """
 
     def __init__(self, args: Sequence[str]) -> None:
-        words = of_run(args)
+        words = with_weights_file(of_run(args))
         self.command = words[0]
         self.fits = self.command in ("fit", *DRY_RUN_COMMANDS)
         with contextlib.ExitStack() as self._until_end:
@@ -335,7 +336,8 @@ class EnlargerCLI(LightningCLI):
             log.info("resuming the run in %s from %s", self.run.path, self.resumed_from)
         weights = self.model.initial_weights
         if weights is not None and (self.resumed_from is None or freezes(self.model)):
-            self.model.load_weights(find_weights(weights, self.model.scale))
+            file = find_weights(weights, self.model.scale)
+            self.model.load_weights(file, self.model.weights_strict)
         # Last: a refused start must not move the run.
         overwrites = self._keeps_config() and self.config.run.overwrite
         if overwrites and self.world.is_first and self.run.path.exists():

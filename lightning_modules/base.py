@@ -47,6 +47,8 @@ class ImageModel(Loaded, Optimised, ABC):
             where it monitors a validation metric); none by default.
         weights: Weights to start from: a file, or a name of ``configs/weights.yaml``, in which
             ``{scale}`` is filled in.
+        weights_strict: Refuse ``weights`` unless all tensors fit. False: training starts from those
+            that fit; the others are listed in the log and in ``weights.json`` of the run.
 
     Raises:
         ValueError: If ``scale`` is below 1.
@@ -66,6 +68,7 @@ class ImageModel(Loaded, Optimised, ABC):
         optimizer: OptimizerCallable = adam,
         lr_scheduler: LRSchedulerCallable | None = None,
         weights: str | None = None,
+        weights_strict: bool = True,
     ) -> None:
         super().__init__(optimizer, lr_scheduler)
         if not isinstance(scale, int | float) or not 1 <= scale < math.inf:
@@ -75,6 +78,7 @@ class ImageModel(Loaded, Optimised, ABC):
             )
         self.scale = float(scale)
         self.initial_weights = weights
+        self.weights_strict = weights_strict
         self._random_states: list[Tensor] = []
 
     @property

@@ -32,6 +32,7 @@ from commands.lightning_internals import set_logged_step
 from commands.run.files import (
     CONFIG,
     FOLDER,
+    WEIGHTS,
     is_whole,
     list_checkpoints,
     read_ranking,
@@ -220,6 +221,10 @@ class Checkpoints(Checkpoint):
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             content = as_yaml(self.config)
             write_atomically(self.folder.parent / CONFIG, content.encode())
+            partly_loaded = getattr(pl_module, "partly_loaded", None)
+            if partly_loaded:
+                record = json.dumps(partly_loaded, indent=2)
+                write_atomically(self.folder.parent / WEIGHTS, record.encode())
         if self.config is None:  # else the configuration was compared
             warn_of_other_options(self._configured_options, optimiser_options(trainer))
         ranking = read_ranking(self.folder)

@@ -69,7 +69,7 @@ class Spandrel(nn.Module):
                 raise ValueError(f"{KEY}.arguments are for an architecture; with path remove them")
             weights = read_weights(_existing(path))
             origin = weights.path
-            self.descriptor = _described(weights.tensors, origin)
+            self.descriptor = described(weights.tensors, origin)
             self.model = self.descriptor.model
             self.weights_source = weights.name
             weights.log()
@@ -78,7 +78,7 @@ class Spandrel(nn.Module):
                 raise ValueError(f"{KEY}.architecture has random weights: set train to true, too")
             origin = f"{KEY}.architecture {architecture}"
             self.model = _untrained(str(architecture), scale, arguments or {})
-            self.descriptor = _described(self.model.state_dict(), origin)
+            self.descriptor = described(self.model.state_dict(), origin)
         _check(self.descriptor, scale, origin)
         self.model.requires_grad_(train)
         self.scale = self.descriptor.scale
@@ -130,27 +130,12 @@ class Spandrel(nn.Module):
         Args:
             tensors: Flat state dict, by any names that spandrel knows for the architecture.
         """
-        model = _described(tensors, "the file of model.init_args.weights").model
+        model = described(tensors, "the file of model.init_args.weights").model
         return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
 
     def community(self) -> dict[str, Tensor]:
         """Return the tensors by names that spandrel knows."""
         return dict(self.model.state_dict())
-
-
-def scale_of_file(path: str) -> float:
-    """Return the factor by which the network of a file enlarges.
-
-    Args:
-        path: As of ``Spandrel``.
-
-    Raises:
-        FileNotFoundError: As ``Spandrel``; likewise the others.
-        ImportError: If the package spandrel is not installed.
-        ValueError: If the file is no such network.
-    """
-    file = _existing(path)
-    return float(_described(read_weights(file).tensors, str(file)).scale)
 
 
 def _existing(path: str) -> Path:
@@ -173,16 +158,25 @@ def _spandrel() -> Any:
     return spandrel
 
 
-def _described(tensors: Mapping[str, Tensor], where: str) -> ImageModelDescriptor[Any]:
-    """Return the model of tensors with spandrel's description."""
+def described(tensors: Mapping[str, Tensor], where: str) -> ImageModelDescriptor[Any]:
+    """Return the model of tensors with spandrel's description.
+
+    Args:
+        tensors: Flat state dict.
+        where: Name of the file, for messages.
+
+    Raises:
+        ImportError: If the package spandrel is not installed.
+        ValueError: If spandrel does not know the network, or it needs more than an image.
+    """
     spandrel = _spandrel()
     state = dict(spandrel.canonicalize_state_dict(dict(tensors)))  # some networks' readers pop
     try:
         descriptor: Any = spandrel.ModelLoader().load_from_state_dict(state)
     except spandrel.UnsupportedModelError as error:
         raise ValueError(
-            f"{where} is of no architecture that spandrel {spandrel.__version__} knows; set "
-            f"{KEY}.path to another file"
+            f"{where} is neither an EDSR nor of an architecture that spandrel "
+            f"{spandrel.__version__} knows: its tensors are {', '.join(list(tensors)[:3])}, ..."
         ) from error
     if not isinstance(descriptor, spandrel.ImageModelDescriptor):
         raise ValueError(
