@@ -38,8 +38,9 @@ class Spandrel(nn.Module):
         train: Train the network. False: frozen, for testing and prediction, one image at a time,
             as spandrel runs it.
         architecture: Instead of a path, a class of spandrel to train from scratch, such as
-            ``SwinIR``, ``HAT`` or ``SPAN``.
-        arguments: Arguments of that class; the factor of enlargement is added.
+            ``SwinIR``, ``HAT`` or ``SPAN``; ``configs/network`` has files for some.
+        arguments: Arguments of that class, which has few useful defaults; the factor of enlargement
+            is added.
 
     Raises:
         FileNotFoundError: If there is no file at ``path``.
@@ -175,8 +176,12 @@ def described(tensors: Mapping[str, Tensor], where: str) -> ImageModelDescriptor
         descriptor: Any = spandrel.ModelLoader().load_from_state_dict(state)
     except spandrel.UnsupportedModelError as error:
         raise ValueError(
-            f"{where} is neither an EDSR nor of an architecture that spandrel "
-            f"{spandrel.__version__} knows: its tensors are {', '.join(list(tensors)[:3])}, ..."
+            f"{where} is of no architecture that spandrel {spandrel.__version__} knows: its "
+            f"tensors are {', '.join(list(tensors)[:3])}, ..."
+        ) from error
+    except Exception as error:  # of foreign code, which checks little
+        raise ValueError(
+            f"spandrel {spandrel.__version__} cannot read {where}: {type(error).__name__}: {error}"
         ) from error
     if not isinstance(descriptor, spandrel.ImageModelDescriptor):
         raise ValueError(
@@ -216,8 +221,11 @@ def _untrained(name: str, scale: float, arguments: dict[str, Any]) -> nn.Module:
     factors = {factor: int(scale) for factor in FACTORS if factor in parameters}
     try:
         return networks[name](**{**factors, **arguments})
-    except TypeError as error:
-        raise ValueError(f"{KEY}.arguments of {name}: {error}") from error
+    except Exception as error:  # of foreign code, which checks little
+        raise ValueError(
+            f"{KEY}.arguments of {name}: {type(error).__name__}: {error}; main.py list networks "
+            "names files with arguments that work"
+        ) from error
 
 
 def _check(descriptor: ImageModelDescriptor[Any], scale: float, file: str) -> None:
@@ -227,11 +235,9 @@ def _check(descriptor: ImageModelDescriptor[Any], scale: float, file: str) -> No
     outputs = descriptor.output_channels
     if inputs != 3 or outputs != 3:
         raise ValueError(
-            f"{file} ({name}) goes from {inputs} to {outputs} channels, expected RGB, 3 to 3; set "
-            f"{KEY}.path to another file"
+            f"{file} ({name}) goes from {inputs} to {outputs} channels, expected RGB, 3 to 3"
         )
     if descriptor.scale != scale:
         raise ValueError(
-            f"{file} ({name}) enlarges by {descriptor.scale}, but data.init_args.scale is "
-            f"{scale:g}; use {descriptor.scale}, or another file"
+            f"{file} ({name}) enlarges by {descriptor.scale}, but data.init_args.scale is {scale:g}"
         )

@@ -23,7 +23,7 @@ from callbacks import EMA, PSNR
 from callbacks.results.files import load_results
 from callbacks.results.results import Results
 from commands import measure
-from commands.run.files import newest_whole
+from commands.run.files import best_or_newest, newest_whole
 from datamodules import Folder
 from degradations.bicubic import resize
 from degradations.tools.configure import degradation_of
@@ -191,7 +191,7 @@ def test_a_run_is_loaded_as_predict_does(trained: Path, command: Command) -> Non
     assert not np.array_equal(whole, predicted)
     command("export", trained, "--export.out", "shared")
     assert np.array_equal(enlarger.load("shared", device="cpu").enlarge(RGB), predicted)
-    for file in ("shared/model.safetensors", next((trained / "checkpoints").glob("*.ckpt"))):
+    for file in ("shared/model.safetensors", best_or_newest(trained / "checkpoints")[0]):
         assert np.array_equal(enlarger.load(file, device="cpu").enlarge(RGB), whole)
     command("predict", "--model", "shared/model.safetensors", "--data.predict", source)
     assert np.array_equal(np.asarray(Image.open("runs/model/predict/photo.png")), whole)
