@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -77,6 +79,12 @@ from lightning_modules.sampling.tiling import Tiling
 
 log = logging.getLogger(__name__)
 DRY_RUN_COMMANDS = ("check", "encode")  # set up as fit, but leave no run
+# What help of a class repeats: hundreds of torch's layers where any module is taken (`main.py list`
+# has ours), and an option for the help of each option.
+SHORTER = {
+    re.compile(r",\s+known\s+subclasses:[^()]*\)"): ")",
+    re.compile(r"^ +--[\w.]+\.help .*\n(?: {20}.*\n)*", re.MULTILINE): "",
+}
 VISIBLE_SECONDS = 60.0  # in which a shared disk shows a new file to all nodes
 
 
@@ -117,7 +125,7 @@ class EnlargerCLI(LightningCLI):
         """Read the command line into one dictionary, and parse that once."""
         help_request = help_words(args)
         if help_request is not None:
-            parser.parse_args(help_request)  # prints it, and ends
+            print_help(parser, help_request)
         line = read(args)
         self.config = parse(parser, line)
         if line.prints:
@@ -451,6 +459,30 @@ class EnlargerCLI(LightningCLI):
                 log.warning("training ended early: %s", callback.stopping_reason_message)
         if isinstance(self.trainer.logger, TensorBoardLogger):
             log.info("curves and images: tensorboard --logdir %s", self.run.path)
+
+
+def print_help(parser: LightningArgumentParser, request: list[str]) -> None:
+    """Print what ``--help`` or ``--model.help CLASS`` asks for, and end.
+
+    Args:
+        parser: The parser of the command.
+        request: The option, as the parser takes it.
+
+    Raises:
+        SystemExit: At the end.
+    """
+    os.environ.setdefault("COLUMNS", "120")
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            parser.parse_args(request)
+    finally:
+        text = printed.getvalue()
+        if any(".help" in word for word in request):
+            text = text[text.find("Help for") :]  # without the usage, which repeats all names
+        for pattern, replacement in SHORTER.items():
+            text = pattern.sub(replacement, text)
+        sys.stdout.write(text)
 
 
 def without_outputs(options: Namespace, callbacks: Sequence[Any], own_bar: bool) -> list[Any]:

@@ -34,8 +34,8 @@ def test_a_network_trains_and_spandrel_reads_it(file: Path, tmp_path: Path) -> N
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     assert stated is not None
     assert f"{millions:.2f}" == stated[1]
-    hr = torch.rand(1, 3, 64, 64)
-    batch = {"hr": hr, "lr": torch.rand(1, 3, 16, 16), "size": (64, 64)}
+    hr = torch.rand(2, 3, 64, 64)  # batch norms need two
+    batch = {"hr": hr, "lr": torch.rand(2, 3, 16, 16), "size": (64, 64)}
     model.log = lambda *args, **kwargs: None
     optimizer = adam(model.parameters())
     for _ in range(2):
