@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -47,6 +49,7 @@ from commands.encode import Encode, EncodeOptions
 from commands.errors import ConfigurationError, RepeatedError, TemporaryError, print_error
 from commands.export.about import Origin
 from commands.export.export import ExportOptions, export, model_alone, of_run
+from commands.interface.weights_file import with_weights_file
 from commands.names import ABOUT
 from commands.needs import listed, missing, sizes
 from commands.process import keep_compiled_code, keep_freed_memory, prepare_output, raise_limit
@@ -77,6 +80,12 @@ from lightning_modules.sampling.tiling import Tiling
 
 log = logging.getLogger(__name__)
 DRY_RUN_COMMANDS = ("check", "encode")  # set up as fit, but leave no run
+# What help of a class repeats: hundreds of torch's layers where any module is taken (`main.py list`
+# has ours), and an option for the help of each option.
+SHORTER = {
+    re.compile(r",\s+known\s+subclasses:[^()]*\)"): ")",
+    re.compile(r"^ +--[\w.]+\.help .*\n(?: {20}.*\n)*", re.MULTILINE): "",
+}
 VISIBLE_SECONDS = 60.0  # in which a shared disk shows a new file to all nodes
 
 
@@ -88,7 +97,7 @@ class EnlargerCLI(LightningCLI):
     """
 
     def __init__(self, args: Sequence[str]) -> None:
-        words = of_run(args)
+        words = with_weights_file(of_run(args))
         self.command = words[0]
         self.fits = self.command in ("fit", *DRY_RUN_COMMANDS)
         with contextlib.ExitStack() as self._until_end:
@@ -117,7 +126,7 @@ class EnlargerCLI(LightningCLI):
         """Read the command line into one dictionary, and parse that once."""
         help_request = help_words(args)
         if help_request is not None:
-            parser.parse_args(help_request)  # prints it, and ends
+            print_help(parser, help_request)
         line = read(args)
         self.config = parse(parser, line)
         if line.prints:
@@ -354,7 +363,8 @@ class EnlargerCLI(LightningCLI):
             log.info("resuming the run in %s from %s", self.run.path, self.resumed_from)
         weights = self.model.initial_weights
         if weights is not None and (self.resumed_from is None or freezes(self.model)):
-            self.model.load_weights(find_weights(weights, self.model.scale))
+            file = find_weights(weights, self.model.scale)
+            self.model.load_weights(file, self.model.weights_strict)
         # Last: a refused start must not move the run.
         overwrites = self._keeps_config() and self.config.run.overwrite
         if overwrites and self.world.is_first and self.run.path.exists():
@@ -468,6 +478,30 @@ class EnlargerCLI(LightningCLI):
                 log.warning("training ended early: %s", callback.stopping_reason_message)
         if isinstance(self.trainer.logger, TensorBoardLogger):
             log.info("curves and images: tensorboard --logdir %s", self.run.path)
+
+
+def print_help(parser: LightningArgumentParser, request: list[str]) -> None:
+    """Print what ``--help`` or ``--model.help CLASS`` asks for, and end.
+
+    Args:
+        parser: The parser of the command.
+        request: The option, as the parser takes it.
+
+    Raises:
+        SystemExit: At the end.
+    """
+    os.environ.setdefault("COLUMNS", "120")
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            parser.parse_args(request)
+    finally:
+        text = printed.getvalue()
+        if any(".help" in word for word in request):
+            text = text[text.find("Help for") :]  # without the usage, which repeats all names
+        for pattern, replacement in SHORTER.items():
+            text = pattern.sub(replacement, text)
+        sys.stdout.write(text)
 
 
 def without_outputs(options: Namespace, callbacks: Sequence[Any], own_bar: bool) -> list[Any]:

@@ -62,11 +62,11 @@ def with_released(words: Sequence[str]) -> list[str]:
     words = list(words)
     if not words or words[0] not in ON_IMAGES or {"-h", "--help"} & {*words}:
         return words
-    if _typed(words, "--config", "-c", "--model.class_path") is not None:
+    if typed(words, "--config", "-c", "--model.class_path") is not None:
         return words
-    name = _typed(words, "--model")
+    name = typed(words, "--model")
     if name is None:
-        if words[0] != "predict" or _typed(words, "--data.predict") is None:
+        if words[0] != "predict" or typed(words, "--data.predict") is None:
             return words
         name = DEFAULT
     if {".", "/", "{"} & {*name}:  # a class, a file or its content
@@ -75,7 +75,7 @@ def with_released(words: Sequence[str]) -> list[str]:
         near = did_you_mean(name, released()) or f": the names are {', '.join(released())}"
         raise ConfigurationError(f"model: there is no released model {name!r}{near}")
     file, scale = released()[name]
-    factor = (_typed(words, *SCALE) or str(scale)).removesuffix(".0")
+    factor = (typed(words, *SCALE) or str(scale)).removesuffix(".0")
     is_below = factor.replace(".", "", 1).isdigit() and 1 <= float(factor) < scale
     if factor != str(scale) and not is_below:
         others = [
@@ -84,7 +84,7 @@ def with_released(words: Sequence[str]) -> list[str]:
         hint = f": {' or '.join(others)}" if others else ""
         raise ConfigurationError(f"{name} enlarges by {scale}, not by {factor}{hint}")
     options = ["--run.name", name]
-    if _typed(words, "--data") is None:
+    if typed(words, "--data") is None:
         options += ["--data", "datamodules.SRDataModule"]
     options += ["--data.init_args.scale", str(scale), "--model", str(file)]
     if "--model" in words:
@@ -96,7 +96,7 @@ def with_released(words: Sequence[str]) -> list[str]:
     return [words[0], *options, *rest]
 
 
-def _typed(words: Sequence[str], *options: str) -> str | None:
+def typed(words: Sequence[str], *options: str) -> str | None:
     """Return the value of the first of some options; None without one."""
     for word, following in pairwise([*words, ""]):
         option, equals, value = word.partition("=")

@@ -13,6 +13,7 @@ _MARKS = {
     r"results\.json": rb'\{\s*"results": \[',
     r"images\.json": rb'\{"images": \[\n(\{"dataset"|\n)|\{\s*"command": ',
     r"results\.csv": rb"dataset,scale,checkpoint",
+    r"weights\.json": rb'\{\s*"file": ',
     r"best\.json": rb'\{\s*"monitor": ',
     r"encode\.json": rb'\{\s*("version": \d+,\s*)?"source": ',
     r".+\.report\.json": rb'\{\s*"job": ',

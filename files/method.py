@@ -71,6 +71,14 @@ class Method:
         return {}
 
     @property
+    def uses_last_weights(self) -> bool:
+        """Whether the last weights are the result, and not those of the best PSNR.
+
+        PSNR prefers a generative model that has learned little.
+        """
+        return False
+
+    @property
     def batches_per_step(self) -> int | None:
         """Batches per step, if the method optimises manually; None for the trainer's number."""
         return None

@@ -32,6 +32,7 @@ VARIABLES = {
 VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", re.ASCII)
 WILDCARD = re.compile(r"[*?\[]")
 CONFIGURATIONS = (".yaml", ".yml", ".json")  # endings of configuration files
+WEIGHTS = (".pth", ".pt", ".ckpt", ".safetensors")  # endings of files of weights
 # What `predict` writes beside its images: the log does not name them among the skipped files.
 PREDICTIONS, PREDICT_PAGE = "predictions.jsonl", "predict.html"
 

@@ -47,6 +47,8 @@ class ImageModel(Loaded, Optimised, ABC):
             where it monitors a validation metric); none by default.
         weights: Weights to start from: a file, or a name of ``configs/weights.yaml``, in which
             ``{scale}`` is filled in.
+        weights_strict: Refuse ``weights`` unless all tensors fit. False: training starts from those
+            that fit; the others are listed in the log and in ``weights.json`` of the run.
 
     Raises:
         ValueError: If ``scale`` is below 1.
@@ -66,6 +68,7 @@ class ImageModel(Loaded, Optimised, ABC):
         optimizer: OptimizerCallable = adam,
         lr_scheduler: LRSchedulerCallable | None = None,
         weights: str | None = None,
+        weights_strict: bool = True,
     ) -> None:
         super().__init__(optimizer, lr_scheduler)
         if not isinstance(scale, int | float) or not 1 <= scale < math.inf:
@@ -75,6 +78,7 @@ class ImageModel(Loaded, Optimised, ABC):
             )
         self.scale = float(scale)
         self.initial_weights = weights
+        self.weights_strict = weights_strict
         self._random_states: list[Tensor] = []
 
     @property
@@ -88,6 +92,11 @@ class ImageModel(Loaded, Optimised, ABC):
             if getattr(self, name, None) is not None:
                 return True
         return False
+
+    @property
+    def uses_last_weights(self) -> bool:
+        """Whether the last weights are the result, as PSNR would choose too early ones."""
+        return True
 
     @property
     def needs_weights(self) -> bool:
@@ -256,6 +265,11 @@ class SuperResolver(InTiles, ImageModel):
 
     def __init__(self, scale: float, color_fix: ColorFix = "none", **kwargs: Any) -> None:
         super().__init__(scale, color_fix=color_fix, **kwargs)
+
+    @property
+    def uses_last_weights(self) -> bool:
+        """Whether the last weights are the result: not of one pass, which predicts the mean."""
+        return not self.one_pass
 
     @abstractmethod
     def restore(self, batch: Batch, noise: Noise) -> Tensor:

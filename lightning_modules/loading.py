@@ -14,7 +14,7 @@ from torch import Tensor
 from files.method import Method
 from files.own_modules import class_path
 from files.paths import expand_path
-from files.tensors import is_plain
+from files.tensors import check_numbers, is_plain
 from lightning_modules.weights import (
     check_sources,
     check_tensors,
@@ -23,6 +23,7 @@ from lightning_modules.weights import (
     is_random,
     read_weights,
     recognise,
+    shape_text,
     sources,
     unlike,
 )
@@ -48,6 +49,8 @@ class Loaded(Method, LightningModule):
         trained_settings: Settings that weights are trained with and tensors do not show: the name
             in checkpoints, and the attribute.
         initial_weights: Weights to start from: a file or a name.
+        weights_strict: Whether training starts from them only if all tensors fit.
+        partly_loaded: Where it does not matter, what was taken, and the tensors that were not.
         loaded_with: What is known of their ``trained_with``.
     """
 
@@ -57,10 +60,12 @@ class Loaded(Method, LightningModule):
     trained_settings: ClassVar[Mapping[str, str]] = {}
     scale: float
     initial_weights: str | None = None
+    weights_strict = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.loaded_with: dict[str, Any] = {}
+        self.partly_loaded: dict[str, Any] = {}
         self._find: Callable[[str, str], Path] | None = None
         self._own_parts: tuple[str, ...] = ()  # prefixes of parts with weights of their own
         self._required: dict[str, str] = {}  # sources of frozen parts that the weights require
@@ -101,7 +106,8 @@ class Loaded(Method, LightningModule):
         if self._find is None:
             self.load_parts(file_of)
             if self.initial_weights is not None:
-                self.load_weights(file_of("weights", self.initial_weights))
+                strict = self.weights_strict or stage != "fit"
+                self.load_weights(file_of("weights", self.initial_weights), strict)
         if stage == "fit":
             self.load_training_parts()
         for argument, name in self.pretrained_parts.items():
@@ -113,22 +119,24 @@ class Loaded(Method, LightningModule):
                     f"model.init_args.{argument}"
                 )
 
-    def load_weights(self, path: str | Path) -> None:
+    def load_weights(self, path: str | Path, strict: bool = True) -> None:
         """Load weights without optimiser state.
 
         Args:
             path: Our checkpoint (EMA weights are preferred), an exported file, or an official one.
+            strict: Refuse a file unless all tensors fit. False: take those that fit, also of
+                another method, and list the others.
 
         Raises:
             FileNotFoundError: If the file is missing.
             ValueError: If the weights belong to another method or to other frozen weights, or
                 tensors are missing, unexpected, of another shape, or no finite floating-point
-                numbers.
+                numbers; without ``strict`` only if none fits.
         """
         if self._find is None:
             self.load_parts(file_of)
         weights = read_weights(path)
-        if weights.model not in (None, class_path(type(self))):
+        if strict and weights.model not in (None, class_path(type(self))):
             raise ValueError(
                 f"{path} was trained with {weights.model}, but the model here is "
                 f"{class_path(type(self))}: set model.class_path to that, or name another file"
@@ -152,7 +160,14 @@ class Loaded(Method, LightningModule):
             required = set(self.state_dict())
             if required.isdisjoint(tensors):
                 tensors = self.import_official(tensors)
-        self.load_state_dict(self._fitted(str(path), tensors, required))
+                if self.released_parts and not strict:  # without the model's other parts
+                    starts = tuple(f"{part}." for part in self.released_parts)
+                    tensors = {k: v for k, v in tensors.items() if k.startswith(starts)}
+        if strict:
+            state = self._fitted(str(path), tensors, required)
+        else:
+            state = self._partly_fitted(weights.name, tensors)
+        self.load_state_dict(state)
         self.weights_source = weights.name
         self.loaded_with = weights.trained_with
         weights.log()
@@ -247,6 +262,48 @@ class Loaded(Method, LightningModule):
         state = {name: tensor for name, tensor in state.items() if not name.startswith(absent)}
         check_tensors(where, current, state, required)
         return {**current, **state}
+
+    def _partly_fitted(self, where: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        # As `_fitted`, but tensors that do not fit are left out and listed.
+        recognise(self, tensors)
+        current = self.state_dict()
+        taken = {}
+        reshaped = []
+        unused = []
+        for name, tensor in tensors.items():
+            shape = shape_text(tensor.shape)
+            if name not in current:
+                unused.append(f"{name} {shape}")
+            elif tensor.shape != current[name].shape:
+                reshaped.append(f"{name} {shape} for {shape_text(current[name].shape)}")
+            else:
+                taken[name] = tensor
+        if not any(name in taken for name, _ in self.named_parameters()):
+            raise ValueError(
+                f"no tensor of {where} fits the model, also with weights_strict: false: set "
+                "model.init_args.weights to a file of a similar network"
+            )
+        check_numbers(where, taken, current)
+        expected = [
+            name for name in self.checkpoint_keys() if not name.startswith(self.training_only)
+        ]
+        missing = [
+            f"{name} {shape_text(current[name].shape)}" for name in expected if name not in tensors
+        ]
+        self.partly_loaded = {
+            "file": where,
+            "taken": len(taken),
+            "of": len(expected),
+            "as initialised, as the file has another shape": reshaped,
+            "as initialised, as the file lacks them": missing,
+            "of the file and not used": unused,
+        }
+        lines = [f"weights_strict is false: {len(taken)} of {len(expected)} tensors are of {where}"]
+        for kind, names in self.partly_loaded.items():
+            if isinstance(names, list) and names:
+                lines.append(f"{len(names)} {kind}: {', '.join(names)}")
+        log.warning("%s", "\n  ".join(lines))
+        return {**current, **taken}
 
     def checkpoint_keys(self) -> list[str]:
         """Return the names that a checkpoint holds: all but frozen parts that have a ``source``.

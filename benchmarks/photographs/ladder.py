@@ -30,7 +30,7 @@ class ResShiftFromHR(ResShift):
         super().__init__(**kwargs)
         self.first = first
 
-    def load_weights(self, path: str | Path) -> None:
+    def load_weights(self, path: str | Path, strict: bool = True) -> None:
         """Load the network of a run of ``ResShift``."""
         load_part(self.network, read_weights(path), "network", dict)
 

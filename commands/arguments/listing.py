@@ -11,13 +11,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 from callbacks.weights import manifest
-from commands.errors import EXPERIMENTS, ROOT, ConfigurationError, did_you_mean
+from commands.errors import (
+    CONFIGS,
+    EXPERIMENTS,
+    ROOT,
+    ConfigurationError,
+    did_you_mean,
+)
 from commands.options import ROOMS, stub
 
 BASES = {"ImageModel": "methods", "Loss": "losses"}  # what classes of a kind derive from
 HINTS = {
     "methods": "python main.py fit --model.help NAME",
-    "networks": "python main.py fit --model lightning_modules.Regression --model.network.help NAME",
+    "networks": "python main.py fit --model lightning_modules.Regression --model.network.help NAME "
+    "or --model.network FILE",
     "parts": "model.space, model.denoiser, model.encoder, model.lr_scheduler: docs/methods",
     "losses": "model.losses of lightning_modules.RealESRGAN; docs/methods/real_esrgan.md",
     "degradations": "python main.py fit --degradation.help NAME",
@@ -76,15 +83,17 @@ def entries(kind: str) -> list[Entry]:
         return list(_experiments())
     if kind == "weights":
         return list(_weights())
+    presets = list(_presets()) if kind == "networks" else []
     room = ROOMS[0]
     for name, kind_of_room in KIND_OF_ROOM.items():
         if kind_of_room == kind:
             room = name
-    return sorted(
+    classes = sorted(
         Entry(f"{room}.{name}", described.about)
         for name, described in public(room).items()
         if _kind_of(room, name) == kind
     )
+    return classes + presets
 
 
 @functools.cache
@@ -144,6 +153,12 @@ def _first_sentence(text: str) -> str:
     if len(sentence) > _LONGEST:
         sentence = re.split(r"[:;]\s", sentence, maxsplit=1)[0]
     return sentence.rstrip(".:;")
+
+
+def _presets() -> Iterator[Entry]:
+    for file in sorted((CONFIGS / "network").glob("*.yaml")):
+        about = file.read_text(encoding="utf-8").partition("\n")[0]
+        yield Entry(f"configs/network/{file.name}", about.removeprefix("# "))
 
 
 def _experiments() -> Iterator[Entry]:

@@ -17,6 +17,7 @@ from commands.arguments.command_line import CommandLine
 from commands.arguments.parser import Parser, parse
 from commands.errors import CONFIGS, ConfigurationError, did_you_mean
 from commands.interface.images import Picture, to_tensor
+from commands.interface.weights_file import method_of_file
 from commands.released import released
 from commands.run.directory import RunDirectory
 from commands.run.files import CONFIG, FOLDER, list_checkpoints
@@ -32,7 +33,6 @@ from files.own_modules import import_own
 from files.paths import CONFIGURATIONS, read_text
 from files.yaml_loader import StrictLoader, plain_yaml
 from lightning_modules.base import ImageModel, SuperResolver
-from lightning_modules.networks.spandrel import scale_of_file
 from lightning_modules.sampling.tiling import Tiling
 
 log = logging.getLogger(__name__)
@@ -168,8 +168,8 @@ def load(
 
     Args:
         source: A run's folder, which gives its best weights; an exported folder; published weights,
-            such as ``imdn-x4``; a name of ``configs/model/``; a YAML file of a model; or a
-            checkpoint that spandrel reads.
+            such as ``imdn-x4``; a name of ``configs/model/``; a YAML file of a model; or a file
+            of weights: exported, EDSR's, or any that spandrel reads.
         scale: Factor of enlargement; by default that of the run or the file.
         device: Where it runs; by default the first GPU, if there is one.
         arguments: Other values of the method's arguments, such as ``sampler="dpm_solver_2m"``; of a
@@ -202,10 +202,8 @@ def _module_of(source: str, scale: float | None, arguments: dict[str, Any]) -> I
     if (path / CONFIG).is_file():
         return _of_run(path, scale, arguments)
     if path.is_file() and path.suffix not in CONFIGURATIONS:
-        network = {"class_path": "lightning_modules.Spandrel", "init_args": {"path": str(path)}}
-        model = {"class_path": "lightning_modules.Regression", "init_args": {"network": network}}
-        scale = scale_of_file(str(path)) if scale is None else scale
-        return _build(model, scale, arguments)
+        model, own_scale = method_of_file(path)
+        return _build(model, own_scale if scale is None else scale, arguments)
     if source in released():
         file, own_scale = released()[source]
         if scale not in (None, own_scale):

@@ -32,6 +32,7 @@ from commands.lightning_internals import set_logged_step
 from commands.run.files import (
     CONFIG,
     FOLDER,
+    WEIGHTS,
     is_whole,
     list_checkpoints,
     read_ranking,
@@ -49,6 +50,8 @@ from files.tensors import plain, read_file
 from files.waits import WAITS
 
 log = logging.getLogger(__name__)
+
+PSNR = "val/psnr"
 
 # Settings, beside the metrics, without which scores cannot be compared.
 MEASURED = (
@@ -131,7 +134,8 @@ class Checkpoints(Checkpoint):
         every_n_minutes: Minutes between two checkpoints; 0 for none by time. On several ranks
             the clock is read every ``trainer.log_every_n_steps`` steps.
         keep_last: Number of newest checkpoints to keep.
-        keep_best: Number of best checkpoints to keep.
+        keep_best: Number of best checkpoints to keep, which ``test``, ``predict`` and ``export``
+            use. By default 1; but 0 for a generative method by PSNR, whose last weights they use.
         monitor: The logged value that ranks checkpoints. Checkpoints without it are not ranked.
         mode: Whether the largest (``max``) or smallest (``min``) value is best. By default it
             follows from the metric or loss.
@@ -146,8 +150,8 @@ class Checkpoints(Checkpoint):
         every_n_steps: NonNegativeInt = 1000,
         every_n_minutes: NonNegativeFloat = 15.0,
         keep_last: PositiveInt = 2,
-        keep_best: NonNegativeInt = 1,
-        monitor: str = "val/psnr",
+        keep_best: NonNegativeInt | None = None,
+        monitor: str = PSNR,
         mode: Literal["min", "max"] | None = None,
     ) -> None:
         self.every_n_steps = every_n_steps
@@ -186,6 +190,9 @@ class Checkpoints(Checkpoint):
         """Find the folder, and which values are better."""
         self.folder = Path(trainer.default_root_dir) / FOLDER
         self._direction = self.mode or better_values(self.monitor, trainer)
+        if self.keep_best is None:
+            uses_last = method_of(pl_module).uses_last_weights and self.monitor == PSNR
+            self.keep_best = 0 if uses_last else 1
         self.off |= bool(vars(trainer)["fast_dev_run"])  # a dry run writes nothing
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -214,6 +221,10 @@ class Checkpoints(Checkpoint):
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             content = as_yaml(self.config)
             write_atomically(self.folder.parent / CONFIG, content.encode())
+            partly_loaded = getattr(pl_module, "partly_loaded", None)
+            if partly_loaded:
+                record = json.dumps(partly_loaded, indent=2)
+                write_atomically(self.folder.parent / WEIGHTS, record.encode())
         if self.config is None:  # else the configuration was compared
             warn_of_other_options(self._configured_options, optimiser_options(trainer))
         ranking = read_ranking(self.folder)
@@ -338,7 +349,7 @@ class Checkpoints(Checkpoint):
                 accumulated(trainer),
                 self.monitor,
             )
-        if not self._warned:
+        if self.keep_best and not self._warned:
             self._warn_of_monitor([name for name in logged if name.startswith("val/")])
 
     def _warn_of_monitor(self, logged: list[str]) -> None:
@@ -604,7 +615,7 @@ class SavesLast(Callback):
         elif self._at not in (None, trainer.global_step):
             log.warning(
                 "the weights of step %d were not validated, the last that were are those of step "
-                "%d: test takes the best of these, or --ckpt_path",
+                "%d: test takes the best of these (checkpoint.keep_best), or --ckpt_path",
                 trainer.global_step,
                 self._at,
             )

@@ -18,7 +18,7 @@ from jsonargparse import Namespace
 from callbacks.predict.files import why_no_folder
 from commands.arguments.saved_config import flat
 from commands.errors import ConfigurationError, TemporaryError
-from commands.run.files import CONFIG, FOLDER, list_checkpoints, newest_whole
+from commands.run.files import CONFIG, FOLDER, WEIGHTS, list_checkpoints, newest_whole
 from commands.run.folder_lock import HOLDER, FolderLock
 from files.checksums import check_intact
 from files.numbers import PositiveFloat, PositiveInt
@@ -74,6 +74,7 @@ FREE = (
 WRITTEN = {"seed_everything", "trainer", "model", "data", "run", "checkpoint"}
 WRITE = ("fit", "check", "validate", "test")  # commands that need a writable run directory
 FIXED = (  # files that they write there
+    WEIGHTS,
     "report.html",
     "report/scalars.jsonl",
     "report/images.json",

@@ -22,6 +22,7 @@ from files.paths import glob_paths
 log = logging.getLogger(__name__)
 FOLDER = "checkpoints"  # in the folder of a run
 CONFIG = "config.yaml"  # of a run or an exported folder
+WEIGHTS = "weights.json"  # of a run that started from some tensors of a file
 _NAME = re.compile(r"step-(\d+)\.ckpt")
 
 

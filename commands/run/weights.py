@@ -146,7 +146,7 @@ def load_trained(
     """
     initial = model.initial_weights
     if initial is not None and freezes(model):
-        model.load_weights(find_weights(initial, model.scale))
+        model.load_weights(find_weights(initial, model.scale), model.weights_strict)
     trained = None
     if ckpt_path is None and not _is_result(initial, run):
         trained = best_or_newest(run.checkpoints)

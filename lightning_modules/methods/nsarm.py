@@ -398,8 +398,8 @@ class NSARM(NextScale, NSARMStageOne):
                 "model.init_args.stage_two.mapper_lr to a hundredth, or train_mapper to false"
             )
 
-    def load_weights(self, path: str | Path) -> None:
+    def load_weights(self, path: str | Path, strict: bool = True) -> None:
         """Load weights, and record the source of a frozen mapper."""
-        super().load_weights(path)
+        super().load_weights(path, strict)
         if fingerprint(self.mapper.state_dict()) not in self.mapper.source:  # else the file had one
             self._name_mapper(str(path))

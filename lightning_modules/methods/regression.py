@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from degradations.compiling import allow_kinds
 from files.batch import Batch, Box, boxes_of
 from files.numbers import UnitInterval
 from lightning_modules.base import Output, SuperResolver
@@ -62,7 +63,9 @@ class OnePass(SuperResolver):
     Args:
         scale: Factor by which images are enlarged; set by ``data.init_args.scale``.
         network: The network: a class whose first argument is the scale, and whose ``forward(lr)``
-            or ``forward(lr, size, boxes)`` returns the enlarged image.
+            or ``forward(lr, size, boxes)`` returns the enlarged image. Its convolutions are in
+            channels-last layout.
+        compile: Compile the network with ``torch.compile`` at the first call.
     """
 
     one_pass = True
@@ -70,7 +73,9 @@ class OnePass(SuperResolver):
     trained_parts: tuple[str, ...] | None = ("network",)
     released_parts = ("network",)
 
-    def __init__(self, scale: float, network: NetworkCallable, **kwargs: Any) -> None:
+    def __init__(
+        self, scale: float, network: NetworkCallable, compile: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(scale, **kwargs)
         # In Python also a network that is built already.
         self.network = network if isinstance(network, nn.Module) else _built(network, self.scale)
@@ -79,6 +84,9 @@ class OnePass(SuperResolver):
         self.tile_multiple = int(getattr(self.network, "divisor", 1))  # tiles keep its phase
         self.network.to(memory_format=torch.channels_last)  # in which convolutions are fastest
         self.takes = set(inspect.signature(self.network.forward).parameters)
+        if compile:
+            allow_kinds()
+            self.network.compile()  # in place: names of tensors stay
 
     def forward(
         self,

@@ -3,11 +3,16 @@
 Lim et al., CVPRW 2017; arXiv 1707.02921.
 
 16 blocks of 64 channels are the paper's baseline, 32 blocks of 256 with ``res_scale`` 0.1 its large
-model. Tensor names are those of the released EDSR-PyTorch files.
+model. Tensor names are those of the released EDSR-PyTorch files; BasicSR's are read, too.
 Differs from the paper in: ``global_skip``, an option that is off by default.
 """
 
 from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +24,15 @@ from lightning_modules.networks.layers import conv3x3, zeroed
 MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K's training images, in RGB
 FACTORS = (2, 3, 4, 8)
 PEAK = 255.0  # released weights work on levels of 0..255
+WIDE = 256  # channels from which residuals are scaled by 0.1, in the paper and in BasicSR
+# From BasicSR's names; its last convolution of the body has no number.
+RENAMED = (
+    (re.compile(r"^conv_first\."), "head.0."),
+    (re.compile(r"^body\.(\d+)\.conv1\."), r"body.\1.body.0."),
+    (re.compile(r"^body\.(\d+)\.conv2\."), r"body.\1.body.2."),
+    (re.compile(r"^upsample\."), "tail.0."),
+    (re.compile(r"^conv_last\."), "tail.1."),
+)
 
 
 class MeanShift(nn.Module):
@@ -159,6 +173,55 @@ class EDSR(Trunk):
                 self.sub_mean(lr * PEAK), scale_factor=self.scale, mode="bicubic", antialias=True
             )
         return self.add_mean(y) / PEAK
+
+    def official(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of a file of EDSR-PyTorch or BasicSR by this network's names.
+
+        Args:
+            tensors: Flat state dict.
+        """
+        if "conv_after_body.weight" not in tensors:
+            return dict(tensors)
+        constants = {k: v for k, v in self.state_dict().items() if "_mean." in k}
+        return constants | renamed(tensors)
+
+
+def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a BasicSR file by EDSR-PyTorch's names; others unchanged.
+
+    Args:
+        tensors: Flat state dict.
+    """
+    blocks = sum(name.endswith(".conv1.weight") for name in tensors)
+    result = {}
+    for name, tensor in tensors.items():
+        name = name.replace("conv_after_body.", f"body.{blocks}.")
+        for pattern, replacement in RENAMED:
+            name = pattern.sub(replacement, name)
+        result[name] = tensor
+    return result
+
+
+def arguments_of(tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
+    """Return the arguments of the EDSR that tensors belong to; None if they are of another network.
+
+    Args:
+        tensors: Flat state dict, by the names of EDSR-PyTorch or BasicSR.
+    """
+    names = renamed(tensors)
+    if not names.keys() >= {"head.0.weight", "body.0.body.0.weight", "tail.0.0.weight"}:
+        return None
+    channels = len(names["head.0.weight"])
+    scale = 1
+    for name, tensor in names.items():
+        if re.fullmatch(r"tail\.0\.\d\.weight", name):
+            scale *= math.isqrt(tensor.shape[0] // channels)
+    return {
+        "scale": scale,
+        "blocks": sum(name.endswith(".body.0.weight") for name in names),
+        "channels": channels,
+        "res_scale": 0.1 if channels >= WIDE else 1.0,
+    }
 
 
 def _upsampler(scale: int, channels: int) -> nn.Sequential:

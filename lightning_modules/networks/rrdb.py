@@ -4,7 +4,8 @@ Wang et al., ESRGAN, ECCVW 2018 (arXiv 1809.00219), section 3.1; Real-ESRGAN, IC
 2107.10833), section 3.4, which shuffles pixels into channels for x2 and x1.
 
 Blocks of three dense blocks, no normalisation, every residual scaled by 0.2. Tensor names are those
-of the released files. 16.7 million parameters with the default sizes.
+of Real-ESRGAN's files; both kinds of ESRGAN's names are read, too. 16.7 million parameters with the
+default sizes.
 Differs from the papers in: sides that do not fit the shuffle are mirrored up and the output is
 cropped.
 
@@ -14,6 +15,9 @@ pixel lacks.
 """
 
 from __future__ import annotations
+
+import re
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +30,23 @@ GROWTH = 32  # width of the outputs within a dense block
 SLOPE = 0.2  # of every leaky ReLU
 RESIDUAL = 0.2  # factor of every residual
 SHUFFLES = {4: 1, 2: 2, 1: 4}  # side of the squares of pixels that become channels, by scale
+# From ESRGAN's names: those of its first release, by numbers, and the later ones.
+RENAMED = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"^model\.0\.", "conv_first."),
+        (r"^model\.1\.sub\.(\d+)\.RDB(\d)\.conv(\d)\.0\.", r"body.\1.rdb\2.conv\3."),
+        (r"^model\.1\.sub\.\d+\.", "conv_body."),
+        (r"^model\.3\.", "conv_up1."),
+        (r"^model\.6\.", "conv_up2."),
+        (r"^model\.8\.", "conv_hr."),
+        (r"^model\.10\.", "conv_last."),
+        (r"^RRDB_trunk\.(\d+)\.RDB(\d)\.", r"body.\1.rdb\2."),
+        (r"^trunk_conv\.", "conv_body."),
+        (r"^upconv(\d)\.", r"conv_up\1."),
+        (r"^HRconv\.", "conv_hr."),
+    )
+)
 
 
 class DenseBlock(nn.Module):
@@ -135,6 +156,19 @@ class RRDBNet(nn.Module):
             mode = "reflect" if min(lr.shape[-2:]) > max(bottom, right) else "replicate"
             lr = functional.pad(lr, (0, right, 0, bottom), mode=mode)
         return functional.pixel_unshuffle(lr, self.shuffle)
+
+    def official(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of a file of ESRGAN or Real-ESRGAN by this network's names.
+
+        Args:
+            tensors: Flat state dict.
+        """
+        result = {}
+        for name, tensor in tensors.items():
+            for pattern, replacement in RENAMED:
+                name = pattern.sub(replacement, name)
+            result[name] = tensor
+        return result
 
     def community(self) -> dict[str, Tensor]:
         """Return the tensors by the names of the released files, which are the network's own."""

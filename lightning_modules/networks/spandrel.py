@@ -38,8 +38,9 @@ class Spandrel(nn.Module):
         train: Train the network. False: frozen, for testing and prediction, one image at a time,
             as spandrel runs it.
         architecture: Instead of a path, a class of spandrel to train from scratch, such as
-            ``SwinIR``, ``HAT`` or ``SPAN``.
-        arguments: Arguments of that class; the factor of enlargement is added.
+            ``SwinIR``, ``HAT`` or ``SPAN``; ``configs/network`` has files for some.
+        arguments: Arguments of that class, which has few useful defaults; the factor of enlargement
+            is added.
 
     Raises:
         FileNotFoundError: If there is no file at ``path``.
@@ -69,7 +70,7 @@ class Spandrel(nn.Module):
                 raise ValueError(f"{KEY}.arguments are for an architecture; with path remove them")
             weights = read_weights(_existing(path))
             origin = weights.path
-            self.descriptor = _described(weights.tensors, origin)
+            self.descriptor = described(weights.tensors, origin)
             self.model = self.descriptor.model
             self.weights_source = weights.name
             weights.log()
@@ -78,7 +79,7 @@ class Spandrel(nn.Module):
                 raise ValueError(f"{KEY}.architecture has random weights: set train to true, too")
             origin = f"{KEY}.architecture {architecture}"
             self.model = _untrained(str(architecture), scale, arguments or {})
-            self.descriptor = _described(self.model.state_dict(), origin)
+            self.descriptor = described(self.model.state_dict(), origin)
         _check(self.descriptor, scale, origin)
         self.model.requires_grad_(train)
         self.scale = self.descriptor.scale
@@ -130,27 +131,12 @@ class Spandrel(nn.Module):
         Args:
             tensors: Flat state dict, by any names that spandrel knows for the architecture.
         """
-        model = _described(tensors, "the file of model.init_args.weights").model
+        model = described(tensors, "the file of model.init_args.weights").model
         return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
 
     def community(self) -> dict[str, Tensor]:
         """Return the tensors by names that spandrel knows."""
         return dict(self.model.state_dict())
-
-
-def scale_of_file(path: str) -> float:
-    """Return the factor by which the network of a file enlarges.
-
-    Args:
-        path: As of ``Spandrel``.
-
-    Raises:
-        FileNotFoundError: As ``Spandrel``; likewise the others.
-        ImportError: If the package spandrel is not installed.
-        ValueError: If the file is no such network.
-    """
-    file = _existing(path)
-    return float(_described(read_weights(file).tensors, str(file)).scale)
 
 
 def _existing(path: str) -> Path:
@@ -173,16 +159,29 @@ def _spandrel() -> Any:
     return spandrel
 
 
-def _described(tensors: Mapping[str, Tensor], where: str) -> ImageModelDescriptor[Any]:
-    """Return the model of tensors with spandrel's description."""
+def described(tensors: Mapping[str, Tensor], where: str) -> ImageModelDescriptor[Any]:
+    """Return the model of tensors with spandrel's description.
+
+    Args:
+        tensors: Flat state dict.
+        where: Name of the file, for messages.
+
+    Raises:
+        ImportError: If the package spandrel is not installed.
+        ValueError: If spandrel does not know the network, or it needs more than an image.
+    """
     spandrel = _spandrel()
     state = dict(spandrel.canonicalize_state_dict(dict(tensors)))  # some networks' readers pop
     try:
         descriptor: Any = spandrel.ModelLoader().load_from_state_dict(state)
     except spandrel.UnsupportedModelError as error:
         raise ValueError(
-            f"{where} is of no architecture that spandrel {spandrel.__version__} knows; set "
-            f"{KEY}.path to another file"
+            f"{where} is of no architecture that spandrel {spandrel.__version__} knows: its "
+            f"tensors are {', '.join(list(tensors)[:3])}, ..."
+        ) from error
+    except Exception as error:  # of foreign code, which checks little
+        raise ValueError(
+            f"spandrel {spandrel.__version__} cannot read {where}: {type(error).__name__}: {error}"
         ) from error
     if not isinstance(descriptor, spandrel.ImageModelDescriptor):
         raise ValueError(
@@ -222,8 +221,11 @@ def _untrained(name: str, scale: float, arguments: dict[str, Any]) -> nn.Module:
     factors = {factor: int(scale) for factor in FACTORS if factor in parameters}
     try:
         return networks[name](**{**factors, **arguments})
-    except TypeError as error:
-        raise ValueError(f"{KEY}.arguments of {name}: {error}") from error
+    except Exception as error:  # of foreign code, which checks little
+        raise ValueError(
+            f"{KEY}.arguments of {name}: {type(error).__name__}: {error}; main.py list networks "
+            "names files with arguments that work"
+        ) from error
 
 
 def _check(descriptor: ImageModelDescriptor[Any], scale: float, file: str) -> None:
@@ -233,11 +235,9 @@ def _check(descriptor: ImageModelDescriptor[Any], scale: float, file: str) -> No
     outputs = descriptor.output_channels
     if inputs != 3 or outputs != 3:
         raise ValueError(
-            f"{file} ({name}) goes from {inputs} to {outputs} channels, expected RGB, 3 to 3; set "
-            f"{KEY}.path to another file"
+            f"{file} ({name}) goes from {inputs} to {outputs} channels, expected RGB, 3 to 3"
         )
     if descriptor.scale != scale:
         raise ValueError(
-            f"{file} ({name}) enlarges by {descriptor.scale}, but data.init_args.scale is "
-            f"{scale:g}; use {descriptor.scale}, or another file"
+            f"{file} ({name}) enlarges by {descriptor.scale}, but data.init_args.scale is {scale:g}"
         )

@@ -23,7 +23,7 @@ from callbacks import EMA, PSNR
 from callbacks.results.files import load_results
 from callbacks.results.results import Results
 from commands import measure
-from commands.run.files import newest_whole
+from commands.run.files import best_or_newest, newest_whole
 from datamodules import Folder
 from degradations.bicubic import resize
 from degradations.tools.configure import degradation_of
@@ -177,7 +177,7 @@ def test_degrade_is_the_recipe_of_the_command_line() -> None:
 
 
 def test_a_run_is_loaded_as_predict_does(trained: Path, command: Command) -> None:
-    """Also its export, alone in another folder; with another argument it is another model."""
+    """Also its export, alone in another folder, and files; with another argument it is another."""
     source = Path("photo.png")
     Image.fromarray(RGB).save(source)
     config = trained / "config.yaml"
@@ -187,11 +187,16 @@ def test_a_run_is_loaded_as_predict_does(trained: Path, command: Command) -> Non
     predicted = np.asarray(Image.open(trained / "predict/photo.png"))
     model = enlarger.load(trained, device="cpu")
     assert np.array_equal(model.enlarge(RGB), predicted)
-    assert not np.array_equal(model.enlarge(RGB, tiling=Tiling()), predicted)
+    whole = model.enlarge(RGB, tiling=Tiling())
+    assert not np.array_equal(whole, predicted)
     command("export", trained, "--export.out", "shared")
     assert np.array_equal(enlarger.load("shared", device="cpu").enlarge(RGB), predicted)
-    other = enlarger.load(trained, device="cpu", color_fix="adain")
-    assert not np.array_equal(other.enlarge(RGB), predicted)
+    for file in ("shared/model.safetensors", best_or_newest(trained / "checkpoints")[0]):
+        assert np.array_equal(enlarger.load(file, device="cpu").enlarge(RGB), whole)
+    command("predict", "--model", "shared/model.safetensors", "--data.predict", source)
+    assert np.array_equal(np.asarray(Image.open("runs/model/predict/photo.png")), whole)
+    changed = enlarger.load(trained, device="cpu", color_fix="adain")
+    assert not np.array_equal(changed.enlarge(RGB), predicted)
 
 
 def test_files_that_arguments_name_are_read_in_python(tmp_path: Path) -> None:

@@ -15,6 +15,9 @@ from torch.utils.data import DataLoader
 
 from callbacks.training.ema import EMA
 from lightning_modules.base import ImageModel
+from lightning_modules.methods.regression import Regression
+from lightning_modules.networks.edsr import EDSR
+from lightning_modules.networks.imdn import IMDN
 from lightning_modules.optimisation import optimizer_of
 from tests.datamodules.memory import trainer
 from tests.lightning_modules.tiny import Model, batch_of
@@ -180,6 +183,24 @@ class TestLoadWeights:
         model = Mapped()
         model.load_weights(tmp_path / "w.pth")
         assert torch.equal(model.tail.weight, own["net.tail.weight"])
+
+    def test_from_what_fits(self, tmp_path, caplog):
+        half = EDSR(2, blocks=1, channels=8).state_dict()
+        torch.save({"params": half | {"extra": torch.ones(2, 3)}}, tmp_path / "x2.pth")
+        model = Regression(4, partial(EDSR, blocks=1, channels=8))
+        first = {k: v.clone() for k, v in model.state_dict().items()}
+        model.load_weights(tmp_path / "x2.pth", strict=False)
+        record = model.partly_loaded
+        unequal = [k for k, v in model.state_dict().items() if not torch.equal(v, first[k])]
+        assert record["taken"] == len(first) - 2
+        assert len(unequal) == len(first) - 6  # as four are constants
+        assert record["as initialised, as the file lacks them"] == [
+            *("network.tail.0.2.weight 32x8x3x3", "network.tail.0.2.bias 32")
+        ]
+        assert record["of the file and not used"] == ["network.extra 2x3"]
+        assert "network.tail.0.2.weight 32x8x3x3" in caplog.text
+        with pytest.raises(ValueError, match=r"no tensor of .* fits"):
+            Regression(4, IMDN).load_weights(tmp_path / "x2.pth", strict=False)
 
     def test_by_our_names_a_file_is_whole(self, tmp_path):
         torch.save({k: v for k, v in Model().state_dict().items() if k in TRAINED}, tmp_path / "w")

@@ -12,6 +12,7 @@ from tests.commands.run.test_checkpoints import ranking
 
 Enlarger = Callable[..., None]
 ON_SWD = '{"class_path": "callbacks.SWD", "init_args": {"levels": 1}}'
+PATCH_GAN = '{"class_path": "lightning_modules.PatchGAN", "init_args": {"width": 4, "layers": 1}}'
 MEASURED = (
     *("--trainer.max_steps", 4),
     *("--trainer.val_check_interval", 1, "--trainer.callbacks+", ON_SWD),
@@ -49,3 +50,11 @@ def test_a_value_of_unknown_direction(
     enlarger(*FIT, *score, "--checkpoint.mode", "min", "--run.overwrite", "true")
     assert [name[5:14] for name in ranking()["best"]] == ["000000003"]
     assert "set checkpoint.mode" not in caplog.text
+
+
+def test_a_gan_is_used_with_its_last_weights(tiny: Path, enlarger: Enlarger) -> None:
+    gan = ("--model", "lightning_modules.RealESRGAN", "--model.discriminator", PATCH_GAN)
+    kept = {(): 0, ("--checkpoint.monitor", "val/swd"): 1, ("--checkpoint.keep_best", 1): 1}
+    for options, count in kept.items():
+        enlarger(*FIT, *gan, *options, "--run.overwrite", "true")
+        assert len(ranking()["best"]) == count

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from lightning_modules.networks.edsr import EDSR, MeanShift
+from lightning_modules.networks.edsr import EDSR, MeanShift, arguments_of
 
 MEAN = torch.tensor([0.4488, 0.4371, 0.4040]).view(1, 3, 1, 1)
 
@@ -73,3 +73,30 @@ def test_mean_shift_is_exact_under_autocast():
         shifted = MeanShift(-1)(levels)
     assert shifted.dtype == torch.float32
     torch.testing.assert_close(shifted, levels - 255 * MEAN)
+
+
+def basicsr(net):
+    """Return its tensors by BasicSR's names."""
+    blocks = len(net.body) - 1
+    renamed = {}
+    for name, tensor in net.state_dict().items():
+        for ours, theirs in (
+            *((f"body.{blocks}.", "conv_after_body."), (".body.0.", ".conv1.")),
+            *((".body.2.", ".conv2."), ("head.0.", "conv_first.")),
+            *(("tail.0.", "upsample."), ("tail.1.", "conv_last.")),
+        ):
+            name = name.replace(ours, theirs)
+        if "_mean." not in name:
+            renamed[name] = tensor
+    return renamed
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_a_file_in_basicsrs_layout(scale):
+    net = randomised(EDSR(scale, blocks=3, channels=8))
+    arguments = arguments_of(basicsr(net))
+    assert arguments == {"scale": scale, "blocks": 3, "channels": 8, "res_scale": 1.0}
+    assert arguments == arguments_of(net.state_dict())
+    again = EDSR(**arguments)
+    again.load_state_dict(again.official(basicsr(net)))
+    assert all(torch.equal(t, again.state_dict()[n]) for n, t in net.state_dict().items())

@@ -56,3 +56,13 @@ def test_released_files_load_and_compute_what_spandrel_does(
         with torch.no_grad():
             found = model(lr, (12 * scale, 16 * scale)).clamp(0, 1)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_esrgans_first_names() -> None:
+    esrgan = pytest.importorskip("spandrel.architectures.ESRGAN", reason="needs spandrel")
+    first = esrgan.ESRGAN(num_filters=8, num_blocks=2, scale=4).eval()
+    network = RRDBNet(4, channels=8, blocks=2)
+    network.load_state_dict(network.official(first.state_dict()))
+    lr = torch.rand(1, 3, 6, 5)
+    with torch.no_grad():
+        torch.testing.assert_close(network(lr), first(lr))

@@ -1,0 +1,110 @@
+"""The method that a file of weights belongs to: of ``--model my.pth`` and ``enlarger.load``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from commands.errors import ConfigurationError
+from commands.released import SCALE, typed
+from commands.run.files import CONFIG
+from files.paths import WEIGHTS, expand_path, read_text
+from files.tensors import read_metadata
+from files.yaml_loader import plain_yaml
+from lightning_modules.networks.edsr import arguments_of
+from lightning_modules.networks.spandrel import described
+from lightning_modules.weights import EXPORTED, Weights, read_weights
+
+
+class Described(NamedTuple):
+    """A method for a file.
+
+    model: Its ``class_path`` and ``init_args``; ``weights`` is the file.
+    scale: Factor of enlargement.
+    """
+
+    model: dict[str, Any]
+    scale: float
+
+
+def method_of_file(path: Path) -> Described:
+    """Return the method that a file of weights belongs to, with the file as its weights.
+
+    Args:
+        path: An exported file, a checkpoint in its run's folder, EDSR's weights in the layout of
+            EDSR-PyTorch or BasicSR, or any file that spandrel reads.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ImportError: If the file may be one for spandrel, which is not installed.
+        ValueError: If the file is corrupt, or of no known network.
+    """
+    weights = read_weights(path)
+    if weights.model is not None:
+        return _of_ours(path, weights)
+    arguments = arguments_of(weights.tensors)
+    if arguments is not None:
+        scale = float(arguments.pop("scale"))
+        network = {"class_path": "lightning_modules.EDSR", "init_args": arguments}
+    else:
+        scale = float(described(weights.tensors, str(path)).scale)
+        network = {"class_path": "lightning_modules.Spandrel", "init_args": {"path": str(path)}}
+    init_args = {"network": network, "weights": str(path)}
+    return Described({"class_path": "lightning_modules.Regression", "init_args": init_args}, scale)
+
+
+def _of_ours(path: Path, weights: Weights) -> Described:
+    about = read_metadata(path) if path.suffix == ".safetensors" else {}
+    if EXPORTED in about:
+        arguments = json.loads(about["init_args"])
+        scale = float(about["scale"])
+    else:
+        config = path.absolute().parent.parent / CONFIG
+        if not config.is_file():
+            raise ValueError(
+                f"{path} is a checkpoint of {weights.model}, without the {CONFIG} of its run two "
+                "folders above: name the run, or give --config with --ckpt_path"
+            )
+        content = plain_yaml(read_text(config))
+        arguments = content["model"].get("init_args") or {}
+        scale = float(content["data"]["init_args"]["scale"])
+    init_args = {**arguments, "weights": str(path)}
+    return Described({"class_path": weights.model, "init_args": init_args}, scale)
+
+
+def with_weights_file(words: Sequence[str]) -> list[str]:
+    """Return a command with options in place of ``--model FILE``, for a file of weights.
+
+    Args:
+        words: Arguments as typed after ``main.py``.
+
+    Raises:
+        ConfigurationError: If the file is missing or cannot be read.
+    """
+    words = list(words)
+    value = typed(words, "--model")
+    if value is None or not value.endswith(WEIGHTS):
+        return words
+    path = Path(expand_path(value, "model"))
+    if not path.is_file():
+        raise ConfigurationError(f"model is {value}, and there is no such file")
+    try:
+        model, scale = method_of_file(path)
+    except (ImportError, ValueError) as error:
+        raise ConfigurationError(f"model: {error}") from error
+    content = json.dumps(model)
+    options = []
+    if typed(words, "--config", "-c") is None:
+        options += ["--run.name", path.stem]
+        if typed(words, "--data") is None:
+            options += ["--data", "datamodules.SRDataModule"]
+    if typed(words, *SCALE) is None:
+        options += [SCALE[1], f"{scale:g}"]
+    for place, word in enumerate(words):
+        if word == "--model":
+            words[place + 1] = content
+        elif word.startswith("--model="):
+            words[place] = f"--model={content}"
+    return [words[0], *options, *words[1:]]
