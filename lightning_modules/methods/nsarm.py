@@ -111,7 +111,7 @@ class NSARMStageOne(InLatents, SuperResolver):
         whole = Fraction(space.factor) / (self._enlargement if enlarge_lr else 1)
         side = int(mapper.size[0] * whole)
         self.tile = self.tile_least = side
-        self.tile_overlap = side // 8
+        self.tile_overlap = min(side // 2, 32)
         self.tile_window = "gaussian"
         self.tile_multiple = whole.numerator  # LR pixels that are whole positions of the latent
         self.tile_always = True
