@@ -59,9 +59,13 @@ val: {val_enabled: false, val_freq: 100}
 
 @pytest.fixture
 def migrated(
-    enlarger: Callable[..., None], capsys: pytest.CaptureFixture[str]
+    enlarger: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[[str], str]:
     """Return the comments of a migrated option file, and what the parser makes of it."""
+    monkeypatch.chdir(tmp_path)
 
     def migrate(text: str) -> str:
         Path("theirs.yml").write_text(text, encoding="utf-8")
