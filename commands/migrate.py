@@ -63,14 +63,15 @@ def main(words: Sequence[str]) -> int:
         raise ConfigurationError(
             f"{file} is no option file of BasicSR or traiNNer-redux: it has no scale or network_g"
         )
-    migration = Migration(options)
+    try:
+        migration = Migration(options)
+    except KeyError as error:
+        raise ConfigurationError(f"{file}: a part of it has no {error}") from error
     command = "fit" if "train" in options else "test"
     sys.stdout.write(f"# Made of {file.name}: python main.py {command} --config FILE\n")
     sys.stdout.write(migration.text())
-    sys.stderr.write(
-        f"{migration.mapped} options have a counterpart; {migration.commented} have none, and are "
-        "comments\n"
-    )
+    count = sum(len(comments) for comments in migration.comments.values())
+    sys.stderr.write(f"{count} options have no counterpart: they are comments\n")
     return 0
 
 
@@ -129,7 +130,6 @@ class Migration:
     Attributes:
         config: Values by our keys, such as ``model.init_args.weights``.
         comments: Options without a counterpart, by section of the table.
-        mapped: Number of options with a counterpart.
 
     Args:
         content: Of the option file.
@@ -144,7 +144,6 @@ class Migration:
             "trainer.check_val_every_n_epoch": None,
         }
         self.comments: dict[str, list[str]] = {}
-        self.mapped = 0
         self.content = content
         self.options = dict(options_of(content))
         self._join_options()
@@ -153,11 +152,6 @@ class Migration:
         self._add_sources()
         self._choose_degradation()
         self._choose_model()
-
-    @property
-    def commented(self) -> int:
-        """Number of options without a counterpart."""
-        return sum(len(comments) for comments in self.comments.values())
 
     def text(self) -> str:
         """Return the YAML."""
@@ -190,15 +184,15 @@ class Migration:
     def _add(self, option: str, value: Any) -> None:
         entry = entry_of(option)[1]
         key = entry.get("to")
+        if re.match(r"datasets\.(?!train\b)", option):  # our keys are those of training
+            key = None
         if "class" in entry and value is not None:
             self._add_class(option, value, entry)
         elif key is None:
             self._judge(option, value, entry)
-        else:
-            self.mapped += 1
-            if value is not None:
-                values = entry.get("values")
-                self.config[key] = values[value] if values else value
+        elif value is not None:
+            values = entry.get("values")
+            self.config[key] = values[value] if values else value
 
     def _judge(self, option: str, value: Any, rule: Mapping[str, Any]) -> None:
         # Of an option without a key of ours, which may ask for what is done anyway.
@@ -206,10 +200,8 @@ class Migration:
             is_same = value is None or value in rule["same"]
         else:
             is_same = value in (None, False, 0, "", [])
-        if is_same or rule.get("reads"):
-            self.mapped += 1
-        else:
-            self._comment(option, value, rule["note"])
+        if not is_same and "reads" not in rule:
+            self._comment(option, value, rule.get("note", "of training alone"))
 
     def _comment(self, option: str, value: Any, note: str) -> None:
         shown = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n")
@@ -232,17 +224,17 @@ class Migration:
 
     def _add_loss(self, option: str, words: Mapping[str, Any]) -> None:
         weight = words.get("loss_weight", words.get("perceptual_weight", 1))
-        if weight == 0:
-            self.mapped += len(words)
-            return
-        loss = self._class_of(option, words, "losses")
+        loss = self._class_of(option, words, "losses") if weight != 0 else None
         if loss is None:
             return
         name = words["type"].lower().removesuffix("loss")
         if name == "gan":
             self.config["model.init_args.gan"] = loss["init_args"]
-        else:
-            self.config[f"model.init_args.losses.{name}"] = loss
+            return
+        key = f"model.init_args.losses.{name}"
+        while key in self.config:  # two of a kind
+            key += "_"
+        self.config[key] = loss
 
     def _class_of(self, option: str, words: Mapping[str, Any], kind: str) -> dict[str, Any] | None:
         """Return our class for theirs; None if there is none."""
@@ -250,8 +242,6 @@ class Migration:
         entry = table()["classes"][kind].get(name.lower(), {"note": f"none of our {kind}"})
         if "note" in entry:
             self._comment(f"{option}.type", name, entry["note"])
-        else:
-            self.mapped += 1
         arguments = dict(entry.get("init", {}))
         names = entry.get("arguments", {})
         values = entry.get("values", {})
@@ -267,7 +257,6 @@ class Migration:
                     f"{option}.{word}", argument, {"same": same[word], "note": f"of {name}"}
                 )
             elif "class" in entry or "spandrel" in entry:
-                self.mapped += 1
                 if word in values:
                     argument = values[word][argument]
                 arguments[names.get(word, word)] = argument
@@ -288,14 +277,20 @@ class Migration:
         gpus = options.get("num_gpu")
         if gpus == 0:
             options["num_gpu"] = 1
+            self.config["trainer.accelerator"] = "cpu"
         batch = f"{TRAIN}batch_size_per_gpu"
         if batch in options and isinstance(gpus, int):
             options[batch] *= max(gpus, 1)
+        if "val.val_freq" in options:  # ours counts batches
+            options["val.val_freq"] *= options.get(f"{TRAIN}accum_iter", 1)
         if f"{TRAIN}lq_size" in options:
             options[f"{TRAIN}gt_size"] = options[f"{TRAIN}lq_size"] * self.content["scale"]
         flips = f"{TRAIN}use_hflip"
-        if options.get(flips) and not options.get(f"{TRAIN}use_rot", True):
+        turns = options.get(f"{TRAIN}use_rot", True)
+        if options.get(flips) and not turns:
             options[flips] = "horizontal"
+        elif turns and options.get(flips) is False:
+            self._comment(f"{TRAIN}use_rot", turns, "only with use_hflip")
         if options.get("use_amp"):
             options["use_amp"] = "bf16-mixed" if options.get("amp_bf16") else "16-mixed"
         if not options.get("val.tile_size"):
@@ -307,22 +302,26 @@ class Migration:
                 options[option] = options[option] or None
         schedule = options.get("train.scheduler") or {}
         periods = schedule.get("periods", [])
-        if len(set(periods)) == 1 and set(schedule.get("restart_weights", [1])) == {1}:
+        is_cosine = str(schedule.get("type")).lower() == "cosineannealingrestartlr"
+        is_even = len(set(periods)) == 1 and set(schedule.get("restart_weights", [1])) == {1}
+        if is_cosine and is_even:
             end = {"eta_min": schedule.get("eta_min", 0)}
             if len(periods) == 1:
                 schedule = {"type": "CosineAnnealingLR", "T_max": periods[0], **end}
             else:
                 schedule = {"type": "CosineAnnealingWarmRestarts", "T_0": periods[0], **end}
             options["train.scheduler"] = schedule
-        for option in ("resize_mode_list", "resize_mode_list2", "resize_mode_list3"):
-            modes = options.get(option, [])
-            if "lanczos" in modes:
-                self._comment(option, modes, "no lanczos")
-            if modes:
-                options[option] = [MODES[mode] for mode in modes if mode in MODES]
+        modes = options.get("resize_mode_list", [])
+        options["resize_mode_list"] = [MODES[mode] for mode in modes if mode in MODES] or None
+        if set(modes) - MODES.keys():
+            self._comment("resize_mode_list", modes, "only area, bilinear, bicubic, nearest-exact")
+        for option in ("resize_mode_list2", "resize_mode_list3"):
+            if options.get(option, modes) != modes:
+                self._comment(option, options[option], "all resizes have the modes of the first")
 
     def _add_sources(self) -> None:
-        validates = self.options.get("val.val_enabled", True)
+        trains = "train" in self.content
+        validates = not trains or self.options.get("val.val_enabled", True)
         for name, words in (self.content.get("datasets") or {}).items():
             part = re.sub(r"[_\d].*", "", name)
             if part == "val" and not validates:
@@ -333,8 +332,10 @@ class Migration:
             elif part == "train":
                 self.config["data.init_args.train"] = source
             else:
-                key = re.sub(r"\W+", "_", words["name"])
-                self.config.setdefault(f"data.init_args.{part}", {})[key] = source
+                part = part if trains else "test"
+                sources = self.config.setdefault(f"data.init_args.{part}", {})
+                key = re.sub(r"\W+", "_", words.get("name", name))
+                sources[name if key in sources else key] = source
 
     def _source(self, name: str, words: Mapping[str, Any]) -> dict[str, Any] | None:
         if words["type"].lower().removesuffix("dataset") not in IMAGES:
@@ -345,6 +346,9 @@ class Migration:
             return {"class_path": "datamodules.Folder", "init_args": {"files": hr}}
         if not hr:
             return {"class_path": "datamodules.Inputs", "init_args": {"files": lr}}
+        if len(hr) != len(lr):
+            note = "folders are paired by their order; the others are left out"
+            self._comment(f"datasets.{name}.dataroot_lq", lr, note)
         suffix = words.get("filename_tmpl", "{}").replace("{}", "")
         pairs = {}
         for number, (large, small) in enumerate(zip(hr, lr, strict=False), 1):
@@ -360,6 +364,8 @@ class Migration:
         if train.get("class_path") != "datamodules.Folder":  # pairs have LR
             for key in ("degradation.class_path", *settings):
                 del self.config[key]
+            if settings:
+                self._comment("high_order_degradation", True, "pairs have their LR")
         elif settings:
             sharpens = self.content.get("model_type") == "RealESRGANModel"
             usm = bool(sharpens or self.options.get("gt_usm"))
@@ -375,17 +381,22 @@ class Migration:
             config.setdefault("trainer.callbacks", []).append(average)
         losses = {key: config[key] for key in config if key.startswith("model.init_args.losses.")}
         l1 = {"class_path": "lightning_modules.L1", "init_args": {"weight": 1}}
+        if "train" in self.content and not losses:
+            self.comments.setdefault("model", []).append("none of the losses is left: L1 is used")
+        if not {"model.init_args.discriminator", "model.init_args.gan"} <= config.keys():
+            for key in ("discriminator", "discriminator_optimizer", "discriminator_weights", "gan"):
+                config.pop(f"model.init_args.{key}", None)
         is_adversarial = "model.init_args.discriminator" in config
-        if not is_adversarial:
-            config.pop("model.init_args.discriminator_optimizer", None)
-            config.pop("model.init_args.gan", None)
-        is_plain = list(losses.values()) in ([], [l1]) and not is_adversarial
-        if is_plain and not config.pop("model.init_args.sharpen", False):
+        if is_adversarial and "model.init_args.lr_scheduler" in config:
+            schedule = config["model.init_args.lr_scheduler"]["class_path"].rpartition(".")[2]
+            self._comment("train.scheduler", schedule, table()["model"]["train.scheduler"]["note"])
+        sharpens = config.pop("model.init_args.sharpen", False)
+        if list(losses.values()) in ([], [l1]) and not is_adversarial and not sharpens:
             for key in losses:
                 del config[key]
             return
         config["model.class_path"] = "lightning_modules.RealESRGAN"
-        config.setdefault("model.init_args.sharpen", False)
+        config["model.init_args.sharpen"] = sharpens
         for key, own in OF_ADVERSARIAL.items():
             if key in config:
                 config[own] = config.pop(key)

@@ -82,9 +82,9 @@ FIXED = (  # files that they write there
     "results.json",
     "images.json",
 )
-# What a checkpoint restores, also if the configuration differs.
 # Where images and weights lie: checkpoints have names, sizes and hashes of what counts of them.
 PLACE = re.compile(r"^data\..*\.(root|hr|lr|urls|files)$|^model\..*_weights$")
+# What a checkpoint restores, also if the configuration differs.
 OF_CHECKPOINT = re.compile(r"(^|[._])(optimizer|lr_scheduler)(\.|$)")
 OPTIMIZER = re.compile(r"(optimizer)\.class_path$")
 # Where 1 is one batch and 1.0 all of them. Elsewhere 0, a default, is read again as 0.0.

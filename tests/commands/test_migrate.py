@@ -34,6 +34,7 @@ scale: 4
 use_amp: true
 amp_bf16: true
 high_order_degradation: true
+gt_usm: true
 blur_prob: 0.5
 resize_range: [0.4, 1.5]
 resize_mode_list: [bilinear, lanczos]
@@ -50,6 +51,7 @@ train:
     - {type: charbonnierloss, loss_weight: 0.5}
     - {type: mssimloss, loss_weight: 1.0}
     - {type: distsloss, loss_weight: 0}
+    - {type: charbonnierloss, loss_weight: 0.25}
     - {type: ganloss, gan_type: vanilla, loss_weight: 0.1}
 val: {val_enabled: false, val_freq: 100}
 """
@@ -57,9 +59,13 @@ val: {val_enabled: false, val_freq: 100}
 
 @pytest.fixture
 def migrated(
-    enlarger: Callable[..., None], capsys: pytest.CaptureFixture[str]
+    enlarger: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[[str], str]:
     """Return the comments of a migrated option file, and what the parser makes of it."""
+    monkeypatch.chdir(tmp_path)
 
     def migrate(text: str) -> str:
         Path("theirs.yml").write_text(text, encoding="utf-8")
@@ -88,7 +94,15 @@ def test_a_discriminator_and_degradations(migrated: Callable[[str], str]) -> Non
         assert comment in text
     assert "distsloss" not in text  # its weight is 0
     assert "class_path: lightning_modules.RealESRGAN" in text
-    for line in ("accumulate: 3", "crop_size: 128", "precision: bf16-mixed", "decay: 0.99"):
+    for line in (
+        "sharpen: true",
+        "charbonnier_:",
+        "val_check_interval: 300",
+        "accumulate: 3",
+        "crop_size: 128",
+        "precision: bf16-mixed",
+        "decay: 0.99",
+    ):
         assert line in text
 
 
