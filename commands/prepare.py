@@ -18,6 +18,7 @@ from typing import Any
 from PIL import Image
 
 from commands.errors import CONFIGS, ConfigurationError
+from files.owned import whole_file
 from files.paths import expand_path, list_images, read_text
 from files.yaml_loader import plain_yaml
 
@@ -83,7 +84,6 @@ def _prepare(source: Path, out: Path, recipe: Mapping[str, Any]) -> int:
         if recipe.get("side"):
             target = target.with_suffix(".png")
         if not target.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
             _write(path, target, recipe.get("side"))
     sys.stdout.write(f"{count:,} images in {out}\n")
     return 0
@@ -91,10 +91,9 @@ def _prepare(source: Path, out: Path, recipe: Mapping[str, Any]) -> int:
 
 def _write(path: Path, target: Path, side: int | None) -> None:
     """Copy an image, or the square in its middle; whole, or not at all."""
-    unfinished = target.with_name(f".{target.name}")
-    with Image.open(path) as image:
+    with whole_file(target) as file, Image.open(path) as image:
         if side is None or image.size == (side, side):
-            shutil.copyfile(path, unfinished)
+            file.write(path.read_bytes())
         else:
             width, height = image.size
             edge = min(width, height)
@@ -102,5 +101,4 @@ def _write(path: Path, target: Path, side: int | None) -> None:
             top = (height - edge) // 2
             box = (left, top, left + edge, top + edge)
             square = image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC, box)
-            square.save(unfinished)
-    unfinished.replace(target)
+            square.save(file, "PNG")

@@ -470,7 +470,7 @@ def test_fit_goes_on_with_other_images_or_another_optimiser(
         optimizer = partial(torch.optim.Adam, lr=lr)
         model = Regression(2, network=EDSR(2, blocks=1, channels=4), optimizer=optimizer)
         settings: dict[str, Any] = {"crop_size": 16, "batch_size": 2, "workers": 0}
-        images = enlarger.data(tmp_path / "hard", scale=2, val=tmp_path / val, **settings)
+        images = enlarger.data(tmp_path / "easy", scale=2, val=tmp_path / val, **settings)
         quiet: dict[str, Any] = {"enable_progress_bar": False, "logger": False}
         caplog.clear()
         enlarger.fit(

@@ -52,6 +52,10 @@ PLACES: dict[str, tuple[str, ...]] = {
     "experiment": ("--config", "{}"),
     "logger": (*MODEL, *DATA, "--trainer.logger", "{}"),
     "model": (*DATA, "--model", "{}"),
+    "network": (
+        *(*DATA, "--data.init_args.scale", "4"),
+        *("--model", "lightning_modules.Regression", "--model.init_args.network", "{}"),
+    ),
     "trainer": (*MODEL, *DATA, "--trainer", "{}"),
 }
 RUN = (
@@ -110,8 +114,8 @@ TOGETHER = [
     tuple(names[number % len(names)] for names in MEMBERS.values())
     for number in range(max(map(len, MEMBERS.values())))
 ]
-ALONE = [name for name in FILES if name.partition("/")[0] not in (*GROUPS, "experiment")]
-ALONE.remove("weights.yaml")
+TABLES = ("migrating.yaml", "needs.yaml", "weights.yaml")  # no configurations
+ALONE = [name for name in FILES if name.partition("/")[0] not in (*GROUPS, "experiment", *TABLES)]
 
 
 def reads(enlarger: Enlarger, tmp_path: Path, *words: str) -> None:

@@ -25,7 +25,8 @@ KINDS = ("methods", "networks", "parts", "losses", "degradations", "datasets", "
 
 
 def test_each_public_name_is_listed_once() -> None:
-    found = [entry.name for kind in KINDS for entry in listing.entries(kind)]
+    listed = [entry.name for kind in KINDS for entry in listing.entries(kind)]
+    found = [name for name in listed if not name.endswith(".yaml")]
     exported = [f"{room}.{name}" for room in listing.ROOMS for name in import_module(room).__all__]
     exported.remove("datamodules.UnreadableImage")  # of files/, passed on
     assert sorted(found) == sorted(exported)
