@@ -16,7 +16,7 @@ from callbacks.weights import manifest, place_of
 from commands.arguments.command_line import CommandLine
 from commands.arguments.parser import Parser, parse
 from commands.errors import CONFIGS, ConfigurationError, did_you_mean
-from commands.interface.images import Picture, to_tensor
+from commands.interface.images import Picture, bit_depth, to_tensor
 from commands.released import released
 from commands.run.directory import RunDirectory
 from commands.run.files import CONFIG, FOLDER, list_checkpoints
@@ -77,7 +77,7 @@ class Enlarger:
         seed: int = 0,
         tiling: Tiling | None = None,
     ) -> Picture:
-        """Enlarge an image, as ``main.py predict`` does, in float32 or bfloat16.
+        """Enlarge an image, as ``main.py predict`` does; 8 bits a channel perhaps in bfloat16.
 
         Noise of a stochastic method follows from the seed alone, not from the image's name, too.
 
@@ -116,6 +116,7 @@ class Enlarger:
             "seed": torch.tensor([seed_of("enlarger.enlarge")], dtype=torch.int64),
             "size": output_size,
             "lr": _visible_colours(x).to(self.module.device),
+            "meta": [{"bit_depth": bit_depth(image)}],
         }
         sr = self.module.enlarge(batch, tiled=True)["sr"][0]
         if x.shape[1] == 4:
