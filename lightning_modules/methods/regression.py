@@ -57,8 +57,7 @@ def _built(network: NetworkCallable, scale: float) -> nn.Module:
 
 
 def _has_8_bits(batch: Batch) -> bool:
-    metas = batch.get("meta", [{}])
-    return all(meta.get("bit_depth") == 8 for meta in metas)
+    return "meta" in batch and all(meta.get("bit_depth") == 8 for meta in batch["meta"])
 
 
 class OnePass(SuperResolver):
