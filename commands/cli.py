@@ -545,7 +545,7 @@ def run(args: list[str]) -> None:
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
     prepare_output()
-    keep_freed_memory()
+    keep_freed_memory(predicts=args[:1] == ["predict"])
     keep_compiled_code()
     raise_limit()
     status = 0

@@ -91,7 +91,7 @@ def enlarge_once(row: str, size: tuple[int, int], weights: str) -> dict[str, Any
 
     is_ours = row == ROWS[0]
     if is_ours:
-        keep_freed_memory()  # as main.py does
+        keep_freed_memory(predicts=True)  # as main.py does
     model = enlarger.load(MODEL, scale=SCALE, device="cpu", weights=weights)
     network: Any = model.module.network
     image = photograph(*size)

@@ -21,6 +21,13 @@ Back = Callable[[Tensor], Any]
 LEVELS = {"uint8": 255, "uint16": 65535}  # highest value of an integer type
 
 
+def bit_depth(image: Any) -> int:
+    """Return the bits of a channel of an image that ``to_tensor`` takes."""
+    if isinstance(image, Image.Image):
+        return 16 if image.mode.startswith("I;16") else 8
+    return 8 * int(image.dtype.itemsize)
+
+
 def to_tensor(image: Any, srgb: bool = False) -> tuple[Tensor, Back]:
     """Return an image as a tensor, and the way back.
 

@@ -16,7 +16,7 @@ from callbacks.weights import manifest, place_of
 from commands.arguments.command_line import CommandLine
 from commands.arguments.parser import Parser, parse
 from commands.errors import CONFIGS, ConfigurationError, did_you_mean
-from commands.interface.images import Picture, to_tensor
+from commands.interface.images import Picture, bit_depth, to_tensor
 from commands.interface.weights_file import method_of_file
 from commands.released import released
 from commands.run.directory import RunDirectory
@@ -78,7 +78,7 @@ class Enlarger:
         tiling: Tiling | None = None,
         strength: float = 1.0,
     ) -> Picture:
-        """Enlarge an image, as ``main.py predict`` does, in float32 or bfloat16.
+        """Enlarge an image, as ``main.py predict`` does; 8 bits a channel perhaps in bfloat16.
 
         Noise of a stochastic method follows from the seed alone, not from the image's name, too.
 
@@ -119,6 +119,7 @@ class Enlarger:
             "seed": torch.tensor([seed_of("enlarger.enlarge")], dtype=torch.int64),
             "size": output_size,
             "lr": _visible_colours(x).to(self.module.device),
+            "meta": [{"bit_depth": bit_depth(image)}],
         }
         sr = self.module.enlarge_to_size(batch)["sr"][0]
         if strength != 1:

@@ -57,6 +57,10 @@ def _built(network: NetworkCallable, scale: float) -> nn.Module:
         ) from error
 
 
+def _has_8_bits(batch: Batch) -> bool:
+    return "meta" in batch and all(meta.get("bit_depth") == 8 for meta in batch["meta"])
+
+
 class OnePass(SuperResolver):
     """A method that enlarges by one pass of a network, without noise.
 
@@ -140,8 +144,12 @@ class OnePass(SuperResolver):
             return self(batch["lr"], batch["size"], boxes_of(batch))
 
     def enlarge(self, batch: Batch, tiled: bool = False) -> Output:
-        """As ``SuperResolver.enlarge``; in prediction (``tiled``) perhaps in bfloat16."""
-        self._uses_bf16 = tiled and self.may_use_bf16 and self._bf16_is_good
+        """As ``SuperResolver.enlarge``; in prediction (``tiled``) perhaps in bfloat16.
+
+        Only of images of 8 bits a channel: the finer levels of others would be lost.
+        """
+        may_use_bf16 = tiled and self.may_use_bf16 and _has_8_bits(batch)
+        self._uses_bf16 = may_use_bf16 and self._bf16_is_good
         return super().enlarge(batch, tiled)
 
     @cached_property
@@ -194,15 +202,17 @@ class OnePass(SuperResolver):
         return super()._window
 
     def default_side(self, batch: Batch) -> int:
-        """As ``SuperResolver.default_side``; as memory allows where tiles change nothing."""
+        """As ``SuperResolver.default_side``; larger if memory allows it."""
         height, width = batch["lr"].shape[-2:]
         side = super().default_side(batch)
-        if max(height, width) <= side or self._exact_overlap is None:
+        if max(height, width) <= side:
             return side
-        budget = MEMORY_SHARE * free_memory(self.device) / self._bytes_per_pixel
-        pixels = min(LARGEST_TILE, int(budget))
+        budget = MEMORY_SHARE * free_memory(self.device) / self.tiling.batch
+        pixels = min(LARGEST_TILE, int(budget / self._bytes_per_pixel))
         if height * width <= pixels:
             return max(height, width)
+        if self._exact_overlap is None:
+            return side
         return max(math.isqrt(pixels), 2 * self._exact_overlap)
 
 

@@ -214,8 +214,8 @@ class SRVGGNetCompact(nn.Module):
         Returns:
             (B, 3, scale * h, scale * w), about [0, 1]; not clamped.
         """
-        nearest = functional.interpolate(lr, scale_factor=self.scale, mode="nearest")
-        return functional.pixel_shuffle(self.body(lr), self.scale) + nearest
+        details = functional.pixel_shuffle(self.body(lr), self.scale)
+        return details + functional.interpolate(lr, scale_factor=self.scale, mode="nearest")
 
     def community(self) -> dict[str, Tensor]:
         """Return the tensors by the names of the released files, which are the network's own."""

@@ -249,4 +249,4 @@ class InTiles(Method, LightningModule):
 def in_range(images: Tensor) -> Tensor:
     """Clamp images to [0, 1]; infinity becomes NaN, which is counted and reported."""
     images = images.float()
-    return torch.where(images.isinf(), torch.nan, images.clamp(0, 1))
+    return images.clamp(0, 1).masked_fill_(images.isinf(), torch.nan)

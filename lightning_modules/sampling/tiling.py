@@ -39,8 +39,8 @@ class Tiling:
     Args:
         size: Largest side of a tile in LR pixels; all tiles of an image are equal, and as small as
             their number allows. ``auto``: for a network of one pass 1.5 million pixels, or what
-            memory allows; else the method's own size, 640 or an output of 1280 for most. Halved if
-            a GPU runs out of memory.
+            memory allows; else, or if it sees too far, the method's own size, 640 or an output of
+            1280 for most. Halved if a GPU runs out of memory.
         overlap: LR pixels that neighbouring tiles share. By default as many as a network of one
             pass sees, so that tiles change nothing; 32 for most other methods.
         window: How tiles are blended. ``cut``: not at all; the default of networks of one pass.
@@ -159,6 +159,7 @@ def restore_tiled(
                 total[..., tile.rows.out, tile.columns.out] += sr.float() * weights
                 share = float(rows.sum() * columns.sum())
                 progress.update(min(share, pixels - progress.n))  # rounded, it may be too much
+            del outputs, sr  # before the next tile needs memory
     return total
 
 

@@ -162,7 +162,7 @@ def test_memory_decides_how_large_tiles_are(
 def test_bfloat16_where_it_loses_next_to_nothing(
     error: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In prediction alone, and only if a command allows it."""
+    """In prediction alone, of 8 bits a channel, and only if a command allows it."""
 
     class Rounding(nn.Module):
         def __init__(self, scale: float) -> None:
@@ -173,12 +173,16 @@ def test_bfloat16_where_it_loses_next_to_nothing(
 
     monkeypatch.setattr("lightning_modules.methods.regression.computes_in_bf16", lambda: True)
     model, batch = Regression(1, network=Rounding).eval(), batch_of(1, 20, scale=1.0)
+    batch["meta"] = [{"bit_depth": 8}]
     model.enlarge(batch, tiled=True)
     assert not model.uses_bf16
     model.may_use_bf16 = True
     model.enlarge(batch, tiled=True)
     assert model.uses_bf16 == (error == 0)
     model.enlarge(batch)
+    assert not model.uses_bf16
+    batch["meta"] = [{"bit_depth": 16}]
+    model.enlarge(batch, tiled=True)
     assert not model.uses_bf16
 
 
