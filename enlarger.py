@@ -21,10 +21,11 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import LambdaCallback
+from lightning.pytorch.callbacks import LambdaCallback, ProgressBar
 
 import datamodules
 from callbacks.training.ema import EMA
+from callbacks.training.progress import Progress
 from commands.errors import CONFIGS, did_you_mean
 from commands.interface.images import Picture, to_tensor
 from commands.interface.measuring import Measured, measure
@@ -151,6 +152,9 @@ def fit(
     # Lightning tells only callbacks of an exception.
     generators = LambdaCallback(on_exception=lambda *_: ImageModel.on_fit_end(module))
     all_callbacks: list[Callback] = [*callbacks, generators]
+    has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+    if trainer.get("enable_progress_bar", True) and not has_bar:
+        all_callbacks.append(Progress())
     checkpoint: Path | None = None
     if run is None:
         trainer = {"logger": False, "enable_checkpointing": False, **trainer}

@@ -20,8 +20,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypedDict
 
-from filelock import FileLock
-
 from files.checksums import file_hash
 from files.paths import expand_path
 from files.yaml_loader import plain_yaml
@@ -165,6 +163,7 @@ def fetch(entry: Entry) -> Path:
     Raises:
         UnavailableError: If it fails; the message says where to get the file and to put it.
     """
+    from filelock import FileLock  # here, as `list` needs only the names
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
     path = torch_cache() / entry["file"]

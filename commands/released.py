@@ -12,10 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from callbacks.weights import manifest
 from commands.errors import CONFIGS, ConfigurationError, did_you_mean
-from files.paths import read_text
-from files.yaml_loader import plain_yaml
 
 DEFAULT = "realesr-general-x4"
 ON_IMAGES = ("predict", "export")  # the commands that need no more than a model
@@ -37,6 +34,10 @@ class Released(NamedTuple):
 @functools.cache
 def released() -> dict[str, Released]:
     """Return all released models by name."""
+    from callbacks.weights import manifest  # here: they load a YAML library
+    from files.paths import read_text
+    from files.yaml_loader import plain_yaml
+
     published = manifest()
     models: dict[str, Released] = {}
     for file in sorted((CONFIGS / "model").glob("*.yaml")):

@@ -4,8 +4,11 @@ A step is judged when its gradients exist and, with several processes, are avera
 its losses and the norm of its gradient, which are not finite if any part of them is not. Their sum
 over all processes is the same on each, and so is the decision.
 
-A bad step has no gradients, so it changes no weight. Lightning goes on as if it were good; what it
-changes (counts, schedules, buffers) is undone at the end of the batch, before other callbacks.
+A bad step changes no weight: a fused Adam is told so by ``found_inf``, as by ``GradScaler``, on the
+device; of other optimisers the host waits for the verdict, and removes the gradients. Lightning
+goes on as if it were good; what it changes (counts, schedules, buffers) is undone at the end of the
+batch, before other callbacks. There the host reads a fused Adam's verdict, with the update queued
+behind it.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.nn.utils import get_total_norm
+from torch.optim import Adam, AdamW
 
 from callbacks.evaluation import gather, is_distributed
 from files.method import method_of
@@ -32,18 +36,21 @@ WARNED = 20  # warnings of one start; later skipped steps are only counted
 SHOWN = 8  # images in a warning
 
 
-class BadStep:
-    """What is undone of a step that is skipped.
+class Step:
+    """A step that is judged, and what is undone if it is bad.
 
     Args:
         trainer: The trainer, before the optimiser's update.
-        optimizer: The optimiser; its gradients are removed.
-        counted: Whether the trainer counts its update as a step.
+        optimizer: The optimiser.
+        loss: This process's losses, a scalar.
+        finite: Whether the losses and the gradient of all processes are finite, (2,).
     """
 
-    def __init__(self, trainer: Trainer, optimizer: Any, counted: bool) -> None:
-        self.counted = counted
-        self._optimizer = optimizer
+    def __init__(self, trainer: Trainer, optimizer: Any, loss: Tensor, finite: Tensor) -> None:
+        self.optimizer = optimizer
+        self.loss = loss
+        self.number = trainer.optimizers.index(optimizer)
+        self.counted = method_of(trainer.lightning_module).is_step(optimizer)
         self._loop: Any = trainer.fit_loop.epoch_loop
         self._progress = self._loop.manual_optimization.optim_step_progress
         if trainer.lightning_module.automatic_optimization:
@@ -56,13 +63,24 @@ class BadStep:
             {name: deepcopy(value) for name, value in group.items() if name != "params"}
             for group in optimizer.param_groups
         ]
-        optimizer.zero_grad(set_to_none=True)
+        self._finite = finite.to("cpu", non_blocking=True)
+        self._event = None
+        if finite.is_cuda:
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record()
+
+    def verdict(self) -> tuple[bool, bool]:
+        """Return whether the losses, and the gradient, are finite, when the device knows it."""
+        if self._event is not None:
+            self._event.synchronize()
+        loss, gradient = self._finite.tolist()
+        return loss, gradient
 
     def undo(self) -> None:
         """Revert counts, schedules and the learning rates that they set."""
         for part, state in self._states:
             part.load_state_dict(state)
-        for group, settings in zip(self._optimizer.param_groups, self._settings, strict=True):
+        for group, settings in zip(self.optimizer.param_groups, self._settings, strict=True):
             group.update(settings)
         if self._ends_epoch:  # this was reverted, too
             self._loop.update_lr_schedulers("epoch", update_plateau_schedulers=False)
@@ -89,8 +107,8 @@ class Guard(Callback):
     is left out is no skipped step, but is warned about and may stop the run. Steps that bypass
     Lightning's optimiser are not seen.
 
-    It costs one pass over the gradients and an all-reduce of eight bytes; on a GPU the host waits
-    for the end of the backward pass.
+    It costs one pass over the gradients and an all-reduce of eight bytes. On a GPU, with another
+    optimiser than a fused Adam or AdamW, the host waits for the end of the backward pass.
 
     Args:
         in_a_row: Stop the run if this many consecutive updates of one optimiser were left out.
@@ -110,8 +128,10 @@ class Guard(Callback):
         self._warned = 0
         self._keys: Sequence[str] = ()  # of the current batch
         self._loss = torch.zeros(())  # of the current step
-        self._buffers: list[tuple[Tensor, Tensor]] | None = None  # each with its last good value
-        self._bad: BadStep | None = None
+        # The model's, by type; each group with its last good values.
+        self._buffers: list[tuple[list[Tensor], Tensor]] | None = None
+        self._unread: Step | None = None  # whose verdict is read at the end of the batch
+        self._bad: Step | None = None
         self._stop = ""  # why the run stops before the next batch
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -124,6 +144,7 @@ class Guard(Callback):
         """Log the count."""
         self._loss = torch.zeros((), device=trainer.strategy.root_device)
         self._buffers = None
+        self._unread = None
         self._bad = None
         self._stop = ""
         self._log(trainer, trainer.global_step)
@@ -157,45 +178,72 @@ class Guard(Callback):
         """Judge the step; if it is bad, the optimiser changes nothing."""
         loss = self._loss
         self._loss = torch.zeros_like(loss)
-        loss_is_finite, gradient_is_finite = _loss_and_norm(loss, optimizer).isfinite().tolist()
-        number = trainer.optimizers.index(optimizer)
-        if loss_is_finite and gradient_is_finite:
-            self.rows.pop(number, None)
-            self._keep(pl_module)
+        finite = _loss_and_norm(loss, optimizer).isfinite()
+        step = Step(trainer, optimizer, loss, finite)
+        if _skips_by_itself(trainer, optimizer):
+            optimizer.found_inf = finite.all().logical_not().float()
+            self._unread = step
             return
-        is_step = method_of(pl_module).is_step(optimizer)
-        self._bad = BadStep(trainer, optimizer, is_step)
-        scaler = _scaler(trainer)
-        if not loss_is_finite:
-            self._count(trainer, number, is_step, "loss", not bool(loss.isfinite()))
-        elif scaler is None or scaler.get_scale() < 1:  # the source of averaged ones is unknown
-            self._count(trainer, number, is_step, "gradient", trainer.is_global_zero)
+        if self._is_good(step, pl_module):
+            return
+        optimizer.zero_grad(set_to_none=True)
+        self._count(trainer, step)
+        self._bad = step
         if not pl_module.automatic_optimization:  # there may be another step in this batch
-            self._undo()
+            self._undo(pl_module)
 
-    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
         """Undo a bad step."""
-        self._undo()
+        step = self._unread
+        self._unread = None
+        if step is not None:
+            del step.optimizer.found_inf
+            if not self._is_good(step, pl_module):
+                self._bad = step
+                self._undo(pl_module)
+                self._count(trainer, step)
+        self._undo(pl_module)
 
     on_exception = on_train_batch_end  # before a checkpoint of the failed run is written
 
-    def _keep(self, module: LightningModule) -> None:
-        # A forward pass updates running statistics.
-        self._buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    def _is_good(self, step: Step, module: LightningModule) -> bool:
+        if not all(step.verdict()):
+            return False
+        self.rows.pop(step.number, None)
+        self._keep(module)
+        return True
 
-    def _undo(self) -> None:
+    def _keep(self, module: LightningModule) -> None:
+        # A forward pass updates running statistics. One copy for each type, not for each buffer.
+        self._buffers = [
+            (buffers, torch.cat([buffer.flatten() for buffer in buffers]))
+            for buffers in _by_type(module)
+        ]
+
+    def _undo(self, module: LightningModule) -> None:
         if self._bad is None:
             return
         self._bad.undo()
         self._bad = None
-        for buffer, good in self._buffers or ():
-            if not torch.equal(buffer, good):  # constants may be read-only views
-                buffer.copy_(good)
+        for buffers, values in self._buffers or ():
+            parts = torch.split(values, [buffer.numel() for buffer in buffers])
+            for buffer, part in zip(buffers, parts, strict=True):
+                good = part.view(buffer.shape)
+                if not torch.equal(buffer, good):  # constants may be read-only views
+                    buffer.copy_(good)
 
-    def _count(
-        self, trainer: Trainer, number: int, is_step: bool, quantity: str, here: bool
-    ) -> None:
-        step = trainer.global_step
+    def _count(self, trainer: Trainer, judged: Step) -> None:
+        """Count and log a bad step; what it has changed is undone, or did not happen yet."""
+        loss_is_finite, _ = judged.verdict()
+        scaler = _scaler(trainer)
+        if loss_is_finite and scaler is not None and scaler.get_scale() >= 1:
+            return  # it looks for its scale
+        quantity, here = "loss", not bool(judged.loss.isfinite())
+        if loss_is_finite:  # the source of averaged gradients is unknown
+            quantity, here = "gradient", trainer.is_global_zero
+        step, number, is_step = trainer.global_step, judged.number, judged.counted
         row = self.rows.get(number, 0) + 1
         self.rows[number] = row
         self.skipped += is_step
@@ -259,6 +307,24 @@ def _loss_and_norm(loss: Tensor, optimizer: Any) -> Tensor:
     if is_distributed():
         dist.all_reduce(both)
     return both
+
+
+def _skips_by_itself(trainer: Trainer, optimizer: Any) -> bool:
+    # `GradScaler` relies on the same. Fused SGD would begin with momentum that is not initialised.
+    return (
+        trainer.lightning_module.automatic_optimization
+        and _scaler(trainer) is None
+        and not isinstance(trainer.strategy, ModelParallelStrategy)
+        and type(optimizer) in (Adam, AdamW)
+        and all(group["fused"] for group in optimizer.param_groups)
+    )
+
+
+def _by_type(module: LightningModule) -> list[list[Tensor]]:
+    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for buffer in module.buffers():
+        groups.setdefault((buffer.device, buffer.dtype), []).append(buffer)
+    return list(groups.values())
 
 
 def _local(tensor: Tensor) -> Tensor:

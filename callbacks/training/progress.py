@@ -14,6 +14,10 @@ from tqdm import tqdm
 from callbacks.evaluation import accumulated, output_image, predicted_dataset
 from files.progress import bar_options
 
+# Values of training that are shown. Logged with `prog_bar=True`, they would make the host wait for
+# a GPU in every step; read here, only when the bar is drawn.
+SHOWN = ("train/loss", "train/pixel", "train/bit_accuracy", "train/discriminator")
+
 
 class Progress(ProgressBar):
     """Show steps done, steps per second, time left and the latest logged values.
@@ -151,9 +155,12 @@ class Progress(ProgressBar):
         self._bars.pop().close()
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Return the values logged with ``prog_bar=True``."""
+        """Return the values of ``SHOWN``, and those logged with ``prog_bar=True``."""
         metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
+        if trainer.training:
+            logged = trainer.callback_metrics
+            metrics |= {name: logged[name].item() for name in SHOWN if name in logged}
         if trainer.predicting:
             metrics["megapixels"] = round(self._enlarged, 1)
         return metrics

@@ -132,11 +132,13 @@ def _refuse_key(key: str) -> None:
     group, _, rest = key.partition(".")
     if group not in TOP:
         near = difflib.get_close_matches(group, TOP, n=1, cutoff=0.75)
-        # A key of a single part may be another program's name for ours, which the parser knows.
-        if near and (rest or near == ["config"]):
-            meant = f"{near[0]}.{rest}" if rest else near[0]
+        if near and rest:
+            meant = f"{near[0]}.{rest}"
             raise ConfigurationError(f"unknown key {key!r}; did you mean {meant!r}?")
-    elif rest and group in SOURCES and group != "data":  # whose class may be another one
+        groups = [source for source in SOURCES if source not in ABOUT]  # of all commands
+        below = [f"{source}.{option}" for source in groups for option in options(source)]
+        raise ConfigurationError(unknown_key(group, [*TOP, *below]))
+    if rest and group in SOURCES and group != "data":  # whose class may be another one
         name = rest.partition(".")[0]
         keys = [f"{group}.{option}" for option in options(group)]
         if keys and f"{group}.{name}" not in keys and name != "help":

@@ -6,7 +6,6 @@ import sys
 import textwrap
 from collections.abc import Sequence
 
-from commands.arguments import listing
 from commands.names import ABOUT, BY_GROUP
 from commands.options import SOURCES, options
 
@@ -156,6 +155,8 @@ def answered(words: Sequence[str]) -> bool:
             sys.stdout.write(short_help(words[0]))
             return True
         if word in LISTS and (not after or after.startswith("--")):
+            from commands.arguments import listing
+
             listing.main([LISTS[word]])
             return True
     return False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -43,8 +45,12 @@ class USM(DeviceStage):
         super().__init__()
         self.weight = weight
         self.threshold = threshold
-        odd_side = radius + 1 - radius % 2
-        self.taps = gaussian_taps(odd_side)
+        self.side = radius + 1 - radius % 2
+
+    @functools.cached_property
+    def taps(self) -> Tensor:
+        """Taps of the Gaussian, (side,), made when they are first used: kornia loads slowly."""
+        return gaussian_taps(self.side)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw nothing."""
@@ -58,7 +64,7 @@ class USM(DeviceStage):
         """Sharpen all images."""
         pixels = canvas.pixels
         # Made on the device: a copy from the host would be a transfer.
-        taps = gaussian_taps(len(self.taps), pixels.device)
+        taps = gaussian_taps(self.side, pixels.device)
         kernel = torch.outer(taps, taps).unsqueeze(0)
         smooth = convolve_canvas(canvas, kernel).pixels
         residual = pixels - smooth

@@ -125,7 +125,7 @@ class FineTune(FromBase):
         condition = drop_captions(*self._conditions(batch, size, base), self.caption_dropout)
         raw = self.denoiser(self.schedule.scale_input(z_t, t), t, condition)
         loss = functional.mse_loss(raw, self.schedule.target(z, eps, t))
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss)
         return loss
 
 

@@ -117,7 +117,7 @@ class Autoencoder(Reconstruction):
         for name, value in losses.items():
             self.log(f"train/{name}", value)
         self.log("train/latent_deviation", z.std())
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss)
         return loss, (hr, decoded.detach())
 
     def _noised(self, z: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ class LatentPerceptual(InLatents):
         """Return the binary cross-entropy between G(d_0, d_1) and h."""
         d_0, d_1 = self.distances(batch)
         loss = functional.binary_cross_entropy_with_logits(self.ranking(d_0, d_1), batch["judge"])
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss)
         self.log("train/2afc", agreement(d_0, d_1, batch["judge"]).mean())
         return loss
 

@@ -142,7 +142,7 @@ class Tokenizer(Reconstruction):
         distance = torch.stack([commitment(scale) for scale in decoded_scales]).mean()
         loss = self.losses.pixel_weight * pixel + self.losses.entropy_weight * entropy
         loss = loss + self.losses.commitment_weight * distance
-        self.log(f"train/pixel{name}", pixel, prog_bar=True)
+        self.log(f"train/pixel{name}", pixel)
         self.log(f"train/entropy{name}", entropy)
         self.log(f"train/commitment{name}", distance)
         self._log_bits(f, scales, name)

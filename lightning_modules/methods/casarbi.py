@@ -283,7 +283,7 @@ class CasArbi(SuperResolver):
         size = (lr.shape[-2], lr.shape[-1])
         raw = network(self._scaled(x, t), t, b, features, size, level)
         loss = functional.mse_loss(raw, x_0 / self._unit(self.sigma_r))
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss)
         return loss
 
     # ------------------------------------------------------------------------------------- sampling

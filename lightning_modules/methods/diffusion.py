@@ -117,7 +117,7 @@ class Diffusion(InLatents, Generator):
         raw = self.denoiser(self.schedule.scale_input(z_t, t), t, condition)
         errors = (raw - self.schedule.target(z, eps, t)).square().flatten(1).mean(1)
         loss = (self.weight[t] * errors).mean()
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss)
         return loss
 
     @torch.no_grad()

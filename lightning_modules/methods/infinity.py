@@ -355,7 +355,7 @@ class NextScale(InLatents):
             first: Number of the first scale.
         """
         right = (logits[..., 1] > logits[..., 0]) == (bits > 0.5)
-        self.log("train/bit_accuracy", right.float().mean(), prog_bar=True)
+        self.log("train/bit_accuracy", right.float().mean())
         start = scales.spans[first].start
         for number, span in enumerate(scales.spans[first:], first + 1):
             tokens = losses[:, span.start - start : span.stop - start]
@@ -428,7 +428,7 @@ class Infinity(NextScale, Generator):
         weights = copy_to(scale_weights(scales), f.device)
         losses = bit_losses(logits, forced.bits)
         loss = (losses * weights).sum(1).mean()
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss)
         self.log_scales(scales, losses, logits, forced.bits)
         return loss
 

@@ -271,7 +271,7 @@ class InvSR(InLatents, Adversarial):
             adversarial = hinge_generator(self._discriminator_logits(x0, t, conditions))
             self.log("train/adversarial", adversarial)
             loss = loss + self.losses.adversarial_weight * adversarial
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss)
         return loss, (z, x0.detach(), t, conditions)
 
     def discriminator_loss(self, judged: Any) -> Tensor:
@@ -279,7 +279,7 @@ class InvSR(InLatents, Adversarial):
         z, x0, t, conditions = judged
         real = cast(nn.Module, self.discriminator)(z, t, conditions[0].text)
         loss = hinge_discriminator(real, self._discriminator_logits(x0, t, conditions))
-        self.log("train/discriminator", loss, prog_bar=True)
+        self.log("train/discriminator", loss)
         return loss
 
     def predicted(self, lr: Tensor, y: Tensor, t: Tensor, conditions: Conditions) -> Tensor:

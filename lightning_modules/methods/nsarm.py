@@ -130,7 +130,7 @@ class NSARMStageOne(InLatents, SuperResolver):
             self.log(f"train/mse_scale_{number}", error.detach().mean())
             errors.append(error)
         loss = torch.cat(errors, 1).mean()
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss)
         return loss
 
     def optimized(self) -> list[dict[str, Any]]:
@@ -323,7 +323,7 @@ class NSARM(NextScale, NSARMStageOne):
         weights = copy_to(scale_weights(self.scales, first), f.device)
         self.log_scales(self.scales, losses, logits, bits, first)
         loss = (losses * weights).sum(1).mean()
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss)
         return loss
 
     def optimized(self) -> list[dict[str, Any]]:

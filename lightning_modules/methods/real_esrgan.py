@@ -111,7 +111,7 @@ class RealESRGAN(Adversarial, OnePass):
             values.append(self.gan.weight * self.gan.generator(logits))
             self.log("train/adversarial", values[-1])
         total = torch.stack(values).sum()
-        self.log("train/loss", total, prog_bar=True)
+        self.log("train/loss", total)
         return total, (hr, sr.detach())
 
     def discriminator_loss(self, judged: Any) -> Tensor:

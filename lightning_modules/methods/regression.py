@@ -251,5 +251,5 @@ class Regression(OnePass):
         if self.noise_probability:
             lr, _ = augmented(lr, self.noise_probability)
         loss = self.loss(self.enlarged_for(lr, hr, batch["size"]), hr)
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss)
         return loss

@@ -146,7 +146,7 @@ class ResShift(InLatents, SuperResolver):
         self.log("train/mse", loss)
         if self.perceptual is not None and self.perceptual_weight > 0:
             loss = loss + self._perceptual(self.process.to_x0(raw, x, t, y), z, batch)
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss)
         return loss
 
     def _perceptual(self, x0: Tensor, z: Tensor, batch: Batch) -> Tensor:

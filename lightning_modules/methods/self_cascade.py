@@ -180,7 +180,7 @@ class SelfCascade(FromBase):
         features = self._features(pivot, t, condition)
         raw = self._adapted(upsampler, self.schedule.scale_input(z_t, t), t, condition, features)
         loss = functional.mse_loss(raw, self.schedule.target(z, eps, t))
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss)
         return loss
 
     @torch.no_grad()

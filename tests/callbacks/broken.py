@@ -35,12 +35,15 @@ class Poisoned(Tiny):
     Args:
         fault: One of ``FAULTS``.
         bad: Keys of images.
+        fused: Whether Adam is fused, so that it skips a bad step by itself.
     """
 
-    def __init__(self, fault: str = "nan loss", bad: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, fault: str = "nan loss", bad: tuple[str, ...] = (), fused: bool = True
+    ) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(3)
-        self.fault, self.bad = fault, bad
+        self.fault, self.bad, self.fused = fault, bad, fused
 
     def forward(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
         return super().forward(self.norm(lr), size)
@@ -57,7 +60,7 @@ class Poisoned(Tiny):
 
     def configure_optimizers(self) -> Any:
         trained = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam(trained, lr=0.01)
+        optimizer = torch.optim.Adam(trained, lr=0.01, fused=self.fused)
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

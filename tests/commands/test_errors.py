@@ -223,6 +223,9 @@ def test_a_wrong_use_of_lightning_keeps_its_traceback(tiny: Path, enlarger: Enla
 # What is typed, and a part of the sentence.
 TYPOS = {
     "": "name a command first: fit, validate",
+    "prdict": "did you mean 'predict'?",
+    "predict --wrong 1": "unknown key 'wrong'; it takes config,",
+    "predict --scale 2": "did you mean 'data.scale'?",
     "fit --config CASE --trainer.max_stepz 3": "did you mean 'trainer.max_steps'?",
     "fit --config configs/model/imdn.yaml": "such as --model configs/model/imdn.yaml",
     "fit --model lightning_modules.EDRS": "did you mean 'lightning_modules.EDSR'?",

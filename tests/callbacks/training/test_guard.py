@@ -61,22 +61,23 @@ def assert_equal(one: dict[str, Any], other: dict[str, Any], *parts: str) -> Non
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize(
-    "settings",
+    ("fused", "settings"),
     [
-        {},
-        {"gradient_clip_val": 0.05},
-        pytest.param({"precision": "bf16-mixed"}, marks=pytest.mark.slow),
+        (True, {}),
+        (False, {}),
+        (True, {"gradient_clip_val": 0.05}),
+        pytest.param(True, {"precision": "bf16-mixed"}, marks=pytest.mark.slow),
     ],
 )
 def test_a_left_out_step_leaves_nothing_behind(
-    tmp_path: Path, fault: str, settings: dict[str, Any]
+    tmp_path: Path, fault: str, fused: bool, settings: dict[str, Any]
 ) -> None:
     """Weights, statistics, Adam's moments, EMA, schedule and count are those of the other steps."""
     bad = (key(0), key(5), key(6))  # the batches 0, 2 and 3
-    guard, model = Guard(), Poisoned(fault, bad)
+    guard, model = Guard(), Poisoned(fault, bad, fused)
     # The guard comes last: its effect must not depend on the order.
     guarded = fit(tmp_path / "a", model, batches([0, 1, 2, 3, 4, 5]), EMA(), guard, **settings)
-    plain = fit(tmp_path / "b", Poisoned(), batches([1, 4, 5]), EMA(), **settings)
+    plain = fit(tmp_path / "b", Poisoned(fused=fused), batches([1, 4, 5]), EMA(), **settings)
     assert_equal(guarded, plain)
     torch.testing.assert_close(
         guarded["callbacks"]["EMA"], plain["callbacks"]["EMA"], rtol=0, atol=0
@@ -150,8 +151,10 @@ def scaled(scale: float) -> dict[str, Any]:
 def test_the_scaler_may_look_for_its_scale(tmp_path: Path) -> None:
     """With 2^15 and 2^14 a gradient of 4 overflows: the steps 0 and 1 are the scaler's."""
     guard = Guard()
-    guarded = fit(tmp_path / "a", Overflows(), batches([0, 1, 2, 3]), EMA(), guard, **scaled(2**15))
-    plain = fit(tmp_path / "b", Overflows(), batches([2, 3]), EMA(), **scaled(2**12))
+    guarded = fit(
+        tmp_path / "a", Overflows(fused=False), batches([0, 1, 2, 3]), EMA(), guard, **scaled(2**15)
+    )
+    plain = fit(tmp_path / "b", Overflows(fused=False), batches([2, 3]), EMA(), **scaled(2**12))
     assert guard.skipped == 0
     assert guarded["global_step"] == plain["global_step"] == 2
     assert guarded["callbacks"]["EMA"]["updates"] == 2

@@ -16,11 +16,11 @@ from tests.callbacks.tiny import Tiny, loader, trainer
 
 
 class Logging(Tiny):
-    """A model that logs two values for the bar, and one not for it."""
+    """A model that logs a value for the bar, and one not for it."""
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         loss = super().training_step(batch, batch_idx)
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss)
         self.log("train/secret", loss)
         return loss
 
