@@ -43,7 +43,7 @@ OPTIONS: dict[Format, dict[str, Any]] = {
     "tiff": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
 }
 EXIF_START = b"Exif\0\0"
-BAND = 1 << 24  # pixels that are converted at a time
+BAND = 1 << 22  # pixels that are converted at a time
 LUMA = (0.299, 0.587, 0.114)  # BT.601 in full range, as in Pillow's convert("L")
 INVISIBLE = 1 / 510  # half a level of alpha
 FRAME = re.compile(r"([0-9]{4,})\.(?:png|jpg|webp|tiff)")  # names of frames

@@ -165,7 +165,7 @@ function drawStatus() {
   if (visit.uploads) words.push(`${visit.uploads} to upload`);
   if (done || failed || busy()) words.push(`${done} of ${all.length} enlarged`);
   if (failed) words.push(`${failed} failed`);
-  if (visit.before && all.some((one) => one.waits)) words.push(`after ${others()}`);
+  if (visit.before && !all.some((one) => one.progress !== null) && all.some((one) => one.waits)) words.push(`after ${others()}`);
   const text = words.join(", ");
   if (find("status").textContent !== text) find("status").textContent = text;
   find("archive").hidden = all.filter((one) => one.output).length < 2;
