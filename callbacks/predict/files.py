@@ -43,7 +43,7 @@ OPTIONS: dict[Format, dict[str, Any]] = {
     "tiff": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
 }
 EXIF_START = b"Exif\0\0"
-BAND = 1 << 24  # pixels that are converted at a time
+BAND = 1 << 22  # pixels that are converted at a time
 LUMA = (0.299, 0.587, 0.114)  # BT.601 in full range, as in Pillow's convert("L")
 INVISIBLE = 1 / 510  # half a level of alpha
 FRAME = re.compile(r"([0-9]{4,})\.(?:png|jpg|webp|tiff)")  # names of frames
@@ -317,8 +317,12 @@ def to_pixels(image: Tensor, bit_depth: int) -> Pixels:
         (H, W, C) uint8 or uint16.
     """
     # By bands of rows: copies of a large output in float32 would take gigabytes.
-    bands = torch.split(image, max(BAND // image.shape[-1], 1), dim=-2)
-    return np.concatenate([_levels(band, bit_depth) for band in bands])
+    channels, height, width = image.shape
+    rows = max(BAND // width, 1)
+    pixels = np.empty((height, width, channels), f"u{bit_depth // 8}")
+    for top in range(0, height, rows):
+        pixels[top : top + rows] = _levels(image[:, top : top + rows], bit_depth)
+    return pixels
 
 
 def _levels(image: Tensor, bit_depth: int) -> Pixels:
@@ -344,6 +348,13 @@ def enlarge_alpha(alpha: Pixels, pixels: Pixels) -> Pixels:
 def from_levels(levels: Pixels) -> Tensor:
     """Return integer levels in [0, 1]."""
     return torch.from_numpy(levels.astype(np.float32) / np.iinfo(levels.dtype).max)
+
+
+def mixed_with_bicubic(output: Tensor, lr: Tensor, strength: float) -> Tensor:
+    """Return a share of an output, (3, H, W) or (F, 3, H, W), and else the bicubic enlargement."""
+    frames = lr.to(output.device, torch.float32).view(-1, *lr.shape[-3:])
+    bicubic = resize(frames, output.shape[-2:]).view(output.shape)
+    return bicubic.lerp_(output.float(), strength)
 
 
 def weighted_by_alpha(output: Tensor, seen: Tensor, colours: Tensor, alpha: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ from callbacks.predict.files import (
     fitted_pixels,
     frames_of,
     from_levels,
+    mixed_with_bicubic,
     output_levels,
     unwritable_reason,
     weighted_by_alpha,
@@ -51,7 +52,6 @@ from callbacks.predict.predictions import (
 )
 from callbacks.predict.videos import Codec, VideoSettings, VideoWriter
 from callbacks.provenance import commit
-from degradations.bicubic import resize
 from files.images.deep import Pixels
 from files.method import Method, method_of
 from files.numbers import NonNegativeInt, PositiveInt, UnitInterval
@@ -99,13 +99,6 @@ def _weighted(output: torch.Tensor, lr: torch.Tensor, meta: Mapping[str, Any]) -
     alpha = from_levels(meta["alpha"])[None].to(output.device)
     colours = from_levels(meta["colours"]).movedim(-1, 0).to(output.device)
     return weighted_by_alpha(output.float(), lr.to(output.device, torch.float32), colours, alpha)
-
-
-def _mixed(output: torch.Tensor, lr: torch.Tensor, strength: float) -> torch.Tensor:
-    """Return a share of an output, (3, H, W) or (F, 3, H, W), and else bicubic."""
-    frames = lr.to(output.device, torch.float32).view(-1, *lr.shape[-3:])
-    bicubic = resize(frames, output.shape[-2:]).view(output.shape)
-    return torch.lerp(bicubic, output.float(), strength)
 
 
 @dataclass
@@ -308,7 +301,7 @@ class Writer(Callback):
         levels = []
         for number, (image, meta) in enumerate(zip(images, metas, strict=True)):
             if self.strength != 1:
-                image = _mixed(image, batch["lr"][number], self.strength)
+                image = mixed_with_bicubic(image, batch["lr"][number], self.strength)
             if meta.get("alpha") is not None:
                 image = _weighted(image, batch["lr"][number], meta)
             levels.append(output_levels(image, meta))

@@ -1,6 +1,7 @@
 // The page of `main.py app`. This page is a visit: its files and jobs are its own.
 const BUSY = 500, IDLE = 5000; // milliseconds until the server is asked again
 const SILENT = "The page's server does not answer. It may have been stopped.";
+const GONE = "This page was away for long, and its photographs were deleted: choose them again.";
 const find = (id) => document.getElementById(id);
 const sized = ([height, width]) => `${width} x ${height}`;
 
@@ -33,6 +34,7 @@ function report(error) {
 async function ask(path, options) {
   let reply, content;
   try {
+    if (!sessionStorage.visit) await begin();
     reply = await fetch(`/visits/${sessionStorage.visit}${path}`, options);
     content = await reply.json();
   } catch {
@@ -40,9 +42,15 @@ async function ask(path, options) {
     return;
   }
   if (find("error").textContent === SILENT) report("");
-  if (reply.ok) show(content);
-  else if (reply.status === 404 && !path) await begin();
-  else report([find("error").textContent, content.error].filter(Boolean).join("\n"));
+  if (reply.ok) {
+    show(content);
+  } else if (content.gone) {
+    if (visit.photographs.length) report(GONE);
+    sessionStorage.removeItem("visit");
+    show({ photographs: [], before: 0 });
+  } else {
+    report([find("error").textContent, content.error].filter(Boolean).join("\n"));
+  }
 }
 
 async function post(path, content) {
@@ -53,7 +61,6 @@ async function post(path, content) {
 async function begin() {
   const reply = await fetch("/visits", { method: "POST" });
   sessionStorage.visit = (await reply.json()).id;
-  await ask("");
 }
 
 async function follow() {
@@ -141,7 +148,7 @@ function drawRow(row, one) {
   row.classList.toggle("selected", one.number === visit.selected);
   row.querySelector(".choose").ariaPressed = one.number === visit.selected;
   const words = one.output ? `${sized(one.size)} → ${sized(one.output.size)}` : `${sized(one.size)} pixels`;
-  row.querySelector(".muted").textContent = one.waits ? `${words}, waiting` : words;
+  row.querySelector(".muted").textContent = [words, one.output?.note, one.waits && "waiting"].filter(Boolean).join(", ");
   const progress = row.querySelector("progress");
   progress.hidden = one.progress === null;
   progress.value = one.progress ?? 0;
@@ -158,7 +165,7 @@ function drawStatus() {
   if (visit.uploads) words.push(`${visit.uploads} to upload`);
   if (done || failed || busy()) words.push(`${done} of ${all.length} enlarged`);
   if (failed) words.push(`${failed} failed`);
-  if (visit.before && all.some((one) => one.waits)) words.push(`after ${others()}`);
+  if (visit.before && !all.some((one) => one.progress !== null) && all.some((one) => one.waits)) words.push(`after ${others()}`);
   const text = words.join(", ");
   if (find("status").textContent !== text) find("status").textContent = text;
   find("archive").hidden = all.filter((one) => one.output).length < 2;
@@ -179,9 +186,11 @@ async function drawViewer() {
 }
 
 async function drawWhole(one) {
+  const { shown } = visit;
   const reply = await fetch(`${address(one.number)}/figure`);
-  if (!reply.ok) return;
-  find("whole").innerHTML = await reply.text();
+  const text = await reply.text();
+  if (!reply.ok || visit.shown !== shown) return; // another one is shown since
+  find("whole").innerHTML = text;
   const figure = find("whole").querySelector(".viewer");
   new Viewer(figure);
   figure.addEventListener("place", (event) => {
@@ -298,4 +307,4 @@ for (const name of ["dragover", "dragleave", "drop"]) {
 // It may only be loaded again: the server waits a little.
 addEventListener("pagehide", () => navigator.sendBeacon(`/visits/${sessionStorage.visit}/leave`));
 choose();
-(sessionStorage.visit ? ask("") : begin()).then(follow);
+follow();

@@ -8,19 +8,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import secrets
 import shutil
 import socket
 import time
 import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import (
     FileResponse,
     HTMLResponse,
@@ -29,18 +32,22 @@ from starlette.responses import (
     Response,
 )
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from callbacks.pages.images import SIDE, reduced
 from callbacks.pages.render import Figure, Tile, render, render_page
 from commands.app.models import Models
 from commands.app.queue import Queue
-from commands.app.visits import PREVIEW, Job, Photograph, Settings, Side, Visit
+from commands.app.visits import PREVIEW, Job, Photograph, Settings, Visit
 from files.paths import IMAGE_EXTENSIONS
 
 BESIDE = Path(__file__).parent
 LARGEST_UPLOAD = 200_000_000  # bytes
+LARGEST_CONTENT = 10_000  # bytes of settings
+MOST_PHOTOGRAPHS = 200  # of a visit
+LEAST_FREE = 1_000_000_000  # bytes of the disk
 LARGEST_PART = 4096  # pixels of a side
+VIEWS = {"whole": "whole.jpg", "thumbnail": "thumbnail.jpg"}
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "frame-ancestors 'none'",
@@ -76,50 +83,43 @@ def application(models: Models, folder: Path, host: str = "127.0.0.1") -> ASGIAp
         Route(photograph + "/{side}/part.jpg", server.part),
         Route(photograph + "/{side}/{view}.jpg", server.view),
     ]
-    page = Starlette(
+    names = {"localhost", host, socket.gethostname(), socket.getfqdn()}
+    names.add(f"{socket.gethostname()}.local")  # within a home
+    own_origin = Middleware(_OwnOrigin, {name.lower() for name in names})
+    return Starlette(
         routes=routes,
+        middleware=[own_origin],
         lifespan=server.lifespan,
         exception_handlers={
             ValueError: _refuse,
+            ClientDisconnect: _refuse,
             KeyError: _not_found,
             FileNotFoundError: _not_found,
         },
     )
-    names = {"localhost", host, socket.gethostname().lower(), socket.getfqdn().lower()}
-    return _OwnOrigin(page, names)
 
 
-class _OwnOrigin:
+class _OwnOrigin(BaseHTTPMiddleware):
     """Refuse requests from pages of other servers, or by another name of this one.
 
     Args:
-        page: The application.
+        app: The application.
         names: Names of this machine; addresses are allowed, as nobody else can own a name so.
     """
 
-    def __init__(self, page: ASGIApp, names: set[str]) -> None:
-        self.page = page
+    def __init__(self, app: ASGIApp, names: set[str]) -> None:
+        super().__init__(app)
         self.names = names
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.page(scope, receive, send)
-            return
-        headers = Headers(scope=scope)
-        host = headers.get("host", "")
-        origin = headers.get("origin")
+    async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
+        host = request.headers.get("host", "")
+        origin = request.headers.get("origin")
         from_elsewhere = origin is not None and urlsplit(origin).netloc != host
         if from_elsewhere or not self._is_name(host):
-            refusal = PlainTextResponse("This page is served to itself alone.", 403)
-            await refusal(scope, receive, send)
-            return
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
-            await send(message)
-
-        await self.page(scope, receive, send_with_headers)
+            return PlainTextResponse("This page is served to itself alone.", 403)
+        response = await call_next(request)
+        response.headers.update(HEADERS)
+        return response
 
     def _is_name(self, host: str) -> bool:
         try:
@@ -132,12 +132,29 @@ class _OwnOrigin:
         return True
 
 
+async def _content(request: Request) -> dict[str, Any]:
+    """Return the JSON of a request.
+
+    Raises:
+        ValueError: If it is none, or large.
+    """
+    if int(request.headers.get("content-length", LARGEST_CONTENT + 1)) > LARGEST_CONTENT:
+        raise ValueError("the request is too large")
+    content: dict[str, Any] = await request.json()
+    return content
+
+
 def _refuse(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, 400)
 
 
 def _not_found(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": f"not found: {error}"}, 404)
+    is_gone = isinstance(error, UnknownVisit)
+    return JSONResponse({"error": f"not found: {error}", "gone": is_gone}, 404)
+
+
+class UnknownVisit(KeyError):  # noqa: N818  (says what it is)
+    """Raised for a visit that is over."""
 
 
 class _Server:
@@ -159,11 +176,17 @@ class _Server:
             await asyncio.sleep(1)
             for visit in [*self.visits.values()]:
                 if visit.is_over():
+                    visit.stop()
                     del self.visits[visit.id]
-                    await run_in_threadpool(visit.close)
+            for folder in [*self.folder.iterdir()]:  # again, if a job still wrote into it
+                if folder.name not in self.visits:
+                    await run_in_threadpool(shutil.rmtree, folder, ignore_errors=True)
 
     def _visit(self, request: Request) -> Visit:
-        return self.visits[request.path_params["visit"]]
+        visit = self.visits.get(request.path_params["visit"])
+        if visit is None:
+            raise UnknownVisit
+        return visit
 
     def _photograph(self, request: Request) -> Photograph:
         return self._visit(request).photographs[request.path_params["number"]]
@@ -211,8 +234,8 @@ class _Server:
         output = photograph.output
         if output is not None:
             method = self.models.names[output.settings.source]
-            described["output"] = {"size": output.size, "method": method}
-            described["version"] += f"-{output.number}"
+            described["output"] = {"size": output.size, "method": method, "note": output.note}
+            described["version"] += output.file.parent.name
         return described
 
     async def leave(self, request: Request) -> Response:
@@ -228,18 +251,21 @@ class _Server:
     async def upload(self, request: Request) -> Response:
         visit = self._visit(request)
         name = request.query_params["name"]
+        if len(visit.photographs) >= MOST_PHOTOGRAPHS:
+            raise ValueError(f"{name}: remove others first; {MOST_PHOTOGRAPHS} are here")
+        if shutil.disk_usage(self.folder).free < LEAST_FREE:
+            raise ValueError(f"{name}: the disk of the machine that serves this page is full")
         file = visit.new_file()
-        size = 0
-        with open(file, "wb") as stream:
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size > LARGEST_UPLOAD:
-                    break
-                stream.write(chunk)
-        if size > LARGEST_UPLOAD:
-            shutil.rmtree(file.parent)
-            raise ValueError(f"{name} is larger than {LARGEST_UPLOAD / 1e6:g} MB")
-        await run_in_threadpool(visit.add, file, name)
+        try:
+            with open(file, "wb") as stream:
+                async for chunk in request.stream():
+                    stream.write(chunk)
+                    if stream.tell() > LARGEST_UPLOAD:
+                        raise ValueError(f"{name} is larger than {LARGEST_UPLOAD / 1e6:g} MB")
+            await run_in_threadpool(visit.add, file, name)
+        except BaseException:
+            shutil.rmtree(file.parent, ignore_errors=True)
+            raise
         return await self.state(request)
 
     async def remove(self, request: Request) -> Response:
@@ -251,7 +277,7 @@ class _Server:
 
     async def enlarge(self, request: Request) -> Response:
         visit = self._visit(request)
-        settings = self._settings(await request.json())
+        settings = self._settings(await _content(request))
         for number, photograph in sorted(visit.photographs.items()):
             is_done = photograph.output is not None and photograph.output.settings == settings
             if number != PREVIEW and photograph.job is None and not is_done:
@@ -260,7 +286,7 @@ class _Server:
 
     async def preview(self, request: Request) -> Response:
         visit = self._visit(request)
-        content = await request.json()
+        content = await _content(request)
         settings = self._settings(content)
         place = (int(content["number"]), float(content["x"]), float(content["y"]))
         square = await run_in_threadpool(visit.add_square, *place)
@@ -294,7 +320,8 @@ class _Server:
     async def figure(self, request: Request) -> Response:
         photograph = self._photograph(request)
         height, width = photograph.size
-        tiles = [Tile("photograph", f"{_address(request)}/before/whole.jpg")]
+        address = request.url.path.removesuffix("/figure")
+        tiles = [Tile("photograph", f"{address}/before/whole.jpg")]
         about = f"{width} x {height} pixels"
         size = photograph.size
         if photograph.output is not None:
@@ -302,19 +329,18 @@ class _Server:
             about += f" → {size[1]} x {size[0]}"
             method = self.models.names[photograph.output.settings.source]
             tiles[0] = Tile("bicubic", tiles[0].uri)
-            whole = f"{_address(request)}/after/whole.jpg?{photograph.output.number}"
-            tiles.append(Tile(method, whole))
+            version = photograph.output.file.parent.name
+            tiles.append(Tile(method, f"{address}/after/whole.jpg?{version}"))
         shown = reduced(size, SIDE)
         figure = Figure(photograph.name, about, shown[1], shown[0], tiles, 0, len(tiles) - 1)
         figure = figure._replace(full=size[1])
         return HTMLResponse(render(BESIDE / "figure.html.j2", figure=figure))
 
     async def view(self, request: Request) -> Response:
-        view = request.path_params["view"]
-        if view not in ("whole", "thumbnail"):
-            raise KeyError(view)
-        folder = self._photograph(request).views(_side(request))
-        return FileResponse(folder / f"{view}.jpg")
+        file = VIEWS[request.path_params["view"]]
+        folder = self._photograph(request).views(request.path_params["side"])
+        data = await run_in_threadpool((folder / file).read_bytes)
+        return Response(data, media_type="image/jpeg")
 
     async def part(self, request: Request) -> Response:
         photograph = self._photograph(request)
@@ -326,7 +352,7 @@ class _Server:
         top = min(max(0, top), size[0] - height)
         left = min(max(0, left), size[1] - width)
         window = (top, left, height, width)
-        data = await run_in_threadpool(photograph.part, _side(request), window)
+        data = await run_in_threadpool(photograph.part, request.path_params["side"], window)
         return Response(data, media_type="image/jpeg")
 
     async def output(self, request: Request) -> Response:
@@ -338,26 +364,15 @@ class _Server:
     async def archive(self, request: Request) -> Response:
         visit = self._visit(request)
         path = await run_in_threadpool(_write_archive, visit)
-        return FileResponse(path, filename="enlarged.zip")
-
-
-def _side(request: Request) -> Side:
-    side = request.path_params["side"]
-    if side not in ("before", "after"):
-        raise KeyError(side)
-    return cast(Side, side)
-
-
-def _address(request: Request) -> str:
-    return request.url.path.removesuffix("/figure")
+        return FileResponse(path, filename="enlarged.zip", background=BackgroundTask(path.unlink))
 
 
 def _write_archive(visit: Visit) -> Path:
-    """Write the outputs into one file; they are compressed already."""
-    path = visit.folder / "enlarged.zip"
+    """Write the outputs into one file, which is of this request alone."""
+    path = visit.folder / f"{secrets.token_hex(8)}.zip"
     names: set[str] = set()
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for number, photograph in visit.photographs.items():
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:  # outputs are compressed
+        for number, photograph in sorted(visit.photographs.items()):
             if photograph.output is not None and number != PREVIEW:
                 name = photograph.output.name
                 if name in names:

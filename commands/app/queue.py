@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from callbacks.pages.images import Levels, displayed
 from callbacks.predict.files import (
     Extras,
     encode,
@@ -19,13 +22,14 @@ from callbacks.predict.files import (
     unwritable_reason,
 )
 from commands.app.models import Models
-from commands.app.visits import Job, Output, Photograph, Visit
+from commands.app.visits import Job, Output, Photograph, Visit, write_views
+from files.images.decode import from_pillow
+from files.images.deep import Pixels, eight_bits
 from lightning_modules.sampling.enlarging import WrongScaleError
 from lightning_modules.sampling.tiling import Tiling
 
 log = logging.getLogger(__name__)
 QUALITY = 95  # of JPEG
-FIELDS = {"data.init_args.scale": "Scale", "tiling.size": "Tile"}  # in errors
 
 
 class Stopped(Exception):  # noqa: N818  (no error)
@@ -56,98 +60,100 @@ class Queue:
             visit.error = ""
             photograph.error = ""
             photograph.job = job
-            if visit not in self._visits:
+            if visit is not self._current and visit not in self._visits:
                 self._visits.append(visit)
             self._changed.notify()
 
     def before(self, visit: Visit) -> int:
         """Return how many other visitors have a photograph enlarged first."""
         with self._changed:
-            others = self._visits[: self._visits.index(visit)] if visit in self._visits else []
+            first = self._visits
+            if visit in first:
+                first = first[: first.index(visit)]
             at_work = self._current not in (None, visit)
-            return sum(other.waiting() is not None for other in others) + at_work
+            return sum(other.waiting() is not None for other in first) + at_work
 
     def _work(self) -> None:
         while True:
-            visit, photograph, job = self._next()
+            with self._changed:
+                while not self._visits:
+                    self._changed.wait()
+                visit = self._visits.pop(0)
+                following = visit.waiting()
+                if following is None:
+                    continue
+                photograph, job = following
+                job.progress = 0.0
+                self._current = visit
             try:
-                self._enlarge(visit, photograph, job)
+                error = self._enlarge(visit, photograph, job)
             except Stopped:
-                pass
-            except (ValueError, OSError) as error:
-                _fail(photograph, job, str(error))
-            except Exception as error:  # the thread works for others, too
+                error = ""
+            except (ValueError, OSError) as raised:
+                error = str(raised)
+            except Exception as raised:  # the thread works for others, too
                 log.exception("%s", photograph.name)
-                _fail(photograph, job, f"{type(error).__name__}: {error}")
+                error = f"{type(raised).__name__}: {raised}"
             with self._changed:
                 self._current = None
                 if photograph.job is job:
                     photograph.job = None
+                    photograph.error = error.replace("tiling.size", "Tile")
+                if visit.waiting():  # for its other photographs, after the other visitors
+                    self._visits.append(visit)
 
-    def _next(self) -> tuple[Visit, Photograph, Job]:
-        with self._changed:
-            while True:
-                while not self._visits:
-                    self._changed.wait()
-                visit = self._visits.pop(0)
-                photograph = visit.waiting()
-                if photograph is not None and photograph.job is not None:
-                    job = photograph.job
-                    job.progress = 0.0
-                    self._current = visit
-                    self._visits.append(visit)  # for its other photographs
-                    return visit, photograph, job
-
-    def _enlarge(self, visit: Visit, photograph: Photograph, job: Job) -> None:
+    def _enlarge(self, visit: Visit, photograph: Photograph, job: Job) -> str:
+        """Enlarge a photograph, and return why it cannot be."""
         settings = job.settings
         try:
             model = self.models.load(settings.source, settings.steps)
         except (ValueError, OSError) as error:  # for all its photographs
-            visit.stop()
-            visit.error = str(error)
-            return
+            if photograph.job is job:
+                visit.stop()
+                visit.error = str(error)
+            return ""
         image = photograph.read()
-        pixels = image.array()
         scale = settings.scale or model.scale
         tiling = Tiling(size=settings.tile) if settings.tile else None
         try:
             with _followed(model.module, photograph, job):
                 output = model.enlarge(
-                    pixels,
+                    image.array(),
                     scale=scale,
                     seed=settings.seed,
                     tiling=tiling,
                     strength=settings.strength,
                 )
-        except WrongScaleError as error:
-            raise ValueError(
-                f"{self.models.names[settings.source]} enlarges by {model.scale:g}; set Scale to "
-                f"{model.scale:g} or less"
-            ) from error
+        except WrongScaleError:
+            name = self.models.names[settings.source]
+            return f"{name} enlarges by {model.scale:g}; set Scale to {model.scale:g} or less"
         levels = fitted_pixels(np.atleast_3d(output), settings.format)
-        reason = unwritable_reason(levels, True, settings.format)
-        if reason:
-            raise ValueError(reason)
-        colours = Extras(image.icc or image.grey_icc, cicp=image.cicp)
-        extras, _ = fitted_extras(colours, levels, settings.format)
+        del output
+        if reason := unwritable_reason(levels, True, settings.format):
+            return reason
+        icc = image.icc or image.grey_icc
+        extras, _ = fitted_extras(Extras(icc, cicp=image.cicp), levels, settings.format)
         data = encode(levels, extras, settings.format, QUALITY)
         if photograph.job is not job:
             raise Stopped
-        number = next(photograph.numbers)
-        file = photograph.folder / str(number) / f"output.{settings.format}"
-        file.parent.mkdir()
+        folder = Path(tempfile.mkdtemp(prefix="output", dir=photograph.folder))
+        file = folder / f"output.{settings.format}"
         file.write_bytes(data)
+        write_views(_seen(levels, extras.icc), folder)
         name = f"{PurePath(photograph.name).stem}_x{scale:g}.{settings.format}"
+        is_reduced = model.module.has_one_scale and scale < model.scale
+        note = f"reduced from x{model.scale:g}" if is_reduced else ""
         size = (levels.shape[0], levels.shape[1])
-        del output, levels, data
-        photograph.finish(Output(number, file, name, size, settings))
+        photograph.finish(Output(file, name, size, settings, note))
+        return ""
 
 
-def _fail(photograph: Photograph, job: Job, error: str) -> None:
-    if photograph.job is job:
-        for key, name in FIELDS.items():
-            error = error.replace(key, name)
-        photograph.error = error
+def _seen(levels: Pixels, icc: bytes | None) -> Levels:
+    """Return an output, (H, W, C), as a screen shows it."""
+    grey_or_colours = levels[..., 0] if levels.shape[2] == 1 else levels
+    image = Image.fromarray(eight_bits(grey_or_colours))
+    image.info["icc_profile"] = icc
+    return displayed(from_pillow(image, srgb=True))
 
 
 @contextlib.contextmanager

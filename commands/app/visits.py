@@ -1,10 +1,10 @@
 """What belongs to a visitor of the page: photographs, their outputs and jobs.
 
 Files of a photograph, in FOLDER/VISIT/NUMBER:
-    photograph           as it was uploaded
-    before/pixels.npy    as a screen shows it; windows are cut from it
-    before/whole.jpg     the same, reduced; so is thumbnail.jpg
-    1/output.png         its output, with the same three files
+    photograph            as it was uploaded
+    before/pixels.npy     as a screen shows it; windows are cut from it
+    before/whole.jpg      the same, reduced; so is thumbnail.jpg
+    output.../output.png  its output, with the same three files
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from __future__ import annotations
 import itertools
 import secrets
 import shutil
-import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -32,16 +31,14 @@ from callbacks.pages.images import (
     reduced,
 )
 from callbacks.predict.files import Extras, encode
-from files.images.decode import DecodedImage, decode, read_image
-from files.images.pillow import of_any_size, saved
+from files.images.decode import DecodedImage, decode
+from files.images.pillow import saved
 
 SQUARE = 192  # pixels of a side of what a preview enlarges
 PREVIEW = 0  # number of the square
 LEFT = 15  # seconds until a visitor who left has not just loaded the page again
 SILENT = 120  # seconds until a page that says nothing has no work any more
 KEPT = 3600  # seconds until its files are deleted
-Side = Literal["before", "after"]
-_pixel_limit = threading.Lock()  # Pillow's limit, which outputs do not have, is the whole process's
 
 
 @dataclass(frozen=True)
@@ -75,15 +72,16 @@ class Job:
 class Output:
     """An enlarged photograph.
 
-    number: Counts the outputs of the photograph.
+    file: In a folder of its own, with what is shown of it.
     name: Of the file that visitors download.
+    note: What else is said of it.
     """
 
-    number: int
     file: Path
     name: str
     size: Size
     settings: Settings
+    note: str = ""
 
 
 @dataclass(eq=False)
@@ -101,7 +99,6 @@ class Photograph:
     job: Job | None = None
     error: str = ""
     output: Output | None = None
-    numbers: Any = field(default_factory=lambda: itertools.count(1))
 
     def read(self, srgb: bool = False) -> DecodedImage:
         """Decode the photograph.
@@ -109,27 +106,20 @@ class Photograph:
         Raises:
             ValueError: If it is not an image, or is damaged.
         """
-        data = (self.folder / "photograph").read_bytes()
-        with _pixel_limit:
-            return decode(data, self.name, srgb)
+        return decode((self.folder / "photograph").read_bytes(), self.name, srgb)
 
-    def views(self, side: Side) -> Path:
-        """Return the folder of what is shown of the photograph or its output.
+    def views(self, side: str) -> Path:
+        """Return the folder of what is shown: ``before``, or ``after`` if there is an output."""
+        folders = {"before": self.folder / "before"}
+        if self.output is not None:
+            folders["after"] = self.output.file.parent
+        return folders[side]
 
-        Raises:
-            FileNotFoundError: If there is no output.
-        """
-        if side == "before":
-            return self.folder / "before"
-        if self.output is None:
-            raise FileNotFoundError(f"{self.name} is not enlarged")
-        return self.output.file.parent
-
-    def part(self, side: Side, window: Window) -> bytes:
+    def part(self, side: str, window: Window) -> bytes:
         """Return the JPEG of a window of the output, or of the photograph enlarged by bicubic.
 
         Args:
-            side: Which one.
+            side: As for ``views``.
             window: In pixels of the output, or of the photograph if there is none.
         """
         levels = np.load(self.views(side) / "pixels.npy", mmap_mode="r")
@@ -139,9 +129,6 @@ class Photograph:
 
     def finish(self, output: Output) -> None:
         """Replace the output by another one, which is written."""
-        with _pixel_limit, of_any_size():
-            levels = displayed(read_image(output.file, srgb=True))
-        write_views(levels, output.file.parent)
         before = self.output
         self.output = output
         if before is not None:
@@ -161,11 +148,7 @@ def write_views(levels: Levels, folder: Path) -> None:
 
 def _opened(file: Path, name: str, number: int) -> Photograph:
     photograph = Photograph(number, PureWindowsPath(name).name, file.parent, (0, 0))
-    try:
-        levels = displayed(photograph.read(srgb=True))
-    except ValueError:
-        shutil.rmtree(file.parent)
-        raise
+    levels = displayed(photograph.read(srgb=True))
     write_views(levels, photograph.folder / "before")
     photograph.size = (levels.shape[0], levels.shape[1])
     return photograph
@@ -203,7 +186,7 @@ class Visit:
         """Add a photograph that was uploaded.
 
         Args:
-            file: From ``new_file``; removed if it is no image.
+            file: From ``new_file``.
             name: As the visitor calls it.
 
         Raises:
@@ -249,22 +232,18 @@ class Visit:
         for photograph in [*self.photographs.values()]:
             photograph.job = None
 
-    def close(self) -> None:
-        """End all jobs and delete all files."""
-        self.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def waiting(self) -> Photograph | None:
-        """Return the photograph of the next job."""
+    def waiting(self) -> tuple[Photograph, Job] | None:
+        """Return the next job, and its photograph."""
         for _, photograph in sorted(self.photographs.items()):  # a preview is first
             job = photograph.job
             if job is not None and job.progress is None:
-                return photograph
+                return photograph, job
         return None
 
     def is_over(self) -> bool:
         """Return whether its files can go; stop it if it has said nothing for some time."""
         silence = time.monotonic() - self.seen
-        if silence > SILENT:
+        if silence > SILENT and any(one.job for one in self.photographs.values()):
             self.stop()
+            self.error = "Stopped: this page was closed or asleep for some minutes."
         return silence > (LEFT if self.left else KEPT)

@@ -11,7 +11,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from callbacks.predict.files import weighted_by_alpha
+from callbacks.predict.files import mixed_with_bicubic, weighted_by_alpha
 from callbacks.weights import manifest, place_of
 from commands.arguments.command_line import CommandLine
 from commands.arguments.parser import Parser, parse
@@ -123,7 +123,7 @@ class Enlarger:
         }
         sr = self.module.enlarge_to_size(batch)["sr"][0]
         if strength != 1:
-            sr = torch.lerp(resize(batch["lr"], output_size)[0], sr, strength)
+            sr = mixed_with_bicubic(sr, batch["lr"], strength)
         if x.shape[1] == 4:
             colours = x[0, :3].to(sr.device)
             alpha = x[0, 3:].to(sr.device)

@@ -66,7 +66,7 @@ class InTiles(Method, LightningModule):
         self._tiling = Tiling()
         self._tile_count = 1
         self._tile_size: Size | None = None
-        self._has_one_scale = False  # known when another one failed
+        self.has_one_scale = False  # known when another one failed
 
     @abstractmethod
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
@@ -141,11 +141,11 @@ class InTiles(Method, LightningModule):
         Raises:
             WrongScaleError: If ``size`` is above the method's own.
         """
-        if not self._has_one_scale:
+        if not self.has_one_scale:
             try:
                 return self.enlarge(batch, tiled=True)
             except WrongScaleError:
-                self._has_one_scale = True
+                self.has_one_scale = True
         size = batch["size"]
         own_size = self.own_size(batch["lr"])
         if own_size == size or own_size[0] < size[0] or own_size[1] < size[1]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import io
 import json
 import os
-import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,10 @@ from commands.app.models import Models
 from files.images.decode import decode
 from lightning_modules import EDSR
 from lightning_modules.sampling.tiling import Tiling
-from main import main
 from tests.callbacks.accessibility import problems
 from tests.callbacks.browser import Browser, chromium
 from tests.commands.stochastic import Noisy
+from tests.conftest import REPO
 from tests.datamodules.profiles import rgb_profile, srgb_of_rgb
 
 DRAWS = np.random.default_rng(0)
@@ -77,6 +77,14 @@ def export(folder: Path, name: str, network: nn.Module) -> None:
     save_file(tensors, folder / "model.safetensors")
 
 
+def wait(condition: Callable[[], Any]) -> None:
+    """Wait until something is so."""
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
 class Visitor:
     """A visit of the page.
 
@@ -100,11 +108,16 @@ class Visitor:
 
     def finish(self) -> list[dict[str, Any]]:
         """Wait until nothing is to be done."""
-        while True:
+
+        def is_done() -> bool:
             photographs = self.state()["photographs"]
-            if not any(one["waits"] or one["progress"] is not None for one in photographs):
-                return photographs
-            time.sleep(0.02)
+            return not any(one["waits"] or one["progress"] is not None for one in photographs)
+
+        wait(is_done)
+        return self.state()["photographs"]
+
+    def progress(self) -> float | None:
+        return self.state()["photographs"][0]["progress"]
 
     def enlarge(self, photo: Path, source: str, **settings: Any) -> bytes:
         """Return the file of a photograph."""
@@ -271,8 +284,11 @@ def test_what_is_wrong_is_said(page: Page, photo: Path) -> None:
         assert text in refusal(visitor.visit + "/enlarge", content)
     visitor.post("/enlarge", source=page.edsr, scale="3")
     assert "enlarges by 2" in visitor.finish()[0]["error"]
-    visitor.post("/enlarge", source=page.edsr)
+    visitor.post("/enlarge", source=page.edsr, scale="1.5")
     assert visitor.finish()[0]["error"] == ""
+    assert visitor.state()["photographs"][0]["output"]["note"] == "reduced from x2"
+    large = {"Content-Length": "1000000"}
+    assert "too large" in refusal(visitor.visit + "/enlarge", b"{}", **large)
 
 
 def test_only_our_own_host_and_origin(page: Page) -> None:
@@ -314,22 +330,21 @@ def test_a_job_is_its_visitors(page: Page, photo: Path) -> None:
     first, second = Visitor(page.url), Visitor(page.url)
     settings = {"source": page.stuck, "tile": "40"}
     for visitor in (first, second):
-        visitor.upload(photo)
+        for _ in range(2):
+            visitor.upload(photo)
         visitor.post("/enlarge", **settings)
-    while not first.state()["photographs"][0]["progress"]:
-        time.sleep(0.02)
-    assert first.state()["photographs"][0]["progress"] == pytest.approx(0.5, abs=0.1)
+    wait(first.progress)
+    assert first.progress() == pytest.approx(0.5, abs=0.1)
     assert second.state()["before"] == 1
     second.post("/stop")
     assert not second.state()["photographs"][0]["waits"]
-    assert first.state()["photographs"][0]["progress"]
+    assert first.progress()
     second.post("/enlarge", source=page.edsr)
     ask(first.visit + "/leave", b"")
     second.finish()
     assert pixels(second.get(1, "output")).shape == (48, 88, 3)
-    while (page.files / first.visit.rpartition("/")[2]).exists():
-        time.sleep(0.05)
-    assert refusal(first.visit).startswith("404")
+    wait(lambda: not (page.files / first.visit.rpartition("/")[2]).exists())
+    assert '"gone":true' in refusal(first.visit)
 
 
 @pytest.mark.browser
@@ -341,25 +356,22 @@ def test_in_a_browser(page: Page, tmp_path: Path) -> None:
     for path in photos:
         Image.fromarray(large).save(path, quality=50)
 
-    def wait(condition: str) -> None:
-        for _ in range(300):
-            if browser.run(f"return {condition}"):
-                return
-            time.sleep(0.05)
-        raise AssertionError(condition)
+    def see(condition: str) -> None:
+        wait(lambda: browser.run(f"return {condition}"))
 
     status = "document.getElementById('status').textContent"
     with Browser(tmp_path / "profile") as browser:
         browser.open(page.url)
         browser.choose_files("#files", *photos)
-        wait("document.querySelectorAll('.photograph').length === 2")
+        see("document.querySelectorAll('.photograph').length === 2")
         browser.click(".primary")
         browser.open(page.url)
-        wait(f"{status} === '2 of 2 enlarged'")
-        wait("document.querySelector('#whole .stage')")
+        see(f"{status} === '2 of 2 enlarged'")
+        browser.open(page.url)
+        see("document.querySelector('#whole .stage')")
         browser.click_at("#whole .stage", -60, 40)
         parts = "[...document.querySelectorAll('#parts img')]"
-        wait(f"{parts}.every((image) => image.naturalWidth > 100)")
+        see(f"{parts}.every((image) => image.naturalWidth > 100)")
         ratios = browser.run(f"return {parts}.map((image) => image.width / image.naturalWidth)")
         assert ratios == [1, 1]
         assert not problems(browser)
@@ -386,45 +398,18 @@ def test_only_runs_that_enlarge_are_offered(
 
 
 def test_sigterm_ends_it_in_the_middle_of_a_photograph_and_leaves_nothing(
-    page: Page,
-    photo: Path,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    page: Page, photo: Path, tmp_path: Path
 ) -> None:
-    """Its progress is shown until then, as the share of the tiles."""
-    stuck, temporary = tmp_path / "runs/stuck", tmp_path / "temporary"
-    configure(stuck, "tests.commands.test_app.Stuck", {})
-    temporary.mkdir()
-    found: list[Any] = []
-
-    def visit() -> None:
-        while not (printed := capfd.readouterr().out).startswith("http"):
-            time.sleep(0.05)
-        visitor = Visitor(printed.split()[0])
+    command = [sys.executable, REPO / "main.py", "app", page.stuck, "--port", "0"]
+    place = {"cwd": REPO, "env": os.environ | {"TMPDIR": str(tmp_path)}}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **place, **pipes) as process:
+        visitor = Visitor(process.stdout.readline().split()[0])
         visitor.upload(photo)
-        visitor.post("/enlarge", source=str(stuck), tile="40")
-        while not (progress := visitor.state()["photographs"][0]["progress"]):
-            time.sleep(0.05)
-        found.append(progress)
-        found.append([path.name[:13] for path in temporary.iterdir()])
-        time.sleep(0.3)  # uvicorn drops an exception in a request
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    visitor = threading.Thread(target=visit)
-    visitor.start()
-    with monkeypatch.context() as patch:
-        patch.setattr("tempfile.tempdir", str(temporary))
-        patch.setattr("os.environ", os.environ.copy())
-        patch.setattr("os._exit", sys.exit)  # which, by itself, would wait for the tile
-        try:
-            with pytest.raises(SystemExit) as ended:
-                main(["app", str(stuck), "--port", "0"])
-        finally:
-            Stuck.released.set()
-    visitor.join()
-    assert ended.value.code == 0
-    assert "\nstopped by SIGTERM\n" in f"\n{capfd.readouterr().err}"
-    assert 0.4 < found[0] < 0.6  # one of two tiles
-    assert found[1] == ["enlarger-app-"]
-    assert not [*temporary.iterdir()]
+        visitor.post("/enlarge", source=page.stuck, tile="40")
+        wait(visitor.progress)
+        assert [path.name[:13] for path in tmp_path.iterdir()] == ["enlarger-app-"]
+        process.terminate()
+        assert process.wait(20) == 0
+        assert "stopped by SIGTERM\n" in process.stderr.read()
+    assert not [*tmp_path.iterdir()]
