@@ -317,8 +317,12 @@ def to_pixels(image: Tensor, bit_depth: int) -> Pixels:
         (H, W, C) uint8 or uint16.
     """
     # By bands of rows: copies of a large output in float32 would take gigabytes.
-    bands = torch.split(image, max(BAND // image.shape[-1], 1), dim=-2)
-    return np.concatenate([_levels(band, bit_depth) for band in bands])
+    channels, height, width = image.shape
+    pixels = np.empty((height, width, channels), f"uint{bit_depth}")
+    rows = max(BAND // width, 1)
+    for top in range(0, height, rows):
+        pixels[top : top + rows] = _levels(image[:, top : top + rows], bit_depth)
+    return pixels
 
 
 def _levels(image: Tensor, bit_depth: int) -> Pixels:
