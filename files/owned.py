@@ -341,6 +341,11 @@ def remove_folder(folder: Path, known: Known) -> None:
     os.rmdir(aside)
 
 
+def remove_temporary(folder: Path) -> None:
+    """Delete a folder that this process made for itself, with all that it holds; never raises."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def remove_unfinished(folder: Path, deep: bool = False) -> None:
     """Delete the unfinished files that killed processes left in a folder.
 

@@ -318,8 +318,8 @@ def to_pixels(image: Tensor, bit_depth: int) -> Pixels:
     """
     # By bands of rows: copies of a large output in float32 would take gigabytes.
     channels, height, width = image.shape
+    pixels = np.empty((height, width, channels), f"uint{bit_depth}")
     rows = max(BAND // width, 1)
-    pixels = np.empty((height, width, channels), f"u{bit_depth // 8}")
     for top in range(0, height, rows):
         pixels[top : top + rows] = _levels(image[:, top : top + rows], bit_depth)
     return pixels

@@ -39,6 +39,7 @@ from callbacks.pages.render import Figure, Tile, render, render_page
 from commands.app.models import Models
 from commands.app.queue import Queue
 from commands.app.visits import PREVIEW, Job, Photograph, Settings, Visit
+from files.owned import remove_temporary
 from files.paths import IMAGE_EXTENSIONS
 
 BESIDE = Path(__file__).parent
@@ -180,7 +181,7 @@ class _Server:
                     del self.visits[visit.id]
             for folder in [*self.folder.iterdir()]:  # again, if a job still wrote into it
                 if folder.name not in self.visits:
-                    await run_in_threadpool(shutil.rmtree, folder, ignore_errors=True)
+                    await run_in_threadpool(remove_temporary, folder)
 
     def _visit(self, request: Request) -> Visit:
         visit = self.visits.get(request.path_params["visit"])
@@ -264,7 +265,7 @@ class _Server:
                         raise ValueError(f"{name} is larger than {LARGEST_UPLOAD / 1e6:g} MB")
             await run_in_threadpool(visit.add, file, name)
         except BaseException:
-            shutil.rmtree(file.parent, ignore_errors=True)
+            remove_temporary(file.parent)
             raise
         return await self.state(request)
 

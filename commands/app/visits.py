@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import secrets
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
@@ -33,6 +32,7 @@ from callbacks.pages.images import (
 from callbacks.predict.files import Extras, encode
 from files.images.decode import DecodedImage, decode
 from files.images.pillow import saved
+from files.owned import remove_temporary
 
 SQUARE = 192  # pixels of a side of what a preview enlarges
 PREVIEW = 0  # number of the square
@@ -132,7 +132,7 @@ class Photograph:
         before = self.output
         self.output = output
         if before is not None:
-            shutil.rmtree(before.file.parent, ignore_errors=True)
+            remove_temporary(before.file.parent)
 
 
 def write_views(levels: Levels, folder: Path) -> None:
@@ -225,7 +225,7 @@ class Visit:
         photograph = self.photographs.pop(number, None)
         if photograph is not None:
             photograph.job = None
-            shutil.rmtree(photograph.folder, ignore_errors=True)
+            remove_temporary(photograph.folder)
 
     def stop(self) -> None:
         """End all jobs; one that is at work ends at its next layer."""
