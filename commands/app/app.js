@@ -36,7 +36,7 @@ async function ask(path, options) {
   try {
     if (!sessionStorage.visit) await begin();
     reply = await fetch(`/visits/${sessionStorage.visit}${path}`, options);
-    content = await reply.json();
+    content = reply.status === 410 ? null : await reply.json();
   } catch {
     report(SILENT);
     return;
@@ -44,7 +44,7 @@ async function ask(path, options) {
   if (find("error").textContent === SILENT) report("");
   if (reply.ok) {
     show(content);
-  } else if (content.gone) {
+  } else if (!content) {
     if (visit.photographs.length) report(GONE);
     sessionStorage.removeItem("visit");
     show({ photographs: [], before: 0 });

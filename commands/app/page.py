@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import ClientDisconnect, Request
@@ -149,12 +150,7 @@ def _refuse(request: Request, error: Exception) -> Response:
 
 
 def _not_found(request: Request, error: Exception) -> Response:
-    is_gone = isinstance(error, UnknownVisit)
-    return JSONResponse({"error": f"not found: {error}", "gone": is_gone}, 404)
-
-
-class UnknownVisit(KeyError):  # noqa: N818  (says what it is)
-    """Raised for a visit that is over."""
+    return JSONResponse({"error": f"not found: {error}"}, 404)
 
 
 class _Server:
@@ -166,7 +162,6 @@ class _Server:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        self.queue.start()
         sweeper = asyncio.create_task(self._sweep())
         yield
         sweeper.cancel()
@@ -185,7 +180,7 @@ class _Server:
     def _visit(self, request: Request) -> Visit:
         visit = self.visits.get(request.path_params["visit"])
         if visit is None:
-            raise UnknownVisit
+            raise HTTPException(410)
         return visit
 
     def _photograph(self, request: Request) -> Photograph:
