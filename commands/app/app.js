@@ -7,6 +7,7 @@ const sized = ([height, width]) => `${width} x ${height}`;
 
 const visit = {
   photographs: [], // as the server describes them
+  begins: null, // its promise, while the server is asked for one
   before: 0, // visitors whose photographs come first
   uploads: 0, // files that are still to be sent
   selected: null, // the number of the photograph that is shown
@@ -34,17 +35,18 @@ function report(error) {
 async function ask(path, options) {
   let reply, content;
   try {
-    if (!sessionStorage.visit) await begin();
+    if (!sessionStorage.visit) await (visit.begins ??= begin());
     reply = await fetch(`/visits/${sessionStorage.visit}${path}`, options);
-    content = await reply.json();
+    content = reply.status === 410 ? null : await reply.json();
   } catch {
+    visit.begins = null;
     report(SILENT);
     return;
   }
   if (find("error").textContent === SILENT) report("");
   if (reply.ok) {
     show(content);
-  } else if (content.gone) {
+  } else if (!content) {
     if (visit.photographs.length) report(GONE);
     sessionStorage.removeItem("visit");
     show({ photographs: [], before: 0 });
@@ -61,6 +63,7 @@ async function post(path, content) {
 async function begin() {
   const reply = await fetch("/visits", { method: "POST" });
   sessionStorage.visit = (await reply.json()).id;
+  visit.begins = null;
 }
 
 async function follow() {

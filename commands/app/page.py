@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import ipaddress
 import secrets
 import shutil
@@ -21,6 +22,7 @@ from urllib.parse import urlsplit
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import ClientDisconnect, Request
@@ -32,7 +34,6 @@ from starlette.responses import (
     Response,
 )
 from starlette.routing import Route
-from starlette.types import ASGIApp
 
 from callbacks.pages.images import SIDE, reduced
 from callbacks.pages.render import Figure, Tile, render, render_page
@@ -58,8 +59,8 @@ HEADERS = {
 }
 
 
-def application(models: Models, folder: Path, host: str = "127.0.0.1") -> ASGIApp:
-    """Return the page, an ASGI application.
+def application(models: Models, folder: Path, host: str = "127.0.0.1") -> Starlette:
+    """Return the page.
 
     Args:
         models: The methods, at least one.
@@ -86,10 +87,10 @@ def application(models: Models, folder: Path, host: str = "127.0.0.1") -> ASGIAp
     ]
     names = {"localhost", host, socket.gethostname(), socket.getfqdn()}
     names.add(f"{socket.gethostname()}.local")  # within a home
-    own_origin = Middleware(_OwnOrigin, {name.lower() for name in names})
+    to_itself = functools.partial(_to_itself, {name.lower() for name in names})
     return Starlette(
         routes=routes,
-        middleware=[own_origin],
+        middleware=[Middleware(BaseHTTPMiddleware, dispatch=to_itself)],
         lifespan=server.lifespan,
         exception_handlers={
             ValueError: _refuse,
@@ -100,37 +101,27 @@ def application(models: Models, folder: Path, host: str = "127.0.0.1") -> ASGIAp
     )
 
 
-class _OwnOrigin(BaseHTTPMiddleware):
-    """Refuse requests from pages of other servers, or by another name of this one.
+async def _to_itself(
+    names: set[str], request: Request, call_next: RequestResponseEndpoint
+) -> Response:
+    """Refuse requests from pages of other servers, or by another name of this one."""
+    host = request.headers.get("host", "")
+    origin = request.headers.get("origin")
+    is_own = origin in (None, f"http://{host}", f"https://{host}")
+    if not is_own or not _is_ours(host, names):
+        return PlainTextResponse("This page is served to itself alone.", 403)
+    response = await call_next(request)
+    response.headers.update(HEADERS)
+    return response
 
-    Args:
-        app: The application.
-        names: Names of this machine; addresses are allowed, as nobody else can own a name so.
-    """
 
-    def __init__(self, app: ASGIApp, names: set[str]) -> None:
-        super().__init__(app)
-        self.names = names
-
-    async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
-        host = request.headers.get("host", "")
-        origin = request.headers.get("origin")
-        from_elsewhere = origin is not None and urlsplit(origin).netloc != host
-        if from_elsewhere or not self._is_name(host):
-            return PlainTextResponse("This page is served to itself alone.", 403)
-        response = await call_next(request)
-        response.headers.update(HEADERS)
-        return response
-
-    def _is_name(self, host: str) -> bool:
-        try:
-            name = urlsplit(f"//{host}").hostname or ""
-            if name in self.names:
-                return True
-            ipaddress.ip_address(name)
-        except ValueError:
-            return False
-        return True
+def _is_ours(host: str, names: set[str]) -> bool:
+    """Return whether a host is one of some names, or an address, which nobody can rename."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name in names or bool(ipaddress.ip_address(name))
+    except ValueError:
+        return False
 
 
 async def _content(request: Request) -> dict[str, Any]:
@@ -150,12 +141,7 @@ def _refuse(request: Request, error: Exception) -> Response:
 
 
 def _not_found(request: Request, error: Exception) -> Response:
-    is_gone = isinstance(error, UnknownVisit)
-    return JSONResponse({"error": f"not found: {error}", "gone": is_gone}, 404)
-
-
-class UnknownVisit(KeyError):  # noqa: N818  (says what it is)
-    """Raised for a visit that is over."""
+    return JSONResponse({"error": f"not found: {error}"}, 404)
 
 
 class _Server:
@@ -167,7 +153,6 @@ class _Server:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        self.queue.start()
         sweeper = asyncio.create_task(self._sweep())
         yield
         sweeper.cancel()
@@ -186,7 +171,7 @@ class _Server:
     def _visit(self, request: Request) -> Visit:
         visit = self.visits.get(request.path_params["visit"])
         if visit is None:
-            raise UnknownVisit
+            raise HTTPException(410)
         return visit
 
     def _photograph(self, request: Request) -> Photograph:

@@ -48,11 +48,7 @@ class Queue:
         self._visits: list[Visit] = []  # in the order of their turns
         self._current: Visit | None = None
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._work, daemon=True)
-
-    def start(self) -> None:
-        """Begin to work."""
-        self._thread.start()
+        threading.Thread(target=self._work, daemon=True).start()
 
     def add(self, visit: Visit, photograph: Photograph, job: Job) -> None:
         """Let a photograph wait for its turn; its job before, if there is one, ends."""
