@@ -88,11 +88,11 @@ def _parse(words: list[str]) -> None:
         get_args_parser().parse_args(words[1 : start + 1])
         words = words[start:]
     if words[0] == "-m":
-        _only_parse()
+        only_parse()
         sys.argv = words[1:]
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     elif words[1] in TOOLS:
-        _only_parse()
+        only_parse()
         main.main(words[1:])
     elif asks(words):
         main.main(words[1:])
@@ -100,8 +100,12 @@ def _parse(words: list[str]) -> None:
         main.main([*words[1:], "--print_config"])
 
 
-def _only_parse() -> None:
-    """Let argparse end the program where all is well, as it does where something is not."""
+def only_parse(patch: Callable[[object, str, object], None] = setattr) -> None:
+    """Let argparse end the program where all is well, as it does where something is not.
+
+    Args:
+        patch: Replaces an attribute; by default for the rest of the process.
+    """
     parse = argparse.ArgumentParser.parse_known_args
 
     def parse_known_args(self: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> Any:
@@ -110,4 +114,4 @@ def _only_parse() -> None:
             return options, unknown  # the program refuses them in its own words
         raise SystemExit(0)
 
-    argparse.ArgumentParser.parse_known_args = parse_known_args  # type: ignore[method-assign]
+    patch(argparse.ArgumentParser, "parse_known_args", parse_known_args)

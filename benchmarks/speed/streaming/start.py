@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import os
 import random
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from benchmarks.timing import seconds
 from datamodules.base import SRDataModule
 from datamodules.order.plan import PlanSampler
 from datamodules.shards.index import Member, ShardIndex, index_places, save_index
@@ -44,22 +42,16 @@ def make_up(folder: Path) -> None:
 
 
 def measure(folder: Path) -> dict[str, float]:
-    """Make shards up and open them: seconds on the wall."""
+    """Make shards up and open them: seconds of the processor."""
     make_up(folder)
     source = Shards(str(folder / "made-up-*.tar"), index_cache=str(folder / "cache"))
     data = SRDataModule(4, train=source, batch_size=256, crop_size=256, seed=0)
-    opening, again = (_seconds(lambda: source.prepare(4)) for _ in range(2))
+    opening, again = (seconds(lambda: source.prepare(4)) for _ in range(2))
     data.setup("fit")
     plan = data.plan()
     late = PlanSampler(plan, 0, 1, lambda: (3, int(0.9 * len(plan))))
     return {
         "opening_the_index_first_s": round(opening, 2),
         "opening_the_index_again_s": round(again, 2),
-        "first_batch_at_90_percent_of_epoch_3_s": round(_seconds(lambda: next(iter(late))), 4),
+        "first_batch_at_90_percent_of_epoch_3_s": round(seconds(lambda: next(iter(late))), 4),
     }
-
-
-def _seconds(call: Callable[[], Any]) -> float:
-    begun = time.perf_counter()
-    call()
-    return time.perf_counter() - begun

@@ -1,0 +1,72 @@
+"""Committed results are of benchmarks that are there, take the same options and write the same."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.report import RESULTS
+from tests.conftest import REPO
+from tests.docs.parsed import only_parse
+
+FILES = sorted(RESULTS.glob("*.json"))
+COLUMN = re.compile(r"[a-z]+(_[a-z]+)+")  # other keys are of rows, which are made up at run time
+
+
+def words_of(file: Path) -> list[str]:
+    """The first of its commands, without variables."""
+    words = shlex.split(json.loads(file.read_text())["command"].partition(";")[0])
+    return [word for word in words if not re.match(r"[A-Z_]+=", word)]
+
+
+def keys_of(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield from value
+    for part in value.values() if isinstance(value, dict) else value:
+        if isinstance(part, dict | list):
+            yield from keys_of(part)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_its_command_is_there(
+    file: Path, accepted: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, *words = words_of(file)
+    if program == "make":
+        assert f"\n{words[0].rstrip(',')}:" in (REPO / "Makefile").read_text()
+    elif words[0] == "-m":
+        package = find_spec(words[1])
+        assert package is not None, words[1]
+        name = f"{words[1]}.__main__" if package.submodule_search_locations else words[1]
+        only_parse(monkeypatch.setattr)
+        monkeypatch.setattr(sys, "argv", words[1:])
+        with pytest.raises(SystemExit) as ended:
+            import_module(name).main()
+        assert ended.value.code == 0
+    else:
+        accepted(*words[1:])
+
+
+MEASURED = [file for file in FILES if "-m" in words_of(file) and file.stem != "photographs"]
+
+
+@pytest.mark.parametrize("file", MEASURED, ids=lambda file: file.stem)
+def test_its_columns_are_those_of_today(file: Path) -> None:
+    module = REPO / words_of(file)[2].replace(".", "/")
+    sources = [*module.glob("*.py")] or [module.with_suffix(".py")]
+    written: set[object] = set()
+    for source in (*sources, *(REPO / "benchmarks").glob("*.py")):
+        nodes = ast.walk(ast.parse(source.read_text()))
+        written |= {node.value for node in nodes if isinstance(node, ast.Constant)}
+    keys = {*keys_of(json.loads(file.read_text())["results"])}
+    assert {key for key in keys if COLUMN.fullmatch(key)} <= written
