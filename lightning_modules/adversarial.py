@@ -76,6 +76,11 @@ class Adversarial(SuperResolver):
         self.clip = clip
         self._judged: list[Any] = []  # what the discriminator sees of the batches of this step
 
+    @property
+    def uses_last_weights(self) -> bool:
+        """Whether the last weights are the result: with a discriminator also of one pass."""
+        return self.discriminator is not None or super().uses_last_weights
+
     @abstractmethod
     def generator_loss(self, batch: Batch) -> tuple[Tensor, Any]:
         """Return the loss of the other trainable parts, while the discriminator is frozen.

@@ -292,13 +292,14 @@ class Loaded(Method, LightningModule):
         ]
         self.partly_loaded = {
             "file": where,
-            "taken": len(taken),
+            "taken": len(taken.keys() & expected),  # without what only training needs
             "of": len(expected),
             "as initialised, as the file has another shape": reshaped,
             "as initialised, as the file lacks them": missing,
             "of the file and not used": unused,
         }
-        lines = [f"weights_strict is false: {len(taken)} of {len(expected)} tensors are of {where}"]
+        counts = f"{self.partly_loaded['taken']} of {len(expected)}"
+        lines = [f"weights_strict is false: {counts} tensors are of {where}"]
         for kind, names in self.partly_loaded.items():
             if isinstance(names, list) and names:
                 lines.append(f"{len(names)} {kind}: {', '.join(names)}")

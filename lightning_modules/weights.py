@@ -247,7 +247,8 @@ def refuse(message: str, missing: list[str], unexpected: list[str], reshaped: li
     if problems:
         raise ValueError(
             f"{message}: {'; '.join(problems)}. Is it another network, size or scale? See "
-            "model.init_args and data.init_args.scale"
+            "model.init_args and data.init_args.scale; with model.init_args.weights_strict false, "
+            "fit starts from those tensors of model.init_args.weights that fit"
         )
 
 

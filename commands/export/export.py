@@ -6,10 +6,11 @@ each file is read again and compared, and only a complete folder is renamed.
 
 from __future__ import annotations
 
+import copy
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from files.owned import foreign, remove_folder, whole_folder
 from files.paths import expand_path
 from files.tensors import read_metadata
 from lightning_modules.base import ImageModel
+from lightning_modules.networks.spandrel import Spandrel
 from lightning_modules.weights import EXPORTED
 
 log = logging.getLogger(__name__)
@@ -134,6 +136,7 @@ def export(model: ImageModel, options: ExportOptions, origin: Origin) -> None:
         out = Path(expand_path(options.out, "export.out"))
     model.eval()
     _check(model, options, out)
+    origin = replace(origin, config=_without_path(origin.config, model))
     with whole_folder(out, partial(_remove, out), _written_here) as beside:
         lines = _write(model, options, origin, beside)
     for line in lines:
@@ -167,6 +170,16 @@ def _check(model: ImageModel, options: ExportOptions, out: Path) -> None:
             f"{out} holds {others[0]}, which export did not write and would delete: move it away, "
             "or name another --export.out"
         )
+
+
+def _without_path(config: dict[str, Any], model: ImageModel) -> dict[str, Any]:
+    # The export stands alone: a network that was built from a file is built from arguments.
+    network = getattr(model, "network", None)
+    if not isinstance(network, Spandrel) or network.weights_source is None:
+        return config
+    config = copy.deepcopy(config)
+    config["model"]["init_args"]["network"]["init_args"] = network.without_path()
+    return config
 
 
 def _is_export(folder: Path) -> bool:

@@ -17,11 +17,13 @@ from lightning_modules.networks.edsr import arguments_of
 from lightning_modules.networks.spandrel import described
 from lightning_modules.weights import EXPORTED, Weights, read_weights
 
+MEASURE = ("validate", "test", "predict", "export")  # the commands that need trained weights
+
 
 class Described(NamedTuple):
     """A method for a file.
 
-    model: Its ``class_path`` and ``init_args``; ``weights`` is the file.
+    model: Its ``class_path`` and ``init_args``, which name the file.
     scale: Factor of enlargement.
     """
 
@@ -30,7 +32,7 @@ class Described(NamedTuple):
 
 
 def method_of_file(path: Path) -> Described:
-    """Return the method that a file of weights belongs to, with the file as its weights.
+    """Return the method that a file of weights belongs to, with the file among its arguments.
 
     Args:
         path: An exported file, a checkpoint in its run's folder, EDSR's weights in the layout of
@@ -48,10 +50,11 @@ def method_of_file(path: Path) -> Described:
     if arguments is not None:
         scale = float(arguments.pop("scale"))
         network = {"class_path": "lightning_modules.EDSR", "init_args": arguments}
+        init_args = {"network": network, "weights": str(path)}
     else:
         scale = float(described(weights.tensors, str(path)).scale)
         network = {"class_path": "lightning_modules.Spandrel", "init_args": {"path": str(path)}}
-    init_args = {"network": network, "weights": str(path)}
+        init_args = {"network": network}
     return Described({"class_path": "lightning_modules.Regression", "init_args": init_args}, scale)
 
 
@@ -100,6 +103,8 @@ def with_weights_file(words: Sequence[str]) -> list[str]:
         options += ["--run.name", path.stem]
         if typed(words, "--data") is None:
             options += ["--data", "datamodules.SRDataModule"]
+    if words[0] in MEASURE and typed(words, "--ckpt_path") is None:
+        options += ["--ckpt_path", str(path)]  # not the checkpoints of a run of the same name
     if typed(words, *SCALE) is None:
         options += [SCALE[1], f"{scale:g}"]
     for place, word in enumerate(words):

@@ -88,11 +88,6 @@ class RealESRGAN(Adversarial, OnePass):
         self.gan = gan
         self.usm = USM() if sharpen else None
 
-    @property
-    def uses_last_weights(self) -> bool:
-        """Whether the last weights are the result: those of a GAN."""
-        return self.discriminator is not None
-
     # ------------------------------------------------------------------------------------- training
 
     def generator_loss(self, batch: Batch) -> tuple[Tensor, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from files.paths import expand_path
-from files.tensors import check_numbers
+from files.tensors import check_numbers, is_plain
 from lightning_modules.weights import read_weights
 
 if TYPE_CHECKING:
@@ -81,7 +82,9 @@ class Spandrel(nn.Module):
             self.model = _untrained(str(architecture), scale, arguments or {})
             self.descriptor = described(self.model.state_dict(), origin)
         _check(self.descriptor, scale, origin)
-        self.model.requires_grad_(train)
+        for name, parameter in self.model.named_parameters():
+            # SPAN computes these from its others, so they have no gradients, and DDP refuses that.
+            parameter.requires_grad = train and ".eval_conv." not in name
         self.scale = self.descriptor.scale
         self.divisor = self.descriptor.size_requirements.multiple_of  # of LR sides
 
@@ -137,6 +140,17 @@ class Spandrel(nn.Module):
     def community(self) -> dict[str, Tensor]:
         """Return the tensors by names that spandrel knows."""
         return dict(self.model.state_dict())
+
+    def without_path(self) -> dict[str, Any]:
+        """Return arguments of this class that build the same network without its file."""
+        names = {kind: name for name, kind in architectures().items()}
+        settings: dict[str, Any] = (
+            self.model.hyperparameters
+        )  # those of the constructor, by spandrel
+        # Its readers leave the others, which are classes of layers, at their defaults.
+        plain = {name: value for name, value in settings.items() if is_plain(value)}
+        arguments = json.loads(json.dumps(plain))  # lists for tuples
+        return {"train": True, "architecture": names[type(self.model)], "arguments": arguments}
 
 
 def _existing(path: str) -> Path:

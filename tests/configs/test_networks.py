@@ -34,12 +34,14 @@ def test_a_network_trains_and_spandrel_reads_it(file: Path, tmp_path: Path) -> N
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     assert stated is not None
     assert f"{millions:.2f}" == stated[1]
-    hr = torch.rand(2, 3, 64, 64)  # batch norms need two
-    batch = {"hr": hr, "lr": torch.rand(2, 3, 16, 16), "size": (64, 64)}
+    hr = torch.rand(2, 3, 32, 32)  # batch norms need two
+    batch = {"hr": hr, "lr": torch.rand(2, 3, 8, 8), "size": (32, 32)}
     model.log = lambda *args, **kwargs: None
     optimizer = adam(model.parameters())
     for _ in range(2):
         model.training_step(batch, 0).backward()
+        unused = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        assert not unused  # which DDP refuses
         optimizer.step()
         optimizer.zero_grad()
     exported = {name: t.contiguous().clone() for name, t in model.network.community().items()}
@@ -47,4 +49,4 @@ def test_a_network_trains_and_spandrel_reads_it(file: Path, tmp_path: Path) -> N
     again = Spandrel(4, str(tmp_path / "a.safetensors"))
     with torch.no_grad():
         expected = model.eval()(batch["lr"]).clamp(0, 1)
-        torch.testing.assert_close(again(batch["lr"]), expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(again(batch["lr"]), expected, atol=1e-4, rtol=0)

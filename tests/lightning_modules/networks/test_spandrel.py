@@ -95,6 +95,7 @@ def test_an_architecture_trained_from_scratch(architecture, tmp_path):
         expected = net.eval()(lr).clamp(0, 1)
     assert expected.shape == (2, 3, 34, 42)
     torch.testing.assert_close(again(lr), expected, atol=1e-5, rtol=0)
+    Spandrel(2, **again.without_path()).load_state_dict(net.state_dict())
 
 
 def test_published_files_into_an_architecture(tmp_path):
