@@ -192,12 +192,12 @@ class EnlargerCLI(LightningCLI):
         self.ranks = Ranks(60 * options.preflight_minutes, options.lost_after_seconds)
         self.ranks.signals.command = self.command
         WAITS.limit = 60 * options.wait_minutes
+        self._refusal: ConfigurationError | TemporaryError | None = None
         if self.command == "check" and self.world.is_first:
             self._check_needs()
         reads_weights = weights_are_read(self.run, config, self.fits)
         self._weights_files = needed_files(config, reads_weights)
         self.resumed_from: Path | None = None
-        self._refusal: ConfigurationError | TemporaryError | None = None
         if self.command == "predict":
             self._lock(alone_in(self._output_folder(), options.lost_after_seconds))
         if self.command == "fit" and not is_dry:
@@ -216,9 +216,12 @@ class EnlargerCLI(LightningCLI):
         log.info("%s", sizes(self.config, lacks))
         stopping = sum(need.stops for need in lacks)
         if stopping:
-            raise ConfigurationError(
+            refusal = ConfigurationError(
                 f"{stopping} of what fit needs are missing: they are listed above"
             )
+            if self.world.size == 1:
+                raise refusal
+            self._refusal = refusal  # the other processes wait for it
 
     def _output_folder(self) -> Path:
         folder = self.config.writer.folder

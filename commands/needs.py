@@ -227,13 +227,14 @@ def sizes(config: Namespace, lacks: Sequence[Need]) -> str:
     """
     content = copy.deepcopy(config.model).as_dict()
     left_out: list[str] = []
-    content = _stand_ins(content, {need.value for need in lacks}, left_out)
+    parts_that_lack = {need.value for need in lacks if need.key.startswith("model")}
     parser = Parser()
     parser.add_subclass_arguments(ImageModel, "model")
     try:
+        content = _stand_ins(content, parts_that_lack, left_out)
         parsed = parser.parse_object({"model": content})
         model = _built(parser, parsed)
-    except (ArgumentError, OSError, TypeError, ValueError) as error:
+    except (ArgumentError, OSError, TypeError, ValueError, _Unknown) as error:
         reason = str(error).splitlines()[0]
         return f"the size of the model is not known: {reason}"
     trained = frozen = weights = gradients = 0

@@ -85,7 +85,7 @@ def test_check_has_one_verdict(tiny: Path) -> None:
 
     (first, one), (second, other) = by_srun(*check, "--data.init_args.train.init_args.root", "none")
     assert (first, second) == (2, 2), one + other
-    assert (one + other).count("Folder.root 'none' does not exist") == 1
+    assert (one + other).count("1 of what fit needs are missing") == 1
     assert not Path("runs").exists()
 
 
