@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -184,6 +184,23 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], where: str) 
     current = module.state_dict()
     check_tensors(where, current, tensors, required=current)
     module.load_state_dict(tensors)
+
+
+def renamed_by(
+    tensors: Mapping[str, Tensor], rules: Sequence[tuple[re.Pattern[str], str]]
+) -> dict[str, Tensor]:
+    """Return tensors by other names.
+
+    Args:
+        tensors: Flat state dict.
+        rules: Patterns of names, and their replacements; each is tried on each name.
+    """
+    result = {}
+    for name, tensor in tensors.items():
+        for pattern, replacement in rules:
+            name = pattern.sub(replacement, name)
+        result[name] = tensor
+    return result
 
 
 def load_part(

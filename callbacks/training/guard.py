@@ -4,11 +4,11 @@ A step is judged when its gradients exist and, with several processes, are avera
 its losses and the norm of its gradient, which are not finite if any part of them is not. Their sum
 over all processes is the same on each, and so is the decision.
 
-A bad step changes no weight: a fused Adam is told so by ``found_inf``, as by ``GradScaler``, on the
-device; of other optimisers the host waits for the verdict, and removes the gradients. Lightning
-goes on as if it were good; what it changes (counts, schedules, buffers) is undone at the end of the
-batch, before other callbacks. There the host reads a fused Adam's verdict, with the update queued
-behind it.
+A bad step changes no weight. A fused Adam skips it on the device, through ``found_inf`` as with
+``GradScaler``; for other optimisers the host waits for the verdict and removes the gradients.
+Lightning goes on as if the step were good; what it changes (counts, schedules, buffers) is undone
+at the end of the batch, before other callbacks. Only there does the host read the verdict on a
+fused Adam's step, after the update was queued.
 """
 
 from __future__ import annotations

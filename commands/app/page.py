@@ -1,6 +1,6 @@
 """The page's server: visits, uploads, what is shown of them, and downloads.
 
-A page is one visit, whose address nobody can guess. A job belongs to it, and so do its files.
+Each open page is a visit with a secret address; its jobs and files belong to that visit.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ async def _to_itself(
 
 
 def _is_ours(host: str, names: set[str]) -> bool:
-    """Return whether a host is one of some names, or an address, which nobody can rename."""
+    """Return whether a host is one of ours or an IP address: a foreign site can fake neither."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
         return name in names or bool(ipaddress.ip_address(name))

@@ -36,6 +36,7 @@ from files.owned import foreign, remove_folder, whole_folder
 from files.paths import expand_path
 from files.tensors import read_metadata
 from lightning_modules.base import ImageModel
+from lightning_modules.methods.regression import OnePass
 from lightning_modules.networks.spandrel import Spandrel
 from lightning_modules.weights import EXPORTED
 
@@ -174,7 +175,7 @@ def _check(model: ImageModel, options: ExportOptions, out: Path) -> None:
 
 def _without_path(config: dict[str, Any], model: ImageModel) -> dict[str, Any]:
     # The export stands alone: a network that was built from a file is built from arguments.
-    network = getattr(model, "network", None)
+    network = model.network if isinstance(model, OnePass) else None
     if not isinstance(network, Spandrel) or network.weights_source is None:
         return config
     config = copy.deepcopy(config)

@@ -48,6 +48,7 @@ from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveInt
 from files.owned import remove_file
 from files.tensors import plain, read_file
 from files.waits import WAITS
+from lightning_modules.loading import Loaded
 
 log = logging.getLogger(__name__)
 
@@ -221,9 +222,8 @@ class Checkpoints(Checkpoint):
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             content = as_yaml(self.config)
             write_atomically(self.folder.parent / CONFIG, content.encode())
-            partly_loaded = getattr(pl_module, "partly_loaded", None)
-            if partly_loaded:
-                record = json.dumps(partly_loaded, indent=2)
+            if isinstance(pl_module, Loaded) and pl_module.partly_loaded:
+                record = json.dumps(pl_module.partly_loaded, indent=2)
                 write_atomically(self.folder.parent / WEIGHTS, record.encode())
         if self.config is None:  # else the configuration was compared
             warn_of_other_options(self._configured_options, optimiser_options(trainer))

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from files.numbers import NonNegativeInt, PositiveInt
 from lightning_modules.networks.layers import conv3x3, zeroed
+from lightning_modules.weights import renamed_by
 
 MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K's training images, in RGB
 FACTORS = (2, 3, 4, 8)
@@ -193,13 +194,8 @@ def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         tensors: Flat state dict.
     """
     blocks = sum(name.endswith(".conv1.weight") for name in tensors)
-    result = {}
-    for name, tensor in tensors.items():
-        name = name.replace("conv_after_body.", f"body.{blocks}.")
-        for pattern, replacement in RENAMED:
-            name = pattern.sub(replacement, name)
-        result[name] = tensor
-    return result
+    last = (re.compile(r"^conv_after_body\."), f"body.{blocks}.")
+    return renamed_by(tensors, [*RENAMED, last])
 
 
 def arguments_of(tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:

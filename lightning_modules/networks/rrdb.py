@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from files.numbers import PositiveInt
 from lightning_modules.networks.layers import conv3x3, zeroed
+from lightning_modules.weights import renamed_by
 
 GROWTH = 32  # width of the outputs within a dense block
 SLOPE = 0.2  # of every leaky ReLU
@@ -163,12 +164,7 @@ class RRDBNet(nn.Module):
         Args:
             tensors: Flat state dict.
         """
-        result = {}
-        for name, tensor in tensors.items():
-            for pattern, replacement in RENAMED:
-                name = pattern.sub(replacement, name)
-            result[name] = tensor
-        return result
+        return renamed_by(tensors, RENAMED)
 
     def community(self) -> dict[str, Tensor]:
         """Return the tensors by the names of the released files, which are the network's own."""

@@ -144,9 +144,7 @@ class Spandrel(nn.Module):
     def without_path(self) -> dict[str, Any]:
         """Return arguments of this class that build the same network without its file."""
         names = {kind: name for name, kind in architectures().items()}
-        settings: dict[str, Any] = (
-            self.model.hyperparameters
-        )  # those of the constructor, by spandrel
+        settings: dict[str, Any] = self.model.hyperparameters  # spandrel's record of them
         # Its readers leave the others, which are classes of layers, at their defaults.
         plain = {name: value for name, value in settings.items() if is_plain(value)}
         arguments = json.loads(json.dumps(plain))  # lists for tuples
