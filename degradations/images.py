@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from files.images import decode
+from files.images.deep import Pixels
 
 
 def read_image(path: Path) -> Tensor:
@@ -23,11 +24,14 @@ def read_image(path: Path) -> Tensor:
     Raises:
         UnreadableImage: The file is missing, or is not an image.
     """
-    pixels = decode.read_image(path, srgb=True).rgb
-    white = np.float32(np.iinfo(pixels.dtype).max)
-    scaled = pixels.astype(np.float32) / white
-    image = torch.from_numpy(scaled).permute(2, 0, 1)
-    return image.unsqueeze(0)
+    image = from_levels(decode.read_image(path, srgb=True).rgb)
+    return image.permute(2, 0, 1).unsqueeze(0)
+
+
+def from_levels(levels: Pixels) -> Tensor:
+    """Return integer levels as float32 in [0, 1]."""
+    white = np.float32(np.iinfo(levels.dtype).max)
+    return torch.from_numpy(levels.astype(np.float32) / white)
 
 
 def cropped(image: Tensor, size: int, name: str) -> Tensor:

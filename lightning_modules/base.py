@@ -20,6 +20,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from degradations.draws import seed_of
+from degradations.images import from_levels
 from files.batch import Batch
 from files.own_modules import class_path
 from lightning_modules.backbone.condition import Texts
@@ -34,7 +35,7 @@ from lightning_modules.trainer import trainer_of
 from lightning_modules.weights import shape_text
 
 log = logging.getLogger(__name__)
-Output = dict[str, Tensor]  # of a step: ``sr``, the images
+Output = dict[str, Tensor]  # of a step: ``sr``, the images, and their ``alpha``
 
 
 class ImageModel(Loaded, Optimised, ABC):
@@ -290,8 +291,20 @@ class SuperResolver(InTiles, ImageModel):
     test_step = validation_step
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Output | None:
-        """Enlarge an image, in tiles if it is large; None if it could not be read."""
-        return None if "error" in batch else self.enlarge_to_size(batch)
+        """Enlarge an image, in tiles if it is large; None if it could not be read.
+
+        Returns:
+            ``sr`` (1, 3, H, W) and, of an image with transparency, ``alpha`` (1, 1, H, W); float32
+            in [0, 1].
+        """
+        if "error" in batch:
+            return None
+        output = self.enlarge_to_size(batch)
+        metas = batch.get("meta", [])
+        if len(metas) == 1 and metas[0].get("alpha") is not None:
+            alpha = from_levels(metas[0]["alpha"])[None, None].to(batch["lr"].device)
+            output["alpha"] = self.enlarge_alpha(batch, alpha)
+        return output
 
 
 class Generator(ImageModel):

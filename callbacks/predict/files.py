@@ -339,19 +339,10 @@ def fitted_pixels(pixels: Pixels, format: Format) -> Pixels:
     return eight_bits(pixels) if format in EIGHT_BIT else pixels
 
 
-def enlarge_alpha(alpha: Pixels, pixels: Pixels) -> Pixels:
-    """Resize the input's (h, w) alpha by bicubic to the size and type of ``pixels``: (H, W, 1)."""
-    large = resize(from_levels(alpha)[None, None], pixels.shape[:2])[0]
-    return to_pixels(large, 8 * pixels.dtype.itemsize)
-
-
-def from_levels(levels: Pixels) -> Tensor:
-    """Return integer levels in [0, 1]."""
-    return torch.from_numpy(levels.astype(np.float32) / np.iinfo(levels.dtype).max)
-
-
 def mixed_with_bicubic(output: Tensor, lr: Tensor, strength: float) -> Tensor:
-    """Return a share of an output, (3, H, W) or (F, 3, H, W), and else the bicubic enlargement."""
+    """Return a share of an output, (C, H, W) or (F, C, H, W), and else the bicubic enlargement."""
+    if strength == 1:
+        return output
     frames = lr.to(output.device, torch.float32).view(-1, *lr.shape[-3:])
     bicubic = resize(frames, output.shape[-2:]).view(output.shape)
     return bicubic.lerp_(output.float(), strength)

@@ -27,14 +27,13 @@ from callbacks.predict.files import (
     Extras,
     Format,
     check_folder,
-    enlarge_alpha,
     fitted_exif,
     fitted_extras,
     fitted_pixels,
     frames_of,
-    from_levels,
     mixed_with_bicubic,
     output_levels,
+    to_pixels,
     unwritable_reason,
     weighted_by_alpha,
     write_clip,
@@ -52,6 +51,8 @@ from callbacks.predict.predictions import (
 )
 from callbacks.predict.videos import Codec, VideoSettings, VideoWriter
 from callbacks.provenance import commit
+from degradations.bicubic import resize
+from degradations.images import from_levels
 from files.images.deep import Pixels
 from files.method import Method, method_of
 from files.numbers import NonNegativeInt, PositiveInt, UnitInterval
@@ -95,8 +96,9 @@ def _file_number(path: str | Path | None) -> tuple[int, int] | None:
     return state.st_dev, state.st_ino
 
 
-def _weighted(output: torch.Tensor, lr: torch.Tensor, meta: Mapping[str, Any]) -> torch.Tensor:
-    alpha = from_levels(meta["alpha"])[None].to(output.device)
+def _weighted(
+    output: torch.Tensor, lr: torch.Tensor, alpha: torch.Tensor, meta: Mapping[str, Any]
+) -> torch.Tensor:
     colours = from_levels(meta["colours"]).movedim(-1, 0).to(output.device)
     return weighted_by_alpha(output.float(), lr.to(output.device, torch.float32), colours, alpha)
 
@@ -302,9 +304,17 @@ class Writer(Callback):
         for number, (image, meta) in enumerate(zip(images, metas, strict=True)):
             if self.strength != 1:
                 image = mixed_with_bicubic(image, batch["lr"][number], self.strength)
-            if meta.get("alpha") is not None:
-                image = _weighted(image, batch["lr"][number], meta)
-            levels.append(output_levels(image, meta))
+            if meta.get("alpha") is None:
+                levels.append(output_levels(image, meta))
+                continue
+            alpha = from_levels(meta["alpha"])[None].to(image.device)
+            colours = output_levels(_weighted(image, batch["lr"][number], alpha, meta), meta)
+            if "alpha" in outputs:
+                large_alpha = mixed_with_bicubic(outputs["alpha"][number], alpha, self.strength)
+            else:  # of a LightningModule that is no method of ours
+                large_alpha = resize(alpha[None], image.shape[-2:])[0]
+            opacity = to_pixels(large_alpha, 8 * colours.itemsize)
+            levels.append(np.concatenate([colours, opacity], axis=2))
         seconds = (time.perf_counter() - self._began) / len(keys)  # everything is on the host
         common = self._common(pl_module, batch, seconds)
         uses_bf16 = method_of(pl_module).uses_bf16
@@ -599,8 +609,7 @@ class Writer(Callback):
     def _write(self, target: Path, pixels: Pixels, meta: dict[str, Any], line: Line) -> list[str]:
         """Write an image and its line; return what the format cannot hold."""
         if meta.get("alpha") is not None:
-            alpha = enlarge_alpha(meta["alpha"], pixels)
-            pixels = fitted_pixels(np.concatenate([pixels, alpha], axis=2), self.format)
+            pixels = fitted_pixels(pixels, self.format)
         exif = meta.get("exif")
         if exif is not None:
             exif = fitted_exif(exif, pixels.shape[:2], self.exif == "keep")

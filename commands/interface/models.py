@@ -24,7 +24,6 @@ from commands.run.files import CONFIG, FOLDER, list_checkpoints
 from commands.run.weights import EXPORT, find_weights, load_trained
 from commands.tracebacks import origin
 from datamodules.base import checked_scale
-from degradations.bicubic import resize
 from degradations.draws import seed_of
 from files.batch import Batch
 from files.images.alpha import without_hidden_colours
@@ -83,7 +82,7 @@ class Enlarger:
         Noise of a stochastic method follows from the seed alone, not from the image's name, too.
 
         Args:
-            image: As ``help(enlarger)`` says. Alpha is enlarged by bicubic; grey stays grey.
+            image: As ``help(enlarger)`` says. Alpha is enlarged as colours are; grey stays grey.
             scale: Factor; by default ``self.scale``. For a factor below that of a method with one
                 scale, its output is reduced by bicubic.
             size: (H, W) of the result, instead of ``scale``.
@@ -122,13 +121,13 @@ class Enlarger:
             "meta": [{"bit_depth": bit_depth(image)}],
         }
         sr = self.module.enlarge_to_size(batch)["sr"][0]
-        if strength != 1:
-            sr = mixed_with_bicubic(sr, batch["lr"], strength)
+        sr = mixed_with_bicubic(sr, batch["lr"], strength)
         if x.shape[1] == 4:
             colours = x[0, :3].to(sr.device)
             alpha = x[0, 3:].to(sr.device)
             sr = weighted_by_alpha(sr, batch["lr"][0], colours, alpha)
-            sr = torch.cat([sr, resize(alpha[None], output_size)[0]])
+            large_alpha = self.module.enlarge_alpha(batch, alpha[None])[0]
+            sr = torch.cat([sr, mixed_with_bicubic(large_alpha, alpha, strength)])
         return cast(Picture, to_image(sr))
 
 

@@ -11,6 +11,7 @@ from typing import Any, cast, final
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
+from torch.nn import functional
 
 from degradations.bicubic import resize
 from files.batch import Batch, tiles_of
@@ -29,6 +30,7 @@ from lightning_modules.trainer import trainer_of
 from lightning_modules.weights import shape_text
 
 log = logging.getLogger(__name__)
+CONSTANT = 5  # side of the square, in LR pixels, in which alpha must be constant to be copied
 
 
 class WrongScaleError(ValueError):
@@ -154,6 +156,30 @@ class InTiles(Method, LightningModule):
         height, width = size
         log.info("enlarged by %g, and reduced to %d x %d", self.scale, width, height)
         return {"sr": resize(sr, size)}
+
+    def enlarge_alpha(self, batch: Batch, alpha: Tensor) -> Tensor:
+        """Enlarge transparency as a grey image; where it is constant, it is copied.
+
+        A network changes a constant by a level or more, and opaque parts are to stay opaque.
+
+        Args:
+            batch: As of the image's colours.
+            alpha: (1, 1, h, w) in [0, 1].
+
+        Returns:
+            (1, 1, H, W) float32 in [0, 1].
+        """
+        margin = CONSTANT // 2
+        most = functional.max_pool2d(alpha, CONSTANT, stride=1, padding=margin)
+        least = -functional.max_pool2d(-alpha, CONSTANT, stride=1, padding=margin)
+        copied = functional.interpolate(alpha, batch["size"], mode="nearest-exact")
+        is_constant = most == least
+        if is_constant.all():
+            return copied
+        grey = alpha.expand(-1, 3, -1, -1).contiguous()
+        enlarged = self.enlarge_to_size(cast("Batch", {**batch, "lr": grey}))["sr"]
+        varies = functional.interpolate((~is_constant).float(), batch["size"], mode="nearest-exact")
+        return torch.where(varies > 0, enlarged.mean(1, keepdim=True), copied)
 
     def _at_side(self, batch: Batch, side: int | None) -> Tensor:
         self._tile_count = 1

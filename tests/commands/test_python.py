@@ -113,6 +113,18 @@ def test_colours_are_weighted_by_alpha(bicubic: enlarger.Enlarger, outer: int, k
     np.testing.assert_allclose(made[..., :3][seen], expected[seen], atol=0.02)
 
 
+def test_alpha_is_enlarged_as_a_grey_image_and_copied_where_it_is_constant() -> None:
+    network = EDSR(2, blocks=1, channels=4)
+    model = enlarger.Enlarger(Regression(2, network), "cpu")
+    image = np.dstack([RGB, RGB[..., 0]]) / np.float32(255)
+    image[:, :12, 3] = 1
+    alpha = model.enlarge(image)[..., 3]
+    as_grey = model.enlarge(image[..., [3, 3, 3]]).mean(2)
+    assert (alpha[:, :20] == 1).all()
+    assert (as_grey[:, :20] != 1).any()
+    np.testing.assert_allclose(alpha[:, 24:], as_grey[:, 24:], atol=1e-6)
+
+
 TRANSPARENT: dict[str, Callable[[], Image.Image]] = {
     "LA": lambda: Image.fromarray(np.dstack([RGB[..., 0], HIDING])),
     "L": lambda: Image.fromarray(RGB[..., 0]),  # with tRNS
