@@ -64,7 +64,14 @@ from commands.run.directory import (
 )
 from commands.run.files import fingerprint, why_unseen
 from commands.run.loggers import keep_earlier_metrics, name_loggers
-from commands.run.weights import find_weights, freezes, load_trained, needed_files, weights_are_read
+from commands.run.weights import (
+    find_weights,
+    freezes,
+    keep_trained_scale,
+    load_trained,
+    needed_files,
+    weights_are_read,
+)
 from commands.signals import Stopped
 from commands.tracebacks import sentence_of, status_of
 from commands.world import agree
@@ -196,6 +203,8 @@ class EnlargerCLI(LightningCLI):
         if self.command == "check" and self.world.is_first:
             self._check_needs()
         reads_weights = weights_are_read(self.run, config, self.fits)
+        if self.command == "predict" and not reads_weights:
+            keep_trained_scale(self.run, config)
         self._weights_files = needed_files(config, reads_weights)
         self.resumed_from: Path | None = None
         if self.command == "predict":

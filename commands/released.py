@@ -58,7 +58,7 @@ def with_released(words: Sequence[str]) -> list[str]:
         words: Arguments as typed after ``main.py``.
 
     Raises:
-        ConfigurationError: If a model is named that is not released, or has another scale.
+        ConfigurationError: If a model is named that is not released.
     """
     words = list(words)
     if not words or words[0] not in ON_IMAGES or {"-h", "--help"} & {*words}:
@@ -76,25 +76,30 @@ def with_released(words: Sequence[str]) -> list[str]:
         near = did_you_mean(name, released()) or f": the names are {', '.join(released())}"
         raise ConfigurationError(f"model: there is no released model {name!r}{near}")
     file, scale = released()[name]
-    factor = (typed(words, *SCALE) or str(scale)).removesuffix(".0")
-    is_below = factor.replace(".", "", 1).isdigit() and 1 <= float(factor) < scale
-    if factor != str(scale) and not is_below:
-        others = [
-            f"--model {other}" for other, its in released().items() if str(its.scale) == factor
-        ]
-        hint = f": {' or '.join(others)}" if others else ""
-        raise ConfigurationError(f"{name} enlarges by {scale}, not by {factor}{hint}")
     options = ["--run.name", name]
     if typed(words, "--data") is None:
         options += ["--data", "datamodules.SRDataModule"]
-    options += ["--data.init_args.scale", str(scale), "--model", str(file)]
+    options += ["--model", str(file)]
     if "--model" in words:
         place = words.index("--model")
         del words[place : place + 2]
     rest = [word for word in words[1:] if not word.startswith("--model=")]
-    if is_below:  # outputs are reduced
-        rest += ["--data.init_args.scale", str(scale), "--data.init_args.output_scale", factor]
-    return [words[0], *options, *rest]
+    return [words[0], *options, *with_scale_of_model(rest, scale)]
+
+
+def with_scale_of_model(words: Sequence[str], scale: float) -> list[str]:
+    """Return options in which a typed scale is that of outputs, beside the model's own scale.
+
+    Args:
+        words: Options as typed.
+        scale: The model's own.
+    """
+    own_scale = f"{scale:g}"
+    factor = (typed(words, *SCALE) or own_scale).removesuffix(".0")
+    options = [*words, SCALE[1], own_scale]
+    if factor != own_scale:
+        options += ["--data.init_args.output_scale", factor]
+    return options
 
 
 def typed(words: Sequence[str], *options: str) -> str | None:

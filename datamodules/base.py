@@ -88,8 +88,8 @@ class SRDataModule(Predicted, LightningDataModule):
         crops: How training crops are taken from images.
         size: Height and width to which ``predict`` enlarges every image, whatever ``scale`` is.
             Other commands ignore it.
-        output_scale: Factor by which ``predict`` enlarges, if it is below ``scale``: the outputs of
-            a method that has only ``scale`` are reduced. Other commands ignore it.
+        output_scale: Factor by which ``predict`` enlarges, if it is not ``scale``: the outputs of a
+            method that has only ``scale`` are resized. Commands set it from ``data.scale``.
         degradation: Makes LR from HR; set it by the top-level key ``degradation``.
         degradation_seed: Seed of the LR in validation and test. Runs that are compared need the
             same one.

@@ -25,7 +25,6 @@ from commands.app.models import Models
 from commands.app.visits import Job, Output, Photograph, Visit, write_views
 from files.images.decode import from_pillow
 from files.images.deep import Pixels, eight_bits
-from lightning_modules.sampling.enlarging import WrongScaleError
 from lightning_modules.sampling.tiling import Tiling
 
 log = logging.getLogger(__name__)
@@ -111,18 +110,14 @@ class Queue:
         image = photograph.read()
         scale = settings.scale or model.scale
         tiling = Tiling(size=settings.tile) if settings.tile else None
-        try:
-            with _followed(model.module, photograph, job):
-                output = model.enlarge(
-                    image.array(),
-                    scale=scale,
-                    seed=settings.seed,
-                    tiling=tiling,
-                    strength=settings.strength,
-                )
-        except WrongScaleError:
-            name = self.models.names[settings.source]
-            return f"{name} enlarges by {model.scale:g}; set Scale to {model.scale:g} or less"
+        with _followed(model.module, photograph, job):
+            output = model.enlarge(
+                image.array(),
+                scale=scale,
+                seed=settings.seed,
+                tiling=tiling,
+                strength=settings.strength,
+            )
         levels = fitted_pixels(np.atleast_3d(output), settings.format)
         del output
         if reason := unwritable_reason(levels, True, settings.format):
@@ -137,8 +132,8 @@ class Queue:
         file.write_bytes(data)
         write_views(_seen(levels, extras.icc), folder)
         name = f"{PurePath(photograph.name).stem}_x{scale:g}.{settings.format}"
-        is_reduced = model.module.has_one_scale and scale < model.scale
-        note = f"reduced from x{model.scale:g}" if is_reduced else ""
+        is_resized = model.module.has_one_scale and scale != model.scale
+        note = f"from x{model.scale:g} by bicubic" if is_resized else ""
         size = (levels.shape[0], levels.shape[1])
         photograph.finish(Output(file, name, size, settings, note))
         return ""

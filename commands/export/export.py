@@ -30,6 +30,7 @@ from commands.export.formats import (
     write_onnx,
     write_tensors,
 )
+from commands.run.directory import options_of_run
 from commands.run.files import CONFIG
 from commands.run.weights import EXPORT
 from files.owned import foreign, remove_folder, whole_folder
@@ -102,10 +103,7 @@ def of_run(args: Sequence[str]) -> list[str]:
             f"{run} has no {CONFIG}, so it is not a trained run: name the folder of one, or give "
             "--config with --ckpt_path or --model.init_args.weights"
         )
-    folder = run.resolve() if run.name in ("", "..") else run
-    place = ("--run.root", str(folder.parent), "--run.name", folder.name)
-    # The checkpoint that training began with is not exported.
-    return ["export", "--config", str(run / CONFIG), "--ckpt_path", "null", *place, *args[2:]]
+    return ["export", *options_of_run(run), *args[2:]]
 
 
 def model_alone(config: Namespace) -> None:

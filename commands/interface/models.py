@@ -83,8 +83,8 @@ class Enlarger:
 
         Args:
             image: As ``help(enlarger)`` says. Alpha is enlarged as colours are; grey stays grey.
-            scale: Factor; by default ``self.scale``. For a factor below that of a method with one
-                scale, its output is reduced by bicubic.
+            scale: Factor; by default ``self.scale``. The output of a method that has one scale is
+                resized to another one by bicubic.
             size: (H, W) of the result, instead of ``scale``.
             seed: The only source of randomness.
             tiling: How large images are cut into tiles; by default as of the run or export.
@@ -94,8 +94,7 @@ class Enlarger:
             The enlarged image.
 
         Raises:
-            ValueError: If the image is invalid, the method has a smaller scale, or the result would
-                be smaller than the image.
+            ValueError: If the image is invalid, or the result would be smaller than the image.
 
         Examples:
             >>> import enlarger

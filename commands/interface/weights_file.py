@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from commands.errors import ConfigurationError
-from commands.released import SCALE, typed
+from commands.released import SCALE, typed, with_scale_of_model
+from commands.run.directory import options_of_run
 from commands.run.files import CONFIG
+from commands.run.weights import EXPORT
 from files.paths import WEIGHTS, expand_path, read_text
 from files.tensors import read_metadata
 from files.yaml_loader import plain_yaml
@@ -78,7 +80,7 @@ def _of_ours(path: Path, weights: Weights) -> Described:
 
 
 def with_weights_file(words: Sequence[str]) -> list[str]:
-    """Return a command with options in place of ``--model FILE``, for a file of weights.
+    """Return a command with options in place of ``--model FILE`` or ``--model RUN``.
 
     Args:
         words: Arguments as typed after ``main.py``.
@@ -88,7 +90,16 @@ def with_weights_file(words: Sequence[str]) -> list[str]:
     """
     words = list(words)
     value = typed(words, "--model")
-    if value is None or not value.endswith(WEIGHTS):
+    if value is None:
+        return words
+    place = words.index("--model") if "--model" in words else words.index(f"--model={value}")
+    after = place + 2 if words[place] == "--model" else place + 1
+    is_exported = Path(value, EXPORT).is_file()
+    if Path(value, CONFIG).is_file() and not is_exported:
+        return [words[0], *options_of_run(Path(value)), *words[1:place], *words[after:]]
+    if is_exported:
+        value = str(Path(value, EXPORT))
+    if not value.endswith(WEIGHTS):
         return words
     path = Path(expand_path(value, "model"))
     if not path.is_file():
@@ -97,19 +108,17 @@ def with_weights_file(words: Sequence[str]) -> list[str]:
         model, scale = method_of_file(path)
     except (ImportError, ValueError) as error:
         raise ConfigurationError(f"model: {error}") from error
-    content = json.dumps(model)
     options = []
     if typed(words, "--config", "-c") is None:
-        options += ["--run.name", path.stem]
+        name = path.parent.name if is_exported else path.stem
+        options += ["--run.name", name]
         if typed(words, "--data") is None:
             options += ["--data", "datamodules.SRDataModule"]
     if words[0] in MEASURE and typed(words, "--ckpt_path") is None:
         options += ["--ckpt_path", str(path)]  # not the checkpoints of a run of the same name
-    if typed(words, *SCALE) is None:
+    words[place:after] = ["--model", json.dumps(model)]
+    if words[0] == "predict":
+        words = with_scale_of_model(words, scale)
+    elif typed(words, *SCALE) is None:
         options += [SCALE[1], f"{scale:g}"]
-    for place, word in enumerate(words):
-        if word == "--model":
-            words[place + 1] = content
-        elif word.startswith("--model="):
-            words[place] = f"--model={content}"
     return [words[0], *options, *words[1:]]

@@ -92,6 +92,18 @@ COUNT_OR_SHARE = ("trainer.limit_", "trainer.overfit_batches", "trainer.val_chec
 GROWING = ("trainer.max_steps", "trainer.max_epochs")  # may only become larger
 
 
+def options_of_run(folder: Path) -> list[str]:
+    """Return the options of a command that uses a trained run.
+
+    Args:
+        folder: The run's, with its configuration.
+    """
+    place = folder.resolve() if folder.name in ("", "..") else folder
+    options = ["--config", str(folder / CONFIG), "--run.root", str(place.parent)]
+    # The checkpoint that training began with is not its result.
+    return [*options, "--run.name", place.name, "--ckpt_path", "null"]
+
+
 @contextmanager
 def alone_in(folder: Path, patience: float) -> Iterator[FolderLock]:
     """Hold the lock of a run, or of a folder of ``predict``.

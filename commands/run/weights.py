@@ -127,6 +127,26 @@ def weights_are_read(run: RunDirectory, config: Namespace, fits: bool) -> bool:
     return weights is not None and (not has_checkpoints or _is_result(weights, run))
 
 
+def keep_trained_scale(run: RunDirectory, config: Namespace) -> None:
+    """Build a method for the scale of its run, whichever factor ``predict`` enlarges by.
+
+    Args:
+        run: The run that the weights are of.
+        config: Configuration of ``predict``; changed in place.
+    """
+    if config.ckpt_path is not None:
+        run = RunDirectory(Path(config.ckpt_path).absolute().parent.parent)
+    arguments = config.data.init_args
+    trained_scale = run.trained_config().get("data.init_args.scale")
+    if trained_scale in (None, arguments.scale):
+        return
+    arguments.output_scale = arguments.output_scale or arguments.scale
+    arguments.scale = trained_scale
+    config.model.init_args.scale = trained_scale
+    if config.degradation is not None:
+        config.degradation.init_args.scale = trained_scale
+
+
 def load_trained(
     model: ImageModel, run: RunDirectory, subcommand: str, ckpt_path: str | None
 ) -> Path | None:

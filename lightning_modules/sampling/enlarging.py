@@ -138,24 +138,16 @@ class InTiles(Method, LightningModule):
         return max(2 * self._overlap, self.tile_least)
 
     def enlarge_to_size(self, batch: Batch) -> dict[str, Tensor]:
-        """As ``enlarge``, in tiles; the output of a method with one scale is reduced by bicubic.
-
-        Raises:
-            WrongScaleError: If ``size`` is above the method's own.
-        """
+        """As ``enlarge``, in tiles; the output of a method with one scale is resized by bicubic."""
         if not self.has_one_scale:
             try:
                 return self.enlarge(batch, tiled=True)
             except WrongScaleError:
                 self.has_one_scale = True
-        size = batch["size"]
+                log.info("enlarged by %g, and then resized by bicubic", self.scale)
         own_size = self.own_size(batch["lr"])
-        if own_size == size or own_size[0] < size[0] or own_size[1] < size[1]:
-            return self.enlarge(batch, tiled=True)
         sr = self.enlarge(cast("Batch", {**batch, "size": own_size}), tiled=True)["sr"]
-        height, width = size
-        log.info("enlarged by %g, and reduced to %d x %d", self.scale, width, height)
-        return {"sr": resize(sr, size)}
+        return {"sr": sr if own_size == batch["size"] else resize(sr, batch["size"])}
 
     def enlarge_alpha(self, batch: Batch, alpha: Tensor) -> Tensor:
         """Enlarge transparency as a grey image; where it is constant, it is copied.

@@ -13,6 +13,7 @@ from PIL.ExifTags import IFD, Base
 
 from callbacks.predict.page import PAGE
 from callbacks.predict.predictions import NAME
+from commands.run.files import best_or_newest
 from tests.quick import quick
 
 Enlarger = Callable[..., None]
@@ -64,6 +65,21 @@ def test_to_a_size(folder: Path, enlarger: Enlarger) -> None:
     assert out.shape == (30, 70, 4)
     alpha = np.asarray(expected.getchannel("A")).astype(int)
     assert np.abs(out[..., 3] - alpha).max() <= 1
+
+
+@pytest.mark.parametrize("scale", [1.5, 3])
+def test_a_run_enlarges_by_any_factor(trained: Path, enlarger: Enlarger, scale: float) -> None:
+    """From its folder, its configuration or a checkpoint: the network has one factor, 2."""
+    smooth((20, 12)).save("a.png")
+    checkpoint, _ = best_or_newest(trained / "checkpoints")
+    models = (("--model", trained), ("--config", "tiny.yaml"), ("--model", checkpoint))
+    outputs = []
+    for number, model in enumerate(models):
+        options = ("--data.scale", scale, "--writer.folder", f"out{number}")
+        enlarger("predict", *model, "--data.predict", "a.png", *options)
+        outputs.append(pixels(Path(f"out{number}/a.png")))
+    assert outputs[0].shape == (round(12 * scale), round(20 * scale), 3)
+    assert all(np.array_equal(output, outputs[0]) for output in outputs)
 
 
 PLACES = [("in/out", ""), ("in/out", "_x2"), ("in", "_x2")]

@@ -40,13 +40,6 @@ def test_a_misspelt_name(refusal: Callable[..., str]) -> None:
     assert "realesr-general-x4" in refusal("predict", "--model", "realesr-generl-x4")
 
 
-def test_another_scale_than_the_models(refusal: Callable[..., str]) -> None:
-    command = ("predict", "--data.predict", "x", "--data.scale")
-    assert f"{DEFAULT} enlarges by 4, not by 8" in refusal(*command, "8")
-    words = with_released([*command, "2"])
-    assert words[-4:] == ["--data.init_args.scale", "4", "--data.init_args.output_scale", "2"]
-
-
 def test_photographs_without_a_configuration(
     tmp_path: Path, enlarger: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,6 +49,10 @@ def test_photographs_without_a_configuration(
     enlarger("predict", "--data.predict", "a.png", "--model.weights", "general.pth")
     with Image.open(f"runs/{DEFAULT}/predict/a.png") as sr:
         assert sr.size == (32, 24)
+    double = ("--model.weights", "general.pth", "--data.scale", "8", "--writer.folder", "double")
+    enlarger("predict", "--data.predict", "a.png", *double)
+    with Image.open("double/a.png") as sr:
+        assert sr.size == (64, 48)
     half = ("--data.scale", "2", "--writer.strength", "0", "--writer.folder", "half")
     enlarger("predict", "--data.predict", "a.png", "--model.weights", "general.pth", *half)
     with Image.open("half/a.png") as sr:
