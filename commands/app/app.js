@@ -7,6 +7,8 @@ const sized = ([height, width]) => `${width} x ${height}`;
 
 const visit = {
   photographs: [], // as the server describes them
+  models: "", // names of the visitor's own
+  refused: "", // why there is no visit
   begins: null, // its promise, while the server is asked for one
   before: 0, // visitors whose photographs come first
   uploads: 0, // files that are still to be sent
@@ -36,6 +38,7 @@ async function ask(path, options) {
   let reply, content;
   try {
     if (!sessionStorage.visit) await (visit.begins ??= begin());
+    if (!sessionStorage.visit) return report(visit.refused);
     reply = await fetch(`/visits/${sessionStorage.visit}${path}`, options);
     content = reply.status === 410 ? null : await reply.json();
   } catch {
@@ -43,13 +46,13 @@ async function ask(path, options) {
     report(SILENT);
     return;
   }
-  if (find("error").textContent === SILENT) report("");
+  if ([SILENT, visit.refused].includes(find("error").textContent)) report("");
   if (reply.ok) {
     show(content);
   } else if (!content) {
     if (visit.photographs.length) report(GONE);
     sessionStorage.removeItem("visit");
-    show({ photographs: [], before: 0 });
+    show({ photographs: [], models: [], before: 0 });
   } else {
     report([find("error").textContent, content.error].filter(Boolean).join("\n"));
   }
@@ -62,7 +65,9 @@ async function post(path, content) {
 
 async function begin() {
   const reply = await fetch("/visits", { method: "POST" });
-  sessionStorage.visit = (await reply.json()).id;
+  const content = await reply.json();
+  if (reply.ok) sessionStorage.visit = content.id;
+  visit.refused = content.error ?? "";
   visit.begins = null;
 }
 
@@ -76,14 +81,24 @@ async function upload(files) {
   report("");
   visit.uploads += files.length;
   for (const file of files) {
-    if (file.size > find("files").dataset.largest) {
-      report(`${file.name} is larger than ${find("files").dataset.largest / 1e6} MB`);
+    const { weights, largest, largestModel } = find("files").dataset;
+    const isModel = weights.split(",").some((ending) => file.name.endsWith(ending));
+    const most = isModel ? largestModel : largest;
+    if (file.size > most) {
+      report(`${file.name} is larger than ${most / 1e6} MB`);
     } else {
-      await ask(`/photographs?name=${encodeURIComponent(file.name)}`, { method: "POST", body: file });
+      await ask(`/${isModel ? "models" : "photographs"}?name=${encodeURIComponent(file.name)}`, { method: "POST", body: file });
     }
+    if (isModel) select(`own/${file.name}`);
     visit.uploads -= 1;
   }
   draw();
+}
+
+function select(source) {
+  const option = [...settings.elements.source.options].find((one) => one.value === source);
+  if (option) option.selected = true;
+  choose();
 }
 
 function chosen() {
@@ -105,6 +120,7 @@ function show(state) {
   visit.square = state.photographs.find((one) => one.number === PREVIEW);
   visit.before = state.before;
   if (state.error) report(state.error);
+  drawModels(state.models);
   if (!photograph(visit.selected)) {
     visit.selected = visit.photographs[0]?.number ?? null;
     visit.place = null;
@@ -124,6 +140,21 @@ function draw() {
   rows.forEach((row) => row.remove());
   drawStatus();
   drawViewer();
+}
+
+function drawModels(models) {
+  const names = models.map((one) => one.source).join("\n");
+  if (visit.models === names) return;
+  visit.models = names;
+  const selected = settings.elements.source.value;
+  const options = models.map((one) => {
+    const option = new Option(one.name, one.source);
+    option.dataset.scale = one.scale;
+    return option;
+  });
+  find("own").replaceChildren(...options);
+  find("own").hidden = !models.length;
+  select(selected);
 }
 
 function newRow(one) {
@@ -151,7 +182,7 @@ function drawRow(row, one) {
   row.classList.toggle("selected", one.number === visit.selected);
   row.querySelector(".choose").ariaPressed = one.number === visit.selected;
   const words = one.output ? `${sized(one.size)} → ${sized(one.output.size)}` : `${sized(one.size)} pixels`;
-  row.querySelector(".muted").textContent = [words, one.output?.note, one.waits && "waiting"].filter(Boolean).join(", ");
+  row.querySelector(".muted").textContent = [words, one.output?.note, one.waits && "waiting", one.loads && "the model is being loaded"].filter(Boolean).join(", ");
   const progress = row.querySelector("progress");
   progress.hidden = one.progress === null;
   progress.value = one.progress ?? 0;

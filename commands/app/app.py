@@ -2,6 +2,7 @@
 
 python main.py app                   all runs, exports and released models on this machine
 python main.py app runs/quickstart   begins with this one
+python main.py app my/models         begins with the runs and files of weights in a folder
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from pathlib import Path
 from commands.app.models import Models
 from commands.errors import ConfigurationError
 from commands.released import DEFAULT
+from commands.run.files import CONFIG
+from files.paths import WEIGHTS
 
 INSTALL = "pip install -c constraints.txt -e '.[app]'"
 
@@ -49,7 +52,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
     prepare_output()
     with listening:
-        models = _models(options.sources)
+        models = models_to_offer(options.sources)
         ours = tempfile.TemporaryDirectory(prefix="enlarger-app-", ignore_cleanup_errors=True)
         with ours as folder:
             import uvicorn
@@ -78,7 +81,12 @@ def _parser() -> argparse.ArgumentParser:
         prog="main.py app", description="Enlarge photographs in the browser.", allow_abbrev=False
     )
     add = parser.add_argument
-    add("sources", nargs="*", metavar="RUN", help="run, export, weights or file to offer first")
+    add(
+        "sources",
+        nargs="*",
+        metavar="RUN",
+        help="run, export, weights, file, or folder of them, to offer first",
+    )
     add("--port", type=int, default=7860, help="port (default: 7860)")
     add(
         "--host",
@@ -89,13 +97,48 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _models(typed: Sequence[str]) -> Models:
+def models_to_offer(typed: Sequence[str]) -> Models:
+    """Return the models of the page.
+
+    Args:
+        typed: Those that come first, and folders of them.
+
+    Raises:
+        ConfigurationError: If a folder has none.
+        ValueError: If one cannot be loaded.
+    """
     from commands.interface.models import sources
 
+    first: list[str] = []
+    for source in typed:
+        first += _models_in(source)
     available = sources()
     photographs = [name for name in available if name.startswith("realesr")]
-    offered = dict.fromkeys([*typed, *photographs, DEFAULT, *available])
+    offered = dict.fromkeys([*first, *photographs, DEFAULT, *available])
     models = Models([*offered])
     for source in reversed(typed):  # the first one stays in memory
-        models.load(source)
+        if source in offered:
+            models.load(source)
     return models
+
+
+def _models_in(source: str) -> list[str]:
+    """Return the runs and files of weights of a folder; what is no such folder itself.
+
+    Raises:
+        ConfigurationError: If the folder has none.
+    """
+    folder = Path(source).expanduser()
+    if not folder.is_dir() or (folder / CONFIG).is_file():
+        return [source]
+    found = [
+        str(path)
+        for path in sorted(folder.iterdir())
+        if path.suffix in WEIGHTS or (path / CONFIG).is_file()
+    ]
+    if not found:
+        raise ConfigurationError(
+            f"{source} is neither a run nor an export, and has no files that end in "
+            f"{', '.join(WEIGHTS)}"
+        )
+    return found

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -9,21 +14,51 @@ if TYPE_CHECKING:
     from commands.interface.models import Enlarger
 
 
+CHECKED = 0.1  # seconds between looks whether a method that is being loaded is still wanted
+OUR_CLASSES = ("lightning_modules.", "torch.")
+
+
+class Stopped(Exception):  # noqa: N818  (no error)
+    """Raised within work that was stopped."""
+
+
 class Offer(NamedTuple):
     """A method as the page names it.
 
     source: What ``load`` of ``enlarger.py`` takes.
     name: The source without its folders, where that is unique.
-    scale: Factor of enlargement of released weights.
+    scale: Factor of enlargement, of weights whose factor is known.
     file: Its weights file, if that is not on this machine.
     address: Where that file is.
     """
 
     source: str
     name: str
-    scale: int | None = None
+    scale: float | None = None
     file: str = ""
     address: str = ""
+
+
+def offer_of_file(path: Path) -> Offer:
+    """Return the method of a file of weights that a visitor brought.
+
+    Args:
+        path: The file, under the visitor's name for it.
+
+    Raises:
+        ImportError: If only spandrel could read it, which is not installed.
+        ValueError: If it cannot be read, or names classes that are not of this program.
+    """
+    from commands.interface.weights_file import method_of_file
+
+    try:
+        model, scale = method_of_file(path)
+    except ValueError as error:
+        raise ValueError(str(error).replace(str(path), path.name)) from error
+    for name in re.findall(r'"class_path": "([^"]*)"', json.dumps(model)):
+        if not name.startswith(OUR_CLASSES):
+            raise ValueError(f"{path.name} needs {name}, which is not a class of this program")
+    return Offer(str(path), path.name, scale)
 
 
 class Models:
@@ -63,21 +98,42 @@ class Models:
             offers.append(offer)
         return offers
 
-    def load(self, source: str, steps: int | None = None) -> Enlarger:
+    def load(
+        self,
+        source: str,
+        steps: int | None = None,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> Enlarger:
         """Return a method, from memory if it was the last one.
 
         Args:
-            source: One of ``sources``.
+            source: One of ``sources``, or a file.
             steps: Sampling steps; by default the method's own.
+            is_wanted: Asked while it is fetched and loaded. What is not wanted any more is left
+                behind in its thread, where a download becomes complete for the next use.
 
         Raises:
+            Stopped: If it is not wanted any more.
             ValueError: If it cannot be loaded, or cannot take so many steps.
         """
-        from commands.interface.models import load
-
         key = source, steps or self._default_steps.get(source)
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None  # frees its memory first
+            loading: Future[Enlarger] = Future()
+            threading.Thread(
+                target=self._load_into, args=(loading, source, steps), daemon=True
+            ).start()
+            while not wait([loading], CHECKED).done:
+                if not is_wanted():
+                    raise Stopped
+            model = loading.result()
+            self._loaded = (source, steps or self._default_steps[source]), model
+        return self._loaded[1]
+
+    def _load_into(self, loading: Future[Enlarger], source: str, steps: int | None) -> None:
+        from commands.interface.models import load
+
+        try:
             model = load(source)
             default = model.module.default_steps
             self._default_steps[source] = default
@@ -85,5 +141,12 @@ class Models:
                 arguments = model.module.arguments_for_steps(steps)
                 del model
                 model = load(source, **arguments)
-            self._loaded = (source, steps or default), model
-        return self._loaded[1]
+            loading.set_result(model)
+        except BaseException as error:
+            loading.set_exception(error)
+
+    def forget(self, folder: Path) -> None:
+        """Free the memory of a method whose file is in a folder that is deleted."""
+        loaded = self._loaded
+        if loaded is not None and Path(loaded[0][0]).is_relative_to(folder):
+            self._loaded = None

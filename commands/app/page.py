@@ -41,12 +41,15 @@ from commands.app.models import Models
 from commands.app.queue import Queue
 from commands.app.visits import PREVIEW, Job, Photograph, Settings, Visit
 from files.owned import remove_temporary
-from files.paths import IMAGE_EXTENSIONS
+from files.paths import IMAGE_EXTENSIONS, WEIGHTS
 
 BESIDE = Path(__file__).parent
 LARGEST_UPLOAD = 200_000_000  # bytes
+LARGEST_MODEL = 1_000_000_000  # bytes
 LARGEST_CONTENT = 10_000  # bytes of settings
 MOST_PHOTOGRAPHS = 200  # of a visit
+MOST_MODELS = 10  # of a visit
+MOST_VISITS = 20  # at once
 LEAST_FREE = 1_000_000_000  # bytes of the disk
 LARGEST_PART = 4096  # pixels of a side
 VIEWS = {"whole": "whole.jpg", "thumbnail": "thumbnail.jpg"}
@@ -79,6 +82,7 @@ def application(models: Models, folder: Path, host: str = "127.0.0.1") -> Starle
         Route("/visits/{visit}/preview", server.preview, methods=["POST"]),
         Route("/visits/{visit}/photographs", server.upload, methods=["POST"]),
         Route("/visits/{visit}/enlarged.zip", server.archive),
+        Route("/visits/{visit}/models", server.add_model, methods=["POST"]),
         Route(photograph, server.remove, methods=["DELETE"]),
         Route(photograph + "/figure", server.figure),
         Route(photograph + "/output", server.output),
@@ -95,6 +99,7 @@ def application(models: Models, folder: Path, host: str = "127.0.0.1") -> Starle
         exception_handlers={
             ValueError: _refuse,
             ClientDisconnect: _refuse,
+            ImportError: _refuse,
             KeyError: _not_found,
             FileNotFoundError: _not_found,
         },
@@ -163,6 +168,7 @@ class _Server:
             for visit in [*self.visits.values()]:
                 if visit.is_over():
                     visit.stop()
+                    self.models.forget(visit.folder)
                     del self.visits[visit.id]
             for folder in [*self.folder.iterdir()]:  # again, if a job still wrote into it
                 if folder.name not in self.visits:
@@ -185,13 +191,20 @@ class _Server:
             BESIDE / "app.js",
             offers=self.models.offers(),
             endings=",".join(sorted(IMAGE_EXTENSIONS)),
+            weights=",".join(WEIGHTS),
             largest=LARGEST_UPLOAD,
+            largest_model=LARGEST_MODEL,
         )
         return HTMLResponse(text)
 
     # ------------------------------------------------------------------------------- the visit
 
     async def begin(self, request: Request) -> Response:
+        if sum(visit.is_open() for visit in self.visits.values()) >= MOST_VISITS:
+            raise ValueError(
+                f"{MOST_VISITS} visitors have this page open, and it serves no more at once. It "
+                "begins by itself when one of them leaves."
+            )
         visit = Visit(self.folder)
         self.visits[visit.id] = visit
         return JSONResponse({"id": visit.id})
@@ -201,8 +214,17 @@ class _Server:
         visit.seen = time.monotonic()
         visit.left = False
         photographs = [self._described(photograph) for photograph in visit.photographs.values()]
-        before = self.queue.before(visit)
-        return JSONResponse({"photographs": photographs, "before": before, "error": visit.error})
+        models = [
+            {"source": source, "name": offer.name, "scale": offer.scale}
+            for source, offer in visit.models.items()
+        ]
+        state = {
+            "photographs": photographs,
+            "models": models,
+            "before": self.queue.before(visit),
+            "error": visit.error,
+        }
+        return JSONResponse(state)
 
     def _described(self, photograph: Photograph) -> dict[str, Any]:
         """Return what the page shows of a photograph besides its pixels."""
@@ -213,13 +235,14 @@ class _Server:
             "size": photograph.size,
             "corner": photograph.corner,
             "waits": job is not None and job.progress is None,
+            "loads": job is not None and job.loads,
             "progress": None if job is None else job.progress,
             "error": photograph.error,
             "version": photograph.folder.name,
         }
         output = photograph.output
         if output is not None:
-            method = self.models.names[output.settings.source]
+            method = output.settings.name
             described["output"] = {"size": output.size, "method": method, "note": output.note}
             described["version"] += output.file.parent.name
         return described
@@ -239,20 +262,39 @@ class _Server:
         name = request.query_params["name"]
         if len(visit.photographs) >= MOST_PHOTOGRAPHS:
             raise ValueError(f"{name}: remove others first; {MOST_PHOTOGRAPHS} are here")
-        if shutil.disk_usage(self.folder).free < LEAST_FREE:
-            raise ValueError(f"{name}: the disk of the machine that serves this page is full")
         file = visit.new_file()
+        async with self._received(request, file, LARGEST_UPLOAD):
+            await run_in_threadpool(visit.add, file, name)
+        return await self.state(request)
+
+    async def add_model(self, request: Request) -> Response:
+        visit = self._visit(request)
+        name = request.query_params["name"]
+        if len(visit.models) >= MOST_MODELS:
+            raise ValueError(f"{name}: {MOST_MODELS} models of yours are here, which is the limit")
+        if not name.endswith(WEIGHTS):
+            raise ValueError(f"{name} is no model: it would end in {', '.join(WEIGHTS)}")
+        file = visit.new_file(name)
+        async with self._received(request, file, LARGEST_MODEL):
+            await run_in_threadpool(visit.add_model, file)
+        return await self.state(request)
+
+    @contextlib.asynccontextmanager
+    async def _received(self, request: Request, file: Path, largest: int) -> AsyncIterator[None]:
+        """Write what is uploaded into a file, which is removed if the block fails."""
+        name = request.query_params["name"]
         try:
+            if shutil.disk_usage(self.folder).free < LEAST_FREE + largest:
+                raise ValueError(f"{name}: the disk of the machine that serves this page is full")
             with open(file, "wb") as stream:
                 async for chunk in request.stream():
                     stream.write(chunk)
-                    if stream.tell() > LARGEST_UPLOAD:
-                        raise ValueError(f"{name} is larger than {LARGEST_UPLOAD / 1e6:g} MB")
-            await run_in_threadpool(visit.add, file, name)
+                    if stream.tell() > largest:
+                        raise ValueError(f"{name} is larger than {largest / 1e6:g} MB")
+            yield
         except BaseException:
             remove_temporary(file.parent)
             raise
-        return await self.state(request)
 
     async def remove(self, request: Request) -> Response:
         visit = self._visit(request)
@@ -263,7 +305,7 @@ class _Server:
 
     async def enlarge(self, request: Request) -> Response:
         visit = self._visit(request)
-        settings = self._settings(await _content(request))
+        settings = self._settings(visit, await _content(request))
         for number, photograph in sorted(visit.photographs.items()):
             is_done = photograph.output is not None and photograph.output.settings == settings
             if number != PREVIEW and photograph.job is None and not is_done:
@@ -273,20 +315,24 @@ class _Server:
     async def preview(self, request: Request) -> Response:
         visit = self._visit(request)
         content = await _content(request)
-        settings = self._settings(content)
+        settings = self._settings(visit, content)
         place = (int(content["number"]), float(content["x"]), float(content["y"]))
         square = await run_in_threadpool(visit.add_square, *place)
         self.queue.add(visit, square, Job(settings))
         return await self.state(request)
 
-    def _settings(self, content: dict[str, Any]) -> Settings:
+    def _settings(self, visit: Visit, content: dict[str, Any]) -> Settings:
         """Return the settings as typed.
 
         Raises:
             ValueError: If a model is not offered, or a value is none that a field takes.
         """
         source = content["source"]
-        if source not in self.models.sources:
+        if source in visit.models:
+            source, name = visit.models[source][:2]
+        elif source in self.models.names:
+            name = self.models.names[source]
+        else:
             raise ValueError(f"{source!r} is not offered here")
         format = content["format"]
         if format not in ("png", "jpg"):
@@ -299,7 +345,9 @@ class _Server:
             raise ValueError("Steps, Tile and Seed must be whole numbers of at least 0")
         steps, tile, seed = counts
         strength = min(max(0.0, float(content["strength"]) / 100), 1.0)
-        return Settings(source, scale or None, steps or None, tile or None, seed, strength, format)
+        return Settings(
+            source, name, scale or None, steps or None, tile or None, seed, strength, format
+        )
 
     # --------------------------------------------------------------------------- what is shown
 
@@ -313,7 +361,7 @@ class _Server:
         if photograph.output is not None:
             size = photograph.output.size
             about += f" → {size[1]} x {size[0]}"
-            method = self.models.names[photograph.output.settings.source]
+            method = photograph.output.settings.name
             tiles[0] = Tile("bicubic", tiles[0].uri)
             version = photograph.output.file.parent.name
             tiles.append(Tile(method, f"{address}/after/whole.jpg?{version}"))

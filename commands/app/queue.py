@@ -21,7 +21,7 @@ from callbacks.predict.files import (
     fitted_pixels,
     unwritable_reason,
 )
-from commands.app.models import Models
+from commands.app.models import Models, Stopped
 from commands.app.visits import Job, Output, Photograph, Visit, write_views
 from files.images.decode import from_pillow
 from files.images.deep import Pixels, eight_bits
@@ -29,10 +29,6 @@ from lightning_modules.sampling.tiling import Tiling
 
 log = logging.getLogger(__name__)
 QUALITY = 95  # of JPEG
-
-
-class Stopped(Exception):  # noqa: N818  (no error)
-    """Raised within an enlargement that was stopped."""
 
 
 class Queue:
@@ -100,13 +96,15 @@ class Queue:
     def _enlarge(self, visit: Visit, photograph: Photograph, job: Job) -> str:
         """Enlarge a photograph, and return why it cannot be."""
         settings = job.settings
+        job.loads = True
         try:
-            model = self.models.load(settings.source, settings.steps)
+            model = self.models.load(settings.source, settings.steps, lambda: photograph.job is job)
         except (ValueError, OSError) as error:  # for all its photographs
             if photograph.job is job:
                 visit.stop()
                 visit.error = str(error)
             return ""
+        job.loads = False
         image = photograph.read()
         scale = settings.scale or model.scale
         tiling = Tiling(size=settings.tile) if settings.tile else None

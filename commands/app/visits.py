@@ -30,6 +30,7 @@ from callbacks.pages.images import (
     reduced,
 )
 from callbacks.predict.files import Extras, encode
+from commands.app.models import Offer, offer_of_file
 from files.images.decode import DecodedImage, decode
 from files.images.pillow import saved
 from files.owned import remove_temporary
@@ -45,10 +46,13 @@ KEPT = 3600  # seconds until its files are deleted
 class Settings:
     """How a photograph is enlarged; None is the method's own value.
 
+    source: Of the method: a run, a file or a name.
+    name: Of the method, as the page shows it.
     strength: Share of the method's output, in [0, 1]; the rest is bicubic.
     """
 
     source: str
+    name: str
     scale: float | None
     steps: int | None
     tile: int | None
@@ -62,10 +66,12 @@ class Job:
     """An enlargement to come, or at work.
 
     progress: Share of the pixels that are done; None while it waits.
+    loads: Whether its method is being loaded.
     """
 
     settings: Settings
     progress: float | None = None
+    loads: bool = False
 
 
 @dataclass(frozen=True)
@@ -161,6 +167,7 @@ class Visit:
         folder: For the folder of its files.
 
     Attributes:
+        models: The visitor's own, by what the page calls them.
         seen: When the page was heard last, by ``time.monotonic``.
         left: Whether it was closed, or is being loaded again.
         error: Why no photograph could be enlarged.
@@ -171,16 +178,17 @@ class Visit:
         self.folder = folder / self.id
         self.folder.mkdir()
         self.photographs: dict[int, Photograph] = {}
+        self.models: dict[str, Offer] = {}
         self.seen = time.monotonic()
         self.left = False
         self.error = ""
         self._numbers = itertools.count(PREVIEW + 1)
 
-    def new_file(self) -> Path:
-        """Return the place of another photograph's file."""
+    def new_file(self, name: str = "photograph") -> Path:
+        """Return the place of another photograph's file, or of a model's under its own name."""
         folder = self.folder / str(next(self._numbers))
         folder.mkdir()
-        return folder / "photograph"
+        return folder / PureWindowsPath(name).name
 
     def add(self, file: Path, name: str) -> Photograph:
         """Add a photograph that was uploaded.
@@ -195,6 +203,18 @@ class Visit:
         photograph = _opened(file, name, int(file.parent.name))
         self.photographs[photograph.number] = photograph
         return photograph
+
+    def add_model(self, file: Path) -> None:
+        """Add a model that was uploaded; it replaces one of the same name.
+
+        Args:
+            file: From ``new_file``.
+
+        Raises:
+            ImportError: If the package that could read it is not installed.
+            ValueError: If it is of no known network, or is damaged.
+        """
+        self.models[f"own/{file.name}"] = offer_of_file(file)
 
     def add_square(self, number: int, x: float, y: float) -> Photograph:
         """Add the square of a photograph that a preview enlarges, instead of the one before.
@@ -239,6 +259,10 @@ class Visit:
             if job is not None and job.progress is None:
                 return photograph, job
         return None
+
+    def is_open(self) -> bool:
+        """Return whether the page was heard lately."""
+        return not self.left and time.monotonic() - self.seen < SILENT
 
     def is_over(self) -> bool:
         """Return whether its files can go; stop it if it has said nothing for some time."""

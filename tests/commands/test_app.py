@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import enlarger
+from commands.app.app import models_to_offer
 from commands.app.models import Models
 from files.images.decode import decode
 from lightning_modules import EDSR
@@ -74,7 +75,9 @@ def export(folder: Path, name: str, network: nn.Module) -> None:
         f"network.{key}": 0.1 * torch.randn_like(value) if value.is_floating_point() else value
         for key, value in network.state_dict().items()
     }
-    save_file(tensors, folder / "model.safetensors")
+    about = {"enlarger": "0", "model": f"lightning_modules.{name}", "scale": "2"}
+    about["init_args"] = json.dumps(INIT[name])
+    save_file(tensors, folder / "model.safetensors", about)
 
 
 def wait(condition: Callable[[], Any]) -> None:
@@ -202,6 +205,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("commands.app.page.LARGEST_UPLOAD", 300_000)
         patch.setattr("commands.app.visits.LEFT", 0.5)
+        patch.setattr("commands.app.page.MOST_VISITS", 100)
         patch.setattr("callbacks.weights.place_of", lambda entry: None)
         export(folder / "runs/edsr", "Regression", EDSR(2, blocks=1, channels=4))
         in_steps = {"sampling": {"steps": 4, "level": 0.2}}
@@ -343,6 +347,58 @@ def test_a_job_is_its_visitors(page: Page, photo: Path) -> None:
     assert refusal(first.visit).startswith("410")
 
 
+def test_a_model_is_its_visitors(page: Page, photo: Path) -> None:
+    """One that was uploaded is deleted with the visit."""
+    first, second = Visitor(page.url), Visitor(page.url)
+    weights = Path(page.edsr, "model.safetensors").read_bytes()
+    models = json.loads(ask(first.visit + "/models?name=my.safetensors", weights))["models"]
+    assert models == [{"source": "own/my.safetensors", "name": "my.safetensors", "scale": 2}]
+    assert first.enlarge(photo, "own/my.safetensors") == second.enlarge(photo, page.edsr)
+    content = json.dumps({**EMPTY, "source": "own/my.safetensors"}).encode()
+    assert "not offered here" in refusal(second.visit + "/enlarge", content)
+    for name, data in (("a.pth", b"no model"), ("b.safetensors", weights[:500])):
+        sentence = refusal(first.visit + f"/models?name={name}", data)
+        assert sentence.startswith(f'400 {{"error":"{name}')
+    ask(first.visit + "/leave", b"")
+    wait(lambda: not (page.files / first.visit.rpartition("/")[2]).exists())
+
+
+def test_stop_ends_the_waiting_for_a_model(
+    page: Page, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes next does not wait for it."""
+    downloads = threading.Event()
+
+    def load_when_downloaded(source: str) -> enlarger.Enlarger:
+        if source == page.noisy:
+            downloads.wait()
+        return enlarger.load(source)
+
+    monkeypatch.setattr("commands.interface.models.load", load_when_downloaded)
+    first, second = Visitor(page.url), Visitor(page.url)
+    first.upload(photo)
+    first.post("/enlarge", source=page.noisy)
+    wait(lambda: first.state()["photographs"][0]["loads"])
+    first.post("/stop")
+    second.enlarge(photo, page.edsr)
+    downloads.set()
+
+
+def test_who_comes_when_all_places_are_taken(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    visitor = Visitor(page.url)
+    monkeypatch.setattr("commands.app.page.MOST_VISITS", 1)
+    assert "begins by itself" in refusal(f"{page.url}/visits", b"")
+    assert visitor.state()["error"] == ""
+
+
+def test_a_folder_of_models_is_offered(page: Page, tmp_path: Path) -> None:
+    for name in ("b.safetensors", "a.safetensors"):
+        (tmp_path / name).write_bytes(Path(page.edsr, "model.safetensors").read_bytes())
+    (tmp_path / "notes.txt").touch()
+    names = [offer.name for offer in models_to_offer([str(tmp_path)]).offers()]
+    assert names[:2] == ["a.safetensors", "b.safetensors"]
+
+
 @pytest.mark.browser
 @pytest.mark.skipif(chromium() is None, reason="needs chromium and chromedriver on the PATH")
 def test_in_a_browser(page: Page, tmp_path: Path) -> None:
@@ -371,6 +427,8 @@ def test_in_a_browser(page: Page, tmp_path: Path) -> None:
         ratios = browser.run(f"return {parts}.map((image) => image.width / image.naturalWidth)")
         assert ratios == [1, 1]
         assert not problems(browser)
+        browser.choose_files("#files", Path(page.edsr, "model.safetensors"))
+        see("document.querySelector('[name=source]').value === 'own/model.safetensors'")
         assert not browser.log("browser")
         browser.run("document.querySelector('[name=source]').selectedIndex = 3; choose()")
         assert "releases/download" in browser.run(
