@@ -338,6 +338,7 @@ for (const name of ["dragover", "dragleave", "drop"]) {
     if (name === "drop") upload([...event.dataTransfer.files]);
   });
 }
+addEventListener("resize", draw);
 // It may only be loaded again: the server waits a little.
 addEventListener("pagehide", () => navigator.sendBeacon(`/visits/${sessionStorage.visit}/leave`));
 choose();
