@@ -90,6 +90,7 @@ class SRDataModule(Predicted, LightningDataModule):
             Other commands ignore it.
         output_scale: Factor by which ``predict`` enlarges, if it is not ``scale``: the outputs of a
             method that has only ``scale`` are resized. Commands set it from ``data.scale``.
+        deinterlace: Whether ``predict`` makes whole frames of the fields of interlaced videos.
         degradation: Makes LR from HR; set it by the top-level key ``degradation``.
         degradation_seed: Seed of the LR in validation and test. Runs that are compared need the
             same one.
@@ -130,6 +131,7 @@ class SRDataModule(Predicted, LightningDataModule):
         streams: PositiveInt | None = None,
         size: tuple[PositiveInt, PositiveInt] | None = None,
         output_scale: PositiveFloat | None = None,
+        deinterlace: bool = False,
     ) -> None:
         super().__init__()
         self.scale = checked_scale(scale)
@@ -137,6 +139,7 @@ class SRDataModule(Predicted, LightningDataModule):
         self.batch_size, self.crop_size = batch_size, crop_size
         self.crops, self.size = crops, size
         self.output_scale = output_scale
+        self.deinterlace = deinterlace
         self.degradation, self.degradation_seed = degradation, degradation_seed
         self.seed = seed or 0
         self.workers, self.eval_batch_size = workers, eval_batch_size
@@ -200,9 +203,9 @@ class SRDataModule(Predicted, LightningDataModule):
             source = source_to_enlarge(cast(Any, self.predict), self.outputs)
             scale = self._prepared(source, srgb=False)
             self._datasets["predict"] = images_to_enlarge(
-                source, self.output_scale or scale, self.size
+                source, self.output_scale or scale, self.size, self.deinterlace
             )
-            self._left_out = set()  # of an earlier `predict`
+            self.skip_in_predict(set())  # unlike an earlier `predict`
 
     def _prepared(self, source: Source, srgb: bool = True) -> float:
         """Prepare a source, and return its scale."""
@@ -277,7 +280,7 @@ class SRDataModule(Predicted, LightningDataModule):
         for x in self._datasets[part]:
             sampler, workers = None, self.workers
             if isinstance(x, VideoFrames):
-                x.start(left_out, seed, ranks)
+                x.start(left_out, self._begun, seed, ranks)
                 workers = min(workers, 1)  # frames come in order
             else:
                 sampler = evaluation_sampler(x, left_out, seed, batch_size, ranks)

@@ -96,7 +96,10 @@ class VideoFrame(NamedTuple):
     """A frame of a video and what its file says about it, in plain types that workers send.
 
     video: Key of the video.
+    clip: Number of the video, from 1.
+    clips: Number of all videos.
     number: Number of the frame, from 1.
+    stated: About how many frames the video has, by what its file says; 0 if it says nothing.
     pts: When it is shown, in units of ``time_base``.
     duration: For how long.
     time_base: Seconds.
@@ -108,7 +111,10 @@ class VideoFrame(NamedTuple):
     """
 
     video: str
+    clip: int
+    clips: int
     number: int
+    stated: int
     pts: int
     duration: int
     time_base: Fraction
@@ -282,7 +288,7 @@ def extras_of(frame: Any, stream: Any) -> Extras:
     light = side_data.get("CONTENT_LIGHT_LEVEL")
     lost += [LOST.get(name, name.lower().replace("_", " ")) for name in side_data.keys() - KEPT]
     if frame.interlaced_frame:
-        lost.append("fields (interlaced, enlarged as progressive: deinterlace first)")
+        lost.append("fields (interlaced, enlarged as progressive: add --data.deinterlace true)")
     tagged = stream.metadata.get("alpha_mode") == "1"  # WebM; FFmpeg's own decoder leaves it out
     if tagged or any(component.is_alpha for component in frame.format.components):
         lost.append("transparency")

@@ -47,7 +47,8 @@ def make_video(
         colours: Range, matrix, primaries and transfer, as FFmpeg counts them.
         audio: Codec of a sound as long as the frames.
         own: ``codec``; ``pixels``, the format; ``rotation``, in degrees; ``aspect`` of a pixel;
-            ``tags``; ``start`` of the clock, in seconds; ``interlaced``; ``chapters``;
+            ``tags``; ``start`` of the clock, in seconds; ``interlaced``, in which a bar moves;
+            ``chapters``;
             ``options`` of the encoder; ``muxing``, options of the container; ``about``, tags of
             the stream.
     """
@@ -80,6 +81,10 @@ def make_video(
                 width = plane.line_size // (2 if deep else 1)
                 kind = np.uint16 if deep else np.uint8
                 values = np.full((plane.height, width), level * (4 if deep else 1), kind)
+                if own.get("interlaced") and plane.height == size[1]:
+                    for field in (0, 1):
+                        left = 2 * number + field
+                        values[field::2, left : left + 6] = 200
                 plane.update(values.tobytes())
             frame.pts, frame.time_base, frame.duration = time, base, 40
             packets += stream.encode(frame)

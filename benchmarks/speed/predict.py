@@ -8,17 +8,21 @@ and by a loop as RealESRGANer works, whole (its default) and in tiles of 256 wit
 each. Rows go in turns. Seconds are CPU time where one thread computes; `once_s` is what is measured
 once a run. `peak_mib` is beside what the process had before. `folder` is Writer and data module on
 50 small images: the share of the time, from the first to the last one, in which the network runs.
-Prints JSON, and writes it to benchmarks/results/predict.json.
+`video` enlarges 40 frames of 320 x 180, from file to file: by Writer and data module, and by a loop
+of PyAV and torch alone, in float32 and bfloat16; CPU seconds of all processes, without loading.
+Prints JSON, and writes it to benchmarks/results/predict.json; parts that are not measured stay.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +40,9 @@ from benchmarks.timing import in_turns, seconds
 SIZES = {"260 x 260": (260, 260), "480 x 320": (320, 480), "2 MP": (1080, 1920)}
 LARGE = {"12 MP": (3000, 4000)}
 ROWS = ("ours", "torch, whole", "RealESRGANer, whole", "RealESRGANer, 256")
+PARTS = ("photographs", "folder", "video")
+VIDEO_ROWS = ("ours", "torch", "torch, bfloat16")
+FRAMES = 40
 SCALE = 4
 PAD = 10  # LR pixels around a tile, as RealESRGANer's default
 TILE = 256
@@ -115,13 +122,88 @@ def enlarge_once(row: str, size: tuple[int, int], weights: str) -> dict[str, Any
     }
 
 
-def measure_folder(count: int, side: int, weights: str) -> dict[str, Any]:
-    """Share of the time from the first image to the last one in which the network runs."""
+def predict(module: Any, inputs: str, outputs: str) -> None:
+    """Enlarge files by data module and Writer, as the command does."""
     from lightning.pytorch import Trainer
 
     from callbacks import Writer
     from datamodules import SRDataModule
 
+    data = SRDataModule(SCALE, predict=inputs, workers=2)
+    trainer = Trainer(
+        accelerator="cpu",
+        callbacks=[Writer(outputs, page=False)],
+        enable_progress_bar=False,
+        logger=False,
+    )
+    trainer.predict(module, data, return_predictions=False)
+
+
+def write_clip(path: str) -> None:
+    """Write a video: a window that moves over a photograph."""
+    import av
+
+    image = photograph(400, 600)
+    with av.open(path, "w") as container:
+        stream: Any = container.add_stream("libx264", rate=25, options={"crf": "18"})
+        stream.width, stream.height, stream.pix_fmt = 320, 180, "yuv420p"
+        for number in range(FRAMES):
+            window = image[number : number + 180, 3 * number : 3 * number + 320]
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(window), "rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def plain_loop(network: Any, inputs: str, outputs: str) -> None:
+    """Decode, enlarge, encode: what one writes without Enlarger."""
+    import av
+
+    weight = next(network.parameters())
+    with av.open(inputs) as source, av.open(outputs, "w") as target:
+        stream: Any = target.add_stream("libx264", rate=25, options={"crf": "18"})
+        film = source.streams.video[0]
+        stream.width, stream.height = SCALE * film.width, SCALE * film.height
+        stream.pix_fmt = "yuv420p"
+        for frame in source.decode(film):
+            lr = torch.from_numpy(frame.to_ndarray(format="rgb24")).movedim(2, 0)[None] / 255
+            sr = network(lr.to(weight.dtype)).float().clamp(0, 1)
+            levels = (sr[0] * 255).round().byte().movedim(0, 2).numpy()
+            enlarged = av.VideoFrame.from_ndarray(np.ascontiguousarray(levels), "rgb24")
+            enlarged.pts, enlarged.time_base = frame.pts, frame.time_base
+            target.mux(stream.encode(enlarged))
+        target.mux(stream.encode(None))
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of its children that have ended."""
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    usages = [resource.getrusage(kind) for kind in kinds]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def enlarge_video(row: str, weights: str) -> dict[str, Any]:
+    """CPU seconds of one video, in this process."""
+    module: Any = enlarger.load(MODEL, scale=SCALE, device="cpu", weights=weights).module
+    network = module.network
+    if row == "torch, bfloat16":
+        network = network.to(torch.bfloat16, memory_format=torch.channels_last)
+    with tempfile.TemporaryDirectory() as folder:
+        clip = f"{folder}/clip.mp4"
+        write_clip(clip)
+        if row == "ours":  # what is loaded and measured once
+            predict(module, clip, f"{folder}/once")
+        begun = cpu_seconds()
+        if row == "ours":
+            predict(module, clip, f"{folder}/out")
+        else:
+            with torch.inference_mode():
+                plain_loop(network, clip, f"{folder}/out.mp4")
+        taken = cpu_seconds() - begun
+    return {"seconds": round(taken, 2), "frames_per_cpu_s": round(FRAMES / taken, 2)}
+
+
+def measure_folder(count: int, side: int, weights: str) -> dict[str, Any]:
+    """Share of the time from the first image to the last one in which the network runs."""
     module: Any = enlarger.load(MODEL, scale=SCALE, device="cpu", weights=weights).module
     begun: list[float] = []
     ended: list[float] = []
@@ -133,14 +215,7 @@ def measure_folder(count: int, side: int, weights: str) -> dict[str, Any]:
             place = Path(folder, "in", f"{number}.png")
             place.parent.mkdir(exist_ok=True)
             Image.fromarray(image).save(place)
-        data = SRDataModule(SCALE, predict=f"{folder}/in", workers=2)
-        trainer = Trainer(
-            accelerator="cpu",
-            callbacks=[Writer(f"{folder}/out", page=False)],
-            enable_progress_bar=False,
-            logger=False,
-        )
-        trainer.predict(module, data, return_predictions=False)
+        predict(module, f"{folder}/in", f"{folder}/out")
     begun, ended = begun[-count:], ended[-count:]  # without what is measured once
     busy = sum(end - begin for begin, end in zip(begun, ended, strict=True))
     whole = ended[-1] - begun[0]
@@ -159,6 +234,7 @@ def main() -> None:
     parser = report.parser(__doc__, timed=True)
     parser.add_argument("--weights", required=True, help="realesr-general-x4v3-half.pth")
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--parts", nargs="*", default=[*PARTS], choices=PARTS)
     parser.add_argument("--sizes", nargs="*", default=[*SIZES], choices=[*SIZES, *LARGE])
     parser.add_argument("--rows", nargs="*", default=[*ROWS], choices=ROWS)
     parser.add_argument("--row", help=argparse.SUPPRESS)
@@ -166,21 +242,34 @@ def main() -> None:
     sizes = SIZES | LARGE
     torch.set_num_threads(arguments.threads)
     if arguments.row:
-        size = sizes[arguments.sizes[0]]
-        print(json.dumps(enlarge_once(arguments.row, size, arguments.weights)))
+        if arguments.parts == ["video"]:
+            result = enlarge_video(arguments.row, arguments.weights)
+        else:
+            size = sizes[arguments.sizes[0]]
+            result = enlarge_once(arguments.row, size, arguments.weights)
+        print(json.dumps(result))
         return
-    results: dict[str, Any] = {"photographs": {}}
-    for name in arguments.sizes:
-        columns = {row: partial(_in_process, row, name) for row in arguments.rows}
-        turns = in_turns(columns, arguments.turns, warm=0)
-        middle = {row: _middle(found) for row, found in turns.items()}
-        results["photographs"][name] = middle
-    results["folder"] = measure_folder(50, 260, arguments.weights)
+    path = report.RESULTS / "predict.json"
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["results"]
+    if "photographs" in arguments.parts:
+        for name in arguments.sizes:
+            words = ["--sizes", name]
+            results["photographs"][name] = _measured(arguments.rows, words, arguments.turns)
+    if "folder" in arguments.parts:
+        results["folder"] = measure_folder(50, 260, arguments.weights)
+    if "video" in arguments.parts:
+        middle = _measured(VIDEO_ROWS, ["--parts", "video"], arguments.turns)
+        results["video"] = {"frames": FRAMES, **middle}
     report.write_report("predict", results, seed=0)
 
 
-def _in_process(row: str, size: str, turn: int) -> dict[str, Any]:
-    words = [*sys.argv[1:], "--sizes", size, "--row", row]
+def _measured(rows: Sequence[str], words: list[str], turns: int) -> dict[str, dict[str, Any]]:
+    columns = {row: partial(_in_process, row, words) for row in rows}
+    return {row: _middle(found) for row, found in in_turns(columns, turns, warm=0).items()}
+
+
+def _in_process(row: str, choice: list[str], turn: int) -> dict[str, Any]:
+    words = [*sys.argv[1:], *choice, "--row", row]
     command = [sys.executable, "-m", "benchmarks.speed.predict", *words]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found: dict[str, Any] = json.loads(output.splitlines()[-1])

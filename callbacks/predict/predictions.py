@@ -195,6 +195,18 @@ class Predictions:
         is_unchanged = state in ((None, None), size_and_time(source))
         return is_unchanged and origin.input_place in (None, self._place_of(source))
 
+    def fingerprint(self, source: str, state: tuple[int, int], options: Options) -> str:
+        """Return a hash of all that decides about an output of this run.
+
+        Args:
+            source: File of the input.
+            state: Its size and modification time.
+            options: Options of this output alone.
+        """
+        way = _way(self._with(options))
+        content = json.dumps([way, self.seed, state, self._place_of(source)])
+        return xxhash.xxh3_64_hexdigest(content.encode())
+
     def add(self, line: Line, options: Options | None = None) -> None:
         """Write a line; it is in the disk's cache when this returns.
 

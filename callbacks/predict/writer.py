@@ -49,7 +49,14 @@ from callbacks.predict.predictions import (
     options_of,
     places_of,
 )
-from callbacks.predict.videos import Codec, VideoSettings, VideoWriter
+from callbacks.predict.videos import (
+    Codec,
+    VideoSettings,
+    VideoWriter,
+    frames_in_parts,
+    remove_parts,
+    settings_of_parts,
+)
 from callbacks.provenance import commit
 from degradations.bicubic import resize
 from degradations.images import from_levels
@@ -247,7 +254,7 @@ class Writer(Callback):
         done = {key for key in keys if self._is_done(key)}
         self.skipped = len(done)
         check_folder(self._root, to_write=len(done) < len(keys))
-        self._data.skip_in_predict(done)
+        self._data.skip_in_predict(done, self._begun_videos(done))
         ours = sum(self._lines.find(self._name(key)) is not None for key in keys)
         if trainer.is_global_zero and ours > len(done):
             log.warning(
@@ -291,7 +298,7 @@ class Writer(Callback):
         if "error" in batch:
             for key, reason in zip(keys, batch["error"], strict=True):
                 if key in self._videos:
-                    self._drop_video()
+                    self._give_up_video(key)
                 self.unusable += 1
                 log.warning("unusable, left out: %s", reason)
                 self._note_error(key, reason)
@@ -457,20 +464,37 @@ class Writer(Callback):
     def _options_of(self, key: str) -> dict[str, Any]:
         """Return the options that an output has besides those of the run."""
         if key in self._videos:
-            return {"writer.codec": self._settings.codec, "writer.crf": self._settings.crf}
+            options = {"writer.codec": self._settings.codec, "writer.crf": self._settings.crf}
+            return options | ({"data.deinterlace": True} if self._data.deinterlace else {})
         return self._places if self._sources[key] is None else {}
+
+    def _fingerprint(self, key: str, state: tuple[int, int]) -> str:
+        options = {**self._options_of(key), **settings_of_parts()}
+        return self._lines.fingerprint(str(self._sources[key]), state, options)
+
+    def _begun_videos(self, done: set[str]) -> dict[str, int]:
+        """Return how many frames stopped runs have made, by key; delete parts of done videos."""
+        begun = {}
+        for key in self._videos:
+            if key in done:
+                remove_parts(self._target(key))
+            elif state := size_and_time(str(self._sources[key])):
+                begun[key] = frames_in_parts(self._target(key), self._fingerprint(key, state))
+        return begun
 
     def _opened(self, meta: dict[str, Any]) -> _Video:
         """Open the video of a frame."""
         frame: VideoFrame = meta["frame"]
         target = self._target(frame.video)
+        fingerprint = self._fingerprint(frame.video, meta["read"])
 
         def note() -> None:  # in the same order as for an image
             remove_file(target)
             if self._video is not None and self._video.line is not None:
                 self._lines.add(self._video.line, self._options_of(frame.video))
 
-        return _Video(frame.video, VideoWriter(target, meta["path"], self._settings, note))
+        writer = VideoWriter(target, meta["path"], self._settings, fingerprint, note)
+        return _Video(frame.video, writer)
 
     def _name_losses(self, video: _Video, frame: VideoFrame, path: str) -> None:
         """Log what is not kept of a video, once, at the first frame that has it."""
@@ -505,7 +529,7 @@ class Writer(Callback):
         except Exception as error:  # whatever encoders raise
             self._data.abandon_in_predict(key)
             self._abandoned.add(key)
-            self._drop_video()
+            self._give_up_video(key)
             self._fail(key, f"it cannot be written as a video: {error}")
 
     def _video_line(
@@ -519,10 +543,15 @@ class Writer(Callback):
         line.update(_input_state(meta["path"], meta))
         return line
 
-    def _drop_video(self) -> None:
+    def _stop_video(self) -> None:
         if self._video is not None:
-            self._video.writer.drop()
+            self._video.writer.stop()
         self._video = None
+
+    def _give_up_video(self, key: str) -> None:
+        """Stop; nothing is left of the video."""
+        self._stop_video()
+        remove_parts(self._target(key))
 
     # ------------------------------------------------------------------------------ the images
 
@@ -638,7 +667,7 @@ class Writer(Callback):
         return lost
 
     def _close(self) -> None:
-        self._drop_video()
+        self._stop_video()
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
         self._pool = None

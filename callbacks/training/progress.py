@@ -102,12 +102,20 @@ class Progress(ProgressBar):
         self._open("predict", _total(counts) or None, "image")
 
     def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         """Advance by a batch and its pixels."""
         if outputs is not None:  # else it could not be read
             image = output_image(outputs)
             self._enlarged += image.numel() / image.shape[-3] / 1e6
+        if self._bars:
+            self._bars[-1].desc = _title(batch)
         self._advance(trainer)
 
     on_predict_end = on_validation_end
@@ -164,6 +172,16 @@ class Progress(ProgressBar):
         if trainer.predicting:
             metrics["megapixels"] = round(self._enlarged, 1)
         return metrics
+
+
+def _title(batch: Any) -> str:
+    """Return what is enlarged, in words; of a video also where it is."""
+    meta, *_ = batch.get("meta") or [{}]
+    frame = meta.get("frame")
+    if frame is None:
+        return "predict"
+    total = f" of {frame.stated:,}" if frame.stated >= frame.number else ""
+    return f"predict, frame {frame.number:,}{total} of clip {frame.clip:,} of {frame.clips:,}"
 
 
 def _total_steps(trainer: Trainer) -> int | None:

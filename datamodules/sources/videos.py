@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from itertools import count
 from math import inf
@@ -40,12 +41,14 @@ class Videos(Source):
 
     Args:
         paths: Files by key.
+        deinterlace: Whether to make whole frames of fields.
     """
 
     keys: Sequence[str] = ()  # path of each video below its root
 
-    def __init__(self, paths: Mapping[str, str]) -> None:
+    def __init__(self, paths: Mapping[str, str], deinterlace: bool = False) -> None:
         super().__init__()
+        self.deinterlace = deinterlace
         self.keys = list(paths)
         self._paths = list(paths.values())
 
@@ -57,11 +60,12 @@ class Videos(Source):
         """Return the first frame of ``keys[index]``. Raises as ``decode``."""
         return next(self.decode(index))
 
-    def decode(self, index: int) -> Iterator[Sample]:
+    def decode(self, index: int, begun: int = 0) -> Iterator[Sample]:
         """Decode a video.
 
         Args:
             index: Number of the video.
+            begun: Number of frames to leave out from the first on; but the last one always comes.
 
         Yields:
             ``hr``, (H, W, 3), in the orientation that is stored, and ``meta`` with a ``VideoFrame``
@@ -75,17 +79,63 @@ class Videos(Source):
         try:
             with open_video(path) as container:
                 stream = film_of(container)
-                for frame, video_frame in _video_frames(container, stream, self.keys[index]):
+                if stream is None:
+                    raise ValueError("it has no video stream")
+                decoded = _decoded(container, stream)
+                if self.deinterlace:
+                    decoded = _deinterlaced(decoded)
+                for frame, video_frame in self._described(decoded, stream, index):
                     number = video_frame.number
+                    if number <= begun and not video_frame.last:
+                        continue
                     rgb = frame_to_rgb(frame, video_frame.colours)
                     bits = video_frame.colours.bits
                     yield {"hr": rgb, "meta": {**meta, "bit_depth": bits, "frame": video_frame}}
             if not number:
-                raise ValueError("it has no video stream, or no frames in it")
+                raise ValueError("its video stream has no frames")
         except Exception as error:  # whatever FFmpeg raises
             reason = getattr(error, "strerror", None) or error
             after = f", after frame {number}" if number else ""
             raise UnreadableImage(f"{path}: {reason}{after}") from error
+
+    def _described(
+        self, decoded: Iterator[tuple[Any, int]], stream: Any, index: int
+    ) -> Iterator[tuple[Any, VideoFrame]]:
+        """Yield the frames of a stream, and what a writer needs to know of each."""
+        stated = stated_frames(self.path(index))
+        aspect = Fraction(stream.sample_aspect_ratio or 1)
+        rate = Fraction(stream.average_rate or USUAL_RATE)
+        rate = min(rate, LARGEST_RATE).limit_denominator(1001)
+        duration = 1
+        colours = None
+        extras = None
+        ahead = next(decoded, None)
+        for number in count(1):
+            if ahead is None:
+                return
+            frame, pts = ahead
+            colours = colours or colours_of(frame)
+            frame_extras = extras_of(frame, stream)
+            extras = (extras or frame_extras)._replace(lost=frame_extras.lost)
+            ahead = next(decoded, None)
+            # Some files do not say how long the last one is shown.
+            duration = (frame.duration or duration) if ahead is None else ahead[1] - pts
+            video_frame = VideoFrame(
+                video=self.keys[index],
+                clip=index + 1,
+                clips=len(self.keys),
+                number=number,
+                stated=stated,
+                pts=pts,
+                duration=duration,
+                time_base=Fraction(frame.time_base),
+                rate=rate,
+                last=ahead is None,
+                colours=colours,
+                aspect=aspect,
+                extras=extras,
+            )
+            yield frame, video_frame
 
 
 class VideoFrames(PredictImages, IterableDataset[dict[str, Any]]):
@@ -96,17 +146,20 @@ class VideoFrames(PredictImages, IterableDataset[dict[str, Any]]):
 
     source: Videos
 
-    def start(self, done: set[str], seed: int, ranks: tuple[int, int]) -> None:
+    def start(
+        self, done: set[str], begun: Mapping[str, int], seed: int, ranks: tuple[int, int]
+    ) -> None:
         """Choose the videos.
 
         Args:
             done: Keys of videos to leave out.
+            begun: How many frames of a video are done, by key.
             seed: ``data.init_args.degradation_seed``.
             ranks: Rank of this process, and number of processes.
         """
         left = [index for index, key in enumerate(self.source.keys) if key not in done]
         rank, world = ranks
-        self._left, self._seed = left[rank::world], seed
+        self._left, self._begun, self._seed = left[rank::world], begun, seed
         # Shared with the worker.
         flags: Any = torch.zeros(len(self.source.keys), dtype=torch.bool)
         self._abandoned = flags.share_memory_()
@@ -114,7 +167,11 @@ class VideoFrames(PredictImages, IterableDataset[dict[str, Any]]):
     @property
     def stated_frames(self) -> int:
         """About how many frames are left, by what the files say."""
-        return sum(stated_frames(self.source.path(index)) for index in self._left)
+        left = [
+            stated_frames(self.source.path(index)) - self._frames_done(index)
+            for index in self._left
+        ]
+        return sum(count for count in left if count > 0)
 
     def abandon(self, key: str) -> None:
         """Give no more frames of a video; at most those that were read ahead still come."""
@@ -133,11 +190,14 @@ class VideoFrames(PredictImages, IterableDataset[dict[str, Any]]):
         for index in self._left:
             yield from self._frames(index)
 
+    def _frames_done(self, index: int) -> int:
+        return self._begun.get(self.source.keys[index], 0)
+
     def _frames(self, index: int) -> Iterator[dict[str, Any]]:
         path = self.source.path(index)
         failed = {"key": self.keys[index], "seed": 0, "meta": {"path": path, "frame": None}}
         try:
-            for given in self.source.decode(index):
+            for given in self.source.decode(index, self._frames_done(index)):
                 if self._abandoned[index]:
                     return
                 sample: Any = self._checked(given, index)
@@ -150,42 +210,6 @@ class VideoFrames(PredictImages, IterableDataset[dict[str, Any]]):
                 yield {**sample, "key": name, "seed": seed_of(self._seed, name)}
         except UnreadableImage as unreadable:
             yield {**failed, "error": str(unreadable)}
-
-
-def _video_frames(container: Any, stream: Any, key: str) -> Iterator[tuple[Any, VideoFrame]]:
-    """Yield the frames of a stream, and what a writer needs to know of each."""
-    if stream is None:
-        return
-    aspect = Fraction(stream.sample_aspect_ratio or 1)
-    rate = Fraction(stream.average_rate or USUAL_RATE)
-    rate = min(rate, LARGEST_RATE).limit_denominator(1001)
-    duration = 1
-    colours = None
-    decoded = _decoded(container, stream)
-    ahead = next(decoded, None)
-    for number in count(1):
-        if ahead is None:
-            return
-        frame, pts = ahead
-        colours = colours or colours_of(frame)
-        ahead = next(decoded, None)
-        # Some files do not say how long the last one is shown.
-        duration = (frame.duration or duration) if ahead is None else ahead[1] - pts
-        yield (
-            frame,
-            VideoFrame(
-                key,
-                number,
-                pts,
-                duration,
-                Fraction(frame.time_base),
-                rate,
-                ahead is None,
-                colours,
-                aspect,
-                extras_of(frame, stream),
-            ),
-        )
 
 
 def _decoded(container: Any, stream: Any) -> Iterator[tuple[Any, int]]:
@@ -205,6 +229,36 @@ def _decoded(container: Any, stream: Any) -> Iterator[tuple[Any, int]]:
             if frame.is_corrupt or (frame.width, frame.height) != size:
                 raise ValueError("the next frame is damaged, or has another size")
             yield frame, times.of(frame)
+
+
+def _deinterlaced(decoded: Iterator[tuple[Any, int]]) -> Iterator[tuple[Any, int]]:
+    """Yield a whole frame for each one of two fields, at its time, and others unchanged."""
+    from av import BlockingIOError, EOFError
+    from av.filter import Graph
+
+    graph = Graph()
+    originals: deque[tuple[Any, int]] = deque()  # which the filter has not given back
+
+    def filtered(end: type[Exception]) -> Iterator[tuple[Any, int]]:
+        with suppress(end):
+            while True:
+                frame = graph.vpull()
+                original, time = originals.popleft()
+                frame.time_base, frame.duration = original.time_base, original.duration
+                yield frame, time
+
+    for frame, time in decoded:
+        if not graph.configured:
+            about = {"width": frame.width, "height": frame.height, "format": frame.format}
+            fields = graph.add_buffer(**about, time_base=frame.time_base)
+            bwdif = graph.add("bwdif", "mode=send_frame:deint=interlaced")
+            graph.link_nodes(fields, bwdif, graph.add("buffersink")).configure()
+        originals.append((frame, time))
+        graph.vpush(frame)
+        yield from filtered(BlockingIOError)
+    if graph.configured:
+        graph.vpush(None)
+        yield from filtered(EOFError)
 
 
 class _Times:

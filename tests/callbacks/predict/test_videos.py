@@ -21,12 +21,13 @@ from av.stream import Disposition
 from PIL import ExifTags, Image
 
 from callbacks.predict.predictions import NAME, outputs_in
+from callbacks.predict.videos import VideoWriter
 from callbacks.predict.writer import Writer
 from datamodules.base import SRDataModule
 from datamodules.sources.folder import Outputs
 from datamodules.sources.videos import Videos
 from files.images.decode import UnreadableImage
-from files.video import BT601, stated_frames
+from files.video import BT601, read_frame, stated_frames
 from lightning_modules.controls.simple import Bicubic
 from tests.callbacks.predict.test_predictions import stored
 from tests.callbacks.tiny import OneThread, trainer
@@ -38,6 +39,7 @@ EVEN = [40 * n for n in range(12)]
 UNEVEN = [0, 40, 73, 106, 300, 301, 350, 1000]
 SAME = {"input", "output", "error", "lr_size", "size", "scale", "frames", "seed"}
 LONG = [40 * n for n in range(70)]
+THREE_PARTS = [40 * n for n in range(250)]
 
 
 class Counted(Bicubic):
@@ -62,7 +64,8 @@ def predict(
     source: Path, out: Path, stop_at: int = -1, how: str = "error", **settings: Any
 ) -> Counted:
     workers, scale = settings.pop("workers", 0), settings.pop("scale", 2.0)
-    data = SRDataModule(scale, predict=str(source), workers=workers)
+    deinterlace = settings.pop("deinterlace", False)
+    data = SRDataModule(scale, predict=str(source), workers=workers, deinterlace=deinterlace)
     data.outputs = Outputs(out, partial(outputs_in, out))  # as the command does
     model = Counted(scale)
     model.stop_at, model.how = stop_at, how
@@ -258,6 +261,25 @@ def test_what_frames_lose_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert caplog.text.count("d.mkv: not kept: arrangement of a stereoscopic video") == 1
 
 
+def test_fields_become_whole_frames(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    source = make_video(clips / "a.mp4", UNEVEN, colours=(2, 1, 1, 1), interlaced=True)
+    make_video(clips / "b.mp4", UNEVEN)
+    for out, deinterlace in (("fields", False), ("frames", True)):
+        predict(clips, tmp_path / out, scale=1.0, deinterlace=deinterlace)
+    assert caplog.text.count("--data.deinterlace true") == 1
+    combed, smooth = [
+        np.diff(read_frame(tmp_path / out / "a_x2.mp4", 4)[..., 1].astype(int), axis=0)
+        for out in ("fields", "frames")
+    ]
+    assert np.abs(smooth).mean() < np.abs(combed).mean() / 5
+    then, now = read_video(source), read_video(tmp_path / "frames/a_x2.mp4")
+    assert (now.times, now.end, now.colours) == (then.times, then.end, then.colours)
+    progressive = [(tmp_path / out / "b_x2.mp4").read_bytes() for out in ("fields", "frames")]
+    assert progressive[0] == progressive[1]
+
+
 def test_camera_clips_with_exif_are_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """PyAV does not know FFmpeg's side data of EXIF."""
     exif, data = Image.Exif(), io.BytesIO()
@@ -311,25 +333,62 @@ def test_what_is_done_is_left_alone(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------- stopped runs
 
 
-def killed(root: str) -> None:
+def killed(root: str, codec: Any) -> None:
     """Called in a process of its own."""
-    predict(Path(root, "a.mp4"), Path(root, "out"), stop_at=67, how="kill")
+    predict(Path(root, "a.mkv"), Path(root, "out"), stop_at=230, how="kill", codec=codec)
 
 
-@pytest.mark.parametrize("how", quick(["error", "kill"], "error"))
-def test_a_stopped_run_makes_the_video_afresh(tmp_path: Path, how: str) -> None:
-    source, out = make_video(tmp_path / "a.mp4", LONG, audio="aac"), tmp_path / "out"
-    if how == "error":
-        with pytest.raises(KeyError, match="stopped"):
-            predict(source, out, stop_at=67)
-        assert files(out) == []
-    else:
-        code = f"from {__name__} import killed; killed({str(tmp_path)!r})"
-        done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True)
-        assert done.returncode == 9, done.stderr
-    assert predict(source, out).made == len(LONG)
-    assert files(out) == ["a_x2.mp4"]
-    assert read_video(out / "a_x2.mp4").times == [Fraction(time, 1000) for time in LONG]
+def stopped(tmp_path: Path) -> tuple[Path, Path]:
+    """Return a video of three parts, and a folder where two of them were made."""
+    source, out = make_video(tmp_path / "a.mkv", THREE_PARTS, audio="aac"), tmp_path / "out"
+    with pytest.raises(KeyError, match="stopped"):
+        predict(source, out, stop_at=230)
+    assert len(files(out / "a_x2.parts")) == 2
+    return source, out
+
+
+@pytest.mark.parametrize("codec", quick(["h264", "hevc", "av1"], "h264"))
+def test_a_killed_run_goes_on_with_the_same_bytes(tmp_path: Path, codec: Any) -> None:
+    source = make_video(tmp_path / "a.mkv", THREE_PARTS, audio="aac")
+    code = f"from {__name__} import killed; killed({str(tmp_path)!r}, {codec!r})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True)
+    assert done.returncode == 9, done.stderr
+    assert predict(source, tmp_path / "out", codec=codec).made == len(THREE_PARTS) - 200
+    predict(source, tmp_path / "whole", codec=codec)
+    assert files(tmp_path / "out") == ["a_x2.mp4"]
+    whole = tmp_path / "whole/a_x2.mp4"
+    assert (tmp_path / "out/a_x2.mp4").read_bytes() == whole.read_bytes()
+    assert read_video(whole).times == [Fraction(time, 1000) for time in THREE_PARTS]
+
+
+def test_parts_of_another_input_or_option_are_not_continued(tmp_path: Path) -> None:
+    source, out = stopped(tmp_path)
+    with pytest.raises(KeyError, match="stopped"):
+        predict(source, out, stop_at=5, crf=30)
+    assert not (out / "a_x2.parts").exists()
+    source, out = stopped(tmp_path)
+    make_video(source, THREE_PARTS[1:])
+    (out / "a_x2.parts/mine.txt").write_text("mine")
+    assert predict(source, out).made == len(THREE_PARTS) - 1
+    assert files(out / "a_x2.parts") == ["mine.txt"]
+
+
+def test_a_run_that_was_stopped_at_the_end_needs_the_last_frame_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_video(tmp_path / "a.mp4", THREE_PARTS[:200])
+    predict(source, tmp_path / "whole")
+    monkeypatch.setattr(VideoWriter, "_join", disk_error)
+    with pytest.raises(OSError, match="disk"):
+        predict(source, tmp_path / "out")
+    monkeypatch.undo()
+    assert predict(source, tmp_path / "out").made == 1
+    whole = (tmp_path / "whole/a_x2.mp4").read_bytes()
+    assert (tmp_path / "out/a_x2.mp4").read_bytes() == whole
+
+
+def disk_error(writer: VideoWriter) -> None:
+    raise OSError("disk")
 
 
 # ------------------------------------------------------------------------------ several processes
