@@ -258,6 +258,9 @@ class Migration:
                 )
             elif "class" in entry or "spandrel" in entry:
                 if word in values:
+                    if argument not in values[word]:
+                        self._comment(f"{option}.{word}", argument, f"of {name}")
+                        continue
                     argument = values[word][argument]
                 arguments[names.get(word, word)] = argument
             else:
