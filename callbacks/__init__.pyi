@@ -13,6 +13,7 @@ from .metrics.fid import PatchKID as PatchKID
 from .metrics.fid import PatchMetric as PatchMetric
 from .metrics.iqa import IQA as IQA
 from .metrics.niqe import NIQE as NIQE
+from .metrics.perceptual import DISTS as DISTS
 from .metrics.perceptual import LPIPS as LPIPS
 from .metrics.perceptual import Perceptual as Perceptual
 from .metrics.pixels import PSNR as PSNR

@@ -34,6 +34,7 @@ OF_ADVERSARIAL = {
     "trainer.gradient_clip_val": "model.init_args.clip",
 }
 TRAIN = "datasets.train."
+MIXING = {"mixup": "datamodules.MixUp", "cutblur": "datamodules.CutBlur"}
 
 
 def main(words: Sequence[str]) -> int:
@@ -147,6 +148,8 @@ class Migration:
         self.content = content
         self.options = dict(options_of(content))
         self._join_options()
+        if self.options.get("train.use_moa"):
+            self._add_mixing()
         for option, value in self.options.items():
             self._add(option, value)
         self._add_sources()
@@ -258,6 +261,9 @@ class Migration:
                 )
             elif "class" in entry or "spandrel" in entry:
                 if word in values:
+                    if argument not in values[word]:
+                        self._comment(f"{option}.{word}", argument, f"of {name}")
+                        continue
                     argument = values[word][argument]
                 arguments[names.get(word, word)] = argument
             else:
@@ -357,6 +363,18 @@ class Migration:
         if len(pairs) == 1:
             return pairs["set1"]
         return {"class_path": "datamodules.Mix", "init_args": {"sources": pairs}}
+
+    def _add_mixing(self) -> None:
+        kinds = self.options.get("train.moa_augs", ["none", "mixup", "cutmix", "resizemix"])
+        probabilities = self.options.get("train.moa_probs", [0.4, 0.084, 0.084, 0.084])
+        mixing = []
+        for kind, probability in zip(kinds, probabilities, strict=False):
+            if kind in MIXING:
+                arguments = {"probability": probability}
+                mixing.append({"class_path": MIXING[kind], "init_args": arguments})
+            elif kind != "none":
+                self._comment("train.moa_augs", kind, "only mixup and cutblur")
+        self.config["data.init_args.crops.mixing"] = mixing
 
     def _choose_degradation(self) -> None:
         train = self.config.get("data.init_args.train", {})

@@ -1,5 +1,7 @@
 from .augment import Albumentations as Albumentations
 from .base import SRDataModule as SRDataModule
+from .mixing import CutBlur as CutBlur
+from .mixing import MixUp as MixUp
 from .shards.shards import Shards as Shards
 from .shards.stream import Stream as Stream
 from .source import Source as Source

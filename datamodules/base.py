@@ -364,6 +364,8 @@ class SRDataModule(Predicted, LightningDataModule):
         if "lr" not in batch and "hr" in batch:
             degradation = degrading.degradation_of(dataset, self.degradation, scale)
             degrading.make_lr(batch, degradation, finite)
+        if part == "train" and self.crops.mixing:
+            degrading.mix_pairs(batch, self.crops.mixing)
         add_size(batch, dataset.output_size)
         if "latent" in batch:
             add_latents(batch, dataset.source)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from datamodules.batches import collate
 from datamodules.samples import Images
+from datamodules.source import Mixing
 from degradations.base import Degradation
+from degradations.draws import Draws
 
 log = logging.getLogger(__name__)
 LONG = 2000  # steps from which compiling pays
@@ -84,6 +87,26 @@ def collated(degradation: Degradation | None, samples: list[dict[str, Any]]) -> 
         shape = batch["hr"].shape
         batch["draws"] = (shape, degradation.draw_ahead(batch["seed"], shape))
     return batch
+
+
+def mix_pairs(batch: dict[str, Any], mixing: Sequence[Mixing]) -> None:
+    """Change HR and LR of a batch together, in place.
+
+    Args:
+        batch: Of training, with ``hr`` and ``lr`` in float32.
+        mixing: The changes.
+
+    Raises:
+        ValueError: If the batch has no such pairs.
+    """
+    if not {"hr", "lr"} <= batch.keys():
+        raise ValueError(
+            f"data.init_args.crops.mixing changes pairs of HR and LR, and training has "
+            f"{', '.join(batch)}: leave it out"
+        )
+    draws = Draws(batch["seed"])
+    for change in mixing:
+        batch["hr"], batch["lr"] = change(batch["hr"], batch["lr"], draws)
 
 
 def make_lr(batch: dict[str, Any], degradation: Degradation, finite: bool = True) -> None:

@@ -19,7 +19,7 @@ from datamodules.files.pairs import misfit
 from datamodules.order.keys import first_duplicate
 from datamodules.order.plan import Item, Plan
 from datamodules.scales import Scales
-from datamodules.source import IMAGES, Augmentation, Sample, Source
+from datamodules.source import IMAGES, Augmentation, Mixing, Sample, Source
 from degradations.base import cut_size
 from degradations.seeds import GAMMA, MULTIPLIERS, SHIFTS, hash_of_name
 from files.clock import READING, Preparation
@@ -49,6 +49,7 @@ class CropSettings:
         per_image: Crops of each training image per epoch.
         flips: Flip and transpose the crops at random; ``horizontal``: only flip left and right.
         augment: A further change of the crops, on the CPU.
+        mixing: Changes of HR and LR together, on the device, one after the other.
         small: What to do with training images smaller than crop_size: ``error``; ``pad``, mirror
             them at their lower and right border; or ``skip``, take other images instead.
         scales: Train at arbitrary scales instead of ``scale``, drawn for each batch.
@@ -60,6 +61,7 @@ class CropSettings:
     per_image: PositiveInt = 1
     flips: Flips = True
     augment: Augmentation | None = None
+    mixing: list[Mixing] | None = None
     small: Small = "error"
     scales: Scales | None = None
     unreadable_limit: UnitInterval = 0.01

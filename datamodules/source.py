@@ -9,9 +9,11 @@ from typing import Any, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from datamodules.order.shuffle import Mixture
 from degradations.base import Degradation
+from degradations.draws import Draws
 from files.images.decode import UnreadableImage as UnreadableImage
 from files.images.deep import Pixels
 from files.numbers import PositiveFloat
@@ -319,6 +321,20 @@ def prepare_within(source: Source, around: Source, scale: float) -> None:
         )
     source.srgb = around.srgb
     source.prepare(scale)
+
+
+class Mixing(ABC):
+    """A change of HR and LR of training crops together, on the device."""
+
+    @abstractmethod
+    def __call__(self, hr: Tensor, lr: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Return both, changed.
+
+        Args:
+            hr: (B, 3, H, W) float32 in [0, 1].
+            lr: (B, 3, h, w) float32 in [0, 1].
+            draws: Of the samples' seeds, the only source of randomness.
+        """
 
 
 class Augmentation(ABC):

@@ -1,4 +1,6 @@
-"""What callbacks and commands may ask of a method: any other LightningModule has the defaults.
+"""What callbacks and commands may ask of a method, and a method of callbacks.
+
+Any other LightningModule has the defaults of ``Method``.
 
 ``lightning_modules.base.ImageModel`` is a ``Method``. An attribute that is not declared here, or on
 a base class of ``lightning_modules``, is the method's own and means nothing to the rest.
@@ -6,6 +8,7 @@ a base class of ``lightning_modules``, is the method's own and means nothing to 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import fields
 from typing import Any, final
 
@@ -90,6 +93,18 @@ class Method:
             optimizer: One of the trainer's.
         """
         return True
+
+
+class Averages(ABC):
+    """A callback that averages weights, as a method may ask of it."""
+
+    @abstractmethod
+    def swap_in(self, module: Any) -> None:
+        """Replace the weights of ``module`` by the averages, until ``swap_out``."""
+
+    @abstractmethod
+    def swap_out(self) -> None:
+        """Restore the weights."""
 
 
 _FOREIGN = Method()

@@ -37,10 +37,16 @@ from .methods.infinity import Infinity as Infinity
 from .methods.invsr import InvSR as InvSR
 from .first_stage.latent_perceptual import LatentPerceptual as LatentPerceptual
 from .first_stage.latent_perceptual import Ranking as Ranking
+from .losses import DISTS as DISTS
+from .losses import FFT as FFT
 from .losses import GAN as GAN
 from .losses import L1 as L1
+from .losses import LDL as LDL
+from .losses import MSSSIM as MSSSIM
 from .losses import Charbonnier as Charbonnier
+from .losses import FocalFrequency as FocalFrequency
 from .losses import Loss as Loss
+from .losses import TrainedLoss as TrainedLoss
 from .losses import VGG19Perceptual as VGG19Perceptual
 from .networks.liif import AnySize as AnySize
 from .networks.autoencoders import BitwiseVAE as BitwiseVAE
@@ -66,6 +72,8 @@ from .methods.infinity import NextScale as NextScale
 from .methods.nsarm import NSARM as NSARM
 from .methods.nsarm import NSARMStageOne as NSARMStageOne
 from .methods.regression import OnePass as OnePass
+from .optimisation import ChainedScheduler as ChainedScheduler
+from .optimisation import SequentialLR as SequentialLR
 from .optimisation import WarmUp as WarmUp
 from .optimisation import WarmUpCosine as WarmUpCosine
 from .methods.real_esrgan import RealESRGAN as RealESRGAN

@@ -22,6 +22,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from files.batch import Batch
 from files.numbers import PositiveFloat, PositiveInt
@@ -75,6 +76,7 @@ class Adversarial(SuperResolver):
         self.accumulate = accumulate
         self.clip = clip
         self._judged: list[Any] = []  # what the discriminator sees of the batches of this step
+        self._norm = torch.zeros(())  # of the latest gradient, before it was clipped
 
     @property
     def uses_last_weights(self) -> bool:
@@ -118,6 +120,7 @@ class Adversarial(SuperResolver):
         self._average(optimizer.optimizer)
         step = self.trainer.global_step
         optimizer.step()
+        self.log("train/gradient", self._norm)
         optimizer.zero_grad()
         schedule = self.lr_schedulers()
         # If Guard skipped the update, the schedule is not stepped.
@@ -132,6 +135,7 @@ class Adversarial(SuperResolver):
             self._average(optimizer)
             # `LightningOptimizer.step` would count it in `global_step`.
             self.trainer.strategy.optimizer_step(optimizer, lambda: None)
+            self.log("train/discriminator_gradient", self._norm)
             optimizer.zero_grad()
 
     @property
@@ -150,8 +154,10 @@ class Adversarial(SuperResolver):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradient, which the AMP scaler has already unscaled."""
+        parameters = _trained(optimizer)
+        self._norm = get_total_norm(p.grad for p in parameters if p.grad is not None)
         if self.clip is not None:
-            nn.utils.clip_grad_norm_(_trained(optimizer), self.clip)
+            clip_grads_with_norm_(parameters, self.clip, self._norm)
 
     def load_discriminator(self, path: Path) -> None:
         """Load the discriminator's weights.

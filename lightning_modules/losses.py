@@ -10,14 +10,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveFloat
-from lightning_modules.networks.running import Frozen
+from files.vgg import DISTSNetwork
+from lightning_modules.networks.running import Frozen, without_fp16
 from lightning_modules.weights import fingerprint, load_strictly, read_weights
 
 CONVOLUTIONS = (2, 2, 4, 4, 4)  # of VGG19's stages
@@ -25,8 +27,8 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 LAYERS = {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_4": 1.0, "conv4_4": 1.0, "conv5_4": 1.0}
 
 
-class Loss(Frozen, ABC):
-    """One term of a loss. Networks that it holds are frozen.
+class Term(nn.Module, ABC):
+    """Base class of ``Loss`` and ``TrainedLoss``.
 
     Args:
         weight: Factor of the term.
@@ -35,6 +37,8 @@ class Loss(Frozen, ABC):
 
     # Weights that the term needs in training: a file, or a name of ``configs/weights.yaml``.
     file: str | None = None
+    # Whether ``forward`` has a third argument: the output of the averaged weights of ``EMA``.
+    takes_average = False
 
     def __init__(self, weight: NonNegativeFloat = 1.0, start: NonNegativeInt = 0) -> None:
         super().__init__()
@@ -53,6 +57,15 @@ class Loss(Frozen, ABC):
     def load(self, path: Path) -> None:
         """Load the weights of ``file``; only training needs them."""
 
+
+class Loss(Frozen, Term):
+    """One term of a loss. Networks that it holds are frozen.
+
+    Args:
+        weight: Factor of the term.
+        start: Step of training from which the term counts; 0 for all steps.
+    """
+
     def refuse_training(self, key: str) -> None:
         """Raise if the term has a parameter of its own: only that of a network can be frozen.
 
@@ -65,10 +78,21 @@ class Loss(Frozen, ABC):
         for name, parameter in self.named_parameters(recurse=False):
             if parameter.requires_grad:
                 raise ValueError(
-                    f"{key}, a {type(self).__name__}, has the parameter {name}, and losses do not "
-                    "train: make a constant of it with register_buffer, or train it in a method of "
-                    "your own"
+                    f"{key}, a {type(self).__name__}, has the parameter {name}, and a Loss does "
+                    "not train: make it a lightning_modules.TrainedLoss, or a constant with "
+                    "register_buffer"
                 )
+
+
+class TrainedLoss(Term):
+    """One term of a loss whose parameters the network's optimiser trains.
+
+    Checkpoints have them; averages and exports do not.
+
+    Args:
+        weight: Factor of the term.
+        start: Step of training from which the term counts; 0 for all steps.
+    """
 
 
 # ------------------------------------------------------------------------------------- per pixel
@@ -121,6 +145,130 @@ def charbonnier(sr: Tensor, hr: Tensor, eps: float = 1e-3) -> Tensor:
     Source: Charbonnier et al., ICIP 1994; eps of LapSRN (Lai et al., 2017; arXiv 1710.01992).
     """
     return ((sr - hr).square() + eps**2).sqrt().mean()
+
+
+# ------------------------------------------------------------------------------------- structure
+
+
+class MSSSIM(Loss):
+    """1 - MS-SSIM, of SSIM with a Gaussian window of 11 pixels.
+
+    Args:
+        weight: Factor of the term.
+        start: Step of training from which the term counts; 0 for all steps.
+        exponents: Exponent of each scale, the finest first. Sides of HR must have more than
+            ``10 * 2 ** (len(exponents) - 1)`` pixels: 160 by default.
+
+    Source: Wang et al., 2003, "Multiscale structural similarity for image quality assessment",
+    equation 7, whose exponents these are. Negative contrasts count as 0, without a gradient.
+    """
+
+    def __init__(
+        self,
+        weight: NonNegativeFloat = 1.0,
+        start: NonNegativeInt = 0,
+        exponents: Sequence[PositiveFloat] = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333),
+    ) -> None:
+        super().__init__(weight, start)
+        self.exponents = list(exponents)
+
+    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
+        """Return the mean over images.
+
+        Raises:
+            ValueError: If the images are too small.
+        """
+        smallest = 10 * 2 ** (len(self.exponents) - 1)
+        if min(sr.shape[-2:]) <= smallest:
+            raise ValueError(
+                f"MSSSIM needs more than {smallest} pixels a side at {len(self.exponents)} scales, "
+                f"and has {sr.shape[-2]}x{sr.shape[-1]}: set a larger data.init_args.crop_size, or "
+                "fewer exponents"
+            )
+        sr = sr.float()
+        hr = hr.float()
+        similarity = sr.new_ones(len(sr))
+        for scale, exponent in enumerate(self.exponents, 1):
+            ssim, contrast = structural_similarity_index_measure(
+                sr, hr, data_range=1.0, reduction="none", return_contrast_sensitivity=True
+            )
+            factor = ssim if scale == len(self.exponents) else contrast
+            similarity = similarity * factor.clamp(min=1e-6) ** exponent
+            sr = functional.avg_pool2d(sr, 2)
+            hr = functional.avg_pool2d(hr, 2)
+        return 1 - similarity.mean()
+
+
+class LDL(Loss):
+    """L1 where the output has artefacts: locally discriminative learning.
+
+    An artefact is where the residual varies, within 7x7 pixels and within the image, and is larger
+    than that of the averaged weights. Needs ``callbacks.EMA``.
+
+    Args:
+        weight: Factor of the term.
+        start: Step of training from which the term counts; 0 for all steps.
+
+    Source: Liang, Zeng, Zhang, CVPR 2022 (arXiv 2203.09195); as in the released code, gradients
+    also pass through the map.
+    """
+
+    takes_average = True
+
+    def forward(self, sr: Tensor, hr: Tensor, average: Tensor | None = None) -> Tensor:
+        """Return the mean of abs(map * (sr - hr)).
+
+        Args:
+            sr: (B, 3, H, W), about [0, 1].
+            hr: (B, 3, H, W) in [0, 1].
+            average: As ``sr``, of the averaged weights.
+        """
+        residual = (hr - sr).abs().sum(1, keepdim=True)
+        residual_of_average = (hr - cast(Tensor, average)).abs().sum(1, keepdim=True)
+        padded = functional.pad(residual, (3, 3, 3, 3), mode="reflect")
+        local = padded.unfold(2, 7, 1).unfold(3, 7, 1).var((-2, -1))
+        artefacts = residual.var((1, 2, 3), keepdim=True) ** 0.2 * local
+        artefacts = artefacts.masked_fill(residual < residual_of_average, 0)
+        return functional.l1_loss(artefacts * sr, artefacts * hr)
+
+
+# ------------------------------------------------------------------------------------- frequency
+
+
+class FFT(Loss):
+    """L1 of the real and imaginary parts of the two-dimensional Fourier transform.
+
+    Args:
+        weight: Factor of the term; 0.1 in the paper.
+        start: Step of training from which the term counts; 0 for all steps.
+
+    Source: MIMO-UNet (Cho et al., ICCV 2021; arXiv 2108.05054), at one scale.
+    """
+
+    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
+        """Return the mean of the absolute differences."""
+        difference = torch.fft.fft2(sr.float() - hr.float())
+        return torch.view_as_real(difference).abs().mean()
+
+
+class FocalFrequency(Loss):
+    """Squared difference of spectra, weighted by how large it is at each frequency.
+
+    Args:
+        weight: Factor of the term.
+        start: Step of training from which the term counts; 0 for all steps.
+
+    Source: Jiang et al., ICCV 2021 (arXiv 2012.12821), with alpha 1, of an orthonormal transform,
+    as in the released code.
+    """
+
+    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
+        """Return the mean over frequencies."""
+        difference = torch.fft.fft2(sr.float() - hr.float(), norm="ortho")
+        distance = torch.view_as_real(difference).square().sum(-1)
+        weights = distance.detach().sqrt()
+        largest = weights.amax((-2, -1), keepdim=True).clamp(min=torch.finfo().tiny)
+        return (weights / largest * distance).mean()
 
 
 # ------------------------------------------------------------------------------------ perceptual
@@ -234,23 +382,79 @@ class VGG19Perceptual(Loss):
         return torch.stack(distances).sum()
 
 
+class DISTS(Loss):
+    """Distance of structure and texture between features of VGG16.
+
+    Args:
+        weight: Factor of the term.
+        start: Step of training from which the term counts; 0 for all steps.
+        perceptual_weights: VGG16's weights as torchvision has them: a file, or a name of
+            ``configs/weights.yaml``.
+
+    Source: Ding et al., TPAMI 2020 (arXiv 2004.07728).
+    """
+
+    def __init__(
+        self,
+        weight: NonNegativeFloat = 1.0,
+        start: NonNegativeInt = 0,
+        perceptual_weights: str = "vgg16",
+    ) -> None:
+        super().__init__(weight, start)
+        self.file = perceptual_weights
+        self.network: DISTSNetwork | None = None
+        self.source = ""  # of the frozen weights, for checkpoints
+
+    def load(self, path: Path) -> None:
+        """Load the network.
+
+        Args:
+            path: torchvision's file.
+
+        Raises:
+            FileNotFoundError: If the file is missing.
+            ValueError: If it has other tensors.
+        """
+        self.network = DISTSNetwork(path).to(memory_format=torch.channels_last)
+        self.source = f"{path} {fingerprint(self.network.features.state_dict())}"
+
+    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
+        """Return the mean distance of the images."""
+        network = cast(DISTSNetwork, self.network)  # `load` sets it
+        with torch.no_grad():
+            features_of_hr = network(hr)
+        return network.distances(without_fp16(network, sr), features_of_hr).mean()
+
+
 # ----------------------------------------------------------------------------------- adversarial
 
 
 @dataclass(frozen=True)
 class GAN:
-    """Both sides of an adversarial loss: the cross-entropy of logits, of one or more sizes.
+    """Both sides of an adversarial loss, of logits x of one or more sizes.
+
+    kind      of real images    of outputs
+    vanilla   softplus(-x)      softplus(x)
+    lsgan     (x - 1)^2         x^2
+    hinge     relu(1 - x)       relu(1 + x)
+
+    The discriminator's side is the sum of both. The generator's is the first one, of its outputs;
+    that of ``hinge`` is -x.
 
     Args:
         weight: Factor of the generator's side; the discriminator's is always 1.
         start: Step of training from which the generator's side counts; the discriminator trains
             from the first step.
+        kind: Form of the loss.
 
-    Source: Goodfellow et al., 2014 (arXiv 1406.2661).
+    Source: vanilla: Goodfellow et al., 2014 (arXiv 1406.2661); lsgan: Mao et al., ICCV 2017
+    (arXiv 1611.04076), equation 9 without its factors of 1/2, as in BasicSR; hinge: Lim and Ye,
+    2017 (arXiv 1705.02894), equations 13 and 14.
     """
 
     weight: NonNegativeFloat = 0.1
     start: NonNegativeInt = 0
+    kind: Literal["vanilla", "lsgan", "hinge"] = "vanilla"
 
     def generator(self, fake: Sequence[Tensor]) -> Tensor:
         """Return the generator's side, unweighted.
@@ -258,7 +462,9 @@ class GAN:
         Args:
             fake: Logits (B, 1, h, w) of outputs.
         """
-        return torch.stack([functional.softplus(-x.float()).mean() for x in fake]).mean()
+        if self.kind == "hinge":
+            return -torch.stack([x.float().mean() for x in fake]).mean()
+        return self._of_real(fake)
 
     def discriminator(self, real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
         """Return the discriminator's side: the sum of its means on real and fake images.
@@ -267,5 +473,20 @@ class GAN:
             real: Logits (B, 1, h, w) of data.
             fake: Logits of outputs.
         """
-        of_fake = torch.stack([functional.softplus(x.float()).mean() for x in fake]).mean()
-        return self.generator(real) + of_fake
+        return self._of_real(real) + self._of_fake(fake)
+
+    def _of_real(self, logits: Sequence[Tensor]) -> Tensor:
+        return torch.stack([self._real(x.float()).mean() for x in logits]).mean()
+
+    def _of_fake(self, logits: Sequence[Tensor]) -> Tensor:
+        # Both functions mirror each other, that of lsgan about 1/2.
+        if self.kind == "lsgan":
+            return self._of_real([1 - x for x in logits])
+        return self._of_real([-x for x in logits])
+
+    def _real(self, x: Tensor) -> Tensor:
+        if self.kind == "lsgan":
+            return (x - 1).square()
+        if self.kind == "hinge":
+            return functional.relu(1 - x)
+        return functional.softplus(-x)

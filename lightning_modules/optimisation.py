@@ -243,6 +243,38 @@ class Optimised(LightningModule):
             wrapper.require_forward_param_sync = synchronise
 
 
+class SequentialLR(torch.optim.lr_scheduler.SequentialLR):
+    """torch's ``SequentialLR``, with schedules as they stand in YAML.
+
+    Args:
+        optimizer: The optimiser.
+        schedulers: The schedules, one after the other.
+        milestones: Steps at which the second and the later ones start.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        schedulers: list[LRSchedulerCallable],
+        milestones: list[PositiveInt],
+    ) -> None:
+        made: Any = [make(optimizer) for make in schedulers]
+        super().__init__(optimizer, made, milestones)
+
+
+class ChainedScheduler(torch.optim.lr_scheduler.ChainedScheduler):
+    """torch's ``ChainedScheduler``, with schedules as they stand in YAML.
+
+    Args:
+        optimizer: The optimiser.
+        schedulers: The schedules, whose factors are multiplied.
+    """
+
+    def __init__(self, optimizer: Optimizer, schedulers: list[LRSchedulerCallable]) -> None:
+        made: Any = [make(optimizer) for make in schedulers]
+        super().__init__(made, optimizer)
+
+
 class WarmUp(LRScheduler):
     """Linear warm-up, then a constant learning rate.
 

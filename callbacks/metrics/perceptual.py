@@ -1,7 +1,8 @@
-"""LPIPS, as a metric and as a training loss.
+"""LPIPS, as a metric and as a training loss, and DISTS, as a metric.
 
-Source: Zhang, Isola, Efros, Shechtman, Wang, "The unreasonable effectiveness of deep features as a
-perceptual metric" (CVPR 2018), Eq. 1.
+Sources: Zhang, Isola, Efros, Shechtman, Wang, "The unreasonable effectiveness of deep features as a
+perceptual metric" (CVPR 2018), Eq. 1. Ding, Ma, Wang, Simoncelli, "Image quality assessment:
+unifying structure and texture similarity" (TPAMI 2020).
 """
 
 from __future__ import annotations
@@ -21,38 +22,12 @@ from callbacks.evaluation import MetricProtocol
 from callbacks.metrics.base import ImageMetric, TooSmall, WeightsMetric
 from files.batch import Batch
 from files.checksums import file_hash
-from files.tensors import check_numbers, read_tensors
+from files.tensors import read_tensors
+from files.vgg import Backbone, DISTSNetwork, load_features
 
 Net = Literal["alex", "vgg", "squeeze"]
-Backbone = Literal["alexnet", "vgg16", "squeezenet"]  # names in configs/weights.yaml
 NETS: dict[Net, Backbone] = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet"}
-SMALLEST = 32  # pixels of a side that LPIPS needs
-
-
-def load_features(name: Backbone, path: Path) -> nn.Sequential:
-    """Return the convolutions of a network, without its classifier; frozen, in evaluation.
-
-    Args:
-        name: Which network.
-        path: The file of its weights.
-
-    Raises:
-        ValueError: If the file is damaged, or has the weights of another network.
-    """
-    from torchvision import models  # here: it takes seconds to import
-
-    architecture = "squeezenet1_1" if name == "squeezenet" else name
-    with torch.device("meta"):  # random weights would take time and use global random numbers
-        network: Any = models.get_model(architecture, weights=None)
-    features: nn.Sequential = network.features
-    try:
-        state = read_tensors(path)
-        own = {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features")}
-        check_numbers(str(path), own, features.state_dict())
-        features.load_state_dict(own, assign=True)
-    except Exception as error:  # whatever torch raises for a file that is something else
-        raise ValueError(f"{path} has no weights of {name}: {error}") from error
-    return features.requires_grad_(False).eval()
+SMALLEST = 32  # pixels of a side that LPIPS and DISTS need
 
 
 class Network(nn.Module):
@@ -183,4 +158,50 @@ class LPIPS(WeightsMetric, ImageMetric):
             raise TooSmall(sr, f"{SMALLEST}x{SMALLEST} pixels")
         output = self.network((sr * 255).round() / 127.5 - 1)
         reference = self.network((hr * 255).round() / 127.5 - 1)
+        return self.network.distances(output, reference)
+
+
+class DISTS(WeightsMetric, ImageMetric):
+    """Deep image structure and texture similarity; lower is better.
+
+    The number of torchmetrics and of the authors' package for images in [0, 1], of their own size:
+    the authors shrink larger ones to 256 pixels first. The network's weights come from torchvision,
+    those of the distance with torchmetrics.
+
+    Examples:
+        >>> from callbacks import DISTS
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(callbacks=[DISTS()])
+    """
+
+    name = "dists"
+    higher_is_better = False
+    files = ("vgg16",)
+    network: DISTSNetwork
+
+    def build(self, paths: list[Path]) -> None:
+        """Build the network."""
+        self.network = DISTSNetwork(paths[0]).to(memory_format=torch.channels_last)
+
+    def protocol(self) -> MetricProtocol:
+        """Return implementation, border, rounding, range, and the weights' hash."""
+        return {
+            "implementation": "DISTS, weights of torchmetrics",
+            "color": "rgb",
+            "border": 0,
+            "round_8bit": True,
+            "data_range": "[0, 1]",
+            **self.weights_protocol(),
+        }
+
+    def compute(self, sr: Tensor, hr: Tensor, batch: Batch) -> Tensor:
+        """Return (B,) distances.
+
+        Raises:
+            TooSmall: If an image is below 32x32 pixels.
+        """
+        if min(sr.shape[-2:]) < SMALLEST:
+            raise TooSmall(sr, f"{SMALLEST}x{SMALLEST} pixels")
+        output = self.network((sr * 255).round() / 255)
+        reference = self.network((hr * 255).round() / 255)
         return self.network.distances(output, reference)

@@ -16,12 +16,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from files.method import method_of
+from files.method import Averages, method_of
 from files.numbers import NonNegativeInt, UnitInterval
 from files.tensors import check_numbers
 
 
-class EMA(Callback):
+class EMA(Averages, Callback):
     """Average the trained weights; validation in ``fit`` uses the average.
 
     One update per step of the main optimiser: average += (1 - d) (weights - average), with

@@ -23,6 +23,11 @@ from files.own_modules import import_own
 from files.paths import CONFIGURATIONS
 from files.yaml_loader import NO_CONFIGURATION
 
+# torch's schedules of schedules, which are made before there is an optimiser.
+OF_SCHEDULES = {
+    "torch.optim.lr_scheduler.ChainedScheduler": "lightning_modules.ChainedScheduler",
+    "torch.optim.lr_scheduler.SequentialLR": "lightning_modules.SequentialLR",
+}
 # Lines that say nothing of the mistake.
 _NOISE = re.compile(
     r"Parser key|Does not validate|Subtypes:|Errors:|Given value|Problem with given|Subclass types|"
@@ -109,6 +114,9 @@ class Mistakes:
         kind = imported(path)
         if kind is None:
             yield from _no_class(path, where)
+            return
+        if path in OF_SCHEDULES:
+            yield f"{where}: schedules of {path} need their optimizer; use {OF_SCHEDULES[path]}"
             return
         parser = self._parser_of(kind)
         arguments = value.get("init_args") or {}

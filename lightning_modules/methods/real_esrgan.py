@@ -29,8 +29,9 @@ from torch import Tensor, nn
 from degradations.base import ieee_float32
 from degradations.stages.sharpen import USM
 from files.batch import Batch
-from lightning_modules.adversarial import Adversarial
-from lightning_modules.losses import GAN, L1, Loss
+from files.method import Averages
+from lightning_modules.adversarial import Adversarial, frozen
+from lightning_modules.losses import GAN, L1, Loss, Term, TrainedLoss
 from lightning_modules.methods.regression import NetworkCallable, OnePass
 
 RELEASED = GAN()
@@ -59,14 +60,14 @@ class RealESRGAN(Adversarial, OnePass):
         optimizer: Makes the network's optimiser.
     """
 
-    trained_parts = ("network", "discriminator")
+    trained_parts = ("network", "discriminator", "losses")  # of losses each `TrainedLoss`
     training_only = ("discriminator.", "losses.")
 
     def __init__(
         self,
         scale: float,
         network: NetworkCallable,
-        losses: dict[str, Loss | None] | None = None,
+        losses: dict[str, Loss | TrainedLoss | None] | None = None,
         gan: GAN = RELEASED,
         sharpen: bool = True,
         discriminator_optimizer: OptimizerCallable = adam,
@@ -83,10 +84,12 @@ class RealESRGAN(Adversarial, OnePass):
         losses = losses or {"l1": L1()}
         terms = {name: loss for name, loss in losses.items() if loss is not None}
         for name, loss in terms.items():
-            loss.refuse_training(f"model.init_args.losses.{name}")
+            if isinstance(loss, Loss):
+                loss.refuse_training(f"model.init_args.losses.{name}")
         self.losses = nn.ModuleDict(terms)
         self.gan = gan
         self.usm = USM() if sharpen else None
+        self._averages: list[Averages] = []  # of the weights, by callbacks
 
     # ------------------------------------------------------------------------------------- training
 
@@ -98,9 +101,13 @@ class RealESRGAN(Adversarial, OnePass):
         target = self.sharpened(hr)
         values = []
         for name, loss in self._terms.items():
-            if step >= loss.start:
-                values.append(loss.weight * loss(sr, target))
-                self.log(f"train/{name}", values[-1])
+            if step < loss.start:
+                continue
+            images = [sr, target]
+            if loss.takes_average:
+                images.append(self.averaged(batch))
+            values.append(loss.weight * loss(*images))
+            self.log(f"train/{name}", values[-1])
         if self.discriminator is not None and step >= self.gan.start:
             logits = self.discriminator(sr)
             values.append(self.gan.weight * self.gan.generator(logits))
@@ -119,8 +126,39 @@ class RealESRGAN(Adversarial, OnePass):
         return loss
 
     @property
-    def _terms(self) -> Mapping[str, Loss]:
-        return cast("Mapping[str, Loss]", self.losses)
+    def _terms(self) -> Mapping[str, Term]:
+        return cast("Mapping[str, Term]", self.losses)
+
+    def on_fit_start(self) -> None:
+        """Find the averages that a term needs.
+
+        Raises:
+            ValueError: If no callback averages the weights.
+        """
+        super().on_fit_start()
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        self._averages = [callback for callback in callbacks if isinstance(callback, Averages)]
+        for name, loss in self._terms.items():
+            if loss.takes_average and not self._averages:
+                raise ValueError(
+                    f"model.init_args.losses.{name} compares with averaged weights, and nothing "
+                    "averages them: add callbacks.EMA to trainer.callbacks"
+                )
+
+    @torch.no_grad()
+    def averaged(self, batch: Batch) -> Tensor:
+        """Return the output of the averaged weights, (B, 3, H, W).
+
+        Args:
+            batch: Batch of ``training_step``.
+        """
+        averages = self._averages[0]
+        averages.swap_in(self)
+        try:
+            with frozen(self.network):
+                return self(batch["lr"], batch["size"])
+        finally:
+            averages.swap_out()
 
     @torch.no_grad()
     def sharpened(self, hr: Tensor) -> Tensor:

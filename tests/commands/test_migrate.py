@@ -46,13 +46,17 @@ network_g: {type: swinir_s}
 network_d: {type: dunet}
 train:
   ema_decay: 0.99
+  use_moa: true
+  moa_augs: [none, cutmix, cutblur]
+  moa_probs: [0.4, 0.3, 0.3]
   total_iter: 1000
   losses:
     - {type: charbonnierloss, loss_weight: 0.5}
-    - {type: mssimloss, loss_weight: 1.0}
+    - {type: cosimloss, loss_weight: 1.0}
+    - {type: ldlloss, loss_weight: 1.0}
     - {type: distsloss, loss_weight: 0}
     - {type: charbonnierloss, loss_weight: 0.25}
-    - {type: ganloss, gan_type: vanilla, loss_weight: 0.1}
+    - {type: ganloss, gan_type: lsgan, loss_weight: 0.1}
 val: {val_enabled: false, val_freq: 100}
 """
 
@@ -90,13 +94,21 @@ def test_pairs(migrated: Callable[[str], str]) -> None:
 
 def test_a_discriminator_and_degradations(migrated: Callable[[str], str]) -> None:
     text = migrated(DEGRADED)
-    for comment in ("# jpeg_prob: 0.5", "mssimloss  -- none", "# network_d.type: dunet"):
+    for comment in (
+        "# jpeg_prob: 0.5",
+        "cosimloss  -- none",
+        "cutmix  -- only",
+        "# network_d.type: dunet",
+    ):
         assert comment in text
     assert "distsloss" not in text  # its weight is 0
     assert "class_path: lightning_modules.RealESRGAN" in text
     for line in (
         "sharpen: true",
         "charbonnier_:",
+        "class_path: lightning_modules.LDL",
+        "kind: lsgan",
+        "class_path: datamodules.CutBlur",
         "val_check_interval: 300",
         "accumulate: 3",
         "crop_size: 128",

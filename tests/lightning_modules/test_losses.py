@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchmetrics.functional import image as torchmetrics_image
+from torchvision.models.vgg import cfgs, make_layers
 
 from lightning_modules.losses import (
+    DISTS,
+    FFT,
     GAN,
     L1,
     LAYERS,
+    LDL,
+    MSSSIM,
     Charbonnier,
+    FocalFrequency,
     VGG19Features,
     VGG19Perceptual,
 )
@@ -31,7 +39,65 @@ def test_differences_of_pixels() -> None:
     assert Charbonnier(eps=0.1)(sr, hr).item() == pytest.approx(expected)
 
 
+def test_ms_ssim_is_torchmetrics() -> None:
+    hr = images(0, 176)
+    sr = hr + 0.1 * torch.randn(hr.shape, generator=torch.Generator().manual_seed(1))
+    theirs = torchmetrics_image.multiscale_structural_similarity_index_measure
+    assert MSSSIM()(sr, hr).item() == pytest.approx(1 - theirs(sr, hr, data_range=1.0).item())
+    negative = (1 - hr).requires_grad_()
+    MSSSIM()(negative, hr).backward()
+    assert negative.grad is not None
+    assert negative.grad.isfinite().all()
+    with pytest.raises(ValueError, match="more than 160 pixels a side at 5 scales"):
+        MSSSIM()(sr[..., :160], hr[..., :160])
+
+
+def test_spectra_by_numpy() -> None:
+    sr, hr = images(0), images(1)
+    difference = np.fft.fft2(sr.double().numpy() - hr.double().numpy())
+    expected = (np.abs(difference.real).mean() + np.abs(difference.imag).mean()) / 2
+    assert FFT()(sr, hr).item() == pytest.approx(expected, rel=1e-5)
+    size = np.abs(difference) / 12
+    focal = size / size.max((2, 3), keepdims=True) * size**2
+    assert FocalFrequency()(sr, hr).item() == pytest.approx(focal.mean(), rel=1e-5)
+    assert FocalFrequency()(hr, hr).item() == 0
+
+
+def test_ldl_by_numpy() -> None:
+    """Pixel by pixel; reflected at the borders, and 0 where the average is worse."""
+    sr, hr, average = (images(seed).double().numpy() for seed in range(3))
+    residual, other = np.abs(hr - sr).sum(1), np.abs(hr - average).sum(1)
+    total = 0.0
+    for image, padded in enumerate(np.pad(residual, ((0, 0), (3, 3), (3, 3)), "reflect")):
+        spread = residual[image].var(ddof=1) ** 0.2
+        for y, x in np.ndindex(12, 12):
+            if residual[image, y, x] >= other[image, y, x]:
+                local = padded[y : y + 7, x : x + 7].var(ddof=1)
+                total += spread * local * residual[image, y, x]
+    found = LDL()(*(torch.from_numpy(x) for x in (sr, hr, average)))
+    assert found.item() == pytest.approx(total / sr.size)
+
+
 # ------------------------------------------------------------------------------------ perceptual
+
+
+def test_dists_is_torchmetrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    features = make_layers(cfgs["D"])
+    state = {f"features.{name}": value for name, value in features.state_dict().items()}
+    torch.save(state, tmp_path / "vgg16.pth")
+    loss = DISTS()
+    loss.load(tmp_path / "vgg16.pth")
+    sr, hr = images(0, 48).requires_grad_(), images(1, 48)
+    found = loss(sr, hr)
+    monkeypatch.setattr(
+        torchmetrics_image.dists, "vgg16", lambda weights: SimpleNamespace(features=features)
+    )
+    theirs = torchmetrics_image.dists.deep_image_structure_and_texture_similarity
+    assert found.item() == pytest.approx(theirs(sr, hr).mean().item(), abs=1e-6)
+    found.backward()
+    assert sr.grad is not None
+    assert sr.grad.abs().sum() > 0
 
 
 def test_vgg19_is_torchvision_s(tmp_path: Path) -> None:
@@ -96,6 +162,10 @@ def test_both_sides_by_hand() -> None:
     assert GAN().generator(fake).item() == pytest.approx(softplus(3, -1))
     both = softplus(-2, 0) + softplus(-3, 1)
     assert GAN().discriminator(real, fake).item() == pytest.approx(both)
-    assert GAN().generator([fake[0], fake[0].repeat(1, 1, 2, 2)]).item() == pytest.approx(
-        softplus(3, -1)
-    )
+    several = [fake[0], fake[0].repeat(1, 1, 2, 2)]
+    assert GAN().generator(several).item() == pytest.approx(softplus(3, -1))
+    lsgan, hinge = GAN(kind="lsgan"), GAN(kind="hinge")
+    assert lsgan.generator(fake).item() == (16 + 0) / 2
+    assert lsgan.discriminator(real, fake).item() == (1 + 1) / 2 + (9 + 1) / 2
+    assert hinge.generator(several).item() == 1
+    assert hinge.discriminator(real, fake).item() == (0 + 1) / 2 + (0 + 2) / 2

@@ -15,8 +15,10 @@ from degradations.stages.sharpen import USM
 from lightning_modules.losses import (
     GAN,
     L1,
+    LDL,
     Charbonnier,
     Loss,
+    TrainedLoss,
     VGG19Perceptual,
 )
 from lightning_modules.methods.real_esrgan import RealESRGAN
@@ -75,15 +77,19 @@ class Perceptual(Loss):
         return (self.features(sr) - self.features(hr)).abs().mean()
 
 
-class Weighted(Loss):
-    """A loss that would like to learn its weight."""
+class Weighted(TrainedLoss):
+    """A loss that learns its weight."""
 
     def __init__(self) -> None:
         super().__init__()
         self.log_variance = nn.Parameter(torch.zeros(()))
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
-        return (sr - hr).abs().mean() * self.log_variance.exp()
+        return (sr - hr).abs().mean() * self.log_variance.exp() - self.log_variance
+
+
+class Forgets(Weighted, Loss):
+    """The same, as a loss that does not train."""
 
 
 def moved(before: dict[str, Tensor], method: RealESRGAN) -> set[str]:
@@ -99,8 +105,47 @@ def test_losses_do_not_train(tmp_path: Path) -> None:
     fit(tmp_path, method, batches(3), ema)
     assert moved(before, method) == {"network", "discriminator"}
     assert all(name.startswith("network.") for name in ema.state_dict()["weights"])
-    with pytest.raises(ValueError, match=r"losses\.own, a Weighted, has the parameter log_vari"):
-        model(losses={"own": Weighted()})
+    with pytest.raises(ValueError, match=r"losses\.own, a Forgets, has the parameter log_varia"):
+        model(losses={"own": Forgets()})
+
+
+def test_a_trained_loss_is_in_the_optimiser_and_in_checkpoints(tmp_path: Path) -> None:
+    method, ema = model(losses={"own": Weighted(), "perceptual": Perceptual()}), EMA()
+    run = fit(tmp_path, method, batches(3), ema)
+    trained = "losses.own.log_variance"
+    assert method.state_dict()[trained] != 0
+    assert method.losses["perceptual"].training is False
+    assert trained not in ema.state_dict()["weights"]
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    again = model(losses={"own": Weighted(), "perceptual": Perceptual()})
+    again.load_weights(tmp_path / "a.ckpt")
+    assert again.state_dict()[trained].equal(method.state_dict()[trained])
+
+
+def test_ldl_sees_the_output_of_the_averages(tmp_path: Path) -> None:
+    """And changes nothing else: the weights move as without it, and are not swapped."""
+
+    class Seen(LDL):
+        def forward(self, sr: Tensor, hr: Tensor, average: Tensor | None = None) -> Tensor:
+            seen.append(average)
+            return super().forward(sr, hr, average)
+
+    seen: list[Tensor | None] = []
+    plain, method, data = model(), model(losses={"l1": L1(), "ldl": Seen(0.0)}), batches(3)
+    for trained in (plain, method):
+        fit(tmp_path, trained, data, ema := EMA(0.5, first=None))
+    expected = tensors(plain)
+    for name, value in tensors(method).items():
+        torch.testing.assert_close(value, expected[name])
+    # The averages before their last update, which was halfway to the weights.
+    averages = ema.state_dict()["weights"].items()
+    before = {name: 2 * average - expected[name] for name, average in averages}
+    method.load_state_dict(expected | before)
+    last = list(data)[-1]
+    assert seen[-1] is not None
+    torch.testing.assert_close(seen[-1], method(last["lr"], last["size"]))
+    with pytest.raises(ValueError, match=r"losses\.ldl .*: add callbacks\.EMA"):
+        fit(tmp_path, model(losses={"ldl": LDL()}), data)
 
 
 def test_it_trains_as_a_plain_loop_does(tmp_path: Path) -> None:
@@ -162,6 +207,7 @@ def test_terms_count_from_their_step(tmp_path: Path) -> None:
         run = fit(tmp_path / str(count), model(losses=late, gan=GAN(start=1)), batches(count))
         logged = {name.removeprefix("train/") for name in run.logged_metrics}
         known = {"loss", "discriminator", "logits_real", "logits_fake"}
+        known |= {"gradient", "discriminator_gradient"}
         assert logged - known == names
     values = {name: float(value) for name, value in run.logged_metrics.items()}
     assert values["train/late"] == pytest.approx(3 * values["train/l1"])
