@@ -59,7 +59,9 @@ def main(words: Sequence[str]) -> int:
     try:
         options = yaml.load(read_text(file), StrictLoader)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"migrate cannot read {file}: {error}") from error
+        raise ConfigurationError(
+            f"migrate cannot read {file}, which should be an option file in YAML: {error}"
+        ) from error
     if not isinstance(options, dict) or not {"scale", "network_g"} <= options.keys():
         raise ConfigurationError(
             f"{file} is no option file of BasicSR or traiNNer-redux: it has no scale or network_g"
@@ -73,6 +75,11 @@ def main(words: Sequence[str]) -> int:
     sys.stdout.write(migration.text())
     count = sum(len(comments) for comments in migration.comments.values())
     sys.stderr.write(f"{count} options have no counterpart: they are comments\n")
+    if "model.init_args.network" not in migration.config:
+        sys.stderr.write(
+            "its network is none of ours: choose one of main.py list networks with "
+            "--model.network\n"
+        )
     return 0
 
 
@@ -287,6 +294,9 @@ class Migration:
         batch = f"{TRAIN}batch_size_per_gpu"
         if batch in options and isinstance(gpus, int):
             options[batch] *= max(gpus, 1)
+        elif batch in options and gpus is not None:
+            note = "of all processes together: multiply it by their number"
+            self._comment(batch, options[batch], note)
         if "val.val_freq" in options:  # ours counts batches
             options["val.val_freq"] *= options.get(f"{TRAIN}accum_iter", 1)
         if f"{TRAIN}lq_size" in options:

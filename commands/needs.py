@@ -67,11 +67,19 @@ def missing(config: Mapping[str, Any]) -> list[Need]:
     for key, value in _texts(config["model"], "model"):
         needs.append(_of_model(key, value.replace("{scale}", f"{scale:g}")))
     for part in ("train", "val"):
-        for key, value in _images(config["data"]["init_args"].get(part), f"data.{part}"):
+        for key, value in _places(config["data"]["init_args"].get(part), f"data.{part}"):
             needs.append(_of_data(key, value.replace("{scale}", f"{scale:g}")))
     for callback in config["trainer"].get("callbacks") or []:
         needs += _of_metric(callback)
-    return list(dict.fromkeys(need for need in needs if need is not None))
+    merged: dict[str, Need] = {}
+    for need in dict.fromkeys(needs):
+        if need is None:
+            continue
+        same = merged.get(need.value)
+        if same is not None:
+            need = same._replace(key=f"{same.key}; {need.key}", stops=same.stops or need.stops)
+        merged[need.value] = need
+    return list(merged.values())
 
 
 def listed(needs: Sequence[Need]) -> str:
@@ -81,6 +89,9 @@ def listed(needs: Sequence[Need]) -> str:
         lines.append(f"missing: {need.value}  ({need.key})")
         facts = {"get it": need.source, "it is": need.about, "put it into": need.folder}
         lines += [f"    {name:<12}{fact}" for name, fact in facts.items() if fact]
+    for variable in ("ENLARGER_DATA", "ENLARGER_WEIGHTS"):
+        if variable not in os.environ and any(f"${variable}" in need.value for need in needs):
+            lines.append(f"{variable} is not set: export {variable}=FOLDER")
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -107,23 +118,17 @@ def _texts(node: Any, key: str) -> Iterator[tuple[str, str]]:
         yield key, node
 
 
-def _images(node: Any, key: str) -> Iterator[tuple[str, str]]:
+def _places(source: Any, key: str) -> Iterator[tuple[str, str]]:
     """Yield the folders, files and addresses of sources of images, with their keys."""
-    if isinstance(node, list):
-        for value in node:
-            yield from _images(value, key)
-    if not isinstance(node, dict):
-        return
-    root = node.get("root")
-    for name, value in node.items():
-        if name in OF_IMAGES and isinstance(value, str | list):
-            if name == "root" and node.get("files"):
-                continue
-            for text in [value] if isinstance(value, str) else value:
-                place = os.path.join(root, text) if root and name == "files" else text
-                yield f"{key}.{name}", place
-        else:
-            yield from _images(value, key if name == "init_args" else f"{key}.{name}")
+    texts = list(_texts(source, key))
+    with_files = {key.rpartition(".")[0] for key, _ in texts if key.endswith(".files")}
+    roots = {key.rpartition(".")[0]: text for key, text in texts if key.endswith(".root")}
+    for key, text in texts:
+        place, _, name = key.rpartition(".")
+        if name == "files" and place in roots:
+            yield key, os.path.join(roots[place], text)
+        elif name in OF_IMAGES and not (name == "root" and place in with_files):
+            yield key, text
 
 
 def _exists(path: str) -> bool:
@@ -182,11 +187,20 @@ def _of_data(key: str, value: str) -> Need | None:
     if "://" in value or value.startswith("pipe:") or _exists(value):
         return None
     parts = Path(value).parts
+    folder = os.path.dirname(value) if "*" in parts[-1] else value
     for name, known in _known()["data"].items():
         for pattern in known["folders"]:
             if any(fnmatch.fnmatchcase(part, pattern) for part in parts):
-                return Need(key, True, value, f"{name}: {known['source']}", _about(known), value)
-    return Need(key, True, value, folder=value)
+                source = f"{name}: {known['source']}{_preparation(value)}"
+                return Need(key, True, value, source, _about(known), folder)
+    return Need(key, True, value, folder=folder)
+
+
+def _preparation(folder: str) -> str:
+    for name in _known()["prepare"]:
+        if f"{folder}/".startswith(f"$ENLARGER_DATA/{name}/"):
+            return f"; then python main.py prepare {name} ARCHIVE"
+    return ""
 
 
 def _of_metric(callback: Any) -> list[Need | None]:

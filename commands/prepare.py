@@ -1,12 +1,13 @@
 """``main.py prepare NAME ARCHIVE``: a downloaded set in the form that configurations read.
 
-``configs/needs.yaml`` has the sets: how many images each has, and whether they become squares or
-shards. Images that are there already are kept, so that the same command goes on.
+``configs/needs.yaml`` has the sets: which images each has, and whether they become squares, pairs
+or shards. Images that are there already are kept, so that the same command goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import sys
 import tempfile
@@ -60,13 +61,10 @@ def main(words: Sequence[str]) -> int:
 
 
 def _prepare(source: Path, out: Path, recipe: Mapping[str, Any]) -> int:
-    images = list_images(source)
-    folders = recipe.get("folders")
-    if folders:
-        images = [path for path in images if path.parent.name in folders]
+    images = _chosen(source, recipe.get("images", {".": "([^/]+)"}))
     count = recipe["count"]
-    if recipe.get("first"):
-        images = images[:count]
+    if "start" in recipe:
+        images = dict(list(images.items())[recipe["start"] :][:count])
     if len(images) != count:
         raise ConfigurationError(
             f"{source} has {len(images):,} images of this set, which has {count:,}: is the "
@@ -76,17 +74,34 @@ def _prepare(source: Path, out: Path, recipe: Mapping[str, Any]) -> int:
         from datamodules.pack.__main__ import main as pack
 
         with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as paths:
-            paths.writelines(f"{path.resolve()}\n" for path in images)
+            paths.writelines(f"{path.resolve()}\n" for path in images.values())
             paths.flush()
             return pack([paths.name, str(out), *recipe["pack"]])
-    for path in images:
-        target = out / path.name
+    for name, path in images.items():
+        target = out / name
         if recipe.get("side"):
             target = target.with_suffix(".png")
         if not target.is_file():
             _write(path, target, recipe.get("side"))
     sys.stdout.write(f"{count:,} images in {out}\n")
     return 0
+
+
+def _chosen(source: Path, patterns: Mapping[str, str]) -> dict[str, Path]:
+    """Return the images of a set by their names in the new folder.
+
+    Args:
+        source: The downloaded folder.
+        patterns: What ends the path of an image of this set, without its ending, by the part of the
+            new folder that it belongs to; the group is its new name.
+    """
+    images = {}
+    for path in list_images(source):
+        for part, pattern in patterns.items():
+            match = re.search(f"/{pattern}$", path.absolute().with_suffix("").as_posix())
+            if match:
+                images[f"{part}/{match[1]}{path.suffix}"] = path
+    return images
 
 
 def _write(path: Path, target: Path, side: int | None) -> None:

@@ -168,7 +168,7 @@ def load(
     Args:
         source: A run's folder, which gives its best weights; an exported folder; published weights,
             such as ``imdn-x4``; a name of ``configs/model/``; a YAML file of a model; or a file
-            of weights: exported, EDSR's, or any that spandrel reads.
+            of weights: exported, EDSR's, IMDN's, or any that spandrel reads.
         scale: Factor of enlargement; by default that of the run or the file.
         device: Where it runs; by default the first GPU, if there is one.
         arguments: Other values of the method's arguments, such as ``sampler="dpm_solver_2m"``; of a

@@ -15,11 +15,16 @@ from commands.run.weights import EXPORT
 from files.paths import WEIGHTS, expand_path, read_text
 from files.tensors import read_metadata
 from files.yaml_loader import plain_yaml
-from lightning_modules.networks.edsr import arguments_of
+from lightning_modules.networks import edsr, imdn
 from lightning_modules.networks.spandrel import described
 from lightning_modules.weights import EXPORTED, Weights, read_weights
 
 MEASURE = ("validate", "test", "predict", "export")  # the commands that need trained weights
+# Networks that spandrel lacks, and their arguments from tensors; None for those of another network.
+LACKING = {
+    "lightning_modules.EDSR": edsr.arguments_of,
+    "lightning_modules.IMDN": imdn.arguments_of,
+}
 
 
 class Described(NamedTuple):
@@ -38,7 +43,7 @@ def method_of_file(path: Path) -> Described:
 
     Args:
         path: An exported file, a checkpoint in its run's folder, EDSR's weights in the layout of
-            EDSR-PyTorch or BasicSR, or any file that spandrel reads.
+            EDSR-PyTorch or BasicSR, IMDN's, or any file that spandrel reads.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -48,15 +53,18 @@ def method_of_file(path: Path) -> Described:
     weights = read_weights(path)
     if weights.model is not None:
         return _of_ours(path, weights)
-    arguments = arguments_of(weights.tensors)
-    if arguments is not None:
-        scale = float(arguments.pop("scale"))
-        network = {"class_path": "lightning_modules.EDSR", "init_args": arguments}
-        init_args = {"network": network, "weights": str(path)}
-    else:
-        scale = float(described(weights.tensors, str(path)).scale)
-        network = {"class_path": "lightning_modules.Spandrel", "init_args": {"path": str(path)}}
-        init_args = {"network": network}
+    for class_path, arguments_of in LACKING.items():
+        arguments = arguments_of(weights.tensors)
+        if arguments is not None:
+            scale = float(arguments.pop("scale"))
+            network = {"class_path": class_path, "init_args": arguments}
+            return _regression({"network": network, "weights": str(path)}, scale)
+    scale = float(described(weights.tensors, str(path)).scale)
+    network = {"class_path": "lightning_modules.Spandrel", "init_args": {"path": str(path)}}
+    return _regression({"network": network}, scale)
+
+
+def _regression(init_args: dict[str, Any], scale: float) -> Described:
     return Described({"class_path": "lightning_modules.Regression", "init_args": init_args}, scale)
 
 

@@ -10,6 +10,10 @@ Differs from the paper in: nothing.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -124,3 +128,18 @@ class IMDN(nn.Module):
             x = self.get_submodule(name)(x)
             outputs.append(x)
         return self.upsampler(self.LR_conv(self.c(torch.cat(outputs, dim=1))) + shallow)
+
+
+def arguments_of(tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
+    """Return the arguments of the IMDN that tensors belong to; None if they are of another network.
+
+    Args:
+        tensors: Flat state dict.
+    """
+    if not tensors.keys() >= {"fea_conv.weight", "IMDB1.c1.weight", "upsampler.0.weight"}:
+        return None
+    return {
+        "scale": math.isqrt(len(tensors["upsampler.0.weight"]) // 3),
+        "channels": len(tensors["fea_conv.weight"]),
+        "blocks": sum(name.endswith(".c1.weight") for name in tensors),
+    }

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from commands.errors import ConfigurationError
+from commands.errors import CONFIGS, ConfigurationError
 from commands.prepare import _prepare, main
+from files.paths import read_text
+from files.yaml_loader import plain_yaml
 
 
 def test_an_archive(tmp_path: Path) -> None:
@@ -30,3 +32,13 @@ def test_squares(tmp_path: Path) -> None:
     _prepare(tmp_path, tmp_path / "out", {"count": 1, "side": 8})
     with Image.open(tmp_path / "out/wide.png") as image:
         assert image.size == (8, 8)
+
+
+def test_pairs(tmp_path: Path) -> None:
+    for name in ("a_SRF_2_HR", "a_SRF_2_LR", "a_SRF_2_A+"):
+        (tmp_path / "image_SRF_2").mkdir(exist_ok=True)
+        Image.new("RGB", (8, 6)).save(tmp_path / f"image_SRF_2/{name}.png")
+    recipe = plain_yaml(read_text(CONFIGS / "needs.yaml"))["prepare"]["set5/x2"]
+    _prepare(tmp_path, tmp_path / "out", recipe | {"count": 2})
+    assert (tmp_path / "out/hr/a.png").is_file()
+    assert (tmp_path / "out/lr/a.png").is_file()

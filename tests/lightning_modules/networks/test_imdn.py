@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lightning_modules.networks.imdn import IMDN, ContrastAttention
+from lightning_modules.networks.imdn import IMDN, ContrastAttention, arguments_of
 from lightning_modules.weights import read_weights
 from tests.quick import quick
 
@@ -24,9 +24,9 @@ def psnr_y(sr, hr, border):
 
 @pytest.mark.parametrize(("scale", "parameters", "psnr"), quick(PUBLISHED, 4))
 def test_published_weights_give_published_psnr(scale, parameters, psnr, weights_root, data_root):
-    net = IMDN(float(scale))
-    path = weights_root / f"imdn-x{scale}.pth"
-    net.load_state_dict(read_weights(path).tensors, strict=True)
+    tensors = read_weights(weights_root / f"imdn-x{scale}.pth").tensors
+    net = IMDN(**arguments_of(tensors))
+    net.load_state_dict(tensors, strict=True)
     assert sum(p.numel() for p in net.parameters()) == parameters
 
     found = []
