@@ -1,5 +1,6 @@
 // The page of `main.py app`. This page is a visit: its files and jobs are its own.
 const BUSY = 500, IDLE = 5000; // milliseconds until the server is asked again
+const RESIZED = 200; // milliseconds without a change of the window's size until it is drawn again
 const SILENT = "The page's server does not answer. It may have been stopped.";
 const GONE = "This page was away for long, and its photographs were deleted: choose them again.";
 const find = (id) => document.getElementById(id);
@@ -338,7 +339,10 @@ for (const name of ["dragover", "dragleave", "drop"]) {
     if (name === "drop") upload([...event.dataTransfer.files]);
   });
 }
-addEventListener("resize", draw);
+addEventListener("resize", () => {
+  clearTimeout(visit.resized);
+  visit.resized = setTimeout(draw, RESIZED);
+});
 // It may only be loaded again: the server waits a little.
 addEventListener("pagehide", () => navigator.sendBeacon(`/visits/${sessionStorage.visit}/leave`));
 choose();
