@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -106,7 +106,7 @@ class Results(EvaluationCallback):
 
     A new number replaces that of the same dataset, scale, metric, protocol and checkpoint; all
     others stay. Besides ``results.json``, ``images.json`` has the numbers of single images. The
-    validations within ``fit`` are in the logs instead.
+    validations within ``fit`` are in the logs instead, and in one line of the terminal each.
     """
 
     def __init__(self) -> None:
@@ -133,9 +133,13 @@ class Results(EvaluationCallback):
         """Do nothing: metrics do not have their numbers yet."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Store and show the numbers of ``validate``; those of ``fit`` are in the logs."""
+        """Store and show the numbers of ``validate``; of ``fit`` show them."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._report(trainer, pl_module)
+        elif not trainer.sanity_checking and trainer.is_global_zero:
+            numbers = list(_numbers(trainer))
+            if numbers:
+                log.info("step %d: %s", trainer.global_step, ", ".join(numbers))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Store and show the numbers of ``test``."""
@@ -161,6 +165,22 @@ class Results(EvaluationCallback):
         if results:
             _show(results)
             log.info("numbers and protocols: %s", path)
+
+
+def _numbers(trainer: Trainer) -> Iterator[str]:
+    """Yield the numbers of a validation within ``fit``, beside those of bicubic where it has them.
+
+    Args:
+        trainer: The trainer, whose metrics have their numbers.
+    """
+    for metric in all_callbacks(trainer):
+        if not isinstance(metric, Metric):
+            continue
+        bicubic = {metric.tag("val", record): record for record in metric.control_records}
+        for record in metric.records:
+            tag = metric.tag("val", record)
+            beside = f" (bicubic {bicubic[tag]['value']:.4g})" if tag in bicubic else ""
+            yield f"{tag} {record['value']:.4g}{beside}"
 
 
 def _evaluation(
