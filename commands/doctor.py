@@ -53,12 +53,15 @@ def main(arguments: Sequence[str]) -> int:
 
     Raises:
         ConfigurationError: If a launcher's variables are no numbers, or contradict each other.
+        SystemExit: With status 2, if ``check`` refuses the configuration.
     """
-    argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="main.py doctor",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    ).parse_args(arguments)
+    )
+    parser.add_argument("--config", help="Also do main.py check with this file.")
+    config = parser.parse_args(arguments).config
     from commands.world import claimed
 
     claimed()
@@ -73,6 +76,11 @@ def main(arguments: Sequence[str]) -> int:
                 broken.append(line.name)
     end = f"{len(broken)} broken: {', '.join(broken)}" if broken else "nothing is broken"
     sys.stdout.write(f"{count} lines: {end}\n")
+    if config is not None:
+        from commands.cli import run
+
+        sys.stdout.flush()
+        run(["check", "--config", config])
     return int(bool(broken))
 
 

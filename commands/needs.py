@@ -190,7 +190,7 @@ def _of_data(key: str, value: str) -> Need | None:
     folder = os.path.dirname(value) if "*" in parts[-1] else value
     for name, known in _known()["data"].items():
         for pattern in known["folders"]:
-            if any(fnmatch.fnmatchcase(part, pattern) for part in parts):
+            if any(fnmatch.fnmatchcase(part.lower(), pattern.lower()) for part in parts):
                 source = f"{name}: {known['source']}{_preparation(value)}"
                 return Need(key, True, value, source, _about(known), folder)
     return Need(key, True, value, folder=folder)

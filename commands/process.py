@@ -39,6 +39,7 @@ QUIET = (
     ".*smaller than the logging interval.*",  # steps are logged across epochs
     r".*module\(s\) in eval mode at the start of training.*",  # frozen parts stay in eval mode
     ".*instantiate_classes.* was deprecated.*",  # Lightning's own
+    ".*meshgrid: in an upcoming release.*",  # networks of spandrel
     ".*could be decompression bomb.*",  # twice as many pixels are the limit
     ".*`local_dir_use_symlinks` argument is deprecated.*",  # diffusers' own
 )

@@ -116,6 +116,11 @@ def with_weights_file(words: Sequence[str]) -> list[str]:
         model, scale = method_of_file(path)
     except (ImportError, ValueError) as error:
         raise ConfigurationError(f"model: {error}") from error
+    network = model["init_args"].get("network")
+    if words[0] in ("fit", "check") and isinstance(network, dict):
+        arguments = network.get("init_args") or {}
+        if "path" in arguments:
+            arguments["train"] = True  # spandrel's networks are frozen otherwise
     options = []
     if typed(words, "--config", "-c") is None:
         name = path.parent.name if is_exported else path.stem
