@@ -98,8 +98,8 @@ def application(models: Models, folder: Path, host: str = "127.0.0.1") -> Starle
         lifespan=server.lifespan,
         exception_handlers={
             ValueError: _refuse,
+            OSError: _refuse,  # such as a full disk, or a name that is too long for it
             ClientDisconnect: _refuse,
-            ImportError: _refuse,
             KeyError: _not_found,
             FileNotFoundError: _not_found,
         },

@@ -102,7 +102,7 @@ class Queue:
         except (ValueError, OSError) as error:  # for all its photographs
             if photograph.job is job:
                 visit.stop()
-                visit.error = str(error)
+                visit.error = str(error).replace(settings.source, settings.name)
             return ""
         job.loads = False
         image = photograph.read()
