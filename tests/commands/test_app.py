@@ -288,6 +288,10 @@ def test_what_is_wrong_is_said(page: Page, photo: Path) -> None:
         assert text in refusal(visitor.visit + "/enlarge", content)
     visitor.post("/enlarge", source=page.edsr, scale="3")
     assert visitor.finish()[0]["output"]["note"] == "from x2 by bicubic"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("commands.app.queue.LARGEST_OUTPUT", 10_000)
+        visitor.post("/enlarge", source=page.edsr, scale="4")
+        assert "lower Scale" in visitor.finish()[0]["error"]
     large = {"Content-Length": "1000000"}
     assert "too large" in refusal(visitor.visit + "/enlarge", b"{}", **large)
 
