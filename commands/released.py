@@ -72,6 +72,8 @@ def with_released(words: Sequence[str]) -> list[str]:
         name = DEFAULT
     if {".", "/", "{"} & {*name}:  # a class, a file or its content
         return words
+    if name not in released() and Path(name).is_dir():  # a run
+        return words
     if name not in released():
         near = did_you_mean(name, released()) or f": the names are {', '.join(released())}"
         raise ConfigurationError(f"model: there is no released model {name!r}{near}")

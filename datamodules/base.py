@@ -139,6 +139,8 @@ class SRDataModule(Predicted, LightningDataModule):
         self.batch_size, self.crop_size = batch_size, crop_size
         self.crops, self.size = crops, size
         self.output_scale = output_scale
+        if output_scale is not None:
+            checked_scale(output_scale, "data.init_args.output_")
         self.deinterlace = deinterlace
         self.degradation, self.degradation_seed = degradation, degradation_seed
         self.seed = seed or 0

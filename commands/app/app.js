@@ -8,7 +8,7 @@ const sized = ([height, width]) => `${width} x ${height}`;
 
 const visit = {
   photographs: [], // as the server describes them
-  models: "", // names of the visitor's own
+  models: "[]", // the visitor's own, as text
   refused: "", // why there is no visit
   begins: null, // its promise, while the server is asked for one
   before: 0, // visitors whose photographs come first
@@ -144,9 +144,9 @@ function draw() {
 }
 
 function drawModels(models) {
-  const names = models.map((one) => one.source).join("\n");
-  if (visit.models === names) return;
-  visit.models = names;
+  const text = JSON.stringify(models);
+  if (visit.models === text) return;
+  visit.models = text;
   const selected = settings.elements.source.value;
   const options = models.map((one) => {
     const option = new Option(one.name, one.source);

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import re
 import threading
+import zipfile
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from commands.interface.models import Enlarger
 
 
 CHECKED = 0.1  # seconds between looks whether a method that is being loaded is still wanted
-OUR_CLASSES = ("lightning_modules.", "torch.")
+SAFE_CLASSES = ("lightning_modules.", "torch.nn.", "torch.optim.")
+PLAIN = re.compile(r"[\w ,-]*")  # no path, variable, address or class
 
 
 class Stopped(Exception):  # noqa: N818  (no error)
@@ -46,19 +47,60 @@ def offer_of_file(path: Path) -> Offer:
         path: The file, under the visitor's name for it.
 
     Raises:
-        ImportError: If only spandrel could read it, which is not installed.
-        ValueError: If it cannot be read, or names classes that are not of this program.
+        ValueError: If it cannot be read, or names classes that are not of this program, or other
+            files.
     """
     from commands.interface.weights_file import method_of_file
+    from datamodules.base import checked_scale
 
+    name = path.name
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(part.file_size for part in archive.infolist())
+            if unpacked > path.stat().st_size:  # torch compresses nothing
+                raise ValueError(f"{name} unpacks to {unpacked / 1e6:g} MB, more than it has")
         model, scale = method_of_file(path)
-    except ValueError as error:
-        raise ValueError(str(error).replace(str(path), path.name)) from error
-    for name in re.findall(r'"class_path": "([^"]*)"', json.dumps(model)):
-        if not name.startswith(OUR_CLASSES):
-            raise ValueError(f"{path.name} needs {name}, which is not a class of this program")
-    return Offer(str(path), path.name, scale)
+        checked_scale(scale, f"{name}: its ")
+        _check_texts(model, path)
+    except (ImportError, ValueError) as error:
+        raise ValueError(str(error).replace(str(path), name)) from error
+    except Exception as error:  # a stranger's file may hold anything
+        raise ValueError(f"{name} cannot be read: {error!r}") from error
+    return Offer(str(path), name, scale)
+
+
+def _check_texts(value: Any, path: Path, key: str = "") -> None:
+    """Raise if a description names a class that may do anything, or what is not in its file.
+
+    Args:
+        value: The description, or a part of it.
+        path: The file.
+        key: The key of the part.
+
+    Raises:
+        ValueError: If so.
+    """
+    from callbacks.weights import manifest, place_of
+
+    if isinstance(value, dict):
+        for inner_key, part in value.items():
+            _check_texts(part, path, inner_key)
+    if isinstance(value, list):
+        for part in value:
+            _check_texts(part, path, key)
+    if not isinstance(value, str) or value in ("", str(path)):
+        return
+    if key == "class_path":
+        if not value.startswith(SAFE_CLASSES):
+            raise ValueError(f"{path.name} needs {value}, which is not a class of this program")
+        return
+    is_missing = value in manifest() and place_of(manifest()[value]) is None
+    if is_missing or not PLAIN.fullmatch(value) or Path(value).exists():
+        raise ValueError(
+            f"{path.name} needs {value} for its {key}: a visitor's model has to be complete, or "
+            "have published weights beside it that are on this machine"
+        )
 
 
 class Models:
@@ -80,6 +122,7 @@ class Models:
             for source, name in zip(sources, short, strict=True)
         }
         self._loaded: tuple[tuple[str, int | None], Enlarger] | None = None
+        self._loading: dict[tuple[str, int | None], Future[Enlarger]] = {}
         self._default_steps: dict[str, int | None] = {}
 
     def offers(self) -> list[Offer]:
@@ -110,7 +153,8 @@ class Models:
             source: One of ``sources``, or a file.
             steps: Sampling steps; by default the method's own.
             is_wanted: Asked while it is fetched and loaded. What is not wanted any more is left
-                behind in its thread, where a download becomes complete for the next use.
+                behind in its thread, where a download becomes complete for the next use; who wants
+                it before waits for the same thread.
 
         Raises:
             Stopped: If it is not wanted any more.
@@ -119,13 +163,17 @@ class Models:
         key = source, steps or self._default_steps.get(source)
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None  # frees its memory first
-            loading: Future[Enlarger] = Future()
-            threading.Thread(
-                target=self._load_into, args=(loading, source, steps), daemon=True
-            ).start()
+            loading = self._loading.get((source, steps))
+            if loading is None:
+                loading = self._loading[source, steps] = Future()
+                threading.Thread(
+                    target=self._load_into, args=(loading, source, steps), daemon=True
+                ).start()
             while not wait([loading], CHECKED).done:
                 if not is_wanted():
                     raise Stopped
+            if not is_wanted():  # and perhaps deleted
+                raise Stopped
             model = loading.result()
             self._loaded = (source, steps or self._default_steps[source]), model
         return self._loaded[1]
@@ -144,6 +192,8 @@ class Models:
             loading.set_result(model)
         except BaseException as error:
             loading.set_exception(error)
+        finally:
+            del self._loading[source, steps]
 
     def forget(self, folder: Path) -> None:
         """Free the memory of a method whose file is in a folder that is deleted."""

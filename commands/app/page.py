@@ -98,8 +98,8 @@ def application(models: Models, folder: Path, host: str = "127.0.0.1") -> Starle
         lifespan=server.lifespan,
         exception_handlers={
             ValueError: _refuse,
+            OSError: _refuse,  # such as a full disk, or a name that is too long for it
             ClientDisconnect: _refuse,
-            ImportError: _refuse,
             KeyError: _not_found,
             FileNotFoundError: _not_found,
         },
@@ -155,6 +155,7 @@ class _Server:
         self.folder = folder
         self.queue = Queue(models)
         self.visits: dict[str, Visit] = {}
+        self.reading = asyncio.Lock()  # one model at a time: the memory holds all of it
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -275,7 +276,7 @@ class _Server:
         if not name.endswith(WEIGHTS):
             raise ValueError(f"{name} is no model: it would end in {', '.join(WEIGHTS)}")
         file = visit.new_file(name)
-        async with self._received(request, file, LARGEST_MODEL):
+        async with self._received(request, file, LARGEST_MODEL), self.reading:
             await run_in_threadpool(visit.add_model, file)
         return await self.state(request)
 

@@ -29,6 +29,7 @@ from lightning_modules.sampling.tiling import Tiling
 
 log = logging.getLogger(__name__)
 QUALITY = 95  # of JPEG
+LARGEST_OUTPUT = 1_000_000_000  # pixels
 
 
 class Queue:
@@ -102,11 +103,18 @@ class Queue:
         except (ValueError, OSError) as error:  # for all its photographs
             if photograph.job is job:
                 visit.stop()
-                visit.error = str(error)
+                visit.error = str(error).replace(settings.source, settings.name)
             return ""
         job.loads = False
-        image = photograph.read()
         scale = settings.scale or model.scale
+        height, width = photograph.size
+        pixels = height * width * scale**2
+        if pixels > LARGEST_OUTPUT:  # it would fill the memory, for all visitors
+            return (
+                f"its output would have {pixels / 1e6:.0f} million pixels, and may have "
+                f"{LARGEST_OUTPUT / 1e6:.0f}: lower Scale"
+            )
+        image = photograph.read()
         tiling = Tiling(size=settings.tile) if settings.tile else None
         with _followed(model.module, photograph, job):
             output = model.enlarge(

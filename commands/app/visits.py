@@ -211,10 +211,12 @@ class Visit:
             file: From ``new_file``.
 
         Raises:
-            ImportError: If the package that could read it is not installed.
-            ValueError: If it is of no known network, or is damaged.
+            ValueError: As ``offer_of_file``.
         """
+        before = self.models.get(f"own/{file.name}")
         self.models[f"own/{file.name}"] = offer_of_file(file)
+        if before is not None:
+            remove_temporary(Path(before.source).parent)
 
     def add_square(self, number: int, x: float, y: float) -> Photograph:
         """Add the square of a photograph that a preview enlarges, instead of the one before.

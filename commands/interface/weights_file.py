@@ -87,6 +87,14 @@ def _of_ours(path: Path, weights: Weights) -> Described:
     return Described({"class_path": weights.model, "init_args": init_args}, scale)
 
 
+def _name_of(path: Path) -> str:
+    """Return the name of the outputs' folder: an exported file is called as its folder or run."""
+    if path.name != EXPORT:
+        return path.stem
+    folder = path.absolute().parent
+    return folder.parent.name if folder.name == "export" else folder.name
+
+
 def with_weights_file(words: Sequence[str]) -> list[str]:
     """Return a command with options in place of ``--model FILE`` or ``--model RUN``.
 
@@ -102,11 +110,10 @@ def with_weights_file(words: Sequence[str]) -> list[str]:
         return words
     place = words.index("--model") if "--model" in words else words.index(f"--model={value}")
     after = place + 2 if words[place] == "--model" else place + 1
-    is_exported = Path(value, EXPORT).is_file()
-    if Path(value, CONFIG).is_file() and not is_exported:
-        return [words[0], *options_of_run(Path(value)), *words[1:place], *words[after:]]
-    if is_exported:
+    if Path(value, EXPORT).is_file():
         value = str(Path(value, EXPORT))
+    elif words[0] in MEASURE and Path(value, CONFIG).is_file():
+        return [words[0], *options_of_run(Path(value)), *words[1:place], *words[after:]]
     if not value.endswith(WEIGHTS):
         return words
     path = Path(expand_path(value, "model"))
@@ -123,8 +130,7 @@ def with_weights_file(words: Sequence[str]) -> list[str]:
             arguments["train"] = True  # spandrel's networks are frozen otherwise
     options = []
     if typed(words, "--config", "-c") is None:
-        name = path.parent.name if is_exported else path.stem
-        options += ["--run.name", name]
+        options += ["--run.name", _name_of(path)]
         if typed(words, "--data") is None:
             options += ["--data", "datamodules.SRDataModule"]
     if words[0] in MEASURE and typed(words, "--ckpt_path") is None:

@@ -288,6 +288,10 @@ def test_what_is_wrong_is_said(page: Page, photo: Path) -> None:
         assert text in refusal(visitor.visit + "/enlarge", content)
     visitor.post("/enlarge", source=page.edsr, scale="3")
     assert visitor.finish()[0]["output"]["note"] == "from x2 by bicubic"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("commands.app.queue.LARGEST_OUTPUT", 10_000)
+        visitor.post("/enlarge", source=page.edsr, scale="4")
+        assert "lower Scale" in visitor.finish()[0]["error"]
     large = {"Content-Length": "1000000"}
     assert "too large" in refusal(visitor.visit + "/enlarge", b"{}", **large)
 
@@ -356,32 +360,69 @@ def test_a_model_is_its_visitors(page: Page, photo: Path) -> None:
     assert first.enlarge(photo, "own/my.safetensors") == second.enlarge(photo, page.edsr)
     content = json.dumps({**EMPTY, "source": "own/my.safetensors"}).encode()
     assert "not offered here" in refusal(second.visit + "/enlarge", content)
-    for name, data in (("a.pth", b"no model"), ("b.safetensors", weights[:500])):
+    zipped = io.BytesIO()
+    with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("data.pkl", bytes(1_000_000))
+    bad = {"a.pth": b"no model", "b.safetensors": weights[:500], "c.pth": zipped.getvalue()}
+    for name, data in bad.items():
         sentence = refusal(first.visit + f"/models?name={name}", data)
         assert sentence.startswith(f'400 {{"error":"{name}')
+    folders = list((page.files / first.visit.rpartition("/")[2]).glob("*/*.safetensors"))
+    ask(first.visit + "/models?name=my.safetensors", weights)
+    assert len(folders) == 1
+    assert not folders[0].exists()
     ask(first.visit + "/leave", b"")
     wait(lambda: not (page.files / first.visit.rpartition("/")[2]).exists())
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"class_path": "lightning_modules.Spandrel", "init_args": {"path": "/etc/passwd"}},
+        {"class_path": "lightning_modules.Spandrel", "init_args": {"path": "$HOME"}},
+        {"class_path": "lightning_modules.Spandrel", "init_args": {"path": "tests"}},  # a folder
+        {"class_path": "tests.commands.stochastic.Noisy"},
+        "tests.commands.stochastic.Noisy",
+        "vgg16",  # published, and not on this machine
+    ],
+)
+def test_a_visitors_model_names_nothing_of_the_machine(
+    page: Page, network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPO)
+    file = tmp_path / "my.safetensors"
+    about = {"enlarger": "0", "model": "lightning_modules.Regression", "scale": "2"}
+    save_file({"x": torch.ones(1)}, file, {**about, "init_args": json.dumps({"network": network})})
+    sentence = refusal(Visitor(page.url).visit + f"/models?name={file.name}", file.read_bytes())
+    assert "my.safetensors needs" in sentence
 
 
 def test_stop_ends_the_waiting_for_a_model(
     page: Page, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever comes next does not wait for it."""
+    """Whoever comes next does not wait for it, and it is not loaded twice."""
     downloads = threading.Event()
+    loads = []
 
     def load_when_downloaded(source: str) -> enlarger.Enlarger:
         if source == page.noisy:
+            loads.append(source)
             downloads.wait()
         return enlarger.load(source)
 
     monkeypatch.setattr("commands.interface.models.load", load_when_downloaded)
     first, second = Visitor(page.url), Visitor(page.url)
     first.upload(photo)
-    first.post("/enlarge", source=page.noisy)
-    wait(lambda: first.state()["photographs"][0]["loads"])
-    first.post("/stop")
+    for _ in range(2):
+        first.post("/enlarge", source=page.noisy)
+        wait(lambda: first.state()["photographs"][0]["loads"])
+        first.post("/stop")
     second.enlarge(photo, page.edsr)
+    first.post("/enlarge", source=page.noisy)
     downloads.set()
+    first.finish()
+    assert pixels(first.get(1, "output")).shape == (48, 88, 3)
+    assert len(loads) == 1
 
 
 def test_who_comes_when_all_places_are_taken(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,9 @@ def test_to_a_size(folder: Path, enlarger: Enlarger) -> None:
 
 
 @pytest.mark.parametrize("scale", [1.5, 3])
-def test_a_run_enlarges_by_any_factor(trained: Path, enlarger: Enlarger, scale: float) -> None:
+def test_a_run_enlarges_by_any_factor(
+    trained: Path, enlarger: Enlarger, refusal: Callable[..., str], scale: float
+) -> None:
     """From its folder, its configuration or a checkpoint: the network has one factor, 2."""
     smooth((20, 12)).save("a.png")
     checkpoint, _ = best_or_newest(trained / "checkpoints")
@@ -80,6 +82,8 @@ def test_a_run_enlarges_by_any_factor(trained: Path, enlarger: Enlarger, scale: 
         outputs.append(pixels(Path(f"out{number}/a.png")))
     assert outputs[0].shape == (round(12 * scale), round(20 * scale), 3)
     assert all(np.array_equal(output, outputs[0]) for output in outputs)
+    options = ("--data.predict", "a.png", "--data.scale", "0.5")
+    assert "at least 1" in refusal("predict", "--model", trained, *options)
 
 
 PLACES = [("in/out", ""), ("in/out", "_x2"), ("in", "_x2")]
