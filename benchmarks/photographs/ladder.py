@@ -1,4 +1,4 @@
-"""ResShift from HR: an upper bound, which shows what its last steps can do."""
+"""ResShift and NSARM from HR: upper bounds, which show what their last steps can do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from files.batch import Batch
 from files.numbers import NonNegativeInt
-from lightning_modules import ResShift
+from lightning_modules import NSARM, ResShift
 from lightning_modules.latents import latent_pair
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import residual_shift
@@ -49,3 +49,22 @@ class ResShiftFromHR(ResShift):
                 x, x0, process.eta(step), process.eta(step - 1), process.kappa, fresh
             )
         return self.space.decode(x)
+
+
+class NSARMFromHR(NSARM):
+    """NSARM whose first scales are those of HR, which the batch has as LR at scale 1.
+
+    This is where a mapper without an error would be.
+    """
+
+    def load_weights(self, path: str | Path, strict: bool = True) -> None:
+        """Load the transformer of a run of ``NSARM``."""
+        load_part(self.transformer, read_weights(path), "transformer", dict)
+
+    def preliminary(self, y: Tensor) -> list[Tensor]:
+        """Return the codes of the first scales.
+
+        Args:
+            y: (B, d, H, W), HR's latent.
+        """
+        return [scale.code for scale in self.space.coded(y)[: len(self.mapper.grids)]]
