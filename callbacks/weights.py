@@ -19,6 +19,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypedDict
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
 
 from files.checksums import file_hash
 from files.paths import expand_path
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 
 MANIFEST = Path(__file__).resolve().parents[1] / "configs" / "weights.yaml"
 PATIENCE = 20  # seconds without an answer until a source counts as unreachable
+_out_of_reach: set[str] = set()  # hosts that this process could not connect to
 
 
 class Entry(TypedDict):
@@ -110,13 +113,20 @@ def require(name: str) -> Path:
 
 @functools.cache
 def _fetched(name: str) -> bool:
-    # Several metrics may need one file: wait for an unreachable source, and log it, once a process.
+    # Several metrics may need one file, or files of one host: wait for an unreachable source, and
+    # log it, once a process.
     # The caller's message says where to get the file.
     entry = entry_of(name)
+    host = urlsplit(entry["source"]).netloc
+    if host in _out_of_reach:
+        log.info("%s is not fetched: %s was out of reach", entry["file"], host)
+        return False
     try:
         fetch(entry)
     except UnavailableError as error:
         log.info("%s could not be fetched: %s", entry["file"], error.__cause__)
+        if isinstance(error.__cause__, URLError) and not isinstance(error.__cause__, HTTPError):
+            _out_of_reach.add(host)
         return False
     return True
 

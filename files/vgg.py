@@ -95,7 +95,7 @@ class DISTSNetwork(nn.Module):
         return [*outputs, x]
 
     def distances(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-        """Return (B,) distances; 0 for equal images.
+        """Return (B,) distances in float32, without autocast; 0 for equal images.
 
         Args:
             a: Features of images, of ``forward``.
@@ -103,7 +103,9 @@ class DISTSNetwork(nn.Module):
         """
         textures = []
         structures = []
-        for x, y in zip(a, b, strict=True):
+        for features_a, features_b in zip(a, b, strict=True):
+            x = features_a.float()
+            y = features_b.float()
             mean_x = x.mean((2, 3))
             mean_y = y.mean((2, 3))
             variance_x = x.var((2, 3), correction=0)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from degradations.base import ieee_float32
 from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from files.vgg import DISTSNetwork
 from lightning_modules.networks.running import Frozen, without_fp16
@@ -185,8 +186,11 @@ class MSSSIM(Loss):
                 f"and has {sr.shape[-2]}x{sr.shape[-1]}: set a larger data.init_args.crop_size, or "
                 "fewer exponents"
             )
-        sr = sr.float()
-        hr = hr.float()
+        # Variances are differences of means, which fewer bits would round to noise.
+        with torch.autocast(sr.device.type, enabled=False), ieee_float32(sr.device):
+            return 1 - self._similarity(sr.float(), hr.float()).mean()
+
+    def _similarity(self, sr: Tensor, hr: Tensor) -> Tensor:
         similarity = sr.new_ones(len(sr))
         for scale, exponent in enumerate(self.exponents, 1):
             ssim, contrast = structural_similarity_index_measure(
@@ -196,7 +200,7 @@ class MSSSIM(Loss):
             similarity = similarity * factor.clamp(min=1e-6) ** exponent
             sr = functional.avg_pool2d(sr, 2)
             hr = functional.avg_pool2d(hr, 2)
-        return 1 - similarity.mean()
+        return similarity
 
 
 class LDL(Loss):
@@ -227,7 +231,9 @@ class LDL(Loss):
         residual_of_average = (hr - cast(Tensor, average)).abs().sum(1, keepdim=True)
         padded = functional.pad(residual, (3, 3, 3, 3), mode="reflect")
         local = padded.unfold(2, 7, 1).unfold(3, 7, 1).var((-2, -1))
-        artefacts = residual.var((1, 2, 3), keepdim=True) ** 0.2 * local
+        # The root's gradient is infinite at 0, as of a black crop that the network keeps black.
+        variance = residual.var((1, 2, 3), keepdim=True).clamp(min=1e-12)
+        artefacts = variance**0.2 * local
         artefacts = artefacts.masked_fill(residual < residual_of_average, 0)
         return functional.l1_loss(artefacts * sr, artefacts * hr)
 
@@ -422,8 +428,10 @@ class DISTS(Loss):
         """Return the mean distance of the images."""
         network = cast(DISTSNetwork, self.network)  # `load` sets it
         with torch.no_grad():
-            features_of_hr = network(hr)
-        return network.distances(without_fp16(network, sr), features_of_hr).mean()
+            features_of_hr = without_fp16(network, hr)
+        features = without_fp16(network, sr)
+        with torch.autocast(sr.device.type, enabled=False):
+            return network.distances(features, features_of_hr).mean()
 
 
 # ----------------------------------------------------------------------------------- adversarial

@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, Reduce
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Adam, AdamW, Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveInt
 from files.own_modules import class_path
@@ -267,11 +267,21 @@ class ChainedScheduler(torch.optim.lr_scheduler.ChainedScheduler):
 
     Args:
         optimizer: The optimiser.
-        schedulers: The schedules, whose factors are multiplied.
+        schedulers: The schedules, whose factors are multiplied: those that torch calls chainable.
+
+    Raises:
+        ValueError: If one sets the rate, whatever the others made of it.
     """
 
     def __init__(self, optimizer: Optimizer, schedulers: list[LRSchedulerCallable]) -> None:
         made: Any = [make(optimizer) for make in schedulers]
+        for schedule in made:
+            if isinstance(schedule, WarmUp | LambdaLR):
+                raise ValueError(
+                    f"{type(schedule).__name__} sets the rate, and undoes the other schedules of "
+                    "ChainedScheduler: use one that multiplies it, such as "
+                    "torch.optim.lr_scheduler.LinearLR, or lightning_modules.SequentialLR"
+                )
         super().__init__(made, optimizer)
 
 

@@ -180,3 +180,15 @@ class RealESRGAN(Adversarial, OnePass):
         for name, loss in self._terms.items():
             if loss.file and not getattr(loss, "source", "") and self._find is not None:
                 loss.load(self._find(f"losses.{name}.init_args.perceptual_weights", loss.file))
+
+    def _fitted(
+        self, where: str, state: dict[str, Tensor], required: set[str]
+    ) -> dict[str, Tensor]:
+        # Terms that this model lacks are left out, as a discriminator would be.
+        terms = tuple(f"losses.{name}." for name in self.losses)
+        fitting = {
+            name: tensor
+            for name, tensor in state.items()
+            if not name.startswith("losses.") or name.startswith(terms)
+        }
+        return super()._fitted(where, fitting, required)

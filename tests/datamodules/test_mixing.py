@@ -10,7 +10,7 @@ from datamodules.mixing import CutBlur, MixUp
 from degradations.base import quantize_8bit
 from degradations.bicubic import resize
 from degradations.draws import Draws
-from tests.datamodules.memory import noisy, on_device, random_images, with_crops
+from tests.datamodules.memory import evaluation, noisy, random_images, training, with_crops
 
 SEEDS = torch.arange(8)
 
@@ -57,7 +57,8 @@ def test_cutblur_replaces_a_square_or_all_around_it() -> None:
 
 def test_training_alone_is_mixed() -> None:
     settings = {"mixing": [CutBlur(1.0)], "batch_size": 2, "crop_size": 16, "workers": 0}
-    batches = []
+    trained = []
+    validated = []
     for mixing in ([CutBlur(1.0)], None):
         data = SRDataModule(
             2.0,
@@ -66,8 +67,8 @@ def test_training_alone_is_mixed() -> None:
             degradation=noisy(),
             **with_crops(settings | {"mixing": mixing}),
         )
-        data.setup("fit")
-        batches.append(on_device(data, next(iter(data.train_dataloader()))))
-    mixed, plain = batches
-    assert mixed["hr"].equal(plain["hr"])
-    assert not mixed["lr"].equal(plain["lr"])
+        trained.append(next(training(data)))
+        validated.append(next(evaluation(data, "val")))
+    assert trained[0]["hr"].equal(trained[1]["hr"])
+    assert not trained[0]["lr"].equal(trained[1]["lr"])
+    assert validated[0]["lr"].equal(validated[1]["lr"])

@@ -120,3 +120,5 @@ def test_schedules_of_yaml_are_torch_s():
         second.optimizer.load_state_dict(first.optimizer.state_dict())
         second.load_state_dict(first.state_dict())
         assert before + rates(second, 2) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="WarmUp sets the rate"):
+        ChainedScheduler(optimizer(), [exponential, WarmUp])

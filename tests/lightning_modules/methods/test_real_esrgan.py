@@ -120,6 +120,9 @@ def test_a_trained_loss_is_in_the_optimiser_and_in_checkpoints(tmp_path: Path) -
     again = model(losses={"own": Weighted(), "perceptual": Perceptual()})
     again.load_weights(tmp_path / "a.ckpt")
     assert again.state_dict()[trained].equal(method.state_dict()[trained])
+    other = model(losses={"other": Weighted()})
+    other.load_weights(tmp_path / "a.ckpt")
+    assert other.state_dict()["losses.other.log_variance"] == 0
 
 
 def test_ldl_sees_the_output_of_the_averages(tmp_path: Path) -> None:
