@@ -262,6 +262,7 @@ class SuperResolver(InTiles, ImageModel):
     # Whether `restore` is one pass of a network, at any size and without noise, so that it can be
     # exported to ONNX.
     one_pass = False
+    in_pieces: bool | None = False
 
     def __init__(self, scale: float, color_fix: ColorFix = "none", **kwargs: Any) -> None:
         super().__init__(scale, color_fix=color_fix, **kwargs)
@@ -289,9 +290,17 @@ class SuperResolver(InTiles, ImageModel):
 
     test_step = validation_step
 
-    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Output | None:
-        """Enlarge an image, in tiles if it is large; None if it could not be read."""
-        return None if "error" in batch else self.enlarge_to_size(batch)
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """Enlarge an image, in tiles if it is large; None if it could not be read.
+
+        Returns:
+            As ``enlarge``; or ``{"pieces": iterator}``, if a callback has set ``in_pieces``.
+        """
+        if "error" in batch:
+            return None
+        if self.in_pieces:
+            return {"pieces": self.pieces(batch)}
+        return self.enlarge_to_size(batch)
 
 
 class Generator(ImageModel):

@@ -102,10 +102,18 @@ class Progress(ProgressBar):
         self._open("predict", _total(counts) or None, "image")
 
     def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         """Advance by a batch and its pixels."""
-        if outputs is not None:  # else it could not be read
+        if outputs is not None and "pieces" in outputs:
+            self._enlarged += batch["size"][0] * batch["size"][1] / 1e6
+        elif outputs is not None:  # else it could not be read
             image = output_image(outputs)
             self._enlarged += image.numel() / image.shape[-3] / 1e6
         self._advance(trainer)

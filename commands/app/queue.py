@@ -11,20 +11,12 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from callbacks.pages.images import Levels, displayed
-from callbacks.predict.files import (
-    Extras,
-    encode,
-    fitted_extras,
-    fitted_pixels,
-    unwritable_reason,
-)
+from callbacks.predict.files import Extras, encode, unwritable_reason
+from callbacks.predict.strips import noting
 from commands.app.models import Models
-from commands.app.visits import Job, Output, Photograph, Visit, write_views
-from files.images.decode import from_pillow
-from files.images.deep import Pixels, eight_bits
+from commands.app.visits import Job, Output, Photograph, Visit, write_reductions
+from files.owned import remove_temporary
 from lightning_modules.sampling.enlarging import WrongScaleError
 from lightning_modules.sampling.tiling import Tiling
 
@@ -85,7 +77,7 @@ class Queue:
                 error = self._enlarge(visit, photograph, job)
             except Stopped:
                 error = ""
-            except (ValueError, OSError) as raised:
+            except (ValueError, OSError, MemoryError) as raised:
                 error = str(raised)
             except Exception as raised:  # the thread works for others, too
                 log.exception("%s", photograph.name)
@@ -111,45 +103,46 @@ class Queue:
         image = photograph.read()
         scale = settings.scale or model.scale
         tiling = Tiling(size=settings.tile) if settings.tile else None
+        size, strips = model.strips(
+            image,
+            settings.format,
+            scale=scale,
+            seed=settings.seed,
+            tiling=tiling,
+            strength=settings.strength,
+        )
+        if reason := unwritable_reason(size, settings.format):
+            return reason
+        icc = image.icc or image.grey_icc
+        folder = Path(tempfile.mkdtemp(prefix="output", dir=photograph.folder))
+        file = folder / f"output.{settings.format}"
+        has_alpha = image.alpha is not None and settings.format == "png"
+        shape = (*size, 3 + has_alpha)
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        extras = Extras(icc, cicp=image.cicp)
         try:
-            with _followed(model.module, photograph, job):
-                output = model.enlarge(
-                    image.array(),
-                    scale=scale,
-                    seed=settings.seed,
-                    tiling=tiling,
-                    strength=settings.strength,
-                )
+            with (
+                _followed(model.module, photograph, job),
+                file.open("w+b") as opened,
+                (folder / "pixels.npy").open("wb") as pixels,
+            ):
+                np.lib.format.write_array_header_1_0(pixels, header)
+                strips = noting(strips, pixels, icc)
+                encode(opened, size, strips, extras, settings.format, QUALITY)
+            if photograph.job is not job:
+                raise Stopped
+            write_reductions(folder)
         except WrongScaleError:
             name = self.models.names[settings.source]
             return f"{name} enlarges by {model.scale:g}; set Scale to {model.scale:g} or less"
-        levels = fitted_pixels(np.atleast_3d(output), settings.format)
-        del output
-        if reason := unwritable_reason(levels, True, settings.format):
-            return reason
-        icc = image.icc or image.grey_icc
-        extras, _ = fitted_extras(Extras(icc, cicp=image.cicp), levels, settings.format)
-        data = encode(levels, extras, settings.format, QUALITY)
-        if photograph.job is not job:
-            raise Stopped
-        folder = Path(tempfile.mkdtemp(prefix="output", dir=photograph.folder))
-        file = folder / f"output.{settings.format}"
-        file.write_bytes(data)
-        write_views(_seen(levels, extras.icc), folder)
+        except BaseException:
+            remove_temporary(folder)
+            raise
         name = f"{PurePath(photograph.name).stem}_x{scale:g}.{settings.format}"
         is_reduced = model.module.has_one_scale and scale < model.scale
         note = f"reduced from x{model.scale:g}" if is_reduced else ""
-        size = (levels.shape[0], levels.shape[1])
         photograph.finish(Output(file, name, size, settings, note))
         return ""
-
-
-def _seen(levels: Pixels, icc: bytes | None) -> Levels:
-    """Return an output, (H, W, C), as a screen shows it."""
-    grey_or_colours = levels[..., 0] if levels.shape[2] == 1 else levels
-    image = Image.fromarray(eight_bits(grey_or_colours))
-    image.info["icc_profile"] = icc
-    return displayed(from_pillow(image, srgb=True))
 
 
 @contextlib.contextmanager

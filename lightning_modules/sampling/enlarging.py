@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from functools import partial
 from typing import Any, cast, final
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins import Precision
 from torch import Tensor
 
+from degradations.base import as_floats
 from degradations.bicubic import resize
-from files.batch import Batch, tiles_of
+from files.batch import Batch, Piece, tiles_of
+from files.memory import refuse_whole
 from files.method import Method
 from lightning_modules.noise import Noise, PlacedNoise, Size, with_noise_seeds
 from lightning_modules.sampling.color import ColorFix, fix_colors
@@ -22,6 +27,7 @@ from lightning_modules.sampling.tiling import (
     Window,
     grid,
     halved_when_full,
+    joined,
     padded,
     restore_tiled,
 )
@@ -29,6 +35,8 @@ from lightning_modules.trainer import trainer_of
 from lightning_modules.weights import shape_text
 
 log = logging.getLogger(__name__)
+CANVAS = 32  # bytes of memory for each pixel of an output that is corrected as a whole
+RESIZE_REACH = 3  # LR pixels on each side; what bicubic sees when it reduces, and its rounding
 
 
 class WrongScaleError(ValueError):
@@ -124,16 +132,8 @@ class InTiles(Method, LightningModule):
                 f"{type(self).__name__} enlarges images, and {batch['key'][0]} has no LR: set "
                 "images in data.init_args, such as data.init_args.predict FOLDER"
             )
-        batch = with_noise_seeds(batch, self.noise_seed)
-        side = self._tile_side(batch) if tiled or self.tile_always else None
-        if side is None or not tiled or self.tiling.size != "auto":
-            sr = self._at_side(batch, side)
-        else:
-            sr = halved_when_full(partial(self._at_side, batch), side, self._least_side)
+        sr = joined(self._enlarged(batch, batch["size"], tiled), batch["lr"], batch["size"])
         return {"sr": fix_colors(sr, self.color_reference(batch), self.color_fix)}
-
-    def _least_side(self) -> int:
-        return max(2 * self._overlap, self.tile_least)
 
     def enlarge_to_size(self, batch: Batch) -> dict[str, Tensor]:
         """As ``enlarge``, in tiles; the output of a method with one scale is reduced by bicubic.
@@ -141,55 +141,120 @@ class InTiles(Method, LightningModule):
         Raises:
             WrongScaleError: If ``size`` is above the method's own.
         """
+        return {"sr": joined(self.pieces(batch), batch["lr"], batch["size"])}
+
+    @torch.no_grad()
+    def pieces(self, batch: Batch) -> Iterator[Piece]:
+        """As ``enlarge_to_size``, without the whole output in memory; each tile gives a piece.
+
+        The correction of colours, and the reduction of blended tiles, need the whole output, which
+        is a single piece then.
+
+        Args:
+            batch: As for ``enlarge``; ``lr`` may be levels in uint8.
+
+        Raises:
+            WrongScaleError: As ``enlarge_to_size``.
+            MemoryError: If the whole output is needed, and larger than what is free.
+        """
+        size = batch["size"]
         if not self.has_one_scale:
             try:
-                return self.enlarge(batch, tiled=True)
-            except WrongScaleError:
+                yield from self._pieces(batch, size)
+                return
+            except WrongScaleError:  # of the first tile
                 self.has_one_scale = True
-        size = batch["size"]
         own_size = self.own_size(batch["lr"])
-        if own_size == size or own_size[0] < size[0] or own_size[1] < size[1]:
-            return self.enlarge(batch, tiled=True)
-        sr = self.enlarge(cast("Batch", {**batch, "size": own_size}), tiled=True)["sr"]
-        height, width = size
-        log.info("enlarged by %g, and reduced to %d x %d", self.scale, width, height)
-        return {"sr": resize(sr, size)}
+        if own_size != size and own_size[0] >= size[0] and own_size[1] >= size[1]:
+            log.info("enlarged by %g, and reduced to %d x %d", self.scale, size[1], size[0])
+            batch = cast("Batch", {**batch, "size": own_size})
+        yield from self._pieces(batch, size)
 
-    def _at_side(self, batch: Batch, side: int | None) -> Tensor:
+    def _pieces(self, batch: Batch, size: Size) -> Iterator[Piece]:
+        """Yield the output of ``batch["size"]``, reduced to ``size`` if that is smaller."""
+        is_reduced = batch["size"] != size
+        by_tiles = not is_reduced or (self._window == "cut" and self.scale.is_integer())
+        if self.color_fix == "none" and by_tiles:
+            yield from self._enlarged(batch, size, tiled=True)
+            return
+        refuse_whole(batch["size"], CANVAS, self.device)
+        floats = cast("Batch", {**batch, "lr": as_floats(batch["lr"])})
+        sr = self.enlarge(floats, tiled=True)["sr"]
+        yield Piece(slice(0, size[0]), slice(0, size[1]), resize(sr, size) if is_reduced else sr)
+
+    def _enlarged(self, batch: Batch, size: Size, tiled: bool) -> Iterator[Piece]:
+        """Restore an image, whole or in tiles, which are reduced if ``size`` is smaller."""
+        batch = with_noise_seeds(batch, self.noise_seed)
+        tile = self._tile(batch) if tiled or self.tile_always else None
+        if tile is None or not tiled or self.tiling.size != "auto":
+            yield from self._in_tiles_of(batch, size, tile)
+        else:
+            work = partial(self._in_tiles_of, batch, size)
+            yield from halved_when_full(work, tile, self._least_side)
+
+    def _least_side(self) -> int:
+        return max(2 * self._overlap, self.tile_least)
+
+    def _in_tiles_of(self, batch: Batch, size: Size, tile: Size | None) -> Iterator[Piece]:
         self._tile_count = 1
         self._tile_size = None
-        if side and max(batch["lr"].shape[-2:]) > side:
-            return self._in_tiles(batch, side)
+        h, w = batch["lr"].shape[-2:]
+        if tile is not None and (h > tile[0] or w > tile[1]):
+            yield from self._in_tiles(batch, size, tile)
+            return
         tiles = tiles_of(batch)
         noise = PlacedNoise(batch["seed"], tiles, batch["lr"].device)
-        return self._restored(cast("Batch", {**batch, "tiles": tiles}), noise)
+        lr = as_floats(batch["lr"])
+        sr = self._restored(cast("Batch", {**batch, "lr": lr, "tiles": tiles}), noise)
+        if batch["size"] != size:
+            sr = resize(sr, size)
+        yield Piece(slice(0, size[0]), slice(0, size[1]), sr)
 
-    def _in_tiles(self, batch: Batch, side: int) -> Tensor:
+    def _in_tiles(self, batch: Batch, size: Size, tile: Size) -> Iterator[Piece]:
         lr = batch["lr"]
         h, w = lr.shape[-2:]
-        size = H, W = batch["size"]
-        unit = self._tile_unit(side)
+        H, W = batch["size"]
+        unit = self._tile_unit(max(tile))
         # Up to the tiles' unit, so that the last ones are as large as the others. As released with
         # InvSR, a side below the tile's is first mirrored up to it.
-        least = side if self._window == "released" else 1
-        if H % h == 0 and W % w == 0:
+        least = max(tile) if self._window == "released" else 1
+        restore, overlap = self._restored, self._overlap
+        if size != (H, W):
+            mirrored, full_size = padded(lr), size
+            restore = self._reduced
+            overlap += 2 * RESIZE_REACH
+        elif H % h == 0 and W % w == 0:
             mirrored = padded(lr, unit, least)
-            size = mirrored.lr.shape[-2] * (H // h), mirrored.lr.shape[-1] * (W // w)
+            full_size = mirrored.lr.shape[-2] * (H // h), mirrored.lr.shape[-1] * (W // w)
         elif self.exact_scale and self.own_size(lr) == (H, W):
             mirrored = padded(lr, unit, least)
-            size = self.own_size(mirrored.lr)
+            full_size = self.own_size(mirrored.lr)
         else:
-            mirrored = padded(lr)
+            mirrored, full_size = padded(lr), (H, W)
         lr_size = (mirrored.lr.shape[-2], mirrored.lr.shape[-1])
-        tiles = grid(lr_size, size, side, self._overlap, self._window, unit, self.tile_least)
-        self._tile_count = len(tiles)
-        self._tile_size = tiles[0].tile.side
+        tiles = grid(lr_size, full_size, tile, overlap, self._window, unit, self.tile_least)
+        self._tile_count = len(tiles) * len(tiles[0])
+        self._tile_size = tiles[0][0].tile.side
         trainer = trainer_of(self)
         bar = trainer is not None and trainer.progress_bar_callback is not None
         first = trainer is None or trainer.is_global_zero
-        full = cast("Batch", {**batch, "lr": mirrored.lr, "size": size})
-        sr = restore_tiled(self._restored, full, tiles, self.tiling.batch, bar and first)
-        return mirrored.crop(sr, (H, W)).clamp_(0, 1)  # weights add up to 1 except for rounding
+        full = cast("Batch", {**batch, "lr": mirrored.lr, "size": full_size})
+        for piece in restore_tiled(restore, full, tiles, self.tiling.batch, bar and first):
+            part = mirrored.crop_piece(piece, full_size, size)
+            if part.sr.numel():
+                part.sr.clamp_(0, 1)  # weights add up to 1 except for rounding
+                yield part
+
+    def _reduced(self, batch: Batch, noise: Noise) -> Tensor:
+        """Restore tiles by the method's own scale, a whole number, and reduce them."""
+        own = self.own_size(batch["lr"])
+        sr = self._restored(cast("Batch", {**batch, "size": own}), noise)
+        boxes = []
+        for tile in batch["tiles"]:
+            (top, bottom), (left, right) = tile.box
+            rows = top * self.scale, bottom * self.scale
+            boxes.append((rows, (left * self.scale, right * self.scale)))
+        return resize(sr, batch["size"], boxes=boxes)
 
     def own_size(self, lr: Tensor) -> Size:
         """Return (H, W) of LR (B, 3, h, w) enlarged by ``scale``, whatever a batch asks for."""
@@ -214,7 +279,7 @@ class InTiles(Method, LightningModule):
     def _window(self) -> Window:
         return self.tiling.window or self.tile_window
 
-    def _tile_side(self, batch: Batch) -> int:
+    def _tile(self, batch: Batch) -> Size:
         size = self.tiling.size
         if size != "auto":
             if size < self.tile_least:
@@ -222,19 +287,33 @@ class InTiles(Method, LightningModule):
                     f"tiling.size is {size}, and {type(self).__name__} pads smaller tiles to "
                     f"{self.tile_least} pixels: set it to {self.tile_least} or more, or to auto"
                 )
-            return size
-        return self.default_side(batch)
+            return size, size
+        return self.default_tile(batch)
 
-    def default_side(self, batch: Batch) -> int:
-        """Return the largest side of a tile in LR pixels, where the user sets none."""
+    def default_tile(self, batch: Batch) -> Size:
+        """Return the largest sides of a tile in LR pixels, where the user sets none."""
         sides = batch["lr"].shape[-2:]
         factor = max(out_side / side for out_side, side in zip(batch["size"], sides, strict=True))
         # With tiles below four overlaps, nearly half of the computation would be discarded.
         least = max(4 * self._blended_overlap, self.tile_least)
-        return min(self.tile, max(int(self.tile_output / factor), least))
+        side = min(self.tile, max(int(self.tile_output / factor), least))
+        return side, side
+
+    @contextmanager
+    def _precision(self) -> Iterator[Precision]:
+        """Compute in the trainer's precision, which Lightning sets only around a step.
+
+        Pieces are made after it.
+        """
+        trainer = trainer_of(self)
+        precision = Precision() if trainer is None else trainer.precision_plugin
+        with precision.forward_context():
+            yield precision
 
     def _restored(self, batch: Batch, noise: Noise) -> Tensor:
-        sr = self.restore(batch, noise)
+        with self._precision() as precision:
+            lr = precision.convert_input(batch["lr"])
+            sr = self.restore(cast("Batch", {**batch, "lr": lr}), noise)
         self._drew_noise |= noise.drew
         expected = (len(batch["lr"]), 3, *batch["size"])
         if sr.shape != expected:
