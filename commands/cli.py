@@ -286,16 +286,17 @@ class EnlargerCLI(LightningCLI):
         if self.command in DRY_RUN_COMMANDS:
             callbacks = without_outputs(options, callbacks, own_bar=self.command != "check")
         self._choose_logger(options)
+        # Before the bar, which counts what is enlarged: the writer lets that happen piece by piece.
+        writer = [] if self.fits else [self.config_init.writer]
         options.callbacks = [
             Start(self.ranks, self._facts, self.config_dump),
             Stops(self.ranks),
             *callbacks,
+            *writer,
             *self._default_callbacks(options, callbacks),
         ]
         if self.fits and options.enable_checkpointing is not False:
             options.callbacks.append(self.config_init.checkpoint)
-        if not self.fits:
-            options.callbacks.append(self.config_init.writer)
         trainer = Trainer(**vars(options))
         self.world.check(trainer)
         # Those that save by themselves follow ours, which sets the counters.

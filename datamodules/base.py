@@ -34,6 +34,7 @@ from datamodules.sources.videos import VideoFrames
 from degradations.base import Degradation
 from files.batch import Batch, Listener
 from files.images.deep import Pixels
+from files.method import method_of
 from files.numbers import NonNegativeInt, PositiveFloat, PositiveInt
 from files.paths import open_regular
 
@@ -383,7 +384,8 @@ class SRDataModule(Predicted, LightningDataModule):
         place = batch.pop("place", None)
         scales = self.crops.scales
         if scales is None or place is None:
-            to_floats(batch)
+            model = method_of(getattr(self.trainer, "lightning_module", None))
+            to_floats(batch, keep_lr=self._part() == "predict" and bool(model.in_pieces))
             return None
         epoch, position = place[0]
         sides = scales.sides(self.seed, epoch, self.plan().batch_of(position))

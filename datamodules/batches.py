@@ -109,13 +109,20 @@ def _stacked(arrays: list[NDArray[Any]]) -> Tensor:
     return default_collate([torch.from_numpy(np.ascontiguousarray(a)) for a in arrays])
 
 
-def to_floats(batch: dict[str, Any]) -> None:
-    """Convert the images and clips of a batch to contiguous float32 in [0, 1], in place."""
+def to_floats(batch: dict[str, Any], keep_lr: bool = False) -> None:
+    """Convert the images and clips of a batch to contiguous float32 in [0, 1], in place.
+
+    Args:
+        batch: The batch.
+        keep_lr: Leave levels of ``lr`` as they are.
+    """
     if "size" in batch:
         batch["size"] = tuple(batch["size"])  # pinning memory made it a list
     for name in (*IMAGES, CLIP):
         if name in batch:
             image = batch[name]
+            if keep_lr and name == "lr" and image.dtype == torch.uint8:
+                continue
             # Until here channels come last in memory: one pass converts and reorders them.
             floats = image.to(torch.float32, memory_format=torch.contiguous_format)
             batch[name] = floats.div_(255) if image.dtype == torch.uint8 else floats
@@ -156,11 +163,15 @@ def check_batch(batch: Batch, finite: bool = True) -> None:
         image = cast(Tensor, image)
         ndim, expected = (5, "T, 3, H, W") if name == CLIP else (4, "3, H, W")
         channels = image.shape[-3]
-        if (image.dtype, image.ndim, len(image), channels) != (torch.float32, ndim, count, 3):
+        has_levels = name == "lr" and image.dtype == torch.uint8  # in predict alone
+        dtype = torch.uint8 if has_levels else torch.float32
+        if (image.dtype, image.ndim, len(image), channels) != (dtype, ndim, count, 3):
             raise ValueError(
                 f"batch[{name!r}] is {image.dtype} {tuple(image.shape)}; expected float32 "
                 f"({count}, {expected}) for {batch['key']}"
             )
+        if has_levels:
+            continue
         values = image if finite else image.nan_to_num(0.0, 0.0, 0.0)
         low, high = (float(v) for v in values.aminmax())
         if not (low >= 0 and high <= 1):  # also catches NaN

@@ -634,6 +634,14 @@ def quantize_8bit(x: Tensor) -> Tensor:
     return levels / 255.0
 
 
+def as_floats(image: Tensor) -> Tensor:
+    """Return integer levels as contiguous float32 in [0, 1]; floats are returned as they are."""
+    if image.is_floating_point():
+        return image
+    levels = image.to(torch.float32, memory_format=torch.contiguous_format)
+    return levels.div_(torch.iinfo(image.dtype).max)
+
+
 def cut_size(size: Size, scale: float) -> Size:
     """Return the largest size that is ``scale`` times an LR size (modcrop for any real scale).
 

@@ -62,6 +62,38 @@ def resize(
     return resized.clamp(0.0, 1.0) if clamp else resized
 
 
+def source_of(
+    rows: slice, columns: slice, size: Sequence[int], from_size: Sequence[int]
+) -> tuple[slice, slice, list[Box] | None]:
+    """Return what a part of a resized image depends on.
+
+    ``resize(image[..., ROWS, COLUMNS], SIZE OF THE PART, boxes=BOXES)`` is that part.
+
+    Args:
+        rows: The part of the result.
+        columns: Likewise.
+        size: (H, W) of the whole result.
+        from_size: (h, w) of the whole image.
+
+    Returns:
+        Rows and columns of the image, and the box in them; None for the whole image.
+    """
+    if (rows.start, columns.start, rows.stop, columns.stop) == (0, 0, *size):
+        return slice(0, from_size[0]), slice(0, from_size[1]), None
+    source_rows, row_box = _source_of_axis(rows, size[0], from_size[0])
+    source_columns, column_box = _source_of_axis(columns, size[1], from_size[1])
+    return source_rows, source_columns, [(row_box, column_box)]
+
+
+def _source_of_axis(part: slice, side: int, from_side: int) -> tuple[slice, tuple[float, float]]:
+    start = part.start * from_side / side
+    stop = part.stop * from_side / side
+    margin = 2 * max(1, from_side / side) + 1
+    first = max(0, math.floor(start - margin))
+    last = min(from_side, math.ceil(stop + margin))
+    return slice(first, last), (start - first, stop - first)
+
+
 def centres(count: int, start: float, stop: float) -> Tensor:
     """Return the centres of ``count`` pixels between two positions, (count,) float64."""
     width = (stop - start) / count

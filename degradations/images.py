@@ -24,14 +24,16 @@ def read_image(path: Path) -> Tensor:
     Raises:
         UnreadableImage: The file is missing, or is not an image.
     """
-    image = from_levels(decode.read_image(path, srgb=True).rgb)
-    return image.permute(2, 0, 1).unsqueeze(0)
+    pixels = decode.read_image(path, srgb=True).rgb
+    white = np.float32(np.iinfo(pixels.dtype).max)
+    scaled = pixels.astype(np.float32) / white
+    image = torch.from_numpy(scaled).permute(2, 0, 1)
+    return image.unsqueeze(0)
 
 
-def from_levels(levels: Pixels) -> Tensor:
-    """Return integer levels as float32 in [0, 1]."""
-    white = np.float32(np.iinfo(levels.dtype).max)
-    return torch.from_numpy(levels.astype(np.float32) / white)
+def as_tensor(levels: Pixels) -> Tensor:
+    """Return levels as a tensor, without a copy where they may be written to."""
+    return torch.from_numpy(levels if levels.flags.writeable else levels.copy())
 
 
 def cropped(image: Tensor, size: int, name: str) -> Tensor:

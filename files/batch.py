@@ -67,6 +67,21 @@ class Tile(NamedTuple):
         return Tile(self.rows.back, self.columns.back)
 
 
+class Piece(NamedTuple):
+    """A finished part of enlarged images; those of an image come row by row, from left to right.
+
+    rows: Its place in the output.
+    columns: Likewise.
+    sr: (B, 3, rows, columns) float32 in [0, 1].
+    alpha: (B, 1, rows, columns) likewise, if the images' transparency was enlarged as well.
+    """
+
+    rows: slice
+    columns: slice
+    sr: Tensor
+    alpha: Tensor | None = None
+
+
 def tiles_of(batch: Batch) -> list[Tile]:
     """Return a batch's tiles; those of its whole images, if they are none."""
     if "tiles" in batch:
@@ -93,7 +108,8 @@ class Batch(TypedDict, total=False):
     seed: (B,) int64, always on the CPU: everything random about a sample is drawn from it.
     size: (H, W) of the output; authoritative.
     hr: (B, 3, H, W) float32 in [0, 1]; absent in ``predict``.
-    lr: (B, 3, h, w) float32 in [0, 1].
+    lr: (B, 3, h, w) float32 in [0, 1]; for ``SuperResolver.pieces`` also levels in uint8.
+    alpha: (B, 1, h, w), transparency like ``lr``; for ``SuperResolver.pieces`` only.
     tiles: B places in the images to enlarge; in ``restore`` only.
     text: B captions, if the source has them.
     text_features: (B, n, W) floats of the captions, padded to the longest, if shards have them.
@@ -117,6 +133,7 @@ class Batch(TypedDict, total=False):
     size: tuple[int, int]
     hr: Tensor
     lr: Tensor
+    alpha: Tensor
     tiles: list[Tile]
     text: list[str]
     text_features: Tensor

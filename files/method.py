@@ -23,10 +23,14 @@ class Method:
             exports leave them out, and checkpoints with them also load into a model without them.
         weights_source: The weights that were loaded, and whether they were trained on since; None
             while all are as initialised.
+        in_pieces: Whether ``predict_step`` gets ``lr`` as levels in uint8, and returns ``pieces``
+            instead of ``sr``: an iterator over the parts of the output. A callback that takes them
+            sets it; None if the method cannot.
     """
 
     training_only: tuple[str, ...] = ()
     weights_source: str | None = None
+    in_pieces: bool | None = None
     _noise_seed = 0
     _drew_noise = False
     _tile_count: int | None = None

@@ -139,7 +139,7 @@ def whole_file(path: Path, before: Callable[[], None] | None = None) -> Iterator
 
 def _begun(path: Path) -> BinaryIO:
     while True:
-        file = hidden(path).open("xb")
+        file = hidden(path).open("x+b")
         lock(file.fileno())
         if os.path.exists(file.name):  # else it was taken for a leftover, before it was locked
             return file

@@ -13,14 +13,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from degradations.draws import seed_of
-from degradations.images import from_levels
+from degradations.images import as_tensor
 from files.batch import Batch
 from files.own_modules import class_path
 from lightning_modules.backbone.condition import Texts
@@ -35,7 +35,7 @@ from lightning_modules.trainer import trainer_of
 from lightning_modules.weights import shape_text
 
 log = logging.getLogger(__name__)
-Output = dict[str, Tensor]  # of a step: ``sr``, the images, and their ``alpha``
+Output = dict[str, Tensor]  # of a step: ``sr``, the images
 
 
 class ImageModel(Loaded, Optimised, ABC):
@@ -263,6 +263,7 @@ class SuperResolver(InTiles, ImageModel):
     # Whether `restore` is one pass of a network, at any size and without noise, so that it can be
     # exported to ONNX.
     one_pass = False
+    in_pieces: bool | None = False
 
     def __init__(self, scale: float, color_fix: ColorFix = "none", **kwargs: Any) -> None:
         super().__init__(scale, color_fix=color_fix, **kwargs)
@@ -290,21 +291,22 @@ class SuperResolver(InTiles, ImageModel):
 
     test_step = validation_step
 
-    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Output | None:
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Enlarge an image, in tiles if it is large; None if it could not be read.
 
         Returns:
-            ``sr`` (1, 3, H, W) and, of an image with transparency, ``alpha`` (1, 1, H, W); float32
-            in [0, 1].
+            As ``enlarge_to_size``; or ``{"pieces": iterator}``, if a callback has set
+            ``in_pieces``.
         """
         if "error" in batch:
             return None
-        output = self.enlarge_to_size(batch)
         metas = batch.get("meta", [])
         if len(metas) == 1 and metas[0].get("alpha") is not None:
-            alpha = from_levels(metas[0]["alpha"])[None, None].to(batch["lr"].device)
-            output["alpha"] = self.enlarge_alpha(batch, alpha)
-        return output
+            alpha = as_tensor(metas[0]["alpha"])[None, None]
+            batch = cast("Batch", {**batch, "alpha": alpha})
+        if self.in_pieces:
+            return {"pieces": self.pieces(batch)}
+        return self.enlarge_to_size(batch)
 
 
 class Generator(ImageModel):

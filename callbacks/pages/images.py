@@ -27,8 +27,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from callbacks.pages.render import Figure, Tile, render_page
-from files.images.decode import DecodedImage, read_image, read_size
-from files.images.deep import eight_bits
+from files.images.decode import DecodedImage, from_pillow, read_image, read_size
+from files.images.deep import Pixels, eight_bits
 from files.images.pillow import of_any_size
 from files.owned import refuse_link, remove_file, whole_file, write_whole
 from files.video import read_frame
@@ -39,6 +39,7 @@ LISTED = 2_000  # links
 SIDE = 2_000  # pixels; larger images are shown by a preview, and by parts
 THUMBNAIL = 160  # pixels of a side
 SQUARE = 8  # pixels of a side of the checkerboard behind transparent pixels
+BAND = 64  # rows that are cut at a time
 PARTS, PART = 3, 640  # of the parts of a large image, and pixels of a side of each
 SHOWN = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".bmp")  # by browsers
 PREVIEW = re.compile(r"[0-9a-f]{16}\.jpg")
@@ -147,6 +148,20 @@ def write_images_page(page: Path, scenes: Iterable[Scene], content: Content) -> 
     write_whole(page, text)
 
 
+def write_previews(page: Path, scene: Scene, levels: Levels) -> None:
+    """Write the previews of a scene ahead of its page, which then needs not read the last image.
+
+    Args:
+        page: The page.
+        scene: The scene.
+        levels: Its last image, perhaps mapped into memory.
+    """
+    previews = _Previews(page)
+    previews.outputs[scene.parts[-1].file] = levels
+    with of_any_size():
+        previews.of_scene(scene)
+
+
 def address(file: Path, page: Path) -> str:
     """Return the address of a file, relative to a page."""
     below = os.path.relpath(os.path.abspath(file), os.path.abspath(page.parent))
@@ -161,6 +176,10 @@ class _Previews:
         self.folder = previews_of(page)
         refuse_link(self.folder)
         self.names: set[str] = set()
+        self.outputs: dict[Path, Levels] = {}  # images that need not be read
+
+    def _read(self, file: Path, frame: int | None) -> Levels:
+        return self.outputs[file] if file in self.outputs else _read(file, frame)
 
     def of_scene(self, scene: Scene) -> _Shown:
         """Return the figures of a scene, writing the previews they need: large images in several.
@@ -178,7 +197,7 @@ class _Previews:
         others = dict.fromkeys(f"{width}x{height}" for height, width in sizes[:-1])
         others.pop(f"{size[1]}x{size[0]}", None)
         about = f"{', '.join(others)} → {pixels}" if others else pixels
-        read = functools.cache(_read)  # each image once
+        read = functools.cache(self._read)  # each image once
         last = scene.parts[-1]
         view = _View(size, (0, 0, *size), reduced(size, THUMBNAIL))
         thumbnail = address(self._preview(last, view, read), self.page)
@@ -188,7 +207,8 @@ class _Previews:
             return _Shown(scene.key, thumbnail, [figure])
         about += f", shown at {display_size[1]}x{display_size[0]}"
         figures = [self._figure(scene.key, about, scene, view, read)]
-        for window in _detailed_windows(read(last.file, last.frame), display_size):
+        reduction = self._preview(last, view, read)
+        for window in _detailed_windows(reduction, size):
             top, left, height, width = window
             about = f"{width}x{height} of {pixels}, at column {left} and row {top}"
             view = _View(size, window, (height, width))
@@ -271,12 +291,12 @@ def _size_of(part: Part) -> Size:
     return height, width
 
 
-def _detailed_windows(levels: Levels, display_size: Size) -> list[Window]:
-    # Found in the reduced image.
-    image_height, image_width = levels.shape[:2]
-    factor = image_height / display_size[0]
-    grey = Image.fromarray(levels).convert("L")
-    small = np.array(grey.resize(display_size[::-1], Image.Resampling.BILINEAR))
+def _detailed_windows(reduction: Path, size: Size) -> list[Window]:
+    """Return windows with much detail of an image of (H, W), by its reduction."""
+    image_height, image_width = size
+    with Image.open(reduction) as image:
+        small = np.array(image.convert("L"))
+    factor = image_height / small.shape[0]
     side = round(min(PART, image_height, image_width) / factor)
     height = min(PART, image_height)
     width = min(PART, image_width)
@@ -307,11 +327,24 @@ def displayed(image: DecodedImage) -> Levels:
     return np.dstack([rgb, eight_bits(image.alpha)])
 
 
+def seen(pixels: Pixels, icc: bytes | None) -> Levels:
+    """Return pixels of an output, (H, W, C), as a screen shows them.
+
+    Args:
+        pixels: Of 8 or 16 bits.
+        icc: Their colour profile.
+    """
+    grey_or_colours = pixels[..., 0] if pixels.shape[2] == 1 else pixels
+    image = Image.fromarray(eight_bits(grey_or_colours))
+    image.info["icc_profile"] = icc
+    return displayed(from_pillow(image, srgb=True))
+
+
 def cut(levels: Levels, size: Size, window: Window, display_size: Size) -> Image.Image:
     """Return a window of an image as it is shown, on a checkerboard where it is transparent.
 
     Args:
-        levels: The image. Of a file that is mapped into memory, no more than the window is read.
+        levels: The image. Of a file that is mapped into memory, only bands of rows are copied.
         size: Size to which the image is enlarged by bicubic, or its own.
         window: Part of that size.
         display_size: Size of the result.
@@ -319,19 +352,26 @@ def cut(levels: Levels, size: Size, window: Window, display_size: Size) -> Image
     top, left, height, width = window
     y = levels.shape[0] / size[0]
     x = levels.shape[1] / size[1]
-    margin = math.ceil(2 * max(1, height * y / display_size[0], width * x / display_size[1])) + 1
-    first_row = max(0, math.floor(top * y) - margin)
+    rows, columns = display_size
+    margin = math.ceil(2 * max(1, height * y / rows, width * x / columns)) + 1
     first_column = max(0, math.floor(left * x) - margin)
-    last_row = math.ceil((top + height) * y) + margin
     last_column = math.ceil((left + width) * x) + margin
-    part = np.ascontiguousarray(levels[first_row:last_row, first_column:last_column])
-    box = (
-        left * x - first_column,
-        top * y - first_row,
-        (left + width) * x - first_column,
-        (top + height) * y - first_row,
-    )
-    image = Image.fromarray(part).resize(display_size[::-1], Image.Resampling.BICUBIC, box)
+    image = Image.new("RGBA" if levels.shape[2] == 4 else "RGB", (columns, rows))
+    for row in range(0, rows, BAND):
+        count = min(BAND, rows - row)
+        start = (top + row * height / rows) * y
+        stop = (top + (row + count) * height / rows) * y
+        first_row = max(0, math.floor(start) - margin)
+        last_row = math.ceil(stop) + margin
+        part = np.ascontiguousarray(levels[first_row:last_row, first_column:last_column])
+        box = (
+            left * x - first_column,
+            start - first_row,
+            (left + width) * x - first_column,
+            min(stop - first_row, part.shape[0]),  # rounded, it may be too much
+        )
+        band = Image.fromarray(part).resize((columns, count), Image.Resampling.BICUBIC, box)
+        image.paste(band, (0, row))
     return _on_checkerboard(image) if image.mode == "RGBA" else image
 
 

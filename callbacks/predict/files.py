@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import math
 import os
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,10 +20,12 @@ from PIL.ExifTags import IFD, Base
 from torch import Tensor
 
 from degradations.bicubic import resize
+from files.batch import Box
 from files.images.alpha import on_white
 from files.images.colours import GREY, fitted
 from files.images.deep import Pixels, eight_bits
-from files.images.pillow import png_of_16_bits, profile_chunk, saved, with_chunks
+from files.images.pillow import profile_chunk
+from files.images.rows import bands_of, is_big_tiff, write_jpeg, write_png, write_tiff
 from files.owned import Known, whole_file, whole_folder
 
 Format = Literal["png", "jpg", "webp", "tiff"]
@@ -36,16 +38,15 @@ LARGEST_EXIF = 65500  # bytes in a JPEG
 # Bytes of a colour profile: readers of PNG ignore larger ones, and JPEG has 255 segments for it.
 LARGEST_PROFILE: dict[Format, int] = {"png": 8_000_000, "jpg": 255 * 65519}
 CLASSIC_TIFF = b"II*\0"  # its first bytes in little-endian files
-OPTIONS: dict[Format, dict[str, Any]] = {
-    "png": {"format": "PNG"},
-    "jpg": {"format": "JPEG", "subsampling": 0},
-    "webp": {"format": "WEBP"},
-    "tiff": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
-}
 EXIF_START = b"Exif\0\0"
 BAND = 1 << 22  # pixels that are converted at a time
 LUMA = (0.299, 0.587, 0.114)  # BT.601 in full range, as in Pillow's convert("L")
 INVISIBLE = 1 / 510  # half a level of alpha
+BY_ROWS: tuple[Format, ...] = ("png", "jpg", "tiff")  # formats that are written row by row
+WHOLE = 12  # bytes of memory that another one needs for each pixel
+# Bytes of a file for each pixel, of which photographs need more.
+SMALLEST: dict[Format, float] = {"png": 0.2, "tiff": 0.3, "jpg": 0.02, "webp": 0.01}
+Size = tuple[int, int]
 FRAME = re.compile(r"([0-9]{4,})\.(?:png|jpg|webp|tiff)")  # names of frames
 
 
@@ -111,94 +112,111 @@ def why_no_folder(folder: Path, to_write: bool) -> str:
 @long_name_errors()
 def write_image(
     path: Path,
-    pixels: Pixels,
+    size: Size,
+    strips: Iterable[Pixels],
     extras: Extras,
     format: Format,
     quality: int,
     before: Callable[[], None] | None = None,
-) -> None:
-    """Write an image to a temporary file and move it to its place.
+) -> list[str]:
+    """Write an image to a temporary file, as its rows come, and move it to its place.
 
     Args:
         path: The file; its folder is created.
-        pixels: (H, W, C) uint8 or uint16; C is 1 (grey), 2 (with alpha), 3 (RGB) or 4 (with alpha).
+        size: (H, W) of the image.
+        strips: Its rows in parts of any height: (rows, W, C) uint8 or uint16; C is 1 (grey), 2
+            (with alpha), 3 (RGB) or 4 (with alpha).
         extras: Other content of the file.
         format: File format. ``jpg`` has no alpha; ``jpg`` and ``webp`` have 8 bits only.
         quality: Quality of ``jpg`` and ``webp``, 1 to 100.
         before: Called when all bytes are on the disk, before the image appears in its place.
 
+    Returns:
+        Names of the extras that the format cannot hold.
+
     Raises:
-        ValueError: As for ``encode``, or if the name is too long for the disk.
+        ValueError: If its encoder fails, or the name is too long for the disk.
         OSError: If the file could not be written.
     """
-    data = encode(pixels, extras, format, quality)
     with whole_file(path, before) as file:
-        file.write(data)
+        return encode(file, size, strips, extras, format, quality)
 
 
-def encode(pixels: Pixels, extras: Extras, format: Format, quality: int) -> bytes:
-    """Return the bytes of an image file. Args as ``write_image``.
-
-    Raises:
-        ValueError: If its encoder fails.
-    """
-    channels = pixels.shape[2]
-    deep = pixels.dtype == np.uint16
-    if deep and channels == 2:
-        pixels = pixels[..., [0, 0, 0, 1]]  # Pillow cannot read 16-bit grey with alpha
-    icc = extras.icc
-    if deep and format == "png":
-        return with_chunks(png_of_16_bits(cast(Any, pixels)), *_chunks(extras))
-    if deep:
-        return _tiff_with_exif(_tiff_16(pixels, icc), extras.exif)
-    options = dict(OPTIONS[format])
-    if format in ("jpg", "webp"):
-        options["quality"] = quality
-    if icc:
-        options["icc_profile"] = icc
-    if extras.exif and format != "tiff":
-        options["exif"] = extras.exif
-    try:
-        data = saved(pixels[..., 0] if channels == 1 else pixels, **options)
-    except OSError as error:  # Pillow's class for encoder errors; no disk is involved
-        raise ValueError(f"the encoder of {format} failed: {error}") from error
+def encode(
+    file: BinaryIO,
+    size: Size,
+    strips: Iterable[Pixels],
+    extras: Extras,
+    format: Format,
+    quality: int,
+) -> list[str]:
+    """Write an image into an open file, empty and readable; otherwise as ``write_image``."""
+    bands = bands_of(strips)
+    band = next(bands)
+    extras, lost = fitted_extras(extras, size, band, format)
+    bands = chain([band], bands)
+    if band.itemsize == 2 and band.shape[2] == 2:
+        # Pillow cannot read 16-bit grey with alpha.
+        bands = (each[..., [0, 0, 0, 1]] for each in bands)
+    del band
     if format == "png":
-        return with_chunks(data, *_chunks(Extras(cicp=extras.cicp)))
-    return _tiff_with_exif(data, extras.exif)
+        write_png(file, size, bands, _chunks(extras))
+    elif format == "tiff":
+        write_tiff(file, size, bands, extras.icc)
+        _add_exif_to_tiff(file, extras.exif)
+    elif format == "jpg":
+        write_jpeg(file, size, bands, quality, **_options(extras))
+    else:
+        pixels = np.concatenate(list(bands))
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+        try:
+            image.save(file, "WEBP", quality=quality, **_options(extras))
+        except OSError as error:  # Pillow's class for encoder errors; no disk is involved
+            raise ValueError(f"the encoder of {format} failed: {error}") from error
+    return lost
 
 
-def fitted_extras(extras: Extras, pixels: Pixels, format: Format) -> tuple[Extras, list[str]]:
-    """Return the extras that a file can hold, fitted to its pixels, and names of the others."""
-    channels = pixels.shape[2]
+def _options(extras: Extras) -> dict[str, bytes]:
+    """Return the extras as Pillow's options."""
+    options = {"icc_profile": extras.icc, "exif": extras.exif}
+    return {name: content for name, content in options.items() if content}
+
+
+def fitted_extras(
+    extras: Extras, size: Size, band: Pixels, format: Format
+) -> tuple[Extras, list[str]]:
+    """Return the extras that a file can hold, fitted to its pixels, and names of the others.
+
+    Args:
+        extras: The extras.
+        size: (H, W) of the image.
+        band: Some of its rows.
+        format: File format.
+    """
+    channels = band.shape[2]
     lost = []
     icc, exif, cicp = extras
     if icc:
         # WebP has no grey, and 16-bit grey with alpha is written as colour.
-        grey = channels < 3 and format != "webp" and not (channels == 2 and pixels.itemsize == 2)
+        grey = channels < 3 and format != "webp" and not (channels == 2 and band.itemsize == 2)
         icc = fitted(icc, grey)
         if icc is None or len(icc) > LARGEST_PROFILE.get(format, math.inf):
             icc = None
             lost.append("colour profile")
-    if exif and format == "jpg" and len(exif) > LARGEST_EXIF:
-        exif = None
-        lost.append("EXIF")
+    if exif:
+        too_long = format == "jpg" and len(exif) > LARGEST_EXIF
+        if too_long or (format == "tiff" and is_big_tiff(size, band)):
+            exif = None
+            lost.append("EXIF")
     if cicp and format != "png":
         lost.append("colours (cICP code points, as of HDR)")
         cicp = None
     return Extras(icc, exif, cicp), lost
 
 
-def unwritable_reason(pixels: Pixels, finite: bool, format: Format) -> str:
-    """Return why an image or a clip cannot be written; empty if it can.
-
-    Args:
-        pixels: (..., H, W, C).
-        finite: Whether the output before rounding was finite.
-        format: File format.
-    """
-    if not finite:
-        return "the output has pixels that are not finite"
-    side = max(pixels.shape[-3:-1])
+def unwritable_reason(size: Size, format: Format) -> str:
+    """Return why an image or a clip of (H, W) cannot be written; empty if it can."""
+    side = max(size)
     if side > LARGEST.get(format, math.inf):
         return (
             f"{side} pixels are more than the {LARGEST[format]} that a side of {format} can have: "
@@ -237,56 +255,44 @@ def _chunks(extras: Extras) -> Iterator[bytes]:
         yield b"eXIf" + extras.exif.removeprefix(EXIF_START)
 
 
-def _tiff_16(pixels: Pixels, icc: bytes | None) -> bytes:
-    import tifffile  # here, as its import is slow and few images have 16 bits
+def _add_exif_to_tiff(file: BinaryIO, exif: bytes | None) -> None:
+    """Add the tags of EXIF to the directory of a classic TIFF.
 
-    channels = pixels.shape[2]
-    buffer = io.BytesIO()
-    tifffile.imwrite(
-        buffer,
-        pixels[..., 0] if channels == 1 else pixels,
-        photometric="rgb" if channels >= 3 else "minisblack",
-        planarconfig=None if channels == 1 else "contig",
-        extrasamples=["unassalpha"] if channels == 4 else None,
-        compression="zlib",
-        iccprofile=icc,
-        metadata=None,
-    )
-    return buffer.getvalue()
-
-
-def _tiff_with_exif(data: bytes, exif: bytes | None) -> bytes:
-    """Return a TIFF with the tags of EXIF in its directory; other files unchanged.
-
-    Neither Pillow, if it compresses, nor tifffile writes directories in directories. They and a new
-    first directory are appended.
+    tifffile writes no directories in directories. They and a new first directory are appended.
     """
-    if exif is None or data[:4] != CLASSIC_TIFF:
-        return data
+    if exif is None:
+        return
+    file.seek(4)
+    (first,) = struct.unpack("<I", file.read(4))
+    file.seek(first)
+    (count,) = struct.unpack("<H", file.read(2))
+    entries = _entries(file.read(12 * count))
+    end = file.seek(0, os.SEEK_END)
+    end += file.write(bytes(-end % 2))
     tags = Image.Exif()
     tags.load(exif)
     tags.endian = "<"
-    (first,) = struct.unpack_from("<I", data, 4)
-    entries = _entries(data, first)
-    data += bytes(-len(data) % 2)
-    added = tags.tobytes(len(data))[len(EXIF_START) + len(CLASSIC_TIFF) + 4 :]
-    entries |= _entries(added, 0)
-    data += added + bytes(-len(added) % 2)
+    added = tags.tobytes(end)[len(EXIF_START) + len(CLASSIC_TIFF) + 4 :]
+    (count,) = struct.unpack_from("<H", added)
+    entries |= _entries(added[2 : 2 + 12 * count])
+    file.write(added + bytes(-len(added) % 2))
     directory = [entries[tag] for tag in sorted(entries)]
-    end = struct.pack("<H", len(directory)) + b"".join(directory) + bytes(4)
-    return CLASSIC_TIFF + struct.pack("<I", len(data)) + data[8:] + end
+    place = file.tell()
+    file.write(struct.pack("<H", len(directory)) + b"".join(directory) + bytes(4))
+    file.seek(4)
+    file.write(struct.pack("<I", place))
 
 
-def _entries(data: bytes, at: int) -> dict[int, bytes]:
-    (count,) = struct.unpack_from("<H", data, at)
+def _entries(data: bytes) -> dict[int, bytes]:
+    """Return the entries of a directory by their tags."""
     entries = {}
-    for start in range(at + 2, at + 2 + 12 * count, 12):
+    for start in range(0, len(data), 12):
         (tag,) = struct.unpack_from("<H", data, start)
         entries[tag] = data[start : start + 12]
     return entries
 
 
-def image_levels(image: Tensor, meta: dict[str, Any]) -> Pixels:
+def image_levels(image: Tensor, meta: Mapping[str, Any]) -> Pixels:
     """Return the levels of an image as its input: grey or colour, 8 or 16 bit.
 
     Args:
@@ -339,16 +345,31 @@ def fitted_pixels(pixels: Pixels, format: Format) -> Pixels:
     return eight_bits(pixels) if format in EIGHT_BIT else pixels
 
 
-def mixed_with_bicubic(output: Tensor, lr: Tensor, strength: float) -> Tensor:
-    """Return a share of an output, (C, H, W) or (F, C, H, W), and else the bicubic enlargement."""
+def mixed_with_bicubic(
+    output: Tensor, lr: Tensor, strength: float, boxes: Sequence[Box] | None = None
+) -> Tensor:
+    """Return a share of an output, (C, H, W) or (F, C, H, W), and else the bicubic enlargement.
+
+    Args:
+        output: Made by the method.
+        lr: What it was made of, or the part on which this part of it depends.
+        strength: The share.
+        boxes: As of ``resize``, if it is a part.
+    """
     if strength == 1:
         return output
     frames = lr.to(output.device, torch.float32).view(-1, *lr.shape[-3:])
-    bicubic = resize(frames, output.shape[-2:]).view(output.shape)
+    bicubic = resize(frames, output.shape[-2:], boxes=boxes).view(output.shape)
     return bicubic.lerp_(output.float(), strength)
 
 
-def weighted_by_alpha(output: Tensor, seen: Tensor, colours: Tensor, alpha: Tensor) -> Tensor:
+def weighted_by_alpha(
+    output: Tensor,
+    seen: Tensor,
+    colours: Tensor,
+    alpha: Tensor,
+    boxes: Sequence[Box] | None = None,
+) -> Tensor:
     """Weight the colours of an output by alpha, as they are weighted in what a viewer sees.
 
     Otherwise the colour of a hardly visible pixel is half of the colour between it and an opaque
@@ -358,33 +379,20 @@ def weighted_by_alpha(output: Tensor, seen: Tensor, colours: Tensor, alpha: Tens
         output: (3, H, W), made by the method.
         seen: (3, h, w), what it was made of.
         colours: (3, h, w) of the image, hidden ones included.
-        alpha: (1, h, w). All are in [0, 1].
+        alpha: (1, h, w), not the same everywhere. All are in [0, 1].
+        boxes: As of ``resize``, if the images are parts.
     """
-    if alpha.min() == alpha.max():
-        return output
     size = output.shape[-2:]
-    share = resize(alpha[None], size, clamp=False)[0, 0]
+    share = resize(alpha[None], size, False, boxes)[0, 0]
     invisible = share <= INVISIBLE
     weighted = torch.empty_like(output)
     for channel, (before, colour) in enumerate(zip(seen, colours, strict=True)):
         # In place and by channels: an output of 400 megapixels has 5 GB.
-        change = resize((colour * alpha)[None], size, clamp=False)[0, 0].div_(share)
-        change -= resize(before[None, None], size, clamp=False)[0, 0]
+        change = resize((colour * alpha)[None], size, False, boxes)[0, 0].div_(share)
+        change -= resize(before[None, None], size, False, boxes)[0, 0]
         change.masked_fill_(invisible, 0)
         torch.add(output[channel], change, out=weighted[channel])
     return weighted.clamp_(0, 1)
-
-
-def output_levels(output: Tensor, meta: dict[str, Any]) -> Pixels:
-    """Return the levels of an image, (H, W, C), or of a clip, (F, H, W, C).
-
-    Args:
-        output: (3, H, W) or (F, 3, H, W) in [0, 1].
-        meta: As for ``image_levels``.
-    """
-    if output.ndim == 3:
-        return image_levels(output, meta)
-    return cast(Pixels, np.stack([image_levels(frame, meta) for frame in output]))
 
 
 def frames_of(count: int | None) -> Known:
@@ -422,4 +430,5 @@ def write_clip(
     """
     with whole_folder(folder, before, frames_of(None)) as beside:
         for number, frame in enumerate(frames, start=1):
-            write_image(beside / f"{number:04}.{format}", frame, Extras(), format, quality)
+            path = beside / f"{number:04}.{format}"
+            write_image(path, frame.shape[:2], [frame], Extras(), format, quality)

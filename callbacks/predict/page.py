@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tarfile import is_tarfile
 from typing import Any
@@ -47,23 +47,33 @@ def write_predict_page(folder: Path, earlier: int = 0) -> None:
 
 def _scenes(folder: Path, names: list[str], lines: dict[str, dict[str, Any]]) -> Iterator[Scene]:
     for name in names:
-        line = lines.get(name, {})
-        output = folder / name
-        source = line.get("input")
-        if output.is_dir():  # of a clip
-            yield Scene(name, [Part("first frame", min(output.iterdir(), default=output))])
-            continue
-        parts = [Part("output", output)]
-        # An input may be gone, or lie in a shard, which is the source then.
-        if isinstance(source, str) and os.path.isfile(source) and not is_tarfile(source):
-            parts.insert(0, Part("bicubic (plain enlargement)", Path(source), enlarged=True))
-        if not name.endswith(VIDEO):
-            yield Scene(name, parts)
-            continue
-        count = line.get("frames", 1)
-        for number in sorted({count * sixths // 6 + 1 for sixths in MIDDLES}):
-            frames = [part._replace(frame=number) for part in parts]
-            yield Scene(f"{name}, frame {number} of {count}", frames)
+        yield from scenes_of(folder, name, lines.get(name, {}))
+
+
+def scenes_of(folder: Path, name: str, line: Mapping[str, Any]) -> Iterator[Scene]:
+    """Yield what the page shows of an output: one scene, or some frames of a video.
+
+    Args:
+        folder: The folder of outputs.
+        name: The output, below it.
+        line: Its line in ``predictions.jsonl``.
+    """
+    output = folder / name
+    source = line.get("input")
+    if output.is_dir():  # of a clip
+        yield Scene(name, [Part("first frame", min(output.iterdir(), default=output))])
+        return
+    parts = [Part("output", output)]
+    # An input may be gone, or lie in a shard, which is the source then.
+    if isinstance(source, str) and os.path.isfile(source) and not is_tarfile(source):
+        parts.insert(0, Part("bicubic (plain enlargement)", Path(source), enlarged=True))
+    if not name.endswith(VIDEO):
+        yield Scene(name, parts)
+        return
+    count = line.get("frames", 1)
+    for number in sorted({count * sixths // 6 + 1 for sixths in MIDDLES}):
+        frames = [part._replace(frame=number) for part in parts]
+        yield Scene(f"{name}, frame {number} of {count}", frames)
 
 
 def _facts(lines: dict[str, dict[str, Any]], count: int) -> list[tuple[str, str]]:

@@ -2,44 +2,47 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import resource
 import sys
+import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, cast
+from queue import Full, Queue
+from typing import IO, Any, Literal, cast
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.evaluation import are_finite, output_image, predicted_dataset
-from callbacks.pages.images import previews_of
+from callbacks.pages.images import previews_of, write_previews
 from callbacks.predict.files import (
+    BY_ROWS,
     EIGHT_BIT,
     OPAQUE,
+    SMALLEST,
     SPELLED,
+    WHOLE,
     Extras,
     Format,
+    Size,
     check_folder,
     fitted_exif,
-    fitted_extras,
-    fitted_pixels,
     frames_of,
+    image_levels,
     mixed_with_bicubic,
-    output_levels,
-    to_pixels,
     unwritable_reason,
-    weighted_by_alpha,
     write_clip,
     write_image,
 )
-from callbacks.predict.page import PAGE, write_predict_page
+from callbacks.predict.page import PAGE, scenes_of, write_predict_page
 from callbacks.predict.predictions import (
     NAME,
     Line,
@@ -49,6 +52,7 @@ from callbacks.predict.predictions import (
     options_of,
     places_of,
 )
+from callbacks.predict.strips import Finish, NotFiniteError, noting, strips_of
 from callbacks.predict.videos import (
     Codec,
     VideoSettings,
@@ -58,9 +62,9 @@ from callbacks.predict.videos import (
     settings_of_parts,
 )
 from callbacks.provenance import commit
-from degradations.bicubic import resize
-from degradations.images import from_levels
+from files.batch import Piece
 from files.images.deep import Pixels
+from files.memory import refuse_file, refuse_whole
 from files.method import Method, method_of
 from files.numbers import NonNegativeInt, PositiveInt, UnitInterval
 from files.own_modules import class_path
@@ -71,9 +75,11 @@ from files.video import VideoFrame
 log = logging.getLogger(__name__)
 THREADS = 2
 LARGE = 50_000_000  # bytes
+NOTED = 40_000_000  # pixels of an output whose previews are written before the page is
 ELSEWHERE = "set another writer.folder or writer.suffix"
 Profile = Literal["keep", "convert"]
 ExifPart = Literal["keep", "no_place", "drop"]
+Common = Callable[[float], Line]  # of the seconds that strips took: what all images' lines have
 
 
 def _peak_memory(device: torch.device) -> int | None:
@@ -103,11 +109,32 @@ def _file_number(path: str | Path | None) -> tuple[int, int] | None:
     return state.st_dev, state.st_ino
 
 
-def _weighted(
-    output: torch.Tensor, lr: torch.Tensor, alpha: torch.Tensor, meta: Mapping[str, Any]
-) -> torch.Tensor:
-    colours = from_levels(meta["colours"]).movedim(-1, 0).to(output.device)
-    return weighted_by_alpha(output.float(), lr.to(output.device, torch.float32), colours, alpha)
+class _Strips:
+    """Strips of an image on their way to the thread that writes it; at most one waits."""
+
+    def __init__(self) -> None:
+        self._waiting: Queue[Pixels | BaseException] = Queue(maxsize=1)
+        self.writing: Future[list[str]] = Future()
+
+    def put(self, strip: Pixels | BaseException) -> None:
+        """Pass a strip on, or the error for which there are no more; wait if another one waits."""
+        while not self.writing.done():  # else it has failed
+            with contextlib.suppress(Full):
+                self._waiting.put(strip, timeout=1)
+                return
+
+    def rows(self, height: int) -> Iterator[Pixels]:
+        """Yield the strips of ``height`` rows, in the thread.
+
+        Raises:
+            BaseException: The error that was passed.
+        """
+        while height:
+            strip = self._waiting.get()
+            if isinstance(strip, BaseException):
+                raise strip
+            height -= len(strip)
+            yield strip
 
 
 @dataclass
@@ -221,6 +248,9 @@ class Writer(Callback):
         self._videos: set[str] = set()  # keys
         self._video: _Video | None = None  # the one whose frames come now
         self._abandoned: set[str] = set()
+        # What a screen shows of large outputs, and their sizes, by key.
+        self._noted_strips: dict[str, tuple[IO[bytes], Size]] = {}
+        self._method = Method()
 
     # ------------------------------------------------------------------------- Lightning's hooks
 
@@ -243,6 +273,9 @@ class Writer(Callback):
             refuse_foreign(self._root / PAGE)
             refuse_link(previews_of(self._root / PAGE))
         self._of_clips = self._data.predict_frames is not None
+        self._method = method_of(pl_module)
+        if self._method.in_pieces is not None:
+            self._method.in_pieces = True
         self._lines = self._open_lines(trainer, pl_module)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="writer")
         if self.profile == "convert":
@@ -305,34 +338,32 @@ class Writer(Callback):
             return
         metas = batch.get("meta") or [{} for _ in keys]
         metas = [meta if "frame" in meta else self._fitting(meta) for meta in metas]
-        images = output_image(outputs)
-        finite = are_finite(images).tolist()
-        levels = []
-        for number, (image, meta) in enumerate(zip(images, metas, strict=True)):
-            if self.strength != 1:
-                image = mixed_with_bicubic(image, batch["lr"][number], self.strength)
-            if meta.get("alpha") is None:
-                levels.append(output_levels(image, meta))
-                continue
-            alpha = from_levels(meta["alpha"])[None].to(image.device)
-            colours = output_levels(_weighted(image, batch["lr"][number], alpha, meta), meta)
-            if "alpha" in outputs:
-                large_alpha = mixed_with_bicubic(outputs["alpha"][number], alpha, self.strength)
-            else:  # of a LightningModule that is no method of ours
-                large_alpha = resize(alpha[None], image.shape[-2:])[0]
-            opacity = to_pixels(large_alpha, 8 * colours.itemsize)
-            levels.append(np.concatenate([colours, opacity], axis=2))
-        seconds = (time.perf_counter() - self._began) / len(keys)  # everything is on the host
-        common = self._common(pl_module, batch, seconds)
-        uses_bf16 = method_of(pl_module).uses_bf16
-        common["precision"] = "bf16-mixed" if uses_bf16 else str(trainer.precision)
         sized = getattr(dataset, "size", None) is not None
-        common["scale"] = None if sized else getattr(dataset, "scale", None)
-        for key, pixels, meta, is_finite in zip(keys, levels, metas, finite, strict=True):
-            if "frame" in meta:
-                self._add_frame(pixels, meta, common, is_finite)
+        scale = None if sized else getattr(dataset, "scale", None)
+        share = (time.perf_counter() - self._began) / len(keys)
+
+        def common(seconds: float) -> Line:
+            line = self._common(trainer, pl_module, batch, share + seconds)
+            line["scale"] = scale
+            return line
+
+        for number, (key, meta) in enumerate(zip(keys, metas, strict=True)):
+            lr = batch["lr"][number : number + 1] if "lr" in batch else torch.empty(0)
+            if "pieces" in outputs:
+                size = batch["size"]
+                pieces = outputs["pieces"]
             else:
-                self._submit(key, pixels, meta, common, is_finite)
+                image = output_image(outputs)[number : number + 1]
+                size = image.shape[-2], image.shape[-1]
+                if image.ndim == 5:
+                    self._submit_clip(key, image, lr, meta, common)
+                    continue
+                pieces = [Piece(slice(0, size[0]), slice(0, size[1]), image)]
+            strips = strips_of(pieces, Finish(lr, size, meta, self.format, self.strength))
+            if "frame" in meta:
+                self._add_frame(strips, meta, common)
+            else:
+                self._submit(key, size, strips, meta, common)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Wait for the last files and log a summary.
@@ -504,23 +535,28 @@ class Writer(Callback):
             log.warning("%s: not kept: %s", path, ", ".join(unnamed))
         video.lost.update(unnamed)
 
-    def _add_frame(self, pixels: Pixels, meta: dict[str, Any], common: Line, finite: bool) -> None:
+    def _add_frame(self, strips: Iterator[Pixels], meta: dict[str, Any], common: Common) -> None:
         """Add a frame to its video; an encoder's error does not end the run."""
         frame: VideoFrame = meta["frame"]
         key = frame.video
         if key in self._abandoned:
             return
+        began = time.perf_counter()
+        pixels = None
+        with contextlib.suppress(NotFiniteError):
+            pixels = np.concatenate(list(strips))
+        line = common(time.perf_counter() - began)
         try:
             if self._video is None:
                 self._video = self._opened(meta)
             self._name_losses(self._video, frame, meta["path"])
-            if not finite:
+            if pixels is None:
                 raise ValueError(f"frame {frame.number} has pixels that are not finite")
             self._video.writer.add(pixels, frame)
-            self._video.seconds.append(common["seconds"])
+            self._video.seconds.append(line["seconds"])
             if frame.last:
                 size = list(pixels.shape[:2])
-                self._video.line = self._video_line(self._video, meta, size, common)
+                self._video.line = self._video_line(self._video, meta, size, line)
                 self._video.writer.finish()
                 self._video = None
                 self.written += 1
@@ -574,7 +610,9 @@ class Writer(Callback):
     def _lose(self, content: str) -> None:
         self._noted[f"images that lost their {content}, which {self.format} cannot hold"] += 1
 
-    def _common(self, pl_module: LightningModule, batch: Any, seconds: float) -> Line:
+    def _common(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, seconds: float
+    ) -> Line:
         method = method_of(pl_module)
         device = pl_module.device
         is_cuda = device.type == "cuda"
@@ -587,24 +625,95 @@ class Writer(Callback):
             tiles=method.tile_count,
             tile_size=None if tile_size is None else list(tile_size),
             seed=method.noise_seed if method.drew_noise else None,
+            precision="bf16-mixed" if method.uses_bf16 else str(trainer.precision),
         )
 
     def _submit(
-        self, key: str, pixels: Pixels, meta: dict[str, Any], common: Line, finite: bool
+        self,
+        key: str,
+        size: Size,
+        strips: Iterator[Pixels],
+        meta: dict[str, Any],
+        common: Common,
     ) -> None:
+        """Let a thread write an image while its strips are made."""
         target = self._target(key)
-        reason = unwritable_reason(pixels, finite, self.format)
+        reason = unwritable_reason(size, self.format)
         if reason:
             self._fail(key, reason)
             return
-        if pixels.size > LARGE:
-            log.info("writing %s", target)
-        line = Line(key=key, input=self._sources[key], output=self._name(key))
-        line["size"] = list(pixels.shape[-3:-1])
-        line.update(common)
+        line = Line(key=key, input=self._sources[key], output=self._name(key), size=list(size))
+        waiting = _Strips()
+        rows = waiting.rows(size[0])
+        if self._is_noted(size):
+            self._root.mkdir(parents=True, exist_ok=True)
+            noted = tempfile.TemporaryFile(dir=self._root)  # noqa: SIM115  (of _preview)
+            rows = noting(rows, noted, meta.get("icc"))
+            self._noted_strips[key] = noted, size
         assert self._pool is not None  # since `setup`
-        writing = self._pool.submit(self._write, target, pixels, meta, line)
+        waiting.writing = self._pool.submit(self._write, target, size, rows, meta, line)
+        self._pending.append((waiting.writing, key))
+        seconds = 0.0
+        done = 0
+        try:
+            self._refuse_large(target, size)
+            began = time.perf_counter()
+            for strip in strips:
+                seconds += time.perf_counter() - began
+                done += len(strip)
+                if done == size[0]:  # the line must be complete before the file is
+                    line.update(common(seconds))
+                waiting.put(strip)
+                if waiting.writing.done():  # or has failed
+                    break
+                began = time.perf_counter()
+        except (NotFiniteError, MemoryError) as error:  # of this image alone
+            waiting.put(error)
+        except BaseException as error:
+            waiting.put(error)
+            raise
+        self._settle()
+
+    def _is_noted(self, size: Size) -> bool:
+        return self.page and size[0] * size[1] > NOTED
+
+    def _refuse_large(self, target: Path, size: Size) -> None:
+        """Log where a large image is written.
+
+        Raises:
+            MemoryError: If there is no room for it.
+        """
+        refuse_file(size, SMALLEST[self.format] + 3 * self._is_noted(size), target.parent)
+        if self.format not in BY_ROWS:
+            refuse_whole(size, WHOLE, torch.device("cpu"))
+        if 3 * size[0] * size[1] > LARGE:
+            whole = "" if self.format in BY_ROWS else f" ({self.format} needs it whole in memory)"
+            log.info("writing %s%s", target, whole)
+
+    def _submit_clip(
+        self, key: str, clip: torch.Tensor, lr: torch.Tensor, meta: dict[str, Any], common: Common
+    ) -> None:
+        """Let a thread write a clip, (1, F, 3, H, W)."""
+        frames = clip[0]
+        size = frames.shape[-2], frames.shape[-1]
+        reason = unwritable_reason(size, self.format)
+        if not bool(are_finite(clip)):
+            reason = "the output has pixels that are not finite"
+        if reason:
+            self._fail(key, reason)
+            return
+        frames = mixed_with_bicubic(frames, lr, self.strength)
+        began = time.perf_counter()
+        pixels: Any = np.stack([image_levels(frame, meta) for frame in frames])
+        line = Line(key=key, input=self._sources[key], output=self._name(key), size=list(size))
+        line["frames"] = len(pixels)
+        line.update(common(time.perf_counter() - began))
+        assert self._pool is not None  # since `setup`
+        writing = self._pool.submit(self._write_clip, self._target(key), pixels, meta, line)
         self._pending.append((writing, key))
+        self._settle()
+
+    def _settle(self) -> None:
         # Only a few images may wait: they are large.
         while len(self._pending) > 2 * THREADS or (self._pending and self._pending[0][0].done()):
             self._settle_first()
@@ -612,19 +721,32 @@ class Writer(Callback):
     def _settle_first(self) -> None:
         """Wait for an image to be written; an encoder's error does not end the run."""
         writing, key = self._pending.popleft()
+        noted = self._noted_strips.pop(key, None)
         try:
             lost = writing.result()
         except OSError:  # a disk error, which other images will have, too
             raise
+        except (NotFiniteError, MemoryError) as error:  # which the strips ended with
+            self._fail(key, str(error))
+            return
         except Exception as error:  # whatever encoders raise
             reason = f"it cannot be written as {self.format}: {type(error).__name__}: {error}"
             self._fail(key, reason)
             return
         self.written += 1
+        if noted is not None:
+            self._preview(key, *noted)
         for content in lost:
             self._lose(content)
         if self.format == "png" and os.path.getsize(self._target(key)) > LARGE:
             self._noted["images above 50 MB (--writer.format jpg is far smaller)"] += 1
+
+    def _preview(self, key: str, noted: IO[bytes], size: Size) -> None:
+        """Write what the page shows of a large output, which it would have to read whole."""
+        (scene,) = scenes_of(self._root, self._name(key), {"input": self._sources[key]})
+        with noted:
+            levels = np.memmap(noted, np.uint8, "r").reshape(*size, -1)
+            write_previews(self._root / PAGE, scene, levels)
 
     def _fail(self, key: str, reason: str) -> None:
         self.failed += 1
@@ -635,38 +757,46 @@ class Writer(Callback):
         source = self._sources[key]
         self._lines.add(Line(key=key, input=source, output=self._name(key), error=reason))
 
-    def _write(self, target: Path, pixels: Pixels, meta: dict[str, Any], line: Line) -> list[str]:
+    def _write(
+        self, target: Path, size: Size, strips: Iterator[Pixels], meta: dict[str, Any], line: Line
+    ) -> list[str]:
         """Write an image and its line; return what the format cannot hold."""
-        if meta.get("alpha") is not None:
-            pixels = fitted_pixels(pixels, self.format)
         exif = meta.get("exif")
         if exif is not None:
-            exif = fitted_exif(exif, pixels.shape[:2], self.exif == "keep")
-        line.update(_input_state(line["input"], meta))
-        options = self._options_of(line["key"])
+            exif = fitted_exif(exif, size, self.exif == "keep")
+        extras = Extras(meta.get("icc"), exif, meta.get("cicp"))
 
         def note() -> None:
             # The new image is complete on the disk. The old one is removed before the line is
             # written, and the line before the new one appears. So a kill at any time leaves no
             # image of another run with this line, and none without a line: at worst the image is
             # missing, and the next run writes it.
-            origin = self._lines.find(line["output"])
-            if pixels.ndim == 3:
-                remove_file(target)
-            elif origin is not None and target.exists():
-                remove_folder(target, frames_of(origin.frames))
-            self._lines.add(line, options)
+            remove_file(target)
+            self._add_line(line, meta)
 
-        if pixels.ndim == 4:
-            line["frames"] = len(pixels)
-            write_clip(target, pixels, self.format, self.quality, note)
-            return []
-        extras = Extras(meta.get("icc"), exif, meta.get("cicp"))
-        extras, lost = fitted_extras(extras, pixels, self.format)
-        write_image(target, pixels, extras, self.format, self.quality, note)
-        return lost
+        return write_image(target, size, strips, extras, self.format, self.quality, note)
+
+    def _write_clip(
+        self, target: Path, frames: Pixels, meta: dict[str, Any], line: Line
+    ) -> list[str]:
+        """Write a clip and its line; return nothing that the format cannot hold."""
+
+        def note() -> None:  # in the same order as for an image
+            origin = self._lines.find(line["output"])
+            if origin is not None and target.exists():
+                remove_folder(target, frames_of(origin.frames))
+            self._add_line(line, meta)
+
+        write_clip(target, frames, self.format, self.quality, note)
+        return []
+
+    def _add_line(self, line: Line, meta: Mapping[str, Any]) -> None:
+        line.update(_input_state(line["input"], meta))
+        self._lines.add(line, self._options_of(line["key"]))
 
     def _close(self) -> None:
+        if self._method.in_pieces:
+            self._method.in_pieces = False
         self._stop_video()
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)

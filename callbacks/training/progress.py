@@ -111,7 +111,9 @@ class Progress(ProgressBar):
         **kwargs: Any,
     ) -> None:
         """Advance by a batch and its pixels."""
-        if outputs is not None:  # else it could not be read
+        if outputs is not None and "pieces" in outputs:
+            self._enlarged += batch["size"][0] * batch["size"][1] / 1e6
+        elif outputs is not None:  # else it could not be read
             image = output_image(outputs)
             self._enlarged += image.numel() / image.shape[-3] / 1e6
         if self._bars:

@@ -11,20 +11,12 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from callbacks.pages.images import Levels, displayed
-from callbacks.predict.files import (
-    Extras,
-    encode,
-    fitted_extras,
-    fitted_pixels,
-    unwritable_reason,
-)
+from callbacks.predict.files import Extras, encode, unwritable_reason
+from callbacks.predict.strips import noting
 from commands.app.models import Models, Stopped
-from commands.app.visits import Job, Output, Photograph, Visit, write_views
-from files.images.decode import from_pillow
-from files.images.deep import Pixels, eight_bits
+from commands.app.visits import Job, Output, Photograph, Visit, write_reductions
+from files.owned import remove_temporary
 from lightning_modules.sampling.tiling import Tiling
 
 log = logging.getLogger(__name__)
@@ -81,7 +73,7 @@ class Queue:
                 error = self._enlarge(visit, photograph, job)
             except Stopped:
                 error = ""
-            except (ValueError, OSError) as raised:
+            except (ValueError, OSError, MemoryError) as raised:
                 error = str(raised)
             except Exception as raised:  # the thread works for others, too
                 log.exception("%s", photograph.name)
@@ -116,51 +108,57 @@ class Queue:
             )
         image = photograph.read()
         tiling = Tiling(size=settings.tile) if settings.tile else None
-        with _followed(model.module, photograph, job):
-            output = model.enlarge(
-                image.array(),
-                scale=scale,
-                seed=settings.seed,
-                tiling=tiling,
-                strength=settings.strength,
-            )
-        levels = fitted_pixels(np.atleast_3d(output), settings.format)
-        del output
-        if reason := unwritable_reason(levels, True, settings.format):
+        size, strips = model.strips(
+            image,
+            settings.format,
+            scale=scale,
+            seed=settings.seed,
+            tiling=tiling,
+            strength=settings.strength,
+        )
+        if reason := unwritable_reason(size, settings.format):
             return reason
         icc = image.icc or image.grey_icc
-        extras, _ = fitted_extras(Extras(icc, cicp=image.cicp), levels, settings.format)
-        data = encode(levels, extras, settings.format, QUALITY)
-        if photograph.job is not job:
-            raise Stopped
         folder = Path(tempfile.mkdtemp(prefix="output", dir=photograph.folder))
         file = folder / f"output.{settings.format}"
-        file.write_bytes(data)
-        write_views(_seen(levels, extras.icc), folder)
+        has_alpha = image.alpha is not None and settings.format == "png"
+        shape = (*size, 3 + has_alpha)
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        extras = Extras(icc, cicp=image.cicp)
+        passes = 1
+        if image.alpha is not None and image.alpha.min() < image.alpha.max():
+            passes = 2  # it is enlarged, too
+        try:
+            with (
+                _followed(model.module, photograph, job, passes),
+                file.open("w+b") as opened,
+                (folder / "pixels.npy").open("wb") as pixels,
+            ):
+                np.lib.format.write_array_header_1_0(pixels, header)
+                strips = noting(strips, pixels, icc)
+                encode(opened, size, strips, extras, settings.format, QUALITY)
+            if photograph.job is not job:
+                raise Stopped
+            write_reductions(folder)
+        except BaseException:
+            remove_temporary(folder)
+            raise
         name = f"{PurePath(photograph.name).stem}_x{scale:g}.{settings.format}"
         is_resized = model.module.has_one_scale and scale != model.scale
         note = f"from x{model.scale:g} by bicubic" if is_resized else ""
-        size = (levels.shape[0], levels.shape[1])
         photograph.finish(Output(file, name, size, settings, note))
         return ""
 
 
-def _seen(levels: Pixels, icc: bytes | None) -> Levels:
-    """Return an output, (H, W, C), as a screen shows it."""
-    grey_or_colours = levels[..., 0] if levels.shape[2] == 1 else levels
-    image = Image.fromarray(eight_bits(grey_or_colours))
-    image.info["icc_profile"] = icc
-    return displayed(from_pillow(image, srgb=True))
-
-
 @contextlib.contextmanager
-def _followed(module: Any, photograph: Photograph, job: Job) -> Iterator[None]:
+def _followed(module: Any, photograph: Photograph, job: Job, passes: int) -> Iterator[None]:
     """Note the progress of what this thread enlarges within, and end it if it is stopped.
 
     Args:
         module: The method.
         photograph: What is enlarged.
         job: Its job; the enlargement ends when it has another one, or none.
+        passes: How often each tile is enlarged.
 
     Raises:
         Stopped: If so.
@@ -179,7 +177,7 @@ def _followed(module: Any, photograph: Photograph, job: Job) -> Iterator[None]:
         nonlocal tiles
         output = restore(batch, noise)
         tiles += len(batch["tiles"])
-        job.progress = min(1.0, tiles / module.tile_count)
+        job.progress = min(1.0, tiles / (passes * module.tile_count))
         return output
 
     handle = register_module_forward_pre_hook(check)

@@ -22,7 +22,6 @@ from callbacks.pages.images import (
     JPEG,
     SIDE,
     THUMBNAIL,
-    Levels,
     Size,
     Window,
     cut,
@@ -141,10 +140,9 @@ class Photograph:
             remove_temporary(before.file.parent)
 
 
-def write_views(levels: Levels, folder: Path) -> None:
-    """Write what is shown of an image: all pixels, and two reductions."""
-    folder.mkdir(exist_ok=True)
-    np.save(folder / "pixels.npy", levels)
+def write_reductions(folder: Path) -> None:
+    """Write the two reductions of an image, whose pixels are in its folder."""
+    levels = np.load(folder / "pixels.npy", mmap_mode="r")
     size = (levels.shape[0], levels.shape[1])
     whole = cut(levels, size, (0, 0, *size), reduced(size, SIDE))
     whole.save(folder / "whole.jpg", **JPEG)
@@ -155,7 +153,10 @@ def write_views(levels: Levels, folder: Path) -> None:
 def _opened(file: Path, name: str, number: int) -> Photograph:
     photograph = Photograph(number, PureWindowsPath(name).name, file.parent, (0, 0))
     levels = displayed(photograph.read(srgb=True))
-    write_views(levels, photograph.folder / "before")
+    before = photograph.folder / "before"
+    before.mkdir()
+    np.save(before / "pixels.npy", levels)
+    write_reductions(before)
     photograph.size = (levels.shape[0], levels.shape[1])
     return photograph
 
@@ -236,7 +237,8 @@ class Visit:
         extras = Extras(image.icc or image.grey_icc, cicp=image.cicp)
         self.remove(PREVIEW)
         file = self.new_file()
-        file.write_bytes(encode(np.ascontiguousarray(pixels), extras, "png", 0))
+        with file.open("w+b") as opened:
+            encode(opened, pixels.shape[:2], [np.ascontiguousarray(pixels)], extras, "png", 0)
         square = _opened(file, photograph.name, PREVIEW)
         square.corner = (top, left)
         self.photographs[PREVIEW] = square

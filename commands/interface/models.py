@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +11,8 @@ import torch
 import yaml
 from torch import Tensor
 
-from callbacks.predict.files import mixed_with_bicubic, weighted_by_alpha
+from callbacks.predict.files import EIGHT_BIT, Format, mixed_with_bicubic, weighted_by_alpha
+from callbacks.predict.strips import Finish, strips_of
 from callbacks.weights import manifest, place_of
 from commands.arguments.command_line import CommandLine
 from commands.arguments.parser import Parser, parse
@@ -24,9 +25,13 @@ from commands.run.files import CONFIG, FOLDER, list_checkpoints
 from commands.run.weights import EXPORT, find_weights, load_trained
 from commands.tracebacks import origin
 from datamodules.base import checked_scale
+from degradations.base import as_floats
 from degradations.draws import seed_of
+from degradations.images import as_tensor
 from files.batch import Batch
 from files.images.alpha import without_hidden_colours
+from files.images.decode import DecodedImage
+from files.images.deep import Pixels
 from files.merge import Merged
 from files.own_modules import import_own
 from files.paths import CONFIGURATIONS, read_text
@@ -110,24 +115,71 @@ class Enlarger:
             output_size = _scaled_size(x, self.scale if scale is None else scale)
         else:
             output_size = _checked_size(x, size)
-        self.module.set_noise_seed(seed)
-        self.module.set_tiling(tiling or self.tiling)
-        batch: Batch = {
-            "key": ["image"],
-            "seed": torch.tensor([seed_of("enlarger.enlarge")], dtype=torch.int64),
-            "size": output_size,
-            "lr": _visible_colours(x).to(self.module.device),
-            "meta": [{"bit_depth": bit_depth(image)}],
-        }
-        sr = self.module.enlarge_to_size(batch)["sr"][0]
-        sr = mixed_with_bicubic(sr, batch["lr"], strength)
+        batch = self._batch(_visible_colours(x), output_size, bit_depth(image), seed, tiling)
         if x.shape[1] == 4:
+            batch["alpha"] = x[:, 3:]
+        output = self.module.enlarge_to_size(batch)
+        sr = mixed_with_bicubic(output["sr"][0], batch["lr"], strength)
+        if "alpha" in output:
             colours = x[0, :3].to(sr.device)
             alpha = x[0, 3:].to(sr.device)
             sr = weighted_by_alpha(sr, batch["lr"][0], colours, alpha)
-            large_alpha = self.module.enlarge_alpha(batch, alpha[None])[0]
-            sr = torch.cat([sr, mixed_with_bicubic(large_alpha, alpha, strength)])
+            sr = torch.cat([sr, mixed_with_bicubic(output["alpha"][0], alpha, strength)])
+        elif x.shape[1] == 4:  # it is constant
+            sr = torch.cat([sr, x[0, 3:, :1, :1].to(sr.device).expand(1, *output_size)])
         return cast(Picture, to_image(sr))
+
+    def strips(
+        self,
+        image: DecodedImage,
+        format: Format,
+        *,
+        scale: float,
+        seed: int = 0,
+        tiling: Tiling | None = None,
+        strength: float = 1.0,
+    ) -> tuple[tuple[int, int], Iterator[Pixels]]:
+        """Enlarge a decoded file as ``main.py predict`` does, without the whole result in memory.
+
+        Args:
+            image: The file.
+            format: The format for which the result is meant.
+            scale: As for ``enlarge``, and so are the others.
+            seed: The only source of randomness.
+            tiling: How large images are cut into tiles.
+            strength: Share of the method's output.
+
+        Returns:
+            (H, W) of the result, and its rows in parts (rows, W, C).
+        """
+        meta = image.meta("")
+        rgb = image.rgb
+        if image.alpha is not None:
+            meta["colours"] = rgb
+            rgb = without_hidden_colours(rgb, image.alpha)
+        if format in EIGHT_BIT:
+            meta["bit_depth"] = 8
+        lr = as_tensor(rgb).movedim(-1, 0)[None]
+        lr = lr if image.bit_depth == 8 else as_floats(lr)
+        size = _scaled_size(lr, scale)
+        batch = self._batch(lr, size, image.bit_depth, seed, tiling)
+        if image.alpha is not None:
+            batch["alpha"] = as_tensor(image.alpha)[None, None]
+        finish = Finish(batch["lr"], size, meta, format, strength)
+        return size, strips_of(self.module.pieces(batch), finish)
+
+    def _batch(
+        self, lr: Tensor, size: tuple[int, int], bits: int, seed: int, tiling: Tiling | None
+    ) -> Batch:
+        self.module.set_noise_seed(seed)
+        self.module.set_tiling(tiling or self.tiling)
+        return {
+            "key": ["image"],
+            "seed": torch.tensor([seed_of("enlarger.enlarge")], dtype=torch.int64),
+            "size": size,
+            "lr": lr.to(self.module.device),
+            "meta": [{"bit_depth": bits}],
+        }
 
 
 def _visible_colours(x: Tensor) -> Tensor:

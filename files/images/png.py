@@ -13,7 +13,7 @@ from files.images.faults import Truncated
 
 Bytes = bytes | bytearray | memoryview
 HEADER = 33  # bytes of the signature and of the IHDR chunk
-SIGNATURE = 8
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
 DEPTH, INTERLACED = 24, 28  # offsets in the header
 TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 PROFILES = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # texts with EXIF or XMP
@@ -47,7 +47,7 @@ def check_chunks(png: Bytes) -> None:
         ValueError: If a checksum does not fit.
     """
     view = memoryview(png)
-    for name, at, end in _chunks(view):
+    for name, at, end in chunks_of(view):
         if name == b"tRNS" or not name[0] & ANCILLARY:
             text = name.decode("latin-1")
             if end + 4 > len(view):
@@ -76,7 +76,7 @@ def check_rows(png: Bytes, image: Image.Image) -> None:
 def check_size(png: Bytes) -> None:
     """As ``check_rows``, for an image that Pillow has not read."""
     view = memoryview(png)
-    packed = b"".join(view[at + 8 : end] for name, at, end in _chunks(view) if name == b"IDAT")
+    packed = b"".join(view[at + 8 : end] for name, at, end in chunks_of(view) if name == b"IDAT")
     expected = _unpacked_size(png)
     size = len(zlib.decompressobj().decompress(packed, expected))
     if size < expected:
@@ -99,16 +99,16 @@ def _unpacked_size(png: Bytes) -> int:
 def without_texts(png: Bytes) -> bytes:
     """Drop texts and colour profile, in which OpenCV allows 8 MB."""
     view = memoryview(png)
-    rest = [view[:SIGNATURE]]
-    for name, at, end in _chunks(view):
+    rest = [view[: len(SIGNATURE)]]
+    for name, at, end in chunks_of(view):
         if name not in (*TEXTS, b"iCCP"):
             rest.append(view[at : end + 4])
     return b"".join(rest)
 
 
-def _chunks(view: memoryview) -> Iterator[tuple[bytes, int, int]]:
+def chunks_of(view: memoryview) -> Iterator[tuple[bytes, int, int]]:
     """Yield the name of each chunk, its start, and where its checksum begins."""
-    at, name = SIGNATURE, b""
+    at, name = len(SIGNATURE), b""
     while name != b"IEND" and at + 8 <= len(view):
         length, name = _head(view, at)
         yield name, at, at + 8 + length
@@ -121,7 +121,7 @@ def metadata_after_pixels(file: IO[bytes]) -> bool:
     Args:
         file: The PNG; its position changes.
     """
-    at, pixels = SIGNATURE, False
+    at, pixels = len(SIGNATURE), False
     while True:
         file.seek(at)
         head = file.read(8 + max(map(len, PROFILES)))

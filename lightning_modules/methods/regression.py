@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -21,22 +21,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from degradations.compiling import allow_kinds
-from files.batch import Batch, Box, boxes_of
+from files.batch import Batch, Box, Piece, boxes_of
+from files.memory import free_memory
 from files.numbers import UnitInterval
-from lightning_modules.base import Output, SuperResolver
+from lightning_modules.base import SuperResolver
 from lightning_modules.losses import charbonnier
-from lightning_modules.noise import Noise, augmented
+from lightning_modules.noise import Noise, Size, augmented
 from lightning_modules.sampling.probing import (
     bytes_per_pixel,
     computes_in_bf16,
-    free_memory,
     keeps_quality_in_bf16,
     reach_of,
 )
 from lightning_modules.sampling.tiling import Window
 
 log = logging.getLogger(__name__)
-LARGEST_TILE = 1_500_000  # LR pixels; larger ones save less than one pixel in fifteen
+LARGEST_WHOLE = 1_500_000  # LR pixels of an image that is not cut into tiles
+LARGEST_TILE = 700_000  # LR pixels; larger ones save less than one pixel in ten
+LARGEST_STRIP = 150_000_000  # bytes of the output of a row of tiles
 MEMORY_SHARE = 0.5  # of what is free, for one tile
 NetworkCallable = Callable[[float], nn.Module]
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -143,14 +145,14 @@ class OnePass(SuperResolver):
         with torch.autocast("cpu", torch.bfloat16):
             return self(batch["lr"], batch["size"], boxes_of(batch))
 
-    def enlarge(self, batch: Batch, tiled: bool = False) -> Output:
-        """As ``SuperResolver.enlarge``; in prediction (``tiled``) perhaps in bfloat16.
+    def _enlarged(self, batch: Batch, size: Size, tiled: bool) -> Iterator[Piece]:
+        """As ``SuperResolver``; in prediction (``tiled``) perhaps in bfloat16.
 
         Only of images of 8 bits a channel: the finer levels of others would be lost.
         """
         may_use_bf16 = tiled and self.may_use_bf16 and _has_8_bits(batch)
         self._uses_bf16 = may_use_bf16 and self._bf16_is_good
-        return super().enlarge(batch, tiled)
+        return super()._enlarged(batch, size, tiled)
 
     @cached_property
     def _bf16_is_good(self) -> bool:
@@ -168,7 +170,8 @@ class OnePass(SuperResolver):
 
     @cached_property
     def _reach(self) -> int | None:
-        reach = reach_of(self, self.device)
+        with self._precision():
+            reach = reach_of(self, self.device)
         if reach is None:
             log.info(
                 "tiles of %d pixels are blended: %s looks too far for an exact overlap",
@@ -179,7 +182,8 @@ class OnePass(SuperResolver):
 
     @cached_property
     def _bytes_per_pixel(self) -> float:
-        return bytes_per_pixel(self.network, self, self.device)
+        with self._precision():
+            return bytes_per_pixel(self.network, self, self.device)
 
     @property
     def _exact_overlap(self) -> int | None:
@@ -201,19 +205,28 @@ class OnePass(SuperResolver):
             return "cut"
         return super()._window
 
-    def default_side(self, batch: Batch) -> int:
-        """As ``SuperResolver.default_side``; larger if memory allows it."""
+    def default_tile(self, batch: Batch) -> Size:
+        """As ``SuperResolver.default_tile``; larger if memory allows it."""
         height, width = batch["lr"].shape[-2:]
-        side = super().default_side(batch)
-        if max(height, width) <= side:
-            return side
+        tile = super().default_tile(batch)
+        if max(height, width) <= max(tile):
+            return tile
         budget = MEMORY_SHARE * free_memory(self.device) / self.tiling.batch
-        pixels = min(LARGEST_TILE, int(budget / self._bytes_per_pixel))
-        if height * width <= pixels:
-            return max(height, width)
-        if self._exact_overlap is None:
-            return side
-        return max(math.isqrt(pixels), 2 * self._exact_overlap)
+        pixels = int(budget / self._bytes_per_pixel)
+        if height * width <= min(pixels, LARGEST_WHOLE):
+            return height, width
+        overlap = self._exact_overlap
+        if overlap is None:
+            return tile
+        out_height, out_width = batch["size"]
+        own_height, own_width = self.own_size(batch["lr"])
+        growth = out_height * out_width / (own_height * own_width)
+        pixels = int(min(pixels, LARGEST_TILE) / max(growth, 1))
+        pixel_bytes = 3 if _has_8_bits(batch) else 6
+        row_bytes = pixel_bytes * out_width * out_height / height
+        rows = min(math.isqrt(pixels), int(LARGEST_STRIP / row_bytes) + overlap)
+        rows = max(rows, 2 * overlap)
+        return rows, max(pixels // rows, 2 * overlap)
 
 
 class Regression(OnePass):

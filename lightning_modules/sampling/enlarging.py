@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from functools import partial
 from typing import Any, cast, final
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins import Precision
 from torch import Tensor
 from torch.nn import functional
 
-from degradations.bicubic import resize
-from files.batch import Batch, tiles_of
+from degradations.base import as_floats
+from degradations.bicubic import resize, source_of
+from files.batch import Batch, Piece, length_of, tiles_of
+from files.memory import refuse_whole
 from files.method import Method
 from lightning_modules.noise import Noise, PlacedNoise, Size, with_noise_seeds
 from lightning_modules.sampling.color import ColorFix, fix_colors
@@ -23,14 +28,20 @@ from lightning_modules.sampling.tiling import (
     Window,
     grid,
     halved_when_full,
+    joined,
     padded,
     restore_tiled,
+    with_bar,
 )
 from lightning_modules.trainer import trainer_of
 from lightning_modules.weights import shape_text
 
 log = logging.getLogger(__name__)
 CONSTANT = 5  # side of the square, in LR pixels, in which alpha must be constant to be copied
+CANVAS = 32  # bytes of memory for each pixel of an output that is corrected as a whole
+COLOURS = 12  # bytes likewise of the colours that wait while alpha is enlarged
+RESIZE_REACH = 3  # LR pixels on each side; what bicubic sees when it reduces, and its rounding
+BAND = 1 << 24  # pixels that are resized at a time
 
 
 class WrongScaleError(ValueError):
@@ -126,88 +137,140 @@ class InTiles(Method, LightningModule):
                 f"{type(self).__name__} enlarges images, and {batch['key'][0]} has no LR: set "
                 "images in data.init_args, such as data.init_args.predict FOLDER"
             )
-        batch = with_noise_seeds(batch, self.noise_seed)
-        side = self._tile_side(batch) if tiled or self.tile_always else None
-        if side is None or not tiled or self.tiling.size != "auto":
-            sr = self._at_side(batch, side)
-        else:
-            sr = halved_when_full(partial(self._at_side, batch), side, self._least_side)
+        sr = joined(self._enlarged(batch, batch["size"], tiled), batch["lr"], batch["size"])
         return {"sr": fix_colors(sr, self.color_reference(batch), self.color_fix)}
+
+    def enlarge_to_size(self, batch: Batch) -> dict[str, Tensor]:
+        """As ``enlarge``, in tiles; the output of a method with one scale is resized by bicubic.
+
+        Args:
+            batch: As for ``pieces``.
+
+        Returns:
+            ``sr`` and, of a batch with varying ``alpha``, its ``alpha`` (B, 1, H, W); float32 in
+            [0, 1].
+        """
+        image = joined(self.pieces(batch), batch["lr"], batch["size"])
+        output = {"sr": image[:, :3]}
+        if image.shape[1] == 4:
+            output["alpha"] = image[:, 3:]
+        return output
+
+    @torch.no_grad()
+    def pieces(self, batch: Batch) -> Iterator[Piece]:
+        """As ``enlarge_to_size``, without the whole output in memory; each tile gives a piece.
+
+        The correction of colours, and the resizing of blended tiles, need the whole output of the
+        method.
+
+        Args:
+            batch: As for ``enlarge``; ``lr`` may be levels in uint8. Its ``alpha``, if there is
+                one, is enlarged as a grey image unless it is constant.
+
+        Raises:
+            MemoryError: If the whole output is needed, and larger than what is free.
+        """
+        size = batch["size"]
+        if not self.has_one_scale:
+            try:
+                yield from self._pieces(batch, size)
+                return
+            except WrongScaleError:  # of the first tile
+                self.has_one_scale = True
+                log.info("enlarged by %g, and then resized by bicubic", self.scale)
+        own_size = self.own_size(batch["lr"])
+        yield from self._pieces(cast("Batch", {**batch, "size": own_size}), size)
+
+    def _pieces(self, batch: Batch, size: Size) -> Iterator[Piece]:
+        """Yield the output of ``batch["size"]``, resized to ``size`` if that is another one."""
+        by_tiles = batch["size"] == size or (self._window == "cut" and self.scale.is_integer())
+        if self.color_fix == "none" and by_tiles:
+            yield from self._enlarged(batch, size, tiled=True)
+            return
+        canvas = CANVAS + COLOURS if "alpha" in batch else CANVAS
+        refuse_whole(batch["size"], canvas, self.device)
+        yield from _with_alpha(self._whole, batch, size)
+
+    def _whole(self, batch: Batch, size: Size) -> Iterator[Piece]:
+        floats = cast("Batch", {**batch, "lr": as_floats(batch["lr"])})
+        yield from _resized(self.enlarge(floats, tiled=True)["sr"], size)
+
+    def _enlarged(self, batch: Batch, size: Size, tiled: bool) -> Iterator[Piece]:
+        """Restore an image, whole or in tiles, which are resized if ``size`` is another one."""
+        batch = with_noise_seeds(batch, self.noise_seed)
+        tile = self._tile(batch, size) if tiled or self.tile_always else None
+        trainer = trainer_of(self)
+        has_bar = False
+        if trainer is not None and trainer.is_global_zero:
+            has_bar = trainer.progress_bar_callback is not None
+
+        def in_tiles(tile: Size | None) -> Iterator[Piece]:
+            pieces = _with_alpha(partial(self._in_tiles_of, tile=tile), batch, size)
+            return with_bar(pieces, size) if has_bar else pieces
+
+        if tile is None or not tiled or self.tiling.size != "auto":
+            yield from in_tiles(tile)
+        else:
+            yield from halved_when_full(in_tiles, tile, self._least_side)
 
     def _least_side(self) -> int:
         return max(2 * self._overlap, self.tile_least)
 
-    def enlarge_to_size(self, batch: Batch) -> dict[str, Tensor]:
-        """As ``enlarge``, in tiles; the output of a method with one scale is resized by bicubic."""
-        if not self.has_one_scale:
-            try:
-                return self.enlarge(batch, tiled=True)
-            except WrongScaleError:
-                self.has_one_scale = True
-                log.info("enlarged by %g, and then resized by bicubic", self.scale)
-        own_size = self.own_size(batch["lr"])
-        sr = self.enlarge(cast("Batch", {**batch, "size": own_size}), tiled=True)["sr"]
-        return {"sr": sr if own_size == batch["size"] else resize(sr, batch["size"])}
-
-    def enlarge_alpha(self, batch: Batch, alpha: Tensor) -> Tensor:
-        """Enlarge transparency as a grey image; where it is constant, it is copied.
-
-        A network changes a constant by a level or more, and opaque parts are to stay opaque.
-
-        Args:
-            batch: As of the image's colours.
-            alpha: (1, 1, h, w) in [0, 1].
-
-        Returns:
-            (1, 1, H, W) float32 in [0, 1].
-        """
-        margin = CONSTANT // 2
-        most = functional.max_pool2d(alpha, CONSTANT, stride=1, padding=margin)
-        least = -functional.max_pool2d(-alpha, CONSTANT, stride=1, padding=margin)
-        copied = functional.interpolate(alpha, batch["size"], mode="nearest-exact")
-        is_constant = most == least
-        if is_constant.all():
-            return copied
-        grey = alpha.expand(-1, 3, -1, -1).contiguous()
-        enlarged = self.enlarge_to_size(cast("Batch", {**batch, "lr": grey}))["sr"]
-        varies = functional.interpolate((~is_constant).float(), batch["size"], mode="nearest-exact")
-        return torch.where(varies > 0, enlarged.mean(1, keepdim=True), copied)
-
-    def _at_side(self, batch: Batch, side: int | None) -> Tensor:
+    def _in_tiles_of(self, batch: Batch, size: Size, tile: Size | None) -> Iterator[Piece]:
         self._tile_count = 1
         self._tile_size = None
-        if side and max(batch["lr"].shape[-2:]) > side:
-            return self._in_tiles(batch, side)
+        h, w = batch["lr"].shape[-2:]
+        if tile is not None and (h > tile[0] or w > tile[1]):
+            yield from self._in_tiles(batch, size, tile)
+            return
         tiles = tiles_of(batch)
         noise = PlacedNoise(batch["seed"], tiles, batch["lr"].device)
-        return self._restored(cast("Batch", {**batch, "tiles": tiles}), noise)
+        lr = as_floats(batch["lr"]).contiguous()
+        sr = self._restored(cast("Batch", {**batch, "lr": lr, "tiles": tiles}), noise)
+        yield from _resized(sr, size)
 
-    def _in_tiles(self, batch: Batch, side: int) -> Tensor:
+    def _in_tiles(self, batch: Batch, size: Size, tile: Size) -> Iterator[Piece]:
         lr = batch["lr"]
         h, w = lr.shape[-2:]
-        size = H, W = batch["size"]
-        unit = self._tile_unit(side)
+        H, W = batch["size"]
+        unit = self._tile_unit(max(tile))
         # Up to the tiles' unit, so that the last ones are as large as the others. As released with
         # InvSR, a side below the tile's is first mirrored up to it.
-        least = side if self._window == "released" else 1
-        if H % h == 0 and W % w == 0:
+        least = max(tile) if self._window == "released" else 1
+        restore, overlap = self._restored, self._overlap
+        if size != (H, W):
+            mirrored, full_size = padded(lr), size
+            restore = self._then_resized
+            overlap += 2 * RESIZE_REACH
+        elif H % h == 0 and W % w == 0:
             mirrored = padded(lr, unit, least)
-            size = mirrored.lr.shape[-2] * (H // h), mirrored.lr.shape[-1] * (W // w)
+            full_size = mirrored.lr.shape[-2] * (H // h), mirrored.lr.shape[-1] * (W // w)
         elif self.exact_scale and self.own_size(lr) == (H, W):
             mirrored = padded(lr, unit, least)
-            size = self.own_size(mirrored.lr)
+            full_size = self.own_size(mirrored.lr)
         else:
-            mirrored = padded(lr)
+            mirrored, full_size = padded(lr), (H, W)
         lr_size = (mirrored.lr.shape[-2], mirrored.lr.shape[-1])
-        tiles = grid(lr_size, size, side, self._overlap, self._window, unit, self.tile_least)
-        self._tile_count = len(tiles)
-        self._tile_size = tiles[0].tile.side
-        trainer = trainer_of(self)
-        bar = trainer is not None and trainer.progress_bar_callback is not None
-        first = trainer is None or trainer.is_global_zero
-        full = cast("Batch", {**batch, "lr": mirrored.lr, "size": size})
-        sr = restore_tiled(self._restored, full, tiles, self.tiling.batch, bar and first)
-        return mirrored.crop(sr, (H, W)).clamp_(0, 1)  # weights add up to 1 except for rounding
+        tiles = grid(lr_size, full_size, tile, overlap, self._window, unit, self.tile_least)
+        self._tile_count = len(tiles) * len(tiles[0])
+        self._tile_size = tiles[0][0].tile.side
+        full = cast("Batch", {**batch, "lr": mirrored.lr, "size": full_size})
+        for piece in restore_tiled(restore, full, tiles, self.tiling.batch):
+            part = mirrored.crop_piece(piece, full_size, size)
+            if part.sr.numel():
+                part.sr.clamp_(0, 1)  # weights add up to 1 except for rounding
+                yield part
+
+    def _then_resized(self, batch: Batch, noise: Noise) -> Tensor:
+        """Restore tiles by the method's own scale, a whole number, and resize them."""
+        own = self.own_size(batch["lr"])
+        sr = self._restored(cast("Batch", {**batch, "size": own}), noise)
+        boxes = []
+        for tile in batch["tiles"]:
+            (top, bottom), (left, right) = tile.box
+            rows = top * self.scale, bottom * self.scale
+            boxes.append((rows, (left * self.scale, right * self.scale)))
+        return resize(sr, batch["size"], boxes=boxes)
 
     def own_size(self, lr: Tensor) -> Size:
         """Return (H, W) of LR (B, 3, h, w) enlarged by ``scale``, whatever a batch asks for."""
@@ -232,7 +295,7 @@ class InTiles(Method, LightningModule):
     def _window(self) -> Window:
         return self.tiling.window or self.tile_window
 
-    def _tile_side(self, batch: Batch) -> int:
+    def _tile(self, batch: Batch, resized: Size) -> Size:
         size = self.tiling.size
         if size != "auto":
             if size < self.tile_least:
@@ -240,19 +303,35 @@ class InTiles(Method, LightningModule):
                     f"tiling.size is {size}, and {type(self).__name__} pads smaller tiles to "
                     f"{self.tile_least} pixels: set it to {self.tile_least} or more, or to auto"
                 )
-            return size
-        return self.default_side(batch)
+            return size, size
+        H, W = batch["size"]
+        largest = max(H, resized[0]), max(W, resized[1])
+        return self.default_tile(cast("Batch", {**batch, "size": largest}))
 
-    def default_side(self, batch: Batch) -> int:
-        """Return the largest side of a tile in LR pixels, where the user sets none."""
+    def default_tile(self, batch: Batch) -> Size:
+        """Return the largest sides of a tile in LR pixels, where the user sets none."""
         sides = batch["lr"].shape[-2:]
         factor = max(out_side / side for out_side, side in zip(batch["size"], sides, strict=True))
         # With tiles below four overlaps, nearly half of the computation would be discarded.
         least = max(4 * self._blended_overlap, self.tile_least)
-        return min(self.tile, max(int(self.tile_output / factor), least))
+        side = min(self.tile, max(int(self.tile_output / factor), least))
+        return side, side
+
+    @contextmanager
+    def _precision(self) -> Iterator[Precision]:
+        """Compute in the trainer's precision, which Lightning sets only around a step.
+
+        Pieces are made after it.
+        """
+        trainer = trainer_of(self)
+        precision = Precision() if trainer is None else trainer.precision_plugin
+        with precision.forward_context():
+            yield precision
 
     def _restored(self, batch: Batch, noise: Noise) -> Tensor:
-        sr = self.restore(batch, noise)
+        with self._precision() as precision:
+            lr = precision.convert_input(batch["lr"])
+            sr = self.restore(cast("Batch", {**batch, "lr": lr}), noise)
         self._drew_noise |= noise.drew
         expected = (len(batch["lr"]), 3, *batch["size"])
         if sr.shape != expected:
@@ -262,6 +341,77 @@ class InTiles(Method, LightningModule):
                 "that"
             )
         return in_range(sr)
+
+
+def _with_alpha(
+    enlarge: Callable[[Batch, Size], Iterator[Piece]], batch: Batch, size: Size
+) -> Iterator[Piece]:
+    """Enlarge images and, piece by piece along with them, their transparency as grey images.
+
+    Args:
+        enlarge: Yields the pieces of the images of ``lr``.
+        batch: With or without ``alpha``.
+        size: (H, W) of the output.
+    """
+    colours = batch.copy()
+    alpha = colours.pop("alpha", None)
+    if alpha is not None and alpha.dtype != torch.uint8:
+        alpha = as_floats(alpha)
+    if alpha is None or alpha.min() == alpha.max():
+        yield from enlarge(colours, size)
+        return
+    alpha = alpha.to(batch["lr"].device)
+    grey = cast("Batch", {**colours, "lr": alpha.expand(-1, 3, -1, -1)})
+    for piece, grey_piece in zip(enlarge(colours, size), enlarge(grey, size), strict=True):
+        yield piece._replace(alpha=_copied_where_constant(grey_piece, alpha, size))
+
+
+def _copied_where_constant(piece: Piece, alpha: Tensor, size: Size) -> Tensor:
+    """Return a piece of enlarged alpha; where alpha is constant, it is copied.
+
+    A network changes a constant by a level or more, and opaque parts are to stay opaque.
+
+    Args:
+        piece: Of alpha as a grey image.
+        alpha: (B, 1, h, w) in [0, 1], or levels; all of it.
+        size: (H, W) of the whole output.
+
+    Returns:
+        (B, 1, rows, columns) in [0, 1].
+    """
+    rows = _nearest(alpha.shape[-2], size[0])[piece.rows]
+    columns = _nearest(alpha.shape[-1], size[1])[piece.columns]
+    margin = CONSTANT // 2
+    top = max(int(rows[0]) - margin, 0)
+    left = max(int(columns[0]) - margin, 0)
+    part = alpha[..., top : rows[-1] + margin + 1, left : columns[-1] + margin + 1]
+    part = as_floats(part)
+    most = functional.max_pool2d(part, CONSTANT, stride=1, padding=margin)
+    least = -functional.max_pool2d(-part, CONSTANT, stride=1, padding=margin)
+    place = (..., rows[:, None] - top, columns - left)
+    return torch.where((most == least)[place], part[place], piece.sr.mean(1, keepdim=True))
+
+
+def _nearest(side: int, out_side: int) -> Tensor:
+    """Return the nearest of ``side`` pixels to each of ``out_side``, (out_side,) int64."""
+    pixels = torch.arange(side, dtype=torch.float32)
+    nearest = functional.interpolate(pixels[None, None], out_side, mode="nearest-exact")
+    return nearest[0, 0].long()
+
+
+def _resized(images: Tensor, size: Size) -> Iterator[Piece]:
+    """Yield images (B, C, h, w) resized by bicubic to (H, W), a few rows at a time."""
+    columns = slice(0, size[1])
+    if images.shape[-2:] == size:
+        yield Piece(slice(0, size[0]), columns, images)
+        return
+    height = max(BAND // size[1], 1)
+    for top in range(0, size[0], height):
+        rows = slice(top, min(top + height, size[0]))
+        source_rows, source_columns, boxes = source_of(rows, columns, size, images.shape[-2:])
+        source = images[..., source_rows, source_columns]
+        boxes = boxes and boxes * len(images)
+        yield Piece(rows, columns, resize(source, (length_of(rows), size[1]), boxes=boxes))
 
 
 def in_range(images: Tensor) -> Tensor:

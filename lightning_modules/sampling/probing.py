@@ -7,7 +7,6 @@ does not depend on those before it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +17,6 @@ STRIP = 16  # width of the images in which that is measured
 SMALL = 32  # side of the image whose memory is counted
 PICTURE = 64  # side of the picture that is enlarged in both precisions
 MEAN_LEVELS, MOST_LEVELS = 0.5, 1.5  # of 255: the mean difference, and that of 99 % of the values
-UNKNOWN_MEMORY = 4 << 30  # bytes; of systems that do not say what is free
-CGROUP = Path("/sys/fs/cgroup")
 
 
 @torch.no_grad()
@@ -78,23 +75,6 @@ def bytes_per_pixel(
         for hook in hooks:
             hook.remove()
     return 2 * largest / SMALL**2
-
-
-def free_memory(device: torch.device) -> int:
-    """Return the bytes that a device, or this process on the CPU, can still have."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    free = UNKNOWN_MEMORY
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        amounts = dict(line.split(":") for line in lines)
-        free = 1024 * int(amounts["MemAvailable"].split()[0])
-        limit = (CGROUP / "memory.max").read_text(encoding="ascii")  # of a container
-        used = (CGROUP / "memory.current").read_text(encoding="ascii")
-        free = min(free, int(limit) - int(used))
-    except (OSError, KeyError, ValueError):
-        pass  # another system, or no limit
-    return free
 
 
 def computes_in_bf16() -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast
 
@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from degradations.base import as_floats
 from degradations.device import copy_to
-from files.batch import Batch, Span, Tile, length_of
+from files.batch import Batch, Piece, Span, Tile, length_of
 from files.method import Option, changed
 from files.numbers import NonNegativeInt, PositiveInt
 from files.progress import bar_options
@@ -65,34 +66,54 @@ class Tiling:
         return {f"tiling.{name}": value for name, value in options.items()}
 
 
-class WeightedTile(NamedTuple):
-    """A tile and how much it counts.
+class WeightedSpan(NamedTuple):
+    """One side of a tile, and how much its output pixels count.
 
-    tile: Its place in the image.
-    rows: Weights of its rows of output pixels, from 0 to 1; those of all tiles add up to 1.
-    columns: Those of its columns.
+    span: Its place in the image.
+    used: The part of its output whose weights are not 0.
+    weights: Weights of that part, up to 1; those of all tiles add up to 1.
+    done: Where the part of the next tile begins, or the output ends.
     """
 
-    tile: Tile
-    rows: Tensor
-    columns: Tensor
+    span: Span
+    used: slice
+    weights: Tensor
+    done: int
+
+    @property
+    def offsets(self) -> slice:
+        """The same part, counted from where its output begins."""
+        start = self.span.out.start
+        return slice(self.used.start - start, self.used.stop - start)
+
+
+class WeightedTile(NamedTuple):
+    """A tile and how much it counts."""
+
+    rows: WeightedSpan
+    columns: WeightedSpan
+
+    @property
+    def tile(self) -> Tile:
+        """Its place in the image."""
+        return Tile(self.rows.span, self.columns.span)
 
 
 def grid(
     lr_size: Size,
     size: Size,
-    tile: int,
+    tile: Size,
     overlap: int,
     window: Window = "linear",
     multiple: int = 1,
     least: int = 1,
-) -> list[WeightedTile]:
+) -> list[list[WeightedTile]]:
     """Cut an image into tiles.
 
     Args:
         lr_size: (h, w) of the LR image.
         size: (H, W) of the output, at any ratio, which may differ between the sides.
-        tile: Largest side of a tile in LR pixels.
+        tile: Largest sides of a tile in LR pixels.
         overlap: Least number of LR pixels that neighbours share.
         window: As in ``Tiling``.
         multiple: Tiles start at multiples of so many LR pixels, so that their latents lie on one
@@ -100,98 +121,132 @@ def grid(
         least: Smallest side of a tile in LR pixels.
 
     Returns:
-        The tiles that cover the image, row by row.
+        Rows of the tiles that cover the image.
 
     Raises:
         ValueError: ``overlap`` is not smaller than ``tile``.
     """
-    rows = spans(lr_size[0], size[0], tile, overlap, window, multiple, least)
-    columns = spans(lr_size[1], size[1], tile, overlap, window, multiple, least)
-    tiles = []
-    for (row, row_weights), (column, column_weights) in itertools.product(rows, columns):
-        tiles.append(WeightedTile(Tile(row, column), row_weights, column_weights))
-    return tiles
+    rows = spans(lr_size[0], size[0], tile[0], overlap, window, multiple, least)
+    columns = spans(lr_size[1], size[1], tile[1], overlap, window, multiple, least)
+    return [[WeightedTile(row, column) for column in columns] for row in rows]
 
 
 def restore_tiled(
     restore: Callable[[Batch, Noise], Tensor],
     batch: Batch,
-    tiles: Sequence[WeightedTile],
+    tiles: Sequence[Sequence[WeightedTile]],
     at_once: int = 1,
-    bar: bool = False,
-) -> Tensor:
-    """Restore an image tile by tile; memory holds ``at_once`` tiles and the output.
+) -> Iterator[Piece]:
+    """Restore an image tile by tile; memory holds ``at_once`` tiles, and what neighbours share.
 
     Noise depends on the position in the image, so overlapping tiles draw the same noise.
 
     Args:
         restore: A method's ``restore``.
-        batch: ``lr`` (B, 3, h, w) in [0, 1], ``size`` (H, W) of the output.
+        batch: ``lr`` (B, 3, h, w) in [0, 1], or its levels; ``size`` (H, W) of the output.
         tiles: Result of ``grid`` for these sizes.
-        at_once: Tiles that are restored as one batch, of ``at_once`` times B.
-        bar: Show the pixels that are done, in a terminal or in the log.
+        at_once: Tiles of a row that are restored as one batch, of ``at_once`` times B.
 
-    Returns:
-        (B, 3, H, W) float32.
+    Yields:
+        What no later tile changes, after each tile.
     """
-    lr = batch["lr"]
-    height, width = batch["size"]
-    pixels = height * width
-    rest: dict[str, Any] = {**batch}
-    for name in ("lr", "size", "hr"):
-        rest.pop(name, None)
-    total = lr.new_zeros((len(lr), 3, height, width), dtype=torch.float32)
+    width = batch["size"][1]
+    images = len(batch["lr"]), 3
+    floats: Any = {"dtype": torch.float32, "device": batch["lr"].device}
+    above = torch.empty((*images, 0, width), **floats)  # sums that continue here
+    for row in tiles:
+        rows = row[0].rows
+        top = rows.used.start
+        below = torch.empty((*images, rows.used.stop - rows.done, width), **floats)
+        beside = torch.empty((*images, rows.used.stop - top, 0), **floats)
+        for group in _groups(row, at_once):
+            outputs = _weighted(restore, batch, group)
+            for weighted in group:
+                sums = outputs.pop(0)
+                left, right = weighted.columns.used.start, weighted.columns.used.stop
+                done = weighted.columns.done
+                shared = beside.shape[-1]
+                sums[..., :shared] += beside  # which has what is above
+                sums[..., : above.shape[-2], shared:] += above[..., left + shared : right]
+                beside = sums[..., done - left :].clone()
+                finished = sums[..., : done - left]
+                below[..., left:done] = finished[..., rows.done - top :, :]
+                finished = finished[..., : rows.done - top, :]
+                yield Piece(slice(top, rows.done), slice(left, done), finished)
+                del sums, finished  # before the next tile needs memory
+        above = below
+
+
+def with_bar(pieces: Iterable[Piece], size: Size) -> Iterator[Piece]:
+    """Yield the pieces of an output (H, W); show the pixels that are done, if there are several."""
     options = bar_options()
     options |= {"desc": "image", "unit": "pixels", "unit_scale": True, "leave": False}
-    hidden = not bar or len(tiles) == 1
-    with tqdm(total=pixels, delay=SHORT, disable=hidden, **options) as progress:
-        for group in _groups(tiles, at_once):
-            part = {name: _repeated(value, len(group)) for name, value in rest.items()}
-            part["lr"] = torch.cat([lr[..., t.tile.rows.lr, t.tile.columns.lr] for t in group])
-            part["size"] = group[0].tile.size
-            part["tiles"] = []
-            for weighted in group:
-                part["tiles"] += [weighted.tile] * len(lr)
-            noise = PlacedNoise(part["seed"], part["tiles"], lr.device)
-            outputs = restore(cast("Batch", part), noise).chunk(len(group))
-            for (tile, rows, columns), sr in zip(group, outputs, strict=True):
-                weights = copy_to(rows[:, None] * columns, total.device, total.dtype)
-                total[..., tile.rows.out, tile.columns.out] += sr.float() * weights
-                share = float(rows.sum() * columns.sum())
-                progress.update(min(share, pixels - progress.n))  # rounded, it may be too much
-            del outputs, sr  # before the next tile needs memory
-    return total
+    total = size[0] * size[1]
+    with tqdm(total=total, delay=SHORT, **options) as progress:
+        for piece in pieces:
+            pixels = length_of(piece.rows) * length_of(piece.columns)
+            yield piece
+            del piece  # before the next tile needs memory
+            if pixels < total:
+                progress.update(pixels)
+
+
+def _weighted(
+    restore: Callable[[Batch, Noise], Tensor], batch: Batch, group: Sequence[WeightedTile]
+) -> list[Tensor]:
+    """Return the used part of each tile's output, (B, 3, rows, columns) float32, weighted."""
+    lr = batch["lr"]
+    part: dict[str, Any] = {}
+    for name, value in batch.items():
+        if name not in ("lr", "size", "hr"):
+            part[name] = _repeated(value, len(group))
+    tiles = [weighted.tile for weighted in group]
+    part["lr"] = as_floats(torch.cat([lr[..., t.rows.lr, t.columns.lr] for t in tiles]))
+    part["size"] = tiles[0].size
+    part["tiles"] = [tile for tile in tiles for _ in range(len(lr))]
+    noise = PlacedNoise(part["seed"], part["tiles"], lr.device)
+    outputs = []
+    restored = restore(cast("Batch", part), noise).chunk(len(group))
+    for (rows, columns), sr in zip(group, restored, strict=True):
+        weights = copy_to(rows.weights[:, None] * columns.weights, lr.device, torch.float32)
+        used = sr[..., rows.offsets, columns.offsets].float()
+        outputs.append(used.mul_(weights))
+    return outputs
 
 
 def halved_when_full(
-    work: Callable[[int], Tensor], side: int, least_side: Callable[[], int]
-) -> Tensor:
-    """Work in tiles, and again in tiles of half the side when a GPU runs out of memory.
+    work: Callable[[Size], Iterator[Piece]], tile: Size, least_side: Callable[[], int]
+) -> Iterator[Piece]:
+    """Work in tiles, or in tiles of half the side when a GPU has no memory for the first one.
 
     Args:
-        work: Makes the output (B, 3, H, W), given the side of tiles in LR pixels.
-        side: First side to try.
+        work: Yields the output, given the largest sides of tiles in LR pixels.
+        tile: First sides to try.
         least_side: Returns the smallest side.
 
     Raises:
-        torch.OutOfMemoryError: If even the smallest tiles do not fit.
+        torch.OutOfMemoryError: If even the smallest tiles do not fit, or a later tile does not.
     """
     while True:
+        begun = False
         try:
-            return work(side)
+            for piece in work(tile):
+                begun = True
+                yield piece
+            return
         except torch.OutOfMemoryError:
             least = least_side()
-            if side <= least:
+            if begun or max(tile) <= least:
                 raise
         # After the handler, within which the error keeps the tensors alive.
         torch.cuda.empty_cache()
-        smaller = max(side // 2, least)
+        smaller = max(tile[0] // 2, least), max(tile[1] // 2, least)
         log.warning(
             "tiles of %d pixels do not fit into the GPU's memory: trying again with %d",
-            side,
-            smaller,
+            max(tile),
+            max(smaller),
         )
-        side = smaller
+        tile = smaller
 
 
 def spans(
@@ -202,7 +257,7 @@ def spans(
     window: Window = "linear",
     multiple: int = 1,
     least: int = 1,
-) -> list[tuple[Span, Tensor]]:
+) -> list[WeightedSpan]:
     """Cut one side of an image into the fewest tiles, and these as small as they can be.
 
     Args:
@@ -248,7 +303,16 @@ def spans(
         weights = _weights(length_of(out), fade, start > 0, stop < side, window)
         total[out] += weights
         weighted.append((span, weights))
-    return [(span, (weights / total[span.out]).float()) for span, weights in weighted]
+    result: list[WeightedSpan] = []
+    done = out_side
+    for span, weights in reversed(weighted):
+        weights = (weights / total[span.out]).float()
+        places = weights.nonzero().flatten()
+        first, end = int(places[0]), int(places[-1]) + 1
+        used = slice(span.out.start + first, span.out.start + end)
+        result.insert(0, WeightedSpan(span, used, weights[first:end], done))
+        done = used.start
+    return result
 
 
 def _equal_length(side: int, tile: int, overlap: int, multiple: int, least: int) -> int:
@@ -291,14 +355,12 @@ def _weights(length: int, fade: int, fade_in: bool, fade_out: bool, window: Wind
     return weights * fades
 
 
-def _groups(tiles: Sequence[WeightedTile], at_once: int) -> Iterator[list[WeightedTile]]:
-    """Yield the tiles in groups of one size."""
-    by_size: dict[tuple[Size, Size], list[WeightedTile]] = {}
-    for weighted in tiles:
-        by_size.setdefault((weighted.tile.side, weighted.tile.size), []).append(weighted)
-    for group in by_size.values():
-        for start in range(0, len(group), at_once):
-            yield group[start : start + at_once]
+def _groups(row: Sequence[WeightedTile], at_once: int) -> Iterator[Sequence[WeightedTile]]:
+    """Yield neighbours in groups of one size."""
+    for _, neighbours in itertools.groupby(row, lambda one: (one.tile.side, one.tile.size)):
+        equal = list(neighbours)
+        for start in range(0, len(equal), at_once):
+            yield equal[start : start + at_once]
 
 
 def _repeated(value: Any, times: int) -> Any:
@@ -338,6 +400,55 @@ class Padded:
         top = _enlarged(self.top, self.lr.shape[-2], image.shape[-2])
         left = _enlarged(self.left, self.lr.shape[-1], image.shape[-1])
         return image[..., top : top + size[0], left : left + size[1]]
+
+    def crop_piece(self, piece: Piece, full_size: Size, size: Size) -> Piece:
+        """Crop a piece of an output likewise.
+
+        Args:
+            piece: Of the output for ``lr``.
+            full_size: (H', W') of that output.
+            size: (H, W) of the result.
+
+        Returns:
+            Its place and its part within the result, a view; empty if it lies in the borders.
+        """
+        top = _enlarged(self.top, self.lr.shape[-2], full_size[0])
+        left = _enlarged(self.left, self.lr.shape[-1], full_size[1])
+        rows = _moved(piece.rows, top, size[0])
+        columns = _moved(piece.columns, left, size[1])
+        from_row = rows.start + top - piece.rows.start
+        from_column = columns.start + left - piece.columns.start
+        to_row = from_row + length_of(rows)
+        to_column = from_column + length_of(columns)
+        return Piece(rows, columns, piece.sr[..., from_row:to_row, from_column:to_column])
+
+
+def _moved(part: slice, before: int, side: int) -> slice:
+    """Return a slice counted from ``before``, within a side."""
+    start = min(max(part.start - before, 0), side)
+    return slice(start, min(max(part.stop - before, start), side))
+
+
+def joined(pieces: Iterable[Piece], like: Tensor, size: Size) -> Tensor:
+    """Return the images (B, 3, H, W) of pieces, or (B, 4, H, W) with alpha.
+
+    Args:
+        pieces: All of them; a single one without alpha is not copied.
+        like: (B, ...), on the device of the pieces.
+        size: (H, W).
+    """
+    floats: Any = {"dtype": torch.float32, "device": like.device}
+    image = torch.empty(0, **floats)
+    for piece in pieces:
+        if piece.sr.shape[-2:] == size and piece.alpha is None:
+            return piece.sr
+        if not len(image):
+            channels = 3 if piece.alpha is None else 4
+            image = torch.empty((len(like), channels, *size), **floats)
+        image[:, :3, piece.rows, piece.columns] = piece.sr
+        if piece.alpha is not None:
+            image[:, 3:, piece.rows, piece.columns] = piece.alpha
+    return image
 
 
 def padded(lr: Tensor, multiple: int = 1, minimum: int = 1, unit: int = 1) -> Padded:

@@ -106,8 +106,8 @@ SEED = torch.zeros(1, dtype=torch.int64)
 @pytest.mark.parametrize("field", ["output", "lr", "twice lr", "half of lr"])
 def test_neighbours_draw_alike_at_any_ratio(side, out_side, field):
     """2.7, 3.3 and free sizes: a tile's own ratio of sizes is another than the image's."""
-    found = grid((16, side), (40, out_side), 200, 32, multiple=2)  # where halves of LR begin
-    tiles = [blended.tile for blended in found]
+    (row,) = grid((16, side), (40, out_side), (200, 200), 32, multiple=2)  # where halves begin
+    tiles = [blended.tile for blended in row]
     drawn, begins = [], []
     for tile in tiles:
         lr, out = tile.columns.lr, tile.columns.out

@@ -1,0 +1,126 @@
+"""Images that are written strip by strip: the same pixels, little memory, and what is too large."""
+
+from __future__ import annotations
+
+import shutil
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from benchmarks.memory import peak_mib
+from callbacks.predict.writer import Writer
+from datamodules import SRDataModule
+from files.images.decode import read_image
+from lightning_modules import Regression
+from lightning_modules.sampling.tiling import Tiling
+from tests.callbacks.predict.test_predictions import stored
+from tests.callbacks.tiny import trainer
+
+
+class Nearest(nn.Module):
+    """Enlarges by 4, exactly."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = 4
+
+    def forward(self, lr: Tensor) -> Tensor:
+        return lr.repeat_interleave(self.scale, 2).repeat_interleave(self.scale, 3)
+
+
+def predict(
+    folder: Path, tile: int, scale: float = 4, **settings: Any
+) -> tuple[Writer, dict[str, Any]]:
+    """Enlarge the images of a folder; return the writer, and the first line."""
+    writer = Writer(str(folder / str(tile)), **settings)
+    model = Regression(4, network=Nearest)
+    model.set_tiling(Tiling(size=tile))
+    data = SRDataModule(scale, predict=str(folder / "in"), workers=0)
+    trainer(folder, writer).predict(model, data, return_predictions=False)
+    return writer, stored(folder / str(tile))[0]
+
+
+def photograph(side: int, channels: int = 3, dtype: str = "uint8") -> Any:
+    random = np.random.default_rng(0)
+    coarse = random.integers(0, np.iinfo(dtype).max, (6, 7, channels), dtype)
+    large = cv2.resize(coarse, (side - 9, side), interpolation=cv2.INTER_LINEAR)
+    return large.reshape(side, side - 9, channels)
+
+
+KINDS: list[tuple[str, str, int, dict[str, Any], float]] = [
+    ("png", "uint8", 3, {}, 4),
+    ("png", "uint8", 4, {}, 4),
+    ("png", "uint16", 3, {}, 4),
+    ("png", "uint8", 1, {"strength": 0.3}, 4),
+    ("png", "uint8", 3, {}, 2.5),
+    ("png", "uint8", 4, {"strength": 0.3}, 5.5),
+    ("tiff", "uint8", 4, {}, 4),
+    ("tiff", "uint16", 4, {}, 4),
+    ("jpg", "uint8", 3, {"quality": 90}, 4),
+    ("webp", "uint8", 3, {}, 4),
+]
+
+
+@pytest.mark.parametrize(("format", "dtype", "channels", "settings", "scale"), KINDS)
+def test_pixels_are_those_of_the_whole_image(
+    tmp_path: Path, format: Any, dtype: str, channels: int, settings: Any, scale: float
+) -> None:
+    """But for bicubic's last bit, where a value lies between two levels."""
+    pixels = photograph(60, channels, dtype)
+    (tmp_path / "in").mkdir()
+    if dtype == "uint16" and channels == 4:
+        tifffile.imwrite(tmp_path / "in/a.tif", pixels, photometric="rgb", extrasamples=[2])
+    else:
+        order = [[0], [0, 1], [2, 1, 0], [2, 1, 0, 3]][channels - 1]
+        cv2.imwrite(str(tmp_path / "in/a.png"), pixels[..., order])
+    found = []
+    for tile in (64, 24):
+        _, line = predict(tmp_path, tile, scale, format=format, **settings)
+        image = read_image(tmp_path / str(tile) / line["output"])
+        found.append(image.array().astype(int))
+    assert line["tiles"] > 4
+    difference = np.abs(found[1] - found[0])
+    by_bicubic = channels == 4 or settings.get("strength") or scale != 4
+    assert difference.max() <= (1 if by_bicubic else 0)
+    assert difference.mean() < 0.01
+
+
+def test_memory_holds_no_output(tmp_path: Path) -> None:
+    """Of 27 megapixels, which take 80 MB in 8 bits, and 325 as floats."""
+    (tmp_path / "in").mkdir()
+    Image.fromarray(photograph(1300)).save(tmp_path / "in/a.png")
+    taken = peak_mib(lambda: predict(tmp_path, 128, page=False), torch.device("cpu"))
+    if taken is None:
+        pytest.skip("this system does not say what memory a process takes")
+    assert taken < 90
+    with Image.open(tmp_path / "128/a.png") as image:
+        assert image.size == (5164, 5200)
+
+
+Usage = namedtuple("Usage", ["free"])
+
+
+@pytest.mark.parametrize("lacks", ["disk", "memory"])
+def test_what_is_too_large_ends_before_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacks: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    Image.fromarray(photograph(60)).save(tmp_path / "in/a.png")
+    monkeypatch.setattr(Nearest, "forward", lambda self, lr: pytest.fail("it has started"))
+    if lacks == "disk":
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(100))
+    else:
+        monkeypatch.setattr("files.memory.free_memory", lambda _: 10_000)
+    with pytest.raises(ValueError, match="none of the 1 inputs could be enlarged"):
+        predict(tmp_path, 64, format="webp")
+    (line,) = stored(tmp_path / "64")
+    assert line["error"].startswith("an output of 204 x 240 pixels needs 0.0 GB")
+    assert line["error"].endswith("0.0 are free")
