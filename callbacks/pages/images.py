@@ -16,7 +16,7 @@ import urllib.parse
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ LISTED = 2_000  # links
 SIDE = 2_000  # pixels; larger images are shown by a preview, and by parts
 THUMBNAIL = 160  # pixels of a side
 SQUARE = 8  # pixels of a side of the checkerboard behind transparent pixels
-BAND = 64  # rows that are cut at a time
+BAND = 512  # rows of an image that are cut at a time
 PARTS, PART = 3, 640  # of the parts of a large image, and pixels of a side of each
 SHOWN = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".bmp")  # by browsers
 PREVIEW = re.compile(r"[0-9a-f]{16}\.jpg")
@@ -47,7 +47,33 @@ JPEG: dict[str, Any] = {"format": "JPEG", "quality": 92, "subsampling": 0}
 Size = tuple[int, int]  # height, width
 Window = tuple[int, int, int, int]  # top, left, height, width
 Levels = NDArray[np.uint8]  # (H, W, 3) in sRGB, or (H, W, 4) with alpha
-Read = Callable[[Path, int | None], Levels]  # a file, a frame of a video
+
+
+class Stored:
+    """Levels in a file, which are read in parts; pages mapped from it would count as memory.
+
+    Args:
+        file: The file.
+        shape: (H, W, C).
+        offset: Bytes of the file before them.
+    """
+
+    def __init__(self, file: IO[bytes], shape: tuple[int, ...], offset: int = 0) -> None:
+        self.file = file
+        self.shape = shape
+        self.offset = offset
+
+    def __getitem__(self, part: tuple[slice, slice]) -> Levels:
+        """Return some rows and columns."""
+        rows, columns = part
+        width, channels = self.shape[1:]
+        self.file.seek(self.offset + rows.start * width * channels)
+        count = min(rows.stop, self.shape[0]) - rows.start
+        data = self.file.read(count * width * channels)
+        return np.frombuffer(data, np.uint8).reshape(count, width, channels)[:, columns]
+
+
+Read = Callable[[Path, int | None], Levels | Stored]  # a file, a frame of a video
 
 
 class Part(NamedTuple):
@@ -148,13 +174,13 @@ def write_images_page(page: Path, scenes: Iterable[Scene], content: Content) -> 
     write_whole(page, text)
 
 
-def write_previews(page: Path, scene: Scene, levels: Levels) -> None:
+def write_previews(page: Path, scene: Scene, levels: Stored) -> None:
     """Write the previews of a scene ahead of its page, which then needs not read the last image.
 
     Args:
         page: The page.
         scene: The scene.
-        levels: Its last image, perhaps mapped into memory.
+        levels: Its last image.
     """
     previews = _Previews(page)
     previews.outputs[scene.parts[-1].file] = levels
@@ -176,9 +202,9 @@ class _Previews:
         self.folder = previews_of(page)
         refuse_link(self.folder)
         self.names: set[str] = set()
-        self.outputs: dict[Path, Levels] = {}  # images that need not be read
+        self.outputs: dict[Path, Stored] = {}  # images that need not be read
 
-    def _read(self, file: Path, frame: int | None) -> Levels:
+    def _read(self, file: Path, frame: int | None) -> Levels | Stored:
         return self.outputs[file] if file in self.outputs else _read(file, frame)
 
     def of_scene(self, scene: Scene) -> _Shown:
@@ -340,11 +366,11 @@ def seen(pixels: Pixels, icc: bytes | None) -> Levels:
     return displayed(from_pillow(image, srgb=True))
 
 
-def cut(levels: Levels, size: Size, window: Window, display_size: Size) -> Image.Image:
+def cut(levels: Levels | Stored, size: Size, window: Window, display_size: Size) -> Image.Image:
     """Return a window of an image as it is shown, on a checkerboard where it is transparent.
 
     Args:
-        levels: The image. Of a file that is mapped into memory, only bands of rows are copied.
+        levels: The image, of which only bands of rows are copied.
         size: Size to which the image is enlarged by bicubic, or its own.
         window: Part of that size.
         display_size: Size of the result.
@@ -357,8 +383,9 @@ def cut(levels: Levels, size: Size, window: Window, display_size: Size) -> Image
     first_column = max(0, math.floor(left * x) - margin)
     last_column = math.ceil((left + width) * x) + margin
     image = Image.new("RGBA" if levels.shape[2] == 4 else "RGB", (columns, rows))
-    for row in range(0, rows, BAND):
-        count = min(BAND, rows - row)
+    step = max(1, int(BAND * rows / (height * y)))
+    for row in range(0, rows, step):
+        count = min(step, rows - row)
         start = (top + row * height / rows) * y
         stop = (top + (row + count) * height / rows) * y
         first_row = max(0, math.floor(start) - margin)

@@ -22,7 +22,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.evaluation import are_finite, output_image, predicted_dataset
-from callbacks.pages.images import previews_of, write_previews
+from callbacks.pages.images import Stored, previews_of, write_previews
 from callbacks.predict.files import (
     BY_ROWS,
     EIGHT_BIT,
@@ -745,8 +745,8 @@ class Writer(Callback):
         """Write what the page shows of a large output, which it would have to read whole."""
         (scene,) = scenes_of(self._root, self._name(key), {"input": self._sources[key]})
         with noted:
-            levels = np.memmap(noted, np.uint8, "r").reshape(*size, -1)
-            write_previews(self._root / PAGE, scene, levels)
+            channels = noted.seek(0, os.SEEK_END) // (size[0] * size[1])
+            write_previews(self._root / PAGE, scene, Stored(noted, (*size, channels)))
 
     def _fail(self, key: str, reason: str) -> None:
         self.failed += 1

@@ -23,6 +23,7 @@ from callbacks.pages.images import (
     SIDE,
     THUMBNAIL,
     Size,
+    Stored,
     Window,
     cut,
     displayed,
@@ -142,9 +143,12 @@ class Photograph:
 
 def write_reductions(folder: Path) -> None:
     """Write the two reductions of an image, whose pixels are in its folder."""
-    levels = np.load(folder / "pixels.npy", mmap_mode="r")
+    path = folder / "pixels.npy"
+    levels = np.load(path, mmap_mode="r")
     size = (levels.shape[0], levels.shape[1])
-    whole = cut(levels, size, (0, 0, *size), reduced(size, SIDE))
+    with path.open("rb") as file:
+        stored = Stored(file, levels.shape, levels.offset)
+        whole = cut(stored, size, (0, 0, *size), reduced(size, SIDE))
     whole.save(folder / "whole.jpg", **JPEG)
     whole.thumbnail((THUMBNAIL, THUMBNAIL))
     whole.save(folder / "thumbnail.jpg", **JPEG)

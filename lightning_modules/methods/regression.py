@@ -37,8 +37,8 @@ from lightning_modules.sampling.tiling import Window
 
 log = logging.getLogger(__name__)
 LARGEST_WHOLE = 1_500_000  # LR pixels of an image that is not cut into tiles
-LARGEST_TILE = 700_000  # LR pixels; larger ones save less than one pixel in ten
-LARGEST_STRIP = 150_000_000  # bytes of the output of a row of tiles
+LARGEST_TILE = 500_000  # LR pixels; larger ones save less than one pixel in eight
+LARGEST_STRIP = 120_000_000  # bytes of the output of a row of tiles
 MEMORY_SHARE = 0.5  # of what is free, for one tile
 NetworkCallable = Callable[[float], nn.Module]
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -100,7 +100,7 @@ def test_memory_holds_no_output(tmp_path: Path) -> None:
     taken = peak_mib(lambda: predict(tmp_path, 128, page=False), torch.device("cpu"))
     if taken is None:
         pytest.skip("this system does not say what memory a process takes")
-    assert taken < 90
+    assert taken < 130
     with Image.open(tmp_path / "128/a.png") as image:
         assert image.size == (5164, 5200)
 
