@@ -100,10 +100,10 @@ class Queue:
         job.loads = False
         scale = settings.scale or model.scale
         height, width = photograph.size
-        pixels = height * width * scale**2
-        if pixels > LARGEST_OUTPUT:  # it would fill the memory, for all visitors
+        count = height * width * scale**2
+        if count > LARGEST_OUTPUT:  # it would fill the disk, for all visitors
             return (
-                f"its output would have {pixels / 1e6:.0f} million pixels, and may have "
+                f"its output would have {count / 1e6:.0f} million pixels, and may have "
                 f"{LARGEST_OUTPUT / 1e6:.0f}: lower Scale"
             )
         image = photograph.read()
