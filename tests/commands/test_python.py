@@ -206,7 +206,7 @@ def test_a_run_is_loaded_as_predict_does(trained: Path, command: Command) -> Non
     for file in ("shared/model.safetensors", best_or_newest(trained / "checkpoints")[0]):
         assert np.array_equal(enlarger.load(file, device="cpu").enlarge(RGB), whole)
     command("predict", "--model", "shared/model.safetensors", "--data.predict", source)
-    assert np.array_equal(np.asarray(Image.open("runs/model/predict/photo.png")), whole)
+    assert np.array_equal(np.asarray(Image.open("runs/shared/predict/photo.png")), whole)
     changed = enlarger.load(trained, device="cpu", color_fix="adain")
     assert not np.array_equal(changed.enlarge(RGB), predicted)
 

@@ -18,7 +18,7 @@ from callbacks.metrics.base import Metric
 from callbacks.metrics.fid import InceptionMetric
 from callbacks.metrics.iqa import IQA
 from callbacks.metrics.niqe import FEATURES, NIQE
-from callbacks.metrics.perceptual import LPIPS, NETS
+from callbacks.metrics.perceptual import LPIPS
 from callbacks.metrics.pixels import PSNR
 from callbacks.metrics.robustness import Robustness
 from callbacks.metrics.sets import SetMetric
@@ -124,9 +124,12 @@ def _stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for cls, load in ((InceptionMetric, few), (NIQE, pristine)):
         monkeypatch.setattr(cls, "load", load)
         monkeypatch.setattr(cls, "absent", lambda metric: "")
-    state = {f"features.{k}": v for k, v in models.squeezenet1_1().features.state_dict().items()}
-    torch.save(state, file := tmp_path / "squeezenet.pth")
-    monkeypatch.setattr(weights, "obtain", {NETS["squeeze"]: file}.get)
+    files = {}
+    for name, network in (("squeezenet", models.squeezenet1_1()), ("vgg16", models.vgg16())):
+        files[name] = tmp_path / f"{name}.pth"
+        state = network.features.state_dict()
+        torch.save({f"features.{key}": value for key, value in state.items()}, files[name])
+    monkeypatch.setattr(weights, "obtain", files.get)
 
 
 @pytest.mark.usefixtures("_stand_ins")
