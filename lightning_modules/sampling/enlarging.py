@@ -323,8 +323,7 @@ class InTiles(Method, LightningModule):
 
         Pieces are made after it.
         """
-        trainer = trainer_of(self)
-        precision = Precision() if trainer is None else trainer.precision_plugin
+        precision = getattr(trainer_of(self), "precision_plugin", None) or Precision()
         with precision.forward_context():
             yield precision
 
