@@ -155,6 +155,7 @@ class CallbackContract:
             quiet = {"return_predictions": False} if verb == "predict" else {"verbose": False}
             getattr(run, verb)(Regression(2, Convolution), datamodule=data(), **quiet)
             assert len(before.sr) == len(after.sr)
+            assert before.sr or verb == "predict"
             assert all(map(torch.equal, before.sr, after.sr)), f"changed in {verb}"
 
     def test_after_an_exception_the_weights_are_those_that_were_trained(self, make, tmp_path):
