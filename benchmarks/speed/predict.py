@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python -m benchmarks.speed.predict --weights realesr-general-x4v3-half.pth
 
 `photographs` enlarges one image of each size, in a process of its own for each row: by `predict`'s
-path (`Enlarger`, which chooses precision and tiles), by the network on the whole image in float32,
+path (which chooses precision and tiles, in strips), by the network on the whole image in float32,
 and by a loop as RealESRGANer works, whole (its default) and in tiles of 256 with 10 pixels around
 each. Rows go in turns. Seconds are CPU time where one thread computes; `once_s` is what is measured
 once a run. `peak_mib` is beside what the process had before. `folder` is Writer and data module on
@@ -36,6 +36,7 @@ import enlarger
 from benchmarks import report
 from benchmarks.memory import peak_mib
 from benchmarks.timing import in_turns, seconds
+from files.images.decode import from_pillow
 
 SIZES = {"260 x 260": (260, 260), "480 x 320": (320, 480), "2 MP": (1080, 1920)}
 LARGE = {"12 MP": (3000, 4000)}
@@ -92,6 +93,13 @@ def _in_tiles(network: Any, lr: Tensor, tile: int) -> Tensor:
     return total
 
 
+def in_strips(model: enlarger.Enlarger, image: np.ndarray[Any, Any]) -> None:
+    """Make the rows of an output, as Writer takes them, and forget them."""
+    _, strips = model.strips(from_pillow(Image.fromarray(image)), "png", scale=SCALE)
+    for _ in strips:
+        pass
+
+
 def enlarge_once(row: str, size: tuple[int, int], weights: str) -> dict[str, Any]:
     """Seconds and memory of one image, in this process."""
     from commands.process import keep_freed_memory
@@ -103,7 +111,7 @@ def enlarge_once(row: str, size: tuple[int, int], weights: str) -> dict[str, Any
     network: Any = model.module.network
     image = photograph(*size)
     calls = {
-        "ours": lambda: model.enlarge(image),
+        "ours": lambda: in_strips(model, image),
         "torch, whole": lambda: network(torch.from_numpy(image).movedim(2, 0)[None] / 255),
         "RealESRGANer, whole": lambda: like_realesrganer(network, image, 0),
         "RealESRGANer, 256": lambda: like_realesrganer(network, image, TILE),
@@ -111,7 +119,7 @@ def enlarge_once(row: str, size: tuple[int, int], weights: str) -> dict[str, Any
     taken: list[float] = []
     with torch.inference_mode():
         first = image[:16, :16]
-        once = seconds(lambda: model.enlarge(first)) if is_ours else 0.0
+        once = seconds(lambda: in_strips(model, first)) if is_ours else 0.0
         peak = peak_mib(lambda: taken.append(seconds(calls[row])), torch.device("cpu"))
     module = model.module
     return {
