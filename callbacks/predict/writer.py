@@ -550,15 +550,18 @@ class Writer(Callback):
             return
         began = time.perf_counter()
         pixels = None
-        with contextlib.suppress(NotFiniteError):
+        reason = ""
+        try:
             pixels = np.concatenate(list(strips))
+        except (NotFiniteError, MemoryError) as error:  # of this video alone
+            reason = str(error)
         line = common(time.perf_counter() - began)
         try:
             if self._video is None:
                 self._video = self._opened(meta)
             self._name_losses(self._video, frame, meta["path"])
             if pixels is None:
-                raise ValueError(f"frame {frame.number} has pixels that are not finite")
+                raise ValueError(f"frame {frame.number}: {reason}")
             self._video.writer.add(pixels, frame)
             self._video.seconds.append(line["seconds"])
             if frame.last:
