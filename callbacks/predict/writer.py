@@ -128,7 +128,7 @@ class _Strips:
         """End the thread by an error, without waiting: a second Ctrl-C would leave it for ever."""
         self._error = error
         with contextlib.suppress(Full):
-            self._waiting.put_nowait(np.empty(0))  # wake it
+            self._waiting.put_nowait(np.empty(0, np.uint8))  # wake it
 
     def rows(self, height: int) -> Iterator[Pixels]:
         """Yield the strips of ``height`` rows, in the thread.
