@@ -27,7 +27,11 @@ def free_memory(device: torch.device) -> int:
         free = 1024 * int(amounts["MemAvailable"].split()[0])
         limit = (CGROUP / "memory.max").read_text(encoding="ascii")  # of a container
         used = (CGROUP / "memory.current").read_text(encoding="ascii")
-        free = min(free, int(limit) - int(used))
+        stat = (CGROUP / "memory.stat").read_text(encoding="ascii")
+        amounts = dict(line.split() for line in stat.splitlines())
+        # What was read and written stays in memory until another use needs the room.
+        cached = int(amounts["inactive_file"])
+        free = min(free, int(limit) - int(used) + cached)
     except (OSError, KeyError, ValueError):
         pass  # another system, or no limit
     return free

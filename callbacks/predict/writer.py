@@ -113,15 +113,22 @@ class _Strips:
     """Strips of an image on their way to the thread that writes it; at most one waits."""
 
     def __init__(self) -> None:
-        self._waiting: Queue[Pixels | BaseException] = Queue(maxsize=1)
+        self._waiting: Queue[Pixels] = Queue(maxsize=1)
+        self._error: BaseException | None = None
         self.writing: Future[list[str]] = Future()
 
-    def put(self, strip: Pixels | BaseException) -> None:
-        """Pass a strip on, or the error for which there are no more; wait if another one waits."""
+    def put(self, strip: Pixels) -> None:
+        """Pass a strip on; wait if another one waits."""
         while not self.writing.done():  # else it has failed
             with contextlib.suppress(Full):
                 self._waiting.put(strip, timeout=1)
                 return
+
+    def fail(self, error: BaseException) -> None:
+        """End the thread by an error, without waiting: a second Ctrl-C would leave it for ever."""
+        self._error = error
+        with contextlib.suppress(Full):
+            self._waiting.put_nowait(np.empty(0, np.uint8))  # wake it
 
     def rows(self, height: int) -> Iterator[Pixels]:
         """Yield the strips of ``height`` rows, in the thread.
@@ -131,8 +138,8 @@ class _Strips:
         """
         while height:
             strip = self._waiting.get()
-            if isinstance(strip, BaseException):
-                raise strip
+            if self._error is not None:
+                raise self._error
             height -= len(strip)
             yield strip
 
@@ -543,15 +550,18 @@ class Writer(Callback):
             return
         began = time.perf_counter()
         pixels = None
-        with contextlib.suppress(NotFiniteError):
+        reason = ""
+        try:
             pixels = np.concatenate(list(strips))
+        except (NotFiniteError, MemoryError) as error:  # of this video alone
+            reason = str(error)
         line = common(time.perf_counter() - began)
         try:
             if self._video is None:
                 self._video = self._opened(meta)
             self._name_losses(self._video, frame, meta["path"])
             if pixels is None:
-                raise ValueError(f"frame {frame.number} has pixels that are not finite")
+                raise ValueError(f"frame {frame.number}: {reason}")
             self._video.writer.add(pixels, frame)
             self._video.seconds.append(line["seconds"])
             if frame.last:
@@ -668,9 +678,9 @@ class Writer(Callback):
                     break
                 began = time.perf_counter()
         except (NotFiniteError, MemoryError) as error:  # of this image alone
-            waiting.put(error)
+            waiting.fail(error)
         except BaseException as error:
-            waiting.put(error)
+            waiting.fail(error)
             raise
         self._settle()
 
