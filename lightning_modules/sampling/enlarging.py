@@ -323,7 +323,8 @@ class InTiles(Method, LightningModule):
 
         Pieces are made after it.
         """
-        precision = getattr(trainer_of(self), "precision_plugin", None) or Precision()
+        trainer = trainer_of(self)
+        precision = Precision() if trainer is None else trainer.precision_plugin
         with precision.forward_context():
             yield precision
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
+from lightning.pytorch.plugins import Precision
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -55,7 +56,12 @@ def invsr(scale: float = 4.0, **options: Any) -> Any:
     }
     method: Any = InvSR(scale, **{"patch": 16, **groups, **options})
     method.log = lambda *_, **__: None
-    method._trainer = SimpleNamespace(global_step=0, state=SimpleNamespace(fn="test"))
+    method._trainer = SimpleNamespace(
+        global_step=0,
+        state=SimpleNamespace(fn="test"),
+        is_global_zero=False,
+        precision_plugin=Precision(),
+    )
     return method
 
 
