@@ -143,7 +143,8 @@ def test_unequal_frames(root: Path, caplog: Any) -> None:
     assert "train/b" not in keys
     assert data.tally.unreadable >= 3
     with pytest.raises(ValueError, match=message):
-        list(evaluation(SRDataModule(1.0, test={"own": Clips(str(root), frames=4)}), "test"))
+        own = Clips(str(root), frames=4)
+        list(evaluation(SRDataModule(1.0, workers=0, test={"own": own}), "test"))
 
 
 # ---------------------------------------------------------------------------------------- training
