@@ -142,9 +142,9 @@ def test_unequal_frames(root: Path, caplog: Any) -> None:
     assert len(keys) == 9
     assert "train/b" not in keys
     assert data.tally.unreadable >= 3
+    data = SRDataModule(1.0, workers=0, test={"own": Clips(str(root), frames=4)})
     with pytest.raises(ValueError, match=message):
-        own = Clips(str(root), frames=4)
-        list(evaluation(SRDataModule(1.0, workers=0, test={"own": own}), "test"))
+        list(evaluation(data, "test"))
 
 
 # ---------------------------------------------------------------------------------------- training
