@@ -14,6 +14,7 @@ from files.tensors import check_numbers, read_tensors
 
 Backbone = Literal["alexnet", "vgg16", "squeezenet"]  # names in configs/weights.yaml
 POOLINGS = (4, 9, 16, 23)  # places in torchvision's VGG16
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 CHANNELS = (3, 64, 128, 256, 512, 512)  # of the image, and of each stage
 
 
@@ -71,8 +72,8 @@ class DISTSNetwork(nn.Module):
             factors = read_tensors(file)
         total = factors["alpha"].sum() + factors["beta"].sum()
         buffers = {
-            "mean": torch.tensor((0.485, 0.456, 0.406)).view(1, 3, 1, 1),
-            "deviation": torch.tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1),
+            "mean": torch.tensor(MEAN).view(1, 3, 1, 1),
+            "deviation": torch.tensor(DEVIATION).view(1, 3, 1, 1),
             "alpha": factors["alpha"].flatten() / total,
             "beta": factors["beta"].flatten() / total,
         }

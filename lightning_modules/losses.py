@@ -19,12 +19,11 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from degradations.base import ieee_float32
 from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveFloat
-from files.vgg import DISTSNetwork
+from files.vgg import DEVIATION, MEAN, DISTSNetwork
 from lightning_modules.networks.running import Frozen, without_fp16
 from lightning_modules.weights import fingerprint, load_strictly, read_weights
 
 CONVOLUTIONS = (2, 2, 4, 4, 4)  # of VGG19's stages
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 LAYERS = {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_4": 1.0, "conv4_4": 1.0, "conv5_4": 1.0}
 
 

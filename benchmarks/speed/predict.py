@@ -96,8 +96,7 @@ def _in_tiles(network: Any, lr: Tensor, tile: int) -> Tensor:
 def in_strips(model: enlarger.Enlarger, image: np.ndarray[Any, Any]) -> None:
     """Make the rows of an output, as Writer takes them, and forget them."""
     _, strips = model.strips(from_pillow(Image.fromarray(image)), "png", scale=SCALE)
-    for _ in strips:
-        pass
+    assert sum(len(strip) for strip in strips) == SCALE * len(image)
 
 
 def enlarge_once(row: str, size: tuple[int, int], weights: str) -> dict[str, Any]:
@@ -255,7 +254,7 @@ def main() -> None:
         else:
             size = sizes[arguments.sizes[0]]
             result = enlarge_once(arguments.row, size, arguments.weights)
-        print(json.dumps(result))
+        sys.stdout.write(json.dumps(result) + "\n")
         return
     path = report.RESULTS / "predict.json"
     document = json.loads(path.read_text(encoding="utf-8"))

@@ -370,7 +370,7 @@ def cut(levels: Levels | Stored, size: Size, window: Window, display_size: Size)
     """Return a window of an image as it is shown, on a checkerboard where it is transparent.
 
     Args:
-        levels: The image, of which only bands of rows are copied.
+        levels: The image; it is copied a band of rows at a time.
         size: Size to which the image is enlarged by bicubic, or its own.
         window: Part of that size.
         display_size: Size of the result.

@@ -44,7 +44,7 @@ LUMA = (0.299, 0.587, 0.114)  # BT.601 in full range, as in Pillow's convert("L"
 INVISIBLE = 1 / 510  # half a level of alpha
 BY_ROWS: tuple[Format, ...] = ("png", "jpg", "tiff")  # formats that are written row by row
 WHOLE = 12  # bytes of memory that another one needs for each pixel
-# Bytes of a file for each pixel, of which photographs need more.
+# Bytes that a file takes for each pixel at the least; photographs take more.
 SMALLEST: dict[Format, float] = {"png": 0.2, "tiff": 0.3, "jpg": 0.02, "webp": 0.01}
 Size = tuple[int, int]
 FRAME = re.compile(r"([0-9]{4,})\.(?:png|jpg|webp|tiff)")  # names of frames
@@ -153,7 +153,7 @@ def encode(
     """Write an image into an open file, empty and readable; otherwise as ``write_image``."""
     bands = bands_of(strips)
     band = next(bands)
-    extras, lost = fitted_extras(extras, size, band, format)
+    extras, lost = _fitted_extras(extras, size, band, format)
     bands = chain([band], bands)
     if band.itemsize == 2 and band.shape[2] == 2:
         # Pillow cannot read 16-bit grey with alpha.
@@ -182,7 +182,7 @@ def _options(extras: Extras) -> dict[str, bytes]:
     return {name: content for name, content in options.items() if content}
 
 
-def fitted_extras(
+def _fitted_extras(
     extras: Extras, size: Size, band: Pixels, format: Format
 ) -> tuple[Extras, list[str]]:
     """Return the extras that a file can hold, fitted to its pixels, and names of the others.

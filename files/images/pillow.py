@@ -7,7 +7,6 @@ import functools
 import io
 import itertools
 import os
-import struct
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from files.images.colours import code_points_of, describe
-from files.images.png import HEADER, scaled_transparency
+from files.images.png import HEADER, chunk_of, scaled_transparency
 from files.paths import FORMATS, open_regular
 
 # Bytes of a text, or of a colour profile, that a PNG may hold: some programs store workflows and
@@ -136,12 +135,7 @@ def png_of_16_bits(pixels: NDArray[np.uint16]) -> bytes:
 
 def with_chunks(png: bytes, *chunks: bytes) -> bytes:
     """Return a PNG with chunks after its header, each given as its name and content."""
-    parts = [png[:HEADER]]
-    for chunk in chunks:
-        length = struct.pack(">I", len(chunk) - 4)
-        checksum = struct.pack(">I", zlib.crc32(chunk))
-        parts += [length, chunk, checksum]
-    return b"".join([*parts, png[HEADER:]])
+    return b"".join([png[:HEADER], *map(chunk_of, chunks), png[HEADER:]])
 
 
 def profile_chunk(icc: bytes) -> bytes:

@@ -34,6 +34,12 @@ _head = struct.Struct(">I4s").unpack_from
 _checksum = struct.Struct(">I").unpack_from
 
 
+def chunk_of(content: bytes) -> bytes:
+    """Return a chunk, given as its name and content, with its length and checksum."""
+    checksum = zlib.crc32(content)
+    return struct.pack(">I", len(content) - 4) + content + struct.pack(">I", checksum)
+
+
 def check_chunks(png: Bytes) -> None:
     """Compare the checksum of every chunk that the pixels depend on.
 

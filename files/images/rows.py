@@ -1,4 +1,4 @@
-"""Write images row by row: PNG, TIFF and JPEG, of which no more than some rows are in memory.
+"""Write PNG, TIFF and JPEG row by row, with only some rows in memory.
 
 Each function takes an open file, (H, W) and bands of ``ROWS`` rows, (rows, W, C).
 """
@@ -16,9 +16,9 @@ import numpy as np
 from files.images import jpeg
 from files.images.deep import Pixels
 from files.images.pillow import saved
-from files.images.png import SIGNATURE, chunks_of
+from files.images.png import SIGNATURE, chunk_of, chunks_of
 
-ROWS = 64  # of a band: eight rows of a JPEG's blocks, after which its marks start anew
+ROWS = 64  # in a band: eight rows of JPEG blocks, after which the restart markers repeat
 COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # of PNG, by channels
 SUB = 1  # PNG's filter that subtracts the pixel on the left
 LAST_MARK = b"\xff\xd7"  # of the eight that follow rows of a JPEG's blocks in turns
@@ -64,21 +64,16 @@ def write_png(file: BinaryIO, size: Size, bands: Iterable[Pixels], chunks: Itera
         if packer is None:
             header = (width, height, 8 * band.itemsize, COLOUR_TYPES[band.shape[2]], 0, 0, 0)
             file.write(SIGNATURE)
-            _write_chunk(file, b"IHDR" + struct.pack(">IIBBBBB", *header))
+            file.write(chunk_of(b"IHDR" + struct.pack(">IIBBBBB", *header)))
             for chunk in chunks:
-                _write_chunk(file, chunk)
+                file.write(chunk_of(chunk))
             packer = _packer(band)
         filtered = _filtered_8(band, above) if band.itemsize == 1 else _filtered_16(band)
-        _write_chunk(file, b"IDAT" + packer.compress(filtered))
+        file.write(chunk_of(b"IDAT" + packer.compress(filtered)))
         above = band[-1:].copy()
     assert packer is not None
-    _write_chunk(file, b"IDAT" + packer.flush())
-    _write_chunk(file, b"IEND")
-
-
-def _write_chunk(file: BinaryIO, chunk: bytes) -> None:
-    checksum = zlib.crc32(chunk)
-    file.write(struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", checksum))
+    file.write(chunk_of(b"IDAT" + packer.flush()))
+    file.write(chunk_of(b"IEND"))
 
 
 def _packer(band: Pixels) -> Any:

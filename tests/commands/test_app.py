@@ -400,7 +400,7 @@ def test_a_visitors_model_names_nothing_of_the_machine(
 def test_stop_ends_the_waiting_for_a_model(
     page: Page, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever comes next does not wait for it, and it is not loaded twice."""
+    """The next visitor does not wait for it, and it is not loaded twice."""
     downloads = threading.Event()
     loads = []
 
