@@ -127,6 +127,13 @@ class _Batches:
         try:
             with watched(self._wait):
                 batch: dict[str, Any] = next(self._batches)
+        except StopIteration:
+            raise
+        except Exception:
+            # An error's frames refer to each other and to the iterator. When Python collects such
+            # a cycle, it closes the workers' queues before torch can tell them to end.
+            end_workers_of(self._batches)
+            raise
         finally:
             WAITS.current = ""
         self._warned = False
@@ -142,16 +149,12 @@ class _Batches:
             ValueError: If the worker has given no batch for ``WAITS.limit`` seconds.
         """
         WAITS.current = self._worker()
-        try:
-            WAITS.leave()
-            if seconds > WAITS.limit:
-                raise ValueError(
-                    f"{WAITS.current} has given no batch for {seconds:.0f} s: look at the disk or "
-                    "the server that it reads, or raise run.wait_minutes"
-                )
-        except Exception:
-            end_workers_of(self._batches)
-            raise
+        WAITS.leave()
+        if seconds > WAITS.limit:
+            raise ValueError(
+                f"{WAITS.current} has given no batch for {seconds:.0f} s: look at the disk or "
+                "the server that it reads, or raise run.wait_minutes"
+            )
         if seconds > SILENT_SECONDS and not self._warned:
             self._warned = True
             log.warning("%s has given no batch for %.0f s", WAITS.current, seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 from pathlib import Path
 
 import albumentations
@@ -25,7 +26,6 @@ from degradations.pipeline import Pipeline
 from tests.datamodules.image_files import save
 from tests.datamodules.memory import (
     Memory,
-    ending,
     evaluation,
     noisy,
     on_device,
@@ -74,7 +74,7 @@ class TestTheSampleDecides:
     def test_workers_draw_the_degradation(self, monkeypatch):
         data = data_of(random_images(12), workers=1)
         data.setup("fit")
-        batches = iter(ending(data.train_dataloader()))
+        batches = iter(data.train_dataloader())
         waiting = [next(batches) for _ in range(3)]  # the worker has begun
         with monkeypatch.context() as patch:
             patch.setattr(Pipeline, "draw", None)
@@ -274,6 +274,7 @@ class TestUnreadable:
         data = SRDataModule(2, val={"a": self.source()}, degradation=noisy(), workers=workers)
         with pytest.raises(ValueError, match=r"/photos/bad0\.jpg: truncated"):
             list(evaluation(data, "val"))
+        assert not multiprocessing.active_children()
 
 
 class TestPredict:
