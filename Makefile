@@ -1,4 +1,4 @@
-# make install   the environment in .venv; make install TORCH=cpu takes torch without CUDA (needs uv)
+# make install   the environment in .venv; where uv is there, without CUDA if there is no NVIDIA driver (TORCH=cpu or TORCH=cu128 says which)
 # make demo   train, test and use a small model on photographs that come with the environment (minutes on a CPU)
 # make test   everything that CI checks
 # make test-matrix   every experiment in every way that the pages promise: trained, resumed, on two processes, exported
@@ -16,6 +16,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS := app,dev,docs,heic,onnx,s3,spandrel,video
+UV_OPTIONS = --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[$(EXTRAS)]'
 BUDGET ?= 480
 DEMO := configs/experiment/quickstart.yaml
 export NO_ALBUMENTATIONS_UPDATE := 1
@@ -27,13 +28,15 @@ export PYTHONDONTWRITEBYTECODE :=
 
 install: .venv/.installed
 
-# uv where it is there (seconds), else pip; with pip in it, for the extras that pages and errors name. The constraints are
-# the versions that CI tested. Compiled once, because where PYTHONDONTWRITEBYTECODE is set, as in many containers, each
-# command would compile all of torch again: 20 seconds.
+# uv where it is there (seconds), else pip; with pip in it, for the extras that pages and errors name. uv looks for torch in
+# PyTorch's own index, without CUDA where there is no NVIDIA driver; what that index does not give comes from the usual one.
+# The constraints are the versions that CI tested. Compiled once, because where PYTHONDONTWRITEBYTECODE is set, as in many
+# containers, each command would compile all of torch again: 20 seconds.
 .venv/.installed: pyproject.toml constraints.txt
 	@if command -v uv >/dev/null; then \
 	  ([ -x $(BIN)/python ] || uv venv --seed --python '>=3.11' .venv) && \
-	  uv pip install --compile-bytecode $(if $(TORCH),--torch-backend $(TORCH)) --python $(BIN)/python -c constraints.txt -e '.[$(EXTRAS)]'; \
+	  uv pip install --torch-backend $(or $(TORCH),auto) $(UV_OPTIONS) || \
+	    { [ -z "$(TORCH)" ] && echo "trying again without the choice of torch" >&2 && uv pip install $(UV_OPTIONS); }; \
 	else \
 	  [ -z "$(TORCH)" ] || { echo "TORCH=$(TORCH) needs uv: pip install uv" >&2; exit 2; }; \
 	  $(PYTHON) -c 'import sys; sys.exit("Enlarger needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ...") if sys.version_info < (3, 11) else 0' && \
