@@ -6,17 +6,20 @@
 path (which chooses precision and tiles, in strips), by the network on the whole image in float32,
 and by a loop as RealESRGANer works, whole (its default) and in tiles of 256 with 10 pixels around
 each. Rows go in turns. Seconds are CPU time where one thread computes; `once_s` is what is measured
-once a run. `peak_mib` is beside what the process had before. `folder` is Writer and data module on
-50 small images: the share of the time, from the first to the last one, in which the network runs.
-`video` enlarges 40 frames of 320 x 180, from file to file: by Writer and data module, and by a loop
-of PyAV and torch alone, in float32 and bfloat16; CPU seconds of all processes, without loading.
-Prints JSON, and writes it to benchmarks/results/predict.json; parts that are not measured stay.
+once a run. `peak_mib` is beside what the process had before; a row that does not fit into
+`--memory` has neither. 12 and 24 megapixels are measured if `--sizes` names them. `folder` is
+Writer and data module on 50 small images: the share of the time, from the first to the last one, in
+which the network runs. `video` enlarges 40 frames of 320 x 180, from file to file: by Writer and
+data module, and by a loop of PyAV and torch alone, in float32 and bfloat16; CPU seconds of all
+processes, without loading. Prints JSON, and writes it to benchmarks/results/predict.json; parts
+that are not measured stay.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import resource
 import subprocess
 import sys
@@ -39,7 +42,7 @@ from benchmarks.timing import in_turns, seconds
 from files.images.decode import from_pillow
 
 SIZES = {"260 x 260": (260, 260), "480 x 320": (320, 480), "2 MP": (1080, 1920)}
-LARGE = {"12 MP": (3000, 4000)}
+LARGE = {"12 MP": (3000, 4000), "24 MP": (4000, 6000)}
 ROWS = ("ours", "torch, whole", "RealESRGANer, whole", "RealESRGANer, 256")
 PARTS = ("photographs", "folder", "video")
 VIDEO_ROWS = ("ours", "torch", "torch, bfloat16")
@@ -119,7 +122,12 @@ def enlarge_once(row: str, size: tuple[int, int], weights: str) -> dict[str, Any
     with torch.inference_mode():
         first = image[:16, :16]
         once = seconds(lambda: in_strips(model, first)) if is_ours else 0.0
-        peak = peak_mib(lambda: taken.append(seconds(calls[row])), torch.device("cpu"))
+        try:
+            peak = peak_mib(lambda: taken.append(seconds(calls[row])), torch.device("cpu"))
+        except (MemoryError, RuntimeError) as error:
+            if "can't allocate memory" not in str(error) and not isinstance(error, MemoryError):
+                raise
+            return {"seconds": None, "peak_mib": None}
     module = model.module
     return {
         "seconds": round(taken[0], 3),
@@ -244,10 +252,14 @@ def main() -> None:
     parser.add_argument("--parts", nargs="*", default=[*PARTS], choices=PARTS)
     parser.add_argument("--sizes", nargs="*", default=[*SIZES], choices=[*SIZES, *LARGE])
     parser.add_argument("--rows", nargs="*", default=[*ROWS], choices=ROWS)
+    parser.add_argument("--memory", type=int, help="most GiB of data in each process")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     sizes = SIZES | LARGE
     torch.set_num_threads(arguments.threads)
+    if arguments.memory:
+        limit = arguments.memory << 30
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     if arguments.row:
         if arguments.parts == ["video"]:
             result = enlarge_video(arguments.row, arguments.weights)
@@ -262,7 +274,10 @@ def main() -> None:
     if "photographs" in arguments.parts:
         for name in arguments.sizes:
             words = ["--sizes", name]
-            results["photographs"][name] = _measured(arguments.rows, words, arguments.turns)
+            rows = _measured(arguments.rows, words, arguments.turns)
+            if name in LARGE:
+                rows["measured"] = report.provenance(0)
+            results["photographs"][name] = rows
     if "folder" in arguments.parts:
         results["folder"] = measure_folder(50, 260, arguments.weights)
     if "video" in arguments.parts:
@@ -288,7 +303,7 @@ def _in_process(row: str, choice: list[str], turn: int) -> dict[str, Any]:
 
 
 def _middle(found: list[dict[str, Any]]) -> dict[str, Any]:
-    return sorted(found, key=lambda each: each["seconds"])[len(found) // 2]
+    return sorted(found, key=lambda each: each["seconds"] or math.inf)[len(found) // 2]
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from callbacks.predict.files import long_name_errors
 from files.images.deep import Pixels
+from files.locks import locked, unlock
 from files.owned import remove_empty, remove_file, remove_unfinished, whole_file
 from files.video import (
     MICROSECONDS,
@@ -67,7 +68,7 @@ class VideoWriter:
 
     Every ``PART_FRAMES`` frames become a part, a small MP4 without audio beside the video, and the
     parts are joined at the end. A later run goes on after the whole parts of a stopped one, and
-    makes the same bytes: no part depends on the one before.
+    makes the same bytes: no part depends on the one before. The folder of the parts is locked.
 
     Args:
         target: The file, which appears when it is complete.
@@ -80,7 +81,7 @@ class VideoWriter:
         left_out: The input's streams that cannot be copied.
 
     Raises:
-        ValueError: If the name is too long for the disk.
+        ValueError: If the name is too long for the disk, or another process writes the video.
     """
 
     def __init__(
@@ -91,17 +92,19 @@ class VideoWriter:
         fingerprint: str,
         before: Callable[[], None],
     ) -> None:
-        with long_name_errors(), suppress(FileNotFoundError):
-            _parts_folder(target).stat()  # raise for a name too long before anything is encoded
+        folder = _parts_folder(target)
+        with long_name_errors():
+            folder.mkdir(parents=True, exist_ok=True)
         self.target = target
         self.source = source
         self.settings = settings
         self._fingerprint = fingerprint
         self._before = before
+        self._copied, self.left_out = _copied_streams(source)
+        self._lock = _lock(folder)
         self._encoded = frames_in_parts(target, fingerprint)
         if not self._encoded:
-            remove_parts(target)
-        self._copied, self.left_out = _copied_streams(source)
+            _remove_all(folder)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="video")
         self._pending: deque[Future[None]] = deque()
         self._part: _Part | None = None
@@ -138,6 +141,7 @@ class VideoWriter:
             self._pending.popleft().result()
         self._pool.shutdown()
         self._join()
+        self._unlock()
         remove_parts(self.target)
 
     def stop(self) -> None:
@@ -146,8 +150,14 @@ class VideoWriter:
         self._pending.clear()
         if self._part is not None:
             self._part.drop()
-        with suppress(OSError):  # there are whole parts, or no folder yet
+        with suppress(OSError):  # there are whole parts
             remove_empty(_parts_folder(self.target))
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            unlock(self._lock)
+        self._lock = None
 
     def _encode(self, pixels: Pixels, frame: VideoFrame) -> None:
         if self._part is None:
@@ -252,16 +262,41 @@ def frames_in_parts(target: Path, fingerprint: str) -> int:
 
 
 def remove_parts(target: Path) -> None:
-    """Delete all parts of a video, and their folder if it holds nothing else."""
+    """Delete a video's parts, unless another process writes them; keep all else in the folder."""
     folder = _parts_folder(target)
     if not folder.is_dir():
         return
+    try:
+        descriptor = _lock(folder)
+    except ValueError:
+        return
+    _remove_all(folder)
+    with suppress(OSError):
+        remove_empty(folder)
+    if descriptor is not None:
+        unlock(descriptor)
+
+
+def _remove_all(folder: Path) -> None:
     remove_unfinished(folder)
     for path in list(folder.iterdir()):
         if PART.fullmatch(path.name):
             remove_file(path)
-    with suppress(OSError):
-        remove_empty(folder)
+
+
+def _lock(folder: Path) -> int | None:
+    """Lock a folder of parts, and return its descriptor; None on a disk without locks.
+
+    Raises:
+        ValueError: If another process holds it.
+    """
+    try:
+        descriptor = locked(folder)
+    except OSError:
+        return None
+    if descriptor is None:
+        raise ValueError(f"another process writes it (in {folder}): wait until that one ends")
+    return descriptor
 
 
 def _parts_folder(target: Path) -> Path:

@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BaseFinetuning
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.utils.hooks import RemovableHandle
 
 from callbacks.evaluation import all_callbacks
 from callbacks.report.scalar_record import ScalarRecord
@@ -147,6 +149,9 @@ class Agreement:
 class Stops(SavesLast):
     """Stop after a signal: between two steps of training, or two images of an evaluation.
 
+    ``predict`` stops within an image, before the next module of its network: a large image takes
+    minutes.
+
     A signal is exchanged at the end of a step and known to all processes one step later. The
     checkpoint is written when the batch after it begins, or after the accumulation. A validation is
     interrupted, its values are discarded, and the resumed run begins with it.
@@ -165,6 +170,7 @@ class Stops(SavesLast):
         self._agreement: Agreement | None = None
         self._agreed = 0
         self._trains = False  # whether a batch of this start was trained on
+        self._modules: RemovableHandle | None = None  # of the hook of all modules
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Create the process group; all processes come here together."""
@@ -173,9 +179,14 @@ class Stops(SavesLast):
         elif self._agreement is None:
             self._agreement = Agreement()
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave no wait any more."""
+    def teardown(self, *args: Any, **kwargs: Any) -> None:
+        """Leave no wait and no module any more."""
         WAITS.leave = stay
+        if self._modules is not None:
+            self._modules.remove()
+        self._modules = None
+
+    on_exception = teardown
 
     def _leave_wait(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave while this process waits for its next batch, but not within an accumulation.
@@ -241,8 +252,12 @@ class Stops(SavesLast):
 
     on_test_batch_start, on_test_epoch_end = on_validation_batch_start, on_validation_epoch_end
 
+    def on_predict_start(self, *args: Any, **kwargs: Any) -> None:
+        """Leave before the next module; earlier images are written."""
+        self._modules = register_module_forward_pre_hook(self.on_predict_batch_start)
+
     def on_predict_batch_start(self, *args: Any, **kwargs: Any) -> None:
-        """Leave before the next image; earlier ones are written."""
+        """Leave before the next image."""
         if self.ranks.signals.received:
             raise Stopped(self.ranks.signals.received, "before its end")
 

@@ -128,14 +128,10 @@ def test_a_validation_is_left_at_once_and_its_half_goes_nowhere(
     assert newest("tiny")["callbacks"]["Checkpoints"] == {"validation_due": True}
 
 
-@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
-def test_in_other_commands(
-    trained: Path, enlarger: Enlarger, verb: str, photo_folder: Path
-) -> None:
-    command = [verb, "--config", "tiny.yaml", "--trainer.callbacks+", f"{__name__}.First"]
-    predict = ["--data.init_args.predict", photo_folder] if verb == "predict" else []
+@pytest.mark.parametrize("verb", ["validate", "test"])
+def test_in_an_evaluation(trained: Path, enlarger: Enlarger, verb: str) -> None:
     with pytest.raises(SystemExit) as stopped:
-        enlarger(*command, *predict)
+        enlarger(verb, *FIT[1:3], "--trainer.callbacks+", f"{__name__}.First")
     assert stopped.value.code == 143
     assert not (trained / "results.json").exists()
 
@@ -146,7 +142,31 @@ class First(Callback):
     def on_validation_batch_end(self, *args: Any) -> None:
         os.kill(os.getpid(), TERM)
 
-    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
+    on_test_batch_end = on_validation_batch_end
+
+
+def test_predict_stops_within_an_image_and_goes_on(
+    trained: Path, enlarger: Enlarger, photo_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    predict = ("predict", *FIT[1:3], "--data.predict", photo_folder, "--writer.folder", "out")
+    with pytest.raises(SystemExit) as stopped:
+        enlarger(*predict, "--trainer.callbacks+", f"{__name__}.Within")
+    assert stopped.value.code == 143
+    written = [path.suffix for path in Path("out").iterdir()]
+    assert sorted(written) == [".jsonl", ".png"]
+    enlarger(*predict)
+    assert "9 written, 1 skipped" in caplog.text
+
+
+class Within(Callback):
+    """A signal while the network enlarges the second image."""
+
+    def on_predict_batch_start(
+        self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx == 1:
+            pl_module.network.register_forward_pre_hook(lambda *_: os.kill(os.getpid(), TERM))
+            pl_module.network.register_forward_hook(lambda *_: pytest.fail("it ended the image"))
 
 
 def test_a_second_ctrl_c_stops_at_once(

@@ -27,6 +27,7 @@ from datamodules.base import SRDataModule
 from datamodules.sources.folder import Outputs
 from datamodules.sources.videos import Videos
 from files.images.decode import UnreadableImage
+from files.locks import locked, unlock
 from files.video import BT601, read_frame, stated_frames
 from lightning_modules.controls.simple import Bicubic
 from tests.callbacks.predict.test_predictions import stored
@@ -371,6 +372,18 @@ def test_parts_of_another_input_or_option_are_not_continued(tmp_path: Path) -> N
     (out / "a_x2.parts/mine.txt").write_text("mine")
     assert predict(source, out).made == len(THREE_PARTS) - 1
     assert files(out / "a_x2.parts") == ["mine.txt"]
+
+
+def test_a_video_that_another_process_writes_is_left_to_it(tmp_path: Path) -> None:
+    source, out = stopped(tmp_path)
+    make_video(tmp_path / "b.mp4", EVEN)
+    other = locked(out / "a_x2.parts")
+    assert other is not None
+    predict(tmp_path, out)
+    unlock(other)
+    assert "another process writes it" in stored(out)[0]["error"]
+    assert files(out) == ["a_x2.parts", "b_x2.mp4"]
+    assert predict(source, out).made == len(THREE_PARTS) - 200
 
 
 def test_a_run_that_was_stopped_at_the_end_needs_the_last_frame_alone(
