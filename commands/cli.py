@@ -186,7 +186,7 @@ class EnlargerCLI(LightningCLI):
         if self.command == "export":
             self.precision = config.trainer.precision
             model_alone(config)
-        self.world = agree(config.trainer, command=self.command)
+        self.world = agree(config.trainer)
         if options.name is None:
             options.name = experiment_name(config)
         self.run = RunDirectory(run_folder(options.root, options.name))
@@ -199,7 +199,7 @@ class EnlargerCLI(LightningCLI):
         self.ranks = Ranks(60 * options.preflight_minutes, options.lost_after_seconds)
         self.ranks.signals.command = self.command
         WAITS.limit = 60 * options.wait_minutes
-        self._refusal: ConfigurationError | TemporaryError | None = None
+        self._refusal: Exception | None = None
         if self.command == "check" and self.world.is_first:
             self._check_needs()
         reads_weights = weights_are_read(self.run, config, self.fits)
@@ -253,7 +253,7 @@ class EnlargerCLI(LightningCLI):
         choose = self.run.begin_from if options.overwrite else self.run.resume_from
         try:
             self.resumed_from = choose(self.config.ckpt_path, settings)
-        except ConfigurationError as error:  # the other processes wait for it
+        except (OSError, ValueError) as error:  # the other processes wait for it
             self._refusal = self._refusal or error
 
     def _dump(self) -> dict[str, Any]:

@@ -165,9 +165,8 @@ class Merged:
         except UnicodeDecodeError as error:
             raise ValueError(f"{file} is not UTF-8 text: save it so") from error
         except yaml.YAMLError as error:
-            raise ValueError(str(error).replace(NO_FILE, f'"{file}"')) from error
-        except RecursionError as error:
-            raise ValueError(f"{file} is nested too deeply") from error
+            hint = " (a tab? YAML is indented by spaces)" if "any token" in str(error) else ""
+            raise ValueError(str(error).replace(NO_FILE, f'"{file}"') + hint) from error
         self._locate(node, path, str(file), set())
         return self._resolved(value, file.parent, path, (*above, file))
 

@@ -93,6 +93,8 @@ def is_plain(value: Any) -> bool:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "does not exist"
     message = str(error)
     foreign = re.search(r"GLOBAL (\S+)", message)
     if isinstance(error, pickle.UnpicklingError) and foreign:

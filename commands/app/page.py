@@ -326,15 +326,14 @@ class _Server:
         """Return the settings as typed.
 
         Raises:
-            ValueError: If a model is not offered, or a value is none that a field takes.
+            KeyError: If a model is not offered.
+            ValueError: If a value is none that a field takes.
         """
         source = content["source"]
         if source in visit.models:
             source, name = visit.models[source][:2]
-        elif source in self.models.names:
-            name = self.models.names[source]
         else:
-            raise ValueError(f"{source!r} is not offered here")
+            name = self.models.names[source]
         format = content["format"]
         if format not in ("png", "jpg"):
             raise ValueError(f"{format!r} is neither png nor jpg")

@@ -77,27 +77,11 @@ def refuse_typos(args: Sequence[str]) -> None:
         key = option.removeprefix("--")
         if not equals:
             value = following
-        _refuse_encoding(key, value)
         if key == "config":
             _refuse_file(value)
         key = key.rstrip("+")
         _refuse_key(key)
         _refuse_class(key, value)
-
-
-def _refuse_encoding(key: str, value: str) -> None:
-    if not value.isascii() and os.fsencode(value).decode(errors="ignore") != value:
-        raise ConfigurationError(
-            f"{key} is {os.fsencode(value)!r}, which is not UTF-8, as YAML requires: rename it, or "
-            "name the folder above it or a pattern"
-        )
-    if value.endswith(CONFIGURATIONS) and os.path.isfile(value):
-        try:
-            read_text(value)
-        except UnicodeDecodeError as error:  # some editors write other encodings
-            raise ConfigurationError(f"{value} is not UTF-8 text: save it so") from error
-        except OSError:  # the parser has a sentence
-            return
 
 
 def refuse_missing_run(words: Sequence[str]) -> None:

@@ -85,7 +85,7 @@ class Mistakes:
             if self.nulls and not _has_null(value):
                 continue
             if _is_group(key, keys):
-                yield f"{above}{key}: expected keys below it, but it is {_as_typed(value)}"
+                yield f"{above}{key} is {_as_typed(value)}: it takes keys below it"
                 continue
             complaint = _complaint(parser, key, value)
             if complaint and f"{above}{key}" == "data.degradation":
