@@ -15,7 +15,7 @@ from pathlib import Path
 from commands.errors import EXPERIMENTS, ConfigurationError, did_you_mean, unknown_key
 from commands.names import ABOUT
 from commands.options import ROOMS, SOURCES, options, public_names
-from files.paths import CONFIGURATIONS, read_text
+from files.paths import CONFIGURATIONS
 
 # First parts of the commands' options.
 TOP = (
@@ -143,7 +143,7 @@ def _refuse_file(value: str) -> None:
         raise ConfigurationError(f"config is {value}, and there is no such file{meant}")
     if not value.endswith(CONFIGURATIONS) or not path.is_file():
         return
-    part = _PART.match(read_text(value))
+    part = _PART.match(path.read_text(encoding="utf-8", errors="replace"))
     if part and part[1] in _TAKES:
         raise ConfigurationError(
             f"{value} is the value of a key, so give it by that key, such as --{_TAKES[part[1]]} "

@@ -82,10 +82,10 @@ class Mistakes:
             if key not in keys:
                 yield unknown_key(f"{above}{key}", [f"{above}{each}" for each in keys])
         for key, value in flat.items():
-            if self.nulls and not _has_null(value):
-                continue
             if _is_group(key, keys):
                 yield f"{above}{key} is {_as_typed(value)}: it takes keys below it"
+                continue
+            if self.nulls and not _has_null(value):
                 continue
             complaint = _complaint(parser, key, value)
             if complaint and f"{above}{key}" == "data.degradation":

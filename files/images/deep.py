@@ -15,6 +15,7 @@ from files.images.png import DEPTH, check_size, without_texts
 from files.images.tiff import unsupported_tiff
 
 TOP = 65535
+LZW = 5  # tag Compression of a TIFF
 
 Bytes = bytes | bytearray | memoryview
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
@@ -83,15 +84,11 @@ def _tiff_16(
         is_planar = page.planarconfig == 2
         is_inverted = page.photometric == 0
         extra = int(page.extrasamples[0]) if page.extrasamples else ALPHA
-        try:
+        # tifffile reads LZW only with a further package; OpenCV reads it, but not planes.
+        is_for_opencv = page.compression == LZW and not is_planar and image.tell() == 0
+        pixels = _opencv_16(data) if is_for_opencv else None
+        if pixels is None:
             pixels = page.asarray()
-        except ValueError as error:
-            # tifffile reads LZW only with a further package; OpenCV reads it, but not planes.
-            if is_planar or image.tell() > 0 or "imagecodecs" not in str(error):
-                raise
-            pixels = _opencv_16(data)
-            if pixels is None:
-                raise
     if is_planar and pixels.ndim == 3:
         pixels = np.moveaxis(pixels, 0, -1)
     pixels = pixels.astype(np.uint16)  # big-endian files, too
