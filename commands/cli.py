@@ -39,7 +39,7 @@ from callbacks.results.results import Results
 from callbacks.tensorboard import TensorBoard
 from callbacks.training.progress import Progress
 from commands.arguments.command_line import help_words, read
-from commands.arguments.parser import LINKS, Parser, check_own_options, parse, printed
+from commands.arguments.parser import LINKS, Parser, parse, printed
 from commands.check import Check, Checked
 from commands.distributed.callbacks import Start, Stops
 from commands.distributed.heartbeat import Ranks
@@ -78,10 +78,10 @@ from commands.world import agree
 from datamodules.base import SRDataModule
 from datamodules.sources.folder import Outputs
 from degradations.base import Degradation
+from files.configuration.yaml_loader import plain_yaml
 from files.numbers import NonNegativeInt
 from files.paths import expand_path
 from files.waits import WAITS
-from files.yaml_loader import plain_yaml
 from lightning_modules.base import ImageModel, SuperResolver
 from lightning_modules.sampling.tiling import Tiling
 
@@ -345,8 +345,6 @@ class EnlargerCLI(LightningCLI):
         """Meet the other processes, and load the right weights into the model."""
         with self._together():
             self._meet()
-        if self.fits:
-            check_own_options(self.model, self.trainer)
         self.model.set_noise_seed(self.config.seed_everything)
         if isinstance(self.model, SuperResolver):
             self.model.set_tiling(self.config_init.tiling)

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 from callbacks.predict.files import long_name_errors
 from files.images.deep import Pixels
 from files.owned import remove_empty, remove_file, remove_unfinished, whole_file
-from files.video import (
+from files.videos.video import (
     MICROSECONDS,
     Clock,
     Extras,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from commands.errors import ConfigurationError
-from files.merge import Merged
+from files.configuration.merge import Merged
 
 PRINT = "--print_config"
 

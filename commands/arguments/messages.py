@@ -18,10 +18,10 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from commands.errors import did_you_mean, unknown_key
 from commands.options import ROOMS, public_names
-from files.merge import SPEC, dataclass_at, hints_of, imported
+from files.configuration.merge import SPEC, dataclass_at, hints_of, imported
+from files.configuration.yaml_loader import NO_CONFIGURATION
 from files.own_modules import import_own
 from files.paths import CONFIGURATIONS
-from files.yaml_loader import NO_CONFIGURATION
 
 # torch's schedules of schedules, which are made before there is an optimiser.
 OF_SCHEDULES = {

@@ -29,13 +29,13 @@ from degradations.base import as_floats
 from degradations.draws import seed_of
 from degradations.images import as_tensor
 from files.batch import Batch
+from files.configuration.merge import Merged
+from files.configuration.yaml_loader import StrictLoader, plain_yaml
 from files.images.alpha import without_hidden_colours
 from files.images.decode import DecodedImage
 from files.images.deep import Pixels
-from files.merge import Merged
 from files.own_modules import import_own
 from files.paths import CONFIGURATIONS, read_text
-from files.yaml_loader import StrictLoader, plain_yaml
 from lightning_modules.base import ImageModel, SuperResolver
 from lightning_modules.sampling.tiling import Tiling
 

@@ -20,9 +20,14 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
+from files.configuration.yaml_loader import (
+    NO_CONFIGURATION,
+    NO_FILE,
+    StrictLoader,
+    is_configuration,
+)
 from files.own_modules import import_own
 from files.paths import CONFIGURATIONS, read_text
-from files.yaml_loader import NO_CONFIGURATION, NO_FILE, StrictLoader, is_configuration
 
 SPEC = ("class_path", "init_args", "dict_kwargs")
 KeyPath = tuple[str, ...]  # of a key, without ``init_args``

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from files.containers import TruncatedVideoError, check_end
 from files.paths import open_regular
+from files.videos.containers import TruncatedVideoError, check_end
 
 # Playlists, whose demuxers open other files and addresses, are not among them.
 DEMUXERS = "mov,mp4,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf,flv,ogg,yuv4mpegpipe"
