@@ -12,7 +12,7 @@ from jsonargparse import ArgumentError, Namespace, set_dumper, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
 from commands.arguments.command_line import CommandLine
-from commands.arguments.messages import Mistakes, no_keys
+from commands.arguments.messages import Mistakes
 from commands.arguments.saved_config import as_yaml, without_odd_defaults
 from commands.errors import ConfigurationError
 from files.configuration.merge import Merged
@@ -90,7 +90,6 @@ def parse(parser: LightningArgumentParser, line: CommandLine) -> Namespace:
         sentence = Mistakes(Parser, str(error)).of_command(parser, values)
     else:
         sentence = Mistakes(Parser, nulls=True).of_command(parser, values)
-        sentence = sentence or next(no_keys(values), "")
     if sentence:
         raise ConfigurationError(f"{_place_of(sentence, line.merged)}{sentence}") from cause
     config.config = line.files

@@ -438,11 +438,10 @@ class RunDirectory:
         return flat(content)
 
     def _saved(self) -> Any:
-        # The file may hold anything after a full disk or another program: no YAML, no text, or
-        # YAML without keys, compared with which all keys would seem new.
+        # After a full disk it may be no YAML.
         try:
             return plain_yaml(self.config_file.read_text(encoding="utf-8"))
-        except (IsADirectoryError, ValueError, RecursionError, yaml.YAMLError):
+        except (ValueError, yaml.YAMLError):
             return ""
 
 

@@ -127,7 +127,6 @@ YAML = [
     ("# nothing", "a configuration file must hold keys"),
     ("data:\n  init_args:\n  batch_size: 2\n", "data takes class_path and init_args"),
     ("trainer:\n#  max_steps: 3\nseed_everything: 3", "trainer is null: it takes keys below it"),
-    ("data: {init_args: {crops: 3}}", "data.crops is 3: it takes keys below it"),
     ("run: [1]", "run is [1]: it takes keys below it"),
 ]
 
