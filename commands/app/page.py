@@ -273,8 +273,6 @@ class _Server:
         name = request.query_params["name"]
         if len(visit.models) >= MOST_MODELS:
             raise ValueError(f"{name}: {MOST_MODELS} models of yours are here, which is the limit")
-        if not name.endswith(WEIGHTS):
-            raise ValueError(f"{name} is no model: it would end in {', '.join(WEIGHTS)}")
         file = visit.new_file(name)
         async with self._received(request, file, LARGEST_MODEL), self.reading:
             await run_in_threadpool(visit.add_model, file)

@@ -9,7 +9,7 @@ import difflib
 import os
 import re
 from collections.abc import Sequence
-from itertools import pairwise, takewhile
+from itertools import pairwise
 from pathlib import Path
 
 from commands.errors import EXPERIMENTS, ConfigurationError, did_you_mean, unknown_key
@@ -36,13 +36,6 @@ TOP = (
     "encode",
     "export",
 )
-# Commands whose first words are paths.
-ON_RUNS = {
-    "report": "a run, such as runs/NAME",
-    "compare": "two runs, or folders of images",
-    "measure": "a folder of images",
-    "export": "a run, such as runs/NAME",
-}
 # A file that is the value of one key: a class, or a list of callbacks.
 _PART = re.compile(r"(?:[ \t]*(?:#.*)?\n)*(?:- )?(?:\{?class_path: *)?(\w+)\.\w+")
 _TAKES = {
@@ -69,7 +62,6 @@ def refuse_typos(args: Sequence[str]) -> None:
     if args[0] not in ABOUT:
         near = did_you_mean(args[0], ABOUT) or f"; the commands are {', '.join(ABOUT)}"
         raise ConfigurationError(f"unknown command {args[0]!r}{near}")
-    refuse_missing_run(args)
     for word, following in pairwise([*args, ""]):
         option, equals, value = word.partition("=")
         if not option.startswith("--"):
@@ -82,34 +74,6 @@ def refuse_typos(args: Sequence[str]) -> None:
         key = key.rstrip("+")
         _refuse_key(key)
         _refuse_class(key, value)
-
-
-def refuse_missing_run(words: Sequence[str]) -> None:
-    """Raise if a command about runs, such as ``report``, names none or one that does not exist.
-
-    Args:
-        words: As typed after ``main.py``.
-
-    Raises:
-        ConfigurationError: If so.
-    """
-    if words[0] not in ON_RUNS:
-        return
-    if len(words) == 1:
-        raise ConfigurationError(f"{words[0]} needs {ON_RUNS[words[0]]}")
-    for name in takewhile(lambda word: not word.startswith("-"), words[1:]):
-        if not os.path.exists(name):
-            _refuse_missing(words[0], name.partition("@")[0])  # runs/a@step-1000
-
-
-def _refuse_missing(key: str, path: str) -> None:
-    if not path or path == "null" or _SPECIAL & {*path} or os.path.lexists(path):
-        return
-    folder, name = os.path.split(os.path.normpath(path))
-    beside = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
-    near = difflib.get_close_matches(name, beside, n=1)
-    meant = f"; did you mean {os.path.join(folder, near[0])!r}?" if near else ""
-    raise ConfigurationError(f"{key} is {path!r}, which does not exist{meant}")
 
 
 def _refuse_key(key: str) -> None:

@@ -6,7 +6,6 @@ The graph takes ``lr`` (batch, 3, height, width) in [0, 1], with all three axes 
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import warnings
@@ -224,12 +223,10 @@ def check_one_pass(model: ImageModel) -> None:
         model: The model.
 
     Raises:
-        ConfigurationError: If it is not a one-pass method, its scale is not a whole number, colours
-            are fixed outside of the network, or a package is missing.
+        ConfigurationError: If it is not a one-pass method, its scale is not a whole number, or
+            colours are fixed outside of the network.
     """
     reason = ""
-    packages = ("onnx", "onnxscript", "onnxruntime")
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if not isinstance(model, SuperResolver) or not model.one_pass:
         reason = f"{type(model).__name__} is not one pass of a network"
     elif model.scale % 1:
@@ -238,11 +235,6 @@ def check_one_pass(model: ImageModel) -> None:
         reason = f"model.init_args.color_fix is {model.color_fix}: give none"
     if reason:
         raise ConfigurationError(f"--export.onnx cannot write the model: {reason}")
-    if missing:
-        raise ConfigurationError(
-            f"--export.onnx requires {', '.join(missing)}: install the extra: "
-            "pip install -c constraints.txt -e '.[onnx]'"
-        )
 
 
 def write_onnx(model: ImageModel, path: Path, about: About) -> str:

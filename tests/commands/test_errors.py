@@ -228,7 +228,6 @@ TYPOS = {
     "fit --config CASE --trainer.max_stepz 3": "did you mean 'trainer.max_steps'?",
     "fit --config configs/model/imdn.yaml": "such as --model configs/model/imdn.yaml",
     "fit --model lightning_modules.EDRS": "did you mean 'lightning_modules.EDSR'?",
-    "compare docs@bicubic dosc": "compare is 'dosc', which does not exist; did you mean",
 }
 
 
