@@ -290,19 +290,26 @@ class SetMetric(Metric):
         Raises:
             ValueError: If the images are too few for any number.
         """
-        self._refuse_few(repr(dataset.name), len(images))
-        sets = list(torch.from_numpy(np.stack(list(images.values()), 1)).to(torch.float64))
-        if self._reference is not None:
-            sets.append(torch.from_numpy(self._reference.features).to(torch.float64))
-        bad = [key for key, features in images.items() if not np.isfinite(features).all()]
+        count = len(images)
+        self._refuse_few(repr(dataset.name), count)
+        features = torch.from_numpy(np.stack(list(images.values()), 1)).to(torch.float64)
+        sr = features[0]
+        if self._reference is None:
+            hr = features[1]
+        else:
+            hr = torch.from_numpy(self._reference.features).to(torch.float64)
+        bad = [key for key, values in images.items() if not np.isfinite(values).all()]
         if not bad:
-            numbers = self.distances(*sets)
-            return [self.record(dataset, v, len(images), name) for name, v in numbers.items()]
+            numbers = self.distances(sr, hr)
+            return [self.record(dataset, value, count, name) for name, value in numbers.items()]
         message = "%s of %s is not finite, because %d of %d images are not: %s"
-        log.warning(message, self.name, dataset.name, len(bad), len(images), first_of(bad))
-        names = self.distances(*(features.nan_to_num(0, 0, 0) for features in sets))
-        records = [self.record(dataset, math.nan, len(images), name) for name in names]
-        return [{**record, "not_finite": len(bad)} for record in records]
+        log.warning(message, self.name, dataset.name, len(bad), count, first_of(bad))
+        records = []
+        for name in self.distances(sr.nan_to_num(0, 0, 0), hr.nan_to_num(0, 0, 0)):
+            record = self.record(dataset, math.nan, count, name)
+            record["not_finite"] = len(bad)
+            records.append(record)
+        return records
 
     def record(self, dataset: Any, value: float, n: int, name: str | None = None) -> Record:
         """Return one number with its protocol, and a remark if the images are few."""

@@ -284,11 +284,14 @@ def digests_of(images: Tensor) -> Tensor:
     Returns:
         (B,) int64 in [0, 2**32).
     """
-    levels = images.float().mul(255).round_().to(torch.uint8).flatten(1)
-    words = functional.pad(levels, (0, -levels.shape[1] % 8)).view(torch.int64)  # 8 levels each
+    levels = (images.float() * 255).round().to(torch.uint8).flatten(1)
+    missing = -levels.shape[1] % 8
+    words = functional.pad(levels, (0, missing)).view(torch.int64)  # 8 levels each
     # From W on, so that images of other sides differ, too, where all levels are equal.
-    places = torch.arange(words.shape[1], device=words.device) + images.shape[-1]
-    return mixed(words + places * signed(GAMMA)).sum(1) & 0xFFFFFFFF
+    width = images.shape[-1]
+    places = width + torch.arange(words.shape[1], device=words.device)
+    hashes = mixed(words + places * signed(GAMMA))
+    return hashes.sum(1) & 0xFFFFFFFF
 
 
 def detail_of(images: Tensor) -> Tensor:
@@ -302,8 +305,9 @@ def detail_of(images: Tensor) -> Tensor:
     Returns:
         (B,) float32 in levels of 8 bits.
     """
-    steps = images.float().diff(dim=-1).abs().flatten(1)
-    return steps.mean(1).nan_to_num() * 255  # NaN of images that are one pixel wide
+    steps = images.float().diff(dim=-1).abs()
+    mean_step = steps.flatten(1).mean(1)
+    return mean_step.nan_to_num() * 255  # NaN of images that are one pixel wide
 
 
 def are_unlike(*digests: str | None) -> bool:

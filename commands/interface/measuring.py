@@ -201,10 +201,14 @@ class _Images(Dataset[Batch]):
 
     def _reference(self, reference: Any, sr: Tensor) -> Tensor:
         hr = _rgb(reference)
-        (H, W), (h, w) = hr.shape[-2:], sr.shape[-2:]
-        is_cut = (h, w) != (H, W) and (h, w) == cut_size((H, W), self.scale)
-        self.cut = self.cut or is_cut
-        return hr[..., :h, :w] if is_cut else hr
+        if hr.shape == sr.shape:
+            return hr
+        hr_height, hr_width = hr.shape[-2:]
+        height, width = sr.shape[-2:]
+        if (height, width) != cut_size((hr_height, hr_width), self.scale):
+            return hr  # which the metric refuses
+        self.cut = True
+        return hr[..., :height, :width]
 
 
 class _Outputs(NothingToTrain, SuperResolver):

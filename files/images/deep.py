@@ -132,19 +132,28 @@ def _opencv_16(data: Bytes) -> NDArray[np.uint16] | None:
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16:
         return None
-    if pixels.ndim == 3:
-        pixels[..., :3] = pixels[..., 2::-1].copy()  # BGR(A) to RGB(A)
+    if pixels.ndim == 3 and pixels.shape[2] == 3:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    elif pixels.ndim == 3:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA)
     return cast(NDArray[np.uint16], pixels)
 
 
 def _split(pixels: NDArray[np.uint16]) -> tuple[NDArray[np.uint16], NDArray[np.uint16] | None]:
-    if pixels.ndim == 2 or pixels.shape[2] == 1:
-        return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2), None
-    alpha = np.ascontiguousarray(pixels[..., 3]) if pixels.shape[2] == 4 else None
-    return np.ascontiguousarray(pixels[..., :3]), alpha
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    channels = pixels.shape[2]
+    if channels == 1:
+        return np.repeat(pixels, 3, axis=2), None
+    rgb = np.ascontiguousarray(pixels[..., :3])
+    alpha = np.ascontiguousarray(pixels[..., 3]) if channels == 4 else None
+    return rgb, alpha
 
 
 def _divided(rgb: NDArray[np.uint16], alpha: NDArray[np.uint16]) -> NDArray[np.uint16]:
     """Divide premultiplied colours by alpha; 0 where alpha is 0."""
     share = np.maximum(alpha, 1).astype(np.float64)[..., None] / TOP
-    return np.minimum(np.rint(rgb / share), TOP).astype(np.uint16) * (alpha > 0)[..., None]
+    colours = np.rint(rgb / share)
+    colours = np.minimum(colours, TOP).astype(np.uint16)
+    is_visible = alpha[..., None] > 0
+    return colours * is_visible

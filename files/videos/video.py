@@ -176,9 +176,15 @@ def film_of(container: Any) -> Any:
     """Return the stream of PyAV's container that is the film, and no cover; None without one."""
     from av.stream import Disposition
 
-    films = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    films = []
+    for stream in container.streams.video:
+        if not stream.disposition & Disposition.attached_pic:
+            films.append(stream)
     best = container.streams.best("video")  # MKV may hold a cover as an ordinary stream
-    return next((film for film in films if film.index == best.index), next(iter(films), None))
+    for film in films:
+        if film.index == best.index:
+            return film
+    return films[0] if films else None
 
 
 def stated_frames(path: str) -> int:
