@@ -497,7 +497,7 @@ class Together:
         if self.rank == 0:
             try:
                 result = work()
-            except (ConfigurationError, OSError, ValueError) as error:  # all wait for it
+            except (OSError, ValueError) as error:  # all wait for it
                 failure = str(error) or repr(error)
         result, failure = self.gather((result, failure))[0]
         if failure:
