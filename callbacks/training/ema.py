@@ -69,7 +69,7 @@ class EMA(Averages, Callback):
         """Start with the current weights, or continue a checkpoint's averages.
 
         Raises:
-            ValueError: If the strategy splits parameters.
+            ValueError: If the strategy splits parameters, or the checkpoint's averages do not fit.
         """
         if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy | DeepSpeedStrategy):
             raise ValueError(
@@ -202,6 +202,17 @@ class EMA(Averages, Callback):
     def _restore(self, state: dict[str, Any]) -> None:
         weights = state["weights"]
         averages = self._by_name()
+        wrong = sorted(weights.keys() ^ averages.keys())
+        for name in averages.keys() & weights.keys():
+            if weights[name].shape != averages[name].shape:
+                wrong.append(name)
+        if wrong:
+            raise ValueError(
+                f"the checkpoint's EMA does not fit the {len(averages)} trained parameters: "
+                f"{len(wrong)} are missing, unexpected or of another shape ({', '.join(wrong[:4])})"
+                "; resume with the model that wrote it, or start from its weights alone: "
+                "--model.init_args.weights CHECKPOINT"
+            )
         check_numbers("the checkpoint's EMA", weights, averages)
         for name, average in averages.items():
             average.copy_(weights[name])
