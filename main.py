@@ -58,7 +58,6 @@ def _run_alone(words: Sequence[str]) -> int | None:
     # The status of a command without Lightning, or of --help; None for all others.
     from importlib import import_module
 
-    from commands.arguments.early import refuse_missing_run
     from commands.arguments.help import answered
     from commands.errors import ConfigurationError, print_error
     from commands.names import TOOLS
@@ -68,7 +67,6 @@ def _run_alone(words: Sequence[str]) -> int | None:
             return 0
         if not words or words[0] not in TOOLS:
             return None
-        refuse_missing_run(words)
         status: int = import_module(TOOLS[words[0]]).main(words[1:])
     except ConfigurationError as error:
         print_error(error)

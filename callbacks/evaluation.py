@@ -73,7 +73,6 @@ def evaluated_datasets(trainer: Trainer) -> list[Any]:
     """Return the datasets of the current evaluation, in the order of ``dataloader_idx``.
 
     Raises:
-        TypeError: If a dataset has no ``name``, ``scale`` or ``keys``.
         ValueError: If two have one name.
     """
     loaders = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
@@ -82,14 +81,6 @@ def evaluated_datasets(trainer: Trainer) -> list[Any]:
     if not isinstance(loaders, list | tuple):
         loaders = [loaders]
     datasets = [loader.dataset for loader in loaders]
-    for dataset in datasets:
-        missing = [name for name in ("name", "scale", "keys") if not hasattr(dataset, name)]
-        if missing:
-            raise TypeError(
-                f"the dataset {type(dataset).__name__} has no {', '.join(missing)}, by which "
-                "numbers are distinguished; evaluate through datamodules.SRDataModule, or give "
-                "the dataset these attributes"
-            )
     names = [dataset.name for dataset in datasets]
     for name in names:
         if names.count(name) > 1:
@@ -101,17 +92,9 @@ def evaluated_datasets(trainer: Trainer) -> list[Any]:
 
 
 def output_image(outputs: Any) -> Tensor:
-    """Return what a step returned: images (B, 3, H, W) in [0, 1], or clips (B, F, 3, H, W).
-
-    Raises:
-        TypeError: If it is not ``{"sr": image}``.
-    """
-    if not isinstance(outputs, Mapping) or "sr" not in outputs:
-        raise TypeError(
-            f"the model's step returned {type(outputs).__name__}; "
-            'expected {"sr": image}, the image (B, 3, H, W) in [0, 1]'
-        )
-    return outputs["sr"]
+    """Return what a step returned: images (B, 3, H, W) in [0, 1], or clips (B, F, 3, H, W)."""
+    image: Tensor = outputs["sr"]
+    return image
 
 
 def all_callbacks(trainer: Trainer) -> list[Callback]:

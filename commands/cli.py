@@ -39,7 +39,7 @@ from callbacks.results.results import Results
 from callbacks.tensorboard import TensorBoard
 from callbacks.training.progress import Progress
 from commands.arguments.command_line import help_words, read
-from commands.arguments.parser import LINKS, Parser, check_own_options, parse, printed
+from commands.arguments.parser import LINKS, Parser, parse, printed
 from commands.check import Check, Checked
 from commands.distributed.callbacks import Start, Stops
 from commands.distributed.heartbeat import Ranks
@@ -78,10 +78,10 @@ from commands.world import agree
 from datamodules.base import SRDataModule
 from datamodules.sources.folder import Outputs
 from degradations.base import Degradation
+from files.configuration.yaml_loader import plain_yaml
 from files.numbers import NonNegativeInt
 from files.paths import expand_path
 from files.waits import WAITS
-from files.yaml_loader import plain_yaml
 from lightning_modules.base import ImageModel, SuperResolver
 from lightning_modules.sampling.tiling import Tiling
 
@@ -186,7 +186,7 @@ class EnlargerCLI(LightningCLI):
         if self.command == "export":
             self.precision = config.trainer.precision
             model_alone(config)
-        self.world = agree(config.trainer, command=self.command)
+        self.world = agree(config.trainer)
         if options.name is None:
             options.name = experiment_name(config)
         self.run = RunDirectory(run_folder(options.root, options.name))
@@ -199,7 +199,7 @@ class EnlargerCLI(LightningCLI):
         self.ranks = Ranks(60 * options.preflight_minutes, options.lost_after_seconds)
         self.ranks.signals.command = self.command
         WAITS.limit = 60 * options.wait_minutes
-        self._refusal: ConfigurationError | TemporaryError | None = None
+        self._refusal: Exception | None = None
         if self.command == "check" and self.world.is_first:
             self._check_needs()
         reads_weights = weights_are_read(self.run, config, self.fits)
@@ -253,7 +253,7 @@ class EnlargerCLI(LightningCLI):
         choose = self.run.begin_from if options.overwrite else self.run.resume_from
         try:
             self.resumed_from = choose(self.config.ckpt_path, settings)
-        except ConfigurationError as error:  # the other processes wait for it
+        except (OSError, ValueError) as error:  # the other processes wait for it
             self._refusal = self._refusal or error
 
     def _dump(self) -> dict[str, Any]:
@@ -345,8 +345,6 @@ class EnlargerCLI(LightningCLI):
         """Meet the other processes, and load the right weights into the model."""
         with self._together():
             self._meet()
-        if self.fits:
-            check_own_options(self.model, self.trainer)
         self.model.set_noise_seed(self.config.seed_everything)
         if isinstance(self.model, SuperResolver):
             self.model.set_tiling(self.config_init.tiling)

@@ -43,8 +43,7 @@ from datamodules.samples import Flips, Images, SampleDraws, draw_turn, turned
 from datamodules.shards.index import split_name
 from datamodules.shards.writer import Members, ShardWriter, find_shards
 from datamodules.source import Augmentation, sized_keys
-from datamodules.sources.latents import ABOUT, Latents
-from datamodules.sources.triplets import Triplets
+from datamodules.sources.latents import ABOUT
 from degradations.draws import seed_of
 from files.images.decode import UnreadableImage
 from files.images.deep import eight_bits
@@ -212,11 +211,6 @@ class Encoding:
         self.encoder = cast("Texts", model.caption_encoder)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self.source = data.train
-        if isinstance(self.source, Latents | Triplets) or not len(self.source.keys):
-            raise ConfigurationError(
-                f"data.init_args.train is {type(self.source).__name__}; expected a source of "
-                "images with keys"
-            )
         pair = colliding_keys(self.source.keys)
         if pair is not None:
             raise ConfigurationError(
@@ -497,7 +491,7 @@ class Together:
         if self.rank == 0:
             try:
                 result = work()
-            except (ConfigurationError, OSError, ValueError) as error:  # all wait for it
+            except (OSError, ValueError) as error:  # all wait for it
                 failure = str(error) or repr(error)
         result, failure = self.gather((result, failure))[0]
         if failure:

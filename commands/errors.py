@@ -17,7 +17,7 @@ EXPERIMENTS = CONFIGS / "experiment"
 MOST_LISTED = 24  # keys in a sentence
 
 
-class ConfigurationError(Exception):
+class ConfigurationError(ValueError):
     """The configuration or the command line is wrong; the message names the key and the fix."""
 
 

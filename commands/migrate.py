@@ -18,8 +18,8 @@ from typing import Any
 import yaml
 
 from commands.errors import CONFIGS, ConfigurationError
+from files.configuration.yaml_loader import StrictLoader, plain_yaml
 from files.paths import read_text
-from files.yaml_loader import StrictLoader, plain_yaml
 
 MODES = {
     "area": "area",

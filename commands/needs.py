@@ -16,17 +16,17 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from huggingface_hub import try_to_load_from_cache
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import Namespace
 from torch.overrides import TorchFunctionMode
 
 from callbacks.metrics.base import WeightsMetric
 from callbacks.weights import folders, manifest, place_of
 from commands.arguments.parser import Parser
 from commands.errors import CONFIGS, EXPERIMENTS
+from files.configuration.yaml_loader import plain_yaml
 from files.network import answers, hub_answers
 from files.own_modules import import_own
 from files.paths import expand_path, glob_paths, read_text
-from files.yaml_loader import plain_yaml
 from lightning_modules.base import ImageModel
 
 REPOSITORY = re.compile(r"[\w-]+/[\w.-]+")  # of the hub
@@ -233,24 +233,20 @@ class _Empty(TorchFunctionMode):
 def sizes(config: Namespace, lacks: Sequence[Need]) -> str:
     """Return the parameters of the model and the memory of its training, in one line.
 
-    Networks of the hub that are missing are built by the sizes in ``configs/needs.yaml``.
-
     Args:
         config: Configuration of the command.
         lacks: What is missing.
     """
+    networks = []
+    for need in lacks:
+        if need.key.startswith("model.") and not need.key.endswith("weights"):  # loaded later
+            networks.append(need.value)
+    if networks:
+        return f"the size of the model is not known without {', '.join(networks)}"
     content = copy.deepcopy(config.model).as_dict()
-    left_out: list[str] = []
-    parts_that_lack = {need.value for need in lacks if need.key.startswith("model")}
     parser = Parser()
     parser.add_subclass_arguments(ImageModel, "model")
-    try:
-        content = _stand_ins(content, parts_that_lack, left_out)
-        parsed = parser.parse_object({"model": content})
-        model = _built(parser, parsed)
-    except (ArgumentError, OSError, TypeError, ValueError, _Unknown) as error:
-        reason = str(error).splitlines()[0]
-        return f"the size of the model is not known: {reason}"
+    model = _built(parser, parser.parse_object({"model": content}))
     trained = frozen = weights = gradients = 0
     for parameter in model.parameters():
         memory = parameter.numel() * parameter.element_size()
@@ -267,11 +263,10 @@ def sizes(config: Namespace, lacks: Sequence[Need]) -> str:
     averages = gradients if "callbacks.EMA" in callbacks else 0
     parts = {"weights": weights, "gradients": gradients, "optimiser": moments, "averages": averages}
     memory_text = ", ".join(f"{part} {size / GIGABYTE:.2f}" for part, size in parts.items())
-    text = (
+    return (
         f"{trained:,} parameters train, {frozen:,} are frozen; GB of memory: {memory_text}, "
         f"together {sum(parts.values()) / GIGABYTE:.2f}, and activations"
     )
-    return f"{text}; without {', '.join(left_out)}" if left_out else text
 
 
 def _built(parser: Parser, config: Namespace) -> ImageModel:
@@ -283,34 +278,3 @@ def _built(parser: Parser, config: Namespace) -> ImageModel:
             raise
         # spandrel moves its networks between devices, so they need memory.
         return cast(ImageModel, parser.instantiate_classes(config)["model"])
-
-
-def _stand_ins(node: Any, lacks: set[str], left_out: list[str]) -> Any:
-    """Replace what is missing: a network of the hub by its sizes, another part by nothing."""
-    if isinstance(node, list):
-        return [_stand_ins(value, lacks, left_out) for value in node]
-    if isinstance(node, str) and node in lacks:
-        raise _Unknown(node)
-    if not isinstance(node, dict):
-        return node
-    replaced: dict[str, Any] = {}
-    for name, value in node.items():
-        if name.endswith("weights"):  # they are loaded later
-            replaced[name] = value
-            continue
-        known = _known()["hub"].get(value, {}) if isinstance(value, str) else {}
-        if name in known and value in lacks:
-            replaced[name] = known[name]
-            continue
-        try:
-            replaced[name] = _stand_ins(value, lacks, left_out)
-        except _Unknown as error:
-            if "class_path" not in (value if isinstance(value, dict) else {}):
-                raise
-            replaced[name] = None
-            left_out.append(f"the {name} ({error})")
-    return replaced
-
-
-class _Unknown(Exception):  # noqa: N818  (no error)
-    """A part is missing, and its size is not known."""

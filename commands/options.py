@@ -45,9 +45,12 @@ def options(group: str) -> dict[str, Option]:
         return {}
     tree = ast.parse((folder / file).read_text(encoding="utf-8"))
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    explanations = _explanations(ast.get_docstring(classes[name]) or "")
-    defaults = _defaults(classes[name])
-    return {key: Option(explanations.get(key, ""), default) for key, default in defaults.items()}
+    group_class = classes[name]
+    explanations = _explanations(ast.get_docstring(group_class) or "")
+    described = {}
+    for key, default in _defaults(group_class).items():
+        described[key] = Option(explanations.get(key, ""), default)
+    return described
 
 
 def _lightning() -> Path | None:
@@ -57,31 +60,42 @@ def _lightning() -> Path | None:
 
 def _defaults(node: ast.ClassDef) -> dict[str, str]:
     """Return the arguments of a constructor, or the fields of a dataclass, with their defaults."""
-    defaults: dict[str, ast.expr | None] = {}
+    for statement in node.body:
+        if isinstance(statement, ast.FunctionDef) and statement.name == "__init__":
+            return _defaults_of_constructor(statement.args)
+    defaults = {}
     for statement in node.body:
         if isinstance(statement, ast.AnnAssign):
-            defaults[ast.unparse(statement.target)] = statement.value
-        if isinstance(statement, ast.FunctionDef) and statement.name == "__init__":
-            arguments = statement.args
-            required = len(arguments.args) - len(arguments.defaults)
-            values = [*[None] * required, *arguments.defaults]
-            names = [argument.arg for argument in arguments.args]
-            defaults = dict(zip(names, values, strict=True))
-            for argument, value in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
-                defaults[argument.arg] = value
-            del defaults["self"]
-            break
-    return {name: ast.unparse(value) if value else "" for name, value in defaults.items()}
+            defaults[ast.unparse(statement.target)] = _as_text(statement.value)
+    return defaults
+
+
+def _defaults_of_constructor(arguments: ast.arguments) -> dict[str, str]:
+    defaults = {argument.arg: "" for argument in (*arguments.args, *arguments.kwonlyargs)}
+    del defaults["self"]
+    with_default = arguments.args[len(arguments.args) - len(arguments.defaults) :]
+    for argument, value in zip(with_default, arguments.defaults, strict=True):
+        defaults[argument.arg] = _as_text(value)
+    for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        defaults[argument.arg] = _as_text(default)
+    return defaults
+
+
+def _as_text(value: ast.expr | None) -> str:
+    return ast.unparse(value) if value else ""
 
 
 def _explanations(docstring: str) -> dict[str, str]:
     """Return the first clause of each argument of a docstring of Google's style."""
     section = docstring.partition("Args:\n")[2].partition("\n\nRaises:")[0]
     _, *parts = re.split(r"^    (\w+): ", section, flags=re.MULTILINE)
+    names = parts[::2]
+    texts = parts[1::2]
     explanations = {}
-    for name, text in zip(parts[::2], parts[1::2], strict=True):
-        clause = re.split(r"[.;](?:\s|$)", " ".join(text.split()), maxsplit=1)[0]
-        explanations[name] = clause.replace("``", "")
+    for name, text in zip(names, texts, strict=True):
+        on_one_line = " ".join(text.split())
+        first_clause = re.split(r"[.;](?:\s|$)", on_one_line, maxsplit=1)[0]
+        explanations[name] = first_clause.replace("``", "")
     return explanations
 
 
@@ -93,8 +107,12 @@ def stub(room: str) -> dict[str, str]:
         room: Name of the folder, such as ``callbacks``.
     """
     tree = ast.parse((ROOT / room / "__init__.pyi").read_text(encoding="utf-8"))
-    lines = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
-    return {name.name: node.module or "" for node in lines for name in node.names}
+    modules = {}
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom):
+            for name in node.names:
+                modules[name.name] = node.module or ""
+    return modules
 
 
 def public_names(room: str) -> list[str]:

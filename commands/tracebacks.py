@@ -35,6 +35,7 @@ DISK = {
         "a file exists in place of a folder, or a folder in place of a file: choose another place",
     ),
     errno.ENAMETOOLONG: "give it a shorter name",
+    errno.ENOENT: "name one that exists",
 }
 _RAISE = re.compile(r"(.*[:;] *)?raise\b")
 _COMMAND = r"commands[/\\](cli|lightning_internals)\.py$"

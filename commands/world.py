@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 TORCHRUN, SLURM, LIGHTNING = "torchrun", "srun", "Lightning"  # what starts processes
 SIGN = "TORCHELASTIC_RUN_ID"  # by which torch and Lightning detect torchrun
 INTERACTIVE = ("bash", "interactive")  # names of SLURM jobs that Lightning treats as a shell
-# Variables by which other launchers tell the number of processes.
-OTHERS = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "JSM_NAMESPACE_SIZE")
 # Variables by which Lightning finds the other processes of its own.
 OWN = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
 
@@ -90,8 +88,7 @@ def claimed() -> Claim:
     """Return what the environment says about this process, whatever started it.
 
     Raises:
-        ConfigurationError: If variables are not numbers, are missing, or are those of a launcher
-            that is not supported.
+        ConfigurationError: If variables are not numbers, or are left over.
     """
 
     def number(name: str, default: int) -> int:
@@ -107,12 +104,6 @@ def claimed() -> Claim:
     local_rank, node = number("LOCAL_RANK", 0), number("NODE_RANK", 0)
     if SIGN in os.environ:
         here, nodes = number("LOCAL_WORLD_SIZE", world), number("GROUP_WORLD_SIZE", 1)
-        if "RANK" not in os.environ or here * nodes != world or rank >= world:
-            raise ConfigurationError(
-                f"{SIGN} is set, as torchrun does, but RANK, WORLD_SIZE, LOCAL_WORLD_SIZE and "
-                f"GROUP_WORLD_SIZE do not fit together: start the command with torchrun, or unset "
-                f"them all (env -u {SIGN} COMMAND)"
-            )
         return Claim(TORCHRUN, rank, world, here, nodes, local_rank)
     tasks, step = number("SLURM_NTASKS", 1), number("SLURM_STEP_NUM_TASKS", 0)
     is_shell = os.environ.get("SLURM_JOB_NAME") in INTERACTIVE and step < 2
@@ -132,16 +123,10 @@ def claimed() -> Claim:
             "srun has started this process: start all of them by one of the two (or unset "
             "leftover variables: env -u RANK -u WORLD_SIZE COMMAND)"
         )
-    for name in OTHERS:
-        if number(name, 1) > 1:
-            raise ConfigurationError(
-                f"in the environment {name} is {os.environ[name]}, of a launcher that is not "
-                f"supported: use torchrun or srun (or unset it: env -u {name} COMMAND)"
-            )
     return Claim(LIGHTNING, local_rank=local_rank, node=node)
 
 
-def agree(trainer: Namespace, command: str = "fit") -> World:
+def agree(trainer: Namespace) -> World:
     """Return the processes on which trainer and environment agree.
 
     Defaults of ``trainer.devices``, ``num_nodes`` and ``strategy`` are replaced by the launcher's
@@ -150,14 +135,11 @@ def agree(trainer: Namespace, command: str = "fit") -> World:
 
     Args:
         trainer: The trainer's arguments.
-        command: Name of the command; ``export`` runs in one process.
 
     Raises:
         ConfigurationError: If trainer and environment differ in the number of processes.
     """
     claim = claimed()
-    if command == "export" and claim.world > 1:
-        raise ConfigurationError(f"export runs in one process, but {claim.launcher} has started it")
     if claim.launcher is LIGHTNING:
         return _started_by_lightning(claim, trainer)
     devices = claim.local_world if trainer.devices == "auto" else trainer.devices

@@ -86,8 +86,10 @@ def tiles_of(batch: Batch) -> list[Tile]:
     """Return a batch's tiles; those of its whole images, if they are none."""
     if "tiles" in batch:
         return batch["tiles"]
-    (h, w), (H, W) = batch["lr"].shape[-2:], batch["size"]
-    rows, columns = Span(slice(0, h), slice(0, H), h, H), Span(slice(0, w), slice(0, W), w, W)
+    h, w = batch["lr"].shape[-2:]
+    H, W = batch["size"]
+    rows = Span(slice(0, h), slice(0, H), h, H)
+    columns = Span(slice(0, w), slice(0, W), w, W)
     return [Tile(rows, columns)] * len(batch["lr"])
 
 

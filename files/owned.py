@@ -114,7 +114,6 @@ def whole_file(path: Path, before: Callable[[], None] | None = None) -> Iterator
         MovedError: As for ``refuse_moved``.
         OSError: The file cannot be written.
     """
-    refuse_folder(path)
     refuse_foreign(path)
     refuse_moved(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -198,21 +197,8 @@ def put_in_place(part: Path, path: Path) -> None:
     Raises:
         IsADirectoryError: ``path`` is a folder.
     """
-    refuse_folder(path)
     refuse_moved(path)
     os.replace(part, path)
-
-
-def refuse_folder(path: Path) -> None:
-    """Raise if the path of a file is a folder.
-
-    Raises:
-        IsADirectoryError: It is a folder.
-    """
-    if path.is_dir():
-        raise IsADirectoryError(
-            f"{path} is a folder, but a file must be written there: move it away"
-        )
 
 
 def refuse_foreign(path: Path, mark: re.Pattern[bytes] | None = None) -> None:
@@ -282,10 +268,9 @@ def remove_file(path: Path) -> None:
     """Delete a file that this program wrote, if it exists; a link is deleted, not its target.
 
     Raises:
-        NotOursError: It is a folder, or as for ``refuse_foreign``.
+        IsADirectoryError: It is a folder.
+        NotOursError: As for ``refuse_foreign``.
     """
-    if path.is_dir() and not path.is_symlink():
-        raise NotOursError(f"{path} is a folder, but only a file of that name would be deleted")
     refuse_foreign(path)
     path.unlink(missing_ok=True)
 

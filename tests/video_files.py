@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 
-from files.video import extras_of
+from files.videos.video import extras_of
 
 
 class Content(NamedTuple):

@@ -95,9 +95,7 @@ class Perceptual(nn.Module):
             FileNotFoundError: If it is missing; there is no loss with random weights.
         """
         name = NETS[self.net]
-        path = weights.obtain(name)
-        if path is None:
-            raise FileNotFoundError(f"the perceptual loss lacks weights: {weights.missing(name)}")
+        path = weights.require(name)
         self.network = Network(self.net, path)
         self.source = f"{path.name} {file_hash(path)[:16]}"
 

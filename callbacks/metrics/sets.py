@@ -115,9 +115,7 @@ def find_reference(metric: SetMetric, place: str) -> Reference:
     """
     argument = f"`reference` of {type(metric).__name__}"
     folder = Path(expand_path(place, argument))
-    if not folder.is_dir():
-        raise ValueError(f"{argument} is {place!r}, which is no folder of images")
-    images = images_by_key(folder)
+    images = images_by_key(folder, argument)
     content = content_hash(images.items())
     described = json.dumps([metric.features_protocol(), READING], sort_keys=True)
     protocol = xxhash.xxh3_64_hexdigest(described.encode())
@@ -292,19 +290,26 @@ class SetMetric(Metric):
         Raises:
             ValueError: If the images are too few for any number.
         """
-        self._refuse_few(dataset, len(images))
-        sets = list(torch.from_numpy(np.stack(list(images.values()), 1)).to(torch.float64))
-        if self._reference is not None:
-            sets.append(torch.from_numpy(self._reference.features).to(torch.float64))
-        bad = [key for key, features in images.items() if not np.isfinite(features).all()]
+        count = len(images)
+        self._refuse_few(repr(dataset.name), count)
+        features = torch.from_numpy(np.stack(list(images.values()), 1)).to(torch.float64)
+        sr = features[0]
+        if self._reference is None:
+            hr = features[1]
+        else:
+            hr = torch.from_numpy(self._reference.features).to(torch.float64)
+        bad = [key for key, values in images.items() if not np.isfinite(values).all()]
         if not bad:
-            numbers = self.distances(*sets)
-            return [self.record(dataset, v, len(images), name) for name, v in numbers.items()]
+            numbers = self.distances(sr, hr)
+            return [self.record(dataset, value, count, name) for name, value in numbers.items()]
         message = "%s of %s is not finite, because %d of %d images are not: %s"
-        log.warning(message, self.name, dataset.name, len(bad), len(images), first_of(bad))
-        names = self.distances(*(features.nan_to_num(0, 0, 0) for features in sets))
-        records = [self.record(dataset, math.nan, len(images), name) for name in names]
-        return [{**record, "not_finite": len(bad)} for record in records]
+        log.warning(message, self.name, dataset.name, len(bad), count, first_of(bad))
+        records = []
+        for name in self.distances(sr.nan_to_num(0, 0, 0), hr.nan_to_num(0, 0, 0)):
+            record = self.record(dataset, math.nan, count, name)
+            record["not_finite"] = len(bad)
+            records.append(record)
+        return records
 
     def record(self, dataset: Any, value: float, n: int, name: str | None = None) -> Record:
         """Return one number with its protocol, and a remark if the images are few."""
@@ -323,24 +328,19 @@ class SetMetric(Metric):
         if not self._off and (self.target in batch or not self.needs_hr):
             # Before anything is measured, also in the sanity check, and not after hours.
             dataset = self._datasets[dataloader_idx]
-            self._refuse_few(dataset, len(dataset.keys))
+            self._refuse_few(repr(dataset.name), len(dataset.keys))
         super()._add(outputs, batch, dataloader_idx)
 
-    def _refuse_few(self, dataset: Any, n: int) -> None:
-        if n < self.minimum:
+    def _refuse_few(self, images: str, count: int) -> None:
+        if count < self.minimum:
             raise ValueError(
-                f"{self.name} of {dataset.name!r} has {n} image{'' if n == 1 else 's'}; a "
-                f"{type(self).__name__} needs at least {self.minimum}: give the dataset more, or "
-                "take the metric out of trainer.callbacks"
+                f"{self.name} needs at least {self.minimum} images, but {images} has {count}: give "
+                "it more, or take the metric out of trainer.callbacks"
             )
 
     def _find_reference(self) -> None:
         reference = find_reference(self, str(self.reference))
-        if len(reference.features) < self.minimum:
-            raise ValueError(
-                f"`reference` of {type(self).__name__}, {self.reference!r}, has "
-                f"{len(reference.features)} images; it needs at least {self.minimum}"
-            )
+        self._refuse_few(f"`reference` {self.reference!r}", len(reference.features))
         self._reference = reference
 
     def finite_features(self, images: Tensor, batch: Batch) -> Tensor:

@@ -69,8 +69,10 @@ class SWD(SetMetric):
 
     def features_protocol(self) -> MetricProtocol:
         """Return all but the directions, and the levels."""
-        protocol = {key: value for key, value in self.protocol().items() if key != "directions"}
-        return protocol | {"levels": self.levels}
+        protocol = dict(self.protocol())
+        del protocol["directions"]
+        protocol["levels"] = self.levels
+        return protocol
 
     def features(self, images: Tensor, batch: Batch) -> Tensor:
         """Return (B, levels, patches, 49) patches.
@@ -95,9 +97,11 @@ class SWD(SetMetric):
 
     def distances(self, sr: Tensor, hr: Tensor) -> dict[str, float]:
         """Return the distance of each level, the finest first. Args as for ``distance``."""
-        values = self._by_level(sr, hr)
-        names = [self.name, *(f"{self.name}_{level}" for level in range(2, len(values) + 1))]
-        return dict(zip(names, values, strict=True))
+        numbers = {}
+        for level, value in enumerate(self._by_level(sr, hr), start=1):
+            name = self.name if level == 1 else f"{self.name}_{level}"
+            numbers[name] = value
+        return numbers
 
     def _cut(self, bands: Tensor, keys: list[str], level: int) -> Tensor:
         """Return (B, patches, 49) at places that depend on each image's key only."""
@@ -119,10 +123,12 @@ class SWD(SetMetric):
         draws = np.random.default_rng(seed_of("swd", "directions"))
         lines = torch.from_numpy(draws.standard_normal((sr.shape[-1], DIRECTIONS)))
         lines = lines / lines.norm(dim=0)
-        return [
-            sliced_wasserstein(a.flatten(0, 1), b.flatten(0, 1), lines)
-            for a, b in zip(sr.unbind(1), hr.unbind(1), strict=True)
-        ]
+        distances = []
+        for level in range(sr.shape[1]):
+            sr_patches = sr[:, level].flatten(0, 1)
+            hr_patches = hr[:, level].flatten(0, 1)
+            distances.append(sliced_wasserstein(sr_patches, hr_patches, lines))
+        return distances
 
 
 def sliced_wasserstein(a: Tensor, b: Tensor, lines: Tensor) -> float:
@@ -134,8 +140,10 @@ def sliced_wasserstein(a: Tensor, b: Tensor, lines: Tensor) -> float:
         lines: (D, L) float64 directions of length 1.
     """
     total = 0.0
-    for few in torch.split(lines, 16, 1):  # a few at a time, because of the memory
-        total += float(wasserstein(_sorted_rows(a @ few), _sorted_rows(b @ few)).sum())
+    for some_lines in torch.split(lines, 16, 1):  # a few at a time, because of the memory
+        projections_a = _sorted_rows(a @ some_lines)
+        projections_b = _sorted_rows(b @ some_lines)
+        total += float(wasserstein(projections_a, projections_b).sum())
     return total / lines.shape[1]
 
 
@@ -154,7 +162,8 @@ def wasserstein(a: Tensor, b: Tensor) -> Tensor:
 
 def blur(x: Tensor) -> Tensor:
     """Blur (B, C, H, W) by the 5x5 binomial kernel, mirrored at the border."""
-    taps = tensor_like(BINOMIAL, x).repeat(x.shape[1], 1, 1, 1)
-    x = functional.pad(x, (2, 2, 2, 2), mode="reflect")
-    x = functional.conv2d(x, taps, groups=x.shape[1])
-    return functional.conv2d(x, taps.mT, groups=x.shape[1])
+    channels = x.shape[1]
+    row_kernel = tensor_like(BINOMIAL, x).repeat(channels, 1, 1, 1)
+    padded = functional.pad(x, (2, 2, 2, 2), mode="reflect")
+    rows_blurred = functional.conv2d(padded, row_kernel, groups=channels)
+    return functional.conv2d(rows_blurred, row_kernel.mT, groups=channels)

@@ -31,7 +31,7 @@ from files.images.decode import DecodedImage, from_pillow, read_image, read_size
 from files.images.deep import Pixels, eight_bits
 from files.images.pillow import of_any_size
 from files.owned import refuse_link, remove_file, whole_file, write_whole
-from files.video import read_frame
+from files.videos.video import read_frame
 
 TEMPLATE = Path(__file__).parent / "images.html.j2"
 MOST = 200  # scenes with images; the others are links

@@ -30,12 +30,12 @@ def write_predict_page(folder: Path, earlier: int = 0) -> None:
         folder: The folder of outputs.
         earlier: Number of lines of earlier runs.
     """
-    names = [name for name in sorted(outputs_in(folder)) if os.path.exists(folder / name)]
-    lines = last_lines(folder, set(names[:MOST]), earlier)
-    errors = [line for line in lines.values() if "error" in line]
-    names = [name for name in names if "error" not in lines.get(name, {})]
+    written = [name for name in sorted(outputs_in(folder)) if os.path.exists(folder / name)]
+    lines = last_lines(folder, set(written[:MOST]), earlier)
+    errors = {name: line for name, line in lines.items() if "error" in line}
+    names = [name for name in written if name not in errors]
     content = Content(f"{folder.name}: before and after", _facts(lines, len(names)))
-    for line in errors[:ERRORS]:
+    for line in list(errors.values())[:ERRORS]:
         source = line.get("input") or line["key"]
         content.notes.append(f"Not enlarged: {source}: {line['error']}")
     if len(errors) > ERRORS:

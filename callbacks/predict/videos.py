@@ -19,7 +19,7 @@ from callbacks.predict.files import long_name_errors
 from files.images.deep import Pixels
 from files.locks import locked, unlock
 from files.owned import remove_empty, remove_file, remove_unfinished, whole_file
-from files.video import (
+from files.videos.video import (
     MICROSECONDS,
     Clock,
     Extras,

@@ -70,7 +70,7 @@ from files.numbers import NonNegativeInt, PositiveInt, UnitInterval
 from files.own_modules import class_path
 from files.owned import foreign, refuse_foreign, refuse_link, remove_file, remove_folder
 from files.paths import expand_path, size_and_time
-from files.video import VideoFrame
+from files.videos.video import VideoFrame
 
 log = logging.getLogger(__name__)
 THREADS = 2

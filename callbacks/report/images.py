@@ -24,7 +24,7 @@ from torch import Tensor
 from callbacks.evaluation import MetricProtocol
 from callbacks.pages.images import most_detailed
 from callbacks.provenance import Provenance
-from callbacks.results.files import load_or_set_aside, storable
+from callbacks.results.files import load_or_set_aside, read_json, storable
 from degradations.bicubic import resize
 from files.owned import remove_file, whole_file, write_whole
 
@@ -184,15 +184,10 @@ def load_index(run: Path) -> Index | None:
     path = run / INDEX
     if not path.exists():
         return None
-    try:
-        index: Index = json.loads(path.read_text(encoding="utf-8"))
-        for evaluation in index["evaluations"]:
-            for image in evaluation["images"]:
-                _check(image)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error!r}): remove it; the next validate or test writes a new one"
-        ) from error
+    index: Index = read_json(path)
+    for evaluation in index["evaluations"]:
+        for image in evaluation["images"]:
+            _check(image)
     return index
 
 

@@ -120,9 +120,12 @@ def latest(curves: Mapping[int, Curve]) -> str:
 def averaged(curve: Curve) -> Places:
     """Return steps and values; of more than ``POINTS`` of them, means of neighbours."""
     parts = min(POINTS, len(curve.steps))
-    steps = [float(part.mean()) for part in np.array_split(np.array(curve.steps), parts)]
-    values = [float(part.mean()) for part in np.array_split(np.array(curve.values), parts)]
-    return list(zip(steps, values, strict=True))
+    step_parts = np.array_split(np.array(curve.steps), parts)
+    value_parts = np.array_split(np.array(curve.values), parts)
+    points = []
+    for steps, values in zip(step_parts, value_parts, strict=True):
+        points.append((float(steps.mean()), float(values.mean())))
+    return points
 
 
 def ticks(low: float, high: float) -> list[float]:

@@ -79,8 +79,6 @@ def check_run(path: Path) -> None:
     Raises:
         ValueError: Names what is missing and how to get it.
     """
-    if not path.is_dir():
-        raise ValueError(f"{path} is no directory; give directories of runs, such as runs/NAME")
     if not any((path / name).exists() for name in (RESULTS, INDEX, CONFIG, RECORD)):
         raise ValueError(
             f"{path} is no directory of a run: it has neither {RESULTS}, {INDEX}, {CONFIG} nor "

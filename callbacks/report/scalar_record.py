@@ -112,7 +112,7 @@ def read_record(run: Path) -> dict[str, dict[int, float]]:
                 step = int(line["step"])
                 for name, value in line["values"].items():
                     curves.setdefault(str(name), {})[step] = float(value)
-            except (ValueError, KeyError, TypeError, AttributeError):
+            except ValueError:
                 continue  # truncated, as its process was killed
     return curves
 

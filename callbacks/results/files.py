@@ -73,26 +73,29 @@ def load_results(path: str | Path) -> ResultsFile:
     """Read a ``results.json``.
 
     Raises:
-        ValueError: If the file is damaged, not a file of results, or a folder.
+        ValueError: If the file is damaged.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        for result in content["results"]:
-            result["value"] = float(result["value"])  # "inf" and "nan" are strings in JSON
-            if "std" in result:
-                result["std"] = float(result["std"])
-            _check_fields(result)
-    except (ValueError, KeyError, TypeError, IsADirectoryError) as error:
-        raise ValueError(f"{path} is no file of results, or damaged: {error!r}") from error
+    content: ResultsFile = read_json(Path(path))
+    for result in content["results"]:
+        result["value"] = float(result["value"])  # "inf" and "nan" are strings in JSON
+        if "std" in result:
+            result["std"] = float(result["std"])
     return content
 
 
-def _check_fields(result: Any) -> None:
-    kinds = {"dataset": str, "scale": int | float, "metric": str, "n": int, "protocol": dict}
-    for name, kind in kinds.items():
-        if not isinstance(result[name], kind):
-            raise TypeError(f"{name} is {result[name]!r}")
-    identity(result)
+def read_json(path: Path) -> Any:
+    """Read a file of a run.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): remove it; the next validate or test writes a new one"
+        ) from error
 
 
 def write_results(path: Path, results: list[Result]) -> None:
@@ -238,7 +241,7 @@ def one_writer(run: Path) -> Iterator[None]:
 
 
 def load_or_set_aside(path: Path, load: Callable[[], T]) -> T | None:
-    """Return what ``load`` reads, if there is a file; a damaged one, or a folder, is renamed."""
+    """Return what ``load`` reads, if there is a file; a damaged one is renamed."""
     try:
         return load()
     except FileNotFoundError:
@@ -281,11 +284,14 @@ def digests_of(images: Tensor) -> Tensor:
     Returns:
         (B,) int64 in [0, 2**32).
     """
-    levels = images.float().mul(255).round_().to(torch.uint8).flatten(1)
-    words = functional.pad(levels, (0, -levels.shape[1] % 8)).view(torch.int64)  # 8 levels each
+    levels = (images.float() * 255).round().to(torch.uint8).flatten(1)
+    missing = -levels.shape[1] % 8
+    words = functional.pad(levels, (0, missing)).view(torch.int64)  # 8 levels each
     # From W on, so that images of other sides differ, too, where all levels are equal.
-    places = torch.arange(words.shape[1], device=words.device) + images.shape[-1]
-    return mixed(words + places * signed(GAMMA)).sum(1) & 0xFFFFFFFF
+    width = images.shape[-1]
+    places = width + torch.arange(words.shape[1], device=words.device)
+    hashes = mixed(words + places * signed(GAMMA))
+    return hashes.sum(1) & 0xFFFFFFFF
 
 
 def detail_of(images: Tensor) -> Tensor:
@@ -299,8 +305,9 @@ def detail_of(images: Tensor) -> Tensor:
     Returns:
         (B,) float32 in levels of 8 bits.
     """
-    steps = images.float().diff(dim=-1).abs().flatten(1)
-    return steps.mean(1).nan_to_num() * 255  # NaN of images that are one pixel wide
+    steps = images.float().diff(dim=-1).abs()
+    mean_step = steps.flatten(1).mean(1)
+    return mean_step.nan_to_num() * 255  # NaN of images that are one pixel wide
 
 
 def are_unlike(*digests: str | None) -> bool:
@@ -365,23 +372,11 @@ def load_images(run: str | Path) -> list[ImageNumbers]:
 
     Raises:
         FileNotFoundError: If there is no ``images.json``.
-        ValueError: If it is damaged, or a folder.
+        ValueError: If it is damaged.
     """
-    path = Path(run, IMAGES)
-    if not path.exists():
-        raise FileNotFoundError(f"there is no {path}: run test (or validate), which writes it")
-    try:
-        images: list[ImageNumbers] = json.loads(path.read_text(encoding="utf-8"))["images"]
-        for numbers in images:
-            identity(numbers)
-            numbers["seed"] = None if numbers["seed"] is None else int(numbers["seed"])
-            numbers["values"] = {key: float(v) for key, v in numbers["values"].items()}
-            if "digests" in numbers:
-                numbers["digests"] = dict(numbers["digests"])
-    except (ValueError, KeyError, TypeError, AttributeError, IsADirectoryError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error!r}): run test (or validate) again, which writes it again"
-        ) from error
+    images: list[ImageNumbers] = read_json(Path(run, IMAGES))["images"]
+    for numbers in images:
+        numbers["values"] = {key: float(value) for key, value in numbers["values"].items()}
     return images
 
 

@@ -104,7 +104,6 @@ def models_to_offer(typed: Sequence[str]) -> Models:
         typed: Those that come first, and folders of them.
 
     Raises:
-        ConfigurationError: If a folder has none.
         ValueError: If one cannot be loaded.
     """
     from commands.interface.models import sources
@@ -123,11 +122,7 @@ def models_to_offer(typed: Sequence[str]) -> Models:
 
 
 def _models_in(source: str) -> list[str]:
-    """Return the runs and files of weights of a folder; what is no such folder itself.
-
-    Raises:
-        ConfigurationError: If the folder has none.
-    """
+    """Return the runs and files of weights of a folder; what is no such folder itself."""
     folder = Path(source).expanduser()
     if not folder.is_dir() or (folder / CONFIG).is_file():
         return [source]
@@ -136,9 +131,4 @@ def _models_in(source: str) -> list[str]:
         for path in sorted(folder.iterdir())
         if path.suffix in WEIGHTS or (path / CONFIG).is_file()
     ]
-    if not found:
-        raise ConfigurationError(
-            f"{source} is neither a run nor an export, and has no files that end in "
-            f"{', '.join(WEIGHTS)}"
-        )
-    return found
+    return found or [source]

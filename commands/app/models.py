@@ -65,8 +65,6 @@ def offer_of_file(path: Path) -> Offer:
         _check_texts(model, path)
     except (ImportError, ValueError) as error:
         raise ValueError(str(error).replace(str(path), name)) from error
-    except Exception as error:  # a stranger's file may hold anything
-        raise ValueError(f"{name} cannot be read: {error!r}") from error
     return Offer(str(path), name, scale)
 
 
@@ -169,11 +167,11 @@ class Models:
                 threading.Thread(
                     target=self._load_into, args=(loading, source, steps), daemon=True
                 ).start()
-            while not wait([loading], CHECKED).done:
-                if not is_wanted():
+            is_loaded = False
+            while not is_loaded:
+                is_loaded = bool(wait([loading], CHECKED).done)
+                if not is_wanted():  # and perhaps deleted
                     raise Stopped
-            if not is_wanted():  # and perhaps deleted
-                raise Stopped
             model = loading.result()
             self._loaded = (source, steps or self._default_steps[source]), model
         return self._loaded[1]

@@ -273,8 +273,6 @@ class _Server:
         name = request.query_params["name"]
         if len(visit.models) >= MOST_MODELS:
             raise ValueError(f"{name}: {MOST_MODELS} models of yours are here, which is the limit")
-        if not name.endswith(WEIGHTS):
-            raise ValueError(f"{name} is no model: it would end in {', '.join(WEIGHTS)}")
         file = visit.new_file(name)
         async with self._received(request, file, LARGEST_MODEL), self.reading:
             await run_in_threadpool(visit.add_model, file)
@@ -326,15 +324,14 @@ class _Server:
         """Return the settings as typed.
 
         Raises:
-            ValueError: If a model is not offered, or a value is none that a field takes.
+            KeyError: If a model is not offered.
+            ValueError: If a value is none that a field takes.
         """
         source = content["source"]
         if source in visit.models:
             source, name = visit.models[source][:2]
-        elif source in self.models.names:
-            name = self.models.names[source]
         else:
-            raise ValueError(f"{source!r} is not offered here")
+            name = self.models.names[source]
         format = content["format"]
         if format not in ("png", "jpg"):
             raise ValueError(f"{format!r} is neither png nor jpg")

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from commands.errors import ConfigurationError
-from files.merge import Merged
-from files.yaml_loader import NO_CONFIGURATION
+from files.configuration.merge import Merged
 
-GROUPS = ("trainer", "run", "tiling", "checkpoint", "writer", "encode", "export")
-CLASSES = ("model", "data", "degradation")
 PRINT = "--print_config"
 
 
@@ -39,26 +35,19 @@ def read(words: Sequence[str]) -> CommandLine:
         words: As typed after the command.
 
     Raises:
-        ConfigurationError: If a file cannot be read, or a word is no option.
+        ConfigurationError: If a word is no option.
+        ValueError: If a file is no configuration.
     """
     line = CommandLine()
     for key, value in _options(words):
         if key == PRINT.removeprefix("--"):
             line.prints = True
             continue
-        try:
-            if key == "config":
-                line.merged.add_file(value)
-                line.files.append(value)
-            else:
-                line.merged.add_typed(key, value)
-        except (OSError, ValueError) as error:
-            raise ConfigurationError(_one_line(str(error))) from error
-        _check_groups(line.merged)
-    for key in CLASSES:
-        text = line.merged.values.get(key)
-        if isinstance(text, str) and os.path.lexists(text):
-            raise ConfigurationError(f"{key}: {text!r} {NO_CONFIGURATION}")
+        if key == "config":
+            line.merged.add_file(value)
+            line.files.append(value)
+        else:
+            line.merged.add_typed(key, value)
     return line
 
 
@@ -105,18 +94,3 @@ def _options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
                 raise ConfigurationError(f"{option}: expected one argument")
             value = rest.pop(0)
         yield option.removeprefix("--"), value
-
-
-def _check_groups(merged: Merged) -> None:
-    for group in GROUPS:
-        if group not in merged.values or isinstance(merged.values[group], dict):
-            continue
-        if merged.values[group] is None:  # its keys are all commented out
-            raise ConfigurationError(
-                f"{group} is empty: set a key below it, or remove the line {group}:"
-            )
-        raise ConfigurationError(f"{group} is {merged.values[group]!r}: it takes keys below it")
-
-
-def _one_line(message: str) -> str:
-    return message + (" (a tab? YAML is indented by spaces)" if "any token" in message else "")

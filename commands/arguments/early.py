@@ -9,13 +9,13 @@ import difflib
 import os
 import re
 from collections.abc import Sequence
-from itertools import pairwise, takewhile
+from itertools import pairwise
 from pathlib import Path
 
 from commands.errors import EXPERIMENTS, ConfigurationError, did_you_mean, unknown_key
 from commands.names import ABOUT
 from commands.options import ROOMS, SOURCES, options, public_names
-from files.paths import CONFIGURATIONS, read_text
+from files.paths import CONFIGURATIONS
 
 # First parts of the commands' options.
 TOP = (
@@ -36,13 +36,6 @@ TOP = (
     "encode",
     "export",
 )
-# Commands whose first words are paths.
-ON_RUNS = {
-    "report": "a run, such as runs/NAME",
-    "compare": "two runs, or folders of images",
-    "measure": "a folder of images",
-    "export": "a run, such as runs/NAME",
-}
 # A file that is the value of one key: a class, or a list of callbacks.
 _PART = re.compile(r"(?:[ \t]*(?:#.*)?\n)*(?:- )?(?:\{?class_path: *)?(\w+)\.\w+")
 _TAKES = {
@@ -69,7 +62,6 @@ def refuse_typos(args: Sequence[str]) -> None:
     if args[0] not in ABOUT:
         near = did_you_mean(args[0], ABOUT) or f"; the commands are {', '.join(ABOUT)}"
         raise ConfigurationError(f"unknown command {args[0]!r}{near}")
-    refuse_missing_run(args)
     for word, following in pairwise([*args, ""]):
         option, equals, value = word.partition("=")
         if not option.startswith("--"):
@@ -77,55 +69,11 @@ def refuse_typos(args: Sequence[str]) -> None:
         key = option.removeprefix("--")
         if not equals:
             value = following
-        _refuse_encoding(key, value)
         if key == "config":
             _refuse_file(value)
         key = key.rstrip("+")
         _refuse_key(key)
         _refuse_class(key, value)
-
-
-def _refuse_encoding(key: str, value: str) -> None:
-    if not value.isascii() and os.fsencode(value).decode(errors="ignore") != value:
-        raise ConfigurationError(
-            f"{key} is {os.fsencode(value)!r}, which is not UTF-8, as YAML requires: rename it, or "
-            "name the folder above it or a pattern"
-        )
-    if value.endswith(CONFIGURATIONS) and os.path.isfile(value):
-        try:
-            read_text(value)
-        except UnicodeDecodeError as error:  # some editors write other encodings
-            raise ConfigurationError(f"{value} is not UTF-8 text: save it so") from error
-        except OSError:  # the parser has a sentence
-            return
-
-
-def refuse_missing_run(words: Sequence[str]) -> None:
-    """Raise if a command about runs, such as ``report``, names none or one that does not exist.
-
-    Args:
-        words: As typed after ``main.py``.
-
-    Raises:
-        ConfigurationError: If so.
-    """
-    if words[0] not in ON_RUNS:
-        return
-    if len(words) == 1:
-        raise ConfigurationError(f"{words[0]} needs {ON_RUNS[words[0]]}")
-    for name in takewhile(lambda word: not word.startswith("-"), words[1:]):
-        if not os.path.exists(name):
-            _refuse_missing(words[0], name.partition("@")[0])  # runs/a@step-1000
-
-
-def _refuse_missing(key: str, path: str) -> None:
-    if not path or path == "null" or _SPECIAL & {*path} or os.path.lexists(path):
-        return
-    folder, name = os.path.split(os.path.normpath(path))
-    beside = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
-    near = difflib.get_close_matches(name, beside, n=1)
-    meant = f"; did you mean {os.path.join(folder, near[0])!r}?" if near else ""
-    raise ConfigurationError(f"{key} is {path!r}, which does not exist{meant}")
 
 
 def _refuse_key(key: str) -> None:
@@ -159,7 +107,7 @@ def _refuse_file(value: str) -> None:
         raise ConfigurationError(f"config is {value}, and there is no such file{meant}")
     if not value.endswith(CONFIGURATIONS) or not path.is_file():
         return
-    part = _PART.match(read_text(value))
+    part = _PART.match(path.read_text(encoding="utf-8", errors="replace"))
     if part and part[1] in _TAKES:
         raise ConfigurationError(
             f"{value} is the value of a key, so give it by that key, such as --{_TAKES[part[1]]} "

@@ -7,7 +7,6 @@ dictionary: each class in it is asked for its arguments, from the outside to the
 from __future__ import annotations
 
 import copy
-import dataclasses
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -18,16 +17,11 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from commands.errors import did_you_mean, unknown_key
 from commands.options import ROOMS, public_names
-from files.merge import SPEC, dataclass_at, hints_of, imported
+from files.configuration.merge import SPEC, dataclass_at, imported
+from files.configuration.yaml_loader import NO_CONFIGURATION
 from files.own_modules import import_own
 from files.paths import CONFIGURATIONS
-from files.yaml_loader import NO_CONFIGURATION
 
-# torch's schedules of schedules, which are made before there is an optimiser.
-OF_SCHEDULES = {
-    "torch.optim.lr_scheduler.ChainedScheduler": "lightning_modules.ChainedScheduler",
-    "torch.optim.lr_scheduler.SequentialLR": "lightning_modules.SequentialLR",
-}
 # Lines that say nothing of the mistake.
 _NOISE = re.compile(
     r"Parser key|Does not validate|Subtypes:|Errors:|Given value|Problem with given|Subclass types|"
@@ -82,10 +76,10 @@ class Mistakes:
             if key not in keys:
                 yield unknown_key(f"{above}{key}", [f"{above}{each}" for each in keys])
         for key, value in flat.items():
-            if self.nulls and not _has_null(value):
-                continue
             if _is_group(key, keys):
-                yield f"{above}{key}: expected keys below it, but it is {_as_typed(value)}"
+                yield f"{above}{key} is {_as_typed(value)}: it takes keys below it"
+                continue
+            if self.nulls and not _has_null(value):
                 continue
             complaint = _complaint(parser, key, value)
             if complaint and f"{above}{key}" == "data.degradation":
@@ -114,9 +108,6 @@ class Mistakes:
         kind = imported(path)
         if kind is None:
             yield from _no_class(path, where)
-            return
-        if path in OF_SCHEDULES:
-            yield f"{where}: schedules of {path} need their optimizer; use {OF_SCHEDULES[path]}"
             return
         parser = self._parser_of(kind)
         arguments = value.get("init_args") or {}
@@ -163,28 +154,6 @@ def _complaint(parser: ArgumentParser, key: str, value: Any) -> str:
     except (TypeError, ValueError, KeyError, ArgumentError) as error:
         return str(error)
     return ""
-
-
-def no_keys(values: Any, where: str = "") -> Iterator[str]:
-    """Yield what stands in the place of a class's group of keys, which the library would accept.
-
-    Args:
-        values: Any part of a configuration.
-        where: Its key.
-    """
-    if isinstance(values, list):
-        for item in values:
-            yield from no_keys(item, where)
-    if not isinstance(values, Mapping):
-        return
-    path = values.get("class_path")
-    arguments = values.get("init_args") if path else values
-    for name, value in arguments.items() if isinstance(arguments, Mapping) else ():
-        place = f"{where}.{name}" if where else str(name)
-        is_number = isinstance(value, int | float)
-        if path and is_number and dataclasses.is_dataclass(hints_of(imported(str(path))).get(name)):
-            yield f"{place} is {value}: it takes keys below it"
-        yield from no_keys(value, place)
 
 
 def _flat(values: Mapping[str, Any], keys: list[str], above: str = "") -> Iterator[tuple[str, Any]]:

@@ -9,17 +9,14 @@ from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError, Namespace, set_dumper, set_loader
-from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
 from commands.arguments.command_line import CommandLine
-from commands.arguments.messages import Mistakes, no_keys
+from commands.arguments.messages import Mistakes
 from commands.arguments.saved_config import as_yaml, without_odd_defaults
 from commands.errors import ConfigurationError
-from files.merge import Merged
-from files.yaml_loader import StrictLoader
-from lightning_modules.adversarial import Adversarial
-from lightning_modules.base import ImageModel
+from files.configuration.merge import Merged
+from files.configuration.yaml_loader import StrictLoader
 
 # Source of each linked key.
 LINKS = {
@@ -32,11 +29,6 @@ LINKS = {
 # written itself is a document.
 MODE = "text"
 _DOCUMENT = "---\n"
-# The trainer's option: that of an `Adversarial`, and the trainer's default.
-OPTIONS_OF_ADVERSARIAL = {
-    "gradient_clip_val": ("clip", None),
-    "accumulate_grad_batches": ("accumulate", 1),
-}
 
 
 def _load(text: str) -> Any:
@@ -98,7 +90,6 @@ def parse(parser: LightningArgumentParser, line: CommandLine) -> Namespace:
         sentence = Mistakes(Parser, str(error)).of_command(parser, values)
     else:
         sentence = Mistakes(Parser, nulls=True).of_command(parser, values)
-        sentence = sentence or next(no_keys(values), "")
     if sentence:
         raise ConfigurationError(f"{_place_of(sentence, line.merged)}{sentence}") from cause
     config.config = line.files
@@ -147,25 +138,3 @@ def _number(value: Any) -> Any:
         return float(value)
     except (TypeError, ValueError):
         return value
-
-
-def check_own_options(model: ImageModel, trainer: Trainer) -> None:
-    """Raise for trainer options that the method replaces or does not support.
-
-    Args:
-        model: The model.
-        trainer: The trainer.
-
-    Raises:
-        ConfigurationError: If such an option is set; the message names the method's own.
-    """
-    if not isinstance(model, Adversarial):
-        return
-    for flag, (option, default) in OPTIONS_OF_ADVERSARIAL.items():
-        value = getattr(trainer, flag)
-        if value not in (default, 0):
-            raise ConfigurationError(
-                f"trainer.{flag} is {value}, and {type(model).__name__} steps its two optimisers "
-                f"itself: set model.init_args.{model.group}{option} instead, and remove "
-                f"trainer.{flag}"
-            )

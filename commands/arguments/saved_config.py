@@ -14,7 +14,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import get_registered_type, register_type
 
-from files.yaml_loader import StrictLoader
+from files.configuration.yaml_loader import StrictLoader
 
 PLAIN = (type(None), bool, int, float, str)
 

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jsonargparse import Namespace
@@ -95,8 +95,8 @@ def refuse_unsupported(trainer: Namespace, callbacks: list[Any]) -> None:
         callbacks: Callbacks of the configuration.
 
     Raises:
-        ConfigurationError: If a strategy or a callback is not supported, a count is not positive,
-            or the limit of gradients is negative.
+        ConfigurationError: If a strategy or a callback is not supported, or a count is not
+            positive.
     """
     for key in COUNTS:
         value = trainer[key]
@@ -111,9 +111,6 @@ def refuse_unsupported(trainer: Namespace, callbacks: list[Any]) -> None:
             f"trainer.val_check_interval is the time {every}, which each process would measure by "
             "its own clock: give it in batches"
         )
-    clip = trainer.gradient_clip_val
-    if isinstance(clip, int | float) and clip < 0:  # Lightning would not clip at all
-        raise ConfigurationError(f"trainer.gradient_clip_val is {clip}: it must be at least 0")
     strategy = trainer.strategy
     is_supported = strategy in STRATEGIES or isinstance(strategy, STRATEGY_CLASSES)
     if not is_supported or isinstance(strategy, DeepSpeedStrategy):  # which is a DDPStrategy, too
@@ -203,7 +200,6 @@ class FullySharded(ModelParallelStrategy):
         """Shard the model, then create its optimisers."""
         self._parts = {}
         model = self._whole()
-        refuse_scalars(model)
         mesh = self.device_mesh["data_parallel"]
         self.model_to_device()
         # Convolution weights may be channels-last, which cannot be sharded.
@@ -277,29 +273,12 @@ class FullySharded(ModelParallelStrategy):
         return torch.empty_strided(before.shape, before.stride(), dtype=value.dtype).copy_(value)
 
     def _whole(self) -> LightningModule:
-        module = self.lightning_module
-        if module is None:
-            raise RuntimeError("the trainer has not connected its model yet")
-        return module
+        return cast(LightningModule, self.lightning_module)
 
     def _names(self, optimizer: Optimizer) -> list[str]:
         names = {id(p): name for name, p in self._whole().named_parameters()}
         parameters = itertools.chain(*(group["params"] for group in optimizer.param_groups))
         return [names[id(parameter)] for parameter in parameters]
-
-
-def refuse_scalars(model: nn.Module) -> None:
-    """Raise if a parameter has no dimension along which it could be sharded.
-
-    Raises:
-        ConfigurationError: If so.
-    """
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not parameter.ndim:
-            raise ConfigurationError(
-                f"trainer.strategy fsdp shards parameters, and {name} of {type(model).__name__} is "
-                "one number: set trainer.strategy to ddp"
-            )
 
 
 def _blocks(network: nn.Module) -> Iterator[nn.Module]:

@@ -24,7 +24,6 @@ from commands.export.formats import (
     backbones,
     check_community,
     check_one_pass,
-    exported_tensors,
     write_backbones,
     write_community,
     write_onnx,
@@ -33,13 +32,11 @@ from commands.export.formats import (
 from commands.run.directory import options_of_run
 from commands.run.files import CONFIG
 from commands.run.weights import EXPORT
-from files.owned import foreign, remove_folder, whole_folder
+from files.owned import remove_folder, whole_folder
 from files.paths import expand_path
-from files.tensors import read_metadata
 from lightning_modules.base import ImageModel
 from lightning_modules.methods.regression import OnePass
 from lightning_modules.networks.spandrel import Spandrel
-from lightning_modules.weights import EXPORTED
 
 log = logging.getLogger(__name__)
 ONNX = "model.onnx"
@@ -144,8 +141,6 @@ def export(model: ImageModel, options: ExportOptions, origin: Origin) -> None:
 
 
 def _check(model: ImageModel, options: ExportOptions, out: Path) -> None:
-    if not exported_tensors(model):
-        raise ConfigurationError(f"{type(model).__name__} has no weights to export")
     if options.onnx:
         check_one_pass(model)
     if options.community:
@@ -156,18 +151,10 @@ def _check(model: ImageModel, options: ExportOptions, out: Path) -> None:
         )
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    if not _is_export(out):
-        raise ConfigurationError(f"{out} exists and is not an export: name another --export.out")
     if not options.overwrite:
         raise ConfigurationError(
-            f"{out} already holds an export: give --export.overwrite true to replace it, or "
-            "another --export.out"
-        )
-    others = foreign(out, _written_here)
-    if others:
-        raise ConfigurationError(
-            f"{out} holds {others[0]}, which export did not write and would delete: move it away, "
-            "or name another --export.out"
+            f"{out} exists: give --export.overwrite true to replace an earlier export, or another "
+            "--export.out"
         )
 
 
@@ -179,11 +166,6 @@ def _without_path(config: dict[str, Any], model: ImageModel) -> dict[str, Any]:
     config = copy.deepcopy(config)
     config["model"]["init_args"]["network"]["init_args"] = network.without_path()
     return config
-
-
-def _is_export(folder: Path) -> bool:
-    file = folder / EXPORT
-    return file.is_file() and EXPORTED in read_metadata(file)
 
 
 def _write(model: ImageModel, options: ExportOptions, origin: Origin, folder: Path) -> list[str]:
@@ -224,7 +206,7 @@ def _config(model: ImageModel, origin: Origin) -> dict[str, Any]:
 
 
 def _remove(out: Path) -> None:
-    if _is_export(out):
+    if out.exists():
         remove_folder(out, _written_here)
 
 

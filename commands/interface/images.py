@@ -59,8 +59,6 @@ def _of_pillow(image: Image.Image, srgb: bool) -> tuple[Tensor, Back]:
             f"the image is of Pillow's mode {image.mode}, whose range is unknown; expected 8 "
             "or 16 bits a channel, or an array of floats in [0, 1]"
         )
-    if image.mode.startswith("I;16") and image.has_transparency_data:
-        raise ValueError("Pillow has no 16-bit grey with alpha: give an array (H, W, 2)")
     decoded = from_pillow(image, srgb)
     x, to_array = _of_array(decoded.array())
     icc = decoded.icc or decoded.grey_icc
@@ -105,8 +103,6 @@ def _of_array(image: NDArray[Any]) -> tuple[Tensor, Back]:
 
 
 def _in_range(x: Tensor) -> Tensor:
-    if x.numel() == 0:
-        raise ValueError(f"the image is empty: {_shape(x)}")
     check_unit_range(x, "the image")
     return x.clamp(0, 1)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypedDict, cast
 
 import numpy as np
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -70,42 +69,33 @@ def measure(
         device: Accelerator of Lightning's Trainer.
 
     Returns:
-        The number of each metric, by its name.
+        The number of each metric, by its name; without those whose images are all too small.
 
     Raises:
-        ValueError: If images are missing or differ in size, a metric is unknown, or there is no
-            number because all images are too small.
+        ValueError: If images are missing or differ in size, or a metric is unknown.
         FileNotFoundError: If the weights of a metric are missing.
     """
     checked_scale(scale, "")
     chosen = [_metric(metric) for metric in ([metrics] if isinstance(metrics, str) else metrics)]
     for metric in chosen:
-        if metric.needs_lr:
-            raise ValueError(f"{metric.name} needs the LR images: measure it by main.py test")
         if metric.needs_hr and references is None:
             raise ValueError(f"{metric.name} needs references")
     sr = _by_name(outputs, "outputs")
     hr = None if references is None else _by_name(references, "references")
     images = _Images(scale, sr, hr)
     with _quiet_lightning():
-        try:
-            trainer = Trainer(
-                accelerator=device,
-                devices=1,
-                callbacks=[*chosen],
-                logger=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-            )
-        except MisconfigurationException as error:
-            raise ValueError(f"device is {device!r}: {error}") from error
+        trainer = Trainer(
+            accelerator=device,
+            devices=1,
+            callbacks=[*chosen],
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
         trainer.test(_Outputs(scale), DataLoader(images, batch_size=None), verbose=False)
     numbers: dict[str, Measured] = {}
     for metric in chosen:
         numbers |= _numbers_of(metric, scale, images.cut)
-    if not numbers:
-        names = ", ".join(metric.name for metric in chosen)
-        raise ValueError(f"there is no number: the images are too small for {names}")
     return numbers
 
 
@@ -189,8 +179,6 @@ class _Images(Dataset[Batch]):
     def __init__(
         self, scale: float, outputs: dict[str, Any], references: dict[str, Any] | None
     ) -> None:
-        if not outputs:
-            raise ValueError("there are no outputs")
         if references is not None and outputs.keys() != references.keys():
             differing = sorted(outputs.keys() ^ references.keys())
             raise ValueError(
@@ -208,21 +196,19 @@ class _Images(Dataset[Batch]):
         sr = _rgb(self.outputs[name])
         batch: dict[str, Any] = {"key": [self.keys[index]], "size": sr.shape[-2:], "sr": sr}
         if self.references is not None:
-            batch["hr"] = self._reference(name, self.references[name], sr)
+            batch["hr"] = self._reference(self.references[name], sr)
         return cast("Batch", batch)
 
-    def _reference(self, name: str, reference: Any, sr: Tensor) -> Tensor:
+    def _reference(self, reference: Any, sr: Tensor) -> Tensor:
         hr = _rgb(reference)
-        (H, W), (h, w) = hr.shape[-2:], sr.shape[-2:]
-        if (h, w) == (H, W):
+        if hr.shape == sr.shape:
             return hr
-        if (h, w) != cut_size((H, W), self.scale):
-            raise ValueError(
-                f"the output {name} is {w}x{h} pixels, and its reference {W}x{H}: expected equal "
-                f"sizes, or the reference's, cut to multiples of the scale {self.scale:g}"
-            )
+        hr_height, hr_width = hr.shape[-2:]
+        height, width = sr.shape[-2:]
+        if (height, width) != cut_size((hr_height, hr_width), self.scale):
+            return hr  # which the metric refuses
         self.cut = True
-        return hr[..., :h, :w]
+        return hr[..., :height, :width]
 
 
 class _Outputs(NothingToTrain, SuperResolver):

@@ -16,7 +16,7 @@ from callbacks.predict.strips import Finish, strips_of
 from callbacks.weights import manifest, place_of
 from commands.arguments.command_line import CommandLine
 from commands.arguments.parser import Parser, parse
-from commands.errors import CONFIGS, ConfigurationError, did_you_mean
+from commands.errors import CONFIGS, did_you_mean
 from commands.interface.images import Picture, bit_depth, to_tensor
 from commands.interface.weights_file import method_of_file
 from commands.released import released
@@ -29,13 +29,13 @@ from degradations.base import as_floats
 from degradations.draws import seed_of
 from degradations.images import as_tensor
 from files.batch import Batch
+from files.configuration.merge import Merged
+from files.configuration.yaml_loader import StrictLoader, plain_yaml
 from files.images.alpha import without_hidden_colours
 from files.images.decode import DecodedImage
 from files.images.deep import Pixels
-from files.merge import Merged
 from files.own_modules import import_own
 from files.paths import CONFIGURATIONS, read_text
-from files.yaml_loader import StrictLoader, plain_yaml
 from lightning_modules.base import ImageModel, SuperResolver
 from lightning_modules.sampling.tiling import Tiling
 
@@ -107,10 +107,6 @@ class Enlarger:
             ((32, 24), (64, 48))
         """
         x, to_image = to_tensor(image)
-        if size is not None and scale is not None:
-            raise ValueError(
-                f"both scale {scale:g} and size {size} are given: leave one of them out"
-            )
         if size is None:
             output_size = _scaled_size(x, self.scale if scale is None else scale)
         else:
@@ -239,10 +235,7 @@ def load(
         2.0
         >>> model = enlarger.load("runs/casarbi", sampling={"steps": 3})  # doctest: +SKIP
     """
-    try:
-        module = _module_of(str(source), scale, arguments)
-    except ConfigurationError as error:  # a message for users of the command line
-        raise ValueError(str(error)) from error
+    module = _module_of(str(source), scale, arguments)
     if not isinstance(module, SuperResolver):
         raise ValueError(f"{source} is a {type(module).__name__}, which does not enlarge images")
     return Enlarger(module, device, module.tiling)
@@ -281,13 +274,8 @@ def _of_file(path: Path) -> dict[str, Any]:
 
 def _of_run(path: Path, scale: float | None, arguments: dict[str, Any]) -> ImageModel:
     content = yaml.load(read_text(path / CONFIG), StrictLoader)
-    try:
-        model = content["model"]
-        trained_scale = content["data"]["init_args"]["scale"]
-    except (KeyError, TypeError):
-        raise ValueError(
-            f"{path / CONFIG} is not of a run or an export: it lacks model, or data.init_args.scale"
-        ) from None
+    model = content["model"]
+    trained_scale = content["data"]["init_args"]["scale"]
     if (path / EXPORT).is_file():
         arguments = {"weights": str(path / EXPORT), **arguments}
     scale = trained_scale if scale is None else scale

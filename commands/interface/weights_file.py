@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from commands.errors import ConfigurationError
 from commands.released import SCALE, typed, with_scale_of_model
 from commands.run.directory import options_of_run
 from commands.run.files import CONFIG
 from commands.run.weights import EXPORT
+from files.configuration.yaml_loader import plain_yaml
 from files.paths import WEIGHTS, expand_path, read_text
 from files.tensors import read_metadata
-from files.yaml_loader import plain_yaml
 from lightning_modules.networks import edsr, imdn
 from lightning_modules.networks.spandrel import described
 from lightning_modules.weights import EXPORTED, Weights, read_weights
@@ -102,7 +101,7 @@ def with_weights_file(words: Sequence[str]) -> list[str]:
         words: Arguments as typed after ``main.py``.
 
     Raises:
-        ConfigurationError: If the file is missing or cannot be read.
+        ValueError: If the file is missing or cannot be read.
     """
     words = list(words)
     value = typed(words, "--model")
@@ -117,12 +116,7 @@ def with_weights_file(words: Sequence[str]) -> list[str]:
     if not value.endswith(WEIGHTS):
         return words
     path = Path(expand_path(value, "model"))
-    if not path.is_file():
-        raise ConfigurationError(f"model is {value}, and there is no such file")
-    try:
-        model, scale = method_of_file(path)
-    except (ImportError, ValueError) as error:
-        raise ConfigurationError(f"model: {error}") from error
+    model, scale = method_of_file(path)
     network = model["init_args"].get("network")
     if words[0] in ("fit", "check") and isinstance(network, dict):
         arguments = network.get("init_args") or {}

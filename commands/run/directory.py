@@ -21,11 +21,11 @@ from commands.errors import ConfigurationError, TemporaryError
 from commands.run.files import CONFIG, FOLDER, WEIGHTS, list_checkpoints, newest_whole
 from commands.run.folder_lock import HOLDER, FolderLock
 from files.checksums import check_intact
+from files.configuration.yaml_loader import plain_yaml
 from files.numbers import PositiveFloat, PositiveInt
-from files.owned import NotOursError, move_aside, refuse_foreign, remove_file, remove_unfinished
-from files.paths import expand_path, glob_paths
+from files.owned import move_aside, refuse_foreign, remove_file, remove_unfinished
+from files.paths import expand_path
 from files.tensors import read_file
-from files.yaml_loader import plain_yaml
 
 log = logging.getLogger(__name__)
 SILENT_SECONDS = 1.0  # of waiting for a lock, before the log names the holder
@@ -228,17 +228,6 @@ def run_folder(root: str, name: str) -> Path:
     return folder if is_plain else folder.resolve()
 
 
-def checkpoint_file(path: str) -> Path:
-    """Return the path of ``ckpt_path``.
-
-    Raises:
-        ConfigurationError: If there is no such file.
-    """
-    if not Path(path).is_file():
-        raise ConfigurationError(f"ckpt_path is {path}, and there is no such file")
-    return Path(path)
-
-
 class RunDirectory:
     """The directory of one run.
 
@@ -259,14 +248,9 @@ class RunDirectory:
             command: Name of the command; some write elsewhere.
 
         Raises:
-            ConfigurationError: If the path is not a writable folder, or has files of the names of
-                ours that another program wrote, or a checkpoint of SLURM's requeueing.
+            ConfigurationError: If the path is not a writable folder.
+            NotOursError: If it has files of the names of ours that another program wrote.
         """
-        for checkpoint in glob_paths("hpc_ckpt_*.ckpt", str(self.path)):
-            raise ConfigurationError(
-                f"{self.path} holds {checkpoint}, from which Lightning would resume by itself: "
-                "move it away; fit begins with it by --ckpt_path"
-            )
         if command not in WRITE:
             return
         problem = why_no_folder(self.path, to_write=True)
@@ -278,10 +262,7 @@ class RunDirectory:
                 fix += f", and --model.init_args.weights {self.path} to use what it has learned"
             raise ConfigurationError(f"the run cannot be written to {self.path}: {problem}; {fix}")
         for name in FIXED:
-            try:
-                refuse_foreign(self.path / name)
-            except (NotOursError, OSError) as error:
-                raise ConfigurationError(f"{error}, or set another run.root or run.name") from error
+            refuse_foreign(self.path / name)
 
     @contextmanager
     def alone(self, patience: float) -> Iterator[None]:
@@ -387,8 +368,8 @@ class RunDirectory:
             config: The present configuration.
 
         Raises:
-            ConfigurationError: If all checkpoints are damaged, the given one belongs to this run,
-                or it is needed and not intact.
+            ValueError: If all checkpoints are damaged, the given one belongs to this run, or it is
+                needed and not intact.
         """
         newest = newest_whole(self.checkpoints)
         if newest is None and list_checkpoints(self.checkpoints):
@@ -411,17 +392,14 @@ class RunDirectory:
             config: The present configuration.
 
         Raises:
-            ConfigurationError: If it is missing, damaged, or belongs to this run; or if its run has
-                another optimiser or schedule, which it restores.
+            ValueError: If it is missing, damaged, or belongs to this run; or if its run has another
+                optimiser or schedule, which it restores.
         """
         if ckpt_path is None:
             return None
         self._refuse_own(ckpt_path)
-        path = checkpoint_file(ckpt_path)
-        try:
-            check_intact(path)
-        except ValueError as error:
-            raise ConfigurationError(f"ckpt_path: {error}") from error
+        path = Path(ckpt_path)
+        check_intact(path)
         folder = path.resolve().parent
         before = RunDirectory(folder.parent).trained_config() if folder.name == FOLDER else {}
         if before:
@@ -460,20 +438,16 @@ class RunDirectory:
         return flat(content)
 
     def _saved(self) -> Any:
-        # The file may hold anything after a full disk or another program: no YAML, no text, or
-        # YAML without keys, compared with which all keys would seem new.
+        # After a full disk it may be no YAML.
         try:
             return plain_yaml(self.config_file.read_text(encoding="utf-8"))
-        except (IsADirectoryError, ValueError, RecursionError, yaml.YAMLError):
+        except (ValueError, yaml.YAMLError):
             return ""
 
 
 def _resumable(checkpoint: Path) -> Path:
     """Return a checkpoint that training can continue from; Lightning would give a traceback."""
-    try:
-        content = read_file(checkpoint, mapped=True)
-    except ValueError as error:
-        raise ConfigurationError(f"ckpt_path: {error}") from error
+    content = read_file(checkpoint, mapped=True)
     if "pytorch-lightning_version" not in content:
         raise ConfigurationError(
             f"ckpt_path is {checkpoint}, which is no checkpoint of fit: for weights alone, use "

@@ -8,9 +8,9 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from callbacks import weights
-from callbacks.weights import Entry, UnavailableError, WrongWeightsError, manifest
+from callbacks.weights import manifest
 from commands.errors import ConfigurationError, did_you_mean
-from commands.run.directory import RunDirectory, checkpoint_file
+from commands.run.directory import RunDirectory
 from commands.run.files import FOLDER, best_or_newest, list_checkpoints
 from files.paths import expand_path
 from lightning_modules.base import ImageModel
@@ -36,12 +36,10 @@ def find_weights(name: str, scale: float, key: str = "model.init_args.weights") 
         key: The argument, for messages.
 
     Raises:
-        ConfigurationError: If it is neither a file nor a known name, or cannot be downloaded.
+        ValueError: If it is neither a file nor a known name.
+        OSError: If it cannot be downloaded.
     """
-    try:
-        filled = expand_path(name.replace("{scale}", f"{scale:g}"), key)
-    except ValueError as error:
-        raise ConfigurationError(str(error)) from error
+    filled = expand_path(name.replace("{scale}", f"{scale:g}"), key)
     path = Path(filled)
     if path.is_file():
         return path
@@ -59,25 +57,11 @@ def find_weights(name: str, scale: float, key: str = "model.init_args.weights") 
         return trained[0]
     entries = manifest()
     if filled in entries:
-        return _named(filled, entries[filled], key)
-    if path.suffix or "/" in filled:
-        raise ConfigurationError(
-            f"{key} is {filled!r}, and there is no such file or run: train it first, or name "
-            "another one"
-        )
+        return weights.locate(entries[filled]) or weights.fetch(entries[filled])
     names = did_you_mean(filled, entries) or f"; its names are: {', '.join(entries)}"
     raise ConfigurationError(
-        f"{key} is {filled!r}: neither a file nor a name of configs/weights.yaml{names}"
+        f"{key} is {filled!r}: neither a file, a run nor a name of configs/weights.yaml{names}"
     )
-
-
-def _named(name: str, entry: Entry, key: str) -> Path:
-    try:
-        return weights.locate(entry) or weights.fetch(entry)
-    except (WrongWeightsError, UnavailableError) as error:
-        raise ConfigurationError(
-            f"{key} is {name!r}: {error}; or name another copy of the same network by its path"
-        ) from error
 
 
 def needed_files(config: Namespace, reads_weights: bool) -> dict[str, Path]:
@@ -115,14 +99,13 @@ def weights_are_read(run: RunDirectory, config: Namespace, fits: bool) -> bool:
         fits: Whether the command trains, or begins as training does.
 
     Raises:
-        ConfigurationError: If ``ckpt_path`` is not a file, or the saved configuration is damaged.
+        ConfigurationError: If the saved configuration is damaged.
     """
     weights = config.model.init_args.get("weights")
     has_checkpoints = bool(list_checkpoints(run.checkpoints))
     if fits:
         return weights is not None and (config.run.overwrite or not has_checkpoints)
     if config.ckpt_path is not None:
-        checkpoint_file(config.ckpt_path)
         return False
     return weights is not None and (not has_checkpoints or _is_result(weights, run))
 
@@ -171,7 +154,7 @@ def load_trained(
     if ckpt_path is None and not _is_result(initial, run):
         trained = best_or_newest(run.checkpoints)
     if ckpt_path is not None:
-        path = checkpoint_file(ckpt_path)
+        path = Path(ckpt_path)
     elif trained is not None:
         path, reason = trained
         log.info("%s uses %s of the run in %s", subcommand, reason, run.path)

@@ -21,7 +21,7 @@ from files.paths import (
     is_video,
     size_and_time,
 )
-from files.video import holds_video, load_av
+from files.videos.video import holds_video, load_av
 
 log = logging.getLogger(__name__)
 Listed = list[tuple[str, Path]]

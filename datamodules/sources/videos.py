@@ -18,7 +18,7 @@ from datamodules.source import Sample, Source
 from degradations.draws import seed_of
 from files.images.decode import UnreadableImage
 from files.paths import size_and_time
-from files.video import (
+from files.videos.video import (
     MICROSECONDS,
     Clock,
     VideoFrame,

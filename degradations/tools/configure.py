@@ -14,7 +14,7 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser
 
 from degradations.base import Degradation
-from files.merge import Merged
+from files.configuration.merge import Merged
 
 # Lines of the parser's messages that say nothing of the mistake.
 _NOISE = re.compile(

@@ -25,7 +25,7 @@ from degradations.images import as_image, cropped, read_image
 from degradations.tools.configure import degradation_of
 from files.marks import SHEET
 from files.numbers import positive
-from files.owned import refuse_folder, refuse_foreign, whole_file
+from files.owned import refuse_foreign, whole_file
 
 GAP = 16  # pixels between tiles
 SIDE = 256  # of a tile, in pixels
@@ -259,7 +259,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = options.out if options.out.suffix else options.out.with_suffix(".png")
     if out.suffix.lower() != ".png":
         raise ValueError(f"--out is {out}; expected a name that ends in .png")
-    refuse_folder(out)
     if os.path.realpath(out) == os.path.realpath(options.image):
         raise ValueError(f"{out} is an input and would be overwritten: give another --out")
     refuse_foreign(out, SHEET)

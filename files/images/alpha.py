@@ -26,15 +26,7 @@ def without_hidden_colours(rgb: Pixels, alpha: NDArray[Any]) -> Pixels:
 
     Returns:
         (H, W, 3); a new array if anything changes.
-
-    Raises:
-        ValueError: If ``alpha`` has another shape.
     """
-    if alpha.shape != rgb.shape[:2]:
-        raise ValueError(
-            f"a Source gave meta['alpha'] of shape {alpha.shape} with an image of {rgb.shape}; "
-            "expected the image's height and width"
-        )
     hidden = alpha < HIDDEN * alpha.max()
     if not hidden.any():
         return rgb

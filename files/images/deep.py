@@ -15,6 +15,7 @@ from files.images.png import DEPTH, check_size, without_texts
 from files.images.tiff import unsupported_tiff
 
 TOP = 65535
+LZW = 5  # tag Compression of a TIFF
 
 Bytes = bytes | bytearray | memoryview
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
@@ -83,15 +84,11 @@ def _tiff_16(
         is_planar = page.planarconfig == 2
         is_inverted = page.photometric == 0
         extra = int(page.extrasamples[0]) if page.extrasamples else ALPHA
-        try:
+        # tifffile reads LZW only with a further package; OpenCV reads it, but not planes.
+        is_for_opencv = page.compression == LZW and not is_planar and image.tell() == 0
+        pixels = _opencv_16(data) if is_for_opencv else None
+        if pixels is None:
             pixels = page.asarray()
-        except ValueError as error:
-            # tifffile reads LZW only with a further package; OpenCV reads it, but not planes.
-            if is_planar or image.tell() > 0 or "imagecodecs" not in str(error):
-                raise
-            pixels = _opencv_16(data)
-            if pixels is None:
-                raise
     if is_planar and pixels.ndim == 3:
         pixels = np.moveaxis(pixels, 0, -1)
     pixels = pixels.astype(np.uint16)  # big-endian files, too
@@ -135,19 +132,28 @@ def _opencv_16(data: Bytes) -> NDArray[np.uint16] | None:
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16:
         return None
-    if pixels.ndim == 3:
-        pixels[..., :3] = pixels[..., 2::-1].copy()  # BGR(A) to RGB(A)
+    if pixels.ndim == 3 and pixels.shape[2] == 3:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    elif pixels.ndim == 3:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA)
     return cast(NDArray[np.uint16], pixels)
 
 
 def _split(pixels: NDArray[np.uint16]) -> tuple[NDArray[np.uint16], NDArray[np.uint16] | None]:
-    if pixels.ndim == 2 or pixels.shape[2] == 1:
-        return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2), None
-    alpha = np.ascontiguousarray(pixels[..., 3]) if pixels.shape[2] == 4 else None
-    return np.ascontiguousarray(pixels[..., :3]), alpha
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    channels = pixels.shape[2]
+    if channels == 1:
+        return np.repeat(pixels, 3, axis=2), None
+    rgb = np.ascontiguousarray(pixels[..., :3])
+    alpha = np.ascontiguousarray(pixels[..., 3]) if channels == 4 else None
+    return rgb, alpha
 
 
 def _divided(rgb: NDArray[np.uint16], alpha: NDArray[np.uint16]) -> NDArray[np.uint16]:
     """Divide premultiplied colours by alpha; 0 where alpha is 0."""
     share = np.maximum(alpha, 1).astype(np.float64)[..., None] / TOP
-    return np.minimum(np.rint(rgb / share), TOP).astype(np.uint16) * (alpha > 0)[..., None]
+    colours = np.rint(rgb / share)
+    colours = np.minimum(colours, TOP).astype(np.uint16)
+    is_visible = alpha[..., None] > 0
+    return colours * is_visible

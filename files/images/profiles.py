@@ -59,9 +59,11 @@ def image_of(pixels: NDArray[np.uint8], mode: str) -> Image.Image:
 def _transform(icc: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-        srgb, how = ImageCms.createProfile("sRGB"), ImageCms.Intent.RELATIVE_COLORIMETRIC
-        transform = ImageCms.buildTransform(profile, srgb, mode, "RGB", how)
-        return None if mode != "CMYK" and _keeps_colours(transform, mode) else transform
+        srgb = ImageCms.createProfile("sRGB")
+        intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
+        transform = ImageCms.buildTransform(profile, srgb, mode, "RGB", intent)
+        is_srgb = mode != "CMYK" and _keeps_colours(transform, mode)
+        return None if is_srgb else transform
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
         log.debug("a broken colour profile is ignored: %s", error)
         return None
@@ -69,11 +71,15 @@ def _transform(icc: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 def _keeps_colours(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
     levels = np.linspace(0, 255, 18).round().astype(np.uint8)
-    channels = [levels] * 3 if mode == "L" else np.meshgrid(levels, levels, levels)
-    colours = np.stack(channels, axis=-1).reshape(1, -1, 3)
-    before = image_of(colours[..., 0] if mode == "L" else colours, mode)
-    after = np.asarray(transform.apply(before))
-    return bool(np.abs(after.astype(int) - colours).max() <= SAME)
+    if mode == "L":
+        pixels = levels[None]
+        colours = np.repeat(pixels[..., None], 3, axis=2)
+    else:
+        pixels = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3)
+        colours = pixels
+    converted = np.asarray(transform.apply(image_of(pixels, mode)))
+    change = np.abs(converted.astype(int) - colours)
+    return bool(change.max() <= SAME)
 
 
 Pixels = TypeVar("Pixels", bound=NDArray[Any])

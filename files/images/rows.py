@@ -85,10 +85,12 @@ def _packer(band: Pixels) -> Any:
 def _filtered_8(band: Pixels, above: Pixels | None) -> bytes:
     """Return rows as Pillow filters them, by what it writes without compression."""
     rows = band if above is None else np.concatenate([above, band])
-    png = memoryview(saved(rows[..., 0] if rows.shape[2] == 1 else rows, "PNG", compress_level=0))
-    packed = b"".join(png[at + 8 : end] for name, at, end in chunks_of(png) if name == b"IDAT")
-    filtered = zlib.decompress(packed)
-    return filtered[-(len(filtered) // len(rows)) * len(band) :]
+    pixels = rows[..., 0] if rows.shape[2] == 1 else rows
+    png = memoryview(saved(pixels, "PNG", compress_level=0))
+    parts = [png[start + 8 : end] for name, start, end in chunks_of(png) if name == b"IDAT"]
+    filtered = zlib.decompress(b"".join(parts))
+    bytes_of_row = len(filtered) // len(rows)
+    return filtered[-bytes_of_row * len(band) :]
 
 
 def _filtered_16(band: Pixels) -> bytes:

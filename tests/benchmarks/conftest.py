@@ -7,7 +7,6 @@ from collections.abc import Callable
 import pytest
 
 from tests.conftest import REPO
-from tests.docs.parsed import accept_missing
 
 
 @pytest.fixture
@@ -16,7 +15,6 @@ def accepted(enlarger: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(REPO)
     for name in ("DATA", "WEIGHTS"):
         monkeypatch.setenv(f"ENLARGER_{name}", name.lower())
-    accept_missing(monkeypatch.setattr)
 
     def parse(*words: str) -> None:
         with pytest.raises(SystemExit) as stopped:

@@ -359,7 +359,7 @@ def test_a_model_is_its_visitors(page: Page, photo: Path) -> None:
     assert models == [{"source": "own/my.safetensors", "name": "my.safetensors", "scale": 2}]
     assert first.enlarge(photo, "own/my.safetensors") == second.enlarge(photo, page.edsr)
     content = json.dumps({**EMPTY, "source": "own/my.safetensors"}).encode()
-    assert "not offered here" in refusal(second.visit + "/enlarge", content)
+    assert "404" in refusal(second.visit + "/enlarge", content)
     zipped = io.BytesIO()
     with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("data.pkl", bytes(1_000_000))

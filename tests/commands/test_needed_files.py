@@ -34,8 +34,8 @@ def unbuilt(monkeypatch: pytest.MonkeyPatch) -> None:
     ("command", "weights", "got"),
     [
         ("fit", "$ENLARGER_WEIGHTS/net.pth", "environment variable ENLARGER_WEIGHTS is not"),
-        ("fit", "gone/net.pth", "and there is no such file"),
-        ("test", "gone/net.pth", "and there is no such file"),
+        ("fit", "gone/net.pth", "neither a file"),
+        ("test", "gone/net.pth", "neither a file"),
     ],
 )
 @pytest.mark.usefixtures("unbuilt")

@@ -1,53 +1,16 @@
-"""Real-ESRGAN by the command line: refused options, exported."""
+"""Real-ESRGAN, exported."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from lightning_modules.methods.real_esrgan import RealESRGAN
 from lightning_modules.networks.rrdb import RRDBNet, SRVGGNetCompact
 from tests.commands.export.test_export import written
-from tests.lightning_modules.vgg19 import save_vgg19
-
-Enlarger = Callable[..., None]
-Refusal = Callable[..., str]
-MODEL = """
-class_path: lightning_modules.RealESRGAN
-init_args:
-  network:
-    class_path: lightning_modules.SRVGGNetCompact
-    init_args: {channels: 8, convolutions: 1}
-  losses:
-    l1: lightning_modules.L1
-    perceptual:
-      class_path: lightning_modules.VGG19Perceptual
-      init_args: {start: 4, layers: {conv1_2: 1.0}, perceptual_weights: vgg19.pth}
-  gan: {start: 2}
-  discriminator: {class_path: lightning_modules.UNetDiscriminator, init_args: {width: 4}}
-  lr_scheduler: {class_path: torch.optim.lr_scheduler.StepLR, init_args: {step_size: 3, gamma: 0.9}}
-"""
-
-
-@pytest.fixture
-def gan(tiny: Path) -> str:
-    """The name of a file like `tiny.yaml` that trains against a discriminator."""
-    content = yaml.safe_load((tiny / "tiny.yaml").read_text())
-    content["model"] = yaml.safe_load(MODEL)
-    (tiny / "gan.yaml").write_text(yaml.safe_dump(content))
-    save_vgg19(tiny, ("conv1_1", "conv1_2")).rename(tiny / "vgg19.pth")
-    return "gan.yaml"
-
-
-def test_what_the_trainer_would_do_is_the_method_s(gan: str, refusal: Refusal) -> None:
-    for flag, own in (("gradient_clip_val", "clip"), ("accumulate_grad_batches", "accumulate")):
-        sentence = refusal("fit", "--config", gan, f"--trainer.{flag}", 2)
-        assert f"set model.{own} instead, and remove trainer.{flag}" in sentence
 
 
 @pytest.mark.parametrize("scale", [2, 4])

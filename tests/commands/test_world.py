@@ -79,7 +79,6 @@ def test_one_run_of_all_processes(
     ("environment", "given", "sentence"),
     [
         (RUN, trainer(2, 2), "3 processes on each of 2 nodes, .* or set them to 3 and 2"),
-        ({"TORCHELASTIC_RUN_ID": "old"}, trainer(), "as torchrun does, but RANK"),
         ({"RANK": "1", "WORLD_SIZE": "2"}, trainer(2), "neither torchrun nor srun .* -u RANK"),
         ({"WORLD_SIZE": "2"}, trainer(), "neither torchrun nor srun"),
         ({"LOCAL_RANK": "1"}, trainer(), "LOCAL_RANK is 1 .* but trainer.devices is auto"),
@@ -90,7 +89,6 @@ def test_one_run_of_all_processes(
         ({**TASK, **STEP}, trainer(1, 2), "srun has started 2 processes on each of 2 nodes"),
         (TASK, trainer(), "start the command with srun"),
         ({"SLURM_NTASKS": "1"}, trainer(8), "1 processes on each .*devices is 8"),
-        ({"OMPI_COMM_WORLD_SIZE": "8"}, trainer(), "OMPI_COMM_WORLD_SIZE is 8, .*not supported"),
         ({}, trainer(2, 2), "set MASTER_ADDR, MASTER_PORT, NODE_RANK"),
     ],
 )

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import main
-from commands.arguments import early
 from commands.names import TOOLS
 from tests.docs.stand_in import asks
 
@@ -53,20 +52,9 @@ def parsed(words: Sequence[str], folder: Path, environment: Mapping[str, str]) -
         process.join()
 
 
-def accept_missing(patch: Callable[[object, str, object], None] = setattr) -> None:
-    """Let commands of `main.py` name files and runs that do not exist.
-
-    Args:
-        patch: Replaces an attribute; by default for the rest of the process.
-    """
-    patch(early, "_refuse_missing", lambda key, path: None)
-    patch(early, "refuse_missing_run", lambda words: None)
-
-
 def _child(sends: Connection, words: list[str], folder: str, environment: dict[str, str]) -> None:
     os.chdir(folder)
     os.environ.update(environment)
-    accept_missing()  # the reader has the files
     said = io.StringIO()
     failed: object = None
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):

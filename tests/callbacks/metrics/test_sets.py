@@ -86,7 +86,7 @@ def test_an_output_that_is_not_finite_leaves_none_of_the_numbers(tmp_path: Path)
 @pytest.mark.parametrize("sanity", [False, True])
 def test_one_image_is_refused_before_anything_is_measured(tmp_path: Path, sanity: bool) -> None:
     metric = Color()
-    message = "color of 'tiny' has 1 image; a Color needs at least 2: give the dataset more"
+    message = "color needs at least 2 images, but 'tiny' has 1"
     data = loader(Images(1))
     run = trainer(tmp_path, metric, num_sanity_val_steps=1 if sanity else 0, max_steps=1)
     with pytest.raises(ValueError, match=message):

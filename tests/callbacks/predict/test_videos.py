@@ -28,7 +28,7 @@ from datamodules.sources.folder import Outputs
 from datamodules.sources.videos import Videos
 from files.images.decode import UnreadableImage
 from files.locks import locked, unlock
-from files.video import BT601, read_frame, stated_frames
+from files.videos.video import BT601, read_frame, stated_frames
 from lightning_modules.controls.simple import Bicubic
 from tests.callbacks.predict.test_predictions import stored
 from tests.callbacks.tiny import OneThread, trainer

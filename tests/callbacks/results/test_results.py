@@ -156,19 +156,16 @@ def test_values_that_are_not_finite_are_strict_json(tmp_path: Path, value: float
     assert str(load_results(tmp_path / "r.json")["results"][0]["value"]) == str(value)
 
 
-@pytest.mark.parametrize("content", ["{", '{"results": [{"value": 1}]}'])
-def test_a_damaged_file_is_moved_aside(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
-) -> None:
+def test_a_damaged_file_is_moved_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "results.json"
     for number in (0, 1):
-        path.write_text(content)
-        with pytest.raises(ValueError, match="is no file of results, or damaged"):
+        path.write_text("{")
+        with pytest.raises(ValueError, match=r"results.json is damaged"):
             load_results(path)
         with caplog.at_level(logging.WARNING):
             evaluated(tmp_path)
         aside = tmp_path / f"results.json.damaged-{number}"
-        assert aside.read_text() == content
+        assert aside.read_text() == "{"
         assert str(aside) in caplog.text
         assert len(load_results(path)["results"]) == 4
 

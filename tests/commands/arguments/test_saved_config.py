@@ -17,7 +17,7 @@ from lightning.pytorch import Callback
 
 import main
 from commands.arguments.saved_config import as_yaml
-from files.yaml_loader import StrictLoader
+from files.configuration.yaml_loader import StrictLoader
 from tests.conftest import REPO
 
 Enlarger = Callable[..., None]

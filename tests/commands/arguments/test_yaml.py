@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from files.yaml_loader import StrictLoader
+from files.configuration.yaml_loader import StrictLoader
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,14 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
+from files.configuration.yaml_loader import (
+    NO_CONFIGURATION,
+    NO_FILE,
+    StrictLoader,
+    is_configuration,
+)
 from files.own_modules import import_own
 from files.paths import CONFIGURATIONS, read_text
-from files.yaml_loader import NO_CONFIGURATION, NO_FILE, StrictLoader, is_configuration
 
 SPEC = ("class_path", "init_args", "dict_kwargs")
 KeyPath = tuple[str, ...]  # of a key, without ``init_args``
@@ -165,9 +170,8 @@ class Merged:
         except UnicodeDecodeError as error:
             raise ValueError(f"{file} is not UTF-8 text: save it so") from error
         except yaml.YAMLError as error:
-            raise ValueError(str(error).replace(NO_FILE, f'"{file}"')) from error
-        except RecursionError as error:
-            raise ValueError(f"{file} is nested too deeply") from error
+            hint = " (a tab? YAML is indented by spaces)" if "any token" in str(error) else ""
+            raise ValueError(str(error).replace(NO_FILE, f'"{file}"') + hint) from error
         self._locate(node, path, str(file), set())
         return self._resolved(value, file.parent, path, (*above, file))
 

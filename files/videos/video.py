@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from files.containers import TruncatedVideoError, check_end
 from files.paths import open_regular
+from files.videos.containers import TruncatedVideoError, check_end
 
 # Playlists, whose demuxers open other files and addresses, are not among them.
 DEMUXERS = "mov,mp4,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf,flv,ogg,yuv4mpegpipe"
@@ -176,9 +176,15 @@ def film_of(container: Any) -> Any:
     """Return the stream of PyAV's container that is the film, and no cover; None without one."""
     from av.stream import Disposition
 
-    films = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    films = []
+    for stream in container.streams.video:
+        if not stream.disposition & Disposition.attached_pic:
+            films.append(stream)
     best = container.streams.best("video")  # MKV may hold a cover as an ordinary stream
-    return next((film for film in films if film.index == best.index), next(iter(films), None))
+    for film in films:
+        if film.index == best.index:
+            return film
+    return films[0] if films else None
 
 
 def stated_frames(path: str) -> int:
@@ -330,16 +336,14 @@ def read_frame(path: str | os.PathLike[str], number: int) -> NDArray[Any]:
     """Return the RGB levels (H, W, 3) of a frame of a video, from 1, upright.
 
     Raises:
-        ValueError: If there is no such frame, or its colours are not supported.
+        ValueError: If its colours are not supported.
         OSError: If it is not a regular file.
         av.FFmpegError: If it is no video, or damaged.
     """
     with open_video(path) as container:
         film = film_of(container)
         film.thread_type = "AUTO"
-        frame = next(itertools.islice(container.decode(film), number - 1, None), None)
-        if frame is None:
-            raise ValueError(f"{os.fspath(path)} has no frame {number}")
+        frame = next(itertools.islice(container.decode(film), number - 1, None))
         return np.rot90(frame_to_rgb(frame, colours_of(frame)), round(frame.rotation / 90))
 
 

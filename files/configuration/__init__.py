@@ -1,0 +1,1 @@
+"""Files of configurations: YAML, and layers of it merged into one dictionary."""
