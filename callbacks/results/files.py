@@ -73,13 +73,17 @@ def load_results(path: str | Path) -> ResultsFile:
     """Read a ``results.json``.
 
     Raises:
-        ValueError: If the file is damaged.
+        ValueError: If the file is damaged, or not a file of results.
     """
     content: ResultsFile = read_json(Path(path))
-    for result in content["results"]:
-        result["value"] = float(result["value"])  # "inf" and "nan" are strings in JSON
-        if "std" in result:
-            result["std"] = float(result["std"])
+    try:
+        for result in content["results"]:
+            identity(result)
+            result["value"] = float(result["value"])  # "inf" and "nan" are strings in JSON
+            if "std" in result:
+                result["std"] = float(result["std"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no file of results: {error!r}") from error
     return content
 
 

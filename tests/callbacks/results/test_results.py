@@ -156,16 +156,19 @@ def test_values_that_are_not_finite_are_strict_json(tmp_path: Path, value: float
     assert str(load_results(tmp_path / "r.json")["results"][0]["value"]) == str(value)
 
 
-def test_a_damaged_file_is_moved_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("content", ["{", '{"results": [{"value": 1}]}'])
+def test_a_damaged_file_is_moved_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
+) -> None:
     path = tmp_path / "results.json"
     for number in (0, 1):
-        path.write_text("{")
-        with pytest.raises(ValueError, match=r"results.json is damaged"):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=r"results.json is (damaged|no file of results)"):
             load_results(path)
         with caplog.at_level(logging.WARNING):
             evaluated(tmp_path)
         aside = tmp_path / f"results.json.damaged-{number}"
-        assert aside.read_text() == "{"
+        assert aside.read_text() == content
         assert str(aside) in caplog.text
         assert len(load_results(path)["results"]) == 4
 

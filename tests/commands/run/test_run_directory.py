@@ -44,6 +44,12 @@ def test_no_run_lies_outside_of_the_folder_of_all(tmp_path: Path, name: str) -> 
         assert run_folder(str(tmp_path), sound).resolve() == (tmp_path / sound).resolve()
 
 
+def test_lightning_chooses_no_checkpoint(tiny: Path, refusal: Refusal) -> None:
+    Path("runs/tiny").mkdir(parents=True)
+    Path("runs/tiny/hpc_ckpt_1.ckpt").touch()
+    assert "hpc_ckpt_1.ckpt is there, from which Lightning would resume" in refusal(*FIT)
+
+
 def test_the_folder_above_a_link_is_its_targets(tmp_path: Path) -> None:
     """Lightning would write beside the link."""
     (tmp_path / "far/experiments").mkdir(parents=True)
