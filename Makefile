@@ -6,6 +6,7 @@
 # make docs-commands   every command of every page, or one page's: make docs-commands PAGES=docs/data.md (for maintainers; long)
 # make test-nightly   what takes longer: runs on several processes, faults, each extra (the faults need root)
 # make bench-gpu BUDGET=480   what is measured on a GPU, as far as so many seconds go; without one, what that would be
+# make evidence-gpu BUDGET=800   InvSR, CasArbi and NSARM trained on a GPU and tested, as far as so many seconds go; typed again, it goes on
 # make test-faults   two nodes that lose power, cables and disks, 20 times (half an hour; needs root)
 # make test-minimum   the quick tests, and compiled code, with the oldest versions that pyproject.toml allows, in .venv-minimum (needs uv)
 # make test-python VERSION=3.13   the quick tests with that Python, in .venv-3.13 (needs uv)
@@ -23,7 +24,7 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 # Where it is set, as in many containers, each process of the tests would compile all tests again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: install demo docs docs-commands test test-matrix test-nightly test-faults test-minimum test-python test-iqa coverage bench-gpu
+.PHONY: install demo docs docs-commands test test-matrix test-nightly test-faults test-minimum test-python test-iqa coverage bench-gpu evidence-gpu
 .PHONY: checks lint types pytest clean
 
 install: .venv/.installed
@@ -129,6 +130,9 @@ coverage: install
 
 bench-gpu: install
 	$(BIN)/python -m benchmarks.gpu --budget $(BUDGET)
+
+evidence-gpu: install
+	$(BIN)/python -m benchmarks.photographs --table benchmarks/configs/photographs_cuda.yaml --budget $(BUDGET)
 
 clean:
 	rm -rf .venv .venv-* build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*

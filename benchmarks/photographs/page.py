@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,11 @@ from benchmarks.photographs.measure import (
     verdict,
 )
 from benchmarks.photographs.outputs import OUTPUTS
-from benchmarks.photographs.table import ROWS, Claim, Row, Table
+from benchmarks.photographs.table import Claim, Row, Table
 from benchmarks.report import REPOSITORY
 from files.owned import write_whole
 
-JSON, IMAGES, PAGE = "photographs.json", "photographs", "docs/photographs.md"
-CLAIMS = "docs/claims.md"
-MARKS = ("<!-- photographs -->", "<!-- end of photographs -->")
+PAGE, CLAIMS = "docs/photographs.md", "docs/claims.md"
 COLUMNS = {  # heading and digits of each metric
     "psnr": ("PSNR-Y", 2),
     "lpips": ("LPIPS", 3),
@@ -101,13 +100,16 @@ def _part(table: str, metric: str, other: str, found: Difference) -> dict[str, A
 def write(table: Table, found: dict[str, Any]) -> None:
     """Write the page's part, and each verdict beside its claim in the papers' claims.
 
+    The part stands between ``<!-- NAME -->`` and ``<!-- end of NAME -->``, for the table's name.
+
     Args:
         table: The table.
         found: What the JSON file holds.
     """
     place = REPOSITORY / PAGE
+    marks = (f"<!-- {table.name} -->", f"<!-- end of {table.name} -->")
     text = markdown(table, found)
-    write_whole(place, report.placed(place.read_text(encoding="utf-8"), text, MARKS))
+    write_whole(place, report.placed(place.read_text(encoding="utf-8"), text, marks))
     papers = REPOSITORY / CLAIMS
     text = papers.read_text(encoding="utf-8")
     for claim in found["results"]["claims"]:
@@ -119,6 +121,7 @@ def write(table: Table, found: dict[str, Any]) -> None:
 def markdown(table: Table, found: dict[str, Any]) -> str:
     """Return each table with its images, the claims and the trainings. Args as for ``write``."""
     rows = found["results"]["rows"]
+    images = f"../benchmarks/results/{table.name}"
     parts = []
     for name, compared in table.tables.items():
         if not compared.on_page:
@@ -133,14 +136,13 @@ def markdown(table: Table, found: dict[str, Any]) -> str:
             parts.append(f"{', '.join(missing)}: {UNKNOWN}.")
         parts += [
             f"{row.label}: {row.about}\n\n![LR, bicubic, regression, {row.label}, HR]"
-            f"(../benchmarks/results/{IMAGES}/{row.name}.webp)"
+            f"({images}/{row.name}.webp)"
             for row in tested
             if row.sheet == name and row.name in rows
         ]
         if compared.samples:
             shown = ", ".join(row.label for row in tested if row.name in compared.samples)
-            image = f"../benchmarks/results/{IMAGES}/{name}.webp"
-            parts.append(f"{compared.about}\n\n![{shown}, photographs]({image})")
+            parts.append(f"{compared.about}\n\n![{shown}, photographs]({images}/{name}.webp)")
     parts += ["### Claims", _claims(table, found["results"]["claims"])]
     parts += ["### Trainings", _trainings(found["results"]["trainings"])]
     return "\n\n".join(parts) + "\n"
@@ -210,26 +212,31 @@ def draw(table: Table, row: Row, folder: Path) -> None:
         table: The table.
         row: The row; nothing is drawn if it names no sheet.
         folder: Where to; the images are ``<row>.webp``, ``<sheet>.webp``, and ``<table>.webp`` of
-            samples, in ``photographs``.
+            samples, in a folder of the table's name.
     """
+    folder = folder / table.name
     labels = {row.name: row.label for row in table.rows}
     if row.sheet:
         compared = table.tables[row.sheet]
         beside = {"bicubic": compared.bicubic, "regression": compared.regression}
-        _sheet(
-            table, row.sheet, beside | {row.label: row.name}, folder / IMAGES / f"{row.name}.webp"
-        )
+        shown = beside | {row.label: row.name}
+        _sheet(table, row.sheet, shown, folder / f"{row.name}.webp")
     for sheet, names in table.sheets.items():
-        if row.name in names and all((ROWS / name / OUTPUTS).is_dir() for name in names):
+        if row.name in names and _tested(table, names):
             dataset = table.sets[row.set].tables[0]
             shown = {labels[name]: name for name in names}
-            _sheet(table, dataset, shown, folder / IMAGES / f"{sheet}.webp")
+            _sheet(table, dataset, shown, folder / f"{sheet}.webp")
     for name in table.sets[row.set].tables:
         names = table.tables[name].samples
-        if row.name in names and all((ROWS / other / OUTPUTS).is_dir() for other in names):
-            lines = {labels[other]: ROWS / other / OUTPUTS / "sr" / name for other in names}
-            lines["photographs"] = ROWS / names[0] / OUTPUTS / "hr" / name
-            _samples(lines, folder / IMAGES / f"{name}.webp")
+        if row.name in names and _tested(table, names):
+            outputs = {other: table.rows_folder / other / OUTPUTS for other in names}
+            lines = {labels[other]: outputs[other] / "sr" / name for other in names}
+            lines["photographs"] = outputs[names[0]] / "hr" / name
+            _samples(lines, folder / f"{name}.webp")
+
+
+def _tested(table: Table, rows: Iterable[str]) -> bool:
+    return all((table.rows_folder / name / OUTPUTS).is_dir() for name in rows)
 
 
 def _samples(lines: dict[str, Path], target: Path) -> None:
@@ -255,8 +262,9 @@ def _save(paper: Image.Image, target: Path) -> None:
 
 def _sheet(table: Table, dataset: str, rows: dict[str, str], target: Path) -> None:
     """Draw crops at 1:1, a line an image that all rows have: LR (nearest), the rows, HR."""
-    *_, last = (ROWS / name / OUTPUTS for name in rows.values())
-    columns = {label: ROWS / name / OUTPUTS / "sr" for label, name in rows.items()}
+    outputs = {label: table.rows_folder / name / OUTPUTS for label, name in rows.items()}
+    *_, last = outputs.values()
+    columns = {label: folder / "sr" for label, folder in outputs.items()}
     columns = {"LR": last / "lr"} | columns | {"HR": last / "hr"}
     crops = [crop for crop in table.crops if (last / "hr" / dataset / f"{crop[0]}.png").is_file()]
     step = SIDE + GAP

@@ -1,7 +1,8 @@
-"""The table of trainings, rows and claims: `benchmarks/configs/photographs.yaml`.
+"""A table of trainings, rows and claims, such as `benchmarks/configs/photographs.yaml`.
 
-Options in it are those of ``main.py``. A path below ``runs/photographs/trainings`` in options, or
-in a configuration file, is the run of another training, which is then done first.
+Options in it are those of ``main.py``. Runs of the table ``NAME.yaml`` are in ``runs/NAME``. A path
+below ``runs/NAME/trainings`` in options, or in a configuration file, is the run of another
+training, which is then done first.
 """
 
 from __future__ import annotations
@@ -19,9 +20,6 @@ from files.configuration.yaml_loader import plain_yaml
 
 CONFIGS = "benchmarks/configs/photographs"
 TABLE = REPOSITORY / f"{CONFIGS}.yaml"
-RUNS = Path("runs/photographs")
-TRAININGS, ROWS = RUNS / "trainings", RUNS / "rows"
-RUN = re.compile(rf"{TRAININGS.as_posix()}/(\w+)")
 
 
 @dataclass(frozen=True)
@@ -43,14 +41,6 @@ class Training:
     def file(self) -> str:
         """The configuration file."""
         return self.config or f"{CONFIGS}/{self.name}.yaml"
-
-    @property
-    def command(self) -> list[str]:
-        """Arguments of ``main.py``."""
-        words = [self.verb, "--config", self.file, *self.options]
-        if self.verb == "encode":
-            return [*words, "--encode.out", str(TRAININGS / self.name)]
-        return [*words, "--run.root", str(TRAININGS), "--run.name", self.name]
 
 
 @dataclass(frozen=True)
@@ -134,6 +124,7 @@ class Claim:
 class Table:
     """All of the table.
 
+    name: Name of its file, of its folder in ``runs``, and of the results.
     sets: What rows are tested on, by name.
     tables: Tables of the page, by the name of their dataset.
     trainings: All trainings; each comes after those that it needs.
@@ -141,8 +132,10 @@ class Table:
     claims: All claims.
     crops: Image and upper left corner of each crop that is shown.
     sheets: Rows of one set that an image shows beside each other, by the image's name.
+    gpu: Whether its trainings are sized for a GPU. Their weights are kept in half precision, too.
     """
 
+    name: str
     sets: dict[str, Set]
     tables: dict[str, Compared]
     trainings: tuple[Training, ...]
@@ -150,6 +143,7 @@ class Table:
     claims: tuple[Claim, ...] = ()
     crops: tuple[tuple[str, int, int], ...] = ()
     sheets: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    gpu: bool = False
 
     def __post_init__(self) -> None:
         """Check all names.
@@ -162,12 +156,14 @@ class Table:
             if twice := sorted({name for name in names if names.count(name) > 1}):
                 raise ValueError(f"{', '.join(twice)} is there twice: rename one")
         for number, training in enumerate(self.trainings):
-            _check(runs_in(training.options), trainings[:number], f"training {training.name!r}")
+            _check(
+                self.runs_in(training.options), trainings[:number], f"training {training.name!r}"
+            )
         for name, tested in self.sets.items():
             _check(tested.tables, self.tables, f"set {name!r}")
         for row in self.rows:
             _check([row.set], self.sets, f"row {row.name!r}")
-            _check([*filter(None, [row.of]), *runs_in(row.options)], trainings, row.name)
+            _check([*filter(None, [row.of]), *self.runs_in(row.options)], trainings, row.name)
             _check(filter(None, [row.sheet]), self.tables, f"row {row.name!r}")
         for name, table in self.tables.items():
             shown = filter(None, [table.bicubic, table.regression, *table.samples])
@@ -178,6 +174,21 @@ class Table:
             _check(claim.tables, self.tables, f"claim {claim.text!r}")
             against = [claim.than or self.tables[name].regression for name in claim.tables]
             _check([claim.row, *against], rows, f"claim {claim.text!r}")
+
+    @property
+    def runs(self) -> Path:
+        """Folder of all its runs."""
+        return Path("runs") / self.name
+
+    @property
+    def trainings_folder(self) -> Path:
+        """Folder of the runs of trainings."""
+        return self.runs / "trainings"
+
+    @property
+    def rows_folder(self) -> Path:
+        """Folder of the runs of rows."""
+        return self.runs / "rows"
 
     def training(self, name: str) -> Training:
         """Return a training by its name."""
@@ -196,15 +207,23 @@ class Table:
                     names |= {compared.bicubic, compared.regression} - {""}
         return [row for row in self.rows if row.name in names]
 
-    def command(self, row: Row) -> list[str]:
+    def training_command(self, training: Training) -> list[str]:
+        """Return the arguments of ``main.py`` that train."""
+        words = [training.verb, "--config", training.file, *training.options]
+        if training.verb == "encode":
+            return [*words, "--encode.out", str(self.trainings_folder / training.name)]
+        return [*words, "--run.root", str(self.trainings_folder), "--run.name", training.name]
+
+    def test_command(self, row: Row) -> list[str]:
         """Return the arguments of ``main.py`` that test a row."""
         words = ["test"]
         if row.of:
             training = self.training(row.of)
             words += ["--config", training.file, *of_model(training.options)]
-            words += ["--model.init_args.weights", str(TRAININGS / row.of)]
+            words += ["--model.init_args.weights", str(self.trainings_folder / row.of)]
         words += [*row.options, *self.sets[row.set].options]
-        return [*words, "--run.root", str(ROWS), "--run.name", row.name, "--seed_everything", "0"]
+        words += ["--run.root", str(self.rows_folder), "--run.name", row.name]
+        return [*words, "--seed_everything", "0"]
 
     def needed(self, words: Iterable[str]) -> list[Training]:
         """Return the trainings that a command needs, in their order.
@@ -212,21 +231,22 @@ class Table:
         Args:
             words: Its arguments.
         """
-        names, new = set[str](), runs_in(words)
+        names, new = set[str](), self.runs_in(words)
         while new:
             names.update(new)
-            commands = [self.training(name).command for name in new]
-            new = [n for words in commands for n in runs_in(words) if n not in names]
+            commands = [self.training_command(self.training(name)) for name in new]
+            new = [n for words in commands for n in self.runs_in(words) if n not in names]
         return [training for training in self.trainings if training.name in names]
 
+    def runs_in(self, words: Iterable[str]) -> list[str]:
+        """Return the trainings whose runs are named in options, or in the files that these name.
 
-def runs_in(words: Iterable[str]) -> list[str]:
-    """Return the trainings whose runs are named in options, or in the files that these name.
-
-    Args:
-        words: Options; the folder and name of the command's own run are apart, and do not count.
-    """
-    return [name for text in texts(words) for name in RUN.findall(text)]
+        Args:
+            words: Options; the folder and name of the command's own run are apart, and do not
+                count.
+        """
+        run = re.compile(rf"{self.trainings_folder.as_posix()}/(\w+)")
+        return [name for text in texts(words) for name in run.findall(text)]
 
 
 def texts(words: Iterable[str]) -> list[str]:
@@ -248,7 +268,7 @@ def of_model(options: Iterable[str]) -> list[str]:
     return kept
 
 
-def load(path: Path = TABLE) -> Table:
+def load(path: Path = TABLE, small: bool = False) -> Table:
     """Read a table. An entry of ``options`` may be several words.
 
     A row with ``also: [set]`` stands for another row, without controls and images, tested on that
@@ -256,15 +276,24 @@ def load(path: Path = TABLE) -> Table:
 
     Args:
         path: The file.
+        small: Whether the options ``small`` of trainings and sets follow their others: the
+            rehearsal of a table for a GPU. Its name, and so its folder in ``runs``, ends in
+            ``_small``.
 
     Raises:
         ValueError: If a key or name is unknown, a key is missing, or a value has another type.
     """
-    content = plain_yaml(path.read_text(encoding="utf-8"))
+    name, text = path.stem, path.read_text(encoding="utf-8")
+    if small:
+        text = text.replace(f"runs/{name}/", f"runs/{name}_small/")
+        name = f"{name}_small"
+    content = plain_yaml(text) | {"name": name}
     content.pop("words", None)  # anchors
     content["rows"] = [each for entry in content["rows"] for each in _for_each_set(entry)]
     for entry in (*content["trainings"], *content["rows"], *content["sets"].values()):
-        entry["options"] = " ".join(entry.get("options", [])).split()
+        rehearsal = entry.pop("small", [])
+        options = [*entry.get("options", []), *(rehearsal if small else [])]
+        entry["options"] = " ".join(options).split()
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--table", type=Table, required=True)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,14 @@ from benchmarks.photographs.measure import (
     samples,
     verdict,
 )
-from benchmarks.photographs.table import Claim, load
+from benchmarks.photographs.table import TABLE, Claim, load, texts
 from callbacks.metrics.fid import KIDThumb
 from lightning_modules import PixelSpace, ResidualShift
 from lightning_modules.noise import Noise
 
 PHOTOGRAPHS = load()
+CUDA = TABLE.with_name("photographs_cuda.yaml")
+TABLES = {table.name: table for table in (PHOTOGRAPHS, load(CUDA), load(CUDA, small=True))}
 
 
 @pytest.fixture(scope="module")
@@ -121,12 +124,43 @@ def test_a_network_without_error_leads_back_to_hr(pair: tuple[Tensor, Tensor], f
     assert torch.allclose(made, hr, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", TABLES)
+def test_every_training_is_of_a_row_and_every_file_is_there(name: str) -> None:
+    table = TABLES[name]
+    commands = command._commands(table, table.wanted([]))
+    assert len(commands) == len(table.trainings) + len(table.rows)
+    assert all(texts(words) for words in commands)
+
+
+@pytest.mark.timing
+def test_a_spent_budget_stops_a_command_and_begins_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "REPOSITORY", tmp_path)
+    monkeypatch.chdir(tmp_path)  # which the command leaves
+    words = ["--table", str(CUDA), "--small", "--only", "invsr", "--budget", "0"]
+    assert command.main(words) == 0
+    assert capsys.readouterr().err.endswith("goes on with bicubic, regression, invsr\n")
+    (tmp_path / "main.py").write_text(
+        "import signal, sys, time\n"
+        "def stop(number, frame):\n    print('a checkpoint')\n    sys.exit(143)\n"
+        "signal.signal(signal.SIGTERM, stop)\ntime.sleep(60)\n"
+    )
+    with pytest.raises(command.BudgetSpent):
+        command._status(["fit"], tmp_path / "log", limit=0.5)
+    assert (tmp_path / "log").read_text() == "a checkpoint\n"
+
+
 @pytest.mark.slow
-def test_its_commands_are_those_of_main(accepted: Callable[..., None]) -> None:
-    """Each training, and a row of each set."""
-    commands = command._commands(PHOTOGRAPHS, PHOTOGRAPHS.wanted([]))
-    assert len(commands) == len(PHOTOGRAPHS.trainings) + len(PHOTOGRAPHS.rows)
-    rows = {row.set: PHOTOGRAPHS.command(row) for row in PHOTOGRAPHS.rows}
-    for words in [*(t.command for t in PHOTOGRAPHS.trainings), *rows.values()]:
+@pytest.mark.parametrize("name", TABLES)
+def test_its_commands_are_those_of_main(
+    name: str, accepted: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each training, and a row of each set; of no run of another table."""
+    table = TABLES[name]
+    rows = {row.set: table.test_command(row) for row in table.rows}
+    for words in [*map(table.training_command, table.trainings), *rows.values()]:
         if words[0] != "encode":  # which prints no configuration
             accepted(*words)
+            runs = re.findall(r"\bruns/\w+", capsys.readouterr().out)
+            assert set(runs) <= {str(table.runs)}, words
