@@ -456,12 +456,6 @@ class TrainingImages(Images):
         top, left, turn = self._place(size, self.crop_size, index, draws)
         sample = self._checked(self._read_crop(index, top, left), index)
         sample.pop("meta", None)
-        if "lr" in sample or sample["hr"].shape[:2] != (self.crop_size, self.crop_size):
-            raise ValueError(
-                f"{self.keys[index]}: {type(self.source).__name__}.size gave {size}, but its "
-                f"read_crop gave hr {sample['hr'].shape} with {', '.join(sample)} for a crop of "
-                f"{self.crop_size}; a size of images with LR is None"
-            )
         sample["hr"] = turned(sample["hr"], turn)
         return sample
 
@@ -522,10 +516,7 @@ class TrainingImages(Images):
             )
         hr: Pixels = sample["hr"]
         sample["hr"] = cast(Any, self.augment)(hr, seed)
-        result = f"data.init_args.crops.augment made of {hr.dtype} {hr.shape}"
-        check_image(sample["hr"], result)
-        if (sample["hr"].shape, sample["hr"].dtype) != (hr.shape, hr.dtype):
-            raise ValueError(f"{result} {sample['hr'].dtype} {sample['hr'].shape}")
+        check_image(sample["hr"], f"data.init_args.crops.augment made of {hr.dtype} {hr.shape}")
 
 
 class PredictImages(Images):

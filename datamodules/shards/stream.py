@@ -202,20 +202,12 @@ class Stream(Source):
             ranks: Rank of this process, and number of processes.
 
         Raises:
-            ValueError: If a pass gives no samples, only some have an LR, or a tar holds what must
-                not be read.
+            ValueError: If a pass gives no samples, or a tar holds what must not be read.
         """
-        first: Raw | None = None
         has_captions = False  # whether a sample had one
         for turn in itertools.count():
             raw = None
             for raw in self._pass(plan, (epoch, start, turn), notes, ranks):
-                first = first or raw
-                if ("lr" in raw.fields) != ("lr" in first.fields):
-                    raise ValueError(
-                        f"Stream.urls: of {first.shard}: {first.key} and {raw.shard}: {raw.key}, "
-                        "one has no lr.<ext>; all must have one, or none"
-                    )
                 has_captions = has_captions or "txt" in raw.fields
                 if has_captions and "txt" not in raw.fields:
                     example = f"samples without a caption get an empty one: {raw.key}"

@@ -12,8 +12,6 @@ from datamodules.source import Sample, Source, prepare_within
 from datamodules.sources.latents import Latents
 from files.numbers import PositiveFloat, PositiveInt
 
-FIELDS = ("lr", "text", "text_features")  # which all samples of a batch must have, or none
-
 
 class Mix(Source):
     """Several sources, mixed by weight.
@@ -55,7 +53,6 @@ class Mix(Source):
         self._sources = list(sources.values())
         self._groups = [[0] for _ in sources]
         self._ends: list[int] = []
-        self._fields: dict[str, tuple[str, bool]] = {}  # a source, and whether it has the field
 
     def prepare(self, scale: float) -> None:
         """Find the images of all sources. Args as ``Source.prepare``.
@@ -129,28 +126,14 @@ class Mix(Source):
 
         Raises:
             UnreadableImage: If the image is broken.
-            ValueError: If only some sources have captions or LR.
         """
         number, within = _place(self._ends, index)
-        return self._checked(self._sources[number].read(within), number)
+        return self._sources[number].read(within)
 
     def read_crop(self, index: int, top: int, left: int, height: int, width: int) -> Sample:
         """Return a part of the image ``keys[index]``. Args and Raises as ``Source.read_crop``."""
         number, within = _place(self._ends, index)
-        sample = self._sources[number].read_crop(within, top, left, height, width)
-        return self._checked(sample, number)
-
-    def _checked(self, sample: Sample, number: int) -> Sample:
-        name = list(self.sources)[number]
-        for field in FIELDS:
-            present = field in sample
-            first, expected = self._fields.setdefault(field, (name, present))
-            if present != expected:
-                raise ValueError(
-                    f"Mix.sources: only one of {first!r} and {name!r} gives {field!r}; all samples "
-                    "of a batch must have it, or none: mix sources of one kind"
-                )
-        return sample
+        return self._sources[number].read_crop(within, top, left, height, width)
 
 
 def _place(ends: list[int], index: int) -> tuple[int, int]:

@@ -63,8 +63,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if "/" in options.name or options.name.startswith("."):
-        raise ValueError(f"--name is {options.name!r}; expected a word such as kodak24")
     shard = options.out / f"{options.name}-000000.tar"
     _check_unused(shard)
     degradation = degradation_of(options.config, options.scale)

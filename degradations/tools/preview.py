@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import functools
 import logging
-import os
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -256,12 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    out = options.out if options.out.suffix else options.out.with_suffix(".png")
-    if out.suffix.lower() != ".png":
-        raise ValueError(f"--out is {out}; expected a name that ends in .png")
+    out = options.out.with_suffix(".png")
     refuse_folder(out)
-    if os.path.realpath(out) == os.path.realpath(options.image):
-        raise ValueError(f"{out} is an input and would be overwritten: give another --out")
     refuse_foreign(out, SHEET)
     degradation = degradation_of(options.config, options.scale, default_scale=4.0)
     image = read_image(options.image)
