@@ -44,14 +44,10 @@ class Adversarial(SuperResolver):
         clip: Largest norm of the gradient of a step, for each optimiser; unlimited by default.
         discriminator_weights: Weights from which the discriminator starts: a run that trained it,
             or a released file.
-
-    Raises:
-        ValueError: If there are weights of a discriminator, and no discriminator.
     """
 
     part_files: ClassVar[Mapping[str, str]] = {"discriminator_weights": "load_discriminator"}
     training_only: tuple[str, ...] = ("discriminator.",)
-    group = ""  # of these arguments, such as "training."
 
     def __init__(
         self,
@@ -64,11 +60,6 @@ class Adversarial(SuperResolver):
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, **kwargs)
-        if discriminator_weights is not None and discriminator is None:
-            raise ValueError(
-                f"model.init_args.{self.group}discriminator_weights is set without "
-                f"model.init_args.{self.group}discriminator: set both, or neither"
-            )
         self.automatic_optimization = False
         self.discriminator = discriminator
         self.discriminator_weights = discriminator_weights
@@ -200,8 +191,7 @@ class Adversarial(SuperResolver):
         """Drop what a stopped fit accumulated; raise if this strategy cannot average gradients.
 
         Raises:
-            ValueError: If the strategy shards parameters, or trained buffers would differ among
-                ranks.
+            ValueError: If the strategy shards parameters.
         """
         super().on_fit_start()
         self._judged.clear()  # a fit may have been stopped within an accumulation
@@ -212,35 +202,14 @@ class Adversarial(SuperResolver):
                 f"{type(self).__name__} trains with two optimisers, which trainer.strategy "
                 f"{type(strategy).__name__} does not support: set trainer.strategy to ddp"
             )
-        trained = set(self.checkpoint_keys())
-        moving = [
-            name
-            for name, module in self.named_modules()
-            if isinstance(module, nn.modules.batchnorm._NormBase)
-            if f"{name}.running_mean" in trained
-        ]
-        if moving and self.trainer.world_size > 1:
-            raise ValueError(
-                f"{moving[0]} keeps running statistics, which {type(self).__name__} does not "
-                "synchronise over ranks: use group norms, or --trainer.devices 1"
-            )
 
     def configure_optimizers(self) -> Any:
-        """Return the main optimiser with its schedule, and the discriminator's.
-
-        Raises:
-            ValueError: If nothing is trainable, or the schedule monitors a metric.
-        """
+        """Return the main optimiser with its schedule, and the discriminator's."""
         with frozen(self.discriminator):
             configured = super().configure_optimizers()
         schedules = []
         if isinstance(configured, dict):
             schedules = [configured["lr_scheduler"]]
-            if "monitor" in schedules[0]:
-                raise ValueError(
-                    f"{type(self).__name__} steps its schedule once a step: "
-                    "model.init_args.lr_scheduler cannot be ReduceLROnPlateau"
-                )
             configured = configured["optimizer"]
         optimizers = [configured]
         if self.discriminator is not None:

@@ -95,8 +95,7 @@ class UNet2D(Denoiser):
 
     Raises:
         FileNotFoundError: If the trained network is missing.
-        ValueError: If weights do not fit, or for a null token of a network with texts of several
-            widths.
+        ValueError: If weights do not fit.
     """
 
     unet: Any  # diffusers' annotations are too loose to be of use
@@ -175,8 +174,7 @@ class UNet2D(Denoiser):
         """Return the raw output, as ``Denoiser.forward``.
 
         Raises:
-            ValueError: For another number of channels or dimensions, an unsupported or missing
-                condition, or an unknown skip connection.
+            ValueError: For an unsupported condition.
         """
         inputs = self._inputs(z_t, t, condition or Condition())
         if residuals is not None:
@@ -217,12 +215,8 @@ class UNet2D(Denoiser):
         if null == "none":
             self.register_buffer("null", None)
             return
-        width = text_width(self.unet)
-        if width is None:
-            raise ValueError(
-                f"null_token is {null!r} for a network whose blocks take texts of different "
-                "widths; set null_token to none"
-            )
+        config = self.unet.config
+        width = getattr(config, "encoder_hid_dim", None) or config.cross_attention_dim
         token = torch.zeros(1, 1, width)
         if null == "learned":
             self.register_parameter("null", nn.Parameter(token))
@@ -236,22 +230,15 @@ class UNet2D(Denoiser):
         if self.flags.channels_last and z_t.ndim == 4:
             z_t = z_t.contiguous(memory_format=torch.channels_last)
         dtype = next(self.unet.parameters()).dtype  # diffusers' own property walks over all modules
-        text = condition.text
+        text: Any = condition.text
         if text is None:
             text = self.null_text(len(z_t))
-        if text is None:
-            raise ValueError(f"{type(self).__name__} has no null text: pass a condition with text")
         inputs = {"sample": z_t.to(dtype), "timestep": t, "encoder_hidden_states": text.to(dtype)}
         return inputs | self._extras(condition)
 
     def _extras(self, condition: Condition) -> dict[str, Any]:
         if condition.sizes is None and condition.pooled is None:
             return {}
-        if self.unet.config.addition_embed_type is None:  # diffusers ignores them silently
-            raise ValueError(
-                "the condition has sizes and pooled, and the network has no embedding for them: "
-                "leave them out, or set addition_embed_type in the network's arguments"
-            )
         added = {"text_embeds": condition.pooled, "time_ids": condition.sizes}
         return {"added_cond_kwargs": added}
 
@@ -286,10 +273,3 @@ def _schedule_of(network: str) -> Mapping[str, Any] | None:
     except (OSError, ValueError):  # there is none, or one that no Schedule can have
         log.warning("%s has no scheduler that model.init_args.schedule can be compared with", place)
         return None
-
-
-def text_width(unet: Any) -> int | None:
-    """Return the channels of a U-Net's texts; None if its blocks take different ones."""
-    config = unet.config
-    width = getattr(config, "encoder_hid_dim", None) or config.cross_attention_dim
-    return width if isinstance(width, int) else None

@@ -160,13 +160,7 @@ class SDUpscale(NothingToTrain, SuperResolver):
         self.pipeline = _loaded(path, revision)
         self.unet, self.vae = self.pipeline.unet, self.pipeline.vae
         self.text_encoder = self.pipeline.text_encoder
-        factor = self.pipeline.vae_scale_factor
-        if self.scale != factor:
-            raise ValueError(
-                f"SDUpscale enlarges by {factor}, and {self.scale:g} is requested: set "
-                f"data.init_args.scale, or model.init_args.upscaler_scale, to {factor}"
-            )
-        self.tile_multiple = factor
+        self.tile_multiple = self.pipeline.vae_scale_factor
         self.weights_source = named(path, self)
         self.requires_grad_(False).eval()
 

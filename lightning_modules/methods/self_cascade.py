@@ -142,11 +142,6 @@ class SelfCascade(FromBase):
         else:
             self.K = round(cascade.pivot_strength * self.schedule.steps)
         self.below_K = [t for t in self.sampled if t < self.K]
-        if not self.below_K:
-            raise ValueError(
-                f"model.init_args.cascade.pivot_strength makes K {self.K}, and no sampled timestep "
-                "is below it: set a larger share"
-            )
         if tuning.adapter_t_min >= self.K:
             raise ValueError(
                 f"model.init_args.tuning.adapter_t_min is {tuning.adapter_t_min}, and features are "
@@ -188,11 +183,6 @@ class SelfCascade(FromBase):
         # z^r and z^(r-1) of the last stage, and all sizes.
         hr = training_images(batch, self.denoiser)
         sizes = self.sizes((hr.shape[-2], hr.shape[-1]))
-        if len(sizes) < 2:
-            raise ValueError(
-                f"images of {sizes[0][0]}x{sizes[0][1]} are as large as the base's, so there is "
-                "no stage to train: set data.init_args.scale or crop_size"
-            )
         small = resized(hr, sizes[-2], "area")
         return self.space.encode(hr), self.space.encode(small), sizes
 

@@ -160,9 +160,6 @@ class Skips(Attachment):
         numbers: Numbers of the places. By default the last one of each resolution and, if those are
             fewer than four, the ones before the deepest: 2, 5, 8, 11 for Stable Diffusion, 2, 5, 7,
             8 for SDXL.
-
-    Raises:
-        ValueError: If a number is unknown.
     """
 
     def __init__(self, unet: Any, numbers: Sequence[int] | None) -> None:
@@ -174,7 +171,6 @@ class Skips(Attachment):
             while len(chosen) < LEAST and others:
                 chosen.append(others.pop())
             numbers = sorted(chosen)
-        _check(numbers, len(shapes))
         super().__init__(unet, {f"skip{number}": number for number in numbers})
 
     @contextmanager
@@ -191,16 +187,12 @@ class Blocks(Attachment):
     Args:
         unet: A ``UNet2DConditionModel``.
         numbers: Numbers of the places; by default all.
-
-    Raises:
-        ValueError: If a number is unknown.
     """
 
     def __init__(self, unet: Any, numbers: Sequence[int] | None) -> None:
         count = len(unet.down_blocks)
         if numbers is None:
             numbers = range(count + 1)
-        _check(numbers, count + 1)
         ends = _ends(unet)
         self.blocks = {f"block{number}": number for number in numbers if number < count}
         skips = {name: ends[number] for name, number in self.blocks.items()}
@@ -257,12 +249,3 @@ def _ends(unet: Any) -> list[int]:
         last += len(block.resnets) + len(block.downsamplers or ())
         ends.append(last)
     return ends
-
-
-def _check(numbers: Sequence[int], count: int) -> None:
-    known = set(range(count))
-    if not numbers or not known.issuperset(numbers) or len(set(numbers)) < len(numbers):
-        raise ValueError(
-            f"model.init_args.tuning.places is {list(numbers)}; expected different numbers from 0 "
-            f"to {count - 1}, the places of this U-Net"
-        )

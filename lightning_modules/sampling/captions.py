@@ -26,18 +26,10 @@ def encode_captions(
         encoder: Returns embeddings of the texts; or a whole ``Condition``, with the pooled
             embedding for SDXL.
         sizes: (B, n), SDXL's size condition, for both.
-
-    Raises:
-        ValueError: If the batch has no captions.
     """
     if encoder is None:
         condition = Condition(sizes=sizes)
         return condition, condition
-    if "text" not in batch:
-        raise ValueError(
-            f"no caption of {', '.join(batch['key'][:3])}, and model.init_args.encoder reads them: "
-            "use a source with text (an empty one for an image without), or unset the encoder"
-        )
     count = len(batch["text"])
     captions = _encoded(encoder, batch["text"])
     tokens = 1 if captions.text is None else captions.text.shape[1]
@@ -121,13 +113,9 @@ def training_images(batch: Batch, denoiser: Denoiser) -> Tensor:
     """Return images (B, 3, H, W) or clips (B, F, 3, H, W) to train on.
 
     Raises:
-        ValueError: If the denoiser models images and there are clips, or vice versa, or neither
-            exists.
+        ValueError: If the denoiser models images and there are clips, or vice versa.
     """
     frames = frames_of(batch, denoiser)
-    name = "hr" if frames is None else "clip"
-    if name not in batch:
-        raise ValueError("data.init_args.train has no images: use a source of images, not latents")
     return batch["hr"] if frames is None else batch["clip"]
 
 
