@@ -85,6 +85,7 @@ class Reader:
 
         Raises:
             UnreadableImage: If the bytes differ from the index.
+            ValueError: If the shard was replaced.
             RemoteError: If it cannot be downloaded.
         """
         if tar.wanted is not None and self.cache is not None:
@@ -105,6 +106,9 @@ class Reader:
 
     def _opened(self, tar: Tar) -> int:
         if tar.path not in self._open:
+            state = os.stat(tar.path)
+            if (state.st_size, state.st_mtime_ns) != (tar.size, tar.mtime_ns):
+                raise ValueError(f"shard {tar.path} was replaced while it was in use: start again")
             if len(self._open) >= most_open_files():
                 os.close(self._open.popitem(last=False)[1])
             self._open[tar.path] = os.open(tar.path, os.O_RDONLY | os.O_CLOEXEC)

@@ -137,9 +137,3 @@ class TestSameEverywhere:
 
 
 class TestMessages:
-    def test_a_degradation_of_one_scale(self):
-        message = (
-            r"data\.init_args\.crops\.scales draws a scale .* Pipeline makes LR for its own scale"
-        )
-        with pytest.raises(ValueError, match=message):
-            data_of(degradation=Pipeline(2, [])).setup("fit")
