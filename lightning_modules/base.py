@@ -363,10 +363,7 @@ class Generator(ImageModel):
 
 
 class NothingToTrain:
-    """Goes before the base class of a method that is only tested.
-
-    ``configure_optimizers`` refuses ``fit`` of a method without trainable parameters.
-    """
+    """Goes before the base class of a method that is only tested; ``fit`` finds no parameters."""
 
     trained_parts: tuple[str, ...] | None = ()
 

@@ -369,17 +369,8 @@ def file_of(name: str, value: str) -> Path:
     Args:
         name: The argument.
         value: Its value; environment variables are expanded.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
     """
-    path = Path(expand_path(value, f"model.init_args.{name}"))
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"model.init_args.{name} is {value!r}, and there is no such file; runs and names of "
-            "configs/weights.yaml are for enlarger.load and main.py"
-        )
-    return path
+    return Path(expand_path(value, f"model.init_args.{name}"))
 
 
 def _around(name: str) -> list[str]:

@@ -75,7 +75,8 @@ def read_weights(path: str | Path) -> Weights:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"no weights at {path}: set model.init_args.weights to an existing file"
+            f"no weights at {path}: set an existing file (runs and names of configs/weights.yaml "
+            "are for enlarger.load and main.py)"
         )
     content: dict[str, Any] = _parts(path) if path.name.endswith(INDEX) else read_file(path)
     about = read_metadata(path) if path.suffix == ".safetensors" else {}

@@ -319,19 +319,9 @@ def _differences(earlier: Job, job: Job) -> list[str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return what this program has written to a file; empty if it is missing.
-
-    Raises:
-        ValueError: If the file is another program's.
-    """
+    """Return what this program has written to a file; empty if it is missing."""
     try:
-        content = json.loads(path.read_bytes())
-        content["job"]
+        content: dict[str, Any] = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} is not of this program, or of an earlier version: move it away, or give "
-            "another folder or name"
-        ) from error
-    return dict(content)
+    return content

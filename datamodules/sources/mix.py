@@ -9,7 +9,6 @@ from typing import Any
 
 from datamodules.order.shuffle import Mixture
 from datamodules.source import Sample, Source, prepare_within
-from datamodules.sources.latents import Latents
 from files.numbers import PositiveFloat, PositiveInt
 
 
@@ -58,15 +57,10 @@ class Mix(Source):
         """Find the images of all sources. Args as ``Source.prepare``.
 
         Raises:
-            ValueError: If a source has no images, its own scale or degradation, or latents.
+            ValueError: If a source has no images, or its own scale or degradation.
         """
         self.keys = []
         for name, source in self.sources.items():
-            if isinstance(source, Latents):
-                raise ValueError(
-                    f"Mix.sources: {name!r} holds latents, which cannot be mixed: list all shards "
-                    "in the urls of one Latents"
-                )
             prepare_within(source, self, scale)
             self.keys += [f"{name}/{key}" for key in source.keys]
         self._ends = list(accumulate(len(source.keys) for source in self._sources))

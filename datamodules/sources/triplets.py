@@ -39,7 +39,6 @@ class Triplets(Source):
         """Find the files. Args as ``Source.prepare``.
 
         Raises:
-            ValueError: If there is no such folder.
             KeyError: If a triplet is incomplete.
         """
         root = Path(expand_path(self.root, "Triplets.root"))
@@ -52,11 +51,6 @@ class Triplets(Source):
         for folder in sorted(folders):
             for name, files in _triplets_in(folder).items():
                 triplets[(folder.relative_to(root) / name).as_posix()] = files
-        if not triplets:
-            raise ValueError(
-                f"Triplets.root {str(root)!r} has no images in folders ref, p0, p1 and judge: set "
-                "it to a folder of BAPPS's 2afc, such as 2afc/train"
-            )
         self._places = list(triplets.items())
 
     @property

@@ -47,17 +47,12 @@ def degradation_of(
         content.add_file(str(path))
         if "degradation" in content.values:
             merged.add_file(str(path))
-        elif content.values.keys() & {"class_path", "init_args"}:
-            merged.add_typed("degradation", str(path))
         else:
-            raise ValueError(f"{path} has neither class_path nor the key degradation")
-    if scale is None:
-        scale = _scale_in(merged.values)
-    if scale is None:
-        scale = default_scale
-    if scale is None:
-        raise ValueError(f"{files} has no data.init_args.scale: give the scale")
-    merged.add_typed("degradation.init_args.scale", repr(scale))
+            merged.add_typed("degradation", str(path))
+    for value in (scale, _scale_in(merged.values), default_scale):
+        if value is not None:
+            merged.add_typed("degradation.init_args.scale", repr(value))
+            break
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Degradation, "degradation")
     try:

@@ -260,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     refuse_foreign(out, SHEET)
     degradation = degradation_of(options.config, options.scale, default_scale=4.0)
     image = read_image(options.image)
-    hr = cropped(image, options.crop, str(options.image))
+    hr = cropped(image, options.crop)
     seeds = range(options.seed, options.seed + options.draws)
     sections = preview(degradation, hr, seeds, options.rows)
     for section in sections[:-1]:

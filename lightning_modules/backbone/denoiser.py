@@ -102,7 +102,6 @@ class UNet2D(Denoiser):
     trained_schedule: Mapping[str, Any] | None
     null: Tensor | None
     kind: ClassVar[str] = "UNet2DConditionModel"
-    dimensions: ClassVar[int] = 4
     takes: ClassVar[frozenset[str]] = frozenset({"text", "pooled", "sizes"})
 
     def __init__(
@@ -259,7 +258,6 @@ class UNet3D(UNet2D):
     """
 
     kind = "UNet3DConditionModel"
-    dimensions = 5
     takes = frozenset({"text"})
 
 

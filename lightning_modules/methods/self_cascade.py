@@ -38,7 +38,7 @@ from lightning_modules.latents import refuse_compiled
 from lightning_modules.networks.attachments import Attachment, Blocks, Skips
 from lightning_modules.networks.feature_upsampler import FeatureUpsampler, Places
 from lightning_modules.noise import Noise, Size
-from lightning_modules.sampling.captions import drop_captions, frames_of, training_images
+from lightning_modules.sampling.captions import drop_captions, training_images
 
 PAPER = Schedule().level(699)  # the noisiest one below the paper's K of 700
 
@@ -142,11 +142,6 @@ class SelfCascade(FromBase):
         else:
             self.K = round(cascade.pivot_strength * self.schedule.steps)
         self.below_K = [t for t in self.sampled if t < self.K]
-        if tuning.adapter_t_min >= self.K:
-            raise ValueError(
-                f"model.init_args.tuning.adapter_t_min is {tuning.adapter_t_min}, and features are "
-                f"added only below K, {self.K}: set it to less"
-            )
         if tuning.attach == "block_out":
             refuse_compiled(self.denoiser, "model.init_args.tuning.attach block_out")
         attach = Skips if tuning.attach == "skip" else Blocks
@@ -160,11 +155,7 @@ class SelfCascade(FromBase):
     # ------------------------------------------------------------------------------------- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Algorithm 1, for the last stage. Only layers after the upsamplers keep activations.
-
-        Raises:
-            ValueError: If the batch has no images.
-        """
+        """Algorithm 1, for the last stage. Only layers after the upsamplers keep activations."""
         upsampler = cast(FeatureUpsampler, self.upsampler)
         z, pivot, sizes = self._pair(batch)
         t = torch.randint(self.tuning.adapter_t_min, self.K, (len(z),), device=z.device)
@@ -181,7 +172,7 @@ class SelfCascade(FromBase):
     @torch.no_grad()
     def _pair(self, batch: Batch) -> tuple[Tensor, Tensor, list[Size]]:
         # z^r and z^(r-1) of the last stage, and all sizes.
-        hr = training_images(batch, self.denoiser)
+        hr = training_images(batch)
         sizes = self.sizes((hr.shape[-2], hr.shape[-1]))
         small = resized(hr, sizes[-2], "area")
         return self.space.encode(hr), self.space.encode(small), sizes
@@ -192,7 +183,7 @@ class SelfCascade(FromBase):
     def generate(self, batch: Batch, noise: Noise) -> Tensor:
         """Algorithm 2: all steps at the base's size, then those below K at each larger size."""
         sizes = self.sizes(batch["size"])
-        frames = frames_of(batch, self.denoiser)
+        frames = batch.get("frames")
         z: Tensor | None = None
         for stage, size in enumerate(sizes):
             stage_noise = noise.stream(stage)  # independent of the number of later stages
@@ -203,7 +194,7 @@ class SelfCascade(FromBase):
         """Return the sizes in pixels of all stages, from the base to ``target``.
 
         Raises:
-            ValueError: If the target is smaller than the base, or a side is no multiple.
+            ValueError: As in ``cascade_sizes``.
         """
         base = self.trained_size(target)
         return cascade_sizes(base, target, self.cascade.stages, self.multiple)
@@ -383,7 +374,7 @@ def cascade_sizes(
         target's aspect ratio and as many pixels as ``base``.
 
     Raises:
-        ValueError: If the target has fewer pixels than the base, or a side is no multiple.
+        ValueError: If a side is no multiple, or the stages do not rise to the target.
     """
     target = (target[0], target[1])  # on its way to a GPU a tuple becomes a list
     for height, width in (base, target, *(stages or [])):
@@ -394,11 +385,6 @@ def cascade_sizes(
             )
     pixels = base[0] * base[1]
     first = _size_of(pixels, target, multiple)
-    if target[0] * target[1] < pixels:
-        raise ValueError(
-            f"the output of {target[0]}x{target[1]} has fewer pixels than the base's "
-            f"{base[0]}x{base[1]}: request larger images, or set model.init_args.base_size"
-        )
     if first == target:
         return [target]
     sizes = [first]

@@ -35,8 +35,8 @@ class Spandrel(nn.Module):
         scale: Factor of enlargement, which must be the file's (linked from data.init_args.scale).
         path: File of weights: .safetensors, or .pth, .pt or .ckpt with plain tensors. Environment
             variables are expanded. No code in it is run. Architecture and sizes follow from it.
-        train: Train the network. False: frozen, for testing and prediction, one image at a time,
-            as spandrel runs it.
+        train: Train the network of a file. False: frozen, for testing and prediction, one image
+            at a time, as spandrel runs it.
         architecture: Instead of a path, a class of spandrel to train from scratch, such as
             ``SwinIR``, ``HAT`` or ``SPAN``; ``configs/network`` has files for some.
         arguments: Arguments of that class, which has few useful defaults; the factor of enlargement
@@ -46,8 +46,7 @@ class Spandrel(nn.Module):
         FileNotFoundError: If there is no file at ``path``.
         ImportError: If the package spandrel is not installed.
         ValueError: If the file is corrupt or would run code, has an architecture that spandrel
-            does not support, or another scale; if the class is unknown; or if arguments contradict
-            each other.
+            does not support, or another scale; or if the class is unknown.
     """
 
     def __init__(
@@ -59,9 +58,7 @@ class Spandrel(nn.Module):
         arguments: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if (path is None) == (architecture is None):
-            raise ValueError(f"{KEY} needs either path or architecture")
-        self.trains = train
+        self.trains = train or path is None
         # Reported by the method as the source of its weights; None for random ones.
         self.weights_source: str | None = None
         # The model is registered, so that it moves between devices.
@@ -73,8 +70,6 @@ class Spandrel(nn.Module):
             self.weights_source = weights.name
             weights.log()
         else:
-            if not train:
-                raise ValueError(f"{KEY}.architecture has random weights: set train to true, too")
             origin = f"{KEY}.architecture {architecture}"
             self.model = _untrained(str(architecture), scale, arguments or {})
             self.descriptor = described(self.model.state_dict(), origin)
@@ -85,7 +80,7 @@ class Spandrel(nn.Module):
             )
         for name, parameter in self.model.named_parameters():
             # SPAN computes these from its others, so they have no gradients, and DDP refuses that.
-            parameter.requires_grad = train and ".eval_conv." not in name
+            parameter.requires_grad = self.trains and ".eval_conv." not in name
         self.scale = self.descriptor.scale
         self.divisor = self.descriptor.size_requirements.multiple_of  # of LR sides
 

@@ -130,13 +130,7 @@ class InTiles(Method, LightningModule):
 
         Raises:
             WrongScaleError: If ``restore`` returns another size.
-            ValueError: If LR is missing, or the tiles are too small for the method.
         """
-        if "lr" not in batch:
-            raise ValueError(
-                f"{type(self).__name__} enlarges images, and {batch['key'][0]} has no LR: set "
-                "images in data.init_args, such as data.init_args.predict FOLDER"
-            )
         sr = joined(self._enlarged(batch, batch["size"], tiled), batch["lr"], batch["size"])
         return {"sr": fix_colors(sr, self.color_reference(batch), self.color_fix)}
 
