@@ -23,6 +23,7 @@ from files.vgg import DEVIATION, MEAN, DISTSNetwork
 from lightning_modules.networks.running import Frozen, without_fp16
 from lightning_modules.weights import fingerprint, load_strictly, read_weights
 
+EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of MS-SSIM's scales, the finest first
 CONVOLUTIONS = (2, 2, 4, 4, 4)  # of VGG19's stages
 LAYERS = {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_4": 1.0, "conv4_4": 1.0, "conv5_4": 1.0}
 
@@ -156,35 +157,36 @@ class MSSSIM(Loss):
     Args:
         weight: Factor of the term.
         start: Step of training from which the term counts; 0 for all steps.
-        exponents: Exponent of each scale, the finest first. Sides of HR must have more than
-            ``10 * 2 ** (len(exponents) - 1)`` pixels: 160 by default.
+
+    Sides of HR must have more than 160 pixels.
 
     Source: Wang et al., 2003, "Multiscale structural similarity for image quality assessment",
-    equation 7, whose exponents these are. Negative contrasts count as 0, without a gradient.
+    equation 7. Negative contrasts count as 0, without a gradient.
     """
 
-    def __init__(
-        self,
-        weight: NonNegativeFloat = 1.0,
-        start: NonNegativeInt = 0,
-        exponents: Sequence[PositiveFloat] = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333),
-    ) -> None:
-        super().__init__(weight, start)
-        self.exponents = list(exponents)
-
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
-        """Return the mean over images."""
+        """Return the mean over images.
+
+        Raises:
+            ValueError: If the images are too small.
+        """
+        smallest = 10 * 2 ** (len(EXPONENTS) - 1)
+        if min(sr.shape[-2:]) <= smallest:  # the result would be NaN
+            raise ValueError(
+                f"MSSSIM needs more than {smallest} pixels a side, and has "
+                f"{sr.shape[-2]}x{sr.shape[-1]}: set a larger data.init_args.crop_size"
+            )
         # Variances are differences of means, which fewer bits would round to noise.
         with torch.autocast(sr.device.type, enabled=False), ieee_float32(sr.device):
             return 1 - self._similarity(sr.float(), hr.float()).mean()
 
     def _similarity(self, sr: Tensor, hr: Tensor) -> Tensor:
         similarity = sr.new_ones(len(sr))
-        for scale, exponent in enumerate(self.exponents, 1):
+        for scale, exponent in enumerate(EXPONENTS, 1):
             ssim, contrast = structural_similarity_index_measure(
                 sr, hr, data_range=1.0, reduction="none", return_contrast_sensitivity=True
             )
-            factor = ssim if scale == len(self.exponents) else contrast
+            factor = ssim if scale == len(EXPONENTS) else contrast
             similarity = similarity * factor.clamp(min=1e-6) ** exponent
             sr = functional.avg_pool2d(sr, 2)
             hr = functional.avg_pool2d(hr, 2)

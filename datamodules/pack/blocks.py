@@ -319,9 +319,19 @@ def _differences(earlier: Job, job: Job) -> list[str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return what this program has written to a file; empty if it is missing."""
+    """Return what this program has written to a file; empty if it is missing.
+
+    Raises:
+        ValueError: If the file is another program's.
+    """
     try:
-        content: dict[str, Any] = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
+        content["job"]
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    return content
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is not of this program, or of an earlier version: move it away, or give "
+            "another folder or name"
+        ) from error
+    return dict(content)

@@ -377,7 +377,7 @@ def parse_index(data: bytes) -> ShardIndex | None:
             ],
             checksum=content["checksum"],
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 

@@ -6,7 +6,6 @@ of which only the key ``degradation`` is used. Of several files, later ones win.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,6 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from degradations.base import Degradation
 from files.merge import Merged
-
-# Lines of the parser's messages that say nothing of the mistake.
-_NOISE = re.compile(
-    r"(- )?(Does not validate|Subtypes:|Errors:|Given value|Expected a <class '(NoneType|dict|list)"
-    r"|Subclass types|a (class|dict))"
-)
 
 
 def degradation_of(
@@ -59,7 +52,7 @@ def degradation_of(
         config = parser.parse_object({"degradation": merged.values["degradation"]})
         degradation: Degradation = parser.instantiate(config).degradation
     except (ArgumentError, TypeError, ValueError) as error:
-        raise ValueError(f"{files}: {_in_short(str(error))}") from error
+        raise ValueError(f"{files}: {error}") from error
     return degradation
 
 
@@ -71,11 +64,3 @@ def _scale_in(values: dict[str, Any]) -> float | None:
             scale: float = arguments["scale"]
             return scale
     return None
-
-
-def _in_short(message: str) -> str:
-    lines = []
-    for line in message.splitlines():
-        if not _NOISE.match(line.strip()):
-            lines.append(line.strip().removeprefix("- "))
-    return " ".join(lines)
