@@ -191,7 +191,8 @@ class Adversarial(SuperResolver):
         """Drop what a stopped fit accumulated; raise if this strategy cannot average gradients.
 
         Raises:
-            ValueError: If the strategy shards parameters.
+            ValueError: If the strategy shards parameters, or trained buffers would differ among
+                ranks.
         """
         super().on_fit_start()
         self._judged.clear()  # a fit may have been stopped within an accumulation
@@ -202,6 +203,16 @@ class Adversarial(SuperResolver):
                 f"{type(self).__name__} trains with two optimisers, which trainer.strategy "
                 f"{type(strategy).__name__} does not support: set trainer.strategy to ddp"
             )
+        if self.trainer.world_size == 1:
+            return
+        trained = set(self.checkpoint_keys())
+        for name, module in self.named_modules():
+            is_norm = isinstance(module, nn.modules.batchnorm._NormBase)
+            if is_norm and f"{name}.running_mean" in trained:
+                raise ValueError(
+                    f"{name} keeps running statistics, which {type(self).__name__} does not "
+                    "synchronise over ranks: use group norms, or --trainer.devices 1"
+                )
 
     def configure_optimizers(self) -> Any:
         """Return the main optimiser with its schedule, and the discriminator's."""
