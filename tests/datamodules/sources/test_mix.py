@@ -60,8 +60,9 @@ class TestTraining:
         assert {n for key, n in each.items() if "faces" in key} == {25, 26}
 
     def test_shares_within_a_share(self):
-        plain = mixed(samples=256).mixture
-        assert plain.weights == (3, 1)
+        plain = mixed(samples=256)
+        plain.prepare(2.0)
+        assert plain.mixture.weights == (3, 1)
         inner = mixed(samples=7)
         data = data_of(Mix({"mixed": inner, "rest": Sharded(10, 200)}, samples=512), batch_size=16)
         each = Counter(key.rpartition("/")[0] for b in training(data) for key in b["key"])
