@@ -28,7 +28,6 @@ from files.batch import Batch
 from files.numbers import PositiveFloat, PositiveInt
 from lightning_modules.base import SuperResolver
 from lightning_modules.optimisation import adam, average_gradients, optimizer_of
-from lightning_modules.weights import load_part, read_weights
 
 MAIN, SECOND = 0, 1
 
@@ -151,16 +150,10 @@ class Adversarial(SuperResolver):
             clip_grads_with_norm_(parameters, self.clip, self._norm)
 
     def load_discriminator(self, path: Path) -> None:
-        """Load the discriminator's weights.
-
-        Args:
-            path: The file.
-        """
-        if self.discriminator is None:
-            return
-        official = getattr(self.discriminator, "official", dict)
-        load_part(self.discriminator, read_weights(path), "discriminator", official)
-        self._own_parts = ("discriminator.",)
+        """Load the discriminator's weights from a run that trained it, or a released file."""
+        if self.discriminator is not None:
+            self.load_part_from(path, "discriminator")
+            self._own_parts = ("discriminator.",)
 
     # ----------------------------------------------------------------------------------- processes
 

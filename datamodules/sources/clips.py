@@ -119,7 +119,7 @@ class RecordedClips(ClipSource):
         start = 0
         if draws is not None:
             start = draws.integer(0, len(recorded) - self.span + 1)
-        frames = []
+        frames: list[Frame] = []
         for place in recorded[start : start + self.span : self.stride]:
             frame = eight_bits(self.frame(place))
             if frames and frame.shape != frames[0].shape:
