@@ -173,7 +173,7 @@ class UNet2D(Denoiser):
         """Return the raw output, as ``Denoiser.forward``.
 
         Raises:
-            ValueError: For an unsupported condition.
+            ValueError: For an unsupported condition, or a missing text.
         """
         inputs = self._inputs(z_t, t, condition or Condition())
         if residuals is not None:
@@ -229,9 +229,11 @@ class UNet2D(Denoiser):
         if self.flags.channels_last and z_t.ndim == 4:
             z_t = z_t.contiguous(memory_format=torch.channels_last)
         dtype = next(self.unet.parameters()).dtype  # diffusers' own property walks over all modules
-        text: Any = condition.text
+        text = condition.text
         if text is None:
             text = self.null_text(len(z_t))
+        if text is None:
+            raise ValueError(f"{type(self).__name__} has no null text: pass a condition with text")
         inputs = {"sample": z_t.to(dtype), "timestep": t, "encoder_hidden_states": text.to(dtype)}
         return inputs | self._extras(condition)
 

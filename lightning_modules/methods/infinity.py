@@ -54,6 +54,7 @@ from lightning_modules.networks.infinity import (
     Text,
     decay_groups,
 )
+from lightning_modules.networks.transformation import PREFIX as MAPPER_PREFIX
 from lightning_modules.noise import Noise, Size
 
 Change = Callable[[int, Tensor], Tensor]
@@ -446,3 +447,18 @@ class Infinity(NextScale, Generator):
         text, how = self.sampling(batch)
         codes = sample(self.transformer, scales, text, noise, how)
         return self.space.images(total_after(codes))
+
+    # -------------------------------------------------------------------------------------- weights
+
+    def import_official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Map a released file, which has only the transformer; other parts stay.
+
+        Raises:
+            ValueError: If it is NSARM's, whose transformer continues the scales of its mapper.
+        """
+        if any(name.startswith(MAPPER_PREFIX) for name in tensors):
+            raise ValueError(
+                "the file has the networks of lightning_modules.NSARM: set model.class_path to "
+                "that, or name a file of Infinity"
+            )
+        return super().import_official(tensors)
