@@ -176,10 +176,6 @@ class SRDataModule(Predicted, LightningDataModule):
         if stage != self._open_stage:
             self._open(stage)
         self._open_stage = ""
-        if stage == "fit":
-            degradation = self._datasets["train"][0].source.degradation or self.degradation
-            if self.crops.scales is not None and degradation is not None:
-                degrading.check_any_scale(degradation)
 
     def keep_open(self, stage: str) -> None:
         """Keep the sources of a ``setup`` that came early: the next one does not open them again.

@@ -23,39 +23,19 @@ def degradation_of(
 
     Args:
         dataset: The images.
-        default: The run's degradation, adapted to the dataset's scale if possible.
+        default: The run's degradation.
         scale: The scale of this batch, if it differs from the dataset's.
 
     Raises:
-        ValueError: If there is none, or it makes LR for another scale.
+        ValueError: If there is none, or it makes LR for another scale alone.
     """
-    own = dataset.source.degradation
-    degradation = own or default
+    degradation = dataset.source.degradation or default
     if degradation is None:
         raise ValueError(
             f"source {dataset.name!r} has no LR images and no degradation makes them: set "
             "degradation.class_path"
         )
-    if degradation.scale != dataset.scale and (own is not None or not degradation.any_scale):
-        raise ValueError(
-            f"source {dataset.name!r} has scale {dataset.scale:g}, but its degradation makes LR "
-            f"for scale {degradation.scale:g}: give the source a degradation of its scale"
-        )
     return degradation.at(dataset.scale if scale is None else scale)
-
-
-def check_any_scale(degradation: Degradation) -> None:
-    """Refuse a degradation that cannot make LR at several scales.
-
-    Raises:
-        ValueError: If it makes LR for one scale.
-    """
-    if not degradation.any_scale:
-        raise ValueError(
-            "data.init_args.crops.scales draws a scale for each batch, but "
-            f"{type(degradation).__name__} makes LR for its own scale only: set "
-            "degradation.class_path to degradations.Bicubic, or unset scales"
-        )
 
 
 def compile_if_it_pays(degradation: Degradation, trainer: Any, batches: int) -> None:
@@ -95,15 +75,7 @@ def mix_pairs(batch: dict[str, Any], mixing: Sequence[Mixing]) -> None:
     Args:
         batch: Of training, with ``hr`` and ``lr`` in float32.
         mixing: The changes.
-
-    Raises:
-        ValueError: If the batch has no such pairs.
     """
-    if not {"hr", "lr"} <= batch.keys():
-        raise ValueError(
-            f"data.init_args.crops.mixing changes pairs of HR and LR, and training has "
-            f"{', '.join(batch)}: leave it out"
-        )
     draws = Draws(batch["seed"])
     for change in mixing:
         batch["hr"], batch["lr"] = change(batch["hr"], batch["lr"], draws)

@@ -127,12 +127,11 @@ class _Batches:
         try:
             with watched(self._wait):
                 batch: dict[str, Any] = next(self._batches)
-        except StopIteration:
-            raise
-        except Exception:
+        except Exception as error:
             # An error's frames refer to each other and to the iterator. When Python collects such
             # a cycle, it closes the workers' queues before torch can tell them to end.
-            end_workers_of(self._batches)
+            if not isinstance(error, StopIteration):
+                end_workers_of(self._batches)
             raise
         finally:
             WAITS.current = ""

@@ -293,7 +293,7 @@ class Images(Dataset[dict[str, Any]]):
         """Return one image, ready to be collated.
 
         Raises:
-            ValueError: If the image has less than one LR pixel, or HR and LR do not fit.
+            ValueError: If HR and LR do not fit.
         """
         key = self.keys[item.image]
         with seeded(item.seed):
@@ -302,23 +302,9 @@ class Images(Dataset[dict[str, Any]]):
             if "lr" in sample:
                 height, width = _paired_size(sample, self.scale, key)
             else:
-                height, width = self.cut_size(sample["hr"].shape[:2], key)
+                height, width = cut_size(sample["hr"].shape[:2], self.scale)
             sample["hr"] = sample["hr"][:height, :width]
         return {**sample, "key": key, "seed": item.seed}
-
-    def cut_size(self, size: tuple[int, int], key: str) -> tuple[int, int]:
-        """Return (H, W) of the largest part of an image that whole LR pixels make up.
-
-        Raises:
-            ValueError: If there is none.
-        """
-        height, width = cut_size(size, self.scale)
-        if not (height and width):
-            raise ValueError(
-                f"{key} is {size[1]}x{size[0]} pixels, less than one LR pixel at "
-                f"data.init_args.scale {self.scale:g}: leave it out"
-            )
-        return height, width
 
     def output_size(self, lr: Sequence[int]) -> tuple[int, int]:
         """Return (H, W) of the output for an LR of (h, w) without HR."""
@@ -456,12 +442,6 @@ class TrainingImages(Images):
         top, left, turn = self._place(size, self.crop_size, index, draws)
         sample = self._checked(self._read_crop(index, top, left), index)
         sample.pop("meta", None)
-        if "lr" in sample or sample["hr"].shape[:2] != (self.crop_size, self.crop_size):
-            raise ValueError(
-                f"{self.keys[index]}: {type(self.source).__name__}.size gave {size}, but its "
-                f"read_crop gave hr {sample['hr'].shape} with {', '.join(sample)} for a crop of "
-                f"{self.crop_size}; a size of images with LR is None"
-            )
         sample["hr"] = turned(sample["hr"], turn)
         return sample
 
@@ -522,10 +502,7 @@ class TrainingImages(Images):
             )
         hr: Pixels = sample["hr"]
         sample["hr"] = cast(Any, self.augment)(hr, seed)
-        result = f"data.init_args.crops.augment made of {hr.dtype} {hr.shape}"
-        check_image(sample["hr"], result)
-        if (sample["hr"].shape, sample["hr"].dtype) != (hr.shape, hr.dtype):
-            raise ValueError(f"{result} {sample['hr'].dtype} {sample['hr'].shape}")
+        check_image(sample["hr"], f"data.init_args.crops.augment made of {hr.dtype} {hr.shape}")
 
 
 class PredictImages(Images):

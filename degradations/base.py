@@ -253,8 +253,7 @@ class Stage(nn.Module, ABC):
             true.
 
         Raises:
-            TypeError: The stage changes sizes and does not override `on_canvas`, or does not return
-                float32.
+            TypeError: The stage changes sizes and does not override `on_canvas`.
         """
         if self.pixelwise:
             extended = canvas.edges_repeated()
@@ -271,14 +270,11 @@ class Stage(nn.Module, ABC):
     def _same_size(self, x: Tensor, params: Params) -> Tensor:
         """Run `forward`, and raise if its output does not fit where its input was."""
         y: Tensor = self(x, params)
-        name = type(self).__name__
         if y.shape[-2:] != x.shape[-2:]:
             raise TypeError(
-                f"{name} changed the size of its images: set `resizes = True` in the class "
-                "and write on_canvas"
+                f"{type(self).__name__} changed the size of its images: set `resizes = True` in "
+                "the class and write on_canvas"
             )
-        if y.dtype != torch.float32:  # a canvas would cast it silently
-            raise TypeError(f"{name} returned {y.dtype}; expected torch.float32")
         return y
 
     def run_on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
@@ -404,11 +400,10 @@ class Degradation(nn.Module, ABC):
             (B, 3, *lr_size((H, W))) float32 in [0, 1] on hr's device.
 
         Raises:
-            TypeError: `hr` or the output of a stage is not float32.
-            ValueError: A shape or range of an input or output is wrong; the message names the
-                stage.
+            TypeError: The output of a stage is not float32, or the number of seeds is not B.
+            ValueError: A range of an input, or a size or range of an output, is wrong; the message
+                names the stage.
         """
-        check_images(hr, seeds)
         params = self.params_of(seeds, hr.shape)
         return self.replay(hr, params)
 
@@ -425,7 +420,6 @@ class Degradation(nn.Module, ABC):
 
     def replay(self, hr: Tensor, params: Params | Packed) -> Tensor:
         """Degrade (B, 3, H, W) by parameters, drawn, recorded or packed; otherwise as `forward`."""
-        check_images(hr)
         h, w = self.lr_size(hr.shape[-2:])
         expected = (len(hr), 3, h, w)
         if not self._checked:
@@ -440,7 +434,7 @@ class Degradation(nn.Module, ABC):
         name = type(self).__name__
         if _version(hr) != version:
             raise ValueError(f"{name} changed the HR in place; one of its stages writes to its x")
-        self.check_output(name, lr, len(hr))
+        self.check_output(name, lr)
         if lr.shape != expected:
             raise ValueError(f"{name} returned {tuple(lr.shape)}; expected {expected}")
         self._checked = True
@@ -455,20 +449,15 @@ class Degradation(nn.Module, ABC):
         params = packed.unpacked(rows)
         return self.degrade(hr, params)
 
-    def check_output(self, name: str, x: Tensor, batch: int) -> None:
-        """Check (B, C, h, w), the output of the stage `name`; its values on the first batch only.
+    def check_output(self, name: str, x: Tensor) -> None:
+        """Check the output of the stage `name`; its values on the first batch only.
 
         Raises:
             TypeError: It is not float32.
-            ValueError: It is not a batch of `batch` images, or holds NaN or infinity.
+            ValueError: It holds NaN or infinity.
         """
         if x.dtype != torch.float32:
             raise TypeError(f"{name} returned {x.dtype}; expected torch.float32")
-        if x.ndim != 4 or len(x) != batch:
-            raise ValueError(
-                f"{name} returned the shape {tuple(x.shape)}; expected (B, C, H, W) with the batch "
-                f"of {batch} images it was given"
-            )
         if not self._checked and not bool(x.isfinite().all()):
             raise ValueError(f"{name} returned NaN or infinity; check its ranges")
 
@@ -480,20 +469,9 @@ class Degradation(nn.Module, ABC):
                 module._checked = True
 
     def lr_size(self, hr_size: Sequence[int]) -> Size:
-        """Return the LR size (h, w) for an HR of (H, W): sides divided by the scale, rounded.
-
-        Raises:
-            ValueError: Less than one pixel is left.
-        """
+        """Return the LR size (h, w) for an HR of (H, W): sides divided by the scale, rounded."""
         H, W = hr_size
-        h = round(H / self.scale)
-        w = round(W / self.scale)
-        if min(h, w) < 1:
-            raise ValueError(
-                f"an image of {H}x{W} px at scale {self.scale:g} leaves {h}x{w} px, less than one "
-                "pixel; use larger images or crops, or a smaller data.init_args.scale"
-            )
-        return h, w
+        return round(H / self.scale), round(W / self.scale)
 
 
 @contextmanager
@@ -658,22 +636,6 @@ def cut_size(size: Size, scale: float) -> Size:
     height = round(h * scale)
     width = round(w * scale)
     return min(H, height), min(W, width)
-
-
-def check_images(hr: Tensor, seeds: Seeds | None = None) -> None:
-    """Check shape and type of a batch, and the number of seeds.
-
-    Raises:
-        TypeError: `hr` is not float32.
-        ValueError: It is not (B, 3, H, W), or the number of seeds is not B.
-    """
-    if hr.dtype != torch.float32:
-        advice = "" if hr.is_floating_point() else " (8-bit values: divide them by 255)"
-        raise TypeError(f"hr is {hr.dtype}; expected torch.float32 in [0, 1]{advice}")
-    if hr.ndim != 4 or hr.shape[1] != 3 or 0 in hr.shape:
-        raise ValueError(f"hr has the shape {tuple(hr.shape)}; expected (B, 3, H, W)")
-    if seeds is not None and len(seeds) != len(hr):
-        raise ValueError(f"{len(seeds)} seeds for {len(hr)} images; expected one seed per image")
 
 
 def check_unit_range(image: Tensor, name: str) -> None:

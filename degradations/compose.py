@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,6 @@ from degradations.base import (
     ImageFunction,
     Stage,
     by_images,
-    check_images,
     in_order,
     select,
 )
@@ -83,14 +82,11 @@ class Sometimes(Stage):
 
 
 class _Several(Stage):
-    """Base of stages that draw which of several stages apply, or their order, as `choice`."""
-
-    choice = ""
+    """Base of stages that draw which of several stages apply, or their order."""
 
     def __init__(self, stages: Stages) -> None:
         super().__init__()
-        named_stages = name_stages(stages, but=self.choice)
-        self.stages = nn.ModuleDict(named_stages)
+        self.stages = nn.ModuleDict(name_stages(stages))
         self.resizes = any(stage.resizes for stage in self._stages().values())
         self.waits = any(stage.waits for stage in self._stages().values())
 
@@ -130,8 +126,6 @@ class OneOf(_Several):
     Raises:
         ValueError: There are no stages, or ``p`` is not one probability per stage with sum 1.
     """
-
-    choice = "which"
 
     def __init__(self, stages: Stages, p: Sequence[float] | None = None) -> None:
         super().__init__(stages)
@@ -175,8 +169,6 @@ class Shuffled(_Several):
     Args:
         stages: The stages, by name (which names their random stream) or in a list.
     """
-
-    choice = "order"
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `order` (B, K), the indices of the stages, first to last, and their parameters."""
@@ -227,41 +219,23 @@ def items_of(modules: nn.ModuleDict) -> list[Any]:
     return list(modules.items())
 
 
-def name_stages(
-    stages: Stages | Sequence[Stage] | Mapping[str, Stage], but: str = ""
-) -> dict[str, Stage]:
+def name_stages(stages: Stages) -> dict[str, Stage]:
     """Return stages by the names of their random streams.
 
     A stage in a list is named by its class, with a number from the second of that class on
     (`GaussianNoise`, `GaussianNoise#2`).
-
-    Args:
-        stages: The stages.
-        but: Reserved name of another parameter.
-
-    Raises:
-        ValueError: A name is invalid.
     """
-    if isinstance(stages, Mapping):
-        by_name = dict(stages)
-    else:
-        by_name = {}
-        counts: Counter[str] = Counter()
-        for stage in stages:
-            class_name = type(stage).__name__
-            counts[class_name] += 1
-            count = counts[class_name]
-            name = class_name if count == 1 else f"{class_name}#{count}"
-            by_name[name] = stage
-    for name in by_name:
-        _check_name(name, but)
+    if isinstance(stages, dict):
+        return stages
+    by_name: dict[str, Stage] = {}
+    counts: Counter[str] = Counter()
+    for stage in stages:
+        class_name = type(stage).__name__
+        counts[class_name] += 1
+        count = counts[class_name]
+        name = class_name if count == 1 else f"{class_name}#{count}"
+        by_name[name] = stage
     return by_name
-
-
-def _check_name(name: str, but: str) -> None:
-    is_reserved = name == but or hasattr(nn.ModuleDict, name)  # torch refuses e.g. `values`
-    if not name or "." in name or is_reserved:
-        raise ValueError(f"{name!r} names a stage or recipe; choose another name, without a dot")
 
 
 RecipeCallable = Callable[[float], Degradation]
@@ -281,7 +255,7 @@ class Mixture(Degradation):
         weights: Relative frequencies of the recipes, in the same order; equal by default.
 
     Raises:
-        ValueError: There are no recipes, a name is invalid, or the weights do not fit.
+        ValueError: There are no recipes, or the weights do not fit.
     """
 
     def __init__(
@@ -296,7 +270,6 @@ class Mixture(Degradation):
         self.recipes = nn.ModuleDict()
         for name, make_recipe in recipes.items():
             recipe = make_recipe(self.scale)
-            _check_name(name, "which")
             recipe.compile_canvas = False
             self.recipes[name] = recipe
         if weights is None:
@@ -319,7 +292,6 @@ class Mixture(Degradation):
 
     def replay(self, hr: Tensor, params: Any) -> Tensor:
         """Degrade by given parameters as `Degradation.replay`."""
-        check_images(hr)
         which = np.asarray(params["which"])
         groups = []
         for index in range(len(self.recipes)):

@@ -36,20 +36,15 @@ def as_tensor(levels: Pixels) -> Tensor:
     return torch.from_numpy(levels if levels.flags.writeable else levels.copy())
 
 
-def cropped(image: Tensor, size: int, name: str) -> Tensor:
+def cropped(image: Tensor, size: int) -> Tensor:
     """Crop the square in the middle of an image: (1, 3, H, W) to (1, 3, size, size).
 
     Args:
         image: The image.
-        size: Side of the square in pixels.
-        name: Name of the image in messages.
-
-    Raises:
-        ValueError: The square is larger than the image.
+        size: Side of the square in pixels; at most the image's shorter side.
     """
     H, W = image.shape[-2:]
-    if min(H, W) < size:
-        raise ValueError(f"{name} is {H} x {W} px, smaller than the crop of {size} px")
+    size = min(size, H, W)
     top = (H - size) // 2
     left = (W - size) // 2
     rows = slice(top, top + size)

@@ -45,9 +45,6 @@ class Pipeline(Degradation):
             CUDA graph, from then on; further shapes, such as those of whole images in validation,
             are not compiled. By default training batches on a CUDA device are compiled, unless that
             fails or the run is shorter than 2,000 steps.
-
-    Raises:
-        ValueError: ``compile`` is true, and a stage cannot be compiled.
     """
 
     def __init__(
@@ -63,25 +60,18 @@ class Pipeline(Degradation):
         self.quantize = quantize
         self.executor = executor
         self.compile_canvas = compile
-        if compile and (names := self._not_compiled()):
-            raise ValueError(
-                f"compile is true, but {names} cannot be compiled: they work on the CPU, or get "
-                "images of differing sizes one by one (a `pixelwise` stage, or one with its own "
-                "on_canvas, does not); remove them, or set compile to false"
-            )
         self._compiled: tuple[Params, Callable[..., Tensor]] | None = None
         self._shapes = Shapes()
 
-    def _not_compiled(self) -> str:
-        """Return the names of the stages that cannot be compiled."""
-        names = []
+    def _can_be_compiled(self) -> bool:
+        """Whether no stage works on the CPU, or cuts images out of a canvas."""
         filled = True  # whether images fill their canvas
-        for name, stage in self.named_stages():
+        for _, stage in self.named_stages():
             needs_sizes = stage.alone and (stage.resizes or not filled)
             if stage.waits or needs_sizes:
-                names.append(name)
+                return False
             filled = stage.unites or (filled and not stage.resizes)
-        return ", ".join(names)
+        return True
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw one entry per stage, under the name of its stream."""
@@ -110,7 +100,7 @@ class Pipeline(Degradation):
             return self.compile_canvas
         # Only training's: whole images of validation have too many shapes.
         is_training = hr.device.type == "cuda" and torch.is_grad_enabled()
-        return is_training and not self._not_compiled()
+        return is_training and self._can_be_compiled()
 
     def _degrade_packed(
         self,
@@ -186,7 +176,7 @@ class Pipeline(Degradation):
             functions = stage.image_functions(prepared[name], hr)
             for i, image in enumerate(images):
                 images[i] = functions[i](image)
-                self._check_image(name, stage, image, images[i])
+                self.check_output(name, images[i])
         size = self.lr_size(hr.shape[-2:])
         lr = []
         for image in images:
@@ -195,21 +185,6 @@ class Pipeline(Degradation):
             lr.append(image)
         batch = torch.cat(lr).clamp(0.0, 1.0)
         return quantize_8bit(batch) if self.quantize else batch
-
-    def _check_image(
-        self,
-        name: str,
-        stage: Stage,
-        image: Tensor,
-        output: Tensor,
-    ) -> None:
-        self.check_output(name, output, 1)
-        if not stage.resizes and output.shape[-2:] != image.shape[-2:]:
-            raise TypeError(
-                f"{name} changed the size of its images from {(*image.shape[-2:],)} to "
-                f"{(*output.shape[-2:],)}: set `resizes = True` in its class (and write "
-                "on_canvas, for a GPU)"
-            )
 
     def _on_canvas(self, hr: Tensor, params: Params) -> Tensor:
         canvas = Canvas.of(hr)
@@ -220,7 +195,7 @@ class Pipeline(Degradation):
             # After a stage that unites sizes, images fill their canvas again.
             resized = not stage.unites and (resized or stage.resizes)
             if not torch.compiler.is_compiling():
-                self.check_output(name, canvas.pixels, len(hr))
+                self.check_output(name, canvas.pixels)
         size = self.lr_size(hr.shape[-2:])
         pixels = canvas.pixels.clamp(0.0, 1.0)
         if resized:

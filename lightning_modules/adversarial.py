@@ -28,7 +28,6 @@ from files.batch import Batch
 from files.numbers import PositiveFloat, PositiveInt
 from lightning_modules.base import SuperResolver
 from lightning_modules.optimisation import adam, average_gradients, optimizer_of
-from lightning_modules.weights import load_part, read_weights
 
 MAIN, SECOND = 0, 1
 
@@ -44,14 +43,10 @@ class Adversarial(SuperResolver):
         clip: Largest norm of the gradient of a step, for each optimiser; unlimited by default.
         discriminator_weights: Weights from which the discriminator starts: a run that trained it,
             or a released file.
-
-    Raises:
-        ValueError: If there are weights of a discriminator, and no discriminator.
     """
 
     part_files: ClassVar[Mapping[str, str]] = {"discriminator_weights": "load_discriminator"}
     training_only: tuple[str, ...] = ("discriminator.",)
-    group = ""  # of these arguments, such as "training."
 
     def __init__(
         self,
@@ -64,11 +59,6 @@ class Adversarial(SuperResolver):
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, **kwargs)
-        if discriminator_weights is not None and discriminator is None:
-            raise ValueError(
-                f"model.init_args.{self.group}discriminator_weights is set without "
-                f"model.init_args.{self.group}discriminator: set both, or neither"
-            )
         self.automatic_optimization = False
         self.discriminator = discriminator
         self.discriminator_weights = discriminator_weights
@@ -160,16 +150,10 @@ class Adversarial(SuperResolver):
             clip_grads_with_norm_(parameters, self.clip, self._norm)
 
     def load_discriminator(self, path: Path) -> None:
-        """Load the discriminator's weights.
-
-        Args:
-            path: The file.
-        """
-        if self.discriminator is None:
-            return
-        official = getattr(self.discriminator, "official", dict)
-        load_part(self.discriminator, read_weights(path), "discriminator", official)
-        self._own_parts = ("discriminator.",)
+        """Load the discriminator's weights from a run that trained it, or a released file."""
+        if self.discriminator is not None:
+            self.load_part_from(path, "discriminator")
+            self._own_parts = ("discriminator.",)
 
     # ----------------------------------------------------------------------------------- processes
 
@@ -212,35 +196,24 @@ class Adversarial(SuperResolver):
                 f"{type(self).__name__} trains with two optimisers, which trainer.strategy "
                 f"{type(strategy).__name__} does not support: set trainer.strategy to ddp"
             )
+        if self.trainer.world_size == 1:
+            return
         trained = set(self.checkpoint_keys())
-        moving = [
-            name
-            for name, module in self.named_modules()
-            if isinstance(module, nn.modules.batchnorm._NormBase)
-            if f"{name}.running_mean" in trained
-        ]
-        if moving and self.trainer.world_size > 1:
-            raise ValueError(
-                f"{moving[0]} keeps running statistics, which {type(self).__name__} does not "
-                "synchronise over ranks: use group norms, or --trainer.devices 1"
-            )
+        for name, module in self.named_modules():
+            is_norm = isinstance(module, nn.modules.batchnorm._NormBase)
+            if is_norm and f"{name}.running_mean" in trained:
+                raise ValueError(
+                    f"{name} keeps running statistics, which {type(self).__name__} does not "
+                    "synchronise over ranks: use group norms, or --trainer.devices 1"
+                )
 
     def configure_optimizers(self) -> Any:
-        """Return the main optimiser with its schedule, and the discriminator's.
-
-        Raises:
-            ValueError: If nothing is trainable, or the schedule monitors a metric.
-        """
+        """Return the main optimiser with its schedule, and the discriminator's."""
         with frozen(self.discriminator):
             configured = super().configure_optimizers()
         schedules = []
         if isinstance(configured, dict):
             schedules = [configured["lr_scheduler"]]
-            if "monitor" in schedules[0]:
-                raise ValueError(
-                    f"{type(self).__name__} steps its schedule once a step: "
-                    "model.init_args.lr_scheduler cannot be ReduceLROnPlateau"
-                )
             configured = configured["optimizer"]
         optimizers = [configured]
         if self.discriminator is not None:

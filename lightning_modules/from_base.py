@@ -29,7 +29,6 @@ from lightning_modules.noise import Noise, Size
 from lightning_modules.sampling.captions import (
     check_guidance,
     encode_captions,
-    frames_of,
     sample_shape,
     size_ids,
 )
@@ -168,7 +167,7 @@ class FromBase(InLatents, Generator):
         Returns:
             (B, C, h, w).
         """
-        z = self.from_noise(size, noise, frames_of(batch, self.denoiser))
+        z = self.from_noise(size, noise, batch.get("frames"))
         conditions = self._conditions(batch, size, base)
         return self.denoise(z, self.sampled, conditions, noise)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,13 +16,16 @@ from files.own_modules import class_path
 from files.paths import expand_path
 from files.tensors import check_numbers, is_plain
 from lightning_modules.weights import (
+    Weights,
     check_sources,
     check_tensors,
     frozen_parts,
     hash_of,
     is_random,
+    load_part,
     read_weights,
     recognise,
+    same_weights,
     shape_text,
     sources,
     unlike,
@@ -91,6 +94,31 @@ class Loaded(Method, LightningModule):
             file = getattr(self, argument.rpartition(".")[2])
             if file is not None:
                 attrgetter(loader)(self)(find(argument, file))
+
+    def load_part_from(self, path: Path, name: str, beside: Sequence[str] = ()) -> Weights:
+        """Load a part from a run that trained it, or from a released file.
+
+        Args:
+            path: The file.
+            name: The part.
+            beside: Frozen parts that must be those of the run.
+
+        Raises:
+            ValueError: If the file does not fit, or the run had another of these parts.
+        """
+        weights = read_weights(path)
+        for other in beside:
+            theirs = weights.frozen.get(other, "")
+            ours = getattr(getattr(self, other), "source", "")
+            is_checked = theirs and ours and not f"{other}.".startswith(self.unchecked)
+            if is_checked and not same_weights(theirs, ours):
+                raise ValueError(
+                    f"{weights.name} was trained with the {other} of {theirs}, and this model has "
+                    f"{ours}: set the same"
+                )
+        part = getattr(self, name)
+        load_part(part, weights, name, getattr(part, "official", dict))
+        return weights
 
     def load_training_parts(self) -> None:
         """Load what only training needs; ``setup`` for ``fit`` calls it."""
@@ -369,17 +397,8 @@ def file_of(name: str, value: str) -> Path:
     Args:
         name: The argument.
         value: Its value; environment variables are expanded.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
     """
-    path = Path(expand_path(value, f"model.init_args.{name}"))
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"model.init_args.{name} is {value!r}, and there is no such file; runs and names of "
-            "configs/weights.yaml are for enlarger.load and main.py"
-        )
-    return path
+    return Path(expand_path(value, f"model.init_args.{name}"))
 
 
 def _around(name: str) -> list[str]:

@@ -23,6 +23,7 @@ from files.vgg import DEVIATION, MEAN, DISTSNetwork
 from lightning_modules.networks.running import Frozen, without_fp16
 from lightning_modules.weights import fingerprint, load_strictly, read_weights
 
+EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of MS-SSIM's scales, the finest first
 CONVOLUTIONS = (2, 2, 4, 4, 4)  # of VGG19's stages
 LAYERS = {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_4": 1.0, "conv4_4": 1.0, "conv5_4": 1.0}
 
@@ -156,21 +157,12 @@ class MSSSIM(Loss):
     Args:
         weight: Factor of the term.
         start: Step of training from which the term counts; 0 for all steps.
-        exponents: Exponent of each scale, the finest first. Sides of HR must have more than
-            ``10 * 2 ** (len(exponents) - 1)`` pixels: 160 by default.
+
+    Sides of HR must have more than 160 pixels.
 
     Source: Wang et al., 2003, "Multiscale structural similarity for image quality assessment",
-    equation 7, whose exponents these are. Negative contrasts count as 0, without a gradient.
+    equation 7. Negative contrasts count as 0, without a gradient.
     """
-
-    def __init__(
-        self,
-        weight: NonNegativeFloat = 1.0,
-        start: NonNegativeInt = 0,
-        exponents: Sequence[PositiveFloat] = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333),
-    ) -> None:
-        super().__init__(weight, start)
-        self.exponents = list(exponents)
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         """Return the mean over images.
@@ -178,12 +170,11 @@ class MSSSIM(Loss):
         Raises:
             ValueError: If the images are too small.
         """
-        smallest = 10 * 2 ** (len(self.exponents) - 1)
-        if min(sr.shape[-2:]) <= smallest:
+        smallest = 10 * 2 ** (len(EXPONENTS) - 1)
+        if min(sr.shape[-2:]) <= smallest:  # the result would be NaN
             raise ValueError(
-                f"MSSSIM needs more than {smallest} pixels a side at {len(self.exponents)} scales, "
-                f"and has {sr.shape[-2]}x{sr.shape[-1]}: set a larger data.init_args.crop_size, or "
-                "fewer exponents"
+                f"MSSSIM needs more than {smallest} pixels a side, and has "
+                f"{sr.shape[-2]}x{sr.shape[-1]}: set a larger data.init_args.crop_size"
             )
         # Variances are differences of means, which fewer bits would round to noise.
         with torch.autocast(sr.device.type, enabled=False), ieee_float32(sr.device):
@@ -191,11 +182,11 @@ class MSSSIM(Loss):
 
     def _similarity(self, sr: Tensor, hr: Tensor) -> Tensor:
         similarity = sr.new_ones(len(sr))
-        for scale, exponent in enumerate(self.exponents, 1):
+        for scale, exponent in enumerate(EXPONENTS, 1):
             ssim, contrast = structural_similarity_index_measure(
                 sr, hr, data_range=1.0, reduction="none", return_contrast_sensitivity=True
             )
-            factor = ssim if scale == len(self.exponents) else contrast
+            factor = ssim if scale == len(EXPONENTS) else contrast
             similarity = similarity * factor.clamp(min=1e-6) ** exponent
             sr = functional.avg_pool2d(sr, 2)
             hr = functional.avg_pool2d(hr, 2)
@@ -305,7 +296,8 @@ class VGG19Features(nn.Module):
         super().__init__()
         from torchvision.models.vgg import cfgs, make_layers  # takes a second
 
-        self.outputs = {place: name for name, place in places().items() if name in layers}
+        numbers = places()
+        self.outputs = {numbers[name]: name for name in layers}
         self.features = make_layers(cfgs["E"])[: max(self.outputs) + 1]
         for name, values in (("mean", MEAN), ("deviation", DEVIATION)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
@@ -336,9 +328,6 @@ class VGG19Perceptual(Loss):
         perceptual_weights: VGG19's weights as torchvision has them: a file, or a name of
             ``configs/weights.yaml``.
 
-    Raises:
-        ValueError: If a layer is unknown, or there is none.
-
     Source: Real-ESRGAN (Wang et al., ICCVW 2021; arXiv 2107.10833), section 4.1, which has these
     layers and weights; ESRGAN (arXiv 1809.00219), section 3.3, for features before their ReLU.
     """
@@ -351,8 +340,6 @@ class VGG19Perceptual(Loss):
         perceptual_weights: str = "vgg19",
     ) -> None:
         super().__init__(weight, start)
-        if not layers or not layers.keys() <= places().keys():
-            raise ValueError(f"VGG19Perceptual has layers {layers}; expected conv1_1 to conv5_4")
         self.layers = dict(layers)
         self.file = perceptual_weights
         self.network: VGG19Features | None = None

@@ -155,12 +155,12 @@ def _begin(span: Span, n: int) -> int:
         side = length_of(place)
         if n % side == 0:  # a pixel has one value or several
             return int(place.start * (n // side))
-    # A value covers several pixels. The tile's last one may cover less than the others.
-    cells = []
+    cells = []  # where a value covers several pixels: the tile's start, and their number
     for place in (span.lr, span.out):
         side = length_of(place)
         pixels = round(side / n)
-        if abs(pixels * n - side) < pixels:
+        is_whole = abs(pixels * n - side) < pixels  # the last one may cover less than the others
+        if is_whole:
             cells.append((place.start, pixels))
     for start, pixels in cells:
         if start % pixels == 0:
@@ -169,14 +169,14 @@ def _begin(span: Span, n: int) -> int:
         side = length_of(place)
         if place.start * n % side == 0:  # such as the grid of a coarse scale: 40 for 1024 pixels
             return place.start * n // side
-    if cells:
-        start, pixels = cells[0]
-        return _rounded(start, pixels)
-    return _rounded(span.out.start * n, length_of(span.out))
+    if not cells:
+        return _divided(span.out.start * n, length_of(span.out))
+    start, pixels = cells[0]
+    return _divided(start, pixels)
 
 
-def _rounded(a: int, b: int) -> int:
-    # a / b, half up: the same in both tiles, wherever their borders lie.
+def _divided(a: int, b: int) -> int:
+    """Return a / b rounded half up: the same in both tiles, wherever their borders lie."""
     return (2 * a + b) // (2 * b)
 
 

@@ -42,23 +42,13 @@ def optimizer_of(make: Callable[[Any], Any], parameters: Iterable[Any]) -> Any:
     Args:
         make: Factory from the configuration.
         parameters: Parameters, or groups of them.
-
-    Raises:
-        ValueError: If it refuses the parameters or its settings.
     """
-    optimizer = _made(make, parameters, "model.init_args.optimizer")
+    optimizer = make(parameters)
     # A fused optimiser unscales AMP gradients itself, and Lightning then refuses to clip them.
     # With this, the scaler does it, at no measurable cost.
     optimizer._step_supports_amp_scaling = False
     optimizer.register_load_state_dict_post_hook(_in_layout_of_weights)
     return optimizer
-
-
-def _made(make: Callable[[Any], Any], argument: Any, key: str) -> Any:
-    try:
-        return make(argument)
-    except ValueError as error:
-        raise ValueError(f"{key}: {error}") from error
 
 
 def _in_layout_of_weights(optimizer: Any) -> None:
@@ -81,9 +71,9 @@ def schedule_of(make: Callable[[Any], Any], optimizer: Any) -> dict[str, Any]:
         optimizer: The optimiser.
 
     Raises:
-        ValueError: If it refuses the optimiser or its settings, or monitors a value of training.
+        ValueError: If it monitors a value of training.
     """
-    schedule = _made(make, optimizer, "model.init_args.lr_scheduler")
+    schedule = make(optimizer)
     if not isinstance(schedule, ReduceLROnPlateau):
         return {"scheduler": schedule, "interval": "step"}
     if not schedule.monitor.startswith("val/"):  # each rank has its own, and so would rates
@@ -138,16 +128,10 @@ class Optimised(LightningModule):
         """Return the optimiser, and the schedule that is stepped once a step.
 
         Raises:
-            ValueError: If nothing is trainable, or the schedule monitors a value of training.
+            ValueError: If the schedule monitors a value of training.
         """
         self._configured = True
-        trainable = self.optimized()
-        if not trainable:
-            raise ValueError(
-                f"{class_path(type(self))} has no trainable parameters: use test or predict, "
-                "or another model.class_path for fit"
-            )
-        optimizer = optimizer_of(self._make_optimizer, trainable)
+        optimizer = optimizer_of(self._make_optimizer, self.optimized())
         if self._make_schedule is None:
             return optimizer
         schedule = schedule_of(self._make_schedule, optimizer)

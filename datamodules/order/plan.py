@@ -249,13 +249,9 @@ def new_plan(source: Any, seed: int, batch_size: int, streams: int, repeats: int
     """Return the plan of a prepared source. Other arguments as ``Plan``.
 
     Raises:
-        ValueError: If its groups do not sum to its number of images, or are too few for one batch.
+        ValueError: If it has too few images for one batch.
     """
-    groups, count = tuple(source.groups), len(source.keys)
-    if sum(groups) != count:
-        raise ValueError(
-            f"{type(source).__name__}.groups sums to {sum(groups)}, but it has {count} keys"
-        )
+    groups = tuple(source.groups)
     plan = Plan(groups, seed, batch_size, streams, repeats, mixture=source.mixture)
     return checked_plan(plan)
 

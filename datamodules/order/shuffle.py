@@ -56,16 +56,19 @@ class Shuffle:
         keep: int = 8,
         epoch: int | None = None,
     ) -> None:
-        self.repeats, self.window, self.seed = repeats, window, seed
-        self.first_image = first_image
+        self.repeats = repeats
+        self.window = window
+        self.seed = seed
         self._sizes = np.asarray(groups, dtype=np.int64)
-        self._starts = np.concatenate([[0], np.cumsum(self._sizes)])
-        self.length = int(self._starts[-1]) * repeats
+        # Number of the first image of each group.
+        self._starts = first_image + np.cumsum(self._sizes) - self._sizes
+        self.length = int(self._sizes.sum()) * repeats
         last = first_image * repeats + self.length
         self._type = np.int32 if last <= 2**31 else np.int64
         # A set with few windows, such as a folder with one, would else keep many past epochs.
-        passes = 2 if epoch is None else -(-2 * epoch // max(1, self.length))
-        keep = min(keep, passes * -(-len(self._sizes) // window) + 2)
+        passes = 2 if epoch is None else ceil(2 * epoch / max(1, self.length))
+        windows = ceil(len(self._sizes) / window)
+        keep = min(keep, passes * windows + 2)
         self._pass = lru_cache(keep)(self._new_pass)
         self._window = lru_cache(keep)(self._new_window)
 
@@ -73,31 +76,28 @@ class Shuffle:
         """Return samples ``start`` to ``stop`` of the order, as image * repeats + repeat."""
         parts: list[Integers] = []
         while start < stop:
-            number, window, first, end = self._at(start)
-            here = min(stop, end)
-            parts.append(self._window(number, window)[start - first : here - first])
-            start = here
+            number, place = divmod(start, self.length)
+            ends = self._pass(number).ends
+            window = int(np.searchsorted(ends, place, "right"))
+            first = int(ends[window - 1]) if window else 0  # place of the window in the pass
+            part = self._window(number, window)[place - first :][: stop - start]
+            parts.append(part)
+            start += len(part)
         return np.concatenate(parts) if parts else np.zeros(0, self._type)
-
-    def _at(self, place: int) -> tuple[int, int, int, int]:
-        """Return the pass, the window in it, and the window's start and end in the order."""
-        number, within = divmod(place, self.length)
-        ends = self._pass(number).ends
-        window = int(np.searchsorted(ends, within, "right"))
-        begin = int(ends[window - 1]) if window else 0
-        return number, window, place - within + begin, place - within + int(ends[window])
 
     def _new_pass(self, number: int) -> _Pass:
         order = permutation(len(self._sizes), seed_of(self.seed, "shards", number))
-        ends = np.cumsum(self._sizes[order]) * self.repeats
-        last = np.minimum(np.arange(self.window, len(order) + self.window, self.window), len(order))
-        return _Pass(order, ends[last - 1])
+        ends = np.cumsum(self._sizes[order]) * self.repeats  # of the groups
+        last_groups = np.arange(self.window, len(order) + self.window, self.window) - 1
+        return _Pass(order, ends[np.minimum(last_groups, len(order) - 1)])
 
     def _new_window(self, number: int, window: int) -> Integers:
-        groups = self._pass(number).order[window * self.window : (window + 1) * self.window]
+        first = window * self.window
+        groups = self._pass(number).order[first : first + self.window]
         sizes = self._sizes[groups] * self.repeats
-        shifts = (self._starts[groups] + self.first_image) * self.repeats
-        shifts -= np.cumsum(sizes) - sizes
+        places = np.cumsum(sizes) - sizes  # where each group begins in the window
+        # The samples of a group are numbered one after the other.
+        shifts = self._starts[groups] * self.repeats - places
         samples = np.repeat(shifts.astype(self._type), sizes)
         samples += np.arange(len(samples), dtype=self._type)
         return samples[permutation(len(samples), seed_of(self.seed, "samples", number, window))]
@@ -153,12 +153,14 @@ class Interleave:
     ) -> None:
         self.seed = seed
         weights = [Fraction(weight) for weight in mixture.weights]  # exact
-        self._shares = [weight / sum(weights) for weight in weights]
+        total = sum(weights)
+        self._shares = [weight / total for weight in weights]
         self._parts: list[Shuffle] = []
-        first = 0
-        for number, (share, count) in enumerate(zip(self._shares, mixture.groups, strict=True)):
+        first = 0  # number of the part's first group
+        for number, share in enumerate(self._shares):
+            end = first + mixture.groups[number]
             part = Shuffle(
-                groups[first : first + count],
+                groups[first:end],
                 repeats,
                 window,
                 seed_of(seed, "part", number),
@@ -167,7 +169,7 @@ class Interleave:
                 epoch=ceil(mixture.samples * repeats * share),
             )
             self._parts.append(part)
-            first += count
+            first = end
         self._block = lru_cache(2 * keep)(self._new_block)
 
     def take(self, start: int, stop: int) -> Integers:
@@ -194,14 +196,12 @@ class Interleave:
 
     def _new_block(self, block: int) -> tuple[int, Integers]:
         """Return the start of a block, and its samples."""
-        starts, stops = self._counts_before(block), self._counts_before(block + 1)
-        parts = [
-            part.take(start, stop)
-            for part, start, stop in zip(self._parts, starts, stops, strict=True)
-        ]
-        samples = np.concatenate(parts)
+        starts = self._counts_before(block)
+        stops = self._counts_before(block + 1)
+        numbers = range(len(self._parts))
+        samples = np.concatenate([self._parts[n].take(starts[n], stops[n]) for n in numbers])
         # Parts keep their own order: only their turns are shuffled.
-        turns = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        turns = np.repeat(numbers, np.subtract(stops, starts))
         turns = turns[permutation(len(turns), seed_of(self.seed, "block", block))]
         dealt = np.empty_like(samples)
         dealt[np.argsort(turns, kind="stable")] = samples

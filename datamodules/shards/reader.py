@@ -85,7 +85,7 @@ class Reader:
 
         Raises:
             UnreadableImage: If the bytes differ from the index.
-            ValueError: If the shard was replaced or truncated.
+            ValueError: If the shard was replaced.
             RemoteError: If it cannot be downloaded.
         """
         if tar.wanted is not None and self.cache is not None:
@@ -98,8 +98,6 @@ class Reader:
             data = os.pread(self._opened(tar), member.size, member.offset)
         if _is_intact(data, member):
             return data
-        if tar.wanted is None:
-            _check_same(tar, os.fstat(self._opened(tar)))
         raise UnreadableImage(
             f"{name}: {len(data)} of the {member.size} bytes from {member.offset} on came, or "
             "they differ from the index (by their checksum): download or pack the shard again",
@@ -108,7 +106,9 @@ class Reader:
 
     def _opened(self, tar: Tar) -> int:
         if tar.path not in self._open:
-            _check_same(tar, os.stat(tar.path))
+            state = os.stat(tar.path)
+            if (state.st_size, state.st_mtime_ns) != (tar.size, tar.mtime_ns):
+                raise ValueError(f"shard {tar.path} was replaced while it was in use: start again")
             if len(self._open) >= most_open_files():
                 os.close(self._open.popitem(last=False)[1])
             self._open[tar.path] = os.open(tar.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -130,8 +130,3 @@ def _is_intact(data: bytes, member: Member) -> bool:
     if len(data) != member.size:
         return False
     return not member.checksum or xxhash.xxh3_64_intdigest(data) == member.checksum
-
-
-def _check_same(tar: Tar, state: os.stat_result) -> None:
-    if (state.st_size, state.st_mtime_ns) != (tar.size, tar.mtime_ns):
-        raise ValueError(f"shard {tar.path} was replaced while it was in use: start again")

@@ -36,21 +36,15 @@ class Raw(NamedTuple):
     fields: dict[str, Any]
 
 
-def raw_of(sample: Any) -> Raw | None:
+def raw_of(sample: dict[str, Any]) -> Raw | None:
     """Return the fields of one of webdataset's samples; None if it has no image.
 
     Args:
         sample: ``__key__``, and members by suffix. They may also be called ``hr`` and ``lr``.
 
     Raises:
-        ValueError: If it is no such dict, or the roles of its members are not clear.
+        ValueError: If the roles of its members are not clear.
     """
-    if not isinstance(sample, dict) or not isinstance(sample.get("__key__"), str):
-        raise ValueError(
-            f"a stage or a pipeline gave a {type(sample).__name__} that is no sample of webdataset;"
-            " expected a dict of __key__ and members by suffix: leave out to_tuple, batched and "
-            "the like"
-        )
     key, shard = sample["__key__"], shown(str(sample.get("__url__", "a pipeline")))
     members = {name: value for name, value in sample.items() if not name.startswith("__")}
     roles = roles_in(shard, key, tuple(members))

@@ -150,17 +150,8 @@ class Stream(Source):
         Args:
             wanted: ``data.init_args.workers``.
             world: Number of processes.
-
-        Raises:
-            ValueError: If there are fewer tars than processes.
         """
-        count = len(self._shards)
-        if count < world:
-            raise ValueError(
-                f"Stream.urls has {count} tars, fewer than the {world} processes among which they "
-                "are dealt as whole tars: pack smaller tars, or use fewer processes"
-            )
-        return min(wanted, count // world)
+        return min(wanted, len(self._shards) // world)
 
     @property
     def shards(self) -> list[str]:
@@ -202,20 +193,12 @@ class Stream(Source):
             ranks: Rank of this process, and number of processes.
 
         Raises:
-            ValueError: If a pass gives no samples, only some have an LR, or a tar holds what must
-                not be read.
+            ValueError: If a pass gives no samples, or a tar holds what must not be read.
         """
-        first: Raw | None = None
         has_captions = False  # whether a sample had one
         for turn in itertools.count():
             raw = None
             for raw in self._pass(plan, (epoch, start, turn), notes, ranks):
-                first = first or raw
-                if ("lr" in raw.fields) != ("lr" in first.fields):
-                    raise ValueError(
-                        f"Stream.urls: of {first.shard}: {first.key} and {raw.shard}: {raw.key}, "
-                        "one has no lr.<ext>; all must have one, or none"
-                    )
                 has_captions = has_captions or "txt" in raw.fields
                 if has_captions and "txt" not in raw.fields:
                     example = f"samples without a caption get an empty one: {raw.key}"

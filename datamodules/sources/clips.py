@@ -34,6 +34,7 @@ from datamodules.shards.reader import Tar
 from datamodules.shards.sample import add_text
 from datamodules.shards.shards import Shards
 from datamodules.source import Augmentation, PerImage, Sample, Source, texts_of
+from degradations.base import cut_size
 from degradations.draws import seed_of
 from files.images.decode import UnreadableImage, read_image, read_size
 from files.images.deep import Pixels, eight_bits
@@ -115,15 +116,18 @@ class RecordedClips(ClipSource):
     def clip(self, index: int, draws: SampleDraws | None) -> Sample:
         """As ``ClipSource.clip``; evaluation starts at the first recorded frame."""
         recorded = self.recorded(index)
-        start = 0 if draws is None else draws.integer(0, len(recorded) - self.span + 1)
-        places = recorded[start : start + self.span : self.stride]
-        frames = [eight_bits(self.frame(place)) for place in places]
-        sizes = {frame.shape for frame in frames}
-        if len(sizes) > 1:
-            raise UnreadableImage(
-                f"{self.keys[index]} has frames of the shapes {sorted(sizes)}; expected one size "
-                "in all frames of a clip"
-            )
+        start = 0
+        if draws is not None:
+            start = draws.integer(0, len(recorded) - self.span + 1)
+        frames: list[Frame] = []
+        for place in recorded[start : start + self.span : self.stride]:
+            frame = eight_bits(self.frame(place))
+            if frames and frame.shape != frames[0].shape:
+                raise UnreadableImage(
+                    f"{self.keys[index]} has frames of the shapes {frames[0].shape} and "
+                    f"{frame.shape}; expected one size in all frames of a clip"
+                )
+            frames.append(frame)
         if self.side is not None:
             frames = [_square(frame, self.side) for frame in frames]
         sample = Sample(clip=np.stack(frames))
@@ -175,21 +179,16 @@ class Clips(RecordedClips):
         """Find the frames. Args as ``Source.prepare``.
 
         Raises:
-            ValueError: If there are no clips, all are too short, some are the LR of others, or two
-                have one name.
+            ValueError: If there are no clips, all are too short, or some are the LR of others.
         """
         root = Path(expand_path(self.root, "Clips.root"))
         clips: dict[str, list[str]] = {}
         for key, path in images_by_key(root, "Clips.root").items():
             clips.setdefault(key.rpartition("/")[0], []).append(str(path))
-        if "" in clips and root.name in clips:
-            raise ValueError(
-                f"Clips.root {str(root)!r} has frames, and so has its folder {root.name!r}: "
-                "both clips would have this name; rename one of the folders"
-            )
         if "" in clips:  # frames of the root itself
             clips[root.name] = clips.pop("")
-        self.keys = sorted(self._long_enough({key: len(files) for key, files in clips.items()}))
+        counts = {key: len(files) for key, files in clips.items()}
+        self.keys = sorted(self._long_enough(counts))
         self._files = [sorted(clips[key], key=numeric) for key in self.keys]
         refuse_mixed("Clips.root", self.keys, lambda index: read_size(self._files[index][0]), scale)
 
@@ -212,12 +211,12 @@ class ClipImages(Images):
 
         Raises:
             UnreadableImage: If a frame is broken, or frames differ in size.
-            ValueError: If its frames have less than one pixel at the scale, or it is not a clip.
+            ValueError: If it is not a clip.
         """
         key = self.keys[item.image]
         with seeded(item.seed):
             sample = self.read(item.image)
-        height, width = self.cut_size(sample["clip"].shape[1:3], key)
+        height, width = cut_size(sample["clip"].shape[1:3], self.scale)
         sample["clip"] = sample["clip"][:, :height, :width]
         return {**sample, "key": key, "seed": item.seed}
 
@@ -255,11 +254,12 @@ def numeric(name: str) -> list[tuple[int, str]]:
 
 
 def _square(frame: Frame, side: int) -> Frame:
-    height, width = frame.shape[:2]
-    factor = side / min(height, width)
-    height, width = max(round(height * factor), side), max(round(width * factor), side)
+    factor = side / min(frame.shape[:2])
+    height = max(round(frame.shape[0] * factor), side)
+    width = max(round(frame.shape[1] * factor), side)
     image = Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC)
-    top, left = (height - side) // 2, (width - side) // 2
+    top = (height - side) // 2
+    left = (width - side) // 2
     return np.asarray(image)[top : top + side, left : left + side]
 
 
@@ -314,9 +314,12 @@ class MovingCrops(PerImage, ClipSource):
     def _starts(self, room: int, draws: SampleDraws) -> list[int]:
         """Return the window's start along an axis in each frame, of ``room`` + 1 positions."""
         steps = self.frames - 1
-        most = min(int(self.speed * self.reduce * steps), room)
-        length = draws.integer(-most, most + 1)
-        start = draws.integer(max(0, -length), room - max(0, length) + 1)
+        longest = min(int(self.speed * self.reduce * steps), room)
+        length = draws.integer(-longest, longest + 1)
+        first = max(0, -length)
+        last = room - max(0, length)
+        start = draws.integer(first, last + 1)
+        # Rounded half up.
         return [start + (2 * length * n + steps) // (2 * steps) for n in range(self.frames)]
 
 
@@ -362,23 +365,25 @@ class ClipShards(RecordedClips):
         names = self._frames.keys
         clips: dict[str, list[int]] = {}  # numbers of the frames
         shard_of: dict[str, int] = {}
-        number = 0
-        for shard, count in enumerate(self._frames.groups):
-            for name in names[number : number + count]:
-                clip = name.rpartition("/")[0]
-                if not clip or shard_of.setdefault(clip, shard) != shard:
-                    raise ValueError(
-                        f"ClipShards.urls: the frame {name!r} belongs to no clip, or to one of "
-                        "another shard; expected clip.0001.png or clip/0001.png, and all frames "
-                        "of a clip in one shard (for single images use datamodules.Shards)"
-                    )
-                clips.setdefault(clip, []).append(number)
-                number += 1
-        self.keys = self._long_enough({clip: len(frames) for clip, frames in clips.items()})
-        order = [sorted(clips[key], key=lambda frame: numeric(names[frame])) for key in self.keys]
-        self._order = np.concatenate(order)
-        self._ends = np.cumsum([len(frames) for frames in order])
-        self._groups = list(Counter(shard_of[key] for key in self.keys).values())
+        shards = np.repeat(np.arange(len(self._frames.groups)), self._frames.groups).tolist()
+        for number, (name, shard) in enumerate(zip(names, shards, strict=True)):
+            clip = name.rpartition("/")[0]
+            if not clip or shard_of.setdefault(clip, shard) != shard:
+                raise ValueError(
+                    f"ClipShards.urls: the frame {name!r} belongs to no clip, or to one of another "
+                    "shard; expected clip.0001.png or clip/0001.png, and all frames of a clip in "
+                    "one shard (for single images use datamodules.Shards)"
+                )
+            clips.setdefault(clip, []).append(number)
+        counts = {clip: len(frames) for clip, frames in clips.items()}
+        self.keys = self._long_enough(counts)
+        in_order: list[list[int]] = []
+        for key in self.keys:
+            in_order.append(sorted(clips[key], key=lambda number: numeric(names[number])))
+        self._order = np.concatenate(in_order)
+        self._ends = np.cumsum([counts[key] for key in self.keys])
+        clips_of_shards = Counter(shard_of[key] for key in self.keys)
+        self._groups = list(clips_of_shards.values())
         refuse_mixed("ClipShards.urls", self.keys, self._size, scale)
 
     def _size(self, index: int) -> tuple[int, int]:

@@ -98,24 +98,18 @@ class OneLR(Wrapper):
 
         Raises:
             UnreadableImage: If the image is broken.
-            ValueError: If it is already a pair, has 16 bits, is smaller than the HR, or would be
-                distorted.
+            ValueError: If it is smaller than the HR, or would be distorted.
         """
         sample = self.source.read(index)
         image = sample["hr"]
-        wrong = self._wrong(sample)
+        wrong = self._wrong(image)
         if wrong is not None:
             raise ValueError(f"{self.source.keys[index]} {wrong}")
         hr, lr = shrunk(image, self.hr_size), shrunk(image, self.lr_size)
         return {"hr": hr, "lr": lr, **texts_of(sample)}
 
-    def _wrong(self, sample: Sample) -> str | None:
+    def _wrong(self, image: Pixels) -> str | None:
         """Return why the image cannot become a pair, or None."""
-        if "lr" in sample:
-            return "is already a pair of HR and LR, so OneLR cannot make its LR"
-        image = sample["hr"]
-        if image.dtype != np.uint8:
-            return "has 16 bits, but OneLR requires 8: convert it"
         (height, width), (h, w), (H, W) = image.shape[:2], self.lr_size, self.hr_size
         if height < H or width < W:
             return (

@@ -90,9 +90,6 @@ class Folder(Source):
             ``root``. They are relative to ``root`` if it is given. Without ``root``, keys are
             relative to the named folder, or to the part of a pattern before its first ``*``.
 
-    Raises:
-        ValueError: If neither ``root`` nor ``files`` is given.
-
     Examples:
         >>> from datamodules import Folder
         >>> photos = Folder("my/photos", files=["**/*.png"])
@@ -110,8 +107,6 @@ class Folder(Source):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if root is None and not files:
-            raise ValueError("Folder needs images: set its root to a folder, or files to a list")
         self.root, self.files = root, files
         self.outputs: Outputs | None = None  # predict's own outputs, which are not inputs
         self._distinct = False  # whether keys have the extension if only that differs

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import chain
 from typing import Any
 
 from datamodules.order.shuffle import Mixture
 from datamodules.source import Sample, Source, prepare_within
-from datamodules.sources.latents import Latents
 from files.numbers import PositiveFloat, PositiveInt
-
-FIELDS = ("lr", "text", "text_features")  # which all samples of a batch must have, or none
 
 
 class Mix(Source):
@@ -51,109 +48,92 @@ class Mix(Source):
                 f"Mix.weights has {', '.join(weights) or 'nothing'}, and Mix.sources has "
                 f"{', '.join(sources)}; expected one weight for each source"
             )
-        self.sources, self.weights, self.samples = sources, weights, samples
-        self._sources = list(sources.values())
-        self._groups = [[0] for _ in sources]
-        self._ends: list[int] = []
-        self._fields: dict[str, tuple[str, bool]] = {}  # a source, and whether it has the field
+        self.sources = sources
+        self.weights = weights
+        self.samples = samples
+        self._groups: dict[str, list[int]] = {}  # numbers of images, by source
+        self._ends: list[int] = []  # where the images of each source end
 
     def prepare(self, scale: float) -> None:
         """Find the images of all sources. Args as ``Source.prepare``.
 
         Raises:
-            ValueError: If a source has no images, its own scale or degradation, or latents.
+            ValueError: If a source has no images, or its own scale or degradation.
         """
         self.keys = []
+        self._ends = []
         for name, source in self.sources.items():
-            if isinstance(source, Latents):
-                raise ValueError(
-                    f"Mix.sources: {name!r} holds latents, which cannot be mixed: list all shards "
-                    "in the urls of one Latents"
-                )
             prepare_within(source, self, scale)
             self.keys += [f"{name}/{key}" for key in source.keys]
-        self._ends = list(accumulate(len(source.keys) for source in self._sources))
-        self._groups = [list(source.groups) for source in self._sources]
+            self._ends.append(len(self.keys))
+            self._groups[name] = list(source.groups)
 
     @property
     def srgb(self) -> bool:
         """That of the sources, which read the files."""
-        return self._sources[0].srgb
+        first = next(iter(self.sources.values()))
+        return first.srgb
 
     @srgb.setter
     def srgb(self, convert: bool) -> None:
-        for source in self._sources:
+        for source in self.sources.values():
             source.srgb = convert
 
     @property
     def groups(self) -> list[int]:
         """The groups of all sources."""
-        return [size for groups in self._groups for size in groups]
+        return list(chain.from_iterable(self._groups.values()))
 
     @property
     def mixture(self) -> Mixture:
         """The shares, and the length of an epoch."""
-        sizes = [float(sum(groups)) for groups in self._groups]
-        weights = sizes if self.weights is None else [self.weights[name] for name in self.sources]
         counts: list[int] = []
         shares: list[float] = []
-        for source, groups, weight in zip(self._sources, self._groups, weights, strict=True):
+        for name, source in self.sources.items():
+            groups = self._groups[name]
+            weight = float(sum(groups) if self.weights is None else self.weights[name])
             inner = source.mixture or Mixture((len(groups),), (1.0,), 0)
+            total = sum(inner.weights)
             counts += inner.groups
-            shares += [float(weight) * (part / sum(inner.weights)) for part in inner.weights]
+            shares += [weight * (part / total) for part in inner.weights]
         samples = len(self.keys) if self.samples is None else self.samples
         return Mixture(tuple(counts), tuple(shares), samples)
 
     def upcoming(self, groups: Sequence[int]) -> None:
         """Notify every source. Args as ``Source.upcoming``."""
-        ends = list(accumulate(len(sizes) for sizes in self._groups))
-        lists: list[list[int]] = [[] for _ in self._sources]
-        for group in groups:
-            number, within = _place(ends, group)
-            lists[number].append(within)
-        for source, own in zip(self._sources, lists, strict=True):
-            source.upcoming(own)
+        first = 0  # number of the source's first group
+        for name, source in self.sources.items():
+            end = first + len(self._groups[name])
+            source.upcoming([group - first for group in groups if first <= group < end])
+            first = end
 
     def path(self, index: int) -> str | None:
         """Return the file of the image ``keys[index]``, if it has one."""
-        number, within = _place(self._ends, index)
-        return self._sources[number].path(within)
+        source, number = self._image(index)
+        return source.path(number)
 
     def size(self, index: int) -> tuple[int, int] | None:
         """Return (H, W) of the image ``keys[index]``, if its source knows it."""
-        number, within = _place(self._ends, index)
-        return self._sources[number].size(within)
+        source, number = self._image(index)
+        return source.size(number)
 
     def read(self, index: int) -> Sample:
         """Return the image ``keys[index]``.
 
         Raises:
             UnreadableImage: If the image is broken.
-            ValueError: If only some sources have captions or LR.
         """
-        number, within = _place(self._ends, index)
-        return self._checked(self._sources[number].read(within), number)
+        source, number = self._image(index)
+        return source.read(number)
 
     def read_crop(self, index: int, top: int, left: int, height: int, width: int) -> Sample:
         """Return a part of the image ``keys[index]``. Args and Raises as ``Source.read_crop``."""
-        number, within = _place(self._ends, index)
-        sample = self._sources[number].read_crop(within, top, left, height, width)
-        return self._checked(sample, number)
+        source, number = self._image(index)
+        return source.read_crop(number, top, left, height, width)
 
-    def _checked(self, sample: Sample, number: int) -> Sample:
-        name = list(self.sources)[number]
-        for field in FIELDS:
-            present = field in sample
-            first, expected = self._fields.setdefault(field, (name, present))
-            if present != expected:
-                raise ValueError(
-                    f"Mix.sources: only one of {first!r} and {name!r} gives {field!r}; all samples "
-                    "of a batch must have it, or none: mix sources of one kind"
-                )
-        return sample
-
-
-def _place(ends: list[int], index: int) -> tuple[int, int]:
-    # The number of a source, and the index within it.
-    source = bisect_right(ends, index)
-    return source, index - (ends[source - 1] if source else 0)
+    def _image(self, index: int) -> tuple[Source, int]:
+        """Return the source of an image, and the image's number in it."""
+        place = bisect_right(self._ends, index)
+        first = self._ends[place - 1] if place else 0
+        source = list(self.sources.values())[place]
+        return source, index - first

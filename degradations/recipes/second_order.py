@@ -17,7 +17,6 @@ from degradations.base import (
     Size,
     Stage,
     by_images,
-    check_range,
     check_scale,
     in_order,
     select,
@@ -195,46 +194,39 @@ class Order:
 
     def stages(
         self,
-        name: str,
         modes: Modes,
         divisor: float = 1.0,
     ) -> tuple[Sometimes, Resize, OneOf]:
         """Make the stages blur, resize and noise.
 
         Args:
-            name: Name of the argument, for messages.
             modes: Kernels of the resize.
             divisor: Divisor of the HR sides, to which the factor is relative.
 
         Raises:
             ValueError: A range or probability is invalid; the message names it.
         """
-        try:
-            low, high = check_range(self.resize, "resize", low=0.0)
-            if not low <= 1.0 <= high:
-                raise ValueError(f"resize is {[low, high]}; expected a range around 1")
-            blur = Blur(
-                kernel_size=self.kernel_size,
-                families=self.families,
-                sigma=self.sigma,
-                beta_generalized=self.beta_generalized,
-                beta_plateau=self.beta_plateau,
-                sinc=self.sinc,
-            )
-            resize = Resize(
-                up=(1.0, high),
-                down=(low, 1.0),
-                p=self.resize_p,
-                modes=modes,
-                divisor=divisor,
-            )
-            noises: dict[str, Stage] = {
-                "gaussian": GaussianNoise(self.gaussian_sigma, grey=self.grey),
-                "poisson": PoissonNoise(self.poisson_strength, grey=self.grey),
-            }
-            noise = OneOf(noises, (self.gaussian, 1.0 - self.gaussian))
-        except ValueError as error:
-            raise ValueError(f"degradation.init_args.{name}: {error}") from None
+        low, high = self.resize
+        blur = Blur(
+            kernel_size=self.kernel_size,
+            families=self.families,
+            sigma=self.sigma,
+            beta_generalized=self.beta_generalized,
+            beta_plateau=self.beta_plateau,
+            sinc=self.sinc,
+        )
+        resize = Resize(
+            up=(1.0, high),
+            down=(low, 1.0),
+            p=self.resize_p,
+            modes=modes,
+            divisor=divisor,
+        )
+        noises: dict[str, Stage] = {
+            "gaussian": GaussianNoise(self.gaussian_sigma, grey=self.grey),
+            "poisson": PoissonNoise(self.poisson_strength, grey=self.grey),
+        }
+        noise = OneOf(noises, (self.gaussian, 1.0 - self.gaussian))
         return Sometimes(blur, self.blur), resize, noise
 
 
@@ -315,14 +307,14 @@ class SecondOrder(Pipeline):
         stages: dict[str, Stage] = {}
         if usm:
             stages["usm"] = USM()
-        blur, resize, noise = first.stages("first", modes)
+        blur, resize, noise = first.stages(modes)
         stages["blur"] = blur
         stages["resize"] = resize
         stages["noise"] = noise
         if jpeg_quality is not None:
             stages["jpeg"] = JPEG(jpeg_quality, smooth_chroma=not faithful)
         if second_p > 0.0:
-            blur, resize, noise = second.stages("second", modes, divisor)
+            blur, resize, noise = second.stages(modes, divisor)
             blur.selects |= second_p < 1.0
             stages["blur2"] = blur
             stages["resize2"] = Sometimes(resize, second_p)

@@ -6,7 +6,6 @@ of which only the key ``degradation`` is used. Of several files, later ones win.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,6 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from degradations.base import Degradation
 from files.configuration.merge import Merged
-
-# Lines of the parser's messages that say nothing of the mistake.
-_NOISE = re.compile(
-    r"(- )?(Does not validate|Subtypes:|Errors:|Given value|Expected a <class '(NoneType|dict|list)"
-    r"|Subclass types|a (class|dict))"
-)
 
 
 def degradation_of(
@@ -47,24 +40,19 @@ def degradation_of(
         content.add_file(str(path))
         if "degradation" in content.values:
             merged.add_file(str(path))
-        elif content.values.keys() & {"class_path", "init_args"}:
-            merged.add_typed("degradation", str(path))
         else:
-            raise ValueError(f"{path} has neither class_path nor the key degradation")
-    if scale is None:
-        scale = _scale_in(merged.values)
-    if scale is None:
-        scale = default_scale
-    if scale is None:
-        raise ValueError(f"{files} has no data.init_args.scale: give the scale")
-    merged.add_typed("degradation.init_args.scale", repr(scale))
+            merged.add_typed("degradation", str(path))
+    for value in (scale, _scale_in(merged.values), default_scale):
+        if value is not None:
+            merged.add_typed("degradation.init_args.scale", repr(value))
+            break
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Degradation, "degradation")
     try:
         config = parser.parse_object({"degradation": merged.values["degradation"]})
         degradation: Degradation = parser.instantiate(config).degradation
     except (ArgumentError, TypeError, ValueError) as error:
-        raise ValueError(f"{files}: {_in_short(str(error))}") from error
+        raise ValueError(f"{files}: {error}") from error
     return degradation
 
 
@@ -76,11 +64,3 @@ def _scale_in(values: dict[str, Any]) -> float | None:
             scale: float = arguments["scale"]
             return scale
     return None
-
-
-def _in_short(message: str) -> str:
-    lines = []
-    for line in message.splitlines():
-        if not _NOISE.match(line.strip()):
-            lines.append(line.strip().removeprefix("- "))
-    return " ".join(lines)

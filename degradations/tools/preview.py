@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import functools
 import logging
-import os
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -264,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     refuse_foreign(out, SHEET)
     degradation = degradation_of(options.config, options.scale, default_scale=4.0)
     image = read_image(options.image)
-    hr = cropped(image, options.crop, str(options.image))
+    hr = cropped(image, options.crop)
     seeds = range(options.seed, options.seed + options.draws)
     sections = preview(degradation, hr, seeds, options.rows)
     for section in sections[:-1]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -47,20 +46,10 @@ class Condition:
 
 
 def joined(first: Condition, second: Condition) -> Condition:
-    """Concatenate two conditions to one batch.
-
-    Raises:
-        ValueError: If one has a part that the other lacks.
-    """
-    parts = first.used
+    """Concatenate two conditions, which have the same parts, to one batch."""
     others = second.used
-    if parts.keys() != others.keys():
-        raise ValueError(
-            f"one condition has {', '.join(parts) or 'nothing'}, the other "
-            f"{', '.join(others) or 'nothing'}: expected the same parts, for example a null text "
-            "for the unconditional one"
-        )
-    return Condition(**{name: torch.cat([part, others[name]]) for name, part in parts.items()})
+    parts = {name: torch.cat([part, others[name]]) for name, part in first.used.items()}
+    return Condition(**parts)
 
 
 def guided(
@@ -107,7 +96,7 @@ class FixedPrompt(nn.Module):
 
     Raises:
         FileNotFoundError: If the file is missing.
-        ValueError: If it is corrupt, or holds no prompt.
+        ValueError: If it is corrupt.
     """
 
     prompt: Tensor
@@ -122,12 +111,7 @@ class FixedPrompt(nn.Module):
                 f"python main.py prompt --out {path} (with --t5 for FixedText)"
             )
         tensors = read_file(file)
-        prompt = tensors.get("prompt")
-        if prompt is None or prompt.ndim != 2:
-            raise ValueError(
-                f"{path} holds {', '.join(tensors) or 'nothing'}; expected a tensor 'prompt' of "
-                "(tokens, channels), as python main.py prompt makes it"
-            )
+        prompt = tensors["prompt"]  # (tokens, channels)
         negative = tensors.get("negative", torch.zeros_like(prompt))
         self.register_buffer("prompt", prompt, persistent=False)
         self.register_buffer("negative", negative, persistent=False)
@@ -196,20 +180,16 @@ def loaded(kind: str, path: str, subfolder: str = "") -> Any:
 
     Raises:
         FileNotFoundError: If the folder is missing, or the hub cannot be reached.
-        ValueError: If transformers is not installed, or weights contradict their checksum.
+        ImportError: If transformers is not installed.
+        ValueError: If weights contradict their checksum.
     """
-    try:
-        library = importlib.import_module("transformers")
-    except ImportError as error:
-        raise ValueError(
-            "a text encoder needs transformers, which is not installed: install it, or use the "
-            "cached embedding of a fixed prompt"
-        ) from error
+    import transformers
+
     place = expand_path(path, "path")
     check_folder(Path(place, subfolder))
     is_local = not hub_answers()
     try:
-        return getattr(library, kind).from_pretrained(
+        return getattr(transformers, kind).from_pretrained(
             place, subfolder=subfolder, local_files_only=is_local
         )
     except (OSError, TypeError, ValueError) as error:  # TypeError: transformers 4, a missing file

@@ -95,15 +95,13 @@ class UNet2D(Denoiser):
 
     Raises:
         FileNotFoundError: If the trained network is missing.
-        ValueError: If weights do not fit, or for a null token of a network with texts of several
-            widths.
+        ValueError: If weights do not fit.
     """
 
     unet: Any  # diffusers' annotations are too loose to be of use
     trained_schedule: Mapping[str, Any] | None
     null: Tensor | None
     kind: ClassVar[str] = "UNet2DConditionModel"
-    dimensions: ClassVar[int] = 4
     takes: ClassVar[frozenset[str]] = frozenset({"text", "pooled", "sizes"})
 
     def __init__(
@@ -175,8 +173,7 @@ class UNet2D(Denoiser):
         """Return the raw output, as ``Denoiser.forward``.
 
         Raises:
-            ValueError: For another number of channels or dimensions, an unsupported or missing
-                condition, or an unknown skip connection.
+            ValueError: For an unsupported condition, or a missing text.
         """
         inputs = self._inputs(z_t, t, condition or Condition())
         if residuals is not None:
@@ -217,12 +214,8 @@ class UNet2D(Denoiser):
         if null == "none":
             self.register_buffer("null", None)
             return
-        width = text_width(self.unet)
-        if width is None:
-            raise ValueError(
-                f"null_token is {null!r} for a network whose blocks take texts of different "
-                "widths; set null_token to none"
-            )
+        config = self.unet.config
+        width = getattr(config, "encoder_hid_dim", None) or config.cross_attention_dim
         token = torch.zeros(1, 1, width)
         if null == "learned":
             self.register_parameter("null", nn.Parameter(token))
@@ -247,11 +240,6 @@ class UNet2D(Denoiser):
     def _extras(self, condition: Condition) -> dict[str, Any]:
         if condition.sizes is None and condition.pooled is None:
             return {}
-        if self.unet.config.addition_embed_type is None:  # diffusers ignores them silently
-            raise ValueError(
-                "the condition has sizes and pooled, and the network has no embedding for them: "
-                "leave them out, or set addition_embed_type in the network's arguments"
-            )
         added = {"text_embeds": condition.pooled, "time_ids": condition.sizes}
         return {"added_cond_kwargs": added}
 
@@ -272,7 +260,6 @@ class UNet3D(UNet2D):
     """
 
     kind = "UNet3DConditionModel"
-    dimensions = 5
     takes = frozenset({"text"})
 
 
@@ -286,10 +273,3 @@ def _schedule_of(network: str) -> Mapping[str, Any] | None:
     except (OSError, ValueError):  # there is none, or one that no Schedule can have
         log.warning("%s has no scheduler that model.init_args.schedule can be compared with", place)
         return None
-
-
-def text_width(unet: Any) -> int | None:
-    """Return the channels of a U-Net's texts; None if its blocks take different ones."""
-    config = unet.config
-    width = getattr(config, "encoder_hid_dim", None) or config.cross_attention_dim
-    return width if isinstance(width, int) else None

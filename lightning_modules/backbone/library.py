@@ -96,11 +96,6 @@ def pretrained(key: str, kind: str, path: str, subfolder: str | None) -> Any:
     """
     place = expand_path(path, key)
     folder = Path(place, subfolder or "")
-    if Path(place).is_dir() and not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{key}: {folder} has no config.json; expected a network in diffusers' layout: is "
-            "`subfolder` right?"
-        )
     check_folder(folder)
     try:
         network, notes = library_class(kind).from_pretrained(

@@ -84,17 +84,6 @@ class Direct(NothingToTrain, FromBase):
 class AttnSF(NetworkPatch):
     """Scale all self-attention over positions, at all steps, but not cross-attention."""
 
-    def check(self, denoiser: UNet2D) -> None:
-        """Raise if the base does not support the patch.
-
-        Raises:
-            ValueError: As in ``NetworkPatch.check``, or if self-attention has no plain query.
-        """
-        super().check(denoiser)
-        layers = self_attention(denoiser.unet).values()
-        if not layers or any(a.fused_projections or a.norm_q is not None for a in layers):
-            raise ValueError("AttnSF finds no self-attention with a plain query: use another base")
-
     @contextmanager
     def applied(self, denoiser: UNet2D, step: Step) -> Iterator[None]:
         """Apply the patch within the context; nothing changes at the training size."""

@@ -109,12 +109,8 @@ class FineTune(FromBase):
         self._name_weights()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the base's own loss, at random timesteps.
-
-        Raises:
-            ValueError: If the batch has no images, or no clips for a video base.
-        """
-        x = training_images(batch, self.denoiser)
+        """Return the base's own loss, at random timesteps."""
+        x = training_images(batch)
         size = (x.shape[-2], x.shape[-1])
         with torch.no_grad():
             z = self.space.encode(x)

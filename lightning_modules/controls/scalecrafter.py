@@ -169,14 +169,17 @@ class ScaleCrafter(NetworkPatch):
         """Raise if the base does not support the patch.
 
         Raises:
-            ValueError: As in ``NetworkPatch.check``; or for a name without 3x3 convolutions, or of
-                the network's first or last layer.
+            ValueError: As in ``NetworkPatch.check``; or for a name without 3x3 convolutions to
+                dilate.
         """
         super().check(denoiser)
         layers = convolutions(denoiser.unet)
         for name in (*self.factors, *(self.damped_without if self.damped_steps else ())):
             if not any(_within(layer, name) for layer in layers):
-                raise ValueError(_no_such(name, denoiser.unet))
+                raise ValueError(
+                    f"model.init_args.patch names {name}, where this U-Net has no 3x3 convolution "
+                    f"to dilate: it has {', '.join(sorted(layers)[:3])}, ..."
+                )
 
     @contextmanager
     def applied(self, denoiser: UNet2D, step: Step) -> Iterator[None]:
@@ -337,12 +340,3 @@ def _factors(layers: Mapping[str, nn.Conv2d], factors: Mapping[str, float]) -> d
 
 def _within(layer: str, name: str) -> bool:
     return layer == name or layer.startswith(f"{name}.")
-
-
-def _no_such(name: str, unet: Any) -> str:
-    if name in _ENDS:
-        return f"ScaleCrafter never dilates {name}: leave it out of its factors"
-    return (
-        f"model.init_args.patch names {name}, and this U-Net has no 3x3 convolution there: it has "
-        f"{', '.join(sorted(convolutions(unet))[:3])}, ..."
-    )

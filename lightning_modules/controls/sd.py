@@ -24,7 +24,7 @@ from degradations.bicubic import resize
 from files.batch import Batch
 from files.checksums import check_folder
 from files.network import hub_answers
-from files.numbers import NonNegativeInt, PositiveFloat, PositiveInt
+from files.numbers import PositiveFloat, PositiveInt
 from files.paths import expand_path
 from lightning_modules.backbone.library import library_class
 from lightning_modules.backbone.space import named
@@ -33,6 +33,8 @@ from lightning_modules.controls.direct import Direct
 from lightning_modules.noise import Noise, Size
 from lightning_modules.sampling.color import ColorFix
 from lightning_modules.sampling.tiling import padded
+
+NOISE_LEVEL = 20  # timestep of the noise that is added to the upscaler's input: its default
 
 
 class SDSR(Direct):
@@ -130,43 +132,31 @@ class SDUpscale(NothingToTrain, SuperResolver):
         scale: Factor by which images are enlarged; must be the pipeline's, 4. Set by
             ``data.init_args.scale``.
         path: Folder in diffusers' layout, or name on the hub. Environment variables are expanded.
-        revision: Branch, tag or commit on the hub.
         steps: Sampling steps.
         guidance: Strength of classifier-free guidance; 1 for none. Images without a caption get
             an empty one.
-        noise_level: Timestep of the noise added to the input, up to 350; more noise lets the model
-            generate more.
         color_fix: How outputs get the colours of LR; see ``lightning_modules.sampling.color``.
 
     Raises:
         FileNotFoundError: If the pipeline is missing.
-        ValueError: If the scale is another one, or transformers is not installed.
+        ImportError: If transformers is not installed.
     """
 
     def __init__(
         self,
         scale: float,
         path: str,
-        revision: str | None = None,
         steps: PositiveInt = 75,
         guidance: float = 9.0,
-        noise_level: NonNegativeInt = 20,
         color_fix: ColorFix = "none",
     ) -> None:
         super().__init__(scale, color_fix=color_fix)
         self.steps = steps
         self.guidance = guidance
-        self.noise_level = noise_level
-        self.pipeline = _loaded(path, revision)
+        self.pipeline = _loaded(path)
         self.unet, self.vae = self.pipeline.unet, self.pipeline.vae
         self.text_encoder = self.pipeline.text_encoder
-        factor = self.pipeline.vae_scale_factor
-        if self.scale != factor:
-            raise ValueError(
-                f"SDUpscale enlarges by {factor}, and {self.scale:g} is requested: set "
-                f"data.init_args.scale, or model.init_args.upscaler_scale, to {factor}"
-            )
-        self.tile_multiple = factor
+        self.tile_multiple = self.pipeline.vae_scale_factor
         self.weights_source = named(path, self)
         self.requires_grad_(False).eval()
 
@@ -181,7 +171,7 @@ class SDUpscale(NothingToTrain, SuperResolver):
             mirrored.lr,
             num_inference_steps=self.steps,
             guidance_scale=self.guidance,
-            noise_level=self.noise_level,
+            noise_level=NOISE_LEVEL,
             generator=noise.generators(),
             output_type="pt",
         )
@@ -196,20 +186,15 @@ class SDUpscale(NothingToTrain, SuperResolver):
     @property
     def output_settings(self) -> dict[str, str | int | float]:
         """Settings that change outputs, with the pipeline's."""
-        settings = {
-            "steps": self.steps,
-            "guidance": self.guidance,
-            "noise_level": self.noise_level,
-        }
-        return {**settings, **super().output_settings}
+        return {"steps": self.steps, "guidance": self.guidance, **super().output_settings}
 
 
-def _loaded(path: str, revision: str | None) -> Any:
+def _loaded(path: str) -> Any:
     place = expand_path(path, "SDUpscale.path")
     check_folder(Path(place))
     is_local = not hub_answers()
     pipeline = library_class("StableDiffusionUpscalePipeline").from_pretrained(
-        place, revision=revision, low_cpu_mem_usage=False, local_files_only=is_local
+        place, low_cpu_mem_usage=False, local_files_only=is_local
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

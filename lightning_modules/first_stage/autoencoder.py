@@ -66,7 +66,7 @@ class Autoencoder(Reconstruction):
             drawn uniformly from 0 to it.
 
     Raises:
-        ValueError: If the scale is not 1, or the space has nothing to train.
+        ValueError: If the scale is not 1.
     """
 
     losses: AutoencoderLosses
@@ -82,11 +82,6 @@ class Autoencoder(Reconstruction):
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, losses, **kwargs)
-        if space.source or not list(space.parameters()):
-            raise ValueError(
-                f"model.init_args.space, {type(space).__name__}, must have weights that are not "
-                "trained: set initial ones in model.init_args.weights"
-            )
         space.unfreeze()
         self.space = space
         self.tile_multiple = space.factor

@@ -85,15 +85,7 @@ class LatentPerceptual(InLatents):
 
         Args:
             batch: Batch with ``ref``, ``p0``, ``p1`` (B, 3, H, W) in [0, 1].
-
-        Raises:
-            ValueError: If the batch has no triplets.
         """
-        if "judge" not in batch:
-            raise ValueError(
-                "LatentPerceptual learns from judged triplets: set class_path of "
-                "data.init_args.train (and those of val) to datamodules.Triplets"
-            )
         with torch.no_grad():
             z = self.space.encode(torch.cat([batch["ref"], batch["p0"], batch["p1"]]))
         stages = [features.chunk(3) for features in self.network.features(z)]

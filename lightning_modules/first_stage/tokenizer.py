@@ -80,7 +80,7 @@ class Tokenizer(Reconstruction):
             such as NSARM's for LR: norms over a whole image depend on its size.
 
     Raises:
-        ValueError: If the scale is not 1, or ``partial_least`` is not below the number of scales.
+        ValueError: If the scale is not 1.
     """
 
     losses: TokenizerLosses
@@ -104,11 +104,6 @@ class Tokenizer(Reconstruction):
         self.grids = [(int(h), int(w)) for h, w in grids]
         self.tile_multiple = vae.factor
         self.drop_scales = drop_scales
-        if partial_share and partial_least >= len(grids):
-            raise ValueError(
-                f"model.init_args.partial_least is {partial_least}; expected less than the number "
-                f"of model.init_args.grids, {len(grids)}"
-            )
         self.partial_share = partial_share
         self.partial_least = partial_least
         self.smaller = list(smaller)
@@ -120,7 +115,7 @@ class Tokenizer(Reconstruction):
         hr = batch["hr"]
         loss, decoded = self._coding_loss(hr)
         for factor in self.smaller:
-            smaller_loss, _ = self._coding_loss(self._shrunk(hr, factor), f"_{factor}")
+            smaller_loss, _ = self._coding_loss(functional.avg_pool2d(hr, factor), f"_{factor}")
             loss = loss + smaller_loss
         loss = loss / (1 + len(self.smaller)) + self.adversarial_loss(decoded)
         self.log("train/loss", loss)
@@ -164,16 +159,6 @@ class Tokenizer(Reconstruction):
         self.log(f"train/latent_norm{name}", f.float().norm(dim=1).mean())
         for number, scale in enumerate(scales, 1):
             self.log(f"train/live_bits_scale_{number}{name}", live_bits(scale.bits).float())
-
-    def _shrunk(self, hr: Tensor, factor: int) -> Tensor:
-        unit = factor * self.vae.factor
-        h, w = hr.shape[-2:]
-        if h % unit or w % unit:
-            raise ValueError(
-                f"images of {h}x{w} cannot be downscaled by {factor}; expected multiples of "
-                f"{unit}: set data.init_args.crop_size, or other factors in model.init_args.smaller"
-            )
-        return functional.avg_pool2d(hr, factor)
 
     # ------------------------------------------------------------------------------------------ use
 

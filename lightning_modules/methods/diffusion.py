@@ -33,7 +33,6 @@ from lightning_modules.sampling.captions import (
     check_guidance,
     drop_captions,
     encode_captions,
-    frames_of,
     sample_shape,
     training_images,
 )
@@ -87,11 +86,6 @@ class Diffusion(InLatents, Generator):
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, **kwargs)
-        if self.scale != int(self.scale):
-            raise ValueError(
-                f"Diffusion got scale {self.scale:g}; expected a whole number: set "
-                "data.init_args.scale, 1 to learn images as they are"
-            )
         check_guidance(encoder, sampler.guidance)
         self.denoiser = denoiser
         self.space = space or PixelSpace()
@@ -128,7 +122,7 @@ class Diffusion(InLatents, Generator):
 
         Raises:
             ValueError: If the latents are of another space, or of full size at a scale that samples
-                smaller ones; or the denoiser models clips and the batch has images, or vice versa.
+                smaller ones.
         """
         if "latent" in batch:
             if self.scale != 1 and self._all_timesteps:
@@ -137,7 +131,7 @@ class Diffusion(InLatents, Generator):
                     f"{self.scale:g} of their sides would be sampled: set data.init_args.scale to 1"
                 )
             return self.space.take(batch["latent"], batch["space"])
-        x = training_images(batch, self.denoiser)
+        x = training_images(batch)
         small = (x.shape[-2] // int(self.scale), x.shape[-1] // int(self.scale))
         return self.space.encode(resized(x, small, "area"))
 
@@ -185,8 +179,8 @@ class Diffusion(InLatents, Generator):
                 f"it was trained on timesteps {self.timesteps} and cannot generate from pure "
                 "noise: set data.init_args.val to null, or leave out model.init_args.timesteps"
             )
-        frames = frames_of(batch, self.denoiser)
-        shape = sample_shape(self.denoiser.channels, frames, (H // unit, W // unit))
+        size = (H // unit, W // unit)
+        shape = sample_shape(self.denoiser.channels, batch.get("frames"), size)
         return (len(batch["key"]), *shape)
 
     # ------------------------------------------------------------------------- checks and weights

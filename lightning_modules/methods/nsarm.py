@@ -23,7 +23,7 @@ for small trainings: ``LatentEstimate`` as mapper, ``enlarge_lr``, and a low ``m
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
@@ -38,6 +38,7 @@ from degradations.device import copy_to
 from files.batch import Batch
 from files.numbers import PositiveFloat
 from lightning_modules.backbone.bitwise import BitwiseSpace
+from lightning_modules.backbone.space import named
 from lightning_modules.base import SuperResolver
 from lightning_modules.latents import InLatents, enlarged, hr_latent, require_lr
 from lightning_modules.methods.infinity import (
@@ -54,14 +55,7 @@ from lightning_modules.networks.transformation import Mapper
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.color import ColorFix
 from lightning_modules.sampling.tiling import padded
-from lightning_modules.weights import (
-    Weights,
-    fingerprint,
-    load_part,
-    read_weights,
-    same_weights,
-    shape_text,
-)
+from lightning_modules.weights import fingerprint, shape_text
 
 log = logging.getLogger(__name__)
 
@@ -355,35 +349,20 @@ class NSARM(NextScale, NSARMStageOne):
 
     def load_mapper(self, path: Path) -> None:
         """Load the mapper from a run of stage 1, or from a released file."""
-        weights = read_weights(path)
-        self._check_trained_with(weights, ("space",))
-        load_part(self.mapper, weights, "mapper", self.mapper.official)
+        weights = self.load_part_from(path, "mapper", beside=["space"])
+        self.warn_if_unlike(weights.name, weights.trained_with)
         self._name_mapper(weights.name)
-        self._initial.append(f"{weights.name} {fingerprint(self.mapper.state_dict())}")
+        self._initial.append(named(weights.name, self.mapper))
 
     def load_transformer(self, path: Path) -> None:
         """Load the transformer from a run of ``Infinity``, or from a released file."""
-        weights = read_weights(path)
-        self._check_trained_with(weights, ("space", "encoder"))
-        load_part(self.transformer, weights, "transformer", self.transformer.official)
-        self._initial.append(f"{weights.name} {fingerprint(self.transformer.state_dict())}")
-
-    def _check_trained_with(self, weights: Weights, parts: Sequence[str]) -> None:
-        for part in parts:
-            theirs = weights.frozen.get(part, "")
-            ours = getattr(getattr(self, part), "source", "")
-            if not (theirs and ours) or f"{part}.".startswith(self.unchecked):
-                continue
-            if not same_weights(theirs, ours):
-                raise ValueError(
-                    f"{weights.name} was trained with the {part} of {theirs}, and this model has "
-                    f"{ours}: set the same"
-                )
+        weights = self.load_part_from(path, "transformer", beside=["space", "encoder"])
         self.warn_if_unlike(weights.name, weights.trained_with)
+        self._initial.append(named(weights.name, self.transformer))
 
     def _name_mapper(self, file: str) -> None:
         if not self.stage_two.train_mapper:  # frozen, so checkpoints and results name its source
-            self.mapper.source = f"{file} {fingerprint(self.mapper.state_dict())}"
+            self.mapper.source = named(file, self.mapper)
 
     def setup(self, stage: str) -> None:
         """Warn if stage 2 may ruin the mapper.

@@ -18,7 +18,7 @@ not fix those in between if the ratio of pixels is no power of four.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -38,33 +38,28 @@ from lightning_modules.latents import refuse_compiled
 from lightning_modules.networks.attachments import Attachment, Blocks, Skips
 from lightning_modules.networks.feature_upsampler import FeatureUpsampler, Places
 from lightning_modules.noise import Noise, Size
-from lightning_modules.sampling.captions import drop_captions, frames_of, training_images
+from lightning_modules.sampling.captions import drop_captions, training_images
 
 PAPER = Schedule().level(699)  # the noisiest one below the paper's K of 700
 
 
 @dataclass(frozen=True)
 class Cascade:
-    """The stages of Self-Cascade.
+    """The stages of Self-Cascade: the fewest of one factor with at most four times the pixels each.
+
+    The base stage has as many pixels as ``base_size``, and the output's aspect ratio.
 
     Args:
-        stages: Sizes of the stages, [[1024, 1024], [2048, 2048]]; by default the fewest of one
-            factor with at most four times the pixels each. The base stage has as many pixels as
-            ``base_size``, and the output's aspect ratio.
         multiple: All sides must be multiples of this, in pixels; the space's factor by default. 64
             avoids odd sides within Stable Diffusion.
         pivot_strength: K as a share of all timesteps. By default the stages begin at the
             signal-to-noise ratio of the paper's K, 700 of the 1000 timesteps of Stable Diffusion's
             schedule.
-        pivot_space: Enlarge the pivot as a ``latent``, or as an image (``rgb``), which is decoded
-            and encoded again.
         pivot_resize: ``bilinear`` interpolation, as in the paper, or ``bicubic``, as released.
     """
 
-    stages: list[tuple[PositiveInt, PositiveInt]] | None = None
     multiple: PositiveInt | None = None
     pivot_strength: UnitInterval | None = None
-    pivot_space: Literal["latent", "rgb"] = "latent"
     pivot_resize: Literal["bilinear", "bicubic"] = "bilinear"
 
 
@@ -77,8 +72,6 @@ class Tuning:
             ``lightning_modules.networks.feature_upsampler``; ``null`` for the tuning-free variant.
         attach: Add features to the ``skip`` connections (equation 8), or to the outputs of blocks
             (``block_out``), as released.
-        places: Numbers of the skip connections, or of the blocks; by default four skip connections,
-            or all blocks.
         pivot_features: Read features once at timestep 0 (``cached_t0``), or at each step's own
             timestep (``per_step``), as released.
         adapter_t_min: Timestep below which no features are added; 101 in the release.
@@ -87,7 +80,6 @@ class Tuning:
 
     upsampler: Callable[[Places], FeatureUpsampler] | None = None
     attach: Literal["skip", "block_out"] = "skip"
-    places: Sequence[int] | None = None
     pivot_features: Literal["cached_t0", "per_step"] = "cached_t0"
     adapter_t_min: NonNegativeInt = 0
     caption_dropout: UnitInterval = 0.1
@@ -142,20 +134,10 @@ class SelfCascade(FromBase):
         else:
             self.K = round(cascade.pivot_strength * self.schedule.steps)
         self.below_K = [t for t in self.sampled if t < self.K]
-        if not self.below_K:
-            raise ValueError(
-                f"model.init_args.cascade.pivot_strength makes K {self.K}, and no sampled timestep "
-                "is below it: set a larger share"
-            )
-        if tuning.adapter_t_min >= self.K:
-            raise ValueError(
-                f"model.init_args.tuning.adapter_t_min is {tuning.adapter_t_min}, and features are "
-                f"added only below K, {self.K}: set it to less"
-            )
         if tuning.attach == "block_out":
             refuse_compiled(self.denoiser, "model.init_args.tuning.attach block_out")
         attach = Skips if tuning.attach == "skip" else Blocks
-        self.attachment: Attachment = attach(self.denoiser.unet, tuning.places)
+        self.attachment: Attachment = attach(self.denoiser.unet)
         embedding = self.denoiser.unet.time_embedding.linear_2.out_features
         places = Places(self.attachment.widths, embedding)
         self.upsampler = None if tuning.upsampler is None else tuning.upsampler(places)
@@ -165,11 +147,7 @@ class SelfCascade(FromBase):
     # ------------------------------------------------------------------------------------- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Algorithm 1, for the last stage. Only layers after the upsamplers keep activations.
-
-        Raises:
-            ValueError: If the batch has no images.
-        """
+        """Algorithm 1, for the last stage. Only layers after the upsamplers keep activations."""
         upsampler = cast(FeatureUpsampler, self.upsampler)
         z, pivot, sizes = self._pair(batch)
         t = torch.randint(self.tuning.adapter_t_min, self.K, (len(z),), device=z.device)
@@ -186,13 +164,8 @@ class SelfCascade(FromBase):
     @torch.no_grad()
     def _pair(self, batch: Batch) -> tuple[Tensor, Tensor, list[Size]]:
         # z^r and z^(r-1) of the last stage, and all sizes.
-        hr = training_images(batch, self.denoiser)
+        hr = training_images(batch)
         sizes = self.sizes((hr.shape[-2], hr.shape[-1]))
-        if len(sizes) < 2:
-            raise ValueError(
-                f"images of {sizes[0][0]}x{sizes[0][1]} are as large as the base's, so there is "
-                "no stage to train: set data.init_args.scale or crop_size"
-            )
         small = resized(hr, sizes[-2], "area")
         return self.space.encode(hr), self.space.encode(small), sizes
 
@@ -202,7 +175,7 @@ class SelfCascade(FromBase):
     def generate(self, batch: Batch, noise: Noise) -> Tensor:
         """Algorithm 2: all steps at the base's size, then those below K at each larger size."""
         sizes = self.sizes(batch["size"])
-        frames = frames_of(batch, self.denoiser)
+        frames = batch.get("frames")
         z: Tensor | None = None
         for stage, size in enumerate(sizes):
             stage_noise = noise.stream(stage)  # independent of the number of later stages
@@ -213,10 +186,10 @@ class SelfCascade(FromBase):
         """Return the sizes in pixels of all stages, from the base to ``target``.
 
         Raises:
-            ValueError: If the target is smaller than the base, or a side is no multiple.
+            ValueError: As in ``cascade_sizes``.
         """
         base = self.trained_size(target)
-        return cascade_sizes(base, target, self.cascade.stages, self.multiple)
+        return cascade_sizes(base, target, self.multiple)
 
     def stage(
         self,
@@ -262,11 +235,7 @@ class SelfCascade(FromBase):
 
     def enlarged(self, pivot: Tensor, size: Size) -> Tensor:
         """Phi of equation 6: from (B, C, h, w) to the latent of an image of ``size``."""
-        resize = self.cascade.pivot_resize
-        if self.cascade.pivot_space == "latent":
-            return resized(pivot, self.latent_size(size), resize)
-        image = self.space.decode(pivot).clamp(0, 1)
-        return self.space.encode(resized(image, size, resize).clamp(0, 1))
+        return resized(pivot, self.latent_size(size), self.cascade.pivot_resize)
 
     def _predictor(self, pivot: Tensor) -> Predict:
         if self.upsampler is None:
@@ -373,19 +342,12 @@ def count_stages(base: Size, target: Size) -> int:
     return stages
 
 
-def cascade_sizes(
-    base: Size,
-    target: Size,
-    stages: Sequence[Size] | None = None,
-    multiple: int = 8,
-) -> list[Size]:
+def cascade_sizes(base: Size, target: Size, multiple: int = 8) -> list[Size]:
     """Return the sizes from the base stage to the target.
 
     Args:
         base: (h, w) that the base model was trained for.
         target: (H, W) of the output.
-        stages: Sizes of all stages after the base's, with the target last; by default the fewest
-            of equal factors.
         multiple: Sides are multiples of this; intermediate ones are rounded to it, halves up.
 
     Returns:
@@ -393,39 +355,23 @@ def cascade_sizes(
         target's aspect ratio and as many pixels as ``base``.
 
     Raises:
-        ValueError: If the target has fewer pixels than the base, or a side is no multiple.
+        ValueError: If a side is no multiple.
     """
     target = (target[0], target[1])  # on its way to a GPU a tuple becomes a list
-    for height, width in (base, target, *(stages or [])):
+    for height, width in (base, target):
         if height % multiple or width % multiple:
             raise ValueError(
                 f"a size of {height}x{width} is no multiple of {multiple}: choose sizes of "
-                "images, data.init_args.scale, model.init_args.base_size and stages accordingly"
+                "images, data.init_args.scale and model.init_args.base_size accordingly"
             )
     pixels = base[0] * base[1]
     first = _size_of(pixels, target, multiple)
-    if target[0] * target[1] < pixels:
-        raise ValueError(
-            f"the output of {target[0]}x{target[1]} has fewer pixels than the base's "
-            f"{base[0]}x{base[1]}: request larger images, or set model.init_args.base_size"
-        )
     if first == target:
         return [target]
-    sizes = [first]
-    if stages is not None:
-        sizes += [(height, width) for height, width in stages]
-    else:
-        count = max(count_stages(base, target), 1)
-        factor = (target[0] * target[1] / pixels) ** (1 / count)
-        sizes += [_size_of(pixels * factor**stage, target, multiple) for stage in range(1, count)]
-        sizes.append(target)
-    areas = [height * width for height, width in sizes]
-    if sizes[-1] != target or areas != sorted(areas):
-        raise ValueError(
-            f"model.init_args.cascade.stages makes the sizes {sizes}; expected sizes that rise "
-            f"from the base's to the output's {target}, the last one"
-        )
-    return sizes
+    count = max(count_stages(base, target), 1)
+    factor = (target[0] * target[1] / pixels) ** (1 / count)
+    between = [_size_of(pixels * factor**stage, target, multiple) for stage in range(1, count)]
+    return [first, *between, target]
 
 
 def _size_of(pixels: float, target: Size, multiple: int) -> Size:

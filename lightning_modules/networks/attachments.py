@@ -8,11 +8,11 @@ middle block.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -155,27 +155,21 @@ class Attachment(ABC):
 class Skips(Attachment):
     """Skip connections, numbered as in diffusers: 0 is the first convolution's.
 
+    The places are the last connection of each resolution and, if those are fewer than four, the
+    ones before the deepest: 2, 5, 8, 11 for Stable Diffusion, 2, 5, 7, 8 for SDXL.
+
     Args:
         unet: A ``UNet2DConditionModel``.
-        numbers: Numbers of the places. By default the last one of each resolution and, if those are
-            fewer than four, the ones before the deepest: 2, 5, 8, 11 for Stable Diffusion, 2, 5, 7,
-            8 for SDXL.
-
-    Raises:
-        ValueError: If a number is unknown.
     """
 
-    def __init__(self, unet: Any, numbers: Sequence[int] | None) -> None:
+    def __init__(self, unet: Any) -> None:
         shapes = skip_shapes(unet)
-        if numbers is None:
-            last = {shape.halvings: number for number, shape in enumerate(shapes)}
-            chosen = list(last.values())
-            others = [number for number in range(len(shapes)) if number not in chosen]
-            while len(chosen) < LEAST and others:
-                chosen.append(others.pop())
-            numbers = sorted(chosen)
-        _check(numbers, len(shapes))
-        super().__init__(unet, {f"skip{number}": number for number in numbers})
+        last = {shape.halvings: number for number, shape in enumerate(shapes)}
+        chosen = list(last.values())
+        others = [number for number in range(len(shapes)) if number not in chosen]
+        while len(chosen) < LEAST and others:
+            chosen.append(others.pop())
+        super().__init__(unet, {f"skip{number}": number for number in sorted(chosen)})
 
     @contextmanager
     def adding(self, unet: Any, features: Mapping[str, Tensor]) -> Iterator[Residuals]:
@@ -184,35 +178,23 @@ class Skips(Attachment):
 
 
 class Blocks(Attachment):
-    """Outputs of the down blocks and, as the last number, of the middle block.
-
-    Skip connections stay unchanged.
+    """Outputs of the down blocks, and of the middle block; skip connections stay unchanged.
 
     Args:
         unet: A ``UNet2DConditionModel``.
-        numbers: Numbers of the places; by default all.
-
-    Raises:
-        ValueError: If a number is unknown.
     """
 
-    def __init__(self, unet: Any, numbers: Sequence[int] | None) -> None:
-        count = len(unet.down_blocks)
-        if numbers is None:
-            numbers = range(count + 1)
-        _check(numbers, count + 1)
+    middle = True
+
+    def __init__(self, unet: Any) -> None:
         ends = _ends(unet)
-        self.blocks = {f"block{number}": number for number in numbers if number < count}
+        self.blocks = {f"block{number}": number for number in range(len(ends))}
         skips = {name: ends[number] for name, number in self.blocks.items()}
-        self.middle = count in numbers
-        if self.middle:
-            skips["middle"] = ends[-1]
-        super().__init__(unet, skips)
+        super().__init__(unet, {**skips, "middle": ends[-1]})
 
     def features(self, read: Features) -> dict[str, Tensor]:
         """As ``Attachment.features``."""
-        features = super().features(read)
-        return features if read.middle is None else features | {"middle": read.middle}
+        return super().features(read) | {"middle": cast(Tensor, read.middle)}
 
     @contextmanager
     def adding(self, unet: Any, features: Mapping[str, Tensor]) -> Iterator[Residuals]:
@@ -226,7 +208,7 @@ class Blocks(Attachment):
             for name, number in self.blocks.items():
                 hook = partial(add, features[name])
                 hooks.enter_context(unet.down_blocks[number].register_forward_hook(hook))
-            yield Residuals(middle=features.get("middle"))
+            yield Residuals(middle=features["middle"])
 
 
 class SkipShape(NamedTuple):
@@ -257,12 +239,3 @@ def _ends(unet: Any) -> list[int]:
         last += len(block.resnets) + len(block.downsamplers or ())
         ends.append(last)
     return ends
-
-
-def _check(numbers: Sequence[int], count: int) -> None:
-    known = set(range(count))
-    if not numbers or not known.issuperset(numbers) or len(set(numbers)) < len(numbers):
-        raise ValueError(
-            f"model.init_args.tuning.places is {list(numbers)}; expected different numbers from 0 "
-            f"to {count - 1}, the places of this U-Net"
-        )

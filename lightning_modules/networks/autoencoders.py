@@ -174,9 +174,6 @@ class BitwiseVAE(Float32):
         groups: Channel groups of each norm. A norm removes the mean of a group over the image, so
             groups of one channel lose most of the colour. 0 for no norms: small networks, which do
             not need them, then learn colours in a fraction of the steps.
-
-    Raises:
-        ValueError: If a width is less than twice the groups.
     """
 
     def __init__(
@@ -187,11 +184,6 @@ class BitwiseVAE(Float32):
         groups: NonNegativeInt = 32,
     ) -> None:
         super().__init__()
-        if min(widths) < 2 * groups:
-            raise ValueError(
-                f"widths are {list(widths)}; expected twice the {groups} groups of the norms, or "
-                "three or more times: set other widths, or groups"
-            )
         from diffusers.models.autoencoders.vae import Decoder, Encoder  # a second
 
         common: dict[str, Any] = {
@@ -285,9 +277,6 @@ class PCAAutoencoder(nn.Module):
         kernel: Side of the encoder's convolution in pixels: the factor, or more by an even number.
         widths: Channels of the residual decoder's levels, coarse to fine; one level more than
             doublings of the sides.
-
-    Raises:
-        ValueError: If an argument is out of range, or the number of widths does not fit.
     """
 
     def __init__(
@@ -298,13 +287,6 @@ class PCAAutoencoder(nn.Module):
         widths: Sequence[int] = (64, 32, 24),
     ) -> None:
         super().__init__()
-        if factor != 2 ** (len(widths) - 1) or kernel < factor or (kernel - factor) % 2:
-            raise ValueError(
-                f"factor is {factor}, kernel {kernel} and widths {list(widths)}; expected a factor "
-                "of 2 ** (len(widths) - 1), and a kernel larger by an even number, or by none"
-            )
-        if latent > 3 * factor**2:
-            raise ValueError(f"latent is {latent}; a patch has {3 * factor**2} values")
         self.latent = latent
         self.factor = factor
         self.encoder = nn.Conv2d(3, latent, kernel, factor, (kernel - factor) // 2)

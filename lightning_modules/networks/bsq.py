@@ -126,13 +126,8 @@ def scales_of(
 
     Yields:
         The scales, coarse to fine.
-
-    Raises:
-        ValueError: If the last size is not the latent's.
     """
     h, w = f.shape[-2:]
-    if tuple(sizes[-1]) != (h, w):
-        raise ValueError(f"the latent is {h}x{w}, and the sizes of its scales {list(sizes)}")
     total = torch.zeros_like(f, dtype=torch.float32)
     for number, size in enumerate(sizes):
         subtracted = total if through else total.detach()

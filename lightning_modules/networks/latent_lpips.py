@@ -104,25 +104,10 @@ class LatentLPIPS(Frozen, LatentDistance):
             ValueError: If it is corrupt, of another method, or for latents of another width.
         """
         weights = read_weights(path)
-        if weights.model not in (None, _TRAINER):
-            raise ValueError(
-                f"{path} was trained with {weights.model}; expected a run of {_TRAINER} or a "
-                "released file of InvSR"
-            )
         load_part(self, weights, "network", _used)
         self.source = f"{Path(path).name} {fingerprint(self.state_dict())}"
         self.space = weights.frozen.get("space", "")
         self.latents = weights.trained_with.get("space", {})
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return (B,) distances of standardised latents (B, channels, h, w) of at least 2x2.
-
-        Raises:
-            RuntimeError: If its weights were not loaded.
-        """
-        if not self.source:
-            raise RuntimeError(f"{type(self).__name__} has no weights before load was called")
-        return super().forward(a, b)
 
 
 class Head(nn.Module):

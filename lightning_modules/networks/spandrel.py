@@ -11,8 +11,7 @@ import inspect
 import json
 import pkgutil
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +35,8 @@ class Spandrel(nn.Module):
         scale: Factor of enlargement, which must be the file's (linked from data.init_args.scale).
         path: File of weights: .safetensors, or .pth, .pt or .ckpt with plain tensors. Environment
             variables are expanded. No code in it is run. Architecture and sizes follow from it.
-        train: Train the network. False: frozen, for testing and prediction, one image at a time,
-            as spandrel runs it.
+        train: Train the network of a file. False: frozen, for testing and prediction, one image
+            at a time, as spandrel runs it.
         architecture: Instead of a path, a class of spandrel to train from scratch, such as
             ``SwinIR``, ``HAT`` or ``SPAN``; ``configs/network`` has files for some.
         arguments: Arguments of that class, which has few useful defaults; the factor of enlargement
@@ -47,8 +46,7 @@ class Spandrel(nn.Module):
         FileNotFoundError: If there is no file at ``path``.
         ImportError: If the package spandrel is not installed.
         ValueError: If the file is corrupt or would run code, has an architecture that spandrel
-            does not support, has another scale, or does not map RGB to RGB; if the class is
-            unknown or refuses its arguments; or if arguments contradict each other.
+            does not support, or another scale; or if the class is unknown.
     """
 
     def __init__(
@@ -60,31 +58,29 @@ class Spandrel(nn.Module):
         arguments: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if (path is None) == (architecture is None):
-            raise ValueError(f"{KEY} needs either path or architecture")
-        self.trains = train
+        self.trains = train or path is None
         # Reported by the method as the source of its weights; None for random ones.
         self.weights_source: str | None = None
         # The model is registered, so that it moves between devices.
         if path is not None:
-            if arguments:
-                raise ValueError(f"{KEY}.arguments are for an architecture; with path remove them")
-            weights = read_weights(_existing(path))
+            weights = read_weights(expand_path(path, f"{KEY}.path"))
             origin = weights.path
             self.descriptor = described(weights.tensors, origin)
             self.model = self.descriptor.model
             self.weights_source = weights.name
             weights.log()
         else:
-            if not train:
-                raise ValueError(f"{KEY}.architecture has random weights: set train to true, too")
             origin = f"{KEY}.architecture {architecture}"
             self.model = _untrained(str(architecture), scale, arguments or {})
             self.descriptor = described(self.model.state_dict(), origin)
-        _check(self.descriptor, scale, origin)
+        if self.descriptor.scale != scale:
+            raise ValueError(
+                f"{origin} ({self.descriptor.architecture.name}) enlarges by "
+                f"{self.descriptor.scale}, but data.init_args.scale is {scale:g}"
+            )
         for name, parameter in self.model.named_parameters():
             # SPAN computes these from its others, so they have no gradients, and DDP refuses that.
-            parameter.requires_grad = train and ".eval_conv." not in name
+            parameter.requires_grad = self.trains and ".eval_conv." not in name
         self.scale = self.descriptor.scale
         self.divisor = self.descriptor.size_requirements.multiple_of  # of LR sides
 
@@ -151,26 +147,6 @@ class Spandrel(nn.Module):
         return {"train": True, "architecture": names[type(self.model)], "arguments": arguments}
 
 
-def _existing(path: str) -> Path:
-    """Return the file at ``path``, with environment variables and ~ expanded."""
-    key = f"{KEY}.path"
-    file = Path(expand_path(path, key))
-    if not file.is_file():
-        raise FileNotFoundError(f"no file at {file}, given as {key}")
-    return file
-
-
-def _spandrel() -> Any:
-    try:
-        import spandrel
-    except ImportError as error:
-        raise ImportError(
-            "the network Spandrel needs the package spandrel, which is optional: "
-            "pip install -c constraints.txt -e '.[spandrel]'"
-        ) from error
-    return spandrel
-
-
 def described(tensors: Mapping[str, Tensor], where: str) -> ImageModelDescriptor[Any]:
     """Return the model of tensors with spandrel's description.
 
@@ -180,28 +156,19 @@ def described(tensors: Mapping[str, Tensor], where: str) -> ImageModelDescriptor
 
     Raises:
         ImportError: If the package spandrel is not installed.
-        ValueError: If spandrel does not know the network, or it needs more than an image.
+        ValueError: If spandrel does not know the network.
     """
-    spandrel = _spandrel()
+    import spandrel
+
     state = dict(spandrel.canonicalize_state_dict(dict(tensors)))  # some networks' readers pop
     try:
         descriptor: Any = spandrel.ModelLoader().load_from_state_dict(state)
-    except spandrel.UnsupportedModelError as error:
-        raise ValueError(
-            f"{where} is of no architecture that spandrel {spandrel.__version__} knows: its "
-            f"tensors are {', '.join(list(tensors)[:3])}, ..."
-        ) from error
     except Exception as error:  # of foreign code, which checks little
         raise ValueError(
             f"spandrel {spandrel.__version__} cannot read {where}: {type(error).__name__}: {error}"
         ) from error
-    if not isinstance(descriptor, spandrel.ImageModelDescriptor):
-        raise ValueError(
-            f"{where} is a {descriptor.architecture.name} for inpainting, expected a model that "
-            f"takes an image alone; set {KEY}.path to another file"
-        )
     check_numbers(where, tensors, descriptor.model.state_dict())
-    return descriptor
+    return cast("ImageModelDescriptor[Any]", descriptor)
 
 
 def architectures() -> dict[str, type[nn.Module]]:
@@ -210,7 +177,9 @@ def architectures() -> dict[str, type[nn.Module]]:
     Raises:
         ImportError: If the package spandrel is not installed.
     """
-    folder = _spandrel().architectures
+    import spandrel
+
+    folder = spandrel.architectures
     networks: dict[str, type[nn.Module]] = {}
     for info in pkgutil.iter_modules(folder.__path__):
         if info.name.startswith("_"):
@@ -231,25 +200,4 @@ def _untrained(name: str, scale: float, arguments: dict[str, Any]) -> nn.Module:
         raise ValueError(f"{KEY}.architecture is {name!r}; spandrel has {names}")
     parameters = inspect.signature(networks[name]).parameters
     factors = {factor: int(scale) for factor in FACTORS if factor in parameters}
-    try:
-        return networks[name](**{**factors, **arguments})
-    except Exception as error:  # of foreign code, which checks little
-        raise ValueError(
-            f"{KEY}.arguments of {name}: {type(error).__name__}: {error}; main.py list networks "
-            "names files with arguments that work"
-        ) from error
-
-
-def _check(descriptor: ImageModelDescriptor[Any], scale: float, file: str) -> None:
-    """Raise if a model does not map RGB to RGB, or has another scale."""
-    name = descriptor.architecture.name
-    inputs = descriptor.input_channels
-    outputs = descriptor.output_channels
-    if inputs != 3 or outputs != 3:
-        raise ValueError(
-            f"{file} ({name}) goes from {inputs} to {outputs} channels, expected RGB, 3 to 3"
-        )
-    if descriptor.scale != scale:
-        raise ValueError(
-            f"{file} ({name}) enlarges by {descriptor.scale}, but data.init_args.scale is {scale:g}"
-        )
+    return networks[name](**{**factors, **arguments})

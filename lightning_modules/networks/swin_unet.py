@@ -253,9 +253,6 @@ class SwinUNet(Running):
             as for diffusion in pixels, the LR image is enlarged by bicubic interpolation first.
         patch: Side of the squares of the latent that become one position, with their values as
             channels. Above 1 for diffusion in pixels, which it makes about patch^2 times as fast.
-
-    Raises:
-        ValueError: If ``condition_factor`` is no power of two.
     """
 
     regions = ("ResBlock", "SwinLayer")
@@ -276,9 +273,7 @@ class SwinUNet(Running):
         **kwargs: Any,
     ) -> None:
         super().__init__(channels_last=False, **kwargs)
-        halvings = math.log2(condition_factor)
-        if not halvings.is_integer():
-            raise ValueError(f"condition_factor is {condition_factor:g}; expected a power of two")
+        halvings = int(math.log2(condition_factor))
         self.latent = channels
         self.trained_with = {"size": size}
         self.width = width
@@ -290,8 +285,8 @@ class SwinUNet(Running):
         self.time_embed = nn.Sequential(
             nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
         )
-        self.feature_extractor = _to_latent_size(int(halvings))
-        condition = 3 if halvings <= 0 else _CONDITION * 2 ** int(halvings)
+        self.feature_extractor = _to_latent_size(halvings)
+        condition = 3 if halvings <= 0 else _CONDITION * 2**halvings
         resolution = size // patch
 
         def residual(inputs: int, outputs: int) -> ResBlock:

@@ -12,8 +12,6 @@ from files.batch import Batch
 from lightning_modules.backbone.condition import Condition, TextEncoder
 from lightning_modules.backbone.denoiser import Denoiser
 
-IMAGE_DIMENSIONS = 4  # of a batch
-
 
 def encode_captions(
     batch: Batch, denoiser: Denoiser, encoder: TextEncoder | None, sizes: Tensor | None = None
@@ -26,18 +24,10 @@ def encode_captions(
         encoder: Returns embeddings of the texts; or a whole ``Condition``, with the pooled
             embedding for SDXL.
         sizes: (B, n), SDXL's size condition, for both.
-
-    Raises:
-        ValueError: If the batch has no captions.
     """
     if encoder is None:
         condition = Condition(sizes=sizes)
         return condition, condition
-    if "text" not in batch:
-        raise ValueError(
-            f"no caption of {', '.join(batch['key'][:3])}, and model.init_args.encoder reads them: "
-            "use a source with text (an empty one for an image without), or unset the encoder"
-        )
     count = len(batch["text"])
     captions = _encoded(encoder, batch["text"])
     tokens = 1 if captions.text is None else captions.text.shape[1]
@@ -100,35 +90,9 @@ def _encoded(encoder: TextEncoder, texts: list[str]) -> Condition:
     return encoded if isinstance(encoded, Condition) else Condition(text=encoded)
 
 
-def frames_of(batch: Batch, denoiser: Denoiser) -> int | None:
-    """Return the number of frames to generate; None for images.
-
-    Raises:
-        ValueError: If the denoiser models images and the batch asks for clips, or vice versa.
-    """
-    frames = batch.get("frames")
-    video = getattr(denoiser, "dimensions", IMAGE_DIMENSIONS) > IMAGE_DIMENSIONS
-    if video != (frames is not None):
-        kind = "clips" if video else "images"
-        raise ValueError(
-            f"model.init_args.denoiser, a {type(denoiser).__name__}, makes {kind}, and "
-            f"{batch['key'][0]} is none of them: use a source of {kind}, or another denoiser"
-        )
-    return frames
-
-
-def training_images(batch: Batch, denoiser: Denoiser) -> Tensor:
-    """Return images (B, 3, H, W) or clips (B, F, 3, H, W) to train on.
-
-    Raises:
-        ValueError: If the denoiser models images and there are clips, or vice versa, or neither
-            exists.
-    """
-    frames = frames_of(batch, denoiser)
-    name = "hr" if frames is None else "clip"
-    if name not in batch:
-        raise ValueError("data.init_args.train has no images: use a source of images, not latents")
-    return batch["hr"] if frames is None else batch["clip"]
+def training_images(batch: Batch) -> Tensor:
+    """Return images (B, 3, H, W) or clips (B, F, 3, H, W) to train on."""
+    return batch["clip"] if "clip" in batch else batch["hr"]
 
 
 def sample_shape(channels: int, frames: int | None, size: tuple[int, int]) -> tuple[int, ...]:

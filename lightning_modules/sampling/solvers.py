@@ -114,9 +114,6 @@ class Sampler:
         guidance: Strength of classifier-free guidance; 1 for none.
         clamp: Clamp predicted clean samples to this distance from 0; 1 for pixels, ``null`` for
             latents, which are unbounded.
-
-    Raises:
-        ValueError: If there is an ``eta`` for another solver than ``ddim``.
     """
 
     steps: PositiveInt = 50
@@ -128,10 +125,6 @@ class Sampler:
     guidance: float = 1.0
     clamp: PositiveFloat | None = None
 
-    def __post_init__(self) -> None:
-        if self.eta and self.solver != "ddim":
-            raise ValueError(f"sampler.eta is {self.eta} with {self.solver}; it is for ddim alone")
-
     def timesteps(self, steps: int) -> list[int]:
         """Return the timesteps, noisiest first.
 
@@ -139,16 +132,10 @@ class Sampler:
             steps: Number of training timesteps.
 
         Raises:
-            ValueError: If there are too many steps, or the last one is not above ``last``.
+            ValueError: If there are too many steps.
         """
         offset = self.offset if self.spacing == "leading" else 0
-        timesteps = spaced(steps, self.steps, self.spacing, offset)
-        if timesteps[-1] <= self.last:
-            raise ValueError(
-                f"sampler.last is {self.last}, and the last of the timesteps is {timesteps[-1]}: "
-                "set it to -1, or sampler.offset to 1 with spacing leading"
-            )
-        return timesteps
+        return spaced(steps, self.steps, self.spacing, offset)
 
     def denoise(
         self,

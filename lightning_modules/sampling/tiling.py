@@ -274,14 +274,8 @@ def spans(
         The tiles; their windows add up to 1 at every output pixel.
 
     Raises:
-        ValueError: If ``overlap`` is not below ``tile``, or the window is ``released`` and the
-            factor is not whole.
+        ValueError: If ``overlap`` is not below ``tile``.
     """
-    if window == "released" and out_side % side:
-        raise ValueError(
-            f"tiling.window is released, which needs whole factors, and a side of {side} becomes "
-            f"{out_side}: set another window"
-        )
     tile += -tile % multiple
     overlap += -overlap % multiple
     if not 0 <= overlap < tile:

@@ -397,10 +397,6 @@ class DegradationContract:
         assert torch.equal(other.at(2.0)(hr, SEEDS[:2]), expected)
         assert torch.equal(degradation(hr, SEEDS[:2]), expected)
 
-    def test_refuses_another_number_of_seeds(self, degradation):
-        with pytest.raises(ValueError, match="3 seeds for 2 images"):
-            degradation(make_images(2, (32, 32)), SEEDS[:3])
-
     @pytest.mark.gpu
     @torch.no_grad()  # compiled by default in training alone, which takes a minute
     def test_runs_on_cuda_with_the_same_params(self, degradation):

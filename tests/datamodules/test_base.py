@@ -249,7 +249,7 @@ class TestEvaluation:
     def test_a_degradation_for_another_scale_is_refused(self):
         source = Memory(random_images(1, 12, 12).samples, scale=3)
         data = SRDataModule(2, val={"a": source}, degradation=noisy(), workers=0)
-        with pytest.raises(ValueError, match=r"'a' has scale 3, but its degradation .* scale 2"):
+        with pytest.raises(ValueError, match="only its own scale 2, not 3"):
             list(evaluation(data, "val"))
 
 
@@ -461,15 +461,6 @@ class TestPlugIns:
         (batch,) = training(data_of(source, batch_size=2))
         assert sorted(batch["text"]) == ["", "sea"]
 
-    def test_groups_that_do_not_add_up(self):
-        class Wrong(Memory):
-            @property
-            def groups(self):
-                return [3, 3]
-
-        with pytest.raises(ValueError, match=r"Wrong\.groups sums to 6, but it has 8 keys"):
-            data_of(Wrong(random_images(8).samples)).setup("fit")
-
 
 class TestOnDevice:
     def raw(self) -> tuple[SRDataModule, dict]:
@@ -493,14 +484,7 @@ class TestOnDevice:
             lr = on_device(data, other)["lr"]
         assert torch.equal(lr, on_device(data, batch)["lr"])
 
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            ({"hr": torch.zeros(2, 1, 8, 8)}, r"batch\['hr'\] is torch\.float32 \(2, 1, 8, 8\)"),
-            ({"lr": torch.full((2, 3, 4, 4), 1.5)}, r"values in \[1\.5, 1\.5\]; expected \[0, 1\]"),
-        ],
-    )
-    def test_check_batch(self, change, message):
+    def test_check_batch(self):
         batch = {
             "key": ["a", "b"],
             "seed": torch.tensor([1, 2]),
@@ -509,8 +493,8 @@ class TestOnDevice:
             "lr": torch.ones(2, 3, 4, 4),
         }
         check_batch(batch)
-        with pytest.raises(ValueError, match=message):
-            check_batch({**batch, **change})
+        with pytest.raises(ValueError, match=r"values in \[1\.5, 1\.5\]; expected \[0, 1\]"):
+            check_batch({**batch, "lr": torch.full((2, 3, 4, 4), 1.5)})
 
 
 class TestState:

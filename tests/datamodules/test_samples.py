@@ -177,12 +177,3 @@ def test_what_a_source_draws_is_of_the_samples_seed():
     assert float(torch.rand(())) == expected
     np.testing.assert_array_equal(first, again)
     assert (first[0, 0] != other[0, 0]).all()
-
-
-@pytest.mark.parametrize("sample", [{"lr": random_image(16, 16)}, {"hr": random_image(8, 20)}])
-def test_a_source_that_knows_the_wrong_size_is_refused(sample):
-    """At batch size 1 nothing else would notice a small crop, or an LR of the whole image."""
-    source = Sized({"a": {"hr": random_image(32, 32), **sample}})
-    source.size = lambda index: (32, 32)
-    with pytest.raises(ValueError, match=r"train/a: Sized\.size gave \(32, 32\), but"):
-        crops(source, 1)

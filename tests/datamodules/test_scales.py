@@ -12,7 +12,6 @@ from datamodules.base import SRDataModule
 from datamodules.scales import Scales
 from degradations.base import quantize_8bit
 from degradations.bicubic import Bicubic, resize
-from degradations.pipeline import Pipeline
 from tests.datamodules.memory import (
     Memory,
     on_device,
@@ -134,12 +133,3 @@ class TestSameEverywhere:
         batches = list(training(data))
         assert data.tally.unreadable > 0
         assert [sides(b) for b in batches] == [SCALES.sides(0, 0, n) for n in range(9)]
-
-
-class TestMessages:
-    def test_a_degradation_of_one_scale(self):
-        message = (
-            r"data\.init_args\.crops\.scales draws a scale .* Pipeline makes LR for its own scale"
-        )
-        with pytest.raises(ValueError, match=message):
-            data_of(degradation=Pipeline(2, [])).setup("fit")

@@ -61,7 +61,6 @@ class TestStagesAreChecked:
         ("function", "error", "message"),
         [
             (lambda x, p: x.double(), TypeError, r"Probe#2 returned torch\.float64; expected"),
-            (lambda x, p: x[:0], ValueError, r"Probe#2 returned .*\(0, 3, 16, 16\).* of 1 images"),
             (lambda x, p: x * math.nan, ValueError, "Probe#2 returned NaN or infinity"),
         ],
     )
@@ -85,21 +84,10 @@ class TestDegradation:
             Crop(2.0, np.s_[..., :9, :8])(HR, SEEDS)
         assert Crop(2.0, np.s_[..., :8, :8])(HR, SEEDS).shape == (2, 3, 8, 8)
 
-    def test_less_than_one_pixel(self):
-        with pytest.raises(ValueError, match=r"16x3 px at scale 8 leaves 2x0 px.*init_args\.scale"):
-            Crop(8.0, ...)(HR[..., :3], SEEDS)
-
-    @pytest.mark.parametrize(
-        ("hr", "error", "message"),
-        [
-            ((HR * 255).byte(), TypeError, r"hr is torch\.uint8;.*divide them by 255"),
-            (HR[0], ValueError, r"hr has the shape \(3, 16, 16\); expected \(B, 3, H, W\)"),
-            (HR * 255, ValueError, r"hr lies in \[.*\]; expected floats in \[0, 1\].*8-bit"),
-        ],
-    )
-    def test_bad_images(self, hr, error, message):
-        with pytest.raises(error, match=message):
-            Crop(1.0, ...)(hr, SEEDS[: len(hr)])
+    @pytest.mark.parametrize("hr", [(HR * 255).byte(), HR * 255])
+    def test_8_bit_values_are_refused(self, hr):
+        with pytest.raises(ValueError, match=r"hr lies in \[.*\]; expected floats in \[0, 1\]"):
+            Crop(1.0, ...)(hr, SEEDS)
 
 
 @pytest.mark.parametrize(

@@ -88,25 +88,6 @@ def test_what_the_stages_leave_is_clamped_before_it_shrinks():
     assert Pipeline(8.0, [Offset()])(hr, SEEDS).max() < 1
 
 
-def test_what_works_on_the_cpu_is_not_compiled():
-    class Codec(Gain):
-        waits = True
-
-    Pipeline(2.0, [Codec()], executor="canvas")
-    stages = {"Gain": Codec(), "Sometimes": Sometimes(Codec()), "noise": GaussianNoise()}
-    with pytest.raises(ValueError, match="Gain, Sometimes cannot be compiled"):
-        Pipeline(2.0, stages, compile=True)
-
-
-def test_a_stage_that_changes_sizes_without_saying_so():
-    class Silent(Widen):
-        resizes = False
-
-    message = r"Silent changed the size .* from \(24, 20\) to \(24, 40\): set `resizes = True`"
-    with pytest.raises(TypeError, match=message):
-        Pipeline(2.0, [Silent()])(HR, SEEDS)
-
-
 def test_many_sizes_do_not_end_a_compiled_run(monkeypatch):
     """torch stops compiling after 8 shapes, and whole images have as many sizes."""
     compiled = []

@@ -50,7 +50,7 @@ def test_ms_ssim_is_torchmetrics() -> None:
     MSSSIM()(negative, hr).backward()
     assert negative.grad is not None
     assert negative.grad.isfinite().all()
-    with pytest.raises(ValueError, match="more than 160 pixels a side at 5 scales"):
+    with pytest.raises(ValueError, match="more than 160 pixels a side"):
         MSSSIM()(sr[..., :160], hr[..., :160])
 
 

@@ -22,7 +22,6 @@ GOOD = {
     "mark": TEXT.encode("utf-8-sig"),
     "utf-16": TEXT.encode("utf-16"),
     "utf-16 of the other order": b"\xfe\xff" + TEXT.encode("utf-16-be"),
-    "utf-32": TEXT.encode("utf-32"),
     "crlf": TEXT.replace("\n", "\r\n").encode() + b"\r\n",
     "cr": b"  " + TEXT.replace("\n", "\r").encode() + b"\r",
 }

@@ -295,14 +295,6 @@ def test_a_sample_of_which_a_part_is_missing_is_not_given(tmp_path):
     assert len(notes) == 1
 
 
-def test_samples_of_which_only_some_have_an_lr_are_refused(tmp_path):
-    image, lr = image_bytes(tmp_path, 0, size=(20, 18)), image_bytes(tmp_path, 1, size=(10, 9))
-    path = write(tmp_path / "a.tar", [("a.hr.png", image), ("a.lr.png", lr), ("b.png", image)])
-    data = module(Stream(2, str(path), shuffle=0), batch_size=1, streams=1)
-    with pytest.raises(ValueError, match=r"a\.tar: b, one has no lr"):
-        batches(data, [(0, 0)])
-
-
 @pytest.mark.parametrize("content", ["nothing", "no image", "no tar"])
 def test_a_set_without_samples(tmp_path, content):
     path = write(tmp_path / "a.tar", [("a.txt", b"x")] if content == "no image" else [])
@@ -359,15 +351,6 @@ def test_a_command_that_fails_is_no_short_tar(tars, then):
 
 
 # ---------------------------------------------------------------------------------------- refusals
-
-
-def test_fewer_tars_than_processes(tars):
-    made = source(tars, urls=f"{tars}/t{{0..1}}.tar")
-    with pytest.raises(ValueError, match=r"2 tars, fewer than the 4 processes"):
-        batches(module(made), rank=0, world=4)
-    data = module(made, workers=4)
-    data.setup("fit")
-    assert data.train_dataloader().num_workers == 2
 
 
 def test_a_checkpoint_of_another_order_is_refused(tars):

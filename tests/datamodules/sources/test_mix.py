@@ -60,8 +60,9 @@ class TestTraining:
         assert {n for key, n in each.items() if "faces" in key} == {25, 26}
 
     def test_shares_within_a_share(self):
-        plain = mixed(samples=256).mixture
-        assert plain.weights == (3, 1)
+        plain = mixed(samples=256)
+        plain.prepare(2.0)
+        assert plain.mixture.weights == (3, 1)
         inner = mixed(samples=7)
         data = data_of(Mix({"mixed": inner, "rest": Sharded(10, 200)}, samples=512), batch_size=16)
         each = Counter(key.rpartition("/")[0] for b in training(data) for key in b["key"])
@@ -129,16 +130,3 @@ class TestWhatCannotBeMixed:
         mix = Mix({"a": random_images(1), "b": source})
         with pytest.raises(ValueError, match=message):
             mix.prepare(2.0)
-
-    @pytest.mark.parametrize("name", ["text", "lr"])
-    def test_kinds(self, name):
-        value = {"text": "the sea", "lr": random_image(16, 20)}[name]
-        mix = Mix(
-            {
-                "plain": random_images(4),
-                "rich": Memory({"a": {"hr": random_image(32, 40), name: value}}),
-            }
-        )
-        message = rf"only one of .* gives '{name}'; .* mix sources of one kind"
-        with pytest.raises(ValueError, match=message):
-            list(training(data_of(mix, batch_size=1, degradation=noisy())))

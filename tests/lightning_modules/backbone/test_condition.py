@@ -25,8 +25,6 @@ def test_two_as_one_batch():
     assert both.used.keys() == {"text", "sizes"}
     assert both.text.shape == (3, 3, 4)
     assert both.sizes.tolist() == [1, 2, 3]
-    with pytest.raises(ValueError, match="the other nothing"):
-        joined(first, Condition())
 
 
 # ---------------------------------------------------------------------------------------- guidance

@@ -176,7 +176,7 @@ def test_from_pretrained(kind, tmp_path):
     assert denoiser.source == f"{tmp_path} {fingerprint(bare(kind).state_dict())}"
     with pytest.raises(ValueError, match="no null text"):
         denoiser(z, t)
-    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+    with pytest.raises(FileNotFoundError, match="cannot load"):
         UNet2D(str(tmp_path), subfolder="other")
     with pytest.raises(FileNotFoundError, match="hf download no/such-model"):
         UNet2D("no/such-model")
