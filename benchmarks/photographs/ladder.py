@@ -43,7 +43,7 @@ class ResShiftFromHR(ResShift):
         x = process.add_noise(z, y, noise.normal(z.shape), t)
         for step in reversed(range(self.first + 1)):
             raw = self.network(process.scale_input(x, step), torch.full_like(t, step), lr)
-            x0 = process.to_x0(raw, y)
+            x0 = process.to_x0(raw, x, step, y)
             fresh = noise.normal(x.shape) if step > 0 else None
             x = residual_shift(
                 x, x0, process.eta(step), process.eta(step - 1), process.kappa, fresh

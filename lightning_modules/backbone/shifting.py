@@ -14,12 +14,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from degradations.device import Table
 from files.numbers import PositiveFloat, PositiveInt
 from lightning_modules.backbone.schedule import CLEAN, Level, entries, explicit
 
-Target = Literal["sample", "residual"]
+Target = Literal["sample", "epsilon", "scaled_epsilon", "residual"]
+Form = Literal["released", "paper"]
 InputScale = Literal["latent", "pixel"]
 
 
@@ -27,10 +29,10 @@ class ResidualShift:
     """The process in discrete time, t = 0 .. T - 1 for the papers' 1 .. T.
 
     sqrt(eta_t) runs from its first to its last value as a geometric sequence with exponents
-    ((t - 1) / (T - 1))^power (T - 1). It starts at min_noise / kappa and ends at 0.99, as the
-    released weights need; the paper's text has min(min_noise / kappa, sqrt(0.001)) and sqrt(0.999).
-    Differs from the released code in: for kappa below 1, that starts at min_noise, so that the
-    noise there is less than min_noise.
+    ((t - 1) / (T - 1))^power (T - 1). ``released`` starts at min_noise / kappa and ends at 0.99, as
+    the released weights need; the ``paper`` has min(min_noise / kappa, sqrt(0.001)) and
+    sqrt(0.999). Differs from the released code in: for kappa below 1, that starts at min_noise, so
+    that the noise there is less than min_noise.
 
     Args:
         steps: T, at least 2; 15 in the conference paper, 4 in the journal's.
@@ -38,7 +40,9 @@ class ResidualShift:
         min_noise: Standard deviation of the noise at the first timestep; 0.04 for 15 steps, 0.2
             for 4.
         power: Exponent p of the sequence; a larger one is more faithful and less sharp.
-        prediction: What the network predicts: x0, or the residual y - x0.
+        prediction: What the network predicts: x0, the noise, the noise times kappa sqrt(eta), or
+            the residual y - x0.
+        form: First and last value, see above.
         input_scale: Divisor of the network's input: ``latent``, for variance 1, is
             sqrt(kappa^2 eta + 1), ``pixel`` is 3 kappa sqrt(eta) + 1.
         relative: Let ``kappa`` and ``min_noise`` be multiples of the standard deviation of y - x0,
@@ -52,6 +56,7 @@ class ResidualShift:
         min_noise: PositiveFloat = 0.04,
         power: PositiveFloat = 0.3,
         prediction: Target = "sample",
+        form: Form = "released",
         input_scale: InputScale = "latent",
         relative: bool = False,
     ) -> None:
@@ -66,11 +71,15 @@ class ResidualShift:
             "min_noise": min_noise,
             "power": power,
             "prediction": prediction,
+            "form": form,
             "input_scale": input_scale,
             "relative": relative,
         }
         first = min_noise / kappa
         last = 0.99
+        if form == "paper":
+            first = min(first, math.sqrt(0.001))
+            last = math.sqrt(0.999)
         # On the CPU also while a model is built on the meta device: its values are read.
         place = torch.arange(steps, dtype=torch.float64, device="cpu") / (steps - 1)
         roots = first * (last / first) ** place.pow(power)
@@ -167,13 +176,51 @@ class ResidualShift:
             return x / (deviation**2 + 1) ** 0.5
         return x / (3 * deviation + 1)
 
-    def target(self, x0: Tensor, anchor: Tensor) -> Tensor:
-        """Return the training target of the network, in the shape of x0."""
-        return x0 if self.prediction == "sample" else anchor - x0
+    def target(self, x0: Tensor, anchor: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """Return the training target, in the shape of x0; arguments as in ``add_noise``."""
+        if self.prediction == "sample":
+            return x0
+        if self.prediction == "residual":
+            return anchor - x0
+        if self.prediction == "epsilon":
+            return eps
+        _, deviation = self.at(t, x0)
+        return deviation * eps
 
-    def to_x0(self, raw: Tensor, anchor: Tensor) -> Tensor:
-        """Convert the network's output (B, ...) to the clean sample."""
-        return raw if self.prediction == "sample" else anchor - raw
+    def loss(self, raw: Tensor, x0: Tensor, anchor: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """Return the mean squared error of the network's output, a scalar.
+
+        The error of ``scaled_epsilon`` is that of the noise before it is scaled, as in the released
+        code: otherwise the first timesteps, whose noise is small, would hardly be trained.
+
+        Args:
+            raw: (B, ...), the network's output.
+            x0: (B, ...), clean.
+            anchor: (B, ...), y.
+            eps: (B, ...), standard normal.
+            t: (B,) int64.
+        """
+        if self.prediction == "scaled_epsilon":
+            _, deviation = self.at(t, x0)
+            return functional.mse_loss(raw / deviation, eps)
+        return functional.mse_loss(raw, self.target(x0, anchor, eps, t))
+
+    def to_x0(self, raw: Tensor, x: Tensor, t: Tensor | int, anchor: Tensor) -> Tensor:
+        """Convert the network's output to the clean sample.
+
+        Args:
+            raw: (B, ...), the network's output.
+            x: (B, ...), at the timesteps t.
+            t: (B,) int64, or one number for all.
+            anchor: (B, ...).
+        """
+        if self.prediction == "sample":
+            return raw
+        if self.prediction == "residual":
+            return anchor - raw
+        eta, deviation = self.at(t, x)
+        noise = raw if self.prediction == "scaled_epsilon" else deviation * raw
+        return (x - noise - eta * anchor) / (1 - eta)
 
     def at(self, t: Tensor | int, x: Tensor) -> tuple[Any, Any]:
         """Return eta and the standard deviation of the noise.

@@ -19,7 +19,6 @@ from typing import Any, ClassVar, Literal, cast
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
-from torch.nn import functional
 
 from files.batch import Batch
 from files.numbers import NonNegativeFloat
@@ -143,10 +142,10 @@ class ResShift(InLatents, SuperResolver):
         eps = torch.randn(z.shape, device=z.device)  # independent of memory layouts
         x = self.process.add_noise(z, y, eps, t)
         raw = self.network(self.process.scale_input(x, t), t, batch["lr"] * 2 - 1)
-        loss = functional.mse_loss(raw, self.process.target(z, y))
+        loss = self.process.loss(raw, z, y, eps, t)
         self.log("train/mse", loss)
         if self.perceptual is not None and self.perceptual_weight > 0:
-            loss = loss + self._perceptual(self.process.to_x0(raw, y), z, batch)
+            loss = loss + self._perceptual(self.process.to_x0(raw, x, t, y), z, batch)
         self.log("train/loss", loss)
         return loss
 
@@ -174,7 +173,7 @@ class ResShift(InLatents, SuperResolver):
         def clean(x: Tensor, step: int) -> Tensor:
             t = torch.full((len(x),), process.timesteps[step], device=x.device)
             raw = self.network(process.scale_input(x, step), t, lr * 2 - 1)
-            return process.to_x0(raw, y)
+            return process.to_x0(raw, x, step, y)
 
         x = process.prior(y, noise.normal(y.shape))
         z = self.sampler.denoise(x, y, clean, noise)

@@ -18,7 +18,7 @@ not fix those in between if the ratio of pixels is no power of four.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -45,21 +45,26 @@ PAPER = Schedule().level(699)  # the noisiest one below the paper's K of 700
 
 @dataclass(frozen=True)
 class Cascade:
-    """The stages of Self-Cascade: the fewest of one factor with at most four times the pixels each.
-
-    The base stage has as many pixels as ``base_size``, and the output's aspect ratio.
+    """The stages of Self-Cascade.
 
     Args:
+        stages: Sizes of the stages, [[1024, 1024], [2048, 2048]]; by default the fewest of one
+            factor with at most four times the pixels each. The base stage has as many pixels as
+            ``base_size``, and the output's aspect ratio.
         multiple: All sides must be multiples of this, in pixels; the space's factor by default. 64
             avoids odd sides within Stable Diffusion.
         pivot_strength: K as a share of all timesteps. By default the stages begin at the
             signal-to-noise ratio of the paper's K, 700 of the 1000 timesteps of Stable Diffusion's
             schedule.
+        pivot_space: Enlarge the pivot as a ``latent``, or as an image (``rgb``), which is decoded
+            and encoded again.
         pivot_resize: ``bilinear`` interpolation, as in the paper, or ``bicubic``, as released.
     """
 
+    stages: list[tuple[PositiveInt, PositiveInt]] | None = None
     multiple: PositiveInt | None = None
     pivot_strength: UnitInterval | None = None
+    pivot_space: Literal["latent", "rgb"] = "latent"
     pivot_resize: Literal["bilinear", "bicubic"] = "bilinear"
 
 
@@ -72,6 +77,8 @@ class Tuning:
             ``lightning_modules.networks.feature_upsampler``; ``null`` for the tuning-free variant.
         attach: Add features to the ``skip`` connections (equation 8), or to the outputs of blocks
             (``block_out``), as released.
+        places: Numbers of the skip connections, or of the blocks; by default four skip connections,
+            or all blocks.
         pivot_features: Read features once at timestep 0 (``cached_t0``), or at each step's own
             timestep (``per_step``), as released.
         adapter_t_min: Timestep below which no features are added; 101 in the release.
@@ -80,6 +87,7 @@ class Tuning:
 
     upsampler: Callable[[Places], FeatureUpsampler] | None = None
     attach: Literal["skip", "block_out"] = "skip"
+    places: Sequence[int] | None = None
     pivot_features: Literal["cached_t0", "per_step"] = "cached_t0"
     adapter_t_min: NonNegativeInt = 0
     caption_dropout: UnitInterval = 0.1
@@ -137,7 +145,7 @@ class SelfCascade(FromBase):
         if tuning.attach == "block_out":
             refuse_compiled(self.denoiser, "model.init_args.tuning.attach block_out")
         attach = Skips if tuning.attach == "skip" else Blocks
-        self.attachment: Attachment = attach(self.denoiser.unet)
+        self.attachment: Attachment = attach(self.denoiser.unet, tuning.places)
         embedding = self.denoiser.unet.time_embedding.linear_2.out_features
         places = Places(self.attachment.widths, embedding)
         self.upsampler = None if tuning.upsampler is None else tuning.upsampler(places)
@@ -189,7 +197,7 @@ class SelfCascade(FromBase):
             ValueError: As in ``cascade_sizes``.
         """
         base = self.trained_size(target)
-        return cascade_sizes(base, target, self.multiple)
+        return cascade_sizes(base, target, self.cascade.stages, self.multiple)
 
     def stage(
         self,
@@ -235,7 +243,11 @@ class SelfCascade(FromBase):
 
     def enlarged(self, pivot: Tensor, size: Size) -> Tensor:
         """Phi of equation 6: from (B, C, h, w) to the latent of an image of ``size``."""
-        return resized(pivot, self.latent_size(size), self.cascade.pivot_resize)
+        resize = self.cascade.pivot_resize
+        if self.cascade.pivot_space == "latent":
+            return resized(pivot, self.latent_size(size), resize)
+        image = self.space.decode(pivot).clamp(0, 1)
+        return self.space.encode(resized(image, size, resize).clamp(0, 1))
 
     def _predictor(self, pivot: Tensor) -> Predict:
         if self.upsampler is None:
@@ -342,12 +354,19 @@ def count_stages(base: Size, target: Size) -> int:
     return stages
 
 
-def cascade_sizes(base: Size, target: Size, multiple: int = 8) -> list[Size]:
+def cascade_sizes(
+    base: Size,
+    target: Size,
+    stages: Sequence[Size] | None = None,
+    multiple: int = 8,
+) -> list[Size]:
     """Return the sizes from the base stage to the target.
 
     Args:
         base: (h, w) that the base model was trained for.
         target: (H, W) of the output.
+        stages: Sizes of all stages after the base's, with the target last; by default the fewest
+            of equal factors.
         multiple: Sides are multiples of this; intermediate ones are rounded to it, halves up.
 
     Returns:
@@ -355,23 +374,34 @@ def cascade_sizes(base: Size, target: Size, multiple: int = 8) -> list[Size]:
         target's aspect ratio and as many pixels as ``base``.
 
     Raises:
-        ValueError: If a side is no multiple.
+        ValueError: If a side is no multiple, or the stages do not rise to the target.
     """
     target = (target[0], target[1])  # on its way to a GPU a tuple becomes a list
-    for height, width in (base, target):
+    for height, width in (base, target, *(stages or [])):
         if height % multiple or width % multiple:
             raise ValueError(
                 f"a size of {height}x{width} is no multiple of {multiple}: choose sizes of "
-                "images, data.init_args.scale and model.init_args.base_size accordingly"
+                "images, data.init_args.scale, model.init_args.base_size and stages accordingly"
             )
     pixels = base[0] * base[1]
     first = _size_of(pixels, target, multiple)
     if first == target:
         return [target]
-    count = max(count_stages(base, target), 1)
-    factor = (target[0] * target[1] / pixels) ** (1 / count)
-    between = [_size_of(pixels * factor**stage, target, multiple) for stage in range(1, count)]
-    return [first, *between, target]
+    sizes = [first]
+    if stages is not None:
+        sizes += [(height, width) for height, width in stages]
+    else:
+        count = max(count_stages(base, target), 1)
+        factor = (target[0] * target[1] / pixels) ** (1 / count)
+        sizes += [_size_of(pixels * factor**stage, target, multiple) for stage in range(1, count)]
+        sizes.append(target)
+    areas = [height * width for height, width in sizes]
+    if sizes[-1] != target or areas != sorted(areas):
+        raise ValueError(
+            f"model.init_args.cascade.stages makes the sizes {sizes}; expected sizes that rise "
+            f"from the base's to the output's {target}, the last one"
+        )
+    return sizes
 
 
 def _size_of(pixels: float, target: Size, multiple: int) -> Size:

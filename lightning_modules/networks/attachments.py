@@ -8,11 +8,11 @@ middle block.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -155,21 +155,23 @@ class Attachment(ABC):
 class Skips(Attachment):
     """Skip connections, numbered as in diffusers: 0 is the first convolution's.
 
-    The places are the last connection of each resolution and, if those are fewer than four, the
-    ones before the deepest: 2, 5, 8, 11 for Stable Diffusion, 2, 5, 7, 8 for SDXL.
-
     Args:
         unet: A ``UNet2DConditionModel``.
+        numbers: Numbers of the places. By default the last one of each resolution and, if those are
+            fewer than four, the ones before the deepest: 2, 5, 8, 11 for Stable Diffusion, 2, 5, 7,
+            8 for SDXL.
     """
 
-    def __init__(self, unet: Any) -> None:
+    def __init__(self, unet: Any, numbers: Sequence[int] | None) -> None:
         shapes = skip_shapes(unet)
-        last = {shape.halvings: number for number, shape in enumerate(shapes)}
-        chosen = list(last.values())
-        others = [number for number in range(len(shapes)) if number not in chosen]
-        while len(chosen) < LEAST and others:
-            chosen.append(others.pop())
-        super().__init__(unet, {f"skip{number}": number for number in sorted(chosen)})
+        if numbers is None:
+            last = {shape.halvings: number for number, shape in enumerate(shapes)}
+            chosen = list(last.values())
+            others = [number for number in range(len(shapes)) if number not in chosen]
+            while len(chosen) < LEAST and others:
+                chosen.append(others.pop())
+            numbers = sorted(chosen)
+        super().__init__(unet, {f"skip{number}": number for number in numbers})
 
     @contextmanager
     def adding(self, unet: Any, features: Mapping[str, Tensor]) -> Iterator[Residuals]:
@@ -178,23 +180,31 @@ class Skips(Attachment):
 
 
 class Blocks(Attachment):
-    """Outputs of the down blocks, and of the middle block; skip connections stay unchanged.
+    """Outputs of the down blocks and, as the last number, of the middle block.
+
+    Skip connections stay unchanged.
 
     Args:
         unet: A ``UNet2DConditionModel``.
+        numbers: Numbers of the places; by default all.
     """
 
-    middle = True
-
-    def __init__(self, unet: Any) -> None:
+    def __init__(self, unet: Any, numbers: Sequence[int] | None) -> None:
+        count = len(unet.down_blocks)
+        if numbers is None:
+            numbers = range(count + 1)
         ends = _ends(unet)
-        self.blocks = {f"block{number}": number for number in range(len(ends))}
+        self.blocks = {f"block{number}": number for number in numbers if number < count}
         skips = {name: ends[number] for name, number in self.blocks.items()}
-        super().__init__(unet, {**skips, "middle": ends[-1]})
+        self.middle = count in numbers
+        if self.middle:
+            skips["middle"] = ends[-1]
+        super().__init__(unet, skips)
 
     def features(self, read: Features) -> dict[str, Tensor]:
         """As ``Attachment.features``."""
-        return super().features(read) | {"middle": cast(Tensor, read.middle)}
+        features = super().features(read)
+        return features if read.middle is None else features | {"middle": read.middle}
 
     @contextmanager
     def adding(self, unet: Any, features: Mapping[str, Tensor]) -> Iterator[Residuals]:
@@ -208,7 +218,7 @@ class Blocks(Attachment):
             for name, number in self.blocks.items():
                 hook = partial(add, features[name])
                 hooks.enter_context(unet.down_blocks[number].register_forward_hook(hook))
-            yield Residuals(middle=features["middle"])
+            yield Residuals(middle=features.get("middle"))
 
 
 class SkipShape(NamedTuple):

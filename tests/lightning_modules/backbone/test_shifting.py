@@ -14,6 +14,7 @@ from lightning_modules.sampling.solvers import residual_shift
 FIFTEEN = """0.020000 0.117165 0.176305 0.233629 0.291574 0.351009 0.412356 0.475858 0.541672
 0.609910 0.680658 0.753985 0.829951 0.908606 0.990000"""
 FOUR = "0.100000 0.520096 0.761382 0.990000"
+TARGETS = ["sample", "epsilon", "scaled_epsilon", "residual"]
 
 
 @pytest.mark.parametrize(("steps", "min_noise", "printed"), [(15, 0.04, FIFTEEN), (4, 0.2, FOUR)])
@@ -27,6 +28,14 @@ def test_printed_values(steps, min_noise, printed):
     for t in range(steps):
         exponent = (t / (steps - 1)) ** 0.3 * (steps - 1)
         assert process.eta(t) == pytest.approx((first * base**exponent) ** 2, rel=1e-12)
+
+
+def test_the_papers_ends():
+    process = ResidualShift(form="paper")
+    assert process.eta(0) == pytest.approx((0.04 / 2) ** 2)
+    assert process.eta(14) == pytest.approx(0.999)
+    assert ResidualShift(kappa=1.0, form="paper").eta(0) == pytest.approx(0.001)  # the cap
+    assert ResidualShift(kappa=1.0).eta(0) == pytest.approx(0.04**2)
 
 
 def test_variances_of_four_steps():
@@ -84,3 +93,15 @@ def test_its_numbers_are_the_same_where_a_model_is_built_on_the_meta_device() ->
     with torch.device("meta"):
         built = ResidualShift()
     assert built.eta(7) == ResidualShift().eta(7)
+
+
+@pytest.mark.parametrize("prediction", TARGETS)
+def test_the_loss_is_the_squared_error_and_that_of_scaled_noise_is_scaled_back(prediction):
+    """As released: divided by kappa^2 eta, so that errors of the noise count equally."""
+    process = ResidualShift(4, min_noise=0.2, prediction=prediction)
+    x0, anchor, eps, raw = torch.randn(4, 4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    t = torch.arange(4)
+    errors = (raw - process.target(x0, anchor, eps, t)).square().flatten(1).mean(1)
+    if prediction == "scaled_epsilon":
+        errors = errors / torch.tensor([process.level(int(n)).sigma ** 2 for n in t])
+    torch.testing.assert_close(process.loss(raw, x0, anchor, eps, t), errors.mean())

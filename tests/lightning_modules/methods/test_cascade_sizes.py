@@ -37,6 +37,8 @@ def test_between_powers_of_four():
     assert cascade_sizes(square(512), square(1280)) == [square(512), square(808), square(1280)]
     found = cascade_sizes(square(512), square(1280), multiple=64)
     assert found == [square(512), square(832), square(1280)]
+    jump = [square(2048)]
+    assert cascade_sizes(square(512), square(2048), jump) == [square(512), *jump]
     assert cascade_sizes(square(16), square(32), multiple=1) == [square(16), square(32)]
 
 

@@ -30,11 +30,11 @@ def released(config):
 
 def test_stable_diffusion():
     unet = released(SD21).unet
-    skips = Skips(unet)
+    skips = Skips(unet, None)
     assert list(skips.skips.values()) == [2, 5, 8, 11]
     assert list(skips.widths.values()) == [320, 640, 1280, 1280]
     assert list(skips.sizes((128, 128)).values()) == [(n, n) for n in (128, 64, 32, 16)]
-    blocks = Blocks(unet)
+    blocks = Blocks(unet, None)
     assert list(blocks.widths) == ["block0", "block1", "block2", "block3", "middle"]
     with torch.device("meta"):
         phi = Shared(Places(skips.widths, unet.time_embedding.linear_2.out_features))
@@ -45,7 +45,7 @@ def test_stable_diffusion():
 def test_sdxl(kind):
     """As released: the outputs of its three blocks and of the middle one, or four skips."""
     denoiser = released(SDXL)
-    found = kind(denoiser.unet)
+    found = kind(denoiser.unet, None)
     names = {
         Skips: ["skip2", "skip5", "skip7", "skip8"],
         Blocks: ["block0", "block1", "block2", "middle"],
@@ -55,3 +55,7 @@ def test_sdxl(kind):
     with torch.device("meta"):
         phi = Full(Places(found.widths, denoiser.unet.time_embedding.linear_2.out_features))
     assert sum(p.numel() for p in phi.parameters()) == 145_457_280
+    other = Skips(denoiser.unet, [2, 5, 8, 6])
+    with torch.device("meta"):
+        phi = Full(Places(other.widths, 1280))
+    assert sum(p.numel() for p in phi.parameters()) == 99_573_120

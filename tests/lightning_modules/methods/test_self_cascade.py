@@ -14,12 +14,13 @@ from torch.nn import functional
 from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.schedule import Schedule
+from lightning_modules.backbone.space import KLSpace
 from lightning_modules.methods.self_cascade import Cascade, SelfCascade, Tuning
 from lightning_modules.networks.feature_upsampler import Full, Shared
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import Sampler
 from tests.lightning_modules.backbone.texts import Pooled, Words
-from tests.lightning_modules.backbone.unets import wrapped
+from tests.lightning_modules.backbone.unets import small_kl, wrapped
 from tests.lightning_modules.tiny import random_batch
 from tests.quick import quick
 
@@ -156,6 +157,20 @@ def test_the_noise_of_equation_6(strength):
     method.generate(batch(), Noise(batch()["seed"]))
     if first == 681:
         torch.testing.assert_close(abar, torch.tensor(0.094637), rtol=0, atol=2e-6)
+
+
+def test_the_pivot_is_enlarged_as_it_is_or_as_an_image():
+    torch.manual_seed(0)
+    space = KLSpace(small_kl())
+    four = base(in_channels=4, out_channels=4)
+    pivot = torch.randn(1, 4, 8, 8)
+    for resize in ("bilinear", "bicubic"):
+        settings = {"denoiser": four, "space": space, "pivot_resize": resize}
+        latent = cascade(**settings).enlarged(pivot, (32, 32))
+        assert torch.equal(latent, functional.interpolate(pivot, (16, 16), mode=resize))
+        rgb = cascade(**settings, pivot_space="rgb").enlarged(pivot, (32, 32))
+        image = functional.interpolate(space.decode(pivot).clamp(0, 1), (32, 32), mode=resize)
+        torch.testing.assert_close(rgb, space.encode(image.clamp(0, 1)))
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
