@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import logging
+import os
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
