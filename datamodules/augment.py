@@ -44,7 +44,15 @@ class Albumentations(Augmentation):
         Args:
             hr: (H, W, 3) uint8; not modified.
             seed: The sample's seed, not negative.
+
+        Raises:
+            ValueError: If ``hr`` is not 8-bit.
         """
+        if hr.dtype != np.uint8:
+            raise ValueError(
+                f"data.init_args.crops.augment requires 8-bit images, and the training set has "
+                f"one of {hr.dtype}: convert it, or leave augment out"
+            )
         image = hr.copy()  # some transforms work in place
         for transform, stream in zip(self.transforms, self._streams, strict=True):
             key = np.array([seed, stream], np.uint64)

@@ -293,7 +293,7 @@ class Images(Dataset[dict[str, Any]]):
         """Return one image, ready to be collated.
 
         Raises:
-            ValueError: If HR and LR do not fit.
+            ValueError: If the image has less than one LR pixel, or HR and LR do not fit.
         """
         key = self.keys[item.image]
         with seeded(item.seed):
@@ -302,9 +302,23 @@ class Images(Dataset[dict[str, Any]]):
             if "lr" in sample:
                 height, width = _paired_size(sample, self.scale, key)
             else:
-                height, width = cut_size(sample["hr"].shape[:2], self.scale)
+                height, width = self.cut_size(sample["hr"].shape[:2], key)
             sample["hr"] = sample["hr"][:height, :width]
         return {**sample, "key": key, "seed": item.seed}
+
+    def cut_size(self, size: tuple[int, int], key: str) -> tuple[int, int]:
+        """Return (H, W) of the largest part of an image that whole LR pixels make up.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        height, width = cut_size(size, self.scale)
+        if not (height and width):
+            raise ValueError(
+                f"{key} is {size[1]}x{size[0]} pixels, less than one LR pixel at "
+                f"data.init_args.scale {self.scale:g}: leave it out"
+            )
+        return height, width
 
     def output_size(self, lr: Sequence[int]) -> tuple[int, int]:
         """Return (H, W) of the output for an LR of (h, w) without HR."""
@@ -502,7 +516,10 @@ class TrainingImages(Images):
             )
         hr: Pixels = sample["hr"]
         sample["hr"] = cast(Any, self.augment)(hr, seed)
-        check_image(sample["hr"], f"data.init_args.crops.augment made of {hr.dtype} {hr.shape}")
+        result = f"data.init_args.crops.augment made of {hr.dtype} {hr.shape}"
+        check_image(sample["hr"], result)
+        if (sample["hr"].shape, sample["hr"].dtype) != (hr.shape, hr.dtype):
+            raise ValueError(f"{result} {sample['hr'].dtype} {sample['hr'].shape}")
 
 
 class PredictImages(Images):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ from degradations.base import quantize_8bit
 from degradations.bicubic import resize
 from degradations.draws import Draws, seed_of
 from files.numbers import PositiveFloat, PositiveInt, UnitInterval
+
+GIVEN = {"lr": "LR", "latent": "latent", "clip": "frames"}  # fields with sides of their own
 
 
 class Sides(NamedTuple):
@@ -43,6 +46,9 @@ class Scales:
             by the factor, rounded, and at least one pixel less.
         whole: Resize the whole crop to the HR side by bicubic, as for faces, instead of cutting it.
 
+    Raises:
+        ValueError: If ``lowest`` is below 1 or above ``fixed``.
+
     Source: CasArbi (arXiv 2506.07813), its mixture of a fixed factor and a smaller arbitrary range.
     """
 
@@ -52,6 +58,13 @@ class Scales:
     lr_sides: list[PositiveInt] = field(default_factory=lambda: [48])
     hr_side: PositiveInt | None = None
     whole: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.lowest <= self.fixed < math.inf:  # NaN fails as well
+            raise ValueError(
+                f"data.init_args.crops.scales: lowest is {self.lowest:g} and fixed "
+                f"{self.fixed:g}; expected 1 <= lowest <= fixed"
+            )
 
     @property
     def largest(self) -> int:
@@ -96,7 +109,16 @@ class Scales:
         Args:
             batch: ``hr`` (B, 3, crop_size, crop_size), as it arrives on the device.
             side: The HR side in pixels.
+
+        Raises:
+            ValueError: If the batch has its own LR, or latents.
         """
+        given = [what for name, what in GIVEN.items() if name in batch]
+        if given:
+            raise ValueError(
+                f"{batch['key'][0]} comes with its own {given[0]}, which has one size, but "
+                "data.init_args.crops.scales draws others: train on HR alone, or unset scales"
+            )
         if not self.whole:
             batch["hr"] = batch["hr"][..., :side, :side]
         to_floats(batch)

@@ -469,9 +469,20 @@ class Degradation(nn.Module, ABC):
                 module._checked = True
 
     def lr_size(self, hr_size: Sequence[int]) -> Size:
-        """Return the LR size (h, w) for an HR of (H, W): sides divided by the scale, rounded."""
+        """Return the LR size (h, w) for an HR of (H, W): sides divided by the scale, rounded.
+
+        Raises:
+            ValueError: Less than one pixel is left.
+        """
         H, W = hr_size
-        return round(H / self.scale), round(W / self.scale)
+        h = round(H / self.scale)
+        w = round(W / self.scale)
+        if min(h, w) < 1:
+            raise ValueError(
+                f"an image of {H}x{W} px at scale {self.scale:g} leaves {h}x{w} px, less than one "
+                "pixel; use larger images or crops, or a smaller data.init_args.scale"
+            )
+        return h, w
 
 
 @contextmanager

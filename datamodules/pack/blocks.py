@@ -193,8 +193,7 @@ class Blocks:
             limit: Bytes in each shard, at most.
 
         Raises:
-            ValueError: If another process writes it.
-            OSError: If it cannot be written. What is finished stays, and the same command goes on.
+            ValueError: If another process writes it, or it cannot be written.
         """
         name = f"{self.name}-{block:06d}"
         with self._locked(f"{name}.lock"), self._locked("lock", shared=True):
@@ -207,6 +206,11 @@ class Blocks:
                 record.shards = writer.shards
                 content = json.dumps({"job": self.digest, **asdict(record)})
                 write_whole(self._record(block), content + "\n")
+            except OSError as error:
+                raise ValueError(
+                    f"cannot write to {self.folder}: {error.strerror or error}. What is finished "
+                    "stays: make room, or fix it otherwise, and give the same command to go on"
+                ) from error
             finally:
                 writer.abandon()
 

@@ -304,6 +304,13 @@ def _samples(
     if recipe.crop is None:
         yield key, _encoded(originals, None, others, recipe, notes)
         return
+    further = roles_of(tuple(others)).unused
+    if further:
+        raise Refusal(
+            "further images",
+            f"{_large(originals).where}: its sample has another image {further[0]}, which may or "
+            "may not need the same cut: pack it whole, or without that member",
+        )
     for number, square in enumerate(_squares(originals, recipe, recipe.crop), start=1):
         counted = notes if number == 1 else []  # once per image
         yield f"{key}_s{number:03d}", _encoded(originals, square, others, recipe, counted)

@@ -113,11 +113,21 @@ def _from_list(path: Path, argument: str, refused: list[Refused]) -> dict[str, P
     """Return the images that a text file names, in its order, by key.
 
     A line is a path, or a path and its size as in BasicSR (``a.png (480,480,3)``).
+
+    Raises:
+        ValueError: If the file is no text.
     """
+    try:
+        text = read_text(path)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{argument} {str(path)!r} is not a list of paths ({error}); expected a folder, a "
+            "pattern of images, such a list, or, as SOURCE alone, tars"
+        ) from error
     folder = Path(os.path.abspath(path.parent))
     images: dict[Path, None] = {}
     # Not splitlines, which also splits at characters that names may contain.
-    for number, line in enumerate(map(str.strip, read_text(path).split("\n")), start=1):
+    for number, line in enumerate(map(str.strip, text.split("\n")), start=1):
         comment = line.startswith("#") and not (folder / line).is_file()
         if not line or comment:
             continue

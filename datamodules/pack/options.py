@@ -184,6 +184,8 @@ def check(options: argparse.Namespace) -> None:
     """
     if options.lr is not None and options.scale is None:
         raise ValueError("--lr needs --scale, to check the sizes of the pairs")
+    if options.crop is None and options.step is not None:
+        raise ValueError("--step applies to --crop, which is not given")
     if options.crop is None or options.scale is None:
         return
     scale, step = options.scale, options.step or options.crop

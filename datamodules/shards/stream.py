@@ -150,8 +150,17 @@ class Stream(Source):
         Args:
             wanted: ``data.init_args.workers``.
             world: Number of processes.
+
+        Raises:
+            ValueError: If there are fewer tars than processes.
         """
-        return min(wanted, len(self._shards) // world)
+        count = len(self._shards)
+        if count < world:
+            raise ValueError(
+                f"Stream.urls has {count} tars, fewer than the {world} processes among which they "
+                "are dealt as whole tars: pack smaller tars, or use fewer processes"
+            )
+        return min(wanted, count // world)
 
     @property
     def shards(self) -> list[str]:

@@ -34,7 +34,6 @@ from datamodules.shards.reader import Tar
 from datamodules.shards.sample import add_text
 from datamodules.shards.shards import Shards
 from datamodules.source import Augmentation, PerImage, Sample, Source, texts_of
-from degradations.base import cut_size
 from degradations.draws import seed_of
 from files.images.decode import UnreadableImage, read_image, read_size
 from files.images.deep import Pixels, eight_bits
@@ -179,12 +178,18 @@ class Clips(RecordedClips):
         """Find the frames. Args as ``Source.prepare``.
 
         Raises:
-            ValueError: If there are no clips, all are too short, or some are the LR of others.
+            ValueError: If there are no clips, all are too short, some are the LR of others, or two
+                have one name.
         """
         root = Path(expand_path(self.root, "Clips.root"))
         clips: dict[str, list[str]] = {}
         for key, path in images_by_key(root, "Clips.root").items():
             clips.setdefault(key.rpartition("/")[0], []).append(str(path))
+        if "" in clips and root.name in clips:
+            raise ValueError(
+                f"Clips.root {str(root)!r} has frames, and so has its folder {root.name!r}: "
+                "both clips would have this name; rename one of the folders"
+            )
         if "" in clips:  # frames of the root itself
             clips[root.name] = clips.pop("")
         counts = {key: len(files) for key, files in clips.items()}
@@ -211,12 +216,12 @@ class ClipImages(Images):
 
         Raises:
             UnreadableImage: If a frame is broken, or frames differ in size.
-            ValueError: If it is not a clip.
+            ValueError: If its frames have less than one pixel at the scale, or it is not a clip.
         """
         key = self.keys[item.image]
         with seeded(item.seed):
             sample = self.read(item.image)
-        height, width = cut_size(sample["clip"].shape[1:3], self.scale)
+        height, width = self.cut_size(sample["clip"].shape[1:3], key)
         sample["clip"] = sample["clip"][:, :height, :width]
         return {**sample, "key": key, "seed": item.seed}
 

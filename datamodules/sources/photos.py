@@ -41,11 +41,17 @@ class Photos(Source):
         names: Some of astronaut, brick, camera, chelsea, china, coffee, coins, flower, grass,
             gravel, hubble_deep_field, ihc, moon, motorcycle_left, motorcycle_right, retina, rocket;
             by default all. The motorcycles are a stereo pair: keep them on one side of a split.
+
+    Raises:
+        ValueError: If a name is unknown.
     """
 
     def __init__(self, names: list[str] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.names = list(PHOTOS) if names is None else names
+        unknown = [name for name in self.names if name not in PHOTOS]
+        if unknown:
+            raise ValueError(f"Photos.names has {unknown}; expected some of {', '.join(PHOTOS)}")
         self._paths: list[str] = []
         self._decoded: dict[int, Sample] = {}  # 30 MB for all; decoding them for each crop is slow
 

@@ -77,11 +77,15 @@ class Prompts(Source):
 
         Raises:
             OSError: If it is missing.
-            UnicodeDecodeError: If it is not UTF-8.
+            ValueError: If it is not UTF-8.
         """
         path = expand_path(self.file, "Prompts.file")
+        try:
+            text = read_text(path)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"Prompts.file {path} is not UTF-8 text: {error}") from error
         # Not splitlines, which also splits at characters that editors do not treat as line ends.
-        lines = [line.strip() for line in read_text(path).removesuffix("\n").split("\n")]
+        lines = [line.strip() for line in text.removesuffix("\n").split("\n")]
         self._texts = {}
         for number, text in enumerate(lines, start=1):
             digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()

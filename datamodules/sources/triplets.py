@@ -7,6 +7,7 @@ share of people who found `p1` nearer.
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,8 +15,9 @@ import numpy as np
 
 from datamodules.samples import Images, SampleDraws, TrainingImages
 from datamodules.source import Sample, Source
-from files.images.decode import read_image
-from files.paths import expand_path, images_below, walk
+from files.images.decode import UnreadableImage, read_image
+from files.paths import expand_path, images_below, read_bytes, walk
+from files.words import first_of
 
 PARTS = ("ref", "p0", "p1")
 
@@ -39,7 +41,7 @@ class Triplets(Source):
         """Find the files. Args as ``Source.prepare``.
 
         Raises:
-            KeyError: If a triplet is incomplete.
+            ValueError: If there is no such folder, or a triplet is incomplete.
         """
         root = Path(expand_path(self.root, "Triplets.root"))
         folders = []
@@ -51,6 +53,11 @@ class Triplets(Source):
         for folder in sorted(folders):
             for name, files in _triplets_in(folder).items():
                 triplets[(folder.relative_to(root) / name).as_posix()] = files
+        if not triplets:
+            raise ValueError(
+                f"Triplets.root {str(root)!r} has no images in folders ref, p0, p1 and judge: set "
+                "it to a folder of BAPPS's 2afc, such as 2afc/train"
+            )
         self._places = list(triplets.items())
 
     @property
@@ -62,11 +69,14 @@ class Triplets(Source):
         """Return the triplet ``keys[index]``.
 
         Raises:
-            UnreadableImage: If an image is broken.
+            UnreadableImage: If an image or the number is broken, or sizes differ.
         """
-        _, files = self._places[index]
+        key, files = self._places[index]
         images = {part: read_image(files[part], self.srgb).rgb for part in PARTS}
-        return cast(Sample, {**images, "judge": float(np.load(files["judge"]).item())})
+        sizes = {image.shape for image in images.values()}
+        if len(sizes) > 1:
+            raise UnreadableImage(f"{key}: ref, p0 and p1 have the shapes {sorted(sizes)}")
+        return cast(Sample, {**images, "judge": _read_judgement(files["judge"])})
 
 
 class TripletImages(Images):
@@ -95,5 +105,22 @@ def _triplets_in(folder: Path) -> dict[str, dict[str, Path]]:
     """Return the files of the triplets of one folder, by name."""
     parts = {part: images_below(folder / part, part) for part in PARTS}
     parts["judge"] = {path.stem: path for path in (folder / "judge").glob("*.npy")}
-    names = sorted(parts["ref"])
+    names = sorted(set().union(*parts.values()))
+    incomplete = [name for name in names if any(name not in files for files in parts.values())]
+    if incomplete:
+        raise ValueError(
+            f"{len(incomplete)} triplets of {folder} are not in all of ref, p0, p1 and judge: "
+            f"{first_of(incomplete)}: unpack the data set again"
+        )
     return {name: {part: files[name] for part, files in parts.items()} for name in names}
+
+
+def _read_judgement(path: Path) -> float:
+    try:
+        judgement = float(np.load(io.BytesIO(read_bytes(path)), allow_pickle=False).item())
+        if 0 <= judgement <= 1:
+            return judgement
+        problem = f"it holds {judgement}; expected a number from 0 to 1"
+    except (ValueError, EOFError, OSError) as error:
+        problem = str(error)
+    raise UnreadableImage(f"{path}: {problem}")

@@ -94,8 +94,8 @@ def degrade_images(
         The key in the shard, and the members of the sample.
 
     Raises:
-        ValueError: An image cannot be read or has more than 8 bits, or its LR is not rounded to
-            8 bits.
+        ValueError: An image cannot be read, has more than 8 bits or too few pixels, or its LR is
+            not rounded to 8 bits.
     """
     degradation = settings.degradation
     for dotless_key, (key, path) in images:
@@ -168,7 +168,12 @@ def _read_hr(path: Path, settings: Settings) -> Tensor:
         raise ValueError(f"{path} has more than 8 bits, but only 8 are frozen: convert it first")
     hr = read_image(path)
     H, W = hr.shape[-2:]
-    height, width = cut_size((H, W), settings.degradation.scale)
+    scale = settings.degradation.scale
+    height, width = cut_size((H, W), scale)
+    if not (height and width):
+        raise ValueError(
+            f"{path} is {H} x {W} px, less than one LR pixel at scale {scale:g}: remove it"
+        )
     return hr[..., :height, :width].contiguous()
 
 

@@ -35,7 +35,7 @@ class ResidualShift:
     that the noise there is less than min_noise.
 
     Args:
-        steps: T, at least 2; 15 in the conference paper, 4 in the journal's.
+        steps: T; 15 in the conference paper, 4 in the journal's.
         kappa: Standard deviation of the noise for eta = 1.
         min_noise: Standard deviation of the noise at the first timestep; 0.04 for 15 steps, 0.2
             for 4.
@@ -47,6 +47,9 @@ class ResidualShift:
             sqrt(kappa^2 eta + 1), ``pixel`` is 3 kappa sqrt(eta) + 1.
         relative: Let ``kappa`` and ``min_noise`` be multiples of the standard deviation of y - x0,
             such as 4 and 0.34. Only for ``lightning_modules.CasArbi``, which measures it.
+
+    Raises:
+        ValueError: If there is a single step, or ``min_noise`` is too large.
     """
 
     def __init__(
@@ -75,11 +78,18 @@ class ResidualShift:
             "input_scale": input_scale,
             "relative": relative,
         }
+        if steps < 2:
+            raise ValueError("process.steps is 1; residual shifting needs a first and a last")
         first = min_noise / kappa
         last = 0.99
         if form == "paper":
             first = min(first, math.sqrt(0.001))
             last = math.sqrt(0.999)
+        if first >= last:
+            raise ValueError(
+                f"min_noise is {min_noise} with kappa {kappa}, so eta would begin at {first**2:g}, "
+                f"above its end of {last**2:g}: lower min_noise"
+            )
         # On the CPU also while a model is built on the meta device: its values are read.
         place = torch.arange(steps, dtype=torch.float64, device="cpu") / (steps - 1)
         roots = first * (last / first) ** place.pow(power)

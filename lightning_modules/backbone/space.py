@@ -362,7 +362,7 @@ class Taef2Space(Space):
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If a file is corrupt or of another network.
+        ValueError: If a file is corrupt or of another network, or only one of the two is set.
     """
 
     channels = TAEF2_CHANNELS
@@ -376,6 +376,8 @@ class Taef2Space(Space):
         deviation: Sequence[PositiveFloat] = (1.0,),
     ) -> None:
         super().__init__(mean, deviation)
+        if (encoder is None) != (decoder is None):
+            raise ValueError("only one half of the autoencoder is set; set both, or none")
         self.encoder = taef2_encoder()
         self.decoder = taef2_decoder()
         if encoder is not None and decoder is not None:

@@ -87,10 +87,18 @@ class IMDN(nn.Module):
             data.init_args.scale); weights are published for 2, 3 and 4.
         channels: Width of all layers, a multiple of 16.
         blocks: Number of distillation blocks.
+
+    Raises:
+        ValueError: If ``scale`` is not a whole number from 2 to 8.
     """
 
     def __init__(self, scale: float, channels: PositiveInt = 64, blocks: PositiveInt = 6) -> None:
         super().__init__()
+        if scale not in range(2, 9):
+            raise ValueError(
+                f"data.init_args.scale is {scale}, but IMDN enlarges by a whole number from 2 to "
+                "8; LIIF enlarges by any factor"
+            )
         self.scale = int(scale)
         self.fea_conv = conv3x3(3, channels)
         self.names = [f"IMDB{number}" for number in range(1, blocks + 1)]

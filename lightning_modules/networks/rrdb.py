@@ -179,12 +179,20 @@ class SRVGGNetCompact(nn.Module):
         channels: Width of all layers.
         convolutions: Convolutions between the first and the last one: 16 in the released network
             for videos of anime, 32 in the general one.
+
+    Raises:
+        ValueError: If ``scale`` is no whole number from 1.
     """
 
     def __init__(
         self, scale: float, channels: PositiveInt = 64, convolutions: PositiveInt = 16
     ) -> None:
         super().__init__()
+        if scale != int(scale) or scale < 1:
+            raise ValueError(
+                f"data.init_args.scale is {scale:g}, but SRVGGNetCompact enlarges by a whole "
+                "number; within AnySize it enlarges by any factor"
+            )
         self.scale = int(scale)
         layers: list[nn.Module] = []
         inputs = 3

@@ -84,6 +84,10 @@ class TestDegradation:
             Crop(2.0, np.s_[..., :9, :8])(HR, SEEDS)
         assert Crop(2.0, np.s_[..., :8, :8])(HR, SEEDS).shape == (2, 3, 8, 8)
 
+    def test_less_than_one_pixel(self):
+        with pytest.raises(ValueError, match=r"16x3 px at scale 8 leaves 2x0 px.*init_args\.scale"):
+            Crop(8.0, ...)(HR[..., :3], SEEDS)
+
     @pytest.mark.parametrize("hr", [(HR * 255).byte(), HR * 255])
     def test_8_bit_values_are_refused(self, hr):
         with pytest.raises(ValueError, match=r"hr lies in \[.*\]; expected floats in \[0, 1\]"):

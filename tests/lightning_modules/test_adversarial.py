@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
 from callbacks.training.ema import EMA
@@ -124,6 +125,13 @@ def test_a_fit_that_was_stopped_within_a_step_leaves_nothing(tmp_path: Path) -> 
     for each in (model, fresh):
         fit(tmp_path, each, batches(4))
     torch.testing.assert_close(tensors(model), tensors(fresh), rtol=0, atol=0)
+
+
+def test_a_schedule_that_monitors_a_value(tmp_path: Path) -> None:
+    model = Judged()
+    model._make_schedule = lambda optimizer: ReduceLROnPlateau(optimizer, monitor="val/psnr")
+    with pytest.raises(ValueError, match="Judged steps its schedule once a step"):
+        fit(tmp_path, model, batches(1))
 
 
 def test_hinges_by_hand() -> None:

@@ -252,6 +252,9 @@ class TestAttributes:
         model, batch = Filling(), batch_of(1, 140)
         predicted(model, batch)
         assert model.tile_count == 16
+        predicted(model, batch, size=50)
+        with pytest.raises(ValueError, match=r"tiling\.size is 49, and Filling pads .* to 50"):
+            predicted(model, batch, size=49)
 
     @pytest.mark.parametrize(("scale", "side"), [(1, 366), (2, 366), (4, 255), (5, 255), (12, 128)])
     def test_how_large_they_are(self, scale: int, side: int) -> None:

@@ -22,9 +22,11 @@ SOURCES = [
     ("tars/short.tar", "truncated"),
     ("two", "would both have the key 'a'"),
     ("two.txt", "would both have the key 'two/a'"),
+    ("noise.txt", "is not a list of paths"),
 ]
 TEXTS = {
     "two.txt": b"two/a.png\ntwo/a.jpg\n",
+    "noise.txt": bytes(range(256)) * 100,
     "tars/short.tar": b"a.png" + bytes(695),
 }
 

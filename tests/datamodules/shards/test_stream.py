@@ -353,6 +353,15 @@ def test_a_command_that_fails_is_no_short_tar(tars, then):
 # ---------------------------------------------------------------------------------------- refusals
 
 
+def test_fewer_tars_than_processes(tars):
+    made = source(tars, urls=f"{tars}/t{{0..1}}.tar")
+    with pytest.raises(ValueError, match=r"2 tars, fewer than the 4 processes"):
+        batches(module(made), rank=0, world=4)
+    data = module(made, workers=4)
+    data.setup("fit")
+    assert data.train_dataloader().num_workers == 2
+
+
 def test_a_checkpoint_of_another_order_is_refused(tars):
     def state(**options):
         data = module(source(tars, **options))

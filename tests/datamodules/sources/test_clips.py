@@ -98,6 +98,13 @@ def test_a_folder_that_is_a_clip(tmp_path: Path) -> None:
     assert list(prepared(Clips(str(write(tmp_path / "own", (1, 2))), frames=2)).keys) == ["own"]
 
 
+def test_two_clips_of_one_name(tmp_path: Path) -> None:
+    write(tmp_path / "film", (1, 2))
+    write(tmp_path / "film" / "film", (3, 4))
+    with pytest.raises(ValueError, match="has frames, and so has its folder 'film'"):
+        prepared(Clips(str(tmp_path / "film"), frames=2))
+
+
 def test_frames_of_another_size_or_depth(tmp_path: Path) -> None:
     import cv2
 

@@ -72,8 +72,17 @@ def test_crops_of_a_triplet_lie_in_one_place(tmp_path: Path, workers: int) -> No
 
 def test_what_cannot_be_read(tmp_path: Path) -> None:
     folder = write(tmp_path / "set", "abcd")
+    np.save(folder / "judge/a.npy", np.array([1.5]))
+    (folder / "judge/b.npy").write_bytes(b"nothing")
+    Image.new("RGB", (SIDE, SIDE + 1)).save(folder / "p0/c.png")
     (folder / "ref/d.png").write_bytes(b"")
     source = prepared(folder)
+    with pytest.raises(UnreadableImage, match=r"a\.npy: it holds 1\.5; expected a number"):
+        source.read(0)
+    with pytest.raises(UnreadableImage, match=r"b\.npy: "):
+        source.read(1)
+    with pytest.raises(UnreadableImage, match=r"c: ref, p0 and p1 have the shapes \[\(20, 20, 3"):
+        source.read(2)
     with pytest.raises(UnreadableImage, match=r"d\.png"):
         source.read(3)
 
