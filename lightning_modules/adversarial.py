@@ -43,6 +43,9 @@ class Adversarial(SuperResolver):
         clip: Largest norm of the gradient of a step, for each optimiser; unlimited by default.
         discriminator_weights: Weights from which the discriminator starts: a run that trained it,
             or a released file.
+
+    Raises:
+        ValueError: If there are weights of a discriminator, and no discriminator.
     """
 
     part_files: ClassVar[Mapping[str, str]] = {"discriminator_weights": "load_discriminator"}
@@ -59,6 +62,8 @@ class Adversarial(SuperResolver):
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, **kwargs)
+        if discriminator_weights is not None and discriminator is None:
+            raise ValueError("discriminator_weights is set without a discriminator: set both")
         self.automatic_optimization = False
         self.discriminator = discriminator
         self.discriminator_weights = discriminator_weights
@@ -208,12 +213,21 @@ class Adversarial(SuperResolver):
                 )
 
     def configure_optimizers(self) -> Any:
-        """Return the main optimiser with its schedule, and the discriminator's."""
+        """Return the main optimiser with its schedule, and the discriminator's.
+
+        Raises:
+            ValueError: If nothing is trainable, or the schedule monitors a metric.
+        """
         with frozen(self.discriminator):
             configured = super().configure_optimizers()
         schedules = []
         if isinstance(configured, dict):
             schedules = [configured["lr_scheduler"]]
+            if "monitor" in schedules[0]:
+                raise ValueError(
+                    f"{type(self).__name__} steps its schedule once a step: "
+                    "model.init_args.lr_scheduler cannot be ReduceLROnPlateau"
+                )
             configured = configured["optimizer"]
         optimizers = [configured]
         if self.discriminator is not None:

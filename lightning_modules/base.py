@@ -363,7 +363,10 @@ class Generator(ImageModel):
 
 
 class NothingToTrain:
-    """Goes before the base class of a method that is only tested; ``fit`` finds no parameters."""
+    """Goes before the base class of a method that is only tested.
+
+    ``configure_optimizers`` refuses ``fit`` of a method without trainable parameters.
+    """
 
     trained_parts: tuple[str, ...] | None = ()
 

@@ -128,10 +128,16 @@ class Optimised(LightningModule):
         """Return the optimiser, and the schedule that is stepped once a step.
 
         Raises:
-            ValueError: If the schedule monitors a value of training.
+            ValueError: If nothing is trainable, or the schedule monitors a value of training.
         """
         self._configured = True
-        optimizer = optimizer_of(self._make_optimizer, self.optimized())
+        trainable = self.optimized()
+        if not trainable:
+            raise ValueError(
+                f"{class_path(type(self))} has no trainable parameters: use test or predict, "
+                "or another model.class_path for fit"
+            )
+        optimizer = optimizer_of(self._make_optimizer, trainable)
         if self._make_schedule is None:
             return optimizer
         schedule = schedule_of(self._make_schedule, optimizer)

@@ -124,7 +124,10 @@ def unlike(settings: Mapping[str, Any], trained: Mapping[str, Any]) -> list[str]
 
 
 def _parts(index: Path) -> dict[str, Tensor]:
-    names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"{index} is no index of weights: it has no weight_map") from error
     tensors: dict[str, Tensor] = {}
     for name in sorted(names):
         tensors |= read_file(index.parent / name)

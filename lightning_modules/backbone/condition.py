@@ -96,7 +96,7 @@ class FixedPrompt(nn.Module):
 
     Raises:
         FileNotFoundError: If the file is missing.
-        ValueError: If it is corrupt.
+        ValueError: If it is corrupt, or holds no prompt.
     """
 
     prompt: Tensor
@@ -111,6 +111,8 @@ class FixedPrompt(nn.Module):
                 f"python main.py prompt --out {path} (with --t5 for FixedText)"
             )
         tensors = read_file(file)
+        if "prompt" not in tensors:
+            raise ValueError(f"{path} has no tensor prompt: make it with python main.py prompt")
         prompt = tensors["prompt"]  # (tokens, channels)
         negative = tensors.get("negative", torch.zeros_like(prompt))
         self.register_buffer("prompt", prompt, persistent=False)

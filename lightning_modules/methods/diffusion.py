@@ -86,6 +86,11 @@ class Diffusion(InLatents, Generator):
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, **kwargs)
+        if self.scale != int(self.scale):
+            raise ValueError(
+                f"Diffusion got scale {self.scale:g}; expected a whole number: set "
+                "data.init_args.scale, 1 to learn images as they are"
+            )
         check_guidance(encoder, sampler.guidance)
         self.denoiser = denoiser
         self.space = space or PixelSpace()

@@ -153,6 +153,8 @@ class ResShift(InLatents, SuperResolver):
         # Gradients go through the distance and the decoder to the prediction.
         images = self.space.decode(x0).clamp(0, 1)
         if self.perceptual_target == "hr":
+            if "hr" not in batch:
+                raise ValueError("perceptual_target is hr: encode with --encode.hr true")
             target = batch["hr"]
         else:
             with torch.no_grad():

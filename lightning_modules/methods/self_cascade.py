@@ -142,6 +142,11 @@ class SelfCascade(FromBase):
         else:
             self.K = round(cascade.pivot_strength * self.schedule.steps)
         self.below_K = [t for t in self.sampled if t < self.K]
+        if not self.below_K:
+            raise ValueError(
+                f"model.init_args.cascade.pivot_strength makes K {self.K}, and no sampled timestep "
+                "is below it: set a larger share"
+            )
         if tuning.attach == "block_out":
             refuse_compiled(self.denoiser, "model.init_args.tuning.attach block_out")
         attach = Skips if tuning.attach == "skip" else Blocks
@@ -174,6 +179,11 @@ class SelfCascade(FromBase):
         # z^r and z^(r-1) of the last stage, and all sizes.
         hr = training_images(batch)
         sizes = self.sizes((hr.shape[-2], hr.shape[-1]))
+        if len(sizes) < 2:
+            raise ValueError(
+                f"images of {sizes[0][0]}x{sizes[0][1]} are as large as the base's, so there is "
+                "no stage to train: set data.init_args.scale or crop_size"
+            )
         small = resized(hr, sizes[-2], "area")
         return self.space.encode(hr), self.space.encode(small), sizes
 

@@ -381,8 +381,16 @@ class InfinityTransformer(Running):
         Args:
             text: Texts.
             where: (B,), True for texts to replace.
+
+        Raises:
+            ValueError: If a text is longer than the table.
         """
         length = text.features.shape[1]
+        if length > len(self.no_text):
+            raise ValueError(
+                f"texts have up to {length} tokens; expected at most {len(self.no_text)}: set the "
+                "transformer's text_length, or the encoder's length"
+            )
         features = text.features.to(self.no_text.dtype)  # cached features have half precision
         features = torch.where(where.view(-1, 1, 1), self.no_text[:length], features)
         return text._replace(features=features)

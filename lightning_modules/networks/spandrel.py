@@ -46,7 +46,8 @@ class Spandrel(nn.Module):
         FileNotFoundError: If there is no file at ``path``.
         ImportError: If the package spandrel is not installed.
         ValueError: If the file is corrupt or would run code, has an architecture that spandrel
-            does not support, or another scale; or if the class is unknown.
+            does not support, another scale or other channels; if the class is unknown or refuses
+            its arguments; or if arguments contradict each other.
     """
 
     def __init__(
@@ -58,6 +59,8 @@ class Spandrel(nn.Module):
         arguments: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        if path is not None and (architecture is not None or arguments):
+            raise ValueError(f"{KEY}.path has its own architecture: remove the other arguments")
         self.trains = train or path is None
         # Reported by the method as the source of its weights; None for random ones.
         self.weights_source: str | None = None
@@ -73,6 +76,9 @@ class Spandrel(nn.Module):
             origin = f"{KEY}.architecture {architecture}"
             self.model = _untrained(str(architecture), scale, arguments or {})
             self.descriptor = described(self.model.state_dict(), origin)
+        channels = self.descriptor.input_channels, self.descriptor.output_channels
+        if channels != (3, 3):
+            raise ValueError(f"{origin} has {channels} channels of input and output, expected RGB")
         if self.descriptor.scale != scale:
             raise ValueError(
                 f"{origin} ({self.descriptor.architecture.name}) enlarges by "
@@ -147,6 +153,17 @@ class Spandrel(nn.Module):
         return {"train": True, "architecture": names[type(self.model)], "arguments": arguments}
 
 
+def _spandrel() -> Any:
+    try:
+        import spandrel
+    except ImportError as error:
+        raise ImportError(
+            "the network Spandrel needs the package spandrel, which is optional: "
+            "pip install -c constraints.txt -e '.[spandrel]'"
+        ) from error
+    return spandrel
+
+
 def described(tensors: Mapping[str, Tensor], where: str) -> ImageModelDescriptor[Any]:
     """Return the model of tensors with spandrel's description.
 
@@ -158,8 +175,7 @@ def described(tensors: Mapping[str, Tensor], where: str) -> ImageModelDescriptor
         ImportError: If the package spandrel is not installed.
         ValueError: If spandrel does not know the network.
     """
-    import spandrel
-
+    spandrel = _spandrel()
     state = dict(spandrel.canonicalize_state_dict(dict(tensors)))  # some networks' readers pop
     try:
         descriptor: Any = spandrel.ModelLoader().load_from_state_dict(state)
@@ -177,9 +193,7 @@ def architectures() -> dict[str, type[nn.Module]]:
     Raises:
         ImportError: If the package spandrel is not installed.
     """
-    import spandrel
-
-    folder = spandrel.architectures
+    folder = _spandrel().architectures
     networks: dict[str, type[nn.Module]] = {}
     for info in pkgutil.iter_modules(folder.__path__):
         if info.name.startswith("_"):
@@ -200,4 +214,10 @@ def _untrained(name: str, scale: float, arguments: dict[str, Any]) -> nn.Module:
         raise ValueError(f"{KEY}.architecture is {name!r}; spandrel has {names}")
     parameters = inspect.signature(networks[name]).parameters
     factors = {factor: int(scale) for factor in FACTORS if factor in parameters}
-    return networks[name](**{**factors, **arguments})
+    try:
+        return networks[name](**{**factors, **arguments})
+    except Exception as error:  # of foreign code, which checks little
+        raise ValueError(
+            f"{KEY}.arguments of {name}: {type(error).__name__}: {error}; main.py list networks "
+            "names files with arguments that work"
+        ) from error

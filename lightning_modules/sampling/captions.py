@@ -24,10 +24,18 @@ def encode_captions(
         encoder: Returns embeddings of the texts; or a whole ``Condition``, with the pooled
             embedding for SDXL.
         sizes: (B, n), SDXL's size condition, for both.
+
+    Raises:
+        ValueError: If the batch has no captions.
     """
     if encoder is None:
         condition = Condition(sizes=sizes)
         return condition, condition
+    if "text" not in batch:
+        raise ValueError(
+            f"no caption of {', '.join(batch['key'][:3])}, and model.init_args.encoder reads them: "
+            "use a source with text (an empty one for an image without), or unset the encoder"
+        )
     count = len(batch["text"])
     captions = _encoded(encoder, batch["text"])
     tokens = 1 if captions.text is None else captions.text.shape[1]

@@ -130,6 +130,7 @@ class InTiles(Method, LightningModule):
 
         Raises:
             WrongScaleError: If ``restore`` returns another size.
+            ValueError: If the tiles are too small for the method.
         """
         sr = joined(self._enlarged(batch, batch["size"], tiled), batch["lr"], batch["size"])
         return {"sr": fix_colors(sr, self.color_reference(batch), self.color_fix)}
@@ -292,6 +293,11 @@ class InTiles(Method, LightningModule):
     def _tile(self, batch: Batch, resized: Size) -> Size:
         size = self.tiling.size
         if size != "auto":
+            if size < self.tile_least:
+                raise ValueError(
+                    f"tiling.size is {size}, and {type(self).__name__} pads smaller tiles to "
+                    f"{self.tile_least} pixels: set it to {self.tile_least} or more, or to auto"
+                )
             return size, size
         H, W = batch["size"]
         largest = max(H, resized[0]), max(W, resized[1])

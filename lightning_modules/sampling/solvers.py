@@ -114,6 +114,9 @@ class Sampler:
         guidance: Strength of classifier-free guidance; 1 for none.
         clamp: Clamp predicted clean samples to this distance from 0; 1 for pixels, ``null`` for
             latents, which are unbounded.
+
+    Raises:
+        ValueError: If there is an ``eta`` for another solver than ``ddim``.
     """
 
     steps: PositiveInt = 50
@@ -124,6 +127,10 @@ class Sampler:
     last: Literal[-1, 0] = -1
     guidance: float = 1.0
     clamp: PositiveFloat | None = None
+
+    def __post_init__(self) -> None:
+        if self.eta and self.solver != "ddim":
+            raise ValueError(f"sampler.eta is {self.eta} with {self.solver}; it is for ddim alone")
 
     def timesteps(self, steps: int) -> list[int]:
         """Return the timesteps, noisiest first.
