@@ -11,6 +11,8 @@ from datamodules.order.shuffle import Mixture
 from datamodules.source import Sample, Source, prepare_within
 from files.numbers import PositiveFloat, PositiveInt
 
+FIELDS = ("lr", "text", "text_features")  # which all samples of a batch must have, or none
+
 
 class Mix(Source):
     """Several sources, mixed by weight.
@@ -53,6 +55,7 @@ class Mix(Source):
         self.samples = samples
         self._groups: dict[str, list[int]] = {}  # numbers of images, by source
         self._ends: list[int] = []  # where the images of each source end
+        self._fields: list[str] | None = None  # of the first sample that was read
 
     def prepare(self, scale: float) -> None:
         """Find the images of all sources. Args as ``Source.prepare``.
@@ -122,14 +125,27 @@ class Mix(Source):
 
         Raises:
             UnreadableImage: If the image is broken.
+            ValueError: If only some sources have captions or LR.
         """
         source, number = self._image(index)
-        return source.read(number)
+        return self._checked(source.read(number), index)
 
     def read_crop(self, index: int, top: int, left: int, height: int, width: int) -> Sample:
         """Return a part of the image ``keys[index]``. Args and Raises as ``Source.read_crop``."""
         source, number = self._image(index)
-        return source.read_crop(number, top, left, height, width)
+        sample = source.read_crop(number, top, left, height, width)
+        return self._checked(sample, index)
+
+    def _checked(self, sample: Sample, index: int) -> Sample:
+        fields = [field for field in FIELDS if field in sample]
+        if self._fields is None:
+            self._fields = fields
+        if fields != self._fields:
+            raise ValueError(
+                f"Mix.sources: {self.keys[index]} comes with {fields}, images before it with "
+                f"{self._fields}; all must come with the same: mix sources of one kind"
+            )
+        return sample
 
     def _image(self, index: int) -> tuple[Source, int]:
         """Return the source of an image, and the image's number in it."""

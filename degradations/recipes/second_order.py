@@ -207,6 +207,8 @@ class Order:
             ValueError: A range or probability is invalid; the message names it.
         """
         low, high = self.resize
+        if not low <= 1.0 <= high:
+            raise ValueError(f"resize is {[low, high]}; expected a range around 1")
         blur = Blur(
             kernel_size=self.kernel_size,
             families=self.families,

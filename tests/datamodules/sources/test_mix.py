@@ -130,3 +130,11 @@ class TestWhatCannotBeMixed:
         mix = Mix({"a": random_images(1), "b": source})
         with pytest.raises(ValueError, match=message):
             mix.prepare(2.0)
+
+    @pytest.mark.parametrize("name", ["text", "lr"])
+    def test_kinds(self, name):
+        value = {"text": "the sea", "lr": random_image(16, 20)}[name]
+        rich = Memory({"a": {"hr": random_image(32, 40), name: value}})
+        mix = Mix({"plain": random_images(4), "rich": rich})
+        with pytest.raises(ValueError, match=rf"'{name}'.* mix sources of one kind"):
+            list(training(data_of(mix, batch_size=1, degradation=noisy())))
