@@ -9,6 +9,7 @@ and colours in ``sampling/enlarging.py``.
 from __future__ import annotations
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import islice
@@ -49,6 +50,9 @@ class ImageModel(Loaded, Optimised, ABC):
             ``{scale}`` is filled in.
         weights_strict: Refuse ``weights`` unless all tensors fit. False: training starts from those
             that fit; the others are listed in the log and in ``weights.json`` of the run.
+
+    Raises:
+        ValueError: If ``scale`` is below 1.
     """
 
     # Whether outputs can be computed with all weights in half precision. These are never trained:
@@ -68,6 +72,11 @@ class ImageModel(Loaded, Optimised, ABC):
         weights_strict: bool = True,
     ) -> None:
         super().__init__(optimizer, lr_scheduler)
+        if not isinstance(scale, int | float) or not 1 <= scale < math.inf:
+            raise ValueError(
+                f"{type(self).__name__} got scale {scale!r}; it must be a number of at least 1: "
+                "set data.init_args.scale"
+            )
         self.scale = float(scale)
         self.initial_weights = weights
         self.weights_strict = weights_strict

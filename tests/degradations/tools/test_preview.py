@@ -51,8 +51,8 @@ def test_prints_the_parameters_and_draws_each_stage(folder, caplog):
     ("arguments", "message"),
     [
         (["recipe.yaml"], "recipe.yaml: not an image"),
-        (["photo.png", "--out", "photo.png"], "photo.png exists, and Enlarger did not write it"),
-        (["photo.png", "--out", "taken"], "taken.png is a folder"),
+        (["photo.png", "--out", "photo.png"], "photo.png is an input and would be overwritten"),
+        (["photo.png", "--out", "taken"], "Is a directory.*taken.png"),
         (["photo.png", "--out", "other.png"], "other.png exists, and Enlarger did not write it"),
     ],
 )
