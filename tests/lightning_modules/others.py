@@ -64,7 +64,7 @@ def save_upscaler(folder: Path) -> str:
 
 
 def upscaler(scale: float, folder: Path) -> SDUpscale:
-    return SDUpscale(4.0, save_upscaler(folder), steps=2, guidance=3.0, noise_level=30)
+    return SDUpscale(4.0, save_upscaler(folder), steps=2, guidance=3.0)
 
 
 def perceptual(scale: float, folder: Path) -> LatentPerceptual:
