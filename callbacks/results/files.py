@@ -78,13 +78,21 @@ def load_results(path: str | Path) -> ResultsFile:
     content: ResultsFile = read_json(Path(path))
     try:
         for result in content["results"]:
-            identity(result)
+            _check_fields(result)
             result["value"] = float(result["value"])  # "inf" and "nan" are strings in JSON
             if "std" in result:
                 result["std"] = float(result["std"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} is no file of results: {error!r}") from error
     return content
+
+
+def _check_fields(result: Any) -> None:
+    kinds = {"dataset": str, "scale": int | float, "metric": str, "n": int, "protocol": dict}
+    for name, kind in kinds.items():
+        if not isinstance(result[name], kind):
+            raise TypeError(f"{name} is {result[name]!r}")
+    identity(result)
 
 
 def read_json(path: Path) -> Any:

@@ -1,7 +1,7 @@
 """``main.py export``: write weights for other programs.
 
 ``export RUN`` is ``export --config RUN/config.yaml``. The folder is written under another name,
-each file is read again and compared, and only a complete folder is renamed.
+and only a complete folder is renamed.
 """
 
 from __future__ import annotations

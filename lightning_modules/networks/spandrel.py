@@ -147,6 +147,17 @@ class Spandrel(nn.Module):
         return {"train": True, "architecture": names[type(self.model)], "arguments": arguments}
 
 
+def _spandrel() -> Any:
+    try:
+        import spandrel
+    except ImportError as error:
+        raise ImportError(
+            "the network Spandrel needs the package spandrel, which is optional: "
+            "pip install -c constraints.txt -e '.[spandrel]'"
+        ) from error
+    return spandrel
+
+
 def described(tensors: Mapping[str, Tensor], where: str) -> ImageModelDescriptor[Any]:
     """Return the model of tensors with spandrel's description.
 
@@ -158,8 +169,7 @@ def described(tensors: Mapping[str, Tensor], where: str) -> ImageModelDescriptor
         ImportError: If the package spandrel is not installed.
         ValueError: If spandrel does not know the network.
     """
-    import spandrel
-
+    spandrel = _spandrel()
     state = dict(spandrel.canonicalize_state_dict(dict(tensors)))  # some networks' readers pop
     try:
         descriptor: Any = spandrel.ModelLoader().load_from_state_dict(state)
@@ -177,9 +187,7 @@ def architectures() -> dict[str, type[nn.Module]]:
     Raises:
         ImportError: If the package spandrel is not installed.
     """
-    import spandrel
-
-    folder = spandrel.architectures
+    folder = _spandrel().architectures
     networks: dict[str, type[nn.Module]] = {}
     for info in pkgutil.iter_modules(folder.__path__):
         if info.name.startswith("_"):
