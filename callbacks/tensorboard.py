@@ -79,7 +79,10 @@ class TensorBoard(TensorBoardLogger):
     def experiment(self) -> Any:
         """The writer of torch, whose errors never end a run."""
         is_new = self._experiment is None
-        experiment = super().experiment
+        try:
+            experiment = super().experiment
+        except OSError as error:  # the writer's own names no file
+            raise OSError(error.errno, error.strerror, self.log_dir) from None
         if is_new:
             self._files = experiment._get_file_writer()
             self._files.event_writer = Events(self._files.event_writer)

@@ -43,7 +43,8 @@ from datamodules.samples import Flips, Images, SampleDraws, draw_turn, turned
 from datamodules.shards.index import split_name
 from datamodules.shards.writer import Members, ShardWriter, find_shards
 from datamodules.source import Augmentation, sized_keys
-from datamodules.sources.latents import ABOUT
+from datamodules.sources.latents import ABOUT, Latents
+from datamodules.sources.triplets import Triplets
 from degradations.draws import seed_of
 from files.images.decode import UnreadableImage
 from files.images.deep import eight_bits
@@ -211,6 +212,11 @@ class Encoding:
         self.encoder = cast("Texts", model.caption_encoder)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self.source = data.train
+        if isinstance(self.source, Latents | Triplets) or not len(self.source.keys):
+            raise ConfigurationError(
+                f"data.init_args.train is {type(self.source).__name__}; expected a source of "
+                "images with keys"
+            )
         pair = colliding_keys(self.source.keys)
         if pair is not None:
             raise ConfigurationError(

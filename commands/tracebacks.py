@@ -71,7 +71,7 @@ def sentence_of(error: BaseException) -> str | None:
     frames = list(traceback.extract_tb(error.__traceback__))
     if _WORKER in message:
         frames, message = _in_worker(message)
-    if isinstance(error, ValueError | TypeError | OSError) and _on_purpose(frames):
+    if isinstance(error, ValueError | TypeError | OSError | ImportError) and _on_purpose(frames):
         raised = frames[-1]
         if raised.filename.startswith(OURS):
             return message

@@ -88,7 +88,7 @@ def claimed() -> Claim:
     """Return what the environment says about this process, whatever started it.
 
     Raises:
-        ConfigurationError: If variables are not numbers, or are left over.
+        ConfigurationError: If variables are not numbers, are missing, or are left over.
     """
 
     def number(name: str, default: int) -> int:
@@ -104,6 +104,12 @@ def claimed() -> Claim:
     local_rank, node = number("LOCAL_RANK", 0), number("NODE_RANK", 0)
     if SIGN in os.environ:
         here, nodes = number("LOCAL_WORLD_SIZE", world), number("GROUP_WORLD_SIZE", 1)
+        if "RANK" not in os.environ or here * nodes != world or rank >= world:
+            raise ConfigurationError(
+                f"{SIGN} is set, as torchrun does, but RANK, WORLD_SIZE, LOCAL_WORLD_SIZE and "
+                f"GROUP_WORLD_SIZE do not fit together: start the command with torchrun, or unset "
+                f"them all (env -u {SIGN} COMMAND)"
+            )
         return Claim(TORCHRUN, rank, world, here, nodes, local_rank)
     tasks, step = number("SLURM_NTASKS", 1), number("SLURM_STEP_NUM_TASKS", 0)
     is_shell = os.environ.get("SLURM_JOB_NAME") in INTERACTIVE and step < 2

@@ -124,11 +124,10 @@ def whole_file(path: Path, before: Callable[[], None] | None = None) -> Iterator
         file = _begun(path)
     beside = Path(file.name)
     try:
-        with file:
-            with _naming(path):
-                yield file
-                file.flush()
-                os.fsync(file.fileno())  # a power cut must not leave the name without the content
+        with _naming(path), file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # a power cut must not leave the name without the content
             if before is not None:
                 before()
             put_in_place(beside, path)

@@ -279,7 +279,7 @@ def _by_prefix(tensors: dict[str, Tensor], where: str | Path) -> tuple[dict[str,
 
 
 def check_numbers(where: str, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    """Raise if tensors are no weights: not finite, or integers, or quantised.
+    """Raise if tensors are no weights: not finite, without values, or integers, or quantised.
 
     Args:
         where: Name of the file, for messages.
@@ -293,6 +293,11 @@ def check_numbers(where: str, tensors: Mapping[str, Tensor], own: Mapping[str, T
     floats = {_last_part(name) for name in own} - integers
     damaged = []
     for name, value in tensors.items():
+        if value.is_meta:
+            raise ValueError(
+                f"{where} has the shape of {name} and no values (device meta): set another file, "
+                "saved from a model whose weights were loaded"
+            )
         if _last_part(name) in floats and (value.dtype not in FLOATS or value.is_sparse):
             kind = "sparse" if value.is_sparse else str(value.dtype).removeprefix("torch.")
             raise ValueError(

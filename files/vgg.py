@@ -34,10 +34,13 @@ def load_features(name: Backbone, path: Path) -> nn.Sequential:
     with torch.device("meta"):  # random weights would take time and use global random numbers
         network: Any = models.get_model(architecture, weights=None)
     features: nn.Sequential = network.features
-    state = read_tensors(path)
-    own = {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features")}
-    check_numbers(str(path), own, features.state_dict())
-    features.load_state_dict(own, assign=True)
+    try:
+        state = read_tensors(path)
+        own = {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features")}
+        check_numbers(str(path), own, features.state_dict())
+        features.load_state_dict(own, assign=True)
+    except Exception as error:  # whatever torch raises for a file that is something else
+        raise ValueError(f"{path} has no weights of {name}: {error}") from error
     return features.requires_grad_(False).eval()
 
 

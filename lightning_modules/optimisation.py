@@ -42,13 +42,23 @@ def optimizer_of(make: Callable[[Any], Any], parameters: Iterable[Any]) -> Any:
     Args:
         make: Factory from the configuration.
         parameters: Parameters, or groups of them.
+
+    Raises:
+        ValueError: If it refuses the parameters or its settings.
     """
-    optimizer = make(parameters)
+    optimizer = _made(make, parameters, "model.init_args.optimizer")
     # A fused optimiser unscales AMP gradients itself, and Lightning then refuses to clip them.
     # With this, the scaler does it, at no measurable cost.
     optimizer._step_supports_amp_scaling = False
     optimizer.register_load_state_dict_post_hook(_in_layout_of_weights)
     return optimizer
+
+
+def _made(make: Callable[[Any], Any], argument: Any, key: str) -> Any:
+    try:
+        return make(argument)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
 
 
 def _in_layout_of_weights(optimizer: Any) -> None:
@@ -71,9 +81,9 @@ def schedule_of(make: Callable[[Any], Any], optimizer: Any) -> dict[str, Any]:
         optimizer: The optimiser.
 
     Raises:
-        ValueError: If it monitors a value of training.
+        ValueError: If it refuses the optimiser or its settings, or monitors a value of training.
     """
-    schedule = make(optimizer)
+    schedule = _made(make, optimizer, "model.init_args.lr_scheduler")
     if not isinstance(schedule, ReduceLROnPlateau):
         return {"scheduler": schedule, "interval": "step"}
     if not schedule.monitor.startswith("val/"):  # each rank has its own, and so would rates

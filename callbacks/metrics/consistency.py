@@ -98,6 +98,9 @@ class Repetition(SetMetric):
     Args:
         base: Side of the images that the generator was trained for, in pixels; the shorter one if
             they are not square.
+
+    Raises:
+        ValueError: If ``base`` is below 16.
     """
 
     name = "repetition"
@@ -107,6 +110,8 @@ class Repetition(SetMetric):
 
     def __init__(self, base: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if base < SIDE:
+            raise ValueError(f"`base` of Repetition is {base}; it must be at least {SIDE} pixels")
         self.base = base
 
     def protocol(self) -> MetricProtocol:

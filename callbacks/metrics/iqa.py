@@ -81,12 +81,20 @@ class IQA(WeightsMetric, ImageMetric):
         return missing_package(self.metric) or super().absent()
 
     def build(self, paths: list[Path]) -> None:
-        """Build the network from its files."""
+        """Build the network from its files.
+
+        Raises:
+            ValueError: If a file does not hold the weights of this metric.
+        """
         for name, path in zip(self.files, paths, strict=True):
             _warn_if_unverified(name, path)
         _warn_of_licence()
-        with _process_unchanged():
-            network = _build(self.metric, paths)
+        try:
+            with _process_unchanged():
+                network = _build(self.metric, paths)
+        except Exception as error:  # whatever torch, scipy and pyiqa raise for a wrong file
+            names = " and ".join(map(str, paths))
+            raise ValueError(f"{names}: no weights of pyiqa's {self.metric}: {error}") from error
         self.network = network.requires_grad_(False).eval()
 
     def protocol(self) -> MetricProtocol:

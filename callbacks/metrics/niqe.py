@@ -11,6 +11,7 @@ Lasmar, Stitou, Berthoumieu, "Multiscale skewed heavy tailed model for texture a
 from __future__ import annotations
 
 import functools
+import zipfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -224,10 +225,24 @@ def _table(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def read_model(path: Path) -> tuple[Tensor, Tensor]:
-    """Read the mean (36,) and covariance (36, 36) float64 of a pristine model."""
-    with np.load(path, allow_pickle=False) as file:
-        mean = torch.from_numpy(file["mu_pris_param"].ravel()).double()
-        covariance = torch.from_numpy(file["cov_pris_param"]).double()
+    """Read the mean (36,) and covariance (36, 36) float64 of a pristine model.
+
+    Raises:
+        ValueError: If the file is damaged or not such a model.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            mean = torch.from_numpy(file["mu_pris_param"].ravel()).double()
+            covariance = torch.from_numpy(file["cov_pris_param"]).double()
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, TypeError) as error:
+        raise ValueError(f"{path} is no model of NIQE, or damaged: {error}") from error
+    fits = mean.shape == (FEATURES,) and covariance.shape == (FEATURES, FEATURES)
+    if not fits or not (mean.isfinite().all() and covariance.isfinite().all()):
+        raise ValueError(
+            f"{path} is no model of NIQE: its mean is {tuple(mean.shape)}, its covariance "
+            f"{tuple(covariance.shape)}; expected finite numbers, ({FEATURES},) and "
+            f"({FEATURES}, {FEATURES})"
+        )
     return mean, covariance
 
 

@@ -92,6 +92,13 @@ class Robustness(Metric):
                 f"Robustness names {', '.join(unknown)}; metrics of the run with a number for each "
                 f"image: {', '.join(self._metrics) or 'none'}"
             )
+        for score, weights in self.scores.items():
+            for name, weight in weights.items():
+                if (weight > 0) != self._metrics[name].higher_is_better:
+                    raise ValueError(
+                        f"`scores.{score}` of Robustness has the weight {weight:g} for {name}: a "
+                        "score must rise with quality"
+                    )
 
     def is_higher_better(self, name: str) -> bool | None:
         """Return True for the mean of a score, else False."""

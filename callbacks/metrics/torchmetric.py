@@ -116,6 +116,7 @@ class TorchMetric(ImageMetric):
 
         Raises:
             TooSmall: If the images are below ``smallest``.
+            ValueError: If the metric refuses an image, or gives several numbers for it.
         """
         if min(sr.shape[-2:]) < self.smallest:
             raise TooSmall(sr, f"{self.smallest}x{self.smallest} pixels")
@@ -123,13 +124,22 @@ class TorchMetric(ImageMetric):
         images = {"sr": sr, "hr": hr, "lr": batch.get("lr")}
         inputs = [self._prepared(images[name]) for name in self.inputs]
         finite = are_finite(sr).tolist()
-        for i in range(len(sr)):
+        for i, key in enumerate(batch["key"]):
             if not finite[i]:
                 continue
-            with self._enclosed():
-                self.metric.reset()
-                self.metric.update(*(x[i : i + 1] for x in inputs))
-                values[i] = float(self.metric.compute())
+            try:
+                with self._enclosed():
+                    self.metric.reset()
+                    self.metric.update(*(x[i : i + 1] for x in inputs))
+                    values[i] = float(self.metric.compute())
+            except (ValueError, RuntimeError, TypeError) as error:
+                height, width = sr.shape[-2:]
+                reason = str(error).rstrip(".")
+                raise ValueError(
+                    f"{self.name} of {key}, {width}x{height} pixels: {reason}. Check `pixels`, "
+                    "`inputs` and `metric` of TorchMetric in trainer.callbacks; `smallest` "
+                    "leaves out images that are too small for the metric"
+                ) from error
         return torch.tensor(values, dtype=torch.float64)
 
     def _add(self, outputs: Any, batch: Batch, dataloader_idx: int) -> None:

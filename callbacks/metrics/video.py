@@ -132,7 +132,12 @@ class VideoMetric(SetMetric):
         video = resized.view(count, self.frames, 3, SIDE, SIDE).movedim(1, 2)
         parameters = {argument.name for argument in net.forward.schema.arguments}
         options = {name: value for name, value in OPTIONS.items() if name in parameters}
-        features: Tensor = net(video, **options)
+        features: Any = net(video, **options)
+        if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != count:
+            raise ValueError(
+                f"{self._path()} gave {getattr(features, 'shape', type(features).__name__)} for "
+                f"{count} clips; expected features ({count}, D)"
+            )
         return features.float()
 
 

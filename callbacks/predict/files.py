@@ -135,7 +135,7 @@ def write_image(
         Names of the extras that the format cannot hold.
 
     Raises:
-        ValueError: If the name is too long for the disk.
+        ValueError: If its encoder fails, or the name is too long for the disk.
         OSError: If the file could not be written.
     """
     with whole_file(path, before) as file:
@@ -169,7 +169,10 @@ def encode(
     else:
         pixels = np.concatenate(list(bands))
         image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-        image.save(file, "WEBP", quality=quality, **_options(extras))
+        try:
+            image.save(file, "WEBP", quality=quality, **_options(extras))
+        except OSError as error:  # Pillow's class for encoder errors; no disk is involved
+            raise ValueError(f"the encoder of {format} failed: {error}") from error
     return lost
 
 

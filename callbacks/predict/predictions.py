@@ -346,9 +346,14 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
     with contextlib.suppress(FileNotFoundError), open_regular(path) as file:
         for text in file:
             try:
-                yield json.loads(text)
-            except ValueError:  # truncated by a full disk
-                continue
+                line = json.loads(text)
+                if "error" not in line:
+                    _way(line)
+                if not isinstance(line["output"], str):
+                    continue
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue  # truncated by a full disk, or of other origin: ignored
+            yield line
 
 
 def _flat(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -92,15 +92,15 @@ class VideoWriter:
         fingerprint: str,
         before: Callable[[], None],
     ) -> None:
-        folder = _parts_folder(target)
-        with long_name_errors():
-            folder.mkdir(parents=True, exist_ok=True)
         self.target = target
         self.source = source
         self.settings = settings
         self._fingerprint = fingerprint
         self._before = before
         self._copied, self.left_out = _copied_streams(source)
+        folder = _parts_folder(target)
+        with long_name_errors():
+            folder.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(folder)
         self._encoded = frames_in_parts(target, fingerprint)
         if not self._encoded:

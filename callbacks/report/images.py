@@ -184,10 +184,15 @@ def load_index(run: Path) -> Index | None:
     path = run / INDEX
     if not path.exists():
         return None
-    index: Index = read_json(path)
-    for evaluation in index["evaluations"]:
-        for image in evaluation["images"]:
-            _check(image)
+    try:
+        index: Index = read_json(path)
+        for evaluation in index["evaluations"]:
+            for image in evaluation["images"]:
+                _check(image)
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error!r}): remove it; the next validate or test writes a new one"
+        ) from error
     return index
 
 

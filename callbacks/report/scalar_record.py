@@ -112,8 +112,8 @@ def read_record(run: Path) -> dict[str, dict[int, float]]:
                 step = int(line["step"])
                 for name, value in line["values"].items():
                     curves.setdefault(str(name), {})[step] = float(value)
-            except ValueError:
-                continue  # truncated, as its process was killed
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue  # truncated, as its process was killed, or of other origin
     return curves
 
 

@@ -78,13 +78,21 @@ def load_results(path: str | Path) -> ResultsFile:
     content: ResultsFile = read_json(Path(path))
     try:
         for result in content["results"]:
-            identity(result)
+            _check_fields(result)
             result["value"] = float(result["value"])  # "inf" and "nan" are strings in JSON
             if "std" in result:
                 result["std"] = float(result["std"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} is no file of results: {error!r}") from error
     return content
+
+
+def _check_fields(result: Any) -> None:
+    kinds = {"dataset": str, "scale": int | float, "metric": str, "n": int, "protocol": dict}
+    for name, kind in kinds.items():
+        if not isinstance(result[name], kind):
+            raise TypeError(f"{name} is {result[name]!r}")
+    identity(result)
 
 
 def read_json(path: Path) -> Any:
@@ -96,7 +104,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (IsADirectoryError, ValueError) as error:
         raise ValueError(
             f"{path} is damaged ({error}): remove it; the next validate or test writes a new one"
         ) from error
@@ -378,9 +386,22 @@ def load_images(run: str | Path) -> list[ImageNumbers]:
         FileNotFoundError: If there is no ``images.json``.
         ValueError: If it is damaged.
     """
-    images: list[ImageNumbers] = read_json(Path(run, IMAGES))["images"]
-    for numbers in images:
-        numbers["values"] = {key: float(value) for key, value in numbers["values"].items()}
+    path = Path(run, IMAGES)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {path}: run test (or validate), which writes it")
+    content = read_json(path)
+    try:
+        images: list[ImageNumbers] = content["images"]
+        for numbers in images:
+            identity(numbers)
+            numbers["seed"] = None if numbers["seed"] is None else int(numbers["seed"])
+            numbers["values"] = {key: float(value) for key, value in numbers["values"].items()}
+            if "digests" in numbers:
+                numbers["digests"] = dict(numbers["digests"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error!r}): run test (or validate) again, which writes it again"
+        ) from error
     return images
 
 

@@ -65,6 +65,8 @@ def offer_of_file(path: Path) -> Offer:
         _check_texts(model, path)
     except (ImportError, ValueError) as error:
         raise ValueError(str(error).replace(str(path), name)) from error
+    except Exception as error:  # a stranger's file may hold anything
+        raise ValueError(f"{name} cannot be read: {error!r}") from error
     return Offer(str(path), name, scale)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,9 @@ from typing import Any
 
 from commands.errors import ConfigurationError
 from files.configuration.merge import Merged
+from files.configuration.yaml_loader import NO_CONFIGURATION
 
+CLASSES = ("model", "data", "degradation")
 PRINT = "--print_config"
 
 
@@ -35,7 +38,7 @@ def read(words: Sequence[str]) -> CommandLine:
         words: As typed after the command.
 
     Raises:
-        ConfigurationError: If a word is no option.
+        ConfigurationError: If a word is no option, or a class a file of another kind.
         ValueError: If a file is no configuration.
     """
     line = CommandLine()
@@ -48,6 +51,10 @@ def read(words: Sequence[str]) -> CommandLine:
             line.files.append(value)
         else:
             line.merged.add_typed(key, value)
+    for key in CLASSES:
+        text = line.merged.values.get(key)
+        if isinstance(text, str) and os.path.lexists(text):
+            raise ConfigurationError(f"{key}: {text!r} {NO_CONFIGURATION}")
     return line
 
 

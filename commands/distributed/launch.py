@@ -95,8 +95,8 @@ def refuse_unsupported(trainer: Namespace, callbacks: list[Any]) -> None:
         callbacks: Callbacks of the configuration.
 
     Raises:
-        ConfigurationError: If a strategy or a callback is not supported, or a count is not
-            positive.
+        ConfigurationError: If a strategy or a callback is not supported, a count is not positive,
+            or the limit of gradients is negative.
     """
     for key in COUNTS:
         value = trainer[key]
@@ -111,6 +111,9 @@ def refuse_unsupported(trainer: Namespace, callbacks: list[Any]) -> None:
             f"trainer.val_check_interval is the time {every}, which each process would measure by "
             "its own clock: give it in batches"
         )
+    clip = trainer.gradient_clip_val
+    if isinstance(clip, int | float) and clip < 0:  # Lightning would not clip at all
+        raise ConfigurationError(f"trainer.gradient_clip_val is {clip}: it must be at least 0")
     strategy = trainer.strategy
     is_supported = strategy in STRATEGIES or isinstance(strategy, STRATEGY_CLASSES)
     if not is_supported or isinstance(strategy, DeepSpeedStrategy):  # which is a DDPStrategy, too

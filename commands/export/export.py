@@ -1,7 +1,7 @@
 """``main.py export``: write weights for other programs.
 
 ``export RUN`` is ``export --config RUN/config.yaml``. The folder is written under another name,
-each file is read again and compared, and only a complete folder is renamed.
+and only a complete folder is renamed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
+from safetensors import SafetensorError
 
 from commands.arguments.saved_config import as_yaml
 from commands.errors import ConfigurationError
@@ -34,9 +35,11 @@ from commands.run.files import CONFIG
 from commands.run.weights import EXPORT
 from files.owned import remove_folder, whole_folder
 from files.paths import expand_path
+from files.tensors import read_metadata
 from lightning_modules.base import ImageModel
 from lightning_modules.methods.regression import OnePass
 from lightning_modules.networks.spandrel import Spandrel
+from lightning_modules.weights import EXPORTED
 
 log = logging.getLogger(__name__)
 ONNX = "model.onnx"
@@ -151,10 +154,12 @@ def _check(model: ImageModel, options: ExportOptions, out: Path) -> None:
         )
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
+    if not _is_export(out):
+        raise ConfigurationError(f"{out} exists and is not an export: name another --export.out")
     if not options.overwrite:
         raise ConfigurationError(
-            f"{out} exists: give --export.overwrite true to replace an earlier export, or another "
-            "--export.out"
+            f"{out} already holds an export: give --export.overwrite true to replace it, or "
+            "another --export.out"
         )
 
 
@@ -166,6 +171,13 @@ def _without_path(config: dict[str, Any], model: ImageModel) -> dict[str, Any]:
     config = copy.deepcopy(config)
     config["model"]["init_args"]["network"]["init_args"] = network.without_path()
     return config
+
+
+def _is_export(folder: Path) -> bool:
+    try:
+        return EXPORTED in read_metadata(folder / EXPORT)
+    except (OSError, SafetensorError):
+        return False
 
 
 def _write(model: ImageModel, options: ExportOptions, origin: Origin, folder: Path) -> list[str]:
@@ -206,7 +218,7 @@ def _config(model: ImageModel, origin: Origin) -> dict[str, Any]:
 
 
 def _remove(out: Path) -> None:
-    if out.exists():
+    if _is_export(out):
         remove_folder(out, _written_here)
 
 

@@ -6,6 +6,7 @@ The graph takes ``lr`` (batch, 3, height, width) in [0, 1], with all three axes 
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import warnings
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -60,11 +62,17 @@ def write_tensors(model: ImageModel, path: Path, about: About) -> str:
 
     Returns:
         A line for the user.
+
+    Raises:
+        OSError: If the file could not be written.
     """
     tensors = exported_tensors(model)
     # Tied tensors are copied: the format has one name for each tensor.
     copies = {name: tensor.clone() for name, tensor in tensors.items()}
-    save_file(copies, path, head(about))
+    try:
+        save_file(copies, path, head(about))
+    except SafetensorError as error:
+        raise OSError(f"{path} could not be written ({error}): set another export.out") from error
     size = path.stat().st_size / MEGABYTE
     return f"{path.name}: {len(tensors)} tensors, {size:.1f} MB"
 
@@ -223,10 +231,12 @@ def check_one_pass(model: ImageModel) -> None:
         model: The model.
 
     Raises:
-        ConfigurationError: If it is not a one-pass method, its scale is not a whole number, or
-            colours are fixed outside of the network.
+        ConfigurationError: If it is not a one-pass method, its scale is not a whole number, colours
+            are fixed outside of the network, or a package is missing.
     """
     reason = ""
+    packages = ("onnx", "onnxscript", "onnxruntime")
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if not isinstance(model, SuperResolver) or not model.one_pass:
         reason = f"{type(model).__name__} is not one pass of a network"
     elif model.scale % 1:
@@ -235,6 +245,11 @@ def check_one_pass(model: ImageModel) -> None:
         reason = f"model.init_args.color_fix is {model.color_fix}: give none"
     if reason:
         raise ConfigurationError(f"--export.onnx cannot write the model: {reason}")
+    if missing:
+        raise ConfigurationError(
+            f"--export.onnx requires {', '.join(missing)}: install the extra: "
+            "pip install -c constraints.txt -e '.[onnx]'"
+        )
 
 
 def write_onnx(model: ImageModel, path: Path, about: About) -> str:

@@ -59,6 +59,8 @@ def _of_pillow(image: Image.Image, srgb: bool) -> tuple[Tensor, Back]:
             f"the image is of Pillow's mode {image.mode}, whose range is unknown; expected 8 "
             "or 16 bits a channel, or an array of floats in [0, 1]"
         )
+    if image.mode.startswith("I;16") and image.has_transparency_data:
+        raise ValueError("Pillow has no 16-bit grey with alpha: give an array (H, W, 2)")
     decoded = from_pillow(image, srgb)
     x, to_array = _of_array(decoded.array())
     icc = decoded.icc or decoded.grey_icc

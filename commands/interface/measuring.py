@@ -179,6 +179,8 @@ class _Images(Dataset[Batch]):
     def __init__(
         self, scale: float, outputs: dict[str, Any], references: dict[str, Any] | None
     ) -> None:
+        if not outputs:
+            raise ValueError("there are no outputs")
         if references is not None and outputs.keys() != references.keys():
             differing = sorted(outputs.keys() ^ references.keys())
             raise ValueError(

@@ -107,6 +107,10 @@ class Enlarger:
             ((32, 24), (64, 48))
         """
         x, to_image = to_tensor(image)
+        if size is not None and scale is not None:
+            raise ValueError(
+                f"both scale {scale:g} and size {size} are given: leave one of them out"
+            )
         if size is None:
             output_size = _scaled_size(x, self.scale if scale is None else scale)
         else:
@@ -274,8 +278,13 @@ def _of_file(path: Path) -> dict[str, Any]:
 
 def _of_run(path: Path, scale: float | None, arguments: dict[str, Any]) -> ImageModel:
     content = yaml.load(read_text(path / CONFIG), StrictLoader)
-    model = content["model"]
-    trained_scale = content["data"]["init_args"]["scale"]
+    try:
+        model = content["model"]
+        trained_scale = content["data"]["init_args"]["scale"]
+    except (KeyError, TypeError):
+        raise ValueError(
+            f"{path / CONFIG} is not of a run or an export: it lacks model, or data.init_args.scale"
+        ) from None
     if (path / EXPORT).is_file():
         arguments = {"weights": str(path / EXPORT), **arguments}
     scale = trained_scale if scale is None else scale

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from commands.errors import ConfigurationError
 from commands.released import SCALE, typed, with_scale_of_model
 from commands.run.directory import options_of_run
 from commands.run.files import CONFIG
@@ -116,6 +117,8 @@ def with_weights_file(words: Sequence[str]) -> list[str]:
     if not value.endswith(WEIGHTS):
         return words
     path = Path(expand_path(value, "model"))
+    if not path.is_file():
+        raise ConfigurationError(f"model is {value}, and there is no such file")
     model, scale = method_of_file(path)
     network = model["init_args"].get("network")
     if words[0] in ("fit", "check") and isinstance(network, dict):

@@ -228,6 +228,17 @@ def run_folder(root: str, name: str) -> Path:
     return folder if is_plain else folder.resolve()
 
 
+def checkpoint_file(path: str) -> Path:
+    """Return the path of ``ckpt_path``.
+
+    Raises:
+        ConfigurationError: If there is no such file.
+    """
+    if not Path(path).is_file():
+        raise ConfigurationError(f"ckpt_path is {path}, and there is no such file")
+    return Path(path)
+
+
 class RunDirectory:
     """The directory of one run.
 
@@ -404,7 +415,7 @@ class RunDirectory:
         if ckpt_path is None:
             return None
         self._refuse_own(ckpt_path)
-        path = Path(ckpt_path)
+        path = checkpoint_file(ckpt_path)
         check_intact(path)
         folder = path.resolve().parent
         before = RunDirectory(folder.parent).trained_config() if folder.name == FOLDER else {}

@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 from callbacks import weights
 from callbacks.weights import manifest
 from commands.errors import ConfigurationError, did_you_mean
-from commands.run.directory import RunDirectory
+from commands.run.directory import RunDirectory, checkpoint_file
 from commands.run.files import FOLDER, best_or_newest, list_checkpoints
 from files.paths import expand_path
 from lightning_modules.base import ImageModel
@@ -99,13 +99,14 @@ def weights_are_read(run: RunDirectory, config: Namespace, fits: bool) -> bool:
         fits: Whether the command trains, or begins as training does.
 
     Raises:
-        ConfigurationError: If the saved configuration is damaged.
+        ConfigurationError: If ``ckpt_path`` is not a file, or the saved configuration is damaged.
     """
     weights = config.model.init_args.get("weights")
     has_checkpoints = bool(list_checkpoints(run.checkpoints))
     if fits:
         return weights is not None and (config.run.overwrite or not has_checkpoints)
     if config.ckpt_path is not None:
+        checkpoint_file(config.ckpt_path)
         return False
     return weights is not None and (not has_checkpoints or _is_result(weights, run))
 
@@ -154,7 +155,7 @@ def load_trained(
     if ckpt_path is None and not _is_result(initial, run):
         trained = best_or_newest(run.checkpoints)
     if ckpt_path is not None:
-        path = Path(ckpt_path)
+        path = checkpoint_file(ckpt_path)
     elif trained is not None:
         path, reason = trained
         log.info("%s uses %s of the run in %s", subcommand, reason, run.path)

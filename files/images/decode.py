@@ -394,7 +394,7 @@ def _check_container(image: Image.Image, data: jpeg.Bytes) -> None:
     if image.format == "PNG":
         check_chunks(data)
     if image.format == "TIFF":
-        check_strips(image)
+        check_strips(image, data)
 
 
 def _converted(raw: _Raw, srgb: bool) -> _Raw:

@@ -118,12 +118,18 @@ def saved(pixels: NDArray[Any], format: str, **options: Any) -> bytes:
 
 
 def png_of_16_bits(pixels: NDArray[np.uint16]) -> bytes:
-    """Return the PNG of (H, W, C) pixels: grey, RGB, or RGB with alpha."""
+    """Return the PNG of (H, W, C) pixels: grey, RGB, or RGB with alpha.
+
+    Raises:
+        ValueError: If the encoder fails.
+    """
     # Pillow has no 16-bit colour.
     import cv2  # here, as its import is slow and few images have 16 bits
 
     order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[pixels.shape[2]]
-    _, data = cv2.imencode(".png", pixels[..., order])
+    done, data = cv2.imencode(".png", pixels[..., order])
+    if not done:
+        raise ValueError(f"OpenCV cannot encode {pixels.shape} {pixels.dtype} as PNG")
     return data.tobytes()
 
 

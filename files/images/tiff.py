@@ -6,22 +6,25 @@ from typing import IO, Any, cast
 
 from PIL import Image
 
+from files.images import jpeg
 from files.images.faults import Truncated
 
-WIDTH, HEIGHT = 256, 257
-STRIP_OFFSETS, SAMPLES, ROWS_PER_STRIP, PLANES = 273, 277, 278, 284
+WIDTH, HEIGHT, COMPRESSION = 256, 257, 259
+STRIP_OFFSETS, SAMPLES, ROWS_PER_STRIP, STRIP_SIZES, PLANES = 273, 277, 278, 279, 284
 TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS = 322, 323, 324
+OF_JPEG = 7  # a compression
 SEPARATE = 2  # planes
 
 
-def check_strips(image: Image.Image) -> None:
+def check_strips(image: Image.Image, data: jpeg.Bytes) -> None:
     """Compare the strips or tiles of a TIFF with its size; decoders leave missing ones black.
 
     Args:
         image: As Pillow opened it.
+        data: The whole file.
 
     Raises:
-        Truncated: If strips or tiles are missing.
+        Truncated: If strips, tiles or rows of them are missing.
     """
     tags = image.tag_v2  # type: ignore[attr-defined]
     height = tags[HEIGHT]
@@ -35,10 +38,22 @@ def check_strips(image: Image.Image) -> None:
             return
         rows = max(1, min(tags.get(ROWS_PER_STRIP, height), height))
         expected = -(-height // rows)
+        if tags.get(COMPRESSION) == OF_JPEG:
+            _check_jpegs(data, offsets, tags.get(STRIP_SIZES, ()), rows, height)
     if tags.get(PLANES) == SEPARATE:
         expected *= tags.get(SAMPLES, 1)
     if len(offsets) < expected:
         raise Truncated(f"it has {len(offsets)} of the {expected} strips or tiles of its size")
+
+
+def _check_jpegs(
+    data: jpeg.Bytes, offsets: tuple[int, ...], sizes: tuple[int, ...], rows: int, height: int
+) -> None:
+    for number, (offset, size) in enumerate(zip(offsets, sizes, strict=False)):
+        expected = min(rows, height - number * rows)
+        header = jpeg.read_header(data[offset : offset + size])
+        if header is not None and header.height < expected:
+            raise Truncated(f"its strip {number} has {header.height} of {expected} rows")
 
 
 def unsupported_tiff(file: IO[bytes]) -> str:

@@ -336,14 +336,16 @@ def read_frame(path: str | os.PathLike[str], number: int) -> NDArray[Any]:
     """Return the RGB levels (H, W, 3) of a frame of a video, from 1, upright.
 
     Raises:
-        ValueError: If its colours are not supported.
+        ValueError: If there is no such frame, or its colours are not supported.
         OSError: If it is not a regular file.
         av.FFmpegError: If it is no video, or damaged.
     """
     with open_video(path) as container:
         film = film_of(container)
         film.thread_type = "AUTO"
-        frame = next(itertools.islice(container.decode(film), number - 1, None))
+        frame = next(itertools.islice(container.decode(film), number - 1, None), None)
+        if frame is None:
+            raise ValueError(f"{os.fspath(path)} has no frame {number}")
         return np.rot90(frame_to_rgb(frame, colours_of(frame)), round(frame.rotation / 90))
 
 

@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import BaseFinetuning
 from torch.optim import Optimizer
 
-from lightning_modules import Regression
+from lightning_modules import EDSR, Regression
 from lightning_modules.methods.regression import NetworkCallable
 from tests.distributed.records import newest
 
@@ -109,9 +109,12 @@ SCHEDULE = "--model.init_args.lr_scheduler"
         ((SCHEDULE, ONE_CYCLE), "total_steps"),
         ((SCHEDULE, PLATEAU, "--trainer.check_val_every_n_epoch", 2), "check_val_every_n_epoch"),
         ((SCHEDULE, PLATEAU, "--trainer.limit_val_batches", 0), "without a validation"),
+        (("--model.init_args.weights", "meta.ckpt"), "no values"),
     ],
 )
 def test_check_refuses_what_would_fail_later(
     tiny: Path, refusal: Callable[..., str], arguments: tuple[object, ...], word: str
 ) -> None:
+    network = EDSR(2, blocks=1, channels=8, global_skip=True).to("meta")
+    torch.save({f"network.{k}": v for k, v in network.state_dict().items()}, "meta.ckpt")
     assert word in refusal("check", "--config", "tiny.yaml", *arguments)

@@ -79,6 +79,7 @@ def test_one_run_of_all_processes(
     ("environment", "given", "sentence"),
     [
         (RUN, trainer(2, 2), "3 processes on each of 2 nodes, .* or set them to 3 and 2"),
+        ({"TORCHELASTIC_RUN_ID": "old"}, trainer(), "as torchrun does, but RANK"),
         ({"RANK": "1", "WORLD_SIZE": "2"}, trainer(2), "neither torchrun nor srun .* -u RANK"),
         ({"WORLD_SIZE": "2"}, trainer(), "neither torchrun nor srun"),
         ({"LOCAL_RANK": "1"}, trainer(), "LOCAL_RANK is 1 .* but trainer.devices is auto"),

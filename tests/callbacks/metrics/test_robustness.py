@@ -102,6 +102,11 @@ def test_a_score_is_a_weighted_sum_for_each_image(tmp_path: Path) -> None:
     }
 
 
+def test_a_score_rises_with_quality(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must rise with quality"):
+        records_of(tmp_path, Lower(), Robustness(scores={"mixed": {"lower": 0.25}}))
+
+
 def test_numbers_that_are_not_finite(tmp_path: Path) -> None:
     robust = Robustness({"broken": {"collapse": 15.0}}, {"sum": {"broken": 1, "given": 1}})
     found = records_of(tmp_path, Given(), Broken(), robust)

@@ -83,6 +83,16 @@ def test_a_line_that_was_cut_off_spoils_no_other(tmp_path: Path) -> None:
     assert outputs_in(tmp_path) == {"a.png", "c.png"}
 
 
+ODD = ["[]", "3", '{"output": "a.png"}', '{"key": 1}', '{"output": [1], "error": "x"}']
+OURS = '{"key": "b", "error": "damaged", "output": "b.png"}\n'
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_lines_of_another_origin_say_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / NAME).write_text(OURS + text + "\n")
+    assert Predictions(tmp_path, made()).find("a.png") is None
+
+
 def test_a_disk_that_is_full_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = os.write
     monkeypatch.setattr(os, "write", lambda file, data: original(file, data[:10]))

@@ -30,7 +30,7 @@ from commands.errors import ConfigurationError
 
 def of_trainer(**arguments: Any) -> Namespace:
     """Return a trainer's arguments as the command line has them."""
-    unset = dict.fromkeys((*COUNTS, "max_time", "fast_dev_run"))
+    unset = dict.fromkeys((*COUNTS, "gradient_clip_val", "max_time", "fast_dev_run"))
     return Namespace(**{**unset, "strategy": "auto", **arguments})
 
 

@@ -95,13 +95,16 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     out.mkdir()
     written(model, tmp_path)  # an empty folder counts as missing
     (out / "notes.txt").write_text("old")
-    with pytest.raises(ConfigurationError, match=r"out exists: give"):
+    with pytest.raises(ConfigurationError, match=r"out already holds an export: give"):
         written(model, tmp_path)
     with pytest.raises(NotOursError, match=r"out holds notes\.txt"):
         written(model, tmp_path, overwrite=True)
     assert (out / "notes.txt").read_text() == "old"
     (out / "notes.txt").unlink()
     written(model, tmp_path, overwrite=True)
+    (out / "model.safetensors").write_text("another program's")
+    with pytest.raises(ConfigurationError, match=r"out exists and is not an export"):
+        written(model, tmp_path, overwrite=True)
     assert (out / "config.yaml").is_file()
     assert list(tmp_path.iterdir()) == [out]
 

@@ -362,7 +362,7 @@ def resized(png, width, height):
     return png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]
 
 
-def taller_tiff(data):
+def taller_tiff(data, strip=None):
     order = "<" if data[:2] == b"II" else ">"
     changed = bytearray(data)
     (first,) = struct.unpack_from(f"{order}I", data, 4)
@@ -373,6 +373,8 @@ def taller_tiff(data):
         if tag == 257:  # ImageLength
             (height,) = struct.unpack_from(form, data, at + 8)
             struct.pack_into(form, changed, at + 8, 2 * height)
+        if tag == 278 and strip:  # RowsPerStrip
+            struct.pack_into(form, changed, at + 8, strip)
     return bytes(changed)
 
 
@@ -391,6 +393,7 @@ def first_scans(count):
 LARGE = Image.fromarray(RGB).resize((64, 64))
 LARGE_JPEG = encoded(LARGE, "JPEG")
 LARGE_TIFF = encoded(LARGE, "TIFF")
+JPEG_TIFF = encoded(LARGE, "TIFF", compression="jpeg")
 
 BAD = {
     "empty": (b"", "the file is empty", "empty"),
@@ -423,6 +426,7 @@ BAD = {
     "missing strips": (taller_tiff(LARGE_TIFF), "1 of the 2 strips", "truncated"),
     "missing 16-bit strips": (taller_tiff(tiff_16()), "1 of the 2 strips", "truncated"),
     "missing tiles": (taller_tiff(tiled_tiff()), "12 of the 24 strips or tiles", "truncated"),
+    "short strip": (taller_tiff(JPEG_TIFF, strip=128), "has 64 of 128 rows", "truncated"),
     "first scans": (first_scans(9), "last scans", "truncated"),
     "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image", "not an image"),
     "12-bit jpeg": (precision_in_jpeg(LARGE_JPEG, 12), "a JPEG of 12 bits", "unsupported"),
