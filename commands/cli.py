@@ -186,7 +186,7 @@ class EnlargerCLI(LightningCLI):
         if self.command == "export":
             self.precision = config.trainer.precision
             model_alone(config)
-        self.world = agree(config.trainer)
+        self.world = agree(config.trainer, command=self.command)
         if options.name is None:
             options.name = experiment_name(config)
         self.run = RunDirectory(run_folder(options.root, options.name))

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 TORCHRUN, SLURM, LIGHTNING = "torchrun", "srun", "Lightning"  # what starts processes
 SIGN = "TORCHELASTIC_RUN_ID"  # by which torch and Lightning detect torchrun
 INTERACTIVE = ("bash", "interactive")  # names of SLURM jobs that Lightning treats as a shell
+# Variables by which other launchers tell the number of processes.
+OTHERS = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "JSM_NAMESPACE_SIZE")
 # Variables by which Lightning finds the other processes of its own.
 OWN = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
 
@@ -88,7 +90,8 @@ def claimed() -> Claim:
     """Return what the environment says about this process, whatever started it.
 
     Raises:
-        ConfigurationError: If variables are not numbers, are missing, or are left over.
+        ConfigurationError: If variables are not numbers, are missing, or are those of a launcher
+            that is not supported.
     """
 
     def number(name: str, default: int) -> int:
@@ -129,10 +132,16 @@ def claimed() -> Claim:
             "srun has started this process: start all of them by one of the two (or unset "
             "leftover variables: env -u RANK -u WORLD_SIZE COMMAND)"
         )
+    for name in OTHERS:
+        if number(name, 1) > 1:
+            raise ConfigurationError(
+                f"in the environment {name} is {os.environ[name]}, of a launcher that is not "
+                f"supported: use torchrun or srun (or unset it: env -u {name} COMMAND)"
+            )
     return Claim(LIGHTNING, local_rank=local_rank, node=node)
 
 
-def agree(trainer: Namespace) -> World:
+def agree(trainer: Namespace, command: str = "fit") -> World:
     """Return the processes on which trainer and environment agree.
 
     Defaults of ``trainer.devices``, ``num_nodes`` and ``strategy`` are replaced by the launcher's
@@ -141,11 +150,14 @@ def agree(trainer: Namespace) -> World:
 
     Args:
         trainer: The trainer's arguments.
+        command: Name of the command; ``export`` runs in one process.
 
     Raises:
         ConfigurationError: If trainer and environment differ in the number of processes.
     """
     claim = claimed()
+    if command == "export" and claim.world > 1:
+        raise ConfigurationError(f"export runs in one process, but {claim.launcher} has started it")
     if claim.launcher is LIGHTNING:
         return _started_by_lightning(claim, trainer)
     devices = claim.local_world if trainer.devices == "auto" else trainer.devices

@@ -90,6 +90,7 @@ def test_one_run_of_all_processes(
         ({**TASK, **STEP}, trainer(1, 2), "srun has started 2 processes on each of 2 nodes"),
         (TASK, trainer(), "start the command with srun"),
         ({"SLURM_NTASKS": "1"}, trainer(8), "1 processes on each .*devices is 8"),
+        ({"OMPI_COMM_WORLD_SIZE": "8"}, trainer(), "OMPI_COMM_WORLD_SIZE is 8, .*not supported"),
         ({}, trainer(2, 2), "set MASTER_ADDR, MASTER_PORT, NODE_RANK"),
     ],
 )
