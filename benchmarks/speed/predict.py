@@ -278,6 +278,7 @@ def main() -> None:
             if name in LARGE:
                 rows["measured"] = report.provenance(0)
             results["photographs"][name] = rows
+            _write(document, path)  # large ones take long
     if "folder" in arguments.parts:
         results["folder"] = measure_folder(50, 260, arguments.weights)
     if "video" in arguments.parts:
@@ -286,7 +287,11 @@ def main() -> None:
     if set(arguments.parts) == set(PARTS):
         report.write_report("predict", results, seed=0)
     else:  # the command of the other parts stays
-        path.write_text(f"{json.dumps(document, indent=2)}\n", encoding="utf-8")
+        _write(document, path)
+
+
+def _write(document: dict[str, Any], path: Path) -> None:
+    path.write_text(f"{json.dumps(document, indent=2)}\n", encoding="utf-8")
 
 
 def _measured(rows: Sequence[str], words: list[str], turns: int) -> dict[str, dict[str, Any]]:
