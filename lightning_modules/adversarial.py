@@ -50,6 +50,7 @@ class Adversarial(SuperResolver):
 
     part_files: ClassVar[Mapping[str, str]] = {"discriminator_weights": "load_discriminator"}
     training_only: tuple[str, ...] = ("discriminator.",)
+    group = ""  # of these arguments, such as "training."
 
     def __init__(
         self,
@@ -63,7 +64,10 @@ class Adversarial(SuperResolver):
     ) -> None:
         super().__init__(scale, **kwargs)
         if discriminator_weights is not None and discriminator is None:
-            raise ValueError("discriminator_weights is set without a discriminator: set both")
+            raise ValueError(
+                f"model.init_args.{self.group}discriminator_weights is set without "
+                f"model.init_args.{self.group}discriminator: set both, or neither"
+            )
         self.automatic_optimization = False
         self.discriminator = discriminator
         self.discriminator_weights = discriminator_weights

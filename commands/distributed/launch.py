@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jsonargparse import Namespace
@@ -203,6 +203,7 @@ class FullySharded(ModelParallelStrategy):
         """Shard the model, then create its optimisers."""
         self._parts = {}
         model = self._whole()
+        refuse_scalars(model)
         mesh = self.device_mesh["data_parallel"]
         self.model_to_device()
         # Convolution weights may be channels-last, which cannot be sharded.
@@ -276,12 +277,29 @@ class FullySharded(ModelParallelStrategy):
         return torch.empty_strided(before.shape, before.stride(), dtype=value.dtype).copy_(value)
 
     def _whole(self) -> LightningModule:
-        return cast(LightningModule, self.lightning_module)
+        module = self.lightning_module
+        if module is None:
+            raise RuntimeError("the trainer has not connected its model yet")
+        return module
 
     def _names(self, optimizer: Optimizer) -> list[str]:
         names = {id(p): name for name, p in self._whole().named_parameters()}
         parameters = itertools.chain(*(group["params"] for group in optimizer.param_groups))
         return [names[id(parameter)] for parameter in parameters]
+
+
+def refuse_scalars(model: nn.Module) -> None:
+    """Raise if a parameter has no dimension along which it could be sharded.
+
+    Raises:
+        ConfigurationError: If so.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not parameter.ndim:
+            raise ConfigurationError(
+                f"trainer.strategy fsdp shards parameters, and {name} of {type(model).__name__} is "
+                "one number: set trainer.strategy to ddp"
+            )
 
 
 def _blocks(network: nn.Module) -> Iterator[nn.Module]:

@@ -187,6 +187,7 @@ class InvSR(InLatents, Adversarial):
         >>> sr = model.enlarge(image, seed=1)  # doctest: +SKIP
     """
 
+    group = "training."
     trained_parts = ("predictor", "discriminator")
     training_only = ("discriminator.", "perceptual.")
     released_parts = ("predictor",)
