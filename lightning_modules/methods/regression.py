@@ -47,6 +47,18 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+def _built(network: NetworkCallable, scale: float) -> nn.Module:
+    try:
+        return network(scale)
+    except TypeError as error:
+        if "__init__() takes" not in str(error):
+            raise
+        raise ValueError(
+            f"model.init_args.network: {error}. The first argument of a network is the scale: "
+            "def __init__(self, scale: float, ...)"
+        ) from error
+
+
 def _has_8_bits(batch: Batch) -> bool:
     return "meta" in batch and all(meta.get("bit_depth") == 8 for meta in batch["meta"])
 
@@ -72,7 +84,7 @@ class OnePass(SuperResolver):
     ) -> None:
         super().__init__(scale, **kwargs)
         # In Python also a network that is built already.
-        self.network = network if isinstance(network, nn.Module) else network(self.scale)
+        self.network = network if isinstance(network, nn.Module) else _built(network, self.scale)
         # A network with its own weights, such as spandrel's, names their source.
         self.weights_source = getattr(self.network, "weights_source", None)
         self.tile_multiple = int(getattr(self.network, "divisor", 1))  # tiles keep its phase
