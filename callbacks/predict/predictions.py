@@ -351,7 +351,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
                     _way(line)
                 if not isinstance(line["output"], str):
                     continue
-            except (ValueError, KeyError, TypeError, AttributeError):
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 continue  # truncated by a full disk, or of other origin: ignored
             yield line
 
