@@ -213,6 +213,10 @@ def decode(data: jpeg.Bytes, name: str, srgb: bool = False) -> DecodedImage:
         UnreadableImage: If ``data`` is not an image, is broken, or is of a kind without RGB form.
     """
     try:
+        if jpeg.plain_header(data, most_pixels()) is not None:
+            plain = jpeg.read_strictly(data)
+            if plain is not None:  # Pillow would find nothing more in it
+                return DecodedImage(plain, alpha=None, icc=None, bit_depth=8, mode="RGB")
         image = open_image(io.BytesIO(data))
         pixels = _pixels(image, data, srgb)
         return _upright(image, pixels, orientation_of(image), _lost(image, data, pixels))
