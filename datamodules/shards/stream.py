@@ -39,7 +39,8 @@ from files.numbers import NonNegativeInt, PositiveFloat, PositiveInt
 from files.own_modules import own_environment
 
 log = logging.getLogger(__name__)
-BROKEN = (*DAMAGE, OSError, AssertionError)  # what reading a damaged tar, or none, raises
+# What reading a damaged tar, or none, raises; a damaged size may be more than the memory.
+BROKEN = (*DAMAGE, OSError, AssertionError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -382,18 +383,18 @@ def _split(name: str) -> tuple[str | None, str | None]:
 
 def _files(tar: _Tar, url: str) -> Iterator[dict[str, Any]]:
     """Yield the files of a tar, and check its end, in the form that ``group_by_keys`` takes."""
-    with tarfile.open(fileobj=tar, mode="r|*") as members:  # type: ignore[call-overload]
+    with tarfile.open(fileobj=tar, mode="r:") as members:  # type: ignore[call-overload]
         while (member := members.next()) is not None:
             members.members.clear()  # tarfile would keep all of them
             if member.isreg():
                 data = members.extractfile(member).read()
                 yield {"fname": member.name, "data": data, "__url__": url}
-        tar.check_end(members.offset)
+        tar.check_end()
     yield {}  # webdataset's mark of the tar's end
 
 
 class _Tar:
-    """The bytes of a tar, and a check of its end.
+    """The bytes of a tar from front to back, as ``tarfile`` asks for them, and a check of its end.
 
     A whole tar ends with a block of zeros at least, and only zeros follow. ``tarfile`` takes
     damage, or a cut, for the end.
@@ -401,7 +402,8 @@ class _Tar:
 
     def __init__(self, url: str) -> None:
         scheme = scheme_of(url)
-        self._latest, self._start = b"", 0  # what was read last, and where it begins
+        self._position = 0
+        self._latest = b""  # what was read last
         self._file: Any
         if not scheme:  # webdataset's secure mode opens no local files
             self._file = open(url, "rb")  # noqa: SIM115
@@ -413,27 +415,37 @@ class _Tar:
         else:
             self._file = gopen(url)
 
-    def read(self, count: int) -> bytes:
-        """Return the next bytes."""
-        self._start += len(self._latest)
-        self._latest = self._file.read(count)
-        return self._latest
+    def tell(self) -> int:
+        """Return how many bytes were read."""
+        return self._position
 
-    def check_end(self, end: int) -> None:
-        """Raise if the tar is not whole, or the command that wrote it failed.
-
-        Args:
-            end: The byte at which ``tarfile`` saw the end; it has read no further than needed.
+    def seek(self, position: int) -> None:
+        """Pass over the bytes before a later position.
 
         Raises:
-            tarfile.ReadError: If it ends too early, or goes on with something else.
+            tarfile.StreamError: If it is an earlier one.
+        """
+        if position < self._position:
+            raise tarfile.StreamError("a member begins before the last one ends")
+        while position > self._position and self.read(min(position - self._position, CHUNK)):
+            pass
+
+    def read(self, count: int) -> bytes:
+        """Return the next bytes."""
+        self._latest = self._file.read(count)
+        self._position += len(self._latest)
+        return self._latest
+
+    def check_end(self) -> None:
+        """Raise if the tar is not whole, or the command that wrote it failed.
+
+        Raises:
+            tarfile.ReadError: If the last block was no end, or something else follows.
             OSError: If the command failed.
         """
-        last = self._latest[end - self._start :]
-        rest = iter(partial(self._file.read, CHUNK), b"")
-        goes_on = any(data.strip(b"\0") for data in itertools.chain([last], rest))
+        goes_on = any(data.strip(b"\0") for data in iter(partial(self._file.read, CHUNK), b""))
         self._file.close()
-        if goes_on or len(last) < BLOCK:
+        if goes_on or self._latest != bytes(BLOCK):
             raise tarfile.ReadError("truncated, damaged or compressed")
 
     def close(self) -> None:
