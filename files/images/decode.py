@@ -6,7 +6,8 @@ OpenCV reads such PNG and AVIF, tifffile TIFF, and pillow-heif HEIC. simplejpeg 
 OpenCV or torchvision and 765 with Pillow; all four use libjpeg-turbo and gave the same bits for
 6,400 photographs and for all chroma samplings (test_decode.py checks that). And it refuses what
 libjpeg only warns about, such as an image that ends too early, where the others paint the rest
-grey. Pillow reads the files that simplejpeg does not know.
+grey. Pillow reads the files that simplejpeg does not know, and the headers of all but JPEGs of
+colour without metadata.
 
 If a file has several frames or pages, the first one is the image, but for thumbnails in a TIFF.
 
