@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import logging
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -47,6 +49,18 @@ log = logging.getLogger(__name__)
 AT_ONCE = 16  # parallel requests to servers
 INDICES = 64  # shards whose members the stages are given are kept by name
 WHOLE = ("hr", "lr", "txt", "text_features", "json")  # fields that a sample is made of
+
+
+@contextmanager
+def without_gc() -> Iterator[None]:
+    """Pause the garbage collector, which takes longer than reading the indices of many samples."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def load_remote_index(wanted: Wanted, folder: Path, cache: DiskCache) -> ShardIndex:
@@ -185,12 +199,13 @@ class Shards(Source):
         self._folder = Path(expand_path(self.index_cache, "Shards.index_cache"))
         names = list_shards(self.urls, False, self.policy)
         cache = self._cache() if any(map(is_remote, names)) else None
-        if cache is None:  # for local shards, threads would be slower
-            parts = [self._open(name, None) for name in names]
-        else:
-            with ThreadPoolExecutor(AT_ONCE) as pool:
-                parts = list(pool.map(lambda name: self._open(name, cache), names))
-        table = joined(part for _, part in parts)
+        with without_gc():
+            if cache is None:  # for local shards, threads would be slower
+                parts = [self._open(name, None) for name in names]
+            else:
+                with ThreadPoolExecutor(AT_ONCE) as pool:
+                    parts = list(pool.map(lambda name: self._open(name, cache), names))
+            table = joined(part for _, part in parts)
         key = first_duplicate(table.keys)
         if key is not None:
             tars = [tar.name for tar, part in parts if key in part.keys]

@@ -18,7 +18,7 @@ import numpy as np
 from torch.utils.data import get_worker_info
 from webdataset import DataPipeline, SimpleShardList, gopen, shuffle
 from webdataset.gopen import Pipe
-from webdataset.tariterators import group_by_keys, tar_file_expander
+from webdataset.tariterators import group_by_keys
 
 from datamodules.files.pairs import refuse_mixed
 from datamodules.files.roles import roles_of
@@ -39,7 +39,8 @@ from files.numbers import NonNegativeInt, PositiveFloat, PositiveInt
 from files.own_modules import own_environment
 
 log = logging.getLogger(__name__)
-BROKEN = (*DAMAGE, OSError, AssertionError)  # what reading a damaged tar, or none, raises
+# What reading a damaged tar, or none, raises; a damaged size may be more than the memory.
+BROKEN = (*DAMAGE, OSError, AssertionError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -339,7 +340,7 @@ def samples_of(sources: Iterable[dict[str, Any]], notes: list[Skipped]) -> Itera
     """Yield the samples of tars as webdataset reads them: a stage of a pipeline.
 
     Of a tar that breaks off, webdataset's own ``tarfile_to_samples`` gives half a sample. So each
-    tar has its own, which ends with the error.
+    tar has its own loop, which ends with the error.
 
     Args:
         sources: The addresses of the tars as ``{"url": ...}``.
@@ -352,8 +353,7 @@ def samples_of(sources: Iterable[dict[str, Any]], notes: list[Skipped]) -> Itera
         url, sizes = source["url"], dict[str, tuple[int, int]]()
         try:
             with closing(_Tar(url)) as tar:
-                files = tar_file_expander([{"url": url, "stream": tar}])
-                for sample in group_by_keys(_to_the_end(files, tar), keys=_split):
+                for sample in group_by_keys(_files(tar, url), keys=_split):
                     yield sample
                     with suppress(UnreadableImage, KeyError, ValueError):
                         image = sample[roles_of(tuple(sample)).members["hr"]]
@@ -381,23 +381,29 @@ def _split(name: str) -> tuple[str | None, str | None]:
     return split_name(name) or (None, None)
 
 
-def _to_the_end(files: Iterable[dict[str, Any]], tar: _Tar) -> Iterator[dict[str, Any]]:
-    for file in files:
-        if not file:  # webdataset's mark of the tar's end
-            tar.check_end()
-        yield file
+def _files(tar: _Tar, url: str) -> Iterator[dict[str, Any]]:
+    """Yield the files of a tar, and check its end, in the form that ``group_by_keys`` takes."""
+    with tarfile.open(fileobj=tar, mode="r:") as members:  # type: ignore[call-overload]
+        while (member := members.next()) is not None:
+            members.members.clear()  # tarfile would keep all of them
+            if member.isreg():
+                data = members.extractfile(member).read()
+                yield {"fname": member.name, "data": data, "__url__": url}
+        tar.check_end()
+    yield {}  # webdataset's mark of the tar's end
 
 
 class _Tar:
-    """The bytes of a tar. ``tarfile`` takes damage, or a cut, for the tar's end.
+    """The bytes of a tar from front to back, as ``tarfile`` asks for them, and a check of its end.
 
-    A whole tar ends with a block of zeros at least, and only zeros follow. It is given block by
-    block, so that what follows was not read yet.
+    A whole tar ends with a block of zeros at least, and only zeros follow. ``tarfile`` takes
+    damage, or a cut, for the end.
     """
 
     def __init__(self, url: str) -> None:
         scheme = scheme_of(url)
-        self._data, self._at, self._last = b"", 0, b""
+        self._position = 0
+        self._latest = b""  # what was read last
         self._file: Any
         if not scheme:  # webdataset's secure mode opens no local files
             self._file = open(url, "rb")  # noqa: SIM115
@@ -409,25 +415,37 @@ class _Tar:
         else:
             self._file = gopen(url)
 
+    def tell(self) -> int:
+        """Return how many bytes were read."""
+        return self._position
+
+    def seek(self, position: int) -> None:
+        """Pass over the bytes before a later position.
+
+        Raises:
+            tarfile.StreamError: If it is an earlier one.
+        """
+        if position < self._position:
+            raise tarfile.StreamError("a member begins before the last one ends")
+        while position > self._position and self.read(min(position - self._position, CHUNK)):
+            pass
+
     def read(self, count: int) -> bytes:
-        """Return the next bytes, at most ``count`` or a block."""
-        if self._at == len(self._data):
-            self._data, self._at = self._file.read(CHUNK), 0
-        data = self._data[self._at : self._at + min(count, BLOCK)]
-        self._at += len(data)
-        self._last = (self._last + data)[-BLOCK:]
-        return data
+        """Return the next bytes."""
+        self._latest = self._file.read(count)
+        self._position += len(self._latest)
+        return self._latest
 
     def check_end(self) -> None:
         """Raise if the tar is not whole, or the command that wrote it failed.
 
         Raises:
-            tarfile.ReadError: If it ends too early, or goes on with something else.
+            tarfile.ReadError: If the last block was no end, or something else follows.
             OSError: If the command failed.
         """
-        goes_on = any(data.strip(b"\0") for data in iter(partial(self.read, CHUNK), b""))
+        goes_on = any(data.strip(b"\0") for data in iter(partial(self._file.read, CHUNK), b""))
         self._file.close()
-        if goes_on or self._last != bytes(BLOCK):
+        if goes_on or self._latest != bytes(BLOCK):
             raise tarfile.ReadError("truncated, damaged or compressed")
 
     def close(self) -> None:

@@ -6,7 +6,8 @@ OpenCV reads such PNG and AVIF, tifffile TIFF, and pillow-heif HEIC. simplejpeg 
 OpenCV or torchvision and 765 with Pillow; all four use libjpeg-turbo and gave the same bits for
 6,400 photographs and for all chroma samplings (test_decode.py checks that). And it refuses what
 libjpeg only warns about, such as an image that ends too early, where the others paint the rest
-grey. Pillow reads the files that simplejpeg does not know.
+grey. Pillow reads the files that simplejpeg does not know, and the headers of all but JPEGs of
+colour without metadata.
 
 If a file has several frames or pages, the first one is the image, but for thumbnails in a TIFF.
 
@@ -213,6 +214,10 @@ def decode(data: jpeg.Bytes, name: str, srgb: bool = False) -> DecodedImage:
         UnreadableImage: If ``data`` is not an image, is broken, or is of a kind without RGB form.
     """
     try:
+        if jpeg.plain_header(data, most_pixels()) is not None:
+            plain = jpeg.read_strictly(data)
+            if plain is not None:  # Pillow would find nothing more in it
+                return DecodedImage(plain, alpha=None, icc=None, bit_depth=8, mode="RGB")
         image = open_image(io.BytesIO(data))
         pixels = _pixels(image, data, srgb)
         return _upright(image, pixels, orientation_of(image), _lost(image, data, pixels))

@@ -25,7 +25,7 @@ Bytes = bytes | bytearray | memoryview
 START, END = b"\xff\xd8", b"\xff\xd9"
 FRAME_HEADERS = frozenset(range(0xFFC0, 0xFFD0)) - {0xFFC4, 0xFFC8, 0xFFCC}
 SCAN_HEADER, EXIF, PROFILE = 0xFFDA, 0xFFE1, 0xFFE2
-PROGRESSIVE = 0xFFC2
+BASELINE, PROGRESSIVE = 0xFFC0, 0xFFC2
 SCAN = b"\xff\xda"
 WITHOUT_LENGTH = frozenset(range(0xFFD0, 0xFFDA))
 
@@ -92,6 +92,19 @@ def read_header(data: Bytes) -> Header | None:
     if not height or not width or at > len(data):  # some files give the height after the pixels
         return None
     return Header(height, width, components, precision, frame, process, tagged)
+
+
+def plain_header(data: Bytes, most: float) -> Header | None:
+    """Return the header of a JPEG of 8-bit colours without metadata; None for other files.
+
+    Args:
+        data: The whole file.
+        most: Largest number of pixels.
+    """
+    header = read_header(data)
+    if header is None or header.tagged or header.components != 3 or header.precision != 8:
+        return None
+    return header if header.height * header.width <= most else None
 
 
 def read_strictly(data: Bytes, colors: str = "rgb") -> NDArray[np.uint8] | None:
@@ -162,13 +175,11 @@ def read_rows(data: bytes, bottom: int, most: float) -> NDArray[np.uint8] | None
     Returns:
         (at least `bottom`, W, 3) in [0, 255]; None for other kinds of files.
     """
-    header = read_header(data)
-    if header is None or header.tagged or header.process != 0xFFC0:
-        return None
-    if header.components != 3 or header.precision != 8:
+    header = plain_header(data, most)
+    if header is None or header.process != BASELINE:
         return None
     rows = -(-(bottom + 2) // 16) * 16  # 2 more: chroma is interpolated
-    if rows >= header.height or header.height * header.width > most:
+    if rows >= header.height:
         return None
     part = bytearray(data)
     part[header.frame + 5 : header.frame + 7] = rows.to_bytes(2, "big")
