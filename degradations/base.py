@@ -176,9 +176,11 @@ class Stage(nn.Module, ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         own = vars(cls)
+        # Those of a parent do what its `forward` and `image_functions` do.
         if "forward" in own and not {"image_functions", "cpu_functions"} & own.keys():
-            # Those of a parent do what its `forward` does.
             setattr(cls, "image_functions", Stage.image_functions)  # noqa: B010
+        if {"forward", "image_functions"} & own.keys() and "image_steps" not in own:
+            setattr(cls, "image_steps", Stage.image_steps)  # noqa: B010
 
     @abstractmethod
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
@@ -236,6 +238,13 @@ class Stage(nn.Module, ABC):
         """
         each_params = split_params(params, len(x))
         return [partial(self, params=image_params) for image_params in each_params]
+
+    def image_steps(self, params: Params, x: Tensor) -> list[list[ImageFunction]]:
+        """Return `image_functions` in steps, each of which runs for all images before the next.
+
+        A step then finds its code in the processor's cache.
+        """
+        return [self.image_functions(params, x)]
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Apply the drawn parameters to images of differing sizes in one tensor.
@@ -317,6 +326,11 @@ def by_images(stage: Stage, x: Tensor, params: Params) -> Tensor:
     functions = stage.image_functions(stage.prepare(params), x)
     images = [function(image) for function, image in zip(functions, torch.split(x, 1), strict=True)]
     return torch.cat(images)
+
+
+def unchanged(image: Tensor) -> Tensor:
+    """Return the image."""
+    return image
 
 
 def in_order(image: Tensor, functions: Sequence[ImageFunction]) -> Tensor:

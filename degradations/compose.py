@@ -20,6 +20,7 @@ from degradations.base import (
     by_images,
     in_order,
     select,
+    unchanged,
 )
 from degradations.draws import Draws, Integers, Params, Seeds, check_probabilities, to_device
 from files.numbers import NonNegativeFloat, UnitInterval
@@ -64,7 +65,7 @@ class Sometimes(Stage):
         functions = self.stage.image_functions(params["stage"], x)
         applied = params["applied"].tolist()
         some = zip(functions, applied, strict=True)
-        return [function if is_applied else _unchanged for function, is_applied in some]
+        return [function if is_applied else unchanged for function, is_applied in some]
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Apply the stage to all images, then select unless all are alike."""
@@ -208,10 +209,6 @@ class Shuffled(_Several):
             canvas = select(is_next[:, 0], output, canvas)
             place = place + is_next
         return canvas
-
-
-def _unchanged(image: Tensor) -> Tensor:
-    return image
 
 
 def items_of(modules: nn.ModuleDict) -> list[Any]:

@@ -173,10 +173,10 @@ class Pipeline(Degradation):
         # Stage by stage, which keeps the code and buffers of one stage in the cache: takes five
         # sixths of the time of image by image.
         for name, stage in self.named_stages():
-            functions = stage.image_functions(prepared[name], hr)
-            for i, image in enumerate(images):
-                images[i] = functions[i](image)
-                self.check_output(name, images[i])
+            for functions in stage.image_steps(prepared[name], hr):
+                for i, image in enumerate(images):
+                    images[i] = functions[i](image)
+                    self.check_output(name, images[i])
         size = self.lr_size(hr.shape[-2:])
         lr = []
         for image in images:

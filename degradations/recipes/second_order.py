@@ -20,6 +20,7 @@ from degradations.base import (
     check_scale,
     in_order,
     select,
+    unchanged,
 )
 from degradations.compose import OneOf, Sometimes
 from degradations.draws import Draws, Params
@@ -127,17 +128,23 @@ class SincAndJPEG(Stage):
 
     def image_functions(self, params: Params, x: Tensor) -> list[ImageFunction]:
         """Return for each image a function of all steps in its own order."""
+        images = zip(*self._steps(params, x), strict=True)
+        return [partial(in_order, functions=steps) for steps in images]
+
+    def image_steps(self, params: Params, x: Tensor) -> list[list[ImageFunction]]:
+        """Return JPEG for the images that it comes first for, resize, filter, and JPEG for others."""
+        return self._steps(params, x)
+
+    def _steps(self, params: Params, x: Tensor) -> list[list[ImageFunction]]:
         resizes = self.resize.image_functions(params["resize"], x)
         sincs = self.sinc.image_functions(params["sinc"], x)
         jpegs = self.jpeg.image_functions(params["jpeg"], x)
-        functions: list[ImageFunction] = []
-        for i, jpeg_last in enumerate(params["jpeg_last"].tolist()):
-            if jpeg_last:
-                steps = [resizes[i], sincs[i], jpegs[i]]
-            else:
-                steps = [jpegs[i], resizes[i], sincs[i]]
-            functions.append(partial(in_order, functions=steps))
-        return functions
+        first: list[ImageFunction] = []
+        last: list[ImageFunction] = []
+        for jpeg, jpeg_last in zip(jpegs, params["jpeg_last"].tolist(), strict=True):
+            first.append(unchanged if jpeg_last else jpeg)
+            last.append(jpeg if jpeg_last else unchanged)
+        return [first, resizes, sincs, last]
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Apply both orders around one JPEG, and select one for each image."""

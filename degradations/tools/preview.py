@@ -111,7 +111,9 @@ def run(degradation: Degradation, hr: Tensor, params: Params) -> tuple[list[Step
                 restore.append(hook.remove)
             else:
                 vars(module)["image_functions"] = functools.partial(recorded, name, module)
-                restore.append(functools.partial(vars(module).pop, "image_functions"))
+                vars(module)["image_steps"] = functools.partial(Stage.image_steps, module)
+                for attribute in ("image_functions", "image_steps"):
+                    restore.append(functools.partial(vars(module).pop, attribute))
     try:
         lr = degradation.replay(hr, params)
     finally:
