@@ -132,7 +132,7 @@ class SincAndJPEG(Stage):
         return [partial(in_order, functions=steps) for steps in images]
 
     def image_steps(self, params: Params, x: Tensor) -> list[list[ImageFunction]]:
-        """Return JPEG for the images that it comes first for, resize, filter, and JPEG for others."""
+        """Return JPEG for the images that begin with it, resize, filter, and JPEG for others."""
         return self._steps(params, x)
 
     def _steps(self, params: Params, x: Tensor) -> list[list[ImageFunction]]:
