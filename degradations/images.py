@@ -62,19 +62,27 @@ def as_image(image: Tensor) -> Image.Image:
 Bytes = npt.NDArray[np.uint8]
 
 
-def to_bytes(image: Tensor) -> Bytes:
-    """Clamp (3, H, W) float32 to [0, 1], round, and return (H, W, 3) uint8 in RGB order.
+def to_levels(image: Tensor) -> Bytes:
+    """Clamp float32 of any shape to [0, 1], and return it rounded to 8 bits."""
+    import cv2
 
-    Takes 37 us for 256 x 256 pixels, torch's operators 185.
+    positive = image.detach().cpu().clamp_min(0.0)  # OpenCV takes absolute values
+    lines = positive.reshape(-1, image.shape[-1]).numpy()
+    levels = cv2.convertScaleAbs(lines, alpha=255.0)
+    return cast(Bytes, levels.reshape(image.shape))
+
+
+def to_bytes(image: Tensor, bgr: bool = False) -> Bytes:
+    """Clamp (3, H, W) float32 to [0, 1], round, and return (H, W, 3) uint8.
+
+    Args:
+        image: The image, in RGB order.
+        bgr: Whether the result is in OpenCV's order.
     """
     import cv2
 
-    _, H, W = image.shape
-    positive = image.detach().cpu().clamp_min(0.0)  # OpenCV takes absolute values
-    lines = positive.reshape(3 * H, W).numpy()
-    levels = cv2.convertScaleAbs(lines, alpha=255.0)
-    planes = levels.reshape(3, H, W)
-    return cast(Bytes, cv2.merge(list(planes)))
+    planes = list(to_levels(image))
+    return cast(Bytes, cv2.merge(planes[::-1] if bgr else planes))
 
 
 def from_bytes(pixels: Bytes, like: Tensor) -> Tensor:
@@ -89,5 +97,5 @@ def from_bytes(pixels: Bytes, like: Tensor) -> Tensor:
     H, W, _ = pixels.shape
     planes = np.empty((3, H, W), np.uint8)
     cv2.split(pixels, list(planes))
-    image = torch.from_numpy(planes).to(like.device)
-    return image.unsqueeze(0).float().div_(255.0)
+    levels = torch.from_numpy(planes).to(like.device)
+    return levels.unsqueeze(0) / 255.0

@@ -392,7 +392,8 @@ class JPEG(DeviceStage):
         return functions
 
     def _coded(self, image: Tensor, quality: int, subsampling: Subsampling) -> Tensor:
-        pixels = encode_decode(to_bytes(image[0]), quality, subsampling, self.smooth_chroma)
+        bgr = to_bytes(image[0], bgr=True)
+        pixels = encode_decode(bgr, quality, subsampling, self.smooth_chroma)
         return from_bytes(pixels, image)
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
@@ -411,12 +412,12 @@ class JPEG(DeviceStage):
 
 
 def encode_decode(
-    pixels: Bytes,
+    bgr: Bytes,
     quality: int,
     subsampling: str,
     smooth_chroma: bool = True,
 ) -> Bytes:
-    """Save (H, W, 3) uint8 as JPEG and load it by the fastest exact codec.
+    """Save (H, W, 3) uint8 in OpenCV's order as JPEG; load it as RGB by the fastest exact codec.
 
     OpenCV's encoder and simplejpeg's decoder are bit-equal to Pillow. simplejpeg's encoder is not:
     up to quality 95 it always uses libjpeg-turbo's inexact transform.
@@ -431,7 +432,6 @@ def encode_decode(
         cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
         getattr(cv2, f"IMWRITE_JPEG_SAMPLING_FACTOR_{digits}"),
     ]
-    bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
     _, file = cv2.imencode(".jpg", bgr, settings)
     decoded = simplejpeg.decode_jpeg(file, fastupsample=not smooth_chroma)
     return cast(Bytes, decoded)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -67,7 +68,7 @@ def on_one_canvas(stage, images, quality, subsampling):
 def test_the_real_codec_gives_the_bits_of_pillow(quality, subsampling):
     for number, (h, w) in enumerate([(200, 180), *SIZES]):
         for pixels in (crop(h, w, number), noise(h, w)):
-            got = encode_decode(pixels, quality, subsampling)
+            got = encode_decode(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), quality, subsampling)
             np.testing.assert_array_equal(got, by_pillow(pixels, quality, subsampling))
 
 
@@ -95,7 +96,8 @@ def test_chroma_that_is_repeated_has_equal_bits_on_both_paths(subsampling):
     images = [crop(h, w, n) for n, (h, w) in enumerate(SIZES)]
     quality, names = [75] * len(SIZES), [subsampling] * len(SIZES)
     for image, found in zip(images, on_one_canvas(stage, images, quality, names), strict=True):
-        np.testing.assert_array_equal(found, encode_decode(image, 75, subsampling, False))
+        bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        np.testing.assert_array_equal(found, encode_decode(bgr, 75, subsampling, False))
 
 
 def test_forward_is_the_codec_on_8_bits():
