@@ -270,6 +270,7 @@ def flipped(data: bytes, offset: int) -> bytes:
         (cut, 1024),  # where a tar could end
         (flipped, 10),
         (flipped, 1024 + 10),  # the second header
+        (flipped, 2 * 1024 + 10),  # the last header
     ],
 )
 @pytest.mark.parametrize("more", [0, 300_000])
