@@ -419,6 +419,7 @@ def test_stop_ends_the_waiting_for_a_model(
         first.post("/stop")
     second.enlarge(photo, page.edsr)
     first.post("/enlarge", source=page.noisy)
+    wait(lambda: first.state()["photographs"][0]["loads"])
     downloads.set()
     first.finish()
     assert pixels(first.get(1, "output")).shape == (48, 88, 3)
