@@ -5,9 +5,9 @@ numbers grow downwards and to the right; the centre is (extent, extent). A kerne
 point: `convolve` flips it for correlations.
 
 Borders are mirrored without repeating edge pixels, as often as a small image requires. On one core
-of a Zen 5, for 3 channels of 256 px and 21 x 21 taps, in one run: 0.7 ms for a separable kernel
-(OpenCV's row and column filters), 1.5 ms for others (FFT), 5.4 ms by OpenCV's `filter2D`, 7.1 ms by
-torch's `conv2d` and 7.3 ms by kornia's `filter2d`. The canvas uses FFT.
+of a Zen 5, for 3 channels of 256 px and 21 x 21 taps, in one run: 0.6 ms for a separable kernel
+(OpenCV's row and column filters), 1.8 ms for others (FFT), 5.2 ms by OpenCV's `filter2D`, 6.5 ms by
+torch's `conv2d` and 6.7 ms by kornia's `filter2d`. The canvas uses FFT.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ from degradations.draws import Booleans, Draws, Floats, Params, check_probabilit
 from files.numbers import UnitInterval
 
 Families: TypeAlias = tuple[float, float, float, float, float, float]
-Kernel: TypeAlias = npt.NDArray[np.float32]  # (K, K), flipped for correlations
 
 _TAIL = 1e-5  # outer rings of a kernel with less mass in total are dropped
 _SEPARABLE = 1e-6  # sum of absolute differences from the product of a column and a row
@@ -84,13 +83,13 @@ def prepare_kernels(psf: Tensor) -> Params:
     }
 
 
-def convolve(x: Tensor, kernel: Kernel, radius: int, separable: bool) -> Tensor:
+def convolve(x: Tensor, kernel: Tensor, radius: int, separable: bool) -> Tensor:
     """Convolve an image on the CPU with a kernel.
 
     Args:
         x: (1, C, H, W) float32.
-        kernel: (K, K), flipped, one of `prepare_kernels`.
-        radius: Its effective radius.
+        kernel: (K, K), flipped, with its effective radius, as of `prepare_kernels`.
+        radius: The effective radius.
         separable: Whether the kernel is the product of a column and a row.
     """
     if radius == 0:
@@ -98,12 +97,10 @@ def convolve(x: Tensor, kernel: Kernel, radius: int, separable: bool) -> Tensor:
     image = x[0].contiguous()
     n = len(kernel) // 2
     rings = slice(n - radius, n + radius + 1)
-    kernel = np.ascontiguousarray(kernel[rings, rings])
+    kernel = kernel[rings, rings]
     if separable:
         y = _by_rows_and_columns(image, kernel)
-    elif radius <= 5:
-        y = _by_taps(image, kernel)
-    elif max(image.shape) <= _ONE_TILE:
+    elif radius <= 5 or max(image.shape) <= _ONE_TILE:
         y = _by_opencv(image, kernel)
     else:
         y = _by_fourier(image, kernel)
@@ -129,12 +126,13 @@ def convolve_canvas(canvas: Canvas, psf: Tensor) -> Canvas:
     return canvas.with_pixels(blurred[..., :H, :W])
 
 
-def _by_rows_and_columns(image: Tensor, kernel: Kernel) -> Tensor:
+def _by_rows_and_columns(image: Tensor, kernel: Tensor) -> Tensor:
     import cv2
 
-    n = len(kernel) // 2
-    row = kernel[n]
-    column = kernel[:, n] / kernel[n, n]
+    taps = kernel.numpy()
+    n = len(taps) // 2
+    row = taps[n]
+    column = taps[:, n] / taps[n, n]
     y = torch.empty_like(image)
     for plane, target in zip(image.numpy(), y.numpy(), strict=True):
         cv2.sepFilter2D(
@@ -148,43 +146,40 @@ def _by_rows_and_columns(image: Tensor, kernel: Kernel) -> Tensor:
     return y
 
 
-def _by_taps(image: Tensor, kernel: Kernel) -> Tensor:
+def _by_opencv(image: Tensor, kernel: Tensor) -> Tensor:
+    # Tap by tap up to 11 x 11; larger kernels by a transform, fast while one tile is enough.
     import cv2
 
+    taps = kernel.contiguous().numpy()
     y = torch.empty_like(image)
     for plane, target in zip(image.numpy(), y.numpy(), strict=True):
-        cv2.filter2D(plane, -1, kernel, dst=target, borderType=cv2.BORDER_REFLECT_101)
+        cv2.filter2D(
+            plane,
+            -1,
+            taps,
+            dst=target,
+            borderType=cv2.BORDER_REFLECT_101,
+        )
     return y
 
 
-def _by_opencv(image: Tensor, kernel: Kernel) -> Tensor:
-    # Above 11 x 11 taps OpenCV transforms tiles, fast while one is enough. All planes in one call,
-    # so that the kernel is transformed once.
-    import cv2
-
-    pixels = cv2.merge(list(image.numpy()))
-    cv2.filter2D(pixels, -1, kernel, dst=pixels, borderType=cv2.BORDER_REFLECT_101)
-    y = torch.empty_like(image)
-    cv2.split(pixels, list(y.numpy()))
-    return y
-
-
-def _by_fourier(image: Tensor, kernel: Kernel) -> Tensor:
+def _by_fourier(image: Tensor, kernel: Tensor) -> Tensor:
     _, H, W = image.shape
     n = len(kernel) // 2
-    rows = _fast_fft_size(H + 2 * n)
-    columns = _fast_fft_size(W + 2 * n)
-    # Along one axis after the other: `rfft2` and `irfft2` take half as long again. Rows of the
-    # kernel first, so that its transform skips the empty ones.
-    kernel_rows = torch.fft.rfft(torch.from_numpy(kernel), columns)
-    response = torch.fft.fft(kernel_rows, rows, dim=0)
-    response.conj_physical_()  # correlates, as the kernel is flipped
-    padded = mirror(image, (n, n), (rows, columns))
-    spectra = torch.fft.rfft(padded)
-    spectra = torch.fft.fft(spectra, dim=1).mul_(response)
-    spectra = torch.fft.ifft(spectra, dim=1)
-    blurred = torch.fft.irfft(spectra[:, :H], columns)
-    return blurred[..., :W].contiguous()
+    grid = (_fast_fft_size(H + 2 * n), _fast_fft_size(W + 2 * n))
+    # Rows first, so that the transform skips the empty ones.
+    grid_rows, grid_columns = grid
+    row_spectra = torch.fft.rfft(kernel, grid_columns)
+    spectrum = torch.fft.fft(row_spectra, grid_rows, dim=0)
+    response = spectrum.conj_physical_()  # correlates, as the kernel is flipped
+    padded = mirror(image, (n, n), grid)
+    y = torch.empty_like(image)
+    # Plane by plane, because one fits into the cache.
+    for plane, target in zip(padded, y, strict=True):
+        spectrum = torch.fft.rfft2(plane).mul_(response)
+        blurred = torch.fft.irfft2(spectrum, grid)
+        target.copy_(blurred[:H, :W])
+    return y
 
 
 def _fast_fft_size(n: int) -> int:
@@ -418,7 +413,7 @@ class KernelStage(DeviceStage):
         """Return for each image the convolution with its kernel; borders are mirrored."""
         functions: list[ImageFunction] = []
         prepared = self.prepare(params)["convolution"]
-        kernels = prepared["kernels"].numpy()
+        kernels = prepared["kernels"].unbind()
         radii = prepared["radius"].tolist()
         separable = prepared["separable"].tolist()
         for kernel, radius, is_separable in zip(kernels, radii, separable, strict=True):

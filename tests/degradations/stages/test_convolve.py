@@ -33,21 +33,21 @@ def reference(x, kernel):
 def convolved(x, psf):
     params = prepare_kernels(psf)
     radius, separable = params["radius"].item(), params["separable"].item()
-    return convolve(x, params["kernels"][0].numpy(), radius, separable)
+    return convolve(x, params["kernels"][0], radius, separable)
 
 
 def assert_convolved(y, x, kernel):
     np.testing.assert_allclose(y[0], reference(x, kernel), rtol=0, atol=5e-6)
 
 
-@pytest.mark.parametrize("way", ["_by_taps", "_by_opencv", "_by_fourier", "_by_rows_and_columns"])
+@pytest.mark.parametrize("way", ["_by_opencv", "_by_fourier", "_by_rows_and_columns"])
 @pytest.mark.parametrize("size", [(40, 50), (4, 7), (70, 1)])
 def test_each_way_at_any_size(way, size):
     kernel = psf(6)[0]
     if way == "_by_rows_and_columns":
         kernel = kernel.sum(1, keepdim=True) * kernel.sum(0, keepdim=True)
     x = make_image(size)
-    y = getattr(kernels, way)(x[0], kernel.flip(0, 1).numpy())
+    y = getattr(kernels, way)(x[0], kernel.flip(0, 1))
     assert_convolved(y[None], x, kernel)
 
 
