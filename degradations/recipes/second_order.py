@@ -369,7 +369,7 @@ class RealESRGAN(SecondOrder):
 
     With ``usm`` true, the default, it has the steps and ranges of the released code (of Real-ESRNet
     and Real-ESRGAN, and NSARM's `realesrgan`); docs/degradations.md says what differs. With ``usm``
-    false it omits sharpening and takes two thirds of the time on a CPU.
+    false it omits sharpening and takes three fifths of the time on a CPU.
 
     Args:
         scale: How many times smaller the LR is; any positive number. Linked to
