@@ -24,15 +24,21 @@ def main() -> int:
     """
     began = time.monotonic()
     warm()
+    from tests.matrix.recipes import RECIPES
     from tests.matrix.table import Table
+    from tests.matrix.ways import WAYS
 
     parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=__doc__)
-    parser.add_argument("recipes", nargs="*", help="names such as mini/invsr; by default all")
+    parser.add_argument("recipes", nargs="*", help="such as mini/nsarm/stage1; by default all")
     parser.add_argument("--way", action="append", help="only these; by default all")
     parser.add_argument("--json", type=Path, help="where to write the table")
     parser.add_argument("--keep", type=Path, help="a new folder for what the commands write")
     parser.add_argument("--limit", type=float, default=300, help="seconds of a cell")
     options = parser.parse_args()
+    unknown = {*options.recipes} - {recipe.name for recipe in RECIPES}
+    unknown |= {*(options.way or ())} - {*WAYS}
+    if unknown:
+        parser.error(f"there is no {', '.join(sorted(unknown))}")
     root = options.keep or Path(tempfile.mkdtemp(prefix="matrix-"))
     keep = options.keep is not None
     table = Table(root.absolute(), options.recipes, options.way, options.limit, keep)
