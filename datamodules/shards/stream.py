@@ -427,8 +427,9 @@ class _Tar:
         """
         if position < self._position:
             raise tarfile.StreamError("a member begins before the last one ends")
-        while position > self._position and self.read(min(position - self._position, CHUNK)):
-            pass
+        while self._position < position:
+            if not self.read(min(position - self._position, CHUNK)):
+                return
 
     def read(self, count: int) -> bytes:
         """Return the next bytes."""
