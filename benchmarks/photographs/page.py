@@ -169,13 +169,13 @@ def _claims(table: Table, claims: list[dict[str, Any]]) -> str:
         for claim in claims
     ]
     kinds = {
-        HOLDS: "hold",
-        FAILS: "do not",
-        OPEN: "are not decided",
-        UNKNOWN: "wait for rows that are not trained yet",
+        HOLDS: "held",
+        FAILS: "failed",
+        OPEN: "undecided",
+        UNKNOWN: "not trained yet",
     }
     counted = Counter(claim["verdict"] for claim in claims)
-    said = f"Of {len(claims)} claims " + ", ".join(
+    said = f"{len(claims)} claims: " + ", ".join(
         f"{counted[kind]} {words}" for kind, words in kinds.items() if counted[kind]
     )
     return f"{said}.\n\n{_grid(['claim', '', 'its weakest comparison'], lines)}"
