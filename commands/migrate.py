@@ -33,6 +33,8 @@ OF_ADVERSARIAL = {
     "trainer.accumulate_grad_batches": "model.init_args.accumulate",
     "trainer.gradient_clip_val": "model.init_args.clip",
 }
+DISCRIMINATOR = "model.init_args.discriminator"
+GAN = "model.init_args.gan"
 TRAIN = "datasets.train."
 MIXING = {"mixup": "datamodules.MixUp", "cutblur": "datamodules.CutBlur"}
 
@@ -402,32 +404,48 @@ class Migration:
             self.config["degradation.class_path"] = "degradations.Bicubic"
 
     def _choose_model(self) -> None:
-        config = self.config
-        decay = config.pop("callbacks.EMA", None)
+        """Decide between ``Regression`` and ``RealESRGAN``, from all that was converted."""
+        self._place_average()
+        if "train" in self.content and not self._losses():
+            self.comments.setdefault("model", []).append("none of the losses is left: L1 is used")
+        is_adversarial = {DISCRIMINATOR, GAN} <= self.config.keys()
+        if not is_adversarial:
+            self._drop_discriminator()
+        sharpens = self.config.pop("model.init_args.sharpen", False)
+        if is_adversarial or sharpens or not self._has_l1_alone():
+            self._use_real_esrgan(sharpens, is_adversarial)
+        else:  # the loss of a regression
+            for key in self._losses():
+                del self.config[key]
+
+    def _losses(self) -> dict[str, Any]:
+        prefix = "model.init_args.losses."
+        return {key: value for key, value in self.config.items() if key.startswith(prefix)}
+
+    def _has_l1_alone(self) -> bool:
+        l1 = {"class_path": "lightning_modules.L1", "init_args": {"weight": 1}}
+        return all(loss == l1 for loss in self._losses().values()) and len(self._losses()) <= 1
+
+    def _place_average(self) -> None:
+        decay = self.config.pop("callbacks.EMA", None)
         if decay is not None:
             average = {"class_path": "callbacks.EMA", "init_args": {"decay": decay, "first": None}}
-            config.setdefault("trainer.callbacks", []).append(average)
-        losses = {key: config[key] for key in config if key.startswith("model.init_args.losses.")}
-        l1 = {"class_path": "lightning_modules.L1", "init_args": {"weight": 1}}
-        if "train" in self.content and not losses:
-            self.comments.setdefault("model", []).append("none of the losses is left: L1 is used")
-        if not {"model.init_args.discriminator", "model.init_args.gan"} <= config.keys():
-            for key in ("discriminator", "discriminator_optimizer", "discriminator_weights", "gan"):
-                config.pop(f"model.init_args.{key}", None)
-        is_adversarial = "model.init_args.discriminator" in config
-        if is_adversarial and "model.init_args.lr_scheduler" in config:
-            schedule = config["model.init_args.lr_scheduler"]["class_path"].rpartition(".")[2]
-            self._comment("train.scheduler", schedule, table()["model"]["train.scheduler"]["note"])
-        sharpens = config.pop("model.init_args.sharpen", False)
-        if list(losses.values()) in ([], [l1]) and not is_adversarial and not sharpens:
-            for key in losses:
-                del config[key]
-            return
+            self.config.setdefault("trainer.callbacks", []).append(average)
+
+    def _drop_discriminator(self) -> None:
+        for key in ("discriminator", "discriminator_optimizer", "discriminator_weights", "gan"):
+            self.config.pop(f"model.init_args.{key}", None)
+
+    def _use_real_esrgan(self, sharpens: bool, is_adversarial: bool) -> None:
+        config = self.config
         config["model.class_path"] = "lightning_modules.RealESRGAN"
         config["model.init_args.sharpen"] = sharpens
         for key, own in OF_ADVERSARIAL.items():
             if key in config:
                 config[own] = config.pop(key)
+        if is_adversarial and "model.init_args.lr_scheduler" in config:
+            schedule = config["model.init_args.lr_scheduler"]["class_path"].rpartition(".")[2]
+            self._comment("train.scheduler", schedule, table()["model"]["train.scheduler"]["note"])
 
 
 def _listed(value: str | list[str] | None) -> list[str]:

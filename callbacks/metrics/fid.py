@@ -68,17 +68,23 @@ class InceptionMetric(WeightsMetric, SetMetric):
         return {"implementation": implementation, **self.features_protocol()}
 
     def features_protocol(self) -> MetricProtocol:
-        """Return preset, rounding, resize, antialiasing, network and weights."""
-        filter_, antialias, _ = PREPARATIONS[self.preset]
+        """Return preparation, rounding, network and weights."""
         return {
-            "preset": self.preset,
+            **self.preparation_protocol(),
             "color": "rgb",
             "round_8bit": True,
             "data_range": 255,
-            "resize": f"{filter_} to {SIDE}x{SIDE}",
-            "antialias": antialias,
             "network": "Inception-v3 of 2015-12-05, 2048 features",
             **self.weights_protocol(),
+        }
+
+    def preparation_protocol(self) -> MetricProtocol:
+        """Return preset, resize and antialiasing."""
+        filter_, antialias, _ = PREPARATIONS[self.preset]
+        return {
+            "preset": self.preset,
+            "resize": f"{filter_} to {SIDE}x{SIDE}",
+            "antialias": antialias,
         }
 
     def features(self, images: Tensor, batch: Batch) -> Tensor:
@@ -386,13 +392,10 @@ class PatchMetric(InceptionMetric):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(preset="clean-fid", **kwargs)  # crops are not resized: no choice
 
-    def features_protocol(self) -> MetricProtocol:
-        """Return crops, rounding, network and weights; there is no preset without resizing."""
-        protocol = super().features_protocol()
-        for name in ("preset", "resize", "antialias"):
-            del protocol[name]
+    def preparation_protocol(self) -> MetricProtocol:
+        """Return how crops are drawn; there is no preset without resizing."""
         crops = f"{self.crops} of {SIDE}x{SIDE} from each image, not resized, seeded by its name"
-        return {"crops": crops, **protocol}
+        return {"crops": crops}
 
     def features(self, images: Tensor, batch: Batch) -> Tensor:
         """Return (B, crops, 2048) features.

@@ -125,8 +125,19 @@ def _factors(
     return stages + remainders
 
 
-def _through(span: Span, sides: Sequence[int]) -> list[Span]:
-    """Return one side of a tile in each stage; ``sides`` are the whole image's after each."""
+def stage_spans(span: Span, sides: Sequence[int]) -> list[Span]:
+    """Return where one side of a tile lies in the input and output of each stage.
+
+    A tile keeps its share of the image in all stages::
+
+        lr       |..[####].......|     span.lr of span.lr_side
+        stage 1  |...[######]..........|     its output is the input of stage 2
+        sr       |.....[##########]..............|     span.out of span.out_side
+
+    Args:
+        span: The tile in the LR image and in the output.
+        sides: Side of the whole image after each stage.
+    """
     if not sides:
         return []
     stages = []
@@ -303,8 +314,8 @@ class CasArbi(SuperResolver):
         rows, columns = tile
         size, target = (rows.lr_side, columns.lr_side), (rows.out_side, columns.out_side)
         sizes = self.division.sizes(size, target)
-        heights = _through(rows, [H for H, _ in sizes])
-        widths = _through(columns, [W for _, W in sizes])
+        heights = stage_spans(rows, [H for H, _ in sizes])
+        widths = stage_spans(columns, [W for _, W in sizes])
         return [Tile(*sides) for sides in zip(heights, widths, strict=True)]
 
     def stage(self, y: Tensor, tiles: Sequence[Tile], noise: Noise) -> Tensor:

@@ -440,7 +440,9 @@ class InfinityTransformer(Running):
         Raises:
             ValueError: If the tokens are not whole scales, or there are more than ``levels``.
         """
-        x, last = self._sequence(inputs, scales, encoded, first)
+        tokens = self._tokens(inputs, encoded, is_first=first == 0)
+        last = self._last_scale(scales, first, tokens.shape[1])
+        x = self._with_levels(tokens, scales, first, last)
         head_width = self.width // self.heads
         rotary = rotary_embedding(scales, first, last, head_width, x.device)
         spans = [(span.stop - span.start, span.stop) for span in scales.spans[first:last]]
@@ -463,18 +465,18 @@ class InfinityTransformer(Running):
         factors = [torch.empty(len(x), 1, 1, device=x.device).bernoulli_(share) for _ in range(2)]
         return torch.stack(factors) / share
 
-    def _sequence(
-        self, inputs: Tensor | None, scales: Scales, encoded: EncodedText, first: int
-    ) -> tuple[Tensor, int]:
-        # Embedded tokens, and the number of the next scale.
+    def _tokens(self, inputs: Tensor | None, encoded: EncodedText, is_first: bool) -> Tensor:
         dtype = self.tokens_in.weight.dtype
         parts = []
-        if first == 0:
-            parts.append(encoded.pooled[:, None] + self.start)
+        if is_first:
+            parts.append((encoded.pooled[:, None] + self.start).to(dtype))
         if inputs is not None:
             with torch.autocast(inputs.device.type, enabled=False):  # as in Infinity
                 parts.append(self.tokens_in(inputs.to(dtype)))
-        count = sum(part.shape[1] for part in parts)
+        return torch.cat(parts, 1)
+
+    def _last_scale(self, scales: Scales, first: int, count: int) -> int:
+        # The scale after those that have `count` tokens from `first` on.
         start = scales.spans[first].start
         ends = [span.stop - start for span in scales.spans]
         last = ends.index(count, first) + 1
@@ -483,11 +485,15 @@ class InfinityTransformer(Running):
                 f"there are {len(scales)} scales, and the network knows {self.levels}: set "
                 "model.init_args.transformer.init_args.levels, or fewer grids of the space"
             )
-        x = torch.cat([part.to(dtype) for part in parts], 1)
+        return last
+
+    def _with_levels(self, tokens: Tensor, scales: Scales, first: int, last: int) -> Tensor:
+        # Each token and the embedding of its scale's number.
+        device = tokens.device
         sizes = torch.tensor([h * w for h, w in scales.grids[first:last]])
-        levels = torch.arange(first, last, device=x.device)
-        levels = levels.repeat_interleave(copy_to(sizes, x.device), output_size=count)
-        return x + self.level(levels), last
+        levels = torch.arange(first, last, device=device)
+        levels = levels.repeat_interleave(copy_to(sizes, device), output_size=tokens.shape[1])
+        return tokens + self.level(levels)
 
     def _logits(self, x: Tensor, encoded: EncodedText) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
