@@ -12,11 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 import main
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test fetches weights, also where there is a network
+settings.register_profile("enlarger", deadline=None)  # examples are slow on a busy machine
+settings.load_profile("enlarger")
 
 REPO = Path(__file__).resolve().parents[1]
 LONGEST = "test_pretended_gpu.py"  # a minute, for which the others would wait at the end
