@@ -57,6 +57,11 @@ class Canvas(NamedTuple):
         """Return a canvas of the same sizes with other pixels (B, C, H, W)."""
         return self._replace(pixels=pixels)
 
+    def transposed(self) -> Canvas:
+        """Return a canvas of the images with rows and columns exchanged."""
+        height, width = self.hr_size
+        return Canvas(self.pixels.mT, self.sizes.flip(1), (width, height), self.filled)
+
     def inside(self) -> Tensor:
         """Return (B, 1, H, W) bool, true for the pixels inside an image."""
         H, W = self.pixels.shape[-2:]

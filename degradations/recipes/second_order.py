@@ -82,6 +82,7 @@ class SincAndJPEG(Stage):
         kernel_size: Range of the size of that filter; odd sizes are drawn.
         quality: Range of the JPEG quality.
         smooth_chroma: As in `JPEG`.
+        transposed_tables: As in `JPEG`.
 
     Source: Real-ESRGAN (Wang et al., 2021; arXiv 2107.10833), section 3.4, and its released code.
     """
@@ -97,11 +98,12 @@ class SincAndJPEG(Stage):
         kernel_size: IntegerRange = (7, 21),
         quality: IntegerRange = (30, 95),
         smooth_chroma: bool = True,
+        transposed_tables: bool = False,
     ) -> None:
         super().__init__()
         self.resize = ToLR(divisor, modes)
         self.sinc = Sometimes(Sinc(kernel_size), sinc)
-        self.jpeg = JPEG(quality, smooth_chroma=smooth_chroma)
+        self.jpeg = JPEG(quality, smooth_chroma=smooth_chroma, transposed_tables=transposed_tables)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `jpeg_last` (B,) bool, and the parameters of `resize`, `sinc` and `jpeg`."""
@@ -281,7 +283,8 @@ class SecondOrder(Pipeline):
         faithful: Share within a batch the draws that the released code shares: factors and kernels
             of the resizes, the noise family, whether there is a second order and a second blur,
             the order of the last steps. The LR of an image then depends on its batch. Grey noise
-            is drawn per image, as in the released code. And repeat the chroma of a JPEG, as there.
+            is drawn per image, as in the released code. As there, a JPEG repeats its chroma and
+            has transposed quantisation tables.
 
     Raises:
         ValueError: A range or probability is invalid; the message names it.
@@ -314,7 +317,9 @@ class SecondOrder(Pipeline):
         stages["resize"] = resize
         stages["noise"] = noise
         if jpeg_quality is not None:
-            stages["jpeg"] = JPEG(jpeg_quality, smooth_chroma=not faithful)
+            stages["jpeg"] = JPEG(
+                jpeg_quality, smooth_chroma=not faithful, transposed_tables=faithful
+            )
         if second_p > 0.0:
             blur, resize, noise = second.stages(modes, divisor)
             blur.selects |= second_p < 1.0
@@ -328,6 +333,7 @@ class SecondOrder(Pipeline):
             kernel_size=final_kernel_size,
             quality=final_jpeg_quality,
             smooth_chroma=not faithful,
+            transposed_tables=faithful,
         )
         super().__init__(scale, stages, **kwargs)
         self.second_p = second_p
@@ -387,7 +393,8 @@ class RealESRGAN(SecondOrder):
         faithful: Share within a batch the draws that the released code shares: factors and kernels
             of the resizes, the noise family, whether there is a second order and a second blur,
             the order of the last steps. The LR of an image then depends on its batch. Grey noise
-            is drawn per image, as in the released code. And repeat the chroma of a JPEG, as there.
+            is drawn per image, as in the released code. As there, a JPEG repeats its chroma and
+            has transposed quantisation tables.
 
     Source: Wang et al., "Real-ESRGAN: Training Real-World Blind Super-Resolution with Pure
     Synthetic Data" (ICCVW 2021; arXiv 2107.10833), options train_realesrgan_x4plus.

@@ -352,6 +352,9 @@ class JPEG(DeviceStage):
             YAML, which reads 4:2:0 as a number.
         smooth_chroma: Interpolate subsampled chroma, as libjpeg and what uses it does; False
             repeats it, as the differentiable JPEG of Real-ESRGAN's code does.
+        transposed_tables: Swap horizontal and vertical frequencies in the quantisation, as that
+            code does: it stores the standard tables transposed. Images are coded transposed, which
+            is the same; 4:2:2 then halves the rows of chroma.
 
     Raises:
         ValueError: ``quality`` or ``subsampling`` is invalid.
@@ -365,9 +368,11 @@ class JPEG(DeviceStage):
         quality: IntegerRange = (30, 95),
         subsampling: dict[Subsampling, float] = {"4:2:0": 1.0},  # noqa: B006  (never changed)
         smooth_chroma: bool = True,
+        transposed_tables: bool = False,
     ) -> None:
         super().__init__()
         self.smooth_chroma = smooth_chroma
+        self.transposed_tables = transposed_tables
         self.quality = check_range(quality, "quality", 1, 100)
         shares = [subsampling.get(name, 0.0) for name in SUBSAMPLINGS]
         self.subsampling = check_probabilities(shares, len(SUBSAMPLINGS), "subsampling")
@@ -392,23 +397,27 @@ class JPEG(DeviceStage):
         return functions
 
     def _coded(self, image: Tensor, quality: int, subsampling: Subsampling) -> Tensor:
+        if self.transposed_tables:
+            image = image.mT
         bgr = to_bytes(image[0], bgr=True)
         pixels = encode_decode(bgr, quality, subsampling, self.smooth_chroma)
-        return from_bytes(pixels, image)
+        coded = from_bytes(pixels, image)
+        return coded.mT.contiguous() if self.transposed_tables else coded
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Code all images at once in torch, with subsamplings that this stage can draw."""
         probabilities = dict(zip(SUBSAMPLINGS, self.subsampling, strict=True))
         halved_rows = probabilities["4:4:4"] == probabilities["4:2:2"] == 0.0
         halved_columns = probabilities["4:4:4"] == 0.0
+        coded = canvas.transposed() if self.transposed_tables else canvas
         pixels = jpeg(
-            canvas,
+            coded,
             params["quality"],
             params["subsampling"],
             (halved_rows, halved_columns),
             self.smooth_chroma,
         )
-        return canvas.with_pixels(pixels)
+        return canvas.with_pixels(pixels.mT.contiguous() if self.transposed_tables else pixels)
 
 
 def encode_decode(

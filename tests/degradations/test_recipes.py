@@ -360,6 +360,8 @@ def test_faithful_repeats_the_chroma_of_a_jpeg() -> None:
         recipe = RealESRGAN(4.0, usm=False, faithful=True)
         stages: Any = recipe.stages
         assert not stages["jpeg"].smooth_chroma
+        assert stages["jpeg"].transposed_tables
+        assert stages["final"].jpeg.transposed_tables
         stages["jpeg"].smooth_chroma = stages["final"].jpeg.smooth_chroma = smooth
         lr = torch.cat([recipe(x, torch.tensor([seed])) for seed in range(30)])
         luma = lr.mean(1, keepdim=True)

@@ -100,6 +100,29 @@ def test_chroma_that_is_repeated_has_equal_bits_on_both_paths(subsampling):
         np.testing.assert_array_equal(found, encode_decode(bgr, 75, subsampling, False))
 
 
+def test_transposed_tables_are_those_of_a_file_with_transposed_tables():
+    """Equal but for rounding: of the transform's two passes, and of halved chroma."""
+    image = crop(96, 128)
+    standard = Image.open(io.BytesIO(as_file(image, quality=50))).quantization
+    tables = [np.reshape(standard[n], (8, 8)).T.flatten().tolist() for n in (0, 1)]
+    expected = np.array(Image.open(io.BytesIO(as_file(image, qtables=tables))))
+    usual = by_pillow(image, 50, "4:2:0")
+
+    stage = JPEG(transposed_tables=True)
+    on_cpu = stage(as_tensor(image), as_params([50], ["4:2:0"]))[0]
+    on_canvas = on_one_canvas(stage, [image], [50], ["4:2:0"])[0]
+
+    np.testing.assert_array_equal(to_bytes(on_cpu), on_canvas)
+    assert np.abs(on_canvas.astype(float) - expected).mean() < 0.25
+    assert np.abs(usual.astype(float) - expected).mean() > 0.8
+
+
+def as_file(image, **settings):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", subsampling="4:2:0", **settings)
+    return file.getvalue()
+
+
 def test_forward_is_the_codec_on_8_bits():
     x = torch.cat([as_tensor(crop(48, 56, n)) for n in range(3)]) * 1.3 - 0.15
     x = x + 0.3 / 255
