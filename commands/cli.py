@@ -36,7 +36,7 @@ from callbacks.report.scalar_record import with_record
 from callbacks.results.results import Results
 from callbacks.tensorboard import TensorBoard
 from callbacks.training.progress import Progress
-from commands.arguments.parser import Parser, link, parse
+from commands.arguments.parser import Parser, link, parse, refuse_misread
 from commands.check import Check, Checked
 from commands.distributed.callbacks import Start, Stops
 from commands.distributed.heartbeat import Ranks
@@ -122,6 +122,7 @@ class EnlargerCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line; a mistake in it is raised."""
+        refuse_misread(args)
         self.config = parse(parser, args)
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

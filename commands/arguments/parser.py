@@ -24,6 +24,7 @@ LINKS = {
     "data.init_args.degradation": "degradation",
 }
 _UNKNOWN = re.compile(r"unrecognized arguments: --([\w.]+)|[Oo]ption '([\w.]+)'")
+_NULL = re.compile(r"null$|[\[{].*\bnull\b")
 _CLASS = re.compile(r"class_path[ =]'([\w.]+)'")
 
 
@@ -54,6 +55,30 @@ def link(parser: LightningArgumentParser) -> None:
         parser.link_arguments(source, target, apply_on=when)
 
 
+def refuse_misread(words: Sequence[str]) -> None:
+    """Refuse what the library would read as something else, without a word.
+
+    Args:
+        words: As typed after the command.
+
+    Raises:
+        ConfigurationError: If a linked key is set, or ``null`` deep in a class.
+    """
+    for word, following in pairwise([*words, ""]):
+        option, equals, value = word.partition("=")
+        path = option.replace(".init_args", "")
+        for target, source in LINKS.items():
+            if path == f"--{target.replace('.init_args', '')}":
+                raise ConfigurationError(f"{option} follows from {source}: set that instead")
+        deep = path.startswith(WHOLE) and path.count(".") > 1
+        if deep and _NULL.match(value if equals else following):
+            first = ".".join(path.split(".")[:2])
+            raise ConfigurationError(
+                f"{option}: null would become the text None here: write braces after {first}, "
+                "as in --model.tuning '{upsampler: null}', or set it in a file"
+            )
+
+
 def parse(parser: LightningArgumentParser, words: Sequence[str]) -> Namespace:
     """Return the configuration of a command line, with defaults.
 
@@ -64,7 +89,6 @@ def parse(parser: LightningArgumentParser, words: Sequence[str]) -> Namespace:
     Raises:
         ConfigurationError: If a key or a value is wrong.
     """
-    _refuse(words)
     try:
         return parser.parse_args(list(_with_whole_files(words)))
     except ArgumentError as error:
@@ -82,23 +106,6 @@ def _with_whole_files(words: Sequence[str]) -> Iterator[str]:
         yield word
 
 
-def _refuse(words: Sequence[str]) -> None:
-    # What the library would read as something else, without a word.
-    for word, following in pairwise([*words, ""]):
-        option, equals, value = word.partition("=")
-        path = option.replace(".init_args", "")
-        for target, source in LINKS.items():
-            if path == f"--{target.replace('.init_args', '')}":
-                raise ConfigurationError(f"{option} follows from {source}: set that instead")
-        is_null = (value if equals else following) == "null"
-        if is_null and path.startswith(WHOLE) and path.count(".") > 1:
-            above, _, name = option.rpartition(".")
-            raise ConfigurationError(
-                f"{option} null would become the text None: write {above} "
-                f"'{{{name}: null}}', or set it in a file"
-            )
-
-
 def _nearest_key(parser: ArgumentParser, message: str) -> str:
     unknown = _UNKNOWN.search(message)
     if unknown is None:
@@ -111,6 +118,9 @@ def _nearest_key(parser: ArgumentParser, message: str) -> str:
 
 def _arguments_of(path: str) -> set[str]:
     module, _, name = path.rpartition(".")
+    kind = getattr(import_own(module), name, None)
+    if not isinstance(kind, type):  # a function
+        return set()
     parser = ArgumentParser()
-    parser.add_class_arguments(getattr(import_own(module), name), fail_untyped=False)
+    parser.add_class_arguments(kind, fail_untyped=False)
     return set(parser.get_defaults().keys())
