@@ -39,14 +39,17 @@ def _working_directory() -> str:
 
 def _checked(words: Sequence[str]) -> list[str]:
     # Before the import of Lightning, which reads the launchers' variables as numbers.
-    from commands.arguments.early import refuse_typos
-    from commands.errors import ConfigurationError, print_error
+    from commands.errors import ConfigurationError, did_you_mean, print_error
+    from commands.names import ABOUT
     from commands.released import with_released
     from commands.world import claimed
 
     try:
+        command = words[0] if words else ""
+        if command not in ABOUT:
+            near = did_you_mean(command, ABOUT) or f"; the commands are {', '.join(ABOUT)}"
+            raise ConfigurationError(f"unknown command {command!r}{near}")
         words = with_released(words)
-        refuse_typos(words)
         claimed()
     except ConfigurationError as error:
         print_error(error)

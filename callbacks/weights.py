@@ -23,8 +23,8 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
 from files.checksums import file_hash
-from files.configuration.yaml_loader import plain_yaml
 from files.paths import expand_path
+from files.yaml import plain_yaml
 
 log = logging.getLogger(__name__)
 

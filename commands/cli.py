@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import os
-import re
 import signal
 import sys
 import traceback
@@ -38,8 +36,7 @@ from callbacks.report.scalar_record import with_record
 from callbacks.results.results import Results
 from callbacks.tensorboard import TensorBoard
 from callbacks.training.progress import Progress
-from commands.arguments.command_line import help_words, read
-from commands.arguments.parser import LINKS, Parser, parse, printed
+from commands.arguments.parser import Parser, link, parse, refuse_misread
 from commands.check import Check, Checked
 from commands.distributed.callbacks import Start, Stops
 from commands.distributed.heartbeat import Ranks
@@ -78,21 +75,15 @@ from commands.world import agree
 from datamodules.base import SRDataModule
 from datamodules.sources.folder import Outputs
 from degradations.base import Degradation
-from files.configuration.yaml_loader import plain_yaml
 from files.numbers import NonNegativeInt
 from files.paths import expand_path
 from files.waits import WAITS
+from files.yaml import plain_yaml
 from lightning_modules.base import ImageModel, SuperResolver
 from lightning_modules.sampling.tiling import Tiling
 
 log = logging.getLogger(__name__)
 DRY_RUN_COMMANDS = ("check", "encode")  # set up as fit, but leave no run
-# What help of a class repeats: hundreds of torch's layers where any module is taken (`main.py list`
-# has ours), and an option for the help of each option.
-SHORTER = {
-    re.compile(r",\s+known\s+subclasses:[^()]*\)"): ")",
-    re.compile(r"^ +--[\w.]+\.help .*\n(?: {20}.*\n)*", re.MULTILINE): "",
-}
 VISIBLE_SECONDS = 60.0  # in which a shared disk shows a new file to all nodes
 
 
@@ -130,15 +121,9 @@ class EnlargerCLI(LightningCLI):
     # ----------------------------------------------------------------------------------- the parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Read the command line into one dictionary, and parse that once."""
-        help_request = help_words(args)
-        if help_request is not None:
-            print_help(parser, help_request)
-        line = read(args)
-        self.config = parse(parser, line)
-        if line.prints:
-            sys.stdout.write(printed(parser, self.config))
-            raise SystemExit(0)
+        """Parse the command line; a mistake in it is raised."""
+        refuse_misread(args)
+        self.config = parse(parser, args)
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the seed, which must be an integer of at least 0."""
@@ -166,9 +151,7 @@ class EnlargerCLI(LightningCLI):
         # In all commands, though each is used by some, so that one file serves all of them.
         parser.add_class_arguments(Checkpoints, "checkpoint")
         parser.add_class_arguments(Writer, "writer")
-        for target, source in LINKS.items():
-            parser.link_arguments(source, target)
-        parser.link_arguments("degradation", "data.init_args.degradation", apply_on="instantiate")
+        link(parser)
         parser.add_argument(
             "--ckpt_path",
             type=str | None,
@@ -489,30 +472,6 @@ class EnlargerCLI(LightningCLI):
                 log.warning("training ended early: %s", callback.stopping_reason_message)
         if isinstance(self.trainer.logger, TensorBoardLogger):
             log.info("curves and images: tensorboard --logdir %s", self.run.path)
-
-
-def print_help(parser: LightningArgumentParser, request: list[str]) -> None:
-    """Print what ``--help`` or ``--model.help CLASS`` asks for, and end.
-
-    Args:
-        parser: The parser of the command.
-        request: The option, as the parser takes it.
-
-    Raises:
-        SystemExit: At the end.
-    """
-    os.environ.setdefault("COLUMNS", "120")
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(printed):
-            parser.parse_args(request)
-    finally:
-        text = printed.getvalue()
-        if any(".help" in word for word in request):
-            text = text[text.find("Help for") :]  # without the usage, which repeats all names
-        for pattern, replacement in SHORTER.items():
-            text = pattern.sub(replacement, text)
-        sys.stdout.write(text)
 
 
 def without_outputs(options: Namespace, callbacks: Sequence[Any], own_bar: bool) -> list[Any]:

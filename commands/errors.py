@@ -8,13 +8,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
 EXPERIMENTS = CONFIGS / "experiment"
-MOST_LISTED = 24  # keys in a sentence
 
 
 class ConfigurationError(ValueError):
@@ -67,16 +66,3 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
         near = [tails[t] for t in difflib.get_close_matches(tail, tails, n=1)]
         near = near or [choice for t, choice in tails.items() if t.startswith(f"{tail}_")]
     return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def unknown_key(key: str, keys: Sequence[str]) -> str:
-    """Return the sentence about an unknown key.
-
-    Args:
-        key: The key.
-        keys: Those that are known.
-    """
-    alike = [each for each in keys if each.count(".") == key.count(".")]
-    near = did_you_mean(key, alike) or did_you_mean(key, keys)
-    listed = f"; it takes {', '.join(alike)}" if 0 < len(alike) <= MOST_LISTED else ""
-    return f"unknown key {key!r}{near or listed}"

@@ -18,8 +18,8 @@ from typing import Any
 import yaml
 
 from commands.errors import CONFIGS, ConfigurationError
-from files.configuration.yaml_loader import StrictLoader, plain_yaml
 from files.paths import read_text
+from files.yaml import plain_yaml
 
 MODES = {
     "area": "area",
@@ -59,7 +59,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("file", help="The option file, such as options/train_x4.yml.")
     file = Path(parser.parse_args(words).file)
     try:
-        options = yaml.load(read_text(file), StrictLoader)
+        options = plain_yaml(read_text(file))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigurationError(
             f"migrate cannot read {file}, which should be an option file in YAML: {error}"

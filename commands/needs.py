@@ -23,10 +23,10 @@ from callbacks.metrics.base import WeightsMetric
 from callbacks.weights import folders, manifest, place_of
 from commands.arguments.parser import Parser
 from commands.errors import CONFIGS, EXPERIMENTS
-from files.configuration.yaml_loader import plain_yaml
 from files.network import answers, hub_answers
 from files.own_modules import import_own
 from files.paths import expand_path, glob_paths, read_text
+from files.yaml import plain_yaml
 from lightning_modules.base import ImageModel
 
 REPOSITORY = re.compile(r"[\w-]+/[\w.-]+")  # of the hub

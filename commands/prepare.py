@@ -19,9 +19,9 @@ from typing import Any
 from PIL import Image
 
 from commands.errors import CONFIGS, ConfigurationError
-from files.configuration.yaml_loader import plain_yaml
 from files.owned import whole_file
 from files.paths import expand_path, list_images, read_text
+from files.yaml import plain_yaml
 
 
 def main(words: Sequence[str]) -> int:

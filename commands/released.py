@@ -35,8 +35,8 @@ class Released(NamedTuple):
 def released() -> dict[str, Released]:
     """Return all released models by name."""
     from callbacks.weights import manifest  # here: they load a YAML library
-    from files.configuration.yaml_loader import plain_yaml
     from files.paths import read_text
+    from files.yaml import plain_yaml
 
     published = manifest()
     models: dict[str, Released] = {}

@@ -11,7 +11,6 @@ import traceback
 import lightning
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from commands.arguments.messages import innermost
 from commands.errors import ROOT, ConfigurationError, TemporaryError
 
 ROOMS = ("callbacks", "commands", "datamodules", "degradations", "files", "lightning_modules")
@@ -66,8 +65,7 @@ def sentence_of(error: BaseException) -> str | None:
             "data.init_args.batch_size, crop_size, crops.per_image or workers"
         )
     if message.startswith(WRAPPED):
-        lines = [line for line in message.splitlines() if "Expected a <class" not in line]
-        return innermost("\n".join(lines))
+        return message
     frames = list(traceback.extract_tb(error.__traceback__))
     if _WORKER in message:
         frames, message = _in_worker(message)

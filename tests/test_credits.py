@@ -7,7 +7,7 @@ from itertools import takewhile
 
 import pytest
 
-from files.configuration.yaml_loader import plain_yaml
+from files.yaml import plain_yaml
 from tests.conftest import REPO
 
 CITATION = plain_yaml((REPO / "CITATION.cff").read_text())

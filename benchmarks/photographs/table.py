@@ -16,7 +16,7 @@ from typing import Any, Literal
 from jsonargparse import ArgumentError, ArgumentParser
 
 from benchmarks.report import REPOSITORY
-from files.configuration.yaml_loader import plain_yaml
+from files.yaml import plain_yaml
 
 CONFIGS = "benchmarks/configs/photographs"
 TABLE = REPOSITORY / f"{CONFIGS}.yaml"

@@ -58,14 +58,14 @@ ROWS = {
     "Real-ESRGAN": "realesrgan_x4plus --model.weights null --model.losses "
     f"'{{l1: lightning_modules.L1}}' {PHOTOS} --data.batch_size 12 --data.crop_size 256",
     "InvSR": f"invsr_sd_turbo --model.denoiser.network '{UNET}' --model.space.vae '{VAE}' "
-    "--model.prompt null --model.training.perceptual null --model.training.perceptual_weights null "
-    f"--model.training.discriminator.text_width null {PHOTOS} "
+    "--model.prompt null --model.training '{perceptual: null, perceptual_weights: null, "
+    f"discriminator: {{init_args: {{text_width: null}}}}}}' {PHOTOS} "
     "--data.batch_size 8 --data.crop_size 512",
     # With Infinity's smallest transformer; of the photographs, only retina has 1024 pixels.
     "NSARM": "nsarm_8b_stage2 --model.space_weights null --model.encoder null "
     "--model.transformer '{class_path: lightning_modules.InfinityTransformer, "
     "init_args: {depth: 12, width: 768, heads: 8}}' "
-    f"--model.stage_two.mapper_weights null --model.stage_two.transformer_weights null {PHOTOS} "
+    f"--model.stage_two '{{mapper_weights: null, transformer_weights: null}}' {PHOTOS} "
     "--data.train.names [retina] --data.batch_size 4 --data.crop_size 1024 "
     "--trainer.strategy auto --trainer.accumulate_grad_batches 1",
 }

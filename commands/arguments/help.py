@@ -7,9 +7,8 @@ import textwrap
 from collections.abc import Sequence
 
 from commands.names import ABOUT, BY_GROUP
-from commands.options import SOURCES, options
 
-# Help that is in no docstring, or not in words for the command line.
+# What each option is, in a line.
 SAID = {
     "config": "an experiment (main.py list experiments); of several, later ones win",
     "model": "a method (main.py list methods), or a file of configs/model; of predict also a "
@@ -18,9 +17,34 @@ SAID = {
     "data": "images: a class, or a file of configs/data",
     "data.train.root": "folder of the images to train on, where the experiment reads a folder",
     "data.predict": "images to enlarge: a file, a folder, or a pattern in quotation marks",
+    "data.scale": "factor by which images are enlarged, possibly fractional",
+    "data.size": "height and width to which predict enlarges every image, whatever scale is",
+    "data.batch_size": "training crops in one micro-batch, over all processes (default: 16)",
+    "data.eval_batch_size": "images per batch in validation and test (default: 1)",
+    "data.crop_size": "side of the training crops in HR pixels (default: 96)",
+    "data.workers": "reader processes for each training process (default: 2)",
+    "data.degradation_seed": "seed of the LR in validation and test (default: 0)",
     "degradation": "makes LR images (main.py list degradations), or a file of configs/degradation",
+    "writer.folder": "where to write",
     "writer.suffix": "added to each name, such as _x2",
+    "writer.format": "file format (default: png)",
+    "tiling.size": "largest side of a tile in LR pixels (default: auto)",
+    "encode.out": "folder of the shards",
+    "encode.crop": "side of the squares cut from the images",
+    "encode.crops_per_image": "squares of each image (default: 1)",
     "encode.flips": "flip and transpose the squares at random; horizontal: only left and right",
+    "encode.hr": "also write HR, for methods that need it in training",
+    "encode.pairs": "also write LR, and the latent of its enlargement, as ResShift needs",
+    "encode.texts": "also write the features of each caption",
+    "encode.dtype": "number type of the latents (default: float16)",
+    "encode.overwrite": "replace the output of an earlier command",
+    "export.out": "output folder",
+    "export.onnx": "also write model.onnx, for a method that is one pass of a network",
+    "export.diffusers": "also write diffusion networks and autoencoders as diffusers does",
+    "export.community": "also write network.safetensors, which spandrel reads",
+    "export.overwrite": "replace the folder of an earlier export",
+    "checkpoint.every_n_minutes": "minutes between two checkpoints (default: 15)",
+    "checkpoint.monitor": "the logged value that ranks checkpoints (default: PSNR)",
     "trainer.callbacks": "metrics and other callbacks (main.py list metrics); + adds one",
     "trainer.max_steps": "optimiser steps to train",
     "trainer.val_check_interval": "training batches between two validations",
@@ -28,6 +52,11 @@ SAID = {
     "trainer.num_nodes": "machines; torchrun and SLURM set it",
     "trainer.accelerator": "auto, cpu, cuda or mps",
     "trainer.precision": "32-true, bf16-mixed, 16-mixed or bf16-true",
+    "run.name": "name of the run's folder",
+    "run.root": "folder of all runs (default: runs)",
+    "run.overwrite": "start a new run",
+    "run.change": "resume although the configuration differs from that of the run",
+    "run.seeds": "evaluations of a stochastic method, each with noise of its own (default: 1)",
     "seed_everything": "seed of all random numbers",
     "ckpt_path": "a checkpoint in place of the run's own",
     "debug": "show tracebacks",
@@ -124,18 +153,8 @@ SHOWN: dict[str, tuple[str, ...]] = {
 }
 
 
-# Options without a class after them, and what they list.
-LISTS = {
-    "--model.help": "methods",
-    "--model.network.help": "networks",
-    "--degradation.help": "degradations",
-    "--data.train.help": "datasets",
-    "--trainer.callbacks.help": "metrics",
-}
-
-
 def answered(words: Sequence[str]) -> bool:
-    """Print what a command line asks for, if it is the overview, a short help or a list of classes.
+    """Print what a command line asks for, if it is the overview or a short help.
 
     Args:
         words: As typed after ``main.py``.
@@ -146,20 +165,11 @@ def answered(words: Sequence[str]) -> bool:
     if words and words[0] in ("-h", "--help"):
         sys.stdout.write(overview())
         return True
-    if not words or words[0] not in SHOWN:
+    asks = {"-h", "--help"} & {*words} and words[-1] != "all"
+    if not asks or words[0] not in SHOWN:
         return False
-    for word, after in zip(words, [*words[1:], ""], strict=True):
-        if word in ("-h", "--help"):
-            if after == "all":
-                return False
-            sys.stdout.write(short_help(words[0]))
-            return True
-        if word in LISTS and (not after or after.startswith("--")):
-            from commands.arguments import listing
-
-            listing.main([LISTS[word]])
-            return True
-    return False
+    sys.stdout.write(short_help(words[0]))
+    return True
 
 
 def overview() -> str:
@@ -183,7 +193,7 @@ def short_help(command: str) -> str:
     """
     typed = {"export": "RUN", "predict": "--data.predict FOLDER"}.get(command, "--config FILE.yaml")
     lines = [f"usage: main.py {command} {typed} [--KEY VALUE ...]", "", ABOUT[command], ""]
-    rows = [(key if key == "RUN" else f"--{key}", _about(key)) for key in SHOWN[command]]
+    rows = [(key if key == "RUN" else f"--{key}", SAID[key]) for key in SHOWN[command]]
     width = max(len(option) for option, _ in rows) + 4
     for option, about in rows:
         lines += textwrap.wrap(
@@ -195,12 +205,3 @@ def short_help(command: str) -> str:
         f"main.py {command} --help all lists all; --model.help CLASS the arguments of a class.",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _about(key: str) -> str:
-    if key in SAID:
-        return SAID[key]
-    group, _, name = key.partition(".")
-    about, default = options(group)[name] if group in SOURCES else ("", "")
-    said, value = f"{about[:1].lower()}{about[1:]}", default.strip("'")
-    return said if value in ("", "None", "False") else f"{said} (default: {value})"

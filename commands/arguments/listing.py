@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import re
 import sys
@@ -10,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from commands.errors import CONFIGS, EXPERIMENTS, ROOT, ConfigurationError, did_you_mean
-from commands.options import ROOMS, stub
 
+ROOMS = ("lightning_modules", "datamodules", "degradations", "callbacks")
 BASES = {"ImageModel": "methods", "Loss": "losses"}  # what classes of a kind derive from
 HINTS = {
     "methods": "python main.py fit --model.help NAME",
@@ -90,6 +91,22 @@ def entries(kind: str) -> list[Entry]:
         if _kind_of(room, name) == kind
     )
     return classes + presets
+
+
+@functools.cache
+def stub(room: str) -> dict[str, str]:
+    """Return the public names of a room with their modules below it, from its stub file.
+
+    Args:
+        room: Name of the folder, such as ``callbacks``.
+    """
+    tree = ast.parse((ROOT / room / "__init__.pyi").read_text(encoding="utf-8"))
+    modules = {}
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom):
+            for name in node.names:
+                modules[name.name] = node.module or ""
+    return modules
 
 
 @functools.cache

@@ -1,52 +1,35 @@
-"""The argument parser: it types the values of one dictionary, and links some of them."""
+"""The argument parser: Lightning's, whose errors name the nearest key."""
 
 from __future__ import annotations
 
-import copy
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
-import yaml
-from jsonargparse import ArgumentError, Namespace, set_dumper, set_loader
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from commands.arguments.command_line import CommandLine
-from commands.arguments.messages import Mistakes
-from commands.arguments.saved_config import as_yaml, without_odd_defaults
-from commands.errors import ConfigurationError
-from files.configuration.merge import Merged
-from files.configuration.yaml_loader import StrictLoader
+from commands.arguments.saved_config import without_odd_defaults
+from commands.errors import ConfigurationError, did_you_mean
+from files.own_modules import import_own
 
-# Source of each linked key.
+WHOLE = ("--model", "--data", "--degradation")
+# Source of each linked key; an object is linked when it is built.
 LINKS = {
     "model.init_args.scale": "data.init_args.scale",
     "degradation.init_args.scale": "data.init_args.scale",
     "data.init_args.seed": "seed_everything",
+    "data.init_args.degradation": "degradation",
 }
-
-# How the library reads text: as it is, since files and brackets are read before. Only what it has
-# written itself is a document.
-MODE = "text"
-_DOCUMENT = "---\n"
-
-
-def _load(text: str) -> Any:
-    if text.startswith(_DOCUMENT):
-        return yaml.load(text, StrictLoader)
-    try:
-        value = yaml.load(text, StrictLoader)
-    except (yaml.YAMLError, UnicodeError):
-        return text
-    return value if isinstance(value, bool | int | float) else text
-
-
-set_loader(MODE, _load, (yaml.YAMLError,))
-set_dumper(MODE, lambda config: f"{_DOCUMENT}{as_yaml(config)}")
+_UNKNOWN = re.compile(r"unrecognized arguments: --([\w.]+)|[Oo]ption '([\w.]+)'")
+_NULL = re.compile(r"null$|[\[{].*\bnull\b")
+_CLASS = re.compile(r"class_path[ =]'([\w.]+)'")
 
 
 class Parser(LightningArgumentParser):
-    """A parser that opens no file and reads text as it is.
+    """A parser that raises what is wrong with its arguments.
 
     Args:
         args: Arguments of the library's parser.
@@ -54,87 +37,90 @@ class Parser(LightningArgumentParser):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        settings = {"allow_abbrev": False, "exit_on_error": False, "parser_mode": MODE}
-        super().__init__(*args, **{**kwargs, **settings})
-
-    def add_class_arguments(self, *args: Any, **kwargs: Any) -> Any:
-        """Add the arguments of a class; none can be given as a file."""
-        return super().add_class_arguments(*args, **{**kwargs, "sub_configs": False})
-
-    def add_function_arguments(self, *args: Any, **kwargs: Any) -> Any:
-        """Add the arguments of a function; none can be given as a file."""
-        return super().add_function_arguments(*args, **{**kwargs, "sub_configs": False})
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False, "exit_on_error": False})
 
     def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
         """Dump a configuration without defaults that have no text form, such as a device."""
         return super().dump(without_odd_defaults(self, namespace), *args, **kwargs)
 
 
-def parse(parser: LightningArgumentParser, line: CommandLine) -> Namespace:
+def link(parser: LightningArgumentParser) -> None:
+    """Let the keys of ``LINKS`` follow from their sources.
+
+    Args:
+        parser: That of a command.
+    """
+    for target, source in LINKS.items():
+        when = "instantiate" if source == "degradation" else "parse"
+        parser.link_arguments(source, target, apply_on=when)
+
+
+def refuse_misread(words: Sequence[str]) -> None:
+    """Refuse what the library would read as something else, without a word.
+
+    Args:
+        words: As typed after the command.
+
+    Raises:
+        ConfigurationError: If a linked key is set, or ``null`` deep in a class.
+    """
+    for word, following in pairwise([*words, ""]):
+        option, equals, value = word.partition("=")
+        path = option.replace(".init_args", "")
+        for target, source in LINKS.items():
+            if path == f"--{target.replace('.init_args', '')}":
+                raise ConfigurationError(f"{option} follows from {source}: set that instead")
+        deep = path.startswith(WHOLE) and path.count(".") > 1
+        if deep and _NULL.match(value if equals else following):
+            first = ".".join(path.split(".")[:2])
+            raise ConfigurationError(
+                f"{option}: null would become the text None here: write braces after {first}, "
+                "as in --model.tuning '{upsampler: null}', or set it in a file"
+            )
+
+
+def parse(parser: LightningArgumentParser, words: Sequence[str]) -> Namespace:
     """Return the configuration of a command line, with defaults.
 
     Args:
         parser: That of the command.
-        line: The command line, read.
+        words: As typed after the command.
 
     Raises:
         ConfigurationError: If a key or a value is wrong.
     """
-    values = line.merged.values
-    _check_links(values)
-    cause: Exception | None = None
     try:
-        config = parser.parse_object(copy.deepcopy(values))
+        return parser.parse_args(list(_with_whole_files(words)))
     except ArgumentError as error:
-        cause = error
-        sentence = Mistakes(Parser, str(error)).of_command(parser, values)
-    else:
-        sentence = Mistakes(Parser, nulls=True).of_command(parser, values)
-    if sentence:
-        raise ConfigurationError(f"{_place_of(sentence, line.merged)}{sentence}") from cause
-    config.config = line.files
-    return config
+        message = str(error)
+        near = _nearest_key(parser, message)
+        raise ConfigurationError(f"{message}{near}") from error
 
 
-def _place_of(sentence: str, merged: Merged) -> str:
-    key = re.match(r"(?:unknown key ')?((?:\w+\.)*\w+)", sentence)
-    place = merged.places.get(tuple(key[1].split("."))) if key else None
-    return f"{place}: " if place else ""
+def _with_whole_files(words: Sequence[str]) -> Iterator[str]:
+    # `--data FILE` replaces all data of an earlier file: null takes them away first.
+    for word, following in pairwise([*words, ""]):
+        option, equals, value = word.partition("=")
+        if option in WHOLE and os.path.isfile(value if equals else following):
+            yield f"{option}=null"
+        yield word
 
 
-def printed(parser: LightningArgumentParser, config: Namespace) -> str:
-    """Return a configuration as YAML.
-
-    Args:
-        parser: That of the command.
-        config: Its configuration.
-    """
-    return parser.dump(config, format=MODE, skip_unset=False).removeprefix(_DOCUMENT)
-
-
-def _check_links(values: Mapping[str, Any]) -> None:
-    for target, source in LINKS.items():
-        if source.partition(".")[0] not in values and source != "seed_everything":
-            continue  # of a model alone
-        value = _get(values, target)
-        right = _get(values, source, 0 if source == "seed_everything" else None)
-        if value is None or _number(value) == _number(right):
-            continue
-        is_now = "" if right is None else f" (it is {right})"
-        raise ConfigurationError(
-            f"{target} is set to {value}, but follows from {source}: set {source} instead{is_now}, "
-            f"and remove {target}"
-        )
+def _nearest_key(parser: ArgumentParser, message: str) -> str:
+    unknown = _UNKNOWN.search(message)
+    if unknown is None:
+        return ""
+    keys = {"help", "config", "print_config", *parser.get_defaults().keys()}
+    for path in _CLASS.findall(message):
+        keys |= _arguments_of(path)
+    return did_you_mean(unknown[1] or unknown[2], sorted(keys))
 
 
-def _get(values: Any, key: str, default: Any = None) -> Any:
-    for name in key.split("."):
-        values = values.get(name) if isinstance(values, Mapping) else None
-    return default if values is None else values
-
-
-def _number(value: Any) -> Any:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return value
+def _arguments_of(path: str) -> set[str]:
+    module, _, name = path.rpartition(".")
+    kind = getattr(import_own(module), name, None)
+    if not isinstance(kind, type):  # a function
+        return set()
+    parser = ArgumentParser()
+    parser.add_class_arguments(kind, fail_untyped=False)
+    return set(parser.get_defaults().keys())

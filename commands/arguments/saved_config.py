@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import sys
 from collections.abc import Mapping
 from datetime import timedelta
@@ -11,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, set_dumper
 from jsonargparse.typing import get_registered_type, register_type
-
-from files.configuration.yaml_loader import StrictLoader
 
 PLAIN = (type(None), bool, int, float, str)
 
@@ -23,18 +22,22 @@ UNORDERED = ("", "init_args", "val", "test", "predict")
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-    """Quote text that the parser would read as a number, such as 1e4."""
+    """Quotes text that the library reads as a number, and YAML 1.1 does not, such as 1e4."""
 
 
-_Dumper.yaml_implicit_resolvers = {
-    letter: [*yaml.SafeDumper.yaml_implicit_resolvers.get(letter, []), *resolvers]
-    for letter, resolvers in StrictLoader.yaml_implicit_resolvers.items()
-}
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9_.]+[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
 
 
 def as_yaml(config: Any) -> str:
     """Return a plain configuration as YAML that the parser reads again as the same."""
-    return yaml.dump(config, Dumper=_Dumper, sort_keys=False)
+    return yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+set_dumper("yaml", as_yaml)  # the library's own writes text such as 1e4 without quotes
 
 
 def _register(kind: type) -> None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-import yaml
 from torch import Tensor
 
 from callbacks.predict.files import EIGHT_BIT, Format, mixed_with_bicubic, weighted_by_alpha
 from callbacks.predict.strips import Finish, strips_of
 from callbacks.weights import manifest, place_of
-from commands.arguments.command_line import CommandLine
 from commands.arguments.parser import Parser, parse
 from commands.errors import CONFIGS, did_you_mean
 from commands.interface.images import Picture, bit_depth, to_tensor
@@ -29,13 +28,12 @@ from degradations.base import as_floats
 from degradations.draws import seed_of
 from degradations.images import as_tensor
 from files.batch import Batch
-from files.configuration.merge import Merged
-from files.configuration.yaml_loader import StrictLoader, plain_yaml
 from files.images.alpha import without_hidden_colours
 from files.images.decode import DecodedImage
 from files.images.deep import Pixels
 from files.own_modules import import_own
 from files.paths import CONFIGURATIONS, read_text
+from files.yaml import plain_yaml
 from lightning_modules.base import ImageModel, SuperResolver
 from lightning_modules.sampling.tiling import Tiling
 
@@ -251,12 +249,12 @@ def _module_of(source: str, scale: float | None, arguments: dict[str, Any]) -> I
         return _of_run(path, scale, arguments)
     if path.is_file() and path.suffix not in CONFIGURATIONS:
         model, own_scale = method_of_file(path)
-        return _build(model, own_scale if scale is None else scale, arguments)
+        return _build(json.dumps(model), own_scale if scale is None else scale, arguments)
     if source in released():
         file, own_scale = released()[source]
         if scale not in (None, own_scale):
             raise ValueError(f"{source} are weights for x{own_scale:g}, and scale is {scale:g}")
-        return _build(_of_file(file), own_scale, arguments)
+        return _build(str(file), own_scale, arguments)
     models = {file.stem: file for file in sorted((CONFIGS / "model").glob("*.yaml"))}
     if not path.is_file() and source not in models:
         names = [*released(), *models]
@@ -266,18 +264,11 @@ def _module_of(source: str, scale: float | None, arguments: dict[str, Any]) -> I
         )
     if scale is None:
         raise ValueError(f"{source} describes a model for any scale: give its scale")
-    return _build(_of_file(path if path.is_file() else models[source]), scale, arguments)
-
-
-def _of_file(path: Path) -> dict[str, Any]:
-    merged = Merged()
-    merged.add_typed("model", str(path))
-    model: dict[str, Any] = merged.values["model"]
-    return model
+    return _build(str(path if path.is_file() else models[source]), scale, arguments)
 
 
 def _of_run(path: Path, scale: float | None, arguments: dict[str, Any]) -> ImageModel:
-    content = yaml.load(read_text(path / CONFIG), StrictLoader)
+    content = plain_yaml(read_text(path / CONFIG))
     try:
         model = content["model"]
         trained_scale = content["data"]["init_args"]["scale"]
@@ -288,14 +279,14 @@ def _of_run(path: Path, scale: float | None, arguments: dict[str, Any]) -> Image
     if (path / EXPORT).is_file():
         arguments = {"weights": str(path / EXPORT), **arguments}
     scale = trained_scale if scale is None else scale
-    module = _build(model, scale, arguments, RunDirectory(path))
+    module = _build(json.dumps(model), scale, arguments, RunDirectory(path))
     if isinstance(module, SuperResolver):
         module.set_tiling(Tiling(**(content.get("tiling") or {})))
     return module
 
 
 def _build(
-    model: Mapping[str, Any],
+    model: str,
     scale: float,
     arguments: Mapping[str, Any],
     run: RunDirectory | None = None,
@@ -303,19 +294,18 @@ def _build(
     """Build a method from its configuration, and load its weights.
 
     Args:
-        model: ``class_path`` and ``init_args``.
+        model: ``class_path`` and ``init_args`` as JSON, or the file that has them.
         scale: Factor of enlargement.
         arguments: Arguments that replace those of ``init_args``.
         run: The run whose weights are loaded; by default those that ``init_args`` names.
     """
     parser = Parser()
     parser.add_subclass_arguments(ImageModel, "model")
-    init_args = {**(model.get("init_args") or {}), "scale": scale}
+    words = ["--model", model, "--model.scale", str(scale)]
     for name, value in arguments.items():
-        init_args[name] = _replaced(init_args.get(name), value)
-    merged = Merged()
-    merged.values["model"] = {**model, "init_args": init_args}
-    config = parse(parser, CommandLine(merged))
+        text = value if isinstance(value, str) else json.dumps(value, default=str)
+        words += [f"--model.{name}", text]
+    config = parse(parser, words)
     try:
         module = cast(ImageModel, parser.instantiate_classes(config)["model"])
     except (TypeError, ValueError) as error:
@@ -328,15 +318,6 @@ def _build(
     elif module.needs_weights:
         raise ValueError(f"{type(module).__name__} needs trained weights: give weights=FILE")
     return module
-
-
-def _replaced(before: Any, value: Any) -> Any:
-    """Return the new value of an argument; of a group, or a class that stays, some keys change."""
-    if not isinstance(before, dict) or not isinstance(value, Mapping):
-        return value
-    if value.get("class_path", before.get("class_path")) != before.get("class_path"):
-        return value
-    return before | {name: _replaced(before.get(name), part) for name, part in value.items()}
 
 
 def sources(runs: str | Path = "runs") -> list[str]:

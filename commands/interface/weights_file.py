@@ -12,9 +12,9 @@ from commands.released import SCALE, typed, with_scale_of_model
 from commands.run.directory import options_of_run
 from commands.run.files import CONFIG
 from commands.run.weights import EXPORT
-from files.configuration.yaml_loader import plain_yaml
 from files.paths import WEIGHTS, expand_path, read_text
 from files.tensors import read_metadata
+from files.yaml import plain_yaml
 from lightning_modules.networks import edsr, imdn
 from lightning_modules.networks.spandrel import described
 from lightning_modules.weights import EXPORTED, Weights, read_weights

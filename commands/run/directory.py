@@ -21,11 +21,11 @@ from commands.errors import ConfigurationError, TemporaryError
 from commands.run.files import CONFIG, FOLDER, WEIGHTS, list_checkpoints, newest_whole
 from commands.run.folder_lock import HOLDER, FolderLock
 from files.checksums import check_intact
-from files.configuration.yaml_loader import plain_yaml
 from files.numbers import PositiveFloat, PositiveInt
 from files.owned import move_aside, refuse_foreign, remove_file, remove_unfinished
 from files.paths import expand_path
 from files.tensors import read_file
+from files.yaml import plain_yaml
 
 log = logging.getLogger(__name__)
 SILENT_SECONDS = 1.0  # of waiting for a lock, before the log names the holder

@@ -6,6 +6,7 @@ of which only the key ``degradation`` is used. Of several files, later ones win.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser
 
 from degradations.base import Degradation
-from files.configuration.merge import Merged
+from files.paths import CONFIGURATIONS, read_text
+from files.yaml import plain_yaml
 
 
 def degradation_of(
@@ -33,34 +35,34 @@ def degradation_of(
     Raises:
         ValueError: A file cannot be read or is invalid; the message names file, key and value.
     """
-    files = " with ".join(map(str, paths))
-    merged = Merged()
-    for path in paths:
-        content = Merged()
-        content.add_file(str(path))
-        if "degradation" in content.values:
-            merged.add_file(str(path))
-        else:
-            merged.add_typed("degradation", str(path))
-    for value in (scale, _scale_in(merged.values), default_scale):
-        if value is not None:
-            merged.add_typed("degradation.init_args.scale", repr(value))
-            break
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Degradation, "degradation")
+    words: list[str] = []
+    found: float | None = None
+    for path in map(Path, paths):
+        content = plain_yaml(read_text(path))
+        if not isinstance(content, dict):
+            raise ValueError(f"{path} holds no configuration")
+        part: Any = str(path)
+        if "degradation" in content:
+            part = content["degradation"]
+            if isinstance(part, str) and part.endswith(CONFIGURATIONS):
+                part = str(path.parent / part)
+        words += ["--degradation", part if isinstance(part, str) else json.dumps(part)]
+        found = _scale_of(content.get("data"), path.parent) or _scale_of(part, Path()) or found
+    chosen = scale or found or default_scale
+    if chosen is not None:
+        words += ["--degradation.scale", str(chosen)]
     try:
-        config = parser.parse_object({"degradation": merged.values["degradation"]})
+        config = parser.parse_args(words)
         degradation: Degradation = parser.instantiate(config).degradation
     except (ArgumentError, TypeError, ValueError) as error:
-        raise ValueError(f"{files}: {error}") from error
+        raise ValueError(f"{' with '.join(map(str, paths))}: {error}") from error
     return degradation
 
 
-def _scale_in(values: dict[str, Any]) -> float | None:
-    for name in ("data", "degradation"):
-        part = values.get(name)
-        arguments = part.get("init_args") if isinstance(part, dict) else None
-        if isinstance(arguments, dict) and "scale" in arguments:
-            scale: float = arguments["scale"]
-            return scale
-    return None
+def _scale_of(part: Any, folder: Path) -> float | None:
+    if isinstance(part, str) and part.endswith(CONFIGURATIONS):
+        part = plain_yaml(read_text(folder / part))
+    arguments = part.get("init_args") if isinstance(part, dict) else None
+    return arguments.get("scale") if isinstance(arguments, dict) else None

@@ -10,8 +10,8 @@ from PIL import Image
 
 from commands.errors import CONFIGS, ConfigurationError
 from commands.prepare import _prepare, main
-from files.configuration.yaml_loader import plain_yaml
 from files.paths import read_text
+from files.yaml import plain_yaml
 
 
 def test_an_archive(tmp_path: Path) -> None:

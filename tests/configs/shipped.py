@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from files.configuration.yaml_loader import plain_yaml
+from files.yaml import plain_yaml
 from tests.conftest import REPO
 
 ROOT = REPO / "configs"

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import lightning_modules
-from files.configuration.yaml_loader import plain_yaml
+from files.yaml import plain_yaml
 from lightning_modules.methods.regression import Regression
 from lightning_modules.networks.spandrel import Spandrel
 from lightning_modules.optimisation import adam

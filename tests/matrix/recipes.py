@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from files.configuration.yaml_loader import plain_yaml
+from files.yaml import plain_yaml
 from tests.conftest import REPO
 
 FOLDER = REPO / "configs" / "experiment"

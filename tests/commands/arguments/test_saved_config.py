@@ -17,7 +17,7 @@ from lightning.pytorch import Callback
 
 import main
 from commands.arguments.saved_config import as_yaml
-from files.configuration.yaml_loader import StrictLoader
+from files.yaml import plain_yaml
 from tests.conftest import REPO
 
 Enlarger = Callable[..., None]
@@ -194,13 +194,13 @@ def test_one_or_several_of_a_type_that_is_written_as_text(again: Again) -> None:
     ["1e4", "1.5e3", ".5e+1", "1:30.5", "0o17", "0x1f", "yes", "~", "", "2030-01-01", "a\n b", "#"],
 )
 def test_text_stays_text(text: str) -> None:
-    again = yaml.load(as_yaml({"key": text, text: [text]}), StrictLoader)
+    again = plain_yaml(as_yaml({"key": text, text: [text]}))
     assert again == {"key": text, text: [text]}
 
 
 @pytest.mark.parametrize("number", [1e-4, 1e22, math.inf, -math.inf, 0, -3, 2.0, True, None])
 def test_numbers_stay_numbers(number: Any) -> None:
-    again = yaml.load(as_yaml([number]), StrictLoader)
+    again = plain_yaml(as_yaml([number]))
     assert again == [number]
     assert type(again[0]) is type(number)
 

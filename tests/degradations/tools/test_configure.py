@@ -75,14 +75,3 @@ def test_later_files_win_and_add(file):
     assert not merged.quantize
     assert list(merged.stages) == ["GaussianNoise", "GaussianNoise#2"]
     assert isinstance(degradation_of([first, file(BICUBIC, "3.yaml")], 2.0), Bicubic)
-
-
-@pytest.mark.parametrize("key", [True, False])
-def test_a_later_list_of_stages_replaces_the_earlier_one(file, key):
-    """As with main.py: a stage of the same place and class keeps no arguments of the earlier."""
-    files = []
-    for arguments in ({"sigma": [5, 5], "grey": 1.0}, {"sigma": [20, 20]}):
-        content = pipeline({"class_path": NOISE, "init_args": arguments})
-        files.append(file({"degradation": content} if key else content, f"{len(files)}.yaml"))
-    (stage,) = degradation_of(files, 2.0).stages.values()
-    assert (stage.sigma, stage.grey) == ((20.0, 20.0), 0.0)

@@ -1,1 +1,0 @@
-"""Files of configurations: YAML, and layers of it merged into one dictionary."""
