@@ -58,48 +58,46 @@ class ValidationImages(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep what is shown of the first images; clips are not shown."""
-        is_fit = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-        if not is_fit or not trainer.is_global_zero or not trainer.loggers:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
-        if not isinstance(outputs, dict) or "sr" not in outputs or outputs["sr"].ndim != 4:
+        if not trainer.is_global_zero or not trainer.loggers:
             return
-        name = evaluated_datasets(trainer)[dataloader_idx].name
-        of_dataset = self._images.setdefault(name, {})
+        if not isinstance(outputs, dict) or "sr" not in outputs:
+            return
+        sr = outputs["sr"]
+        if sr.ndim != 4:
+            return
+        dataset = evaluated_datasets(trainer)[dataloader_idx]
+        of_dataset = self._images.setdefault(dataset.name, {})
         for number, key in enumerate(batch["key"]):
             if len(of_dataset) == self.limit:
-                break
+                return
             one = slice(number, number + 1)
-            of_dataset[key] = self._middles(outputs["sr"][one], batch, one)
+            of_dataset[key] = self._middles(sr[one], batch, one)
 
     def _middles(self, sr: Tensor, batch: Any, one: slice) -> dict[str, Tensor]:
-        size = (sr.shape[-2], sr.shape[-1])
+        height, width = sr.shape[-2:]
         images = {}
         if "lr" in batch:
             lr = batch["lr"][one].float()
-            images["LR"] = functional.interpolate(lr, size, mode="nearest")
-            images["bicubic"] = resize(lr, size)
+            images["LR"] = functional.interpolate(lr, (height, width), mode="nearest")
+            images["bicubic"] = resize(lr, (height, width))
         images["output"] = sr
-        if "hr" in batch and batch["hr"].shape[-2:] == size:
+        if "hr" in batch and batch["hr"].shape[-2:] == sr.shape[-2:]:
             images["HR"] = batch["hr"][one]
-        top, left = (max(0, (length - self.side) // 2) for length in size)
-        rows, columns = slice(top, top + self.side), slice(left, left + self.side)
-        return {name: image[0, :, rows, columns].clone() for name, image in images.items()}
+        rows = middle(height, self.side)
+        columns = middle(width, self.side)
+        middles = {}
+        for name, image in images.items():
+            middles[name] = image[0, :, rows, columns].clone()  # or the whole one would be kept
+        return middles
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the images, now that metrics have their numbers."""
         step = trainer.global_step - 1  # at which Lightning logs the numbers
-        metrics = [one for one in all_callbacks(trainer) if isinstance(one, ImageMetric)]
         for dataset, of_dataset in self._images.items():
             for key, images in of_dataset.items():
-                numbers: dict[str, list[str]] = {name: [] for name in images}
-                for metric in metrics:
-                    for name, values in (
-                        ("output", metric.images.get(dataset, {})),
-                        ("bicubic", metric.control_images.get(dataset, {})),
-                    ):
-                        if key in values:
-                            numbers[name].append(f"{metric.name} {values[key]:.4g}")
-                together = side_by_side(images, numbers)
+                together = side_by_side(images, lines_of(trainer, dataset, key))
                 for logger in trainer.loggers:
                     log_image(logger, f"images/{key}", together, step)
         if self._images:
@@ -108,24 +106,50 @@ class ValidationImages(Callback):
         self._images = {}
 
 
-def side_by_side(images: dict[str, Tensor], numbers: dict[str, list[str]]) -> npt.NDArray[np.uint8]:
-    """Return images side by side on white, each with its name and lines below it: (H, W, 3).
+def middle(length: int, side: int) -> slice:
+    """Return the ``side`` pixels in the middle of a line, or all of a shorter one."""
+    first = max(0, (length - side) // 2)
+    return slice(first, first + side)
+
+
+def lines_of(trainer: Trainer, dataset: str, key: str) -> dict[str, list[str]]:
+    """Return what is written below an output and its bicubic: a line for each metric."""
+    output = []
+    bicubic = []
+    for metric in all_callbacks(trainer):
+        if not isinstance(metric, ImageMetric):
+            continue
+        values = metric.images.get(dataset, {})
+        if key in values:
+            output.append(f"{metric.name} {values[key]:.4g}")
+        values = metric.control_images.get(dataset, {})
+        if key in values:
+            bicubic.append(f"{metric.name} {values[key]:.4g}")
+    return {"output": output, "bicubic": bicubic}
+
+
+def side_by_side(images: dict[str, Tensor], lines: dict[str, list[str]]) -> npt.NDArray[np.uint8]:
+    """Return images side by side on white, each with its name and its lines below: (H, W, 3).
 
     Args:
         images: By their names; (3, h, w) in [0, 1], of one size. NaN is black.
-        numbers: The lines by the same names.
+        lines: By the same names.
     """
     height, width = images["output"].shape[-2:]
-    lines = 1 + max(map(len, numbers.values()))
-    column = max(width, NARROWEST) + GAP
-    paper = Image.new("RGB", (column * len(images) - GAP, height + LINE * lines + GAP), "white")
+    step = max(width, NARROWEST) + GAP
+    rows = 1 + max(map(len, lines.values()))
+    size = (step * len(images) - GAP, height + LINE * rows + GAP)
+    paper = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(paper)
     font = ImageFont.load_default(14)
-    for number, (name, image) in enumerate(images.items()):
-        left = column * number
+    left = 0
+    for name, image in images.items():
         paper.paste(as_image(image.float().nan_to_num(0)), (left, 0))
-        for line, text in enumerate([name, *numbers[name]]):
-            pen.text((left, height + LINE * line), text, "black", font)
+        top = height
+        for text in [name, *lines.get(name, [])]:
+            pen.text((left, top), text, "black", font)
+            top += LINE
+        left += step
     return np.asarray(paper)
 
 
