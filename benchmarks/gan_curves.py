@@ -9,12 +9,12 @@ crop itself. docs/gan_curves.md has the trainings.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = Path(__file__).resolve().parents[1]
 COLOURS = {
@@ -50,13 +50,11 @@ def scalars(run: Path, name: str) -> tuple[list[int], list[float]]:
         run: The run's folder.
         name: The scalar's name.
     """
-    steps = []
-    values = []
-    for line in (run / "report" / "scalars.jsonl").read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
-        if name in entry.get("values", {}):
-            steps.append(entry["step"])
-            values.append(entry["values"][name])
+    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    points = events.Scalars(name)
+    steps = [point.step for point in points]
+    values = [point.value for point in points]
     if name.startswith("val/"):
         return steps, values
     starts = range(0, len(values) - WINDOW + 1, WINDOW)

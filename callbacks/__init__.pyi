@@ -29,9 +29,9 @@ from .metrics.video import Flicker as Flicker
 from .metrics.video import FrameSWD as FrameSWD
 from .metrics.video import VideoMetric as VideoMetric
 from .predict.writer import Writer as Writer
-from .report.report import Report as Report
 from .results.results import Results as Results
 from .training.ema import EMA as EMA
 from .training.guard import Guard as Guard
 from .training.progress import Progress as Progress
 from .training.throughput import Throughput as Throughput
+from .validation_images import ValidationImages as ValidationImages

@@ -1,9 +1,10 @@
-"""TensorBoard's logger, without its errors: a full disk must not end a run."""
+"""TensorBoard's logger: a full disk ends no run, and a resumed run goes on in the same log."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 log = logging.getLogger(__name__)
+FOLDER = "tensorboard"  # in the run's directory
 
 
 class Events:
@@ -55,51 +57,60 @@ class Events:
             self._failed = True
             log.error(
                 "the curves in %s could not be written (%s): training goes on without them, and "
-                "they go on when it is started again; those of the report are kept",
+                "they go on when it is started again",
                 self.get_logdir(),
                 error,
             )
 
 
 class TensorBoard(TensorBoardLogger):
-    """Lightning's logger of TensorBoard, with ``Events``, and with hyperparameters alone.
-
-    Args:
-        save_dir: Folder of all runs' logs.
-        name: Folder of the run in it; none if empty.
-        version: Folder within that.
-    """
-
-    def __init__(self, save_dir: str, name: str = "", version: str = "tensorboard") -> None:
-        super().__init__(save_dir, name=name, version=version)
-        self._files: Any = None  # of the experiment
+    """Lightning's logger of TensorBoard, which writes by ``Events``."""
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
         """The writer of torch, whose errors never end a run."""
         is_new = self._experiment is None
-        try:
-            experiment = super().experiment
-        except OSError as error:  # the writer's own names no file
-            raise OSError(error.errno, error.strerror, self.log_dir) from None
+        experiment = super().experiment
         if is_new:
-            self._files = experiment._get_file_writer()
-            self._files.event_writer = Events(self._files.event_writer)
+            experiment.file_writer.event_writer = Events(experiment.file_writer.event_writer)
         return experiment
 
     @rank_zero_only
+    def begin(self, step: int) -> None:
+        """Hide what a killed process logged from this step on, at which training goes on."""
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+        start = Event(step=step, session_log=SessionLog(status=SessionLog.START))
+        self.experiment.file_writer.add_event(start)
+
+    @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Write the hyperparameters for the tab of this name.
+        """Write the hyperparameters; TensorBoard shows all scalars beside them.
 
         Lightning would log a metric for them, -1 at step 0. What is no number or text is left out:
         a method's ``save_hyperparameters`` also saves its parts.
         """
         from torch.utils.tensorboard.summary import hparams
 
-        if self.experiment is not None:  # which makes the files
-            plain = {
-                k: v for k, v in dict(params).items() if isinstance(v, bool | int | float | str)
-            }
-            for summary in hparams(plain, {}):  # type: ignore[no-untyped-call]
-                self._files.add_summary(summary)
+        plain = {k: v for k, v in dict(params).items() if isinstance(v, bool | int | float | str)}
+        # Without the first summary, which would say that there are no metrics.
+        _, session, _ = hparams(plain, {})  # type: ignore[no-untyped-call]
+        self.experiment.file_writer.add_summary(session)
+
+
+def log_text(run: Path, tag: str, text: str) -> None:
+    """Log a Markdown text of a run; it replaces the one before.
+
+    The folder is one of its own: TensorBoard reads only the newest file of a folder, which must be
+    that of a training.
+
+    Args:
+        run: The run's directory.
+        tag: Name of the text.
+        text: The text.
+    """
+    # What was logged from step 0 on is hidden.
+    logger = TensorBoard(str(run), name="", version=f"{FOLDER}/{tag}", purge_step=0)
+    logger.experiment.add_text(tag, text, 0)
+    logger.finalize("success")

@@ -31,11 +31,10 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from callbacks.evaluation import all_callbacks, is_distributed
 from callbacks.predict.predictions import outputs_in
 from callbacks.predict.writer import Writer
-from callbacks.report.report import Report
-from callbacks.report.scalar_record import with_record
 from callbacks.results.results import Results
-from callbacks.tensorboard import TensorBoard
+from callbacks.tensorboard import FOLDER, TensorBoard
 from callbacks.training.progress import Progress
+from callbacks.validation_images import ValidationImages
 from commands.arguments.parser import Parser, link, parse, refuse_misread
 from commands.check import Check, Checked
 from commands.distributed.callbacks import Start, Stops
@@ -291,9 +290,7 @@ class EnlargerCLI(LightningCLI):
         if not self.fits:  # their points would lie at step 0 of the training's curves
             options.logger = False
         elif options.logger in (None, True):
-            options.logger = TensorBoard(str(self.run.path))
-        if self.command == "fit" and not options.barebones:
-            options.logger = with_record(options.logger, self.run.path)
+            options.logger = TensorBoard(str(self.run.path), name="", version=FOLDER)
 
     def _facts(self) -> dict[str, Any]:
         return start_facts(self.config_dump or self._dump(), self.trainer.world_size)
@@ -319,9 +316,9 @@ class EnlargerCLI(LightningCLI):
             options.enable_model_summary = False  # or Lightning's line that there is one
         if self.command in ("predict", "check"):
             return added
-        kinds: list[type[Callback]] = [Results, Report]
-        if self.command == "fit" and not options.barebones:  # which has no logger
-            kinds.append(LearningRateMonitor)
+        kinds: list[type[Callback]] = [Results]
+        if self.command == "fit" and options.logger is not False:
+            kinds += [LearningRateMonitor, ValidationImages]
         return added + [kind() for kind in kinds if is_missing(kind)]
 
     def after_instantiate_classes(self) -> None:

@@ -18,12 +18,12 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-from callbacks.report.runs import CONFIG
 from callbacks.results import compare as runs
 from callbacks.results import grid
 from callbacks.results.files import RESULTS, ImageNumbers, Result
 from commands.measure import add_options, measured
 from commands.process import prepare_output
+from commands.run.files import CONFIG
 
 DATASET = "images"
 

@@ -12,7 +12,6 @@ BY_GROUP = {
     },
     "look": {
         "list": "List methods, networks, degradations, datasets, metrics, experiments or weights.",
-        "report": "Write the page of one or several runs.",
         "compare": "Tell which differences between runs, or folders, are more than chance.",
         "measure": "Measure a folder of images, such as another program's outputs.",
         "preview": "Show what a degradation does to an image.",
@@ -38,7 +37,6 @@ ABOUT = {name: about for group in BY_GROUP.values() for name, about in group.ite
 TOOLS = {
     "app": "commands.app.app",
     "list": "commands.arguments.listing",
-    "report": "callbacks.report.report",
     "compare": "commands.compare",
     "measure": "commands.measure",
     "preview": "degradations.tools.preview",

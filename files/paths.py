@@ -34,7 +34,7 @@ WILDCARD = re.compile(r"[*?\[]")
 CONFIGURATIONS = (".yaml", ".yml", ".json")  # endings of configuration files
 WEIGHTS = (".pth", ".pt", ".ckpt", ".safetensors")  # endings of files of weights
 # What `predict` writes beside its images: the log does not name them among the skipped files.
-PREDICTIONS, PREDICT_PAGE = "predictions.jsonl", "predict.html"
+PREDICTIONS = "predictions.jsonl"
 
 # Image formats by Pillow's names, with the endings of their files. Other formats are not opened:
 # Pillow runs an external program to read some (EPS).
@@ -203,7 +203,7 @@ def images_among(paths: Sequence[Path], where: str, videos: bool = False) -> lis
     others = []
     for path in sorted({*paths} - {*images}):
         is_text = path.suffix.lower() in TEXTS and path.with_suffix("") in named
-        if not is_text and path.name not in (PREDICTIONS, PREDICT_PAGE):
+        if not is_text and path.name != PREDICTIONS:
             others.append(path)
     if others:
         names = first_of((path.name for path in others), 3)

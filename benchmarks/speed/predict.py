@@ -147,7 +147,7 @@ def predict(module: Any, inputs: str, outputs: str) -> None:
     data = SRDataModule(SCALE, predict=inputs, workers=2)
     trainer = Trainer(
         accelerator="cpu",
-        callbacks=[Writer(outputs, page=False)],
+        callbacks=[Writer(outputs)],
         enable_progress_bar=False,
         logger=False,
     )

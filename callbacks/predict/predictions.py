@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
@@ -162,9 +162,7 @@ class Predictions:
         self.seed = seed
         self._lock = threading.Lock()
         self._origins: dict[str, Origin] = {}
-        self.earlier = 0  # lines of runs before
         for line in _lines(self.path):
-            self.earlier += 1
             if "error" not in line:
                 self._origins[line["output"]] = Origin(
                     _way(line),
@@ -302,27 +300,6 @@ def digest_of(model: nn.Module) -> str | None:
 def outputs_in(folder: Path) -> set[str]:
     """Return the output files of a folder according to its lines, whether or not they exist."""
     return {line["output"] for line in _lines(folder / NAME) if "error" not in line}
-
-
-def last_lines(
-    folder: Path, outputs: Collection[str], earlier: int = 0
-) -> dict[str, dict[str, Any]]:
-    """Return the last line of each of these outputs, and of all that this run could not make.
-
-    Args:
-        folder: The folder of the outputs.
-        outputs: Names of some outputs; a large folder's lines would fill the memory.
-        earlier: Number of lines of earlier runs.
-    """
-    last: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(_lines(folder / NAME)):
-        if "error" in line and number < earlier:
-            continue
-        if line["output"] in outputs or "error" in line:
-            last[line["output"]] = line
-        else:
-            last.pop(line["output"], None)  # made after an error
-    return last
 
 
 def _of_source(key: str) -> bool:

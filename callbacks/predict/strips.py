@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Iterable, Iterator, Mapping
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from callbacks.evaluation import are_finite
-from callbacks.pages.images import seen
 from callbacks.predict.files import (
     Format,
     Size,
@@ -26,9 +25,7 @@ from degradations.base import as_floats
 from degradations.bicubic import resize, source_of
 from degradations.images import as_tensor
 from files.batch import Piece
-from files.images.colours import fitted
 from files.images.deep import Pixels
-from files.images.rows import bands_of
 
 
 class NotFiniteError(ValueError):
@@ -120,17 +117,3 @@ def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Pixels:
     pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
     pixels: Pixels = np.frombuffer(pages, dtype).reshape(shape)
     return pixels
-
-
-def noting(strips: Iterable[Pixels], file: IO[bytes], icc: bytes | None) -> Iterator[Pixels]:
-    """Pass rows on, some at a time, and write what a screen shows of them, for pages.
-
-    Args:
-        strips: Rows of an image.
-        file: Gets (H, W, 3), or (H, W, 4) with alpha, in uint8.
-        icc: Colour profile of the input.
-    """
-    for band in bands_of(strips):
-        profile = fitted(icc, band.shape[2] < 3) if icc else None
-        file.write(np.ascontiguousarray(seen(band, profile)).data)
-        yield band

@@ -7,7 +7,6 @@ import logging
 import os
 import resource
 import sys
-import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
@@ -15,14 +14,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from queue import Full, Queue
-from typing import IO, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.evaluation import are_finite, output_image, predicted_dataset
-from callbacks.pages.images import Stored, previews_of, write_previews
 from callbacks.predict.files import (
     BY_ROWS,
     EIGHT_BIT,
@@ -42,7 +40,6 @@ from callbacks.predict.files import (
     write_clip,
     write_image,
 )
-from callbacks.predict.page import PAGE, scenes_of, write_predict_page
 from callbacks.predict.predictions import (
     NAME,
     Line,
@@ -52,7 +49,7 @@ from callbacks.predict.predictions import (
     options_of,
     places_of,
 )
-from callbacks.predict.strips import Finish, NotFiniteError, noting, strips_of
+from callbacks.predict.strips import Finish, NotFiniteError, strips_of
 from callbacks.predict.videos import (
     Codec,
     VideoSettings,
@@ -68,14 +65,13 @@ from files.memory import refuse_file, refuse_whole
 from files.method import Method, method_of
 from files.numbers import NonNegativeInt, PositiveInt, UnitInterval
 from files.own_modules import class_path
-from files.owned import foreign, refuse_foreign, refuse_link, remove_file, remove_folder
+from files.owned import foreign, remove_file, remove_folder
 from files.paths import expand_path, size_and_time
 from files.videos.video import VideoFrame
 
 log = logging.getLogger(__name__)
 THREADS = 2
 LARGE = 50_000_000  # bytes
-NOTED = 40_000_000  # pixels of an output whose previews are written before the page is
 ELSEWHERE = "set another writer.folder or writer.suffix"
 Profile = Literal["keep", "convert"]
 ExifPart = Literal["keep", "no_place", "drop"]
@@ -187,7 +183,6 @@ class Writer(Callback):
         profile: ``keep`` pixel values and colour profile, or first ``convert`` them to sRGB.
         exif: ``keep`` camera, exposure, dates, author and place; or these except the place
             (``no_place``); or ``drop`` all.
-        page: Write ``<folder>/predict.html``: each output beside bicubic, with a slider.
         strength: Share of the method's output, from 0 to 1; the rest is the bicubic enlargement.
         codec: Codec of enlarged videos.
         crf: Quality of enlarged videos by the codec's own scale: from 0, the best, to 51 (``av1``:
@@ -215,7 +210,6 @@ class Writer(Callback):
         quality: PositiveInt = 95,
         profile: Profile = "keep",
         exif: ExifPart = "keep",
-        page: bool = True,
         strength: UnitInterval = 1.0,
         codec: Codec = "h264",
         crf: NonNegativeInt = 18,
@@ -229,7 +223,6 @@ class Writer(Callback):
         self.quality = quality
         self.profile = profile
         self.exif = exif
-        self.page = page
         self.strength = strength
         self._settings = VideoSettings(codec, crf, exif)
         self.config: Mapping[str, Any] = {}  # of the command; see commands/cli.py
@@ -255,8 +248,6 @@ class Writer(Callback):
         self._videos: set[str] = set()  # keys
         self._video: _Video | None = None  # the one whose frames come now
         self._abandoned: set[str] = set()
-        # What a screen shows of large outputs, and their sizes, by key.
-        self._noted_strips: dict[str, tuple[IO[bytes], Size]] = {}
         self._method = Method()
 
     # ------------------------------------------------------------------------- Lightning's hooks
@@ -276,9 +267,6 @@ class Writer(Callback):
             raise ValueError("callbacks.Writer writes the images of datamodules.SRDataModule alone")
         self._root = self.output_folder(trainer)
         check_folder(self._root)
-        if self.page:
-            refuse_foreign(self._root / PAGE)
-            refuse_link(previews_of(self._root / PAGE))
         self._of_clips = self._data.predict_frames is not None
         self._method = method_of(pl_module)
         if self._method.in_pieces is not None:
@@ -405,11 +393,6 @@ class Writer(Callback):
                 f"none of the {unusable + failed} inputs could be enlarged: {self._root / NAME} "
                 "has the reason for each"
             )
-        if self.page and trainer.is_global_zero:
-            try:
-                write_predict_page(self._root, self._lines.earlier)
-            except Exception as error:  # must not fail a finished run
-                log.warning("%s was not written: %r", self._root / PAGE, error)
 
     def on_exception(self, *args: Any, **kwargs: Any) -> None:
         """Drop pending images; the next run writes them."""
@@ -655,11 +638,6 @@ class Writer(Callback):
         line = Line(key=key, input=self._sources[key], output=self._name(key), size=list(size))
         waiting = _Strips()
         rows = waiting.rows(size[0])
-        if self._is_noted(size):
-            self._root.mkdir(parents=True, exist_ok=True)
-            noted = tempfile.TemporaryFile(dir=self._root)  # noqa: SIM115  (of _preview)
-            rows = noting(rows, noted, meta.get("icc"))
-            self._noted_strips[key] = noted, size
         assert self._pool is not None  # since `setup`
         waiting.writing = self._pool.submit(self._write, target, size, rows, meta, line)
         self._pending.append((waiting.writing, key))
@@ -684,16 +662,13 @@ class Writer(Callback):
             raise
         self._settle()
 
-    def _is_noted(self, size: Size) -> bool:
-        return self.page and size[0] * size[1] > NOTED
-
     def _refuse_large(self, target: Path, size: Size) -> None:
         """Log where a large image is written.
 
         Raises:
             MemoryError: If there is no room for it.
         """
-        refuse_file(size, SMALLEST[self.format] + 3 * self._is_noted(size), target.parent)
+        refuse_file(size, SMALLEST[self.format], target.parent)
         if self.format not in BY_ROWS:
             refuse_whole(size, WHOLE, torch.device("cpu"))
         if 3 * size[0] * size[1] > LARGE:
@@ -731,7 +706,6 @@ class Writer(Callback):
     def _settle_first(self) -> None:
         """Wait for an image to be written; an encoder's error does not end the run."""
         writing, key = self._pending.popleft()
-        noted = self._noted_strips.pop(key, None)
         try:
             lost = writing.result()
         except OSError:  # a disk error, which other images will have, too
@@ -744,19 +718,10 @@ class Writer(Callback):
             self._fail(key, reason)
             return
         self.written += 1
-        if noted is not None:
-            self._preview(key, *noted)
         for content in lost:
             self._lose(content)
         if self.format == "png" and os.path.getsize(self._target(key)) > LARGE:
             self._noted["images above 50 MB (--writer.format jpg is far smaller)"] += 1
-
-    def _preview(self, key: str, noted: IO[bytes], size: Size) -> None:
-        """Write what the page shows of a large output, which it would have to read whole."""
-        (scene,) = scenes_of(self._root, self._name(key), {"input": self._sources[key]})
-        with noted:
-            channels = noted.seek(0, os.SEEK_END) // (size[0] * size[1])
-            write_previews(self._root / PAGE, scene, Stored(noted, (*size, channels)))
 
     def _fail(self, key: str, reason: str) -> None:
         self.failed += 1

@@ -33,11 +33,13 @@ from callbacks.results.files import (
     digests_of,
     identity,
     image_numbers,
+    load_results,
     made_by,
     rows_of,
     shown_value,
     store,
 )
+from callbacks.tensorboard import log_text
 from files.checksums import file_hash
 from files.method import Method, method_of
 
@@ -164,6 +166,7 @@ class Results(EvaluationCallback):
         self._evaluations = []
         if results:
             _show(results)
+            log_text(path.parent, "results", markdown(load_results(path)["results"]))
             log.info("numbers and protocols: %s", path)
 
 
@@ -215,19 +218,42 @@ def _result(metric: Metric, record: Record, checkpoint: str | None) -> Result:
     return result
 
 
-def table(results: list[Result]) -> Table:
-    """Return a table of datasets by metrics, one protocol per column; protocols stand below."""
+def cells(results: list[Result]) -> list[list[str]]:
+    """Return the headings and rows of datasets by metrics, one protocol per column."""
     headings = columns(results)
-    protocols = [f"{heading}: {describe(protocol)}" for heading, protocol in headings.values()]
-    table = Table(caption="\n".join(protocols), caption_justify="left")
-    table.add_column("dataset")
-    for heading in ("scale", *(heading for heading, _ in headings.values()), "n"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("checkpoint", overflow="fold")
+    names = [heading for heading, _ in headings.values()]
+    rows = [["dataset", "scale", *names, "n", "checkpoint"]]
     for (dataset, scale, checkpoint), row in rows_of(results).items():
         values = [shown_value(row.get(column)) for column in headings]
-        table.add_row(dataset, f"x{scale:g}", *values, counts_of(row), checkpoint or "-")
+        rows.append([dataset, f"x{scale:g}", *values, counts_of(row), checkpoint or "-"])
+    return rows
+
+
+def protocols(results: list[Result]) -> list[str]:
+    """Return a line for each column: how its numbers were computed."""
+    headings = columns(results).values()
+    return [f"{heading}: {describe(protocol)}" for heading, protocol in headings]
+
+
+def table(results: list[Result]) -> Table:
+    """Return the table for a terminal, with the protocols below."""
+    table = Table(caption="\n".join(protocols(results)), caption_justify="left")
+    headings, *rows = cells(results)
+    table.add_column(headings[0])
+    for heading in headings[1:-1]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column(headings[-1], overflow="fold")
+    for row in rows:
+        table.add_row(*row)
     return table
+
+
+def markdown(results: list[Result]) -> str:
+    """Return the table in Markdown, with the protocols below."""
+    headings, *rows = cells(results)
+    rule = ["---", *["---:"] * (len(headings) - 2), "---"]
+    lines = [f"| {' | '.join(row)} |" for row in (headings, rule, *rows)]
+    return "\n".join([*lines, "", *(f"- {line}" for line in protocols(results))])
 
 
 def _show(results: list[Result]) -> None:

@@ -17,8 +17,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.hooks import RemovableHandle
 
 from callbacks.evaluation import all_callbacks
-from callbacks.report.scalar_record import ScalarRecord
 from callbacks.results.files import made_by
+from callbacks.tensorboard import TensorBoard
 from commands.distributed.heartbeat import Ranks
 from commands.distributed.preflight import Facts
 from commands.errors import ConfigurationError
@@ -74,17 +74,17 @@ class Start(Callback):
                 )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log hyperparameters, and begin the record of scalars.
+        """Log hyperparameters.
 
         Raises:
             ConfigurationError: If a schedule fails later in the run.
         """
         check_lengths(trainer)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoard):
+                logger.begin(trainer.global_step)
         if self.config is not None:
             log_hyperparameters(trainer, self.config)
-        for logger in trainer.loggers:
-            if isinstance(logger, ScalarRecord):
-                logger.begin(trainer.global_step)
 
 
 def data_facts(trainer: Trainer) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from callbacks.evaluation import accumulated, all_callbacks
 from callbacks.metrics.base import Metric
 from commands.arguments.saved_config import as_yaml, flat
 from commands.errors import did_you_mean
-from commands.lightning_internals import set_logged_step
+from commands.lightning_internals import logging_at_step_before, set_logged_step
 from commands.run.files import (
     CONFIG,
     FOLDER,
@@ -646,7 +646,9 @@ def run_validation(trainer: Trainer, ends_epoch: bool) -> None:
     loop = trainer.fit_loop.epoch_loop
     trainer.validating = True
     loop.val_loop.restarting = False
-    loop.val_loop.run()
+    correct_logged_step(trainer, trainer.lightning_module)
+    with logging_at_step_before(trainer):
+        loop.val_loop.run()
     trainer.training = True
     loop.update_lr_schedulers("step", update_plateau_schedulers=True)
     if ends_epoch:

@@ -75,9 +75,6 @@ WRITTEN = {"seed_everything", "trainer", "model", "data", "run", "checkpoint"}
 WRITE = ("fit", "check", "validate", "test")  # commands that need a writable run directory
 FIXED = (  # files that they write there
     WEIGHTS,
-    "report.html",
-    "report/scalars.jsonl",
-    "report/images.json",
     f"{FOLDER}/best.json",
     "results.json",
     "images.json",

@@ -1,4 +1,4 @@
-"""The report's curves come from the logged values, whatever the logger."""
+"""The curves of a run: one log, however often the run is resumed."""
 
 from __future__ import annotations
 
@@ -8,35 +8,62 @@ from pathlib import Path
 
 import pytest
 
-from callbacks.report.runs import Run, read_run
-from callbacks.report.scalar_record import FILE
+from callbacks.tensorboard import TensorBoard
+from tests.callbacks.event_files import Log, Points
 from tests.quick import quick
 
 Enlarger = Callable[..., None]
 Fitted = Callable[..., Path]
-EVERY_TWO = ("--trainer.val_check_interval", 2)
-FIT = ("fit", "--config", "tiny.yaml", *EVERY_TWO)
+LOGGER = ("--trainer.logger", "true")
+EVERY_TWO = (*LOGGER, "--trainer.val_check_interval", 2)
+RUN = Path("runs/tiny")
 
 
-def curves(run: str = "tiny") -> Run:
-    return read_run(Path("runs", run), run)
+def curve(run: Path, name: str) -> Points:
+    return Log(run / "tensorboard").scalars(name)
 
 
-def test_what_is_logged_again_replaces_what_a_killed_process_left(
+def test_what_a_killed_process_logged_later_is_hidden(fitted: Fitted, enlarger: Enlarger) -> None:
+    whole = fitted(*EVERY_TWO, name="whole")
+    killed = fitted(*EVERY_TWO, "--trainer.max_steps", 7, name="killed")
+    late = TensorBoard(str(killed), name="", version="tensorboard")
+    late.log_metrics({"train/loss": 9.0}, step=8)  # after the last checkpoint
+    late.log_metrics({"train/loss": 9.0, "val/psnr": 1.0}, step=50)
+    late.finalize("failed")
+
+    enlarger("fit", "--config", "tiny.yaml", *EVERY_TWO, "--run.name", "killed")
+
+    for name in ("train/loss", "val/psnr"):
+        assert curve(killed, name) == curve(whole, name)
+
+
+def test_a_run_logs_images_at_each_validation_once(fitted: Fitted, enlarger: Enlarger) -> None:
+    run = fitted(*EVERY_TWO, "--trainer.max_steps", 4)
+    enlarger("fit", "--config", "tiny.yaml", *EVERY_TWO, "--trainer.max_steps", 7)
+
+    log = Log(run / "tensorboard")
+    validated = [step for step, _ in log.scalars("val/psnr")]
+    assert validated == [1, 3, 6]
+    assert log.names("images") == ["images/photos/1", "images/photos/2"]
+    for name in log.names("images"):
+        assert [step for step, _ in log.images(name)] == validated
+
+
+def test_results_are_a_text_that_the_next_evaluation_replaces(
     fitted: Fitted, enlarger: Enlarger
 ) -> None:
-    fitted(*EVERY_TWO, name="whole")
-    record = fitted(*EVERY_TWO, "--trainer.max_steps", 7, name="killed") / FILE
-    with record.open("a") as file:  # steps after the last checkpoint, and half a line
-        file.write('{"step": 8, "values": {"train/loss": 9.0}}\n')
-        file.write('{"step": 50, "values": {"train/loss": 9.0, "val/psnr": 1.0}}\n{"step": 51, "va')
-    enlarger(*FIT, "--run.name", "killed")
-    whole, killed = curves("whole").curves, curves("killed").curves
-    assert killed["train/loss"] == whole["train/loss"]
-    assert killed["val/psnr"].steps == whole["val/psnr"].steps
+    run = fitted()
+    enlarger("test", "--config", "tiny.yaml")
+    enlarger("test", "--config", "tiny.yaml", "--trainer.callbacks+", "callbacks.SSIM")
+
+    (text,) = Log(run / "tensorboard/results").texts("results")
+    results = json.loads((run / "results.json").read_text())["results"]
+    assert {result["metric"] for result in results} == {"psnr", "ssim"}
+    for result in results:
+        assert f"{result['value']:.4f}" in text
 
 
-NEVER = ("--trainer.check_val_every_n_epoch", 100)
+NEVER = (*LOGGER, "--trainer.check_val_every_n_epoch", 100)
 ENDS = {
     "max_steps": (*NEVER, "--trainer.max_steps", 7),
     "max_epochs": (*NEVER, "--trainer.max_steps", -1, "--trainer.max_epochs", 1),
@@ -48,6 +75,7 @@ ENDS = {
         *("--trainer.callbacks.patience", 0, "--trainer.callbacks.mode", "min"),
     ),
     "several epochs for a validation": (
+        *LOGGER,
         *("--trainer.check_val_every_n_epoch", "null", "--trainer.val_check_interval", 5000),
     ),
     "accumulation": (*NEVER, "--trainer.accumulate_grad_batches", 3, "--trainer.max_steps", 3),
@@ -61,10 +89,9 @@ def test_a_training_without_validation_validates_at_its_end(
     """Once, and the checkpoint of that step is ranked; the finished run has nothing to do."""
     command = ["fit", "--config", "tiny.yaml", *ENDS[case]]
     enlarger(*command)
-    found = curves().curves["val/psnr"]
-    best = json.loads(Path("runs/tiny/checkpoints/best.json").read_text())
-    assert len(found.steps) == 1
-    assert best["best"] == [f"step-{found.steps[0]:09d}.ckpt"]
+    ((step, value),) = curve(RUN, "val/psnr")
+    best = json.loads((RUN / "checkpoints/best.json").read_text())
+    assert best["best"] == [f"step-{step + 1:09d}.ckpt"]
     enlarger(*command)
     if case != "max_time":
-        assert curves().curves["val/psnr"] == found
+        assert curve(RUN, "val/psnr") == [(step, value)]

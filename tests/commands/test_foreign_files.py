@@ -14,7 +14,6 @@ from files.marks import MARKS
 from files.owned import NotOursError, refuse_foreign, remove_file, write_whole
 
 FOREIGN = {
-    ".html": "<!DOCTYPE html>\n<html><head><title>predict</title></head></html>\n",
     ".jsonl": '{"id": 1, "prompt": "a cat"}\n',
     ".json": '{"images": [{"id": 1, "file_name": "a.png"}], "annotations": []}\n',
     ".csv": "a,b\n1,2\n",
@@ -25,7 +24,7 @@ PREDICT = (
 )
 
 
-@pytest.mark.parametrize("name", [*FIXED, "out/predict.html", "out/predictions.jsonl"])
+@pytest.mark.parametrize("name", [*FIXED, "out/predictions.jsonl"])
 @pytest.mark.parametrize("text", ["", "\x00", None])
 def test_every_writer_refuses_it(tmp_path: Path, name: str, text: str | None) -> None:
     path = tmp_path / name
@@ -66,21 +65,20 @@ def test_what_the_commands_write_is_ours(
     found = [path for path in Path().rglob("*") if any(n.fullmatch(path.name) for n, _ in MARKS)]
     names = {path.name for path in found}
     written = {Path(name).name for name in FIXED} - {"weights.json"}  # of weights that fit in part
-    assert names >= written | {"predict.html", NAME}
+    assert names >= written | {NAME}
     assert "shard.report.json" in names
     for path in found:
         refuse_foreign(path)
 
 
-@pytest.mark.parametrize("name", [".predict_html", "predictions.jsonl", "predict.html"])
 def test_nothing_is_written_through_a_link(
-    tiny: Path, photo_folder: Path, refusal: Callable[..., str], name: str
+    tiny: Path, photo_folder: Path, refusal: Callable[..., str]
 ) -> None:
     Path("in").symlink_to(photo_folder)
     Path("out").mkdir()
     Path("target").mkdir()
-    Path("out", name).symlink_to("../target" if name == ".predict_html" else "../target/mine")
-    assert f"{name} is a link" in refusal(*PREDICT)
+    Path("out", NAME).symlink_to("../target/mine")
+    assert f"{NAME} is a link" in refusal(*PREDICT)
     assert list(Path("target").iterdir()) == []
 
 

@@ -30,9 +30,8 @@ def other(tiny: Path, bicubic: str) -> Path:
 
 
 def outputs(folder: str | Path = "runs/tiny/predict") -> list[str]:
-    beside = (NAME, "predict.html", ".predict_html")  # what is no output
     found = (path.relative_to(folder) for path in Path(folder).rglob("*") if path.is_file())
-    return sorted(path.as_posix() for path in found if not {*beside} & {*path.parts})
+    return sorted(path.as_posix() for path in found if path.name != NAME)
 
 
 # ---------------------------------------------------------------------------------- configuration

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.ExifTags import IFD, Base
 
-from callbacks.predict.page import PAGE
 from callbacks.predict.predictions import NAME
 from commands.run.files import best_or_newest
 from tests.quick import quick
@@ -46,8 +45,8 @@ def predict(enlarger: Enlarger, folder: Path, *more: object) -> None:
 
 
 def written(root: Path = OUT) -> list[str]:
-    """Return the images in a folder and below, without predictions.jsonl and the page."""
-    files = (p for p in root.rglob("*") if p.is_file() and p.name not in (NAME, PAGE))
+    """Return the images in a folder and below, without predictions.jsonl."""
+    files = (p for p in root.rglob("*") if p.is_file() and p.name != NAME)
     shown = (p.relative_to(root) for p in files)
     return sorted(p.as_posix() for p in shown if not any(s.startswith(".") for s in p.parts))
 

@@ -25,6 +25,7 @@ from callbacks.metrics.sets import SetMetric
 from callbacks.metrics.video import FVD, KVD, Flicker, FrameSWD
 from callbacks.results.files import digests_of, load_images
 from callbacks.results.results import Results
+from callbacks.validation_images import ValidationImages
 from tests.callbacks.tiny import Images, collate, trainer
 from tests.contracts import discovery
 from tests.contracts.arguments import build
@@ -157,4 +158,16 @@ def test_results(tmp_path: Path) -> None:
     (found,) = load_images(tmp_path)
     words = digests_of(torch.stack([data[index]["hr"] for index in range(4)])).tolist()
     assert [found["digests"][key].split()[0] for key in data.keys] == [f"{w:08x}" for w in words]
+    assert not waits, f"a batch waits:\n{waits}"
+
+
+def test_validation_images() -> None:
+    """What is shown of a batch stays on the device until the validation ends."""
+    data = [Images(2, side=64)[index] for index in range(2)]
+    with pretended_gpu():
+        batch = together(data)
+        batch |= {name: batch[name].to(GPU) for name in ("lr", "hr")}
+        with counted() as waits:
+            images = ValidationImages(side=32)._middles(batch["hr"] * 0.9, batch, slice(1, 2))
+        assert {image.device for image in images.values()} == {GPU}
     assert not waits, f"a batch waits:\n{waits}"

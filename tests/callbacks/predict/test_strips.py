@@ -97,7 +97,7 @@ def test_memory_holds_no_output(tmp_path: Path) -> None:
     """Of 27 megapixels, which take 80 MB in 8 bits, and 325 as floats."""
     (tmp_path / "in").mkdir()
     Image.fromarray(photograph(1300)).save(tmp_path / "in/a.png")
-    taken = peak_mib(lambda: predict(tmp_path, 128, page=False), torch.device("cpu"))
+    taken = peak_mib(lambda: predict(tmp_path, 128), torch.device("cpu"))
     if taken is None:
         pytest.skip("this system does not say what memory a process takes")
     assert taken < 130

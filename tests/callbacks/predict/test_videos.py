@@ -72,7 +72,7 @@ def predict(
     model.stop_at, model.how = stop_at, how
     several: dict[str, Any] = {"limit_predict_batches": settings.pop("limit", None)}
     several |= {"devices": 2, "strategy": "ddp_fork"} if settings.pop("several", False) else {}
-    writer = Writer(folder=str(out), suffix="_x2", page=False, **settings)
+    writer = Writer(folder=str(out), suffix="_x2", **settings)
     run = trainer(out.parent, writer, OneThread(), **several)
     gc.collect()  # a forked process that frees a decoder of PyAV waits for its threads forever
     run.predict(model, data, return_predictions=False)

@@ -22,7 +22,6 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from callbacks.predict import files as image_file
-from callbacks.predict.page import PAGE
 from callbacks.predict.predictions import NAME
 from callbacks.predict.writer import Writer
 from datamodules import SRDataModule
@@ -34,7 +33,6 @@ from tests.callbacks.predict.test_predictions import stored
 from tests.callbacks.tiny import Tiny, trainer
 from tests.datamodules.profiles import grey_profile, rgb_profile, srgb_of_grey
 
-HIDDEN = ".predict_html"  # previews of the page
 RGB_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
@@ -113,7 +111,7 @@ def one(root: Path, sample: dict[str, Any], format: Any = "png", **settings: Any
 
 
 def images_in(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir() if p.name not in (NAME, PAGE, HIDDEN))
+    return sorted(p.name for p in folder.iterdir() if p.name != NAME)
 
 
 # ---------------------------------------------------------------------------------- kinds of pixels
@@ -554,23 +552,6 @@ def test_a_full_disk_stops_the_run_and_leaves_no_half_file(
     with pytest.raises(OSError, match="No space left"):
         predict(tmp_path, Writer(), Data({str(i): batch_of() for i in range(count)}))
     assert not list((tmp_path / "predict").iterdir())
-
-
-def test_a_page_shows_the_outputs_and_never_fails_a_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    predict(tmp_path, Writer(page=False), Data({"a": batch_of()}))
-    page = tmp_path / "predict" / PAGE
-    assert not page.exists()
-    predict(tmp_path, Writer(), Data({"a": batch_of()}))  # of what was done before
-    assert '<img src="a.png"' in page.read_text()
-
-    def fail(*_: Any) -> None:
-        raise RuntimeError("no page")
-
-    monkeypatch.setattr("callbacks.predict.writer.write_predict_page", fail)
-    predict(tmp_path, Writer(), Data({"b": batch_of()}))
-    assert "predict.html was not written: RuntimeError('no page')" in caplog.text
 
 
 def test_few_images_wait_and_threads_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

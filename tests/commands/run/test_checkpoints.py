@@ -168,7 +168,7 @@ def test_what_a_killed_run_left_half_written_confuses_nobody(
     folder = trained / "checkpoints"
     left = [hidden(folder / "step-000000013.ckpt"), hidden(folder / "step-000000007.ckpt")]
     left += [hidden(folder / "best.json"), hidden(trained / "config.yaml")]
-    left += [hidden(trained / "results.json"), hidden(trained / "report" / "images" / "a.webp")]
+    left += [hidden(trained / "results.json"), hidden(trained / "more" / "a.webp")]
     kept = [folder / "mine.tmp", trained / "mine.tmp"]
     left[-1].parent.mkdir(parents=True, exist_ok=True)
     for path in (*left, *kept):
