@@ -422,6 +422,9 @@ class EnlargerCLI(LightningCLI):
             self.ranks.finish()
             raise
         except BaseException as error:
+            launcher = self.trainer.strategy.launcher
+            if launcher is not None and not self.ranks.met:
+                launcher.kill(signal.SIGKILL)  # those that it started would wait for this process
             blamed = self.ranks.fail(error, status_of(error))
             if blamed is not None:
                 raise blamed from error

@@ -17,14 +17,9 @@ import pytest
 from lightning.pytorch import Callback, Trainer
 
 from tests.conftest import REPO
+from tests.ports import free_port
 
 LIMIT = 150  # seconds; waiting for a missing process would take half an hour
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def torchrun(*args: object, processes: int = 2, strategy: str = "ddp") -> None:
@@ -87,6 +82,24 @@ def test_check_has_one_verdict(tiny: Path) -> None:
     assert (first, second) == (2, 2), one + other
     assert (one + other).count("1 of what fit needs are missing") == 1
     assert not Path("runs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_port_in_use_ends_both_processes(tiny: Path) -> None:
+    """The output is read until both have ended."""
+    command = [sys.executable, str(REPO / "main.py"), "fit", "--config", "tiny.yaml"]
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        run = subprocess.run(
+            [*command, "--trainer.devices", "2"],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": str(port)},
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+        )
+    assert run.returncode == 75, run.stderr
+    assert run.stderr.endswith(f"error: port {port} is in use: set MASTER_PORT\n")
 
 
 class Leaves(Callback):
