@@ -345,6 +345,9 @@ class EnlargerCLI(LightningCLI):
         """Meet the other processes, and load the right weights into the model."""
         with self._together():
             self._meet()
+            self._set_up_model()
+
+    def _set_up_model(self) -> None:
         self.model.set_noise_seed(self.config.seed_everything)
         if isinstance(self.model, SuperResolver):
             self.model.set_tiling(self.config_init.tiling)

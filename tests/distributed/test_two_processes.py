@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,18 @@ def test_a_port_in_use_ends_both_processes(tiny: Path) -> None:
         )
     assert run.returncode == 75, run.stderr
     assert run.stderr.endswith(f"error: port {port} is in use: set MASTER_PORT\n")
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_data_that_the_first_process_refuses(tiny: Path, enlarger: Callable[..., None]) -> None:
+    """It looks at them alone, before it moves an earlier run aside."""
+    command = ("fit", "--config", "tiny.yaml", "--data.init_args.val", "null")
+    enlarger(*command, "--trainer.max_steps", 1)
+    large = ("--run.overwrite", "true", "--data.init_args.batch_size", 32)
+    (first, one), (second, other) = by_srun(*command, *large)
+    assert "fewer than data.batch_size 32" in one
+    assert (first, second) == (2, 2), one + other
 
 
 class Leaves(Callback):
