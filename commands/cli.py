@@ -40,7 +40,9 @@ from callbacks.tensorboard import TensorBoard
 from callbacks.training.progress import Progress
 from commands.arguments.command_line import help_words, read
 from commands.arguments.parser import LINKS, Parser, parse, printed
-from commands.check import Check, Checked
+from commands.check.findings import print_findings
+from commands.check.first_step import Check, Checked
+from commands.check.needs import missing
 from commands.distributed.callbacks import Start, Stops
 from commands.distributed.heartbeat import Ranks
 from commands.distributed.launch import own_plugins, own_strategy, refuse_unsupported
@@ -51,7 +53,6 @@ from commands.export.about import Origin
 from commands.export.export import ExportOptions, export, model_alone, of_run
 from commands.interface.weights_file import with_weights_file
 from commands.names import ABOUT
-from commands.needs import listed, missing, sizes
 from commands.process import keep_compiled_code, keep_freed_memory, prepare_output, raise_limit
 from commands.run.arithmetic import arithmetic
 from commands.run.checkpoints import Checkpoints, is_foreign_checkpoint_callback
@@ -205,7 +206,13 @@ class EnlargerCLI(LightningCLI):
         reads_weights = weights_are_read(self.run, config, self.fits)
         if self.command == "predict" and not reads_weights:
             keep_trained_scale(self.run, config)
-        self._weights_files = needed_files(config, reads_weights)
+        try:
+            self._weights_files = needed_files(config, reads_weights)
+        except (OSError, ValueError) as error:
+            if self.command != "fit":
+                raise
+            hint = "main.py check, with the same arguments, lists all that is missing"
+            raise ConfigurationError(f"{error}; {hint}") from error
         self.resumed_from: Path | None = None
         if self.command == "predict":
             self._lock(alone_in(self._output_folder(), options.lost_after_seconds))
@@ -215,18 +222,15 @@ class EnlargerCLI(LightningCLI):
             self._find_checkpoint()
 
     def _check_needs(self) -> None:
-        """Print what is missing, and the size of the model.
+        """Print what is missing.
 
         Raises:
             ConfigurationError: If the training cannot do without.
         """
-        lacks = missing(self.config_dump or {})
-        sys.stdout.write(listed(lacks))
-        log.info("%s", sizes(self.config, lacks))
-        stopping = sum(need.stops for need in lacks)
-        if stopping:
+        broken = print_findings(missing(self.config_dump or {}))
+        if broken:
             refusal = ConfigurationError(
-                f"{stopping} of what fit needs are missing: they are listed above"
+                f"{broken} of what fit needs are missing: they are listed above"
             )
             if self.world.size == 1:
                 raise refusal

@@ -72,6 +72,8 @@ def refuse_typos(args: Sequence[str]) -> None:
         if key == "config":
             _refuse_file(value)
         key = key.rstrip("+")
+        if key in ("dry-run", "dry_run"):
+            raise ConfigurationError(f"unknown key {key!r}; main.py check tries the first step")
         _refuse_key(key)
         _refuse_class(key, value)
 

@@ -1,4 +1,4 @@
-"""``check``: do what ``fit`` does up to its first step, on all processes, and print a table."""
+"""Do what ``fit`` does up to its first step, on all processes, and print a table."""
 
 from __future__ import annotations
 
