@@ -103,20 +103,19 @@ def gpus() -> Iterator[Finding]:
         return
     if shutil.which("nvidia-smi") is None:
         yield Finding("ok", "GPUs", "none, and no NVIDIA driver; training runs on the CPU")
-    elif os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
-        text = "CUDA_VISIBLE_DEVICES hides them all"
-        yield Finding("look", "GPUs", text, "unset CUDA_VISIBLE_DEVICES")
-    else:
-        built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU alone"
-        text = f"there is a driver, but torch, built for {built}, sees none"
-        fix = "update the driver, or install torch for its CUDA; in a container, add --gpus all"
-        yield Finding("broken", "GPUs", text, fix)
+        return
+    text = f"there is a driver, but torch {torch.__version__} sees none"
+    fix = (
+        "unset CUDA_VISIBLE_DEVICES, update the driver, or install torch for its CUDA; in a "
+        "container, add --gpus all"
+    )
+    yield Finding("look", "GPUs", text, fix)
 
 
 def disks() -> Iterator[Finding]:
     """Check free space in the working directory and in shared memory."""
     shared = Path("/dev/shm")
-    yield _space("disk", Path.cwd(), LEAST_DISK, "free space: runs and outputs are written here")
+    yield _space("disk", Path.cwd(), LEAST_DISK, "runs and outputs are written here: free space")
     if shared.is_dir():
         fix = "in a container: docker run --shm-size 8g; or --data.workers 0"
         yield _space("shared memory", shared, LEAST_SHARED, fix)
@@ -134,12 +133,10 @@ def folders() -> Iterator[Finding]:
 
     for name, content in (("ENLARGER_DATA", "image sets"), ("ENLARGER_WEIGHTS", "weights")):
         value = os.environ.get(name)
-        if not value:
-            yield Finding("ok", name, f"not set; it may name the folder of {content}")
-        elif Path(expand_path(value, name)).is_dir():
-            yield Finding("ok", name, value)
-        else:
+        if value and not Path(expand_path(value, name)).is_dir():
             yield Finding("broken", name, f"{value} does not exist", f"export {name}=FOLDER")
+        else:
+            yield Finding("ok", name, value or f"not set; it may name the folder of {content}")
 
 
 def weights() -> Iterator[Finding]:
