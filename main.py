@@ -62,12 +62,15 @@ def _run_alone(words: Sequence[str]) -> int | None:
     from importlib import import_module
 
     from commands.arguments.help import answered
+    from commands.check.machine import main as machine
     from commands.errors import ConfigurationError, print_error
     from commands.names import TOOLS
 
     try:
         if answered(words):
             return 0
+        if [word for word in words if word != "--debug"] == ["check"]:  # without a configuration
+            return machine()
         if not words or words[0] not in TOOLS:
             return None
         status: int = import_module(TOOLS[words[0]]).main(words[1:])
@@ -130,7 +133,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         raise SystemExit(_stopped()) from None
     except Exception as error:
-        error.add_note("`python main.py doctor` reports what is wrong with this installation.")
+        error.add_note("`python main.py check` reports what is wrong with this installation.")
         raise
     run(words)
 

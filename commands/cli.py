@@ -36,7 +36,9 @@ from callbacks.tensorboard import FOLDER, TensorBoard
 from callbacks.training.progress import Progress
 from callbacks.validation_images import ValidationImages
 from commands.arguments.parser import Parser, link, parse, refuse_misread
-from commands.check import Check, Checked
+from commands.check.findings import print_findings
+from commands.check.first_step import Check, Checked
+from commands.check.needs import missing
 from commands.distributed.callbacks import Start, Stops
 from commands.distributed.heartbeat import Ranks
 from commands.distributed.launch import own_plugins, own_strategy, refuse_unsupported
@@ -47,7 +49,6 @@ from commands.export.about import Origin
 from commands.export.export import ExportOptions, export, model_alone, of_run
 from commands.interface.weights_file import with_weights_file
 from commands.names import ABOUT
-from commands.needs import listed, missing, sizes
 from commands.process import keep_compiled_code, keep_freed_memory, prepare_output, raise_limit
 from commands.run.arithmetic import arithmetic
 from commands.run.checkpoints import Checkpoints, is_foreign_checkpoint_callback
@@ -187,7 +188,13 @@ class EnlargerCLI(LightningCLI):
         reads_weights = weights_are_read(self.run, config, self.fits)
         if self.command == "predict" and not reads_weights:
             keep_trained_scale(self.run, config)
-        self._weights_files = needed_files(config, reads_weights)
+        try:
+            self._weights_files = needed_files(config, reads_weights)
+        except (OSError, ValueError) as error:
+            if self.command != "fit":
+                raise
+            hint = "main.py check, with the same arguments, lists all that is missing"
+            raise ConfigurationError(f"{error}; {hint}") from error
         self.resumed_from: Path | None = None
         if self.command == "predict":
             self._lock(alone_in(self._output_folder(), options.lost_after_seconds))
@@ -197,18 +204,15 @@ class EnlargerCLI(LightningCLI):
             self._find_checkpoint()
 
     def _check_needs(self) -> None:
-        """Print what is missing, and the size of the model.
+        """Print what is missing.
 
         Raises:
             ConfigurationError: If the training cannot do without.
         """
-        lacks = missing(self.config_dump or {})
-        sys.stdout.write(listed(lacks))
-        log.info("%s", sizes(self.config, lacks))
-        stopping = sum(need.stops for need in lacks)
-        if stopping:
+        broken = print_findings(missing(self.config_dump or {}))
+        if broken:
             refusal = ConfigurationError(
-                f"{stopping} of what fit needs are missing: they are listed above"
+                f"{broken} of what fit needs are missing: they are listed above"
             )
             if self.world.size == 1:
                 raise refusal
@@ -325,6 +329,9 @@ class EnlargerCLI(LightningCLI):
         """Meet the other processes, and load the right weights into the model."""
         with self._together():
             self._meet()
+            self._set_up_model()
+
+    def _set_up_model(self) -> None:
         self.model.set_noise_seed(self.config.seed_everything)
         if isinstance(self.model, SuperResolver):
             self.model.set_tiling(self.config_init.tiling)
@@ -402,6 +409,9 @@ class EnlargerCLI(LightningCLI):
             self.ranks.finish()
             raise
         except BaseException as error:
+            launcher = self.trainer.strategy.launcher
+            if launcher is not None and not self.ranks.met:
+                launcher.kill(signal.SIGKILL)  # those that it started would wait for this process
             blamed = self.ranks.fail(error, status_of(error))
             if blamed is not None:
                 raise blamed from error

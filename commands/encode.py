@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from commands.arguments.saved_config import flat
-from commands.check import Checked
+from commands.check.first_step import Checked
 from commands.errors import ConfigurationError
 from commands.run.loggers import without_secrets
 from datamodules.degrading import degradation_of

@@ -8,7 +8,7 @@ BY_GROUP = {
         "validate": "Measure the run's best weights on the validation images.",
         "test": "Measure the run's best weights on the test images.",
         "predict": "Enlarge images and videos with a released model, or the run's best weights.",
-        "check": "Do what fit does up to its first step, on all processes, and print a summary.",
+        "check": "Tell what this machine has, or what a configuration lacks; try its first step.",
     },
     "look": {
         "list": "List methods, networks, degradations, datasets, metrics, experiments or weights.",
@@ -16,7 +16,6 @@ BY_GROUP = {
         "measure": "Measure a folder of images, such as another program's outputs.",
         "preview": "Show what a degradation does to an image.",
         "app": "Enlarge photographs in the browser: app RUN.",
-        "doctor": "Report what works on this machine and what does not, with the fix.",
     },
     "data": {
         "pack": "Pack images into WebDataset tars.",
@@ -40,7 +39,6 @@ TOOLS = {
     "compare": "commands.compare",
     "measure": "commands.measure",
     "preview": "degradations.tools.preview",
-    "doctor": "commands.doctor",
     "pack": "datamodules.pack.__main__",
     "prepare": "commands.prepare",
     "freeze": "degradations.tools.freeze",

@@ -83,6 +83,9 @@ def _prepare(source: Path, out: Path, recipe: Mapping[str, Any]) -> int:
             target = target.with_suffix(".png")
         if not target.is_file():
             _write(path, target, recipe.get("side"))
+        lr = out / "lr" / target.name
+        if "degradation" in recipe and not lr.is_file():
+            _write_lr(target, lr, recipe)
     sys.stdout.write(f"{count:,} images in {out}\n")
     return 0
 
@@ -117,3 +120,18 @@ def _write(path: Path, target: Path, side: int | None) -> None:
             box = (left, top, left + edge, top + edge)
             square = image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC, box)
             square.save(file, "PNG")
+
+
+def _write_lr(hr: Path, lr: Path, recipe: Mapping[str, Any]) -> None:
+    """Degrade an image; its name is the seed."""
+    import torch
+
+    from degradations.images import as_image, read_image
+    from degradations.seeds import seed_of
+    from degradations.tools.configure import degradation_of
+
+    file = CONFIGS / "degradation" / f"{recipe['degradation']}.yaml"
+    degradation = degradation_of([file], recipe["scale"])
+    seeds = torch.tensor([seed_of(hr.name)])
+    with whole_file(lr) as written:
+        as_image(degradation(read_image(hr), seeds)).save(written, "PNG")

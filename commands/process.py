@@ -1,6 +1,6 @@
 """The process: logging and warnings, memory allocator, open files.
 
-Imports only the standard library, for `doctor`.
+Imports only the standard library, for `check`.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from hypothesis import settings
 from PIL import Image
 
 import main
+from tests.ports import free_port
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test fetches weights, also where there is a network
 settings.register_profile("enlarger", deadline=None)  # examples are slow on a busy machine
@@ -67,6 +68,17 @@ def _no_waiting_for_the_disk() -> Generator[None]:
     """A run of a second writes twenty files; what asks for the disk to be full patches this."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ports_of_lightning() -> Generator[None]:
+    """Lightning chooses a port for processes that it starts itself, and does not hold it."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "lightning.pytorch" in sys.modules:
+            from lightning.fabric.plugins.environments import lightning
+
+            patch.setattr(lightning, "find_free_network_port", free_port)
         yield
 
 

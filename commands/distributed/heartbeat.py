@@ -26,7 +26,7 @@ from lightning.pytorch.strategies import ParallelStrategy
 from torch.distributed import Store  # type: ignore[attr-defined]
 
 from callbacks.evaluation import FailedElsewhereError
-from commands.distributed.preflight import SHOWN, Facts, differences, gather, open_store
+from commands.distributed.preflight import SHOWN, Facts, differences, gather, open_store, taken_port
 from commands.errors import ConfigurationError, RepeatedError, TemporaryError
 from commands.signals import Signals
 from datamodules.loading import end_workers
@@ -404,8 +404,8 @@ class Ranks:
         Raises:
             RepeatedError: If another process reports the same for all.
         """
-        if self.world == 1:
-            return None
+        if self.world == 1:  # Lightning's own processes have not met yet
+            return taken_port(error)
         while self._ends:  # with its own reason, of which this error is a consequence
             time.sleep(1.0)
         heartbeat = self._heartbeat

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import socket
 import sys
 import sysconfig
@@ -80,7 +81,7 @@ def open_store(rank: int, world: int, address: str, port: int, limit: float) -> 
         limit: Seconds to wait for the process that holds the store.
 
     Raises:
-        TemporaryError: If the store cannot be reached.
+        TemporaryError: If the store cannot be reached, or its port is in use.
     """
     timeout = timedelta(seconds=limit)
     try:
@@ -100,11 +101,17 @@ def open_store(rank: int, world: int, address: str, port: int, limit: float) -> 
             multi_tenant=True,
         )
     except dist.DistError as error:
-        raise TemporaryError(
+        raise taken_port(error) or TemporaryError(
             f"rank {rank} on {socket.gethostname()} could not reach the shared store of {world} "
             f"processes, {address}:{port}, within {limit:g} s ({_first_line(error)}): is the first "
             "node up, and its port open to this one?"
         ) from error
+
+
+def taken_port(error: BaseException) -> TemporaryError | None:
+    """Return what to say if the first process cannot listen at its port; else None."""
+    taken = re.search(r"port: (\d+).*EADDRINUSE", str(error))
+    return TemporaryError(f"port {taken[1]} is in use: set MASTER_PORT") if taken else None
 
 
 def gather(

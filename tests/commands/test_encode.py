@@ -26,7 +26,7 @@ from lightning_modules.latents import enlarged, latent_pair
 from lightning_modules.methods.resshift import ResShift
 from lightning_modules.networks.autoencoders import taef2_decoder, taef2_encoder
 from tests.conftest import REPO
-from tests.distributed.test_two_processes import free_port
+from tests.ports import free_port
 
 Enlarger = Callable[..., None]
 Refusal = Callable[..., str]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -63,19 +62,41 @@ def test_what_is_not_read_may_be_gone(tiny: Path, enlarger: Enlarger, trained: P
     enlarger("test", *command)
 
 
-def test_check_lists_all_at_once_and_the_size_of_the_model(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
-    """The model has its full size, and none of its weights is there."""
+@pytest.fixture
+def lacks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[[str], str]:
+    """Return what `check` of an experiment prints, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ENLARGER_DATA", raising=False)
-    config = str(REPO / "configs/experiment/casarbi.yaml")
-    with caplog.at_level(logging.INFO), pytest.raises(SystemExit, match="2"):
-        main.main(["check", "--config", config, "--trainer.callbacks", "[callbacks.EMA]"])
-    printed = capsys.readouterr()
-    assert "fit --config configs/experiment/casarbi_base.yaml" in printed.out
-    assert "missing: $ENLARGER_DATA/ffhq_128  (data.train.root)" in printed.out
-    assert "https://github.com/NVlabs/ffhq-dataset" in printed.out
-    assert "error: 3 of what fit needs are missing" in printed.err
-    assert "45,388,115 parameters train" in caplog.text
-    assert "averages 0.18" in caplog.text
+    monkeypatch.delenv("ENLARGER_WEIGHTS", raising=False)
+
+    def check(experiment: str) -> str:
+        config = str(REPO / "configs/experiment" / experiment)
+        with pytest.raises(SystemExit, match="2"):
+            main.main(["check", "--config", config])
+        return capsys.readouterr().out
+
+    return check
+
+
+def test_check_lists_all_that_is_missing(lacks: Callable[[str], str]) -> None:
+    printed = lacks("casarbi.yaml")
+    recipe = REPO / "configs/experiment/casarbi_base.yaml"
+    assert f"python {REPO / 'main.py'} fit --config {recipe}" in printed
+    assert "broken  data.train.root: $ENLARGER_DATA/ffhq_128 is missing" in printed
+    assert "https://github.com/NVlabs/ffhq-dataset" in printed
+    assert "broken  ENLARGER_DATA: is not set" in printed
+
+
+def test_check_names_pairs_and_captions_that_no_set_has(lacks: Callable[[str], str]) -> None:
+    printed = lacks("nsarm_8b_stage2.yaml")
+    assert "prepare div2k_1024 ARCHIVE" in printed
+    assert "broken  model.encoder: each of these images needs a caption" in printed
+    assert "broken  ENLARGER_WEIGHTS: is not set" in printed
+
+
+def test_fit_names_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Refusal) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = refusal("fit", "--config", REPO / "configs/experiment/casarbi.yaml")
+    assert "main.py check, with the same arguments" in said

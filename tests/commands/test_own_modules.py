@@ -59,7 +59,7 @@ COMMANDS = [
     "--data.predict a.png",
     f"{FIT} {HALF}",
     "pack PHOTOS packed --workers 2",
-    "doctor",
+    "check",
 ]
 
 

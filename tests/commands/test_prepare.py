@@ -42,3 +42,14 @@ def test_pairs(tmp_path: Path) -> None:
     _prepare(tmp_path, tmp_path / "out", recipe | {"count": 2})
     assert (tmp_path / "out/hr/a.png").is_file()
     assert (tmp_path / "out/lr/a.png").is_file()
+
+
+def test_pairs_made_by_a_degradation(tmp_path: Path) -> None:
+    Image.new("RGB", (90, 60), (200, 100, 50)).save(tmp_path / "0801.png")
+    recipe = plain_yaml(read_text(CONFIGS / "needs.yaml"))["prepare"]["div2k_1024"]
+    _prepare(tmp_path, tmp_path / "out", recipe | {"count": 1, "side": 64})
+    with (
+        Image.open(tmp_path / "out/hr/0801.png") as hr,
+        Image.open(tmp_path / "out/lr/0801.png") as lr,
+    ):
+        assert (hr.size, lr.size) == ((64, 64), (16, 16))

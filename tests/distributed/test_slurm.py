@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import REPO
 from tests.distributed.records import newest, steps_of
-from tests.distributed.test_two_processes import free_port
+from tests.ports import free_port
 
 pytestmark = pytest.mark.distributed
 

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,9 @@ import pytest
 from lightning.pytorch import Callback, Trainer
 
 from tests.conftest import REPO
+from tests.ports import free_port
 
 LIMIT = 150  # seconds; waiting for a missing process would take half an hour
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def torchrun(*args: object, processes: int = 2, strategy: str = "ddp") -> None:
@@ -87,6 +83,36 @@ def test_check_has_one_verdict(tiny: Path) -> None:
     assert (first, second) == (2, 2), one + other
     assert (one + other).count("1 of what fit needs are missing") == 1
     assert not Path("runs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_port_in_use_ends_both_processes(tiny: Path) -> None:
+    """The output is read until both have ended."""
+    command = [sys.executable, str(REPO / "main.py"), "fit", "--config", "tiny.yaml"]
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        run = subprocess.run(
+            [*command, "--trainer.devices", "2"],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": str(port)},
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+        )
+    assert run.returncode == 75, run.stderr
+    assert run.stderr.endswith(f"error: port {port} is in use: set MASTER_PORT\n")
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_data_that_the_first_process_refuses(tiny: Path, enlarger: Callable[..., None]) -> None:
+    """It looks at them alone, before it moves an earlier run aside."""
+    command = ("fit", "--config", "tiny.yaml", "--data.init_args.val", "null")
+    enlarger(*command, "--trainer.max_steps", 1)
+    large = ("--run.overwrite", "true", "--data.init_args.batch_size", 32)
+    (first, one), (second, other) = by_srun(*command, *large)
+    assert "fewer than data.batch_size 32" in one
+    assert (first, second) == (2, 2), one + other
 
 
 class Leaves(Callback):

@@ -82,7 +82,7 @@ def _parse(words: list[str]) -> None:
     elif words[1] in TOOLS:
         only_parse()
         main.main(words[1:])
-    elif asks(words):
+    elif asks(words) or words[1:] == ["check"]:  # without a configuration
         main.main(words[1:])
     else:
         main.main([*words[1:], "--print_config"])

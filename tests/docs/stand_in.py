@@ -112,7 +112,7 @@ def asks(args: Sequence[str]) -> bool:
 
 def _run_small(args: list[str]) -> tuple[str, list[str]]:
     verb = next((word for word in args[1:] if word in MADE_SMALL), "")
-    if asks(args) or args[0] == "-m" or not MADE_SMALL.get(verb):
+    if asks(args) or args[0] == "-m" or args[1:] == ["check"] or not MADE_SMALL.get(verb):
         return "run", [sys.executable, *args]
     after = args.index(verb) + 1
     words = [*args[:after], *VALIDATED, *args[after:], *MADE_SMALL[verb]]

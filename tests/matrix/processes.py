@@ -6,9 +6,9 @@ import contextlib
 import faulthandler
 import gc
 import importlib
+import math
 import os
 import signal
-import socket
 import sys
 import time
 import traceback
@@ -18,6 +18,9 @@ from pathlib import Path
 import torch
 
 import main
+from tests.ports import free_port
+
+GRACE = 30  # seconds in which a process learns that another one has failed
 
 
 def warm() -> None:
@@ -74,12 +77,6 @@ def end_group(group: int) -> None:
         time.sleep(0.5)
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 def ranks(processes: int) -> list[dict[str, str]]:
     """Return the variables that torchrun sets, for each of several processes."""
     place = {
@@ -123,7 +120,26 @@ def start(act: Callable[[], object], log: Path, processes: int = 1) -> list[int]
 
     each = ranks(processes) if processes > 1 else [{}]
     started = [fork(with_rank(v), log.with_suffix(f".{n}.log")) for n, v in enumerate(each)]
-    return [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in started]
+    return wait(started)
+
+
+def wait(processes: Sequence[int]) -> list[int]:
+    """Return the status of each; once one has failed, end the others as torchrun does."""
+    statuses: dict[int, int] = {}
+    deadline = math.inf
+    while len(statuses) < len(processes):
+        time.sleep(0.02)
+        for process in processes:
+            if process in statuses:
+                continue
+            if time.monotonic() > deadline:
+                os.kill(process, signal.SIGKILL)
+            ended, status = os.waitpid(process, os.WNOHANG)
+            if ended:
+                statuses[process] = os.waitstatus_to_exitcode(status)
+                if statuses[process]:
+                    deadline = min(deadline, time.monotonic() + GRACE)
+    return [statuses[process] for process in processes]
 
 
 def command(words: Sequence[object], log: Path, processes: int = 1) -> None:

@@ -24,7 +24,7 @@ from tests.callbacks.broken import FAULTS, Poisoned, WithGradient
 from tests.callbacks.tiny import Images, Tiny, collate, trainer
 from tests.commands.test_resume import Interruption, assert_same, newest
 from tests.conftest import REPO
-from tests.distributed.test_two_processes import free_port
+from tests.ports import free_port
 
 PARTS = ("state_dict", "optimizer_states", "lr_schedulers", "global_step")
 LIMIT = 150  # seconds for processes that would wait for each other

@@ -1,26 +1,21 @@
-"""``check``: do what ``fit`` does up to its first step, on all processes, and print a table."""
+"""Do what ``fit`` does up to its first step, on all processes, and tell what each of them found."""
 
 from __future__ import annotations
 
 import logging
-import shutil
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rich.console import Console
-from rich.table import Table
 
+from commands.check.findings import Finding, print_findings
 from commands.distributed.heartbeat import Ranks
-from commands.distributed.preflight import Facts
 from commands.signals import Stopped
 
 log = logging.getLogger(__name__)
 
-GIGABYTE = 2**30
-SIGNAL = "signal"  # not shown
+IMAGES = {"HR": "hr", "LR": "lr", "reference": "ref", "latent": "latent"}
 
 
 class Checked(Exception):  # noqa: N818  (no error)
@@ -37,7 +32,7 @@ class Check(Callback):
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
         self._began = time.monotonic()
-        self._facts: Facts = {}
+        self._batch = ""
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report that there was no batch to check."""
@@ -51,21 +46,18 @@ class Check(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Note the contents of the first batch."""
-        images = {"HR": "hr", "LR": "lr", "reference": "ref", "latent": "latent"}
-        self._facts = {
-            "device": str(trainer.strategy.root_device),
-            "first image": batch["key"][0],
-            "crops": len(batch["key"]),
-            **{
-                name: "x".join(map(str, batch[key].shape[-2:]))
-                for name, key in images.items()
-                if key in batch
-            },
-            "seconds to the first batch": f"{time.monotonic() - self._began:.1f}",
-        }
+        keys = batch["key"]
+        sizes = []
+        for name, key in IMAGES.items():
+            if key in batch:
+                sizes.append(f"{name} {'x'.join(map(str, batch[key].shape[-2:]))}")
+        self._batch = (
+            f"{len(keys)} crops on {trainer.strategy.root_device} after "
+            f"{time.monotonic() - self._began:.1f} s: {', '.join(sizes)}; the first of {keys[0]}"
+        )
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the table of all processes.
+        """Print what all processes found.
 
         Raises:
             Checked: When all is well.
@@ -82,28 +74,16 @@ class Check(Callback):
                 f"the gradients of the first batch are not finite ({', '.join(bad[:3])}): check "
                 "the initial weights and trainer.precision"
             )
-        folder = Path(trainer.default_root_dir)
-        place = next(path for path in (folder, *folder.resolve().parents) if path.exists())
-        self._facts["free disk, GB"] = f"{shutil.disk_usage(place).free / GIGABYTE:.1f}"
         if torch.cuda.is_available():
-            memory = torch.cuda.max_memory_allocated() / GIGABYTE
-            self._facts["memory of the device, GB"] = f"{memory:.1f}"
-        everyone = self.ranks.gather({**self._facts, SIGNAL: self.ranks.signals.received})
-        signals = [facts.pop(SIGNAL) for facts in everyone]
-        if any(signals):
-            raise Stopped(max(signals), "before its end")
+            self._batch += f"; {torch.cuda.max_memory_allocated() / 2**30:.1f} GB of its memory"
+        everyone = self.ranks.gather({"batch": self._batch, "signal": self.ranks.signals.received})
+        signal = max(facts["signal"] for facts in everyone)
+        if signal:
+            raise Stopped(signal, "before its end")
         if trainer.is_global_zero:
-            _print(everyone)
+            findings = []
+            for rank, facts in enumerate(everyone):
+                findings.append(Finding("ok", f"rank {rank} on {facts['host']}", facts["batch"]))
+            print_findings(findings)
             log.info("all is well: the same command with fit trains")
         raise Checked
-
-
-def _print(everyone: list[Facts]) -> None:
-    table = Table()
-    table.add_column("rank", justify="right")
-    names = ["host", *(name for name in everyone[0] if name != "host")]
-    for name in names:
-        table.add_column(name, overflow="fold")  # a key is never cut
-    for rank, facts in enumerate(everyone):
-        table.add_row(str(rank), *(str(facts[name]) for name in names))
-    Console().print(table)

@@ -1,0 +1,1 @@
+"""``main.py check``: what this machine has, what a configuration lacks, and its first step."""

@@ -1,0 +1,190 @@
+"""What a training lacks, all of it at once, before anything is loaded.
+
+Addresses are those of ``configs/weights.yaml`` and ``configs/needs.yaml``.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import try_to_load_from_cache
+
+from callbacks.metrics.base import WeightsMetric
+from callbacks.weights import manifest, place_of
+from commands.check.findings import Finding, command, shown
+from commands.errors import CONFIGS, EXPERIMENTS
+from files.yaml import plain_yaml
+from files.network import answers, hub_answers
+from files.own_modules import import_own
+from files.paths import expand_path, glob_paths, read_text
+
+REPOSITORY = re.compile(r"[\w-]+/[\w.-]+")  # of the hub
+OF_REPOSITORY = ("network", "vae", "path")  # arguments that may name one
+OF_IMAGES = ("root", "hr", "lr", "urls", "files")  # arguments of sources
+
+
+def missing(config: Mapping[str, Any]) -> list[Finding]:
+    """Return what training would not find; what it would fetch itself, or can do without, last.
+
+    Args:
+        config: The whole configuration, of plain types, with defaults.
+    """
+    scale = f"{config['data']['init_args'].get('scale', 1):g}"
+    places: list[tuple[str, str]] = []
+    for part in ("train", "val"):
+        places += _places(config["data"]["init_args"].get(part), f"data.{part}")
+    found: list[Finding | None] = []
+    for key, value in _texts(config["model"], "model"):
+        found.append(_of_model(key, value.replace("{scale}", scale)))
+    for key, value in places:
+        found.append(_of_images(key, value.replace("{scale}", scale)))
+    for callback in config["trainer"].get("callbacks") or []:
+        found += _of_callback(callback)
+    findings = [finding for finding in found if finding is not None]
+    for variable in ("ENLARGER_DATA", "ENLARGER_WEIGHTS"):
+        if variable not in os.environ and any(f"${variable}" in each.text for each in findings):
+            fix = f"export {variable}=FOLDER"
+            findings.append(Finding("broken", variable, "is not set", fix))
+    if any(finding.subject.startswith("data.") for finding in findings):
+        findings += _captions(config["model"])
+    findings.sort(key=lambda finding: finding.level != "broken")
+    once = {(finding.text, finding.fix): finding for finding in reversed(findings)}
+    return list(reversed(once.values()))
+
+
+@functools.cache
+def _known() -> dict[str, Any]:
+    content: dict[str, Any] = plain_yaml(read_text(CONFIGS / "needs.yaml"))
+    return content
+
+
+def _lacks(value: str, *about: str | None) -> str:
+    facts = ", ".join(fact for fact in about if fact)
+    return f"{value} is missing{f' ({facts})' if facts else ''}"
+
+
+def _texts(node: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Yield all texts of a configuration with their keys."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from _texts(value, key if name == "init_args" else f"{key}.{name}")
+    elif isinstance(node, list):
+        for value in node:
+            yield from _texts(value, key)
+    elif isinstance(node, str):
+        yield key, node
+
+
+def _places(source: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Yield the folders, files and addresses of sources of images, with their keys."""
+    texts = list(_texts(source, key))
+    with_files = {key.rpartition(".")[0] for key, _ in texts if key.endswith(".files")}
+    roots = {key.rpartition(".")[0]: text for key, text in texts if key.endswith(".root")}
+    for key, text in texts:
+        place, _, name = key.rpartition(".")
+        if name == "files" and place in roots:
+            yield key, os.path.join(roots[place], text)
+        elif name in OF_IMAGES and not (name == "root" and place in with_files):
+            yield key, text
+
+
+def _exists(path: str) -> bool:
+    try:
+        expanded = expand_path(path, "")
+    except ValueError:  # a variable is not set
+        return False
+    pattern = re.sub(r"\{[^}]*\}", "*", expanded)  # {000..007}
+    return os.path.exists(expanded) or bool(glob_paths(pattern))
+
+
+def _of_model(key: str, value: str) -> Finding | None:
+    name = key.rpartition(".")[2]
+    is_weights = name == "weights" or name.endswith("_weights")
+    if is_weights and value in manifest():
+        return _of_manifest(key, value)
+    is_network = name in OF_REPOSITORY and REPOSITORY.fullmatch(value) is not None
+    if not (is_weights or is_network or value.startswith("$")) or _exists(value):
+        return None
+    if is_network:
+        return _of_hub(key, value)
+    stem = Path(value).name
+    for recipe in sorted(EXPERIMENTS.rglob(f"{stem}.yaml")):
+        fix = command(f"fit --config {shown(str(recipe.relative_to(CONFIGS.parent)))}")
+        return Finding("broken", key, _lacks(value), fix)
+    known = _known()["files"].get(stem, {})
+    text = _lacks(value, known.get("source"), known.get("size"), known.get("licence"))
+    return Finding("broken", key, text, command(known["command"]) if "command" in known else "")
+
+
+def _of_hub(key: str, repository: str) -> Finding | None:
+    for name in ("config.json", "unet/config.json", "vae/config.json", "model_index.json"):
+        if isinstance(try_to_load_from_cache(repository, name), str):
+            return None
+    known = _known()["hub"].get(repository, {})
+    text = _lacks(repository, known.get("size"), known.get("licence"))
+    level = "look" if hub_answers() else "broken"
+    return Finding(level, key, text, f"hf download {repository}")
+
+
+def _of_manifest(key: str, name: str, optional: bool = False) -> Finding | None:
+    entry = manifest()[name]
+    if place_of(entry) is not None:
+        return None
+    level = "look" if optional or answers(entry["source"]) else "broken"
+    text = _lacks(entry["file"], entry["licence"], entry["source"])
+    return Finding(level, key, text, command(f"weights --fetch {name}"))
+
+
+def _of_images(key: str, value: str) -> Finding | None:
+    if "://" in value or value.startswith("pipe:") or _exists(value):
+        return None
+    fix = ""
+    for name in _known()["prepare"]:
+        if f"{value}/".startswith(f"$ENLARGER_DATA/{name}/"):
+            fix = command(f"prepare {name} ARCHIVE")
+    parts = Path(value).parts
+    for name, known in _known()["data"].items():
+        for pattern in known["folders"]:
+            if any(fnmatch.fnmatchcase(part.lower(), pattern.lower()) for part in parts):
+                source = f"{name}: {known['source']}"
+                text = _lacks(value, source, known.get("size"), known.get("licence"))
+                return Finding("broken", key, text, fix)
+    return Finding("broken", key, _lacks(value), fix)
+
+
+def _captions(model: Mapping[str, Any]) -> list[Finding]:
+    """Return what an encoder of texts reads; images are captioned before they are packed."""
+    encoder = model["init_args"].get("encoder")
+    is_of_texts = isinstance(encoder, dict) and getattr(_class_of(encoder), "reads", False)
+    if not is_of_texts or model["init_args"].get("prompt"):
+        return []
+    known = _known()["captions"]
+    text = f"each of these images needs a caption, NAME.txt beside it, {known['about']}"
+    fix = f"{known['source']} ({known['size']}, {known['licence']})"
+    return [Finding("broken", "model.encoder", text, fix)]
+
+
+def _of_callback(callback: Mapping[str, Any]) -> Iterator[Finding | None]:
+    key, arguments = callback["class_path"], callback.get("init_args") or {}
+    for name, value in _texts(arguments, key):
+        if value.startswith("$"):
+            yield _of_model(name, value)
+    kind = _class_of(callback)
+    if isinstance(kind, type) and issubclass(kind, WeightsMetric):
+        metric = kind(**arguments)
+        for name in metric.files:
+            if metric.strict_weights:
+                yield _of_manifest(key, name)
+            else:
+                yield _of_manifest(f"{key}, off without it", name, optional=True)
+
+
+def _class_of(part: Mapping[str, Any]) -> Any:
+    module, _, name = part["class_path"].rpartition(".")
+    return getattr(import_own(module), name)
