@@ -34,4 +34,3 @@ from .results.results import Results as Results
 from .training.ema import EMA as EMA
 from .training.guard import Guard as Guard
 from .training.progress import Progress as Progress
-from .training.throughput import Throughput as Throughput
