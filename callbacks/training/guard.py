@@ -131,7 +131,7 @@ class Guard(Callback):
         for values, good in zip(self._statistics, self._good, strict=True):
             good.copy_(torch.where(finite, values, good))
             values.copy_(good)
-        both = torch.stack([finite, self._loss.isfinite()]).to("cpu", non_blocking=True)
+        both = torch.stack([finite, self._loss.isfinite().all()]).to("cpu", non_blocking=True)
         arrived = None
         if finite.is_cuda:
             arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -165,8 +165,14 @@ class Guard(Callback):
         if not loss_is_finite or self._trainer.is_global_zero:
             quantity = "gradient" if loss_is_finite else "loss"
             log.warning(
-                f"left out the update of optimizer {verdict.optimizer} in step {verdict.step} "
-                f"({self.skipped} so far; the step counts): the {quantity} is not finite (rank {self._trainer.global_rank}: {', '.join(verdict.keys[:SHOWN])})"
+                "left out the update of optimizer %d in step %d (%d so far; the step counts): the "
+                "%s is not finite (rank %d: %s)",
+                verdict.optimizer,
+                verdict.step,
+                self.skipped,
+                quantity,
+                self._trainer.global_rank,
+                ", ".join(verdict.keys[:SHOWN]),
             )
         if row >= self.in_a_row:
             self._stop = (
