@@ -33,4 +33,3 @@ from .report.report import Report as Report
 from .results.results import Results as Results
 from .training.ema import EMA as EMA
 from .training.guard import Guard as Guard
-from .training.progress import Progress as Progress

@@ -37,7 +37,7 @@ from callbacks.report.report import Report
 from callbacks.report.scalar_record import with_record
 from callbacks.results.results import Results
 from callbacks.tensorboard import TensorBoard
-from callbacks.training.progress import Progress
+from callbacks.training.progress import progress_bar
 from commands.arguments.command_line import help_words, read
 from commands.arguments.parser import LINKS, Parser, parse, printed
 from commands.check import Check, Checked
@@ -329,7 +329,7 @@ class EnlargerCLI(LightningCLI):
         if self.command == "check":
             added.append(Check(self.ranks))
         if options.enable_progress_bar is not False and is_missing(ProgressBar):
-            added.append(Progress())
+            added.append(progress_bar())
         if self.fits and options.enable_model_summary is not False and not options.barebones:
             if is_missing(ModelSummary):
                 added.append(ModelSummary())
