@@ -84,5 +84,5 @@ def test_a_bar_in_a_terminal(
     trainer(tmp_path, progress_bar(), max_epochs=2, log_every_n_steps=4).fit(Logging(), loader())
     drawn = re.split(r"[\r\n]", terminal.getvalue())
     (*_, last) = [line for line in drawn if line.startswith("Epoch 1")]
-    assert re.match(r"Epoch 1: 100%.*4/4 .*step=8, loss=0\.\d+", last)
+    assert re.match(r"Epoch 1: 100%.*4/4 .*step=8, loss=\d", last)
     assert lines(caplog) == []
