@@ -25,7 +25,7 @@ from lightning.pytorch.callbacks import LambdaCallback, ProgressBar
 
 import datamodules
 from callbacks.training.ema import EMA
-from callbacks.training.progress import Progress
+from callbacks.training.progress import progress_bar
 from commands.errors import CONFIGS, did_you_mean
 from commands.interface.images import Picture, to_tensor
 from commands.interface.measuring import Measured, measure
@@ -154,7 +154,7 @@ def fit(
     all_callbacks: list[Callback] = [*callbacks, generators]
     has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
     if trainer.get("enable_progress_bar", True) and not has_bar:
-        all_callbacks.append(Progress())
+        all_callbacks.append(progress_bar())
     checkpoint: Path | None = None
     if run is None:
         trainer = {"logger": False, "enable_checkpointing": False, **trainer}

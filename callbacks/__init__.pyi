@@ -32,6 +32,4 @@ from .predict.writer import Writer as Writer
 from .results.results import Results as Results
 from .training.ema import EMA as EMA
 from .training.guard import Guard as Guard
-from .training.progress import Progress as Progress
-from .training.throughput import Throughput as Throughput
 from .validation_images import ValidationImages as ValidationImages

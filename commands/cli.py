@@ -33,7 +33,7 @@ from callbacks.predict.predictions import outputs_in
 from callbacks.predict.writer import Writer
 from callbacks.results.results import Results
 from callbacks.tensorboard import FOLDER, TensorBoard
-from callbacks.training.progress import Progress
+from callbacks.training.progress import progress_bar
 from callbacks.validation_images import ValidationImages
 from commands.arguments.parser import Parser, link, parse, refuse_misread
 from commands.check.findings import print_findings
@@ -313,7 +313,7 @@ class EnlargerCLI(LightningCLI):
         if self.command == "check":
             added.append(Check(self.ranks))
         if options.enable_progress_bar is not False and is_missing(ProgressBar):
-            added.append(Progress())
+            added.append(progress_bar())
         if self.fits and options.enable_model_summary is not False and not options.barebones:
             if is_missing(ModelSummary):
                 added.append(ModelSummary())

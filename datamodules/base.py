@@ -10,8 +10,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
@@ -32,7 +30,7 @@ from datamodules.sources.folder import Outputs, source_to_enlarge
 from datamodules.sources.latents import add_latents
 from datamodules.sources.videos import VideoFrames
 from degradations.base import Degradation
-from files.batch import Batch, Listener
+from files.batch import Batch
 from files.images.deep import Pixels
 from files.method import method_of
 from files.numbers import NonNegativeInt, PositiveFloat, PositiveInt
@@ -155,7 +153,6 @@ class SRDataModule(Predicted, LightningDataModule):
         if crops.scales is not None:
             crops.scales.check_crop(crop_size)
         self.tally = Tally(crops.unreadable_limit)  # counts of this process
-        self.listener: Listener | None = None  # a callback that measures training batches
         self.outputs: Outputs | None = None  # where predict writes; see commands/cli.py
         self._fingerprint = ""  # of the training images' keys
         self._contents = ""  # hash of their keys and of some sizes and contents
@@ -298,16 +295,6 @@ class SRDataModule(Predicted, LightningDataModule):
         """Return loaders of the images and of the videos to enlarge, one image per batch."""
         return self._evaluation("predict", 1)
 
-    @contextmanager
-    def apart_from_training(self) -> Iterator[None]:
-        """Keep training batches from the listener, so that some can be measured before training."""
-        listener = self.listener
-        self.listener = None
-        try:
-            yield
-        finally:
-            self.listener = listener
-
     # ---------------------------------------------------------------------------------- on device
 
     def on_before_batch_transfer(
@@ -320,11 +307,9 @@ class SRDataModule(Predicted, LightningDataModule):
         """
         if not _is_batch(batch):
             return batch
-        skipped, seconds = batch.pop("skipped", []), batch.pop("seconds", [])
+        skipped = batch.pop("skipped", [])
         if self._part() == "train":
             self.tally.add(len(batch["key"]), skipped)
-            if self.listener is not None:
-                self.listener.arrived(seconds)
         return batch
 
     def teardown(self, stage: str) -> None:
@@ -371,8 +356,6 @@ class SRDataModule(Predicted, LightningDataModule):
         if not dataset.checked:
             check_batch(cast(Batch, batch), finite)
             dataset.checked = True
-        if part == "train" and self.listener is not None:
-            self.listener.degraded()
         return cast(Batch, batch)
 
     def _to_images(self, batch: dict[str, Any]) -> float | None:

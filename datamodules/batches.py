@@ -71,8 +71,6 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
         batch["skipped"] = skipped
     if "place" in samples[0]:
         batch["place"] = [samples[0]["place"]]  # of the batch, which is one in the plan
-    if "clock" in samples[0]:
-        batch["seconds"] = [samples[0]["clock"].seconds()]
     return batch
 
 

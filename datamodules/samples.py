@@ -22,7 +22,6 @@ from datamodules.scales import Scales
 from datamodules.source import IMAGES, Augmentation, Mixing, Sample, Source
 from degradations.base import cut_size
 from degradations.seeds import GAMMA, MULTIPLIERS, SHIFTS, hash_of_name
-from files.clock import READING, Preparation
 from files.images.alpha import without_hidden_colours
 from files.images.decode import UnreadableImage
 from files.images.deep import Pixels
@@ -333,7 +332,6 @@ class Images(Dataset[dict[str, Any]]):
         """
         return self._checked(self._read(index), index)
 
-    @READING
     def _read(self, index: int) -> Sample:
         return self.source.read(index)
 
@@ -381,16 +379,13 @@ class TrainingImages(Images):
         self.small, self.plan = small, plan
 
     def __getitems__(self, items: list[Item]) -> list[dict[str, Any]]:
-        """Return the crops of a batch; the first has the clock of all.
+        """Return the crops of a batch.
 
         Raises:
             ValueError: As ``__getitem__``.
         """
-        clock = Preparation()
         with restored_generators():
-            samples = [self._sample(item) for item in items]
-        samples[0]["clock"] = clock
-        return samples
+            return [self._sample(item) for item in items]
 
     def __getitem__(self, item: Item) -> dict[str, Any]:
         """Return one crop; the plan replaces an unusable image by another one.
@@ -459,7 +454,6 @@ class TrainingImages(Images):
         sample["hr"] = turned(sample["hr"], turn)
         return sample
 
-    @READING
     def _read_crop(self, index: int, top: int, left: int) -> Sample:
         return self.source.read_crop(index, top, left, self.crop_size, self.crop_size)
 

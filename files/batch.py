@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 if TYPE_CHECKING:  # the packer and its workers need no torch, whose import takes seconds
     from torch import Tensor
@@ -153,24 +153,6 @@ class Batch(TypedDict, total=False):
     error: list[str]
 
 
-class Seconds(NamedTuple):
-    """Wall-clock seconds of a worker for one batch; waiting for a disk counts.
-
-    reading: Read bytes from a disk or a server, and all else of a source except decoding.
-    decoding: Decode bytes to pixels.
-    cropping: Crop, flip, augment and collate.
-    """
-
-    reading: float = 0.0
-    decoding: float = 0.0
-    cropping: float = 0.0
-
-
-class Listener(Protocol):
-    """Receiver of events of training batches; see ``SRDataModule.listener``."""
-
-    def arrived(self, seconds: list[Seconds]) -> None:
-        """Called when the loader returns a batch, with an entry for each worker that made it."""
-
-    def degraded(self) -> None:
-        """Called when the LR is made: on a GPU that is queued, not done."""
+def size_of(batch: Batch) -> int:
+    """Return the number of images: ``batch_size_fn`` of Lightning's ``ThroughputMonitor``."""
+    return len(batch["key"])

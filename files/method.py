@@ -90,14 +90,6 @@ class Method:
         """Batches per step, if the method optimises manually; None for the trainer's number."""
         return None
 
-    def is_step(self, optimizer: Any) -> bool:
-        """Whether updates of this optimiser count as steps; with a GAN only the main one's do.
-
-        Args:
-            optimizer: One of the trainer's.
-        """
-        return True
-
 
 class Averages(ABC):
     """A callback that averages weights, as a method may ask of it."""

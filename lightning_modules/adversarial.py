@@ -117,13 +117,11 @@ class Adversarial(SuperResolver):
     def _update_generator(self) -> None:
         optimizer = self._optimizers[MAIN]
         self._average(optimizer.optimizer)
-        step = self.trainer.global_step
         optimizer.step()
         self.log("train/gradient", self._norm)
         optimizer.zero_grad()
         schedule = self.lr_schedulers()
-        # If Guard skipped the update, the schedule is not stepped.
-        if schedule is not None and self.trainer.global_step > step:
+        if schedule is not None:
             self.lr_scheduler_step(cast(Any, schedule), None)
 
     def _update_discriminator(self) -> None:
@@ -146,10 +144,6 @@ class Adversarial(SuperResolver):
     def batches_per_step(self) -> int:
         """Batches whose gradients are accumulated."""
         return self.accumulate
-
-    def is_step(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Whether this optimiser's updates are steps: only the main one's."""
-        return optimizer is self.trainer.optimizers[MAIN]
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradient, which the AMP scaler has already unscaled."""

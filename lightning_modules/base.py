@@ -385,7 +385,7 @@ class NothingToTrain:
 
 
 def _is_ours(trainer: Any) -> bool:
-    return hasattr(trainer.datamodule, "apart_from_training")  # whose seeds differ in each epoch
+    return hasattr(trainer.datamodule, "degradation_seed")  # whose seeds differ in each epoch
 
 
 @torch.no_grad()
@@ -406,9 +406,7 @@ def first_batches(method: ImageModel, count: int) -> Iterator[Batch]:
             for batch in islice(loader, count):
                 yield method.trainer.strategy.batch_to_device(batch, method.device)
         return
-    with data.apart_from_training():
-        for batch in islice(data.train_dataloader(), count):
-            about_loading = ("skipped", "seconds")
-            contents = {k: v for k, v in batch.items() if k not in about_loading}
-            moved = data.transfer_batch_to_device(contents, method.device, 0)
-            yield data.on_after_batch_transfer(moved, 0)
+    for batch in islice(data.train_dataloader(), count):
+        batch.pop("skipped", None)
+        moved = data.transfer_batch_to_device(batch, method.device, 0)
+        yield data.on_after_batch_transfer(moved, 0)

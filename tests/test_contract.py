@@ -67,5 +67,4 @@ def test_another_lightning_module_has_the_defaults() -> None:
     assert (found.training_only, found.weights_source, found.tile_count) == ((), None, None)
     assert (found.noise_seed, found.drew_noise, found.output_settings) == (0, False, {})
     assert found.batches_per_step is None
-    assert found.is_step(None)
     assert isinstance(Plain(2.0), LightningModule)

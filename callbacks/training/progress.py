@@ -1,105 +1,84 @@
-"""The progress of a run: a bar in a terminal, occasional lines in a log file."""
+"""The progress of a run: Lightning's bar in a terminal, a line a minute in a log file."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
-from math import inf
+from datetime import timedelta
+from math import inf, isfinite
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar
-from tqdm import tqdm
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 
-from callbacks.evaluation import accumulated, output_image, predicted_dataset
-from files.progress import bar_options
+from callbacks.evaluation import accumulated, predicted_dataset
 
-# Values of training that are shown. Logged with `prog_bar=True`, they would make the host wait for
-# a GPU in every step; read here, only when the bar is drawn.
-SHOWN = ("train/loss", "train/pixel", "train/bit_accuracy", "train/discriminator")
+log = logging.getLogger(__name__)
+EVERY = 60.0  # seconds between two lines
 
 
-class Progress(ProgressBar):
-    """Show steps done, steps per second, time left and the latest logged values.
+def progress_bar() -> ProgressBar:
+    """Return the bar of a terminal, or its stand-in for SLURM and CI."""
+    has_terminal = sys.stdout is not None and sys.stdout.isatty()  # a service may have no output
+    return Bar() if has_terminal else Lines()
 
-    Training counts steps of the whole run, not batches of an epoch: after a resume the bar
-    continues. If the output is not a terminal (SLURM, CI), lines are logged instead of a bar.
+
+class Bar(TQDMProgressBar):
+    """Lightning's bar, with the step of the run, and the loss as the loggers last read it.
+
+    To read the loss in each step, the host would wait for a GPU.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._loss: dict[str, str] = {}
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Return what follows the bar."""
+        metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        loss = trainer.callback_metrics.get("train/loss")
+        is_logged = not trainer.global_step % max(1, vars(trainer)["log_every_n_steps"])
+        if loss is not None and is_logged:
+            self._loss = {"loss": f"{loss:.3g}"}
+        return {"step": trainer.global_step, **self._loss, **metrics}
+
+    @property
+    def total_predict_batches_current_dataloader(self) -> int | float:
+        """Batches of this loader; of videos the frames that their files state."""
+        return predicted_batches(self.trainer)[self._current_eval_dataloader_idx or 0]
+
+
+class Lines(ProgressBar):
+    """A line of the log each minute: steps or batches done, their pace, and the time left."""
 
     # Lightning skips hooks that are not callable; dispatching an empty one costs more than all work
     # here in a step.
     on_train_batch_start = on_before_zero_grad = None  # type: ignore[assignment]
     on_before_backward = on_after_backward = on_before_optimizer_step = None  # type: ignore[assignment]
 
-    every_n_seconds = 10.0  # between two lines without a terminal
-
     def __init__(self) -> None:
         super().__init__()
         self._enabled = True
-        self._bars: list[tqdm[Any]] = []
-        self._shown = 0.0
-        self._enlarged = 0.0  # megapixels of outputs
+        self._predicted: list[int | float] = []
+        self._marks: dict[str, tuple[int, float]] = {}  # what was done at the last line, and when
 
     def disable(self) -> None:
-        """Disable the bar; called on all ranks except the first."""
+        """Say nothing; called on all ranks except the first."""
         self._enabled = False
 
     def enable(self) -> None:
-        """Enable the bar; called on the first rank."""
+        """Say something again."""
         self._enabled = True
 
-    def print(self, *args: Any, **kwargs: Any) -> None:
-        """Write a line above the bar."""
-        tqdm.write(" ".join(map(str, args)), file=sys.stderr)
-
-    # ------------------------------------------------------------------------------------- training
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the bar at the run's current step."""
-        self._open("fit", _total_steps(trainer), "step", trainer.global_step)
-
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Advance to the run's current step."""
-        self._advance(trainer, trainer.global_step)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close the bar."""
-        self._close(trainer)
-
-    # ----------------------------------------------------------------------------------- evaluation
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open a bar over all validation images."""
-        if not trainer.sanity_checking:
-            self._open("validate", _total(trainer.num_val_batches), "batch")
-
-    def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Advance by a batch."""
-        if not trainer.sanity_checking:
-            self._advance(trainer)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close the bar."""
-        if not trainer.sanity_checking:
-            self._close(trainer)
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open a bar over all test images."""
-        self._open("test", _total(trainer.num_test_batches), "batch")
-
-    on_test_batch_end, on_test_end = on_validation_batch_end, on_validation_end
+        """Count the steps of the run."""
+        self._count("fit: step", trainer.global_step, _steps(trainer))
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open a bar over all images to enlarge."""
-        self._enlarged = 0.0
-        counts = trainer.num_predict_batches
-        if _total(counts) is None:  # frames of videos
-            datasets = [predicted_dataset(trainer, index) for index in range(len(counts))]
-            counts = [
-                getattr(dataset, "stated_frames", 0) if count == inf else count
-                for dataset, count in zip(datasets, counts, strict=True)
-            ]
-        self._open("predict", _total(counts) or None, "image")
+        """Note how much there is to enlarge."""
+        self._predicted = predicted_batches(trainer)
 
     def on_predict_batch_end(
         self,
@@ -107,93 +86,51 @@ class Progress(ProgressBar):
         pl_module: LightningModule,
         outputs: Any,
         batch: Any,
-        *args: Any,
-        **kwargs: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
-        """Advance by a batch and its pixels."""
-        if outputs is not None and "pieces" in outputs:
-            self._enlarged += batch["size"][0] * batch["size"][1] / 1e6
-        elif outputs is not None:  # else it could not be read
-            image = output_image(outputs)
-            self._enlarged += image.numel() / image.shape[-3] / 1e6
-        if self._bars:
-            self._bars[-1].desc = _title(batch)
-        self._advance(trainer)
-
-    on_predict_end = on_validation_end
-
-    def on_exception(self, *args: Any, **kwargs: Any) -> None:
-        """Restore the terminal."""
-        while self._bars:
-            self._bars.pop().close()
-
-    # -------------------------------------------------------------------------------------- the bar
-
-    def _open(self, title: str, total: int | None, unit: str, initial: int = 0) -> None:
-        if self._enabled:
-            count = len(self._bars)
-            options = {
-                "leave": not count,
-                "position": count,
-                "initial": initial,
-                **bar_options(self.every_n_seconds, endless=total is None),
-            }
-            self._bars.append(tqdm(desc=title, total=total, unit=unit, **options))
-            self._shown = time.monotonic()
-
-    def _advance(self, trainer: Trainer, step: int | None = None) -> None:
-        if not self._bars:
-            return
-        bar = self._bars[-1]
-        bar.n = bar.n + 1 if step is None else step
-        if time.monotonic() - self._shown >= bar.mininterval:
-            self._show(trainer)
-
-    def _show(self, trainer: Trainer, refresh: bool = True) -> None:
-        self._shown = time.monotonic()
-        values = self.get_metrics(trainer, trainer.lightning_module)
-        self._bars[-1].set_postfix(values, refresh=refresh)
-
-    def _close(self, trainer: Trainer) -> None:
-        if not self._bars:
-            return
-        bar = self._bars[-1]
-        if bar.n == bar.initial:  # there was nothing to do
-            bar.leave = False
-        else:
-            self._show(trainer, refresh=not bar.leave)  # else `close` shows it
-        self._bars.pop().close()
-
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Return the values of ``SHOWN``, and those logged with ``prog_bar=True``."""
-        metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        if trainer.training:
-            logged = trainer.callback_metrics
-            metrics |= {name: logged[name].item() for name in SHOWN if name in logged}
+        """Count the batches of all loaders."""
+        batches = trainer.num_test_batches if trainer.testing else trainer.num_val_batches
         if trainer.predicting:
-            metrics["megapixels"] = round(self._enlarged, 1)
-        return metrics
+            batches = self._predicted
+        stage: Any = trainer.state.stage
+        done = int(sum(batches[:dataloader_idx])) + batch_idx + 1
+        self._count(f"{stage.value}: batch", done, sum(batches))
+
+    on_validation_batch_end = on_test_batch_end = on_predict_batch_end
+
+    def _count(self, what: str, done: int, total: float) -> None:
+        now = time.monotonic()
+        before, since = self._marks.setdefault(what, (done, now))
+        if done <= before:  # a new pass
+            self._marks[what] = (done, now)
+        elif now - since >= EVERY and self._enabled:
+            self._marks[what] = (done, now)
+            pace = (done - before) / (now - since)
+            line = f"{what} {done:,} of {total:,.0f}, {pace:.3g} a second"
+            if isfinite(total):
+                line += f", {timedelta(seconds=round((total - done) / pace))} left"
+            log.info("%s", line)
 
 
-def _title(batch: Any) -> str:
-    """Return what is enlarged, in words; of a video also where it is."""
-    meta, *_ = batch.get("meta") or [{}]
-    frame = meta.get("frame")
-    if frame is None:
-        return "predict"
-    total = f" of {frame.stated:,}" if frame.stated >= frame.number else ""
-    return f"predict, frame {frame.number:,}{total} of clip {frame.clip:,} of {frame.clips:,}"
+def predicted_batches(trainer: Trainer) -> list[int | float]:
+    """Return the batches of each loader of ``predict``; of videos the frames that files state.
+
+    Args:
+        trainer: The trainer, while it predicts.
+    """
+    counts = trainer.num_predict_batches
+    datasets = [predicted_dataset(trainer, index) for index in range(len(counts))]
+    return [
+        getattr(dataset, "stated_frames", count) if count == inf else count
+        for dataset, count in zip(datasets, counts, strict=True)
+    ]
 
 
-def _total_steps(trainer: Trainer) -> int | None:
-    limits = [] if trainer.max_steps == -1 else [trainer.max_steps]
-    if trainer.max_epochs not in (None, -1) and trainer.num_training_batches != float("inf"):
-        steps = -(-int(trainer.num_training_batches) // accumulated(trainer))
+def _steps(trainer: Trainer) -> float:
+    # `estimated_stepping_batches` refuses schedules of accumulation.
+    limits = [inf if trainer.max_steps == -1 else trainer.max_steps]
+    if trainer.max_epochs not in (None, -1):
+        steps = -(-trainer.num_training_batches // accumulated(trainer))
         limits.append(steps * int(trainer.max_epochs or 0))
-    return min(limits, default=None)
-
-
-def _total(batches: int | float | list[int | float]) -> int | None:
-    total = sum(batches) if isinstance(batches, list) else batches
-    return None if total == float("inf") else int(total)
+    return min(limits)

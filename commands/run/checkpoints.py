@@ -95,7 +95,7 @@ def follow_schedule(trainer: Trainer) -> None:
 def correct_logged_step(trainer: Trainer, pl_module: LightningModule) -> None:
     """Let the step at which values are logged be that of the weights, between two steps.
 
-    Lightning's is one ahead after a step that ``Guard`` left out, and after some resumes.
+    Lightning's is off by one after some resumes.
     """
     if pl_module.automatic_optimization or method_of(pl_module).batches_per_step is not None:
         set_logged_step(trainer)

@@ -32,7 +32,6 @@ from datamodules.shards.urls import list_shards
 from datamodules.source import Sample, Source
 from degradations.base import Degradation
 from degradations.seeds import seed_of
-from files.clock import READING
 from files.images.decode import UnreadableImage, read_size
 from files.images.jpeg import read_header
 from files.numbers import NonNegativeInt, PositiveFloat, PositiveInt
@@ -307,7 +306,6 @@ class StreamImages(TrainingImages):
         self._notes.clear()
         return {**sample, "skipped": skipped}
 
-    @READING
     def _read(self, index: int) -> Sample:
         if index != self._tried:
             self._raw, self._tried = next(cast("Iterator[Raw]", self._raws)), index

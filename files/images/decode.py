@@ -29,7 +29,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from files.clock import DECODING
 from files.images import jpeg
 from files.images.colours import GREY, avif_bits, code_points_of, describe
 from files.images.deep import Pixels, deep_pixels, eight_bits
@@ -198,7 +197,6 @@ def _size(file: IO[bytes], name: str) -> tuple[int, int]:
         raise _unreadable(name, file, error) from error
 
 
-@DECODING
 def decode(data: jpeg.Bytes, name: str, srgb: bool = False) -> DecodedImage:
     """Decode an image file.
 

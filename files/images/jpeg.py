@@ -17,7 +17,6 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from files.clock import DECODING
 from files.images.faults import Truncated
 
 log = logging.getLogger(__name__)
@@ -160,7 +159,6 @@ def check_scans(data: Bytes, header: Header) -> None:
         raise Truncated("the last scans of a progressive JPEG are missing")
 
 
-@DECODING
 def read_rows(data: bytes, bottom: int, most: float) -> NDArray[np.uint8] | None:
     """Decode the upper rows of a plain JPEG, no further than a crop needs.
 

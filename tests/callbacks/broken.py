@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,24 +27,28 @@ class WithGradient(torch.autograd.Function):
         return ctx.change(gradient), None
 
 
-FAULTS = ("nan loss", "inf loss", "nan beside it", "inf gradient", "nan input")
+FAULTS = ("nan loss", "inf loss", "inf gradient", "nan input")
+ADAM = partial(torch.optim.Adam, lr=0.01, fused=True)
 
 
 class Poisoned(Tiny):
-    """A model with running statistics, Adam and a schedule; the images in ``bad`` cause the fault.
+    """A model with running statistics and a schedule; the images in ``bad`` cause the fault.
 
     Args:
         fault: One of ``FAULTS``.
         bad: Keys of images.
-        fused: Whether Adam is fused, so that it skips a bad step by itself.
+        optimizer: Makes the optimiser.
     """
 
     def __init__(
-        self, fault: str = "nan loss", bad: tuple[str, ...] = (), fused: bool = True
+        self,
+        fault: str = "nan loss",
+        bad: tuple[str, ...] = (),
+        optimizer: Callable[..., Any] = ADAM,
     ) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(3)
-        self.fault, self.bad, self.fused = fault, bad, fused
+        self.fault, self.bad, self.optimizer = fault, bad, optimizer
 
     def forward(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
         return super().forward(self.norm(lr), size)
@@ -54,13 +59,11 @@ class Poisoned(Tiny):
         loss = (self(lr, batch["size"]) - batch["hr"]).square().mean()
         if fault == "inf gradient":
             return WithGradient.apply(loss, lambda gradient: gradient * torch.inf)
-        if fault == "nan beside it":  # its gradient is finite
-            return loss + torch.nan
         return loss * {"nan loss": torch.nan, "inf loss": torch.inf}.get(fault, 1.0)
 
     def configure_optimizers(self) -> Any:
         trained = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam(trained, lr=0.01, fused=self.fused)
+        optimizer = self.optimizer(trained)
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

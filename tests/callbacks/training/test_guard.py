@@ -1,4 +1,4 @@
-"""Guard: a skipped step leaves no trace, on one process and two; too many; resuming."""
+"""Guard: a left-out update changes nothing, on one process and two; too many; resuming."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from callbacks.training.ema import EMA
 from callbacks.training.guard import Guard
-from tests.callbacks.broken import FAULTS, Poisoned, WithGradient
+from tests.callbacks.broken import ADAM, FAULTS, Poisoned, WithGradient
 from tests.callbacks.tiny import Images, Tiny, collate, trainer
 from tests.commands.test_resume import Interruption, assert_same, newest
 from tests.conftest import REPO
@@ -56,59 +58,76 @@ def assert_equal(one: dict[str, Any], other: dict[str, Any], *parts: str) -> Non
         torch.testing.assert_close(one[part], other[part], rtol=0, atol=0, msg=f"{part} differs")
 
 
+def assert_same_averages(one: dict[str, Any], other: dict[str, Any]) -> None:
+    averages = [saved["callbacks"]["EMA"] for saved in (one, other)]
+    torch.testing.assert_close(*averages, rtol=0, atol=0)
+
+
+class LeaveOut(Callback):
+    """Leave out the updates of some batches by hand, as the reference.
+
+    Args:
+        bad: Keys of images.
+    """
+
+    def __init__(self, bad: tuple[str, ...]) -> None:
+        self.bad = set(bad)
+        self.is_bad = False
+        self.good: dict[str, Any] = {}
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not batch_idx % trainer.accumulate_grad_batches:
+            self.good = deepcopy(pl_module.norm.state_dict())
+            self.is_bad = False
+        self.is_bad |= bool(self.bad & set(batch["key"]))
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
+        if self.is_bad:
+            optimizer.zero_grad(set_to_none=True)
+            for name, value in pl_module.norm.named_buffers():
+                value.copy_(self.good[name])
+
+
 # ------------------------------------------------------------------------------ one process
 
 
-@pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize(
-    ("fused", "settings"),
+    ("fault", "optimizer", "settings"),
     [
-        (True, {}),
-        (False, {}),
-        (True, {"gradient_clip_val": 0.05}),
-        pytest.param(True, {"precision": "bf16-mixed"}, marks=pytest.mark.slow),
+        *((fault, ADAM, {}) for fault in FAULTS),
+        ("inf gradient", partial(torch.optim.AdamW, lr=0.01, weight_decay=0.1, fused=True), {}),
+        ("inf gradient", partial(torch.optim.Adam, lr=0.01), {}),
+        ("nan input", partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=0.1), {}),
+        ("nan input", partial(torch.optim.SGD, lr=0.01, momentum=0.9, fused=True), {}),
+        ("nan input", ADAM, {"gradient_clip_val": 0.05}),
+        ("nan input", ADAM, {"accumulate_grad_batches": 2}),
+        ("nan input", ADAM, {"precision": "bf16-mixed"}),
     ],
 )
-def test_a_left_out_step_leaves_nothing_behind(
-    tmp_path: Path, fault: str, fused: bool, settings: dict[str, Any]
+def test_a_left_out_update_changes_nothing_but_the_count(
+    tmp_path: Path, fault: str, optimizer: Callable[..., Any], settings: dict[str, Any]
 ) -> None:
-    """Weights, statistics, Adam's moments, EMA, schedule and count are those of the other steps."""
     bad = (key(0), key(5), key(6))  # the batches 0, 2 and 3
-    guard, model = Guard(), Poisoned(fault, bad, fused)
-    # The guard comes last: its effect must not depend on the order.
-    guarded = fit(tmp_path / "a", model, batches([0, 1, 2, 3, 4, 5]), EMA(), guard, **settings)
-    plain = fit(tmp_path / "b", Poisoned(fused=fused), batches([1, 4, 5]), EMA(), **settings)
-    assert_equal(guarded, plain)
-    torch.testing.assert_close(
-        guarded["callbacks"]["EMA"], plain["callbacks"]["EMA"], rtol=0, atol=0
-    )
-    assert (guard.skipped, guard.rows) == (3, {})
-    assert guarded["global_step"] == 3
+    guard, model = Guard(), Poisoned(fault, bad, optimizer)
+    numbers = [0, 1, 2, 3, 4, 5]
+    guarded = fit(tmp_path / "a", model, batches(numbers), EMA(), guard, **settings)
+    sound = Poisoned(optimizer=optimizer)
+    reference = fit(tmp_path / "b", sound, batches(numbers), EMA(), LeaveOut(bad), **settings)
+    assert_equal(guarded, reference)
+    assert_same_averages(guarded, reference)
+    accumulates = "accumulate_grad_batches" in settings
+    assert guarded["global_step"] == (3 if accumulates else 6)
+    assert guard.skipped == (2 if accumulates else 3)
 
 
-def test_schedules_of_steps_and_of_epochs_go_on(tmp_path: Path) -> None:
-    """Lightning has stepped both when an epoch's last batch is undone."""
-
-    class Both(Poisoned):
-        def configure_optimizers(self) -> Any:
-            made = super().configure_optimizers()
-            of_epochs = torch.optim.lr_scheduler.StepLR(made["optimizer"], 1, 0.9)
-            return [made["optimizer"]], [made["lr_scheduler"], of_epochs]
-
-    bad, settings = (key(2), key(6)), {"max_epochs": 3}
-    guarded = fit(*(tmp_path / "a", Both(bad=bad), batches([0, 1, 2, 3]), Guard()), **settings)
-    plain = fit(tmp_path / "b", Both(), batches([0, 2]), **settings)
-    assert_equal(guarded, plain)
-
-
-@pytest.mark.parametrize("fault", ["nan loss", "inf gradient", "nan input"])
-def test_an_accumulated_step_is_left_out_as_a_whole(tmp_path: Path, fault: str) -> None:
-    guard, model = Guard(), Poisoned(fault, (key(4),))  # batch 2 of 6: the second step of three
-    settings = {"accumulate_grad_batches": 2}
-    guarded = fit(tmp_path / "a", model, batches([0, 1, 2, 3, 4, 5]), guard, **settings)
-    plain = fit(tmp_path / "b", Poisoned(), batches([0, 1, 4, 5]), **settings)
-    assert_equal(guarded, plain)
-    assert (guard.skipped, guarded["global_step"]) == (1, 2)
+def test_the_line_names_step_and_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fit(tmp_path, Poisoned("nan input", (key(5),)), batches([0, 1, 2, 3]), Guard())
+    assert [r.getMessage() for r in caplog.records if r.name.endswith("guard")] == [
+        "left out the update of optimizer 0 in step 3 (1 so far; the step counts): the loss is not "
+        "finite (rank 0: tiny/04, tiny/05)"
+    ]
 
 
 # -------------------------------------------------------------------------------- refusals
@@ -117,7 +136,7 @@ def test_an_accumulated_step_is_left_out_as_a_whole(tmp_path: Path, fault: str) 
 def test_steps_in_a_row(tmp_path: Path) -> None:
     guard = Guard(in_a_row=2)
     model = Poisoned("nan loss", (key(0), key(4), key(6)))
-    with pytest.raises(ValueError, match=r"after step 2, .* 2 steps in a row were left out"):
+    with pytest.raises(ValueError, match=r"after step 5: 2 updates in a row were left out"):
         fit(tmp_path, model, batches([0, 1, 2, 3, 4, 5][::-1]), guard)
     assert (guard.skipped, guard.rows) == (2, {0: 2})  # of 5, 4, 3, 2, 1, 0 the batches 3 and 2
 
@@ -149,21 +168,19 @@ def scaled(scale: float) -> dict[str, Any]:
 
 
 def test_the_scaler_may_look_for_its_scale(tmp_path: Path) -> None:
-    """With 2^15 and 2^14 a gradient of 4 overflows: the steps 0 and 1 are the scaler's."""
-    guard = Guard()
-    guarded = fit(
-        tmp_path / "a", Overflows(fused=False), batches([0, 1, 2, 3]), EMA(), guard, **scaled(2**15)
+    """With 2^15 and 2^14 a gradient of 4 overflows: the updates 0 and 1 are left out by it."""
+    guard, adam = Guard(), partial(torch.optim.Adam, lr=0.01)
+    data = batches([0, 1, 2, 3])
+    model = Overflows(optimizer=adam)
+    guarded = fit(tmp_path / "a", model, data, EMA(), guard, **scaled(2**15))
+    by_hand = LeaveOut((key(0), key(2)))
+    reference = fit(
+        tmp_path / "b", Overflows(optimizer=adam), data, EMA(), by_hand, **scaled(2**12)
     )
-    plain = fit(tmp_path / "b", Overflows(fused=False), batches([2, 3]), EMA(), **scaled(2**12))
     assert guard.skipped == 0
-    assert guarded["global_step"] == plain["global_step"] == 2
-    assert guarded["callbacks"]["EMA"]["updates"] == 2
-    assert guarded["lr_schedulers"] == plain["lr_schedulers"]
     assert guarded["MixedPrecision"]["scale"] == 2**13
-    trained = [name for name in guarded["state_dict"] if not name.startswith("norm")]
-    for name in trained:
-        torch.testing.assert_close(guarded["state_dict"][name], plain["state_dict"][name])
-    assert guarded["state_dict"]["norm.num_batches_tracked"] == 2
+    assert_equal(guarded, reference)
+    assert_same_averages(guarded, reference)
 
 
 class Manual(Tiny):
@@ -195,7 +212,7 @@ def test_manual_optimisation_is_judged_step_by_step(tmp_path: Path) -> None:
     saved = fit(tmp_path / "a", Manual(bad=1), batches([0, 1, 2]), guard)
     whole = fit(tmp_path / "b", Manual(), batches([0, 1, 2]))
     without = fit(tmp_path / "c", Manual(), batches([0, 2]))
-    assert (guard.skipped, saved["global_step"]) == (1, 5)
+    assert (guard.skipped, saved["global_step"]) == (1, 6)
     for name, value in saved["state_dict"].items():
         reference = whole if name.startswith("net") else without
         assert torch.equal(value, reference["state_dict"][name])
@@ -236,17 +253,14 @@ def two(folder: Path, model: LightningModule, *callbacks: Callback) -> list[dict
 
 @pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.parametrize("fault", ["nan loss", "nan beside it"])
-def test_both_processes_leave_out_what_one_has_seen(tmp_path: Path, fault: str) -> None:
-    """``nan beside it`` has finite gradients everywhere: only the shared decision shows it."""
-    model = Sharded(fault, (key(6),), [0, 1, 2, 3, 4, 5])  # the second batch of rank 1
-    guarded = two(tmp_path / "a", model, EMA(), Guard())
-    plain = two(tmp_path / "b", Sharded(fault, (), [0, 1, 4, 5]), EMA())
+def test_both_processes_leave_out_what_one_has_seen(tmp_path: Path) -> None:
+    bad, numbers = (key(6),), [0, 1, 2, 3, 4, 5]  # the second batch of rank 1
+    guarded = two(tmp_path / "a", Sharded("nan loss", bad, numbers), EMA(), Guard())
+    second = (key(4), key(6))  # of both ranks
+    reference = two(tmp_path / "b", Sharded("", (), numbers), EMA(), LeaveOut(second))
     for rank in (0, 1):
-        assert_equal(guarded[rank], plain[rank])
-        torch.testing.assert_close(
-            guarded[rank]["callbacks"]["EMA"], plain[rank]["callbacks"]["EMA"], rtol=0, atol=0
-        )
+        assert_equal(guarded[rank], reference[rank])
+        assert_same_averages(guarded[rank], reference[rank])
         assert guarded[rank]["callbacks"]["Guard"]["skipped"] == 1
     for name in ("net.weight", "net.bias", "norm.weight"):  # statistics are each process's own
         assert torch.equal(*(saved["state_dict"][name] for saved in guarded))
@@ -288,7 +302,7 @@ def test_all_processes_stop_at_the_limit(tiny: Path, strategy: str) -> None:
     done = launch("fit", "--config", "tiny.yaml", "--config", own, *flags)
     said = done.stdout + done.stderr
     # By one of them, or by both if neither has heard of the other's.
-    assert "error: stopped after step 5, whose weights are still good: 3 steps" in said
+    assert "error: stopped after step 9: 3 updates in a row were left out" in said
     assert "exitcode  : 2" in said, said
     assert "Traceback" not in said.partition("torch/distributed")[0]
     saved = newest("a")

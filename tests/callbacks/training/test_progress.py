@@ -1,4 +1,4 @@
-"""Progress: steps of the whole run, in lines or a bar, at almost no cost."""
+"""Progress: Lightning's bar in a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,25 +11,23 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from callbacks.training.progress import Progress
+from callbacks.training import progress
+from callbacks.training.progress import Lines, progress_bar
 from tests.callbacks.tiny import Tiny, loader, trainer
 
 
 class Logging(Tiny):
-    """A model that logs a value for the bar, and one not for it."""
+    """A model that logs its loss."""
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         loss = super().training_step(batch, batch_idx)
         self.log("train/loss", loss)
-        self.log("train/secret", loss)
         return loss
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+    def predict_step(
+        self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
+    ) -> dict[str, Tensor]:
         return self.validation_step(batch, batch_idx)
-
-
-class Every(Progress):
-    every_n_seconds = 0.0
 
 
 class Terminal(io.StringIO):
@@ -40,52 +38,51 @@ class Terminal(io.StringIO):
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.name == "files.progress"]
+    return [r.getMessage() for r in caplog.records if r.name == progress.__name__]
 
 
 @pytest.fixture(autouse=True)
-def _heard(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, logger="files.progress")
+def _always(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    caplog.set_level(logging.INFO, logger=progress.__name__)
+    monkeypatch.setattr(progress, "EVERY", 0.0)
 
 
-# ------------------------------------------------------------------------------------ log lines
-
-
-def test_lines_where_there_is_no_terminal(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
-) -> None:
-    trainer(tmp_path, Every(), max_steps=4, max_epochs=-1).fit(Logging(), loader())
-    form = r"fit: step \d of 4, +[\d.]+(?:step/s|s/step), \d+:\d\d left, train/loss=[\d.e-]+"
-    assert all(re.fullmatch(form, line) for line in lines(caplog)[1:])
-    assert [line.split(" of ")[0] for line in lines(caplog)] == [
-        *(f"fit: step {step}" for step in (0, 1, 2, 3, 4)),
-        "fit: step 4",  # the closing one
+def test_lines_count_the_steps_of_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = trainer(tmp_path, Lines(), max_epochs=2, accumulate_grad_batches=3)
+    run.fit(Logging(), loader())  # 4 batches an epoch: 3 and 1
+    form = r"fit: step \d of 4, [\d.e+]+ a second, \d:\d\d:\d\d left"
+    assert all(re.fullmatch(form, line) for line in lines(caplog))
+    assert [line.split(",")[0] for line in lines(caplog)] == [
+        *("fit: step 1 of 4", "fit: step 2 of 4", "fit: step 3 of 4", "fit: step 4 of 4")
     ]
-    assert "%|" not in capsys.readouterr().err  # no bar
 
 
-# ---------------------------------------------------------------------------------- what is counted
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_lines_count_the_batches_of_all_loaders(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, command: str
+) -> None:
+    run = trainer(tmp_path, Lines())
+    getattr(run, command)(Logging(), [loader(), loader()])
+    done = [line.split(",")[0] for line in lines(caplog)]
+    assert done == [f"{command}: batch {number} of 8" for number in range(2, 9)]
 
 
-def test_steps_are_counted_not_batches(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    run = trainer(tmp_path, Every(), max_epochs=2, accumulate_grad_batches=3)
-    run.fit(Logging(), loader())
-    assert lines(caplog)[-1].startswith("fit: step 4 of 4")  # 4 batches an epoch: 3 and 1
-
-
-# --------------------------------------------------------------------------------------- a terminal
+def test_lines_come_from_the_first_process_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = Lines()
+    other.disable()
+    trainer(tmp_path, other).fit(Logging(), loader())
+    assert lines(caplog) == []
 
 
 def test_a_bar_in_a_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     terminal = Terminal()
-    monkeypatch.setattr("sys.stderr", terminal)
-    trainer(tmp_path, Progress(), max_epochs=2).fit(Logging(), loader(), loader())
+    monkeypatch.setattr("sys.stdout", terminal)
+    trainer(tmp_path, progress_bar(), max_epochs=2, log_every_n_steps=4).fit(Logging(), loader())
     drawn = re.split(r"[\r\n]", terminal.getvalue())
-    assert any(re.match(r"fit: +0%.*0/8", line) for line in drawn)
-    assert any(re.match(r"validate:.*4/4", line) for line in drawn)
-    last = [line for line in drawn if line.startswith("fit")][-1]
-    assert re.match(r"fit: 100%.*8/8 .*train/loss", last)
-    assert "secret" not in last
-    assert lines(caplog) == []  # not both
+    (*_, last) = [line for line in drawn if line.startswith("Epoch 1")]
+    assert re.match(r"Epoch 1: 100%.*4/4 .*step=8, loss=\d", last)
+    assert lines(caplog) == []
