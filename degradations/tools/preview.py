@@ -85,9 +85,10 @@ def run(degradation: Degradation, hr: Tensor, params: Params) -> tuple[list[Step
     restore = []
 
     def on_forward(
-        name: str, stage: Stage, arguments: tuple[Tensor, Params], output: Tensor
+        name: str, stage: Stage, arguments: tuple[Any, ...], keywords: Params, output: Tensor
     ) -> None:
-        steps.append(Step(name, stage, arguments[1], output))
+        _, params = (*arguments, *keywords.values())
+        steps.append(Step(name, stage, params, output))
 
     def recorded(name: str, stage: Stage, params: Params, x: Tensor) -> list[ImageFunction]:
         [function] = type(stage).image_functions(stage, params, x)
@@ -107,7 +108,9 @@ def run(degradation: Degradation, hr: Tensor, params: Params) -> tuple[list[Step
             streams = [part for part in path.split(".") if part not in CONTAINERS]
             name = " / ".join(streams)
             if type(module).image_functions is Stage.image_functions:  # which call forward
-                hook = module.register_forward_hook(functools.partial(on_forward, name))
+                hook = module.register_forward_hook(
+                    functools.partial(on_forward, name), with_kwargs=True
+                )
                 restore.append(hook.remove)
             else:
                 vars(module)["image_functions"] = functools.partial(recorded, name, module)
