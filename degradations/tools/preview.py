@@ -282,25 +282,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def add_config_argument(parser: argparse.ArgumentParser) -> None:
-    """Add `--config` and `--scale`, which all tools have."""
-    parser.add_argument(
-        "--config",
-        action="append",
-        required=True,
-        metavar="FILE",
-        help="a degradation (class_path and init_args), or an experiment with the key degradation; "
-        "of several, later ones win, as with main.py",
-    )
-    parser.add_argument(
-        "--scale",
-        type=float,
-        metavar="X",
-        help="how many times smaller the LR is (default: data.init_args.scale of the files; for "
-        "preview else 4)",
-    )
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="main.py preview",
@@ -315,7 +296,21 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="an HR image",
     )
-    add_config_argument(parser)
+    parser.add_argument(
+        "--config",
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="a degradation (class_path and init_args), or an experiment with the key degradation; "
+        "of several, later ones win, as with main.py",
+    )
+    parser.add_argument(
+        "--scale",
+        type=float,
+        metavar="X",
+        help="how many times smaller the LR is (default: data.init_args.scale of the files, else "
+        "4)",
+    )
     parser.add_argument(
         "--out",
         type=Path,
