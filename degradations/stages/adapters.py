@@ -133,10 +133,8 @@ class Albumentations(Stage):
 
 
 def _check_image_only(transform: Any) -> None:
-    from albumentations.augmentations.dropout.transforms import BaseDropout, PixelDropout
-
-    if isinstance(transform, BaseDropout | PixelDropout):
-        return  # they drop keypoints where they drop pixels
+    if ".dropout." in type(transform).__module__:
+        return  # these have keypoints because they drop them with their pixels
     if hasattr(transform, "transforms"):
         for inner in transform.transforms:
             _check_image_only(inner)
