@@ -19,7 +19,6 @@ from .metrics.perceptual import Perceptual as Perceptual
 from .metrics.pixels import PSNR as PSNR
 from .metrics.pixels import SSIM as SSIM
 from .metrics.pixels import PixelMetric as PixelMetric
-from .metrics.robustness import Robustness as Robustness
 from .metrics.sets import SetMetric as SetMetric
 from .metrics.swd import SWD as SWD
 from .metrics.torchmetric import TorchMetric as TorchMetric

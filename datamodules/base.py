@@ -89,7 +89,6 @@ class SRDataModule(Predicted, LightningDataModule):
             Other commands ignore it.
         output_scale: Factor by which ``predict`` enlarges, if it is not ``scale``: the outputs of a
             method that has only ``scale`` are resized. Commands set it from ``data.scale``.
-        deinterlace: Whether ``predict`` makes whole frames of the fields of interlaced videos.
         degradation: Makes LR from HR; set it by the top-level key ``degradation``.
         degradation_seed: Seed of the LR in validation and test. Runs that are compared need the
             same one.
@@ -130,7 +129,6 @@ class SRDataModule(Predicted, LightningDataModule):
         streams: PositiveInt | None = None,
         size: tuple[PositiveInt, PositiveInt] | None = None,
         output_scale: PositiveFloat | None = None,
-        deinterlace: bool = False,
     ) -> None:
         super().__init__()
         self.scale = checked_scale(scale)
@@ -140,7 +138,6 @@ class SRDataModule(Predicted, LightningDataModule):
         self.output_scale = output_scale
         if output_scale is not None:
             checked_scale(output_scale, "data.init_args.output_")
-        self.deinterlace = deinterlace
         self.degradation, self.degradation_seed = degradation, degradation_seed
         self.seed = seed or 0
         self.workers, self.eval_batch_size = workers, eval_batch_size
@@ -199,7 +196,7 @@ class SRDataModule(Predicted, LightningDataModule):
             source = source_to_enlarge(cast(Any, self.predict), self.outputs)
             scale = self._prepared(source, srgb=False)
             self._datasets["predict"] = images_to_enlarge(
-                source, self.output_scale or scale, self.size, self.deinterlace
+                source, self.output_scale or scale, self.size
             )
             self.skip_in_predict(set())  # unlike an earlier `predict`
 
@@ -276,7 +273,7 @@ class SRDataModule(Predicted, LightningDataModule):
         for x in self._datasets[part]:
             sampler, workers = None, self.workers
             if isinstance(x, VideoFrames):
-                x.start(left_out, self._begun, seed, ranks)
+                x.start(left_out, seed, ranks)
                 workers = min(workers, 1)  # frames come in order
             else:
                 sampler = evaluation_sampler(x, left_out, seed, batch_size, ranks)

@@ -8,16 +8,14 @@ from datamodules.sources.folder import Folder
 from datamodules.sources.videos import VideoFrames, Videos
 
 
-def images_to_enlarge(
-    source: Source, scale: float, size: tuple[int, int] | None, deinterlace: bool
-) -> list[Images]:
+def images_to_enlarge(source: Source, scale: float, size: tuple[int, int] | None) -> list[Images]:
     """Return the datasets of a prepared source: its images, and its videos if there are some."""
     videos = source.videos if isinstance(source, Folder) else {}
     datasets: list[Images] = []
     if source.keys or not videos:
         datasets.append(PredictImages(source, "predict", scale, size))
     if videos:
-        datasets.append(VideoFrames(Videos(videos, deinterlace), "predict", scale, size))
+        datasets.append(VideoFrames(Videos(videos), "predict", scale, size))
     return datasets
 
 
@@ -28,7 +26,6 @@ class Predicted:
         super().__init__()
         self._datasets: dict[str, list[Images]] = {}
         self._left_out: set[str] = set()
-        self._begun: dict[str, int] = {}  # frames of videos that are done
 
     @property
     def predict_keys(self) -> list[str]:
@@ -51,15 +48,13 @@ class Predicted:
         """Number of frames of the clips that ``predict`` makes; None if it makes images."""
         return self._datasets["predict"][0].source.frames
 
-    def skip_in_predict(self, keys: set[str], begun: dict[str, int] | None = None) -> None:
+    def skip_in_predict(self, keys: set[str]) -> None:
         """Leave out of ``predict`` what is done.
 
         Args:
             keys: Of finished images and videos, as in ``predict_keys``.
-            begun: How many frames of a video are done, by key; but its last frame always comes.
         """
         self._left_out = keys
-        self._begun = begun or {}
 
     def abandon_in_predict(self, key: str) -> None:
         """Give no more frames of a video."""

@@ -25,7 +25,6 @@ from .stages.blur import DefocusBlur as DefocusBlur
 from .stages.blur import KernelStage as KernelStage
 from .stages.blur import MotionBlur as MotionBlur
 from .stages.blur import Sinc as Sinc
-from .stages.camera import Camera as Camera
 from .stages.jpeg import JPEG as JPEG
 from .stages.noise import GaussianNoise as GaussianNoise
 from .stages.noise import PoissonNoise as PoissonNoise

@@ -36,7 +36,6 @@ from degradations.stages.blur import (
     MotionBlur,
     Sinc,
 )
-from degradations.stages.camera import Camera
 from degradations.stages.jpeg import JPEG
 from degradations.stages.noise import (
     GaussianNoise,
@@ -128,7 +127,6 @@ def noises() -> Shown:
         (GaussianNoise((20.0, 20.0), grey=1.0), "sigma 20 of 255, grey"),
         (PoissonNoise((2.0, 2.0)), "strength 2"),
         (PoissonNoise((2.0, 2.0), grey=1.0), "strength 2, grey"),
-        *((Camera(iso=(iso, iso)), f"ISO {iso:.0f}") for iso in (400.0, 3200.0, 12000.0)),
     ]
 
 

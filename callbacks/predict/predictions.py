@@ -85,7 +85,7 @@ class Line(TypedDict, total=False):
     size: Height and width of the output.
     scale: The requested factor; None where ``data.init_args.size`` was requested.
     seconds: From the image on the device to integer levels on the host, without reading and
-        encoding, which run concurrently. Of a video the mean over frames of the run that ended it.
+        encoding, which run concurrently. Of a video the mean over frames.
     peak_memory: Bytes: on a GPU the peak of all tensors; on a CPU the peak of the whole process;
         None if unknown.
     device: Name of the device.
@@ -192,18 +192,6 @@ class Predictions:
         state = (origin.input_bytes, origin.input_modified)
         is_unchanged = state in ((None, None), size_and_time(source))
         return is_unchanged and origin.input_place in (None, self._place_of(source))
-
-    def fingerprint(self, source: str, state: tuple[int, int], options: Options) -> str:
-        """Return a hash of all that decides about an output of this run.
-
-        Args:
-            source: File of the input.
-            state: Its size and modification time.
-            options: Options of this output alone.
-        """
-        way = _way(self._with(options))
-        content = json.dumps([way, self.seed, state, self._place_of(source)])
-        return xxhash.xxh3_64_hexdigest(content.encode())
 
     def add(self, line: Line, options: Options | None = None) -> None:
         """Write a line; it is in the disk's cache when this returns.

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import io
 import os
-import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from fractions import Fraction
-from heapq import merge
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from callbacks.predict.files import long_name_errors
 from files.images.deep import Pixels
-from files.locks import locked, unlock
-from files.owned import remove_empty, remove_file, remove_unfinished, whole_file
+from files.owned import whole_file
 from files.videos.video import (
+    CHROMA,
     MICROSECONDS,
-    Clock,
     Extras,
     VideoFrame,
     film_of,
     load_av,
     open_video,
+    packets_of,
     rgb_to_frame,
 )
 
@@ -43,8 +41,6 @@ HDR: dict[Codec, tuple[str, str]] = {
 }
 QUICKTIME_HEVC = "hvc1"  # another tag of HEVC is not played by QuickTime
 WAITING = 2  # frames that wait to be encoded
-PART_FRAMES = 100  # each part begins with a key frame: shorter ones make larger videos
-PART = re.compile(r"\d{6,}\.[0-9a-f]{16}\.part")  # names of parts
 COARSE = 1000  # units of time in a second: a header of fewer would round
 PLACES = ("location", "gps")  # in names of metadata; those of the file itself
 OF_FILE = ("major_brand", "minor_version", "compatible_brands", "encoder")
@@ -66,73 +62,52 @@ class VideoSettings(NamedTuple):
 class VideoWriter:
     """Write one video; frames are encoded in a thread, and at most ``WAITING`` of them wait.
 
-    Every ``PART_FRAMES`` frames become a part, a small MP4 without audio beside the video, and the
-    parts are joined at the end. A later run goes on after the whole parts of a stopped one, and
-    makes the same bytes: no part depends on the one before. The folder of the parts is locked.
-
     Args:
         target: The file, which appears when it is complete.
         source: The input, whose audio and metadata are copied.
         settings: Codec and quality.
-        fingerprint: Of all that decides about the video; parts with another one are deleted.
         before: Called when the video is on the disk, before it appears in its place.
 
     Attributes:
         left_out: The input's streams that cannot be copied.
-
-    Raises:
-        ValueError: If the name is too long for the disk, or another process writes the video.
     """
 
     def __init__(
-        self,
-        target: Path,
-        source: str,
-        settings: VideoSettings,
-        fingerprint: str,
-        before: Callable[[], None],
+        self, target: Path, source: str, settings: VideoSettings, before: Callable[[], None]
     ) -> None:
         self.target = target
         self.source = source
         self.settings = settings
-        self._fingerprint = fingerprint
         self._before = before
         self._copied, self.left_out = _copied_streams(source)
-        folder = _parts_folder(target)
-        with long_name_errors():
-            folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(folder)
-        self._encoded = frames_in_parts(target, fingerprint)
-        if not self._encoded:
-            _remove_all(folder)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="video")
         self._pending: deque[Future[None]] = deque()
-        self._part: _Part | None = None
-        self._last: VideoFrame
+        self._files = ExitStack()
+        self._output: Any = None  # PyAV's container, from the first frame on
+        self._film: Any
+        self._audio: Iterator[Any]
+        self._next_audio: Any
+        self._durations: deque[int] = deque()  # of frames that are not muxed
 
     def add(self, pixels: Pixels, frame: VideoFrame) -> None:
-        """Add the next frame; one that a whole part has is not encoded again.
+        """Add the next frame.
 
         Args:
             pixels: (H, W, 3), of the bits of ``frame.colours``.
             frame: What is known of the input's frame.
 
         Raises:
-            ValueError: If frames before it are missing, since the input changed meanwhile.
+            ValueError: If the name is too long for the disk.
             Exception: Whatever the encoder raises, for an earlier frame.
         """
-        self._last = frame
-        if frame.number <= self._encoded:
-            return
-        if frame.number > self._encoded + 1:
-            raise ValueError("the input was changed after the command began")
-        self._encoded = frame.number
+        if self._output is None:
+            self._open(pixels.shape[:2], frame)
         self._pending.append(self._pool.submit(self._encode, pixels, frame))
         while len(self._pending) > WAITING:
             self._pending.popleft().result()
 
     def finish(self) -> None:
-        """Join the parts, and put the video in its place.
+        """Write what is left of the audio, and put the video in its place.
 
         Raises:
             Exception: Whatever the encoder raises.
@@ -140,186 +115,67 @@ class VideoWriter:
         while self._pending:
             self._pending.popleft().result()
         self._pool.shutdown()
-        self._join()
-        self._unlock()
-        remove_parts(self.target)
+        self._mux(self._film.encode(None))
+        self._mux_audio(inf)
+        self._files.close()
 
     def stop(self) -> None:
-        """Stop; whole parts stay."""
+        """Stop; nothing is left of the video."""
         self._pool.shutdown(cancel_futures=True)
         self._pending.clear()
-        if self._part is not None:
-            self._part.drop()
-        with suppress(OSError):  # there are whole parts
-            remove_empty(_parts_folder(self.target))
-        self._unlock()
+        with suppress(_StoppedError), self._files:
+            raise _StoppedError
 
-    def _unlock(self) -> None:
-        if self._lock is not None:
-            unlock(self._lock)
-        self._lock = None
-
-    def _encode(self, pixels: Pixels, frame: VideoFrame) -> None:
-        if self._part is None:
-            number = ceil(frame.number / PART_FRAMES)
-            path = _part(self.target, self._fingerprint, number)
-            self._part = _Part(path, pixels.shape[:2], frame, self.settings)
-        self._part.add(pixels, frame)
-        if frame.last or frame.number % PART_FRAMES == 0:
-            self._part.finish()
-            self._part = None
-
-    def _join(self) -> None:
+    def _open(self, size: tuple[int, ...], frame: VideoFrame) -> None:
         av = load_av("writing a video")
-        count = ceil(self._last.number / PART_FRAMES)
-        parts = [_part(self.target, self._fingerprint, number + 1) for number in range(count)]
-        metadata = self.settings.metadata
-        with (
-            whole_file(self.target, self._before) as file,
-            open_video(self.source) as original,
-            open_video(parts[0]) as first,
-            av.open(file, "w", format="mp4", options=_muxing(self._last)) as output,
-        ):
-            film = output.add_stream_from_template(first.streams.video[0], opaque=True)
-            film.codec_context.sample_aspect_ratio = self._last.aspect  # read by no demuxer of AV1
-            if self.settings.codec == "hevc":
-                film.codec_context.codec_tag = QUICKTIME_HEVC
-            streams = [original.streams[index] for index in self._copied]
-            copies = {stream: _copy(stream, output) for stream in streams}
-            output.set_chapters(_chapters(original))
-            if metadata != "drop":
-                output.metadata.update(_metadata(original.metadata, metadata))
-            audio = _audio_packets(original, copies)
-            for packet in merge(_film_packets(parts, film), audio, key=_time):
-                output.mux(packet)
-
-
-class _Part:
-    """A part of a video while it is encoded."""
-
-    def __init__(
-        self, path: Path, size: tuple[int, ...], frame: VideoFrame, settings: VideoSettings
-    ) -> None:
-        av = load_av("writing a video")
-        codec, crf, _ = settings
+        codec, crf, metadata = self.settings
         os.environ.setdefault("SVT_LOG", "1")  # else the encoder of AV1 prints its settings
-        options = {"crf": str(crf)}
+        encoding = {"crf": str(crf), "chroma_sample_location": CHROMA}
         own_settings = ":".join([*QUIET.get(codec, ()), *_hdr_settings(frame.extras, codec)])
         if own_settings:
-            options[SETTINGS[codec]] = own_settings
-        self._durations: deque[int] = deque()  # of frames that are not muxed
-        with ExitStack() as open_files:
-            file = open_files.enter_context(whole_file(path))
-            output = av.open(file, "w", format="mp4", options=_muxing(frame))
-            self._container = open_files.enter_context(output)
-            self._stream = output.add_stream(ENCODERS[codec], rate=frame.rate, options=options)
-            _describe(self._stream, size, frame, codec)
-            self._open_files = open_files.pop_all()
+            encoding[SETTINGS[codec]] = own_settings
+        with long_name_errors():
+            file = self._files.enter_context(whole_file(self.target, self._before))
+        original = self._files.enter_context(open_video(self.source))
+        muxing = _muxing(frame)
+        output = self._files.enter_context(av.open(file, "w", format="mp4", options=muxing))
+        self._film = output.add_stream(ENCODERS[codec], rate=frame.rate, options=encoding)
+        _describe(self._film, size, frame, codec)
+        streams = [original.streams[index] for index in self._copied]
+        copies = {stream: _copy(stream, output) for stream in streams}
+        output.set_chapters(_chapters(original))
+        if metadata != "drop":
+            output.metadata.update(_metadata(original.metadata, metadata))
+        self._audio = _audio_packets(original, copies)
+        self._next_audio = next(self._audio, None)
+        self._output = output
 
-    def add(self, pixels: Pixels, frame: VideoFrame) -> None:
+    def _encode(self, pixels: Pixels, frame: VideoFrame) -> None:
         image = rgb_to_frame(pixels, frame.colours)
         image.pts, image.time_base, image.duration = frame.pts, frame.time_base, frame.duration
         self._durations.append(frame.duration)
-        self._mux(self._stream.encode(image))
-
-    def finish(self) -> None:
-        self._mux(self._stream.encode(None))
-        self._open_files.close()
-
-    def drop(self) -> None:
-        with suppress(_DroppedError), self._open_files:
-            raise _DroppedError
+        self._mux(self._film.encode(image))
 
     def _mux(self, packets: list[Any]) -> None:
         for packet in packets:
             packet.dts, packet.duration = packet.pts, self._durations.popleft()
-            self._container.mux(packet)
+            self._mux_audio(_time(packet))
+            self._output.mux(packet)
+
+    def _mux_audio(self, until: Fraction | float) -> None:
+        while self._next_audio is not None and _time(self._next_audio) < until:
+            self._output.mux(self._next_audio)
+            self._next_audio = next(self._audio, None)
 
 
-class _DroppedError(Exception):
-    """A part is given up."""
-
-
-def settings_of_parts() -> dict[str, Any]:
-    """Return what the bytes of parts depend on, besides the settings of a run."""
-    av = load_av("writing a video")
-    return {"part_frames": PART_FRAMES, "av": av.__version__, "cores": os.cpu_count()}
-
-
-def frames_in_parts(target: Path, fingerprint: str) -> int:
-    """Return how many frames of a video the whole parts of a stopped run have, from the first on.
-
-    At most: the last part of a video may be shorter.
-
-    Args:
-        target: The file of the video.
-        fingerprint: As of ``VideoWriter``.
-    """
-    count = 0
-    while _part(target, fingerprint, count + 1).exists():
-        count += 1
-    return count * PART_FRAMES
-
-
-def remove_parts(target: Path) -> None:
-    """Delete a video's parts, unless another process writes them; keep all else in the folder."""
-    folder = _parts_folder(target)
-    if not folder.is_dir():
-        return
-    try:
-        descriptor = _lock(folder)
-    except ValueError:
-        return
-    _remove_all(folder)
-    with suppress(OSError):
-        remove_empty(folder)
-    if descriptor is not None:
-        unlock(descriptor)
-
-
-def _remove_all(folder: Path) -> None:
-    remove_unfinished(folder)
-    for path in list(folder.iterdir()):
-        if PART.fullmatch(path.name):
-            remove_file(path)
-
-
-def _lock(folder: Path) -> int | None:
-    """Lock a folder of parts, and return its descriptor; None on a disk without locks.
-
-    Raises:
-        ValueError: If another process holds it.
-    """
-    try:
-        descriptor = locked(folder)
-    except OSError:
-        return None
-    if descriptor is None:
-        raise ValueError(f"another process writes it (in {folder}): wait until that one ends")
-    return descriptor
-
-
-def _parts_folder(target: Path) -> Path:
-    return target.with_suffix(".parts")
-
-
-def _part(target: Path, fingerprint: str, number: int) -> Path:
-    return _parts_folder(target) / f"{number:06}.{fingerprint}.part"
+class _StoppedError(Exception):
+    """The video is given up."""
 
 
 def _muxing(frame: VideoFrame) -> dict[str, str]:
     """Return the options with which MP4 says exactly when a stream begins."""
     units = frame.time_base.denominator
     return {"movie_timescale": str(units * ceil(COARSE / units))}
-
-
-def _film_packets(parts: list[Path], film: Any) -> Iterator[Any]:
-    for part in parts:
-        with open_video(part) as container:
-            for packet in container.demux():
-                if packet.size:
-                    packet.stream = film
-                    yield packet
 
 
 def _time(packet: Any) -> Fraction:
@@ -413,14 +269,9 @@ def _copy(stream: Any, output: Any) -> Any:
 
 
 def _audio_packets(original: Any, copies: Mapping[Any, Any]) -> Iterator[Any]:
-    """Yield packets for the copies of streams, with times that increase.
-
-    Those of joined recordings may overlap.
-    """
-    clock = Clock(original)
+    """Yield packets for the copies of streams, with times that increase."""
     last: dict[int, tuple[int, int]] = {}  # time and duration of each stream's packet before
-    for packet in original.demux():
-        clock.correct(packet)
+    for packet in packets_of(original):
         if packet.stream not in copies or not packet.size:
             continue
         stated = packet.pts if packet.dts is None else packet.dts

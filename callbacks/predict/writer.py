@@ -54,9 +54,6 @@ from callbacks.predict.videos import (
     Codec,
     VideoSettings,
     VideoWriter,
-    frames_in_parts,
-    remove_parts,
-    settings_of_parts,
 )
 from callbacks.provenance import commit
 from files.batch import Piece
@@ -282,7 +279,7 @@ class Writer(Callback):
         done = {key for key in keys if self._is_done(key)}
         self.skipped = len(done)
         check_folder(self._root, to_write=len(done) < len(keys))
-        self._data.skip_in_predict(done, self._begun_videos(done))
+        self._data.skip_in_predict(done)
         ours = sum(self._lines.find(self._name(key)) is not None for key in keys)
         if trainer.is_global_zero and ours > len(done):
             log.warning(
@@ -326,7 +323,7 @@ class Writer(Callback):
         if "error" in batch:
             for key, reason in zip(keys, batch["error"], strict=True):
                 if key in self._videos:
-                    self._give_up_video(key)
+                    self._stop_video()
                 self.unusable += 1
                 log.warning("unusable, left out: %s", reason)
                 self._note_error(key, reason)
@@ -485,36 +482,20 @@ class Writer(Callback):
     def _options_of(self, key: str) -> dict[str, Any]:
         """Return the options that an output has besides those of the run."""
         if key in self._videos:
-            options = {"writer.codec": self._settings.codec, "writer.crf": self._settings.crf}
-            return options | ({"data.deinterlace": True} if self._data.deinterlace else {})
+            return {"writer.codec": self._settings.codec, "writer.crf": self._settings.crf}
         return self._places if self._sources[key] is None else {}
-
-    def _fingerprint(self, key: str, state: tuple[int, int]) -> str:
-        options = {**self._options_of(key), **settings_of_parts()}
-        return self._lines.fingerprint(str(self._sources[key]), state, options)
-
-    def _begun_videos(self, done: set[str]) -> dict[str, int]:
-        """Return how many frames stopped runs have made, by key; delete parts of done videos."""
-        begun = {}
-        for key in self._videos:
-            if key in done:
-                remove_parts(self._target(key))
-            elif state := size_and_time(str(self._sources[key])):
-                begun[key] = frames_in_parts(self._target(key), self._fingerprint(key, state))
-        return begun
 
     def _opened(self, meta: dict[str, Any]) -> _Video:
         """Open the video of a frame."""
         frame: VideoFrame = meta["frame"]
         target = self._target(frame.video)
-        fingerprint = self._fingerprint(frame.video, meta["read"])
 
         def note() -> None:  # in the same order as for an image
             remove_file(target)
             if self._video is not None and self._video.line is not None:
                 self._lines.add(self._video.line, self._options_of(frame.video))
 
-        writer = VideoWriter(target, meta["path"], self._settings, fingerprint, note)
+        writer = VideoWriter(target, meta["path"], self._settings, note)
         return _Video(frame.video, writer)
 
     def _name_losses(self, video: _Video, frame: VideoFrame, path: str) -> None:
@@ -558,7 +539,7 @@ class Writer(Callback):
         except Exception as error:  # whatever encoders raise
             self._data.abandon_in_predict(key)
             self._abandoned.add(key)
-            self._give_up_video(key)
+            self._stop_video()
             self._fail(key, f"it cannot be written as a video: {error}")
 
     def _video_line(
@@ -576,11 +557,6 @@ class Writer(Callback):
         if self._video is not None:
             self._video.writer.stop()
         self._video = None
-
-    def _give_up_video(self, key: str) -> None:
-        """Stop; nothing is left of the video."""
-        self._stop_video()
-        remove_parts(self._target(key))
 
     # ------------------------------------------------------------------------------ the images
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from fractions import Fraction
 from itertools import count
-from math import inf
 from typing import Any
 
 import torch
@@ -20,20 +18,21 @@ from files.images.decode import UnreadableImage
 from files.paths import size_and_time
 from files.videos.video import (
     MICROSECONDS,
-    Clock,
     VideoFrame,
     colours_of,
     extras_of,
     film_of,
     frame_to_rgb,
     open_video,
+    packets_of,
+    set_up_decoder,
     stated_frames,
 )
 
 USUAL_RATE, LARGEST_RATE = Fraction(25), Fraction(1000)  # frames a second
 STATING = ("mov", "matroska", "asf", "flv", "avi")  # containers that state how long they last
-SHORT = Fraction(1)  # seconds that may be missing at the end
-AROUND = 50  # packets in which a gap belongs to a leap of the clock
+FORWARD, BACKWARD = 10, Fraction(1, 2)  # seconds; a larger step is another clock's
+SHORT = Fraction(1, 2)  # seconds that may be missing at the end
 
 
 class Videos(Source):
@@ -41,14 +40,12 @@ class Videos(Source):
 
     Args:
         paths: Files by key.
-        deinterlace: Whether to make whole frames of fields.
     """
 
     keys: Sequence[str] = ()  # path of each video below its root
 
-    def __init__(self, paths: Mapping[str, str], deinterlace: bool = False) -> None:
+    def __init__(self, paths: Mapping[str, str]) -> None:
         super().__init__()
-        self.deinterlace = deinterlace
         self.keys = list(paths)
         self._paths = list(paths.values())
 
@@ -60,12 +57,11 @@ class Videos(Source):
         """Return the first frame of ``keys[index]``. Raises as ``decode``."""
         return next(self.decode(index))
 
-    def decode(self, index: int, begun: int = 0) -> Iterator[Sample]:
+    def decode(self, index: int) -> Iterator[Sample]:
         """Decode a video.
 
         Args:
             index: Number of the video.
-            begun: Number of frames to leave out from the first on; but the last one always comes.
 
         Yields:
             ``hr``, (H, W, 3), in the orientation that is stored, and ``meta`` with a ``VideoFrame``
@@ -82,12 +78,8 @@ class Videos(Source):
                 if stream is None:
                     raise ValueError("it has no video stream")
                 decoded = _decoded(container, stream)
-                if self.deinterlace:
-                    decoded = _deinterlaced(decoded)
                 for frame, video_frame in self._described(decoded, stream, index):
                     number = video_frame.number
-                    if number <= begun and not video_frame.last:
-                        continue
                     rgb = frame_to_rgb(frame, video_frame.colours)
                     bits = video_frame.colours.bits
                     yield {"hr": rgb, "meta": {**meta, "bit_depth": bits, "frame": video_frame}}
@@ -146,20 +138,17 @@ class VideoFrames(PredictImages, IterableDataset[dict[str, Any]]):
 
     source: Videos
 
-    def start(
-        self, done: set[str], begun: Mapping[str, int], seed: int, ranks: tuple[int, int]
-    ) -> None:
+    def start(self, done: set[str], seed: int, ranks: tuple[int, int]) -> None:
         """Choose the videos.
 
         Args:
             done: Keys of videos to leave out.
-            begun: How many frames of a video are done, by key.
             seed: ``data.init_args.degradation_seed``.
             ranks: Rank of this process, and number of processes.
         """
         left = [index for index, key in enumerate(self.source.keys) if key not in done]
         rank, world = ranks
-        self._left, self._begun, self._seed = left[rank::world], begun, seed
+        self._left, self._seed = left[rank::world], seed
         # Shared with the worker.
         flags: Any = torch.zeros(len(self.source.keys), dtype=torch.bool)
         self._abandoned = flags.share_memory_()
@@ -167,11 +156,7 @@ class VideoFrames(PredictImages, IterableDataset[dict[str, Any]]):
     @property
     def stated_frames(self) -> int:
         """About how many frames are left, by what the files say."""
-        left = [
-            stated_frames(self.source.path(index)) - self._frames_done(index)
-            for index in self._left
-        ]
-        return sum(count for count in left if count > 0)
+        return sum(stated_frames(self.source.path(index)) for index in self._left)
 
     def abandon(self, key: str) -> None:
         """Give no more frames of a video; at most those that were read ahead still come."""
@@ -190,14 +175,11 @@ class VideoFrames(PredictImages, IterableDataset[dict[str, Any]]):
         for index in self._left:
             yield from self._frames(index)
 
-    def _frames_done(self, index: int) -> int:
-        return self._begun.get(self.source.keys[index], 0)
-
     def _frames(self, index: int) -> Iterator[dict[str, Any]]:
         path = self.source.path(index)
         failed = {"key": self.keys[index], "seed": 0, "meta": {"path": path, "frame": None}}
         try:
-            for given in self.source.decode(index, self._frames_done(index)):
+            for given in self.source.decode(index):
                 if self._abandoned[index]:
                     return
                 sample: Any = self._checked(given, index)
@@ -218,9 +200,9 @@ def _decoded(container: Any, stream: Any) -> Iterator[tuple[Any, int]]:
     Raises:
         ValueError: If a part is missing or damaged, or the size changes.
     """
-    stream.thread_type = "SLICE"  # threads of frames lose the errors of the last ones
+    set_up_decoder(container, stream, "SLICE")  # threads of frames lose the last ones' errors
     size, times = None, _Times(container, stream)
-    for packet in _packets(container):
+    for packet in _packets(container, stream):
         if packet.stream != stream:
             continue
         times.store(packet)
@@ -231,36 +213,6 @@ def _decoded(container: Any, stream: Any) -> Iterator[tuple[Any, int]]:
             yield frame, times.of(frame)
 
 
-def _deinterlaced(decoded: Iterator[tuple[Any, int]]) -> Iterator[tuple[Any, int]]:
-    """Yield a whole frame for each one of two fields, at its time, and others unchanged."""
-    from av import BlockingIOError, EOFError
-    from av.filter import Graph
-
-    graph = Graph()
-    originals: deque[tuple[Any, int]] = deque()  # which the filter has not given back
-
-    def filtered(end: type[Exception]) -> Iterator[tuple[Any, int]]:
-        with suppress(end):
-            while True:
-                frame = graph.vpull()
-                original, time = originals.popleft()
-                frame.time_base, frame.duration = original.time_base, original.duration
-                yield frame, time
-
-    for frame, time in decoded:
-        if not graph.configured:
-            about = {"width": frame.width, "height": frame.height, "format": frame.format}
-            fields = graph.add_buffer(**about, time_base=frame.time_base)
-            bwdif = graph.add("bwdif", "mode=send_frame:deint=interlaced")
-            graph.link_nodes(fields, bwdif, graph.add("buffersink")).configure()
-        originals.append((frame, time))
-        graph.vpush(frame)
-        yield from filtered(BlockingIOError)
-    if graph.configured:
-        graph.vpush(None)
-        yield from filtered(EOFError)
-
-
 class _Times:
     """Times of the frames of a stream, which increase.
 
@@ -268,8 +220,11 @@ class _Times:
     """
 
     def __init__(self, container: Any, stream: Any) -> None:
+        from av.format import Flags
+
         rate = stream.average_rate
         self._usual = max(round(1 / (rate * stream.time_base)), 1) if rate else 1
+        self._may_leap = bool(container.format.flags & Flags.ts_discont.value)
         self._is_avi = container.format.name == "avi"
         self._stored: deque[int] = deque()  # times of the packets whose frames are to come
         self._most = 0  # of them, since frames are not shown in the order they are stored
@@ -285,6 +240,9 @@ class _Times:
             self._last = 0 if pts is None else pts
         else:
             pts = self._last + self._usual if pts is None else pts
+            step = (pts - self._last) * frame.time_base
+            if step < -BACKWARD or (self._may_leap and step > FORWARD):
+                raise ValueError("its clock leaps where recordings were joined: separate them")
             self._last = max(pts, self._last + 1)
         return self._last
 
@@ -295,29 +253,30 @@ class _Times:
         return self._stored.popleft() if self._stored else None
 
 
-def _packets(container: Any) -> Iterator[Any]:
-    """Yield the packets, by one clock from 0.
+def _packets(container: Any, film: Any) -> Iterator[Any]:
+    """Yield the packets of a whole file.
 
     Raises:
-        ValueError: If a part is missing, but not where two recordings were joined.
+        ValueError: If a part is missing, or the file ends before the time that its header states.
     """
-    clock, end = Clock(container), Fraction(0)
-    gap: int | None = None  # number of the packet where data are missing
-    leap = -inf  # where the clock leaps
-    for number, packet in enumerate(container.demux()):
-        if packet.is_corrupt and number > leap + AROUND:
-            gap = number
+    end = Fraction(0)
+    is_incomplete = False
+    for packet in packets_of(container):
+        is_incomplete = packet.is_corrupt
+        if is_incomplete:
+            break
         if packet.pts is not None:
             end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
-        if clock.correct(packet):
-            leap, gap = number, None
-        if gap is not None and number > gap + AROUND:
-            break
         yield packet
+    if is_incomplete:
+        raise ValueError(f"the file is truncated, or a part is missing, after {float(end):.1f} s")
     stated = Fraction(container.duration or 0, MICROSECONDS)
-    is_short = container.format.name.startswith(STATING) and end < stated - SHORT
-    if gap is not None or is_short:
+    if container.format.name == "avi":  # of a short file FFmpeg corrects the duration
+        stated = film.frames * film.time_base
+    start = Fraction(container.start_time or 0, MICROSECONDS)
+    last_frame = 1 / (film.average_rate or USUAL_RATE)  # some files do not say how long it lasts
+    is_stating = container.format.name.startswith(STATING)
+    if is_stating and start + end + last_frame + SHORT < stated:
         raise ValueError(
-            f"the file is truncated, or a part is missing, at {float(end):.1f} of "
-            f"{float(stated):.1f} seconds"
+            f"the file is truncated: it ends after {float(end):.1f} of {float(stated):.1f} s"
         )

@@ -79,7 +79,7 @@ class KorniaAugmentation(Stage):
 
 
 class Albumentations(Stage):
-    """Any ``ImageOnlyTransform`` of albumentations, i.e. one that does not move pixels.
+    """Any transform of albumentations that does not move pixels: image-only ones and dropouts.
 
     It gets 8-bit images on the CPU, one by one; for images on a GPU the host waits. Its draws
     follow from the seed of the image alone.
@@ -133,6 +133,8 @@ class Albumentations(Stage):
 
 
 def _check_image_only(transform: Any) -> None:
+    if ".dropout." in type(transform).__module__:
+        return  # these have keypoints because they drop them with their pixels
     if hasattr(transform, "transforms"):
         for inner in transform.transforms:
             _check_image_only(inner)

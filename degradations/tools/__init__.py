@@ -1,1 +1,1 @@
-"""Commands about degradations: preview, freeze, statistics."""
+"""Degradations of configuration files, and the command preview."""

@@ -85,9 +85,10 @@ def run(degradation: Degradation, hr: Tensor, params: Params) -> tuple[list[Step
     restore = []
 
     def on_forward(
-        name: str, stage: Stage, arguments: tuple[Tensor, Params], output: Tensor
+        name: str, stage: Stage, arguments: tuple[Any, ...], keywords: Params, output: Tensor
     ) -> None:
-        steps.append(Step(name, stage, arguments[1], output))
+        _, params = (*arguments, *keywords.values())
+        steps.append(Step(name, stage, params, output))
 
     def recorded(name: str, stage: Stage, params: Params, x: Tensor) -> list[ImageFunction]:
         [function] = type(stage).image_functions(stage, params, x)
@@ -107,7 +108,9 @@ def run(degradation: Degradation, hr: Tensor, params: Params) -> tuple[list[Step
             streams = [part for part in path.split(".") if part not in CONTAINERS]
             name = " / ".join(streams)
             if type(module).image_functions is Stage.image_functions:  # which call forward
-                hook = module.register_forward_hook(functools.partial(on_forward, name))
+                hook = module.register_forward_hook(
+                    functools.partial(on_forward, name), with_kwargs=True
+                )
                 restore.append(hook.remove)
             else:
                 vars(module)["image_functions"] = functools.partial(recorded, name, module)
@@ -279,25 +282,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def add_config_argument(parser: argparse.ArgumentParser) -> None:
-    """Add `--config` and `--scale`, which all tools have."""
-    parser.add_argument(
-        "--config",
-        action="append",
-        required=True,
-        metavar="FILE",
-        help="a degradation (class_path and init_args), or an experiment with the key degradation; "
-        "of several, later ones win, as with main.py",
-    )
-    parser.add_argument(
-        "--scale",
-        type=float,
-        metavar="X",
-        help="how many times smaller the LR is (default: data.init_args.scale of the files; for "
-        "preview else 4)",
-    )
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="main.py preview",
@@ -312,7 +296,21 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="an HR image",
     )
-    add_config_argument(parser)
+    parser.add_argument(
+        "--config",
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="a degradation (class_path and init_args), or an experiment with the key degradation; "
+        "of several, later ones win, as with main.py",
+    )
+    parser.add_argument(
+        "--scale",
+        type=float,
+        metavar="X",
+        help="how many times smaller the LR is (default: data.init_args.scale of the files, else "
+        "4)",
+    )
     parser.add_argument(
         "--out",
         type=Path,

@@ -1,1 +1,1 @@
-"""Videos: their frames, colours and containers."""
+"""Videos: their frames and colours."""

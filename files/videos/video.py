@@ -1,4 +1,4 @@
-"""Videos by PyAV: open them strictly, correct their times, and convert the colours of frames.
+"""Videos by PyAV: open them strictly, describe their frames, and convert their colours.
 
 PyAV is optional (the extra ``video``), so it is imported where it is used.
 """
@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from files.paths import open_regular
-from files.videos.containers import TruncatedVideoError, check_end
 
 # Playlists, whose demuxers open other files and addresses, are not among them.
 DEMUXERS = "mov,mp4,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf,flv,ogg,yuv4mpegpipe"
@@ -50,8 +49,7 @@ LOST = {
 }
 FULL = 2  # FFmpeg's number of the full range
 MICROSECONDS = 1_000_000  # of a second; FFmpeg's unit for containers
-# Seconds. Streams are written side by side, so that a larger step is another clock's.
-FORWARD, BACKWARD = 10, Fraction(1, 2)
+CHROMA = "left"  # where 4:2:0 has its chroma unless a file says otherwise, and in our videos
 
 
 class Colours(NamedTuple):
@@ -150,14 +148,12 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[Any]:
 
     Raises:
         ValueError: If PyAV is not installed.
-        TruncatedVideoError: If the end of the file is missing.
         OSError: If it is not a regular file.
         av.FFmpegError: If it is no video, or its header is broken.
     """
     av = load_av("reading a video")
     options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "file", **PATIENCE}
     with open_regular(path) as file, av.open(file, options=options) as container:
-        check_end(file, container.format.name)
         yield container
 
 
@@ -166,8 +162,6 @@ def holds_video(path: str | os.PathLike[str]) -> bool:
     try:
         with open_video(path) as container:
             return film_of(container) is not None
-    except TruncatedVideoError:
-        return True
     except Exception:  # whatever FFmpeg raises
         return False
 
@@ -187,6 +181,22 @@ def film_of(container: Any) -> Any:
     return films[0] if films else None
 
 
+def set_up_decoder(container: Any, film: Any, threads: str) -> None:
+    """Set how a film is decoded, before its first frame.
+
+    FFmpeg's decoders know where the chroma of H.26x, MPEG and JPEG lies. The place assumed for
+    other codecs replaces the tag of a Matroska file, which PyAV does not show.
+
+    Args:
+        container: PyAV's.
+        film: Its stream.
+        threads: PyAV's ``thread_type``.
+    """
+    film.thread_type = threads
+    if container.format.name != "yuv4mpegpipe":  # which always says where
+        film.codec_context.options = {"chroma_sample_location": CHROMA}
+
+
 def stated_frames(path: str) -> int:
     """Return about how many frames a video has, by what its file says; 0 if it says nothing."""
     with contextlib.suppress(Exception), open_video(path) as container:
@@ -196,57 +206,18 @@ def stated_frames(path: str) -> int:
     return 0
 
 
-class Clock:
-    """Change the times of a file's packets, in the order that they are stored: they begin at 0.
+def packets_of(container: Any) -> Iterator[Any]:
+    """Yield all packets of PyAV's container, in the order of the file, with times from 0 on.
 
-    A broadcast's clock begins anywhere, and leaps where recordings were joined. All streams leap
-    together, so they stay synchronous; around a leap, packets of both clocks are interleaved.
-
-    Args:
-        container: PyAV's.
+    A broadcast's clock begins anywhere.
     """
-
-    def __init__(self, container: Any) -> None:
-        from av.format import Flags
-
-        self._may_leap = bool(container.format.flags & Flags.ts_discont.value)
-        # Seconds to add, by each clock; the number of each stream's present clock.
-        self._offsets = [-Fraction(container.start_time or 0, MICROSECONDS)]
-        self._clocks: dict[int, int] = {}
-        self._last: dict[int, Fraction] = {}  # time of each stream's last packet
-        self._end = Fraction(0)  # of all packets so far
-
-    def correct(self, packet: Any) -> bool:
-        """Change the times of the next packet; return whether the clock leaps."""
-        ticks = packet.pts if packet.dts is None else packet.dts
-        if ticks is None or packet.stream.type not in ("video", "audio"):
-            return False  # data may have a clock of its own
-        time = ticks * packet.time_base
-        stream = packet.stream_index
-        clocks = range(self._clocks.get(stream, 0), len(self._offsets))
-        clock = min(clocks, key=lambda clock: abs(time + self._offsets[clock] - self._end))
-        is_latest = clock + 1 == len(self._offsets)
-        leaps = is_latest and self._has_leapt(stream, time)
-        if leaps:
-            self._offsets.append(self._end - time)
-            clock += 1
-        offset = self._offsets[clock]
-        self._clocks[stream] = clock
-        self._last[stream] = time + offset
-        duration = (packet.duration or 0) * packet.time_base
-        self._end = max(self._end, time + offset + duration)
-        shift = round(offset / packet.time_base)
+    start = Fraction(container.start_time or 0, MICROSECONDS)
+    for packet in container.demux():
         if packet.pts is not None:
-            packet.pts += shift
+            packet.pts -= round(start / packet.time_base)
         if packet.dts is not None:
-            packet.dts += shift
-        return leaps
-
-    def _has_leapt(self, stream: int, time: Fraction) -> bool:
-        if not self._may_leap or stream not in self._last:
-            return False
-        corrected = time + self._offsets[-1]
-        return corrected > self._end + FORWARD or corrected < self._last[stream] - BACKWARD
+            packet.dts -= round(start / packet.time_base)
+        yield packet
 
 
 def colours_of(frame: Any) -> Colours:
@@ -294,7 +265,7 @@ def extras_of(frame: Any, stream: Any) -> Extras:
     light = side_data.get("CONTENT_LIGHT_LEVEL")
     lost += [LOST.get(name, name.lower().replace("_", " ")) for name in side_data.keys() - KEPT]
     if frame.interlaced_frame:
-        lost.append("fields (interlaced, enlarged as progressive: add --data.deinterlace true)")
+        lost.append("fields (interlaced, enlarged as progressive: make whole frames of them first)")
     tagged = stream.metadata.get("alpha_mode") == "1"  # WebM; FFmpeg's own decoder leaves it out
     if tagged or any(component.is_alpha for component in frame.format.components):
         lost.append("transparency")
@@ -342,7 +313,7 @@ def read_frame(path: str | os.PathLike[str], number: int) -> NDArray[Any]:
     """
     with open_video(path) as container:
         film = film_of(container)
-        film.thread_type = "AUTO"
+        set_up_decoder(container, film, "AUTO")
         frame = next(itertools.islice(container.decode(film), number - 1, None), None)
         if frame is None:
             raise ValueError(f"{os.fspath(path)} has no frame {number}")
@@ -372,7 +343,24 @@ def rgb_to_frame(rgb: NDArray[Any], colours: Colours) -> Any:
         rows = np.zeros((plane.height, plane.line_size // levels.itemsize), levels.dtype)
         rows[:, :width] = levels
         plane.update(rows.data)
-    return _scaled(frame, _yuv_format("420", colours.depth), colours)
+    return _scaled(_located(frame), _yuv_format("420", colours.depth), colours)
+
+
+def _located(frame: Any) -> Any:
+    """Return a frame that says where its chroma will lie; PyAV's own say nothing.
+
+    FFmpeg would then average the chroma around the middle of four pixels.
+    """
+    from av.filter import Graph
+
+    graph = Graph()
+    source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1)
+    )
+    place = graph.add("setparams", f"chroma_location={CHROMA}")
+    graph.link_nodes(source, place, graph.add("buffersink")).configure()
+    graph.vpush(frame)
+    return graph.vpull()
 
 
 def _yuv_format(chroma: str, depth: int) -> str:

@@ -280,20 +280,19 @@ def test_bsrgan() -> None:
     is_often(noise["family"], {0: 0.4, 1: 0.4, 2: 0.2})
     is_chance(shuffled["jpeg"]["applied"], 0.9)
     is_any_of(shuffled["jpeg"]["stage"]["quality"], range(30, 96))
-    is_chance(shuffled["camera"]["applied"], 0.25)
     is_any_of(params["final_jpeg"]["quality"], range(30, 96))
     assert set(shuffled["to_lr"]["size"].flat) == {SIDE // 4}
 
 
 def test_bsrgan_shuffles_but_shrinks_before_the_lr() -> None:
     order = drawn(BSRGAN)["shuffled"]["order"]
-    names = ["blur", "blur2", "shrink", "to_lr", "noise", "jpeg", "camera"]
+    names = ["blur", "blur2", "shrink", "to_lr", "noise", "jpeg"]
     place = {name: np.argmax(order == number, axis=1) for number, name in enumerate(names)}
     assert (place["shrink"] < place["to_lr"]).all()
-    for name in ("blur", "blur2", "noise", "jpeg", "camera"):
-        is_any_of(place[name], range(7))
-    # The smaller of two different places of seven: 6, 5, ... 0 of 21 pairs.
-    is_often(place["shrink"], {k: (6 - k) / 21 for k in range(6)})
+    for name in ("blur", "blur2", "noise", "jpeg"):
+        is_any_of(place[name], range(6))
+    # The smaller of two different places of six: 5, 4, ... 0 of 15 pairs.
+    is_often(place["shrink"], {k: (5 - k) / 15 for k in range(5)})
 
 
 def test_mixture() -> None:

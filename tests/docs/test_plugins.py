@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from degradations.tools import preview
 from files.method import Method
 from tests.conftest import REPO
 from tests.docs.blocks import blocks, files
@@ -99,6 +101,16 @@ def test_keep_their_contracts(folder: Path) -> None:
     )
     assert done.returncode == 0, done.stdout[-3000:]
     assert " passed" in done.stdout
+
+
+def test_the_stage_of_the_page_is_previewed(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    arguments = typed("degradation", "python ~/enlarger/main.py preview")
+    photo = Path(arguments[-1])
+    photo.parent.mkdir()
+    Image.new("RGB", (64, 64), "teal").save(photo)
+    with caplog.at_level("INFO"):
+        preview.main(arguments)
+    assert "2. Banding: Banding, levels" in caplog.text
 
 
 def test_the_page_names_all_that_is_read_of_a_method() -> None:

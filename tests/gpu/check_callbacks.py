@@ -20,7 +20,6 @@ from callbacks.metrics.iqa import IQA
 from callbacks.metrics.niqe import FEATURES, NIQE
 from callbacks.metrics.perceptual import LPIPS
 from callbacks.metrics.pixels import PSNR
-from callbacks.metrics.robustness import Robustness
 from callbacks.metrics.sets import SetMetric
 from callbacks.metrics.video import FVD, KVD, Flicker, FrameSWD
 from callbacks.results.files import digests_of, load_images
@@ -37,8 +36,8 @@ from tests.gpu.device import GPU, Waits, counted, pretended_gpu
 OF_SETS = 2  # features of outputs and of HR are kept on the host
 LIMITS = {"NIQE": 1, "TorchMetric": 2, "Flicker": 5}  # the flow is computed on the host
 CLIPS = (Flicker, FrameSWD)
-# Networks that are files of the user, or of a package not tested here; numbers of other metrics.
-SKIPPED = (FVD, KVD, IQA, Robustness)
+# Networks that are files of the user, or of a package not tested here.
+SKIPPED = (FVD, KVD, IQA)
 
 
 class Clips(Images):

@@ -63,7 +63,7 @@ class Data(LightningDataModule):
         self.predict_frames: int | None = None
         self.left_out: set[str] = set()
 
-    def skip_in_predict(self, keys: set[str], begun: dict[str, int]) -> None:
+    def skip_in_predict(self, keys: set[str]) -> None:
         self.left_out = keys
 
     def convert_in_predict(self) -> None: ...

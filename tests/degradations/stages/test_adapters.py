@@ -149,6 +149,15 @@ def test_refuses_what_may_move_pixels(albumentations):
             Albumentations(transform)
 
 
+def test_takes_dropouts_which_move_no_pixel(albumentations, x):
+    stage = Albumentations(albumentations.CoarseDropout(p=1.0))
+    y = run(stage, x)
+    is_kept = (y - x).abs().amax(1) < 0.5 / 255 + 1e-6
+    is_black = y.amax(1) == 0
+    assert is_black.any()
+    assert (is_kept | is_black).all()
+
+
 def test_refuses_a_transform_that_gives_no_8_bit_image(albumentations, x):
     with pytest.raises(ValueError, match="Normalize returned float32"):
         run(Albumentations(albumentations.Normalize(p=1.0)), x)

@@ -15,6 +15,8 @@ from degradations.pipeline import Pipeline
 from degradations.stages.blur import Sinc
 from degradations.stages.noise import GaussianNoise
 from degradations.tools import preview
+from degradations.tools.configure import degradation_of
+from tests.conftest import REPO
 
 HR = torch.rand(1, 3, 24, 20, generator=torch.Generator().manual_seed(0))
 STAGE = {"class_path": "degradations.GaussianNoise", "init_args": {"sigma": [25, 25]}}
@@ -95,3 +97,15 @@ def test_the_steps_are_those_of_the_degradation(seed):
     steps, _ = preview.run(mixture, HR, params)
     assert all(step.name.startswith("own / ") for step in steps)
     assert bool(steps) == bool(params["which"][0])
+
+
+SHIPPED = sorted((REPO / "configs" / "degradation").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("config", SHIPPED, ids=[path.stem for path in SHIPPED])
+def test_every_shipped_degradation_has_a_sheet(config):
+    degradation = degradation_of([config], default_scale=4.0)
+    hr = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    *stages, grid = preview.preview(degradation, hr, seeds=range(4), rows=4)
+    assert [section.tiles[-1].title for section in stages] == ["LR"] * 4
+    assert len(grid.tiles) == 4
