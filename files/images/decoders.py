@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from PIL import Image
@@ -30,7 +30,7 @@ from PIL import Image
 from files.images import jpeg, tiff
 from files.images.boxes import without_padding
 from files.images.colours import GREY, avif_bits
-from files.images.deep import Bytes, Pixels, divided, scaled
+from files.images.deep import Pixels, divided, scaled
 from files.images.faults import Unsupported, check_end
 from files.images.header import Header
 
@@ -59,20 +59,18 @@ def of_pillow(image: Image.Image) -> Samples:
         return Samples(np.asarray(image), inks=True)
     if image.mode.startswith("I;16"):
         return Samples(np.asarray(image, np.uint16)[..., None])
-    is_grey = image.mode in GREY
+    mode = "L" if image.mode in GREY else "RGB"
     if image.has_transparency_data:
         image = image.convert("LA") if image.mode == "La" else image  # Pillow's only way
-        image = image.convert("LA" if is_grey else "RGBA")
-    else:
-        image = image.convert("L" if is_grey else "RGB")
-    return Samples(_with_channels(np.asarray(image)))
+        mode += "A"
+    return Samples(_with_channels(np.asarray(image if image.mode == mode else image.convert(mode))))
 
 
 def _with_channels(pixels: Pixels) -> Pixels:
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def _jpeg(data: Bytes, header: Header) -> Samples:
+def _jpeg(data: bytes, header: Header) -> Samples:
     image = header.opened
     colours = JPEG_COLOURS.get(image.mode)
     pixels = jpeg.read_strictly(data, colours) if colours else None
@@ -82,13 +80,13 @@ def _jpeg(data: Bytes, header: Header) -> Samples:
     return Samples(255 - pixels, inks=True) if image.mode == "CMYK" else Samples(pixels)
 
 
-def _png(data: Bytes, header: Header) -> Samples:
+def _png(data: bytes, header: Header) -> Samples:
     import imagecodecs  # here and below, as its import is slow
 
     return Samples(_with_channels(imagecodecs.png_decode(data)))
 
 
-def _webp(data: Bytes, header: Header) -> Samples:
+def _webp(data: bytes, header: Header) -> Samples:
     import imagecodecs
 
     view, position = memoryview(data), 12
@@ -104,11 +102,11 @@ def _webp(data: Bytes, header: Header) -> Samples:
     return Samples(_with_channels(imagecodecs.webp_decode(data, index=0)))
 
 
-def _tiff(data: Bytes, header: Header) -> Samples:
+def _tiff(data: bytes, header: Header) -> Samples:
     return Samples(*tiff.read(header.opened))
 
 
-def _avif(data: Bytes, header: Header) -> Samples:
+def _avif(data: bytes, header: Header) -> Samples:
     import imagecodecs
 
     if header.more:  # imagecodecs 2026.3.6 writes beyond its memory for one frame of several
@@ -118,7 +116,7 @@ def _avif(data: Bytes, header: Header) -> Samples:
     return Samples(_with_channels(scaled(pixels, avif_bits(data))))
 
 
-def _heif(data: Bytes, header: Header) -> Samples:
+def _heif(data: bytes, header: Header) -> Samples:
     import pillow_heif  # optional
 
     check_end(without_padding(data))
@@ -126,11 +124,12 @@ def _heif(data: Bytes, header: Header) -> Samples:
     image: Any = pillow_heif.open_heif(io.BytesIO(data), **stored)
     pixels = _with_channels(scaled(np.asarray(image), image.info["bit_depth"]))
     if image.mode.startswith("RGBa"):
-        pixels = np.dstack([divided(pixels[..., :3], pixels[..., 3]), pixels[..., 3]])
+        colours = divided(pixels[..., :3], pixels[..., 3])
+        pixels = cast(Pixels, np.dstack([colours, pixels[..., 3]]))
     return Samples(pixels)
 
 
-def _jxl(data: Bytes, header: Header) -> Samples:
+def _jxl(data: bytes, header: Header) -> Samples:
     import imagecodecs
 
     check_end(without_padding(data))
@@ -138,7 +137,7 @@ def _jxl(data: Bytes, header: Header) -> Samples:
     return Samples(_with_channels(scaled(pixels, header.bits)))
 
 
-def _jpeg2000(data: Bytes, header: Header) -> Samples:
+def _jpeg2000(data: bytes, header: Header) -> Samples:
     import imagecodecs
 
     check_end(without_padding(data))
@@ -150,11 +149,11 @@ def _jpeg2000(data: Bytes, header: Header) -> Samples:
     return Samples(scaled(pixels[..., :4], bits), inks, pixels.shape[2] > 4)
 
 
-def _by_pillow(data: Bytes, header: Header) -> Samples:
+def _by_pillow(data: bytes, header: Header) -> Samples:
     return of_pillow(header.opened)
 
 
-DECODERS: dict[str, Callable[[Bytes, Header], Samples]] = {
+DECODERS: dict[str, Callable[[bytes, Header], Samples]] = {
     "JPEG": _jpeg,
     "PNG": _png,
     "WEBP": _webp,

@@ -32,6 +32,7 @@ ORIENTED = frozenset({"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif
 # Pillow's warnings about files: what cannot be read is an error, and other faults change no pixel.
 WARNINGS = "Corrupt EXIF|Truncated File Read|Metadata Warning|Image appears to be a malformed MPO"
 
+BY_PILLOW = tuple(name for name in FORMATS if name not in ("TIFF", "JXL"))
 RAW_STARTS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0")  # Fujifilm, Olympus, ...
 CANON = b"ftypcrx"
 
@@ -46,10 +47,9 @@ class Header:
         orientation: How they are turned, as in EXIF: 1 (upright) to 8.
         icc: Colour profile.
         code_points: Primaries, transfer, matrix and range of the colours, a byte each.
-        exif: As in the file.
         more: Whether further frames or pages follow that are images, too.
         bits: Of a channel, as far as its decoder does not say it.
-        info: Pillow's further information.
+        info: Further information by Pillow's names.
         opened: What its decoder continues with: Pillow's image, or tifffile's page.
     """
 
@@ -58,7 +58,6 @@ class Header:
     orientation: int = UPRIGHT
     icc: bytes | None = None
     code_points: bytes | None = None
-    exif: bytes | None = None
     more: bool = False
     bits: int = 8
     info: dict[Any, Any] = field(default_factory=dict)
@@ -69,6 +68,11 @@ class Header:
         """(W, H) of the upright image."""
         width, height = self.size
         return (height, width) if self.orientation >= 5 else (width, height)
+
+    @property
+    def exif(self) -> bytes | None:
+        """The file's EXIF, unchanged; of a TIFF, the tags that describe the image."""
+        return tiff.exif(self.opened) if self.format == "TIFF" else self.info.get("exif")
 
 
 def most_pixels() -> float:
@@ -119,7 +123,7 @@ def _prepare_libraries() -> None:
 
 
 def _of_others(file: IO[bytes]) -> Header:
-    image = Image.open(file, formats=tuple(FORMATS.keys() - {"TIFF", "JXL"}))
+    image = Image.open(file, formats=BY_PILLOW)
     is_turned = bool(image.info.keys() & ORIENTED)
     if image.format == "PNG" and not is_turned:
         is_turned = metadata_after_pixels(file)
@@ -145,7 +149,6 @@ def of_pillow(image: Image.Image, is_turned: bool = True) -> Header:
         size=image.size,
         orientation=orientation,
         icc=image.info.get("icc_profile"),
-        exif=image.info.get("exif"),
         more=image.format != "MPO" and getattr(image, "is_animated", False),
         info=image.info,
         opened=image,
@@ -159,7 +162,6 @@ def _of_tiff(file: IO[bytes]) -> Header:
         size=(page.imagewidth, page.imagelength),
         orientation=tiff.orientation(page),
         icc=page.tags.valueof(tiff.ICC_PROFILE),
-        exif=tiff.exif(page, file),
         more=more,
         opened=page,
     )
@@ -171,7 +173,7 @@ def _of_jxl(data: bytes) -> Header:
         format="JXL",
         size=found.size,
         code_points=found.code_points,
-        exif=found.exif,
         more=found.more,
         bits=found.bits,
+        info={"exif": found.exif},
     )

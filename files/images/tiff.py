@@ -6,23 +6,27 @@ import contextlib
 import itertools
 import math
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 from PIL import Image
 
-from files.images.deep import Pixels, divided, scaled
+from files.images.deep import Pixels, divided, eight_bits, scaled
 from files.images.exif import lasting_tags
 from files.images.faults import Truncated, Unsupported, check_end
+from files.images.profiles import image_of
 
 STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 RAW = "a camera's raw file is not read: develop it first (darktable-cli)"
 CANON_RAW = b"CR"  # after the header
 SUBFILE_KIND, ICC_PROFILE, ORIENTATION, DNG_VERSION = 254, 34675, 274, 50706
 NOT_AN_IMAGE = 1 | 4  # bits of SUBFILE_KIND: of reduced resolution, a mask
-WHITE_IS_0, BLACK_IS_0, RGB, PALETTE, INKS, LUMA_CHROMA = 0, 1, 2, 3, 5, 6  # photometric kinds
+WHITE_IS_0, BLACK_IS_0, RGB, PALETTE, INKS, LUMA_CHROMA, LAB = 0, 1, 2, 3, 5, 6, 8  # photometric
 SENSOR, LINEAR_SENSOR = 32803, 34892  # photometric kinds of cameras
-COLOURS = {WHITE_IS_0: 1, BLACK_IS_0: 1, RGB: 3, PALETTE: 1, INKS: 4, LUMA_CHROMA: 3}  # channels
+COLOURS = {  # channels
+    **{WHITE_IS_0: 1, BLACK_IS_0: 1, PALETTE: 1},
+    **{RGB: 3, LUMA_CHROMA: 3, LAB: 3, INKS: 4},
+}
 UNCOMPRESSED, JPEGS, WEBP = 1, (6, 7), 50001
 SEPARATE = 2  # planes
 NO_ALPHA, PREMULTIPLIED, ALPHA = 0, 1, 2  # meanings of a further channel
@@ -69,13 +73,13 @@ def orientation(page: Any) -> int:
     return int(found) if found in range(1, 9) else 1
 
 
-def exif(page: Any, file: IO[bytes]) -> bytes | None:
+def exif(page: Any) -> bytes | None:
     """Return the tags of a page that describe the image and not the file, as EXIF."""
     tags = Image.Exif()
     tags.endian, tags.bigtiff = page.parent.byteorder, page.parent.is_bigtiff
 
     def load() -> Image.Exif:
-        tags.load_from_fp(file, page.offset)
+        tags.load_from_fp(page.parent.filehandle, page.offset)
         return tags
 
     return lasting_tags(load)
@@ -103,21 +107,27 @@ def read(page: Any) -> tuple[Pixels, bool, bool]:
     height, width = planes.shape[1:3]
     pixels = np.moveaxis(planes, 0, -1).reshape(height, width, -1)
     kind = page.photometric
+    levels: Pixels
     if kind == PALETTE:
-        colours = (np.asarray(page.colormap) >> 8).astype(np.uint8)
-        pixels = np.concatenate([colours.T[pixels[..., 0]], pixels[..., 1:]], axis=2)
+        palette = (np.asarray(page.colormap) >> 8).astype(np.uint8)
+        levels = np.concatenate(
+            [np.take(palette.T, pixels[..., 0], axis=0), pixels[..., 1:]], axis=2
+        )
     else:
-        pixels = scaled(pixels, page.bitspersample)
+        levels = scaled(pixels, page.bitspersample)
     count = 3 if kind == PALETTE else COLOURS[kind]
     alpha = page.extrasamples[0] if page.extrasamples else ALPHA
-    colours, further = pixels[..., :count], pixels[..., count:]
+    colours, further = levels[..., :count], levels[..., count:]
     if kind == WHITE_IS_0:
         colours = np.iinfo(colours.dtype).max - colours
+    if kind == LAB:
+        colours = np.asarray(image_of(eight_bits(colours), "LAB").convert("RGB"))
     if kind == INKS or not further.size or alpha == NO_ALPHA:
         return colours, kind == INKS, bool(further.size)
     if alpha == PREMULTIPLIED:
         colours = divided(colours, further[..., 0])
-    return np.dstack([colours, further[..., :1]]), False, further.shape[2] > 1
+    joined = cast(Pixels, np.dstack([colours, further[..., :1]]))
+    return joined, False, further.shape[2] > 1
 
 
 def _check_kind(page: Any) -> None:
@@ -129,7 +139,7 @@ def _check_kind(page: Any) -> None:
         and page.samplesperpixel >= COLOURS[kind]
         and page.sampleformat == 1
         and isinstance(bits, int)
-        and bits <= (8 if kind == PALETTE else 16)
+        and bits <= (8 if kind in (PALETTE, LAB) else 16)
         and page.imagedepth == 1
         and (kind != LUMA_CHROMA or page.compression in JPEGS)
         and (page.compression == UNCOMPRESSED or page.compression in TIFF.DECOMPRESSORS)
