@@ -47,7 +47,8 @@ def png_of_16_bits(pixels: NDArray[np.uint16]) -> bytes:
     # Pillow has no 16-bit colour.
     import imagecodecs  # here, as its import is slow and few images have 16 bits
 
-    return bytes(imagecodecs.png_encode(np.ascontiguousarray(pixels), level=6))
+    quick = {"strategy": imagecodecs.PNG.STRATEGY.RLE, "filter": imagecodecs.PNG.FILTER.SUB}
+    return bytes(imagecodecs.png_encode(np.ascontiguousarray(pixels), level=1, **quick))
 
 
 def with_chunks(png: bytes, *chunks: bytes) -> bytes:
