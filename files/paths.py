@@ -37,7 +37,7 @@ WEIGHTS = (".pth", ".pt", ".ckpt", ".safetensors")  # endings of files of weight
 PREDICTIONS = "predictions.jsonl"
 
 # Image formats by Pillow's names, with the endings of their files. Other formats are not opened:
-# Pillow runs an external program to read some (EPS).
+# Pillow runs an external program to read some (EPS). ``files.images.decoders`` reads these.
 FORMATS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp", ".mpo"),
     "PNG": (".png", ".apng"),
@@ -46,6 +46,8 @@ FORMATS = {
     "BMP": (".bmp",),
     "GIF": (".gif",),
     "AVIF": (".avif", ".avifs"),
+    "JXL": (".jxl",),  # JPEG XL
+    "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
 }
 TEXTS = (".txt", ".caption", ".json")  # beside an image: its caption or metadata
 HEIF = (".heic", ".heif", ".hif")

@@ -8,12 +8,13 @@ the other tags are expressed as one. No tag means sRGB, as in browsers.
 from __future__ import annotations
 
 import struct
-from typing import IO
+from collections.abc import Mapping
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from files.images.boxes import box
 from files.images.profiles import space_of
 
 START = b"\x89PNG\r\n\x1a\n"
@@ -46,35 +47,33 @@ Floats = NDArray[np.floating]
 Bytes = bytes | bytearray | memoryview
 
 
-def describe(image: Image.Image, code_points: bytes | None) -> None:
-    """Set ``icc_profile`` in an image's ``info`` from the other tags of its file.
-
-    Code points that no profile can express, such as those of HDR, become ``cicp`` instead.
+def profile_of_tags(
+    icc: bytes | None, code_points: bytes | None, info: Mapping[Any, Any], is_grey: bool
+) -> tuple[bytes | None, bytes | None]:
+    """Return the colours of a file as a profile, or else as code points, such as those of HDR.
 
     Args:
-        image: As Pillow opened it.
-        code_points: Result of ``code_points_of``.
+        icc: The file's own profile.
+        code_points: Result of ``code_points_of``, if they precede the profile.
+        info: Pillow's, with a PNG's other tags.
+        is_grey: Whether the pixels are grey.
+
+    Returns:
+        The profile and the code points, at most one of them; neither for sRGB.
     """
-    info = image.info
-    is_grey = image.mode in GREY
-    has_profile = "icc_profile" in info
-    if code_points is not None and (image.format == "PNG" or not has_profile):
-        info.pop("icc_profile", None)
+    if code_points is not None:
         primaries, transfer, matrix, full_range = code_points
         is_rgb = matrix == 0 and full_range == FULL_RANGE
         if not is_rgb or primaries not in PRIMARIES or transfer not in GAMMAS:
-            info["cicp"] = code_points
-            return
-        profile = profile_of(PRIMARIES[primaries], GAMMAS[transfer], is_grey)
-    elif has_profile or "srgb" in info or not info.keys() & {"gamma", "chromaticity"}:
-        return
-    else:
-        gamma = info.get("gamma", 0)
-        stands_for_srgb = abs(2.2 * gamma - 1) <= 0.01
-        exponent = 1 / gamma if 0.1 < gamma < 10 and not stands_for_srgb else None
-        profile = profile_of(info.get("chromaticity", PRIMARIES[SRGB]), exponent, is_grey)
-    if profile is not None:
-        info["icc_profile"] = profile
+            return None, code_points
+        return profile_of(PRIMARIES[primaries], GAMMAS[transfer], is_grey), None
+    if icc or "srgb" in info or not info.keys() & {"gamma", "chromaticity"}:
+        return icc, None
+    gamma = info.get("gamma", 0)
+    stands_for_srgb = abs(2.2 * gamma - 1) <= 0.01
+    exponent = 1 / gamma if 0.1 < gamma < 10 and not stands_for_srgb else None
+    corners = info.get("chromaticity", PRIMARIES[SRGB])
+    return profile_of(corners, exponent, is_grey), None
 
 
 def code_points_of(file: IO[bytes]) -> bytes | None:
@@ -90,7 +89,7 @@ def code_points_of(file: IO[bytes]) -> bytes | None:
     if head[4:8] != b"ftyp":
         return None
     data = head + file.read()
-    colours = _box(_properties(data), b"colr", b"nclx")
+    colours = box(_properties(data), b"colr", b"nclx")
     if len(colours) < 10:
         return None
     primaries, transfer = struct.unpack_from(">HH", colours, 4)
@@ -120,7 +119,7 @@ def avif_bits(data: Bytes) -> int:
     Args:
         data: The whole file.
     """
-    codec = _box(_properties(bytes(data)), b"av1C")
+    codec = box(_properties(bytes(data)), b"av1C")
     high, twelve = 0x40, 0x20
     if len(codec) < 3 or not codec[2] & high:
         return 8
@@ -128,25 +127,7 @@ def avif_bits(data: Bytes) -> int:
 
 
 def _properties(data: bytes) -> bytes:
-    return _box(_box(_box(data, b"meta")[4:], b"iprp"), b"ipco")
-
-
-def _box(data: bytes, name: bytes, start: bytes = b"") -> bytes:
-    """Return the content of the first box of this name in an ISO base media file; empty if none."""
-    position = 0
-    while position + 8 <= len(data):
-        size, kind = struct.unpack_from(">I4s", data, position)
-        header = 8
-        if size == 1 and position + 16 <= len(data):
-            (size,) = struct.unpack_from(">Q", data, position + 8)
-            header = 16
-        end = position + size if size else len(data)
-        if kind == name:
-            content = data[position + header : end]
-            if content.startswith(start):
-                return content
-        position = max(end, position + header)
-    return b""
+    return box(box(box(data, b"meta")[4:], b"iprp"), b"ipco")
 
 
 def fitted(icc: bytes, grey: bool) -> bytes | None:

@@ -1,18 +1,6 @@
-"""Decode bytes to RGB pixels.
-
-Pillow reads the headers and pixels of most files. It silently reduces deeper colour to 8 bits, so
-OpenCV reads such PNG and AVIF, tifffile TIFF, and pillow-heif HEIC. simplejpeg reads the pixels of
-8-bit JPEG for two reasons. It is the fastest: 633 us for a photograph of 481x321, against 641 with
-OpenCV or torchvision and 765 with Pillow; all four use libjpeg-turbo and gave the same bits for
-6,400 photographs and for all chroma samplings (test_decode.py checks that). And it refuses what
-libjpeg only warns about, such as an image that ends too early, where the others paint the rest
-grey. Pillow reads the files that simplejpeg does not know, and the headers of all but JPEGs of
-colour without metadata.
+"""Decode bytes to RGB pixels: the header, the format's decoder, colours, and the right way up.
 
 If a file has several frames or pages, the first one is the image, but for thumbnails in a TIFF.
-
-Pillow checks neither the checksums of the pixels nor that all rows came: it decodes a file that
-ends in zeros to a wrong image, and leaves missing rows black.
 """
 
 from __future__ import annotations
@@ -23,35 +11,31 @@ import io
 import os
 import re
 from dataclasses import dataclass
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from files.images import jpeg
-from files.images.colours import GREY, avif_bits, code_points_of, describe
-from files.images.deep import Pixels, deep_pixels, eight_bits
-from files.images.exif import tiff_exif
+from files.images import decoders, jpeg
+from files.images.boxes import box
+from files.images.colours import GREY, profile_of_tags
+from files.images.deep import Pixels, eight_bits
 from files.images.faults import Truncated, Unsupported
-from files.images.pillow import MAX_TEXT, MORE, open_image
-from files.images.png import check_chunks, check_rows, metadata_after_pixels, scaled_transparency
-from files.images.profiles import image_of, orientation_of, space_of, to_srgb, upright
-from files.images.tiff import check_strips, unsupported_tiff
+from files.images.header import MAX_TEXT, Header, of_pillow, open_header
+from files.images.header import most_pixels as most_pixels
+from files.images.profiles import image_of, space_of, to_srgb, upright
 from files.paths import FORMATS as FORMATS
 from files.paths import open_regular, read_bytes
 
-CONVERTED = ("CMYK", "LAB")  # modes that become sRGB
-
-# Pillow's names of the metadata that hold an image's orientation.
-ORIENTED = frozenset({"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"})
-
-# The first two bytes of a file; AVIF has its name further on.
+# The first two bytes of a file; those with boxes have their name further on.
 PNG, GIF, RIFF, BMP, TIFF_LITTLE, TIFF_BIG = b"\x89P", b"GI", b"RI", b"BM", b"II", b"MM"
 STARTS = (jpeg.START, PNG, GIF, RIFF, BMP, TIFF_LITTLE, TIFF_BIG)
 
 # Messages of decoders.
-TRUNCATED = re.compile(r"[Tt]runcat|Premature end of JPEG|failed to read \d+ bytes")
+TRUNCATED = re.compile(
+    r"[Tt]runcat|Premature end of JPEG|failed to read \d+ bytes|too small|Not enough|be reshaped"
+)
 UNSUPPORTED = re.compile(
     r"(?i)unsupported|not supported|not implemented|not available|unknown raw mode"
 )
@@ -183,16 +167,7 @@ def read_size(file: str | os.PathLike[str] | IO[bytes]) -> tuple[int, int]:
 
 def _size(file: IO[bytes], name: str) -> tuple[int, int]:
     try:
-        with open_image(file) as image:
-            width, height = image.size
-            # A PNG's getexif may load the pixels: it is called only if there is something to find.
-            is_tagged = bool(image.info.keys() & ORIENTED)
-            if image.format == "PNG" and not is_tagged:
-                is_tagged = metadata_after_pixels(file)
-            # Pillow exchanges the sides of a TIFF itself.
-            if is_tagged and image.format != "TIFF" and orientation_of(image) >= 5:
-                return height, width
-            return width, height
+        return open_header(file).upright_size
     except Exception as error:  # as in decode
         raise _unreadable(name, file, error) from error
 
@@ -216,17 +191,12 @@ def decode(data: jpeg.Bytes, name: str, srgb: bool = False) -> DecodedImage:
             plain = jpeg.read_strictly(data)
             if plain is not None:  # Pillow would find nothing more in it
                 return DecodedImage(plain, alpha=None, icc=None, bit_depth=8, mode="RGB")
-        image = open_image(io.BytesIO(data))
-        pixels = _pixels(image, data, srgb)
-        return _upright(image, pixels, orientation_of(image), _lost(image, data, pixels))
+        header = open_header(io.BytesIO(data))
+        samples = decoders.DECODERS[header.format](cast(bytes, data), header)
+        return _decoded(header, samples, _lost(header, samples, data), srgb)
     # Decoders raise anything on arbitrary bytes, from struct.error to MemoryError.
     except Exception as error:
         raise _unreadable(name, io.BytesIO(data), error) from error
-
-
-def most_pixels() -> float:
-    """Return the most pixels that are decoded: twice the limit at which Pillow warns."""
-    return 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else float("inf")
 
 
 def _unreadable(name: str, file: IO[bytes], error: Exception) -> UnreadableImage:
@@ -249,7 +219,7 @@ def _diagnosis(file: IO[bytes], error: Exception) -> tuple[str, str]:
         text = f"a text in it unpacks to more than {MAX_TEXT >> 20} MB: remove it"
         return "too large", text
     if isinstance(error, UnidentifiedImageError):
-        return _unidentified(start, file)
+        return _unidentified(start)
     if isinstance(error, Unsupported | NotImplementedError) or UNSUPPORTED.search(text):
         return "unsupported", text
     if isinstance(error, Truncated | EOFError) or TRUNCATED.search(text):
@@ -260,29 +230,14 @@ def _diagnosis(file: IO[bytes], error: Exception) -> tuple[str, str]:
     return "damaged", f"the file is damaged: {text}"
 
 
-def _unidentified(start: bytes, file: IO[bytes]) -> tuple[str, str]:
-    """Return the reason and the message for a file that Pillow does not open."""
+def _unidentified(start: bytes) -> tuple[str, str]:
+    """Return the reason and the message for a file that no library opens."""
     header = jpeg.read_header(start)
     if header is not None and header.precision != 8:
         return "unsupported", f"a JPEG of {header.precision} bits is not read: save it as a PNG"
-    if start[:2] in (TIFF_LITTLE, TIFF_BIG) and (sentence := unsupported_tiff(file)):
-        return "unsupported", sentence
-    text = (
-        f"not an image, or its header is broken: it starts with {start[:8]!r}; expected one of "
-        + ", ".join(FORMATS)
-    )
-    is_image = start[:2] in STARTS or start[4:8] == b"ftyp"
-    return "damaged" if is_image else "not an image", text
-
-
-class _Raw(NamedTuple):
-    """Pixels as stored in the file, with alpha if it has any, and the profile of ``rgb``."""
-
-    rgb: Pixels
-    alpha: Pixels | None = None
-    icc: bytes | None = None
-    grey_icc: bytes | None = None
-    rounded: bool = False  # to 8 bits, as only those are converted to sRGB
+    if start[:2] in STARTS or start[4:8] == b"ftyp":
+        return "damaged", "the file is damaged: its header is broken"
+    return "not an image", f"not an image; expected one of {', '.join(FORMATS)}"
 
 
 def from_pillow(image: Image.Image, srgb: bool = False) -> DecodedImage:
@@ -295,19 +250,12 @@ def from_pillow(image: Image.Image, srgb: bool = False) -> DecodedImage:
     Raises:
         UnreadableImage: If it was opened, but not read yet, and its file is damaged.
     """
-    data = _file_of(image)
     is_unread = getattr(image, "tile", None) and image.tell() == 0
-    if is_unread and data is not None:
+    data = _file_of(image) if is_unread else None
+    if data is not None:
         name = getattr(image, "filename", "") or "the image"
         return _as_pillow(decode(data, name, srgb))
-    copied = image.copy()  # with an `info` of its own
-    code_points = None
-    if data is not None:
-        code_points = code_points_of(io.BytesIO(data))
-        if image.format == "PNG":
-            scaled_transparency(copied, io.BytesIO(data))
-    describe(copied, code_points)
-    return _upright(copied, _pixels(copied, None, srgb), orientation_of(image))
+    return _decoded(of_pillow(image), decoders.of_pillow(image), (), srgb)
 
 
 def _file_of(image: Image.Image) -> bytes | None:
@@ -333,112 +281,84 @@ def _as_pillow(image: DecodedImage) -> DecodedImage:
     return dataclasses.replace(image, rgb=eight_bits(image.rgb), alpha=alpha, bit_depth=8)
 
 
-def _upright(
-    image: Image.Image, raw: _Raw, orientation: int, lost: tuple[str, ...] = ()
+def _decoded(
+    header: Header, samples: decoders.Samples, lost: tuple[str, ...], srgb: bool
 ) -> DecodedImage:
+    """Return the upright image.
+
+    Raises:
+        ValueError: If the header promised another size.
+    """
+    pixels = samples.pixels
+    if pixels.shape[1::-1] != header.size:
+        raise ValueError(f"it has {pixels.shape[1::-1]} pixels, and by its header {header.size}")
+    pixels = upright(pixels, header.orientation)
+    is_grey = pixels.shape[2] < 3
+    icc, cicp = profile_of_tags(header.icc, header.code_points, header.info, is_grey)
+    space = space_of(icc) if icc else None
+    alpha = None
+    rgb: Pixels
+    if samples.inks:
+        rgb, icc = _from_cmyk(pixels, icc if space == "CMYK" else None), None
+    else:
+        rgb = _colours(pixels)
+        if pixels.shape[2] in (2, 4):
+            alpha = cast(Pixels, np.ascontiguousarray(pixels[..., -1]))
+        if space != ("L" if is_grey else "RGB"):
+            icc = None
+    if icc and srgb:
+        stored = eight_bits(rgb)
+        converted = to_srgb(stored[..., 0] if is_grey else stored, icc)
+        if converted is not None:
+            lost += ("bits beyond 8",) if rgb.dtype != np.uint8 else ()
+            rgb, icc = converted, None
+            alpha = None if alpha is None else eight_bits(alpha)
     return DecodedImage(
-        rgb=upright(raw.rgb, orientation),
-        alpha=None if raw.alpha is None else upright(raw.alpha, orientation),
-        icc=raw.icc,
-        bit_depth=8 * raw.rgb.dtype.itemsize,
-        mode=image.mode,
-        grey_icc=raw.grey_icc,
-        exif=tiff_exif(image) if image.format == "TIFF" else image.info.get("exif"),
-        cicp=image.info.get("cicp"),
+        rgb=rgb,
+        alpha=alpha,
+        icc=None if is_grey else icc,
+        bit_depth=8 * rgb.dtype.itemsize,
+        mode=("L" if is_grey else "RGB") + ("" if alpha is None else "A"),
+        grey_icc=icc if is_grey else None,
+        exif=header.exif,
+        cicp=cicp,
         lost=lost,
     )
 
 
-def _lost(image: Image.Image, data: jpeg.Bytes, pixels: _Raw) -> tuple[str, ...]:
+def _colours(pixels: Pixels) -> Pixels:
+    """Return RGB of grey, RGB, or either with alpha."""
+    if pixels.shape[2] == 3:
+        return pixels
+    import cv2  # ten times as fast as NumPy
+
+    if pixels.shape[2] == 4:
+        return cast(Pixels, cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB))
+    return cast(Pixels, cv2.cvtColor(pixels[..., :1], cv2.COLOR_GRAY2RGB))
+
+
+def _lost(header: Header, samples: decoders.Samples, data: jpeg.Bytes) -> tuple[str, ...]:
     """Return the content that is not read, in words for counting."""
     lost = list[str]()
-    if image.info.get(MORE):
+    if header.more:
         lost.append("further frames or pages")
-    if _has_gain_map(image, bytes(data)):
+    if samples.more:
+        lost.append("further channels")
+    if _has_gain_map(header, bytes(data)):
         lost.append("gain map, by which HDR displays brighten them")
-    shallow = pixels.rgb.dtype == np.uint8
-    if pixels.rounded or (shallow and image.format == "AVIF" and avif_bits(data) > 8):
-        lost.append("bits beyond 8")
     return tuple(lost)
 
 
-def _has_gain_map(image: Image.Image, data: bytes) -> bool:
-    if image.format in ("AVIF", "HEIF"):
-        brands = data[: int.from_bytes(data[:4])]
-        return GAIN_MAP_BRAND in brands or GAIN_MAPS[-1] in data
-    further_images = "mp" in image.info
+def _has_gain_map(header: Header, data: bytes) -> bool:
+    if header.format in ("AVIF", "HEIF"):
+        return GAIN_MAP_BRAND in box(data, b"ftyp") or GAIN_MAPS[-1] in data
+    further_images = "mp" in header.info
     return further_images and any(name in data for name in GAIN_MAPS)
 
 
-def _pixels(image: Image.Image, data: jpeg.Bytes | None, srgb: bool) -> _Raw:
-    icc = image.info.get("icc_profile") or b""
-    space = space_of(icc)
-    rgb_icc = icc if space == "RGB" and image.mode not in CONVERTED else None
-    grey_icc = icc if space == "L" and image.mode in GREY else None
-    if data is None and image.mode.startswith("I;16"):
-        grey = np.asarray(image, np.uint16)
-        return _Raw(np.repeat(grey[..., None], 3, axis=2), grey_icc=grey_icc)
-    if data is not None:
-        _check_container(image, data)
-        deep = deep_pixels(image, data)
-        if deep is not None:
-            rgb_16, alpha_16 = deep
-            return _converted(_Raw(rgb_16, alpha_16, rgb_icc, grey_icc), srgb)
-    if image.mode == "CMYK":
-        return _Raw(_from_cmyk(image, data, icc if space == "CMYK" else None))
-    rgb, alpha = _pixels_8(image, data)
-    if data is not None and image.format == "PNG":
-        check_rows(data, image)
-    return _converted(_Raw(rgb, alpha, rgb_icc, grey_icc), srgb)
-
-
-def _check_container(image: Image.Image, data: jpeg.Bytes) -> None:
-    """Compare what a container says with what came, as far as its decoder does not."""
-    if image.format == "PNG":
-        check_chunks(data)
-    if image.format == "TIFF":
-        check_strips(image, data)
-
-
-def _converted(raw: _Raw, srgb: bool) -> _Raw:
-    """Return the pixels in sRGB; of 8 bits if they are converted, as Pillow converts no others."""
-    icc = raw.icc or raw.grey_icc
-    if icc is None or not srgb:
-        return raw
-    rgb = eight_bits(raw.rgb)
-    converted = to_srgb(rgb if raw.icc else rgb[..., 0], icc)
-    if converted is None:
-        return raw
-    alpha = None if raw.alpha is None else eight_bits(raw.alpha)
-    return _Raw(converted, alpha, rounded=raw.rgb.dtype != np.uint8)
-
-
-def _pixels_8(
-    image: Image.Image, data: jpeg.Bytes | None
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """Return RGB and, if the image has one, alpha."""
-    if image.has_transparency_data:
-        image = image.convert("LA") if image.mode == "La" else image  # Pillow's only way
-        rgba = np.asarray(image.convert("RGBA"))
-        return np.ascontiguousarray(rgba[..., :3]), np.ascontiguousarray(rgba[..., 3])
-    rgb = _strictly(image, data, "rgb") if image.mode in ("RGB", "L") else None
-    if rgb is None:
-        rgb = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-    return rgb, None
-
-
-def _from_cmyk(image: Image.Image, data: jpeg.Bytes | None, icc: bytes | None) -> NDArray[np.uint8]:
-    ink = _strictly(image, data, "cmyk")
-    # CMYK JPEGs usually hold Adobe's inverted values, which Pillow inverts.
-    ink = np.asarray(image) if ink is None else 255 - ink
-    converted = None if icc is None else to_srgb(ink, icc)
+def _from_cmyk(inks: Pixels, icc: bytes | None) -> NDArray[np.uint8]:
+    levels = eight_bits(inks)
+    converted = None if icc is None else to_srgb(levels, icc)
     if converted is not None:
         return converted
-    return np.asarray(image_of(ink, "CMYK").convert("RGB"))
-
-
-def _strictly(image: Image.Image, data: jpeg.Bytes | None, colors: str) -> NDArray[np.uint8] | None:
-    # MPO is Pillow's name for a JPEG with further images after the first.
-    if data is None or image.format not in ("JPEG", "MPO"):
-        return None
-    return jpeg.read_strictly(data, colors)
+    return np.asarray(image_of(levels, "CMYK").convert("RGB"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from PIL import Image
@@ -48,24 +49,24 @@ def lasting_exif(exif: bytes | None) -> bytes | None:
     """
     if not exif:
         return None
-    try:
+
+    def load() -> Image.Exif:
         tags = Image.Exif()
         tags.load(exif)
-        return _lasting(tags)
-    except Exception as error:  # cameras write broken EXIF, and Pillow raises anything
-        log.debug("broken EXIF is left out: %s", error)
-        return None
+        return tags
+
+    return lasting_tags(load)
 
 
-def tiff_exif(image: Image.Image) -> bytes | None:
-    """As ``lasting_exif``, for a TIFF, whose EXIF is among the file's own tags.
+def lasting_tags(load: Callable[[], Image.Exif]) -> bytes | None:
+    """As ``lasting_exif``, of tags that are elsewhere, as among a TIFF's own.
 
     Args:
-        image: The opened image.
+        load: Returns the tags, and may raise.
     """
     try:
-        return _lasting(image.getexif())
-    except Exception as error:  # as above
+        return _lasting(load())
+    except Exception as error:  # cameras write broken EXIF, and Pillow raises anything
         log.debug("broken EXIF is left out: %s", error)
         return None
 

@@ -1,74 +1,170 @@
-"""TIFF at the level of its tags: missing strips, and kinds that are not read."""
+"""TIFF by tifffile: which page is the image, kinds that are not read, missing parts, and pixels."""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import math
+from collections.abc import Iterator
 from typing import IO, Any, cast
 
+import numpy as np
 from PIL import Image
 
-from files.images import jpeg
-from files.images.faults import Truncated
+from files.images.deep import Pixels, divided, eight_bits, scaled
+from files.images.exif import lasting_tags
+from files.images.faults import Truncated, Unsupported, check_end
+from files.images.profiles import image_of
 
-WIDTH, HEIGHT, COMPRESSION = 256, 257, 259
-STRIP_OFFSETS, SAMPLES, ROWS_PER_STRIP, STRIP_SIZES, PLANES = 273, 277, 278, 279, 284
-TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS = 322, 323, 324
-OF_JPEG = 7  # a compression
+STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+RAW = "a camera's raw file is not read: develop it first (darktable-cli)"
+CANON_RAW = b"CR"  # after the header
+SUBFILE_KIND, ICC_PROFILE, ORIENTATION, DNG_VERSION = 254, 34675, 274, 50706
+NOT_AN_IMAGE = 1 | 4  # bits of SUBFILE_KIND: of reduced resolution, a mask
+WHITE_IS_0, BLACK_IS_0, RGB, PALETTE, INKS, LUMA_CHROMA, LAB = 0, 1, 2, 3, 5, 6, 8  # photometric
+SENSOR, LINEAR_SENSOR = 32803, 34892  # photometric kinds of cameras
+COLOURS = {  # channels
+    **{WHITE_IS_0: 1, BLACK_IS_0: 1, PALETTE: 1},
+    **{RGB: 3, LUMA_CHROMA: 3, LAB: 3, INKS: 4},
+}
+UNCOMPRESSED, JPEGS, WEBP = 1, (6, 7), 50001
 SEPARATE = 2  # planes
+NO_ALPHA, PREMULTIPLIED, ALPHA = 0, 1, 2  # meanings of a further channel
 
 
-def check_strips(image: Image.Image, data: jpeg.Bytes) -> None:
-    """Compare the strips or tiles of a TIFF with its size; decoders leave missing ones black.
+def first_image(file: IO[bytes]) -> tuple[Any, bool]:
+    """Return the first page that is neither a thumbnail nor a mask, and whether more follow.
 
     Args:
-        image: As Pillow opened it.
-        data: The whole file.
+        file: The TIFF.
 
     Raises:
-        Truncated: If strips, tiles or rows of them are missing.
+        Unsupported: If it is a camera's raw file.
+        tifffile.TiffFileError: If its header is broken.
     """
-    tags = image.tag_v2  # type: ignore[attr-defined]
-    height = tags[HEIGHT]
-    if TILE_OFFSETS in tags:
-        offsets = tags[TILE_OFFSETS]
-        across = -(-tags[WIDTH] // tags[TILE_WIDTH])
-        expected = across * -(-height // tags[TILE_HEIGHT])
-    else:
-        offsets = tags.get(STRIP_OFFSETS)
-        if offsets is None:  # of JPEG in the form of TIFF 6.0
-            return
-        rows = max(1, min(tags.get(ROWS_PER_STRIP, height), height))
-        expected = -(-height // rows)
-        if tags.get(COMPRESSION) == OF_JPEG:
-            _check_jpegs(data, offsets, tags.get(STRIP_SIZES, ()), rows, height)
-    if tags.get(PLANES) == SEPARATE:
-        expected *= tags.get(SAMPLES, 1)
-    if len(offsets) < expected:
-        raise Truncated(f"it has {len(offsets)} of the {expected} strips or tiles of its size")
+    import tifffile  # here, as its import is slow
+
+    tiff = tifffile.TiffFile(file)
+    found: list[Any] = []
+    for page in _pages(tiff):
+        if _is_raw(page):
+            raise Unsupported(RAW)
+        if not page.tags.valueof(SUBFILE_KIND, 0) & NOT_AN_IMAGE:
+            found.append(page)
+        if len(found) == 2:
+            break
+    return (found or [tiff.pages.first])[0], len(found) == 2
 
 
-def _check_jpegs(
-    data: jpeg.Bytes, offsets: tuple[int, ...], sizes: tuple[int, ...], rows: int, height: int
-) -> None:
-    for number, (offset, size) in enumerate(zip(offsets, sizes, strict=False)):
-        expected = min(rows, height - number * rows)
-        header = jpeg.read_header(data[offset : offset + size])
-        if header is not None and header.height < expected:
-            raise Truncated(f"its strip {number} has {header.height} of {expected} rows")
+def _pages(tiff: Any) -> Iterator[Any]:
+    with contextlib.suppress(Exception):  # of a damaged page after the first
+        yield from tiff.pages
 
 
-def unsupported_tiff(file: IO[bytes]) -> str:
-    """Return a sentence about a TIFF whose kind is not read; empty if its header is broken.
+def _is_raw(page: Any) -> bool:
+    if DNG_VERSION in page.tags or page.photometric in (SENSOR, LINEAR_SENSOR):
+        return True
+    return any(_is_raw(below) for below in page.pages or ())
+
+
+def orientation(page: Any) -> int:
+    """Return a page's orientation, 1 (upright) to 8."""
+    found = page.tags.valueof(ORIENTATION, 1)
+    return int(found) if found in range(1, 9) else 1
+
+
+def exif(page: Any) -> bytes | None:
+    """Return the tags of a page that describe the image and not the file, as EXIF."""
+    tags = Image.Exif()
+    tags.endian, tags.bigtiff = page.parent.byteorder, page.parent.is_bigtiff
+
+    def load() -> Image.Exif:
+        tags.load_from_fp(page.parent.filehandle, page.offset)
+        return tags
+
+    return lasting_tags(load)
+
+
+def read(page: Any) -> tuple[Pixels, bool, bool]:
+    """Read the pixels of a page.
 
     Args:
-        file: The TIFF; its position changes.
-    """
-    import tifffile  # here, as its import is slow and few images need it
+        page: Of a file that is open.
 
-    try:
-        file.seek(0)
-        with tifffile.TiffFile(file) as tiff:
-            page = cast(Any, tiff.pages.first)
-            pixel = f"{page.samplesperpixel} x {page.dtype} a pixel ({page.photometric.name})"
-            return f"a TIFF of {pixel} is not read: save it as a PNG of 8 or 16 bits"
-    except Exception:  # a broken header raises anything
-        return ""
+    Returns:
+        (H, W, C): grey, RGB, either with alpha, or CMYK with the highest level for full ink;
+        whether they are CMYK; whether there are further channels.
+
+    Raises:
+        Unsupported: If its samples are not unsigned integers of at most 16 bits, or neither grey
+            nor colour.
+        Truncated: If a part is missing.
+        Exception: Any error of the decoders.
+    """
+    _check_kind(page)
+    _check_parts(page)
+    planes = page.asarray(squeeze=False, maxworkers=1)[:, 0]  # (planes, H, W, channels of a plane)
+    height, width = planes.shape[1:3]
+    pixels = np.moveaxis(planes, 0, -1).reshape(height, width, -1)
+    kind = page.photometric
+    levels: Pixels
+    if kind == PALETTE:
+        palette = (np.asarray(page.colormap) >> 8).astype(np.uint8)
+        levels = np.concatenate(
+            [np.take(palette.T, pixels[..., 0], axis=0), pixels[..., 1:]], axis=2
+        )
+    else:
+        levels = scaled(pixels, page.bitspersample)
+    count = 3 if kind == PALETTE else COLOURS[kind]
+    alpha = page.extrasamples[0] if page.extrasamples else ALPHA
+    colours, further = levels[..., :count], levels[..., count:]
+    if kind == WHITE_IS_0:
+        colours = np.iinfo(colours.dtype).max - colours
+    if kind == LAB:
+        colours = np.asarray(image_of(eight_bits(colours), "LAB").convert("RGB"))
+    if kind == INKS or not further.size or alpha == NO_ALPHA:
+        return colours, kind == INKS, bool(further.size)
+    if alpha == PREMULTIPLIED:
+        colours = divided(colours, further[..., 0])
+    joined = cast(Pixels, np.dstack([colours, further[..., :1]]))
+    return joined, False, further.shape[2] > 1
+
+
+def _check_kind(page: Any) -> None:
+    from tifffile import TIFF
+
+    kind, bits = page.photometric, page.bitspersample
+    is_known = (
+        kind in COLOURS
+        and page.samplesperpixel >= COLOURS[kind]
+        and page.sampleformat == 1
+        and isinstance(bits, int)
+        and bits <= (8 if kind in (PALETTE, LAB) else 16)
+        and page.imagedepth == 1
+        and (kind != LUMA_CHROMA or page.compression in JPEGS)
+        and (page.compression == UNCOMPRESSED or page.compression in TIFF.DECOMPRESSORS)
+    )
+    if not is_known:
+        name = getattr(kind, "name", kind)
+        packing = getattr(page.compression, "name", page.compression)
+        pixel = f"{page.samplesperpixel} x {page.dtype} a pixel ({name}, {packing})"
+        raise Unsupported(f"a TIFF of {pixel} is not read: save it as a PNG of 8 or 16 bits")
+
+
+def _check_parts(page: Any) -> None:
+    """Check that every strip or tile came; tifffile leaves missing ones black."""
+    places = list(zip(page.dataoffsets, page.databytecounts, strict=False))
+    expected = math.prod(page.chunked)
+    if page.planarconfig == SEPARATE and len(page.chunked) == 2:
+        expected *= page.samplesperpixel
+    if sum(size > 0 for _, size in places) < expected:
+        raise Truncated(f"it has {len(places)} of the {expected} strips or tiles of its size")
+    file = page.parent.filehandle
+    height, width = page.chunks[:2]
+    pixels = height * width if page.compression == WEBP else 0
+    for start, size in itertools.islice(places, expected):
+        if start + size > file.size:
+            raise Truncated(f"it ends before its strip or tile at byte {start}")
+        if page.compression != UNCOMPRESSED:
+            file.seek(start)
+            check_end(file.read(size), pixels)

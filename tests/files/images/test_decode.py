@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import simplejpeg
 import tifffile
+from imagecodecs import jpeg2k_encode, jpegxl_encode
 from PIL import Image, ImageCms
 
 from files.images.decode import (
@@ -391,52 +392,51 @@ def first_scans(count):
 
 
 LARGE = Image.fromarray(RGB).resize((64, 64))
+LARGE_8 = np.asarray(LARGE)
 LARGE_JPEG = encoded(LARGE, "JPEG")
 LARGE_TIFF = encoded(LARGE, "TIFF")
 JPEG_TIFF = encoded(LARGE, "TIFF", compression="jpeg")
 
 BAD = {
-    "empty": (b"", "the file is empty", "empty"),
-    "text": (b"hello world\n" * 9, r"not an image.*b'hello wo'", "not an image"),
-    "one byte": (b"\xff", "not an image", "not an image"),
-    "truncated png": (large_png()[:4000], "truncated", "truncated"),
-    "truncated 16-bit png": (png(LARGE_16, 16, 2)[:9000], "truncated", "truncated"),
-    "damaged 16-bit png": (png(LARGE_16, 16, 2)[:-16] + bytes(16), "damaged", "damaged"),
-    "damaged png": (large_png()[:5000] + b"?" + large_png()[5001:], "checksum of its", "damaged"),
-    "png that ends in zeros": (large_png()[:-40] + bytes(40), "checksum of its", "damaged"),
-    "truncated header": (large_png()[:20], "truncated", "truncated"),
-    "broken header": (b"PNG" + large_png()[3:], "not an image, or its header is", "not an image"),
-    "truncated jpeg": (LARGE_JPEG[:900], "truncated", "truncated"),
-    "jpeg cut in its header": (LARGE_JPEG[:200], "truncated", "truncated"),
-    "truncated webp": (encoded(LARGE, "WEBP")[:-30], "decoder", "damaged"),
-    "damaged webp": (encoded(LARGE, "WEBP").replace(b"VP8 ", b"VP9 "), "header", "damaged"),
-    "truncated tiff": (LARGE_TIFF[:4000], "truncated", "truncated"),
-    "truncated 16-bit tiff": (tiff_16()[:-2000], "truncated", "truncated"),
-    "truncated bmp": (encoded(LARGE, "BMP")[:4000], "truncated", "truncated"),
-    "truncated gif": (encoded(LARGE, "GIF")[:-300], "truncated", "truncated"),
-    "truncated avif": (encoded(LARGE, "AVIF")[:-100], "truncated|Truncated", "truncated"),
-    "bomb": (resized(large_png(), 60000, 60000), "refused because of its size", "too large"),
-    "jpeg bomb": (size_in_jpeg(LARGE_JPEG, 60000, 60000), "because of its size", "too large"),
-    "half png": (
-        resized(large_png(), 64, 128),
-        "12352 bytes, and by its header 24704",
-        "truncated",
-    ),
-    "half 16-bit png": (resized(png(LARGE_16, 16, 2), 63, 90), "by its header", "truncated"),
-    "missing strips": (taller_tiff(LARGE_TIFF), "1 of the 2 strips", "truncated"),
-    "missing 16-bit strips": (taller_tiff(tiff_16()), "1 of the 2 strips", "truncated"),
-    "missing tiles": (taller_tiff(tiled_tiff()), "12 of the 24 strips or tiles", "truncated"),
-    "short strip": (taller_tiff(JPEG_TIFF, strip=128), "has 64 of 128 rows", "truncated"),
-    "first scans": (first_scans(9), "last scans", "truncated"),
-    "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image", "not an image"),
-    "12-bit jpeg": (precision_in_jpeg(LARGE_JPEG, 12), "a JPEG of 12 bits", "unsupported"),
+    "empty": (b"", "empty"),
+    "text": (b"hello world\n" * 9, "not an image"),
+    "one byte": (b"\xff", "not an image"),
+    "truncated png": (large_png()[:4000], "truncated"),
+    "truncated 16-bit png": (png(LARGE_16, 16, 2)[:9000], "truncated"),
+    "damaged 16-bit png": (png(LARGE_16, 16, 2)[:-16] + bytes(16), "damaged"),
+    "damaged png": (large_png()[:5000] + b"?" + large_png()[5001:], "damaged"),
+    "png that ends in zeros": (large_png()[:-40] + bytes(40), "damaged"),
+    "truncated header": (large_png()[:20], "truncated"),
+    "broken header": (b"PNG" + large_png()[3:], "not an image"),
+    "truncated jpeg": (LARGE_JPEG[:900], "truncated"),
+    "jpeg cut in its header": (LARGE_JPEG[:200], "truncated"),
+    "truncated webp": (encoded(LARGE, "WEBP")[:-30], "damaged"),
+    "damaged webp": (encoded(LARGE, "WEBP").replace(b"VP8 ", b"VP9 "), "damaged"),
+    "truncated tiff": (LARGE_TIFF[:4000], "truncated"),
+    "truncated 16-bit tiff": (tiff_16()[:-2000], "truncated"),
+    "truncated bmp": (encoded(LARGE, "BMP")[:4000], "truncated"),
+    "truncated gif": (encoded(LARGE, "GIF")[:-300], "truncated"),
+    "truncated avif": (encoded(LARGE, "AVIF")[:-100], "truncated"),
+    "truncated jpeg xl": (jpegxl_encode(LARGE_8)[:-100], "damaged"),
+    "truncated jpeg 2000": (jpeg2k_encode(LARGE_8)[:-100], "damaged"),
+    "bomb": (resized(large_png(), 60000, 60000), "too large"),
+    "jpeg bomb": (size_in_jpeg(LARGE_JPEG, 60000, 60000), "too large"),
+    "half png": (resized(large_png(), 64, 128), "truncated"),
+    "half 16-bit png": (resized(png(LARGE_16, 16, 2), 63, 90), "truncated"),
+    "missing strips": (taller_tiff(LARGE_TIFF), "truncated"),
+    "missing 16-bit strips": (taller_tiff(tiff_16()), "truncated"),
+    "missing tiles": (taller_tiff(tiled_tiff()), "truncated"),
+    "short strip": (taller_tiff(JPEG_TIFF, strip=128), "truncated"),
+    "first scans": (first_scans(9), "truncated"),
+    "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
+    "12-bit jpeg": (precision_in_jpeg(LARGE_JPEG, 12), "unsupported"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_file(case):
-    data, message, reason = BAD[case]
-    with pytest.raises(UnreadableImage, match=rf"^bad/a\.jpg: .*({message})") as caught:
+    data, reason = BAD[case]
+    with pytest.raises(UnreadableImage, match=r"^bad/a\.jpg: ") as caught:
         decode(data, "bad/a.jpg")
     assert caught.value.reason == reason
 

@@ -125,7 +125,6 @@ def test_tiff(bits: int, channels: int, extra: str | None, options: Any) -> None
         (RGB[..., 0].astype(np.float16), {"photometric": "minisblack"}),
         (RGB[..., 0].astype(np.int8), {"photometric": "minisblack"}),
         (RGB.astype(np.uint32), {"photometric": "rgb"}),
-        (RGBA[..., 2:].astype(np.uint16), {"photometric": "minisblack", "planarconfig": "contig"}),
     ],
 )
 def test_tiff_of_a_kind_that_is_not_read(samples: Array, options: Any) -> None:
