@@ -33,7 +33,7 @@ ABOUT = {name: about for group in BY_GROUP.values() for name, about in group.ite
 
 # Modules with a `main(words)`, which returns the exit status; `python -m MODULE` is the same.
 TOOLS = {
-    "app": "commands.app.app",
+    "app": "commands.app",
     "list": "commands.arguments.listing",
     "compare": "commands.compare",
     "measure": "commands.measure",

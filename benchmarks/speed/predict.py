@@ -98,8 +98,10 @@ def _in_tiles(network: Any, lr: Tensor, tile: int) -> Tensor:
 
 def in_strips(model: enlarger.Enlarger, image: np.ndarray[Any, Any]) -> None:
     """Make the rows of an output, as Writer takes them, and forget them."""
-    _, strips = model.strips(from_pillow(Image.fromarray(image)), "png", scale=SCALE)
-    assert sum(len(strip) for strip in strips) == SCALE * len(image)
+    height, width = image.shape[:2]
+    size = (SCALE * height, SCALE * width)
+    strips = model.strips(from_pillow(Image.fromarray(image)), size, "png")
+    assert sum(len(strip) for strip in strips) == SCALE * height
 
 
 def enlarge_once(row: str, size: tuple[int, int], weights: str) -> dict[str, Any]:

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
-from callbacks.predict.files import EIGHT_BIT, Format, mixed_with_bicubic, weighted_by_alpha
+from callbacks.predict.files import (
+    EIGHT_BIT,
+    OPAQUE,
+    SMALLEST,
+    SPELLED,
+    Extras,
+    Format,
+    Size,
+    fitted_exif,
+    mixed_with_bicubic,
+    unwritable_reason,
+    weighted_by_alpha,
+    write_image,
+)
 from callbacks.predict.strips import Finish, strips_of
 from callbacks.weights import manifest, place_of
 from commands.arguments.parser import Parser, parse
@@ -29,8 +42,9 @@ from degradations.draws import seed_of
 from degradations.images import as_tensor
 from files.batch import Batch
 from files.images.alpha import without_hidden_colours
-from files.images.decode import DecodedImage
+from files.images.decode import DecodedImage, read_image
 from files.images.deep import Pixels
+from files.memory import refuse_file
 from files.own_modules import import_own
 from files.paths import CONFIGURATIONS, read_text
 from files.yaml import plain_yaml
@@ -38,6 +52,7 @@ from lightning_modules.base import ImageModel, SuperResolver
 from lightning_modules.sampling.tiling import Tiling
 
 log = logging.getLogger(__name__)
+ExifPart = Literal["keep", "no_place", "drop"]
 
 
 class Enlarger:
@@ -110,7 +125,7 @@ class Enlarger:
                 f"both scale {scale:g} and size {size} are given: leave one of them out"
             )
         if size is None:
-            output_size = _scaled_size(x, self.scale if scale is None else scale)
+            output_size = _scaled_size(x.shape[-2:], self.scale if scale is None else scale)
         else:
             output_size = _checked_size(x, size)
         batch = self._batch(_visible_colours(x), output_size, bit_depth(image), seed, tiling)
@@ -127,28 +142,88 @@ class Enlarger:
             sr = torch.cat([sr, x[0, 3:, :1, :1].to(sr.device).expand(1, *output_size)])
         return cast(Picture, to_image(sr))
 
-    def strips(
+    def enlarge_file(
         self,
-        image: DecodedImage,
-        format: Format,
+        source: str | Path,
+        target: str | Path,
         *,
-        scale: float,
+        scale: float | None = None,
+        side: int | None = None,
         seed: int = 0,
         tiling: Tiling | None = None,
         strength: float = 1.0,
-    ) -> tuple[tuple[int, int], Iterator[Pixels]]:
-        """Enlarge a decoded file as ``main.py predict`` does, without the whole result in memory.
+        quality: int = 95,
+        exif: ExifPart = "keep",
+        watch: Callable[[Pixels, Size], None] | None = None,
+    ) -> list[str]:
+        """Enlarge a file as ``main.py predict`` does, without the whole result in memory.
 
         Args:
-            image: The file.
-            format: The format for which the result is meant.
-            scale: As for ``enlarge``, and so are the others.
+            source: An image's file.
+            target: The file to write; its ending is the format: png, jpg, webp or tiff.
+            scale: As for ``enlarge``, and so are ``seed``, ``tiling`` and ``strength``.
+            side: Pixels of the longer side of the result, in place of ``scale``.
             seed: The only source of randomness.
             tiling: How large images are cut into tiles.
             strength: Share of the method's output.
+            quality: Of jpg and webp, 1 to 100.
+            exif: ``keep`` camera, exposure, dates, author and place; or these except the place
+                (``no_place``); or ``drop`` all.
+            watch: Called with each part of the result, (rows, W, C), and the result's (H, W).
 
         Returns:
-            (H, W) of the result, and its rows in parts (rows, W, C).
+            What the result lacks of the source, in words.
+
+        Raises:
+            MemoryError: If there is no room for the result.
+            ValueError: If the source is no image, the format is unknown, or the result would be
+                smaller than the source.
+        """
+        target = Path(target)
+        ending = target.suffix.lower().removeprefix(".")
+        format = SPELLED.get(ending, cast("Format", ending))
+        if format not in SMALLEST:
+            raise ValueError(f"{target.name}: expected a name in {', '.join(SMALLEST)}")
+        image = read_image(source)
+        if side is not None:
+            scale = side / max(image.rgb.shape[:2])
+        size = _scaled_size(image.rgb.shape[:2], self.scale if scale is None else scale)
+        if reason := unwritable_reason(size, format):
+            raise ValueError(reason)
+        refuse_file(size, SMALLEST[format], target.parent)
+        lost = [*image.lost]
+        if image.bit_depth == 16 and format in EIGHT_BIT:
+            lost.append("16 bit")
+        if image.alpha is not None and format in OPAQUE:
+            lost.append("transparency")
+        written_exif = None
+        if exif != "drop" and image.exif is not None:
+            written_exif = fitted_exif(image.exif, size, exif == "keep")
+        extras = Extras(image.icc or image.grey_icc, written_exif, image.cicp)
+        strips = self.strips(image, size, format, seed=seed, tiling=tiling, strength=strength)
+        if watch is not None:
+            strips = _watched(strips, size, watch)
+        return lost + write_image(target, size, strips, extras, format, quality)
+
+    def strips(
+        self,
+        image: DecodedImage,
+        size: Size,
+        format: Format,
+        *,
+        seed: int = 0,
+        tiling: Tiling | None = None,
+        strength: float = 1.0,
+    ) -> Iterator[Pixels]:
+        """Yield the rows of an enlarged file, (rows, W, C), without all of them in memory.
+
+        Args:
+            image: The file.
+            size: (H, W) of the result.
+            format: The format for which it is meant.
+            seed: As for ``enlarge_file``, and so are the others.
+            tiling: How large images are cut into tiles.
+            strength: Share of the method's output.
         """
         meta = image.meta("")
         rgb = image.rgb
@@ -159,12 +234,11 @@ class Enlarger:
             meta["bit_depth"] = 8
         lr = as_tensor(rgb).movedim(-1, 0)[None]
         lr = lr if image.bit_depth == 8 else as_floats(lr)
-        size = _scaled_size(lr, scale)
         batch = self._batch(lr, size, image.bit_depth, seed, tiling)
         if image.alpha is not None:
             batch["alpha"] = as_tensor(image.alpha)[None, None]
         finish = Finish(batch["lr"], size, meta, format, strength)
-        return size, strips_of(self.module.pieces(batch), finish)
+        return strips_of(self.module.pieces(batch), finish)
 
     def _batch(
         self, lr: Tensor, size: tuple[int, int], bits: int, seed: int, tiling: Tiling | None
@@ -180,6 +254,14 @@ class Enlarger:
         }
 
 
+def _watched(
+    strips: Iterator[Pixels], size: Size, watch: Callable[[Pixels, Size], None]
+) -> Iterator[Pixels]:
+    for strip in strips:
+        watch(strip, size)
+        yield strip
+
+
 def _visible_colours(x: Tensor) -> Tensor:
     """Return RGB, without the colours that alpha hides."""
     if x.shape[1] == 3:
@@ -189,9 +271,9 @@ def _visible_colours(x: Tensor) -> Tensor:
     return torch.from_numpy(rgb).movedim(-1, 0)[None].contiguous()
 
 
-def _scaled_size(x: Tensor, scale: float) -> tuple[int, int]:
+def _scaled_size(size: Sequence[int], scale: float) -> Size:
     checked_scale(scale, "")
-    h, w = x.shape[-2:]
+    h, w = size
     return round(h * scale), round(w * scale)
 
 

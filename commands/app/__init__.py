@@ -1,1 +1,0 @@
-"""`main.py app`: a page in the browser that enlarges photographs."""
