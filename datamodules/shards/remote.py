@@ -22,7 +22,6 @@ STALL = 30.0  # seconds without a byte after which a request fails
 DEADLINE = 300.0  # seconds of failed requests after which a read fails
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between attempts
 PASSING = frozenset({408, 425, 429})  # HTTP 4xx errors that a retry may fix
-MISSING = frozenset({401, 403, 404, 410})  # object stores answer 403 where listing is not allowed
 
 # Fields that identify a file's version, best first: entity tags differ between mirrors.
 VERSIONS = ("Last-Modified", "LastModified", "updated", "mtime", "ETag", "etag", "created")
@@ -30,10 +29,6 @@ VERSIONS = ("Last-Modified", "LastModified", "updated", "mtime", "ETag", "etag",
 
 class RemoteError(OSError):
     """A remote file could not be read."""
-
-
-class MissingError(RemoteError):
-    """A remote file does not exist, or needs other credentials."""
 
 
 class RemoteShard(NamedTuple):
@@ -105,8 +100,7 @@ def read_small(url: str) -> bytes:
     """Return a whole file of moderate size.
 
     Raises:
-        MissingError: If it does not exist.
-        RemoteError: If it cannot be reached.
+        RemoteError: If it does not exist, or cannot be reached.
     """
     return cast(bytes, _persistently("cat_file", url))
 
@@ -132,7 +126,7 @@ def _from(url: str, offset: int, size: int) -> bytes:
 
 
 def _is_end(error: BaseException | None) -> bool:
-    return error is not None and (_status(error) == 416 or "not satisfiable" in str(error))
+    return getattr(error, "status", None) == 416 or "not satisfiable" in str(error)
 
 
 class _RemoteFile(io.RawIOBase):
@@ -170,7 +164,6 @@ def _persistently(method: str, url: str, **options: Any) -> Any:
     """Call a method of a file system until it succeeds, and return its result.
 
     Raises:
-        MissingError: If the file does not exist, or may not be read.
         RemoteError: If no attempt succeeds until the deadline, or another one would be of no use.
     """
     began, attempts = time.monotonic(), 0
@@ -191,8 +184,8 @@ def _wait(url: str, error: BaseException, attempts: int, waited: float) -> None:
     pause *= random.Random().uniform(0.5, 1)
     problem = f"attempt {attempts} failed ({_description(error)})"
     if not _may_pass(error) or waited + pause > DEADLINE:
-        kind = MissingError if _is_missing(error) else RemoteError
-        raise kind(f"{shown(url)} cannot be read: {problem} after {waited:.0f} s") from error
+        message = f"{shown(url)} cannot be read: {problem} after {waited:.0f} s"
+        raise RemoteError(message) from error
     log.warning("%s: %s, the next in %.1f s", shown(url), problem, pause)
     time.sleep(pause)
 
@@ -203,7 +196,7 @@ def _root_cause(error: Exception) -> BaseException:
 
 
 def _may_pass(error: BaseException) -> bool:
-    status = _status(error)
+    status = getattr(error, "status", None)  # of HTTP
     if status is not None:
         return status >= 500 or status in PASSING
     if isinstance(error, FileNotFoundError | PermissionError | ValueError):
@@ -211,20 +204,8 @@ def _may_pass(error: BaseException) -> bool:
     return isinstance(error, OSError | aiohttp.ClientError)
 
 
-def _is_missing(error: BaseException) -> bool:
-    return isinstance(error, FileNotFoundError | PermissionError) or _status(error) in MISSING
-
-
-def _status(error: BaseException) -> int | None:
-    status = str(getattr(error, "status", None) or getattr(error, "code", None))
-    return int(status) if status.isdigit() else None
-
-
 def _description(error: BaseException) -> str:
-    status = _status(error)
-    if status is not None:  # aiohttp's text has the whole address
-        return f"HTTP status {status} {getattr(error, 'message', '')}".strip()
-    return re.sub(r"\?\S+", "?...", f"{type(error).__name__}: {error}").removesuffix(": ")
+    return shown(f"{type(error).__name__}: {error}").removesuffix(": ")  # it may hold the address
 
 
 def _file_system(url: str) -> tuple[Any, str]:

@@ -32,7 +32,7 @@ from datamodules.shards.index import (
     save_index,
 )
 from datamodules.shards.reader import Reader, Tar
-from datamodules.shards.remote import MissingError, RemoteShard, look_up, read_small, shown
+from datamodules.shards.remote import RemoteError, RemoteShard, look_up, read_small, shown
 from datamodules.shards.sample import Raw, add_text, decoded, raw_of
 from datamodules.shards.table import Table, joined, table_of
 from datamodules.shards.urls import is_remote, list_shards
@@ -95,16 +95,15 @@ def _beside(shard: RemoteShard) -> ShardIndex | None:
         if index is None or index.size == shard.size:
             return index
         problem: object = f"it is of a tar of {index.size} bytes, not {shard.size}"
-    except MissingError:
-        return None
-    except ValueError as error:
+    except (RemoteError, ValueError) as error:
         problem = error
-    log.warning("the index beside %s is made again: %s", shown(shard.url), problem)
+    log.info(
+        "the index of %s is made, as none beside it can be used: %s", shown(shard.url), problem
+    )
     return None
 
 
 def _made(shard: RemoteShard, cache: ShardCache) -> ShardIndex:
-    log.info("%s has no index beside it: downloading it once", shown(shard.url))
     path = cache.fetch(shard)
     if path is None:
         raise ValueError(

@@ -40,16 +40,6 @@ from files.own_modules import own_environment
 log = logging.getLogger(__name__)
 # What reading a damaged tar, or none, raises; a damaged size may be more than the memory.
 BROKEN = (*DAMAGE, OSError, AssertionError, MemoryError)
-WITHOUT_CONTENT = frozenset(
-    {
-        tarfile.LNKTYPE,
-        tarfile.SYMTYPE,
-        tarfile.CHRTYPE,
-        tarfile.BLKTYPE,
-        tarfile.DIRTYPE,
-        tarfile.FIFOTYPE,
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -272,55 +262,42 @@ class StreamImages(TrainingImages):
 
     ranks: tuple[int, int] = (0, 1)
     """Number of this process, and of all."""
-    _raws: Iterator[Raw] | None = None
+    _raws: Iterator[Raw] = iter(())
     _begun: tuple[int, ...] = ()  # which samples these are
-    _latest = (-1, -1)  # batch and place in the epoch of the latest item
-    _tried = -1  # samples for the current item
+    _batch = -1  # the latest
     _raw = Raw("", "", {})
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process needs: no open files."""
-        return {**vars(self), "_raws": None, "_begun": ()}
+        return {**vars(self), "_raws": iter(()), "_begun": ()}
 
     def __getitems__(self, items: list[Item]) -> list[dict[str, Any]]:
         """Return the next batch of this worker. Errors as ``TrainingImages``."""
-        self._go_to(items[0])
+        plan, stream = cast(StreamPlan, self.plan), cast(Stream, self.source)
+        item = items[0]
+        batch = plan.batch_of(item.position)
+        # With the process, since a fork must leave open files alone.
+        begun = (os.getpid(), item.epoch, item.image)
+        if begun != self._begun or batch <= self._batch:
+            self._notes: list[Skipped] = []
+            self._raws = stream.raws(plan, item.epoch, item.image, self._notes, self.ranks)
+            self._begun = begun
+        self._batch = batch
         return super().__getitems__(items)
-
-    def __getitem__(self, item: Item) -> dict[str, Any]:
-        """Return the next crop of this worker. Errors as ``TrainingImages``."""
-        return self.__getitems__([item])[0]
 
     def _listed(self) -> Sequence[str]:
         return _CurrentKey(self)
 
-    @property
-    def _stream(self) -> Stream:
-        return cast(Stream, self.source)
-
-    def _go_to(self, item: Item) -> None:
-        plan = cast(StreamPlan, self.plan)
-        # With the process, since a fork must leave open files alone.
-        begun: tuple[int, ...] = (os.getpid(), item.epoch, item.image)
-        latest = (plan.batch_of(item.position), item.position)
-        if begun != self._begun or latest <= self._latest:
-            self._notes: list[Skipped] = []
-            self._raws = self._stream.raws(plan, item.epoch, item.image, self._notes, self.ranks)
-            self._begun = begun
-        self._latest = latest
-
     def _sample(self, item: Item) -> dict[str, Any]:
-        # A sample that cannot be used is replaced by the next one.
-        self._tried = -1
-        sample = super()._sample(item._replace(image=0))
+        sample = super()._sample(item)
         skipped = [*self._notes, *sample["skipped"]]
         self._notes.clear()
         return {**sample, "skipped": skipped}
 
     @READING
     def _read(self, index: int) -> Sample:
-        if index != self._tried:
-            self._raw, self._tried = next(cast("Iterator[Raw]", self._raws)), index
+        # A sample that cannot be used is replaced by the next one, whatever its index.
+        self._raw = next(self._raws)
         return decoded(self._raw, self.source.srgb)
 
     @property
@@ -434,7 +411,7 @@ class TarStream:
             header = tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape")
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(str(error)) from error
-        if header.type not in WITHOUT_CONTENT:
+        if not (header.isdir() or header.isdev() or header.islnk() or header.issym()):
             self._left = -(-header.size // BLOCK) * BLOCK
         return block
 

@@ -14,7 +14,6 @@ from datamodules.order.plan import Item
 from datamodules.samples import TrainingImages
 from datamodules.shards import remote
 from datamodules.shards.remote import (
-    MissingError,
     RemoteError,
     look_up,
     open_remote,
@@ -182,15 +181,15 @@ def test_refused_connection(monkeypatch):
 @pytest.mark.parametrize("status", [401, 403])
 def test_what_needs_a_login_is_not_tried_again(server, status):
     server.always = status
-    with pytest.raises(MissingError, match=f"HTTP status {status}") as caught:
+    with pytest.raises(RemoteError, match=f"{status}, message=") as caught:
         read_range(f"{server.url}/f.bin?key=secret", 0, 5)
     assert "secret" not in str(caught.value)
     assert len(server.requests) == 1
 
 
 def test_errors_reach_the_trainer():
-    error = pickle.loads(pickle.dumps(MissingError("it is gone")))
-    assert (type(error), str(error)) == (MissingError, "it is gone")
+    error = pickle.loads(pickle.dumps(RemoteError("it is gone")))
+    assert (type(error), str(error)) == (RemoteError, "it is gone")
 
 
 # ------------------------------------------------------------------------------------------- shards

@@ -177,8 +177,8 @@ def test_it_is_pickled_while_it_is_read(tars):
     dataset = data.train_dataloader().dataset
     again = pickle.loads(pickle.dumps(dataset))
     items = next(iter(data.plan().batches(1, 0, 0, 1)))
-    expected = [s["key"] for s in dataset.__getitems__(items)]
-    assert [again[item]["key"] for item in items] == expected  # one by one, too
+    expected = [sample["key"] for sample in dataset.__getitems__(items)]
+    assert [sample["key"] for sample in again.__getitems__(items)] == expected
 
 
 def test_shuffles_within_a_tar(tmp_path):
