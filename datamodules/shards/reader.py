@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-import resource
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
 import xxhash
 
-from datamodules.shards.cache import DiskCache
+from datamodules.shards.cache import ShardCache
 from datamodules.shards.index import Member
-from datamodules.shards.remote import Wanted, read_range, shown
+from datamodules.shards.remote import RemoteShard, read_range, shown
 from files.images.decode import UnreadableImage
 
-MOST_FILES = 1 << 16
+OPEN_FILES = 256  # a quarter of the usual limit of a process
 
 
 @dataclass(frozen=True)
@@ -23,27 +22,21 @@ class Tar:
     """A shard in the state in which it was indexed.
 
     Args:
-        path: Its path, or the address of ``wanted``.
+        path: Its path or address.
         size: Size in bytes.
         mtime_ns: Time of modification of a local shard.
-        wanted: The file for the cache, if the shard is remote.
+        remote: The remote shard, if it is one.
     """
 
     path: str
     size: int
     mtime_ns: int = 0
-    wanted: Wanted | None = None
+    remote: RemoteShard | None = None
 
     @property
     def name(self) -> str:
         """Its name in messages."""
-        return self.path if self.wanted is None else shown(self.path)
-
-
-def most_open_files() -> int:
-    """Return how many shards a reader may keep open: half of the system's limit per process."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MOST_FILES if soft == resource.RLIM_INFINITY else min(max(soft // 2, 8), MOST_FILES)
+        return self.path if self.remote is None else shown(self.path)
 
 
 class Reader:
@@ -57,7 +50,7 @@ class Reader:
         cache: Cache of the remote shards.
     """
 
-    def __init__(self, cache: DiskCache | None = None) -> None:
+    def __init__(self, cache: ShardCache | None = None) -> None:
         self.cache = cache
         self._open: OrderedDict[str, int] = OrderedDict()
 
@@ -69,11 +62,9 @@ class Reader:
         self.close()
 
     def close(self) -> None:
-        """Close all files, and fetch no more ahead."""
+        """Close all files."""
         while self._open:
             os.close(self._open.popitem()[1])
-        if self.cache is not None:
-            self.cache.close()
 
     def read(self, tar: Tar, member: Member, name: str) -> bytes:
         """Return the bytes of a member.
@@ -88,14 +79,12 @@ class Reader:
             ValueError: If the shard was replaced.
             RemoteError: If it cannot be downloaded.
         """
-        if tar.wanted is not None and self.cache is not None:
-            data = _cached(tar.wanted, member, self.cache)
-            if data is not None and _is_intact(data, member):
-                return data
-            # The disk has no room, or damaged it.
-            data = read_range(tar.wanted.url, member.offset, member.size, self.cache.policy)
-        else:
+        if tar.remote is None:
             data = os.pread(self._opened(tar), member.size, member.offset)
+        else:
+            data = self._cached(tar.remote, member)
+            if not _is_intact(data, member):  # there is no room, or the disk damaged it
+                data = read_range(tar.remote.url, member.offset, member.size)
         if _is_intact(data, member):
             return data
         raise UnreadableImage(
@@ -109,21 +98,22 @@ class Reader:
             state = os.stat(tar.path)
             if (state.st_size, state.st_mtime_ns) != (tar.size, tar.mtime_ns):
                 raise ValueError(f"shard {tar.path} was replaced while it was in use: start again")
-            if len(self._open) >= most_open_files():
+            if len(self._open) >= OPEN_FILES:
                 os.close(self._open.popitem(last=False)[1])
             self._open[tar.path] = os.open(tar.path, os.O_RDONLY | os.O_CLOEXEC)
         self._open.move_to_end(tar.path)
         return self._open[tar.path]
 
-
-def _cached(wanted: Wanted, member: Member, cache: DiskCache) -> bytes | None:
-    while (path := cache.fetch(wanted)) is not None:
+    def _cached(self, shard: RemoteShard, member: Member) -> bytes:
+        """Return the bytes of a member from the cache; none if it has no room for the shard."""
+        path = self.cache.fetch(shard) if self.cache else None
+        if path is None:
+            return b""
         try:
             with path.open("rb") as file:
                 return os.pread(file.fileno(), member.size, member.offset)
         except FileNotFoundError:  # another process needed the room
-            continue
-    return None
+            return b""
 
 
 def _is_intact(data: bytes, member: Member) -> bool:

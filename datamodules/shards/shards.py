@@ -21,7 +21,7 @@ from webdataset.filters import FilterFunction
 from datamodules.files.pairs import refuse_mixed
 from datamodules.files.paths import parse_bytes
 from datamodules.order.keys import first_duplicate
-from datamodules.shards.cache import DiskCache
+from datamodules.shards.cache import ShardCache
 from datamodules.shards.index import (
     Member,
     ShardIndex,
@@ -32,7 +32,7 @@ from datamodules.shards.index import (
     save_index,
 )
 from datamodules.shards.reader import Reader, Tar
-from datamodules.shards.remote import RetryPolicy, Wanted, look_up, read_small, shown
+from datamodules.shards.remote import RemoteError, RemoteShard, look_up, read_small, shown
 from datamodules.shards.sample import Raw, add_text, decoded, raw_of
 from datamodules.shards.table import Table, joined, table_of
 from datamodules.shards.urls import is_remote, list_shards
@@ -40,7 +40,8 @@ from datamodules.source import Sample, Source
 from files.images.decode import UnreadableImage, decode, most_pixels, read_size
 from files.images.deep import Pixels
 from files.images.jpeg import read_rows
-from files.numbers import NonNegativeInt, PositiveFloat
+from files.numbers import NonNegativeInt
+from files.owned import remove_file
 from files.paths import expand_path
 
 log = logging.getLogger(__name__)
@@ -63,11 +64,11 @@ def without_gc() -> Iterator[None]:
             gc.enable()
 
 
-def load_remote_index(wanted: Wanted, folder: Path, cache: DiskCache) -> ShardIndex:
+def load_remote_index(shard: RemoteShard, folder: Path, cache: ShardCache) -> ShardIndex:
     """Return the index of a remote shard: stored here, beside the shard, or made and stored here.
 
     Args:
-        wanted: The shard.
+        shard: The shard.
         folder: Folder of stored indices.
         cache: Holds the shard if its index must be made.
 
@@ -75,56 +76,53 @@ def load_remote_index(wanted: Wanted, folder: Path, cache: DiskCache) -> ShardIn
         RemoteError: If it cannot be downloaded.
         ValueError: If the shard is broken, or cannot be kept.
     """
-    place = folder / f"{wanted.name}.idx.json"
+    place = folder / f"{shard.name}.idx.json"
     index = read_index(place)
-    if index is not None and wanted.size == index.size:
+    if index is not None and shard.size == index.size:
         return index
-    index = _beside(wanted, cache.policy)
-    if index is None:
-        index = _made(wanted, cache)
+    index = _beside(shard) or _made(shard, cache)
     try:
         save_index(index, place)
     except OSError as error:
-        log.warning("the index of %s cannot be stored: %s", shown(wanted.url), error)
+        log.warning("the index of %s cannot be stored: %s", shown(shard.url), error)
     return index
 
 
-def _beside(wanted: Wanted, policy: RetryPolicy) -> ShardIndex | None:
-    address, question, query = wanted.url.partition("?")
-    data = read_small(f"{address}.idx.json{question}{query}", policy)
+def _beside(shard: RemoteShard) -> ShardIndex | None:
+    address, question, query = shard.url.partition("?")
     try:
-        index = None if data is None else parse_index(data)
-        if index is None or index.size == wanted.size:
+        index = parse_index(read_small(f"{address}.idx.json{question}{query}"))
+        if index is None or index.size == shard.size:
             return index
-        problem: object = f"it is of a tar of {index.size} bytes, not {wanted.size}"
-    except ValueError as error:
+        problem: object = f"it is of a tar of {index.size} bytes, not {shard.size}"
+    except (RemoteError, ValueError) as error:
         problem = error
-    log.warning("the index beside %s is made again: %s", shown(wanted.url), problem)
+    log.info(
+        "the index of %s is made, as none beside it can be used: %s", shown(shard.url), problem
+    )
     return None
 
 
-def _made(wanted: Wanted, cache: DiskCache) -> ShardIndex:
-    log.info("%s has no index beside it: downloading it once", shown(wanted.url))
-    while (path := cache.fetch(wanted)) is not None:
-        try:
-            index = build_index(path, examine=True)
-            # Without sizes, images are decoded whole. These were never decoded, unlike those of
-            # `pack`, and a crop whose lower rows are not decoded would hide damage.
-            sizeless = [
-                {suffix: member._replace(height=0, width=0) for suffix, member in members.items()}
-                for members in index.members
-            ]
-            return replace(index, members=sizeless)
-        except FileNotFoundError:  # another process needed the room
-            continue
-        except ValueError as error:
-            cache.drop(wanted)
-            raise ValueError(str(error).replace(str(path), shown(wanted.url))) from error
-    raise ValueError(
-        f"{shown(wanted.url)} has no index beside it, and does not fit into {cache.folder} to make "
-        f"one: put {shown(wanted.url)}.idx.json there, or raise Shards.cache_size ({cache.limit} "
-        "bytes)"
-    )
+def _made(shard: RemoteShard, cache: ShardCache) -> ShardIndex:
+    path = cache.fetch(shard)
+    if path is None:
+        raise ValueError(
+            f"{shown(shard.url)} has no index beside it, and does not fit into {cache.folder} to "
+            f"make one: put {shown(shard.url)}.idx.json there, or raise Shards.cache_size "
+            f"({cache.limit} bytes)"
+        )
+    try:
+        index = build_index(path, examine=True)
+    except ValueError as error:
+        remove_file(path)
+        raise ValueError(str(error).replace(str(path), shown(shard.url))) from error
+    # Without sizes, images are decoded whole. These were never decoded, unlike those of `pack`,
+    # and a crop whose lower rows are not decoded would hide damage.
+    sizeless = [
+        {suffix: member._replace(height=0, width=0) for suffix, member in members.items()}
+        for members in index.members
+    ]
+    return replace(index, members=sizeless)
 
 
 class Shards(Source):
@@ -149,8 +147,6 @@ class Shards(Source):
         cache_size: Largest size of that cache in bytes, such as ``500M`` or ``50G``; the least
             recently used shards are removed first.
         read_ahead: Number of remote shards that are downloaded ahead at a time; 0 for none.
-        deadline: Seconds without progress after which a request to a server, which is repeated
-            with growing pauses, fails.
         stages: Your own functions of a webdataset sample, in this order, such as
             ``my.module.stage``: each gets a dict of ``__key__``, ``__url__`` and all members by
             suffix, as bytes or as an earlier stage left them, and returns such a dict, or None to
@@ -172,7 +168,6 @@ class Shards(Source):
         cache_dir: str = "~/.cache/enlarger/tars",
         cache_size: str | int = "50G",
         read_ahead: NonNegativeInt = 2,
-        deadline: PositiveFloat = 300.0,
         stages: list[Callable[[dict[str, Any]], Any]] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -181,7 +176,6 @@ class Shards(Source):
         self.cache_dir = cache_dir
         self.cache_size = parse_bytes(cache_size, "Shards.cache_size")
         self.read_ahead, self.stages = read_ahead, stages or []
-        self.policy = RetryPolicy(deadline=deadline, stall=min(30.0, deadline / 4))
         self._reader = Reader()
         self._tars: list[Tar] = []
         self._table = joined([])
@@ -197,7 +191,7 @@ class Shards(Source):
             RemoteError: If a server cannot be reached, or refuses.
         """
         self._folder = Path(expand_path(self.index_cache, "Shards.index_cache"))
-        names = list_shards(self.urls, False, self.policy)
+        names = list_shards(self.urls, "Shards.urls")
         cache = self._cache() if any(map(is_remote, names)) else None
         with without_gc():
             if cache is None:  # for local shards, threads would be slower
@@ -230,33 +224,31 @@ class Shards(Source):
         if "hr" in table.columns:
             refuse_mixed("Shards.urls", table.keys, self.image_size, scale)
 
-    def _cache(self) -> DiskCache:
+    def _cache(self) -> ShardCache:
         folder = Path(expand_path(self.cache_dir, "Shards.cache_dir"))
-        return DiskCache(folder, self.cache_size, self.policy, self.read_ahead)
+        return ShardCache(folder, self.cache_size, self.read_ahead)
 
-    def _open(self, name: str, cache: DiskCache | None) -> tuple[Tar, Table]:
+    def _open(self, name: str, cache: ShardCache | None) -> tuple[Tar, Table]:
         """Return a shard and its samples."""
         if not is_remote(name):
             state = os.stat(name)
             tar = Tar(name, state.st_size, state.st_mtime_ns)
             return tar, self._samples_of(tar, cache)
-        wanted = look_up(name, self.policy)
-        tar = Tar(name, wanted.size, wanted=wanted)
-        table = self._samples_of(tar, cache)
-        [checksum] = table.checksums
-        return replace(tar, wanted=wanted._replace(checksum=checksum)), table
+        remote = look_up(name)
+        tar = Tar(name, remote.size, remote=remote)
+        return tar, self._samples_of(tar, cache)
 
-    def _samples_of(self, tar: Tar, cache: DiskCache | None) -> Table:
+    def _samples_of(self, tar: Tar, cache: ShardCache | None) -> Table:
         return table_of(tar.name, self._index(tar, cache), self._prefix(tar))
 
     def _prefix(self, tar: Tar) -> str:
         name = tar.name.partition("?")[0].rpartition("/")[2].removesuffix(".tar")
         return f"{name}/" if self.shard_in_key else ""
 
-    def _index(self, tar: Tar, cache: DiskCache | None) -> ShardIndex:
-        if tar.wanted is None or cache is None:
+    def _index(self, tar: Tar, cache: ShardCache | None) -> ShardIndex:
+        if tar.remote is None or cache is None:
             return load_index(Path(tar.path), self._folder)
-        return load_remote_index(tar.wanted, self._folder, cache)
+        return load_remote_index(tar.remote, self._folder, cache)
 
     @property
     def keys(self) -> list[str]:
@@ -289,9 +281,9 @@ class Shards(Source):
 
     def upcoming(self, groups: Sequence[int]) -> None:
         """Fetch remote shards in the background. Args as ``Source.upcoming``."""
-        wanted = [tar.wanted for tar in (self._tars[group] for group in groups) if tar.wanted]
+        remote = [tar.remote for tar in (self._tars[group] for group in groups) if tar.remote]
         if self._reader.cache is not None:
-            self._reader.cache.read_ahead(wanted)
+            self._reader.cache.read_ahead(remote)
 
     def read(self, index: int) -> Sample:
         """Return the sample ``keys[index]``.

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
-import fsspec
 import numpy as np
+import webdataset
 from torch.utils.data import get_worker_info
-from webdataset import DataPipeline, SimpleShardList, gopen, shuffle
 from webdataset.gopen import Pipe
-from webdataset.tariterators import group_by_keys
+from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from datamodules.files.pairs import refuse_mixed
 from datamodules.files.roles import roles_of
@@ -26,7 +25,7 @@ from datamodules.order.plan import Item, Plan, checked_plan
 from datamodules.order.shuffle import Integers
 from datamodules.samples import Skipped, TrainingImages
 from datamodules.shards.index import BLOCK, CHUNK, DAMAGE, split_name
-from datamodules.shards.remote import RetryPolicy, scheme_of, shown
+from datamodules.shards.remote import open_remote, scheme_of, shown
 from datamodules.shards.sample import Raw, decoded, raw_of, warn_once
 from datamodules.shards.urls import list_shards
 from datamodules.source import Sample, Source
@@ -133,7 +132,7 @@ class Stream(Source):
         Raises:
             ValueError: If there are none, or some of a kind that is not read.
         """
-        self._shards = list_shards(self.urls, self.allow_pipes, RetryPolicy(owner="Stream"))
+        self._shards = list_shards(self.urls, "Stream.urls", self.allow_pipes)
 
     def plan(self, seed: int, batch_size: int, streams: int, repeats: int) -> StreamPlan:
         """Return the lengths and seeds of the epochs. Args as of ``Plan``.
@@ -227,23 +226,24 @@ class Stream(Source):
         place: tuple[int, int, int],
         notes: list[Skipped],
         ranks: tuple[int, int],
-    ) -> DataPipeline:
+    ) -> webdataset.DataPipeline:
         """Return webdataset's pipeline of one pass over the tars."""
         rank, world = ranks
         worker, workers = _worker()
-        # Not webdataset's own splits by process and worker, which believe the environment.
         stages = [
-            SimpleShardList(self._shards, seed=seed_of(plan.seed, "shards", *place)),
-            lambda tars: itertools.islice(tars, rank + world * worker, None, world * workers),
-            partial(samples_of, notes=notes),
+            webdataset.SimpleShardList(self._shards, seed=seed_of(plan.seed, "shards", *place)),
+            # webdataset's split_by_node takes RANK from the environment, also of a single process.
+            lambda tars: itertools.islice(tars, rank, None, world),
+            webdataset.split_by_worker,
+            partial(whole_samples, notes=notes),
             partial(map, raw_of),
             partial(_copies, repeats=plan.repeats),
         ]
         if self.shuffle:
             size = -(-self.shuffle // (world * workers))
             seed = seed_of(plan.seed, "shuffle", *place, rank, worker)
-            stages.append(shuffle(size, initial=size, seed=seed))
-        return DataPipeline(*stages)
+            stages.append(webdataset.shuffle(size, initial=size, seed=seed))
+        return webdataset.DataPipeline(*stages)
 
 
 def _worker() -> tuple[int, int]:
@@ -261,54 +261,41 @@ class StreamImages(TrainingImages):
 
     ranks: tuple[int, int] = (0, 1)
     """Number of this process, and of all."""
-    _raws: Iterator[Raw] | None = None
+    _raws: Iterator[Raw] = iter(())
     _begun: tuple[int, ...] = ()  # which samples these are
-    _latest = (-1, -1)  # batch and place in the epoch of the latest item
-    _tried = -1  # samples for the current item
+    _batch = -1  # the latest
     _raw = Raw("", "", {})
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process needs: no open files."""
-        return {**vars(self), "_raws": None, "_begun": ()}
+        return {**vars(self), "_raws": iter(()), "_begun": ()}
 
     def __getitems__(self, items: list[Item]) -> list[dict[str, Any]]:
         """Return the next batch of this worker. Errors as ``TrainingImages``."""
-        self._go_to(items[0])
+        plan, stream = cast(StreamPlan, self.plan), cast(Stream, self.source)
+        item = items[0]
+        batch = plan.batch_of(item.position)
+        # With the process, since a fork must leave open files alone.
+        begun = (os.getpid(), item.epoch, item.image)
+        if begun != self._begun or batch <= self._batch:
+            self._notes: list[Skipped] = []
+            self._raws = stream.raws(plan, item.epoch, item.image, self._notes, self.ranks)
+            self._begun = begun
+        self._batch = batch
         return super().__getitems__(items)
-
-    def __getitem__(self, item: Item) -> dict[str, Any]:
-        """Return the next crop of this worker. Errors as ``TrainingImages``."""
-        return self.__getitems__([item])[0]
 
     def _listed(self) -> Sequence[str]:
         return _CurrentKey(self)
 
-    @property
-    def _stream(self) -> Stream:
-        return cast(Stream, self.source)
-
-    def _go_to(self, item: Item) -> None:
-        plan = cast(StreamPlan, self.plan)
-        # With the process, since a fork must leave open files alone.
-        begun: tuple[int, ...] = (os.getpid(), item.epoch, item.image)
-        latest = (plan.batch_of(item.position), item.position)
-        if begun != self._begun or latest <= self._latest:
-            self._notes: list[Skipped] = []
-            self._raws = self._stream.raws(plan, item.epoch, item.image, self._notes, self.ranks)
-            self._begun = begun
-        self._latest = latest
-
     def _sample(self, item: Item) -> dict[str, Any]:
-        # A sample that cannot be used is replaced by the next one.
-        self._tried = -1
-        sample = super()._sample(item._replace(image=0))
+        sample = super()._sample(item)
         skipped = [*self._notes, *sample["skipped"]]
         self._notes.clear()
         return {**sample, "skipped": skipped}
 
     def _read(self, index: int) -> Sample:
-        if index != self._tried:
-            self._raw, self._tried = next(cast("Iterator[Raw]", self._raws)), index
+        # A sample that cannot be used is replaced by the next one, whatever its index.
+        self._raw = next(self._raws)
         return decoded(self._raw, self.source.srgb)
 
     @property
@@ -334,11 +321,13 @@ class _CurrentKey(Sequence[str]):
 
 
 # ------------------------------------------------------------------------------------------- a tar
-def samples_of(sources: Iterable[dict[str, Any]], notes: list[Skipped]) -> Iterator[dict[str, Any]]:
-    """Yield the samples of tars as webdataset reads them: a stage of a pipeline.
+def whole_samples(
+    sources: Iterable[dict[str, Any]], notes: list[Skipped]
+) -> Iterator[dict[str, Any]]:
+    """Yield the samples of tars: a stage of webdataset's, made of webdataset's.
 
-    Of a tar that breaks off, webdataset's own ``tarfile_to_samples`` gives half a sample. So each
-    tar has its own loop, which ends with the error.
+    Its own ``tarfile_to_samples`` gives half a sample of a tar that breaks off. So each tar has its
+    own loop, which ends with the error.
 
     Args:
         sources: The addresses of the tars as ``{"url": ...}``.
@@ -350,8 +339,9 @@ def samples_of(sources: Iterable[dict[str, Any]], notes: list[Skipped]) -> Itera
     for source in sources:
         url, sizes = source["url"], dict[str, tuple[int, int]]()
         try:
-            with closing(_Tar(url)) as tar:
-                for sample in group_by_keys(_files(tar, url), keys=_split):
+            with closing(TarStream(url)) as tar:
+                members = tar_file_expander([{"url": url, "stream": tar}])
+                for sample in group_by_keys(members, keys=_split):
                     yield sample
                     with suppress(UnreadableImage, KeyError, ValueError):
                         image = sample[roles_of(tuple(sample)).members["hr"]]
@@ -360,11 +350,19 @@ def samples_of(sources: Iterable[dict[str, Any]], notes: list[Skipped]) -> Itera
             # Not what webdataset adds: its stream and the address, which may hold a password.
             reason = "it is truncated, damaged or compressed"
             if isinstance(error, OSError):
-                reason = error.strerror or "its command failed"
+                reason = error.strerror or "it cannot be read, or its command failed"
             message = f"shard {shown(url)} cannot be read to its end: {reason}"
             notes.append(Skipped(shown(url), "unreadable tar", message, True))
             continue
         refuse_mixed(f"shard {shown(url)}", list(sizes), list(sizes.values()).__getitem__)
+
+
+def _opened(url: str) -> Any:
+    scheme = scheme_of(url)
+    if scheme == "pipe":  # only those of `list_shards`, which refuses them by default
+        command = url.removeprefix("pipe:")
+        return Pipe(command, mode="rb", shell=True, env=own_environment())
+    return open_remote(url) if scheme else open(url, "rb")
 
 
 def _size_of(image: bytes) -> tuple[int, int]:
@@ -379,73 +377,47 @@ def _split(name: str) -> tuple[str | None, str | None]:
     return split_name(name) or (None, None)
 
 
-def _files(tar: _Tar, url: str) -> Iterator[dict[str, Any]]:
-    """Yield the files of a tar, and check its end, in the form that ``group_by_keys`` takes."""
-    with tarfile.open(fileobj=tar, mode="r:") as members:  # type: ignore[call-overload]
-        while (member := members.next()) is not None:
-            members.members.clear()  # tarfile would keep all of them
-            if member.isreg():
-                data = members.extractfile(member).read()
-                yield {"fname": member.name, "data": data, "__url__": url}
-        tar.check_end()
-    yield {}  # webdataset's mark of the tar's end
+class TarStream:
+    """The bytes of a tar, which raises where ``tarfile`` takes damage, or a cut, for the end.
 
+    A whole tar ends with a block of zeros at least, and only zeros follow.
 
-class _Tar:
-    """The bytes of a tar from front to back, as ``tarfile`` asks for them, and a check of its end.
-
-    A whole tar ends with a block of zeros at least, and only zeros follow. ``tarfile`` takes
-    damage, or a cut, for the end.
+    Args:
+        url: A path, an address, or a command.
     """
 
     def __init__(self, url: str) -> None:
-        scheme = scheme_of(url)
-        self._position = 0
-        self._latest = b""  # what was read last
-        self._file: Any
-        if not scheme:  # webdataset's secure mode opens no local files
-            self._file = open(url, "rb")  # noqa: SIM115
-        elif scheme == "pipe":  # only those of `list_shards`, which refuses them by default
-            command = url.removeprefix("pipe:")
-            self._file = Pipe(command, mode="rb", shell=True, env=own_environment())
-        elif scheme == "s3":
-            self._file = fsspec.filesystem("s3").open(url, mode="rb")
-        else:
-            self._file = gopen(url)
-
-    def tell(self) -> int:
-        """Return how many bytes were read."""
-        return self._position
-
-    def seek(self, position: int) -> None:
-        """Pass over the bytes before a later position.
-
-        Raises:
-            tarfile.StreamError: If it is an earlier one.
-        """
-        if position < self._position:
-            raise tarfile.StreamError("a member begins before the last one ends")
-        while self._position < position:
-            if not self.read(min(position - self._position, CHUNK)):
-                return
+        self._file = _opened(url)
+        self._left = 0  # bytes until the next header
 
     def read(self, count: int) -> bytes:
-        """Return the next bytes."""
-        self._latest = self._file.read(count)
-        self._position += len(self._latest)
-        return self._latest
-
-    def check_end(self) -> None:
-        """Raise if the tar is not whole, or the command that wrote it failed.
+        """Return the next header, or at most that many bytes of a member.
 
         Raises:
-            tarfile.ReadError: If the last block was no end, or something else follows.
-            OSError: If the command failed.
+            tarfile.ReadError: If the header is damaged, or something follows the end.
+            OSError: If the command that writes the tar failed.
         """
+        if self._left:
+            data: bytes = self._file.read(min(count, self._left))
+            self._left -= len(data)
+            return data
+        block: bytes = self._file.read(BLOCK)
+        if block == bytes(BLOCK):
+            self._check_end()
+            return block
+        try:
+            header = tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape")
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(str(error)) from error
+        if not (header.isdir() or header.isdev() or header.islnk() or header.issym()):
+            self._left = -(-header.size // BLOCK) * BLOCK
+        return block
+
+    def _check_end(self) -> None:
         goes_on = any(data.strip(b"\0") for data in iter(partial(self._file.read, CHUNK), b""))
         self._file.close()
-        if goes_on or self._latest != bytes(BLOCK):
-            raise tarfile.ReadError("truncated, damaged or compressed")
+        if goes_on:
+            raise tarfile.ReadError("something follows its end")
 
     def close(self) -> None:
         """Close the file, or end the command."""

@@ -26,14 +26,12 @@ class Table:
     Args:
         keys: (n) names of the samples.
         counts: Number of samples of each shard.
-        checksums: Hexadecimal xxh3_128 of each shard, if known.
         columns: Places by field of ``FIELDS``, for fields that some sample has.
         notes: Warnings about skipped samples.
     """
 
     keys: list[str]
     counts: list[int]
-    checksums: list[str | None]
     columns: dict[str, Column]
     notes: list[str]
 
@@ -102,7 +100,6 @@ def table_of(shard: str, index: ShardIndex, prefix: str = "", needed: str = "hr"
     return Table(
         keys=keys,
         counts=[len(keys)],
-        checksums=[index.checksum],
         columns={
             field: np.array([sample.get(field, absent) for sample in samples], PLACE)
             for field in FIELDS
@@ -123,7 +120,6 @@ def joined(tables: Iterable[Table]) -> Table:
     return Table(
         keys=[key for table in tables for key in table.keys],
         counts=[count for table in tables for count in table.counts],
-        checksums=[checksum for table in tables for checksum in table.checksums],
         columns=columns,
         notes=[note for table in tables for note in table.notes],
     )

@@ -8,26 +8,26 @@ from urllib.request import url2pathname
 from braceexpand import braceexpand
 
 from datamodules.files.paths import braced
-from datamodules.shards.remote import SCHEMES, RetryPolicy, list_urls, scheme_of, shown
+from datamodules.shards.remote import SCHEMES, list_urls, scheme_of, shown
 from files.paths import existing_part, expand_path, fill_variables, glob_paths
 
 EXPECTED = "expected tars, e.g. /data/train-{000..099}.tar"
 
 
-def list_shards(urls: str | list[str], allow_pipes: bool, policy: RetryPolicy) -> list[str]:
+def list_shards(urls: str | list[str], key: str, allow_pipes: bool = False) -> list[str]:
     """Return paths, addresses and commands: a list keeps its order, a pattern is sorted.
 
     Args:
-        urls: The value of ``urls``.
+        urls: Paths, addresses and commands, with ``{000..099}`` or ``*`` for several.
+        key: The key that they are the value of, for messages.
         allow_pipes: Whether commands (``pipe:``) may be run.
-        policy: When to give up listing a remote folder, and whose key ``urls`` is.
 
     Raises:
         ValueError: If there are no shards, or some of an unsupported kind.
     """
     shards: list[str] = []
     for url in [urls] if isinstance(urls, str) else urls:
-        shards += _expanded(url, allow_pipes, policy)
+        shards += _expanded(url, key, allow_pipes)
     return shards
 
 
@@ -36,8 +36,7 @@ def is_remote(name: str) -> bool:
     return bool(scheme_of(name))
 
 
-def _expanded(url: str, allow_pipes: bool, policy: RetryPolicy) -> list[str]:
-    key = f"{policy.owner}.urls"
+def _expanded(url: str, key: str, allow_pipes: bool) -> list[str]:
     if os.path.lexists(url):
         return _local(url, key)
     if not scheme_of(url) and not existing_part(url)[0]:
@@ -52,7 +51,7 @@ def _expanded(url: str, allow_pipes: bool, policy: RetryPolicy) -> list[str]:
         path = url.partition(":")[2].removeprefix("//").removeprefix("localhost")
         return _local(url2pathname(path), key)
     if scheme in SCHEMES:
-        return _remote(fill_variables(url, key), key, policy)
+        return _remote(fill_variables(url, key), key)
     raise ValueError(
         f"{key} has {shown(url)!r}; expected a path, file:, or one of {', '.join(SCHEMES)}://; "
         "only datamodules.Stream runs commands (pipe:), with allow_pipes: true if you trust "
@@ -60,13 +59,13 @@ def _expanded(url: str, allow_pipes: bool, policy: RetryPolicy) -> list[str]:
     )
 
 
-def _remote(url: str, key: str, policy: RetryPolicy) -> list[str]:
+def _remote(url: str, key: str) -> list[str]:
     shards: list[str] = []
     for name in braceexpand(url, escape=False):
         if "*" not in name.partition("?")[0]:  # a query may have it, too
             shards.append(name)
             continue
-        matches = list_urls(name, policy)
+        matches = list_urls(name)
         if not matches:
             raise ValueError(
                 f"{key}: nothing matches {shown(name)}; {EXPECTED} (web servers that do not list "

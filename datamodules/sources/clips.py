@@ -28,7 +28,7 @@ from datamodules.files.pairs import refuse_mixed
 from datamodules.files.roles import SUFFIXES, role_of
 from datamodules.order.plan import Item
 from datamodules.samples import Images, SampleDraws, TrainingImages, seeded
-from datamodules.shards.cache import DiskCache
+from datamodules.shards.cache import ShardCache
 from datamodules.shards.index import Member, ShardIndex
 from datamodules.shards.reader import Tar
 from datamodules.shards.sample import add_text
@@ -416,7 +416,7 @@ class ClipShards(RecordedClips):
 class _Frames(Shards):
     """Frames as samples of their own, whose keys are ``clip/frame``."""
 
-    def _index(self, tar: Tar, cache: DiskCache | None) -> ShardIndex:
+    def _index(self, tar: Tar, cache: ShardCache | None) -> ShardIndex:
         index = super()._index(tar, cache)
         samples = dict(zip(index.keys, index.members, strict=True))
         keys: list[str] = []

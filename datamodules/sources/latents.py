@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from datamodules.samples import SampleDraws, TrainingImages
-from datamodules.shards.cache import DiskCache
+from datamodules.shards.cache import ShardCache
 from datamodules.shards.index import array_of
 from datamodules.shards.reader import Tar
 from datamodules.shards.shards import Shards
@@ -54,7 +54,7 @@ class Latents(Shards):
             ValueError: If there is no shard, a broken one, or a set is incomplete; or its LR has
                 another scale, or two sets were not encoded alike.
         """
-        names = list_shards(self.urls, False, self.policy)
+        names = list_shards(self.urls, "Latents.urls")
         paths = dict.fromkeys(Path(name).with_name(ABOUT) for name in names)
         abouts = {path: _about(path) for path in paths}
         first, self.about = next(iter(abouts.items()))
@@ -72,7 +72,7 @@ class Latents(Shards):
             )
         super().prepare(scale)
 
-    def _samples_of(self, tar: Tar, cache: DiskCache | None) -> Table:
+    def _samples_of(self, tar: Tar, cache: ShardCache | None) -> Table:
         return table_of(tar.name, self._index(tar, cache), needed="latent")
 
     def size(self, index: int) -> tuple[int, int] | None:

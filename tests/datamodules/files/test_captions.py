@@ -10,7 +10,7 @@ from datamodules.files.captions import caption_of
 from datamodules.pack.images import Recipe, process
 from datamodules.pack.inputs import find_inputs
 from datamodules.shards.shards import Shards
-from datamodules.shards.stream import decoded, raw_of, samples_of
+from datamodules.shards.stream import decoded, raw_of, whole_samples
 from datamodules.sources.clips import ClipShards
 from files.images.decode import UnreadableImage
 from tests.datamodules.image_files import save
@@ -52,7 +52,7 @@ def test_what_cannot_be_read_is_said(kind, tmp_path):
     source.prepare(2.0)
     with pytest.raises(UnreadableImage, match=f"a.tar: a: .*{message}"):
         source.read(0)
-    (raw,) = map(raw_of, samples_of([{"url": str(path)}], []))
+    (raw,) = map(raw_of, whole_samples([{"url": str(path)}], []))
     with pytest.raises(UnreadableImage, match=f"a.tar: a: .*{message}"):
         decoded(raw, srgb=False)
     save(tmp_path / "b" / "b.png")

@@ -96,7 +96,7 @@ def tars_open(folder):
 
 
 def test_few_files_are_open(seven, monkeypatch):
-    monkeypatch.setattr(shard_reader, "most_open_files", lambda: 5)
+    monkeypatch.setattr(shard_reader, "OPEN_FILES", 5)
     source = prepared(seven / "t-*.tar")
     for index in [*range(5), 0, 5]:
         source.read(index)

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext
 
 from datamodules.base import SRDataModule
+from datamodules.shards import remote
 from datamodules.shards.index import METADATA, split_name
 from datamodules.shards.sample import decoded, raw_of
 from datamodules.shards.shards import Shards
-from datamodules.shards.stream import Stream, samples_of
+from datamodules.shards.stream import Stream, whole_samples
 from tests.datamodules.image_files import pixels
 from tests.datamodules.memory import noisy, with_crops
 from tests.datamodules.server import serving
@@ -109,7 +110,7 @@ def keys_of(batches):
 def read(*urls):
     """The samples of tars, and what was skipped."""
     notes = []
-    raws = [raw_of(s) for s in samples_of([{"url": str(url)} for url in urls], notes)]
+    raws = [raw_of(s) for s in whole_samples([{"url": str(url)} for url in urls], notes)]
     return [raw for raw in raws if raw is not None], notes
 
 
@@ -176,8 +177,8 @@ def test_it_is_pickled_while_it_is_read(tars):
     dataset = data.train_dataloader().dataset
     again = pickle.loads(pickle.dumps(dataset))
     items = next(iter(data.plan().batches(1, 0, 0, 1)))
-    expected = [s["key"] for s in dataset.__getitems__(items)]
-    assert [again[item]["key"] for item in items] == expected  # one by one, too
+    expected = [sample["key"] for sample in dataset.__getitems__(items)]
+    assert [sample["key"] for sample in again.__getitems__(items)] == expected
 
 
 def test_shuffles_within_a_tar(tmp_path):
@@ -317,13 +318,34 @@ def test_servers_give_the_same(tars, uninterrupted):
         assert data.tally.reasons == uninterrupted[1]
 
 
-def test_a_broken_connection_and_a_missing_tar_are_counted(even):
+def test_a_broken_connection_is_tried_again(even, monkeypatch):
+    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.01)
     with serving(even) as server:
-        server.faults = ["cut"]
-        raws, notes = read(f"{server.url}/0.tar", f"{server.url}/none.tar?secret", even / "1.tar")
-    assert {raw.key for raw in raws} >= {f"e{n}" for n in range(4, 8)}
-    assert [note.reason for note in notes] == ["unreadable tar"] * 2
-    assert "secret" not in str(notes)
+        server.faults = ["cut", 503]
+        raws, notes = read(f"{server.url}/0.tar")
+    assert [raw.key for raw in raws] == [f"e{n}" for n in range(4)]
+    assert notes == []
+
+
+def test_a_missing_tar_is_counted(even):
+    with serving(even) as server:
+        raws, (note,) = read(f"{server.url}/none.tar?secret", even / "1.tar")
+    assert [raw.key for raw in raws] == [f"e{n}" for n in range(4, 8)]
+    assert note.reason == "unreadable tar"
+    assert "secret" not in str(note)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_server_that_stalls_is_counted(even, monkeypatch, workers):
+    monkeypatch.setattr(remote, "STALL", 0.5)
+    monkeypatch.setattr(remote, "DEADLINE", 0.1)
+    with serving(even) as server:
+        server.always = "stall"
+        urls = [f"{server.url}/0.tar", f"{even}/1.tar"]
+        data = module(Stream(8, urls, shuffle=0), workers=workers)
+        seen = batches(data, [(0, 0)])
+    assert set(keys_of(seen)) == {f"train/e{n}" for n in range(4, 8)}
+    assert data.tally.reasons["unreadable tar"]
 
 
 def piped(command, **options):
