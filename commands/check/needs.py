@@ -19,10 +19,10 @@ from callbacks.metrics.base import WeightsMetric
 from callbacks.weights import manifest, place_of
 from commands.check.findings import Finding, command, shown
 from commands.errors import CONFIGS, EXPERIMENTS
-from files.yaml import plain_yaml
 from files.network import answers, hub_answers
 from files.own_modules import import_own
 from files.paths import expand_path, glob_paths, read_text
+from files.yaml import plain_yaml
 
 REPOSITORY = re.compile(r"[\w-]+/[\w.-]+")  # of the hub
 OF_REPOSITORY = ("network", "vae", "path")  # arguments that may name one
