@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,14 +54,6 @@ def test_the_folder_above_a_link_is_its_targets(tmp_path: Path) -> None:
     (tmp_path / "far/experiments").mkdir(parents=True)
     (tmp_path / "link").symlink_to("far/experiments")
     assert run_folder(f"{tmp_path}/link/../runs", "x") == tmp_path.resolve() / "far/runs/x"
-
-
-def test_no_folder_is_called_null(tiny: Path, refusal: Refusal) -> None:
-    Path("more.yaml").write_text("run: {root: null}\n")
-    for more in (("--run.root", "null"), ("--config", "more.yaml")):
-        sentence = refusal(*FIT, *more)
-        assert re.search(r"run\.root is null; .*leave it out", sentence)
-    assert not Path("null").exists()
 
 
 # ----------------------------------------------------------------------------- its configuration
