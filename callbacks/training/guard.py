@@ -212,7 +212,7 @@ class Guard(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the counts."""
-        self.skipped, self.rows = state_dict["skipped"], dict(state_dict["rows"])
+        self.skipped, self.rows = state_dict["skipped"], dict(state_dict.get("rows", {}))
 
 
 def _is_finite(optimizer: Any, device: torch.device) -> Tensor:
