@@ -20,8 +20,9 @@ from degradations.images import as_image
 from files.numbers import NonNegativeInt, PositiveInt
 
 GAP = 8  # pixels between two images
-NARROWEST = 128  # pixels of a column, for its words
-LINE = 18  # pixels
+NARROWEST = 160  # pixels of a column, for its words
+FONT = 22  # pixels; TensorBoard shows images at about half of their size
+LINE = 28  # pixels
 
 
 class ValidationImages(Callback):
@@ -141,7 +142,7 @@ def side_by_side(images: dict[str, Tensor], lines: dict[str, list[str]]) -> npt.
     size = (step * len(images) - GAP, height + LINE * rows + GAP)
     paper = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(paper)
-    font = ImageFont.load_default(14)
+    font = ImageFont.load_default(FONT)
     left = 0
     for name, image in images.items():
         paper.paste(as_image(image.float().nan_to_num(0)), (left, 0))
