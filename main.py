@@ -62,7 +62,6 @@ def _run_alone(words: Sequence[str]) -> int | None:
     from importlib import import_module
 
     from commands.arguments.help import answered
-    from commands.check.machine import main as machine
     from commands.errors import ConfigurationError, print_error
     from commands.names import TOOLS
 
@@ -70,7 +69,9 @@ def _run_alone(words: Sequence[str]) -> int | None:
         if answered(words):
             return 0
         if [word for word in words if word != "--debug"] == ["check"]:  # without a configuration
-            return machine()
+            from commands.check.machine import main as tell_of_machine
+
+            return tell_of_machine()
         if not words or words[0] not in TOOLS:
             return None
         status: int = import_module(TOOLS[words[0]]).main(words[1:])

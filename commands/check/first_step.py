@@ -75,7 +75,9 @@ class Check(Callback):
                 "the initial weights and trainer.precision"
             )
         if torch.cuda.is_available():
-            self._batch += f"; {torch.cuda.max_memory_allocated() / 2**30:.1f} GB of its memory"
+            self._batch += (
+                f"; {torch.cuda.max_memory_allocated() / 2**30:.1f} GB of the device's memory"
+            )
         everyone = self.ranks.gather({"batch": self._batch, "signal": self.ranks.signals.received})
         signal = max(facts["signal"] for facts in everyone)
         if signal:

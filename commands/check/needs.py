@@ -108,10 +108,10 @@ def _of_model(key: str, value: str) -> Finding | None:
     is_weights = name == "weights" or name.endswith("_weights")
     if is_weights and value in manifest():
         return _of_manifest(key, value)
-    is_network = name in OF_REPOSITORY and REPOSITORY.fullmatch(value) is not None
-    if not (is_weights or is_network or value.startswith("$")) or _exists(value):
+    is_place = is_weights or name in OF_REPOSITORY or value.startswith("$")
+    if not is_place or _exists(value):
         return None
-    if is_network:
+    if name in OF_REPOSITORY and REPOSITORY.fullmatch(value):
         return _of_hub(key, value)
     stem = Path(value).name
     for recipe in sorted(EXPERIMENTS.rglob(f"{stem}.yaml")):
