@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from files.images import decoders, jpeg
 from files.images.boxes import box
-from files.images.colours import GREY, profile_of_tags
+from files.images.colours import profile_of_tags
 from files.images.deep import Pixels, eight_bits
 from files.images.faults import Truncated, Unsupported
 from files.images.header import MAX_TEXT, Header, of_pillow, open_header
@@ -75,7 +75,7 @@ class DecodedImage:
         icc: The file's colour profile, if it describes ``rgb``; a profile for grey or CMYK does
             not, nor does any profile after a conversion to sRGB.
         bit_depth: 8 or 16.
-        mode: Pillow's mode of the file's pixels, e.g. ``P`` or ``CMYK``.
+        mode: ``L`` (grey), ``LA``, ``RGB`` or ``RGBA``.
         grey_icc: The file's colour profile, if it describes one of the three equal channels.
         exif: The file's EXIF, unchanged; for a TIFF, whose tags are its EXIF, the tags that
             describe the image and not the file.
@@ -96,7 +96,7 @@ class DecodedImage:
 
     def array(self) -> Pixels:
         """Return (H, W) grey, or (H, W, 2 to 4): grey with alpha, RGB, RGB with alpha."""
-        colours = self.rgb[..., 0] if self.mode in GREY else self.rgb
+        colours = self.rgb[..., 0] if self.mode in ("L", "LA") else self.rgb
         if self.alpha is None:
             return colours
         return cast(Pixels, np.dstack([colours, self.alpha]))
@@ -245,7 +245,7 @@ def from_pillow(image: Image.Image, srgb: bool = False) -> DecodedImage:
 
     Args:
         image: Of 8 or 16 bits a channel.
-        srgb: As for ``decode``; 16-bit grey is not converted.
+        srgb: As for ``decode``.
 
     Raises:
         UnreadableImage: If it was opened, but not read yet, and its file is damaged.
@@ -275,7 +275,7 @@ def _file_of(image: Image.Image) -> bytes | None:
 
 def _as_pillow(image: DecodedImage) -> DecodedImage:
     """Return an image of 8 bits, as Pillow has them, but for grey."""
-    if image.bit_depth == 8 or image.mode.startswith("I;16"):
+    if image.bit_depth == 8 or image.mode == "L":
         return image
     alpha = None if image.alpha is None else eight_bits(image.alpha)
     return dataclasses.replace(image, rgb=eight_bits(image.rgb), alpha=alpha, bit_depth=8)
@@ -304,11 +304,11 @@ def _decoded(
         rgb = _colours(pixels)
         if pixels.shape[2] in (2, 4):
             alpha = cast(Pixels, np.ascontiguousarray(pixels[..., -1]))
-        if space != ("L" if is_grey else "RGB"):
+        if space != "RGB" and not (space == "L" and is_grey):
             icc = None
     if icc and srgb:
         stored = eight_bits(rgb)
-        converted = to_srgb(stored[..., 0] if is_grey else stored, icc)
+        converted = to_srgb(stored[..., 0] if space == "L" else stored, icc)
         if converted is not None:
             lost += ("bits beyond 8",) if rgb.dtype != np.uint8 else ()
             rgb, icc = converted, None
@@ -316,10 +316,10 @@ def _decoded(
     return DecodedImage(
         rgb=rgb,
         alpha=alpha,
-        icc=None if is_grey else icc,
+        icc=None if space == "L" else icc,
         bit_depth=8 * rgb.dtype.itemsize,
         mode=("L" if is_grey else "RGB") + ("" if alpha is None else "A"),
-        grey_icc=icc if is_grey else None,
+        grey_icc=icc if space == "L" else None,
         exif=header.exif,
         cicp=cicp,
         lost=lost,

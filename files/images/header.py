@@ -34,7 +34,7 @@ WARNINGS = "Corrupt EXIF|Truncated File Read|Metadata Warning|Image appears to b
 
 BY_PILLOW = tuple(name for name in FORMATS if name not in ("TIFF", "JXL"))
 RAW_STARTS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0")  # Fujifilm, Olympus, ...
-CANON = b"ftypcrx"
+CR3, CR2 = b"ftypcrx", b"CR\x02"  # Canon's, further on
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def open_header(file: IO[bytes]) -> Header:
     file.seek(0)
     start = file.read(16)
     file.seek(0)
-    if start.startswith(RAW_STARTS) or start[4:11] == CANON:
+    if start.startswith(RAW_STARTS) or start[4:11] == CR3 or start[8:11] == CR2:
         raise Unsupported(tiff.RAW)
     if start.startswith(tiff.STARTS):
         header = _of_tiff(file)

@@ -18,7 +18,6 @@ from files.images.profiles import image_of
 
 STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 RAW = "a camera's raw file is not read: develop it first (darktable-cli)"
-CANON_RAW = b"CR"  # after the header
 SUBFILE_KIND, ICC_PROFILE, ORIENTATION, DNG_VERSION = 254, 34675, 274, 50706
 NOT_AN_IMAGE = 1 | 4  # bits of SUBFILE_KIND: of reduced resolution, a mask
 WHITE_IS_0, BLACK_IS_0, RGB, PALETTE, INKS, LUMA_CHROMA, LAB = 0, 1, 2, 3, 5, 6, 8  # photometric

@@ -1,25 +1,28 @@
 """Our decoder agrees with others, alpha included: files of all kinds, made here.
 
-PNG is compared with the samples that were written, by the rules of its specification; TIFF with
-tifffile; other formats with FFmpeg, and orientation with OpenCV.
+PNG is compared with the samples that were written, by the rules of its specification; TIFF, JPEG XL
+and JPEG 2000 with what was written, too; other formats with FFmpeg, and orientation with OpenCV.
 """
 
 from __future__ import annotations
 
 import io
 import itertools
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import cv2
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from files.images.decode import decode, from_pillow, read_size
+from files.images.decode import UnreadableImage, decode, from_pillow, read_size
 from tests.datamodules.image_files import chunk, encoded, png
+from tests.datamodules.profiles import grey_profile
 
 Array = NDArray[Any]
 DRAWS = np.random.default_rng(0)
@@ -223,3 +226,144 @@ def test_orientation(kind: str, orientation: int) -> None:
     expected = cv2.imdecode(np.frombuffer(plain, np.uint8), cv2.IMREAD_COLOR_RGB)
     check(data, expected, None, 0 if kind in ("PNG", "TIFF") else 30)
     assert read_size(io.BytesIO(data)) == expected.shape[1::-1]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("compression", [None, "lzw", "zlib", "zstd"])
+@pytest.mark.parametrize("planes", ["contig", "separate"])
+def test_a_16_bit_tiff_is_turned_once(
+    planes: str, compression: str | None, orientation: int
+) -> None:
+    deep = SMOOTH.astype(np.uint16) * 257
+    stored = np.moveaxis(deep, -1, 0).copy() if planes == "separate" else deep
+    turns = [(274, 3, 1, orientation, True)]
+    options = {"photometric": "rgb", "planarconfig": planes, "compression": compression}
+    data = tiff(stored, extratags=turns, **options)
+    turned = encoded(Image.fromarray(SMOOTH), exif=orientation_exif(orientation))
+    expected = cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_COLOR_RGB)
+    check(data, expected.astype(np.uint16) * 257, None)
+    assert read_size(io.BytesIO(data)) == expected.shape[1::-1]
+
+
+def orientation_exif(orientation: int) -> bytes:
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags.tobytes()
+
+
+# ------------------------------------------------------------------------ JPEG XL, JPEG 2000, depth
+
+DEEP = SMOOTH.astype(np.uint16) * 257
+DEEP_RGBA = np.dstack([DEEP, DEEP[..., 1]])
+
+
+@pytest.mark.parametrize("pixels", [SMOOTH, SMOOTH[..., 0].copy(), DEEP, DEEP_RGBA])
+@pytest.mark.parametrize("kind", ["jpegxl", "jpeg2k"])
+def test_jpeg_xl_and_jpeg_2000(kind: str, pixels: Array) -> None:
+    lossless = {"lossless": True} if kind == "jpegxl" else {"level": 0, "codecformat": "jp2"}
+    data = getattr(imagecodecs, f"{kind}_encode")(pixels, **lossless)
+    found = decode(data, "a")
+    np.testing.assert_array_equal(found.array(), pixels)
+    assert read_size(io.BytesIO(data)) == (64, 48)
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_grey_with_alpha_keeps_its_profile(depth: int) -> None:
+    profile = chunk(b"iCCP", b"grey\0\0" + zlib.compress(grey_profile()))
+    samples = DRAWS.integers(0, 2**depth, (13, 19, 2))
+    image = decode(png(samples, depth, 4, False, profile), "a")
+    assert image.grey_icc == grey_profile()
+
+
+def test_further_channels_of_a_tiff_are_counted() -> None:
+    samples = np.dstack([RGBA, ALPHA])
+    extras = ["unassalpha", "unspecified"]
+    data = tiff(samples, photometric="rgb", planarconfig="contig", extrasamples=extras)
+    check(data, RGB, ALPHA)
+    assert decode(data, "a").lost == ("further channels",)
+
+
+# --------------------------------------------------------------------------------- what is refused
+
+
+NOISE = DRAWS.integers(0, 256, (48, 64, 3)).astype(np.uint8)
+
+
+def coded(kind: str) -> bytes:
+    if kind.startswith("TIFF"):
+        return tiff(NOISE, photometric="rgb", compression=kind.split()[1])
+    if kind in ("jpegxl", "jpeg2k"):
+        return bytes(getattr(imagecodecs, f"{kind}_encode")(NOISE))
+    if kind == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    options = {"lossless": True} if kind == "WEBP lossless" else {}
+    return encoded(Image.fromarray(NOISE), kind.split()[0], **options)
+
+
+KINDS = ("JPEG", "PNG", "WEBP", "WEBP lossless", "GIF", "AVIF", "HEIF", "jpegxl", "jpeg2k")
+TIFFS = ("zlib", "lzw", "zstd", "packbits", "jpeg", "webp")
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *(f"TIFF {name}" for name in TIFFS)])
+@pytest.mark.parametrize("part", [0.2, 0.5, 0.8])
+def test_a_copy_that_ends_in_zeros_is_refused(kind: str, part: float) -> None:
+    data = coded(kind)
+    pixels_at = data.rfind(b"mdat") + 4 if b"mdat" in data else len(data) // 4
+    kept = pixels_at + int(part * (len(data) - pixels_at))
+    with pytest.raises(UnreadableImage):
+        decode(data[:kept] + bytes(len(data) - kept), "a")
+
+
+@pytest.mark.parametrize("shape", [(512, 512, 3), (40, 1000, 3)])
+@pytest.mark.parametrize("kind", ["WEBP", "AVIF", "jpegxl", "jpeg2k"])
+def test_a_flat_image_is_no_stopped_copy(kind: str, shape: tuple[int, ...]) -> None:
+    """Lossy WebP codes it in zeros."""
+    flat = np.full(shape, 128, np.uint8)
+    flat[: shape[0] // 2] = DRAWS.integers(0, 256, flat[: shape[0] // 2].shape)
+    if kind.startswith("jpeg"):
+        data = bytes(getattr(imagecodecs, f"{kind}_encode")(flat))
+    else:
+        data = encoded(Image.fromarray(flat), kind, quality=5)
+    assert decode(data, "a").rgb.shape == shape
+
+
+def test_the_checksum_of_a_deflated_tiff_is_compared() -> None:
+    data = bytearray(tiff(SMOOTH, photometric="rgb", compression="zlib"))
+    (start,) = tifffile.TiffFile(io.BytesIO(data)).pages.first.dataoffsets
+    (size,) = tifffile.TiffFile(io.BytesIO(data)).pages.first.databytecounts
+    data[start + size - 1] ^= 1
+    with pytest.raises(UnreadableImage) as caught:
+        decode(bytes(data), "a")
+    assert caught.value.reason == "damaged"
+
+
+SENSOR = SMOOTH[..., 0].copy()
+DNG_VERSION = (50706, 1, 4, (1, 4, 0, 0), True)
+
+
+def raw(tags: list[Any], photometric: str | int) -> bytes:
+    """Return a thumbnail whose sub-directory has the sensor's samples, as cameras write."""
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as file:
+        file.write(SMOOTH, photometric="rgb", subfiletype=1, subifds=1, extratags=tags)
+        file.write(SENSOR, photometric=photometric)
+    return buffer.getvalue()
+
+
+RAWS = {
+    "DNG": raw([DNG_VERSION], "minisblack"),
+    "NEF, ARW": raw([], "cfa"),
+    "CR2": b"II*\0\x10\0\0\0CR\x02\0" + bytes(99),
+    "RAF": b"FUJIFILMCCD-RAW 0201FF383501" + bytes(99),
+    "CR3": b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + bytes(99),
+    "ORF": b"IIRO\x08\0\0\0" + bytes(99),
+    "RW2": b"IIU\0\x18\0\0\0" + bytes(99),
+}
+
+
+@pytest.mark.parametrize("kind", RAWS)
+def test_a_raw_file_of_a_camera_is_not_its_thumbnail(kind: str) -> None:
+    for read in (lambda data: decode(data, "a"), lambda data: read_size(io.BytesIO(data))):
+        with pytest.raises(UnreadableImage, match="develop it first") as caught:
+            read(RAWS[kind])
+        assert caught.value.reason == "unsupported"

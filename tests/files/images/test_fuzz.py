@@ -20,6 +20,8 @@ KINDS = {
     "tiff": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
     "bmp": {"format": "BMP"},
     "gif": {"format": "GIF"},
+    "avif": {"format": "AVIF"},
+    "jpeg 2000": {"format": "JPEG2000"},
 }
 
 
