@@ -42,7 +42,7 @@ class Reduction:
         height = len(rows) // square
         width = rows.shape[1] // square
         squares = rows[: height * square, : width * square]
-        squares = squares.reshape(height, square, width, square, -1)
+        squares = squares.reshape(height, square, width, square, rows.shape[2])
         self._means.append(squares.mean((1, 3)).round().astype(rows.dtype))
         self._rest = rows[height * square :].copy()
 

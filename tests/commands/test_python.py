@@ -16,10 +16,12 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import LambdaCallback
 from PIL import Image
+from PIL.ExifTags import IFD, Base
 from safetensors.torch import save_file
 
 import enlarger
 from callbacks import EMA, PSNR
+from callbacks.predict.files import Extras, encode
 from callbacks.results.files import load_results
 from callbacks.results.results import Results
 from commands import measure
@@ -27,6 +29,7 @@ from commands.run.files import best_or_newest, newest_whole
 from datamodules import Folder
 from degradations.bicubic import resize
 from degradations.tools.configure import degradation_of
+from files.images.decode import read_image
 from lightning_modules import EDSR, Bicubic, Regression, ResShift, RRDBNet, Taef2Space
 from lightning_modules.sampling.tiling import Tiling
 from main import main
@@ -166,6 +169,57 @@ def test_what_is_no_image(bicubic: enlarger.Enlarger, image: Any, message: str) 
     if not isinstance(image, str):
         with pytest.raises(ValueError, match=message):
             enlarger.measure([image], [image])
+
+
+@pytest.mark.parametrize("kind", ["rgb", "grey with alpha", "16 bit"])
+def test_a_file_is_enlarged_as_an_image_with_its_profile(
+    bicubic: enlarger.Enlarger, kind: str, tmp_path: Path
+) -> None:
+    levels = {
+        "rgb": RGB,
+        "grey with alpha": np.dstack([RGB[..., 0], RGB[..., 1]]),
+        "16 bit": RGB.astype(np.uint16) * 200,
+    }[kind]
+    profile = None if "grey" in kind else rgb_profile()
+    source = tmp_path / "photo.png"
+    with source.open("w+b") as file:
+        encode(file, levels.shape[:2], [levels], Extras(profile), "png", 0)
+
+    lost = bicubic.enlarge_file(source, tmp_path / "large.png")
+
+    written = read_image(tmp_path / "large.png")
+    assert lost == []
+    assert np.array_equal(written.array(), bicubic.enlarge(levels))
+    assert written.icc == profile
+
+
+def test_what_a_file_format_lacks_is_returned(bicubic: enlarger.Enlarger, tmp_path: Path) -> None:
+    source = tmp_path / "photo.png"
+    clear = np.dstack([RGB, RGB[..., 0]]).astype(np.uint16) * 257
+    cv2.imwrite(str(source), clear)
+
+    lost = bicubic.enlarge_file(source, tmp_path / "large.jpg", side=100)
+
+    assert lost == ["16 bit", "transparency"]
+    assert Image.open(tmp_path / "large.jpg").size == (83, 100)
+
+
+def test_exif_is_kept_without_the_place(bicubic: enlarger.Enlarger, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[Base.Make] = "Camera"
+    exif[IFD.GPSInfo] = {1: "N"}
+    Image.fromarray(RGB).save(tmp_path / "photo.jpg", exif=exif)
+
+    bicubic.enlarge_file(tmp_path / "photo.jpg", tmp_path / "large.jpg", exif="no_place")
+
+    kept = Image.open(tmp_path / "large.jpg").getexif()
+    assert kept[Base.Make] == "Camera"
+    assert not kept.get_ifd(IFD.GPSInfo)
+
+
+def test_a_file_of_an_unknown_format_is_refused(bicubic: enlarger.Enlarger, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected a name in png, tiff, jpg, webp"):
+        bicubic.enlarge_file("photo.png", tmp_path / "large.bmp")
 
 
 def test_degrade_is_the_recipe_of_the_command_line() -> None:
