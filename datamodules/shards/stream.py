@@ -25,7 +25,7 @@ from datamodules.order.plan import Item, Plan, checked_plan
 from datamodules.order.shuffle import Integers
 from datamodules.samples import Skipped, TrainingImages
 from datamodules.shards.index import BLOCK, CHUNK, DAMAGE, split_name
-from datamodules.shards.remote import open_remote, scheme_of, shown
+from datamodules.shards.remote import RemoteError, open_remote, scheme_of, shown
 from datamodules.shards.sample import Raw, decoded, raw_of, warn_once
 from datamodules.shards.urls import list_shards
 from datamodules.source import Sample, Source
@@ -232,9 +232,8 @@ class Stream(Source):
         worker, workers = _worker()
         stages = [
             webdataset.SimpleShardList(self._shards, seed=seed_of(plan.seed, "shards", *place)),
-            # webdataset's split_by_node takes RANK from the environment, also of a single process.
-            lambda tars: itertools.islice(tars, rank, None, world),
-            webdataset.split_by_worker,
+            # Not webdataset's own splits, which take RANK and WORKER from any environment.
+            lambda tars: itertools.islice(tars, rank + world * worker, None, world * workers),
             partial(whole_samples, notes=notes),
             partial(map, raw_of),
             partial(_copies, repeats=plan.repeats),
@@ -347,10 +346,12 @@ def whole_samples(
                         image = sample[roles_of(tuple(sample)).members["hr"]]
                         sizes[sample["__key__"]] = _size_of(image)
         except BROKEN as error:
-            # Not what webdataset adds: its stream and the address, which may hold a password.
             reason = "it is truncated, damaged or compressed"
-            if isinstance(error, OSError):
-                reason = error.strerror or "it cannot be read, or its command failed"
+            if isinstance(error, RemoteError):
+                # Not what webdataset adds: its stream and the address, which may hold a password.
+                reason = str(error.args[0]).partition(" @ ")[0]
+            elif isinstance(error, OSError):
+                reason = error.strerror or "its command failed"
             message = f"shard {shown(url)} cannot be read to its end: {reason}"
             notes.append(Skipped(shown(url), "unreadable tar", message, True))
             continue
