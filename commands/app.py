@@ -231,7 +231,7 @@ def application(page: Page, host: str) -> FastAPI:
         host: The address at which it listens.
     """
     app = FastAPI(openapi_url=None)
-    theme = gr.themes.Base("slate", font=["system-ui", "sans-serif"], font_mono=["monospace"])
+    theme = gr.themes.Base(primary_hue="slate", font="system-ui", font_mono="monospace")
     gr.mount_gradio_app(app, page.blocks, "/", footer_links=[], run_history=False, theme=theme)
     page.blocks.has_launched = True  # else a request could name any file of the machine
 

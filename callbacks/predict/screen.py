@@ -15,6 +15,7 @@ from files.images.deep import Pixels, eight_bits
 
 SIDE = 2000  # pixels that a side of a reduced image has at most
 SQUARE = 640  # pixels of a side of a square of an enlarged image
+BAND = 64  # rows that are reduced at a time
 Size = tuple[int, int]  # height, width
 
 
@@ -36,6 +37,10 @@ class Reduction:
         """Take the next rows, (rows, W, C), of an image of (H, W)."""
         self.size = size
         self.height += len(rows)
+        for top in range(0, len(rows), BAND):  # copies of a whole strip would be large
+            self._add(rows[top : top + BAND], size)
+
+    def _add(self, rows: Pixels, size: Size) -> None:
         if self._rest is not None:
             rows = np.concatenate([self._rest, rows])
         square = min(math.ceil(max(size) / SIDE), *size)
