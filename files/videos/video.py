@@ -303,23 +303,6 @@ def frame_to_rgb(frame: Any, colours: Colours) -> NDArray[Any]:
     return _rounded(result, colours.bits)
 
 
-def read_frame(path: str | os.PathLike[str], number: int) -> NDArray[Any]:
-    """Return the RGB levels (H, W, 3) of a frame of a video, from 1, upright.
-
-    Raises:
-        ValueError: If there is no such frame, or its colours are not supported.
-        OSError: If it is not a regular file.
-        av.FFmpegError: If it is no video, or damaged.
-    """
-    with open_video(path) as container:
-        film = film_of(container)
-        set_up_decoder(container, film, "AUTO")
-        frame = next(itertools.islice(container.decode(film), number - 1, None), None)
-        if frame is None:
-            raise ValueError(f"{os.fspath(path)} has no frame {number}")
-        return np.rot90(frame_to_rgb(frame, colours_of(frame)), round(frame.rotation / 90))
-
-
 def rgb_to_frame(rgb: NDArray[Any], colours: Colours) -> Any:
     """Return PyAV's frame, 4:2:0, of RGB levels (H, W, 3); sides that are odd get one pixel more.
 
