@@ -6,7 +6,6 @@ PyAV is optional (the extra ``video``), so it is imported where it is used.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 from collections.abc import Iterator
 from fractions import Fraction
