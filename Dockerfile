@@ -18,7 +18,7 @@ FROM common AS dependencies
 COPY pyproject.toml constraints.txt Makefile README.md ./
 
 FROM dependencies AS cpu
-ARG EXTRAS=app,heic,onnx,s3,spandrel,video
+ARG EXTRAS=app,heic,jxl,onnx,s3,spandrel,video
 RUN make install TORCH=cpu EXTRAS=$EXTRAS
 COPY . .
 RUN uv pip install --python .venv/bin/python --no-deps -e .
@@ -31,7 +31,7 @@ ENTRYPOINT ["python", "/enlarger/main.py"]
 CMD ["--help"]
 
 FROM dependencies AS cuda
-ARG EXTRAS=app,heic,onnx,s3,spandrel,video
+ARG EXTRAS=app,heic,jxl,onnx,s3,spandrel,video
 RUN make install EXTRAS=$EXTRAS
 COPY . .
 RUN uv pip install --python .venv/bin/python --no-deps -e .

@@ -16,7 +16,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := app,dev,docs,heic,onnx,s3,spandrel,video
+EXTRAS := app,dev,docs,heic,jxl,onnx,s3,spandrel,video
 UV_OPTIONS = --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[$(EXTRAS)]'
 BUDGET ?= 480
 DEMO := configs/experiment/quickstart.yaml

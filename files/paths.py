@@ -46,13 +46,15 @@ FORMATS = {
     "BMP": (".bmp",),
     "GIF": (".gif",),
     "AVIF": (".avif", ".avifs"),
-    "JXL": (".jxl",),  # JPEG XL
     "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
 }
 TEXTS = (".txt", ".caption", ".json")  # beside an image: its caption or metadata
 HEIF = (".heic", ".heif", ".hif")
 if find_spec("pillow_heif") is not None:  # the extra `heic`
     FORMATS["HEIF"] = HEIF
+JPEG_XL = (".jxl",)
+if find_spec("pillow_jxl") is not None:  # the extra `jxl`
+    FORMATS["JXL"] = JPEG_XL
 RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2")  # of cameras
 IMAGE_EXTENSIONS = frozenset(ending for endings in FORMATS.values() for ending in endings)
 VIDEO_EXTENSIONS = frozenset(
@@ -283,6 +285,8 @@ def _what_reads(paths: Iterable[Path]) -> str:
     advice = ""
     if endings & {*HEIF}:
         advice += "; HEIC needs the extra heic: pip install '.[heic]'"
+    if endings & {*JPEG_XL}:
+        advice += "; JPEG XL needs the extra jxl: pip install '.[jxl]'"
     if endings & {*RAW}:
         advice += "; develop a camera's raw files first (darktable-cli)"
     return advice

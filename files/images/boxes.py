@@ -1,4 +1,4 @@
-"""The boxes of an ISO base media file: AVIF, HEIC, JPEG XL and JPEG 2000."""
+"""The boxes of an ISO base media file: AVIF, HEIC and JPEG 2000."""
 
 from __future__ import annotations
 

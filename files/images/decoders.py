@@ -9,7 +9,7 @@ WEBP      imagecodecs (libwebp) missing bytes, zeros at the end                 
 TIFF      tifffile, imagecodecs missing parts, zeros at the end, wrong Adler checksums   16
 AVIF      imagecodecs (dav1d)   missing bytes, zeros at the end                          12
 HEIF      pillow-heif (de265)   missing bytes, zeros at the end                          12
-JXL       imagecodecs (libjxl)  missing bytes, wrong states of its coder                 16
+JXL       pillow-jxl (libjxl)   missing bytes, zeros at the end                          8
 JPEG2000  imagecodecs (openjp2) missing bytes, zeros at the end                          16
 GIF, BMP  Pillow                missing bytes, zeros at the end of a GIF                 8
 ========= ===================== ======================================================== =====
@@ -130,11 +130,8 @@ def _heif(data: bytes, header: Header) -> Samples:
 
 
 def _jxl(data: bytes, header: Header) -> Samples:
-    import imagecodecs
-
     check_end(without_padding(data))
-    pixels = imagecodecs.jpegxl_decode(data, index=0)
-    return Samples(_with_channels(scaled(pixels, header.bits)))
+    return of_pillow(header.opened)
 
 
 def _jpeg2000(data: bytes, header: Header) -> Samples:

@@ -1,8 +1,7 @@
 """The header of an image file: its format, size, orientation and metadata, without pixels.
 
 ``read_size`` and ``decode`` both begin here, so they agree about which way is up and which page of
-a file is the image. tifffile reads the headers of TIFF, this package those of JPEG XL, and Pillow
-all others.
+a file is the image. tifffile reads the headers of TIFF, and Pillow all others.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import IO, Any
 
 from PIL import Image, PngImagePlugin
 
-from files.images import jxl, tiff
+from files.images import tiff
 from files.images.colours import code_points_of
 from files.images.faults import Unsupported
 from files.images.png import metadata_after_pixels
@@ -32,7 +31,7 @@ ORIENTED = frozenset({"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif
 # Pillow's warnings about files: what cannot be read is an error, and other faults change no pixel.
 WARNINGS = "Corrupt EXIF|Truncated File Read|Metadata Warning|Image appears to be a malformed MPO"
 
-BY_PILLOW = tuple(name for name in FORMATS if name not in ("TIFF", "JXL"))
+BY_PILLOW = tuple(name for name in FORMATS if name != "TIFF")
 RAW_STARTS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0")  # Fujifilm, Olympus, ...
 CR3, CR2 = b"ftypcrx", b"CR\x02"  # Canon's, further on
 
@@ -48,7 +47,6 @@ class Header:
         icc: Colour profile.
         code_points: Primaries, transfer, matrix and range of the colours, a byte each.
         more: Whether further frames or pages follow that are images, too.
-        bits: Of a channel, as far as its decoder does not say it.
         info: Further information by Pillow's names.
         opened: What its decoder continues with: Pillow's image, or tifffile's page.
     """
@@ -59,7 +57,6 @@ class Header:
     icc: bytes | None = None
     code_points: bytes | None = None
     more: bool = False
-    bits: int = 8
     info: dict[Any, Any] = field(default_factory=dict)
     opened: Any = None
 
@@ -98,12 +95,8 @@ def open_header(file: IO[bytes]) -> Header:
     file.seek(0)
     if start.startswith(RAW_STARTS) or start[4:11] == CR3 or start[8:11] == CR2:
         raise Unsupported(tiff.RAW)
-    if start.startswith(tiff.STARTS):
-        header = _of_tiff(file)
-    elif start.startswith(jxl.STARTS):
-        header = _of_jxl(file.read())
-    else:
-        header = _of_others(file)
+    is_tiff = start.startswith(tiff.STARTS)
+    header = _of_tiff(file) if is_tiff else _of_others(file)
     width, height = header.size
     if width * height > most_pixels():
         raise Image.DecompressionBombError(f"it has {width}x{height} pixels")
@@ -120,11 +113,13 @@ def _prepare_libraries() -> None:
         import pillow_heif
 
         pillow_heif.register_heif_opener()
+    if "JXL" in FORMATS:
+        import pillow_jxl  # noqa: F401  (registers itself with Pillow)
 
 
 def _of_others(file: IO[bytes]) -> Header:
     image = Image.open(file, formats=BY_PILLOW)
-    is_turned = bool(image.info.keys() & ORIENTED)
+    is_turned = bool(image.info.keys() & ORIENTED) and image.format != "JXL"  # libjxl turns it
     if image.format == "PNG" and not is_turned:
         is_turned = metadata_after_pixels(file)
     header = of_pillow(image, is_turned)
@@ -164,16 +159,4 @@ def _of_tiff(file: IO[bytes]) -> Header:
         icc=page.tags.valueof(tiff.ICC_PROFILE),
         more=more,
         opened=page,
-    )
-
-
-def _of_jxl(data: bytes) -> Header:
-    found = jxl.read_header(data)
-    return Header(
-        format="JXL",
-        size=found.size,
-        code_points=found.code_points,
-        more=found.more,
-        bits=found.bits,
-        info={"exif": found.exif},
     )
