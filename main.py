@@ -131,12 +131,13 @@ def main(args: Sequence[str] | None = None) -> None:
     words = _checked(words)
     try:
         from commands.cli import run
+        from commands.table import COMMANDS
     except KeyboardInterrupt:
         raise SystemExit(_stopped()) from None
     except Exception as error:
         error.add_note("`python main.py check` reports what is wrong with this installation.")
         raise
-    run(words)
+    run(words, COMMANDS)
 
 
 if __name__ == "__main__":

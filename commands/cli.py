@@ -8,8 +8,9 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,34 +20,26 @@ from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
     Checkpoint,
-    EarlyStopping,
     LearningRateMonitor,
     ModelSummary,
     ProgressBar,
 )
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from callbacks.evaluation import all_callbacks, is_distributed
-from callbacks.predict.predictions import outputs_in
 from callbacks.predict.writer import Writer
-from callbacks.results.results import Results
 from callbacks.tensorboard import FOLDER, TensorBoard
 from callbacks.training.progress import progress_bar
 from callbacks.validation_images import ValidationImages
 from commands.arguments.parser import Parser, link, parse, refuse_misread
-from commands.check.findings import print_findings
-from commands.check.first_step import Check, Checked
-from commands.check.needs import missing
+from commands.check.first_step import Checked
 from commands.distributed.callbacks import Start, Stops
 from commands.distributed.heartbeat import Ranks
 from commands.distributed.launch import own_plugins, own_strategy, refuse_unsupported
 from commands.distributed.preflight import start_facts
-from commands.encode import Encode, EncodeOptions
 from commands.errors import ConfigurationError, RepeatedError, TemporaryError, print_error
-from commands.export.about import Origin
-from commands.export.export import ExportOptions, export, model_alone, of_run
+from commands.export.export import of_run
 from commands.interface.weights_file import with_weights_file
 from commands.names import ABOUT
 from commands.process import keep_compiled_code, keep_freed_memory, prepare_output, raise_limit
@@ -55,7 +48,6 @@ from commands.run.checkpoints import Checkpoints, is_foreign_checkpoint_callback
 from commands.run.directory import (
     RunDirectory,
     RunOptions,
-    alone_in,
     experiment_name,
     run_folder,
 )
@@ -64,7 +56,6 @@ from commands.run.loggers import keep_earlier_metrics, name_loggers
 from commands.run.weights import (
     find_weights,
     freezes,
-    keep_trained_scale,
     load_trained,
     needed_files,
     weights_are_read,
@@ -73,7 +64,6 @@ from commands.signals import Stopped
 from commands.tracebacks import sentence_of, status_of
 from commands.world import agree
 from datamodules.base import SRDataModule
-from datamodules.sources.folder import Outputs
 from degradations.base import Degradation
 from files.numbers import NonNegativeInt
 from files.paths import expand_path
@@ -83,8 +73,42 @@ from lightning_modules.base import ImageModel, SuperResolver
 from lightning_modules.sampling.tiling import Tiling
 
 log = logging.getLogger(__name__)
-DRY_RUN_COMMANDS = ("check", "encode")  # set up as fit, but leave no run
 VISIBLE_SECONDS = 60.0  # in which a shared disk shows a new file to all nodes
+
+
+def none(cli: EnlargerCLI) -> None:
+    """Do nothing: most commands need no such step."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of ``main.py`` that takes a configuration.
+
+    Args:
+        run: Does the work; all is built then, with the right weights.
+        fits: Whether it begins as a training does, and not with trained weights.
+        leaves_run: Whether it writes checkpoints, curves and the configuration.
+        resumes: Whether it begins where the newest checkpoint of the run ends.
+        options: Class of its own options, in a group of its name.
+        adapts: Changes the parsed configuration before anything else.
+        prepares: Called before anything is built; the run and its folder are known.
+        sets_up: Called when all is built, before trained weights are loaded.
+        locks: Returns what keeps other commands out of the folder that it writes.
+        adds: Returns callbacks of its own.
+        usual: Callbacks that it adds where the configuration has none of their class.
+    """
+
+    run: Callable[[EnlargerCLI], Any]
+    fits: bool = False
+    leaves_run: bool = False
+    resumes: bool = False
+    options: type | None = None
+    adapts: Callable[[Any], Any] = none
+    prepares: Callable[[EnlargerCLI], Any] = none
+    sets_up: Callable[[EnlargerCLI], Any] = none
+    locks: Callable[[EnlargerCLI], AbstractContextManager[Any] | None] = none
+    adds: Callable[[EnlargerCLI], Sequence[Callback]] = lambda cli: ()
+    usual: Sequence[type[Callback]] = ()
 
 
 class EnlargerCLI(LightningCLI):
@@ -92,12 +116,13 @@ class EnlargerCLI(LightningCLI):
 
     Args:
         args: A command and its arguments, as typed after ``main.py``.
+        commands: All commands, by name.
     """
 
-    def __init__(self, args: Sequence[str]) -> None:
+    def __init__(self, args: Sequence[str], commands: Mapping[str, Command]) -> None:
         words = with_weights_file(of_run(args))
-        self.command = words[0]
-        self.fits = self.command in ("fit", *DRY_RUN_COMMANDS)
+        self.name = words[0]
+        self.command = commands[self.name]
         with contextlib.ExitStack() as self._until_end:
             super().__init__(
                 ImageModel,
@@ -110,8 +135,8 @@ class EnlargerCLI(LightningCLI):
                 load_from_checkpoint_support=False,
                 parser_class=Parser,
                 parser_kwargs={
-                    "prog": f"main.py {self.command}",
-                    "description": ABOUT[self.command],
+                    "prog": f"main.py {self.name}",
+                    "description": ABOUT[self.name],
                 },
                 args=words[1:],
                 run=False,
@@ -144,10 +169,8 @@ class EnlargerCLI(LightningCLI):
         )
         parser.add_class_arguments(RunOptions, "run")
         parser.add_class_arguments(Tiling, "tiling")
-        if self.command == "encode":
-            parser.add_class_arguments(EncodeOptions, "encode")
-        if self.command == "export":
-            parser.add_class_arguments(ExportOptions, "export")
+        if self.command.options is not None:
+            parser.add_class_arguments(self.command.options, self.name)
         # In all commands, though each is used by some, so that one file serves all of them.
         parser.add_class_arguments(Checkpoints, "checkpoint")
         parser.add_class_arguments(Writer, "writer")
@@ -165,71 +188,59 @@ class EnlargerCLI(LightningCLI):
         """Find the run directory, and decide what is resumed, before anything is built."""
         config = self.config
         options = config.run
-        is_dry = config.trainer.fast_dev_run  # it writes nothing
-        if self.command == "export":
-            self.precision = config.trainer.precision
-            model_alone(config)
-        self.world = agree(config.trainer, command=self.command)
+        self.precision = config.trainer.precision
+        self.command.adapts(config)
+        self.world = agree(config.trainer, command=self.name)
         if options.name is None:
             options.name = experiment_name(config)
         self.run = RunDirectory(run_folder(options.root, options.name))
+        is_dry = config.trainer.fast_dev_run  # it writes nothing
         if not is_dry:
-            self.run.check_place(self.command)
-        self.config_dump = self._dump() if self.fits else None  # as given: without derived paths
+            self.run.check_place(self.name)
+        # As given: without derived paths.
+        self.config_dump = self.dump() if self.command.fits else None
         name_loggers(config.trainer.logger, options.name)
         if config.ckpt_path is not None:
             config.ckpt_path = expand_path(config.ckpt_path, "ckpt_path")
         self.ranks = Ranks(60 * options.preflight_minutes, options.lost_after_seconds)
-        self.ranks.signals.command = self.command
+        self.ranks.signals.command = self.name
         WAITS.limit = 60 * options.wait_minutes
         self._refusal: Exception | None = None
-        if self.command == "check" and self.world.is_first:
-            self._check_needs()
-        reads_weights = weights_are_read(self.run, config, self.fits)
-        if self.command == "predict" and not reads_weights:
-            keep_trained_scale(self.run, config)
+        self.reads_weights = weights_are_read(self.run, config, self.command.fits)
+        self.command.prepares(self)
+        self._weights_files = self._needed_files()
+        self.resumed_from: Path | None = None
+        lock = self.command.locks(self)
+        if lock is not None:
+            self._lock(lock)
+        if self.command.resumes and not is_dry:
+            self._find_checkpoint()
+
+    def refuse(self, refusal: Exception) -> None:
+        """Raise an error; with several processes when they have met, as they wait for it.
+
+        Args:
+            refusal: The error.
+        """
+        if self.world.size == 1:
+            raise refusal
+        self._refusal = self._refusal or refusal
+
+    def _needed_files(self) -> dict[str, Path]:
         try:
-            self._weights_files = needed_files(config, reads_weights)
+            return needed_files(self.config, self.reads_weights)
         except (OSError, ValueError) as error:
-            if self.command != "fit":
+            if not self.command.leaves_run:
                 raise
             hint = "main.py check, with the same arguments, lists all that is missing"
             raise ConfigurationError(f"{error}; {hint}") from error
-        self.resumed_from: Path | None = None
-        if self.command == "predict":
-            self._lock(alone_in(self._output_folder(), options.lost_after_seconds))
-        if self.command == "fit" and not is_dry:
-            self._lock(self.run.alone(options.lost_after_seconds))
-        if self.command in ("fit", "check") and not is_dry:
-            self._find_checkpoint()
-
-    def _check_needs(self) -> None:
-        """Print what is missing.
-
-        Raises:
-            ConfigurationError: If the training cannot do without.
-        """
-        broken = print_findings(missing(self.config_dump or {}))
-        if broken:
-            refusal = ConfigurationError(
-                f"{broken} of what fit needs are missing: they are listed above"
-            )
-            if self.world.size == 1:
-                raise refusal
-            self._refusal = refusal  # the other processes wait for it
-
-    def _output_folder(self) -> Path:
-        folder = self.config.writer.folder
-        if folder is None:
-            return self.run.path / "predict"
-        return Path(expand_path(folder, "writer.folder"))
 
     def _lock(self, folder: AbstractContextManager[Any]) -> None:
         if self.world.is_first:
             try:
                 self._until_end.enter_context(folder)
-            except TemporaryError as error:  # the other processes wait for it
-                self._refusal = error
+            except TemporaryError as error:
+                self.refuse(error)
 
     def _find_checkpoint(self) -> None:
         """Decide which checkpoint the run continues from."""
@@ -239,10 +250,11 @@ class EnlargerCLI(LightningCLI):
         choose = self.run.begin_from if options.overwrite else self.run.resume_from
         try:
             self.resumed_from = choose(self.config.ckpt_path, settings)
-        except (OSError, ValueError) as error:  # the other processes wait for it
-            self._refusal = self._refusal or error
+        except (OSError, ValueError) as error:
+            self.refuse(error)
 
-    def _dump(self) -> dict[str, Any]:
+    def dump(self) -> dict[str, Any]:
+        """Return the configuration of the command as plain values."""
         config = self.config.clone()
         config.run.change = config.run.overwrite = False  # for one start, not a property of the run
         # What was parsed is valid; checking it again would take longer than dumping it.
@@ -269,19 +281,22 @@ class EnlargerCLI(LightningCLI):
         callbacks = options.callbacks or []
         callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
         refuse_unsupported(options, callbacks)
-        if self.command in DRY_RUN_COMMANDS:
-            callbacks = without_outputs(options, callbacks, own_bar=self.command != "check")
+        fits = self.command.fits
+        if fits and not self.command.leaves_run:
+            own_bar = ProgressBar not in self.command.usual
+            callbacks = without_outputs(options, callbacks, own_bar)
         self._choose_logger(options)
         # Before the bar, which counts what is enlarged: the writer lets that happen piece by piece.
-        writer = [] if self.fits else [self.config_init.writer]
+        writer = [] if fits else [self.config_init.writer]
         options.callbacks = [
             Start(self.ranks, self._facts, self.config_dump),
             Stops(self.ranks),
             *callbacks,
             *writer,
-            *self._default_callbacks(options, callbacks),
+            *self.command.adds(self),
+            *self._usual_callbacks(options, callbacks),
         ]
-        if self.fits and options.enable_checkpointing is not False:
+        if fits and options.enable_checkpointing is not False:
             options.callbacks.append(self.config_init.checkpoint)
         trainer = Trainer(**vars(options))
         self.world.check(trainer)
@@ -291,39 +306,30 @@ class EnlargerCLI(LightningCLI):
         return trainer
 
     def _choose_logger(self, options: Namespace) -> None:
-        if not self.fits:  # their points would lie at step 0 of the training's curves
+        if not self.command.fits:  # their points would lie at step 0 of the training's curves
             options.logger = False
         elif options.logger in (None, True):
             options.logger = TensorBoard(str(self.run.path), name="", version=FOLDER)
 
     def _facts(self) -> dict[str, Any]:
-        return start_facts(self.config_dump or self._dump(), self.trainer.world_size)
+        return start_facts(self.config_dump or self.dump(), self.trainer.world_size)
 
-    def _default_callbacks(self, options: Namespace, callbacks: Sequence[Any]) -> list[Callback]:
-        """Return the callbacks that a command adds where the configuration has no such one."""
-        if self.command == "export":
-            return []
-        if self.command == "encode":
-            return [Encode(self.config_init.encode, self.config_dump or {})]
-
-        def is_missing(kind: type[Callback]) -> bool:
-            return not any(isinstance(callback, kind) for callback in callbacks)
-
-        added: list[Callback] = []
-        if self.command == "check":
-            added.append(Check(self.ranks))
-        if options.enable_progress_bar is not False and is_missing(ProgressBar):
-            added.append(progress_bar())
-        if self.fits and options.enable_model_summary is not False and not options.barebones:
-            if is_missing(ModelSummary):
-                added.append(ModelSummary())
+    def _usual_callbacks(self, options: Namespace, callbacks: Sequence[Any]) -> list[Callback]:
+        """Return the usual callbacks of the command where the configuration has no such one."""
+        off: set[type[Callback]] = set()
+        if options.enable_progress_bar is False:
+            off.add(ProgressBar)
+        if options.enable_model_summary is False or options.barebones:
+            off.add(ModelSummary)
+        if options.logger is False:
+            off |= {LearningRateMonitor, ValidationImages}
+        if ModelSummary in self.command.usual and ModelSummary not in off:
             options.enable_model_summary = False  # or Lightning's line that there is one
-        if self.command in ("predict", "check"):
-            return added
-        kinds: list[type[Callback]] = [Results]
-        if self.command == "fit" and options.logger is not False:
-            kinds += [LearningRateMonitor, ValidationImages]
-        return added + [kind() for kind in kinds if is_missing(kind)]
+        added: list[Callback] = []
+        for kind in self.command.usual:
+            if kind not in off and not any(isinstance(callback, kind) for callback in callbacks):
+                added.append(progress_bar() if kind is ProgressBar else kind())
+        return added
 
     def after_instantiate_classes(self) -> None:
         """Meet the other processes, and load the right weights into the model."""
@@ -336,24 +342,18 @@ class EnlargerCLI(LightningCLI):
         if isinstance(self.model, SuperResolver):
             self.model.set_tiling(self.config_init.tiling)
             self.model.may_use_bf16 = self.config.trainer.precision is None
-        self._set_up_callbacks()
-        self.model.load_parts(partial(_part, self._weights_files, self.model.scale))
-        if self.fits:
-            self._begin_training()
-        else:
-            checkpoint = self.config.ckpt_path
-            self.weights_file = load_trained(self.model, self.run, self.command, checkpoint)
-
-    def _set_up_callbacks(self) -> None:
         for callback in all_callbacks(self.trainer):
             if isinstance(callback, Checkpoints):
                 callback.resumed_from = self.resumed_from
                 callback.config = self.config_dump if self._keeps_config() else None
-                callback.off = self.command in DRY_RUN_COMMANDS
-            if isinstance(callback, Writer) and self.command == "predict":
-                callback.config = self._dump()
-                folder = callback.output_folder(self.trainer)
-                self.datamodule.outputs = Outputs(folder, partial(outputs_in, folder))
+                callback.off = not self.command.leaves_run
+        self.command.sets_up(self)
+        self.model.load_parts(partial(_part, self._weights_files, self.model.scale))
+        if self.command.fits:
+            self._begin_training()
+        else:
+            checkpoint = self.config.ckpt_path
+            self.weights_file = load_trained(self.model, self.run, self.name, checkpoint)
 
     def _begin_training(self) -> None:
         """Load initial weights; move an earlier run aside, if it is to be overwritten."""
@@ -372,7 +372,7 @@ class EnlargerCLI(LightningCLI):
             self.run.move_aside()
 
     def _keeps_config(self) -> bool:
-        return self.command == "fit" and not self.config.trainer.fast_dev_run
+        return self.command.leaves_run and not self.config.trainer.fast_dev_run
 
     def _meet(self) -> None:
         refusal = self._refusal
@@ -420,65 +420,13 @@ class EnlargerCLI(LightningCLI):
     def run_command(self) -> None:
         """Run the command; other processes learn of its failure."""
         config, trainer = self.config, self.trainer
-        switches = arithmetic(config.run, config.trainer, trainer, self.command, self.datamodule)
+        switches = arithmetic(config.run, config.trainer, trainer, self.name, self.datamodule)
         with self._together(), switches:
             keep_earlier_metrics(trainer)
-            if self.command == "export":
-                origin = Origin(self.run.path, self._dump(), self.weights_file, self.precision)
-                export(self.model, self.config_init.export, origin)
-            elif self.command == "predict":
-                # The writer stores the predictions.
-                trainer.predict(self.model, self.datamodule, return_predictions=False)
-            elif self.fits:
-                trainer.fit(
-                    self.model,
-                    datamodule=self.datamodule,
-                    ckpt_path=self.resumed_from,
-                    weights_only=True,
-                )
-            else:
-                self._evaluate()
-            if self.command == "fit":
-                self._tell_of_training()
+            self.command.run(self)
         failure = self.ranks.finish()
         if failure is not None:
             raise TemporaryError(*failure)
-
-    def _evaluate(self) -> None:
-        """Validate or test once for each of ``run.seeds``; once if the method draws no noise.
-
-        LR images are the same each time: they follow from ``data.init_args.degradation_seed``. The
-        evaluation of seed ``n`` equals that of ``--seed_everything n`` bit for bit.
-        """
-        evaluate = self.trainer.test if self.command == "test" else self.trainer.validate
-        count = self.config.run.seeds
-        results = [c for c in all_callbacks(self.trainer) if isinstance(c, Results)]
-        for keeper in results:
-            keeper.repeats = count
-        for number in range(count):
-            seed = self.config.seed_everything + number
-            if count > 1:
-                log.info("seed %d (%d of %d)", seed, number + 1, count)
-            self.model.set_noise_seed(seed)
-            # Our table has protocol and weights, too.
-            evaluate(self.model, datamodule=self.datamodule, verbose=False)
-            if count > 1 and not any(keeper.drew_noise for keeper in results):
-                log.warning(
-                    "run.seeds is %d, but %s drew no noise: all seeds give the same result, so it "
-                    "was evaluated once",
-                    count,
-                    type(self.model).__name__,
-                )
-                return
-
-    def _tell_of_training(self) -> None:
-        """Log why training ended early, and where the curves are."""
-        for callback in all_callbacks(self.trainer):
-            # Lightning logs it only with `verbose`, which also logs each improvement.
-            if isinstance(callback, EarlyStopping) and self.trainer.should_stop:
-                log.warning("training ended early: %s", callback.stopping_reason_message)
-        if isinstance(self.trainer.logger, TensorBoardLogger):
-            log.info("curves and images: tensorboard --logdir %s", self.run.path)
 
 
 def without_outputs(options: Namespace, callbacks: Sequence[Any], own_bar: bool) -> list[Any]:
@@ -509,11 +457,12 @@ def _part(files: dict[str, Path], scale: float, argument: str, name: str) -> Pat
     return files.get(key) or find_weights(name, scale, key)
 
 
-def run(args: list[str]) -> None:
+def run(args: list[str], commands: Mapping[str, Command]) -> None:
     """Run one command; print a configuration error as one sentence.
 
     Args:
         args: Arguments as typed after ``main.py``; ``--debug`` shows the traceback of any error.
+        commands: All commands, by name.
 
     Raises:
         SystemExit: With status 2 after a configuration error, 75 if another process is lost or
@@ -527,7 +476,7 @@ def run(args: list[str]) -> None:
     raise_limit()
     status = 0
     try:
-        EnlargerCLI(args)
+        EnlargerCLI(args, commands)
     except Checked:  # `check` has printed its table
         pass
     except Stopped as stopped:
