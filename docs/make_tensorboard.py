@@ -27,8 +27,8 @@ sys.path.insert(0, str(ROOT))
 
 from tests.callbacks.browser import Browser
 
-SIZE = (1360, 940)  # of the window, in pixels
-SECONDS = 20  # until all is drawn
+SIZE = {"width": 1360, "height": 900, "deviceScaleFactor": 1, "mobile": False}  # of the window
+SECONDS = 45  # until all is drawn
 FOLDER = "{{class_path: datamodules.Folder, init_args: {{root: $ENLARGER_DATA/{}}}}}"
 KODAK = FOLDER.format("kodak24, files: [kodim05.png, kodim08.png, kodim19.png, kodim23.png]")
 FIT = (
@@ -82,7 +82,9 @@ def address_in(lines: Iterable[str]) -> str:
 def screenshot(address: str) -> bytes:
     """Return the PNG of a page, with the settings of TensorBoard's side bar."""
     store = "localStorage.setItem('_tb_global_settings', arguments[0])"
-    with tempfile.TemporaryDirectory() as profile, Browser(Path(profile), SIZE) as browser:
+    with tempfile.TemporaryDirectory() as profile, Browser(Path(profile)) as browser:
+        browser.tell("Emulation.setDeviceMetricsOverride", SIZE)
+        browser.tell("Emulation.setScrollbarsHidden", {"hidden": True})
         browser.open(address)
         browser.run(store, json.dumps(SETTINGS))
         browser.open("about:blank")
