@@ -1,11 +1,9 @@
-"""Encode images, and open those of any size."""
+"""Encode images."""
 
 from __future__ import annotations
 
-import contextlib
 import io
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,20 +11,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from files.images.png import HEADER, chunk_of
-
-
-@contextlib.contextmanager
-def of_any_size() -> Iterator[None]:
-    """Open images of any number of pixels: Enlarger's own outputs, or after a check.
-
-    The limit is the whole process's, as Pillow keeps it.
-    """
-    limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
 
 
 def saved(pixels: NDArray[Any], format: str, **options: Any) -> bytes:
