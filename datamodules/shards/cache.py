@@ -73,7 +73,6 @@ class ShardCache:
 
     def _is_downloaded(self, shard: RemoteShard, path: Path) -> bool:
         """Download a shard, unless another process does, and return whether the disk has room."""
-        self._used[shard.name] = time.monotonic()
         cache = FileCache(
             str(self.folder),
             url_to_name=lambda _: shard.name,
@@ -85,9 +84,10 @@ class ShardCache:
             try:
                 cache.get_file(shard.url)
             except OSError as error:
-                if error.errno in FULL:
-                    return False
-                raise
+                if error.errno not in FULL:
+                    raise
+                self._used[shard.name] = time.monotonic()  # as if it had been removed
+                return False
             finally:
                 remove_file(path.with_name(f"{path.name}.temp{os.getpid()}"))  # webdataset's
         return True

@@ -39,6 +39,8 @@ from files.own_modules import own_environment
 log = logging.getLogger(__name__)
 # What reading a damaged tar, or none, raises; a damaged size may be more than the memory.
 BROKEN = (*DAMAGE, OSError, AssertionError, MemoryError)
+SIZE, TYPE = slice(124, 136), slice(156, 157)  # in a header
+WITHOUT_CONTENT = frozenset((b"1", b"2", b"3", b"4", b"5", b"6"))  # links, devices, folders
 
 
 @dataclass(frozen=True)
@@ -339,8 +341,7 @@ def whole_samples(
         url, sizes = source["url"], dict[str, tuple[int, int]]()
         try:
             with closing(TarStream(url)) as tar:
-                members = tar_file_expander([{"url": url, "stream": tar}])
-                for sample in group_by_keys(members, keys=_split):
+                for sample in group_by_keys(_members(url, tar), keys=_split):
                     yield sample
                     with suppress(UnreadableImage, KeyError, ValueError):
                         image = sample[roles_of(tuple(sample)).members["hr"]]
@@ -356,6 +357,11 @@ def whole_samples(
             notes.append(Skipped(shown(url), "unreadable tar", message, True))
             continue
         refuse_mixed(f"shard {shown(url)}", list(sizes), list(sizes.values()).__getitem__)
+
+
+def _members(url: str, tar: TarStream) -> Iterator[dict[str, Any]]:
+    yield from tar_file_expander([{"url": url, "stream": tar}], eof_value=None)
+    tar.check_end()  # before the last sample is complete
 
 
 def _opened(url: str) -> Any:
@@ -379,9 +385,7 @@ def _split(name: str) -> tuple[str | None, str | None]:
 
 
 class TarStream:
-    """The bytes of a tar, which raises where ``tarfile`` takes damage, or a cut, for the end.
-
-    A whole tar ends with a block of zeros at least, and only zeros follow.
+    """The bytes of a tar for ``tarfile``, which takes a damaged header, or a cut, for the end.
 
     Args:
         url: A path, an address, or a command.
@@ -389,36 +393,32 @@ class TarStream:
 
     def __init__(self, url: str) -> None:
         self._file = _opened(url)
-        self._left = 0  # bytes until the next header
+        self._header = b""  # the latest
+        self._left = 0  # bytes until the next one
 
     def read(self, count: int) -> bytes:
-        """Return the next header, or at most that many bytes of a member.
-
-        Raises:
-            tarfile.ReadError: If the header is damaged, or something follows the end.
-            OSError: If the command that writes the tar failed.
-        """
-        if self._left:
-            data: bytes = self._file.read(min(count, self._left))
+        """Return the next header or, of a member, more than the 10 kB that ``tarfile`` asks for."""
+        if self._left > 0:
+            data: bytes = self._file.read(min(CHUNK, self._left))
             self._left -= len(data)
             return data
-        block: bytes = self._file.read(BLOCK)
-        if block == bytes(BLOCK):
-            self._check_end()
-            return block
-        try:
-            header = tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape")
-        except tarfile.HeaderError as error:
-            raise tarfile.ReadError(str(error)) from error
-        if not (header.isdir() or header.isdev() or header.islnk() or header.issym()):
-            self._left = -(-header.size // BLOCK) * BLOCK
-        return block
+        self._header = self._file.read(BLOCK)
+        if self._header[TYPE] not in WITHOUT_CONTENT:
+            size = int(self._header[SIZE].strip(b"\0 ") or b"0", 8)
+            self._left = -(-size // BLOCK) * BLOCK
+        return self._header
 
-    def _check_end(self) -> None:
+    def check_end(self) -> None:
+        """Raise if the tar is not whole: it ends with a block of zeros, and only zeros follow.
+
+        Raises:
+            tarfile.ReadError: If the last header is damaged, or something follows the end.
+            OSError: If the command that writes the tar failed.
+        """
         goes_on = any(data.strip(b"\0") for data in iter(partial(self._file.read, CHUNK), b""))
         self._file.close()
-        if goes_on:
-            raise tarfile.ReadError("something follows its end")
+        if goes_on or self._header != bytes(BLOCK):
+            raise tarfile.ReadError("a header is damaged, or something follows the end")
 
     def close(self) -> None:
         """Close the file, or end the command."""

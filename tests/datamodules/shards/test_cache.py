@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from datamodules.shards import cache as cache_module
 from datamodules.shards import remote
 from datamodules.shards.cache import ShardCache
-from datamodules.shards.remote import RemoteShard
+from datamodules.shards.remote import RemoteError, RemoteShard
 from datamodules.shards.shards import Shards
 from tests.datamodules.image_files import pixels
 from tests.datamodules.server import serving
@@ -128,6 +128,15 @@ def test_a_full_disk_is_left_alone(server, tmp_path, monkeypatch, caplog):
     assert "or its disk" in caplog.text
 
 
+def test_a_download_that_failed_is_tried_again(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "DEADLINE", 0.0)
+    cache = cache_of(tmp_path)
+    server.faults = [503]
+    with pytest.raises(RemoteError, match="503"):
+        cache.fetch(shard(server, 0))
+    assert cache.fetch(shard(server, 0)).read_bytes() == content(0)
+
+
 def test_files_of_others_are_not_removed(server, tmp_path):
     mine = tmp_path / "cache" / "mine.tar"
     mine.parent.mkdir()
@@ -198,7 +207,9 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 from datamodules.shards.cache import ShardCache
+from datamodules.shards import remote
 from datamodules.shards.remote import RemoteShard
+remote.STALL = 3600
 cache = ShardCache(Path(sys.argv[1]), 10**8, 2)
 cache.read_ahead([RemoteShard(sys.argv[2], "v1", 100_000)])
 while not list(cache.folder.iterdir()):
@@ -209,9 +220,7 @@ while not list(cache.folder.iterdir()):
 def test_process_ends_while_it_fetches(server, tmp_path):
     server.always = "stall"
     url = f"{server.url}/f0"
-    begun = time.monotonic()
     subprocess.run([sys.executable, "-c", SCRIPT, tmp_path / "cache", url], check=True, timeout=300)
-    assert time.monotonic() - begun < remote.STALL
 
 
 def test_pickled_and_forked_caches_read_ahead(server, tmp_path):
