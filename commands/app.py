@@ -112,7 +112,7 @@ class Page:
                     files = gr.File(label="Enlarged", file_count="multiple", interactive=False)
                     slider = gr.ImageSlider(label="Bicubic | enlarged", max_height=screen.SQUARE)
                     self.look = gr.Dropdown([], label="Look at")
-                    image = gr.Image(label="Click: a preview at 100 %", buttons=["fullscreen"])
+                    image = gr.Image(label="Click: a preview", format="png", buttons=["fullscreen"])
             given = [lines, archive, files]
             model = {self.source, self.own, self.scale, self.side, self.strength}
             inputs = {self.secret, self.paths, self.format, self.exif, *model}
@@ -159,6 +159,7 @@ class Page:
         folder = press.folder / str(len(press.lines) + 1)
         file = folder / f"{Path(path).stem}_enlarged.{values[self.format]}"
         reduction = screen.Reduction()
+        before = screen.reduced(read_image(path))  # now, as memory is needed later
 
         def watch(rows: Pixels, size: screen.Size) -> None:
             if press.stopped:
@@ -181,8 +182,8 @@ class Page:
             exif="no_place" if values[self.exif] else "drop",
             watch=watch,
         )
-        image = read_image(path)
-        press.sliders[path] = screen.write_slider(folder, image.array(), reduction.pixels(), image)
+        after = screen.to_pillow(reduction.pixels(), before.info["icc_profile"])
+        press.sliders[path] = screen.write_slider(folder, before, after)
         press.files.append(str(file))
         said = f"{reduction.size[1]} x {reduction.size[0]} pixels"
         return f"{said}, without {', '.join(lost)}" if lost else said
@@ -196,7 +197,7 @@ class Page:
             scale = scale or values[self.scale] or model.scale
             square = screen.square_of(image, event.index, scale)
             after = model.enlarge(square, scale=scale, strength=values[self.strength] / 100)
-        return screen.write_slider(Path(tempfile.mkdtemp()), square, after, image)
+        return screen.write_slider(Path(tempfile.mkdtemp()), square, after)
 
     def choose(self, paths: list[str] | None) -> gr.Dropdown:
         """Return the photographs of which one is looked at."""
@@ -208,8 +209,7 @@ class Page:
         if path is None:
             return None, None
         sliders = self.presses[secret].sliders if secret in self.presses else {}
-        shown = screen.write_whole(Path(tempfile.mkdtemp()) / "photograph.png", read_image(path))
-        return shown, sliders.get(path)
+        return screen.reduced(read_image(path)), sliders.get(path)
 
     def stop(self, secret: str) -> tuple[Any, ...]:
         """End a press of Enlarge; return what is done."""

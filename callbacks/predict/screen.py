@@ -56,12 +56,12 @@ class Reduction:
         return cast("Pixels", np.concatenate(self._means))
 
 
-def square_of(source: DecodedImage, place: tuple[float, float], scale: float) -> Pixels:
+def square_of(source: DecodedImage, place: tuple[float, float], scale: float) -> Image.Image:
     """Return the square of an image that has ``SQUARE`` pixels a side when it is enlarged.
 
     Args:
         source: The image.
-        place: Column and row of its middle in what ``write_whole`` shows.
+        place: Column and row of its middle in what ``reduced`` returns.
         scale: Factor of enlargement.
     """
     pixels = source.array()
@@ -70,46 +70,37 @@ def square_of(source: DecodedImage, place: tuple[float, float], scale: float) ->
     length = min(round(SQUARE / scale), height, width)
     left = round(min(max(0, place[0] * factor - length / 2), width - length))
     top = round(min(max(0, place[1] * factor - length / 2), height - length))
-    return pixels[top : top + length, left : left + length]
+    square = pixels[top : top + length, left : left + length]
+    return to_pillow(square, source.icc or source.grey_icc)
 
 
-def write_whole(path: Path, source: DecodedImage) -> str:
-    """Write a whole image, reduced if it is large; otherwise as ``write_shown``."""
+def reduced(source: DecodedImage) -> Image.Image:
+    """Return an image in 8 bits, reduced if it is large, with the profile that browsers apply."""
     pixels = source.array()
     factor = min(1, SIDE / max(pixels.shape[:2]))
     height, width = (max(1, round(length * factor)) for length in pixels.shape[:2])
-    return write_shown(path, pixels, (height, width), source)
+    image = to_pillow(pixels, source.icc or source.grey_icc)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def write_shown(path: Path, pixels: Pixels, size: Size, source: DecodedImage) -> str:
-    """Write a PNG of 8 bits, with the profile by which browsers show it; return its path.
-
-    Args:
-        path: The file.
-        pixels: (H, W) or (H, W, C).
-        size: (H, W) of the PNG; pixels of another size are resized by bicubic.
-        source: The file of which the pixels are.
-    """
+def to_pillow(pixels: Pixels, icc: bytes | None) -> Image.Image:
+    """Return (H, W) or (H, W, C) as an image of 8 bits, with its colour profile."""
     levels = eight_bits(pixels)
     image = Image.fromarray(levels[..., 0] if levels.shape[2:] == (1,) else levels)
-    icc = source.icc or source.grey_icc
-    profile = fitted(icc, image.mode in ("L", "LA")) if icc else None
-    image = image.resize(size[::-1], Image.Resampling.BICUBIC)
-    image.save(path, icc_profile=profile, compress_level=1)  # fast
-    return str(path)
+    image.info["icc_profile"] = fitted(icc, image.mode in ("L", "LA")) if icc else None
+    return image
 
 
-def write_slider(folder: Path, before: Pixels, after: Pixels, source: DecodedImage) -> list[str]:
-    """Write what a slider compares; return the paths.
+def write_slider(folder: Path, before: Image.Image, after: Image.Image) -> list[str]:
+    """Write what a slider compares into two files; return their paths.
 
     Args:
-        folder: For two files.
-        before: (h, w) or (h, w, C); it is enlarged by bicubic.
-        after: (H, W) or (H, W, C).
-        source: The file of which they are.
+        folder: For them.
+        before: It is resized by bicubic.
+        after: The output.
     """
-    height, width = after.shape[:2]
-    return [
-        write_shown(folder / "before.png", before, (height, width), source),
-        write_shown(folder / "after.png", after, (height, width), source),
-    ]
+    paths = [str(folder / "before.png"), str(folder / "after.png")]
+    before = before.resize(after.size, Image.Resampling.BICUBIC)
+    for image, path in zip((before, after), paths, strict=True):
+        image.save(path, compress_level=1)  # fast; Pillow writes the profile, too
+    return paths

@@ -40,7 +40,7 @@ def test_a_large_image_is_shown_reduced_with_its_profile(
     rgb = DRAWS.integers(0, 256, (30, 60, 3), dtype=np.uint8)
     Image.fromarray(rgb).save(source, icc_profile=rgb_profile())
 
-    shown = Image.open(screen.write_whole(tmp_path / "shown.png", read_image(source)))
+    shown = screen.reduced(read_image(source))
 
     assert shown.size == (20, 10)
     assert shown.info["icc_profile"] == rgb_profile()
