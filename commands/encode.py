@@ -236,12 +236,13 @@ class Encoding:
         shards = ShardSet(self.out, NAME, self.count, self.options.samples_per_shard)
         shards.begin(self._job())
         todo = shards.missing(part * processes + rank, parts * processes)
-        if not todo:
+        if todo:
+            shards.write(todo, self._outcomes([shards.inputs_of(shard) for shard in todo]))
+        else:
             log.info("everything was encoded already")
-        shards.write(todo, self._outcomes([shards.inputs_of(shard) for shard in todo]))
         missing = shards.missing()
         if missing:
-            log.info("%d of %d shards are missing: make the others", len(missing), len(shards))
+            log.info("%d of %d shards are still missing", len(missing), len(shards))
         else:
             self._finish(shards)
 
@@ -281,9 +282,8 @@ class Encoding:
         with closing(read):
             for span, images_of_span in zip(spans, images, strict=True):
                 squares = itertools.chain.from_iterable(next(read) for _ in images_of_span)
-                for batch in self._batches(
-                    square for square in squares if square["number"] in span
-                ):
+                of_shard = (square for square in squares if square["number"] in span)
+                for batch in self._batches(of_shard):
                     yield from self._encoded(batch)
 
     def _batches(self, squares: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -54,7 +54,9 @@ def read_in_order(
                 items = next(chunks)
             yield from items
             count += len(items)
-    except (RuntimeError, TimeoutError) as error:  # torch's, of a worker that died, or ours
+    except (RuntimeError, TimeoutError) as error:
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
+            raise  # an error in reading an item, not of a worker that died
         raise ValueError(
             f"{error}, at about {named(numbers[count])}: if its disk is well, leave it out or give "
             "fewer workers; the same command continues"
