@@ -1,11 +1,8 @@
 """``main.py encode``: write the latents of a dataset into shards.
 
 It is set up as ``fit`` and ends before the first step. ``datamodules.Latents`` reads the
-shards. A stopped command continues after its last complete shard.
-
-After every ``samples_per_shard`` squares, a **block**, a new shard and a new batch begin. So
-several processes write the bytes of one: each encodes some blocks, in a folder beside the shards,
-and the first process gives the shards their names.
+shards. A shard holds ``samples_per_shard`` squares, and batches do not go on in the next one, so
+its bytes are the same whichever part or process makes it. A command makes the missing ones.
 """
 
 from __future__ import annotations
@@ -15,33 +12,30 @@ import itertools
 import json
 import logging
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from commands.arguments.saved_config import flat
 from commands.check.first_step import Checked
 from commands.errors import ConfigurationError
 from commands.run.loggers import without_secrets
 from datamodules.degrading import degradation_of
-from datamodules.loading import expect_workers, start_worker
 from datamodules.order.keys import digest_of
-from datamodules.pack.blocks import Blocks, Record, Report
-from datamodules.pack.packing import counted
+from datamodules.pack.shard_set import Outcome, Refused, ShardSet, parse_part
+from datamodules.pack.workers import read_in_order
 from datamodules.samples import Flips, Images, SampleDraws, draw_turn, turned
 from datamodules.shards.index import split_name
-from datamodules.shards.writer import Members, ShardWriter, find_shards
+from datamodules.shards.writer import Members, find_shards
 from datamodules.source import Augmentation, sized_keys
 from datamodules.sources.latents import ABOUT, Latents
 from datamodules.sources.triplets import Triplets
@@ -50,7 +44,7 @@ from files.images.decode import UnreadableImage
 from files.images.deep import eight_bits
 from files.images.pillow import saved
 from files.numbers import PositiveInt
-from files.owned import remove_file, write_whole
+from files.owned import write_whole
 from files.paths import expand_path, shard_key
 from lightning_modules.backbone.condition import Texts
 from lightning_modules.backbone.space import Space
@@ -78,8 +72,9 @@ class EncodeOptions:
             training runs no text encoder.
         dtype: Number type of the latents in the shards.
         batch_size: Images of one size that are encoded together.
-        samples_per_shard: Maximum number of samples in a shard.
-        overwrite: Replace the output of an earlier command.
+        samples_per_shard: Squares in a shard.
+        part: ``I/N`` makes each N-th shard, from shard I on, with I from 0 to N-1; ``out`` must be
+            a folder that all machines share. The processes of a launch divide a part.
     """
 
     out: str = ""
@@ -92,7 +87,7 @@ class EncodeOptions:
     dtype: Literal["float16", "float32"] = "float16"
     batch_size: PositiveInt = 8
     samples_per_shard: PositiveInt = 1000
-    overwrite: bool = False
+    part: str = "0/1"
 
 
 class Squares(Dataset[list[dict[str, Any]]]):
@@ -122,7 +117,7 @@ class Squares(Dataset[list[dict[str, Any]]]):
         return len(self.source.keys)
 
     def __getitem__(self, image: int) -> list[dict[str, Any]]:
-        """Return number, key, seed and (H, W, 3) uint8 of each square, or number and error.
+        """Return number, key, seed and (H, W, 3) uint8 of each square, or an error of it.
 
         Raises:
             ValueError: If a required caption is missing.
@@ -133,14 +128,14 @@ class Squares(Dataset[list[dict[str, Any]]]):
         try:
             sample = self.source.read(image)
         except UnreadableImage as error:
-            return [{"number": number, "error": str(error)} for number in numbers]
+            return [{"number": number, "key": key, "error": str(error)} for number in numbers]
         pixels = eight_bits(sample["hr"])
         height, width = pixels.shape[:2]
         rows, columns = self._sides(height, width)
         if min(rows, columns) < 1 or rows > height or columns > width:
             least = self.options.crop or self.unit
             reason = f"{key} is {width}x{height} pixels, below the minimum of {least}"
-            return [{"number": number, "error": reason} for number in numbers]
+            return [{"number": number, "key": key, "error": reason} for number in numbers]
         caption = {"text": _caption(key, sample)} if self.options.texts else {}
         squares = []
         for index, number in enumerate(numbers):
@@ -235,41 +230,26 @@ class Encoding:
         self.squares = Squares(self.source, options, unit, self.seed, data.crops.augment)
         self.count = len(self.squares) * options.crops_per_image
 
-    @property
-    def _blocks(self) -> Blocks:
-        job = json.loads(json.dumps(self._job()))
-        fix = "give another --encode.out, or --encode.overwrite true"
-        return Blocks(self.out, NAME, self.count, self.options.samples_per_shard, job, fix)
-
-    def run(self) -> None:
-        """Encode the missing blocks, in one process."""
-        self._write_blocks(self._begin())
-        self._finish()
-
-    def run_together(self, ranks: Together) -> None:
-        """Encode the missing blocks, in all processes.
-
-        Raises:
-            ConfigurationError: If one of them fails; the others finish their blocks before.
-        """
-        todo = ranks.by_first(self._begin)
-        failure = ""
-        try:
-            self._write_blocks(todo[ranks.rank :: ranks.size])
-        except (OSError, ValueError) as error:
-            failure = f"process {ranks.rank}: {error}"
-        failures = [text for text in ranks.gather(failure) if text]
-        if failures:
-            raise ConfigurationError(
-                f"{'; '.join(failures)}. What the other processes have encoded stays: give the "
-                "same command to go on"
-            )
-        ranks.by_first(self._finish)
+    def run(self, rank: int, processes: int) -> None:
+        """Encode the missing shards of a process, and finish if none is missing any more."""
+        part, parts = parse_part(self.options.part)
+        shards = ShardSet(self.out, NAME, self.count, self.options.samples_per_shard)
+        shards.begin(self._job())
+        todo = shards.missing(part * processes + rank, parts * processes)
+        if todo:
+            shards.write(todo, self._outcomes([shards.inputs_of(shard) for shard in todo]))
+        else:
+            log.info("everything was encoded already")
+        missing = shards.missing()
+        if missing:
+            log.info("%d of %d shards are still missing", len(missing), len(shards))
+        else:
+            self._finish(shards)
 
     def _job(self) -> dict[str, Any]:
         """Return what the bytes of the shards depend on."""
         job = asdict(self.options)
-        for option in ("out", "overwrite"):
+        for option in ("out", "part"):
             del job[option]
         if not job["texts"]:  # as before this option
             del job["texts"]
@@ -288,72 +268,30 @@ class Encoding:
                 job[key] = without_secrets(value)
         return job
 
-    def _begin(self) -> list[int]:
-        """Compare with earlier output, and return the blocks that are not encoded yet."""
-        blocks = self._blocks
-        blocks.begin(self.options.overwrite)
-        if self.options.overwrite:
-            remove_file(self.out / ABOUT)
-        todo = blocks.todo(range(len(blocks)))
-        if not todo:
-            log.info("everything was encoded already")
-        return todo
-
-    def _write_blocks(self, todo: Sequence[int]) -> None:
-        """Encode some blocks into shards of their own."""
-        blocks = self._blocks
-        spans = [blocks.numbers(block) for block in todo]
-        numbers = list(itertools.chain.from_iterable(spans))
-        with closing(counted(numbers, len(numbers))) as progress:
-            for block, squares in zip(todo, self._read(spans), strict=True):
-                with blocks.writing(block) as (writer, record):
-                    self._fill(writer, record, squares, progress)
-
-    def _fill(
-        self,
-        writer: ShardWriter,
-        record: Record,
-        squares: Iterator[dict[str, Any]],
-        progress: Iterator[int],
-    ) -> None:
-        """Encode the squares of a block."""
-        for batch in self._batches(squares):
-            samples = self._encoded(batch)
-            for square, sample in zip(batch, samples, strict=True):
-                if sample is None:
-                    record.refused.append((square["number"], "unreadable", square["error"]))
-                else:
-                    writer.add(square["key"], sample)
-                next(progress)
-
-    def _read(self, spans: Sequence[range]) -> Iterator[Iterator[dict[str, Any]]]:
-        """Yield the squares of each span of numbers, in order."""
-        if self.workers:
-            expect_workers()
+    def _outcomes(self, spans: Sequence[range]) -> Generator[Outcome, None, None]:
+        """Yield the results of the squares of some shards, in order."""
         count = self.options.crops_per_image
         images = [range(span.start // count, -(-span.stop // count)) for span in spans]
-        loader: Any = DataLoader(
+        read = read_in_order(
             self.squares,
-            sampler=itertools.chain.from_iterable(images),  # read once
-            batch_size=None,
-            num_workers=self.workers,
-            collate_fn=list,
-            worker_init_fn=start_worker,
-            generator=torch.Generator(),  # or a seed is drawn from the global generator
+            list(itertools.chain.from_iterable(images)),
+            self.workers,
+            self.config["run.wait_minutes"],
+            self.source.keys.__getitem__,
         )
-        squares_of_images = iter(loader)
-        for span, images_of_span in zip(spans, images, strict=True):
-            some = itertools.islice(squares_of_images, len(images_of_span))
-            squares = itertools.chain.from_iterable(some)
-            yield (square for square in squares if square["number"] in span)
+        with closing(read):
+            for span, images_of_span in zip(spans, images, strict=True):
+                squares = itertools.chain.from_iterable(next(read) for _ in images_of_span)
+                of_shard = (square for square in squares if square["number"] in span)
+                for batch in self._batches(of_shard):
+                    yield from self._encoded(batch)
 
     def _batches(self, squares: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-        """Yield squares in order, batched if they have one size and are of one block."""
+        """Yield squares in order, batched if they have one size."""
         batch: list[dict[str, Any]] = []
         for square in squares:
             is_full = len(batch) == self.options.batch_size
-            begins_block = square["number"] % self.options.samples_per_shard == 0
-            if batch and (is_full or begins_block or _shape(batch[-1]) != _shape(square)):
+            if batch and (is_full or _shape(batch[-1]) != _shape(square)):
                 yield batch
                 batch = []
             batch.append(square)
@@ -361,9 +299,10 @@ class Encoding:
             yield batch
 
     @torch.no_grad()
-    def _encoded(self, batch: list[dict[str, Any]]) -> Sequence[Members | None]:
+    def _encoded(self, batch: list[dict[str, Any]]) -> list[Outcome]:
         if "error" in batch[0]:
-            return [None] * len(batch)
+            refused = [Refused(one["key"], "unreadable", one["error"]) for one in batch]
+            return [Outcome(refused=one) for one in refused]
         dtype = self.options.dtype
         pixels = torch.from_numpy(np.stack([square["hr"] for square in batch]))
         hr = pixels.permute(0, 3, 1, 2).to(self.model.device).float() / 255
@@ -384,34 +323,34 @@ class Encoding:
             for sample, features, length in zip(samples, texts[0], texts[1], strict=True):
                 text = features[: int(length)].float().cpu()
                 sample["text_features.npy"] = _npy(text, dtype)
-        return samples
+        keys = [square["key"] for square in batch]
+        return [Outcome([(key, sample)]) for key, sample in zip(keys, samples, strict=True)]
 
     def _raw(self, image: Tensor) -> Tensor:
         """Return latents before standardisation."""
         z: Tensor = self.space.encode(image) * self.space.deviation + self.space.mean
         return z.float().cpu()
 
-    def _finish(self) -> None:
-        """Give the shards their names, and write ``encode.json``, which marks them as complete."""
-        blocks = self._blocks
-        refused = blocks.join(_refused)["refused"]
+    def _finish(self, shards: ShardSet) -> None:
+        """Write ``encode.json``, which marks the shards as complete."""
+        records = [shards.record(shard) for shard in range(len(shards))]
+        refused = sum(len(record.refused) for record in records if record is not None)
         if refused:
-            log.warning(
-                "%d squares were skipped; see %s for the reasons", len(refused), blocks.report
-            )
-        shards = find_shards(self.out, NAME)
-        if not shards:
+            names = self.out / f"{NAME}-*.json"
+            log.warning("%d squares were skipped; see %s for the reasons", refused, names)
+        tars = find_shards(self.out, NAME)
+        if not tars:
             raise ValueError(
                 f"nothing could be encoded: all images of {type(self.source).__name__} are "
                 "unreadable, or smaller than --encode.crop"
             )
         about: dict[str, Any] = {"source": self.space.source, "factor": self.space.factor}
         about |= self._job()
-        about |= statistics(shards)
+        about |= statistics(tars)
         if self.degradation is None:
             about["scale"] = None  # latents of HR fit any scale
         write_whole(self.out / ABOUT, json.dumps(about, indent=1) + "\n")
-        log.info("%d samples in %d shards", about["samples"], len(shards))
+        log.info("%d samples in %d shards", about["samples"], len(tars))
         log.info("to standardise them, set in model.init_args.space:")
         for name in ("mean", "deviation"):
             log.info("  %s: [%s]", name, ", ".join(f"{value:.4g}" for value in about[name]))
@@ -455,11 +394,6 @@ def _latents(shard: Path) -> Iterator[NDArray[np.float64]]:
                 yield np.load(io.BytesIO(content)).astype(np.float64)
 
 
-def _refused(records: Sequence[Record]) -> Report:
-    """Return the squares that were skipped, for the report."""
-    return {"refused": [one for record in records for one in record.refused]}
-
-
 def _shape(item: dict[str, Any]) -> Any:
     return item["hr"].shape if "hr" in item else None
 
@@ -468,41 +402,6 @@ def _npy(z: Tensor, dtype: str) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, z.numpy().astype(dtype))
     return buffer.getvalue()
-
-
-class Together:
-    """The processes of the command, which wait for one another without a limit.
-
-    Args:
-        trainer: The trainer, with more than one process.
-    """
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.rank, self.size = trainer.global_rank, trainer.world_size
-        self._group: Any = dist.new_group(backend="gloo", timeout=timedelta(days=30))
-
-    def gather(self, value: Any) -> list[Any]:
-        """Return what each process gives, on all of them."""
-        gathered: list[Any] = [None] * self.size
-        dist.all_gather_object(gathered, value, group=self._group)
-        return gathered
-
-    def by_first(self, work: Callable[[], Any]) -> Any:
-        """Return what the first process does alone, on all of them.
-
-        Raises:
-            ConfigurationError: On all of them, if it fails.
-        """
-        result, failure = None, ""
-        if self.rank == 0:
-            try:
-                result = work()
-            except (OSError, ValueError) as error:  # all wait for it
-                failure = str(error) or repr(error)
-        result, failure = self.gather((result, failure))[0]
-        if failure:
-            raise ConfigurationError(failure)
-        return result
 
 
 class Encode(Callback):
@@ -529,10 +428,7 @@ class Encode(Callback):
         """
         model = _checked(self.options, trainer, pl_module)
         encoding = Encoding(self.options, trainer, model, self.config)
-        if trainer.world_size > 1:
-            encoding.run_together(Together(trainer))
-        else:
-            encoding.run()
+        encoding.run(trainer.global_rank, trainer.world_size)
         raise Checked
 
 

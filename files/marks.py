@@ -13,7 +13,6 @@ _MARKS = {
     r"weights\.json": rb'\{\s*"file": ',
     r"best\.json": rb'\{\s*"monitor": ',
     r"encode\.json": rb'\{\s*("version": \d+,\s*)?"source": ',
-    r".+\.report\.json": rb'\{\s*"job": ',
 }
 MARKS = [(re.compile(name), re.compile(begin, re.DOTALL)) for name, begin in _MARKS.items()]
 SHEET = re.compile(rb"\x89PNG.*tEXtSoftware\0Enlarger preview", re.DOTALL)  # of `preview`, too

@@ -15,6 +15,8 @@ from datamodules.files.captions import caption_of
 from datamodules.files.pairs import misfit
 from datamodules.files.roles import Roles, roles_of
 from datamodules.pack.places import Entry
+from datamodules.pack.shard_set import Outcome, Refused
+from datamodules.shards.writer import Members
 from files.images.decode import DecodedImage, UnreadableImage, decode, reason_of
 from files.images.deep import Pixels
 from files.images.header import open_header
@@ -26,12 +28,13 @@ from files.images.pillow import (
 )
 
 Planes = list[Pixels]  # colours (H, W, 3), and alpha (H, W) if present
-Members = dict[str, bytes]  # suffix: content
 EXTENSIONS = {
     "JPEG": "jpg",
     "TIFF": "tif",
     "JPEG2000": "jp2",
 }  # of Pillow's formats, if not the lower-case name
+
+NO_CAPTION = "images without a caption"
 
 # On photographs, a third of the time of Pillow's defaults (54 ms of 162 for a WebP of a fifth of a
 # megapixel, 22 of 57 for a PNG) for 1 % more bytes.
@@ -192,22 +195,6 @@ class Recipe(NamedTuple):
     encode: Encoding = KEEP
 
 
-class Outcome(NamedTuple):
-    """The result of one input.
-
-    Attributes:
-        samples: Keys, and members by suffix; none if it was refused.
-        reason: Why it was refused, in a word or two, or "".
-        message: The reason in a sentence.
-        notes: Events to count.
-    """
-
-    samples: list[tuple[str, Members]]
-    reason: str = ""
-    message: str = ""
-    notes: tuple[str, ...] = ()
-
-
 def process(recipe: Recipe, entry: Entry) -> Outcome:
     """Read an input and make its samples.
 
@@ -225,12 +212,14 @@ def process(recipe: Recipe, entry: Entry) -> Outcome:
         others = _others(entry, content, roles)
         samples = list(_samples(entry.key, originals, others, recipe, notes))
     except (Refusal, UnreadableImage) as error:
-        return Outcome([], reason=error.reason, message=str(error))
+        return Outcome(refused=Refused(entry.key, error.reason, str(error)))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         message = f"{where}{error.strerror or error}"
-        return Outcome([], reason=reason_of(error), message=message)
-    return Outcome(samples, notes=tuple(notes))
+        return Outcome(refused=Refused(entry.key, reason_of(error), message))
+    if not any(members.get("txt") for _, members in samples):
+        notes.append(NO_CAPTION)
+    return Outcome(samples, notes=notes)
 
 
 def _decoded(

@@ -14,7 +14,8 @@ from typing import NamedTuple
 from datamodules.files.pairs import match, refuse_mixed
 from datamodules.files.paths import braced, images_of
 from datamodules.files.roles import SUFFIXES, roles_of, texts_beside
-from datamodules.pack.places import Entry, File, Place, Refused, TarMember
+from datamodules.pack.places import Entry, File, Place, TarMember
+from datamodules.pack.shard_set import Refused
 from datamodules.shards.index import build_index, split_name
 from files.images.decode import read_size
 from files.paths import (
@@ -136,9 +137,11 @@ def _from_list(path: Path, argument: str, refused: list[Refused]) -> dict[str, P
         if is_image(image):
             images[image] = None
         else:
-            where = f"{path}, line {number}"
-            message = f"{where}: {image}: not the name of an image; expected one of {EXPECTED}"
-            refused.append(Refused(str(image), where, "unsupported", message))
+            message = (
+                f"{path}, line {number}: {image}: not the name of an image; expected one of "
+                f"{EXPECTED}"
+            )
+            refused.append(Refused(str(image), "unsupported", message))
     root = folder
     if not all(image.is_relative_to(root) for image in images):
         root = Path(os.path.commonpath([image.parent for image in images]))
@@ -179,8 +182,8 @@ def _checked(entries: Iterable[Entry], refused: list[Refused], source: str) -> I
         key = shard_key(entry.key)
         problem = _problem(key)
         if problem:
-            message = f"{entry.where}: its key {key!r} {problem}; rename it"
-            refused.append(_refused(Entry(key, entry.members), "unsafe name", message))
+            message = f"{entry.where!r}: its key {key!r} {problem}; rename it"
+            refused.append(Refused(key, "unsafe name", message))
             continue
         if key != entry.key:
             dotted.append(entry.key)
@@ -212,11 +215,11 @@ def _readable(entries: list[Entry], refused: list[Refused], source: str) -> list
         try:
             readable.append((entry, roles_of(tuple(entry.members)).members))
         except ValueError as error:
-            refused.append(_refused(entry, "unclear roles", f"{entry.where}: {error}"))
+            refused.append(Refused(entry.key, "unclear roles", f"{entry.where}: {error}"))
     if any("lr" in roles for _, roles in readable):
         message = "it has no LR, but others do: training needs one for all images, or for none"
         alone = [entry for entry, roles in readable if "hr" in roles and "lr" not in roles]
-        refused += [_refused(entry, "no LR", f"{entry.where}: {message}") for entry in alone]
+        refused += [Refused(entry.key, "no LR", f"{entry.where}: {message}") for entry in alone]
         readable = [
             (entry, roles) for entry, roles in readable if "lr" in roles or "hr" not in roles
         ]
@@ -229,11 +232,6 @@ def _readable(entries: list[Entry], refused: list[Refused], source: str) -> list
     return [entry for entry, _ in readable]
 
 
-def _refused(entry: Entry, reason: str, message: str) -> Refused:
-    fields = (entry.key, entry.where, reason, message)
-    return Refused(*map(_printable, fields))
-
-
 def _problem(key: str) -> str | None:
     """Return why a name cannot be a key, or None."""
     if key.startswith("/") or ".." in PurePosixPath(key).parts:
@@ -243,8 +241,3 @@ def _problem(key: str) -> str | None:
     if split_name(f"{key}.x") != (key, "x"):
         return "is one that readers of shards skip or shorten"
     return None
-
-
-def _printable(text: str) -> str:
-    # A report cannot hold line ends, or the surrogates of a name that is not UTF-8.
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 from datamodules.files.pairs import with_scale
-from datamodules.files.paths import parse_bytes
-from datamodules.pack.blocks import Job
 from datamodules.pack.images import KEEP, Recipe, parse_encoding
 from datamodules.pack.inputs import Inputs, find_inputs
-from datamodules.workers import usable_cores
 from files.numbers import positive
 from files.paths import expand_path
 
@@ -22,11 +20,11 @@ broken ones are refused and listed. By default the files are kept unchanged, in 
 paths."""
 EXAMPLES = """\
 examples:
-  a folder with its files unchanged, in shards of at most 300 MB:
-    python main.py pack my/photos my/shards --shard-size 300M
+  a folder with its files unchanged, 500 in each shard:
+    python main.py pack my/photos my/shards --images-per-shard 500
   sub-images of pairs, as BasicSR cuts them:
     python main.py pack DIV2K_train_HR shards --lr DIV2K_train_LR_bicubic/X2 \\
-      --lr-suffix x2 --scale 2 --crop 480 --step 240 --encode webp
+      --lr-suffix x2 --scale 2 --crop 480 --step 240 --encode webp --images-per-shard 50
 
 A command that was killed, or stopped at a full disk, continues when it is run again. The same input
 and options give the same bytes, for any number of workers, parts and interruptions.
@@ -35,32 +33,17 @@ exit status: 0 all packed, 1 some inputs were refused, 2 an error stopped it, 13
 """
 
 # On these the shards do not depend, or `job_of` names them otherwise.
-INDEPENDENT = ("finish", "overwrite", "part", "workers", "out", "source", "lr")
+INDEPENDENT = ("part", "workers", "wait_minutes", "out", "source", "lr")
 
 
-def _size(text: str) -> int:
-    return parse_bytes(text, "--shard-size")
-
-
-def _part(text: str) -> tuple[int, int]:
-    part, parts = map(int, text.split("/"))
-    if not 1 <= part <= parts:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a part; expected I/N with I from 1 to N, such as 3/7"
-        )
-    return part, parts
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    known = hasattr(os, "sched_getaffinity")  # on Linux
+    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
 
 
 def _natural(text: str) -> int:
     return 0 if text == "0" else positive(text)
-
-
-def _name(text: str) -> str:
-    if not re.fullmatch(r"\w[\w.-]*", text, re.ASCII):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a name of shards; expected letters, digits, and _ . - within"
-        )
-    return text
 
 
 def parser() -> argparse.ArgumentParser:
@@ -83,7 +66,6 @@ def parser() -> argparse.ArgumentParser:
     _add_inputs(command.add_argument_group("inputs"))
     _add_images(command.add_argument_group("processing of an image, in this order"))
     _add_shards(command.add_argument_group("shards"))
-    _add_runs(command.add_argument_group("several machines, or a new start"))
     return command
 
 
@@ -130,24 +112,23 @@ def _add_images(group: Any) -> None:
 
 def _add_shards(group: Any) -> None:
     group.add_argument(
-        "--samples-per-shard",
+        "--images-per-shard",
         type=positive,
         default=1000,
         metavar="N",
-        help="samples in each shard, at most; after as many inputs a new shard begins (default: "
-        "%(default)s)",
-    )
-    group.add_argument(
-        "--shard-size",
-        type=_size,
-        metavar="SIZE",
-        help="bytes in each shard, at most, e.g. 300M",
+        help="images in each shard, with all their squares (default: %(default)s)",
     )
     group.add_argument(
         "--name",
-        type=_name,
         default="shard",
         help="shards are named NAME-000000.tar (default: %(default)s)",
+    )
+    group.add_argument(
+        "--part",
+        default="0/1",
+        metavar="I/N",
+        help="make each N-th shard, from shard I on (I from 0 to N-1); the others can be made "
+        "anywhere, at any time. OUT must be a folder that all machines share",
     )
     group.add_argument(
         "--workers",
@@ -156,23 +137,12 @@ def _add_shards(group: Any) -> None:
         metavar="N",
         help="processes (default: one per core, here %(default)s); 0 decodes in this one",
     )
-
-
-def _add_runs(group: Any) -> None:
-    # A part that began again would remove what other parts have made.
-    choice = group.add_mutually_exclusive_group()
-    choice.add_argument(
-        "--part",
-        type=_part,
-        metavar="I/N",
-        help="make part I of N only; the others can be made anywhere, at any time, as often as "
-        "needed. OUT must be a folder that all machines share",
-    )
-    choice.add_argument(
-        "--finish", action="store_true", help="join the parts into the shards of OUT"
-    )
-    choice.add_argument(
-        "--overwrite", action="store_true", help="start again, and replace shards of this name"
+    group.add_argument(
+        "--wait-minutes",
+        type=float,
+        default=10.0,
+        metavar="N",
+        help="longest time without an image from the workers (default: %(default)g)",
     )
 
 
@@ -182,6 +152,13 @@ def check(options: argparse.Namespace) -> None:
     Raises:
         ValueError: If they contradict each other.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("pack runs in one process: use --part")
+    if not re.fullmatch(r"\w[\w.-]*", options.name, re.ASCII):
+        raise ValueError(
+            f"--name {options.name!r} is not a name of shards; expected letters, digits, and _ . - "
+            "within"
+        )
     if options.lr is not None and options.scale is None:
         raise ValueError("--lr needs --scale, to check the sizes of the pairs")
     if options.crop is None and options.step is not None:
@@ -212,7 +189,7 @@ def inputs_of(options: argparse.Namespace) -> Inputs:
 
 
 def _sources(options: argparse.Namespace) -> tuple[str, str | None]:
-    """Return SOURCE and --lr; absolute, as parts are made and joined in different folders."""
+    """Return SOURCE and --lr; absolute, as parts are made in different folders."""
     lr = None if options.lr is None else _absolute(options.lr, "--lr")
     return _absolute(options.source, "SOURCE"), lr
 
@@ -222,7 +199,7 @@ def _absolute(path: str, name: str) -> str:
     return str(Path(expand_path(path, name)).absolute())
 
 
-def job_of(options: argparse.Namespace, inputs: Inputs) -> Job:
+def job_of(options: argparse.Namespace, inputs: Inputs) -> dict[str, Any]:
     """Return what the shards depend on: the options, and the names and sizes of the inputs."""
     source, lr = _sources(options)
     job = {"SOURCE": source, "--lr": lr}

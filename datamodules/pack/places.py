@@ -59,12 +59,3 @@ class Entry(NamedTuple):
     def where(self) -> str:
         """The place of its first member."""
         return next(iter(self.members.values())).where
-
-
-class Refused(NamedTuple):
-    """A refused input: its key, its place, the reason in a word or two, and a message."""
-
-    key: str
-    path: str
-    reason: str
-    message: str

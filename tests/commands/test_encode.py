@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -18,7 +17,7 @@ import torch
 from PIL import Image
 
 from commands import encode as encoding
-from datamodules.shards.writer import ShardWriter
+from datamodules.pack import shard_set
 from degradations.bicubic import Bicubic
 from files.owned import refuse_foreign
 from lightning_modules.backbone.space import Taef2Space
@@ -138,20 +137,19 @@ def test_a_stopped_command_goes_on(
     enlarger(*ENCODE, *CROPS)
     whole = {path.name: path.read_bytes() for path in Path("out").glob("*.tar")}
     Path("out").rename("whole")
-    finish, finished = ShardWriter.finish, []
+    write_shard, begun = shard_set.write_shard, []
 
-    def stops(writer: ShardWriter) -> None:
-        finished.append(writer.path)
-        if len(finished) == 3:
+    def stop(path: Path, *arguments: Any) -> None:
+        begun.append(path)
+        if len(begun) == 3:
             raise RuntimeError("killed")
-        finish(writer)
+        write_shard(path, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ShardWriter, "finish", stops)
+        patch.setattr(shard_set, "write_shard", stop)
         with pytest.raises(RuntimeError, match="killed"):
             enlarger(*ENCODE, *CROPS)
-    assert len(list(Path("out").rglob("*.tar"))) == 2
-    assert not list(Path("out").rglob("*.part"))
+    assert len(list(Path("out").glob("*.tar"))) == 2
     assert "made otherwise (flips was False, now it is True)" in refusal(
         *ENCODE, *CROPS, "--encode.flips", "true"
     )
@@ -251,72 +249,37 @@ SPLIT = ("--encode.crop", 32, "--encode.crops_per_image", 3, "--encode.samples_p
 
 
 def output(folder: str) -> dict[str, object]:
-    found: dict[str, object] = {p.name: p.read_bytes() for p in Path(folder).glob("*.tar")}
-    found["about"] = Path(folder, "encode.json").read_text()
-    found["report"] = Path(folder, "latents.report.json").read_text()
-    assert not Path(folder, "latents.parts").exists()
+    """The contents without times of modification."""
+    found: dict[str, object] = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+    for path in Path(folder).glob("*.idx.json"):
+        found[path.name] = {**json.loads(path.read_text()), "mtime_ns": 0}
     return found
 
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_several_processes_give_the_bytes_of_one(
+def test_parts_and_processes_give_the_bytes_of_one(
     work: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where they are stopped, and go on in another number, or in one."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
     more = (*SPLIT, *PAIRS, *small(work / "images", 12))
     enlarger(*ENCODE[:-1], "whole", *more)
     whole = output("whole")
-    assert len(whole) == 8 + 2  # of 9 blocks, one of which has no square
+    assert len([name for name in whole if name.endswith(".tar")]) == 8  # one of 9 is of no square
+
+    parts = (*ENCODE[:-1], "parts", *more)
+    enlarger(*parts, "--encode.part", "1/2")
+    assert not Path("parts/encode.json").exists()
+    enlarger(*parts, "--encode.part", "0/2")
+    assert output("parts") == whole
+
     assert torchrun("main.py", *ENCODE, *more) == (0, "")
     assert output("out") == whole
-
-    Path("stops.py").write_text(STOPS)
-    stopped = (*ENCODE[:-1], "stopped", *more)
-    monkeypatch.setenv("FAULT", "kill")
-    assert torchrun("stops.py", *stopped)[0] != 0
-    assert not Path("stopped/latents-000000.tar").exists()
-    done = set(Path("stopped/latents.parts").glob("*.tar"))
-    assert done
-    monkeypatch.setenv("FAULT", "disk")
-    status, said = torchrun("stops.py", *stopped)
-    assert status != 0
-    assert "process 1: cannot write to stopped/latents.parts: No space left on device" in said
-    assert "What the other processes have encoded stays" in said
-    kept = {path: path.stat().st_mtime_ns for path in Path("stopped/latents.parts").glob("*.tar")}
-    assert kept.keys() >= done
-    assert len(kept) >= 4  # all of the first process
-    shutil.copytree("stopped", "alone", copy_function=shutil.copy2)
-    assert torchrun("main.py", *stopped, processes=3)[0] == 0
-    assert output("stopped") == whole
-    enlarger(*ENCODE[:-1], "alone", *more)
-    assert output("alone") == whole
-    assert torchrun("main.py", *stopped) == (0, "")  # nothing is left to do
-    assert output("stopped") == whole
-
-
-STOPS = f"""
-import os, signal, sys
-sys.path.insert(0, {str(REPO)!r})
-import main
-from datamodules.shards.writer import ShardWriter
-
-finish, finished = ShardWriter.finish, []
-
-def stops(writer):
-    fault = os.environ["FAULT"] if os.environ["RANK"] == "1" else ""
-    if fault == "kill" and finished:
-        os.kill(os.getpid(), signal.SIGKILL)
-    if fault == "disk":  # at once: one shard may be all that is left to it
-        raise OSError(28, "No space left on device")
-    finished.append(writer)
-    return finish(writer)
-
-ShardWriter.finish = stops
-main.main(sys.argv[1:])
-"""
+    for number in (1, 4, 7):
+        Path(f"out/latents-00000{number}.tar").unlink()
+    assert torchrun("main.py", *ENCODE, *more, processes=3)[0] == 0  # all are of one process
+    assert output("out") == whole
 
 
 def torchrun(script: str, *args: object, processes: int = 2) -> tuple[int, str]:

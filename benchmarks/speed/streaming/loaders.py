@@ -95,7 +95,7 @@ def shards(images: Path, place: Path) -> str:
         RuntimeError: The packer refused some.
     """
     out = place / "tars"
-    if not out.exists() and pack.main([str(images), str(out), "--samples-per-shard", str(SHARD)]):
+    if not out.exists() and pack.main([str(images), str(out), "--images-per-shard", str(SHARD)]):
         raise RuntimeError(f"not all of {images} could be packed")
     return str(out / "shard-*.tar")
 

@@ -30,7 +30,7 @@ def outcome(path, recipe=None, lr=None):
 
 
 def only(found):
-    assert not found.reason, found.message
+    assert found.refused is None, found.refused
     [(key, members)] = found.samples
     return key, members
 
@@ -94,8 +94,8 @@ def test_sixteen_bits(tmp_path):
     np.testing.assert_array_equal(image(members).rgb, deep[:30, :, ::-1])
     for encoding in (WEBP, JPEG):
         found = outcome(tmp_path / "a.png", Recipe(encode=encoding))
-        assert found.reason.startswith("impossible as")
-        assert "--encode png" in found.message
+        assert found.refused.reason.startswith("impossible as")
+        assert "--encode png" in found.refused.message
 
 
 @pytest.mark.parametrize("deep", [False, True])
@@ -108,7 +108,7 @@ def test_colours_of_hdr(tmp_path, deep):
     assert image(members).cicp == points
     if not deep:
         for encoding in (WEBP, JPEG):
-            [note] = outcome(path, Recipe(encode=encoding)).notes
+            note, _ = outcome(path, Recipe(encode=encoding)).notes
             assert note.startswith("images that lost their colours (cICP code points, as of HDR)")
 
 
@@ -117,7 +117,7 @@ def test_only_the_first_frame_is_used(tmp_path, encode):
     frames = [Image.fromarray(pixels((9, 7), seed)) for seed in (0, 1)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     found = outcome(tmp_path / "a.gif", Recipe(encode=encode))
-    assert found.notes == ("images that are read without their further frames or pages",)
+    assert "images that are read without their further frames or pages" in found.notes
 
 
 def test_what_is_of_the_kind_already_is_kept(tmp_path):
@@ -178,9 +178,9 @@ def test_pairs_are_cut_alike(tmp_path, size):
 def test_pairs_of_other_sizes(tmp_path):
     hr, lr = save(tmp_path / "a.png", (12, 8)), save(tmp_path / "lr" / "a.png", (6, 5))
     found = outcome(hr, Recipe(scale=2.0), lr)
-    assert found.reason == "sizes of the pair"
-    assert "HR 12x8, LR 6x5, expected HR 12x10" in found.message
-    assert outcome(hr, Recipe(crop=4, step=4), lr).reason == "sizes of the pair"
+    assert found.refused.reason == "sizes of the pair"
+    assert "HR 12x8, LR 6x5, expected HR 12x10" in found.refused.message
+    assert outcome(hr, Recipe(crop=4, step=4), lr).refused.reason == "sizes of the pair"
 
 
 # ------------------------------------------------------------------------------ captions, metadata
@@ -211,5 +211,5 @@ def test_broken_sidecars(tmp_path, name, content):
     path = save(tmp_path / "a.png")
     (tmp_path / name).write_bytes(content)
     found = with_texts(path)
-    assert found.reason == "broken text"
-    assert str(path) in found.message
+    assert found.refused.reason == "broken text"
+    assert str(path) in found.refused.message

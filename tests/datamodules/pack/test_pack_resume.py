@@ -15,16 +15,15 @@ import psutil
 import pytest
 
 from datamodules.pack import __main__ as pack
-from datamodules.shards import writer as shard_writer
+from datamodules.pack import shard_set
 from tests.conftest import REPO
 from tests.datamodules.image_files import save
 
-OPTIONS = ["--samples-per-shard", "3", "--crop", "8", "--step", "8", "--encode", "png"]
+OPTIONS = ["--images-per-shard", "3", "--crop", "8", "--step", "8", "--encode", "png"]
 
 
 @pytest.fixture
 def images(tmp_path):
-    """Images of 2 squares each, so that some begin in one shard and end in the next."""
     for number in range(12):
         save(tmp_path / "images" / f"{number:02d}.png", (16, 8), seed=number)
     broken = tmp_path / "images" / "05.png"
@@ -54,7 +53,7 @@ def test_a_kill_with_workers(tmp_path):
     """They end with the command, which goes on when it is given again."""
     for number in range(36):
         save(tmp_path / "images" / f"{number:02d}.png", (150, 100), seed=number)
-    words = ["--samples-per-shard", "6", "--encode", "webp"]
+    words = ["--images-per-shard", "6", "--encode", "webp"]
     images, whole, out = (str(tmp_path / name) for name in ("images", "whole", "out"))
     command = [sys.executable, "-m", "datamodules.pack", images, out, *words, "--workers", "2"]
     with subprocess.Popen(command, cwd=REPO, stderr=subprocess.DEVNULL) as process:
@@ -69,16 +68,26 @@ def test_a_kill_with_workers(tmp_path):
     assert content(Path(out)) == content(Path(whole))
 
 
-def test_ctrl_c(images, tmp_path, monkeypatch, caplog):
-    def interrupt(self):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("written", ["before", "after"])
+def test_ctrl_c_at_the_record_of_a_shard(images, tmp_path, monkeypatch, caplog, written):
+    """It is the last file before the shard gets its name."""
+    write_whole = shard_set.write_whole
 
+    def interrupt(path, text):
+        if written == "after" or path.name != "shard-000001.json":
+            write_whole(path, text)
+        if path.name == "shard-000001.json":
+            raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    assert run(images, tmp_path / "whole") == 1
     with monkeypatch.context() as patch:
-        patch.setattr(shard_writer.ShardWriter, "finish", interrupt)
-        assert run(images, tmp_path / "out") == 130
+        patch.setattr(shard_set, "write_whole", interrupt)
+        assert run(images, out) == 130
     assert "the same command continues" in caplog.text
-    assert not list((tmp_path / "out").glob("*.part"))
-    assert run(images, tmp_path / "out") == 1
+    assert [path.name for path in out.glob("*.tar")] == ["shard-000000.tar"]
+    assert run(images, out) == 1
+    assert content(out) == content(tmp_path / "whole")
 
 
 # ------------------------------------------------------------------------------------------- disks
@@ -103,20 +112,29 @@ def test_a_disk_that_is_full(images, tmp_path):
         preexec_fn=limit,  # also for the file that coverage would write at the end
     )
     assert stopped.returncode == 2
-    assert "cannot write to" in stopped.stderr
-    assert "the same command to go on" in stopped.stderr
+    assert "error: [Errno 27] File too large: " in stopped.stderr
     assert "Traceback" not in stopped.stderr
-    assert not list((tmp_path / "out").glob("*.part"))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["shard.json"]
     assert run(images, tmp_path / "out") == 1
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
-# --------------------------------------------------------------------------- another job, or damage
+# ------------------------------------------------------------------------------------------- damage
 
 
-def test_a_finished_shard_that_is_gone(images, tmp_path, caplog):
+def test_a_shard_that_is_gone_is_made_again(images, tmp_path):
     out = tmp_path / "out"
     run(images, out)
-    (out / "shard-000001.tar").write_bytes(b"short")
+    before = content(out)
+    (out / "shard-000001.tar").unlink()
+    assert run(images, out) == 1
+    assert content(out) == before
+
+
+def test_a_shard_that_is_another(images, tmp_path, caplog):
+    out = tmp_path / "out"
+    run(images, out)
+    (out / "shard-000001.tar").write_bytes(b"mine")
     assert run(images, out) == 2
-    assert "shard-000001.tar was finished but is missing or has another size" in caplog.text
+    assert "shard-000001.tar is not the shard that was written here" in caplog.text
+    assert (out / "shard-000001.tar").read_bytes() == b"mine"

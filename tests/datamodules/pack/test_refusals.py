@@ -14,7 +14,7 @@ OPTIONS = [
     ([*PAIRS, "4", "--crop", "30"], "--crop 30 and"),
     ([*PAIRS, "4", "--crop", "32", "--step", "3"], "--step 3 are"),
     (["--lr", "other", "--scale", "2"], "have no LR"),
-    (["--part", "1/2", "--overwrite"], "not allowed with argument"),
+    (["--part", "2/2"], "not a part"),
     (["--encode", "jpeg:101"], "not an encoding"),
     (["--name", "../shard"], "not a name of shards"),
 ]
@@ -50,6 +50,14 @@ def refused(words: list[str]) -> bool:
         return pack.main(words) == 2
     except SystemExit as error:
         return error.code == 2
+
+
+def test_several_processes_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert refused(["images", "out"])
+    assert "pack runs in one process: use --part" in caplog.text
 
 
 @pytest.mark.parametrize(("source", "more", "word"), CASES)

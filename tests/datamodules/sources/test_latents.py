@@ -13,7 +13,7 @@ import torch
 
 from datamodules.batches import collate
 from datamodules.order.plan import Item
-from datamodules.shards.writer import ShardWriter
+from datamodules.shards.writer import write_shard
 from datamodules.sources.latents import ABOUT, Latents, TrainingLatents, add_latents
 from files.images.decode import UnreadableImage
 
@@ -28,10 +28,8 @@ def npy(array: Any) -> bytes:
 
 def write(folder: Path, *samples: dict[str, bytes], about: dict[str, Any] | None = None) -> str:
     folder.mkdir()
-    writer = ShardWriter(folder, "latents", 10)
-    for number, members in enumerate(samples):
-        writer.add(f"a/{number}", members)
-    writer.finish()
+    numbered = ((f"a/{number}", members) for number, members in enumerate(samples))
+    write_shard(folder / "latents-000000.tar", numbered)
     (folder / ABOUT).write_text(json.dumps(about or ABOUT_OURS))
     return f"{folder}/*.tar"
 
