@@ -10,7 +10,7 @@ import pytest
 
 from callbacks.metrics.pixels import PSNR
 from callbacks.results import files as results_files
-from callbacks.results.files import load_images, load_results
+from callbacks.results.files import read_file
 from callbacks.results.results import Results
 from files.locks import lock
 from tests.callbacks.tiny import Images, Tiny, loader, trainer
@@ -51,5 +51,5 @@ def test_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     thread.join(60)
     assert not thread.is_alive()
     both = {"a", "b"}
-    assert {r["dataset"] for r in load_results(tmp_path / "results.json")["results"]} == both
-    assert {numbers["dataset"] for numbers in load_images(tmp_path)} == both
+    assert {row.dataset for row in read_file(tmp_path / "results.json")} == both
+    assert {row.dataset for row in read_file(tmp_path / "images.json")} == both
