@@ -62,7 +62,7 @@ def test(name: str, scale: int) -> dict[str, Any]:
     found: dict[str, Any] = {"imdn": {}, "bicubic": {}}
     for row in rows:
         if row.metric in ("psnr", "ssim"):
-            model = "bicubic" if row.weights == "bicubic" else "imdn"
+            model = "bicubic" if row.checkpoint == "bicubic" else "imdn"
             found[model][row.metric] = round(row.value, 4)
             found["images"] = row.n
     return found

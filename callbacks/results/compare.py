@@ -170,7 +170,7 @@ class Run:
         fitting = [row for row in same if protocol_of(row) == protocol_of(wanted)]
         # With equally many images, if there is one; else the one with most.
         as_many = [row for row in fitting if row.protocol == wanted.protocol]
-        largest = {row.weights: row for row in sorted(as_many or fitting, key=lambda row: row.n)}
+        largest = {row.checkpoint: row for row in sorted(as_many or fitting, key=lambda row: row.n)}
         self._refuse_several(list(largest.values()))
         for row in largest.values():
             measured = self._measured(row)
@@ -191,7 +191,7 @@ class Run:
 
     def _refuse_several(self, rows: list[Row]) -> None:
         if len(rows) > 1:
-            names = ", ".join(str(row.weights) for row in rows)
+            names = ", ".join(str(row.checkpoint) for row in rows)
             raise ValueError(
                 f"{self.name} has {rows[0].title} of {len(rows)} checkpoints ({names}): say which "
                 f"by a part of its name, {self.name.partition('@')[0]}@PART"
@@ -255,12 +255,12 @@ def load_run(name: str) -> Run:
         )
     rows = read(folder)
     if not part:
-        of_model = [row for row in rows if row.weights != CONTROL]
+        of_model = [row for row in rows if row.checkpoint != CONTROL]
         return Run(name, of_model or rows)
-    exact = [row for row in rows if str(row.weights) == part]
-    matching = [row for row in rows if part in str(row.weights)]
+    exact = [row for row in rows if str(row.checkpoint) == part]
+    matching = [row for row in rows if part in str(row.checkpoint)]
     if not matching:
-        names = ", ".join(dict.fromkeys(str(row.weights) for row in rows))
+        names = ", ".join(dict.fromkeys(str(row.checkpoint) for row in rows))
         raise ValueError(f"{path} has nothing of a checkpoint {part!r}; it has {names}")
     return Run(name, exact or matching)
 

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from files.words import first_of
 log = logging.getLogger(__name__)
 RESULTS, IMAGES = "results.json", "images.json"
 LOCK = ".results.lock"
+SHARED = ("dataset", "scale", "metric", "protocol", "checkpoint", "seed")  # by a line of images
 
 
 def made_by(method: Method) -> str | None:
@@ -64,37 +66,16 @@ def read_file(path: Path) -> list[Row]:
 
 
 def _dataset_row(entry: Mapping[str, Any]) -> Row:
-    std = entry.get("std")
-    return Row(
-        **_number(entry),
-        value=float(entry["value"]),  # "inf" and "nan" are strings in JSON
-        n=int(entry["n"]),
-        not_finite=int(entry.get("not_finite", 0)),
-        higher_is_better=entry.get("higher_is_better"),
-        sha256=entry.get("sha256"),
-        seeds=entry.get("seeds"),
-        std=None if std is None else float(std),
-        digest=entry.get("digest"),
-    )
+    known = {field.name: entry[field.name] for field in fields(Row) if field.name in entry}
+    numbers = {name: float(entry[name]) for name in ("value", "std") if name in entry}
+    return Row(**{**known, **numbers})  # "inf" and "nan" are strings in JSON
 
 
 def _image_rows(entry: Mapping[str, Any]) -> Iterator[Row]:
-    number = _number(entry)
+    shared = {name: entry[name] for name in SHARED}
     digests = entry.get("digests", {})
     for image, value in entry["values"].items():
-        digest = digests.get(image)
-        yield Row(**number, seed=entry["seed"], image=image, value=float(value), digest=digest)
-
-
-def _number(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what rows of one number share."""
-    return {
-        "dataset": str(entry["dataset"]),
-        "scale": float(entry["scale"]),
-        "metric": str(entry["metric"]),
-        "protocol": dict(entry["protocol"]),
-        "weights": entry["checkpoint"],
-    }
+        yield Row(**shared, image=image, value=float(value), digest=digests.get(image))
 
 
 # ----------------------------------------------------------------------------------------- writing
@@ -103,10 +84,10 @@ def _number(entry: Mapping[str, Any]) -> dict[str, Any]:
 def append(run: Path, rows: Sequence[Row]) -> list[Row]:
     """Add the numbers of an evaluation to a run's files, and return all that they now have.
 
-    A number replaces that of the same dataset, scale, metric, protocol and weights, with all of its
-    seeds: another evaluation may have used other settings of the method, and a mean over both would
-    be meaningless. If weights or images are others than before, all older numbers of this dataset,
-    scale and weights are dropped, with a warning.
+    A number replaces that of the same dataset, scale, metric, protocol and checkpoint, with all of
+    its seeds: another evaluation may have used other settings of the method, and a mean over both
+    would be meaningless. If weights or images are others than before, all older numbers of this
+    dataset, scale and checkpoint are dropped, with a warning.
 
     Args:
         run: The run's directory; it is created.
@@ -195,49 +176,24 @@ def _one_writer(run: Path) -> Iterator[None]:
 
 def _write_results(path: Path, rows: Sequence[Row]) -> None:
     """Write ``results.json`` with command, commit and versions."""
-    content = {"results": [entry_of(row) for row in rows], **provenance()}
+    content = {"results": [_entry_of(row) for row in rows], **provenance()}
     write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def entry_of(row: Row) -> dict[str, Any]:
-    """Return the entry of ``results.json`` of a dataset's number."""
-    entry = {
-        "dataset": row.dataset,
-        "scale": row.scale,
-        "metric": row.metric,
-        "value": storable(row.value),
-        "n": row.n,
-        "protocol": row.protocol,
-        "checkpoint": row.weights,
-    }
-    if row.not_finite:
-        entry["not_finite"] = row.not_finite
-    for name in ("higher_is_better", "sha256", "seeds", "std", "digest"):
-        value = getattr(row, name)
-        if value is not None:
-            entry[name] = storable(value)
-    return entry
+def _entry_of(row: Row) -> dict[str, Any]:
+    stored = {name: storable(value) for name, value in asdict(row).items() if value is not None}
+    return {**stored, "checkpoint": row.checkpoint}
 
 
 def _write_images(path: Path, rows: Sequence[Row]) -> None:
     """Write ``images.json``: a line for each number and seed, with all of its images."""
     entries: dict[tuple[str, int | None], dict[str, Any]] = {}
     for row in rows:
-        key = row.number, row.seed
-        if key not in entries:
-            entries[key] = {
-                "dataset": row.dataset,
-                "scale": row.scale,
-                "metric": row.metric,
-                "protocol": row.protocol,
-                "checkpoint": row.weights,
-                "seed": row.seed,
-                "values": {},
-                "digests": {},
-            }
-        entries[key]["values"][row.image] = storable(row.value)
+        shared = {name: getattr(row, name) for name in SHARED}
+        entry = entries.setdefault((row.number, row.seed), {**shared, "values": {}, "digests": {}})
+        entry["values"][row.image] = storable(row.value)
         if row.digest is not None:
-            entries[key]["digests"][row.image] = row.digest
+            entry["digests"][row.image] = row.digest
     lines = [json.dumps(entry, allow_nan=False) for entry in entries.values()]
     write_whole(path, '{"images": [\n' + ",\n".join(lines) + "\n]}\n")
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from callbacks.evaluation import MetricProtocol
-from callbacks.metrics.base import Metric, Record
+from callbacks.metrics.base import Metric
 from callbacks.results.digests import digest_of_set
 
-CONTROL = "bicubic"  # `weights` of a metric's control
-Place = tuple[str, float, str | None]  # dataset, scale, weights
+CONTROL = "bicubic"  # `checkpoint` of a metric's control
+Place = tuple[str, float, str | None]  # dataset, scale, checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +29,8 @@ class Row:
         scale: The factor its images were enlarged by.
         metric: Name of the metric in the logs.
         protocol: How the number was computed.
-        weights: File or name of the weights, with the options that change their outputs; None for a
-            method without any; ``bicubic`` for a metric's control.
+        checkpoint: File or name of the weights, with the options that change their outputs; None
+            for a method without any; ``bicubic`` for a metric's control.
         value: The number.
         image: Key of the image.
         seed: Seed of the method's noise; None without noise, and for a mean over seeds.
@@ -47,7 +47,7 @@ class Row:
     scale: float
     metric: str
     protocol: MetricProtocol
-    weights: str | None
+    checkpoint: str | None
     value: float
     image: str | None = None
     seed: int | None = None
@@ -62,17 +62,17 @@ class Row:
     @cached_property
     def number(self) -> str:
         """A key that rows of one number share, whatever their image and seed."""
-        parts = [self.dataset, self.scale, self.metric, self.protocol, self.weights]
+        parts = [self.dataset, self.scale, self.metric, self.protocol, self.checkpoint]
         return json.dumps(parts, sort_keys=True)
 
     @property
     def place(self) -> Place:
         """The row of a table that the number is in."""
-        return self.dataset, self.scale, self.weights
+        return self.dataset, self.scale, self.checkpoint
 
     @property
     def title(self) -> str:
-        """The number in words, without protocol and weights."""
+        """The number in words, without protocol and checkpoint."""
         return f"{self.metric} on {self.dataset} x{self.scale:g}"
 
 
@@ -88,7 +88,7 @@ def of_images(rows: Sequence[Row]) -> list[Row]:
 
 def rows_of(
     metric: Metric,
-    weights: str | None,
+    checkpoint: str | None,
     seed: int | None,
     sha256: str | None = None,
     digests: Mapping[str, Mapping[str, str]] | None = None,
@@ -97,56 +97,41 @@ def rows_of(
 
     Args:
         metric: The metric; only that of the first process has numbers.
-        weights: What was evaluated.
+        checkpoint: What was evaluated, see ``Row``.
         seed: Seed of the method's noise; None for a method without any.
         sha256: Of the weights' file.
         digests: Of the images, by dataset and key.
     """
     digests = digests or {}
     for record in metric.records:
-        values = metric.images.get(record["dataset"], {})
-        number = _of_dataset(metric, record, weights, seed)
-        yield from _with_images(replace(number, sha256=sha256), values, digests)
+        higher_is_better = metric.is_higher_better(record["metric"])
+        number = Row(
+            **record,
+            checkpoint=checkpoint,
+            seed=seed,
+            sha256=sha256,
+            higher_is_better=higher_is_better,
+        )
+        yield from _with_images(number, metric.images, digests)
     for record in metric.control_records:
-        values = metric.control_images.get(record["dataset"], {})
-        number = _of_dataset(metric, record, CONTROL, None)
-        yield from _with_images(number, values, digests)
-
-
-def _of_dataset(metric: Metric, record: Record, weights: str | None, seed: int | None) -> Row:
-    return Row(
-        dataset=record["dataset"],
-        scale=record["scale"],
-        metric=record["metric"],
-        protocol=record["protocol"],
-        weights=weights,
-        seed=seed,
-        value=record["value"],
-        n=record["n"],
-        not_finite=record.get("not_finite", 0),
-        higher_is_better=metric.is_higher_better(record["metric"]),
-    )
+        higher_is_better = metric.is_higher_better(record["metric"])
+        number = Row(**record, checkpoint=CONTROL, higher_is_better=higher_is_better)
+        yield from _with_images(number, metric.control_images, digests)
 
 
 def _with_images(
-    number: Row, values: Mapping[str, float], digests: Mapping[str, Mapping[str, str]]
+    number: Row,
+    images: Mapping[str, Mapping[str, float]],
+    digests: Mapping[str, Mapping[str, str]],
 ) -> Iterator[Row]:
     """Yield the number of a dataset, and those of its images; a metric of sets has none."""
+    values = images.get(number.dataset, {})
     of_all = digests.get(number.dataset, {})
     measured = {key: of_all[key] for key in values or of_all if key in of_all}
     yield replace(number, digest=digest_of_set(measured))
     for key, value in values.items():
-        yield Row(
-            dataset=number.dataset,
-            scale=number.scale,
-            metric=number.metric,
-            protocol=number.protocol,
-            weights=number.weights,
-            seed=number.seed,
-            image=key,
-            value=value,
-            digest=of_all.get(key),
-        )
+        digest = of_all.get(key)
+        yield replace(number, image=key, value=value, digest=digest, n=1, not_finite=0)
 
 
 def over_seeds(evaluations: Sequence[Sequence[Row]]) -> list[Row]:

@@ -64,8 +64,8 @@ def of_run(rows: Sequence[Row]) -> tuple[Cells, list[str]]:
             shown = [_value(row) for row in here if (row.metric, row.protocol) == column]
             values.append(shown[0] if shown else "-")
         counts = dict.fromkeys(_count(row) for row in here)
-        dataset, scale, weights = place
-        cells.append([dataset, f"x{scale:g}", *values, "/".join(counts), weights or "-"])
+        dataset, scale, checkpoint = place
+        cells.append([dataset, f"x{scale:g}", *values, "/".join(counts), checkpoint or "-"])
     notes = [f"{heading}: {described(protocol)}" for heading, (_, protocol) in columns.items()]
     return cells, notes
 

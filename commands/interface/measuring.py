@@ -110,7 +110,7 @@ def measured_rows(
     rows: list[Row] = []
     for metric in chosen:
         is_cut = images.cut and metric.needs_hr
-        for row in rows_of(metric, weights=None, seed=None):
+        for row in rows_of(metric, checkpoint=None, seed=None):
             rows.append(replace(row, protocol=_protocol(row, is_cut)))
     return rows
 

@@ -454,7 +454,7 @@ def test_numbers_of_trained_weights_are_not_those_of_the_file_before(
 
     def named() -> list[tuple[str | None, bool]]:
         found = read_file(tmp_path / "results.json")
-        return [(row.weights, row.sha256 is not None) for row in found]
+        return [(row.checkpoint, row.sha256 is not None) for row in found]
 
     module = Regression(2, network=EDSR(2, blocks=1, channels=4), weights=str(file))
     run = trainer(tmp_path, PSNR(), Results(), max_steps=1)

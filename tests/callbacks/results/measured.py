@@ -14,7 +14,7 @@ def row(**changes: Any) -> Row:
         "scale": 2.0,
         "metric": "psnr",
         "protocol": {"color": "y", "border": "scale"},
-        "weights": "a.ckpt",
+        "checkpoint": "a.ckpt",
         "value": 38.0,
     }
     if "image" not in changes:

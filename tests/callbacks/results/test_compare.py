@@ -193,16 +193,16 @@ def test_what_is_not_comparable(tmp_path: Path, change: Any, reason: str) -> Non
 
 def two(folder: Path, *names: str) -> str:
     for number, name in enumerate(names):
-        run(folder, noise() + number, weights=name)
+        run(folder, noise() + number, checkpoint=name)
     return str(folder)
 
 
 def test_bicubic_is_asked_for(tmp_path: Path) -> None:
     a = two(tmp_path / "a", "bicubic", "c/best.ckpt")
-    assert load_run(a).rows[0].weights == "c/best.ckpt"
+    assert load_run(a).rows[0].checkpoint == "c/best.ckpt"
     ((found,), _) = compared(a, f"{a}@bicubic")
     assert found.verdict == "A is better"
-    assert found.b.weights == "bicubic"
+    assert found.b.checkpoint == "bicubic"
 
 
 def test_several_checkpoints(tmp_path: Path) -> None:

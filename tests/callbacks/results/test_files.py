@@ -40,7 +40,7 @@ def test_every_image_and_those_of_bicubic(tmp_path: Path) -> None:
     trainer(tmp_path, metric, Results()).test(Tiny(), datasets, verbose=False)
     numbers = read_file(tmp_path / "results.json")
     images = read_file(tmp_path / "images.json")
-    assert [(row.dataset, row.weights) for row in numbers] == [
+    assert [(row.dataset, row.checkpoint) for row in numbers] == [
         ("tiny", None),
         ("other", None),
         ("tiny", "bicubic"),

@@ -50,7 +50,7 @@ def test_numbers_with_protocol_and_weights(tmp_path: Path, verb: str) -> None:
     ]
     first = content["results"][0]
     described = {"dataset", "scale", "metric", "value", "n", "protocol", "checkpoint"}
-    assert set(first) == described | {"higher_is_better", "digest"}
+    assert set(first) == described | {"higher_is_better", "not_finite", "digest"}
     assert first["protocol"] == PSNR().protocol()
     assert first["checkpoint"] == "a.ckpt"
 
