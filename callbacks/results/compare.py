@@ -117,8 +117,11 @@ class Measured:
         for row in self.images:
             by_image.setdefault(str(row.image), []).append(row.value)
         seeds = len({row.seed for row in self.images})
-        complete = {image: values for image, values in by_image.items() if len(values) == seeds}
-        return {image: sum(values) / seeds for image, values in sorted(complete.items())}
+        means = {}
+        for image, values in sorted(by_image.items()):
+            if len(values) == seeds:
+                means[image] = sum(values) / seeds
+        return means
 
     def on(self, images: Sequence[str]) -> Measured:
         """Return the number over some of its images."""

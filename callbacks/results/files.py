@@ -66,9 +66,12 @@ def read_file(path: Path) -> list[Row]:
 
 
 def _dataset_row(entry: Mapping[str, Any]) -> Row:
-    known = {field.name: entry[field.name] for field in fields(Row) if field.name in entry}
-    numbers = {name: float(entry[name]) for name in ("value", "std") if name in entry}
-    return Row(**{**known, **numbers})  # "inf" and "nan" are strings in JSON
+    names = [field.name for field in fields(Row)]
+    values = {name: entry[name] for name in names if name in entry}
+    for name in ("value", "std"):
+        if name in values:
+            values[name] = float(values[name])  # "inf" and "nan" are strings in JSON
+    return Row(**values)
 
 
 def _image_rows(entry: Mapping[str, Any]) -> Iterator[Row]:
@@ -181,16 +184,22 @@ def _write_results(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _entry_of(row: Row) -> dict[str, Any]:
-    stored = {name: storable(value) for name, value in asdict(row).items() if value is not None}
-    return {**stored, "checkpoint": row.checkpoint}
+    entry = {}
+    for name, value in asdict(row).items():
+        if value is not None or name == "checkpoint":
+            entry[name] = storable(value)
+    return entry
 
 
 def _write_images(path: Path, rows: Sequence[Row]) -> None:
     """Write ``images.json``: a line for each number and seed, with all of its images."""
     entries: dict[tuple[str, int | None], dict[str, Any]] = {}
     for row in rows:
-        shared = {name: getattr(row, name) for name in SHARED}
-        entry = entries.setdefault((row.number, row.seed), {**shared, "values": {}, "digests": {}})
+        key = row.number, row.seed
+        if key not in entries:
+            shared = {name: getattr(row, name) for name in SHARED}
+            entries[key] = {**shared, "values": {}, "digests": {}}
+        entry = entries[key]
         entry["values"][row.image] = storable(row.value)
         if row.digest is not None:
             entry["digests"][row.image] = row.digest

@@ -95,9 +95,13 @@ def of_pair(comparisons: Sequence[Comparison]) -> tuple[Cells, list[str]]:
         count = str(a.n) if a.n == b.n else f"{a.n}/{b.n}"
         difference = a.value - b.value
         shown = "-" if math.isnan(difference) else _signed(difference)
-        ends = "-" if interval is None else " to ".join(map(_signed, interval))
+        ends = "-"
+        if interval is not None:
+            low, high = interval
+            ends = f"{_signed(low)} to {_signed(high)}"
+        place = [a.dataset, f"x{a.scale:g}", a.metric]
         numbers = [count, _value(a), _value(b), shown, ends]
-        cells.append([a.dataset, f"x{a.scale:g}", a.metric, *numbers, verdict])
+        cells.append([*place, *numbers, verdict])
         protocols.append(f"{a.metric}: {described(protocol_of(a))}")
         remarks += [f"{a.title}: {note}" for note in notes]
     return cells, [*dict.fromkeys(protocols), *remarks, WEIGHTS]
@@ -145,9 +149,12 @@ def _column(measured: Sequence[Measured | None]) -> list[str]:
             text = f"**{text}**"
         difference = each.number.value - first.number.value
         if each is not first and math.isfinite(difference):
+            shown = f"{difference:+.{digits}f}"
             interval = paired(first, each).interval
-            half = "" if interval is None else f" ± {(interval[1] - interval[0]) / 2:.{digits}f}"
-            text += f" ({difference:+.{digits}f}{half})"
+            if interval is not None:
+                low, high = interval
+                shown += f" ± {(high - low) / 2:.{digits}f}"
+            text += f" ({shown})"
         texts.append(text)
     return texts
 

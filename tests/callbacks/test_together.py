@@ -23,7 +23,7 @@ def evaluate(run: Path, dataset: str) -> None:
 
 def test_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second one starts when the first has read the files, but not yet written them."""
-    there, original = threading.Event(), results_files.merge
+    there, original = threading.Event(), results_files._retrained
 
     def second() -> None:
         try:
@@ -46,7 +46,7 @@ def test_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         return found
 
     monkeypatch.setattr(results_files, "lock", announced)
-    monkeypatch.setattr(results_files, "merge", with_a_second)
+    monkeypatch.setattr(results_files, "_retrained", with_a_second)
     evaluate(tmp_path, "a")
     thread.join(60)
     assert not thread.is_alive()

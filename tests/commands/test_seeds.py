@@ -69,7 +69,7 @@ def test_mean_and_deviation(stochastic: str, enlarger: Enlarger, capsys: Any) ->
     assert psnr.std == pytest.approx(statistics.stdev(each), rel=1e-9)
     assert psnr.std > 0
     assert results()["input"].std == 0
-    assert f"{psnr['value']:.4f} ± {psnr['std']:.4f}" in capsys.readouterr().out
+    assert f"{psnr.value:.4f} ± {psnr.std:.4f}" in capsys.readouterr().out
 
 
 def test_without_noise_once_is_enough(
