@@ -11,21 +11,20 @@ as ``main.py measure`` does, and their numbers compared as those of runs are.
 from __future__ import annotations
 
 import argparse
-import math
+import logging
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import cast
 
-from callbacks.results import compare as runs
-from callbacks.results import grid
-from callbacks.results.files import RESULTS, ImageNumbers, Result
+from callbacks.results.compare import RUN, Run, Selection, compare, load_run
+from callbacks.results.files import RESULTS
+from callbacks.results.tables import as_latex, as_markdown, of_pair, of_runs, show
 from commands.measure import add_options, measured
 from commands.process import prepare_output
 from commands.run.files import CONFIG
 
-DATASET = "images"
+log = logging.getLogger(__name__)
+FORMATS = {"markdown": as_markdown, "latex": as_latex}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -44,15 +43,37 @@ def main(words: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(words)
     prepare_output()
     are_runs = any(map(_is_run, options.runs))
-    read = runs.load_run if are_runs else partial(_measured, options=options)
-    loaded = [read(name) for name in options.runs]
-    selection = runs.Selection(options.metric, options.dataset)
-    if options.format:
-        numbers = grid.columns(loaded, selection)
-        sys.stdout.write(grid.grid(options.runs, numbers, options.format))
+    if are_runs:
+        runs = [load_run(name) for name in options.runs]
     else:
-        runs.show(loaded, selection)
+        runs = [Run(name, measured(name, options)) for name in options.runs]
+    selection = Selection(options.metric, options.dataset)
+    if options.format:
+        write = FORMATS[options.format]
+        sys.stdout.write(write(*of_runs(runs, selection)))
+    else:
+        _show_pairs(runs, selection)
     return 0
+
+
+def _show_pairs(runs: Sequence[Run], selection: Selection) -> None:
+    """Print the comparisons of all runs with the first.
+
+    Raises:
+        ValueError: If nothing could be compared.
+    """
+    first, *others = runs
+    if not others:
+        raise ValueError(
+            f"got one run; give two or more, or {first.name}@bicubic where it is a run"
+        )
+    for other in others:
+        comparisons, left_out = compare(first, other, selection)
+        for line in left_out:
+            log.warning("%s", line)
+        if not comparisons:
+            raise ValueError(f"nothing of {first.name} and {other.name} is comparable")
+        show(*of_pair(comparisons), title=f"A: {first.name}\nB: {other.name}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,10 +83,10 @@ def _parser() -> argparse.ArgumentParser:
         "the same names; all with the first.",
         allow_abbrev=False,
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help=f"{runs.RUN}; or a folder of images")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help=f"{RUN}; or a folder of images")
     parser.add_argument("--metric", action="append", default=[], help="only this; may be repeated")
     parser.add_argument("--dataset", action="append", default=[], help="only this; may be repeated")
-    parser.add_argument("--format", choices=grid.FORMATS, help="one table over all, for a paper")
+    parser.add_argument("--format", choices=FORMATS, help="one table over all, for a paper")
     add_options(parser.add_argument_group("folders of images"))
     return parser
 
@@ -73,23 +94,3 @@ def _parser() -> argparse.ArgumentParser:
 def _is_run(name: str) -> bool:
     path = Path(name if Path(name).exists() else name.rpartition("@")[0])
     return path.is_file() or any((path / file).exists() for file in (RESULTS, CONFIG))
-
-
-def _measured(name: str, options: argparse.Namespace) -> runs.RunNumbers:
-    results: list[Result] = []
-    images: list[ImageNumbers] = []
-    for metric, number in measured(name, options).items():
-        place = {
-            **{"dataset": DATASET, "scale": options.scale, "metric": metric, "checkpoint": None},
-            "protocol": number["protocol"],
-        }
-        values = number["images"]
-        result = {**place, "value": number["value"], "n": len(values) or number["n"]}
-        if number["higher_is_better"] is not None:
-            result["higher_is_better"] = number["higher_is_better"]
-        if lost := sum(not math.isfinite(value) for value in values.values()):
-            result["not_finite"] = lost
-        results.append(cast(Result, result))
-        if values:
-            images.append(cast(ImageNumbers, {**place, "seed": None, "values": values}))
-    return runs.RunNumbers(name, Path(name), results, images)

@@ -10,9 +10,11 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
 
 from callbacks.results.files import storable
+from callbacks.results.rows import Row
+from callbacks.results.tables import described
+from commands.interface.measuring import by_metric, measured_rows
 from commands.process import prepare_output
 from files.owned import write_whole
 
@@ -31,9 +33,9 @@ def main(words: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(words)
     prepare_output()
-    numbers = measured(options.outputs, options)
+    numbers = by_metric(measured(options.outputs, options))
     for name, number in numbers.items():
-        protocol = ", ".join(f"{key} {value}" for key, value in number["protocol"].items())
+        protocol = described(number["protocol"])
         print(f"{name:<12} {number['value']:<10.5g} of {number['n']} images  ({protocol})")
     if options.json is not None:
         write_whole(options.json, json.dumps(storable(numbers), indent=1, allow_nan=False).encode())
@@ -56,20 +58,15 @@ def add_options(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
 
 
-def measured(folder: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Return what ``measure`` of ``enlarger.py`` does of a folder of images.
+def measured(folder: str, options: argparse.Namespace) -> list[Row]:
+    """Return the numbers of a folder of images.
 
     Args:
         folder: The folder.
         options: Values of ``--metric`` and of ``add_options``.
     """
-    from commands.interface.measuring import measure  # here, because comparing runs does without
-
     metrics = options.metric or (["psnr", "ssim"] if options.reference else ["niqe"])
-    return cast(
-        "dict[str, Any]",
-        measure(folder, options.reference, metrics, scale=options.scale, device=options.device),
-    )
+    return measured_rows(folder, options.reference, metrics, options.scale, options.device)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -42,7 +42,7 @@ from benchmarks.photographs.outputs import OUTPUTS
 from benchmarks.photographs.table import TABLE, Row, Table, Training, load, texts
 from benchmarks.report import REPOSITORY
 from callbacks.provenance import commit
-from callbacks.results.files import load_results
+from callbacks.results.files import read_file
 from commands.run.files import FOLDER, best_or_newest, fingerprint, newest_whole
 from files.owned import write_whole
 from lightning_modules.weights import EXPORTED, read_weights
@@ -179,9 +179,8 @@ def _fill(table: Table, row: Row, deadline: float) -> None:
         elif compared.samples:
             numbers = {"row": samples(run / OUTPUTS, name)}
         else:
-            results = load_results(run / "results.json")["results"]
-            here = [result for result in results if result["dataset"] == name]
-            numbers = {"row": {result["metric"]: [result["value"]] for result in here}}
+            here = [row for row in read_file(run / "results.json") if row.dataset == name]
+            numbers = {"row": {row.metric: [row.value] for row in here}}
         write_whole(place, json.dumps({"made": made, "numbers": numbers}) + "\n")
 
 

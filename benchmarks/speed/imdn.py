@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import REPOSITORY, parser, placed, write_report
-from callbacks.results.files import load_results
+from callbacks.results.files import read_file
 from files.owned import write_whole
 
 CONTROLLED = "configs/callbacks/quality.yaml"  # PSNR and SSIM alone, and bicubic
@@ -58,13 +58,13 @@ def test(name: str, scale: int) -> dict[str, Any]:
         words += ["--data.init_args.scale", str(scale), "--run.root", folder, "--run.name", "imdn"]
         words += ["--trainer.callbacks", CONTROLLED]
         subprocess.run([sys.executable, "main.py", *words], cwd=REPOSITORY, check=True)
-        rows = load_results(Path(folder, "imdn", "results.json"))["results"]
+        rows = read_file(Path(folder, "imdn", "results.json"))
     found: dict[str, Any] = {"imdn": {}, "bicubic": {}}
     for row in rows:
-        if row["metric"] in ("psnr", "ssim"):
-            model = "bicubic" if row["checkpoint"] == "bicubic" else "imdn"
-            found[model][row["metric"]] = round(row["value"], 4)
-            found["images"] = row["n"]
+        if row.metric in ("psnr", "ssim"):
+            model = "bicubic" if row.checkpoint == "bicubic" else "imdn"
+            found[model][row.metric] = round(row.value, 4)
+            found["images"] = row.n
     return found
 
 

@@ -15,7 +15,7 @@ import xxhash
 from torch import Tensor, nn
 
 from files.locks import lock, unlock
-from files.owned import refuse_foreign
+from files.owned import refuse_foreign, refuse_moved
 from files.paths import PREDICTIONS, open_regular, size_and_time
 
 NAME = PREDICTIONS
@@ -218,6 +218,7 @@ class Predictions:
 
     def _append(self, content: dict[str, Any]) -> None:
         data = json.dumps(content, separators=(", ", ": ")).encode() + b"\n"
+        refuse_moved(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
         descriptor = os.open(self.path, flags, 0o666)

@@ -62,7 +62,7 @@ from files.memory import refuse_file, refuse_whole
 from files.method import Method, method_of
 from files.numbers import NonNegativeInt, PositiveInt, UnitInterval
 from files.own_modules import class_path
-from files.owned import foreign, remove_file, remove_folder
+from files.owned import foreign, hold_place, remove_file, remove_folder
 from files.paths import expand_path, size_and_time
 from files.videos.video import VideoFrame
 
@@ -264,6 +264,8 @@ class Writer(Callback):
             raise ValueError("callbacks.Writer writes the images of datamodules.SRDataModule alone")
         self._root = self.output_folder(trainer)
         check_folder(self._root)
+        if self._root.is_dir():  # each process holds it; the first one has locked it, too
+            hold_place(self._root)
         self._of_clips = self._data.predict_frames is not None
         self._method = method_of(pl_module)
         if self._method.in_pieces is not None:

@@ -7,6 +7,7 @@ import logging
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -16,8 +17,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 import callbacks
+from callbacks.evaluation import MetricProtocol
 from callbacks.metrics.base import Metric
 from callbacks.metrics.pixels import border_in_pixels
+from callbacks.results.rows import Row, of_datasets, of_images, rows_of
 from commands.errors import did_you_mean
 from commands.interface.images import to_tensor
 from datamodules.base import checked_scale
@@ -75,6 +78,17 @@ def measure(
         ValueError: If images are missing or differ in size, or a metric is unknown.
         FileNotFoundError: If the weights of a metric are missing.
     """
+    return by_metric(measured_rows(outputs, references, metrics, scale, device))
+
+
+def measured_rows(
+    outputs: Images,
+    references: Images | None,
+    metrics: str | Sequence[str | Metric],
+    scale: float,
+    device: str,
+) -> list[Row]:
+    """Return the numbers of outputs, and of each one. Arguments and errors as in ``measure``."""
     checked_scale(scale, "")
     chosen = [_metric(metric) for metric in ([metrics] if isinstance(metrics, str) else metrics)]
     for metric in chosen:
@@ -93,38 +107,35 @@ def measure(
             enable_model_summary=False,
         )
         trainer.test(_Outputs(scale), DataLoader(images, batch_size=None), verbose=False)
-    numbers: dict[str, Measured] = {}
+    rows: list[Row] = []
     for metric in chosen:
-        numbers |= _numbers_of(metric, scale, images.cut)
-    return numbers
+        is_cut = images.cut and metric.needs_hr
+        for row in rows_of(metric, checkpoint=None, seed=None):
+            rows.append(replace(row, protocol=_protocol(row, is_cut)))
+    return rows
 
 
-def _numbers_of(metric: Metric, scale: float, cut: bool) -> dict[str, Measured]:
-    """Return what a metric has measured, by the name of each number.
+def _protocol(row: Row, is_cut: bool) -> MetricProtocol:
+    """Return the protocol of a number, with what is known of its images."""
+    protocol = dict(row.protocol)
+    if protocol.get("border") in ("scale", "scale+6"):
+        protocol["border"] = border_in_pixels(str(protocol["border"]), row.scale)
+    if is_cut:
+        protocol["reference"] = f"cut to multiples of {row.scale:g}"
+    return protocol
 
-    Args:
-        metric: The metric, after the test.
-        scale: Factor by which the outputs were enlarged.
-        cut: Whether any reference was cut to the size of its output.
-    """
-    values = metric.images.get("images", {})
-    of_images = {key.partition("/")[2]: value for key, value in values.items()}
+
+def by_metric(rows: Sequence[Row]) -> dict[str, Measured]:
+    """Return the numbers of ``measured_rows`` as ``measure`` does."""
     numbers: dict[str, Measured] = {}
-    for record in metric.records:
-        count = record["n"]
-        if math.isfinite(record["value"]):
-            count -= record.get("not_finite", 0)
-        protocol = dict(record["protocol"])
-        if protocol.get("border") in ("scale", "scale+6"):
-            protocol["border"] = border_in_pixels(str(protocol["border"]), scale)
-        if cut and metric.needs_hr:
-            protocol["reference"] = f"cut to multiples of {scale:g}"
-        numbers[record["metric"]] = {
-            "value": record["value"],
-            "n": count,
-            "protocol": protocol,
-            "higher_is_better": metric.is_higher_better(record["metric"]),
-            "images": of_images,
+    for row in of_datasets(rows):
+        same = [other for other in of_images(rows) if other.metric == row.metric]
+        numbers[row.metric] = {
+            "value": row.value,
+            "n": row.n - row.not_finite if math.isfinite(row.value) else row.n,
+            "protocol": row.protocol,
+            "higher_is_better": row.higher_is_better,
+            "images": {str(other.image).partition("/")[2]: other.value for other in same},
         }
     return numbers
 

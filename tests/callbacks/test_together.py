@@ -10,7 +10,7 @@ import pytest
 
 from callbacks.metrics.pixels import PSNR
 from callbacks.results import files as results_files
-from callbacks.results.files import load_images, load_results
+from callbacks.results.files import read_file
 from callbacks.results.results import Results
 from files.locks import lock
 from tests.callbacks.tiny import Images, Tiny, loader, trainer
@@ -23,7 +23,7 @@ def evaluate(run: Path, dataset: str) -> None:
 
 def test_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second one starts when the first has read the files, but not yet written them."""
-    there, original = threading.Event(), results_files.merge
+    there, original = threading.Event(), results_files._retrained
 
     def second() -> None:
         try:
@@ -46,10 +46,10 @@ def test_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         return found
 
     monkeypatch.setattr(results_files, "lock", announced)
-    monkeypatch.setattr(results_files, "merge", with_a_second)
+    monkeypatch.setattr(results_files, "_retrained", with_a_second)
     evaluate(tmp_path, "a")
     thread.join(60)
     assert not thread.is_alive()
     both = {"a", "b"}
-    assert {r["dataset"] for r in load_results(tmp_path / "results.json")["results"]} == both
-    assert {numbers["dataset"] for numbers in load_images(tmp_path)} == both
+    assert {row.dataset for row in read_file(tmp_path / "results.json")} == both
+    assert {row.dataset for row in read_file(tmp_path / "images.json")} == both

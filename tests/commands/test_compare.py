@@ -11,10 +11,9 @@ from PIL import Image
 
 import enlarger
 from callbacks.results.compare import mean_interval
-from callbacks.results.files import write_images, write_results
+from callbacks.results.files import append
 from commands import compare
-from tests.callbacks.results.test_per_image import numbers
-from tests.callbacks.results.test_results import result
+from tests.callbacks.results.measured import row
 
 SIZE = 40, 32
 FILTERS = {"sharp": Image.Resampling.LANCZOS, "soft": Image.Resampling.BILINEAR}
@@ -49,11 +48,8 @@ def test_folders_are_compared_by_the_numbers_of_measure(folders: None, capsys: A
 
 def test_runs_are_compared_by_their_numbers(tmp_path: Path, capsys: Any) -> None:
     for name, value in (("one", 31.0), ("two", 30.0)):
-        measured = result(value=value, n=6)
-        keys = {key: measured[key] for key in numbers() if key in measured}
-        values = {f"set5/{i}": value + i for i in range(6)}
-        write_results(tmp_path / name / "results.json", [measured])
-        write_images(tmp_path / name, [numbers(**keys, values=values)])
+        images = [row(image=f"set5/{i}", value=value + i) for i in range(6)]
+        append(tmp_path / name, [row(value=value, n=6), *images])
     assert compare.main([str(tmp_path / "one"), str(tmp_path / "two")]) == 0
     assert "A is better" in capsys.readouterr().out
     with pytest.raises(FileNotFoundError, match="name the directory of a run"):

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 import enlarger
 from callbacks import EMA, PSNR
 from callbacks.predict.files import Extras, encode
-from callbacks.results.files import load_results
+from callbacks.results.files import read_file
 from callbacks.results.results import Results
 from commands import measure
 from commands.run.files import best_or_newest, newest_whole
@@ -453,8 +453,8 @@ def test_numbers_of_trained_weights_are_not_those_of_the_file_before(
     images.test = {"test": Folder(str(photo_folder))}
 
     def named() -> list[tuple[str | None, bool]]:
-        found = load_results(tmp_path / "results.json")["results"]
-        return [(result["checkpoint"], "sha256" in result) for result in found]
+        found = read_file(tmp_path / "results.json")
+        return [(row.checkpoint, row.sha256 is not None) for row in found]
 
     module = Regression(2, network=EDSR(2, blocks=1, channels=4), weights=str(file))
     run = trainer(tmp_path, PSNR(), Results(), max_steps=1)

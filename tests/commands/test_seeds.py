@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from callbacks.results.files import ImageNumbers, Result, load_images, load_results
+from callbacks.results.files import read_file
+from callbacks.results.rows import Row
 from tests.quick import quick
 
 Enlarger = Callable[..., None]
@@ -33,13 +34,16 @@ def stochastic(tiny: Path) -> str:
     return "noisy.yaml"
 
 
-def results(run: str = "noisy") -> dict[str, Result]:
-    return {r["metric"]: r for r in load_results(Path("runs", run, "results.json"))["results"]}
+def results(run: str = "noisy") -> dict[str, Row]:
+    return {row.metric: row for row in read_file(Path("runs", run, "results.json"))}
 
 
 def images(run: str = "noisy", metric: str = "psnr") -> dict[int | None, dict[str, float]]:
-    found: list[ImageNumbers] = load_images(Path("runs", run))
-    return {n["seed"]: n["values"] for n in found if n["metric"] == metric}
+    by_seed: dict[int | None, dict[str, float]] = {}
+    for row in read_file(Path("runs", run, "images.json")):
+        if row.metric == metric:
+            by_seed.setdefault(row.seed, {})[str(row.image)] = row.value
+    return by_seed
 
 
 @pytest.mark.parametrize("verb", quick(["test", "validate"], "test"))
@@ -60,12 +64,12 @@ def test_mean_and_deviation(stochastic: str, enlarger: Enlarger, capsys: Any) ->
     enlarger("test", "--config", stochastic, "--run.seeds", 3)
     each = [statistics.fmean(values.values()) for values in images().values()]
     psnr = results()["psnr"]
-    assert psnr["seeds"] == [0, 1, 2]
-    assert psnr["value"] == pytest.approx(statistics.fmean(each), rel=1e-12)
-    assert psnr["std"] == pytest.approx(statistics.stdev(each), rel=1e-9)
-    assert psnr["std"] > 0
-    assert results()["input"]["std"] == 0
-    assert f"{psnr['value']:.4f} ± {psnr['std']:.4f}" in capsys.readouterr().out
+    assert psnr.seeds == [0, 1, 2]
+    assert psnr.value == pytest.approx(statistics.fmean(each), rel=1e-12)
+    assert psnr.std == pytest.approx(statistics.stdev(each), rel=1e-9)
+    assert psnr.std > 0
+    assert results()["input"].std == 0
+    assert f"{psnr.value:.4f} ± {psnr.std:.4f}" in capsys.readouterr().out
 
 
 def test_without_noise_once_is_enough(
@@ -80,4 +84,5 @@ def test_without_noise_once_is_enough(
         "evaluated once"
     ]
     assert list(images("tiny")) == [None]
-    assert results("tiny")["psnr"].keys() & {"seeds", "std"} == set()
+    psnr = results("tiny")["psnr"]
+    assert (psnr.seeds, psnr.std) == (None, None)

@@ -19,7 +19,7 @@ from callbacks.metrics.iqa import IQA
 from callbacks.metrics.pixels import PSNR
 from callbacks.metrics.sets import SetMetric
 from callbacks.metrics.torchmetric import TorchMetric
-from callbacks.results.files import load_results
+from callbacks.results.files import read_file
 from callbacks.results.results import Results
 from tests.callbacks.random_inception import inception, inception_file, small_inception
 from tests.callbacks.tiny import Images, loader, trainer
@@ -113,7 +113,7 @@ def test_a_small_image(
     with caplog.at_level(logging.WARNING):
         records = evaluated(tmp_path / "one", make(), small, psnr, Results())
     assert [record["n"] for record in psnr.records] == [4]  # it went on
-    stored = load_results(tmp_path / "one" / "results.json")["results"]
+    stored = read_file(tmp_path / "one" / "results.json")
     name = f"tiny/{SMALL:02d}"
     warned = [line for line in caplog.messages if "left out" in line and name in line]
     if issubclass(metric_class, PatchMetric):
@@ -127,7 +127,7 @@ def test_a_small_image(
     assert warned[0].endswith(f"left out, so its number is of the other 3: {name}")
     for record in records:
         assert (record["n"], record["protocol"]["images"]) == (3, 3)
-        assert record["metric"] in [one["metric"] for one in stored if one["n"] == 3]
+        assert record["metric"] in [row.metric for row in stored if row.n == 3]
     without = make()
     trainer(tmp_path, without).test(Darker(), loader(Others(), batch_size=1), verbose=False)
     for alone, record in zip(without.records, records, strict=True):

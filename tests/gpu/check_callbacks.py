@@ -22,7 +22,8 @@ from callbacks.metrics.perceptual import LPIPS
 from callbacks.metrics.pixels import PSNR
 from callbacks.metrics.sets import SetMetric
 from callbacks.metrics.video import FVD, KVD, Flicker, FrameSWD
-from callbacks.results.files import digests_of, load_images
+from callbacks.results.digests import hashes_of
+from callbacks.results.files import read_file
 from callbacks.results.results import Results
 from callbacks.validation_images import ValidationImages
 from tests.callbacks.tiny import Images, collate, trainer
@@ -154,9 +155,9 @@ def test_results(tmp_path: Path) -> None:
     """Digests of images cost no wait, and are those of the CPU."""
     data = Images(4, side=9)
     waits = waits_of_a_batch(tmp_path, Echo(), data, PSNR(), Results())
-    (found,) = load_images(tmp_path)
-    words = digests_of(torch.stack([data[index]["hr"] for index in range(4)])).tolist()
-    assert [found["digests"][key].split()[0] for key in data.keys] == [f"{w:08x}" for w in words]
+    digests = {row.image: str(row.digest) for row in read_file(tmp_path / "images.json")}
+    hashes = hashes_of(torch.stack([data[index]["hr"] for index in range(4)])).tolist()
+    assert [digests[key].split()[0] for key in data.keys] == [f"{each:08x}" for each in hashes]
     assert not waits, f"a batch waits:\n{waits}"
 
 

@@ -21,7 +21,7 @@ from torchmetrics.image import (
 
 from callbacks.metrics.pixels import to_pixels
 from callbacks.metrics.torchmetric import TorchMetric
-from callbacks.results.files import load_results
+from callbacks.results.files import read_file
 from callbacks.results.results import Results
 from tests.callbacks.random_inception import inception, inception_file
 from tests.callbacks.tiny import Double, Images, NoHR, Tiny, loader, outputs, trainer
@@ -179,7 +179,7 @@ def test_the_protocol_has_all_arguments(tmp_path: Path) -> None:
     trainer(tmp_path, TorchMetric(SSIM), Results()).test(
         Tiny(), loader(Images(2, side=SIDE)), verbose=False
     )
-    [ssim] = [r["protocol"] for r in load_results(tmp_path / "results.json")["results"]]
+    [ssim] = [row.protocol for row in read_file(tmp_path / "results.json")]
     kind = "torchmetrics.image.ssim.StructuralSimilarityIndexMeasure"
     assert ssim["implementation"] == f"torchmetrics {torchmetrics.__version__}, {kind}"
     assert (ssim["data_range"], ssim["sigma"], ssim["k2"]) == (1.0, 1.5, 0.03)

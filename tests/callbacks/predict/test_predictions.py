@@ -22,6 +22,7 @@ from callbacks.predict.predictions import (
     options_of,
     outputs_in,
 )
+from files.owned import MovedError, free_place, hold_place
 
 
 def made(**changed: Any) -> RunProperties:
@@ -234,3 +235,14 @@ def test_a_digest_is_of_all_tensors_and_their_names() -> None:
     buffer[1] = 1
     assert digest_of(same) != first
     assert digest_of(nn.ReLU()) is None
+
+
+def test_no_line_is_written_to_a_folder_that_was_moved(tmp_path: Path) -> None:
+    folder = tmp_path / "outputs"
+    folder.mkdir()
+    hold_place(folder)
+    folder.rename(tmp_path / "moved")
+    with pytest.raises(MovedError):
+        Predictions(folder, made()).add(line())
+    free_place(folder)
+    assert not folder.exists()

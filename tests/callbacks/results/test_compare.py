@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from callbacks.results.compare import ALL, Selection, compare, load_run, verdict
-from callbacks.results.files import write_images, write_results
-from tests.callbacks.results.test_per_image import numbers
-from tests.callbacks.results.test_results import result
+from callbacks.results.compare import compare, load_run, verdict
+from callbacks.results.files import append
+from tests.callbacks.results.measured import row
 
 KEYS = [f"set5/{i}" for i in range(12)]
 
@@ -23,37 +22,36 @@ def run(
     values: Any,
     seeds: tuple[int | None, ...] = (None,),
     keys: list[str] = KEYS,
+    digests: dict[str, str] | None = None,
+    mean: dict[str, Any] | None = None,
     **changes: Any,
 ) -> str:
-    """Return a run with one metric; ``values`` of each image, or of each seed and image."""
-    found = np.broadcast_to(np.asarray(values, float), (len(seeds), len(keys)))
-    add(folder, [(seeds, found, keys, changes)])
+    """Return a run with one more metric.
+
+    Args:
+        folder: The run.
+        values: Of each image, or of each seed and image.
+        seeds: The seeds.
+        keys: Names of the images.
+        digests: Of the images, by name.
+        mean: Changes of the dataset's row.
+        changes: Changes of all rows.
+    """
+    of_seeds = np.broadcast_to(np.asarray(values, float), (len(seeds), len(keys)))
+    number = {"value": float(of_seeds.mean()), "n": len(keys), **changes, **(mean or {})}
+    if len(seeds) > 1:
+        number |= {"seeds": list(seeds), "std": 0.1}
+    rows = [row(**number)]
+    for seed, of_seed in zip(seeds, of_seeds, strict=True):
+        for key, value in zip(keys, of_seed, strict=True):
+            digest = (digests or {}).get(key)
+            rows.append(row(image=key, value=float(value), seed=seed, digest=digest, **changes))
+    append(folder, rows)
     return str(folder)
 
 
-def add(folder: Path, measured: list[Any]) -> None:
-    results, images = [], []
-    for seeds, values, keys, changes in measured:
-        several = {"seeds": list(seeds), "std": 0.1} if len(seeds) > 1 else {}
-        mean = float(values.mean())
-        digests = {k: changes.pop(k) for k in ("digests",) if k in changes}
-        results.append(result(**{"value": mean, "n": len(keys), **several, **changes}))
-        identity = {key: results[-1][key] for key in numbers() if key in results[-1]}
-        images += [
-            numbers(
-                **identity,
-                **digests,
-                seed=seed,
-                values=dict(zip(keys, map(float, row), strict=True)),
-            )
-            for seed, row in zip(seeds, values, strict=True)
-        ]
-    write_results(folder / "results.json", results)
-    write_images(folder, images)
-
-
-def compared(a: str, b: str, asked: Selection = ALL) -> Any:
-    return compare(load_run(a), load_run(b), asked)
+def compared(a: str, b: str) -> Any:
+    return compare(load_run(a), load_run(b))
 
 
 def noise(seed: int = 0) -> np.ndarray:
@@ -98,7 +96,7 @@ def test_the_mean_over_seeds_comes_first(tmp_path: Path) -> None:
     b = run(tmp_path / "b", 30 + drawn.mean(0) - 0.5)
     ((found,), _) = compared(a, b)
     assert found.interval == pytest.approx((0.5, 0.5))
-    assert "std" in found.a
+    assert found.a.std == 0.1
 
 
 # ------------------------------------------------------------ other images under the same names
@@ -113,13 +111,22 @@ def test_images_whose_pixels_or_degradation_differ_are_left_out(tmp_path: Path, 
     a = run(tmp_path / "a", values, digests=digests)
     b = run(tmp_path / "b", noise(), digests=digests | {"set5/1": "00000001 9.01", "set5/3": other})
     ((found,), left_out) = compared(a, b)
-    assert left_out == [
-        f"psnr on set5 x2: 1 of 12 images are left out, because {a} and {b} have other pixels "
-        "under their names, or LR of another degradation: set5/3"
+    assert left_out == []
+    assert found.notes == [
+        "1 of 12 images are left out: A and B have other pixels under their names, or LR of "
+        "another degradation: set5/3"
     ]
     assert found.interval == pytest.approx((1.0, 1.0))
-    assert (found.a["n"], found.b["n"]) == (11, 11)
-    assert found.a["value"] - found.b["value"] == pytest.approx(1.0)
+    assert (found.a.n, found.b.n) == (11, 11)
+    assert found.a.value - found.b.value == pytest.approx(1.0)
+
+
+def test_sets_of_other_images_are_left_out(tmp_path: Path) -> None:
+    for name, digest in (("a", "00000001 9.00"), ("b", "00000002 9.00")):
+        append(tmp_path / name, [row(metric="fid", digest=digest)])
+    found, left_out = compared(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert found == []
+    assert "has other pixels under the same names" in left_out[0]
 
 
 # --------------------------------------------------------------------------- what has no interval
@@ -131,7 +138,7 @@ def test_an_output_with_a_broken_pixel_has_no_interval(tmp_path: Path) -> None:
     a, b = run(tmp_path / "a", values), run(tmp_path / "b", noise())
     ((found,), _) = compared(a, b)
     assert (found.interval, found.verdict) == (None, "no interval")
-    assert found.notes == ["1 of 12 images have no finite number: set5/3"]
+    assert found.notes[0].startswith("1 of 12 images have no finite number: set5/3 (nan, ")
 
 
 @pytest.mark.parametrize("mean", ["finite", "of version 0.1.0"])
@@ -139,12 +146,12 @@ def test_images_that_are_equal_to_hr_are_left_out_of_both(tmp_path: Path, mean: 
     values = noise() + 1.0
     values[3] = math.inf
     given = {"value": 31.0, "not_finite": 1} if mean == "finite" else {}
-    a, b = run(tmp_path / "a", values, **given), run(tmp_path / "b", noise())
+    a, b = run(tmp_path / "a", values, mean=given), run(tmp_path / "b", noise())
     ((found,), _) = compared(a, b)
     assert found.verdict == "A is better"
     assert found.interval == pytest.approx((1.0, 1.0))
-    assert found.a["value"] - found.b["value"] == pytest.approx(1.0)
-    assert (found.a["n"], found.b["n"]) == (11, 11)
+    assert found.a.value - found.b.value == pytest.approx(1.0)
+    assert (found.a.n, found.b.n) == (11, 11)
     assert found.notes[0].startswith(
         "1 of 12 images are left out: their number is not finite in A or B: set5/3 (inf, "
     )
@@ -160,15 +167,15 @@ def test_common_images_only(tmp_path: Path) -> None:
     ((found,), _) = compared(a, b)
     assert found.notes == ["on the 10 images in both; 2 are only in A, 1 only in B"]
     assert found.interval == pytest.approx((1, 1))
-    assert found.a["n"] == found.b["n"] == 10
-    assert found.a["value"] == pytest.approx((noise() + 1)[2:].mean())
+    assert found.a.n == found.b.n == 10
+    assert found.a.value == pytest.approx((noise() + 1)[2:].mean())
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         ({"protocol": {"color": "rgb", "border": "scale"}}, r"another protocol \(color: y / rgb\)"),
-        ({"scale": 3.0}, "has set5 at x3 only"),
+        ({"scale": 3.0}, "does not have it"),
         ({"metric": "ssim"}, "does not have it"),
         ({"dataset": "set14"}, "does not have it"),
     ],
@@ -185,17 +192,17 @@ def test_what_is_not_comparable(tmp_path: Path, change: Any, reason: str) -> Non
 
 
 def two(folder: Path, *names: str) -> str:
-    values = np.broadcast_to(noise(), (1, 12))
-    add(folder, [((None,), values + i, KEYS, {"checkpoint": n}) for i, n in enumerate(names)])
+    for number, name in enumerate(names):
+        run(folder, noise() + number, checkpoint=name)
     return str(folder)
 
 
 def test_bicubic_is_asked_for(tmp_path: Path) -> None:
     a = two(tmp_path / "a", "bicubic", "c/best.ckpt")
-    assert load_run(a).results[0]["checkpoint"] == "c/best.ckpt"
+    assert load_run(a).rows[0].checkpoint == "c/best.ckpt"
     ((found,), _) = compared(a, f"{a}@bicubic")
     assert found.verdict == "A is better"
-    assert found.b["checkpoint"] == "bicubic"
+    assert found.b.checkpoint == "bicubic"
 
 
 def test_several_checkpoints(tmp_path: Path) -> None:

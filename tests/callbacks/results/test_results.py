@@ -14,33 +14,14 @@ import torch
 from callbacks.metrics.base import Metric
 from callbacks.metrics.pixels import PSNR, SSIM
 from callbacks.metrics.swd import SWD
-from callbacks.results.files import (
-    Result,
-    columns,
-    load_images,
-    load_results,
-    made_by,
-    write_results,
-)
-from callbacks.results.results import Evaluation, Results, over_seeds
+from callbacks.results.files import append, made_by, read_file
+from callbacks.results.results import Results
+from callbacks.results.rows import over_seeds
 from files.method import Method
+from tests.callbacks.results.measured import row
 from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
 FILES = ("results.json", "images.json")
-
-
-def result(**changes: Any) -> Result:
-    base: Any = {
-        "dataset": "set5",
-        "scale": 2.0,
-        "metric": "psnr",
-        "value": 38.0,
-        "n": 5,
-        "protocol": {"color": "y", "border": "scale"},
-        "checkpoint": "a.ckpt",
-        "higher_is_better": True,
-    }
-    return base | changes
 
 
 def evaluated(root: Path, source: str | None = "a.ckpt", verb: str = "test") -> None:
@@ -55,7 +36,7 @@ def evaluated(root: Path, source: str | None = "a.ckpt", verb: str = "test") -> 
 @pytest.mark.parametrize("verb", ["validate", "test"])
 def test_numbers_with_protocol_and_weights(tmp_path: Path, verb: str) -> None:
     evaluated(tmp_path, verb=verb)
-    content = load_results(tmp_path / "results.json")
+    content = json.loads((tmp_path / "results.json").read_text())
     assert set(content) == {"results", "command", "commit", "versions", "arithmetic"}
     assert content["versions"]["torch"] == torch.__version__.partition("+")[0] or (
         content["versions"]["torch"] == torch.__version__
@@ -68,7 +49,8 @@ def test_numbers_with_protocol_and_weights(tmp_path: Path, verb: str) -> None:
         ("other", 4.0, "ssim", 3),
     ]
     first = content["results"][0]
-    assert set(first) == set(result())
+    described = {"dataset", "scale", "metric", "value", "n", "protocol", "checkpoint"}
+    assert set(first) == described | {"higher_is_better", "not_finite", "digest"}
     assert first["protocol"] == PSNR().protocol()
     assert first["checkpoint"] == "a.ckpt"
 
@@ -76,9 +58,9 @@ def test_numbers_with_protocol_and_weights(tmp_path: Path, verb: str) -> None:
 def test_only_what_is_measured_again_is_replaced(tmp_path: Path) -> None:
     evaluated(tmp_path)
     evaluated(tmp_path)
-    assert len(load_results(tmp_path / "results.json")["results"]) == 4
+    assert len(read_file(tmp_path / "results.json")) == 4
     evaluated(tmp_path, source=None)
-    assert len(load_results(tmp_path / "results.json")["results"]) == 8
+    assert len(read_file(tmp_path / "results.json")) == 8
 
 
 @pytest.mark.parametrize("metric", [PSNR(), SWD(levels=1)], ids=["of images", "of sets"])
@@ -103,8 +85,11 @@ def test_a_row_is_of_one_training_and_of_the_same_images(
     trainer(tmp_path, metric, Results()).test(Trained(), loader(Others()), verbose=False)
     names = [m.name for m in metrics]
     kept = names if changed == "nothing" else [metric.name]
-    for numbers in (load_results(tmp_path / "results.json")["results"], load_images(tmp_path)):
-        assert sorted(n["metric"] for n in numbers) == sorted([*names, *kept])
+    numbers = read_file(tmp_path / "results.json")
+    assert sorted(row.metric for row in numbers) == sorted([*names, *kept])
+    of_images = [name for name in (*names, *kept) if name != "swd"]
+    images = read_file(tmp_path / "images.json")
+    assert sorted(row.metric for row in images if row.image == "tiny/00") == sorted(of_images)
     gone = next(name for name in names if name != metric.name)
     assert (f"no longer among the results: {gone} on tiny x2" in caplog.text) == (len(kept) == 1)
     assert ("are replaced: tiny x2" in caplog.text) == (changed in ("hr", "lr"))
@@ -131,19 +116,15 @@ def test_options_are_part_of_what_a_number_stands_for(
 @pytest.mark.parametrize("bad", [0, 1])
 def test_a_number_that_a_seed_lacks_is_no_mean_of_the_others(bad: int) -> None:
     """A metric of sets may have further numbers for some outputs only, such as `flicker`."""
-    seeds = [
-        Evaluation(
-            seed,
-            [result(metric="swd", value=math.nan)]
-            if seed == bad
-            else [result(metric="swd"), result(metric="swd_2")],
-            [],
-        )
-        for seed in range(3)
-    ]
-    found = over_seeds(seeds)
-    assert [r["metric"] for r in found] == ["swd", "swd_2"]
-    assert all(math.isnan(r["value"]) and math.isnan(r["std"]) for r in found)
+    evaluations = []
+    for seed in range(3):
+        if seed == bad:
+            evaluations.append([row(metric="swd", value=math.nan, seed=seed)])
+        else:
+            evaluations.append([row(metric=name, seed=seed) for name in ("swd", "swd_2")])
+    numbers = over_seeds(evaluations)
+    assert [row.metric for row in numbers] == ["swd", "swd_2"]
+    assert [str((row.value, row.std)) for row in numbers] == ["(nan, nan)"] * 2
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])
@@ -151,9 +132,10 @@ def test_values_that_are_not_finite_are_strict_json(tmp_path: Path, value: float
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is no JSON")
 
-    write_results(tmp_path / "r.json", [result(value=value)])
-    json.loads((tmp_path / "r.json").read_text(), parse_constant=refuse)
-    assert str(load_results(tmp_path / "r.json")["results"][0]["value"]) == str(value)
+    append(tmp_path, [row(value=value), row(value=value, image="set5/baby")])
+    for name in FILES:
+        json.loads((tmp_path / name).read_text(), parse_constant=refuse)
+        assert str(read_file(tmp_path / name)[0].value) == str(value)
 
 
 @pytest.mark.parametrize("content", ["{", '{"results": [{"value": 1}]}'])
@@ -163,29 +145,17 @@ def test_a_damaged_file_is_moved_aside(
     path = tmp_path / "results.json"
     for number in (0, 1):
         path.write_text(content)
-        with pytest.raises(ValueError, match=r"results.json is (damaged|no file of results)"):
-            load_results(path)
+        with pytest.raises(ValueError, match=r"results\.json is damaged"):
+            read_file(path)
         with caplog.at_level(logging.WARNING):
             evaluated(tmp_path)
         aside = tmp_path / f"results.json.damaged-{number}"
         assert aside.read_text() == content
         assert str(aside) in caplog.text
-        assert len(load_results(path)["results"]) == 4
+        assert len(read_file(path)) == 4
 
 
 def test_nothing_is_stored_in_fit_or_without_metrics(tmp_path: Path) -> None:
     trainer(tmp_path, PSNR(), Results()).fit(Tiny(), loader(), loader())
     trainer(tmp_path, Results()).test(Tiny(), loader(), verbose=False)
     assert not any((tmp_path / name).exists() for name in FILES)
-
-
-def test_numbers_of_different_protocols_are_in_different_columns() -> None:
-    rgb = {"color": "rgb", "border": 0}
-    results = [
-        result(),
-        result(dataset="set14", value=33.63, protocol={"border": "scale", "color": "y"}),
-        result(dataset="div2k", value=36.0, protocol=rgb),
-        result(dataset="set5", value=35.9, protocol=rgb),
-        result(metric="ssim", value=0.96),
-    ]
-    assert [heading for heading, _ in columns(results).values()] == ["psnr (1)", "psnr (2)", "ssim"]
