@@ -34,7 +34,7 @@ class Released(NamedTuple):
 @functools.cache
 def released() -> dict[str, Released]:
     """Return all released models by name."""
-    from callbacks.weights import manifest  # here: they load a YAML library
+    from files.manifest import manifest  # here: they load a YAML library
     from files.paths import read_text
     from files.yaml import plain_yaml
 

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from files.batch import Batch
 from files.numbers import NonNegativeInt
+from files.weights import load_part, read_weights
 from lightning_modules import NSARM, ResShift
 from lightning_modules.latents import latent_pair
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import residual_shift
-from lightning_modules.weights import load_part, read_weights
 
 
 class ResShiftFromHR(ResShift):

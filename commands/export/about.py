@@ -12,9 +12,9 @@ from callbacks.provenance import commit
 from callbacks.results.files import made_by
 from files.checksums import file_hash
 from files.own_modules import class_path
-from files.tensors import read_file, read_metadata
+from files.weights import read_file, read_metadata
 from lightning_modules.base import ImageModel
-from lightning_modules.weights import sources
+from lightning_modules.frozen import sources
 
 PROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 

@@ -35,11 +35,10 @@ from commands.run.files import CONFIG
 from commands.run.weights import EXPORT
 from files.owned import remove_folder, whole_folder
 from files.paths import expand_path
-from files.tensors import read_metadata
+from files.weights import EXPORTED, read_metadata
 from lightning_modules.base import ImageModel
 from lightning_modules.methods.regression import OnePass
 from lightning_modules.networks.spandrel import Spandrel
-from lightning_modules.weights import EXPORTED
 
 log = logging.getLogger(__name__)
 ONNX = "model.onnx"

@@ -24,8 +24,8 @@ from commands.errors import ConfigurationError
 from commands.export.about import About
 from files.batch import Batch
 from lightning_modules.base import ImageModel, SuperResolver
+from lightning_modules.frozen import sources
 from lightning_modules.methods.regression import OnePass
-from lightning_modules.weights import sources
 
 MEGABYTE = 1e6
 TOLERANCE = 1e-4  # of values in [0, 1]: a fortieth of an 8-bit level

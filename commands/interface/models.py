@@ -26,7 +26,6 @@ from callbacks.predict.files import (
     write_image,
 )
 from callbacks.predict.strips import Finish, strips_of
-from callbacks.weights import manifest, place_of
 from commands.arguments.parser import Parser, parse
 from commands.errors import CONFIGS, did_you_mean
 from commands.interface.images import Picture, bit_depth, to_tensor
@@ -44,6 +43,7 @@ from files.batch import Batch
 from files.images.alpha import without_hidden_colours
 from files.images.decode import DecodedImage, read_image
 from files.images.deep import Pixels
+from files.manifest import place_of
 from files.memory import refuse_file
 from files.own_modules import import_own
 from files.paths import CONFIGURATIONS, read_text
@@ -418,7 +418,7 @@ def sources(runs: str | Path = "runs") -> list[str]:
             if _enlarges(place / CONFIG):
                 places.append(str(place))
                 break
-    return places + [name for name in released() if place_of(manifest()[name]) is not None]
+    return places + [name for name in released() if place_of(name) is not None]
 
 
 def _enlarges(config: Path) -> bool:

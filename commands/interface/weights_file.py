@@ -13,11 +13,10 @@ from commands.run.directory import options_of_run
 from commands.run.files import CONFIG
 from commands.run.weights import EXPORT
 from files.paths import WEIGHTS, expand_path, read_text
-from files.tensors import read_metadata
+from files.weights import EXPORTED, Weights, read_metadata, read_weights
 from files.yaml import plain_yaml
 from lightning_modules.networks import edsr, imdn
 from lightning_modules.networks.spandrel import described
-from lightning_modules.weights import EXPORTED, Weights, read_weights
 
 MEASURE = ("validate", "test", "predict", "export")  # the commands that need trained weights
 # Networks that spandrel lacks, and their arguments from tensors; None for those of another network.

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from files.weights import load_part, read_weights
 from lightning_modules.backbone.space import Space, named
 from lightning_modules.networks.autoencoders import BitwiseVAE, bitwise_vae_from_official
 from lightning_modules.networks.bsq import (
@@ -20,7 +21,6 @@ from lightning_modules.networks.bsq import (
     scales_of,
 )
 from lightning_modules.noise import Noise, Size
-from lightning_modules.weights import load_part, read_weights
 
 _TRAINED = "vae"  # name of the part in a run of `Tokenizer`
 

@@ -19,9 +19,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from files.weights import fingerprint, load_part, read_weights
 from lightning_modules.networks.layers import conv3x3
 from lightning_modules.networks.running import Frozen
-from lightning_modules.weights import fingerprint, load_part, read_weights
 
 VGG16 = (64, 128, 256, 512, 512)  # channels of its stages
 _CONVOLUTIONS = (2, 2, 3, 3, 3)  # in each of them

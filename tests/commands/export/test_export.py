@@ -18,7 +18,7 @@ from commands.export.export import ExportOptions, Origin, export
 from commands.export.formats import exported_tensors
 from commands.run.weights import find_weights
 from files.owned import NotOursError
-from files.tensors import read_metadata
+from files.weights import read_metadata, read_weights
 from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.space import KLSpace, PixelSpace
 from lightning_modules.methods.diffusion import Diffusion
@@ -26,7 +26,6 @@ from lightning_modules.methods.regression import Regression
 from lightning_modules.networks.edsr import EDSR
 from lightning_modules.networks.imdn import IMDN
 from lightning_modules.networks.liif import AnySize
-from lightning_modules.weights import read_weights
 from tests.lightning_modules.backbone.unets import CLASSES, WRAPPERS, inputs, small_kl, wrapped
 from tests.quick import quick
 
