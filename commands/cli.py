@@ -46,8 +46,8 @@ from commands.distributed.preflight import start_facts
 from commands.encode import Encode, EncodeOptions
 from commands.errors import ConfigurationError, RepeatedError, TemporaryError, print_error
 from commands.export.about import Origin
-from commands.export.export import ExportOptions, export, model_alone, of_run
-from commands.interface.weights_file import with_weights_file
+from commands.export.export import ExportOptions, export, model_alone
+from commands.interface.named import with_model
 from commands.names import ABOUT
 from commands.process import keep_compiled_code, keep_freed_memory, prepare_output, raise_limit
 from commands.run.arithmetic import arithmetic
@@ -95,7 +95,7 @@ class EnlargerCLI(LightningCLI):
     """
 
     def __init__(self, args: Sequence[str]) -> None:
-        words = with_weights_file(of_run(args))
+        words = with_model(args)
         self.command = words[0]
         self.fits = self.command in ("fit", *DRY_RUN_COMMANDS)
         with contextlib.ExitStack() as self._until_end:

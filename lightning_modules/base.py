@@ -218,7 +218,7 @@ class ImageModel(Loaded, Optimised, ABC):
     def on_fit_start(self) -> None:
         """Keep the state of torch's generators, which each batch seeds. Call super() first."""
         self.warn_of_unread()
-        self.note_start()
+        self.train_restored()
         self._random_states = [module.get_rng_state() for module in self._random]
 
     def on_fit_end(self) -> None:
