@@ -127,7 +127,10 @@ def read_weights(path: str | Path) -> Weights:
             frozen=content.get("frozen", {}),
             trained_with=content.get("trained_with", {}),
         )
-    tensors, group = unwrapped(content, path)
+    try:
+        tensors, group = unwrapped(content, path)
+    except RecursionError as error:
+        raise ValueError(f"{path} has a group that contains itself") from error
     return Weights(tensors, None, str(path), group)
 
 
