@@ -10,7 +10,7 @@ import json
 import logging
 import pickle
 import re
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -461,24 +461,21 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], where: str) 
     module.load_state_dict(fitted(module, tensors, where).state)
 
 
-def load_part(
-    module: nn.Module,
-    weights: Weights,
-    part: str,
-    official: Callable[[dict[str, Tensor]], dict[str, Tensor]],
-) -> None:
+def load_part(module: nn.Module, weights: Weights, part: str) -> None:
     """Load a module from a file: a run's part of this name, or else a whole released file.
 
     Args:
-        module: The module to load into.
+        module: The module to load into. If it has a function ``official``, that maps the tensors of
+            a released file to the module's own names.
         weights: Weights of the file.
         part: Name of the module in a run.
-        official: Maps tensors of a released file to the module's own names.
 
     Raises:
         ValueError: As in ``fitted`` and ``refuse_unlike``.
     """
-    load_strictly(module, part_of(weights.tensors, part) or official(weights.tensors), weights.name)
+    official: Any = getattr(module, "official", dict)
+    tensors = part_of(weights.tensors, part) or official(weights.tensors)
+    load_strictly(module, tensors, weights.name)
     refuse_unlike(module, weights, part)
 
 

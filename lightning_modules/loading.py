@@ -116,8 +116,7 @@ class Loaded(Method, LightningModule):
                     f"{weights.name} was trained with the {other} of {theirs}, and this model has "
                     f"{ours}: set the same"
                 )
-        part = getattr(self, name)
-        load_part(part, weights, name, getattr(part, "official", dict))
+        load_part(getattr(self, name), weights, name)
         return weights
 
     def load_training_parts(self) -> None:

@@ -32,7 +32,7 @@ class ResShiftFromHR(ResShift):
 
     def load_weights(self, path: str | Path, strict: bool = True) -> None:
         """Load the network of a run of ``ResShift``."""
-        load_part(self.network, read_weights(path), "network", dict)
+        load_part(self.network, read_weights(path), "network")
 
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
@@ -59,7 +59,7 @@ class NSARMFromHR(NSARM):
 
     def load_weights(self, path: str | Path, strict: bool = True) -> None:
         """Load the transformer of a run of ``NSARM``."""
-        load_part(self.transformer, read_weights(path), "transformer", dict)
+        load_part(self.transformer, read_weights(path), "transformer")
 
     def preliminary(self, y: Tensor) -> list[Tensor]:
         """Return the codes of the first scales.

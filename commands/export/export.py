@@ -123,7 +123,8 @@ def _check(model: ImageModel, options: ExportOptions, out: Path) -> None:
         raise ConfigurationError(
             f"{type(model).__name__} has no network of diffusers: remove --export.diffusers"
         )
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    is_empty = out.is_dir() and not any(out.iterdir())
+    if out.exists() and not is_empty:
         raise ConfigurationError(f"{out} exists: remove it, or name another --export.out")
 
 

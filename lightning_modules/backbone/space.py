@@ -159,7 +159,7 @@ class Space(Float32, ABC):
             ValueError: If there is nothing to load, or the file is corrupt or of another
                 autoencoder.
         """
-        load_part(self, read_weights(path), "space", self.official)
+        load_part(self, read_weights(path), "space")
         # The hash is of the autoencoder's own names, as where it is read from a folder.
         tensors = getattr(self, "vae", self).state_dict()
         self.source = f"{Path(path).name} {fingerprint(tensors)}"

@@ -457,7 +457,7 @@ class CasArbi(SuperResolver):
             ValueError: If the file belongs to another network, or one with other settings.
         """
         weights = read_weights(path)
-        load_part(self.base, weights, "network", getattr(self.base, "official", dict))
+        load_part(self.base, weights, "network")
         self._name_base(weights.name)
 
     def _name_base(self, name: str) -> None:
