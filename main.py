@@ -37,11 +37,10 @@ def _working_directory() -> str:
         raise SystemExit(2) from None
 
 
-def _checked(words: Sequence[str]) -> list[str]:
+def _check(words: Sequence[str]) -> None:
     # Before the import of Lightning, which reads the launchers' variables as numbers.
     from commands.errors import ConfigurationError, did_you_mean, print_error
     from commands.names import ABOUT
-    from commands.released import with_released
     from commands.world import claimed
 
     try:
@@ -49,12 +48,10 @@ def _checked(words: Sequence[str]) -> list[str]:
         if command not in ABOUT:
             near = did_you_mean(command, ABOUT) or f"; the commands are {', '.join(ABOUT)}"
             raise ConfigurationError(f"unknown command {command!r}{near}")
-        words = with_released(words)
         claimed()
     except ConfigurationError as error:
         print_error(error)
         raise SystemExit(2) from None
-    return words
 
 
 def _run_alone(words: Sequence[str]) -> int | None:
@@ -128,7 +125,7 @@ def main(args: Sequence[str] | None = None) -> None:
         status = _stopped()
     if status is not None:
         raise SystemExit(status)
-    words = _checked(words)
+    _check(words)
     try:
         from commands.cli import run
         from commands.table import COMMANDS

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from callbacks.predict import screen
 from commands.errors import ConfigurationError
-from commands.released import DEFAULT
+from commands.interface.named import DEFAULT
 from files.images.decode import read_image
 from files.images.deep import Pixels
 

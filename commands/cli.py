@@ -39,8 +39,7 @@ from commands.distributed.heartbeat import Ranks
 from commands.distributed.launch import own_plugins, own_strategy, refuse_unsupported
 from commands.distributed.preflight import start_facts
 from commands.errors import ConfigurationError, RepeatedError, TemporaryError, print_error
-from commands.export.export import of_run
-from commands.interface.weights_file import with_weights_file
+from commands.interface.named import with_model
 from commands.names import ABOUT
 from commands.process import keep_compiled_code, keep_freed_memory, prepare_output, raise_limit
 from commands.run.arithmetic import arithmetic
@@ -120,7 +119,7 @@ class EnlargerCLI(LightningCLI):
     """
 
     def __init__(self, args: Sequence[str], commands: Mapping[str, Command]) -> None:
-        words = with_weights_file(of_run(args))
+        words = with_model(args)
         self.name = words[0]
         self.command = commands[self.name]
         with contextlib.ExitStack() as self._until_end:

@@ -42,5 +42,5 @@ TOOLS = {
     "prepare": "commands.prepare",
     "migrate": "commands.migrate",
     "prompt": "lightning_modules.backbone.prompt",
-    "weights": "callbacks.weights",
+    "weights": "commands.weights",
 }

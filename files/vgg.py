@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from files.tensors import check_numbers, read_tensors
+from files.weights import fitted, part_of, read_weights
 
 Backbone = Literal["alexnet", "vgg16", "squeezenet"]  # names in configs/weights.yaml
 POOLINGS = (4, 9, 16, 23)  # places in torchvision's VGG16
@@ -34,13 +34,9 @@ def load_features(name: Backbone, path: Path) -> nn.Sequential:
     with torch.device("meta"):  # random weights would take time and use global random numbers
         network: Any = models.get_model(architecture, weights=None)
     features: nn.Sequential = network.features
-    try:
-        state = read_tensors(path)
-        own = {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features")}
-        check_numbers(str(path), own, features.state_dict())
-        features.load_state_dict(own, assign=True)
-    except Exception as error:  # whatever torch raises for a file that is something else
-        raise ValueError(f"{path} has no weights of {name}: {error}") from error
+    own = part_of(read_weights(path).tensors, "features")
+    state = fitted(features, own, f"{path}, as weights of {name},").state
+    features.load_state_dict(state, assign=True)
     return features.requires_grad_(False).eval()
 
 
@@ -69,7 +65,7 @@ class DISTSNetwork(nn.Module):
         for place, channels in zip(POOLINGS, CHANNELS[1:], strict=False):
             self.features[place] = L2pooling(channels=channels)
         with as_file(files("torchmetrics.functional.image") / "dists_models/weights.pt") as file:
-            factors = read_tensors(file)
+            factors = read_weights(file).tensors
         total = factors["alpha"].sum() + factors["beta"].sum()
         buffers = {
             "mean": torch.tensor(MEAN).view(1, 3, 1, 1),

@@ -23,6 +23,7 @@ from degradations.draws import seed_of
 from degradations.images import as_tensor
 from files.batch import Batch
 from files.own_modules import class_path
+from files.weights import shape_text
 from lightning_modules.backbone.condition import Texts
 from lightning_modules.backbone.space import Space
 from lightning_modules.loading import Loaded
@@ -32,7 +33,6 @@ from lightning_modules.optimisation import Optimised, adam
 from lightning_modules.sampling.color import ColorFix
 from lightning_modules.sampling.enlarging import InTiles, in_range
 from lightning_modules.trainer import trainer_of
-from lightning_modules.weights import shape_text
 
 log = logging.getLogger(__name__)
 Output = dict[str, Tensor]  # of a step: ``sr``, the images
@@ -218,7 +218,7 @@ class ImageModel(Loaded, Optimised, ABC):
     def on_fit_start(self) -> None:
         """Keep the state of torch's generators, which each batch seeds. Call super() first."""
         self.warn_of_unread()
-        self.note_start()
+        self.train_restored()
         self._random_states = [module.get_rng_state() for module in self._random]
 
     def on_fit_end(self) -> None:

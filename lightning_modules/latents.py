@@ -12,13 +12,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from files.batch import Batch
+from files.weights import unlike
 from lightning_modules.backbone.condition import Texts
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import ImageModel
+from lightning_modules.frozen import same_weights
 from lightning_modules.noise import Noise
-from lightning_modules.weights import same_weights, unlike
 
 log = logging.getLogger(__name__)
 

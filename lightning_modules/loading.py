@@ -14,21 +14,21 @@ from torch import Tensor
 from files.method import Method
 from files.own_modules import class_path
 from files.paths import expand_path
-from files.tensors import check_numbers, is_plain
-from lightning_modules.weights import (
+from files.weights import (
     Weights,
+    fitted,
+    is_plain,
+    load_part,
+    read_weights,
+    unlike,
+)
+from lightning_modules.frozen import (
     check_sources,
-    check_tensors,
     frozen_parts,
     hash_of,
     is_random,
-    load_part,
-    read_weights,
-    recognise,
     same_weights,
-    shape_text,
     sources,
-    unlike,
 )
 
 log = logging.getLogger(__name__)
@@ -116,8 +116,7 @@ class Loaded(Method, LightningModule):
                     f"{weights.name} was trained with the {other} of {theirs}, and this model has "
                     f"{ours}: set the same"
                 )
-        part = getattr(self, name)
-        load_part(part, weights, name, getattr(part, "official", dict))
+        load_part(getattr(self, name), weights, name)
         return weights
 
     def load_training_parts(self) -> None:
@@ -280,7 +279,6 @@ class Loaded(Method, LightningModule):
         self, where: str, state: dict[str, Tensor], required: set[str]
     ) -> dict[str, Tensor]:
         # All tensors of the model: those of a file, checked, and the current others.
-        recognise(self, state)
         current = self.state_dict()
         absent = tuple(
             prefix
@@ -288,51 +286,26 @@ class Loaded(Method, LightningModule):
             if not any(name.startswith(prefix) for name in current)
         )
         state = {name: tensor for name, tensor in state.items() if not name.startswith(absent)}
-        check_tensors(where, current, state, required)
-        return {**current, **state}
+        return fitted(self, state, where, required).state
 
     def _partly_fitted(self, where: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         # As `_fitted`, but tensors that do not fit are left out and listed.
-        recognise(self, tensors)
-        current = self.state_dict()
-        taken = {}
-        reshaped = []
-        unused = []
-        for name, tensor in tensors.items():
-            shape = shape_text(tensor.shape)
-            if name not in current:
-                unused.append(f"{name} {shape}")
-            elif tensor.shape != current[name].shape:
-                reshaped.append(f"{name} {shape} for {shape_text(current[name].shape)}")
-            else:
-                taken[name] = tensor
-        if not any(name in taken for name, _ in self.named_parameters()):
-            raise ValueError(
-                f"no tensor of {where} fits the model, also with weights_strict: false: set "
-                "model.init_args.weights to a file of a similar network"
-            )
-        check_numbers(where, taken, current)
-        expected = [
-            name for name in self.checkpoint_keys() if not name.startswith(self.training_only)
-        ]
-        missing = [
-            f"{name} {shape_text(current[name].shape)}" for name in expected if name not in tensors
-        ]
-        self.partly_loaded = {
-            "file": where,
-            "taken": len(taken.keys() & expected),  # without what only training needs
-            "of": len(expected),
-            "as initialised, as the file has another shape": reshaped,
-            "as initialised, as the file lacks them": missing,
-            "of the file and not used": unused,
+        keys = self.checkpoint_keys()
+        expected = {name for name in keys if not name.startswith(self.training_only)}
+        fit = fitted(self, tensors, where, expected, strict=False)
+        unfit = {
+            "as initialised, as the file has another shape": fit.differences.reshaped,
+            "as initialised, as the file lacks them": fit.differences.missing,
+            "of the file and not used": fit.differences.unexpected,
         }
-        counts = f"{self.partly_loaded['taken']} of {len(expected)}"
-        lines = [f"weights_strict is false: {counts} tensors are of {where}"]
-        for kind, names in self.partly_loaded.items():
-            if isinstance(names, list) and names:
+        taken = len(fit.taken & expected)  # without what only training needs
+        self.partly_loaded = {"file": where, "taken": taken, "of": len(expected), **unfit}
+        lines = [f"weights_strict is false: {taken} of {len(expected)} tensors are of {where}"]
+        for kind, names in unfit.items():
+            if names:
                 lines.append(f"{len(names)} {kind}: {', '.join(names)}")
         log.warning("%s", "\n  ".join(lines))
-        return {**current, **taken}
+        return fit.state
 
     def checkpoint_keys(self) -> list[str]:
         """Return the names that a checkpoint holds: all but frozen parts that have a ``source``.

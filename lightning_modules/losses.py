@@ -20,8 +20,8 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from degradations.base import ieee_float32
 from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from files.vgg import DEVIATION, MEAN, DISTSNetwork
+from files.weights import fingerprint, load_strictly, read_weights
 from lightning_modules.networks.running import Frozen, without_fp16
-from lightning_modules.weights import fingerprint, load_strictly, read_weights
 
 EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of MS-SSIM's scales, the finest first
 CONVOLUTIONS = (2, 2, 4, 4, 4)  # of VGG19's stages

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import BaseFinetuning
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -126,9 +127,6 @@ class Optimised(LightningModule):
         self._make_optimizer = optimizer
         self._make_schedule = lr_scheduler
         self._configured = False  # by these two
-        # Names of trained parameters at the start, before callbacks such as `BaseFinetuning`.
-        self._trained_first: set[str] | None = None
-        self._changes: dict[str, Any] = {}  # of a checkpoint
 
     def optimized(self) -> Sequence[Tensor] | Sequence[dict[str, Any]]:
         """Return all trainable parameters, or groups of them with their own settings."""
@@ -170,49 +168,15 @@ class Optimised(LightningModule):
                     class_path(type(self)),
                 )
 
-    def note_start(self) -> None:
-        """Note what trains before callbacks change it, and repeat what a checkpoint's run changed.
-
-        ``BaseFinetuning`` restores its groups itself, before.
-        """
-        parameters = dict(self.named_parameters())
-        self._trained_first = {name for name, p in parameters.items() if p.requires_grad}
-        changes = self._changes
-        self._changes = {}
-        for name, trains in changes.get("trained", {}).items():
-            parameters[name].requires_grad_(trains)
-        groups_of = zip(self.trainer.optimizers, changes.get("groups", ()), strict=False)
-        for optimizer, groups in groups_of:
-            for names in groups[len(optimizer.param_groups) :]:
-                optimizer.add_param_group({"params": [parameters[name] for name in names]})
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store what callbacks changed of what is trained, if anything."""
-        super().on_save_checkpoint(checkpoint)
-        if self._trained_first is None:
+    def train_restored(self) -> None:
+        """Train what ``BaseFinetuning`` unfroze before: a resume restores its groups alone."""
+        trainer: Any = self.trainer
+        if not any(isinstance(callback, BaseFinetuning) for callback in trainer.callbacks):
             return
-        trained = {name for name, p in self.named_parameters() if p.requires_grad}
-        if trained != self._trained_first:
-            changed = {name: name in trained for name in sorted(trained ^ self._trained_first)}
-            checkpoint["changes"] = {"trained": changed, "groups": self._groups()}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the changes until the optimisers exist."""
-        super().on_load_checkpoint(checkpoint)
-        self._changes = checkpoint.get("changes", {})
-
-    def _groups(self) -> list[list[list[str]]]:
-        # Names of the parameters in each group of each optimiser.
-        names = {parameter: name for name, parameter in self.named_parameters()}
-        groups = []
-        for optimizer in self.trainer.optimizers:
-            groups.append(
-                [
-                    [names[parameter] for parameter in group["params"]]
-                    for group in optimizer.param_groups
-                ]
-            )
-        return groups
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.requires_grad_(True)
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None

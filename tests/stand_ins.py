@@ -10,8 +10,8 @@ import torch
 import yaml
 from torch import Tensor
 
-from callbacks import weights
 from callbacks.metrics.niqe import FEATURES
+from files import manifest as published
 from files.checksums import file_hash
 from lightning_modules.networks.imdn import IMDN
 
@@ -35,7 +35,7 @@ def stand_in(folder: Path, patch: pytest.MonkeyPatch) -> None:
         patch: What undoes it: the hashes in configs/weights.yaml are theirs meanwhile.
     """
     folder.mkdir(exist_ok=True)
-    entries = weights.manifest()
+    entries = published.manifest()
     imdn, niqe = (entries[name] for name in ("imdn-x2", "niqe-pristine"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -48,5 +48,5 @@ def stand_in(folder: Path, patch: pytest.MonkeyPatch) -> None:
         entry["sha256"] = file_hash(folder / entry["file"])
     manifest = folder / "weights.yaml"
     manifest.write_text(yaml.safe_dump(entries))
-    patch.setattr(weights, "MANIFEST", manifest)
+    patch.setattr(published, "MANIFEST", manifest)
     patch.setenv("ENLARGER_WEIGHTS", str(folder))

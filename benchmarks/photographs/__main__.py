@@ -45,7 +45,7 @@ from callbacks.provenance import commit
 from callbacks.results.files import read_file
 from commands.run.files import FOLDER, best_or_newest, fingerprint, newest_whole
 from files.owned import write_whole
-from lightning_modules.weights import EXPORTED, read_weights
+from files.weights import EXPORTED, read_weights
 
 LAST = 5  # lines of a failed command's output
 RESERVE = 25.0  # seconds of the budget for this program's start, and for a checkpoint after SIGTERM

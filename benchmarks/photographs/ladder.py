@@ -10,11 +10,11 @@ from torch import Tensor
 
 from files.batch import Batch
 from files.numbers import NonNegativeInt
+from files.weights import load_part, read_weights
 from lightning_modules import NSARM, ResShift
 from lightning_modules.latents import latent_pair
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import residual_shift
-from lightning_modules.weights import load_part, read_weights
 
 
 class ResShiftFromHR(ResShift):
@@ -32,7 +32,7 @@ class ResShiftFromHR(ResShift):
 
     def load_weights(self, path: str | Path, strict: bool = True) -> None:
         """Load the network of a run of ``ResShift``."""
-        load_part(self.network, read_weights(path), "network", dict)
+        load_part(self.network, read_weights(path), "network")
 
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
@@ -59,7 +59,7 @@ class NSARMFromHR(NSARM):
 
     def load_weights(self, path: str | Path, strict: bool = True) -> None:
         """Load the transformer of a run of ``NSARM``."""
-        load_part(self.transformer, read_weights(path), "transformer", dict)
+        load_part(self.transformer, read_weights(path), "transformer")
 
     def preliminary(self, y: Tensor) -> list[Tensor]:
         """Return the codes of the first scales.

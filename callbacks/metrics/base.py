@@ -28,7 +28,6 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from callbacks import weights
 from callbacks.evaluation import (
     EvaluationCallback,
     MetricProtocol,
@@ -46,6 +45,7 @@ from degradations.base import ieee_float32
 from degradations.bicubic import resize
 from files.batch import Batch
 from files.checksums import file_hash
+from files.manifest import entry_of, locate
 from files.words import first_of
 
 log = logging.getLogger(__name__)
@@ -392,7 +392,13 @@ class WeightsMetric(Metric):
 
     def absent(self) -> str:
         """Name the missing files in one line; empty if all are found."""
-        return "; ".join(weights.missing(name) for name in self.files if not weights.obtain(name))
+        lines = []
+        for name in self.files:
+            try:
+                locate(name)
+            except FileNotFoundError as error:
+                lines.append(str(error))
+        return "; ".join(lines)
 
     def load(self) -> None:
         """Load the networks.
@@ -400,13 +406,13 @@ class WeightsMetric(Metric):
         Raises:
             FileNotFoundError: If a file is missing.
         """
-        paths = [weights.require(name) for name in self.files]
+        paths = [locate(name) for name in self.files]
         self.build(paths)
         self.sha256 = ", ".join(map(file_hash, paths))
 
     def weights_protocol(self) -> MetricProtocol:
         """Return names and hashes of the files."""
-        names = ", ".join(weights.entry_of(name)["file"] for name in self.files)
+        names = ", ".join(entry_of(name)["file"] for name in self.files)
         return {"weights": names, "sha256": self.sha256}
 
 

@@ -24,14 +24,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from callbacks import weights
 from callbacks.evaluation import MetricProtocol
 from callbacks.metrics.base import TooSmall, WeightsMetric, as_float64
 from callbacks.metrics.sets import SetMetric
 from degradations.bicubic import resize
 from degradations.draws import seed_of
 from files.batch import Batch
-from files.tensors import check_numbers, read_tensors
+from files.manifest import entry_of
+from files.weights import check_numbers, read_weights
 
 Preset = Literal["clean-fid", "torch-fidelity"]
 SIDE = 299
@@ -56,7 +56,7 @@ class InceptionMetric(WeightsMetric, SetMetric):
     def __init__(self, preset: Preset = "clean-fid", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.preset: Preset = preset
-        self.sha256 = weights.entry_of(self.files[0])["sha256"]
+        self.sha256 = entry_of(self.files[0])["sha256"]
 
     def build(self, paths: list[Path]) -> None:
         """Take the network that all metrics of a run share."""
@@ -116,7 +116,7 @@ class Inception(nn.Module):
             FeatureExtractorInceptionV3,
         )
 
-        tensors = read_tensors(path)  # the library would run a pickle's code
+        tensors = read_weights(path).tensors  # the library would run a pickle's code
         net = FeatureExtractorInceptionV3("inception", ["2048"], str(path))
         check_numbers(str(path), tensors, net.state_dict())
         for block in net.modules():

@@ -24,14 +24,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from callbacks import weights
 from callbacks.evaluation import MetricProtocol
 from callbacks.metrics.base import ImageMetric, TooSmall, WeightsMetric
 from callbacks.metrics.niqe import read_model
 from files.batch import Batch
 from files.checksums import file_hash
-from files.tensors import check_numbers, read_tensors
+from files.manifest import entry_of
 from files.versions import installed
+from files.weights import load_strictly, read_weights
 
 log = logging.getLogger(__name__)
 
@@ -185,9 +185,8 @@ def _build(metric: str, paths: list[Path]) -> nn.Module:
     with _timm_untrained():
         backbone = {"backbone_pretrain": False} if metric == "topiq_nr" else {}
         network = create(metric, pretrained=False, **backbone)
-    state = read_tensors(paths[0])  # pyiqa would run code that a file holds
-    check_numbers(str(paths[0]), state, network.net.state_dict())
-    network.net.load_state_dict(state)
+    state = read_weights(paths[0]).tensors  # pyiqa would run code that a file holds
+    load_strictly(network.net, state, str(paths[0]))
     return network
 
 
@@ -209,7 +208,7 @@ def _warn_of_licence() -> None:
 
 @functools.cache
 def _warn_if_unverified(name: str, path: Path) -> None:
-    if weights.entry_of(name)["sha256"] is None:
+    if entry_of(name)["sha256"] is None:
         log.warning(
             "%s is not verified: no published SHA-256 of it is known; its own, %s, is in the "
             "protocol",

@@ -17,13 +17,13 @@ import lpips
 import torch
 from torch import Tensor, nn
 
-from callbacks import weights
 from callbacks.evaluation import MetricProtocol
 from callbacks.metrics.base import ImageMetric, TooSmall, WeightsMetric
 from files.batch import Batch
 from files.checksums import file_hash
-from files.tensors import read_tensors
+from files.manifest import locate
 from files.vgg import Backbone, DISTSNetwork, load_features
+from files.weights import read_weights
 
 Net = Literal["alex", "vgg", "squeeze"]
 NETS: dict[Net, Backbone] = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet"}
@@ -50,7 +50,7 @@ class Network(nn.Module):
         backbone = load_features(NETS[net], path).state_dict()
         state = {f"net.{k}": backbone[k.split(".", 1)[1]] for k in network.net.state_dict()}
         with as_file(files("lpips") / "weights" / "v0.1" / f"{net}.pth") as heads:
-            linear = read_tensors(heads)
+            linear = read_weights(heads).tensors
         for name, weight in linear.items():  # the package names each layer twice
             state |= {name: weight, f"lins.{name.removeprefix('lin')}": weight}
         network.scaling_layer = type(network.scaling_layer)()  # its constants, off the meta device
@@ -95,7 +95,7 @@ class Perceptual(nn.Module):
             FileNotFoundError: If it is missing; there is no loss with random weights.
         """
         name = NETS[self.net]
-        path = weights.require(name)
+        path = locate(name)
         self.network = Network(self.net, path)
         self.source = f"{path.name} {file_hash(path)[:16]}"
 

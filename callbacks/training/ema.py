@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from files.method import Averages, method_of
 from files.numbers import NonNegativeInt, UnitInterval
-from files.tensors import check_numbers
+from files.weights import check_numbers
 
 
 class EMA(Averages, Callback):

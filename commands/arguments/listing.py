@@ -178,7 +178,7 @@ def _experiments() -> Iterator[Entry]:
 
 
 def _weights() -> Iterator[Entry]:
-    from callbacks.weights import manifest  # here: it loads a YAML library
+    from files.manifest import manifest  # here: it loads a YAML library
 
     for name, about in manifest().items():
         yield Entry(name, f"{about['used_by']}; licence: {about['licence']}")

@@ -141,12 +141,12 @@ def folders() -> Iterator[Finding]:
 
 def weights() -> Iterator[Finding]:
     """Verify the files of ``configs/weights.yaml`` that exist, and name the missing ones."""
-    from callbacks.weights import WrongWeightsError, locate, manifest
+    from files.manifest import WrongWeightsError, found, manifest
 
     absent = []
-    for name, entry in manifest().items():
+    for name in manifest():
         try:
-            path = locate(entry)
+            path = found(name)
         except WrongWeightsError as error:
             yield Finding("broken", f"weights {name}", str(error))
             continue

@@ -16,9 +16,9 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 
 from callbacks.metrics.base import WeightsMetric
-from callbacks.weights import manifest, place_of
 from commands.check.findings import Finding, command, shown
 from commands.errors import CONFIGS, EXPERIMENTS
+from files.manifest import manifest, place_of
 from files.network import answers, hub_answers
 from files.own_modules import import_own
 from files.paths import expand_path, glob_paths, read_text
@@ -134,7 +134,7 @@ def _of_hub(key: str, repository: str) -> Finding | None:
 
 def _of_manifest(key: str, name: str, optional: bool = False) -> Finding | None:
     entry = manifest()[name]
-    if place_of(entry) is not None:
+    if place_of(name) is not None:
         return None
     level = "look" if optional or answers(entry["source"]) else "broken"
     text = _lacks(entry["file"], entry["licence"], entry["source"])

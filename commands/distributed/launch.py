@@ -45,8 +45,8 @@ from torch.optim import Optimizer
 
 from commands.errors import ConfigurationError
 from commands.world import SLURM, World
-from files.tensors import read_file
 from files.waits import WAITS
+from files.weights import read_file
 
 # Lightning callbacks that cannot run here, and the reason.
 REFUSED = {

@@ -6,15 +6,15 @@ import json
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from callbacks.provenance import commit
 from callbacks.results.files import made_by
 from files.checksums import file_hash
 from files.own_modules import class_path
-from files.tensors import read_file, read_metadata
+from files.weights import read_file, read_metadata
 from lightning_modules.base import ImageModel
-from lightning_modules.weights import sources
+from lightning_modules.frozen import sources
 
 PROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 
@@ -36,43 +36,22 @@ class Origin:
     precision: str | int | None = None
 
 
-class About(TypedDict):
-    """Facts about exported weights.
-
-    enlarger: Version of this project.
-    commit: Commit of the exporting code; None outside of git.
-    model: The model's class path.
-    init_args: Its arguments, as configured.
-    scale: Scale factor.
-    run: Name of the run.
-    weights: File name of the weights, and whether they are EMA.
-    sha256: SHA-256 of that file; None without a file.
-    step: Training steps; None if unknown.
-    frozen: Sources of frozen parts that are not among the tensors, by part.
-    trained_with: Settings that the weights were trained with and tensors do not show.
-    """
-
-    enlarger: str
-    commit: str | None
-    model: str
-    init_args: dict[str, Any]
-    scale: float
-    run: str
-    weights: str
-    sha256: str | None
-    step: int | None
-    frozen: dict[str, str]
-    trained_with: dict[str, Any]
-
-
-def describe_export(model: ImageModel, origin: Origin) -> About:
-    """Return the facts about a model's weights.
+def metadata(model: ImageModel, origin: Origin) -> dict[str, str]:
+    """Return what an exported file says of its weights; values are text, or JSON.
 
     Args:
         model: The model with its weights.
         origin: Where the weights come from.
+
+    Returns:
+        ``format``, which other libraries read; ``enlarger``, the version of this project, and its
+        ``commit``; class path (``model``), ``init_args`` and ``scale`` of the model; name of the
+        ``run``; file name (``weights``), ``sha256`` and training ``step`` of the weights, null if
+        unknown; the sources of ``frozen`` parts that are not among the tensors; and what the
+        weights were ``trained_with`` and tensors do not show.
     """
-    return {
+    about = {
+        "format": "pt",
         "enlarger": tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["version"],
         "commit": commit(),
         "model": class_path(type(model)),
@@ -85,6 +64,9 @@ def describe_export(model: ImageModel, origin: Origin) -> About:
         "frozen": sources(model),
         # The file's own, where it names them: the configuration may be another one.
         "trained_with": {**model.trained_with, **model.loaded_with},
+    }
+    return {
+        key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()
     }
 
 

@@ -9,18 +9,15 @@ from __future__ import annotations
 import copy
 import logging
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
-from safetensors import SafetensorError
 
 from commands.arguments.saved_config import as_yaml
 from commands.errors import ConfigurationError
-from commands.export.about import Origin, describe_export
+from commands.export.about import Origin, metadata
 from commands.export.formats import (
     backbones,
     check_community,
@@ -30,16 +27,13 @@ from commands.export.formats import (
     write_onnx,
     write_tensors,
 )
-from commands.run.directory import options_of_run
 from commands.run.files import CONFIG
 from commands.run.weights import EXPORT
-from files.owned import remove_folder, whole_folder
+from files.owned import whole_folder
 from files.paths import expand_path
-from files.tensors import read_metadata
 from lightning_modules.base import ImageModel
 from lightning_modules.methods.regression import OnePass
 from lightning_modules.networks.spandrel import Spandrel
-from lightning_modules.weights import EXPORTED
 
 log = logging.getLogger(__name__)
 ONNX = "model.onnx"
@@ -75,35 +69,12 @@ class ExportOptions:
             layout.
         community: Also write ``network.safetensors``: the network alone, by the names that spandrel
             and programs based on it know; requires the extra ``spandrel``.
-        overwrite: Replace the folder of an earlier export.
     """
 
     out: str | None = None
     onnx: bool = False
     diffusers: bool = False
     community: bool = False
-    overwrite: bool = False
-
-
-def of_run(args: Sequence[str]) -> list[str]:
-    """Return ``export RUN ...`` as options for the parser; other commands unchanged.
-
-    Args:
-        args: As typed.
-
-    Raises:
-        ConfigurationError: If there is no such run, or it was never trained.
-    """
-    args = list(args)
-    if len(args) < 2 or args[0] != "export" or args[1].startswith("-"):
-        return args
-    run = Path(args[1])
-    if not (run / CONFIG).is_file():
-        raise ConfigurationError(
-            f"{run} has no {CONFIG}, so it is not a trained run: name the folder of one, or give "
-            "--config with --ckpt_path or --model.init_args.weights"
-        )
-    return ["export", *options_of_run(run), *args[2:]]
 
 
 def model_alone(config: Namespace) -> None:
@@ -136,7 +107,7 @@ def export(model: ImageModel, options: ExportOptions, origin: Origin) -> None:
     model.eval()
     _check(model, options, out)
     origin = replace(origin, config=_without_path(origin.config, model))
-    with whole_folder(out, partial(_remove, out), _written_here) as beside:
+    with whole_folder(out, known=_written_here) as beside:
         lines = _write(model, options, origin, beside)
     for line in lines:
         log.info("%s", line)
@@ -152,15 +123,9 @@ def _check(model: ImageModel, options: ExportOptions, out: Path) -> None:
         raise ConfigurationError(
             f"{type(model).__name__} has no network of diffusers: remove --export.diffusers"
         )
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not _is_export(out):
-        raise ConfigurationError(f"{out} exists and is not an export: name another --export.out")
-    if not options.overwrite:
-        raise ConfigurationError(
-            f"{out} already holds an export: give --export.overwrite true to replace it, or "
-            "another --export.out"
-        )
+    is_empty = out.is_dir() and not any(out.iterdir())
+    if out.exists() and not is_empty:
+        raise ConfigurationError(f"{out} exists: remove it, or name another --export.out")
 
 
 def _without_path(config: dict[str, Any], model: ImageModel) -> dict[str, Any]:
@@ -173,15 +138,8 @@ def _without_path(config: dict[str, Any], model: ImageModel) -> dict[str, Any]:
     return config
 
 
-def _is_export(folder: Path) -> bool:
-    try:
-        return EXPORTED in read_metadata(folder / EXPORT)
-    except (OSError, SafetensorError):
-        return False
-
-
 def _write(model: ImageModel, options: ExportOptions, origin: Origin, folder: Path) -> list[str]:
-    about = describe_export(model, origin)
+    about = metadata(model, origin)
     lines = [write_tensors(model, folder / EXPORT, about)]
     if options.community:
         lines.append(write_community(model, folder / COMMUNITY))
@@ -215,11 +173,6 @@ def _config(model: ImageModel, origin: Origin) -> dict[str, Any]:
         "matmul_precision": (config.get("run") or {}).get("matmul_precision"),
     }
     return content
-
-
-def _remove(out: Path) -> None:
-    if _is_export(out):
-        remove_folder(out, _written_here)
 
 
 def _written_here(name: str) -> bool:

@@ -7,10 +7,8 @@ The graph takes ``lr`` (batch, 3, height, width) in [0, 1], with all three axes 
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
 import warnings
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -21,11 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from commands.errors import ConfigurationError
-from commands.export.about import About
 from files.batch import Batch
 from lightning_modules.base import ImageModel, SuperResolver
+from lightning_modules.frozen import sources
 from lightning_modules.methods.regression import OnePass
-from lightning_modules.weights import sources
 
 MEGABYTE = 1e6
 TOLERANCE = 1e-4  # of values in [0, 1]: a fortieth of an 8-bit level
@@ -52,13 +49,13 @@ def exported_tensors(model: ImageModel) -> dict[str, Tensor]:
     }
 
 
-def write_tensors(model: ImageModel, path: Path, about: About) -> str:
+def write_tensors(model: ImageModel, path: Path, about: dict[str, str]) -> str:
     """Write the file.
 
     Args:
         model: The model with its weights.
         path: The file.
-        about: Facts about the weights.
+        about: Its metadata.
 
     Returns:
         A line for the user.
@@ -70,22 +67,11 @@ def write_tensors(model: ImageModel, path: Path, about: About) -> str:
     # Tied tensors are copied: the format has one name for each tensor.
     copies = {name: tensor.clone() for name, tensor in tensors.items()}
     try:
-        save_file(copies, path, head(about))
+        save_file(copies, path, about)
     except SafetensorError as error:
         raise OSError(f"{path} could not be written ({error}): set another export.out") from error
     size = path.stat().st_size / MEGABYTE
     return f"{path.name}: {len(tensors)} tensors, {size:.1f} MB"
-
-
-def head(about: About) -> dict[str, str]:
-    """Return the metadata of a file, whose values are all strings."""
-    return {
-        "format": "pt",  # which other libraries read
-        **{
-            key: value if isinstance(value, str) else json.dumps(value)
-            for key, value in about.items()
-        },
-    }
 
 
 def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
@@ -158,11 +144,10 @@ def backbones(model: ImageModel) -> dict[str, Any]:
         is_network &= hasattr(part, "save_pretrained")
         if is_network and not is_inner and not name.startswith(model.training_only):
             networks[name] = part
-    counts = Counter(name.rpartition(".")[2] for name in networks)
     folders: dict[str, Any] = {}
     for name, network in networks.items():
         folder = name.rpartition(".")[2]
-        folders[folder if counts[folder] == 1 else name] = network
+        folders[name if folder in folders else folder] = network
     return folders
 
 
@@ -182,7 +167,8 @@ def write_backbones(model: ImageModel, folder: Path) -> list[str]:
     lines = []
     for name, network in backbones(model).items():
         kind = type(network).__name__
-        _save(network, folder / name)
+        network.to(memory_format=torch.contiguous_format)  # the format has no memory layouts
+        network.save_pretrained(folder / name)
         # Or it would require accelerate.
         again = type(network).from_pretrained(folder / name, low_cpu_mem_usage=False)
         if not same(again.state_dict(), network.state_dict()):
@@ -193,17 +179,6 @@ def write_backbones(model: ImageModel, folder: Path) -> list[str]:
         count = sum(parameter.numel() for parameter in network.parameters())
         lines.append(f"{name}: {kind}, {count:,} parameters, read again by diffusers")
     return lines
-
-
-def _save(network: Any, folder: Path) -> None:
-    before = [(parameter, parameter.data) for parameter in network.parameters()]
-    try:
-        for parameter, data in before:
-            parameter.data = data.contiguous()  # the format has no memory layouts
-        network.save_pretrained(folder)
-    finally:
-        for parameter, data in before:
-            parameter.data = data
 
 
 class Graph(nn.Module):
@@ -252,13 +227,13 @@ def check_one_pass(model: ImageModel) -> None:
         )
 
 
-def write_onnx(model: ImageModel, path: Path, about: About) -> str:
+def write_onnx(model: ImageModel, path: Path, about: dict[str, str]) -> str:
     """Write the file, and compare its outputs with torch's.
 
     Args:
         model: A model that ``check_one_pass`` accepts.
         path: The file.
-        about: Facts about the weights, which the file stores.
+        about: Its metadata.
 
     Returns:
         A line for the user.
@@ -286,7 +261,7 @@ def write_onnx(model: ImageModel, path: Path, about: About) -> str:
     return f"{path.name}: on photographs of {sizes} at most {difference:.1e} from torch"
 
 
-def _trace(network: Graph, path: Path, about: About) -> None:
+def _trace(network: Graph, path: Path, about: dict[str, str]) -> None:
     axes = {axis: torch.export.Dim(name) for axis, name in AXES.items()}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of torch, about itself
@@ -301,7 +276,7 @@ def _trace(network: Graph, path: Path, about: About) -> None:
             external_data=False,
             verbose=False,
         )
-    program.model.metadata_props.update(head(about))
+    program.model.metadata_props.update(about)
     program.save(path)
 
 

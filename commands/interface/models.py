@@ -26,12 +26,10 @@ from callbacks.predict.files import (
     write_image,
 )
 from callbacks.predict.strips import Finish, strips_of
-from callbacks.weights import manifest, place_of
 from commands.arguments.parser import Parser, parse
 from commands.errors import CONFIGS, did_you_mean
 from commands.interface.images import Picture, bit_depth, to_tensor
-from commands.interface.weights_file import method_of_file
-from commands.released import released
+from commands.interface.named import method_of_file, released
 from commands.run.directory import RunDirectory
 from commands.run.files import CONFIG, FOLDER, list_checkpoints
 from commands.run.weights import EXPORT, find_weights, load_trained
@@ -44,6 +42,7 @@ from files.batch import Batch
 from files.images.alpha import without_hidden_colours
 from files.images.decode import DecodedImage, read_image
 from files.images.deep import Pixels
+from files.manifest import place_of
 from files.memory import refuse_file
 from files.own_modules import import_own
 from files.paths import CONFIGURATIONS, read_text
@@ -330,13 +329,14 @@ def _module_of(source: str, scale: float | None, arguments: dict[str, Any]) -> I
     if (path / CONFIG).is_file():
         return _of_run(path, scale, arguments)
     if path.is_file() and path.suffix not in CONFIGURATIONS:
-        model, own_scale = method_of_file(path)
-        return _build(json.dumps(model), own_scale if scale is None else scale, arguments)
+        named = method_of_file(path)
+        scale = named.scale if scale is None else scale
+        return _build(json.dumps(named.model), scale, arguments)
     if source in released():
-        file, own_scale = released()[source]
-        if scale not in (None, own_scale):
-            raise ValueError(f"{source} are weights for x{own_scale:g}, and scale is {scale:g}")
-        return _build(str(file), own_scale, arguments)
+        named = released()[source]
+        if scale not in (None, named.scale):
+            raise ValueError(f"{source} are weights for x{named.scale:g}, and scale is {scale:g}")
+        return _build(json.dumps(named.model), named.scale, arguments)
     models = {file.stem: file for file in sorted((CONFIGS / "model").glob("*.yaml"))}
     if not path.is_file() and source not in models:
         names = [*released(), *models]
@@ -418,7 +418,7 @@ def sources(runs: str | Path = "runs") -> list[str]:
             if _enlarges(place / CONFIG):
                 places.append(str(place))
                 break
-    return places + [name for name in released() if place_of(manifest()[name]) is not None]
+    return places + [name for name in released() if place_of(name) is not None]
 
 
 def _enlarges(config: Path) -> bool:

@@ -46,8 +46,8 @@ from files.checksums import checksum_of
 from files.method import method_of
 from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveInt
 from files.owned import remove_file
-from files.tensors import plain, read_file
 from files.waits import WAITS
+from files.weights import plain, read_file
 from lightning_modules.loading import Loaded
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from files.checksums import check_intact
 from files.numbers import PositiveFloat, PositiveInt
 from files.owned import move_aside, refuse_foreign, remove_file, remove_unfinished
 from files.paths import expand_path
-from files.tensors import read_file
+from files.weights import read_file
 from files.yaml import plain_yaml
 
 log = logging.getLogger(__name__)

@@ -7,14 +7,13 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from callbacks import weights
-from callbacks.weights import manifest
 from commands.errors import ConfigurationError, did_you_mean
 from commands.run.directory import RunDirectory, checkpoint_file
 from commands.run.files import FOLDER, best_or_newest, list_checkpoints
+from files.manifest import locate, manifest
 from files.paths import expand_path
+from files.weights import INDEX
 from lightning_modules.base import ImageModel
-from lightning_modules.weights import INDEX
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ def find_weights(name: str, scale: float, key: str = "model.init_args.weights") 
         return trained[0]
     entries = manifest()
     if filled in entries:
-        return weights.locate(entries[filled]) or weights.fetch(entries[filled])
+        return locate(filled)
     names = did_you_mean(filled, entries) or f"; its names are: {', '.join(entries)}"
     raise ConfigurationError(
         f"{key} is {filled!r}: neither a file, a run nor a name of configs/weights.yaml{names}"

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from files.weights import load_part, read_weights
 from lightning_modules.backbone.space import Space, named
-from lightning_modules.networks.autoencoders import BitwiseVAE, bitwise_vae_from_official
+from lightning_modules.networks.autoencoders import BitwiseVAE
 from lightning_modules.networks.bsq import (
     RATIOS,
     Budget,
@@ -20,7 +21,6 @@ from lightning_modules.networks.bsq import (
     scales_of,
 )
 from lightning_modules.noise import Noise, Size
-from lightning_modules.weights import load_part, read_weights
 
 _TRAINED = "vae"  # name of the part in a run of `Tokenizer`
 
@@ -121,7 +121,7 @@ class BitwiseSpace(Space):
     def load_official(self, path: str | Path) -> None:
         """Load a released file, or a run of ``Tokenizer``."""
         weights = read_weights(path)
-        load_part(self.vae, weights, _TRAINED, bitwise_vae_from_official)
+        load_part(self.vae, weights, _TRAINED)
         self.source = named(weights.name, self.vae)
 
     def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:

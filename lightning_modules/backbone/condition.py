@@ -17,11 +17,10 @@ from files.checksums import check_folder
 from files.network import hub_answers
 from files.numbers import PositiveInt
 from files.paths import expand_path
-from files.tensors import read_file
+from files.weights import fingerprint, read_file
 from lightning_modules.backbone.space import named
 from lightning_modules.networks.infinity import Text
 from lightning_modules.networks.running import Frozen
-from lightning_modules.weights import fingerprint
 
 
 @dataclasses.dataclass(frozen=True)

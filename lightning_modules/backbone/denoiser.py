@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from files.paths import expand_path
+from files.weights import fingerprint, load_strictly, part_of, read_weights, refuse_unlike
 from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.library import (
     Flags,
@@ -34,13 +35,6 @@ from lightning_modules.networks.attachments import (
     Residuals,
     residual_arguments,
     run_down_path,
-)
-from lightning_modules.weights import (
-    fingerprint,
-    load_strictly,
-    part_of,
-    read_weights,
-    refuse_unlike,
 )
 
 log = logging.getLogger(__name__)

@@ -22,8 +22,8 @@ from degradations.compiling import allow_kinds
 from files.checksums import check_folder
 from files.network import hub_answers
 from files.paths import expand_path
+from files.weights import Differences
 from lightning_modules.networks.running import checkpointed, to_channels_last
-from lightning_modules.weights import refuse
 
 Precision = Literal["float32", "bfloat16", "float16"]
 PIXELS = 1024 * 1024  # of frames per call of an autoencoder
@@ -117,12 +117,7 @@ def pretrained(key: str, kind: str, path: str, subfolder: str | None) -> Any:
             f"download it by `hf download {place}` with internet access"
         ) from error
     reshaped = [f"{name} {tuple(a)} for {tuple(b)}" for name, a, b in notes["mismatched_keys"]]
-    refuse(
-        f"the tensors of {folder} do not fit the model",
-        notes["missing_keys"],
-        notes["unexpected_keys"],
-        reshaped,
-    )
+    Differences(notes["missing_keys"], notes["unexpected_keys"], reshaped).refuse(str(folder))
     return network
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from files.numbers import PositiveFloat, PositiveInt
 from files.paths import expand_path
+from files.weights import fingerprint, load_part, load_strictly, read_weights
 from lightning_modules.backbone.library import (
     of_clip,
     pretrained,
@@ -35,7 +36,6 @@ from lightning_modules.networks.autoencoders import (
 )
 from lightning_modules.networks.running import Float32, without_fp16
 from lightning_modules.noise import Noise
-from lightning_modules.weights import fingerprint, load_part, load_strictly, read_weights
 
 T = TypeVar("T")
 _RELEASED = {"norm_num_groups": 32, "act_fn": "silu"}  # of Stable Diffusion's autoencoders
@@ -159,7 +159,7 @@ class Space(Float32, ABC):
             ValueError: If there is nothing to load, or the file is corrupt or of another
                 autoencoder.
         """
-        load_part(self, read_weights(path), "space", self.official)
+        load_part(self, read_weights(path), "space")
         # The hash is of the autoencoder's own names, as where it is read from a folder.
         tensors = getattr(self, "vae", self).state_dict()
         self.source = f"{Path(path).name} {fingerprint(tensors)}"

@@ -18,9 +18,9 @@ from degradations.bicubic import resize
 from files.batch import Batch, boxes_of
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import NothingToTrain, SuperResolver
+from lightning_modules.frozen import is_random
 from lightning_modules.latents import InLatents, whole_lr
 from lightning_modules.noise import Noise
-from lightning_modules.weights import is_random
 
 
 class Bicubic(NothingToTrain, SuperResolver):

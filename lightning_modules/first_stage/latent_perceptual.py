@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from files.batch import Batch
+from files.weights import load_strictly
 from lightning_modules.backbone.space import Space
 from lightning_modules.latents import InLatents
 from lightning_modules.networks.latent_lpips import VGG16, LatentDistance, from_imagenet
-from lightning_modules.weights import load_strictly
 
 _SMALLEST = 0.1  # added to divisors, as in the released LPIPS
 

@@ -36,6 +36,7 @@ from degradations.bicubic import resize
 from files.batch import Batch, Box, Span, Tile, length_of, tiles_of
 from files.method import changed
 from files.numbers import NonNegativeInt, PositiveFloat, UnitInterval
+from files.weights import fingerprint, load_part, read_weights
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.base import SuperResolver, first_batches
 from lightning_modules.loading import file_of
@@ -43,7 +44,6 @@ from lightning_modules.networks.liif import LIIF
 from lightning_modules.noise import Noise, Size, augmented
 from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.solvers import ShiftSampler, ShiftSolver
-from lightning_modules.weights import fingerprint, load_part, read_weights
 
 log = logging.getLogger(__name__)
 T = TypeVar("T", Tensor, float)
@@ -457,7 +457,7 @@ class CasArbi(SuperResolver):
             ValueError: If the file belongs to another network, or one with other settings.
         """
         weights = read_weights(path)
-        load_part(self.base, weights, "network", getattr(self.base, "official", dict))
+        load_part(self.base, weights, "network")
         self._name_base(weights.name)
 
     def _name_base(self, name: str) -> None:

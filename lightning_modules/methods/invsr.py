@@ -33,18 +33,19 @@ from degradations.device import copy_to
 from files.batch import Batch
 from files.method import changed
 from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from files.weights import unlike
 from lightning_modules.adversarial import Adversarial, hinge_discriminator, hinge_generator
 from lightning_modules.backbone.condition import Condition, FixedPrompt, guided
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.schedule import Schedule, explicit
 from lightning_modules.backbone.space import Space
+from lightning_modules.frozen import same_weights
 from lightning_modules.latents import InLatents, check_base, enlarged, latent_pair, whole_lr
 from lightning_modules.networks.noise_predictor import Gaussian, NoisePredictor, lr_side
 from lightning_modules.noise import Noise
 from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.solvers import ddim
 from lightning_modules.sampling.tiling import padded
-from lightning_modules.weights import same_weights, unlike
 
 CLAMP = 10.0  # of the discriminator's inputs
 Conditions = tuple[Condition, Condition]  # with the text, and without

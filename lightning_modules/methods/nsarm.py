@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from degradations.device import copy_to
 from files.batch import Batch
 from files.numbers import PositiveFloat
+from files.weights import fingerprint, shape_text
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.backbone.space import named
 from lightning_modules.base import SuperResolver
@@ -55,7 +56,6 @@ from lightning_modules.networks.transformation import Mapper
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.color import ColorFix
 from lightning_modules.sampling.tiling import padded
-from lightning_modules.weights import fingerprint, shape_text
 
 log = logging.getLogger(__name__)
 

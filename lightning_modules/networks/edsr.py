@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from files.numbers import NonNegativeInt, PositiveInt
+from files.weights import renamed_by
 from lightning_modules.networks.layers import conv3x3, zeroed
-from lightning_modules.weights import renamed_by
 
 MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K's training images, in RGB
 FACTORS = (2, 3, 4, 8)

@@ -19,9 +19,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from files.weights import fingerprint, load_part, read_weights
 from lightning_modules.networks.layers import conv3x3
 from lightning_modules.networks.running import Frozen
-from lightning_modules.weights import fingerprint, load_part, read_weights
 
 VGG16 = (64, 128, 256, 512, 512)  # channels of its stages
 _CONVOLUTIONS = (2, 2, 3, 3, 3)  # in each of them
@@ -104,10 +104,18 @@ class LatentLPIPS(Frozen, LatentDistance):
             ValueError: If it is corrupt, of another method, or for latents of another width.
         """
         weights = read_weights(path)
-        load_part(self, weights, "network", _used)
+        load_part(self, weights, "network")
         self.source = f"{Path(path).name} {fingerprint(self.state_dict())}"
         self.space = weights.frozen.get("space", "")
         self.latents = weights.trained_with.get("space", {})
+
+    def official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of a released file that the network has.
+
+        Args:
+            tensors: Tensors by the names in the file.
+        """
+        return {name: tensor for name, tensor in tensors.items() if not name.startswith(_UNUSED)}
 
 
 class Head(nn.Module):
@@ -124,10 +132,6 @@ class Head(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, width, h, w) to (B, 1, h, w)."""
         return self.model(x)
-
-
-def _used(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in tensors.items() if not name.startswith(_UNUSED)}
 
 
 def from_imagenet(path: str | Path, channels: int = 4) -> dict[str, Tensor]:

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from files.numbers import PositiveInt
+from files.weights import renamed_by
 from lightning_modules.networks.layers import conv3x3, zeroed
-from lightning_modules.weights import renamed_by
 
 GROWTH = 32  # width of the outputs within a dense block
 SLOPE = 0.2  # of every leaky ReLU

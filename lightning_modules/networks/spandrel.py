@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from files.paths import expand_path
-from files.tensors import check_numbers, is_plain
-from lightning_modules.weights import read_weights
+from files.weights import check_numbers, is_plain, read_weights
 
 if TYPE_CHECKING:
     from spandrel import ImageModelDescriptor

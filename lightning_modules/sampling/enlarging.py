@@ -21,6 +21,7 @@ from degradations.bicubic import resize, source_of
 from files.batch import Batch, Piece, length_of, tiles_of
 from files.memory import refuse_whole
 from files.method import Method
+from files.weights import shape_text
 from lightning_modules.noise import Noise, PlacedNoise, Size, with_noise_seeds
 from lightning_modules.sampling.color import ColorFix, fix_colors
 from lightning_modules.sampling.tiling import (
@@ -34,7 +35,6 @@ from lightning_modules.sampling.tiling import (
     with_bar,
 )
 from lightning_modules.trainer import trainer_of
-from lightning_modules.weights import shape_text
 
 log = logging.getLogger(__name__)
 CONSTANT = 5  # side of the square, in LR pixels, in which alpha must be constant to be copied

@@ -13,8 +13,8 @@ import yaml
 from torch import nn
 from torch_fidelity import feature_extractor_inceptionv3 as library
 
-from callbacks import weights
 from callbacks.metrics import fid
+from files import manifest
 
 NAME = "weights-inception-2015-12-05-6726825d.pth"
 
@@ -60,11 +60,11 @@ def inception(
     """Put that file where the project searches, and its hash into the manifest."""
     if "manifest" not in MADE:
         MADE["manifest"] = tmp_path_factory.mktemp("manifest") / "weights.yaml"
-        entries: dict[str, Any] = yaml.safe_load(weights.MANIFEST.read_text())
+        entries: dict[str, Any] = yaml.safe_load(manifest.MANIFEST.read_text())
         digest = hashlib.sha256(inception_file.read_bytes()).hexdigest()
         entries["fid-inception"] |= {"sha256": digest}
         MADE["manifest"].write_text(yaml.safe_dump(entries))
-    monkeypatch.setattr(weights, "MANIFEST", MADE["manifest"])
+    monkeypatch.setattr(manifest, "MANIFEST", MADE["manifest"])
     monkeypatch.setenv("ENLARGER_WEIGHTS", str(inception_file.parent))
     return inception_file
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from tests.commands.test_resume import newest
-from tests.lightning_modules.test_weights import Bomb
+from tests.files.test_weights import Bomb
 from tests.quick import quick
 
 Refusal = Callable[..., str]

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import models
 
-from callbacks import weights
 from callbacks.metrics.base import Metric
 from callbacks.metrics.fid import InceptionMetric
 from callbacks.metrics.iqa import IQA
@@ -130,7 +129,7 @@ def _stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         files[name] = tmp_path / f"{name}.pth"
         state = network.features.state_dict()
         torch.save({f"features.{key}": value for key, value in state.items()}, files[name])
-    monkeypatch.setattr(weights, "obtain", files.get)
+    monkeypatch.setattr("callbacks.metrics.base.locate", files.__getitem__)
 
 
 @pytest.mark.usefixtures("_stand_ins")

@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 
 from callbacks.results.files import made_by
+from files.weights import unlike
 from lightning_modules.backbone.bitwise import BitwiseSpace
 from lightning_modules.backbone.space import PixelSpace
 from lightning_modules.controls.simple import RoundTrip
@@ -15,7 +16,6 @@ from lightning_modules.methods.resshift import ResShift
 from lightning_modules.networks.feature_upsampler import Shared
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.swin_unet import SwinUNet
-from lightning_modules.weights import unlike
 from tests.lightning_modules.backbone.texts import Words
 from tests.lightning_modules.controls.test_direct import direct
 from tests.lightning_modules.methods.test_diffusion import oracle

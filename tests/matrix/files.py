@@ -15,8 +15,8 @@ import torch
 import yaml
 from PIL import Image
 
-from callbacks import weights
 from datamodules.sources.photos import photo_path
+from files import manifest
 from files.own_modules import class_path
 from lightning_modules.networks.autoencoders import taef2_decoder, taef2_encoder
 from tests import small_t5
@@ -162,13 +162,13 @@ def save_vgg16(path: Path) -> None:
 
 
 def file_of(name: str) -> str:
-    return weights.manifest()[name]["file"]
+    return manifest.manifest()[name]["file"]
 
 
 def save_manifest(folder: Path) -> Path:
     """Write configs/weights.yaml without hashes, which are those of the published files."""
     path = folder / "weights.yaml"
-    entries = {name: {**entry, "sha256": None} for name, entry in weights.manifest().items()}
+    entries = {name: {**entry, "sha256": None} for name, entry in manifest.manifest().items()}
     path.write_text(yaml.safe_dump(entries))
     return path
 
@@ -188,7 +188,7 @@ def save_weights(model: Any, content: dict[str, Any]) -> None:
     """Write the weights that a recipe names and describes: those of its model as initialised."""
     for name in named_weights(content["model"]):
         filled = name.replace("{scale}", f"{content['data']['init_args']['scale']:g}")
-        known = filled in weights.manifest()
+        known = filled in manifest.manifest()
         published = Path(os.environ["ENLARGER_WEIGHTS"]) / (file_of(filled) if known else "")
         path = published if known else Path(os.path.expandvars(filled))
         if not path.exists():

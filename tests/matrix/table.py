@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from callbacks import weights
+from files import manifest
 from tests.matrix.files import save_manifest, save_published
 from tests.matrix.processes import end_group, fork, last_line
 from tests.matrix.recipes import RECIPES, Recipe
@@ -63,7 +63,7 @@ class Table:
         published = fork(lambda: save_published(self.root), self.root / "published.log")
         if os.waitpid(published, 0)[1]:
             raise SystemExit((self.root / "published.log").read_text())
-        weights.MANIFEST = save_manifest(self.root)
+        manifest.MANIFEST = save_manifest(self.root)
         waiting = self.cells()
         running: dict[int, tuple[Cell, float]] = {}
         while waiting or running:

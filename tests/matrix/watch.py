@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.distributed.tensor import DTensor
 
-from lightning_modules.weights import fingerprint
+from files.weights import fingerprint
 
 
 class Watch(Callback):

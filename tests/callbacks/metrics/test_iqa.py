@@ -15,9 +15,9 @@ import yaml
 from scipy.io import savemat
 from torch import Tensor, nn
 
-from callbacks import weights
 from callbacks.metrics import iqa
 from callbacks.metrics.iqa import IQA
+from files import manifest
 from tests.stand_ins import save_niqe_model
 
 needs_pyiqa = pytest.mark.skipif(
@@ -36,8 +36,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "weights"
     folder.mkdir()
     monkeypatch.setenv("ENLARGER_WEIGHTS", str(folder))
-    monkeypatch.setattr(weights, "torch_cache", lambda: tmp_path / "nowhere")
-    weights._fetched.cache_clear()
+    monkeypatch.setattr(manifest, "_torch_cache", lambda: tmp_path / "nowhere")
+    manifest._fetch.cache_clear()
     iqa._warn_of_licence.cache_clear()
     iqa._warn_if_unverified.cache_clear()
     return folder
@@ -45,7 +45,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def put(place: Path, monkeypatch: pytest.MonkeyPatch, **files: Path) -> None:
     """Put files under the official names, and their hashes into the manifest if it has any."""
-    entries: dict[str, Any] = yaml.safe_load(weights.MANIFEST.read_text())
+    entries: dict[str, Any] = yaml.safe_load(manifest.MANIFEST.read_text())
     for name, file in files.items():
         entry = entries[name.replace("_", "-")]
         content = file.read_bytes()
@@ -53,7 +53,7 @@ def put(place: Path, monkeypatch: pytest.MonkeyPatch, **files: Path) -> None:
         if entry["sha256"] is not None:
             entry["sha256"] = hashlib.sha256(content).hexdigest()
     (place / "manifest.yaml").write_text(yaml.safe_dump(entries))
-    monkeypatch.setattr(weights, "MANIFEST", place / "manifest.yaml")
+    monkeypatch.setattr(manifest, "MANIFEST", place / "manifest.yaml")
 
 
 def smooth_images(count: int = 2, size: tuple[int, int] = (112, 208)) -> Tensor:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from callbacks import weights
 from callbacks.metrics.perceptual import LPIPS, Perceptual
 
 BUILD = {"alex": models.alexnet, "squeeze": models.squeezenet1_1, "vgg": models.vgg16}
@@ -44,7 +43,9 @@ def net(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 def loaded(monkeypatch: pytest.MonkeyPatch, net: Any, kind: Any = LPIPS, **arguments: Any) -> Any:
     """Return our metric, or loss, with that file instead of the published one."""
     name, file, _ = net
-    monkeypatch.setattr(weights, "obtain", {NAMES[name]: file}.get)
+    for module in ("base", "perceptual"):
+        patched = f"callbacks.metrics.{module}.locate"
+        monkeypatch.setattr(patched, {NAMES[name]: file}.__getitem__)
     metric = kind(name, **arguments)
     metric.load()
     return metric

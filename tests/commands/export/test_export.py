@@ -17,8 +17,7 @@ from commands.errors import ConfigurationError
 from commands.export.export import ExportOptions, Origin, export
 from commands.export.formats import exported_tensors
 from commands.run.weights import find_weights
-from files.owned import NotOursError
-from files.tensors import read_metadata
+from files.weights import read_metadata, read_weights
 from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.space import KLSpace, PixelSpace
 from lightning_modules.methods.diffusion import Diffusion
@@ -26,7 +25,6 @@ from lightning_modules.methods.regression import Regression
 from lightning_modules.networks.edsr import EDSR
 from lightning_modules.networks.imdn import IMDN
 from lightning_modules.networks.liif import AnySize
-from lightning_modules.weights import read_weights
 from tests.lightning_modules.backbone.unets import CLASSES, WRAPPERS, inputs, small_kl, wrapped
 from tests.quick import quick
 
@@ -90,22 +88,14 @@ def test_the_weights_come_back_bit_for_bit(
     assert find_weights(str(OUT), 2) == OUT / "model.safetensors"
 
 
-def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
     model, out = Regression(2.0, edsr), tmp_path / "out"
     out.mkdir()
     written(model, tmp_path)  # an empty folder counts as missing
-    (out / "notes.txt").write_text("old")
-    with pytest.raises(ConfigurationError, match=r"out already holds an export: give"):
+    (out / "config.yaml").write_text("old")
+    with pytest.raises(ConfigurationError, match=r"out exists: remove it"):
         written(model, tmp_path)
-    with pytest.raises(NotOursError, match=r"out holds notes\.txt"):
-        written(model, tmp_path, overwrite=True)
-    assert (out / "notes.txt").read_text() == "old"
-    (out / "notes.txt").unlink()
-    written(model, tmp_path, overwrite=True)
-    (out / "model.safetensors").write_text("another program's")
-    with pytest.raises(ConfigurationError, match=r"out exists and is not an export"):
-        written(model, tmp_path, overwrite=True)
-    assert (out / "config.yaml").is_file()
+    assert (out / "config.yaml").read_text() == "old"
     assert list(tmp_path.iterdir()) == [out]
 
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 import yaml
 
-from callbacks.weights import MANIFEST
 from commands.errors import ConfigurationError
 from commands.run.files import write_whole
 from commands.run.weights import find_weights
+from files.manifest import MANIFEST
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def _manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         entries[file.stem] = {"file": file.name, "sha256": digest}
     (tmp_path / "weights.yaml").write_text(yaml.safe_dump(entries))
-    monkeypatch.setattr("callbacks.weights.MANIFEST", tmp_path / "weights.yaml")
+    monkeypatch.setattr("files.manifest.MANIFEST", tmp_path / "weights.yaml")
     monkeypatch.setenv("ENLARGER_WEIGHTS", str(tmp_path))
 
 

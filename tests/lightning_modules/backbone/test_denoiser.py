@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from files.weights import fingerprint
 from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.library import Flags
 from lightning_modules.networks.attachments import Residuals, skip_shapes
-from lightning_modules.weights import fingerprint
 from tests.lightning_modules.backbone.unets import WRAPPERS, bare, inputs, wrapped
 
 KINDS = pytest.mark.parametrize("kind", WRAPPERS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from files.weights import fingerprint
 from lightning_modules.backbone.space import (
     KLSpace,
     PCASpace,
@@ -15,7 +16,6 @@ from lightning_modules.backbone.space import (
 from lightning_modules.first_stage.autoencoder import Autoencoder
 from lightning_modules.networks.autoencoders import vq_from_official
 from lightning_modules.noise import Noise
-from lightning_modules.weights import fingerprint
 from tests.lightning_modules.backbone.unets import small_kl
 from tests.lightning_modules.tiny import save_run
 from tests.reference.vqgan import VQGAN

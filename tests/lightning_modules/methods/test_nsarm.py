@@ -9,13 +9,13 @@ import torch
 from torch.nn import functional
 
 from degradations.bicubic import resize
+from files.weights import fingerprint
 from lightning_modules.methods.infinity import Infinity
 from lightning_modules.methods.nsarm import NSARM, NSARMStageOne, StageTwo
 from lightning_modules.networks.bsq import quantized, scales_of
 from lightning_modules.networks.infinity import Text
 from lightning_modules.networks.transformation import Branch, LatentEstimate, Transformation
 from lightning_modules.noise import Noise
-from lightning_modules.weights import fingerprint
 from tests.classes import Classes
 from tests.lightning_modules.networks.test_transformation import official as released
 from tests.lightning_modules.next_scale_parts import BITS, GRIDS, mapper, space, transformer

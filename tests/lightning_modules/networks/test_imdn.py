@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from files.weights import read_weights
 from lightning_modules.networks.imdn import IMDN, ContrastAttention, arguments_of
-from lightning_modules.weights import read_weights
 from tests.quick import quick
 
 # What the published x2, x3 and x4 files hold, and their PSNR-Y on Set5 (border = scale, 8 bits),

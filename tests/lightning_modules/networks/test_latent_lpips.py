@@ -10,12 +10,13 @@ import torch
 from torch import nn
 from torchvision import models
 
+from files.weights import fingerprint
+from lightning_modules.frozen import sources
 from lightning_modules.networks.latent_lpips import (
     LatentDistance,
     LatentLPIPS,
     from_imagenet,
 )
-from lightning_modules.weights import fingerprint, sources
 
 SMALL = (4, 6, 8, 8, 8)
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from degradations.bicubic import resize
+from files.weights import read_weights
 from lightning_modules.networks import liif
 from lightning_modules.networks.liif import LIIF
-from lightning_modules.weights import read_weights
 from tests.reference import liif_official
 
 TOLERANCE = 1e-5

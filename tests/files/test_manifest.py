@@ -1,9 +1,8 @@
-"""Weights by name: where files are searched, what is refused, and the command."""
+"""Published weights by name: where files are searched, what is refused, and the command."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -13,8 +12,9 @@ import pytest
 import torch
 import yaml
 
-from callbacks import weights
-from callbacks.weights import UnavailableError, WrongWeightsError, fetch, main, obtain
+from commands.weights import main
+from files import manifest
+from files.manifest import WrongWeightsError, locate
 
 CONTENT = {"net": b"the published weights", "extra": b"other weights"}
 
@@ -34,7 +34,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     }
     entries["unknown"] = {**entries["net"], "file": "unknown.pth", "sha256": None}
     (tmp_path / "weights.yaml").write_text(yaml.safe_dump(entries))
-    monkeypatch.setattr(weights, "MANIFEST", tmp_path / "weights.yaml")
+    monkeypatch.setattr(manifest, "MANIFEST", tmp_path / "weights.yaml")
     found = {
         "own": tmp_path / "own",
         "torch": tmp_path / "torch/checkpoints",
@@ -51,7 +51,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
         raise OSError("no route to host")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    weights._fetched.cache_clear()
+    manifest._fetch.cache_clear()
     return found
 
 
@@ -77,21 +77,22 @@ def put(folder: Path, name: str = "net", content: bytes | None = None) -> Path:
 
 
 def test_places_in_their_order(places: dict[str, Path]) -> None:
-    assert obtain("net") is None
+    with pytest.raises(FileNotFoundError, match=r"no route to host.*example\.invalid/net\.pth"):
+        locate("net")
     blob = places["hf"] / hashlib.sha256(CONTENT["net"]).hexdigest()
     blob.write_bytes(CONTENT["net"])
-    assert obtain("net") == blob
+    assert locate("net") == blob
     in_torch = put(places["torch"])
-    assert obtain("net") == in_torch
+    assert locate("net") == in_torch
     own = put(places["own"])
-    assert obtain("net") == own
+    assert locate("net") == own
 
 
 @pytest.mark.parametrize("place", ["own", "torch"])
 def test_another_content_is_an_error_with_both_hashes(places: dict[str, Path], place: str) -> None:
     path = put(places[place], content=b"something else")
     with pytest.raises(WrongWeightsError) as raised:
-        obtain("net")
+        locate("net")
     for part in (
         str(path),
         hashlib.sha256(b"something else").hexdigest(),
@@ -104,7 +105,7 @@ def test_another_content_is_an_error_with_both_hashes(places: dict[str, Path], p
 def test_a_file_of_unknown_hash_is_taken_as_it_is(places: dict[str, Path]) -> None:
     path = places["own"] / "unknown.pth"
     path.write_bytes(b"anything")
-    assert obtain("unknown") == path
+    assert locate("unknown") == path
 
 
 # --------------------------------------------------------------------------------------- fetching
@@ -115,17 +116,17 @@ def test_what_is_nowhere_is_fetched_once(
 ) -> None:
     asked = online(monkeypatch)
     path = places["torch"] / "net-1.pth"
-    assert obtain("net") == path
-    assert obtain("net") == path
-    assert fetch(weights.entry_of("net")) == path  # as a process does that came second
+    assert locate("net") == path
+    assert locate("net") == path
+    manifest._fetch.cache_clear()
+    manifest._fetch("net")  # as a process does that came second
     assert asked == ["https://example.invalid/net.pth"]
 
 
-def test_a_source_out_of_reach_is_asked_and_reported_once(
-    places: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_source_out_of_reach_is_asked_once(
+    places: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise each metric that needs a file of it would wait in turn."""
-    caplog.set_level(logging.INFO)
+    """Otherwise each metric that needs the file would wait in turn."""
     asked = []
 
     def download(url: str, path: str, digest: str) -> None:
@@ -133,18 +134,18 @@ def test_a_source_out_of_reach_is_asked_and_reported_once(
         raise URLError("no route to host")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    monkeypatch.setattr(weights, "_out_of_reach", set())
-    assert [obtain(name) for name in ("net", "net", "unknown")] == [None] * 3
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError, match="no route to host"):
+            locate("net")
     assert len(asked) == 1
-    assert caplog.text.count("no route to host") == 1
     path = put(places["own"])
-    assert obtain("net") == path
+    assert locate("net") == path
 
 
 def test_a_fetched_file_of_another_content_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     online(monkeypatch, b"an error page")
-    with pytest.raises(UnavailableError, match="SHA-256"):
-        fetch(weights.entry_of("net"))
+    with pytest.raises(WrongWeightsError, match="SHA-256"):
+        locate("net")
 
 
 # ------------------------------------------------------------------------------------ the command
@@ -156,7 +157,8 @@ def test_fetching(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["--fetch", "net"]) == 1  # no network
-    assert "net: missing" in capsys.readouterr().out
+    assert "no route to host" in capsys.readouterr().out
+    manifest._fetch.cache_clear()
     asked = online(monkeypatch)
     assert main(["--fetch", "net"]) == 0
     assert f"net: {places['torch'] / 'net-1.pth'}" in capsys.readouterr().out

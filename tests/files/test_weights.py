@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.serialization import set_crc32_options
 
-from lightning_modules.weights import load_strictly, read_weights
+from files.weights import load_strictly, read_weights
 
 TENSORS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
 
@@ -107,7 +107,6 @@ class TestAverages:
             ({"model": OLD, "model_ema": {"module": TENSORS}}, "model_ema"),
             ({"trainer": {"gpt_fsdp": OLD, "gpt_ema_fsdp": TENSORS}}, "gpt_ema_fsdp"),
             ({"model": OLD, "ema": {"decay": torch.ones(1), "shadow": TENSORS}}, "ema"),
-            ({"model": OLD, "ema": {"shadow_params": [*TENSORS.values()], "decay": 0.9}}, "ema"),
             ({"model": OLD, "polyak": TENSORS}, "polyak"),
             ({"swa": {"n_averaged": torch.tensor(3), **MODULE}, "model": OLD}, "swa"),
             (OLD | beside("model_ema", TENSORS | {"decay": torch.ones(1)}), "model_ema"),
@@ -139,9 +138,14 @@ class TestAverages:
         assert f"{path} has several averages: ema_a is used, not ema_b;" in caplog.text
 
     def test_buffers_that_are_not_averaged(self, tmp_path):
-        for averages in (TENSORS, [*TENSORS.values()]):
-            content = {"model": OLD | NORM, "ema": averages}
-            assert_tensors(saved(content, tmp_path / "w.pth"), TENSORS | NORM)
+        content = {"model": OLD | NORM, "ema": TENSORS}
+        assert_tensors(saved(content, tmp_path / "w.pth"), TENSORS | NORM)
+
+    def test_a_list_of_them_is_refused(self, tmp_path):
+        content = {"model": OLD, "ema": {"shadow_params": [*TENSORS.values()], "decay": 0.9}}
+        path = saved(content, tmp_path / "w.pth")
+        with pytest.raises(ValueError, match="averages without names in ema"):
+            read_weights(path)
 
     def test_names_without_dots(self, tmp_path):
         other = {"vae.b": torch.ones(1)}
@@ -232,6 +236,13 @@ class TestBadFiles:
             read_weights(path)
         checksum.write_text(f"{'0' * 64}  {name}\n")
         with pytest.raises(ValueError, match=rf"{name} is damaged"):
+            read_weights(path)
+
+    def test_a_group_that_contains_itself(self, tmp_path):
+        content = {"params": {}}
+        content["params"]["params"] = content
+        path = saved(content, tmp_path / "w.pth")
+        with pytest.raises(ValueError, match=r"w\.pth has a group that contains itself"):
             read_weights(path)
 
     def test_one_without_checksums_in_its_zip(self, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from commands.released import DEFAULT, released, with_released
+from commands.interface.named import DEFAULT, released, with_model
 from lightning_modules import SRVGGNetCompact
 
 
@@ -27,12 +28,12 @@ from lightning_modules import SRVGGNetCompact
     ],
 )
 def test_which_model_a_command_takes(words: str, name: str | None) -> None:
-    got = with_released(words.split())
+    got = with_model(words.split())
     if name is None:
         assert got == words.split()
     else:
-        file, scale = released()[name]
-        assert got[got.index("--model") + 1] == str(file)
+        model, scale, *_ = released()[name]
+        assert json.loads(got[got.index("--model") + 1]) == model
         assert got[got.index("--data.init_args.scale") + 1] == str(scale)
 
 
