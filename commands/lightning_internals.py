@@ -1,4 +1,4 @@
-"""Private names of Lightning, in one file.
+"""Private names of Lightning, and a change to jsonargparse, in one file.
 
 Each function names the public behaviour that is missing.
 ``tests/commands/test_lightning_internals.py`` fails when Lightning changes a private name.
@@ -10,8 +10,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from jsonargparse.typing import Path
 from lightning.pytorch import Trainer
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+
+CONFIGURATIONS = (".yaml", ".yml", ".json")
+
+
+def read_configurations_alone() -> None:
+    """Let jsonargparse read a file only where its name says that it is a configuration.
+
+    It reads whichever file a value names. The text of an image would then choose classes that are
+    run, a video would be read whole, and a pipe would wait for ever. There is no switch.
+    """
+    if Path.__init__ is not _read_configuration:
+        Path.__init__ = _read_configuration  # type: ignore[method-assign]
+
+
+_open_path = Path.__init__
+
+
+def _read_configuration(self: Path, path: Any, mode: str = "fr", *args: Any, **kwargs: Any) -> None:
+    is_read = "r" in mode and "f" in mode
+    if is_read and isinstance(path, str) and not path.lower().endswith(CONFIGURATIONS):
+        raise TypeError(f"{path!r} is not a configuration: none of {CONFIGURATIONS} ends its name")
+    _open_path(self, path, mode, *args, **kwargs)
 
 
 class _EpochLoop(_TrainingEpochLoop):

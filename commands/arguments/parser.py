@@ -13,6 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from commands.arguments.saved_config import without_odd_defaults
 from commands.errors import ConfigurationError, did_you_mean
+from commands.lightning_internals import read_configurations_alone
 from files.own_modules import import_own
 
 WHOLE = ("--model", "--data", "--degradation")
@@ -37,6 +38,7 @@ class Parser(LightningArgumentParser):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        read_configurations_alone()
         super().__init__(*args, **{**kwargs, "allow_abbrev": False, "exit_on_error": False})
 
     def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
