@@ -37,7 +37,7 @@ DISK = {
     errno.ENOENT: "name one that exists",
 }
 _RAISE = re.compile(r"(.*[:;] *)?raise\b")
-_COMMAND = r"commands[/\\](cli|lightning_internals)\.py$"
+_COMMAND = r"commands[/\\](cli|lightning_internals|table)\.py$"
 _FRAME = r'^  File "([^"]+)", line (\d+), in (.*)\n    (.*)'
 _WORKER = "Original Traceback (most recent call last):"
 

@@ -77,7 +77,7 @@ def test_without_noise_once_is_enough(
 ) -> None:
     model = ("--model", "lightning_modules.Bicubic")
     enlarger("test", "--config", "tiny.yaml", *model, "--run.seeds", 4)
-    got = [r.getMessage() for r in caplog.records if r.name == "commands.cli"]
+    got = [r.getMessage() for r in caplog.records if r.name == "commands.table"]
     assert got[0] == "seed 0 (1 of 4)"
     assert got[1:] == [
         "run.seeds is 4, but Bicubic drew no noise: all seeds give the same result, so it was "

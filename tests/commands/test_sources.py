@@ -30,6 +30,6 @@ def test_only_runs_that_enlarge_are_offered(
         if name != "Regression":  # which has no weights
             (tmp_path / name / "model.safetensors").touch()
     place_of = "commands.interface.models.place_of"
-    monkeypatch.setattr(place_of, lambda entry: "x3" in entry["file"] or None)
+    monkeypatch.setattr(place_of, lambda name: Path(name) if "x3" in name else None)
     expected = [str(tmp_path / "edsr"), str(tmp_path / "moved/export"), "imdn-x3"]
     assert enlarger.sources(tmp_path) == expected

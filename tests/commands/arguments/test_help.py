@@ -21,7 +21,7 @@ def test_the_short_help_names_options_that_there_are(
 ) -> None:
     keys = [key for key in SHOWN[command] if key not in ("RUN", "debug", "print_config")]
     assert len(keys) == len({*keys})
-    assert 5 < len(keys) < 30
+    assert 4 < len(keys) < 30
     found = configured(command, "--config", "tiny.yaml")
     inside = {"data": inspect.signature(SRDataModule), "model": inspect.signature(ImageModel)}
     for key in keys:

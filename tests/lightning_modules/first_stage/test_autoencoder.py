@@ -130,7 +130,9 @@ def test_it_starts_from_batches_of_several_sizes(monkeypatch: pytest.MonkeyPatch
 
 def test_statistics_of_latents_would_differ_among_processes() -> None:
     method = autoencoder()
-    method._trainer = SimpleNamespace(strategy=DDPStrategy(), world_size=2, optimizers=[])
+    method._trainer = SimpleNamespace(
+        strategy=DDPStrategy(), world_size=2, optimizers=[], callbacks=[]
+    )
     with pytest.raises(ValueError, match=r"space\.vae\.standard keeps running statistics"):
         method.on_fit_start()
 
