@@ -104,7 +104,7 @@ class Page:
                     self.format = gr.Radio(["png", "jpg"], value="png", label="Format")
                     self.strength = gr.Slider(0, 100, 100, label="Strength, in per cent")
                     self.exif = gr.Checkbox(label="Keep EXIF (without the place)")
-                    start = gr.Button("Enlarge", variant="primary")
+                    start = gr.Button("Enlarge", variant="primary", interactive=False)
                     stop = gr.Button("Stop")
                 with gr.Column(scale=2, min_width=320):
                     lines = gr.Textbox(label="Results", lines=4)
@@ -123,7 +123,7 @@ class Page:
             folder.upload(lambda old, new: (old or []) + new, [self.paths, folder], self.paths)
             self.paths.change(self.choose, self.paths, self.look)
             self.look.change(self.show, [self.secret, self.look], [image, slider])
-            self.blocks.load(self.restore, self.secret, [self.secret, *given])
+            self.blocks.load(self.restore, self.secret, [self.secret, start, *given])
 
     def load(self, source: str) -> Any:
         """Return an ``Enlarger``, from memory if it was the last one.
@@ -220,7 +220,8 @@ class Page:
     def restore(self, secret: str | None) -> tuple[Any, ...]:
         """Return a browser's secret, and what it got before the page was loaded again."""
         secret = secret or secrets.token_urlsafe()
-        return secret, *self.presses.get(secret, Press([])).results()
+        ready = gr.Button(interactive=True)  # presses have an owner from now on
+        return secret, ready, *self.presses.get(secret, Press([])).results()
 
 
 def application(page: Page, host: str) -> FastAPI:

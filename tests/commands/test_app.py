@@ -249,7 +249,9 @@ class Visitor(Browser):
 
     def press(self, label: str) -> None:
         buttons = "[...document.querySelectorAll('button')]"
-        self.run(f"{buttons}.find((each) => each.innerText == arguments[0]).click()", label)
+        button = f"{buttons}.find((each) => each.innerText == arguments[0])"
+        wait(lambda: self.run(f"return !{button}.disabled", label))
+        self.run(f"{button}.click()", label)
 
 
 @pytest.mark.browser
