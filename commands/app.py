@@ -200,7 +200,7 @@ class Page:
         return screen.write_slider(Path(tempfile.mkdtemp()), square, after)
 
     def choose(self, paths: list[str] | None) -> gr.Dropdown:
-        """Return the photographs of which one is looked at."""
+        """Return the choice of the photograph that is shown."""
         choices = [(Path(path).name, path) for path in paths or []]
         return gr.Dropdown(choices, value=choices[0][1] if choices else None)
 

@@ -387,7 +387,7 @@ class Differences(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """All tensors of a network, of which some are of a file.
+    """All tensors of a network, some of them from a file.
 
     state: The network's state dict.
     taken: Names of those of the file.
