@@ -42,9 +42,11 @@ RGB = DRAWS.integers(0, 256, (24, 44, 3), dtype=np.uint8)
 class Held(Bicubic):
     """Bicubic, which waits while ``free`` is not set."""
 
+    begun = threading.Event()
     free = threading.Event()
 
     def restore(self, batch: Any, noise: Any) -> Tensor:
+        self.begun.set()
         self.free.wait(60)
         return super().restore(batch, noise)
 
@@ -256,17 +258,19 @@ class Visitor(Browser):
 
 @pytest.mark.browser
 @pytest.mark.skipif(chromium() is None, reason="needs chromium and chromedriver on the PATH")
-def test_in_a_browser(url: str, photos: list[str], tmp_path: Path) -> None:
+def test_in_a_browser(page: Page, url: str, photos: list[str], tmp_path: Path) -> None:
     """Two visitors take turns; Stop ends one's work; a reload keeps what is done."""
     with Visitor(tmp_path / "first") as first, Visitor(tmp_path / "second") as second:
         for visitor in (first, second):
             visitor.open(url)
             visitor.choose(*photos)
         Held.free.clear()
+        Held.begun.clear()
         first.press("Enlarge")
-        wait(lambda: first.sees("one.png"))
+        wait(Held.begun.is_set)
         second.press("Enlarge")
         first.press("Stop")
+        wait(lambda: any(press.stopped for press in page.presses.values()))
         Held.free.set()
 
         wait(lambda: second.sees("two.png: 88 x 48 pixels"))
