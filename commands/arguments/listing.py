@@ -124,16 +124,20 @@ def public(room: str) -> dict[str, _Class]:
 def _kind_of(room: str, name: str) -> str:
     if room in KIND_OF_ROOM:
         return KIND_OF_ROOM[room]
-    classes = _classes_of(room)
-    bases, seen = [name], set[str]()
-    while bases:
-        base = bases.pop()
-        if base in BASES:
-            return BASES[base]
-        if base not in seen and base in classes:
-            seen.add(base)
-            bases += classes[base].bases
+    ancestors = _ancestors_of(name, _classes_of(room))
+    for base, kind in BASES.items():
+        if base in ancestors:
+            return kind
     return "networks" if stub(room).get(name, "networks").startswith("networks") else "parts"
+
+
+def _ancestors_of(name: str, classes: dict[str, _Class]) -> set[str]:
+    """Return the names of a class and of what it derives from, as its ``__mro__`` would."""
+    ancestors = {name}
+    if name in classes:
+        for base in classes[name].bases:
+            ancestors |= _ancestors_of(base, classes)
+    return ancestors
 
 
 @functools.cache
@@ -149,7 +153,7 @@ def _classes_of(room: str) -> dict[str, _Class]:
 def _classes_in(path: Path) -> dict[str, _Class]:
     classes: dict[str, _Class] = {}
     for name, bases, docstring in _DEFINITION.findall(path.read_text(encoding="utf-8")):
-        classes[name] = _Class(docstring, re.findall(r"\w+", bases))
+        classes[name] = _Class(docstring, re.findall(r"[\w.]+", bases))
     return classes
 
 

@@ -41,12 +41,14 @@ class Item(NamedTuple):
     seed: Seed of everything random about it.
     epoch: Its epoch of training.
     position: Its place in that epoch.
+    entered: Of a ``Stream``, the global batch at which the run entered that epoch.
     """
 
     image: int
     seed: int
     epoch: int = 0
     position: int = 0
+    entered: int = 0
 
 
 def default_streams(batch_size: int) -> int:

@@ -47,8 +47,6 @@ WITHOUT_CONTENT = frozenset((b"1", b"2", b"3", b"4", b"5", b"6"))  # links, devi
 class StreamPlan(Plan):
     """Lengths and seeds of the epochs. Which sample lies at which place, the tars decide.
 
-    ``Item.image`` is the global batch at which the run entered the epoch.
-
     Args:
         shuffle: As in ``Stream``.
     """
@@ -72,7 +70,7 @@ class StreamPlan(Plan):
                 len(self),
             )
         for batch in super().batches(epoch, start, rank, world):
-            yield [item._replace(image=start) for item in batch]
+            yield [item._replace(entered=start) for item in batch]
 
     def replacement(self, epoch: int, position: int, attempt: int) -> int:
         """Return how many samples have been tried. Args as ``Plan.replacement``."""
@@ -277,10 +275,10 @@ class StreamImages(TrainingImages):
         item = items[0]
         batch = plan.batch_of(item.position)
         # With the process, since a fork must leave open files alone.
-        begun = (os.getpid(), item.epoch, item.image)
+        begun = (os.getpid(), item.epoch, item.entered)
         if begun != self._begun or batch <= self._batch:
             self._notes: list[Skipped] = []
-            self._raws = stream.raws(plan, item.epoch, item.image, self._notes, self.ranks)
+            self._raws = stream.raws(plan, item.epoch, item.entered, self._notes, self.ranks)
             self._begun = begun
         self._batch = batch
         return super().__getitems__(items)

@@ -320,7 +320,7 @@ class InvSR(InLatents, Adversarial):
             level_next = self.schedule.level(t_next)
             if self.sampling.solver == "ancestral" and t_next >= 0:
                 fresh = noise.stream(t_next).normal(y.shape)
-                z = ddim(z, x0, level, level_next, 1.0, fresh)
+                z = ddim(z, x0, level, level_next, eta=1.0, noise=fresh)
             else:
                 z = ddim(z, x0, level, level_next)
         return mirrored.crop(self.space.decode(z), self.own_size(batch["lr"]))

@@ -1,5 +1,7 @@
 """Solver steps as pure functions, and the loop over timesteps.
 
+To add a solver, write a function like `dpm_solver_2m`, and its name in `Solver` and `SOLVERS`.
+
 x is (B, ...) at the level ``start``, x0 the predicted clean sample there. The result is at ``end``,
 the next level, with less noise. Levels may be variance preserving, exploding (alpha 1), or without
 noise (``CLEAN``), where every step returns x0. Timesteps, tables and prediction types belong to the
@@ -21,8 +23,7 @@ from lightning_modules.backbone.schedule import Level, Schedule, Spacing, spaced
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.noise import Noise
 
-Solver = Literal["ddim", "dpm_solver_2m"]
-ShiftSolver = Literal["posterior", "ddim", "dpm_solver_2m"]
+Earlier = tuple[Tensor, Level] | None  # the x0 predicted one step before, and its level
 
 
 def ddim(
@@ -30,6 +31,7 @@ def ddim(
     x0: Tensor,
     start: Level,
     end: Level,
+    earlier: Earlier = None,
     eta: float = 0.0,
     noise: Tensor | None = None,
 ) -> Tensor:
@@ -43,6 +45,7 @@ def ddim(
         x0: (B, ...), predicted.
         start: Level of x.
         end: Level of the result.
+        earlier: Not used.
         eta: 0 is deterministic, 1 is DDPM's ancestral sampling.
         noise: (B, ...), standard normal; required unless ``eta`` is 0.
     """
@@ -59,7 +62,7 @@ def dpm_solver_2m(
     x0: Tensor,
     start: Level,
     end: Level,
-    earlier: tuple[Tensor, Level] | None = None,
+    earlier: Earlier = None,
 ) -> Tensor:
     """DPM-Solver++(2M): Lu et al., 2022 (arXiv 2211.01095), algorithm 2.
 
@@ -78,6 +81,12 @@ def dpm_solver_2m(
         earlier_x0, level = earlier
         x0 = x0 + step / (2 * (start.log_snr - level.log_snr)) * (x0 - earlier_x0)
     return end.sigma / start.sigma * x - end.alpha * math.expm1(-step) * x0
+
+
+Step = Callable[[Tensor, Tensor, Level, Level, Earlier], Tensor]
+Solver = Literal["ddim", "dpm_solver_2m"]
+ShiftSolver = Literal["posterior", Solver]
+SOLVERS: dict[str, Step] = {"ddim": ddim, "dpm_solver_2m": dpm_solver_2m}
 
 
 def residual_shift(
@@ -164,19 +173,19 @@ class Sampler:
         Returns:
             (B, ...).
         """
-        earlier: tuple[Tensor, Level] | None = None
+        step = SOLVERS[self.solver]
+        earlier: Earlier = None
         for t, next_t in itertools.pairwise([*timesteps, self.last]):
             x0 = clean(z, t)
             if self.clamp is not None:
                 x0 = x0.clamp(-self.clamp, self.clamp)
             start = schedule.level(t)
             end = schedule.level(next_t)
-            if self.solver == "ddim":
-                eps = noise.normal(z.shape) if self.eta and next_t >= 0 else None
-                z = ddim(z, x0, start, end, self.eta, eps)
+            if self.eta and next_t >= 0:
+                z = ddim(z, x0, start, end, eta=self.eta, noise=noise.normal(z.shape))
             else:
-                z = dpm_solver_2m(z, x0, start, end, earlier)
-                earlier = x0, start
+                z = step(z, x0, start, end, earlier)
+            earlier = x0, start
         return z
 
 
@@ -218,7 +227,7 @@ class ShiftSampler:
             (B, ...).
         """
         process = self.process
-        earlier: tuple[Tensor, Level] | None = None
+        earlier: Earlier = None
         for step in reversed(range(process.steps)):
             x0 = clean(x, step)
             if self.solver == "posterior":
@@ -230,12 +239,8 @@ class ShiftSampler:
             end = _divided(process.level(step - 1), unit)
             residual = x - anchor
             residual_0 = x0 - anchor
-            if self.solver == "dpm_solver_2m":
-                residual = dpm_solver_2m(residual, residual_0, start, end, earlier)
-                earlier = residual_0, start
-            else:
-                residual = ddim(residual, residual_0, start, end)
-            x = residual + anchor
+            x = SOLVERS[self.solver](residual, residual_0, start, end, earlier) + anchor
+            earlier = residual_0, start
         return x
 
 

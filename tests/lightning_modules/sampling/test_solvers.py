@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import get_args
 
 import diffusers
 import pytest
@@ -41,11 +42,8 @@ def run(solver, path, x):
     earlier = None
     for now, then in itertools.pairwise(path):
         x0 = exact_x0(x, now)
-        if solver == "dpm_solver_2m":
-            x = solvers.dpm_solver_2m(x, x0, now, then, earlier)
-            earlier = x0, now
-        else:
-            x = getattr(solvers, solver)(x, x0, now, then)
+        x = solvers.SOLVERS[solver](x, x0, now, then, earlier)
+        earlier = x0, now
     return x
 
 
@@ -126,13 +124,12 @@ def test_ancestral_steps_are_those_of_diffusers():
         made._step_index = None
         now, then = schedule.level(t), schedule.level(following)
         x0 = x - now.sigma * raw
-        found = solvers.ddim(x, x0, now, then, 1.0, noise)
+        found = solvers.ddim(x, x0, now, then, eta=1.0, noise=noise)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 # ------------------------------------------------------------------------- down a list of timesteps
 
-SOLVERS = ["ddim", "dpm_solver_2m"]
 X0 = torch.linspace(-1, 1, 12).view(1, 3, 2, 2)
 
 
@@ -141,7 +138,7 @@ def start():
 
 
 @pytest.mark.parametrize("variance", ["preserving", "exploding"])
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", get_args(solvers.Solver))
 def test_an_oracle_is_believed(solver, variance):
     got = []
 
