@@ -30,7 +30,6 @@ from commands.errors import CONFIGS, did_you_mean
 from commands.interface.images import Picture, to_tensor
 from commands.interface.measuring import Measured, measure
 from commands.interface.models import Enlarger, load, sources
-from commands.process import hide_advertising
 from commands.run.checkpoints import Checkpoints, SavesLast
 from commands.run.files import FOLDER, newest_whole
 from datamodules.base import SRDataModule
@@ -163,7 +162,6 @@ def fit(
         trainer = {"default_root_dir": folder, **trainer}
         all_callbacks = [SavesLast(), *all_callbacks, Checkpoints()]
         checkpoint = newest_whole(folder / FOLDER)
-    hide_advertising()
     Trainer(callbacks=all_callbacks, **trainer).fit(
         module.train(), data, ckpt_path=checkpoint, weights_only=True
     )

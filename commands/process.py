@@ -17,13 +17,6 @@ from files.paths import expand_path
 
 OWN = ("commands", "lightning_modules", "datamodules", "degradations", "callbacks", "files")
 
-# Beginnings of lines of Lightning that say what everybody knows.
-ADVERTISEMENTS = (
-    "💡",
-    "GPU available: False",
-    "TPU available: False",
-    "Detected KeyboardInterrupt",
-)
 # Warnings of the libraries that do not apply here, and the reason.
 QUIET = (
     ".*does not have many workers.*",  # data.init_args.workers is set on purpose
@@ -57,18 +50,8 @@ def prepare_output() -> None:
     level = logging.INFO if claimed().is_first else logging.WARNING
     for name in OWN:
         logging.getLogger(name).setLevel(level)
-    hide_advertising()
     for message in QUIET:
         warnings.filterwarnings("ignore", message=message)
-
-
-def hide_advertising() -> None:
-    """Leave out Lightning's advertisements, and lines that say what everybody knows."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    return not record.getMessage().strip().startswith(ADVERTISEMENTS)
 
 
 def keep_freed_memory(predicts: bool = False) -> None:

@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import functools
 import gc
-import logging
 import multiprocessing
 import multiprocessing.util
 import os
 import signal
 import sys
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
 from datamodules.batches import collate
-from datamodules.order.plan import EvaluationSampler, Item
+from datamodules.order.plan import EvaluationSampler
 from datamodules.samples import Images
-from datamodules.torch_internals import end_workers_of, workers_of
 from degradations.draws import seed_of
-from files.waits import WAITS, watched
-from files.words import first_of
-
-log = logging.getLogger(__name__)
-SILENT_SECONDS = 60.0  # of waiting, before the log names the worker
-FILES = 3  # that a message names
+from files.waits import WAITS
 
 
 def leave_signals_to_the_owner() -> None:
@@ -84,99 +74,6 @@ def _ignore_once(number: int, frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_DFL)
 
 
-class Loader(DataLoader[dict[str, Any]]):
-    """A DataLoader that does not wait for a worker for ever."""
-
-    def __iter__(self) -> Any:
-        """Iterate over the batches."""
-        batches = super().__iter__()
-        return _Batches(self, batches) if self.num_workers else batches
-
-
-class _Requests:
-    """A batch sampler that records the batches which workers read, until they have arrived."""
-
-    def __init__(self, sampler: Any) -> None:
-        self.sampler = sampler
-        self.open: deque[list[Item]] = deque()
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    def __iter__(self) -> Iterator[list[Item]]:
-        self.open.clear()
-        for batch in self.sampler:
-            self.open.append(batch)
-            yield batch
-
-
-class _Batches:
-    """The batches of one pass; a wait for a worker has a limit, and ends after a signal."""
-
-    def __init__(self, loader: Loader, batches: Any) -> None:
-        self._images, self._batches = cast(Images, loader.dataset), batches
-        # In predict, Lightning puts a sampler around it, with the same attributes.
-        self._open = getattr(loader.batch_sampler, "open", deque[list[Item]]())
-        self._count = 0
-        self._warned = False
-
-    def __iter__(self) -> _Batches:
-        return self
-
-    def __next__(self) -> dict[str, Any]:
-        try:
-            with watched(self._wait):
-                batch: dict[str, Any] = next(self._batches)
-        except Exception as error:
-            # An error's frames refer to each other and to the iterator. When Python collects such
-            # a cycle, it closes the workers' queues before torch can tell them to end.
-            if not isinstance(error, StopIteration):
-                end_workers_of(self._batches)
-            raise
-        finally:
-            WAITS.current = ""
-        self._warned = False
-        self._count += 1
-        if self._open:
-            self._open.popleft()
-        return batch
-
-    def _wait(self, seconds: float) -> None:
-        """Say what is waited for, and whether it still is.
-
-        Raises:
-            ValueError: If the worker has given no batch for ``WAITS.limit`` seconds.
-        """
-        WAITS.current = self._worker()
-        WAITS.leave()
-        if seconds > WAITS.limit:
-            raise ValueError(
-                f"{WAITS.current} has given no batch for {seconds:.0f} s: look at the disk or "
-                "the server that it reads, or raise run.wait_minutes"
-            )
-        if seconds > SILENT_SECONDS and not self._warned:
-            self._warned = True
-            log.warning("%s has given no batch for %.0f s", WAITS.current, seconds)
-
-    def _worker(self) -> str:
-        """Return the worker whose batch is the next one, in words."""
-        workers = workers_of(self._batches)
-        number = self._count % len(workers)
-        pid = workers[number].pid
-        items = self._open[0] if self._open else []
-        paths = [self._images.source.path(item.image) for item in items]
-        files = [path for path in dict.fromkeys(paths) if path is not None]
-        at = f", reading {first_of(files, FILES)}" if files else ""
-        return f"worker {number} of the DataLoader (process {pid}{_state_of(pid)}{at})"
-
-
-def _state_of(pid: int | None) -> str:
-    with contextlib.suppress(OSError):
-        letter = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-        return {"T": ", stopped", "D": ", waiting for a disk"}.get(letter, "")
-    return ""  # not on Linux
-
-
 def loader_of(
     dataset: Images,
     sampler: Any,
@@ -184,8 +81,8 @@ def loader_of(
     pin_memory: bool,
     persistent: bool = False,
     collate: Callable[[Any], dict[str, Any]] = collate,
-) -> Loader:
-    """Return a loader of collated batches.
+) -> DataLoader[dict[str, Any]]:
+    """Return a loader of collated batches, which waits for its workers as long as ``WAITS`` says.
 
     Args:
         dataset: The images.
@@ -197,10 +94,11 @@ def loader_of(
     """
     if workers:
         expect_workers()
-    return Loader(
+    return DataLoader(
         dataset,
-        batch_sampler=None if sampler is None else _Requests(sampler),
+        batch_sampler=sampler,
         num_workers=workers,
+        timeout=WAITS.limit if workers else 0,
         collate_fn=collate,
         pin_memory=pin_memory,
         persistent_workers=persistent and workers > 0,

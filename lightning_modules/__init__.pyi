@@ -72,7 +72,6 @@ from .methods.infinity import NextScale as NextScale
 from .methods.nsarm import NSARM as NSARM
 from .methods.nsarm import NSARMStageOne as NSARMStageOne
 from .methods.regression import OnePass as OnePass
-from .optimisation import ChainedScheduler as ChainedScheduler
 from .optimisation import SequentialLR as SequentialLR
 from .optimisation import WarmUp as WarmUp
 from .optimisation import WarmUpCosine as WarmUpCosine

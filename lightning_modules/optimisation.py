@@ -14,12 +14,13 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, Reduce
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Adam, AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LRScheduler
 
 from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveInt
 from files.own_modules import class_path
 
 log = logging.getLogger(__name__)
+POSITION = ("last_epoch", "_step_count", "_last_lr")  # of a schedule's state
 
 
 def adam(parameters: Iterable[Any]) -> Optimizer:
@@ -43,23 +44,13 @@ def optimizer_of(make: Callable[[Any], Any], parameters: Iterable[Any]) -> Any:
     Args:
         make: Factory from the configuration.
         parameters: Parameters, or groups of them.
-
-    Raises:
-        ValueError: If it refuses the parameters or its settings.
     """
-    optimizer = _made(make, parameters, "model.init_args.optimizer")
+    optimizer = make(parameters)
     # A fused optimiser unscales AMP gradients itself, and Lightning then refuses to clip them.
     # With this, the scaler does it, at no measurable cost.
     optimizer._step_supports_amp_scaling = False
     optimizer.register_load_state_dict_post_hook(_in_layout_of_weights)
     return optimizer
-
-
-def _made(make: Callable[[Any], Any], argument: Any, key: str) -> Any:
-    try:
-        return make(argument)
-    except ValueError as error:
-        raise ValueError(f"{key}: {error}") from error
 
 
 def _in_layout_of_weights(optimizer: Any) -> None:
@@ -82,9 +73,9 @@ def schedule_of(make: Callable[[Any], Any], optimizer: Any) -> dict[str, Any]:
         optimizer: The optimiser.
 
     Raises:
-        ValueError: If it refuses the optimiser or its settings, or monitors a value of training.
+        ValueError: If it monitors a value of training.
     """
-    schedule = _made(make, optimizer, "model.init_args.lr_scheduler")
+    schedule = make(optimizer)
     if not isinstance(schedule, ReduceLROnPlateau):
         return {"scheduler": schedule, "interval": "step"}
     if not schedule.monitor.startswith("val/"):  # each rank has its own, and so would rates
@@ -226,29 +217,6 @@ class SequentialLR(torch.optim.lr_scheduler.SequentialLR):
         super().__init__(optimizer, made, milestones)
 
 
-class ChainedScheduler(torch.optim.lr_scheduler.ChainedScheduler):
-    """torch's ``ChainedScheduler``, with schedules as they stand in YAML.
-
-    Args:
-        optimizer: The optimiser.
-        schedulers: The schedules, whose factors are multiplied: those that torch calls chainable.
-
-    Raises:
-        ValueError: If one sets the rate, whatever the others made of it.
-    """
-
-    def __init__(self, optimizer: Optimizer, schedulers: list[LRSchedulerCallable]) -> None:
-        made: Any = [make(optimizer) for make in schedulers]
-        for schedule in made:
-            if isinstance(schedule, WarmUp | LambdaLR):
-                raise ValueError(
-                    f"{type(schedule).__name__} sets the rate, and undoes the other schedules of "
-                    "ChainedScheduler: use one that multiplies it, such as "
-                    "torch.optim.lr_scheduler.LinearLR, or lightning_modules.SequentialLR"
-                )
-        super().__init__(made, optimizer)
-
-
 class WarmUp(LRScheduler):
     """Linear warm-up, then a constant learning rate.
 
@@ -263,8 +231,6 @@ class WarmUp(LRScheduler):
         released: Warm up as in the released code of ResShift and InvSR.
     """
 
-    _settings: tuple[str, ...] = ("base_lrs", "warm_up", "released")
-
     def __init__(
         self, optimizer: Optimizer, warm_up: NonNegativeInt = 5000, released: bool = False
     ) -> None:
@@ -277,12 +243,12 @@ class WarmUp(LRScheduler):
         return [base * self._factor(base, self.last_epoch) for base in self.base_lrs]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load the position, but keep the settings of this schedule; torch would load them too.
+        """Load the position, but not the settings, which torch would load too.
 
         Args:
             state_dict: The ``state_dict`` of another schedule.
         """
-        super().load_state_dict({**state_dict, **{k: self.__dict__[k] for k in self._settings}})
+        super().load_state_dict({name: state_dict[name] for name in POSITION})
 
     def _factor(self, base: Any, step: int) -> Any:
         # Of the rate at a step, counted from 0.
@@ -306,8 +272,6 @@ class WarmUpCosine(WarmUp):
     Raises:
         ValueError: If the warm-up is not below ``steps``.
     """
-
-    _settings = (*WarmUp._settings, "steps", "final")
 
     def __init__(
         self,

@@ -33,7 +33,6 @@ from commands.interface.named import method_of_file, released
 from commands.run.directory import RunDirectory
 from commands.run.files import CONFIG, FOLDER, list_checkpoints
 from commands.run.weights import EXPORT, find_weights, load_trained
-from commands.tracebacks import origin
 from datamodules.base import checked_scale
 from degradations.base import as_floats
 from degradations.draws import seed_of
@@ -388,10 +387,7 @@ def _build(
         text = value if isinstance(value, str) else json.dumps(value, default=str)
         words += [f"--model.{name}", text]
     config = parse(parser, words)
-    try:
-        module = cast(ImageModel, parser.instantiate_classes(config)["model"])
-    except (TypeError, ValueError) as error:
-        raise origin(error) from None
+    module = cast(ImageModel, parser.instantiate_classes(config)["model"])
     module.load_parts(lambda name, value: find_weights(value, module.scale, name))
     if run is not None:
         load_trained(module, run, "load", None)

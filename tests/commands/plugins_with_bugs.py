@@ -13,11 +13,7 @@ from lightning_modules.base import SuperResolver
 
 # The message of each mistake.
 MESSAGES = {
-    "raise in one line": "no images",
-    "raise several lines": "two things are wrong:\n  one\n  two",
-    "raise in the constructor": "mistake is raise in the constructor",
-    "raise in prepare": "there is nothing: look elsewhere",
-    "int": "invalid literal for int()",
+    "raise": "no images",
     "attribute in the constructor": "has no attribute 'nothing'",
     "zero": "division by zero",
 }
@@ -61,27 +57,16 @@ class Mistaken(Source):
     def __init__(self, mistake: str, root: str = "") -> None:
         super().__init__()
         self.mistake = mistake
-        if mistake == "raise in the constructor":
-            raise ValueError(f"mistake is {mistake}")
         if mistake == "attribute in the constructor":
             self.nothing.there  # noqa: B018
-
-    def prepare(self, scale: float) -> None:
-        if self.mistake == "raise in prepare":
-            raise ValueError("there is nothing: look elsewhere")
 
     @property
     def keys(self) -> list[str]:
         return ["a", "b", "c", "d"]
 
     def read(self, index: int) -> Sample:
-        # fmt: off
-        if self.mistake == "raise in one line": index += 1; raise ValueError("no images")  # noqa: E701, E702
-        # fmt: on
-        if self.mistake == "raise several lines":
-            raise ValueError("two things are wrong:\n  one\n  two")
-        if self.mistake == "int":
-            int("x")
+        if self.mistake == "raise":
+            raise ValueError("no images")
         if self.mistake == "zero":
             1 / 0  # noqa: B018
         return {"hr": np.zeros((32, 32, 3), np.uint8)}

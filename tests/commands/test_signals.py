@@ -7,7 +7,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -21,7 +20,6 @@ import pytest
 from lightning.pytorch import Callback, Trainer
 
 from commands.signals import Signals
-from files.waits import POLL_SECONDS
 from tests.commands.test_resume import Interruption, assert_same, newest
 from tests.conftest import REPO
 from tests.quick import quick
@@ -205,69 +203,6 @@ class Patient(Callback):
         if trainer.global_step == 3:
             threading.Timer(0.05, os.kill, (os.getpid(), INT)).start()
             hashlib.pbkdf2_hmac("sha256", b"", b"", 1_000_000)
-
-
-class Freezes(Callback):
-    """Stop the DataLoader's worker after the third step, as a dead network disk would.
-
-    The last checkpoint takes a moment.
-
-    Args:
-        ends: Whether a signal follows.
-    """
-
-    def __init__(self, ends: bool) -> None:
-        self.ends = ends
-
-    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        if trainer.global_step == 3:
-            for worker in multiprocessing.active_children():
-                os.kill(worker.pid or 0, signal.SIGSTOP)
-            if self.ends:
-                threading.Timer(0.5, os.kill, (os.getpid(), TERM)).start()
-
-    def on_save_checkpoint(self, *args: Any) -> None:
-        time.sleep(2 * POLL_SECONDS)
-
-
-@pytest.mark.parametrize(("ends", "status"), [(True, 143), (False, 2)])
-def test_a_worker_that_gives_nothing(
-    tiny: Path, enlarger: Enlarger, capsys: pytest.CaptureFixture[str], ends: bool, status: int
-) -> None:
-    freezes = json.dumps({"class_path": f"{__name__}.Freezes", "init_args": {"ends": ends}})
-    minutes = 30 if ends else 0.02
-    with pytest.raises(SystemExit) as stopped:
-        enlarger(
-            *(*FIT[:3], "--trainer.callbacks", freezes, "--data.workers", 1, "--data.val", "null"),
-            *("--trainer.max_steps", 1000, "--run.wait_minutes", minutes),
-        )
-    assert stopped.value.code == status
-    assert newest("tiny")["global_step"] >= 3
-    assert ends or re.search(r"process \d+, stopped, reading .*\.png", capsys.readouterr().err)
-
-
-class Pauses(Callback):
-    """Stop the worker for a moment in the second accumulation; a signal comes meanwhile."""
-
-    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        if trainer.fit_loop.total_batch_idx == 6:
-            (worker,) = multiprocessing.active_children()
-            pid = worker.pid or 0
-            os.kill(pid, signal.SIGSTOP)
-            threading.Timer(0.5, os.kill, (os.getpid(), TERM)).start()
-            threading.Timer(1.2, os.kill, (pid, signal.SIGCONT)).start()
-
-
-def test_a_signal_during_a_wait_in_an_accumulation(tiny: Path, enlarger: Enlarger) -> None:
-    """It is completed: its gradients are in no checkpoint."""
-    with pytest.raises(SystemExit) as stopped:
-        enlarger(
-            *(*FIT[:3], "--trainer.callbacks+", f"{__name__}.Pauses", "--data.workers", 1),
-            *("--data.val", "null", "--trainer.accumulate_grad_batches", 5),
-            *("--checkpoint.every_n_steps", 1),
-        )
-    assert stopped.value.code == 143
-    assert newest("tiny")["global_step"] == 2
 
 
 @pytest.mark.slow

@@ -4,65 +4,54 @@ from __future__ import annotations
 
 import errno
 import os
-import re
-from collections.abc import Callable
-from pathlib import Path
+import time
 
 import numpy as np
 import pytest
-import torch
+from torch.utils.data import Dataset
 
 from commands.tracebacks import sentence_of, status_of
+from datamodules.base import checked_scale
+from datamodules.loading import loader_of
+from files.waits import WAITS
 
 
-def caught(number: int, *names: str | bytes | None) -> OSError:
-    """Raised by the system, not by a `raise` of ours."""
-    return OSError(number, os.strerror(number), *names)
+class Items(Dataset):
+    """Items that a worker is slow to read, or refuses."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __getitem__(self, index: int) -> float:
+        time.sleep(self.seconds)
+        return checked_scale(index)
 
 
-@pytest.mark.parametrize(
-    ("error", "sentence"),
-    [
-        (caught(errno.ENOSPC, "/a"), "/a: No space left on device; free space there"),
-        (caught(errno.ENOENT, "/a"), "/a: No such file or directory; name one that exists"),
-        (caught(errno.EACCES, "/a"), "/a: Permission denied; choose a writable place"),
-        (caught(errno.EEXIST, __file__), f"{__file__}: File exists; a file exists"),
-    ],
-)
-def test_what_a_disk_refuses_is_a_sentence(error: OSError, sentence: str) -> None:
-    said = sentence_of(error)
-    assert said is not None
-    assert said.startswith(sentence)
-    assert status_of(error) == 2
-
-
-@pytest.mark.parametrize("empty", [np.empty, torch.empty])
-def test_a_lack_of_memory_is_a_sentence(empty: Callable[[int], object]) -> None:
-    with pytest.raises((MemoryError, RuntimeError)) as raised:
-        empty(1 << 55)
-    said = sentence_of(raised.value)
-    assert said is not None
-    assert re.match(r"out of memory: .* allocate .*; lower .* crops\.per_image", said)
+def test_an_error_of_ours_is_its_text_from_a_worker_too() -> None:
+    batches = iter(loader_of(Items(0), [[0]], 1, pin_memory=False))
+    with pytest.raises(ValueError, match="Original Traceback") as raised:
+        next(batches)
+    expected = "data.init_args.scale is 0; it must be a number of at least 1"
+    assert sentence_of(raised.value) == expected
     assert status_of(raised.value) == 2
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        *(caught(errno.EACCES), caught(errno.EPIPE), OSError("?")),
-    ],
-)
-def test_what_may_be_a_bug_is_none(error: OSError) -> None:
-    assert sentence_of(error) is None
-    assert status_of(error) == 1
+def test_a_worker_that_hangs_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WAITS, "limit", 0.5)
+    batches = iter(loader_of(Items(3), [[0]], 1, pin_memory=False))
+    with pytest.raises(RuntimeError) as raised:
+        next(batches)
+    assert sentence_of(raised.value) == "DataLoader timed out after 0.5 seconds"
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_that_names_no_file_is_told_by_the_code_that_wrote() -> None:
-    full = os.open("/dev/full", os.O_WRONLY)
-    with pytest.raises(OSError, match="No space left") as raised:
-        os.write(full, b"a")
-    os.close(full)
-    said = sentence_of(raised.value)
-    assert said is not None
-    assert said.startswith(f"No space left on device, where {__file__} writes; free space there")
+def test_a_file_that_the_system_refuses_is_named() -> None:
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/a")
+    assert sentence_of(error) == "[Errno 28] No space left on device: '/a'"
+    assert status_of(error) == 2
+
+
+def test_what_may_be_a_bug_is_none() -> None:
+    with pytest.raises(MemoryError) as raised:
+        np.empty(1 << 55)
+    assert sentence_of(raised.value) is None
+    assert status_of(raised.value) == 1

@@ -37,7 +37,7 @@ def test_results_are_in_order(workers):
 
 @pytest.mark.parametrize(
     ("number", "cause"),
-    [(signal.SIGKILL, "DataLoader worker"), (signal.SIGSTOP, "gave nothing for 3 s")],
+    [(signal.SIGKILL, "DataLoader worker"), (signal.SIGSTOP, "DataLoader timed out after 3")],
 )
 def test_a_worker_that_stops_is_named(number, cause):
     items = read_in_order(Numbers(2, number), list(range(40)), 2, 0.05, "image {}".format)
