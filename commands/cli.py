@@ -367,7 +367,6 @@ class EnlargerCLI(LightningCLI):
         if overwrites and self.world.is_first and self.run.path.exists():
             if isinstance(self.datamodule, SRDataModule):
                 self.datamodule.setup("fit")  # refuses images that are missing
-                self.datamodule.keep_open("fit")
             self.run.move_aside()
 
     def _keeps_config(self) -> bool:

@@ -16,11 +16,10 @@ from typing import Any, cast
 import torch
 import xxhash
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
 
 from datamodules import degrading
 from datamodules.batches import add_size, check_batch, to_floats
-from datamodules.loading import evaluation_sampler, loader_of, on_cuda, position_of
+from datamodules.loading import Loader, evaluation_sampler, loader_of, on_cuda, position_of
 from datamodules.order.keys import digest_of
 from datamodules.order.plan import Plan, PlanSampler, check_same_order, default_streams, new_plan
 from datamodules.predicting import Predicted, images_to_enlarge
@@ -154,7 +153,6 @@ class SRDataModule(Predicted, LightningDataModule):
         self.outputs: Outputs | None = None  # where predict writes; see commands/cli.py
         self._fingerprint = ""  # of the training images' keys
         self._contents = ""  # hash of their keys and of some sizes and contents
-        self._open_stage = ""  # stage whose next `setup` opens nothing
         self._plan: Plan | None = None
 
     # ------------------------------------------------------------------------------------ sources
@@ -168,19 +166,6 @@ class SRDataModule(Predicted, LightningDataModule):
         Raises:
             ValueError: If a source is missing, empty or unusable.
         """
-        if stage != self._open_stage:
-            self._open(stage)
-        self._open_stage = ""
-
-    def keep_open(self, stage: str) -> None:
-        """Keep the sources of a ``setup`` that came early: the next one does not open them again.
-
-        Args:
-            stage: As in ``setup``.
-        """
-        self._open_stage = stage
-
-    def _open(self, stage: str) -> None:
         part = PARTS[stage]
         if getattr(self, part) in (None, {}, [], ""):
             raise ValueError(
@@ -252,7 +237,7 @@ class SRDataModule(Predicted, LightningDataModule):
     def _position(self) -> tuple[int, int]:
         return position_of(self.trainer)
 
-    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+    def train_dataloader(self) -> Loader:
         """Return batches of crops in the plan's order, from the run's current position."""
         dataset = self._datasets["train"][0]
         sampler = PlanSampler(
@@ -268,7 +253,7 @@ class SRDataModule(Predicted, LightningDataModule):
         collate = partial(degrading.collated, degradation)
         return loader_of(dataset, sampler, workers, cuda, True, collate)
 
-    def _evaluation(self, part: str, batch_size: int) -> list[DataLoader[dict[str, Any]]]:
+    def _evaluation(self, part: str, batch_size: int) -> list[Loader]:
         left_out = self._left_out if part == "predict" else set()
         seed, ranks, loaders = self.degradation_seed, self._ranks(), []
         for x in self._datasets[part]:
@@ -281,15 +266,15 @@ class SRDataModule(Predicted, LightningDataModule):
             loaders.append(loader_of(x, sampler, workers, on_cuda(self.trainer)))
         return loaders
 
-    def val_dataloader(self) -> list[DataLoader[dict[str, Any]]]:
+    def val_dataloader(self) -> list[Loader]:
         """Return one loader for each source of ``val``, in the configuration's order."""
         return self._evaluation("val", self.eval_batch_size)
 
-    def test_dataloader(self) -> list[DataLoader[dict[str, Any]]]:
+    def test_dataloader(self) -> list[Loader]:
         """Return one loader for each source of ``test``, in the configuration's order."""
         return self._evaluation("test", self.eval_batch_size)
 
-    def predict_dataloader(self) -> list[DataLoader[dict[str, Any]]]:
+    def predict_dataloader(self) -> list[Loader]:
         """Return loaders of the images and of the videos to enlarge, one image per batch."""
         return self._evaluation("predict", 1)
 

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from datamodules.batches import collate
 from datamodules.order.plan import EvaluationSampler
 from datamodules.samples import Images
+from datamodules.torch_internals import end_workers_of
 from degradations.draws import seed_of
 from files.waits import WAITS
 
@@ -74,6 +75,19 @@ def _ignore_once(number: int, frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_DFL)
 
 
+class Loader(DataLoader[dict[str, Any]]):
+    """A DataLoader whose workers end with an error, although they survive torch's signal."""
+
+    def __iter__(self) -> Any:
+        """Iterate over the batches."""
+        batches = super().__iter__()
+        try:
+            yield from batches
+        except Exception:
+            end_workers_of(batches)
+            raise
+
+
 def loader_of(
     dataset: Images,
     sampler: Any,
@@ -81,7 +95,7 @@ def loader_of(
     pin_memory: bool,
     persistent: bool = False,
     collate: Callable[[Any], dict[str, Any]] = collate,
-) -> DataLoader[dict[str, Any]]:
+) -> Loader:
     """Return a loader of collated batches, which waits for its workers as long as ``WAITS`` says.
 
     Args:
@@ -94,7 +108,7 @@ def loader_of(
     """
     if workers:
         expect_workers()
-    return DataLoader(
+    return Loader(
         dataset,
         batch_sampler=sampler,
         num_workers=workers,

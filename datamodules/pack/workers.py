@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.loading import expect_workers, start_worker
+from datamodules.torch_internals import end_workers_of
 
 
 def read_in_order(
@@ -44,9 +45,10 @@ def read_in_order(
         worker_init_fn=start_worker,
         generator=torch.Generator(),  # or a seed is drawn from the global generator
     )
+    chunks = iter(loader)
     count = 0
     try:
-        for items in loader:
+        for items in chunks:
             yield from items
             count += len(items)
     except RuntimeError as error:
@@ -56,3 +58,5 @@ def read_in_order(
             f"{error}, at about {named(numbers[count])}: if its disk is well, leave it out or give "
             "fewer workers; the same command continues"
         ) from error
+    finally:
+        end_workers_of(chunks)
