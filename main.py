@@ -39,19 +39,15 @@ def _working_directory() -> str:
 
 def _check(words: Sequence[str]) -> None:
     # Before the import of Lightning, which reads the launchers' variables as numbers.
-    from commands.errors import ConfigurationError, did_you_mean, print_error
+    from commands.errors import ConfigurationError, did_you_mean
     from commands.names import ABOUT
     from commands.world import claimed
 
-    try:
-        command = words[0] if words else ""
-        if command not in ABOUT:
-            near = did_you_mean(command, ABOUT) or f"; the commands are {', '.join(ABOUT)}"
-            raise ConfigurationError(f"unknown command {command!r}{near}")
-        claimed()
-    except ConfigurationError as error:
-        print_error(error)
-        raise SystemExit(2) from None
+    command = words[0] if words else ""
+    if command not in ABOUT:
+        near = did_you_mean(command, ABOUT) or f"; the commands are {', '.join(ABOUT)}"
+        raise ConfigurationError(f"unknown command {command!r}{near}")
+    claimed()
 
 
 def _run_alone(words: Sequence[str]) -> int | None:
@@ -59,33 +55,31 @@ def _run_alone(words: Sequence[str]) -> int | None:
     from importlib import import_module
 
     from commands.arguments.help import answered
-    from commands.errors import ConfigurationError, print_error
+    from commands.errors import print_error
     from commands.names import TOOLS
+    from commands.tracebacks import sentence_of, status_of
 
+    typed = [word for word in words if word != "--debug"]
     try:
-        if answered(words):
+        if answered(typed):
             return 0
-        if [word for word in words if word != "--debug"] == ["check"]:  # without a configuration
+        if typed == ["check"]:  # without a configuration
             from commands.check.machine import main as tell_of_machine
 
             return tell_of_machine()
-        if not words or words[0] not in TOOLS:
-            return None
-        status: int = import_module(TOOLS[words[0]]).main(words[1:])
-    except ConfigurationError as error:
-        print_error(error)
-        return 2
+        if typed and typed[0] in TOOLS:
+            status: int = import_module(TOOLS[typed[0]]).main(typed[1:])
+            return status
+        _check(typed)
     except BrokenPipeError:
         raise
     except Exception as error:
-        from commands.tracebacks import sentence_of, status_of  # loads Lightning
-
         sentence = sentence_of(error)
-        if sentence is None:
+        if sentence is None or "--debug" in words:
             raise
         print_error(sentence)
         return status_of(error)
-    return status
+    return None
 
 
 def _reader_ended() -> bool:
@@ -125,7 +119,6 @@ def main(args: Sequence[str] | None = None) -> None:
         status = _stopped()
     if status is not None:
         raise SystemExit(status)
-    _check(words)
     try:
         from commands.cli import run
         from commands.table import COMMANDS

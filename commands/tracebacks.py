@@ -6,17 +6,15 @@ import os
 import re
 import traceback
 
-import jsonargparse
-import lightning
-import torch
-
 from commands.errors import ROOT, ConfigurationError, TemporaryError
 
 ROOMS = ("callbacks", "commands", "datamodules", "degradations", "files", "lightning_modules")
-PARSER = tuple(jsonargparse.__path__)
+OURS = (*(f"{ROOT / room}{os.sep}" for room in ROOMS), str(ROOT / "enlarger.py"))
 # What they raise on purpose is about the configuration, or names a worker that died.
-LIBRARIES = (*PARSER, *lightning.__path__, *torch.optim.__path__, *torch.utils.data.__path__)
-PLACES = (*LIBRARIES, *(f"{ROOT / room}{os.sep}" for room in ROOMS), str(ROOT / "enlarger.py"))
+_LIBRARY = re.compile(
+    r".*[/\\](site|dist)-packages[/\\](jsonargparse|lightning|torch[/\\](optim|utils[/\\]data))[/\\]"
+)
+_PARSER = re.compile(r".*[/\\](site|dist)-packages[/\\]jsonargparse[/\\]")
 _FRAME = re.compile(r'^\s*File "(.+)", line \d+, in .*\n\s*(.*)', re.MULTILINE)
 _RAISE = re.compile(r"(.*[:;] *)?raise\b")
 _WORKER = "Original Traceback (most recent call last):"
@@ -41,9 +39,10 @@ def sentence_of(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.filename is not None:
         return str(error)
     file, line = _place_of(error)
-    if not file.startswith(PLACES) or _RAISE.match(line) is None:
+    speaks = file.startswith(OURS) or _LIBRARY.match(file)
+    if not speaks or not _RAISE.match(line):
         return None
-    return _without_traceback(str(error)).strip()
+    return _without_traceback(str(error)).strip() or None
 
 
 def status_of(error: BaseException) -> int:
@@ -63,7 +62,7 @@ def _of_constructor(error: BaseException) -> BaseException:
     """Return the error of a constructor, which the parser wraps once for each type it tried."""
     cause: BaseException | None = error
     while cause is not None:
-        if not _place_of(cause)[0].startswith(PARSER):
+        if not _PARSER.match(_place_of(cause)[0]):
             return cause
         cause = cause.__cause__
     return error  # the parser's own
