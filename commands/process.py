@@ -27,7 +27,7 @@ QUIET = (
     ".*predict returned None if it was on purpose.*",  # an unreadable image
     ".*Total length of .* across ranks is zero.*",  # no validation images are configured
     ".*custom batch sampler .* for prediction.*",  # ours yields every image once
-    ".*will create .* worker processes in total.*",  # `time of training` names the workers' share
+    ".*will create .* worker processes in total.*",  # they are set on purpose
     ".*LeafSpec.* is deprecated.*",  # Lightning's own
     ".*smaller than the logging interval.*",  # steps are logged across epochs
     r".*module\(s\) in eval mode at the start of training.*",  # frozen parts stay in eval mode
