@@ -87,7 +87,7 @@ def batches(data, places=((0, 0), (1, 0), (2, 0)), rank=0, world=1):
     found = []
     try:
         for place in places:
-            loader.batch_sampler.sampler.position = lambda at=place: at
+            loader.batch_sampler.position = lambda at=place: at
             found += [data.on_before_batch_transfer(batch, 0) for batch in loader]
         return found
     finally:
