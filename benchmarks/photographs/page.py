@@ -221,11 +221,11 @@ def draw(table: Table, row: Row, folder: Path) -> None:
         beside = {"bicubic": compared.bicubic, "regression": compared.regression}
         shown = beside | {row.label: row.name}
         _sheet(table, row.sheet, shown, folder / f"{row.name}.webp")
-    for sheet, names in table.sheets.items():
-        if row.name in names and _tested(table, names):
+    for name, sheet in table.sheets.items():
+        if row.name in sheet.rows and _tested(table, sheet.rows):
             dataset = table.sets[row.set].tables[0]
-            shown = {labels[name]: name for name in names}
-            _sheet(table, dataset, shown, folder / f"{sheet}.webp")
+            shown = {labels[each]: each for each in sheet.rows}
+            _sheet(table, dataset, shown, folder / f"{name}.webp", sheet.images)
     for name in table.sets[row.set].tables:
         names = table.tables[name].samples
         if row.name in names and _tested(table, names):
@@ -260,22 +260,29 @@ def _save(paper: Image.Image, target: Path) -> None:
     paper.save(target, quality=QUALITY, method=6)
 
 
-def _sheet(table: Table, dataset: str, rows: dict[str, str], target: Path) -> None:
+def _sheet(
+    table: Table,
+    dataset: str,
+    rows: dict[str, str],
+    target: Path,
+    images: tuple[str, ...] = (),
+) -> None:
     """Draw crops at 1:1, a line an image that all rows have: LR (nearest), the rows, HR."""
     outputs = {label: table.rows_folder / name / OUTPUTS for label, name in rows.items()}
     *_, last = outputs.values()
     columns = {label: folder / "sr" for label, folder in outputs.items()}
     columns = {"LR": last / "lr"} | columns | {"HR": last / "hr"}
-    crops = [crop for crop in table.crops if (last / "hr" / dataset / f"{crop[0]}.png").is_file()]
+    chosen = [crop for crop in table.crops if not images or crop[0] in images]
+    crops = [crop for crop in chosen if (last / "hr" / dataset / f"{crop[0]}.png").is_file()]
     step = SIDE + GAP
     size = (len(columns) * step - GAP, HEAD + len(crops) * step - GAP)
     paper = Image.new("RGB", size, "white")
     pen, font = ImageDraw.Draw(paper), ImageFont.load_default(FONT)
-    for x, (label, images) in enumerate(columns.items()):
+    for x, (label, shown) in enumerate(columns.items()):
         pen.text((x * step + 2, 2), label, "black", font)
         for y, (key, left, top) in enumerate(crops):
             name = f"{dataset}/{key}.png"
-            with Image.open(images / name) as image, Image.open(last / "hr" / name) as whole:
+            with Image.open(shown / name) as image, Image.open(last / "hr" / name) as whole:
                 large = image.convert("RGB").resize(whole.size, Image.Resampling.NEAREST)
             crop = large.crop((left, top, left + SIDE, top + SIDE))
             paper.paste(crop, (x * step, HEAD + y * step))
