@@ -188,7 +188,10 @@ def _weakest(table: Table, parts: list[dict[str, Any]]) -> str:
     heading, digits = COLUMNS[part["metric"]]
     number = f"{part['value']:+.{digits}f} ± {part['reach']:.{digits}f}"
     than = labels.get(part["than"], part["than"])
-    return f"{table.tables[part['table']].title}, {heading} against {than}: {number}"
+    compared = f"{heading} against {than}: {number}"
+    if len({part["table"] for part in parts}) == 1:
+        return compared
+    return f"{table.tables[part['table']].title}, {compared}"
 
 
 def _grid(head: list[str], lines: list[list[str]]) -> str:
