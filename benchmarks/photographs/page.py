@@ -32,7 +32,7 @@ COLUMNS = {  # heading and digits of each metric
     "psnr": ("PSNR-Y", 2),
     "lpips": ("LPIPS", 3),
     "niqe": ("NIQE", 2),
-    "swd_2": ("SWD, halved", 2),
+    "swd_2": ("SWD halved", 2),
     "lr_psnr": ("LR, dB", 1),
     "kid_thumb": ("KID-thumb", 4),
 }
@@ -119,7 +119,7 @@ def write(table: Table, found: dict[str, Any]) -> None:
 
 
 def markdown(table: Table, found: dict[str, Any]) -> str:
-    """Return each table with its images, the claims and the trainings. Args as for ``write``."""
+    """Return each table with its images, and the claims. Args as for ``write``."""
     rows = found["results"]["rows"]
     images = f"../benchmarks/results/{table.name}"
     parts = []
@@ -144,7 +144,6 @@ def markdown(table: Table, found: dict[str, Any]) -> str:
             shown = ", ".join(row.label for row in tested if row.name in compared.samples)
             parts.append(f"{compared.about}\n\n![{shown}, photographs]({images}/{name}.webp)")
     parts += ["### Claims", _claims(table, found["results"]["claims"])]
-    parts += ["### Trainings", _trainings(found["results"]["trainings"])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -178,15 +177,7 @@ def _claims(table: Table, claims: list[dict[str, Any]]) -> str:
     said = f"{len(claims)} claims: " + ", ".join(
         f"{counted[kind]} {words}" for kind, words in kinds.items() if counted[kind]
     )
-    return f"{said}.\n\n{_grid(['claim', '', 'its weakest comparison'], lines)}"
-
-
-def _trainings(found: dict[str, dict[str, Any]]) -> str:
-    lines = [
-        [name, str(note.get("steps", "")), f"{note['seconds'] / 60:.0f}", note["commit"][:8]]
-        for name, note in found.items()
-    ]
-    return _grid(["training", "steps", "minutes", "ended at commit"], lines)
+    return f"{said}.\n\n{_grid(['claim', 'verdict', 'weakest comparison'], lines)}"
 
 
 def _weakest(table: Table, parts: list[dict[str, Any]]) -> str:
@@ -197,7 +188,10 @@ def _weakest(table: Table, parts: list[dict[str, Any]]) -> str:
     heading, digits = COLUMNS[part["metric"]]
     number = f"{part['value']:+.{digits}f} ± {part['reach']:.{digits}f}"
     than = labels.get(part["than"], part["than"])
-    return f"{heading} at {table.tables[part['table']].title}, than {than}: {number}"
+    compared = f"{heading} against {than}: {number}"
+    if len({part["table"] for part in parts}) == 1:
+        return compared
+    return f"{table.tables[part['table']].title}, {compared}"
 
 
 def _grid(head: list[str], lines: list[list[str]]) -> str:
