@@ -27,7 +27,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers.logger import DummyLogger
 
-from callbacks.evaluation import all_callbacks, is_distributed
+from callbacks.evaluation import is_distributed
 from callbacks.predict.writer import Writer
 from callbacks.tensorboard import FOLDER, TensorBoard
 from callbacks.training.progress import progress_bar
@@ -43,7 +43,7 @@ from commands.interface.named import with_model
 from commands.names import ABOUT
 from commands.process import keep_compiled_code, keep_freed_memory, prepare_output, raise_limit
 from commands.run.arithmetic import arithmetic
-from commands.run.checkpoints import Checkpoints, is_foreign_checkpoint_callback
+from commands.run.checkpoints import Checkpoints, FinishesStep
 from commands.run.directory import (
     RunDirectory,
     RunOptions,
@@ -289,20 +289,27 @@ class EnlargerCLI(LightningCLI):
         writer = [] if fits else [self.config_init.writer]
         options.callbacks = [
             Start(self.ranks, self._facts, self.config_dump),
+            *self._checkpoints(options, callbacks),
             Stops(self.ranks),
             *callbacks,
             *writer,
             *self.command.adds(self),
             *self._usual_callbacks(options, callbacks),
+            FinishesStep(),
         ]
-        if fits and options.enable_checkpointing is not False:
-            options.callbacks.append(self.config_init.checkpoint)
         trainer = Trainer(**vars(options))
         self.world.check(trainer)
-        # Those that save by themselves follow ours, which sets the counters.
-        vars(trainer)["callbacks"].sort(key=is_foreign_checkpoint_callback)
         self.ranks.signals.attach(trainer)
         return trainer
+
+    def _checkpoints(self, options: Namespace, callbacks: Sequence[Any]) -> list[Callback]:
+        """Return what writes checkpoints, in place of Lightning's own."""
+        if not self.command.fits or options.enable_checkpointing is False:
+            return []
+        options.enable_checkpointing = any(isinstance(c, Checkpoint) for c in callbacks)
+        checkpoints: Checkpoints = self.config_init.checkpoint
+        checkpoints.config = self.config_dump
+        return [checkpoints] if self.command.leaves_run else []
 
     def _choose_logger(self, options: Namespace) -> None:
         if not self.command.fits:  # their points would lie at step 0 of the training's curves
@@ -341,11 +348,6 @@ class EnlargerCLI(LightningCLI):
         if isinstance(self.model, SuperResolver):
             self.model.set_tiling(self.config_init.tiling)
             self.model.may_use_bf16 = self.config.trainer.precision is None
-        for callback in all_callbacks(self.trainer):
-            if isinstance(callback, Checkpoints):
-                callback.resumed_from = self.resumed_from
-                callback.config = self.config_dump if self._keeps_config() else None
-                callback.off = not self.command.leaves_run
         self.command.sets_up(self)
         self.model.load_parts(partial(_part, self._weights_files, self.model.scale))
         if self.command.fits:

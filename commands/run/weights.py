@@ -9,7 +9,8 @@ from jsonargparse import Namespace
 
 from commands.errors import ConfigurationError, did_you_mean
 from commands.run.directory import RunDirectory, checkpoint_file
-from commands.run.files import FOLDER, best_or_newest, list_checkpoints
+from commands.run.files import FOLDER, list_checkpoints
+from commands.run.ranking import best_or_newest
 from files.manifest import locate, manifest
 from files.paths import expand_path
 from files.weights import INDEX

@@ -25,7 +25,8 @@ from callbacks.predict.files import Extras, encode
 from callbacks.results.files import read_file
 from callbacks.results.results import Results
 from commands import measure
-from commands.run.files import best_or_newest, newest_whole
+from commands.run.files import newest_whole
+from commands.run.ranking import best_or_newest
 from datamodules import Folder
 from degradations.bicubic import resize
 from degradations.tools.configure import degradation_of

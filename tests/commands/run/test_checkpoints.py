@@ -61,8 +61,7 @@ def test_holds_what_the_design_lists_and_nothing_else(trained: Path) -> None:
     assert checkpoint["trained_with"] == {"network": {"res_scale": 1.0, "global_skip": True}}
     network = EDSR(2, blocks=1, channels=8, global_skip=True)
     assert set(checkpoint["state_dict"]) == {f"network.{name}" for name in network.state_dict()}
-    assert set(checkpoint["callbacks"]) == {"EMA", "SavesLast"}
-    assert checkpoint["callbacks"]["SavesLast"] == {"validated": True, "step": 10}
+    assert set(checkpoint["callbacks"]) == {"EMA"}
     trained_names = {f"network.{name}" for name, _ in network.named_parameters()}
     assert set(checkpoint["callbacks"]["EMA"]["weights"]) == trained_names
     assert checkpoint["global_step"] == 12
@@ -215,6 +214,8 @@ def newest_step() -> int:
         ("--data.init_args.val.photos.init_args.files", "[1.png]"),
         ("--data.init_args.degradation_seed", 1),
         ("--tiling.size", 8),
+        ("--trainer.limit_val_batches", 1),
+        ("--trainer.callbacks", "[{class_path: callbacks.PSNR, init_args: {border: 0}}]"),
     ],
 )
 def test_scores_of_another_validation_are_not_compared(
@@ -223,9 +224,13 @@ def test_scores_of_another_validation_are_not_compared(
     before = ranking()
     assert before["scores"]
     enlarger(*FIT, *other, "--run.change", "true", "--trainer.max_steps", 16)
-    assert "best.json has scores of other images or metrics" in caplog.text
-    assert not {*before["scores"]} & {*ranking()["scores"]}
-    assert (trained / "checkpoints" / before["best"][0]).exists()
+    assert "best.json has scores of other images, settings or metrics" in caplog.text
+    (old,) = before["best"]
+    new, *kept = ranking()["best"]
+    assert kept == [old]
+    assert ranking()["scores"][old] == before["scores"][old]
+    assert ranking()["scores"][new]["measured"] != before["scores"][old]["measured"]
+    assert (trained / "checkpoints" / old).exists()
     caplog.clear()
-    enlarger(*FIT, *other, "--trainer.max_steps", 17)
+    enlarger(*FIT, *other, "--trainer.max_steps", 21)
     assert "best.json" not in caplog.text
