@@ -53,11 +53,12 @@ from commands.run.directory import (
 from commands.run.files import fingerprint, why_unseen
 from commands.run.loggers import keep_earlier_metrics, name_loggers
 from commands.run.weights import (
+    Choice,
+    choose_weights,
     find_weights,
     freezes,
     load_trained,
     needed_files,
-    weights_are_read,
 )
 from commands.signals import Stopped
 from commands.tracebacks import sentence_of, status_of
@@ -205,15 +206,19 @@ class EnlargerCLI(LightningCLI):
         self.ranks.signals.command = self.name
         WAITS.limit = 60 * options.wait_minutes
         self._refusal: Exception | None = None
-        self.reads_weights = weights_are_read(self.run, config, self.command.fits)
+        if not self.command.fits:
+            initial = config.model.init_args.get("weights")
+            self.weights = choose_weights(self.run, initial, config.ckpt_path)
         self.command.prepares(self)
-        self._weights_files = self._needed_files()
         self.resumed_from: Path | None = None
         lock = self.command.locks(self)
         if lock is not None:
             self._lock(lock)
         if self.command.resumes and not is_dry:
             self._find_checkpoint()
+        if self.command.fits:
+            self.weights = Choice(self.resumed_from)
+        self._weights_files = self._needed_files()
 
     def refuse(self, refusal: Exception) -> None:
         """Raise an error; with several processes when they have met, as they wait for it.
@@ -227,7 +232,7 @@ class EnlargerCLI(LightningCLI):
 
     def _needed_files(self) -> dict[str, Path]:
         try:
-            return needed_files(self.config, self.reads_weights)
+            return needed_files(self.config, self.weights.checkpoint is None)
         except (OSError, ValueError) as error:
             if not self.command.leaves_run:
                 raise
@@ -353,8 +358,7 @@ class EnlargerCLI(LightningCLI):
         if self.command.fits:
             self._begin_training()
         else:
-            checkpoint = self.config.ckpt_path
-            self.weights_file = load_trained(self.model, self.run, self.name, checkpoint)
+            self.weights_file = load_trained(self.model, self.run, self.name, self.weights)
 
     def _begin_training(self) -> None:
         """Load initial weights; move an earlier run aside, if it is to be overwritten."""

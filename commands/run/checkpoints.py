@@ -157,7 +157,7 @@ class Checkpoints(Callback):
         self.folder = Path(FOLDER)
         self.config: dict[str, Any] | None = None  # set by the command line
         self._is_dry = False  # whether nothing is written
-        self._is_begun = False  # whether the configuration is written
+        self._is_begun = False  # whether the first batch of this start has begun
         self._is_due = False
         self._saved_step = -1
         self._saved_at = time.monotonic()
@@ -187,6 +187,7 @@ class Checkpoints(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore what Lightning does not."""
+        self._is_begun = False
         if self.config is None:  # else the configuration was compared
             warn_of_other_options(self._configured_options, optimiser_options(trainer))
         device = trainer.strategy.root_device
@@ -204,10 +205,8 @@ class Checkpoints(Callback):
                 ranking.written.append(resumed_from.name)
         self._saved_at = time.monotonic()
 
-    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _write_configuration(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the configuration, once nothing refuses the start any more."""
-        self._is_begun = True
-        follow_schedule(trainer)
         if not trainer.is_global_zero or self.config is None or self._is_dry:
             return
         run = self.folder.parent
@@ -230,7 +229,9 @@ class Checkpoints(Callback):
     ) -> None:
         """Write a due checkpoint: the step before is complete, and the next one has not begun."""
         if not self._is_begun:
-            self._begin(trainer, pl_module)
+            self._is_begun = True
+            follow_schedule(trainer)
+            self._write_configuration(trainer, pl_module)
         self._position = (trainer.current_epoch, batches_done(trainer))
         correct_logged_step(trainer, pl_module)
         if self._is_due and not gradients_pending(trainer):
@@ -337,8 +338,8 @@ class Checkpoints(Callback):
         self._save_last(trainer)
         if trainer.enable_validation and self._validated_step != trainer.global_step:
             log.warning(
-                "the weights of step %d were not validated (trainer.val_check_interval): test takes "
-                "the best of those that were (checkpoint.keep_best), or --ckpt_path",
+                "the weights of step %d were not validated (trainer.val_check_interval): test uses "
+                "the best ones that were (checkpoint.keep_best), or --ckpt_path",
                 trainer.global_step,
             )
 
