@@ -232,7 +232,7 @@ class Stops(Callback):
 
     def _stop(self, trainer: Trainer, pl_module: LightningModule, number: int) -> None:
         for checkpoints in checkpoints_of(trainer):
-            checkpoints.save_between(trainer, pl_module)
+            checkpoints.save_last(trainer)
         raise Stopped(number, f"after step {trainer.global_step}")
 
     # ----------------------------------------------------------------------------------- evaluation

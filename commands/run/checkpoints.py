@@ -13,7 +13,6 @@ continues between a validation and the end of its epoch.
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import math
@@ -35,6 +34,7 @@ from commands.run.files import (
     CONFIG,
     FOLDER,
     WEIGHTS,
+    is_whole,
     list_checkpoints,
     write_atomically,
     write_whole,
@@ -194,9 +194,10 @@ class Checkpoints(Callback):
         for name, value in self._awaited.items():
             trainer.callback_metrics[name] = torch.tensor(value, device=device)
         ranking = read_ranking(self.folder)
+        names = {*ranking.written, *ranking.scores}
+        ranking = ranking.without({each for each in names if not (self.folder / each).is_file()})
         ranking.monitor = self.monitor
         ranking.mode = self.mode or better_values(self.monitor, trainer) or "max"
-        ranking.forget_missing(self.folder)
         self._ranking = ranking
         resumed_from = Path(trainer.ckpt_path or "")
         if resumed_from.parent == self.folder:
@@ -216,13 +217,10 @@ class Checkpoints(Callback):
 
     # -------------------------------------------------------------------------------- when to write
 
-    def on_train_epoch_start(
-        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
-    ) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write a due checkpoint, before other callbacks begin the epoch."""
         correct_logged_step(trainer, pl_module)
-        if self._is_due:
-            self._save(trainer)
+        self._save_due(trainer)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -234,6 +232,9 @@ class Checkpoints(Callback):
             self._write_configuration(trainer, pl_module)
         self._position = (trainer.current_epoch, batches_done(trainer))
         correct_logged_step(trainer, pl_module)
+        self._save_due(trainer)
+
+    def _save_due(self, trainer: Trainer) -> None:
         if self._is_due and not gradients_pending(trainer):
             self._save(trainer)
 
@@ -318,24 +319,16 @@ class Checkpoints(Callback):
             )
         self._has_warned = bool(logged)
 
-    def save_between(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the last checkpoint of a run that stops before a batch.
-
-        Raises:
-            OSError: If it could not be written.
-        """
-        self._save_last(trainer)
-
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if training ends within an epoch, which a continued run does not end here."""
         if batches_done(trainer) < trainer.num_training_batches:
-            self._save_last(trainer)
+            self.save_last(trainer)
         # A continued epoch ends as any other; else plateau schedules are skipped once.
         trainer.fit_loop.on_iteration_done()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save before other callbacks change the weights, as averages do."""
-        self._save_last(trainer)
+        self.save_last(trainer)
         if trainer.enable_validation and self._validated_step != trainer.global_step:
             log.warning(
                 "the weights of step %d were not validated (trainer.val_check_interval): test uses "
@@ -343,7 +336,12 @@ class Checkpoints(Callback):
                 trainer.global_step,
             )
 
-    def _save_last(self, trainer: Trainer) -> None:
+    def save_last(self, trainer: Trainer) -> None:
+        """Write the last checkpoint of a run that ends or stops between two batches.
+
+        Raises:
+            OSError: If it could not be written.
+        """
         is_new = self._is_due or trainer.global_step != self._saved_step
         if is_new and self._position is not None and not gradients_pending(trainer):
             self._save(trainer, final=True)
@@ -423,11 +421,11 @@ class Checkpoints(Callback):
         Raises:
             OSError: If the ranking could not be written; then nothing is deleted.
         """
-        self._ranking.written.append(name)
-        ranking = copy.deepcopy(self._ranking)
+        written = [each for each in self._ranking.written if each < name]
         # The run would have resumed from a later one if it were intact.
-        damaged = [each for each in ranking.written if each > name]
-        ranking.forget([name, *damaged])
+        later = [each for each in self._ranking.written if each > name]
+        damaged = [each for each in later if not is_whole(self.folder / each)]
+        ranking = self._ranking.without({name, *later})
         ranking.written.append(name)
         if self._value is not None and math.isfinite(self._value):  # else it cannot be the best
             measured = measured_on(trainer, self.monitor, self.config)
@@ -438,11 +436,11 @@ class Checkpoints(Callback):
             }
             self._choose_best(ranking, measured)
         kept = {*ranking.newest(self.keep_last), *ranking.best}
-        removed = [*damaged, *(each for each in ranking.written if each not in kept)]
-        ranking.forget(removed)
-        ranking.write(self.folder)
+        removed = {each for each in written if each not in kept}
         self._ranking = ranking
-        for each in removed:
+        ranking.without(removed).write(self.folder)
+        self._ranking = ranking.without(removed)
+        for each in [*damaged, *removed]:
             remove_file(self.folder / each)
             remove_file(checksum_of(self.folder / each))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, TypedDict
@@ -63,17 +63,12 @@ class Ranking:
         names.sort(key=lambda name: (sign * self.scores[name]["value"], name), reverse=True)
         return names[:count]
 
-    def forget(self, names: Iterable[str]) -> None:
-        """Remove the names of checkpoints."""
-        gone = {*names}
-        self.written = [name for name in self.written if name not in gone]
-        self.best = [name for name in self.best if name not in gone]
-        self.scores = {name: score for name, score in self.scores.items() if name not in gone}
-
-    def forget_missing(self, folder: Path) -> None:
-        """Remove the names of checkpoints that are not in a folder."""
-        names = {*self.written, *self.best, *self.scores}
-        self.forget(name for name in names if not (folder / name).is_file())
+    def without(self, names: Collection[str]) -> Ranking:
+        """Return the ranking of the other checkpoints."""
+        best = [name for name in self.best if name not in names]
+        scores = {name: score for name, score in self.scores.items() if name not in names}
+        written = [name for name in self.written if name not in names]
+        return Ranking(self.monitor, self.mode, best, scores, written)
 
     def write(self, folder: Path) -> None:
         """Write the file.
