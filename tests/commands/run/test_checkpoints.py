@@ -14,6 +14,8 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from commands.errors import ConfigurationError
+from commands.run.checkpoints import Checkpoints
 from commands.run.files import is_whole, list_checkpoints
 from files.owned import hidden
 from lightning_modules.networks.edsr import EDSR
@@ -98,6 +100,12 @@ def test_a_checkpoint_that_no_start_could_read_is_refused(tiny: Path, refusal: R
     own = ("--trainer.callbacks+", f"{__name__}.Own", "--trainer.callbacks.array", "true")
     assert "numpy" in refusal(*FIT, "--trainer.max_steps", 2, *own)
     assert steps() == []
+
+
+def test_a_checkpoint_from_within_a_validation_is_refused() -> None:
+    """Earlier versions wrote such ones."""
+    with pytest.raises(ConfigurationError, match="resumes from the one before"):
+        Checkpoints().load_state_dict({"validation_due": True})
 
 
 # --------------------------------------------------------------------------------- which are kept
