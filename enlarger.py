@@ -21,7 +21,7 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import LambdaCallback, ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, LambdaCallback, ProgressBar
 
 import datamodules
 from callbacks.training.ema import EMA
@@ -30,7 +30,7 @@ from commands.errors import CONFIGS, did_you_mean
 from commands.interface.images import Picture, to_tensor
 from commands.interface.measuring import Measured, measure
 from commands.interface.models import Enlarger, load, sources
-from commands.run.checkpoints import Checkpoints, SavesLast
+from commands.run.checkpoints import Checkpoints, FinishesStep
 from commands.run.files import FOLDER, newest_whole
 from datamodules.base import SRDataModule
 from datamodules.samples import CropSettings
@@ -159,8 +159,9 @@ def fit(
         trainer = {"logger": False, "enable_checkpointing": False, **trainer}
     else:
         folder = Path(run) if len(Path(run).parts) > 1 else Path("runs", run)
-        trainer = {"default_root_dir": folder, **trainer}
-        all_callbacks = [SavesLast(), *all_callbacks, Checkpoints()]
+        saves_too = any(isinstance(callback, Checkpoint) for callback in callbacks)
+        trainer = {"default_root_dir": folder, "enable_checkpointing": saves_too, **trainer}
+        all_callbacks = [Checkpoints(), *all_callbacks, FinishesStep()]
         checkpoint = newest_whole(folder / FOLDER)
     Trainer(callbacks=all_callbacks, **trainer).fit(
         module.train(), data, ckpt_path=checkpoint, weights_only=True

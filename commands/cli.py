@@ -27,7 +27,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers.logger import DummyLogger
 
-from callbacks.evaluation import all_callbacks, is_distributed
+from callbacks.evaluation import is_distributed
 from callbacks.predict.writer import Writer
 from callbacks.tensorboard import FOLDER, TensorBoard
 from callbacks.training.progress import progress_bar
@@ -43,7 +43,7 @@ from commands.interface.named import with_model
 from commands.names import ABOUT
 from commands.process import keep_compiled_code, keep_freed_memory, prepare_output, raise_limit
 from commands.run.arithmetic import arithmetic
-from commands.run.checkpoints import Checkpoints, is_foreign_checkpoint_callback
+from commands.run.checkpoints import Checkpoints, FinishesStep
 from commands.run.directory import (
     RunDirectory,
     RunOptions,
@@ -53,11 +53,12 @@ from commands.run.directory import (
 from commands.run.files import fingerprint, why_unseen
 from commands.run.loggers import keep_earlier_metrics, name_loggers
 from commands.run.weights import (
+    Choice,
+    choose_weights,
     find_weights,
     freezes,
     load_trained,
     needed_files,
-    weights_are_read,
 )
 from commands.signals import Stopped
 from commands.tracebacks import sentence_of, status_of
@@ -205,15 +206,19 @@ class EnlargerCLI(LightningCLI):
         self.ranks.signals.command = self.name
         WAITS.limit = 60 * options.wait_minutes
         self._refusal: Exception | None = None
-        self.reads_weights = weights_are_read(self.run, config, self.command.fits)
+        if not self.command.fits:
+            initial = config.model.init_args.get("weights")
+            self.weights = choose_weights(self.run, initial, config.ckpt_path)
         self.command.prepares(self)
-        self._weights_files = self._needed_files()
         self.resumed_from: Path | None = None
         lock = self.command.locks(self)
         if lock is not None:
             self._lock(lock)
         if self.command.resumes and not is_dry:
             self._find_checkpoint()
+        if self.command.fits:
+            self.weights = Choice(self.resumed_from)
+        self._weights_files = self._needed_files()
 
     def refuse(self, refusal: Exception) -> None:
         """Raise an error; with several processes when they have met, as they wait for it.
@@ -227,7 +232,7 @@ class EnlargerCLI(LightningCLI):
 
     def _needed_files(self) -> dict[str, Path]:
         try:
-            return needed_files(self.config, self.reads_weights)
+            return needed_files(self.config, self.weights.checkpoint is None)
         except (OSError, ValueError) as error:
             if not self.command.leaves_run:
                 raise
@@ -289,20 +294,27 @@ class EnlargerCLI(LightningCLI):
         writer = [] if fits else [self.config_init.writer]
         options.callbacks = [
             Start(self.ranks, self._facts, self.config_dump),
+            *self._checkpoints(options, callbacks),
             Stops(self.ranks),
             *callbacks,
             *writer,
             *self.command.adds(self),
             *self._usual_callbacks(options, callbacks),
+            FinishesStep(),
         ]
-        if fits and options.enable_checkpointing is not False:
-            options.callbacks.append(self.config_init.checkpoint)
         trainer = Trainer(**vars(options))
         self.world.check(trainer)
-        # Those that save by themselves follow ours, which sets the counters.
-        vars(trainer)["callbacks"].sort(key=is_foreign_checkpoint_callback)
         self.ranks.signals.attach(trainer)
         return trainer
+
+    def _checkpoints(self, options: Namespace, callbacks: Sequence[Any]) -> list[Callback]:
+        """Return what writes checkpoints, in place of Lightning's own."""
+        if not self.command.fits or options.enable_checkpointing is False:
+            return []
+        options.enable_checkpointing = any(isinstance(c, Checkpoint) for c in callbacks)
+        checkpoints: Checkpoints = self.config_init.checkpoint
+        checkpoints.config = self.config_dump
+        return [checkpoints] if self.command.leaves_run else []
 
     def _choose_logger(self, options: Namespace) -> None:
         if not self.command.fits:  # their points would lie at step 0 of the training's curves
@@ -341,18 +353,12 @@ class EnlargerCLI(LightningCLI):
         if isinstance(self.model, SuperResolver):
             self.model.set_tiling(self.config_init.tiling)
             self.model.may_use_bf16 = self.config.trainer.precision is None
-        for callback in all_callbacks(self.trainer):
-            if isinstance(callback, Checkpoints):
-                callback.resumed_from = self.resumed_from
-                callback.config = self.config_dump if self._keeps_config() else None
-                callback.off = not self.command.leaves_run
         self.command.sets_up(self)
         self.model.load_parts(partial(_part, self._weights_files, self.model.scale))
         if self.command.fits:
             self._begin_training()
         else:
-            checkpoint = self.config.ckpt_path
-            self.weights_file = load_trained(self.model, self.run, self.name, checkpoint)
+            self.weights_file = load_trained(self.model, self.run, self.name, self.weights)
 
     def _begin_training(self) -> None:
         """Load initial weights; move an earlier run aside, if it is to be overwritten."""

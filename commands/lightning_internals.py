@@ -6,8 +6,6 @@ Each function names the public behaviour that is missing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from jsonargparse.typing import Path
@@ -65,12 +63,3 @@ def replace_signal_handlers(trainer: Trainer, signals: Any) -> None:
 def set_logged_step(trainer: Trainer) -> None:
     """Log at ``trainer.global_step``: Lightning's own step is one off after some resumes."""
     trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
-
-
-@contextmanager
-def logging_at_step_before(trainer: Trainer) -> Iterator[None]:
-    """Log at the step before, as Lightning does in a validation that follows a step."""
-    loop = trainer.fit_loop.epoch_loop
-    loop._batches_that_stepped -= 1
-    yield
-    loop._batches_that_stepped += 1

@@ -48,13 +48,11 @@ class Stopped(Exception):  # noqa: N818  (no error)
     Args:
         number: The signal.
         at: Position of the run, for the message.
-        in_validation: Whether a validation was interrupted, which a continued run repeats first.
     """
 
-    def __init__(self, number: int, at: str, in_validation: bool = False) -> None:
+    def __init__(self, number: int, at: str) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name} {at}")
         self.status = 128 + number
-        self.in_validation = in_validation
 
 
 class Signals:

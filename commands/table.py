@@ -123,8 +123,8 @@ def predict(cli: EnlargerCLI) -> None:
 
 def keep_scale(cli: EnlargerCLI) -> None:
     """Build the method for the scale of its run, unless it begins with other weights."""
-    if not cli.reads_weights:
-        keep_trained_scale(cli.run, cli.config)
+    if cli.weights.checkpoint is not None:
+        keep_trained_scale(cli.weights.checkpoint, cli.config)
 
 
 def set_up_writer(cli: EnlargerCLI) -> None:

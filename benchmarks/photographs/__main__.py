@@ -43,7 +43,8 @@ from benchmarks.photographs.table import TABLE, Row, Table, Training, load, text
 from benchmarks.report import REPOSITORY
 from callbacks.provenance import commit
 from callbacks.results.files import read_file
-from commands.run.files import FOLDER, best_or_newest, fingerprint, newest_whole
+from commands.run.files import FOLDER, fingerprint, newest_whole
+from commands.run.ranking import best_or_newest
 from files.owned import write_whole
 from files.weights import EXPORTED, read_weights
 

@@ -25,7 +25,7 @@ from callbacks.results.tables import as_markdown, of_run, show
 from callbacks.tensorboard import log_text
 from files.checksums import file_hash
 from files.method import Method, method_of
-from files.owned import free_place, hold_place
+from files.owned import free_place, hold_place, refuse_moved
 
 log = logging.getLogger(__name__)
 DETAIL = "detail"  # kind of measurement beside the hashes of HR
@@ -50,6 +50,7 @@ class Results(EvaluationCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Hold the run's directory: numbers are never written to another that takes its place."""
         run = Path(trainer.default_root_dir)
+        refuse_moved(run)
         if stage != "fit" and run.is_dir():
             hold_place(run)
 

@@ -22,13 +22,13 @@ from callbacks.tensorboard import TensorBoard
 from commands.distributed.heartbeat import Ranks
 from commands.distributed.preflight import Facts
 from commands.errors import ConfigurationError
-from commands.run.checkpoints import SavesLast, checkpoints_of, gradients_pending
+from commands.run.checkpoints import checkpoints_of, gradients_pending
 from commands.run.loggers import log_hyperparameters
 from commands.run.schedules import check_lengths
 from commands.signals import Stopped
 from datamodules.base import SRDataModule
 from files.method import method_of
-from files.owned import MovedError, refuse_moved
+from files.owned import refuse_moved
 from files.waits import WAITS, stay
 
 
@@ -146,7 +146,7 @@ class Agreement:
         return int(self._number)
 
 
-class Stops(SavesLast):
+class Stops(Callback):
     """Stop after a signal: between two steps of training, or two images of an evaluation.
 
     ``predict`` stops within an image, before the next module of its network: a large image takes
@@ -154,7 +154,8 @@ class Stops(SavesLast):
 
     A signal is exchanged at the end of a step and known to all processes one step later. The
     checkpoint is written when the batch after it begins, or after the accumulation. A validation is
-    interrupted, its values are discarded, and the resumed run begins with it.
+    interrupted, and its values are discarded: the resumed run repeats it, and the steps since the
+    newest checkpoint.
 
     Args:
         ranks: The processes of this run.
@@ -223,13 +224,7 @@ class Stops(SavesLast):
             Stopped: If all processes know of a signal.
             MovedError: If the run's folder was moved.
         """
-        try:
-            refuse_moved(Path(trainer.default_root_dir))
-        except MovedError:
-            for checkpoints in checkpoints_of(trainer):
-                checkpoints.off = True
-            raise
-        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        refuse_moved(Path(trainer.default_root_dir))
         if self._agreement is None:  # a single process
             self._agreed = self.ranks.signals.received
         if self._agreed and not gradients_pending(trainer):
@@ -237,7 +232,7 @@ class Stops(SavesLast):
 
     def _stop(self, trainer: Trainer, pl_module: LightningModule, number: int) -> None:
         for checkpoints in checkpoints_of(trainer):
-            checkpoints.save_between(trainer, pl_module)
+            checkpoints.save_last(trainer)
         raise Stopped(number, f"after step {trainer.global_step}")
 
     # ----------------------------------------------------------------------------------- evaluation
@@ -274,5 +269,5 @@ class Stops(SavesLast):
             return
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             position = f"in the validation after step {trainer.global_step}"
-            raise Stopped(agreed, position, in_validation=True)
+            raise Stopped(agreed, position)
         raise Stopped(agreed, "before its end")

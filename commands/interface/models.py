@@ -32,7 +32,7 @@ from commands.interface.images import Picture, bit_depth, to_tensor
 from commands.interface.named import method_of_file, released
 from commands.run.directory import RunDirectory
 from commands.run.files import CONFIG, FOLDER, list_checkpoints
-from commands.run.weights import EXPORT, find_weights, load_trained
+from commands.run.weights import EXPORT, choose_weights, find_weights, load_trained
 from datamodules.base import checked_scale
 from degradations.base import as_floats
 from degradations.draws import seed_of
@@ -390,7 +390,7 @@ def _build(
     module = cast(ImageModel, parser.instantiate_classes(config)["model"])
     module.load_parts(lambda name, value: find_weights(value, module.scale, name))
     if run is not None:
-        load_trained(module, run, "load", None)
+        load_trained(module, run, "load", choose_weights(run, module.initial_weights, None))
     elif module.initial_weights is not None:
         module.load_weights(find_weights(module.initial_weights, module.scale, "weights"))
     elif module.needs_weights:

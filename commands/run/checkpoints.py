@@ -1,10 +1,11 @@
 """Checkpoints, and counters that resume exactly.
 
 Lightning can save at many points of its loops (after a batch, in a validation, after an exception).
-Each leaves its counters in another state, and some resume one batch off. Here a due checkpoint
-is written at the start of the next batch, when everything of the step before (validation,
-schedules, EMA) is done, and its counters are set to the form that resumes exactly: the number of
-finished steps of this epoch.
+Each leaves its counters in another state, and some resume one batch off. Here a checkpoint becomes
+due after a step or a validation, and is written when the next batch starts: then everything of the
+step before (validation, schedules, EMA) is done. Its counters are set to the form that resumes
+exactly, the number of finished steps of this epoch. A run that stops anywhere else repeats what
+came after its newest checkpoint.
 
 Checkpoints keep monitored values, which Lightning does not. Early stopping would fail in a run that
 continues between a validation and the end of its epoch.
@@ -22,26 +23,25 @@ from typing import Any, BinaryIO, Literal
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, GradientAccumulationScheduler
+from lightning.pytorch.callbacks import EarlyStopping, GradientAccumulationScheduler
 
 from callbacks.evaluation import accumulated, all_callbacks
 from callbacks.metrics.base import Metric
-from commands.arguments.saved_config import as_yaml, flat
-from commands.errors import did_you_mean
-from commands.lightning_internals import logging_at_step_before, set_logged_step
+from commands.arguments.saved_config import as_yaml
+from commands.errors import ConfigurationError, did_you_mean
+from commands.lightning_internals import set_logged_step
 from commands.run.files import (
     CONFIG,
     FOLDER,
     WEIGHTS,
     is_whole,
     list_checkpoints,
-    read_ranking,
     write_atomically,
     write_whole,
 )
-from commands.run.objects import measured_objects, optimiser_options, warn_of_other_options
-from commands.signals import Stopped
-from datamodules.order.keys import digest_of
+from commands.run.measured import measured_on
+from commands.run.objects import optimiser_options, warn_of_other_options
+from commands.run.ranking import Ranking, read_ranking
 from files.checksums import checksum_of
 from files.method import method_of
 from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveInt
@@ -53,17 +53,6 @@ from lightning_modules.loading import Loaded
 log = logging.getLogger(__name__)
 
 PSNR = "val/psnr"
-
-# Settings, beside the metrics, without which scores cannot be compared.
-MEASURED = (
-    "data.init_args.val",
-    "data.init_args.degradation_seed",
-    "degradation",
-    "trainer.limit_val_batches",
-    "tiling.size",
-    "tiling.overlap",
-    "tiling.window",
-)
 
 
 def batches_done(trainer: Trainer) -> int:
@@ -85,7 +74,7 @@ def follow_schedule(trainer: Trainer) -> None:
     Lightning only calls them at the start of an epoch.
 
     Args:
-        trainer: The trainer, before training.
+        trainer: The trainer, before its first batch.
     """
     for callback in all_callbacks(trainer):
         if isinstance(callback, GradientAccumulationScheduler):
@@ -127,8 +116,11 @@ def better_values(monitor: str, trainer: Trainer) -> Literal["min", "max"] | Non
     return "min" if name.endswith("loss") else None
 
 
-class Checkpoints(Checkpoint):
+class Checkpoints(Callback):
     """Write checkpoints to ``<run>/checkpoints``, keep the last and the best.
+
+    It stands before all other callbacks: it saves an epoch's end before they begin the next epoch,
+    and the end of a training before they change the weights.
 
     Args:
         every_n_steps: Steps between two checkpoints; 0 for none by steps.
@@ -143,7 +135,8 @@ class Checkpoints(Checkpoint):
     """
 
     # Not dispatched, see `callbacks/training/progress.py`.
-    on_before_zero_grad = on_before_backward = on_after_backward = None  # type: ignore[assignment]
+    on_before_zero_grad = on_before_backward = None  # type: ignore[assignment]
+    on_after_backward = on_before_optimizer_step = None  # type: ignore[assignment]
     group = "checkpoint"  # of the configuration
 
     def __init__(
@@ -162,127 +155,88 @@ class Checkpoints(Checkpoint):
         self.monitor = monitor
         self.mode = mode
         self.folder = Path(FOLDER)
-        # Set by the command line:
-        self.resumed_from: Path | None = None
-        self.config: dict[str, Any] | None = None
-        self._due = False
-        self._value: float | None = None  # monitored value of the current weights
-        self._written: set[str] = set()  # checkpoints of this run, by name
+        self.config: dict[str, Any] | None = None  # set by the command line
+        self._is_dry = False  # whether nothing is written
+        self._is_begun = False  # whether the first batch of this start has begun
+        self._is_due = False
         self._saved_step = -1
         self._saved_at = time.monotonic()
-        # False while weights, schedules and counters do not belong to one finished step:
-        self._is_step_finished = True
         self._position: tuple[int, int] | None = None  # (epoch, its finished batches)
+        self._ranking = Ranking()
+        self._value: float | None = None  # monitored value of the current weights
         self._before: dict[str, Any] = {}  # logged values when the validation began
-        self._direction = mode
-        self._warned = False  # of the monitored value, if it had to be
-        self._measured = ""  # digest of the images that are validated, and of the metrics
-        self.off = False  # True if nothing more is to be written
-        self._validation_due = False  # True after an interrupted validation
-        self._monitored: dict[str, float] = {}  # values logged before the run was resumed
-        self._limits: tuple[int, int | None] | None = None  # on steps and epochs, while lifted
+        self._has_warned = False  # of the monitored value, if it had to be
+        self._validated_step = -1
+        self._awaited: dict[str, float] = {}  # values logged before the run was resumed
         # Of the optimisers, before a checkpoint's:
         self._configured_options: list[dict[str, str]] = []
-        self._stops = False  # at the end of the accumulation
 
-    # -------------------------------------------------------------------------------- when to write
+    # --------------------------------------------------------------------------------- at the start
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the folder, and which values are better."""
+        """Find the folder."""
         self.folder = Path(trainer.default_root_dir) / FOLDER
-        self._direction = self.mode or better_values(self.monitor, trainer)
+        self._is_dry = bool(vars(trainer)["fast_dev_run"])
         if self.keep_best is None:
             uses_last = method_of(pl_module).uses_last_weights and self.monitor == PSNR
             self.keep_best = 0 if uses_last else 1
-        self.off |= bool(vars(trainer)["fast_dev_run"])  # a dry run writes nothing
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lift the limits on steps and epochs for a validation that was interrupted.
-
-        If it was the last one, Lightning would not begin a training that has nothing left to do.
-        """
+        """Note the options of optimisers before they are restored."""
         self._configured_options = optimiser_options(trainer)
-        if self._validation_due and not self.off:
-            loop = trainer.fit_loop
-            self._limits = loop.max_steps, loop.max_epochs
-            loop.epoch_loop.max_steps = loop.max_epochs = -1
-
-    def restore_limits(self, trainer: Trainer) -> None:
-        """Restore the limits; ``SavesLast`` calls it before other callbacks read them."""
-        if self._limits is not None:
-            loop = trainer.fit_loop
-            loop.epoch_loop.max_steps, loop.max_epochs = self._limits
-            self._limits = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the configuration, and restore what Lightning does not."""
-        if trainer.is_global_zero and self.config is not None:
-            # Only now: every rank has compared its configuration with the saved one, and the
-            # checkpoint was accepted.
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
-            content = as_yaml(self.config)
-            write_atomically(self.folder.parent / CONFIG, content.encode())
-            if isinstance(pl_module, Loaded) and pl_module.partly_loaded:
-                record = json.dumps(pl_module.partly_loaded, indent=2)
-                write_atomically(self.folder.parent / WEIGHTS, record.encode())
+        """Restore what Lightning does not."""
+        self._is_begun = False
         if self.config is None:  # else the configuration was compared
             warn_of_other_options(self._configured_options, optimiser_options(trainer))
-        ranking = read_ranking(self.folder)
-        self._measured = self._measurement(trainer)
-        self._written = {*ranking.get("written", ())}
-        if self.resumed_from is not None and self.resumed_from.parent == self.folder:
-            self._written.add(self.resumed_from.name)  # killed before the list was written
-        if not self._is_comparable(ranking):
-            log.warning(
-                "best.json has scores of other images or metrics, which are ignored from now on"
-            )
-            self._written -= {*ranking["best"]}  # so they are not removed
-        self._saved_step = trainer.global_step if self.resumed_from else -1
-        self._saved_at = time.monotonic()
         device = trainer.strategy.root_device
-        for name, value in self._monitored.items():
+        for name, value in self._awaited.items():
             trainer.callback_metrics[name] = torch.tensor(value, device=device)
-        follow_schedule(trainer)
-        if self._validation_due and not self.off:
-            log.info("the interrupted validation runs first")
-            ends_epoch = batches_done(trainer) == 0
-            run_validation(trainer, ends_epoch)
-            for callback in all_callbacks(trainer) if ends_epoch else ():
-                if isinstance(callback, EarlyStopping):  # by default it waits for the epoch's end
-                    callback.on_train_epoch_end(trainer, pl_module)
-            self._note(trainer, pl_module)
-            self._validation_due = False
-            self._saved_step = -1  # this step's checkpoint has it as due
+        ranking = read_ranking(self.folder)
+        names = {*ranking.written, *ranking.scores}
+        ranking = ranking.without({each for each in names if not (self.folder / each).is_file()})
+        ranking.monitor = self.monitor
+        ranking.mode = self.mode or better_values(self.monitor, trainer) or "max"
+        self._ranking = ranking
+        resumed_from = Path(trainer.ckpt_path or "")
+        if resumed_from.parent == self.folder:
+            self._saved_step = trainer.global_step
+            if resumed_from.name not in ranking.written:  # killed before the list was written
+                ranking.written.append(resumed_from.name)
+        self._saved_at = time.monotonic()
+
+    def _write_configuration(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the configuration, once nothing refuses the start any more."""
+        if not trainer.is_global_zero or self.config is None or self._is_dry:
+            return
+        run = self.folder.parent
+        write_atomically(run / CONFIG, as_yaml(self.config).encode())
+        if isinstance(pl_module, Loaded) and pl_module.partly_loaded:
+            write_atomically(run / WEIGHTS, json.dumps(pl_module.partly_loaded, indent=2).encode())
+
+    # -------------------------------------------------------------------------------- when to write
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write a due checkpoint, before other callbacks begin the epoch."""
+        correct_logged_step(trainer, pl_module)
+        self._save_due(trainer)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Write a due checkpoint: the step before is complete, and the next one has not begun."""
-        self._note(trainer, pl_module)
-        self.save_due(trainer)
-
-    def save_due(self, trainer: Trainer) -> None:
-        """Write a due checkpoint at the start of an epoch, which a resumed run starts again."""
-        if self._due and not gradients_pending(trainer):
-            self.save(trainer)
-
-    def save_between(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the last checkpoint of a run that stops at the start of a batch.
-
-        Raises:
-            OSError: If it could not be written.
-        """
-        self._note(trainer, pl_module)
-        if self._due or trainer.global_step != self._saved_step:
-            self.save(trainer, final=True)
-
-    def _note(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._is_begun:
+            self._is_begun = True
+            follow_schedule(trainer)
+            self._write_configuration(trainer, pl_module)
         self._position = (trainer.current_epoch, batches_done(trainer))
         correct_logged_step(trainer, pl_module)
+        self._save_due(trainer)
 
-    def on_before_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Note that the weights are ahead of the counters until the end of the batch."""
-        self._is_step_finished = False
+    def _save_due(self, trainer: Trainer) -> None:
+        if self._is_due and not gradients_pending(trainer):
+            self._save(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Note the position, and decide whether a checkpoint is due."""
@@ -292,18 +246,14 @@ class Checkpoints(Checkpoint):
             self._position = (epoch + 1, 0)
         else:
             self._position = (epoch, batches)
-        self._is_step_finished = True
-        if self._hold(trainer):
+        if gradients_pending(trainer):
             return
-        if self._stops:
-            self._stops = False
-            trainer.should_stop = True
         self._value = None
         step = trainer.global_step
         if self.every_n_steps and step > 0 and step != self._saved_step:
-            self._due |= step % self.every_n_steps == 0
+            self._is_due |= step % self.every_n_steps == 0
         if self.every_n_minutes:
-            self._due |= self._is_late(trainer)
+            self._is_due |= self._is_late(trainer)
 
     def _is_late(self, trainer: Trainer) -> bool:
         """Return whether the last checkpoint is ``every_n_minutes`` old, by the first clock."""
@@ -313,14 +263,6 @@ class Checkpoints(Checkpoint):
         if trainer.global_step % max(1, vars(trainer)["log_every_n_steps"]):
             return False
         return bool(trainer.strategy.broadcast(is_late))
-
-    def _hold(self, trainer: Trainer) -> bool:
-        # Within an accumulation nothing could be saved: a timer's stop waits for its end.
-        is_pending = gradients_pending(trainer)
-        if is_pending and trainer.should_stop:
-            self._stops = True
-            trainer.should_stop = False
-        return is_pending
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the values so far: Lightning keeps those that this validation does not log."""
@@ -336,11 +278,14 @@ class Checkpoints(Checkpoint):
             for name, value in trainer.callback_metrics.items()
             if value is not self._before.get(name)
         }
+        self._validated_step = trainer.global_step
         value = logged.get(self.monitor)
-        self._value = None if value is None else float(value)
-        if not self._hold(trainer):
-            self._due = True
-        elif self._value is not None:
+        if self.keep_best and not self._has_warned:
+            self._warn_of_monitor(trainer, [name for name in logged if name.startswith("val/")])
+        if not gradients_pending(trainer):
+            self._value = None if value is None else float(value)
+            self._is_due = True
+        elif value is not None:
             log.warning(
                 "the validation after step %d ran within an accumulation of %d batches, where no "
                 "checkpoint can be written: its %s is not ranked; set trainer.val_check_interval "
@@ -349,22 +294,22 @@ class Checkpoints(Checkpoint):
                 accumulated(trainer),
                 self.monitor,
             )
-        if self.keep_best and not self._warned:
-            self._warn_of_monitor([name for name in logged if name.startswith("val/")])
 
-    def _warn_of_monitor(self, logged: list[str]) -> None:
+    def _warn_of_monitor(self, trainer: Trainer, logged: list[str]) -> None:
         """Warn once if checkpoints are not ranked, or it is unknown which are better.
 
         Args:
+            trainer: The trainer.
             logged: Names of what the validation logged.
         """
-        if self._value is not None and self._direction is None:
+        is_logged = self.monitor in logged
+        if is_logged and self.mode is None and better_values(self.monitor, trainer) is None:
             log.warning(
                 "checkpoint.monitor is %r, and it is unknown whether larger values are better: the "
                 "largest counts as the best; set checkpoint.mode to max or min",
                 self.monitor,
             )
-        if self._value is None and logged:
+        if logged and not is_logged:
             log.warning(
                 "checkpoint.monitor is %r, which this validation did not log, so no checkpoint is "
                 "ranked as best%s; logged: %s",
@@ -372,67 +317,50 @@ class Checkpoints(Checkpoint):
                 did_you_mean(self.monitor, logged),
                 ", ".join(logged),
             )
-        self._warned = self._value is not None or bool(logged)
+        self._has_warned = bool(logged)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make a continued epoch end as any other: else plateau schedules are skipped once."""
+        """Save if training ends within an epoch, which a continued run does not end here."""
+        if batches_done(trainer) < trainer.num_training_batches:
+            self.save_last(trainer)
+        # A continued epoch ends as any other; else plateau schedules are skipped once.
         trainer.fit_loop.on_iteration_done()
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save before other callbacks change the weights, as averages do."""
+        self.save_last(trainer)
+        if trainer.enable_validation and self._validated_step != trainer.global_step:
+            log.warning(
+                "the weights of step %d were not validated (trainer.val_check_interval): test uses "
+                "the best ones that were (checkpoint.keep_best), or --ckpt_path",
+                trainer.global_step,
+            )
+
     def save_last(self, trainer: Trainer) -> None:
-        """Write the last checkpoint of a training that ends; ``Stops`` calls it before others.
+        """Write the last checkpoint of a run that ends or stops between two batches.
 
         Raises:
             OSError: If it could not be written.
         """
-        if self._position is None or not self._is_step_finished or gradients_pending(trainer):
-            return
-        if self._due or trainer.global_step != self._saved_step:
-            self.save(trainer, final=True)
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        """Write the last complete step, unless there is none or it is written already."""
-        if self.off or trainer.state.fn != "fit" or self._position is None:
-            return
-        if isinstance(exception, Stopped):
-            if exception.in_validation and self._is_step_finished:  # all processes stop here
-                self._validation_due = True
-                self._saved_step = -1  # the checkpoint of this step does not record it
-                self.save(trainer, final=True)
-            return
-        if trainer.global_step == self._saved_step:
-            return
-        if trainer.world_size > 1:
-            log.error(
-                "stopped by an exception; other ranks may not have seen it, so no checkpoint is "
-                "written"
-            )
-        elif not self._is_step_finished or gradients_pending(trainer) or self._ends_epoch(trainer):
-            log.error(
-                "stopped in the middle of a step, or at an epoch's end, which cannot be resumed "
-                "from there: the previous checkpoint remains"
-            )
-        else:
-            self._validation_due = bool(trainer.validating)
-            self.save(trainer)
-
-    def _ends_epoch(self, trainer: Trainer) -> bool:
-        # Between the last batch, with its validation, and the next epoch: schedules and early
-        # stopping may not have seen the end of this one.
-        begins = self._position is not None and self._position[0] > trainer.current_epoch
-        return begins and not trainer.validating
+        is_new = self._is_due or trainer.global_step != self._saved_step
+        if is_new and self._position is not None and not gradients_pending(trainer):
+            self._save(trainer, final=True)
 
     # ------------------------------------------------------------------------------ what is written
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return whether a validation is due; ``on_save_checkpoint`` adds monitored values."""
-        return {"validation_due": True} if self._validation_due else {}
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the state until training starts."""
-        self._validation_due = bool(state_dict.get("validation_due", False))
-        self._monitored = state_dict.get("awaited", {})
+        """Keep the values until training starts.
+
+        Raises:
+            ConfigurationError: If the checkpoint is from within a validation, by a version that
+                wrote such ones.
+        """
+        if state_dict.get("validation_due"):
+            raise ConfigurationError(
+                "the checkpoint is from within a validation, written by an earlier version: delete "
+                "it, and the run resumes from the one before"
+            )
+        self._awaited = state_dict.get("awaited", {})
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -440,7 +368,7 @@ class Checkpoints(Checkpoint):
         """Set the counters to the form that resumes exactly, wherever Lightning's loop is."""
         values = monitored_values(trainer)
         if values:
-            checkpoint["callbacks"].setdefault(self.state_key, {})["awaited"] = values
+            checkpoint["callbacks"][self.state_key] = {"awaited": values}
         if self._position is None:
             return
         epoch, batches = self._position
@@ -453,7 +381,7 @@ class Checkpoints(Checkpoint):
         loop["epoch_loop.val_loop.batch_progress"] = _progress(0, 0)
         checkpoint["epoch"] = epoch
 
-    def save(self, trainer: Trainer, final: bool = False) -> None:
+    def _save(self, trainer: Trainer, final: bool = False) -> None:
         """Write one checkpoint; earlier ones are kept until it is complete.
 
         Args:
@@ -463,196 +391,107 @@ class Checkpoints(Checkpoint):
         Raises:
             OSError: If the final checkpoint could not be written.
         """
-        if self.off:
+        if self._is_dry:
             return
-        step = trainer.global_step
-        path = self.folder / f"step-{step:09d}.ckpt"
-        # A step that is already written (and validated only now) is only ranked again.
-        is_written = step == self._saved_step and is_whole(path)
-        if trainer.world_size > 1:
-            is_written = bool(trainer.strategy.broadcast(is_written))
+        path = self.folder / f"step-{trainer.global_step:09d}.ckpt"
         WAITS.saving = True
         try:
-            if not is_written:
-                write_checkpoint(trainer, path)
-        except OSError as error:
-            self._report(path, error, final)
-        else:
-            self._saved_step = step
+            write_checkpoint(trainer, path)
+            self._saved_step = trainer.global_step
             if trainer.is_global_zero:
-                self._rank(path.name)
+                self._keep(trainer, path.name)
+        except OSError as error:
+            present = ", ".join(p.name for p in list_checkpoints(self.folder)) or "none"
+            message = f"{path} could not be written ({error}); kept: {present}"
+            if final:
+                raise OSError(message) from error
+            log.error("%s. Training continues and tries again at the next checkpoint.", message)
         finally:
             WAITS.saving = False
         self._saved_at = time.monotonic()
-        self._due = False
+        self._is_due = False
 
-    def _report(self, path: Path, error: OSError, final: bool) -> None:
-        present = ", ".join(p.name for p in list_checkpoints(self.folder)) or "none"
-        message = f"{path} could not be written ({error}); kept: {present}"
-        if final:
-            self.off = True  # or `on_exception` would try again
-            raise OSError(message) from error
-        log.error("%s. Training continues and tries again at the next checkpoint.", message)
-
-    def _rank(self, name: str) -> None:
-        """Write ``best.json``, and remove checkpoints that are neither the newest nor the best.
-
-        Those that this run did not write are neither ranked nor removed.
+    def _keep(self, trainer: Trainer, name: str) -> None:
+        """Rank a new checkpoint, and delete those that are neither the newest nor the best.
 
         Args:
-            name: The checkpoint of the current weights.
+            trainer: The trainer.
+            name: The checkpoint's name.
+
+        Raises:
+            OSError: If the ranking could not be written; then nothing is deleted.
         """
-        self._written.add(name)
-        names = [p.name for p in list_checkpoints(self.folder) if p.name in self._written]
-        present = [each for each in names if each <= name]
-        # The run would have resumed from a later one if it were complete.
-        damaged = [each for each in names if each > name and not is_whole(self.folder / each)]
-        ranking = read_ranking(self.folder)
-        scores = ranking.get("scores", {}) if self._is_comparable(ranking) else {}
-        if self._value is not None and math.isfinite(self._value):
-            scores[name] = self._value
-        scores = {each: score for each, score in scores.items() if each in present}
-        mode = self._direction or "max"
-        best = sorted(scores, key=lambda each: (scores[each], each), reverse=mode == "max")
-        best = best[: self.keep_best]
-        remaining = {*present[: self.keep_last], *best}
-        removed = [*damaged, *(each for each in present if each not in remaining)]
-        ranking = {
-            "monitor": self.monitor,
-            "measured": self._measured,
-            "mode": mode,
-            "best": best,
-            "scores": {each: score for each, score in scores.items() if each in remaining},
-            "written": sorted({*names} - {*removed}),
-        }
-        try:
-            write_atomically(self.folder / "best.json", json.dumps(ranking, indent=2).encode())
-        except OSError as error:
-            log.error("%s/best.json could not be written (%s)", self.folder, error)
-            return
-        for each in removed:
+        written = [each for each in self._ranking.written if each < name]
+        # The run would have resumed from a later one if it were intact.
+        later = [each for each in self._ranking.written if each > name]
+        damaged = [each for each in later if not is_whole(self.folder / each)]
+        ranking = self._ranking.without({name, *later})
+        ranking.written.append(name)
+        if self._value is not None and math.isfinite(self._value):  # else it cannot be the best
+            measured = measured_on(trainer, self.monitor, self.config)
+            ranking.scores[name] = {
+                "monitor": self.monitor,
+                "value": self._value,
+                "measured": measured,
+            }
+            self._choose_best(ranking, measured)
+        kept = {*ranking.newest(self.keep_last), *ranking.best}
+        removed = {each for each in written if each not in kept}
+        self._ranking = ranking
+        ranking.without(removed).write(self.folder)
+        self._ranking = ranking.without(removed)
+        for each in [*damaged, *removed]:
             remove_file(self.folder / each)
             remove_file(checksum_of(self.folder / each))
 
-    def _is_comparable(self, ranking: dict[str, Any]) -> bool:
-        # Rankings of earlier versions do not say what was measured.
-        is_same_monitor = ranking.get("monitor", self.monitor) == self.monitor
-        return is_same_monitor and ranking.get("measured", self._measured) == self._measured
+    def _choose_best(self, ranking: Ranking, measured: str) -> None:
+        """Find the best checkpoints; the best ones of other measurements are kept beside them.
 
-    def _measurement(self, trainer: Trainer) -> str:
-        if self.config is None:  # in Python
-            return digest_of(measured_objects(trainer))
-        settings = flat(self.config)
-        measured = [item for item in settings.items() if item[0].startswith(MEASURED)]
-        names = {type(c).__name__ for c in all_callbacks(trainer) if isinstance(c, Metric)}
-        callbacks = settings.get("trainer.callbacks") or []
-        metrics = [c for c in callbacks if c["class_path"].rpartition(".")[2] in names]
-        return digest_of([as_yaml([measured, metrics])])
+        Args:
+            ranking: With the present score; changed in place.
+            measured: What this was measured on.
+        """
+        others = [each for each in ranking.best if ranking.scores[each]["measured"] != measured]
+        if others and others[0] == ranking.best[0]:
+            log.warning(
+                "best.json has scores of other images, settings or metrics, which are not compared "
+                "with those of now; the best of them are kept: %s",
+                ", ".join(others),
+            )
+        ranking.best = [*ranking.best_of(measured, self.keep_best or 0), *others]
 
 
-class SavesLast(Callback):
-    """Let ``Checkpoints`` save at the end, before other callbacks change the weights.
+class FinishesStep(Callback):
+    """Let a stop, such as a timer's, wait for the end of the accumulation.
 
-    A training that was never validated is validated first. This callback stands first, while
-    Lightning puts those that save last.
+    Checkpoints have no gradients, so nothing could be saved there. It stands after all others.
     """
 
+    # Not dispatched, see `callbacks/training/progress.py`.
+    on_before_zero_grad = on_before_backward = None  # type: ignore[assignment]
+    on_after_backward = on_before_optimizer_step = None  # type: ignore[assignment]
+
     def __init__(self) -> None:
-        self._validated = False  # whether this run was, also before it was resumed
-        self._at: int | None = None  # step of the last validation, if known
+        self._is_stopping = False
 
-    @property
-    def state_key(self) -> str:
-        """Key of the state in a checkpoint."""
-        return "SavesLast"
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return whether the run was validated, and after which step last."""
-        return {"validated": True, "step": self._at} if self._validated else {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore whether the run was validated, and when."""
-        self._validated = bool(state_dict["validated"])
-        self._at = state_dict.get("step")  # which earlier versions did not note
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Put off a stop, or stop."""
+        if gradients_pending(trainer):
+            self._is_stopping |= trainer.should_stop
+            trainer.should_stop = False
+        elif self._is_stopping:
+            self._is_stopping = False
+            trainer.should_stop = True
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note a validation."""
+        """Put off a stop by a validation within an accumulation."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._validated, self._at = True, trainer.global_step
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore the limits that were lifted."""
-        for checkpoints in checkpoints_of(trainer):
-            checkpoints.restore_limits(trainer)
-
-    def on_train_epoch_start(
-        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
-    ) -> None:
-        """Save before other callbacks begin the epoch, and correct the step before they log."""
-        correct_logged_step(trainer, pl_module)
-        for checkpoints in checkpoints_of(trainer):
-            checkpoints.save_due(trainer)
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Correct the step before other callbacks log at it."""
-        correct_logged_step(trainer, pl_module)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save if training ends within an epoch, which a continued run does not end here."""
-        if batches_done(trainer) < trainer.num_training_batches:
-            validated, at = self._validated, self._at
-            if trainer.enable_validation and not validated:  # which on_train_end makes up for
-                self._validated = True
-                self._at = trainer.global_step
-            self._save_last(trainer)
-            self._validated, self._at = validated, at
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save before other callbacks change the weights, as averages do."""
-        # The first process decides: another one may have had no image to validate.
-        if trainer.enable_validation and not trainer.strategy.broadcast(self._validated):
-            run_validation(trainer, ends_epoch=False)
-        elif self._at not in (None, trainer.global_step):
-            log.warning(
-                "the weights of step %d were not validated, the last that were are those of step "
-                "%d: test takes the best of these (checkpoint.keep_best), or --ckpt_path",
-                trainer.global_step,
-                self._at,
-            )
-        self._save_last(trainer)
-
-    def _save_last(self, trainer: Trainer) -> None:
-        for checkpoints in checkpoints_of(trainer):
-            checkpoints.save_last(trainer)
+            self.on_train_batch_end(trainer)
 
 
 def checkpoints_of(trainer: Trainer) -> list[Checkpoints]:
     """Return the trainer's ``Checkpoints``, of which there is one at most."""
-    return [c for c in trainer.checkpoint_callbacks if isinstance(c, Checkpoints)]
-
-
-def is_foreign_checkpoint_callback(callback: Callback) -> bool:
-    """Return whether a callback saves by itself; it must follow ours, which sets the counters."""
-    return isinstance(callback, Checkpoint) and not isinstance(callback, Checkpoints)
-
-
-def run_validation(trainer: Trainer, ends_epoch: bool) -> None:
-    """Validate within ``fit``, as Lightning does after a step; ``Trainer.validate`` cannot.
-
-    Args:
-        trainer: The trainer, between two steps.
-        ends_epoch: Whether the validation is the one at the end of an epoch.
-    """
-    loop = trainer.fit_loop.epoch_loop
-    trainer.validating = True
-    loop.val_loop.restarting = False
-    correct_logged_step(trainer, trainer.lightning_module)
-    with logging_at_step_before(trainer):
-        loop.val_loop.run()
-    trainer.training = True
-    loop.update_lr_schedulers("step", update_plateau_schedulers=True)
-    if ends_epoch:
-        loop.update_lr_schedulers("epoch", update_plateau_schedulers=True)
+    return [c for c in all_callbacks(trainer) if isinstance(c, Checkpoints)]
 
 
 class _WholeFiles(TorchCheckpointIO):

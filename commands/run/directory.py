@@ -22,7 +22,7 @@ from commands.run.files import CONFIG, FOLDER, WEIGHTS, list_checkpoints, newest
 from commands.run.folder_lock import HOLDER, FolderLock
 from files.checksums import check_intact
 from files.numbers import PositiveFloat, PositiveInt
-from files.owned import move_aside, refuse_foreign, remove_file, remove_unfinished
+from files.owned import hold_place, move_aside, refuse_foreign, remove_file, remove_unfinished
 from files.paths import expand_path
 from files.weights import read_file
 from files.yaml import plain_yaml
@@ -72,7 +72,8 @@ FREE = (
 )
 # Groups in each config.yaml of a run.
 WRITTEN = {"seed_everything", "trainer", "model", "data", "run", "checkpoint"}
-WRITE = ("fit", "check", "validate", "test")  # commands that need a writable run directory
+EVALUATE = ("validate", "test")
+WRITE = ("fit", "check", *EVALUATE)  # commands that need a writable run directory
 FIXED = (  # files that they write there
     WEIGHTS,
     f"{FOLDER}/best.json",
@@ -275,6 +276,8 @@ class RunDirectory:
             if self.path.is_dir():
                 fix += f", and --model.init_args.weights {self.path} to use what it has learned"
             raise ConfigurationError(f"the run cannot be written to {self.path}: {problem}; {fix}")
+        if command in EVALUATE and self.path.is_dir():
+            hold_place(self.path)
         for name in FIXED:
             refuse_foreign(self.path / name)
 

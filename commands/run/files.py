@@ -6,13 +6,12 @@ name, flushed to the disk, given its checksum, and only then renamed.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from files.checksums import checksum_of, file_hash, stated_digests
 from files.owned import sync_folder, whole_file
@@ -120,26 +119,3 @@ def why_unseen(path: Path, digest: str, patience: float) -> str | None:
                 "must be on a disk shared by all nodes"
             )
         time.sleep(1.0)
-
-
-def read_ranking(folder: Path) -> dict[str, Any]:
-    """Return the content of ``best.json``; empty if nothing was ranked or it is damaged."""
-    try:
-        content = json.loads((folder / "best.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    sound = isinstance(content, dict) and content.keys() >= {"monitor", "best", "scores"}
-    return content if sound else {}
-
-
-def best_or_newest(folder: Path) -> tuple[Path, str] | None:
-    """Return the best intact checkpoint, else the newest, and the reason."""
-    ranking = read_ranking(folder)
-    for name in ranking.get("best", ()):
-        path = folder / name
-        if is_whole(path):
-            return path, f"best {ranking['monitor']} {ranking['scores'][name]:.4f}"
-        state = "does not match its checksum" if path.is_file() else "is missing"
-        log.error("DAMAGED CHECKPOINT: the best one, %s, %s", path, state)
-    newest = newest_whole(folder)
-    return None if newest is None else (newest, "the newest")

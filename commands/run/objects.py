@@ -1,34 +1,12 @@
-"""What objects say of a run that was started in Python, without a configuration to compare."""
+"""Options of the optimiser, which a run in Python has no configuration to compare by."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Sequence
-from typing import Any
 
 from lightning.pytorch import Trainer
 
-from callbacks.evaluation import all_callbacks, evaluated_datasets
-from callbacks.metrics.base import Metric
-from datamodules.order.keys import digest_of
-from datamodules.source import Source, sized_keys
-
 log = logging.getLogger(__name__)
-
-
-def measured_objects(trainer: Trainer) -> list[str]:
-    """Return what scores of a validation depend on: its images, by names and sizes, and metrics."""
-    datasets: list[Any] = []
-    with contextlib.suppress(AttributeError, TypeError, ValueError):  # loaders of another kind
-        datasets = evaluated_datasets(trainer)
-    images = [repr([each.name, each.scale, digest_of(_images(each))]) for each in datasets]
-    return images + [type(c).__name__ for c in all_callbacks(trainer) if isinstance(c, Metric)]
-
-
-def _images(dataset: Any) -> Sequence[str]:
-    source = getattr(dataset, "source", None)
-    return sized_keys(source) if isinstance(source, Source) else dataset.keys
 
 
 def optimiser_options(trainer: Trainer) -> list[dict[str, str]]:

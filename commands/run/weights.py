@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import NamedTuple
 
 from jsonargparse import Namespace
 
 from commands.errors import ConfigurationError, did_you_mean
 from commands.run.directory import RunDirectory, checkpoint_file
-from commands.run.files import FOLDER, best_or_newest, list_checkpoints
+from commands.run.files import FOLDER
+from commands.run.ranking import best_or_newest
 from files.manifest import locate, manifest
 from files.paths import expand_path
 from files.weights import INDEX
@@ -89,36 +91,46 @@ def freezes(model: ImageModel) -> bool:
     return set(model.checkpoint_keys()) != set(model.state_dict())
 
 
-def weights_are_read(run: RunDirectory, config: Namespace, fits: bool) -> bool:
-    """Return whether a command will read ``model.init_args.weights``, before a model is built.
+class Choice(NamedTuple):
+    """Which weights a command uses, decided before the model is built.
+
+    checkpoint: A checkpoint; None for those that ``model.init_args.weights`` names, if it does.
+    reason: Why it is this checkpoint of the run; empty for ``ckpt_path``.
+    """
+
+    checkpoint: Path | None = None
+    reason: str = ""
+
+
+def choose_weights(run: RunDirectory, initial: str | None, ckpt_path: str | None) -> Choice:
+    """Choose ``ckpt_path``, else weights that were named for this command, else the run's own.
+
+    Weights that training started from are not its result.
 
     Args:
-        run: The run, whose checkpoints come first.
-        config: Configuration of the command.
-        fits: Whether the command trains, or begins as training does.
+        run: The run.
+        initial: ``model.init_args.weights``.
+        ckpt_path: As typed.
 
     Raises:
         ConfigurationError: If ``ckpt_path`` is not a file, or the saved configuration is damaged.
     """
-    weights = config.model.init_args.get("weights")
-    has_checkpoints = bool(list_checkpoints(run.checkpoints))
-    if fits:
-        return weights is not None and (config.run.overwrite or not has_checkpoints)
-    if config.ckpt_path is not None:
-        checkpoint_file(config.ckpt_path)
-        return False
-    return weights is not None and (not has_checkpoints or _is_result(weights, run))
+    if ckpt_path is not None:
+        return Choice(checkpoint_file(ckpt_path))
+    if initial is not None and initial != run.trained_config().get("model.init_args.weights"):
+        return Choice()
+    trained = best_or_newest(run.checkpoints)
+    return Choice() if trained is None else Choice(*trained)
 
 
-def keep_trained_scale(run: RunDirectory, config: Namespace) -> None:
+def keep_trained_scale(checkpoint: Path, config: Namespace) -> None:
     """Build a method for the scale of its run, whichever factor ``predict`` enlarges by.
 
     Args:
-        run: The run that the weights are of.
+        checkpoint: The checkpoint that is used.
         config: Configuration of ``predict``; changed in place.
     """
-    if config.ckpt_path is not None:
-        run = RunDirectory(Path(config.ckpt_path).absolute().parent.parent)
+    run = RunDirectory(checkpoint.absolute().parent.parent)
     arguments = config.data.init_args
     trained_scale = run.trained_config().get("data.init_args.scale")
     if trained_scale in (None, arguments.scale):
@@ -131,15 +143,15 @@ def keep_trained_scale(run: RunDirectory, config: Namespace) -> None:
 
 
 def load_trained(
-    model: ImageModel, run: RunDirectory, subcommand: str, ckpt_path: str | None
+    model: ImageModel, run: RunDirectory, subcommand: str, choice: Choice
 ) -> Path | None:
-    """Load trained weights: ``ckpt_path``, else weights named for this command, else the run's.
+    """Load trained weights.
 
     Args:
         model: The model; changed in place.
-        run: The run, for its checkpoints.
+        run: The run, for messages.
         subcommand: Name of the command, for messages.
-        ckpt_path: As typed.
+        choice: Which weights.
 
     Returns:
         The file of the weights; None for a model without weights.
@@ -150,37 +162,27 @@ def load_trained(
     initial = model.initial_weights
     if initial is not None and freezes(model):
         model.load_weights(find_weights(initial, model.scale), model.weights_strict)
-    trained = None
-    if ckpt_path is None and not _is_result(initial, run):
-        trained = best_or_newest(run.checkpoints)
-    if ckpt_path is not None:
-        path = checkpoint_file(ckpt_path)
-    elif trained is not None:
-        path, reason = trained
-        log.info("%s uses %s of the run in %s", subcommand, reason, run.path)
-    elif initial is not None:
+    path = choice.checkpoint
+    if choice.reason:
+        log.info("%s uses %s of the run in %s", subcommand, choice.reason, run.path)
+    if path is None and initial is not None:
         path = find_weights(initial, model.scale)
-    elif model.needs_weights:
+    if path is None and model.needs_weights:
         raise ConfigurationError(
             f"{subcommand} needs trained weights, but {run.checkpoints} has none: run fit first "
             "(with the same --config or --run.name), or name a file with "
             "--model.init_args.weights"
         )
-    else:
+    if path is None:
         return None
     try:
         model.load_weights(path)
     except ValueError as error:
         settings = run.config_file
-        if trained is None or not settings.is_file():
+        if not choice.reason or not settings.is_file():
             raise
         raise ConfigurationError(
             f"{error}. The run was trained with the settings in {settings}: repeat its options, or "
             f"use --config {settings}"
         ) from error
     return path
-
-
-def _is_result(weights: str | None, run: RunDirectory) -> bool:
-    # Weights that training started from are not its result.
-    return weights is not None and weights != run.trained_config().get("model.init_args.weights")

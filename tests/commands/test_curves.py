@@ -6,11 +6,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from callbacks.tensorboard import TensorBoard
 from tests.callbacks.event_files import Log, Points
-from tests.quick import quick
 
 Enlarger = Callable[..., None]
 Fitted = Callable[..., Path]
@@ -61,37 +58,3 @@ def test_results_are_a_text_that_the_next_evaluation_replaces(
     assert {result["metric"] for result in results} == {"psnr", "ssim"}
     for result in results:
         assert f"{result['value']:.4f}" in text
-
-
-NEVER = (*LOGGER, "--trainer.check_val_every_n_epoch", 100)
-ENDS = {
-    "max_steps": (*NEVER, "--trainer.max_steps", 7),
-    "max_epochs": (*NEVER, "--trainer.max_steps", -1, "--trainer.max_epochs", 1),
-    "max_time": (*NEVER, "--trainer.max_steps", -1, "--trainer.max_time", "00:00:00:01"),
-    "early stopping": (
-        *NEVER,
-        *("--trainer.callbacks+", "lightning.pytorch.callbacks.EarlyStopping"),
-        *("--trainer.callbacks.monitor", "train/loss", "--trainer.callbacks.min_delta", 99),
-        *("--trainer.callbacks.patience", 0, "--trainer.callbacks.mode", "min"),
-    ),
-    "several epochs for a validation": (
-        *LOGGER,
-        *("--trainer.check_val_every_n_epoch", "null", "--trainer.val_check_interval", 5000),
-    ),
-    "accumulation": (*NEVER, "--trainer.accumulate_grad_batches", 3, "--trainer.max_steps", 3),
-}
-
-
-@pytest.mark.parametrize("case", quick(ENDS, "max_steps", "early stopping"))
-def test_a_training_without_validation_validates_at_its_end(
-    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture, case: str
-) -> None:
-    """Once, and the checkpoint of that step is ranked; the finished run has nothing to do."""
-    command = ["fit", "--config", "tiny.yaml", *ENDS[case]]
-    enlarger(*command)
-    ((step, value),) = curve(RUN, "val/psnr")
-    best = json.loads((RUN / "checkpoints/best.json").read_text())
-    assert best["best"] == [f"step-{step + 1:09d}.ckpt"]
-    enlarger(*command)
-    if case != "max_time":
-        assert curve(RUN, "val/psnr") == [(step, value)]

@@ -59,7 +59,7 @@ def test_a_full_disk_costs_one_checkpoint(
     assert "step-000000005.ckpt could not be written" in loud  # validated at the epoch's end
     assert "kept: step-000000004.ckpt, step-000000002.ckpt" in loud
     assert "Training continues" in loud
-    assert Watch.at_step_6 == before
+    assert Watch.after_step_5 == before
     fitted(name="whole")
     assert_same("tiny", "whole")
 
@@ -67,11 +67,11 @@ def test_a_full_disk_costs_one_checkpoint(
 class Watch(Callback):
     """Note the folder's content between the failure and the next checkpoint."""
 
-    at_step_6: dict[Path, bytes] = {}  # noqa: RUF012  (set once, read by the test)
+    after_step_5: dict[Path, bytes] = {}  # noqa: RUF012  (set once, read by the test)
 
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
-        if trainer.global_step == 6:  # Checkpoints comes after all other callbacks
-            Watch.at_step_6 = files(Path(trainer.default_root_dir, "checkpoints"))
+        if trainer.global_step == 5:  # Checkpoints comes before all other callbacks
+            Watch.after_step_5 = files(Path(trainer.default_root_dir, "checkpoints"))
 
 
 @needs_full

@@ -12,7 +12,7 @@ from PIL import Image
 from PIL.ExifTags import IFD, Base
 
 from callbacks.predict.predictions import NAME
-from commands.run.files import best_or_newest
+from commands.run.ranking import best_or_newest
 from tests.quick import quick
 
 Enlarger = Callable[..., None]

@@ -130,7 +130,6 @@ def test_what_an_epochs_end_decides_is_not_lost(tiny: Path, enlarger: Enlarger, 
     Interruption.hook, Interruption.batch = hook, 5
     with pytest.raises(RuntimeError, match="interrupted"):
         enlarger(*command)
-    assert Path("runs/tiny/checkpoints/step-000000005.ckpt").exists() == (hook == "validation")
     enlarger(*command)
     assert newest("tiny")["global_step"] == 10
 

@@ -34,7 +34,8 @@ def test_the_best_follows_from_the_metric(fitted: Callable[..., Path], monitor: 
     fitted(*MEASURED, "--checkpoint.monitor", monitor, *RANKED[2:])
     found, mode = ranking(), "min" if monitor == "val/swd" else "max"
     assert len(found["scores"]) == 4
-    best = (max if mode == "max" else min)(found["scores"], key=found["scores"].get)
+    values = {name: score["value"] for name, score in found["scores"].items()}
+    best = (max if mode == "max" else min)(values, key=values.get)
     assert (found["mode"], found["best"]) == (mode, [best])
 
 

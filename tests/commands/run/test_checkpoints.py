@@ -14,6 +14,8 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from commands.errors import ConfigurationError
+from commands.run.checkpoints import Checkpoints
 from commands.run.files import is_whole, list_checkpoints
 from files.owned import hidden
 from lightning_modules.networks.edsr import EDSR
@@ -61,8 +63,7 @@ def test_holds_what_the_design_lists_and_nothing_else(trained: Path) -> None:
     assert checkpoint["trained_with"] == {"network": {"res_scale": 1.0, "global_skip": True}}
     network = EDSR(2, blocks=1, channels=8, global_skip=True)
     assert set(checkpoint["state_dict"]) == {f"network.{name}" for name in network.state_dict()}
-    assert set(checkpoint["callbacks"]) == {"EMA", "SavesLast"}
-    assert checkpoint["callbacks"]["SavesLast"] == {"validated": True, "step": 10}
+    assert set(checkpoint["callbacks"]) == {"EMA"}
     trained_names = {f"network.{name}" for name, _ in network.named_parameters()}
     assert set(checkpoint["callbacks"]["EMA"]["weights"]) == trained_names
     assert checkpoint["global_step"] == 12
@@ -99,6 +100,12 @@ def test_a_checkpoint_that_no_start_could_read_is_refused(tiny: Path, refusal: R
     own = ("--trainer.callbacks+", f"{__name__}.Own", "--trainer.callbacks.array", "true")
     assert "numpy" in refusal(*FIT, "--trainer.max_steps", 2, *own)
     assert steps() == []
+
+
+def test_a_checkpoint_from_within_a_validation_is_refused() -> None:
+    """Earlier versions wrote such ones."""
+    with pytest.raises(ConfigurationError, match="resumes from the one before"):
+        Checkpoints().load_state_dict({"validation_due": True})
 
 
 # --------------------------------------------------------------------------------- which are kept
@@ -215,6 +222,8 @@ def newest_step() -> int:
         ("--data.init_args.val.photos.init_args.files", "[1.png]"),
         ("--data.init_args.degradation_seed", 1),
         ("--tiling.size", 8),
+        ("--trainer.limit_val_batches", 1),
+        ("--trainer.callbacks", "[{class_path: callbacks.PSNR, init_args: {border: 0}}]"),
     ],
 )
 def test_scores_of_another_validation_are_not_compared(
@@ -223,9 +232,13 @@ def test_scores_of_another_validation_are_not_compared(
     before = ranking()
     assert before["scores"]
     enlarger(*FIT, *other, "--run.change", "true", "--trainer.max_steps", 16)
-    assert "best.json has scores of other images or metrics" in caplog.text
-    assert not {*before["scores"]} & {*ranking()["scores"]}
-    assert (trained / "checkpoints" / before["best"][0]).exists()
+    assert "best.json has scores of other images, settings or metrics" in caplog.text
+    (old,) = before["best"]
+    new, *kept = ranking()["best"]
+    assert kept == [old]
+    assert ranking()["scores"][old] == before["scores"][old]
+    assert ranking()["scores"][new]["measured"] != before["scores"][old]["measured"]
+    assert (trained / "checkpoints" / old).exists()
     caplog.clear()
-    enlarger(*FIT, *other, "--trainer.max_steps", 17)
+    enlarger(*FIT, *other, "--trainer.max_steps", 21)
     assert "best.json" not in caplog.text

@@ -273,7 +273,8 @@ def test_test_uses_the_best_and_says_so(
     name = best["best"][0]
     enlarger("test", "--config", "tiny.yaml")
     assert (
-        f"test uses best val/psnr {best['scores'][name]:.4f} of the run in runs/tiny" in caplog.text
+        f"test uses best val/psnr {best['scores'][name]['value']:.4f} of the run in runs/tiny"
+        in caplog.text
     )
     measured = json.loads((trained / "results.json").read_text())["results"]
     assert name in measured[0]["checkpoint"]

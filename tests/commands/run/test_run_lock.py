@@ -107,6 +107,22 @@ def test_a_run_whose_folder_is_moved_writes_to_no_other(
     assert list(Path("runs/tiny").iterdir()) == []
 
 
+class MovesEarly(Callback):
+    """Do so before the command is set up."""
+
+    def setup(self, *args: Any, **kwargs: Any) -> None:
+        Path("runs/tiny").rename("runs/other")
+        Path("runs/tiny").mkdir()
+
+
+def test_numbers_go_to_no_folder_that_takes_the_place_of_the_run(
+    trained: Path, refusal: Callable[..., str]
+) -> None:
+    moves = ("--trainer.callbacks+", f"{__name__}.MovesEarly")
+    assert "runs/tiny was moved" in refusal("test", "--config", "tiny.yaml", *moves)
+    assert list(trained.iterdir()) == []
+
+
 def test_one_predict_at_a_time_in_a_folder(
     tiny: Path, photo_folder: Path, enlarger: Enlarger, quick: None
 ) -> None:
