@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the key of an element's id, by the standard
 FLAGS = (
@@ -67,7 +67,7 @@ class Browser:
         session = self._post("", {"capabilities": {"alwaysMatch": options}})
         self._address += f"/{session['sessionId']}"
 
-    def __enter__(self) -> Browser:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
