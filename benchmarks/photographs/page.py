@@ -32,7 +32,7 @@ COLUMNS = {  # heading and digits of each metric
     "psnr": ("PSNR-Y", 2),
     "lpips": ("LPIPS", 3),
     "niqe": ("NIQE", 2),
-    "swd_2": ("SWD, halved", 2),
+    "swd_2": ("SWD halved", 2),
     "lr_psnr": ("LR, dB", 1),
     "kid_thumb": ("KID-thumb", 4),
 }
@@ -119,7 +119,7 @@ def write(table: Table, found: dict[str, Any]) -> None:
 
 
 def markdown(table: Table, found: dict[str, Any]) -> str:
-    """Return each table with its images, the claims and the trainings. Args as for ``write``."""
+    """Return each table with its images, and the claims. Args as for ``write``."""
     rows = found["results"]["rows"]
     images = f"../benchmarks/results/{table.name}"
     parts = []
@@ -144,7 +144,6 @@ def markdown(table: Table, found: dict[str, Any]) -> str:
             shown = ", ".join(row.label for row in tested if row.name in compared.samples)
             parts.append(f"{compared.about}\n\n![{shown}, photographs]({images}/{name}.webp)")
     parts += ["### Claims", _claims(table, found["results"]["claims"])]
-    parts += ["### Trainings", _trainings(found["results"]["trainings"])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -178,15 +177,7 @@ def _claims(table: Table, claims: list[dict[str, Any]]) -> str:
     said = f"{len(claims)} claims: " + ", ".join(
         f"{counted[kind]} {words}" for kind, words in kinds.items() if counted[kind]
     )
-    return f"{said}.\n\n{_grid(['claim', '', 'its weakest comparison'], lines)}"
-
-
-def _trainings(found: dict[str, dict[str, Any]]) -> str:
-    lines = [
-        [name, str(note.get("steps", "")), f"{note['seconds'] / 60:.0f}", note["commit"][:8]]
-        for name, note in found.items()
-    ]
-    return _grid(["training", "steps", "minutes", "ended at commit"], lines)
+    return f"{said}.\n\n{_grid(['claim', 'verdict', 'weakest comparison'], lines)}"
 
 
 def _weakest(table: Table, parts: list[dict[str, Any]]) -> str:
@@ -197,7 +188,10 @@ def _weakest(table: Table, parts: list[dict[str, Any]]) -> str:
     heading, digits = COLUMNS[part["metric"]]
     number = f"{part['value']:+.{digits}f} ± {part['reach']:.{digits}f}"
     than = labels.get(part["than"], part["than"])
-    return f"{heading} at {table.tables[part['table']].title}, than {than}: {number}"
+    compared = f"{heading} against {than}: {number}"
+    if len({part["table"] for part in parts}) == 1:
+        return compared
+    return f"{table.tables[part['table']].title}, {compared}"
 
 
 def _grid(head: list[str], lines: list[list[str]]) -> str:
@@ -221,11 +215,11 @@ def draw(table: Table, row: Row, folder: Path) -> None:
         beside = {"bicubic": compared.bicubic, "regression": compared.regression}
         shown = beside | {row.label: row.name}
         _sheet(table, row.sheet, shown, folder / f"{row.name}.webp")
-    for sheet, names in table.sheets.items():
-        if row.name in names and _tested(table, names):
+    for name, sheet in table.sheets.items():
+        if row.name in sheet.rows and _tested(table, sheet.rows):
             dataset = table.sets[row.set].tables[0]
-            shown = {labels[name]: name for name in names}
-            _sheet(table, dataset, shown, folder / f"{sheet}.webp")
+            shown = {labels[each]: each for each in sheet.rows}
+            _sheet(table, dataset, shown, folder / f"{name}.webp", sheet.images)
     for name in table.sets[row.set].tables:
         names = table.tables[name].samples
         if row.name in names and _tested(table, names):
@@ -260,22 +254,29 @@ def _save(paper: Image.Image, target: Path) -> None:
     paper.save(target, quality=QUALITY, method=6)
 
 
-def _sheet(table: Table, dataset: str, rows: dict[str, str], target: Path) -> None:
+def _sheet(
+    table: Table,
+    dataset: str,
+    rows: dict[str, str],
+    target: Path,
+    images: tuple[str, ...] = (),
+) -> None:
     """Draw crops at 1:1, a line an image that all rows have: LR (nearest), the rows, HR."""
     outputs = {label: table.rows_folder / name / OUTPUTS for label, name in rows.items()}
     *_, last = outputs.values()
     columns = {label: folder / "sr" for label, folder in outputs.items()}
     columns = {"LR": last / "lr"} | columns | {"HR": last / "hr"}
-    crops = [crop for crop in table.crops if (last / "hr" / dataset / f"{crop[0]}.png").is_file()]
+    chosen = [crop for crop in table.crops if not images or crop[0] in images]
+    crops = [crop for crop in chosen if (last / "hr" / dataset / f"{crop[0]}.png").is_file()]
     step = SIDE + GAP
     size = (len(columns) * step - GAP, HEAD + len(crops) * step - GAP)
     paper = Image.new("RGB", size, "white")
     pen, font = ImageDraw.Draw(paper), ImageFont.load_default(FONT)
-    for x, (label, images) in enumerate(columns.items()):
+    for x, (label, shown) in enumerate(columns.items()):
         pen.text((x * step + 2, 2), label, "black", font)
         for y, (key, left, top) in enumerate(crops):
             name = f"{dataset}/{key}.png"
-            with Image.open(images / name) as image, Image.open(last / "hr" / name) as whole:
+            with Image.open(shown / name) as image, Image.open(last / "hr" / name) as whole:
                 large = image.convert("RGB").resize(whole.size, Image.Resampling.NEAREST)
             crop = large.crop((left, top, left + SIDE, top + SIDE))
             paper.paste(crop, (x * step, HEAD + y * step))

@@ -121,6 +121,18 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Sheet:
+    """Rows of one set that an image shows beside each other.
+
+    rows: Names of the rows.
+    images: Images whose crops are shown; all that have one if empty.
+    """
+
+    rows: tuple[str, ...]
+    images: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Table:
     """All of the table.
 
@@ -131,7 +143,7 @@ class Table:
     rows: All rows; each comes after the controls of its tables.
     claims: All claims.
     crops: Image and upper left corner of each crop that is shown.
-    sheets: Rows of one set that an image shows beside each other, by the image's name.
+    sheets: Images of several rows, by name.
     gpu: Whether its trainings are sized for a GPU. Their weights are kept in half precision, too.
     """
 
@@ -142,7 +154,7 @@ class Table:
     rows: tuple[Row, ...]
     claims: tuple[Claim, ...] = ()
     crops: tuple[tuple[str, int, int], ...] = ()
-    sheets: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    sheets: dict[str, Sheet] = field(default_factory=dict)
     gpu: bool = False
 
     def __post_init__(self) -> None:
@@ -168,8 +180,8 @@ class Table:
         for name, table in self.tables.items():
             shown = filter(None, [table.bicubic, table.regression, *table.samples])
             _check(shown, rows, f"table {name!r}")
-        for name, shown_rows in self.sheets.items():
-            _check(shown_rows, rows, f"sheet {name!r}")
+        for name, sheet in self.sheets.items():
+            _check(sheet.rows, rows, f"sheet {name!r}")
         for claim in self.claims:
             _check(claim.tables, self.tables, f"claim {claim.text!r}")
             against = [claim.than or self.tables[name].regression for name in claim.tables]

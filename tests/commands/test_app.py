@@ -10,11 +10,10 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -26,7 +25,7 @@ from torch import Tensor
 
 import enlarger
 from lightning_modules import Bicubic
-from tests.callbacks.browser import Browser, chromium
+from tests.browser import Visitor, chromium, wait
 from tests.conftest import REPO
 
 gr = pytest.importorskip("gradio", reason="the extra 'app' is not installed")
@@ -226,34 +225,6 @@ def test_sigterm_ends_it_and_leaves_nothing(tmp_path: Path) -> None:
 
     assert len(folders) == 1
     assert not os.listdir(tmp_path)
-
-
-def wait(condition: Callable[[], Any]) -> None:
-    """Wait until something is so."""
-    until = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.1)
-
-
-class Visitor(Browser):
-    """A browser that has the page open."""
-
-    def sees(self, text: str) -> bool:
-        fields = "[...document.querySelectorAll('textarea')].map((each) => each.value)"
-        return text in self.run(f"return document.body.innerText + {fields}.join()")
-
-    def choose(self, *paths: str) -> None:
-        wait(lambda: self.run("return document.querySelector('input[type=file]')"))
-        self.choose_files("input[type=file]", *map(Path, paths))
-        listed = "document.querySelectorAll('.file-preview tr.file').length"
-        wait(lambda: self.run(f"return {listed}") == len(paths))
-
-    def press(self, label: str) -> None:
-        buttons = "[...document.querySelectorAll('button')]"
-        button = f"{buttons}.find((each) => each.innerText == arguments[0])"
-        wait(lambda: self.run(f"return !{button}.disabled", label))
-        self.run(f"{button}.click()", label)
 
 
 @pytest.mark.browser

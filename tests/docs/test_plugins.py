@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from datamodules.pack import __main__ as pack
 from degradations.tools import preview
 from files.method import Method
 from tests.conftest import REPO
 from tests.docs.blocks import blocks, files
 
+PLUGINS = "tests/docs/test_plugins.py"
 PAGES = {path.stem: path for path in (REPO / "docs" / "plugins").glob("*.md")}
 NAMES = {
     "degradation": "banding",
@@ -81,6 +83,29 @@ def test_trains(folder: Path, enlarger: Callable[..., None], page: str) -> None:
     enlarger(*command, *SMALL)
     assert list(Path("runs", name, "checkpoints").glob("step-000000002.ckpt"))
     assert f"my_sr.{name}." in Path("runs", name, "config.yaml").read_text()
+
+
+def test_the_readmes_method_trains_on_packed_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enlarger: Callable[..., None]
+) -> None:
+    forget()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name, text in files(REPO / "README.md").items():
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(text)
+    photos = Path("my", "photos")
+    photos.mkdir(parents=True)
+    for number in range(4):
+        Image.new("RGB", (160, 144), (60 * number, 90, 0)).save(photos / f"{number}.png")
+    block = next(block for block in blocks(REPO / "README.md") if block.why == PLUGINS)
+    (_, *packed), fit = [shlex.split(line)[2:] for line in block.text.splitlines()]
+
+    pack.main(packed)
+    enlarger(*fit, *SMALL, "--trainer.callbacks", "[callbacks.PSNR]")
+
+    assert list(Path("runs", "subpixel", "checkpoints").glob("step-000000002.ckpt"))
+    forget()
 
 
 @pytest.mark.slow

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import re
 import shutil
 import subprocess
+import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the key of an element's id, by the standard
 FLAGS = (
@@ -30,6 +26,14 @@ def chromium() -> str | None:
     names = ("chromium", "chromium-browser", "google-chrome")
     found = next((path for name in names if (path := shutil.which(name))), None)
     return found if shutil.which("chromedriver") else None
+
+
+def wait(condition: Callable[[], Any]) -> None:
+    """Wait until something is so."""
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.1)
 
 
 class Browser:
@@ -96,50 +100,12 @@ class Browser:
     def choose_files(self, selector: str, *files: Path) -> None:
         """Choose files in a field."""
         text = "\n".join(str(file) for file in files)
-        self._post(f"/element/{self.find(selector)[ELEMENT]}/value", {"text": text})
+        found = self._post("/element", {"using": "css selector", "value": selector})
+        self._post(f"/element/{found[ELEMENT]}/value", {"text": text})
 
     def run(self, script: str, *arguments: Any) -> Any:
         """Run a function's body in the page, and return its result."""
         return self._post("/execute/sync", {"script": script, "args": list(arguments)})
-
-    def find(self, selector: str) -> dict[str, str]:
-        """Return the first element of a selector, for the other methods."""
-        return self._post("/element", {"using": "css selector", "value": selector})
-
-    def click(self, selector: str) -> None:
-        """Click in the middle of an element."""
-        self._post(f"/element/{self.find(selector)[ELEMENT]}/click", {})
-
-    def click_at(self, selector: str, x: int, y: int) -> None:
-        """Click at an offset from the middle of an element."""
-        self._press(selector, [(x, y)])
-
-    def type(self, selector: str, keys: str) -> None:
-        """Press keys on an element that has the focus."""
-        self.run("document.querySelector(arguments[0]).focus()", selector)
-        actions = [{"type": f"key{way}", "value": key} for key in keys for way in ("Down", "Up")]
-        self._post("/actions", {"actions": [{"type": "key", "id": "keys", "actions": actions}]})
-
-    def drag(self, selector: str, *offsets: tuple[int, int]) -> None:
-        """Press in the middle of an element, move by each offset from there, release."""
-        self._press(selector, [(0, 0), *offsets])
-
-    def _press(self, selector: str, offsets: list[tuple[int, int]]) -> None:
-        origin = self.find(selector)
-        moves = [
-            {"type": "pointerMove", "duration": 50, "x": x, "y": y, "origin": origin}
-            for x, y in offsets
-        ]
-        press, release = ({"type": f"pointer{name}", "button": 0} for name in ("Down", "Up"))
-        actions = [moves[0], press, *moves[1:], release]
-        mouse = {"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}}
-        self._post("/actions", {"actions": [{**mouse, "actions": actions}]})
-
-    def pixels(self, selector: str) -> NDArray[np.uint8]:
-        """Return (H, W, 3): an element as shown; it must be smaller than the window."""
-        self.run("document.querySelector(arguments[0]).scrollIntoView()", selector)
-        shot = self._call("GET", f"/element/{self.find(selector)[ELEMENT]}/screenshot", None)
-        return np.asarray(Image.open(io.BytesIO(base64.b64decode(shot))).convert("RGB"))
 
     def log(self, kind: str) -> list[dict[str, Any]]:
         """Return lines of a log, `browser` or `performance`, since the last call."""
@@ -157,3 +123,23 @@ class Browser:
                 return json.load(reply)["value"]
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{path}: {json.load(error)['value']['message']}") from None
+
+
+class Visitor(Browser):
+    """A browser that has the page of ``main.py app`` open."""
+
+    def sees(self, text: str) -> bool:
+        fields = "[...document.querySelectorAll('textarea')].map((each) => each.value)"
+        return text in self.run(f"return document.body.innerText + {fields}.join()")
+
+    def choose(self, *paths: str) -> None:
+        wait(lambda: self.run("return document.querySelector('input[type=file]')"))
+        self.choose_files("input[type=file]", *map(Path, paths))
+        listed = "document.querySelectorAll('.file-preview tr.file').length"
+        wait(lambda: self.run(f"return {listed}") == len(paths))
+
+    def press(self, label: str) -> None:
+        buttons = "[...document.querySelectorAll('button')]"
+        button = f"{buttons}.find((each) => each.innerText == arguments[0])"
+        wait(lambda: self.run(f"return !{button}.disabled", label))
+        self.run(f"{button}.click()", label)
