@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import functools
+import math
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,13 +22,22 @@ from commands.errors import CONFIGS, ConfigurationError
 from files.paths import read_text
 from files.yaml import plain_yaml
 
+# What networks call their factor of enlargement.
+FACTORS = ("upscale", "scale", "upscaling_factor", "upscale_factor", "up_scale", "sf")
 MODES = {
     "area": "area",
     "bilinear": "bilinear",
     "bicubic": "bicubic",
     "nearest-exact": "nearest",
 }
-IMAGES = ("pairedimage", "singleimage", "realesrgan", "realesrganpaired", "singlegt")
+IMAGES = (
+    "pairedimage",
+    "imagenetpaired",
+    "singleimage",
+    "singlegt",
+    "realesrgan",
+    "realesrganpaired",
+)
 # Lightning refuses its own flags where a method has two optimisers.
 OF_ADVERSARIAL = {
     "trainer.accumulate_grad_batches": "model.init_args.accumulate",
@@ -36,6 +46,14 @@ OF_ADVERSARIAL = {
 DISCRIMINATOR = "model.init_args.discriminator"
 GAN = "model.init_args.gan"
 TRAIN = "datasets.train."
+SECTIONS = ("run", "model", "data", "degradation", "trainer")
+# Their images are sharpened before they are degraded, whatever the options say.
+SHARPENING = (
+    "RealESRGANModel",
+    "RealESRGANArtifactsDisModel",
+    "RealHATGANModel",
+    "RealDRCTGANModel",
+)
 MIXING = {"mixup": "datamodules.MixUp", "cutblur": "datamodules.CutBlur"}
 
 
@@ -73,6 +91,8 @@ def main(words: Sequence[str]) -> int:
     except KeyError as error:
         raise ConfigurationError(f"{file}: a part of it has no {error}") from error
     command = "fit" if "train" in options else "test"
+    if migration.others:
+        sys.stdout.write(f"# this trains something else: {'; '.join(migration.others)}\n")
     sys.stdout.write(f"# Made of {file.name}: python main.py {command} --config FILE\n")
     sys.stdout.write(migration.text())
     count = sum(len(comments) for comments in migration.comments.values())
@@ -87,21 +107,22 @@ def main(words: Sequence[str]) -> int:
 
 @functools.cache
 def table() -> dict[str, Any]:
-    """Return ``configs/migrating.yaml``: sections of options, and ``classes``."""
+    """Return ``configs/migrating.yaml``: sections of options, ``defaults`` and ``classes``."""
     content: dict[str, Any] = plain_yaml(read_text(CONFIGS / "migrating.yaml"))
     return content
 
 
 def entry_of(option: str) -> tuple[str, dict[str, Any]]:
     """Return the section and the entry of an option, or of the one that it is a part of."""
+    trains = option.startswith("train.")
     option = re.sub(r"^datasets\.[^.]*", "datasets.train", option)
     while option:
-        for section, entries in table().items():
-            for pattern, entry in entries.items():
-                if section != "classes" and fnmatch.fnmatchcase(option, pattern):
+        for section in SECTIONS:
+            for pattern, entry in table()[section].items():
+                if fnmatch.fnmatchcase(option, pattern):
                     return section, entry
         option = option.rpartition(".")[0]
-    return "run", {"note": "unknown"}
+    return "run", {"note": "unknown", "trains": trains}
 
 
 def options_of(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -140,6 +161,7 @@ class Migration:
     Attributes:
         config: Values by our keys, such as ``model.init_args.weights``.
         comments: Options without a counterpart, by section of the table.
+        others: Those of ``comments`` by which something else is trained, such as a loss.
 
     Args:
         content: Of the option file.
@@ -154,8 +176,11 @@ class Migration:
             "trainer.check_val_every_n_epoch": None,
         }
         self.comments: dict[str, list[str]] = {}
+        self.others: list[str] = []
         self.content = content
         self.options = dict(options_of(content))
+        if content.get("high_order_degradation") and "model_type" not in content:
+            self.options = table()["defaults"] | self.options  # BasicSR has a type and no defaults
         self._join_options()
         if self.options.get("train.use_moa"):
             self._add_mixing()
@@ -175,7 +200,7 @@ class Migration:
                 place = place.setdefault(section, {})
             place[name] = value
         parts = []
-        for section in dict.fromkeys(["run", "model", "data", "degradation", "trainer", *nested]):
+        for section in dict.fromkeys([*SECTIONS, *nested]):
             parts += [f"# {comment}\n" for comment in self.comments.get(section, ())]
             if section in nested:
                 value = nested[section]
@@ -217,14 +242,24 @@ class Migration:
 
     def _comment(self, option: str, value: Any, note: str) -> None:
         shown = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n")
-        comments = self.comments.setdefault(entry_of(option)[0], [])
+        section, entry = entry_of(option)
+        comments = self.comments.setdefault(section, [])
         comments.append(f"{option}: {shown.strip()}  -- {note}")
+        if "train" not in self.content or re.match(r"datasets\.(?!train\b)", option):
+            return
+        if entry.get("trains", section in ("model", "degradation")):
+            what = value["type"] if isinstance(value, dict) else shown.strip()
+            option = option.removesuffix(".type")
+            self.others.append(option if option.endswith(f".{what}") else f"{option} {what}")
 
     def _add_class(self, option: str, value: Any, entry: Mapping[str, Any]) -> None:
         kind = entry["class"]
         if kind == "losses":
-            for words in value if isinstance(value, list) else [value]:
-                self._add_loss(option, words)
+            if isinstance(value, dict):
+                self._add_loss(option, value | {"type": entry.get("type", value["type"])})
+            else:
+                for words in value:
+                    self._add_loss(f"{option}.{words['type']}", words)
         elif kind == "metrics":
             metrics = [self._class_of(f"{option}.{name}", value[name], kind) for name in value]
             callbacks = self.config.setdefault(entry["to"], [])
@@ -251,7 +286,11 @@ class Migration:
     def _class_of(self, option: str, words: Mapping[str, Any], kind: str) -> dict[str, Any] | None:
         """Return our class for theirs; None if there is none."""
         name = str(words["type"])
-        entry = table()["classes"][kind].get(name.lower(), {"note": f"none of our {kind}"})
+        classes = table()["classes"][kind]
+        entry = classes.get(name) or classes.get(name.lower())
+        if entry is None:
+            self._comment(option, words, f"none of our {kind}")
+            return None
         if "note" in entry:
             self._comment(f"{option}.type", name, entry["note"])
         arguments = dict(entry.get("init", {}))
@@ -259,8 +298,8 @@ class Migration:
         values = entry.get("values", {})
         same = {"type": [name], **entry.get("same", {})}
         if kind == "networks":
-            scale = [self.content.get("scale")]
-            same = {"num_in_ch": [3], "num_out_ch": [3], "upscale": scale, "scale": scale, **same}
+            factors = {factor: [self.content.get("scale")] for factor in FACTORS}
+            same = {"num_in_ch": [3], "num_out_ch": [3], **factors, **same}
         for word, argument in words.items():
             if word == "type":
                 continue
@@ -268,17 +307,19 @@ class Migration:
                 self._judge(
                     f"{option}.{word}", argument, {"same": same[word], "note": f"of {name}"}
                 )
-            elif "class" in entry or "spandrel" in entry:
-                if word in values:
-                    if argument not in values[word]:
-                        self._comment(f"{option}.{word}", argument, f"of {name}")
-                        continue
-                    argument = values[word][argument]
+            elif "class" not in entry and "spandrel" not in entry:
+                self._comment(f"{option}.{word}", argument, f"of {name}")
+            elif word not in values:
                 arguments[names.get(word, word)] = argument
+            elif argument in values[word]:
+                arguments[names.get(word, word)] = values[word][argument]
             else:
                 self._comment(f"{option}.{word}", argument, f"of {name}")
         if "spandrel" in entry:
-            network = {"train": True, "architecture": entry["spandrel"], "arguments": arguments}
+            architecture = entry["spandrel"]
+            if isinstance(architecture, dict):  # by scale
+                architecture = architecture.get(self.content["scale"], architecture[4])
+            network = {"train": True, "architecture": architecture, "arguments": arguments}
             return {"class_path": "lightning_modules.Spandrel", "init_args": network}
         if "class" not in entry:
             return None
@@ -304,6 +345,8 @@ class Migration:
         if f"{TRAIN}lq_size" in options:
             options[f"{TRAIN}gt_size"] = options[f"{TRAIN}lq_size"] * self.content["scale"]
         flips = f"{TRAIN}use_hflip"
+        if f"{TRAIN}use_flip" in options:  # of LDL
+            options[flips] = options[f"{TRAIN}use_flip"]
         turns = options.get(f"{TRAIN}use_rot", True)
         if options.get(flips) and not turns:
             options[flips] = "horizontal"
@@ -361,7 +404,8 @@ class Migration:
         hr = _listed(words.get("dataroot_gt"))
         lr = _listed(words.get("dataroot_lq"))
         if not lr:
-            return {"class_path": "datamodules.Folder", "init_args": {"files": hr}}
+            files = {"root": hr[0]} if len(hr) == 1 else {"files": hr}
+            return {"class_path": "datamodules.Folder", "init_args": files}
         if not hr:
             return {"class_path": "datamodules.Inputs", "init_args": {"files": lr}}
         if len(hr) != len(lr):
@@ -397,7 +441,7 @@ class Migration:
             if settings:
                 self._comment("high_order_degradation", True, "pairs have their LR")
         elif settings:
-            sharpens = self.content.get("model_type") == "RealESRGANModel"
+            sharpens = self.content.get("model_type") in SHARPENING
             usm = bool(sharpens or self.options.get("gt_usm"))
             self.config["degradation.init_args.usm"] = usm
         else:
@@ -443,9 +487,12 @@ class Migration:
         for key, own in OF_ADVERSARIAL.items():
             if key in config:
                 config[own] = config.pop(key)
-        if is_adversarial and "model.init_args.lr_scheduler" in config:
-            schedule = config["model.init_args.lr_scheduler"]["class_path"].rpartition(".")[2]
-            self._comment("train.scheduler", schedule, table()["model"]["train.scheduler"]["note"])
+        schedule = self.options.get("train.scheduler") or {}
+        first = min(schedule.get("milestones", [0]), default=math.inf)
+        is_constant = schedule.get("gamma") == 1 or first >= self.options.get("train.total_iter", 0)
+        if is_adversarial and schedule and not is_constant:
+            note = table()["model"]["train.scheduler"]["note"]
+            self._comment("train.scheduler", schedule["type"], note)
 
 
 def _listed(value: str | list[str] | None) -> list[str]:

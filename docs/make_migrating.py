@@ -38,7 +38,8 @@ def tables() -> str:
         parts.append(f"\n## {title}\n\n| option | Enlarger | |\n|---|---|---|\n")
         parts += [_row(option, entry) for option, entry in table()[section].items()]
     parts.append(
-        "\n## Classes\n\nBy their `type`, in any case:\n\n| type | Enlarger |\n|---|---|\n"
+        "\n## Classes\n\nBy their `type`: as it is written, or else in small letters.\n\n"
+        "| type | Enlarger |\n|---|---|\n"
     )
     for kind, title in CLASSES.items():
         parts.append(f"| **{title}** | |\n")
@@ -54,10 +55,15 @@ def _row(option: str, entry: Mapping[str, Any]) -> str:
 
 def _classes(entries: Mapping[str, Any]) -> Iterator[str]:
     for name, entry in entries.items():
-        ours = f"`{entry['class']}`" if "class" in entry else entry.get("note", "")
+        parts = [f"`{entry['class']}`"] if "class" in entry else []
         if "spandrel" in entry:
-            ours = f"`lightning_modules.Spandrel` with `architecture: {entry['spandrel']}`"
-        yield f"| `{name}` | {ours} |\n"
+            architecture = entry["spandrel"]
+            if isinstance(architecture, dict):
+                architecture = ", ".join(architecture.values())
+            parts.append(f"`lightning_modules.Spandrel` with `architecture: {architecture}`")
+        if "note" in entry:
+            parts.append(entry["note"])
+        yield f"| `{name}` | {'; '.join(parts)} |\n"
 
 
 def page(text: str) -> str:

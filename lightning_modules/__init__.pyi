@@ -64,6 +64,7 @@ from .networks.noise_predictor import NoisePredictor as NoisePredictor
 from .networks.rrdb import RRDBNet as RRDBNet
 from .networks.sft_unet import SFTUNet as SFTUNet
 from .networks.spandrel import Spandrel as Spandrel
+from .networks.srresnet import MSRResNet as MSRResNet
 from .networks.swin_unet import SwinUNet as SwinUNet
 from .networks.transformation import LatentEstimate as LatentEstimate
 from .networks.transformation import Mapper as Mapper

@@ -218,6 +218,8 @@ def check_one_pass(model: ImageModel) -> None:
         reason = f"data.init_args.scale is {model.scale:g}, which is not a whole factor"
     elif model.color_fix != "none":
         reason = f"model.init_args.color_fix is {model.color_fix}: give none"
+    elif "self_ensemble" in model.output_settings:
+        reason = "model.init_args.self_ensemble is eight passes: set it to false"
     if reason:
         raise ConfigurationError(f"--export.onnx cannot write the model: {reason}")
     if missing:

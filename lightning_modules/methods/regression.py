@@ -10,6 +10,7 @@ scale, or, with ``data.init_args.crops.scales``, at one scale per batch, not per
 from __future__ import annotations
 
 import inspect
+import itertools
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -72,6 +73,9 @@ class OnePass(SuperResolver):
             or ``forward(lr, size, boxes)`` returns the enlarged image. Its convolutions are in
             channels-last layout.
         compile: Compile the network with ``torch.compile`` at the first call.
+        self_ensemble: Output the mean over the eight flips and transpositions of the input, for
+            eight times the computation: the papers' rows with "+" (Lim et al., section 3.4).
+            Training has none.
     """
 
     one_pass = True
@@ -80,9 +84,15 @@ class OnePass(SuperResolver):
     released_parts = ("network",)
 
     def __init__(
-        self, scale: float, network: NetworkCallable, compile: bool = False, **kwargs: Any
+        self,
+        scale: float,
+        network: NetworkCallable,
+        compile: bool = False,
+        self_ensemble: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(scale, **kwargs)
+        self.self_ensemble = self_ensemble
         # In Python also a network that is built already.
         self.network = network if isinstance(network, nn.Module) else _built(network, self.scale)
         # A network with its own weights, such as spandrel's, names their source.
@@ -139,11 +149,39 @@ class OnePass(SuperResolver):
 
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
-        """One forward pass; deterministic."""
+        """One forward pass, or the mean of eight; deterministic."""
+        enlarge = self._self_ensemble if self.self_ensemble else self
         if not self._uses_bf16:
-            return self(batch["lr"], batch["size"], boxes_of(batch))
+            return enlarge(batch["lr"], batch["size"], boxes_of(batch))
         with torch.autocast("cpu", torch.bfloat16):
-            return self(batch["lr"], batch["size"], boxes_of(batch))
+            return enlarge(batch["lr"], batch["size"], boxes_of(batch))
+
+    def _self_ensemble(self, lr: Tensor, size: Size, boxes: Sequence[Box] | None) -> Tensor:
+        """As ``forward``, the mean over flips and transpositions, which are undone."""
+        h, w = lr.shape[-2:]
+        total = torch.zeros((), device=lr.device)
+        for flip_rows, flip_columns, transpose in itertools.product((False, True), repeat=3):
+            axes = [-2] * flip_rows + [-1] * flip_columns
+            turned, turned_size = lr.flip(axes), size
+            turned_boxes = []
+            for (top, bottom), (left, right) in boxes or ():
+                rows = (h - bottom, h - top) if flip_rows else (top, bottom)
+                columns = (w - right, w - left) if flip_columns else (left, right)
+                turned_boxes.append((columns, rows) if transpose else (rows, columns))
+            if transpose:
+                turned, turned_size = turned.mT, (size[1], size[0])
+            sr = self(turned, turned_size, turned_boxes or None)
+            sr = sr.mT if transpose else sr
+            total = total + sr.flip(axes).float()
+        return total / 8
+
+    @property
+    def output_settings(self) -> dict[str, str | int | float]:
+        """As ``InTiles``, with ``self_ensemble``."""
+        settings = super().output_settings
+        if self.self_ensemble:
+            settings["self_ensemble"] = "true"
+        return settings
 
     def _enlarged(self, batch: Batch, size: Size, tiled: bool) -> Iterator[Piece]:
         """As ``SuperResolver``; in prediction (``tiled``) perhaps in bfloat16.

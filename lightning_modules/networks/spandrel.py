@@ -84,8 +84,10 @@ class Spandrel(nn.Module):
                 f"{self.descriptor.scale}, but data.init_args.scale is {scale:g}"
             )
         for name, parameter in self.model.named_parameters():
-            # SPAN computes these from its others, so they have no gradients, and DDP refuses that.
-            parameter.requires_grad = self.trains and ".eval_conv." not in name
+            # SPAN computes the first from its others, so they have no gradients, and DDP refuses
+            # that; the others are RCAN's mean colour, which its authors keep constant.
+            is_fixed = ".eval_conv." in name or name.startswith(("sub_mean.", "add_mean."))
+            parameter.requires_grad = self.trains and not is_fixed
         self.scale = self.descriptor.scale
         self.divisor = self.descriptor.size_requirements.multiple_of  # of LR sides
 
@@ -98,6 +100,7 @@ class Spandrel(nn.Module):
         Returns:
             (B, 3, scale * h, scale * w) in [0, 1]; with ``train`` not clamped.
         """
+        lr = lr.clone()  # RCAN multiplies its input in place
         if not (self.trains or torch.compiler.is_exporting()):  # a file takes any batch
             # One image at a time, as spandrel requires. cat leaves spandrel's inference mode, so
             # that the result may be changed in place.

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import lightning_modules
 from commands.errors import ConfigurationError
-from commands.migrate import main
+from commands.migrate import Migration, main, table
 from docs.make_migrating import PAGE, page
+from files.yaml import plain_yaml
 
+# What the authors' classes have no working default of.
+WINDOWS = {"upsampler": "pixelshuffle", "window_size": 8}
+NEEDED = {"ATD": WINDOWS, "DRCT": WINDOWS, "swinir": WINDOWS, "SAFMN": {"dim": 36}}
+L1 = {"type": "L1Loss", "loss_weight": 1}
 PAIRS = """
 name: pairs
 model_type: SRModel
@@ -79,14 +86,15 @@ def migrated(
         with pytest.raises(SystemExit, match="0"):
             enlarger("fit", "--config", "ours.yaml", "--print_config")
         comments = [line for line in written.splitlines() if line.startswith("# ")]
-        return "\n".join([*comments[1:], capsys.readouterr().out])
+        return "\n".join([*comments, capsys.readouterr().out])
 
     return migrate
 
 
 def test_pairs(migrated: Callable[[str], str]) -> None:
     text = migrated(PAIRS)
-    assert text.startswith("# train.warmup_iter: 10  -- ")
+    assert text.startswith("# this trains something else: train.warmup_iter 10\n# Made of")
+    assert "# train.warmup_iter: 10  -- " in text
     assert "class_path: lightning_modules.Regression" in text
     for line in ("lr_suffix: x2", "batch_size: 16", "channels: 32", "T_max: 500"):
         assert line in text
@@ -94,9 +102,12 @@ def test_pairs(migrated: Callable[[str], str]) -> None:
 
 def test_a_discriminator_and_degradations(migrated: Callable[[str], str]) -> None:
     text = migrated(DEGRADED)
+    for lost in ("network_d dunet", "train.losses.cosimloss", "jpeg_prob 0.5", "moa_augs cutmix"):
+        assert lost in text.splitlines()[0]
+    assert "distsloss" not in text.splitlines()[0]
     for comment in (
         "# jpeg_prob: 0.5",
-        "cosimloss  -- none",
+        "# train.losses.cosimloss: {loss_weight: 1, type: cosimloss}  -- none",
         "cutmix  -- only",
         "# network_d.type: dunet",
     ):
@@ -116,6 +127,82 @@ def test_a_discriminator_and_degradations(migrated: Callable[[str], str]) -> Non
         "decay: 0.99",
     ):
         assert line in text
+
+
+def network_of(words: str, **options: Any) -> tuple[str, dict[str, Any]]:
+    network = plain_yaml(f"{{type: {words}}}")
+    migration = Migration({"scale": 4, "network_g": network, "train": {}, **options})
+    described = migration.config["model.init_args.network"]["init_args"]
+    return described["architecture"], described["arguments"]
+
+
+@pytest.mark.parametrize(
+    ("words", "architecture", "arguments"),
+    [
+        ("RCAN, img_range: 255., num_feat: 32", "RCAN", {"rgb_range": 255, "n_resblocks": 16}),
+        ("rcan", "RCAN", {"norm": False}),
+        ("span", "SPAN", {"feature_channels": 52, "norm": False}),
+        ("SPAN", "SPAN", {"num_in_ch": 3}),
+        ("realplksr, upsampler: dysample", "RealPLKSR", {"dysample": True, "layer_norm": True}),
+        ("mosr, upsampler: pixelshuffle", "MoSR", {"upsampler": "ps"}),
+        ("HAT, in_chans: 3, embed_dim: 180", "HAT", {"embed_dim": 180}),
+        ("DAT, split_size: [8, 32]", "DAT", {"split_size": [8, 32]}),
+        ("dat, unshuffle_mod: false", "DAT", {"split_size": [8, 32]}),
+        ("ATD", "ATD", {"category_size": 128}),
+        ("realcugan, pro: true, fast: false", "UpCunet4x", {"pro": True}),
+    ],
+)
+def test_their_defaults(words: str, architecture: str, arguments: dict[str, Any]) -> None:
+    """What a file leaves out means what it means to the program that the file was written for."""
+    found, given = network_of(words)
+    assert found == architecture
+    assert given.items() >= arguments.items()
+    assert not {"unshuffle_mod", "fast", "img_range"} & given.keys()
+
+
+def test_defaults_of_a_degradation() -> None:
+    files = {"type": "realesrgandataset", "dataroot_gt": "hr"}
+    options = {"high_order_degradation": True, "datasets": {"train": files}}
+    network = {"type": "compact"}
+    redux = Migration({"scale": 4, "network_g": network, **options})
+    assert redux.config["degradation.init_args.first.kernel_size"] == [5, 17]
+    theirs = Migration({"scale": 4, "network_g": network, "model_type": "SRModel", **options})
+    assert "degradation.init_args.first.kernel_size" not in theirs.config
+
+
+def test_losses_and_averages_by_the_names_that_are_read() -> None:
+    l1 = {"type": "L1Loss", "loss_weight": 0.5}
+    train = {"pixel_opt": l1, "artifacts_opt": l1, "my_opt": l1, "ema_decay": 0.9, "ema_power": 0.7}
+    migration = Migration({"scale": 4, "network_g": {"type": "MSRResNet"}, "train": train})
+    losses = {key.rpartition(".")[2] for key in migration.config if ".losses." in key}
+    assert losses == {"l1", "ldl"}
+    assert any("train.my_opt" in what for what in migration.others)
+    assert [line.partition(" ")[0] for line in migration.comments["trainer"]] == [
+        "train.ema_power:"
+    ]
+
+
+def test_a_schedule_that_ends_before_its_first_milestone() -> None:
+    """It is constant, so the discriminator loses nothing."""
+    gan = {"type": "GANLoss", "gan_type": "vanilla"}
+    others = []
+    for milestone in (100, 99):
+        schedule = {"type": "MultiStepLR", "milestones": [milestone], "gamma": 0.5}
+        train = {"total_iter": 100, "scheduler": schedule, "gan_opt": gan, "pixel_opt": L1}
+        options = {"scale": 4, "network_g": {"type": "RRDBNet"}, "train": train}
+        options["network_d"] = {"type": "UNetDiscriminatorSN"}
+        others.append(Migration(options).others)
+    assert others == [[], ["train.scheduler MultiStepLR"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", table()["classes"]["networks"])
+def test_every_network_can_be_built(name: str) -> None:
+    pytest.importorskip("spandrel", reason="needs the optional package spandrel")
+    options = {"scale": 4, "network_g": {"type": name, **NEEDED.get(name, {})}}
+    described = Migration(options).config["model.init_args.network"]
+    make = getattr(lightning_modules, described["class_path"].rpartition(".")[2])
+    assert make(4, **described["init_args"]).scale == 4
 
 
 def test_another_file(tmp_path: Path) -> None:

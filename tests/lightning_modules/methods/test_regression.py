@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from lightning_modules.methods.regression import Regression
 from lightning_modules.networks.edsr import EDSR
 from lightning_modules.networks.imdn import IMDN
 from lightning_modules.networks.liif import LIIF
+from lightning_modules.sampling.tiling import Tiling
 from tests.lightning_modules.tiny import Convolution, Resizing, batch_of
 
 NETWORKS = {
@@ -62,6 +64,31 @@ def test_the_loss_is_l1():
     loss = model.training_step(batch, 0)
     expected = (model(batch["lr"], batch["size"]) - batch["hr"]).abs().mean()
     torch.testing.assert_close(loss, expected)
+
+
+def test_self_ensemble():
+    """The mean over the eight turns; in tiles at a fractional scale the same."""
+    torch.manual_seed(0)
+    network = LIIF(1.5, blocks=1, channels=8, hidden=(16, 16)).eval()
+    model = Regression(1.5, network, self_ensemble=True).eval()
+    lr = torch.rand(2, 3, 40, 52)
+    batch = {"key": ["a", "b"], "seed": torch.arange(2), "lr": lr, "size": (60, 78)}
+
+    whole = model.enlarge(batch)["sr"]
+    model.set_tiling(Tiling(size=32))
+    in_tiles = model.enlarge(batch, tiled=True)["sr"]
+
+    outputs = []
+    for turns, mirrors in itertools.product(range(4), ([], [3])):
+        turned = torch.rot90(lr, turns, (2, 3)).flip(mirrors)
+        size = (60, 78) if turns % 2 == 0 else (78, 60)
+        with torch.no_grad():
+            outputs.append(torch.rot90(network(turned, size).flip(mirrors), -turns, (2, 3)))
+    expected = torch.stack(outputs).mean(0)
+    assert model.tile_count == 6
+    assert (outputs[0] - expected).abs().max() > 1e-3
+    torch.testing.assert_close(whole, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(in_tiles, expected, rtol=0, atol=1e-5)
 
 
 class Finished(Convolution):

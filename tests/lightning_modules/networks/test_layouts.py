@@ -22,6 +22,7 @@ from lightning_modules.networks.latent_lpips import LatentDistance
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.noise_predictor import NoisePredictor
 from lightning_modules.networks.rrdb import RRDBNet, SRVGGNetCompact
+from lightning_modules.networks.srresnet import MSRResNet
 from lightning_modules.networks.swin_unet import SwinUNet
 from lightning_modules.networks.transformation import Transformation
 
@@ -34,6 +35,7 @@ LAYOUTS: dict[str, tuple[Callable[[], nn.Module], int, int, str]] = {
     "IMDN x2": (partial(IMDN, 2), 694_404, 92, "12acb5f5af882dd4"),
     "IMDN x4": (partial(IMDN, 4), 715_176, 92, "ae0a166735450e4d"),
     "LIIF": (partial(LIIF, 4), 1_567_299, 82, "8bcd6f46600265e0"),
+    "MSRResNet x4": (partial(MSRResNet, 4), 1_517_571, 74, "c5c607f53155773e"),
     "RRDBNet x4": (partial(RRDBNet, 4), 16_697_987, 702, "9e49b67645e4977b"),
     "RRDBNet x2": (partial(RRDBNet, 2), 16_703_171, 702, "d03cd47cc4efa2bf"),
     "compact": (partial(SRVGGNetCompact, 4, convolutions=32), 1_213_296, 101, "2f7dd2a036f75fa5"),

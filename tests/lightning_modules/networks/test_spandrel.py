@@ -63,6 +63,17 @@ def test_a_file_that_is_fine_tuned(file):
     assert net.weights_source == str(file)
 
 
+def test_rcan_keeps_its_input_and_its_mean_colour():
+    sizes = {"n_resgroups": 1, "n_resblocks": 1, "n_feats": 16}
+    net = Spandrel(2, architecture="RCAN", arguments=sizes)
+    lr = torch.rand(1, 3, 6, 5)
+    given = lr.clone()
+    net(lr).sum().backward()
+    assert lr.equal(given)
+    fixed = [name for name, parameter in net.named_parameters() if not parameter.requires_grad]
+    assert {name.split(".")[1] for name in fixed} == {"sub_mean", "add_mean"}
+
+
 SMALL = {
     "ESRGAN": {"num_filters": 8, "num_blocks": 1},
     "Compact": {"num_feat": 8, "num_conv": 2},
