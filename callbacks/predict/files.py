@@ -24,7 +24,7 @@ from files.batch import Box
 from files.images.alpha import on_white
 from files.images.colours import GREY, fitted
 from files.images.deep import Pixels, eight_bits
-from files.images.pillow import profile_chunk
+from files.images.encoders import profile_chunk
 from files.images.rows import bands_of, is_big_tiff, write_jpeg, write_png, write_tiff
 from files.owned import Known, whole_file, whole_folder
 

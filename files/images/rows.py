@@ -15,7 +15,7 @@ import numpy as np
 
 from files.images import jpeg
 from files.images.deep import Pixels
-from files.images.pillow import saved
+from files.images.encoders import saved
 from files.images.png import SIGNATURE, chunk_of, chunks_of
 
 ROWS = 64  # in a band: eight rows of JPEG blocks, after which the restart markers repeat
