@@ -13,15 +13,14 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path, PurePath
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 from files.words import first_of
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 # Variables of the shipped configurations; part of the message if one is not set.
 VARIABLES = {
@@ -225,26 +224,23 @@ def shard_key(key: str) -> str:
     return folder + slash + name.replace(".", "_")
 
 
-def unique(
-    images: Iterable[tuple[str, T]], what: str, where: Callable[[T], object] = str
-) -> dict[str, T]:
-    """Return images by key, in their order.
+def unique(images: Iterable[tuple[str, Path]], what: str) -> dict[str, Path]:
+    """Return image files by key, in their order.
 
     Args:
-        images: Keys and images, such as paths; the same image may occur twice.
+        images: Keys and files; the same file may occur twice.
         what: The key that named them, for the message.
-        where: Returns an image's place, for the message.
 
     Raises:
-        ValueError: If two images have the same key; both are named.
+        ValueError: If two files have the same key; both are named.
     """
-    by_key: dict[str, T] = {}
+    by_key: dict[str, Path] = {}
     for key, image in images:
         other = by_key.setdefault(key, image)
         if other != image:
             raise ValueError(
-                f"{what}: {where(other)} and {where(image)} would both have the key {key!r}, but "
-                "keys must be unique: rename or move one of them"
+                f"{what}: {other} and {image} would both have the key {key!r}, but keys must be "
+                "unique: rename or move one of them"
             )
     return by_key
 

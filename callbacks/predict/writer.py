@@ -8,7 +8,7 @@ import resource
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, cast
@@ -23,6 +23,7 @@ from callbacks.predict.files import (
     SPELLED,
     Extras,
     Format,
+    Size,
     check_folder,
     fitted_exif,
     write_image,
@@ -52,6 +53,7 @@ LARGE = 50_000_000  # bytes of a PNG that jpg would make far smaller
 ELSEWHERE = "set another writer.folder or writer.suffix"
 Profile = Literal["keep", "convert"]
 ExifPart = Literal["keep", "no_place", "drop"]
+Part = tuple[Iterable[Piece], Finish]  # an image, or a frame of a clip
 Common = Callable[[float], Line]  # of the seconds that levels took: what all images' lines have
 
 
@@ -63,6 +65,11 @@ def _peak_memory(device: torch.device) -> int | None:
         return None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _whole(image: torch.Tensor) -> Piece:
+    """Return a whole output, (1, 3, H, W), as a piece."""
+    return Piece(slice(0, image.shape[-2]), slice(0, image.shape[-1]), image)
 
 
 def _frame_name(number: int, format: Format) -> str:
@@ -263,16 +270,15 @@ class Writer(Callback):
                 pieces = outputs["pieces"]
             else:
                 image = output_image(outputs)[number : number + 1]
-                if image.ndim == 5:
-                    self._submit_clip(key, image[0], lr, meta, common)
-                    continue
-                size = image.shape[-2], image.shape[-1]
-                pieces = [Piece(slice(0, size[0]), slice(0, size[1]), image)]
-            if "frame" in meta:
+                size = image.shape[-2:]
+                pieces = [_whole(image)]
+            if self._frames is not None:
+                self._submit(key, self._parts_of_clip(image[0], lr, meta), meta, common)
+            elif "frame" in meta:
                 self._add_frame(pieces, Finish(lr, size, meta, "png", self.strength), common)
             else:
                 finish = Finish(lr, size, meta, self.format, self.strength)
-                self._submit(key, pieces, finish, common)
+                self._submit(key, [(pieces, finish)], meta, common)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Wait for the last files and log a summary.
@@ -432,7 +438,7 @@ class Writer(Callback):
 
     def _finish_video(self, key: str, finish: Finish, common: Line) -> None:
         assert self._video is not None
-        line = self._line_of(key, finish, common)
+        line = self._line_of(key, finish.size, common)
         line["frames"] = finish.meta["frame"].number
         line["seconds"] = round(sum(self._video_seconds) / len(self._video_seconds), 6)
         self._video.finish(lambda: self._replace(line, finish.meta))
@@ -483,54 +489,39 @@ class Writer(Callback):
             precision="bf16-mixed" if method.uses_bf16 else str(trainer.precision),
         )
 
-    def _line_of(self, key: str, finish: Finish, common: Line) -> Line:
-        line = Line(key=key, input=self._sources[key], output=self._name(key))
-        line["size"] = list(finish.size)
+    def _line_of(self, key: str, size: Size, common: Line) -> Line:
+        line = Line(key=key, input=self._sources[key], output=self._name(key), size=list(size))
         line.update(common)
         return line
 
-    def _submit(self, key: str, pieces: Iterable[Piece], finish: Finish, common: Common) -> None:
-        """Make the levels of an image, and let a thread write them."""
-        target = self._target(key)
+    def _parts_of_clip(
+        self, clip: torch.Tensor, lr: torch.Tensor, meta: Mapping[str, Any]
+    ) -> Iterator[Part]:
+        """Yield each frame of a clip, (F, 3, H, W)."""
+        size = clip.shape[-2], clip.shape[-1]
+        lr_frames = lr.view(-1, *lr.shape[-3:]) if lr.ndim > 3 else lr  # a clip may have no LR
+        for number in range(len(clip)):
+            frame = slice(number, number + 1)
+            finish = Finish(lr_frames[frame], size, meta, self.format, self.strength)
+            yield [_whole(clip[frame])], finish
+
+    def _submit(
+        self, key: str, parts: Iterable[Part], meta: Mapping[str, Any], common: Common
+    ) -> None:
+        """Make the levels of an image, or of the frames of a clip; let a thread write them."""
         began = time.perf_counter()
         try:
-            pixels = levels_of(pieces, finish, target.parent)
+            images = [levels_of(pieces, finish, self._root) for pieces, finish in parts]
         except (OutputError, MemoryError) as error:  # of this image alone
             self._fail(key, str(error))
             return
-        line = self._line_of(key, finish, common(time.perf_counter() - began))
+        line = self._line_of(key, images[0].shape[:2], common(time.perf_counter() - began))
+        write = self._write
+        if self._frames is not None:
+            line["frames"] = len(images)
+            write = self._write_clip
         assert self._pool is not None  # since `setup`
-        writing = self._pool.submit(self._write, target, pixels, finish.meta, line)
-        self._pending.append((writing, key))
-        self._settle()
-
-    def _submit_clip(
-        self,
-        key: str,
-        clip: torch.Tensor,
-        lr: torch.Tensor,
-        meta: dict[str, Any],
-        common: Common,
-    ) -> None:
-        """Make the levels of a clip, (F, 3, H, W), and let a thread write them."""
-        target = self._target(key)
-        size = clip.shape[-2], clip.shape[-1]
-        whole = slice(0, size[0]), slice(0, size[1])
-        finish = Finish(lr, size, meta, self.format, self.strength)
-        began = time.perf_counter()
-        frames = []
-        try:
-            for number, image in enumerate(clip):
-                if self.strength < 1:
-                    finish.lr = lr.view(-1, *lr.shape[-3:])[number : number + 1]
-                frames.append(levels_of([Piece(*whole, image[None])], finish, target))
-        except (OutputError, MemoryError) as error:  # of this clip alone
-            self._fail(key, str(error))
-            return
-        line = self._line_of(key, finish, common(time.perf_counter() - began))
-        line["frames"] = len(frames)
-        assert self._pool is not None  # since `setup`
-        self._pending.append((self._pool.submit(self._write_clip, target, frames, meta, line), key))
+        self._pending.append((self._pool.submit(write, images, meta, line), key))
         self._settle()
 
     def _settle(self) -> None:
@@ -564,10 +555,9 @@ class Writer(Callback):
         source = self._sources[key]
         self._lines.add(Line(key=key, input=source, output=self._name(key), error=reason))
 
-    def _write(
-        self, target: Path, pixels: Pixels, meta: Mapping[str, Any], line: Line
-    ) -> list[str]:
+    def _write(self, images: list[Pixels], meta: Mapping[str, Any], line: Line) -> list[str]:
         """Write an image and its line; return what the format cannot hold."""
+        (pixels,) = images
         exif = meta.get("exif")
         if exif is not None:
             exif = fitted_exif(exif, pixels.shape[:2], self.exif == "keep")
@@ -576,6 +566,7 @@ class Writer(Callback):
         def note() -> None:
             self._replace(line, meta)
 
+        target = self._root / line["output"]
         return write_image(target, pixels, extras, self.format, self.quality, note)
 
     def _replace(self, line: Line, meta: Mapping[str, Any]) -> None:
@@ -586,14 +577,12 @@ class Writer(Callback):
         remove_file(self._root / line["output"])
         self._add_line(line, meta)
 
-    def _write_clip(
-        self, target: Path, frames: list[Pixels], meta: Mapping[str, Any], line: Line
-    ) -> list[str]:
+    def _write_clip(self, images: list[Pixels], meta: Mapping[str, Any], line: Line) -> list[str]:
         """Write a clip and its line; return nothing that the format cannot hold."""
         # A first line, without a hash: what a kill leaves of the clip is ours, and not done.
         self._lines.add(line, self._options_of(line["key"]))
-        for number, pixels in enumerate(frames):
-            path = target / _frame_name(number, self.format)
+        for number, pixels in enumerate(images):
+            path = self._root / line["output"] / _frame_name(number, self.format)
             write_image(path, pixels, Extras(), self.format, self.quality)
         self._add_line(line, meta)
         return []
