@@ -96,7 +96,7 @@ def whole_file(path: Path, before: Callable[[], None] | None = None) -> Iterator
     refuse_foreign(path)
     refuse_moved(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _naming(path), _opened(hidden(path)) as file:
+    with _naming(path), _begun(path) as file:
         try:
             yield file
             file.flush()
@@ -112,8 +112,9 @@ def whole_file(path: Path, before: Callable[[], None] | None = None) -> Iterator
             free(file.fileno())
 
 
-def _opened(beside: Path) -> BinaryIO:
+def _begun(path: Path) -> BinaryIO:
     """Open and lock an empty temporary file; wait while another process writes the same one."""
+    beside = hidden(path)
     while True:
         file = open(beside, "r+b", opener=_create)  # noqa: SIM115 - the caller closes it
         lock(file.fileno())
