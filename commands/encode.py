@@ -42,7 +42,7 @@ from datamodules.sources.triplets import Triplets
 from degradations.draws import seed_of
 from files.images.decode import UnreadableImage
 from files.images.deep import eight_bits
-from files.images.pillow import saved
+from files.images.encoders import saved
 from files.numbers import PositiveInt
 from files.owned import write_whole
 from files.paths import expand_path, shard_key

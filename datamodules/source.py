@@ -122,9 +122,7 @@ class Source(ABC):
     def path(self, index: int) -> str | None:
         """Return the file of ``keys[index]``, if it has one; ``predict`` never overwrites it.
 
-        By it, its size and its time, ``predict`` knows whether another image has this key now. Of
-        an image without a file it compares the arguments ``root``, ``files`` and ``urls`` of the
-        source.
+        By it, its size and its time, ``predict`` knows whether another image has this key now.
         """
         return None
 

@@ -26,13 +26,14 @@ def locked(path: Path, flags: int = 0) -> int | None:
     descriptor = os.open(path, how | flags, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-            return descriptor
+        is_there = os.path.samestat(os.fstat(descriptor), os.stat(path))
     except (BlockingIOError, FileNotFoundError):
-        pass
+        is_there = False
     except OSError:
         os.close(descriptor)
         raise
+    if is_there:
+        return descriptor
     os.close(descriptor)
     return None
 
@@ -43,28 +44,13 @@ def lock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
-def try_lock(descriptor: int, shared: bool = False) -> bool:
-    """Lock an open file or folder, unless another process holds it.
-
-    Args:
-        descriptor: The open file or folder.
-        shared: Let other processes share it, so that only an exclusive lock is refused.
-
-    Returns:
-        Whether no other process holds it; always true on a disk without locks.
-    """
-    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a disk without locks
-        pass
-    return True
+def free(descriptor: int) -> None:
+    """Free a lock, also where a forked child still has the descriptor."""
+    with contextlib.suppress(OSError):  # a disk without locks
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def unlock(descriptor: int) -> None:
-    """Free a lock, also where a forked child still has the descriptor, and close it."""
-    with contextlib.suppress(OSError):  # a disk without locks
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    """Free a lock, and close its file or folder."""
+    free(descriptor)
     os.close(descriptor)

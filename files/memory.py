@@ -52,12 +52,12 @@ def refuse_whole(size: tuple[int, int], bytes_per_pixel: int, device: torch.devi
     _refuse(size, needed, free_memory(device), "of memory")
 
 
-def refuse_file(size: tuple[int, int], bytes_per_pixel: float, folder: Path) -> None:
-    """Refuse an output whose file cannot fit on the disk.
+def refuse_file(size: tuple[int, int], bytes_per_pixel: int, folder: Path) -> None:
+    """Refuse an output whose levels cannot fit on the disk.
 
     Args:
         size: (H, W).
-        bytes_per_pixel: What its file takes at least.
+        bytes_per_pixel: What they take.
         folder: Where it will be; it, or parts of its path, may be missing.
 
     Raises:

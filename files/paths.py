@@ -1,28 +1,26 @@
 """Expand, list and open the paths of users. No other module does.
 
 A part of a path that exists as written is used as written, even if it looks special (``~x``,
-``[hd]``, ``$a``). Only the rest may contain a home directory, variables and wildcards. A folder
-that cannot be listed is an error that names it. Only regular files are opened: a named pipe would
-block until something is written to it.
+``[hd]``, ``$a``). Only the rest may contain a home directory, variables and wildcards. Only regular
+files are opened: a named pipe would block until something is written to it.
 """
 
 from __future__ import annotations
 
 import errno
-import fnmatch
+import glob
 import logging
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path, PurePath
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 from files.words import first_of
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 # Variables of the shipped configurations; part of the message if one is not set.
 VARIABLES = {
@@ -30,7 +28,6 @@ VARIABLES = {
     "ENLARGER_WEIGHTS": "the folder of published weights (imdn-x2.pth, ...)",
 }
 VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", re.ASCII)
-WILDCARD = re.compile(r"[*?\[]")
 CONFIGURATIONS = (".yaml", ".yml", ".json")  # endings of configuration files
 WEIGHTS = (".pth", ".pt", ".ckpt", ".safetensors")  # endings of files of weights
 # What `predict` writes beside its images: the log does not name them among the skipped files.
@@ -227,26 +224,23 @@ def shard_key(key: str) -> str:
     return folder + slash + name.replace(".", "_")
 
 
-def unique(
-    images: Iterable[tuple[str, T]], what: str, where: Callable[[T], object] = str
-) -> dict[str, T]:
-    """Return images by key, in their order.
+def unique(images: Iterable[tuple[str, Path]], what: str) -> dict[str, Path]:
+    """Return image files by key, in their order.
 
     Args:
-        images: Keys and images, such as paths; the same image may occur twice.
+        images: Keys and files; the same file may occur twice.
         what: The key that named them, for the message.
-        where: Returns an image's place, for the message.
 
     Raises:
-        ValueError: If two images have the same key; both are named.
+        ValueError: If two files have the same key; both are named.
     """
-    by_key: dict[str, T] = {}
+    by_key: dict[str, Path] = {}
     for key, image in images:
         other = by_key.setdefault(key, image)
         if other != image:
             raise ValueError(
-                f"{what}: {where(other)} and {where(image)} would both have the key {key!r}, but "
-                "keys must be unique: rename or move one of them"
+                f"{what}: {other} and {image} would both have the key {key!r}, but keys must be "
+                "unique: rename or move one of them"
             )
     return by_key
 
@@ -295,36 +289,15 @@ def _what_reads(paths: Iterable[Path]) -> str:
 def glob_paths(pattern: str, root: str = "") -> list[str]:
     """Return the paths that a pattern matches, sorted; relative to ``root``.
 
-    ``*``, ``?`` and ``[...]`` match within one part, ``**`` any number of folders. A part that
-    exists as written matches itself. Only a part that begins with a dot matches hidden names.
+    ``*``, ``?``, ``[...]`` and ``**`` are those of Python's ``glob``, without hidden names.
 
     Args:
         pattern: The pattern; ``~`` and variables are already expanded.
         root: Folder of a relative pattern; wildcards in it have no meaning.
-
-    Raises:
-        ValueError: A folder of the pattern cannot be listed.
     """
-    return sorted(set(_matches("", Path(pattern).parts, root)))
-
-
-def has_wildcard(pattern: str) -> bool:
-    """Return whether a path contains wildcards."""
-    return WILDCARD.search(pattern) is not None
-
-
-def fixed_part(pattern: str, root: str = "") -> Path:
-    """Return the folder that a pattern searches, i.e. the part before its first wildcard.
-
-    Args:
-        pattern: As in ``glob_paths``.
-        root: As in ``glob_paths``.
-    """
-    parts = Path(pattern).parts
-    for number, part in enumerate(parts):
-        if has_wildcard(part) and not os.path.lexists(Path(root, *parts[: number + 1])):
-            return Path(*parts[:number])
-    return Path(pattern).parent
+    head, rest = existing_part(pattern, root)
+    path = str(Path(glob.escape(head), rest))
+    return sorted(set(glob.glob(path, root_dir=root or None, recursive=True)))
 
 
 # ----------------------------------------------------------------------------------------- opening
@@ -386,41 +359,3 @@ def _raise_unlistable(error: OSError) -> None:
         f"the folder {error.filename!r} cannot be listed ({error.strerror or error}): make it "
         "readable, or move it away"
     ) from error
-
-
-def _matches(base: str, parts: Sequence[str], root: str) -> Iterator[str]:
-    if not parts:
-        yield base
-        return
-    part, *rest = parts
-    path = os.path.join(base, part)
-    if os.path.lexists(os.path.join(root, path)):
-        yield from _matches(path, rest, root)
-    elif part == "**":
-        yield from _anywhere(base, rest, root)
-    elif has_wildcard(part):
-        for name in fnmatch.filter(_names(os.path.join(root, base)), part):
-            if part.startswith(".") or not name.startswith("."):
-                yield from _matches(os.path.join(base, name), rest, root)
-
-
-def _anywhere(base: str, rest: Sequence[str], root: str) -> Iterator[str]:
-    start = Path(root, base)
-    if not start.is_dir():
-        return
-    for folder, subfolders, files in walk(start):
-        place = base if folder == start else os.path.join(base, folder.relative_to(start))
-        if rest:
-            yield from _matches(place, rest, root)
-            continue
-        for name in (*subfolders, *files):
-            if not name.startswith("."):
-                yield os.path.join(place, name)
-
-
-def _names(folder: str) -> list[str]:
-    if not os.path.isdir(folder or os.curdir):
-        return []
-    for _, subfolders, files in os.walk(folder or os.curdir, onerror=_raise_unlistable):
-        return [*subfolders, *files]
-    return []

@@ -35,4 +35,4 @@ class KeepOutputs(Callback):
             levels = (images.clamp(0, 1) * 255).round().to(torch.uint8).movedim(1, -1)
             for key, pixels in zip(batch["key"], levels.cpu().numpy(), strict=True):
                 path = folder / name / f"{key}.png"
-                write_image(path, pixels.shape[:2], [pixels], Extras(), "png", 0)
+                write_image(path, pixels, Extras(), "png", 0)

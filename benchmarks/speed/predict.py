@@ -96,12 +96,12 @@ def _in_tiles(network: Any, lr: Tensor, tile: int) -> Tensor:
     return total
 
 
-def in_strips(model: enlarger.Enlarger, image: np.ndarray[Any, Any]) -> None:
-    """Make the rows of an output, as Writer takes them, and forget them."""
+def levels(model: enlarger.Enlarger, image: np.ndarray[Any, Any]) -> None:
+    """Make the levels of an output, as Writer takes them, and forget them."""
     height, width = image.shape[:2]
     size = (SCALE * height, SCALE * width)
-    strips = model.strips(from_pillow(Image.fromarray(image)), size, "png")
-    assert sum(len(strip) for strip in strips) == SCALE * height
+    with tempfile.TemporaryDirectory() as folder:
+        model.levels(from_pillow(Image.fromarray(image)), size, "png", Path(folder))
 
 
 def enlarge_once(row: str, size: tuple[int, int], weights: str) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def enlarge_once(row: str, size: tuple[int, int], weights: str) -> dict[str, Any
     network: Any = model.module.network
     image = photograph(*size)
     calls = {
-        "ours": lambda: in_strips(model, image),
+        "ours": lambda: levels(model, image),
         "torch, whole": lambda: network(torch.from_numpy(image).movedim(2, 0)[None] / 255),
         "RealESRGANer, whole": lambda: like_realesrganer(network, image, 0),
         "RealESRGANer, 256": lambda: like_realesrganer(network, image, TILE),
@@ -123,7 +123,7 @@ def enlarge_once(row: str, size: tuple[int, int], weights: str) -> dict[str, Any
     taken: list[float] = []
     with torch.inference_mode():
         first = image[:16, :16]
-        once = seconds(lambda: in_strips(model, first)) if is_ours else 0.0
+        once = seconds(lambda: levels(model, first)) if is_ours else 0.0
         try:
             peak = peak_mib(lambda: taken.append(seconds(calls[row])), torch.device("cpu"))
         except (MemoryError, RuntimeError) as error:

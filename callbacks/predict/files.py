@@ -6,10 +6,8 @@ import contextlib
 import errno
 import math
 import os
-import re
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
@@ -24,9 +22,9 @@ from files.batch import Box
 from files.images.alpha import on_white
 from files.images.colours import GREY, fitted
 from files.images.deep import Pixels, eight_bits
-from files.images.pillow import profile_chunk
-from files.images.rows import bands_of, is_big_tiff, write_jpeg, write_png, write_tiff
-from files.owned import Known, whole_file, whole_folder
+from files.images.encoders import profile_chunk
+from files.images.rows import is_big_tiff, write_jpeg, write_png, write_tiff
+from files.owned import whole_file
 
 Format = Literal["png", "jpg", "webp", "tiff"]
 SPELLED: dict[str, Format] = {"jpeg": "jpg", "tif": "tiff"}  # other names of these
@@ -44,10 +42,7 @@ LUMA = (0.299, 0.587, 0.114)  # BT.601 in full range, as in Pillow's convert("L"
 INVISIBLE = 1 / 510  # half a level of alpha
 BY_ROWS: tuple[Format, ...] = ("png", "jpg", "tiff")  # formats that are written row by row
 WHOLE = 12  # bytes of memory that another one needs for each pixel
-# Bytes that a file takes for each pixel at the least; photographs take more.
-SMALLEST: dict[Format, float] = {"png": 0.2, "tiff": 0.3, "jpg": 0.02, "webp": 0.01}
 Size = tuple[int, int]
-FRAME = re.compile(r"([0-9]{4,})\.(?:png|jpg|webp|tiff)")  # names of frames
 
 
 class Extras(NamedTuple):
@@ -112,20 +107,17 @@ def why_no_folder(folder: Path, to_write: bool) -> str:
 @long_name_errors()
 def write_image(
     path: Path,
-    size: Size,
-    strips: Iterable[Pixels],
+    pixels: Pixels,
     extras: Extras,
     format: Format,
     quality: int,
     before: Callable[[], None] | None = None,
 ) -> list[str]:
-    """Write an image to a temporary file, as its rows come, and move it to its place.
+    """Write an image to a temporary file, and move it to its place.
 
     Args:
         path: The file; its folder is created.
-        size: (H, W) of the image.
-        strips: Its rows in parts of any height: (rows, W, C) uint8 or uint16; C is 1 (grey), 2
-            (with alpha), 3 (RGB) or 4 (with alpha).
+        pixels: (H, W, C) uint8 or uint16; C is 1 (grey), 2 (with alpha), 3 (RGB) or 4 (with alpha).
         extras: Other content of the file.
         format: File format. ``jpg`` has no alpha; ``jpg`` and ``webp`` have 8 bits only.
         quality: Quality of ``jpg`` and ``webp``, 1 to 100.
@@ -139,35 +131,22 @@ def write_image(
         OSError: If the file could not be written.
     """
     with whole_file(path, before) as file:
-        return encode(file, size, strips, extras, format, quality)
+        return encode(file, pixels, extras, format, quality)
 
 
 def encode(
-    file: BinaryIO,
-    size: Size,
-    strips: Iterable[Pixels],
-    extras: Extras,
-    format: Format,
-    quality: int,
+    file: BinaryIO, pixels: Pixels, extras: Extras, format: Format, quality: int
 ) -> list[str]:
     """Write an image into an open file, empty and readable; otherwise as ``write_image``."""
-    bands = bands_of(strips)
-    band = next(bands)
-    extras, lost = _fitted_extras(extras, size, band, format)
-    bands = chain([band], bands)
-    if band.itemsize == 2 and band.shape[2] == 2:
-        # Pillow cannot read 16-bit grey with alpha.
-        bands = (each[..., [0, 0, 0, 1]] for each in bands)
-    del band
+    extras, lost = _fitted_extras(extras, pixels, format)
     if format == "png":
-        write_png(file, size, bands, _chunks(extras))
+        write_png(file, pixels, _chunks(extras))
     elif format == "tiff":
-        write_tiff(file, size, bands, extras.icc)
+        write_tiff(file, pixels, extras.icc)
         _add_exif_to_tiff(file, extras.exif)
     elif format == "jpg":
-        write_jpeg(file, size, bands, quality, **_options(extras))
+        write_jpeg(file, pixels, quality, **_options(extras))
     else:
-        pixels = np.concatenate(list(bands))
         image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
         try:
             image.save(file, "WEBP", quality=quality, **_options(extras))
@@ -182,30 +161,18 @@ def _options(extras: Extras) -> dict[str, bytes]:
     return {name: content for name, content in options.items() if content}
 
 
-def _fitted_extras(
-    extras: Extras, size: Size, band: Pixels, format: Format
-) -> tuple[Extras, list[str]]:
-    """Return the extras that a file can hold, fitted to its pixels, and names of the others.
-
-    Args:
-        extras: The extras.
-        size: (H, W) of the image.
-        band: Some of its rows.
-        format: File format.
-    """
-    channels = band.shape[2]
+def _fitted_extras(extras: Extras, pixels: Pixels, format: Format) -> tuple[Extras, list[str]]:
+    """Return the extras that a file can hold, fitted to its pixels, and names of the others."""
     lost = []
     icc, exif, cicp = extras
     if icc:
-        # WebP has no grey, and 16-bit grey with alpha is written as colour.
-        grey = channels < 3 and format != "webp" and not (channels == 2 and band.itemsize == 2)
-        icc = fitted(icc, grey)
+        icc = fitted(icc, pixels.shape[2] < 3 and format != "webp")  # WebP has no grey
         if icc is None or len(icc) > LARGEST_PROFILE.get(format, math.inf):
             icc = None
             lost.append("colour profile")
     if exif:
         too_long = format == "jpg" and len(exif) > LARGEST_EXIF
-        if too_long or (format == "tiff" and is_big_tiff(size, band)):
+        if too_long or (format == "tiff" and is_big_tiff(pixels)):
             exif = None
             lost.append("EXIF")
     if cicp and format != "png":
@@ -393,42 +360,3 @@ def weighted_by_alpha(
         change.masked_fill_(invisible, 0)
         torch.add(output[channel], change, out=weighted[channel])
     return weighted.clamp_(0, 1)
-
-
-def frames_of(count: int | None) -> Known:
-    """Return a function that recognises names of frames of ``write_clip``.
-
-    Args:
-        count: Number of frames; None if unknown.
-    """
-
-    def is_frame(name: str) -> bool:
-        match = FRAME.fullmatch(name)
-        if match is None:
-            return False
-        return count is None or 1 <= int(match[1]) <= count
-
-    return is_frame
-
-
-@long_name_errors()
-def write_clip(
-    folder: Path, frames: Pixels, format: Format, quality: int, before: Callable[[], None]
-) -> None:
-    """Write frames to a temporary folder and move it to its place.
-
-    Args:
-        folder: The folder of the frames ``0001.png`` and so on.
-        frames: (F, H, W, C) uint8 or uint16.
-        format: File format of the frames.
-        quality: Quality of ``jpg`` and ``webp``.
-        before: Called when all frames are on the disk; it removes older ones from their place.
-
-    Raises:
-        ValueError: If an encoder fails, or the name is too long for the disk.
-        OSError: If a file could not be written.
-    """
-    with whole_folder(folder, before, frames_of(None)) as beside:
-        for number, frame in enumerate(frames, start=1):
-            path = beside / f"{number:04}.{format}"
-            write_image(path, frame.shape[:2], [frame], Extras(), format, quality)

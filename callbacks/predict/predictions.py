@@ -20,7 +20,7 @@ from files.paths import PREDICTIONS, open_regular, size_and_time
 
 NAME = PREDICTIONS
 
-# Groups of the configuration that do not change outputs, or are stored separately.
+# Groups of the configuration that do not change outputs, but for some keys of ``data``.
 OTHER_GROUPS = frozenset(
     {"config", "run", "checkpoint", "writer", "degradation", "trainer", "data", "seed_everything"}
     | {"ckpt_path", "weights_only", "return_predictions"}
@@ -28,33 +28,15 @@ OTHER_GROUPS = frozenset(
 ITSELF = frozenset({"trainer.precision"}) | {
     f"data.init_args.{name}" for name in ("scale", "size", "output_scale", "degradation_seed")
 }
-
-# All settings of a Source but those that say which images it has, where they lie, and how they
-# are read.
-PREDICT = "data.init_args.predict."
-SOURCE = f"{PREDICT}init_args."
-PLACES = frozenset({"root", "files", "urls"})
-WHERE = PLACES | {
-    "count",
-    "samples",
-    "names",
-    "file",
-    "shard_in_key",
-    "index_cache",
-    "cache_dir",
-    "cache_size",
-    "read_ahead",
-    "retries",
-    "deadline",
-    "allow_pipes",
+SOURCE = "data.init_args.predict."
+# Settings that change nothing but the memory, how a source is read, or the training.
+WITHOUT_INFLUENCE = frozenset({"tiling.batch"}) | {
+    f"{SOURCE}init_args.{name}"
+    for name in ("count", "index_cache", "cache_dir", "cache_size", "read_ahead")
 }
-
-# Have fields of their own, are linked to another key, or change nothing but the memory.
-APART = frozenset(
-    {"model.class_path", "model.init_args.scale", "model.init_args.weights", "tiling.batch"}
-)
 TRAINING = ("model.init_args.optimizer", "model.init_args.lr_scheduler")
 Options = dict[str, Any]
+State = tuple[int, int] | None  # size and time of a file
 
 
 class RunProperties(TypedDict):
@@ -94,9 +76,7 @@ class Line(TypedDict, total=False):
     precision: ``trainer.precision``, or what the method chose in its place.
     seed: Seed of a stochastic method's noise; None if it drew none.
     frames: Number of frames of a clip or a video.
-    input_bytes: Size of the input's file when it was read.
-    input_modified: Its modification time then, in nanoseconds since 1970.
-    input_place: Hash of its path from the folder of the lines, with which it may be moved.
+    hash: Of what the output was made of, and how; missing while a clip is not complete.
     """
 
     key: str
@@ -114,27 +94,17 @@ class Line(TypedDict, total=False):
     precision: str
     seed: int | None
     frames: int
-    input_bytes: int | None
-    input_modified: int | None
-    input_place: str
+    hash: str
 
 
-class Origin(NamedTuple):
-    """How an output was made, as its line says; large folders keep many of these in memory.
+class Made(NamedTuple):
+    """What a line says of an output of ours; large folders keep many of these in memory.
 
-    way: Hash of model, weights and options.
-    seed: Seed of a stochastic method's noise; None if it drew none.
-    input_bytes: As in ``Line``.
-    input_modified: As in ``Line``.
-    input_place: As in ``Line``; None in files of earlier versions.
+    hash: As in ``Line``; empty if it is not complete, or of an earlier version.
     frames: As in ``Line``; None for an image.
     """
 
-    way: int
-    seed: int | None
-    input_bytes: int | None
-    input_modified: int | None
-    input_place: str | None
+    hash: str
     frames: int | None
 
 
@@ -161,37 +131,43 @@ class Predictions:
         self.run = run
         self.seed = seed
         self._lock = threading.Lock()
-        self._origins: dict[str, Origin] = {}
+        self._made: dict[str, Made] = {}
         for line in _lines(self.path):
-            if "error" not in line:
-                self._origins[line["output"]] = Origin(
-                    _way(line),
-                    line.get("seed"),
-                    line.get("input_bytes"),
-                    line.get("input_modified"),
-                    line.get("input_place"),
-                    line.get("frames"),
-                )
+            self._made[line["output"]] = Made(line.get("hash", ""), line.get("frames"))
+        settings = [run["model"], run["weights_digest"], run["options"]]
+        self._settings = _hash_of(settings)
 
-    def find(self, output: str) -> Origin | None:
-        """Return how an output, by its path below the folder, was made; None if it is not ours."""
-        return self._origins.get(output)
+    def find(self, output: str) -> Made | None:
+        """Return what is known of an output, by its path below the folder; None if not ours."""
+        return self._made.get(output)
 
-    def is_same(self, origin: Origin, source: str | None, options: Options | None = None) -> bool:
+    def is_done(self, made: Made, source: str | None, options: Options | None = None) -> bool:
         """Return whether this run would make an output of ours in the same way.
 
         Args:
-            origin: How it was made.
+            made: What is known of it.
             source: File of the input, if it has one.
             options: Options of this output alone.
         """
-        if origin.way != _way(self._with(options)) or origin.seed not in (None, self.seed):
-            return False
-        if source is None:
-            return True
-        state = (origin.input_bytes, origin.input_modified)
-        is_unchanged = state in ((None, None), size_and_time(source))
-        return is_unchanged and origin.input_place in (None, self._place_of(source))
+        state = size_and_time(source) if source else None
+        # Without noise, the seed had no influence.
+        return made.hash in [self.hash(source, state, seed, options) for seed in (None, self.seed)]
+
+    def hash(
+        self, source: str | None, state: State, seed: int | None, options: Options | None = None
+    ) -> str:
+        """Return the hash of what an output is made of, and how.
+
+        Args:
+            source: File of the input, if it has one.
+            state: Its size and time when it was read.
+            seed: Seed of the method's noise; None if it draws none.
+            options: Options of this output alone.
+        """
+        place = source
+        if source and "://" not in source:  # inputs and outputs may be moved together
+            place = os.path.relpath(source, self.path.parent)
+        return _hash_of([self._settings, options, seed, place, state])
 
     def add(self, line: Line, options: Options | None = None) -> None:
         """Write a line; it is in the disk's cache when this returns.
@@ -200,21 +176,11 @@ class Predictions:
             line: The image.
             options: Options of this output alone.
         """
+        content: dict[str, Any] = dict(line)
+        if "error" not in line:
+            content |= {**self.run, "options": {**self.run["options"], **(options or {})}}
         with self._lock:
-            content: dict[str, Any] = dict(line)
-            if "error" not in line:
-                source = line.get("input")
-                if source:
-                    content["input_place"] = self._place_of(source)
-                content |= self._with(options)
             self._append(content)
-
-    def _place_of(self, source: str) -> str:
-        from_here = source if "://" in source else os.path.relpath(source, self.path.parent)
-        return xxhash.xxh3_64_hexdigest(os.fsencode(from_here))
-
-    def _with(self, options: Options | None) -> dict[str, Any]:
-        return {**self.run, "options": {**self.run["options"], **(options or {})}}
 
     def _append(self, content: dict[str, Any]) -> None:
         data = json.dumps(content, separators=(", ", ": ")).encode() + b"\n"
@@ -239,38 +205,23 @@ class Predictions:
 def options_of(config: Mapping[str, Any]) -> Options:
     """Return the settings that change outputs, flat, by their keys on the command line.
 
-    These are all of the model's except those of training, and all groups except those known to have
-    no influence; None values are left out.
+    These are all of the model's except those of training, all of a source's that say which images
+    it has, and all groups except those known to have no influence. None values are left out, and
+    files of weights, which are compared by content.
 
     Args:
         config: The configuration of ``predict``, as plain values.
     """
-    return {
-        key: value
-        for key, value in _flat(config)
-        if value is not None
-        and (key in ITSELF or _of_source(key) or key.partition(".")[0] not in OTHER_GROUPS)
-        and key not in APART
-        and not key.startswith(TRAINING)
-    }
-
-
-def places_of(config: Mapping[str, Any]) -> Options:
-    """Return the settings that say where the images lie, for those that have no file.
-
-    Of a source that is not Enlarger's these are all.
-    """
-    settings = {key: value for key, value in _flat(config) if key.startswith(PREDICT)}
-    foreign = tuple(
-        key.removesuffix("class_path")
-        for key, value in settings.items()
-        if key.endswith(".class_path") and not str(value).startswith("datamodules.")
-    )
-    return {
-        key: value
-        for key, value in settings.items()
-        if key.rpartition(".")[2] in PLACES or key.startswith(foreign)
-    }
+    options = {}
+    for key, value in _flat(config):
+        is_group = key.partition(".")[0] not in OTHER_GROUPS
+        has_influence = key in ITSELF or key.startswith(SOURCE) or is_group
+        is_file = key.endswith("weights") and isinstance(value, str)
+        if not has_influence or is_file or value is None:
+            continue
+        if key not in WITHOUT_INFLUENCE and not key.startswith(TRAINING):
+            options[key] = value
+    return options
 
 
 def digest_of(model: nn.Module) -> str | None:
@@ -288,38 +239,23 @@ def digest_of(model: nn.Module) -> str | None:
 
 def outputs_in(folder: Path) -> set[str]:
     """Return the output files of a folder according to its lines, whether or not they exist."""
-    return {line["output"] for line in _lines(folder / NAME) if "error" not in line}
+    return {line["output"] for line in _lines(folder / NAME)}
 
 
-def _of_source(key: str) -> bool:
-    parts = key.removeprefix(SOURCE).split(".")
-    # Inputs of predict are not degraded.
-    return key.startswith(SOURCE) and parts[-1] not in WHERE and "degradation" not in parts
-
-
-def _way(line: Mapping[str, Any]) -> int:
-    # Weights are compared by content, not by path; numbers called weights are settings.
-    options = {
-        k: v
-        for k, v in line["options"].items()
-        if not (k.endswith("weights") and isinstance(v, str))
-    }
-    compared = [line["model"], line["weights_digest"], options]
-    return xxhash.xxh3_64_intdigest(json.dumps(compared, sort_keys=True).encode())
+def _hash_of(content: object) -> str:
+    return xxhash.xxh3_64_hexdigest(json.dumps(content, sort_keys=True).encode())
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines of outputs, without those of failed images."""
     with contextlib.suppress(FileNotFoundError), open_regular(path) as file:
         for text in file:
             try:
                 line = json.loads(text)
-                if "error" not in line:
-                    _way(line)
-                if not isinstance(line["output"], str):
-                    continue
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            except (ValueError, RecursionError):
                 continue  # truncated by a full disk, or of other origin: ignored
-            yield line
+            if isinstance(line, dict) and "options" in line and isinstance(line.get("output"), str):
+                yield line
 
 
 def _flat(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

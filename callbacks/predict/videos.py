@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,7 @@ from files.videos.video import (
     rgb_to_frame,
 )
 
+log = logging.getLogger(__name__)
 Codec = Literal["h264", "hevc", "av1"]
 ENCODERS: dict[Codec, str] = {"h264": "libx264", "hevc": "libx265", "av1": "libsvtav1"}
 # FFmpeg's option that takes the encoder's own settings; those that silence it.
@@ -66,20 +68,15 @@ class VideoWriter:
         target: The file, which appears when it is complete.
         source: The input, whose audio and metadata are copied.
         settings: Codec and quality.
-        before: Called when the video is on the disk, before it appears in its place.
-
-    Attributes:
-        left_out: The input's streams that cannot be copied.
     """
 
-    def __init__(
-        self, target: Path, source: str, settings: VideoSettings, before: Callable[[], None]
-    ) -> None:
+    def __init__(self, target: Path, source: str, settings: VideoSettings) -> None:
         self.target = target
         self.source = source
         self.settings = settings
-        self._before = before
-        self._copied, self.left_out = _copied_streams(source)
+        self._copied, self._left_out = _copied_streams(source)
+        self._named: set[str] = set()  # what the log has named as not kept
+        self._before: Callable[[], None]  # of `finish`
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="video")
         self._pending: deque[Future[None]] = deque()
         self._files = ExitStack()
@@ -100,14 +97,18 @@ class VideoWriter:
             ValueError: If the name is too long for the disk.
             Exception: Whatever the encoder raises, for an earlier frame.
         """
+        self._name_losses(frame)
         if self._output is None:
             self._open(pixels.shape[:2], frame)
         self._pending.append(self._pool.submit(self._encode, pixels, frame))
         while len(self._pending) > WAITING:
             self._pending.popleft().result()
 
-    def finish(self) -> None:
+    def finish(self, before: Callable[[], None]) -> None:
         """Write what is left of the audio, and put the video in its place.
+
+        Args:
+            before: Called when the video is on the disk, before it appears in its place.
 
         Raises:
             Exception: Whatever the encoder raises.
@@ -115,6 +116,7 @@ class VideoWriter:
         while self._pending:
             self._pending.popleft().result()
         self._pool.shutdown()
+        self._before = before
         self._mux(self._film.encode(None))
         self._mux_audio(inf)
         self._files.close()
@@ -126,6 +128,14 @@ class VideoWriter:
         with suppress(_StoppedError), self._files:
             raise _StoppedError
 
+    def _name_losses(self, frame: VideoFrame) -> None:
+        """Log what is not kept of the input, once, at the first frame that has it."""
+        lost = dict.fromkeys([*self._left_out, *frame.extras.lost])
+        unnamed = [content for content in lost if content not in self._named]
+        if unnamed:
+            log.warning("%s: not kept: %s", self.source, ", ".join(unnamed))
+        self._named.update(unnamed)
+
     def _open(self, size: tuple[int, ...], frame: VideoFrame) -> None:
         av = load_av("writing a video")
         codec, crf, metadata = self.settings
@@ -135,7 +145,7 @@ class VideoWriter:
         if own_settings:
             encoding[SETTINGS[codec]] = own_settings
         with long_name_errors():
-            file = self._files.enter_context(whole_file(self.target, self._before))
+            file = self._files.enter_context(whole_file(self.target, lambda: self._before()))
         original = self._files.enter_context(open_video(self.source))
         muxing = _muxing(frame)
         output = self._files.enter_context(av.open(file, "w", format="mp4", options=muxing))

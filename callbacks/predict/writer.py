@@ -2,44 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import resource
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from queue import Full, Queue
 from typing import Any, Literal, cast
 
-import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.evaluation import are_finite, output_image, predicted_dataset
+from callbacks.evaluation import output_image, predicted_dataset
 from callbacks.predict.files import (
-    BY_ROWS,
     EIGHT_BIT,
     OPAQUE,
-    SMALLEST,
     SPELLED,
-    WHOLE,
     Extras,
     Format,
     Size,
     check_folder,
     fitted_exif,
-    frames_of,
-    image_levels,
-    mixed_with_bicubic,
-    unwritable_reason,
-    write_clip,
     write_image,
 )
+from callbacks.predict.levels import Finish, OutputError, levels_of
 from callbacks.predict.predictions import (
     NAME,
     Line,
@@ -47,32 +36,25 @@ from callbacks.predict.predictions import (
     RunProperties,
     digest_of,
     options_of,
-    places_of,
 )
-from callbacks.predict.strips import Finish, NotFiniteError, strips_of
-from callbacks.predict.videos import (
-    Codec,
-    VideoSettings,
-    VideoWriter,
-)
+from callbacks.predict.videos import Codec, VideoSettings, VideoWriter
 from callbacks.provenance import commit
 from files.batch import Piece
 from files.images.deep import Pixels
-from files.memory import refuse_file, refuse_whole
 from files.method import Method, method_of
 from files.numbers import NonNegativeInt, PositiveInt, UnitInterval
 from files.own_modules import class_path
-from files.owned import foreign, hold_place, remove_file, remove_folder
+from files.owned import hold_place, remove_file
 from files.paths import expand_path, size_and_time
-from files.videos.video import VideoFrame
 
 log = logging.getLogger(__name__)
 THREADS = 2
-LARGE = 50_000_000  # bytes
+LARGE = 50_000_000  # bytes of a PNG that jpg would make far smaller
 ELSEWHERE = "set another writer.folder or writer.suffix"
 Profile = Literal["keep", "convert"]
 ExifPart = Literal["keep", "no_place", "drop"]
-Common = Callable[[float], Line]  # of the seconds that strips took: what all images' lines have
+Part = tuple[Iterable[Piece], Finish]  # an image, or a frame of a clip
+Common = Callable[[float], Line]  # of the seconds that levels took: what all images' lines have
 
 
 def _peak_memory(device: torch.device) -> int | None:
@@ -85,74 +67,14 @@ def _peak_memory(device: torch.device) -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _input_state(source: str | None, meta: Mapping[str, Any]) -> Line:
-    """Return size and time of an input's file, when its pixels were read if that is known."""
-    state = meta.get("read")
-    if state is None and source is not None:
-        state = size_and_time(source)
-    return Line() if state is None else Line(input_bytes=state[0], input_modified=state[1])
+def _whole(image: torch.Tensor) -> Piece:
+    """Return a whole output, (1, 3, H, W), as a piece."""
+    return Piece(slice(0, image.shape[-2]), slice(0, image.shape[-1]), image)
 
 
-def _file_number(path: str | Path | None) -> tuple[int, int] | None:
-    """Return what all links and spellings of a file share; None if there is none."""
-    try:
-        state = os.stat(path or "")
-    except OSError:
-        return None
-    return state.st_dev, state.st_ino
-
-
-class _Strips:
-    """Strips of an image on their way to the thread that writes it; at most one waits."""
-
-    def __init__(self) -> None:
-        self._waiting: Queue[Pixels] = Queue(maxsize=1)
-        self._error: BaseException | None = None
-        self.writing: Future[list[str]] = Future()
-
-    def put(self, strip: Pixels) -> None:
-        """Pass a strip on; wait if another one waits."""
-        while not self.writing.done():  # else it has failed
-            with contextlib.suppress(Full):
-                self._waiting.put(strip, timeout=1)
-                return
-
-    def fail(self, error: BaseException) -> None:
-        """End the thread by an error, without waiting: a second Ctrl-C would leave it for ever."""
-        self._error = error
-        with contextlib.suppress(Full):
-            self._waiting.put_nowait(np.empty(0, np.uint8))  # wake it
-
-    def rows(self, height: int) -> Iterator[Pixels]:
-        """Yield the strips of ``height`` rows, in the thread.
-
-        Raises:
-            BaseException: The error that was passed.
-        """
-        while height:
-            strip = self._waiting.get()
-            if self._error is not None:
-                raise self._error
-            height -= len(strip)
-            yield strip
-
-
-@dataclass
-class _Video:
-    """The video that is written.
-
-    key: Its key.
-    writer: Its writer.
-    seconds: Of its frames.
-    lost: What is not kept of the input, as far as the log has named it.
-    line: Its line, once the last frame was added.
-    """
-
-    key: str
-    writer: VideoWriter
-    seconds: list[float] = field(default_factory=list)
-    lost: set[str] = field(default_factory=set)
-    line: Line | None = None
+def _frame_name(number: int, format: Format) -> str:
+    """Return the name of a clip's frame, the first of which is number 0."""
+    return f"{number + 1:04}.{format}"
 
 
 class Writer(Callback):
@@ -168,9 +90,9 @@ class Writer(Callback):
     kept. An image that cannot be read or written is reported and counted. Files are written
     atomically, so an interrupted run can be started again. Encoding runs in threads beside the
     model. Each image has a line in ``<folder>/predictions.jsonl``. A clip is a folder,
-    ``<folder>/<key><suffix>``, of frames ``0001.<format>`` and so on, written atomically, too. A
-    video becomes ``<folder>/<key><suffix>.mp4`` with the times, colours, rotation and audio of its
-    input; each is made by one process.
+    ``<folder>/<key><suffix>``, of frames ``0001.<format>`` and so on. A video becomes
+    ``<folder>/<key><suffix>.mp4`` with the times, colours, rotation and audio of its input; each is
+    made by one process.
 
     Args:
         folder: Where to write; by default ``predict`` in the run's directory.
@@ -233,17 +155,17 @@ class Writer(Callback):
         self.unusable = 0
         self.failed = 0
         self._root = Path()
-        self._of_clips = False
+        self._frames: int | None = None  # of each clip; None for images
         self._noted: Counter[str] = Counter()  # what happened to images besides
         self._data: Any = None  # the data module
         self._sources: dict[str, str | None] = {}  # file of each input, by key
-        self._inputs: set[tuple[int, int] | None] = set()  # their numbers
-        self._places = places_of(self.config)
+        self._inputs: set[str] = set()  # the same files
         self._lines: Predictions  # from `setup` on
         self._pool: ThreadPoolExecutor | None = None
         self._pending: deque[tuple[Future[list[str]], str]] = deque()  # with keys
         self._videos: set[str] = set()  # keys
-        self._video: _Video | None = None  # the one whose frames come now
+        self._video: VideoWriter | None = None  # of the video whose frames come now
+        self._video_seconds: list[float] = []  # of its frames
         self._abandoned: set[str] = set()
         self._method = Method()
 
@@ -266,7 +188,7 @@ class Writer(Callback):
         check_folder(self._root)
         if self._root.is_dir():  # each process holds it; the first one has locked it, too
             hold_place(self._root)
-        self._of_clips = self._data.predict_frames is not None
+        self._frames = self._data.predict_frames
         self._method = method_of(pl_module)
         if self._method.in_pieces is not None:
             self._method.in_pieces = True
@@ -276,7 +198,7 @@ class Writer(Callback):
             self._data.convert_in_predict()
         keys = self._data.predict_keys
         self._sources = dict(zip(keys, self._data.predict_paths, strict=True))
-        self._inputs = {_file_number(path) for path in self._sources.values()}
+        self._inputs = {os.path.abspath(path) for path in self._sources.values() if path}
         self._videos = set(self._data.predict_videos)
         done = {key for key in keys if self._is_done(key)}
         self.skipped = len(done)
@@ -348,16 +270,15 @@ class Writer(Callback):
                 pieces = outputs["pieces"]
             else:
                 image = output_image(outputs)[number : number + 1]
-                size = image.shape[-2], image.shape[-1]
-                if image.ndim == 5:
-                    self._submit_clip(key, image, lr, meta, common)
-                    continue
-                pieces = [Piece(slice(0, size[0]), slice(0, size[1]), image)]
-            strips = strips_of(pieces, Finish(lr, size, meta, self.format, self.strength))
-            if "frame" in meta:
-                self._add_frame(strips, meta, common)
+                size = image.shape[-2:]
+                pieces = [_whole(image)]
+            if self._frames is not None:
+                self._submit(key, self._parts_of_clip(image[0], lr, meta), meta, common)
+            elif "frame" in meta:
+                self._add_frame(pieces, Finish(lr, size, meta, "png", self.strength), common)
             else:
-                self._submit(key, size, strips, meta, common)
+                finish = Finish(lr, size, meta, self.format, self.strength)
+                self._submit(key, [(pieces, finish)], meta, common)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Wait for the last files and log a summary.
@@ -428,7 +349,7 @@ class Writer(Callback):
             options["writer.quality"] = self.quality
         if self.strength != 1:
             options["writer.strength"] = self.strength
-        if self._of_clips:  # their names do not show it
+        if self._frames is not None:  # names of clips do not show it
             options["writer.format"] = self.format
         properties = RunProperties(
             model=class_path(type(pl_module)),
@@ -442,7 +363,7 @@ class Writer(Callback):
     def _name(self, key: str) -> str:
         if key in self._videos:
             return f"{key}{self.suffix}.mp4"
-        if self._of_clips:
+        if self._frames is not None:
             return f"{key}{self.suffix}"
         return f"{key}{self.suffix}.{self.format}"
 
@@ -458,84 +379,55 @@ class Writer(Callback):
             ValueError: If it is not, and something that is not ours would be replaced.
         """
         target = self._target(key)
-        origin = self._lines.find(self._name(key))
         if not os.path.lexists(target):
             return False
-        number = _file_number(target)
-        if number is not None and number in self._inputs:
+        if str(target) in self._inputs:
             raise ValueError(f"{target} would overwrite an input: {ELSEWHERE}")
-        if origin is None or target.is_dir() != self._of_clips:
+        made = self._lines.find(self._name(key))
+        if made is None:
             raise ValueError(
                 f"{target} exists, and no line of {NAME} says that Enlarger wrote it: move it "
                 f"away, or {ELSEWHERE}"
             )
-        if self._lines.is_same(origin, self._sources[key], self._options_of(key)):
+        if self._lines.is_done(made, self._sources[key], self._options_of(key)):
             return True
-        others = foreign(target, frames_of(origin.frames)) if self._of_clips else []
-        if others:
-            raise ValueError(
-                f"{target} holds {others[0]}, which Enlarger did not write, and would be replaced: "
-                f"move it away, or {ELSEWHERE}"
-            )
+        if self._frames is not None:
+            frames = range(min(made.frames or 0, self._frames))
+            ours = {_frame_name(number, self.format) for number in frames}
+            others = sorted({path.name for path in target.iterdir()} - ours)
+            if others:
+                raise ValueError(
+                    f"{target} holds {others[0]}, which would stay among the new frames: move it "
+                    f"away, or {ELSEWHERE}"
+                )
         return False
-
-    # ------------------------------------------------------------------------------ the videos
 
     def _options_of(self, key: str) -> dict[str, Any]:
         """Return the options that an output has besides those of the run."""
         if key in self._videos:
             return {"writer.codec": self._settings.codec, "writer.crf": self._settings.crf}
-        return self._places if self._sources[key] is None else {}
+        return {}
 
-    def _opened(self, meta: dict[str, Any]) -> _Video:
-        """Open the video of a frame."""
-        frame: VideoFrame = meta["frame"]
-        target = self._target(frame.video)
+    # ------------------------------------------------------------------------------ the videos
 
-        def note() -> None:  # in the same order as for an image
-            remove_file(target)
-            if self._video is not None and self._video.line is not None:
-                self._lines.add(self._video.line, self._options_of(frame.video))
-
-        writer = VideoWriter(target, meta["path"], self._settings, note)
-        return _Video(frame.video, writer)
-
-    def _name_losses(self, video: _Video, frame: VideoFrame, path: str) -> None:
-        """Log what is not kept of a video, once, at the first frame that has it."""
-        lost = [*video.writer.left_out, *frame.extras.lost]
-        unnamed = [content for content in lost if content not in video.lost]
-        if unnamed:
-            log.warning("%s: not kept: %s", path, ", ".join(unnamed))
-        video.lost.update(unnamed)
-
-    def _add_frame(self, strips: Iterator[Pixels], meta: dict[str, Any], common: Common) -> None:
+    def _add_frame(self, pieces: Iterable[Piece], finish: Finish, common: Common) -> None:
         """Add a frame to its video; an encoder's error does not end the run."""
-        frame: VideoFrame = meta["frame"]
+        meta = finish.meta
+        frame = meta["frame"]
         key = frame.video
         if key in self._abandoned:
             return
         began = time.perf_counter()
-        pixels = None
-        reason = ""
-        try:
-            pixels = np.concatenate(list(strips))
-        except (NotFiniteError, MemoryError) as error:  # of this video alone
-            reason = str(error)
-        line = common(time.perf_counter() - began)
         try:
             if self._video is None:
-                self._video = self._opened(meta)
-            self._name_losses(self._video, frame, meta["path"])
-            if pixels is None:
-                raise ValueError(f"frame {frame.number}: {reason}")
-            self._video.writer.add(pixels, frame)
-            self._video.seconds.append(line["seconds"])
+                self._video = VideoWriter(self._target(key), meta["path"], self._settings)
+                self._video_seconds.clear()
+            pixels = levels_of(pieces, finish, self._root)
+            self._video.add(pixels, frame)
+            line = common(time.perf_counter() - began)
+            self._video_seconds.append(line["seconds"])
             if frame.last:
-                size = list(pixels.shape[:2])
-                self._video.line = self._video_line(self._video, meta, size, line)
-                self._video.writer.finish()
-                self._video = None
-                self.written += 1
+                self._finish_video(key, finish, line)
         except OSError:  # a disk error, which other videos will have, too
             raise
         except Exception as error:  # whatever encoders raise
@@ -544,20 +436,18 @@ class Writer(Callback):
             self._stop_video()
             self._fail(key, f"it cannot be written as a video: {error}")
 
-    def _video_line(
-        self, video: _Video, meta: dict[str, Any], size: list[int], common: Line
-    ) -> Line:
-        line = Line(key=video.key, input=meta["path"], output=self._name(video.key))
-        line.update(common)
-        line["size"] = size
-        line["frames"] = meta["frame"].number
-        line["seconds"] = round(sum(video.seconds) / len(video.seconds), 6)
-        line.update(_input_state(meta["path"], meta))
-        return line
+    def _finish_video(self, key: str, finish: Finish, common: Line) -> None:
+        assert self._video is not None
+        line = self._line_of(key, finish.size, common)
+        line["frames"] = finish.meta["frame"].number
+        line["seconds"] = round(sum(self._video_seconds) / len(self._video_seconds), 6)
+        self._video.finish(lambda: self._replace(line, finish.meta))
+        self._video = None
+        self.written += 1
 
     def _stop_video(self) -> None:
         if self._video is not None:
-            self._video.writer.stop()
+            self._video.stop()
         self._video = None
 
     # ------------------------------------------------------------------------------ the images
@@ -599,81 +489,39 @@ class Writer(Callback):
             precision="bf16-mixed" if method.uses_bf16 else str(trainer.precision),
         )
 
+    def _line_of(self, key: str, size: Size, common: Line) -> Line:
+        line = Line(key=key, input=self._sources[key], output=self._name(key), size=list(size))
+        line.update(common)
+        return line
+
+    def _parts_of_clip(
+        self, clip: torch.Tensor, lr: torch.Tensor, meta: Mapping[str, Any]
+    ) -> Iterator[Part]:
+        """Yield each frame of a clip, (F, 3, H, W)."""
+        size = clip.shape[-2], clip.shape[-1]
+        lr_frames = lr.view(-1, *lr.shape[-3:]) if lr.ndim > 3 else lr  # a clip may have no LR
+        for number in range(len(clip)):
+            frame = slice(number, number + 1)
+            finish = Finish(lr_frames[frame], size, meta, self.format, self.strength)
+            yield [_whole(clip[frame])], finish
+
     def _submit(
-        self,
-        key: str,
-        size: Size,
-        strips: Iterator[Pixels],
-        meta: dict[str, Any],
-        common: Common,
+        self, key: str, parts: Iterable[Part], meta: Mapping[str, Any], common: Common
     ) -> None:
-        """Let a thread write an image while its strips are made."""
-        target = self._target(key)
-        reason = unwritable_reason(size, self.format)
-        if reason:
-            self._fail(key, reason)
-            return
-        line = Line(key=key, input=self._sources[key], output=self._name(key), size=list(size))
-        waiting = _Strips()
-        rows = waiting.rows(size[0])
-        assert self._pool is not None  # since `setup`
-        waiting.writing = self._pool.submit(self._write, target, size, rows, meta, line)
-        self._pending.append((waiting.writing, key))
-        seconds = 0.0
-        done = 0
-        try:
-            self._refuse_large(target, size)
-            began = time.perf_counter()
-            for strip in strips:
-                seconds += time.perf_counter() - began
-                done += len(strip)
-                if done == size[0]:  # the line must be complete before the file is
-                    line.update(common(seconds))
-                waiting.put(strip)
-                if waiting.writing.done():  # or has failed
-                    break
-                began = time.perf_counter()
-        except (NotFiniteError, MemoryError) as error:  # of this image alone
-            waiting.fail(error)
-        except BaseException as error:
-            waiting.fail(error)
-            raise
-        self._settle()
-
-    def _refuse_large(self, target: Path, size: Size) -> None:
-        """Log where a large image is written.
-
-        Raises:
-            MemoryError: If there is no room for it.
-        """
-        refuse_file(size, SMALLEST[self.format], target.parent)
-        if self.format not in BY_ROWS:
-            refuse_whole(size, WHOLE, torch.device("cpu"))
-        if 3 * size[0] * size[1] > LARGE:
-            whole = "" if self.format in BY_ROWS else f" ({self.format} needs it whole in memory)"
-            log.info("writing %s%s", target, whole)
-
-    def _submit_clip(
-        self, key: str, clip: torch.Tensor, lr: torch.Tensor, meta: dict[str, Any], common: Common
-    ) -> None:
-        """Let a thread write a clip, (1, F, 3, H, W)."""
-        frames = clip[0]
-        size = frames.shape[-2], frames.shape[-1]
-        reason = unwritable_reason(size, self.format)
-        if not bool(are_finite(clip)):
-            reason = "the output has pixels that are not finite"
-        if reason:
-            self._fail(key, reason)
-            return
-        frames = mixed_with_bicubic(frames, lr, self.strength)
+        """Make the levels of an image, or of the frames of a clip; let a thread write them."""
         began = time.perf_counter()
-        pixels: Any = np.stack([image_levels(frame, meta) for frame in frames])
-        line = Line(key=key, input=self._sources[key], output=self._name(key), size=list(size))
-        line["frames"] = len(pixels)
-        line.update(common(time.perf_counter() - began))
+        try:
+            images = [levels_of(pieces, finish, self._root) for pieces, finish in parts]
+        except (OutputError, MemoryError) as error:  # of this image alone
+            self._fail(key, str(error))
+            return
+        line = self._line_of(key, images[0].shape[:2], common(time.perf_counter() - began))
+        write = self._write
+        if self._frames is not None:
+            line["frames"] = len(images)
+            write = self._write_clip
         assert self._pool is not None  # since `setup`
-        writing = self._pool.submit(self._write_clip, self._target(key), pixels, meta, line)
-        self._pending.append((writing, key))
+        self._pending.append((self._pool.submit(write, images, meta, line), key))
         self._settle()
 
     def _settle(self) -> None:
@@ -688,9 +536,6 @@ class Writer(Callback):
             lost = writing.result()
         except OSError:  # a disk error, which other images will have, too
             raise
-        except (NotFiniteError, MemoryError) as error:  # which the strips ended with
-            self._fail(key, str(error))
-            return
         except Exception as error:  # whatever encoders raise
             reason = f"it cannot be written as {self.format}: {type(error).__name__}: {error}"
             self._fail(key, reason)
@@ -710,42 +555,46 @@ class Writer(Callback):
         source = self._sources[key]
         self._lines.add(Line(key=key, input=source, output=self._name(key), error=reason))
 
-    def _write(
-        self, target: Path, size: Size, strips: Iterator[Pixels], meta: dict[str, Any], line: Line
-    ) -> list[str]:
+    def _write(self, images: list[Pixels], meta: Mapping[str, Any], line: Line) -> list[str]:
         """Write an image and its line; return what the format cannot hold."""
+        (pixels,) = images
         exif = meta.get("exif")
         if exif is not None:
-            exif = fitted_exif(exif, size, self.exif == "keep")
+            exif = fitted_exif(exif, pixels.shape[:2], self.exif == "keep")
         extras = Extras(meta.get("icc"), exif, meta.get("cicp"))
 
         def note() -> None:
-            # The new image is complete on the disk. The old one is removed before the line is
-            # written, and the line before the new one appears. So a kill at any time leaves no
-            # image of another run with this line, and none without a line: at worst the image is
-            # missing, and the next run writes it.
-            remove_file(target)
-            self._add_line(line, meta)
+            self._replace(line, meta)
 
-        return write_image(target, size, strips, extras, self.format, self.quality, note)
+        target = self._root / line["output"]
+        return write_image(target, pixels, extras, self.format, self.quality, note)
 
-    def _write_clip(
-        self, target: Path, frames: Pixels, meta: dict[str, Any], line: Line
-    ) -> list[str]:
+    def _replace(self, line: Line, meta: Mapping[str, Any]) -> None:
+        # The new file is complete on the disk. The old one is removed before the line is written,
+        # and the line before the new one appears. So a kill at any time leaves no file of another
+        # run with this line, and none without a line: at worst the file is missing, and the next
+        # run writes it.
+        remove_file(self._root / line["output"])
+        self._add_line(line, meta)
+
+    def _write_clip(self, images: list[Pixels], meta: Mapping[str, Any], line: Line) -> list[str]:
         """Write a clip and its line; return nothing that the format cannot hold."""
-
-        def note() -> None:  # in the same order as for an image
-            origin = self._lines.find(line["output"])
-            if origin is not None and target.exists():
-                remove_folder(target, frames_of(origin.frames))
-            self._add_line(line, meta)
-
-        write_clip(target, frames, self.format, self.quality, note)
+        # A first line, without a hash: what a kill leaves of the clip is ours, and not done.
+        self._lines.add(line, self._options_of(line["key"]))
+        for number, pixels in enumerate(images):
+            path = self._root / line["output"] / _frame_name(number, self.format)
+            write_image(path, pixels, Extras(), self.format, self.quality)
+        self._add_line(line, meta)
         return []
 
     def _add_line(self, line: Line, meta: Mapping[str, Any]) -> None:
-        line.update(_input_state(line["input"], meta))
-        self._lines.add(line, self._options_of(line["key"]))
+        source = line["input"]
+        state = meta.get("read")  # when its pixels were read
+        if state is None and source is not None:
+            state = size_and_time(source)
+        options = self._options_of(line["key"])
+        line["hash"] = self._lines.hash(source, state, line["seed"], options)
+        self._lines.add(line, options)
 
     def _close(self) -> None:
         if self._method.in_pieces:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,6 @@ from lightning_modules.networks.spandrel import Spandrel
 log = logging.getLogger(__name__)
 ONNX = "model.onnx"
 COMMUNITY = "network.safetensors"
-BACKBONE = re.compile(r"[^/]+/(config\.json|diffusion_pytorch_model[\w.-]*\.(safetensors|json))")
 
 # Trainer arguments that work on any machine, not only the one that trained the run.
 ALONE = {
@@ -107,7 +105,7 @@ def export(model: ImageModel, options: ExportOptions, origin: Origin) -> None:
     model.eval()
     _check(model, options, out)
     origin = replace(origin, config=_without_path(origin.config, model))
-    with whole_folder(out, known=_written_here) as beside:
+    with whole_folder(out) as beside:
         lines = _write(model, options, origin, beside)
     for line in lines:
         log.info("%s", line)
@@ -173,7 +171,3 @@ def _config(model: ImageModel, origin: Origin) -> dict[str, Any]:
         "matmul_precision": (config.get("run") or {}).get("matmul_precision"),
     }
     return content
-
-
-def _written_here(name: str) -> bool:
-    return name in (EXPORT, CONFIG, ONNX, COMMUNITY) or BACKBONE.fullmatch(name) is not None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -14,18 +14,16 @@ from torch import Tensor
 from callbacks.predict.files import (
     EIGHT_BIT,
     OPAQUE,
-    SMALLEST,
     SPELLED,
     Extras,
     Format,
     Size,
     fitted_exif,
     mixed_with_bicubic,
-    unwritable_reason,
     weighted_by_alpha,
     write_image,
 )
-from callbacks.predict.strips import Finish, strips_of
+from callbacks.predict.levels import Finish, levels_of
 from commands.arguments.parser import Parser, parse
 from commands.errors import CONFIGS, did_you_mean
 from commands.interface.images import Picture, bit_depth, to_tensor
@@ -42,7 +40,6 @@ from files.images.alpha import without_hidden_colours
 from files.images.decode import DecodedImage, read_image
 from files.images.deep import Pixels
 from files.manifest import place_of
-from files.memory import refuse_file
 from files.own_modules import import_own
 from files.paths import CONFIGURATIONS, read_text
 from files.yaml import plain_yaml
@@ -180,15 +177,12 @@ class Enlarger:
         target = Path(target)
         ending = target.suffix.lower().removeprefix(".")
         format = SPELLED.get(ending, cast("Format", ending))
-        if format not in SMALLEST:
-            raise ValueError(f"{target.name}: expected a name in {', '.join(SMALLEST)}")
+        if format not in get_args(Format):
+            raise ValueError(f"{target.name}: expected a name in {', '.join(get_args(Format))}")
         image = read_image(source)
         if side is not None:
             scale = side / max(image.rgb.shape[:2])
         size = _scaled_size(image.rgb.shape[:2], self.scale if scale is None else scale)
-        if reason := unwritable_reason(size, format):
-            raise ValueError(reason)
-        refuse_file(size, SMALLEST[format], target.parent)
         lost = [*image.lost]
         if image.bit_depth == 16 and format in EIGHT_BIT:
             lost.append("16 bit")
@@ -198,30 +192,45 @@ class Enlarger:
         if exif != "drop" and image.exif is not None:
             written_exif = fitted_exif(image.exif, size, exif == "keep")
         extras = Extras(image.icc or image.grey_icc, written_exif, image.cicp)
-        strips = self.strips(image, size, format, seed=seed, tiling=tiling, strength=strength)
-        if watch is not None:
-            strips = _watched(strips, size, watch)
-        return lost + write_image(target, size, strips, extras, format, quality)
+        pixels = self.levels(
+            image,
+            size,
+            format,
+            target.parent,
+            seed=seed,
+            tiling=tiling,
+            strength=strength,
+            watch=watch,
+        )
+        return lost + write_image(target, pixels, extras, format, quality)
 
-    def strips(
+    def levels(
         self,
         image: DecodedImage,
         size: Size,
         format: Format,
+        folder: Path,
         *,
         seed: int = 0,
         tiling: Tiling | None = None,
         strength: float = 1.0,
-    ) -> Iterator[Pixels]:
-        """Yield the rows of an enlarged file, (rows, W, C), without all of them in memory.
+        watch: Callable[[Pixels, Size], None] | None = None,
+    ) -> Pixels:
+        """Return the levels of an enlarged file, (H, W, C); large ones are not in memory.
 
         Args:
             image: The file.
             size: (H, W) of the result.
             format: The format for which it is meant.
+            folder: Where large ones are stored, in a file without a name.
             seed: As for ``enlarge_file``, and so are the others.
             tiling: How large images are cut into tiles.
             strength: Share of the method's output.
+            watch: Called with each part of the result.
+
+        Raises:
+            MemoryError: If there is no room for the result.
+            ValueError: If the format cannot have its size.
         """
         meta = image.meta("")
         rgb = image.rgb
@@ -236,7 +245,7 @@ class Enlarger:
         if image.alpha is not None:
             batch["alpha"] = as_tensor(image.alpha)[None, None]
         finish = Finish(batch["lr"], size, meta, format, strength)
-        return strips_of(self.module.pieces(batch), finish)
+        return levels_of(self.module.pieces(batch), finish, folder, watch)
 
     def _batch(
         self, lr: Tensor, size: tuple[int, int], bits: int, seed: int, tiling: Tiling | None
@@ -250,14 +259,6 @@ class Enlarger:
             "lr": lr.to(self.module.device),
             "meta": [{"bit_depth": bits}],
         }
-
-
-def _watched(
-    strips: Iterator[Pixels], size: Size, watch: Callable[[Pixels, Size], None]
-) -> Iterator[Pixels]:
-    for strip in strips:
-        watch(strip, size)
-        yield strip
 
 
 def _visible_colours(x: Tensor) -> Tensor:

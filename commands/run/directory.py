@@ -22,7 +22,7 @@ from commands.run.files import CONFIG, FOLDER, WEIGHTS, list_checkpoints, newest
 from commands.run.folder_lock import HOLDER, FolderLock
 from files.checksums import check_intact
 from files.numbers import PositiveFloat, PositiveInt
-from files.owned import hold_place, move_aside, refuse_foreign, remove_file, remove_unfinished
+from files.owned import hold_place, move_aside, refuse_foreign, remove_file
 from files.paths import expand_path
 from files.weights import read_file
 from files.yaml import plain_yaml
@@ -283,7 +283,7 @@ class RunDirectory:
 
     @contextmanager
     def alone(self, patience: float) -> Iterator[None]:
-        """Lock the directory for training, and remove unfinished files of killed runs.
+        """Lock the directory for training.
 
         Args:
             patience: As for ``alone_in``.
@@ -292,7 +292,6 @@ class RunDirectory:
             TemporaryError: If another process trains here.
         """
         with alone_in(self.path, patience) as self._lock:
-            remove_unfinished(self.path, deep=True)
             yield
 
     def move_aside(self) -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from itertools import combinations
 from typing import TypeVar
 
 from files.images.decode import UnreadableImage
@@ -14,13 +11,7 @@ from files.words import first_of
 
 T = TypeVar("T")
 Size = tuple[int, int]  # width and height
-Scene = dict[str, int]  # numbers of the images of a scene, by what marks each one's name
-
-SAMPLES = 20  # images of a set whose partners are looked for
-LARGEST_SCENE = 8  # images of one scene; more share a part of their names by chance
-# A mark of HR or LR in a name: its first or last word, or a factor at its end, as in 0001x4.
-_HEAD = re.compile(r"[^\W_]+[\W_]+")
-_TAIL = re.compile(r"(?:[\W_]+[^\W_]+|x\d\w*)$")
+SAMPLES = 20  # names of a set whose images are compared
 
 
 def with_scale(text: str, scale: float) -> str:
@@ -86,106 +77,39 @@ def misfit(large: tuple[int, int], small: tuple[int, int], scale: float) -> str 
 
 
 def refuse_mixed(
-    what: str, keys: Sequence[str], size_of: Callable[[int], Size], scale: float = 1
+    what: str, keys: Sequence[str], size_of: Callable[[int], Size], scale: float
 ) -> None:
     """Raise if a set of images has HR and LR of the same scenes as images of their own.
 
-    Two parts of the set have equal names but for their folders or one word, and one part has
-    exactly the scale, or one whole factor, times the size of the other. Few LR images among many
-    others are not noticed.
+    These have equal names in two folders, and sizes that differ by exactly the scale.
 
     Args:
         what: The set, for the message.
         keys: The images' names.
         size_of: Returns (W, H) of the image ``keys[index]``; if it raises, the image is skipped, as
             reading it raises.
-        scale: How many times larger HR is than LR, if it is known.
+        scale: How many times larger HR is than LR.
 
     Raises:
         ValueError: If it has.
     """
-    samples = keys[:: len(keys) // SAMPLES + 1]
-    contrasts: dict[tuple[str, str], list[Scene]] = {}  # scenes by each two of their marks
-    for scene in _scenes_of(samples, keys):
-        for marks in combinations(sorted(scene), 2):
-            contrasts.setdefault(marks, []).append(scene)
-    for marks, scenes in contrasts.items():
-        if len(scenes) < max(2, len(samples) / 4):
-            continue
-        if _has_one_ratio(marks, scenes, size_of, scale):
-            first, second = (scenes[0][mark] for mark in marks)
-            raise ValueError(
-                f"{what}: images are there in two sizes by their names, such as {keys[first]!r} "
-                f"and {keys[second]!r}: LR images would count as HR. Keep HR and LR in folders of "
-                "their own (datamodules.Paired, pack --lr), or in a tar as KEY.hr.png and "
-                "KEY.lr.png; other images of equal names belong to sources of their own "
-                "(datamodules.Mix)"
-            )
-
-
-def _scenes_of(samples: Sequence[str], keys: Sequence[str]) -> list[Scene]:
-    """Return the scenes that samples may show."""
-    scenes: dict[str, Scene] = {}
-    stems: set[str] = set()
-    for sample in samples:
-        scenes |= {scene: {} for scene, _ in _scenes(sample)}
-        stems |= {stem for stem, _ in _stems(sample)}
+    by_name: dict[str, list[int]] = {}
     for index, key in enumerate(keys):
-        if any(stem in stems for stem, _ in _stems(key)):
-            for scene, mark in _scenes(key):
-                if scene in scenes and len(scenes[scene]) <= LARGEST_SCENE:
-                    scenes[scene][mark] = index
-    return [scene for scene in scenes.values() if 1 < len(scene) <= LARGEST_SCENE]
-
-
-def _has_one_ratio(
-    marks: tuple[str, str], scenes: list[Scene], size_of: Callable[[int], Size], scale: float
-) -> bool:
-    """Return whether the images of one mark are larger than those of the other, all as much."""
-    ratios: set[float | None] = set()
-    for scene in scenes:
-        sizes: dict[str, Size] = {}
-        for mark, index in scene.items():
-            with suppress(UnreadableImage, OSError):
-                sizes[mark] = size_of(index)
-        if sizes.keys() >= set(marks):
-            largest = max(sizes.values())
-            is_alone = list(sizes.values()).count(largest) == 1  # as the HR of a scene is
-            first, second = (sizes[mark] for mark in marks)
-            ratios.add(_ratio(first, second, scale) if is_alone else None)
-        if len(ratios) > 1 or None in ratios:
-            return False
-    return bool(ratios)
-
-
-def _ratio(first: Size, second: Size, scale: float) -> float | None:
-    """Return how many times larger the first image is: the scale, or a whole number; or None."""
-    large, small = max(first, second), min(first, second)
-    for factor in (scale, round(large[0] / small[0])):
-        if factor > 1 and misfit(large, small, factor) is None:
-            return factor if first == large else 1 / factor
-    return None
-
-
-def _scenes(key: str) -> Iterator[tuple[str, str]]:
-    """Yield the names that a key's scene may have, and the mark: what the key has besides."""
-    *folders, _ = _plain(key).split("/")
-    for stem, word in _stems(key):
-        yield "/".join([*folders, stem]), word
-        for start, end in combinations(range(len(folders) + 1), 2):
-            mark = "/".join([*folders[start:end], word])
-            yield "/".join([*folders[:start], *folders[end:], stem]), mark
-
-
-def _stems(key: str) -> Iterator[tuple[str, str]]:
-    """Yield a file's name whole, and without a mark at its end or beginning; and the mark."""
-    name = _plain(key).rpartition("/")[2]
-    yield name, ""
-    if (tail := _TAIL.search(name)) and tail.start():
-        yield name[: tail.start()], tail[0]
-    if (head := _HEAD.match(name)) and head.end() < len(name):
-        yield name[head.end() :], head[0]
-
-
-def _plain(key: str) -> str:
-    return key.casefold() if key.isascii() else unicodedata.normalize("NFC", key).casefold()
+        by_name.setdefault(key.rpartition("/")[2], []).append(index)
+    twins = [indices for indices in by_name.values() if len(indices) == 2]
+    samples = twins[:: len(twins) // SAMPLES + 1]
+    pairs = []
+    for indices in samples:
+        with suppress(UnreadableImage, OSError):
+            pairs.append(sorted(map(size_of, indices)))
+    if scale == 1 or len(pairs) < 2:  # two images may have one name by chance
+        return
+    if any(misfit(large, small, scale) is not None for small, large in pairs):
+        return
+    first, second = (keys[index] for index in samples[0])
+    raise ValueError(
+        f"{what}: images are there in two sizes, such as {first!r} and {second!r}: LR images would "
+        "count as HR. Keep HR and LR in folders of their own (datamodules.Paired, pack --lr), or "
+        "in a tar as KEY.hr.png and KEY.lr.png; other images of equal names belong to sources of "
+        "their own (datamodules.Mix)"
+    )

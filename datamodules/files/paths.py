@@ -11,7 +11,6 @@ from braceexpand import braceexpand
 
 from files.paths import (
     existing_part,
-    fixed_part,
     glob_paths,
     image_key,
     images_among,
@@ -24,7 +23,7 @@ def images_of(pattern: str, root: str = "", videos: bool = False) -> Iterator[tu
 
     Args:
         pattern: A folder (keys are relative to it), a file (its key is its name), or a pattern with
-            ``* ? [ ]`` and ``**`` (keys are relative to the part before the first of these).
+            ``* ? [ ]`` and ``**`` (keys are relative to its leading part that exists).
         root: Start of a relative pattern; ``*`` and the like in it are literal.
         videos: Whether to include videos.
 
@@ -38,7 +37,7 @@ def images_of(pattern: str, root: str = "", videos: bool = False) -> Iterator[tu
     elif path.exists():
         yield path.stem, path
     else:
-        start = Path(root, fixed_part(pattern, root))
+        start = Path(root, existing_part(pattern, root)[0])
         matches = [Path(root, match) for match in glob_paths(pattern, root)]
         files = [match for match in matches if not match.is_dir()]
         yield from ((image_key(f, start), f) for f in images_among(files, str(path), videos))
@@ -49,7 +48,7 @@ def searched_folder(pattern: str, root: str = "") -> Path | None:
     path = Path(root, pattern)
     if path.is_dir():
         return path
-    return None if path.exists() else Path(root, fixed_part(pattern, root))
+    return None if path.exists() else Path(root, existing_part(pattern, root)[0])
 
 
 def braced(path: str) -> list[str]:

@@ -19,13 +19,13 @@ from datamodules.pack.shard_set import Outcome, Refused
 from datamodules.shards.writer import Members
 from files.images.decode import DecodedImage, UnreadableImage, decode, reason_of
 from files.images.deep import Pixels
-from files.images.header import open_header
-from files.images.pillow import (
+from files.images.encoders import (
     png_of_16_bits,
     profile_chunk,
     saved,
     with_chunks,
 )
+from files.images.header import open_header
 
 Planes = list[Pixels]  # colours (H, W, 3), and alpha (H, W) if present
 EXTENSIONS = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 import os
 import re
@@ -11,13 +10,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from datamodules.files.pairs import match, refuse_mixed
+from datamodules.files.pairs import match
 from datamodules.files.paths import braced, images_of
 from datamodules.files.roles import SUFFIXES, roles_of, texts_beside
 from datamodules.pack.places import Entry, File, Place, TarMember
 from datamodules.pack.shard_set import Refused
 from datamodules.shards.index import build_index, split_name
-from files.images.decode import read_size
 from files.paths import (
     by_key,
     expand_path,
@@ -201,15 +199,11 @@ def _checked(entries: Iterable[Entry], refused: list[Refused], source: str) -> I
             f"({EXPECTED}), a pattern, a list of paths, or tars as 'folder/*.tar'"
         )
     renamed = [Entry(key, entry.members) for key, entry in entry_by_key.items()]
-    return Inputs(_readable(renamed, refused, source), refused)
+    return Inputs(_readable(renamed, refused), refused)
 
 
-def _readable(entries: list[Entry], refused: list[Refused], source: str) -> list[Entry]:
-    """Refuse inputs whose samples the readers of shards refuse.
-
-    Raises:
-        ValueError: If HR and LR are inputs of their own.
-    """
+def _readable(entries: list[Entry], refused: list[Refused]) -> list[Entry]:
+    """Refuse inputs whose samples the readers of shards refuse."""
     readable: list[tuple[Entry, dict[str, str]]] = []
     for entry in entries:
         try:
@@ -223,12 +217,6 @@ def _readable(entries: list[Entry], refused: list[Refused], source: str) -> list
         readable = [
             (entry, roles) for entry, roles in readable if "lr" in roles or "hr" not in roles
         ]
-    images = [(entry, entry.members[roles["hr"]]) for entry, roles in readable if "hr" in roles]
-    refuse_mixed(
-        f"SOURCE {source!r}",
-        [entry.key for entry, _ in images],
-        lambda index: read_size(io.BytesIO(images[index][1].read())),
-    )
     return [entry for entry, _ in readable]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import logging
 import os
@@ -19,8 +18,6 @@ from torch.utils.data import get_worker_info
 from webdataset.gopen import Pipe
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from datamodules.files.pairs import refuse_mixed
-from datamodules.files.roles import roles_of
 from datamodules.order.plan import Item, Plan, checked_plan
 from datamodules.order.shuffle import Integers
 from datamodules.samples import Skipped, TrainingImages
@@ -31,8 +28,6 @@ from datamodules.shards.urls import list_shards
 from datamodules.source import Sample, Source
 from degradations.base import Degradation
 from degradations.seeds import seed_of
-from files.images.decode import UnreadableImage, read_size
-from files.images.jpeg import read_header
 from files.numbers import NonNegativeInt, PositiveFloat, PositiveInt
 from files.own_modules import own_environment
 
@@ -336,14 +331,10 @@ def whole_samples(
         ValueError: If a tar has HR and LR as samples of their own.
     """
     for source in sources:
-        url, sizes = source["url"], dict[str, tuple[int, int]]()
+        url = source["url"]
         try:
             with closing(TarStream(url)) as tar:
-                for sample in group_by_keys(_members(url, tar), keys=_split):
-                    yield sample
-                    with suppress(UnreadableImage, KeyError, ValueError):
-                        image = sample[roles_of(tuple(sample)).members["hr"]]
-                        sizes[sample["__key__"]] = _size_of(image)
+                yield from group_by_keys(_members(url, tar), keys=_split)
         except BROKEN as error:
             reason = "it is truncated, damaged or compressed"
             if isinstance(error, RemoteError):
@@ -353,8 +344,6 @@ def whole_samples(
                 reason = error.strerror or "its command failed"
             message = f"shard {shown(url)} cannot be read to its end: {reason}"
             notes.append(Skipped(shown(url), "unreadable tar", message, True))
-            continue
-        refuse_mixed(f"shard {shown(url)}", list(sizes), list(sizes.values()).__getitem__)
 
 
 def _members(url: str, tar: TarStream) -> Iterator[dict[str, Any]]:
@@ -368,14 +357,6 @@ def _opened(url: str) -> Any:
         command = url.removeprefix("pipe:")
         return Pipe(command, mode="rb", shell=True, env=own_environment())
     return open_remote(url) if scheme else open(url, "rb")
-
-
-def _size_of(image: bytes) -> tuple[int, int]:
-    """Return (W, H) as `read_size`, of a JPEG without metadata in a tenth of the time."""
-    header = read_header(image)
-    if header is not None and not header.tagged:
-        return header.width, header.height
-    return read_size(io.BytesIO(image))
 
 
 def _split(name: str) -> tuple[str | None, str | None]:

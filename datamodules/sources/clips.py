@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from datamodules.files.pairs import refuse_mixed
 from datamodules.files.roles import SUFFIXES, role_of
 from datamodules.order.plan import Item
 from datamodules.samples import Images, SampleDraws, TrainingImages, seeded
@@ -35,7 +34,7 @@ from datamodules.shards.sample import add_text
 from datamodules.shards.shards import Shards
 from datamodules.source import Augmentation, PerImage, Sample, Source, texts_of
 from degradations.draws import seed_of
-from files.images.decode import UnreadableImage, read_image, read_size
+from files.images.decode import UnreadableImage, read_image
 from files.images.deep import Pixels, eight_bits
 from files.numbers import PositiveFloat, PositiveInt
 from files.paths import expand_path, images_by_key
@@ -195,7 +194,6 @@ class Clips(RecordedClips):
         counts = {key: len(files) for key, files in clips.items()}
         self.keys = sorted(self._long_enough(counts))
         self._files = [sorted(clips[key], key=numeric) for key in self.keys]
-        refuse_mixed("Clips.root", self.keys, lambda index: read_size(self._files[index][0]), scale)
 
     def recorded(self, index: int) -> list[str]:
         """As ``RecordedClips.recorded``."""
@@ -389,10 +387,6 @@ class ClipShards(RecordedClips):
         self._ends = np.cumsum([counts[key] for key in self.keys])
         clips_of_shards = Counter(shard_of[key] for key in self.keys)
         self._groups = list(clips_of_shards.values())
-        refuse_mixed("ClipShards.urls", self.keys, self._size, scale)
-
-    def _size(self, index: int) -> tuple[int, int]:
-        return self._frames.image_size(self.recorded(index)[0])
 
     @property
     def groups(self) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -15,7 +16,6 @@ from files.images.decode import FORMATS, UnreadableImage, read_image, read_size
 from files.paths import (
     by_key,
     expand_path,
-    has_wildcard,
     image_key,
     is_image,
     is_video,
@@ -149,7 +149,7 @@ class Folder(Source):
         self._keys = list(images)
         self._paths = [str(path) for path in images.values()]
         if self.has_hr and not self._distinct:
-            refuse_mixed(what, list(images), lambda index: read_size(self._paths[index]), scale)
+            refuse_mixed(what, self._keys, lambda index: read_size(self._paths[index]), scale)
 
     @property
     def _what(self) -> str:
@@ -253,7 +253,7 @@ def _images_or_error(pattern: str, what: str, root: str, videos: bool) -> list[t
     if not images:
         path = Path(root, pattern)
         problem = "has no images" if path.exists() else "does not exist"
-        if has_wildcard(pattern):
+        if glob.has_magic(pattern):
             problem = "matches no images"
         raise ValueError(
             f"{what} {str(path)!r} {problem}; expected a folder of images "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
 from typing import IO
 
 HEADER = 33  # bytes of the signature and of the IHDR chunk
@@ -18,15 +17,6 @@ def chunk_of(content: bytes) -> bytes:
     """Return a chunk, given as its name and content, with its length and checksum."""
     checksum = zlib.crc32(content)
     return struct.pack(">I", len(content) - 4) + content + struct.pack(">I", checksum)
-
-
-def chunks_of(view: memoryview) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the name of each chunk, its start, and where its checksum begins."""
-    at, name = len(SIGNATURE), b""
-    while name != b"IEND" and at + 8 <= len(view):
-        length, name = _head(view, at)
-        yield name, at, at + 8 + length
-        at += 12 + length
 
 
 def metadata_after_pixels(file: IO[bytes]) -> bool:

@@ -184,7 +184,7 @@ def test_a_file_is_enlarged_as_an_image_with_its_profile(
     profile = None if "grey" in kind else rgb_profile()
     source = tmp_path / "photo.png"
     with source.open("w+b") as file:
-        encode(file, levels.shape[:2], [levels], Extras(profile), "png", 0)
+        encode(file, levels, Extras(profile), "png", 0)
 
     lost = bicubic.enlarge_file(source, tmp_path / "large.png")
 
@@ -219,7 +219,7 @@ def test_exif_is_kept_without_the_place(bicubic: enlarger.Enlarger, tmp_path: Pa
 
 
 def test_a_file_of_an_unknown_format_is_refused(bicubic: enlarger.Enlarger, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="expected a name in png, tiff, jpg, webp"):
+    with pytest.raises(ValueError, match="expected a name in png, jpg, webp, tiff"):
         bicubic.enlarge_file("photo.png", tmp_path / "large.bmp")
 
 

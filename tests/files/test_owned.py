@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import ast
-import errno
-import fcntl
 import multiprocessing
 import os
-import signal
+import threading
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -15,14 +13,10 @@ from typing import Any
 
 import pytest
 
-from files import owned
 from files.owned import (
-    NotOursError,
-    foreign,
+    hidden,
     move_aside,
-    put_in_place,
     remove_file,
-    remove_folder,
     whole_file,
     whole_folder,
     write_whole,
@@ -93,12 +87,8 @@ def test_a_file_is_whole_or_as_before(tmp_path: Path) -> None:
 
 def test_a_folder_in_the_place_of_a_file_stays(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    part = tmp_path / "part"
-    part.touch()
     with pytest.raises(IsADirectoryError):
         write_whole(tmp_path / "a", "x")
-    with pytest.raises(IsADirectoryError):
-        put_in_place(part, tmp_path / "a")
     with pytest.raises(IsADirectoryError):
         remove_file(tmp_path / "a")
     assert (tmp_path / "a").is_dir()
@@ -114,97 +104,48 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
-# ---------------------------------------------------------------------------------------- deleting
-
-
-def ours(name: str) -> bool:
-    return name in ("1.png", "sub/2.png")
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "a/sub").mkdir(parents=True)
-    (tmp_path / "a/1.png").write_text("1")
-    (tmp_path / "a/sub/2.png").write_text("2")
-    return tmp_path / "a"
-
-
-def test_a_folder_of_ours_goes(folder: Path) -> None:
-    remove_folder(folder, ours)
-    assert not list(folder.parent.iterdir())
-
-
-@pytest.mark.parametrize("name", ["mine.txt", "sub/1.png", ".hidden", "more/deep/1.png"])
-def test_a_folder_with_one_file_of_another_stays_whole(folder: Path, name: str) -> None:
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_text("mine")
-    before = sorted(folder.rglob("*"))
-    assert foreign(folder, ours) == [name]
-    with pytest.raises(NotOursError, match=f"holds {name}, which Enlarger did not write"):
-        remove_folder(folder, ours)
-    assert sorted(folder.rglob("*")) == before
-
-
-def test_links_are_never_followed(folder: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "1.png").write_text("mine")
-    (tmp_path / "link").symlink_to(other)
-    with pytest.raises(NotOursError):
-        remove_folder(tmp_path / "link", ours)
-    (folder / "2.png").symlink_to(other / "1.png")
-    (folder / "more").symlink_to(other)
-    assert foreign(folder, lambda name: True) == ["2.png", "more"]
-    with pytest.raises(NotOursError):
-        remove_folder(folder, lambda name: True)
-    remove_file(folder / "2.png")
-    assert (other / "1.png").read_text() == "mine"
-
-
 def begin(path: Path, end: Connection[Any, Any]) -> None:
-    with whole_file(path) as file, whole_folder(path.with_name("folder")) as beside:
-        file.write(b"half")
-        (beside / "1.png").touch()
+    with whole_file(path) as file:
+        file.write(b"a long text of the other process")
+        file.flush()
         end.send("begun")
-        signal.pause()
+        end.recv()
 
 
-@pytest.mark.parametrize("has_locks", [True, False])
-def test_the_next_writer_removes_what_a_kill_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_locks: bool
-) -> None:
-    kept = [tmp_path / name for name in (".a.tmp", f".{'0' * 16}.{'0' * 8}.tmp.txt", "b.tmp")]
-    for other in kept:
-        other.touch()
-    (link := tmp_path / f".{'0' * 16}.{'0' * 8}.tmp").symlink_to(".a.tmp")
-    if not has_locks:
-        monkeypatch.setattr(fcntl, "flock", no_locks)
+def in_a_process(path: Path) -> tuple[Any, Connection[Any, Any]]:
+    """Return a process that has begun to write a file, and goes on when something is sent."""
     mine, other = FORK.Pipe()
-    process = FORK.Process(target=begin, args=(tmp_path / "a", other))
+    process = FORK.Process(target=begin, args=(path, other))
     process.start()
     assert mine.recv() == "begun"
+    return process, mine
 
-    def write_again() -> None:
-        owned._CLEARED.clear()  # as in a new process
-        write_whole(tmp_path / "b", "x")
-        with whole_folder(tmp_path / "folder", known=ours):
-            pass
-        (tmp_path / "folder").rmdir()
 
-    write_again()
-    assert len({*tmp_path.iterdir()} - {*kept, link, tmp_path / "b"}) == 2  # it is alive
+def test_what_a_kill_left_is_overwritten(tmp_path: Path) -> None:
+    process, _ = in_a_process(tmp_path / "a")
     process.kill()
     process.join()
-    write_again()
-    if not has_locks:
-        assert len({*tmp_path.iterdir()} - {*kept, link, tmp_path / "b"}) == 2  # too new
-        monkeypatch.setattr(owned, "ABANDONED", -1.0)
-        write_again()
-    assert {*tmp_path.iterdir()} == {*kept, link, tmp_path / "b"}
+    assert hidden(tmp_path / "a").exists()
+    write_whole(tmp_path / "a", "x")
+    assert (tmp_path / "a").read_text() == "x"
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
 
-def no_locks(descriptor: int, operation: int) -> None:
-    raise OSError(errno.ENOLCK, "No locks available")
+def test_two_processes_write_one_file_one_after_the_other(tmp_path: Path) -> None:
+    process, end = in_a_process(tmp_path / "a")
+    threading.Timer(0.3, end.send, ["go on"]).start()
+    write_whole(tmp_path / "a", "x")
+    process.join()
+    assert process.exitcode == 0
+    assert (tmp_path / "a").read_text() == "x"
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+
+def test_a_link_is_deleted_and_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "link").symlink_to("mine")
+    remove_file(tmp_path / "link")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 def test_what_is_moved_aside_replaces_nothing(tmp_path: Path) -> None:

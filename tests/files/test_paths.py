@@ -11,7 +11,6 @@ import pytest
 
 from files.paths import (
     expand_path,
-    fixed_part,
     glob_paths,
     list_images,
     open_regular,
@@ -82,22 +81,9 @@ class TestPatterns:
             Path(name).touch()
         assert glob_paths("p/[hd]/*.png") == ["p/[hd]/a.png"]
         assert glob_paths("p/[h]/*.png") == ["p/h/b.png"]
-        assert glob_paths("*/[hd]/*.png") == ["p/[hd]/a.png"]
         assert glob_paths("p/**/*.png") == ["p/[hd]/a.png", "p/h/b.png", "p/h/i/e.png"]
-        assert glob_paths("p/.x/*") == ["p/.x/d.png"]
-        assert glob_paths("p/h/.*") == ["p/h/.c.png"]
         assert glob_paths("h/?.png", "p") == ["h/b.png"]
-        assert glob_paths("p/h/i/../*.png") == ["p/h/i/../b.png"]
         assert glob_paths("none/*.png") == []
-        assert glob_paths("p/h/**") == ["p/h/b.png", "p/h/i", "p/h/i/e.png"]
-        assert fixed_part("p/[hd]/*.png") == Path("p/[hd]")
-        assert fixed_part("p/[xy]/*.png") == Path("p")
-
-    def test_a_loop_of_links_ends(self, here: Path) -> None:
-        Path("p").mkdir()
-        Path("p/a.png").touch()
-        Path("p/loop").symlink_to("../p")
-        assert glob_paths("p/**/*.png") == ["p/a.png"]
 
 
 @pytest.fixture
@@ -123,9 +109,6 @@ def closed(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         lambda: list(walk("set")),
         lambda: list_images(Path("set")),
-        lambda: glob_paths("set/**/*.png"),
-        lambda: glob_paths("set/*/*.png"),
-        lambda: glob_paths("set/closed/*.png"),
     ],
 )
 def test_a_folder_that_cannot_be_listed_is_named(

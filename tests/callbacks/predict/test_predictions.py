@@ -23,6 +23,7 @@ from callbacks.predict.predictions import (
     outputs_in,
 )
 from files.owned import MovedError, free_place, hold_place
+from files.paths import size_and_time
 
 
 def made(**changed: Any) -> RunProperties:
@@ -34,18 +35,23 @@ def made(**changed: Any) -> RunProperties:
     return RunProperties(**{**fields, **changed})
 
 
-def is_same(folder: Path, now: RunProperties, source: Path | None = None, seed: int = 0) -> bool:
+def is_done(folder: Path, now: RunProperties, source: Path | None = None, seed: int = 0) -> bool:
     predictions = Predictions(folder, now, seed)
-    known = predictions.find("a.png")
-    return known is not None and predictions.is_same(known, source and str(source))
+    made = predictions.find("a.png")
+    return made is not None and predictions.is_done(made, source and str(source))
 
 
-def line(source: Path | None = None, **changed: Any) -> Line:
-    fields: dict[str, Any] = {"key": "a", "output": "a.png", "seed": None}
-    if source is not None:
-        state = source.stat()
-        fields |= {"input_bytes": state.st_size, "input_modified": state.st_mtime_ns}
-    return Line(**{**fields, **changed})
+def add(
+    folder: Path, run: RunProperties, source: Path | None = None, seed: int | None = None
+) -> None:
+    predictions = Predictions(folder, run)
+    place = source and str(source)
+    digest = predictions.hash(place, size_and_time(place) if place else None, seed)
+    predictions.add(line(hash=digest))
+
+
+def line(**changed: Any) -> Line:
+    return Line(**{"key": "a", "output": "a.png", "seed": None, **changed})  # type: ignore[typeddict-item]
 
 
 def stored(folder: Path) -> list[dict[str, Any]]:
@@ -76,11 +82,11 @@ def test_processes_and_threads_do_not_mix_their_lines(tmp_path: Path) -> None:
 
 
 def test_a_line_that_was_cut_off_spoils_no_other(tmp_path: Path) -> None:
-    Predictions(tmp_path, made()).add(line())
+    add(tmp_path, made())
     whole = (tmp_path / NAME).read_bytes()
     (tmp_path / NAME).write_bytes(whole + whole.replace(b"a.png", b"b.png")[:-20])
     Predictions(tmp_path, made()).add(line(output="c.png"))
-    assert is_same(tmp_path, made())
+    assert is_done(tmp_path, made())
     assert outputs_in(tmp_path) == {"a.png", "c.png"}
 
 
@@ -105,42 +111,39 @@ def test_a_disk_that_is_full_is_an_error(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_same_run_again_makes_the_same(tmp_path: Path) -> None:
-    Predictions(tmp_path, made()).add(line())
+    add(tmp_path, made())
     # Independent of the weights' path and of the commit.
-    now = made(weights="elsewhere.ckpt", commit="d", options={"model.init_args.base_weights": "b"})
-    assert is_same(tmp_path, now)
+    assert is_done(tmp_path, made(weights="elsewhere.ckpt", commit="d"))
 
 
 @pytest.mark.parametrize(
     "changed",
     [
         {"options": {"model.init_args.steps": 4}},
-        {"options": {"model.init_args.channel_weights": [0.5, 1]}},
-        {"options": {"tiling.window": "flat"}},
         {"model": "a.Other"},
         {"weights_digest": "cd"},
     ],
 )
 def test_another_way_to_make_it(tmp_path: Path, changed: dict[str, Any]) -> None:
-    Predictions(tmp_path, made()).add(line())
-    assert not is_same(tmp_path, made(**changed))
+    add(tmp_path, made())
+    assert not is_done(tmp_path, made(**changed))
 
 
 def test_a_seed_matters_where_noise_was_drawn(tmp_path: Path) -> None:
-    Predictions(tmp_path, made()).add(line(seed=None))
-    assert is_same(tmp_path, made(), seed=1)
-    Predictions(tmp_path, made()).add(line(seed=0))
-    assert is_same(tmp_path, made(), seed=0)
-    assert not is_same(tmp_path, made(), seed=1)
+    add(tmp_path, made(), seed=None)
+    assert is_done(tmp_path, made(), seed=1)
+    add(tmp_path, made(), seed=0)
+    assert is_done(tmp_path, made(), seed=0)
+    assert not is_done(tmp_path, made(), seed=1)
 
 
 def test_the_last_line_of_an_output_holds(tmp_path: Path) -> None:
     four = made(options={"model.init_args.steps": 4})
-    Predictions(tmp_path, made()).add(line())
-    Predictions(tmp_path, four).add(line())
+    add(tmp_path, made())
+    add(tmp_path, four)
     Predictions(tmp_path, four).add(line(error="could not be read any more"))
-    assert is_same(tmp_path, four)
-    assert not is_same(tmp_path, made())
+    assert is_done(tmp_path, four)
+    assert not is_done(tmp_path, made())
 
 
 def test_an_input_of_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,25 +153,22 @@ def test_an_input_of_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         Path("all", name).mkdir(parents=True)
         Path("all", name, "a.bmp").write_bytes(name.encode())
         os.utime(f"all/{name}/a.bmp", (0, 0))
-    source = Path("all/x/a.bmp")
-    Predictions(tmp_path / "all", made()).add(line(source, input=str(source)))
-    assert not is_same(tmp_path / "all", made(), Path("all/y/a.bmp"))
+    add(tmp_path / "all", made(), Path("all/x/a.bmp"))
+    assert not is_done(tmp_path / "all", made(), Path("all/y/a.bmp"))
     Path("all").rename("moved")
     monkeypatch.chdir("moved/x")
-    assert is_same(tmp_path / "moved", made(), Path("a.bmp"))
-    monkeypatch.chdir("../y")
-    assert not is_same(tmp_path / "moved", made(), Path("a.bmp"))
+    assert is_done(tmp_path / "moved", made(), Path("a.bmp"))
 
 
 def test_another_input_of_the_same_name(tmp_path: Path) -> None:
     source = tmp_path / "a.jpg"
     source.write_bytes(b"first")
-    Predictions(tmp_path, made()).add(line(source))
-    assert is_same(tmp_path, made(), source)
+    add(tmp_path, made(), source)
+    assert is_done(tmp_path, made(), source)
     os.utime(source, ns=(0, 0))
-    assert not is_same(tmp_path, made(), source)
+    assert not is_done(tmp_path, made(), source)
     source.unlink()
-    assert not is_same(tmp_path, made(), source)
+    assert not is_done(tmp_path, made(), source)
 
 
 # ---------------------------------------------------------------------- what a line is made up of
@@ -192,6 +192,8 @@ def test_options_are_what_changes_an_output() -> None:
         **{"writer": {"folder": "out"}, "run": {"name": "r"}, "ckpt_path": None},
     }
     assert options_of(config) == {
+        "model.class_path": "a.Model",
+        "model.init_args.scale": 4.0,
         "model.init_args.steps": 15,
         "model.init_args.network.class_path": "b.Net",
         "model.init_args.network.init_args.widths": [32, 64],
@@ -207,17 +209,10 @@ def test_options_of_a_source_are_what_changes_an_image() -> None:
         source = {"class_path": "datamodules.Seeds", "init_args": init_args}
         return options_of({"data": {"init_args": {"predict": source}}})
 
-    where = {"root": "a", "files": ["b"], "file": "c", "count": 3, "cache_dir": "d"}
-    assert options(**where, scale=None, degradation={"class_path": "a.Blur"}) == {}
-    inner = {
-        "class_path": "datamodules.Folder",
-        "init_args": {"root": "a", "scale": 3.0},
-    }
-    prefix = "data.init_args.predict.init_args."
-    assert options(size=[64, 32], sources={"a": inner}, **where) == {
-        f"{prefix}size": [64, 32],
-        f"{prefix}sources.a.class_path": "datamodules.Folder",
-        f"{prefix}sources.a.init_args.scale": 3.0,
+    prefix = "data.init_args.predict."
+    assert options(count=3, cache_dir="d", size=[64, 32], scale=None) == {
+        f"{prefix}class_path": "datamodules.Seeds",
+        f"{prefix}init_args.size": [64, 32],
     }
 
 

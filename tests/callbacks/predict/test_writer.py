@@ -416,7 +416,7 @@ def test_a_line_for_each_image(tmp_path: Path) -> None:
     expected = {
         **{"key": "a/b", "input": str(source), "output": "a/b.png"},
         **{"lr_size": [6, 5], "size": [12, 10], "seed": 7, "tiles": 6, "device": "cpu"},
-        **{"model": f"{__name__}.Stepped", "weights": "runs/a/best.ckpt", "input_bytes": 8},
+        **{"model": f"{__name__}.Stepped", "weights": "runs/a/best.ckpt"},
         "options": {
             **{"model.init_args.steps": 4, "writer.profile": "keep", "writer.exif": "keep"}
         },

@@ -72,7 +72,7 @@ def test_killed_while_a_checkpoint_is_replaced(
     path = tmp_path / "step-000000001.ckpt"
     write_whole(path, lambda file: file.write(b"old") and None)
     with monkeypatch.context() as patched:
-        patched.setattr("files.owned.put_in_place", Mock(side_effect=OSError("killed")))
+        patched.setattr("os.replace", Mock(side_effect=OSError("killed")))
         with pytest.raises(OSError, match="killed"):
             write_whole(path, lambda file: file.write(b"new") and None)
     assert is_whole(path)

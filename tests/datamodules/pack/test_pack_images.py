@@ -15,7 +15,7 @@ from datamodules.pack.images import KEEP, Encoding, Recipe, places, process
 from datamodules.pack.inputs import find_inputs
 from datamodules.pack.places import Entry, File
 from files.images.decode import decode
-from files.images.pillow import png_of_16_bits, with_chunks
+from files.images.encoders import png_of_16_bits, with_chunks
 from tests.datamodules.image_files import encoded, pixels, save
 
 PNG, WEBP, JPEG = Encoding("png"), Encoding("webp"), Encoding("jpeg", 95)

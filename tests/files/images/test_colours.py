@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from files.images.decode import decode, from_pillow
-from files.images.pillow import with_chunks
+from files.images.encoders import with_chunks
 from tests.datamodules.profiles import WIDE, rgb_profile, srgb_of_grey, srgb_of_rgb, srgb_of_xyz
 
 RGB = np.random.default_rng(0).integers(20, 256, (6, 8, 3), dtype=np.uint8)

@@ -111,9 +111,9 @@ def test_the_file_says_where_its_chroma_lies(tmp_path: Path, codec: Any) -> None
     write(source, "libx264", frame_of("left", "yuv420p", (2, 2)), {"crf": "1"})
     (sample,) = Videos({"a": str(source)}).decode(0)
     settings = VideoSettings(codec, 1, "keep")
-    writer = VideoWriter(tmp_path / "b.mp4", str(source), settings, lambda: None)
+    writer = VideoWriter(tmp_path / "b.mp4", str(source), settings)
     writer.add(levels(BT709), sample["meta"]["frame"])
-    writer.finish()
+    writer.finish(lambda: None)
     with av.open(str(tmp_path / "b.mp4")) as container:  # FFmpeg reads it as the file says
         whole = next(container.decode(video=0)).reformat(format="yuv444p", interpolation="BICUBIC")
     expected = yuv_at(*grid("left", (1, 1)), BT709)

@@ -1,10 +1,9 @@
-"""From the pieces of an output to its rows, as a file holds them."""
+"""From the pieces of an output to its levels, as a file holds them."""
 
 from __future__ import annotations
 
-import math
-import mmap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,23 +12,30 @@ from torch import Tensor
 
 from callbacks.evaluation import are_finite
 from callbacks.predict.files import (
+    BY_ROWS,
+    OPAQUE,
+    WHOLE,
     Format,
     Size,
     fitted_pixels,
     image_levels,
     mixed_with_bicubic,
     to_pixels,
+    unwritable_reason,
     weighted_by_alpha,
 )
 from degradations.base import as_floats
 from degradations.bicubic import resize, source_of
 from degradations.images import as_tensor
 from files.batch import Piece
+from files.images import arrays
+from files.images.colours import GREY
 from files.images.deep import Pixels
+from files.memory import refuse_file, refuse_whole
 
 
-class NotFiniteError(ValueError):
-    """An output has pixels that are not finite."""
+class OutputError(ValueError):
+    """An output that cannot be written, because of its size or its pixels."""
 
 
 class Finish:
@@ -52,21 +58,42 @@ class Finish:
         self.meta = meta
         self.format = format
         self.strength = strength
+        self.bit_depth: int = meta.get("bit_depth", 8)
         self.alpha = self.colours = None
         if meta.get("alpha") is not None:
             self.alpha = as_tensor(meta["alpha"])[None]
             self.colours = as_tensor(meta["colours"]).movedim(-1, 0)
             self.varies = meta["alpha"].min() < meta["alpha"].max()
+        self.has_alpha = self.alpha is not None and format not in OPAQUE
+        # Pillow cannot read 16-bit grey with alpha.
+        is_colour = meta.get("mode") not in GREY or (self.has_alpha and self.bit_depth == 16)
+        self.colour_channels = 3 if is_colour else 1
+
+    def empty(self, folder: Path) -> Pixels:
+        """Return an array (H, W, C) for all levels, in memory or in a file of a folder.
+
+        Raises:
+            OutputError: If the format cannot have this size.
+            MemoryError: If there is no room for it.
+        """
+        reason = unwritable_reason(self.size, self.format)
+        if reason:
+            raise OutputError(reason)
+        channels = self.colour_channels + self.has_alpha
+        refuse_file(self.size, channels * self.bit_depth // 8, folder)
+        if self.format not in BY_ROWS:
+            refuse_whole(self.size, WHOLE, torch.device("cpu"))
+        return arrays.empty((*self.size, channels), f"uint{self.bit_depth}", folder)
 
     def levels(self, piece: Piece) -> Pixels:
         """Return a piece as a file of the format holds it: (rows, columns, C).
 
         Raises:
-            NotFiniteError: If a pixel is not finite.
+            OutputError: If a pixel is not finite.
         """
         alpha = piece.sr[:, :0] if piece.alpha is None else piece.alpha
         if not bool(are_finite(piece.sr) & are_finite(alpha)):
-            raise NotFiniteError("the output has pixels that are not finite")
+            raise OutputError("the output has pixels that are not finite")
         image = piece.sr[0]
         if self.strength == 1 and self.alpha is None:
             return image_levels(image, self.meta)
@@ -82,6 +109,8 @@ class Finish:
             colours = as_floats(self.colours[..., rows, columns]).to(image.device)
             image = weighted_by_alpha(image.float(), seen, colours, alpha, boxes)
         levels = image_levels(image, self.meta)
+        if levels.shape[2] < self.colour_channels:
+            levels = levels.repeat(3, axis=2)
         if piece.alpha is None:  # it is constant, or of a LightningModule that is no method of ours
             large = resize(alpha[None], image.shape[-2:], boxes=boxes)[0]
         else:
@@ -90,30 +119,30 @@ class Finish:
         return fitted_pixels(pixels, self.format)
 
 
-def strips_of(pieces: Iterable[Piece], finish: Finish) -> Iterator[Pixels]:
-    """Yield rows of an image, (rows, W, C), as soon as all their pieces have come.
+def levels_of(
+    pieces: Iterable[Piece],
+    finish: Finish,
+    folder: Path,
+    watch: Callable[[Pixels, Size], None] | None = None,
+) -> Pixels:
+    """Return the levels of an image, (H, W, C).
+
+    Args:
+        pieces: Its parts.
+        finish: What becomes of them.
+        folder: Where a large array is stored.
+        watch: Called with each finished part, (rows, W, C), and the image's (H, W).
 
     Raises:
-        NotFiniteError: If a pixel is not finite.
+        OutputError: If the image cannot be written.
+        MemoryError: If there is no room for it.
     """
-    width = finish.size[1]
-    strip: Pixels | None = None
+    levels = finish.empty(folder)
     for piece in pieces:
-        levels = finish.levels(piece)
-        if levels.shape[1] == width:
-            yield levels
+        levels[piece.rows, piece.columns] = finish.levels(piece)
+        if piece.columns.stop < finish.size[1]:
             continue
-        if strip is None:
-            strip = _empty((levels.shape[0], width, levels.shape[2]), levels.dtype)
-        strip[:, piece.columns] = levels
-        if piece.columns.stop == width:
-            yield strip
-            strip = None
-
-
-def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Pixels:
-    # In memory of its own, which the system has back at once: what the C library keeps of freed
-    # strips would be in pieces, between those of the network.
-    pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
-    pixels: Pixels = np.frombuffer(pages, dtype).reshape(shape)
-    return pixels
+        if watch is not None:
+            watch(levels[piece.rows], finish.size)
+        arrays.give_back(levels)
+    return levels
