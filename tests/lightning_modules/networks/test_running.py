@@ -21,7 +21,7 @@ from lightning_modules.networks.sft_unet import SFTUNet
 from lightning_modules.networks.swin_unet import SwinUNet
 from tests.contracts import discovery
 from tests.lightning_modules.next_scale_parts import BITS, GRIDS
-from tests.lightning_modules.tiny import fill
+from tests.make import fill
 from tests.quick import quick
 
 SWIN = {"width": 8, "multipliers": (1, 2), "size": 32, "blocks": 1, "swin_width": 16, "heads": 2}
