@@ -62,9 +62,7 @@ def against_a_discriminator(scale: float, folder: Path) -> InvSR:
 
 
 def with_a_perceptual_loss(scale: float, folder: Path) -> ResShift:
-    return ResShift(
-        scale, test_models.Denoiser(), PixelSpace(), perceptual=Distance()
-    )
+    return ResShift(scale, test_models.Denoiser(), PixelSpace(), perceptual=Distance())
 
 
 # What another case does with other parts, or more of: left to `make test-nightly`.

@@ -148,14 +148,6 @@ def test_an_update_that_guard_leaves_out_leaves_the_other_alone(tmp_path, part, 
     assert all(tensor.isfinite().all() for tensor in tensors(model).values())
 
 
-def test_each_optimiser_counts_for_guard(tmp_path, caplog):
-    guard = Guard()
-    fit(tmp_path, Pair(nan=["generator", "discriminator"]), batches(3), guard)
-    assert guard.skipped == 2
-    assert "the update of optimizer 0 in step 2 (1 so far; the step counts)" in caplog.text
-    assert "the update of optimizer 1 in step 2 (2 so far; the step counts)" in caplog.text
-
-
 def test_guard_stops_a_run_by_its_discriminator(tmp_path):
     with pytest.raises(ValueError, match="after step 3: 1 updates in a row"):
         fit(tmp_path, Pair(nan=["discriminator"]), batches(4), Guard(in_a_row=1))

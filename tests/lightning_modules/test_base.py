@@ -1,4 +1,4 @@
-"""What every method gets: optimisers, keyed randomness, weights and checkpoints, checked outputs."""
+"""What every method gets: optimisers, randomness, checkpoints, weights, checked outputs."""
 
 from __future__ import annotations
 
@@ -220,29 +220,6 @@ def test_checkpoint_keys_of_odd_models():
 # ----------------------------------------------------------------------------------------- weights
 
 
-class Mapped(make.Model):
-    """Reads files in which all names begin with `official.`, and which lack the frozen part."""
-
-    def import_official(self, tensors):
-        own = {name.removeprefix("official."): tensor for name, tensor in tensors.items()}
-        return {**self.state_dict(), **own}
-
-
-def test_a_method_reads_official_files_by_its_own_map(tmp_path):
-    tail = make.Model().tail.weight + 1
-    torch.save({"official.tail.weight": tail}, tmp_path / "w.pth")
-    model = Mapped()
-    model.load_weights(tmp_path / "w.pth")
-    assert torch.equal(model.tail.weight, tail)
-
-
-def test_by_our_names_a_file_must_be_whole(tmp_path):
-    state = {name: t for name, t in make.Model().state_dict().items() if name in STATE}
-    torch.save(state, tmp_path / "w.pth")
-    with pytest.raises(ValueError, match=r"missing \(frozen\."):
-        make.Model().load_weights(tmp_path / "w.pth")
-
-
 def test_a_model_starts_from_what_fits_and_says_what_does_not(tmp_path, caplog):
     """EDSR of x4 from one of x2, which has a convolution less."""
     half = EDSR(2, blocks=1, channels=8).state_dict()
@@ -275,12 +252,6 @@ class Fixed(make.Model):
 
     def restore(self, batch, noise):
         return self.output
-
-
-def test_outputs_are_clamped_and_float32():
-    output = torch.linspace(-1, 2, 3 * 12 * 16).view(1, 3, 12, 16).bfloat16()
-    sr = Fixed(output).enlarge(batch_of(1))["sr"]
-    assert torch.equal(sr, output.float().clamp(0, 1))
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 24, 16), (1, 1, 12, 16), (2, 3, 12, 16), (3, 12, 16)])

@@ -8,10 +8,11 @@ import pytest
 
 from callbacks.results.files import made_by
 from files.weights import unlike
-from lightning_modules.backbone.bitwise import BitwiseSpace
+from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import PixelSpace
 from lightning_modules.controls.direct import Direct
 from lightning_modules.controls.simple import RoundTrip
+from lightning_modules.methods.casarbi import CasArbi
 from lightning_modules.methods.diffusion import Diffusion
 from lightning_modules.methods.regression import Regression
 from lightning_modules.methods.resshift import ResShift
@@ -26,7 +27,6 @@ from tests.lightning_modules.backbone.unets import base, wrapped
 from tests.lightning_modules.methods.test_invsr import invsr, predictor
 from tests.lightning_modules.methods.test_nsarm import estimate, stage_one
 from tests.lightning_modules.methods.test_resshift import SMALL
-from tests.lightning_modules.next_scale_parts import vae
 
 
 def from_source(method, part, digit):
@@ -72,9 +72,14 @@ def self_cascade(resize, pivot_features):
             ["network.size 16, there 64"],
         ),
         (
-            lambda: stage_one(estimate()),
-            lambda: stage_one(estimate(), enlarge_lr=True),
+            lambda: stage_one(estimate((2, 2))),
+            lambda: stage_one(estimate((4, 4)), enlarge_lr=True),
             ["enlarge_lr False, there True"],
+        ),
+        (
+            lambda: CasArbi(2.0, process=ResidualShift(kappa=4)),
+            lambda: CasArbi(2.0, domain="image"),
+            ["process.kappa 4, there 2.0", "domain residual, there image"],
         ),
         (lambda: liif(True), lambda: liif(False), ["network.global_skip True, there False"]),
         (
@@ -86,13 +91,6 @@ def self_cascade(resize, pivot_features):
 )
 def test_settings_that_no_tensor_shows_are_known_of_weights(one, other, expected):
     assert unlike(one().trained_with, other().trained_with) == expected
-
-
-def test_grids_are_known_of_weights():
-    other = stage_one(estimate())
-    other.space = BitwiseSpace(vae(), [(1, 1), (2, 2), (4, 4)], 1)
-    (difference,) = unlike(stage_one(estimate()).trained_with, other.trained_with)
-    assert difference.endswith("[4, 4]], there [[1, 1], [2, 2], [4, 4]]")
 
 
 def test_parts_that_the_weights_require_are_not_in_the_label(tmp_path):

@@ -140,15 +140,23 @@ def test_vgg19_is_torchvisions_layer_by_layer(tmp_path):
 
     maps = loss.network(x)
 
+    assert maps.keys() == LAYERS.keys()
     mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)  # ImageNet's
     deviation = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
     x = (x - mean) / deviation
-    names = iter(LAYERS)
+    stage = 1
+    number = 0
     for layer in vgg19.features:
         x = layer(x.clone())
         if isinstance(layer, nn.Conv2d):
-            assert_close(maps[next(names)], x, rtol=1e-4, atol=1e-4)
-    assert next(names, None) is None
+            number += 1
+            name = f"conv{stage}_{number}"
+            if name in maps:
+                assert_close(maps.pop(name), x, rtol=1e-4, atol=1e-4)
+        elif isinstance(layer, nn.MaxPool2d):
+            stage += 1
+            number = 0
+    assert not maps
 
 
 def test_layers_have_weights_by_their_names(tmp_path):
@@ -161,18 +169,6 @@ def test_layers_have_weights_by_their_names(tmp_path):
 
     expected = 3 * distance(conv1_2=1.0) + 0.5 * distance(conv2_1=1.0)
     assert distance(conv2_1=0.5, conv1_2=3.0) == pytest.approx(expected, rel=1e-5)
-
-
-def test_the_perceptual_network_is_frozen_and_gives_gradients(tmp_path):
-    loss = VGG19Perceptual(layers={"conv1_2": 1.0})
-    loss.load(save_vgg19(tmp_path, ("conv1_1", "conv1_2")))
-    sr = images(0).requires_grad_()
-
-    loss.train()(sr, images(1)).backward()
-
-    assert sr.grad.abs().sum() > 0
-    assert not any(parameter.requires_grad for parameter in loss.parameters())
-    assert loss.source.startswith(str(tmp_path))
 
 
 # ------------------------------------------------------------------------------------ adversarial

@@ -88,12 +88,6 @@ def test_a_tile_has_its_part_of_the_images_field(factor, stream, place):
     assert torch.equal(placed(*place, factor, stream), expected)
 
 
-def test_a_field_without_places_is_the_images():
-    span = Span(slice(8, 12), slice(16, 24), 100, 200)
-    noise = PlacedNoise(torch.arange(2), [Tile(span, span)] * 2)
-    assert torch.equal(noise.normal((2, 5)), Noise(torch.arange(2)).normal((2, 5)))
-
-
 @pytest.mark.parametrize(
     ("side", "out_side"),
     [(2301, 6213), (2301, 7593), (2301, 7013), (2300, 2950), (2304, 9216)],
@@ -123,7 +117,7 @@ def test_neighbours_draw_alike_at_any_ratio(side, out_side, field):
         assert torch.equal(before[-shared:], after[:shared])
 
 
-# ------------------------------------------------------------------------------------ the run's seed
+# ----------------------------------------------------------------------------------- the run's seed
 
 
 class Plain(SuperResolver):

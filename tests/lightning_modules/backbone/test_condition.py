@@ -18,22 +18,12 @@ from lightning_modules.backbone.condition import (
     SDXLTextEncoder,
     TextEncoder,
     guided,
-    joined,
     text_of,
 )
 from lightning_modules.backbone.prompt import NEGATIVE, PROMPT
 from tests import make, small_t5
 from tests.lightning_modules.backbone.texts import save_text_encoder
 from tests.lightning_modules.backbone.unets import SDXL, base
-
-
-def test_two_conditions_as_one_batch():
-    first = Condition(text=make.normal(2, 3, 4), sizes=torch.tensor([1.0, 2.0]))
-    second = Condition(text=make.normal(1, 3, 4, seed=1), sizes=torch.tensor([3.0]))
-    both = joined(first, second)
-    assert both.used.keys() == {"text", "sizes"}
-    assert torch.equal(both.text, torch.cat([first.text, second.text]))
-    assert both.sizes.tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize(("scale", "calls"), [(1.0, [2]), (0.0, [4]), (7.5, [4])])
@@ -112,13 +102,6 @@ def test_sdxls_encoders_give_what_its_pipeline_encodes(tmp_path):
     assert_frozen(encoder)
 
 
-def test_sdxl_without_its_second_encoder_is_refused(tmp_path):
-    pytest.importorskip("transformers")
-    save_text_encoder(tmp_path)
-    with pytest.raises(FileNotFoundError, match="has no readable text_encoder_2 of transformers"):
-        SDXLTextEncoder(str(tmp_path))
-
-
 @pytest.fixture(scope="module")
 def t5(tmp_path_factory):
     folder = tmp_path_factory.mktemp("t5")
@@ -158,13 +141,6 @@ def test_a_fixed_prompt_comes_from_a_file(tmp_path):
     assert prompt.state_dict() == {}
     assert prompt.source.startswith(f"{file} ")
     assert prompt.double().condition(1).text.dtype == torch.float64  # it moves with the model
-
-
-def test_guidance_needs_a_negative_prompt(tmp_path):
-    prompts.write(tmp_path / "prompt.safetensors", encode, {"prompt": "sharper"})
-    prompt = FixedPrompt(tmp_path / "prompt.safetensors")
-    with pytest.raises(ValueError, match="no negative prompt, as guidance needs"):
-        prompt.unconditional(1)
 
 
 def test_the_command_that_writes_invsrs_prompt(tmp_path, monkeypatch):

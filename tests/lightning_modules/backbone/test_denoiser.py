@@ -215,21 +215,3 @@ def test_a_file_of_its_weights(prefix, tmp_path):
     for name, tensor in state.items():
         assert torch.equal(denoiser.unet.state_dict()[name], tensor)
     assert denoiser.source.startswith(f"{tmp_path / 'trained.ckpt'} ")
-
-
-@pytest.mark.parametrize(
-    ("name", "ours", "there"),
-    [("attention_head_dim", 2, 4), ("flip_sin_to_cos", True, False), ("norm_eps", 1e-5, 0.1)],
-)
-def test_a_run_of_settings_that_no_tensor_shows_is_refused(name, ours, there, tmp_path):
-    state = {f"denoiser.{key}": tensor for key, tensor in wrapped().state_dict().items()}
-    run = {
-        "model": "lightning_modules.Diffusion",
-        "state_dict": state,
-        "trained_with": {"denoiser": {name: there}},
-    }
-    torch.save(run, tmp_path / "trained.ckpt")
-
-    wrapped(**{name: there}).load(tmp_path / "trained.ckpt")
-    with pytest.raises(ValueError, match=rf"of its denoiser \({name} {ours}, there {there}\)"):
-        wrapped().load(tmp_path / "trained.ckpt")

@@ -8,7 +8,6 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import nn
 from torch.testing import assert_close
@@ -127,21 +126,6 @@ def test_the_scheduler_beside_a_base_is_compared(prediction, tmp_path):
             method.setup("test")
 
 
-def test_the_scheduler_on_the_hub_is_fetched(tmp_path, monkeypatch, caplog):
-    """Where the network alone is in the cache; if there is none, it is said."""
-    bare().save_pretrained(tmp_path / "unet")
-    assert UNet2D(str(tmp_path)).trained_schedule is None
-    assert f"{tmp_path} has no scheduler that" in caplog.text
-
-    def load_config(place, subfolder, local_files_only=False):
-        if local_files_only:
-            raise OSError("not in the cache")
-        return {"prediction_type": "v_prediction"}
-
-    monkeypatch.setattr(DDIMScheduler, "load_config", load_config)
-    assert UNet2D(str(tmp_path)).trained_schedule["prediction"] == "v_prediction"
-
-
 @pytest.mark.parametrize("source", ["one 0123456789abcdef", "two fedcba9876543210"])
 def test_a_base_of_other_latents_is_refused(source, tmp_path):
     """The same weights may have another name."""
@@ -237,23 +221,6 @@ def test_damped_guidance_runs_some_layers_undilated_in_a_call_more():
     assert dilated["down_blocks.0.resnets.0.conv1"] == 2
     assert undilated["mid_block.resnets.0.conv1"] == 2
     assert dilated["mid_block.resnets.0.conv1"] == 2
-
-
-@torch.no_grad()
-def test_damped_guidance_with_the_same_network_is_guidance():
-    method = direct(encoder=Words())
-    conditions = method._conditions(images(), (16, 16), (8, 8))
-    z = make.normal(2, 3, 16, 16)
-    t = torch.tensor([5, 5])
-
-    def predict(*args):
-        return method.predict(5, *args)
-
-    step = Step(0, 4, (16, 16), (8, 8))
-    outputs = []
-    for patch in (ScaleCrafter(DEEP, 4, damped_steps=2, damped_without=()), ScaleCrafter(DEEP, 4)):
-        outputs.append(patch.guided(method.denoiser, step, predict, z, t, conditions, 3.0))
-    assert_close(outputs[0], outputs[1], rtol=1e-4, atol=1e-4)
 
 
 # ----------------------------------------------------------------------------------------- Attn-SF

@@ -10,21 +10,16 @@ from torch.testing import assert_close
 
 from degradations.bicubic import resize
 from degradations.draws import seed_of
-from files.batch import tiles_of
 from lightning_modules.backbone.space import PixelSpace, Taef2Space
 from lightning_modules.controls.direct import Direct
 from lightning_modules.controls.sd import SDSR, SDUpscale
 from lightning_modules.controls.simple import Bicubic, RoundTrip
-from lightning_modules.methods.regression import Regression
-from lightning_modules.methods.resshift import ResShift
 from lightning_modules.networks.edsr import EDSR
-from lightning_modules.networks.swin_unet import SwinUNet
-from lightning_modules.noise import Noise, PlacedNoise, with_noise_seeds
+from lightning_modules.noise import Noise, with_noise_seeds
 from lightning_modules.sampling.solvers import Sampler
 from lightning_modules.sampling.tiling import padded
 from tests import make
 from tests.lightning_modules.backbone.unets import base, noted
-from tests.lightning_modules.methods.test_resshift import SMALL, small_vq
 from tests.lightning_modules.others import save_upscaler
 from tests.make import assert_near
 
@@ -82,45 +77,6 @@ def test_the_upscaler_makes_its_own_size_which_is_brought_to_the_outputs():
     assert not torch.equal(sr, method.sample(batch)["sr"])
 
 
-@torch.no_grad()
-def test_a_trained_upscaler_comes_from_its_run_and_stays_as_it_is(tmp_path):
-    torch.manual_seed(5)
-    trained = Regression(2.0, NETWORK).eval()
-    file = make.save_run(trained, tmp_path / "sr.ckpt")
-    method = sd_sr(partial(Regression, network=NETWORK), upscaler_weights="runs/sr")
-
-    method.load_parts(lambda key, name: {("upscaler_weights", "runs/sr"): file}[key, name])
-    method.setup("test")
-
-    assert method.output_settings["upscaler"].startswith("Regression ")
-    assert not any(parameter.requires_grad for parameter in method.parameters())
-    assert not method.train().upscaler.training
-    lr = make.uniform(2, 3, 8, 8)
-    sr = method.upscaler.enlarge({**images(), "lr": lr})["sr"]
-    assert torch.equal(sr, trained(lr, 0).clamp(0, 1))
-
-
-@pytest.mark.parametrize(
-    ("upscaler", "message"),
-    [
-        (
-            partial(Regression, network=NETWORK),
-            r"upscaler, Regression, has random weights: set .*_weig",
-        ),
-        (
-            lambda scale: ResShift(scale, SwinUNet(**SMALL), small_vq()),
-            r"the space of ResShift has random weights",
-        ),
-    ],
-)
-def test_an_upscaler_without_weights_is_refused(upscaler, message):
-    method = sd_sr(upscaler)
-    if isinstance(method.upscaler, ResShift):
-        method.upscaler.weights_source = "network.pth"  # without the autoencoder's
-    with pytest.raises(ValueError, match=message):
-        method.setup("test")
-
-
 # ------------------------------------------------------------------- Stable Diffusion's upscaler
 
 
@@ -160,21 +116,6 @@ def test_sides_that_the_pipeline_would_cut_are_mirrored_up_to_its_factor(folder,
 
     larger = method.enlarge({**batch, "lr": mirrored, "size": size})["sr"]
     assert torch.equal(sr, larger[..., : 4 * h, : 4 * w])
-
-
-@pytest.mark.parametrize("placed", [False, True])
-def test_generators_are_others_in_each_call_and_belong_to_the_image(placed):
-    seeds = torch.tensor([5, 7])
-    batch = make.batch(2, (32, 48), lr=(3, 8, 12))
-    noise = PlacedNoise(seeds, tiles_of(batch)) if placed else Noise(seeds)
-
-    generators = noise.generators() + noise.generators()
-
-    assert noise.drew
-    fields = [torch.randn(3, generator=generator) for generator in generators]
-    assert len({tuple(field.tolist()) for field in fields}) == 4
-    (alone,) = Noise(seeds[1:]).generators()
-    assert torch.equal(torch.randn(3, generator=alone), fields[1])
 
 
 # ------------------------------------------------------------------------------------ round trips

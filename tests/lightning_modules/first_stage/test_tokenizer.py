@@ -7,8 +7,6 @@ import torch
 from torch.nn import functional
 from torch.testing import assert_close
 
-from lightning_modules.backbone.bitwise import BitwiseSpace
-from lightning_modules.controls.simple import RoundTrip
 from lightning_modules.first_stage.tokenizer import Tokenizer, TokenizerLosses
 from lightning_modules.networks.bsq import entropy_penalty, quantized, scales_of
 from lightning_modules.networks.discriminator import PatchGAN
@@ -85,19 +83,6 @@ def test_smaller_images_count_alike():
 
     assert_close(loss, (large_loss + small_loss) / 2)
     assert model.logged.keys() >= {"train/pixel", "train/pixel_4"}
-
-
-def test_its_run_is_a_space_that_gives_the_same_images(tmp_path):
-    model = tokenizer().eval()
-    path = make.save_run(model, tmp_path / "tokenizer.ckpt")
-    trip = RoundTrip(1, BitwiseSpace(vae(9), GRIDS, 1), "hr", str(path))
-    assert trip.needs_weights
-
-    trip.load_parts(lambda key, value: path)
-
-    assert not trip.needs_weights
-    assert trip.space.source.startswith(str(path))
-    assert_close(trip.eval().enlarge(images())["sr"], model.enlarge(images())["sr"])
 
 
 def test_a_released_file_has_the_autoencoder_alone():

@@ -12,7 +12,6 @@ from torch.testing import assert_close
 
 from lightning_modules.backbone.denoiser import Denoiser
 from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.backbone.space import PixelSpace
 from lightning_modules.methods.diffusion import TRAILING, Diffusion, min_snr_weights
 from lightning_modules.noise import Noise
 from tests import make
@@ -130,17 +129,6 @@ def test_a_base_of_smaller_images_is_trained_on_means_and_enlarged_by_repetition
     sr = model.generate(batch, Noise(batch["seed"]))
     repeated = functional.interpolate(smaller, scale_factor=2, mode="nearest")
     assert_near(sr, repeated, 1e-4)
-
-
-def test_latents_of_whole_images_are_refused_where_smaller_ones_are_sampled():
-    z = make.normal(4, 3, 8, 8)
-    batch = {"latent": z, "space": PixelSpace().identity}
-
-    assert torch.equal(method(z).latent(batch), z)
-    partial = method(z, scale=2.0, timesteps=(0, 300))  # samples nothing
-    assert torch.equal(partial.latent(batch), z)
-    with pytest.raises(ValueError, match=r"1/2 of their sides .* set data.init_args.scale"):
-        method(z, scale=2.0).latent(batch)
 
 
 # -------------------------------------------------------------------------------------- sampling

@@ -8,7 +8,6 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 from degradations.bicubic import resize
-from files.weights import fingerprint
 from lightning_modules.methods.infinity import Infinity
 from lightning_modules.methods.nsarm import NSARM, NSARMStageOne, StageTwo
 from lightning_modules.networks.bsq import quantized, scales_of
@@ -16,7 +15,6 @@ from lightning_modules.networks.infinity import Text
 from lightning_modules.networks.transformation import Branch, LatentEstimate, Transformation
 from lightning_modules.noise import Noise
 from tests import make
-from tests.classes import Classes
 from tests.lightning_modules.networks.test_next_scale import released_mapper
 from tests.lightning_modules.next_scale_parts import BITS, GRIDS, mapper, space, transformer
 from tests.reference.infinity_official import random_weights
@@ -130,27 +128,6 @@ def test_a_mapper_that_is_not_trained_has_no_dropout_and_is_in_no_checkpoint():
     assert not any(name.startswith("mapper") for name in model.checkpoint_keys())
 
 
-def test_captions_count_as_their_cached_features_do(monkeypatch):
-    monkeypatch.setattr("lightning_modules.methods.infinity.TEXT_DROPOUT", 0.0)
-    encoder = Classes(["a", "b"])
-    features = encoder(["b", "a"])
-    plain = make.pairs((16, 16), 2)
-    captioned = plain | {"text": ["b", "a"]}
-    cached = plain | {"text_features": features.features, "text_lengths": features.lengths}
-    model = stage_two(encoder=encoder)
-    without = stage_two()
-
-    loss = model.training_step(captioned, 0)
-
-    assert torch.equal(loss, without.training_step(cached, 0))
-    assert loss != without.training_step(plain, 0)
-    loss.backward()
-    assert encoder.table.weight.grad.any()
-    sr = model.eval().enlarge(captioned)["sr"]
-    assert torch.equal(sr, without.eval().enlarge(cached)["sr"])
-    assert not torch.equal(sr, without.enlarge(plain)["sr"])
-
-
 # -------------------------------------------------------------- choices that are not the paper's
 
 
@@ -229,64 +206,3 @@ def test_the_released_file_has_all_of_both_stages(released):
     assert stage_one().import_official(official).keys() == stage_one().state_dict().keys()
     with pytest.raises(ValueError, match=r"NSARM: set model\.class_path"):
         Infinity(1, space(), transformer()).load_weights(released)
-
-
-def test_a_released_file_replaces_the_mapper_of_a_run(released):
-    model = stage_two(StageTwo(train_mapper=False))
-    with torch.no_grad():
-        model.mapper.trunk[0].weight.fill_(0.5)
-    model._name_mapper("runs/stage1")
-
-    model.load_weights(released)
-
-    assert str(released) in model.mapper.source
-    assert "runs/stage1" not in model.mapper.source
-
-
-@pytest.fixture
-def runs(tmp_path):
-    """Files of the runs that stage two starts from, by the setting that names them."""
-    first = stage_one()
-    with torch.no_grad():
-        first.mapper.trunk[0].weight.fill_(0.5)
-    base = Infinity(1, space(), transformer(5))
-    return {
-        "stage_two.mapper_weights": make.save_run(first, tmp_path / "mapper.ckpt"),
-        "stage_two.transformer_weights": make.save_run(base, tmp_path / "transformer.ckpt"),
-    }
-
-
-def test_stage_two_starts_from_runs_of_stage_one_and_of_infinity(runs):
-    model = stage_two(StageTwo("runs/mapper", "runs/transformer"))
-    assert model.needs_weights
-
-    model.load_parts(lambda key, _: runs[key])
-
-    assert not model.needs_weights
-    assert (model.mapper.trunk[0].weight == 0.5).all()
-    for ours, theirs in zip(
-        model.transformer.parameters(), transformer(5).parameters(), strict=True
-    ):
-        assert torch.equal(ours, theirs)
-    mapper_source = f"{runs['stage_two.mapper_weights']} {fingerprint(model.mapper.state_dict())}"
-    assert model.weights_source.startswith(mapper_source)  # results of other weights are others
-    assert fingerprint(model.transformer.state_dict()) in model.weights_source
-
-
-def test_a_frozen_mapper_is_named_in_checkpoints_and_must_have_weights(runs):
-    model = stage_two(StageTwo("runs/mapper", train_mapper=False))
-    model.load_parts(lambda key, _: runs[key])
-    model.setup("test")
-
-    checkpoint = {"state_dict": model.state_dict()}
-    model.on_save_checkpoint(checkpoint)
-
-    assert "mapper.ckpt" in checkpoint["frozen"]["mapper"]
-    with pytest.raises(ValueError, match="the mapper of NSARM has random weights"):
-        stage_two(StageTwo(train_mapper=False)).setup("test")
-
-
-def test_a_run_in_another_space_is_refused(runs):
-    model = NSARM(2, space(8), mapper(), transformer(), StageTwo("runs/mapper"))
-    with pytest.raises(ValueError, match="was trained with the space of"):
-        model.load_parts(lambda key, _: runs[key])

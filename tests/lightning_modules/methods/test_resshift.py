@@ -182,11 +182,3 @@ def test_weights_of_another_process_are_warned_about(tmp_path, caplog):
 
     ResShift(4.0, SwinUNet(**SMALL), PixelSpace()).load_weights(run)
     assert "(space.deviation [1.0], there [0.5]; process.steps 15, there 4; pro" in caplog.text
-
-
-@pytest.mark.parametrize("compiled", [False, True])
-def test_an_autoencoder_is_compiled_where_the_network_is(compiled):
-    model = ResShift(4.0, SwinUNet(**SMALL, compile=compiled), small_vq())
-    model.space.source = "trained"
-    model.setup("fit")
-    assert (model.space.vae.encoder._compiled_call_impl is not None) == compiled

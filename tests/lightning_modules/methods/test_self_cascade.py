@@ -1,4 +1,4 @@
-"""Self-Cascade: sizes of its stages, its pivot, its upsamplers, training, clips."""
+"""Self-Cascade: sizes of its stages, its pivot, its upsamplers, training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from lightning_modules.methods.self_cascade import (
     SelfCascade,
     Tuning,
     cascade_sizes,
-    count_stages,
 )
 from lightning_modules.networks.attachments import Blocks, Skips
 from lightning_modules.networks.feature_upsampler import Full, Places, Shared
@@ -73,14 +72,6 @@ def test_sizes_of_the_stages(target, multiple, expected):
     assert cascade_sizes((512, 512), target, multiple=multiple) == expected
 
 
-@pytest.mark.parametrize(
-    ("target", "stages"),
-    [((512, 512), 0), ((256, 256), 0), ((512, 520), 1), ((1024, 1024), 1), ((1536, 3072), 3)],
-)
-def test_the_number_of_stages(target, stages):
-    assert count_stages((512, 512), target) == stages
-
-
 @pytest.mark.parametrize("multiple", [8, 64])
 def test_no_stage_has_more_than_four_times_the_pixels(multiple):
     targets = itertools.product(range(640, 3200, 448), range(512, 4000, 576))
@@ -95,18 +86,6 @@ def test_no_stage_has_more_than_four_times_the_pixels(multiple):
 
 
 # ------------------------------------------------------------------------------------- the pivot
-
-
-@pytest.mark.parametrize(
-    ("sampler", "first"),
-    [(Sampler(), 681), (Sampler(offset=0), 680), (Sampler(spacing="trailing"), 699)],
-)
-def test_35_of_50_steps_are_below_k(sampler, first):
-    method = cascade(sampler=sampler)
-    assert method.K == 700
-    assert method.below_K == method.sampled[15:]
-    assert len(method.below_K) == 35
-    assert method.below_K[0] == first
 
 
 @pytest.mark.parametrize(
@@ -396,98 +375,3 @@ def test_the_loss_is_that_of_what_the_base_predicts(prediction):
     assert_close(call.z, schedule.add_noise(x0, eps, call.t))
     raw = method.denoiser(call.z, call.t, call.condition)
     assert_close(loss, (raw - schedule.target(x0, eps, call.t)).square().mean())
-
-
-@pytest.mark.parametrize(
-    ("attach", "needed"),
-    [
-        ("skip", [False, False, False, False]),
-        ("block_out", [False, False, False, True]),  # from the first place on
-    ],
-)
-def test_gradients_stop_before_the_way_up(attach, needed):
-    """Of the pivot's two blocks on the way down and those of the sample, little is kept."""
-    method = cascade(tuning=Tuning(Shared, attach))
-    outputs = []
-    for block in method.denoiser.unet.down_blocks:
-        block.register_forward_hook(lambda _, __, output: outputs.append(output[0].requires_grad))
-
-    method.training_step(images(), 0)
-
-    assert outputs == needed
-
-
-# ----------------------------------------------------------------------------------------- clips
-
-FRAMES = 3
-TEMPORAL = ("transformer_in", "temp_convs", "temp_attentions")
-
-
-def without_time(denoiser):
-    """Let the temporal layers, all of which are residual, add nothing."""
-    for name, parameter in denoiser.unet.named_parameters():
-        last = name.rpartition(".")[0].endswith(("proj_out", "conv4.3"))
-        if last and any(layer in name for layer in TEMPORAL):
-            parameter.data.zero_()
-    return denoiser
-
-
-def of_images(video):
-    """The network of images with the spatial layers of that of clips."""
-    heads = video.unet.config.attention_head_dim
-    flat = base("image", use_linear_projection=True, attention_head_dim=heads)
-    spatial = {}
-    for name, tensor in video.unet.state_dict().items():
-        if not any(layer in name for layer in TEMPORAL):
-            spatial[name] = tensor
-    flat.unet.load_state_dict(spatial)
-    return flat
-
-
-def clips(side):
-    return make.batch(2, (side, side), clip=(FRAMES, 3, side, side)) | {"frames": FRAMES}
-
-
-class FrameNoise(Noise):
-    """One frame of the fields of clips."""
-
-    def __init__(self, noise, frame):
-        super().__init__(torch.tensor(noise.seeds))
-        self.noise = noise
-        self.frame = frame
-
-    def stream(self, name):
-        return FrameNoise(self.noise.stream(name), self.frame)
-
-    def normal(self, shape):
-        B, C, h, w = shape
-        return self.noise.normal((B, C, FRAMES, h, w))[:, :, self.frame]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("tuning", [Tuning(), Tuning(Full)])
-@torch.no_grad()
-def test_without_temporal_layers_a_clip_is_its_frames(tuning):
-    video = without_time(base("video"))
-    of_clips = cascade(4.0, denoiser=video, tuning=tuning)
-    of_frames = cascade(4.0, denoiser=of_images(video), tuning=tuning)
-    if of_clips.upsampler is not None:
-        tuned(of_clips)
-        of_frames.upsampler.load_state_dict(of_clips.upsampler.state_dict())
-    batch = clips(32)
-
-    sr = generated(of_clips, batch)
-
-    assert sr.shape == (2, FRAMES, 3, 32, 32)
-    del batch["frames"]
-    for frame in range(FRAMES):
-        noise = FrameNoise(Noise(batch["seed"]), frame)
-        assert_near(sr[:, frame], of_frames.generate(batch, noise), 1e-3)
-
-
-@torch.no_grad()
-def test_frames_know_of_each_other():
-    batch = clips(16)
-    sr = generated(cascade(denoiser=base("video")), batch)
-    alone = generated(cascade(denoiser=without_time(base("video"))), batch)
-    assert (sr - alone).abs().max() > 1e-3

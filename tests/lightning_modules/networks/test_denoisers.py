@@ -344,15 +344,6 @@ def test_untrained_the_released_ones_add_the_pivots_features(mode, in_torch):
         assert torch.equal(added[name], functional.interpolate(feature, SIZES[name], mode=in_torch))
 
 
-@pytest.mark.parametrize("kind", [Shared, Full])
-def test_upsamplers_know_the_time(kind):
-    upsampler = randomised(kind)
-    added = added_by(upsampler, 5, 600)["1"]
-    other = added_by(upsampler, 5, 20)["1"]
-    assert torch.equal(added[0], other[0])
-    assert (added[1] - other[1]).abs().max() > 1e-3
-
-
 @torch.no_grad()
 def test_each_channel_is_an_image_of_its_own_to_the_blocks():
     upsampler = randomised(Shared)

@@ -173,15 +173,6 @@ def test_the_gradient_is_finite_where_all_features_are_zero():
     assert a.grad.isfinite().all()
 
 
-def test_negative_weights_of_channels_are_raised_to_zero():
-    model = small_distance()
-    weight = model.lin1.model[1].weight
-    weight.data[0, 2:4] = -1.0
-    expected = weight.detach().clamp(min=0)
-    model.keep_positive()
-    assert torch.equal(weight, expected)
-
-
 def test_as_a_loss_it_is_frozen_gives_gradients_and_names_its_file(tmp_path):
     trained = small_distance()
     torch.save(trained.state_dict(), tmp_path / "distance.pth")

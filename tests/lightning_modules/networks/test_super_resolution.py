@@ -15,12 +15,11 @@ from torch.testing import assert_close
 
 from degradations.bicubic import resize
 from files.weights import read_weights
-from lightning_modules.methods.casarbi import CasArbi
 from lightning_modules.methods.real_esrgan import RealESRGAN
 from lightning_modules.methods.regression import Regression
 from lightning_modules.networks import edsr, imdn, liif
 from lightning_modules.networks.edsr import EDSR, MeanShift
-from lightning_modules.networks.imdn import IMDN, ContrastAttention
+from lightning_modules.networks.imdn import IMDN
 from lightning_modules.networks.liif import LIIF, AnySize
 from lightning_modules.networks.rrdb import RRDBNet, SRVGGNetCompact
 from lightning_modules.networks.spandrel import Spandrel
@@ -151,14 +150,6 @@ def test_published_imdn_gives_the_published_psnr(scale, psnr, weights_root, data
     assert np.mean(values) == pytest.approx(psnr, abs=0.001)
 
 
-def test_imdns_gate_is_deviation_plus_mean():
-    attention = ContrastAttention(16)
-    x = make.normal(2, 16, 5, 4)
-    deviation = x.std((2, 3), correction=0, keepdim=True)
-    gate = attention.conv_du(deviation + x.mean((2, 3), keepdim=True))
-    assert_close(attention(x), x * gate)
-
-
 def test_imdns_gradient_of_a_single_pixel_is_finite():
     """Its deviation is 0, where the square root's slope is infinite."""
     network = IMDN(2, channels=16, blocks=1)
@@ -199,15 +190,6 @@ def test_liif_is_its_official_program_at_any_size(lr_size, size):
     expected = values.mT.view(2, 3, *size)
     assert expected.std() > 0.05
     assert_near(sr, expected, 1e-5)
-
-
-def test_published_files_of_liif_are_read(tmp_path):
-    state = small_liif().state_dict()
-    file = {"model": {"name": "liif", "args": {}, "sd": state}, "epoch": 1000}
-    torch.save(file, tmp_path / "liif.pth")
-    tensors = read_weights(tmp_path / "liif.pth").tensors
-    assert tensors.keys() == state.keys()
-    assert all(torch.equal(tensors[name], state[name]) for name in state)
 
 
 @torch.no_grad()
@@ -251,25 +233,6 @@ def test_a_network_of_one_factor_is_resized_to_any_size(network, size):
     assert_close(sr, resize(anysize.network(lr), size, clamp=False))
     assert_close(anysize.render(anysize.encode(lr), lr, size), sr)
     assert anysize(lr).shape == (2, 3, 42, 32)
-
-
-class Published(make.Convolution):
-    """Loads its weights itself, as Spandrel does."""
-
-    weights_source = "my/swinir.pth"
-
-
-def test_a_base_that_has_its_weights_needs_no_file():
-    def find(key, value):
-        pytest.fail("it looked for a file")
-
-    model = CasArbi(2.0, partial(AnySize, network=Published))
-    model.load_parts(find)
-    assert model.weights_source == "my/swinir.pth"
-    assert model.base.source.startswith("my/swinir.pth ")
-
-    with pytest.raises(ValueError, match="CasArbi needs a trained base"):
-        CasArbi(2.0, partial(AnySize, network=SMALL_EDSR)).load_parts(find)
 
 
 # ------------------------------------------------------------------------- RRDBNet and the compact
@@ -318,20 +281,6 @@ ARCHITECTURES = {
     "SPAN": {"num_in_ch": 3, "num_out_ch": 3, "feature_channels": 8},
     "RealPLKSR": {"dim": 16, "n_blocks": 1},
 }
-
-
-@torch.no_grad()
-def test_the_file_alone_says_which_architecture_it_is(tmp_path):
-    architecture = pytest.importorskip("spandrel.architectures.SwinIR")
-    torch.manual_seed(0)
-    network = architecture.SwinIR(upscale=4, img_size=64, **ARCHITECTURES["SwinIR"]).eval()
-    torch.save({"params_ema": network.state_dict()}, tmp_path / "x4.pth")
-    lr = torch.rand(2, 3, 16, 24)  # whole windows
-
-    ours = Spandrel(4, str(tmp_path / "x4.pth"))
-
-    assert_near(ours(lr), network(lr).clamp(0, 1), 1e-5)
-    assert ours(lr[..., 1:, 3:]).shape == (2, 3, 60, 84)
 
 
 def test_a_file_that_is_fine_tuned_has_gradients_also_beyond_1(tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -35,24 +34,6 @@ def tiled(restore, batch, tile, overlap, window="linear", at_once=1):
 # ------------------------------------------------------------------------------------ the outputs
 
 
-@pytest.mark.parametrize(
-    ("window", "radius", "overlap"), [("linear", 1, 4), ("linear", 4, 16), ("gaussian", 4, 16)]
-)
-@pytest.mark.parametrize("scale", [1, 3])
-def test_no_seam_where_a_restorer_looks_as_far_as_a_quarter_of_the_overlap(
-    window, radius, overlap, scale
-):
-    kernel = make.uniform(3, 1, 2 * radius + 1, 2 * radius + 1)
-    kernel /= kernel.sum((1, 2, 3), keepdim=True)
-
-    def blur(batch, noise):
-        blurred = functional.conv2d(batch["lr"], kernel, padding=radius, groups=3)
-        return enlarged({**batch, "lr": blurred})
-
-    batch = images(70, 61, scale)
-    assert_near(tiled(blur, batch, 32, overlap, window), blur(batch, None), 1e-5)
-
-
 @pytest.mark.parametrize("at_once", [2, 5, 100])
 @pytest.mark.parametrize("scale", [2, 2.7])
 def test_several_tiles_at_once_are_as_one_by_one(at_once, scale):
@@ -72,17 +53,6 @@ def test_several_tiles_at_once_are_as_one_by_one(at_once, scale):
 
     assert_near(tiled(restore, batch, 32, 8, at_once=at_once), expected, 1e-5)
     assert 2 < max(counts) <= 2 * at_once
-
-
-def test_an_overlap_is_as_noisy_as_the_rest():
-    """Two samples of noise would be averaged there, and fine detail lost."""
-
-    def restore(batch, noise):
-        return noise.normal((1, 3, *batch["size"]))
-
-    sr = tiled(restore, images(90, 80), 32, 16)
-    assert abs(sr.std() - 1) < 0.03
-    assert_near(sr, tiled(restore, images(90, 80), 48, 16), 1e-5)  # by other tiles
 
 
 # ----------------------------------------------------------------------------------- their places
@@ -149,41 +119,6 @@ def test_a_gaussian_window_prefers_the_middle_of_a_tile():
     assert [one.used for one in gaussian] == [one.used for one in linear]
 
 
-def released_window(size):
-    """``cv2.getGaussianKernel`` of a tap more, without the first tap: the size is even."""
-    sigma = 0.3 * ((size - 1) * 0.5 - 1) + 0.8
-    return np.exp(-((np.arange(1, size + 1) - size / 2) ** 2) / (2 * sigma**2))
-
-
-def released_starts(length, patch, stride):
-    """0, stride, ...; those that overrun are moved back, and what is double is left out."""
-    return list(dict.fromkeys(min(start, length - patch) for start in range(0, length, stride)))
-
-
-def test_tiles_are_blended_as_released_with_invsr():
-    scale, patch, stride = 4, 16, 8
-    batch = images(44, 60, scale)
-    outputs = []
-
-    def random(batch, noise):
-        outputs.append(torch.rand(1, 3, *batch["size"]))
-        return outputs[-1].clone()
-
-    sr = tiled(random, batch, patch, patch - stride, "released")
-
-    window = np.outer(released_window(patch * scale), released_window(patch * scale))
-    total = np.zeros((3, *batch["size"]))
-    weights = np.zeros(batch["size"])
-    tops = released_starts(44, patch, stride)
-    lefts = released_starts(60, patch, stride)
-    for output, (top, left) in zip(outputs, itertools.product(tops, lefts), strict=True):
-        rows = slice(scale * top, scale * (top + patch))
-        columns = slice(scale * left, scale * (left + patch))
-        total[:, rows, columns] += output[0].double().numpy() * window
-        weights[rows, columns] += window
-    np.testing.assert_allclose(sr[0], total / weights, rtol=0, atol=1e-6)
-
-
 # ------------------------------------------------------------------------------- mirrored borders
 
 
@@ -226,10 +161,3 @@ def test_padding_is_cut_back_exactly(size, scale):
     cropped = result.crop(large, (scale * size[0], scale * size[1]))
 
     assert torch.equal(cropped, functional.interpolate(lr, scale_factor=scale, mode="nearest"))
-
-
-def test_what_needs_no_padding_stays():
-    lr = make.uniform(2, 3, 32, 48)
-    result = padded(lr, 16, 32)
-    assert result.lr is lr
-    assert result.crop(lr, (32, 48)).shape == lr.shape
