@@ -36,7 +36,7 @@ from lightning_modules.methods.regression import Regression
 from tests.contracts.arguments import check_arguments
 from tests.contracts.degradation_contract import global_generators_untouched
 from tests.datamodules.memory import Memory, random_images, trainer
-from tests.lightning_modules.tiny import Convolution
+from tests.make import Convolution
 
 METRICS: dict[tuple[type, type], ImageMetric] = {}
 SIDES = (208, 216)  # four blocks of NIQE

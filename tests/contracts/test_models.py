@@ -44,7 +44,7 @@ from tests.contracts import discovery
 from tests.contracts.arguments import build
 from tests.contracts.model_contract import ModelContract
 from tests.lightning_modules import next_scale_parts
-from tests.lightning_modules.averaged import Averaged
+from tests.make import Averaged
 
 
 def regression(network, **settings):

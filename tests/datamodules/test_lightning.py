@@ -18,7 +18,7 @@ from degradations.bicubic import Bicubic as Degradation
 from lightning_modules.controls.simple import Bicubic
 from lightning_modules.methods.regression import Regression
 from tests.datamodules.memory import noisy, random_images, trainer
-from tests.lightning_modules.tiny import Convolution
+from tests.make import Convolution
 from tests.quick import quick
 
 

@@ -23,9 +23,8 @@ from lightning_modules.sampling.tiling import Tiling
 from tests.contracts import test_models
 from tests.contracts.model_contract import SCALE, batch_of
 from tests.gpu.device import GPU, counted, moved, pretended_gpu
-from tests.lightning_modules.averaged import Averaged
-from tests.lightning_modules.methods import test_resshift
 from tests.lightning_modules.others import OTHERS, batch_for
+from tests.make import Averaged, Distance
 
 
 class Limit(NamedTuple):
@@ -63,9 +62,7 @@ def against_a_discriminator(scale: float, folder: Path) -> InvSR:
 
 
 def with_a_perceptual_loss(scale: float, folder: Path) -> ResShift:
-    return ResShift(
-        scale, test_models.Denoiser(), PixelSpace(), perceptual=test_resshift.Distance()
-    )
+    return ResShift(scale, test_models.Denoiser(), PixelSpace(), perceptual=Distance())
 
 
 # What another case does with other parts, or more of: left to `make test-nightly`.

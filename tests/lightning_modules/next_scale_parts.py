@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from lightning_modules.backbone.bitwise import BitwiseSpace
@@ -16,34 +14,34 @@ BITS = 4
 
 
 def vae(seed: int = 3) -> BitwiseVAE:
-    """Of factor 8, whatever the global generator is."""
+    """An autoencoder of factor 8, whatever the global generator is."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return BitwiseVAE(BITS, (32, 32, 32, 32), 1, groups=8)
 
 
 def space(seed: int = 3) -> BitwiseSpace:
-    """As if its weights were trained."""
-    found = BitwiseSpace(vae(seed), GRIDS, 1)
-    found.source = f"test {seed:016x}"
-    return found
+    """A space as if its weights were trained."""
+    bitwise = BitwiseSpace(vae(seed), GRIDS, 1)
+    bitwise.source = f"test {seed:016x}"
+    return bitwise
 
 
-def transformer(seed: int = 0, drop_path: float = 0.0) -> InfinityTransformer:
-    """Of two blocks, whose head says something."""
+def transformer(seed: int = 0) -> InfinityTransformer:
+    """A transformer of two blocks, whose head says something."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        found = InfinityTransformer(BITS, 2, 64, 2, 128, 8, drop_path=drop_path)
+        network = InfinityTransformer(BITS, 2, 64, 2, 128, 8, drop_path=0.0)
         with torch.no_grad():
-            found.head.weight.mul_(200)
-            for block in found.blocks:
+            network.head.weight.mul_(200)
+            for block in network.blocks:
                 block.own.normal_()
-    return found
+    return network
 
 
-def mapper(seed: int = 0, **settings: Any) -> Transformation:
-    """Of the first two scales, without dropout."""
+def mapper(seed: int = 0) -> Transformation:
+    """A mapper of the first two scales, without dropout."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         branches = [Branch(16, 1, 2), Branch(16, 1, 2)]
-        return Transformation(BITS, (2, 2), GRIDS[:2], branches, dropout=0.0, **settings)
+        return Transformation(BITS, (2, 2), GRIDS[:2], branches, dropout=0.0)

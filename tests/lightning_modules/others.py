@@ -19,8 +19,13 @@ from tests.contracts.model_contract import batch_of
 from tests.lightning_modules import next_scale_parts
 from tests.lightning_modules.backbone.texts import save_text_encoder
 
-KL: dict[str, Any] = {"block_out_channels": [8, 8], "norm_num_groups": 4, "latent_channels": 4}
-KL |= {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
+KL: dict[str, Any] = {
+    "block_out_channels": [8, 8],
+    "norm_num_groups": 4,
+    "latent_channels": 4,
+    "down_block_types": ["DownEncoderBlock2D"] * 2,
+    "up_block_types": ["UpDecoderBlock2D"] * 2,
+}
 
 
 def save_upscaler(folder: Path) -> str:
@@ -38,14 +43,21 @@ def save_upscaler(folder: Path) -> str:
     save_text_encoder(folder)
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
-        **{"in_channels": 7, "out_channels": 4, "block_out_channels": (8, 16)},
-        **{"layers_per_block": 1, "norm_num_groups": 4, "attention_head_dim": 2},
+        in_channels=7,
+        out_channels=4,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        **{"cross_attention_dim": 8, "num_class_embeds": 1000},
+        attention_head_dim=2,
+        cross_attention_dim=8,
+        num_class_embeds=1000,
     )
     vae = AutoencoderKL(
-        **{"latent_channels": 4, "norm_num_groups": 4, "block_out_channels": (8, 8, 8)},
+        latent_channels=4,
+        norm_num_groups=4,
+        block_out_channels=(8, 8, 8),
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
         scaling_factor=0.08333,

@@ -24,7 +24,7 @@ from lightning_modules.networks.rrdb import RRDBNet
 from lightning_modules.sampling.color import fix_colors
 from lightning_modules.sampling.solvers import residual_shift
 from lightning_modules.sampling.tiling import Tiling
-from tests.lightning_modules.tiny import batch_of, fill
+from tests.make import batch_of, fill
 
 
 class Plain(SuperResolver):

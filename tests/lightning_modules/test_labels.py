@@ -8,68 +8,93 @@ import pytest
 
 from callbacks.results.files import made_by
 from files.weights import unlike
-from lightning_modules.backbone.bitwise import BitwiseSpace
+from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.backbone.space import PixelSpace
+from lightning_modules.controls.direct import Direct
 from lightning_modules.controls.simple import RoundTrip
+from lightning_modules.methods.casarbi import CasArbi
+from lightning_modules.methods.diffusion import Diffusion
 from lightning_modules.methods.regression import Regression
 from lightning_modules.methods.resshift import ResShift
+from lightning_modules.methods.self_cascade import SelfCascade, Tuning
 from lightning_modules.networks.feature_upsampler import Shared
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.networks.swin_unet import SwinUNet
+from lightning_modules.sampling.solvers import Sampler
+from tests import make
 from tests.lightning_modules.backbone.texts import Words
-from tests.lightning_modules.controls.test_direct import direct
-from tests.lightning_modules.methods.test_diffusion import oracle
+from tests.lightning_modules.backbone.unets import base, wrapped
 from tests.lightning_modules.methods.test_invsr import invsr, predictor
-from tests.lightning_modules.methods.test_nsarm import estimating
+from tests.lightning_modules.methods.test_nsarm import estimate, stage_one
 from tests.lightning_modules.methods.test_resshift import SMALL
-from tests.lightning_modules.methods.test_self_cascade import cascade
-from tests.lightning_modules.next_scale_parts import vae
-from tests.lightning_modules.tiny import save_run
 
 
-def sourced(method, part, hashed):
-    getattr(method, part).source = f"a {hashed * 16}"
+def from_source(method, part, digit):
+    """The method, whose part comes from a file of this fingerprint."""
+    getattr(method, part).source = f"a {digit * 16}"
     return method
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda n: RoundTrip(2.0, PixelSpace(), ("hr", "bicubic")[n]),
-        lambda n: oracle(eta=float(n)),
-        lambda n: sourced(direct(encoder=Words()), "encoder", "01"[n]),
-        lambda n: sourced(invsr(), "space", "01"[n]),
-    ],
-)
-def test_other_outputs_of_the_same_weights_have_another_label(make):
-    one, other = make(0), make(1)
+OTHERS = {
+    "setting": lambda n: RoundTrip(2.0, PixelSpace(), ("hr", "bicubic")[n]),
+    "sampler": lambda n: Diffusion(1.0, wrapped(), sampler=Sampler(3, eta=float(n))),
+    "encoder": lambda n: from_source(
+        Direct(2.0, denoiser=base(), encoder=Words()), "encoder", "01"[n]
+    ),
+    "space": lambda n: from_source(invsr(), "space", "01"[n]),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_outputs_of_the_same_weights_have_another_label(kind):
+    one = OTHERS[kind](0)
+    other = OTHERS[kind](1)
     one.weights_source = other.weights_source = "released.pth"
     assert made_by(one) != made_by(other)
 
 
-def test_settings_that_tensors_do_not_show_are_known_of_weights():
-    wide = invsr(predictor=predictor(head_width=32))
-    assert unlike(invsr().trained_with, wide.trained_with) == ["predictor.head_width 16, there 32"]
-    one, other = (ResShift(2, SwinUNet(**SMALL | {"size": s}), PixelSpace()) for s in (64, 16))
-    assert unlike(one.trained_with, other.trained_with) == ["network.size 64, there 16"]
-    one, other = estimating(), estimating(enlarge_lr=True)
-    assert unlike(one.trained_with, other.trained_with) == ["enlarge_lr False, there True"]
-    one.space = BitwiseSpace(vae(), [(1, 1), (2, 2), (4, 4)], 1)
-    (found,) = unlike(estimating().trained_with, one.trained_with)
-    assert found.endswith("[4, 4]], there [[1, 1], [2, 2], [4, 4]]")
-    one, other = (Regression(2, LIIF(2, 1, 8, (8,), global_skip=each)) for each in (True, False))
-    assert unlike(one.trained_with, other.trained_with) == ["network.global_skip True, there False"]
-    paper, released = (
-        cascade(upsampler=partial(Shared, resize=resize), pivot_features=features)
-        for resize, features in (("bilinear", "cached_t0"), ("nearest", "per_step"))
-    )
-    assert unlike(paper.trained_with, released.trained_with) == [
-        "pivot_features cached_t0, there per_step",
-        "resize bilinear, there nearest-exact",
-    ]
+def liif(skip):
+    return Regression(2, LIIF(2, 1, 8, (8,), global_skip=skip))
+
+
+def self_cascade(resize, pivot_features):
+    tuning = Tuning(partial(Shared, resize=resize), pivot_features=pivot_features)
+    return SelfCascade(2.0, denoiser=base(), tuning=tuning)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        (invsr, lambda: invsr(predictor=predictor(32)), ["predictor.head_width 16, there 32"]),
+        (
+            lambda: ResShift(2, SwinUNet(**SMALL), PixelSpace()),
+            lambda: ResShift(2, SwinUNet(**(SMALL | {"size": 64})), PixelSpace()),
+            ["network.size 16, there 64"],
+        ),
+        (
+            lambda: stage_one(estimate((2, 2))),
+            lambda: stage_one(estimate((4, 4)), enlarge_lr=True),
+            ["enlarge_lr False, there True"],
+        ),
+        (
+            lambda: CasArbi(2.0, process=ResidualShift(kappa=4)),
+            lambda: CasArbi(2.0, domain="image"),
+            ["process.kappa 4, there 2.0", "domain residual, there image"],
+        ),
+        (lambda: liif(True), lambda: liif(False), ["network.global_skip True, there False"]),
+        (
+            lambda: self_cascade("bilinear", "cached_t0"),
+            lambda: self_cascade("nearest", "per_step"),
+            ["pivot_features cached_t0, there per_step", "resize bilinear, there nearest-exact"],
+        ),
+    ],
+)
+def test_settings_that_no_tensor_shows_are_known_of_weights(one, other, expected):
+    assert unlike(one().trained_with, other().trained_with) == expected
 
 
 def test_parts_that_the_weights_require_are_not_in_the_label(tmp_path):
-    run = sourced(invsr(), "space", "0")
-    run.load_weights(path := save_run(run, tmp_path / "a.ckpt"))
+    run = from_source(invsr(), "space", "0")
+    path = make.save_run(run, tmp_path / "a.ckpt")
+    run.load_weights(path)
     assert made_by(run) == f"{path}, timesteps 200, patch 16"

@@ -1,4 +1,4 @@
-"""Noise belongs to the image."""
+"""Noise belongs to the image: by its seed, its stream, its place; and by the run's seed."""
 
 from __future__ import annotations
 
@@ -6,12 +6,19 @@ import itertools
 
 import pytest
 import torch
+from torch.nn import functional
 
 from files.batch import Span, Tile
-from lightning_modules.noise import SQUARE, Noise, PlacedNoise
+from lightning_modules.base import SuperResolver
+from lightning_modules.noise import Noise, PlacedNoise
 from lightning_modules.sampling.tiling import grid
+from tests import make
+from tests.make import assert_near
 
 SEEDS = torch.arange(16) * 1000003
+
+
+# ------------------------------------------------------------------------------------ whole images
 
 
 def test_images_and_calls_differ():
@@ -19,25 +26,21 @@ def test_images_and_calls_differ():
     fields = torch.cat([noise.normal((16, 50)) for _ in range(3)])
     correlation = torch.corrcoef(fields) - torch.eye(48)
     assert correlation.abs().max() < 0.7  # 0.14 is one standard deviation
-    assert not torch.equal(fields[:16], fields[16:32])
 
 
-KNOWN = [0.632896, 1.635226, 0.304509]
-
-
-def test_it_never_changes():
-    first = Noise(torch.tensor([12345])).normal((1, 3))[0]
-    torch.testing.assert_close(first, torch.tensor(KNOWN), rtol=0, atol=1e-6)
+def test_a_seed_has_the_same_field_for_ever():
+    field = Noise(torch.tensor([12345])).normal((1, 3))
+    assert_near(field, torch.tensor([[0.632896, 1.635226, 0.304509]]), 1e-6)
 
 
 def test_float32_whatever_the_default_is():
+    expected = Noise(SEEDS).normal((16, 8))
     torch.set_default_dtype(torch.bfloat16)
     try:
         field = Noise(SEEDS).normal((16, 8))
     finally:
         torch.set_default_dtype(torch.float32)
-    assert field.dtype == torch.float32
-    assert torch.equal(field, Noise(SEEDS).normal((16, 8)))
+    assert torch.equal(field, expected)
 
 
 @pytest.mark.gpu
@@ -46,57 +49,43 @@ def test_a_gpu_gets_the_same_fields():
     assert torch.equal(on_gpu.cpu(), Noise(SEEDS).normal((16, 8)))
 
 
-def test_a_stream_is_its_own():
-    """Whatever else is asked for, and in whichever order."""
+def test_a_stream_is_its_own_whatever_else_is_drawn():
     seeds = torch.arange(2)
+    field = Noise(seeds).stream(1).normal((2, 3))
+
     noise = Noise(seeds)
-    assert not noise.drew
-    first = noise.stream(1)
-    assert not noise.drew
-    a = first.normal((2, 3))
-    assert noise.drew
-    other = Noise(seeds)
-    other.normal((2, 3))
-    other.stream(0).normal((2, 3))
-    assert torch.equal(other.stream(1).normal((2, 3)), a)
-    assert not torch.equal(other.stream(2).normal((2, 3)), a)
-    assert not torch.equal(Noise(seeds).normal((2, 3)), a)
+    first = noise.normal((2, 3))
+    other = noise.stream(0).normal((2, 3))
+
+    assert torch.equal(noise.stream(1).normal((2, 3)), field)
+    assert not torch.equal(first, field)
+    assert not torch.equal(other, field)
 
 
-def tile_at(place, size, factor=2):
-    """A tile that begins at (row, column) of LR, of (h, w) there."""
+# ------------------------------------------------------------------------------------------- tiles
+
+
+def placed(top, left, h, w, factor, stream=None):
+    """The field of the output of a tile of LR, in an image of 100 x 100 there."""
     sides = []
-    for start, n in zip(place, size, strict=True):
-        out = slice(factor * start, factor * (start + n))
-        sides.append(Span(slice(start, start + n), out, 100, 100 * factor))
-    return Tile(*sides)
+    for start, length in ((top, h), (left, w)):
+        lr = slice(start, start + length)
+        out = slice(factor * start, factor * (start + length))
+        sides.append(Span(lr, out, 100, 100 * factor))
+    noise = PlacedNoise(torch.arange(2), [Tile(*sides)] * 2)
+    if stream is not None:
+        noise = noise.stream(stream)
+    return noise.normal((2, 3, factor * h, factor * w))
 
 
-def placed(place, size, factor=2, **of):
-    noise = PlacedNoise(torch.arange(2), [tile_at(place, size, factor)] * 2)
-    noise = noise.stream(of["stream"]) if "stream" in of else noise
-    return noise.normal((2, 3, factor * size[0], factor * size[1]))
-
-
-@pytest.mark.parametrize("of", [{}, {"stream": 1}, {"factor": 3}])
-def test_tiles_draw_alike_what_they_share(of):
+@pytest.mark.parametrize(("factor", "stream"), [(2, None), (2, 1), (3, None)])
+@pytest.mark.parametrize("place", [(0, 0, 40, 50), (31, 17, 60, 73), (60, 50, 40, 40)])
+def test_a_tile_has_its_part_of_the_images_field(factor, stream, place):
     """Over the borders of the squares that are drawn together."""
-    factor = of.get("factor", 2)
-    image = placed((0, 0), (100, 90), **of)
-    for place, size in (((0, 0), (40, 50)), ((31, 17), (60, 73)), ((60, 50), (40, 40))):
-        (top, left), (h, w) = ((factor * a, factor * b) for a, b in (place, size))
-        expected = image[..., top : top + h, left : left + w]
-        assert torch.equal(placed(place, size, **of), expected)
-    assert factor * 100 > 2 * SQUARE
-
-
-def test_a_field_without_places_is_the_images():
-    seeds = torch.arange(2)
-    found = PlacedNoise(seeds, [tile_at((8, 8), (4, 4))] * 2).normal((2, 5))
-    assert torch.equal(found, Noise(seeds).normal((2, 5)))
-
-
-SEED = torch.zeros(1, dtype=torch.int64)
+    image = placed(0, 0, 100, 90, factor, stream)
+    top, left, h, w = (factor * number for number in place)
+    expected = image[..., top : top + h, left : left + w]
+    assert torch.equal(placed(*place, factor, stream), expected)
 
 
 @pytest.mark.parametrize(
@@ -106,21 +95,66 @@ SEED = torch.zeros(1, dtype=torch.int64)
 @pytest.mark.parametrize("field", ["output", "lr", "twice lr", "half of lr"])
 def test_neighbours_draw_alike_at_any_ratio(side, out_side, field):
     """2.7, 3.3 and free sizes: a tile's own ratio of sizes is another than the image's."""
-    (row,) = grid((16, side), (40, out_side), (200, 200), 32, multiple=2)  # where halves begin
-    tiles = [blended.tile for blended in row]
-    drawn, begins = [], []
-    for tile in tiles:
-        lr, out = tile.columns.lr, tile.columns.out
-        begin, n = {
-            "output": (out.start, tile.size[1]),
-            "lr": (lr.start, tile.side[1]),
-            "twice lr": (2 * lr.start, 2 * tile.side[1]),
-            "half of lr": (lr.start // 2, -(-tile.side[1] // 2)),
+    (row,) = grid((16, side), (40, out_side), (200, 200), 32, multiple=2)
+    begins = []
+    fields = []
+    for tile in (each.tile for each in row):
+        start = tile.columns.lr.start
+        width = tile.side[1]
+        begin, count = {
+            "output": (tile.columns.out.start, tile.size[1]),
+            "lr": (start, width),
+            "twice lr": (2 * start, 2 * width),
+            "half of lr": (start // 2, -(-width // 2)),
         }[field]
-        drawn.append(PlacedNoise(SEED, [tile]).normal((1, 1, n))[0, 0])
         begins.append(begin)
-    assert len(tiles) > 10
-    for (a, before), (b, after) in itertools.pairwise(zip(begins, drawn, strict=True)):
-        shared = a + len(before) - b
+        fields.append(PlacedNoise(torch.zeros(1).long(), [tile]).normal((1, 1, count))[0, 0])
+
+    assert len(fields) > 10
+    for number, (before, after) in enumerate(itertools.pairwise(fields)):
+        shared = begins[number] + len(before) - begins[number + 1]
         assert shared > 15
         assert torch.equal(before[-shared:], after[:shared])
+
+
+# ----------------------------------------------------------------------------------- the run's seed
+
+
+class Plain(SuperResolver):
+    """Draws nothing."""
+
+    def training_step(self, batch, batch_idx):
+        raise NotImplementedError
+
+    def restore(self, batch, noise):
+        return functional.interpolate(batch["lr"], batch["size"])
+
+
+class Tiled(make.Model):
+    tile = 16
+    tile_overlap = 4
+
+
+@pytest.mark.parametrize("kind", [make.Model, Tiled, make.Painter])
+def test_the_runs_seed_changes_what_is_drawn(kind):
+    model = kind(2.0).eval()
+    batch = make.batch_of(2, 20)
+    first = model.predict_step(batch, 0)["sr"]
+
+    model.set_noise_seed(1)
+    other = model.predict_step(batch, 0)["sr"]
+    model.set_noise_seed(0)
+
+    assert torch.equal(model.predict_step(batch, 0)["sr"], first)
+    assert not torch.equal(other[0], first[0])
+    assert not torch.equal(other[1], first[1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "draws"), [(make.Model, True), (Tiled, True), (make.Painter, True), (Plain, False)]
+)
+def test_a_model_knows_whether_it_drew_anything(kind, draws):
+    model = kind(2.0).eval()
+    assert not model.drew_noise
+    model.predict_step(make.batch_of(1, 20), 0)
+    assert model.drew_noise == draws

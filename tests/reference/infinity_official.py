@@ -10,8 +10,10 @@ from torch.nn import functional
 
 def layout(width, depth, chunks, bits, text_width, text_length):
     """Names and shapes of a released file."""
-    hidden, inner = round(4 * width / 256) * 256, depth // chunks
-    heads, pool = width // 32, text_width // 128
+    hidden = round(4 * width / 256) * 256
+    inner = depth // chunks
+    heads = width // 32
+    pool = text_width // 128
     shapes = {
         "cfg_uncond": (text_length, text_width),
         "pos_start": (1, 1, width),
@@ -75,7 +77,7 @@ def random_weights(*sizes, seed=0):
             tensors[name].zero_()
         if name.endswith("scale_mul_1H11"):
             tensors[name].fill_(math.log(4)).add_(torch.rand(shape, generator=generator))
-        if name in ("text_norm.weight",) or name.endswith("ca_norm.weight"):
+        if name == "text_norm.weight" or name.endswith("ca_norm.weight"):
             tensors[name] += 1
     return tensors
 
@@ -117,16 +119,15 @@ def turned(x, grids, full, heads):
 
 def logits(sd, inputs, grids, full, text, chunks):
     """(n, 2 bits) of all tokens; inputs (n - 1, bits); text (m, W), not padded."""
-    width, heads = sd["pos_start"].shape[-1], sd["pos_start"].shape[-1] // 32
+    width = sd["pos_start"].shape[-1]
+    heads = width // 32
     t = text / (text.square().mean(-1, keepdim=True) + 1e-6).sqrt() * sd["text_norm.weight"]
     pool = "text_proj_for_sos.ca"
     kv = t @ sd[f"{pool}.mat_kv.weight"].T
     pool_heads = sd[f"{pool}.mat_q"].shape[1]
-    pooled = attend(
-        sd[f"{pool}.mat_q"].flatten().view(1, -1),
-        *(kv[:, :width], kv[:, width:] + sd[f"{pool}.v_bias"]),
-        *(pool_heads, (width // pool_heads) ** -0.5),
-    )
+    q = sd[f"{pool}.mat_q"].flatten().view(1, -1)
+    v = kv[:, width:] + sd[f"{pool}.v_bias"]
+    pooled = attend(q, kv[:, :width], v, pool_heads, (width // pool_heads) ** -0.5)
     c = linear(pooled, sd, f"{pool}.proj")
     memory = functional.gelu(linear(t, sd, "text_proj_for_ca.0"), approximate="tanh")
     memory = linear(memory, sd, "text_proj_for_ca.2")
@@ -142,15 +143,17 @@ def logits(sd, inputs, grids, full, text, chunks):
         b = {k.removeprefix(f"{place}."): v for k, v in sd.items() if k.startswith(f"{place}.")}
         g1, g2, s1, s2, h1, h2 = b["ada_gss"][0, 0] + shared
         q, k, v = ((plain_norm(x) * (1 + s1) + h1) @ b["sa.mat_qkv.weight"].T).chunk(3, -1)
-        q, v = q + b["sa.q_bias"], v + b["sa.v_bias"]
-        unit = [functional.normalize(p.unflatten(-1, (heads, -1)), dim=-1) for p in (q, k)]
-        unit[0] = unit[0] * b["sa.scale_mul_1H11"].view(-1, 1).clamp(max=math.log(100)).exp()
-        q, k = (turned(part.flatten(1), grids, full, heads) for part in unit)
+        q = functional.normalize((q + b["sa.q_bias"]).unflatten(-1, (heads, -1)), dim=-1)
+        k = functional.normalize(k.unflatten(-1, (heads, -1)), dim=-1)
+        q = q * b["sa.scale_mul_1H11"].view(-1, 1).clamp(max=math.log(100)).exp()
+        q = turned(q.flatten(1), grids, full, heads)
+        k = turned(k.flatten(1), grids, full, heads)
+        v = v + b["sa.v_bias"]
         x = x + linear(attend(q, k, v, heads, 1.0, allowed), b, "sa.proj") * g1
         h = plain_norm(x) * b["ca_norm.weight"] + b["ca_norm.bias"]
         k, v = (memory @ b["ca.mat_kv.weight"].T).chunk(2, -1)
-        found = attend(linear(h, b, "ca.mat_q"), k, v + b["ca.v_bias"], heads, 32**-0.5)
-        x = x + linear(found, b, "ca.proj")
+        mixed = attend(linear(h, b, "ca.mat_q"), k, v + b["ca.v_bias"], heads, 32**-0.5)
+        x = x + linear(mixed, b, "ca.proj")
         h = functional.gelu(linear(plain_norm(x) * (1 + s2) + h2, b, "ffn.fc1"), approximate="tanh")
         x = x + linear(h, b, "ffn.fc2") * g2
     s, t = linear(functional.silu(c), sd, "head_nm.ada_lin.1").chunk(2, -1)

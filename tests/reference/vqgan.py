@@ -14,8 +14,10 @@ def norm(channels):
 class ResnetBlock(nn.Module):
     def __init__(self, inputs, outputs):
         super().__init__()
-        self.norm1, self.conv1 = norm(inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.norm2, self.conv2 = norm(outputs), nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.norm1 = norm(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm2 = norm(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
         if inputs != outputs:
             self.nin_shortcut = nn.Conv2d(inputs, outputs, 1)
 
@@ -29,11 +31,16 @@ class Attention(nn.Module):
     def __init__(self, channels):
         super().__init__()
         self.norm = norm(channels)
-        self.q, self.k, self.v, self.proj_out = (nn.Conv2d(channels, channels, 1) for _ in range(4))
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x):
         h = self.norm(x)
-        q, k, v = (part(h).flatten(2) for part in (self.q, self.k, self.v))  # (B, C, HW)
+        q = self.q(h).flatten(2)  # (B, C, HW)
+        k = self.k(h).flatten(2)
+        v = self.v(h).flatten(2)
         weights = torch.einsum("bci,bcj->bij", q, k).mul(x.shape[1] ** -0.5).softmax(-1)
         return x + self.proj_out(torch.einsum("bij,bcj->bci", weights, v).view_as(x))
 
@@ -52,8 +59,9 @@ class Resample(nn.Module):
 
 def middle(channels):
     block = nn.Module()
-    block.block_1, block.block_2 = (ResnetBlock(channels, channels) for _ in range(2))
+    block.block_1 = ResnetBlock(channels, channels)
     block.attn_1 = Attention(channels)
+    block.block_2 = ResnetBlock(channels, channels)
     return block
 
 
@@ -118,10 +126,12 @@ class VQGAN(nn.Module):
 
     def __init__(self, channels, entries, latent):
         super().__init__()
-        self.encoder, self.decoder = Encoder(channels, latent), Decoder(channels, latent)
+        self.encoder = Encoder(channels, latent)
+        self.decoder = Decoder(channels, latent)
         self.quantize = nn.Module()
         self.quantize.embedding = nn.Embedding(entries, latent)
-        self.quant_conv, self.post_quant_conv = (nn.Conv2d(latent, latent, 1) for _ in range(2))
+        self.quant_conv = nn.Conv2d(latent, latent, 1)
+        self.post_quant_conv = nn.Conv2d(latent, latent, 1)
 
     def encode(self, x):
         return self.quant_conv(self.encoder(x))

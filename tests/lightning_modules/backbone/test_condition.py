@@ -1,85 +1,190 @@
-"""What a denoiser gets: put together, cached, and led by."""
+"""What denoisers get beside images: text encoders, fixed prompts, features; and guidance."""
 
 from __future__ import annotations
 
-import importlib.util
+import json
 
 import pytest
 import torch
+from safetensors import safe_open
+from torch.testing import assert_close
 
-from lightning_modules.backbone.condition import Condition, FixedPrompt, TextEncoder, guided, joined
-from lightning_modules.backbone.prompt import write
-from tests.lightning_modules.backbone.texts import save_text_encoder
-
-TRANSFORMERS = importlib.util.find_spec("transformers") is not None
-
-
-def field(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def test_two_as_one_batch():
-    first = Condition(text=field(2, 3, 4), sizes=torch.tensor([1.0, 2.0]))
-    second = Condition(text=field(1, 3, 4, seed=1), sizes=torch.tensor([3.0]))
-    both = joined(first, second)
-    assert both.used.keys() == {"text", "sizes"}
-    assert both.text.shape == (3, 3, 4)
-    assert both.sizes.tolist() == [1, 2, 3]
-
-
-# ---------------------------------------------------------------------------------------- guidance
-
-
-@pytest.mark.parametrize(
-    ("scale", "sizes"),
-    [(1.0, [2]), (0.0, [4]), (7.5, [4])],
+from lightning_modules.backbone import prompt as prompts
+from lightning_modules.backbone.condition import (
+    T5,
+    Condition,
+    FixedPrompt,
+    FixedText,
+    SDXLTextEncoder,
+    TextEncoder,
+    guided,
+    text_of,
 )
-def test_guidance(scale, sizes):
-    calls = []
+from lightning_modules.backbone.prompt import NEGATIVE, PROMPT
+from tests import make, small_t5
+from tests.lightning_modules.backbone.texts import save_text_encoder
+from tests.lightning_modules.backbone.unets import SDXL, base
+
+
+@pytest.mark.parametrize(("scale", "calls"), [(1.0, [2]), (0.0, [4]), (7.5, [4])])
+def test_guidance(scale, calls):
+    counts = []
 
     def predict(z, t, condition):
-        calls.append(len(z))
+        counts.append(len(z))
         return z * condition.text.mean((1, 2)).view(-1, 1) + t.view(-1, 1)
 
-    conditions = Condition(text=field(2, 3, 4)), Condition(text=field(2, 3, 4, seed=1))
-    z, t = field(2, 5), torch.tensor([3, 7])
-    found = guided(predict, z, t, *conditions, scale)
-    assert calls == sizes
-    with_it, without = (predict(z, t, condition) for condition in conditions)
-    torch.testing.assert_close(found, scale * with_it + (1 - scale) * without)
+    text = Condition(text=make.normal(2, 3, 4))
+    nothing = Condition(text=make.normal(2, 3, 4, seed=1))
+    z = make.normal(2, 5)
+    t = torch.tensor([3, 7])
+
+    output = guided(predict, z, t, text, nothing, scale)
+
+    assert counts == calls
+    assert_close(output, scale * predict(z, t, text) + (1 - scale) * predict(z, t, nothing))
 
 
-# ------------------------------------------------------------------------------------ fixed prompt
+# ---------------------------------------------------------------------------------- text encoders
+
+
+def assert_frozen(encoder):
+    encoder.train()
+    assert not any(module.training for module in encoder.modules() if module is not encoder)
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def test_a_text_encoder(tmp_path):
+    pytest.importorskip("transformers")
+    save_text_encoder(tmp_path)
+    encoder = TextEncoder(str(tmp_path))
+
+    text = encoder(["a b", "b", ""])
+
+    assert text.shape == (3, 6, 8)
+    assert_close(encoder(["b"]), text[1:2])
+    assert (text[0] - text[1]).abs().max() > 1e-3
+    assert_frozen(encoder)
+
+
+@torch.no_grad()
+def test_sdxls_encoders_give_what_its_pipeline_encodes(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline
+
+    save_text_encoder(tmp_path)
+    save_text_encoder(tmp_path, second=True)
+    parts = {}
+    for name, kind in {
+        "tokenizer": transformers.CLIPTokenizer,
+        "tokenizer_2": transformers.CLIPTokenizer,
+        "text_encoder": transformers.CLIPTextModel,
+        "text_encoder_2": transformers.CLIPTextModelWithProjection,
+    }.items():
+        parts[name] = kind.from_pretrained(str(tmp_path), subfolder=name)
+    pipeline = StableDiffusionXLPipeline(
+        vae=AutoencoderKL(norm_num_groups=4, block_out_channels=(8,)),
+        unet=base(**SDXL | {"cross_attention_dim": 16}).unet,
+        scheduler=EulerDiscreteScheduler(),
+        force_zeros_for_empty_prompt=True,
+        **parts,
+    )
+    encoder = SDXLTextEncoder(str(tmp_path))
+
+    condition = encoder(["a b", "b"])
+    nothing = encoder(["", ""])
+
+    text, no_text, pooled, no_pooled = pipeline.encode_prompt(["a b", "b"])
+    assert torch.equal(condition.text, text)
+    assert torch.equal(condition.pooled, pooled)
+    assert torch.equal(nothing.text, no_text)
+    assert torch.equal(nothing.pooled, no_pooled)
+    assert_frozen(encoder)
+
+
+@pytest.fixture(scope="module")
+def t5(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("t5")
+    small_t5.write(folder)
+    return str(folder)
+
+
+def test_rows_of_t5_are_tokens_and_padding_does_not_count(t5, monkeypatch):
+    monkeypatch.setenv("T5", t5)
+    encoder = T5("$T5")
+
+    both = encoder(["a red car", "car"])
+
+    assert both.features.shape == (2, 4, small_t5.WIDTH)
+    assert both.lengths.tolist() == [4, 2]
+    assert_close(both.features[1, :2], encoder(["car"]).features[0])
+    assert_frozen(encoder)
+    assert encoder.source.split()[-1] == T5(t5).source.split()[-1]
+
+
+# ------------------------------------------------------------------------------------- from a file
 
 
 def encode(texts):
-    return torch.stack([field(5, 4, seed=len(text)) for text in texts])
+    return torch.stack([make.normal(5, 4, seed=len(text)) for text in texts])
 
 
 def test_a_fixed_prompt_comes_from_a_file(tmp_path):
     file = tmp_path / "prompt.safetensors"
-    write(file, encode, {"prompt": "sharp", "negative": "blurred and dull"})
+    prompts.write(file, encode, {"prompt": "sharp", "negative": "blurred and dull"})
+
     prompt = FixedPrompt(file)
+
     assert torch.equal(prompt.condition(3).text, encode(["sharp"]).expand(3, -1, -1))
-    assert torch.equal(prompt.unconditional(2).text[1], encode(["blurred and dull"])[0])
+    negative = encode(["blurred and dull"])
+    assert torch.equal(prompt.unconditional(2).text, negative.expand(2, -1, -1))
     assert prompt.state_dict() == {}
     assert prompt.source.startswith(f"{file} ")
     assert prompt.double().condition(1).text.dtype == torch.float64  # it moves with the model
 
-    write(file, encode, {"prompt": "sharper"})
-    other = FixedPrompt(file)
-    assert other.source != prompt.source
-    with pytest.raises(ValueError, match="no negative prompt, as guidance needs"):
-        other.unconditional(1)
+
+def test_the_command_that_writes_invsrs_prompt(tmp_path, monkeypatch):
+    pytest.importorskip("transformers")
+    monkeypatch.setenv("ENLARGER_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.chdir(tmp_path)
+    save_text_encoder(tmp_path / "sd")
+
+    assert prompts.main(["--model", "sd"]) == 0
+
+    encoder = TextEncoder("sd")
+    prompt = FixedPrompt("$ENLARGER_WEIGHTS/invsr_prompt.safetensors")
+    assert torch.equal(prompt.condition(1).text, encoder([PROMPT]))
+    assert torch.equal(prompt.unconditional(1).text, encoder([NEGATIVE]))
+    with safe_open(tmp_path / "weights/invsr_prompt.safetensors", "pt") as file:
+        texts = json.loads(file.metadata()["texts"])
+    assert texts == {"prompt": PROMPT, "negative": NEGATIVE}
+    with pytest.raises(ValueError, match="already exists"):  # nothing is replaced
+        prompts.main(["--model", "sd"])
 
 
-@pytest.mark.skipif(not TRANSFORMERS, reason="needs transformers")
-def test_a_text_encoder(tmp_path):
-    save_text_encoder(tmp_path)
-    encoder = TextEncoder(str(tmp_path)).train()
-    found = encoder(["a b", "b", ""])
-    assert found.shape == (3, 6, 8)
-    torch.testing.assert_close(encoder(["b"]), found[1:2])
-    assert (found[0] - found[1]).abs().max() > 1e-3
-    assert not any(module.training for module in encoder.modules())
-    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+def test_the_command_that_writes_features_of_t5(t5, tmp_path):
+    out = tmp_path / "text.safetensors"
+    with pytest.raises(FileNotFoundError, match=r"no embedding of a prompt at .*--t5"):
+        FixedText(out)
+
+    words = ["--t5", "--model", t5, "--prompt", "a red car", "--out", str(out)]
+    assert prompts.main(words) == 0
+
+    text = FixedText(out)(["", ""])
+    assert_close(text.features[1:], T5(t5)(["a red car"]).features)
+    assert text.lengths.tolist() == [4, 4]
+
+
+def test_one_text_from_a_file_is_for_all_images_and_refuses_cached_features(tmp_path):
+    features = make.normal(1, 3, 16)
+    prompts.write(tmp_path / "text.safetensors", lambda _: features, {"prompt": "a car"})
+    fixed = FixedText(tmp_path / "text.safetensors")
+
+    text = text_of({"key": ["a", "b"]}, fixed, None)
+
+    assert torch.equal(text.features, features.expand(2, -1, -1))
+    assert text.lengths.tolist() == [3, 3]
+    assert "text.safetensors" in fixed.source
+    cached = {"key": ["a"], "text_features": features, "text_lengths": torch.tensor([3])}
+    with pytest.raises(ValueError, match=r"a has features .*encoder is for all"):
+        text_of(cached, fixed, None)

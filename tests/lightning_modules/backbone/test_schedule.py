@@ -1,78 +1,176 @@
-"""The tables of diffusion, against diffusers and against closed forms."""
+"""Tables of diffusion and of residual shifting: diffusers', and those of papers and releases."""
 
 from __future__ import annotations
+
+import math
 
 import diffusers
 import pytest
 import torch
+from torch.testing import assert_close
 
 from lightning_modules.backbone.schedule import CLEAN, Schedule, spaced
+from lightning_modules.backbone.shifting import ResidualShift
+from lightning_modules.sampling.solvers import residual_shift
+from tests import make
+from tests.make import assert_near
 
-KINDS = ["linear", "scaled_linear", "squaredcos_cap_v2"]
-PREDICTIONS = ["epsilon", "v_prediction", "sample"]
-SHAPE = (3, 2, 4, 5)
+
+@pytest.mark.parametrize("kind", [Schedule, ResidualShift])
+def test_tables_are_the_same_where_a_model_is_built_on_the_meta_device(kind):
+    with torch.device("meta"):
+        built = kind()
+    assert built.level(7).alpha == kind().level(7).alpha
 
 
-@pytest.mark.parametrize("betas", KINDS)
-def test_tables_are_those_of_diffusers(betas):
-    ours = Schedule(1000, 0.00085, 0.012, betas, "v_prediction")
-    theirs = diffusers.DDPMScheduler(1000, 0.00085, 0.012, betas, prediction_type="v_prediction")
+# -------------------------------------------------------------------------------------- diffusion
+
+
+@pytest.mark.parametrize("betas", ["linear", "scaled_linear", "squaredcos_cap_v2"])
+def test_levels_are_those_of_diffusers(betas):
+    schedule = Schedule(1000, 0.00085, 0.012, betas)
+    theirs = diffusers.DDPMScheduler(1000, 0.00085, 0.012, betas)
     for t in (0, 1, 17, 500, 998, 999):
-        alpha, sigma = ours.level(t)
-        # theirs are made in float32
+        alpha, sigma = schedule.level(t)
+        # Theirs are made in float32.
         assert alpha**2 == pytest.approx(theirs.alphas_cumprod[t].item(), rel=2e-4, abs=1e-6)
         assert alpha**2 + sigma**2 == pytest.approx(1, abs=1e-15)
-    assert ours.level(-1) == CLEAN
+    assert schedule.level(-1) == CLEAN
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_noise_target_and_x0_are_those_of_diffusers(prediction):
-    ours = Schedule(prediction=prediction)
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_noise_and_clean_samples_are_those_of_diffusers(prediction):
+    schedule = Schedule(prediction=prediction)
     theirs = diffusers.DDIMScheduler(
         1000, 0.00085, 0.012, "scaled_linear", prediction_type=prediction, clip_sample=False
     )
-    x0, eps = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0)).unbind(0)
+    theirs.set_timesteps(1000)
+    x0 = make.normal(3, 2, 4, 5)
+    eps = make.normal(3, 2, 4, 5, seed=1)
+    raw = make.normal(3, 2, 4, 5, seed=2)
     t = torch.tensor([3, 400, 990])
-    x = ours.add_noise(x0, eps, t)
-    torch.testing.assert_close(x, theirs.add_noise(x0, eps, t), rtol=1e-5, atol=1e-5)
-    raw = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
+
+    x = schedule.add_noise(x0, eps, t)
+    clean = schedule.to_x0(raw, x, t)
+
+    assert_close(x, theirs.add_noise(x0, eps, t), rtol=1e-5, atol=1e-5)
     for i in range(3):
-        theirs.set_timesteps(1000)
-        said = theirs.step(raw[i : i + 1], int(t[i]), x[i : i + 1]).pred_original_sample
-        mine = ours.to_x0(raw[i : i + 1], x[i : i + 1], t[i : i + 1])
-        torch.testing.assert_close(mine, said, rtol=1e-4, atol=1e-4)
+        expected = theirs.step(raw[i], int(t[i]), x[i]).pred_original_sample
+        assert_close(clean[i], expected, rtol=1e-4, atol=1e-4)
     if prediction == "v_prediction":
         velocity = theirs.get_velocity(x0, eps, t)
-        torch.testing.assert_close(ours.target(x0, eps, t), velocity, rtol=1e-5, atol=1e-5)
+        assert_close(schedule.target(x0, eps, t), velocity, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("count", [1, 4, 15, 50, 999, 1000])
+@pytest.mark.parametrize("count", [1, 4, 15, 999, 1000])
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
 def test_spacings_are_those_of_diffusers(count, spacing):
-    scheduler = diffusers.DDIMScheduler(1000, timestep_spacing=spacing, steps_offset=0)
-    scheduler.set_timesteps(count)
-    expected = scheduler.timesteps.tolist()
-    assert spaced(1000, count, spacing) == expected
+    theirs = diffusers.DDIMScheduler(1000, timestep_spacing=spacing, steps_offset=0)
+    theirs.set_timesteps(count)
+    assert spaced(1000, count, spacing) == theirs.timesteps.tolist()
 
 
 def test_stable_diffusion_starts_at_981():
     assert spaced(1000, 50, "leading", offset=1)[:2] == [981, 961]
 
 
-def test_from_the_configuration_of_diffusers():
-    scheduler = diffusers.EulerDiscreteScheduler(
+def test_a_schedule_from_the_configuration_of_diffusers():
+    theirs = diffusers.EulerDiscreteScheduler(
         1000, 0.00085, 0.012, "scaled_linear", prediction_type="v_prediction"
     )
-    schedule = Schedule.from_config(dict(scheduler.config))
-    assert (schedule.prediction, schedule.steps) == ("v_prediction", 1000)
+    schedule = Schedule.from_config(dict(theirs.config))
     level = schedule.level(999)
-    assert level.sigma / level.alpha == pytest.approx(scheduler.sigmas[0].item(), rel=1e-4)
+    assert schedule.prediction == "v_prediction"
+    assert level.sigma / level.alpha == pytest.approx(theirs.sigmas[0].item(), rel=1e-4)
     assert Schedule.from_config({}).level(0).sigma ** 2 == pytest.approx(1e-4)
     with pytest.raises(ValueError, match="trained_betas"):
         Schedule.from_config({"trained_betas": [0.1]})
 
 
-def test_its_numbers_are_the_same_where_a_model_is_built_on_the_meta_device() -> None:
-    with torch.device("meta"):
-        built = Schedule()
-    assert built.level(500).alpha == Schedule().level(500).alpha
+# ------------------------------------------------------------------------------- residual shifting
+
+# sqrt(eta) of the released code, to six digits.
+FIFTEEN = """0.020000 0.117165 0.176305 0.233629 0.291574 0.351009 0.412356 0.475858 0.541672
+0.609910 0.680658 0.753985 0.829951 0.908606 0.990000"""
+FOUR = "0.100000 0.520096 0.761382 0.990000"
+
+
+@pytest.mark.parametrize(("steps", "min_noise", "printed"), [(15, 0.04, FIFTEEN), (4, 0.2, FOUR)])
+def test_shifts_are_those_of_the_released_code(steps, min_noise, printed):
+    process = ResidualShift(steps, min_noise=min_noise)
+    roots = [f"{math.sqrt(process.eta(t)):.6f}" for t in range(steps)]
+    assert roots == printed.split()
+
+
+def test_the_papers_first_and_last_shift():
+    process = ResidualShift(form="paper")
+    assert process.eta(0) == pytest.approx((0.04 / 2) ** 2)
+    assert process.eta(14) == pytest.approx(0.999)
+    assert ResidualShift(kappa=1.0, form="paper").eta(0) == pytest.approx(0.001)  # the cap
+    assert ResidualShift(kappa=1.0).eta(0) == pytest.approx(0.04**2)
+
+
+def test_variances_of_four_steps_are_those_of_the_released_code():
+    process = ResidualShift(4, min_noise=0.2)
+    zero = torch.zeros(1, dtype=torch.float64)
+    variances = []
+    for t in (1, 2, 3):
+        noise = torch.ones_like(zero)
+        x = residual_shift(zero, zero, process.eta(t), process.eta(t - 1), 2.0, noise)
+        variances.append(x.item() ** 2)
+    assert variances == pytest.approx([0.038521, 0.577119, 0.947297], abs=1e-6)
+
+
+def test_a_chain_of_posteriors_has_the_marginals():
+    """Mean and variance, in closed form, of sampling when x0 is known."""
+    process = ResidualShift()
+    x0 = torch.tensor([0.3], dtype=torch.float64)
+    anchor = torch.tensor([-0.9], dtype=torch.float64)
+    zero = torch.zeros_like(x0)
+    one = torch.ones_like(x0)
+    mean = x0 + process.eta(14) * (anchor - x0)
+    variance = 4 * process.eta(14)
+
+    for t in range(14, -1, -1):
+        eta = process.eta(t)
+        previous = process.eta(t - 1)
+        added = residual_shift(zero, zero, eta, previous, 2.0, one).item()
+        kept = residual_shift(one, zero, eta, previous, 2.0, zero).item()
+        mean = residual_shift(mean, x0, eta, previous, 2.0, zero)
+        variance = kept**2 * variance + added**2
+        assert_near(mean, x0 + previous * (anchor - x0), 1e-12)
+        assert variance == pytest.approx(4 * previous, abs=1e-12)
+    assert mean.item() == x0.item()
+
+
+def test_input_scales_and_the_prior():
+    x = torch.ones(2, 1, 1, 1, dtype=torch.float64)
+    t = torch.tensor([0, 14])  # of eta 0.02^2 and 0.99^2
+    latent = ResidualShift().scale_input(x, t).flatten().tolist()
+    pixel = ResidualShift(input_scale="pixel").scale_input(x, t).flatten().tolist()
+    assert latent == pytest.approx([(4 * 0.02**2 + 1) ** -0.5, (4 * 0.99**2 + 1) ** -0.5])
+    assert pixel == pytest.approx([1 / (6 * 0.02 + 1), 1 / (6 * 0.99 + 1)])
+    assert_close(ResidualShift().prior(x, x), torch.full_like(x, 1 + 2 * 0.99))
+
+
+def test_fewer_steps_keep_their_numbers():
+    whole = ResidualShift()
+    process = whole.respaced([14, 9, 4, 0])
+    assert process.timesteps == [0, 4, 9, 14]
+    assert [process.eta(t) for t in range(4)] == [whole.eta(t) for t in (0, 4, 9, 14)]
+    assert process.respaced([3, 1]).timesteps == [4, 14]
+
+
+@pytest.mark.parametrize("prediction", ["sample", "epsilon", "scaled_epsilon", "residual"])
+def test_the_loss_of_scaled_noise_is_scaled_back(prediction):
+    """As released: divided by kappa^2 eta, so that errors of the noise count equally."""
+    process = ResidualShift(4, min_noise=0.2, prediction=prediction)
+    x0, anchor, eps, raw = make.normal(4, 4, 3, 2, 2)
+    t = torch.arange(4)
+
+    loss = process.loss(raw, x0, anchor, eps, t)
+
+    errors = (raw - process.target(x0, anchor, eps, t)).square().mean((1, 2, 3))
+    if prediction == "scaled_epsilon":
+        errors = errors / torch.tensor([process.level(step).sigma ** 2 for step in range(4)])
+    assert_close(loss, errors.mean())

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel, UNet3DConditionModel
+from torch import Tensor
 
 from lightning_modules.backbone.denoiser import UNet2D, UNet3D
 from lightning_modules.backbone.library import Flags
+from tests.make import normal
 
 FLAT: dict[str, Any] = {
     "in_channels": 3,
@@ -25,6 +28,11 @@ VIDEO: dict[str, Any] = FLAT | {
     "down_block_types": ["DownBlock3D", "CrossAttnDownBlock3D"],
     "up_block_types": ["CrossAttnUpBlock3D", "UpBlock3D"],
     "attention_head_dim": 4,
+}
+SDXL: dict[str, Any] = {  # what makes a U-Net one that gets sizes and a pooled text
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 4,
+    "projection_class_embeddings_input_dim": 6 * 4 + 5,
 }
 WRAPPERS = {"image": UNet2D, "video": UNet3D}
 CLASSES = {"image": (UNet2DConditionModel, FLAT), "video": (UNet3DConditionModel, VIDEO)}
@@ -50,6 +58,13 @@ def wrapped(
     return denoiser.eval()
 
 
+def base(kind: str = "image", **changes: Any) -> Any:
+    """The same as a frozen base from a file, with a null text."""
+    denoiser = wrapped(kind, null="learned", flags=Flags(frozen=True), **changes)
+    denoiser.source = "base.ckpt 0123456789abcdef"
+    return denoiser
+
+
 def small_kl(latent_channels: int = 4, **options: Any) -> AutoencoderKL:
     """An autoencoder that halves the sides."""
     torch.manual_seed(0)
@@ -63,9 +78,29 @@ def small_kl(latent_channels: int = 4, **options: Any) -> AutoencoderKL:
     )
 
 
-def inputs(kind: str = "image", count: int = 2, channels: int = 3) -> tuple[torch.Tensor, ...]:
+def inputs(kind: str = "image", count: int = 2, channels: int = 3) -> tuple[Tensor, ...]:
     """z_t, t and a text of three tokens."""
-    generator = torch.Generator().manual_seed(1)
     size = (8, 8) if kind == "image" else (3, 8, 8)
-    z = torch.randn(count, channels, *size, generator=generator)
-    return z, torch.tensor([700, 20])[:count], torch.randn(count, 3, 6, generator=generator)
+    t = torch.tensor([700, 20])[:count]
+    return normal(count, channels, *size, seed=1), t, normal(count, 3, 6, seed=2)
+
+
+def noted(method: Any) -> list[SimpleNamespace]:
+    """A list that fills with the calls of a method's base: `kind`, `z`, `t`, `condition`, `more`.
+
+    The kinds are `forward`, and `features` for the way down alone.
+    """
+    calls: list[SimpleNamespace] = []
+
+    def watch(kind: str) -> None:
+        original = getattr(method.denoiser, kind)
+
+        def call(z: Tensor, t: Tensor, condition: Any = None, *more: Any) -> Any:
+            calls.append(SimpleNamespace(kind=kind, z=z, t=t, condition=condition, more=more))
+            return original(z, t, condition, *more)
+
+        setattr(method.denoiser, kind, call)
+
+    watch("forward")
+    watch("features")
+    return calls

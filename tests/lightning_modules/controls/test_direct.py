@@ -1,137 +1,255 @@
-"""Direct inference: all steps at the target's size, on a base that stays as it is."""
+"""Direct inference, ScaleCrafter, Attn-SF: all steps at the target's size, on a frozen base."""
 
 from __future__ import annotations
 
 import json
+import math
 from contextlib import nullcontext
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from torch import nn
+from torch.testing import assert_close
 
 from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.library import Flags
 from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.backbone.space import KLSpace, PixelSpace, Space
-from lightning_modules.controls.direct import Direct
+from lightning_modules.backbone.space import KLSpace, PixelSpace
+from lightning_modules.controls.direct import AttnSF, Direct, self_attention, temperature
+from lightning_modules.controls.scalecrafter import ScaleCrafter, Step, convolutions, redilated
 from lightning_modules.methods.diffusion import Diffusion
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import Sampler
-from tests.lightning_modules.backbone.unets import bare, small_kl, wrapped
-from tests.lightning_modules.methods.test_self_cascade import (
-    base,
-    batch,
-    noted,
-    sampled,
-)
-from tests.lightning_modules.tiny import save_run
+from tests import make
+from tests.lightning_modules.backbone.texts import Words
+from tests.lightning_modules.backbone.unets import bare, base, noted, small_kl, wrapped
+
+TWICE = Step(0, 50, (16, 16), (8, 8))  # the first of 50 steps at twice the base's sides
 
 
-def direct(scale: float = 2.0, **settings: Any) -> Any:
+def direct(scale=2.0, **settings):
     torch.manual_seed(0)
-    return Direct(scale, **{"denoiser": base(), **sampled(settings)}).eval()
+    return Direct(scale, **({"denoiser": base(), "sampler": Sampler(steps=4)} | settings)).eval()
+
+
+def images():
+    return make.batch(2, (16, 16), hr=(3, 16, 16)) | {"text": ["a", "aa"]}
+
+
+# ------------------------------------------------------------------------------- direct inference
 
 
 @torch.no_grad()
-def test_all_steps_at_the_outputs_size():
+def test_all_steps_are_at_the_outputs_size():
     method = direct(sampler=Sampler())
     calls = noted(method)
-    given = batch()
-    method.generate(given, Noise(given["seed"]))
-    assert [call.z.shape for call in calls] == [(2, 3, 16, 16)] * 50
+
+    method.generate(images(), Noise(torch.arange(2)))
+
+    assert {call.z.shape for call in calls} == {(2, 3, 16, 16)}
     assert [int(call.t[0]) for call in calls] == list(range(981, 0, -20))
 
 
-def test_nothing_is_trained():
+def test_nothing_is_trained_and_the_base_must_be():
     method = direct()
     assert not any(parameter.requires_grad for parameter in method.parameters())
-    assert not method.needs_weights
     assert method.weights_source == "base.ckpt 0123456789abcdef"
     method.setup("test")
+
     method.denoiser.source = ""
     with pytest.raises(ValueError, match=r"a trained base is required"):
         method.setup("test")
 
 
-def run_of_a_base(path: Path, space: Space | None = None, **settings: Any) -> Path:
-    channels = {"in_channels": 4, "out_channels": 4} if isinstance(space, KLSpace) else {}
-    run = Diffusion(1.0, wrapped(null="learned", **channels), space=space, **settings)
-    return save_run(run, path / "base.ckpt")
+def set_up(method, file):
+    """With its base from a file."""
+    method.load_parts(lambda *_: file)
+    method.setup("test")
 
 
-COSINE: Any = {"betas": "squaredcos_cap_v2", "prediction": "v_prediction"}
+def run_of_a_base(folder, **settings):
+    return make.save_run(Diffusion(1.0, wrapped(null="learned"), **settings), folder / "base.ckpt")
+
+
+COSINE = Schedule(betas="squaredcos_cap_v2", prediction="v_prediction")
 
 
 @pytest.mark.parametrize(
-    ("settings", "here", "message"),
+    ("trained", "schedule"),
     [
-        ({}, {}, None),
-        ({"schedule": Schedule(**COSINE)}, {"schedule": Schedule(**COSINE)}, None),
-        ({}, {"schedule": Schedule(variance="exploding")}, None),  # the same process
-        (
-            {"schedule": Schedule(**COSINE)},
-            {},
-            "there squared.*; prediction epsilon, there v_pred",
-        ),
-        (
-            {"schedule": Schedule(beta_end=0.02)},
-            {},
-            r"beta_end 0\.012, there 0\.02\): set",
-        ),
-        ({"space": PixelSpace(deviation=[0.5])}, {}, r"deviation \[1\.0\], there \[0\.5\]\): set"),
-        ({"timesteps": (0, 300)}, {}, r"timesteps 0 to 299, counted from 0, and 751 to 1 are"),
-        ({"timesteps": (100, 1000)}, {}, r"timesteps 100 to 999, .* 751 to 1 are used"),
+        ({}, None),
+        ({"schedule": COSINE}, COSINE),
+        ({}, Schedule(variance="exploding")),  # the same process
     ],
 )
-def test_a_base_is_used_as_its_run_was(settings, here, message, tmp_path):
-    """Anything else would make noise without a word."""
-    file = run_of_a_base(tmp_path, **settings)
-    method = direct(denoiser_weights="runs/base", **here)
-    with pytest.raises(ValueError, match=message) if message else nullcontext():
-        method.load_parts(lambda *_: file)
-        method.setup("test")
+def test_a_base_is_used_as_its_run_was(trained, schedule, tmp_path):
+    file = run_of_a_base(tmp_path, **trained)
+    set_up(direct(denoiser_weights="runs/base", schedule=schedule), file)
 
 
-@pytest.mark.parametrize(("prediction", "fits"), [("epsilon", True), ("v_prediction", False)])
-def test_the_scheduler_beside_a_base_is_compared(prediction, fits, tmp_path):
+@pytest.mark.parametrize(
+    ("trained", "message"),
+    [
+        ({"schedule": COSINE}, "there squared.*; prediction epsilon, there v_pred"),
+        ({"schedule": Schedule(beta_end=0.02)}, r"beta_end 0\.012, there 0\.02\): set"),
+        ({"space": PixelSpace(deviation=[0.5])}, r"deviation \[1\.0\], there \[0\.5\]\): set"),
+        ({"timesteps": (0, 300)}, r"timesteps 0 to 299, counted from 0, and 751 to 1 are"),
+        ({"timesteps": (100, 1000)}, r"timesteps 100 to 999, .* 751 to 1 are used"),
+    ],
+)
+def test_a_base_of_another_process_is_refused(trained, message, tmp_path):
+    """It would make noise without a word."""
+    file = run_of_a_base(tmp_path, **trained)
+    method = direct(denoiser_weights="runs/base")
+    with pytest.raises(ValueError, match=message):
+        set_up(method, file)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_the_scheduler_beside_a_base_is_compared(prediction, tmp_path):
     """As of Stable Diffusion 2.1 of 768 px, which predicts v: its images would be noise."""
     bare().save_pretrained(tmp_path / "unet")
-    config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    config = {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "prediction_type": prediction,
+    }
     (tmp_path / "scheduler").mkdir()
-    file = tmp_path / "scheduler" / "scheduler_config.json"
-    file.write_text(json.dumps({**config, "prediction_type": prediction}))
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
     denoiser = UNet2D(str(tmp_path), null_token="zero", flags=Flags(frozen=True))
+
     for method in (direct(denoiser=denoiser), Diffusion(1.0, denoiser)):
-        with nullcontext() if fits else pytest.raises(ValueError, match="there v_prediction"):
+        refused = pytest.raises(ValueError, match="there v_prediction")
+        with nullcontext() if prediction == "epsilon" else refused:
             method.setup("test")
 
 
-def test_the_scheduler_on_the_hub_is_fetched(tmp_path, monkeypatch, caplog):
-    """Of a base whose network alone is in the cache; where there is none, it is said."""
-
-    def load_config(place, subfolder, local_files_only=False):
-        if local_files_only:
-            raise OSError("not in the cache")
-        return {"prediction_type": "v_prediction"}
-
-    bare().save_pretrained(tmp_path / "unet")
-    assert UNet2D(str(tmp_path)).trained_schedule is None
-    assert f"{tmp_path} has no scheduler that" in caplog.text
-    monkeypatch.setattr(DDIMScheduler, "load_config", load_config)
-    assert UNet2D(str(tmp_path)).trained_schedule["prediction"] == "v_prediction"
-
-
-@pytest.mark.parametrize("ours", ["one 0123456789abcdef", "two fedcba9876543210"])
-def test_a_base_of_other_latents_is_refused(ours, tmp_path):
-    spaces = KLSpace(small_kl()), KLSpace(small_kl())
-    spaces[0].source, spaces[1].source = "autoencoder 0123456789abcdef", ours
-    file = run_of_a_base(tmp_path, spaces[0])
+@pytest.mark.parametrize("source", ["one 0123456789abcdef", "two fedcba9876543210"])
+def test_a_base_of_other_latents_is_refused(source, tmp_path):
+    """The same weights may have another name."""
+    theirs = KLSpace(small_kl())
+    theirs.source = "autoencoder 0123456789abcdef"
+    trained = Diffusion(1.0, wrapped(null="learned", in_channels=4, out_channels=4), space=theirs)
+    file = make.save_run(trained, tmp_path / "base.ckpt")
+    ours = KLSpace(small_kl())
+    ours.source = source
     four = base(in_channels=4, out_channels=4)
-    method = direct(denoiser=four, space=spaces[1], denoiser_weights="runs/base")
-    method.load_parts(lambda *_: file)
-    same = ours.startswith("one")  # the same weights by another name
+    method = direct(denoiser=four, space=ours, denoiser_weights="runs/base")
+
     refused = pytest.raises(ValueError, match=r"there autoencoder 0123")
-    with nullcontext() if same else refused:
-        method.setup("test")
+    with nullcontext() if source.startswith("one") else refused:
+        set_up(method, file)
+
+
+# ------------------------------------------------------------------------------------ ScaleCrafter
+
+DEEP = {"down_blocks": 2.0, "mid_block": 2.0}
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+@torch.no_grad()
+def test_dilation_is_a_convolution_of_each_phase(factor):
+    conv = make.fill(nn.Conv2d(2, 3, 3, padding=1))
+    x = make.normal(1, 2, 12, 18)
+
+    with redilated(conv, factor):
+        output = conv(x)
+
+    for i in range(factor):
+        for j in range(factor):
+            assert_close(output[..., i::factor, j::factor], conv(x[..., i::factor, j::factor]))
+
+
+@pytest.mark.parametrize("factor", [1.5, 2, 4])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_layer_is_as_before_afterwards_also_after_an_error(factor, stride):
+    conv = nn.Conv2d(2, 3, 3, stride, padding=1)
+    x = make.normal(1, 2, 8, 9)
+    before = conv(x)
+
+    with redilated(conv, factor):
+        assert conv(x).shape == before.shape
+    with pytest.raises(RuntimeError), redilated(conv, factor):
+        conv(x[:, :1])
+
+    assert torch.equal(conv(x), before)
+
+
+def test_factors_by_step():
+    falling = ScaleCrafter(DEEP, tau=37, progressive=True)
+    assert [falling.factor(4, i) for i in (0, 9, 10, 18, 19, 36, 37)] == [4, 4, 3, 3, 2, 2, 1]
+    same = ScaleCrafter(DEEP, tau=20)
+    assert [same.factor(2.5, i) for i in (0, 19, 20)] == [2.5, 2.5, 1]
+
+
+def test_of_several_names_the_longest_counts():
+    denoiser = base()
+    patch = ScaleCrafter({"down_blocks": 2.0, "down_blocks.0.resnets": 3.0})
+
+    with patch.applied(denoiser, TWICE):
+        dilations = {n: layer.dilation[0] for n, layer in convolutions(denoiser.unet).items()}
+
+    assert dilations["down_blocks.0.resnets.0.conv1"] == 3
+    assert dilations["down_blocks.1.resnets.0.conv1"] == 2
+    assert dilations["mid_block.resnets.0.conv1"] == 1
+    assert "conv_in" not in dilations
+    assert not any("shortcut" in name for name in dilations)
+
+
+@torch.no_grad()
+def test_damped_guidance_runs_some_layers_undilated_in_a_call_more():
+    patch = ScaleCrafter(DEEP, 4, damped_steps=2, damped_without=("down_blocks",))
+    sampler = Sampler(steps=4, guidance=3.0)
+    method = direct(patch=patch, sampler=sampler, encoder=Words())
+    layers = convolutions(method.denoiser.unet)
+    calls = []
+    original = method.denoiser.forward
+
+    def forward(z, *more):
+        calls.append((len(z), {name: layer.dilation[0] for name, layer in layers.items()}))
+        return original(z, *more)
+
+    method.denoiser.forward = forward
+    method.generate(images(), Noise(torch.arange(2)))
+
+    assert [count for count, _ in calls] == [2, 4, 2, 4, 4, 4]
+    undilated = calls[0][1]
+    dilated = calls[1][1]
+    assert undilated["down_blocks.0.resnets.0.conv1"] == 1
+    assert dilated["down_blocks.0.resnets.0.conv1"] == 2
+    assert undilated["mid_block.resnets.0.conv1"] == 2
+    assert dilated["mid_block.resnets.0.conv1"] == 2
+
+
+# ----------------------------------------------------------------------------------------- Attn-SF
+
+
+def test_temperatures_are_those_of_the_paper():
+    """By level, for latents of 64 to 128 and to 256: of areas, not of sides."""
+    to_128 = [temperature((128 >> n) ** 2, (64 >> n) ** 2) for n in range(4)]
+    to_256 = [temperature((256 >> n) ** 2, (64 >> n) ** 2) for n in range(4)]
+    assert to_128 == pytest.approx([1.0801, 1.0954, 1.1180, 1.1547], abs=5e-5)
+    assert to_256 == pytest.approx([1.1547, 1.1832, 1.2247, 1.2910], abs=5e-5)
+
+
+@pytest.mark.parametrize("processor", [AttnProcessor, AttnProcessor2_0])
+@torch.no_grad()
+def test_self_attention_has_the_temperature(processor):
+    denoiser = base()
+    layer = next(iter(self_attention(denoiser.unet).values()))
+    layer.set_processor(processor())
+    x = make.normal(2, 64, layer.to_q.in_features)
+
+    with AttnSF().applied(denoiser, TWICE):
+        output = layer(x)
+
+    q = layer.to_q(x).unflatten(-1, (layer.heads, -1)).transpose(1, 2)
+    k = layer.to_k(x).unflatten(-1, (layer.heads, -1)).transpose(1, 2)
+    v = layer.to_v(x).unflatten(-1, (layer.heads, -1)).transpose(1, 2)
+    scale = math.sqrt(math.log(64) / math.log(16)) / math.sqrt(q.shape[-1])
+    mixed = (q @ k.mT * scale).softmax(-1) @ v
+    expected = layer.to_out[0](mixed.transpose(1, 2).flatten(2))
+    assert_close(output, expected, rtol=1e-4, atol=1e-5)
+    assert isinstance(layer.processor, processor)

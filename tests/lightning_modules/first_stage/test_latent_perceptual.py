@@ -1,51 +1,37 @@
-"""LPIPS of latents is learnt from judgements, by the shipped experiment, and loads as a loss."""
+"""LPIPS of latents is learnt from judgements of people."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import Tensor
+from torch.testing import assert_close
 
 from lightning_modules.backbone.space import PixelSpace
 from lightning_modules.first_stage.latent_perceptual import LatentPerceptual, Ranking, agreement
-
-WIDTHS = (8, 8, 8, 8, 8)
-
-
-def model(**arguments: Any) -> LatentPerceptual:
-    torch.manual_seed(0)
-    settings = {"space": PixelSpace(), "widths": WIDTHS, "vgg16": None, **arguments}
-    return LatentPerceptual(1.0, **settings)
+from tests import make
 
 
-def batch(count: int = 4) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(0)
-    ref, p0, p1 = torch.rand(3, count, 3, 8, 8, generator=generator).unbind(0)
-    return {"ref": ref, "p0": p0, "p1": p1, "judge": torch.linspace(0, 1, count)}
+def test_the_distances_are_those_of_the_network():
+    model = LatentPerceptual(1.0, space=PixelSpace(), widths=(8,) * 5, vgg16=None).eval()
+    batch = make.batch(4, (8, 8), ref=(3, 8, 8), p0=(3, 8, 8), p1=(3, 8, 8))
+
+    first, second = model.distances(batch)
+
+    reference = batch["ref"] * 2 - 1
+    assert_close(first, model.network(reference, batch["p0"] * 2 - 1))
+    assert_close(second, model.network(reference, batch["p1"] * 2 - 1))
 
 
-# -------------------------------------------------------------------------------------- what it is
+def test_agreement_of_people_and_distances():
+    first = torch.tensor([1.0, 2.0, 1.0])
+    second = torch.tensor([2.0, 1.0, 1.0])  # the last ones are equally far
+    share_for_second = torch.tensor([0.25, 0.75, 1.0])
+    assert agreement(first, second, share_for_second).tolist() == [0.75, 0.75, 0.5]
 
 
-def test_the_distances_are_those_of_the_network() -> None:
-    trained, given = model().eval(), batch()
-    found = trained.distances(given)  # type: ignore[arg-type]
-    for distance, part in zip(found, ("p0", "p1"), strict=True):
-        expected = trained.network(given["ref"] * 2 - 1, given[part] * 2 - 1)
-        torch.testing.assert_close(distance, expected)
-
-
-def test_agreement_of_people_and_distances() -> None:
-    near, far = torch.tensor([1.0, 2.0, 1.0]), torch.tensor([2.0, 1.0, 1.0])
-    judge = torch.tensor([0.25, 0.75, 1.0])  # the last ones are equally far
-    assert agreement(near, far, judge).tolist() == [0.75, 0.75, 0.5]
-
-
-def test_the_ranking_sees_both_and_their_ratios() -> None:
-    seen: list[Tensor] = []
+def test_the_ranking_sees_both_distances_their_difference_and_their_ratios():
     ranking = Ranking()
-    ranking.layers[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    assert ranking(torch.tensor([0.4, 0.1]), torch.tensor([0.9, 0.1])).shape == (2,)
+    inputs = []
+    ranking.layers[0].register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    ranking(torch.tensor([0.4, 0.1]), torch.tensor([0.9, 0.1]))
     expected = torch.tensor([[0.4, 0.9, -0.5, 0.4, 1.8], [0.1, 0.1, 0.0, 0.5, 0.5]])
-    torch.testing.assert_close(seen[0], expected)
+    assert_close(inputs[0], expected)

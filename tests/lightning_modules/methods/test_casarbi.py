@@ -1,213 +1,260 @@
-"""CasArbi: its equations, its cascade, its base."""
+"""CasArbi: the plan of its stages, its equations, its cascade, its base."""
 
 from __future__ import annotations
 
+import itertools
+import math
 from functools import partial
 
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.testing import assert_close
 
 from degradations.bicubic import resize
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.methods import casarbi
-from lightning_modules.methods.casarbi import CasArbi, ShiftSampling
-from lightning_modules.methods.regression import Regression
-from lightning_modules.networks.liif import LIIF
-from lightning_modules.networks.sft_unet import SFTUNet
+from lightning_modules.methods.casarbi import CasArbi, ShiftSampling, Stages
+from lightning_modules.networks.liif import LIIF, AnySize
 from lightning_modules.noise import Noise
-from tests.lightning_modules.methods import test_resshift
-from tests.lightning_modules.tiny import random_batch, save_run
+from tests import make
+from tests.make import assert_near
 
-TINY = partial(LIIF, blocks=1, channels=8, hidden=(16,), global_skip=True)
-
-
-class Oracle(test_resshift.Oracle):
-    def forward(self, x, t, base, features, lr_size, noise_level, boxes=None):
-        self.got.append({"t": t.tolist(), "size": tuple(x.shape[-2:]), "lr": lr_size})
-        self.got[-1] |= {"x": x, "level": noise_level}
-        return self.answer(base) if callable(self.answer) else self.answer
+BASE = partial(LIIF, blocks=1, channels=8, hidden=(16,), global_skip=True)
+SIGMA = 0.1  # sigma_r of all cascades here
+SOLVERS = ["posterior", "ddim", "dpm_solver_2m"]
+ORDERS = ["remainder_last", "remainder_first", "uniform"]
 
 
-def batch(h=12, w=8, size=(24, 16), count=2):
-    return random_batch(count, size, lr=(3, h, w), hr=(3, *size))
+# ------------------------------------------------------------------------------------ the stages
 
 
-def grouped(settings):
-    """The settings, with those of sampling in their group."""
-    if "sampler" in settings:
-        settings["solver"] = settings.pop("sampler")
-    own = {k: settings.pop(k) for k in list(settings) if k in ShiftSampling.__annotations__}
-    return {**settings, "sampling": ShiftSampling(**own)}
+def sides(side, scale, fixed, order="remainder_last"):
+    """Sides of the stages of a square input."""
+    target = math.floor(side * scale + 0.5)
+    sizes = Stages(fixed, order).sizes((side, side), (target, target))
+    return [height for height, _ in sizes]
 
 
-def known(made, unit=0.1):
-    """A cascade that has measured sigma_r."""
-    made.sigma_r.fill_(unit)
-    return made
+@pytest.mark.parametrize(
+    ("side", "scale", "fixed", "expected"),
+    [
+        (16, 12, 2, [32, 64, 128, 192]),
+        (16, 5.3, 2, [32, 64, 85]),
+        (48, 17, 4, [192, 768, 816]),
+        (20, 125, 5, [100, 500, 2500]),  # floor(log 125 / log 5) is 2 in floating point
+        (10, 1.5, 2, [15]),
+        (10, 2, 2, [20]),
+        (10, 1, 2, []),
+    ],
+)
+def test_full_stages_come_first_and_the_remainder_last(side, scale, fixed, expected):
+    assert sides(side, scale, fixed) == expected
 
 
-def method(answer=0.0, scale=2.0, **settings):
-    torch.manual_seed(0)
-    network = Oracle(answer if callable(answer) else lambda base: answer + torch.zeros_like(base))
-    made = known(CasArbi(scale, TINY, network=network, **grouped(settings)))
-    made.log = lambda *_, **__: None
-    return made.eval()
+def test_the_other_orders():
+    assert sides(16, 12, 2, "remainder_first") == [24, 48, 96, 192]
+    assert sides(16, 12, 2, "uniform") == [30, 55, 103, 192]
 
 
-@pytest.mark.parametrize("domain", ["residual", "image"])
-def test_an_oracle_is_believed(domain):
-    """The last step gives what the network says, whatever noise there was on the way."""
-    given = batch()
-    hr = given["hr"] * 2 - 1
-    made = method(domain=domain)
-    made.network.answer = lambda b: hr if domain == "image" else (hr - b) / 0.1
-    found = made.restore(given, Noise(given["seed"]))
-    torch.testing.assert_close(found, given["hr"], rtol=0, atol=1e-5)
-    assert [got["t"][0] for got in made.network.got] == list(range(14, -1, -1))
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_rounded_target_has_no_further_stage(order):
+    stages = Stages(1.5, order)
+    assert stages.sizes((33, 33), (50, 50)) == [(50, 50)]  # 49.5
+    assert stages.sizes((33, 35), (50, 52)) == [(50, 52)]  # 52.5
+    assert len(stages.sizes((33, 35), (74, 79))) == 2  # 74.25 and 78.75
 
 
-class Apart(TorchFunctionMode):
-    """Refuses what a GPU would: a number that lies there, beside a table that does not."""
+def test_each_side_has_its_own_ratio():
+    assert Stages(2).sizes((10, 10), (20, 80)) == [(20, 20), (20, 40), (20, 80)]
+    assert Stages(2).sizes((10, 20), (35, 50)) == [(20, 40), (35, 50)]
+    assert Stages(2).sizes((10, 20), (10, 30)) == [(10, 30)]
 
-    def __init__(self, number):
+
+@given(
+    st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    st.tuples(st.floats(1, 20), st.floats(1, 20)),
+    st.sampled_from([1.5, 2, 3, 4]),
+    st.sampled_from(ORDERS),
+)
+def test_any_plan_ends_at_the_target_by_stages_of_the_fixed_factor(size, scales, fixed, order):
+    target = tuple(math.floor(side * scale + 0.5) for side, scale in zip(size, scales, strict=True))
+
+    plan = Stages(fixed, order).sizes(size, target)
+
+    assert [size, *plan][-1] == target
+    assert (plan == []) == (target == size)
+    for before, after in itertools.pairwise([size, *plan]):
+        for side, larger in zip(before, after, strict=True):
+            assert side <= larger <= fixed * side + fixed + 1  # rounded twice
+    ratio = max(target[0] / size[0], target[1] / size[1])
+    assert len(plan) <= math.ceil(math.log(ratio, fixed)) + 2
+
+
+# --------------------------------------------------------------------------------- the equations
+
+
+class Oracle(nn.Module):
+    """A network that predicts `answer(base)`, and notes timesteps and noise levels."""
+
+    def __init__(self, answer):
         super().__init__()
-        self.number = number
+        self.answer = answer
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.timesteps = []
+        self.levels = []
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if any(a is self.number for a in args):
-            tables = [a for a in args if isinstance(a, torch.Tensor) and a.dtype == torch.float64]
-            assert not any(table.ndim for table in tables), function
-        return function(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("timesteps", [None, [14, 4, 0]])
-def test_tables_on_the_cpu_do_not_meet_what_moves_with_the_model(timesteps):
-    given, made = batch(), method(timesteps=timesteps)
-    with Apart(made.sigma_r):
-        made.restore(given, Noise(given["seed"]))
+    def forward(self, x, t, base, features, lr_size, noise_level, boxes=None):
+        self.timesteps.append(int(t[0]))
+        self.levels.append(noise_level)
+        return self.answer(base)
 
 
-def test_the_network_sees_unit_deviation():
-    """Of a residual whose deviation is sigma_r, at every timestep."""
-    made = method()
-    generator = torch.Generator().manual_seed(0)
-    r, eps = torch.randn(2, 15, 3, 64, 64, generator=generator)
-    t = torch.arange(15)
-    x = made.process.add_noise(0.1 * r, torch.zeros_like(r), eps, t)
-    deviations = made._scaled(x, t).flatten(1).std(1)
-    torch.testing.assert_close(deviations, torch.ones(15), rtol=0.03, atol=0)
+class Half(nn.Module):
+    """Predicts half of what it sees, so that what happens on the way matters."""
+
+    def forward(self, x, t, *_):
+        return 0.5 * x + 0.01 * t.view(-1, 1, 1, 1)
 
 
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_a_batch_that_is_not_finite_is_not_measured(bad, monkeypatch):
-    """``callbacks.Guard`` would leave it out of training."""
-    made, given = method(), [batch(), batch(8, 8, (16, 16))]
-    broken = batch() | {"lr": torch.full((2, 3, 12, 8), bad)}
-    monkeypatch.setattr(made, "all_gather", lambda value: value)
-    measured = []
-    for batches in (given, [broken, *given]):
-        monkeypatch.setattr(casarbi, "first_batches", lambda *_, batches=batches: batches)
-        measured.append(made._measured())
-    assert torch.equal(*measured)
+def cascade(answer=torch.zeros_like, **settings):
+    """A cascade of x2 whose sigma_r is measured."""
+    torch.manual_seed(0)
+    model = CasArbi(2.0, BASE, network=Oracle(answer), **settings)
+    model.sigma_r.fill_(SIGMA)
+    return make.quiet(model).eval()
+
+
+def restored(model, batch):
+    return model.restore(batch, Noise(batch["seed"]))
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("timesteps", [None, [14, 7, 4, 2, 1, 0], [14]])
+def test_the_last_step_gives_what_the_network_predicts(solver, timesteps):
+    batch = make.pairs((12, 8), 2)
+    hr = batch["hr"] * 2 - 1
+    sampling = ShiftSampling(timesteps, solver)
+    model = cascade(lambda base: (hr - base) / SIGMA, sampling=sampling)
+
+    sr = restored(model, batch)
+
+    assert_near(sr, batch["hr"], 1e-5)
+    assert model.network.timesteps == (timesteps or list(range(14, -1, -1)))
+
+
+def test_in_the_image_domain_the_network_predicts_the_image():
+    batch = make.pairs((12, 8), 2)
+    model = cascade(lambda base: batch["hr"] * 2 - 1, domain="image")
+
+    sr = restored(model, batch)
+
+    assert_near(sr, batch["hr"], 1e-5)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("domain", ["residual", "image"])
+def test_relative_noise_is_absolute_noise_in_units_of_sigma_r(solver, domain):
+    processes = [
+        ResidualShift(kappa=4.0, min_noise=0.34, relative=True),
+        ResidualShift(kappa=4.0 * SIGMA, min_noise=0.34 * SIGMA),
+    ]
+    losses = []
+    outputs = []
+    for process in processes:
+        sampling = ShiftSampling(solver=solver)
+        model = cascade(process=process, domain=domain, sampling=sampling)
+        model.network = Half()
+        batch = make.pairs((12, 8), 2)
+        torch.manual_seed(0)
+        losses.append(model.training_step(batch, 0))
+        outputs.append(restored(model, batch))
+
+    assert_close(losses[0], losses[1])
+    assert_near(outputs[0], outputs[1], 1e-5)
 
 
 def test_the_loss_is_in_units_of_sigma_r():
-    given = batch()
-    made = method(noise_probability=0.0)
-    b, _ = made.base_output(given["lr"], given["size"])
-    r = given["hr"] * 2 - 1 - b
-    loss = made.training_step(given, 0)
-    torch.testing.assert_close(loss, (r / 0.1).square().mean())
-    made.network.answer = lambda base: r / 0.1
-    assert made.training_step(given, 0) < 1e-8
+    batch = make.pairs((12, 8), 2)
+    model = cascade(noise_probability=0.0)
+    base, _ = model.base_output(batch["lr"], batch["size"])
+    residual = batch["hr"] * 2 - 1 - base
+
+    loss = model.training_step(batch, 0)
+
+    assert_close(loss, (residual / SIGMA).square().mean())
+    model.network.answer = lambda base: residual / SIGMA
+    assert model.training_step(batch, 0) < 1e-8
 
 
-def test_noise_augmentation_reaches_the_network():
-    given = batch(count=64)
-    made = method(noise_probability=0.5)
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_batch_that_is_not_finite_does_not_count_for_sigma_r(bad, monkeypatch):
+    """``callbacks.Guard`` leaves it out of training, too."""
+    model = cascade()
+    monkeypatch.setattr(model, "all_gather", lambda value: value)
+    batch = make.pairs((12, 8), 2)
+    broken = batch | {"lr": torch.full((2, 3, 12, 8), bad)}
+
+    monkeypatch.setattr(casarbi, "first_batches", lambda *_: [batch])
+    expected = model._measured()
+    monkeypatch.setattr(casarbi, "first_batches", lambda *_: [broken, batch])
+
+    assert torch.equal(model._measured(), expected)
+
+
+def test_noise_is_added_to_a_share_of_the_inputs_and_the_network_knows_its_level():
+    model = cascade(noise_probability=0.5)
     torch.manual_seed(3)
-    made.training_step(given, 0)
-    level = made.network.got[0]["level"]
-    assert 0.3 < (level > 0).float().mean() < 0.7
-    assert 0.05 < level.max() <= 0.1
 
+    model.training_step(make.pairs((12, 8), 2, count=64), 0)
 
-# ---------------------------------------------------------------------------------------- cascade
-
-
-def test_weights_of_another_process_or_domain_are_warned_about(tmp_path, caplog):
-    """Their tensors fit, and their outputs would be wrong without a word."""
-    made = method(domain="image")
-    made.load_weights(save_run(made, tmp_path / "a.ckpt"))
-    assert "process" not in caplog.text
-    method(process=ResidualShift(kappa=4)).load_weights(tmp_path / "a.ckpt")
-    assert "process.kappa 4, there 2.0; domain residual, there image)" in caplog.text
+    (levels,) = model.network.levels
+    assert 0.3 < (levels > 0).float().mean() < 0.7
+    assert 0.05 < levels.max() <= 0.1
 
 
 def test_guidance_brings_the_output_back_to_its_input():
-    given = batch(16, 16, (32, 32))
-    given["lr"] = resize(given["hr"], (16, 16)) * 0.5 + 0.25
+    batch = make.pairs((16, 16), 2)
+    batch["lr"] = resize(batch["hr"], (16, 16)) * 0.5 + 0.25
+    errors = []
+    for guidance in (0.0, 1.0):
+        model = cascade(torch.ones_like, sampling=ShiftSampling(guidance=guidance))
+        smaller = resize(restored(model, batch), (16, 16))
+        errors.append((smaller - batch["lr"]).square().mean())
 
-    def error(guidance):
-        made = method(0.5, guidance=guidance)
-        found = made.restore(given, Noise(given["seed"]))
-        return (resize(found, (16, 16)) - given["lr"]).square().mean().item()
-
-    assert error(1.0) < 0.1 * error(0.0)
+    assert errors[1] < 0.1 * errors[0]
 
 
-def test_the_base_alone():
-    given = batch(8, 8, (28, 28))
-    made = CasArbi(3.5, TINY).eval()
-    noise = Noise(given["seed"])
-    found = made.restore(given, noise)
+# -------------------------------------------------------------------------------------- the base
+
+
+def test_without_a_network_the_base_is_applied_stage_by_stage():
+    model = CasArbi(3.5, BASE).eval()
+    batch = make.batch(2, (28, 28), lr=(3, 8, 8))
+    noise = Noise(batch["seed"])
+
+    sr = model.restore(batch, noise)
+
+    first = model.base(batch["lr"], (16, 16)).clamp(0, 1)
+    second = model.base(first, (28, 28)).clamp(0, 1)
+    assert_near(sr, second, 1e-6)
     assert not noise.drew
-    y = given["lr"]
-    for size in ((16, 16), (28, 28)):
-        y = made.base(y, size).clamp(0, 1)
-    torch.testing.assert_close(found, y, rtol=0, atol=1e-6)
 
 
-# ------------------------------------------------------------------------------------------- base
+class Published(make.Convolution):
+    """A network of x2 that loads its weights itself, as Spandrel does."""
+
+    weights_source = "my/swinir.pth"
 
 
-def trained_base(path, seed=1):
-    torch.manual_seed(seed)
-    regression = Regression(2.0, TINY)
-    for parameter in regression.parameters():
-        parameter.data += 0.01 * torch.randn_like(parameter)
-    save_run(regression, path)
-    return regression
+def test_a_base_needs_weights_of_a_file_or_of_its_own():
+    def find(key, value):
+        pytest.fail("it looked for a file")
 
-
-def test_the_base_comes_from_its_own_run(tmp_path):
-    regression = trained_base(tmp_path / "base.ckpt")
-    made = CasArbi(2.0, TINY, base_weights="runs/base", network=SFTUNet(8, 8, (1,), 1))
-    asked = []
-    made.load_parts(lambda *what: (asked.append(what), tmp_path / "base.ckpt")[1])
-    assert asked == [("base_weights", "runs/base")]
-    for name, tensor in regression.network.state_dict().items():
-        assert torch.equal(made.base.state_dict()[name], tensor)
-    assert made.needs_weights  # those of the network
-    assert not [name for name in made.checkpoint_keys() if name.startswith("base.")]
-    assert "sigma_r" in made.checkpoint_keys()
-    plain = CasArbi(2.0, partial(TINY, global_skip=False))
-    with pytest.raises(ValueError, match="global_skip False, there True"):
-        plain.load_base(tmp_path / "base.ckpt")
-    made.setup("fit")  # Lightning itself calls no `train`
-    assert not any(part.training for part in made.base.modules())
-
-
-def test_another_base_than_that_of_training_is_refused(tmp_path):
-    trained_base(tmp_path / "one.ckpt")
-    trained_base(tmp_path / "two.ckpt", seed=2)
-    models = {}
-    for name in ("one", "two"):
-        models[name] = known(CasArbi(2.0, TINY, network=SFTUNet(8, 8, (1,), 1)))
-        models[name].load_base(tmp_path / f"{name}.ckpt")
-    checkpoint = {"state_dict": models["one"].state_dict()}
-    models["one"].on_save_checkpoint(checkpoint)
-    with pytest.raises(ValueError, match=r"trained with base from .*one\.ckpt \w+, and here it is"):
-        models["two"].on_load_checkpoint(checkpoint)
-    models["one"].on_load_checkpoint(checkpoint)
+    model = CasArbi(2.0, partial(AnySize, network=Published))
+    model.load_parts(find)
+    assert model.weights_source == "my/swinir.pth"
+    with pytest.raises(ValueError, match="CasArbi needs a trained base"):
+        CasArbi(2.0, BASE).load_parts(find)

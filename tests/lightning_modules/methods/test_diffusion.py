@@ -1,4 +1,4 @@
-"""Diffusion: the loss, its weights, sampling, and what is frozen."""
+"""Diffusion: the loss, its weights, sampling, guidance."""
 
 from __future__ import annotations
 
@@ -8,180 +8,174 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.testing import assert_close
 
 from lightning_modules.backbone.denoiser import Denoiser
 from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.backbone.space import PixelSpace
 from lightning_modules.methods.diffusion import TRAILING, Diffusion, min_snr_weights
 from lightning_modules.noise import Noise
-from lightning_modules.sampling.solvers import Sampler
+from tests import make
 from tests.lightning_modules.backbone.texts import Words
-from tests.lightning_modules.tiny import random_batch
+from tests.make import assert_near
 
 PREDICTIONS = pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 
 
 class Oracle(Denoiser):
-    """Knows the clean sample and the schedule, and notes what it was given."""
+    """Knows the clean sample x0 and the schedule, and notes its timesteps."""
 
     channels = 3
 
-    def __init__(self, x0, schedule=None):
+    def __init__(self, x0, schedule):
         super().__init__()
-        self.x0, self.schedule = x0, schedule or Schedule()
+        self.x0 = x0
+        self.schedule = schedule
         self.weight = nn.Parameter(torch.zeros(()))
-        self.got, self.texts = [], []
+        self.timesteps = []
 
     def forward(self, z_t, t, condition=None, residuals=None):
-        self.got.append(t)
-        self.texts.append(condition.text)
-        x0 = self.x0.repeat(len(z_t) // len(self.x0), 1, 1, 1)
-        alpha, sigma = (
-            torch.tensor([self.schedule.level(int(n))[i] for n in t]).view(-1, 1, 1, 1)
-            for i in (0, 1)
-        )
+        self.timesteps.append(t)
+        levels = torch.tensor([self.schedule.level(int(step)) for step in t])
+        alpha, sigma = levels.view(-1, 2, 1, 1, 1).unbind(1)
         norm = (alpha**2 + sigma**2).sqrt()  # 1 of a preserving process, whose v is predicted
-        eps = (z_t * norm - alpha * x0) / sigma
-        answers = {"epsilon": eps, "sample": x0, "v_prediction": (alpha * eps - sigma * x0) / norm}
+        eps = (z_t * norm - alpha * self.x0) / sigma
+        answers = {
+            "epsilon": eps,
+            "sample": self.x0,
+            "v_prediction": (alpha * eps - sigma * self.x0) / norm,
+        }
         return answers[self.schedule.prediction] + 0 * self.weight
 
     def null_text(self, count, tokens=1):
         return torch.full((count, tokens, 6), -1.0)
 
 
-def batch(count=4, side=8):
-    images = random_batch(count, (side, side), hr=(3, side, side))
-    return {**images, "text": ["a" * (n + 1) for n in range(count)]}
+def images(count=4, side=8):
+    return make.batch(count, (side, side), hr=(3, side, side))
 
 
-def oracle(prediction="epsilon", variance="preserving", given=None, **settings):
-    given = batch() if given is None else given
-    schedule = Schedule(prediction=prediction, variance=variance)
-    knows = Oracle(given["hr"] * 2 - 1, schedule)
-    return quiet(Diffusion(1.0, knows, schedule=schedule, **sampled(settings)))
+def method(hr, schedule=None, scale=1.0, **settings):
+    """A method whose network knows HR."""
+    schedule = schedule or Schedule()
+    denoiser = Oracle(hr * 2 - 1, schedule)
+    return make.quiet(Diffusion(scale, denoiser, schedule=schedule, **settings))
 
 
-def sampled(settings):
-    """The settings, with those of the sampler in its group."""
-    own = {k: settings.pop(k) for k in list(settings) if k in Sampler.__annotations__}
-    return {**settings, "sampler": replace(TRAILING, **own)} if own else settings
-
-
-def quiet(model):
-    model.log = lambda *_, **__: None
-    return model
-
-
-# ---------------------------------------------------------------------------------------- training
+# -------------------------------------------------------------------------------------- training
 
 
 @PREDICTIONS
-def test_the_loss_is_that_of_what_was_mixed(prediction):
-    method = oracle(prediction)
-    assert method.training_step(batch(), 0) < 1e-6
-    method.denoiser.x0 = method.denoiser.x0 + 0.1
-    assert method.training_step(batch(), 0) > 1e-4
+def test_the_loss_is_zero_for_who_knows_the_clean_sample(prediction):
+    batch = images()
+    model = method(batch["hr"], Schedule(prediction=prediction))
+    assert model.training_step(batch, 0) < 1e-6
+
+    model.denoiser.x0 = model.denoiser.x0 + 0.1
+    assert model.training_step(batch, 0) > 1e-4
 
 
 @pytest.mark.parametrize("timesteps", [None, (0, 1), (100, 300)])
-def test_timesteps_that_are_trained_on(timesteps):
-    given = {**batch(), "hr": torch.rand(2000, 3, 1, 1)}
-    method = oracle(given=given, timesteps=timesteps)
-    method.training_step(given, 0)
+def test_all_timesteps_of_the_setting_are_trained(timesteps):
+    batch = {**images(), "hr": torch.rand(2000, 3, 1, 1)}
+    model = method(batch["hr"], timesteps=timesteps)
+
+    model.training_step(batch, 0)
+
     first, end = timesteps or (0, 1000)
-    (got,) = method.denoiser.got
-    assert first <= got.min() < first + 0.01 * (end - first) + 1
-    assert end - 0.01 * (end - first) - 1 <= got.max() < end
+    near = 0.01 * (end - first) + 1  # of 2000 draws, one is as near to each end
+    (drawn,) = model.denoiser.timesteps
+    assert first <= drawn.min() < first + near
+    assert end - near <= drawn.max() < end
 
 
 @PREDICTIONS
-def test_weights_are_those_of_the_clean_samples_error(prediction):
-    """Whatever is predicted, an error of the clean sample weighs min(SNR, gamma)."""
+@pytest.mark.parametrize("t", [0, 30, 200, 999])
+def test_an_error_of_the_clean_sample_weighs_min_snr_gamma_whatever_is_predicted(prediction, t):
     schedule = Schedule(prediction=prediction, beta_start=0.0001, beta_end=0.02, betas="linear")
-    weights = min_snr_weights(schedule, 5.0)
-    generator = torch.Generator().manual_seed(0)
-    x, wrong, eps = torch.randn(3, 1, 1, 4, generator=generator, dtype=torch.float64)
-    for t in (0, 1, 30, 200, 500, 900, 999):
-        at = torch.tensor([t])
-        x_t = schedule.add_noise(x, eps, at)
-        alpha, sigma = schedule.level(t)
-        raw = {
-            "sample": wrong,
-            "epsilon": (x_t - alpha * wrong) / sigma,
-            "v_prediction": (alpha * x_t - wrong) / sigma,
-        }[prediction]
-        error = (raw - schedule.target(x, eps, at)).square().mean()
-        expected = min((alpha / sigma) ** 2, 5.0) * (wrong - x).square().mean()
-        torch.testing.assert_close(weights[t].double() * error, expected, rtol=1e-5, atol=0)
+    x = make.normal(1, 1, 1, 4).double()
+    wrong = make.normal(1, 1, 1, 4, seed=1).double()
+    eps = make.normal(1, 1, 1, 4, seed=2).double()
+    alpha, sigma = schedule.level(t)
+    x_t = alpha * x + sigma * eps
+    answers = {
+        "sample": wrong,
+        "epsilon": (x_t - alpha * wrong) / sigma,
+        "v_prediction": (alpha * x_t - wrong) / sigma,
+    }
+    target = schedule.target(x, eps, torch.tensor([t]))
+    error = (answers[prediction] - target).square().mean()
+
+    weight = min_snr_weights(schedule, 5.0)[t].double()
+
+    expected = min((alpha / sigma) ** 2, 5.0) * (wrong - x).square().mean()
+    assert_close(weight * error, expected, rtol=1e-5, atol=0)
 
 
-def test_the_weights_are_used():
-    method = oracle("sample", timesteps=(10, 11), min_snr=5.0)
-    method.denoiser.x0 = method.denoiser.x0 + 0.1
-    torch.testing.assert_close(method.training_step(batch(), 0), torch.tensor(5.0 * 0.01))
+def test_the_loss_is_weighted():
+    batch = images()
+    schedule = Schedule(prediction="sample")
+    model = method(batch["hr"], schedule, timesteps=(10, 11), min_snr=5.0)
+    model.denoiser.x0 = model.denoiser.x0 + 0.1
+
+    assert_close(model.training_step(batch, 0), torch.tensor(5.0 * 0.1**2))
 
 
-def test_smaller_images_by_their_area():
-    given = batch(side=16)
-    small_hr = given["hr"].unflatten(2, (8, 2)).unflatten(4, (8, 2)).mean((3, 5))
-    method = quiet(Diffusion(2.0, Oracle(small_hr * 2 - 1)))
-    torch.testing.assert_close(method.latent(given), small_hr * 2 - 1)
-    found = method.generate(given, Noise(given["seed"]))
-    assert found.shape == given["hr"].shape
-    torch.testing.assert_close(
-        functional.avg_pool2d(found, 2), found[..., ::2, ::2], rtol=0, atol=1e-6
-    )
-    torch.testing.assert_close(found[..., ::2, ::2], small_hr, rtol=0, atol=1e-4)
+def test_a_base_of_smaller_images_is_trained_on_means_and_enlarged_by_repetition():
+    batch = images(side=16)
+    smaller = functional.avg_pool2d(batch["hr"], 2)
+    model = method(smaller, scale=2.0)
+
+    assert_close(model.latent(batch), smaller * 2 - 1)
+    sr = model.generate(batch, Noise(batch["seed"]))
+    repeated = functional.interpolate(smaller, scale_factor=2, mode="nearest")
+    assert_near(sr, repeated, 1e-4)
 
 
-def test_encoded_latents_are_of_the_size_that_is_sampled():
-    """Those of ``encode`` are of whole images; a base of some timesteps samples nothing."""
-    given = {"latent": batch()["hr"] * 2 - 1, "space": PixelSpace().identity}
-    knows = Oracle(given["latent"])
-    for whole in (Diffusion(1.0, knows), Diffusion(2.0, knows, timesteps=(0, 300))):
-        assert torch.equal(whole.latent(given), given["latent"])
-    with pytest.raises(ValueError, match=r"1/2 of their sides .* set data.init_args.scale"):
-        Diffusion(2.0, knows).latent(given)
-
-
-# ---------------------------------------------------------------------------------------- sampling
+# -------------------------------------------------------------------------------------- sampling
 
 
 @PREDICTIONS
 @pytest.mark.parametrize(
     ("variance", "eta"), [("preserving", 0.0), ("preserving", 1.0), ("exploding", 0.0)]
 )
-def test_an_oracle_is_believed(prediction, variance, eta):
-    given = batch()
-    method = oracle(prediction, variance, steps=7, eta=eta)
-    found = method.generate(given, Noise(given["seed"]))
-    torch.testing.assert_close(found, given["hr"], rtol=0, atol=2e-4)
-    got = [t.unique().tolist() for t in method.denoiser.got]
-    assert got == [[t] for t in method.sampled]
-    assert (len(got), got[0]) == (7, [999])
+def test_sampling_ends_at_what_the_network_knows(prediction, variance, eta):
+    batch = images()
+    schedule = Schedule(prediction=prediction, variance=variance)
+    sampler = replace(TRAILING, steps=7, eta=eta)
+    model = method(batch["hr"], schedule, sampler=sampler)
+
+    sr = model.generate(batch, Noise(batch["seed"]))
+
+    assert_near(sr, batch["hr"], 2e-4)
+    called = [int(t[0]) for t in model.denoiser.timesteps]
+    assert called == model.sampled
+    assert len(called) == 7
+    assert called[0] == 999
 
 
-def test_guidance():
-    """With a network that answers by its text alone, guidance is a straight line."""
+class Said(Oracle):
+    """Predicts a hundredth of its text, and notes how many texts there are."""
 
-    class Said(Oracle):
-        def forward(self, z_t, t, condition=None, residuals=None):
-            self.texts.append(condition.text)
-            return 0.01 * condition.text.mean((1, 2)).view(-1, 1, 1, 1) + 0 * z_t
+    def forward(self, z_t, t, condition=None, residuals=None):
+        self.timesteps.append(len(condition.text))
+        return 0.01 * condition.text.mean((1, 2)).view(-1, 1, 1, 1) + 0 * z_t
 
-    given = batch()
 
-    def made(guidance):
-        schedule = Schedule(prediction="sample")
-        settings = {"encoder": Words(), "guidance": guidance, "steps": 2, "schedule": schedule}
-        method = Diffusion(1.0, Said(None), **sampled(settings))
-        z = method.generate(given, Noise(given["seed"])) * 2 - 1
-        return z[:, 0, 0, 0], [len(text) for text in method.denoiser.texts]
+@pytest.mark.parametrize(
+    ("guidance", "calls", "expected"),
+    [
+        (1.0, [4, 4], [1.0, 2.0, 3.0, 4.0]),  # lengths of the captions
+        (3.0, [8, 8], [5.0, 8.0, 11.0, 14.0]),  # -1 + 3 (length + 1): the null text is -1
+    ],
+)
+def test_guidance_goes_from_the_null_text_through_the_text(guidance, calls, expected):
+    batch = {**images(), "text": ["a", "aa", "aaa", "aaaa"]}
+    schedule = Schedule(prediction="sample")
+    sampler = replace(TRAILING, steps=2, guidance=guidance)
+    settings = {"encoder": Words(), "schedule": schedule, "sampler": sampler}
+    model = Diffusion(1.0, Said(None, schedule), **settings)
 
-    found, calls = made(3.0)
-    lengths = torch.arange(1.0, 5.0)
-    torch.testing.assert_close(found, 0.01 * (-1 + 3 * (lengths + 1)), rtol=0, atol=1e-5)
-    assert calls == [8, 8]
-    plain, calls = made(1.0)
-    torch.testing.assert_close(plain, 0.01 * lengths, rtol=0, atol=1e-5)
-    assert calls == [4, 4]
+    sr = model.generate(batch, Noise(batch["seed"]))
+
+    assert_near(sr[:, 0, 0, 0] * 2 - 1, 0.01 * torch.tensor(expected), 1e-5)
+    assert model.denoiser.timesteps == calls

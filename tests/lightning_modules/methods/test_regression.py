@@ -14,7 +14,7 @@ from lightning_modules.networks.edsr import EDSR
 from lightning_modules.networks.imdn import IMDN
 from lightning_modules.networks.liif import LIIF
 from lightning_modules.sampling.tiling import Tiling
-from tests.lightning_modules.tiny import Convolution, Resizing, batch_of
+from tests.make import Convolution, Resizing, batch_of
 
 NETWORKS = {
     "EDSR": functools.partial(EDSR, blocks=1, channels=8),

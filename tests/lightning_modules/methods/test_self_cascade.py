@@ -1,66 +1,43 @@
-"""Self-Cascade: its pivot, its steps, its upsamplers, and what is trained and kept."""
+"""Self-Cascade: sizes of its stages, its pivot, its upsamplers, training."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import partial
-from types import SimpleNamespace
-from typing import Any
+import itertools
 
 import pytest
 import torch
 from torch.nn import functional
+from torch.testing import assert_close
 
 from lightning_modules.backbone.condition import Condition
-from lightning_modules.backbone.library import Flags
+from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import KLSpace
-from lightning_modules.methods.self_cascade import Cascade, SelfCascade, Tuning
-from lightning_modules.networks.feature_upsampler import Full, Shared
+from lightning_modules.methods.self_cascade import (
+    Cascade,
+    SelfCascade,
+    Tuning,
+    cascade_sizes,
+)
+from lightning_modules.networks.attachments import Blocks, Skips
+from lightning_modules.networks.feature_upsampler import Full, Places, Shared
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import Sampler
+from tests import make
 from tests.lightning_modules.backbone.texts import Pooled, Words
-from tests.lightning_modules.backbone.unets import small_kl, wrapped
-from tests.lightning_modules.tiny import random_batch
-from tests.quick import quick
+from tests.lightning_modules.backbone.unets import SDXL, base, noted, small_kl
+from tests.make import assert_near
 
-FEW = Sampler(steps=4)
-SDXL = {
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 4,
-    "projection_class_embeddings_input_dim": 6 * 4 + 5,
-}
+SHARED = Tuning(Shared)
 
 
-def base(**changes: Any) -> Any:
-    denoiser = wrapped(null="learned", flags=Flags(frozen=True), **changes)
-    denoiser.source = "base.ckpt 0123456789abcdef"
-    return denoiser
-
-
-def sampled(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a method on a base, with those of sampling in their group."""
-    own = {k: settings.pop(k) for k in ("guidance", "clamp") if k in settings}
-    return {**settings, "sampler": replace(settings.get("sampler", FEW), **own)}
-
-
-def grouped(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a cascade in their groups."""
-    groups: dict[str, Any] = {
-        name: kind(**{k: settings.pop(k) for k in list(settings) if k in kind.__annotations__})
-        for name, kind in (("cascade", Cascade), ("tuning", Tuning))
-    }
-    return {**groups, **sampled(settings)}
-
-
-def cascade(scale: float = 2.0, **settings: Any) -> Any:
+def cascade(scale=2.0, **settings):
     torch.manual_seed(0)
-    method: Any = SelfCascade(scale, **{"denoiser": base(), **grouped(settings)})
-    method.log = lambda *_, **__: None
-    return method.eval()
+    settings = {"denoiser": base(), "sampler": Sampler(steps=4)} | settings
+    return make.quiet(SelfCascade(scale, **settings)).eval()
 
 
-def tuned(method: Any) -> Any:
+def tuned(method):
     """With upsamplers that add something."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
@@ -69,303 +46,332 @@ def tuned(method: Any) -> Any:
     return method
 
 
-def batch(side: int | tuple[int, int] = 16, count: int = 2) -> Any:
-    size = (side, side) if isinstance(side, int) else side
-    images = random_batch(count, size, hr=(3, *size))
-    return {**images, "text": ["a" * (n + 1) for n in range(count)]}
+def images(h=16, w=16, count=2):
+    return make.batch(count, (h, w), hr=(3, h, w)) | {"text": ["a" * (n + 1) for n in range(count)]}
 
 
-def noted(method: Any) -> list[SimpleNamespace]:
-    """A list that fills with what the base is called for."""
-    calls: list[SimpleNamespace] = []
-    for kind in ("forward", "features"):
-
-        def note(z: Any, t: Any, got: Any = None, *more: Any, kind: Any = kind, own: Any) -> Any:
-            call = SimpleNamespace(kind=kind, z=z, t=t, got=got, more=more)
-            calls.append(call)
-            return own(z, t, got, *more)
-
-        setattr(method.denoiser, kind, partial(note, own=getattr(method.denoiser, kind)))
-    return calls
+def generated(method, batch):
+    return method.generate(batch, Noise(batch["seed"]))
 
 
-def oracle(method: Any, answer: Any) -> None:
-    """Let the base know the clean sample: ``answer`` of the latent's size."""
-    schedule = method.schedule
-
-    def forward(z: Any, t: Any, *_: Any) -> Any:
-        x0 = answer(z.shape)
-        alpha, sigma = schedule.level(int(t[0]))
-        # What the network sees of an exploding process is scaled to the preserving one.
-        norm = (alpha**2 + sigma**2) ** 0.5
-        alpha, sigma = alpha / norm, sigma / norm
-        eps = (z - alpha * x0) / sigma
-        return {"epsilon": eps, "sample": x0, "v_prediction": alpha * eps - sigma * x0}[
-            schedule.prediction
-        ]
-
-    method.denoiser.forward = forward
-
-
-# --------------------------------------------------------------------------------------- the pivot
+# ---------------------------------------------------------------------------- sizes (section 3.2)
 
 
 @pytest.mark.parametrize(
-    ("sampler", "first"),
-    [(Sampler(), 681), (Sampler(offset=0), 680), (Sampler(spacing="trailing"), 699)],
+    ("target", "multiple", "expected"),
+    [
+        ((2048, 2048), 8, [(512, 512), (1024, 1024), (2048, 2048)]),
+        ((1280, 1280), 8, [(512, 512), (808, 808), (1280, 1280)]),  # no power of four
+        ((1280, 1280), 64, [(512, 512), (832, 832), (1280, 1280)]),
+        # The base runs at the target's aspect ratio, with as many pixels.
+        ((1024, 2048), 8, [(360, 728), (608, 1216), (1024, 2048)]),
+        ((256, 1024), 8, [(256, 1024)]),
+    ],
 )
-def test_35_of_50_steps_are_below_k(sampler, first):
-    method = cascade(sampler=sampler)
-    assert (method.K, len(method.below_K), method.below_K[0]) == (700, 35, first)
-    assert method.below_K == method.sampled[15:]
+def test_sizes_of_the_stages(target, multiple, expected):
+    assert cascade_sizes((512, 512), target, multiple=multiple) == expected
+
+
+@pytest.mark.parametrize("multiple", [8, 64])
+def test_no_stage_has_more_than_four_times_the_pixels(multiple):
+    targets = itertools.product(range(640, 3200, 448), range(512, 4000, 576))
+    for target in targets:
+        sizes = cascade_sizes((512, 640), target, multiple=multiple)
+        assert sizes[-1] == target
+        slack = (1 + multiple / 200) ** 2  # of rounding
+        for (h, w), (H, W) in itertools.pairwise(sizes):
+            assert h % multiple == 0
+            assert w % multiple == 0
+            assert 1 / slack < H * W / (h * w) < 4 * slack
+
+
+# ------------------------------------------------------------------------------------- the pivot
 
 
 @pytest.mark.parametrize(
     ("schedule", "k"),
     [
-        ({"variance": "exploding"}, 700),
-        ({"betas": "squaredcos_cap_v2"}, 812),
-        ({"betas": "linear", "beta_start": 0.0001, "beta_end": 0.02}, 494),
-        ({"steps": 100}, 100),  # which never has as much noise
+        (Schedule(variance="exploding"), 700),
+        (Schedule(betas="squaredcos_cap_v2"), 812),
+        (Schedule(betas="linear", beta_start=0.0001, beta_end=0.02), 494),
+        (Schedule(steps=100), 100),  # which never has as much noise
     ],
 )
 def test_k_has_the_papers_signal_to_noise_ratio(schedule, k):
     """By a share of the timesteps, pivots would keep more or less than in the paper."""
-    method = cascade(schedule=Schedule(**schedule), sampler=Sampler(10, offset=0))
-    assert k == method.K
     paper = Schedule().level(699).log_snr
-    assert method.schedule.level(k - 1).log_snr >= paper - 1e-9
-    assert k == method.schedule.steps or method.schedule.level(k).log_snr < paper
-    shared = cascade(schedule=Schedule(**schedule), sampler=Sampler(10), pivot_strength=0.7)
-    assert 0.7 * shared.schedule.steps == shared.K
+
+    method = cascade(schedule=schedule, sampler=Sampler(10, offset=0))
+
+    assert k == method.K
+    assert schedule.level(k - 1).log_snr >= paper - 1e-9
+    if k < schedule.steps:
+        assert schedule.level(k).log_snr < paper
+    by_share = cascade(schedule=schedule, cascade=Cascade(pivot_strength=0.7))
+    assert 0.7 * schedule.steps == by_share.K
 
 
-@pytest.mark.parametrize("strength", quick([0.7, 0.1], 0.7))
-def test_the_noise_of_equation_6(strength):
-    """Its standard deviation is sqrt(1 - abar), at the timestep that the base gets first."""
-    method = cascade(pivot_strength=strength, sampler=Sampler())
-    generator = torch.Generator().manual_seed(3)
-    pivot = torch.randn(2, 3, 64, 64, generator=generator)
-    first = {0.7: 681, 0.1: 81}[strength]
-    abar = torch.linspace(0.00085**0.5, 0.012**0.5, 1000).square().neg().add(1).cumprod(0)[first]
-    z = method.start(pivot, (128, 128), Noise(torch.arange(2)))
-    eps = z - abar.sqrt() * functional.interpolate(pivot, (128, 128), mode="bilinear")
-    assert abs(eps.std() - (1 - abar).sqrt()) < 0.005
-    torch.testing.assert_close(
-        eps, (1 - abar).sqrt() * Noise(torch.arange(2)).normal(z.shape), rtol=0, atol=1e-5
-    )
-    method.generate(batch(), Noise(batch()["seed"]))
-    if first == 681:
-        torch.testing.assert_close(abar, torch.tensor(0.094637), rtol=0, atol=2e-6)
+def test_the_noise_of_equation_6():
+    """Its standard deviation is sqrt(1 - abar), at the first timestep of a stage: 681."""
+    method = cascade(sampler=Sampler())
+    pivot = make.normal(2, 3, 8, 8)
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000).square()
+    abar = (1 - betas).cumprod(0)[681]
+
+    z = method.start(pivot, (16, 16), Noise(torch.arange(2)))
+
+    eps = Noise(torch.arange(2)).normal(z.shape)
+    enlarged = functional.interpolate(pivot, (16, 16), mode="bilinear")
+    assert_near(z, abar.sqrt() * enlarged + (1 - abar).sqrt() * eps, 1e-5)
 
 
-def test_the_pivot_is_enlarged_as_it_is_or_as_an_image():
-    torch.manual_seed(0)
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_the_pivot_is_enlarged_as_it_is_or_as_an_image(mode):
     space = KLSpace(small_kl())
-    four = base(in_channels=4, out_channels=4)
-    pivot = torch.randn(1, 4, 8, 8)
-    for resize in ("bilinear", "bicubic"):
-        settings = {"denoiser": four, "space": space, "pivot_resize": resize}
-        latent = cascade(**settings).enlarged(pivot, (32, 32))
-        assert torch.equal(latent, functional.interpolate(pivot, (16, 16), mode=resize))
-        rgb = cascade(**settings, pivot_space="rgb").enlarged(pivot, (32, 32))
-        image = functional.interpolate(space.decode(pivot).clamp(0, 1), (32, 32), mode=resize)
-        torch.testing.assert_close(rgb, space.encode(image.clamp(0, 1)))
+    parts = {"denoiser": base(in_channels=4, out_channels=4), "space": space}
+    pivot = make.normal(1, 4, 8, 8)
+
+    method = cascade(**parts, cascade=Cascade(pivot_resize=mode))
+    latent = method.enlarged(pivot, (32, 32))
+    assert torch.equal(latent, functional.interpolate(pivot, (16, 16), mode=mode))
+
+    method = cascade(**parts, cascade=Cascade(pivot_resize=mode, pivot_space="rgb"))
+    latent = method.enlarged(pivot, (32, 32))
+    image = functional.interpolate(space.decode(pivot).clamp(0, 1), (32, 32), mode=mode)
+    assert_close(latent, space.encode(image.clamp(0, 1)))
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("variance", ["preserving", "exploding"])
 @torch.no_grad()
-def test_an_oracle_is_believed(prediction, variance):
-    """Whatever the base predicts, and in latents of two stages."""
-    method = cascade(4.0, schedule=Schedule(prediction=prediction, variance=variance))
-    given = batch(32)
-    oracle(method, lambda shape: functional.adaptive_avg_pool2d(given["hr"] * 2 - 1, shape[-2:]))
-    found = method.generate(given, Noise(given["seed"]))
-    torch.testing.assert_close(found, given["hr"], rtol=0, atol=1e-4)
+def test_a_cascade_ends_at_what_its_base_knows(prediction, variance):
+    schedule = Schedule(prediction=prediction, variance=variance)
+    method = cascade(4.0, schedule=schedule)
+    batch = images(32, 32)
+
+    def forward(z, t, *_):
+        x0 = functional.adaptive_avg_pool2d(batch["hr"] * 2 - 1, z.shape[-2:])
+        alpha, sigma = schedule.level(int(t[0]))
+        norm = (alpha**2 + sigma**2) ** 0.5  # networks see z scaled to a preserving process
+        alpha = alpha / norm
+        sigma = sigma / norm
+        eps = (z - alpha * x0) / sigma
+        answers = {"epsilon": eps, "sample": x0, "v_prediction": alpha * eps - sigma * x0}
+        return answers[prediction]
+
+    method.denoiser.forward = forward
+    assert_near(generated(method, batch), batch["hr"], 1e-4)
 
 
-# --------------------------------------------------------------------------------------- the steps
+# -------------------------------------------------------------------------------- the upsamplers
 
 
 @torch.no_grad()
-def test_calls_of_the_base():
-    """50 and 35, and the way down once a stage on the pivot at timestep 0."""
-    method = cascade(upsampler=Shared, sampler=Sampler())
+def test_features_are_read_once_a_stage_at_timestep_0():
+    method = cascade(tuning=SHARED, sampler=Sampler())
     calls = noted(method)
-    given = batch()
-    method.generate(given, Noise(given["seed"]))
-    sides = [(call.kind, call.z.shape[-1]) for call in calls]
-    assert sides == [("forward", 8)] * 50 + [("features", 8)] + [("forward", 16)] * 35
-    assert [int(call.t[0]) for call in calls[:50]] == list(range(981, 0, -20))
-    assert not calls[50].t.any()
-    assert [int(call.t[0]) for call in calls[51:]] == list(range(681, 0, -20))
-    assert all(not call.more for call in calls[:50])
-    assert all(call.more[0].skips.keys() == {0, 1, 2, 3} for call in calls[51:])
+
+    generated(method, images())
+
+    first, (read,), second = calls[:50], calls[50:51], calls[51:]
+    assert [int(call.t[0]) for call in first] == list(range(981, 0, -20))
+    assert [int(call.t[0]) for call in second] == list(range(681, 0, -20))
+    assert all(call.z.shape[-1] == 8 for call in first)
+    assert all(call.z.shape[-1] == 16 for call in second)
+    assert read.kind == "features"
+    assert read.z.shape[-1] == 8
+    assert not read.t.any()
+    assert not any(call.more for call in first)
+    assert all(call.more[0].skips.keys() == {0, 1, 2, 3} for call in second)
 
 
 @torch.no_grad()
 def test_as_released_features_are_read_at_each_step_and_not_added_below_a_timestep():
-    settings = {"pivot_features": "per_step", "adapter_t_min": 101, "sampler": Sampler()}
-    method = cascade(upsampler=Full, attach="block_out", **settings)
+    tuning = Tuning(Full, "block_out", pivot_features="per_step", adapter_t_min=101)
+    method = cascade(tuning=tuning, sampler=Sampler())
     calls = noted(method)
-    given = batch()
-    method.generate(given, Noise(given["seed"]))
+
+    generated(method, images())
+
     read = [int(call.t[0]) for call in calls if call.kind == "features"]
-    assert read == list(range(681, 100, -20))
-    adapted = [call for call in calls if call.kind == "forward" and call.more]
-    assert [int(call.t[0]) for call in adapted] == read
-
-
-# ----------------------------------------------------------------------------------- the upsamplers
-
-
-def by_hand(unet: Any, z: Any, t: Any, text: Any, skips: Any, blocks: Any, middle: Any) -> Any:
-    """A U-Net's forward pass, with what is added to its features."""
-    emb = unet.time_embedding(unet.time_proj(t))
-    x = unet.conv_in(z)
-    carried = [x]
-    for n, block in enumerate(unet.down_blocks):
-        more = {"encoder_hidden_states": text} if hasattr(block, "attentions") else {}
-        x, own = block(x, emb, **more)
-        carried += own
-        x = x + blocks.get(n, 0)
-    carried = [skip + skips.get(n, 0) for n, skip in enumerate(carried)]
-    x = unet.mid_block(x, emb, encoder_hidden_states=text) + middle
-    for n, block in enumerate(unet.up_blocks):
-        taken = len(block.resnets)
-        own, carried = carried[-taken:], carried[:-taken]
-        more = {"encoder_hidden_states": text} if hasattr(block, "attentions") else {}
-        size = None if n == len(unet.up_blocks) - 1 else carried[-1].shape[2:]
-        x = block(x, tuple(own), emb, upsample_size=size, **more)
-    return unet.conv_out(unet.conv_act(unet.conv_norm_out(x)))
+    added = [int(call.t[0]) for call in calls if call.kind == "forward" and call.more]
+    assert read == added == list(range(681, 100, -20))
 
 
 @torch.no_grad()
 def test_untrained_it_is_the_tuning_free_variant():
-    given = batch((12, 20))  # odd sides within
-    free = cascade().generate(given, Noise(given["seed"]))
-    method = cascade(upsampler=Shared)
-    assert torch.equal(method.generate(given, Noise(given["seed"])), free)
-    assert (tuned(method).generate(given, Noise(given["seed"])) - free).abs().max() > 1e-4
+    batch = images(12, 20)  # odd sides within
+    free = generated(cascade(), batch)
+    method = cascade(tuning=SHARED)
+
+    assert torch.equal(generated(method, batch), free)
+    assert (generated(tuned(method), batch) - free).abs().max() > 1e-4
+
+
+def forward_by_hand(unet, z, t, text, skips, blocks, middle):
+    """A U-Net's forward pass, with what is added to its features."""
+    embedding = unet.time_embedding(unet.time_proj(t))
+    x = unet.conv_in(z)
+    carried = [x]
+    for number, block in enumerate(unet.down_blocks):
+        attends = {"encoder_hidden_states": text} if hasattr(block, "attentions") else {}
+        x, outputs = block(x, embedding, **attends)
+        carried.extend(outputs)
+        x = x + blocks.get(number, 0)
+    carried = [skip + skips.get(number, 0) for number, skip in enumerate(carried)]
+    x = unet.mid_block(x, embedding, encoder_hidden_states=text) + middle
+    for block in unet.up_blocks:
+        attends = {"encoder_hidden_states": text} if hasattr(block, "attentions") else {}
+        taken = tuple(carried[-len(block.resnets) :])
+        carried = carried[: -len(block.resnets)]
+        size = carried[-1].shape[2:] if carried else None
+        x = block(x, taken, embedding, upsample_size=size, **attends)
+    return unet.conv_out(unet.conv_act(unet.conv_norm_out(x)))
 
 
 @pytest.mark.parametrize("attach", ["skip", "block_out"])
 @torch.no_grad()
-def test_features_are_added_where_they_are_said_to_be(attach):
-    method = tuned(cascade(upsampler=Shared, attach=attach))
-    generator = torch.Generator().manual_seed(5)
-    z = torch.randn(2, 3, 10, 14, generator=generator)
-    pivot, t = torch.randn(2, 3, 5, 7, generator=generator), torch.tensor([600, 3])
-    unet, text = method.denoiser.unet, method.denoiser.null_text(2)
+def test_features_are_added_where_the_setting_says(attach):
+    method = tuned(cascade(tuning=Tuning(Shared, attach)))
+    z = make.normal(2, 3, 10, 14)
+    pivot = make.normal(2, 3, 5, 7, seed=1)
+    t = torch.tensor([600, 3])
+
     features = method._features(pivot, t, Condition())
+    output = method._adapted(method.upsampler, z, t, Condition(), features)
+
     read = method.denoiser.features(pivot, torch.zeros_like(t), middle=True)
-    sizes = method.attachment.sizes((10, 14))
-    added = method.upsampler(features, sizes, t)
-    found = method._adapted(method.upsampler, z, t, Condition(), features)
+    added = method.upsampler(features, method.attachment.sizes((10, 14)), t)
+    skips, blocks, middle = {}, {}, 0
     if attach == "skip":
-        assert all(torch.equal(features[f"skip{n}"], read.skips[n]) for n in range(4))
-        places = ({n: added[f"skip{n}"] for n in range(4)}, {}, 0)
+        for number in range(4):
+            assert torch.equal(features[f"skip{number}"], read.skips[number])
+            skips[number] = added[f"skip{number}"]
     else:
         assert torch.equal(features["block0"], read.skips[2])
         assert torch.equal(features["block1"], read.skips[3])
         assert torch.equal(features["middle"], read.middle)
-        places = ({}, {n: added[f"block{n}"] for n in range(2)}, added["middle"])
-    torch.testing.assert_close(found, by_hand(unet, z, t, text, *places), rtol=1e-5, atol=1e-5)
-    plain = by_hand(unet, z, t, text, {}, {}, 0)
-    torch.testing.assert_close(method.denoiser(z, t), plain, rtol=1e-5, atol=1e-5)
-    assert (found - plain).abs().max() > 1e-3
+        blocks = {0: added["block0"], 1: added["block1"]}
+        middle = added["middle"]
+    text = method.denoiser.null_text(2)
+    expected = forward_by_hand(method.denoiser.unet, z, t, text, skips, blocks, middle)
+    assert_close(output, expected, rtol=1e-5, atol=1e-5)
+    assert (output - method.denoiser(z, t)).abs().max() > 1e-3
 
 
 @torch.no_grad()
 def test_guidance_has_features_of_its_own_for_each_branch():
-    settings = {"encoder": Words(), "guidance": 3.0, "upsampler": Shared}
-    method = tuned(cascade(**settings))
+    sampler = Sampler(steps=4, guidance=3.0)
+    method = tuned(cascade(encoder=Words(), sampler=sampler, tuning=SHARED))
     calls = noted(method)
-    given = batch()
-    method.generate(given, Noise(given["seed"]))
-    (read,) = (call for call in calls if call.kind == "features")
-    texts = read.got.text
-    assert len(texts) == len(read.z) == 4
-    assert torch.equal(read.z[:2], read.z[2:])
-    assert torch.equal(texts[:2], method.denoiser.null_text(2, texts.shape[1]))
-    assert torch.equal(texts[2:], Words()(given["text"]))
+    batch = images()
+
+    generated(method, batch)
+
+    (read,) = [call for call in calls if call.kind == "features"]
+    text = read.condition.text
+    assert torch.equal(text[:2], method.denoiser.null_text(2, text.shape[1]))
+    assert torch.equal(text[2:], Words()(batch["text"]))
     call = calls[-1]
-    known = {"without": slice(0, 2), "with": slice(2, 4)}
-    raw = {}
-    for branch, part in known.items():
-        got = Condition(text=texts[part])
-        features = method._features(read.z[part], call.t[part], got)
-        raw[branch] = method._adapted(method.upsampler, call.z[part], call.t[part], got, features)
-    both = method.denoiser(call.z, call.t, call.got, *call.more)
-    torch.testing.assert_close(both, torch.cat([raw["without"], raw["with"]]), rtol=0, atol=1e-5)
+    both = method.denoiser(call.z, call.t, call.condition, *call.more)
+    for branch in (slice(0, 2), slice(2, 4)):
+        condition = Condition(text=text[branch])
+        features = method._features(read.z[branch], call.t[branch], condition)
+        inputs = (call.z[branch], call.t[branch], condition, features)
+        assert_near(both[branch], method._adapted(method.upsampler, *inputs), 1e-5)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "expected"), [("stage", [8, 16]), ("base", [8, 8])])
+@pytest.mark.parametrize(("kind", "last"), [("stage", 16), ("base", 8)])
 @torch.no_grad()
-def test_sdxl_gets_sizes(kind, expected):
-    settings = {"encoder": Pooled(), "guidance": 2.0, "upsampler": Full}
-    method = tuned(cascade(denoiser=base(**SDXL), size_condition=kind, **settings))
-    calls = noted(method)
-    given = batch()
-    method.generate(given, Noise(given["seed"]))
-    for call in calls:
-        assert call.got.sizes.shape == (4, 6)
-        assert call.got.pooled.shape == (4, 5)
-    sides = [call.got.sizes[0].tolist() for call in (calls[0], calls[-1])]
-    assert sides == [[side, side, 0, 0, side, side] for side in expected]
+def test_sdxl_gets_sizes(kind, last):
+    method = cascade(
+        denoiser=base(**SDXL),
+        size_condition=kind,
+        encoder=Pooled(),
+        sampler=Sampler(steps=4, guidance=2.0),
+        tuning=Tuning(Full),
+    )
+    calls = noted(tuned(method))
+
+    generated(method, images())
+
+    assert calls[0].condition.sizes.tolist() == [[8, 8, 0, 0, 8, 8]] * 4
+    assert calls[-1].condition.sizes.tolist() == [[last, last, 0, 0, last, last]] * 4
+    assert all(call.condition.pooled.shape == (4, 5) for call in calls)
 
 
-# ------------------------------------------------------------------------------------- training
+# ---------------------------------------------------------------------- places in released networks
+
+
+def released(**config):
+    with torch.device("meta"):
+        return UNet2D(config, null_token="none").unet
+
+
+def parameters_of(kind, widths):
+    with torch.device("meta"):
+        upsampler = kind(Places(widths, 1280))
+    return sum(parameter.numel() for parameter in upsampler.parameters())
+
+
+def test_places_in_stable_diffusion():
+    unet = released(
+        block_out_channels=[320, 640, 1280, 1280],
+        attention_head_dim=[5, 10, 20, 20],
+        cross_attention_dim=1024,
+    )
+    skips = Skips(unet, None)
+    assert list(skips.widths) == ["skip2", "skip5", "skip8", "skip11"]
+    assert list(skips.widths.values()) == [320, 640, 1280, 1280]
+    assert list(skips.sizes((128, 128)).values()) == [(128, 128), (64, 64), (32, 32), (16, 16)]
+    assert parameters_of(Shared, skips.widths) == 1_932  # 0.002 M in the paper
+    assert list(Blocks(unet, None).widths) == ["block0", "block1", "block2", "block3", "middle"]
+
+
+@pytest.mark.parametrize(
+    ("attachment", "names"),
+    [
+        (Skips, ["skip2", "skip5", "skip7", "skip8"]),
+        (Blocks, ["block0", "block1", "block2", "middle"]),  # as released
+    ],
+)
+def test_places_in_sdxl(attachment, names):
+    unet = released(
+        block_out_channels=[320, 640, 1280],
+        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        attention_head_dim=[5, 10, 20],
+        cross_attention_dim=2048,
+    )
+    widths = attachment(unet, None).widths
+    assert list(widths) == names
+    assert list(widths.values()) == [320, 640, 1280, 1280]
+    assert parameters_of(Full, widths) == 145_457_280
+
+
+# -------------------------------------------------------------------------------------- training
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_the_loss_is_that_of_what_the_base_predicts(prediction):
-    """With the pivot from averaged images, and t below K alone."""
-    method = cascade(upsampler=Shared, schedule=Schedule(prediction=prediction), adapter_t_min=100)
+    """With the pivot from averaged images, and timesteps below K alone."""
+    schedule = Schedule(prediction=prediction)
+    method = cascade(schedule=schedule, tuning=Tuning(Shared, adapter_t_min=100))
     calls = noted(method)
-    given = batch(count=64)
+    batch = images(count=64)
     torch.manual_seed(2)
-    loss = method.training_step(given, 0)
+    loss = method.training_step(batch, 0)
+
     read, call = calls
-    assert torch.equal(read.z, functional.avg_pool2d(given["hr"], 2) * 2 - 1)
+    assert torch.equal(read.z, functional.avg_pool2d(batch["hr"], 2) * 2 - 1)
     assert not read.t.any()
     assert 100 <= call.t.min() < 200
     assert 600 < call.t.max() < 700
     torch.manual_seed(2)
     torch.randint(100, 700, (64,))
-    x0 = given["hr"] * 2 - 1
+    x0 = batch["hr"] * 2 - 1
     eps = torch.randn_like(x0)
-    torch.testing.assert_close(call.z, method.schedule.add_noise(x0, eps, call.t))
-    raw = method.denoiser(call.z, call.t, call.got)
-    wanted = method.schedule.target(x0, eps, call.t)
-    torch.testing.assert_close(loss, (raw - wanted).square().mean())
-
-
-def test_gradients_stop_before_the_way_up():
-    """Nothing of the way down is kept, of the pivot's neither: less memory than to train all."""
-
-    def kept(attach: str, through: bool) -> tuple[int, list[bool]]:
-        method = cascade(upsampler=Shared, attach=attach)
-        held: list[int] = []
-        needs: list[bool] = []
-        for block in method.denoiser.unet.down_blocks:
-            block.register_forward_hook(lambda _, __, out: needs.append(out[0].requires_grad))
-        first = next(method.denoiser.unet.conv_in.parameters())
-        first.requires_grad_(through)
-
-        def pack(x: Any) -> Any:
-            held.append(x.numel() if x.grad_fn is not None else 0)
-            return x
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-            method.training_step(batch(), 0)
-        return sum(held), needs
-
-    skip, needs = kept("skip", through=False)
-    assert not any(needs)
-    whole, _ = kept("skip", through=True)
-    assert skip < 0.8 * whole
-    _, needs = kept("block_out", through=False)
-    assert needs == [False, False, False, True]  # of the pivot, and from the first place on
+    assert_close(call.z, schedule.add_noise(x0, eps, call.t))
+    raw = method.denoiser(call.z, call.t, call.condition)
+    assert_close(loss, (raw - schedule.target(x0, eps, call.t)).square().mean())

@@ -1,86 +1,121 @@
-"""Clips through what is made for images: spaces, resizing, and a base that is trained."""
+"""Captions and clips through what is made for images."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional
+from torch.testing import assert_close
 
-from lightning_modules.backbone import library as frames
+from lightning_modules.backbone import library
+from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.library import resized
 from lightning_modules.backbone.schedule import Schedule
 from lightning_modules.backbone.space import KLSpace
 from lightning_modules.methods.diffusion import TRAILING, Diffusion
 from lightning_modules.noise import Noise, with_noise_seeds
-from lightning_modules.sampling.solvers import Sampler
+from lightning_modules.sampling.captions import drop_captions, encode_captions
+from tests import make
+from tests.lightning_modules.backbone.texts import Pooled, Words
 from tests.lightning_modules.backbone.unets import small_kl, wrapped
-from tests.lightning_modules.tiny import random_batch
+from tests.make import assert_near
+
+# --------------------------------------------------------------------------------------- captions
+
+BATCH = {"key": ["a", "b"], "text": ["one", "two, three"]}
 
 
-def clips(count: int = 2, length: int = 3, side: int = 16) -> Any:
-    made = random_batch(count, (side, side + 8), clip=(length, 3, side, side + 8))
-    return {**made, "frames": length}
+def test_the_networks_own_token_stands_for_no_caption():
+    denoiser = wrapped(null="learned")
+
+    captions, nothing = encode_captions(BATCH, denoiser, Words())
+
+    assert captions.text[:, 0, 0].tolist() == [3, 10]  # their lengths
+    assert not captions.text.requires_grad
+    assert torch.equal(nothing.text, denoiser.null_text(2, 3))
+    nothing.text.sum().backward()
+    assert denoiser.null.grad.any()  # it is learned
 
 
-def base(**settings: Any) -> Any:
-    denoiser = wrapped("video", null="learned", in_channels=3, out_channels=3)
-    own = {k: settings.pop(k) for k in list(settings) if k in Sampler.__annotations__}
-    sampler = replace(TRAILING, **{"steps": 3, **own})
-    given = {"denoiser": denoiser, "sampler": sampler, "schedule": Schedule(prediction="sample")}
-    method: Any = Diffusion(settings.pop("scale", 1.0), **given | settings)
-    method.log = lambda *_, **__: None
-    return method.eval()
+@pytest.mark.parametrize("null", ["none", "learned"])
+def test_a_pooled_encoder_has_an_empty_caption_for_none(null):
+    """For all parts: a pooled embedding of the caption would tell of it."""
+    sizes = torch.ones(2, 6)
+
+    captions, nothing = encode_captions(BATCH, wrapped(null=null), Pooled(), sizes)
+
+    assert captions.pooled.tolist() == [[3] * 5, [10] * 5]
+    assert not nothing.pooled.any()
+    assert not nothing.text.any()
+    assert nothing.sizes is captions.sizes
 
 
-# ------------------------------------------------------------------------------- spaces, resizing
+@pytest.mark.parametrize("share", [0.0, 1.0, 0.25])
+def test_captions_are_dropped_with_all_of_their_parts(share):
+    torch.manual_seed(0)
+    sizes = torch.full((4000, 6), 7.0)
+    captions = Condition(torch.ones(4000, 3, 6), torch.ones(4000, 5), sizes)
+    nothing = Condition(torch.zeros(4000, 3, 6), torch.zeros(4000, 5), sizes)
+
+    mixed = drop_captions(captions, nothing, share)
+
+    kept = mixed.text[:, 0, 0]
+    assert torch.equal(mixed.text, kept.view(-1, 1, 1).expand(-1, 3, 6))
+    assert torch.equal(mixed.pooled, kept.view(-1, 1).expand(-1, 5))
+    assert torch.equal(mixed.sizes, sizes)
+    assert abs(1 - kept.mean() - share) < 0.03
 
 
-@pytest.mark.parametrize("at_once", [1, 16 * 24 * 2, 1 << 20])
+# ------------------------------------------------------------------------------------------ clips
+
+
+@pytest.mark.parametrize(
+    ("pixels", "calls"), [(1, [1] * 6), (2 * 16 * 24, [2] * 3), (1 << 20, [6])]
+)
 @torch.no_grad()
-def test_frames_through_an_autoencoder(at_once, monkeypatch):
-    """As images, in parts of so many pixels."""
-    monkeypatch.setattr(frames, "PIXELS", at_once)
-    space, clip = KLSpace(small_kl(scaling_factor=0.5)), clips()["clip"]
-    asked = []
-    space.vae.encoder.register_forward_pre_hook(lambda _, given: asked.append(len(given[0])))
-    z = space.encode(clip)
+def test_frames_pass_an_autoencoder_as_images_as_many_as_there_is_room_for(
+    pixels, calls, monkeypatch
+):
+    monkeypatch.setattr(library, "PIXELS", pixels)
+    space = KLSpace(small_kl(scaling_factor=0.5))
+    counts = []
+    space.vae.encoder.register_forward_pre_hook(lambda _, args: counts.append(len(args[0])))
+    clips = make.uniform(2, 3, 3, 16, 24)
+
+    z = space.encode(clips)
+    decoded = space.decode(z)
+
+    assert counts == calls
     assert z.shape == (2, 4, 3, 8, 12)
-    assert asked == {1: [1] * 6, 16 * 24 * 2: [2] * 3, 1 << 20: [6]}[at_once]
-    again = space.decode(z)
-    assert again.shape == clip.shape
-    for sample in range(2):
-        for frame in range(3):
-            one = space.encode(clip[sample, frame][None])
-            torch.testing.assert_close(z[sample, :, frame][None], one)
-            torch.testing.assert_close(again[sample, frame][None], space.decode(one))
+    for frame in range(3):
+        assert_close(z[:, :, frame], space.encode(clips[:, frame]))
+        assert_close(decoded[:, frame], space.decode(z[:, :, frame]))
 
 
-@torch.no_grad()
 @pytest.mark.parametrize("mode", ["area", "bilinear", "bicubic", "nearest-exact"])
 def test_frames_are_resized_alone(mode):
     x = torch.randn(2, 5, 3, 8, 6)
-    found = resized(x, (4, 12), mode)
-    assert found.shape == (2, 5, 3, 4, 12)
-    torch.testing.assert_close(found[:, 2], functional.interpolate(x[:, 2], (4, 12), mode=mode))
-    torch.testing.assert_close(resized(x[:, 2], (4, 12), mode), found[:, 2])
+    output = resized(x, (4, 12), mode)
+    assert output.shape == (2, 5, 3, 4, 12)
+    assert_close(output[:, :, 2], functional.interpolate(x[:, :, 2], (4, 12), mode=mode))
 
 
-# ------------------------------------------------------------------------------------ a base
+def test_all_frames_of_a_clip_begin_at_one_field():
+    schedule = Schedule(prediction="sample")
+    denoiser = wrapped("video", null="learned")
+    model = Diffusion(2.0, denoiser, schedule=schedule, sampler=replace(TRAILING, steps=3)).eval()
+    inputs = []
+    denoiser.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    batch = make.batch(2, (16, 24), clip=(3, 3, 16, 24)) | {"frames": 3}
 
+    sr = model.sample(batch)["sr"]
 
-def test_clips_from_noise():
-    """One field for all frames of a clip, and none of another clip."""
-    method, given = base(scale=2.0), clips()
-    drawn = []
-    method.denoiser.register_forward_pre_hook(lambda _, args: drawn.append(args[0]))
-    both = method.sample(given)["sr"]
-    assert both.shape == (2, 3, 3, 16, 24)
-    assert torch.equal(both[..., ::2, ::2], both[..., 1::2, 1::2])  # enlarged by repeating pixels
-    assert drawn[0].shape == (2, 3, 3, 8, 12)
-    expected = Noise(with_noise_seeds(given, method.noise_seed)["seed"]).normal((2, 3, 3, 8, 12))
-    torch.testing.assert_close(drawn[0], expected, rtol=0, atol=0.05)
-    alone = {**clips(), "key": ["1"], "seed": given["seed"][1:], "clip": given["clip"][1:]}
-    torch.testing.assert_close(method.sample(alone)["sr"], both[1:], rtol=0, atol=1e-5)
+    assert sr.shape == (2, 3, 3, 16, 24)
+    assert torch.equal(sr[..., ::2, ::2], sr[..., 1::2, 1::2])  # enlarged by repeating pixels
+    noise = Noise(with_noise_seeds(batch, model.noise_seed)["seed"])
+    assert_near(inputs[0], noise.normal((2, 3, 3, 8, 12)), 0.05)
+    second = make.batch(1, (16, 24), clip=(3, 3, 16, 24)) | {"key": ["1"], "frames": 3}
+    second["seed"] = batch["seed"][1:]
+    assert_near(model.sample(second)["sr"], sr[1:], 1e-5)

@@ -1,114 +1,101 @@
-"""The colour fix: against plain numpy, and by what it is for."""
+"""The colour fix: against plain numpy and Pillow, and at any size."""
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 from degradations.bicubic import resize
-from lightning_modules.sampling.color import (
-    ColorFix,
-    adain,
-    fix_colors,
-    low_band,
-    wavelet,
-    ycbcr,
-)
+from lightning_modules.sampling.color import ColorFix, adain, fix_colors, low_band, wavelet, ycbcr
+from tests import make
+from tests.make import assert_near
 
-FIXES: list[Any] = [kind for kind in get_args(ColorFix) if kind != "none"]
+FIXES = [kind for kind in get_args(ColorFix) if kind != "none"]
+SR = make.uniform(2, 3, 20, 26)
+REFERENCE = make.uniform(2, 3, 20, 26, seed=1) ** 2
 
 
-def images(h: int = 20, w: int = 26, count: int = 2, seed: int = 0) -> Tensor:
-    return torch.rand(count, 3, h, w, generator=torch.Generator().manual_seed(seed))
-
-
-def blurred(x: np.ndarray) -> np.ndarray:
+def blurred(x):
     """The a-trous blurs as they are written down: nine taps, borders repeated."""
     kernel = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
+    h, w = x.shape[-2:]
     for level in range(5):
         d = 2**level
         wide = np.pad(x, [(0, 0), (0, 0), (d, d), (d, d)], mode="edge")
-        h, w = x.shape[-2:]
-        x = sum(
-            kernel[i, j] * wide[..., i * d : i * d + h, j * d : j * d + w]
-            for i in range(3)
-            for j in range(3)
-        )
+        x = np.zeros_like(x)
+        for i in range(3):
+            for j in range(3):
+                x += kernel[i, j] * wide[..., i * d : i * d + h, j * d : j * d + w]
     return x
 
 
-class TestAgainstNumpy:
-    def test_wavelet(self) -> None:
-        sr, reference = images(), images(seed=1)
-        a, b = sr.double().numpy(), reference.double().numpy()
-        expected = a - blurred(a) + blurred(b)
-        np.testing.assert_allclose(wavelet(sr, reference).numpy(), expected, atol=1e-6)
-
-    def test_adain(self) -> None:
-        sr, reference = images(), images(seed=1) ** 2
-        a, b = sr.double().numpy(), reference.double().numpy()
-        for image in range(2):
-            for channel in range(3):
-                x, y = a[image, channel], b[image, channel]
-                sigma, wanted = (np.sqrt(v.var(ddof=1) + 1e-5) for v in (x, y))
-                expected = (x - x.mean()) / sigma * wanted + y.mean()
-                fixed = adain(sr, reference)[image, channel].numpy()
-                np.testing.assert_allclose(fixed, expected, atol=1e-6)
-
-    def test_ycbcr_in_the_studio_range(self) -> None:
-        sr, reference = images(), images(seed=1)
-        matrix = np.array(
-            [[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]]
-        )
-        offset = np.array([16.0, 128.0, 128.0])
-        a, b = (x.double().permute(0, 2, 3, 1).numpy() @ matrix.T + offset for x in (sr, reference))
-        mixed = np.concatenate([a[..., :1], b[..., 1:]], axis=-1)
-        expected = (mixed - offset) @ np.linalg.inv(matrix).T
-        fixed = ycbcr(sr, reference).permute(0, 2, 3, 1).numpy()
-        np.testing.assert_allclose(fixed, expected, atol=1e-5)
-
-    def test_the_reference_is_pillows_bicubic(self) -> None:
-        levels = (images(12, 14, 1)[0] * 255).round()
-        image = Image.fromarray(levels.permute(1, 2, 0).byte().numpy())
-        large = np.asarray(image.resize((56, 48), Image.Resampling.BICUBIC)) / 255
-        reference = torch.from_numpy(large).float().permute(2, 0, 1)[None]
-        sr = images(48, 56, 1, seed=2)
-        fixed = fix_colors(sr, levels[None] / 255, "wavelet")
-        expected = wavelet(sr, reference).clamp(0, 1)
-        torch.testing.assert_close(fixed, expected, rtol=0, atol=0.01)  # Pillow's clips
-
-    def test_adain_then_wavelet(self) -> None:
-        sr, lr = images(40, 52), images(seed=1) ** 2
-        reference = resize(lr, (40, 52), clamp=False)
-        first = adain(sr, reference).clamp(0, 1)
-        expected = (first - low_band(first) + low_band(reference)).clamp(0, 1)
-        fixed = fix_colors(sr, lr, "adain_wavelet")
-        torch.testing.assert_close(fixed, expected, rtol=0, atol=1e-6)
+def test_wavelet_takes_the_low_band_of_the_reference():
+    sr = SR.double().numpy()
+    expected = sr - blurred(sr) + blurred(REFERENCE.double().numpy())
+    np.testing.assert_allclose(wavelet(SR, REFERENCE), expected, atol=1e-6)
 
 
-class TestAnyImage:
-    @pytest.mark.parametrize("kind", FIXES)
-    @pytest.mark.parametrize("size", [(1, 1), (1, 16), (9, 8), (16, 1)])
-    def test_any_size(self, kind: ColorFix, size: tuple[int, int]) -> None:
-        lr, sr = images(*size), images(4 * size[0], 4 * size[1], seed=1)
-        for large in (sr, sr[..., : size[0], : size[1]]):
-            fixed = fix_colors(large, lr, kind)
-            assert fixed.shape == large.shape
-            assert 0 <= fixed.min() <= fixed.max() <= 1  # NaN fails
+def test_adain_takes_mean_and_deviation_of_each_channel():
+    sr = SR.double().numpy()
+    reference = REFERENCE.double().numpy()
+    axes = {"axis": (2, 3), "keepdims": True}
+    sigma = np.sqrt(sr.var(**axes, ddof=1) + 1e-5)
+    wanted = np.sqrt(reference.var(**axes, ddof=1) + 1e-5)
+    expected = (sr - sr.mean(**axes)) / sigma * wanted + reference.mean(**axes)
+    np.testing.assert_allclose(adain(SR, REFERENCE), expected, atol=1e-6)
 
-    @pytest.mark.parametrize("kind", FIXES)
-    def test_neither_the_batch_nor_autocast_matters(self, kind: ColorFix) -> None:
-        """And arguments are left as they were."""
-        sr, lr = images(40, 52, 3), images(count=3, seed=1)
-        before = sr.clone(), lr.clone()
-        every = fix_colors(sr, lr, kind)
-        with torch.autocast("cpu", torch.bfloat16):
-            assert torch.equal(fix_colors(sr, lr, kind), every)
-        one = fix_colors(sr[1:2], lr[1:2], kind)
-        torch.testing.assert_close(every[1:2], one, rtol=0, atol=1e-6)
-        assert all(map(torch.equal, (sr, lr), before))
+
+def test_ycbcr_takes_chroma_in_the_studio_range():
+    matrix = np.array(
+        [[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]]
+    )  # of BT.601
+    sr = np.einsum("dc,bchw->bdhw", matrix, SR.double())
+    sr[:, 1:] = np.einsum("dc,bchw->bdhw", matrix, REFERENCE.double())[:, 1:]
+    expected = np.einsum("dc,bchw->bdhw", np.linalg.inv(matrix), sr)
+    np.testing.assert_allclose(ycbcr(SR, REFERENCE), expected, atol=1e-5)
+
+
+def test_the_reference_is_pillows_bicubic():
+    levels = (make.uniform(3, 12, 14) * 255).round()
+    image = Image.fromarray(levels.permute(1, 2, 0).byte().numpy())
+    large = np.array(image.resize((56, 48), Image.Resampling.BICUBIC)) / 255
+    reference = torch.from_numpy(large).float().permute(2, 0, 1)[None]
+    sr = make.uniform(1, 3, 48, 56, seed=2)
+
+    fixed = fix_colors(sr, levels[None] / 255, "wavelet")
+
+    assert_near(fixed, wavelet(sr, reference).clamp(0, 1), 0.01)  # Pillow's is rounded and clipped
+
+
+def test_adain_then_wavelet():
+    sr = make.uniform(2, 3, 40, 52)
+    reference = resize(REFERENCE, (40, 52), clamp=False)
+    first = adain(sr, reference).clamp(0, 1)
+    expected = first - low_band(first) + low_band(reference)
+    assert_near(fix_colors(sr, REFERENCE, "adain_wavelet"), expected.clamp(0, 1), 1e-6)
+
+
+@pytest.mark.parametrize("kind", FIXES)
+@pytest.mark.parametrize("size", [(1, 1), (1, 16), (9, 8)])
+@pytest.mark.parametrize("scale", [1, 4])
+def test_any_size(kind, size, scale):
+    h, w = size
+    sr = make.uniform(2, 3, scale * h, scale * w)
+    fixed = fix_colors(sr, make.uniform(2, 3, h, w, seed=1), kind)
+    assert fixed.shape == sr.shape
+    assert 0 <= fixed.min() <= fixed.max() <= 1  # NaN fails
+
+
+@pytest.mark.parametrize("kind", FIXES)
+def test_neither_the_batch_nor_autocast_matters(kind):
+    sr = make.uniform(2, 3, 40, 52)
+    fixed = fix_colors(sr, REFERENCE, kind)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(fix_colors(sr, REFERENCE, kind), fixed)
+    assert_near(fix_colors(sr[1:], REFERENCE[1:], kind), fixed[1:], 1e-6)
+    assert torch.equal(sr, make.uniform(2, 3, 40, 52))  # arguments are left as they were

@@ -8,12 +8,10 @@ variance exactly, without a sample. `docs/decisions.md` has the figures.
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from torch import Tensor
 
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.sampling.solvers import ShiftSampler
@@ -23,29 +21,25 @@ from tests.conftest import REPO
 class Coefficients:
     """Stands for Noise: draw n is the n-th unit vector."""
 
-    def __init__(self, draws: int) -> None:
-        self.drawn = iter(torch.eye(draws, dtype=torch.float64))
+    def __init__(self, draws):
+        self.vectors = iter(torch.eye(draws, dtype=torch.float64))
 
-    def normal(self, shape: object) -> Tensor:
-        return next(self.drawn)
+    def normal(self, shape):
+        return next(self.vectors)
 
 
-def delivered(process: ResidualShift, deviation: float, solver: str) -> float:
-    """Variance of the samples over that of the residual.
+def delivered(process, deviation, solver):
+    """Variance of the samples over that of the residual, which has this deviation."""
 
-    Args:
-        process: At the timesteps of sampling.
-        deviation: Of the residual, in the unit of the process.
-        solver: Of `ShiftSampler`.
-    """
-
-    def clean(x: Tensor, step: int) -> Tensor:
+    def predict(x, step):
         alpha, sigma = process.level(step)
         return alpha * deviation**2 / (alpha**2 * deviation**2 + sigma**2) * x
 
-    noise, anchor = Coefficients(process.steps + 1), torch.zeros(process.steps + 1)
-    sampler = ShiftSampler(process, solver)
-    x = sampler.denoise(process.prior(anchor, noise.normal(())), anchor, clean, noise)
+    draws = process.steps + 1
+    noise = Coefficients(draws)
+    anchor = torch.zeros(draws)
+    prior = process.prior(anchor, noise.normal(()))
+    x = ShiftSampler(process, solver).denoise(prior, anchor, predict, noise)
     return (x.square().sum() / deviation**2).item()
 
 
@@ -53,56 +47,54 @@ RELATIVE = ResidualShift(kappa=4.0, min_noise=0.34, relative=True)
 
 
 @pytest.mark.parametrize(
-    ("process", "deviation", "powers"),
+    ("process", "deviation", "posterior", "ddim", "dpm_solver_2m"),
     [
-        (ResidualShift().respaced([14, 9, 4, 0]), 1.17, (0.38, 0.44, 0.95)),
-        (ResidualShift(), 1.17, (0.78, 0.84, 1.06)),
-        (ResidualShift(4, min_noise=0.2), 1.17, (0.34, 0.44, 0.84)),
-        (ResidualShift(), 0.05, (0.27, 0.36, 0.46)),
-        (ResidualShift(), 0.2, (0.40, 0.55, 1.06)),
-        (RELATIVE, 1.0, (0.50, 0.65, 0.92)),
-        (ResidualShift(kappa=1.0), 0.136, (0.41, 0.57, 0.94)),
+        (ResidualShift().respaced([14, 9, 4, 0]), 1.17, 0.38, 0.44, 0.95),
+        (ResidualShift(), 1.17, 0.78, 0.84, 1.06),
+        (ResidualShift(4, min_noise=0.2), 1.17, 0.34, 0.44, 0.84),
+        (ResidualShift(), 0.05, 0.27, 0.36, 0.46),
+        (ResidualShift(), 0.2, 0.40, 0.55, 1.06),
+        (RELATIVE, 1.0, 0.50, 0.65, 0.92),
+        (ResidualShift(kappa=1.0), 0.136, 0.41, 0.57, 0.94),
     ],
 )
-def test_figures_of_the_page(process, deviation, powers):
-    """By the posterior step, DDIM and 2M."""
-    found = [delivered(process, deviation, s) for s in ("posterior", "ddim", "dpm_solver_2m")]
-    assert found == pytest.approx(powers, abs=0.006)
+def test_figures_of_the_page(process, deviation, posterior, ddim, dpm_solver_2m):
+    assert delivered(process, deviation, "posterior") == pytest.approx(posterior, abs=0.006)
+    assert delivered(process, deviation, "ddim") == pytest.approx(ddim, abs=0.006)
+    assert delivered(process, deviation, "dpm_solver_2m") == pytest.approx(dpm_solver_2m, abs=0.006)
 
 
-SHIFTING = ("lightning_modules.ResShift", "lightning_modules.CasArbi")
-FILES = [*(REPO / "configs/model").glob("*.yaml"), *(REPO / "configs/experiment").rglob("*.yaml")]
+def shipped():
+    """Files of methods of residual shifting, with their models."""
+    models = {}
+    for folder in ("model", "experiment"):
+        for path in (REPO / "configs" / folder).rglob("*.yaml"):
+            content = yaml.safe_load(path.read_text())
+            model = content.get("model", content)
+            if not isinstance(model, dict):
+                continue
+            if model.get("class_path") in (
+                "lightning_modules.ResShift",
+                "lightning_modules.CasArbi",
+            ):
+                models[path] = model["init_args"]
+    return models
 
 
-def shipped() -> list[Path]:
-    """Files of methods of residual shifting, with their sampler."""
-    found = []
-    for path in FILES:
-        content = yaml.safe_load(path.read_text())
-        model = content.get("model", content)
-        if isinstance(model, dict) and model.get("class_path") in SHIFTING:
-            found.append(path)
-    return found
-
-
-@pytest.mark.parametrize("path", shipped(), ids=lambda path: path.stem)
-def test_files_say_what_their_sampler_delivers(path):
-    """Beside it, each share with its deviation; after a semicolon that of another sampler."""
-    text = path.read_text()
-    content = yaml.safe_load(text)
-    model = content.get("model", content)["init_args"]
+@pytest.mark.parametrize(
+    ("path", "model"), [pytest.param(*x, id=x[0].stem) for x in shipped().items()]
+)
+def test_files_say_what_their_sampler_delivers(path, model):
+    """In a comment: each share with its deviation; after a semicolon that of another sampler."""
     process = ResidualShift(**model.get("process", {}).get("init_args", {}))
-    own = model.get("sampler") or model["sampling"]["solver"]
-    comments = re.search(r"((?: *# .*\n)+) *(?:sampler|sampling):", text)
-    assert comments
-    said = 0
-    for part in comments[1].split(";"):
-        solver = "dpm_solver_2m" if "dpm_solver_2m" in part else own
-        for share, deviation in re.findall(
-            r"(\d\.\d\d)\b.*? at (?:a deviation of )?([\d.]*\d)", part
-        ):
-            assert delivered(process, float(deviation), solver) == pytest.approx(
-                float(share), abs=0.006
-            )
-            said += 1
-    assert said
+    solver = model.get("sampler") or model["sampling"]["solver"]
+    comment = re.search(r"((?: *# .*\n)+) *(?:sampler|sampling):", path.read_text())[1]
+    shares = 0
+    for part in comment.split(";"):
+        named = "dpm_solver_2m" if "dpm_solver_2m" in part else solver
+        pattern = r"(\d\.\d\d)\b.*? at (?:a deviation of )?([\d.]*\d)"
+        for share, deviation in re.findall(pattern, part):
+            expected = delivered(process, float(deviation), named)
+            assert float(share) == pytest.approx(expected, abs=0.006)
+            shares += 1
+    assert shares

@@ -1,0 +1,360 @@
+"""Networks of ResShift, CasArbi, InvSR and Self-Cascade, against their equations and releases."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+from torch.testing import assert_close
+
+from lightning_modules.networks.feature_upsampler import TIME_WIDTH, Full, Places, Shared
+from lightning_modules.networks.noise_predictor import NoisePredictor
+from lightning_modules.networks.sft_unet import SFTUNet, coordinates, fourier
+from lightning_modules.networks.swin_unet import (
+    SwinBlock,
+    SwinUNet,
+    WindowAttention,
+    from_official,
+    released_mask,
+    to_windows,
+    wrap_mask,
+)
+from tests import make
+from tests.make import assert_near
+
+# ------------------------------------------------------------------------------ ResShift's SwinUNet
+
+SWIN = {"width": 32, "multipliers": (1, 2), "size": 32, "swin_width": 48, "heads": 3}
+
+
+def masks(model):
+    return {module.mask for module in model.modules() if isinstance(module, SwinBlock)}
+
+
+def test_a_released_file_of_swin_unet():
+    """It holds tables and masks beside our tensors."""
+    model = make.fill(SwinUNet(**SWIN)).eval()
+    model.set_mask("released")
+    official = dict(model.state_dict())
+    del official["released_mask"]  # which is ours
+    for name, module in model.named_modules():
+        if isinstance(module, SwinBlock):
+            official[f"{name}.attn.relative_position_index"] = torch.zeros(64, 64).long()
+            if module.shift:
+                official[f"{name}.attn_mask"] = released_mask(16, 16, 8, 4)
+
+    other = SwinUNet(**SWIN)
+    other.load_state_dict(from_official(official))
+
+    assert masks(other) == {"released"}
+    x = make.normal(1, 3, 32, 32)
+    lr = make.normal(1, 3, 32, 32, seed=1)
+    assert_close(other(x, torch.tensor([3]), lr), model(x, torch.tensor([3]), lr))
+
+
+def test_a_file_with_correct_masks_is_not_taken_for_a_released_one():
+    model = SwinUNet(**SWIN)
+    state = dict(model.state_dict())
+    state["input_blocks.1.1.blocks.1.attn_mask"] = wrap_mask(32, 32, 8, 4)
+    model.load_state_dict(from_official(state))
+    assert masks(model) == {"correct"}
+
+
+def test_weights_keep_the_mask_that_they_were_trained_with():
+    trained = SwinUNet(**SWIN)
+    other = SwinUNet(**SWIN)
+    for mask in ("released", "correct"):
+        trained.set_mask(mask)
+        other.load_state_dict(trained.state_dict())
+        assert masks(other) == {mask}
+
+
+def test_attention_with_its_bias_pixel_by_pixel():
+    torch.manual_seed(0)
+    attention = WindowAttention(12, 3, 4)
+    x = torch.randn(2, 2, 16, 12)
+    mask = -100 * (torch.rand(2, 16, 16) < 0.3).float()
+    mask.diagonal(dim1=1, dim2=2).zero_()
+
+    output = attention(x, mask)[1, 1]  # of one window
+
+    q, k, v = attention.qkv(x[1, 1]).view(16, 3, 3, 4).permute(1, 2, 0, 3)
+    table = attention.relative_position_bias_table
+    expected = torch.zeros(16, 12)
+    for head in range(3):
+        for i in range(16):
+            logits = (q[head, i] @ k[head].T) / 2 + mask[1, i]
+            for j in range(16):
+                row = i // 4 - j // 4 + 3
+                column = i % 4 - j % 4 + 3
+                logits[j] = logits[j] + table[row * 7 + column, head]
+            expected[i, 4 * head : 4 * head + 4] = logits.softmax(0) @ v[head]
+    assert_close(output, attention.proj(expected), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("h", "w"), [(16, 16), (24, 16)])
+def test_the_correct_mask_keeps_apart_what_wrapped_around(h, w):
+    """Pixels of a window see each other where they are near in the image, too."""
+    places = torch.stack(torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"))
+    rolled = places[None].float().roll((-4, -4), (2, 3))
+    windows = to_windows(rolled, 8)[0]  # (windows, pixels, 2)
+    distances = (windows[:, :, None] - windows[:, None]).abs().amax(-1)
+    assert torch.equal(wrap_mask(h, w, 8, 4) == 0, distances < 8)
+
+
+def test_the_released_mask_keeps_columns_apart_in_the_last_row_alone():
+    mask = released_mask(64, 128, 8, 4)
+    masked = (mask != 0).flatten(1).any(1).view(8, 16)
+    assert masked[-1].all()
+    assert not masked[:-1].any()
+    last = mask[-1].view(8, 8, 8, 8)
+    assert last[0, 3, 7, 0] == 0  # rows are not kept apart
+    assert last[0, 3, 0, 4] == -100
+
+
+def test_patches_are_positions():
+    """Four times the pixels for the positions of one; one pixel changes all around it."""
+    model = make.fill(SwinUNet(**SWIN, patch=2, condition_factor=0.5)).eval()
+    assert model.divisor == 2 * SwinUNet(**SWIN).divisor
+    x = make.normal(1, 3, 32, 64)
+    t = torch.tensor([3])
+    lr = make.uniform(1, 3, 16, 32)
+    other = x.clone()
+    other[..., 5, 6] += 1
+
+    output = model(x, t, lr)
+
+    assert output.shape == x.shape
+    difference = (model(other, t, lr) - output).abs().amax((0, 1))
+    assert (difference > 0).float().mean() > 0.9
+
+
+# ------------------------------------------------------------------------------ CasArbi's SFTUNet
+
+
+def test_the_published_size_of_sft_unet():
+    with torch.device("meta"):
+        model = SFTUNet()
+    assert model.first.in_channels == 22
+    assert [layer.gamma.out_channels for layer in model.modulate_down] == [64, 128, 256, 512]
+    assert [layer.gamma.out_channels for layer in model.modulate_up] == [512, 256, 128, 64]
+
+
+def test_features_are_not_stretched_by_a_patch_beyond_the_border():
+    """A position of 4 px has the features at its middle; 85 rows are 22 positions."""
+    settings = {"features": 8, "width": 8, "multipliers": (1, 2, 4), "blocks": 1}
+    model = make.fill(SFTUNet(**settings, patch=4)).eval()
+    inputs = []
+    model.first.register_forward_pre_hook(lambda _, args: inputs.append(args[0][:, -16:]))
+    features = make.normal(2, 8, 22, 22)
+    x = make.normal(2, 3, 85, 88)
+
+    model(x, torch.tensor([1, 9]), x, features, (22, 22))
+
+    rows = [min(int((4 * position + 2) * 22 / 85), 21) for position in range(22)]
+    assert rows[15] == 16  # stretched, it would be 15
+    assert torch.equal(inputs[0], model.reduce(features)[:, :, rows])
+
+
+@pytest.mark.parametrize(("n", "m"), [(8, 12), (4, 10), (64, 85), (3, 8)])
+def test_coordinates_are_offsets_from_the_pixel_whose_features_are_there(n, m):
+    """Also on ties: at x1.5 these are a third of a side's pixels."""
+    numbers = torch.arange(n).float().view(1, 1, n, 1).expand(1, 1, n, 2)
+    nearest = functional.interpolate(numbers, (m, 2), mode="nearest-exact")[0, 0, :, 0]
+    centres = (torch.arange(m) + 0.5) * (n / m) - 0.5
+
+    box = ((0.0, n), (0.0, 2.0))
+    offsets = coordinates((n, 2), (m, 2), [box], torch.device("cpu"))[0, 0, :, 0]
+
+    assert_near(offsets, 2 * (centres - nearest), 1e-4)
+
+
+def test_fourier_features():
+    place = torch.tensor([0.25, -0.5, 1.0, 2.0])
+    offsets = place[:2]
+    expected = [place]
+    for octave in (1, 2):
+        expected += [(math.pi * octave * offsets).sin(), (math.pi * octave * offsets).cos()]
+    assert_near(fourier(place.view(1, 4, 1, 1), 2).flatten(), torch.cat(expected), 1e-6)
+
+
+# ------------------------------------------------------------------------- InvSR's noise predictor
+
+
+def small_predictor(layers=1):
+    torch.manual_seed(0)
+    return NoisePredictor(widths=(32, 64), layers=layers, head_width=16).eval()
+
+
+class ByHand:
+    """The predictor's layers, from its weights alone."""
+
+    def __init__(self, weights, t):
+        self.weights = weights
+        angles = t[:, None] * torch.exp(-math.log(10_000) * torch.arange(16) / 16)
+        waves = torch.cat([angles.cos(), angles.sin()], 1)
+        hidden = functional.silu(self.linear("time_embedding.linear_1", waves))
+        self.time = functional.silu(self.linear("time_embedding.linear_2", hidden))
+
+    def parameters(self, name):
+        return self.weights[f"encoder.{name}.weight"], self.weights[f"encoder.{name}.bias"]
+
+    def linear(self, name, x):
+        return functional.linear(x, *self.parameters(name))
+
+    def conv(self, name, x, **settings):
+        return functional.conv2d(x, *self.parameters(name), **settings)
+
+    def norm(self, name, x):
+        return functional.group_norm(x, 32, *self.parameters(name), 1e-6)
+
+    def residual(self, name, x):
+        y = self.conv(f"{name}.conv1", functional.silu(self.norm(f"{name}.norm1", x)), padding=1)
+        y = y + self.linear(f"{name}.time_emb_proj", self.time)[:, :, None, None]
+        y = self.conv(f"{name}.conv2", functional.silu(self.norm(f"{name}.norm2", y)), padding=1)
+        if x.shape[1] != y.shape[1]:
+            x = self.conv(f"{name}.conv_shortcut", x)
+        return x + y
+
+    def heads(self, name, pixels):
+        return self.linear(name, pixels).unflatten(2, (-1, 16)).transpose(1, 2)
+
+    def attention(self, name, x):
+        pixels = self.norm(f"{name}.group_norm", x).flatten(2).mT
+        q = self.heads(f"{name}.to_q", pixels)
+        k = self.heads(f"{name}.to_k", pixels)
+        v = self.heads(f"{name}.to_v", pixels)
+        mixed = (q @ k.mT / 4).softmax(3) @ v
+        y = self.linear(f"{name}.to_out.0", mixed.transpose(1, 2).flatten(2))
+        return x + y.mT.reshape(x.shape)
+
+
+def test_the_noise_predictor_is_what_the_paper_draws():
+    model = small_predictor(layers=2)
+    lr = torch.rand(2, 3, 6, 4)
+    t = torch.tensor([249.0, 99.5])
+
+    mean, logvar = model(lr, t)
+
+    by_hand = ByHand(model.state_dict(), t)
+    x = by_hand.conv("conv_in", 2 * lr - 1, padding=1)
+    for level in range(2):
+        for number in range(2):
+            x = by_hand.residual(f"down_blocks.{level}.resnets.{number}", x)
+            x = by_hand.attention(f"down_blocks.{level}.attentions.{number}", x)
+        if level == 0:  # zeros on the right and below alone
+            x = functional.pad(x, (0, 1, 0, 1))
+            x = by_hand.conv("down_blocks.0.downsamplers.0.conv", x, stride=2)
+    x = by_hand.residual("mid_block.resnets.0", x)
+    x = by_hand.attention("mid_block.attentions.0", x)
+    x = by_hand.residual("mid_block.resnets.1", x)
+    x = by_hand.conv("conv_out", functional.silu(by_hand.norm("conv_norm_out", x)), padding=1)
+    assert_close(mean, x[:, :4], rtol=1e-4, atol=1e-5)
+    assert_close(logvar, x[:, 4:], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("scale", "halvings"), [(8, 0), (4, 1), (2, 2), (1, 3)])
+def test_fitted_to_a_scale_the_levels_see_as_many_pixels_as_at_scale_4(scale, halvings):
+    model = small_predictor().requires_grad_(False)
+    model.fit_to(scale, 8)
+    sides = []
+    first = model.encoder.down_blocks[0].attentions[0]
+    first.register_forward_pre_hook(lambda _, args: sides.append(args[0].shape[-1]))
+
+    noise = model.eval()(torch.rand(1, 3, 64 // scale, 64 // scale), 100)
+
+    assert noise.mean.shape == (1, 4, 8, 8)
+    assert sides == [8 if scale == 8 else 16]
+    assert model.divisor == 2**halvings
+    assert model.fold == 2 ** max(halvings - 1, 0)
+    assert not any(weight.requires_grad for weight in model.parameters())  # it stays frozen
+
+
+def test_folding_keeps_every_pixel_in_its_place():
+    """A change of one LR pixel changes the folded pixel that holds it."""
+    model = small_predictor()
+    model.fit_to(1, 8)
+    folded = []
+    model.encoder.conv_in.register_forward_pre_hook(lambda _, args: folded.append(args[0]))
+    lr = torch.rand(1, 3, 16, 16)
+    other = lr.clone()
+    other[0, 1, 6, 9] += 0.5
+
+    model(lr, 100)
+    model(other, 100)
+
+    before, after = folded
+    channel = 16 + 4 * (6 % 4) + 9 % 4  # 4 x 4 pixels of each colour
+    assert (after - before).nonzero().tolist() == [[0, channel, 6 // 4, 9 // 4]]
+    assert torch.equal(before.flatten().sort().values, (lr * 2 - 1).flatten().sort().values)
+
+
+def test_the_variance_has_bounds():
+    model = small_predictor()
+    model.encoder.conv_out.bias.data[4:6] = torch.tensor([1000.0, -1000.0])
+    logvar = model(torch.rand(1, 3, 4, 4), 100).logvar
+    assert (logvar[:, 0] == 20).all()
+    assert (logvar[:, 1] == -30).all()
+
+
+# ---------------------------------------------------------------- Self-Cascade's feature upsamplers
+
+PLACES = Places({"1": 6, "middle": 8}, 16)
+SIZES = {"1": (11, 8), "middle": (6, 4)}
+FEATURES = {"1": make.normal(2, 6, 5, 4), "middle": make.normal(2, 8, 3, 2)}
+
+
+def sinusoid(t, width):
+    """Sines, then cosines, of wavelengths from 2 pi."""
+    frequencies = torch.exp(-math.log(10_000) / (width // 2) * torch.arange(width // 2))
+    angles = t[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], 1)
+
+
+def added_by(upsampler, *timesteps):
+    """What it adds at these timesteps: of ours the numbers, of the other their embedding."""
+    t = torch.tensor(timesteps)
+    return upsampler(FEATURES, SIZES, sinusoid(t, 16) if upsampler.from_network else t)
+
+
+def randomised(kind):
+    torch.manual_seed(0)
+    upsampler = kind(PLACES)
+    for parameter in upsampler.parameters():
+        torch.nn.init.normal_(parameter)
+    return upsampler
+
+
+def test_untrained_upsamplers_add_nothing_but_learn():
+    upsampler = Shared(PLACES)
+    added = added_by(upsampler, 5, 600)
+    assert not added["1"].any()
+    assert not added["middle"].any()
+
+    (added["1"].sum() + added["middle"].sum()).backward()
+    assert any(parameter.grad.any() for parameter in upsampler.parameters())
+
+
+@pytest.mark.parametrize(("mode", "in_torch"), [("bilinear",) * 2, ("nearest", "nearest-exact")])
+def test_untrained_the_released_ones_add_the_pivots_features(mode, in_torch):
+    added = added_by(Full(PLACES, resize=mode), 5, 600)
+    for name, feature in FEATURES.items():
+        assert torch.equal(added[name], functional.interpolate(feature, SIZES[name], mode=in_torch))
+
+
+@torch.no_grad()
+def test_each_channel_is_an_image_of_its_own_to_the_blocks():
+    upsampler = randomised(Shared)
+    time = sinusoid(torch.tensor([5, 600]), TIME_WIDTH)
+    place = upsampler.places["1"]
+
+    added = added_by(upsampler, 5, 600)["1"]
+
+    x = functional.interpolate(FEATURES["1"], SIZES["1"], mode="bilinear")
+    for block in place.blocks:  # x + conv2(SiLU(conv1(x) + W tau))
+        inner = block.conv1(x.flatten(0, 1)[:, None]).unflatten(0, (2, 6))
+        inner = inner + block.time(time)[:, None, :, None, None]
+        x = x + block.conv2(functional.silu(inner).flatten(0, 1)).view_as(x)
+    assert_close(added, place.alpha * x, rtol=1e-4, atol=1e-4)

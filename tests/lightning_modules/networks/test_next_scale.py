@@ -1,0 +1,269 @@
+"""Bits of latents, grids, Infinity's autoencoder, NSARM's transformation network."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.testing import assert_close
+
+from lightning_modules.networks import bsq
+from lightning_modules.networks.autoencoders import BitwiseVAE, bitwise_vae_from_official
+from lightning_modules.networks.bsq import published, quantized, scales_of
+from lightning_modules.networks.transformation import (
+    Branch,
+    LatentEstimate,
+    Transformation,
+    from_official,
+)
+from tests import make
+from tests.reference.vqgan import VQGAN
+
+# ---------------------------------------------------------------------------------- bits of latents
+
+
+def test_quantised_is_a_corner_of_the_sphere():
+    z = torch.tensor([3.0, -0.1, 0.0, -0.0]).view(1, 4, 1, 1)
+    assert quantized(z).flatten().tolist() == [0.5, -0.5, -0.5, -0.5]
+    assert bsq.to_bits(z).flatten().tolist() == [1, 0, 0, 0]
+
+
+def test_residuals_are_those_of_infinity():
+    """Which interpolates with a time axis, by area and trilinearly."""
+    f = make.normal(2, 5, 6, 8)
+    sizes = [(1, 1), (2, 2), (3, 4), (6, 8)]
+
+    scales = list(scales_of(f, sizes))
+
+    left = f.unsqueeze(2)
+    total = torch.zeros_like(left)
+    for scale, (h, w) in zip(scales, sizes, strict=True):
+        small = functional.interpolate(left, (1, h, w), mode="area")
+        positive = functional.normalize(small, dim=1) > 0
+        assert torch.equal(scale.bits, positive.squeeze(2).to(torch.uint8))
+        code = torch.where(positive, 1.0, -1.0) / math.sqrt(5)
+        enlarged = functional.interpolate(code, (1, 6, 8), mode="trilinear", align_corners=False)
+        left = left - enlarged
+        total = total + enlarged
+    assert_close(scales[-1].total, total.squeeze(2))
+    from_bits = bsq.total_after([bsq.from_bits(scale.bits) for scale in scales])
+    assert torch.equal(from_bits, scales[-1].total)
+
+
+def gradient_through_the_direction(z, gradient):
+    """Of the straight-through estimate: that of z / |z|."""
+    unit = functional.normalize(z, dim=1)
+    along = unit * (gradient * unit).sum(1, keepdim=True)
+    return (gradient - along) / z.norm(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize("through", [False, True])
+def test_where_gradients_pass(through):
+    """Of two scales of one size: with ``through``, what the second one takes back counts."""
+    f = make.normal(2, 5, 6, 8).requires_grad_()
+    weight = make.normal(2, 5, 6, 8, seed=1)
+
+    first, second = scales_of(f, [(6, 8), (6, 8)], through=through)
+    (found,) = torch.autograd.grad((second.total * weight).sum(), f)
+
+    with torch.no_grad():
+        expected = gradient_through_the_direction(first.residual, weight)
+        by_second = gradient_through_the_direction(second.residual, weight)
+        expected = expected + by_second
+        if through:
+            expected = expected - gradient_through_the_direction(first.residual, by_second)
+    assert_close(found, expected)
+
+
+def test_four_positions_are_one_token():
+    x = torch.randn(2, 3, 4, 6)
+    tokens = bsq.to_tokens(x, 2)
+    assert tokens.shape == (2, 6, 12)
+    token = tokens[:, 5].view(2, 3, 2, 2)  # the last one of 2 x 3: rows 2 and 3, columns 4 and 5
+    assert torch.equal(token, x[:, :, 2:, 4:])
+    assert torch.equal(bsq.from_tokens(tokens, (2, 3), 2), x)
+
+
+def entropy(p):
+    return torch.special.entr(p) + torch.special.entr(1 - p)
+
+
+def test_the_entropy_penalty_is_that_of_its_coins():
+    z = torch.randn(3, 4, 5, 5, dtype=torch.float64)
+    unit = functional.normalize(z, dim=1).movedim(1, -1).reshape(-1, 4)
+    p = torch.sigmoid(-4 * unit * 100 / math.sqrt(4))
+    of_each = entropy(p).sum(1).mean()
+    of_all = entropy(p.mean(0)).sum()
+    assert float(bsq.entropy_penalty(z)) == pytest.approx(float(of_each - of_all) / 100, rel=1e-5)
+
+
+# -------------------------------------------------------------------------------------- the grids
+
+
+@pytest.mark.parametrize(
+    ("ratio", "tokens"),
+    [
+        (1.0, (521, 2521, 6425, 10521)),
+        (1.25, (614, 2814, 6854, 10774)),
+        (4 / 3, (665, 2657, 7085, 10973)),
+        (1.5, (533, 2759, 6941, 10997)),
+        (1.75, (472, 2628, 7220, 11252)),
+        (2.0, (451, 2681, 7219, 11269)),
+        (2.5, (555, 2555, 6805, 10805)),
+        (3.0, (509, 2588, 7016, 11123)),
+    ],
+)
+def test_tokens_of_the_published_grids(ratio, tokens):
+    for budget, count in zip(("0.06M", "0.25M", "0.60M", "1M"), tokens, strict=True):
+        tall = published(ratio, budget)
+        wide = published(1 / ratio, budget)
+        assert tall.tokens == wide.tokens == count
+        assert wide.grids == tuple((w, h) for h, w in tall.grids)
+        # Positions are counted in the grid of 1M pixels, whatever the budget.
+        assert tall.full == published(ratio).grids[-1]
+
+
+def test_nsarm_predicts_10000_tokens_behind_the_seven_scales_of_256_px():
+    scales = published(patch=2)
+    assert len(scales) == 13
+    assert scales.latents[:7] == [(n, n) for n in (2, 4, 8, 12, 16, 24, 32)]
+    assert scales.latents[-1] == (128, 128)
+    assert scales.grids[:7] == published(budget="0.06M").grids
+    assert scales.tokens - scales.spans[7].start == 10_000
+
+
+# ------------------------------------------------------------------------- Infinity's autoencoder
+
+WIDTHS = (64, 64, 64)
+
+
+def in_a_module(match):
+    """`norm1.norm.weight` for `norm1.weight`, as published."""
+    inner = "norm" if match[1].startswith("norm") else "conv"
+    return f"{match[1]}.{inner}.{match[2]}"
+
+
+def released_vae(widths, bits, nested=True):
+    """VQGAN without attention, random, and its tensors by the names of a released file."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        reference = VQGAN(widths, 1, bits)
+    reference.encoder.mid.attn_1 = nn.Identity()
+    reference.decoder.mid.attn_1 = nn.Identity()
+    mask = 2 ** torch.arange(bits - 1, -1, -1)
+    tensors = {"quantizer.lfq.mask": mask, "quantize.lfq.mask": mask}
+    for name, tensor in reference.state_dict().items():
+        if "quant" in name:
+            continue
+        if nested:
+            name = re.sub(r"((?:conv|norm|nin)\w*)\.(weight|bias)$", in_a_module, name)
+        tensors[name] = tensor
+    return reference, tensors
+
+
+@pytest.mark.parametrize("nested", [True, False])
+@torch.no_grad()
+def test_a_released_autoencoder_computes_what_vqgan_does(nested):
+    reference, official = released_vae(WIDTHS, 4, nested)
+    assert ("encoder.down.0.block.0.norm1.norm.weight" in official) == nested
+    vae = BitwiseVAE(4, WIDTHS)
+    vae.load_state_dict(bitwise_vae_from_official(official))
+    images = torch.rand(2, 3, 16, 24)
+
+    f = vae.encode(images)
+
+    assert_close(f, reference.encoder(2 * images - 1), rtol=1e-5, atol=1e-5)
+    assert_close(vae.decode(f), (reference.decoder(f) + 1) / 2, rtol=1e-5, atol=1e-5)
+
+
+# -------------------------------------------------------------- NSARM's transformation network
+
+
+def small_transformation():
+    torch.manual_seed(0)
+    branches = [Branch(8, 1, 2), Branch(12, 2, 3)]
+    return Transformation(bits=3, size=(6, 8), grids=[(2, 3), (6, 8)], branches=branches).eval()
+
+
+def small_estimate():
+    torch.manual_seed(0)
+    grids = [(2, 3), (4, 6)]
+    return LatentEstimate(bits=3, size=(3, 4), grids=grids, full=(6, 8), width=8, blocks=1)
+
+
+def released_mapper(network):
+    """Its weights by the names of the release."""
+    parts = {"local": "feature_transforms", "whole": "transformers", "out": "output_projs"}
+    tensors = {}
+    for name, tensor in network.state_dict().items():
+        if name.startswith("trunk."):
+            official = name.replace("trunk.", "feature_extractor.")
+        else:
+            _, branch, part, rest = name.split(".", 3)
+            official = f"{parts[part]}.{branch}.{rest}"
+        tensors[f"map_transformer.{official}"] = tensor
+    return tensors
+
+
+def test_a_released_mapper_is_read_alone_or_from_the_file_of_the_transformer():
+    network = make.fill(small_transformation())
+    official = released_mapper(network)
+    bare = {name.removeprefix("map_transformer."): t for name, t in official.items()}
+    with_transformer = official | {"word_embed.weight": torch.zeros(3, 3)}
+    z = torch.randn(2, 3, 6, 8)
+
+    for tensors in (bare, with_transformer):
+        other = small_transformation()
+        other.load_state_dict(from_official(tensors))
+        for output, expected in zip(other(z), network(z), strict=True):
+            assert torch.equal(output, expected)
+
+    unknown = official | {"map_transformer.another.weight": torch.zeros(3)}
+    assert len(from_official(unknown)) == len(official) + 1  # not left out: loading refuses it
+
+
+def test_rows_are_read_as_they_lie_in_memory():
+    """As released, without a transposition: (B, h w, C) is taken for (B, C, h, w)."""
+    network = small_transformation()
+    rows = []
+    for branch in network.branches:
+        branch.register_forward_hook(lambda _, __, output: rows.append(output))
+
+    outputs = network(torch.randn(2, 3, 6, 8))
+
+    for output, row, (h, w) in zip(outputs, rows, network.grids, strict=True):
+        assert row.shape == (2, h * w, 3)
+        assert torch.equal(output, row.reshape(2, 3, h, w))
+
+
+def test_each_output_is_what_its_own_codes_leave_of_the_estimate():
+    network = small_estimate()
+    z = torch.randn(2, 3, 3, 4)
+    estimate = network.estimate(z)
+    total = torch.zeros(2, 3, 6, 8)
+
+    for output, grid in zip(network(z), network.grids, strict=True):
+        left = functional.interpolate(estimate - total, grid, mode="area")
+        assert_close(output, left)
+        total = total + functional.interpolate(quantized(left), (6, 8), mode="bilinear")
+
+
+def test_targets_correct_the_codes_of_the_network_and_those_of_the_paper_do_not():
+    network = small_estimate()
+    f = make.normal(2, 3, 6, 8)
+    sizes = [(2, 3), (4, 6), (6, 8)]
+    outputs = network(make.normal(2, 3, 3, 4))
+
+    first, second = network.targets(f, sizes, outputs)
+
+    code = functional.interpolate(quantized(outputs[0]), (6, 8), mode="bilinear")
+    of_hr, next_of_hr, _ = (scale.residual for scale in scales_of(f, sizes))
+    assert torch.equal(first, of_hr)
+    assert_close(second, functional.interpolate(f - code, (4, 6), mode="area"))
+    paper = small_transformation().targets(f, sizes, outputs)
+    assert torch.equal(paper[0], of_hr)
+    assert torch.equal(paper[1], next_of_hr)

@@ -1,0 +1,352 @@
+"""EDSR, IMDN, LIIF, RRDBNet and Spandrel, against official programs and published figures."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch.nn import functional
+from torch.testing import assert_close
+
+from degradations.bicubic import resize
+from files.weights import read_weights
+from lightning_modules.methods.real_esrgan import RealESRGAN
+from lightning_modules.methods.regression import Regression
+from lightning_modules.networks import edsr, imdn, liif
+from lightning_modules.networks.edsr import EDSR, MeanShift
+from lightning_modules.networks.imdn import IMDN
+from lightning_modules.networks.liif import LIIF, AnySize
+from lightning_modules.networks.rrdb import RRDBNet, SRVGGNetCompact
+from lightning_modules.networks.spandrel import Spandrel
+from tests import make
+from tests.make import assert_near
+from tests.quick import quick
+from tests.reference import liif_official
+
+
+def small_random(network):
+    """A state of numbers that keep the outputs near [0, 1], by the network's names."""
+    state = {}
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in network.state_dict().items():
+        numbers = torch.randn(tensor.shape, generator=generator)
+        state[name] = numbers * 0.1 / max(tensor.ndim - 1, 1)
+    return state
+
+
+# ------------------------------------------------------------------------------------------ EDSR
+
+
+def released_edsr(state, levels, scale, blocks, res_scale):
+    """The released program: levels (B, 3, h, w) of 0..255 in and out."""
+
+    def conv(name, x, padding=1):
+        return functional.conv2d(x, state[f"{name}.weight"], state[f"{name}.bias"], padding=padding)
+
+    head = conv("head.0", conv("sub_mean", levels, padding=0))
+    x = head
+    for number in range(blocks):
+        inner = functional.relu(conv(f"body.{number}.body.0", x))
+        x = x + res_scale * conv(f"body.{number}.body.2", inner)
+    x = conv(f"body.{blocks}", x) + head
+    factors = [3] if scale == 3 else [2] * int(math.log2(scale))
+    for number, factor in enumerate(factors):
+        x = functional.pixel_shuffle(conv(f"tail.0.{2 * number}", x), factor)
+    return conv("add_mean", conv("tail.1", x), padding=0)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4, 8])
+@torch.no_grad()
+def test_edsr_is_its_released_program(scale):
+    network = make.fill(EDSR(scale, blocks=3, channels=16, res_scale=0.1))
+    lr = make.uniform(2, 3, 9, 7)
+
+    sr = network(lr)
+
+    expected = released_edsr(network.state_dict(), lr * 255, scale, 3, 0.1) / 255
+    assert expected.std() > 0.05
+    assert_close(sr, expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_edsrs_skip_begins_as_bicubic():
+    lr = make.uniform(1, 3, 12, 9)
+    bicubic = functional.interpolate(lr, (24, 18), mode="bicubic", antialias=True)
+    assert_near(EDSR(2, blocks=1, channels=8, global_skip=True)(lr), bicubic, 1e-5)
+
+
+def test_mean_shift_is_exact_under_autocast():
+    levels = torch.arange(256.0).view(1, 1, 16, 16).expand(1, 3, 16, 16)
+    mean = torch.tensor([0.4488, 0.4371, 0.4040]).view(1, 3, 1, 1)  # of DIV2K
+    with torch.autocast("cpu", torch.bfloat16):
+        shifted = MeanShift(-1)(levels)
+    assert_close(shifted, levels - 255 * mean)
+
+
+BASICSR = {  # its names of EDSR with three blocks
+    "body.3.": "conv_after_body.",
+    ".body.0.": ".conv1.",
+    ".body.2.": ".conv2.",
+    "head.0.": "conv_first.",
+    "tail.0.": "upsample.",
+    "tail.1.": "conv_last.",
+}
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_edsr_in_basicsrs_layout(scale):
+    network = make.fill(EDSR(scale, blocks=3, channels=8))
+    file = {}
+    for name, tensor in network.state_dict().items():
+        for ours, theirs in BASICSR.items():
+            name = name.replace(ours, theirs)
+        if "_mean." not in name:
+            file[name] = tensor
+
+    arguments = edsr.arguments_of(file)
+
+    assert arguments == {"scale": scale, "blocks": 3, "channels": 8, "res_scale": 1.0}
+    assert edsr.arguments_of(network.state_dict()) == arguments
+    again = EDSR(**arguments)
+    again.load_state_dict(again.official(file))
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor)
+
+
+# ------------------------------------------------------------------------------------------ IMDN
+
+# PSNR-Y on Set5 (border = scale, 8 bits) of the published files, measured with another program;
+# the paper prints 38.00, 34.36 and 32.21.
+PUBLISHED = [(2, 37.997), (3, 34.362), (4, 32.211)]
+
+
+def psnr_y(sr, hr, border):
+    luma = np.array([65.481, 128.553, 24.966]) / 255  # of BT.601
+    error = ((sr.astype(float) - hr) @ luma)[border:-border, border:-border]
+    return 10 * math.log10(255**2 / np.square(error).mean())
+
+
+@pytest.mark.parametrize(("scale", "psnr"), quick(PUBLISHED, 4))
+def test_published_imdn_gives_the_published_psnr(scale, psnr, weights_root, data_root):
+    tensors = read_weights(weights_root / f"imdn-x{scale}.pth").tensors
+    network = IMDN(**imdn.arguments_of(tensors))
+    network.load_state_dict(tensors)
+
+    values = []
+    for file in sorted((data_root / "set5" / f"x{scale}" / "lr").glob("*.png")):
+        lr = torch.from_numpy(np.array(Image.open(file).convert("RGB"))).permute(2, 0, 1)
+        hr = np.array(Image.open(file.parents[1] / "hr" / file.name).convert("RGB"))
+        with torch.inference_mode():
+            sr = network(lr[None] / 255)[0].clamp(0, 1)
+        levels = sr.mul(255).round().permute(1, 2, 0).numpy()
+        values.append(psnr_y(levels, hr, scale))
+
+    assert len(values) == 5
+    assert np.mean(values) == pytest.approx(psnr, abs=0.001)
+
+
+def test_imdns_gradient_of_a_single_pixel_is_finite():
+    """Its deviation is 0, where the square root's slope is infinite."""
+    network = IMDN(2, channels=16, blocks=1)
+    network(torch.rand(1, 3, 1, 1)).sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+
+
+# ------------------------------------------------------------------------------------------ LIIF
+
+
+def small_liif(**settings):
+    """A network of which every part matters: its output deviates by about 0.1."""
+    torch.manual_seed(0)
+    network = LIIF(4.0, blocks=1, channels=8, hidden=(32, 32), **settings)
+    for parameter in network.imnet.parameters():
+        parameter.data *= 2
+    return network
+
+
+# x3 has pixels on centres of cells, half the size has them on boundaries: ties, which a nudge of
+# the official program decides.
+@pytest.mark.parametrize(
+    ("lr_size", "size"),
+    [((12, 10), (44, 38)), ((12, 10), (36, 30)), ((12, 10), (6, 5)), ((1, 1), (4, 4))],
+)
+@torch.no_grad()
+def test_liif_is_its_official_program_at_any_size(lr_size, size):
+    network = small_liif()
+    lr = make.uniform(2, 3, *lr_size)
+
+    sr = network(lr, size)
+
+    state = network.state_dict()
+    features = liif_official.encode(state, lr * 2 - 1)
+    points = liif_official.cell_centres(*size).expand(2, -1, 2)
+    cell = torch.tensor([2 / size[0], 2 / size[1]]).expand_as(points)
+    values = liif_official.query(state, features, points, cell) * 0.5 + 0.5
+    expected = values.mT.view(2, 3, *size)
+    assert expected.std() > 0.05
+    assert_near(sr, expected, 1e-5)
+
+
+@torch.no_grad()
+def test_liif_computes_no_more_points_at_once_than_are_allowed(monkeypatch):
+    network = small_liif()
+    lr = make.uniform(3, 3, 7, 6)
+    expected = network(lr, (21, 25))
+    counts = []
+    network.imnet.layers[1].register_forward_hook(lambda _, args, __: counts.append(len(args[0])))
+
+    monkeypatch.setattr(liif, "CPU_POINTS", 100)
+
+    assert_near(network(lr, (21, 25)), expected, 1e-6)
+    assert max(counts) == 99  # 33 points of each of 3 images
+
+
+def test_liifs_skip_begins_as_bicubic():
+    network = LIIF(2.0, blocks=1, channels=8, hidden=(16,), global_skip=True)
+    lr = make.uniform(2, 3, 9, 7)
+    bicubic = resize(lr, (20, 13), clamp=False)
+    assert_near(network(lr, (20, 13)), bicubic, 1e-6)
+
+    torch.nn.init.constant_(network.imnet.layers[-1].bias, 0.5)  # in [-1, 1]
+    assert_near(network(lr, (20, 13)), bicubic + 0.25, 1e-6)
+
+
+# --------------------------------------------------------------------------------------- any size
+
+SMALL_EDSR = partial(EDSR, blocks=1, channels=8, global_skip=True)
+
+
+@pytest.mark.parametrize("size", [(31, 27), (20, 15), (50, 9)])
+@pytest.mark.parametrize("network", [SMALL_EDSR, make.Convolution])
+def test_a_network_of_one_factor_is_resized_to_any_size(network, size):
+    anysize = AnySize(3.5, network)
+    make.fill(anysize.network)
+    lr = torch.rand(2, 3, 12, 9)
+
+    sr = anysize(lr, size)
+
+    assert_close(sr, resize(anysize.network(lr), size, clamp=False))
+    assert_close(anysize.render(anysize.encode(lr), lr, size), sr)
+    assert anysize(lr).shape == (2, 3, 42, 32)
+
+
+# ------------------------------------------------------------------------- RRDBNet and the compact
+
+RRDB = partial(RRDBNet, channels=8, blocks=2)
+COMPACT = partial(SRVGGNetCompact, channels=8, convolutions=3)
+
+
+@pytest.mark.parametrize(("scale", "network"), [(4, RRDB), (2, RRDB), (2, COMPACT), (3, COMPACT)])
+@pytest.mark.parametrize("key", ["params_ema", "params"])
+@torch.no_grad()
+def test_released_files_compute_what_spandrel_does(scale, network, key, tmp_path):
+    pytest.importorskip("spandrel")
+    torch.save({key: small_random(network(scale))}, tmp_path / "released.pth")
+    lr = make.uniform(2, 3, 12, 16)
+    expected = Spandrel(scale, str(tmp_path / "released.pth"))(lr)
+
+    for method in (Regression, RealESRGAN):
+        model = method(scale, network=network)
+        model.load_weights(tmp_path / "released.pth")
+        assert_near(model(lr, (12 * scale, 16 * scale)).clamp(0, 1), expected, 1e-5)
+
+
+@torch.no_grad()
+def test_esrgans_first_names():
+    esrgan = pytest.importorskip("spandrel.architectures.ESRGAN")
+    first = esrgan.ESRGAN(num_filters=8, num_blocks=2, scale=4).eval()
+    network = RRDB(4)
+    network.load_state_dict(network.official(first.state_dict()))
+    lr = torch.rand(1, 3, 6, 5)
+    assert_close(network(lr), first(lr))
+
+
+# -------------------------------------------------------------------------------------- Spandrel
+
+ARCHITECTURES = {
+    "ESRGAN": {"num_filters": 8, "num_blocks": 1},
+    "Compact": {"num_feat": 8, "num_conv": 2},
+    "SwinIR": {
+        "embed_dim": 8,
+        "depths": [2],
+        "num_heads": [2],
+        "window_size": 8,
+        "upsampler": "pixelshuffledirect",  # without one it restores at x1
+    },
+    "SPAN": {"num_in_ch": 3, "num_out_ch": 3, "feature_channels": 8},
+    "RealPLKSR": {"dim": 16, "n_blocks": 1},
+}
+
+
+def test_a_file_that_is_fine_tuned_has_gradients_also_beyond_1(tmp_path):
+    pytest.importorskip("spandrel")
+    compact = SRVGGNetCompact(2, 8, 1)
+    compact.load_state_dict(small_random(compact))
+    torch.save({"params_ema": compact.state_dict()}, tmp_path / "x2.pth")
+    network = Spandrel(2, str(tmp_path / "x2.pth"), train=True)
+    lr = 3 * make.uniform(3, 3, 6, 5)
+
+    sr = network(lr)
+    sr.sum().backward()
+
+    assert_near(sr, compact(lr), 1e-5)
+    assert sr.max() > 1
+    assert all(parameter.grad.abs().sum() > 0 for parameter in network.parameters())
+    assert network.weights_source == str(tmp_path / "x2.pth")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_an_architecture_trained_from_scratch_is_read_again_by_spandrel(architecture, tmp_path):
+    """At a size that needs padding."""
+    pytest.importorskip("spandrel")
+    torch.manual_seed(0)
+    settings = {"architecture": architecture, "arguments": ARCHITECTURES[architecture]}
+    network = Spandrel(2, train=True, **settings)
+    lr = torch.rand(2, 3, 17, 21)
+    network.train()(lr).square().sum().backward()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.01 * torch.randn_like(parameter)
+    state = {name: tensor.contiguous().clone() for name, tensor in network.community().items()}
+    save_file(state, tmp_path / "a.safetensors")
+
+    again = Spandrel(2, str(tmp_path / "a.safetensors"))
+
+    assert any(parameter.grad.abs().sum() > 0 for parameter in network.parameters())
+    with torch.no_grad():
+        sr = again(lr)
+        assert sr.shape == (2, 3, 34, 42)
+        assert_near(sr, network.eval()(lr).clamp(0, 1), 1e-5)
+    Spandrel(2, **again.without_path()).load_state_dict(network.state_dict())
+
+
+@torch.no_grad()
+def test_a_published_file_starts_an_architecture(tmp_path):
+    """ESRGAN's newer names become the older ones that spandrel has."""
+    pytest.importorskip("spandrel")
+    released = small_random(RRDBNet(4, 8, 1))
+    torch.save({"params_ema": released}, tmp_path / "x4.pth")
+    arguments = ARCHITECTURES["ESRGAN"]
+    network = Spandrel(4, train=True, architecture="ESRGAN", arguments=arguments)
+    network.load_state_dict(network.official(released))
+    lr = torch.rand(1, 3, 6, 5)
+    assert_close(network(lr).clamp(0, 1), Spandrel(4, str(tmp_path / "x4.pth"))(lr))
+
+
+def test_rcan_keeps_its_input_and_its_mean_colour():
+    pytest.importorskip("spandrel")
+    sizes = {"n_resgroups": 1, "n_resblocks": 1, "n_feats": 16}
+    network = Spandrel(2, architecture="RCAN", arguments=sizes)
+    lr = torch.rand(1, 3, 6, 5)
+    given = lr.clone()
+
+    network(lr).sum().backward()
+
+    assert lr.equal(given)
+    fixed = [name for name, value in network.named_parameters() if not value.requires_grad]
+    assert {name.split(".")[1] for name in fixed} == {"sub_mean", "add_mean"}

@@ -1,0 +1,209 @@
+"""Small things that many tests need, each made once: batches, networks, methods, runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional
+
+from degradations.draws import seed_of
+from lightning_modules.backbone.space import Space
+from lightning_modules.base import Generator, SuperResolver
+from lightning_modules.noise import Noise
+
+# -------------------------------------------------------------------------------- images, batches
+
+
+def uniform(*shape: int, seed: int = 0) -> Tensor:
+    """Numbers in [0, 1), such as pixels; always the same."""
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    """Numbers of a normal distribution, such as latents; always the same."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def batch(count: int, size: tuple[int, int], **shapes: tuple[int, ...]) -> Any:
+    """A batch of random images or clips: the shape of one by its name, ``lr=(3, 8, 8)``."""
+    generator = torch.Generator().manual_seed(0)
+    result = {
+        "key": [str(number) for number in range(count)],
+        "seed": torch.arange(count),
+        "size": size,
+    }
+    for name, shape in shapes.items():
+        result[name] = torch.rand(count, *shape, generator=generator)
+    return result
+
+
+def pairs(lr: tuple[int, int], scale: int, count: int = 2) -> Any:
+    """A batch with LR and HR, not of each other: both random."""
+    h, w = lr
+    size = (h * scale, w * scale)
+    return batch(count, size, lr=(3, h, w), hr=(3, *size))
+
+
+def batch_of(count: int = 2, side: int = 6, scale: float = 2.0, name: str = "a") -> dict[str, Any]:
+    """A batch as the data module makes them: an image belongs to its key, ``a/0``, ``a/1``."""
+    keys = [f"{name}/{number}" for number in range(count)]
+    seeds = [seed_of(key) for key in keys]
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    size = (round(side * scale), round((side + 2) * scale))
+    return {
+        "key": keys,
+        "seed": torch.tensor(seeds),
+        "size": size,
+        "lr": torch.stack([torch.rand(3, side, side + 2, generator=g) for g in generators]),
+        "hr": torch.stack([torch.rand(3, *size, generator=g) for g in generators]),
+    }
+
+
+def assert_near(value: Tensor, expected: Tensor, within: float) -> None:
+    """Each number is at most so far from the expected one."""
+    torch.testing.assert_close(value, expected, rtol=0, atol=within)
+
+
+# --------------------------------------------------------------------------------- small networks
+
+
+class Convolution(nn.Module):
+    """Enlarges by an integer; its weights do not depend on the global generator."""
+
+    def __init__(self, scale: float, channels: int = 3) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3 * int(scale) ** 2, 3, padding=1)
+        self.shuffle = nn.PixelShuffle(int(scale))
+        fill(self)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        return self.shuffle(self.conv(lr))
+
+
+class Resizing(Convolution):
+    """Enlarges to any size that it is given."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__(1)
+
+    def forward(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
+        return functional.interpolate(self.conv(lr), size, mode="bilinear")
+
+
+class Averaged(Space):
+    """Pixels averaged over squares: a space with the factor of an autoencoder, and none in it."""
+
+    channels = 3
+    source = "none 0123456789abcdef"
+
+    def __init__(self, factor: int = 8, deviation: float = 0.01) -> None:
+        super().__init__()
+        self.factor = factor
+        self.drawn = deviation  # of what encoding draws from
+
+    def distribution(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        mean = self.encode(image)
+        return mean, torch.full_like(mean, self.drawn)
+
+    def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
+        z = functional.avg_pool2d(image * 2 - 1, self.factor)
+        return z if noise is None else z + self.drawn * noise.normal(z.shape)
+
+    def _decode(self, z: Tensor) -> Tensor:
+        return functional.interpolate(z, scale_factor=self.factor, mode="nearest") / 2 + 0.5
+
+
+class Distance(nn.Module):
+    """A perceptual distance: the mean squared difference, by a layer with weights."""
+
+    source = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 3, 1, bias=False)
+        self.layer.weight.data = torch.eye(3)[:, :, None, None]
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        self.seen.append((a, b))
+        return self.layer(a - b).square().mean((1, 2, 3))
+
+
+def fill(module: nn.Module, seed: int = 0) -> Any:
+    """Give a module weights from a seed, also in layers that begin as zeros; return it."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return module
+
+
+# ---------------------------------------------------------------------------------- small methods
+
+
+class Frozen(nn.Module):
+    """A large fixed part, with buffers at every depth."""
+
+    source = ""  # of weights from elsewhere
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(64, 256, 3), nn.BatchNorm2d(256))
+        self.norm = nn.BatchNorm2d(3, affine=False)
+        self.register_buffer("table", torch.zeros(1000))
+        self.requires_grad_(False)
+
+
+class Model(SuperResolver):
+    """A trained part with normalisation, beside a frozen one; draws in training and in sampling."""
+
+    def __init__(self, scale: float = 2.0, **settings: Any) -> None:
+        super().__init__(scale, **settings)
+        self.net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.tail = nn.Conv2d(8, 3, 1)
+        self.whiten = nn.BatchNorm2d(3, affine=False)  # no parameters, and none around it but ours
+        self.frozen = Frozen()
+        self.register_buffer("seen", torch.zeros(()))
+        self.register_buffer("derived", torch.arange(5.0), persistent=False)
+        fill(self)
+
+    def restore(self, batch: Any, noise: Any) -> Tensor:
+        x = functional.interpolate(batch["lr"], batch["size"], mode="nearest")
+        return self.tail(self.net(x)) + 0.01 * noise.normal(x.shape).to(x)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.seen += 1
+        x = functional.interpolate(batch["lr"], batch["size"], mode="nearest")
+        return (self.tail(self.net(self.whiten(x))) - batch["hr"]).square().mean()
+
+
+class Painter(Generator):
+    """Makes images from nothing: noise."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        raise NotImplementedError
+
+    def generate(self, batch: Any, noise: Any) -> Tensor:
+        return 0.5 + noise.normal((len(batch["key"]), 3, *batch["size"]))
+
+
+def quiet(model: Any) -> Any:
+    """Let a model without a trainer log into ``model.logged``; return it."""
+    model.logged = {}
+
+    def log(name: str, value: Tensor, **_: Any) -> None:
+        model.logged[name] = float(torch.as_tensor(value).detach())
+
+    model.log = log
+    return model
+
+
+def save_run(model: LightningModule, path: Path) -> Path:
+    """Write the checkpoint of a run of the model; return where."""
+    checkpoint = {"state_dict": model.state_dict(), "pytorch-lightning_version": "2"}
+    model.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, path)
+    return path
