@@ -299,7 +299,11 @@ class Cropped(Degradation):
 @pytest.mark.parametrize(
     ("degradation", "hr", "words"),
     [
-        (Pipeline(2.0, [Square(), Probe(torch.Tensor.double)]), HR, r"Probe returned torch.float64"),
+        (
+            Pipeline(2.0, [Square(), Probe(torch.Tensor.double)]),
+            HR,
+            r"Probe returned torch.float64",
+        ),
         (Pipeline(2.0, [Square(), Probe(torch.log)]), HR * 0, "Probe returned NaN or infinity"),
         (Cropped(2.0, np.s_[..., :9, :8]), HR, r"\(3, 3, 9, 8\); expected \(3, 3, 12, 10\)"),
         (Cropped(8.0), HR[..., :3], r"24x3 px at scale 8 leaves 3x0 px.*init_args\.scale"),
@@ -311,7 +315,9 @@ class Cropped(Degradation):
             "Pipeline changed the HR in place",
         ),
         (
-            Pipeline(2.0, [Gain(), Sometimes(Probe(lambda x: x.mul_(0.5)), 0.5)], executor="canvas"),
+            Pipeline(
+                2.0, [Gain(), Sometimes(Probe(lambda x: x.mul_(0.5)), 0.5)], executor="canvas"
+            ),
             HR.clone(),
             "Probe changed its images in place",
         ),

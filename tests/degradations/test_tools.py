@@ -115,11 +115,11 @@ def run(*arguments):
 
 
 def test_prints_the_parameters_and_draws_each_stage(folder, caplog):
-    options = "--draws 3 --rows 2 --crop 64 --seed 7 --scale 2".split()
+    arguments = ["photo.png", "--draws=3", "--rows=2", "--crop=64", "--seed=7", "--scale=2"]
 
     with caplog.at_level("INFO"):
-        run("photo.png", *options)
-        run("photo.png", *options)  # whose sheet replaces the first one's
+        run(*arguments)
+        run(*arguments)  # whose sheet replaces the first one's
 
     assert "Stage by stage, seed 8" in caplog.text
     assert "1. first: GaussianNoise, levels 25, grey False, 64 x 64 px" in caplog.text
