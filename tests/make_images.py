@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import torch
+from PIL import Image
 from skimage import data
 from torch import Tensor
+from torch.nn import functional
 
 
 def uniform(*shape: int, seed: int = 0) -> Tensor:
@@ -40,3 +45,25 @@ def photograph(height: int, width: int, name: str = "astronaut", corner: int = 6
 def as_tensor(pixels: np.ndarray) -> Tensor:
     """(H, W, 3) uint8 as (1, 3, H, W) float32 in [0, 1]."""
     return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+
+
+def smooth(count: int, size: tuple[int, int], cell: int = 5, seed: int = 0) -> Tensor:
+    """(B, 3, H, W) in [0, 1]: random colours in squares of `cell` pixels, interpolated."""
+    coarse = uniform(count, 3, size[0] // cell, size[1] // cell, seed=seed)
+    return functional.interpolate(coarse, size, mode="bilinear")
+
+
+def noisy(images: Tensor, level: float = 0.05) -> Tensor:
+    """The images with the same Gaussian noise each time, in [0, 1]."""
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+    return (images + level * noise).clamp(0, 1)
+
+
+def read(path: Path) -> Tensor:
+    """An image file as (1, 3, H, W) float32 in [0, 1]."""
+    return as_tensor(np.array(Image.open(path).convert("RGB")))
+
+
+def keys(count: int) -> Any:
+    """What metrics read of a batch: the names of its images, a/0, a/1 ..."""
+    return {"key": [f"a/{number}" for number in range(count)]}

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from degradations.bicubic import Bicubic, resize
-from tests.make_images import as_tensor, photograph, uniform
+from tests.make_images import as_tensor, photograph, read, uniform
 
 SEED = torch.zeros(1, dtype=torch.int64)
 # R, G, B to Y of BT.601 in studio range, for values in [0, 1]: MATLAB's rgb2ycbcr.
@@ -20,10 +20,6 @@ LUMA = torch.tensor([65.481, 128.553, 24.966], dtype=torch.float64).view(3, 1, 1
 def levels(image):
     """(1, 3, H, W) floats to (H, W, 3) of 0 to 255."""
     return (image.clamp(0, 1) * 255).round()[0].permute(1, 2, 0).numpy().astype(np.uint8)
-
-
-def read(path):
-    return as_tensor(np.array(Image.open(path).convert("RGB")))
 
 
 def psnr(a, b, peak):
