@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from degradations.base import Degradation, Stage, ieee_float32, quantize_8bit
+from degradations.base import Canvas, Degradation, Stage, ieee_float32, quantize_8bit
 from degradations.bicubic import Bicubic
 from degradations.compose import OneOf, Shuffled, Sometimes
 from degradations.device import constant
@@ -143,14 +143,17 @@ def test_many_sizes_do_not_end_a_compiled_run(monkeypatch):
 # -------------------------------------------------------------------------------- stages of stages
 
 
-def test_sometimes():
-    stage = Sometimes(Square(), 0.3)
+@pytest.mark.parametrize(("p", "least", "most"), [(0.0, 0, 0), (0.3, 1, 15), (1.0, 16, 16)])
+def test_sometimes(p, least, most):
+    stage = Sometimes(Square(), p)
     x = uniform(16, 3, 8, 6)
     params = draw(stage, 16)
+    there = to_device(params, 16, torch.device("cpu"))
 
-    y = stage(x, to_device(params, 16, torch.device("cpu")))
+    y = stage(x, there)
 
-    assert 0 < params["applied"].sum() < 16
+    assert least <= params["applied"].sum() <= most
+    assert torch.equal(stage.on_canvas(Canvas.of(x), there).pixels, y)
     for n, applied in enumerate(params["applied"]):
         assert torch.equal(y[n], x[n] * x[n] if applied else x[n])
 
