@@ -179,6 +179,10 @@ def test_a_reference_is_computed_once_for_the_same_content(tmp_path, real):
     find_reference(metric, str(moved))
     assert metric.measured == 22
 
+    (moved / "3.png").rename(moved / "3a.png")
+    find_reference(metric, str(moved))
+    assert metric.measured == 33
+
 
 @pytest.mark.parametrize("pickled", [False, True])
 def test_a_damaged_file_of_the_cache_is_made_again(real, cache, caplog, pickled):
