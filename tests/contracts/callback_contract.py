@@ -177,7 +177,7 @@ def skip_without(metric: Metric) -> None:
     if metric.absent():
         pytest.skip(metric.absent())
     if metric.target != "hr":
-        pytest.skip("it is of clips: see test_fvd.py and test_flicker.py")
+        pytest.skip("it is of clips: see test_video.py")
 
 
 def noisy(images: Tensor, level: float) -> Tensor:

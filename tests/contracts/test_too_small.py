@@ -104,7 +104,7 @@ def test_a_small_image(
 ) -> None:
     make = functools.partial(build, metric_class, EXAMPLES, f"EXAMPLES in {__name__}")
     if metric_class.target != "hr":
-        pytest.skip("it is of clips: see test_flicker.py")
+        pytest.skip("it is of clips: see test_video.py")
     if issubclass(metric_class, InceptionMetric) and small != 2:
         pytest.skip("once will do: the network takes its time")
     if not issubclass(metric_class, PatchMetric):  # no image is as large as one of its crops

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from callbacks.metrics import iqa
 from callbacks.metrics.iqa import IQA
 from files import manifest
+from tests.make_images import keys, noisy, smooth
 from tests.stand_ins import save_niqe_model
 
 needs_pyiqa = pytest.mark.skipif(
@@ -56,18 +57,10 @@ def put(place: Path, monkeypatch: pytest.MonkeyPatch, **files: Path) -> None:
     monkeypatch.setattr(manifest, "MANIFEST", place / "manifest.yaml")
 
 
-def smooth_images(count: int = 2, size: tuple[int, int] = (112, 208)) -> Tensor:
-    """Return smooth images of integer levels with some noise."""
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(count, 3, size[0] // 8, size[1] // 8, generator=generator)
-    smooth = nn.functional.interpolate(coarse, size, mode="bicubic", align_corners=False)
-    noisy = smooth + 0.05 * torch.randn(smooth.shape, generator=generator)
-    return (noisy.clamp(0, 1) * 255).round() / 255
-
-
-def compute(metric: IQA, images: Tensor) -> Tensor:
-    batch: Any = {"key": [f"a/{i}" for i in range(len(images))]}
-    return metric.compute(images, images, batch)
+def images_of_files(count: int) -> Tensor:
+    """Smooth images of integer levels with some noise."""
+    images = noisy(smooth(count, (112, 208), cell=8))
+    return (images * 255).round() / 255
 
 
 # ------------------------------------------------------------------- files of small random networks
@@ -231,19 +224,26 @@ def theirs(metric: IQA, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch)
 @needs_pyiqa
 def test_as_pyiqa(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     metric, files = made
-    images = smooth_images()
+    images = images_of_files(2)
+
+    values = metric.compute(images, images, keys(2))
+
     reference = theirs(metric, files, monkeypatch)
     expected = torch.stack([reference(image).reshape(()) for image in images.split(1)]).float()
     assert expected[0] != expected[1]
-    torch.testing.assert_close(compute(metric, images), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(values, expected, rtol=1e-5, atol=1e-6)
 
 
 @needs_pyiqa
 def test_the_process_is_left_as_it_was(made: Any) -> None:
     metric, _ = made
+    images = images_of_files(1)
     cudnn = torch.backends.cudnn
-    before = torch.get_rng_state(), cudnn.deterministic, cudnn.benchmark
+    generator = torch.get_rng_state()
+    settings = (cudnn.deterministic, cudnn.benchmark)
+
     metric.load()
-    compute(metric, smooth_images(1))
-    assert torch.equal(torch.get_rng_state(), before[0])
-    assert (cudnn.deterministic, cudnn.benchmark) == before[1:]
+    metric.compute(images, images, keys(1))
+
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert (cudnn.deterministic, cudnn.benchmark) == settings

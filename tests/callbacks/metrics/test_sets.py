@@ -1,20 +1,20 @@
-"""SetMetric: every image once on any number of processes, cached references, refusals."""
+"""Metrics of whole sets: every image once on any number of processes, and their references."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from PIL import Image
 from torch.utils.data import DataLoader
 
-from callbacks.evaluation import MetricProtocol
+from callbacks.metrics import sets
 from callbacks.metrics.base import Metric
 from callbacks.metrics.fid import FID, KID, KIDThumb, kernel_distance
 from callbacks.metrics.pixels import PSNR
-from callbacks.metrics.sets import SetMetric
+from callbacks.metrics.sets import SetMetric, find_reference
 from callbacks.metrics.swd import SWD
 from tests.callbacks.random_inception import inception, inception_file
 from tests.callbacks.tiny import Images, OneThread, Tiny, collate, loader, outputs, trainer
@@ -23,90 +23,198 @@ __all__ = ["inception", "inception_file"]
 
 
 class Color(SetMetric):
-    """Distance of mean colours, and of their spreads."""
+    """Distance of mean colours, and of their spreads; as a user writes it."""
 
     name = "color"
 
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, kind="mean", **arguments):
         super().__init__(**arguments)
-        self.asked: list[int] = []
-        self.seen: list[tuple[int, int]] = []
+        self.kind = kind
+        self.measured = 0
 
-    def protocol(self) -> MetricProtocol:
-        return {"implementation": "test"}
+    def protocol(self):
+        return {"implementation": "test", "kind": self.kind}
 
-    def features(self, images: Tensor, batch: Any) -> Tensor:
-        self.asked.append(len(images))
+    def features(self, images, batch):
+        self.measured += len(images)
         return images.mean((2, 3))
 
-    def distance(self, sr: Tensor, hr: Tensor) -> float:
-        assert sr.dtype == hr.dtype == torch.float64
-        self.seen.append((len(sr), len(hr)))
+    def distance(self, sr, hr):
         return float((sr.mean(0) - hr.mean(0)).norm())
 
-    def distances(self, sr: Tensor, hr: Tensor) -> dict[str, float]:
+    def distances(self, sr, hr):
         spread = float((sr.std(0) - hr.std(0)).norm())
-        return {**super().distances(sr, hr), f"{self.name}_spread": spread}
+        return {**super().distances(sr, hr), "color_spread": spread}
 
 
-def expected() -> float:
-    sr, hr = (images.double().mean((0, 2, 3)) for images in outputs())
-    return float((sr - hr).norm())
+def color_distance(hr):
+    """Of the tiny model's outputs and a mean colour."""
+    sr, _ = outputs()
+    return float((sr.double().mean((0, 2, 3)) - torch.as_tensor(hr)).norm())
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 7])
-def test_one_number_of_the_set_for_any_batch_size(tmp_path: Path, batch_size: int) -> None:
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_one_number_of_the_set_for_any_batch_size(tmp_path, batch_size):
     metric = Color()
     run = trainer(tmp_path, metric)
+
     run.validate(Tiny(), loader(batch_size=batch_size), verbose=False)
-    assert [r["metric"] for r in metric.records] == ["color", "color_spread"]
+
+    _, hr = outputs()
+    assert [record["metric"] for record in metric.records] == ["color", "color_spread"]
     assert set(run.callback_metrics) == {"val/color", "val/color_spread"}
     record = metric.records[0]
-    assert record["value"] == pytest.approx(expected(), rel=1e-5)
-    assert (record["n"], record["dataset"], record["scale"]) == (7, "tiny", 2.0)
-    assert record["protocol"] == {"implementation": "test"}
-    assert metric.seen == [(7, 7)]
+    assert record["value"] == pytest.approx(color_distance(hr.double().mean((0, 2, 3))), rel=1e-5)
+    assert record["n"] == 7
+    assert record["protocol"] == {"implementation": "test", "kind": "mean"}
 
 
-def test_an_output_that_is_not_finite_leaves_none_of_the_numbers(tmp_path: Path) -> None:
+def test_an_output_that_is_not_finite_leaves_none_of_the_numbers(tmp_path):
     """Results and early stopping would go on with an earlier one."""
 
     class Broken(Tiny):
-        def validation_step(self, batch: Any, *indices: int) -> dict[str, Tensor]:
+        def validation_step(self, batch, *indices):
             sr = super().validation_step(batch, *indices)["sr"]
             sr[:, 0, 0, 0] = torch.nan
             return {"sr": sr}
 
-    metrics = [Color(), SWD(levels=2)]
-    trainer(tmp_path, *metrics).validate(Broken(), loader(), verbose=False)
-    found = {r["metric"]: (str(r["value"]), r["not_finite"]) for m in metrics for r in m.records}
-    assert found == dict.fromkeys(["color", "color_spread", "swd", "swd_2"], ("nan", 7))
+    color = Color()
+    swd = SWD(levels=2)
+
+    trainer(tmp_path, color, swd).validate(Broken(), loader(), verbose=False)
+
+    records = [*color.records, *swd.records]
+    assert [record["metric"] for record in records] == ["color", "color_spread", "swd", "swd_2"]
+    assert {str(record["value"]) for record in records} == {"nan"}
+    assert {record["not_finite"] for record in records} == {7}
 
 
-@pytest.mark.parametrize("sanity", [False, True])
-def test_one_image_is_refused_before_anything_is_measured(tmp_path: Path, sanity: bool) -> None:
+def test_one_image_is_refused_before_a_training_of_hours(tmp_path):
     metric = Color()
-    message = "color needs at least 2 images, but 'tiny' has 1"
-    data = loader(Images(1))
-    run = trainer(tmp_path, metric, num_sanity_val_steps=1 if sanity else 0, max_steps=1)
-    with pytest.raises(ValueError, match=message):
-        run.fit(Tiny(), loader(), data) if sanity else run.validate(Tiny(), data, verbose=False)
-    assert metric.asked == []
+    run = trainer(tmp_path, metric, num_sanity_val_steps=1)
+
+    with pytest.raises(ValueError, match="color needs at least 2 images, but 'tiny' has 1"):
+        run.fit(Tiny(), loader(), loader(Images(1)))
+
+    assert metric.measured == 0
 
 
-class Absent(Color):
-    def absent(self) -> str:
-        return "net.pth is missing"
+def test_strict_weights_stop_the_run(tmp_path):
+    class Absent(Color):
+        def absent(self):
+            return "net.pth is missing"
 
-    def load(self) -> None:
-        raise AssertionError("nothing is loaded where something is missing")
-
-
-def test_strict_weights_stop_the_run(tmp_path: Path) -> None:
     metric = Absent()
     metric.strict_weights = True
+
     with pytest.raises(FileNotFoundError, match=r"color .strict_weights is set.: net.pth is miss"):
         trainer(tmp_path, metric).validate(Tiny(), loader(), verbose=False)
+
+
+# ------------------------------------------------------------------------------------- references
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(sets, "CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def real(tmp_path):
+    """A folder of eleven images of two sizes, two of them deeper."""
+    folder = tmp_path / "real"
+    (folder / "more").mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for n in range(11):
+        size = (40, 32, 3) if n % 3 else (36, 48, 3)
+        name = f"more/{n}.png" if n > 8 else f"{n}.png"
+        Image.fromarray(generator.integers(0, 256, size, np.uint8)).save(folder / name)
+    return folder
+
+
+def mean_colors(folder):
+    files = sorted(folder.rglob("*.png"), key=lambda path: path.relative_to(folder).as_posix())
+    return np.array([np.asarray(Image.open(path)).mean((0, 1)) / 255 for path in files])
+
+
+def test_outputs_against_other_images(tmp_path, real):
+    metric = Color(reference=str(real))
+
+    trainer(tmp_path, metric).validate(Tiny(), loader(), verbose=False)
+
+    record = metric.records[0]
+    assert record["value"] == pytest.approx(color_distance(mean_colors(real).mean(0)), rel=1e-5)
+    assert record["n"] == 7
+    assert record["protocol"]["reference_n"] == 11
+    assert str(record["protocol"]["reference"]).startswith("real, as they are, ")
+    assert metric.measured == 7 + 11
+
+    Image.new("RGB", (32, 40)).save(real / "3.png")  # seen by the next evaluation
+    trainer(tmp_path, metric).validate(Tiny(), loader(), verbose=False)
+    expected = color_distance(mean_colors(real).mean(0))
+    assert metric.records[0]["value"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_reference_has_the_features_of_each_image(real):
+    reference = find_reference(Color(), str(real))
+
+    assert reference.name == "real"
+    np.testing.assert_allclose(reference.features, mean_colors(real), atol=1e-6)
+
+
+def test_a_reference_is_computed_once_for_the_same_content(tmp_path, real):
+    metric = Color()
+    of_another_protocol = Color("other")
+
+    find_reference(metric, str(real))
+    moved = real.rename(tmp_path / "elsewhere")
+    find_reference(metric, str(moved))
+    assert metric.measured == 11
+
+    find_reference(of_another_protocol, str(moved))
+    assert of_another_protocol.measured == 11
+
+    Image.new("RGB", (32, 40)).save(moved / "3.png")
+    find_reference(metric, str(moved))
+    assert metric.measured == 22
+
+    (moved / "3.png").rename(moved / "3a.png")
+    find_reference(metric, str(moved))
+    assert metric.measured == 33
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_a_damaged_file_of_the_cache_is_made_again(real, cache, caplog, pickled):
+    first = find_reference(Color(), str(real))
+    [path] = cache.iterdir()
+    if pickled:
+        np.save(path, np.array([{"a": 1}], dtype=object))
+    else:
+        path.write_bytes(path.read_bytes()[:-40])
+
+    again = find_reference(Color(), str(real))
+
+    assert np.array_equal(first.features, again.features)
+    assert "computed again" in caplog.text
+    assert list(cache.iterdir()) == [path]  # no half-written file is left
+
+
+def test_all_broken_images_of_a_reference_are_named(real, cache):
+    (real / "1.png").write_bytes((real / "1.png").read_bytes()[:100])
+    (real / "more/9.png").write_text("no image")
+
+    with pytest.raises(ValueError, match=r"(?s)1\.png: the file is truncated.*9.png: not an image"):
+        find_reference(Color(), str(real))
+
+    assert not cache.exists()
+
+
+def test_two_images_of_one_key_are_refused(real):
+    Image.new("RGB", (8, 8)).save(real / "1.jpg")
+
+    with pytest.raises(ValueError, match=r"1\.jpg and .*1\.png would both have the key '1'"):
+        find_reference(Color(), str(real))
 
 
 # ------------------------------------------------------------------------------ several processes
@@ -115,70 +223,74 @@ def test_strict_weights_stop_the_run(tmp_path: Path) -> None:
 class Sharded(Tiny):
     """Tests on every world-th of 7 images, in batches of 2; the ranks' lengths differ."""
 
-    def test_dataloader(self) -> DataLoader[Any]:
-        own = list(range(self.trainer.global_rank, 7, self.trainer.world_size))
+    def test_dataloader(self):
+        numbers = list(range(self.trainer.global_rank, 7, self.trainer.world_size))
         if self.trainer.global_rank == 1:
-            own.append(0)  # a repeat, as padding would give
-        return DataLoader(Images(side=48), 2, sampler=own, collate_fn=collate)
+            numbers.append(0)  # a repeat, as padding would give
+        return DataLoader(Images(side=48), 2, sampler=numbers, collate_fn=collate)
 
 
 class Save(PSNR):
     """Write what all metrics hold at the end, on each process."""
 
-    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
-        records = [r for c in trainer.callbacks if isinstance(c, Metric) for r in c.records]
-        logged = {k: v.item() for k, v in trainer.callback_metrics.items()}
-        torch.save((records, logged), Path(trainer.default_root_dir, f"{trainer.global_rank}.pt"))
-
-
-class Fails(Color):
-    def distance(self, sr: Tensor, hr: Tensor) -> float:
-        raise ArithmeticError("no distance")
+    def on_test_end(self, trainer, pl_module):
+        metrics = [c for c in trainer.callbacks if isinstance(c, Metric)]
+        records = [record for metric in metrics for record in metric.records]
+        logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        path = Path(trainer.default_root_dir, f"{trainer.global_rank}.pt")
+        torch.save((records, logged), path)
 
 
 class AbsentOnOne(Color):
     """Fail as on a machine that lacks a file."""
 
-    def absent(self) -> str:
-        import torch.distributed as dist
-
+    def absent(self):
+        dist = torch.distributed
         on_last = dist.is_initialized() and dist.get_rank() == dist.get_world_size() - 1
         return "missing here" if on_last else ""
 
 
-class OfSubsets(KID):
-    def distances(self, sr: Tensor, hr: Tensor) -> dict[str, float]:
+class KIDOfSubsets(KID):
+    def distances(self, sr, hr):
         mean, deviation = kernel_distance(sr, hr, subsets=3, size=4)
         return {"kid": mean, "kid_std": deviation}
 
 
-def set_metrics() -> list[Metric]:
-    several = OfSubsets("torch-fidelity", label="kid_of_4")
-    return [Color(control=True), FID(), KID(), several, SWD(), KIDThumb()]
-
-
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_one_two_and_three_processes_agree(inception: Path, tmp_path: Path) -> None:
-    found = {}
+def test_one_two_and_three_processes_agree(inception, tmp_path):
+    records = {}
     for world in (1, 2, 3):
-        place = tmp_path / str(world)
-        place.mkdir()
-        several = {"devices": world, "strategy": "ddp_fork"} if world > 1 else {}
-        metrics = set_metrics() if world == 1 else [*set_metrics(), AbsentOnOne(label="absent")]
-        trainer(place, OneThread(), *metrics, Save(), **several).test(Sharded(), verbose=False)
-        everyones = [torch.load(place / f"{rank}.pt") for rank in range(world)]
-        assert all(one == everyones[0] for one in everyones)  # all processes have the same numbers
-        found[world] = everyones[0][0]
+        folder = tmp_path / str(world)
+        folder.mkdir()
+        metrics = [Color(control=True), FID(), KID(), SWD(), KIDThumb(), Save()]
+        metrics.append(KIDOfSubsets("torch-fidelity", label="kid_of_4"))
+        several = {}
+        if world > 1:
+            metrics.append(AbsentOnOne(label="absent"))
+            several = {"devices": world, "strategy": "ddp_fork"}
+
+        trainer(folder, OneThread(), *metrics, **several).test(Sharded(), verbose=False)
+
+        first, *others = [torch.load(folder / f"{rank}.pt") for rank in range(world)]
+        assert all(other == first for other in others)
+        records[world] = first[0]
+
     for world in (2, 3):
-        assert [r["metric"] for r in found[world]] == [r["metric"] for r in found[1]]
-        for one, other in zip(found[1], found[world], strict=True):
+        for one, other in zip(records[1], records[world], strict=True):
+            assert one["metric"] == other["metric"]
             assert one["n"] == other["n"] == 7
             assert other["value"] == pytest.approx(one["value"], rel=1e-5)
 
 
+class Fails(Color):
+    def distance(self, sr, hr):
+        raise ArithmeticError("no distance")
+
+
 @pytest.mark.distributed
-def test_an_error_on_the_first_process_ends_all(tmp_path: Path) -> None:
+def test_an_error_on_the_first_process_ends_all(tmp_path):
     run = trainer(tmp_path, OneThread(), Fails(), devices=2, strategy="ddp_fork")
+
     with pytest.raises(Exception, match="no distance"):
         run.test(Sharded(), verbose=False)

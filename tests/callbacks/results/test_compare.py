@@ -1,83 +1,79 @@
-"""Comparing runs: verdicts, and numbers that are left out."""
+"""Comparing runs: intervals, verdicts, and numbers that are left out."""
 
 from __future__ import annotations
 
+import itertools
 import math
-import re
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from callbacks.results.compare import compare, load_run, verdict
+from callbacks.results.compare import compare, expanded_tail, load_run, mean_interval, verdict
 from callbacks.results.files import append
-from tests.callbacks.results.measured import row
-
-KEYS = [f"set5/{i}" for i in range(12)]
+from tests.callbacks.results.measured import KEYS, row, run
 
 
-def run(
-    folder: Path,
-    values: Any,
-    seeds: tuple[int | None, ...] = (None,),
-    keys: list[str] = KEYS,
-    digests: dict[str, str] | None = None,
-    mean: dict[str, Any] | None = None,
-    **changes: Any,
-) -> str:
-    """Return a run with one more metric.
-
-    Args:
-        folder: The run.
-        values: Of each image, or of each seed and image.
-        seeds: The seeds.
-        keys: Names of the images.
-        digests: Of the images, by name.
-        mean: Changes of the dataset's row.
-        changes: Changes of all rows.
-    """
-    of_seeds = np.broadcast_to(np.asarray(values, float), (len(seeds), len(keys)))
-    number = {"value": float(of_seeds.mean()), "n": len(keys), **changes, **(mean or {})}
-    if len(seeds) > 1:
-        number |= {"seeds": list(seeds), "std": 0.1}
-    rows = [row(**number)]
-    for seed, of_seed in zip(seeds, of_seeds, strict=True):
-        for key, value in zip(keys, of_seed, strict=True):
-            digest = (digests or {}).get(key)
-            rows.append(row(image=key, value=float(value), seed=seed, digest=digest, **changes))
-    append(folder, rows)
-    return str(folder)
-
-
-def compared(a: str, b: str) -> Any:
+def compared(a, b):
+    """The differences of two runs, and lines on what is left out."""
     return compare(load_run(a), load_run(b))
 
 
-def noise(seed: int = 0) -> np.ndarray:
+def noise(seed=0):
     return np.random.default_rng(seed).normal(0, 1, len(KEYS))
 
 
-# ------------------------------------------------------------------------------- what may be said
+# ------------------------------------------------------------------------- intervals by resampling
 
 
-def test_the_pairs_count_not_the_spread(tmp_path: Path) -> None:
+def test_all_resamples_of_five():
+    """The 5^5 resamples can be listed: drawing approaches their quantiles."""
+    values = np.array([0.0, 1.0, 2.0, 4.0, 8.0])
+    means = [np.mean(chosen) for chosen in itertools.product(values, repeat=5)]
+    tail = expanded_tail(5, 0.8)
+
+    interval = mean_interval(values, draws=200_000, level=0.8)
+
+    assert interval == pytest.approx(np.quantile(means, [tail, 1 - tail]), abs=0.05)
+
+
+@pytest.mark.parametrize(("n", "at_least", "at_most"), [(5, 0.90, 0.96), (20, 0.93, 0.97)])
+def test_how_often_the_mean_is_in_an_interval_of_95_percent(n, at_least, at_most):
+    hits = 0
+    for seed in range(1000):
+        values = np.random.default_rng(seed).normal(0.3, 1.0, n)
+        low, high = mean_interval(values, draws=1000, seed=seed)
+        hits += low <= 0.3 <= high
+
+    assert at_least < hits / 1000 < at_most
+
+
+@pytest.mark.parametrize(("n", "tail"), [(10, 0.00854), (20, 0.0159), (40, 0.0203)])
+def test_tails_of_few_images(n, tail):
+    """From Student's quantiles in any table: 2.2622, 2.0930, 2.0227."""
+    assert expanded_tail(n, 0.95) == pytest.approx(tail, rel=0.01)
+
+
+# --------------------------------------------------------------------------------------- verdicts
+
+
+def test_the_pairs_count_not_the_spread(tmp_path):
     """Images differ by far more than the methods; in pairs that does not matter."""
-    images = 10 * noise(1)
-    a = run(tmp_path / "a", 30 + images + 0.1 + 0.02 * noise(2))
-    b = run(tmp_path / "b", 30 + images)
-    ((found,), left_out) = compared(a, b)
-    assert found.verdict == "A is better"
-    assert found.interval[0] < 0.1 < found.interval[1]
-    assert found.interval[1] - found.interval[0] < 0.1
-    assert left_out == found.notes == []
-    # Against images in another order there is no significant difference.
-    shuffled = run(tmp_path / "c", 30 + np.roll(images, 1))
+    images = 30 + 10 * noise(1)
+    a = run(tmp_path / "a", images + 0.1 + 0.02 * noise(2))
+    b = run(tmp_path / "b", images)
+    shuffled = run(tmp_path / "c", np.roll(images, 1))
+
+    [difference], left_out = compared(a, b)
+
+    assert difference.verdict == "A is better"
+    low, high = difference.interval
+    assert low < 0.1 < high < low + 0.1
+    assert left_out == difference.notes == []
     assert compared(a, shuffled)[0][0].verdict == "no difference shown"
 
 
 @pytest.mark.parametrize(
-    ("interval", "higher", "said"),
+    ("interval", "higher_is_better", "words"),
     [
         ((0.1, 1.0), True, "A is better"),
         ((-1.0, -0.1), False, "A is better"),
@@ -86,131 +82,144 @@ def test_the_pairs_count_not_the_spread(tmp_path: Path) -> None:
         ((0.1, 1.0), None, "A is higher"),
     ],
 )
-def test_what_an_interval_shows(interval: Any, higher: bool | None, said: str) -> None:
-    assert verdict(interval, higher) == said
+def test_what_an_interval_shows(interval, higher_is_better, words):
+    assert verdict(interval, higher_is_better) == words
 
 
-def test_the_mean_over_seeds_comes_first(tmp_path: Path) -> None:
-    drawn = np.stack([noise(seed) for seed in range(4)])
-    a = run(tmp_path / "a", 30 + drawn, seeds=(0, 1, 2, 3))
-    b = run(tmp_path / "b", 30 + drawn.mean(0) - 0.5)
-    ((found,), _) = compared(a, b)
-    assert found.interval == pytest.approx((0.5, 0.5))
-    assert found.a.std == 0.1
+def test_the_mean_over_seeds_comes_first(tmp_path):
+    values = np.stack([noise(seed) for seed in range(4)])
+    a = run(tmp_path / "a", values, seeds=(0, 1, 2, 3))
+    b = run(tmp_path / "b", values.mean(0) - 0.5)
+
+    [difference], _ = compared(a, b)
+
+    assert difference.interval == pytest.approx((0.5, 0.5))
+    assert difference.a.std == 0.1
 
 
-# ------------------------------------------------------------ other images under the same names
+# ------------------------------------------------------------------------ images that are left out
+
+
+def assert_one_better_without_image_3(difference):
+    """A's values are by 1 above B's but for the fourth image."""
+    assert difference.verdict == "A is better"
+    assert difference.interval == pytest.approx((1.0, 1.0))
+    assert difference.a.value - difference.b.value == pytest.approx(1.0)
+    assert difference.a.n == difference.b.n == 11
+    assert difference.notes[0].startswith("1 of 12 images are left out")
+    assert "set5/3" in difference.notes[0]
 
 
 @pytest.mark.parametrize("other", ["00000002", "00000002 9.00", "00000001 9.20"])
-def test_images_whose_pixels_or_degradation_differ_are_left_out(tmp_path: Path, other: str) -> None:
+def test_images_whose_pixels_or_degradation_differ_are_left_out(tmp_path, other):
     values = noise() + 1.0
     values[3] = -100.0
-    # Of an earlier version without LR; of LR that another device rounded.
-    digests = {key: "00000001 9.00" for key in KEYS} | {"set5/0": "00000001"}
+    digests = dict.fromkeys(KEYS, "00000001 9.00")
+    digests["set5/0"] = "00000001"  # of an earlier version without LR
     a = run(tmp_path / "a", values, digests=digests)
-    b = run(tmp_path / "b", noise(), digests=digests | {"set5/1": "00000001 9.01", "set5/3": other})
-    ((found,), left_out) = compared(a, b)
+    digests["set5/1"] = "00000001 9.01"  # LR that another device rounded
+    digests["set5/3"] = other
+    b = run(tmp_path / "b", noise(), digests=digests)
+
+    [difference], left_out = compared(a, b)
+
+    assert_one_better_without_image_3(difference)
     assert left_out == []
-    assert found.notes == [
-        "1 of 12 images are left out: A and B have other pixels under their names, or LR of "
-        "another degradation: set5/3"
-    ]
-    assert found.interval == pytest.approx((1.0, 1.0))
-    assert (found.a.n, found.b.n) == (11, 11)
-    assert found.a.value - found.b.value == pytest.approx(1.0)
 
 
-def test_sets_of_other_images_are_left_out(tmp_path: Path) -> None:
-    for name, digest in (("a", "00000001 9.00"), ("b", "00000002 9.00")):
-        append(tmp_path / name, [row(metric="fid", digest=digest)])
-    found, left_out = compared(str(tmp_path / "a"), str(tmp_path / "b"))
-    assert found == []
-    assert "has other pixels under the same names" in left_out[0]
-
-
-# --------------------------------------------------------------------------- what has no interval
-
-
-def test_an_output_with_a_broken_pixel_has_no_interval(tmp_path: Path) -> None:
-    values = noise()
-    values[3] = math.nan
-    a, b = run(tmp_path / "a", values), run(tmp_path / "b", noise())
-    ((found,), _) = compared(a, b)
-    assert (found.interval, found.verdict) == (None, "no interval")
-    assert found.notes[0].startswith("1 of 12 images have no finite number: set5/3 (nan, ")
-
-
-@pytest.mark.parametrize("mean", ["finite", "of version 0.1.0"])
-def test_images_that_are_equal_to_hr_are_left_out_of_both(tmp_path: Path, mean: str) -> None:
+@pytest.mark.parametrize("mean", [{"value": 31.0, "not_finite": 1}, {}])  # {}: of version 0.1.0
+def test_images_that_are_equal_to_hr_are_left_out_of_both(tmp_path, mean):
     values = noise() + 1.0
     values[3] = math.inf
-    given = {"value": 31.0, "not_finite": 1} if mean == "finite" else {}
-    a, b = run(tmp_path / "a", values, mean=given), run(tmp_path / "b", noise())
-    ((found,), _) = compared(a, b)
-    assert found.verdict == "A is better"
-    assert found.interval == pytest.approx((1.0, 1.0))
-    assert found.a.value - found.b.value == pytest.approx(1.0)
-    assert (found.a.n, found.b.n) == (11, 11)
-    assert found.notes[0].startswith(
-        "1 of 12 images are left out: their number is not finite in A or B: set5/3 (inf, "
-    )
+    a = run(tmp_path / "a", values, mean=mean)
+    b = run(tmp_path / "b", noise())
+
+    [difference], _ = compared(a, b)
+
+    assert_one_better_without_image_3(difference)
 
 
-# --------------------------------------------------------------------------------- what is left out
+def test_an_output_with_a_broken_pixel_has_no_interval(tmp_path):
+    values = noise()
+    values[3] = math.nan
+    a = run(tmp_path / "a", values)
+    b = run(tmp_path / "b", noise())
+
+    [difference], _ = compared(a, b)
+
+    assert difference.interval is None
+    assert difference.verdict == "no interval"
+    assert difference.notes[0].startswith("1 of 12 images have no finite number: set5/3 (nan, ")
 
 
-def test_common_images_only(tmp_path: Path) -> None:
+def test_images_of_both_runs_are_compared_only(tmp_path):
     a = run(tmp_path / "a", noise() + 1)
-    values = np.append(noise()[2:], 99.0)
-    b = run(tmp_path / "b", values, keys=[*KEYS[2:], "set5/another"])
-    ((found,), _) = compared(a, b)
-    assert found.notes == ["on the 10 images in both; 2 are only in A, 1 only in B"]
-    assert found.interval == pytest.approx((1, 1))
-    assert found.a.n == found.b.n == 10
-    assert found.a.value == pytest.approx((noise() + 1)[2:].mean())
+    b = run(tmp_path / "b", np.append(noise()[2:], 99.0), keys=[*KEYS[2:], "set5/another"])
+
+    [difference], _ = compared(a, b)
+
+    assert difference.notes == ["on the 10 images in both; 2 are only in A, 1 only in B"]
+    assert difference.interval == pytest.approx((1, 1))
+    assert difference.a.n == difference.b.n == 10
+    assert difference.a.value == pytest.approx((noise() + 1)[2:].mean())
+
+
+# ----------------------------------------------------------------------- numbers that are left out
+
+
+def test_sets_of_other_images_are_left_out(tmp_path):
+    append(tmp_path / "a", [row(metric="fid", digest="00000001 9.00")])
+    append(tmp_path / "b", [row(metric="fid", digest="00000002 9.00")])
+
+    differences, [line] = compared(str(tmp_path / "a"), str(tmp_path / "b"))
+
+    assert differences == []
+    assert "has other pixels under the same names" in line
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"protocol": {"color": "rgb", "border": "scale"}}, r"another protocol \(color: y / rgb\)"),
+        ({"protocol": {"color": "rgb", "border": "scale"}}, "another protocol (color: y / rgb)"),
         ({"scale": 3.0}, "does not have it"),
         ({"metric": "ssim"}, "does not have it"),
         ({"dataset": "set14"}, "does not have it"),
     ],
 )
-def test_what_is_not_comparable(tmp_path: Path, change: Any, reason: str) -> None:
-    a, b = run(tmp_path / "a", noise()), run(tmp_path / "b", noise(), **change)
-    found, left_out = compared(a, b)
-    assert found == []
+def test_what_is_not_comparable(tmp_path, change, reason):
+    a = run(tmp_path / "a", noise())
+    b = run(tmp_path / "b", noise(), **change)
+
+    differences, left_out = compared(a, b)
+
+    assert differences == []
     assert left_out[0].startswith("psnr on set5 x2 is left out: ")
-    assert re.search(reason, left_out[0])
+    assert reason in left_out[0]
 
 
 # ------------------------------------------------------------------------------------ checkpoints
 
 
-def two(folder: Path, *names: str) -> str:
-    for number, name in enumerate(names):
-        run(folder, noise() + number, checkpoint=name)
-    return str(folder)
+def test_bicubic_is_asked_for(tmp_path):
+    run(tmp_path / "a", noise(), checkpoint="bicubic")
+    a = run(tmp_path / "a", noise() + 1, checkpoint="c/best.ckpt")
+
+    [difference], _ = compared(a, f"{a}@bicubic")
+
+    assert difference.a.checkpoint == "c/best.ckpt"
+    assert difference.b.checkpoint == "bicubic"
+    assert difference.verdict == "A is better"
 
 
-def test_bicubic_is_asked_for(tmp_path: Path) -> None:
-    a = two(tmp_path / "a", "bicubic", "c/best.ckpt")
-    assert load_run(a).rows[0].checkpoint == "c/best.ckpt"
-    ((found,), _) = compared(a, f"{a}@bicubic")
-    assert found.verdict == "A is better"
-    assert found.b.checkpoint == "bicubic"
-
-
-def test_several_checkpoints(tmp_path: Path) -> None:
-    a = two(tmp_path / "a", "step-1.ckpt", "step-2.ckpt")
+def test_one_of_several_checkpoints_is_asked_for(tmp_path):
+    run(tmp_path / "a", noise(), checkpoint="step-1.ckpt")
+    a = run(tmp_path / "a", noise() + 1, checkpoint="step-2.ckpt")
     b = run(tmp_path / "b", noise())
-    for one, other in ((a, b), (b, a)):
-        with pytest.raises(ValueError, match=r"2 checkpoints \(step-1.ckpt, step-2.ckpt\): say"):
-            compared(one, other)
-    assert compared(f"{a}@step-1", f"{a}@step-2")[0][0].interval == pytest.approx((-1, -1))
+
+    [difference], _ = compared(f"{a}@step-1", f"{a}@step-2")
+
+    assert difference.interval == pytest.approx((-1, -1))
+    with pytest.raises(ValueError, match=r"2 checkpoints \(step-1.ckpt, step-2.ckpt\): say"):
+        compared(b, a)
     with pytest.raises(ValueError, match=r"nothing of a checkpoint 'step-3'; it has step-1.ckpt"):
         load_run(f"{a}@step-3")

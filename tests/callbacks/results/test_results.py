@@ -1,98 +1,91 @@
-"""Results: stored and replaced numbers, the table, damaged files."""
+"""Results: stored and replaced numbers, several seeds, damaged files."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-import logging
 import math
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 
-from callbacks.metrics.base import Metric
 from callbacks.metrics.pixels import PSNR, SSIM
 from callbacks.metrics.swd import SWD
-from callbacks.results.files import append, made_by, read_file
+from callbacks.results.files import append, made_by, read, read_file
 from callbacks.results.results import Results
 from callbacks.results.rows import over_seeds
 from files.method import Method
+from files.owned import MovedError, write_whole
 from tests.callbacks.results.measured import row
 from tests.callbacks.tiny import Images, Tiny, loader, trainer
 
-FILES = ("results.json", "images.json")
+
+class Trained(Method, Tiny):
+    """A model with weights from a file."""
+
+    weights_source = "a.ckpt"
 
 
-def evaluated(root: Path, source: str | None = "a.ckpt", verb: str = "test") -> None:
-    class Trained(Method, Tiny):
-        weights_source = source
+def evaluate(folder, *metrics, model=None, data=None, verb="test"):
+    run = trainer(folder, *metrics, Results())
+    getattr(run, verb)(model or Trained(), data or loader(), verbose=False)
 
-    model = Trained()
-    run = trainer(root, PSNR(), SSIM(), Results())
-    getattr(run, verb)(model, [loader(), loader(Images(3, "other", 4))], verbose=False)
+
+def stored(folder):
+    return read_file(folder / "results.json")
+
+
+# --------------------------------------------------------------------------------- what is written
 
 
 @pytest.mark.parametrize("verb", ["validate", "test"])
-def test_numbers_with_protocol_and_weights(tmp_path: Path, verb: str) -> None:
-    evaluated(tmp_path, verb=verb)
+def test_numbers_with_protocol_and_weights(tmp_path, verb):
+    datasets = [loader(), loader(Images(3, "other", 4))]
+
+    evaluate(tmp_path, PSNR(), SSIM(), data=datasets, verb=verb)
+
     content = json.loads((tmp_path / "results.json").read_text())
     assert set(content) == {"results", "command", "commit", "versions", "arithmetic"}
-    assert content["versions"]["torch"] == torch.__version__.partition("+")[0] or (
-        content["versions"]["torch"] == torch.__version__
-    )
-    found = [(r["dataset"], r["scale"], r["metric"], r["n"]) for r in content["results"]]
-    assert found == [
+    assert torch.__version__.startswith(content["versions"]["torch"])
+    rows = [(r["dataset"], r["scale"], r["metric"], r["n"]) for r in content["results"]]
+    assert rows == [
         ("tiny", 2.0, "psnr", 7),
         ("other", 4.0, "psnr", 3),
         ("tiny", 2.0, "ssim", 7),
         ("other", 4.0, "ssim", 3),
     ]
     first = content["results"][0]
-    described = {"dataset", "scale", "metric", "value", "n", "protocol", "checkpoint"}
-    assert set(first) == described | {"higher_is_better", "not_finite", "digest"}
+    assert set(first) == {
+        *("dataset", "scale", "metric", "value", "n", "protocol", "checkpoint"),
+        *("higher_is_better", "not_finite", "digest"),
+    }
     assert first["protocol"] == PSNR().protocol()
     assert first["checkpoint"] == "a.ckpt"
 
 
-def test_only_what_is_measured_again_is_replaced(tmp_path: Path) -> None:
-    evaluated(tmp_path)
-    evaluated(tmp_path)
-    assert len(read_file(tmp_path / "results.json")) == 4
-    evaluated(tmp_path, source=None)
-    assert len(read_file(tmp_path / "results.json")) == 8
+def test_every_image_and_those_of_bicubic(tmp_path):
+    evaluate(tmp_path, PSNR(control=True), data=[loader(), loader(Images(3, "other", 4))])
 
-
-@pytest.mark.parametrize("metric", [PSNR(), SWD(levels=1)], ids=["of images", "of sets"])
-@pytest.mark.parametrize("changed", ["nothing", "weights", "hr", "lr"])
-def test_a_row_is_of_one_training_and_of_the_same_images(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, changed: str, metric: Metric
-) -> None:
-    class Others(Images):
-        def __getitem__(self, index: int) -> dict[str, Any]:
-            sample = super().__getitem__(index)
-            return {**sample, changed: sample.get(changed, 0) / 2}
-
-    class Trained(Method, Tiny):
-        weights_source: str | None
-
-    metrics = [PSNR(), SSIM(), SWD(levels=1)]
-    for name in ("other.pth", "m.pth"):
-        (tmp_path / name).write_text("before")
-        Trained.weights_source = f"{tmp_path / name} (EMA)"
-        trainer(tmp_path, *metrics, Results()).test(Trained(), loader(), verbose=False)
-    (tmp_path / "m.pth").write_text("after" if changed == "weights" else "before")
-    trainer(tmp_path, metric, Results()).test(Trained(), loader(Others()), verbose=False)
-    names = [m.name for m in metrics]
-    kept = names if changed == "nothing" else [metric.name]
-    numbers = read_file(tmp_path / "results.json")
-    assert sorted(row.metric for row in numbers) == sorted([*names, *kept])
-    of_images = [name for name in (*names, *kept) if name != "swd"]
     images = read_file(tmp_path / "images.json")
-    assert sorted(row.metric for row in images if row.image == "tiny/00") == sorted(of_images)
-    gone = next(name for name in names if name != metric.name)
-    assert (f"no longer among the results: {gone} on tiny x2" in caplog.text) == (len(kept) == 1)
-    assert ("are replaced: tiny x2" in caplog.text) == (changed in ("hr", "lr"))
+    assert [(number.dataset, number.checkpoint) for number in stored(tmp_path)] == [
+        ("tiny", "a.ckpt"),
+        ("other", "a.ckpt"),
+        ("tiny", "bicubic"),
+        ("other", "bicubic"),
+    ]
+    assert [image.image for image in images[:7]] == Images().keys
+    for number in stored(tmp_path):
+        values = [image.value for image in images if image.number == number.number]
+        assert len(values) == number.n
+        assert number.value == sum(values) / number.n
+
+
+def test_nothing_is_stored_in_fit_or_without_metrics(tmp_path):
+    trainer(tmp_path, PSNR(), Results()).fit(Tiny(), loader(), loader())
+    evaluate(tmp_path)
+
+    assert not list(tmp_path.glob("*.json"))
 
 
 @pytest.mark.parametrize(
@@ -103,59 +96,191 @@ def test_a_row_is_of_one_training_and_of_the_same_images(
         (None, {}, None),
     ],
 )
-def test_options_are_part_of_what_a_number_stands_for(
-    weights: str | None, options: dict[str, Any], expected: str | None
-) -> None:
-    class Made(Method):
+def test_options_are_part_of_what_a_number_stands_for(weights, options, expected):
+    class Sampled(Method):
         weights_source = weights
-        output_settings = options  # type: ignore[assignment]
+        output_settings = options
 
-    assert made_by(Made()) == expected
-
-
-@pytest.mark.parametrize("bad", [0, 1])
-def test_a_number_that_a_seed_lacks_is_no_mean_of_the_others(bad: int) -> None:
-    """A metric of sets may have further numbers for some outputs only, such as `flicker`."""
-    evaluations = []
-    for seed in range(3):
-        if seed == bad:
-            evaluations.append([row(metric="swd", value=math.nan, seed=seed)])
-        else:
-            evaluations.append([row(metric=name, seed=seed) for name in ("swd", "swd_2")])
-    numbers = over_seeds(evaluations)
-    assert [row.metric for row in numbers] == ["swd", "swd_2"]
-    assert [str((row.value, row.std)) for row in numbers] == ["(nan, nan)"] * 2
+    assert made_by(Sampled()) == expected
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])
-def test_values_that_are_not_finite_are_strict_json(tmp_path: Path, value: float) -> None:
-    def refuse(constant: str) -> None:
+def test_values_that_are_not_finite_are_strict_json(tmp_path, value):
+    def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")
 
     append(tmp_path, [row(value=value), row(value=value, image="set5/baby")])
-    for name in FILES:
+
+    for name in ("results.json", "images.json"):
         json.loads((tmp_path / name).read_text(), parse_constant=refuse)
         assert str(read_file(tmp_path / name)[0].value) == str(value)
 
 
+# ----------------------------------------------------------------------------- what replaces what
+
+
+def test_only_what_is_measured_again_is_replaced(tmp_path):
+    evaluate(tmp_path, PSNR(), SSIM())
+    evaluate(tmp_path, PSNR(), SSIM())
+    assert len(stored(tmp_path)) == 2
+
+    evaluate(tmp_path, PSNR(), SSIM(), model=Tiny())
+    assert len(stored(tmp_path)) == 4
+
+
+class Changed(Images):
+    """Images of the same names, of which HR, LR or nothing is darker."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.part = part
+
+    def __getitem__(self, index):
+        sample = super().__getitem__(index)
+        return sample | {self.part: sample.get(self.part, 0) / 2}
+
+
+@pytest.mark.parametrize("metric", [PSNR(), SWD(levels=1)], ids=["of images", "of sets"])
+@pytest.mark.parametrize(("changed", "remain"), [("nothing", 3), ("hr", 1), ("lr", 1)])
+def test_numbers_of_other_images_of_the_same_names_go(tmp_path, caplog, metric, changed, remain):
+    """A row of results is of the same images."""
+    evaluate(tmp_path, PSNR(), SSIM(), SWD(levels=1))
+
+    evaluate(tmp_path, metric, data=loader(Changed(changed)))
+
+    assert len(stored(tmp_path)) == remain
+    assert ("are replaced: tiny x2" in caplog.text) == (remain == 1)
+    images = read_file(tmp_path / "images.json")
+    of_images = {number.metric for number in stored(tmp_path)} - {"swd"}
+    assert {image.metric for image in images} == of_images
+
+
+@pytest.mark.parametrize(("content", "remain"), [("before", 2), ("after", 1)])
+def test_numbers_of_other_weights_of_the_same_name_go(tmp_path, caplog, content, remain):
+    model = Trained()
+    model.weights_source = f"{tmp_path / 'm.pth'} (EMA)"
+    (tmp_path / "m.pth").write_text("before")
+    evaluate(tmp_path, PSNR(), SSIM(), model=model)
+    (tmp_path / "m.pth").write_text(content)
+
+    evaluate(tmp_path, PSNR(), model=model)
+
+    assert len(stored(tmp_path)) == remain
+    assert ("no longer among the results: ssim on tiny x2" in caplog.text) == (remain == 1)
+
+
+def test_numbers_of_another_scale_stay(tmp_path, caplog):
+    of_scale_4 = [row(scale=4.0, digest="00000002 9.0")]
+    append(tmp_path, [row(digest="00000001 9.0")])
+
+    append(tmp_path, of_scale_4)
+
+    assert not caplog.records
+    assert len(read(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("written", [0, 1, 2])
+@pytest.mark.parametrize("again", ["00000001", "00000002"])
+def test_a_kill_between_two_writes_mixes_no_row(tmp_path, monkeypatch, written, again):
+    """Of other images than before, or of the first ones, PSNR alone is measured again."""
+
+    def measure(digest, *metrics):
+        rows = []
+        for metric in metrics:
+            rows.append(row(metric=metric, value=int(digest)))
+            rows.append(row(metric=metric, image="set5/baby", digest=digest))
+        append(tmp_path, rows)
+
+    measure("00000001", "psnr", "ssim")
+    writes = iter([write_whole] * written)
+    with monkeypatch.context() as patch, contextlib.suppress(StopIteration):
+        patch.setattr("callbacks.results.files.write_whole", lambda *file: next(writes)(*file))
+        measure("00000002", "psnr")
+
+    measure(again, "psnr")
+
+    assert {number.value for number in stored(tmp_path)} == {int(again)}
+
+
 @pytest.mark.parametrize("content", ["{", '{"results": [{"value": 1}]}'])
-def test_a_damaged_file_is_moved_aside(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
-) -> None:
+def test_a_damaged_file_is_moved_aside(tmp_path, caplog, content):
     path = tmp_path / "results.json"
     for number in (0, 1):
         path.write_text(content)
         with pytest.raises(ValueError, match=r"results\.json is damaged"):
             read_file(path)
-        with caplog.at_level(logging.WARNING):
-            evaluated(tmp_path)
+
+        evaluate(tmp_path, PSNR())
+
         aside = tmp_path / f"results.json.damaged-{number}"
         assert aside.read_text() == content
         assert str(aside) in caplog.text
-        assert len(read_file(path)) == 4
+        assert len(read_file(path)) == 1
 
 
-def test_nothing_is_stored_in_fit_or_without_metrics(tmp_path: Path) -> None:
-    trainer(tmp_path, PSNR(), Results()).fit(Tiny(), loader(), loader())
-    trainer(tmp_path, Results()).test(Tiny(), loader(), verbose=False)
-    assert not any((tmp_path / name).exists() for name in FILES)
+def test_numbers_never_go_into_a_run_that_took_the_place_of_a_moved_one(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+
+    class Moves(Callback):
+        def on_test_batch_start(self, *args):
+            if not (tmp_path / "moved").exists():
+                folder.rename(tmp_path / "moved")
+                folder.mkdir()
+
+    with pytest.raises(MovedError, match="was moved or deleted"):
+        evaluate(folder, PSNR(), Moves())
+
+    assert not list(folder.iterdir())
+
+
+# ---------------------------------------------------------------------------------- several seeds
+
+
+class Stochastic(Trained):
+    """A model whose outputs depend on a seed, as of methods with noise."""
+
+    _drew_noise = True
+
+    def test_step(self, batch, batch_idx, dataloader_idx=0):
+        sr = super().test_step(batch, batch_idx)["sr"]
+        return {"sr": (sr + 0.01 * self.noise_seed).clamp(0, 1)}
+
+
+def test_evaluations_of_several_seeds_are_one_number(tmp_path, capsys):
+    model = Stochastic()
+    results = Results()
+    run = trainer(tmp_path, PSNR(control=True), results)
+    results.repeats = 3
+    values = []
+    for seed in (4, 5, 6):
+        model.set_noise_seed(seed)
+        run.test(model, loader(), verbose=False)
+        values.append(run.callback_metrics["test/psnr"].double())
+        assert stored(tmp_path)[0].seeds == list(range(4, seed + 1))  # also if interrupted here
+
+    number, bicubic = stored(tmp_path)
+    assert number.value == pytest.approx(torch.stack(values).mean().item(), rel=1e-6)
+    assert number.std == pytest.approx(torch.stack(values).std().item(), rel=1e-4)
+    assert number.std > 0
+    assert bicubic.seeds is None
+    seeds = {image.seed for image in read_file(tmp_path / "images.json")}
+    assert seeds == {4, 5, 6, None}
+    assert capsys.readouterr().out.count("checkpoint") == 1  # one table, at the end
+
+    run.test(model, loader(), verbose=False)
+    assert stored(tmp_path)[0].seeds == [6]  # another evaluation replaces them
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_a_number_that_a_seed_lacks_is_no_mean_of_the_others(broken):
+    """A metric of sets may have further numbers for some outputs only, such as `flicker`."""
+    evaluations = [[row(metric="swd", seed=n), row(metric="swd_2", seed=n)] for n in range(3)]
+    evaluations[broken] = [row(metric="swd", value=math.nan, seed=broken)]
+
+    numbers = over_seeds(evaluations)
+
+    assert [number.metric for number in numbers] == ["swd", "swd_2"]
+    for number in numbers:
+        assert math.isnan(number.value)
+        assert math.isnan(number.std)

@@ -1,0 +1,185 @@
+"""Metrics of clips: flicker, sets of frames, and FVD and KVD with a small network."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from callbacks.metrics.fid import frechet_distance, polynomial_mmd
+from callbacks.metrics.swd import SWD
+from callbacks.metrics.video import FVD, KVD, Flicker, FrameSWD
+from tests.callbacks.tiny import Images, Tiny, trainer
+from tests.make_images import keys, noisy, smooth, uniform
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+
+
+def moving(count, step):
+    """Clips (B, 4, 3, 40, 40) of windows that move to the right."""
+    images = smooth(count, (40, 80)) * 0.6 + 0.2
+    windows = [images[..., n * step : n * step + 40] for n in range(4)]
+    return torch.stack(windows, 1)
+
+
+def flicker(clips):
+    metric = Flicker()
+    features = metric.features(clips, keys(len(clips)))
+    return metric.distances(features, features)
+
+
+def test_motion_is_no_flicker():
+    clips = moving(4, step=2)
+
+    values = flicker(clips)
+
+    difference = float((clips * 255).diff(dim=1).abs().mean())
+    assert values["flicker"] < 0.15 * difference
+    assert values["flicker"] == values["flicker_real"]
+
+
+def test_what_stands_still_does_not_flicker():
+    values = flicker(moving(3, step=0))
+
+    assert list(values) == ["flicker", "flicker_static", "flicker_real", "flicker_static_real"]
+    assert values["flicker_static"] == 0
+    assert values["flicker"] < 0.05  # OpenCV moves by 32nds of a pixel
+
+
+def test_brightness_that_alternates_is_flicker_of_so_many_levels():
+    light = torch.tensor([0.0, 10, 0, 10]).view(1, -1, 1, 1, 1) / 255
+
+    values = flicker(moving(3, step=0) + light)
+
+    assert values["flicker_static"] == pytest.approx(10, abs=0.5)
+    assert 2 < values["flicker"] <= 10.5
+
+
+def test_noise_of_each_frame_is_flicker():
+    clips = moving(3, step=2)
+
+    assert flicker(noisy(clips))["flicker"] > 4 * flicker(clips)["flicker"]
+
+
+def test_frames_are_measured_as_images():
+    of_frames = FrameSWD(levels=2, patches=9)
+    of_images = SWD(levels=2, patches=9)
+    clips = moving(6, step=1)
+    names = {"key": [f"a/{n}/{t}" for n in range(6) for t in range(4)]}
+
+    sr = of_frames.features(clips * 0.8, keys(6)).double()
+    hr = of_frames.features(clips, keys(6)).double()
+
+    frames = [of_images.features(x.flatten(0, 1), names).double() for x in (clips * 0.8, clips)]
+    assert of_frames.distance(sr, hr) == pytest.approx(of_images.distance(*frames), rel=1e-6)
+    # A reference may be of images.
+    images = of_frames.features(clips[:, 0], keys(6)).double()
+    assert of_frames.distance(sr, images) > 0
+
+
+# ------------------------------------------------------------------------------------ FVD and KVD
+
+
+class Halves(nn.Module):
+    """Mean colours in the two halves of the time: (B, 6)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(2, (2, -1)).mean((3, 4, 5)).flatten(1)
+
+
+class LikeI3D(nn.Module):
+    """A network with the arguments of the usual I3D file."""
+
+    def forward(
+        self,
+        x: Tensor,
+        rescale: bool = True,
+        resize: bool = True,
+        return_features: bool = False,
+    ) -> Tensor:
+        features = x.mean((3, 4)).flatten(1)
+        return features if return_features and not rescale and not resize else features * 0
+
+
+def save(network, path):
+    torch.jit.script(network).save(str(path))
+    return str(path)
+
+
+class Clips(Images):
+    """Clips of 6 frames of 12x10 pixels, and outputs beside them."""
+
+    def __getitem__(self, index):
+        sr, clip = uniform(2, 6, 3, 12, 10, seed=index)
+        return {"key": self.keys[index], "clip": clip, "sr": sr * 0.8}
+
+
+def collate(samples):
+    batch = {"key": [sample["key"] for sample in samples]}
+    for name in ("clip", "sr"):
+        batch[name] = torch.stack([sample[name] for sample in samples])
+    return batch
+
+
+class Echo(Tiny):
+    """Its outputs come with the batch."""
+
+    def validation_step(self, batch, *indices):
+        return {"sr": batch["sr"]}
+
+
+def validate(folder, *metrics):
+    data = DataLoader(Clips(7), 2, collate_fn=collate)
+    trainer(folder, *metrics).validate(Echo(), data, verbose=False)
+
+
+def features_of(name):
+    """What `Halves` makes of the first 4 frames, prepared as in the papers."""
+    clips = torch.stack([Clips()[n][name] for n in range(7)])[:, :4]
+    levels = (clips * 255).round().flatten(0, 1) / 127.5 - 1
+    frames = functional.interpolate(levels, (224, 224), mode="bilinear", antialias=True)
+    halves = frames.mean((2, 3)).view(7, 2, 2, 3).mean(2)  # (clip, half, colour)
+    return halves.mT.flatten(1).double()
+
+
+def test_the_numbers_are_those_of_the_features(tmp_path):
+    file = save(Halves(), tmp_path / "net.pt")
+    fvd = FVD(file, frames=4)
+    kvd = KVD(file, frames=4)
+
+    validate(tmp_path, fvd, kvd)
+
+    sr = features_of("sr")
+    clip = features_of("clip")
+    assert fvd.records[0]["value"] == pytest.approx(frechet_distance(sr, clip), rel=1e-4)
+    assert kvd.records[0]["value"] == pytest.approx(polynomial_mmd(sr, clip), rel=1e-4)
+    protocol = fvd.records[0]["protocol"]
+    assert protocol["weights"] == "net.pt"
+    assert protocol["sha256"] == hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    assert protocol["frames"] == "the first 4"
+    assert protocol["remark"] == "few images (below 2048): biased upward"
+
+
+def test_i3d_is_asked_for_its_features(tmp_path):
+    metric = FVD(save(LikeI3D(), tmp_path / "i3d.pt"), frames=6)
+
+    validate(tmp_path, metric)
+
+    assert metric.records[0]["value"] > 0.01  # not features that were rescaled or a softmax
+
+
+@pytest.mark.parametrize("weights", [None, "$NOWHERE/i3d.pt"])
+def test_without_a_network_it_is_off_or_stops_the_run(tmp_path, caplog, weights):
+    metric = FVD(weights)
+
+    validate(tmp_path, metric)
+
+    assert metric.records == []
+    assert "fvd is off, no number will appear: its network, `weights` of FVD, is n" in caplog.text
+    with pytest.raises(FileNotFoundError, match="`weights` of KVD, is n"):
+        validate(tmp_path, KVD(weights, strict_weights=True))

@@ -1,0 +1,224 @@
+"""Degradations from YAML files, their preview, and the examples of docs/degradations.md."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from degradations.bicubic import Bicubic
+from degradations.compose import Mixture, OneOf, Shuffled, Sometimes
+from degradations.pipeline import Pipeline
+from degradations.recipes.resshift import ImageNetTest, ResShift
+from degradations.stages.blur import Sinc
+from degradations.stages.noise import GaussianNoise
+from degradations.tools import preview
+from degradations.tools.configure import degradation_of
+from tests.conftest import REPO
+from tests.make_images import photograph, uniform
+
+SHIPPED = sorted((REPO / "configs/degradation").glob("*.yaml"))
+REFUSALS = yaml.safe_load((Path(__file__).parent / "refusals.yaml").read_text())
+PAGE = (REPO / "docs/degradations.md").read_text()
+NOISE = {"class_path": "degradations.GaussianNoise"}
+
+
+def pipeline(stages):
+    return {"class_path": "degradations.Pipeline", "init_args": {"stages": stages}}
+
+
+def write(path, content):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+# --------------------------------------------------------------------------------- configurations
+
+
+@pytest.mark.parametrize("row", REFUSALS, ids=lambda row: row["words"][:30])
+def test_refusals_name_what_to_change(tmp_path, row):
+    path = write(tmp_path / "own.yaml", row.get("recipe") or pipeline([row["of"]]))
+
+    with pytest.raises(ValueError, match=f"(?s){row['words']}"):
+        degradation_of([path], 4.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"), [("invsr", ResShift), ("invsr_imagenet_test", ImageNetTest)]
+)
+def test_the_files_of_invsr_are_the_recipes_as_they_are(name, recipe):
+    """test_recipes.py compares their numbers with the tables."""
+    shape = torch.Size((8, 3, 64, 64))
+
+    shipped = degradation_of([REPO / f"configs/degradation/{name}.yaml"], 4.0)
+
+    assert type(shipped) is recipe
+    expected = recipe(4.0).params_of(np.arange(8), shape)
+    np.testing.assert_equal(shipped.params_of(np.arange(8), shape), expected)
+
+
+def test_an_experiment_with_its_own_scale():
+    path = REPO / "configs/experiment/quickstart.yaml"
+
+    assert degradation_of([path]).scale == 2.0
+    assert degradation_of([path], 3.0).scale == 3.0
+
+
+def test_a_path_in_a_file_is_relative_to_it(tmp_path):
+    write(tmp_path / "a/noise.yaml", pipeline([NOISE | {"init_args": {"sigma": [7, 8]}}]))
+    path = write(tmp_path / "own.yaml", {"degradation": "a/noise.yaml"})
+
+    degradation = degradation_of([path], 2.0)
+
+    assert degradation.stages["GaussianNoise"].sigma == (7.0, 8.0)
+
+
+def test_stages_by_name_keep_the_order_of_the_file(tmp_path):
+    path = write(tmp_path / "own.yaml", pipeline({"zoom": NOISE, "blur": NOISE, "noise": NOISE}))
+
+    assert list(degradation_of([path], 2.0).stages) == ["zoom", "blur", "noise"]
+
+
+def test_later_files_win_and_add(tmp_path):
+    first = write(tmp_path / "1.yaml", pipeline([NOISE]))
+    second = write(tmp_path / "2.yaml", {"init_args": {"quantize": False, "stages+": [NOISE]}})
+    third = write(tmp_path / "3.yaml", {"class_path": "degradations.Bicubic"})
+
+    merged = degradation_of([first, second], 2.0)
+
+    assert not merged.quantize
+    assert list(merged.stages) == ["GaussianNoise", "GaussianNoise#2"]
+    assert isinstance(degradation_of([first, third], 2.0), Bicubic)
+
+
+# ---------------------------------------------------------------------------------------- preview
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Work in a folder with a photograph and a recipe."""
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(photograph(512, 512, corner=0)).save("photo.png")
+    noise = NOISE | {"init_args": {"sigma": [25, 25]}}
+    write(tmp_path / "recipe.yaml", pipeline({"first": noise}))
+    return tmp_path
+
+
+def run(*arguments):
+    return preview.main(["--config", "recipe.yaml", *arguments])
+
+
+def test_prints_the_parameters_and_draws_each_stage(folder, caplog):
+    arguments = ["photo.png", "--draws=3", "--rows=2", "--crop=64", "--seed=7", "--scale=2"]
+
+    with caplog.at_level("INFO"):
+        run(*arguments)
+        run(*arguments)  # whose sheet replaces the first one's
+
+    assert "Stage by stage, seed 8" in caplog.text
+    assert "1. first: GaussianNoise, levels 25, grey False, 64 x 64 px" in caplog.text
+    assert "LR: 32 x 32 px" in caplog.text
+    sheet = np.asarray(Image.open("preview.png"))
+    middle = Image.fromarray(photograph(64, 64, corner=224))
+    np.testing.assert_array_equal(sheet[48:304, 16:272], middle.resize((256, 256), 0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("recipe.yaml", "recipe.yaml: not an image"),
+        ("photo.png --out photo.png", "photo.png is an input and would be overwritten"),
+        ("photo.png --out other.png", "other.png exists, and Enlarger did not write it"),
+    ],
+)
+def test_errors_write_nothing(folder, arguments, words):
+    Image.new("RGB", (8, 8)).save("other.png")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+
+    with pytest.raises((ValueError, OSError), match=words):
+        run(*arguments.split())
+
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def nested(scale=2.0):
+    return Pipeline(
+        scale,
+        {
+            "blur": Sinc(),
+            "sometimes": Sometimes(GaussianNoise((20.0, 20.0)), 0.5),
+            "one": OneOf({"a": GaussianNoise(), "b": Sinc()}, (0.25, 0.75)),
+            "order": Shuffled({"c": Sinc(), "d": Sometimes(Sinc(), 0.5), "e": GaussianNoise()}),
+        },
+    )
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_steps_are_those_of_the_degradation(seed):
+    hr = uniform(1, 3, 24, 20)
+    degradation = nested()
+    params = degradation.params_of(torch.tensor([seed]), hr.shape)
+
+    steps, lr = preview.run(degradation, hr, params)
+
+    expected = ["blur"]
+    if params["sometimes"]["applied"][0]:
+        expected.append("sometimes")
+    expected.append("one / a" if params["one"]["which"][0] == 0 else "one / b")
+    for number in params["order"]["order"][0]:
+        if number != 1 or params["order"]["d"]["applied"][0]:
+            expected.append(f"order / {'cde'[number]}")
+    assert [step.name for step in steps] == expected
+    last = steps[-1].image.clamp(0, 1)
+    assert torch.equal(Pipeline(2.0, [])(last, torch.tensor([0])), lr)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_steps_of_a_mixture_are_those_of_the_chosen_recipe(seed):
+    hr = uniform(1, 3, 24, 20)
+    mixture = Mixture(2.0, {"bicubic": Bicubic, "own": nested})
+    params = mixture.params_of(torch.tensor([seed]), hr.shape)
+
+    steps, _ = preview.run(mixture, hr, params)
+
+    assert bool(steps) == bool(params["which"][0])
+    assert all(step.name.startswith("own / ") for step in steps)
+
+
+@pytest.mark.parametrize("config", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_degradation_has_a_sheet(config):
+    degradation = degradation_of([config], default_scale=4.0)
+
+    *stages, grid = preview.preview(degradation, uniform(1, 3, 64, 64), seeds=range(4), rows=4)
+
+    assert [section.tiles[-1].title for section in stages] == ["LR"] * 4
+    assert len(grid.tiles) == 4
+
+
+# -------------------------------------------------------------------------- docs/degradations.md
+
+
+@pytest.mark.parametrize("name", ["own.yaml", "milder.yaml", "levels.yaml"])
+def test_the_examples_of_the_page_make_degradations(tmp_path, name):
+    blocks = dict(re.findall(r"```yaml\n# (\S+)\n(.*?)```", PAGE, re.DOTALL))
+    (tmp_path / name).write_text(blocks[name])
+    base = [REPO / "configs/degradation/real_esrgan.yaml"] if name == "milder.yaml" else []
+
+    degradation_of([*base, tmp_path / name], 4.0)
+
+
+def test_the_script_of_the_page_degrades_a_folder(tmp_path, monkeypatch):
+    [script] = re.findall(r"```python\n# degrade_folder.py\n(.*?)```", PAGE, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Path("my/hr").mkdir(parents=True)
+    Image.new("RGB", (64, 48), "teal").save("my/hr/a.png")
+
+    exec(script, {})
+
+    assert Image.open("held_out_x4/a.png").size == (16, 12)
