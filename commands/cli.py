@@ -27,7 +27,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers.logger import DummyLogger
 
-from callbacks.evaluation import all_callbacks, is_distributed
+from callbacks.evaluation import all_callbacks, is_distributed, on_first
 from callbacks.predict.writer import Writer
 from callbacks.tensorboard import FOLDER, TensorBoard
 from callbacks.training.progress import progress_bar
@@ -35,11 +35,12 @@ from callbacks.validation_images import ValidationImages
 from commands.arguments.parser import Parser, link, parse, refuse_misread
 from commands.check.first_step import Checked
 from commands.distributed.callbacks import Start, Stops
-from commands.distributed.heartbeat import Ranks
 from commands.distributed.launch import own_plugins, own_strategy, refuse_unsupported
-from commands.distributed.preflight import start_facts
-from commands.errors import ConfigurationError, RepeatedError, TemporaryError, print_error
+from commands.distributed.preflight import compare, start_facts
+from commands.distributed.ranks import Ranks
+from commands.errors import ConfigurationError, TemporaryError, print_error
 from commands.interface.named import with_model
+from commands.lightning_internals import replace_signal_handlers
 from commands.names import ABOUT
 from commands.process import keep_compiled_code, keep_freed_memory, prepare_output, raise_limit
 from commands.run.arithmetic import arithmetic
@@ -50,7 +51,7 @@ from commands.run.directory import (
     experiment_name,
     run_folder,
 )
-from commands.run.files import fingerprint, why_unseen
+from commands.run.files import fingerprint, wait_for
 from commands.run.loggers import keep_earlier_metrics, name_loggers
 from commands.run.weights import (
     find_weights,
@@ -59,7 +60,7 @@ from commands.run.weights import (
     needed_files,
     weights_are_read,
 )
-from commands.signals import Stopped
+from commands.signals import Signals, Stopped
 from commands.tracebacks import sentence_of, status_of
 from commands.world import agree
 from datamodules.base import SRDataModule
@@ -201,9 +202,9 @@ class EnlargerCLI(LightningCLI):
         name_loggers(config.trainer.logger, options.name)
         if config.ckpt_path is not None:
             config.ckpt_path = expand_path(config.ckpt_path, "ckpt_path")
-        self.ranks = Ranks(60 * options.preflight_minutes, options.lost_after_seconds)
-        self.ranks.signals.command = self.name
         WAITS.limit = 60 * options.wait_minutes
+        self.ranks = Ranks(WAITS.limit)
+        self.signals = Signals(self.name)
         self._refusal: Exception | None = None
         self.reads_weights = weights_are_read(self.run, config, self.command.fits)
         self.command.prepares(self)
@@ -288,8 +289,8 @@ class EnlargerCLI(LightningCLI):
         # Before the bar, which counts what is enlarged: the writer lets that happen piece by piece.
         writer = [] if fits else [self.config_init.writer]
         options.callbacks = [
-            Start(self.ranks, self._facts, self.config_dump),
-            Stops(self.ranks),
+            Start(self.config_dump),
+            Stops(self.signals),
             *callbacks,
             *writer,
             *self.command.adds(self),
@@ -301,7 +302,7 @@ class EnlargerCLI(LightningCLI):
         self.world.check(trainer)
         # Those that save by themselves follow ours, which sets the counters.
         vars(trainer)["callbacks"].sort(key=is_foreign_checkpoint_callback)
-        self.ranks.signals.attach(trainer)
+        replace_signal_handlers(trainer, self.signals)
         return trainer
 
     def _choose_logger(self, options: Namespace) -> None:
@@ -309,9 +310,6 @@ class EnlargerCLI(LightningCLI):
             options.logger = False
         elif options.logger in (None, True):
             options.logger = TensorBoard(str(self.run.path), name="", version=FOLDER)
-
-    def _facts(self) -> dict[str, Any]:
-        return start_facts(self.config_dump or self.dump(), self.trainer.world_size)
 
     def _usual_callbacks(self, options: Namespace, callbacks: Sequence[Any]) -> list[Callback]:
         """Return the usual callbacks of the command where the configuration has no such one."""
@@ -374,46 +372,46 @@ class EnlargerCLI(LightningCLI):
         return self.command.leaves_run and not self.config.trainer.fast_dev_run
 
     def _meet(self) -> None:
-        refusal = self._refusal
-        if not self.ranks.may_meet(self.trainer):
-            if refusal is not None:
-                raise refusal
+        """Meet the other processes; all continue from the checkpoint that the first one chose."""
+        self.ranks.meet(self.trainer)
+        on_first(self._raise_refusal)
+        if self.trainer.world_size == 1:
             return
-        place = None
-        if self.resumed_from is not None:
-            place = (str(self.resumed_from), fingerprint(self.resumed_from))
-        facts = {**self._facts(), "place": place, "refusal": None}
-        if refusal is not None and self.trainer.is_global_zero:
-            facts["refusal"] = str(refusal)
-        try:
-            chosen = self.ranks.meet(self.trainer, facts)[0]["place"]
-        except ConfigurationError as error:
-            if isinstance(refusal, TemporaryError):  # its status means: start again
-                raise TemporaryError(str(error)) from error
-            raise
-        self.resumed_from, unseen = None, None
+        compare(start_facts(self.config_dump or self.dump()))
+        chosen = on_first(self._chosen)
+        self.resumed_from = None
         if chosen is not None:
             path, digest = chosen
-            self.resumed_from = Path(path)
-            if place != (path, digest):
-                unseen = why_unseen(self.resumed_from, digest, VISIBLE_SECONDS)
-        self.ranks.compare("checkpoint", {"refusal": unseen})
+            self.resumed_from = path
+            wait_for(path, digest, VISIBLE_SECONDS)
+
+    def _raise_refusal(self) -> None:
+        if self._refusal is not None:
+            raise self._refusal
+
+    def _chosen(self) -> tuple[Path, str] | None:
+        path = self.resumed_from
+        return None if path is None else (path, fingerprint(path))
 
     @contextlib.contextmanager
     def _together(self) -> Iterator[None]:
         # The other processes learn how this one ends.
         try:
             yield
-        except (Stopped, Checked):
-            self.ranks.finish()
-            raise
         except BaseException as error:
+            if isinstance(error, Stopped | Checked) and self.name != "predict":  # all end here
+                with contextlib.suppress(RuntimeError):  # another process failed meanwhile
+                    self.ranks.finish()
+                raise
             launcher = self.trainer.strategy.launcher
             if launcher is not None and not self.ranks.met:
                 launcher.kill(signal.SIGKILL)  # those that it started would wait for this process
-            blamed = self.ranks.fail(error, status_of(error))
-            if blamed is not None:
-                raise blamed from error
+            if isinstance(error, Stopped):
+                self.ranks.fail(error, error.status)
+                raise
+            reason = self.ranks.fail(error, status_of(error))
+            if reason is not None:
+                raise reason from error
             raise
 
     def run_command(self) -> None:
@@ -423,9 +421,7 @@ class EnlargerCLI(LightningCLI):
         with self._together(), switches:
             keep_earlier_metrics(trainer)
             self.command.run(self)
-        failure = self.ranks.finish()
-        if failure is not None:
-            raise TemporaryError(*failure)
+            self.ranks.finish()
 
 
 def without_outputs(options: Namespace, callbacks: Sequence[Any], own_bar: bool) -> list[Any]:
@@ -489,8 +485,6 @@ def run(args: list[str], commands: Mapping[str, Command]) -> None:
         status = 128 + signal.SIGINT
         if is_distributed():
             _end(status)
-    except RepeatedError as repeated:
-        _end(repeated.status)
     except Exception as error:
         sentence = None if debug else sentence_of(error)
         if sentence is None and not is_distributed():

@@ -13,6 +13,7 @@ from typing import Any
 from jsonargparse.typing import Path
 from lightning.pytorch import Trainer
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 CONFIGURATIONS = (".yaml", ".yml", ".json")
 
@@ -60,6 +61,25 @@ def replace_signal_handlers(trainer: Trainer, signals: Any) -> None:
     """
     trainer._signal_connector = signals
     trainer.fit_loop.epoch_loop = _EpochLoop(trainer, trainer.min_steps, trainer.max_steps)
+
+
+def launch(trainer: Trainer) -> None:
+    """Start the processes that Lightning starts itself, and create the process group.
+
+    Lightning does both when the trainer runs, and finds them done then.
+
+    Args:
+        trainer: A trainer of several processes, before it runs.
+
+    Raises:
+        ValueError: If its processes would not begin with the command line.
+    """
+    launcher = trainer.strategy.launcher
+    if not isinstance(launcher, _SubprocessScriptLauncher):
+        raise ValueError(
+            "trainer.strategy starts processes by fork or spawn: remove its start_method"
+        )
+    launcher.launch(trainer.strategy.setup_environment)
 
 
 def set_logged_step(trainer: Trainer) -> None:

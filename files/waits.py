@@ -1,4 +1,4 @@
-"""What this process waits for: every wait has words, a limit, and an end after a signal."""
+"""What this process waits for, the limit of a wait, and its end after a signal."""
 
 from __future__ import annotations
 
@@ -17,14 +17,12 @@ class Waits:
 
     current: What it waits for, in words; empty while it works.
     limit: Seconds after which a wait for a worker or another process is an error.
-    saving: Whether it writes a checkpoint, which a signal must not cut off at once.
     leave: Called during a wait in Python; raises if a signal has ended the run.
     """
 
     def __init__(self) -> None:
         self.current = ""
-        self.limit = 1800.0
-        self.saving = False
+        self.limit = 600.0
         self.leave: Callable[[], None] = stay
 
 

@@ -46,7 +46,6 @@ from files.checksums import checksum_of
 from files.method import method_of
 from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveInt
 from files.owned import remove_file
-from files.waits import WAITS
 from files.weights import plain, read_file
 from lightning_modules.loading import Loaded
 
@@ -471,7 +470,6 @@ class Checkpoints(Checkpoint):
         is_written = step == self._saved_step and is_whole(path)
         if trainer.world_size > 1:
             is_written = bool(trainer.strategy.broadcast(is_written))
-        WAITS.saving = True
         try:
             if not is_written:
                 write_checkpoint(trainer, path)
@@ -481,8 +479,6 @@ class Checkpoints(Checkpoint):
             self._saved_step = step
             if trainer.is_global_zero:
                 self._rank(path.name)
-        finally:
-            WAITS.saving = False
         self._saved_at = time.monotonic()
         self._due = False
 
