@@ -27,7 +27,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers.logger import DummyLogger
 
-from callbacks.evaluation import all_callbacks, is_distributed, on_first
+from callbacks.evaluation import all_callbacks, is_distributed, on_all, on_first
 from callbacks.predict.writer import Writer
 from callbacks.tensorboard import FOLDER, TensorBoard
 from callbacks.training.progress import progress_bar
@@ -230,10 +230,12 @@ class EnlargerCLI(LightningCLI):
         try:
             return needed_files(self.config, self.reads_weights)
         except (OSError, ValueError) as error:
-            if not self.command.leaves_run:
-                raise
-            hint = "main.py check, with the same arguments, lists all that is missing"
-            raise ConfigurationError(f"{error}; {hint}") from error
+            refusal: Exception = error
+            if self.command.leaves_run:
+                hint = "main.py check, with the same arguments, lists all that is missing"
+                refusal = ConfigurationError(f"{error}; {hint}")
+            self.refuse(refusal)
+            return {}
 
     def _lock(self, folder: AbstractContextManager[Any]) -> None:
         if self.world.is_first:
@@ -251,7 +253,8 @@ class EnlargerCLI(LightningCLI):
         try:
             self.resumed_from = choose(self.config.ckpt_path, settings)
         except (OSError, ValueError) as error:
-            self.refuse(error)
+            if self.world.is_first:  # the others do as it does
+                self.refuse(error)
 
     def dump(self) -> dict[str, Any]:
         """Return the configuration of the command as plain values."""
@@ -374,7 +377,7 @@ class EnlargerCLI(LightningCLI):
     def _meet(self) -> None:
         """Meet the other processes; all continue from the checkpoint that the first one chose."""
         self.ranks.meet(self.trainer)
-        on_first(self._raise_refusal)
+        on_all(self._raise_refusal)
         if self.trainer.world_size == 1:
             return
         compare(start_facts(self.config_dump or self.dump()))
@@ -398,17 +401,17 @@ class EnlargerCLI(LightningCLI):
         # The other processes learn how this one ends.
         try:
             yield
-        except BaseException as error:
-            if isinstance(error, Stopped | Checked) and self.name != "predict":  # all end here
+        except (Stopped, Checked) as end:
+            if self.name == "predict" and isinstance(end, Stopped):  # the others may go on
+                self.ranks.fail(end, end.status)
+            else:
                 with contextlib.suppress(RuntimeError):  # another process failed meanwhile
                     self.ranks.finish()
-                raise
+            raise
+        except BaseException as error:
             launcher = self.trainer.strategy.launcher
             if launcher is not None and not self.ranks.met:
                 launcher.kill(signal.SIGKILL)  # those that it started would wait for this process
-            if isinstance(error, Stopped):
-                self.ranks.fail(error, error.status)
-                raise
             reason = self.ranks.fail(error, status_of(error))
             if reason is not None:
                 raise reason from error
