@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -37,7 +38,7 @@ from commands.check.first_step import Checked
 from commands.distributed.callbacks import Start, Stops
 from commands.distributed.launch import own_plugins, own_strategy, refuse_unsupported
 from commands.distributed.preflight import compare, start_facts
-from commands.distributed.ranks import Ranks
+from commands.distributed.ranks import LAST_SECONDS, LOST, Ranks
 from commands.errors import ConfigurationError, TemporaryError, print_error
 from commands.interface.named import with_model
 from commands.lightning_internals import replace_signal_handlers
@@ -511,4 +512,6 @@ def _end(status: int) -> NoReturn:
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
+    if status != LOST:  # a broken connection would give the others another status
+        time.sleep(LAST_SECONDS)
     os._exit(status)

@@ -75,11 +75,14 @@ def launch(trainer: Trainer) -> None:
         ValueError: If its processes would not begin with the command line.
     """
     launcher = trainer.strategy.launcher
-    if not isinstance(launcher, _SubprocessScriptLauncher):
+    if launcher is None:  # torchrun or srun has started them
+        trainer.strategy.setup_environment()
+    elif isinstance(launcher, _SubprocessScriptLauncher):
+        launcher.launch(trainer.strategy.setup_environment)
+    else:
         raise ValueError(
             "trainer.strategy starts processes by fork or spawn: remove its start_method"
         )
-    launcher.launch(trainer.strategy.setup_environment)
 
 
 def set_logged_step(trainer: Trainer) -> None:

@@ -27,7 +27,9 @@ from commands.lightning_internals import launch
 
 LOST = 75  # exit status after another process was lost: EX_TEMPFAIL, start again
 POLL_SECONDS = 0.5
-GRACE_SECONDS = 3.0  # in which a process may still end by itself after another one failed
+GRACE_SECONDS = 1.0  # in which a process may still end by itself after another one failed
+HEAR_SECONDS = 5.0  # in which a process hears why another one ended
+LAST_SECONDS = 1.0  # that a failed process stays, so that the others hear of it
 
 
 class Failure(NamedTuple):
@@ -70,7 +72,7 @@ class Ranks:
         if trainer.world_size == 1:
             return
         # torch's own limit fails if another program listens at the port, and says nothing.
-        patience = threading.Timer(self.limit + GRACE_SECONDS, self._leave_meeting)
+        patience = threading.Timer(self.limit + HEAR_SECONDS, self._leave_meeting)
         patience.daemon = True
         patience.start()
         try:
@@ -108,7 +110,7 @@ class Ranks:
         text = reason = plain(error)
         follows = isinstance(error, FailedElsewhereError) or is_broken_link(error)
         if follows:
-            self._heard.wait(GRACE_SECONDS if self.met else 0)
+            self._heard.wait(HEAR_SECONDS if self.met else 0)
             status = LOST
         if is_broken_link(error):
             reason = why_broken(text)
@@ -117,6 +119,7 @@ class Ranks:
         if first == own:
             return TemporaryError(reason, status) if follows else None
         if first.reason == text:
+            time.sleep(LAST_SECONDS)  # that one ends before this one, and says why
             return TemporaryError(f"rank {first.rank} (on {first.host}) says why", first.status)
         return TemporaryError(str(first), first.status) if follows else None
 
@@ -124,11 +127,8 @@ class Ranks:
         """Tell the others why this process ends, and return the first reason of all processes."""
         if self.met:
             self._own = json.dumps(own)
-            self._heard.wait(GRACE_SECONDS)
+            self._heard.wait(HEAR_SECONDS)
         self._ends.set()
-        if self.first == own:
-            # The others end with this status before a broken connection gives them another one.
-            time.sleep(GRACE_SECONDS + 2 * POLL_SECONDS)
         return self.first or own  # the store may not answer
 
     def _listen(self, store: Any) -> None:

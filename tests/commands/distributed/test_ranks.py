@@ -40,7 +40,7 @@ class Process(Ranks):
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> dist.TCPStore:
     monkeypatch.setattr(ranks, "POLL_SECONDS", 0.02)
-    monkeypatch.setattr(ranks, "GRACE_SECONDS", 1.0)
+    monkeypatch.setattr(ranks, "LAST_SECONDS", 0.0)
     return dist.TCPStore(
         "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=5)
     )
