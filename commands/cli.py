@@ -377,7 +377,7 @@ class EnlargerCLI(LightningCLI):
 
     def _meet(self) -> None:
         """Meet the other processes; all continue from the checkpoint that the first one chose."""
-        self.ranks.meet(self.trainer)
+        self.ranks.meet(self.trainer, self.model)
         on_all(self._raise_refusal)
         if self.trainer.world_size == 1:
             return

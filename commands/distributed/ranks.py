@@ -18,7 +18,7 @@ import time
 from typing import Any, NamedTuple
 
 import torch.distributed as dist
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from callbacks.evaluation import FailedElsewhereError, gather
@@ -60,11 +60,12 @@ class Ranks:
         self._heard = threading.Event()  # of the first failure
         self._ends = threading.Event()  # whether the main thread ends this process
 
-    def meet(self, trainer: Trainer) -> None:
+    def meet(self, trainer: Trainer, model: LightningModule) -> None:
         """Start the processes that Lightning starts, and create torch's process group.
 
         Args:
             trainer: The trainer of this process.
+            model: What it will train.
 
         Raises:
             ValueError: If the strategy starts processes in another way than Lightning's default.
@@ -76,7 +77,7 @@ class Ranks:
         patience.daemon = True
         patience.start()
         try:
-            launch(trainer)
+            launch(trainer, model)
         finally:
             patience.cancel()
         self.rank, self.met = trainer.global_rank, True
