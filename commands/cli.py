@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -27,7 +28,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers.logger import DummyLogger
 
-from callbacks.evaluation import is_distributed
+from callbacks.evaluation import is_distributed, on_all, on_first
 from callbacks.predict.writer import Writer
 from callbacks.tensorboard import FOLDER, TensorBoard
 from callbacks.training.progress import progress_bar
@@ -35,11 +36,12 @@ from callbacks.validation_images import ValidationImages
 from commands.arguments.parser import Parser, link, parse, refuse_misread
 from commands.check.first_step import Checked
 from commands.distributed.callbacks import Start, Stops
-from commands.distributed.heartbeat import Ranks
 from commands.distributed.launch import own_plugins, own_strategy, refuse_unsupported
-from commands.distributed.preflight import start_facts
-from commands.errors import ConfigurationError, RepeatedError, TemporaryError, print_error
+from commands.distributed.preflight import compare, start_facts
+from commands.distributed.ranks import LAST_SECONDS, LOST, Ranks
+from commands.errors import ConfigurationError, TemporaryError, print_error
 from commands.interface.named import with_model
+from commands.lightning_internals import replace_signal_handlers
 from commands.names import ABOUT
 from commands.process import keep_compiled_code, keep_freed_memory, prepare_output, raise_limit
 from commands.run.arithmetic import arithmetic
@@ -50,7 +52,7 @@ from commands.run.directory import (
     experiment_name,
     run_folder,
 )
-from commands.run.files import fingerprint, why_unseen
+from commands.run.files import fingerprint, wait_for
 from commands.run.loggers import keep_earlier_metrics, name_loggers
 from commands.run.weights import (
     Choice,
@@ -60,7 +62,7 @@ from commands.run.weights import (
     load_trained,
     needed_files,
 )
-from commands.signals import Stopped
+from commands.signals import Signals, Stopped
 from commands.tracebacks import sentence_of, status_of
 from commands.world import agree
 from datamodules.base import SRDataModule
@@ -202,9 +204,9 @@ class EnlargerCLI(LightningCLI):
         name_loggers(config.trainer.logger, options.name)
         if config.ckpt_path is not None:
             config.ckpt_path = expand_path(config.ckpt_path, "ckpt_path")
-        self.ranks = Ranks(60 * options.preflight_minutes, options.lost_after_seconds)
-        self.ranks.signals.command = self.name
         WAITS.limit = 60 * options.wait_minutes
+        self.ranks = Ranks(WAITS.limit)
+        self.signals = Signals(self.name)
         self._refusal: Exception | None = None
         if not self.command.fits:
             initial = config.model.init_args.get("weights")
@@ -234,10 +236,12 @@ class EnlargerCLI(LightningCLI):
         try:
             return needed_files(self.config, self.weights.checkpoint is None)
         except (OSError, ValueError) as error:
-            if not self.command.leaves_run:
-                raise
-            hint = "main.py check, with the same arguments, lists all that is missing"
-            raise ConfigurationError(f"{error}; {hint}") from error
+            refusal: Exception = error
+            if self.command.leaves_run:
+                hint = "main.py check, with the same arguments, lists all that is missing"
+                refusal = ConfigurationError(f"{error}; {hint}")
+            self.refuse(refusal)
+            return {}
 
     def _lock(self, folder: AbstractContextManager[Any]) -> None:
         if self.world.is_first:
@@ -255,7 +259,8 @@ class EnlargerCLI(LightningCLI):
         try:
             self.resumed_from = choose(self.config.ckpt_path, settings)
         except (OSError, ValueError) as error:
-            self.refuse(error)
+            if self.world.is_first:  # the others do as it does
+                self.refuse(error)
 
     def dump(self) -> dict[str, Any]:
         """Return the configuration of the command as plain values."""
@@ -293,9 +298,9 @@ class EnlargerCLI(LightningCLI):
         # Before the bar, which counts what is enlarged: the writer lets that happen piece by piece.
         writer = [] if fits else [self.config_init.writer]
         options.callbacks = [
-            Start(self.ranks, self._facts, self.config_dump),
+            Start(self.config_dump),
             *self._checkpoints(options, callbacks),
-            Stops(self.ranks),
+            Stops(self.signals),
             *callbacks,
             *writer,
             *self.command.adds(self),
@@ -304,7 +309,7 @@ class EnlargerCLI(LightningCLI):
         ]
         trainer = Trainer(**vars(options))
         self.world.check(trainer)
-        self.ranks.signals.attach(trainer)
+        replace_signal_handlers(trainer, self.signals)
         return trainer
 
     def _checkpoints(self, options: Namespace, callbacks: Sequence[Any]) -> list[Callback]:
@@ -321,9 +326,6 @@ class EnlargerCLI(LightningCLI):
             options.logger = False
         elif options.logger in (None, True):
             options.logger = TensorBoard(str(self.run.path), name="", version=FOLDER)
-
-    def _facts(self) -> dict[str, Any]:
-        return start_facts(self.config_dump or self.dump(), self.trainer.world_size)
 
     def _usual_callbacks(self, options: Namespace, callbacks: Sequence[Any]) -> list[Callback]:
         """Return the usual callbacks of the command where the configuration has no such one."""
@@ -379,46 +381,46 @@ class EnlargerCLI(LightningCLI):
         return self.command.leaves_run and not self.config.trainer.fast_dev_run
 
     def _meet(self) -> None:
-        refusal = self._refusal
-        if not self.ranks.may_meet(self.trainer):
-            if refusal is not None:
-                raise refusal
+        """Meet the other processes; all continue from the checkpoint that the first one chose."""
+        self.ranks.meet(self.trainer, self.model)
+        on_all(self._raise_refusal)
+        if self.trainer.world_size == 1:
             return
-        place = None
-        if self.resumed_from is not None:
-            place = (str(self.resumed_from), fingerprint(self.resumed_from))
-        facts = {**self._facts(), "place": place, "refusal": None}
-        if refusal is not None and self.trainer.is_global_zero:
-            facts["refusal"] = str(refusal)
-        try:
-            chosen = self.ranks.meet(self.trainer, facts)[0]["place"]
-        except ConfigurationError as error:
-            if isinstance(refusal, TemporaryError):  # its status means: start again
-                raise TemporaryError(str(error)) from error
-            raise
-        self.resumed_from, unseen = None, None
+        compare(start_facts(self.config_dump or self.dump()))
+        chosen = on_first(self._chosen)
+        self.resumed_from = None
         if chosen is not None:
             path, digest = chosen
-            self.resumed_from = Path(path)
-            if place != (path, digest):
-                unseen = why_unseen(self.resumed_from, digest, VISIBLE_SECONDS)
-        self.ranks.compare("checkpoint", {"refusal": unseen})
+            self.resumed_from = path
+            wait_for(path, digest, VISIBLE_SECONDS)
+
+    def _raise_refusal(self) -> None:
+        if self._refusal is not None:
+            raise self._refusal
+
+    def _chosen(self) -> tuple[Path, str] | None:
+        path = self.resumed_from
+        return None if path is None else (path, fingerprint(path))
 
     @contextlib.contextmanager
     def _together(self) -> Iterator[None]:
         # The other processes learn how this one ends.
         try:
             yield
-        except (Stopped, Checked):
-            self.ranks.finish()
+        except (Stopped, Checked) as end:
+            if self.name == "predict" and isinstance(end, Stopped):  # the others may go on
+                self.ranks.fail(end, end.status)
+            else:
+                with contextlib.suppress(RuntimeError):  # another process failed meanwhile
+                    self.ranks.finish()
             raise
         except BaseException as error:
             launcher = self.trainer.strategy.launcher
             if launcher is not None and not self.ranks.met:
                 launcher.kill(signal.SIGKILL)  # those that it started would wait for this process
-            blamed = self.ranks.fail(error, status_of(error))
-            if blamed is not None:
-                raise blamed from error
+            reason = self.ranks.fail(error, status_of(error))
+            if reason is not None:
+                raise reason from error
             raise
 
     def run_command(self) -> None:
@@ -428,9 +430,7 @@ class EnlargerCLI(LightningCLI):
         with self._together(), switches:
             keep_earlier_metrics(trainer)
             self.command.run(self)
-        failure = self.ranks.finish()
-        if failure is not None:
-            raise TemporaryError(*failure)
+            self.ranks.finish()
 
 
 def without_outputs(options: Namespace, callbacks: Sequence[Any], own_bar: bool) -> list[Any]:
@@ -494,8 +494,6 @@ def run(args: list[str], commands: Mapping[str, Command]) -> None:
         status = 128 + signal.SIGINT
         if is_distributed():
             _end(status)
-    except RepeatedError as repeated:
-        _end(repeated.status)
     except Exception as error:
         sentence = None if debug else sentence_of(error)
         if sentence is None and not is_distributed():
@@ -519,4 +517,6 @@ def _end(status: int) -> NoReturn:
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
+    if status != LOST:  # a broken connection would give the others another status
+        time.sleep(LAST_SECONDS)
     os._exit(status)

@@ -20,18 +20,6 @@ class ConfigurationError(ValueError):
     """The configuration or the command line is wrong; the message names the key and the fix."""
 
 
-class RepeatedError(Exception):
-    """Another process has failed for the same reason, and reports it for all.
-
-    Args:
-        status: Exit status.
-    """
-
-    def __init__(self, status: int) -> None:
-        super().__init__("another process reports the reason")
-        self.status = status
-
-
 class TemporaryError(Exception):
     """Another process or the network failed: the same command may succeed later.
 

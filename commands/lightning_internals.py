@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from jsonargparse.typing import Path
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 CONFIGURATIONS = (".yaml", ".yml", ".json")
 
@@ -58,6 +59,30 @@ def replace_signal_handlers(trainer: Trainer, signals: Any) -> None:
     """
     trainer._signal_connector = signals
     trainer.fit_loop.epoch_loop = _EpochLoop(trainer, trainer.min_steps, trainer.max_steps)
+
+
+def launch(trainer: Trainer, model: LightningModule) -> None:
+    """Start the processes that Lightning starts itself, and create the process group.
+
+    Lightning does both when the trainer runs, and finds them done then.
+
+    Args:
+        trainer: A trainer of several processes, before it runs.
+        model: What it will train; FSDP tells it the devices.
+
+    Raises:
+        ValueError: If its processes would not begin with the command line.
+    """
+    trainer.strategy.connect(model)
+    launcher = trainer.strategy.launcher
+    if launcher is None:  # torchrun or srun has started them
+        trainer.strategy.setup_environment()
+    elif isinstance(launcher, _SubprocessScriptLauncher):
+        launcher.launch(trainer.strategy.setup_environment)
+    else:
+        raise ValueError(
+            "trainer.strategy starts processes by fork or spawn: remove its start_method"
+        )
 
 
 def set_logged_step(trainer: Trainer) -> None:

@@ -31,7 +31,7 @@ from commands.encode import Encode, EncodeOptions
 from commands.errors import ConfigurationError
 from commands.export.about import Origin
 from commands.export.export import ExportOptions, export, model_alone
-from commands.run.directory import alone_in
+from commands.run.directory import LOCK_SECONDS, alone_in
 from commands.run.weights import keep_trained_scale
 from datamodules.sources.folder import Outputs
 from files.paths import expand_path
@@ -64,7 +64,7 @@ def lock_run(cli: EnlargerCLI) -> AbstractContextManager[Any] | None:
     """Return the lock of the run's folder; None for a dry run, which writes nothing."""
     if cli.config.trainer.fast_dev_run:
         return None
-    return cli.run.alone(cli.config.run.lost_after_seconds)
+    return cli.run.alone(LOCK_SECONDS)
 
 
 def check_needs(cli: EnlargerCLI) -> None:
@@ -139,7 +139,7 @@ def lock_outputs(cli: EnlargerCLI) -> AbstractContextManager[Any]:
     """Return the lock of the folder of the outputs."""
     folder = cli.config.writer.folder
     path = cli.run.path / "predict" if folder is None else expand_path(folder, "writer.folder")
-    return alone_in(Path(path), cli.config.run.lost_after_seconds)
+    return alone_in(Path(path), LOCK_SECONDS)
 
 
 # ---------------------------------------------------------------------------------------- export
@@ -174,7 +174,7 @@ COMMANDS = {
         fits=True,
         resumes=True,
         prepares=check_needs,
-        adds=lambda cli: [Check(cli.ranks)],
+        adds=lambda cli: [Check(cli.signals)],
         usual=(ProgressBar, ModelSummary),
     ),
     "encode": Command(

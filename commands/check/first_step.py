@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from callbacks.evaluation import gather
 from commands.check.findings import Finding, print_findings
-from commands.distributed.heartbeat import Ranks
-from commands.signals import Stopped
+from commands.signals import Signals, Stopped
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +27,11 @@ class Check(Callback):
     """Check the first batch and its gradients on each process, then end.
 
     Args:
-        ranks: The processes of this run.
+        signals: The signals of this process.
     """
 
-    def __init__(self, ranks: Ranks) -> None:
-        self.ranks = ranks
+    def __init__(self, signals: Signals) -> None:
+        self.signals = signals
         self._began = time.monotonic()
         self._batch = ""
 
@@ -78,14 +79,14 @@ class Check(Callback):
             self._batch += (
                 f"; {torch.cuda.max_memory_allocated() / 2**30:.1f} GB of the device's memory"
             )
-        everyone = self.ranks.gather({"batch": self._batch, "signal": self.ranks.signals.received})
-        signal = max(facts["signal"] for facts in everyone)
+        everyone = gather((socket.gethostname(), self._batch, self.signals.received))
+        signal = max(received for _, _, received in everyone)
         if signal:
             raise Stopped(signal, "before its end")
         if trainer.is_global_zero:
             findings = []
-            for rank, facts in enumerate(everyone):
-                findings.append(Finding("ok", f"rank {rank} on {facts['host']}", facts["batch"]))
+            for rank, (host, batch, _) in enumerate(everyone):
+                findings.append(Finding("ok", f"rank {rank} on {host}", batch))
             print_findings(findings)
             log.info("all is well: the same command with fit trains")
         raise Checked

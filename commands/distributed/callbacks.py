@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,45 +17,37 @@ from torch.utils.hooks import RemovableHandle
 from callbacks.evaluation import all_callbacks
 from callbacks.results.files import made_by
 from callbacks.tensorboard import TensorBoard
-from commands.distributed.heartbeat import Ranks
-from commands.distributed.preflight import Facts
+from commands.distributed.preflight import compare
 from commands.errors import ConfigurationError
 from commands.run.checkpoints import checkpoints_of, gradients_pending
 from commands.run.loggers import log_hyperparameters
 from commands.run.schedules import check_lengths
-from commands.signals import Stopped
+from commands.signals import Signals, Stopped
 from datamodules.base import SRDataModule
 from files.method import method_of
 from files.owned import refuse_moved
-from files.waits import WAITS, stay
+from files.waits import WAITS
 
 
 class Start(Callback):
     """Compare the data of all processes.
 
     Args:
-        ranks: The processes of this run.
-        facts: Returns the facts to compare first, if processes could not meet before because
-            Lightning had not started them yet.
         config: The configuration of ``fit``; None for other commands.
     """
 
-    def __init__(
-        self, ranks: Ranks, facts: Callable[[], Facts], config: dict[str, Any] | None
-    ) -> None:
-        self.ranks, self.facts, self.config = ranks, facts, config
+    def __init__(self, config: dict[str, Any] | None) -> None:
+        self.config = config
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Meet after the setup of the data module, before training.
+        """Compare after the setup of the data module, before training.
 
         Raises:
             ConfigurationError: If the processes differ.
         """
-        if not self.ranks.met and self.ranks.may_meet(trainer):
-            self.ranks.meet(trainer, self.facts())
         # The best weights of a run that still trains may change meanwhile.
         weights = made_by(method_of(pl_module))
-        self.ranks.compare("data", {"data": data_facts(trainer), "weights": weights})
+        compare({"data": data_facts(trainer), "weights": weights})
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check that no part begins to train later, on several processes.
@@ -158,61 +148,40 @@ class Stops(Callback):
     newest checkpoint.
 
     Args:
-        ranks: The processes of this run.
+        signals: The signals of this process.
     """
 
     # Not dispatched, see `callbacks/training/progress.py`.
     on_before_zero_grad = on_before_backward = None  # type: ignore[assignment]
     on_after_backward = on_before_optimizer_step = None  # type: ignore[assignment]
 
-    def __init__(self, ranks: Ranks) -> None:
+    def __init__(self, signals: Signals) -> None:
         super().__init__()
-        self.ranks = ranks
+        self.signals = signals
         self._agreement: Agreement | None = None
         self._agreed = 0
-        self._trains = False  # whether a batch of this start was trained on
         self._modules: RemovableHandle | None = None  # of the hook of all modules
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Create the process group; all processes come here together."""
-        if trainer.world_size == 1:
-            WAITS.leave = partial(self._leave_wait, trainer, pl_module)
-        elif self._agreement is None:
+        if trainer.world_size > 1 and self._agreement is None:
             self._agreement = Agreement()
 
     def teardown(self, *args: Any, **kwargs: Any) -> None:
-        """Leave no wait and no module any more."""
-        WAITS.leave = stay
+        """Leave no module any more."""
         if self._modules is not None:
             self._modules.remove()
         self._modules = None
 
     on_exception = teardown
 
-    def _leave_wait(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave while this process waits for its next batch, but not within an accumulation.
-
-        Raises:
-            Stopped: After a signal.
-        """
-        received = self.ranks.signals.received
-        if not received or gradients_pending(trainer):
-            return
-        if trainer.evaluating or trainer.sanity_checking or trainer.predicting:
-            self._leave(trainer, begun=True)
-        elif self._trains:
-            self._stop(trainer, pl_module, received)
-        raise Stopped(received, f"after step {trainer.global_step}")
-
     # ------------------------------------------------------------------------------------- training
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Exchange received signals."""
-        self.ranks.step = trainer.global_step
-        self._trains = True
         if self._agreed:
             return
-        mine = self.ranks.signals.received
+        mine = self.signals.received
         self._agreed = mine if self._agreement is None else self._agreement.step(mine)
 
     def on_train_batch_start(
@@ -226,7 +195,7 @@ class Stops(Callback):
         """
         refuse_moved(Path(trainer.default_root_dir))
         if self._agreement is None:  # a single process
-            self._agreed = self.ranks.signals.received
+            self._agreed = self.signals.received
         if self._agreed and not gradients_pending(trainer):
             self._stop(trainer, pl_module, self._agreed)
 
@@ -253,13 +222,13 @@ class Stops(Callback):
 
     def on_predict_batch_start(self, *args: Any, **kwargs: Any) -> None:
         """Leave before the next image."""
-        if self.ranks.signals.received:
-            raise Stopped(self.ranks.signals.received, "before its end")
+        if self.signals.received:
+            raise Stopped(self.signals.received, "before its end")
 
     def _leave(self, trainer: Trainer, begun: bool) -> None:
         if gradients_pending(trainer):
             return  # nothing could be saved here; training stops after the accumulation
-        received = self._agreed or self.ranks.signals.received
+        received = self._agreed or self.signals.received
         if begun and not received:
             return
         # Processes have different numbers of images, so each exchanges exactly once: when it

@@ -46,7 +46,6 @@ from files.checksums import checksum_of
 from files.method import method_of
 from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveInt
 from files.owned import remove_file
-from files.waits import WAITS
 from files.weights import plain, read_file
 from lightning_modules.loading import Loaded
 
@@ -394,7 +393,6 @@ class Checkpoints(Callback):
         if self._is_dry:
             return
         path = self.folder / f"step-{trainer.global_step:09d}.ckpt"
-        WAITS.saving = True
         try:
             write_checkpoint(trainer, path)
             self._saved_step = trainer.global_step
@@ -406,8 +404,6 @@ class Checkpoints(Callback):
             if final:
                 raise OSError(message) from error
             log.error("%s. Training continues and tries again at the next checkpoint.", message)
-        finally:
-            WAITS.saving = False
         self._saved_at = time.monotonic()
         self._is_due = False
 

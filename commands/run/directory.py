@@ -28,6 +28,7 @@ from files.weights import read_file
 from files.yaml import plain_yaml
 
 log = logging.getLogger(__name__)
+LOCK_SECONDS = 60.0  # that a command waits for another one that writes to its folder
 SILENT_SECONDS = 1.0  # of waiting for a lock, before the log names the holder
 POLL_SECONDS = 0.2
 # Keys that may differ when a run is resumed: they change neither weights nor results.
@@ -37,8 +38,6 @@ FREE = (
     "run.change",
     "run.overwrite",
     "run.seeds",
-    "run.preflight_minutes",
-    "run.lost_after_seconds",
     "run.wait_minutes",
     "checkpoint",
     "writer",
@@ -159,13 +158,8 @@ class RunOptions:
         overwrite: Start a new run; an existing run of this name is renamed.
         seeds: Number of evaluations of a stochastic method in ``validate`` and ``test``, with the
             noise of seed_everything, seed_everything + 1, ...; results are mean and deviation.
-        preflight_minutes: Minutes that each of several processes waits for the others, before it
-            reports which are missing.
-        lost_after_seconds: Seconds without a heartbeat after which a process is lost, or for which
-            a command waits for another one that writes to its folder; it ends with status 75, to
-            be started again.
         wait_minutes: Minutes that a process waits for a batch of a DataLoader worker, or for the
-            other processes in a collective operation.
+            other processes of the run: torch's own limit of a process group.
         matmul_precision: Precision of float32 matrix products. By default ``high`` (TF32) where
             ``fit`` trains on a GPU of compute capability 8.0 or more, ``highest`` with
             ``trainer.deterministic``, and torch's own otherwise. On a GPU torch has TF32 for
@@ -178,9 +172,7 @@ class RunOptions:
     change: bool = False
     overwrite: bool = False
     seeds: PositiveInt = 1
-    preflight_minutes: PositiveFloat = 10.0
-    lost_after_seconds: PositiveFloat = 60.0
-    wait_minutes: PositiveFloat = 30.0
+    wait_minutes: PositiveFloat = 10.0
     matmul_precision: Literal["highest", "high", "medium"] | None = None
 
 

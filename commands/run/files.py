@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import re
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from commands.errors import ConfigurationError
 from files.checksums import checksum_of, file_hash, stated_digests
 from files.owned import sync_folder, whole_file
 from files.owned import write_whole as write_whole_file
@@ -97,13 +99,16 @@ def fingerprint(path: Path) -> str:
     return digests[0] if len(digests) == 1 else file_hash(path)
 
 
-def why_unseen(path: Path, digest: str, patience: float) -> str | None:
-    """Return why this machine cannot continue from a checkpoint that another one chose, or None.
+def wait_for(path: Path, digest: str, patience: float) -> None:
+    """Wait until this machine sees a checkpoint that another one chose.
 
     Args:
         path: The checkpoint.
         digest: Its SHA-256 on the other machine.
         patience: Seconds to wait for it: NFS shows new files late.
+
+    Raises:
+        ConfigurationError: If it does not.
     """
     deadline = time.monotonic() + patience
     while True:
@@ -111,11 +116,11 @@ def why_unseen(path: Path, digest: str, patience: float) -> str | None:
         if path.is_file():
             actual = file_hash(path)
             if actual == digest:
-                return None
+                return
             reason = f"its content differs (SHA-256 {actual[:12]}, not {digest[:12]})"
         if time.monotonic() > deadline:
-            return (
-                f"does not see {path}, from which rank 0 continues: {reason}; the run directory "
-                "must be on a disk shared by all nodes"
+            raise ConfigurationError(
+                f"{socket.gethostname()} does not see {path}, from which rank 0 continues: "
+                f"{reason}; the run directory must be on a disk shared by all nodes"
             )
         time.sleep(1.0)

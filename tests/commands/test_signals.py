@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +17,6 @@ import pytest
 from lightning.pytorch import Callback, Trainer
 
 from commands.run.files import newest_whole
-from commands.signals import Signals
 from tests.commands.test_resume import Interruption, assert_same, newest
 from tests.conftest import REPO
 from tests.quick import quick
@@ -183,51 +179,6 @@ class Impatient(Callback):
         if trainer.global_step == 3:
             os.kill(os.getpid(), INT)
             os.kill(os.getpid(), INT)
-
-
-def test_a_ctrl_c_in_a_long_call_of_c_is_the_first_one(
-    tiny: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("commands.signals.REPEAT_SECONDS", 0.05)
-    with pytest.raises(SystemExit) as stopped:
-        enlarger(*FIT[:3], "--trainer.callbacks+", f"{__name__}.Patient")
-    assert stopped.value.code == 130
-    assert newest("tiny")["global_step"] == 4
-
-
-class Patient(Callback):
-    """Ctrl-C in the fourth step, within a call of C, after which Python calls the handler."""
-
-    def on_before_optimizer_step(self, trainer: Trainer, *args: Any) -> None:
-        if trainer.global_step == 3:
-            threading.Timer(0.05, os.kill, (os.getpid(), INT)).start()
-            hashlib.pbkdf2_hmac("sha256", b"", b"", 1_000_000)
-
-
-@pytest.mark.slow
-def test_a_process_that_works_is_not_idle_once_a_worker_has_ended(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("commands.signals.IDLE_SECONDS", 0.5)
-    ends: list[tuple[str, int]] = []
-    signals = Signals(lambda *end: ends.append(end), others_idle=lambda: True)
-    signals.register_signal_handlers()
-    worker = multiprocessing.get_context("fork").Process(target=work, args=(2.0,))
-    try:
-        worker.start()
-        work(1.0)
-        os.kill(os.getpid(), TERM)
-        worker.join()
-        work(1.5)
-    finally:
-        signals.teardown()
-    assert not ends
-
-
-def work(seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        sum(range(1000))
 
 
 @pytest.mark.slow

@@ -21,18 +21,17 @@ import pytest
 
 from benchmarks.report import machine
 from callbacks.provenance import commit
-from commands.distributed.heartbeat import LOST
+from commands.distributed.ranks import LOST
 from tests.conftest import REPO
 from tests.distributed.network import Network, Process, network, wait_until
 from tests.distributed.records import assert_same, global_batches, newest, steps_of
-from tests.distributed.test_two_nodes import pack, status
+from tests.distributed.test_two_nodes import LIMIT, pack, status
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 KILLS = int(os.environ.get("KILLS", 4))  # 20 by ``make test-faults``
 STEPS = 50 + 5 * KILLS
 SEED = 4
-LOST_AFTER = 10.0
 CONFIG = """
 data:
   init_args:
@@ -50,7 +49,7 @@ trainer:
     - class_path: tests.distributed.records.Record
       init_args: {{folder: PLACE, seconds: 0.1}}
 checkpoint: {{every_n_steps: 1}}
-run: {{lost_after_seconds: {lost}, preflight_minutes: 4}}
+run: {{wait_minutes: {minutes}}}
 """
 
 
@@ -59,7 +58,7 @@ def net(tmp_path: Path, photo_folder: Path) -> Iterator[Network]:
     pack(photo_folder, tmp_path / "shards")
     tiny = (REPO / "tests" / "tiny.yaml").read_text().replace("PHOTOS", str(photo_folder))
     (tmp_path / "tiny.yaml").write_text(tiny)
-    text = CONFIG.format(steps=STEPS, lost=LOST_AFTER)
+    text = CONFIG.format(steps=STEPS, minutes=LIMIT / 60)
     for run in ("whole", "harmed"):
         (tmp_path / f"{run}.yaml").write_text(text.replace("PLACE", str(tmp_path / run)))
     with network(tmp_path) as made:
@@ -141,7 +140,7 @@ class Rounds:
         processes = self.start("harmed")
         self.begun(processes)
         self.net.nodes[1].cable("down")
-        time.sleep(LOST_AFTER / 3)
+        time.sleep(LIMIT / 6)
         self.net.nodes[1].cable("up")
         self.begun(processes)  # it goes on
         self.net.nodes[0].kill(signal.SIGKILL)

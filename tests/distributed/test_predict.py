@@ -61,7 +61,7 @@ class Slow(SuperResolver):
 @pytest.mark.distributed
 @pytest.mark.parametrize("stopped", ["0", "1"])
 @pytest.mark.parametrize("verb", ["predict", "test", "validate"])
-def test_a_signal_to_one_process_ends_both_before_the_next_image(
+def test_a_signal_to_one_process_ends_both(
     tiny: Path, photo_folder: Path, verb: str, stopped: str
 ) -> None:
     command = [verb, "--config", "tiny.yaml", "--model", f"{__name__}.Slow"]
@@ -69,5 +69,5 @@ def test_a_signal_to_one_process_ends_both_before_the_next_image(
         command += ["--data.init_args.predict", photo_folder, "--writer.folder", "out"]
     for status, said in by_srun(*command, more={"STOPPED": stopped}):
         assert status == 128 + signal.SIGTERM, said
-        assert "stopped by SIGTERM before its end; the same command continues" in said
+        assert "stopped by SIGTERM before its end" in said
     assert len(list(Path().rglob("out/*.png"))) < 10

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -48,7 +47,7 @@ def ends(tasks: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
 
 
 @pytest.mark.slow
-def test_a_difference_is_named_by_both(tiny: Path) -> None:
+def test_a_difference_is_named(tiny: Path) -> None:
     at = free_port()
     sizes = (4, 8)
     both = ends(
@@ -59,17 +58,16 @@ def test_a_difference_is_named_by_both(tiny: Path) -> None:
     )
     for status, said in both:
         assert status == 2, said
-        assert "rank 1 (on " in said
-        assert "data.batch_size is 8 there, 4 on rank 0" in said
+    said = both[0][1] + both[1][1]
+    assert "rank 1 (on " in said
+    assert "data.batch_size is 8 there, 4 on rank 0" in said
 
 
 @pytest.mark.slow
-def test_one_that_does_not_come_is_named(tiny: Path) -> None:
-    alone = task(0, free_port(), "fit", "--config", "tiny.yaml", "--run.preflight_minutes", 0.02)
+def test_one_that_does_not_come_ends_the_other(tiny: Path) -> None:
+    alone = task(0, free_port(), "fit", "--config", "tiny.yaml", "--run.wait_minutes", 0.05)
     ((status, said),) = ends([alone])
     assert status == 75, said
-    # Whichever notices first.
-    assert re.search("no heartbeat of rank 1|rank 1 did not answer", said), said
     assert not Path("runs/tiny/checkpoints").exists()
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from commands.distributed.heartbeat import LOST
+from commands.distributed.ranks import LOST
 from tests.conftest import REPO
 from tests.distributed.network import Network, Process, network, wait_until
 from tests.distributed.records import assert_same, global_batches, newest, steps_of
@@ -22,7 +22,7 @@ from tests.distributed.records import assert_same, global_batches, newest, steps
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 STEPS, BATCH, IMAGES, CROPS = 36, 4, 10, 2
-LOST_AFTER = 10.0
+LIMIT = 36.0  # seconds, of a process that waits for another one
 OVERLAY = """
 data:
   init_args:
@@ -35,7 +35,7 @@ trainer:
     - class_path: tests.distributed.records.Record
       init_args: {{folder: PLACE, seconds: 0.15}}
 checkpoint: {{every_n_steps: 5}}
-run: {{lost_after_seconds: {lost}, preflight_minutes: 4}}
+run: {{wait_minutes: {minutes}}}
 """
 
 
@@ -59,7 +59,8 @@ def net(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Iterato
     pack(photo_folder, folder / "shards")
     tiny = (REPO / "tests" / "tiny.yaml").read_text().replace("PHOTOS", str(photo_folder))
     (folder / "tiny.yaml").write_text(tiny)
-    overlay = OVERLAY.format(urls=folder / "shards" / "*.tar", steps=STEPS, lost=LOST_AFTER)
+    urls = folder / "shards" / "*.tar"
+    overlay = OVERLAY.format(urls=urls, steps=STEPS, minutes=LIMIT / 60)
     (folder / "overlay.yaml").write_text(overlay)
     with network(folder) as made:
         yield made
@@ -129,21 +130,21 @@ def test_a_signal_to_one_node_stops_both_and_a_short_cut_stops_none(
     processes = start(net, "stopped", "second")
     after_step(net, "stopped", step + 3, processes)
     net.nodes[1].cable("down")
-    time.sleep(LOST_AFTER / 4)
+    time.sleep(LIMIT / 6)
     net.nodes[1].cable("up")
     for process in processes:
         assert process.wait() == 0, process.said()
     assert_unharmed(net, "stopped", whole)
-    assert not any("no heartbeat" in process.said() for process in processes)
 
 
-def test_a_lost_node_and_a_long_cut_end_the_other_with_a_word(net: Network, whole: Path) -> None:
+def test_a_lost_node_and_a_long_cut_end_the_other_within_the_limit(
+    net: Network, whole: Path
+) -> None:
     processes = start(net, "lost", "first")
     after_step(net, "lost", 8, processes)
     net.nodes[1].kill()
     assert processes[0].wait() == 1
     assert status(processes[0]) == LOST, processes[0].said()
-    assert "rank 0 on node-0: no heartbeat of rank 1 (on node-1)" in processes[0].said()
     processes[1].wait()
 
     processes = start(net, "lost", "second")
@@ -151,19 +152,10 @@ def test_a_lost_node_and_a_long_cut_end_the_other_with_a_word(net: Network, whol
     net.nodes[1].cable("down")
     try:
         for process in processes:
-            assert process.wait() == 1
+            assert process.wait(2 * LIMIT) == 1
             assert status(process) == LOST, process.said()
     finally:
         net.nodes[1].cable("up")
-    first, second = (process.said() for process in processes)
-    said = re.findall(r"rank 0 on node-0: no heartbeat of rank 1 \(on node-1\) for (\d+) s", first)
-    assert said
-    assert LOST_AFTER <= int(said[-1]) + 0.5 < 2 * LOST_AFTER
-    # Whichever is noticed first: both are beyond the pulled cable.
-    assert re.search(
-        r"rank 1 on node-1: no (answer from the shared store|heartbeat of rank 0) \(on node-0",
-        second,
-    )
 
     for process in start(net, "lost", "third"):
         assert process.wait() == 0, process.said()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,6 +55,15 @@ def test_a_strategy_that_lightning_derives_from_ddp_is_refused() -> None:
     strategy = object.__new__(DeepSpeedStrategy)  # whose package is not installed
     with pytest.raises(ConfigurationError, match="DeepSpeedStrategy"):
         refuse_unsupported(of_trainer(strategy=strategy), [])
+
+
+def test_processes_that_do_not_begin_with_the_command_line_are_refused(
+    tiny: Path, refusal: Callable[..., str]
+) -> None:
+    kind = "lightning.pytorch.strategies.DDPStrategy"
+    strategy = f"{{class_path: {kind}, init_args: {{start_method: fork}}}}"
+    options = ["--trainer.devices", "2", "--trainer.strategy", strategy]
+    assert "remove its start_method" in refusal("fit", "--config", "tiny.yaml", *options)
 
 
 @pytest.mark.parametrize("gpu", [False, True])

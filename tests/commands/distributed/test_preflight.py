@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from commands.distributed import preflight as meeting
-from commands.distributed.preflight import CODE, differences, gather, start_facts, versions
-from commands.errors import TemporaryError
-from commands.run.files import fingerprint, why_unseen, write_whole
-from tests.commands.distributed.test_lifeline import made_store
+from commands.distributed import preflight
+from commands.distributed.preflight import differences, start_facts, versions
+from commands.errors import ConfigurationError
+from commands.run.files import fingerprint, wait_for, write_whole
+from commands.tracebacks import ROOMS
 
 
 def facts(**changed: Any) -> dict[str, Any]:
-    return {**start_facts(config_of(4), world=2), "host": "a", **changed}
+    return {**start_facts(config_of(4)), **changed}
 
 
 def config_of(batch_size: float) -> dict[str, Any]:
@@ -29,27 +29,25 @@ def config_of(batch_size: float) -> dict[str, Any]:
 
 
 CHANGES: dict[str, tuple[Any, str]] = {
-    "world": (3, "the number of processes: 3 there, 2 on rank 0 (on a)"),
     "python": ("3.99.0", "Python: 3.99.0 there"),
     "code": ("0" * 16, "Enlarger's code: 0000000000000000 there"),
     "plugins": ("0" * 16, "the code of your own classes"),
     "libraries": ({**versions(), "torch": "1.0"}, "the versions of libraries: torch is 1.0 there"),
-    "resume": ("step-3", "the checkpoint: step-3 there, None on rank 0"),
 }
 
 
 @pytest.mark.parametrize("key", CHANGES)
 def test_a_difference_is_named_with_process_and_value(key: str) -> None:
     value, expected = CHANGES[key]
-    (found,) = differences([facts(), facts(host="b"), facts(host="c", **{key: value})])
+    (found,) = differences([("a", facts()), ("b", facts()), ("c", facts(**{key: value}))])
     assert found.startswith("rank 2 (on c) differs in ")
     assert expected in found
 
 
 @pytest.mark.parametrize("there", [8, 4.0])
 def test_a_difference_of_the_configuration_names_the_key(there: float) -> None:
-    config = start_facts(config_of(there), world=2)["config"]
-    (found,) = differences([facts(), facts(host="b", config=config)])
+    config = start_facts(config_of(there))["config"]
+    (found,) = differences([("a", facts()), ("b", facts(config=config))])
     assert f"data.init_args.batch_size is {there} there, 4 on rank 0" in found
     assert "seed" not in found
 
@@ -57,13 +55,13 @@ def test_a_difference_of_the_configuration_names_the_key(there: float) -> None:
 def test_code_is_told_apart_by_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("commands.distributed.preflight.ROOT", tmp_path)
     (tmp_path / "main.py").write_text("a = 1\n")
-    for name in CODE[1:]:
+    for name in ROOMS:
         (tmp_path / name).mkdir()
-    before = start_facts({}, 2)["code"]
+    before = start_facts({})["code"]
     (tmp_path / "commands" / "new.py").write_text("")
-    between = start_facts({}, 2)["code"]
+    between = start_facts({})["code"]
     (tmp_path / "main.py").write_text("a = 2\n")
-    assert len({before, between, start_facts({}, 2)["code"]}) == 3
+    assert len({before, between, start_facts({})["code"]}) == 3
 
 
 def test_code_of_plugins_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,25 +70,12 @@ def test_code_of_plugins_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     path.write_text("class Own: pass\n")
     __import__("an_own_class")
     config = {"model": [{"class_path": "an_own_class.Own"}]}
-    before = start_facts(config, 2)["plugins"]
-    assert before != start_facts({}, 2)["plugins"]
+    before = start_facts(config)["plugins"]
+    assert before != start_facts({})["plugins"]
     path.write_text("class Own: x = 1\n")
-    assert before != start_facts(config, 2)["plugins"]
-    monkeypatch.setattr(meeting, "ROOT", Path(str(tmp_path)[:-1]))  # it begins alike
-    assert [*meeting._plugin_files(config)]
-
-
-# ------------------------------------------------------------------------------------- the meeting
-
-
-def test_who_does_not_come_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meeting, "POLL", 0.01)
-    store = made_store()
-    store.set("start/2", "{}")
-    with pytest.raises(TemporaryError, match="rank 0, rank 3 did not answer: look at") as caught:
-        gather(store, "start", 1, 4, {}, 0.1)
-    assert caught.value.status == 75
-    assert "run.preflight_minutes" in str(caught.value)
+    assert before != start_facts(config)["plugins"]
+    monkeypatch.setattr(preflight, "ROOT", Path(str(tmp_path)[:-1]))  # it begins alike
+    assert [*preflight._plugin_files(config)]
 
 
 # ---------------------------------------------------------------------------- checkpoints and disk
@@ -105,7 +90,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 def test_a_checkpoint_that_is_seen(checkpoint: Path) -> None:
     assert fingerprint(checkpoint) == hashlib.sha256(b"content").hexdigest()
-    assert why_unseen(checkpoint, fingerprint(checkpoint), 0.0) is None
+    wait_for(checkpoint, fingerprint(checkpoint), 0.0)
 
 
 def gone(path: Path) -> None:
@@ -122,7 +107,5 @@ def changed(path: Path) -> None:
 def test_one_that_is_not(checkpoint: Path, change: Callable[[Path], None], expected: str) -> None:
     digest = fingerprint(checkpoint)
     change(checkpoint)
-    why = why_unseen(checkpoint, digest, 0.0)
-    assert why is not None
-    assert expected in why
-    assert "on a disk shared by all nodes" in why
+    with pytest.raises(ConfigurationError, match=expected):
+        wait_for(checkpoint, digest, 0.0)

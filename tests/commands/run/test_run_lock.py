@@ -27,7 +27,6 @@ Enlarger = Callable[..., None]
 FORK = multiprocessing.get_context("fork")  # without the seconds of an import
 PATIENCE = 0.3  # seconds
 FIT = ("fit", "--config", "tiny.yaml")
-WAIT = ("--run.lost_after_seconds", "0.4")
 
 
 @pytest.fixture
@@ -35,6 +34,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for a lock for a moment only."""
     monkeypatch.setattr(run_lock, "SILENT_SECONDS", 0.1)
     monkeypatch.setattr(run_lock, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr("commands.table.LOCK_SECONDS", 0.4)
 
 
 def hold(run: Path, end: Connection[Any, Any]) -> None:
@@ -59,7 +59,7 @@ def test_a_second_fit_of_a_run_is_refused(
     with alone_in(trained, PATIENCE):
         for more in ((), ("--run.overwrite", "true")):
             with pytest.raises(SystemExit) as stopped:
-                main.main([*FIT, *WAIT, "--trainer.max_steps", "13", *more])
+                main.main([*FIT, "--trainer.max_steps", "13", *more])
             assert stopped.value.code == 75
             holder = f"process {os.getpid()} on {os.uname().nodename}"
             assert f"{holder} writes to runs/tiny" in capsys.readouterr().err
@@ -127,7 +127,7 @@ def test_one_predict_at_a_time_in_a_folder(
     tiny: Path, photo_folder: Path, enlarger: Enlarger, quick: None
 ) -> None:
     predict = ("predict", *FIT[1:], "--model", "lightning_modules.Bicubic")
-    command = (*predict, "--data.predict", photo_folder, "--writer.folder", "out", *WAIT)
+    command = (*predict, "--data.predict", photo_folder, "--writer.folder", "out")
     with alone_in(Path("out"), PATIENCE), pytest.raises(SystemExit) as stopped:
         enlarger(*command)
     assert stopped.value.code == 75
