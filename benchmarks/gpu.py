@@ -86,7 +86,7 @@ ROWS = (
     Row(
         "tests",
         "-m pytest -q -m gpu -n 8 -p no:cacheprovider tests/contracts "
-        "tests/lightning_modules/test_noise.py tests/callbacks/training/test_throughput.py",
+        "tests/lightning_modules/test_noise.py tests/lightning_modules/backbone/test_denoiser.py",
         90.0,
     ),
     Row("InvSR", f"{SPEED}.invsr", 90.0, small="--width 0.01 --side 32 --repeats 1 --float32"),

@@ -557,10 +557,11 @@ def check_range(
         high: Largest valid value.
 
     Raises:
-        ValueError: It is reversed, or leaves [low, high].
+        ValueError: It is reversed, not finite, or leaves [low, high].
     """
     lower, upper = values
-    if not low <= lower <= upper <= high:
+    is_finite = math.isfinite(lower) and math.isfinite(upper)
+    if not is_finite or not low <= lower <= upper <= high:
         raise ValueError(
             f"{name} is {list(values)}; expected {low:g} <= lower <= upper <= {high:g}"
         )

@@ -81,6 +81,7 @@ class ImageModel(Loaded, Optimised, ABC):
         self.initial_weights = weights
         self.weights_strict = weights_strict
         self._random_states: list[Tensor] = []
+        self._averages_logs = False
 
     @property
     def trains(self) -> bool:
@@ -121,22 +122,6 @@ class ImageModel(Loaded, Optimised, ABC):
         if torch.empty(0).to(*args, **kwargs).is_cuda:
             to_channels_last(self)  # activations follow; on a CPU the last bits would differ
         return super().to(*args, **kwargs)
-
-    @property
-    def default_steps(self) -> int | None:
-        """Sampling steps, which the page of ``app`` lets visitors change; None for none."""
-        return None
-
-    def arguments_for_steps(self, steps: int) -> dict[str, Any]:
-        """Return the constructor's arguments for another number of sampling steps.
-
-        Args:
-            steps: At least 1.
-
-        Raises:
-            ValueError: If the method cannot take so many.
-        """
-        return {"steps": steps}
 
     @property
     def latent_space(self) -> Space | None:
@@ -250,6 +235,19 @@ class ImageModel(Loaded, Optimised, ABC):
         torch.default_generator.manual_seed(seed)
         for module in self._random[1:]:
             module.manual_seed(seed)
+        self._averages_logs = trainer is not None and _is_logged_by_many(trainer)
+
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        """Log as Lightning does; in training the mean over processes, not the first one's value.
+
+        Processes exchange values only at steps that a logger writes (``log_every_n_steps``).
+        """
+        trainer = trainer_of(self)
+        is_number = isinstance(value, int | float | Tensor)
+        if trainer is not None and trainer.training and self._averages_logs and is_number:
+            number = torch.as_tensor(value, dtype=torch.float32, device=self.device)
+            value = trainer.strategy.reduce(number.detach().clone(), reduce_op="mean")
+        super().log(name, value, *args, **kwargs)
 
 
 class SuperResolver(InTiles, ImageModel):
@@ -382,6 +380,12 @@ class NothingToTrain:
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Never called."""
         raise NotImplementedError
+
+
+def _is_logged_by_many(trainer: Any) -> bool:
+    """Return whether a logger writes the values of this step, on several processes."""
+    every = trainer.log_every_n_steps
+    return trainer.world_size > 1 and every > 0 and (trainer.global_step + 1) % every == 0
 
 
 def _is_ours(trainer: Any) -> bool:

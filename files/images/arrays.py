@@ -32,8 +32,11 @@ def empty(shape: tuple[int, ...], dtype: str, folder: Path) -> Pixels:
         return np.empty(shape, dtype)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
-        # A disk that is full later, when a page is written, would kill this process.
-        os.posix_fallocate(file.fileno(), 0, size)
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            # A disk that is full later, when a page is written, would kill this process.
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            os.ftruncate(file.fileno(), size)
         return np.memmap(file, dtype, "r+", shape=shape)
 
 

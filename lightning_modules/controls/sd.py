@@ -179,11 +179,6 @@ class SDUpscale(NothingToTrain, SuperResolver):
         return mirrored.crop(images, self.own_size(batch["lr"]))
 
     @property
-    def default_steps(self) -> int:
-        """Sampling steps."""
-        return self.steps
-
-    @property
     def output_settings(self) -> dict[str, str | int | float]:
         """Settings that change outputs, with the pipeline's."""
         return {"steps": self.steps, "guidance": self.guidance, **super().output_settings}

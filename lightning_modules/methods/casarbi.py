@@ -265,19 +265,6 @@ class CasArbi(SuperResolver):
             settings["network"] = "none"
         return settings
 
-    @property
-    def default_steps(self) -> int | None:
-        """Sampling steps; None without a network."""
-        return None if self.network is None else self.sampled.steps
-
-    def arguments_for_steps(self, steps: int) -> dict[str, Any]:
-        """Return timesteps that are spread evenly.
-
-        Raises:
-            ValueError: If the process has fewer.
-        """
-        return {"sampling": {"timesteps": self.process.spread(steps)}}
-
     # ------------------------------------------------------------------------------------- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

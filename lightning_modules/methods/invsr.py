@@ -380,15 +380,6 @@ class InvSR(InLatents, Adversarial):
         return explicit(self.schedule.steps, timesteps, first=1)
 
     @property
-    def default_steps(self) -> int:
-        """Sampling steps."""
-        return len(self.plan())
-
-    def arguments_for_steps(self, steps: int) -> dict[str, Any]:
-        """Return the group that has them."""
-        return {"sampling": {"steps": steps, "timesteps": None}}
-
-    @property
     def output_settings(self) -> dict[str, str | int | float]:
         """Settings that change outputs: timesteps, solver, side of tiles and others."""
         sampling = replace(self.sampling, steps=1, start=None)

@@ -113,19 +113,6 @@ class ResShift(InLatents, SuperResolver):
         self.perceptual_target = perceptual_target
 
     @property
-    def default_steps(self) -> int:
-        """Sampling steps."""
-        return self.sampled.steps
-
-    def arguments_for_steps(self, steps: int) -> dict[str, Any]:
-        """Return timesteps that are spread evenly.
-
-        Raises:
-            ValueError: If the process has fewer.
-        """
-        return {"timesteps": self.process.spread(steps)}
-
-    @property
     def output_settings(self) -> dict[str, str | int | float]:
         """Settings that change outputs and are not defaults."""
         settings = super().output_settings

@@ -38,13 +38,6 @@ class InSteps(Noisy):
         super().__init__(scale)
         self.sampling = sampling
 
-    @property
-    def default_steps(self) -> int:
-        return self.sampling.steps
-
-    def arguments_for_steps(self, steps: int) -> dict[str, Any]:
-        return {"sampling": {"steps": steps}}
-
     def restore(self, batch: Any, noise: Any) -> Tensor:
         sr = functional.interpolate(batch["lr"], batch["size"], mode="nearest")
         for _ in range(self.sampling.steps):

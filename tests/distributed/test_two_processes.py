@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -112,6 +113,33 @@ def test_data_that_the_first_process_refuses(tiny: Path, enlarger: Callable[...,
     (first, one), (second, other) = by_srun(*command, *large)
     assert "fewer than data.batch_size 32" in one
     assert (first, second) == (2, 2), one + other
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_the_logged_loss_is_the_mean_over_processes(
+    tiny: Path, enlarger: Callable[..., None]
+) -> None:
+    steps = ("--trainer.max_steps", 4, "--trainer.log_every_n_steps", 2)
+    command = ("fit", "--config", "tiny.yaml", "--data.init_args.val", "null", *steps)
+    logger = (
+        "--trainer.logger",
+        "lightning.pytorch.loggers.CSVLogger",
+        "--trainer.logger.save_dir",
+    )
+
+    enlarger(*command, *logger, "one", "--run.name", "one")
+    torchrun(*command, *logger, "two", "--run.name", "two")
+
+    of_one = logged_losses(Path("one"))
+    assert len(of_one) == 2
+    assert logged_losses(Path("two")) == pytest.approx(of_one, rel=1e-5)
+
+
+def logged_losses(folder: Path) -> list[float]:
+    (table,) = folder.rglob("metrics.csv")
+    with table.open() as lines:
+        return [float(row["train/loss"]) for row in csv.DictReader(lines) if row["train/loss"]]
 
 
 class Leaves(Callback):

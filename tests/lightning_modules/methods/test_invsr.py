@@ -104,12 +104,6 @@ def test_many_timesteps_are_rounded_as_released(start, steps):
     assert timesteps_for(steps, start) == released.tolist()
 
 
-def test_listed_timesteps_give_way_to_a_number_of_steps():
-    method = invsr(sampling=Sampling(timesteps=[200, 150, 50]))
-    assert method.default_steps == 3
-    assert method.arguments_for_steps(2) == {"sampling": {"steps": 2, "timesteps": None}}
-
-
 # -------------------------------------------------------------------------------------- sampling
 
 
