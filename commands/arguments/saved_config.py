@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace, set_dumper
+from jsonargparse import ArgumentParser, Namespace, get_loader, set_dumper, set_loader
 from jsonargparse.typing import get_registered_type, register_type
 
 PLAIN = (type(None), bool, int, float, str)
 
+# Keys of the group `run` that earlier versions wrote into each config.yaml.
+WENT = ("lost_after_seconds", "preflight_minutes")
 # Dictionaries of classes whose order has no meaning.
 UNORDERED = ("", "init_args", "val", "test", "predict")
 
@@ -38,6 +40,18 @@ def as_yaml(config: Any) -> str:
 
 
 set_dumper("yaml", as_yaml)  # the library's own writes text such as 1e4 without quotes
+_load = get_loader("yaml")
+
+
+def _without_went(text: str) -> Any:
+    content = _load(text)
+    if isinstance(content, dict) and isinstance(content.get("run"), dict):
+        for key in WENT:
+            content["run"].pop(key, None)
+    return content
+
+
+set_loader("yaml", _without_went, (yaml.YAMLError,))
 
 
 def _register(kind: type) -> None:

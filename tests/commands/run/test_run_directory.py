@@ -279,3 +279,17 @@ def test_test_uses_the_best_and_says_so(
     measured = json.loads((trained / "results.json").read_text())["results"]
     assert name in measured[0]["checkpoint"]
     assert name != "step-000000012.ckpt"  # the newest is another one
+
+
+def test_keys_of_an_earlier_version_in_the_configuration_of_a_run(
+    trained: Path, enlarger: Enlarger
+) -> None:
+    file = trained / "config.yaml"
+    earlier = "run:\n  lost_after_seconds: 60.0\n  preflight_minutes: 10.0\n"
+    file.write_text(file.read_text().replace("run:\n", earlier))
+
+    enlarger("fit", "--config", "tiny.yaml", "--trainer.max_steps", 13)
+    file.write_text(file.read_text().replace("run:\n", earlier))
+    enlarger("fit", "--config", file, "--trainer.max_steps", 14)
+
+    assert newest("tiny")["global_step"] == 14
