@@ -143,9 +143,9 @@ class Stops(Callback):
     minutes.
 
     A signal is exchanged at the end of a step and known to all processes one step later. The
-    checkpoint is written when the batch after it begins, or after the accumulation. A validation is
-    interrupted, and its values are discarded: the resumed run repeats it, and the steps since the
-    newest checkpoint.
+    checkpoint is written when the batch or the epoch after it begins, or after the accumulation. A
+    validation is interrupted, and its values are discarded: the resumed run repeats it, and the
+    steps since the newest checkpoint.
 
     Args:
         signals: The signals of this process.
@@ -184,6 +184,14 @@ class Stops(Callback):
         mine = self.signals.received
         self._agreed = mine if self._agreement is None else self._agreement.step(mine)
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop before other callbacks begin the epoch: the resumed run begins it.
+
+        Raises:
+            Stopped: If all processes know of a signal.
+        """
+        self._stop(trainer)
+
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
@@ -194,15 +202,17 @@ class Stops(Callback):
             MovedError: If the run's folder was moved.
         """
         refuse_moved(Path(trainer.default_root_dir))
+        if batch_idx > 0:  # else the epoch has begun, and would begin again on a resume
+            self._stop(trainer)
+
+    def _stop(self, trainer: Trainer) -> None:
         if self._agreement is None:  # a single process
             self._agreed = self.signals.received
-        if self._agreed and not gradients_pending(trainer):
-            self._stop(trainer, pl_module, self._agreed)
-
-    def _stop(self, trainer: Trainer, pl_module: LightningModule, number: int) -> None:
+        if not self._agreed or gradients_pending(trainer):
+            return
         for checkpoints in checkpoints_of(trainer):
             checkpoints.save_last(trainer)
-        raise Stopped(number, f"after step {trainer.global_step}")
+        raise Stopped(self._agreed, f"after step {trainer.global_step}")
 
     # ----------------------------------------------------------------------------------- evaluation
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BaseFinetuning
 from torch.optim import Optimizer
 
@@ -55,6 +57,30 @@ def test_what_a_callback_unfroze_is_trained_after_a_resume(
         torch.testing.assert_close(stopped[part], whole[part], rtol=0, atol=0)
     averages = [run["callbacks"]["EMA"]["weights"] for run in (stopped, whole)]
     torch.testing.assert_close(*averages, rtol=0, atol=0)
+
+
+class Stopped(Unfreezes):
+    """Stop the run once, after its second epoch."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == 1 and not Path("sent").exists():
+            Path("sent").touch()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_callback_begins_an_epoch_once_if_the_run_stops_before_it(
+    tiny: Path, enlarger: Enlarger
+) -> None:
+    more = ("--data.init_args.val", "null", "--trainer.callbacks+", f"{__name__}.Stopped")
+    command = (*FIT, *more, "--run.name")
+    with pytest.raises(SystemExit):
+        enlarger(*command, "stopped")
+    enlarger(*command, "stopped")
+    enlarger(*command, "whole")
+
+    stopped, whole = (newest(Path("runs", name)) for name in ("stopped", "whole"))
+    for part in ("state_dict", "optimizer_states"):
+        torch.testing.assert_close(stopped[part], whole[part], rtol=0, atol=0)
 
 
 class Lightning(Regression):
