@@ -60,19 +60,14 @@ REFUSED = {
     WeightAveraging: "a continued run would train on from its averages: use callbacks.EMA",
     StochasticWeightAveraging: "no command uses its averages: use callbacks.EMA",
     OnExceptionCheckpoint: (
-        "Lightning would resume from its file by itself: after an exception the group checkpoint "
-        "saves the last complete step"
+        "Lightning would resume from its file by itself: a run continues from the newest file of "
+        "the group checkpoint"
     ),
     ModelPruning: "checkpoints do not hold its masks: prune the trained weights",
 }
 # Others pass a run to processes after it was built, or have checkpoints of another format.
-STRATEGIES = (
-    "auto",
-    "ddp",
-    "ddp_find_unused_parameters_false",
-    "ddp_find_unused_parameters_true",
-    "fsdp",
-)
+DDP = ("ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true")
+STRATEGIES = ("auto", *DDP, "fsdp")
 STRATEGY_CLASSES = (DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy)
 # Trainer arguments that must be positive: Lightning divides by them, or trains nothing.
 COUNTS = (
@@ -148,11 +143,11 @@ def own_plugins(plugins: Any, strategy: Any, world: World) -> Any:
 
 
 def own_strategy(strategy: Any, accelerator: Any, processes: int) -> Any:
-    """Return ``trainer.strategy``, where it is ``ddp`` or ``fsdp`` with our own settings.
+    """Return ``trainer.strategy``, where it is a name of DDP or FSDP with our own settings.
 
     Args:
-        strategy: Strategy of the configuration; objects and other names are kept. ``auto`` is
-            ``ddp`` for several processes, as it is for Lightning.
+        strategy: Strategy of the configuration; objects are kept. ``auto`` is ``ddp`` for several
+            processes, as it is for Lightning.
         accelerator: Accelerator of the configuration.
         processes: Number of processes.
     """
@@ -160,9 +155,13 @@ def own_strategy(strategy: Any, accelerator: Any, processes: int) -> Any:
     backend = BACKENDS if cuda else None
     if strategy == "fsdp":
         return FullySharded(processes, backend)
-    if strategy == "ddp" or (strategy == "auto" and processes > 1):
-        limit = timedelta(seconds=WAITS.limit)
-        return DDPStrategy(process_group_backend=backend, timeout=limit)
+    if strategy == "auto" and processes > 1:
+        strategy = "ddp"
+    if strategy in DDP:
+        limit, finds = timedelta(seconds=WAITS.limit), strategy.endswith("_true")
+        return DDPStrategy(
+            process_group_backend=backend, timeout=limit, find_unused_parameters=finds
+        )
     return strategy
 
 

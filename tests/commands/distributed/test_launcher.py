@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 
 from commands.distributed.launch import (
     COUNTS,
+    DDP,
     FullySharded,
     own_strategy,
     refuse_unsupported,
 )
 from commands.errors import ConfigurationError
+from files.waits import WAITS
 
 # ---------------------------------------------------------------------------------- what is refused
 
@@ -67,13 +70,14 @@ def test_processes_that_do_not_begin_with_the_command_line_are_refused(
 
 
 @pytest.mark.parametrize("gpu", [False, True])
-def test_tensors_of_the_cpu_go_by_gloo(monkeypatch: pytest.MonkeyPatch, gpu: bool) -> None:
+def test_our_own_settings_of_strategies(monkeypatch: pytest.MonkeyPatch, gpu: bool) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     assert own_strategy("auto", "auto", processes=1) == "auto"
     given = DDPStrategy()
     assert own_strategy(given, "auto", processes=2) is given
-    for name, accelerator in itertools.product(("ddp", "auto", "fsdp"), ("auto", "gpu", "cpu")):
+    for name, accelerator in itertools.product((*DDP, "auto", "fsdp"), ("auto", "gpu", "cpu")):
         made = own_strategy(name, accelerator, processes=2)
         assert isinstance(made, FullySharded if name == "fsdp" else DDPStrategy)
         backend = "cpu:gloo,cuda:nccl" if gpu and accelerator != "cpu" else None
         assert made.process_group_backend == backend
+        assert made._timeout == timedelta(seconds=WAITS.limit)
