@@ -150,7 +150,7 @@ class SRDataModule(Predicted, LightningDataModule):
         if crops.scales is not None:
             crops.scales.check_crop(crop_size)
         self.tally = Tally(crops.unreadable_limit)  # counts of this process
-        self.outputs: Outputs | None = None  # where predict writes; see commands/cli.py
+        self.outputs: Outputs | None = None  # where predict writes; see commands/table.py
         self._fingerprint = ""  # of the training images' keys
         self._contents = ""  # hash of their keys and of some sizes and contents
         self._plan: Plan | None = None

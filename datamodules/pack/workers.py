@@ -26,7 +26,7 @@ def read_in_order(
         dataset: Its items depend on their number alone.
         numbers: The items to read.
         workers: Number of processes; with 0, everything runs in this process.
-        wait_minutes: Longest time without an item from the workers.
+        wait_minutes: Longest time until an item of the workers begins to come.
         named: Returns the name of an item, for messages.
         chunk: Items that a worker sends at once.
 
@@ -40,6 +40,8 @@ def read_in_order(
         batch_size=chunk,
         sampler=numbers,
         num_workers=workers,
+        # torch waits so long for an item to begin, and without a limit for the rest of it: one that
+        # is stopped while it sends is waited for.
         timeout=60 * wait_minutes if workers else 0,
         collate_fn=list,
         worker_init_fn=start_worker,
