@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -22,6 +23,7 @@ from files.method import method_of
 Stage = Literal["val", "test"]
 MetricProtocol = dict[str, str | int | float | bool | None]  # how a number is computed
 T = TypeVar("T")
+NO_LIMIT = timedelta(days=365)  # torch needs some limit
 log = logging.getLogger(__name__)
 
 
@@ -134,6 +136,15 @@ def gather_on_first(mine: T) -> list[T]:
     everyones: list[Any] = [None] * dist.get_world_size()
     dist.gather_object(mine, everyones)
     return everyones
+
+
+def patient_group() -> Any:
+    """Return a group of all processes that waits for the slowest of them without a limit.
+
+    For the end of uneven work, such as one long video. A closed connection ends the wait at once.
+    On one process it is None.
+    """
+    return dist.new_group(backend="gloo", timeout=NO_LIMIT) if is_distributed() else None
 
 
 class FailedElsewhereError(RuntimeError):

@@ -38,7 +38,7 @@ from commands.check.first_step import Checked
 from commands.distributed.callbacks import Start, Stops
 from commands.distributed.launch import own_plugins, own_strategy, refuse_unsupported
 from commands.distributed.preflight import compare, start_facts
-from commands.distributed.ranks import LAST_SECONDS, LOST, Ranks
+from commands.distributed.ranks import LAST_SECONDS, LOST, Ranks, longer
 from commands.errors import ConfigurationError, TemporaryError, print_error
 from commands.interface.named import with_model
 from commands.lightning_internals import replace_signal_handlers
@@ -62,7 +62,7 @@ from commands.run.weights import (
     load_trained,
     needed_files,
 )
-from commands.signals import Signals, Stopped
+from commands.signals import Signals, Stopped, is_interrupt
 from commands.tracebacks import sentence_of, status_of
 from commands.world import agree
 from datamodules.base import SRDataModule
@@ -407,18 +407,12 @@ class EnlargerCLI(LightningCLI):
         # The other processes learn how this one ends.
         try:
             yield
-        except (Stopped, Checked) as end:
-            if self.name == "predict" and isinstance(end, Stopped):  # the others may go on
-                self.ranks.fail(end, end.status)
-            else:
-                with contextlib.suppress(RuntimeError):  # another process failed meanwhile
-                    self.ranks.finish()
-            raise
         except BaseException as error:
             launcher = self.trainer.strategy.launcher
             if launcher is not None and not self.ranks.met:
                 launcher.kill(signal.SIGKILL)  # those that it started would wait for this process
-            reason = self.ranks.fail(error, status_of(error))
+            told = KeyboardInterrupt("Ctrl-C") if is_interrupt(error) else error
+            reason = self.ranks.fail(told, status_of(error))
             if reason is not None:
                 raise reason from error
             raise
@@ -429,7 +423,12 @@ class EnlargerCLI(LightningCLI):
         switches = arithmetic(config.run, config.trainer, trainer, self.name, self.datamodule)
         with self._together(), switches:
             keep_earlier_metrics(trainer)
-            self.command.run(self)
+            try:
+                self.command.run(self)
+            except (Stopped, Checked):
+                if self.name != "predict":  # whose other processes go on after a signal
+                    self.ranks.finish()
+                raise
             self.ranks.finish()
 
 
@@ -487,8 +486,7 @@ def run(args: list[str], commands: Mapping[str, Command]) -> None:
         log.warning("%s; the same command continues", stopped)
         status = stopped.status
     except (KeyboardInterrupt, SystemExit) as ended:
-        # Lightning turns Ctrl-C before the first step, and a second one, into SystemExit.
-        if isinstance(ended, SystemExit) and not isinstance(ended.__context__, KeyboardInterrupt):
+        if not is_interrupt(ended):
             raise
         sys.stderr.write("stopped by SIGINT\n")
         status = 128 + signal.SIGINT
@@ -517,6 +515,6 @@ def _end(status: int) -> NoReturn:
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    if status != LOST:  # a broken connection would give the others another status
-        time.sleep(LAST_SECONDS)
+    # A broken connection would give the others another status.
+    time.sleep(longer() + (0 if status == LOST else LAST_SECONDS))
     os._exit(status)

@@ -35,6 +35,12 @@ class Stopped(Exception):  # noqa: N818  (no error)
         self.status = 128 + number
 
 
+def is_interrupt(error: BaseException) -> bool:
+    """Return whether Ctrl-C ended the command; Lightning turns it into SystemExit."""
+    cause = error.__context__ if isinstance(error, SystemExit) else error
+    return isinstance(cause, KeyboardInterrupt)
+
+
 class Signals:
     """The flag, and the handlers that set it while the trainer runs.
 

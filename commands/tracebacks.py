@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import traceback
 
 from commands.errors import ROOT, ConfigurationError, TemporaryError
+from commands.signals import Stopped, is_interrupt
 
 ROOMS = ("callbacks", "commands", "datamodules", "degradations", "files", "lightning_modules")
 OURS = (*(f"{ROOT / room}{os.sep}" for room in ROOMS), str(ROOT / "enlarger.py"))
@@ -48,13 +50,16 @@ def sentence_of(error: BaseException) -> str | None:
 def status_of(error: BaseException) -> int:
     """Return the exit status of a command.
 
-    2 after a message to the user, 75 if the same command may be tried again, 1 for a bug.
+    2 after a message to the user, 75 if the same command may be tried again, 128 plus its number
+    after a signal, 1 for a bug.
 
     Args:
         error: The exception that ended the command, with its traceback.
     """
-    if isinstance(error, TemporaryError):
+    if isinstance(error, TemporaryError | Stopped):
         return error.status
+    if is_interrupt(error):
+        return 128 + signal.SIGINT
     return 1 if sentence_of(error) is None else 2
 
 

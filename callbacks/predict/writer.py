@@ -14,9 +14,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, cast
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.evaluation import output_image, predicted_dataset
+from callbacks.evaluation import output_image, patient_group, predicted_dataset
 from callbacks.predict.files import (
     EIGHT_BIT,
     OPAQUE,
@@ -162,6 +163,7 @@ class Writer(Callback):
         self._inputs: set[str] = set()  # the same files
         self._lines: Predictions  # from `setup` on
         self._pool: ThreadPoolExecutor | None = None
+        self._group: Any = None  # of all processes
         self._pending: deque[tuple[Future[list[str]], str]] = deque()  # with keys
         self._videos: set[str] = set()  # keys
         self._video: VideoWriter | None = None  # of the video whose frames come now
@@ -194,6 +196,7 @@ class Writer(Callback):
             self._method.in_pieces = True
         self._lines = self._open_lines(trainer, pl_module)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="writer")
+        self._group = patient_group()
         if self.profile == "convert":
             self._data.convert_in_predict()
         keys = self._data.predict_keys
@@ -296,9 +299,9 @@ class Writer(Callback):
         for text, count in self._noted.items():
             log.warning("%s: %d", text, count)
         # A sum over all processes, so each has written its images when this is done.
-        strategy = trainer.strategy
         counts = torch.tensor([self.written, self.unusable, self.failed])
-        counts = strategy.reduce(counts.to(strategy.root_device), reduce_op="sum")
+        if self._group is not None:
+            dist.all_reduce(counts, group=self._group)
         written, unusable, failed = counts.tolist()
         if trainer.is_global_zero:
             idle = "nothing to do, all outputs are there: "

@@ -1,7 +1,8 @@
 """The processes of a run: they meet, and end together.
 
-A process that waits for a lost one ends by torch's own time limit, ``run.wait_minutes``. torch does
-not say why another process ended, and with which status: a launcher must not start a run again that
+A process that waits for a lost one ends by torch's own time limit, ``run.wait_minutes``; at the end
+of the command, where one may have hours of work left, when the connection is closed. torch does not
+say why another process ended, and with which status: a launcher must not start a run again that
 has a configuration error. So the first process that fails leaves its reason in the store of torch's
 process group. A thread of each other process finds it there, also while the process waits for a
 device or is in a long evaluation.
@@ -21,15 +22,17 @@ import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from callbacks.evaluation import FailedElsewhereError, gather
+from callbacks.evaluation import FailedElsewhereError, patient_group
 from commands.errors import TemporaryError
 from commands.lightning_internals import launch
+from commands.world import LIGHTNING, claimed
 
 LOST = 75  # exit status after another process was lost: EX_TEMPFAIL, start again
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 1.0  # in which a process may still end by itself after another one failed
 HEAR_SECONDS = 5.0  # in which a process hears why another one ended
 LAST_SECONDS = 1.0  # that a failed process stays, so that the others hear of it
+STARTED_SECONDS = 3.0  # that one which Lightning started ends after the one that started it
 
 
 class Failure(NamedTuple):
@@ -56,6 +59,7 @@ class Ranks:
         self.rank = 0
         self.met = False
         self.first: Failure | None = None  # of all processes
+        self._group: Any = None  # for the end
         self._own = ""  # failure of this process, as JSON
         self._heard = threading.Event()  # of the first failure
         self._ends = threading.Event()  # whether the main thread ends this process
@@ -78,6 +82,7 @@ class Ranks:
         patience.start()
         try:
             launch(trainer, model)
+            self._group = patient_group()
         finally:
             patience.cancel()
         self.rank, self.met = trainer.global_rank, True
@@ -89,13 +94,13 @@ class Ranks:
         self._exit("the processes of the run did not find each other in time", LOST)
 
     def finish(self) -> None:
-        """Wait until all processes have finished.
+        """Wait until all processes have finished, however long one of them takes.
 
         Raises:
             RuntimeError: If another process ended otherwise.
         """
         if self.met:
-            gather(None)
+            dist.barrier(self._group)
             self._ends.set()
 
     def fail(self, error: BaseException, status: int) -> TemporaryError | None:
@@ -126,7 +131,7 @@ class Ranks:
 
     def _tell(self, own: Failure) -> Failure:
         """Tell the others why this process ends, and return the first reason of all processes."""
-        if self.met:
+        if self.met and not self._ends.is_set():  # else all have finished
             self._own = json.dumps(own)
             self._heard.wait(HEAR_SECONDS)
         self._ends.set()
@@ -147,7 +152,7 @@ class Ranks:
             lost = Failure(*json.loads(heard))
         self.first = lost
         self._heard.set()
-        if lost.rank != self.rank and not self._ends.wait(GRACE_SECONDS):
+        if lost.rank != self.rank and not self._ends.wait(GRACE_SECONDS + longer()):
             self._exit(str(lost), lost.status)
 
     def _exit(self, reason: str, status: int) -> None:
@@ -158,12 +163,22 @@ class Ranks:
             os._exit(status)
 
 
+def longer() -> float:
+    """Return the seconds by which this process ends after others.
+
+    Lightning's launcher kills the process that started the others once one of them has failed, and
+    its exit status would be lost.
+    """
+    claim = claimed()
+    return STARTED_SECONDS if claim.launcher == LIGHTNING and claim.local_rank else 0.0
+
+
 def is_broken_link(error: BaseException) -> bool:
     """Return whether an exception means that another process, or the connection to it, is lost."""
     if isinstance(error, dist.DistError):
         return True
     text = str(error)
-    return isinstance(error, RuntimeError) and ("gloo" in text or "NCCL" in text)
+    return isinstance(error, RuntimeError) and bool(re.search(r"\bgloo\b|NCCL", text))
 
 
 def why_broken(text: str) -> str:

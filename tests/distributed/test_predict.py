@@ -52,7 +52,7 @@ class Slow(SuperResolver):
 
     def restore(self, batch: Any, noise: Any) -> Tensor:
         if os.environ["SLURM_PROCID"] == os.environ["STOPPED"]:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), int(os.environ.get("SIGNAL", signal.SIGTERM)))
         time.sleep(2)  # in which the other process learns of it
         return functional.interpolate(batch["lr"], batch["size"])
 
@@ -71,3 +71,34 @@ def test_a_signal_to_one_process_ends_both(
         assert status == 128 + signal.SIGTERM, said
         assert "stopped by SIGTERM before its end" in said
     assert len(list(Path().rglob("out/*.png"))) < 10
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_ctrl_c_in_one_process_ends_both(tiny: Path, photo_folder: Path) -> None:
+    command = ("predict", "--config", "tiny.yaml", "--model", f"{__name__}.Slow")
+    more = {"STOPPED": "1", "SIGNAL": str(int(signal.SIGINT))}
+    ended = by_srun(*command, "--data.init_args.predict", photo_folder, more=more)
+    assert [status for status, _ in ended] == [130, 130], ended
+
+
+class Late(SuperResolver):
+    """A method that takes longer than ``run.wait_minutes`` on one of two processes."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        raise NotImplementedError
+
+    def restore(self, batch: Any, noise: Any) -> Tensor:
+        if os.environ["SLURM_PROCID"] == "1":
+            time.sleep(4)
+        return functional.interpolate(batch["lr"], batch["size"])
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_process_waits_for_the_slowest_one(tiny: Path, photo_folder: Path) -> None:
+    command = ("predict", "--config", "tiny.yaml", "--model", f"{__name__}.Late")
+    place = ("--data.init_args.predict", photo_folder, "--writer.folder", "out")
+    (first, one), (second, other) = by_srun(*command, *place, "--run.wait_minutes", 0.15)
+    assert (first, second) == (0, 0), one + other
+    assert "10 written, 0 skipped" in one

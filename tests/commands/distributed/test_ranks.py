@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from callbacks.evaluation import FailedElsewhereError
 from commands.distributed import ranks
-from commands.distributed.ranks import LOST, Ranks
+from commands.distributed.ranks import LOST, Ranks, is_broken_link, longer
 from commands.errors import TemporaryError
 
 PATIENCE = 60.0
@@ -70,6 +70,19 @@ def test_a_lost_connection_without_a_reason(store: dist.TCPStore) -> None:
     assert isinstance(reason, TemporaryError)
     assert reason.status == LOST == 75
     assert "lost (Read error [10.77.0.2]:59033: Connection reset by peer.)" in str(reason)
+
+
+def test_an_error_that_names_a_path_is_no_lost_connection() -> None:
+    assert not is_broken_link(RuntimeError("/data/igloo/1.png cannot be read"))
+
+
+def test_a_process_that_lightning_started_ends_after_the_first_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first one takes up to 2.5 s; then its launcher's thread may kill it."""
+    assert longer() == 0
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert longer() > 2.5
 
 
 def test_one_of_those_that_fail_alike_says_why(store: dist.TCPStore) -> None:
