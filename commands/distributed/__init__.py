@@ -1,1 +1,1 @@
-"""Runs on several processes: launch, checks, limits."""
+"""Runs on several processes: launch, checks, and how they end."""

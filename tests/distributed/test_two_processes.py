@@ -171,8 +171,8 @@ class Leaves(Callback):
     ("way", "status", "reason"),
     [
         ("stops", 75, "another process, or the network to it, is lost .*: start the same command"),
-        ("raises", 2, "no more"),
-        ("raises at the end", 2, "no more"),
+        ("raises", 1, "no more"),
+        ("raises at the end", 1, "no more"),
     ],
 )
 def test_a_process_that_stops_taking_part(tiny: Path, way: str, status: int, reason: str) -> None:
