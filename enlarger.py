@@ -134,13 +134,14 @@ def fit(
     callbacks: Sequence[Callback] = (),
     **trainer: Any,
 ) -> Enlarger:
-    """Train a method by Lightning's Trainer; the same call goes on where it was stopped.
+    """Train a method by Lightning's Trainer; the same call goes on from the newest checkpoint.
 
     Args:
         model: A method, or what ``load`` returned, whose weights it starts from.
         data: What ``data`` returned, or a data module of your own.
         run: Name of the folder in ``runs/``, or a path, with logs and the newest checkpoint. If it
-            has one, training continues from it. Without it, nothing is kept but the result.
+            has one, training continues from it, also after Ctrl-C, which writes none. Without
+            it, nothing is kept but the result.
         callbacks: Such as ``callbacks.PSNR()``.
         trainer: Further arguments of Lightning's Trainer, such as ``max_steps``.
 
@@ -161,11 +162,11 @@ def fit(
         folder = Path(run) if len(Path(run).parts) > 1 else Path("runs", run)
         saves_too = any(isinstance(callback, Checkpoint) for callback in callbacks)
         trainer = {"default_root_dir": folder, "enable_checkpointing": saves_too, **trainer}
-        all_callbacks = [Checkpoints(), *all_callbacks, FinishesStep()]
+        all_callbacks.insert(0, Checkpoints())
         checkpoint = newest_whole(folder / FOLDER)
-    Trainer(callbacks=all_callbacks, **trainer).fit(
-        module.train(), data, ckpt_path=checkpoint, weights_only=True
-    )
+    lightning = Trainer(callbacks=all_callbacks, **trainer)
+    lightning.callbacks.append(FinishesStep())  # type: ignore[attr-defined]
+    lightning.fit(module.train(), data, ckpt_path=checkpoint, weights_only=True)
     for callback in callbacks:
         averages = callback.state_dict() if isinstance(callback, EMA) else {}
         if averages:

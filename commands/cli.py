@@ -305,9 +305,9 @@ class EnlargerCLI(LightningCLI):
             *writer,
             *self.command.adds(self),
             *self._usual_callbacks(options, callbacks),
-            FinishesStep(),
         ]
         trainer = Trainer(**vars(options))
+        trainer.callbacks.append(FinishesStep())  # type: ignore[attr-defined]
         self.world.check(trainer)
         replace_signal_handlers(trainer, self.signals)
         return trainer

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
+import threading
 from typing import Any
+
+from torch._C import _remove_worker_pids
 
 
 def end_workers_of(batches: Any) -> None:
@@ -13,9 +14,14 @@ def end_workers_of(batches: Any) -> None:
     Args:
         batches: The iterator; one without workers has none.
     """
-    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises for each
-    with contextlib.suppress(AttributeError):
-        for worker in batches._workers:
-            worker.kill()
-        batches._shutdown_workers()
-    signal.signal(signal.SIGCHLD, before)
+    workers = getattr(batches, "_workers", ())
+    if not workers:
+        return
+    if batches._worker_pids_set:  # else torch raises for each that is killed
+        _remove_worker_pids(id(batches))
+        batches._worker_pids_set = False
+    for worker in workers:
+        worker.kill()
+    # One that was killed may hold the lock of torch's event, for which torch would wait for ever.
+    batches._workers_done_event = threading.Event()
+    batches._shutdown_workers()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,38 +32,43 @@ CLASSES = {
 
 
 def tables() -> str:
-    """Return all tables as Markdown."""
+    """Return all tables as Markdown: of the options and classes that have a counterpart."""
     parts = []
     for section, title in TITLES.items():
-        parts.append(f"\n## {title}\n\n| option | Enlarger | |\n|---|---|---|\n")
-        parts += [_row(option, entry) for option, entry in table()[section].items()]
-    parts.append(
-        "\n## Classes\n\nBy their `type`: as it is written, or else in small letters.\n\n"
-        "| type | Enlarger |\n|---|---|\n"
-    )
+        parts.append(f"\n## {title}\n\n| options | Enlarger | |\n|---|---|---|\n")
+        options: dict[tuple[str, str], list[str]] = {}
+        for option, entry in table()[section].items():
+            key = entry.get("to", entry.get("reads"))
+            if isinstance(key, str):
+                row = (key.replace(".init_args", ""), entry.get("note", ""))
+                options.setdefault(row, []).append(option)
+        parts += [
+            f"| {_names(group)} | `{key}` | {note} |\n" for (key, note), group in options.items()
+        ]
+    parts.append("\n## Classes\n\n| types | Enlarger |\n|---|---|\n")
     for kind, title in CLASSES.items():
         parts.append(f"| **{title}** | |\n")
-        parts += _classes(table()["classes"][kind])
+        types: dict[str, list[str]] = {}
+        for name, entry in table()["classes"][kind].items():
+            types.setdefault(_ours(entry), []).append(name)
+        parts += [f"| {_names(group)} | {ours} |\n" for ours, group in types.items()]
     return "".join(parts)
 
 
-def _row(option: str, entry: Mapping[str, Any]) -> str:
-    key = entry.get("to", entry.get("reads"))
-    ours = f"`{key.replace('.init_args', '')}`" if isinstance(key, str) else ""
-    return f"| `{option}` | {ours} | {entry.get('note', '')} |\n"
+def _names(names: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
-def _classes(entries: Mapping[str, Any]) -> Iterator[str]:
-    for name, entry in entries.items():
-        parts = [f"`{entry['class']}`"] if "class" in entry else []
-        if "spandrel" in entry:
-            architecture = entry["spandrel"]
-            if isinstance(architecture, dict):
-                architecture = ", ".join(architecture.values())
-            parts.append(f"`lightning_modules.Spandrel` with `architecture: {architecture}`")
-        if "note" in entry:
-            parts.append(entry["note"])
-        yield f"| `{name}` | {'; '.join(parts)} |\n"
+def _ours(entry: Mapping[str, Any]) -> str:
+    parts = [f"`{entry['class'].removeprefix('lightning_modules.')}`"] if "class" in entry else []
+    if "spandrel" in entry:
+        architecture = entry["spandrel"]
+        if isinstance(architecture, dict):
+            architecture = ", ".join(architecture.values())
+        parts.append(f"spandrel's {architecture}")
+    if "note" in entry:
+        parts.append(entry["note"])
+    return "; ".join(parts)
 
 
 def page(text: str) -> str:

@@ -52,21 +52,25 @@ def refuse_whole(size: tuple[int, int], bytes_per_pixel: int, device: torch.devi
     _refuse(size, needed, free_memory(device), "of memory")
 
 
-def refuse_file(size: tuple[int, int], bytes_per_pixel: int, folder: Path) -> None:
-    """Refuse an output whose levels cannot fit on the disk.
+def free_disk(folder: Path) -> int:
+    """Return the free bytes of a folder's disk; it, or parts of its path, may be missing."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def refuse_file(size: tuple[int, int], needed: int, folder: Path) -> None:
+    """Refuse an output that cannot fit on the disk.
 
     Args:
         size: (H, W).
-        bytes_per_pixel: What they take.
+        needed: Bytes that it takes.
         folder: Where it will be; it, or parts of its path, may be missing.
 
     Raises:
         MemoryError: With the numbers.
     """
-    while not folder.exists():
-        folder = folder.parent
-    needed = bytes_per_pixel * size[0] * size[1]
-    _refuse(size, needed, shutil.disk_usage(folder).free, "on the disk")
+    _refuse(size, needed, free_disk(folder), "on the disk")
 
 
 def _refuse(size: tuple[int, int], needed: float, free: int, where: str) -> None:

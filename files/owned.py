@@ -4,7 +4,8 @@ Only this module deletes or replaces files; ``tests/files/test_owned.py`` reads 
 rooms and fails if another module does.
 
 - A file is written under a hidden name beside its path, synced, and moved (``whole_file``). What a
-  killed process left under that name is overwritten by the next one that writes the file.
+  killed process left under that name is overwritten by the next one that writes the file, and
+  ``fit`` removes it from the folder of its checkpoints.
 - A folder is written the same way (``whole_folder``).
 - A file is deleted by its name alone, which is in a list of what this program wrote.
 """
@@ -23,7 +24,7 @@ from typing import BinaryIO
 
 import xxhash
 
-from files.locks import free, lock
+from files.locks import free, locked
 from files.marks import LENGTH, mark_of
 
 
@@ -70,6 +71,9 @@ def refuse_moved(path: Path) -> None:
 # ----------------------------------------------------------------------------------------- writing
 
 
+_UNFINISHED = re.compile(r"\.([0-9a-f]{16}|[0-9a-f]{32})\.tmp")  # names of ``_begun``
+
+
 def hidden(path: Path) -> Path:
     """Return the hidden path beside a file where it is written until it is complete."""
     # A hash, because the longest valid names leave no room for more characters.
@@ -113,20 +117,21 @@ def whole_file(path: Path, before: Callable[[], None] | None = None) -> Iterator
 
 
 def _begun(path: Path) -> BinaryIO:
-    """Open and lock an empty temporary file; wait while another process writes the same one."""
-    beside = hidden(path)
-    while True:
-        file = open(beside, "r+b", opener=_create)  # noqa: SIM115 - the caller closes it
-        lock(file.fileno())
-        with contextlib.suppress(FileNotFoundError):  # the other process has moved it to its place
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(beside)):
-                file.truncate()
-                return file
-        file.close()
+    """Open an empty temporary file that no other process writes.
 
-
-def _create(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    It has the hidden name, so that a killed process leaves one file. It has a name of its own if
+    another process writes the same file, the hidden one is another user's, or the disk has no
+    locks.
+    """
+    try:
+        descriptor = locked(hidden(path), os.O_CREAT)
+    except OSError:
+        descriptor = None
+    if descriptor is None:
+        return open(path.with_name(f".{uuid.uuid4().hex}.tmp"), "xb")
+    file = open(hidden(path), "r+b", opener=lambda *_: descriptor)  # noqa: SIM115
+    file.truncate()
+    return file
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -232,6 +237,17 @@ def remove_file(path: Path) -> None:
     """
     refuse_foreign(path)
     path.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what killed processes left of files of ``whole_file``.
+
+    Args:
+        folder: A folder where no other process writes.
+    """
+    for path in folder.glob(".*.tmp"):
+        if _UNFINISHED.fullmatch(path.name):
+            remove_file(path)
 
 
 def remove_empty(folder: Path) -> None:

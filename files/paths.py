@@ -8,6 +8,7 @@ files are opened: a named pipe would block until something is written to it.
 from __future__ import annotations
 
 import errno
+import fnmatch
 import glob
 import logging
 import os
@@ -81,7 +82,7 @@ def expand_path(path: str, what: str, root: str = "") -> str:
     if not head:
         expanded = os.path.expanduser(expanded)  # unchanged for an unknown user
         return str(Path(expanded))
-    return str(Path(f"{head}/{expanded}"))
+    return str(Path(head, expanded.lstrip("/")))
 
 
 def fill_variables(text: str, what: str, shown: str = "") -> str:
@@ -289,15 +290,39 @@ def _what_reads(paths: Iterable[Path]) -> str:
 def glob_paths(pattern: str, root: str = "") -> list[str]:
     """Return the paths that a pattern matches, sorted; relative to ``root``.
 
-    ``*``, ``?``, ``[...]`` and ``**`` are those of Python's ``glob``, without hidden names.
+    ``*``, ``?``, ``[...]`` and ``**`` are those of Python's ``glob``, without hidden names; but
+    ``**`` lists each folder once, as ``walk`` does.
 
     Args:
         pattern: The pattern; ``~`` and variables are already expanded.
         root: Folder of a relative pattern; wildcards in it have no meaning.
+
+    Raises:
+        ValueError: A folder cannot be listed; Python's ``glob`` would leave it out.
     """
     head, rest = existing_part(pattern, root)
-    path = str(Path(glob.escape(head), rest))
-    return sorted(set(glob.glob(path, root_dir=root or None, recursive=True)))
+    matches = {*_matches(Path(root, head), Path(rest).parts)}
+    return sorted(str(path if os.path.isabs(head) else path.relative_to(root)) for path in matches)
+
+
+def _matches(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
+    if not parts:
+        yield folder
+        return
+    if not folder.is_dir():
+        return
+    part, rest = parts[0], parts[1:]
+    if part == "**":
+        for below, _, _ in walk(folder):
+            yield from _matches(below, rest or ["*"])
+        return
+    if glob.escape(part) == part:
+        names = [part] if os.path.lexists(folder / part) else []
+    else:
+        _, folders, files = next(os.walk(folder, onerror=_raise_unlistable))
+        names = [name for name in fnmatch.filter(folders + files, part) if name[0] != "."]
+    for name in names:
+        yield from _matches(folder / name, rest)
 
 
 # ----------------------------------------------------------------------------------------- opening

@@ -68,6 +68,13 @@ class Finish:
         # Pillow cannot read 16-bit grey with alpha.
         is_colour = meta.get("mode") not in GREY or (self.has_alpha and self.bit_depth == 16)
         self.colour_channels = 3 if is_colour else 1
+        self.channels = self.colour_channels + self.has_alpha
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes that it may take: of its file and, if they are on the disk as well, its levels."""
+        levels = self.size[0] * self.size[1] * self.channels * self.bit_depth // 8
+        return 2 * levels if levels > arrays.LARGE else levels
 
     def empty(self, folder: Path) -> Pixels:
         """Return an array (H, W, C) for all levels, in memory or in a file of a folder.
@@ -79,11 +86,10 @@ class Finish:
         reason = unwritable_reason(self.size, self.format)
         if reason:
             raise OutputError(reason)
-        channels = self.colour_channels + self.has_alpha
-        refuse_file(self.size, channels * self.bit_depth // 8, folder)
+        refuse_file(self.size, self.disk_bytes, folder)
         if self.format not in BY_ROWS:
             refuse_whole(self.size, WHOLE, torch.device("cpu"))
-        return arrays.empty((*self.size, channels), f"uint{self.bit_depth}", folder)
+        return arrays.empty((*self.size, self.channels), f"uint{self.bit_depth}", folder)
 
     def levels(self, piece: Piece) -> Pixels:
         """Return a piece as a file of the format holds it: (rows, columns, C).

@@ -34,7 +34,13 @@ WITHOUT_INFLUENCE = frozenset({"tiling.batch"}) | {
     f"{SOURCE}init_args.{name}"
     for name in ("count", "index_cache", "cache_dir", "cache_size", "read_ahead")
 }
-TRAINING = ("model.init_args.optimizer", "model.init_args.lr_scheduler")
+# Where the inputs lie; their files are compared one by one, by their paths from the outputs.
+PLACES = frozenset({f"{SOURCE}init_args.root", f"{SOURCE}init_args.files"})
+TRAINING = (
+    "model.init_args.optimizer",
+    "model.init_args.lr_scheduler",
+    f"{SOURCE}init_args.degradation.",  # inputs of predict are not degraded
+)
 Options = dict[str, Any]
 State = tuple[int, int] | None  # size and time of a file
 
@@ -202,7 +208,7 @@ class Predictions:
             unlock(descriptor)
 
 
-def options_of(config: Mapping[str, Any]) -> Options:
+def options_of(config: Mapping[str, Any], of_files: bool = False) -> Options:
     """Return the settings that change outputs, flat, by their keys on the command line.
 
     These are all of the model's except those of training, all of a source's that say which images
@@ -211,13 +217,15 @@ def options_of(config: Mapping[str, Any]) -> Options:
 
     Args:
         config: The configuration of ``predict``, as plain values.
+        of_files: Whether each input has a file, so that the place of all says nothing more.
     """
     options = {}
     for key, value in _flat(config):
         is_group = key.partition(".")[0] not in OTHER_GROUPS
         has_influence = key in ITSELF or key.startswith(SOURCE) or is_group
         is_file = key.endswith("weights") and isinstance(value, str)
-        if not has_influence or is_file or value is None:
+        is_place = of_files and key in PLACES
+        if not has_influence or is_file or is_place or value is None:
             continue
         if key not in WITHOUT_INFLUENCE and not key.startswith(TRAINING):
             options[key] = value

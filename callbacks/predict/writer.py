@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import resource
@@ -42,10 +43,11 @@ from callbacks.predict.videos import Codec, VideoSettings, VideoWriter
 from callbacks.provenance import commit
 from files.batch import Piece
 from files.images.deep import Pixels
+from files.memory import free_disk
 from files.method import Method, method_of
 from files.numbers import NonNegativeInt, PositiveInt, UnitInterval
 from files.own_modules import class_path
-from files.owned import hold_place, remove_file
+from files.owned import hidden, hold_place, remove_file
 from files.paths import expand_path, size_and_time
 
 log = logging.getLogger(__name__)
@@ -66,6 +68,14 @@ def _peak_memory(device: torch.device) -> int | None:
         return None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _file_number(path: str | Path) -> tuple[int, int] | None:
+    """Return what all links and spellings of a file share; None if there is none."""
+    with contextlib.suppress(OSError):
+        state = os.stat(path)
+        return state.st_dev, state.st_ino
+    return None
 
 
 def _whole(image: torch.Tensor) -> Piece:
@@ -160,7 +170,7 @@ class Writer(Callback):
         self._noted: Counter[str] = Counter()  # what happened to images besides
         self._data: Any = None  # the data module
         self._sources: dict[str, str | None] = {}  # file of each input, by key
-        self._inputs: set[str] = set()  # the same files
+        self._inputs: set[tuple[int, int] | None] = set()  # numbers of the same files
         self._lines: Predictions  # from `setup` on
         self._pool: ThreadPoolExecutor | None = None
         self._group: Any = None  # of all processes
@@ -201,7 +211,7 @@ class Writer(Callback):
             self._data.convert_in_predict()
         keys = self._data.predict_keys
         self._sources = dict(zip(keys, self._data.predict_paths, strict=True))
-        self._inputs = {os.path.abspath(path) for path in self._sources.values() if path}
+        self._inputs = {_file_number(path) for path in self._sources.values() if path} - {None}
         self._videos = set(self._data.predict_videos)
         done = {key for key in keys if self._is_done(key)}
         self.skipped = len(done)
@@ -337,7 +347,7 @@ class Writer(Callback):
         if not self.config and isinstance(pl_module, Method):
             pl_module.setup("predict")  # Lightning would load its files only later
         method = method_of(pl_module)
-        options = options_of(self.config)
+        options = options_of(self.config, of_files=all(self._data.predict_paths))
         options |= {"writer.profile": self.profile, "writer.exif": self.exif}
         if not self.config:  # Lightning's own Trainer: what the objects say
             for part, name in (
@@ -384,10 +394,10 @@ class Writer(Callback):
         target = self._target(key)
         if not os.path.lexists(target):
             return False
-        if str(target) in self._inputs:
+        if _file_number(target) in self._inputs:
             raise ValueError(f"{target} would overwrite an input: {ELSEWHERE}")
         made = self._lines.find(self._name(key))
-        if made is None:
+        if made is None or target.is_dir() != (self._frames is not None):
             raise ValueError(
                 f"{target} exists, and no line of {NAME} says that Enlarger wrote it: move it "
                 f"away, or {ELSEWHERE}"
@@ -397,7 +407,8 @@ class Writer(Callback):
         if self._frames is not None:
             frames = range(min(made.frames or 0, self._frames))
             ours = {_frame_name(number, self.format) for number in frames}
-            others = sorted({path.name for path in target.iterdir()} - ours)
+            ours |= {hidden(target / name).name for name in ours}  # what a kill left of one
+            others = sorted({path.name for path in target.iterdir()} - ours - {".DS_Store"})
             if others:
                 raise ValueError(
                     f"{target} holds {others[0]}, which would stay among the new frames: move it "
@@ -422,10 +433,14 @@ class Writer(Callback):
             return
         began = time.perf_counter()
         try:
+            pixels = levels_of(pieces, finish, self._root)
+        except (OutputError, MemoryError) as error:  # of this video alone
+            self._abandon(key, str(error))
+            return
+        try:
             if self._video is None:
                 self._video = VideoWriter(self._target(key), meta["path"], self._settings)
                 self._video_seconds.clear()
-            pixels = levels_of(pieces, finish, self._root)
             self._video.add(pixels, frame)
             line = common(time.perf_counter() - began)
             self._video_seconds.append(line["seconds"])
@@ -434,10 +449,13 @@ class Writer(Callback):
         except OSError:  # a disk error, which other videos will have, too
             raise
         except Exception as error:  # whatever encoders raise
-            self._data.abandon_in_predict(key)
-            self._abandoned.add(key)
-            self._stop_video()
-            self._fail(key, f"it cannot be written as a video: {error}")
+            self._abandon(key, f"it cannot be written as a video: {error}")
+
+    def _abandon(self, key: str, reason: str) -> None:
+        self._data.abandon_in_predict(key)
+        self._abandoned.add(key)
+        self._stop_video()
+        self._fail(key, reason)
 
     def _finish_video(self, key: str, finish: Finish, common: Line) -> None:
         assert self._video is not None
@@ -514,7 +532,10 @@ class Writer(Callback):
         """Make the levels of an image, or of the frames of a clip; let a thread write them."""
         began = time.perf_counter()
         try:
-            images = [levels_of(pieces, finish, self._root) for pieces, finish in parts]
+            images = []
+            for pieces, finish in parts:
+                self._wait_for_room(finish)
+                images.append(levels_of(pieces, finish, self._root))
         except (OutputError, MemoryError) as error:  # of this image alone
             self._fail(key, str(error))
             return
@@ -526,6 +547,11 @@ class Writer(Callback):
         assert self._pool is not None  # since `setup`
         self._pending.append((self._pool.submit(write, images, meta, line), key))
         self._settle()
+
+    def _wait_for_room(self, finish: Finish) -> None:
+        """Wait for images that are being written, if their levels take the room of another one."""
+        while self._pending and finish.disk_bytes > free_disk(self._root):
+            self._settle_first()
 
     def _settle(self) -> None:
         # Only a few images may wait: they are large.

@@ -83,7 +83,9 @@ class EMA(Averages, Callback):
         self._step = trainer.global_step
         if state:
             self._restore(state)
-            if state["step"] < self._step:  # saved after a step, before its update (an exception)
+            # Lightning's checkpoints may be from between a step and its update: on SLURM, or after
+            # an exception.
+            if state["step"] < self._step:
                 self.update()
         self._loaded = {}
 
@@ -144,10 +146,10 @@ class EMA(Averages, Callback):
             self.swap_in(pl_module)
 
     def on_validation_end(self, *args: Any, **kwargs: Any) -> None:
-        """Restore the weights; checkpoint callbacks come after this one."""
+        """Restore the weights."""
         self.swap_out()
 
-    # The first one before a checkpoint of the failed run is written.
+    # A validation may end by an exception, which `ModelCheckpoint` may save after.
     on_exception = teardown = on_validation_end
 
     def swap_in(self, module: nn.Module) -> None:

@@ -1,1 +1,1 @@
-"""Runs on several processes: launch, checks, heartbeat."""
+"""Runs on several processes: launch, checks, and how they end."""

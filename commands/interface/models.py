@@ -21,6 +21,7 @@ from callbacks.predict.files import (
     fitted_exif,
     mixed_with_bicubic,
     weighted_by_alpha,
+    why_no_folder,
     write_image,
 )
 from callbacks.predict.levels import Finish, levels_of
@@ -171,14 +172,17 @@ class Enlarger:
 
         Raises:
             MemoryError: If there is no room for the result.
-            ValueError: If the source is no image, the format is unknown, or the result would be
-                smaller than the source.
+            ValueError: If the source is no image, the format is unknown, the target cannot be
+                written, or the result would be smaller than the source.
         """
         target = Path(target)
         ending = target.suffix.lower().removeprefix(".")
         format = SPELLED.get(ending, cast("Format", ending))
         if format not in get_args(Format):
             raise ValueError(f"{target.name}: expected a name in {', '.join(get_args(Format))}")
+        problem = "it is a folder" if target.is_dir() else why_no_folder(target.parent, True)
+        if problem:
+            raise ValueError(f"{target}: {problem}")
         image = read_image(source)
         if side is not None:
             scale = side / max(image.rgb.shape[:2])

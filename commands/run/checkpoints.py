@@ -197,6 +197,8 @@ class Checkpoints(Callback):
         ranking = ranking.without({each for each in names if not (self.folder / each).is_file()})
         ranking.monitor = self.monitor
         ranking.mode = self.mode or better_values(self.monitor, trainer) or "max"
+        if not self.keep_best:  # but an earlier start may have
+            ranking.best = []
         self._ranking = ranking
         resumed_from = Path(trainer.ckpt_path or "")
         if resumed_from.parent == self.folder:
@@ -328,7 +330,7 @@ class Checkpoints(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save before other callbacks change the weights, as averages do."""
         self.save_last(trainer)
-        if trainer.enable_validation and self._validated_step != trainer.global_step:
+        if self._ranking.best and self._validated_step != trainer.global_step:
             log.warning(
                 "the weights of step %d were not validated (trainer.val_check_interval): test uses "
                 "the best ones that were (checkpoint.keep_best), or --ckpt_path",
@@ -395,15 +397,19 @@ class Checkpoints(Callback):
         path = self.folder / f"step-{trainer.global_step:09d}.ckpt"
         try:
             write_checkpoint(trainer, path)
-            self._saved_step = trainer.global_step
-            if trainer.is_global_zero:
-                self._keep(trainer, path.name)
         except OSError as error:
             present = ", ".join(p.name for p in list_checkpoints(self.folder)) or "none"
             message = f"{path} could not be written ({error}); kept: {present}"
             if final:
                 raise OSError(message) from error
             log.error("%s. Training continues and tries again at the next checkpoint.", message)
+        else:
+            self._saved_step = trainer.global_step
+            try:
+                if trainer.is_global_zero:
+                    self._keep(trainer, path.name)
+            except OSError as error:  # of which the other processes do not know
+                log.error("%s is written, but not ranked, or old ones remain: %s", path, error)
         self._saved_at = time.monotonic()
         self._is_due = False
 
@@ -460,7 +466,10 @@ class Checkpoints(Callback):
 class FinishesStep(Callback):
     """Let a stop, such as a timer's, wait for the end of the accumulation.
 
-    Checkpoints have no gradients, so nothing could be saved there. It stands after all others.
+    Checkpoints have no gradients, so nothing could be saved there. It stands after all others, also
+    the timer that Lightning appends for ``max_time``. Lightning validates before such a stop, and
+    early stopping and plateau schedules count that too, so the continued run may differ from an
+    uninterrupted one; a signal stops without it.
     """
 
     # Not dispatched, see `callbacks/training/progress.py`.

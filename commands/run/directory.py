@@ -22,7 +22,7 @@ from commands.run.files import CONFIG, FOLDER, WEIGHTS, list_checkpoints, newest
 from commands.run.folder_lock import HOLDER, FolderLock
 from files.checksums import check_intact
 from files.numbers import PositiveFloat, PositiveInt
-from files.owned import hold_place, move_aside, refuse_foreign, remove_file
+from files.owned import hold_place, move_aside, refuse_foreign, remove_file, remove_unfinished
 from files.paths import expand_path
 from files.weights import read_file
 from files.yaml import plain_yaml
@@ -275,7 +275,7 @@ class RunDirectory:
 
     @contextmanager
     def alone(self, patience: float) -> Iterator[None]:
-        """Lock the directory for training.
+        """Lock the directory for training, and remove what a kill left of checkpoints.
 
         Args:
             patience: As for ``alone_in``.
@@ -284,6 +284,8 @@ class RunDirectory:
             TemporaryError: If another process trains here.
         """
         with alone_in(self.path, patience) as self._lock:
+            if self._lock.is_held:  # else another process may be writing them
+                remove_unfinished(self.checkpoints)
             yield
 
     def move_aside(self) -> None:

@@ -7,6 +7,7 @@ name, flushed to the disk, given its checksum, and only then renamed.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import socket
 import time
@@ -18,7 +19,6 @@ from commands.errors import ConfigurationError
 from files.checksums import checksum_of, file_hash, stated_digests
 from files.owned import sync_folder, whole_file
 from files.owned import write_whole as write_whole_file
-from files.paths import glob_paths
 
 log = logging.getLogger(__name__)
 FOLDER = "checkpoints"  # in the folder of a run
@@ -62,10 +62,14 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints by step, newest first."""
+    """Return the checkpoints by step, newest first.
+
+    Raises:
+        OSError: The folder cannot be listed.
+    """
     steps: dict[int, Path] = {}
-    for name in glob_paths("step-*.ckpt", str(folder)):
-        match = _NAME.fullmatch(Path(name).name)
+    for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
+        match = _NAME.fullmatch(name)
         if match:
             steps[int(match[1])] = folder / name
     return [steps[step] for step in sorted(steps, reverse=True)]

@@ -68,6 +68,11 @@ class FolderLock:
                     remove_empty(self.folder)
         self._free()
 
+    @property
+    def is_held(self) -> bool:
+        """Return whether this object has locked it."""
+        return self._descriptor is not None
+
     def holder(self) -> str:
         """Return the process that holds it, in words."""
         try:

@@ -15,8 +15,9 @@ from commands.run.directory import PLACE
 from datamodules.order.keys import digest_of
 from datamodules.source import Source, sized_keys
 
-# Settings that change outputs or LR images.
+# Settings that change outputs, LR images, or how many are measured.
 SETTINGS = (
+    "trainer.limit_val_batches",
     "data.init_args.val",
     "data.init_args.degradation_seed",
     "degradation",
@@ -37,10 +38,11 @@ def measured_on(trainer: Trainer, monitor: str, config: Mapping[str, Any] | None
         monitor: The number's name in the logs.
         config: The configuration of ``fit``; None in Python.
     """
-    datasets: list[Any] = []
-    with contextlib.suppress(AttributeError, TypeError, ValueError):  # loaders of another kind
-        datasets = evaluated_datasets(trainer)
-    images = [[each.name, float(each.scale), digest_of(_images(each))] for each in datasets]
+    images: list[Any] = []
+    # Loaders and datasets may be of another kind.
+    with contextlib.suppress(AttributeError, TypeError, ValueError):
+        for each in evaluated_datasets(trainer):
+            images.append([each.name, float(each.scale), digest_of(_images(each))])
     records = []
     metrics = [callback for callback in all_callbacks(trainer) if isinstance(callback, Metric)]
     for metric in metrics:

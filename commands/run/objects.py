@@ -28,7 +28,8 @@ def warn_of_other_options(configured: list[dict[str, str]], restored: list[dict[
         restored: Those afterwards.
     """
     others: list[str] = []
-    for before, after in zip(configured, restored, strict=True):
+    # Not strict: by then, `BaseFinetuning` has added the groups of what it had unfrozen.
+    for before, after in zip(configured, restored, strict=False):
         for name, value in before.items():
             text = f"{name} {after.get(name, value)}, not {value}"
             if after.get(name, value) != value and text not in others:

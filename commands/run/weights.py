@@ -162,6 +162,8 @@ def load_trained(
     initial = model.initial_weights
     if initial is not None and freezes(model):
         model.load_weights(find_weights(initial, model.scale), model.weights_strict)
+    if choice.reason and choice.checkpoint is not None and not choice.checkpoint.is_file():
+        choice = Choice(*(best_or_newest(run.checkpoints) or ()))  # `fit` deleted it meanwhile
     path = choice.checkpoint
     if choice.reason:
         log.info("%s uses %s of the run in %s", subcommand, choice.reason, run.path)

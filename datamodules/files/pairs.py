@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import permutations
 from typing import TypeVar
 
 from files.images.decode import UnreadableImage
@@ -81,7 +82,8 @@ def refuse_mixed(
 ) -> None:
     """Raise if a set of images has HR and LR of the same scenes as images of their own.
 
-    These have equal names in two folders, and sizes that differ by exactly the scale.
+    These have equal names in several folders, and other sizes, of which two differ by exactly the
+    scale.
 
     Args:
         what: The set, for the message.
@@ -96,20 +98,32 @@ def refuse_mixed(
     by_name: dict[str, list[int]] = {}
     for index, key in enumerate(keys):
         by_name.setdefault(key.rpartition("/")[2], []).append(index)
-    twins = [indices for indices in by_name.values() if len(indices) == 2]
-    samples = twins[:: len(twins) // SAMPLES + 1]
+    # A name in more folders is that of a frame, in the folder of each clip.
+    copies = [indices for indices in by_name.values() if 2 <= len(indices) <= SAMPLES]
     pairs = []
-    for indices in samples:
+    for indices in copies[:: len(copies) // SAMPLES + 1]:
         with suppress(UnreadableImage, OSError):
-            pairs.append(sorted(map(size_of, indices)))
-    if scale == 1 or len(pairs) < 2:  # two images may have one name by chance
+            pairs.append(_pair(indices, size_of, scale))
+    fitting = [pair for pair in pairs if pair is not None]
+    if len(fitting) < max(2, len(pairs)):  # two images may have one name by chance
         return
-    if any(misfit(large, small, scale) is not None for small, large in pairs):
-        return
-    first, second = (keys[index] for index in samples[0])
+    first, second = (keys[index] for index in fitting[0])
     raise ValueError(
-        f"{what}: images are there in two sizes, such as {first!r} and {second!r}: LR images would "
-        "count as HR. Keep HR and LR in folders of their own (datamodules.Paired, pack --lr), or "
-        "in a tar as KEY.hr.png and KEY.lr.png; other images of equal names belong to sources of "
-        "their own (datamodules.Mix)"
+        f"{what}: images are there in several sizes, such as {first!r} and {second!r}: LR images "
+        "would count as HR. Keep HR and LR in folders of their own (datamodules.Paired, pack "
+        "--lr), or in a tar as KEY.hr.png and KEY.lr.png; other images of equal names belong to "
+        "sources of their own (datamodules.Mix)"
     )
+
+
+def _pair(
+    indices: Sequence[int], size_of: Callable[[int], Size], scale: float
+) -> tuple[int, int] | None:
+    """Return HR and LR among images of one name; None if two have one size, or no two fit."""
+    by_size = {size_of(index): index for index in indices}
+    if len(by_size) < len(indices):
+        return None
+    for (large, hr), (small, lr) in permutations(by_size.items(), 2):
+        if misfit(large, small, scale) is None:
+            return hr, lr
+    return None

@@ -328,7 +328,7 @@ def whole_samples(
         notes: The skipped tars are added here.
 
     Raises:
-        ValueError: If a tar has HR and LR as samples of their own.
+        ValueError: If a tar has two members of one name.
     """
     for source in sources:
         url = source["url"]

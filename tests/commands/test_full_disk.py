@@ -96,6 +96,16 @@ def test_a_full_disk_at_the_end_is_an_error(
     assert newest_step() == 6
 
 
+@needs_full
+def test_a_ranking_that_is_not_written_ends_no_training(
+    tiny: Path, enlarger: Enlarger, fill: Fill, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill("best.json")
+    enlarger(*FIT, "--trainer.max_steps", 2)
+    (loud,) = (r.getMessage() for r in caplog.records if r.levelname == "ERROR")
+    assert "step-000000002.ckpt is written, but not ranked" in loud
+
+
 @pytest.mark.parametrize("command", ["fit", "check", "validate", "test"])
 def test_a_file_where_runs_are_to_lie_is_refused_before_any_work(
     tiny: Path, refusal: Refusal, command: str

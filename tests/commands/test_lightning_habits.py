@@ -15,6 +15,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BaseFinetuning
 from torch.optim import Optimizer
 
+import enlarger
 from lightning_modules import EDSR, Regression
 from lightning_modules.methods.regression import NetworkCallable
 from tests.distributed.records import newest
@@ -81,6 +82,28 @@ def test_a_callback_begins_an_epoch_once_if_the_run_stops_before_it(
     stopped, whole = (newest(Path("runs", name)) for name in ("stopped", "whole"))
     for part in ("state_dict", "optimizer_states"):
         torch.testing.assert_close(stopped[part], whole[part], rtol=0, atol=0)
+
+
+def test_what_a_callback_unfroze_is_trained_after_a_resume_in_python(
+    tmp_path: Path, photo_folder: Path
+) -> None:
+    def fit(steps: int) -> None:
+        images = enlarger.data(photo_folder, scale=2, crop_size=16, batch_size=4, workers=0)
+        model = Regression(2, network=EDSR(2, blocks=1, channels=4))
+        quiet: dict[str, Any] = {"enable_progress_bar": False, "logger": False}
+        own = [Unfreezes()]
+        enlarger.fit(
+            model, images, run=tmp_path / "x", callbacks=own, max_steps=steps,
+            accelerator="cpu", **quiet,
+        )  # fmt: skip
+
+    fit(8)
+
+    fit(9)
+
+    (optimizer,) = newest(tmp_path / "x")["optimizer_states"]
+    assert len(optimizer["param_groups"]) == 2
+    assert newest(tmp_path / "x")["global_step"] == 9
 
 
 class Lightning(Regression):

@@ -182,6 +182,14 @@ def test_losses_and_averages_by_the_names_that_are_read() -> None:
     ]
 
 
+def test_metrics_are_of_rgb_unless_the_file_says_otherwise() -> None:
+    psnr, ssim = {"type": "calculate_psnr"}, {"type": "calculate_ssim", "test_y_channel": True}
+    options = {"scale": 4, "network_g": {"type": "MSRResNet"}}
+    migration = Migration({**options, "val": {"metrics": {"psnr": psnr, "ssim": ssim}}})
+    colors = [each["init_args"]["color"] for each in migration.config["trainer.callbacks"]]
+    assert colors == ["rgb", "y"]
+
+
 def test_a_schedule_that_ends_before_its_first_milestone() -> None:
     """It is constant, so the discriminator loses nothing."""
     gan = {"type": "GANLoss", "gan_type": "vanilla"}

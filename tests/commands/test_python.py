@@ -223,6 +223,14 @@ def test_a_file_of_an_unknown_format_is_refused(bicubic: enlarger.Enlarger, tmp_
         bicubic.enlarge_file("photo.png", tmp_path / "large.bmp")
 
 
+def test_a_target_that_cannot_be_written_is_refused_before_the_work(
+    bicubic: enlarger.Enlarger, tmp_path: Path
+) -> None:
+    (tmp_path / "large.png").mkdir()
+    with pytest.raises(ValueError, match=r"large\.png: it is a folder"):
+        bicubic.enlarge_file("photo.png", tmp_path / "large.png")
+
+
 def test_degrade_is_the_recipe_of_the_command_line() -> None:
     image = Image.fromarray(RGB)
     first, again, other = (

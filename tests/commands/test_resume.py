@@ -249,6 +249,13 @@ def test_weights_that_were_not_validated_are_named_after_a_resume_too(
         assert f"step {steps} were not validated" in caplog.text
 
 
+def test_a_run_without_a_validation_set_names_no_weights_that_were_not_validated(
+    tiny: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
+) -> None:
+    enlarger("fit", "--config", "tiny.yaml", "--trainer.max_steps", 2, "--data.val", "null")
+    assert "were not validated" not in caplog.text
+
+
 def test_photographs_that_were_moved(
     tiny: Path, photo_folder: Path, enlarger: Enlarger, refusal: Callable[..., str]
 ) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from torch.utils.data import DataLoader
 from torch.utils.data._utils import worker
 
-from datamodules.loading import expect_workers, start_worker
+from datamodules.loading import Loader, expect_workers, start_worker
 from tests.conftest import REPO
 
 PROGRAM = """
@@ -110,3 +111,21 @@ def test_a_worker_does_not_free_what_it_inherits(tmp_path: Path) -> None:
         gc.enable()
         gc.collect()
     assert (tmp_path / "freed").exists()
+
+
+class Broken:
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        raise ValueError("unreadable")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_reading_outside_the_main_thread(workers: int) -> None:
+    loader = Loader(Broken(), num_workers=workers)  # type: ignore[arg-type]
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(list, loader)
+        with pytest.raises(ValueError, match="unreadable"):
+            read.result()
+    assert not multiprocessing.active_children()

@@ -122,11 +122,20 @@ def test_hr_and_lr_as_images_of_their_own_are_refused(tmp_path: Path) -> None:
     Inputs(root=str(folder)).prepare(2.0)
 
 
+def test_lr_of_several_scales_beside_hr_are_refused() -> None:
+    sides = {"GTmod12": 24, "LRbicx2": 12, "LRbicx3": 8, "LRbicx4": 6}
+    keys = [f"{folder}/{name}" for folder in sides for name in NAMES]
+    all_sides = [side for side in sides.values() for _ in NAMES]
+    with pytest.raises(ValueError, match=r"such as 'GTmod12/\w+' and 'LRbicx3/"):
+        refuse_mixed("a set", keys, lambda index: (all_sides[index],) * 2, 3)
+
+
 @pytest.mark.parametrize(
     ("sides", "names"),
     [
         ((8, 8), ("hr/{}", "lr/{}")),  # the same size: photographs of two folders
         ((8, 5), ("hr/{}", "lr/{}")),
+        ((8, 8, 4), ("clip/{}", "other/{}", "small/{}")),  # frames of clips
         ((8, 4), ("{}", "{}1")),
     ],
 )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import errno
+import fcntl
 import multiprocessing
 import os
-import threading
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -131,14 +132,34 @@ def test_what_a_kill_left_is_overwritten(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
 
-def test_two_processes_write_one_file_one_after_the_other(tmp_path: Path) -> None:
+def test_a_process_that_writes_the_same_file_is_not_waited_for(tmp_path: Path) -> None:
     process, end = in_a_process(tmp_path / "a")
-    threading.Timer(0.3, end.send, ["go on"]).start()
     write_whole(tmp_path / "a", "x")
+    assert (tmp_path / "a").read_text() == "x"
+    end.send("go on")
     process.join()
     assert process.exitcode == 0
-    assert (tmp_path / "a").read_text() == "x"
+    assert (tmp_path / "a").read_text() == "a long text of the other process"
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+
+def test_two_writers_on_a_disk_without_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with whole_file(tmp_path / "a") as first, whole_file(tmp_path / "a") as second:
+        first.write(b"the first")
+        second.write(b"2")
+    assert (tmp_path / "a").read_bytes() == b"the first"
+
+
+def test_a_hidden_file_that_cannot_be_opened(tmp_path: Path) -> None:
+    hidden(tmp_path / "a").symlink_to("nowhere")  # as another user's: root may open that
+    write_whole(tmp_path / "a", "x")
+    assert (tmp_path / "a").read_text() == "x"
 
 
 def test_a_link_is_deleted_and_not_followed(tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ def test_what_exists_as_written_is_taken_as_written(here: Path, name: str) -> No
         ("a $5 bill", "a $5 bill"),
         ("$(echo)", "$(echo)"),
         ("[new]/*.png", "[new]/*.png"),
+        ("/none-of-this-name/a", "/none-of-this-name/a"),
     ],
 )
 def test_only_the_rest_is_expanded(here: Path, path: str, expected: str) -> None:
@@ -84,6 +85,14 @@ class TestPatterns:
         assert glob_paths("p/**/*.png") == ["p/[hd]/a.png", "p/h/b.png", "p/h/i/e.png"]
         assert glob_paths("h/?.png", "p") == ["h/b.png"]
         assert glob_paths("none/*.png") == []
+        assert glob_paths("p/h/**") == ["p/h/b.png", "p/h/i", "p/h/i/e.png"]
+
+    def test_links_in_circles(self, here: Path) -> None:
+        Path("p/a").mkdir(parents=True)
+        Path("p/a/x.png").touch()
+        Path("p/up").symlink_to(here / "p")
+        Path("p/a/up").symlink_to(here / "p")
+        assert glob_paths("p/**/*.png") == ["p/a/x.png"]
 
 
 @pytest.fixture
@@ -109,6 +118,8 @@ def closed(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         lambda: list(walk("set")),
         lambda: list_images(Path("set")),
+        lambda: glob_paths("set/**/*.png"),
+        lambda: glob_paths("set/*/*.png"),
     ],
 )
 def test_a_folder_that_cannot_be_listed_is_named(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,34 @@ def test_a_clip_that_was_cut_off_is_made_again(
     assert predict(tmp_path, 1).made == 1
     assert len(names(tmp_path)) == 4
     assert predict(tmp_path, 1).made == 0
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from callbacks.predict import files
+from tests.callbacks.predict.test_clip_files import predict
+files.write_png = lambda *_: os.kill(os.getpid(), 9)
+predict(Path(sys.argv[1]), 1)
+"""
+
+
+def test_a_clip_whose_process_was_killed_is_made_again(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", KILLED, tmp_path], check=False)
+    (left,) = (tmp_path / "out/000000").iterdir()
+    assert left.suffix == ".tmp"
+
+    assert predict(tmp_path, 1).made == 1
+    assert len(names(tmp_path)) == 4
+
+
+def test_a_file_in_the_place_of_a_clip_of_ours(tmp_path: Path) -> None:
+    predict(tmp_path, 1)
+    shutil.rmtree(tmp_path / "out/000000")
+    (tmp_path / "out/000000").write_text("mine")
+    with pytest.raises(ValueError, match="000000 exists, and no line"):
+        predict(tmp_path, 1, exif="drop")
+    assert (tmp_path / "out/000000").read_text() == "mine"
 
 
 def test_other_settings_replace_the_frames(tmp_path: Path) -> None:

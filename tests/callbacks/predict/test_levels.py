@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
+import time
+import weakref
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -16,9 +19,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from benchmarks.memory import peak_mib
+from callbacks.predict.files import Extras, write_image
 from callbacks.predict.writer import Writer
 from datamodules import SRDataModule
+from files.images import arrays
 from files.images.decode import read_image
+from files.owned import MovedError, free_place, hold_place
 from lightning_modules import Regression
 from lightning_modules.sampling.tiling import Tiling
 from tests.callbacks.predict.test_predictions import stored
@@ -108,7 +114,74 @@ def test_memory_holds_no_output(tmp_path: Path) -> None:
 Usage = namedtuple("Usage", ["free"])
 
 
-@pytest.mark.parametrize("lacks", ["disk", "memory"])
+def test_a_large_image_waits_for_the_room_of_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a disk with room for the levels and the file of one image: 2 x 168 kB."""
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b", "c"):
+        Image.fromarray(photograph(64)).save(tmp_path / f"in/{name}.png")
+    maps: weakref.WeakSet[Any] = weakref.WeakSet()
+    make = arrays.empty
+
+    def empty(*args: Any) -> Any:
+        pixels = make(*args)
+        maps.add(pixels.base)
+        return pixels
+
+    def usage(_: Any) -> Usage:
+        return Usage(340_000 - sum(map(len, maps)))
+
+    def write_slowly(*args: Any) -> list[str]:
+        time.sleep(0.3)
+        return write_image(*args)
+
+    monkeypatch.setattr(arrays, "LARGE", 1000)
+    monkeypatch.setattr(arrays, "empty", empty)
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    monkeypatch.setattr("callbacks.predict.writer.write_image", write_slowly)
+
+    writer, _ = predict(tmp_path, 128)
+
+    assert (writer.written, writer.failed) == (3, 0)
+
+
+def test_a_disk_that_cannot_map_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENODEV, "No such device")
+
+    monkeypatch.setattr(arrays, "LARGE", 1000)
+    monkeypatch.setattr(np, "memmap", refuse)
+    pixels = arrays.empty((40, 30, 3), "uint8", tmp_path)
+    pixels[:] = 7
+    assert pixels.sum() == 7 * 3600
+
+
+def test_no_array_goes_to_a_folder_that_was_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrays, "LARGE", 1000)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    hold_place(folder)
+    folder.rename(tmp_path / "moved")
+    with pytest.raises(MovedError):
+        arrays.empty((40, 30, 3), "uint8", folder)
+    free_place(folder)
+    assert not folder.exists()
+
+
+def test_a_part_of_a_large_array_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrays, "LARGE", 1000)
+    pixels = arrays.empty((40, 30, 3), "uint8", tmp_path)
+    pixels[:] = photograph(40)[:, :30]
+    write_image(tmp_path / "part.png", pixels[10:30], Extras(), "png", 0)
+    assert (read_image(tmp_path / "part.png").rgb == pixels[10:30]).all()
+
+
+@pytest.mark.parametrize("lacks", ["disk", "room for the file", "memory"])
 def test_what_is_too_large_ends_before_it_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacks: str
 ) -> None:
@@ -117,6 +190,9 @@ def test_what_is_too_large_ends_before_it_starts(
     monkeypatch.setattr(Nearest, "forward", lambda self, lr: pytest.fail("it has started"))
     if lacks == "disk":
         monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(100))
+    elif lacks == "room for the file":  # beside the levels, of 147 kB
+        monkeypatch.setattr(arrays, "LARGE", 1000)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(200_000))
     else:
         monkeypatch.setattr("files.memory.free_memory", lambda _: 10_000)
     with pytest.raises(ValueError, match="none of the 1 inputs could be enlarged"):

@@ -87,6 +87,25 @@ def test_an_output_that_is_an_input_now(tmp_path: Path) -> None:
     assert files(tmp_path / "out") == before
 
 
+@pytest.mark.parametrize("out", ["link", "other/../out"])
+def test_an_output_that_is_an_input_by_another_path(tmp_path: Path, out: str) -> None:
+    enlarge(save(tmp_path / "in/a.png"), tmp_path / "out")
+    (tmp_path / "link").symlink_to("out")
+    (tmp_path / "other").mkdir()
+    before = files(tmp_path / "out")
+    with pytest.raises(ValueError, match=r"a\.png would overwrite an input"):
+        enlarge(tmp_path / "out/a.png", tmp_path / out)
+    assert files(tmp_path / "out") == before
+
+
+def test_a_folder_that_took_the_place_of_an_image_of_ours(tmp_path: Path) -> None:
+    enlarge(save(tmp_path / "in/a.jpg"), tmp_path / "out")
+    (tmp_path / "out/a.png").unlink()
+    (tmp_path / "out/a.png").mkdir()
+    save(tmp_path / "in/a.jpg")
+    refused(tmp_path / "in", tmp_path / "out", r"out/a\.png exists, and no line")
+
+
 @pytest.mark.parametrize("out", ["in", ".", "in/sub", "in/new"])
 def test_beside_below_and_above_inputs(tmp_path: Path, out: str) -> None:
     save(tmp_path / "in/a.jpg")

@@ -216,6 +216,15 @@ def test_options_of_a_source_are_what_changes_an_image() -> None:
     }
 
 
+def test_where_files_lie_and_what_makes_lr_in_training_are_no_options() -> None:
+    degradation = {"class_path": "degradations.Bicubic", "init_args": {"scale": 4}}
+    init_args = {"root": "/photos", "files": ["*.png"], "degradation": degradation}
+    source = {"class_path": "datamodules.Folder", "init_args": init_args}
+    config = {"data": {"init_args": {"predict": source}}}
+    found = options_of(config, of_files=True)
+    assert found == {"data.init_args.predict.class_path": "datamodules.Folder"}
+
+
 def test_a_digest_is_of_all_tensors_and_their_names() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)).to(torch.bfloat16)

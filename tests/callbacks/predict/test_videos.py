@@ -427,3 +427,15 @@ def test_a_video_that_cannot_be_written_ends_early(tmp_path: Path) -> None:
     assert model.made <= 5 + 12 + 5  # the frames that were read ahead
     assert files(tmp_path / "out") == ["b_x2.mp4"]
     assert "not finite" in stored(tmp_path / "out")[0]["error"]
+
+
+def test_an_error_of_the_network_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    make_video(tmp_path / "a.mp4", EVEN)
+    monkeypatch.setattr("callbacks.predict.writer.levels_of", fail)
+    with pytest.raises(RuntimeError, match="CUDA out of memory"):
+        predict(tmp_path, tmp_path / "out")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from unittest.mock import Mock
 
 import pytest
-from lightning.pytorch import Callback, Trainer
+
+from callbacks import PSNR
 
 Enlarger = Callable[..., None]
 
@@ -29,14 +30,16 @@ def test_a_validation_within_an_accumulation_is_not_ranked(
     assert "set trainer.val_check_interval to a multiple" in said[0]
 
 
-class StopsEarly(Callback):
-    """Stop after the first batch, as a timer may."""
+@pytest.mark.parametrize("validation", [0, 1])
+def test_a_time_limit_waits_for_the_end_of_the_accumulation(
+    tiny: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch, validation: int
+) -> None:
+    validated = Mock()
+    monkeypatch.setattr(PSNR, "on_validation_epoch_end", validated)
+    more = ("--trainer.accumulate_grad_batches", 3, "--trainer.max_time", '{"microseconds": 1}')
+    sizes = ("--trainer.limit_val_batches", validation, "--trainer.num_sanity_val_steps", 0)
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        trainer.should_stop = True
+    enlarger("fit", "--config", "tiny.yaml", *more, *sizes)
 
-
-def test_a_stop_within_an_accumulation_waits_for_its_end(tiny: Path, enlarger: Enlarger) -> None:
-    more = ("--trainer.accumulate_grad_batches", 3, "--trainer.callbacks", f"{__name__}.StopsEarly")
-    enlarger("fit", "--config", "tiny.yaml", *more, "--trainer.limit_val_batches", 0)
     assert Path("runs/tiny/checkpoints/step-000000001.ckpt").is_file()
+    assert validated.call_count == validation

@@ -29,6 +29,13 @@ class Score(Callback):
             pl_module.log("val/score", float([1, 9, 0, 8][trainer.global_step - 1]))
 
 
+def test_a_run_that_keeps_no_best_forgets_an_earlier_one(trained: Path, enlarger: Enlarger) -> None:
+    assert ranking()["best"]
+    other = ("--checkpoint.keep_best", 0, "--tiling.size", 8, "--run.change", "true")
+    enlarger("fit", "--config", "tiny.yaml", *other, "--trainer.max_steps", 15)
+    assert ranking()["best"] == []
+
+
 @pytest.mark.parametrize("monitor", ["val/swd", "val/psnr"])
 def test_the_best_follows_from_the_metric(fitted: Callable[..., Path], monitor: str) -> None:
     fitted(*MEASURED, "--checkpoint.monitor", monitor, *RANKED[2:])

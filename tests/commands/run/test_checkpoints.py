@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -173,15 +174,18 @@ def test_what_a_killed_run_left_half_written_confuses_nobody(
     trained: Path, enlarger: Enlarger, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = trained / "checkpoints"
-    left = [hidden(folder / "step-000000013.ckpt"), hidden(folder / "best.json")]
+    left = [hidden(folder / "step-000000013.ckpt"), hidden(folder / "step-000000001.ckpt")]
+    left.append(folder / f".{uuid.uuid4().hex}.tmp")
     for path in left:
         path.write_bytes(b"half")
     (folder / "step-000000099.ckpt.sha256").write_text("0  step-000000099.ckpt\n")
     (folder / "step-x.ckpt").write_text("not ours")
+    (folder / ".notes.tmp").write_text("not ours")
     enlarger(*FIT, "--trainer.max_steps", 13)
     assert newest_step() == 13
     assert "DAMAGED" not in caplog.text
     assert not any(path.exists() for path in left)
+    assert (folder / ".notes.tmp").exists()
 
 
 def test_checkpoints_of_other_runs_stay(trained: Path, enlarger: Enlarger) -> None:

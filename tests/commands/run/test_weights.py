@@ -12,9 +12,11 @@ import torch
 import yaml
 
 from commands.errors import ConfigurationError
+from commands.run.directory import RunDirectory
 from commands.run.files import write_whole
-from commands.run.weights import find_weights
+from commands.run.weights import choose_weights, find_weights, load_trained
 from files.manifest import MANIFEST
+from lightning_modules import EDSR, Regression
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +56,17 @@ def test_a_run_stands_for_its_best_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigurationError, match=r"init_args\.base_weights .* without checkpoints"):
         find_weights(str(tmp_path / "empty"), 2, "model.init_args.base_weights")
+
+
+def test_a_checkpoint_that_fit_deletes_meanwhile_is_chosen_once_more(trained: Path) -> None:
+    run = RunDirectory(trained)
+    choice = choose_weights(run, None, None)
+    model = Regression(2, EDSR(2, blocks=1, channels=8, global_skip=True))
+    choice.checkpoint.unlink()
+
+    path = load_trained(model, run, "test", choice)
+
+    assert path == trained / "checkpoints" / "step-000000012.ckpt"
 
 
 # -------------------------------------------------------------------------------- the real manifest
