@@ -242,11 +242,10 @@ class ImageModel(Loaded, Optimised, ABC):
 
         Processes exchange values only at steps that a logger writes (``log_every_n_steps``).
         """
-        trainer = trainer_of(self)
         is_number = isinstance(value, int | float | Tensor)
-        if trainer is not None and trainer.training and self._averages_logs and is_number:
+        if is_number and self._averages_logs and self.trainer.training:
             number = torch.as_tensor(value, dtype=torch.float32, device=self.device)
-            value = trainer.strategy.reduce(number.detach().clone(), reduce_op="mean")
+            value = self.trainer.strategy.reduce(number.detach().clone(), reduce_op="mean")
         super().log(name, value, *args, **kwargs)
 
 
