@@ -40,7 +40,7 @@ from commands.distributed.launch import own_plugins, own_strategy, refuse_unsupp
 from commands.distributed.preflight import compare, start_facts
 from commands.distributed.ranks import LAST_SECONDS, LOST, Ranks, longer
 from commands.errors import ConfigurationError, TemporaryError, print_error
-from commands.interface.named import with_model
+from commands.interface.named import expand_model_option
 from commands.lightning_internals import replace_signal_handlers
 from commands.names import ABOUT
 from commands.process import keep_compiled_code, keep_freed_memory, prepare_output, raise_limit
@@ -122,7 +122,7 @@ class EnlargerCLI(LightningCLI):
     """
 
     def __init__(self, args: Sequence[str], commands: Mapping[str, Command]) -> None:
-        words = with_model(args)
+        words = expand_model_option(args)
         self.name = words[0]
         self.command = commands[self.name]
         with contextlib.ExitStack() as self._until_end:
@@ -347,7 +347,7 @@ class EnlargerCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Meet the other processes, and load the right weights into the model."""
         with self._together():
-            self._meet()
+            self._join_processes()
             self._set_up_model()
 
     def _set_up_model(self) -> None:
@@ -380,10 +380,10 @@ class EnlargerCLI(LightningCLI):
     def _keeps_config(self) -> bool:
         return self.command.leaves_run and not self.config.trainer.fast_dev_run
 
-    def _meet(self) -> None:
-        """Meet the other processes; all continue from the checkpoint that the first one chose."""
+    def _join_processes(self) -> None:
+        """Join the other processes; all continue from the checkpoint that the first one chose."""
         self.ranks.meet(self.trainer, self.model)
-        on_all(self._raise_refusal)
+        on_all(self._raise_refusal)  # one that a process found before it joined
         if self.trainer.world_size == 1:
             return
         compare(start_facts(self.config_dump or self.dump()))

@@ -42,7 +42,7 @@ from datamodules.sources.triplets import Triplets
 from degradations.draws import seed_of
 from files.images.decode import UnreadableImage
 from files.images.deep import eight_bits
-from files.images.encoders import saved
+from files.images.encoders import encoded_by_pillow
 from files.numbers import PositiveInt
 from files.owned import write_whole
 from files.paths import expand_path, shard_key
@@ -310,13 +310,13 @@ class Encoding:
         samples: list[Members] = [{"latent.npy": _npy(z, dtype)} for z in self._raw(hr)]
         if self.options.hr:
             for sample, square in zip(samples, batch, strict=True):
-                sample["png"] = saved(square["hr"], "PNG")
+                sample["png"] = encoded_by_pillow(square["hr"], "PNG")
         if self.degradation is not None:
             lr = (self.degradation(hr, seeds) * 255).round() / 255  # as it is stored
             enlarged = self._raw(self.model.enlarged_lr(lr, (hr.shape[-2], hr.shape[-1])))
             for sample, image, z in zip(samples, lr, enlarged, strict=True):
                 levels = (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-                sample["lr.png"] = saved(levels, "PNG")
+                sample["lr.png"] = encoded_by_pillow(levels, "PNG")
                 sample["lr_latent.npy"] = _npy(z, dtype)
         if self.options.texts:
             texts: Any = self.encoder([square["text"] for square in batch])

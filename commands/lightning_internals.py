@@ -49,13 +49,14 @@ class _EpochLoop(_TrainingEpochLoop):
 def replace_signal_handlers(trainer: Trainer, signals: Any) -> None:
     """Let ``signals`` install and restore the signal handlers in place of Lightning's own.
 
-    There is no public switch.
+    It also replaces the loop of an epoch, which would synchronise for signals in each step. There
+    is no public switch for either.
 
     Args:
         trainer: The trainer, before it runs.
         signals: An object with ``register_signal_handlers()``, called when the trainer starts,
-            ``teardown()``, called when it ends, and ``received_sigterm``, by which Lightning would
-            stop: False.
+            ``teardown()``, called when it ends, and ``received_sigterm``, which must stay False:
+            Lightning would end the run at it.
     """
     trainer._signal_connector = signals
     trainer.fit_loop.epoch_loop = _EpochLoop(trainer, trainer.min_steps, trainer.max_steps)

@@ -325,19 +325,20 @@ class SRDataModule(Predicted, LightningDataModule):
             return cast(Batch, {k: batch[k] for k in ("key", "error", "meta") if k in batch})
         part = self._part()
         dataset = self._datasets[part][dataloader_idx]
-        # A resumed run may begin at any batch, also at one that Guard must skip.
-        finite = dataset.checked or part != "train" or self._position() == (0, 0)
+        # The first batch of a run shows NaN in the data. A resumed run may begin at any batch, also
+        # at one whose NaN Guard has to skip, so there only the range is checked.
+        refuse_nonfinite = dataset.checked or part != "train" or self._position() == (0, 0)
         scale = self._to_images(batch)
         if "lr" not in batch and "hr" in batch:
             degradation = degrading.degradation_of(dataset, self.degradation, scale)
-            degrading.make_lr(batch, degradation, finite)
+            degrading.make_lr(batch, degradation, refuse_nonfinite)
         if part == "train" and self.crops.mixing:
             degrading.mix_pairs(batch, self.crops.mixing)
         add_size(batch, dataset.output_size)
         if "latent" in batch:
             add_latents(batch, dataset.source)
         if not dataset.checked:
-            check_batch(cast(Batch, batch), finite)
+            check_batch(cast(Batch, batch), refuse_nonfinite)
             dataset.checked = True
         return cast(Batch, batch)
 

@@ -155,10 +155,11 @@ def seed_generators(seed: int) -> None:
 
 
 @contextmanager
-def restored_generators() -> Iterator[None]:
+def keeping_global_rng() -> Iterator[None]:
     """Restore Python's, NumPy's and torch's generators afterwards, outside of workers.
 
-    Around a whole batch, since it takes longer than all other work of ours for a sample.
+    There the model draws from them, too, and its numbers must not depend on the loader. Around a
+    whole batch, since it takes longer than all other work of ours for a sample.
     """
     before = None
     if get_worker_info() is None:
@@ -175,7 +176,7 @@ def restored_generators() -> Iterator[None]:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed the generators for one sample, and restore them afterwards."""
-    with restored_generators():
+    with keeping_global_rng():
         seed_generators(seed)
         yield
 
@@ -384,7 +385,7 @@ class TrainingImages(Images):
         Raises:
             ValueError: As ``__getitem__``.
         """
-        with restored_generators():
+        with keeping_global_rng():
             return [self._sample(item) for item in items]
 
     def __getitem__(self, item: Item) -> dict[str, Any]:
@@ -394,7 +395,7 @@ class TrainingImages(Images):
             UnreadableImage: If the image is broken, or smaller than the crop, and is not replaced.
             ValueError: If it breaks the contract, or no replacement can be used.
         """
-        with restored_generators():
+        with keeping_global_rng():
             return self._sample(item)
 
     def _sample(self, item: Item) -> dict[str, Any]:

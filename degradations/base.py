@@ -503,7 +503,7 @@ def ieee_float32(device: torch.device) -> Iterator[None]:
     # The last one because the older function sets it, too.
     settings = [backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul]
     before = [setting.fp32_precision for setting in settings]
-    older = _older_matmul_precision()
+    older = _legacy_matmul_precision()
     try:
         # If the two ways to set it disagree, torch cannot read it, and cannot compile.
         if older is not None:
@@ -518,8 +518,11 @@ def ieee_float32(device: torch.device) -> Iterator[None]:
             setting.fp32_precision = value
 
 
-def _older_matmul_precision() -> str | None:
-    """Return the `torch.set_float32_matmul_precision` setting; None if set in the newer way."""
+def _legacy_matmul_precision() -> str | None:
+    """Return what `torch.set_float32_matmul_precision` set, but None for its default, "highest".
+
+    None, too, if it was set in the newer way, by `fp32_precision`.
+    """
     try:
         precision = torch.get_float32_matmul_precision()
     except RuntimeError:  # set in the newer way

@@ -210,7 +210,7 @@ def images_among(paths: Sequence[Path], where: str, videos: bool = False) -> lis
     if others:
         names = first_of((path.name for path in others), 3)
         text = "%s: left out %d that are not images by their names (%s)%s"
-        log.info(text, where, len(others), names, _what_reads(others))
+        log.info(text, where, len(others), names, _reading_advice(others))
     return images
 
 
@@ -275,7 +275,7 @@ def images_by_key(folder: Path, what: str = "") -> dict[str, Path]:
     return images
 
 
-def _what_reads(paths: Iterable[Path]) -> str:
+def _reading_advice(paths: Iterable[Path]) -> str:
     endings = {path.suffix.lower() for path in paths}
     advice = ""
     if endings & {*HEIF}:

@@ -53,7 +53,7 @@ class Loaded(Method, LightningModule):
             in checkpoints, and the attribute.
         initial_weights: Weights to start from: a file or a name.
         weights_strict: Whether training starts from them only if all tensors fit.
-        partly_loaded: Where it does not matter, what was taken, and the tensors that were not.
+        partly_loaded: What a load that was not strict took, and the tensors that it left out.
         loaded_with: What is known of their ``trained_with``.
     """
 
@@ -69,7 +69,7 @@ class Loaded(Method, LightningModule):
         super().__init__(*args, **kwargs)
         self.loaded_with: dict[str, Any] = {}
         self.partly_loaded: dict[str, Any] = {}
-        self._find: Callable[[str, str], Path] | None = None
+        self._find_weights: Callable[[str, str], Path] | None = None  # (argument, name) -> file
         self._own_parts: tuple[str, ...] = ()  # prefixes of parts with weights of their own
         self._required: dict[str, str] = {}  # sources of frozen parts that the weights require
 
@@ -89,7 +89,7 @@ class Loaded(Method, LightningModule):
                 folder of a run, or a name of ``configs/weights.yaml``. It is kept for ``setup``,
                 which loads what only training needs.
         """
-        self._find = find
+        self._find_weights = find
         for argument, loader in self.part_files.items():
             file = getattr(self, argument.rpartition(".")[2])
             if file is not None:
@@ -130,7 +130,7 @@ class Loaded(Method, LightningModule):
             ValueError: As in ``load_weights``, or if a frozen part has random weights.
         """
         super().setup(stage)
-        if self._find is None:
+        if self._find_weights is None:
             self.load_parts(file_of)
             if self.initial_weights is not None:
                 strict = self.weights_strict or stage != "fit"
@@ -160,7 +160,7 @@ class Loaded(Method, LightningModule):
                 tensors are missing, unexpected, of another shape, or no finite floating-point
                 numbers; without ``strict`` only if none fits.
         """
-        if self._find is None:
+        if self._find_weights is None:
             self.load_parts(file_of)
         weights = read_weights(path)
         if strict and weights.model not in (None, class_path(type(self))):

@@ -52,7 +52,7 @@ def block_features(luma: Tensor) -> Tensor:
     Returns:
         (B, N, 36) float64 statistics, NaN if a block is flat.
     """
-    return _statistics(_measure(luma))
+    return _statistics(_block_moments(luma))
 
 
 def mean_and_covariance(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,13 +98,13 @@ def distance(mean: Tensor, covariance: Tensor, features: Tensor) -> Tensor:
 
 
 # ------------------------------------------------------------------------------------- pixels
-def _measure(luma: Tensor) -> Tensor:
-    """Return moments (B, N, 2 scales, 5 maps, 5) of all blocks, float64."""
+def _block_moments(luma: Tensor) -> Tensor:
+    """Return the five moments of all N blocks, (B, N, 2 scales, 5 maps, 5) float64."""
     rows = luma.shape[-2] // BLOCK
     columns = luma.shape[-1] // BLOCK
     x = luma[:, : rows * BLOCK, : columns * BLOCK].float()
     scales = [_normalised(x), _normalised(_half(x))]
-    moments = [_maps(_blocks(part, rows, columns)) for part in scales]
+    moments = [_moments_of_maps(_blocks(part, rows, columns)) for part in scales]
     return torch.stack(moments, dim=1).view(len(luma), -1, 2, 5, 5)
 
 
@@ -156,8 +156,11 @@ def _blocks(x: Tensor, rows: int, columns: int) -> Tensor:
 
 
 # --------------------------------------------------------------------------------- statistics
-def _maps(blocks: Tensor) -> Tensor:
-    """Return moments (N, 5 maps, 5) of blocks (N, h, w) and of products with four neighbours."""
+def _moments_of_maps(blocks: Tensor) -> Tensor:
+    """Return moments (N, 5 maps, 5) of blocks (N, h, w).
+
+    5 maps: the block and its products with 4 neighbours.
+    """
     products = [blocks * blocks.roll(shift, (1, 2)) for shift in SHIFTS]
     return torch.stack([_moments(x) for x in [blocks, *products]], dim=1)
 
@@ -191,11 +194,12 @@ def _statistics(moments: Tensor) -> Tensor:
 
 def _fit(moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return shape alpha and scales beta_l, beta_r (...) of AGGDs with the moments (..., 5)."""
-    signs, signed, absolute, square, square_left = moments.unbind(-1)
-    deviation_left = (square_left / (signed - signs) * 2).sqrt()
-    deviation_right = ((square - square_left) / (signed + signs) * 2).sqrt()
+    mean_sign, mean_nonzero, mean_absolute, mean_square, square_left = moments.unbind(-1)
+    # (sign^2 - sign) / 2 is 1 below 0 and else 0, so its mean is the share of such pixels.
+    deviation_left = (square_left / (mean_nonzero - mean_sign) * 2).sqrt()
+    deviation_right = ((mean_square - square_left) / (mean_nonzero + mean_sign) * 2).sqrt()
     ratio = deviation_left / deviation_right
-    moment = absolute.square() / square
+    moment = mean_absolute.square() / mean_square
     moment = moment * (ratio**3 + 1) * (ratio + 1) / (ratio.square() + 1).square()
     alpha = _shape(moment)
     log_scale = (torch.lgamma(1 / alpha) - torch.lgamma(3 / alpha)) / 2

@@ -20,7 +20,7 @@ from torch import Tensor
 from degradations.bicubic import resize
 from files.batch import Box
 from files.images.alpha import on_white
-from files.images.colours import GREY, fitted
+from files.images.colours import GREY, profile_for_mode
 from files.images.deep import Pixels, eight_bits
 from files.images.encoders import profile_chunk
 from files.images.rows import is_big_tiff, write_jpeg, write_png, write_tiff
@@ -166,7 +166,7 @@ def _fitted_extras(extras: Extras, pixels: Pixels, format: Format) -> tuple[Extr
     lost = []
     icc, exif, cicp = extras
     if icc:
-        icc = fitted(icc, pixels.shape[2] < 3 and format != "webp")  # WebP has no grey
+        icc = profile_for_mode(icc, pixels.shape[2] < 3 and format != "webp")  # WebP has no grey
         if icc is None or len(icc) > LARGEST_PROFILE.get(format, math.inf):
             icc = None
             lost.append("colour profile")

@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 from PIL import Image
 
-from files.images.colours import fitted
+from files.images.colours import profile_for_mode
 from files.images.decode import DecodedImage
 from files.images.deep import Pixels, eight_bits
 
@@ -87,7 +87,7 @@ def to_pillow(pixels: Pixels, icc: bytes | None) -> Image.Image:
     """Return (H, W) or (H, W, C) as an image of 8 bits, with its colour profile."""
     levels = eight_bits(pixels)
     image = Image.fromarray(levels[..., 0] if levels.shape[2:] == (1,) else levels)
-    image.info["icc_profile"] = fitted(icc, image.mode in ("L", "LA")) if icc else None
+    image.info["icc_profile"] = profile_for_mode(icc, image.mode in ("L", "LA")) if icc else None
     return image
 
 

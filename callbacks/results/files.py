@@ -184,6 +184,7 @@ def _write_results(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _entry_of(row: Row) -> dict[str, Any]:
+    """Return the fields that have a value, and ``checkpoint``: ``Row`` has no default for it."""
     entry = {}
     for name, value in asdict(row).items():
         if value is not None or name == "checkpoint":

@@ -151,17 +151,18 @@ class Guard(Callback):
             if gradient_is_finite:
                 self.rows.pop(verdict.optimizer, None)
             else:
-                self._count(verdict, loss_is_finite)
+                self._record_skipped(verdict, loss_is_finite)
         self._unread = []
 
-    def _count(self, verdict: Verdict, loss_is_finite: bool) -> None:
+    def _record_skipped(self, verdict: Verdict, loss_is_finite: bool) -> None:
         scaler = _scaler(self._trainer)
         if scaler is not None and scaler.get_scale() >= 1:
             return  # it looks for its scale
-        row = self.rows.get(verdict.optimizer, 0) + 1
-        self.rows[verdict.optimizer] = row
+        in_a_row = self.rows.get(verdict.optimizer, 0) + 1
+        self.rows[verdict.optimizer] = in_a_row
         self.skipped += 1
-        # The process whose loss it was names its images; of averaged gradients none knows.
+        # A process whose own loss is not finite names its images. Averaging makes the gradient not
+        # finite on all processes, so none knows whose images it was, and the first names its own.
         if not loss_is_finite or self._trainer.is_global_zero:
             quantity = "gradient" if loss_is_finite else "loss"
             log.warning(
@@ -174,15 +175,16 @@ class Guard(Callback):
                 self._trainer.global_rank,
                 ", ".join(verdict.keys[:SHOWN]),
             )
-        if row >= self.in_a_row:
+        if in_a_row >= self.in_a_row:
             self._stop = (
-                f"{row} updates in a row were left out, see the warnings above, and the weights "
-                "before them are kept; lower the learning rate, set trainer.gradient_clip_val, "
-                "train in another trainer.precision, or leave these images out, and run the same "
-                "command again"
+                f"{in_a_row} updates in a row were left out, see the warnings above, and the "
+                "weights before them are kept; lower the learning rate, set "
+                "trainer.gradient_clip_val, train in another trainer.precision, or leave these "
+                "images out, and run the same command again"
             )
+        step = verdict.step - 1  # at which Lightning logs this step's numbers
         for logger in self._trainer.loggers:
-            logger.log_metrics({"guard/skipped": float(self.skipped)}, step=verdict.step - 1)
+            logger.log_metrics({"guard/skipped": float(self.skipped)}, step=step)
 
     # ----------------------------------------------------------------------------------- checkpoint
 

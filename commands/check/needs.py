@@ -40,7 +40,7 @@ def missing(config: Mapping[str, Any]) -> list[Finding]:
     for part in ("train", "val"):
         places += _places(config["data"]["init_args"].get(part), f"data.{part}")
     found: list[Finding | None] = []
-    for key, value in _texts(config["model"], "model"):
+    for key, value in _strings_with_keys(config["model"], "model"):
         found.append(_of_model(key, value.replace("{scale}", scale)))
     for key, value in places:
         found.append(_of_images(key, value.replace("{scale}", scale)))
@@ -69,21 +69,24 @@ def _lacks(value: str, *about: str | None) -> str:
     return f"{value} is missing{f' ({facts})' if facts else ''}"
 
 
-def _texts(node: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Yield all texts of a configuration with their keys."""
+def _strings_with_keys(node: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Yield all strings of a configuration with their keys.
+
+    Keys are written without ``init_args``, and items of a list have the list's key.
+    """
     if isinstance(node, dict):
         for name, value in node.items():
-            yield from _texts(value, key if name == "init_args" else f"{key}.{name}")
+            yield from _strings_with_keys(value, key if name == "init_args" else f"{key}.{name}")
     elif isinstance(node, list):
         for value in node:
-            yield from _texts(value, key)
+            yield from _strings_with_keys(value, key)
     elif isinstance(node, str):
         yield key, node
 
 
 def _places(source: Any, key: str) -> Iterator[tuple[str, str]]:
     """Yield the folders, files and addresses of sources of images, with their keys."""
-    texts = list(_texts(source, key))
+    texts = list(_strings_with_keys(source, key))
     with_files = {key.rpartition(".")[0] for key, _ in texts if key.endswith(".files")}
     roots = {key.rpartition(".")[0]: text for key, text in texts if key.endswith(".root")}
     for key, text in texts:
@@ -172,7 +175,7 @@ def _captions(model: Mapping[str, Any]) -> list[Finding]:
 
 def _of_callback(callback: Mapping[str, Any]) -> Iterator[Finding | None]:
     key, arguments = callback["class_path"], callback.get("init_args") or {}
-    for name, value in _texts(arguments, key):
+    for name, value in _strings_with_keys(arguments, key):
         if value.startswith("$"):
             yield _of_model(name, value)
     kind = _class_of(callback)

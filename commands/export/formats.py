@@ -119,7 +119,7 @@ def write_community(model: ImageModel, path: Path) -> str:
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in network.community().items()}
     save_file(tensors, path, {"format": "pt"})
     again = Spandrel(model.scale, str(path)).eval()
-    lr = _photos((1, 48, 64))
+    lr = _example_inputs((1, 48, 64))
     with torch.no_grad():
         difference = float((again(lr) - network(lr).clamp(0, 1)).abs().max())
     if not difference <= TOLERANCE:
@@ -268,7 +268,7 @@ def _trace(network: Graph, path: Path, about: dict[str, str]) -> None:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of torch, about itself
         # Traced separately: after a failure, torch.onnx.export tries other ways for minutes.
-        traced = torch.export.export(network, (_photos(SHAPES[0]),), dynamic_shapes=(axes,))
+        traced = torch.export.export(network, (_example_inputs(SHAPES[0]),), dynamic_shapes=(axes,))
         program: Any = torch.onnx.export(
             traced,
             input_names=["lr"],
@@ -285,7 +285,7 @@ def _trace(network: Graph, path: Path, about: dict[str, str]) -> None:
 def _difference(network: Graph, path: Path, shape: tuple[int, int, int]) -> float:
     import onnxruntime
 
-    lr = _photos(shape)
+    lr = _example_inputs(shape)
     with torch.no_grad():
         expected = network(lr)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -293,7 +293,12 @@ def _difference(network: Graph, path: Path, shape: tuple[int, int, int]) -> floa
     return float((sr - expected).abs().max()) if sr.shape == expected.shape else math.inf
 
 
-def _photos(shape: tuple[int, int, int]) -> Tensor:
+def _example_inputs(shape: tuple[int, int, int]) -> Tensor:
+    """Return natural pixels (B, 3, H, W), to trace a network and to compare its export with it.
+
+    Args:
+        shape: (B, H, W).
+    """
     from skimage import data
 
     count, height, width = shape

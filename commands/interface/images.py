@@ -13,7 +13,7 @@ from torch import Tensor
 
 from callbacks.predict.files import luma, to_pixels
 from degradations.base import check_unit_range
-from files.images.colours import GREY, fitted
+from files.images.colours import GREY, profile_for_mode
 from files.images.decode import from_pillow
 
 Picture = TypeVar("Picture", Image.Image, NDArray[Any], Tensor)
@@ -67,7 +67,7 @@ def _of_pillow(image: Image.Image, srgb: bool) -> tuple[Tensor, Back]:
 
     def to_pillow(result: Tensor) -> Image.Image:
         output = Image.fromarray(to_array(result))
-        profile = fitted(icc, output.mode in GREY) if icc else None
+        profile = profile_for_mode(icc, output.mode in GREY) if icc else None
         if profile:
             output.info["icc_profile"] = profile
         return output

@@ -85,7 +85,7 @@ def method_of_file(path: Path) -> Named:
             "class_path": weights.model,
             "init_args": {**arguments, "weights": str(path)},
         }
-        return Named(model, scale, _folder_of(path), path)
+        return Named(model, scale, _name_from_path(path), path)
     for class_path, arguments_of in LACKING.items():
         settings = arguments_of(weights.tensors)
         if settings is not None:
@@ -118,8 +118,8 @@ def _settings_of(path: Path, model: str) -> tuple[dict[str, Any], float]:
     return arguments, float(content["data"]["init_args"]["scale"])
 
 
-def _folder_of(path: Path) -> str:
-    # An exported file is called as its folder or run.
+def _name_from_path(path: Path) -> str:
+    """An exported file takes the name of its run or folder; any other, its own stem."""
     if path.name != EXPORT:
         return path.stem
     folder = path.absolute().parent
@@ -129,7 +129,7 @@ def _folder_of(path: Path) -> str:
 # ---------------------------------------------------------------------------- the command line
 
 
-def with_model(words: Sequence[str]) -> list[str]:
+def expand_model_option(words: Sequence[str]) -> list[str]:
     """Return a command with options in place of ``--model NAME``, a file, a run, or ``export RUN``.
 
     ``predict`` without a model and a configuration gets ``DEFAULT``.

@@ -85,6 +85,8 @@ def correct_logged_step(trainer: Trainer, pl_module: LightningModule) -> None:
 
     Lightning's is off by one after some resumes.
     """
+    # Another manual method may take several optimiser steps a batch: ``global_step`` counts them
+    # all, and Lightning logs by batches.
     if pl_module.automatic_optimization or method_of(pl_module).batches_per_step is not None:
         set_logged_step(trainer)
 

@@ -20,9 +20,9 @@ from datamodules.shards.writer import Members
 from files.images.decode import DecodedImage, UnreadableImage, decode, reason_of
 from files.images.deep import Pixels
 from files.images.encoders import (
+    encoded_by_pillow,
     png_of_16_bits,
     profile_chunk,
-    saved,
     with_chunks,
 )
 from files.images.header import open_header
@@ -150,11 +150,11 @@ def _eight_bit(planes: Planes, image: DecodedImage, encoding: Encoding) -> Encod
         if len(planes) > 1:
             notes.append("images whose alpha was left out, as JPEG has none")
         colours = np.ascontiguousarray(planes[0])
-        data = saved(colours, "JPEG", quality=encoding.quality, subsampling=0)
+        data = encoded_by_pillow(colours, "JPEG", quality=encoding.quality, subsampling=0)
     else:
         # exact: training sees the colours of transparent pixels.
         options = {"lossless": True, "exact": True, "icc_profile": image.icc or b""}
-        data = saved(_joined(planes), "WEBP", **options, **WEBP_EFFORT)
+        data = encoded_by_pillow(_joined(planes), "WEBP", **options, **WEBP_EFFORT)
     if image.cicp:
         notes.append(
             f"images that lost their colours (cICP code points, as of HDR), which {encoding.kind} "
@@ -167,7 +167,7 @@ def _eight_bit(planes: Planes, image: DecodedImage, encoding: Encoding) -> Encod
 def _png(planes: list[Pixels], image: DecodedImage) -> bytes:
     chunks = [b"cICP" + image.cicp] if image.cicp else []
     if planes[0].dtype == np.uint8:
-        data = saved(_joined(planes), "PNG", icc_profile=image.icc, **PNG_EFFORT)
+        data = encoded_by_pillow(_joined(planes), "PNG", icc_profile=image.icc, **PNG_EFFORT)
     else:
         data = png_of_16_bits(cast(Any, _joined(planes)))
         chunks += [profile_chunk(image.icc)] if image.icc else []
@@ -315,24 +315,27 @@ def _planes(image: DecodedImage) -> Planes:
 def _squares(
     originals: dict[str, Original], recipe: Recipe, crop: int
 ) -> Iterator[dict[str, Planes]]:
-    """Cut the images of one sample alike, row by row."""
+    """Cut the images of one sample alike, row by row.
+
+    All positions are in LR pixels; without LR, in HR pixels.
+    """
     planes_of = {role: _planes(original.image) for role, original in originals.items()}
-    unit = round(recipe.scale or 1) if "lr." in originals else 1
-    factors = {role: 1 if role == "lr." else unit for role in originals}
-    side, step = crop // unit, (recipe.step or crop) // unit
+    lr_scale = round(recipe.scale or 1) if "lr." in originals else 1
+    factors = {role: 1 if role == "lr." else lr_scale for role in originals}
+    lr_side, lr_stride = crop // lr_scale, (recipe.step or crop) // lr_scale
     # Limited by both: HR may have some pixels more.
     height, width = (
         min(planes[0].shape[axis] // factors[role] for role, planes in planes_of.items())
         for axis in (0, 1)
     )
-    if min(height, width) < side:
+    if min(height, width) < lr_side:
         large = _large(originals)
         size = "x".join(map(str, _size(large.image)))
         raise Refusal("too small", f"{large.where}: {size}; --crop is {crop}")
-    for top in places(height, side, step):
-        for left in places(width, side, step):
+    for top in places(height, lr_side, lr_stride):
+        for left in places(width, lr_side, lr_stride):
             yield {
-                role: [_cut(plane, top, left, side, factors[role]) for plane in planes]
+                role: [_cut(plane, top, left, lr_side, factors[role]) for plane in planes]
                 for role, planes in planes_of.items()
             }
 

@@ -113,11 +113,13 @@ class ShardCache:
         self._ahead = iter(shards)
         for _ in range(self.downloads):
             # Daemons, so that a download of minutes does not delay the end of the process.
-            threading.Thread(target=self._fetch_all, args=(self._ahead,), daemon=True).start()
+            threading.Thread(
+                target=self._fetch_from_queue, args=(self._ahead,), daemon=True
+            ).start()
 
-    def _fetch_all(self, shards: Iterator[RemoteShard]) -> None:
+    def _fetch_from_queue(self, shards: Iterator[RemoteShard]) -> None:
         for shard in shards:  # which the threads share
-            if shards is not self._ahead:
+            if shards is not self._ahead:  # a newer `read_ahead` has replaced this queue
                 return
             try:
                 self.fetch(shard)

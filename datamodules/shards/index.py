@@ -184,19 +184,20 @@ def load_index(shard: Path, cache: Path) -> ShardIndex:
     """
     places = index_places(shard, cache)
     state = shard.stat()
-    travelled = None
+    stale = None
     for place in places:
         index = read_index(place)
         if index is None or index.size != state.st_size:
             continue
         if index.mtime_ns == state.st_mtime_ns:
             return index
-        travelled = travelled or index
+        stale = stale or index
     log.info("reading the headers of %s, once", shard)
     index = build_index(shard)
-    if travelled is not None and travelled.checksum is not None:
-        if _places_of(index) == _places_of(travelled):
-            index = replace(travelled, mtime_ns=state.st_mtime_ns)
+    if stale is not None and stale.checksum is not None:
+        if _places_of(index) == _places_of(stale):
+            # The stale one has checksums, by which a read finds other bytes; a new one has none.
+            index = replace(stale, mtime_ns=state.st_mtime_ns)
         else:
             log.warning("the index beside %s is that of another tar, and is made again", shard)
     return _stored(index, shard, places)

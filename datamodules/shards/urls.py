@@ -37,11 +37,12 @@ def is_remote(name: str) -> bool:
 
 
 def _expanded(url: str, key: str, allow_pipes: bool) -> list[str]:
+    """Try an existing path, a variable that holds a URL, a path, pipe:, file:, a remote URL."""
     if os.path.lexists(url):
         return _local(url, key)
     if not scheme_of(url) and not existing_part(url)[0]:
         expanded = fill_variables(url, key)
-        url = expanded if scheme_of(expanded) else url  # a variable holds the address
+        url = expanded if scheme_of(expanded) else url
     scheme = scheme_of(url)
     if not scheme:
         return _local(expand_path(url, key), key)

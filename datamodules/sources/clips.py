@@ -311,7 +311,7 @@ class MovingCrops(PerImage, ClipSource):
         frames = []
         for top, left in zip(rows, columns, strict=True):
             frame = sample["hr"][top : top + window, left : left + window]
-            frames.append(_averaged(frame, self.reduce))
+            frames.append(_box_downscaled(frame, self.reduce))
         return {"clip": np.stack(frames), **texts_of(sample)}
 
     def _starts(self, room: int, draws: SampleDraws) -> list[int]:
@@ -326,7 +326,7 @@ class MovingCrops(PerImage, ClipSource):
         return [start + (2 * length * n + steps) // (2 * steps) for n in range(self.frames)]
 
 
-def _averaged(window: Pixels, factor: int) -> Frame:
+def _box_downscaled(window: Pixels, factor: int) -> Frame:
     """Return the means of squares, rounded to 8 bits."""
     if window.dtype == np.uint8 and factor == 1:
         return cast(Frame, window)
@@ -411,6 +411,7 @@ class _Frames(Shards):
     """Frames as samples of their own, whose keys are ``clip/frame``."""
 
     def _index(self, tar: Tar, cache: ShardCache | None) -> ShardIndex:
+        """One entry per frame; ``frame`` is empty if the tar has folders of frames."""
         index = super()._index(tar, cache)
         samples = dict(zip(index.keys, index.members, strict=True))
         keys: list[str] = []

@@ -109,7 +109,7 @@ class Folder(Source):
         super().__init__(**kwargs)
         self.root, self.files = root, files
         self.outputs: Outputs | None = None  # predict's own outputs, which are not inputs
-        self._distinct = False  # whether keys have the extension if only that differs
+        self._keep_extensions_apart = False  # whether keys have the extension if only that differs
         self._keys: list[str] = []
         self._paths: list[str] = []
         self.videos: dict[str, str] = {}  # files of predict's videos, which are no images, by key
@@ -125,19 +125,19 @@ class Folder(Source):
             paths: As ``files``.
         """
         folder = cls(files=[paths] if isinstance(paths, str) else paths)
-        folder._distinct = True
+        folder._keep_extensions_apart = True
         return folder
 
     def prepare(self, scale: float) -> None:
         """List the files. Args and Raises as ``Source.prepare``."""
         what = self._what
         listed = list(self._list())
-        if self._distinct:
+        if self._keep_extensions_apart:
             films = {path for _, path in listed if _is_video(path)}
             videos = [(key, path) for key, path in listed if path in films]
             listed = _with_distinct_keys((key, path) for key, path in listed if path not in films)
             videos = _with_distinct_keys(videos, {key for key, _ in listed})
-            by_key([*listed, *videos], what)
+            by_key([*listed, *videos], what)  # raises if an image and a video share a key
             self.videos = {key: str(path) for key, path in by_key(videos, what).items()}
         if self.videos:
             try:
@@ -148,13 +148,13 @@ class Folder(Source):
         images = by_key(listed, what)
         self._keys = list(images)
         self._paths = [str(path) for path in images.values()]
-        if self.has_hr and not self._distinct:
+        if self.has_hr and not self._keep_extensions_apart:
             refuse_mixed(what, self._keys, lambda index: read_size(self._paths[index]), scale)
 
     @property
     def _what(self) -> str:
         """What an error names."""
-        if self._distinct:
+        if self._keep_extensions_apart:
             return "data.predict"
         return "Folder.files" if self.root is None else "Folder.root"
 
@@ -182,7 +182,7 @@ class Folder(Source):
                 yield image_key(path, Path(root)), path
 
     def _found(self, pattern: str, what: str, root: str = "") -> list[tuple[str, Path]]:
-        images = _images_or_error(pattern, what, root, self._distinct)
+        images = _images_or_error(pattern, what, root, self._keep_extensions_apart)
         searched = searched_folder(pattern, root)
         if self.outputs is None or searched is None:
             return images

@@ -46,6 +46,9 @@ _DCT = (
     (4433, -10704, 10704, -4433),
     (2260, -6436, 9633, -11363),
 )
+# libjpeg's names: fractional bits of the matrix, and of what the first pass leaves to the second.
+_CONST_BITS = 13
+_PASS1_BITS = 2
 
 # Quantisation of luma and chroma at quality 50 (ITU-T T.81, tables K.1 and K.2).
 _LUMA = (
@@ -127,7 +130,7 @@ def jpeg(
     is_luma = number < luma_count
     luma_steps, chroma_steps = _quantisation_steps(quality).chunk(2, 1)
     steps = torch.where(is_luma.view(-1, 1, 1), luma_steps, chroma_steps)
-    blocks = _quantise_blocks(blocks, steps)
+    blocks = _jpeg_round_trip(blocks, steps)
 
     luma = _from_blocks(blocks[:, :luma_count], luma.shape)
     cb_cr = _from_blocks(blocks[:, luma_count:], cb_cr.shape)
@@ -232,7 +235,7 @@ def _divided_up(n: Any, divisor: Any) -> Any:
     return (n + divisor - 1) // divisor
 
 
-def _quantise_blocks(blocks: Tensor, steps: Tensor) -> Tensor:
+def _jpeg_round_trip(blocks: Tensor, steps: Tensor) -> Tensor:
     """Transform, quantise and invert (B, N, 8, 8) float32, integers in [-128, 127].
 
     Args:
@@ -241,18 +244,18 @@ def _quantise_blocks(blocks: Tensor, steps: Tensor) -> Tensor:
     """
     dct = _dct(blocks.device)
     # Each pass works along the last axis, so blocks are transposed between passes.
-    rows = _transformed(blocks, dct.T, 11)
+    rows = _transformed(blocks, dct.T, _CONST_BITS - _PASS1_BITS)
     columns = rows.transpose(-1, -2)
-    coefficients = _transformed(columns, dct.T, 15)
+    coefficients = _transformed(columns, dct.T, _CONST_BITS + _PASS1_BITS)
 
     # The transform has 8 times the scale of the steps.
     steps = steps.to(coefficients.dtype)
     half_steps = coefficients.sign() * (4 * steps)  # away from 0
     quantised = (coefficients + half_steps).div(8 * steps, rounding_mode="trunc")
 
-    columns = _transformed(quantised * steps, dct, 11)
+    columns = _transformed(quantised * steps, dct, _CONST_BITS - _PASS1_BITS)
     rows = columns.transpose(-1, -2)
-    pixels = _transformed(rows, dct, 18)
+    pixels = _transformed(rows, dct, _CONST_BITS + _PASS1_BITS + 3)
     return pixels.clamp(-128, 127).float()
 
 

@@ -205,20 +205,21 @@ def _area_taps(n: int, m: int) -> Taps:
     return np.minimum(index, n - 1), weight
 
 
-def _antialiased_taps(n: int, m: int, mode: Mode) -> Taps:
+def _antialiased_taps(inputs: int, outputs: int, mode: Mode) -> Taps:
+    """As `_taps`; when shrinking, the kernel is stretched by the factor."""
     kernel = _ANTIALIASED[mode]
     radius = _RADII[mode]
-    width = max(n / m, 1.0)
-    i = np.arange(m)[:, None]
-    centre = (i + 0.5) * (n / m)
+    width = max(inputs / outputs, 1.0)
+    i = np.arange(outputs)[:, None]
+    centre = (i + 0.5) * (inputs / outputs)
     first = np.floor(centre - radius * width + 0.5)
     count = math.ceil(2 * radius * width) + 1
     index = first + np.arange(count)
-    inside = (index >= 0) & (index < n)
+    inside = (index >= 0) & (index < inputs)
     distance = (index + 0.5 - centre) / width
     weight = kernel(distance) * inside
     weight /= weight.sum(1, keepdims=True)
-    index = np.clip(index, 0, n - 1)
+    index = np.clip(index, 0, inputs - 1)
     return index.astype(np.int64), weight
 
 
@@ -565,10 +566,13 @@ class Resize(Stage):
         return resampled(canvas)
 
     def resampler(self, canvas: Canvas, params: Params) -> Callable[[Canvas], Canvas]:
-        """Return `on_canvas` for any canvas with the sizes of this one."""
+        """Return `on_canvas` for any canvas with the sizes of this one.
+
+        The two orders of `SincAndJPEG` then share the matrices.
+        """
         sizes = params["size"]
         antialias = params["antialias"]
-        if self.antialias in {0.0, 1.0}:
+        if self.antialias in {0.0, 1.0}:  # the same for all: no other kernels are computed
             antialias = self.antialias == 1.0
         extent = self.extent(canvas.hr_size)
         matrices = _matrices(canvas, sizes, extent, params["mode"], antialias, self.modes)

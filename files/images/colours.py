@@ -130,8 +130,11 @@ def _properties(data: bytes) -> bytes:
     return box(box(box(data, b"meta")[4:], b"iprp"), b"ipco")
 
 
-def fitted(icc: bytes, grey: bool) -> bytes | None:
+def profile_for_mode(icc: bytes, grey: bool) -> bytes | None:
     """Return a profile for grey or RGB that shows equal channels as ``icc`` does.
+
+    A grey profile is converted to RGB, or back, only if all its curves are the same and it has no
+    table.
 
     Args:
         icc: A profile for grey or RGB.

@@ -102,7 +102,7 @@ class DecodedImage:
         return cast(Pixels, np.dstack([colours, self.alpha]))
 
     def meta(self, path: str | os.PathLike[str]) -> dict[str, Any]:
-        """Return everything except the colours, for the writer of results.
+        """Return everything except ``rgb``, for the writer of results.
 
         Args:
             path: The image's file.

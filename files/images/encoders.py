@@ -13,7 +13,7 @@ from PIL import Image
 from files.images.png import HEADER, chunk_of
 
 
-def saved(pixels: NDArray[Any], format: str, **options: Any) -> bytes:
+def encoded_by_pillow(pixels: NDArray[Any], format: str, **options: Any) -> bytes:
     """Return the file of 8-bit pixels: (H, W) grey, or (H, W, C).
 
     Args:

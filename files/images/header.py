@@ -96,7 +96,7 @@ def open_header(file: IO[bytes]) -> Header:
     if start.startswith(RAW_STARTS) or start[4:11] == CR3 or start[8:11] == CR2:
         raise Unsupported(tiff.RAW)
     is_tiff = start.startswith(tiff.STARTS)
-    header = _of_tiff(file) if is_tiff else _of_others(file)
+    header = _of_tiff(file) if is_tiff else _header_by_pillow(file)
     width, height = header.size
     if width * height > most_pixels():
         raise Image.DecompressionBombError(f"it has {width}x{height} pixels")
@@ -117,27 +117,27 @@ def _prepare_libraries() -> None:
         import pillow_jxl  # noqa: F401  (registers itself with Pillow)
 
 
-def _of_others(file: IO[bytes]) -> Header:
+def _header_by_pillow(file: IO[bytes]) -> Header:
     image = Image.open(file, formats=BY_PILLOW)
-    is_turned = bool(image.info.keys() & ORIENTED) and image.format != "JXL"  # libjxl turns it
-    if image.format == "PNG" and not is_turned:
-        is_turned = metadata_after_pixels(file)
-    header = of_pillow(image, is_turned)
+    may_be_turned = bool(image.info.keys() & ORIENTED) and image.format != "JXL"  # libjxl turns it
+    if image.format == "PNG" and not may_be_turned:
+        may_be_turned = metadata_after_pixels(file)
+    header = of_pillow(image, may_be_turned)
     code_points = code_points_of(file)
     if image.format != "PNG" and header.icc:
         code_points = None  # a profile comes first
     return replace(header, code_points=code_points)
 
 
-def of_pillow(image: Image.Image, is_turned: bool = True) -> Header:
+def of_pillow(image: Image.Image, may_be_turned: bool = True) -> Header:
     """Return the header of an image that Pillow has opened or made.
 
     Args:
         image: The image.
-        is_turned: Whether its metadata may hold an orientation: looking for it may load the pixels
-            of a PNG.
+        may_be_turned: Whether its metadata may hold an orientation: looking for it may load the
+            pixels of a PNG.
     """
-    orientation = orientation_of(image) if is_turned else UPRIGHT
+    orientation = orientation_of(image) if may_be_turned else UPRIGHT
     return Header(
         # MPO is Pillow's name for a JPEG with further images: a preview, or a gain map.
         format="JPEG" if image.format == "MPO" else image.format or "",

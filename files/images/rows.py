@@ -13,7 +13,7 @@ from PIL import Image
 from files.images import jpeg
 from files.images.arrays import give_back
 from files.images.deep import Pixels
-from files.images.encoders import saved
+from files.images.encoders import encoded_by_pillow
 from files.images.png import SIGNATURE, chunk_of
 
 ROWS = 64  # in a band: eight rows of JPEG blocks, after which the restart markers repeat
@@ -50,7 +50,7 @@ def write_png(file: BinaryIO, pixels: Pixels, chunks: Iterable[bytes]) -> None:
     packer = _packer(pixels)
     above = pixels[:0]
     for band in _bands(pixels):
-        filtered = _filtered_8(band, above) if band.itemsize == 1 else _filtered_16(band)
+        filtered = _png_filtered_rows(band, above) if band.itemsize == 1 else _filtered_16(band)
         file.write(chunk_of(b"IDAT" + packer.compress(filtered)))
         above = band[-1:]
     file.write(chunk_of(b"IDAT" + packer.flush()))
@@ -63,8 +63,8 @@ def _packer(pixels: Pixels) -> Any:
     return zlib.compressobj(zlib.Z_BEST_SPEED, strategy=zlib.Z_RLE)  # as OpenCV
 
 
-def _filtered_8(band: Pixels, above: Pixels) -> bytes:
-    """Return rows as Pillow filters them, by what it writes without compression."""
+def _png_filtered_rows(band: Pixels, above: Pixels) -> bytes:
+    """Let Pillow's PNG encoder write at level 0, and inflate: what remains are filtered rows."""
     rows = np.concatenate([above, band])
     image = Image.fromarray(rows[..., 0] if rows.shape[2] == 1 else rows)
     filtered = zlib.decompress(image.tobytes("zip", image.mode, False, 0, -1, b""))
@@ -101,10 +101,10 @@ def write_jpeg(file: BinaryIO, pixels: Pixels, quality: int, **extras: Any) -> N
     for number, band in enumerate(_bands(pixels)):
         rows = band[..., 0] if band.shape[2] == 1 else band
         if number:
-            data = saved(rows, "JPEG", **options)
+            data = encoded_by_pillow(rows, "JPEG", **options)
             file.write(LAST_MARK + data[_scan_of(data) : -len(jpeg.END)])
             continue
-        data = saved(rows, "JPEG", **options, **extras)
+        data = encoded_by_pillow(rows, "JPEG", **options, **extras)
         header = jpeg.read_header(data)
         assert header is not None
         height_at = header.frame + 5

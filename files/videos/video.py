@@ -180,20 +180,20 @@ def film_of(container: Any) -> Any:
     return films[0] if films else None
 
 
-def set_up_decoder(container: Any, film: Any, threads: str) -> None:
+def set_up_decoder(container: Any, stream: Any, threads: str) -> None:
     """Set how a film is decoded, before its first frame.
 
-    FFmpeg's decoders know where the chroma of H.26x, MPEG and JPEG lies. The place assumed for
-    other codecs replaces the tag of a Matroska file, which PyAV does not show.
+    Chroma lies at ``CHROMA`` unless FFmpeg's decoder knows better, as those of H.26x, MPEG and JPEG
+    do. With other codecs that replaces the tag of a Matroska file, which PyAV does not show.
 
     Args:
         container: PyAV's.
-        film: Its stream.
+        stream: The film's.
         threads: PyAV's ``thread_type``.
     """
-    film.thread_type = threads
+    stream.thread_type = threads
     if container.format.name != "yuv4mpegpipe":  # which always says where
-        film.codec_context.options = {"chroma_sample_location": CHROMA}
+        stream.codec_context.options = {"chroma_sample_location": CHROMA}
 
 
 def stated_frames(path: str) -> int:
@@ -228,7 +228,7 @@ def colours_of(frame: Any) -> Colours:
     depth = max(component.bits for component in frame.format.components)
     matrix = int(frame.colorspace)
     is_full = int(frame.color_range) == FULL
-    if _is_rgb(frame):
+    if _is_rgb(frame):  # read without conversion; so these are for the output alone
         matrix = BT709
         is_full = False
     elif matrix in (UNSPECIFIED, RGB):

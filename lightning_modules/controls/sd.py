@@ -77,10 +77,10 @@ class SDSR(Direct):
             ValueError: If a side is no multiple of ``scale``.
         """
         size = (batch["size"][0], batch["size"][1])
-        base = self.trained_size(size)
-        z = self.direct(batch, base, base, noise.stream(0))
+        base_size = self.trained_size(size)
+        z = self.direct(batch, base_size, base_size, noise.stream(0))
         lr = self.space.decode(z).clamp(0, 1).float()
-        small = cast("Batch", {**batch, "lr": lr, "size": self._upscaled(base, size)})
+        small = cast("Batch", {**batch, "lr": lr, "size": self._upscaled(base_size, size)})
         return resize(self.upscaler.enlarge(small)["sr"], size)
 
     def _upscaled(self, base: Size, size: Size) -> Size:

@@ -411,8 +411,8 @@ class InvSR(InLatents, Adversarial):
         perceptual: Any = self.perceptual
         if perceptual is None:
             return
-        if weights is not None and self._find is not None:
-            perceptual.load(self._find("training.perceptual_weights", weights))
+        if weights is not None and self._find_weights is not None:
+            perceptual.load(self._find_weights("training.perceptual_weights", weights))
         trained_in = getattr(perceptual, "space", "")
         differences = unlike(self.space.settings, getattr(perceptual, "latents", {}))
         if trained_in and not same_weights(trained_in, self.space.source):

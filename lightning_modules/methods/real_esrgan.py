@@ -178,8 +178,10 @@ class RealESRGAN(Adversarial, OnePass):
         """
         super().load_training_parts()
         for name, loss in self._terms.items():
-            if loss.file and not getattr(loss, "source", "") and self._find is not None:
-                loss.load(self._find(f"losses.{name}.init_args.perceptual_weights", loss.file))
+            if loss.file and not getattr(loss, "source", "") and self._find_weights is not None:
+                loss.load(
+                    self._find_weights(f"losses.{name}.init_args.perceptual_weights", loss.file)
+                )
 
     def _fitted(
         self, where: str, state: dict[str, Tensor], required: set[str]

@@ -60,7 +60,7 @@ class FeatureUpsampler(nn.Module, ABC):
 
     @abstractmethod
     def phi(self, width: int, embedding: int) -> nn.Module:
-        """The one of a place, a function of (features, resize, time).
+        """Return phi_n of one place, which ``forward`` calls with (features, resize, time).
 
         Args:
             width: Channels there.

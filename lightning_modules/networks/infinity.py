@@ -93,6 +93,8 @@ class Cache:
     def extended(self, block: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Append keys and values, and return those of all tokens.
 
+        The transformer advances ``length``, when all blocks have appended theirs.
+
         Args:
             block: Number of the block.
             k: New keys, (B, heads, n, D).

@@ -228,8 +228,8 @@ class InTiles(Method, LightningModule):
         lr = batch["lr"]
         h, w = lr.shape[-2:]
         H, W = batch["size"]
-        unit = self._tile_unit(max(tile))
-        # Up to the tiles' unit, so that the last ones are as large as the others. As released with
+        alignment = self._tile_alignment(max(tile))
+        # Up to a multiple of it, so that the last ones are as large as the others. As released with
         # InvSR, a side below the tile's is first mirrored up to it.
         least = max(tile) if self._window == "released" else 1
         restore, overlap = self._restored, self._overlap
@@ -238,15 +238,15 @@ class InTiles(Method, LightningModule):
             restore = self._then_resized
             overlap += 2 * RESIZE_REACH
         elif H % h == 0 and W % w == 0:
-            mirrored = padded(lr, unit, least)
+            mirrored = padded(lr, alignment, least)
             full_size = mirrored.lr.shape[-2] * (H // h), mirrored.lr.shape[-1] * (W // w)
         elif self.exact_scale and self.own_size(lr) == (H, W):
-            mirrored = padded(lr, unit, least)
+            mirrored = padded(lr, alignment, least)
             full_size = self.own_size(mirrored.lr)
         else:
             mirrored, full_size = padded(lr), (H, W)
         lr_size = (mirrored.lr.shape[-2], mirrored.lr.shape[-1])
-        tiles = grid(lr_size, full_size, tile, overlap, self._window, unit, self.tile_least)
+        tiles = grid(lr_size, full_size, tile, overlap, self._window, alignment, self.tile_least)
         self._tile_count = len(tiles) * len(tiles[0])
         self._tile_size = tiles[0][0].tile.side
         full = cast("Batch", {**batch, "lr": mirrored.lr, "size": full_size})
@@ -271,7 +271,9 @@ class InTiles(Method, LightningModule):
         """Return (H, W) of LR (B, 3, h, w) enlarged by ``scale``, whatever a batch asks for."""
         return round(lr.shape[-2] * self.scale), round(lr.shape[-1] * self.scale)
 
-    def _tile_unit(self, side: int) -> int:
+    def _tile_alignment(self, side: int) -> int:
+        # Tiles start at multiples of this, in LR pixels: of `tile_multiple`, for its reason; else
+        # of the scale's denominator (2 for 1.5), so that they start at whole pixels of the output.
         if 4 * self.tile_multiple <= side:
             return self.tile_multiple
         if self.exact_scale:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from commands.interface.named import DEFAULT, released, with_model
+from commands.interface.named import DEFAULT, expand_model_option, released
 from lightning_modules import SRVGGNetCompact
 
 
@@ -28,7 +28,7 @@ from lightning_modules import SRVGGNetCompact
     ],
 )
 def test_which_model_a_command_takes(words: str, name: str | None) -> None:
-    got = with_model(words.split())
+    got = expand_model_option(words.split())
     if name is None:
         assert got == words.split()
     else:
