@@ -60,6 +60,7 @@ class Ranks:
         self.met = False
         self.first: Failure | None = None  # of all processes
         self._group: Any = None  # for the end
+        self._listener: threading.Thread | None = None
         self._own = ""  # failure of this process, as JSON
         self._heard = threading.Event()  # of the first failure
         self._ends = threading.Event()  # whether the main thread ends this process
@@ -88,7 +89,8 @@ class Ranks:
         self.rank, self.met = trainer.global_rank, True
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         store = TCPStore(address, port, is_master=False, wait_for_workers=False)
-        threading.Thread(target=self._listen, args=(store,), daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, args=(store,), daemon=True)
+        self._listener.start()
 
     def _leave_meeting(self) -> None:
         self._exit("the processes of the run did not find each other in time", LOST)
@@ -102,6 +104,8 @@ class Ranks:
         if self.met:
             dist.barrier(self._group)
             self._ends.set()
+            if self._listener is not None:
+                self._listener.join()  # Python's end would abort it in a call of C++
 
     def fail(self, error: BaseException, status: int) -> TemporaryError | None:
         """Tell the others that this process fails, or learn which of them is the reason.
