@@ -84,7 +84,7 @@ def _whole(image: torch.Tensor) -> Piece:
 
 
 def _frame_name(number: int, format: Format) -> str:
-    """Return the name of a clip's frame, the first of which is number 0."""
+    """Return the name of a clip's frame; the first frame is number 0."""
     return f"{number + 1:04}.{format}"
 
 

@@ -410,7 +410,7 @@ class Checkpoints(Callback):
             try:
                 if trainer.is_global_zero:
                     self._keep(trainer, path.name)
-            except OSError as error:  # of which the other processes do not know
+            except OSError as error:  # the other processes do not know of it
                 log.error("%s is written, but not ranked, or old ones remain: %s", path, error)
         self._saved_at = time.monotonic()
         self._is_due = False

@@ -82,8 +82,8 @@ def refuse_mixed(
 ) -> None:
     """Raise if a set of images has HR and LR of the same scenes as images of their own.
 
-    These have equal names in several folders, and other sizes, of which two differ by exactly the
-    scale.
+    Such images have equal names in several folders and all differ in size, two of them by exactly
+    the scale.
 
     Args:
         what: The set, for the message.

@@ -129,7 +129,7 @@ def test_only_what_is_measured_again_is_replaced(tmp_path):
 
 
 class Changed(Images):
-    """Images of the same names, of which HR, LR or nothing is darker."""
+    """Images of the same names; HR, LR or nothing is darker."""
 
     def __init__(self, part):
         super().__init__()

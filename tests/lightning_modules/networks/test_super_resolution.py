@@ -161,7 +161,7 @@ def test_imdns_gradient_of_a_single_pixel_is_finite():
 
 
 def small_liif(**settings):
-    """A network of which every part matters: its output deviates by about 0.1."""
+    """Every part of the network changes its output, by about 0.1."""
     torch.manual_seed(0)
     network = LIIF(4.0, blocks=1, channels=8, hidden=(32, 32), **settings)
     for parameter in network.imnet.parameters():
