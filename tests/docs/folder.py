@@ -52,7 +52,7 @@ def make_data(folder: Path) -> None:
         folder: Of the page.
     """
     photos = [f"{number}.png" for number in range(12)]
-    for name, size in (("photos", (208, 176)), ("hr", (544, 512)), ("real", (208, 176))):
+    for name, size in (("photos", (224, 208)), ("hr", (544, 512)), ("real", (208, 176))):
         make_images(folder / "my" / name, photos, size)
     make_images(folder / "my", ["photo.png"], (320, 288), seed=1)
     (folder / "photos").symlink_to(folder / "my" / "photos")
