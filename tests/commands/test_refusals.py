@@ -1,0 +1,93 @@
+"""Mistakes of users are answered by words that name the fix; a bug keeps its traceback."""
+
+import json
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+import pytest
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from commands.errors import ConfigurationError
+from commands.world import agree
+from tests.commands import plugins_with_bugs
+from tests.commands.test_processes import trainer
+from tests.conftest import REPO
+
+FIT = "fit --config tiny.yaml"
+PLUGINS = plugins_with_bugs.__name__
+TABLE = yaml.safe_load(Path(__file__).with_name("refusals.yaml").read_text())
+
+
+@pytest.mark.parametrize(("typed", "words"), TABLE["typed"].items())
+def test_what_is_typed(tiny, refusal, monkeypatch, typed, words):
+    monkeypatch.delenv("ENLARGER_WEIGHTS", raising=False)
+    sentence = refusal(f"{FIT} {typed}" if typed.startswith("--") else typed)
+    assert words in sentence
+
+
+@pytest.mark.parametrize(("content", "words"), TABLE["files"].items())
+def test_a_configuration_file(tiny, refusal, content, words):
+    Path("more.yaml").write_text(f"{content}\n")
+    assert words in refusal(f"{FIT} --config more.yaml")
+
+
+@pytest.mark.usefixtures("no_launcher")
+@pytest.mark.parametrize("row", TABLE["processes"], ids=lambda row: row["words"])
+def test_variables_of_launchers(monkeypatch, row):
+    for name, value in row["variables"].items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(ConfigurationError) as refused:
+        agree(trainer(**row.get("trainer", {})))
+    assert row["words"] in str(refused.value)
+
+
+# --------------------------------------------------------------------------- the user's own code
+
+
+def test_a_module_of_ones_own_that_imports_what_is_missing(tiny, refusal):
+    Path("importing.py").write_text("import torhc\n")
+    assert "No module named 'torhc'" in refusal(f"{FIT} --model importing.Method")
+
+
+@pytest.mark.parametrize(
+    ("mistake", "workers"), [("raise", 0), ("zero", 2), ("attribute in the constructor", 0)]
+)
+def test_an_error_of_a_plugin_keeps_its_traceback(tiny, enlarger, mistake, workers):
+    source = json.dumps({"class_path": f"{PLUGINS}.Mistaken", "init_args": {"mistake": mistake}})
+    command = f"{FIT} --data.val null --data.workers {workers} --data.train"
+    with pytest.raises(Exception) as raised:  # noqa: PT011  (of whatever type it is)
+        enlarger(command, source)
+    assert not isinstance(raised.value, SystemExit)
+    shown = "".join(traceback.format_exception(raised.value))
+    assert "plugins_with_bugs.py" in shown
+    assert plugins_with_bugs.MESSAGES[mistake] in shown
+
+
+def test_an_error_of_lightning_is_its_text(tiny, enlarger, refusal):
+    command = f"{FIT} --trainer.callbacks+ {PLUGINS}.LogsWhereItMayNot"
+    assert "self.log" in refusal(command)
+    with pytest.raises(MisconfigurationException):
+        enlarger(f"{command} --debug")
+
+
+# ------------------------------------------------------------------------ before torch is imported
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [("", "the commands are fit, validate"), ("prdict", "did you mean 'predict'?")],
+)
+def test_a_typo_is_answered_without_torch(typed, answer):
+    code = f"""
+import sys, main
+try:
+    main.main({typed.split()})
+except SystemExit as ended:
+    print(ended.code, "torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
+    assert done.stdout == "2 False\n"
+    assert answer in done.stderr
