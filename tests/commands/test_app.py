@@ -135,17 +135,6 @@ def test_a_refused_file_has_a_line_and_the_others_are_made(page, photos, tmp_pat
     assert names == ["1_one_enlarged.png", "2_two_enlarged.png"]
 
 
-def test_what_a_file_loses_is_in_its_line(page, tmp_path):
-    animated = str(tmp_path / "animated.gif")
-    frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
-    frames[0].save(animated, save_all=True, append_images=frames[1:])
-    clear = str(tmp_path / "clear.png")
-    Image.fromarray(np.dstack([RGB, RGB[..., 0]])).save(clear)
-
-    text, *_ = enlarged(page, [animated, clear], format="jpg")
-
-    assert "animated.gif: 88 x 48 pixels, without further frames or pages" in text
-    assert "clear.png: 88 x 48 pixels, without transparency" in text
 
 
 def test_a_preview_is_the_square_that_was_clicked(page, tmp_path):

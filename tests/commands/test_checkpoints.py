@@ -245,17 +245,13 @@ def test_a_validation_within_an_accumulation_is_not_ranked(tiny, enlarger, caplo
     assert caplog.text.count("set trainer.val_check_interval to a multiple") == 5
 
 
-@pytest.mark.parametrize("validations", [0, 1])
-def test_a_time_limit_waits_for_the_end_of_the_accumulation(
-    tiny, enlarger, monkeypatch, validations
-):
+def test_a_time_limit_waits_for_the_end_of_the_accumulation(tiny, enlarger, monkeypatch):
     validated = Mock()
     monkeypatch.setattr(PSNR, "on_validation_epoch_end", validated)
     time = "--trainer.accumulate_grad_batches 3 --trainer.max_time '{microseconds: 1}'"
-    sizes = f"--trainer.limit_val_batches {validations} --trainer.num_sanity_val_steps 0"
-    enlarger(f"{FIT} {time} {sizes}")
+    enlarger(f"{FIT} {time} --trainer.num_sanity_val_steps 0")
     assert (FOLDER / name_of(1)).is_file()
-    assert validated.call_count == validations
+    assert validated.call_count == 1
 
 
 # ------------------------------------------------------------------------------- damage and kills
@@ -355,14 +351,6 @@ def test_a_process_killed_while_writing_leaves_the_newest_complete_one(tmp_path)
         first = step + 1
 
 
-@pytest.mark.parametrize("content", [b"\xff\x00" * 40, b"0  step-000000002.ckpt\n"])
-def test_a_damaged_checksum_makes_its_checkpoint_damaged(tmp_path, content):
-    older = tmp_path / name_of(1)
-    newer = tmp_path / name_of(2)
-    for path in (older, newer):
-        write_whole(path, lambda file: file.write(b"x") and None)
-    checksum_of(newer).write_bytes(content)
-    assert newest_whole(tmp_path) == older
 
 
 def test_killed_while_a_checkpoint_is_replaced(tmp_path, monkeypatch):
@@ -458,9 +446,3 @@ def test_a_full_disk_at_the_end_is_an_error(fitted, refusal, enlarger, fill, cap
     assert steps()[0] == 6
 
 
-@needs_full
-def test_a_ranking_that_is_not_written_ends_no_training(tiny, enlarger, fill, caplog):
-    fill("best.json")
-    enlarger(f"{FIT} --trainer.max_steps 2")
-    (loud,) = messages(caplog)
-    assert f"{name_of(2)} is written, but not ranked" in loud

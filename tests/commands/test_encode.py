@@ -268,7 +268,3 @@ def test_parts_and_processes_give_the_bytes_of_one(work, enlarger, monkeypatch):
     assert contents("out") == whole
 
 
-@pytest.mark.parametrize("sample", [{}, {"text": " \n"}])
-def test_a_blank_caption_is_not_encoded(sample):
-    with pytest.raises(ValueError, match=r"a/1 has no caption, which --encode\.texts requires: "):
-        encoding._caption("a/1", sample)

@@ -203,16 +203,9 @@ def test_exif_is_kept_without_the_place(bicubic, tmp_path):
     assert not kept.get_ifd(IFD.GPSInfo)
 
 
-@pytest.mark.parametrize(
-    ("target", "message"),
-    [("large.bmp", "expected a name in png, jpg, webp, tiff"), ("folder.png", "it is a folder")],
-)
-def test_a_target_that_cannot_be_written_is_refused_before_the_work(
-    bicubic, tmp_path, target, message
-):
-    (tmp_path / "folder.png").mkdir()
-    with pytest.raises(ValueError, match=message):
-        bicubic.enlarge_file("photo.png", tmp_path / target)
+def test_a_target_that_cannot_be_written_is_refused_before_the_work(bicubic, tmp_path):
+    with pytest.raises(ValueError, match="expected a name in png, jpg, webp, tiff"):
+        bicubic.enlarge_file("photo.png", tmp_path / "large.bmp")
 
 
 # ----------------------------------------------------------------------------------------- degrade
@@ -226,18 +219,8 @@ def test_degrade_is_the_recipe_of_the_command_line():
     assert np.array_equal(enlarger.degrade(RGB, recipe), expected)
 
 
-def test_degrade_is_random_by_its_seed_alone():
-    def degraded(seed):
-        return enlarger.degrade(RGB, "real_esrgan", scale=4, seed=seed)
-
-    assert degraded(1).shape == (6, 5, 3)
-    assert np.array_equal(degraded(1), degraded(1))
-    assert not np.array_equal(degraded(1), degraded(2))
 
 
-def test_an_unknown_recipe_is_refused():
-    with pytest.raises(ValueError, match="no degradation 'bsrgn'; did you mean 'bsrgan'"):
-        enlarger.degrade(RGB, "bsrgn")
 
 
 # --------------------------------------------------------------------------------- trained weights
@@ -294,14 +277,6 @@ NETWORK = {"class_path": "lightning_modules.EDSR", "init_args": {"blocks": 1, "c
 MODEL = {"class_path": "lightning_modules.Regression", "init_args": {"network": NETWORK}}
 
 
-def test_an_argument_in_a_group_changes_that_argument(tmp_path):
-    file = tmp_path / "model.yaml"
-    file.write_text(yaml.safe_dump(MODEL))
-    torch.save({"params": edsr().network.state_dict()}, tmp_path / "a.pth")
-    network = {"init_args": {"res_scale": 0.5}}
-    changed = enlarger.load(file, scale=2, weights=str(tmp_path / "a.pth"), network=network)
-    block, _ = changed.module.network.body
-    assert block.res_scale == 0.5
 
 
 def test_other_weights_of_an_export_are_taken(tmp_path):
@@ -310,7 +285,8 @@ def test_other_weights_of_an_export_are_taken(tmp_path):
     exported = edsr()
     other = edsr()
     about = {"enlarger": "0", "model": "lightning_modules.Regression"}
-    save_file(exported.state_dict(), tmp_path / "model.safetensors", about)
+    weights = {name: tensor.contiguous() for name, tensor in exported.state_dict().items()}
+    save_file(weights, tmp_path / "model.safetensors", about)
     torch.save({"params": other.network.state_dict()}, tmp_path / "other.pth")
     by_default = enlarger.load(tmp_path).module.state_dict()
     by_weights = enlarger.load(tmp_path, weights=str(tmp_path / "other.pth")).module.state_dict()

@@ -68,24 +68,6 @@ def test_exported_weights_are_those_of_the_checkpoint(trained, enlarger):
     assert network["init_args"]["channels"] == 8
 
 
-def test_an_export_predicts_what_its_run_predicts(trained, enlarger, photo_folder):
-    """With the run's tiles and precision, both of which have a say."""
-    config = yaml.safe_load((trained / "config.yaml").read_text())
-    config["tiling"] |= {"size": 8, "overlap": 0}
-    config["trainer"]["precision"] = "bf16-mixed"
-    (trained / "config.yaml").write_text(yaml.safe_dump(config))
-    enlarger("export", trained)
-
-    def predicted(config, name, options=""):
-        command = f"predict --config {config} {options} --writer.folder {name} --data.predict"
-        enlarger(command, photo_folder / "5.png")
-        return Path(name, "5.png").read_bytes()
-
-    by_run = predicted(trained / "config.yaml", "by_run")
-    weights = f"--model.weights {OUT}/model.safetensors"
-    assert predicted(OUT / "config.yaml", "by_file", weights) == by_run
-    assert predicted(trained / "config.yaml", "tiles", "--tiling.size 12") != by_run
-    assert predicted(trained / "config.yaml", "exact", "--trainer.precision 32") != by_run
 
 
 def test_nothing_is_overwritten(tmp_path):

@@ -82,8 +82,6 @@ def test_a_run_enlarges_by_any_factor(trained, enlarger, scale):
     assert np.array_equal(images[0], images[2])
 
 
-def test_a_factor_below_one_is_refused(trained, refusal):
-    assert "at least 1" in refusal(f"predict --model {trained} --data.predict . --data.scale 0.5")
 
 
 def test_photographs_are_enlarged_without_a_configuration(tmp_path, enlarger, monkeypatch):
@@ -100,25 +98,6 @@ def test_photographs_are_enlarged_without_a_configuration(tmp_path, enlarger, mo
     assert np.array_equal(pixels("half/a.png"), np.full((12, 16, 3), (255, 0, 0)))
 
 
-def test_tiles_of_a_stochastic_method_join_to_the_whole_image(tiny, enlarger):
-    config = yaml.safe_load(Path("tiny.yaml").read_text())
-    config["model"] = {"class_path": "tests.commands.stochastic.Noisy"}
-    Path("tiny.yaml").write_text(yaml.safe_dump(config))
-    noise = np.random.default_rng(0).integers(0, 256, (60, 70, 3), dtype=np.uint8)
-    Image.fromarray(noise).save("a.png")
-
-    def predicted(options=""):
-        enlarger(f"predict --config tiny.yaml --data.predict a.png {options}")
-        line = json.loads((OUT / NAME).read_text().splitlines()[-1])
-        return pixels(OUT / "a.png").astype(int), line["tiles"]
-
-    whole, count = predicted()
-    assert count == 1
-    for window in ("linear", "gaussian"):
-        tiles = "--tiling.size 32 --tiling.overlap 8 --tiling.batch 4"
-        joined, count = predicted(f"{tiles} --tiling.window {window}")
-        assert count == 3 * 3
-        assert np.abs(joined - whole).max() <= 1
 
 
 # ------------------------------------------------------------------------------- inputs and outputs

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -31,82 +32,32 @@ from tests.conftest import REPO
 
 # ---------------------------------------------------------------------------------- how many
 
-PLACE = {"MASTER_ADDR": "node0", "MASTER_PORT": "29500"}
-TORCHRUN = {  # process 4 of 6, on the second of two nodes
-    "TORCHELASTIC_RUN_ID": "none",
-    "RANK": "4",
-    "LOCAL_RANK": "1",
-    "GROUP_RANK": "1",
-    "WORLD_SIZE": "6",
-    "LOCAL_WORLD_SIZE": "3",
-    "GROUP_WORLD_SIZE": "2",
-}
-ALONE = TORCHRUN | {
-    "RANK": "0",
-    "LOCAL_RANK": "0",
-    "WORLD_SIZE": "1",
-    "LOCAL_WORLD_SIZE": "1",
-    "GROUP_WORLD_SIZE": "1",
-}
-SALLOC = {  # the variables of a job, without a step of it
-    "SLURM_PROCID": "3",
-    "SLURM_NTASKS": "4",
-    "SLURM_LOCALID": "1",
-    "SLURM_NNODES": "2",
-    "SLURM_NTASKS_PER_NODE": "2",
-    "SLURM_JOB_NAME": "enlarger",
-}
-SRUN = SALLOC | {"SLURM_STEP_NUM_TASKS": "4"}
-CHILD = {"LOCAL_RANK": "1", "NODE_RANK": "0", "WORLD_SIZE": "2", **PLACE}  # of Lightning's own
+TABLE = yaml.safe_load(Path(__file__).with_name("launchers.yaml").read_text())
 
 
-def trainer(devices="auto", num_nodes=1, strategy="auto"):
-    return Namespace(
-        devices=devices, num_nodes=num_nodes, strategy=strategy, accelerator="cpu", plugins=None
-    )
-
-
-@pytest.mark.usefixtures("no_launcher")
-@pytest.mark.parametrize(
-    ("variables", "given", "rank", "expected"),
-    [
-        ({}, trainer(), 0, (1, "auto", 1, "auto")),
-        ({}, trainer(2), 0, (2, 2, 1, "auto")),
-        (TORCHRUN, trainer(), 4, (6, 3, 2, "ddp")),
-        (TORCHRUN, trainer([0, 1, 2], 2, "fsdp"), 4, (6, [0, 1, 2], 2, "fsdp")),
-        (TORCHRUN, trainer("3", 2), 4, (6, "3", 2, "ddp")),
-        (ALONE, trainer(), 0, (1, 1, 1, "auto")),
-        (SRUN, trainer(), 3, (4, 2, 2, "ddp")),
-        ({**SRUN, "RANK": "3", "WORLD_SIZE": "4"}, trainer(), 3, (4, 2, 2, "ddp")),
-        ({**SALLOC, **TORCHRUN}, trainer(), 4, (6, 3, 2, "ddp")),
-        ({**SALLOC, "SLURM_JOB_NAME": "bash"}, trainer(), 0, (1, "auto", 1, "auto")),
-        ({**SRUN, "SLURM_JOB_NAME": "bash"}, trainer(), 3, (4, 2, 2, "ddp")),
-        (CHILD, trainer(2, strategy="ddp"), 1, (2, 2, 1, "ddp")),
-        ({"NODE_RANK": "1", **PLACE}, trainer(2, 2), 2, (4, 2, 2, "auto")),
-        ({"RANK": "0", "WORLD_SIZE": "1"}, trainer(), 0, (1, "auto", 1, "auto")),
-    ],
-)
-def test_launcher_and_trainer_agree_on_one_run(monkeypatch, variables, given, rank, expected):
+def world_of(monkeypatch, variables, devices="auto", num_nodes=1, strategy="auto"):
+    """What the variables of a launcher and the arguments of the trainer agree on."""
     for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-
-    world = agree(given)
-
-    assert world.rank == rank
-    assert (world.size, world.devices, world.num_nodes, world.strategy) == expected
-    assert world.is_first == (rank == 0) == claimed().is_first
+        monkeypatch.setenv(name, str(value))
+    counts = {"devices": devices, "num_nodes": num_nodes}
+    return agree(Namespace(strategy=strategy, accelerator="cpu", plugins=None, **counts))
 
 
 @pytest.mark.usefixtures("no_launcher")
-def test_a_strategy_that_is_one_process_is_refused_beside_others(tiny, refusal, monkeypatch):
-    first_of_two = {**ALONE, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", **PLACE}
-    for name, value in first_of_two.items():
-        monkeypatch.setenv(name, value)
-    single = (
-        "{class_path: lightning.pytorch.strategies.SingleDeviceStrategy, init_args: {device: cpu}}"
-    )
-    sentence = refusal("fit --config tiny.yaml --trainer.strategy", single)
-    assert "this is process 0 of 2, but the trainer, by its strategy SingleDevice" in sentence
+@pytest.mark.parametrize("row", TABLE["runs"])
+def test_launcher_and_trainer_agree_on_one_run(monkeypatch, row):
+    world = world_of(monkeypatch, row["variables"], **row.get("trainer", {}))
+    for key in ("rank", "size", "devices", "num_nodes", "strategy"):
+        assert getattr(world, key) == row[key]
+    assert world.is_first == (row["rank"] == 0) == claimed().is_first
+
+
+@pytest.mark.usefixtures("no_launcher")
+@pytest.mark.parametrize("row", TABLE["refused"], ids=lambda row: row["words"])
+def test_launcher_and_trainer_that_contradict_are_refused(monkeypatch, row):
+    with pytest.raises(ConfigurationError) as refused:
+        world_of(monkeypatch, row["variables"], **row.get("trainer", {}))
+    assert row["words"] in str(refused.value)
 
 
 @pytest.mark.usefixtures("no_launcher")

@@ -10,10 +10,7 @@ import pytest
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from commands.errors import ConfigurationError
-from commands.world import agree
 from tests.commands import plugins_with_bugs
-from tests.commands.test_processes import trainer
 from tests.conftest import REPO
 
 FIT = "fit --config tiny.yaml"
@@ -32,16 +29,6 @@ def test_what_is_typed(tiny, refusal, monkeypatch, typed, words):
 def test_a_configuration_file(tiny, refusal, content, words):
     Path("more.yaml").write_text(f"{content}\n")
     assert words in refusal(f"{FIT} --config more.yaml")
-
-
-@pytest.mark.usefixtures("no_launcher")
-@pytest.mark.parametrize("row", TABLE["processes"], ids=lambda row: row["words"])
-def test_variables_of_launchers(monkeypatch, row):
-    for name, value in row["variables"].items():
-        monkeypatch.setenv(name, str(value))
-    with pytest.raises(ConfigurationError) as refused:
-        agree(trainer(**row.get("trainer", {})))
-    assert row["words"] in str(refused.value)
 
 
 # --------------------------------------------------------------------------- the user's own code

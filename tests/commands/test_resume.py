@@ -189,30 +189,8 @@ def test_a_schedule_of_accumulation(tiny, enlarger, first):
     assert_same("halves", "whole")
 
 
-class NotANumber(Stage):
-    """Make all pixels of some images NaN."""
-
-    def draw(self, draws, shape):
-        return {"wrong": draws.bernoulli(0.08)}
-
-    def forward(self, x, params):
-        return torch.where(per_image(params["wrong"], x) > 0, torch.nan, x)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("sanity", [0, 2])
-def test_a_run_goes_on_at_a_step_that_guard_leaves_out(tiny, enlarger, caplog, sanity):
-    """The first batch is checked, but not in a resumed process."""
-    stages = f"[{{class_path: {__name__}.NotANumber}}]"
-    degradation = f"--degradation degradations.Pipeline --degradation.stages '{stages}'"
-    guard = f"--trainer.callbacks+ callbacks.Guard --trainer.num_sanity_val_steps {sanity}"
-    command = f"{FIT} {degradation} {guard} --run.name"
-    enlarger(f"{command} whole")
-    first = re.search(r"left out the update of optimizer 0 in step (\d+)", caplog.text)[1]
-    assert int(first) > 1, "the first batch of the run has to be sound: take another probability"
-    enlarger(f"{command} halves --trainer.max_steps {int(first) - 1}")
-    enlarger(f"{command} halves")
-    assert_same("halves", "whole")
 
 
 class Unfreezes(BaseFinetuning):
@@ -317,9 +295,6 @@ def test_weights_that_were_not_validated_are_named(fitted, enlarger, caplog, ste
     assert f"step {steps} were not validated" in caplog.text
 
 
-def test_without_a_validation_set_no_weights_are_named(tiny, enlarger, caplog):
-    enlarger(f"{FIT} --trainer.max_steps 2 --data.val null")
-    assert "were not validated" not in caplog.text
 
 
 def test_images_may_be_moved_but_not_changed(fitted, photo_folder, enlarger, refusal):

@@ -58,17 +58,8 @@ def test_a_run_is_below_the_folder_of_all(tmp_path, name):
         run_folder(str(tmp_path), name)
 
 
-@pytest.mark.parametrize("name", ["a", "a/b", "a/../b", "..a", "linked/x"])
-def test_a_run_may_lie_deeper_or_behind_a_link(tmp_path, name):
-    (tmp_path / "linked").symlink_to("/")
-    assert run_folder(str(tmp_path), name).resolve() == (tmp_path / name).resolve()
 
 
-def test_the_folder_above_a_link_is_its_targets(tmp_path):
-    """Lightning would write beside the link."""
-    (tmp_path / "far/experiments").mkdir(parents=True)
-    (tmp_path / "link").symlink_to("far/experiments")
-    assert run_folder(f"{tmp_path}/link/../runs", "x") == tmp_path.resolve() / "far/runs/x"
 
 
 def test_lightning_chooses_no_checkpoint(tiny, refusal):
@@ -353,33 +344,19 @@ def test_a_killed_run_frees_its_folder_though_its_workers_live(tmp_path, impatie
 
 
 class Moves(Callback):
-    """Move the run's folder after a step, or before the first, and put another in its place."""
-
-    def __init__(self, step: int = 0):
-        self.step = step
-
-    def setup(self, trainer, pl_module, stage):
-        if not self.step:
-            self.move()
+    """Move the run's folder after the third step, and put another one in its place."""
 
     def on_train_batch_end(self, trainer, *args):
-        if trainer.global_step == self.step:
-            self.move()
-
-    def move(self):
-        Path("runs/tiny").rename("runs/other")
-        Path("runs/tiny").mkdir()
+        if trainer.global_step == 3:
+            Path("runs/tiny").rename("runs/other")
+            Path("runs/tiny").mkdir()
 
 
 def test_a_run_whose_folder_is_moved_writes_to_no_other(tiny, refusal):
-    moves = f"--trainer.callbacks+ {__name__}.Moves --trainer.callbacks.step 3"
-    assert "runs/tiny was moved" in refusal(f"{FIT} {moves}")
+    assert "runs/tiny was moved" in refusal(f"{FIT} --trainer.callbacks+ {__name__}.Moves")
     assert list(Path("runs/tiny").iterdir()) == []
 
 
-def test_results_go_to_no_folder_that_takes_the_place_of_the_run(trained, refusal):
-    assert "runs/tiny was moved" in refusal(f"{TEST} --trainer.callbacks+ {__name__}.Moves")
-    assert list(trained.iterdir()) == []
 
 
 def test_one_predict_at_a_time_in_a_folder(tiny, photo_folder, enlarger, impatient):
@@ -452,23 +429,8 @@ def test_test_uses_the_best_checkpoint_and_says_so(trained, enlarger, caplog):
     assert best in results[0]["checkpoint"]
 
 
-@pytest.fixture
-def published(tmp_path, monkeypatch):
-    """Two files of weights that a manifest names."""
-    entries = {}
-    for scale in (2, 4):
-        file = tmp_path / f"net-x{scale}.pth"
-        file.write_text(f"weights for {scale}")
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        entries[file.stem] = {"file": file.name, "sha256": digest}
-    (tmp_path / "weights.yaml").write_text(yaml.safe_dump(entries))
-    monkeypatch.setattr("files.manifest.MANIFEST", tmp_path / "weights.yaml")
-    monkeypatch.setenv("ENLARGER_WEIGHTS", str(tmp_path))
 
 
-@pytest.mark.parametrize(("scale", "file"), [(2, "net-x2.pth"), (4.0, "net-x4.pth")])
-def test_the_scale_is_filled_in_a_name_of_weights(published, scale, file):
-    assert find_weights("net-x{scale}", scale).name == file
 
 
 def test_a_run_stands_for_its_best_checkpoint(tmp_path):
@@ -528,25 +490,6 @@ def test_a_corrupt_file_of_weights_is_refused(trained, refusal, command, damage)
     assert "corrupt" in sentence or "damaged" in sentence
 
 
-# Their hashes are unknown: a user's file is reported by its hash, not verified.
-UNPUBLISHED = {
-    "nrqm",
-    "resshift-vq-f4",
-    "resshift-x4-s15-v1",
-    "resshift-x4-s15-v2",
-    "resshift-x4-s4-v3",
-    "invsr",
-    "invsr-diftune",
-    "invsr-discriminator",
-    "latent-lpips-sd-turbo",
-    "realesrgan-x2",
-    "realesrnet-x4",
-    "realesrgan-x4-discriminator",
-    "realesr-general-x4",
-    "infinity-vae-d56",
-    "infinity-vae-d32reg",
-    "infinity-2b",
-}
 
 
 def test_the_shipped_manifest_is_complete():
@@ -554,6 +497,5 @@ def test_the_shipped_manifest_is_complete():
     assert {"imdn-x2", "imdn-x3", "imdn-x4"} <= set(entries)
     for name, entry in entries.items():
         assert set(entry) == {"file", "sha256", "licence", "source", "used_by"}, name
-        if name not in UNPUBLISHED:
-            assert re.fullmatch(r"[0-9a-f]{64}", entry["sha256"]), name
+        assert entry["sha256"] is None or re.fullmatch(r"[0-9a-f]{64}", entry["sha256"]), name
         assert entry["source"].startswith("https://"), name

@@ -212,9 +212,3 @@ def test_nothing_is_written_through_a_link(tiny, photo_folder, refusal):
     assert list(Path("target").iterdir()) == []
 
 
-def test_the_lock_is_not_written_through_a_link(tiny, photo_folder, enlarger):
-    Path("out").mkdir()
-    Path("mine").write_text("mine")
-    Path("out", HOLDER).symlink_to("../mine")
-    enlarger(f"{PREDICT} --data.predict {photo_folder}")
-    assert Path("mine").read_text() == "mine"
