@@ -135,8 +135,6 @@ def test_a_refused_file_has_a_line_and_the_others_are_made(page, photos, tmp_pat
     assert names == ["1_one_enlarged.png", "2_two_enlarged.png"]
 
 
-
-
 def test_a_preview_is_the_square_that_was_clicked(page, tmp_path):
     path = tmp_path / "large.png"
     Image.fromarray(NOISE).save(path)

@@ -88,8 +88,6 @@ def test_a_group_keeps_its_other_keys(printed, key):
     assert crops["small"] == "skip"
 
 
-
-
 @pytest.mark.parametrize(
     ("typed", "name"),
     [
@@ -257,10 +255,6 @@ def test_text_stays_text_and_numbers_stay_numbers(value):
     again = plain_yaml(as_yaml(content))
     assert again == content
     assert type(again["key"]) is type(value)
-
-
-
-
 
 
 def test_a_users_config_in_the_place_of_a_run_is_not_replaced(tiny, refusal):

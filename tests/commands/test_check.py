@@ -1,7 +1,6 @@
 """`check`: the first step of a run, the files that it needs, and this machine; leaves nothing."""
 
 import signal
-import sys
 from pathlib import Path
 
 import pytest
@@ -140,5 +139,3 @@ def test_a_wrong_weights_file_and_a_missing_folder_are_broken(check, tmp_path, m
     assert "broken  ENLARGER_DATA: " in printed
     assert "broken  weights imdn-x2: " in printed
     assert printed.endswith("2 broken\n")
-
-

@@ -351,8 +351,6 @@ def test_a_process_killed_while_writing_leaves_the_newest_complete_one(tmp_path)
         first = step + 1
 
 
-
-
 def test_killed_while_a_checkpoint_is_replaced(tmp_path, monkeypatch):
     path = tmp_path / name_of(1)
     write_whole(path, lambda file: file.write(b"old") and None)
@@ -444,5 +442,3 @@ def test_a_full_disk_at_the_end_is_an_error(fitted, refusal, enlarger, fill, cap
     assert contents() == before
     enlarger(command)  # there is room again
     assert steps()[0] == 6
-
-

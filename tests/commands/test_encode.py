@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from commands import encode as encoding
 from datamodules.pack import shard_set
 from degradations.bicubic import Bicubic
 from files.owned import refuse_foreign
@@ -266,5 +265,3 @@ def test_parts_and_processes_give_the_bytes_of_one(work, enlarger, monkeypatch):
         Path(f"out/latents-00000{number}.tar").unlink()
     torchrun(f"{command} out", processes=3)
     assert contents("out") == whole
-
-

@@ -219,10 +219,6 @@ def test_degrade_is_the_recipe_of_the_command_line():
     assert np.array_equal(enlarger.degrade(RGB, recipe), expected)
 
 
-
-
-
-
 # --------------------------------------------------------------------------------- trained weights
 
 
@@ -275,8 +271,6 @@ def test_a_model_without_its_weights_is_refused():
 
 NETWORK = {"class_path": "lightning_modules.EDSR", "init_args": {"blocks": 1, "channels": 4}}
 MODEL = {"class_path": "lightning_modules.Regression", "init_args": {"network": NETWORK}}
-
-
 
 
 def test_other_weights_of_an_export_are_taken(tmp_path):

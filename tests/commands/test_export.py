@@ -68,8 +68,6 @@ def test_exported_weights_are_those_of_the_checkpoint(trained, enlarger):
     assert network["init_args"]["channels"] == 8
 
 
-
-
 def test_nothing_is_overwritten(tmp_path):
     model = Regression(2.0, edsr)
     out = tmp_path / "out"

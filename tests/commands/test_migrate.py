@@ -158,8 +158,6 @@ def test_every_network_can_be_built(name):
     assert make(4, **described["init_args"]).scale == 4
 
 
-
-
 def test_the_page_has_the_table():
     text = PAGE.read_text()
     assert page(text) == text

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 from PIL.ExifTags import IFD, Base
 
@@ -82,8 +81,6 @@ def test_a_run_enlarges_by_any_factor(trained, enlarger, scale):
     assert np.array_equal(images[0], images[2])
 
 
-
-
 def test_photographs_are_enlarged_without_a_configuration(tmp_path, enlarger, monkeypatch):
     """By the released model that is the default, by other factors too, and mixed with bicubic."""
     monkeypatch.chdir(tmp_path)
@@ -96,8 +93,6 @@ def test_photographs_are_enlarged_without_a_configuration(tmp_path, enlarger, mo
     assert pixels(f"runs/{DEFAULT}/predict/a.png").shape == (24, 32, 3)
     assert pixels("double/a.png").shape == (48, 64, 3)
     assert np.array_equal(pixels("half/a.png"), np.full((12, 16, 3), (255, 0, 0)))
-
-
 
 
 # ------------------------------------------------------------------------------- inputs and outputs

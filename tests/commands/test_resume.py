@@ -14,8 +14,6 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import BaseFinetuning
 
-from degradations.base import Stage
-from degradations.draws import per_image
 from lightning_modules import Regression
 from lightning_modules.methods.regression import NetworkCallable
 from tests.conftest import REPO, words_of
@@ -189,10 +187,6 @@ def test_a_schedule_of_accumulation(tiny, enlarger, first):
     assert_same("halves", "whole")
 
 
-
-
-
-
 class Unfreezes(BaseFinetuning):
     """Train the body from the second epoch on, at a rate that each epoch changes."""
 
@@ -293,8 +287,6 @@ def test_weights_that_were_not_validated_are_named(fitted, enlarger, caplog, ste
     fitted("--trainer.max_steps 6")
     enlarger(f"{FIT} --trainer.max_steps {steps}")
     assert f"step {steps} were not validated" in caplog.text
-
-
 
 
 def test_images_may_be_moved_but_not_changed(fitted, photo_folder, enlarger, refusal):

@@ -4,7 +4,6 @@ import contextlib
 import copy
 import errno
 import fcntl
-import hashlib
 import json
 import multiprocessing
 import os
@@ -56,10 +55,6 @@ def test_no_run_lies_where_all_runs_are(trained, refusal):
 def test_a_run_is_below_the_folder_of_all(tmp_path, name):
     with pytest.raises(ConfigurationError, match="which is not a folder below"):
         run_folder(str(tmp_path), name)
-
-
-
-
 
 
 def test_lightning_chooses_no_checkpoint(tiny, refusal):
@@ -357,8 +352,6 @@ def test_a_run_whose_folder_is_moved_writes_to_no_other(tiny, refusal):
     assert list(Path("runs/tiny").iterdir()) == []
 
 
-
-
 def test_one_predict_at_a_time_in_a_folder(tiny, photo_folder, enlarger, impatient):
     model = "--config tiny.yaml --model lightning_modules.Bicubic"
     command = f"predict {model} --data.predict {photo_folder} --writer.folder out"
@@ -429,10 +422,6 @@ def test_test_uses_the_best_checkpoint_and_says_so(trained, enlarger, caplog):
     assert best in results[0]["checkpoint"]
 
 
-
-
-
-
 def test_a_run_stands_for_its_best_checkpoint(tmp_path):
     folder = tmp_path / "run" / "checkpoints"
     for step in (1, 2):
@@ -488,8 +477,6 @@ def test_a_corrupt_file_of_weights_is_refused(trained, refusal, command, damage)
     sentence = refusal(f"{command} bad.ckpt --run.name x")
     assert "bad.ckpt" in sentence
     assert "corrupt" in sentence or "damaged" in sentence
-
-
 
 
 def test_the_shipped_manifest_is_complete():

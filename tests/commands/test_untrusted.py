@@ -12,7 +12,6 @@ from PIL import Image
 
 from callbacks.predict.predictions import NAME
 from commands.run.directory import FIXED
-from commands.run.folder_lock import HOLDER
 from files.marks import MARKS
 from files.own_modules import OWN, import_own
 from files.owned import NotOursError, refuse_foreign, remove_file, write_whole
@@ -210,5 +209,3 @@ def test_nothing_is_written_through_a_link(tiny, photo_folder, refusal):
     Path("out", NAME).symlink_to("../target/mine")
     assert f"{NAME} is a link" in refusal(f"{PREDICT} --data.predict {photo_folder}")
     assert list(Path("target").iterdir()) == []
-
-
