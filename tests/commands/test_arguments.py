@@ -53,24 +53,6 @@ def test_a_file_of_data_replaces_all_earlier_data(printed):
     assert arguments["batch_size"] == 16
 
 
-def test_a_class_may_stand_beside_a_group_of_a_class(printed):
-    """In the documented command of CasArbi with the paper's process."""
-    casarbi = {
-        "class_path": "lightning_modules.CasArbi",
-        "init_args": {
-            "base": "lightning_modules.LIIF",
-            "base_weights": "base",
-            "network": "lightning_modules.SFTUNet",
-            "process": {"class_path": "lightning_modules.ResidualShift"},
-        },
-    }
-    Path("casarbi.yaml").write_text(yaml.safe_dump(casarbi))
-    typed = "--model casarbi.yaml --model.process null --model.sampling.solver posterior"
-    arguments = printed(typed)["model"]["init_args"]
-    assert arguments["process"] is None
-    assert arguments["sampling"]["solver"] == "posterior"
-
-
 def test_a_typed_key_changes_that_key(printed):
     config = printed("--data.init_args.val.photos.init_args.root b")
     source = config["data"]["init_args"]["val"]["photos"]["init_args"]

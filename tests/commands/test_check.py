@@ -115,12 +115,6 @@ def test_pairs_and_captions_that_no_set_has_are_named(check):
     assert "broken  ENLARGER_WEIGHTS: is not set" in printed
 
 
-def test_fit_names_check(tmp_path, monkeypatch, refusal):
-    monkeypatch.chdir(tmp_path)
-    sentence = refusal("fit --config", REPO / "configs/experiment/casarbi.yaml")
-    assert "main.py check, with the same arguments" in sentence
-
-
 def test_this_machine_is_well(check):
     status, printed = check()
     assert status == 0

@@ -159,12 +159,6 @@ def test_onnx_gives_the_same_images(network, tmp_path):
         torch.testing.assert_close(torch.from_numpy(sr), expected, atol=1e-4, rtol=0)
 
 
-def test_a_method_of_several_passes_is_no_onnx(tmp_path):
-    with pytest.raises(ConfigurationError, match="Diffusion"):
-        export_model(Diffusion(1.0, wrapped()), tmp_path, onnx=True)
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize("scale", [2, 4])
 @pytest.mark.parametrize("network", [RRDBNet, SRVGGNetCompact])
 @torch.no_grad()

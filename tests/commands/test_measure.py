@@ -106,12 +106,6 @@ def test_rounding_is_as_the_protocol_says(tmp_path):
         assert abs(enlarger.measure(*images, [rounded])["psnr"]["value"] - expected) > 1
 
 
-def test_n_is_without_infinite_numbers():
-    found = enlarger.measure([RGB, RGB, RGB // 2], [RGB] * 3, ["psnr"])["psnr"]
-    assert found["n"] == 1
-    assert len(found["images"]) == 3
-
-
 def test_pillow_images_are_measured_in_srgb_as_files_are(tmp_path):
     path = tmp_path / "a.png"
     Image.fromarray(RGB).save(path, icc_profile=rgb_profile())

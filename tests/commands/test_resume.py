@@ -4,8 +4,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,8 +14,9 @@ from lightning.pytorch.callbacks import BaseFinetuning
 
 from lightning_modules import Regression
 from lightning_modules.methods.regression import NetworkCallable
-from tests.conftest import REPO, words_of
+from tests.conftest import REPO
 from tests.distributed import records
+from tests.distributed.processes import ends, start
 from tests.quick import quick
 
 FIT = "fit --config tiny.yaml"
@@ -115,10 +114,8 @@ def test_after_sigkill(tiny):
         --trainer.max_steps 10 --trainer.val_check_interval null --trainer.log_every_n_steps 2
         --checkpoint.every_n_steps 1 --trainer.accelerator cpu --model.network.blocks 1"""
     experiment = REPO / "configs" / "experiment" / "quickstart.yaml"
-    main = [sys.executable, REPO / "main.py"]
-    command = [*main, *words_of(f"fit --config {experiment} {small} --run.name")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([*command, "killed"], env=environment, start_new_session=True)
+    command = f"fit --config {experiment} {small} --run.name"
+    process = start(f"{command} killed")
     try:
         deadline = time.monotonic() + 120
         while not list(Path("runs/killed/checkpoints").glob("step-00000000[89].ckpt")):
@@ -127,10 +124,12 @@ def test_after_sigkill(tiny):
             time.sleep(0.002)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
 
     for name in ("killed", "whole"):
-        subprocess.run([*command, name], env=environment, check=True)
+        ((status, said),) = ends([start(f"{command} {name}")])
+        assert status == 0, said
 
     assert_same("killed", "whole")
 
@@ -280,13 +279,6 @@ def test_a_method_in_lightnings_style_is_resumed(tiny, enlarger, caplog):
 
 
 # --------------------------------------------------------------------------------- what is said
-
-
-@pytest.mark.parametrize("steps", [7, 8])
-def test_weights_that_were_not_validated_are_named(fitted, enlarger, caplog, steps):
-    fitted("--trainer.max_steps 6")
-    enlarger(f"{FIT} --trainer.max_steps {steps}")
-    assert f"step {steps} were not validated" in caplog.text
 
 
 def test_images_may_be_moved_but_not_changed(fitted, photo_folder, enlarger, refusal):

@@ -8,7 +8,6 @@ import json
 import multiprocessing
 import os
 import re
-import shutil
 import signal
 import stat
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback
 
 from commands.errors import ConfigurationError, TemporaryError
 from commands.run import directory
@@ -44,15 +43,9 @@ def write_config(run, config):
 # --------------------------------------------------------------------------------------- its name
 
 
-def test_no_run_lies_where_all_runs_are(trained, refusal):
-    """Overwriting it would rename all runs."""
-    sentence = refusal(f"{FIT} --run.name .. --run.overwrite true")
-    assert sentence.startswith("run.name is '..', which is not a folder below runs")
-    assert newest("tiny")["global_step"] == 12
-
-
-@pytest.mark.parametrize("name", [".", "a/..", "/abs/x", "../x", "a/../../x"])
+@pytest.mark.parametrize("name", [".", "..", "a/..", "/abs/x", "../x", "a/../../x"])
 def test_a_run_is_below_the_folder_of_all(tmp_path, name):
+    """Overwriting another folder would rename it with all runs."""
     with pytest.raises(ConfigurationError, match="which is not a folder below"):
         run_folder(str(tmp_path), name)
 
@@ -443,24 +436,6 @@ def test_a_checkpoint_that_fit_deletes_meanwhile_is_chosen_once_more(trained):
     choice.checkpoint.unlink()
     path = load_trained(model, run, "test", choice)
     assert path == trained / "checkpoints" / "step-000000012.ckpt"
-
-
-@pytest.mark.parametrize("command", [FIT, TEST])
-def test_missing_weights_are_named_before_anything_is_built(tiny, refusal, monkeypatch, command):
-    def build(self, *args, **kwargs):
-        raise AssertionError("the model was built")
-
-    monkeypatch.setattr(LightningModule, "__init__", build)
-    assert "model.weights is 'gone/net.pth'" in refusal(f"{command} --model.weights gone/net.pth")
-
-
-def test_weights_that_a_run_was_started_from_may_be_gone(tiny, enlarger, trained):
-    shutil.copy(next(trained.glob("checkpoints/*.ckpt")), "start.ckpt")
-    options = "--config tiny.yaml --run.name second --model.weights start.ckpt"
-    enlarger(f"fit {options} --trainer.max_steps 2")
-    Path("start.ckpt").unlink()
-    enlarger(f"fit {options} --trainer.max_steps 3")
-    enlarger(f"test {options}")
 
 
 @pytest.mark.parametrize("command", [f"{TEST} --model.weights", f"{FIT} --ckpt_path"])

@@ -4,8 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from lightning.pytorch import Callback
 
 from commands.run.files import newest_whole
 from tests.commands.test_resume import Interruption, assert_same, newest
-from tests.conftest import REPO, words_of
+from tests.distributed.processes import start
 from tests.quick import quick
 
 TERM = signal.SIGTERM
@@ -173,13 +171,7 @@ def test_a_second_ctrl_c_stops_at_once(tiny, enlarger, monkeypatch):
 def test_a_signal_to_all_processes_of_a_group(tiny, number):
     """As torchrun, SLURM and a terminal send it: DataLoader workers get it, too."""
     options = "--data.workers 2 --trainer.max_steps 1000000 --checkpoint.every_n_steps 20"
-    process = subprocess.Popen(
-        [sys.executable, REPO / "main.py", *words_of(f"fit --config tiny.yaml {options}")],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = start(f"fit --config tiny.yaml {options}")
     try:
         deadline = time.monotonic() + 200
         while not list(Path("runs/tiny/checkpoints").glob("step-*.ckpt")):
@@ -187,7 +179,7 @@ def test_a_signal_to_all_processes_of_a_group(tiny, number):
             assert time.monotonic() < deadline
             time.sleep(0.01)
         os.killpg(process.pid, number)
-        _, said = process.communicate(timeout=100)
+        said, _ = process.communicate(timeout=100)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

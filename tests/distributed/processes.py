@@ -39,15 +39,15 @@ def torchrun(*typed, processes=2):
     )
 
 
-def srun_tasks(*typed, nodes=1, **variables):
+def srun_tasks(*typed, second=None, nodes=1, **variables):
     """Start two tasks of a SLURM job, on one node or on two.
 
     Args:
-        typed: Of each task; or a list of two commands.
+        typed: Of each task.
+        second: Of the second one, where that is another command.
         nodes: 1 or 2.
         variables: Further ones of both.
     """
-    first, second = typed[0] if isinstance(typed[0], list) else (typed, typed)
     job = {
         "SLURM_JOB_ID": "7",
         "SLURM_JOB_NAME": "enlarger",
@@ -59,7 +59,7 @@ def srun_tasks(*typed, nodes=1, **variables):
         "MASTER_PORT": str(free_port()),
     }
     started = []
-    for rank, words in enumerate((first, second)):
+    for rank, words in enumerate((typed, [second] if second else typed)):
         place = {
             "SLURM_PROCID": str(rank),
             "SLURM_LOCALID": str(rank if nodes == 1 else 0),

@@ -62,9 +62,9 @@ def global_batches(folder):
         of_step = latest.setdefault(line["step"], {})
         if any(other["world"] != line["world"] for other in of_step.values()):
             of_step.clear()  # the run went on with another number of processes
-        of_step[line["rank"]] = line["crops"]
+        of_step[line["rank"]] = line
     return {
-        step: Counter(tuple(crop) for crops in of_step.values() for crop in crops)
+        step: Counter(tuple(crop) for line in of_step.values() for crop in line["crops"])
         for step, of_step in sorted(latest.items())
     }
 

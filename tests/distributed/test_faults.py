@@ -11,6 +11,7 @@ import random
 import signal
 import subprocess
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -20,13 +21,16 @@ from callbacks.provenance import commit
 from commands.distributed.ranks import LOST
 from tests.distributed.network import network, wait_until
 from tests.distributed.records import assert_same, global_batches, newest, steps_of
-from tests.distributed.test_two_nodes import LIMIT
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 KILLS = int(os.environ.get("KILLS", 4))  # 20 by ``make test-faults``
 STEPS = 50 + 5 * KILLS
 SEED = 4
+BATCH = 4
+IMAGES = 10
+CROPS = 2  # of each image in an epoch
+LIMIT = 36.0  # seconds, of a process that waits for another one
 CONFIG = f"""
 data:
   init_args:
@@ -155,6 +159,18 @@ class Rounds:
             subprocess.run(["umount", place], check=True)
 
 
+def assert_each_image_as_often_as_planned(batches):
+    assert list(batches) == list(range(1, STEPS + 1))
+    length = IMAGES * CROPS // BATCH
+    for first in range(1, STEPS - length + 2, length):
+        epoch = Counter()
+        for step in range(first, first + length):
+            assert batches[step].total() == BATCH
+            epoch.update(key for key, _seed in batches[step].elements())
+        assert len(epoch) == IMAGES
+        assert set(epoch.values()) == {CROPS}
+
+
 def test_losses_of_power_and_all_other_faults(net):
     rounds = Rounds(net)
     began = time.monotonic()
@@ -169,7 +185,7 @@ def test_losses_of_power_and_all_other_faults(net):
     assert_same(newest(net.folder / "runs/harmed"), newest(net.folder / "runs/whole"))
     whole = global_batches(net.folder / "whole")
     assert global_batches(net.folder / "harmed") == whole
-    assert list(whole) == list(range(1, STEPS + 1))
+    assert_each_image_as_often_as_planned(whole)
     if "ENLARGER_FAULTS" in os.environ:
         results = {
             "steps": STEPS,

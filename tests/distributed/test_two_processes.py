@@ -124,7 +124,8 @@ def test_check_has_one_verdict(tiny):
 @pytest.mark.slow
 def test_a_difference_between_two_nodes_is_named(tiny):
     command = f"check --config tiny.yaml {TWO_NODES} --data.batch_size"
-    (first, one), (second, other) = ends(srun_tasks([f"{command} 4", f"{command} 8"], nodes=2))
+    tasks = srun_tasks(f"{command} 4", second=f"{command} 8", nodes=2)
+    (first, one), (second, other) = ends(tasks)
     assert first == second == 2, one + other
     assert "rank 1 (on " in one + other
     assert "data.batch_size is 8 there, 4 on rank 0" in one + other
