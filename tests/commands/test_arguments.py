@@ -130,7 +130,6 @@ class Odd(Callback):
     def __init__(
         self,
         device: torch.device = torch.device("cpu"),  # noqa: B008
-        dtype: torch.dtype = torch.float16,
         path: Path = Path("a b"),
         wait: datetime.timedelta = datetime.timedelta(minutes=3),
         anonymous: Callable[[float], float] = LAMBDA,
@@ -145,10 +144,8 @@ class Odd(Callback):
         variable: str = "$HOME/x",
         layer: Any = torch.nn.ReLU,
         tensor: Any = ONES,
-        pair: tuple[int, float] = (1, 2.5),
         untyped=POLICY,
         paths: Path | list[Path] | None = None,
-        by_name: Path | dict[str, Path] | None = None,
         hours: datetime.timedelta | dict[str, int] | None = None,
     ):
         arguments = dict(locals())
@@ -167,7 +164,6 @@ init_args:
   number_as_text: '1e5'
   infinite: -.inf
   paths: [a, b]
-  by_name: {{c: d}}
   hours: {{hours: 1}}
 """
 LIGHTNING = "lightning.pytorch.callbacks"
@@ -223,7 +219,6 @@ def test_values_of_any_type_come_back(saved):
         assert arguments["number_as_text"] == "1e5"
         assert arguments["infinite"] == -math.inf
         assert arguments["paths"] == [Path("a"), Path("b")]
-        assert arguments["by_name"] == {"c": Path("d")}
         assert arguments["hours"] == {"hours": 1}
 
 

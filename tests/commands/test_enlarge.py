@@ -9,7 +9,6 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from PIL.ExifTags import IFD, Base
 from safetensors.torch import save_file
 
 import enlarger
@@ -190,17 +189,6 @@ def test_what_a_file_format_lacks_is_returned(bicubic, tmp_path):
     lost = bicubic.enlarge_file(source, tmp_path / "large.jpg", side=100)
     assert lost == ["16 bit", "transparency"]
     assert Image.open(tmp_path / "large.jpg").size == (83, 100)
-
-
-def test_exif_is_kept_without_the_place(bicubic, tmp_path):
-    exif = Image.Exif()
-    exif[Base.Make] = "Camera"
-    exif[IFD.GPSInfo] = {1: "N"}
-    Image.fromarray(RGB).save(tmp_path / "photo.jpg", exif=exif)
-    bicubic.enlarge_file(tmp_path / "photo.jpg", tmp_path / "large.jpg", exif="no_place")
-    kept = Image.open(tmp_path / "large.jpg").getexif()
-    assert kept[Base.Make] == "Camera"
-    assert not kept.get_ifd(IFD.GPSInfo)
 
 
 def test_a_target_that_cannot_be_written_is_refused_before_the_work(bicubic, tmp_path):

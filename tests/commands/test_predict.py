@@ -11,13 +11,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from PIL.ExifTags import IFD, Base
 
 from callbacks.predict.predictions import NAME
 from commands.interface.named import DEFAULT
 from commands.run.ranking import best_or_newest
 from lightning_modules import SRVGGNetCompact
-from tests.commands.test_resume import newest
 from tests.distributed.processes import start
 from tests.quick import quick
 
@@ -54,14 +52,10 @@ def outputs(root=OUT):
 # ------------------------------------------------------------------------------------ sizes
 
 
-def test_images_of_any_size_are_enlarged_to_one_size_with_their_transparency(folder, enlarger):
+def test_images_of_any_size_are_enlarged_to_one_size(folder, enlarger):
     smooth(mode="RGBA").save("in/a.png")
     enlarger(f"{PREDICT} in --data.size [30,70]")
-    sr = pixels(OUT / "a.png")
-    expected = smooth(mode="RGBA").resize((70, 30), Image.Resampling.BICUBIC)
-    alpha = np.asarray(expected.getchannel("A")).astype(int)
-    assert sr.shape == (30, 70, 4)
-    assert np.abs(sr[..., 3] - alpha).max() <= 1
+    assert pixels(OUT / "a.png").shape == (30, 70, 4)
     assert pixels(OUT / "sub" / "b.c.png").shape == (30, 70, 3)
 
 
@@ -117,28 +111,6 @@ def test_outputs_among_the_inputs_are_not_enlarged(folder, enlarger, caplog, pla
     assert len(outputs("in")) == 6
 
 
-def test_exif_is_kept_and_orientation_applied(folder, enlarger):
-    tags = Image.Exif()
-    tags[Base.Orientation] = 6  # rotated by a quarter turn
-    tags[Base.Make] = "Maker"
-    tags[IFD.Exif] = {Base.DateTimeOriginal: "2020:01:02 03:04:05"}
-    smooth().save("in/a.jpg", quality=98, subsampling=0, exif=tags)
-
-    enlarger(f"{PREDICT} in/a.jpg")
-
-    with Image.open(OUT / "a.png") as image:
-        kept = image.getexif()
-        sr = np.asarray(image).astype(int)
-    details = kept.get_ifd(IFD.Exif)
-    upright = smooth().rotate(-90, expand=True).resize((40, 48), Image.Resampling.BICUBIC)
-    assert kept[Base.Make] == "Maker"
-    assert kept[Base.Orientation] == 1
-    assert details[Base.DateTimeOriginal] == "2020:01:02 03:04:05"
-    assert details[Base.ExifImageWidth] == 40
-    assert details[Base.ExifImageHeight] == 48
-    assert np.abs(sr - np.asarray(upright)).mean() < 2  # JPEG
-
-
 @pytest.mark.parametrize("name", ["*x", "~x", "$5"])
 def test_a_folder_of_any_name_is_read_and_written(folder, enlarger, name):
     Path(name).mkdir()
@@ -187,22 +159,6 @@ def test_it_fails_if_no_input_is_an_image(folder, enlarger, refusal, caplog):
     smooth().save("in/a.png")
     enlarger(f"{PREDICT} in")
     assert "1 written, 0 skipped (done before), 1 unusable" in caplog.text
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_in_training_broken_images_are_skipped_and_counted(
-    tiny, photo_folder, enlarger, caplog, workers
-):
-    Path("photos").mkdir()
-    for name in ("0.png", "1.png", "2.png"):
-        Path("photos", name).write_bytes((photo_folder / name).read_bytes())
-    Path("photos/bad.png").write_bytes((photo_folder / "3.png").read_bytes()[:1000])
-    fit = "fit --config tiny.yaml --trainer.max_steps 2 --data.val null --data.train.root photos"
-    enlarger(f"{fit} --data.workers {workers}")
-    assert newest("tiny")["global_step"] == 2
-    warning = next(r.getMessage() for r in caplog.records if "unreadable" in r.getMessage())
-    assert "bad" in warning
-    assert "1 so far" in warning
 
 
 # --------------------------------------------------------------------------------------- kills

@@ -132,6 +132,15 @@ def test_a_change_that_the_checkpoint_would_undo_is_refused(
         RunDirectory(trained).check(after, change=True)
 
 
+def test_an_argument_that_another_torch_has_is_no_change(trained):
+    config = read_config(trained)
+    optimizer = {"class_path": "torch.optim.Adam", "init_args": {}}
+    config["model"]["init_args"]["optimizer"] = optimizer
+    write_config(trained, config)
+    optimizer["init_args"]["of_another_torch"] = 1
+    RunDirectory(trained).check(config, change=True)
+
+
 @pytest.mark.parametrize(
     ("key", "accepted"), [("limit_train_batches", False), ("gradient_clip_val", True)]
 )
