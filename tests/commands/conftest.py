@@ -27,6 +27,12 @@ def bicubic(tiny):
 
 
 @pytest.fixture
+def command(enlarger):
+    """The fixture `enlarger`, by another name where that is the module."""
+    return enlarger
+
+
+@pytest.fixture
 def refusal(capsys):
     """Run a command that must fail with status 2 and one sentence; return the sentence."""
 

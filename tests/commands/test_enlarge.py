@@ -131,13 +131,12 @@ TRANSPARENT = {
 
 
 @pytest.mark.parametrize("kind", TRANSPARENT)
-def test_transparency_is_enlarged_as_by_predict(bicubic, tmp_path, request, kind):
+def test_transparency_is_enlarged_as_by_predict(bicubic, command, tmp_path, kind):
     options = {"transparency": 7} if kind == "L" else {}
     TRANSPARENT[kind].save(tmp_path / "a.png", icc_profile=rgb_profile(), **options)
     model = f"--model {REPO}/configs/model/bicubic.yaml --data datamodules.SRDataModule"
     places = f"--run.root {tmp_path}/runs --writer.folder {tmp_path}/out"
-    predict = request.getfixturevalue("enlarger")
-    predict(f"predict {model} --data.scale 2 {places} --data.predict {tmp_path}/a.png")
+    command(f"predict {model} --data.scale 2 {places} --data.predict {tmp_path}/a.png")
 
     written = Image.open(tmp_path / "out/a.png")
     sr = bicubic.enlarge(Image.open(tmp_path / "a.png"))
@@ -214,8 +213,7 @@ def loaded(source, **arguments):
     return enlarger.load(source, device="cpu", **arguments).enlarge(RGB)
 
 
-def test_a_run_its_export_and_their_files_are_loaded_as_predict_does(trained, request):
-    command = request.getfixturevalue("enlarger")
+def test_a_run_its_export_and_their_files_are_loaded_as_predict_does(trained, command):
     Image.fromarray(RGB).save("photo.png")
     config = trained / "config.yaml"
     tiles = "  size: 8\n  overlap: 0\n"
