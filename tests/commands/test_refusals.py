@@ -1,6 +1,7 @@
 """Mistakes of users are answered by words that name the fix; a bug keeps its traceback."""
 
 import json
+import shutil
 import subprocess
 import sys
 import traceback
@@ -29,6 +30,16 @@ def test_what_is_typed(tiny, refusal, monkeypatch, typed, words):
 def test_a_configuration_file(tiny, refusal, content, words):
     Path("more.yaml").write_text(f"{content}\n")
     assert words in refusal(f"{FIT} --config more.yaml")
+
+
+def test_broken_training_images_are_skipped_and_counted(tiny, photo_folder, enlarger, caplog):
+    """By the workers of a loader, too."""
+    shutil.copytree(photo_folder, "photos")
+    Path("photos/0.png").write_bytes(Path("photos/1.png").read_bytes()[:1000])
+    data = "--data.train.root photos --data.val null --data.workers 2"
+    enlarger(f"{FIT} {data} --trainer.max_steps 5")
+    assert "skipped a training image, unreadable (1 so far)" in caplog.text
+    assert Path("runs/tiny/checkpoints/step-000000005.ckpt").is_file()
 
 
 # --------------------------------------------------------------------------- the user's own code
