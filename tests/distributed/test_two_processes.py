@@ -251,7 +251,6 @@ def test_a_signal_to_one_process_ends_both(tiny, photo_folder, verb, stopped, nu
     variables = {"STOPPED": str(stopped), "SIGNAL": str(int(number))}
     for status, said in by_srun(f"{command} --data.predict {photo_folder}", **variables):
         assert status == 128 + number, said
-        assert f"stopped by {number.name} before its end" in said
     assert len(list(Path().rglob("predict/*.png"))) < 10
 
 
