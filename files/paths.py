@@ -7,6 +7,7 @@ files are opened: a named pipe would block until something is written to it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fnmatch
 import glob
@@ -163,12 +164,10 @@ def is_video(path: PurePath) -> bool:
 
 
 def _has_packets(path: PurePath) -> bool:
-    try:
-        with open_regular(path) as file:
-            data = file.read(189)
-    except OSError:
-        return False
-    return data[:1] == data[188:] == b"G"
+    with contextlib.suppress(OSError), open_regular(path) as file:
+        data = file.read(189)
+        return data[:1] == data[188:] == b"G"
+    return False
 
 
 def list_images(root: Path, videos: bool = False) -> list[Path]:
@@ -369,11 +368,10 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 def size_and_time(path: str) -> tuple[int, int] | None:
     """Return size in bytes and modification time in ns of a file, or None if unknown."""
-    try:
+    with contextlib.suppress(OSError):
         status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
+        return status.st_size, status.st_mtime_ns
+    return None
 
 
 # -------------------------------------------------------------------------------------------- parts

@@ -145,10 +145,7 @@ def profile_for_mode(icc: bytes, grey: bool) -> bytes | None:
     """
     if space_of(icc) == ("L" if grey else "RGB"):
         return icc
-    try:
-        tags = tags_of(icc)
-    except struct.error:
-        return None
+    tags = tags_of(icc)
     curve_names = CURVES if grey else (b"kTRC",)
     curves = {tags.get(name) for name in curve_names}
     has_table = b"A2B0" in tags or icc[20:24] != b"XYZ "
@@ -158,14 +155,14 @@ def profile_for_mode(icc: bytes, grey: bool) -> bytes | None:
 
 
 def tags_of(icc: bytes) -> dict[bytes, bytes]:
-    """Return the content of a profile's tags by name.
-
-    Raises:
-        struct.error: If it is broken.
-    """
-    (count,) = struct.unpack_from(">I", icc, 128)
-    table = [struct.unpack_from(">4sII", icc, 132 + 12 * n) for n in range(count)]
-    return {name: icc[start : start + size] for name, start, size in table}
+    """Return the content of a profile's tags by name; none of a broken one."""
+    count = int.from_bytes(icc[128:132])
+    table = icc[132 : 132 + 12 * count]
+    tags = {}
+    if len(table) == 12 * count:
+        for name, start, size in struct.iter_unpack(">4sII", table):
+            tags[name] = icc[start : start + size]
+    return tags
 
 
 def profile_of(primaries: tuple[float, ...], gamma: float | None, grey: bool) -> bytes | None:

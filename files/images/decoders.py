@@ -53,7 +53,7 @@ class Samples(NamedTuple):
     more: bool = False
 
 
-def of_pillow(image: Image.Image) -> Samples:
+def samples_of_pillow(image: Image.Image) -> Samples:
     """Return the pixels of an image that Pillow has opened or made."""
     if image.mode == "CMYK":
         return Samples(np.asarray(image), inks=True)
@@ -75,7 +75,7 @@ def _jpeg(data: bytes, header: Header) -> Samples:
     colours = JPEG_COLOURS.get(image.mode)
     pixels = jpeg.read_strictly(data, colours) if colours else None
     if pixels is None:
-        return of_pillow(image)
+        return samples_of_pillow(image)
     # CMYK JPEGs usually hold Adobe's inverted values, which Pillow inverts.
     return Samples(255 - pixels, inks=True) if image.mode == "CMYK" else Samples(pixels)
 
@@ -103,14 +103,14 @@ def _webp(data: bytes, header: Header) -> Samples:
 
 
 def _tiff(data: bytes, header: Header) -> Samples:
-    return Samples(*tiff.read(header.opened))
+    return Samples(*tiff.read_page(header.opened))
 
 
 def _avif(data: bytes, header: Header) -> Samples:
     import imagecodecs
 
     if header.more:  # imagecodecs 2026.3.6 writes beyond its memory for one frame of several
-        return of_pillow(header.opened)
+        return samples_of_pillow(header.opened)
     check_end(without_padding(data))
     pixels = imagecodecs.avif_decode(data)
     return Samples(_with_channels(scaled(pixels, avif_bits(data))))
@@ -131,7 +131,7 @@ def _heif(data: bytes, header: Header) -> Samples:
 
 def _jxl(data: bytes, header: Header) -> Samples:
     check_end(without_padding(data))
-    return of_pillow(header.opened)
+    return samples_of_pillow(header.opened)
 
 
 def _jpeg2000(data: bytes, header: Header) -> Samples:
@@ -147,7 +147,7 @@ def _jpeg2000(data: bytes, header: Header) -> Samples:
 
 
 def _by_pillow(data: bytes, header: Header) -> Samples:
-    return of_pillow(header.opened)
+    return samples_of_pillow(header.opened)
 
 
 DECODERS: dict[str, Callable[[bytes, Header], Samples]] = {
