@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import math
 import os
 import struct
@@ -58,24 +56,6 @@ class Extras(NamedTuple):
     cicp: bytes | None = None
 
 
-@contextlib.contextmanager
-def long_name_errors() -> Iterator[None]:
-    """Turn the disk's error for a long name into one about this output alone.
-
-    Raises:
-        ValueError: If the name is too long.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        raise ValueError(
-            "the output's name or path is longer than the disk allows: rename the input, or set a "
-            "shorter writer.suffix or writer.folder"
-        ) from error
-
-
 def check_folder(folder: Path, to_write: bool = False) -> None:
     """Raise if outputs cannot be in a folder, before any work. Arguments as of ``why_no_folder``.
 
@@ -104,7 +84,6 @@ def why_no_folder(folder: Path, to_write: bool) -> str:
     return ""
 
 
-@long_name_errors()
 def write_image(
     path: Path,
     pixels: Pixels,
@@ -127,8 +106,7 @@ def write_image(
         Names of the extras that the format cannot hold.
 
     Raises:
-        ValueError: If its encoder fails, or the name is too long for the disk.
-        OSError: If the file could not be written.
+        OSError: If the file cannot be written, or its encoder fails.
     """
     with whole_file(path, before) as file:
         return encode(file, pixels, extras, format, quality)
@@ -148,10 +126,7 @@ def encode(
         write_jpeg(file, pixels, quality, **_options(extras))
     else:
         image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-        try:
-            image.save(file, "WEBP", quality=quality, **_options(extras))
-        except OSError as error:  # Pillow's class for encoder errors; no disk is involved
-            raise ValueError(f"the encoder of {format} failed: {error}") from error
+        image.save(file, "WEBP", quality=quality, **_options(extras))
     return lost
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import threading
@@ -203,7 +204,7 @@ class Predictions:
             if size and os.pread(descriptor, 1, size - 1) != b"\n":  # truncated by a full disk
                 data = b"\n" + data
             if os.write(descriptor, data) != len(data):
-                raise OSError(f"{self.path}: a line could not be written whole; is the disk full?")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         finally:
             unlock(descriptor)
 

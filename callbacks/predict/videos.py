@@ -14,7 +14,6 @@ from math import ceil, inf
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from callbacks.predict.files import long_name_errors
 from files.images.deep import Pixels
 from files.owned import whole_file
 from files.videos.video import (
@@ -144,8 +143,7 @@ class VideoWriter:
         own_settings = ":".join([*QUIET.get(codec, ()), *_hdr_settings(frame.extras, codec)])
         if own_settings:
             encoding[SETTINGS[codec]] = own_settings
-        with long_name_errors():
-            file = self._files.enter_context(whole_file(self.target, lambda: self._before()))
+        file = self._files.enter_context(whole_file(self.target, lambda: self._before()))
         original = self._files.enter_context(open_video(self.source))
         muxing = _muxing(frame)
         output = self._files.enter_context(av.open(file, "w", format="mp4", options=muxing))
