@@ -80,11 +80,8 @@ def exif_of(page: Any) -> bytes | None:
     tags = Image.Exif()
     tags.endian, tags.bigtiff = page.parent.byteorder, page.parent.is_bigtiff
 
-    def load() -> Image.Exif:
-        tags.load_from_fp(page.parent.filehandle, page.offset)
-        return tags
-
-    return lasting_tags(load)
+    file = page.parent.filehandle
+    return lasting_tags(tags, lambda: tags.load_from_fp(file, page.offset))
 
 
 def read_page(page: Any) -> tuple[Pixels, bool, bool]:
