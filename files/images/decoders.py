@@ -21,6 +21,7 @@ JPEGs. All decoders give the pixels as they are stored, not turned, and in all b
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -67,10 +68,12 @@ def samples_of_pillow(image: Image.Image) -> Samples:
 
 
 def _with_channels(pixels: Pixels) -> Pixels:
+    """Return (H, W, C) pixels: grey, which libraries give as (H, W), with one channel."""
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 def _jpeg(data: bytes, header: Header) -> Samples:
+    """Decode strictly by simplejpeg; the few kinds that it does not read by Pillow."""
     image = header.opened
     colours = JPEG_COLOURS.get(image.mode)
     pixels = jpeg.read_strictly(data, colours) if colours else None
@@ -87,18 +90,20 @@ def _png(data: bytes, header: Header) -> Samples:
 
 
 def _webp(data: bytes, header: Header) -> Samples:
+    """Decode the first frame by libwebp, after a look at the end of its coded pixels."""
     import imagecodecs
 
-    view, position = memoryview(data), 12
+    view = memoryview(data)
+    position = 12  # after the signature
     while position + 8 <= len(view):
-        name, size = bytes(view[position : position + 4]), view[position + 4 : position + 8]
-        content = view[position + 8 : position + 8 + int.from_bytes(size, "little")]
+        name, size = struct.unpack_from("<4sI", view, position)
+        content = view[position + 8 : position + 8 + size]
         if name in (b"VP8 ", b"VP8L"):
             width, height = header.size
             check_end(content, width * height if name == b"VP8 " else 0)
             break
-        frame_header = 16
-        position += 8 + (frame_header if name == b"ANMF" else len(content) + len(content) % 2)
+        # The chunk of an animation's frame holds chunks, after 16 bytes.
+        position += 8 + (16 if name == b"ANMF" else len(content) + len(content) % 2)
     return Samples(_with_channels(imagecodecs.webp_decode(data, index=0)))
 
 
