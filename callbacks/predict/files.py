@@ -157,7 +157,7 @@ def _fitted_extras(extras: Extras, pixels: Pixels, format: Format) -> tuple[Extr
 
 
 def unwritable_reason(size: Size, format: Format) -> str:
-    """Return why an image or a clip of (H, W) cannot be written; empty if it can."""
+    """Return why no image of (H, W) can be written in a format; empty if one can."""
     side = max(size)
     if side > LARGEST.get(format, math.inf):
         return (
@@ -168,7 +168,7 @@ def unwritable_reason(size: Size, format: Format) -> str:
 
 
 def fitted_exif(exif: bytes, size: tuple[int, int], place: bool) -> bytes | None:
-    """Return EXIF with the size of the image.
+    """Return EXIF with the size of the enlarged image in it.
 
     Args:
         exif: From the data module, without the old size.
@@ -226,7 +226,7 @@ def _add_exif_to_tiff(file: BinaryIO, exif: bytes | None) -> None:
 
 
 def _entries(data: bytes) -> dict[int, bytes]:
-    """Return the entries of a directory by their tags."""
+    """Return the entries of a TIFF's directory, 12 bytes each, by their tags."""
     entries = {}
     for start in range(0, len(data), 12):
         (tag,) = struct.unpack_from("<H", data, start)
@@ -269,11 +269,12 @@ def to_pixels(image: Tensor, bit_depth: int) -> Pixels:
     pixels = np.empty((height, width, channels), f"uint{bit_depth}")
     rows = max(BAND // width, 1)
     for top in range(0, height, rows):
-        pixels[top : top + rows] = _levels(image[:, top : top + rows], bit_depth)
+        pixels[top : top + rows] = _band_to_pixels(image[:, top : top + rows], bit_depth)
     return pixels
 
 
-def _levels(image: Tensor, bit_depth: int) -> Pixels:
+def _band_to_pixels(image: Tensor, bit_depth: int) -> Pixels:
+    """Return ``to_pixels`` of a few rows of an image, all at once."""
     levels = (image.float().clamp(0, 1) * (2**bit_depth - 1)).round().permute(1, 2, 0)
     if bit_depth == 8:
         return levels.to(torch.uint8).cpu().numpy()
@@ -290,12 +291,12 @@ def fitted_pixels(pixels: Pixels, format: Format) -> Pixels:
 def mixed_with_bicubic(
     output: Tensor, lr: Tensor, strength: float, boxes: Sequence[Box] | None = None
 ) -> Tensor:
-    """Return a share of an output, (C, H, W) or (F, C, H, W), and else the bicubic enlargement.
+    """Return a mixture of an output, (C, H, W) or (F, C, H, W), and the bicubic enlargement.
 
     Args:
         output: Made by the method.
         lr: What it was made of, or the part on which this part of it depends.
-        strength: The share.
+        strength: Share of the output, from 0 to 1.
         boxes: As of ``resize``, if it is a part.
     """
     if strength == 1:
