@@ -373,7 +373,7 @@ needs_full = pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
 @pytest.fixture
 def fill(monkeypatch):
     """Fill the disk for one file of the checkpoints' folder; the failure frees it."""
-    begun = owned._begun
+    begun = owned._open_temporary
 
     def fill_for(pattern):
         def begun_on_full_disk(path):
@@ -383,10 +383,10 @@ def fill(monkeypatch):
             file.close()
             Path(file.name).unlink()
             Path(file.name).symlink_to(FULL)
-            monkeypatch.setattr(owned, "_begun", begun)
+            monkeypatch.setattr(owned, "_open_temporary", begun)
             return open(file.name, "wb")
 
-        monkeypatch.setattr(owned, "_begun", begun_on_full_disk)
+        monkeypatch.setattr(owned, "_open_temporary", begun_on_full_disk)
 
     return fill_for
 

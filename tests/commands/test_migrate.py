@@ -6,7 +6,6 @@ import pytest
 
 import lightning_modules
 from commands.migrate import Migration, main, table
-from docs.make_migrating import PAGE, page
 from files.yaml import plain_yaml
 
 OPTIONS = Path(__file__).with_name("options")
@@ -156,8 +155,3 @@ def test_every_network_can_be_built(name):
     described = migration.config["model.init_args.network"]
     make = getattr(lightning_modules, described["class_path"].rpartition(".")[2])
     assert make(4, **described["init_args"]).scale == 4
-
-
-def test_the_page_has_the_table():
-    text = PAGE.read_text()
-    assert page(text) == text
