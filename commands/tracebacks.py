@@ -41,8 +41,8 @@ def sentence_of(error: BaseException) -> str | None:
     """Return the message for the user that replaces a traceback.
 
     A message is what our own code, the parser, Lightning, an optimiser, DDP or a DataLoader raised
-    on purpose, and an error of the system that names a file. Anything else is a bug, or an error of a
-    user's class.
+    on purpose, an error of the system that names a file, and one in ``_UNSUITED``. Anything else is
+    a bug, or an error of a user's class.
 
     Args:
         error: The exception that ended the command, with its traceback.
