@@ -34,7 +34,10 @@ class Watch(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.before = [parameter.detach().clone() for parameter in pl_module.parameters()]
 
-    def on_train_batch_start(self, *_: Any) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        pl_module.on_train_batch_start(batch, batch_idx)  # seeds, and will once more
         self.state = torch.get_rng_state()
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:

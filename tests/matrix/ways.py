@@ -264,8 +264,13 @@ def sgd(cell: Cell, *options: object, processes: int = 2, within: float = 0.01) 
     without_ema(cell)
     content = cell.changed()
     model = content["model"]["init_args"]
-    model |= {name: SGD for name in (*model, "optimizer") if name.endswith("optimizer")}
+    model["optimizer"] = SGD
     model.pop("lr_scheduler", None)
+    content["trainer"].pop("gradient_clip_val", None)  # which would hide a factor, too
+    for given in (model, model.get("training", {})):
+        given.pop("clip", None)
+        if "discriminator" in given:
+            given["discriminator_optimizer"] = SGD
     cell.write(content)
     alone = afresh(cell, 2, *options)
     (found,) = watched()
