@@ -238,13 +238,6 @@ class TestBadFiles:
         with pytest.raises(ValueError, match=rf"{name} is damaged"):
             read_weights(path)
 
-    def test_a_group_that_contains_itself(self, tmp_path):
-        content = {"params": {}}
-        content["params"]["params"] = content
-        path = saved(content, tmp_path / "w.pth")
-        with pytest.raises(ValueError, match=r"w\.pth has a group that contains itself"):
-            read_weights(path)
-
     def test_one_without_checksums_in_its_zip(self, tmp_path):
         set_crc32_options(False)
         try:
