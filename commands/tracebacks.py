@@ -14,20 +14,35 @@ ROOMS = ("callbacks", "commands", "datamodules", "degradations", "files", "light
 OURS = (*(f"{ROOT / room}{os.sep}" for room in ROOMS), str(ROOT / "enlarger.py"))
 # What they raise on purpose is about the configuration, or names a worker that died.
 _LIBRARY = re.compile(
-    r".*[/\\](site|dist)-packages[/\\](jsonargparse|lightning|torch[/\\](optim|utils[/\\]data))[/\\]"
+    r".*[/\\](site|dist)-packages[/\\](jsonargparse|lightning|torch[/\\](optim|nn[/\\]parallel|utils[/\\]data))[/\\]"
 )
 _PARSER = re.compile(r".*[/\\](site|dist)-packages[/\\]jsonargparse[/\\]")
 _FRAME = re.compile(r'^\s*File "(.+)", line \d+, in .*\n\s*(.*)', re.MULTILINE)
 _RAISE = re.compile(r"(.*[:;] *)?raise\b")
+# What torch says of trained networks that a run's settings do not suit, and what to do.
+_UNSUITED = {
+    "Expected more than 1 value per channel when training": (
+        "a batch norm needs two crops in each process: increase data.batch_size"
+    ),
+    "parameters that were not used in producing the loss": (
+        "a step does not use all parameters that train: set trainer.strategy to "
+        "ddp_find_unused_parameters_true"
+    ),
+    "got mixed torch.Tensor and DTensor": (
+        "a parameter is read outside the forward of its network, where fsdp has sharded it: name "
+        "the method that reads it in the network's attribute `called`, or set trainer.strategy to "
+        "ddp"
+    ),
+}
 _WORKER = "Original Traceback (most recent call last):"
 
 
 def sentence_of(error: BaseException) -> str | None:
     """Return the message for the user that replaces a traceback.
 
-    A message is what our own code, the parser, Lightning, an optimiser or a DataLoader raised on
-    purpose, and an error of the system that names a file. Anything else is a bug, or an error of a
-    user's class.
+    A message is what our own code, the parser, Lightning, an optimiser, DDP or a DataLoader raised
+    on purpose, an error of the system that names a file, and one in ``_UNSUITED``. Anything else is
+    a bug, or an error of a user's class.
 
     Args:
         error: The exception that ended the command, with its traceback.
@@ -40,6 +55,9 @@ def sentence_of(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, OSError) and error.filename is not None:
         return str(error)
+    for start, said in _UNSUITED.items():
+        if start in str(error):
+            return said
     file, line = _place_of(error)
     speaks = file.startswith(OURS) or _LIBRARY.match(file)
     if not speaks or not _RAISE.match(line):

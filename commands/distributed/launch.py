@@ -33,6 +33,7 @@ from lightning.pytorch.strategies import (
     ModelParallelStrategy,
     SingleDeviceStrategy,
 )
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -47,6 +48,7 @@ from commands.errors import ConfigurationError
 from commands.world import SLURM, World
 from files.waits import WAITS
 from files.weights import read_file
+from lightning_modules.parallel import networks, refuse_other_results
 
 # Lightning callbacks that cannot run here, and the reason.
 REFUSED = {
@@ -173,8 +175,9 @@ class FullySharded(ModelParallelStrategy):
     Networks that are completely frozen, such as autoencoders and text encoders, are not
     sharded.
 
-    In an evaluation each process holds the whole parameters: processes have different numbers of
-    images and of tiles, and one that gathers parameters waits for all others.
+    In a validation each process holds the whole parameters: processes have different numbers of
+    images and of tiles, and one that gathers parameters waits for all others. Other evaluations do
+    not shard.
 
     Args:
         processes: Number of processes, which share one copy of the parameters.
@@ -199,17 +202,21 @@ class FullySharded(ModelParallelStrategy):
         return True
 
     def setup(self, trainer: Trainer) -> None:
-        """Shard the model, then create its optimisers."""
+        """Shard a model that is trained, then create its optimisers."""
         self._parts = {}
-        model = self._whole()
-        refuse_scalars(model)
-        mesh = self.device_mesh["data_parallel"]
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._shard(self._whole())
+        super().setup(trainer)
+
+    def _shard(self, model: LightningModule) -> None:
         self.model_to_device()
+        refuse_other_results(model)
+        mesh = self.device_mesh["data_parallel"]
         # Convolution weights may be channels-last, which cannot be sharded.
         self._before = {n: torch.empty_like(p, device="meta") for n, p in model.named_parameters()}
         for parameter in model.parameters():
             parameter.data = parameter.data.contiguous()
-        for network in model.children():
+        for network in networks(model):
             if not any(parameter.requires_grad for parameter in network.parameters()):
                 continue
             for block in reversed(list(_blocks(network))):  # inner blocks first
@@ -218,7 +225,6 @@ class FullySharded(ModelParallelStrategy):
             self._parts[fully_shard(network, mesh=mesh, reshard_after_forward=False)] = False
             for method in getattr(network, "called", ()):
                 register_fsdp_forward_method(network, method)
-        super().setup(trainer)
 
     def on_validation_start(self) -> None:
         """Gather the whole parameters on each process."""
@@ -231,9 +237,6 @@ class FullySharded(ModelParallelStrategy):
         for part, reshards in self._parts.items():
             part.set_reshard_after_forward(reshards, recurse=False)
             part.reshard()
-
-    on_test_start, on_test_end = on_validation_start, on_validation_end
-    on_predict_start, on_predict_end = on_validation_start, on_validation_end
 
     def load_checkpoint(
         self, checkpoint_path: Any, weights_only: bool | None = None
@@ -285,20 +288,6 @@ class FullySharded(ModelParallelStrategy):
         names = {id(p): name for name, p in self._whole().named_parameters()}
         parameters = itertools.chain(*(group["params"] for group in optimizer.param_groups))
         return [names[id(parameter)] for parameter in parameters]
-
-
-def refuse_scalars(model: nn.Module) -> None:
-    """Raise if a parameter has no dimension along which it could be sharded.
-
-    Raises:
-        ConfigurationError: If so.
-    """
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not parameter.ndim:
-            raise ConfigurationError(
-                f"trainer.strategy fsdp shards parameters, and {name} of {type(model).__name__} is "
-                "one number: set trainer.strategy to ddp"
-            )
 
 
 def _blocks(network: nn.Module) -> Iterator[nn.Module]:
