@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,7 +39,7 @@ from commands.distributed.callbacks import Start, Stops
 from commands.distributed.launch import own_plugins, own_strategy, refuse_unsupported
 from commands.distributed.preflight import compare, start_facts
 from commands.distributed.ranks import LAST_SECONDS, LOST, Ranks, longer
-from commands.errors import ConfigurationError, TemporaryError, print_error
+from commands.errors import ConfigurationError, TemporaryError
 from commands.interface.named import expand_model_option
 from commands.lightning_internals import replace_signal_handlers
 from commands.names import ABOUT
@@ -63,7 +63,7 @@ from commands.run.weights import (
     needed_files,
 )
 from commands.signals import Signals, Stopped, is_interrupt
-from commands.tracebacks import sentence_of, status_of
+from commands.tracebacks import print_reason, status_of
 from commands.world import agree
 from datamodules.base import SRDataModule
 from degradations.base import Degradation
@@ -214,13 +214,17 @@ class EnlargerCLI(LightningCLI):
         self.command.prepares(self)
         self.resumed_from: Path | None = None
         lock = self.command.locks(self)
-        if lock is not None:
-            self._lock(lock)
+        if lock is not None and self.world.is_first:
+            with self._refusing():
+                self._until_end.enter_context(lock)
         if self.command.resumes and not is_dry:
             self._find_checkpoint()
         if self.command.fits:
             self.weights = Choice(self.resumed_from)
-        self._weights_files = self._needed_files()
+        self._weights_files: dict[str, Path] = {}  # of the model's arguments, by key
+        with self._refusing():
+            reads_weights = self.weights.checkpoint is None
+            self._weights_files = needed_files(config, reads_weights)
 
     def refuse(self, refusal: Exception) -> None:
         """Raise an error; with several processes when they have met, as they wait for it.
@@ -232,23 +236,13 @@ class EnlargerCLI(LightningCLI):
             raise refusal
         self._refusal = self._refusal or refusal
 
-    def _needed_files(self) -> dict[str, Path]:
+    @contextlib.contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Raise an error of the block as ``refuse`` does."""
         try:
-            return needed_files(self.config, self.weights.checkpoint is None)
-        except (OSError, ValueError) as error:
-            refusal: Exception = error
-            if self.command.leaves_run:
-                hint = "main.py check, with the same arguments, lists all that is missing"
-                refusal = ConfigurationError(f"{error}; {hint}")
-            self.refuse(refusal)
-            return {}
-
-    def _lock(self, folder: AbstractContextManager[Any]) -> None:
-        if self.world.is_first:
-            try:
-                self._until_end.enter_context(folder)
-            except TemporaryError as error:
-                self.refuse(error)
+            yield
+        except (OSError, ValueError, TemporaryError) as error:
+            self.refuse(error)
 
     def _find_checkpoint(self) -> None:
         """Decide which checkpoint the run continues from."""
@@ -256,11 +250,9 @@ class EnlargerCLI(LightningCLI):
         if not options.overwrite:
             self.run.check(settings, options.change)
         choose = self.run.begin_from if options.overwrite else self.run.resume_from
-        try:
+        # The other processes continue from the one that the first process chooses.
+        with self._refusing() if self.world.is_first else suppress(OSError, ValueError):
             self.resumed_from = choose(self.config.ckpt_path, settings)
-        except (OSError, ValueError) as error:
-            if self.world.is_first:  # the others do as it does
-                self.refuse(error)
 
     def dump(self) -> dict[str, Any]:
         """Return the configuration of the command as plain values."""
@@ -424,8 +416,9 @@ class EnlargerCLI(LightningCLI):
         with self._together(), switches:
             keep_earlier_metrics(trainer)
             try:
-                self.command.run(self)
-            except (Stopped, Checked):
+                with suppress(Checked):
+                    self.command.run(self)
+            except Stopped:
                 if self.name != "predict":  # whose other processes go on after a signal
                     self.ranks.finish()
                 raise
@@ -460,58 +453,40 @@ def _part(files: dict[str, Path], scale: float, argument: str, name: str) -> Pat
     return files.get(key) or find_weights(name, scale, key)
 
 
-def run(args: list[str], commands: Mapping[str, Command]) -> None:
-    """Run one command; print a configuration error as one sentence.
+def run(args: Sequence[str], commands: Mapping[str, Command], debug: bool) -> int:
+    """Run one command, and return its exit status.
+
+    An error is raised; but one of several processes ends here, without waiting for the others.
 
     Args:
-        args: Arguments as typed after ``main.py``; ``--debug`` shows the traceback of any error.
+        args: Arguments as typed after ``main.py``.
         commands: All commands, by name.
-
-    Raises:
-        SystemExit: With status 2 after a configuration error, 75 if another process is lost or
-            trains the same run, 128 plus the signal's number after a signal.
+        debug: Whether to show the traceback of any error.
     """
-    debug = "--debug" in args
-    args = [arg for arg in args if arg != "--debug"]
     prepare_output()
-    keep_freed_memory(predicts=args[:1] == ["predict"])
+    keep_freed_memory(predicts=args[0] == "predict")
     keep_compiled_code()
     raise_limit()
     status = 0
     try:
         EnlargerCLI(args, commands)
-    except Checked:  # `check` has printed its table
-        pass
     except Stopped as stopped:
         log.warning("%s; the same command continues", stopped)
         status = stopped.status
-    except (KeyboardInterrupt, SystemExit) as ended:
-        if not is_interrupt(ended):
+    except BaseException as error:
+        if not is_distributed():
             raise
-        sys.stderr.write("stopped by SIGINT\n")
-        status = 128 + signal.SIGINT
-        if is_distributed():
-            _end(status)
-    except Exception as error:
-        sentence = None if debug else sentence_of(error)
-        if sentence is None and not is_distributed():
-            raise
-        if sentence is None:
-            traceback.print_exc()
-        else:
-            print_error(sentence)
-        if is_distributed():
-            _end(status_of(error))
-        raise SystemExit(status_of(error)) from error
+        if not print_reason(error, debug):
+            traceback.print_exception(error)
+        _exit_alone(status_of(error))
     if dist.is_available() and dist.is_initialized():
         # Its threads would outlive the interpreter, which sometimes aborts then.
         dist.destroy_process_group()
-    if status:
-        raise SystemExit(status)
+    return status
 
 
-def _end(status: int) -> NoReturn:
-    # The others may be lost, or wait for this process: communication with them would hang.
+def _exit_alone(status: int) -> NoReturn:
+    """End this process at once: the others may be lost, or wait for it, so none is waited for."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 import traceback
 
-from commands.errors import ROOT, ConfigurationError, TemporaryError
+from commands.errors import ROOT, ConfigurationError, TemporaryError, print_error
 from commands.signals import Stopped, is_interrupt
 
 ROOMS = ("callbacks", "commands", "datamodules", "degradations", "files", "lightning_modules")
 OURS = (*(f"{ROOT / room}{os.sep}" for room in ROOMS), str(ROOT / "enlarger.py"))
 # What they raise on purpose is about the configuration, or names a worker that died.
 _LIBRARY = re.compile(
-    r".*[/\\](site|dist)-packages[/\\](jsonargparse|lightning|torch[/\\](optim|utils[/\\]data))[/\\]"
+    r".*[/\\](site|dist)-packages[/\\]"
+    r"(jsonargparse|yaml|lightning|torch[/\\](optim|utils[/\\]data))[/\\]"
 )
 _PARSER = re.compile(r".*[/\\](site|dist)-packages[/\\]jsonargparse[/\\]")
 _FRAME = re.compile(r'^\s*File "(.+)", line \d+, in .*\n\s*(.*)', re.MULTILINE)
@@ -45,6 +47,26 @@ def sentence_of(error: BaseException) -> str | None:
     if not speaks or not _RAISE.match(line):
         return None
     return _without_traceback(str(error)).strip() or None
+
+
+def print_reason(error: BaseException, debug: bool) -> bool:
+    """Print the message of what ended a command, if it is one for the user.
+
+    Args:
+        error: The exception, with its traceback.
+        debug: Whether tracebacks are wanted in place of messages.
+
+    Returns:
+        False for a bug, and for the SystemExit of ``--help``: nothing was printed.
+    """
+    if is_interrupt(error):
+        sys.stderr.write("stopped by SIGINT\n")
+        return True
+    sentence = None if debug else sentence_of(error)
+    if sentence is None or isinstance(error, SystemExit):
+        return False
+    print_error(sentence)
+    return True
 
 
 def status_of(error: BaseException) -> int:

@@ -151,14 +151,14 @@ SHOWN: dict[str, tuple[str, ...]] = {
 }
 
 
-def answered(words: Sequence[str]) -> bool:
-    """Print what a command line asks for, if it is the overview or a short help.
+def print_help(words: Sequence[str]) -> bool:
+    """Print the overview or the short help of a command, if a command line asks for one.
 
     Args:
         words: As typed after ``main.py``.
 
     Returns:
-        False if it asks for none of them.
+        Whether it asked for one.
     """
     if words and words[0] in ("-h", "--help"):
         sys.stdout.write(overview())
