@@ -58,8 +58,8 @@ def _run_alone(words: Sequence[str]) -> int | None:
     return status
 
 
-def _run_with_lightning(words: Sequence[str], debug: bool) -> int:
-    """Run another command, and return its exit status; the imports take seconds."""
+def _run_with_lightning(words: Sequence[str], debug: bool) -> None:
+    """Run another command; its imports take seconds."""
     from commands.errors import ConfigurationError, did_you_mean
     from commands.names import ABOUT
     from commands.world import claimed
@@ -72,7 +72,7 @@ def _run_with_lightning(words: Sequence[str], debug: bool) -> int:
     from commands.cli import run
     from commands.table import COMMANDS
 
-    return run(words, COMMANDS, debug)
+    run(words, COMMANDS, debug)
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -83,9 +83,9 @@ def main(args: Sequence[str] | None = None) -> None:
             shows the traceback of any error.
 
     Raises:
-        SystemExit: If the status is not 0: 2 after a configuration error, which is printed as one
-            sentence, 75 if another process is lost or trains the same run, 128 plus the signal's
-            number after a signal.
+        SystemExit: With status 2 after a configuration error, which is printed as one sentence, 75
+            if another process is lost or trains the same run, 128 plus the signal's number after a
+            signal; with any status of a command without Lightning, such as ``pack``.
     """
     _set_paths()
     words = list(sys.argv[1:] if args is None else args)
@@ -94,15 +94,15 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         status = _run_alone(typed)
         if status is None:
-            status = _run_with_lightning(typed, debug)
+            _run_with_lightning(typed, debug)
+            return
     except BaseException as error:
         from commands.tracebacks import print_reason, status_of
 
         if not print_reason(error, debug):
             raise
         status = status_of(error)
-    if status:
-        raise SystemExit(status)
+    raise SystemExit(status)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ Gradio makes the page. Photographs wait in its queue, and are enlarged one at a 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import secrets
 import tempfile
@@ -27,15 +28,13 @@ from commands.interface.named import DEFAULT
 from files.images.decode import read_image
 from files.images.deep import Pixels
 
-try:
-    import gradio as gr
-    import uvicorn
-    from fastapi import FastAPI, Request, Response
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
-except ImportError as error:
-    raise ConfigurationError(
-        "app needs Gradio: pip install -c constraints.txt -e '.[app]'"
-    ) from error
+if importlib.util.find_spec("gradio") is None:
+    raise ConfigurationError("app needs Gradio: pip install -c constraints.txt -e '.[app]'")
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 KEPT = (60, 3600)  # each minute, files go that nothing has touched for an hour
 LOCAL = ("127.0.0.1", "localhost")

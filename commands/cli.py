@@ -453,8 +453,8 @@ def _part(files: dict[str, Path], scale: float, argument: str, name: str) -> Pat
     return files.get(key) or find_weights(name, scale, key)
 
 
-def run(args: Sequence[str], commands: Mapping[str, Command], debug: bool) -> int:
-    """Run one command, and return its exit status.
+def run(args: Sequence[str], commands: Mapping[str, Command], debug: bool) -> None:
+    """Run one command.
 
     An error is raised; but one of several processes ends here, without waiting for the others.
 
@@ -462,6 +462,9 @@ def run(args: Sequence[str], commands: Mapping[str, Command], debug: bool) -> in
         args: Arguments as typed after ``main.py``.
         commands: All commands, by name.
         debug: Whether to show the traceback of any error.
+
+    Raises:
+        SystemExit: After a signal, with status 128 plus its number.
     """
     prepare_output()
     keep_freed_memory(predicts=args[0] == "predict")
@@ -482,7 +485,8 @@ def run(args: Sequence[str], commands: Mapping[str, Command], debug: bool) -> in
     if dist.is_available() and dist.is_initialized():
         # Its threads would outlive the interpreter, which sometimes aborts then.
         dist.destroy_process_group()
-    return status
+    if status:
+        raise SystemExit(status)
 
 
 def _exit_alone(status: int) -> NoReturn:

@@ -76,20 +76,12 @@ def main(words: Sequence[str]) -> int:
     )
     parser.add_argument("file", help="The option file, such as options/train_x4.yml.")
     file = Path(parser.parse_args(words).file)
-    try:
-        options = plain_yaml(read_text(file))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigurationError(
-            f"migrate cannot read {file}, which should be an option file in YAML: {error}"
-        ) from error
+    options = plain_yaml(read_text(file))
     if not isinstance(options, dict) or not {"scale", "network_g"} <= options.keys():
         raise ConfigurationError(
             f"{file} is no option file of BasicSR or traiNNer-redux: it has no scale or network_g"
         )
-    try:
-        migration = Migration(options)
-    except KeyError as error:
-        raise ConfigurationError(f"{file}: a part of it has no {error}") from error
+    migration = Migration(options)
     command = "fit" if "train" in options else "test"
     if migration.others:
         sys.stdout.write(f"# this trains something else: {'; '.join(migration.others)}\n")

@@ -53,10 +53,7 @@ def main(words: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         # A tar may name places outside; shutil takes no filter for zip files, which may not.
         filters: dict[str, Any] = {} if zipfile.is_zipfile(archive) else {"filter": "data"}
-        try:
-            shutil.unpack_archive(archive, folder, **filters)
-        except (OSError, ValueError, shutil.ReadError) as error:
-            raise ConfigurationError(f"prepare cannot unpack {archive}: {error}") from error
+        shutil.unpack_archive(archive, folder, **filters)
         return _prepare(Path(folder), out, recipes[options.name])
 
 

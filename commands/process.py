@@ -68,9 +68,8 @@ def keep_freed_memory(predicts: bool = False) -> None:
     """
     if any(name.startswith("MALLOC_") for name in os.environ):
         return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
         return
     # Setting one alone would turn off glibc's adaptation and leave the other small.
     is_set = predicts and mallopt(_MMAP_THRESHOLD, _LARGEST_PHOTOGRAPH)

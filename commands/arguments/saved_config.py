@@ -105,16 +105,11 @@ def without_odd_defaults(parser: ArgumentParser, config: Namespace) -> Namespace
     config = config.clone()
     for key in odd:
         value, default = config[key], defaults.get(key)
-        if value is default or (isinstance(value, list | dict) and _equal(value, default)):
+        # By their text, as arrays in a list have no comparison.
+        is_same_list = isinstance(value, list | dict) and repr(value) == repr(default)
+        if value is default or is_same_list:
             config.pop(key)
     return config
-
-
-def _equal(one: Any, other: Any) -> bool:
-    try:
-        return type(one) is type(other) and bool(one == other)
-    except Exception:  # comparisons of some classes raise, such as arrays
-        return False
 
 
 def _has_text(value: Any) -> bool:

@@ -6,12 +6,13 @@ package may be what is broken.
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import shutil
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from commands.check.findings import ROOT, Finding, command, print_findings, shown
@@ -28,18 +29,25 @@ def main() -> int:
     Returns:
         0; 1 if something is broken.
     """
-    broken = print_findings(_all())
+    broken = print_findings(_findings())
     sys.stdout.write(f"{broken} broken\n" if broken else "nothing is broken\n")
     return int(broken > 0)
 
 
-def _all() -> Iterator[Finding]:
+def _findings() -> Iterator[Finding]:
     for check in CHECKS:
-        try:
-            yield from check()
-        except Exception as error:  # a failing check must not stop the others
-            text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            yield Finding("broken", check.__name__, text, INSTALL)
+        yield from _with_error(check.__name__, check, INSTALL)
+
+
+def _with_error(
+    subject: str, check: Callable[[], Iterable[Finding]], fix: str
+) -> Iterator[Finding]:
+    """Yield what a check finds, and its error as a finding: one must not stop the others."""
+    try:
+        yield from check()
+    except Exception as error:
+        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        yield Finding("broken", subject, text, fix)
 
 
 def python() -> Iterator[Finding]:
@@ -84,21 +92,9 @@ def gpus() -> Iterator[Finding]:
     """Multiply in bf16 on each GPU; without one, say why."""
     import torch
 
+    fix = "exclude it with CUDA_VISIBLE_DEVICES, and see nvidia-smi"
     for number in range(torch.cuda.device_count()):
-        name = f"GPU {number}, {torch.cuda.get_device_name(number)}"
-        try:
-            free, total = torch.cuda.mem_get_info(number)
-            ones = torch.ones(64, 64, device=f"cuda:{number}", dtype=torch.bfloat16)
-            right = bool(((ones @ ones) == 64).all())
-        except Exception as error:  # other GPUs may work
-            fix = "exclude it with CUDA_VISIBLE_DEVICES, and see nvidia-smi"
-            yield Finding("broken", name, str(error), fix)
-            continue
-        if right:
-            text = f"{free / 2**30:.1f} of {total / 2**30:.1f} GB free; a product is correct"
-            yield Finding("ok", name, text)
-        else:
-            yield Finding("broken", name, "a product on it is wrong", "nvidia-smi -q")
+        yield from _with_error(f"GPU {number}", functools.partial(_gpu, number), fix)
     if torch.cuda.device_count():
         return
     if shutil.which("nvidia-smi") is None:
@@ -110,6 +106,19 @@ def gpus() -> Iterator[Finding]:
         "container, add --gpus all"
     )
     yield Finding("look", "GPUs", text, fix)
+
+
+def _gpu(number: int) -> Iterator[Finding]:
+    import torch
+
+    name = f"GPU {number}, {torch.cuda.get_device_name(number)}"
+    free, total = torch.cuda.mem_get_info(number)
+    ones = torch.ones(64, 64, device=f"cuda:{number}", dtype=torch.bfloat16)
+    if bool(((ones @ ones) == 64).all()):
+        text = f"{free / 2**30:.1f} of {total / 2**30:.1f} GB free; a product is correct"
+        yield Finding("ok", name, text)
+    else:
+        yield Finding("broken", name, "a product on it is wrong", "nvidia-smi -q")
 
 
 def disks() -> Iterator[Finding]:
@@ -141,19 +150,17 @@ def folders() -> Iterator[Finding]:
 
 def weights() -> Iterator[Finding]:
     """Verify the files of ``configs/weights.yaml`` that exist, and name the missing ones."""
-    from files.manifest import WrongWeightsError, found, manifest
+    from files.manifest import found, manifest, place_of
+
+    def verified(name: str) -> Iterator[Finding]:
+        yield Finding("ok", f"weights {name}", str(found(name)))
 
     absent = []
     for name in manifest():
-        try:
-            path = found(name)
-        except WrongWeightsError as error:
-            yield Finding("broken", f"weights {name}", str(error))
-            continue
-        if path is None:
+        if place_of(name) is None:
             absent.append(name)
         else:
-            yield Finding("ok", f"weights {name}", str(path))
+            yield from _with_error(f"weights {name}", functools.partial(verified, name), "")
     if absent:
         fix = f"where you need one: {command('weights --fetch NAME')}"
         yield Finding("look", "weights", f"missing: {', '.join(absent)}", fix)

@@ -355,17 +355,11 @@ def _module_of(source: str, scale: float | None, arguments: dict[str, Any]) -> I
 
 def _of_run(path: Path, scale: float | None, arguments: dict[str, Any]) -> ImageModel:
     content = plain_yaml(read_text(path / CONFIG))
-    try:
-        model = content["model"]
-        trained_scale = content["data"]["init_args"]["scale"]
-    except (KeyError, TypeError):
-        raise ValueError(
-            f"{path / CONFIG} is not of a run or an export: it lacks model, or data.init_args.scale"
-        ) from None
     if (path / EXPORT).is_file():
         arguments = {"weights": str(path / EXPORT), **arguments}
-    scale = trained_scale if scale is None else scale
-    module = _build(json.dumps(model), scale, arguments, RunDirectory(path))
+    if scale is None:
+        scale = float(content["data"]["init_args"]["scale"])
+    module = _build(json.dumps(content["model"]), scale, arguments, RunDirectory(path))
     if isinstance(module, SuperResolver):
         module.set_tiling(Tiling(**(content.get("tiling") or {})))
     return module

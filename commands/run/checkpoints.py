@@ -502,9 +502,9 @@ def checkpoints_of(trainer: Trainer) -> list[Checkpoints]:
 
 
 class _WholeFiles(TorchCheckpointIO):
-    """Writes a checkpoint and its checksum; keeps an error for the other processes."""
+    """Writes a checkpoint and its checksum; keeps an error of the disk for the other processes."""
 
-    error: OSError | ValueError | None = None
+    error: OSError | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
         content = plain(checkpoint)
@@ -516,13 +516,8 @@ class _WholeFiles(TorchCheckpointIO):
 
         try:
             write_whole(Path(path), write)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # torch's, in C++, if the disk is full
             self.error = OSError(str(error))
-        except ValueError as error:
-            self.error = ValueError(
-                f"the checkpoint {error}. Keep only numbers, texts, tensors, lists and "
-                "dictionaries in the state of callbacks, schedules and optimisers"
-            )
 
 
 def write_checkpoint(trainer: Trainer, path: Path) -> None:

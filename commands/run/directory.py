@@ -309,15 +309,12 @@ class RunDirectory:
                 configuration is missing, damaged or was not written by ``fit``.
         """
         if not list_checkpoints(self.checkpoints):
-            self._refuse_other_config()
+            self._refuse_foreign_config()
             return
-        try:
-            before = self._started_with("resume without a comparison (--run.change true)")
-        except ConfigurationError as error:
-            if not change:
-                raise
-            log.warning("--run.change: resuming although %s", error)
+        if change and not self._saved():
+            log.warning("--run.change: resuming, although %s cannot be compared", self.config_file)
             return
+        before = self._started_with("resume without a comparison (--run.change true)")
         present = flat(config)
         self._check_restored(self.path, before, present)
         differences = []
@@ -357,12 +354,10 @@ class RunDirectory:
                 f"{source}"
             )
 
-    def _refuse_other_config(self) -> None:
-        if not self.config_file.exists():
-            return
-        content = self._saved()
-        is_empty = content is None
-        if not is_empty and not (isinstance(content, dict) and content.keys() >= WRITTEN):
+    def _refuse_foreign_config(self) -> None:
+        """Raise if another program's ``config.yaml`` is in the way of ours; an empty one is not."""
+        has_content = self.config_file.is_file() and self.config_file.stat().st_size > 0
+        if has_content and not self._saved().keys() >= WRITTEN:
             raise ConfigurationError(
                 f"{self.config_file} was not written by fit, which would replace it: move it away, "
                 "or choose another run.root or run.name"
@@ -437,22 +432,22 @@ class RunDirectory:
         return self._started_with("name the weights to use with --ckpt_path FILE")
 
     def _started_with(self, fix: str) -> dict[str, Any]:
-        exists = self.config_file.exists()
-        content = self._saved() if exists else None
-        if not isinstance(content, dict) or not content:
-            state = "damaged" if exists else "missing"
+        content = self._saved()
+        if not content:
+            state = "damaged" if self.config_file.exists() else "missing"
             raise ConfigurationError(
                 f"{self.config_file}, the configuration of the run, is {state}: restore it, or "
                 f"{fix}"
             )
         return flat(content)
 
-    def _saved(self) -> Any:
-        # After a full disk it may be no YAML.
+    def _saved(self) -> dict[str, Any]:
+        """Return the saved configuration; an empty one if its file is missing or damaged."""
         try:
-            return plain_yaml(self.config_file.read_text(encoding="utf-8"))
-        except (ValueError, yaml.YAMLError):
-            return ""
+            content = plain_yaml(self.config_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            return {}
+        return content if isinstance(content, dict) else {}
 
 
 def _resumable(checkpoint: Path) -> Path:

@@ -37,18 +37,15 @@ def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
     Raises:
         OSError: If the disk is full or the folder not writable; nothing is left behind.
     """
-    try:
-        with whole_file(path) as file:
-            write(file)
-            file.flush()
-            digest, before = file_hash(Path(file.name)), stated_digests(path)
-            # Until the new file is in its place, the checksum is also that of an earlier one.
-            _write_checksum(path, digest, *before)
-        sync_folder(path.parent)
-        if before:
-            _write_checksum(path, digest)
-    except RuntimeError as error:
-        raise OSError(f"is the disk full? {error}") from error  # which torch says in C++
+    with whole_file(path) as file:
+        write(file)
+        file.flush()
+        digest, before = file_hash(Path(file.name)), stated_digests(path)
+        # Until the new file is in its place, the checksum is also that of an earlier one.
+        _write_checksum(path, digest, *before)
+    sync_folder(path.parent)
+    if before:
+        _write_checksum(path, digest)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

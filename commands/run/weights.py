@@ -175,16 +175,6 @@ def load_trained(
             "(with the same --config or --run.name), or name a file with "
             "--model.init_args.weights"
         )
-    if path is None:
-        return None
-    try:
+    if path is not None:
         model.load_weights(path)
-    except ValueError as error:
-        settings = run.config_file
-        if not choice.reason or not settings.is_file():
-            raise
-        raise ConfigurationError(
-            f"{error}. The run was trained with the settings in {settings}: repeat its options, or "
-            f"use --config {settings}"
-        ) from error
     return path
