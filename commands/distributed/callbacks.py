@@ -21,7 +21,6 @@ from commands.distributed.preflight import compare
 from commands.errors import ConfigurationError
 from commands.run.checkpoints import checkpoints_of, gradients_pending
 from commands.run.loggers import log_hyperparameters
-from commands.run.schedules import check_lengths
 from commands.signals import Signals, Stopped
 from datamodules.base import SRDataModule
 from files.method import method_of
@@ -64,12 +63,7 @@ class Start(Callback):
                 )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log hyperparameters.
-
-        Raises:
-            ConfigurationError: If a schedule fails later in the run.
-        """
-        check_lengths(trainer)
+        """Log hyperparameters."""
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoard):
                 logger.begin(trainer.global_step)

@@ -40,7 +40,6 @@ from commands.run.files import (
     write_whole,
 )
 from commands.run.measured import measured_on
-from commands.run.objects import optimiser_options, warn_of_other_options
 from commands.run.ranking import Ranking, read_ranking
 from files.checksums import checksum_of
 from files.method import method_of
@@ -169,8 +168,6 @@ class Checkpoints(Callback):
         self._has_warned = False  # of the monitored value, if it had to be
         self._validated_step = -1
         self._awaited: dict[str, float] = {}  # values logged before the run was resumed
-        # Of the optimisers, before a checkpoint's:
-        self._configured_options: list[dict[str, str]] = []
 
     # --------------------------------------------------------------------------------- at the start
 
@@ -182,15 +179,9 @@ class Checkpoints(Callback):
             uses_last = method_of(pl_module).uses_last_weights and self.monitor == PSNR
             self.keep_best = 0 if uses_last else 1
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the options of optimisers before they are restored."""
-        self._configured_options = optimiser_options(trainer)
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore what Lightning does not."""
         self._is_begun = False
-        if self.config is None:  # else the configuration was compared
-            warn_of_other_options(self._configured_options, optimiser_options(trainer))
         device = trainer.strategy.root_device
         for name, value in self._awaited.items():
             trainer.callback_metrics[name] = torch.tensor(value, device=device)

@@ -6,6 +6,7 @@ name, flushed to the disk, given its checksum, and only then renamed.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -13,7 +14,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from commands.errors import ConfigurationError
 from files.checksums import checksum_of, file_hash, stated_digests
@@ -56,6 +57,15 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     write_whole_file(path, content)
     sync_folder(path.parent)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the content of a small JSON file of ours; an empty one if it is missing or damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
