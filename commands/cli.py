@@ -78,7 +78,7 @@ log = logging.getLogger(__name__)
 VISIBLE_SECONDS = 60.0  # in which a shared disk shows a new file to all nodes
 
 
-def none(cli: EnlargerCLI) -> None:
+def do_nothing(cli: EnlargerCLI) -> None:
     """Do nothing: most commands need no such step."""
 
 
@@ -105,10 +105,10 @@ class Command:
     leaves_run: bool = False
     resumes: bool = False
     options: type | None = None
-    adapts: Callable[[Any], Any] = none
-    prepares: Callable[[EnlargerCLI], Any] = none
-    sets_up: Callable[[EnlargerCLI], Any] = none
-    locks: Callable[[EnlargerCLI], AbstractContextManager[Any] | None] = none
+    adapts: Callable[[Any], Any] = do_nothing
+    prepares: Callable[[EnlargerCLI], Any] = do_nothing
+    sets_up: Callable[[EnlargerCLI], Any] = do_nothing
+    locks: Callable[[EnlargerCLI], AbstractContextManager[Any] | None] = do_nothing
     adds: Callable[[EnlargerCLI], Sequence[Callback]] = lambda cli: ()
     usual: Sequence[type[Callback]] = ()
 
@@ -227,7 +227,9 @@ class EnlargerCLI(LightningCLI):
             self._weights_files = needed_files(config, reads_weights)
 
     def refuse(self, refusal: Exception) -> None:
-        """Raise an error; with several processes when they have met, as they wait for it.
+        """Raise an error; of several processes only once they have met.
+
+        The others wait for this one: without it, they would not learn the reason.
 
         Args:
             refusal: The error.
@@ -314,6 +316,7 @@ class EnlargerCLI(LightningCLI):
         return [checkpoints] if self.command.leaves_run else []
 
     def _choose_logger(self, options: Namespace) -> None:
+        """Set the trainer's logger: TensorBoard by default, and none but in a training."""
         if not self.command.fits:  # their points would lie at step 0 of the training's curves
             options.logger = False
         elif options.logger in (None, True):
@@ -338,17 +341,18 @@ class EnlargerCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Meet the other processes, and load the right weights into the model."""
-        with self._together():
+        with self._telling_others():
             self._join_processes()
             self._set_up_model()
 
     def _set_up_model(self) -> None:
+        """Set seed, tiling and precision of the model, and load its weights."""
         self.model.set_noise_seed(self.config.seed_everything)
         if isinstance(self.model, SuperResolver):
             self.model.set_tiling(self.config_init.tiling)
             self.model.may_use_bf16 = self.config.trainer.precision is None
         self.command.sets_up(self)
-        self.model.load_parts(partial(_part, self._weights_files, self.model.scale))
+        self.model.load_parts(partial(_weights_of_part, self._weights_files, self.model.scale))
         if self.command.fits:
             self._begin_training()
         else:
@@ -363,13 +367,14 @@ class EnlargerCLI(LightningCLI):
             file = find_weights(weights, self.model.scale)
             self.model.load_weights(file, self.model.weights_strict)
         # Last: a refused start must not move the run.
-        overwrites = self._keeps_config() and self.config.run.overwrite
+        overwrites = self._writes_run() and self.config.run.overwrite
         if overwrites and self.world.is_first and self.run.path.exists():
             if isinstance(self.datamodule, SRDataModule):
                 self.datamodule.setup("fit")  # refuses images that are missing
             self.run.move_aside()
 
-    def _keeps_config(self) -> bool:
+    def _writes_run(self) -> bool:
+        """Return whether checkpoints and configuration are written to the run's folder."""
         return self.command.leaves_run and not self.config.trainer.fast_dev_run
 
     def _join_processes(self) -> None:
@@ -379,7 +384,7 @@ class EnlargerCLI(LightningCLI):
         if self.trainer.world_size == 1:
             return
         compare(start_facts(self.config_dump or self.dump()))
-        chosen = on_first(self._chosen)
+        chosen = on_first(self._checkpoint_and_hash)
         self.resumed_from = None
         if chosen is not None:
             path, digest = chosen
@@ -390,13 +395,17 @@ class EnlargerCLI(LightningCLI):
         if self._refusal is not None:
             raise self._refusal
 
-    def _chosen(self) -> tuple[Path, str] | None:
+    def _checkpoint_and_hash(self) -> tuple[Path, str] | None:
         path = self.resumed_from
         return None if path is None else (path, fingerprint(path))
 
     @contextlib.contextmanager
-    def _together(self) -> Iterator[None]:
-        # The other processes learn how this one ends.
+    def _telling_others(self) -> Iterator[None]:
+        """Tell the other processes how this one ends, if the block raises anything.
+
+        Raises:
+            TemporaryError: If another process has failed first, and is the reason.
+        """
         try:
             yield
         except BaseException as error:
@@ -413,7 +422,7 @@ class EnlargerCLI(LightningCLI):
         """Run the command; other processes learn of its failure."""
         config, trainer = self.config, self.trainer
         switches = arithmetic(config.run, config.trainer, trainer, self.name, self.datamodule)
-        with self._together(), switches:
+        with self._telling_others(), switches:
             keep_earlier_metrics(trainer)
             try:
                 with suppress(Checked):
@@ -447,8 +456,17 @@ def without_outputs(options: Namespace, callbacks: Sequence[Any], own_bar: bool)
     return [c for c in callbacks if not getattr(c, "save_on_exception", False)]
 
 
-def _part(files: dict[str, Path], scale: float, argument: str, name: str) -> Path:
-    # The method keeps it, and callbacks copy methods: so it is no method of the command.
+def _weights_of_part(files: dict[str, Path], scale: float, argument: str, name: str) -> Path:
+    """Return the file of an argument such as ``vae_weights``.
+
+    It is no method of the class: the model keeps it, and callbacks copy the model.
+
+    Args:
+        files: Files that were found before, by key.
+        scale: The model's.
+        argument: The argument's name.
+        name: Its value.
+    """
     key = f"model.init_args.{argument}"
     return files.get(key) or find_weights(name, scale, key)
 
@@ -494,6 +512,6 @@ def _exit_alone(status: int) -> NoReturn:
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    # A broken connection would give the others another status.
+    # First the others must read why: a broken connection would give them another status.
     time.sleep(longer() + (0 if status == LOST else LAST_SECONDS))
     os._exit(status)

@@ -68,7 +68,7 @@ def lock_run(cli: EnlargerCLI) -> AbstractContextManager[Any] | None:
 
 
 def check_needs(cli: EnlargerCLI) -> None:
-    """Print what a training lacks, on the first process.
+    """Print what a training lacks, such as files of weights, on the first process.
 
     Raises:
         ConfigurationError: If the training cannot do without.
@@ -122,7 +122,7 @@ def predict(cli: EnlargerCLI) -> None:
 
 
 def keep_scale(cli: EnlargerCLI) -> None:
-    """Build the method for the scale of its run, unless it begins with other weights."""
+    """Build the method for the scale of its run, if its weights are a checkpoint of a run."""
     if cli.weights.checkpoint is not None:
         keep_trained_scale(cli.weights.checkpoint, cli.config)
 

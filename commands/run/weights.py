@@ -87,12 +87,12 @@ def needed_files(config: Namespace, reads_weights: bool) -> dict[str, Path]:
 
 
 def freezes(model: ImageModel) -> bool:
-    """Return whether checkpoints lack frozen parts, which are loaded from their own source."""
+    """Return whether a model has frozen parts that its checkpoints lack: their source has them."""
     return set(model.checkpoint_keys()) != set(model.state_dict())
 
 
 class Choice(NamedTuple):
-    """Which weights a command uses, decided before the model is built.
+    """Which weights a command loads, decided before the model is built.
 
     checkpoint: A checkpoint; None for those that ``model.init_args.weights`` names, if it does.
     reason: Why it is this checkpoint of the run; empty for ``ckpt_path``.
@@ -124,7 +124,7 @@ def choose_weights(run: RunDirectory, initial: str | None, ckpt_path: str | None
 
 
 def keep_trained_scale(checkpoint: Path, config: Namespace) -> None:
-    """Build a method for the scale of its run, whichever factor ``predict`` enlarges by.
+    """Set the scale of the method to that of its run; the typed one is that of the outputs.
 
     Args:
         checkpoint: The checkpoint that is used.
@@ -145,7 +145,7 @@ def keep_trained_scale(checkpoint: Path, config: Namespace) -> None:
 def load_trained(
     model: ImageModel, run: RunDirectory, subcommand: str, choice: Choice
 ) -> Path | None:
-    """Load trained weights.
+    """Load trained weights: those of the choice, else those that the model's arguments name.
 
     Args:
         model: The model; changed in place.
