@@ -148,11 +148,13 @@ class Squares(Dataset[list[dict[str, Any]]]):
         return squares
 
     def _sides(self, height: int, width: int) -> tuple[int, int]:
+        """Return height and width of the squares of an image."""
         if self.options.crop:
             return self.options.crop, self.options.crop
         return height - height % self.unit, width - width % self.unit
 
     def _cut(self, pixels: NDArray[np.uint8], draws: SampleDraws) -> NDArray[np.uint8]:
+        """Return a square at a random place, flipped at random; or the whole image, cropped."""
         height, width = pixels.shape[:2]
         rows, columns = self._sides(height, width)
         top = left = turn = 0
@@ -175,6 +177,7 @@ def colliding_keys(keys: Sequence[str]) -> tuple[str, str] | None:
 
 
 def _caption(key: str, sample: Any) -> str:
+    """Return the caption of a sample; raise if it has none."""
     text: str = sample.get("text", "")
     if not text.strip():
         raise ValueError(
@@ -189,7 +192,7 @@ def unit_of(space: Space, scale: float) -> int:
 
 
 class Encoding:
-    """One run of the command.
+    """What one process does in a run of the command.
 
     Args:
         options: The checked options.
@@ -247,7 +250,10 @@ class Encoding:
             self._finish(shards)
 
     def _job(self) -> dict[str, Any]:
-        """Return what the bytes of the shards depend on."""
+        """Return the settings that the bytes of the shards depend on.
+
+        Shards of other settings in the folder are refused.
+        """
         job = asdict(self.options)
         for option in ("out", "part"):
             del job[option]
@@ -284,7 +290,7 @@ class Encoding:
                 squares = itertools.chain.from_iterable(next(read) for _ in images_of_span)
                 of_shard = (square for square in squares if square["number"] in span)
                 for batch in self._batches(of_shard):
-                    yield from self._encoded(batch)
+                    yield from self._encode_batch(batch)
 
     def _batches(self, squares: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         """Yield squares in order, batched if they have one size."""
@@ -299,7 +305,8 @@ class Encoding:
             yield batch
 
     @torch.no_grad()
-    def _encoded(self, batch: list[dict[str, Any]]) -> list[Outcome]:
+    def _encode_batch(self, batch: list[dict[str, Any]]) -> list[Outcome]:
+        """Return what is written of each square of a batch: its files, or why it was refused."""
         if "error" in batch[0]:
             refused = [Refused(one["key"], "unreadable", one["error"]) for one in batch]
             return [Outcome(refused=one) for one in refused]
@@ -307,13 +314,13 @@ class Encoding:
         pixels = torch.from_numpy(np.stack([square["hr"] for square in batch]))
         hr = pixels.permute(0, 3, 1, 2).to(self.model.device).float() / 255
         seeds = torch.tensor([square["seed"] for square in batch], dtype=torch.int64)
-        samples: list[Members] = [{"latent.npy": _npy(z, dtype)} for z in self._raw(hr)]
+        samples: list[Members] = [{"latent.npy": _npy(z, dtype)} for z in self._latents_of(hr)]
         if self.options.hr:
             for sample, square in zip(samples, batch, strict=True):
                 sample["png"] = encoded_by_pillow(square["hr"], "PNG")
         if self.degradation is not None:
             lr = (self.degradation(hr, seeds) * 255).round() / 255  # as it is stored
-            enlarged = self._raw(self.model.enlarged_lr(lr, (hr.shape[-2], hr.shape[-1])))
+            enlarged = self._latents_of(self.model.enlarged_lr(lr, (hr.shape[-2], hr.shape[-1])))
             for sample, image, z in zip(samples, lr, enlarged, strict=True):
                 levels = (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()
                 sample["lr.png"] = encoded_by_pillow(levels, "PNG")
@@ -326,8 +333,15 @@ class Encoding:
         keys = [square["key"] for square in batch]
         return [Outcome([(key, sample)]) for key, sample in zip(keys, samples, strict=True)]
 
-    def _raw(self, image: Tensor) -> Tensor:
-        """Return latents before standardisation."""
+    def _latents_of(self, image: Tensor) -> Tensor:
+        """Return latents as the autoencoder gives them: without the space's standardisation.
+
+        Args:
+            image: (B, 3, H, W) in [0, 1].
+
+        Returns:
+            (B, C, h, w) float32 on the CPU.
+        """
         z: Tensor = self.space.encode(image) * self.space.deviation + self.space.mean
         return z.float().cpu()
 
@@ -372,7 +386,7 @@ def statistics(shards: Sequence[Path]) -> dict[str, Any]:
     pixels = 0  # of all latents, in each channel
     total = np.zeros(())
     squares = np.zeros(())
-    for z in itertools.chain.from_iterable(map(_latents, shards)):
+    for z in itertools.chain.from_iterable(map(_read_latents, shards)):
         samples += 1
         pixels += z[0].size
         total = total + z.sum((1, 2))
@@ -386,7 +400,7 @@ def statistics(shards: Sequence[Path]) -> dict[str, Any]:
     return {"samples": samples, "mean": mean.tolist(), "deviation": deviation.tolist()}
 
 
-def _latents(shard: Path) -> Iterator[NDArray[np.float64]]:
+def _read_latents(shard: Path) -> Iterator[NDArray[np.float64]]:
     with tarfile.open(shard) as tar:
         for member in tar:
             if (split_name(member.name) or ("", ""))[1] == "latent.npy":
@@ -395,6 +409,7 @@ def _latents(shard: Path) -> Iterator[NDArray[np.float64]]:
 
 
 def _shape(item: dict[str, Any]) -> Any:
+    """Return the shape of a square; None if it could not be read."""
     return item["hr"].shape if "hr" in item else None
 
 
@@ -426,13 +441,14 @@ class Encode(Callback):
             Checked: When done.
             ConfigurationError: If options, model and source do not fit.
         """
-        model = _checked(self.options, trainer, pl_module)
+        model = _check_options(self.options, trainer, pl_module)
         encoding = Encoding(self.options, trainer, model, self.config)
         encoding.run(trainer.global_rank, trainer.world_size)
         raise Checked
 
 
-def _checked(options: EncodeOptions, trainer: Trainer, model: LightningModule) -> ImageModel:
+def _check_options(options: EncodeOptions, trainer: Trainer, model: LightningModule) -> ImageModel:
+    """Return the model; raise if it cannot encode what the options ask for."""
     space = model.latent_space if isinstance(model, ImageModel) else None
     if not isinstance(model, ImageModel) or space is None:
         raise ConfigurationError(

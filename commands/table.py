@@ -25,7 +25,7 @@ from callbacks.results.results import Results
 from callbacks.validation_images import ValidationImages
 from commands.check.findings import print_findings
 from commands.check.first_step import Check
-from commands.check.needs import missing
+from commands.check.needs import find_missing
 from commands.cli import Command, EnlargerCLI
 from commands.encode import Encode, EncodeOptions
 from commands.errors import ConfigurationError
@@ -75,7 +75,7 @@ def check_needs(cli: EnlargerCLI) -> None:
     """
     if not cli.world.is_first:
         return
-    broken = print_findings(missing(cli.config_dump or {}))
+    broken = print_findings(find_missing(cli.config_dump or {}))
     if broken:
         cli.refuse(
             ConfigurationError(f"{broken} of what fit needs are missing: they are listed above")
