@@ -203,7 +203,6 @@ class FullySharded(ModelParallelStrategy):
         """Shard the model, then create its optimisers."""
         self._parts = {}
         model = self._connected_model()
-        refuse_scalars(model)
         mesh = self.device_mesh["data_parallel"]
         self.model_to_device()
         # Convolution weights may be channels-last, which cannot be sharded.
@@ -293,20 +292,6 @@ class FullySharded(ModelParallelStrategy):
         names = {id(p): name for name, p in self._connected_model().named_parameters()}
         parameters = itertools.chain(*(group["params"] for group in optimizer.param_groups))
         return [names[id(parameter)] for parameter in parameters]
-
-
-def refuse_scalars(model: nn.Module) -> None:
-    """Raise if a parameter has no dimension along which it could be sharded.
-
-    Raises:
-        ConfigurationError: If so.
-    """
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not parameter.ndim:
-            raise ConfigurationError(
-                f"trainer.strategy fsdp shards parameters, and {name} of {type(model).__name__} is "
-                "one number: set trainer.strategy to ddp"
-            )
 
 
 def _blocks(network: nn.Module) -> Iterator[nn.Module]:

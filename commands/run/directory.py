@@ -250,15 +250,9 @@ class RunDirectory:
             command: Name of the command; some write elsewhere.
 
         Raises:
-            ConfigurationError: If the path is not a writable folder, or has a checkpoint of SLURM's
-                requeueing.
+            ConfigurationError: If the path is not a writable folder.
             NotOursError: If it has files of the names of ours that another program wrote.
         """
-        for checkpoint in self.path.glob("hpc_ckpt_*.ckpt"):
-            raise ConfigurationError(
-                f"{checkpoint} is there, from which Lightning would resume by itself: move it "
-                "away; fit begins with it by --ckpt_path"
-            )
         if command not in WRITE:
             return
         problem = why_no_folder(self.path, to_write=True)
