@@ -392,10 +392,12 @@ class EnlargerCLI(LightningCLI):
             wait_for(path, digest, VISIBLE_SECONDS)
 
     def _raise_refusal(self) -> None:
+        """Raise what ``refuse`` has kept."""
         if self._refusal is not None:
             raise self._refusal
 
     def _checkpoint_and_hash(self) -> tuple[Path, str] | None:
+        """Return what the run resumes from, and its SHA-256; None for a new run."""
         path = self.resumed_from
         return None if path is None else (path, fingerprint(path))
 

@@ -401,6 +401,7 @@ def statistics(shards: Sequence[Path]) -> dict[str, Any]:
 
 
 def _read_latents(shard: Path) -> Iterator[NDArray[np.float64]]:
+    """Yield the latents (C, h, w) of a shard."""
     with tarfile.open(shard) as tar:
         for member in tar:
             if (split_name(member.name) or ("", ""))[1] == "latent.npy":
@@ -414,6 +415,7 @@ def _shape(item: dict[str, Any]) -> Any:
 
 
 def _npy(z: Tensor, dtype: str) -> bytes:
+    """Return a tensor as the bytes of a ``.npy`` file."""
     buffer = io.BytesIO()
     np.save(buffer, z.numpy().astype(dtype))
     return buffer.getvalue()

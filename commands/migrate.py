@@ -272,6 +272,7 @@ class Migration:
                 self.config[entry["to"]] = described
 
     def _add_loss(self, option: str, words: Mapping[str, Any]) -> None:
+        """Write a loss as ours, under its name; that of a GAN has a key of its own."""
         weight = words.get("loss_weight", words.get("perceptual_weight", 1))
         loss = self._our_class(option, words, "losses") if weight != 0 else None
         if loss is None:
@@ -402,6 +403,7 @@ class Migration:
                 sources[name if key in sources else key] = source
 
     def _convert_source(self, name: str, words: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return a dataset as our source; None for data of another kind."""
         if words["type"].lower().removesuffix("dataset") not in IMAGES:
             return None
         hr = _as_list(words.get("dataroot_gt"))
@@ -473,6 +475,7 @@ class Migration:
         return {key: value for key, value in self.config.items() if key.startswith(prefix)}
 
     def _has_l1_alone(self) -> bool:
+        """Return whether training is by L1 of weight 1, as ``Regression`` does by default."""
         l1 = {"class_path": "lightning_modules.L1", "init_args": {"weight": 1}}
         return (
             all(loss == l1 for loss in self._converted_losses().values())
@@ -487,6 +490,7 @@ class Migration:
             self.config.setdefault("trainer.callbacks", []).append(average)
 
     def _drop_discriminator(self) -> None:
+        """Remove what only training against a discriminator needs."""
         for key in ("discriminator", "discriminator_optimizer", "discriminator_weights", "gan"):
             self.config.pop(f"model.init_args.{key}", None)
 
@@ -507,6 +511,7 @@ class Migration:
 
 
 def _as_list(value: str | list[str] | None) -> list[str]:
+    """Return a path or a list of them as a list."""
     if value is None:
         return []
     return [value] if isinstance(value, str) else value

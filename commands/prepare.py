@@ -58,6 +58,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _prepare(source: Path, out: Path, recipe: Mapping[str, Any]) -> int:
+    """Copy, crop, degrade or pack the images of a set, as its recipe says; return the status."""
     images = _chosen(source, recipe.get("images", {".": "([^/]+)"}))
     count = recipe["count"]
     if "start" in recipe:

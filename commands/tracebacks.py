@@ -102,7 +102,7 @@ def _place_of(error: BaseException) -> tuple[str, str]:
 
 
 def _without_traceback(message: str) -> str:
-    # A DataLoader's worker sends its traceback as text: frames, then "package.Type: message".
+    """Return the message of an error; without the frames that a DataLoader worker puts before."""
     _, is_of_worker, text = message.rpartition(_WORKER)
     if not is_of_worker:
         return message

@@ -122,6 +122,7 @@ def public(room: str) -> dict[str, _Class]:
 
 
 def _kind_of(room: str, name: str) -> str:
+    """Return the kind of a public class, a key of ``HINTS``: by its room, bases or file."""
     if room in KIND_OF_ROOM:
         return KIND_OF_ROOM[room]
     ancestors = _ancestors_of(name, _classes_of(room))
@@ -142,6 +143,7 @@ def _ancestors_of(name: str, classes: dict[str, _Class]) -> set[str]:
 
 @functools.cache
 def _classes_of(room: str) -> dict[str, _Class]:
+    """Return all classes of a room by name, also those that are not public."""
     files = sorted((ROOT / room).rglob("*.py"))
     classes: dict[str, _Class] = {}
     for file in files:
@@ -151,6 +153,7 @@ def _classes_of(room: str) -> dict[str, _Class]:
 
 @functools.cache
 def _classes_in(path: Path) -> dict[str, _Class]:
+    """Return the classes and functions of a file by name, read without importing it."""
     classes: dict[str, _Class] = {}
     for name, bases, docstring in _DEFINITION.findall(path.read_text(encoding="utf-8")):
         classes[name] = _Class(docstring, re.findall(r"[\w.]+", bases))
@@ -158,7 +161,7 @@ def _classes_in(path: Path) -> dict[str, _Class]:
 
 
 def _first_sentence(text: str) -> str:
-    # Of a long one, the part before its colon.
+    """Return the first sentence of a docstring; of a long one, the part before its colon."""
     paragraph = " ".join(text.partition("\n\n")[0].split())
     sentence = re.split(r"(?<!i\.e\.)(?<!e\.g\.)(?<=\.)\s", paragraph, maxsplit=1)[0]
     if len(sentence) > _LONGEST:
@@ -167,12 +170,14 @@ def _first_sentence(text: str) -> str:
 
 
 def _presets() -> Iterator[Entry]:
+    """Yield the networks of ``configs/network/``, with the comment at their top."""
     for file in sorted((CONFIGS / "network").glob("*.yaml")):
         about = file.read_text(encoding="utf-8").partition("\n")[0]
         yield Entry(f"configs/network/{file.name}", about.removeprefix("# "))
 
 
 def _experiments() -> Iterator[Entry]:
+    """Yield the rows of the table of experiments' README: a file, and two of its cells."""
     text = (EXPERIMENTS / "README.md").read_text(encoding="utf-8")
     for line in text.splitlines():
         if match := re.match(r"\| \[`(.+?)`\]", line):
@@ -182,6 +187,7 @@ def _experiments() -> Iterator[Entry]:
 
 
 def _weights() -> Iterator[Entry]:
+    """Yield the published weights, with the class that uses them and their licence."""
     from files.manifest import manifest  # here: it loads a YAML library
 
     for name, about in manifest().items():
@@ -189,6 +195,7 @@ def _weights() -> Iterator[Entry]:
 
 
 def _write(lines: Sequence[Entry]) -> None:
+    """Print entries in two columns."""
     width = max((len(entry.name) for entry in lines), default=0)
     for name, about in lines:
         sys.stdout.write(f"{name:<{width}}  {about}\n")

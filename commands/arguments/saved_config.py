@@ -44,6 +44,7 @@ _load = get_loader("yaml")
 
 
 def _without_went(text: str) -> Any:
+    """Load YAML as the library does, without keys of ``WENT``."""
     content = _load(text)
     if isinstance(content, dict) and isinstance(content.get("run"), dict):
         for key in WENT:
@@ -55,8 +56,12 @@ set_loader("yaml", _without_went, (yaml.YAMLError,))
 
 
 def _register(kind: type) -> None:
-    # The library writes any value of an argument that may be a path or a list of them as the text
-    # of a path: a list would not be read again as one.
+    """Write values of a type as text, and only values of that type.
+
+    The library writes any value of an argument that may be a path or a list of them as the text of
+    a path: a list would not be read again as one.
+    """
+
     def as_text(value: Any) -> str:
         if not isinstance(value, kind | str):
             raise TypeError(f"{value!r} is no {kind.__name__}")
@@ -113,6 +118,7 @@ def without_odd_defaults(parser: ArgumentParser, config: Namespace) -> Namespace
 
 
 def _has_text(value: Any) -> bool:
+    """Return whether a value can be written as YAML and read again as the same."""
     if isinstance(value, list | tuple):
         return all(map(_has_text, value))
     if isinstance(value, Mapping):

@@ -35,6 +35,7 @@ def main() -> int:
 
 
 def _findings() -> Iterator[Finding]:
+    """Yield the findings of all checks."""
     for check in CHECKS:
         yield from _with_error(check.__name__, check, INSTALL)
 
@@ -109,6 +110,7 @@ def gpus() -> Iterator[Finding]:
 
 
 def _gpu(number: int) -> Iterator[Finding]:
+    """Check the memory and a matrix product of one GPU."""
     import torch
 
     name = f"GPU {number}, {torch.cuda.get_device_name(number)}"
@@ -131,6 +133,7 @@ def disks() -> Iterator[Finding]:
 
 
 def _space(name: str, place: Path, least: float, fix: str) -> Finding:
+    """Compare the free space of a folder with the least that is enough, in bytes."""
     free = shutil.disk_usage(place).free
     text = f"{free / 2**30:.1f} GB free in {place}"
     return Finding("ok", name, text) if free > least else Finding("look", name, text, fix)

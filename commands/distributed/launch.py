@@ -282,6 +282,7 @@ class FullySharded(ModelParallelStrategy):
         return torch.empty_strided(layout.shape, layout.stride(), dtype=value.dtype).copy_(value)
 
     def _connected_model(self) -> LightningModule:
+        """Return the model that the trainer has given to this strategy."""
         module = self.lightning_module
         if module is None:
             raise RuntimeError("the trainer has not connected its model yet")

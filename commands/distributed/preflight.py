@@ -146,6 +146,7 @@ def _class_paths(config: Any) -> Iterator[str]:
 
 
 def _hash_of(files: Iterable[Path]) -> str:
+    """Return a digest of the names and contents of files."""
     digest = hashlib.blake2b(digest_size=8)
     for path in files:
         content = path.read_bytes()

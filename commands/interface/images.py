@@ -55,6 +55,7 @@ def to_tensor(image: Any, srgb: bool = False) -> tuple[Tensor, ToImage]:
 
 
 def _pillow_to_tensor(image: Image.Image, srgb: bool) -> tuple[Tensor, ToImage]:
+    """Convert a Pillow image; the result gets its colour profile. As ``to_tensor``."""
     if image.mode in ("I", "F"):  # Pillow would clip them at 255
         raise ValueError(
             f"the image is of Pillow's mode {image.mode}, whose range is unknown; expected 8 "
@@ -77,6 +78,7 @@ def _pillow_to_tensor(image: Image.Image, srgb: bool) -> tuple[Tensor, ToImage]:
 
 
 def _array_to_tensor(image: NDArray[Any]) -> tuple[Tensor, ToImage]:
+    """Convert an array (H, W) or (H, W, C); grey becomes RGB, and is grey again at the end."""
     levels = LEVELS.get(image.dtype.name)
     has_shape = image.ndim == 2 or (image.ndim == 3 and image.shape[-1] in (2, 3, 4))
     has_type = levels is not None or image.dtype.kind == "f"

@@ -142,6 +142,7 @@ def by_metric(rows: Sequence[Row]) -> dict[str, Measured]:
 
 @contextlib.contextmanager
 def _quiet_lightning() -> Iterator[None]:
+    """Hide Lightning's log and warnings, which are about training."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -154,6 +155,7 @@ def _quiet_lightning() -> Iterator[None]:
 
 
 def _metric(metric: str | Metric) -> Metric:
+    """Return a metric by its name, or as it is; without its weights it will be an error."""
     if isinstance(metric, str):
         names = {name.lower(): name for name in dir(callbacks)}
         kind = getattr(callbacks, names.get(metric.replace("_", "").lower(), ""), None)
@@ -168,6 +170,7 @@ def _metric(metric: str | Metric) -> Metric:
 
 
 def _by_name(images: Images, argument: str) -> dict[str, Any]:
+    """Return images by name; those of a list by their number."""
     if isinstance(images, Mapping):
         return {str(name): image for name, image in images.items()}
     if isinstance(images, str | Path):
@@ -213,6 +216,7 @@ class _Images(Dataset[Batch]):
         return cast("Batch", batch)
 
     def _reference(self, reference: Any, sr: Tensor) -> Tensor:
+        """Return HR, cut to the size of an output whose scale does not divide it."""
         hr = _rgb(reference)
         if hr.shape == sr.shape:
             return hr

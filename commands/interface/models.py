@@ -285,12 +285,14 @@ def _visible_colours(x: Tensor) -> Tensor:
 
 
 def _scaled_size(size: Sequence[int], scale: float) -> Size:
+    """Return (H, W) of an image enlarged by a factor."""
     checked_scale(scale, "")
     h, w = size
     return round(h * scale), round(w * scale)
 
 
 def _checked_size(x: Tensor, size: tuple[int, int]) -> tuple[int, int]:
+    """Return a size (H, W); raise if it is no pair of integers, or smaller than the image."""
     height, width = (int(side) for side in size)
     h, w = x.shape[-2:]
     if (height, width) != tuple(size) or height < h or width < w:

@@ -98,6 +98,7 @@ def method_of_file(path: Path) -> Named:
 
 
 def _regression(network: dict[str, Any], **arguments: str) -> dict[str, Any]:
+    """Return the configuration of ``Regression`` with a network."""
     init_args = {"network": network, **arguments}
     return {"class_path": "lightning_modules.Regression", "init_args": init_args}
 
@@ -211,6 +212,7 @@ def _scale_options_of_predict(named: Named, words: Sequence[str]) -> list[str]:
 
 
 def _options_of_export(run: Path) -> list[str]:
+    """Return the options for ``export RUN``; raise if the folder is no run."""
     if not (run / CONFIG).is_file():
         raise ConfigurationError(
             f"{run} has no {CONFIG}, so it is not a trained run: name the folder of one, or give "

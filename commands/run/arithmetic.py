@@ -74,12 +74,14 @@ def arithmetic(
 
 
 def _switches() -> tuple[str, bool, bool]:
+    """Return torch's precision of matrix products, cuDNN's benchmark, and TF32 of convolutions."""
     cudnn: Any = torch.backends.cudnn
     tf32 = cudnn.conv.fp32_precision == "tf32"  # allow_tf32 raises where RNNs have another
     return torch.get_float32_matmul_precision(), cudnn.benchmark, tf32
 
 
 def _set(precision: Any, benchmark: bool, tf32: bool) -> None:
+    """Set what ``_switches`` returns."""
     torch.set_float32_matmul_precision(precision)
     torch.backends.cudnn.benchmark = benchmark
     torch.backends.cudnn.allow_tf32 = tf32

@@ -413,6 +413,7 @@ class RunDirectory:
         return _checked_to_resume(path)
 
     def _refuse_own(self, ckpt_path: str) -> None:
+        """Raise if ``ckpt_path`` is of this run, which resumes from its newest one by itself."""
         if Path(ckpt_path).resolve().parent == self.checkpoints.resolve():
             raise ConfigurationError(
                 f"ckpt_path is {ckpt_path}, a checkpoint of the run itself, which resumes from its "

@@ -83,6 +83,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def _write_checksum(path: Path, *digests: str) -> None:
+    """Write ``PATH.sha256``, with one hash or several that are valid."""
     lines = "".join(f"{digest}  {path.name}\n" for digest in digests)
     write_atomically(checksum_of(path), lines.encode())
 

@@ -84,6 +84,7 @@ class FolderLock:
         return f"process {holder.get('pid')} on {holder.get('host')}"
 
     def _free(self) -> None:
+        """Close the descriptor, which frees the lock."""
         if self._descriptor is not None:
             _HELD.discard(self._descriptor)
             unlock(self._descriptor)
@@ -92,6 +93,7 @@ class FolderLock:
 
 
 def _open_no_link(path: str, flags: int) -> int:
+    """Open a file for writing, but not through a user's link."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
