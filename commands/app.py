@@ -44,7 +44,7 @@ POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-an
 
 @dataclass
 class Press:
-    """A press of Enlarge, and what it has given.
+    """A press of the button Enlarge: its photographs and what became of them.
 
     Args:
         paths: The photographs.
@@ -224,7 +224,7 @@ class Page:
         return screen.write_slider(Path(tempfile.mkdtemp()), square, after)
 
     def choose(self, paths: list[str] | None) -> gr.Dropdown:
-        """Return the choice of the photograph that is shown."""
+        """Return the dropdown of the photographs that can be looked at."""
         if not paths:
             return gr.Dropdown([], value=None)
         choices = [(Path(path).name, path) for path in paths]

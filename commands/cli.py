@@ -43,7 +43,12 @@ from commands.errors import ConfigurationError, TemporaryError
 from commands.interface.named import expand_model_option
 from commands.lightning_internals import replace_signal_handlers
 from commands.names import ABOUT
-from commands.process import keep_compiled_code, keep_freed_memory, prepare_output, raise_limit
+from commands.process import (
+    keep_compiled_code,
+    keep_freed_memory,
+    prepare_output,
+    raise_open_files_limit,
+)
 from commands.run.arithmetic import arithmetic
 from commands.run.checkpoints import Checkpoints, FinishesStep
 from commands.run.directory import (
@@ -58,7 +63,7 @@ from commands.run.weights import (
     Choice,
     choose_weights,
     find_weights,
-    freezes,
+    has_frozen_parts,
     load_trained,
     needed_files,
 )
@@ -215,14 +220,14 @@ class EnlargerCLI(LightningCLI):
         self.resumed_from: Path | None = None
         lock = self.command.locks(self)
         if lock is not None and self.world.is_first:
-            with self._refusing():
+            with self._refusing_errors():
                 self._until_end.enter_context(lock)
         if self.command.resumes and not is_dry:
             self._find_checkpoint()
         if self.command.fits:
             self.weights = Choice(self.resumed_from)
         self._weights_files: dict[str, Path] = {}  # of the model's arguments, by key
-        with self._refusing():
+        with self._refusing_errors():
             reads_weights = self.weights.checkpoint is None
             self._weights_files = needed_files(config, reads_weights)
 
@@ -239,7 +244,7 @@ class EnlargerCLI(LightningCLI):
         self._refusal = self._refusal or refusal
 
     @contextlib.contextmanager
-    def _refusing(self) -> Iterator[None]:
+    def _refusing_errors(self) -> Iterator[None]:
         """Raise an error of the block as ``refuse`` does."""
         try:
             yield
@@ -253,7 +258,8 @@ class EnlargerCLI(LightningCLI):
             self.run.check(settings, options.change)
         choose = self.run.begin_from if options.overwrite else self.run.resume_from
         # The other processes continue from the one that the first process chooses.
-        with self._refusing() if self.world.is_first else suppress(OSError, ValueError):
+        errors = self._refusing_errors() if self.world.is_first else suppress(OSError, ValueError)
+        with errors:
             self.resumed_from = choose(self.config.ckpt_path, settings)
 
     def dump(self) -> dict[str, Any]:
@@ -293,7 +299,7 @@ class EnlargerCLI(LightningCLI):
         writer = [] if fits else [self.config_init.writer]
         options.callbacks = [
             Start(self.config_dump),
-            *self._checkpoints(options, callbacks),
+            *self._checkpoint_callbacks(options, callbacks),
             Stops(self.signals),
             *callbacks,
             *writer,
@@ -306,7 +312,7 @@ class EnlargerCLI(LightningCLI):
         replace_signal_handlers(trainer, self.signals)
         return trainer
 
-    def _checkpoints(self, options: Namespace, callbacks: Sequence[Any]) -> list[Callback]:
+    def _checkpoint_callbacks(self, options: Namespace, callbacks: Sequence[Any]) -> list[Callback]:
         """Return what writes checkpoints, in place of Lightning's own."""
         if not self.command.fits or options.enable_checkpointing is False:
             return []
@@ -363,7 +369,7 @@ class EnlargerCLI(LightningCLI):
         if self.resumed_from is not None:
             log.info("resuming the run in %s from %s", self.run.path, self.resumed_from)
         weights = self.model.initial_weights
-        if weights is not None and (self.resumed_from is None or freezes(self.model)):
+        if weights is not None and (self.resumed_from is None or has_frozen_parts(self.model)):
             file = find_weights(weights, self.model.scale)
             self.model.load_weights(file, self.model.weights_strict)
         # Last: a refused start must not move the run.
@@ -489,7 +495,7 @@ def run(args: Sequence[str], commands: Mapping[str, Command], debug: bool) -> No
     prepare_output()
     keep_freed_memory(predicts=args[0] == "predict")
     keep_compiled_code()
-    raise_limit()
+    raise_open_files_limit()
     status = 0
     try:
         EnlargerCLI(args, commands)

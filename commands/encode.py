@@ -131,7 +131,7 @@ class Squares(Dataset[list[dict[str, Any]]]):
             return [{"number": number, "key": key, "error": str(error)} for number in numbers]
         pixels = eight_bits(sample["hr"])
         height, width = pixels.shape[:2]
-        rows, columns = self._sides(height, width)
+        rows, columns = self._square_size(height, width)
         if min(rows, columns) < 1 or rows > height or columns > width:
             least = self.options.crop or self.unit
             reason = f"{key} is {width}x{height} pixels, below the minimum of {least}"
@@ -140,23 +140,23 @@ class Squares(Dataset[list[dict[str, Any]]]):
         squares = []
         for index, number in enumerate(numbers):
             seed = seed_of(self.seed, "encode", key, index)
-            hr = self._cut(pixels, SampleDraws(seed, "crop"))
+            hr = self._cut_square(pixels, SampleDraws(seed, "crop"))
             if self.augment is not None:
                 hr = self.augment(hr, seed)
             name = f"{shard_key(key)}/{index}"
             squares.append({"number": number, "key": name, "seed": seed, "hr": hr, **caption})
         return squares
 
-    def _sides(self, height: int, width: int) -> tuple[int, int]:
+    def _square_size(self, height: int, width: int) -> tuple[int, int]:
         """Return height and width of the squares of an image."""
         if self.options.crop:
             return self.options.crop, self.options.crop
         return height - height % self.unit, width - width % self.unit
 
-    def _cut(self, pixels: NDArray[np.uint8], draws: SampleDraws) -> NDArray[np.uint8]:
+    def _cut_square(self, pixels: NDArray[np.uint8], draws: SampleDraws) -> NDArray[np.uint8]:
         """Return a square at a random place, flipped at random; or the whole image, cropped."""
         height, width = pixels.shape[:2]
-        rows, columns = self._sides(height, width)
+        rows, columns = self._square_size(height, width)
         top = left = turn = 0
         if self.options.crop:
             top = draws.integer(0, height - rows + 1)
@@ -247,7 +247,7 @@ class Encoding:
         if missing:
             log.info("%d of %d shards are still missing", len(missing), len(shards))
         else:
-            self._finish(shards)
+            self._write_about(shards)
 
     def _job(self) -> dict[str, Any]:
         """Return the settings that the bytes of the shards depend on.
@@ -314,7 +314,8 @@ class Encoding:
         pixels = torch.from_numpy(np.stack([square["hr"] for square in batch]))
         hr = pixels.permute(0, 3, 1, 2).to(self.model.device).float() / 255
         seeds = torch.tensor([square["seed"] for square in batch], dtype=torch.int64)
-        samples: list[Members] = [{"latent.npy": _npy(z, dtype)} for z in self._latents_of(hr)]
+        latents = self._latents_of(hr)
+        samples: list[Members] = [{"latent.npy": _npy_bytes(z, dtype)} for z in latents]
         if self.options.hr:
             for sample, square in zip(samples, batch, strict=True):
                 sample["png"] = encoded_by_pillow(square["hr"], "PNG")
@@ -324,12 +325,12 @@ class Encoding:
             for sample, image, z in zip(samples, lr, enlarged, strict=True):
                 levels = (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()
                 sample["lr.png"] = encoded_by_pillow(levels, "PNG")
-                sample["lr_latent.npy"] = _npy(z, dtype)
+                sample["lr_latent.npy"] = _npy_bytes(z, dtype)
         if self.options.texts:
             texts: Any = self.encoder([square["text"] for square in batch])
             for sample, features, length in zip(samples, texts[0], texts[1], strict=True):
                 text = features[: int(length)].float().cpu()
-                sample["text_features.npy"] = _npy(text, dtype)
+                sample["text_features.npy"] = _npy_bytes(text, dtype)
         keys = [square["key"] for square in batch]
         return [Outcome([(key, sample)]) for key, sample in zip(keys, samples, strict=True)]
 
@@ -345,7 +346,7 @@ class Encoding:
         z: Tensor = self.space.encode(image) * self.space.deviation + self.space.mean
         return z.float().cpu()
 
-    def _finish(self, shards: ShardSet) -> None:
+    def _write_about(self, shards: ShardSet) -> None:
         """Write ``encode.json``, which marks the shards as complete."""
         records = [shards.record(shard) for shard in range(len(shards))]
         refused = sum(len(record.refused) for record in records if record is not None)
@@ -414,7 +415,7 @@ def _shape(item: dict[str, Any]) -> Any:
     return item["hr"].shape if "hr" in item else None
 
 
-def _npy(z: Tensor, dtype: str) -> bytes:
+def _npy_bytes(z: Tensor, dtype: str) -> bytes:
     """Return a tensor as the bytes of a ``.npy`` file."""
     buffer = io.BytesIO()
     np.save(buffer, z.numpy().astype(dtype))

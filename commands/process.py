@@ -87,7 +87,7 @@ def keep_compiled_code() -> None:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(folder, "compiled"))
 
 
-def raise_limit() -> None:
+def raise_open_files_limit() -> None:
     """Raise the limit of open files, for this process and its children, to the system's maximum.
 
     Systems start with a low limit, mostly 1,024, for old programs that cannot handle more, and let

@@ -37,12 +37,12 @@ def sentence_of(error: BaseException) -> str | None:
     Returns:
         The message, or None for a bug.
     """
-    error = _of_constructor(error)
+    error = _cause_of_parser_error(error)
     if isinstance(error, ConfigurationError | TemporaryError):
         return str(error)
     if isinstance(error, OSError) and error.filename is not None:
         return str(error)
-    file, line = _place_of(error)
+    file, line = _raising_line(error)
     speaks = file.startswith(OURS) or _LIBRARY.match(file)
     if not speaks or not _RAISE.match(line):
         return None
@@ -85,17 +85,17 @@ def status_of(error: BaseException) -> int:
     return 1 if sentence_of(error) is None else 2
 
 
-def _of_constructor(error: BaseException) -> BaseException:
+def _cause_of_parser_error(error: BaseException) -> BaseException:
     """Return the error of a constructor, which the parser wraps once for each type it tried."""
     cause: BaseException | None = error
     while cause is not None:
-        if not _PARSER.match(_place_of(cause)[0]):
+        if not _PARSER.match(_raising_line(cause)[0]):
             return cause
         cause = cause.__cause__
     return error  # the parser's own
 
 
-def _place_of(error: BaseException) -> tuple[str, str]:
+def _raising_line(error: BaseException) -> tuple[str, str]:
     """Return the file and the line of code that raised an error, in a DataLoader's worker, too."""
     frames = _FRAME.findall("".join(traceback.format_exception(error)))
     return frames[-1] if frames else ("", "")

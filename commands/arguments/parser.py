@@ -11,7 +11,7 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from commands.arguments.saved_config import without_odd_defaults
+from commands.arguments.saved_config import without_unwritable_defaults
 from commands.errors import ConfigurationError, did_you_mean
 from commands.lightning_internals import read_configurations_alone
 from files.own_modules import import_own
@@ -43,7 +43,7 @@ class Parser(LightningArgumentParser):
 
     def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
         """Dump a configuration without defaults that have no text form, such as a device."""
-        return super().dump(without_odd_defaults(self, namespace), *args, **kwargs)
+        return super().dump(without_unwritable_defaults(self, namespace), *args, **kwargs)
 
 
 def link(parser: LightningArgumentParser) -> None:

@@ -15,10 +15,10 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from commands.check.findings import ROOT, Finding, command, print_findings, shown
+from commands.check.findings import ROOT, Finding, command_as_typed, path_as_typed, print_findings
 from files.versions import installed
 
-INSTALL = f"pip install -c {shown('constraints.txt')} -e {shown('.')}"
+INSTALL = f"pip install -c {path_as_typed('constraints.txt')} -e {path_as_typed('.')}"
 LEAST_DISK = 5e9  # bytes
 LEAST_SHARED = 1e9  # bytes of /dev/shm, through which readers pass batches
 
@@ -37,10 +37,10 @@ def main() -> int:
 def _findings() -> Iterator[Finding]:
     """Yield the findings of all checks."""
     for check in CHECKS:
-        yield from _with_error(check.__name__, check, INSTALL)
+        yield from _error_as_finding(check.__name__, check, INSTALL)
 
 
-def _with_error(
+def _error_as_finding(
     subject: str, check: Callable[[], Iterable[Finding]], fix: str
 ) -> Iterator[Finding]:
     """Yield what a check finds, and its error as a finding: one must not stop the others."""
@@ -95,7 +95,7 @@ def gpus() -> Iterator[Finding]:
 
     fix = "exclude it with CUDA_VISIBLE_DEVICES, and see nvidia-smi"
     for number in range(torch.cuda.device_count()):
-        yield from _with_error(f"GPU {number}", functools.partial(_gpu, number), fix)
+        yield from _error_as_finding(f"GPU {number}", functools.partial(_gpu, number), fix)
     if torch.cuda.device_count():
         return
     if shutil.which("nvidia-smi") is None:
@@ -126,13 +126,14 @@ def _gpu(number: int) -> Iterator[Finding]:
 def disks() -> Iterator[Finding]:
     """Check free space in the working directory and in shared memory."""
     shared = Path("/dev/shm")
-    yield _space("disk", Path.cwd(), LEAST_DISK, "runs and outputs are written here: free space")
+    fix = "runs and outputs are written here: free space"
+    yield _free_space("disk", Path.cwd(), LEAST_DISK, fix)
     if shared.is_dir():
         fix = "in a container: docker run --shm-size 8g; or --data.workers 0"
-        yield _space("shared memory", shared, LEAST_SHARED, fix)
+        yield _free_space("shared memory", shared, LEAST_SHARED, fix)
 
 
-def _space(name: str, place: Path, least: float, fix: str) -> Finding:
+def _free_space(name: str, place: Path, least: float, fix: str) -> Finding:
     """Compare the free space of a folder with the least that is enough, in bytes."""
     free = shutil.disk_usage(place).free
     text = f"{free / 2**30:.1f} GB free in {place}"
@@ -163,9 +164,9 @@ def weights() -> Iterator[Finding]:
         if place_of(name) is None:
             absent.append(name)
         else:
-            yield from _with_error(f"weights {name}", functools.partial(verified, name), "")
+            yield from _error_as_finding(f"weights {name}", functools.partial(verified, name), "")
     if absent:
-        fix = f"where you need one: {command('weights --fetch NAME')}"
+        fix = f"where you need one: {command_as_typed('weights --fetch NAME')}"
         yield Finding("look", "weights", f"missing: {', '.join(absent)}", fix)
 
 

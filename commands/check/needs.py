@@ -16,7 +16,7 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 
 from callbacks.metrics.base import WeightsMetric
-from commands.check.findings import Finding, command, shown
+from commands.check.findings import Finding, command_as_typed, path_as_typed
 from commands.errors import CONFIGS, EXPERIMENTS
 from files.manifest import manifest, place_of
 from files.network import answers, hub_answers
@@ -122,11 +122,13 @@ def _missing_file(key: str, value: str) -> Finding | None:
         return _missing_repository(key, value)
     stem = Path(value).name
     for recipe in sorted(EXPERIMENTS.rglob(f"{stem}.yaml")):
-        fix = command(f"fit --config {shown(str(recipe.relative_to(CONFIGS.parent)))}")
+        file = path_as_typed(str(recipe.relative_to(CONFIGS.parent)))
+        fix = command_as_typed(f"fit --config {file}")
         return Finding("broken", key, _is_missing(value), fix)
     known = _addresses()["files"].get(stem, {})
     text = _is_missing(value, known.get("source"), known.get("size"), known.get("licence"))
-    return Finding("broken", key, text, command(known["command"]) if "command" in known else "")
+    fix = command_as_typed(known["command"]) if "command" in known else ""
+    return Finding("broken", key, text, fix)
 
 
 def _missing_repository(key: str, repository: str) -> Finding | None:
@@ -147,7 +149,7 @@ def _missing_weights(key: str, name: str, optional: bool = False) -> Finding | N
         return None
     level = "look" if optional or answers(entry["source"]) else "broken"
     text = _is_missing(entry["file"], entry["licence"], entry["source"])
-    return Finding(level, key, text, command(f"weights --fetch {name}"))
+    return Finding(level, key, text, command_as_typed(f"weights --fetch {name}"))
 
 
 def _missing_images(key: str, value: str) -> Finding | None:
@@ -157,7 +159,7 @@ def _missing_images(key: str, value: str) -> Finding | None:
     fix = ""
     for name in _addresses()["prepare"]:
         if f"{value}/".startswith(f"$ENLARGER_DATA/{name}/"):
-            fix = command(f"prepare {name} ARCHIVE")
+            fix = command_as_typed(f"prepare {name} ARCHIVE")
     parts = Path(value).parts
     for name, known in _addresses()["data"].items():
         for pattern in known["folders"]:

@@ -77,11 +77,11 @@ def data_facts(trainer: Trainer) -> dict[str, Any]:
     if not isinstance(data, SRDataModule):
         return {}
     order = data.state_dict() if trainer.state.fn == "fit" else {}
-    facts = {name: _short(value) for name, value in order.items()}
+    facts = {name: _short_text(value) for name, value in order.items()}
     return {**facts, **data.files_seen()}
 
 
-def _short(value: Any) -> str:
+def _short_text(value: Any) -> str:
     """Return a value as text, a long one as its hash: enough to compare it."""
     text = repr(value)
     return text if len(text) < 80 else hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -109,7 +109,7 @@ class Agreement:
         Returns:
             The largest number of all processes at the previous call, equal on all of them.
         """
-        agreed = self._finish()
+        agreed = self._wait_for_result()
         if not agreed:
             self._number.fill_(mine)
             self._work = dist.all_reduce(
@@ -119,11 +119,11 @@ class Agreement:
 
     def now(self, mine: int) -> int:
         """Wait for all processes, and return the largest number of all, also of earlier calls."""
-        self._number.fill_(max(mine, self._finish()))
+        self._number.fill_(max(mine, self._wait_for_result()))
         dist.all_reduce(self._number, dist.ReduceOp.MAX, group=self._group)
         return int(self._number)
 
-    def _finish(self) -> int:
+    def _wait_for_result(self) -> int:
         """Return the result of the exchange that was started; 0 if there is none."""
         if self._work is None:
             return 0

@@ -213,7 +213,7 @@ class FullySharded(ModelParallelStrategy):
         for network in model.children():
             if not any(parameter.requires_grad for parameter in network.parameters()):
                 continue
-            for block in reversed(list(_blocks(network))):  # inner blocks first
+            for block in reversed(list(_blocks_to_shard(network))):  # inner blocks first
                 self._parts[fully_shard(block, mesh=mesh, reshard_after_forward=True)] = True
             # The backward pass begins with the rest.
             self._parts[fully_shard(network, mesh=mesh, reshard_after_forward=False)] = False
@@ -258,15 +258,16 @@ class FullySharded(ModelParallelStrategy):
         )
         if self.global_rank != 0:
             return {}
-        numbers = {name: i for i, name in enumerate(self._names(plain))}
-        return _converted(whole, numbers, self._in_unsharded_layout)
+        numbers = {name: i for i, name in enumerate(self._parameter_names(plain))}
+        return _convert_optimizer_state(whole, numbers, self._in_unsharded_layout)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Load this process's shard of the states."""
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             if not state["state"]:
                 continue
-            named = _converted(state, self._names(optimizer), _contiguous)
+            names = self._parameter_names(optimizer)
+            named = _convert_optimizer_state(state, names, _in_plain_layout)
             options = StateDictOptions(full_state_dict=True)
             set_optimizer_state_dict(self._connected_model(), optimizer, named, options=options)
 
@@ -288,14 +289,14 @@ class FullySharded(ModelParallelStrategy):
             raise RuntimeError("the trainer has not connected its model yet")
         return module
 
-    def _names(self, optimizer: Optimizer) -> list[str]:
+    def _parameter_names(self, optimizer: Optimizer) -> list[str]:
         """Return the names of an optimiser's parameters, in the order of its groups."""
         names = {id(p): name for name, p in self._connected_model().named_parameters()}
         parameters = itertools.chain(*(group["params"] for group in optimizer.param_groups))
         return [names[id(parameter)] for parameter in parameters]
 
 
-def _blocks(network: nn.Module) -> Iterator[nn.Module]:
+def _blocks_to_shard(network: nn.Module) -> Iterator[nn.Module]:
     """Yield what is sharded by itself: each member of a ``ModuleList`` or ``Sequential``.
 
     Without lists of lists, which have no forward, and layers without layers of their own.
@@ -310,7 +311,7 @@ def _blocks(network: nn.Module) -> Iterator[nn.Module]:
                     yield block
 
 
-def _converted(
+def _convert_optimizer_state(
     optimizer_state: Any, names: Any, convert: Callable[[Any, Any], Any]
 ) -> dict[Any, Any]:
     """Return an optimiser's ``state_dict`` with parameters by names instead of numbers, or back.
@@ -329,6 +330,6 @@ def _converted(
     return {"state": states, "param_groups": groups}
 
 
-def _contiguous(_: Any, value: Any) -> Any:
+def _in_plain_layout(_: Any, value: Any) -> Any:
     """Return a value in plain memory order; sharded tensors have no other."""
     return value.contiguous() if isinstance(value, torch.Tensor) else value

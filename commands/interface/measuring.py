@@ -90,12 +90,13 @@ def measured_rows(
 ) -> list[Row]:
     """Return the numbers of outputs, and of each one. Arguments and errors as in ``measure``."""
     checked_scale(scale, "")
-    chosen = [_metric(metric) for metric in ([metrics] if isinstance(metrics, str) else metrics)]
+    names = [metrics] if isinstance(metrics, str) else metrics
+    chosen = [_find_metric(metric) for metric in names]
     for metric in chosen:
         if metric.needs_hr and references is None:
             raise ValueError(f"{metric.name} needs references")
-    sr = _by_name(outputs, "outputs")
-    hr = None if references is None else _by_name(references, "references")
+    sr = _images_by_name(outputs, "outputs")
+    hr = None if references is None else _images_by_name(references, "references")
     images = _Images(scale, sr, hr)
     with _quiet_lightning():
         trainer = Trainer(
@@ -154,7 +155,7 @@ def _quiet_lightning() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _metric(metric: str | Metric) -> Metric:
+def _find_metric(metric: str | Metric) -> Metric:
     """Return a metric by its name, or as it is; without its weights it will be an error."""
     if isinstance(metric, str):
         names = {name.lower(): name for name in dir(callbacks)}
@@ -169,7 +170,7 @@ def _metric(metric: str | Metric) -> Metric:
     return metric
 
 
-def _by_name(images: Images, argument: str) -> dict[str, Any]:
+def _images_by_name(images: Images, argument: str) -> dict[str, Any]:
     """Return images by name; those of a list by their number."""
     if isinstance(images, Mapping):
         return {str(name): image for name, image in images.items()}

@@ -91,13 +91,13 @@ def method_of_file(path: Path) -> Named:
         if settings is not None:
             scale = float(settings.pop("scale"))
             network = {"class_path": class_path, "init_args": settings}
-            return Named(_regression(network, weights=str(path)), scale, path.stem, path)
+            return Named(_regression_config(network, weights=str(path)), scale, path.stem, path)
     scale = float(described(weights.tensors, str(path)).scale)
     network = {"class_path": "lightning_modules.Spandrel", "init_args": {"path": str(path)}}
-    return Named(_regression(network), scale, path.stem, path)
+    return Named(_regression_config(network), scale, path.stem, path)
 
 
-def _regression(network: dict[str, Any], **arguments: str) -> dict[str, Any]:
+def _regression_config(network: dict[str, Any], **arguments: str) -> dict[str, Any]:
     """Return the configuration of ``Regression`` with a network."""
     init_args = {"network": network, **arguments}
     return {"class_path": "lightning_modules.Regression", "init_args": init_args}

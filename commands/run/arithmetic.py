@@ -42,7 +42,7 @@ def arithmetic(
         and device.type == "cuda"
         and torch.cuda.get_device_capability(device) >= TENSOR_CORES
     )
-    before = _switches()
+    before = _read_switches()
     precision: str = before[0]
     benchmark = before[1]
     if options.matmul_precision is not None:
@@ -58,8 +58,8 @@ def arithmetic(
     # Torch has TF32 for convolutions by default, whatever the precision of matrix products.
     tf32 = before[2] and not exact and options.matmul_precision != "highest"
     try:
-        _set(precision, benchmark, tf32)
-        if _switches() != before or exact:
+        _set_switches(precision, benchmark, tf32)
+        if _read_switches() != before or exact:
             log.info(
                 "arithmetic: run.matmul_precision %s, trainer.benchmark %s, convolutions in %s, "
                 "on %s",
@@ -70,17 +70,17 @@ def arithmetic(
             )
         yield
     finally:
-        _set(*before)
+        _set_switches(*before)
 
 
-def _switches() -> tuple[str, bool, bool]:
+def _read_switches() -> tuple[str, bool, bool]:
     """Return torch's precision of matrix products, cuDNN's benchmark, and TF32 of convolutions."""
     cudnn: Any = torch.backends.cudnn
     tf32 = cudnn.conv.fp32_precision == "tf32"  # allow_tf32 raises where RNNs have another
     return torch.get_float32_matmul_precision(), cudnn.benchmark, tf32
 
 
-def _set(precision: Any, benchmark: bool, tf32: bool) -> None:
+def _set_switches(precision: Any, benchmark: bool, tf32: bool) -> None:
     """Set what ``_switches`` returns."""
     torch.set_float32_matmul_precision(precision)
     torch.backends.cudnn.benchmark = benchmark

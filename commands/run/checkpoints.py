@@ -101,7 +101,7 @@ def monitored_values(trainer: Trainer) -> dict[str, float]:
     return {name: float(logged[name]) for name in sorted(map(str, names)) if name in logged}
 
 
-def better_values(monitor: str, trainer: Trainer) -> Literal["min", "max"] | None:
+def better_direction(monitor: str, trainer: Trainer) -> Literal["min", "max"] | None:
     """Return ``max`` if higher values of a logged name are better, ``min`` if lower, else None.
 
     Args:
@@ -193,7 +193,7 @@ class Checkpoints(Callback):
         names = {*ranking.written, *ranking.scores}
         ranking = ranking.without({each for each in names if not (self.folder / each).is_file()})
         ranking.monitor = self.monitor
-        ranking.mode = self.mode or better_values(self.monitor, trainer) or "max"
+        ranking.mode = self.mode or better_direction(self.monitor, trainer) or "max"
         if not self.keep_best:  # but an earlier start may have
             ranking.best = []
         self._ranking = ranking
@@ -304,7 +304,7 @@ class Checkpoints(Callback):
             logged: Names of what the validation logged.
         """
         is_logged = self.monitor in logged
-        if is_logged and self.mode is None and better_values(self.monitor, trainer) is None:
+        if is_logged and self.mode is None and better_direction(self.monitor, trainer) is None:
             log.warning(
                 "checkpoint.monitor is %r, and it is unknown whether larger values are better: the "
                 "largest counts as the best; set checkpoint.mode to max or min",

@@ -116,7 +116,7 @@ def alone_in(folder: Path, patience: float) -> Iterator[FolderLock]:
     """
     lock = FolderLock(folder)
     try:
-        _acquire(lock, patience)
+        _wait_for_lock(lock, patience)
     except OSError as error:
         log.warning(
             "%s cannot be locked (%s): nothing prevents a second command from writing to the same "
@@ -130,7 +130,7 @@ def alone_in(folder: Path, patience: float) -> Iterator[FolderLock]:
         lock.release()
 
 
-def _acquire(lock: FolderLock, patience: float) -> None:
+def _wait_for_lock(lock: FolderLock, patience: float) -> None:
     """Wait for a lock; after ``SILENT_SECONDS`` the log names who holds it."""
     begun = time.monotonic()
     is_logged = False
@@ -220,7 +220,7 @@ def run_folder(root: str, name: str) -> Path:
 
 
 def checkpoint_file(path: str) -> Path:
-    """Return the path of ``ckpt_path``.
+    """Return ``ckpt_path`` as a path.
 
     Raises:
         ConfigurationError: If there is no such file.
@@ -290,7 +290,7 @@ class RunDirectory:
             log.warning("the run in %s was moved to %s", self.path, aside)
             if self._lock is not None:
                 remove_file(aside / HOLDER)
-                _acquire(self._lock, 0.0)  # of the new folder
+                _wait_for_lock(self._lock, 0.0)  # of the new folder
 
     def check(self, config: dict[str, Any], change: bool) -> None:
         """Raise if the configuration differs from the one that the run was started with.
@@ -306,7 +306,7 @@ class RunDirectory:
         if not list_checkpoints(self.checkpoints):
             self._refuse_foreign_config()
             return
-        if change and not self._saved():
+        if change and not self._read_saved_config():
             log.warning("--run.change: resuming, although %s cannot be compared", self.config_file)
             return
         before = self._config_of_start("resume without a comparison (--run.change true)")
@@ -356,7 +356,7 @@ class RunDirectory:
     def _refuse_foreign_config(self) -> None:
         """Raise if another program's ``config.yaml`` is in the way of ours; an empty one is not."""
         has_content = self.config_file.is_file() and self.config_file.stat().st_size > 0
-        if has_content and not self._saved().keys() >= WRITTEN:
+        if has_content and not self._read_saved_config().keys() >= WRITTEN:
             raise ConfigurationError(
                 f"{self.config_file} was not written by fit, which would replace it: move it away, "
                 "or choose another run.root or run.name"
@@ -433,7 +433,7 @@ class RunDirectory:
 
     def _config_of_start(self, fix: str) -> dict[str, Any]:
         """Return the saved configuration, flat; ``fix`` is what a user can do if it is damaged."""
-        content = self._saved()
+        content = self._read_saved_config()
         if not content:
             state = "damaged" if self.config_file.exists() else "missing"
             raise ConfigurationError(
@@ -442,7 +442,7 @@ class RunDirectory:
             )
         return flat(content)
 
-    def _saved(self) -> dict[str, Any]:
+    def _read_saved_config(self) -> dict[str, Any]:
         """Return the saved configuration; an empty one if its file is missing or damaged."""
         try:
             content = plain_yaml(self.config_file.read_text(encoding="utf-8"))

@@ -86,7 +86,7 @@ def needed_files(config: Namespace, reads_weights: bool) -> dict[str, Path]:
     return files
 
 
-def freezes(model: ImageModel) -> bool:
+def has_frozen_parts(model: ImageModel) -> bool:
     """Return whether a model has frozen parts that its checkpoints lack: their source has them."""
     return set(model.checkpoint_keys()) != set(model.state_dict())
 
@@ -160,7 +160,7 @@ def load_trained(
         ConfigurationError: If there are no trained weights.
     """
     initial = model.initial_weights
-    if initial is not None and freezes(model):
+    if initial is not None and has_frozen_parts(model):
         model.load_weights(find_weights(initial, model.scale), model.weights_strict)
     if choice.reason and choice.checkpoint is not None and not choice.checkpoint.is_file():
         choice = Choice(*(best_or_newest(run.checkpoints) or ()))  # `fit` deleted it meanwhile
