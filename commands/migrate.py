@@ -296,28 +296,7 @@ class Migration:
             return None
         if "note" in entry:
             self._comment(f"{option}.type", name, entry["note"])
-        arguments = dict(entry.get("init", {}))
-        names = entry.get("arguments", {})
-        values = entry.get("values", {})
-        same = {"type": [name], **entry.get("same", {})}
-        if kind == "networks":
-            factors = {factor: [self.content.get("scale")] for factor in FACTORS}
-            same = {"num_in_ch": [3], "num_out_ch": [3], **factors, **same}
-        for word, argument in words.items():
-            if word == "type":
-                continue
-            if word in same:
-                self._comment_unless_same(
-                    f"{option}.{word}", argument, {"same": same[word], "note": f"of {name}"}
-                )
-            elif "class" not in entry and "spandrel" not in entry:
-                self._comment(f"{option}.{word}", argument, f"of {name}")
-            elif word not in values:
-                arguments[names.get(word, word)] = argument
-            elif argument in values[word]:
-                arguments[names.get(word, word)] = values[word][argument]
-            else:
-                self._comment(f"{option}.{word}", argument, f"of {name}")
+        arguments = self._our_arguments(option, words, entry, kind)
         if "spandrel" in entry:
             architecture = entry["spandrel"]
             if isinstance(architecture, dict):  # by scale
@@ -328,10 +307,65 @@ class Migration:
             return None
         return {"class_path": entry["class"], "init_args": arguments}
 
+    def _our_arguments(
+        self, option: str, words: Mapping[str, Any], entry: Mapping[str, Any], kind: str
+    ) -> dict[str, Any]:
+        """Return the arguments of our class; those without a counterpart become comments.
+
+        Args:
+            option: The option of the class, for comments.
+            words: Its arguments, and ``type``, the class's name.
+            entry: What the table says of that class.
+            kind: ``networks`` or another group of the table.
+        """
+        name = str(words["type"])
+        has_class = "class" in entry or "spandrel" in entry
+        arguments = dict(entry.get("init", {}))
+        names = entry.get("arguments", {})
+        values = entry.get("values", {})
+        same = dict(entry.get("same", {}))  # values that ask for what is done anyway
+        if kind == "networks":
+            factors = {factor: [self.content.get("scale")] for factor in FACTORS}
+            same = {"num_in_ch": [3], "num_out_ch": [3], **factors, **same}
+        for word, argument in words.items():
+            if word == "type":
+                continue
+            if word in same:
+                rule = {"same": same[word], "note": f"of {name}"}
+                self._comment_unless_same(f"{option}.{word}", argument, rule)
+            elif has_class and word not in values:
+                arguments[names.get(word, word)] = argument
+            elif has_class and argument in values[word]:
+                arguments[names.get(word, word)] = values[word][argument]
+            else:
+                self._comment(f"{option}.{word}", argument, f"of {name}")
+        return arguments
+
     # ------------------------------------------------------------------------- several options
 
     def _join_options(self) -> None:
         """Put what several options say together into the one that has our key."""
+        self._join_batch_size()
+        self._join_flips()
+        self._join_schedule()
+        self._join_resizes()
+        options = self.options
+        if "val.val_freq" in options:  # ours counts batches
+            options["val.val_freq"] *= options.get(f"{TRAIN}accum_iter", 1)
+        if f"{TRAIN}lq_size" in options:
+            options[f"{TRAIN}gt_size"] = options[f"{TRAIN}lq_size"] * self.content["scale"]
+        if options.get("use_amp"):
+            options["use_amp"] = "bf16-mixed" if options.get("amp_bf16") else "16-mixed"
+        if not options.get("val.tile_size"):
+            options.pop("val.tile_overlap", None)
+        if options.get("train.grad_clip"):
+            options["train.grad_clip"] = options.get("train.grad_clip_max_norm", 100)
+        for option in ("use_amp", "train.grad_clip", "val.tile_size", "train.ema_decay"):
+            if option in options:
+                options[option] = options[option] or None  # 0 and False turn them off
+
+    def _join_batch_size(self) -> None:
+        """Multiply the batch size by the number of GPUs: ours is that of all processes."""
         options = self.options
         gpus = options.get("num_gpu")
         if gpus == 0:
@@ -343,10 +377,10 @@ class Migration:
         elif batch in options and gpus is not None:
             note = "of all processes together: multiply it by their number"
             self._comment(batch, options[batch], note)
-        if "val.val_freq" in options:  # ours counts batches
-            options["val.val_freq"] *= options.get(f"{TRAIN}accum_iter", 1)
-        if f"{TRAIN}lq_size" in options:
-            options[f"{TRAIN}gt_size"] = options[f"{TRAIN}lq_size"] * self.content["scale"]
+
+    def _join_flips(self) -> None:
+        """Join flips and turns: ours are both, or flips left and right alone."""
+        options = self.options
         flips = f"{TRAIN}use_hflip"
         if f"{TRAIN}use_flip" in options:  # of LDL
             options[flips] = options[f"{TRAIN}use_flip"]
@@ -355,26 +389,25 @@ class Migration:
             options[flips] = "horizontal"
         elif turns and options.get(flips) is False:
             self._comment(f"{TRAIN}use_rot", turns, "only with use_hflip")
-        if options.get("use_amp"):
-            options["use_amp"] = "bf16-mixed" if options.get("amp_bf16") else "16-mixed"
-        if not options.get("val.tile_size"):
-            options.pop("val.tile_overlap", None)
-        if options.get("train.grad_clip"):
-            options["train.grad_clip"] = options.get("train.grad_clip_max_norm", 100)
-        for option in ("use_amp", "train.grad_clip", "val.tile_size", "train.ema_decay"):
-            if option in options:
-                options[option] = options[option] or None
-        schedule = options.get("train.scheduler") or {}
+
+    def _join_schedule(self) -> None:
+        """Turn BasicSR's cosine with restarts into torch's, if all its periods are equal."""
+        schedule = self.options.get("train.scheduler") or {}
         periods = schedule.get("periods", [])
         is_cosine = str(schedule.get("type")).lower() == "cosineannealingrestartlr"
         is_even = len(set(periods)) == 1 and set(schedule.get("restart_weights", [1])) == {1}
-        if is_cosine and is_even:
-            end = {"eta_min": schedule.get("eta_min", 0)}
-            if len(periods) == 1:
-                schedule = {"type": "CosineAnnealingLR", "T_max": periods[0], **end}
-            else:
-                schedule = {"type": "CosineAnnealingWarmRestarts", "T_0": periods[0], **end}
-            options["train.scheduler"] = schedule
+        if not (is_cosine and is_even):
+            return
+        end = {"eta_min": schedule.get("eta_min", 0)}
+        if len(periods) == 1:
+            schedule = {"type": "CosineAnnealingLR", "T_max": periods[0], **end}
+        else:
+            schedule = {"type": "CosineAnnealingWarmRestarts", "T_0": periods[0], **end}
+        self.options["train.scheduler"] = schedule
+
+    def _join_resizes(self) -> None:
+        """Keep the interpolations that we have, for all resizes of the degradation alike."""
+        options = self.options
         modes = options.get("resize_mode_list", [])
         options["resize_mode_list"] = [MODES[mode] for mode in modes if mode in MODES] or None
         if set(modes) - MODES.keys():

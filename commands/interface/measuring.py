@@ -117,7 +117,7 @@ def measured_rows(
 
 
 def _protocol(row: Row, is_cut: bool) -> MetricProtocol:
-    """Return the protocol of a number, with what is known of its images."""
+    """Return the protocol of a number, with its border in pixels, and whether HR was cut."""
     protocol = dict(row.protocol)
     if protocol.get("border") in ("scale", "scale+6"):
         protocol["border"] = border_in_pixels(str(protocol["border"]), row.scale)
@@ -127,7 +127,7 @@ def _protocol(row: Row, is_cut: bool) -> MetricProtocol:
 
 
 def by_metric(rows: Sequence[Row]) -> dict[str, Measured]:
-    """Return the numbers of ``measured_rows`` as ``measure`` does."""
+    """Return the numbers of ``measured_rows`` by metric, in the form that ``measure`` returns."""
     numbers: dict[str, Measured] = {}
     for row in of_datasets(rows):
         same = [other for other in of_images(rows) if other.metric == row.metric]
