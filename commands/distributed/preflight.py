@@ -73,8 +73,8 @@ def start_facts(config: dict[str, Any]) -> Facts:
     return {
         "python": ".".join(map(str, sys.version_info[:3])),
         "libraries": versions(),
-        "code": _hash_of(_code_of_project()),
-        "plugins": _hash_of(_code_of_plugins(config)),
+        "code": _hash_of(_project_files()),
+        "plugins": _hash_of(_plugin_files(config)),
         # As text: 1 and 1.0 are equal, but one batch and all of them.
         "config": {key: json.dumps(v, default=str) for key, v in flat(config).items()},
     }
@@ -116,13 +116,13 @@ def _difference(here: Any, there: Any) -> str:
     return "; ".join(parts)
 
 
-def _code_of_project() -> Iterator[Path]:
+def _project_files() -> Iterator[Path]:
     yield ROOT / "main.py"
     for room in ROOMS:
         yield from sorted((ROOT / room).rglob("*.py"))
 
 
-def _code_of_plugins(config: Any) -> Iterator[Path]:
+def _plugin_files(config: Any) -> Iterator[Path]:
     """Yield the files of a user's own classes in a configuration: of no library, and not ours."""
     foreign = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), ROOT)
     for name in sorted({path.rpartition(".")[0] for path in _class_paths(config)}):
