@@ -40,6 +40,7 @@ from commands.run.files import (
     write_whole,
 )
 from commands.run.measured import measured_on
+from commands.run.optimiser_options import optimiser_options, warn_of_other_options
 from commands.run.ranking import Ranking, read_ranking
 from files.checksums import checksum_of
 from files.method import method_of
@@ -172,6 +173,8 @@ class Checkpoints(Callback):
         self._has_checked_monitor = False  # whether a validation has logged it, or a warning came
         self._validated_step = -1  # of the newest validation
         self._resumed_values: dict[str, float] = {}  # monitored values that the checkpoint has
+        # Of the optimisers as configured, before the checkpoint's are restored.
+        self._configured_options: list[dict[str, str]] = []
 
     # --------------------------------------------------------------------------------- at the start
 
@@ -183,9 +186,15 @@ class Checkpoints(Callback):
             uses_last = method_of(pl_module).uses_last_weights and self.monitor == PSNR
             self.keep_best = 0 if uses_last else 1
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the options of optimisers before they are restored."""
+        self._configured_options = optimiser_options(trainer)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore what Lightning does not."""
         self._has_begun = False
+        if self.config is None:  # else the configuration was compared
+            warn_of_other_options(self._configured_options, optimiser_options(trainer))
         device = trainer.strategy.root_device
         for name, value in self._resumed_values.items():
             trainer.callback_metrics[name] = torch.tensor(value, device=device)
