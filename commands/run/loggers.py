@@ -82,7 +82,7 @@ def hyperparameters(config: Mapping[str, Any]) -> dict[str, Scalar]:
         Numbers and texts, such as ``model: lightning_modules.ResShift`` and
         ``data.batch_size: 16``; without what is null, and without data to evaluate.
     """
-    groups = {name: _with_numbers(without_secrets(config[name])) for name in GROUPS}
+    groups = {name: _lists_as_groups(without_secrets(config[name])) for name in GROUPS}
     groups["trainer"] = {name: config["trainer"][name] for name in OF_TRAINER}
     values: dict[str, Scalar] = {}
     for key, value in flat(groups).items():
@@ -94,12 +94,12 @@ def hyperparameters(config: Mapping[str, Any]) -> dict[str, Scalar]:
     return values
 
 
-def _with_numbers(value: Any) -> Any:
+def _lists_as_groups(value: Any) -> Any:
     """Return lists of classes, such as stages, as groups of their numbers."""
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
         value = {str(number): item for number, item in enumerate(value)}
     if isinstance(value, dict):
-        return {key: _with_numbers(item) for key, item in value.items()}
+        return {key: _lists_as_groups(item) for key, item in value.items()}
     return value
 
 

@@ -57,5 +57,6 @@ def measured_on(trainer: Trainer, monitor: str, config: Mapping[str, Any] | None
 
 
 def _images(dataset: Any) -> Sequence[str]:
+    """Return what tells the images of a dataset apart: names, and sizes of files if known."""
     source = getattr(dataset, "source", None)
     return sized_keys(source) if isinstance(source, Source) else dataset.keys
