@@ -121,7 +121,5 @@ class ShardCache:
         for shard in shards:  # which the threads share
             if shards is not self._ahead:  # a newer `read_ahead` has replaced this queue
                 return
-            try:
+            with suppress(OSError):  # its reader will get the same error
                 self.fetch(shard)
-            except OSError as error:  # its reader will get the same error
-                log.warning("reading ahead: %s", error)

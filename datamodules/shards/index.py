@@ -1,4 +1,4 @@
-"""The index of a tar, tar headers, and arrays in a tar.
+"""The index of a tar, and tar headers.
 
 The file ``<shard>.idx.json`` holds ``version``, ``size`` and ``mtime_ns`` of the tar, ``checksum``
 (xxh3_128 of all its bytes, or null), ``count`` (of samples) and ``samples``: for each its key, and
@@ -15,15 +15,14 @@ import json
 import logging
 import re
 import tarfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
-import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 from files.images.decode import UnreadableImage, read_size
 from files.owned import write_whole
@@ -36,10 +35,12 @@ CHUNK = 1 << 20
 LONGEST_HEADER = 1 << 20  # bytes of a name or of extended attributes; more is damage, or an attack
 METADATA = re.compile(r"__[^/]*__($|/)")  # names that webdataset skips
 
-# What damaged bytes make tarfile raise: also errors of indices, numbers and recursion.
+# What damaged bytes make tarfile, or the parser of an index, raise: also errors of indices, numbers
+# and recursion.
 DAMAGE = (
     tarfile.TarError,
     ArithmeticError,
+    AttributeError,
     LookupError,
     TypeError,
     ValueError,
@@ -200,7 +201,10 @@ def load_index(shard: Path, cache: Path) -> ShardIndex:
             index = replace(stale, mtime_ns=state.st_mtime_ns)
         else:
             log.warning("the index beside %s is that of another tar, and is made again", shard)
-    return _stored(index, shard, places)
+    # Root could write to a folder without write permission, and must not.
+    is_writable = shard.parent.stat().st_mode & 0o222
+    store_index(index, places if is_writable else places[1:])
+    return index
 
 
 def _places_of(index: ShardIndex) -> list[Any]:
@@ -210,18 +214,21 @@ def _places_of(index: ShardIndex) -> list[Any]:
     ]
 
 
-def _stored(index: ShardIndex, shard: Path, places: list[Path]) -> ShardIndex:
-    # Root could write to a folder without write permission, and must not.
-    writable = places if shard.parent.stat().st_mode & 0o222 else places[1:]
-    for place in writable:
+def store_index(index: ShardIndex, places: Sequence[Path]) -> None:
+    """Save an index at the first place that can be written; without one, log that.
+
+    Args:
+        index: The index.
+        places: Paths of index files, best first.
+    """
+    problems = []
+    for place in places:
         try:
             save_index(index, place)
+            return
         except OSError as error:
-            log.debug("cannot write %s: %s", place, error)
-        else:
-            return index
-    log.warning("no index of %s could be kept in %s: it is made at every start", shard, writable)
-    return index
+            problems.append(str(error))
+    log.warning("an index cannot be kept, and is made at every start: %s", "; ".join(problems))
 
 
 def index_places(shard: Path, cache: Path) -> list[Path]:
@@ -310,11 +317,10 @@ def _examined(index: ShardIndex, shard: Path) -> ShardIndex:
 def _image_size(data: bytes, suffix: str) -> tuple[int, int]:
     if f".{suffix.rpartition('.')[2]}" not in IMAGE_EXTENSIONS:
         return 0, 0
-    try:
+    with suppress(UnreadableImage):  # it is reported when it is read
         width, height = read_size(io.BytesIO(data))
-    except UnreadableImage:  # it is reported when it is read
-        return 0, 0
-    return height, width
+        return height, width
+    return 0, 0
 
 
 # ----------------------------------------------------------------------------------- read and write
@@ -349,20 +355,18 @@ def _written(member: Member) -> list[int | str | None]:
 
 def read_index(path: Path) -> ShardIndex | None:
     """Return the index in a file; None if it is missing, damaged, or of another version."""
-    try:
-        return parse_index(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        log.warning("the index %s is damaged (%s) and is made again", path, error)
-        return None
+    return parse_index(path.read_bytes(), str(path)) if path.exists() else None
 
 
-def parse_index(data: bytes) -> ShardIndex | None:
-    """Return the index in the bytes of an index file; None if it is of another version.
+def parse_index(data: bytes, name: str) -> ShardIndex | None:
+    """Return the index in the bytes of an index file.
 
-    Raises:
-        ValueError: If it is no JSON, or has another structure.
+    Args:
+        data: The bytes.
+        name: The file's name, for the log.
+
+    Returns:
+        None if the index is of another version, or damaged, which is logged.
     """
     try:
         content = json.loads(data)
@@ -378,35 +382,12 @@ def parse_index(data: bytes) -> ShardIndex | None:
             ],
             checksum=content["checksum"],
         )
-    except (KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
-        raise ValueError(f"{type(error).__name__}: {error}") from error
+    except DAMAGE as error:
+        log.warning("the index %s is damaged (%r) and is made again", name, error)
+        return None
 
 
 def _member(
     offset: int, size: int, checksum: str | None = None, height: int = 0, width: int = 0
 ) -> Member:
     return Member(int(offset), int(size), int(checksum or "0", 16), int(height), int(width))
-
-
-def array_of(data: bytes, name: str, dimensions: int) -> NDArray[np.floating[Any]]:
-    """Return the floats of a ``.npy`` member.
-
-    Args:
-        data: The member's bytes.
-        name: The member's name, for messages.
-        dimensions: The expected number of dimensions.
-
-    Returns:
-        float16 or float32, as in the file.
-
-    Raises:
-        UnreadableImage: If the member is broken, or not floats of that many dimensions.
-    """
-    try:
-        array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
-        if array.ndim == dimensions and array.dtype in (np.float16, np.float32):
-            return array
-        problem = f"it is {array.dtype} {array.shape}; expected floats of {dimensions} dimensions"
-    except (ValueError, EOFError, OSError) as error:
-        problem = str(error)
-    raise UnreadableImage(f"{name}: {problem}")

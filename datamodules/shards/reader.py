@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,11 +110,10 @@ class Reader:
         path = self.cache.fetch(shard) if self.cache else None
         if path is None:
             return b""
-        try:
-            with path.open("rb") as file:
-                return os.pread(file.fileno(), member.size, member.offset)
-        except FileNotFoundError:  # another process needed the room
-            return b""
+        # It is gone if another process needed the room.
+        with suppress(FileNotFoundError), path.open("rb") as file:
+            return os.pread(file.fileno(), member.size, member.offset)
+        return b""
 
 
 def _is_intact(data: bytes, member: Member) -> bool:

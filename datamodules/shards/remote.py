@@ -116,17 +116,8 @@ def read_range(url: str, offset: int, size: int) -> bytes:
 
 def _from(url: str, offset: int, size: int) -> bytes:
     """Return ``size`` bytes, or all to the end from a server that sends whole files only."""
-    try:
-        data: bytes = _persistently("cat_file", url, start=offset, end=offset + size)
-    except RemoteError as error:
-        if _is_end(error.__cause__):
-            return b""
-        raise
+    data: bytes = _persistently("cat_file", url, start=offset, end=offset + size)
     return data[offset:] if len(data) > size else data
-
-
-def _is_end(error: BaseException | None) -> bool:
-    return getattr(error, "status", None) == 416 or "not satisfiable" in str(error)
 
 
 class _RemoteFile(io.RawIOBase):
@@ -163,6 +154,8 @@ def open_remote(url: str, *_: Any) -> io.BufferedReader:
 def _persistently(method: str, url: str, **options: Any) -> Any:
     """Call a method of a file system until it succeeds, and return its result.
 
+    Bytes that begin after the end of a file are empty.
+
     Raises:
         RemoteError: If no attempt succeeds until the deadline, or another one would be of no use.
     """
@@ -172,8 +165,11 @@ def _persistently(method: str, url: str, **options: Any) -> Any:
             system, path = _file_system(url)
             return getattr(system, method)(path, **options)
         except Exception as error:  # clients raise errors of a hundred classes
+            cause = _root_cause(error)
+            if _is_past_the_end(cause):
+                return b""
             attempts += 1
-            _wait(url, _root_cause(error), attempts, time.monotonic() - began)
+            _wait(url, cause, attempts, time.monotonic() - began)
 
 
 def _wait(url: str, error: BaseException, attempts: int, waited: float) -> None:
@@ -193,6 +189,11 @@ def _wait(url: str, error: BaseException, attempts: int, waited: float) -> None:
 def _root_cause(error: Exception) -> BaseException:
     # Some methods of fsspec's HTTP raise FileNotFoundError for every error.
     return error.__cause__ or error if isinstance(error, FileNotFoundError) else error
+
+
+def _is_past_the_end(error: BaseException) -> bool:
+    """Return whether a server refused a range of bytes: HTTP's 416, or S3's words for it."""
+    return getattr(error, "status", None) == 416 or "not satisfiable" in str(error)
 
 
 def _may_pass(error: BaseException) -> bool:

@@ -29,7 +29,7 @@ from datamodules.shards.index import (
     load_index,
     parse_index,
     read_index,
-    save_index,
+    store_index,
 )
 from datamodules.shards.reader import Reader, Tar
 from datamodules.shards.remote import RemoteError, RemoteShard, look_up, read_small, shown
@@ -41,7 +41,6 @@ from files.images.decode import UnreadableImage, decode, most_pixels, read_size
 from files.images.deep import Pixels
 from files.images.jpeg import read_rows
 from files.numbers import NonNegativeInt
-from files.owned import remove_file
 from files.paths import expand_path
 
 log = logging.getLogger(__name__)
@@ -80,30 +79,25 @@ def load_remote_index(shard: RemoteShard, folder: Path, cache: ShardCache) -> Sh
     index = read_index(place)
     if index is not None and shard.size == index.size:
         return index
-    index = _beside(shard) or _made(shard, cache)
-    try:
-        save_index(index, place)
-    except OSError as error:
-        log.warning("the index of %s cannot be stored: %s", shown(shard.url), error)
+    index = _download_index(shard) or _index_of_download(shard, cache)
+    store_index(index, [place])
     return index
 
 
-def _beside(shard: RemoteShard) -> ShardIndex | None:
+def _download_index(shard: RemoteShard) -> ShardIndex | None:
+    """Return the index that lies beside a shard on its server; None if there is none of it."""
     address, question, query = shard.url.partition("?")
+    url = f"{address}.idx.json{question}{query}"
     try:
-        index = parse_index(read_small(f"{address}.idx.json{question}{query}"))
-        if index is None or index.size == shard.size:
-            return index
-        problem: object = f"it is of a tar of {index.size} bytes, not {shard.size}"
-    except (RemoteError, ValueError) as error:
-        problem = error
-    log.info(
-        "the index of %s is made, as none beside it can be used: %s", shown(shard.url), problem
-    )
-    return None
+        index = parse_index(read_small(url), shown(url))
+    except RemoteError as error:
+        log.info("the index of %s is made here: %s", shown(shard.url), error)
+        return None
+    return index if index is not None and index.size == shard.size else None
 
 
-def _made(shard: RemoteShard, cache: ShardCache) -> ShardIndex:
+def _index_of_download(shard: RemoteShard, cache: ShardCache) -> ShardIndex:
+    """Download a shard and index it."""
     path = cache.fetch(shard)
     if path is None:
         raise ValueError(
@@ -111,11 +105,7 @@ def _made(shard: RemoteShard, cache: ShardCache) -> ShardIndex:
             f"make one: put {shown(shard.url)}.idx.json there, or raise Shards.cache_size "
             f"({cache.limit} bytes)"
         )
-    try:
-        index = build_index(path, examine=True)
-    except ValueError as error:
-        remove_file(path)
-        raise ValueError(str(error).replace(str(path), shown(shard.url))) from error
+    index = build_index(path, examine=True)
     # Without sizes, images are decoded whole. These were never decoded, unlike those of `pack`,
     # and a crop whose lower rows are not decoded would hide damage.
     sizeless = [

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.files.roles import EXPECTED, FIELDS, SUFFIXES, roles_in
+from datamodules.files.roles import EXPECTED, FIELDS, SUFFIXES, checked_roles
 from datamodules.shards.index import Member, ShardIndex
 
 RULE = "a key ends at the first dot of the file name"
@@ -72,7 +72,7 @@ def table_of(shard: str, index: ShardIndex, prefix: str = "", needed: str = "hr"
     keys, samples = list[str](), list[dict[str, Member]]()
     others, unused = list[str](), list[str]()
     for key, members in zip(index.keys, index.members, strict=True):
-        roles = roles_in(shard, key, tuple(members))
+        roles = checked_roles(shard, key, tuple(members))
         if needed in roles.members:
             keys.append(prefix + key)
             samples.append({field: members[suffix] for field, suffix in roles.members.items()})

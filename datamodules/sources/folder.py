@@ -6,6 +6,8 @@ import glob
 import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +23,7 @@ from files.paths import (
     is_video,
     size_and_time,
 )
-from files.videos.video import holds_video, load_av
+from files.videos.video import holds_video
 
 log = logging.getLogger(__name__)
 Listed = list[tuple[str, Path]]
@@ -139,12 +141,14 @@ class Folder(Source):
             videos = _with_distinct_keys(videos, {key for key, _ in listed})
             by_key([*listed, *videos], what)  # raises if an image and a video share a key
             self.videos = {key: str(path) for key, path in by_key(videos, what).items()}
-        if self.videos:
-            try:
-                load_av(f"{what}: {next(iter(self.videos.values()))!r} is a video, which")
-            except ValueError as missing:
-                log.warning("%d videos left out: %s", len(self.videos), missing)
-                self.videos = {}
+        if self.videos and find_spec("av") is None:
+            log.warning(
+                "%s: %d videos are left out, as PyAV is not installed: pip install "
+                "-c constraints.txt -e '.[video]'",
+                what,
+                len(self.videos),
+            )
+            self.videos = {}
         images = by_key(listed, what)
         self._keys = list(images)
         self._paths = [str(path) for path in images.values()]
@@ -209,11 +213,10 @@ def _is_video(path: Path) -> bool:
     """Return whether a file is a video: if its ending is not an image's, by its content."""
     if is_image(path):
         return False
-    try:
+    with suppress(UnreadableImage):
         read_size(path)
-    except UnreadableImage:
-        return is_video(path) or holds_video(path)
-    return False
+        return False  # an image, whatever its ending
+    return is_video(path) or holds_video(path)
 
 
 def source_to_enlarge(images: Source | list[str] | str, outputs: Outputs | None) -> Source:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.files.captions import caption_of
+from datamodules.files.members import parse_member
 from datamodules.files.pairs import match, misfit, with_scale
 from datamodules.source import Sample, Source
 from files.images.decode import UnreadableImage, read_image, read_size
@@ -52,7 +53,7 @@ class Paired(Source):
         self._pairs = match(large, small, (str(hr), str(lr)), suffix)
         self._check_sizes(scale)
         self._keys = list(self._pairs)
-        self._has_captions = any(_caption(path).is_file() for path, _ in self._pairs.values())
+        self._has_captions = any(_caption_file(path).is_file() for path, _ in self._pairs.values())
 
     def _check_sizes(self, scale: float) -> None:
         """Compare the sizes in the files' headers; reading a file with a broken one raises."""
@@ -78,10 +79,12 @@ class Paired(Source):
         hr = read_image(path, self.srgb)
         sample: Sample = {"hr": hr.rgb, "lr": read_image(lr, self.srgb).rgb, "meta": hr.meta(path)}
         if self._has_captions:
-            caption = _caption(path)
-            sample["text"] = caption_of(read_bytes(caption)) if caption.is_file() else ""
+            caption = _caption_file(path)
+            data = read_bytes(caption) if caption.is_file() else b""
+            sample["text"] = parse_member(caption_of, data, str(caption))
         return sample
 
 
-def _caption(path: Path) -> Path:
+def _caption_file(path: Path) -> Path:
+    """Return where the caption of an HR image would be."""
     return path.with_suffix(".txt")
