@@ -41,7 +41,7 @@ class Predicted:
     @property
     def predict_videos(self) -> list[str]:
         """Keys of the videos among them."""
-        return [key for dataset in self._videos() for key in dataset.source.keys]
+        return [key for dataset in self._video_datasets() for key in dataset.source.keys]
 
     @property
     def predict_frames(self) -> int | None:
@@ -58,12 +58,13 @@ class Predicted:
 
     def abandon_in_predict(self, key: str) -> None:
         """Give no more frames of a video."""
-        for dataset in self._videos():
+        for dataset in self._video_datasets():
             dataset.abandon(key)
 
     def convert_in_predict(self) -> None:
         """Convert the images of ``predict`` from their colour profiles to sRGB."""
         self._datasets["predict"][0].source.srgb = True
 
-    def _videos(self) -> list[VideoFrames]:
-        return [one for one in self._datasets["predict"] if isinstance(one, VideoFrames)]
+    def _video_datasets(self) -> list[VideoFrames]:
+        """Return the dataset of the videos to enlarge, if there are some."""
+        return [data for data in self._datasets["predict"] if isinstance(data, VideoFrames)]

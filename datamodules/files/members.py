@@ -19,7 +19,7 @@ def parse_member(parse: Callable[[bytes], T], data: bytes, name: str) -> T:
     """Return what a parser makes of a member: the one place where a broken one becomes an error.
 
     Args:
-        parse: ``parse_array``, ``parse_json``, ``caption_of`` and the like.
+        parse: ``parse_array``, ``parse_json``, ``parse_caption`` and the like.
         data: The member's bytes.
         name: The member's name, for the message.
 

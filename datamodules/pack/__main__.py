@@ -14,7 +14,13 @@ from torch.utils.data import Dataset
 
 from datamodules.pack.images import NO_CAPTION, Recipe, process
 from datamodules.pack.inputs import Inputs
-from datamodules.pack.options import check, inputs_of, job_of, parser, recipe_of
+from datamodules.pack.options import (
+    build_parser,
+    check_options,
+    inputs_of,
+    recipe_of,
+    settings_of_shards,
+)
 from datamodules.pack.places import Entry, TarMember
 from datamodules.pack.shard_set import Outcome, Refused, ShardSet, parse_part
 from datamodules.pack.workers import read_in_order
@@ -39,15 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ValueError: If options or inputs cannot be used; ``main.py`` prints the message.
         OSError: If a file cannot be written.
     """
-    options = parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    check(options)
+    check_options(options)
     part, parts = parse_part(options.part)
     out = Path(expand_path(options.out, "OUT"))
     inputs = inputs_of(options)
     _refuse_own_outputs(inputs.entries, out, options.name)
     shards = ShardSet(out, options.name, len(inputs.entries), options.images_per_shard)
-    shards.begin(job_of(options, inputs))
+    shards.begin(settings_of_shards(options, inputs))
     missing_of_part = shards.missing(part, parts)
     shards_of_part = range(part, len(shards), parts)
     if len(missing_of_part) < len(shards_of_part):

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from datamodules.files.captions import caption_of
+from datamodules.files.captions import parse_caption
 from datamodules.files.members import parse_json, parse_member
-from datamodules.files.pairs import misfit
+from datamodules.files.pairs import size_problem
 from datamodules.files.roles import Roles, roles_of
 from datamodules.pack.places import Entry
 from datamodules.pack.shard_set import Outcome, Refused
@@ -231,7 +231,7 @@ def _check_pair(hr: Original, lr: Original, recipe: Recipe) -> None:
     """Raise if HR is not ``--scale`` times LR, or a pair is to be cut at an unknown scale."""
     problem = None
     if recipe.scale is not None:
-        problem = misfit(_width_and_height(hr), _width_and_height(lr), recipe.scale)
+        problem = size_problem(_width_and_height(hr), _width_and_height(lr), recipe.scale)
     elif recipe.crop is not None:
         problem = "it is needed to cut both"
     if problem:
@@ -264,7 +264,7 @@ def _members_beside_images(entry: Entry, content: dict[str, bytes], roles: Roles
         others[field] = others.pop(roles.members[field])
     parse_member(parse_json, others.get("json", b""), f"{entry.where}: its json")
     if "txt" in others:
-        caption = parse_member(caption_of, others["txt"], f"{entry.where}: its caption")
+        caption = parse_member(parse_caption, others["txt"], f"{entry.where}: its caption")
         others["txt"] = caption.encode()
     return others
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from datamodules.files.pairs import match
+from datamodules.files.pairs import match_pairs
 from datamodules.files.paths import braced, images_of, read_lines
 from datamodules.files.roles import SUFFIXES, roles_of, texts_beside
 from datamodules.pack.places import Entry, File, Place, TarMember
@@ -81,7 +81,7 @@ def find_inputs(source: str, lr: str | None = None, lr_suffix: str = "") -> Inpu
     else:
         small = _list_images(lr, "--lr", refused)
         entries = []
-        for key, (hr_file, lr_file) in match(large, small, (source, lr), lr_suffix).items():
+        for key, (hr_file, lr_file) in match_pairs(large, small, (source, lr), lr_suffix).items():
             hr_suffix, small_suffix = f"hr.{_extension(hr_file)}", f"lr.{_extension(lr_file)}"
             members: dict[str, Place] = {hr_suffix: File(str(hr_file))}
             members[small_suffix] = File(str(lr_file))

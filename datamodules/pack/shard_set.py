@@ -148,9 +148,14 @@ class ShardSet:
         Raises:
             ValueError: If a shard is not the one that was written here.
         """
-        return [shard for shard in range(part, len(self), parts) if not self._is_whole(shard)]
+        return [shard for shard in range(part, len(self), parts) if not self._is_done(shard)]
 
-    def _is_whole(self, shard: int) -> bool:
+    def _is_done(self, shard: int) -> bool:
+        """Return whether a shard is written, or all its inputs were refused.
+
+        Raises:
+            ValueError: If another file has its name.
+        """
         path, record = self.path(shard), self.record(shard)
         if not path.exists():
             return record is not None and record.bytes == 0
@@ -176,23 +181,25 @@ class ShardSet:
             bar = tqdm(outcomes, "done", total, unit="images", **bar_options(SILENCE))
             shown = iter(bar)
             for shard in shards:
-                self._write(shard, shown)
+                self._write_shard(shard, shown)
 
-    def _write(self, shard: int, outcomes: Iterator[Outcome]) -> None:
+    def _write_shard(self, shard: int, outcomes: Iterator[Outcome]) -> None:
+        """Write a shard and its record from the next results."""
         record = Record()
         samples = record.samples_of(outcomes, len(self.inputs_of(shard)))
         first = next(samples, None)
 
-        def save(index: ShardIndex | None) -> None:
+        def write_record(index: ShardIndex | None) -> None:
             record.bytes = 0 if index is None else index.size
             write_whole(self._record_path(shard), json.dumps(asdict(record), indent=1) + "\n")
 
         if first is None:
-            save(None)
+            write_record(None)
         else:
-            write_shard(self.path(shard), chain([first], samples), save)
+            write_shard(self.path(shard), chain([first], samples), write_record)
 
     def _record_path(self, shard: int) -> Path:
+        """Return the path of what became of the inputs of a shard."""
         return self.path(shard).with_suffix(".json")
 
     def record(self, shard: int) -> Record | None:

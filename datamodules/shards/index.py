@@ -109,7 +109,7 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 
 # ---------------------------------------------------------------------------------------- headers
-class _Headers:
+class _HeaderFile:
     """The file methods that ``tarfile`` needs; numbers of a damaged header do no harm."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
@@ -117,9 +117,11 @@ class _Headers:
         self.tell = file.tell
 
     def seek(self, position: int) -> int:
+        """Go to a position, at most to the file's end."""
         return self.file.seek(max(0, min(position, self.size)))
 
     def read(self, count: int) -> bytes:
+        """Return the next bytes; raise if a header asks for more than any header has."""
         if not 0 <= count <= LONGEST_HEADER:
             raise tarfile.ReadError(f"a header says that it is {count} bytes long")
         return self.file.read(count)
@@ -133,7 +135,7 @@ def tar_headers(shard: Path) -> Iterator[tarfile.TarInfo]:
     """
     try:
         with shard.open("rb") as file:
-            end = yield from _headers(_Headers(file, shard.stat().st_size))
+            end = yield from _read_headers(_HeaderFile(file, shard.stat().st_size))
             file.seek(end)
             _check_end(file)
     except DAMAGE as error:
@@ -143,7 +145,7 @@ def tar_headers(shard: Path) -> Iterator[tarfile.TarInfo]:
         ) from error
 
 
-def _headers(file: _Headers) -> Generator[tarfile.TarInfo, None, int]:
+def _read_headers(file: _HeaderFile) -> Generator[tarfile.TarInfo, None, int]:
     """Yield the headers, and return where they end."""
     end = 0
     with tarfile.open(fileobj=file, mode="r:") as tar:  # type: ignore[call-overload]
@@ -157,7 +159,7 @@ def _headers(file: _Headers) -> Generator[tarfile.TarInfo, None, int]:
 
 
 def _check_end(file: IO[bytes]) -> None:
-    # tarfile takes a truncated or damaged header for the end. A whole tar ends with zeros alone.
+    """Raise if anything but zeros follows the last member: tarfile takes damage for the end."""
     position = file.tell()
     if file.read(BLOCK) != bytes(BLOCK):
         raise tarfile.ReadError(f"no header and no end at byte {position}")
@@ -196,7 +198,7 @@ def load_index(shard: Path, cache: Path) -> ShardIndex:
     log.info("reading the headers of %s, once", shard)
     index = build_index(shard)
     if stale is not None and stale.checksum is not None:
-        if _places_of(index) == _places_of(stale):
+        if _offsets_and_sizes(index) == _offsets_and_sizes(stale):
             # The stale one has checksums, by which a read finds other bytes; a new one has none.
             index = replace(stale, mtime_ns=state.st_mtime_ns)
         else:
@@ -207,7 +209,8 @@ def load_index(shard: Path, cache: Path) -> ShardIndex:
     return index
 
 
-def _places_of(index: ShardIndex) -> list[Any]:
+def _offsets_and_sizes(index: ShardIndex) -> list[Any]:
+    """Return the keys of an index, and the offset and size of each member by suffix."""
     return [
         (key, {suffix: member[:2] for suffix, member in members.items()})
         for key, members in zip(index.keys, index.members, strict=True)
@@ -272,7 +275,7 @@ def build_index(shard: Path, examine: bool = False) -> ShardIndex:
             continue
         key, suffix = name
         sample = samples.setdefault(key, {})
-        problem = _problem(member)
+        problem = _why_unusable(member)
         if suffix in sample:
             problem = "has the ending of another member of its sample: remove or rename one"
         if problem is not None:
@@ -284,10 +287,10 @@ def build_index(shard: Path, examine: bool = False) -> ShardIndex:
     if others:
         log.warning("%s: passed over %d members that belong to no sample", shard, others)
     index = ShardIndex(state.st_size, state.st_mtime_ns, list(samples), list(samples.values()))
-    return _examined(index, shard) if examine else index
+    return _with_checksums_and_sizes(index, shard) if examine else index
 
 
-def _problem(member: tarfile.TarInfo) -> str | None:
+def _why_unusable(member: tarfile.TarInfo) -> str | None:
     """Return why a member of a sample cannot be read, or its name would do harm; or None."""
     # Keys become names of results, which would be written outside of their folder.
     if member.name.startswith("/") or ".." in PurePosixPath(member.name).parts:
@@ -299,7 +302,7 @@ def _problem(member: tarfile.TarInfo) -> str | None:
     return None
 
 
-def _examined(index: ShardIndex, shard: Path) -> ShardIndex:
+def _with_checksums_and_sizes(index: ShardIndex, shard: Path) -> ShardIndex:
     """Return the index with checksums and sizes."""
     examined: list[dict[str, Member]] = []
     with shard.open("rb") as file:
@@ -309,12 +312,13 @@ def _examined(index: ShardIndex, shard: Path) -> ShardIndex:
                 file.seek(member.offset)
                 data = file.read(member.size)
                 checksum = xxhash.xxh3_64_intdigest(data)
-                height, width = _image_size(data, suffix)
+                height, width = _height_and_width(data, suffix)
                 examined[-1][suffix] = Member(member.offset, member.size, checksum, height, width)
     return replace(index, members=examined, checksum=checksum_of(shard))
 
 
-def _image_size(data: bytes, suffix: str) -> tuple[int, int]:
+def _height_and_width(data: bytes, suffix: str) -> tuple[int, int]:
+    """Return (H, W) of a member that is an image; zeros for others, and for broken images."""
     if f".{suffix.rpartition('.')[2]}" not in IMAGE_EXTENSIONS:
         return 0, 0
     with suppress(UnreadableImage):  # it is reported when it is read
@@ -338,14 +342,15 @@ def save_index(index: ShardIndex, path: Path) -> None:
         "checksum": index.checksum,
         "count": len(index.keys),
         "samples": [
-            (key, {suffix: _written(member) for suffix, member in members.items()})
+            (key, {suffix: _member_to_json(member) for suffix, member in members.items()})
             for key, members in zip(index.keys, index.members, strict=True)
         ],
     }
     write_whole(path, json.dumps(content, separators=(",", ":")))
 
 
-def _written(member: Member) -> list[int | str | None]:
+def _member_to_json(member: Member) -> list[int | str | None]:
+    """Return a member as in the index file, without what is unknown at its end."""
     # Hexadecimal, since readers in other languages round integers above 2**53.
     checksum = f"{member.checksum:016x}" if member.checksum else None
     if member.height:
@@ -377,7 +382,7 @@ def parse_index(data: bytes, name: str) -> ShardIndex | None:
             mtime_ns=int(content["mtime_ns"]),
             keys=[key for key, _ in content["samples"]],
             members=[
-                {suffix: _member(*fields) for suffix, fields in sample.items()}
+                {suffix: _member_from_json(*fields) for suffix, fields in sample.items()}
                 for _, sample in content["samples"]
             ],
             checksum=content["checksum"],
@@ -387,7 +392,8 @@ def parse_index(data: bytes, name: str) -> ShardIndex | None:
         return None
 
 
-def _member(
+def _member_from_json(
     offset: int, size: int, checksum: str | None = None, height: int = 0, width: int = 0
 ) -> Member:
+    """Return a member from its list in the index file."""
     return Member(int(offset), int(size), int(checksum or "0", 16), int(height), int(width))

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from datamodules.files.captions import caption_of
+from datamodules.files.captions import parse_caption
 from datamodules.files.members import parse_floats, parse_json, parse_member
 from datamodules.files.roles import EXPECTED, checked_roles
-from datamodules.shards.remote import shown
+from datamodules.shards.remote import hide_secrets
 from datamodules.shards.table import RULE
 from datamodules.source import Sample
 from files.images.decode import decode
@@ -45,7 +45,7 @@ def raw_of(sample: dict[str, Any]) -> Raw | None:
     Raises:
         ValueError: If the roles of its members are not clear.
     """
-    key, shard = sample["__key__"], shown(str(sample.get("__url__", "a pipeline")))
+    key, shard = sample["__key__"], hide_secrets(str(sample.get("__url__", "a pipeline")))
     members = {name: value for name, value in sample.items() if not name.startswith("__")}
     roles = checked_roles(shard, key, tuple(members))
     if "hr" not in roles.members:
@@ -66,7 +66,7 @@ def warn_once(message: str, shard: str, example: str) -> None:
         log.warning(message, shard, example)
 
 
-def decoded(raw: Raw, srgb: bool) -> Sample:
+def decode_sample(raw: Raw, srgb: bool) -> Sample:
     """Return what a ``Source`` gives for a sample.
 
     Args:
@@ -99,7 +99,7 @@ def add_text(sample: Sample, raw: Raw) -> None:
     if not isinstance(features, bytes) or features:
         sample["text_features"] = _parsed(raw, "text_features", partial(parse_floats, dimensions=2))
     if "txt" in raw.fields:
-        sample["text"] = _parsed(raw, "txt", caption_of)
+        sample["text"] = _parsed(raw, "txt", parse_caption)
     if "json" in raw.fields:
         sample["meta"]["json"] = _parsed(raw, "json", parse_json)
 

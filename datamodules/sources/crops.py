@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from datamodules.source import PerImage, Sample, Source, Wrapper, prepare_within, texts_of
+from datamodules.source import PerImage, Sample, Source, Wrapper, prepare_within, text_fields
 from degradations.draws import Draws, seed_of
 from files.images.deep import Pixels
 from files.numbers import PositiveInt
@@ -50,7 +50,7 @@ class Crops(PerImage):
         top = int(draws.integers(0, height - self.side + 1)[0])
         left = int(draws.integers(0, width - self.side + 1)[0])
         rows, columns = slice(top, top + self.side), slice(left, left + self.side)
-        crop: Sample = {"hr": sample["hr"][rows, columns], **texts_of(sample)}
+        crop: Sample = {"hr": sample["hr"][rows, columns], **text_fields(sample)}
         if "meta" in sample:
             alpha = sample["meta"].get("alpha")
             if alpha is not None:
@@ -106,7 +106,7 @@ class OneLR(Wrapper):
         if wrong is not None:
             raise ValueError(f"{self.source.keys[index]} {wrong}")
         hr, lr = shrunk(image, self.hr_size), shrunk(image, self.lr_size)
-        return {"hr": hr, "lr": lr, **texts_of(sample)}
+        return {"hr": hr, "lr": lr, **text_fields(sample)}
 
     def _wrong(self, image: Pixels) -> str | None:
         """Return why the image cannot become a pair, or None."""

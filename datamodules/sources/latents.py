@@ -72,8 +72,9 @@ class Latents(Shards):
             )
         super().prepare(scale)
 
-    def _samples_of(self, tar: Tar, cache: ShardCache | None) -> Table:
-        return table_of(tar.name, self._index(tar, cache), needed="latent")
+    def _table_of_shard(self, tar: Tar, cache: ShardCache | None) -> Table:
+        """Return the samples of a shard that have a latent."""
+        return table_of(tar.name, self._load_index(tar, cache), needed="latent")
 
     def size(self, index: int) -> tuple[int, int] | None:
         """Return None: latents are not cropped."""
@@ -86,11 +87,11 @@ class Latents(Shards):
             UnreadableImage: If a part of it is broken, or its checksum differs.
             ValueError: If a shard changed after it was indexed.
         """
-        tar = self._tar_of(index)
+        tar = self._tar_of_sample(index)
         sample: dict[str, Any] = {}
         for field in self._table.columns:
             name = f"{tar.name}: {self._table.keys[index]} ({field})"
-            data = self._bytes(field, tar, index, name)
+            data = self._read_field(field, tar, index, name)
             if field in LATENTS:
                 sample[field] = parse_member(partial(parse_floats, dimensions=3), data, name)
             elif field == TEXT and data:
@@ -105,7 +106,8 @@ class TrainingLatents(TrainingImages):
 
     needed = ("latent",)
 
-    def _crop(self, index: int, draws: SampleDraws) -> Sample:
+    def _read_and_crop(self, index: int, draws: SampleDraws) -> Sample:
+        """Return the whole sample: latents are crops already."""
         return self.read(index)
 
 

@@ -112,12 +112,12 @@ class Mix(Source):
 
     def path(self, index: int) -> str | None:
         """Return the file of the image ``keys[index]``, if it has one."""
-        source, number = self._image(index)
+        source, number = self._locate(index)
         return source.path(number)
 
     def size(self, index: int) -> tuple[int, int] | None:
         """Return (H, W) of the image ``keys[index]``, if its source knows it."""
-        source, number = self._image(index)
+        source, number = self._locate(index)
         return source.size(number)
 
     def read(self, index: int) -> Sample:
@@ -127,16 +127,17 @@ class Mix(Source):
             UnreadableImage: If the image is broken.
             ValueError: If only some sources have captions or LR.
         """
-        source, number = self._image(index)
-        return self._checked(source.read(number), index)
+        source, number = self._locate(index)
+        return self._check_fields(source.read(number), index)
 
     def read_crop(self, index: int, top: int, left: int, height: int, width: int) -> Sample:
         """Return a part of the image ``keys[index]``. Args and Raises as ``Source.read_crop``."""
-        source, number = self._image(index)
+        source, number = self._locate(index)
         sample = source.read_crop(number, top, left, height, width)
-        return self._checked(sample, index)
+        return self._check_fields(sample, index)
 
-    def _checked(self, sample: Sample, index: int) -> Sample:
+    def _check_fields(self, sample: Sample, index: int) -> Sample:
+        """Return a sample; raise if it has other fields than the samples before it."""
         fields = [field for field in FIELDS if field in sample]
         if self._fields is None:
             self._fields = fields
@@ -147,7 +148,7 @@ class Mix(Source):
             )
         return sample
 
-    def _image(self, index: int) -> tuple[Source, int]:
+    def _locate(self, index: int) -> tuple[Source, int]:
         """Return the source of an image, and the image's number in it."""
         place = bisect_right(self._ends, index)
         first = self._ends[place - 1] if place else 0

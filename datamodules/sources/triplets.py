@@ -90,11 +90,13 @@ class TrainingTriplets(TrainingImages):
 
     needed = ("ref",)
 
-    def _crop(self, index: int, draws: SampleDraws) -> Sample:
+    def _read_and_crop(self, index: int, draws: SampleDraws) -> Sample:
+        """Return the same random crop of all three images."""
         sample: Any = self.read(index)
-        top, left, turn = self._place(sample["ref"].shape[:2], self.crop_size, index, draws)
+        size = sample["ref"].shape[:2]
+        top, left, orientation = self._draw_place(size, self.crop_size, index, draws)
         for part in PARTS:
-            sample[part] = self._cut(sample[part], top, left, self.crop_size, turn)
+            sample[part] = self._cut_crop(sample[part], top, left, self.crop_size, orientation)
         return cast(Sample, sample)
 
 
