@@ -63,10 +63,11 @@ def _digest_of_files(source: Source) -> str:
     if isinstance(source, Stream):  # which has no keys before it is read
         return digest_of(source.shards)
     count = len(source.keys)
-    places = [source.path(index) for index in range(0, count, -(-count // FILES_SIZED) or 1)]
+    step = max(1, math.ceil(count / FILES_SIZED))
+    places = [source.path(index) for index in range(0, count, step)]
     files = [path for path in dict.fromkeys(places) if path and os.path.isfile(path)]
     hashes = [f"{os.path.getsize(path)}" for path in files]
-    for path in files[:: -(-len(files) // FILES_READ) or 1]:
+    for path in files[:: max(1, math.ceil(len(files) / FILES_READ))]:
         with open_regular(path) as file:
             hashes.append(xxhash.xxh3_64_hexdigest(file.read(BYTES_READ)))
     return digest_of([digest_of(source.keys), *hashes])
@@ -347,7 +348,11 @@ class SRDataModule(Predicted, LightningDataModule):
         return cast(Batch, batch)
 
     def _convert_images(self, batch: dict[str, Any]) -> float | None:
-        """Convert the images to float32; return the scale of this batch, if it has its own."""
+        """Convert the images to float32, in place.
+
+        Returns:
+            The scale that ``crops.scales`` draws for this training batch; None without it.
+        """
         place = batch.pop("place", None)
         scales = self.crops.scales
         if scales is None or place is None:

@@ -49,10 +49,10 @@ class Predicted:
         return self._datasets["predict"][0].source.frames
 
     def skip_in_predict(self, keys: set[str]) -> None:
-        """Leave out of ``predict`` what is done.
+        """Leave some images and videos out of ``predict``, as they are finished.
 
         Args:
-            keys: Of finished images and videos, as in ``predict_keys``.
+            keys: Their keys, as in ``predict_keys``.
         """
         self._left_out = keys
 

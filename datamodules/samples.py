@@ -154,18 +154,18 @@ def _scramble(word: int) -> int:
 
 
 def seed_generators(seed: int) -> None:
-    """Let a source, a stage or an augmentation of one's own draw from the sample's seed."""
+    """Seed the global generators, from which a user's source or augmentation may draw."""
     random.seed(seed)
-    np.random.seed(seed & 0xFFFFFFFF)
+    np.random.seed(seed & 0xFFFFFFFF)  # NumPy takes 32 bits at most
     torch.default_generator.manual_seed(seed)
 
 
 @contextmanager
 def keeping_global_rng() -> Iterator[None]:
-    """Restore Python's, NumPy's and torch's generators afterwards, outside of workers.
+    """Restore Python's, NumPy's and torch's generators afterwards, unless this is a worker.
 
-    There the model draws from them, too, and its numbers must not depend on the loader. Around a
-    whole batch, since it takes longer than all other work of ours for a sample.
+    In the training process the model draws from them, too, and its numbers must not depend on the
+    loader. Use it around a whole batch: it takes longer than our other work for a sample.
     """
     before = None
     if get_worker_info() is None:
@@ -392,7 +392,7 @@ class TrainingImages(Images):
         """Return the crops of a batch.
 
         Raises:
-            ValueError: As ``__getitem__``.
+            ValueError: If an image breaks the contract, or no replacement can be used.
         """
         with keeping_global_rng():
             return [self._make_sample(item) for item in items]

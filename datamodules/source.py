@@ -181,7 +181,7 @@ class Wrapper(Source):
 
     @property
     def srgb(self) -> bool:
-        """The source's, which reads the files."""
+        """Whether the source converts to sRGB: it reads the files."""
         return self.source.srgb
 
     @srgb.setter

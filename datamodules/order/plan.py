@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import chain, zip_longest
+from math import ceil
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -189,7 +190,7 @@ class Plan:
     @cached_property
     def lookahead(self) -> int:
         """Samples of a stream that ``upcoming_groups`` looks at: about a window."""
-        images = -(-sum(self.groups) * self.window // len(self.groups))
+        images = ceil(sum(self.groups) * self.window / len(self.groups))
         return max(images * self.repeats, self.batch_size // self.streams)
 
     def upcoming_groups(self, epoch: int, batch: int, rank: int, world: int) -> list[int]:
@@ -202,21 +203,25 @@ class Plan:
         for stream in self.streams_of_rank(rank, world):
             begin, end = stream * length, (stream + 1) * length
             start = begin + batch * share
-            rest = self.lookahead - (end - start)
-            samples = np.concatenate(
-                [
-                    self._samples(epoch, start, min(start + self.lookahead, end)),
-                    self._samples(epoch + 1, begin, min(begin + max(rest, 0), end)),
-                ]
-            )
-            groups = np.searchsorted(np.cumsum(self.groups), samples // self.repeats, "right")
-            names, uses = np.unique(groups, return_index=True)
-            streams.append(names[np.argsort(uses)].tolist())
+            stop = min(start + self.lookahead, end)
+            in_next_epoch = min(self.lookahead - (stop - start), length)
+            samples = [
+                self._samples(epoch, start, stop),
+                self._samples(epoch + 1, begin, begin + in_next_epoch),
+            ]
+            images = np.concatenate(samples) // self.repeats
+            groups = np.searchsorted(np.cumsum(self.groups), images, "right")
+            distinct, first_uses = np.unique(groups, return_index=True)
+            streams.append(distinct[np.argsort(first_uses)].tolist())
+        # The first group of every stream, then the second of every stream, and so on.
         groups_in_turn = dict.fromkeys(chain.from_iterable(zip_longest(*streams)))
         return [group for group in groups_in_turn if group is not None]
 
     def _other_images(self, epoch: int, start: int, stop: int, image: int) -> Integers:
-        """Return the images at some places of an epoch that may replace one of the same source."""
+        """Return the images at places ``start`` to ``stop`` that may replace an image.
+
+        In a mixture they are of the same source.
+        """
         images = self._samples(epoch, start, stop) // self.repeats
         differs = images != image
         if self.mixture is not None:
@@ -234,7 +239,10 @@ class Plan:
         return np.cumsum(self.groups)[np.cumsum(groups, dtype=np.int64) - 1]
 
     def _samples(self, epoch: int, start: int, stop: int) -> Integers:
-        """Return the samples at some places of an epoch, as image * repeats + repeat."""
+        """Return the samples at places ``start`` to ``stop`` of an epoch.
+
+        A sample is the number image * repeats + repeat, so its image is sample // repeats.
+        """
         base = epoch * self._epoch_length
         return self._order.take(base + start, base + stop)
 
@@ -353,7 +361,7 @@ class PlanSampler:
     def _batches(self, epoch: int, start: int) -> Iterator[list[Item]]:
         """Iterate over an epoch's batches, and announce the groups that they will come from."""
         batches = self.plan.batches(epoch, start, self.rank, self.world)
-        # Announce the next groups when half of the announced ones are used up.
+        # Batches in which half of the announced samples are used up.
         every = max(1, self.plan.lookahead // (2 * self.plan.batch_size // self.plan.streams))
         for number, batch in enumerate(batches, start):
             if self.announce and len(self.plan.groups) > 1 and (number - start) % every == 0:
@@ -388,7 +396,7 @@ class EvaluationSampler:
         Lightning skips the whole evaluation on a process whose loaders are empty; the other
         processes would wait for it forever, as metrics are reduced at the evaluation's end.
         """
-        return max(1, -(-len(self.own) // self.batch_size))
+        return max(1, ceil(len(self.own) / self.batch_size))
 
     def __iter__(self) -> Iterator[list[Item]]:
         """Iterate over the batches in the source's order."""

@@ -2,7 +2,8 @@
 
 A pass takes every sample (an image, or one of its repeats) once: groups are shuffled, and samples
 within a window of groups. Passes follow each other without end, so a place in the order is one
-number, and its sample is found without computing the places before it.
+number, and its sample is found without computing the places before it. A sample is a number, too:
+image * repeats + repeat.
 
 Source i follows its own endless order, so it gives every image once before any
 image again. The mixture takes from the sources in blocks of about 256 places: by the end of block
@@ -86,11 +87,12 @@ class Shuffle:
         return np.concatenate(parts) if parts else np.zeros(0, self._dtype)
 
     def _compute_pass(self, number: int) -> _Pass:
-        """Shuffle the groups of a pass."""
+        """Return the order of the groups in a pass, and where each window of them ends."""
         order = permutation(len(self._sizes), seed_of(self.seed, "shards", number))
         ends = np.cumsum(self._sizes[order]) * self.repeats  # of the groups
         last_groups = np.arange(self.window, len(order) + self.window, self.window) - 1
-        return _Pass(order, ends[np.minimum(last_groups, len(order) - 1)])
+        last_groups = np.minimum(last_groups, len(order) - 1)  # the last window may be smaller
+        return _Pass(order, ends[last_groups])
 
     def _compute_window(self, number: int, window: int) -> Integers:
         """Return the samples of some groups of a pass, shuffled, as image * repeats + repeat."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch.utils.data import Dataset
 
-from datamodules.pack.images import NO_CAPTION, Recipe, process
+from datamodules.pack.images import Recipe, process
 from datamodules.pack.inputs import Inputs
 from datamodules.pack.options import (
     build_parser,
@@ -29,6 +29,7 @@ from files.paths import expand_path
 
 log = logging.getLogger(__name__)
 SHOWN = 5  # refused inputs on the screen; all are in the files
+WAIT_MINUTES = 10  # longest time without an input from the workers
 CHUNK = 4  # inputs that a worker sends at once: a message costs as much as a tiny image
 
 
@@ -104,7 +105,7 @@ def _write_shards(
         Outcomes(entries, recipe_of(options)),
         [number for shard in numbers for number in shards.inputs_of(shard)],
         options.workers,
-        options.wait_minutes,
+        WAIT_MINUTES,
         lambda number: entries[number].where,
         CHUNK,
     )
@@ -119,9 +120,6 @@ def _log_summary(shards: ShardSet, numbers: Iterable[int], inputs: Inputs) -> li
     for record in records:
         refused += record.refused
         notes.update(record.notes)
-    packed = sum(record.inputs for record in records)
-    if notes[NO_CAPTION] == packed:
-        del notes[NO_CAPTION]
     for one in refused[:SHOWN]:
         log.error("refused (%s): %s", one.reason, one.message)
     if refused:
@@ -135,7 +133,7 @@ def _log_summary(shards: ShardSet, numbers: Iterable[int], inputs: Inputs) -> li
         log.info("%s: %d", note, count)
     log.info(
         "%d images packed into %d shards (%d samples, %.1f MB), %d refused",
-        packed,
+        sum(record.inputs for record in records),
         sum(record.samples > 0 for record in records),
         sum(record.samples for record in records),
         sum(record.bytes for record in records) / 1e6,

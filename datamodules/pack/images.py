@@ -30,8 +30,6 @@ from files.images.header import open_header
 Planes = list[Pixels]  # colours (H, W, 3), and alpha (H, W) if present
 LONGEST_SIDE = {"webp": 16383, "jpeg": 65535}  # pixels that a format can store
 
-NO_CAPTION = "images without a caption"
-
 # On photographs, a third of the time of Pillow's defaults (54 ms of 162 for a WebP of a fifth of a
 # megapixel, 22 of 57 for a PNG) for 1 % more bytes.
 WEBP_EFFORT = {"method": 2, "quality": 50}  # in lossless mode, quality is effort as well
@@ -196,8 +194,6 @@ def process(recipe: Recipe, entry: Entry) -> Outcome:
     except (UnreadableImage, OSError) as error:
         reason = reason_of(error) if isinstance(error, OSError) else error.reason
         return Outcome(refused=Refused(entry.key, reason, str(error)))
-    if not any(members.get("txt") for _, members in samples):
-        notes.append(NO_CAPTION)
     return Outcome(samples, notes=notes)
 
 

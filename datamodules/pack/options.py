@@ -33,7 +33,7 @@ exit status: 0 all packed, 1 some inputs were refused, 2 an error stopped it, 13
 """
 
 # On these the shards do not depend, or `settings_of_shards` names them otherwise.
-INDEPENDENT = ("part", "workers", "wait_minutes", "out", "source", "lr")
+INDEPENDENT = ("part", "workers", "out", "source", "lr")
 
 
 def usable_cores() -> int:
@@ -71,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_inputs(group: Any) -> None:
+    """Add the options of the inputs to a group of the parser."""
     group.add_argument(
         "--lr", metavar="SOURCE", help="the LR images, with the same names; needs --scale"
     )
@@ -89,6 +90,7 @@ def _add_inputs(group: Any) -> None:
 
 
 def _add_images(group: Any) -> None:
+    """Add the options of an image's processing to a group of the parser."""
     group.add_argument(
         "--crop",
         type=positive,
@@ -112,6 +114,7 @@ def _add_images(group: Any) -> None:
 
 
 def _add_shards(group: Any) -> None:
+    """Add the options of the shards, and of their making, to a group of the parser."""
     group.add_argument(
         "--images-per-shard",
         type=positive,
@@ -137,13 +140,6 @@ def _add_shards(group: Any) -> None:
         default=usable_cores(),
         metavar="N",
         help="processes (default: one per core, here %(default)s); 0 decodes in this one",
-    )
-    group.add_argument(
-        "--wait-minutes",
-        type=float,
-        default=10.0,
-        metavar="N",
-        help="longest time without an image from the workers (default: %(default)g)",
     )
 
 
@@ -190,7 +186,10 @@ def inputs_of(options: argparse.Namespace) -> Inputs:
 
 
 def _sources(options: argparse.Namespace) -> tuple[str, str | None]:
-    """Return SOURCE and --lr; absolute, as parts are made in different folders."""
+    """Return SOURCE, and --lr if it is given, as absolute paths.
+
+    Parts are made in different working directories, and compare these paths.
+    """
     lr = None if options.lr is None else _absolute_path(options.lr, "--lr")
     return _absolute_path(options.source, "SOURCE"), lr
 

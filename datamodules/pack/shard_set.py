@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -104,7 +105,7 @@ class ShardSet:
 
     def __len__(self) -> int:
         """Return the number of shards."""
-        return -(-self.count // self.size)
+        return math.ceil(self.count / self.size)
 
     def path(self, shard: int) -> Path:
         """Return the path of a shard."""

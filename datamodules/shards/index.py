@@ -146,7 +146,11 @@ def tar_headers(shard: Path) -> Iterator[tarfile.TarInfo]:
 
 
 def _read_headers(file: _HeaderFile) -> Generator[tarfile.TarInfo, None, int]:
-    """Yield the headers, and return where they end."""
+    """Yield the headers; the generator returns the byte where the last member ends.
+
+    Raises:
+        tarfile.ReadError: If sizes of a damaged header would lead backwards.
+    """
     end = 0
     with tarfile.open(fileobj=file, mode="r:") as tar:  # type: ignore[call-overload]
         while (member := tar.next()) is not None:

@@ -105,7 +105,7 @@ def add_text(sample: Sample, raw: Raw) -> None:
 
 
 def _parsed(raw: Raw, field: str, parse: Callable[[bytes], Any]) -> Any:
-    """Return the content of a member that is no image; a stage may have parsed its bytes."""
+    """Return the parsed content of a field that is no image, unless a stage has parsed it."""
     value = raw.fields[field]
     if not isinstance(value, bytes):
         return value

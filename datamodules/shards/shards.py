@@ -303,7 +303,11 @@ class Shards(Source):
         return Raw(tar.name, key, members)
 
     def _run_stages(self, index: int) -> Raw:
-        """Return a sample from webdataset's pipeline of the stages, whose source is the sample."""
+        """Read a sample with all its members, and return what ``stages`` make of it.
+
+        Raises:
+            UnreadableImage: If a stage leaves it out.
+        """
         tar, key = self._tar_of_sample(index), self._table.keys[index]
         sample: dict[str, Any] = {"__key__": key, "__url__": tar.path}
         for suffix, member in self._members_by_sample(tar)[key].items():

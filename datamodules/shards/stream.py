@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -50,7 +51,7 @@ class StreamPlan(Plan):
 
     @property
     def state(self) -> dict[str, Any]:
-        """As ``Plan.state``."""
+        """What fixes the order, in plain types, for a checkpoint."""
         return {**super().state, "shuffle": self.shuffle}
 
     def batches(self, epoch: int, start: int, rank: int, world: int) -> Iterator[list[Item]]:
@@ -224,7 +225,14 @@ class Stream(Source):
         notes: list[Skipped],
         ranks: tuple[int, int],
     ) -> webdataset.DataPipeline:
-        """Return webdataset's pipeline of one pass over the tars."""
+        """Return webdataset's pipeline of one pass over the tars.
+
+        Args:
+            plan: The plan.
+            place: Epoch, the batch at which the run entered it, and how many passes came before.
+            notes: The skipped tars are added here.
+            ranks: Rank of this process, and number of processes.
+        """
         rank, world = ranks
         worker, workers = _worker_and_count()
         stages = [
@@ -236,7 +244,7 @@ class Stream(Source):
             partial(_repeat_each, repeats=plan.repeats),
         ]
         if self.shuffle:
-            size = -(-self.shuffle // (world * workers))
+            size = math.ceil(self.shuffle / (world * workers))
             seed = seed_of(plan.seed, "shuffle", *place, rank, worker)
             stages.append(webdataset.shuffle(size, initial=size, seed=seed))
         return webdataset.DataPipeline(*stages)
@@ -267,7 +275,11 @@ class StreamImages(TrainingImages):
         return {**vars(self), "_raws": iter(()), "_begun": ()}
 
     def __getitems__(self, items: list[Item]) -> list[dict[str, Any]]:
-        """Return the next batch of this worker. Errors as ``TrainingImages``."""
+        """Return the next batch of this worker; an epoch's first one begins a pass over the tars.
+
+        Raises:
+            ValueError: If a pass gives no samples, or a sample breaks the contract.
+        """
         plan, stream = cast(StreamPlan, self.plan), cast(Stream, self.source)
         item = items[0]
         batch = plan.batch_of(item.position)
@@ -390,8 +402,8 @@ class TarStream:
             return data
         self._header = self._file.read(BLOCK)
         if self._header[TYPE] not in WITHOUT_CONTENT:
-            size = int(self._header[SIZE].strip(b"\0 ") or b"0", 8)
-            self._left = -(-size // BLOCK) * BLOCK
+            size = int(self._header[SIZE].strip(b"\0 ") or b"0", 8)  # written in octal
+            self._left = math.ceil(size / BLOCK) * BLOCK  # a member is padded to whole blocks
         return self._header
 
     def check_end(self) -> None:

@@ -71,7 +71,7 @@ class ClipSource(Source):
         """
 
     def read(self, index: int) -> Sample:
-        """Return the clip for evaluation. As ``clip``."""
+        """Return the part of the clip ``keys[index]`` that evaluation always takes."""
         return self.clip(index, None)
 
 
@@ -112,7 +112,10 @@ class RecordedClips(ClipSource):
         return None
 
     def clip(self, index: int, draws: SampleDraws | None) -> Sample:
-        """As ``ClipSource.clip``; evaluation starts at the first recorded frame."""
+        """Return a clip from a random first frame or, in evaluation, from the first one.
+
+        Args as ``ClipSource.clip``.
+        """
         recorded = self.recorded(index)
         start = 0
         if draws is not None:
@@ -196,11 +199,11 @@ class Clips(RecordedClips):
         self._files = [sorted(clips[key], key=numeric_sort_key) for key in self.keys]
 
     def recorded(self, index: int) -> list[str]:
-        """As ``RecordedClips.recorded``."""
+        """Return the files of the frames of ``keys[index]``."""
         return self._files[index]
 
     def frame(self, frame: str) -> Pixels:
-        """As ``RecordedClips.frame``."""
+        """Return (H, W, 3) of the file of a frame."""
         return read_image(frame, self.srgb).rgb
 
 
@@ -253,7 +256,7 @@ ClipSource.training_dataset = TrainingClips
 
 
 def numeric_sort_key(name: str) -> list[tuple[int, str]]:
-    """Return a sort key that orders names by the numbers in them."""
+    """Return a sort key that orders names by the numbers in them: ``a9`` before ``a10``."""
     parts = re.split(r"(\d+)", name)
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
@@ -298,7 +301,7 @@ class MovingCrops(PerImage, ClipSource):
         self.speed, self.per_image = speed, per_image
 
     def clip(self, index: int, draws: SampleDraws | None) -> Sample:
-        """As ``ClipSource.clip``.
+        """Return frames along a path of the window. Args as ``ClipSource.clip``.
 
         Raises:
             UnreadableImage: If the image is broken.
@@ -397,12 +400,12 @@ class ClipShards(RecordedClips):
         return self._groups
 
     def recorded(self, index: int) -> Sequence[int]:
-        """As ``RecordedClips.recorded``."""
+        """Return the numbers of the frames of ``keys[index]`` among all frames of the shards."""
         start = self._ends[index - 1] if index else 0
         return self._order[start : self._ends[index]].tolist()
 
     def frame(self, frame: int) -> Pixels:
-        """As ``RecordedClips.frame``."""
+        """Return (H, W, 3) of a frame by its number."""
         return self._frames.read(frame)["hr"]
 
     def caption(self, index: int) -> str | None:

@@ -73,7 +73,7 @@ class Mix(Source):
 
     @property
     def srgb(self) -> bool:
-        """That of the sources, which read the files."""
+        """Whether the sources convert to sRGB: they read the files."""
         first = next(iter(self.sources.values()))
         return first.srgb
 
@@ -95,6 +95,7 @@ class Mix(Source):
         for name, source in self.sources.items():
             groups = self._groups[name]
             weight = float(sum(groups) if self.weights is None else self.weights[name])
+            # The share of a source that is itself a mixture is divided by its own weights.
             inner = source.mixture or Mixture((len(groups),), (1.0,), 0)
             total = sum(inner.weights)
             counts += inner.groups

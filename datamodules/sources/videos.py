@@ -139,7 +139,7 @@ class VideoFrames(PredictImages, IterableDataset[dict[str, Any]]):
     source: Videos
 
     def start(self, done: set[str], seed: int, ranks: tuple[int, int]) -> None:
-        """Choose the videos.
+        """Choose the videos of this process; called before an iteration.
 
         Args:
             done: Keys of videos to leave out.
@@ -149,7 +149,7 @@ class VideoFrames(PredictImages, IterableDataset[dict[str, Any]]):
         left = [index for index, key in enumerate(self.source.keys) if key not in done]
         rank, world = ranks
         self._left, self._seed = left[rank::world], seed
-        # Shared with the worker.
+        # One flag for each video, in memory that the worker shares.
         flags: Any = torch.zeros(len(self.source.keys), dtype=torch.bool)
         self._abandoned = flags.share_memory_()
 

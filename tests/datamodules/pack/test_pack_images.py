@@ -108,7 +108,7 @@ def test_colours_of_hdr(tmp_path, deep):
     assert image(members).cicp == points
     if not deep:
         for encoding in (WEBP, JPEG):
-            note, _ = outcome(path, Recipe(encode=encoding)).notes
+            (note,) = outcome(path, Recipe(encode=encoding)).notes
             assert note.startswith("images that lost their colours (cICP code points, as of HDR)")
 
 
