@@ -34,7 +34,7 @@ class MixUp(Mixing):
         self.alpha = alpha
 
     def __call__(self, hr: Tensor, lr: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Blend. Args as ``Mixing``."""
+        """Return HR and LR, blended with themselves. Args as ``Mixing``."""
         draws = draws.fold("mixup")
         is_blended = draws.bernoulli(self.probability)
         share = betaincinv(self.alpha, self.alpha, draws.uniform())
@@ -61,7 +61,7 @@ class CutBlur(Mixing):
         self.side = side
 
     def __call__(self, hr: Tensor, lr: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Replace. Args as ``Mixing``."""
+        """Return HR, and LR with a part from HR. Args as ``Mixing``."""
         draws = draws.fold("cutblur")
         height, width = lr.shape[-2:]
         rows = round(height * self.side)

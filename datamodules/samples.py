@@ -602,13 +602,13 @@ class PredictImages(Images):
         if "hr" in sample:
             sample["lr"] = sample.pop("hr")
         sample["meta"] = {"bit_depth": 8 * sample["lr"].itemsize} | sample.get("meta", {})
-        _prepare_for_output(sample)
+        _clean_input(sample)
         if error := self.why_too_large(key, sample["lr"].shape[:2]):
             return {"key": key, "seed": item.seed, "error": error}
         return {**sample, "key": key, "seed": item.seed}
 
 
-def _prepare_for_output(sample: Sample) -> None:
+def _clean_input(sample: Sample) -> None:
     """Remove hidden colours from an image to enlarge, and EXIF that will no longer hold."""
     meta = dict(sample["meta"])
     if meta.get("alpha") is not None:

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def parse_member(parse: Callable[[bytes], T], data: bytes, name: str) -> T:
-    """Return what a parser makes of a member: the one place where a broken one becomes an error.
+    """Return the parsed content of a member; one that is broken becomes ``UnreadableImage``.
 
     Args:
         parse: ``parse_array``, ``parse_json``, ``parse_caption`` and the like.

@@ -130,7 +130,7 @@ class Mixture(NamedTuple):
     samples: int
 
     def times(self, count: int) -> Mixture:
-        """Return the mixture with ``count`` samples for each image."""
+        """Return the mixture of a source that gives ``count`` samples for each of these images."""
         return self._replace(samples=self.samples * count)
 
 

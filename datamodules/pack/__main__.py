@@ -34,7 +34,7 @@ CHUNK = 4  # inputs that a worker sends at once: a message costs as much as a ti
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command.
+    """Pack images into shards, as the arguments say, and log what became of them.
 
     Args:
         arguments: Command-line arguments; by default those of this process.

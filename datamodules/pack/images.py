@@ -248,6 +248,7 @@ def _decode_for(recipe: Recipe, data: bytes, where: str, role: str) -> DecodedIm
 
 
 def _width_and_height(original: Original) -> tuple[int, int]:
+    """Return (W, H) of a decoded image."""
     height, width = original.image.rgb.shape[:2]
     return width, height
 

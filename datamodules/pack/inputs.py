@@ -74,7 +74,7 @@ def find_inputs(source: str, lr: str | None = None, lr_suffix: str = "") -> Inpu
     """
     refused: list[Refused] = []
     if lr is None and is_tars(source):
-        return _checked(_entries_of_tars(source), refused, source)
+        return _checked_inputs(_entries_of_tars(source), refused, source)
     large = _list_images(source, "SOURCE", refused)
     if lr is None:
         entries = [Entry(key, {_extension(file): File(str(file))}) for key, file in large.items()]
@@ -86,7 +86,7 @@ def find_inputs(source: str, lr: str | None = None, lr_suffix: str = "") -> Inpu
             members: dict[str, Place] = {hr_suffix: File(str(hr_file))}
             members[small_suffix] = File(str(lr_file))
             entries.append(Entry(key, members))
-    return _checked(_with_texts(entries), refused, source)
+    return _checked_inputs(_with_texts(entries), refused, source)
 
 
 def _extension(path: Path) -> str:
@@ -169,7 +169,7 @@ def _tar_files(source: str) -> Iterator[Path]:
 
 
 # --------------------------------------------------------------------------------------------- keys
-def _checked(entries: Iterable[Entry], refused: list[Refused], source: str) -> Inputs:
+def _checked_inputs(entries: Iterable[Entry], refused: list[Refused], source: str) -> Inputs:
     """Return the inputs under the keys that they get in a tar.
 
     Inputs are added to ``refused`` if a tar cannot hold their names, or its readers would refuse

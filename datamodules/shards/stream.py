@@ -55,7 +55,10 @@ class StreamPlan(Plan):
         return {**super().state, "shuffle": self.shuffle}
 
     def batches(self, epoch: int, start: int, rank: int, world: int) -> Iterator[list[Item]]:
-        """Micro-batches of one process. Args as ``Plan.batches``."""
+        """Iterate over the micro-batches of one process, whose items know where it began.
+
+        Args as ``Plan.batches``.
+        """
         if start and rank == 0:
             log.warning(
                 "Stream: epoch %d goes on at batch %d of %d, and its other batches are read in a "
@@ -69,7 +72,10 @@ class StreamPlan(Plan):
             yield [item._replace(entered=start) for item in batch]
 
     def replacement(self, epoch: int, position: int, attempt: int) -> int:
-        """Return how many samples have been tried. Args as ``Plan.replacement``."""
+        """Return a number that is new for each attempt: the next sample of the tars replaces one.
+
+        Args as ``Plan.replacement``.
+        """
         return attempt + 1
 
     def _samples(self, epoch: int, start: int, stop: int) -> Integers:
@@ -334,10 +340,10 @@ class _LatestKey(Sequence[str]):
 def whole_samples(
     sources: Iterable[dict[str, Any]], notes: list[Skipped]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the samples of tars: a stage of webdataset's, made of webdataset's.
+    """Yield the samples of tars: a stage of webdataset's pipeline that skips the rest of a bad tar.
 
-    Its own ``tarfile_to_samples`` gives half a sample of a tar that breaks off. So each tar has its
-    own loop, which ends with the error.
+    webdataset's own ``tarfile_to_samples`` gives half a sample of a tar that breaks off. So each
+    tar has its own loop, which ends with the error.
 
     Args:
         sources: The addresses of the tars as ``{"url": ...}``.
@@ -395,7 +401,10 @@ class TarStream:
         self._left = 0  # bytes until the next one
 
     def read(self, count: int) -> bytes:
-        """Return the next header or, of a member, more than the 10 kB that ``tarfile`` asks for."""
+        """Return the next header, or the next bytes of a member; ``count`` is ignored.
+
+        ``tarfile`` asks for 10 kB at a time, which is slow, and takes what it gets.
+        """
         if self._left > 0:
             data: bytes = self._file.read(min(CHUNK, self._left))
             self._left -= len(data)

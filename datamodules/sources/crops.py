@@ -125,6 +125,6 @@ class OneLR(Wrapper):
 
 
 def downsample(image: Pixels, size: tuple[int, int]) -> Pixels:
-    """Downsample (H, W, 3) uint8 to ``size`` (h, w) by Pillow's bicubic, which is antialiased."""
+    """Return (H, W, 3) uint8 downsampled to ``size`` (h, w) by Pillow's antialiased bicubic."""
     resized = Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC)
     return np.asarray(resized)

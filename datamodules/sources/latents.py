@@ -130,7 +130,11 @@ def add_latents(batch: dict[str, Any], source: Any) -> None:
 
 
 def _read_about(path: Path) -> dict[str, Any]:
-    """Return the description of latents, ``encode.json``."""
+    """Return the content of ``encode.json``, which describes the latents beside it.
+
+    Raises:
+        ValueError: If it is missing, or no JSON.
+    """
     if not path.is_file():
         raise ValueError(
             f"{path}, which main.py encode writes at its end, is missing: run the same encode "

@@ -89,7 +89,7 @@ class Mix(Source):
 
     @property
     def mixture(self) -> Mixture:
-        """The shares, and the length of an epoch."""
+        """How training mixes the groups: the share of each source, and the images of an epoch."""
         counts: list[int] = []
         shares: list[float] = []
         for name, source in self.sources.items():
