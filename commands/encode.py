@@ -33,10 +33,10 @@ from datamodules.degrading import degradation_of
 from datamodules.order.keys import digest_of
 from datamodules.pack.shard_set import Outcome, Refused, ShardSet, parse_part
 from datamodules.pack.workers import read_in_order
-from datamodules.samples import Flips, Images, SampleDraws, draw_turn, turned
+from datamodules.samples import Flips, Images, SampleDraws, apply_orientation, draw_orientation
 from datamodules.shards.index import split_name
 from datamodules.shards.writer import Members, find_shards
-from datamodules.source import Augmentation, sized_keys
+from datamodules.source import Augmentation, keys_with_file_sizes
 from datamodules.sources.latents import ABOUT, Latents
 from datamodules.sources.triplets import Triplets
 from degradations.draws import seed_of
@@ -161,9 +161,9 @@ class Squares(Dataset[list[dict[str, Any]]]):
         if self.options.crop:
             top = draws.integer(0, height - rows + 1)
             left = draws.integer(0, width - columns + 1)
-            turn = draw_turn(self.options.flips, draws)
+            turn = draw_orientation(self.options.flips, draws)
         part = pixels[top : top + rows, left : left + columns]
-        return cast("NDArray[np.uint8]", turned(part, turn))
+        return cast("NDArray[np.uint8]", apply_orientation(part, turn))
 
 
 def colliding_keys(keys: Sequence[str]) -> tuple[str, str] | None:
@@ -222,7 +222,7 @@ class Encoding:
                 f"{shard_key(pair[0])}: rename one of them"
             )
         self.out = Path(expand_path(options.out, "encode.out"))
-        digest = digest_of(sized_keys(self.source))
+        digest = digest_of(keys_with_file_sizes(self.source))
         self.images = {"count": len(self.source.keys), "digest": digest}
         self.seed, self.workers = data.seed, data.workers
         self.degradation = None

@@ -11,7 +11,7 @@ from lightning.fabric.loggers.csv_logs import CSVLogger
 from lightning.pytorch import Trainer
 
 from commands.arguments.saved_config import flat
-from datamodules.shards.remote import shown
+from datamodules.shards.remote import hide_secrets
 from files.owned import move_aside
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ def without_secrets(value: Any) -> Any:
         return {key: without_secrets(item) for key, item in value.items()}
     if isinstance(value, list):
         return [without_secrets(item) for item in value]
-    return shown(value) if isinstance(value, str) and "://" in value else value
+    return hide_secrets(value) if isinstance(value, str) and "://" in value else value
 
 
 def log_hyperparameters(trainer: Trainer, config: Mapping[str, Any]) -> None:
