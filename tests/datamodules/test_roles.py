@@ -169,15 +169,11 @@ def test_pack_makes_what_trains_if_some_lack_an_lr(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["txt", "caption", "TXT", "png.txt", "png.caption", "png.TXT"])
-def test_captions_are_the_same_in_all(
-    tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_captions_are_the_same_in_all(tmp_path: Path, suffix: str) -> None:
     """Also of the image without one among others."""
     members = {"a.png": png(8), f"a.{suffix}": b"a cat", "b.png": png(8, 1)}
     path, folder = in_tar(tmp_path, members), in_folder(tmp_path, members)
-    with caplog.at_level("INFO"):
-        pack([str(folder), str(tmp_path / "out"), "--workers", "0"])
-    assert "images without a caption: 1" in caplog.text
+    pack([str(folder), str(tmp_path / "out"), "--workers", "0"])
     packed, shards = Shards(f"{tmp_path}/out/*.tar"), Shards(str(path), index_cache=str(tmp_path))
     for source in (packed, shards):
         source.prepare(2.0)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules.order.plan import Item, Plan
-from datamodules.samples import SampleDraws, TrainingImages, turned
+from datamodules.samples import SampleDraws, TrainingImages, apply_orientation
 from degradations.draws import Draws
 from tests.datamodules.memory import Memory, random_image
 from tests.datamodules.test_base import located, repeated
@@ -145,7 +145,7 @@ def test_turns_as_by_numpy(turn, dtype):
         expected = cut[:, ::-1] if turn & 1 else cut
         expected = expected[::-1] if turn & 2 else expected
         expected = expected.transpose(1, 0, 2) if turn & 4 else expected
-        got = turned(cut, turn)
+        got = apply_orientation(cut, turn)
         np.testing.assert_array_equal(got, expected)
         assert got.dtype == dtype
         got[...] = 0  # a copy

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from lightning.pytorch import Callback
 from torch.nn import functional
 
@@ -76,6 +77,41 @@ def test_fsdp_resumes_from_its_checkpoint_with_and_without_fsdp(tiny, enlarger):
     assert parts["global_step"] == alone["global_step"] == 12
     assert_near(parts["state_dict"], alone["state_dict"], 1e-6)
     assert_near(parts["optimizer_states"], alone["optimizer_states"], 1e-6)
+
+
+def own_method(name):
+    """Write a configuration of a method of `own.py`, without EMA; return its name."""
+    content = yaml.safe_load(Path("tiny.yaml").read_text())
+    content["model"]["class_path"] = f"tests.distributed.own.{name}"
+    content["model"]["init_args"].pop("optimizer", None)
+    content["trainer"]["callbacks"] = []
+    Path("own.yaml").write_text(yaml.safe_dump(content))
+    return "own.yaml"
+
+
+@pytest.mark.slow
+def test_a_loop_of_its_own_has_one_processs_weights(tiny, enlarger):
+    """Networks in a list, two optimisers; by SGD, as Adam would hide a wrong factor."""
+    command = f"fit --config {own_method('Loop')} --data.val null --run.name"
+    enlarger(f"{command} alone")
+    torchrun(f"{command} fsdp --trainer.strategy fsdp --trainer.max_steps 5")
+    torchrun(f"{command} fsdp --trainer.strategy fsdp")
+    torchrun(f"{command} ddp --trainer.strategy ddp_find_unused_parameters_true")
+    alone = newest(Path("runs/alone"))["state_dict"]
+    assert_near(newest(Path("runs/fsdp"))["state_dict"], alone, 1e-6)
+    assert_near(newest(Path("runs/ddp"))["state_dict"], alone, 1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "strategy", "remedy"),
+    [("Reads", "fsdp", "attribute `called`"), ("Plain", "ddp", "ddp_find_unused_parameters_true")],
+)
+def test_what_processes_cannot_train_has_a_remedy(tiny, method, strategy, remedy):
+    command = f"fit --config {own_method(method)} --trainer.strategy {strategy}"
+    (first, one), (second, other) = by_srun(command)
+    assert first == second == 2
+    assert remedy in one + other
 
 
 def logged_losses(folder):

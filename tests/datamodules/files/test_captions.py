@@ -6,11 +6,11 @@ import os
 
 import pytest
 
-from datamodules.files.captions import caption_of
+from datamodules.files.captions import parse_caption
 from datamodules.pack.images import Recipe, process
 from datamodules.pack.inputs import find_inputs
 from datamodules.shards.shards import Shards
-from datamodules.shards.stream import decoded, raw_of, whole_samples
+from datamodules.shards.stream import decode_sample, raw_of, whole_samples
 from datamodules.sources.clips import ClipShards
 from files.images.decode import UnreadableImage
 from tests.datamodules.image_files import save
@@ -34,19 +34,19 @@ BAD = {
 
 @pytest.mark.parametrize("kind", GOOD)
 def test_encodings(kind):
-    assert caption_of(GOOD[kind]) == TEXT
+    assert parse_caption(GOOD[kind]) == TEXT
 
 
 @pytest.mark.parametrize("data", [b"", b" \n", b"\xef\xbb\xbf", b"\xff\xfe"])
 def test_empty(data):
-    assert caption_of(data) == ""
+    assert parse_caption(data) == ""
 
 
 @pytest.mark.parametrize("kind", BAD)
 def test_what_cannot_be_read_is_said(kind, tmp_path):
     data, message = BAD[kind]
     with pytest.raises(ValueError, match=message):
-        caption_of(data)
+        parse_caption(data)
     path = write(tmp_path / "a.tar", [("a.png", image_bytes(tmp_path, 0)), ("a.txt", data)])
     source = Shards(str(path), index_cache=str(tmp_path))
     source.prepare(2.0)
@@ -54,12 +54,12 @@ def test_what_cannot_be_read_is_said(kind, tmp_path):
         source.read(0)
     (raw,) = map(raw_of, whole_samples([{"url": str(path)}], []))
     with pytest.raises(UnreadableImage, match=f"a.tar: a: .*{message}"):
-        decoded(raw, srgb=False)
+        decode_sample(raw, srgb=False)
     save(tmp_path / "b" / "b.png")
     (tmp_path / "b" / "b.txt").write_bytes(data)
     [entry] = find_inputs(str(tmp_path / "b")).entries
     found = process(Recipe(), entry)
-    assert found.refused.reason == "broken text"
+    assert found.refused.reason == "damaged"
     assert "b.png: its caption" in found.refused.message
 
 
@@ -79,4 +79,4 @@ def test_a_pipe_in_the_place_of_a_caption_does_not_block(tmp_path, name):
     [entry] = find_inputs(str(tmp_path)).entries
     found = process(Recipe(), entry)
     assert found.refused.reason == "not a file"
-    assert found.refused.message == f"{tmp_path / name}: not a regular file"
+    assert f"not a regular file: '{tmp_path / name}'" in found.refused.message

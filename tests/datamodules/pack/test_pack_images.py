@@ -11,7 +11,7 @@ from PIL import Image, ImageCms
 from PIL.JpegImagePlugin import get_sampling
 
 from datamodules.files.roles import roles_of
-from datamodules.pack.images import KEEP, Encoding, Recipe, places, process
+from datamodules.pack.images import KEEP, Encoding, Recipe, process, square_starts
 from datamodules.pack.inputs import find_inputs
 from datamodules.pack.places import Entry, File
 from files.images.decode import decode
@@ -108,7 +108,7 @@ def test_colours_of_hdr(tmp_path, deep):
     assert image(members).cicp == points
     if not deep:
         for encoding in (WEBP, JPEG):
-            note, _ = outcome(path, Recipe(encode=encoding)).notes
+            (note,) = outcome(path, Recipe(encode=encoding)).notes
             assert note.startswith("images that lost their colours (cICP code points, as of HDR)")
 
 
@@ -156,7 +156,7 @@ def test_jpeg_has_the_quality_and_srgb(tmp_path):
     ],
 )
 def test_places_are_those_of_basicsr(length, side, step, expected):
-    assert places(length, side, step) == expected
+    assert square_starts(length, side, step) == expected
 
 
 @pytest.mark.parametrize("size", [(12, 8), (13, 9)])  # and pixels that readers cut off
@@ -211,5 +211,5 @@ def test_broken_sidecars(tmp_path, name, content):
     path = save(tmp_path / "a.png")
     (tmp_path / name).write_bytes(content)
     found = with_texts(path)
-    assert found.refused.reason == "broken text"
+    assert found.refused.reason == "damaged"
     assert str(path) in found.refused.message

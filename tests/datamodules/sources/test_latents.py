@@ -69,11 +69,8 @@ def test_encode_json(tmp_path: Path) -> None:
     urls = write(tmp_path / "pairs", z, about={**ABOUT_OURS, "scale": 4.0})
     with pytest.raises(ValueError, match=r"scale 4, but data\.init_args\.scale is 2"):
         Latents(urls).prepare(2.0)
-    (tmp_path / "pairs" / ABOUT).write_text("{}")
-    with pytest.raises(ValueError, match=r"damaged .KeyError"):
-        Latents(urls).prepare(4.0)
     (tmp_path / "pairs" / ABOUT).write_text("{")
-    with pytest.raises(ValueError, match="missing or damaged"):
+    with pytest.raises(ValueError, match=r"encode\.json: Expecting"):
         Latents(urls).prepare(4.0)
     (tmp_path / "pairs" / ABOUT).unlink()
     with pytest.raises(ValueError, match=r"encode\.json, which .* is missing"):
