@@ -38,7 +38,7 @@ from commands.check.first_step import Checked
 from commands.distributed.callbacks import Start, Stops
 from commands.distributed.launch import own_plugins, own_strategy, refuse_unsupported
 from commands.distributed.preflight import compare, start_facts
-from commands.distributed.ranks import LAST_SECONDS, LOST, Ranks, longer
+from commands.distributed.ranks import LAST_SECONDS, LOST, Ranks, seconds_after_launcher
 from commands.errors import ConfigurationError, TemporaryError
 from commands.interface.named import expand_model_option
 from commands.lightning_internals import replace_signal_handlers
@@ -433,13 +433,13 @@ class EnlargerCLI(LightningCLI):
         with self._telling_others(), switches:
             keep_earlier_metrics(trainer)
             try:
-                with suppress(Checked):
+                with suppress(Checked):  # a dry run has seen enough, and succeeds
                     self.command.run(self)
             except Stopped:
                 if self.name != "predict":  # whose other processes go on after a signal
-                    self.ranks.finish()
+                    self.ranks.wait_for_all()
                 raise
-            self.ranks.finish()
+            self.ranks.wait_for_all()
 
 
 def without_outputs(options: Namespace, callbacks: Sequence[Any], own_bar: bool) -> list[Any]:
@@ -520,6 +520,7 @@ def _exit_alone(status: int) -> NoReturn:
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    # First the others must read why: a broken connection would give them another status.
-    time.sleep(longer() + (0 if status == LOST else LAST_SECONDS))
+    # First the others must read why: a broken connection would give them another status. After a
+    # lost connection none of them can.
+    time.sleep(seconds_after_launcher() + (0 if status == LOST else LAST_SECONDS))
     os._exit(status)

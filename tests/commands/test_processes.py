@@ -21,7 +21,7 @@ from callbacks.evaluation import FailedElsewhereError
 from commands.distributed import preflight, ranks
 from commands.distributed.launch import DDP, FullySharded, own_strategy
 from commands.distributed.preflight import differences, start_facts, versions
-from commands.distributed.ranks import LOST, Ranks, is_broken_link, longer
+from commands.distributed.ranks import LOST, Ranks, is_broken_link, seconds_after_launcher
 from commands.errors import ConfigurationError, TemporaryError
 from commands.process import MOST
 from commands.run.files import fingerprint, wait_for, write_whole
@@ -216,9 +216,9 @@ def test_an_error_that_names_a_path_is_no_lost_connection():
 
 def test_a_process_that_lightning_started_ends_after_the_first_one(monkeypatch):
     """The first one takes up to 2.5 s; then its launcher's thread may kill it."""
-    assert longer() == 0
+    assert seconds_after_launcher() == 0
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert longer() > 2.5
+    assert seconds_after_launcher() > 2.5
 
 
 def test_of_those_that_fail_alike_one_says_why(store):
