@@ -311,8 +311,7 @@ def main() -> None:
         for name in arguments.sizes:
             words = ["--sizes", name]
             rows = _measured(arguments.rows, words, arguments.turns)
-            if name in LARGE:
-                rows["measured"] = report.provenance(0)
+            rows["measured"] = report.provenance(0)
             results["photographs"][name] = rows
             _write(document, path)  # large ones take long
     if "folder" in arguments.parts:
