@@ -60,7 +60,7 @@ def measure(folder: Path, turns: int) -> dict[str, Any]:
     sizes: dict[str, list[int]] = {name: [] for name in ENCODERS}
     megapixels = list[float]()
     for path in tqdm(paths, desc=folder.name, disable=None):
-        pixels = np.ascontiguousarray(read_image(path).rgb)
+        pixels = np.ascontiguousarray(read_image(path).rgb, np.uint8)
         megapixels.append(pixels.shape[0] * pixels.shape[1] / 1e6)
         for name, encode in ENCODERS.items():
             sizes[name].append(len(encode(pixels)))

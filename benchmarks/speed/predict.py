@@ -252,9 +252,9 @@ def like_inference_realesrgan(network: Any, inputs: Path, outputs: Path) -> None
     """Read, enlarge and write each file of a folder, with OpenCV's files."""
     outputs.mkdir()
     for path in sorted(inputs.iterdir()):
-        image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+        image = np.asarray(cv2.imread(str(path)))[..., ::-1]
         levels = like_realesrganer(network, image, 0)
-        cv2.imwrite(str(outputs / path.name), cv2.cvtColor(levels, cv2.COLOR_RGB2BGR))
+        cv2.imwrite(str(outputs / path.name), np.ascontiguousarray(levels[..., ::-1]))
 
 
 def enlarge_folder(row: str, weights: str) -> dict[str, Any]:
