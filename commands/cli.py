@@ -63,7 +63,7 @@ from commands.run.weights import (
     needed_files,
 )
 from commands.signals import Signals, Stopped, is_interrupt
-from commands.tracebacks import error_of_constructor, sentence_of, status_of
+from commands.tracebacks import sentence_of, status_of
 from commands.world import agree
 from datamodules.base import SRDataModule
 from degradations.base import Degradation
@@ -492,15 +492,12 @@ def run(args: list[str], commands: Mapping[str, Command]) -> None:
         status = 128 + signal.SIGINT
         if is_distributed():
             _end(status)
-    except Exception as raised:
-        error = raised if debug else error_of_constructor(raised)
+    except Exception as error:
         sentence = None if debug else sentence_of(error)
         if sentence is None and not is_distributed():
-            if error is raised:
-                raise
-            raise error from error.__cause__
+            raise
         if sentence is None:
-            traceback.print_exception(error)
+            traceback.print_exc()
         else:
             print_error(sentence)
         if is_distributed():

@@ -35,7 +35,7 @@ def sentence_of(error: BaseException) -> str | None:
     Returns:
         The message, or None for a bug.
     """
-    error = error_of_constructor(error)
+    error = _of_constructor(error)
     if isinstance(error, ConfigurationError | TemporaryError):
         return str(error)
     if isinstance(error, OSError) and error.filename is not None:
@@ -63,7 +63,7 @@ def status_of(error: BaseException) -> int:
     return 1 if sentence_of(error) is None else 2
 
 
-def error_of_constructor(error: BaseException) -> BaseException:
+def _of_constructor(error: BaseException) -> BaseException:
     """Return the error of a constructor, which the parser wraps once for each type it tried."""
     cause: BaseException | None = error
     while cause is not None:

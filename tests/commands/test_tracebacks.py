@@ -8,16 +8,12 @@ import time
 
 import numpy as np
 import pytest
-from lightning.pytorch import Callback
 from torch.utils.data import Dataset
 
-from commands.cli import run
-from commands.table import COMMANDS
 from commands.tracebacks import sentence_of, status_of
 from datamodules.base import checked_scale
 from datamodules.loading import loader_of
 from files.waits import WAITS
-from tests.conftest import REPO
 
 
 class Items(Dataset):
@@ -59,16 +55,3 @@ def test_what_may_be_a_bug_is_none() -> None:
         np.empty(1 << 55)
     assert sentence_of(raised.value) is None
     assert status_of(raised.value) == 1
-
-
-class Broken(Callback):
-    """A user's callback with a mistake."""
-
-    def __init__(self) -> None:
-        {}["missing"]
-
-
-def test_the_traceback_of_a_users_class_ends_with_its_own_error() -> None:
-    words = ["fit", "--config", str(REPO / "configs/experiment/quickstart.yaml")]
-    with pytest.raises(KeyError, match="missing"):
-        run([*words, "--trainer.callbacks+", f"{__name__}.Broken"], COMMANDS)
