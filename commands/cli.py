@@ -68,7 +68,7 @@ from commands.run.weights import (
     needed_files,
 )
 from commands.signals import Signals, Stopped, is_interrupt
-from commands.tracebacks import print_reason, status_of
+from commands.tracebacks import cause_of_parser_error, print_reason, status_of
 from commands.world import agree
 from datamodules.base import SRDataModule
 from degradations.base import Degradation
@@ -506,7 +506,7 @@ def run(args: Sequence[str], commands: Mapping[str, Command], debug: bool) -> No
         if not is_distributed():
             raise
         if not print_reason(error, debug):
-            traceback.print_exception(error)
+            traceback.print_exception(cause_of_parser_error(error))
         _exit_alone(status_of(error))
     if dist.is_available() and dist.is_initialized():
         # Its threads would outlive the interpreter, which sometimes aborts then.
