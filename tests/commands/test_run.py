@@ -50,12 +50,6 @@ def test_a_run_is_below_the_folder_of_all(tmp_path, name):
         run_folder(str(tmp_path), name)
 
 
-def test_lightning_chooses_no_checkpoint(tiny, refusal):
-    Path("runs/tiny").mkdir(parents=True)
-    Path("runs/tiny/hpc_ckpt_1.ckpt").touch()
-    assert "from which Lightning would resume" in refusal(FIT)
-
-
 # ----------------------------------------------------------------------------- its configuration
 
 
